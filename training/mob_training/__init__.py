@@ -1,0 +1,1 @@
+"""Train, evaluate and compare nnU-Net models with a covariance head."""
