@@ -1,0 +1,192 @@
+"""The one distribution of all five models: a Gaussian over the logits of a tile (paper, Eqs. 2 to 7, 14).
+
+    eta_n = mu_n + sqrt(d_n) * z1_n + L_n z2,     Sigma_n = L_n L_n^T + diag(d_n)
+
+Shapes: B tiles in a batch, C classes, R rank, *S the tile's three spatial axes, k samples.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from MoBUncertaintyLib.covariance import Scope
+from MoBUncertaintyLib.partitions import cell_bounds, cells, spread_cells
+
+
+class Loading(ABC):
+    """L_n in R^(C x R) at every voxel n, in whatever form is cheapest to hold."""
+
+    @property
+    @abstractmethod
+    def rank(self) -> int:
+        """R, the number of columns."""
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """The loading itself, (B, C, R, *S)."""
+
+    @abstractmethod
+    def gram(self) -> Tensor:
+        """L_n L_n^T, (B, C, C, *S)."""
+
+    @abstractmethod
+    def contrast_variance(self) -> Tensor:
+        """|L_1 - L_0|^2 at every voxel, (B, *S): what the loading adds to the variance of eta_1 - eta_0."""
+
+    @abstractmethod
+    def apply(self, z: Tensor) -> Tensor:
+        """L_n z_n: z (k, B, R, *S), or with axes of length one where voxels share a draw -> (k, B, C, *S)."""
+
+
+@dataclass
+class DenseLoading(Loading):
+    """The low-rank model's predicted P(x) (Eq. 3). values: (B, C, R, *S)."""
+
+    values: Tensor
+
+    @property
+    def rank(self) -> int:
+        return self.values.shape[2]
+
+    def dense(self) -> Tensor:
+        return self.values
+
+    def gram(self) -> Tensor:
+        return torch.einsum("bcr...,bdr...->bcd...", self.values, self.values)
+
+    def contrast_variance(self) -> Tensor:
+        return (self.values[:, 1] - self.values[:, 0]).square().sum(dim=1)
+
+    def apply(self, z: Tensor) -> Tensor:
+        return torch.einsum("bcr...,kbr...->kbc...", self.values, z)
+
+
+@dataclass
+class BasisLoading(Loading):
+    """L_n = B_cell(n) diag(a_n): a learned basis per partition cell, scaled per voxel (Eqs. 4 and 7).
+
+    Attributes:
+        basis: B of each cell, (B, C, R, P, P, P); a single cell for the Single-Basis model.
+        scales: a, (B, R, *S), signed.
+        weights: W(x), the probability of each basis in each cell, (B, M, P, P, P), for the loss of Eq. 10; None where
+            there is but one basis.
+    """
+
+    basis: Tensor
+    scales: Tensor
+    weights: Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        return self.scales.shape[1]
+
+    def dense(self) -> Tensor:
+        return spread_cells(self.basis, tuple(self.scales.shape[2:])) * self.scales[:, None]
+
+    def gram(self) -> Tensor:
+        products = torch.einsum("bcr...,bdr...->bcdr...", self.basis, self.basis)
+        flat = self._contract(products.flatten(1, 2), self.scales.square()[None])[0]
+        return flat.unflatten(1, products.shape[1:3])
+
+    def contrast_variance(self) -> Tensor:
+        weights = (self.basis[:, 1] - self.basis[:, 0]).square()
+        return self._contract(weights[:, None], self.scales.square()[None])[0, :, 0]
+
+    def apply(self, z: Tensor) -> Tensor:
+        return self._contract(self.basis, self.scales * z)
+
+    def _contract(self, weights: Tensor, values: Tensor) -> Tensor:
+        """sum_r w[q, r, cell(n)] v[r, n]: weights (B, Q, R, P, P, P), values (k, B, R, *S) -> (k, B, Q, *S).
+
+        Cell by cell, since weights spread to all voxels would be as large as the loading itself.
+        """
+        shape = tuple(values.shape[3:])
+        result = values.new_empty(values.shape[0], *weights.shape[:2], *shape)
+        for index, box in cells(shape, max(weights.shape[3:])):
+            cell = torch.einsum("bqr,kbrzyx->kbqzyx", weights[(..., *index)], values[(..., *box)])
+            result[(..., *box)] = cell
+        return result
+
+
+@dataclass
+class LogitGaussian:
+    """A Gaussian over the logits of a tile.
+
+    Attributes:
+        mean: mu, (B, C, *S).
+        log_variance: ln d, (B, C, *S); None where there is no noise (d = 0, the deterministic model).
+        loading: L; None for the deterministic and the diagonal model.
+        scope: How often z2 is drawn.
+        partitions: P, cells per axis for the scope `partition`.
+    """
+
+    mean: Tensor
+    log_variance: Tensor | None = None
+    loading: Loading | None = None
+    scope: Scope = Scope.VOXEL
+    partitions: int = 1
+
+    @property
+    def num_classes(self) -> int:
+        return self.mean.shape[1]
+
+    @property
+    def is_deterministic(self) -> bool:
+        return self.log_variance is None and self.loading is None
+
+    def variance(self) -> Tensor:
+        """d, the diagonal part's variance, (B, C, *S)."""
+        return torch.zeros_like(self.mean) if self.log_variance is None else self.log_variance.exp()
+
+    def contrast(self) -> tuple[Tensor, Tensor]:
+        """Mean m and variance s^2 of eta_1 - eta_0, each (B, *S): all that a two-class softmax depends on.
+
+        Raises:
+            ValueError: The model has other than two classes.
+        """
+        if self.num_classes != 2:
+            raise ValueError(f"the contrast is defined for two classes, this model has {self.num_classes}")
+        mean = self.mean[:, 1] - self.mean[:, 0]
+        variance = torch.zeros_like(mean) if self.log_variance is None else self.log_variance.exp().sum(dim=1)
+        if self.loading is not None:
+            variance = variance + self.loading.contrast_variance()
+        return mean, variance
+
+    def marginal_covariance(self) -> Tensor:
+        """Sigma_n = L_n L_n^T + diag(d_n) at every voxel, (B, C, C, *S)."""
+        covariance = torch.diag_embed(self.variance().movedim(1, -1)).movedim((-2, -1), (1, 2))
+        return covariance if self.loading is None else covariance + self.loading.gram()
+
+    def rsample(self, k: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw k samples of the logits, (k, B, C, *S), differentiable in all parameters (Eq. 14 with sqrt(d) for D).
+
+        z1 is drawn per voxel and class; z2 once per voxel, cell or tile as `scope` says.
+        """
+        eta = self.mean.expand(k, *self.mean.shape)
+        if self.log_variance is not None:
+            eta = eta + (0.5 * self.log_variance).exp() * self._normal((k, *self.mean.shape), generator)
+        if self.loading is not None:
+            eta = eta + self.loading.apply(self._latent(k, generator))
+        return eta
+
+    def _latent(self, k: int, generator: torch.Generator | None) -> Tensor:
+        """z2 (k, B, R, *S), or with axes of length one where the whole tile shares a draw."""
+        assert self.loading is not None
+        batch, shape = self.mean.shape[0], tuple(self.mean.shape[2:])
+        drawn = {
+            Scope.VOXEL: shape,
+            Scope.PARTITION: tuple(len(cell_bounds(size, self.partitions)) for size in shape),
+            Scope.TILE: (1,) * len(shape),
+        }[self.scope]
+        z = self._normal((k, batch, self.loading.rank, *drawn), generator)
+        return spread_cells(z, shape) if self.scope is Scope.PARTITION else z
+
+    def _normal(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        # Drawn where the generator lives, so that one seed gives one result on every device.
+        device = self.mean.device if generator is None else generator.device
+        z = torch.randn(shape, generator=generator, device=device, dtype=self.mean.dtype)
+        return z.to(self.mean.device)

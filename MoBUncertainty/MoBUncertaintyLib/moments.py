@@ -1,0 +1,127 @@
+"""The predictive mean and second moment of the class probabilities under a Gaussian over the logits (Eq. 13).
+
+For two classes both have closed forms; otherwise, or on request, Monte Carlo with K samples. Per-voxel noise is
+drawn from the C x C marginal of each voxel, never from its R + C factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from MoBUncertaintyLib.covariance import Scope
+from MoBUncertaintyLib.distribution import LogitGaussian
+
+# sigma(t) ~ sum_k WEIGHTS_k Phi(SLOPES_k t): four terms bring the error of the mean below 5e-6 and of the variance
+# below 2e-5, uniformly in m and s (design, section 2).
+WEIGHTS = (0.060968, 0.374193, 0.458337, 0.106502)
+SLOPES = (0.321077, 0.47514, 0.698778, 1.023129)
+
+DEFAULT_SAMPLES = 30
+
+
+@dataclass
+class Moments:
+    """E[p] and E[p^2] of the foreground classes, each (B, C - 1, *S). Moments blend linearly; variances do not."""
+
+    first: Tensor
+    second: Tensor
+
+    def variance(self) -> Tensor:
+        """E[p^2] - E[p]^2, held within its possible range [0, p (1 - p)]."""
+        bound = self.first * (1 - self.first)
+        return torch.minimum((self.second - self.first.square()).clamp_min(0), bound)
+
+
+def logistic_normal_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """E[sigma(t)] and Var[sigma(t)] for t ~ N(mean, variance), in closed form; any common shape.
+
+    The logistic function is a mixture of probits, sigma(t) ~ sum_k p_k Phi(c_k t), so with r_k = c_k / sqrt(1 + c_k^2 s^2)
+
+        E = sum_k p_k Phi(r_k m),     Var = E - E^2 - sum_k p_k r_k phi(r_k m),   since sigma^2 = sigma - sigma'.
+
+    Differentiable. As s goes to 0 the variance goes to 0 up to the approximation's error, so it is held at 0 or above.
+    """
+    expectation = torch.zeros_like(mean)
+    slope = torch.zeros_like(mean)
+    for weight, c in zip(WEIGHTS, SLOPES, strict=True):
+        r = c * torch.rsqrt(1 + c * c * variance)
+        t = r * mean
+        expectation = expectation + weight * torch.special.ndtr(t)
+        slope = slope + (weight * 0.3989422804014327) * r * torch.exp(-0.5 * t.square())
+    bound = expectation * (1 - expectation)
+    return expectation, torch.minimum((bound - slope).clamp_min(0), bound)
+
+
+def moments(gaussian: LogitGaussian, samples: int | None = None, generator: torch.Generator | None = None) -> Moments:
+    """Both moments of the class probabilities.
+
+    Args:
+        gaussian: Distribution of the logits.
+        samples: K for Monte Carlo; None takes the closed form for two classes and K = 30 for more.
+        generator: Source of the normals, for repeatable results.
+    """
+    if gaussian.is_deterministic:
+        p = _foreground(gaussian.mean)
+        return Moments(p, p.square())
+    if samples is None and gaussian.num_classes == 2:
+        expectation, variance = logistic_normal_moments(*gaussian.contrast())
+        return Moments(expectation[:, None], (variance + expectation.square())[:, None])
+    return monte_carlo_moments(gaussian, DEFAULT_SAMPLES if samples is None else samples, generator)
+
+
+def monte_carlo_moments(gaussian: LogitGaussian, samples: int, generator: torch.Generator | None = None) -> Moments:
+    """Eq. 13 with K samples, one at a time, so that memory does not grow with K.
+
+    Noise that is independent between voxels is drawn from its marginal (C normals a voxel; one, of the contrast, for two
+    classes); noise that voxels share is drawn literally as in Eq. 14.
+    """
+    if samples < 1:
+        raise ValueError(f"at least one sample is needed, not {samples}")
+    coherent = gaussian.loading is not None and gaussian.scope is not Scope.VOXEL
+    if coherent:
+        return _accumulate(lambda: _foreground(gaussian.rsample(1, generator)[0]), samples)
+    if gaussian.num_classes == 2:
+        mean, variance = gaussian.contrast()
+        deviation = variance.sqrt()
+        return _accumulate(lambda: torch.sigmoid(mean + deviation * _normal_like(mean, generator))[:, None], samples)
+    if gaussian.loading is None:
+        return _accumulate(lambda: _foreground(gaussian.rsample(1, generator)[0]), samples)
+    return _accumulate_marginal(gaussian, samples, generator)
+
+
+def _accumulate_marginal(gaussian: LogitGaussian, samples: int, generator: torch.Generator | None) -> Moments:
+    """Monte Carlo from each voxel's C x C marginal by its Cholesky factor, which exists since d > 0."""
+    covariance = gaussian.marginal_covariance().movedim((1, 2), (-2, -1))
+    factor = torch.linalg.cholesky(covariance).movedim((-2, -1), (1, 2))
+
+    def draw() -> Tensor:
+        z = _normal_like(gaussian.mean, generator)
+        return _foreground(gaussian.mean + torch.einsum("bcd...,bd...->bc...", factor, z))
+
+    return _accumulate(draw, samples)
+
+
+def _accumulate(draw: Callable[[], Tensor], samples: int) -> Moments:
+    first = draw()
+    second = first.square()
+    for _ in range(samples - 1):
+        p = draw()
+        first += p
+        second.addcmul_(p, p)
+    return Moments(first / samples, second / samples)
+
+
+def _foreground(logits: Tensor) -> Tensor:
+    """Softmax (Eq. 1) without the background: (B, C, *S) -> (B, C - 1, *S)."""
+    if logits.shape[1] == 2:
+        return torch.sigmoid(logits[:, 1:] - logits[:, :1])
+    return torch.softmax(logits, dim=1)[:, 1:]
+
+
+def _normal_like(values: Tensor, generator: torch.Generator | None) -> Tensor:
+    device = values.device if generator is None else generator.device
+    return torch.randn(values.shape, generator=generator, device=device, dtype=values.dtype).to(values.device)

@@ -1,0 +1,137 @@
+"""nnU-Net's backbone as its plans describe it, with a covariance head on its last feature map."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from MoBUncertaintyLib.covariance import CovarianceSpec
+from MoBUncertaintyLib.distribution import LogitGaussian
+from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.heads import build_head
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.model import Model
+
+
+class MeanLayer(nn.Conv3d):
+    """The backbone's last segmentation layer, handing on its input beside its output.
+
+    It keeps the names of its parameters, so an nnU-Net checkpoint loads as it is; a hook would do the same but
+    `torch.compile` would break the graph there. Runs in fp32.
+    """
+
+    @classmethod
+    def of(cls, layer: nn.Conv3d) -> MeanLayer:
+        """Take over the parameters of a segmentation layer."""
+        taken = cls(layer.in_channels, layer.out_channels, kernel_size=1, bias=layer.bias is not None)
+        taken.weight, taken.bias = layer.weight, layer.bias
+        return taken
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        with torch.autocast(device_type=features.device.type, enabled=False):
+            features = features.float()
+            return features, super().forward(features)
+
+
+class StochasticNetwork(nn.Module):
+    """Image tile (B, C_in, *S) -> `LogitGaussian` over its logits; mean = the backbone's last segmentation layer.
+
+    Args:
+        backbone: An nnU-Net network for `classes` classes whose `decoder` has `seg_layers`.
+        spec: Which covariance head to put on its last feature map.
+        classes: Number of classes C, background included.
+
+    Raises:
+        ModelError: The architecture has no decoder with segmentation layers, or is not three-dimensional.
+    """
+
+    def __init__(self, backbone: nn.Module, spec: CovarianceSpec, classes: int) -> None:
+        super().__init__()
+        decoder = getattr(backbone, "decoder", None)
+        layers = getattr(decoder, "seg_layers", None)
+        if not layers or not isinstance(layers[-1], nn.Conv3d):
+            raise ModelError(
+                f"The architecture {type(backbone).__name__} has no 3D decoder with segmentation layers; "
+                "train with one of nnU-Net's U-Nets."
+            )
+        decoder.deep_supervision = False
+        layers[-1] = MeanLayer.of(layers[-1])
+        self.backbone = backbone
+        self.head = build_head(spec, layers[-1].in_channels, classes)
+        self.spec = spec
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Last feature map (B, F, *S) and mean logits (B, C, *S), both fp32."""
+        return self.backbone(x)
+
+    def forward(self, x: Tensor) -> LogitGaussian:
+        features, mean = self.features(x)
+        return LogitGaussian(mean) if self.head is None else self.head(features, mean)
+
+
+def build_network(
+    plans: dict[str, Any], dataset: dict[str, Any], configuration: str, spec: CovarianceSpec
+) -> StochasticNetwork:
+    """The network of an nnU-Net configuration, with random weights.
+
+    Args:
+        plans: Content of `plans.json`, checked by `model.check_plans` (its strings name classes to import).
+        dataset: Content of `dataset.json`.
+        configuration: For example `3d_fullres`.
+        spec: Covariance head.
+
+    Raises:
+        ModelError: The plans do not describe a network that can be built.
+    """
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from MoBUncertaintyLib.model import check_plans
+
+    check_plans(plans, configuration)
+    manager = PlansManager(plans)
+    configured = manager.get_configuration(configuration)
+    classes = manager.get_label_manager(dataset).num_segmentation_heads
+    try:
+        backbone = get_network_from_plans(
+            configured.network_arch_class_name,
+            configured.network_arch_init_kwargs,
+            configured.network_arch_init_kwargs_req_import,
+            len(dataset["channel_names"]),
+            classes,
+            deep_supervision=False,
+        )
+    except Exception as error:
+        raise ModelError(
+            f"The network planned in plans.json cannot be built ({error}); export the model again."
+        ) from error
+    return StochasticNetwork(backbone, spec, classes)
+
+
+def load_network(model: Model, fold: int) -> StochasticNetwork:
+    """The network of one fold with its trained weights, in evaluation mode on the CPU.
+
+    Raises:
+        ModelError: The weights do not fit the network that the plans and the covariance describe.
+    """
+    network = build_network(model.plans, model.dataset, model.card.configuration, model.card.covariance)
+    load_weights(network, model, fold)
+    return network.eval()
+
+
+def load_weights(network: StochasticNetwork, model: Model, fold: int) -> None:
+    """Replace the weights of `network` by those of another fold.
+
+    Raises:
+        ModelError: The weights do not fit the network.
+    """
+    try:
+        network.load_state_dict(model.state_dict(fold))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise ModelError(
+            f"The weights of fold {fold} do not fit the network planned in plans.json ({reason}); export the model again."
+        ) from error

@@ -1,0 +1,48 @@
+"""A tile cut into P x P x P boxes of nearly equal size (paper, section 3): their bounds, means, and maps to voxels.
+
+`adaptive_avg_pool3d` is not used because its bins overlap where P does not divide the tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import torch
+from torch import Tensor
+
+
+def cell_bounds(size: int, partitions: int) -> list[tuple[int, int]]:
+    """Start and stop of each cell along an axis of `size` voxels; at most one voxel apart in length, never empty.
+
+    An axis shorter than `partitions` has as many cells as voxels.
+    """
+    count = min(partitions, size)
+    edges = [i * size // count for i in range(count + 1)]
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+def cells(shape: tuple[int, ...], partitions: int) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+    """Each cell's index (i, j, k) and its box as slices, for a tile of spatial `shape`."""
+    axes = [list(enumerate(cell_bounds(size, partitions))) for size in shape]
+    for combination in product(*axes):
+        yield tuple(index for index, _ in combination), tuple(slice(*bounds) for _, bounds in combination)
+
+
+def cell_means(values: Tensor, partitions: int) -> Tensor:
+    """Mean over each cell: (B, F, *S) -> (B, F, P, P, P). A cell is a box, so the axes can be reduced one by one."""
+    for axis in range(2, values.ndim):
+        bounds = cell_bounds(values.shape[axis], partitions)
+        values = torch.cat([values.narrow(axis, a, b - a).mean(dim=axis, keepdim=True) for a, b in bounds], dim=axis)
+    return values
+
+
+def spread_cells(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Give every voxel its cell's value: (..., P, P, P) -> (..., *shape). The inverse of `cell_means` on constants."""
+    first = values.ndim - len(shape)
+    for offset, size in enumerate(shape):
+        count = values.shape[first + offset]
+        lengths = [b - a for a, b in cell_bounds(size, count)]
+        repeats = torch.tensor(lengths, device=values.device)
+        values = values.repeat_interleave(repeats, dim=first + offset, output_size=size)
+    return values
