@@ -17,7 +17,7 @@ class Covariance(StrEnum):
 
 
 class Scope(StrEnum):
-    """How often the latent z2 of eta = mu + sqrt(d) z1 + L z2 is drawn: once per voxel, per partition cell or per tile."""
+    """How often the latent z2 of eta = mu + sqrt(d) z1 + L z2 is drawn: per voxel, per partition cell or per tile."""
 
     VOXEL = "voxel"
     PARTITION = "partition"

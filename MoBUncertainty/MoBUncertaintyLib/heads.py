@@ -1,6 +1,6 @@
 """One small module per covariance model: features of the backbone's last stage -> a `LogitGaussian`.
 
-The mean is not made here: it is the backbone's own last segmentation layer. Every head runs in fp32 (design, section 2).
+The mean is not made here: it is the backbone's own last segmentation layer. Heads run in fp32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ INITIAL_LOADING_VARIANCE = 0.1
 class CovarianceHead(nn.Module):
     """Base: the diagonal part, shared by all stochastic models.
 
-    The log-variance is predicted, since Eq. 4 needs a variance and Eq. 14 a standard deviation, and clamped to [-10, 10].
+    The log-variance is predicted, since Eq. 4 needs a variance and Eq. 14 a standard deviation,
+    and clamped to [-10, 10].
     """
 
     def __init__(self, spec: CovarianceSpec, features: int, classes: int) -> None:
@@ -80,7 +81,7 @@ class SingleBasisHead(CovarianceHead):
         return 1
 
     def unit_basis(self) -> Tensor:
-        """The bases with columns of unit norm, (M, C, R): scale belongs to a alone, or B and a could not be told apart."""
+        """The bases with columns of unit norm, (M, C, R): scale is left to a, or the two could not be told apart."""
         return self.basis / self.basis.norm(dim=1, keepdim=True).clamp_min(1e-6)
 
     def loading(self, features: Tensor) -> BasisLoading:

@@ -39,7 +39,7 @@ class Moments:
 def logistic_normal_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     """E[sigma(t)] and Var[sigma(t)] for t ~ N(mean, variance), in closed form; any common shape.
 
-    The logistic function is a mixture of probits, sigma(t) ~ sum_k p_k Phi(c_k t), so with r_k = c_k / sqrt(1 + c_k^2 s^2)
+    The logistic function is a mixture of probits, so with r_k = c_k / sqrt(1 + c_k^2 s^2)
 
         E = sum_k p_k Phi(r_k m),     Var = E - E^2 - sum_k p_k r_k phi(r_k m),   since sigma^2 = sigma - sigma'.
 
@@ -76,8 +76,8 @@ def moments(gaussian: LogitGaussian, samples: int | None = None, generator: torc
 def monte_carlo_moments(gaussian: LogitGaussian, samples: int, generator: torch.Generator | None = None) -> Moments:
     """Eq. 13 with K samples, one at a time, so that memory does not grow with K.
 
-    Noise that is independent between voxels is drawn from its marginal (C normals a voxel; one, of the contrast, for two
-    classes); noise that voxels share is drawn literally as in Eq. 14.
+    Noise that is independent between voxels is drawn from its marginal (C normals a voxel; for two classes one, of
+    the contrast); noise that voxels share is drawn literally as in Eq. 14.
     """
     if samples < 1:
         raise ValueError(f"at least one sample is needed, not {samples}")

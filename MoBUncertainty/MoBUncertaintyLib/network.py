@@ -133,5 +133,5 @@ def load_weights(network: StochasticNetwork, model: Model, fold: int) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise ModelError(
-            f"The weights of fold {fold} do not fit the network planned in plans.json ({reason}); export the model again."
+            f"The weights of fold {fold} do not fit the network in plans.json ({reason}); export the model again."
         ) from error

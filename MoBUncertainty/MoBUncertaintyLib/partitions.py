@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ def cell_bounds(size: int, partitions: int) -> list[tuple[int, int]]:
     """
     count = min(partitions, size)
     edges = [i * size // count for i in range(count + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def cells(shape: tuple[int, ...], partitions: int) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:

@@ -1,0 +1,61 @@
+"""Which device computes, and in which precision its backbone runs."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from enum import StrEnum
+
+import torch
+
+from MoBUncertaintyLib.errors import SettingsError
+
+
+class Precision(StrEnum):
+    """Number format of the backbone; heads and moments are always fp32."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+def select_device(name: str = "auto") -> torch.device:
+    """`auto` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        SettingsError: The device asked for is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in available.items() if there))
+    kind = name.split(":")[0]
+    if not available.get(kind, False):
+        there = ", ".join(kind for kind, yes in available.items() if yes)
+        raise SettingsError(f"The device {name!r} is not available on this computer; choose auto or one of: {there}.")
+    return torch.device(name)
+
+
+def autocast_dtype(device: torch.device, precision: Precision | str = Precision.AUTO) -> torch.dtype:
+    """The backbone's number format on a device: half precision where the hardware has units for it, else fp32."""
+    precision = Precision(precision)
+    if precision is not Precision.AUTO:
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu" and _cpu_has_bfloat16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def autocast(device: torch.device, precision: Precision | str = Precision.AUTO) -> AbstractContextManager:
+    """Context in which the backbone runs."""
+    dtype = autocast_dtype(device, precision)
+    return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype=dtype)
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether bfloat16 has units of its own (AVX512-BF16, AMX, or Arm's); where it is emulated, it is slower than fp32."""
+    try:
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    except AttributeError:
+        return False

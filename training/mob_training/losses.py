@@ -1,0 +1,143 @@
+"""The terms of the training loss (paper, Eqs. 8 to 12), each a plain function of tensors.
+
+Shapes: k samples, B tiles, C classes, *S the three spatial axes; targets are integer label maps (B, *S).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from MoBUncertaintyLib.distribution import BasisLoading, LogitGaussian
+from MoBUncertaintyLib.moments import logistic_normal_moments
+from torch import Tensor
+
+DICE_SMOOTH = 1e-5
+
+
+class Likelihood(StrEnum):
+    """How samples of the logits meet the target."""
+
+    MEAN = "mean"
+    """Eq. 12: mean over the samples of CE + Dice."""
+    LOG_MEAN_EXP = "log-mean-exp"
+    """The likelihood of Stochastic Segmentation Networks, plus the same Dice."""
+    ANALYTIC = "analytic"
+    """Two classes: CE + Dice of the closed-form predictive mean; nothing is sampled."""
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """The lambdas of Eq. 11. The paper gives all but `weight`, which is its authors' code's."""
+
+    cross_entropy: float = 1.0
+    dice: float = 1.0
+    kl: float = 5e-4
+    orthogonality: float = 1.0
+    weight: float = 0.05
+
+
+def kl_to_prior(log_variance: Tensor, reverse: bool = False) -> Tensor:
+    """Eq. 8, KL(N(mu, I) || N(mu, D)) = (1/d - 1 + ln d) / 2, as a mean over voxels and classes.
+
+    `reverse` is KL(N(mu, D) || N(mu, I)) = (d - 1 - ln d) / 2.
+    """
+    sign = -1.0 if reverse else 1.0
+    return 0.5 * (torch.exp(-sign * log_variance) - 1 + sign * log_variance).mean()
+
+
+def orthogonality(bases: Tensor) -> Tensor:
+    """Eq. 9: mean square of the cosines between different bases, bases (M, C, R). Zero for a single basis."""
+    count = bases.shape[0]
+    if count == 1:
+        return bases.new_zeros(())
+    flat = F.normalize(bases.flatten(1), dim=1)
+    gram = flat @ flat.T
+    return (gram - torch.eye(count, device=gram.device)).square().sum() / (count * (count - 1))
+
+
+def weight_negentropy(weights: Tensor) -> Tensor:
+    """Eq. 10: mean over partitions of sum_i W ln W, weights (B, M, P, P, P). Its minimum, -ln M, is at uniform W."""
+    return torch.xlogy(weights, weights).sum(dim=1).mean()
+
+
+def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
+    """1 - soft Dice of the foreground classes, mean over the N volumes: probabilities (N, C, *S), target (N, *S)."""
+    truth = F.one_hot(target, probabilities.shape[1]).movedim(-1, 1)[:, 1:].to(probabilities.dtype)
+    p = probabilities[:, 1:]
+    axes = tuple(range(2, p.ndim))
+    intersection = (p * truth).sum(axes)
+    total = p.sum(axes) + truth.sum(axes)
+    return 1 - ((2 * intersection + DICE_SMOOTH) / (total + DICE_SMOOTH)).mean()
+
+
+def sample_loss(samples: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Eq. 12's two terms, cross entropy and Dice, each averaged over the k samples: samples (k, B, C, *S)."""
+    flat = samples.flatten(0, 1)
+    targets = target.repeat(samples.shape[0], *(1,) * (target.ndim - 1))
+    return F.cross_entropy(flat, targets), soft_dice_loss(flat.softmax(dim=1), targets)
+
+
+def log_mean_exp_loss(samples: Tensor, target: Tensor) -> Tensor:
+    """-(ln 1/k sum_k prod_n p(t_n | eta_n^k)) / N, mean over tiles: samples (k, B, C, *S)."""
+    k = samples.shape[0]
+    log_p = samples.log_softmax(dim=2)
+    index = target[None, :, None].expand(k, -1, -1, *target.shape[1:])
+    likelihood = log_p.gather(2, index).flatten(2).sum(dim=2)
+    return -(likelihood.logsumexp(dim=0) - math.log(k)).mean() / target[0].numel()
+
+
+def analytic_loss(gaussian: LogitGaussian, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy and Dice of the closed-form predictive mean (two classes)."""
+    p = logistic_normal_moments(*gaussian.contrast())[0].clamp(1e-7, 1 - 1e-7)
+    cross_entropy = F.binary_cross_entropy(p, target.to(p.dtype))
+    return cross_entropy, soft_dice_loss(torch.stack((1 - p, p), dim=1), target)
+
+
+def training_loss(
+    gaussian: LogitGaussian,
+    target: Tensor,
+    bases: Tensor | None,
+    *,
+    likelihood: Likelihood = Likelihood.MEAN,
+    samples: int = 5,
+    weights: LossWeights = LossWeights(),  # noqa: B008 - frozen
+    reverse_kl: bool = False,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """Eqs. 11 and 12: every weighted term and their sum, `total`.
+
+    One forward pass gives the distribution; the segmentation terms are means over its samples, the regularisers are
+    added once.
+
+    Args:
+        gaussian: The network's output for a batch.
+        target: Label map (B, *S).
+        bases: The learned bases (M, C, R) of a basis model, else None.
+        likelihood: How samples meet the target.
+        samples: k.
+        weights: The lambdas.
+        reverse_kl: Direction of Eq. 8.
+        generator: Source of the normals.
+    """
+    if gaussian.is_deterministic:
+        cross_entropy, dice = sample_loss(gaussian.mean[None], target)
+    elif likelihood is Likelihood.ANALYTIC:
+        cross_entropy, dice = analytic_loss(gaussian, target)
+    else:
+        drawn = gaussian.rsample(samples, generator)
+        cross_entropy, dice = sample_loss(drawn, target)
+        if likelihood is Likelihood.LOG_MEAN_EXP:
+            cross_entropy = log_mean_exp_loss(drawn, target)
+    terms = {"cross_entropy": weights.cross_entropy * cross_entropy, "dice": weights.dice * dice}
+    if gaussian.log_variance is not None:
+        terms["kl"] = weights.kl * kl_to_prior(gaussian.log_variance, reverse_kl)
+    if bases is not None and bases.shape[0] > 1:
+        terms["orthogonality"] = weights.orthogonality * orthogonality(bases)
+    if isinstance(gaussian.loading, BasisLoading) and gaussian.loading.weights is not None:
+        terms["weight"] = weights.weight * weight_negentropy(gaussian.loading.weights)
+    terms["total"] = torch.stack(list(terms.values())).sum()
+    return terms
