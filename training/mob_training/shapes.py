@@ -1,0 +1,118 @@
+"""Shapes for the phantom: signed distances (mm, negative inside) on a grid, and smooth random fields.
+
+All positions are RAS in mm (x to the patient's right, y anterior, z superior) with the origin in the middle of the volume.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.interpolate import CubicSpline
+from scipy.spatial import cKDTree
+
+FAR = 30.0  # mm; a tube's distance is not computed beyond this: nothing asks for more
+FloatArray = np.ndarray
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Voxel centres of a volume, axis by axis.
+
+    Attributes:
+        extent: Size of the volume (x, y, z) in mm.
+        spacing: Voxel size (x, y, z) in mm.
+    """
+
+    extent: tuple[float, float, float]
+    spacing: tuple[float, float, float]
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Voxels along (x, y, z)."""
+        x, y, z = (max(1, round(e / s)) for e, s in zip(self.extent, self.spacing, strict=True))
+        return x, y, z
+
+    @property
+    def axes(self) -> list[FloatArray]:
+        """RAS coordinate in mm of the voxel centres along x, y and z."""
+        return [
+            (np.arange(n, dtype=np.float32) - (n - 1) / 2) * np.float32(s)
+            for n, s in zip(self.size, self.spacing, strict=True)
+        ]
+
+    def points(self) -> FloatArray:
+        """Returns the RAS coordinates in mm, shape (3, z, y, x), float32."""
+        x, y, z = self.axes
+        zz, yy, xx = np.meshgrid(z, y, x, indexing="ij")
+        return np.stack([xx, yy, zz])
+
+    def smooth_noise(self, rng: np.random.Generator, scale: float) -> FloatArray:
+        """A smooth random field of variance about 1, the same physical field whatever the spacing.
+
+        Args:
+            rng: Source of randomness.
+            scale: Distance in mm between the random knots that a cubic spline joins.
+
+        Returns:
+            Array (z, y, x), float32.
+        """
+        weights = []
+        for coordinates, extent in zip(self.axes, self.extent, strict=True):
+            knots = int(np.ceil(extent / scale)) + 3
+            positions = coordinates / scale + (knots - 1) / 2
+            weights.append(CubicSpline(np.arange(knots), np.eye(knots))(positions).astype(np.float32))
+        wx, wy, wz = weights
+        field = rng.standard_normal((wz.shape[1], wy.shape[1], wx.shape[1]), dtype=np.float32)
+        field = np.tensordot(field, wx, axes=(2, 1))
+        field = np.tensordot(field, wy, axes=(1, 1)).transpose(0, 2, 1)
+        return 1.3 * np.tensordot(wz, field, axes=(1, 0))  # interpolation between knots loses variance: (1 / 1.3)^2
+
+
+def ellipsoid(points: FloatArray, centre: tuple[float, ...], radii: tuple[float, ...]) -> FloatArray:
+    """Approximate signed distance in mm to an ellipsoid (exact on its surface to first order), shape of `points[0]`."""
+    scaled = np.zeros(points.shape[1:], np.float32)
+    gradient = np.zeros(points.shape[1:], np.float32)
+    for coordinate, c, r in zip(points, centre, radii, strict=True):
+        square = ((coordinate - np.float32(c)) / np.float32(r)) ** 2
+        scaled += square
+        gradient += square / np.float32(r * r)
+    k = np.sqrt(scaled)
+    return k * (k - 1) / np.maximum(np.sqrt(gradient), 1e-6)
+
+
+@dataclass(frozen=True)
+class Tube:
+    """A tube of varying radius along a smooth curve.
+
+    Attributes:
+        line: Points of its axis, shape (n, 3), RAS mm, dense.
+        radius: Radius in mm at each of them, shape (n,).
+    """
+
+    line: FloatArray
+    radius: FloatArray
+
+    @classmethod
+    def through(cls, knots: FloatArray, radii: FloatArray | float, samples: int = 160) -> Tube:
+        """A tube through `knots` (k, 3) in RAS mm whose radius (mm) follows `radii` (k,) or stays the same."""
+        knots = np.asarray(knots, float)
+        steps = np.r_[0.0, np.cumsum(np.linalg.norm(np.diff(knots, axis=0), axis=1))]
+        at = np.linspace(0, steps[-1], samples)
+        radii = np.broadcast_to(np.asarray(radii, float), len(knots))
+        return cls(CubicSpline(steps, knots)(at), np.interp(at, steps, radii))
+
+    def distance(self, points: FloatArray) -> FloatArray:
+        """Signed distance in mm to the tube's surface, shape of `points[0]`, cut off at `FAR`."""
+        reach = self.radius.max() + FAR
+        lower, upper = self.line.min(0) - reach, self.line.max(0) + reach
+        near = np.ones(points.shape[1:], bool)
+        for coordinate, low, high in zip(points, lower, upper, strict=True):
+            near &= (coordinate > low) & (coordinate < high)
+        result = np.full(points.shape[1:], FAR, np.float32)
+        away, index = cKDTree(self.line).query(points[:, near].T, distance_upper_bound=reach)
+        found = np.isfinite(away)
+        values = np.full(away.shape, FAR)
+        values[found] = np.minimum(FAR, away[found] - self.radius[index[found]])
+        result[near] = values
+        return result
