@@ -1,18 +1,15 @@
 """The predictive mean and second moment of the class probabilities under a Gaussian over the logits (Eq. 13).
 
-For two classes both have closed forms; otherwise, or on request, Monte Carlo with K samples. Per-voxel noise is
-drawn from the C x C marginal of each voxel, never from its R + C factors.
+For two classes both have closed forms; otherwise, or on request, Monte Carlo with K samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from MoBUncertaintyLib.covariance import Scope
 from MoBUncertaintyLib.distribution import LogitGaussian
 
 # sigma(t) ~ sum_k WEIGHTS_k Phi(SLOPES_k t): four terms bring the error of the mean below 5e-6 and of the variance
@@ -76,40 +73,16 @@ def moments(gaussian: LogitGaussian, samples: int | None = None, generator: torc
 def monte_carlo_moments(gaussian: LogitGaussian, samples: int, generator: torch.Generator | None = None) -> Moments:
     """Eq. 13 with K samples, one at a time, so that memory does not grow with K.
 
-    Noise that is independent between voxels is drawn from its marginal (C normals a voxel; for two classes one, of
-    the contrast); noise that voxels share is drawn literally as in Eq. 14.
+    Raises:
+        ValueError: K is below 1.
     """
     if samples < 1:
         raise ValueError(f"at least one sample is needed, not {samples}")
-    coherent = gaussian.loading is not None and gaussian.scope is not Scope.VOXEL
-    if coherent:
-        return _accumulate(lambda: _foreground(gaussian.rsample(1, generator)[0]), samples)
-    if gaussian.num_classes == 2:
-        mean, variance = gaussian.contrast()
-        deviation = variance.sqrt()
-        return _accumulate(lambda: torch.sigmoid(mean + deviation * _normal_like(mean, generator))[:, None], samples)
-    if gaussian.loading is None:
-        return _accumulate(lambda: _foreground(gaussian.rsample(1, generator)[0]), samples)
-    return _accumulate_marginal(gaussian, samples, generator)
-
-
-def _accumulate_marginal(gaussian: LogitGaussian, samples: int, generator: torch.Generator | None) -> Moments:
-    """Monte Carlo from each voxel's C x C marginal by its Cholesky factor, which exists since d > 0."""
-    covariance = gaussian.marginal_covariance().movedim((1, 2), (-2, -1))
-    factor = torch.linalg.cholesky(covariance).movedim((-2, -1), (1, 2))
-
-    def draw() -> Tensor:
-        z = _normal_like(gaussian.mean, generator)
-        return _foreground(gaussian.mean + torch.einsum("bcd...,bd...->bc...", factor, z))
-
-    return _accumulate(draw, samples)
-
-
-def _accumulate(draw: Callable[[], Tensor], samples: int) -> Moments:
-    first = draw()
+    draw = gaussian.softmax_sampler(generator)
+    first = _foreground(draw(1)[0])
     second = first.square()
     for _ in range(samples - 1):
-        p = draw()
+        p = _foreground(draw(1)[0])
         first += p
         second.addcmul_(p, p)
     return Moments(first / samples, second / samples)
@@ -120,8 +93,3 @@ def _foreground(logits: Tensor) -> Tensor:
     if logits.shape[1] == 2:
         return torch.sigmoid(logits[:, 1:] - logits[:, :1])
     return torch.softmax(logits, dim=1)[:, 1:]
-
-
-def _normal_like(values: Tensor, generator: torch.Generator | None) -> Tensor:
-    device = values.device if generator is None else generator.device
-    return torch.randn(values.shape, generator=generator, device=device, dtype=values.dtype).to(values.device)

@@ -128,7 +128,7 @@ def training_loss(
     elif likelihood is Likelihood.ANALYTIC:
         cross_entropy, dice = analytic_loss(gaussian, target)
     else:
-        drawn = gaussian.rsample(samples, generator)
+        drawn = gaussian.softmax_sampler(generator)(samples)
         cross_entropy, dice = sample_loss(drawn, target)
         if likelihood is Likelihood.LOG_MEAN_EXP:
             cross_entropy = log_mean_exp_loss(drawn, target)

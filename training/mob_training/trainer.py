@@ -7,6 +7,7 @@ read without the command that made it.
 from __future__ import annotations
 
 import copy
+import json
 import random
 from dataclasses import asdict, dataclass, field
 from os.path import join
@@ -242,8 +243,8 @@ def finetuning_plans(plans: dict, name: str, spec: CovarianceSpec, settings: Fin
     """Plans of the deterministic stage, made into those of a fine-tuning stage called `name`."""
     plans = copy.deepcopy(plans)
     plans["plans_name"] = f"{plans['plans_name']}-{name}"
-    plans["covariance"] = asdict(spec)
-    plans["finetuning"] = asdict(settings)
+    # As plain JSON, so that checkpoints hold nothing but numbers and strings and load with weights_only=True.
+    plans["covariance"], plans["finetuning"] = json.loads(json.dumps([asdict(spec), asdict(settings)]))
     return plans
 
 
