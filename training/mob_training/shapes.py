@@ -1,6 +1,6 @@
 """Shapes for the phantom: signed distances (mm, negative inside) on a grid, and smooth random fields.
 
-All positions are RAS in mm (x to the patient's right, y anterior, z superior) with the origin in the middle of the volume.
+Positions are RAS in mm (x to the patient's right, y anterior, z superior), the origin in the middle of the volume.
 """
 
 from __future__ import annotations
