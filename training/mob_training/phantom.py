@@ -1,6 +1,6 @@
 """An abdominal CT phantom in TotalSegmentator's layout, with boundaries that nobody can know.
 
-The pancreas is a curved, lobulated tube in fat. In two to five places per case another organ of the same density lies
+The pancreas is a curved, lobulated tube in fat. In three to five places per case another organ of the same density lies
 against it; there the true boundary is one random draw and the image does not depend on it, so that a model can at best
 predict a probability. That probability is known exactly (`Site.probability`), as is what other raters would have drawn.
 """
@@ -41,12 +41,12 @@ class Site:
     g is a Gaussian process of unit variance, so h is uniform in [-reach w, reach w] at every voxel.
 
     Attributes:
-        centre: On the pancreas' surface, RAS mm.
+        centre: On the pancreas' surface, RAS mm before this patient's smooth deformation (a few mm).
         radius: Of the ball outside which nothing is ambiguous, mm.
         reach: Largest displacement of the boundary, mm.
         organ: TotalSegmentator's name of the neighbour that takes what the pancreas does not.
         index: Flat voxel indices of the ball.
-        position: RAS mm of those voxels, shape (n, 3).
+        position: Of those voxels, in the same frame, shape (n, 3).
         distance: Signed distance t to the pancreas' undisturbed surface there, mm, shape (n,).
         window: w, 1 in the middle and 0 at the edge, shape (n,).
     """
