@@ -1,0 +1,257 @@
+"""Reading and checking input images: what is accepted, what is refused, and with which sentence."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.images import check_image, list_inputs, read_image
+
+SHAPE = (20, 30, 40)
+
+
+def volume(dtype: type = np.int16, spacing: tuple[float, ...] = (1, 2, 3)) -> sitk.Image:
+    dtype: type = np.int16, shape: tuple[int, ...] = SHAPE, spacing: tuple[float, ...] = (1, 2, 3)
+) -> sitk.Image:
+    values = np.random.default_rng(0).integers(-1000, 1000, SHAPE).astype(dtype)
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing(spacing)
+    return image
+
+
+def written(image: sitk.Image, path: Path) -> Path:
+    sitk.WriteImage(image, str(path), True)
+    return path
+
+
+def cut(path: Path, share: float = 0.5) -> Path:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    return path
+
+
+def write_series(folder: Path, uid: str, positions: list[float], description: str = "arterial") -> None:
+    folder.mkdir(exist_ok=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    rng = np.random.default_rng(0)
+    for i, z in enumerate(positions):
+        slice_ = sitk.GetImageFromArray(rng.integers(-1000, 1000, (30, 40)).astype(np.int16))
+        slice_.SetSpacing((0.8, 0.8))
+        tags = {
+            "0008|0060": "CT",
+            "0008|103e": description,
+            "0020|000e": uid,
+            "0020|000d": "1.2.3",
+            "0008|0018": f"{uid}.{i}",
+            "0020|0013": str(i),
+            "0020|0032": f"0\\0\\{z}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+        }
+        for tag, value in tags.items():
+            slice_.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{description}_{i}.dcm"))
+        writer.Execute(slice_)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_reads_the_voxels_and_geometry_that_were_written(tmp_path: Path, suffix: str) -> None:
+    image = volume()
+    image.SetOrigin((-10, 20, 5))
+    image.SetDirection((0, 1, 0, 1, 0, 0, 0, 0, -1))
+    read, warnings = read_image(written(image, tmp_path / f"ct{suffix}"))
+    assert not warnings
+    assert read.GetPixelID() == sitk.sitkInt16
+    assert np.array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(image))
+    for name in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(read, name)() == pytest.approx(getattr(image, name)(), abs=1e-6)
+
+
+def test_reads_a_dicom_folder_with_one_series(tmp_path: Path) -> None:
+    write_series(tmp_path, "1.2.3.1", [0, 3, 6, 9])
+    image, warnings = read_image(tmp_path)
+    assert image.GetSize() == (40, 30, 4)
+    assert image.GetSpacing() == pytest.approx((0.8, 0.8, 3))
+    assert not warnings
+
+
+def test_two_series_in_a_dicom_folder_are_named_and_one_can_be_chosen(tmp_path: Path) -> None:
+    write_series(tmp_path, "1.2.3.1", [0, 3, 6, 9], "arterial")
+    write_series(tmp_path, "1.2.3.2", [0, 3, 6], "venous")
+    with pytest.raises(ImageError, match=r"2 DICOM series; choose one of: .*arterial, 4 slices.*venous, 3 slices"):
+        read_image(tmp_path)
+    assert read_image(tmp_path, series="1.2.3.2")[0].GetSize()[2] == 3
+    with pytest.raises(ImageError, match=r"no DICOM series 9\.9"):
+        read_image(tmp_path, series="9.9")
+
+
+def test_missing_dicom_slices_are_reported(tmp_path: Path) -> None:
+    write_series(tmp_path, "1.2.3.1", [0, 3, 6, 12, 15])
+    _, warnings = read_image(tmp_path)
+    assert len(warnings) == 1
+    assert "unevenly spaced (3 to 6 mm)" in warnings[0]
+
+
+def test_two_time_points_in_one_dicom_series_are_refused(tmp_path: Path) -> None:
+    write_series(tmp_path, "1.2.3.1", [0, 0, 3, 3, 6, 6])
+    with pytest.raises(ImageError, match="same place"):
+        read_image(tmp_path)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"nowhere\.nii\.gz does not exist"):
+        read_image(tmp_path / "nowhere.nii.gz")
+
+
+@pytest.mark.parametrize("name", ["text.nii.gz", "text.nii", "text.nrrd", "text.mha"])
+def test_text_file_with_an_image_name_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("This is not an image. " * 100)
+    with pytest.raises(ImageError, match=rf"^text.*{name.split('.', 1)[1]} .*(readable|cannot be read)"):
+        read_image(path)
+
+
+# SimpleITK itself reads the first two as an image whose second half is 0.
+@pytest.mark.parametrize("name", ["ct.nii.gz", "ct.nii", "ct.nrrd", "ct.mha"])
+@pytest.mark.parametrize("share", [0.5, 0.999])
+def test_truncated_file_is_refused(tmp_path: Path, name: str, share: float) -> None:
+    path = cut(written(volume(), tmp_path / name), share)
+    with pytest.raises(ImageError, match=r"truncated|cannot be read"):
+        read_image(path)
+
+
+def test_damaged_bytes_in_a_compressed_file_are_found_by_its_checksum(tmp_path: Path) -> None:
+    path = written(volume(), tmp_path / "ct.nii.gz")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"damaged|not a readable"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_nifti_header_without_a_spacing_is_refused_not_repaired(tmp_path: Path, value: float) -> None:
+    path = written(volume(), tmp_path / "ct.nii")
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<f", content, 80, value)
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"states a spacing of .* correct the header"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("spacing", ["0 2 3", "nan 2 3"])
+def test_metaimage_header_without_a_spacing_is_refused(tmp_path: Path, spacing: str) -> None:
+    path = tmp_path / "ct.mha"
+    sitk.WriteImage(volume(), str(path), False)
+    path.write_bytes(path.read_bytes().replace(b"ElementSpacing = 1 2 3", f"ElementSpacing = {spacing}".encode()))
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("spacing", [(0.1, 0.1, 0.1), (0.8, 0.8, 20.0)])
+def test_spacing_that_no_model_can_use_is_refused(spacing: tuple[float, ...]) -> None:
+    with pytest.raises(ImageError, match=r"outside 0\.2 to 15 mm; correct the header or resample"):
+        check_image(volume(spacing=spacing))
+
+
+def test_spacing_that_is_not_a_number_is_refused() -> None:
+    image = volume()
+    image.SetSpacing((float("nan"), 1, 1))
+    with pytest.raises(ImageError, match="not a number"):
+        check_image(image)
+
+
+def test_2d_image_is_refused() -> None:
+    with pytest.raises(ImageError, match=r"single slice \(40 x 30\)"):
+        check_image(volume()[:, :, 3])
+
+
+def test_single_slice_is_refused_from_its_header(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"single slice \(40 x 30 x 1\)"):
+        read_image(written(volume()[:, :, 3:4], tmp_path / "slice.nii.gz"))
+
+
+def test_rgb_image_is_refused(tmp_path: Path) -> None:
+    gray = sitk.Cast(volume(), sitk.sitkUInt8)
+    with pytest.raises(ImageError, match="3 values per voxel, like a colour image"):
+        read_image(written(sitk.Compose(gray, gray, gray), tmp_path / "rgb.nii.gz"))
+
+
+def test_4d_series_is_refused_and_a_single_time_point_is_not(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"four dimensions \(40 x 30 x 20 x 2\)"):
+        read_image(written(sitk.JoinSeries([volume(), volume()]), tmp_path / "perfusion.nii.gz"))
+    image, _ = check_image(sitk.JoinSeries([volume()]))
+    assert image.GetSize() == (40, 30, 20)
+
+
+def test_one_component_vector_becomes_scalar() -> None:
+    image, _ = check_image(sitk.Compose([volume()]))
+    assert image.GetPixelID() == sitk.sitkInt16
+    assert np.array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(volume()))
+
+
+def test_constant_volume_is_refused() -> None:
+    with pytest.raises(ImageError, match="Every voxel of the image has the value -1000"):
+        check_image(volume() * 0 - 1000)
+
+
+def test_non_finite_voxels_become_air_and_are_counted() -> None:
+    values = sitk.GetArrayFromImage(volume(np.float32))
+    values[0, 0, 0], values[1, 1, 1], values[2, 2, 2] = np.nan, np.inf, -np.inf
+    image, warnings = check_image(sitk.GetImageFromArray(values))
+    checked = sitk.GetArrayFromImage(image)
+    assert checked[0, 0, 0] == checked[1, 1, 1] == checked[2, 2, 2] == -1024
+    assert (checked != values).sum() == 3
+    assert warnings == ["3 voxels are not finite numbers and were set to air (-1024)."]
+
+
+def test_non_finite_voxels_of_other_modalities_become_the_smallest_value() -> None:
+    values = np.abs(sitk.GetArrayFromImage(volume(np.float32))) + 5
+    values[0, 0, 0] = np.nan
+    image, _ = check_image(sitk.GetImageFromArray(values))
+    assert image[0, 0, 0] == np.nanmin(values)
+
+
+def test_volume_of_nothing_but_nan_is_refused() -> None:
+    with pytest.raises(ImageError, match="No voxel"):
+        check_image(sitk.GetImageFromArray(np.full(SHAPE, np.nan, np.float32)))
+
+
+def test_complex_image_is_refused() -> None:
+    with pytest.raises(ImageError, match="complex"):
+        check_image(sitk.RealAndImaginaryToComplex(sitk.Cast(volume(), sitk.sitkFloat32), volume(np.float32)))
+
+
+def test_sheared_nifti_is_refused(tmp_path: Path) -> None:
+    path = written(volume(), tmp_path / "ct.nii")
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<4f", content, 280, 1, 0.5, 0, 0)
+    struct.pack_into("<hh", content, 252, 0, 1)
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match="orthonormal"):
+        read_image(path)
+
+
+def test_folder_lists_its_volumes_in_order(tmp_path: Path) -> None:
+    for name in ("b.nrrd", "a.nii.gz", ".hidden.nii.gz"):
+        written(volume(), tmp_path / name)
+    (tmp_path / "notes.txt").write_text("x")
+    assert [path.name for path in list_inputs(tmp_path)] == ["a.nii.gz", "b.nrrd"]
+    assert list_inputs(tmp_path / "b.nrrd") == [tmp_path / "b.nrrd"]
+
+
+def test_folder_of_dicom_folders_lists_them(tmp_path: Path) -> None:
+    write_series(tmp_path / "one", "1.2.3.1", [0, 3])
+    write_series(tmp_path / "two", "1.2.3.2", [0, 3])
+    (tmp_path / "empty").mkdir()
+    assert list_inputs(tmp_path) == [tmp_path / "one", tmp_path / "two"]
+    assert list_inputs(tmp_path / "one") == [tmp_path / "one"]
+    with pytest.raises(ImageError, match="holds no image"):
+        list_inputs(tmp_path / "empty")
+    with pytest.raises(ImageError, match="does not exist"):
+        list_inputs(tmp_path / "nowhere")
