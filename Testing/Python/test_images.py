@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.images import check_image, list_inputs, read_image
 
@@ -16,8 +15,6 @@ SHAPE = (20, 30, 40)
 
 
 def volume(dtype: type = np.int16, spacing: tuple[float, ...] = (1, 2, 3)) -> sitk.Image:
-    dtype: type = np.int16, shape: tuple[int, ...] = SHAPE, spacing: tuple[float, ...] = (1, 2, 3)
-) -> sitk.Image:
     values = np.random.default_rng(0).integers(-1000, 1000, SHAPE).astype(dtype)
     image = sitk.GetImageFromArray(values)
     image.SetSpacing(spacing)
