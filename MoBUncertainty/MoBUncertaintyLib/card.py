@@ -1,0 +1,270 @@
+"""The card of a model, `model.json`: everything about a model but its weights. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from MoBUncertaintyLib.covariance import CovarianceSpec
+from MoBUncertaintyLib.errors import ModelError
+
+SCHEMA_VERSION = 1
+JSON_LIMIT = 16 * 2**20  # bytes; nnU-Net's own files are some ten kilobytes
+
+Fold = int | str
+"""A fold of nnU-Net: 0, 1, ... or `"all"`."""
+
+# The only files of a model folder, beside model.json, that are ever read.
+MODEL_FILE = re.compile(r"plans\.json|dataset\.json|fold_(?P<fold>0|[1-9][0-9]{0,2}|all)/weights\.safetensors")
+
+_KINDS = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "an object", type(None): "null"}
+
+
+@dataclass(frozen=True)
+class Label:
+    """A foreground class.
+
+    Attributes:
+        value: In the segmentation, 1 to 255.
+        name: As in `dataset.json`.
+        colour: Red, green, blue; 0 to 255.
+        terminology: `category`, `type` and `modifier` (or None), each (scheme, code, meaning), in SNOMED-CT.
+
+    Raises:
+        ValueError: One of them is not so.
+    """
+
+    value: int
+    name: str
+    colour: tuple[int, int, int]
+    terminology: dict[str, tuple[str, str, str] | None]
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.value <= 255, f"label value {self.value} is not between 1 and 255")
+        _require_line(self.name, f"the name of label {self.value}")
+        colour = tuple(self.colour)
+        _require(
+            len(colour) == 3 and all(_is(part, int) and 0 <= part <= 255 for part in colour),
+            f"the colour of label '{self.name}' must be three whole numbers from 0 to 255",
+        )
+        object.__setattr__(self, "colour", colour)
+        codes = _fields(
+            self.terminology,
+            f"the terminology of label '{self.name}'",
+            category=(list, tuple),
+            type=(list, tuple),
+            modifier=(list, tuple, type(None)),
+        )
+        for key, code in codes.items():
+            _require(
+                code is None or (len(code) == 3 and all(_is(part, str) and part for part in code)),
+                f"the terminology {key} of label '{self.name}' must be [scheme, code, meaning]",
+            )
+        object.__setattr__(self, "terminology", {k: None if v is None else tuple(v) for k, v in codes.items()})
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model is.
+
+    Attributes:
+        name: Short name, one line.
+        task: What it segments in what, one sentence.
+        labels: Foreground classes, in the order of the network's channels 1, 2, ...
+        covariance: Kind and shape of the covariance head.
+        configuration: nnU-Net configuration, for example `3d_fullres`.
+        orientation: Orientation of the arrays the model was trained on (`RAS`: axes run to right, anterior, superior;
+            SimpleITK's DICOMOrient code); None: stored axes are used as they are.
+        spacing: Voxel size the network works at, mm; x, y, z of the image in that orientation.
+        mirror_axes: Axes of the network's input that it was trained mirrored along; empty: none (left is not right).
+        training: What it was trained on and how.
+        scores: How well it does, and on what.
+        licence: Licence of the weights.
+        files: Path in the model folder -> SHA-256, for every file beside `model.json`; empty for a raw nnU-Net folder.
+        schema_version: Of `model.json`.
+
+    Raises:
+        ValueError: One of them is not so.
+    """
+
+    name: str
+    task: str
+    labels: tuple[Label, ...]
+    covariance: CovarianceSpec
+    configuration: str
+    orientation: str | None
+    spacing: tuple[float, float, float]
+    mirror_axes: tuple[int, ...] = ()
+    training: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+    licence: str = "not stated"
+    files: dict[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        _require_line(self.name, "'name'")
+        _require_line(self.configuration, "'configuration'")
+        labels = tuple(self.labels)
+        _require(
+            [label.value for label in labels] == list(range(1, len(labels) + 1)) and bool(labels),
+            "'labels' must have the values 1, 2, ... in this order",
+        )
+        object.__setattr__(self, "labels", labels)
+        _require(
+            self.orientation is None or _is_orientation(self.orientation),
+            f"'orientation' must be three letters such as RAS, or null, not {self.orientation!r}",
+        )
+        spacing = tuple(self.spacing)
+        _require(
+            len(spacing) == 3 and all(_is(step, (int, float)) and 0 < step < math.inf for step in spacing),
+            "'spacing' must be three positive numbers in mm",
+        )
+        object.__setattr__(self, "spacing", tuple(float(step) for step in spacing))
+        axes = tuple(self.mirror_axes)
+        _require(
+            all(_is(axis, int) and axis in (0, 1, 2) for axis in axes) and len(set(axes)) == len(axes),
+            "'mirror_axes' must be different numbers out of 0, 1, 2",
+        )
+        object.__setattr__(self, "mirror_axes", axes)
+        for path, digest in self.files.items():
+            _require(MODEL_FILE.fullmatch(path) is not None, f"'files' lists {path!r}, which is no file of a model")
+            _require(
+                _is(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) is not None,
+                f"'files' gives {path} no SHA-256",
+            )
+
+    def to_json(self) -> str:
+        """The text of `model.json`."""
+        content = {"schema_version": self.schema_version} | asdict(self)
+        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def card_from_json(data: dict[str, Any], where: str) -> ModelCard:
+    """Read a card strictly: every entry must be there, of its type, and none may be unknown.
+
+    Args:
+        data: Content of `model.json`.
+        where: The model, as the user knows it, for messages.
+
+    Raises:
+        ModelError: It is not a card of this schema version.
+    """
+    version = data.get("schema_version")
+    if not _is(version, int):
+        raise ModelError(f"model.json in {where} does not say its schema version; export the model again.")
+    if version > SCHEMA_VERSION:
+        raise ModelError(
+            f"{where} was made for a newer version of MoB Uncertainty (schema {version}, this one reads "
+            f"{SCHEMA_VERSION}); update MoB Uncertainty."
+        )
+    if version < 1:
+        raise ModelError(f"model.json in {where} has the unknown schema version {version}; export the model again.")
+    try:
+        return _parse(data)
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"model.json in {where} cannot be used: {error}; export the model again.") from error
+
+
+def read_json(path: Path, where: str) -> dict[str, Any]:
+    """Read a JSON object of bounded size.
+
+    Raises:
+        ModelError: The file cannot be read, is too large, or is not a JSON object.
+    """
+    try:
+        if path.stat().st_size > JSON_LIMIT:
+            raise ModelError(f"{path.name} in {where} is larger than {JSON_LIMIT >> 20} MB; this is not a model file.")
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path.name} in {where} cannot be read: {error.strerror}.") from error
+    return parse_json(content, path.name, where)
+
+
+def parse_json(content: bytes, name: str, where: str) -> dict[str, Any]:
+    """Parse a JSON object; see `read_json`."""
+    try:
+        data = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{name} in {where} is not valid JSON ({error}); export the model again.") from error
+    if not isinstance(data, dict):
+        raise ModelError(f"{name} in {where} is not a JSON object; export the model again.")
+    return data
+
+
+def _parse(data: dict[str, Any]) -> ModelCard:
+    fields = _fields(
+        data,
+        "it",
+        schema_version=int,
+        name=str,
+        task=str,
+        labels=list,
+        covariance=dict,
+        configuration=str,
+        orientation=(str, type(None)),
+        spacing=list,
+        mirror_axes=list,
+        training=dict,
+        scores=dict,
+        licence=str,
+        files=dict,
+    )
+    fields["labels"] = tuple(
+        Label(**_fields(label, "a label", value=int, name=str, colour=list, terminology=dict))
+        for label in fields["labels"]
+    )
+    fields["covariance"] = covariance_from_json(fields["covariance"])
+    return ModelCard(**fields)
+
+
+def covariance_from_json(data: Any) -> CovarianceSpec:
+    """The covariance model as JSON states it.
+
+    Raises:
+        ValueError: An entry is missing, unknown or out of range.
+    """
+    return CovarianceSpec(**_fields(data, "'covariance'", kind=str, rank=int, bases=int, partitions=int, scope=str))
+
+
+def _fields(data: Any, what: str, **kinds: Any) -> dict[str, Any]:
+    """The entries of an object, which must be exactly `kinds`, each of its type."""
+    _require(isinstance(data, dict), f"{what} must be an object")
+    for name, kind in kinds.items():
+        _require(name in data, f"{what} lacks '{name}'")
+        allowed = kind if isinstance(kind, tuple) else (kind,)
+        names = " or ".join(_KINDS[each] for each in allowed if each in _KINDS)
+        _require(_is(data[name], allowed), f"'{name}' must be {names}")
+    unknown = sorted(set(data) - set(kinds))
+    _require(not unknown, f"{what} has an unknown entry '{unknown[0] if unknown else ''}'")
+    return dict(data)
+
+
+def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
+    """isinstance, but True and False are no numbers."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _is_orientation(code: Any) -> bool:
+    """One letter out of each of R/L, A/P, S/I, in any order."""
+    axes = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
+    return _is(code, str) and len(code) == 3 and {axes.get(letter) for letter in code} == {0, 1, 2}
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _require_line(text: str, what: str) -> None:
+    _require(
+        _is(text, str) and 0 < len(text) <= 100 and text.isprintable() and text == text.strip(),
+        f"{what} must be one line of 1 to 100 characters",
+    )
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")

@@ -1,0 +1,314 @@
+"""Models: read safely, verify, list and find. `model_export` writes them.
+
+A model folder holds `model.json` (the card), nnU-Net's `plans.json` and `dataset.json`, and
+`fold_K/weights.safetensors`. It may come as one zip, and a raw results folder of nnU-Net is a model too. Nothing in any
+of them is executed.
+This module imports no torch until weights, or a raw results folder, are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from MoBUncertaintyLib import archive
+from MoBUncertaintyLib.card import (
+    MODEL_FILE,
+    SCHEMA_VERSION,
+    Fold,
+    Label,
+    ModelCard,
+    card_from_json,
+    parse_json,
+    read_json,
+)
+from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.nnunet_folder import CHECKPOINTS, is_results_folder, open_results
+from MoBUncertaintyLib.plans import check_dataset, check_plans, image_spacing
+from MoBUncertaintyLib.weights import read_checkpoint, read_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "MODELS_FOLDER",
+    "SCHEMA_VERSION",
+    "Fold",
+    "Label",
+    "ListedModel",
+    "Model",
+    "ModelCard",
+    "check_dataset",
+    "check_plans",
+    "find_model",
+    "list_models",
+    "load_model",
+    "read_card",
+    "verify",
+]
+
+MODELS_FOLDER = Path(__file__).parents[1] / "Resources" / "Models"
+"""The models that ship with the extension."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A checked model, its weights still on disk.
+
+    Attributes:
+        card: What it is.
+        plans: Content of `plans.json`, checked by `check_plans`.
+        dataset: Content of `dataset.json`, checked by `check_dataset`.
+        path: Where the user has it: a model folder, a zip, or an nnU-Net results folder.
+        sources: Weights file of each fold.
+
+    A model from a zip owns a temporary folder, which goes with `close()`, at the end of a `with` block, when the model
+    is garbage-collected, or when the program ends.
+    """
+
+    card: ModelCard
+    plans: dict[str, Any]
+    dataset: dict[str, Any]
+    path: Path
+    sources: Mapping[Fold, Path]
+
+    @property
+    def folds(self) -> tuple[Fold, ...]:
+        """The folds it has weights for."""
+        return tuple(self.sources)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of `model.json`, which holds that of every other file.
+
+        For a raw results folder, that of what its `model.json` would say.
+        """
+        first = next(iter(self.sources.values()))
+        root = first.parent.parent
+        if first.suffix == ".safetensors":
+            return sha256(root / "model.json")
+        used = [root / "plans.json", root / "dataset.json", *self.sources.values()]
+        files = {path.relative_to(root).as_posix(): sha256(path) for path in used}
+        stated = asdict(self.card) | {"files": files}
+        return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
+
+    def state_dict(self, fold: Fold) -> dict[str, Tensor]:
+        """Weights of one fold, float32, with the keys of `StochasticNetwork`.
+
+        Raises:
+            ModelError: There is no such fold, or its file is damaged or unsafe.
+        """
+        if fold not in self.sources:
+            there_are = ", ".join(map(str, self.folds))
+            raise ModelError(f"{self.path} has no fold {fold} (there is: {there_are}).")
+        source = self.sources[fold]
+        if source.suffix == ".safetensors":
+            return read_weights(source, str(self.path))
+        checkpoint = read_checkpoint(source, str(self.path))
+        if checkpoint.configuration != self.card.configuration:
+            raise ModelError(f"The folds of {self.path} have different configurations; train them alike.")
+        return checkpoint.weights
+
+    def close(self) -> None:
+        """Remove what a zip was unpacked to. Weights already read stay valid."""
+        remove = self.__dict__.get("_remove")
+        if remove is not None:
+            remove()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """A model in a folder of models; one that cannot be read has a problem, in one sentence, instead of a card."""
+
+    path: Path
+    card: ModelCard | None
+    problem: str | None = None
+
+
+def load_model(
+    path: Path | str, checkpoints: Sequence[str] = CHECKPOINTS, folds: Sequence[Fold] | None = None
+) -> Model:
+    """Open a model folder, a zipped model or a raw nnU-Net results folder, and check all but the numbers.
+
+    Args:
+        path: Where it is.
+        checkpoints: For a raw results folder: names of checkpoint files, best first.
+        folds: For a raw results folder: which folds; None: all that are trained.
+
+    Raises:
+        ModelError: Whatever is wrong with it.
+    """
+    path = Path(path)
+    try:
+        return _open(path, checkpoints, folds)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _open(path: Path, checkpoints: Sequence[str], folds: Sequence[Fold] | None) -> Model:
+    if path.is_file():
+        root = archive.unpack(path)
+        try:
+            model = load_folder(root, path)
+        except BaseException:
+            shutil.rmtree(root, ignore_errors=True)
+            raise
+        model.__dict__["_remove"] = weakref.finalize(model, shutil.rmtree, root, ignore_errors=True)
+        return model
+    if not path.exists():
+        raise ModelError(f"There is no model at {path}; check the path.")
+    if (path / "model.json").is_file():
+        return load_folder(path, path)
+    if is_results_folder(path):
+        card, plans, dataset, sources = open_results(path, checkpoints, folds)
+        return Model(card, plans, dataset, path, sources)
+    raise _no_model(path)
+
+
+def verify(path: Path | str) -> Model:
+    """Open a model and read all of its weights too.
+
+    Raises:
+        ModelError: Whatever is wrong with it.
+    """
+    model = load_model(path)
+    for fold in model.folds:
+        model.state_dict(fold)
+    return model
+
+
+def read_card(path: Path | str) -> ModelCard:
+    """What a model says it is, without reading, unpacking or checking the rest.
+
+    Only a raw results folder needs torch for that.
+
+    Raises:
+        ModelError: There is no readable card.
+    """
+    path = Path(path)
+    try:
+        return _read_card(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_card(path: Path) -> ModelCard:
+    if path.is_file():
+        return card_from_json(parse_json(archive.read_card_bytes(path), "model.json", str(path)), str(path))
+    if (path / "model.json").is_file():
+        return card_from_json(read_json(path / "model.json", str(path)), str(path))
+    if not path.exists():
+        raise ModelError(f"There is no model at {path}; check the path.")
+    if is_results_folder(path):
+        return open_results(path)[0]
+    raise _no_model(path)
+
+
+def list_models(folder: Path | str = MODELS_FOLDER) -> list[ListedModel]:
+    """The model folders and zips in a folder, by file name; broken ones are listed with their problem.
+
+    Args:
+        folder: By default, the models that ship with the extension; one that does not exist holds none.
+    """
+    folder = Path(folder)
+    listed = []
+    for child in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if child.name.startswith(".") or not (child.suffix == ".zip" or (child / "model.json").is_file()):
+            continue
+        try:
+            listed.append(ListedModel(child, read_card(child)))
+        except ModelError as error:
+            listed.append(ListedModel(child, None, str(error)))
+    return listed
+
+
+def find_model(name_or_path: Path | str, folder: Path | str = MODELS_FOLDER) -> Path:
+    """Where a model is: a path that exists, or the name of a model in `folder` (its card's or its folder's).
+
+    Raises:
+        ModelError: Neither.
+    """
+    path = Path(name_or_path)
+    with suppress(OSError):  # a name too long for a path
+        if path.exists():
+            return path
+    wanted = str(name_or_path).casefold()
+    listed = list_models(folder)
+    for model in listed:
+        names = {model.path.name, model.path.stem} | ({model.card.name} if model.card else set())
+        if wanted in {name.casefold() for name in names}:
+            return model.path
+    there_are = ", ".join(model.path.stem for model in listed) or "none"
+    raise ModelError(f"There is no model '{name_or_path}', neither as a path nor installed (installed: {there_are}).")
+
+
+def load_folder(root: Path, path: Path) -> Model:
+    """Load the model folder `root`, which the user knows as `path`."""
+    where = str(path)
+    card = card_from_json(read_json(root / "model.json", where), where)
+    on_disk = {file.relative_to(root).as_posix() for file in root.glob("fold_*/weights.safetensors")}
+    needed = {"plans.json", "dataset.json"}
+    for name in sorted((on_disk | needed) - set(card.files)):
+        raise ModelError(f"{where} uses {name}, which its model.json does not list; export the model again.")
+    for name, expected in card.files.items():
+        if not (root / name).is_file():
+            raise ModelError(f"{where} lacks {name}, which its model.json lists; copy or download the model again.")
+        if sha256(root / name) != expected:
+            raise ModelError(
+                f"{name} in {where} has been changed or damaged (its SHA-256 is not the one in model.json); "
+                "copy or download the model again."
+            )
+    sources: dict[Fold, Path] = {}
+    for name in card.files:
+        fold = MODEL_FILE.fullmatch(name)["fold"]  # type: ignore[index]
+        if fold is not None:
+            sources["all" if fold == "all" else int(fold)] = root / name
+    if not sources:
+        raise ModelError(f"{where} lists no weights in its model.json; export the model again.")
+    plans, dataset = read_json(root / "plans.json", where), read_json(root / "dataset.json", where)
+    _check_card_fits(card, plans, dataset, where)
+    return Model(card, plans, dataset, path, sources)
+
+
+def _check_card_fits(card: ModelCard, plans: dict[str, Any], dataset: dict[str, Any], where: str) -> None:
+    planned = check_plans(plans, card.configuration)
+    names = check_dataset(dataset)
+    stated = {label.value: label.name for label in card.labels}
+    if stated != names:
+        raise ModelError(
+            f"The labels in model.json of {where} ({', '.join(stated.values())}) are not those in dataset.json "
+            f"({', '.join(names.values())}); export the model again."
+        )
+    spacing = image_spacing(plans, planned)
+    if any(abs(a - b) > 1e-3 for a, b in zip(card.spacing, spacing, strict=True)):
+        raise ModelError(f"The spacing in model.json of {where} is not that of plans.json; export the model again.")
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unreadable(path: Path, error: OSError) -> ModelError:
+    return ModelError(f"The model {path} cannot be read: {error.strerror or error}.")
+
+
+def _no_model(path: Path) -> ModelError:
+    return ModelError(
+        f"{path} has no model.json; choose a model folder or zip made by `mob-uncertainty export`, "
+        "or a results folder of nnU-Net."
+    )

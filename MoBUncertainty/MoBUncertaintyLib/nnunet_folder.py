@@ -1,0 +1,116 @@
+"""A raw results folder of nnU-Net, stock or fine-tuned by `mob-training`, seen as a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from MoBUncertaintyLib.card import Fold, ModelCard, covariance_from_json, read_json
+from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.plans import check_dataset, check_plans, image_spacing
+from MoBUncertaintyLib.terminology import describe_labels
+from MoBUncertaintyLib.weights import read_checkpoint
+
+CHECKPOINTS = ("checkpoint_best.pth", "checkpoint_final.pth")
+
+
+def is_results_folder(folder: Path) -> bool:
+    """Whether nnU-Net's files are there: `plans.json`, `dataset.json` and at least one `fold_*`."""
+    return all((folder / name).is_file() for name in ("plans.json", "dataset.json")) and any(folder.glob("fold_*"))
+
+
+def find_checkpoints(folder: Path, preferred: Sequence[str], folds: Sequence[Fold] | None = None) -> dict[Fold, Path]:
+    """The checkpoint of each fold: the first of `preferred` that it has.
+
+    Args:
+        folder: Results folder.
+        preferred: File names, best first.
+        folds: Which folds; None: all numbered ones that have a checkpoint or, if there are none, `fold_all`.
+
+    Raises:
+        ModelError: A fold, or every fold, has no such checkpoint.
+    """
+    found: dict[Fold, Path] = {}
+    for child in folder.iterdir():
+        match = re.fullmatch(r"fold_(0|[1-9][0-9]{0,2}|all)", child.name)
+        there = next((child / name for name in preferred if (child / name).is_file()), None)
+        if match and there:
+            found["all" if match[1] == "all" else int(match[1])] = there
+    if not found:
+        raise ModelError(f"{folder} has no fold with {' or '.join(preferred)}; train the model first.")
+    if folds is None:
+        folds = sorted(fold for fold in found if isinstance(fold, int)) or ["all"]
+    if not folds:
+        raise ModelError("No fold was chosen; choose at least one.")
+    for fold in folds:
+        if fold not in found:
+            there_are = ", ".join(map(str, found))
+            raise ModelError(f"{folder} has no trained fold {fold} (there is: {there_are}).")
+    return {fold: found[fold] for fold in folds}
+
+
+def open_results(
+    folder: Path, checkpoints: Sequence[str] = CHECKPOINTS, folds: Sequence[Fold] | None = None
+) -> tuple[ModelCard, dict[str, Any], dict[str, Any], dict[Fold, Path]]:
+    """Read a results folder.
+
+    The covariance model is the extra entry `covariance` of `plans.json`; a stock folder has none and is deterministic.
+
+    Returns:
+        Card, plans, dataset, and the checkpoint of each fold.
+
+    Raises:
+        ModelError: Whatever is wrong with it.
+    """
+    where = str(folder)
+    sources = find_checkpoints(folder, checkpoints, folds)
+    plans, dataset = read_json(folder / "plans.json", where), read_json(folder / "dataset.json", where)
+    checkpoint = read_checkpoint(next(iter(sources.values())), where)
+    planned = check_plans(plans, checkpoint.configuration)
+    names = check_dataset(dataset)
+    data_set = _text(plans.get("dataset_name")) or folder.parent.name
+    try:
+        stated = plans.get("covariance")
+        covariance = CovarianceSpec(Covariance.DETERMINISTIC) if stated is None else covariance_from_json(stated)
+        card = ModelCard(
+            name=_text(dataset.get("name")) or re.sub(r"^Dataset\d+_", "", data_set) or folder.name,
+            task=_text(dataset.get("description")) or f"Segments {', '.join(names.values())} in {_channel(dataset)}.",
+            labels=describe_labels(names, data_set),
+            covariance=covariance,
+            configuration=checkpoint.configuration,
+            orientation=_orientation(plans, dataset),
+            spacing=image_spacing(plans, planned),
+            mirror_axes=checkpoint.mirror_axes,
+            training={
+                "dataset": data_set,
+                "cases": dataset.get("numTraining"),
+                "trainer": checkpoint.trainer,
+                "plans": _text(plans.get("plans_name")),
+                "checkpoint": next(iter(sources.values())).name,
+                "epochs": checkpoint.epoch,
+            },
+            licence=_text(dataset.get("licence")) or _text(dataset.get("license")) or "not stated",
+        )
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"The results folder {folder} cannot be used: {error}.") from error
+    return card, plans, dataset, sources
+
+
+def _orientation(plans: dict[str, Any], dataset: dict[str, Any]) -> str | None:
+    """What `mob-training` wrote, or what nnU-Net's reorienting readers do; its other readers keep the stored axes."""
+    stated = dataset.get("orientation")
+    if stated is not None:
+        return stated
+    return "RAS" if str(plans.get("image_reader_writer")).endswith("WithReorient") else None
+
+
+def _channel(dataset: dict[str, Any]) -> str:
+    return _text(next(iter(dataset["channel_names"].values()))) or "images"
+
+
+def _text(value: Any) -> str:
+    """Free text of nnU-Net's files as one line that fits a card."""
+    return " ".join(value.split())[:100].strip() if isinstance(value, str) else ""

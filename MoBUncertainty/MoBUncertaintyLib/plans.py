@@ -1,0 +1,281 @@
+"""Checks of nnU-Net's `plans.json` and `dataset.json` as what they are: input from somebody else. Needs no torch.
+
+nnU-Net imports whatever these files name (`pydoc.locate`), and reserves memory for whatever sizes they state. So names
+must be on a list of nnU-Net's own, and numbers must be in a sane range, before nnU-Net sees them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from copy import deepcopy
+from typing import Any
+
+from MoBUncertaintyLib.errors import ModelError
+
+# nnU-Net's U-Nets; `residual_unet` is where old plans look for one, and nnU-Net finds it by its class name.
+NETWORK_CLASS = re.compile(r"dynamic_network_architectures\.architectures\.(unet|residual_unet)\.[A-Z]\w*")
+# A class directly inside torch.nn or a building block: no attribute path through a module's own imports.
+LAYER_CLASS = re.compile(
+    r"torch\.nn\.(modules\.[a-z_]+\.)?[A-Z]\w*|dynamic_network_architectures\.building_blocks\.[a-z_]+\.[A-Z]\w*"
+)
+RESAMPLERS = {
+    "resample_data_or_seg_to_shape",
+    "resample_torch_fornnunet",
+    "resample_torch_simple",
+    "no_resampling_hack",
+}
+RESAMPLER_ARGUMENTS = {
+    "is_seg", "order", "order_z", "force_separate_z", "separate_z_anisotropy_threshold", "num_threads", "mode",
+    "memefficient_seg_resampling", "aniso_axis_mode",
+}  # fmt: skip
+NORMALISATIONS = {
+    "CTNormalization", "ZScoreNormalization", "NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization",
+}  # fmt: skip
+READERS = {"SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient"}
+
+MAX_PATCH = 1024  # voxels along one axis
+MAX_PATCH_VOXELS = 2**26
+SPACING_RANGE = (0.01, 100.0)  # mm
+# Largest number allowed anywhere in these arguments of a network.
+NETWORK_LIMITS = {
+    "n_stages": 10,
+    "features_per_stage": 1024,
+    "kernel_sizes": 11,
+    "strides": 16,
+    "n_blocks_per_stage": 32,
+    "n_conv_per_stage": 32,
+    "n_conv_per_stage_decoder": 32,
+    "bottleneck_channels": 1024,
+    "stem_channels": 1024,
+}
+OLD_LIMITS = {
+    "UNet_base_num_features": 1024,
+    "unet_max_num_features": 1024,
+    "n_conv_per_stage_encoder": 32,
+    "n_conv_per_stage_decoder": 32,
+    "conv_kernel_sizes": 11,
+    "pool_op_kernel_sizes": 16,
+}
+OLD_NETWORKS = {"PlainConvUNet", "ResidualEncoderUNet"}
+
+
+def check_plans(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
+    """Refuse plans that are unsafe, absurd or not for one 3D network on one image.
+
+    Args:
+        plans: Content of `plans.json`.
+        configuration: Name of the configuration to use.
+
+    Returns:
+        The configuration with what it inherits.
+
+    Raises:
+        ModelError: What is wrong.
+    """
+    planned = _resolve(plans, configuration)
+    if "previous_stage" in planned:
+        raise ModelError(f"The configuration {configuration} is the second stage of a cascade; choose 3d_fullres.")
+    patch = _numbers(planned, "patch_size", 1, MAX_PATCH, whole=True)
+    if len(patch) == 2:
+        raise ModelError(f"The configuration {configuration} is two-dimensional; choose a 3D model.")
+    spacing = _numbers(planned, "spacing", *SPACING_RANGE)
+    if not len(patch) == len(spacing) == 3 or math.prod(patch) > MAX_PATCH_VOXELS:
+        raise _unusable("'patch_size' and 'spacing' must have three sensible numbers each")
+    _check_axes(plans)
+    _one_of(plans.get("image_reader_writer", "SimpleITKIO"), READERS, "image reader")
+    _one_of(plans.get("label_manager", "LabelManager"), {"LabelManager"}, "label manager")
+    _one_of(planned.get("preprocessor_name"), {"DefaultPreprocessor"}, "preprocessor")
+    _check_resampling(planned)
+    _check_normalisation(plans, planned)
+    _check_network(planned, patch)
+    return planned
+
+
+def check_dataset(dataset: dict[str, Any]) -> dict[int, str]:
+    """Refuse data sets that do not describe one image and exclusive classes.
+
+    Args:
+        dataset: Content of `dataset.json`.
+
+    Returns:
+        Label value -> name of the foreground classes, in order; the values are 1, 2, ...
+
+    Raises:
+        ModelError: What is wrong.
+    """
+    channels = dataset.get("channel_names")
+    if not isinstance(channels, dict) or not channels:
+        raise ModelError("dataset.json does not name the input channels; export the model again.")
+    if len(channels) != 1:
+        raise ModelError(f"The model needs {len(channels)} images per case; MoB Uncertainty works on one image.")
+    labels = dataset.get("labels")
+    if not isinstance(labels, dict):
+        raise ModelError("dataset.json does not name the labels; export the model again.")
+    if any(isinstance(value, list) for value in labels.values()):
+        raise ModelError("The model predicts overlapping regions; MoB Uncertainty works with exclusive labels.")
+    values = {name: value for name, value in labels.items() if name != "ignore"}
+    if not all(isinstance(value, int) and not isinstance(value, bool) for value in labels.values()):
+        raise ModelError("The label values in dataset.json are not whole numbers; export the model again.")
+    foreground = {value: name for name, value in sorted(values.items(), key=lambda item: item[1]) if value != 0}
+    consecutive = sorted(values.values()) == list(range(len(values)))
+    if values.get("background") != 0 or not consecutive or not 1 <= len(foreground) <= 255:
+        raise ModelError(
+            "The labels in dataset.json must be background = 0 and then 1, 2, ...; export the model again."
+        )
+    return foreground
+
+
+def image_spacing(plans: dict[str, Any], planned: dict[str, Any]) -> tuple[float, float, float]:
+    """Spacing of the network's input, mm, as x, y, z of the image: undoes nnU-Net's transposition and z, y, x order."""
+    z, y, x = (float(planned["spacing"][axis]) for axis in plans["transpose_backward"])
+    return x, y, z
+
+
+def _resolve(plans: dict[str, Any], name: str) -> dict[str, Any]:
+    """A configuration with what it inherits; the nearest definition wins."""
+    configurations = plans.get("configurations")
+    if not isinstance(configurations, dict):
+        raise _unusable("it has no configurations")
+    resolved: dict[str, Any] = {}
+    visited: set[str] = set()
+    while name is not None:
+        planned = configurations.get(name) if isinstance(name, str) else None
+        if planned is not None and name in visited:
+            raise _unusable(f"the configuration {name} inherits from itself")
+        if not isinstance(planned, dict):
+            there = ", ".join(configurations) or "none"
+            raise ModelError(f"plans.json has no configuration {name!r} (there is: {there}); export the model again.")
+        visited.add(name)
+        resolved = {**deepcopy(planned), **resolved}
+        name = planned.get("inherits_from")
+    return resolved
+
+
+def _check_axes(plans: dict[str, Any]) -> None:
+    forward, backward = plans.get("transpose_forward"), plans.get("transpose_backward")
+    for order in (forward, backward):
+        if not isinstance(order, list) or sorted(map(str, order)) != ["0", "1", "2"] or not all(map(_is_whole, order)):
+            raise _unusable("'transpose_forward' and 'transpose_backward' must be orders of the axes 0, 1, 2")
+    if [forward[axis] for axis in backward] != [0, 1, 2]:
+        raise _unusable("'transpose_backward' does not undo 'transpose_forward'")
+
+
+def _check_resampling(planned: dict[str, Any]) -> None:
+    for what in ("data", "seg", "probabilities"):
+        _one_of(planned.get(f"resampling_fn_{what}"), RESAMPLERS, "resampling function")
+        arguments = planned.get(f"resampling_fn_{what}_kwargs")
+        if not isinstance(arguments, dict) or not set(arguments) <= RESAMPLER_ARGUMENTS:
+            raise _unusable(f"'resampling_fn_{what}_kwargs' has arguments that nnU-Net's resampling does not")
+        for name, value in arguments.items():
+            if not (value is None or isinstance(value, str) or (_is_finite(value) and 0 <= value <= 64)):
+                raise _unusable(f"the resampling argument '{name}' is out of range")
+
+
+def _check_normalisation(plans: dict[str, Any], planned: dict[str, Any]) -> None:
+    schemes, masked = planned.get("normalization_schemes"), planned.get("use_mask_for_norm")
+    if not isinstance(schemes, list) or len(schemes) != 1:
+        raise _unusable("'normalization_schemes' must have one entry, for the one image")
+    _one_of(schemes[0], NORMALISATIONS, "normalisation")
+    if not isinstance(masked, list) or len(masked) != 1 or not isinstance(masked[0], bool):
+        raise _unusable("'use_mask_for_norm' must have one entry, true or false")
+    if schemes[0] != "CTNormalization":
+        return
+    for key in ("foreground_intensity_properties_per_channel", "foreground_intensity_properties_by_modality"):
+        if isinstance(plans.get(key), dict):
+            intensities = plans[key].get("0")
+            break
+    else:
+        intensities = None
+    names = ("mean", "std", "percentile_00_5", "percentile_99_5")
+    if not isinstance(intensities, dict) or not all(_is_finite(intensities.get(name)) for name in names):
+        raise _unusable("it lacks the intensities (mean, std, percentiles) that CT normalisation needs")
+    if intensities["std"] <= 0 or intensities["percentile_00_5"] >= intensities["percentile_99_5"]:
+        raise _unusable("the intensities for CT normalisation are contradictory")
+
+
+def _check_network(planned: dict[str, Any], patch: list[float]) -> None:
+    if "architecture" not in planned:  # written before nnU-Net 2.4; nnU-Net converts it
+        _one_of(planned.get("UNet_class_name"), OLD_NETWORKS, "network class")
+        for name in ("num_pool_per_axis", *OLD_LIMITS):
+            if name not in planned:
+                raise _unusable(f"it lacks '{name}' of the network")
+        _check_sizes(planned, OLD_LIMITS)
+        return _check_strides(planned["pool_op_kernel_sizes"], patch)
+    architecture = planned["architecture"]
+    arguments = architecture.get("arch_kwargs") if isinstance(architecture, dict) else None
+    if not isinstance(arguments, dict):
+        raise _unusable("it does not describe a network")
+    _named(architecture.get("network_class_name"), NETWORK_CLASS)
+    imported = architecture.get("_kw_requires_import")
+    if not isinstance(imported, list) or not all(isinstance(name, str) and name in arguments for name in imported):
+        raise _unusable("'_kw_requires_import' must list arguments of the network")
+    for name in imported:
+        if arguments[name] is not None:
+            _named(arguments[name], LAYER_CLASS)
+    for name in ("n_stages", "features_per_stage", "kernel_sizes", "strides"):
+        if name not in arguments:
+            raise _unusable(f"it lacks '{name}' of the network")
+    _check_sizes(arguments, NETWORK_LIMITS)
+    _check_strides(arguments["strides"], patch)
+
+
+def _check_sizes(arguments: dict[str, Any], limits: dict[str, int]) -> None:
+    for name, limit in limits.items():
+        for value in _leaves(arguments.get(name)):
+            if value is not None and not (_is_whole(value) and 1 <= value <= limit):
+                raise _unusable(f"'{name}' of the network must be whole numbers from 1 to {limit}")
+
+
+def _check_strides(strides: Any, patch: list[float]) -> None:
+    """The patch must halve evenly down to the last stage, or the decoder's skips do not fit."""
+    if not isinstance(strides, list):
+        raise _unusable("'strides' of the network must be a list")
+    for axis, size in enumerate(patch):
+        steps = [stage[axis] if isinstance(stage, list) and len(stage) == 3 else stage for stage in strides]
+        if any(isinstance(step, list) for step in steps) or size % math.prod(steps):
+            raise _unusable("'patch_size' is not divisible by the network's strides")
+
+
+def _leaves(value: Any, depth: int = 0) -> list[Any]:
+    """All entries of nested lists."""
+    if not isinstance(value, list):
+        return [value]
+    if depth > 2 or len(value) > 32:
+        raise _unusable("it nests or repeats the network's sizes too often")
+    return [leaf for entry in value for leaf in _leaves(entry, depth + 1)]
+
+
+def _numbers(planned: dict[str, Any], name: str, low: float, high: float, whole: bool = False) -> list[float]:
+    values = planned.get(name)
+    right = _is_whole if whole else _is_finite
+    if not isinstance(values, list) or not all(right(value) and low <= value <= high for value in values):
+        raise _unusable(f"'{name}' must be a list of numbers from {low:g} to {high:g}")
+    return values
+
+
+def _one_of(name: Any, known: set[str], what: str) -> None:
+    if not isinstance(name, str) or name not in known:
+        raise ModelError(
+            f"plans.json names the {what} {name!r}, which is not one of nnU-Net's own; this model is not safe to load."
+        )
+
+
+def _named(name: Any, pattern: re.Pattern[str]) -> None:
+    if not isinstance(name, str) or not pattern.fullmatch(name):
+        raise ModelError(
+            f"plans.json asks to import {name!r}, which is not a part of nnU-Net's networks; "
+            "this model is not safe to load."
+        )
+
+
+def _unusable(problem: str) -> ModelError:
+    return ModelError(f"plans.json cannot be used: {problem}; export the model again.")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and -1e12 < value < 1e12
