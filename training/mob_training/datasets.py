@@ -41,7 +41,7 @@ class Split:
         train = len(order) - self.validation - self.test if self.train is None else self.train
         if train < 1 or train + self.validation + self.test > len(order):
             raise ValueError(
-                f"{len(order)} cases are too few for {train} to train, {self.validation} to validate and {self.test} to test."
+                f"{len(order)} cases are too few to train {train}, validate {self.validation} and test {self.test}."
             )
         test, rest = order[: self.test], order[self.test :]
         validation, rest = rest[: self.validation], rest[self.validation :]
@@ -49,7 +49,7 @@ class Split:
 
 
 def totalsegmentator_cases(source: Path, organ: str, report: Callable[[str], None] = print) -> Iterator[LabelledCase]:
-    """Cases of a folder in TotalSegmentator's layout (`CASE/ct.nii.gz`, `CASE/segmentations/ORGAN.nii.gz`) that show the organ.
+    """Cases in TotalSegmentator's layout, `CASE/ct.nii.gz` and `CASE/segmentations/ORGAN.nii.gz`, that show the organ.
 
     A case whose files are missing, whose mask is empty or lies on another grid is reported and left out.
     """
@@ -68,7 +68,7 @@ def totalsegmentator_cases(source: Path, organ: str, report: Callable[[str], Non
 
 
 def folder_cases(source: Path, values: list[int], report: Callable[[str], None] = print) -> Iterator[LabelledCase]:
-    """Cases of a folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`; `values` of the label map become class 1, 2, ..."""
+    """Cases of a folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`; `values` become 1, 2, ..."""
     for image in sorted((source / "images").glob("*.nii.gz")):
         path = source / "labels" / image.name
         if not path.exists():

@@ -104,7 +104,7 @@ def training_loss(
     *,
     likelihood: Likelihood = Likelihood.MEAN,
     samples: int = 5,
-    weights: LossWeights = LossWeights(),  # noqa: B008 - frozen
+    weights: LossWeights = LossWeights(),
     reverse_kl: bool = False,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""nnU-Net trainers: the deterministic stage, and the fine-tuning of a covariance head on top of it (paper, section 3.1).
+"""nnU-Net trainers: the deterministic stage, and the fine-tuning of a covariance head on it (paper, section 3.1).
 
 Everything that a trainer needs to know is in its plans (key `covariance` and `finetuning`), so a results folder can be
 read without the command that made it.
@@ -106,7 +106,7 @@ class FineTuningTrainer(DeterministicTrainer):
         configuration: str,
         fold: int,
         dataset_json: dict,
-        device: torch.device = torch.device("cuda"),
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net inspects this signature
     ) -> None:
         plans = copy.deepcopy(plans)
         plans["configurations"][configuration]["batch_size"] = 1

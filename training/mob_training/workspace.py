@@ -1,4 +1,4 @@
-"""Where nnU-Net keeps its three folders. It reads them from the environment of its own process, so they are set here."""
+"""Where nnU-Net keeps its three folders. It reads them from its process environment, so they are set here."""
 
 from __future__ import annotations
 
