@@ -1,0 +1,38 @@
+# Each target sets up all it needs in a virtual environment of its own, once: `make demo` on a fresh machine is enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(VENV)/.demo
+	$(BIN)/mob-uncertainty demo --output demo-results --overwrite
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.test $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) demo-results build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps keep an installation from being repeated until pyproject.toml changes.
+$(VENV)/.demo: EXTRA := scene
+$(VENV)/.test: EXTRA := test
+$(VENV)/.lint: EXTRA := lint
+$(VENV)/.%: pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV) ($(EXTRA)): a few minutes the first time."
+	$(PIP) --editable '.[$(EXTRA)]'
+	@touch $@
