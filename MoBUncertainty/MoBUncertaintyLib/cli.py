@@ -1,0 +1,243 @@
+"""`mob-uncertainty`: from a CT to its segmentation, the predictive variance and the doubtful regions.
+
+Exit codes: 0 all went well; 2 bad input, model, setting or output, said in one sentence on stderr; 130 cancelled.
+The commands only read their options and present: what they do is `pipeline`'s. Everything heavy is imported inside the
+commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+import MoBUncertaintyLib
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.regions import RegionSettings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Segment an organ in a CT and show where the segmentation is doubtful. Not for clinical use.",
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mob-uncertainty {MoBUncertaintyLib.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+Device = Annotated[Literal["auto", "cuda", "mps", "cpu"], typer.Option(help="Where to compute; auto: GPU first.")]
+Scene = Annotated[bool, typer.Option("--scene/--no-scene", help="Write scene.mrb, the results as a Slicer scene.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")]
+
+
+@app.command()
+def predict(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT",
+            help="NIfTI, NRRD or MHA file, DICOM folder, or a folder of volumes (one results folder for each).",
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(help="Model folder or .zip, nnU-Net results folder, or the name of a model that is shipped."),
+    ],
+    output: Annotated[Path, typer.Option(help="Results folder; for a folder of volumes, the folder that holds them.")],
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Monte Carlo samples; not given: exact for two classes, else 30."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Makes Monte Carlo repeatable.")] = 0,
+    overlap: Annotated[float, typer.Option(help="Share of a tile that its neighbour covers too, 0 to 0.9.")] = 0.5,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Predict mirrored copies too (not for organs that have a side).")
+    ] = False,
+    device: Device = "auto",
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Number format of the backbone.")
+    ] = "auto",
+    fold: Annotated[
+        list[str] | None, typer.Option(help="Fold to use; repeat for several. Not given: all of the model's.")
+    ] = None,
+    roi: Annotated[
+        tuple[float, float, float, float, float, float] | None,
+        typer.Option(help="Region of interest, RAS mm: right-left, posterior-anterior, inferior-superior from and to."),
+    ] = None,
+    body_box: Annotated[bool, typer.Option("--body-box/--no-body-box", help="Skip the air around the body.")] = True,
+    measure: Annotated[
+        Literal["variance", "bernoulli", "entropy"], typer.Option(help="What counts as doubt; bernoulli: p (1 - p).")
+    ] = "variance",
+    threshold: Annotated[
+        float | None, typer.Option(help="Doubt above which a voxel can belong to a region; in the measure's unit.")
+    ] = None,
+    min_volume: Annotated[
+        float | None, typer.Option("--min-volume", help="Smallest region, mm3 of doubtful voxels.")
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option(help="Series instance UID, where a DICOM folder holds several series.")
+    ] = None,
+    scene: Scene = True,
+    overwrite: Overwrite = False,
+) -> None:
+    """Segment a CT, with probability, variance and doubtful regions.
+
+    One bad volume in a folder is reported and the rest goes on; the exit code is then 2.
+    """
+    from MoBUncertaintyLib import console
+
+    with console.reporting() as cancelled:
+        from MoBUncertaintyLib.images import list_inputs
+        from MoBUncertaintyLib.model import find_model, load_model
+        from MoBUncertaintyLib.pipeline import case_folders, run_case
+        from MoBUncertaintyLib.prediction import PredictionSettings, Predictor
+
+        region_settings = _region_settings(measure, threshold, min_volume)
+        settings = PredictionSettings(
+            samples=samples,
+            seed=seed,
+            overlap=overlap,
+            mirror=mirror,
+            device=device,
+            precision=precision,
+            folds=_folds(fold),
+            region_of_interest=roi,
+            body_box=body_box,
+        )
+        cases = case_folders(source, list_inputs(source), output)
+        predictor = Predictor(load_model(find_model(model)), settings)
+
+        def run(case: Path, folder: Path) -> None:
+            with console.progress(case.name) as progress:
+                result = run_case(
+                    case,
+                    folder,
+                    predictor,
+                    region_settings,
+                    series=series,
+                    scene=scene,
+                    overwrite=overwrite,
+                    progress=progress,
+                    cancelled=cancelled,
+                )
+            console.show_summary(result.summary)
+
+        console.run_each(cases, run, cancelled)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Results folder; an earlier demo's is replaced.")] = Path("demo-results"),
+    device: Device = "auto",
+    scene: Scene = True,
+) -> None:
+    """Predict the phantom CT that is shipped and compare with its truth, which the model has never seen."""
+    from MoBUncertaintyLib import console
+
+    with console.reporting() as cancelled:
+        from MoBUncertaintyLib.pipeline import run_demo
+
+        with console.progress("PhantomCT") as progress:
+            summary, scores = run_demo(output, device=device, scene=scene, progress=progress, cancelled=cancelled)
+        console.show_summary(summary)
+        console.show_demo(scores)
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        str, typer.Argument(help="Model folder or .zip, nnU-Net results folder, or a shipped model's name.")
+    ],
+) -> None:
+    """Verify a model and show what it is, how it was trained and how it scored."""
+    from MoBUncertaintyLib import console
+
+    with console.reporting():
+        from MoBUncertaintyLib.model import find_model, verify
+
+        console.show_model(verify(find_model(model)))
+
+
+@app.command()
+def export(
+    results_folder: Annotated[Path, typer.Argument(help="nnU-Net results folder: plans.json, dataset.json, fold_K.")],
+    output: Annotated[Path, typer.Option(help="Model folder to make, or a .zip.")],
+    name: Annotated[str | None, typer.Option(help="Name of the model; not given: the data set's.")] = None,
+    task: Annotated[str | None, typer.Option(help="What it segments in what, one sentence.")] = None,
+    fold: Annotated[list[str] | None, typer.Option(help="Fold to export; repeat for several.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Checkpoint file; not given: checkpoint_best.pth, else checkpoint_final.pth.")
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
+    training: Annotated[
+        Path | None, typer.Option(help="JSON file to add to what the card says about the training.")
+    ] = None,
+    scores: Annotated[Path | None, typer.Option(help="JSON file with the card's scores.")] = None,
+    orientation: Annotated[
+        str | None, typer.Option(help="Orientation of the training data, such as RAS, if its folder does not tell.")
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store the weights as float16: half the size.")] = False,
+) -> None:
+    """Make a model folder from an nnU-Net results folder, stock or fine-tuned by mob-training."""
+    from MoBUncertaintyLib import console
+
+    with console.reporting():
+        from MoBUncertaintyLib.card import read_json
+        from MoBUncertaintyLib.model_export import export as export_model
+
+        def content(path: Path | None) -> dict | None:
+            return read_json(path, str(path.parent)) if path else None
+
+        model = export_model(
+            results_folder,
+            output,
+            name=name,
+            task=task,
+            folds=_folds(fold),
+            checkpoint=checkpoint,
+            licence=licence,
+            training=content(training),
+            scores=content(scores),
+            orientation=orientation,
+            half=half,
+        )
+        console.show_model(model)
+
+
+def _folds(given: list[str] | None) -> tuple[int | str, ...] | None:
+    """nnU-Net's folds are numbers, or `all`."""
+    from MoBUncertaintyLib.errors import SettingsError
+
+    if not given:
+        return None
+    for fold in given:
+        if fold != "all" and not fold.isdecimal():
+            raise SettingsError(f"There is no fold {fold!r}; give its number, or all.")
+    return tuple(fold if fold == "all" else int(fold) for fold in given)
+
+
+def _region_settings(measure: str, threshold: float | None, min_volume: float | None) -> RegionSettings:
+    """The regions' settings, with the defaults of `regions` for what was not given."""
+    from MoBUncertaintyLib.regions import Measure, RegionSettings
+
+    given = {"threshold": threshold, "minimum_mm3": min_volume}
+    return RegionSettings(measure=Measure(measure), **{key: value for key, value in given.items() if value is not None})
+
+
+if __name__ == "__main__":
+    app()

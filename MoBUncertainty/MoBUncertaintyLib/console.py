@@ -1,0 +1,250 @@
+"""What the commands show on a terminal, and how they end: progress, warnings, tables, exit codes, Ctrl-C.
+
+Progress, warnings and errors go to stderr, results to stdout. Where stderr is no terminal, progress is plain lines.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from MoBUncertaintyLib.errors import Cancelled, UserError
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.model import Model
+    from MoBUncertaintyLib.pipeline import CaseSummary, DemoScores
+    from MoBUncertaintyLib.prediction import Progress
+
+BAD_INPUT, CANCELLED = 2, 130
+PLAIN_LINE_EVERY_S = 5.0
+
+
+def _stdout() -> Console:
+    """Made anew for each use, because tests and callers may replace sys.stdout."""
+    return Console(file=sys.stdout, highlight=False)
+
+
+def _stderr() -> Console:
+    return Console(file=sys.stderr, highlight=False)
+
+
+@contextmanager
+def reporting() -> Iterator[Callable[[], bool]]:
+    """End a command as its user expects: one sentence for what they can mend, and the exit codes of `cli`.
+
+    The first Ctrl-C (or SIGTERM, a cluster's way to say so) asks for cancellation, which happens between two tiles; a
+    second one interrupts at once.
+
+    Yields:
+        Whether cancellation was asked for.
+    """
+    try:
+        with _interrupts() as cancelled:
+            yield cancelled
+    except (Cancelled, KeyboardInterrupt):
+        _stderr().print("Cancelled; nothing was written that is not complete.")
+        raise typer.Exit(CANCELLED) from None
+    except UserError as error:
+        show_error(error)
+        raise typer.Exit(BAD_INPUT) from error
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # Python lets only the main thread handle signals
+        yield asked.is_set
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        _stderr().print("Cancelling after this step; press Ctrl-C again to stop at once.")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def show_error(error: UserError, case: str = "") -> None:
+    """One sentence on stderr."""
+    prefix = f"{case}: " if case else ""
+    _stderr().print(f"[bold red]Error:[/] {escape(prefix + str(error))}", soft_wrap=True)
+
+
+def run_each(
+    cases: Sequence[tuple[Path, Path]], run: Callable[[Path, Path], None], cancelled: Callable[[], bool]
+) -> None:
+    """Run every case; with several, one that fails is reported and the rest goes on.
+
+    Args:
+        cases: Input and results folder of each.
+        run: What to do with them.
+        cancelled: Asked before each case.
+
+    Raises:
+        Cancelled: The user asked for it.
+        UserError: The only case failed.
+        typer.Exit: Some of several failed; code 2.
+    """
+    failed = []
+    for source, folder in cases:
+        if cancelled():
+            raise Cancelled("Cancelled between two cases.")
+        try:
+            run(source, folder)
+        except Cancelled:
+            raise
+        except UserError as error:
+            if len(cases) == 1:
+                raise
+            show_error(error, source.name)
+            failed.append(source.name)
+    if failed:
+        _stderr().print(f"{len(failed)} of {len(cases)} cases failed: {escape(', '.join(failed))}.", soft_wrap=True)
+        raise typer.Exit(BAD_INPUT)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[Progress], None]]:
+    """Show progress: bars with the time left, or plain lines where stderr is no terminal."""
+    console = _stderr()
+    if not console.is_terminal:
+        console.print(escape(title), soft_wrap=True)
+        yield _PlainProgress(console)
+        return
+    console.print(f"[bold]{escape(title)}[/]")
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Bars(*columns, console=console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(update: Progress) -> None:
+            if update.stage not in tasks:
+                tasks[update.stage] = bars.add_task(update.stage, total=update.total, left="")
+            left = _duration_left(update)
+            bars.update(tasks[update.stage], completed=update.done, total=update.total, left=left)
+
+        yield show
+
+
+class _PlainProgress:
+    """A line per stage, and one every few seconds within it: readable in a log file."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._stage, self._next = console, "", 0.0
+
+    def __call__(self, update: Progress) -> None:
+        now = time.monotonic()
+        if update.stage == self._stage and now < self._next and update.done < update.total:
+            return
+        self._stage, self._next = update.stage, now + PLAIN_LINE_EVERY_S
+        left = _duration_left(update)
+        self._console.print(f"  {update.stage}: {update.done} of {update.total}{', ' + left if left else ''}")
+
+
+def _duration_left(update: Progress) -> str:
+    if update.seconds_left is None or update.done >= update.total:
+        return ""
+    minutes, seconds = divmod(round(update.seconds_left), 60)
+    return f"{minutes} min {seconds:02d} s left" if minutes else f"{seconds} s left"
+
+
+def show_summary(summary: CaseSummary) -> None:
+    """What a case came to: volumes, regions, times and files; its warnings before."""
+    for warning in summary.warnings:
+        _stderr().print(f"[bold yellow]Warning:[/] {escape(warning)}", soft_wrap=True)
+    table = _table(summary.name)
+    for name, volume in summary.volumes_ml.items():
+        table.add_row(name, f"{volume:.1f} ml")
+    table.add_row("doubtful regions", _count_regions(summary))
+    table.add_row("expected error", f"{summary.expected_error_ml:.2f} ml in all")
+    table.add_row("computed on", summary.device)
+    table.add_row("time", ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items()))
+    table.add_row("results", str(summary.folder))
+    _stdout().print(table)
+
+
+def _count_regions(summary: CaseSummary) -> str:
+    if not summary.regions:
+        return "none"
+    first = summary.regions[0]
+    return (
+        f"{len(summary.regions)}, {summary.expected_error_in_regions_ml:.2f} ml of expected error in them; "
+        f"first: {first.location}, {first.extent_mm:.0f} mm"
+    )
+
+
+def show_demo(scores: DemoScores) -> None:
+    """How the demo compares with the truth."""
+    table = _table("Compared with the truth, which the model has not seen")
+    table.add_row("Dice", f"{scores.dice:.3f}")
+    table.add_row("error inside the regions", f"{scores.error_share_in_regions:.0%} of the wrongly labelled volume")
+    table.add_row("", f"{scores.thick_error_share_in_regions:.0%} of what is thicker than one voxel")
+    table.add_row("computing time", f"{scores.seconds:.0f} s")
+    _stdout().print(table)
+
+
+def show_model(model: Model) -> None:
+    """A model's card; the caller has verified the model."""
+    card, spec = model.card, model.card.covariance
+    table = _table(card.name)
+    table.add_row("task", card.task)
+    for label in card.labels:
+        kind = label.terminology["type"]
+        table.add_row(f"label {label.value}", label.name + (f" ({kind[0]} {kind[1]}, {kind[2]})" if kind else ""))
+    table.add_row(
+        "covariance",
+        f"{spec.kind.value}, rank {spec.rank}, bases {spec.bases}, partitions {spec.partitions} per axis, "
+        f"one draw per {spec.scope.value}",
+    )
+    table.add_row("configuration", f"{card.configuration}, folds {', '.join(map(str, model.folds))}")
+    table.add_row("input", f"orientation {card.orientation or 'as stored'}, {_numbers(card.spacing)} mm")
+    for title, content in (("training", card.training), ("scores", card.scores)):
+        for key, value in content.items() or [("", "not stated")]:
+            table.add_row(f"{title}: {key}" if key else title, _plain(value))
+    table.add_row("licence", card.licence)
+    verified = f"{len(card.files)} files, SHA-256 as stated" if card.files else "raw nnU-Net folder, no hashes to check"
+    table.add_row("verified", verified)
+    table.add_row("model's SHA-256", model.digest)
+    _stdout().print(table)
+
+
+def _table(title: str) -> Table:
+    table = Table(title=escape(title), title_justify="left", show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:g}" for value in values)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(entry)}" for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

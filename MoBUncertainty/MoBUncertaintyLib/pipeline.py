@@ -1,0 +1,224 @@
+"""From a file to a results folder: the path that the commands and the worker share. Shows nothing itself."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.agreement import dice, error_share
+from MoBUncertaintyLib.errors import Cancelled, ImageError
+from MoBUncertaintyLib.images import VOLUME_SUFFIXES, read_image
+from MoBUncertaintyLib.model import find_model, load_model
+from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Predictor, Progress
+from MoBUncertaintyLib.regions import Region, Regions, RegionSettings, find_regions
+from MoBUncertaintyLib.results import check_output, write_results
+
+DEMO_MODEL = "PhantomPancreas"
+SAMPLE_DATA = Path(__file__).parents[1] / "Resources" / "SampleData"
+"""The phantom CT that ships with the extension, and its truth."""
+
+ProgressCallback = Callable[[Progress], None]
+CancelledCallback = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class CaseSummary:
+    """What became of one case.
+
+    Attributes:
+        name: Of the input file or folder.
+        folder: Results folder.
+        volumes_ml: Volume of each label, by its name.
+        regions: Doubtful regions in order of rank.
+        expected_error_ml: Integral of 1 - max_c p over the whole image: the volume expected to be labelled wrongly.
+        seconds: By stage.
+        device: What computed it.
+        warnings: One sentence each.
+    """
+
+    name: str
+    folder: Path
+    volumes_ml: dict[str, float]
+    regions: tuple[Region, ...]
+    expected_error_ml: float
+    seconds: dict[str, float]
+    device: str
+    warnings: list[str]
+
+    @property
+    def expected_error_in_regions_ml(self) -> float:
+        """The part of `expected_error_ml` that lies in the regions."""
+        return sum(region.expected_error_mm3 for region in self.regions) / 1000
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """A finished case: its summary, and the images, which are also in its results folder."""
+
+    summary: CaseSummary
+    prediction: Prediction
+    regions: Regions
+
+
+@dataclass(frozen=True)
+class DemoScores:
+    """The demo's prediction against the phantom's truth; `demo.json`.
+
+    Attributes:
+        dice: Dice of the organ.
+        error_share_in_regions: Share of the wrongly labelled volume that lies inside the doubtful regions; None if no
+            voxel is wrong.
+        thick_error_share_in_regions: The same of error that is thicker than one voxel.
+        seconds: Computing time, reading and writing included.
+    """
+
+    dice: float
+    error_share_in_regions: float | None
+    thick_error_share_in_regions: float | None
+    seconds: float
+
+
+def case_folders(source: Path, inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
+    """Where the results of each input go: `output` itself for one volume, else a folder in it for each.
+
+    Args:
+        source: What the user gave.
+        inputs: What `images.list_inputs` found there.
+        output: What the user wants the results in.
+    """
+    if list(inputs) == [source]:
+        return [(source, output)]
+    names = [_stem(path) for path in inputs]
+    return [
+        (path, output / (name if names.count(name) == 1 else path.name))
+        for path, name in zip(inputs, names, strict=True)
+    ]
+
+
+def run_case(
+    source: Path,
+    output: Path,
+    predictor: Predictor,
+    region_settings: RegionSettings | None = None,
+    *,
+    series: str | None = None,
+    scene: bool = True,
+    overwrite: bool = False,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelledCallback | None = None,
+) -> CaseResult:
+    """Read a volume, predict it, find its doubtful regions and write the results folder.
+
+    Args:
+        source: Volume file or DICOM folder.
+        output: Results folder to make.
+        predictor: Model and settings.
+        region_settings: What counts as a region.
+        series: Series instance UID, where a DICOM folder has several.
+        scene: Write the Slicer scene too.
+        overwrite: Replace results that are there.
+        progress: Told of each step.
+        cancelled: Asked between steps, and between tiles.
+
+    Raises:
+        UserError: Whatever the user can mend; no folder is left then.
+        Cancelled: `cancelled` said so; no folder is left then.
+    """
+    check_output(output, overwrite)  # before the long computation
+    seconds: dict[str, float] = {}
+    with _stage("read", seconds, progress, cancelled):
+        image, warnings = read_image(source, series)
+    prediction = predictor.predict(image, progress, cancelled)
+    seconds |= prediction.timings
+    with _stage("regions", seconds, progress, cancelled):
+        regions = find_regions(prediction.probability, prediction.variance, prediction.segmentation, region_settings)
+    with _stage("write", seconds, progress, cancelled):
+        write_results(
+            output, image, prediction, regions, predictor.model.card, scene=scene, overwrite=overwrite, source=source
+        )
+    voxel_ml = float(np.prod(image.GetSpacing())) / 1000
+    counts = np.bincount(sitk.GetArrayViewFromImage(prediction.segmentation).ravel(), minlength=256)
+    summary = CaseSummary(
+        name=source.name,
+        folder=output,
+        volumes_ml={label.name: voxel_ml * int(counts[label.value]) for label in predictor.model.card.labels},
+        regions=regions.regions,
+        expected_error_ml=voxel_ml * _expected_error_voxels(prediction.probability),
+        seconds=seconds,
+        device=str(prediction.provenance["device"]),
+        warnings=warnings + prediction.warnings,
+    )
+    return CaseResult(summary, prediction, regions)
+
+
+def run_demo(
+    output: Path,
+    *,
+    device: str = "auto",
+    scene: bool = True,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelledCallback | None = None,
+) -> tuple[CaseSummary, DemoScores]:
+    """Predict the phantom CT that ships, compare with its truth and add `demo.json` to the results.
+
+    Args:
+        output: Results folder; one that is there is replaced.
+        device, scene, progress, cancelled: As for `run_case`.
+
+    Raises:
+        UserError: Whatever the user can mend.
+    """
+    source, truth_file = SAMPLE_DATA / "PhantomCT.nii.gz", SAMPLE_DATA / "PhantomCT-pancreas.nii.gz"
+    if not source.exists():
+        raise ImageError(f"The sample CT {source} is not installed; run the demo from a checkout of the project.")
+    start = time.monotonic()
+    predictor = Predictor(load_model(find_model(DEMO_MODEL)), PredictionSettings(device=device))
+    result = run_case(source, output, predictor, scene=scene, overwrite=True, progress=progress, cancelled=cancelled)
+    seconds = time.monotonic() - start
+    truth = sitk.ReadImage(str(truth_file))
+    segmentation = result.prediction.segmentation
+    shares = error_share(result.regions, segmentation, truth)
+    scores = DemoScores(
+        dice(segmentation, truth), shares["error_share"], shares["thick_error_share"], round(seconds, 1)
+    )
+    (output / "demo.json").write_text(json.dumps(asdict(scores), indent=2) + "\n", encoding="utf-8")
+    return result.summary, scores
+
+
+@contextmanager
+def _stage(
+    name: str, seconds: dict[str, float], progress: ProgressCallback | None, cancelled: CancelledCallback | None
+) -> Iterator[None]:
+    """A step that cannot be divided: told before and after, timed, and not begun once the user has cancelled."""
+    if cancelled and cancelled():
+        raise Cancelled(f"Cancelled before the step '{name}'.")
+    if progress:
+        progress(Progress(name, 0, 1, None))
+    start = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - start
+    if progress:
+        progress(Progress(name, 1, 1, 0.0))
+
+
+def _expected_error_voxels(probability: sitk.Image) -> float:
+    """Sum of 1 - max_c p over the image, background included; the image has one component per foreground class."""
+    foreground = sitk.GetArrayViewFromImage(probability)
+    if probability.GetNumberOfComponentsPerPixel() == 1:
+        return float(np.minimum(foreground, 1 - foreground).sum(dtype=float))
+    most = np.maximum(foreground.max(axis=-1), 1 - foreground.sum(axis=-1))
+    return float((1 - most).sum(dtype=float))
+
+
+def _stem(path: Path) -> str:
+    """The name without the suffix of a volume."""
+    suffixes = sorted(VOLUME_SUFFIXES, key=len, reverse=True)
+    suffix = next((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), "")
+    return path.name[: len(path.name) - len(suffix)]

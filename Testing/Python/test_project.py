@@ -1,0 +1,103 @@
+"""The project's own rules: licence, version, which room may import which, and sizes."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import MoBUncertaintyLib
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CORE = ROOT / "MoBUncertainty" / "MoBUncertaintyLib"
+TRAINING = ROOT / "training" / "mob_training"
+CORE_FILES = sorted(CORE.glob("**/*.py"))
+SOURCES = [*CORE_FILES, *sorted(TRAINING.glob("**/*.py")), *sorted((ROOT / "Testing").glob("**/*.py"))]
+LONGEST_FILE = 450  # lines
+
+# Rooms that Slicer's own process, or a program that only looks at results, may import.
+WITHOUT_TORCH = ["regions", "agreement", "results", "figures", "model", "card", "images", "cli", "console"]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imported(path: Path, top_level_only: bool = False) -> set[str]:
+    """Names of the packages that a file imports, the first part only."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = set()
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_licence_is_apache_2_in_full() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"] == "Apache-2.0"
+
+
+def test_installed_version_is_the_one_the_code_states() -> None:
+    assert importlib.metadata.version("mob-uncertainty") == MoBUncertaintyLib.__version__
+    assert re.fullmatch(r"\d+\.\d+\.\d+", MoBUncertaintyLib.__version__)
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=name)
+def test_core_never_imports_training(path: Path) -> None:
+    assert not imported(path) & {"mob_training", "training"}
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=name)
+def test_only_the_scene_room_imports_slicer(path: Path) -> None:
+    if path.name == "scene.py":
+        assert imported(path, top_level_only=True) & {"slicer"}
+        assert not imported(path) & {"torch", "SimpleITK", "nnunetv2"}
+    else:
+        assert not imported(path) & {"slicer", "vtk", "qt", "ctk"}
+
+
+@pytest.mark.parametrize("room", WITHOUT_TORCH)
+def test_importing_a_room_that_needs_no_torch_does_not_load_it(room: str) -> None:
+    program = f"import sys, MoBUncertaintyLib.{room}; sys.exit('torch' in sys.modules or 'nnunetv2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_no_file_holds_two_rooms(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+
+
+def test_extension_metadata_is_complete() -> None:
+    text = (ROOT / "CMakeLists.txt").read_text()
+    assert "project(MoBUncertainty)" in text
+    for key in ("HOMEPAGE", "CONTRIBUTORS", "DESCRIPTION", "DEPENDS"):
+        assert re.search(rf"^set\(EXTENSION_{key} \S", text, re.MULTILINE), key
+    for folder in re.findall(r"^add_subdirectory\((\S+)\)", text, re.MULTILINE):
+        assert (ROOT / folder / "CMakeLists.txt").is_file()
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "test-slow", "lint", "clean"])
+def test_make_knows_its_targets(target: str) -> None:
+    done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("document", ["README.md", "training/README.md"])
+def test_links_in_the_documents_lead_somewhere(document: str) -> None:
+    path = ROOT / document
+    links = re.findall(r"\]\((?!https?://|mailto:|#)([^)#\s]+)", path.read_text(encoding="utf-8"))
+    assert links
+    missing = [link for link in links if not (path.parent / link).exists()]
+    assert not missing
