@@ -11,9 +11,10 @@ from enum import StrEnum
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
 from MoBUncertaintyLib.distribution import BasisLoading, LogitGaussian
 from MoBUncertaintyLib.moments import logistic_normal_moments
-from torch import Tensor
 
 DICE_SMOOTH = 1e-5
 

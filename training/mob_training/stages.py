@@ -7,8 +7,6 @@ import os
 from pathlib import Path
 
 import torch
-from MoBUncertaintyLib.covariance import CovarianceSpec
-from MoBUncertaintyLib.devices import select_device
 
 from mob_training.planning import CONFIGURATION
 from mob_training.trainer import (
@@ -19,6 +17,8 @@ from mob_training.trainer import (
     finetuning_plans,
 )
 from mob_training.workspace import dataset_folder
+from MoBUncertaintyLib.covariance import CovarianceSpec
+from MoBUncertaintyLib.devices import select_device
 
 # One process prepares patches while another trains; zero would be repeatable to the last bit, but slower.
 AUGMENTATION_PROCESSES = "nnUNet_n_proc_DA"

@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
+from torch import Tensor, nn
+
+from mob_training.losses import Likelihood, LossWeights, training_loss
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.devices import autocast
 from MoBUncertaintyLib.distribution import LogitGaussian
 from MoBUncertaintyLib.moments import moments
 from MoBUncertaintyLib.network import StochasticNetwork
-from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
-from torch import Tensor, nn
-
-from mob_training.losses import Likelihood, LossWeights, training_loss
 
 FOREGROUND_RATE = 0.5
 """Share of patches centred on the organ. nnU-Net's own rate is rounded to zero at batch size 1."""
