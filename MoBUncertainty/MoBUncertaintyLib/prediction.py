@@ -1,0 +1,284 @@
+"""From an image and a model to the segmentation, its probability and its variance, in the image's own geometry."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from torch import Tensor
+
+from MoBUncertaintyLib import __version__
+from MoBUncertaintyLib.covariance import Covariance
+from MoBUncertaintyLib.devices import Precision, autocast_dtype, select_device
+from MoBUncertaintyLib.errors import Cancelled, SettingsError
+from MoBUncertaintyLib.images import check_image
+from MoBUncertaintyLib.model import Fold, Model
+from MoBUncertaintyLib.moments import DEFAULT_SAMPLES
+from MoBUncertaintyLib.network import StochasticNetwork, load_network, load_weights
+from MoBUncertaintyLib.preprocessing import Bounds, Case, Preprocessor
+from MoBUncertaintyLib.sliding_window import Placement, SlidingWindow
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """How to predict.
+
+    Attributes:
+        samples: K for Monte Carlo; None takes the closed form for two classes and K = 30 for more.
+        seed: Of Monte Carlo.
+        overlap: Share of a tile that its neighbour covers too; nnU-Net's tile_step_size is 1 - overlap.
+        mirror: Average over mirrored tiles; only for models that were trained with mirroring.
+        device: auto (CUDA, then MPS, then CPU), cuda, cuda:1, mps or cpu.
+        precision: Of the backbone: auto, float32, bfloat16 or float16.
+        folds: Which folds of the model to average; None: all.
+        region_of_interest: (R min, R max, A min, A max, S min, S max), RAS mm: results are wanted there only, and are
+            0 elsewhere; None: everywhere.
+        body_box: Process a CT's body only. Results are 0 outside.
+
+    Raises:
+        SettingsError: A value is out of range.
+    """
+
+    samples: int | None = None
+    seed: int = 0
+    overlap: float = 0.5
+    mirror: bool = False
+    device: str = "auto"
+    precision: str = "auto"
+    folds: tuple[Fold, ...] | None = None
+    region_of_interest: Bounds | None = None
+    body_box: bool = True
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.samples < 1:
+            raise SettingsError(f"Monte Carlo needs at least one sample, not {self.samples}.")
+        if not 0 <= self.seed < 2**63:
+            raise SettingsError(f"The seed must be a whole number from 0 on, not {self.seed}.")
+        if not 0 <= self.overlap <= 0.9:
+            raise SettingsError(f"The overlap of tiles must be from 0 to 0.9, not {self.overlap:g}.")
+        if self.precision not in set(Precision):
+            raise SettingsError(f"The precision must be one of {', '.join(Precision)}, not {self.precision!r}.")
+        if self.region_of_interest is not None and len(self.region_of_interest) != 6:
+            raise SettingsError("The region of interest must be six numbers in mm: R, A and S, each from and to.")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a prediction is.
+
+    Attributes:
+        stage: `preprocess`, `network` or `resample`.
+        done: Steps of this stage that are done; in `network`, tiles (times mirrored passes and folds).
+        total: Steps of this stage.
+        seconds_left: In this stage, estimated; None where nothing is known yet.
+    """
+
+    stage: str
+    done: int
+    total: int
+    seconds_left: float | None = None
+
+
+@dataclass
+class Prediction:
+    """Three volumes with exactly the image's size, spacing, origin and direction.
+
+    Attributes:
+        segmentation: uint8, the most probable class of each voxel (label values).
+        probability: float32, E[p] of the foreground; with more than two classes a vector image with one component per
+            foreground class, in the order of the labels.
+        variance: float32, Var[p], likewise.
+        provenance: What made it: model, settings, device, versions; ready for JSON.
+        warnings: What the user should know, one sentence each.
+        timings: Seconds of `preprocess`, `network` (backbone), `moments` (head and moments), `blend` and `resample`.
+    """
+
+    segmentation: sitk.Image
+    probability: sitk.Image
+    variance: sitk.Image
+    provenance: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+ProgressCallback = Callable[[Progress], None]
+CancelledCallback = Callable[[], bool]
+
+
+def predict(
+    image: sitk.Image,
+    model: Model,
+    settings: PredictionSettings | None = None,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelledCallback | None = None,
+) -> Prediction:
+    """Segment an image; see `Predictor`, which is faster for several images."""
+    return Predictor(model, settings).predict(image, progress, cancelled)
+
+
+class Predictor:
+    """A model ready to predict; the network is read at the first image and stays.
+
+    Args:
+        model: The model.
+        settings: How to predict; fixed but for the region of interest, which `predict` can be given.
+
+    Raises:
+        SettingsError: The device is not there, or the model cannot do what the settings ask for.
+    """
+
+    def __init__(self, model: Model, settings: PredictionSettings | None = None) -> None:
+        self.model = model
+        self.settings = settings or PredictionSettings()
+        self.device = select_device(self.settings.device)
+        self.folds = model.folds if self.settings.folds is None else self.settings.folds
+        if not self.folds or not set(self.folds) <= set(model.folds):
+            there = ", ".join(map(str, model.folds))
+            raise SettingsError(f"The model has the folds {there}; choose among them.")
+        if self.settings.mirror and not model.card.mirror_axes:
+            raise SettingsError("The model was trained without mirroring; switch mirroring off.")
+        self._preprocessor = Preprocessor(model.plans, model.dataset, model.card.configuration, model.card.orientation)
+        self._network: StochasticNetwork | None = None
+        self._loaded: Fold | None = None
+
+    def predict(
+        self,
+        image: sitk.Image,
+        progress: ProgressCallback | None = None,
+        cancelled: CancelledCallback | None = None,
+    ) -> Prediction:
+        """Segment one image.
+
+        Args:
+            image: Scalar 3D image; any orientation, any spacing that `images.check_image` accepts.
+            progress: Told of each stage and tile.
+            cancelled: Asked before each stage and tile.
+
+        Raises:
+            ImageError: The image is not one that can be segmented.
+            SettingsError: The region of interest does not fit the image, or the memory does not suffice.
+            ModelError: The weights are damaged, do not fit the plans, or give no finite numbers.
+            Cancelled: `cancelled` said so.
+        """
+        clock = _Clock(progress or (lambda update: None), cancelled or (lambda: False))
+        clock.step("preprocess", 0, 1)
+        checked, warnings = check_image(image)
+        case = self._preprocessor.prepare(checked, self.settings.region_of_interest, self.settings.body_box)
+        clock.step("preprocess", 1, 1)
+        window = self._window()
+        loaders = [lambda fold=fold: self._load(fold) for fold in self.folds]
+        probability, variance = window.run(
+            case.data, self._preprocessor.patch, loaders, lambda done, total: clock.step("network", done, total)
+        )
+        clock.step("resample", 0, 1)
+        segmentation, probability, variance = _assemble(case, probability, variance)
+        clock.step("resample", 1, 1)
+        return Prediction(
+            segmentation,
+            probability,
+            variance,
+            provenance=self._provenance(case, window),
+            warnings=warnings + case.warnings + window.warnings,
+            timings={
+                "preprocess": clock.seconds["preprocess"],
+                **window.seconds,
+                "resample": clock.seconds["resample"],
+            },
+        )
+
+    def _window(self) -> SlidingWindow:
+        if self._network is None:
+            self._network = load_network(self.model, self.folds[0])
+            self._loaded = self.folds[0]
+        settings = self.settings
+        return SlidingWindow(
+            self._network,
+            Placement(self.device, self.device, Precision(settings.precision)),
+            settings.overlap,
+            settings.samples,
+            settings.seed,
+            self.model.card.mirror_axes if settings.mirror else (),
+        )
+
+    def _load(self, fold: Fold) -> None:
+        if fold != self._loaded:
+            load_weights(self._network, self.model, fold)
+            self._loaded = fold
+
+    def _provenance(self, case: Case, window: SlidingWindow) -> dict[str, Any]:
+        card = self.model.card
+        sampled = card.covariance.kind is not Covariance.DETERMINISTIC
+        monte_carlo = sampled and (self.settings.samples is not None or len(card.labels) > 1)
+        return {
+            "model": {"name": card.name, "path": str(self.model.path), "digest": self.model.digest},
+            "settings": asdict(self.settings),
+            "folds": list(self.folds),
+            "moments": f"Monte Carlo, K = {self.settings.samples or DEFAULT_SAMPLES}" if monte_carlo else "closed form",
+            "device": str(window.placement.network),
+            "precision": str(autocast_dtype(window.placement.network, window.placement.precision)).split(".")[-1],
+            "tiles": window.tiles,
+            "passes_per_tile": len(window.mirrors) * len(self.folds),
+            "input_voxels": list(case.data.shape[1:]),
+            "versions": {
+                "mob-uncertainty": __version__,
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("torch", "nnunetv2", "SimpleITK", "numpy")},
+            },
+        }
+
+
+class _Clock:
+    """Reports steps, times stages and asks whether to go on."""
+
+    def __init__(self, progress: ProgressCallback, cancelled: CancelledCallback) -> None:
+        self._progress = progress
+        self._cancelled = cancelled
+        self._start: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
+
+    def step(self, stage: str, done: int, total: int) -> None:
+        if self._cancelled():
+            raise Cancelled("The prediction was cancelled; nothing was kept.")
+        now = time.perf_counter()
+        self.seconds[stage] = now - self._start.setdefault(stage, now)
+        left = self.seconds[stage] / done * (total - done) if done else None
+        self._progress(Progress(stage, done, total, left))
+
+
+def _assemble(case: Case, probability: Tensor, variance: Tensor) -> tuple[sitk.Image, sitk.Image, sitk.Image]:
+    """Segmentation, probability and variance on the image's grid, from (C - 1, *S) on the network's.
+
+    The variance is what is interpolated, not the second moment: the second moment of an interpolated probability would
+    count the step of p from voxel to voxel as doubt, up to 0.25 along every sharp border, in deterministic models too.
+    """
+    image = case.frame.image
+    shape = image.GetSize()[::-1]
+    classes = probability.shape[0]
+    p_volume, v_volume = (np.zeros((*shape, classes), dtype=np.float32) for _ in range(2))
+    kept = [part.stop - part.start for part in case.kept]
+    best, label = np.ones(kept, dtype=np.float32), np.zeros(kept, dtype=np.uint8)
+    parts = []
+    for c in range(classes):
+        p = case.resample(probability[c]).numpy()
+        v = case.resample(variance[c]).numpy()
+        case.insert(p, p_volume[..., c])
+        case.insert(np.minimum(v, p * (1 - p)), v_volume[..., c])
+        best -= p  # the background's
+        parts.append(p)
+    for c, p in enumerate(parts, start=1):
+        label[p > best] = c
+        np.maximum(best, p, out=best)
+    segmentation = np.zeros(shape, dtype=np.uint8)
+    case.insert(label, segmentation)
+    images = [sitk.GetImageFromArray(segmentation)]
+    for volume in (p_volume, v_volume):
+        images.append(sitk.GetImageFromArray(volume[..., 0] if classes == 1 else volume, isVector=classes > 1))
+    for result in images:
+        result.CopyInformation(image)
+    return tuple(images)
