@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,7 +125,7 @@ def _write(
     half: bool,
 ) -> Model:
     # What model.json says must be said there alone.
-    plans = {key: value for key, value in plans.items() if key != "covariance"}
+    plans = {key: value for key, value in plans.items() if key not in ("covariance", "finetuning")}
     dataset = {key: value for key, value in dataset.items() if key not in PRIVATE_DATASET_KEYS}
     with _published(target) as partial:
         folder = partial.with_name(partial.name + "-folder") if target.suffix == ".zip" else partial
@@ -166,7 +166,8 @@ def _published(target: Path) -> Iterator[Path]:
     finally:
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def _write_json(path: Path, text: str) -> None:

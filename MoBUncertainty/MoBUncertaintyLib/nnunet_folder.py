@@ -18,8 +18,9 @@ CHECKPOINTS = ("checkpoint_best.pth", "checkpoint_final.pth")
 
 
 def is_results_folder(folder: Path) -> bool:
-    """Whether nnU-Net's files are there: `plans.json`, `dataset.json` and at least one `fold_*`."""
-    return all((folder / name).is_file() for name in ("plans.json", "dataset.json")) and any(folder.glob("fold_*"))
+    """Whether nnU-Net's `plans.json`, `dataset.json` and a `fold_*` are there, and no weights of a model folder."""
+    has_plans = all((folder / name).is_file() for name in ("plans.json", "dataset.json"))
+    return has_plans and any(folder.glob("fold_*")) and not any(folder.glob("fold_*/weights.safetensors"))
 
 
 def find_checkpoints(folder: Path, preferred: Sequence[str], folds: Sequence[Fold] | None = None) -> dict[Fold, Path]:
@@ -91,6 +92,8 @@ def open_results(
                 "plans": _text(plans.get("plans_name")),
                 "checkpoint": next(iter(sources.values())).name,
                 "epochs": checkpoint.epoch,
+                # How `mob-training finetune` trained; stock folders have no such entry.
+                **({"finetuning": plans["finetuning"]} if "finetuning" in plans else {}),
             },
             licence=_text(dataset.get("licence")) or _text(dataset.get("license")) or "not stated",
         )

@@ -49,6 +49,14 @@ NETWORK_LIMITS = {
     "bottleneck_channels": 1024,
     "stem_channels": 1024,
 }
+REQUIRED_SIZES = ("n_stages", "features_per_stage", "kernel_sizes", "strides")
+OPTIONAL_SIZES = {
+    "n_blocks_per_stage",
+    "n_conv_per_stage",
+    "n_conv_per_stage_decoder",
+    "bottleneck_channels",
+    "stem_channels",
+}
 OLD_LIMITS = {
     "UNet_base_num_features": 1024,
     "unet_max_num_features": 1024,
@@ -200,6 +208,11 @@ def _check_network(planned: dict[str, Any], patch: list[float]) -> None:
         for name in ("num_pool_per_axis", *OLD_LIMITS):
             if name not in planned:
                 raise _unusable(f"it lacks '{name}' of the network")
+        if not isinstance(planned["n_conv_per_stage_encoder"], list):
+            raise _unusable("'n_conv_per_stage_encoder' of the network must be a list")
+        for name in ("UNet_base_num_features", "unet_max_num_features"):
+            if not _is_whole(planned[name]):
+                raise _unusable(f"'{name}' of the network must be a whole number")
         _check_sizes(planned, OLD_LIMITS)
         return _check_strides(planned["pool_op_kernel_sizes"], patch)
     architecture = planned["architecture"]
@@ -213,7 +226,7 @@ def _check_network(planned: dict[str, Any], patch: list[float]) -> None:
     for name in imported:
         if arguments[name] is not None:
             _named(arguments[name], LAYER_CLASS)
-    for name in ("n_stages", "features_per_stage", "kernel_sizes", "strides"):
+    for name in REQUIRED_SIZES:
         if name not in arguments:
             raise _unusable(f"it lacks '{name}' of the network")
     _check_sizes(arguments, NETWORK_LIMITS)
@@ -223,7 +236,8 @@ def _check_network(planned: dict[str, Any], patch: list[float]) -> None:
 def _check_sizes(arguments: dict[str, Any], limits: dict[str, int]) -> None:
     for name, limit in limits.items():
         for value in _leaves(arguments.get(name)):
-            if value is not None and not (_is_whole(value) and 1 <= value <= limit):
+            absent = value is None and name in OPTIONAL_SIZES
+            if not absent and not (_is_whole(value) and 1 <= value <= limit):
                 raise _unusable(f"'{name}' of the network must be whole numbers from 1 to {limit}")
 
 

@@ -129,7 +129,7 @@ def read_checkpoint(path: Path, where: str) -> Checkpoint:
         with torch.serialization.safe_globals(_nnunet_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL (\S+) was not an allowed", str(error))
+        asked = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error))
         what = f"asks to run code ({asked[1]})" if asked else "holds more than weights"
         raise ModelError(
             f"{name_in_model} {what}, which is never done; ask for the model as exported by `mob-uncertainty export`."
