@@ -1,0 +1,338 @@
+"""The results folder: written whole or not at all, and read again.
+
+Everything is written to a hidden folder beside the target, which then takes the target's name. Volumes are NIfTI in the
+CT's geometry; positions in `regions.csv` are RAS mm.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import uuid
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.figures import draw_overlay
+from MoBUncertaintyLib.regions import write_csv
+from MoBUncertaintyLib.scene_file import SceneError, write_scene_file
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.card import ModelCard
+    from MoBUncertaintyLib.prediction import Prediction
+    from MoBUncertaintyLib.regions import Regions
+
+SCHEMA = "mob-uncertainty results"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Results:
+    """A results folder, read.
+
+    Attributes:
+        segmentation, probability, variance: As `Prediction` has them.
+        regions: Label map of the doubtful regions.
+        table: Rows of `regions.csv`: rank, label, `location` and so on; numbers are numbers.
+        info: `prediction.json`.
+    """
+
+    segmentation: sitk.Image
+    probability: sitk.Image
+    variance: sitk.Image
+    regions: sitk.Image
+    table: list[dict[str, int | float | str]]
+    info: dict[str, Any]
+
+
+def check_output(folder: str | Path, overwrite: bool = False) -> None:
+    """Refuse an output folder before hours of computing rather than after.
+
+    Args:
+        folder: The results folder that will be written.
+        overwrite: An older results folder may be replaced.
+
+    Raises:
+        OutputError: Something else is there, or older results that may not be replaced, or it may not be written to.
+    """
+    folder = Path(folder).resolve()
+    try:
+        _check_place(folder, overwrite)
+    except OSError as error:
+        raise _output_error(folder, error) from error
+
+
+def is_results_folder(folder: Path) -> bool:
+    """Whether the folder was written by `write_results`."""
+    try:
+        return _read_json(folder)["schema"] == SCHEMA
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def write_results(
+    folder: str | Path,
+    image: sitk.Image,
+    prediction: Prediction,
+    regions: Regions,
+    card: ModelCard,
+    *,
+    source: str | Path | None = None,
+    scene: bool = True,
+    overwrite: bool = False,
+    warnings: Sequence[str] = (),
+) -> list[str]:
+    """Write a results folder.
+
+    Args:
+        folder: To be made; missing parents are made too.
+        image: The CT.
+        prediction: Of that CT.
+        regions: Of that prediction.
+        card: Of the model.
+        source: The file or DICOM folder the CT was read from, to name and hash it.
+        scene: Write `scene.mrb` too (a process of its own, with `slicer-core`).
+        overwrite: Replace an older results folder.
+        warnings: What was noticed before, for `prediction.json`.
+
+    Returns:
+        What could not be written and why, one sentence each; also in `prediction.json`.
+
+    Raises:
+        OutputError: The folder cannot be written; nothing of it is left, and older results are as they were.
+    """
+    check_output(folder, overwrite)
+    folder = Path(folder).resolve()
+    name = _name(source) if source else "CT"
+    with _new_folder(folder) as partial:
+        _write_volumes(partial, prediction, card)
+        _write_nifti(regions.labels, partial / "regions.nii.gz")
+        write_csv(regions, partial / "regions.csv")
+        draw_overlay(image, prediction, regions, card.labels, partial / "overlay.png")
+        problems = []
+        if scene:
+            try:
+                write_scene_file(partial / "scene.mrb", image, prediction, regions, card, name)
+            except SceneError as error:  # the prediction is worth keeping without it
+                problems.append(str(error))
+        info = _describe(image, prediction, regions, card, source)
+        info["warnings"] = [*warnings, *prediction.warnings, *problems]
+        text = json.dumps(info, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+        (partial / "prediction.json").write_text(text + "\n", encoding="utf-8")
+    return problems
+
+
+def read_results(folder: str | Path) -> Results:
+    """Read a results folder.
+
+    Raises:
+        OutputError: It is not one, or one of its files cannot be read.
+    """
+    folder = Path(folder)
+    if not is_results_folder(folder):
+        raise OutputError(f"{folder} is not a results folder; give one that mob-uncertainty predict has written.")
+    try:
+        info = _read_json(folder)
+        names = [organ["name"] for organ in info["organs"]]
+        with open(folder / "regions.csv", newline="", encoding="utf-8") as file:
+            table = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        return Results(
+            segmentation=_read_nifti(folder / "segmentation.nii.gz"),
+            probability=_read_per_class(folder, "probability", names),
+            variance=_read_per_class(folder, "variance", names),
+            regions=_read_nifti(folder / "regions.nii.gz"),
+            table=table,
+            info=info,
+        )
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise OutputError(f"The results in {folder} are damaged ({error}); predict again.") from error
+
+
+def _check_place(folder: Path, overwrite: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; choose a folder for the results.")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not is_results_folder(folder):
+            raise OutputError(f"{folder} holds other things than results; choose a new or empty folder.")
+        if not overwrite:
+            raise OutputError(f"{folder} holds earlier results; choose another folder, or say --overwrite.")
+    existing = next(parent for parent in folder.parents if parent.exists())
+    if not existing.is_dir():
+        raise OutputError(f"{folder} cannot be made, because {existing} is a file; choose another folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError(f"{existing} may not be written to; choose another folder.")
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder that takes the place of `folder` at the end, or vanishes if anything goes wrong."""
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
+        yield partial
+        _move_into_place(partial, folder)
+    except OSError as error:
+        raise _output_error(folder, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move_into_place(partial: Path, folder: Path) -> None:
+    """Older results are moved aside first and come back if the new ones cannot take their place."""
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    old = partial.with_suffix(".old")
+    folder.rename(old)
+    try:
+        partial.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _output_error(folder: Path, error: OSError) -> OutputError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(f"The disk of {folder} is full; free some space or choose another folder.")
+    return OutputError(f"The results cannot be written to {folder} ({error.strerror or error}); choose another folder.")
+
+
+def _write_volumes(folder: Path, prediction: Prediction, card: ModelCard) -> None:
+    _write_nifti(prediction.segmentation, folder / "segmentation.nii.gz")
+    for kind, image in (("probability", prediction.probability), ("variance", prediction.variance)):
+        paths = _per_class(folder, kind, [label.name for label in card.labels])
+        for index, path in enumerate(paths):
+            _write_nifti(sitk.VectorIndexSelectionCast(image, index) if len(paths) > 1 else image, path)
+
+
+def _per_class(folder: Path, kind: str, names: list[str]) -> list[Path]:
+    """One file for one organ; with several organs one for each, in the order of the labels."""
+    if len(names) == 1:
+        return [folder / f"{kind}.nii.gz"]
+    # A name is free text: what a file name cannot hold is replaced, and the number keeps names apart.
+    safe = ["".join(c if c.isalnum() else "_" for c in name) for name in names]
+    return [
+        folder / f"{kind}_{name if safe.count(name) == 1 else f'{name}_{number}'}.nii.gz"
+        for number, name in enumerate(safe, 1)
+    ]
+
+
+def _read_nifti(path: Path) -> sitk.Image:
+    if not _is_complete(path):
+        raise OSError(f"{path.name} is missing or incomplete")
+    return sitk.ReadImage(str(path))
+
+
+def _write_nifti(image: sitk.Image, path: Path) -> None:
+    """Write, and make sure that all of it was: SimpleITK cuts a NIfTI file short on a full disk without a word."""
+    try:
+        sitk.WriteImage(image, str(path))
+    except RuntimeError as error:
+        raise _disk_error(path) from error
+    if not _is_complete(path):
+        raise _disk_error(path)
+
+
+def _is_complete(path: Path) -> bool:
+    """Whether a .nii.gz file ends as it should: the last thing of a gzip file is its unpacked length (modulo 2^32)."""
+    try:
+        voxels = nibabel.load(path).dataobj
+        with open(path, "rb") as file:
+            file.seek(-4, os.SEEK_END)
+            unpacked = int.from_bytes(file.read(), "little")
+    except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError):
+        return False
+    return unpacked == (voxels.offset + math.prod(voxels.shape) * voxels.dtype.itemsize) % 2**32
+
+
+def _disk_error(path: Path) -> OSError:
+    """Libraries do not say that a disk is full: ask the disk."""
+    full = shutil.disk_usage(path.parent).free < 2**20
+    code = errno.ENOSPC if full else errno.EIO
+    return OSError(code, os.strerror(code))
+
+
+def _read_per_class(folder: Path, kind: str, names: list[str]) -> sitk.Image:
+    images = [_read_nifti(path) for path in _per_class(folder, kind, names)]
+    return sitk.Compose(images) if len(images) > 1 else images[0]
+
+
+def _describe(
+    image: sitk.Image, prediction: Prediction, regions: Regions, card: ModelCard, source: str | Path | None
+) -> dict[str, Any]:
+    """`prediction.json` but for the warnings: what came in, what was done with it, what came out."""
+    voxel_ml = math.prod(image.GetSpacing()) / 1000
+    counts = np.bincount(sitk.GetArrayViewFromImage(prediction.segmentation).ravel(), minlength=256)
+    return prediction.provenance | {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "input": {
+            "name": Path(source).name if source else None,
+            "sha256": _digest(Path(source)) if source else None,
+            "size": image.GetSize(),
+            "spacing_mm": image.GetSpacing(),
+            "origin_lps_mm": image.GetOrigin(),
+            "direction": image.GetDirection(),
+        },
+        "organs": [
+            {
+                "name": label.name,
+                "value": label.value,
+                "terminology": label.terminology,
+                "volume_ml": round(float(counts[label.value]) * voxel_ml, 3),
+            }
+            for label in card.labels
+        ],
+        "regions": {
+            "count": len(regions.regions),
+            "expected_error_mm3": round(sum(region.expected_error_mm3 for region in regions.regions), 1),
+            "settings": asdict(regions.settings),
+        },
+        "timings_s": {stage: round(seconds, 3) for stage, seconds in prediction.timings.items()},
+    }
+
+
+def _digest(source: Path) -> str:
+    """SHA-256 of a file; of a folder, that of the list of its files' hashes, a hexadecimal line each, by name."""
+    if source.is_dir():
+        lines = "".join(f"{_digest(path)}\n" for path in sorted(source.iterdir()) if path.is_file())
+        return hashlib.sha256(lines.encode()).hexdigest()
+    with open(source, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _name(source: str | Path) -> str:
+    """The file's name without its endings, for people."""
+    return Path(source).name.removesuffix(".gz").rsplit(".", 1)[0] or Path(source).name
+
+
+def _read_json(folder: Path) -> Any:
+    return json.loads((folder / "prediction.json").read_text(encoding="utf-8"))
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

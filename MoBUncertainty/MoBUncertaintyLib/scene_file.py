@@ -1,0 +1,146 @@
+"""`scene.mrb` of a prediction, written by Slicer's core in a process of its own.
+
+That keeps VTK and torch apart (they have crashed in one process) and what the core prints off the user's terminal.
+`scene.py` is what runs there; arrays travel as files in a folder that is removed at the end.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.figures import REGION_COLOUR, display_range, largest_component, readable, variance_threshold
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.card import ModelCard
+    from MoBUncertaintyLib.prediction import Prediction
+    from MoBUncertaintyLib.regions import Regions
+
+NO_SLICER_CORE = "scene.mrb was not written, because slicer-core is not installed; get it with: pip install slicer-core"
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+class SceneError(RuntimeError):
+    """The scene was not written; the message says why."""
+
+
+def write_scene_file(
+    path: Path, image: sitk.Image, prediction: Prediction, regions: Regions, card: ModelCard, name: str
+) -> None:
+    """Write the scene that shows a prediction.
+
+    Args:
+        path: The .mrb file, in a folder that exists.
+        image: The CT.
+        prediction: Of that CT.
+        regions: Of that prediction.
+        card: Of the model.
+        name: Of the CT, as the user knows it.
+
+    Raises:
+        SceneError: `slicer-core` is not installed, or failed.
+        OSError: The arrays cannot be handed over.
+    """
+    if importlib.util.find_spec("slicer") is None:
+        raise SceneError(NO_SLICER_CORE)
+    work = path.with_name(f"{path.name}.tmp")
+    work.mkdir()
+    try:
+        request = scene_request(work, image, prediction, regions, card, name)
+        request_file = work / "request.json"
+        request_file.write_text(json.dumps(request), encoding="utf-8")
+        _run(request_file)
+        if not zipfile.is_zipfile(request["output"]):
+            raise SceneError("scene.mrb was not written, because Slicer's core left an incomplete file.")
+        Path(request["output"]).replace(path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def scene_request(
+    folder: Path, image: sitk.Image, prediction: Prediction, regions: Regions, card: ModelCard, name: str
+) -> dict[str, Any]:
+    """What `scene.writeRequestedScene` is asked for; its arrays are written to `folder`."""
+
+    def save(key: str, array: np.ndarray) -> str:
+        np.save(folder / f"{key}.npy", array)
+        return str(folder / f"{key}.npy")
+
+    segmentation = sitk.GetArrayViewFromImage(prediction.segmentation)
+    present = set(np.flatnonzero(np.bincount(segmentation.ravel())).tolist())
+    return {
+        "output": str(folder / "scene.mrb"),
+        "ct": {
+            "array": save("ct", sitk.GetArrayViewFromImage(image)),
+            "ijkToRas": ijk_to_ras(image).tolist(),
+            "name": name,
+            "displayRange": display_range(image),
+        },
+        "variance": {
+            "array": save("variance", largest_component(prediction.variance)),
+            "threshold": variance_threshold(regions.settings),
+        },
+        "segmentation": {
+            "array": save("segmentation", segmentation),
+            "segments": [
+                {
+                    "value": label.value,
+                    "name": readable(label.name),
+                    "colour": label.colour,
+                    "terminology": label.terminology,
+                }
+                for label in card.labels
+                if label.value in present
+            ],
+        },
+        "regions": {
+            "array": save("regions", sitk.GetArrayViewFromImage(regions.labels)),
+            "segments": [
+                {
+                    "value": region.label,
+                    "name": f"{region.rank}: {region.location}, expected error {region.expected_error_mm3:,.0f} mm³",
+                    "colour": REGION_COLOUR,
+                    "flagged": True,
+                }
+                for region in regions.regions
+            ],
+        },
+        "position": regions.regions[0].centroid_ras if regions.regions else None,
+    }
+
+
+def ijk_to_ras(image: sitk.Image) -> np.ndarray:
+    """4 x 4 matrix from voxel indices (i, j, k) to RAS mm."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    matrix[:3, 3] = image.GetOrigin()
+    return _LPS_TO_RAS @ matrix
+
+
+def _run(request_file: Path) -> None:
+    """Run `scene.py`; the last line it leaves on stderr is its reason."""
+    package = str(Path(__file__).parents[1])
+    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-m", "MoBUncertaintyLib.scene", str(request_file)],
+        env=os.environ | {"PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise SceneError(f"scene.mrb was not written, because Slicer's core failed: {reason}")
