@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from MoBUncertaintyLib.covariance import Scope
-from MoBUncertaintyLib.partitions import cell_bounds, cells, spread_cells
+from MoBUncertaintyLib.partitions import cell_bounds, spread_cells
 
 
 class Loading(ABC):
@@ -68,17 +68,18 @@ class DenseLoading(Loading):
 
 @dataclass
 class BasisLoading(Loading):
-    """L_n = B_cell(n) diag(a_n): a learned basis per partition cell, scaled per voxel (Eqs. 4 and 7).
+    """L_n = B_m diag(a_n): one of M learned bases, chosen per partition cell, scaled per voxel (Eqs. 4 and 7).
 
     Attributes:
-        basis: B of each cell, (B, C, R, P, P, P); a single cell for the Single-Basis model.
+        bases: B_1 ... B_M, (M, C, R).
         scales: a, (B, R, *S), signed.
-        weights: W(x), the probability of each basis in each cell, (B, M, P, P, P), for the loss of Eq. 10; None where
-            there is but one basis.
+        choice: Which basis a cell takes, one-hot, (B, M, P, P, P); None where there is but one.
+        weights: W(x), the probability of each basis in each cell, like `choice`, for the loss of Eq. 10.
     """
 
-    basis: Tensor
+    bases: Tensor
     scales: Tensor
+    choice: Tensor | None = None
     weights: Tensor | None = None
 
     @property
@@ -86,31 +87,33 @@ class BasisLoading(Loading):
         return self.scales.shape[1]
 
     def dense(self) -> Tensor:
-        return spread_cells(self.basis, tuple(self.scales.shape[2:])) * self.scales[:, None]
+        if self.choice is None:
+            return self.bases[:, :, :, None, None, None] * self.scales[:, None]
+        basis = torch.einsum("mcr,bm...->bcr...", self.bases, self.choice)
+        return spread_cells(basis, tuple(self.scales.shape[2:])) * self.scales[:, None]
 
     def gram(self) -> Tensor:
-        products = torch.einsum("bcr...,bdr...->bcdr...", self.basis, self.basis)
+        products = torch.einsum("mcr,mdr->mcdr", self.bases, self.bases)
         flat = self._contract(products.flatten(1, 2), self.scales.square()[None])[0]
         return flat.unflatten(1, products.shape[1:3])
 
     def contrast_variance(self) -> Tensor:
-        weights = (self.basis[:, 1] - self.basis[:, 0]).square()
+        weights = (self.bases[:, 1] - self.bases[:, 0]).square()
         return self._contract(weights[:, None], self.scales.square()[None])[0, :, 0]
 
     def apply(self, z: Tensor) -> Tensor:
-        return self._contract(self.basis, self.scales * z)
+        return self._contract(self.bases, self.scales * z)
 
     def _contract(self, weights: Tensor, values: Tensor) -> Tensor:
-        """sum_r w[q, r, cell(n)] v[r, n]: weights (B, Q, R, P, P, P), values (k, B, R, *S) -> (k, B, Q, *S).
+        """sum_r w[m, q, r] v[r, n] with n's own m: weights (M, Q, R), values (k, B, R, *S) -> (k, B, Q, *S).
 
-        Cell by cell, since weights spread to all voxels would be as large as the loading itself.
+        One small matrix product for all bases and a choice among M results costs less than a product per cell.
         """
-        shape = tuple(values.shape[3:])
-        result = values.new_empty(values.shape[0], *weights.shape[:2], *shape)
-        for index, box in cells(shape, max(weights.shape[3:])):
-            cell = torch.einsum("bqr,kbrzyx->kbqzyx", weights[(..., *index)], values[(..., *box)])
-            result[(..., *box)] = cell
-        return result
+        every = torch.einsum("mqr,kbr...->kbmq...", weights, values)
+        if self.choice is None:
+            return every[:, :, 0]
+        spread = spread_cells(self.choice, tuple(values.shape[3:]))
+        return (every * spread[None, :, :, None]).sum(dim=2)
 
 
 @dataclass

@@ -85,8 +85,7 @@ class SingleBasisHead(CovarianceHead):
         return self.basis / self.basis.norm(dim=1, keepdim=True).clamp_min(1e-6)
 
     def loading(self, features: Tensor) -> BasisLoading:
-        basis = self.unit_basis()[0][None, ..., None, None, None]
-        return BasisLoading(basis.expand(features.shape[0], *basis.shape[1:]), self.scales(features))
+        return BasisLoading(self.unit_basis(), self.scales(features))
 
 
 class MixtureOfBasesHead(SingleBasisHead):
@@ -116,8 +115,7 @@ class MixtureOfBasesHead(SingleBasisHead):
         chosen = torch.zeros_like(weights).scatter_(1, weights.argmax(dim=1, keepdim=True), 1.0)
         if self.training:
             chosen = chosen + weights - weights.detach()
-        basis = torch.einsum("mcr,bm...->bcr...", self.unit_basis(), chosen)
-        return BasisLoading(basis, self.scales(features), weights)
+        return BasisLoading(self.unit_basis(), self.scales(features), chosen, weights)
 
 
 HEADS: dict[Covariance, type[CovarianceHead]] = {

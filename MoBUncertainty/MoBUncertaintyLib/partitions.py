@@ -39,10 +39,9 @@ def cell_means(values: Tensor, partitions: int) -> Tensor:
 
 def spread_cells(values: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Give every voxel its cell's value: (..., P, P, P) -> (..., *shape). The inverse of `cell_means` on constants."""
-    first = values.ndim - len(shape)
-    for offset, size in enumerate(shape):
-        count = values.shape[first + offset]
-        lengths = [b - a for a, b in cell_bounds(size, count)]
+    # The innermost axis first: the last and largest step then copies whole slabs.
+    for axis in range(-1, -len(shape) - 1, -1):
+        lengths = [b - a for a, b in cell_bounds(shape[axis], values.shape[axis])]
         repeats = torch.tensor(lengths, device=values.device)
-        values = values.repeat_interleave(repeats, dim=first + offset, output_size=size)
+        values = values.repeat_interleave(repeats, dim=axis, output_size=shape[axis])
     return values

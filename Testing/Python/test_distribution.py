@@ -158,9 +158,9 @@ def test_cell_means_and_spread_agree_with_a_loop():
 
 def test_partition_with_one_basis_is_the_single_basis_model():
     scales = torch.randn(1, 4, *SHAPE)
-    basis = torch.randn(1, 3, 4, 1, 1, 1)
+    basis = torch.randn(1, 3, 4)
     single = BasisLoading(basis, scales)
-    mixed = BasisLoading(basis.expand(-1, -1, -1, 3, 3, 3), scales)
+    mixed = BasisLoading(basis, scales, choice=torch.ones(1, 1, 3, 3, 3))
     torch.testing.assert_close(single.gram(), mixed.gram())
     torch.testing.assert_close(single.dense(), mixed.dense())
 
