@@ -187,7 +187,7 @@ def read_json(path: Path, where: str) -> dict[str, Any]:
 def parse_json(content: bytes, name: str, where: str) -> dict[str, Any]:
     """Parse a JSON object; see `read_json`."""
     try:
-        data = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+        data = json.loads(content.decode("utf-8"), parse_float=_finite, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{name} in {where} is not valid JSON ({error}); export the model again.") from error
     if not isinstance(data, dict):
@@ -264,6 +264,12 @@ def _require_line(text: str, what: str) -> None:
         _is(text, str) and 0 < len(text) <= 100 and text.isprintable() and text == text.strip(),
         f"{what} must be one line of 1 to 100 characters",
     )
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    _require(math.isfinite(number), f"{text[:20]} is not a number that can be stored")
+    return number
 
 
 def _refuse_constant(name: str) -> None:

@@ -1,0 +1,139 @@
+"""nnU-Net's plans and data set descriptions as hostile input."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.network import build_network
+from MoBUncertaintyLib.plans import check_dataset, check_plans, image_spacing
+from tiny_model import (
+    DATASET,
+    OLD_PLANS,
+    PLANS,
+    SPEC,
+    json_values,
+    paths,
+    replaced,
+)
+
+
+def _planned(*path: str, to: Any) -> dict[str, Any]:
+    return replaced(PLANS, ("configurations", "3d_fullres", *path), to)
+
+
+ARCHITECTURE = ("architecture", "arch_kwargs")
+HOSTILE_PLANS = {
+    "network of another package": (_planned("architecture", "network_class_name", to="os.system"), "'os.system'"),
+    "path through a module's imports": (
+        _planned("architecture", "network_class_name", to="dynamic_network_architectures.architectures.unet.torch.hub"),
+        "not safe",
+    ),
+    "network that unpickles": (
+        _planned(
+            "architecture",
+            "network_class_name",
+            to="dynamic_network_architectures.architectures.dinov2_eva.DinoVisionTransformer",
+        ),
+        "not safe",
+    ),
+    "operator of another package": (_planned(*ARCHITECTURE, "conv_op", to="subprocess.Popen"), "not safe"),
+    "operator through torch's imports": (_planned(*ARCHITECTURE, "nonlin", to="torch.nn.functional.torch.load"), "not"),
+    "operator with a trailing newline": (_planned(*ARCHITECTURE, "nonlin", to="torch.nn.ReLU\n"), "not safe"),
+    "operator that is no name": (_planned(*ARCHITECTURE, "nonlin", to=3), "not safe"),
+    "argument that is not there": (_planned("architecture", "_kw_requires_import", to=["x"]), "_kw_requires_import"),
+    "resampling": (_planned("resampling_fn_probabilities", to="subprocess"), "resampling function 'subprocess'"),
+    "resampling arguments": (_planned("resampling_fn_data_kwargs", to={"hook": 1}), "resampling does not"),
+    "threads without end": (_planned("resampling_fn_data_kwargs", to={"num_threads": 10**9}), "out of range"),
+    "normalisation": (_planned("normalization_schemes", to=["Popen"]), "normalisation 'Popen'"),
+    "preprocessor": (_planned("preprocessor_name", to="MyPreprocessor"), "preprocessor"),
+    "reader": (PLANS | {"image_reader_writer": "Popen"}, "image reader 'Popen'"),
+    "label manager": (PLANS | {"label_manager": "Popen"}, "label manager 'Popen'"),
+    "transposition": (PLANS | {"transpose_forward": [0, 1, 1]}, "orders of the axes"),
+    "transpositions that disagree": (
+        PLANS | {"transpose_forward": [1, 2, 0], "transpose_backward": [1, 2, 0]},
+        "does not undo",
+    ),
+    "infinite spacing": (_planned("spacing", to=[1.0, float("inf"), 1.0]), "'spacing'"),
+    "zero spacing": (_planned("spacing", to=[0, 1, 1]), "'spacing'"),
+    "huge patch": (_planned("patch_size", to=[1024, 1024, 1024]), "'patch_size'"),
+    "fractional patch": (_planned("patch_size", to=[8.5, 8, 8]), "'patch_size'"),
+    "patch unlike the strides": (_planned("patch_size", to=[8, 8, 7]), "not divisible"),
+    "features without end": (_planned(*ARCHITECTURE, "features_per_stage", to=[4, 8, 10**6]), "'features_per_stage'"),
+    "kernels without end": (_planned(*ARCHITECTURE, "kernel_sizes", to=[[3, 3, 3], [999, 3, 3]]), "'kernel_sizes'"),
+    "no strides": (_planned(*ARCHITECTURE, to={"n_stages": 2}), "lists|lacks|list"),
+    "intensities": (PLANS | {"foreground_intensity_properties_per_channel": {}}, "intensities"),
+    "no deviation": (
+        replaced(PLANS, ("foreground_intensity_properties_per_channel", "0", "std"), 0),
+        "contradictory",
+    ),
+    "two images": (_planned("normalization_schemes", to=["CTNormalization"] * 2), "one entry"),
+    "two-dimensional": (_planned("patch_size", to=[64, 64]), "two-dimensional"),
+    "cascade": (_planned("previous_stage", to="3d_lowres"), "second stage of a cascade"),
+    "inherits from itself": (_planned("inherits_from", to="3d_fullres"), "inherits from itself"),
+    "inherits from nothing": (_planned("inherits_from", to="3d_none"), "no configuration '3d_none'"),
+    "no configurations": (PLANS | {"configurations": None}, "no configurations"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE_PLANS)
+def test_plans_that_are_unsafe_or_absurd_are_refused(what: str) -> None:
+    plans, message = HOSTILE_PLANS[what]
+    with pytest.raises(ModelError, match=message):
+        check_plans(plans, "3d_fullres")
+
+
+def test_a_configuration_gets_what_it_inherits() -> None:
+    plans = replaced(PLANS, ("configurations", "3d_more"), {"inherits_from": "3d_fullres", "spacing": [2.0, 2.0, 2.0]})
+    planned = check_plans(plans, "3d_more")
+    assert planned["spacing"] == [2.0, 2.0, 2.0] and planned["patch_size"] == [8, 8, 8]
+
+
+def test_plans_from_before_nnunet_2_4_are_still_read() -> None:
+    with pytest.warns(UserWarning, match="old nnU-Net plans"):
+        assert build_network(OLD_PLANS, DATASET, "3d_fullres", SPEC).backbone.encoder.output_channels == [4, 8]
+    with pytest.raises(ModelError, match="UNet_base_num_features"):
+        check_plans(
+            replaced(OLD_PLANS, ("configurations", "3d_fullres", "UNet_base_num_features"), 10**6), "3d_fullres"
+        )
+
+
+def test_spacing_is_given_along_the_axes_of_the_image() -> None:
+    # nnU-Net's arrays are z, y, x; transposed to x, z, y here, and so is the planned spacing.
+    plans = {"transpose_backward": [1, 2, 0]}
+    assert image_spacing(plans, {"spacing": [1.0, 3.0, 1.5]}) == (1.0, 1.5, 3.0)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(path=st.sampled_from(paths(PLANS)), value=json_values)
+def test_no_content_of_plans_fails_but_with_a_model_error(path: tuple[Any, ...], value: Any) -> None:
+    # What passes the checks must not trip nnU-Net either. On torch's meta device a network takes no memory.
+    with suppress(ModelError), torch.device("meta"):
+        build_network(replaced(PLANS, path, value), DATASET, "3d_fullres", SPEC)
+
+
+@pytest.mark.filterwarnings("ignore:Detected old nnU-Net plans")
+@settings(max_examples=100, deadline=None)
+@given(path=st.sampled_from(paths(OLD_PLANS)), value=json_values)
+def test_no_content_of_old_plans_fails_but_with_a_model_error(path: tuple[Any, ...], value: Any) -> None:
+    plans = replaced(OLD_PLANS, path, value)
+    with suppress(ModelError):
+        check_plans(plans, "3d_fullres")
+        PlansManager(plans).get_configuration("3d_fullres")
+
+
+@settings(max_examples=100, deadline=None)
+@given(path=st.sampled_from(paths(DATASET)), value=json_values)
+def test_no_content_of_a_dataset_fails_but_with_a_model_error(path: tuple[Any, ...], value: Any) -> None:
+    try:
+        names = check_dataset(replaced(DATASET, path, value))
+    except ModelError:
+        return
+    assert list(names) == list(range(1, len(names) + 1))
