@@ -156,5 +156,25 @@ def finetune(
     print(run(results, name or covariance.value, spec, settings, schedule, fold, device))
 
 
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Model folder, or a results folder of nnU-Net.")],
+    dataset: Annotated[Path, typer.Argument(help="Raw data set with held-out cases (imagesTs, labelsTs).")],
+    output: Annotated[Path, typer.Option(help="JSON file for the scores; a figure is written beside it.")],
+    device: Device = "auto",
+) -> None:
+    """Score a model on whole held-out cases: Dice, and how much of the error the flagged regions hold."""
+    from MoBUncertaintyLib.prediction import PredictionSettings
+
+    from mob_training.evaluation import evaluate as run
+    from mob_training.evaluation import write_scores
+    from mob_training.figures import draw_error_caught
+
+    scores = run(model, dataset, PredictionSettings(device=device))
+    write_scores(scores, output)
+    draw_error_caught(scores, output.with_suffix(".png"))
+    print(f"mean Dice {scores['summary']['dice']['mean']:.4f} over {len(scores['cases'])} cases")
+
+
 if __name__ == "__main__":
     app()

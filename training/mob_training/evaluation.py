@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 
+import numpy as np
 import SimpleITK as sitk
-from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Predictor
-
-from MoBUncertaintyLib.agreement import dice, error_share
+from MoBUncertaintyLib.agreement import dice, error_share, error_split
 from MoBUncertaintyLib.model import load_model
-from MoBUncertaintyLib.regions import Measure, RegionSettings, find_regions
+from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Predictor
+from MoBUncertaintyLib.regions import Measure, Regions, RegionSettings, find_regions
+
+MEASURES = (Measure.VARIANCE, Measure.BERNOULLI)
 
 
-@dataclass(frozen=True)
-class TestCase:
-    """An image and the label map that a reader drew on it."""
-
-    __test__ = False
-
-    name: str
-    image: sitk.Image
-    truth: sitk.Image
-
-
-def test_cases(dataset: Path) -> list[tuple[str, Path, Path]]:
+def held_out_cases(dataset: Path) -> list[tuple[str, Path, Path]]:
     """Name, image and label map of every held-out case of a raw nnU-Net data set (`imagesTs`, `labelsTs`)."""
     return [
         (path.name.removesuffix(".nii.gz"), dataset / "imagesTs" / path.name.replace(".nii.gz", "_0000.nii.gz"), path)
@@ -35,61 +25,82 @@ def test_cases(dataset: Path) -> list[tuple[str, Path, Path]]:
     ]
 
 
-test_cases.__test__ = False  # type: ignore[attr-defined]
-
-
 def evaluate(
     model_path: Path,
     dataset: Path,
-    settings: PredictionSettings = PredictionSettings(),  # noqa: B008 - frozen
+    settings: PredictionSettings | None = None,
     report: Callable[[str], None] = print,
 ) -> dict:
-    """Dice per case, and how much of the segmentation's error lies in the flagged regions, for both measures.
+    """Dice per case, and how much of the segmentation's error lies in the flagged regions, for each measure of doubt.
 
     Returns:
-        `summary` (means and medians over the cases) and `cases`, ready to be written as JSON.
+        `summary` (mean, median, least and greatest over the cases) and `cases`, ready to be written as JSON.
+
+    Raises:
+        FileNotFoundError: The data set has no held-out cases.
     """
+    cases = held_out_cases(dataset)
+    if not cases:
+        raise FileNotFoundError(f"{dataset} has no held-out cases (imagesTs, labelsTs).")
     predictor = Predictor(load_model(model_path), settings)
     rows = []
-    for name, image_path, truth_path in test_cases(dataset):
+    for name, image_path, truth_path in cases:
         prediction = predictor.predict(sitk.ReadImage(str(image_path)))
         row = {"case": name} | score(prediction, sitk.ReadImage(str(truth_path)))
-        report(f"{name}: Dice {row['dice']:.4f}, {row['variance_regions']} regions")
+        report(f"{name}: Dice {row['dice']:.4f}, {row['variance']['regions']} regions")
         rows.append(row)
     return {"summary": summarise(rows), "cases": rows}
 
 
 def score(prediction: Prediction, truth: sitk.Image) -> dict:
-    """Scores of one case."""
+    """Dice and, per measure of doubt, the regions and the error inside them, of one case."""
     row: dict = {"dice": dice(prediction.segmentation, truth)}
-    for measure in (Measure.VARIANCE, Measure.BERNOULLI):
-        settings = RegionSettings.for_measure(measure)
-        regions = find_regions(prediction.probability, prediction.variance, prediction.segmentation, settings)
-        row[f"{measure.value}_regions"] = len(regions.regions)
-        row[f"{measure.value}_longest_mm"] = max((region.extent_mm for region in regions.regions), default=0.0)
-        row |= {
-            f"{measure.value}_{key}": value
-            for key, value in error_share(regions, prediction.segmentation, truth).items()
+    for measure in MEASURES:
+        regions = find_regions(
+            prediction.probability, prediction.variance, prediction.segmentation, RegionSettings(measure)
+        )
+        row[measure.value] = {
+            "regions": len(regions.regions),
+            "longest_mm": max((region.extent_mm for region in regions.regions), default=0.0),
+            **error_share(regions, prediction.segmentation, truth),
+            "caught": caught_by_rank(regions, prediction.segmentation, truth),
         }
     return row
 
 
+def caught_by_rank(regions: Regions, segmentation: sitk.Image, truth: sitk.Image) -> dict[str, list[float]]:
+    """Share of the error, and of the thick error, inside the first 1, 2, ... regions of the ranking."""
+    labels = sitk.GetArrayViewFromImage(regions.labels)
+    shares = {}
+    for name, mask in zip(("error", "thick_error"), error_split(segmentation, truth), strict=True):
+        counts = np.bincount(labels[mask], minlength=len(regions.regions) + 1)
+        shares[name] = (np.cumsum(counts[1:]) / max(counts.sum(), 1)).tolist()
+    return shares
+
+
 def summarise(rows: list[dict]) -> dict:
-    """Mean and median over the cases of every number in the rows."""
-    keys = [key for key, value in rows[0].items() if isinstance(value, int | float)]
-    return {
-        key: {
-            "mean": mean(row[key] for row in rows),
-            "median": median(row[key] for row in rows),
-            "worst": max(row[key] for row in rows) if key.endswith("_mm") else min(row[key] for row in rows),
-        }
-        for key in keys
-    }
+    """Mean, median, least and greatest over the cases of every number in the rows, nested as they are."""
+    summary = {}
+    for key, value in rows[0].items():
+        if isinstance(value, dict):
+            nested = summarise([row[key] for row in rows])
+            if nested:
+                summary[key] = nested
+        elif not isinstance(value, str | list):
+            # A share is undefined in a case without such error; it has no say in the mean.
+            values = [row[key] for row in rows if row[key] is not None]
+            if values:
+                summary[key] = {
+                    "mean": mean(values),
+                    "median": median(values),
+                    "least": min(values),
+                    "greatest": max(values),
+                }
+    return summary
 
 
 def write_scores(scores: dict, path: Path) -> None:
     """Write scores as JSON, rounded to what they mean."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps(json.loads(json.dumps(scores), parse_float=lambda x: round(float(x), 5)), indent=1) + "\n"
-    )
+    rounded = json.loads(json.dumps(scores), parse_float=lambda text: round(float(text), 5))
+    path.write_text(json.dumps(rounded, indent=1) + "\n")
