@@ -40,7 +40,7 @@ def main(
     """Options of the program itself."""
 
 
-Device = Annotated[Literal["auto", "cuda", "mps", "cpu"], typer.Option(help="Where to compute; auto: GPU first.")]
+Device = Annotated[str, typer.Option(help="auto (GPU first), cuda, cuda:1, mps or cpu.")]
 Scene = Annotated[bool, typer.Option("--scene/--no-scene", help="Write scene.mrb, the results as a Slicer scene.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")]
 

@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 
 BAD_INPUT, CANCELLED = 2, 130
 PLAIN_LINE_EVERY_S = 5.0
+STAGES = {
+    "read": "Reading",
+    "preprocess": "Preprocessing",
+    "network": "Predicting tiles",
+    "resample": "Resampling",
+    "regions": "Finding regions",
+    "write": "Writing",
+}
 
 
 def _stdout() -> Console:
@@ -132,7 +140,7 @@ def progress(title: str) -> Iterator[Callable[[Progress], None]]:
         return
     console.print(f"[bold]{escape(title)}[/]")
     columns = (
-        TextColumn("{task.description:<16}"),
+        TextColumn("{task.description:<17}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[left]}"),
@@ -142,7 +150,7 @@ def progress(title: str) -> Iterator[Callable[[Progress], None]]:
 
         def show(update: Progress) -> None:
             if update.stage not in tasks:
-                tasks[update.stage] = bars.add_task(update.stage, total=update.total, left="")
+                tasks[update.stage] = bars.add_task(STAGES.get(update.stage, update.stage), total=update.total, left="")
             left = _duration_left(update)
             bars.update(tasks[update.stage], completed=update.done, total=update.total, left=left)
 
@@ -150,18 +158,19 @@ def progress(title: str) -> Iterator[Callable[[Progress], None]]:
 
 
 class _PlainProgress:
-    """A line per stage, and one every few seconds within it: readable in a log file."""
+    """A line per stage, and one every few seconds within a long one: readable in a log file."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._stage, self._next = console, "", 0.0
 
     def __call__(self, update: Progress) -> None:
-        now = time.monotonic()
-        if update.stage == self._stage and now < self._next and update.done < update.total:
+        begins, ends = update.stage != self._stage, update.done >= update.total
+        if not begins and (update.total == 1 or (time.monotonic() < self._next and not ends)):
             return
-        self._stage, self._next = update.stage, now + PLAIN_LINE_EVERY_S
+        self._stage, self._next = update.stage, time.monotonic() + PLAIN_LINE_EVERY_S
+        count = f": {update.done} of {update.total}" if update.total > 1 else ""
         left = _duration_left(update)
-        self._console.print(f"  {update.stage}: {update.done} of {update.total}{', ' + left if left else ''}")
+        self._console.print(f"  {STAGES.get(update.stage, update.stage)}{count}{', ' + left if left else ''}")
 
 
 def _duration_left(update: Progress) -> str:
@@ -181,7 +190,8 @@ def show_summary(summary: CaseSummary) -> None:
     table.add_row("doubtful regions", _count_regions(summary))
     table.add_row("expected error", f"{summary.expected_error_ml:.2f} ml in all")
     table.add_row("computed on", summary.device)
-    table.add_row("time", ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items()))
+    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary.seconds.items())
+    table.add_row("time", f"{sum(summary.seconds.values()):.1f} s ({stages})")
     table.add_row("results", str(summary.folder))
     _stdout().print(table)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,16 +16,20 @@ from MoBUncertaintyLib.agreement import dice, error_share
 from MoBUncertaintyLib.errors import Cancelled, ImageError
 from MoBUncertaintyLib.images import VOLUME_SUFFIXES, read_image
 from MoBUncertaintyLib.model import find_model, load_model
-from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Predictor, Progress
+from MoBUncertaintyLib.prediction import (
+    CancelledCallback,
+    Prediction,
+    PredictionSettings,
+    Predictor,
+    Progress,
+    ProgressCallback,
+)
 from MoBUncertaintyLib.regions import Region, Regions, RegionSettings, find_regions
 from MoBUncertaintyLib.results import check_output, write_results
 
 DEMO_MODEL = "PhantomPancreas"
 SAMPLE_DATA = Path(__file__).parents[1] / "Resources" / "SampleData"
 """The phantom CT that ships with the extension, and its truth."""
-
-ProgressCallback = Callable[[Progress], None]
-CancelledCallback = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class CaseSummary:
         regions: Doubtful regions in order of rank.
         expected_error_ml: Integral of 1 - max_c p over the whole image: the volume expected to be labelled wrongly.
         seconds: By stage.
-        device: What computed it.
+        device: What computed it, and the backbone's precision.
         warnings: One sentence each.
     """
 
@@ -140,8 +144,16 @@ def run_case(
     with _stage("regions", seconds, progress, cancelled):
         regions = find_regions(prediction.probability, prediction.variance, prediction.segmentation, region_settings)
     with _stage("write", seconds, progress, cancelled):
-        write_results(
-            output, image, prediction, regions, predictor.model.card, scene=scene, overwrite=overwrite, source=source
+        problems = write_results(
+            output,
+            image,
+            prediction,
+            regions,
+            predictor.model.card,
+            source=source,
+            scene=scene,
+            overwrite=overwrite,
+            warnings=warnings,
         )
     voxel_ml = float(np.prod(image.GetSpacing())) / 1000
     counts = np.bincount(sitk.GetArrayViewFromImage(prediction.segmentation).ravel(), minlength=256)
@@ -152,8 +164,8 @@ def run_case(
         regions=regions.regions,
         expected_error_ml=voxel_ml * _expected_error_voxels(prediction.probability),
         seconds=seconds,
-        device=str(prediction.provenance["device"]),
-        warnings=warnings + prediction.warnings,
+        device="{device}, {precision}".format_map(prediction.provenance),
+        warnings=[*warnings, *prediction.warnings, *problems],
     )
     return CaseResult(summary, prediction, regions)
 

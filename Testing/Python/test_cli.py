@@ -1,0 +1,303 @@
+"""The commands as a user meets them: what they print, write and return."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from click.testing import Result
+from typer.testing import CliRunner
+
+import tiny
+from MoBUncertaintyLib import cli, console, pipeline
+from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.devices import Precision
+from MoBUncertaintyLib.errors import Cancelled
+from MoBUncertaintyLib.model_export import export
+from MoBUncertaintyLib.prediction import Progress
+from MoBUncertaintyLib.regions import Measure
+
+FILES = {"segmentation.nii.gz", "probability.nii.gz", "variance.nii.gz", "regions.nii.gz", "regions.csv"}
+FILES |= {"overlay.png", "prediction.json"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with a Mixture-of-Bases head."""
+    folder = tmp_path_factory.mktemp("model")
+    spec = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=4, bases=2, partitions=2)
+    export(tiny.make_results_folder(folder / "raw", covariance=spec, folds=2), folder / "model", name="Tiny")
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ct") / "ct.nii.gz"
+    sitk.WriteImage(tiny.make_ct(), path)
+    return path
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The same in a process of its own."""
+    return [sys.executable, "-m", "MoBUncertaintyLib.cli", *(str(argument) for argument in arguments)]
+
+
+def test_help_answers_at_once_and_loads_nothing_heavy() -> None:
+    program = (
+        "import sys, time; sys.argv = ['mob-uncertainty', 'predict', '--help']\n"
+        "from MoBUncertaintyLib.cli import app\n"
+        "try: app()\n"
+        "except SystemExit: pass\n"
+        "print('HEAVY', sorted({'torch', 'numpy', 'SimpleITK', 'scipy', 'matplotlib', 'nnunetv2'} & set(sys.modules)))\n"
+        "print('SECONDS', time.process_time())"  # of the processor: others may keep it busy
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "--model" in done.stdout
+    assert "HEAVY []" in done.stdout
+    assert float(done.stdout.rsplit("SECONDS", 1)[1]) < 1.0  # 0.2 s usually
+
+
+def test_version_is_printed() -> None:
+    done = run("--version")
+    assert done.exit_code == 0
+    assert re.fullmatch(r"mob-uncertainty \d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_choices_of_the_options_are_those_of_the_core() -> None:
+    hints = get_type_hints(cli.predict)
+    assert set(get_args(hints["measure"])) == {measure.value for measure in Measure}
+    assert set(get_args(hints["precision"])) == {precision.value for precision in Precision}
+
+
+def test_predict_writes_the_results_folder_and_says_where(model: Path, ct: Path, tmp_path: Path) -> None:
+    done = run("predict", ct, "--model", model, "--output", tmp_path / "out", "--no-scene", "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    given, made = sitk.ReadImage(ct), sitk.ReadImage(tmp_path / "out" / "segmentation.nii.gz")
+    for method in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(made, method)() == getattr(given, method)()
+    millilitres = np.prod(given.GetSpacing()) * int((sitk.GetArrayFromImage(made) == 1).sum()) / 1000
+    assert f"{millilitres:.1f} ml" in done.stdout
+    assert "doubtful regions" in done.stdout
+    assert "Predicting tiles" in done.stderr
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "out"]  # no temporary folder left
+
+
+def test_options_reach_the_prediction_and_the_regions(model: Path, ct: Path, tmp_path: Path) -> None:
+    options = "--samples 4 --seed 7 --overlap 0.25 --precision float32 --fold 1 --no-body-box --device cpu"
+    options += " --roi -60 60 -60 60 -60 60 --measure bernoulli --threshold 0.1 --min-volume 50 --no-scene"
+    done = run("predict", ct, "--model", model, "--output", tmp_path / "out", *options.split())
+    assert done.exit_code == 0, done.output
+    info = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    expected = {"samples": 4, "seed": 7, "overlap": 0.25, "precision": "float32", "folds": [1], "body_box": False}
+    expected |= {"region_of_interest": [-60, 60, -60, 60, -60, 60], "device": "cpu", "mirror": False}
+    assert info["settings"] == expected
+    region_settings = info["regions"]["settings"]
+    assert region_settings["measure"] == "bernoulli"
+    assert region_settings["threshold"] == 0.1
+    assert region_settings["minimum_mm3"] == 50
+    assert info["precision"] == "float32"
+
+
+def test_scene_is_written_by_default(model: Path, ct: Path, tmp_path: Path) -> None:
+    pytest.importorskip("slicer", reason="slicer-core is not installed")
+    done = run("predict", ct, "--model", model, "--output", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | {"scene.mrb"}
+
+
+def test_earlier_results_are_replaced_only_when_asked(model: Path, ct: Path, tmp_path: Path) -> None:
+    arguments = ["predict", ct, "--model", model, "--output", tmp_path / "out", "--no-scene"]
+    assert run(*arguments, "--seed", "1").exit_code == 0
+    refused = run(*arguments, "--seed", "2")
+    assert refused.exit_code == 2
+    assert "--overwrite" in refused.stderr
+    assert json.loads((tmp_path / "out" / "prediction.json").read_text())["settings"]["seed"] == 1
+    assert run(*arguments, "--seed", "2", "--overwrite").exit_code == 0
+    assert json.loads((tmp_path / "out" / "prediction.json").read_text())["settings"]["seed"] == 2
+
+
+def test_bad_volume_in_a_folder_is_reported_and_the_rest_goes_on(model: Path, ct: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cts"
+    folder.mkdir()
+    (folder / "a.nii.gz").write_bytes(ct.read_bytes())
+    (folder / "b.nii.gz").write_text("no image")
+    sitk.WriteImage(sitk.ReadImage(ct), folder / "c.nrrd")
+    done = run("predict", folder, "--model", model, "--output", tmp_path / "out", "--no-scene")
+    assert done.exit_code == 2
+    assert "b.nii.gz: " in done.stderr
+    assert "1 of 3 cases failed" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "c"]
+    same = [sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "out" / c / "variance.nii.gz")) for c in "ac"]
+    assert np.array_equal(*same)
+
+
+def test_volumes_of_one_name_get_folders_of_their_own() -> None:
+    inputs = [Path("cts/a.nii.gz"), Path("cts/a.mha"), Path("cts/b.c.nrrd"), Path("cts/series")]
+    folders = [folder for _, folder in pipeline.case_folders(Path("cts"), inputs, Path("out"))]
+    assert folders == [Path("out/a.nii.gz"), Path("out/a.mha"), Path("out/b.c"), Path("out/series")]
+    assert pipeline.case_folders(inputs[0], inputs[:1], Path("out")) == [(inputs[0], Path("out"))]
+
+
+def test_ctrl_c_ends_between_tiles_with_nothing_left(model: Path, ct: Path, tmp_path: Path) -> None:
+    """A real signal to a real process, in the middle of many tiles."""
+    arguments = ["predict", ct, "--model", model, "--output", tmp_path / "out", "--overlap", "0.9", "--device", "cpu"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True, env=environment) as process:
+        lines = iter(process.stderr.readline, "")
+        for line in lines:
+            if "Predicting tiles" in line:
+                break
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        rest = "".join(lines)
+    assert process.returncode == 130, rest
+    assert "Cancelling" in rest
+    assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stage", ["read", "preprocess", "network", "resample", "regions", "write"])
+def test_cancelling_before_any_stage_leaves_nothing(model: Path, ct: Path, tmp_path: Path, stage: str) -> None:
+    predictor = pipeline.Predictor(pipeline.load_model(model))
+    reached: list[str] = []
+    with pytest.raises(Cancelled):
+        pipeline.run_case(
+            ct,
+            tmp_path / "out",
+            predictor,
+            scene=False,
+            progress=lambda update: reached.append(update.stage),
+            cancelled=lambda: stage == "read" or (bool(reached) and reached[-1] == _before(stage)),
+        )
+    assert stage not in reached or stage == "network"
+    assert list(tmp_path.iterdir()) == []
+
+
+def _before(stage: str) -> str:
+    stages = ["read", "preprocess", "network", "resample", "regions", "write"]
+    return stages[stages.index(stage) - 1]
+
+
+def test_progress_is_plain_lines_with_time_left_where_there_is_no_terminal(capsys: pytest.CaptureFixture) -> None:
+    with console.progress("ct [1]") as show:
+        show(Progress("read", 0, 1, None))
+        show(Progress("read", 1, 1, 0.0))
+        show(Progress("network", 0, 900, None))
+        for done in range(1, 900):
+            show(Progress("network", done, 900, 75.0))
+        show(Progress("network", 900, 900, 0.0))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["ct [1]", "  Reading", "  Predicting tiles: 0 of 900", "  Predicting tiles: 900 of 900"]
+
+
+def test_progress_shows_bars_and_time_left_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    with console.progress("ct") as show:
+        show(Progress("network", 450, 900, 75.0))
+    printed = capsys.readouterr().err
+    assert "450/900" in printed
+    assert "1 min 15 s left" in printed
+    assert "━" in printed
+
+
+def test_inspect_shows_card_and_covariance(model: Path) -> None:
+    done = run("inspect", model)
+    assert done.exit_code == 0, done.output
+    for expected in ("Tiny", "organ", "mixture-of-bases, rank 4, bases 2", "folds 0, 1", "SHA-256 as stated"):
+        assert expected in done.stdout
+
+
+def test_inspect_finds_damage_in_any_weights_file(model: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", model, copy], check=True)
+    weights = copy / "fold_1" / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    done = run("inspect", copy)
+    assert done.exit_code == 2
+    assert "fold_1/weights.safetensors" in done.stderr
+
+
+def test_export_passes_every_option_to_the_card(tmp_path: Path) -> None:
+    raw = tiny.make_results_folder(tmp_path / "raw", folds=2)
+    (tmp_path / "scores.json").write_text('{"dice": 0.9}')
+    (tmp_path / "training.json").write_text('{"who": "a test"}')
+    options = ["--name", "Exported", "--task", "Organ in CT", "--fold", "1", "--licence", "CC0", "--half"]
+    options += ["--scores", tmp_path / "scores.json", "--training", tmp_path / "training.json", "--orientation", "RAS"]
+    done = run("export", raw, "--output", tmp_path / "model.zip", "--checkpoint", "checkpoint_final.pth", *options)
+    assert done.exit_code == 0, done.output
+    with pipeline.load_model(tmp_path / "model.zip") as model:
+        card = model.card
+        assert (card.name, card.task, card.licence, card.orientation) == ("Exported", "Organ in CT", "CC0", "RAS")
+        assert card.scores == {"dice": 0.9}
+        assert card.training["who"] == "a test"
+        assert model.folds == (1,)
+        assert card.covariance.kind is Covariance.DETERMINISTIC
+
+
+def test_fold_that_is_no_number_is_refused_in_one_sentence(model: Path, ct: Path, tmp_path: Path) -> None:
+    done = run("predict", ct, "--model", model, "--output", tmp_path / "out", "--fold", "first")
+    assert done.exit_code == 2
+    assert "There is no fold 'first'" in done.stderr
+
+
+def test_demo_compares_with_the_truth(model: Path, ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo's own path on a small case; that it reaches its Dice with the shipped model is a slow test."""
+    sample = tmp_path / "sample"
+    sample.mkdir()
+    image = sitk.ReadImage(ct)
+    truth = sitk.GetImageFromArray(tiny.truth(image).astype(np.uint8))
+    truth.CopyInformation(image)
+    sitk.WriteImage(image, sample / "PhantomCT.nii.gz")
+    sitk.WriteImage(truth, sample / "PhantomCT-pancreas.nii.gz")
+    monkeypatch.setattr(pipeline, "SAMPLE_DATA", sample)
+    monkeypatch.setattr(pipeline, "DEMO_MODEL", str(model))
+    for _ in range(2):  # the second replaces the first's results
+        done = run("demo", "--output", tmp_path / "demo", "--no-scene", "--device", "cpu")
+        assert done.exit_code == 0, done.output
+    scores = json.loads((tmp_path / "demo" / "demo.json").read_text())
+    made = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "demo" / "segmentation.nii.gz")) == 1
+    regions = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "demo" / "regions.nii.gz")) > 0
+    organ = tiny.truth(image)
+    wrong = made != organ
+    assert scores["dice"] == pytest.approx(
+        2 * (made & tiny.truth(image)).sum() / (made.sum() + tiny.truth(image).sum())
+    )
+    assert scores["error_share_in_regions"] == pytest.approx((wrong & regions).sum() / wrong.sum())
+    assert 0 < scores["seconds"] < 120
+    assert f"{scores['dice']:.3f}" in done.stdout
+
+
+@pytest.mark.slow
+def test_demo_reaches_its_dice_with_the_shipped_model(tmp_path: Path) -> None:
+    done = run("demo", "--output", tmp_path / "demo")
+    assert done.exit_code == 0, done.output
+    scores = json.loads((tmp_path / "demo" / "demo.json").read_text())
+    assert scores["dice"] >= 0.85
+    assert scores["seconds"] < 120
+
+
+@pytest.mark.parametrize(
+    "values", [np.array([[[0.2, 0.9]]]), np.array([[[[0.2, 0.5], [0.1, 0.1]]]])], ids=["two classes", "three classes"]
+)
+def test_expected_error_is_what_is_left_to_the_most_probable_class(values: np.ndarray) -> None:
+    image = sitk.GetImageFromArray(values.astype(np.float32), isVector=values.ndim == 4)
+    expected = {3: 0.2 + 0.1, 4: 0.5 + 0.2}[values.ndim]
+    assert pipeline._expected_error_voxels(image) == pytest.approx(expected, abs=1e-6)
