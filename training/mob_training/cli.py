@@ -55,7 +55,9 @@ def totalsegmentator(
 @app.command()
 def labelled(
     source: Annotated[Path, typer.Argument(help="Folder with images/ and labels/.")],
-    label: Annotated[list[str], typer.Option(help="NAME=VALUE of the label map; repeat for several classes.")],
+    label: Annotated[
+        list[str], typer.Option(help="NAME=VALUE[,VALUE...] of the label map; repeat for several classes.")
+    ],
     name: Annotated[str, typer.Option(help="Name of the nnU-Net data set.")],
     dataset_id: DatasetId,
     workspace: Workspace,
@@ -71,7 +73,7 @@ def labelled(
     use_workspace(workspace)
     names, values = zip(*(entry.split("=") for entry in label), strict=True)
     split = Split(validation=validation, test=test, seed=seed)
-    cases = folder_cases(source, [int(value) for value in values])
+    cases = folder_cases(source, [[int(value) for value in members.split(",")] for members in values])
     print(write_dataset(cases, dataset_id, name, list(names), channel, split, source.name))
 
 
@@ -164,11 +166,10 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Score a model on whole held-out cases: Dice, and how much of the error the flagged regions hold."""
-    from MoBUncertaintyLib.prediction import PredictionSettings
-
     from mob_training.evaluation import evaluate as run
     from mob_training.evaluation import write_scores
     from mob_training.figures import draw_error_caught
+    from MoBUncertaintyLib.prediction import PredictionSettings
 
     scores = run(model, dataset, PredictionSettings(device=device))
     write_scores(scores, output)

@@ -67,8 +67,13 @@ def totalsegmentator_cases(source: Path, organ: str, report: Callable[[str], Non
             yield LabelledCase(folder.name, image, label)
 
 
-def folder_cases(source: Path, values: list[int], report: Callable[[str], None] = print) -> Iterator[LabelledCase]:
-    """Cases of a folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`; `values` become 1, 2, ..."""
+def folder_cases(
+    source: Path, values: list[list[int]], report: Callable[[str], None] = print
+) -> Iterator[LabelledCase]:
+    """Cases of a folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`.
+
+    Class 1, 2, ... is where the label map has one of the values of the first, second, ... list.
+    """
     for image in sorted((source / "images").glob("*.nii.gz")):
         path = source / "labels" / image.name
         if not path.exists():
@@ -77,8 +82,8 @@ def folder_cases(source: Path, values: list[int], report: Callable[[str], None] 
         stored = sitk.ReadImage(str(path))
         array = sitk.GetArrayFromImage(stored)
         classes = np.zeros(array.shape, np.uint8)
-        for index, value in enumerate(values, start=1):
-            classes[array == value] = index
+        for index, members in enumerate(values, start=1):
+            classes[np.isin(array, members)] = index
         label = sitk.GetImageFromArray(classes)
         label.CopyInformation(stored)
         if _same_grid(image, label):

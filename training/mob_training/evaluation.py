@@ -9,6 +9,7 @@ from statistics import mean, median
 
 import numpy as np
 import SimpleITK as sitk
+
 from MoBUncertaintyLib.agreement import dice, error_share, error_split
 from MoBUncertaintyLib.model import load_model
 from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Predictor

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-NAMES = {"variance": "predictive variance", "bernoulli": "p(1 − p)"}
+NAMES = {"variance": "predictive variance", "bernoulli": "p (1 - p)"}
 KINDS = {"error": "of all error", "thick_error": "of the error thicker than one voxel"}
 COLOURS = {"variance": "#c2410c", "bernoulli": "#1d4ed8"}
 
