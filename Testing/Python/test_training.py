@@ -88,7 +88,7 @@ def test_split_is_disjoint_and_depends_on_the_seed_only():
     split = Split(validation=3, test=5, seed=1)
     parts = split.assign(names)
     assert parts == split.assign(names[::-1])
-    assert sorted(sum(parts.values(), [])) == sorted(names)
+    assert sorted(name for part in parts.values() for name in part) == sorted(names)
     assert parts != Split(validation=3, test=5, seed=2).assign(names)
 
 
