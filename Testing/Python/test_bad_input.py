@@ -1,0 +1,309 @@
+"""Bad input, as a table: what is tried, the sentence the user reads, and that nothing is left behind.
+
+Each row runs `mob-uncertainty predict`. What can be mended ends with exit code 2, one sentence on stderr and no results
+folder; what can be worked around ends well, with a warning.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from click.testing import Result
+from typer.testing import CliRunner
+
+import tiny
+from MoBUncertaintyLib.cli import app
+from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model_export import export
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is given to `predict`; each row of the table changes one thing of a run that would end well."""
+
+    source: Path
+    model: Path
+    output: Path
+    scratch: Path
+
+
+Change = Callable[[Run], Run]
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("good")
+    spec = CovarianceSpec(Covariance.DIAGONAL)
+    export(tiny.make_results_folder(folder / "raw", covariance=spec), folder / "model")
+    sitk.WriteImage(tiny.make_ct(), folder / "ct.nii.gz")
+    return Run(folder / "ct.nii.gz", folder / "model", folder, folder)
+
+
+@pytest.fixture
+def start(good: Run, tmp_path: Path) -> Run:
+    """A run of its own: it may spoil the model, and writes to an empty folder."""
+    subprocess.run(["cp", "-r", good.model, tmp_path / "model"], check=True)
+    (tmp_path / "results").mkdir()
+    return Run(good.source, tmp_path / "model", tmp_path / "results" / "out", tmp_path)
+
+
+def predict(run: Run) -> Result:
+    arguments = ["predict", run.source, "--model", run.model, "--output", run.output, "--no-scene", "--device", "cpu"]
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def with_image(make: Callable[[sitk.Image], sitk.Image], name: str = "bad.nii.gz") -> Change:
+    def change(run: Run) -> Run:
+        sitk.WriteImage(make(sitk.ReadImage(run.source)), run.scratch / name)
+        return replace(run, source=run.scratch / name)
+
+    return change
+
+
+def with_values(make: Callable[[np.ndarray], np.ndarray], name: str = "bad.nii.gz") -> Change:
+    def refill(image: sitk.Image) -> sitk.Image:
+        changed = sitk.GetImageFromArray(make(sitk.GetArrayFromImage(image).astype(np.float32)))
+        changed.CopyInformation(image)
+        return changed
+
+    return with_image(refill, name)
+
+
+def with_bytes(make: Callable[[bytes], bytes]) -> Change:
+    def change(run: Run) -> Run:
+        path = run.scratch / "bad.nii.gz"
+        path.write_bytes(make(run.source.read_bytes()))
+        return replace(run, source=path)
+
+    return change
+
+
+def with_spacing(millimetres: float) -> Change:
+    def respace(image: sitk.Image) -> sitk.Image:
+        image.SetSpacing((millimetres,) * 3)
+        return image
+
+    return with_image(respace)
+
+
+def missing_file(run: Run) -> Run:
+    return replace(run, source=run.scratch / "nowhere.nii.gz")
+
+
+def empty_folder(run: Run) -> Run:
+    (run.scratch / "empty").mkdir()
+    return replace(run, source=run.scratch / "empty")
+
+
+def two_series(run: Run) -> Run:
+    folder = run.scratch / "dicom"
+    folder.mkdir()
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for series, number in ((series, number) for series in (1, 2) for number in range(3)):
+        slice_ = sitk.GetImageFromArray(np.arange(400, dtype=np.int16).reshape(20, 20))
+        tags = {"0008|0060": "CT", "0020|000d": "1.2", "0020|000e": f"1.2.{series}", "0020|0013": str(number)}
+        tags |= {"0008|0018": f"1.2.{series}.{number}", "0020|0032": f"0\\0\\{3 * number}"}
+        for tag, value in tags.items():
+            slice_.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{series}-{number}.dcm"))
+        writer.Execute(slice_)
+    return replace(run, source=folder)
+
+
+def nan_and_infinity(values: np.ndarray) -> np.ndarray:
+    values[0, 0, :3] = np.nan
+    values[-1, -1, -1] = np.inf
+    values[-1, -1, 0] = -np.inf
+    return values
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def without_weights(run: Run) -> Run:
+    (run.model / "fold_0" / "weights.safetensors").unlink()
+    return run
+
+
+def changed_weights(run: Run) -> Run:
+    path = run.model / "fold_0" / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    return run
+
+
+def unknown_schema(run: Run) -> Run:
+    path = run.model / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
+    return run
+
+
+def no_model(run: Run) -> Run:
+    return replace(run, model=run.scratch / "nowhere")
+
+
+class _Touch:
+    """Unpickled, it would make a file: the sign that code of a checkpoint has run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch '{self.path}'",)
+
+
+def code_in_checkpoint(run: Run) -> Run:
+    folder = tiny.make_results_folder(run.scratch / "raw")
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"optimizer_state": _Touch(run.scratch / "the-code-ran")}, path)
+    return replace(run, model=folder)
+
+
+def other_plans(run: Run) -> Run:
+    """A checkpoint of another width than its plans say."""
+    folder = tiny.make_results_folder(run.scratch / "raw")
+    plans = json.loads((folder / "plans.json").read_text())
+    arguments = plans["configurations"][tiny.CONFIGURATION]["architecture"]["arch_kwargs"]
+    arguments["features_per_stage"] = [2 * features for features in arguments["features_per_stage"]]
+    (folder / "plans.json").write_text(json.dumps(plans))
+    return replace(run, model=folder)
+
+
+# --- outputs ---------------------------------------------------------------------------------------------------------
+
+
+def file_in_the_way(run: Run) -> Run:
+    (run.scratch / "file").write_text("something else")
+    return replace(run, output=run.scratch / "file" / "out")
+
+
+def others_folder(run: Run) -> Run:
+    (run.scratch / "thesis").mkdir()
+    (run.scratch / "thesis" / "thesis.tex").write_text("three years of work")
+    return replace(run, output=run.scratch / "thesis")
+
+
+def unwritable(run: Run) -> Run:
+    """Not even root may make a folder there."""
+    return replace(run, output=Path("/proc/mob-uncertainty-out"))
+
+
+REFUSED: dict[str, tuple[Change, str]] = {
+    "missing file": (missing_file, "nowhere.nii.gz does not exist; check the path."),
+    "empty folder": (empty_folder, "holds no image; give a folder with DICOM slices or"),
+    "text file named .nii.gz": (with_bytes(lambda content: b"Dear colleague, " * 99), "not a readable NIfTI image"),
+    "truncated gzip": (with_bytes(lambda content: content[: len(content) // 2]), "is truncated or damaged; copy"),
+    "2D image": (with_image(lambda image: image[:, :, 5]), "single slice"),
+    "RGB image": (
+        with_image(lambda image: sitk.Compose([sitk.Cast(image, sitk.sitkUInt8)] * 3)),
+        "has 3 values per voxel, like a colour image; give a scalar volume.",
+    ),
+    "4D series": (
+        with_image(lambda image: sitk.JoinSeries([image, image])),
+        "four dimensions (56 x 48 x 40 x 2); extract one time point",
+    ),
+    "all-constant volume": (with_values(lambda values: values * 0 - 5), "Every voxel of the image has the value -5"),
+    "no finite voxel": (
+        with_values(lambda values: values * np.nan, "bad.mha"),
+        "No voxel of the image has a finite value",
+    ),
+    "spacing of 0.1 mm": (with_spacing(0.1), "0.1 x 0.1 x 0.1 mm, outside"),
+    "spacing of 20 mm": (with_spacing(20), "20 x 20 x 20 mm, outside"),
+    "DICOM folder with two series": (two_series, "holds 2 DICOM series; choose one of: 1.2.1"),
+    "no model": (no_model, "There is no model '"),
+    "model without its weights": (without_weights, "lacks fold_0/weights.safetensors"),
+    "model with a wrong hash": (changed_weights, "fold_0/weights.safetensors in"),
+    "model of an unknown schema": (unknown_schema, "newer version of MoB Uncertainty (schema 99"),
+    "checkpoint that runs code": (code_in_checkpoint, "checkpoint_final.pth"),
+    "network that does not fit its plans": (other_plans, "do not fit"),
+    "output below a file": (file_in_the_way, "choose another folder"),
+    "output in a folder of other things": (others_folder, "holds other things than results"),
+    "output where nothing can be made": (unwritable, "/proc"),
+}
+
+WORKED_AROUND: dict[str, tuple[Change, str]] = {
+    "NaN and infinity, MHA": (
+        with_values(nan_and_infinity, "bad.mha"),
+        "5 voxels are not finite numbers and were set to air",
+    ),
+    "NaN and infinity, NIfTI": (
+        with_values(nan_and_infinity, "bad.nii.gz"),
+        "5 voxels are not finite numbers and were set to air",
+    ),
+    "smaller than one tile": (with_image(lambda image: image[20:36, 16:32, 12:24]), ""),
+}
+
+
+def left_behind(run: Run) -> set[Path]:
+    return {path for path in run.scratch.rglob("*") if "model" not in path.parts and "raw" not in path.parts}
+
+
+@pytest.mark.parametrize(("change", "sentence"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused_with_one_sentence_and_nothing_left(start: Run, change: Change, sentence: str) -> None:
+    run = change(start)
+    before = left_behind(run)
+    done = predict(run)
+    assert done.exit_code == 2, done.output
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert last.endswith(".")
+    assert sentence in last
+    assert "Traceback" not in done.output
+    assert not done.stdout
+    assert not run.output.exists() or run.output.name == "thesis"
+    assert left_behind(run) == before
+
+
+@pytest.mark.parametrize(("change", "warning"), WORKED_AROUND.values(), ids=WORKED_AROUND.keys())
+def test_worked_around_with_a_warning(start: Run, change: Change, warning: str) -> None:
+    run = change(start)
+    done = predict(run)
+    assert done.exit_code == 0, done.output
+    assert warning in done.stderr
+    given = sitk.ReadImage(run.source)
+    for name in ("segmentation", "probability", "variance"):
+        made = sitk.ReadImage(run.output / f"{name}.nii.gz")
+        assert made.GetSize() == given.GetSize()
+        assert np.isfinite(sitk.GetArrayFromImage(made)).all()
+    told = json.loads((run.output / "prediction.json").read_text())["warnings"]
+    assert not warning or any(warning in sentence for sentence in told)
+
+
+def test_good_run_that_the_table_spoils_ends_well(start: Run) -> None:
+    done = predict(start)
+    assert done.exit_code == 0, done.output
+    assert "Warning" not in done.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 200 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_full_disk_is_named_and_nothing_is_left_on_it(start: Run, small_disk: Path) -> None:
+    done = predict(replace(start, output=small_disk / "out"))
+    assert done.exit_code == 2, done.output
+    assert "is full; free some space or choose another folder." in done.stderr
+    assert list(small_disk.iterdir()) == []
