@@ -98,6 +98,5 @@ def test_make_knows_its_targets(target: str) -> None:
 def test_links_in_the_documents_lead_somewhere(document: str) -> None:
     path = ROOT / document
     links = re.findall(r"\]\((?!https?://|mailto:|#)([^)#\s]+)", path.read_text(encoding="utf-8"))
-    assert links
     missing = [link for link in links if not (path.parent / link).exists()]
     assert not missing
