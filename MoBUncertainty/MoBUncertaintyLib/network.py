@@ -13,7 +13,7 @@ from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.heads import build_head
 
 if TYPE_CHECKING:
-    from MoBUncertaintyLib.model import Model
+    from MoBUncertaintyLib.model import Fold, Model
 
 
 class MeanLayer(nn.Conv3d):
@@ -111,25 +111,27 @@ def build_network(
     return StochasticNetwork(backbone, spec, classes)
 
 
-def load_network(model: Model, fold: int) -> StochasticNetwork:
+def load_network(model: Model, fold: Fold) -> StochasticNetwork:
     """The network of one fold with its trained weights, in evaluation mode on the CPU.
 
     Raises:
         ModelError: The weights do not fit the network that the plans and the covariance describe.
     """
-    network = build_network(model.plans, model.dataset, model.card.configuration, model.card.covariance)
+    # Planned without memory: weights are not drawn only to be replaced, and plans of an absurd size cost nothing.
+    with torch.device("meta"):
+        network = build_network(model.plans, model.dataset, model.card.configuration, model.card.covariance)
     load_weights(network, model, fold)
     return network.eval()
 
 
-def load_weights(network: StochasticNetwork, model: Model, fold: int) -> None:
+def load_weights(network: StochasticNetwork, model: Model, fold: Fold) -> None:
     """Replace the weights of `network` by those of another fold.
 
     Raises:
         ModelError: The weights do not fit the network.
     """
     try:
-        network.load_state_dict(model.state_dict(fold))
+        network.load_state_dict(model.state_dict(fold), assign=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise ModelError(

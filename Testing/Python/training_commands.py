@@ -18,6 +18,7 @@ def run(module: str, *arguments: object) -> str:
     Raises:
         AssertionError: It failed; with the end of its log.
     """
+    # Patches prepared in the training's own process: repeatable, and no process to start for a few iterations.
     environment = os.environ | {"nnUNet_n_proc_DA": "0", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", module, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

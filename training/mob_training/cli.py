@@ -55,9 +55,7 @@ def totalsegmentator(
 @app.command()
 def labelled(
     source: Annotated[Path, typer.Argument(help="Folder with images/ and labels/.")],
-    label: Annotated[
-        list[str], typer.Option(help="NAME=VALUE[,VALUE...]; repeat for several classes.")
-    ],
+    label: Annotated[list[str], typer.Option(help="NAME=VALUE[,VALUE...]; repeat for several classes.")],
     name: Annotated[str, typer.Option(help="Name of the nnU-Net data set.")],
     dataset_id: DatasetId,
     workspace: Workspace,

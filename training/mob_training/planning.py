@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from enum import StrEnum
 
@@ -70,6 +71,8 @@ def plan_and_preprocess(dataset_id: int, preset: Preset, processes: int = 2) -> 
     Returns:
         The name of the plans.
     """
+    # nnU-Net's planner takes this, meant for training, as its number of threads, and 0 is none.
+    os.environ["nnUNet_n_proc_DA"] = str(processes)
     extract_fingerprint_dataset(dataset_id, num_processes=processes)
     planner = PLANNERS[preset](dataset_id)
     planner.plan_experiment()

@@ -72,7 +72,7 @@ def finetune(
     trainer = FineTuningTrainer(plans, CONFIGURATION, fold, dataset, select_device(device))
     trainer.apply_schedule(schedule)
     trainer.initialize()
-    trainer.start_from(str(checkpoint))
+    trainer.start_from(checkpoint)
     return _run(trainer, schedule)
 
 

@@ -11,6 +11,7 @@ import json
 import random
 from dataclasses import asdict, dataclass, field
 from os.path import join
+from pathlib import Path
 from time import time
 from typing import Any
 
@@ -25,6 +26,7 @@ from MoBUncertaintyLib.devices import autocast
 from MoBUncertaintyLib.distribution import LogitGaussian
 from MoBUncertaintyLib.moments import moments
 from MoBUncertaintyLib.network import StochasticNetwork
+from MoBUncertaintyLib.weights import read_checkpoint
 
 FOREGROUND_RATE = 0.5
 """Share of patches centred on the organ. nnU-Net's own rate is rounded to zero at batch size 1."""
@@ -127,15 +129,15 @@ class FineTuningTrainer(DeterministicTrainer):
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Nothing: a stochastic network has one output."""
 
-    def start_from(self, checkpoint: str) -> None:
+    def start_from(self, checkpoint: Path) -> None:
         """Load the deterministic stage's weights, the mean's segmentation layer included.
 
         nnU-Net's own loader of pretrained weights would skip that layer.
         """
         if not self.was_initialized:
             self.initialize()
-        stored = torch.load(checkpoint, map_location="cpu", weights_only=False)["network_weights"]
-        self.network.backbone.load_state_dict(stored)
+        stored = read_checkpoint(checkpoint, str(checkpoint.parent)).weights
+        self.network.backbone.load_state_dict({key.removeprefix("backbone."): value for key, value in stored.items()})
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         network: StochasticNetwork = self.network
