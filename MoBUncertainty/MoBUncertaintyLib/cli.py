@@ -235,8 +235,8 @@ def _region_settings(measure: str, threshold: float | None, min_volume: float | 
     """The regions' settings, with the defaults of `regions` for what was not given."""
     from MoBUncertaintyLib.regions import Measure, RegionSettings
 
-    given = {"threshold": threshold, "minimum_mm3": min_volume}
-    return RegionSettings(measure=Measure(measure), **{key: value for key, value in given.items() if value is not None})
+    smallest = RegionSettings.minimum_mm3 if min_volume is None else min_volume
+    return RegionSettings(measure=Measure(measure), threshold=threshold, minimum_mm3=smallest)
 
 
 if __name__ == "__main__":
