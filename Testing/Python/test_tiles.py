@@ -1,0 +1,126 @@
+"""Tiles: layout and weights against nnU-Net's, and sums against their definition."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+
+from MoBUncertaintyLib.moments import Moments
+from MoBUncertaintyLib.tiles import Accumulator, TileGrid
+
+sizes = st.tuples(*[st.integers(1, 6)] * 3)
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> TileGrid:
+    tile, more = draw(sizes), draw(st.tuples(*[st.integers(0, 8)] * 3))
+    return TileGrid([a + b for a, b in zip(tile, more, strict=True)], tile, draw(st.floats(0, 0.9)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(grids())
+def test_tiles_cover_every_voxel_and_weights_sum_to_the_separable_normaliser(grid: TileGrid) -> None:
+    total, count = torch.zeros(grid.shape), 0
+    for tile in grid:
+        total[tile] += grid.weight()
+        count += 1
+    z, y, x = grid.sums
+    assert count == len(grid)
+    assert (total > 0).all()
+    torch.testing.assert_close(z[:, None, None] * y[:, None] * x, total, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("tile", [(32, 32, 32), (17, 24, 40)])
+def test_weights_are_those_of_nnunet(tile: tuple[int, ...]) -> None:
+    theirs = compute_gaussian(tile, dtype=torch.float64, device=torch.device("cpu"))
+    torch.testing.assert_close(TileGrid(tile, tile).weight().double(), theirs, rtol=1e-5, atol=0)
+
+
+def test_layout_of_nnunets_own_example() -> None:
+    # nnU-Net's comment on compute_steps_for_sliding_window: 110 voxels, patch 64, step 0.5 -> 0, 23, 46.
+    assert TileGrid((110, 64, 64), (64, 64, 64), 0.5).starts == [[0, 23, 46], [0], [0]]
+
+
+def test_volume_smaller_than_a_tile_is_refused() -> None:
+    with pytest.raises(ValueError, match="smaller than a tile"):
+        TileGrid((8, 7, 8), (8, 8, 8))
+
+
+def random_moments(grid: TileGrid, classes: int, generator: torch.Generator) -> Moments:
+    first = torch.rand((1, classes, *grid.tile), generator=generator) / classes
+    second = first.square() + torch.rand(first.shape, generator=generator) * first * (1 - first)
+    return Moments(first, second)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_blending_is_the_weighted_mean_of_the_moments_and_its_variance_the_mixtures(classes: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    grid = TileGrid((9, 11, 13), (6, 5, 7))
+    sums = Accumulator(grid, classes)
+    # The definition, in float64: sum g m / sum g, variance = E[p^2] - E[p]^2.
+    weight, expected = np.zeros(grid.shape), np.zeros((2, classes, *grid.shape))
+    for tile in list(grid) * 2:  # two passes, as with two folds
+        found = random_moments(grid, classes, generator)
+        sums.add(tile, found)
+        weight[tile] += grid.weight().numpy()
+        for i, moment in enumerate((found.first, found.second)):
+            expected[(i, slice(None), *tile)] += grid.weight().double().numpy() * moment[0].double().numpy()
+    expected /= weight
+    probability, variance = sums.result(passes=2)
+    np.testing.assert_allclose(probability, expected[0], atol=1e-6)
+    np.testing.assert_allclose(variance, expected[1] - expected[0] ** 2, atol=1e-6)
+
+
+def test_two_passes_that_are_sure_but_disagree_leave_the_variance_of_a_coin() -> None:
+    grid = TileGrid((4, 4, 4), (4, 4, 4))
+    sums = Accumulator(grid, 1)
+    for value in (0.0, 1.0):
+        p = torch.full((1, 1, 4, 4, 4), value)
+        sums.add(next(iter(grid)), Moments(p, p.square()))
+    probability, variance = sums.result(passes=2)
+    torch.testing.assert_close(probability, torch.full_like(probability, 0.5))
+    torch.testing.assert_close(variance, torch.full_like(variance, 0.25))
+
+
+def test_corners_of_the_volume_keep_fp32_accuracy_though_their_weight_is_least() -> None:
+    grid = TileGrid((64, 64, 64), (64, 64, 64))
+    sums = Accumulator(grid, 1)
+    p = torch.full((1, 1, 64, 64, 64), 0.3)
+    sums.add(next(iter(grid)), Moments(p, p.square() + 0.05))
+    probability, variance = sums.result()
+    torch.testing.assert_close(probability, torch.full_like(probability, 0.3))
+    torch.testing.assert_close(variance, torch.full_like(variance, 0.05), atol=1e-6, rtol=0)
+
+
+def test_two_classes_need_two_fp32_volumes_and_no_third_to_finish() -> None:
+    grid = TileGrid((40, 50, 60), (8, 8, 8))
+    voxels = math.prod(grid.shape)
+    sums = Accumulator(grid, 1)
+    assert sums.nbytes == 2 * 4 * voxels
+    with torch.profiler.profile(profile_memory=True) as profile:
+        probability, variance = sums.result()
+    allocated = [event.self_cpu_memory_usage for event in profile.events()]
+    assert max(allocated) <= 2 * 4 * voxels / grid.shape[0]
+    assert probability.data_ptr() == sums.first.data_ptr()
+    assert variance.data_ptr() == sums.second.data_ptr()
+
+
+def test_a_tile_that_runs_out_of_memory_while_added_leaves_the_sums_as_they_were() -> None:
+    grid = TileGrid((4, 4, 4), (4, 4, 4))
+    sums = Accumulator(grid, 1)
+
+    class Exhausted(torch.Tensor):
+        def to(self, *args: object, **options: object) -> torch.Tensor:
+            raise torch.OutOfMemoryError("out of memory")
+
+    found = Moments(torch.ones(1, 1, 4, 4, 4), torch.ones(1, 1, 4, 4, 4).as_subclass(Exhausted))
+    with pytest.raises(torch.OutOfMemoryError):
+        sums.add(next(iter(grid)), found)
+    assert not sums.first.any()
+    assert not sums.second.any()
