@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
 from torch import Tensor, nn
 
@@ -139,6 +141,14 @@ class FineTuningTrainer(DeterministicTrainer):
         stored = read_checkpoint(checkpoint, str(checkpoint.parent)).weights
         self.network.backbone.load_state_dict({key.removeprefix("backbone."): value for key, value in stored.items()})
 
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Validation patches come from this process, so that `on_validation_epoch_start` can repeat them."""
+        train, validation = super().get_dataloaders()
+        if isinstance(validation, NonDetMultiThreadedAugmenter):
+            validation._finish()
+            validation = SingleThreadedAugmenter(validation.generator, None)
+        return train, validation
+
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         network: StochasticNetwork = self.network
         groups = [{"params": list(network.backbone.parameters()), "lr": self.settings.learning_rate}]
@@ -192,7 +202,7 @@ class FineTuningTrainer(DeterministicTrainer):
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
-        # The same validation patches every epoch, so that epochs can be compared (with nnUNet_n_proc_DA=0).
+        # The same validation patches every epoch, so that epochs can be compared.
         self._random_state = np.random.get_state()
         np.random.seed(self.validation_seed)
 
