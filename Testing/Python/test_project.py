@@ -10,8 +10,9 @@ import sys
 import tomllib
 from pathlib import Path
 
-import MoBUncertaintyLib
 import pytest
+
+import MoBUncertaintyLib
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "MoBUncertainty" / "MoBUncertaintyLib"
