@@ -1,0 +1,301 @@
+"""From a prediction to a short, ranked list of doubtful regions.
+
+A voxel is doubtful where the measure of doubt exceeds its threshold and the doubt is thicker than is typical along the
+segmentation's surface (`doubt.py`), so the thin shell of doubt that every boundary carries is no region. The doubtful
+places are grown a little, so that the error along their edges lies inside, cut into compact pieces that fit one
+view (`pieces.py`), and ranked by the expected error volume, the integral of 1 - max_c p.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from MoBUncertaintyLib.doubt import Box, DoubtMap, Measure, bounding_box, nested
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.pieces import CONNECTIVITY, compact_pieces, diameter, grow
+
+__all__ = [
+    "COLUMNS",
+    "DEFAULT_THRESHOLD",
+    "Measure",
+    "Region",
+    "RegionFinder",
+    "RegionSettings",
+    "Regions",
+    "find_regions",
+    "regions_table",
+    "write_csv",
+]
+
+DEFAULT_THRESHOLD = {Measure.VARIANCE: 0.05, Measure.BERNOULLI: 0.05, Measure.ENTROPY: 0.2}
+# Regions grow only into voxels whose doubt is at least this share of the threshold.
+FAINT = 0.2
+
+
+@dataclass(frozen=True)
+class RegionSettings:
+    """What counts as a doubtful region.
+
+    Attributes:
+        measure: The measure of doubt.
+        threshold: The doubt of a voxel must exceed this (in units of the measure); None: `DEFAULT_THRESHOLD`.
+        excess: The thickness of the doubt must exceed this many times the typical thickness along the surface.
+        window_mm: Sigma of the Gaussian window in which the thickness is taken.
+        grow_mm: Regions are grown by this distance, into voxels with `FAINT` doubt at least.
+        length_mm: Regions longer than this are cut into pieces about the clumps of expected error.
+        minimum_mm3: Regions with less doubtful volume (before they are grown) are dropped.
+        max_regions: Only this many regions of the largest expected error are kept; None: all.
+
+    Raises:
+        SettingsError: A number is outside its range.
+    """
+
+    measure: Measure = Measure.VARIANCE
+    threshold: float | None = None
+    excess: float = 1.25
+    window_mm: float = 4.0
+    grow_mm: float = 4.0
+    length_mm: float = 35.0
+    minimum_mm3: float = 20.0
+    max_regions: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("level", "excess", "window_mm", "length_mm"):
+            if not getattr(self, name) > 0:
+                raise SettingsError(f"Doubtful regions: {name} must be above 0, not {getattr(self, name)}.")
+        for name in ("grow_mm", "minimum_mm3"):
+            if not getattr(self, name) >= 0:
+                raise SettingsError(f"Doubtful regions: {name} must not be negative, but is {getattr(self, name)}.")
+        if self.max_regions is not None and self.max_regions < 1:
+            raise SettingsError("Doubtful regions: max_regions must be at least 1, or None for all.")
+
+    @property
+    def level(self) -> float:
+        """The threshold in force."""
+        return DEFAULT_THRESHOLD[self.measure] if self.threshold is None else self.threshold
+
+
+@dataclass(frozen=True)
+class Region:
+    """One doubtful region.
+
+    Attributes:
+        rank: From 1, by falling expected error.
+        label: Its value in the label map, equal to the rank.
+        centroid_ras: Centroid in mm, RAS.
+        volume_mm3: Volume.
+        expected_error_mm3: Integral of 1 - max_c p, the volume expected to be labelled wrongly.
+        mean_variance: Mean predictive variance (the largest over the foreground classes).
+        peak_variance: Its maximum.
+        mean_probability: Mean probability of foreground.
+        inside_share: Share of the volume that already belongs to the segmentation.
+        extent_mm: Largest diameter, from outer voxel corner to outer voxel corner.
+        location: Where it lies in the organ, in the patient's terms: "superior left", "central".
+    """
+
+    rank: int
+    label: int
+    centroid_ras: tuple[float, float, float]
+    volume_mm3: float
+    expected_error_mm3: float
+    mean_variance: float
+    peak_variance: float
+    mean_probability: float
+    inside_share: float
+    extent_mm: float
+    location: str
+
+
+@dataclass
+class Regions:
+    """The doubtful regions of one prediction.
+
+    Attributes:
+        regions: In order of rank.
+        labels: Label map (uint16, value = rank, 0 elsewhere) in the input's geometry.
+        settings: How they were found.
+    """
+
+    regions: tuple[Region, ...]
+    labels: sitk.Image
+    settings: RegionSettings
+
+
+def find_regions(
+    probability: sitk.Image,
+    variance: sitk.Image,
+    segmentation: sitk.Image,
+    settings: RegionSettings | None = None,
+) -> Regions:
+    """Find the places of a prediction that deserve a reader's look.
+
+    Args:
+        probability: Foreground probability; a vector image with one component per foreground class for C > 2.
+        variance: Predictive variance, with as many components.
+        segmentation: Label map of the prediction, 0 is background. Where it is empty any doubt counts as thick: an
+            organ may have been missed.
+        settings: What counts as a region.
+
+    Returns:
+        The regions, ranked by expected error volume; none where no doubt is thicker than the boundary's own.
+
+    Raises:
+        ImageError: The three images do not have the same geometry or number of components.
+    """
+    settings = settings or RegionSettings()
+    return RegionFinder(probability, variance, segmentation, settings.measure, settings.window_mm).find(settings)
+
+
+class RegionFinder:
+    """Finds regions again and again as the threshold or the minimum size change; what these leave as it is, is kept.
+
+    Args:
+        probability, variance, segmentation: As for `find_regions`.
+        measure: The measure of doubt.
+        window_mm: Sigma of the window in which the thickness of the doubt is taken.
+
+    Raises:
+        ImageError: The three images do not have the same geometry or number of components.
+    """
+
+    def __init__(
+        self,
+        probability: sitk.Image,
+        variance: sitk.Image,
+        segmentation: sitk.Image,
+        measure: Measure = RegionSettings.measure,
+        window_mm: float = RegionSettings.window_mm,
+    ) -> None:
+        self._map = DoubtMap(probability, variance, segmentation, measure, window_mm)
+        self._grid = segmentation
+        self._organs = _organ_frames(self._map)
+
+    def find(self, settings: RegionSettings) -> Regions:
+        """Find the regions under `settings`, whose measure and window must be those of this finder.
+
+        Raises:
+            SettingsError: The settings have another measure or window.
+        """
+        doubt = self._map
+        if (settings.measure, settings.window_mm) != (doubt.measure, doubt.window_mm):
+            raise SettingsError("Another measure or window of doubt needs a new RegionFinder.")
+        doubtful = (doubt.doubt > settings.level) & (doubt.thickness > settings.excess * doubt.typical)
+        near = bounding_box(doubtful, np.ceil(settings.grow_mm / doubt.spacing))
+        pieces = self._pieces(doubtful[near], near, settings)
+        boxes = {piece: box for piece, box in enumerate(ndimage.find_objects(pieces), start=1) if box}
+        found = [(self._describe(pieces[box] == piece, nested(near, box)), piece) for piece, box in boxes.items()]
+        found.sort(key=lambda f: (-f[0]["expected_error_mm3"], f[0]["centroid_ras"]))
+        found = found[: settings.max_regions]
+        ranks = np.zeros(pieces.max() + 1, np.uint16)
+        ranks[[piece for _, piece in found]] = range(1, len(found) + 1)
+        regions = tuple(Region(rank=n, label=n, **what) for n, (what, _) in enumerate(found, start=1))
+        return Regions(regions, self._label_map(ranks[pieces], near), settings)
+
+    def _pieces(self, doubtful: np.ndarray, near: Box, settings: RegionSettings) -> np.ndarray:
+        """Labels of the pieces from 1 (some may be missing), in no particular order, inside the box `near`."""
+        doubt = self._map
+        smallest = settings.minimum_mm3 / doubt.spacing.prod()
+        doubtful = _drop_small(ndimage.label(doubtful, CONNECTIVITY)[0], doubtful, smallest) > 0
+        grown = grow(doubtful, doubt.spacing, settings.grow_mm)
+        grown &= doubtful | (doubt.doubt[near] > FAINT * settings.level)
+        # A little weight everywhere: where no error is expected, the voxels still have a middle.
+        weight = doubt.expected_error[near] + 0.01
+        pieces = compact_pieces(grown, weight, doubt.spacing, settings.length_mm)
+        return _drop_small(pieces, doubtful, smallest)
+
+    def _describe(self, mask: np.ndarray, box: Box) -> dict:
+        """All of a `Region` but its rank; `mask` fills `box`, a part of the doubt map's box."""
+        doubt = self._map
+        index = np.argwhere(mask)
+        centroid = doubt.to_ras(index + [s.start for s in box]).mean(axis=0)
+        variance, labels = doubt.variance[box][mask], doubt.labels[box][mask]
+        voxel = float(doubt.spacing.prod())
+        return {
+            "centroid_ras": tuple(float(c) for c in centroid),
+            "volume_mm3": voxel * len(index),
+            "expected_error_mm3": voxel * float(doubt.expected_error[box][mask].sum(dtype=float)),
+            "mean_variance": float(variance.mean(dtype=float)),
+            "peak_variance": float(variance.max()),
+            "mean_probability": float(doubt.foreground[box][mask].mean(dtype=float)),
+            "inside_share": float((labels > 0).mean()),
+            "extent_mm": diameter(index * doubt.spacing, doubt.spacing),
+            "location": _location(centroid, labels, self._organs),
+        }
+
+    def _label_map(self, ranks: np.ndarray, near: Box) -> sitk.Image:
+        """uint16 image on the input's grid with `ranks` in the box `near`."""
+        labels = sitk.Image(self._grid.GetSize(), sitk.sitkUInt16)
+        start = [int(s.start) for s in nested(self._map.box, near)][::-1]
+        patch = sitk.GetImageFromArray(ranks)
+        labels = sitk.Paste(labels, patch, patch.GetSize(), [0, 0, 0], start)
+        labels.CopyInformation(self._grid)
+        return labels
+
+
+COLUMNS = (
+    "rank", "label", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "location", "volume_mm3", "expected_error_mm3",
+    "mean_variance", "peak_variance", "mean_probability", "inside_share", "extent_mm",
+)  # fmt: skip
+
+
+def regions_table(regions: Regions) -> list[dict[str, int | float | str]]:
+    """One row per region in order of rank, with the keys `COLUMNS`: plain numbers and text, centroid in RAS mm."""
+    rows = []
+    for region in regions.regions:
+        values = vars(region) | dict(zip(COLUMNS[2:5], region.centroid_ras, strict=True))
+        rows.append({name: values[name] for name in COLUMNS})
+    return rows
+
+
+def write_csv(regions: Regions, path: str | Path) -> None:
+    """Write `regions_table` with four significant digits, 0.1 mm or mm3 at least; without regions only the header."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for row in regions_table(regions):
+            writer.writerow({name: _rounded(v) if isinstance(v, float) else v for name, v in row.items()})
+
+
+def _rounded(value: float) -> float:
+    return round(value, 1) if abs(value) >= 1000 else float(f"{value:.4g}")
+
+
+def _drop_small(labels: np.ndarray, counted: np.ndarray, smallest: float) -> np.ndarray:
+    """Set to 0 each label that has fewer than `smallest` voxels of the mask `counted`, or none."""
+    size = np.bincount(labels[counted], minlength=labels.max() + 1)
+    keep = (size > 0) & (size >= smallest - 1e-6)
+    keep[0] = False
+    return np.where(keep[labels], labels, 0)
+
+
+def _organ_frames(doubt: DoubtMap) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Centroid and half extent (RAS, mm) of each label of the segmentation."""
+    frames = {}
+    for value, box in enumerate(ndimage.find_objects(doubt.labels), start=1):
+        if box:
+            points = doubt.to_ras(np.argwhere(doubt.labels[box] == value) + [s.start for s in box])
+            frames[value] = points.mean(axis=0), np.ptp(points, axis=0) / 2
+    return frames
+
+
+def _location(centroid: np.ndarray, labels: np.ndarray, organs: dict[int, tuple[np.ndarray, np.ndarray]]) -> str:
+    """Where `centroid` lies in the organ that has most of the region's voxels (else: in the nearest one), in words."""
+    if not organs:
+        return "no organ segmented"
+    votes = np.bincount(labels[labels > 0])
+    organ = int(votes.argmax()) if votes.size else min(organs, key=lambda o: np.linalg.norm(organs[o][0] - centroid))
+    middle, half = organs[organ]
+    # More than a third of the way from the centre to the organ's end is called by that end's name.
+    right, anterior, superior = np.trunc((centroid - middle) / np.maximum(half, 1.0) * 3).clip(-1, 1).astype(int)
+    words = (
+        ("", "superior", "inferior")[superior],
+        ("", "anterior", "posterior")[anterior],
+        ("", "right", "left")[right],
+    )
+    return " ".join(word for word in words if word) or "central"

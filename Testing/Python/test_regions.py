@@ -1,0 +1,475 @@
+"""Doubtful regions: found where doubt is thick, cut to fit a view, measured in the patient's millimetres."""
+
+from __future__ import annotations
+
+import csv
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial import ConvexHull
+from scipy.spatial.distance import cdist
+from scipy.special import expit
+
+from MoBUncertaintyLib.agreement import dice, error_share, error_split
+from MoBUncertaintyLib.doubt import DoubtMap
+from MoBUncertaintyLib.errors import ImageError, SettingsError
+from MoBUncertaintyLib.pieces import compact_pieces, diameter, grow
+from MoBUncertaintyLib.regions import (
+    COLUMNS,
+    Measure,
+    RegionFinder,
+    RegionSettings,
+    find_regions,
+    regions_table,
+    write_csv,
+)
+
+BERNOULLI = RegionSettings(measure=Measure.BERNOULLI)
+STRAIGHT = tuple(np.eye(3).ravel())
+OBLIQUE = tuple(sitk.VersorTransform((0.3, -0.5, 0.8), 0.6).GetMatrix())
+
+
+def image(array, spacing=(2.0, 2.0, 2.0), origin=(0.0, 0.0, 0.0), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1), vector=False):
+    result = sitk.GetImageFromArray(array, isVector=vector)
+    result.SetSpacing(spacing)
+    result.SetOrigin(origin)
+    result.SetDirection(direction)
+    return result
+
+
+def prediction(probability, **geometry):
+    """Probability, variance and segmentation images of an array (z, y, x)."""
+    p = probability.astype(np.float32)
+    return (
+        image(p, **geometry),
+        image(0.6 * p * (1 - p), **geometry),
+        image((p > 0.5).astype(np.uint8), **geometry),
+    )
+
+
+def ras_grid(size, spacing, origin, direction):
+    """RAS mm (z, y, x, 3) of every voxel."""
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in size], indexing="ij"), axis=-1).transpose(2, 1, 0, 3)
+    lps = np.asarray(origin) + (index * spacing) @ np.asarray(direction).reshape(3, 3).T
+    return lps * (-1, -1, 1)
+
+
+def anatomy(ras, zones=((28.0, 0.0, 0.0),), width=5.0, reach=10.0):
+    """A ball of 28 mm at the origin, its border 0.8 mm and `width` mm in zones of `reach` mm on its surface."""
+    distance = np.linalg.norm(ras, axis=-1) - 28
+    closest = np.min([np.linalg.norm(ras - np.asarray(zone), axis=-1) for zone in zones], axis=0)
+    return expit(-distance / (0.8 + (width - 0.8) * np.exp(-0.5 * (closest / (reach / 2)) ** 2)))
+
+
+def ball(zones=((28.0, 0.0, 0.0),), size=(44, 44, 44), spacing=(2.0, 2.0, 2.0), direction=STRAIGHT, **shape):
+    """A prediction of `anatomy` on a grid centred at the origin."""
+    half = (np.array(size) - 1) * spacing / 2
+    origin = -np.asarray(direction).reshape(3, 3) @ half
+    geometry = {"spacing": spacing, "origin": origin.tolist(), "direction": list(np.asarray(direction, float))}
+    return prediction(anatomy(ras_grid(size, **geometry), zones, **shape), **geometry)
+
+
+def farthest_corners(points, spacing):
+    """Largest distance between corners of the voxels at `points` (N, 3), in mm; brute force over the convex hull."""
+    corners = (points[:, None] + np.array(np.meshgrid(*[[-0.5, 0.5]] * 3)).reshape(3, 8).T * spacing).reshape(-1, 3)
+    outer = corners[ConvexHull(corners).vertices]
+    return cdist(outer, outer).max()
+
+
+SIX = tuple(28.0 * s * np.eye(3)[i] for i in range(3) for s in (-1, 1))
+
+
+# Finding
+
+
+@pytest.mark.parametrize("measure", Measure)
+@pytest.mark.parametrize("radius", [8.0, 25.0])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.5, 2.5, 3.0), (1.0, 1.0, 5.0)])
+def test_the_shell_of_a_sharp_ball_is_no_region(measure, radius, spacing):
+    size = [int(70 / s) for s in spacing]
+    ras = ras_grid(size, spacing, [-35.3, -35.2, -35.1], np.eye(3))
+    p = expit((radius - np.linalg.norm(ras, axis=-1)) / (0.5 * max(spacing)))
+    assert find_regions(*prediction(p, spacing=spacing), RegionSettings(measure=measure)).regions == ()
+
+
+@pytest.mark.parametrize("measure", Measure)
+def test_a_wide_ambiguous_zone_is_one_region_in_the_right_place(measure):
+    found = find_regions(*ball(), RegionSettings(measure=measure))
+    assert len(found.regions) == 1
+    assert np.linalg.norm(np.array(found.regions[0].centroid_ras) - (28, 0, 0)) < 3
+
+
+def test_every_zone_of_several_is_a_region():
+    found = find_regions(*ball(zones=SIX), BERNOULLI)
+    distance = cdist([r.centroid_ras for r in found.regions], SIX)
+    assert len(found.regions) == 6
+    assert sorted(distance.argmin(axis=1)) == list(range(6))
+    assert distance.min(axis=1).max() < 3
+
+
+def test_a_doubtful_ball_without_a_segmentation_is_a_region():
+    ras = ras_grid((30, 30, 30), (2, 2, 2), (-29, -29, -29), np.eye(3))
+    p = 0.4 * expit((10 - np.linalg.norm(ras, axis=-1)) / 1.5)
+    found = find_regions(*prediction(p), BERNOULLI)
+    assert len(found.regions) == 1
+    assert found.regions[0].inside_share == 0
+    assert found.regions[0].location == "no organ segmented"
+
+
+@pytest.mark.parametrize("measure", Measure)
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_certainty_has_no_regions(measure, value):
+    found = find_regions(*prediction(np.full((5, 6, 7), value)), RegionSettings(measure=measure))
+    assert found.regions == ()
+    assert not sitk.GetArrayFromImage(found.labels).any()
+    assert found.labels.GetSize() == (7, 6, 5)
+
+
+def test_zero_variance_has_no_regions_by_variance():
+    probability, variance, segmentation = ball()
+    assert find_regions(probability, variance * 0, segmentation).regions == ()
+
+
+def test_a_zone_at_the_images_edge_is_found():
+    probability, variance, segmentation = ball(reach=7.0)
+    # Only the upper half of the ball is in the image.
+    cut = [sitk.RegionOfInterest(i, (44, 44, 22), (0, 0, 22)) for i in (probability, variance, segmentation)]
+    found = find_regions(*cut, BERNOULLI)
+    assert len(found.regions) == 1
+    assert sitk.GetArrayFromImage(found.labels)[0].any()
+
+
+def test_a_higher_threshold_leaves_less():
+    finder = RegionFinder(*ball(zones=SIX), Measure.BERNOULLI)
+    sizes = [sum(r.volume_mm3 for r in finder.find(replace(BERNOULLI, threshold=t)).regions) for t in (0.05, 0.2, 0.3)]
+    assert sizes[0] > sizes[1] > sizes[2] == 0
+
+
+def test_several_classes_count_background_and_each_other():
+    ras = ras_grid((44, 44, 44), (2, 2, 2), (-43, -43, -43), np.eye(3))
+    p = anatomy(ras, zones=((-28, 0, 0),))
+    # Two organs that share the ball: doubt between them is no doubt about background.
+    upper = expit(ras[..., 2] / (0.8 + 4 * np.exp(-0.5 * (ras[..., 0] ** 2 + ras[..., 1] ** 2) / 36)))
+    both = np.stack([p * upper, p * (1 - upper)], axis=-1).astype(np.float32)
+    labels = np.where(p > 0.5, np.where(upper > 0.5, 1, 2), 0).astype(np.uint8)
+    geometry = {"origin": (-43, -43, -43)}
+    images = (
+        image(both, vector=True, **geometry),
+        image(0.6 * both * (1 - both), vector=True, **geometry),
+        image(labels, **geometry),
+    )
+    for measure in Measure:
+        found = find_regions(*images, RegionSettings(measure=measure))
+        close = cdist([(-28, 0, 0), (0, 0, 0)], [r.centroid_ras for r in found.regions]).min(axis=1)
+        assert (close < 6).all()
+    between = min(found.regions, key=lambda r: np.linalg.norm(r.centroid_ras))
+    mask = sitk.GetArrayFromImage(found.labels) == between.label
+    certain = np.max([both[..., 0], both[..., 1], 1 - both.sum(axis=-1)], axis=0)
+    assert between.expected_error_mm3 == pytest.approx(8 * (1 - certain)[mask].sum(), rel=1e-4)
+    assert between.mean_probability > 0.9
+
+
+# What is said about a region
+
+
+@pytest.fixture(scope="module")
+def six():
+    images = ball(zones=SIX)
+    return images, find_regions(*images, replace(BERNOULLI, excess=1.3))
+
+
+def test_regions_are_ranked_by_expected_error(six):
+    errors = [r.expected_error_mm3 for r in six[1].regions]
+    assert errors == sorted(errors, reverse=True)
+    assert [r.rank for r in six[1].regions] == [r.label for r in six[1].regions] == list(range(1, 7))
+
+
+def test_numbers_agree_with_the_label_map(six):
+    (probability, variance, segmentation), found = six
+    p, v, s = (sitk.GetArrayFromImage(i) for i in (probability, variance, segmentation))
+    statistics = sitk.LabelShapeStatisticsImageFilter()
+    statistics.Execute(found.labels)
+    assert statistics.GetNumberOfLabels() == len(found.regions)
+    for region in found.regions:
+        mask = sitk.GetArrayFromImage(found.labels) == region.label
+        assert region.volume_mm3 == pytest.approx(statistics.GetPhysicalSize(region.label))
+        assert region.centroid_ras == pytest.approx(np.multiply(statistics.GetCentroid(region.label), (-1, -1, 1)))
+        assert region.expected_error_mm3 == pytest.approx(8 * np.minimum(p, 1 - p)[mask].sum(), rel=1e-4)
+        assert region.mean_variance == pytest.approx(v[mask].mean(), rel=1e-4)
+        assert region.peak_variance == pytest.approx(v[mask].max())
+        assert region.mean_probability == pytest.approx(p[mask].mean(), rel=1e-4)
+        assert region.inside_share == pytest.approx(s[mask].mean())
+        assert region.extent_mm == pytest.approx(farthest_corners(np.argwhere(mask) * 2.0, 2.0), rel=0.005)
+
+
+def test_location_is_in_the_patients_terms(six):
+    at = {r.location: np.round(np.array(r.centroid_ras) / 28).tolist() for r in six[1].regions}
+    assert at == {
+        "right": [1, 0, 0],
+        "left": [-1, 0, 0],
+        "anterior": [0, 1, 0],
+        "posterior": [0, -1, 0],
+        "superior": [0, 0, 1],
+        "inferior": [0, 0, -1],
+    }
+
+
+def test_location_combines_words():
+    found = find_regions(*ball(zones=(28 * np.array([-1, 1, 1]) / np.sqrt(3),)), BERNOULLI)
+    assert [r.location for r in found.regions] == ["superior anterior left"]
+
+
+def test_only_the_first_regions_are_kept_when_asked(six):
+    images, found = six
+    kept = find_regions(*images, replace(BERNOULLI, excess=1.3, max_regions=2))
+    assert kept.regions == found.regions[:2]
+    assert np.unique(sitk.GetArrayFromImage(kept.labels)).tolist() == [0, 1, 2]
+
+
+def test_the_table_is_what_the_csv_holds(six, tmp_path):
+    write_csv(six[1], tmp_path / "regions.csv")
+    with open(tmp_path / "regions.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    table = regions_table(six[1])
+    assert tuple(rows[0]) == tuple(table[0]) == COLUMNS
+    assert [row["location"] for row in rows] == [row["location"] for row in table]
+    for name in set(COLUMNS) - {"location"}:
+        assert [float(row[name]) for row in rows] == pytest.approx([row[name] for row in table], rel=1e-3, abs=1e-9)
+    assert (table[0]["centroid_r_mm"], table[0]["centroid_s_mm"]) == six[1].regions[0].centroid_ras[::2]
+
+
+def test_no_regions_make_a_csv_with_only_a_header(tmp_path):
+    write_csv(find_regions(*prediction(np.zeros((4, 4, 4)))), tmp_path / "regions.csv")
+    assert (tmp_path / "regions.csv").read_text().strip() == ",".join(COLUMNS)
+
+
+# Size
+
+
+def test_long_zones_are_cut_into_short_pieces():
+    arc = [(28 * np.cos(a), 28 * np.sin(a), 0) for a in np.linspace(0, np.pi, 12)]
+    whole = find_regions(*ball(zones=arc, reach=7.0), replace(BERNOULLI, length_mm=1000.0))
+    cut = find_regions(*ball(zones=arc, reach=7.0), BERNOULLI)
+    assert max(r.extent_mm for r in whole.regions) > 60
+    assert 2 < len(cut.regions) <= 6
+    assert max(r.extent_mm for r in cut.regions) <= BERNOULLI.length_mm
+    assert sum(r.volume_mm3 for r in cut.regions) == pytest.approx(sum(r.volume_mm3 for r in whole.regions), rel=0.05)
+
+
+def test_small_doubt_is_dropped_by_its_volume_before_growing():
+    images = ball()
+    volume = {
+        grown: find_regions(*images, replace(BERNOULLI, grow_mm=grown)).regions[0].volume_mm3 for grown in (0.0, 4.0)
+    }
+    core = volume[0.0]
+    assert core < volume[4.0]
+    assert len(find_regions(*images, replace(BERNOULLI, minimum_mm3=core)).regions) == 1
+    assert find_regions(*images, replace(BERNOULLI, minimum_mm3=core + 8)).regions == ()
+
+
+def test_pieces_are_cut_between_clumps():
+    z, y, x = np.mgrid[:20, :20, :60]
+    dumbbell = ((z - 10) ** 2 + (y - 10) ** 2 + (x - 13) ** 2 < 81) | (
+        (z - 10) ** 2 + (y - 10) ** 2 + (x - 41) ** 2 < 144
+    )
+    dumbbell |= (np.abs(z - 10) < 3) & (np.abs(y - 10) < 3) & (x > 13) & (x < 41)
+    pieces = compact_pieces(dumbbell, np.ones(dumbbell.shape), np.ones(3), 36.0)
+    assert pieces.max() == 2
+    small, large = pieces[10, 10, 13], pieces[10, 10, 41]
+    assert (pieces[dumbbell & (x < 21)] == small).all()
+    assert (pieces[dumbbell & (x > 30)] == large).all()
+
+
+@given(seed=st.integers(0, 10_000), length=st.floats(10, 40), steps=st.tuples(*[st.floats(0.7, 5)] * 3))
+@settings(max_examples=15, deadline=None)
+def test_pieces_share_out_the_mask_and_none_is_too_long(seed, length, steps):
+    rng = np.random.default_rng(seed)
+    spacing = np.array(steps)
+    mask = grow(rng.random((12, 14, 16)) > 0.998, spacing, 6.0)
+    pieces = compact_pieces(mask, rng.random(mask.shape) + 0.1, spacing, length)
+    assert ((pieces > 0) == mask).all()
+    for piece in range(1, pieces.max() + 1):
+        points = np.argwhere(pieces == piece) * spacing
+        assert len(points) == 1 or diameter(points, spacing) <= length
+
+
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 200), steps=st.tuples(*[st.floats(0.5, 5)] * 3))
+@settings(max_examples=40, deadline=None)
+def test_diameter_is_that_of_the_farthest_corners(seed, count, steps):
+    spacing = np.array(steps)
+    points = np.random.default_rng(seed).integers(0, 12, (count, 3)) * spacing
+    exact = farthest_corners(points, spacing)
+    assert exact * 0.995 <= diameter(points, spacing) <= exact * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("radius", [0.0, 1.9, 3.0, 7.1])
+def test_growing_reaches_as_far_as_the_distance_map(radius):
+    spacing = np.array([3.0, 1.0, 1.5])
+    mask = np.random.default_rng(1).random((9, 20, 15)) > 0.995
+    distance = sitk.SignedMaurerDistanceMap(
+        image(mask.astype(np.uint8), spacing=(1.5, 1.0, 3.0)), squaredDistance=False, useImageSpacing=True
+    )
+    assert (grow(mask, spacing, radius) == (mask | (sitk.GetArrayFromImage(distance) <= radius + 1e-4))).all()
+
+
+# Geometry
+
+
+def assert_same_regions(a, b, tolerance):
+    assert len(a.regions) == len(b.regions) > 0
+    nearest = cdist([r.centroid_ras for r in a.regions], [r.centroid_ras for r in b.regions])
+    for one, match, distance in zip(a.regions, nearest.argmin(axis=1), nearest.min(axis=1), strict=True):
+        assert distance < tolerance
+        assert b.regions[match].location == one.location
+        assert b.regions[match].volume_mm3 == pytest.approx(one.volume_mm3, rel=0.02 * tolerance + 1e-9)
+
+
+ZONES = ((28.0, 0.0, 0.0), (-16.0, 22.5, 5.0), (0.0, -20.0, -19.6), (0.0, -10.0, -26.2))
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (1, 0, 2), (2, 0, 1), (0, 2, 1)])
+@pytest.mark.parametrize(
+    "flips", [(False, False, False), (True, False, True), (False, True, False), (True, True, True)]
+)
+def test_storing_the_axes_otherwise_changes_nothing(axes, flips):
+    images = ball(ZONES, size=(44, 46, 42), spacing=(2.0, 1.9, 2.1))
+    stored = [sitk.Flip(sitk.PermuteAxes(i, axes), flips) for i in images]
+    assert stored[0].GetDirection() != images[0].GetDirection() or (axes, any(flips)) == ((0, 1, 2), False)
+    assert_same_regions(find_regions(*images, BERNOULLI), find_regions(*stored, BERNOULLI), 1e-3)
+
+
+def test_an_oblique_grid_finds_the_same_places():
+    straight, oblique = ball(ZONES), ball(ZONES, size=(52, 52, 52), direction=OBLIQUE)
+    assert_same_regions(find_regions(*straight, BERNOULLI), find_regions(*oblique, BERNOULLI), 2.5)
+
+
+def test_the_label_map_lies_on_the_inputs_grid():
+    probability, variance, segmentation = ball(ZONES, size=(52, 50, 51), direction=OBLIQUE)
+    labels = find_regions(probability, variance, segmentation, BERNOULLI).labels
+    assert labels.GetPixelID() == sitk.sitkUInt16
+    for get in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(labels, get)() == getattr(segmentation, get)()
+
+
+def test_thickness_is_the_width_of_a_border_in_mm():
+    """For p = sigmoid(d / s) the integral of p (1 - p) across the border is s."""
+    distance = np.broadcast_to(np.arange(60) * 0.5 - 14.75, (40, 40, 60))
+    doubt = DoubtMap(*prediction(expit(-distance / 1.2), spacing=(0.5, 2.0, 2.0)), Measure.BERNOULLI, window_mm=5.0)
+    assert doubt.typical == pytest.approx(1.2, rel=0.1)
+
+
+# Misuse
+
+
+def test_images_on_different_grids_are_refused():
+    probability, variance, segmentation = ball()
+    segmentation.SetOrigin((1, 2, 3))
+    with pytest.raises(ImageError, match="segmentation"):
+        find_regions(probability, variance, segmentation)
+    with pytest.raises(ImageError, match="variance"):
+        find_regions(probability, variance[1:], segmentation)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"threshold": 0.0},
+        {"threshold": float("nan")},
+        {"excess": -1},
+        {"length_mm": 0},
+        {"grow_mm": -1},
+        {"max_regions": 0},
+    ],
+)
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(SettingsError):
+        RegionSettings(**wrong)
+
+
+def test_a_finder_refuses_another_measure():
+    with pytest.raises(SettingsError):
+        RegionFinder(*ball(), Measure.ENTROPY).find(BERNOULLI)
+
+
+# Agreement with a truth
+
+
+def test_a_layer_of_one_voxel_is_thin_and_two_are_thick():
+    truth = np.zeros((20, 20, 20), np.uint8)
+    truth[5:15, 5:15, 5:15] = 1
+    thin, thick = truth.copy(), truth.copy()
+    thin[:, :, 5] = 0
+    thick[:, :, 5:7] = 0
+    error, thicker = error_split(image(thin), image(truth))
+    assert error.sum() == 100 and not thicker.any()
+    error, thicker = error_split(image(thick), image(truth))
+    assert error.sum() == thicker.sum() == 200
+
+
+def test_the_error_of_a_ball_half_a_voxel_too_large_is_thin():
+    distance = np.linalg.norm(np.mgrid[-20:21, -20:21, -20:21], axis=0)
+    error, thick = error_split(image((distance < 15.5).astype(np.uint8)), image((distance < 15).astype(np.uint8)))
+    assert error.sum() > 1000 and not thick.any()
+
+
+def test_error_share_counts_what_lies_inside_the_regions():
+    probability, variance, segmentation = ball()
+    found = find_regions(probability, variance, segmentation, BERNOULLI)
+    labels = sitk.GetArrayFromImage(found.labels) > 0
+    s = sitk.GetArrayFromImage(segmentation)
+    inside = np.where(labels, 1 - s, s)
+    half = inside.copy()
+    half[:2, :2, :2] = 1 - half[:2, :2, :2]
+    truth = sitk.GetImageFromArray(half)
+    shares = error_share(found, segmentation, truth)
+    assert shares["error_mm3"] == 8 * (labels.sum() + 8)
+    assert shares["error_share"] == pytest.approx(labels.sum() / (labels.sum() + 8))
+    assert shares["regions_mm3"] == pytest.approx(sum(r.volume_mm3 for r in found.regions))
+    assert 0.9 < shares["thick_error_share"] < 1
+
+
+def test_error_share_is_none_without_error():
+    probability, variance, segmentation = ball()
+    shares = error_share(find_regions(probability, variance, segmentation), segmentation, segmentation)
+    assert shares["error_mm3"] == 0
+    assert shares["error_share"] is None and shares["thick_error_share"] is None
+
+
+def test_dice_agrees_with_simpleitk():
+    a, b = (image((np.random.default_rng(s).random((6, 7, 8)) > 0.5).astype(np.uint8) * 3) for s in (1, 2))
+    oracle = sitk.LabelOverlapMeasuresImageFilter()
+    oracle.Execute(a, b)
+    assert dice(a, b, label=3) == pytest.approx(oracle.GetDiceCoefficient(3))
+    assert dice(a * 0, b * 0) == 1
+
+
+def test_images_of_different_size_cannot_be_compared():
+    with pytest.raises(ImageError):
+        dice(image(np.zeros((3, 3, 3), np.uint8)), image(np.zeros((3, 3, 4), np.uint8)))
+
+
+# Speed
+
+
+@pytest.mark.slow
+def test_a_full_ct_answers_a_new_threshold_within_a_third_of_a_second():
+    """A 512 x 512 x 300 CT at 0.75 x 0.75 x 1 mm with an organ of 12 cm and six doubtful zones."""
+    shape = (300, 512, 512)
+    p = np.zeros(shape, np.float32)
+    box = (slice(60, 240), slice(120, 360), slice(120, 360))
+    ras = ras_grid((240, 240, 180), (0.75, 0.75, 1.0), (-90, -90, -90), np.eye(3))
+    p[box] = anatomy(ras / 2, zones=SIX, width=4.0)
+    images = prediction(p, spacing=(0.75, 0.75, 1.0))
+    finder = RegionFinder(*images, Measure.BERNOULLI)
+    seconds = []
+    for threshold, smallest in ((0.05, 20.0), (0.08, 20.0), (0.08, 50.0)):
+        start = time.perf_counter()
+        found = finder.find(replace(BERNOULLI, threshold=threshold, minimum_mm3=smallest))
+        seconds.append(time.perf_counter() - start)
+    assert len(found.regions) >= 6
+    assert min(seconds) < 0.3
