@@ -29,10 +29,11 @@ SMALLEST_VIEW_MM = 100.0
 
 REFERENCE_ROLE = "MoBUncertainty.{}"  # from the CT to each node made for it: a second run finds and reuses them
 
-# Every eighth of matplotlib's 256 Inferno colours; straight lines between them are true to 2/255.
+# Every fifth of matplotlib's 256 Inferno colours; straight lines between them are true to 2/255.
 _INFERNO = (
-    "0000040403120b0724150b37210c4a2f0a5b3d09654a0c6b57106e64156e71196e7d1e6d8a226a972766a32c61b0315bbc3754c63d4d"
-    "d04545da4e3ce35933eb6429f1711ff67e14f98c0afb9b06fcaa0ffbba1ff9c932f5d949f2e865f3f586fcffa4"
+    "00000402020c0504170a072210092d160b391e0c45260c512f0a5b380962400a67490b6a510e6c59106e61136e69166e71196e781c6d"
+    "801f6c88226a902568982766a02a63a82e5fb0315bb73557bf3952c63d4dcc4248d34743d94d3ddf5337e45a31e9612bed6925f1711f"
+    "f47918f78212f98b0bfa9407fb9d07fca60cfcb014fbba1ffac42af8cd37f6d746f4e156f2ea69f2f27df5f992fcffa4"
 )
 
 
@@ -235,11 +236,11 @@ class ResultScene:
         for gone in set(listed) - set(segmentIds):
             hierarchy.RemoveItem(listed[gone])
         for segmentId in segmentIds:
-            if segmentId not in listed:
-                name = node.GetSegmentation().GetSegment(segmentId).GetName()
-                item = hierarchy.CreateHierarchyItem(parent, name, "Subseries")
-                hierarchy.SetItemAttribute(item, attribute, segmentId)
-                hierarchy.SetItemOwnerPluginName(item, "Segments")
+            name = node.GetSegmentation().GetSegment(segmentId).GetName()
+            item = listed.get(segmentId) or hierarchy.CreateHierarchyItem(parent, name, "Subseries")
+            hierarchy.SetItemName(item, name)
+            hierarchy.SetItemAttribute(item, attribute, segmentId)
+            hierarchy.SetItemOwnerPluginName(item, "Segments")
 
     def _infernoNode(self):
         """A colour table of our own, saved with the scene: the Slicer core knows no Inferno."""
@@ -280,8 +281,7 @@ class ResultScene:
 def infernoColours() -> np.ndarray:
     """Matplotlib's Inferno to 2/255: (256, 3), 0 to 1."""
     stops = np.frombuffer(bytes.fromhex(_INFERNO), np.uint8).reshape(-1, 3) / 255
-    positions = np.round(np.linspace(0, 255, len(stops)))
-    return np.stack([np.interp(np.arange(256), positions, channel) for channel in stops.T], axis=1)
+    return np.stack([np.interp(np.arange(256), np.arange(0, 256, 5), channel) for channel in stops.T], axis=1)
 
 
 def addCt(scene, array: np.ndarray, ijkToRas: np.ndarray, name: str, displayRange=CT_RANGE):
