@@ -1,8 +1,8 @@
 """Reading and checking the input: one scalar 3D volume with sane geometry, or an `ImageError` that says what to do.
 
 Volumes are SimpleITK images; their arrays are (z, y, x); spacing is in mm, origin and direction in LPS mm.
-SimpleITK alone is not enough for files that are damaged: it reads a truncated NIfTI file as zeros and a spacing of
-0 or NaN as 1 mm, both without a word, so NIfTI files are checked here first.
+SimpleITK alone is not enough for files that are damaged: it reads what a truncated NIfTI file lacks, and NaN or
+infinity in one, as zeros and a spacing of 0 or NaN as 1 mm, all without a word, so NIfTI files are checked here too.
 """
 
 from __future__ import annotations
@@ -152,7 +152,8 @@ def _without_non_finite(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
 
 
 def _read_file(path: Path) -> sitk.Image:
-    if path.name.lower().endswith((".nii", ".nii.gz")):
+    is_nifti = path.name.lower().endswith((".nii", ".nii.gz"))
+    if is_nifti:
         _check_nifti(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -160,7 +161,8 @@ def _read_file(path: Path) -> sitk.Image:
         with _quiet():
             reader.ReadImageInformation()
             _check_layout(reader.GetSize(), reader.GetNumberOfComponents())
-            return reader.Execute()
+            image = reader.Execute()
+            return _with_non_finite(image, path) if is_nifti else image
     except RuntimeError as error:
         raise ImageError(
             f"{path.name} cannot be read ({_reason(error)}); give an intact NIfTI, NRRD, MetaImage or DICOM file."
@@ -192,6 +194,23 @@ def _check_nifti(path: Path) -> None:
     if not (np.isfinite(spacing) & (spacing != 0)).all():
         found = " x ".join(f"{s:g}" for s in spacing)
         raise ImageError(f"The header of {path.name} states a spacing of {found} mm; correct the header.")
+
+
+def _with_non_finite(image: sitk.Image, path: Path) -> sitk.Image:
+    """SimpleITK reads NaN and infinity in NIfTI files as 0 (water in CT), without a word: put NaN back."""
+    import nibabel
+
+    stored = nibabel.load(path).dataobj
+    if not np.issubdtype(stored.dtype, np.floating):
+        return image
+    bad = ~np.isfinite(np.asanyarray(stored)).T  # nibabel's axes are x, y, z
+    if not bad.any():
+        return image
+    values = sitk.GetArrayFromImage(image)
+    values[bad.reshape(values.shape)] = np.nan
+    restored = sitk.GetImageFromArray(values)
+    restored.CopyInformation(image)
+    return restored
 
 
 def _count_bytes(path: Path) -> int:

@@ -117,9 +117,7 @@ def load_network(model: Model, fold: Fold) -> StochasticNetwork:
     Raises:
         ModelError: The weights do not fit the network that the plans and the covariance describe.
     """
-    # Planned without memory: weights are not drawn only to be replaced, and plans of an absurd size cost nothing.
-    with torch.device("meta"):
-        network = build_network(model.plans, model.dataset, model.card.configuration, model.card.covariance)
+    network = build_network(model.plans, model.dataset, model.card.configuration, model.card.covariance)
     load_weights(network, model, fold)
     return network.eval()
 

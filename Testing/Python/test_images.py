@@ -252,3 +252,18 @@ def test_folder_of_dicom_folders_lists_them(tmp_path: Path) -> None:
         list_inputs(tmp_path / "empty")
     with pytest.raises(ImageError, match="does not exist"):
         list_inputs(tmp_path / "nowhere")
+
+
+def test_nan_in_a_nifti_file_is_not_mistaken_for_water(tmp_path: Path) -> None:
+    """SimpleITK alone reads it as 0 HU, without a word."""
+    values = np.random.default_rng(0).normal(40, 10, (6, 7, 8)).astype(np.float32)
+    values[0] = -1000
+    values[1, 2, 3], values[4, 5, 6] = np.nan, np.inf
+    path = tmp_path / "ct.nii.gz"
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(path))
+    image, _ = read_image(path)
+    checked, warnings = check_image(image)
+    array = sitk.GetArrayFromImage(checked)
+    assert array[1, 2, 3] == array[4, 5, 6] <= -1000
+    assert array[1, 2, 2] == values[1, 2, 2]
+    assert any("2 voxels" in warning for warning in warnings)
