@@ -160,17 +160,21 @@ def finetune(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model folder, or a results folder of nnU-Net.")],
     dataset: Annotated[Path, typer.Argument(help="Raw data set with held-out cases (imagesTs, labelsTs).")],
-    output: Annotated[Path, typer.Option(help="JSON file for the scores; a figure is written beside it.")],
+    output: Annotated[Path, typer.Option(help="JSON file for the summary, as `export --scores` takes it.")],
     device: Device = "auto",
 ) -> None:
-    """Score a model on whole held-out cases: Dice, and how much of the error the flagged regions hold."""
+    """Score a model on whole held-out cases: Dice, and how much of the error the flagged regions hold.
+
+    Beside the summary come the scores of each case (NAME_cases.json) and a figure (NAME.png).
+    """
     from mob_training.evaluation import evaluate as run
     from mob_training.evaluation import write_scores
     from mob_training.figures import draw_error_caught
     from MoBUncertaintyLib.prediction import PredictionSettings
 
     scores = run(model, dataset, PredictionSettings(device=device))
-    write_scores(scores, output)
+    write_scores({"held_out_cases": len(scores["cases"]), **scores["summary"]}, output)
+    write_scores(scores["cases"], output.with_name(f"{output.stem}_cases.json"))
     draw_error_caught(scores, output.with_suffix(".png"))
     print(f"mean Dice {scores['summary']['dice']['mean']:.4f} over {len(scores['cases'])} cases")
 

@@ -100,7 +100,7 @@ def summarise(rows: list[dict]) -> dict:
     return summary
 
 
-def write_scores(scores: dict, path: Path) -> None:
+def write_scores(scores: dict | list, path: Path) -> None:
     """Write scores as JSON, rounded to what they mean."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rounded = json.loads(json.dumps(scores), parse_float=lambda text: round(float(text), 5))
