@@ -109,7 +109,6 @@ class ResultScene:
         matrix = vtk.vtkMatrix4x4()
         self.ctNode.GetIJKToRASMatrix(matrix)
         node.SetIJKToRASMatrix(matrix)
-        slicer.util.updateVolumeFromArray(node, array)
         display = node.GetDisplayNode()
         display.SetAndObserveColorNodeID(self._infernoNode().GetID())
         display.AutoWindowLevelOff()
@@ -117,6 +116,7 @@ class ResultScene:
         display.AutoThresholdOff()
         display.SetThreshold(threshold, max(1.0, threshold))
         display.ApplyThresholdOn()
+        slicer.util.updateVolumeFromArray(node, array)  # last: with automatic levels it would take a histogram
         self._showLegend(node, "Variance")
         return node
 
@@ -299,11 +299,11 @@ def addCt(scene, array: np.ndarray, ijkToRas: np.ndarray, name: str, displayRang
     """
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(np.asarray(ijkToRas, float)))
-    slicer.util.updateVolumeFromArray(node, array)
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
     display.AutoWindowLevelOff()
     display.SetWindowLevelMinMax(*displayRange)
+    slicer.util.updateVolumeFromArray(node, array)
     return node
 
 

@@ -6,11 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from invented import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, invented_case
 from MoBUncertaintyLib.figures import CT_RANGE, display_range, draw_overlay
 from MoBUncertaintyLib.regions import Measure, RegionSettings
+
+# Where letters stand, in shares of a panel.
+SIDES = {(0.03, 0.5): "left", (0.97, 0.5): "right", (0.5, 0.96): "top", (0.5, 0.04): "bottom"}
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
@@ -78,6 +82,27 @@ def test_planes_are_as_radiologists_hold_them(tmp_path, towards, axial, coronal,
             row, column = place(panel, (inner > 0.9).all(axis=-1))
             half = [int(share < 0.4) - int(share > 0.6) for share in (row, column)]
             assert half == [int(share < 0.4) for share in expected]
+
+
+def test_letters_and_title_say_what_is_where(tmp_path, monkeypatch):
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (figures.append(figure), save(figure, *a, **k)))
+    drawn(invented_case(), tmp_path)
+    (figure,) = figures
+    sides = [
+        {side: text.get_text() for text in axes.texts if (side := SIDES.get(text.get_position()))}
+        for axes in figure.axes[:6]
+    ]
+    axial = {"left": "R", "right": "L", "top": "A", "bottom": "P"}
+    coronal = {"left": "R", "right": "L", "top": "S", "bottom": "I"}
+    sagittal = {"left": "A", "right": "P", "top": "S", "bottom": "I"}
+    assert sides == [axial, axial, coronal, coronal, sagittal, sagittal]
+    assert [text.get_text() for text in figure.texts] == [
+        "Pancreas",
+        "doubtful region 1 of 2: left, expected error 1,234 mm³, mean variance 0.15",
+    ]
+    assert figure.axes[6].get_ylabel() == "predictive variance"
 
 
 @pytest.mark.parametrize("direction", [OBLIQUE, LEFT_HANDED], ids=["oblique", "left-handed"])
