@@ -20,22 +20,34 @@ _DIRECTIONS = np.array([v for v in itertools.product(range(-3, 4), repeat=3) if 
 def grow(mask: np.ndarray, spacing: np.ndarray, radius_mm: float) -> np.ndarray:
     """Dilate a mask by a ball of `radius_mm`; voxels beyond the array's edge are lost."""
     reach = np.floor(radius_mm / spacing + 1e-6).astype(int)
-    padded = np.pad(mask, [(n, n) for n in reach])
+    depth, height, _ = mask.shape
+    # The ball is a stack of rows: widen along x once per half length, then shift that by whole rows.
+    widened = [np.pad(mask, [(reach[0], reach[0]), (reach[1], reach[1]), (0, 0)])]
+    for n in range(1, reach[2] + 1):
+        wider = widened[0].copy() if n == 1 else widened[-1].copy()
+        wider[..., n:] |= widened[0][..., :-n]
+        wider[..., :-n] |= widened[0][..., n:]
+        widened.append(wider)
     grown = np.zeros_like(mask)
-    for offset in itertools.product(*(range(-n, n + 1) for n in reach)):
-        if np.linalg.norm(offset * spacing) <= radius_mm + 1e-6:
-            window = [slice(n + o, n + o + size) for n, o, size in zip(reach, offset, mask.shape, strict=True)]
-            grown |= padded[tuple(window)]
+    for z, y in itertools.product(range(-reach[0], reach[0] + 1), range(-reach[1], reach[1] + 1)):
+        left = radius_mm**2 - (z * spacing[0]) ** 2 - (y * spacing[1]) ** 2 + 1e-6
+        if left >= 0:
+            rows = widened[int(np.sqrt(left) / spacing[2])]
+            grown |= rows[reach[0] + z : reach[0] + z + depth, reach[1] + y : reach[1] + y + height]
     return grown
 
 
 def diameter(points_mm: np.ndarray, spacing: np.ndarray) -> float:
     """Largest distance between two corners of the voxels centred at `points_mm` (N, 3), in mm.
 
-    Looked for among the voxels outermost in 171 directions, which misses at most 0.5 % of it.
+    The points must come in the order of `np.argwhere`. Looked for among the voxels outermost in 171 directions, which
+    misses at most 0.5 % of it.
     """
-    projections = points_mm @ _DIRECTIONS.T
-    outermost = points_mm[np.unique([projections.argmin(axis=0), projections.argmax(axis=0)])]
+    # Only the ends of a row of voxels can be outermost.
+    turn = np.flatnonzero((points_mm[1:, :2] != points_mm[:-1, :2]).any(axis=1))
+    ends = points_mm[np.concatenate([[0], turn, turn + 1, [len(points_mm) - 1]])]
+    projections = _DIRECTIONS @ ends.T
+    outermost = ends[np.unique([projections.argmin(axis=1), projections.argmax(axis=1)])]
     sides = np.abs(outermost[:, None] - outermost[None]) + spacing
     return float(np.sqrt((sides**2).sum(axis=-1).max()))
 
@@ -79,8 +91,7 @@ def _share_out(points: np.ndarray, weight: np.ndarray, spacing: np.ndarray, leng
         owner, centres = _settle(points, weight, centres)
         away = np.linalg.norm(points - centres[owner], axis=1)
         lengths = [diameter(points[owner == piece], spacing) for piece in range(len(centres))]
-        single = np.bincount(owner) == 1
-        too_long = np.flatnonzero((np.array(lengths) > length_mm) & ~single)
+        too_long = np.flatnonzero((np.array(lengths) > length_mm) & (np.bincount(owner) > 1))
         if not too_long.size:
             return owner
         # A new centre at the far end of the longest pieces; one in four at a time, since their neighbours give way too.
@@ -90,13 +101,14 @@ def _share_out(points: np.ndarray, weight: np.ndarray, spacing: np.ndarray, leng
 
 def _settle(points: np.ndarray, weight: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Lloyd's iterations until no centre moves by 0.1 mm, 20 at most; centres without points are dropped."""
+    weighted = [weight * along for along in points.T]
     for _ in range(20):
         owner, _ = vq(points, centres)
-        used, owner = np.unique(owner, return_inverse=True)
-        total = np.bincount(owner, weight)
-        moved = np.stack([np.bincount(owner, weight * along) / total for along in points.T], axis=1)
-        still = np.abs(moved - centres[used]).max() < 0.1
-        centres = moved
-        if still:
+        total = np.bincount(owner, weight, len(centres))
+        used = total > 0
+        owner = (np.cumsum(used) - 1)[owner]
+        before = centres[used]
+        centres = np.stack([np.bincount(owner, along) / total[used] for along in weighted], axis=1)
+        if np.abs(centres - before).max() < 0.1:
             break
     return owner, centres

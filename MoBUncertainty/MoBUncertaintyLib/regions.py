@@ -231,9 +231,7 @@ class RegionFinder:
     def _label_map(self, ranks: np.ndarray, near: Box) -> sitk.Image:
         """uint16 image on the input's grid with `ranks` in the box `near`."""
         labels = sitk.Image(self._grid.GetSize(), sitk.sitkUInt16)
-        start = [int(s.start) for s in nested(self._map.box, near)][::-1]
-        patch = sitk.GetImageFromArray(ranks)
-        labels = sitk.Paste(labels, patch, patch.GetSize(), [0, 0, 0], start)
+        labels[nested(self._map.box, near)[::-1]] = sitk.GetImageFromArray(ranks)
         labels.CopyInformation(self._grid)
         return labels
 
