@@ -118,8 +118,8 @@ def draw_overlay(
         for label in labels:
             for axes, width in ((upper, 1.6), (lower, 1.0)):
                 _outline(axes, view, plane, view.segmentation == label.value, label.colour, width)
-        for region in regions.regions:
-            _outline(upper, view, plane, view.regions == region.label, REGION_COLOUR, 1.6)
+        for region in reversed(regions.regions):  # the first one lies on top and is the boldest
+            _outline(upper, view, plane, view.regions == region.label, REGION_COLOUR, 2.0 if region.rank == 1 else 0.8)
     _colour_bar(figure, heat, grid[1, 3], threshold)
     _caption(figure, view, regions, labels)
     figure.savefig(path, facecolor=_PAPER)

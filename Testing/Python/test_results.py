@@ -237,7 +237,7 @@ class TestFailure:
             "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))",
             tmp_path / "out",
         )
-        assert "OutputError: The results cannot be written to" in done.stderr
+        assert f"OutputError: The results cannot be written to {tmp_path / 'out'} (Input/output error)" in done.stderr
         assert os.listdir(tmp_path) == []
 
     def test_full_disk(self, tmp_path):
