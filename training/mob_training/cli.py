@@ -127,6 +127,7 @@ def finetune(
     samples: Annotated[int, typer.Option(help="k, samples per training step.")] = 5,
     learning_rate: Annotated[float, typer.Option(help="Of the backbone.")] = 1e-4,
     head_learning_rate: Annotated[float, typer.Option(help="Of the covariance head.")] = 1e-4,
+    dice_weight: Annotated[float, typer.Option(help="lambda_Dice of Eq. 11; less of it, better calibrated.")] = 1.0,
     kl_weight: Annotated[float, typer.Option(help="lambda_KL of Eq. 11.")] = 5e-4,
     reverse_kl: Annotated[bool, typer.Option(help="The other direction of Eq. 8.")] = False,
     epochs: Annotated[int, typer.Option(help="The paper's number is 20.")] = 20,
@@ -149,7 +150,7 @@ def finetune(
         learning_rate=learning_rate,
         head_learning_rate=head_learning_rate,
         reverse_kl=reverse_kl,
-        weights=LossWeights(kl=kl_weight),
+        weights=LossWeights(dice=dice_weight, kl=kl_weight),
     )
     spec = CovarianceSpec(covariance, rank, bases, partitions, scope)
     schedule = Schedule(epochs, iterations, max(5, iterations // 5), seed)
