@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.images import check_image, list_inputs, read_image
 

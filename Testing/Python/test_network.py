@@ -7,11 +7,12 @@ import warnings
 
 import pytest
 import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.moments import moments
 from MoBUncertaintyLib.network import StochasticNetwork, build_network
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from tiny import CONFIGURATION, make_dataset, make_plans
 
 SPEC = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=4, bases=2, partitions=3)

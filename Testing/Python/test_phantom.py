@@ -7,9 +7,10 @@ import csv
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy.ndimage import binary_dilation, binary_erosion
+
 from mob_training.phantom import Phantom, case_seed, make_phantom, write_cohort
 from mob_training.shapes import Grid, Tube, ellipsoid
-from scipy.ndimage import binary_dilation, binary_erosion
 
 COARSE = (5.0, 5.0, 6.0)
 ORGANS = {
