@@ -54,7 +54,7 @@ def autocast(device: torch.device, precision: Precision | str = Precision.AUTO) 
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Whether bfloat16 has units of its own (AVX512-BF16, AMX, or Arm's); where it is emulated, it is slower than fp32."""
+    """Whether bfloat16 has units of its own (AVX512-BF16 or AMX); where it is emulated, it is slower than fp32."""
     try:
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     except AttributeError:
