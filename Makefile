@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 .PHONY: demo test test-slow lint clean
 
 demo: $(VENV)/.demo
-	$(BIN)/mob-uncertainty demo --output demo-results --overwrite
+	$(BIN)/mob-uncertainty demo --output demo-results
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

@@ -210,8 +210,12 @@ def show_demo(scores: DemoScores) -> None:
     """How the demo compares with the truth."""
     table = _table("Compared with the truth, which the model has not seen")
     table.add_row("Dice", f"{scores.dice:.3f}")
-    table.add_row("error inside the regions", f"{scores.error_share_in_regions:.0%} of the wrongly labelled volume")
-    table.add_row("", f"{scores.thick_error_share_in_regions:.0%} of what is thicker than one voxel")
+    shares = {
+        "of the wrongly labelled volume": scores.error_share_in_regions,
+        "of what is thicker than one voxel": scores.thick_error_share_in_regions,
+    }
+    for words, share in shares.items():
+        table.add_row("error inside the regions", f"none {words}" if share is None else f"{share:.0%} {words}")
     table.add_row("computing time", f"{scores.seconds:.0f} s")
     _stdout().print(table)
 

@@ -25,19 +25,27 @@ def select_device(name: str = "auto") -> torch.device:
     Raises:
         SettingsError: The device asked for is not there.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": _mps_runs_unets(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, there in available.items() if there))
     kind = name.split(":")[0]
     if not available.get(kind, False):
         there = ", ".join(kind for kind, yes in available.items() if yes)
         raise SettingsError(f"The device {name!r} is not available on this computer; choose auto or one of: {there}.")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SettingsError(f"{name!r} is not a device; choose auto, cuda, cuda:1, mps or cpu.") from error
+    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SettingsError(f"There is no {name!r}: this computer has {torch.cuda.device_count()} CUDA device(s).")
+    return device
 
 
 def autocast_dtype(device: torch.device, precision: Precision | str = Precision.AUTO) -> torch.dtype:
     """The backbone's number format on a device: half precision where the hardware has units for it, else fp32."""
     precision = Precision(precision)
+    if device.type == "mps" and precision in (Precision.BFLOAT16, Precision.FLOAT16):
+        raise SettingsError(f"Apple's GPU runs the network in float32 only, not {precision}; choose auto or float32.")
     if precision is not Precision.AUTO:
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
     if device.type == "cuda":
@@ -51,6 +59,12 @@ def autocast(device: torch.device, precision: Precision | str = Precision.AUTO) 
     """Context in which the backbone runs."""
     dtype = autocast_dtype(device, precision)
     return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype=dtype)
+
+
+def _mps_runs_unets() -> bool:
+    """Whether Apple's GPU can run nnU-Net's decoder: its transposed 3D convolution came to MPS with torch 2.8."""
+    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+    return torch.backends.mps.is_available() and (major, minor) >= (2, 8)
 
 
 def _cpu_has_bfloat16() -> bool:

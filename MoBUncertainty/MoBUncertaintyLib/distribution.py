@@ -197,6 +197,9 @@ class LogitGaussian:
 
             return contrast_logits
         covariance = self.marginal_covariance().movedim((1, 2), (-2, -1))
+        # fp32 would lose a small d beside a large loading, and with it the factor.
+        size = covariance.detach().diagonal(dim1=-2, dim2=-1).mean(dim=-1, keepdim=True)
+        covariance = covariance + torch.diag_embed(1e-6 * size.expand(*size.shape[:-1], self.num_classes))
         factor = torch.linalg.cholesky(covariance).movedim((-2, -1), (1, 2))
 
         def marginal_logits(k: int) -> Tensor:

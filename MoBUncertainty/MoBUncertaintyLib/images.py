@@ -31,6 +31,14 @@ HOUNSFIELD_BELOW = -100.0
 _SERIES_DESCRIPTION, _IMAGE_POSITION, _IMAGE_ORIENTATION = "0008|103e", "0020|0032", "0020|0037"
 
 
+def volume_stem(path: str | Path) -> str:
+    """The name of a volume without its suffix, .nii.gz whole; a DICOM folder's name as it is."""
+    name = Path(path).name
+    suffixes = sorted(VOLUME_SUFFIXES, key=len, reverse=True)
+    suffix = next((suffix for suffix in suffixes if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)]
+
+
 def list_inputs(path: str | Path) -> list[Path]:
     """What there is to predict at `path`: a file, a DICOM folder, or each volume (or DICOM folder) in a folder.
 
@@ -234,9 +242,9 @@ def _read_series(folder: Path, series: str | None) -> tuple[sitk.Image, list[str
         raise ImageError(f"{folder} holds no DICOM series; give a DICOM folder or a volume file.")
     if series is None and len(found) > 1:
         names = "; ".join(f"{uid} ({_describe(folder, uid)})" for uid in found)
-        raise ImageError(f"{folder} holds {len(found)} DICOM series; choose one of: {names}.")
+        raise ImageError(f"{folder} holds {len(found)} DICOM series; choose one with --series: {names}.")
     if series is not None and series not in found:
-        raise ImageError(f"{folder} holds no DICOM series {series}; choose one of: {'; '.join(found)}.")
+        raise ImageError(f"{folder} holds no DICOM series {series}; choose one with --series: {'; '.join(found)}.")
     names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series or found[0])
     if len(names) == 1:  # enhanced CT: one file with all slices
         return _read_file(Path(names[0])), []

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.agreement import dice, error_share
 from MoBUncertaintyLib.errors import Cancelled, ImageError
-from MoBUncertaintyLib.images import VOLUME_SUFFIXES, read_image
+from MoBUncertaintyLib.images import read_image, volume_stem
 from MoBUncertaintyLib.model import find_model, load_model
 from MoBUncertaintyLib.prediction import (
     CancelledCallback,
@@ -99,7 +99,7 @@ def case_folders(source: Path, inputs: Sequence[Path], output: Path) -> list[tup
     """
     if list(inputs) == [source]:
         return [(source, output)]
-    names = [_stem(path) for path in inputs]
+    names = [volume_stem(path) for path in inputs]
     return [
         (path, output / (name if names.count(name) == 1 else path.name))
         for path, name in zip(inputs, names, strict=True)
@@ -190,6 +190,8 @@ def run_demo(
     source, truth_file = SAMPLE_DATA / "PhantomCT.nii.gz", SAMPLE_DATA / "PhantomCT-pancreas.nii.gz"
     if not source.exists():
         raise ImageError(f"The sample CT {source} is not installed; run the demo from a checkout of the project.")
+    own = not output.exists() or (output / "demo.json").exists()
+    check_output(output, overwrite=own)
     start = time.monotonic()
     predictor = Predictor(load_model(find_model(DEMO_MODEL)), PredictionSettings(device=device))
     result = run_case(source, output, predictor, scene=scene, overwrite=True, progress=progress, cancelled=cancelled)
@@ -227,10 +229,3 @@ def _expected_error_voxels(probability: sitk.Image) -> float:
         return float(np.minimum(foreground, 1 - foreground).sum(dtype=float))
     most = np.maximum(foreground.max(axis=-1), 1 - foreground.sum(axis=-1))
     return float((1 - most).sum(dtype=float))
-
-
-def _stem(path: Path) -> str:
-    """The name without the suffix of a volume."""
-    suffixes = sorted(VOLUME_SUFFIXES, key=len, reverse=True)
-    suffix = next((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), "")
-    return path.name[: len(path.name) - len(suffix)]

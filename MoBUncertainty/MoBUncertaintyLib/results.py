@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import uuid
 import zlib
@@ -30,6 +31,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.figures import draw_overlay
+from MoBUncertaintyLib.images import volume_stem
 from MoBUncertaintyLib.regions import write_csv
 from MoBUncertaintyLib.scene_file import SceneError, write_scene_file
 
@@ -40,6 +42,11 @@ if TYPE_CHECKING:
 
 SCHEMA = "mob-uncertainty results"
 SCHEMA_VERSION = 1
+OURS = re.compile(
+    r"(segmentation|regions|(probability|variance)(_.*)?)\.nii\.gz|regions\.csv|overlay\.png|scene\.mrb"
+    r"|(prediction|demo)\.json"
+)
+"""What a results folder holds. One with anything else in it, a reader's correction say, is never replaced."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,7 @@ def write_results(
     """
     check_output(folder, overwrite)
     folder = Path(folder).resolve()
-    name = _name(source) if source else "CT"
+    name = volume_stem(source) if source else "CT"
     with _new_folder(folder) as partial:
         _write_volumes(partial, prediction, card)
         _write_nifti(regions.labels, partial / "regions.nii.gz")
@@ -172,6 +179,11 @@ def _check_place(folder: Path, overwrite: bool) -> None:
             raise OutputError(f"{folder} holds other things than results; choose a new or empty folder.")
         if not overwrite:
             raise OutputError(f"{folder} holds earlier results; choose another folder, or say --overwrite.")
+        foreign = sorted(path.name for path in folder.iterdir() if not OURS.fullmatch(path.name))
+        if foreign:
+            raise OutputError(
+                f"{folder} also holds {foreign[0]}, which would be lost; move it or choose another folder."
+            )
     existing = next(parent for parent in folder.parents if parent.exists())
     if not existing.is_dir():
         raise OutputError(f"{folder} cannot be made, because {existing} is a file; choose another folder.")
@@ -318,11 +330,6 @@ def _digest(source: Path) -> str:
         return hashlib.sha256(lines.encode()).hexdigest()
     with open(source, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _name(source: str | Path) -> str:
-    """The file's name without its endings, for people."""
-    return Path(source).name.removesuffix(".gz").rsplit(".", 1)[0] or Path(source).name
 
 
 def _read_json(folder: Path) -> Any:

@@ -140,6 +140,8 @@ def _run(request_file: Path) -> None:
         text=True,
         encoding="utf-8",
         errors="replace",
+        # Ctrl-C in the terminal is for the command, which cancels between its steps; this step runs to its end.
+        start_new_session=True,
     )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

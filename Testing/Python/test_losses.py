@@ -129,3 +129,9 @@ def test_deterministic_control_has_the_plain_loss(likelihood):
     loss = training_loss(gaussian, target, None, likelihood=likelihood)
     assert set(loss) == {"cross_entropy", "dice", "total"}
     torch.testing.assert_close(loss["cross_entropy"], torch.nn.functional.cross_entropy(gaussian.mean, target))
+
+
+def test_a_weight_that_underflows_has_a_gradient():
+    logits = torch.tensor([0.0, -200.0]).reshape(1, 2, 1, 1, 1).requires_grad_()
+    weight_negentropy(logits.softmax(dim=1)).backward()
+    assert torch.isfinite(logits.grad).all()

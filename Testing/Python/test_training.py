@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from mob_training.datasets import LabelledCase, Split, totalsegmentator_cases, write_dataset
 from MoBUncertaintyLib.agreement import dice
 from MoBUncertaintyLib.covariance import Covariance
+from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.model import load_model
 from MoBUncertaintyLib.prediction import PredictionSettings, predict
 from training_commands import run, train_and_export, write_cases
@@ -93,7 +94,7 @@ def test_split_is_disjoint_and_depends_on_the_seed_only():
 
 
 def test_split_of_too_few_cases_is_refused():
-    with pytest.raises(ValueError, match="too few"):
+    with pytest.raises(SettingsError, match="too few"):
         Split(validation=3, test=5).assign(["a", "b"])
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec, Scope
+from MoBUncertaintyLib.errors import SettingsError, UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
@@ -69,10 +71,10 @@ def labelled(
     from mob_training.workspace import use_workspace
 
     use_workspace(workspace)
-    names, values = zip(*(entry.split("=") for entry in label), strict=True)
+    names, values = _classes(label)
     split = Split(validation=validation, test=test, seed=seed)
-    cases = folder_cases(source, [[int(value) for value in members.split(",")] for members in values])
-    print(write_dataset(cases, dataset_id, name, list(names), channel, split, source.name))
+    cases = folder_cases(source, values)
+    print(write_dataset(cases, dataset_id, name, names, channel, split, source.name))
 
 
 @app.command()
@@ -180,5 +182,30 @@ def evaluate(
     print(f"mean Dice {scores['summary']['dice']['mean']:.4f} over {len(scores['cases'])} cases")
 
 
+def _classes(labels: list[str]) -> tuple[list[str], list[list[int]]]:
+    """Names and label values of `--label NAME=VALUE[,VALUE...]`.
+
+    Raises:
+        SettingsError: One is not of that form.
+    """
+    names, values = [], []
+    for entry in labels:
+        name, _, members = entry.partition("=")
+        if not name or not all(member.strip().isdigit() for member in members.split(",")):
+            raise SettingsError(f"--label must be NAME=VALUE or NAME=VALUE,VALUE, not {entry!r}.")
+        names.append(name)
+        values.append([int(member) for member in members.split(",")])
+    return names, values
+
+
+def main() -> None:
+    """The command: what a user can mend is one sentence and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    app()
+    main()

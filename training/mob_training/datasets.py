@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from MoBUncertaintyLib.errors import SettingsError
+
 
 @dataclass(frozen=True)
 class LabelledCase:
@@ -35,12 +37,12 @@ class Split:
         """Names by `train`, `val` and `test`, disjoint, in an order that depends on the seed only.
 
         Raises:
-            ValueError: There are too few cases.
+            SettingsError: There are too few cases.
         """
         order = [sorted(names)[i] for i in np.random.default_rng(self.seed).permutation(len(names))]
         train = len(order) - self.validation - self.test if self.train is None else self.train
         if train < 1 or train + self.validation + self.test > len(order):
-            raise ValueError(
+            raise SettingsError(
                 f"{len(order)} cases are too few to train {train}, validate {self.validation} and test {self.test}."
             )
         test, rest = order[: self.test], order[self.test :]
@@ -112,13 +114,17 @@ def write_dataset(
         split: Train, validation and test.
         source: Where the data came from, kept in `dataset.json`.
 
+    Raises:
+        SettingsError: There is such a data set already, or there are too few cases for the split.
+
     Returns:
         The folder. Test cases lie in `imagesTs` and `labelsTs`, which nnU-Net does not look at in training.
     """
     folder = Path(os.environ["nnUNet_raw"]) / f"Dataset{dataset_id:03d}_{name}"
-    shutil.rmtree(folder, ignore_errors=True)
     found = list(cases)
     parts = split.assign([case.name for case in found])
+    if folder.exists():
+        raise SettingsError(f"{folder} exists already; choose another --dataset-id or remove it.")
     orientations: set[str] = set()
     for case in found:
         part = next((part for part, names in parts.items() if case.name in names), None)

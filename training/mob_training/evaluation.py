@@ -11,6 +11,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.agreement import dice, error_share, error_split
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.images import read_image
 from MoBUncertaintyLib.model import load_model
 from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Predictor
 from MoBUncertaintyLib.regions import Measure, Regions, RegionSettings, find_regions
@@ -38,15 +40,15 @@ def evaluate(
         `summary` (mean, median, least and greatest over the cases) and `cases`, ready to be written as JSON.
 
     Raises:
-        FileNotFoundError: The data set has no held-out cases.
+        SettingsError: The data set has no held-out cases.
     """
     cases = held_out_cases(dataset)
     if not cases:
-        raise FileNotFoundError(f"{dataset} has no held-out cases (imagesTs, labelsTs).")
+        raise SettingsError(f"{dataset} has no held-out cases (imagesTs, labelsTs).")
     predictor = Predictor(load_model(model_path), settings)
     rows = []
     for name, image_path, truth_path in cases:
-        prediction = predictor.predict(sitk.ReadImage(str(image_path)))
+        prediction = predictor.predict(read_image(image_path)[0])
         row = {"case": name} | score(prediction, sitk.ReadImage(str(truth_path)))
         report(f"{name}: Dice {row['dice']:.4f}, {row['variance']['regions']} regions")
         rows.append(row)

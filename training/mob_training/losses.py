@@ -62,7 +62,8 @@ def orthogonality(bases: Tensor) -> Tensor:
 
 def weight_negentropy(weights: Tensor) -> Tensor:
     """Eq. 10: mean over partitions of sum_i W ln W, weights (B, M, P, P, P). Its minimum, -ln M, is at uniform W."""
-    return torch.xlogy(weights, weights).sum(dim=1).mean()
+    # Not xlogy, whose gradient is not a number where a weight has underflowed to 0.
+    return (weights * weights.clamp_min(1e-12).log()).sum(dim=1).mean()
 
 
 def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from mob_training.trainer import (
 from mob_training.workspace import dataset_folder
 from MoBUncertaintyLib.covariance import CovarianceSpec
 from MoBUncertaintyLib.devices import select_device
+from MoBUncertaintyLib.errors import SettingsError
 
 # One process prepares patches while another trains; zero would be repeatable to the last bit, but slower.
 AUGMENTATION_PROCESSES = "nnUNet_n_proc_DA"
@@ -61,11 +62,11 @@ def finetune(
         The new results folder.
 
     Raises:
-        FileNotFoundError: The deterministic stage left no checkpoint.
+        SettingsError: The deterministic stage left no checkpoint.
     """
     checkpoint = results / f"fold_{fold}" / "checkpoint_final.pth"
     if not checkpoint.exists():
-        raise FileNotFoundError(f"{checkpoint} is missing; run the deterministic stage to its end first.")
+        raise SettingsError(f"{checkpoint} is missing; run the deterministic stage to its end first.")
     plans = finetuning_plans(_read(results / "plans.json"), name, spec, settings)
     plans["continue_training"] = False
     dataset = _read(results / "dataset.json")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from MoBUncertaintyLib.errors import SettingsError
+
 
 def use_workspace(folder: Path) -> None:
     """Point nnU-Net at `folder`/{raw,preprocessed,results}; call before nnunetv2 is first imported."""
@@ -22,10 +24,10 @@ def dataset_folder(kind: str, dataset_id: int) -> Path:
     """The folder `Dataset042_Name` below nnU-Net's `raw`, `preprocessed` or `results`.
 
     Raises:
-        FileNotFoundError: There is none with that number.
+        SettingsError: There is none with that number.
     """
     base = Path(os.environ[f"nnUNet_{kind}"])
     found = sorted(base.glob(f"Dataset{dataset_id:03d}_*"))
     if not found:
-        raise FileNotFoundError(f"There is no data set {dataset_id} in {base}; convert one first.")
+        raise SettingsError(f"There is no data set {dataset_id} in {base}; convert one first.")
     return found[0]
