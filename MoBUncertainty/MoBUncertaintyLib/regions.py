@@ -1,9 +1,13 @@
 """From a prediction to a short, ranked list of doubtful regions.
 
-A voxel is doubtful where the measure of doubt exceeds its threshold and the doubt is thicker than is typical along the
-segmentation's surface (`doubt.py`), so the thin shell of doubt that every boundary carries is no region. The doubtful
-places are grown a little, so that the error along their edges lies inside, cut into compact pieces that fit one
-view (`pieces.py`), and ranked by the expected error volume, the integral of 1 - max_c p.
+With u the measure of doubt, t its threshold and T the thickness of the doubt (`doubt.py`), a voxel is doubtful where
+
+    u > t   and   T > max(excess * typical, typical + depth * t)
+
+so the thin shell of doubt that every boundary carries is no region: the factor copes with blurred boundaries, whose
+typical T varies with their curvature, and the depth with sharp ones, whose typical T is next to nothing. The doubtful
+places are grown, because a confident model is sure of itself close by the place where it errs, cut into compact pieces
+that fit one view (`pieces.py`), and ranked by the expected error volume, the integral of 1 - max_c p.
 """
 
 from __future__ import annotations
@@ -33,9 +37,8 @@ __all__ = [
     "write_csv",
 ]
 
-DEFAULT_THRESHOLD = {Measure.VARIANCE: 0.05, Measure.BERNOULLI: 0.05, Measure.ENTROPY: 0.2}
-# Regions grow only into voxels whose doubt is at least this share of the threshold.
-FAINT = 0.2
+# The variance of a trained model is about 0.3 p (1 - p), so its threshold is that share of p (1 - p)'s.
+DEFAULT_THRESHOLD = {Measure.VARIANCE: 0.015, Measure.BERNOULLI: 0.05, Measure.ENTROPY: 0.2}
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,10 @@ class RegionSettings:
     Attributes:
         measure: The measure of doubt.
         threshold: The doubt of a voxel must exceed this (in units of the measure); None: `DEFAULT_THRESHOLD`.
-        excess: The thickness of the doubt must exceed this many times the typical thickness along the surface.
+        excess: The thickness of the doubt must exceed this many times the typical thickness along the surface,
+        depth_mm: and exceed it by a layer this deep with doubt at the threshold.
         window_mm: Sigma of the Gaussian window in which the thickness is taken.
-        grow_mm: Regions are grown by this distance, into voxels with `FAINT` doubt at least.
+        grow_mm: Regions are grown by this distance.
         length_mm: Regions longer than this are cut into pieces about the clumps of expected error.
         minimum_mm3: Regions with less doubtful volume (before they are grown) are dropped.
         max_regions: Only this many regions of the largest expected error are kept; None: all.
@@ -58,10 +62,11 @@ class RegionSettings:
 
     measure: Measure = Measure.VARIANCE
     threshold: float | None = None
-    excess: float = 1.25
+    excess: float = 1.2
+    depth_mm: float = 3.0
     window_mm: float = 4.0
-    grow_mm: float = 4.0
-    length_mm: float = 35.0
+    grow_mm: float = 5.0
+    length_mm: float = 38.0
     minimum_mm3: float = 20.0
     max_regions: int | None = None
 
@@ -69,7 +74,7 @@ class RegionSettings:
         for name in ("level", "excess", "window_mm", "length_mm"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"Doubtful regions: {name} must be above 0, not {getattr(self, name)}.")
-        for name in ("grow_mm", "minimum_mm3"):
+        for name in ("depth_mm", "grow_mm", "minimum_mm3"):
             if not getattr(self, name) >= 0:
                 raise SettingsError(f"Doubtful regions: {name} must not be negative, but is {getattr(self, name)}.")
         if self.max_regions is not None and self.max_regions < 1:
@@ -185,7 +190,8 @@ class RegionFinder:
         doubt = self._map
         if (settings.measure, settings.window_mm) != (doubt.measure, doubt.window_mm):
             raise SettingsError("Another measure or window of doubt needs a new RegionFinder.")
-        doubtful = (doubt.doubt > settings.level) & (doubt.thickness > settings.excess * doubt.typical)
+        usual = max(settings.excess * doubt.typical, doubt.typical + settings.depth_mm * settings.level)
+        doubtful = (doubt.doubt > settings.level) & (doubt.thickness > usual)
         near = bounding_box(doubtful, np.ceil(settings.grow_mm / doubt.spacing))
         pieces = self._pieces(doubtful[near], near, settings)
         boxes = {piece: box for piece, box in enumerate(ndimage.find_objects(pieces), start=1) if box}
@@ -203,7 +209,6 @@ class RegionFinder:
         smallest = settings.minimum_mm3 / doubt.spacing.prod()
         doubtful = _drop_small(ndimage.label(doubtful, CONNECTIVITY)[0], doubtful, smallest) > 0
         grown = grow(doubtful, doubt.spacing, settings.grow_mm)
-        grown &= doubtful | (doubt.doubt[near] > FAINT * settings.level)
         # A little weight everywhere: where no error is expected, the voxels still have a middle.
         weight = doubt.expected_error[near] + 0.01
         pieces = compact_pieces(grown, weight, doubt.spacing, settings.length_mm)

