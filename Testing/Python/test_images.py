@@ -81,7 +81,7 @@ def test_reads_a_dicom_folder_with_one_series(tmp_path: Path) -> None:
 def test_two_series_in_a_dicom_folder_are_named_and_one_can_be_chosen(tmp_path: Path) -> None:
     write_series(tmp_path, "1.2.3.1", [0, 3, 6, 9], "arterial")
     write_series(tmp_path, "1.2.3.2", [0, 3, 6], "venous")
-    with pytest.raises(ImageError, match=r"2 DICOM series; choose one of: .*arterial, 4 slices.*venous, 3 slices"):
+    with pytest.raises(ImageError, match=r"2 DICOM series; choose one .*arterial, 4 slices.*venous, 3 slices"):
         read_image(tmp_path)
     assert read_image(tmp_path, series="1.2.3.2")[0].GetSize()[2] == 3
     with pytest.raises(ImageError, match=r"no DICOM series 9\.9"):
