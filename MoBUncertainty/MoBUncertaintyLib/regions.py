@@ -63,7 +63,7 @@ class RegionSettings:
     measure: Measure = Measure.VARIANCE
     threshold: float | None = None
     excess: float = 1.2
-    depth_mm: float = 3.0
+    depth_mm: float = 6.0
     window_mm: float = 4.0
     grow_mm: float = 5.0
     length_mm: float = 38.0
