@@ -448,41 +448,6 @@ def test_a_bad_image_is_refused_and_air_for_non_finite_voxels_is_reported(mob: M
     assert "1 voxels" in predict(spoiled, mob, one_fold()).warnings[0]
 
 
-# --- speed (slow: networks of real size) ----------------------------------------------------------------------------
-
-
-def head_share(
-    features: tuple[int, ...], blocks: tuple[int, ...], patch: tuple[int, ...], samples: int | None
-) -> float:
-    """Seconds of head and moments over those of the backbone, one tile."""
-    plans, stages = make_plans(patch=patch), len(features)
-    plans["configurations"][CONFIGURATION]["architecture"]["arch_kwargs"].update(
-        n_stages=stages,
-        features_per_stage=list(features),
-        kernel_sizes=[[3, 3, 3]] * stages,
-        strides=[[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
-        n_blocks_per_stage=list(blocks),
-        n_conv_per_stage_decoder=[1] * (stages - 1),
-    )
-    network = build_network(plans, make_dataset(), CONFIGURATION, CovarianceSpec()).eval()
-    cpu = torch.device("cpu")
-    window = SlidingWindow(network, Placement(cpu, cpu), samples=samples)
-    data = np.random.default_rng(0).standard_normal((1, *patch)).astype(np.float32)
-    window.run(data, patch, [lambda: None])  # warm up
-    window.seconds = dict.fromkeys(window.seconds, 0.0)
-    for _ in range(3):
-        window.run(data, patch, [lambda: None])
-    return window.seconds["moments"] / window.seconds["network"]
-
-
-@pytest.mark.slow
-def test_head_and_closed_form_cost_a_tenth_of_a_small_backbone_and_a_fiftieth_of_a_large_one() -> None:
-    small = head_share((16, 32, 64, 96), (1, 1, 2, 2), (48, 64, 64), None)
-    large = head_share((32, 64, 128, 256, 320, 320), (1, 3, 4, 6, 6, 6), (96, 96, 96), None)
-    assert small <= 0.10
-    assert large <= 0.02
-
-
 def test_the_gaussian_of_the_network_is_what_its_parts_make(mob: Model) -> None:
     """The window times backbone and head apart, so it calls them itself: together they are the network's forward."""
     network = build_network(mob.plans, mob.dataset, CONFIGURATION, MOB)

@@ -15,7 +15,6 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import cdist
 from scipy.special import expit
 
-from MoBUncertaintyLib.agreement import dice, error_share, error_split
 from MoBUncertaintyLib.doubt import DoubtMap
 from MoBUncertaintyLib.errors import ImageError, SettingsError
 from MoBUncertaintyLib.pieces import compact_pieces, diameter, grow
@@ -396,63 +395,6 @@ def test_impossible_settings_are_refused(wrong):
 def test_a_finder_refuses_another_measure():
     with pytest.raises(SettingsError):
         RegionFinder(*ball(), Measure.ENTROPY).find(BERNOULLI)
-
-
-# Agreement with a truth
-
-
-def test_a_layer_of_one_voxel_is_thin_and_two_are_thick():
-    truth = np.zeros((20, 20, 20), np.uint8)
-    truth[5:15, 5:15, 5:15] = 1
-    thin, thick = truth.copy(), truth.copy()
-    thin[:, :, 5] = 0
-    thick[:, :, 5:7] = 0
-    error, thicker = error_split(image(thin), image(truth))
-    assert error.sum() == 100 and not thicker.any()
-    error, thicker = error_split(image(thick), image(truth))
-    assert error.sum() == thicker.sum() == 200
-
-
-def test_the_error_of_a_ball_half_a_voxel_too_large_is_thin():
-    distance = np.linalg.norm(np.mgrid[-20:21, -20:21, -20:21], axis=0)
-    error, thick = error_split(image((distance < 15.5).astype(np.uint8)), image((distance < 15).astype(np.uint8)))
-    assert error.sum() > 1000 and not thick.any()
-
-
-def test_error_share_counts_what_lies_inside_the_regions():
-    probability, variance, segmentation = ball()
-    found = find_regions(probability, variance, segmentation, BERNOULLI)
-    labels = sitk.GetArrayFromImage(found.labels) > 0
-    s = sitk.GetArrayFromImage(segmentation)
-    inside = np.where(labels, 1 - s, s)
-    half = inside.copy()
-    half[:2, :2, :2] = 1 - half[:2, :2, :2]
-    truth = sitk.GetImageFromArray(half)
-    shares = error_share(found, segmentation, truth)
-    assert shares["error_mm3"] == 8 * (labels.sum() + 8)
-    assert shares["error_share"] == pytest.approx(labels.sum() / (labels.sum() + 8))
-    assert shares["regions_mm3"] == pytest.approx(sum(r.volume_mm3 for r in found.regions))
-    assert 0.9 < shares["thick_error_share"] < 1
-
-
-def test_error_share_is_none_without_error():
-    probability, variance, segmentation = ball()
-    shares = error_share(find_regions(probability, variance, segmentation), segmentation, segmentation)
-    assert shares["error_mm3"] == 0
-    assert shares["error_share"] is None and shares["thick_error_share"] is None
-
-
-def test_dice_agrees_with_simpleitk():
-    a, b = (image((np.random.default_rng(s).random((6, 7, 8)) > 0.5).astype(np.uint8) * 3) for s in (1, 2))
-    oracle = sitk.LabelOverlapMeasuresImageFilter()
-    oracle.Execute(a, b)
-    assert dice(a, b, label=3) == pytest.approx(oracle.GetDiceCoefficient(3))
-    assert dice(a * 0, b * 0) == 1
-
-
-def test_images_of_different_size_cannot_be_compared():
-    with pytest.raises(ImageError):
-        dice(image(np.zeros((3, 3, 3), np.uint8)), image(np.zeros((3, 3, 4), np.uint8)))
 
 
 # Speed
