@@ -134,9 +134,9 @@ class SlidingWindow:
         device = self.placement.network
         axes = [axis + 2 for axis in mirror]
         with self._timed("network"):
-            x = tile[None].to(device).flip(axes)
+            x = tile[None].to(device)
             with autocast(device, self.placement.precision):
-                features, mean = self.network.features(x)
+                features, mean = self.network.features(x.flip(axes) if axes else x)
         with self._timed("moments"):
             head = self.network.head
             gaussian = LogitGaussian(mean) if head is None else head(features, mean)
@@ -145,7 +145,7 @@ class SlidingWindow:
             found = moments(gaussian, self.samples, torch.Generator(device).manual_seed(seed))
             finite = bool(torch.isfinite(found.first.sum() + found.second.sum()))
         if finite:
-            return Moments(found.first.flip(axes), found.second.flip(axes))
+            return Moments(found.first.flip(axes), found.second.flip(axes)) if axes else found
         if autocast_dtype(device, self.placement.precision) is torch.float32:
             raise ModelError("The network's output is not a finite number; its weights are damaged, so train it again.")
         self.placement = replace(self.placement, precision=Precision.FLOAT32)

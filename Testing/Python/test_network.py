@@ -94,3 +94,13 @@ def test_plans_that_cannot_be_built_are_one_sentence():
     plans["configurations"][CONFIGURATION]["architecture"]["arch_kwargs"]["strides"] = [[1, 1, 1]]
     with pytest.raises(ModelError, match="export the model again"):
         build_network(plans, make_dataset(), CONFIGURATION, SPEC)
+
+
+def test_backbone_and_head_apart_make_what_the_network_makes():
+    """The sliding window times them apart, so it calls them itself."""
+    network = build_network(make_plans(), make_dataset(), CONFIGURATION, SPEC).eval()
+    x = torch.randn(1, 1, 24, 24, 24)
+    with torch.no_grad():
+        whole, parts = network(x), network.head(*network.features(x))
+    torch.testing.assert_close(whole.mean, parts.mean)
+    torch.testing.assert_close(whole.contrast()[1], parts.contrast()[1])

@@ -19,7 +19,6 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 
 from MoBUncertaintyLib import sliding_window
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
-from MoBUncertaintyLib.distribution import LogitGaussian
 from MoBUncertaintyLib.errors import Cancelled, ImageError, ModelError, SettingsError
 from MoBUncertaintyLib.model import Model
 from MoBUncertaintyLib.network import StochasticNetwork, build_network
@@ -446,16 +445,3 @@ def test_a_bad_image_is_refused_and_air_for_non_finite_voxels_is_reported(mob: M
     spoiled = sitk.GetImageFromArray(values)
     spoiled.CopyInformation(ct)
     assert "1 voxels" in predict(spoiled, mob, one_fold()).warnings[0]
-
-
-def test_the_gaussian_of_the_network_is_what_its_parts_make(mob: Model) -> None:
-    """The window times backbone and head apart, so it calls them itself: together they are the network's forward."""
-    network = build_network(mob.plans, mob.dataset, CONFIGURATION, MOB)
-    network.load_state_dict(make_weights(MOB))
-    x = torch.randn(1, 1, *PATCH)
-    with torch.inference_mode():
-        whole = network.eval()(x)
-        features, mean = network.features(x)
-        parts: LogitGaussian = network.head(features, mean)
-    assert torch.equal(whole.mean, parts.mean)
-    assert torch.equal(whole.contrast()[1], parts.contrast()[1])

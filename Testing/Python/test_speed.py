@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from MoBUncertaintyLib.covariance import CovarianceSpec
+from MoBUncertaintyLib.devices import Precision
 from MoBUncertaintyLib.network import build_network
 from MoBUncertaintyLib.sliding_window import Placement, SlidingWindow
 from tiny import CONFIGURATION, make_dataset, make_plans
