@@ -224,7 +224,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "spacing of 0.1 mm": (with_spacing(0.1), "0.1 x 0.1 x 0.1 mm, outside"),
     "spacing of 20 mm": (with_spacing(20), "20 x 20 x 20 mm, outside"),
-    "DICOM folder with two series": (two_series, "holds 2 DICOM series; choose one of: 1.2.1"),
+    "DICOM folder with two series": (two_series, "holds 2 DICOM series; choose one with --series: 1.2.1"),
     "no model": (no_model, "There is no model '"),
     "model without its weights": (without_weights, "lacks fold_0/weights.safetensors"),
     "model with a wrong hash": (changed_weights, "fold_0/weights.safetensors in"),

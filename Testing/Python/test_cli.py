@@ -65,7 +65,7 @@ def test_help_answers_at_once_and_loads_nothing_heavy() -> None:
         "print('HEAVY', sorted({'torch', 'numpy', 'SimpleITK', 'scipy', 'matplotlib'} & set(sys.modules)))\n"
         "print('SECONDS', time.process_time())"  # of the processor: others may keep it busy
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True)
     assert "--model" in done.stdout
     assert "HEAVY []" in done.stdout
     assert float(done.stdout.rsplit("SECONDS", 1)[1]) < 1.0  # 0.2 s usually
@@ -157,7 +157,7 @@ def test_ctrl_c_ends_between_tiles_with_nothing_left(model: Path, ct: Path, tmp_
     """A real signal to a real process, in the middle of many tiles."""
     arguments = ["predict", ct, "--model", model, "--output", tmp_path / "out", "--overlap", "0.9", "--device", "cpu"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, encoding="utf-8", env=environment) as process:
         lines = iter(process.stderr.readline, "")
         for line in lines:
             if "Predicting tiles" in line:

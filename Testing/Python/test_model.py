@@ -343,5 +343,5 @@ def test_listing_and_checking_a_model_needs_no_torch(folder: Path) -> None:
         "from MoBUncertaintyLib import model, model_export\n"
         f"print(model.list_models({str(folder.parent)!r})[0].card.name, len(model.load_model({str(folder)!r}).folds))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
     assert done.stdout.split() == ["Tiny", "2"], done.stderr

@@ -71,7 +71,7 @@ def test_only_the_scene_room_imports_slicer(path: Path) -> None:
 @pytest.mark.parametrize("room", WITHOUT_TORCH)
 def test_importing_a_room_that_needs_no_torch_does_not_load_it(room: str) -> None:
     program = f"import sys, MoBUncertaintyLib.{room}; sys.exit('torch' in sys.modules or 'nnunetv2' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -91,7 +91,7 @@ def test_extension_metadata_is_complete() -> None:
 
 @pytest.mark.parametrize("target", ["demo", "test", "test-slow", "lint", "clean"])
 def test_make_knows_its_targets(target: str) -> None:
-    done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -261,7 +261,9 @@ def in_child(preparation: str, folder: Path) -> subprocess.CompletedProcess:
         "from invented import invented_case\nfrom MoBUncertaintyLib.results import write_results\nc = invented_case()\n"
         f"{preparation}\nwrite_results({str(folder)!r}, c.image, c.prediction, c.regions, c.card, scene=False)"
     )
-    return subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, encoding="utf-8"
+    )
 
 
 class TestScene:

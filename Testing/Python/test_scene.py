@@ -15,6 +15,7 @@ import SimpleITK as sitk
 
 from invented import LEFT_HANDED, LEFT_KIDNEY, MARKER_HU, OBLIQUE, PANCREAS, invented_case
 from MoBUncertaintyLib import scene_file
+from MoBUncertaintyLib.regions import DEFAULT_THRESHOLD, Measure
 from MoBUncertaintyLib.scene_file import SceneError, ijk_to_ras, write_scene_file
 
 needs_slicer = pytest.mark.skipif(importlib.util.find_spec("slicer") is None, reason="slicer-core is not installed")
@@ -29,7 +30,9 @@ needs_mesa = pytest.mark.skipif(
 def in_slicer(*arguments: str) -> dict:
     """Run `slicer_side.py`."""
     script = Path(__file__).with_name("slicer_side.py")
-    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, errors="replace")
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, encoding="utf-8", errors="replace"
+    )
     lines = [line for line in done.stdout.splitlines() if line.startswith("FACTS ")]
     assert lines, done.stderr[-3000:]
     return json.loads(lines[-1].removeprefix("FACTS "))
@@ -69,7 +72,7 @@ class TestReopenedScene:
         assert np.allclose(facts["varianceIjkToRas"], ijk_to_ras(case.image), atol=1e-4)
 
     def test_variance_is_shown_from_the_threshold_on_one_fixed_scale(self, oblique):
-        assert oblique[1]["threshold"] == pytest.approx(0.05)
+        assert oblique[1]["threshold"] == pytest.approx(DEFAULT_THRESHOLD[Measure.VARIANCE])
         assert oblique[1]["varianceRange"] == pytest.approx([0, 0.25])
 
     def test_its_colours_are_inferno(self, oblique):

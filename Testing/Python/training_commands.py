@@ -21,7 +21,7 @@ def run(module: str, *arguments: object) -> str:
     # Patches prepared in the training's own process: repeatable, and no process to start for a few iterations.
     environment = os.environ | {"nnUNet_n_proc_DA": "0", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return done.stdout.strip().splitlines()[-1]
 
