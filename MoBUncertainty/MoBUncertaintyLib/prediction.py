@@ -127,7 +127,7 @@ class Predictor:
 
     Args:
         model: The model.
-        settings: How to predict; fixed but for the region of interest, which `predict` can be given.
+        settings: How to predict.
 
     Raises:
         SettingsError: The device is not there, or the model cannot do what the settings ask for.
