@@ -18,6 +18,11 @@ from MoBUncertaintyLib.covariance import Scope
 from MoBUncertaintyLib.partitions import cell_bounds, spread_cells
 
 
+def cached_voxels(device: torch.device, voxels: int) -> int:
+    """How many voxels to work on at once: on a CPU as many as its cache holds with their intermediate results."""
+    return min(voxels, 2**14) if device.type == "cpu" else voxels
+
+
 class Loading(ABC):
     """L_n in R^(C x R) at every voxel n, in whatever form is cheapest to hold."""
 
@@ -99,7 +104,14 @@ class BasisLoading(Loading):
 
     def contrast_variance(self) -> Tensor:
         weights = (self.bases[:, 1] - self.bases[:, 0]).square()
-        return self._contract(weights[:, None], self.scales.square()[None])[0, :, 0]
+        shape = self.scales.shape[2:]
+        size = cached_voxels(self.scales.device, shape.numel())
+        scales = self.scales.flatten(2).split(size, dim=2)
+        if self.choice is None:
+            return torch.cat([(weights @ a.square())[:, 0] for a in scales], dim=1).unflatten(1, shape)
+        choices = spread_cells(self.choice, tuple(shape)).flatten(2).split(size, dim=2)
+        pieces = [((weights @ a.square()) * c).sum(dim=1) for a, c in zip(scales, choices, strict=True)]
+        return torch.cat(pieces, dim=1).unflatten(1, shape)
 
     def apply(self, z: Tensor) -> Tensor:
         return self._contract(self.bases, self.scales * z)

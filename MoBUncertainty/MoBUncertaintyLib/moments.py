@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from MoBUncertaintyLib.distribution import LogitGaussian
+from MoBUncertaintyLib.distribution import LogitGaussian, cached_voxels
 
 # sigma(t) ~ sum_k WEIGHTS_k Phi(SLOPES_k t): four terms bring the error of the mean below 5e-6 and of the variance
 # below 2e-5, uniformly in m and s (design, section 2).
@@ -19,7 +19,6 @@ WEIGHTS = (0.060968, 0.374193, 0.458337, 0.106502)
 SLOPES = (0.321077, 0.47514, 0.698778, 1.023129)
 
 DEFAULT_SAMPLES = 30
-CACHED_VOXELS = 2**15
 
 
 @dataclass
@@ -77,7 +76,7 @@ def moments(gaussian: LogitGaussian, samples: int | None = None, generator: torc
 
 def _closed_form(mean: Tensor, variance: Tensor) -> Moments:
     """Two-class moments of a whole tile, in pieces whose some forty intermediate results stay in a CPU's cache."""
-    pieces = mean.numel() if mean.device.type != "cpu" else CACHED_VOXELS
+    pieces = cached_voxels(mean.device, mean.numel())
     first, second = [], []
     for m, v in zip(mean.flatten().split(pieces), variance.flatten().split(pieces), strict=True):
         expectation, spread = logistic_normal_moments(m, v)
