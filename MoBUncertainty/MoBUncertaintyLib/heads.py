@@ -19,6 +19,18 @@ LOG_VARIANCE_LIMIT = 10.0
 INITIAL_LOADING_VARIANCE = 0.1
 
 
+def project(features: Tensor, *layers: nn.Conv3d) -> tuple[Tensor, ...]:
+    """What several 1 x 1 x 1 convolutions make of the same features, as one matrix product that reads them once.
+
+    On CPUs this is several times faster than the convolutions, which rearrange the features first.
+    """
+    weight = torch.cat([layer.weight.flatten(1) for layer in layers])
+    bias = torch.cat([layer.bias for layer in layers])
+    flat = features.flatten(2)
+    made = torch.baddbmm(bias[:, None], weight.expand(flat.shape[0], *weight.shape), flat)
+    return made.unflatten(2, features.shape[2:]).split([layer.out_channels for layer in layers], dim=1)
+
+
 class CovarianceHead(nn.Module):
     """Base: the diagonal part, shared by all stochastic models.
 
@@ -35,17 +47,24 @@ class CovarianceHead(nn.Module):
         nn.init.zeros_(self.log_variance.weight)
         nn.init.zeros_(self.log_variance.bias)
 
-    def loading(self, features: Tensor) -> Loading | None:
+    @property
+    def loading_layers(self) -> tuple[nn.Conv3d, ...]:
+        """The layers whose output `loading` takes."""
+        return ()
+
+    def loading(self, features: Tensor, *predicted: Tensor) -> Loading | None:
+        """L of the tile, from its features and from what `loading_layers` make of them."""
         return None
 
     def forward(self, features: Tensor, mean: Tensor) -> LogitGaussian:
         """features (B, F, *S) and mean (B, C, *S) of the same tile -> its distribution, in fp32."""
         with torch.autocast(device_type=features.device.type, enabled=False):
             features = features.float()
+            log_variance, *predicted = project(features, self.log_variance, *self.loading_layers)
             return LogitGaussian(
                 mean=mean.float(),
-                log_variance=self.log_variance(features).clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT),
-                loading=self.loading(features),
+                log_variance=log_variance.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT),
+                loading=self.loading(features, *predicted),
                 scope=self.spec.scope,
                 partitions=self.spec.partitions,
             )
@@ -63,9 +82,13 @@ class LowRankHead(CovarianceHead):
         self.factors = nn.Conv3d(features, classes * spec.rank, kernel_size=1)
         _init_loading(self.factors, spec.rank)
 
-    def loading(self, features: Tensor) -> DenseLoading:
+    @property
+    def loading_layers(self) -> tuple[nn.Conv3d, ...]:
+        return (self.factors,)
+
+    def loading(self, features: Tensor, *predicted: Tensor) -> DenseLoading:
         # Channels are ordered class x rank.
-        return DenseLoading(self.factors(features).unflatten(1, (self.classes, self.spec.rank)))
+        return DenseLoading(predicted[0].unflatten(1, (self.classes, self.spec.rank)))
 
 
 class SingleBasisHead(CovarianceHead):
@@ -84,8 +107,12 @@ class SingleBasisHead(CovarianceHead):
         """The bases with columns of unit norm, (M, C, R): scale is left to a, or the two could not be told apart."""
         return self.basis / self.basis.norm(dim=1, keepdim=True).clamp_min(1e-6)
 
-    def loading(self, features: Tensor) -> BasisLoading:
-        return BasisLoading(self.unit_basis(), self.scales(features))
+    @property
+    def loading_layers(self) -> tuple[nn.Conv3d, ...]:
+        return (self.scales,)
+
+    def loading(self, features: Tensor, *predicted: Tensor) -> BasisLoading:
+        return BasisLoading(self.unit_basis(), *predicted)
 
 
 class MixtureOfBasesHead(SingleBasisHead):
@@ -110,12 +137,12 @@ class MixtureOfBasesHead(SingleBasisHead):
         pooled = cell_means(features.float(), self.spec.partitions)
         return torch.softmax(self.weighting(pooled), dim=1)
 
-    def loading(self, features: Tensor) -> BasisLoading:
+    def loading(self, features: Tensor, *predicted: Tensor) -> BasisLoading:
         weights = self.weights(features)
         chosen = torch.zeros_like(weights).scatter_(1, weights.argmax(dim=1, keepdim=True), 1.0)
         if self.training:
             chosen = chosen + weights - weights.detach()
-        return BasisLoading(self.unit_basis(), self.scales(features), chosen, weights)
+        return BasisLoading(self.unit_basis(), *predicted, chosen, weights)
 
 
 HEADS: dict[Covariance, type[CovarianceHead]] = {

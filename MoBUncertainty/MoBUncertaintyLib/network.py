@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from MoBUncertaintyLib.covariance import CovarianceSpec
 from MoBUncertaintyLib.distribution import LogitGaussian
 from MoBUncertaintyLib.errors import ModelError
-from MoBUncertaintyLib.heads import build_head
+from MoBUncertaintyLib.heads import build_head, project
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.model import Fold, Model
@@ -26,14 +26,14 @@ class MeanLayer(nn.Conv3d):
     @classmethod
     def of(cls, layer: nn.Conv3d) -> MeanLayer:
         """Take over the parameters of a segmentation layer."""
-        taken = cls(layer.in_channels, layer.out_channels, kernel_size=1, bias=layer.bias is not None)
+        taken = cls(layer.in_channels, layer.out_channels, kernel_size=1)
         taken.weight, taken.bias = layer.weight, layer.bias
         return taken
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         with torch.autocast(device_type=features.device.type, enabled=False):
             features = features.float()
-            return features, super().forward(features)
+            return features, project(features, self)[0]
 
 
 class StochasticNetwork(nn.Module):
