@@ -20,7 +20,7 @@ from MoBUncertaintyLib.partitions import cell_bounds, spread_cells
 
 def cached_voxels(device: torch.device, voxels: int) -> int:
     """How many voxels to work on at once: on a CPU as many as its cache holds with their intermediate results."""
-    return min(voxels, 2**14) if device.type == "cpu" else voxels
+    return min(voxels, 2**16) if device.type == "cpu" else voxels
 
 
 class Loading(ABC):
