@@ -49,6 +49,7 @@ NETWORK_LIMITS = {
     "bottleneck_channels": 1024,
     "stem_channels": 1024,
 }
+WEIGHTS_LIMIT = 2e9  # residual encoder L, estimated alike: 1.7e8
 REQUIRED_SIZES = ("n_stages", "features_per_stage", "kernel_sizes", "strides")
 OPTIONAL_SIZES = {
     "n_blocks_per_stage",
@@ -230,6 +231,7 @@ def _check_network(planned: dict[str, Any], patch: list[float]) -> None:
         if name not in arguments:
             raise _unusable(f"it lacks '{name}' of the network")
     _check_sizes(arguments, NETWORK_LIMITS)
+    _check_weights(arguments)
     _check_strides(arguments["strides"], patch)
 
 
@@ -239,6 +241,20 @@ def _check_sizes(arguments: dict[str, Any], limits: dict[str, int]) -> None:
             absent = value is None and name in OPTIONAL_SIZES
             if not absent and not (_is_whole(value) and 1 <= value <= limit):
                 raise _unusable(f"'{name}' of the network must be whole numbers from 1 to {limit}")
+
+
+def _check_weights(arguments: dict[str, Any]) -> None:
+    """Refuse a network larger than any weights file may be, by an estimate from above, before memory is taken."""
+    stages, features, kernel = (
+        max(_leaves(arguments[name]), default=0) for name in ("n_stages", "features_per_stage", "kernel_sizes")
+    )
+    convolutions = 0
+    for name in ("n_blocks_per_stage", "n_conv_per_stage", "n_conv_per_stage_decoder"):
+        blocks = [value or 0 for value in _leaves(arguments.get(name))]
+        # One number stands for every stage; a residual block has two convolutions.
+        convolutions += 2 * sum(blocks) * (1 if isinstance(arguments.get(name), list) else stages)
+    if convolutions * features**2 * kernel**3 > WEIGHTS_LIMIT:
+        raise _unusable(f"the network would have more than {WEIGHTS_LIMIT:.0e} weights")
 
 
 def _check_strides(strides: Any, patch: list[float]) -> None:

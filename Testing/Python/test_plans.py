@@ -30,6 +30,7 @@ def _planned(*path: str, to: Any) -> dict[str, Any]:
 
 
 ARCHITECTURE = ("architecture", "arch_kwargs")
+ARGUMENTS = PLANS["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
 HOSTILE_PLANS = {
     "network of another package": (_planned("architecture", "network_class_name", to="os.system"), "'os.system'"),
     "path through a module's imports": (
@@ -66,6 +67,10 @@ HOSTILE_PLANS = {
     "huge patch": (_planned("patch_size", to=[1024, 1024, 1024]), "'patch_size'"),
     "fractional patch": (_planned("patch_size", to=[8.5, 8, 8]), "'patch_size'"),
     "patch unlike the strides": (_planned("patch_size", to=[8, 8, 7]), "not divisible"),
+    "a network larger than any computer": (
+        _planned(*ARCHITECTURE, to=ARGUMENTS | {"features_per_stage": [1024] * 3, "kernel_sizes": [[11] * 3] * 3}),
+        "more than 2e.09 weights",
+    ),
     "features without end": (_planned(*ARCHITECTURE, "features_per_stage", to=[4, 8, 10**6]), "'features_per_stage'"),
     "kernels without end": (_planned(*ARCHITECTURE, "kernel_sizes", to=[[3, 3, 3], [999, 3, 3]]), "'kernel_sizes'"),
     "no strides": (_planned(*ARCHITECTURE, to={"n_stages": 2}), "lists|lacks|list"),
