@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import stat
@@ -126,4 +127,6 @@ def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> ModelError:
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT):
+        return ModelError(f"{path} cannot be unpacked ({error.strerror}); mend that and try again.")
     return ModelError(f"{path} is not a readable zip file ({error}); download it again.")

@@ -94,14 +94,11 @@ class LowRankHead(CovarianceHead):
 class SingleBasisHead(CovarianceHead):
     """Sigma_n = B diag(a_n)^2 B^T + diag(d_n) with one learned basis B (Eq. 4)."""
 
-    def __init__(self, spec: CovarianceSpec, features: int, classes: int) -> None:
+    def __init__(self, spec: CovarianceSpec, features: int, classes: int, bases: int = 1) -> None:
         super().__init__(spec, features, classes)
-        self.basis = nn.Parameter(torch.randn(self._number_of_bases(), classes, spec.rank))
+        self.basis = nn.Parameter(torch.randn(bases, classes, spec.rank))
         self.scales = nn.Conv3d(features, spec.rank, kernel_size=1)
         _init_loading(self.scales, spec.rank, per_class=classes)
-
-    def _number_of_bases(self) -> int:
-        return 1
 
     def unit_basis(self) -> Tensor:
         """The bases with columns of unit norm, (M, C, R): scale is left to a, or the two could not be told apart."""
@@ -123,11 +120,8 @@ class MixtureOfBasesHead(SingleBasisHead):
     """
 
     def __init__(self, spec: CovarianceSpec, features: int, classes: int) -> None:
-        super().__init__(spec, features, classes)
+        super().__init__(spec, features, classes, spec.bases)
         self.weighting = nn.Conv3d(features, spec.bases, kernel_size=1)
-
-    def _number_of_bases(self) -> int:
-        return self.spec.bases
 
     def weights(self, features: Tensor) -> Tensor:
         """W(x): probability of each basis in each cell, (B, M, P, P, P).

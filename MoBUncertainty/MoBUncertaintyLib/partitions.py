@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise, product
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -20,13 +19,6 @@ def cell_bounds(size: int, partitions: int) -> list[tuple[int, int]]:
     count = min(partitions, size)
     edges = [i * size // count for i in range(count + 1)]
     return list(pairwise(edges))
-
-
-def cells(shape: tuple[int, ...], partitions: int) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
-    """Each cell's index (i, j, k) and its box as slices, for a tile of spatial `shape`."""
-    axes = [list(enumerate(cell_bounds(size, partitions))) for size in shape]
-    for combination in product(*axes):
-        yield tuple(index for index, _ in combination), tuple(slice(*bounds) for _, bounds in combination)
 
 
 def cell_means(values: Tensor, partitions: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import shutil
 import zipfile
@@ -137,3 +138,14 @@ def test_a_zip_of_something_else_is_refused(tmp_path: Path) -> None:
         packed.writestr("holiday.txt", "sun")
     with pytest.raises(ModelError, match=r"holds no model\.json"):
         load_model(tmp_path / "photos.zip")
+
+
+def test_a_full_disk_is_not_called_a_damaged_zip(zipped: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(ModelError, match="cannot be unpacked"):
+        load_model(zipped)
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
@@ -9,7 +11,7 @@ from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.distribution import BasisLoading, DenseLoading, LogitGaussian
 from MoBUncertaintyLib.heads import build_head
-from MoBUncertaintyLib.partitions import cell_bounds, cell_means, cells, spread_cells
+from MoBUncertaintyLib.partitions import cell_bounds, cell_means, spread_cells
 
 STOCHASTIC = [kind for kind in Covariance if kind is not Covariance.DETERMINISTIC]
 SHAPE = (5, 4, 6)
@@ -150,7 +152,9 @@ def test_cell_means_and_spread_agree_with_a_loop():
     values = torch.randn(2, 3, 5, 7, 6)
     means = cell_means(values, 4)
     spread = spread_cells(means, (5, 7, 6))
-    for index, box in cells((5, 7, 6), 4):
+    axes = [list(enumerate(cell_bounds(size, 4))) for size in (5, 7, 6)]
+    for cell in itertools.product(*axes):
+        index, box = [i for i, _ in cell], [slice(*bounds) for _, bounds in cell]
         expected = values[(..., *box)].mean(dim=(-3, -2, -1))
         torch.testing.assert_close(means[(..., *index)], expected)
         assert (spread[(..., *box)] == means[(..., *index)][..., None, None, None]).all()
