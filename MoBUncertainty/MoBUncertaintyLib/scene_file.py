@@ -1,7 +1,7 @@
 """`scene.mrb` of a prediction, written by Slicer's core in a process of its own.
 
 That keeps VTK and torch apart (they have crashed in one process) and what the core prints off the user's terminal.
-`scene.py` is what runs there; arrays travel as files in a folder that is removed at the end.
+`app/scene.py` is what runs there; arrays travel as files in a folder that is removed at the end.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def write_scene_file(
 def scene_request(
     folder: Path, image: sitk.Image, prediction: Prediction, regions: Regions, card: ModelCard, name: str
 ) -> dict[str, Any]:
-    """What `scene.writeRequestedScene` is asked for; its arrays are written to `folder`."""
+    """What `app.scene.writeRequestedScene` is asked for; its arrays are written to `folder`."""
 
     def save(key: str, array: np.ndarray) -> str:
         np.save(folder / f"{key}.npy", array)
@@ -129,11 +129,11 @@ def ijk_to_ras(image: sitk.Image) -> np.ndarray:
 
 
 def _run(request_file: Path) -> None:
-    """Run `scene.py`; the last line it leaves on stderr is its reason."""
+    """Run `app/scene.py`; the last line it leaves on stderr is its reason."""
     package = str(Path(__file__).parents[1])
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
-        [sys.executable, "-m", "MoBUncertaintyLib.scene", str(request_file)],
+        [sys.executable, "-m", "MoBUncertaintyLib.app.scene", str(request_file)],
         env=os.environ | {"PYTHONPATH": path},
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -11,7 +11,7 @@ import slicer.util
 from vtk import vtkMatrix4x4, vtkWindowToImageFilter
 from vtk.util.numpy_support import vtk_to_numpy
 
-from MoBUncertaintyLib.scene import ResultScene, SegmentSpec, addCt, createStandAloneScene
+from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec, addCt, createStandAloneScene
 
 
 def describe(path: str, arrays: str) -> dict:

@@ -3,8 +3,8 @@
 Imports only `slicer`, `vtk` and `numpy`, and runs in 3D Slicer as well as on the Slicer core from PyPI (`slicer-core`).
 Arrays are (z, y, x), matrices map voxel indices (i, j, k) to RAS mm, positions are RAS mm, colours are 0 to 255.
 
-The command line writes its scene in a process of its own (`python -m MoBUncertaintyLib.scene request.json`): VTK and
-torch stay apart, and what Slicer's core prints does not reach the user's terminal.
+The command line writes its scene in a process of its own (`python -m MoBUncertaintyLib.app.scene request.json`): VTK
+and torch stay apart, and what Slicer's core prints does not reach the user's terminal.
 """
 
 from __future__ import annotations
