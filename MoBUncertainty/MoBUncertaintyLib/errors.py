@@ -37,6 +37,12 @@ class OutputError(UserError):
     code = "output"
 
 
+class ReviewError(UserError):
+    """A step of the review is not possible, or a stored review or decisions file does not fit."""
+
+    code = "review"
+
+
 class Cancelled(UserError):  # noqa: N818 - not a fault: the user asked for it
     """The user cancelled; nothing was written."""
 

@@ -1,0 +1,549 @@
+"""The reader's review of a prediction: a verdict on each doubtful region, corrections, undo and sign-off.
+
+Knows nothing of Slicer, files or pictures. Every step makes a new immutable state, so undo and redo are moves along the
+list of states. Arrays are (z, y, x); a *box* is a tuple of three slices in them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.regions import Measure, Region, RegionSettings
+
+Box = tuple[slice, slice, slice]
+
+SCHEMA = "mob-uncertainty review"
+SCHEMA_VERSION = 1
+
+_SURROUNDINGS = 20  # voxels
+
+
+class Verdict(StrEnum):
+    """What the reader makes of a region."""
+
+    PENDING = "pending"
+    """Not decided yet."""
+    ACCEPT = "accept"
+    """The prediction is right there."""
+    INCLUDE = "include"
+    """All of the region is organ."""
+    EXCLUDE = "exclude"
+    """All of the region is background."""
+    EDIT = "edit"
+    """The reader has drawn what is organ there."""
+
+
+@dataclass(frozen=True)
+class ReviewRegion:
+    """A region and what the reader said about it.
+
+    Attributes:
+        region_id: Names it for as long as it exists; never given to another region of the same review.
+        label: Its value in `Review.label_map()`.
+        region: How it was found; its `rank` and `label` are those of the review.
+        box: Where it lies in the volume.
+        mask: bool, fills the box.
+        verdict: The reader's.
+        organ: Label value that INCLUDE gives to the region.
+        edited: uint8 labels that EDIT gives to the region; fills the box, counts inside the mask.
+        comment: The reader's.
+    """
+
+    region_id: str
+    label: int
+    region: Region
+    box: Box
+    mask: np.ndarray = field(repr=False)
+    verdict: Verdict = Verdict.PENDING
+    organ: int | None = None
+    edited: np.ndarray | None = field(default=None, repr=False)
+    comment: str = ""
+
+    @property
+    def decided(self) -> bool:
+        """Whether the reader has given a verdict."""
+        return self.verdict is not Verdict.PENDING
+
+    @property
+    def touched(self) -> bool:
+        """Whether the reader has given a verdict or a comment, so that the region must not vanish."""
+        return self.decided or bool(self.comment)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Who signed the review off, and when (with its time zone)."""
+
+    name: str
+    time: datetime
+
+
+@dataclass(frozen=True)
+class _State:
+    regions: tuple[ReviewRegion, ...]
+    settings: RegionSettings | None
+    signature: Signature | None = None
+    found: bool = False  # made by `update_regions`: the next such state takes its place
+
+
+class RegionsLike(Protocol):
+    """`regions.Regions`, or anything with its parts; the label map may be an array (z, y, x) too."""
+
+    regions: Sequence[Region]
+    labels: sitk.Image | np.ndarray
+    settings: RegionSettings | None
+
+
+class Review:
+    """The review of one prediction.
+
+    Every step returns the boxes in which the corrected segmentation may have changed, so that a display need not be
+    drawn anew as a whole; `labels_in(box)` is what belongs there. What changes nothing is no step in the history.
+
+    Args:
+        predicted: The predicted label map, uint8 (z, y, x); not copied, never changed.
+        regions: The doubtful regions, in the same shape.
+        voxel_mm3: Volume of a voxel.
+
+    Raises:
+        ReviewError: The label map of the regions has another shape, or lacks a region.
+    """
+
+    def __init__(self, predicted: np.ndarray, regions: RegionsLike, voxel_mm3: float) -> None:
+        self.predicted = predicted
+        self.voxel_mm3 = float(voxel_mm3)
+        self._next_id = 1
+        self._digest: str | None = None
+        labels = self._checked(regions.labels)
+        found = [self._new(region, box, mask) for region, box, mask in _masks(labels, regions.regions)]
+        self._states = [_State(self._ranked(found), getattr(regions, "settings", None))]
+        self._now = 0
+
+    # What there is
+
+    @property
+    def regions(self) -> tuple[ReviewRegion, ...]:
+        """All regions in order of rank."""
+        return self._state.regions
+
+    @property
+    def settings(self) -> RegionSettings | None:
+        """What the regions were last found with; undo takes it back too."""
+        return self._state.settings
+
+    @property
+    def signature(self) -> Signature | None:
+        """Who signed, and when; None as long as nobody has."""
+        return self._state.signature
+
+    @property
+    def reviewed(self) -> tuple[int, int]:
+        """How many regions are decided, and how many there are."""
+        return sum(region.decided for region in self.regions), len(self.regions)
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a step to take back."""
+        return self._now > 0
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a step that was taken back."""
+        return self._now + 1 < len(self._states)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the predicted label map and its shape: which prediction this is the review of."""
+        if self._digest is None:
+            head = f"{self.predicted.shape}".encode()
+            self._digest = hashlib.sha256(head + np.ascontiguousarray(self.predicted, np.uint8).data).hexdigest()
+        return self._digest
+
+    def region(self, region_id: str) -> ReviewRegion:
+        """The region of that id.
+
+        Raises:
+            ReviewError: There is none.
+        """
+        for region in self.regions:
+            if region.region_id == region_id:
+                return region
+        raise ReviewError(f"There is no region {region_id!r} in this review; choose one of its list.")
+
+    def corrected(self) -> np.ndarray:
+        """The predicted labels, changed inside the decided regions only; uint8 (z, y, x), a new array."""
+        return self.labels_in(tuple(slice(0, n) for n in self.predicted.shape))
+
+    def labels_in(self, box: Box) -> np.ndarray:
+        """The corrected labels in a box."""
+        labels = np.array(self.predicted[box], dtype=np.uint8)
+        for region in self.regions:
+            inner = _common(box, region.box)
+            if inner and region.verdict in (Verdict.INCLUDE, Verdict.EXCLUDE, Verdict.EDIT):
+                there = labels[_within(inner, box)]
+                own = _within(inner, region.box)
+                mask = region.mask[own]
+                there[mask] = region.edited[own][mask] if region.verdict is Verdict.EDIT else region.organ or 0
+        return labels
+
+    def patch(self, region_id: str) -> tuple[Box, np.ndarray]:
+        """The box of a region, and the corrected labels in it."""
+        box = self.region(region_id).box
+        return box, self.labels_in(box)
+
+    def label_map(self) -> np.ndarray:
+        """All regions, each by its `label`, 0 elsewhere; uint16 (z, y, x)."""
+        labels = np.zeros(self.predicted.shape, np.uint16)
+        for region in self.regions:
+            labels[region.box][region.mask] = region.label
+        return labels
+
+    # Steps
+
+    def decide(self, region_id: str, verdict: Verdict | str, label: int | None = None) -> tuple[Box, ...]:
+        """Give a verdict, or take it back with PENDING.
+
+        Args:
+            region_id: The region.
+            verdict: Any but EDIT.
+            label: Organ to INCLUDE as; None: the one with most of the region's voxels, or else of its surroundings.
+
+        Raises:
+            ReviewError: No such region, EDIT, no label value, or the review is signed.
+        """
+        region, verdict = self.region(region_id), Verdict(verdict)
+        if verdict is Verdict.EDIT:
+            raise ReviewError("An edit needs the labels that were drawn; draw them in the region and try again.")
+        if label is not None and not 1 <= label <= 255:
+            raise ReviewError(f"An organ's label is a number from 1 to 255, not {label}; choose an organ of the model.")
+        organ = None
+        if verdict is Verdict.INCLUDE:
+            organ = self._usual_organ(region) if label is None else int(label)
+        return self._change(region, verdict=verdict, organ=organ, edited=None)
+
+    def edit(self, region_id: str, corrected: np.ndarray) -> tuple[Box, ...]:
+        """Take what the reader has drawn in a region; what was drawn outside of it does not count.
+
+        Args:
+            region_id: The region.
+            corrected: Labels of the whole volume, or of the region's box.
+
+        Raises:
+            ReviewError: No such region, another shape, or the review is signed.
+        """
+        region = self.region(region_id)
+        if corrected.shape == self.predicted.shape:
+            corrected = corrected[region.box]
+        elif corrected.shape != region.mask.shape:
+            raise ReviewError(
+                f"The edited labels have the shape {corrected.shape}, not the CT's {self.predicted.shape}; "
+                "draw on the CT's own voxels."
+            )
+        edited = np.where(region.mask, corrected, 0).astype(np.uint8)
+        same = region.verdict is Verdict.EDIT and np.array_equal(edited, region.edited)
+        return () if same else self._change(region, verdict=Verdict.EDIT, organ=None, edited=edited)
+
+    def comment(self, region_id: str, text: str) -> tuple[Box, ...]:
+        """Set a region's comment; "" removes it."""
+        return self._change(self.region(region_id), comment=text.strip())
+
+    def update_regions(self, regions: RegionsLike) -> tuple[Box, ...]:
+        """Take regions that were found anew, with another threshold say.
+
+        Regions with a verdict or a comment stay as they are. The new ones lose the voxels of these and are dropped if
+        that leaves less than the smallest size; what is left of a region that lost some has its volume, centroid and
+        share measured anew, its expected error in proportion to its volume. Ranks are renewed. Several updates in a row
+        (a slider being dragged) are one step.
+
+        Raises:
+            ReviewError: Another shape, or the review is signed.
+        """
+        self._refuse_if_signed()
+        labels = self._checked(regions.labels)
+        settings = getattr(regions, "settings", None)
+        smallest = (settings or RegionSettings).minimum_mm3
+        kept = [region for region in self.regions if region.touched]
+        used = {region.label for region in kept}
+        new = []
+        for region, box, mask in _masks(labels, regions.regions):
+            free = mask & ~_covered(box, kept)
+            left = int(free.sum())
+            if left == mask.sum():
+                new.append(self._new(region, box, mask, used))
+            elif left and left * self.voxel_mm3 >= smallest:
+                new.append(self._new(self._rest(region, box, mask, free, regions.labels), box, free, used))
+        state = _State(self._ranked(kept + new), settings, found=True)
+        if self._state.found:  # take the place of the last update
+            self._now -= 1
+        self._push(state)
+        return ()
+
+    def sign(self, name: str, when: datetime | None = None) -> None:
+        """Sign the review off.
+
+        Args:
+            name: The reader's.
+            when: Now, if not given; local time if it names no zone.
+
+        Raises:
+            ReviewError: Regions are undecided, there is no name, or it is signed already.
+        """
+        self._refuse_if_signed()
+        done, total = self.reviewed
+        if done < total:
+            raise ReviewError(f"{total - done} of {total} regions are not decided; decide them before signing off.")
+        name = " ".join(name.split())
+        if not name:
+            raise ReviewError("There is no name to sign with; enter the reviewer's name.")
+        when = (when or datetime.now()).astimezone().replace(microsecond=0)
+        self._push(replace(self._state, signature=Signature(name, when), found=False))
+
+    def withdraw(self) -> None:
+        """Take the signature back, so that the review can be changed again."""
+        if self.signature:
+            self._push(replace(self._state, signature=None, found=False))
+
+    def undo(self) -> tuple[Box, ...]:
+        """Take the last step back; does nothing without one."""
+        return self._move(-1) if self.can_undo else ()
+
+    def redo(self) -> tuple[Box, ...]:
+        """Take the last step again that was taken back; does nothing without one."""
+        return self._move(1) if self.can_redo else ()
+
+    # For files and scenes
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the voxels, ready for JSON; the history is not kept."""
+        return {
+            "schema": SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            "predicted_sha256": self.digest,
+            "voxel_mm3": self.voxel_mm3,
+            "settings": asdict(self.settings) if self.settings else None,
+            "regions": [
+                {
+                    "id": region.region_id,
+                    "rank": region.region.rank,
+                    "label": region.label,
+                    "verdict": region.verdict.value,
+                    "organ": region.organ,
+                    "comment": region.comment,
+                    "region": asdict(region.region),
+                }
+                for region in self.regions
+            ],
+            "signature": self.signature
+            and {"name": self.signature.name, "time": self.signature.time.isoformat(timespec="seconds")},
+        }
+
+    @classmethod
+    def from_dict(
+        cls, data: dict[str, Any], predicted: np.ndarray, label_map: np.ndarray, corrected: np.ndarray
+    ) -> Review:
+        """The review that `to_dict` described, with an empty history.
+
+        Args:
+            data: From `to_dict`.
+            predicted: Predicted labels.
+            label_map: From `label_map()`.
+            corrected: From `corrected()`; what EDIT regions hold is taken from it.
+
+        Raises:
+            ReviewError: It is no such description, or it belongs to other volumes.
+        """
+        try:
+            if (data["schema"], data["schema_version"]) != (SCHEMA, SCHEMA_VERSION):
+                raise ReviewError("The review was stored by another version of this module; review the case again.")
+            entries = data["regions"]
+            found = [_region(entry["region"]) for entry in entries]
+            settings = data["settings"] and RegionSettings(
+                **data["settings"] | {"measure": Measure(data["settings"]["measure"])}
+            )
+            review = cls(predicted, _Found(found, label_map, settings), data["voxel_mm3"])
+            if review.digest != data["predicted_sha256"]:
+                raise ReviewError("The review belongs to another prediction; review this one from the start.")
+            corrected = review._checked(corrected)
+            by_label = {entry["label"]: entry for entry in entries}
+            regions = tuple(_restored(region, by_label[region.label], corrected) for region in review.regions)
+            ids = [region.region_id for region in regions]
+            if len(set(ids)) < len(ids):
+                raise ValueError("two regions have one id")
+            signed = data["signature"]
+            signature = signed and Signature(str(signed["name"]), datetime.fromisoformat(signed["time"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ReviewError(f"The stored review is damaged ({error}); review the case again.") from error
+        review._states = [_State(regions, settings, signature)]
+        review._next_id = 1 + max((int(name) for name in ids if name.isdecimal()), default=0)
+        return review
+
+    # Inside
+
+    @property
+    def _state(self) -> _State:
+        return self._states[self._now]
+
+    def _push(self, state: _State) -> None:
+        del self._states[self._now + 1 :]
+        self._states.append(state)
+        self._now += 1
+
+    def _move(self, by: int) -> tuple[Box, ...]:
+        before = self._state
+        self._now += by
+        return _changed(before.regions, self._state.regions)
+
+    def _change(self, region: ReviewRegion, **values: Any) -> tuple[Box, ...]:
+        if all(getattr(region, name) is value or getattr(region, name) == value for name, value in values.items()):
+            return ()
+        self._refuse_if_signed()
+        changed = replace(region, **values)
+        regions = tuple(changed if each is region else each for each in self.regions)
+        self._push(replace(self._state, regions=regions, found=False))
+        return _changed((region,), (changed,))
+
+    def _refuse_if_signed(self) -> None:
+        if self.signature:
+            raise ReviewError(
+                f"The review is signed off by {self.signature.name}; withdraw the signature to change it."
+            )
+
+    def _checked(self, labels: sitk.Image | np.ndarray) -> np.ndarray:
+        array = labels if isinstance(labels, np.ndarray) else sitk.GetArrayViewFromImage(labels)
+        if array.shape != self.predicted.shape:
+            raise ReviewError(
+                f"The label map has the shape {array.shape}, the segmentation {self.predicted.shape}; "
+                "both must have the CT's voxels."
+            )
+        return array
+
+    def _new(self, region: Region, box: Box, mask: np.ndarray, used: set[int] | None = None) -> ReviewRegion:
+        """A region of its own id; its label is the one it was found with, or, among `used` ones, the first free one."""
+        label = region.label
+        if used is not None:
+            label = next(number for number in range(1, 2**16) if number not in used)
+            used.add(label)
+        made = ReviewRegion(str(self._next_id), label, region, box, mask)
+        self._next_id += 1
+        return made
+
+    @staticmethod
+    def _ranked(regions: Iterable[ReviewRegion]) -> tuple[ReviewRegion, ...]:
+        order = sorted(regions, key=lambda each: (-each.region.expected_error_mm3, each.region.centroid_ras))
+        return tuple(
+            replace(each, region=replace(each.region, rank=rank, label=each.label))
+            for rank, each in enumerate(order, start=1)
+        )
+
+    def _rest(
+        self, region: Region, box: Box, mask: np.ndarray, free: np.ndarray, labels: sitk.Image | np.ndarray
+    ) -> Region:
+        """What is known of a region once only `free` is left of it."""
+        share = float(free.sum() / mask.sum())
+        values: dict[str, Any] = {
+            "volume_mm3": float(free.sum() * self.voxel_mm3),
+            "expected_error_mm3": region.expected_error_mm3 * share,
+            "inside_share": float((self.predicted[box][free] > 0).mean()),
+        }
+        if isinstance(labels, sitk.Image):
+            index = np.argwhere(free).mean(axis=0) + [s.start for s in box]
+            point = labels.TransformContinuousIndexToPhysicalPoint(index[::-1].tolist())
+            values["centroid_ras"] = (-point[0], -point[1], point[2])
+        return replace(region, **values)
+
+    def _usual_organ(self, region: ReviewRegion) -> int:
+        """The organ with most voxels in the region, else in its surroundings, else the first one."""
+        around = tuple(slice(max(0, s.start - _SURROUNDINGS), s.stop + _SURROUNDINGS) for s in region.box)
+        for labels in (self.predicted[region.box][region.mask], self.predicted[around]):
+            votes = np.bincount(labels.ravel(), minlength=2)[1:]
+            if votes.any():
+                return int(votes.argmax()) + 1
+        return 1
+
+
+@dataclass(frozen=True)
+class _Found:
+    regions: Sequence[Region]
+    labels: np.ndarray
+    settings: RegionSettings | None
+
+
+def _masks(labels: np.ndarray, regions: Iterable[Region]) -> list[tuple[Region, Box, np.ndarray]]:
+    """Box and mask of each region; only the rows and slices that hold any are searched, for regions are small."""
+    slices, rows = (np.flatnonzero(labels.max(axis=axes, initial=0)) for axes in ((1, 2), (0, 2)))
+    start = [int(used[0]) if used.size else 0 for used in (slices, rows)]
+    stop = [int(used[-1]) + 1 if used.size else 0 for used in (slices, rows)]
+    near = (*map(slice, start, stop), slice(0, labels.shape[2]))
+    boxes = ndimage.find_objects(labels[near])
+    found = []
+    for region in regions:
+        box = boxes[region.label - 1] if 0 < region.label <= len(boxes) else None
+        if box is None:
+            raise ReviewError(f"The label map of the regions lacks region {region.rank}; find the regions again.")
+        box = tuple(slice(n.start + b.start, n.start + b.stop) for n, b in zip(near, box, strict=True))
+        found.append((region, box, labels[box] == region.label))
+    return found
+
+
+def _region(row: dict[str, Any]) -> Region:
+    return Region(**row | {"centroid_ras": tuple(float(c) for c in row["centroid_ras"])})
+
+
+def _restored(region: ReviewRegion, entry: dict[str, Any], corrected: np.ndarray) -> ReviewRegion:
+    verdict = Verdict(entry["verdict"])
+    edited = np.where(region.mask, corrected[region.box], 0).astype(np.uint8) if verdict is Verdict.EDIT else None
+    organ = int(entry["organ"]) if verdict is Verdict.INCLUDE else None
+    return replace(
+        region,
+        region_id=str(entry["id"]),
+        region=replace(region.region, rank=int(entry["rank"])),
+        verdict=verdict,
+        organ=organ,
+        edited=edited,
+        comment=str(entry["comment"]),
+    )
+
+
+def _common(a: Box, b: Box) -> Box | None:
+    """Where two boxes overlap; None if they do not."""
+    box = tuple(slice(max(i.start, j.start), min(i.stop, j.stop)) for i, j in zip(a, b, strict=True))
+    return box if all(s.start < s.stop for s in box) else None
+
+
+def _within(inner: Box, outer: Box) -> Box:
+    """`inner` in the coordinates of `outer`, which holds it."""
+    return tuple(slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
+
+
+def _covered(box: Box, regions: Iterable[ReviewRegion]) -> np.ndarray:
+    """Which voxels of the box belong to one of the regions."""
+    covered = np.zeros([s.stop - s.start for s in box], bool)
+    for region in regions:
+        inner = _common(box, region.box)
+        if inner:
+            covered[_within(inner, box)] |= region.mask[_within(inner, region.box)]
+    return covered
+
+
+def _changed(before: Iterable[ReviewRegion], after: Iterable[ReviewRegion]) -> tuple[Box, ...]:
+    """Boxes of the regions whose part of the corrected segmentation may differ."""
+
+    def effects(regions: Iterable[ReviewRegion]) -> dict[str, tuple[Any, ...]]:
+        return {
+            each.region_id: (each.verdict, each.organ, id(each.edited), each.box) for each in regions if each.decided
+        }
+
+    old, new = effects(before), effects(after)
+    return tuple(
+        (new.get(key) or old[key])[-1] for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
+    )
