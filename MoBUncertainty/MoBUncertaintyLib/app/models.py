@@ -1,0 +1,75 @@
+"""The models a user can choose from: those that ship with the extension, and those they added.
+
+Added models stay where they are; Slicer's settings keep their paths. Only cards are read, and without torch.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import slicer
+import slicer.util
+
+from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.model import MODELS_FOLDER, ListedModel, list_models, read_card
+
+SETTINGS_KEY = "MoBUncertainty/Models"
+
+
+class ModelList:
+    """The models of this user.
+
+    Args:
+        folder: Where the models lie that ship with the extension.
+    """
+
+    def __init__(self, folder: Path = MODELS_FOLDER) -> None:
+        self.folder = Path(folder)
+
+    def models(self) -> list[ListedModel]:
+        """Shipped models first, then the added ones; each with its card, or with its problem in one sentence."""
+        return list_models(self.folder) + [_listed(path) for path in self._added()]
+
+    def add(self, path: Path | str) -> ListedModel:
+        """Remember a model that the user has chosen.
+
+        Args:
+            path: A model folder or its model.json, a .zip, or a results folder of nnU-Net.
+
+        Raises:
+            ModelError: It is no model that can be used.
+        """
+        path = Path(path).absolute()
+        if path.name == "model.json":
+            path = path.parent
+        listed = _listed(path)
+        if listed.card is None:
+            raise ModelError(listed.problem)
+        if path not in [model.path for model in self.models()]:
+            self._keep([*self._added(), path])
+        return listed
+
+    def remove(self, path: Path | str) -> None:
+        """Forget an added model; its files stay."""
+        self._keep([added for added in self._added() if added != Path(path)])
+
+    def _added(self) -> list[Path]:
+        return [Path(path) for path in slicer.util.settingsValue(SETTINGS_KEY, [], converter=json.loads)]
+
+    def _keep(self, paths: list[Path]) -> None:
+        slicer.app.userSettings().setValue(SETTINGS_KEY, json.dumps([str(path) for path in paths]))
+
+
+def _listed(path: Path) -> ListedModel:
+    try:
+        return ListedModel(path, read_card(path))
+    except ModelError as error:
+        return ListedModel(path, None, str(error))
+    except ImportError:  # a raw results folder of nnU-Net keeps its plans in a checkpoint, which only torch can read
+        return ListedModel(
+            path,
+            None,
+            f"{path} is a results folder of nnU-Net, which needs PyTorch to be read; segment the demo CT once so that "
+            "PyTorch is installed, or make a model of it with `mob-uncertainty export`.",
+        )

@@ -1,0 +1,286 @@
+"""The review of one CT's results, with its nodes: every step changes `review.Review` and what the scene shows of it.
+
+Knows no widgets. The scene holds all of it (`ResultScene.state("review")`), so a session can be opened again from a
+scene that was saved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+
+from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec
+from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.regions import Region, RegionFinder, RegionSettings
+from MoBUncertaintyLib.review import Review, ReviewRegion, Verdict
+
+EDITOR_TAG = "MoBUncertainty"
+MASK_SEGMENT = "MoBUncertainty.Region"
+REGION_COLOUR = (0, 229, 255)  # cyan: neither in Inferno nor an organ's
+
+
+@dataclass(frozen=True)
+class Organ:
+    """A label of the model, as the user reads it."""
+
+    value: int
+    name: str
+
+
+@dataclass(frozen=True)
+class _Found:
+    regions: tuple[Region, ...]
+    labels: np.ndarray
+    settings: RegionSettings
+
+
+class ReviewSession:
+    """One CT's results under review.
+
+    Args:
+        results: The CT's nodes, complete.
+
+    Attributes:
+        review: Verdicts, comments, history and signature.
+
+    Raises:
+        ReviewError: The stored review does not belong to these results.
+    """
+
+    def __init__(self, results: ResultScene) -> None:
+        self.results = results
+        self.prediction: dict[str, Any] = results.state("prediction")
+        self._finder: RegionFinder | None = None
+        self._editing: str | None = None
+        self._removeMask()
+        predicted, labels = results.predicted(), results.regionLabels()
+        stored = results.state("review")
+        if stored:
+            self.review = Review.from_dict(stored, predicted, labels, results.corrected())
+        else:
+            found = _Found(tuple(_region(row) for row in self.prediction["rows"]), labels, self._predictedSettings())
+            self.review = Review(predicted, found, float(np.prod(results.ctNode.GetSpacing())))
+            self._showRegions()
+            self._store()
+
+    @property
+    def ctNode(self):
+        """The CT."""
+        return self.results.ctNode
+
+    @property
+    def organs(self) -> list[Organ]:
+        """What the model segments, in the order of its labels."""
+        return [Organ(label["value"], readable(label["name"])) for label in self.prediction["labels"]]
+
+    @property
+    def settings(self) -> RegionSettings:
+        """What counts as a region now."""
+        return self.review.settings or RegionSettings()
+
+    @property
+    def editing(self) -> str | None:
+        """The region that is being edited, if any."""
+        return self._editing
+
+    # Steps of the review
+
+    def decide(self, regionId: str, verdict: Verdict, label: int | None = None) -> None:
+        """Give a verdict; see `Review.decide`."""
+        self._step(self.review.decide(regionId, verdict, label))
+
+    def comment(self, regionId: str, text: str) -> None:
+        """Set a region's comment."""
+        self._step(self.review.comment(regionId, text))
+
+    def undo(self) -> None:
+        """Take the last step back."""
+        self._step(self.review.undo())
+
+    def redo(self) -> None:
+        """Take the last step again that was taken back."""
+        self._step(self.review.redo())
+
+    def sign(self, name: str) -> None:
+        """Sign off; see `Review.sign`."""
+        self.review.sign(name)
+        self._store()
+
+    def withdraw(self) -> None:
+        """Take the signature back."""
+        self.review.withdraw()
+        self._store()
+
+    def setDoubt(self, threshold: float, smallest: float) -> None:
+        """Find the regions anew; those with a verdict or a comment stay.
+
+        Args:
+            threshold: In units of the measure of doubt.
+            smallest: mm3.
+        """
+        settings = replace(self.settings, threshold=threshold, minimum_mm3=smallest)
+        if settings == self.settings:
+            return
+        regions, labels = self._regionFinder(settings).find_arrays(settings)
+        self.review.update_regions(_Found(regions, labels, settings))
+        self._showRegions()
+        self._store()
+
+    def show(self, region: ReviewRegion | None) -> None:
+        """Let all slice views jump to a region, zoom to it and mark it; None: no region is marked."""
+        self.results.highlightRegion(region.label if region else None)
+        if region:
+            self.results.jumpTo(region.region.centroid_ras, region.region.extent_mm)
+
+    # Editing
+
+    def beginEdit(self, regionId: str):
+        """Prepare the Segment Editor: it may draw inside the region only.
+
+        The editor's mask must be a segment of the segmentation that is edited, so the region becomes one until
+        `finishEdit` or `cancelEdit`.
+
+        Returns:
+            The vtkMRMLSegmentEditorNode.
+
+        Raises:
+            ReviewError: The review is signed off.
+        """
+        if self.review.signature:
+            raise ReviewError("The review is signed off; reopen it to edit a region.")
+        self.cancelEdit()
+        region = self.review.region(regionId)
+        node = self.results.node("segmentation")
+        segment = slicer.vtkSegment()
+        segment.SetName("Region under review")
+        segment.SetColor(*(channel / 255 for channel in REGION_COLOUR))
+        name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+        segment.AddRepresentation(name, self._orientedImage(region))
+        node.GetSegmentation().AddSegment(segment, MASK_SEGMENT)
+        # Not to be seen, and therefore not to be overwritten by what is drawn.
+        node.GetDisplayNode().SetSegmentVisibility(MASK_SEGMENT, False)
+        self._editing = regionId
+        return self._prepareEditor(node, region)
+
+    def finishEdit(self) -> None:
+        """Take what was drawn as the region's correction."""
+        regionId, self._editing = self._editing, None
+        if regionId is None:
+            return
+        self._removeMask()
+        drawn = self.results.corrected()
+        self.results.updateSegmentation(self.review.region(regionId).box, drawn[self.review.region(regionId).box])
+        self._step(self.review.edit(regionId, drawn))
+
+    def cancelEdit(self) -> None:
+        """Forget what was drawn."""
+        regionId, self._editing = self._editing, None
+        if regionId is None:
+            return
+        self._removeMask()
+        self.results.updateSegmentation(*self.review.patch(regionId))
+
+    def close(self) -> None:
+        """Leave the scene as it can be saved."""
+        self.cancelEdit()
+        self.results.highlightRegion(None)
+
+    # Inside
+
+    def _predictedSettings(self) -> RegionSettings:
+        return region_settings(self.prediction.get("regions") or {})
+
+    def _regionFinder(self, settings: RegionSettings) -> RegionFinder:
+        if self._finder is None:
+            matrix = vtk.vtkMatrix4x4()
+            self.ctNode.GetIJKToRASMatrix(matrix)
+            self._finder = RegionFinder.from_arrays(
+                self.results.probability(),
+                self.results.variance(),
+                self.review.predicted,
+                slicer.util.arrayFromVTKMatrix(matrix),
+                settings.measure,
+                settings.window_mm,
+            )
+        return self._finder
+
+    def _step(self, boxes) -> None:
+        for box in boxes:
+            self.results.updateSegmentation(box, self.review.labels_in(box))
+        if {region.label: region.region_id for region in self.review.regions} != self._shown:
+            self._showRegions()
+        self._showStatus()
+        self._store()
+
+    def _showRegions(self) -> None:
+        specs = [SegmentSpec(each.label, region_name(each), REGION_COLOUR) for each in self.review.regions]
+        self.results.setRegions(self.review.label_map(), specs)
+        self._shown = {region.label: region.region_id for region in self.review.regions}
+        self._showStatus()
+
+    def _showStatus(self) -> None:
+        logic = slicer.vtkSlicerSegmentationsModuleLogic
+        for region in self.review.regions:
+            self.results.setRegionStatus(region.label, logic.Completed if region.decided else logic.Flagged)
+
+    def _store(self) -> None:
+        self.results.setState("review", self.review.to_dict())
+
+    def _prepareEditor(self, node, region: ReviewRegion):
+        scene = self.ctNode.GetScene()
+        editor = scene.GetSingletonNode(EDITOR_TAG, "vtkMRMLSegmentEditorNode")
+        if editor is None:
+            editor = slicer.vtkMRMLSegmentEditorNode()
+            editor.SetSingletonTag(EDITOR_TAG)
+            editor = scene.AddNode(editor)
+        editor.SetAndObserveSegmentationNode(node)
+        editor.SetAndObserveSourceVolumeNode(self.ctNode)
+        organ = self.review.predicted[region.box][region.mask]
+        wanted = np.bincount(organ[organ > 0]).argmax() if organ.any() else self.organs[0].value
+        editor.SetSelectedSegmentID(f"Segment_{wanted}")
+        editor.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment)
+        editor.SetMaskSegmentID(MASK_SEGMENT)
+        editor.SetOverwriteMode(slicer.vtkMRMLSegmentEditorNode.OverwriteVisibleSegments)
+        return editor
+
+    def _orientedImage(self, region: ReviewRegion):
+        image = slicer.vtkOrientedImageData()
+        image.SetExtent(*(edge for axis in reversed(region.box) for edge in (axis.start, axis.stop - 1)))
+        image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+        voxels = vtk.util.numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
+        voxels[:] = region.mask.ravel()
+        matrix = vtk.vtkMatrix4x4()
+        self.ctNode.GetIJKToRASMatrix(matrix)
+        image.SetGeometryFromImageToWorldMatrix(matrix)
+        return image
+
+    def _removeMask(self) -> None:
+        node = self.results.node("segmentation")
+        if node and node.GetSegmentation().GetSegment(MASK_SEGMENT):
+            node.GetSegmentation().RemoveSegment(MASK_SEGMENT)
+
+
+def readable(name: str) -> str:
+    """A label's name as a reader wants it: `adrenal_gland_left` -> `adrenal gland left`."""
+    return name.replace("_", " ")
+
+
+def region_name(each: ReviewRegion) -> str:
+    """What a region's segment is called."""
+    return f"{each.region.rank}: {each.region.location}, expected error {each.region.expected_error_mm3:,.0f} mm³"
+
+
+def region_settings(values: dict[str, Any]) -> RegionSettings:
+    """`RegionSettings` as JSON holds them."""
+    from MoBUncertaintyLib.regions import Measure
+
+    return RegionSettings(**values | ({"measure": Measure(values["measure"])} if "measure" in values else {}))
+
+
+def _region(row: dict[str, Any]) -> Region:
+    return Region(**row | {"centroid_ras": tuple(row["centroid_ras"])})
