@@ -12,15 +12,16 @@ thickness.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage, special
 
+from MoBUncertaintyLib.blocks import BlockGrid, Box
 from MoBUncertaintyLib.errors import ImageError
-
-Box = tuple[slice, slice, slice]
 
 LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 # Below this probability no measure reaches a useful threshold: bounds the box that is looked at.
@@ -38,84 +39,178 @@ class Measure(StrEnum):
     """Entropy of the mean probabilities, background included, in nats; at most ln C."""
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of an array (z, y, x) lie.
+
+    Attributes:
+        spacing: mm, (z, y, x).
+        rotation: (3, 3), from the array's axes to RAS.
+        origin: Centre of the first voxel, RAS mm.
+    """
+
+    spacing: np.ndarray
+    rotation: np.ndarray
+    origin: np.ndarray
+
+    @classmethod
+    def of(cls, image: sitk.Image) -> Grid:
+        """The grid of an image."""
+        rotation = LPS_TO_RAS[:, None] * np.array(image.GetDirection()).reshape(3, 3)[:, ::-1]
+        return cls(np.array(image.GetSpacing())[::-1], rotation, LPS_TO_RAS * image.GetOrigin())
+
+    @classmethod
+    def from_matrix(cls, ijk_to_ras: np.ndarray) -> Grid:
+        """The grid of a (4, 4) matrix from voxel (i, j, k) to RAS mm, as Slicer's volumes have it."""
+        axes = np.asarray(ijk_to_ras, float)[:3, 2::-1]
+        spacing = np.linalg.norm(axes, axis=0)
+        return cls(spacing, axes / spacing, np.asarray(ijk_to_ras, float)[:3, 3])
+
+    def image(self, array: np.ndarray) -> sitk.Image:
+        """The array as an image on this grid."""
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing(self.spacing[::-1])
+        image.SetOrigin(LPS_TO_RAS * self.origin)
+        image.SetDirection((LPS_TO_RAS[:, None] * self.rotation[:, ::-1]).ravel())
+        return image
+
+
 class DoubtMap:
-    """The doubt in a prediction, in the box in which any foreground has a chance.
+    """The doubt in a prediction, in the box in which any foreground has a chance, in blocks of voxels (`blocks.py`).
 
     Args:
-        probability: Foreground probability; a vector image with one component per foreground class for C > 2.
-        variance: Predictive variance, with as many components.
-        segmentation: Label map of the prediction, 0 is background.
+        probability: Foreground probability (z, y, x), by label value.
+        variance: Predictive variance, likewise.
+        labels: Label map of the prediction, 0 is background.
+        grid: Where the voxels lie.
         measure: The measure of doubt.
         window_mm: Sigma of the window in which the thickness is taken.
 
     Attributes:
-        box: Where the arrays below lie in the image's array (z, y, x).
+        shape: Of the arrays given.
+        grid: Where their voxels lie.
+        blocks: Where the blocks lie in them.
+        spacing: Of the blocks in mm, (z, y, x).
+        voxels: Number of voxels in each block; all that follow are means over a block's voxels unless said otherwise.
         doubt: The measure, float32.
         thickness: Of the doubt, in mm times the measure's unit.
         typical: Median thickness along the segmentation's surface; 0 without a segmentation.
         variance: The largest over the foreground classes.
+        peak: The largest variance in the block.
         foreground: Probability of any foreground.
         expected_error: 1 - max_c p, background included: the probability that the label is wrong.
-        labels: The segmentation.
-        spacing: mm, (z, y, x).
-        rotation: (3, 3), from the array's axes to RAS.
+        inside: Share of the block that is segmented.
+        labels: The label that most of the block has.
 
     Raises:
-        ImageError: The three images do not have the same geometry or number of components.
+        ImageError: The arrays do not have the same shape or classes.
     """
 
     def __init__(
         self,
-        probability: sitk.Image,
-        variance: sitk.Image,
-        segmentation: sitk.Image,
+        probability: Mapping[int, np.ndarray],
+        variance: Mapping[int, np.ndarray],
+        labels: np.ndarray,
+        grid: Grid,
         measure: Measure = Measure.VARIANCE,
         window_mm: float = 4.0,
     ) -> None:
-        _check_geometry(probability, variance, segmentation)
+        _check_shapes(probability, variance, labels)
         self.measure, self.window_mm = Measure(measure), window_mm
-        self.spacing = np.array(segmentation.GetSpacing())[::-1]
-        self.rotation = LPS_TO_RAS[:, None] * np.array(segmentation.GetDirection()).reshape(3, 3)[:, ::-1]
-        self._origin = LPS_TO_RAS * segmentation.GetOrigin()
-
-        self.box = _box_of_interest(_channels(probability), np.ceil(3 * window_mm / self.spacing))
-        foreground = [channel[self.box] for channel in _channels(probability)]
-        self.foreground = np.clip(sum(foreground), 0, 1)
-        self.expected_error = 1 - np.maximum.reduce([1 - self.foreground, *foreground])
-        self.variance = np.maximum.reduce([channel[self.box] for channel in _channels(variance)])
-        self.labels = sitk.GetArrayViewFromImage(segmentation)[self.box].copy()
-
-        self.doubt = self._measured(foreground)
+        self.shape, self.grid = labels.shape, grid
+        box = _box_of_interest(list(probability.values()), np.ceil(3 * window_mm / grid.spacing))
+        self.blocks = BlockGrid(box, grid.spacing)
+        self.spacing, self.voxels = self.blocks.spacing, self.blocks.voxels
+        self._gather(probability, variance, labels)
         smooth = ndimage.gaussian_filter(self.doubt, window_mm / self.spacing, mode="nearest", truncate=3)
         self.thickness = smooth * np.float32(window_mm * np.sqrt(2 * np.pi))
         self.typical = _median_at_surface(self.thickness, self.labels)
 
-    def _measured(self, foreground: list[np.ndarray]) -> np.ndarray:
+    @classmethod
+    def of(
+        cls, probability: sitk.Image, variance: sitk.Image, segmentation: sitk.Image, measure: Measure, window_mm: float
+    ) -> DoubtMap:
+        """The doubt in images, which are vector images with one component per foreground class for C > 2.
+
+        Raises:
+            ImageError: The images do not have the same geometry or number of components.
+        """
+        _check_geometry(probability, variance, segmentation)
+        maps = [dict(enumerate(_channels(image), start=1)) for image in (probability, variance)]
+        return cls(*maps, sitk.GetArrayViewFromImage(segmentation), Grid.of(segmentation), measure, window_mm)
+
+    def _gather(
+        self, probability: Mapping[int, np.ndarray], variance: Mapping[int, np.ndarray], labels: np.ndarray
+    ) -> None:
+        """Fill the maps layer by layer of blocks, so that no volume is copied."""
+        maps = np.empty((5, *self.blocks.shape), np.float32)
+        self.foreground, self.expected_error, self.variance, self.peak, self.doubt = maps
+        shares = np.empty((len(probability), *self.blocks.shape), np.float32)
+        merge = self.blocks.merge
+        for layer, box in self.blocks.layers():
+            channels = [channel[box] for channel in probability.values()]
+            spread = np.maximum.reduce([channel[box] for channel in variance.values()])
+            foreground = np.clip(sum(channels[1:], channels[0]), 0, 1)
+            self.foreground[layer] = merge(foreground)
+            self.expected_error[layer] = merge(1 - np.maximum.reduce([1 - foreground, *channels]))
+            self.variance[layer] = merge(spread)
+            self.peak[layer] = merge(spread, np.maximum)
+            self.doubt[layer] = merge(self._measured(channels, foreground, spread))
+            for share, value in zip(shares, probability, strict=True):
+                share[layer] = merge((labels[box] == value).astype(np.float32))
+        for summed in (self.foreground, self.expected_error, self.variance, self.doubt, shares):
+            summed /= self.voxels
+        self.inside = shares.sum(axis=0)
+        self.labels, most = np.zeros(self.blocks.shape, np.uint8), 1 - self.inside
+        for share, value in zip(shares, probability, strict=True):
+            self.labels[share > most] = value
+            most = np.maximum(share, most)
+
+    def _measured(self, channels: list[np.ndarray], foreground: np.ndarray, variance: np.ndarray) -> np.ndarray:
         if self.measure is Measure.VARIANCE:
-            return self.variance
+            return variance
         if self.measure is Measure.BERNOULLI:
-            return np.maximum.reduce([p * (1 - p) for p in foreground])
-        return sum(special.entr(np.clip(p, 0, 1)) for p in [*foreground, 1 - self.foreground])
+            return np.maximum.reduce([p * (1 - p) for p in channels])
+        return sum(special.entr(np.clip(p, 0, 1)) for p in [*channels, 1 - foreground])
 
     def to_ras(self, index: np.ndarray) -> np.ndarray:
-        """RAS mm (N, 3) of voxels (N, 3), given as (z, y, x) in `box`."""
-        return self._origin + ((index + [s.start for s in self.box]) * self.spacing) @ self.rotation.T
+        """RAS mm (N, 3) of the middles of blocks (N, 3), given as (z, y, x)."""
+        return self.grid.origin + (self.blocks.centres(index) * self.grid.spacing) @ self.grid.rotation.T
 
 
-def bounding_box(mask: np.ndarray, margin: np.ndarray) -> Box:
-    """Smallest box of the mask, widened by `margin` voxels as far as the array goes; one voxel if the mask is empty."""
-    found = ndimage.find_objects(mask.view(np.uint8))
-    if not found:
+def bounding_box(shadows: Sequence[np.ndarray], margin: np.ndarray) -> Box:
+    """Smallest box of a mask, widened by `margin` voxels as far as the array goes; one voxel if the mask is empty.
+
+    Args:
+        shadows: For each axis (z, y, x), a mask along it of where there is anything.
+        margin: Along each axis.
+    """
+    if not shadows[0].any():
         return (slice(0, 1),) * 3
+    ends = [np.flatnonzero(shadow)[[0, -1]] for shadow in shadows]
     return tuple(
-        slice(max(0, s.start - int(m)), min(n, s.stop + int(m)))
-        for s, m, n in zip(found[0], margin, mask.shape, strict=True)
+        slice(max(0, first - int(m)), min(len(shadow), last + 1 + int(m)))
+        for shadow, (first, last), m in zip(shadows, ends, margin, strict=True)
     )
+
+
+def shadows(mask: np.ndarray) -> list[np.ndarray]:
+    """For each axis, where along it the mask has anything."""
+    return [mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)) for axis in range(mask.ndim)]
 
 
 def nested(outer: Box, inner: Box) -> Box:
     """`inner`, a box within the box `outer`, in the coordinates that `outer` is given in."""
     return tuple(slice(o.start + i.start, o.start + i.stop) for o, i in zip(outer, inner, strict=True))
+
+
+def _check_shapes(
+    probability: Mapping[int, np.ndarray], variance: Mapping[int, np.ndarray], labels: np.ndarray
+) -> None:
+    if list(probability) != list(variance):
+        raise ImageError("Probability and variance must have the same classes.")
+    if any(array.shape != labels.shape for array in [*probability.values(), *variance.values()]):
+        raise ImageError("Probability, variance and segmentation do not have the same number of voxels; predict again.")
 
 
 def _check_geometry(probability: sitk.Image, variance: sitk.Image, segmentation: sitk.Image) -> None:
@@ -136,11 +231,16 @@ def _channels(image: sitk.Image) -> list[np.ndarray]:
     return [array] if array.ndim == 3 else [array[..., c] for c in range(array.shape[-1])]
 
 
-def _box_of_interest(foreground: list[np.ndarray], margin: np.ndarray) -> Box:
-    likely = foreground[0] > NEGLIGIBLE
-    for channel in foreground[1:]:
-        likely |= channel > NEGLIGIBLE
-    return bounding_box(likely, margin)
+def _box_of_interest(foreground: Sequence[np.ndarray], margin: np.ndarray) -> Box:
+    """Box of what may be foreground, widened by `margin` voxels; one voxel if there is none."""
+    shadow = np.zeros(foreground[0].shape[1:], bool)
+    slices = np.zeros(len(foreground[0]), bool)
+    for channel in foreground:
+        for z, plane in enumerate(channel):
+            likely = plane > NEGLIGIBLE
+            slices[z] |= likely.any()
+            shadow |= likely
+    return bounding_box([slices, shadow.any(axis=1), shadow.any(axis=0)], margin)
 
 
 def _median_at_surface(values: np.ndarray, labels: np.ndarray) -> float:

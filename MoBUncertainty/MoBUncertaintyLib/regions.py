@@ -7,12 +7,14 @@ With u the measure of doubt, t its threshold and T the thickness of the doubt (`
 so the thin shell of doubt that every boundary carries is no region: the factor copes with blurred boundaries, whose
 typical T varies with their curvature, and the depth with sharp ones, whose typical T is next to nothing. The doubtful
 places are grown, because a confident model is sure of itself close by the place where it errs, cut into compact pieces
-that fit one view (`pieces.py`), and ranked by the expected error volume, the integral of 1 - max_c p.
+that fit one view (`pieces.py`), and ranked by the expected error volume, the integral of 1 - max_c p. Voxels finer than
+1 mm are looked at in blocks of at most 2 mm (`blocks.py`).
 """
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +22,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from MoBUncertaintyLib.doubt import Box, DoubtMap, Measure, bounding_box, nested
+from MoBUncertaintyLib.blocks import Box
+from MoBUncertaintyLib.doubt import DoubtMap, Grid, Measure, bounding_box, nested, shadows
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.pieces import CONNECTIVITY, compact_pieces, diameter, grow
 
@@ -154,32 +157,60 @@ def find_regions(
         ImageError: The three images do not have the same geometry or number of components.
     """
     settings = settings or RegionSettings()
-    return RegionFinder(probability, variance, segmentation, settings.measure, settings.window_mm).find(settings)
+    return RegionFinder.of(probability, variance, segmentation, settings.measure, settings.window_mm).find(settings)
 
 
 class RegionFinder:
     """Finds regions again and again as the threshold or the minimum size change; what these leave as it is, is kept.
 
     Args:
-        probability, variance, segmentation: As for `find_regions`.
-        measure: The measure of doubt.
-        window_mm: Sigma of the window in which the thickness of the doubt is taken.
-
-    Raises:
-        ImageError: The three images do not have the same geometry or number of components.
+        doubt: What is known about the doubt; keep to `of` and `from_arrays`.
     """
 
-    def __init__(
-        self,
+    def __init__(self, doubt: DoubtMap) -> None:
+        self._map = doubt
+        self._organs = _organ_frames(doubt)
+
+    @classmethod
+    def of(
+        cls,
         probability: sitk.Image,
         variance: sitk.Image,
         segmentation: sitk.Image,
         measure: Measure = RegionSettings.measure,
         window_mm: float = RegionSettings.window_mm,
-    ) -> None:
-        self._map = DoubtMap(probability, variance, segmentation, measure, window_mm)
-        self._grid = segmentation
-        self._organs = _organ_frames(self._map)
+    ) -> RegionFinder:
+        """A finder for images, which are as for `find_regions`.
+
+        Raises:
+            ImageError: The three images do not have the same geometry or number of components.
+        """
+        return cls(DoubtMap.of(probability, variance, segmentation, measure, window_mm))
+
+    @classmethod
+    def from_arrays(
+        cls,
+        probability: Mapping[int, np.ndarray],
+        variance: Mapping[int, np.ndarray],
+        labels: np.ndarray,
+        ijk_to_ras: np.ndarray,
+        measure: Measure = RegionSettings.measure,
+        window_mm: float = RegionSettings.window_mm,
+    ) -> RegionFinder:
+        """A finder for arrays (z, y, x), which are looked at and neither copied nor kept.
+
+        Args:
+            probability: Foreground probability, by label value.
+            variance: Predictive variance, likewise.
+            labels: Label map of the prediction, 0 is background.
+            ijk_to_ras: (4, 4) matrix from voxel (i, j, k) to RAS mm.
+            measure: The measure of doubt.
+            window_mm: Sigma of the window in which the thickness of the doubt is taken.
+
+        Raises:
+            ImageError: The arrays do not have the same shape or classes.
+        """
+        return cls(DoubtMap(probability, variance, labels, Grid.from_matrix(ijk_to_ras), measure, window_mm))
 
     def find(self, settings: RegionSettings) -> Regions:
         """Find the regions under `settings`, whose measure and window must be those of this finder.
@@ -187,21 +218,29 @@ class RegionFinder:
         Raises:
             SettingsError: The settings have another measure or window.
         """
+        regions, labels = self.find_arrays(settings)
+        return Regions(regions, self._map.grid.image(labels), settings)
+
+    def find_arrays(self, settings: RegionSettings) -> tuple[tuple[Region, ...], np.ndarray]:
+        """As `find`; the label map is an array (z, y, x), uint16, and none of it is filled where there is no region."""
         doubt = self._map
         if (settings.measure, settings.window_mm) != (doubt.measure, doubt.window_mm):
             raise SettingsError("Another measure or window of doubt needs a new RegionFinder.")
         usual = max(settings.excess * doubt.typical, doubt.typical + settings.depth_mm * settings.level)
         doubtful = (doubt.doubt > settings.level) & (doubt.thickness > usual)
-        near = bounding_box(doubtful, np.ceil(settings.grow_mm / doubt.spacing))
+        near = bounding_box(shadows(doubtful), np.ceil(settings.grow_mm / doubt.spacing))
         pieces = self._pieces(doubtful[near], near, settings)
-        boxes = {piece: box for piece, box in enumerate(ndimage.find_objects(pieces), start=1) if box}
-        found = [(self._describe(pieces[box] == piece, nested(near, box)), piece) for piece, box in boxes.items()]
+        found = []
+        for piece, box in enumerate(ndimage.find_objects(pieces), start=1):
+            if box:
+                mask, where = pieces[box] == piece, nested(near, box)
+                found.append((self._describe(mask, where), mask, where))
         found.sort(key=lambda f: (-f[0]["expected_error_mm3"], f[0]["centroid_ras"]))
         found = found[: settings.max_regions]
-        ranks = np.zeros(pieces.max() + 1, np.uint16)
-        ranks[[piece for _, piece in found]] = range(1, len(found) + 1)
-        regions = tuple(Region(rank=n, label=n, **what) for n, (what, _) in enumerate(found, start=1))
-        return Regions(regions, self._label_map(ranks[pieces], near), settings)
+        labels = np.zeros(doubt.shape, np.uint16)
+        for rank, (_, mask, where) in enumerate(found, start=1):
+            doubt.blocks.paint(labels, where, mask, rank)
+        return tuple(Region(rank=n, label=n, **what) for n, (what, _, _) in enumerate(found, start=1)), labels
 
     def _pieces(self, doubtful: np.ndarray, near: Box, settings: RegionSettings) -> np.ndarray:
         """Labels of the pieces from 1 (some may be missing), in no particular order, inside the box `near`."""
@@ -215,30 +254,27 @@ class RegionFinder:
         return _drop_small(pieces, doubtful, smallest)
 
     def _describe(self, mask: np.ndarray, box: Box) -> dict:
-        """All of a `Region` but its rank; `mask` fills `box`, a part of the doubt map's box."""
+        """All of a `Region` but its rank; `mask` fills `box`, a box of blocks."""
         doubt = self._map
         index = np.argwhere(mask)
-        centroid = doubt.to_ras(index + [s.start for s in box]).mean(axis=0)
-        variance, labels = doubt.variance[box][mask], doubt.labels[box][mask]
-        voxel = float(doubt.spacing.prod())
+        voxels = doubt.voxels[box][mask].astype(float)
+        voxel, total = doubt.grid.spacing.prod(), voxels.sum()
+        centroid = voxels @ doubt.to_ras(index + [s.start for s in box]) / total
+
+        def integral(values: np.ndarray) -> float:
+            return float(voxels @ values[box][mask])
+
         return {
             "centroid_ras": tuple(float(c) for c in centroid),
-            "volume_mm3": voxel * len(index),
-            "expected_error_mm3": voxel * float(doubt.expected_error[box][mask].sum(dtype=float)),
-            "mean_variance": float(variance.mean(dtype=float)),
-            "peak_variance": float(variance.max()),
-            "mean_probability": float(doubt.foreground[box][mask].mean(dtype=float)),
-            "inside_share": float((labels > 0).mean()),
+            "volume_mm3": float(voxel * total),
+            "expected_error_mm3": float(voxel * integral(doubt.expected_error)),
+            "mean_variance": integral(doubt.variance) / total,
+            "peak_variance": float(doubt.peak[box][mask].max()),
+            "mean_probability": integral(doubt.foreground) / total,
+            "inside_share": integral(doubt.inside) / total,
             "extent_mm": diameter(index * doubt.spacing, doubt.spacing),
-            "location": _location(centroid, labels, self._organs),
+            "location": _location(centroid, doubt.labels[box][mask], self._organs),
         }
-
-    def _label_map(self, ranks: np.ndarray, near: Box) -> sitk.Image:
-        """uint16 image on the input's grid with `ranks` in the box `near`."""
-        labels = sitk.Image(self._grid.GetSize(), sitk.sitkUInt16)
-        labels[nested(self._map.box, near)[::-1]] = sitk.GetImageFromArray(ranks)
-        labels.CopyInformation(self._grid)
-        return labels
 
 
 COLUMNS = (

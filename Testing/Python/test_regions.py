@@ -144,7 +144,7 @@ def test_a_zone_at_the_images_edge_is_found():
 
 
 def test_a_higher_threshold_leaves_less():
-    finder = RegionFinder(*ball(zones=SIX), Measure.BERNOULLI)
+    finder = RegionFinder.of(*ball(zones=SIX), Measure.BERNOULLI)
     sizes = [sum(r.volume_mm3 for r in finder.find(replace(BERNOULLI, threshold=t)).regions) for t in (0.03, 0.08, 0.3)]
     assert sizes[0] > sizes[1] > sizes[2] == 0
 
@@ -360,7 +360,7 @@ def test_the_label_map_lies_on_the_inputs_grid():
 def test_thickness_is_the_width_of_a_border_in_mm():
     """For p = sigmoid(d / s) the integral of p (1 - p) across the border is s."""
     distance = np.broadcast_to(np.arange(60) * 0.5 - 14.75, (40, 40, 60))
-    doubt = DoubtMap(*prediction(expit(-distance / 1.2), spacing=(0.5, 2.0, 2.0)), Measure.BERNOULLI, window_mm=5.0)
+    doubt = DoubtMap.of(*prediction(expit(-distance / 1.2), spacing=(0.5, 2.0, 2.0)), Measure.BERNOULLI, window_mm=8.0)
     assert doubt.typical == pytest.approx(1.2, rel=0.1)
 
 
@@ -394,7 +394,7 @@ def test_impossible_settings_are_refused(wrong):
 
 def test_a_finder_refuses_another_measure():
     with pytest.raises(SettingsError):
-        RegionFinder(*ball(), Measure.ENTROPY).find(BERNOULLI)
+        RegionFinder.of(*ball(), Measure.ENTROPY).find(BERNOULLI)
 
 
 # Speed
@@ -406,7 +406,7 @@ def test_a_full_ct_answers_a_new_threshold_within_a_third_of_a_second():
     p = np.zeros((300, 512, 512), np.float32)
     ras = ras_grid((120, 120, 90), (0.75, 0.75, 1.0), (-45, -45, -45), np.eye(3))
     p[60:150, 120:240, 120:240] = anatomy(ras, zones=SIX)
-    finder = RegionFinder(*prediction(p, spacing=(0.75, 0.75, 1.0)), Measure.BERNOULLI)
+    finder = RegionFinder.of(*prediction(p, spacing=(0.75, 0.75, 1.0)), Measure.BERNOULLI)
     seconds = []
     for threshold, smallest in ((0.05, 20.0), (0.08, 20.0), (0.08, 50.0)):
         start = time.process_time()
