@@ -1,83 +1,30 @@
 """The reader's review of a prediction: a verdict on each doubtful region, corrections, undo and sign-off.
 
 Knows nothing of Slicer, files or pictures. Every step makes a new immutable state, so undo and redo are moves along the
-list of states. Arrays are (z, y, x); a *box* is a tuple of three slices in them.
+list of states. Arrays are (z, y, x).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, Protocol
 
 import numpy as np
 import SimpleITK as sitk
-from scipy import ndimage
 
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.regions import Measure, Region, RegionSettings
+from MoBUncertaintyLib.review_regions import Box, ReviewRegion, Verdict, changed_boxes, common, covered, masks, within
 
-Box = tuple[slice, slice, slice]
+__all__ = ["SCHEMA", "SCHEMA_VERSION", "Box", "Review", "ReviewRegion", "Signature", "Verdict"]
 
 SCHEMA = "mob-uncertainty review"
 SCHEMA_VERSION = 1
 
 _SURROUNDINGS = 20  # voxels
-
-
-class Verdict(StrEnum):
-    """What the reader makes of a region."""
-
-    PENDING = "pending"
-    """Not decided yet."""
-    ACCEPT = "accept"
-    """The prediction is right there."""
-    INCLUDE = "include"
-    """All of the region is organ."""
-    EXCLUDE = "exclude"
-    """All of the region is background."""
-    EDIT = "edit"
-    """The reader has drawn what is organ there."""
-
-
-@dataclass(frozen=True)
-class ReviewRegion:
-    """A region and what the reader said about it.
-
-    Attributes:
-        region_id: Names it for as long as it exists; never given to another region of the same review.
-        label: Its value in `Review.label_map()`.
-        region: How it was found; its `rank` and `label` are those of the review.
-        box: Where it lies in the volume.
-        mask: bool, fills the box.
-        verdict: The reader's.
-        organ: Label value that INCLUDE gives to the region.
-        edited: uint8 labels that EDIT gives to the region; fills the box, counts inside the mask.
-        comment: The reader's.
-    """
-
-    region_id: str
-    label: int
-    region: Region
-    box: Box
-    mask: np.ndarray = field(repr=False)
-    verdict: Verdict = Verdict.PENDING
-    organ: int | None = None
-    edited: np.ndarray | None = field(default=None, repr=False)
-    comment: str = ""
-
-    @property
-    def decided(self) -> bool:
-        """Whether the reader has given a verdict."""
-        return self.verdict is not Verdict.PENDING
-
-    @property
-    def touched(self) -> bool:
-        """Whether the reader has given a verdict or a comment, so that the region must not vanish."""
-        return self.decided or bool(self.comment)
 
 
 @dataclass(frozen=True)
@@ -125,7 +72,7 @@ class Review:
         self._next_id = 1
         self._digest: str | None = None
         labels = self._checked(regions.labels)
-        found = [self._new(region, box, mask) for region, box, mask in _masks(labels, regions.regions)]
+        found = [self._new(region, box, mask) for region, box, mask in masks(labels, regions.regions)]
         self._states = [_State(self._ranked(found), getattr(regions, "settings", None))]
         self._now = 0
 
@@ -188,10 +135,10 @@ class Review:
         """The corrected labels in a box."""
         labels = np.array(self.predicted[box], dtype=np.uint8)
         for region in self.regions:
-            inner = _common(box, region.box)
+            inner = common(box, region.box)
             if inner and region.verdict in (Verdict.INCLUDE, Verdict.EXCLUDE, Verdict.EDIT):
-                there = labels[_within(inner, box)]
-                own = _within(inner, region.box)
+                there = labels[within(inner, box)]
+                own = within(inner, region.box)
                 mask = region.mask[own]
                 there[mask] = region.edited[own][mask] if region.verdict is Verdict.EDIT else region.organ or 0
         return labels
@@ -250,8 +197,7 @@ class Review:
                 "draw on the CT's own voxels."
             )
         edited = np.where(region.mask, corrected, 0).astype(np.uint8)
-        same = region.verdict is Verdict.EDIT and np.array_equal(edited, region.edited)
-        return () if same else self._change(region, verdict=Verdict.EDIT, organ=None, edited=edited)
+        return self._change(region, verdict=Verdict.EDIT, organ=None, edited=edited)
 
     def comment(self, region_id: str, text: str) -> tuple[Box, ...]:
         """Set a region's comment; "" removes it."""
@@ -275,8 +221,8 @@ class Review:
         kept = [region for region in self.regions if region.touched]
         used = {region.label for region in kept}
         new = []
-        for region, box, mask in _masks(labels, regions.regions):
-            free = mask & ~_covered(box, kept)
+        for region, box, mask in masks(labels, regions.regions):
+            free = mask & ~covered(box, kept)
             left = int(free.sum())
             if left == mask.sum():
                 new.append(self._new(region, box, mask, used))
@@ -401,16 +347,16 @@ class Review:
     def _move(self, by: int) -> tuple[Box, ...]:
         before = self._state
         self._now += by
-        return _changed(before.regions, self._state.regions)
+        return changed_boxes(before.regions, self._state.regions)
 
     def _change(self, region: ReviewRegion, **values: Any) -> tuple[Box, ...]:
-        if all(getattr(region, name) is value or getattr(region, name) == value for name, value in values.items()):
+        if all(np.array_equal(getattr(region, name), value) for name, value in values.items()):
             return ()
         self._refuse_if_signed()
         changed = replace(region, **values)
         regions = tuple(changed if each is region else each for each in self.regions)
         self._push(replace(self._state, regions=regions, found=False))
-        return _changed((region,), (changed,))
+        return changed_boxes((region,), (changed,))
 
     def _refuse_if_signed(self) -> None:
         if self.signature:
@@ -478,23 +424,6 @@ class _Found:
     settings: RegionSettings | None
 
 
-def _masks(labels: np.ndarray, regions: Iterable[Region]) -> list[tuple[Region, Box, np.ndarray]]:
-    """Box and mask of each region; only the rows and slices that hold any are searched, for regions are small."""
-    slices, rows = (np.flatnonzero(labels.max(axis=axes, initial=0)) for axes in ((1, 2), (0, 2)))
-    start = [int(used[0]) if used.size else 0 for used in (slices, rows)]
-    stop = [int(used[-1]) + 1 if used.size else 0 for used in (slices, rows)]
-    near = (*map(slice, start, stop), slice(0, labels.shape[2]))
-    boxes = ndimage.find_objects(labels[near])
-    found = []
-    for region in regions:
-        box = boxes[region.label - 1] if 0 < region.label <= len(boxes) else None
-        if box is None:
-            raise ReviewError(f"The label map of the regions lacks region {region.rank}; find the regions again.")
-        box = tuple(slice(n.start + b.start, n.start + b.stop) for n, b in zip(near, box, strict=True))
-        found.append((region, box, labels[box] == region.label))
-    return found
-
-
 def _region(row: dict[str, Any]) -> Region:
     return Region(**row | {"centroid_ras": tuple(float(c) for c in row["centroid_ras"])})
 
@@ -511,39 +440,4 @@ def _restored(region: ReviewRegion, entry: dict[str, Any], corrected: np.ndarray
         organ=organ,
         edited=edited,
         comment=str(entry["comment"]),
-    )
-
-
-def _common(a: Box, b: Box) -> Box | None:
-    """Where two boxes overlap; None if they do not."""
-    box = tuple(slice(max(i.start, j.start), min(i.stop, j.stop)) for i, j in zip(a, b, strict=True))
-    return box if all(s.start < s.stop for s in box) else None
-
-
-def _within(inner: Box, outer: Box) -> Box:
-    """`inner` in the coordinates of `outer`, which holds it."""
-    return tuple(slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
-
-
-def _covered(box: Box, regions: Iterable[ReviewRegion]) -> np.ndarray:
-    """Which voxels of the box belong to one of the regions."""
-    covered = np.zeros([s.stop - s.start for s in box], bool)
-    for region in regions:
-        inner = _common(box, region.box)
-        if inner:
-            covered[_within(inner, box)] |= region.mask[_within(inner, region.box)]
-    return covered
-
-
-def _changed(before: Iterable[ReviewRegion], after: Iterable[ReviewRegion]) -> tuple[Box, ...]:
-    """Boxes of the regions whose part of the corrected segmentation may differ."""
-
-    def effects(regions: Iterable[ReviewRegion]) -> dict[str, tuple[Any, ...]]:
-        return {
-            each.region_id: (each.verdict, each.organ, id(each.edited), each.box) for each in regions if each.decided
-        }
-
-    old, new = effects(before), effects(after)
-    return tuple(
-        (new.get(key) or old[key])[-1] for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
     )

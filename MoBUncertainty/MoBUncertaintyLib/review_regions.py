@@ -1,0 +1,123 @@
+"""A doubtful region under review: what the reader said about it, and where it lies.
+
+Arrays are (z, y, x); a *box* is a tuple of three slices in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.regions import Region
+
+Box = tuple[slice, slice, slice]
+
+
+class Verdict(StrEnum):
+    """What the reader makes of a region."""
+
+    PENDING = "pending"
+    """Not decided yet."""
+    ACCEPT = "accept"
+    """The prediction is right there."""
+    INCLUDE = "include"
+    """All of the region is organ."""
+    EXCLUDE = "exclude"
+    """All of the region is background."""
+    EDIT = "edit"
+    """The reader has drawn what is organ there."""
+
+
+@dataclass(frozen=True)
+class ReviewRegion:
+    """A region and what the reader said about it.
+
+    Attributes:
+        region_id: Names it for as long as it exists; never given to another region of the same review.
+        label: Its value in `Review.label_map()`.
+        region: How it was found; its `rank` and `label` are those of the review.
+        box: Where it lies in the volume.
+        mask: bool, fills the box.
+        verdict: The reader's.
+        organ: Label value that INCLUDE gives to the region.
+        edited: uint8 labels that EDIT gives to the region; fills the box, counts inside the mask.
+        comment: The reader's.
+    """
+
+    region_id: str
+    label: int
+    region: Region
+    box: Box
+    mask: np.ndarray = field(repr=False)
+    verdict: Verdict = Verdict.PENDING
+    organ: int | None = None
+    edited: np.ndarray | None = field(default=None, repr=False)
+    comment: str = ""
+
+    @property
+    def decided(self) -> bool:
+        """Whether the reader has given a verdict."""
+        return self.verdict is not Verdict.PENDING
+
+    @property
+    def touched(self) -> bool:
+        """Whether the reader has given a verdict or a comment, so that the region must not vanish."""
+        return self.decided or bool(self.comment)
+
+
+def masks(labels: np.ndarray, regions: Iterable[Region]) -> list[tuple[Region, Box, np.ndarray]]:
+    """Box and mask of each region; only the rows and slices that hold any are searched, for regions are small."""
+    slices, rows = (np.flatnonzero(labels.max(axis=axes, initial=0)) for axes in ((1, 2), (0, 2)))
+    start = [int(used[0]) if used.size else 0 for used in (slices, rows)]
+    stop = [int(used[-1]) + 1 if used.size else 0 for used in (slices, rows)]
+    near = (*map(slice, start, stop), slice(0, labels.shape[2]))
+    boxes = ndimage.find_objects(labels[near])
+    found = []
+    for region in regions:
+        box = boxes[region.label - 1] if 0 < region.label <= len(boxes) else None
+        if box is None:
+            raise ReviewError(f"The label map of the regions lacks region {region.rank}; find the regions again.")
+        box = tuple(slice(n.start + b.start, n.start + b.stop) for n, b in zip(near, box, strict=True))
+        found.append((region, box, labels[box] == region.label))
+    return found
+
+
+def common(a: Box, b: Box) -> Box | None:
+    """Where two boxes overlap; None if they do not."""
+    box = tuple(slice(max(i.start, j.start), min(i.stop, j.stop)) for i, j in zip(a, b, strict=True))
+    return box if all(s.start < s.stop for s in box) else None
+
+
+def within(inner: Box, outer: Box) -> Box:
+    """`inner` in the coordinates of `outer`, which holds it."""
+    return tuple(slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
+
+
+def covered(box: Box, regions: Iterable[ReviewRegion]) -> np.ndarray:
+    """Which voxels of the box belong to one of the regions."""
+    covered = np.zeros([s.stop - s.start for s in box], bool)
+    for region in regions:
+        inner = common(box, region.box)
+        if inner:
+            covered[within(inner, box)] |= region.mask[within(inner, region.box)]
+    return covered
+
+
+def changed_boxes(before: Iterable[ReviewRegion], after: Iterable[ReviewRegion]) -> tuple[Box, ...]:
+    """Boxes of the regions whose part of the corrected segmentation may differ."""
+
+    def effects(regions: Iterable[ReviewRegion]) -> dict[str, tuple[Any, ...]]:
+        return {
+            each.region_id: (each.verdict, each.organ, id(each.edited), each.box) for each in regions if each.decided
+        }
+
+    old, new = effects(before), effects(after)
+    return tuple(
+        (new.get(key) or old[key])[-1] for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
+    )
