@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,7 +97,7 @@ def check_image(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
             that is not within 0.2 to 15 mm.
     """
     image = _scalar_3d(image)
-    _check_geometry(image)
+    check_geometry(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
     if image.GetPixelID() in (sitk.sitkInt8, sitk.sitkUInt8):
         image = sitk.Cast(image, sitk.sitkInt16)
     elif image.GetPixelID() != sitk.sitkInt16:
@@ -131,14 +131,19 @@ def _check_layout(size: tuple[int, ...], components: int) -> None:
         raise ImageError(f"The image is a single slice ({shape}); give a 3D volume or the folder of its DICOM series.")
 
 
-def _check_geometry(image: sitk.Image) -> None:
-    if not np.isfinite([*image.GetSpacing(), *image.GetOrigin(), *image.GetDirection()]).all():
+def check_geometry(spacing: Sequence[float], origin: Sequence[float], direction: Sequence[float]) -> None:
+    """Check where voxels are said to be: spacing and origin in mm, direction as nine cosines.
+
+    Raises:
+        ImageError: One of them is not a number, or the spacing is not within 0.2 to 15 mm.
+    """
+    if not np.isfinite([*spacing, *origin, *direction]).all():
         raise ImageError("The image's spacing, origin or direction is not a number; correct the header.")
     low, high = SPACING_MM
-    if not all(low <= spacing <= high for spacing in image.GetSpacing()):
-        spacing = " x ".join(f"{s:.3g}" for s in image.GetSpacing())
+    if not all(low <= step <= high for step in spacing):
+        found = " x ".join(f"{step:.3g}" for step in spacing)
         raise ImageError(
-            f"The voxels measure {spacing} mm, outside {low:g} to {high:g} mm; correct the header or resample."
+            f"The voxels measure {found} mm, outside {low:g} to {high:g} mm; correct the header or resample."
         )
 
 

@@ -63,6 +63,21 @@ class CaseSummary:
 
 
 @dataclass(frozen=True)
+class Analysis:
+    """What is computed of an image.
+
+    Attributes:
+        prediction: Segmentation, probability and variance.
+        regions: Doubtful regions.
+        seconds: By stage.
+    """
+
+    prediction: Prediction
+    regions: Regions
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
 class CaseResult:
     """A finished case: its summary, and the images, which are also in its results folder."""
 
@@ -139,10 +154,9 @@ def run_case(
     seconds: dict[str, float] = {}
     with _stage("read", seconds, progress, cancelled):
         image, warnings = read_image(source, series)
-    prediction = predictor.predict(image, progress, cancelled)
-    seconds |= prediction.timings
-    with _stage("regions", seconds, progress, cancelled):
-        regions = find_regions(prediction.probability, prediction.variance, prediction.segmentation, region_settings)
+    analysis = analyse(image, predictor, region_settings, progress, cancelled)
+    prediction, regions = analysis.prediction, analysis.regions
+    seconds |= analysis.seconds
     with _stage("write", seconds, progress, cancelled):
         problems = write_results(
             output,
@@ -168,6 +182,21 @@ def run_case(
         warnings=[*warnings, *prediction.warnings, *problems],
     )
     return CaseResult(summary, prediction, regions)
+
+
+def analyse(
+    image: sitk.Image,
+    predictor: Predictor,
+    region_settings: RegionSettings | None = None,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelledCallback | None = None,
+) -> Analysis:
+    """Predict an image and find its doubtful regions; arguments and errors as for `run_case`."""
+    prediction = predictor.predict(image, progress, cancelled)
+    seconds = dict(prediction.timings)
+    with _stage("regions", seconds, progress, cancelled):
+        regions = find_regions(prediction.probability, prediction.variance, prediction.segmentation, region_settings)
+    return Analysis(prediction, regions, seconds)
 
 
 def run_demo(

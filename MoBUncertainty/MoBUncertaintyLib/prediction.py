@@ -135,17 +135,25 @@ class Predictor:
 
     def __init__(self, model: Model, settings: PredictionSettings | None = None) -> None:
         self.model = model
-        self.settings = settings or PredictionSettings()
-        self.device = select_device(self.settings.device)
-        self.folds = model.folds if self.settings.folds is None else self.settings.folds
-        if not self.folds or not set(self.folds) <= set(model.folds):
-            there = ", ".join(map(str, model.folds))
-            raise SettingsError(f"The model has the folds {there}; choose among them.")
-        if self.settings.mirror and not model.card.mirror_axes:
-            raise SettingsError("The model was trained without mirroring; switch mirroring off.")
         self._preprocessor = Preprocessor(model.plans, model.dataset, model.card.configuration, model.card.orientation)
         self._network: StochasticNetwork | None = None
         self._loaded: Fold | None = None
+        self.use(settings or PredictionSettings())
+
+    def use(self, settings: PredictionSettings) -> None:
+        """Change how to predict from now on; the network stays as it is loaded.
+
+        Raises:
+            SettingsError: As for the constructor; the settings are then as before.
+        """
+        device = select_device(settings.device)
+        folds = self.model.folds if settings.folds is None else settings.folds
+        if not folds or not set(folds) <= set(self.model.folds):
+            there = ", ".join(map(str, self.model.folds))
+            raise SettingsError(f"The model has the folds {there}; choose among them.")
+        if settings.mirror and not self.model.card.mirror_axes:
+            raise SettingsError("The model was trained without mirroring; switch mirroring off.")
+        self.settings, self.device, self.folds = settings, device, folds
 
     def predict(
         self,

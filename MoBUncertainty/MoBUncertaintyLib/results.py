@@ -138,7 +138,7 @@ def write_results(
                 write_scene_file(partial / "scene.mrb", image, prediction, regions, card, name)
             except SceneError as error:  # the prediction is worth keeping without it
                 problems.append(str(error))
-        info = _describe(image, prediction, regions, card, source)
+        info = describe(image, prediction, regions, card, source)
         info["warnings"] = [*warnings, *prediction.warnings, *problems]
         text = json.dumps(info, indent=2, ensure_ascii=False, allow_nan=False, default=str)
         (partial / "prediction.json").write_text(text + "\n", encoding="utf-8")
@@ -287,8 +287,8 @@ def _read_per_class(folder: Path, kind: str, names: list[str]) -> sitk.Image:
     return sitk.Compose(images) if len(images) > 1 else images[0]
 
 
-def _describe(
-    image: sitk.Image, prediction: Prediction, regions: Regions, card: ModelCard, source: str | Path | None
+def describe(
+    image: sitk.Image, prediction: Prediction, regions: Regions, card: ModelCard, source: str | Path | None = None
 ) -> dict[str, Any]:
     """`prediction.json` but for the warnings: what came in, what was done with it, what came out."""
     voxel_ml = math.prod(image.GetSpacing()) / 1000

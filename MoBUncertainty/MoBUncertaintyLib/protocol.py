@@ -1,0 +1,105 @@
+"""What the application and its worker say to each other: one JSON object per line, UTF-8, on stdin and stdout.
+
+Requests hold `id` and `command`; events hold `event`, and the `id` of the request that they belong to. Arrays are not
+in them: they are handed over as .npy files in the folder that a request names. Only the standard library is imported
+here, since both Slicer and the worker use this.
+
+Request        Fields beside `id` and `command`
+-------------  ----------------------------------------------------------------------------------------------------
+predict        `ct` {array, ijk_to_ras, name}, `model`, `settings`, `regions`, `folder`
+export         see `export.export_review`
+shutdown       -
+
+Every request may hold `scratch`: the folder for the worker's own temporary files, which is removed when the worker's
+stdin is closed.
+
+Event          Fields beside `event` and `id`
+-------------  ----------------------------------------------------------------------------------------------------
+ready          `pid`, `version`; once, before anything is asked
+heartbeat      none; every `HEARTBEAT_S`, whatever is computed
+progress       `stage`, `text`, `fraction` of the whole request 0 to 1, `seconds_left` or null
+warning        `message`, one sentence
+result         `result`; ends the request
+error          `code`, `message`, one sentence; ends the request
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Any
+
+HEARTBEAT_S = 2.0
+LINE_LIMIT = 64 * 2**20
+"""Bytes; longer lines are no messages."""
+
+
+class Command(StrEnum):
+    """What the worker can be asked for."""
+
+    PREDICT = "predict"
+    EXPORT = "export"
+    SHUTDOWN = "shutdown"
+
+
+class Event(StrEnum):
+    """What the worker says."""
+
+    READY = "ready"
+    HEARTBEAT = "heartbeat"
+    PROGRESS = "progress"
+    WARNING = "warning"
+    RESULT = "result"
+    ERROR = "error"
+
+
+class ProtocolError(Exception):
+    """What was said is no message."""
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """A message as one line.
+
+    Raises:
+        ProtocolError: It holds something that JSON cannot, such as NaN or an array.
+    """
+    try:
+        return json.dumps(message, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    except (TypeError, ValueError) as error:
+        raise ProtocolError(f"The message cannot be sent ({error}).") from error
+
+
+class Decoder:
+    """Makes messages out of bytes as they come; what is not yet a whole line waits for the rest."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """The messages that `data` completes.
+
+        Raises:
+            ProtocolError: A line is not a JSON object, or too long to be a message.
+        """
+        *lines, rest = data.split(b"\n")
+        if lines:
+            lines[0] = bytes(self._rest) + lines[0]
+            self._rest.clear()
+        self._rest += rest
+        if len(self._rest) > LINE_LIMIT:
+            raise ProtocolError(f"A line is longer than {LINE_LIMIT >> 20} MB.")
+        return [_message(line) for line in lines if line.strip()]
+
+
+def _message(line: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(line.decode(), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"This is no message: {line[:200]!r}.") from error
+    if not isinstance(message, dict):
+        raise ProtocolError(f"This is no message: {line[:200]!r}.")
+    return message
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
