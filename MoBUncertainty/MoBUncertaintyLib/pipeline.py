@@ -165,6 +165,7 @@ def run_case(
             regions,
             predictor.model.card,
             source=source,
+            series=series,
             scene=scene,
             overwrite=overwrite,
             warnings=warnings,

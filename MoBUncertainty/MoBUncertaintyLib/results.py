@@ -14,10 +14,8 @@ import math
 import os
 import re
 import shutil
-import uuid
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +29,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.figures import draw_overlay
+from MoBUncertaintyLib.folders import FolderKind
 from MoBUncertaintyLib.images import volume_stem
 from MoBUncertaintyLib.regions import write_csv
 from MoBUncertaintyLib.scene_file import SceneError, write_scene_file
@@ -42,11 +41,6 @@ if TYPE_CHECKING:
 
 SCHEMA = "mob-uncertainty results"
 SCHEMA_VERSION = 1
-OURS = re.compile(
-    r"(segmentation|regions|(probability|variance)(_.*)?)\.nii\.gz|regions\.csv|overlay\.png|scene\.mrb"
-    r"|(prediction|demo)\.json"
-)
-"""What a results folder holds. One with anything else in it, a reader's correction say, is never replaced."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +62,27 @@ class Results:
     info: dict[str, Any]
 
 
+def is_results_folder(folder: Path) -> bool:
+    """Whether the folder was written by `write_results`."""
+    try:
+        return _read_json(folder)["schema"] == SCHEMA
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+FOLDER = FolderKind(
+    noun="results",
+    one="results",
+    earlier="earlier results",
+    recognises=is_results_folder,
+    files=re.compile(
+        r"(segmentation|regions|(probability|variance)(_.*)?)\.nii\.gz|regions\.csv|review\.html|overlay\.png|scene\.mrb"
+        r"|(prediction|demo)\.json"
+    ),
+)
+"""A folder with anything else in it, a reader's review say, is never replaced."""
+
+
 def check_output(folder: str | Path, overwrite: bool = False) -> None:
     """Refuse an output folder before hours of computing rather than after.
 
@@ -78,19 +93,7 @@ def check_output(folder: str | Path, overwrite: bool = False) -> None:
     Raises:
         OutputError: Something else is there, or older results that may not be replaced, or it may not be written to.
     """
-    folder = Path(folder).resolve()
-    try:
-        _check_place(folder, overwrite)
-    except OSError as error:
-        raise _output_error(folder, error) from error
-
-
-def is_results_folder(folder: Path) -> bool:
-    """Whether the folder was written by `write_results`."""
-    try:
-        return _read_json(folder)["schema"] == SCHEMA
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
+    FOLDER.check(folder, overwrite)
 
 
 def write_results(
@@ -101,6 +104,7 @@ def write_results(
     card: ModelCard,
     *,
     source: str | Path | None = None,
+    series: str | None = None,
     scene: bool = True,
     overwrite: bool = False,
     warnings: Sequence[str] = (),
@@ -113,7 +117,8 @@ def write_results(
         prediction: Of that CT.
         regions: Of that prediction.
         card: Of the model.
-        source: The file or DICOM folder the CT was read from, to name and hash it.
+        source: The file or DICOM folder the CT was read from, to name, hash and find it again.
+        series: Series instance UID, where the folder has several.
         scene: Write `scene.mrb` too (a process of its own, with `slicer-core`).
         overwrite: Replace an older results folder.
         warnings: What was noticed before, for `prediction.json`.
@@ -127,7 +132,7 @@ def write_results(
     check_output(folder, overwrite)
     folder = Path(folder).resolve()
     name = volume_stem(source) if source else "CT"
-    with _new_folder(folder) as partial:
+    with FOLDER.new(folder) as partial:
         _write_volumes(partial, prediction, card)
         _write_nifti(regions.labels, partial / "regions.nii.gz")
         write_csv(regions, partial / "regions.csv")
@@ -138,7 +143,7 @@ def write_results(
                 write_scene_file(partial / "scene.mrb", image, prediction, regions, card, name)
             except SceneError as error:  # the prediction is worth keeping without it
                 problems.append(str(error))
-        info = describe(image, prediction, regions, card, source)
+        info = describe(image, prediction, regions, card, source, series)
         info["warnings"] = [*warnings, *prediction.warnings, *problems]
         text = json.dumps(info, indent=2, ensure_ascii=False, allow_nan=False, default=str)
         (partial / "prediction.json").write_text(text + "\n", encoding="utf-8")
@@ -169,62 +174,6 @@ def read_results(folder: str | Path) -> Results:
         )
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise OutputError(f"The results in {folder} are damaged ({error}); predict again.") from error
-
-
-def _check_place(folder: Path, overwrite: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file; choose a folder for the results.")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not is_results_folder(folder):
-            raise OutputError(f"{folder} holds other things than results; choose a new or empty folder.")
-        if not overwrite:
-            raise OutputError(f"{folder} holds earlier results; choose another folder, or say --overwrite.")
-        foreign = sorted(path.name for path in folder.iterdir() if not OURS.fullmatch(path.name))
-        if foreign:
-            raise OutputError(
-                f"{folder} also holds {foreign[0]}, which would be lost; move it or choose another folder."
-            )
-    existing = next(parent for parent in folder.parents if parent.exists())
-    if not existing.is_dir():
-        raise OutputError(f"{folder} cannot be made, because {existing} is a file; choose another folder.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise OutputError(f"{existing} may not be written to; choose another folder.")
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder that takes the place of `folder` at the end, or vanishes if anything goes wrong."""
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
-        yield partial
-        _move_into_place(partial, folder)
-    except OSError as error:
-        raise _output_error(folder, error) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _move_into_place(partial: Path, folder: Path) -> None:
-    """Older results are moved aside first and come back if the new ones cannot take their place."""
-    if not folder.exists():
-        partial.rename(folder)
-        return
-    old = partial.with_suffix(".old")
-    folder.rename(old)
-    try:
-        partial.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _output_error(folder: Path, error: OSError) -> OutputError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(f"The disk of {folder} is full; free some space or choose another folder.")
-    return OutputError(f"The results cannot be written to {folder} ({error.strerror or error}); choose another folder.")
 
 
 def _write_volumes(folder: Path, prediction: Prediction, card: ModelCard) -> None:
@@ -288,7 +237,12 @@ def _read_per_class(folder: Path, kind: str, names: list[str]) -> sitk.Image:
 
 
 def describe(
-    image: sitk.Image, prediction: Prediction, regions: Regions, card: ModelCard, source: str | Path | None = None
+    image: sitk.Image,
+    prediction: Prediction,
+    regions: Regions,
+    card: ModelCard,
+    source: str | Path | None = None,
+    series: str | None = None,
 ) -> dict[str, Any]:
     """`prediction.json` but for the warnings: what came in, what was done with it, what came out."""
     voxel_ml = math.prod(image.GetSpacing()) / 1000
@@ -299,7 +253,9 @@ def describe(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "input": {
             "name": Path(source).name if source else None,
-            "sha256": _digest(Path(source)) if source else None,
+            "sha256": file_digest(source) if source else None,
+            "path": str(Path(source).resolve()) if source else None,
+            "series": series,
             "size": image.GetSize(),
             "spacing_mm": image.GetSpacing(),
             "origin_lps_mm": image.GetOrigin(),
@@ -309,6 +265,7 @@ def describe(
             {
                 "name": label.name,
                 "value": label.value,
+                "colour": label.colour,
                 "terminology": label.terminology,
                 "volume_ml": round(float(counts[label.value]) * voxel_ml, 3),
             }
@@ -323,10 +280,11 @@ def describe(
     }
 
 
-def _digest(source: Path) -> str:
+def file_digest(source: str | Path) -> str:
     """SHA-256 of a file; of a folder, that of the list of its files' hashes, a hexadecimal line each, by name."""
+    source = Path(source)
     if source.is_dir():
-        lines = "".join(f"{_digest(path)}\n" for path in sorted(source.iterdir()) if path.is_file())
+        lines = "".join(f"{file_digest(path)}\n" for path in sorted(source.iterdir()) if path.is_file())
         return hashlib.sha256(lines.encode()).hexdigest()
     with open(source, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
