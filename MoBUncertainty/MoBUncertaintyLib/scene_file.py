@@ -1,7 +1,7 @@
 """`scene.mrb` of a prediction, written by Slicer's core in a process of its own.
 
 That keeps VTK and torch apart (they have crashed in one process) and what the core prints off the user's terminal.
-`app/scene.py` is what runs there; arrays travel as files in a folder that is removed at the end.
+`app/standalone.py` is what runs there; arrays travel as files in a folder that is removed at the end.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.figures import REGION_COLOUR, display_range, largest_component, readable, variance_threshold
+from MoBUncertaintyLib.figures import REGION_COLOUR, display_range, readable, variance_threshold
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.card import ModelCard
@@ -71,14 +72,18 @@ def write_scene_file(
 def scene_request(
     folder: Path, image: sitk.Image, prediction: Prediction, regions: Regions, card: ModelCard, name: str
 ) -> dict[str, Any]:
-    """What `app.scene.writeRequestedScene` is asked for; its arrays are written to `folder`."""
+    """What `app.standalone.writeRequestedScene` is asked for; its arrays are written to `folder`."""
 
     def save(key: str, array: np.ndarray) -> str:
         np.save(folder / f"{key}.npy", array)
         return str(folder / f"{key}.npy")
 
+    def save_channels(key: str, image: sitk.Image) -> dict[int, str]:
+        array = sitk.GetArrayViewFromImage(image)
+        channels = [array] if array.ndim == 3 else np.moveaxis(array, -1, 0)
+        return {label.value: save(f"{key}_{label.value}", c) for label, c in zip(card.labels, channels, strict=True)}
+
     segmentation = sitk.GetArrayViewFromImage(prediction.segmentation)
-    present = set(np.flatnonzero(np.bincount(segmentation.ravel())).tolist())
     return {
         "output": str(folder / "scene.mrb"),
         "ct": {
@@ -87,10 +92,9 @@ def scene_request(
             "name": name,
             "displayRange": display_range(image),
         },
-        "variance": {
-            "array": save("variance", largest_component(prediction.variance)),
-            "threshold": variance_threshold(regions.settings),
-        },
+        "probability": save_channels("probability", prediction.probability),
+        "variance": save_channels("variance", prediction.variance),
+        "threshold": variance_threshold(regions.settings),
         "segmentation": {
             "array": save("segmentation", segmentation),
             "segments": [
@@ -101,7 +105,6 @@ def scene_request(
                     "terminology": label.terminology,
                 }
                 for label in card.labels
-                if label.value in present
             ],
         },
         "regions": {
@@ -117,6 +120,14 @@ def scene_request(
             ],
         },
         "position": regions.regions[0].centroid_ras if regions.regions else None,
+        "state": {
+            "prediction": {
+                "labels": [asdict(label) for label in card.labels],
+                "rows": [asdict(region) for region in regions.regions],
+                "regions": asdict(regions.settings),
+                "provenance": prediction.provenance,
+            }
+        },
     }
 
 
@@ -129,11 +140,11 @@ def ijk_to_ras(image: sitk.Image) -> np.ndarray:
 
 
 def _run(request_file: Path) -> None:
-    """Run `app/scene.py`; the last line it leaves on stderr is its reason."""
+    """Run `app/standalone.py`; the last line it leaves on stderr is its reason."""
     package = str(Path(__file__).parents[1])
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
-        [sys.executable, "-m", "MoBUncertaintyLib.app.scene", str(request_file)],
+        [sys.executable, "-m", "MoBUncertaintyLib.app.standalone", str(request_file)],
         env=os.environ | {"PYTHONPATH": path},
         stdin=subprocess.DEVNULL,
         capture_output=True,

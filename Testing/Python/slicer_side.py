@@ -11,7 +11,8 @@ import slicer.util
 from vtk import vtkMatrix4x4, vtkWindowToImageFilter
 from vtk.util.numpy_support import vtk_to_numpy
 
-from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec, addCt, createStandAloneScene
+from MoBUncertaintyLib.app.scene import MapKind, ResultScene, SegmentSpec
+from MoBUncertaintyLib.app.standalone import addCt, createStandAloneScene
 
 
 def describe(path: str, arrays: str) -> dict:
@@ -22,12 +23,12 @@ def describe(path: str, arrays: str) -> dict:
     composite = scene.GetNodeByID("vtkMRMLSliceCompositeNodeRed")
     ct = scene.GetNodeByID(composite.GetBackgroundVolumeID())
     results = ResultScene(ct)
-    variance, display = results.node("variance"), results.node("variance").GetDisplayNode()
-    legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(variance)
+    variance, shown = results.node("variance"), results.node("shown")
+    display, legend = shown.GetDisplayNode(), slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(shown)
     np.savez(
         arrays,
         ct=slicer.util.arrayFromVolume(ct),
-        variance=slicer.util.arrayFromVolume(variance),
+        variance=np.maximum.reduce(list(results.variance().values())),
         colours=[display.GetColorNode().GetLookupTable().GetTableValue(index)[:3] for index in range(256)],
         segmentation=labels(results.node("segmentation"), ct),
         regions=labels(results.node("regions"), ct),
@@ -41,7 +42,7 @@ def describe(path: str, arrays: str) -> dict:
         "threshold": display.GetLowerThreshold() if display.GetApplyThreshold() else None,
         "legend": [legend.GetTitleText(), legend.GetLabelFormat(), bool(legend.GetVisibility())],
         "foreground": [
-            [node.GetForegroundVolumeID() == variance.GetID(), node.GetForegroundOpacity()]
+            [node.GetForegroundVolumeID() == shown.GetID(), node.GetForegroundOpacity()]
             for node in nodes(scene, "vtkMRMLSliceCompositeNode")
         ],
         "slices": [
@@ -50,6 +51,7 @@ def describe(path: str, arrays: str) -> dict:
         "layout": nodes(scene, "vtkMRMLLayoutNode")[0].GetViewArrangement(),
         "segmentation": segments(results.node("segmentation")),
         "regions": segments(results.node("regions")),
+        "state": results.state("prediction"),
         "surface": results.node("segmentation").GetSegmentation().ContainsRepresentation("Closed surface"),
         "tree": tree(scene),
     }
@@ -112,8 +114,10 @@ def reuse() -> dict:
             labels[2, 2, value] = value
         specs = [SegmentSpec(value, name, (255, 0, 0)) for value, name in enumerate(names, 1)]
         again = ResultScene(results.ctNode)
-        again.setVariance(np.zeros((8, 9, 10), np.float32), 0.05)
+        again.setMaps(*({1: np.zeros((8, 9, 10), np.float32)},) * 2)
         again.setSegmentation(labels, specs)
+        again.showMap(MapKind.STANDARD_DEVIATION)
+        again.showMap(MapKind.VARIANCE)
         again.setRegions(labels, specs)
         again.showInViews()
         counts.append(scene.GetNumberOfNodes())

@@ -73,7 +73,7 @@ class TestReopenedScene:
 
     def test_variance_is_shown_from_the_threshold_on_one_fixed_scale(self, oblique):
         assert oblique[1]["threshold"] == pytest.approx(DEFAULT_THRESHOLD[Measure.VARIANCE])
-        assert oblique[1]["varianceRange"] == pytest.approx([0, 0.25])
+        assert oblique[1]["varianceRange"] == pytest.approx([0, 0.08])
 
     def test_its_colours_are_inferno(self, oblique):
         inferno = matplotlib.colormaps["inferno"](np.arange(256))[:, :3]
@@ -122,9 +122,18 @@ class TestReopenedScene:
             "",
             "doubtful regions",
             "predictive variance",
+            "probability",
             "segmentation",
+            "segmentation as predicted",
         ]
-        assert [len(children) for _, children in folder[1]] == [0, 0, 1, 2]
+        assert sorted(len(children) for _, children in folder[1]) == [0, 0, 0, 1, 1, 2]
+
+    def test_what_the_review_needs_comes_with_it(self, oblique):
+        case, facts, _, _ = oblique
+        assert [label["name"] for label in facts["state"]["labels"]] == ["pancreas"]
+        assert [row["expected_error_mm3"] for row in facts["state"]["rows"]] == [
+            region.expected_error_mm3 for region in case.regions.regions
+        ]
 
     @needs_mesa
     def test_drawn_slice_has_the_heat_map_where_the_variance_is(self, oblique, tmp_path):
@@ -159,11 +168,13 @@ def test_left_handed_axes_stay_where_they_are_in_the_patient(tmp_path):
 
 @needs_slicer
 @needs_views
-def test_prediction_without_organ_and_region_gives_a_scene_with_empty_lists(tmp_path):
+def test_prediction_without_organ_and_region_gives_an_empty_segment_to_draw_in(tmp_path):
     case = invented_case(with_regions=False)
     case.prediction.segmentation *= 0
     facts, arrays = write_and_read(tmp_path, case)
-    assert facts["segmentation"] == facts["regions"] == []
+    assert [segment["name"] for segment in facts["segmentation"]] == ["pancreas"]
+    assert not arrays["segmentation"].any()
+    assert facts["regions"] == []
     assert arrays["ct"].shape == arrays["variance"].shape
 
 
@@ -174,7 +185,10 @@ def test_second_run_reuses_the_nodes():
     assert first == second
     assert facts["segments"] == [["first", "second", "third"], ["only"]]
     (folder,) = facts["trees"][1]
-    assert [[name for name, _ in children] for _, children in folder[1]] == [[], [], ["only"], ["only"]]
+    children = {name: [child for child, _ in children] for name, children in folder[1]}
+    assert {name: each for name, each in children.items() if each} == {
+        f"CT {name}": ["only"] for name in ("segmentation", "segmentation as predicted", "doubtful regions")
+    }
 
 
 @needs_slicer

@@ -1,417 +1,328 @@
-"""A prediction as a Slicer scene, ready to be looked at: CT, segmentation, heat map of the variance, flagged regions.
+"""A prediction in a Slicer scene: segmentation, maps over the CT, coloured surface, doubtful regions, and their state.
 
-Imports only `slicer`, `vtk` and `numpy`, and runs in 3D Slicer as well as on the Slicer core from PyPI (`slicer-core`).
-Arrays are (z, y, x), matrices map voxel indices (i, j, k) to RAS mm, positions are RAS mm, colours are 0 to 255.
-
-The command line writes its scene in a process of its own (`python -m MoBUncertaintyLib.app.scene request.json`): VTK
-and torch stay apart, and what Slicer's core prints does not reach the user's terminal.
+`ResultScene` is what the rest of the application knows of nodes; the rooms beside this one do the work. Arrays are
+(z, y, x) of the CT's shape, positions are RAS mm of the CT's own coordinates (without the transform that the CT may be
+under), colours are 0 to 255.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
 import slicer
-import slicer.util
-import vtk
-from vtk.util.numpy_support import numpy_to_vtk
 
-CT_RANGE = (-160.0, 240.0)  # HU, black and white: the window of the abdomen (400 wide, level 40)
-VARIANCE_RANGE = (0.0, 0.25)  # 0.25 is the largest variance a probability can have: one scale for every case
-HEAT_MAP_OPACITY = 0.75
-MARGIN = 1.4  # the field of view against the size of the organ
-SMALLEST_VIEW_MM = 100.0
+from MoBUncertaintyLib.app import views
+from MoBUncertaintyLib.app.maps import STYLES, MapKind, UncertaintyMaps
+from MoBUncertaintyLib.app.nodes import REFERENCE_ROLE, Box, CtNodes, nodesByClass
+from MoBUncertaintyLib.app.segments import BINARY_LABELMAP, LabelSegmentation, SegmentSpec
+from MoBUncertaintyLib.app.state import SceneState
+from MoBUncertaintyLib.app.surface import UncertaintySurface
 
-REFERENCE_ROLE = "MoBUncertainty.{}"  # from the CT to each node made for it: a second run finds and reuses them
+__all__ = ["MapKind", "ResultScene", "SegmentSpec", "findResults"]
 
-# Every fifth of matplotlib's 256 Inferno colours; straight lines between them are true to 2/255.
-_INFERNO = (
-    "00000402020c0504170a072210092d160b391e0c45260c512f0a5b380962400a67490b6a510e6c59106e61136e69166e71196e781c6d"
-    "801f6c88226a902568982766a02a63a82e5fb0315bb73557bf3952c63d4dcc4248d34743d94d3ddf5337e45a31e9612bed6925f1711f"
-    "f47918f78212f98b0bfa9407fb9d07fca60cfcb014fbba1ffac42af8cd37f6d746f4e156f2ea69f2f27df5f992fcffa4"
-)
+FILL_OPACITY = 0.35
+OTHER_REGIONS_OPACITY = 0.35  # of the outlines, while one region is highlighted
 
-
-@dataclass(frozen=True)
-class SegmentSpec:
-    """What is shown of one value of a label map.
-
-    Attributes:
-        value: In the label map; above 0.
-        name: As the user reads it.
-        colour: Red, green, blue; 0 to 255.
-        terminology: `category`, `type` and `modifier` (or None), each (scheme, code, meaning); None: left to Slicer.
-        flagged: The segment gets Slicer's status Flagged: somebody should look at it.
-    """
-
-    value: int
-    name: str
-    colour: tuple[int, int, int]
-    terminology: dict | None = None
-    flagged: bool = False
+DEFAULT_OVERLAY = {
+    "kind": MapKind.VARIANCE.value,
+    "label": None,
+    "opacity": 0.75,
+    "legend": True,
+    "fill": False,
+    "surface": False,
+}
 
 
 class ResultScene:
     """All that is shown of one CT's prediction.
 
-    Each `set...` method makes its node or, where an earlier run has made it, fills it anew. All nodes lie in one
-    subject-hierarchy folder with the CT and follow the CT's transform.
+    Each `set...` method makes its nodes or, where an earlier run has made them, fills them anew. All nodes lie in one
+    subject-hierarchy folder and follow the CT's transform. Nothing is kept here that the scene does not hold: a
+    `ResultScene` of a scene that has been saved and opened again is the same.
 
     Args:
-        ctNode: The CT, in a scene.
+        ctNode: The CT, in a scene. Nothing is changed before the first `set...`.
     """
 
     def __init__(self, ctNode):
         self.ctNode = ctNode
         self.scene = ctNode.GetScene()
-        self._placeInFolder(ctNode, "Volumes")
+        self._nodes = CtNodes(ctNode)
+        self._segmentation = LabelSegmentation(self._nodes, "segmentation", "segmentation")
+        self._predicted = LabelSegmentation(self._nodes, "predicted", "segmentation as predicted")
+        self._regions = LabelSegmentation(self._nodes, "regions", "doubtful regions")
+        self._maps = UncertaintyMaps(self._nodes)
+        self._surface = UncertaintySurface(self._nodes)
+        self._state = SceneState(self._nodes)
 
     def node(self, role: str):
-        """The node made for this CT in that role (`segmentation`, `variance`, `regions`, `inferno`), or None."""
-        return self.ctNode.GetNodeReference(REFERENCE_ROLE.format(role))
+        """The first node made for this CT in that role, or None.
+
+        Roles: `segmentation`, `predicted`, `probability`, `variance`, `map` (derived), `shown` (the map over the CT),
+        `surface`, `regions`, `inferno`, `state`.
+        """
+        return self._nodes.node(role)
+
+    # Segmentation
 
     def setSegmentation(self, labels: np.ndarray, segments: list[SegmentSpec]):
-        """Show the organs: outlines in the slices, surfaces in 3D.
+        """Show the organs: outlines in the slices, surfaces in 3D. A hidden copy stays as predicted.
 
         Args:
-            labels: Label map of the CT's shape.
+            labels: Label map.
             segments: One for each value.
 
         Returns:
             The vtkMRMLSegmentationNode.
         """
-        node = self._getOrCreate("segmentation", "vtkMRMLSegmentationNode", "segmentation")
-        self._fillSegmentation(node, labels, segments)
-        node.CreateClosedSurfaceRepresentation()
+        hidden = self._predicted.fill(labels, segments)
+        hidden.GetDisplayNode().SetVisibility(False)
+        node = self._segmentation.fill(labels, segments)
         display = node.GetDisplayNode()
-        display.SetOpacity2DFill(0.0)  # a fill would tint the heat map
         display.SetOpacity2DOutline(1.0)
         display.SetSliceIntersectionThickness(2)
         display.SetOpacity3D(0.6)
+        display.SetPreferredDisplayRepresentationName2D(BINARY_LABELMAP)
+        node.CreateClosedSurfaceRepresentation()
+        self.setSegmentationFill(self.overlay["fill"])
+        if self.overlay["surface"]:
+            self.showSurface(True)
         return node
 
-    def setVariance(self, array: np.ndarray, threshold: float):
-        """Show the predictive variance as a heat map: Inferno with a legend, clear below the threshold.
+    def updateSegmentation(self, box: Box, labels: np.ndarray, surfaces: bool = True):
+        """Change the segmentation in a box, as a verdict does; in a few ms, whatever the size of the CT.
 
         Args:
-            array: Variance, of the CT's shape; float32.
-            threshold: Below this nothing is drawn.
+            box: In the CT's array.
+            labels: All there is in it.
+            surfaces: If organs are shown in 3D, make their surfaces anew at once, which takes as long as the organs are
+                big; without, call `updateSurfaces` later.
+
+        Raises:
+            ValueError: A value has no segment.
+        """
+        self._segmentation.update(box, labels)
+        if not self._shownIn3d():
+            self._segmentation.dropSurfaces()  # made anew when they are shown
+        elif surfaces:
+            self.updateSurfaces()
+
+    def updateSurfaces(self):
+        """Make the organs' surfaces anew after `updateSegmentation(..., surfaces=False)`."""
+        self._segmentation.updateSurfaces()
+        if self.overlay["surface"]:
+            self.showSurface(True)
+
+    def setSegmentationFill(self, fill: bool):
+        """Fill the organs in the slices, or (the default, since a fill tints the heat map) show outlines alone."""
+        self._remember(fill=bool(fill))
+        node = self.node("segmentation")
+        if node:
+            node.GetDisplayNode().SetOpacity2DFill(FILL_OPACITY if fill else 0.0)
+
+    def predicted(self) -> np.ndarray:
+        """The label map as predicted, uint8; a copy."""
+        return self._predicted.array(np.uint8)
+
+    def corrected(self) -> np.ndarray:
+        """The label map as it is shown, uint8; a copy."""
+        return self._segmentation.array(np.uint8)
+
+    # Maps
+
+    def setMaps(self, probability: dict[int, np.ndarray], variance: dict[int, np.ndarray]):
+        """Put the maps into volumes (float32, one copy); `showMap` shows one.
+
+        Args:
+            probability: By label.
+            variance: For the same labels.
+        """
+        self._maps.set(probability, variance)
+        if self.node("shown"):
+            self.showMap(MapKind(self.overlay["kind"]), self.overlay["label"])
+
+    def showMap(self, kind: MapKind, label: int | None = None):
+        """Show a map over the CT in all slice views, and on the surface if that is shown.
+
+        Args:
+            kind: What to show; its threshold and window are the ones last used for this kind.
+            label: Of one organ; None, or an organ without maps: of all organs (see `UncertaintyMaps.volumeFor`).
 
         Returns:
-            The vtkMRMLScalarVolumeNode.
+            The vtkMRMLScalarVolumeNode shown, or None without maps.
         """
-        node = self._getOrCreate("variance", "vtkMRMLScalarVolumeNode", "predictive variance")
-        matrix = vtk.vtkMatrix4x4()
-        self.ctNode.GetIJKToRASMatrix(matrix)
-        node.SetIJKToRASMatrix(matrix)
-        display = node.GetDisplayNode()
-        display.SetAndObserveColorNodeID(self._infernoNode().GetID())
-        display.AutoWindowLevelOff()
-        display.SetWindowLevelMinMax(*VARIANCE_RANGE)
-        display.AutoThresholdOff()
-        display.SetThreshold(threshold, max(1.0, threshold))
-        display.ApplyThresholdOn()
-        slicer.util.updateVolumeFromArray(node, array)  # last: with automatic levels it would take a histogram
-        self._showLegend(node, "Variance")
-        return node
+        label = label if label in self._maps.volumes("variance") else None
+        volume = self._maps.volumeFor(kind, label)
+        self._remember(kind=kind.value, label=label)
+        self.ctNode.SetNodeReferenceID(REFERENCE_ROLE.format("shown"), volume.GetID() if volume else None)
+        if volume:
+            self._styleShown()
+            views.showVolumes(self.scene, self.ctNode, volume, self.overlay["opacity"])
+            if self.overlay["surface"]:
+                self.showSurface(True)
+        return volume
+
+    def setOverlay(
+        self,
+        opacity: float | None = None,
+        threshold: float | None = None,
+        window: tuple[float, float] | None = None,
+        legend: bool | None = None,
+    ):
+        """Change how the map is shown; what is None stays as it is. Threshold and window belong to the kind shown.
+
+        Args:
+            opacity: Over the CT, 0 to 1.
+            threshold: Below this nothing is drawn; in the map's unit.
+            window: The values drawn in the first and the last colour.
+            legend: Whether there is one in the views.
+        """
+        given = {"opacity": opacity, "threshold": threshold, "window": window, "legend": legend}
+        self._remember(**{name: value for name, value in given.items() if value is not None})
+        shown = self.node("shown")
+        if shown:
+            self._styleShown()
+            for composite in nodesByClass(self.scene, "vtkMRMLSliceCompositeNode"):
+                if composite.GetForegroundVolumeID() == shown.GetID():
+                    composite.SetForegroundOpacity(self.overlay["opacity"])
+        self._surface.setWindow(self.overlay["window"])
+
+    @property
+    def overlay(self) -> dict:
+        """How things are shown: `kind`, `label`, `opacity`, `threshold`, `window`, `legend`, `fill`, `surface`."""
+        kept = self._state.get("overlay") or {}
+        overlay = DEFAULT_OVERLAY | {name: kept[name] for name in DEFAULT_OVERLAY if name in kept}
+        style = STYLES[MapKind(overlay["kind"])]
+        ofKind = kept.get("kinds", {}).get(overlay["kind"], {})
+        overlay["threshold"] = ofKind.get("threshold", style.threshold)
+        overlay["window"] = tuple(ofKind.get("window", style.window))
+        return overlay
+
+    def probability(self) -> dict[int, np.ndarray]:
+        """The probability of each organ, by label; the nodes' own voxels."""
+        return self._maps.arrays("probability")
+
+    def variance(self) -> dict[int, np.ndarray]:
+        """The predictive variance of each organ, by label; the nodes' own voxels."""
+        return self._maps.arrays("variance")
+
+    def showSurface(self, show: bool):
+        """Show the organs in 3D coloured by the map, in place of their plain surfaces."""
+        self._remember(surface=bool(show))
+        node, volume = self.node("segmentation"), self.node("shown")
+        if not (show and node and volume):
+            self._surface.hide()
+        else:
+            label = self.overlay["label"]
+            values = self._segmentation.values() if label is None else [label]
+            self._surface.show(node, values, volume, self._maps.colours(), self.overlay["window"])
+        if node:
+            node.GetDisplayNode().SetVisibility3D(not show)
+
+    # Regions
 
     def setRegions(self, labels: np.ndarray, segments: list[SegmentSpec]):
         """Show the doubtful regions as outlines, each a segment of its own.
 
         Args:
-            labels: Label map of the CT's shape.
+            labels: Label map.
             segments: One for each region, in order of rank.
 
         Returns:
             The vtkMRMLSegmentationNode.
         """
-        node = self._getOrCreate("regions", "vtkMRMLSegmentationNode", "doubtful regions")
-        self._fillSegmentation(node, labels, segments)
+        node = self._regions.fill(labels, segments)
         display = node.GetDisplayNode()
         display.SetOpacity2DFill(0.0)
         display.SetOpacity2DOutline(1.0)
         display.SetSliceIntersectionThickness(3)
         display.SetVisibility3D(False)
+        self.highlightRegion(None)
         return node
+
+    def setRegionStatus(self, label: int, status: int):
+        """Give a region one of Slicer's own segment statuses, `vtkSlicerSegmentationsModuleLogic.Flagged` and so on."""
+        slicer.vtkSlicerSegmentationsModuleLogic.SetSegmentStatus(self._regions.segment(label), status)
+
+    def regionStatus(self, label: int) -> int:
+        """Slicer's own segment status of a region."""
+        return slicer.vtkSlicerSegmentationsModuleLogic.GetSegmentStatus(self._regions.segment(label))
+
+    def highlightRegion(self, label: int | None):
+        """Let one region stand out from the others; None: none."""
+        node = self.node("regions")
+        for value in self._regions.values():
+            opacity = 1.0 if label in (None, value) else OTHER_REGIONS_OPACITY
+            node.GetDisplayNode().SetSegmentOpacity2DOutline(f"Segment_{value}", opacity)
+
+    def regionLabels(self) -> np.ndarray:
+        """The regions' label map, uint16; a copy."""
+        return self._regions.array(np.uint16)
+
+    # Views
 
     def showInViews(self, position=None):
-        """Put CT and heat map into all slice views, zoomed to organ and regions, and point the 3D view there.
+        """Put CT and map into all slice views, zoomed to organs and regions, and point the 3D view there.
 
         Args:
-            position: The slices go through it, RAS mm; None: through the middle of what is shown.
+            position: The slices go through it; None: through the middle of what is shown.
         """
-        bounds = self._boundsOfInterest()
-        middle = [(bounds[2 * axis] + bounds[2 * axis + 1]) / 2 for axis in range(3)]
-        size = max(bounds[2 * axis + 1] - bounds[2 * axis] for axis in range(3))
-        width = max(MARGIN * size, SMALLEST_VIEW_MM)
-        variance = self.node("variance")
-        for composite in _nodes(self.scene, "vtkMRMLSliceCompositeNode"):
-            composite.SetBackgroundVolumeID(self.ctNode.GetID())
-            composite.SetForegroundVolumeID(variance.GetID() if variance else None)
-            composite.SetForegroundOpacity(HEAT_MAP_OPACITY)
-        for view in _nodes(self.scene, "vtkMRMLSliceNode"):
-            pixels = view.GetDimensions()
-            scale = width / max(1, min(pixels[0], pixels[1]))
-            view.SetFieldOfView(pixels[0] * scale, pixels[1] * scale, view.GetFieldOfView()[2])
-            view.JumpSliceByCentering(*middle)
-            if position:
-                view.JumpSliceByOffsetting(*position)
-        for camera in _nodes(self.scene, "vtkMRMLCameraNode"):
-            camera.SetFocalPoint(*middle)
-            camera.SetPosition(middle[0], middle[1] + 3 * size, middle[2])  # from the front
-            camera.SetViewUp(0, 0, 1)
-            camera.ResetClippingRange()
+        self._nodes.followTransform()
+        bounds = views.boundsOfInterest(self._nodes)
+        middle, size = bounds.mean(axis=1), float(np.ptp(bounds, axis=1).max())
+        views.showVolumes(self.scene, self.ctNode, self.node("shown"), self.overlay["opacity"])
+        views.look(self.scene, middle, max(views.MARGIN * size, views.SMALLEST_VIEW_MM))
+        if position is not None:
+            views.sliceThrough(self.scene, self._nodes.toWorld(position))
+        views.pointCameras(self.scene, middle, size)
 
-    def _getOrCreate(self, role: str, className: str, name: str):
-        node = self.node(role)
-        if node is None:
-            node = self.scene.AddNewNodeByClass(className, f"{self.ctNode.GetName()} {name}")
-            self.ctNode.SetNodeReferenceID(REFERENCE_ROLE.format(role), node.GetID())
-        if node.IsA("vtkMRMLDisplayableNode"):
-            node.CreateDefaultDisplayNodes()
-            node.SetAndObserveTransformNodeID(self.ctNode.GetTransformNodeID())
-            self._placeInFolder(node, "Segmentations" if node.IsA("vtkMRMLSegmentationNode") else "Volumes")
-        return node
+    def jumpTo(self, position, extentMm: float):
+        """Centre all slice views on a place and zoom to it.
 
-    def _placeInFolder(self, node, plugin: str):
-        """Beside the CT. In a running Slicer the hierarchy has the node already; the bare core has to be told."""
-        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.scene)
-        item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(hierarchy.GetSceneItemID(), node, plugin)
-        folder = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(self.ctNode))
-        if folder == hierarchy.GetSceneItemID():
-            folder = hierarchy.CreateFolderItem(folder, f"{self.ctNode.GetName()} with uncertainty")
-            hierarchy.SetItemOwnerPluginName(folder, "Folder")
-        hierarchy.SetItemParent(item, folder)
+        Args:
+            position: Its middle.
+            extentMm: Its largest diameter.
+        """
+        self._nodes.followTransform()
+        width = max(views.CLOSE_MARGIN * extentMm, views.SMALLEST_CLOSE_VIEW_MM)
+        views.look(self.scene, self._nodes.toWorld(position), width)
 
-    def _fillSegmentation(self, node, labels: np.ndarray, segments: list[SegmentSpec]):
-        """All segments share one label map that is cut to what it holds: one copy, whatever their number."""
-        node.SetReferenceImageGeometryParameterFromVolumeNode(self.ctNode)
-        segmentation = node.GetSegmentation()
-        segmentation.RemoveAllSegments()
-        segmentation.SetSourceRepresentationName(_binaryLabelmap())
-        labelmap = self._orientedImage(labels)
-        for spec in segments:
-            segment = slicer.vtkSegment()
-            segment.SetName(spec.name)
-            segment.SetColor(*(channel / 255 for channel in spec.colour))
-            segment.SetLabelValue(spec.value)
-            if spec.terminology:
-                segment.SetTerminology(_terminologyEntry(spec.terminology))
-            if spec.flagged:
-                logic = slicer.vtkSlicerSegmentationsModuleLogic
-                logic.SetSegmentStatus(segment, logic.Flagged)
-            segment.AddRepresentation(_binaryLabelmap(), labelmap)
-            segmentation.AddSegment(segment, f"Segment_{spec.value}")
-        self._listSegments(node)
+    # State
 
-    def _orientedImage(self, labels: np.ndarray):
-        box = _occupied(labels)
-        image = slicer.vtkOrientedImageData()
-        image.SetExtent(*(edge for axis in reversed(box) for edge in (axis.start, axis.stop - 1)))
-        values = np.ascontiguousarray(labels[box]).astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16)
-        image.GetPointData().SetScalars(numpy_to_vtk(values.ravel(), deep=True))
-        matrix = vtk.vtkMatrix4x4()
-        self.ctNode.GetIJKToRASMatrix(matrix)
-        image.SetGeometryFromImageToWorldMatrix(matrix)
-        return image
+    def setState(self, name: str, data: dict):
+        """Keep a JSON document with the CT, in the scene.
 
-    def _listSegments(self, node):
-        """Slicer's own segments in the subject hierarchy; a running Slicer has made them by now."""
-        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.scene)
-        parent = hierarchy.GetItemByDataNode(node)
-        attribute = node.GetSegmentIDAttributeName()
-        hierarchy.SetItemAttribute(
-            parent, slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyVirtualBranchAttributeName(), "1"
-        )
-        children = vtk.vtkIdList()
-        hierarchy.GetItemChildren(parent, children)
-        items = [children.GetId(index) for index in range(children.GetNumberOfIds())]
-        listed = {hierarchy.GetItemAttribute(item, attribute): item for item in items}
-        segmentIds = list(node.GetSegmentation().GetSegmentIDs())
-        for gone in set(listed) - set(segmentIds):
-            hierarchy.RemoveItem(listed[gone])
-        for segmentId in segmentIds:
-            name = node.GetSegmentation().GetSegment(segmentId).GetName()
-            item = listed.get(segmentId) or hierarchy.CreateHierarchyItem(parent, name, "Subseries")
-            hierarchy.SetItemName(item, name)
-            hierarchy.SetItemAttribute(item, attribute, segmentId)
-            hierarchy.SetItemOwnerPluginName(item, "Segments")
+        Raises:
+            TypeError, ValueError: `data` is not plain JSON.
+        """
+        self._state.set(name, data)
 
-    def _infernoNode(self):
-        """A colour table of our own, saved with the scene: the Slicer core knows no Inferno."""
-        node = self._getOrCreate("inferno", "vtkMRMLColorTableNode", "Inferno")
-        node.SetTypeToUser()
-        node.SetNumberOfColors(256)
-        for index, (red, green, blue) in enumerate(infernoColours()):
-            node.SetColor(index, f"{index / 255:.3f}", red, green, blue)
-        return node
+    def state(self, name: str) -> dict | None:
+        """The document of that name, or None."""
+        return self._state.get(name)
 
-    def _showLegend(self, node, title: str):
-        legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(node)
-        legend.SetTitleText(title)
-        legend.SetLabelFormat("%.2f")
-        legend.SetNumberOfLabels(6)
-        legend.SetVisibility(True)
-        legend.GetTitleTextProperty().SetFontSize(12)
-        legend.GetLabelTextProperty().SetFontSize(10)
-        legend.SetSize(0.12, 0.5)
+    def _remember(self, **changes):
+        kept = self._state.get("overlay") or {}
+        kind = changes.get("kind", kept.get("kind", DEFAULT_OVERLAY["kind"]))
+        kinds = kept.get("kinds", {})
+        ofKind = {name: changes.pop(name) for name in ("threshold", "window") if name in changes}
+        kinds = kinds | {kind: kinds.get(kind, {}) | ofKind}
+        self._state.set("overlay", kept | changes | {"kinds": kinds})
 
-    def _boundsOfInterest(self) -> list[float]:
-        """(R-, R+, A-, A+, S-, S+) in mm of segmentation and regions together; of the CT if there are none."""
-        box = vtk.vtkBoundingBox()
-        for node in (self.node("segmentation"), self.node("regions")):
-            bounds = [0.0, -1.0, 0.0, -1.0, 0.0, -1.0]  # not valid: stays so where there is no segment
-            if node is not None:
-                node.GetRASBounds(bounds)
-            if vtk.vtkMath.AreBoundsInitialized(bounds):
-                box.AddBounds(bounds)
-        bounds = [0.0] * 6
-        if box.IsValid():
-            box.GetBounds(bounds)
-        else:
-            self.ctNode.GetRASBounds(bounds)
-        return bounds
+    def _styleShown(self):
+        shown, overlay = self.node("shown"), self.overlay
+        self._maps.style(shown, overlay["window"], overlay["threshold"])
+        title = STYLES[MapKind(overlay["kind"])].title
+        organ = self._segmentation.segment(overlay["label"])
+        self._maps.setLegend(shown, f"{title}\n{organ.GetName()}" if organ else title, overlay["legend"])
+
+    def _shownIn3d(self) -> bool:
+        surface, node = self._surface.node, self.node("segmentation")
+        display = node.GetDisplayNode()
+        plain = display.GetVisibility() and display.GetVisibility3D()
+        return bool(plain or (surface and surface.GetDisplayNode().GetVisibility()))
 
 
-def infernoColours() -> np.ndarray:
-    """Matplotlib's Inferno to 2/255: (256, 3), 0 to 1."""
-    stops = np.frombuffer(bytes.fromhex(_INFERNO), np.uint8).reshape(-1, 3) / 255
-    return np.stack([np.interp(np.arange(256), np.arange(0, 256, 5), channel) for channel in stops.T], axis=1)
-
-
-def addCt(scene, array: np.ndarray, ijkToRas: np.ndarray, name: str, displayRange=CT_RANGE):
-    """Add a CT.
-
-    Args:
-        scene: Where to add it.
-        array: Hounsfield units, (z, y, x).
-        ijkToRas: 4 x 4.
-        name: As the user knows it.
-        displayRange: Values shown as black and as white.
-
-    Returns:
-        The vtkMRMLScalarVolumeNode.
-    """
-    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(np.asarray(ijkToRas, float)))
-    node.CreateDefaultDisplayNodes()
-    display = node.GetDisplayNode()
-    display.AutoWindowLevelOff()
-    display.SetWindowLevelMinMax(*displayRange)
-    slicer.util.updateVolumeFromArray(node, array)
-    return node
-
-
-def createStandAloneScene():
-    """A scene with what a running Slicer would hold: node classes, four-up layout, slice views, 3D view and camera.
-
-    Returns:
-        The vtkMRMLScene and the logics that keep it in order; hold on to both.
-    """
-    scene = slicer.vtkMRMLScene()
-    application = slicer.vtkSlicerApplicationLogic()
-    application.SetMRMLScene(scene)
-    logics = [application]
-    scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
-    for logicClass in (slicer.vtkSlicerSegmentationsModuleLogic, slicer.vtkSlicerSubjectHierarchyModuleLogic):
-        logic = logicClass()
-        logic.SetMRMLApplicationLogic(application)
-        logic.SetMRMLScene(scene)
-        logics.append(logic)
-
-    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
-    layoutLogic = slicer.vtkMRMLLayoutLogic()  # makes the nodes of the views
-    layoutLogic.SetMRMLScene(scene)
-    layoutLogic.GetLayoutNode().SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
-    logics.append(layoutLogic)
-    for view in _nodes(scene, "vtkMRMLSliceNode"):
-        _addForView(scene, "vtkMRMLSliceCompositeNode", view.GetLayoutName())
-    for view in _nodes(scene, "vtkMRMLViewNode"):
-        _addForView(scene, "vtkMRMLCameraNode", view.GetLayoutName())
-    return scene, logics
-
-
-def writeScene(scene, path: str | Path):
-    """Write the scene and all its data into one .mrb file.
-
-    Raises:
-        OSError: It could not be written; with the core's own messages.
-    """
-    for node in _nodes(scene, "vtkMRMLScalarVolumeNode"):
-        node.AddDefaultStorageNode()
-        node.GetStorageNode().SetCompressionParameter("gzip_fastest")
-    messages = slicer.vtkMRMLMessageCollection()
-    if not scene.WriteToMRB(os.fspath(path), None, messages):
-        raise OSError(messages.GetAllMessagesAsString() or f"Slicer's core could not write {path}.")
-
-
-def writeRequestedScene(request: dict):
-    """Build and write the scene that a request describes.
-
-    Args:
-        request: `output` (.mrb); `ct`: `array` (a .npy file) and what else `addCt` takes; `variance`: `array` and
-            `threshold`; `segmentation` and `regions`: `array` and `segments` (`SegmentSpec`s); `position`: as for
-            `ResultScene.showInViews`.
-    """
-    scene, _logics = createStandAloneScene()
-    for key in ("ct", "variance", "segmentation", "regions"):
-        request[key]["array"] = np.load(request[key]["array"], mmap_mode="r")
-    results = ResultScene(addCt(scene, **request["ct"]))
-    results.setVariance(**request["variance"])
-    for key, show in (("segmentation", results.setSegmentation), ("regions", results.setRegions)):
-        show(request[key]["array"], [SegmentSpec(**segment) for segment in request[key]["segments"]])
-    results.showInViews(request["position"])
-    writeScene(scene, request["output"])
-
-
-def _nodes(scene, className: str) -> list:
-    """`slicer.util.getNodesByClass` asks the application's scene, whatever scene it is given."""
-    nodes = scene.GetNodesByClass(className)
-    nodes.UnRegister(None)
-    return [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]
-
-
-def _addForView(scene, className: str, layoutName: str):
-    """The one node of a class that belongs to a view, as its widget would make it."""
-    node = scene.CreateNodeByClass(className)
-    node.UnRegister(None)
-    node.SetSingletonTag(layoutName)
-    node.SetLayoutName(layoutName)
-    scene.AddNode(node)
-
-
-def _binaryLabelmap() -> str:
-    return slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-
-
-def _terminologyEntry(terminology: dict) -> str:
-    def code(key: str) -> tuple[str, str, str]:
-        scheme, value, meaning = terminology.get(key) or ("", "", "")
-        return value, scheme, meaning
-
-    return slicer.vtkSlicerTerminologiesModuleLogic.SerializeTerminologyEntry(
-        "Segmentation category and type - 3D Slicer General Anatomy list",
-        *code("category"),
-        *code("type"),
-        *code("modifier"),
-        "Anatomic codes - DICOM master list",
-        *("",) * 6,
-    )
-
-
-def _occupied(labels: np.ndarray) -> tuple[slice, slice, slice]:
-    """The box of what is not background; one voxel where all is."""
-    box = []
-    for axis in range(3):
-        used = np.flatnonzero(labels.any(axis=tuple({0, 1, 2} - {axis})))
-        box.append(slice(used[0], used[-1] + 1) if len(used) else slice(0, 1))
-    return tuple(box)
-
-
-if __name__ == "__main__":
-    writeRequestedScene(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+def findResults(scene) -> list:
+    """The CT nodes of a scene that have results, in the scene's order."""
+    volumes = nodesByClass(scene, "vtkMRMLScalarVolumeNode")
+    return [node for node in volumes if node.GetNodeReference(REFERENCE_ROLE.format("segmentation"))]

@@ -1,0 +1,195 @@
+"""The maps of a prediction as volumes, and the one of them that is shown over the CT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import slicer
+import slicer.util
+
+from MoBUncertaintyLib.app.nodes import Box, CtNodes, ijkToRas, occupied
+
+# Below this probability no map reaches a value worth drawing: bounds the box in which maps are derived.
+NEGLIGIBLE = 0.001
+LABEL_ATTRIBUTE = "MoBUncertainty.label"  # of a volume: the organ's value in the label map
+
+# Every fifth of matplotlib's 256 Inferno colours; straight lines between them are true to 2/255.
+_INFERNO = (
+    "00000402020c0504170a072210092d160b391e0c45260c512f0a5b380962400a67490b6a510e6c59106e61136e69166e71196e781c6d"
+    "801f6c88226a902568982766a02a63a82e5fb0315bb73557bf3952c63d4dcc4248d34743d94d3ddf5337e45a31e9612bed6925f1711f"
+    "f47918f78212f98b0bfa9407fb9d07fca60cfcb014fbba1ffac42af8cd37f6d746f4e156f2ea69f2f27df5f992fcffa4"
+)
+
+
+class MapKind(StrEnum):
+    """What may be shown over the CT."""
+
+    VARIANCE = "variance"
+    STANDARD_DEVIATION = "standard deviation"
+    PROBABILITY = "probability"
+    ENTROPY = "entropy"
+
+
+@dataclass(frozen=True)
+class MapStyle:
+    """How a kind of map is shown at first.
+
+    The windows are the same for every case, so that colours can be compared. A trained model's variance is about
+    0.3 p (1 - p), at most 0.075 where p is 0.5: the windows of variance and standard deviation end there rather than
+    at what a probability's variance can be at most (0.25), which would leave every model dark. The window of the
+    entropy ends at ln 2, where one organ is as likely as not.
+
+    Attributes:
+        title: Of the legend.
+        window: The values drawn in the first and the last colour.
+        threshold: Below this nothing is drawn; that of the variance is what `regions` calls doubtful.
+        largest: Value that the map can have at all (entropy: of one organ).
+    """
+
+    title: str
+    window: tuple[float, float]
+    threshold: float
+    largest: float
+
+
+STYLES = {
+    MapKind.VARIANCE: MapStyle("Variance", (0.0, 0.08), 0.015, 0.25),
+    MapKind.STANDARD_DEVIATION: MapStyle("Standard deviation", (0.0, 0.28), 0.12, 0.5),
+    MapKind.PROBABILITY: MapStyle("Probability", (0.0, 1.0), 0.05, 1.0),
+    MapKind.ENTROPY: MapStyle("Entropy (nats)", (0.0, 0.7), 0.2, 0.7),
+}
+
+
+class UncertaintyMaps:
+    """Probability and variance of each organ as volumes, and what is derived from them.
+
+    Args:
+        nodes: Of the CT.
+    """
+
+    def __init__(self, nodes: CtNodes):
+        self._nodes = nodes
+        self._boxes: dict[int, Box] = {}  # by label: where there is any probability
+
+    def set(self, probability: dict[int, np.ndarray], variance: dict[int, np.ndarray]):
+        """Put the maps into volumes, one copy each as float32; volumes of organs that are not among them are removed.
+
+        Args:
+            probability: By label; of the CT's shape.
+            variance: For the same labels.
+        """
+        self._boxes.clear()
+        for role, title, arrays in (
+            ("probability", "probability", probability),
+            ("variance", "predictive variance", variance),
+        ):
+            volumes = self.volumes(role)
+            for gone in set(volumes) - set(arrays):
+                self._nodes.scene.RemoveNode(volumes[gone])
+            for label, array in arrays.items():
+                node = volumes.get(label) or self._nodes.add(role, "vtkMRMLScalarVolumeNode", title)
+                node.SetAttribute(LABEL_ATTRIBUTE, str(label))
+                self._fill(node, array, ijkToRas(self._nodes.ctNode))
+
+    def volumes(self, role: str) -> dict[int, object]:
+        """The volumes of `probability` or `variance`, by label."""
+        nodes = self._nodes.nodes(role)
+        return {int(node.GetAttribute(LABEL_ATTRIBUTE)): node for node in nodes if node.GetAttribute(LABEL_ATTRIBUTE)}
+
+    def arrays(self, role: str) -> dict[int, np.ndarray]:
+        """The voxels of `probability` or `variance` by label, not copies; all maps have the CT's shape."""
+        return {label: slicer.util.arrayFromVolume(node) for label, node in self.volumes(role).items()}
+
+    def volumeFor(self, kind: MapKind, label: int | None):
+        """The volume that shows a kind of map, derived where it has to be, or None without maps.
+
+        Args:
+            kind: What to show.
+            label: Of one organ; None: of all, which means the largest variance and standard deviation of any organ,
+                the probability of any organ, and the entropy of all classes together.
+        """
+        labels = [label] if label is not None else list(self.volumes("variance"))
+        if not labels or not set(labels) <= set(self.volumes("variance")) & set(self.volumes("probability")):
+            return None
+        if kind in (MapKind.VARIANCE, MapKind.PROBABILITY) and len(labels) == 1:
+            return self.volumes(kind)[labels[0]]
+        box = self._box(labels)
+        role = "probability" if kind in (MapKind.PROBABILITY, MapKind.ENTROPY) else "variance"
+        arrays = [array[box] for label, array in self.arrays(role).items() if label in labels]
+        matrix = ijkToRas(self._nodes.ctNode)
+        matrix[:3, 3] += matrix[:3, :3] @ [axis.start for axis in reversed(box)]
+        node = self._nodes.getOrCreate("map", "vtkMRMLScalarVolumeNode", "uncertainty map")
+        self._fill(node, _derived(kind, arrays), matrix)
+        return node
+
+    def style(self, node, window: tuple[float, float], threshold: float):
+        """Draw a volume in Inferno, from the threshold on."""
+        display = node.GetDisplayNode()
+        display.SetAndObserveColorNodeID(self.colours().GetID())
+        display.SetWindowLevelMinMax(*window)
+        display.SetThreshold(threshold, max(10.0, threshold))  # 10: above all that a map can hold
+        display.SetAutoThreshold(False)
+        display.SetApplyThreshold(True)
+
+    def setLegend(self, shown, title: str, visible: bool):
+        """Give the shown volume a legend, and no other."""
+        volumes = [node for role in ("variance", "probability", "map") for node in self._nodes.nodes(role)]
+        for node in volumes:
+            legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
+            if node is not shown and legend:
+                legend.SetVisibility(False)
+        legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(shown)
+        legend.SetTitleText(title)
+        legend.SetLabelFormat("%.2f")
+        legend.SetNumberOfLabels(5)
+        legend.GetTitleTextProperty().SetFontSize(12)
+        legend.GetLabelTextProperty().SetFontSize(10)
+        legend.SetSize(0.12, 0.5)
+        legend.SetVisibility(visible)
+
+    def colours(self):
+        """A colour table of our own, saved with the scene: the Slicer core knows no Inferno."""
+        node = self._nodes.node("inferno")
+        if node is None:
+            node = self._nodes.add("inferno", "vtkMRMLColorTableNode", "Inferno")
+            node.SetTypeToUser()
+            node.SetNumberOfColors(256)
+            for index, (red, green, blue) in enumerate(infernoColours()):
+                node.SetColor(index, f"{index / 255:.3f}", red, green, blue)
+        return node
+
+    def _fill(self, node, array: np.ndarray, matrix: np.ndarray):
+        node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+        # Before the voxels: automatic levels would take a histogram of them.
+        node.GetDisplayNode().SetAutoWindowLevel(False)
+        node.GetDisplayNode().SetAutoThreshold(False)
+        slicer.util.updateVolumeFromArray(node, array.astype(np.float32, copy=False))
+
+    def _box(self, labels: list[int]) -> Box:
+        """Where any of the organs has a probability worth a look."""
+        for label in labels:
+            if label not in self._boxes:
+                array = slicer.util.arrayFromVolume(self.volumes("probability")[label])
+                self._boxes[label] = occupied(array, NEGLIGIBLE)
+        boxes = [self._boxes[label] for label in labels]
+        return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
+
+
+def infernoColours() -> np.ndarray:
+    """Matplotlib's Inferno to 2/255: (256, 3), 0 to 1."""
+    stops = np.frombuffer(bytes.fromhex(_INFERNO), np.uint8).reshape(-1, 3) / 255
+    return np.stack([np.interp(np.arange(256), np.arange(0, 256, 5), channel) for channel in stops.T], axis=1)
+
+
+def _derived(kind: MapKind, arrays: list[np.ndarray]) -> np.ndarray:
+    """A map of several organs from the maps of each, float32."""
+    if kind == MapKind.VARIANCE:
+        return np.maximum.reduce(arrays)
+    if kind == MapKind.STANDARD_DEVIATION:
+        return np.sqrt(np.maximum(np.maximum.reduce(arrays), 0))
+    if kind == MapKind.PROBABILITY:
+        return np.minimum(sum(arrays), 1)
+    background = np.clip(1 - sum(arrays), 0, 1)
+    return -sum(p * np.log(np.maximum(p, np.float32(1e-12))) for p in (background, *arrays))

@@ -1,0 +1,140 @@
+"""The nodes made for one CT: found again by their role, in one subject-hierarchy folder, under the CT's transform.
+
+Imports only `slicer`, `vtk` and `numpy`, as do the rooms built on it (`segments`, `maps`, `surface`, `views`, `state`,
+`scene`): they run in 3D Slicer as well as on the Slicer core from PyPI (`slicer-core`), and on any scene, not just the
+application's. Arrays are (z, y, x), matrices map voxel indices (i, j, k) to RAS mm.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+
+REFERENCE_ROLE = "MoBUncertainty.{}"  # from the CT to each node made for it: a second run finds and reuses them
+
+Box = tuple[slice, slice, slice]
+
+# The subject hierarchy's plugins, which a running Slicer chooses by itself and the bare core has to be told.
+_PLUGINS = {
+    "vtkMRMLScalarVolumeNode": "Volumes",
+    "vtkMRMLSegmentationNode": "Segmentations",
+    "vtkMRMLModelNode": "Models",
+}
+
+
+class CtNodes:
+    """The CT and the nodes made for it.
+
+    Args:
+        ctNode: The CT, in a scene. Nothing is changed before the first node is made.
+    """
+
+    def __init__(self, ctNode):
+        self.ctNode = ctNode
+        self.scene = ctNode.GetScene()
+
+    @property
+    def name(self) -> str:
+        return self.ctNode.GetName() or "CT"
+
+    def nodes(self, role: str) -> list:
+        """All nodes of that role, in the order in which they were made."""
+        role = REFERENCE_ROLE.format(role)
+        found = [self.ctNode.GetNthNodeReference(role, n) for n in range(self.ctNode.GetNumberOfNodeReferences(role))]
+        return [node for node in found if node is not None]
+
+    def node(self, role: str):
+        """The first node of that role, or None."""
+        return next(iter(self.nodes(role)), None)
+
+    def getOrCreate(self, role: str, className: str, name: str):
+        """The node of that role; made if there is none, or if the user has removed it."""
+        return self.node(role) or self.add(role, className, name)
+
+    def add(self, role: str, className: str, name: str):
+        """Make one more node of that role."""
+        node = self.scene.CreateNodeByClass(className)
+        node.UnRegister(None)
+        node.SetName(self.scene.GenerateUniqueName(f"{self.name} {name}"))
+        # Only what can be looked at belongs in the user's lists; the hierarchy asks once, when the node is added.
+        node.SetHideFromEditors(className not in _PLUGINS)
+        self.scene.AddNode(node)
+        if node.IsA("vtkMRMLDisplayableNode"):
+            node.CreateDefaultDisplayNodes()
+            self._placeInFolder(node)
+        self.ctNode.AddNodeReferenceID(REFERENCE_ROLE.format(role), node.GetID())
+        self.followTransform()
+        return node
+
+    def followTransform(self):
+        """Put all nodes under the transform that the CT is under."""
+        roles: list[str] = []
+        self.ctNode.GetNodeReferenceRoles(roles)
+        prefix = REFERENCE_ROLE.format("")
+        for node in (node for role in roles if role.startswith(prefix) for node in self.nodes(role[len(prefix) :])):
+            if node.IsA("vtkMRMLTransformableNode"):
+                node.SetAndObserveTransformNodeID(self.ctNode.GetTransformNodeID())
+
+    def toWorld(self, position) -> np.ndarray:
+        """Where a position of the CT's own coordinates (RAS mm) lies in the world, the CT's transform applied."""
+        world = [0.0, 0.0, 0.0]
+        self.ctNode.TransformPointToWorld([float(value) for value in position], world)
+        return np.array(world)
+
+    def _placeInFolder(self, node):
+        hierarchy = subjectHierarchy(self.scene)
+        ct, item = (self._hierarchyItem(hierarchy, each) for each in (self.ctNode, node))
+        hierarchy.SetItemParent(item, self._folder(hierarchy, ct))
+
+    def _folder(self, hierarchy, ct: int) -> int:
+        """Where earlier results lie, else a new folder. A CT that lies in none moves into it; one in a study stays."""
+        for role in ("segmentation", "variance", "probability", "predicted", "regions", "map", "surface"):
+            item = hierarchy.GetItemByDataNode(self.node(role)) if self.node(role) else 0
+            if item and hierarchy.GetItemParent(item) != hierarchy.GetSceneItemID():
+                return hierarchy.GetItemParent(item)
+        parent = hierarchy.GetItemParent(ct)
+        folder = hierarchy.CreateFolderItem(parent, f"{self.name} with uncertainty")
+        hierarchy.SetItemOwnerPluginName(folder, "Folder")
+        if parent == hierarchy.GetSceneItemID():
+            hierarchy.SetItemParent(ct, folder)
+        return folder
+
+    def _hierarchyItem(self, hierarchy, node) -> int:
+        item = hierarchy.GetItemByDataNode(node)
+        return item or hierarchy.CreateItem(hierarchy.GetSceneItemID(), node, _PLUGINS.get(node.GetClassName(), ""))
+
+
+def subjectHierarchy(scene):
+    """The scene's one vtkMRMLSubjectHierarchyNode."""
+    return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+
+
+def nodesByClass(scene, className: str) -> list:
+    """`slicer.util.getNodesByClass` asks the application's scene, whatever scene it is given."""
+    nodes = scene.GetNodesByClass(className)
+    nodes.UnRegister(None)
+    return [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]
+
+
+def ijkToRas(volumeNode) -> np.ndarray:
+    """4 x 4, without the transform that the volume may be under."""
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def shape(volumeNode) -> tuple[int, int, int]:
+    """Of its array: (z, y, x)."""
+    return tuple(reversed(volumeNode.GetImageData().GetDimensions()))
+
+
+def occupied(array: np.ndarray, above: float = 0) -> Box:
+    """The box of what lies above a value, found without a copy of the array; one voxel where nothing does."""
+    box: list[slice] = []
+    for axis in range(3):
+        # Narrowed by the axes done before: after the first, little is left to look at.
+        used = np.flatnonzero(array[tuple(box)].max(axis=tuple({0, 1, 2} - {axis})) > above)
+        box.append(slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1))
+    return tuple(box)

@@ -1,0 +1,257 @@
+"""A label map shown as a segmentation: filled at once, changed in a box, read back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from MoBUncertaintyLib.app.nodes import Box, CtNodes, ijkToRas, occupied, shape, subjectHierarchy
+
+BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+
+
+@dataclass(frozen=True)
+class SegmentSpec:
+    """What is shown of one value of a label map.
+
+    Attributes:
+        value: In the label map; above 0.
+        name: As the user reads it.
+        colour: Red, green, blue; 0 to 255.
+        terminology: `category`, `type` and `modifier` (or None), each (scheme, code, meaning); None: left to Slicer.
+        flagged: The segment gets Slicer's status Flagged: somebody should look at it.
+    """
+
+    value: int
+    name: str
+    colour: tuple[int, int, int]
+    terminology: dict | None = None
+    flagged: bool = False
+
+
+class LabelSegmentation:
+    """One segmentation node in the role of a label map.
+
+    A segment is known by its ID, `segmentId(value)`: the value it has in Slicer's own label maps may change, as may
+    their number, when segments are edited.
+
+    Args:
+        nodes: Of the CT.
+        role: Of the node.
+        name: Of the node, after the CT's.
+    """
+
+    def __init__(self, nodes: CtNodes, role: str, name: str):
+        self._nodes, self.role, self._name = nodes, role, name
+
+    @property
+    def node(self):
+        """The vtkMRMLSegmentationNode, or None."""
+        return self._nodes.node(self.role)
+
+    def values(self) -> list[int]:
+        """The values that have a segment."""
+        return list(self._segments())
+
+    def segment(self, value: int):
+        """The vtkSegment of a value, or None."""
+        return self._segments().get(value)
+
+    def fill(self, labels: np.ndarray, segments: list[SegmentSpec]):
+        """Show a label map of the CT's shape; made of one image, cut to what it holds, whatever the number of segments.
+
+        Returns:
+            The vtkMRMLSegmentationNode.
+        """
+        node = self._nodes.getOrCreate(self.role, "vtkMRMLSegmentationNode", self._name)
+        node.SetReferenceImageGeometryParameterFromVolumeNode(self._nodes.ctNode)
+        segmentation = node.GetSegmentation()
+        segmentation.RemoveAllSegments()
+        segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
+        image = slicer.vtkOrientedImageData()
+        self._setImage(image, labels, occupied(labels))
+        for spec in segments:
+            segment = slicer.vtkSegment()
+            segment.SetName(spec.name)
+            segment.SetColor(*(channel / 255 for channel in spec.colour))
+            segment.SetLabelValue(spec.value)
+            if spec.terminology:
+                segment.SetTerminology(_terminologyEntry(spec.terminology))
+            if spec.flagged:
+                logic = slicer.vtkSlicerSegmentationsModuleLogic
+                logic.SetSegmentStatus(segment, logic.Flagged)
+            segment.AddRepresentation(BINARY_LABELMAP, image)
+            segmentation.AddSegment(segment, segmentId(spec.value))
+        self._listSegments(node)
+        return node
+
+    def update(self, box: Box, labels: np.ndarray):
+        """Replace the labels in a box; costs as much as the box, and leaves segments that are not ours alone.
+
+        Closed surfaces stay as they were: see `updateSurfaces`.
+
+        Args:
+            box: In the CT's array.
+            labels: All there is in it.
+
+        Raises:
+            ValueError: A value has no segment.
+        """
+        ours = self._segments()
+        unknown = set(np.unique(labels).tolist()) - {0, *ours}
+        if unknown:
+            raise ValueError(f"The segmentation has no segment for the labels {sorted(unknown)}.")
+        segmentation = self.node.GetSegmentation()
+        layers: dict = {}  # one for all segments, unless the user has drawn segments that overlap
+        for value, segment in ours.items():
+            layers.setdefault(segment.GetRepresentation(BINARY_LABELMAP), {})[value] = segment.GetLabelValue()
+        enabled = segmentation.SetSourceRepresentationModifiedEnabled(False)  # it would remove the closed surfaces
+        for image, shown in layers.items():
+            part, within = self._grown(image, box)
+            content = part[within]
+            content[np.isin(content, list(shown.values()))] = 0
+            for value, layerValue in shown.items():
+                content[labels == value] = layerValue
+            image.GetPointData().GetScalars().Modified()
+            image.Modified()
+        segmentation.SetSourceRepresentationModifiedEnabled(enabled)
+        segmentation.InvokeEvent(slicer.vtkSegmentation.SourceRepresentationModified)
+        segmentation.InvokeEvent(slicer.vtkSegmentation.RepresentationModified)
+
+    def updateSurfaces(self):
+        """Make closed surfaces anew where there are any; without, Slicer makes them when they are first shown."""
+        segmentation = self.node.GetSegmentation() if self.node else None
+        if segmentation and segmentation.ContainsRepresentation(CLOSED_SURFACE):
+            segmentation.CreateRepresentation(CLOSED_SURFACE, True)
+
+    def dropSurfaces(self):
+        """Remove closed surfaces that are no longer true."""
+        if self.node:
+            self.node.GetSegmentation().RemoveRepresentation(CLOSED_SURFACE)
+
+    def array(self, dtype) -> np.ndarray:
+        """The label map, of the CT's shape; a copy."""
+        whole = np.zeros(shape(self._nodes.ctNode), dtype)
+        for value, segment in self._segments().items():
+            image = segment.GetRepresentation(BINARY_LABELMAP)
+            if image is None or image.GetPointData().GetScalars() is None:
+                continue
+            image, box = self._onCt(image)
+            inside = tuple(slice(max(0, s.start), min(size, s.stop)) for s, size in zip(box, whole.shape, strict=True))
+            part = _array(image)[_within(box, inside)]
+            whole[inside][part == segment.GetLabelValue()] = value
+        return whole
+
+    def _segments(self) -> dict:
+        segmentation = self.node.GetSegmentation() if self.node else None
+        found = {}
+        for identifier in segmentation.GetSegmentIDs() if segmentation else ():
+            prefix, _, value = identifier.rpartition("_")
+            if prefix == "Segment" and value.isdecimal():
+                found[int(value)] = segmentation.GetSegment(identifier)
+        return found
+
+    def _setImage(self, image, labels: np.ndarray, box: Box):
+        """Make `image` what `labels` hold in a box of the CT."""
+        values = np.ascontiguousarray(labels[box])
+        values = values.astype(np.uint8 if values.max(initial=0) < 256 else np.uint16, copy=False)
+        image.SetExtent(_extent(box))
+        image.GetPointData().SetScalars(numpy_to_vtk(values.ravel(), deep=True))
+        matrix = vtk.vtkMatrix4x4()
+        self._nodes.ctNode.GetIJKToRASMatrix(matrix)
+        image.SetGeometryFromImageToWorldMatrix(matrix)
+
+    def _grown(self, image, box: Box) -> tuple[np.ndarray, Box]:
+        """The voxels of `image` after it has been made to hold `box` of the CT, and where in them the box lies."""
+        onCt, held = self._onCt(image)
+        if onCt is not image:
+            image.DeepCopy(onCt)
+        union = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(held, box, strict=True))
+        if union != held:
+            old = _array(image)
+            values = np.zeros([s.stop - s.start for s in union], old.dtype)
+            values[_within(union, held)] = old
+            image.SetExtent(_extent(union))
+            image.GetPointData().SetScalars(numpy_to_vtk(values.ravel(), deep=True))
+        return _array(image), _within(union, box)
+
+    def _onCt(self, image) -> tuple[object, Box]:
+        """The image on the CT's grid (itself, if it is) and its box there; Slicer turns the axes of some on reading."""
+        matrix = vtk.vtkMatrix4x4()
+        image.GetImageToWorldMatrix(matrix)
+        toCt = np.linalg.inv(ijkToRas(self._nodes.ctNode)) @ slicer.util.arrayFromVTKMatrix(matrix)
+        offset = np.round(toCt[:3, 3]).astype(int)
+        if not np.allclose(toCt[:3, :3], np.eye(3), atol=1e-3) or not np.allclose(toCt[:3, 3], offset, atol=0.01):
+            turned = slicer.vtkOrientedImageData()
+            reference = slicer.vtkOrientedImageData()
+            self._setImage(reference, np.zeros(shape(self._nodes.ctNode), np.uint8), _whole(self._nodes.ctNode))
+            slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(image, reference, turned)
+            image, offset = turned, np.zeros(3, int)
+        extent = np.reshape(image.GetExtent(), (3, 2)) + offset[:, None]
+        return image, tuple(slice(int(first), int(last) + 1) for first, last in extent[::-1])
+
+    def _listSegments(self, node):
+        """Slicer's own segments in the subject hierarchy; a running Slicer has made them by now."""
+        hierarchy = subjectHierarchy(self._nodes.scene)
+        parent = hierarchy.GetItemByDataNode(node)
+        attribute = node.GetSegmentIDAttributeName()
+        hierarchy.SetItemAttribute(
+            parent, slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyVirtualBranchAttributeName(), "1"
+        )
+        children = vtk.vtkIdList()
+        hierarchy.GetItemChildren(parent, children)
+        items = [children.GetId(index) for index in range(children.GetNumberOfIds())]
+        listed = {hierarchy.GetItemAttribute(item, attribute): item for item in items}
+        segmentIds = list(node.GetSegmentation().GetSegmentIDs())
+        for gone in set(listed) - set(segmentIds):
+            hierarchy.RemoveItem(listed[gone])
+        for identifier in segmentIds:
+            name = node.GetSegmentation().GetSegment(identifier).GetName()
+            item = listed.get(identifier) or hierarchy.CreateHierarchyItem(parent, name, "Subseries")
+            hierarchy.SetItemName(item, name)
+            hierarchy.SetItemAttribute(item, attribute, identifier)
+            hierarchy.SetItemOwnerPluginName(item, "Segments")
+
+
+def segmentId(value: int) -> str:
+    """Of the segment that shows a value of a label map."""
+    return f"Segment_{value}"
+
+
+def _terminologyEntry(terminology: dict) -> str:
+    def code(key: str) -> tuple[str, str, str]:
+        scheme, value, meaning = terminology.get(key) or ("", "", "")
+        return value, scheme, meaning
+
+    return slicer.vtkSlicerTerminologiesModuleLogic.SerializeTerminologyEntry(
+        "Segmentation category and type - 3D Slicer General Anatomy list",
+        *code("category"),
+        *code("type"),
+        *code("modifier"),
+        "Anatomic codes - DICOM master list",
+        *("",) * 6,
+    )
+
+
+def _array(image) -> np.ndarray:
+    """The voxels themselves, not a copy."""
+    first, last = np.reshape(image.GetExtent(), (3, 2)).T
+    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape((last - first + 1)[::-1])
+
+
+def _extent(box: Box) -> list[int]:
+    return [edge for axis in reversed(box) for edge in (axis.start, axis.stop - 1)]
+
+
+def _within(outer: Box, inner: Box) -> Box:
+    return tuple(slice(i.start - o.start, i.stop - o.start) for o, i in zip(outer, inner, strict=True))
+
+
+def _whole(volumeNode) -> Box:
+    return tuple(slice(0, size) for size in shape(volumeNode))
