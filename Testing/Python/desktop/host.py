@@ -1,0 +1,129 @@
+"""Opens a scripted module in a Slicer-like window: its panel on the left, views on the right."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from desktop import qt_namespace
+
+qt = qt_namespace.install()
+sys.modules["ctk"] = ctk = importlib.import_module("desktop.ctk_widgets")
+
+import slicer  # noqa: E402
+import slicer.util  # noqa: E402
+
+from desktop import application, mrml_widgets  # noqa: E402
+
+qt.QUiLoader = lambda: qt_namespace.UiLoader(mrml_widgets.classes())
+
+STAND_INS = Path(__file__).with_name("standins")
+PANEL_WIDTH = 460
+TURN_SECONDS = 0.002  # between two looks at what a test waits for
+
+
+class Desktop:
+    """A running application with one scripted module open.
+
+    Attributes:
+        scene: The vtkMRMLScene.
+        widget: The module's widget; `ui` its named parts, `logic` its logic.
+        window: The main window.
+        dialogs: All that were shown (`title`, `text`, `details`).
+    """
+
+    def __init__(self, name: str, folder: Path):
+        self.app = application.start()
+        self.scene = slicer.mrmlScene
+        self.dialogs = ctk.ctkMessageBox.shown
+        self.window = qt.QMainWindow()
+        self.window.objectName = "qSlicerMainWindow"
+        self.window.windowTitle = "3D Slicer"
+        self.module, self.widget = self._open(name, folder)
+        self.ui, self.logic = self.widget.ui, self.widget.logic
+        self._arrange()
+
+    def _open(self, name: str, folder: Path):
+        sys.path.insert(0, str(folder))
+        code = importlib.import_module(name)
+        parent = application.Module(path=str(folder / f"{name}.py"))
+        setattr(slicer.modules, name.lower(), parent)
+        module = getattr(code, name)(parent)
+        setattr(slicer.modules, f"{name}Instance", module)
+        self.app.startupCompleted.emit()
+        self.panel = mrml_widgets.qMRMLWidget()
+        self.panel.isEntered = True
+        self.panel.setLayout(qt.QVBoxLayout())
+        self.panel.setMRMLScene(self.scene)
+        widget = getattr(code, f"{name}Widget")(self.panel)
+        setattr(slicer.modules, f"{name}Widget", widget)
+        widget.setup()
+        widget.enter()
+        return module, widget
+
+    def _arrange(self) -> None:
+        views, grid = qt.QWidget(), qt.QGridLayout()
+        views.setLayout(grid)
+        manager = self.app.layoutManager()
+        self.views = [manager.sliceWidget("Red"), manager.threeDWidget(0)]
+        self.views += [manager.sliceWidget("Green"), manager.sliceWidget("Yellow")]
+        for index, view in enumerate(self.views):
+            grid.addWidget(view, index // 2, index % 2)
+        scroll = qt.QScrollArea()
+        scroll.setWidget(self.panel)
+        scroll.setWidgetResizable(True)
+        scroll.setFixedWidth(PANEL_WIDTH)
+        middle, row = qt.QWidget(), qt.QHBoxLayout()
+        middle.setLayout(row)
+        row.addWidget(scroll)
+        row.addWidget(views, 1)
+        self.scroll = scroll
+        self.window.setCentralWidget(middle)
+        self.window.resize(1280, 860)
+        self.window.show()
+        self.process()
+
+    def process(self, until: Callable[[], object] = lambda: True, seconds: float = 30.0) -> None:
+        """Let the event loop run until something is true.
+
+        Raises:
+            AssertionError: It does not come true in time.
+        """
+        end = time.monotonic() + seconds
+        self.app.processEvents()
+        while not until():
+            assert time.monotonic() < end, (
+                f"Not so after {seconds} s. Dialogs: {[shown.text for shown in self.dialogs]}"
+            )
+            time.sleep(TURN_SECONDS)
+            self.app.processEvents()
+
+    def answer(self, *buttons) -> None:
+        """What the user will answer to the next dialogs, such as `qt.QMessageBox.Yes`."""
+        ctk.ctkMessageBox.answers.extend(buttons)
+
+    def screenshot(self, path: Path) -> None:
+        """The whole window as a picture."""
+        self.process()
+        for view in self.views:
+            view.draw()
+        self.process()
+        assert self.window.grab().save(str(path))
+
+    def close(self) -> None:
+        """What Slicer does with the module when it ends."""
+        self.widget.exit()
+        self.app.moduleManager().moduleAboutToBeUnloaded.emit(self.module.moduleName)
+        self.window.close()
+        self.process()
+
+
+def open_module(name: str, folder: Path) -> Desktop:
+    """Open the scripted module `name` of `folder`. One for each process."""
+    sources = os.environ.get("SLICER_SOURCE")
+    slicer.__path__.append(str(Path(sources) / "Base" / "Python" / "slicer" if sources else STAND_INS))
+    return Desktop(name, Path(folder))

@@ -1,0 +1,208 @@
+"""Slicer's widgets that hold MRML nodes, bound to the real scene."""
+
+from __future__ import annotations
+
+import ctk
+import qt
+import slicer
+from PySide6.QtCore import Property, Signal
+
+SCENE_EVENTS = ("NodeAddedEvent", "NodeRemovedEvent", "EndBatchProcessEvent", "EndImportEvent", "EndCloseEvent")
+
+
+class qMRMLWidget(qt.QWidget):
+    """Passes the scene on to the widgets that the .ui file connects to it."""
+
+    mrmlSceneChanged = Signal(object)
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._scene = None
+
+    def mrmlScene(self):
+        return self._scene
+
+    def setMRMLScene(self, scene) -> None:
+        self._scene = scene
+        self.mrmlSceneChanged.emit(scene)
+
+
+def _option(name: str, kind: type) -> Property:
+    return Property(kind, lambda self: self._options[name], lambda self, value: self._setOption(name, value))
+
+
+class qMRMLNodeComboBox(qt.QWidget):
+    """The nodes of some classes in the scene, to choose one from."""
+
+    currentNodeChanged = Signal(object)
+    currentNodeIDChanged = Signal(str)
+    nodeAdded = Signal(object)
+    nodeAddedByUser = Signal(object)
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._scene, self._nodeId, self._nodeTypes = None, "", []
+        self._options = {"noneEnabled": False, "addEnabled": True, "removeEnabled": True, "renameEnabled": False}
+        self._options |= {"editEnabled": False, "showHidden": False, "showChildNodeTypes": True}
+        self._options |= {"selectNodeUponCreation": True, "noneDisplay": "None", "baseName": ""}
+        self._box = qt.QComboBox()
+        self._box.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
+        row = qt.QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self._box)
+        self._box.activated.connect(self._onActivated)
+
+    def setMRMLScene(self, scene) -> None:
+        self._scene = scene
+        for event in SCENE_EVENTS:
+            scene.AddObserver(getattr(scene, event), lambda *_: self._refresh())
+        self._refresh()
+
+    def mrmlScene(self):
+        return self._scene
+
+    def nodes(self) -> list:
+        """Those to choose from."""
+        found = {}
+        for className in self._nodeTypes if self._scene else ():
+            collection = self._scene.GetNodesByClass(className)
+            collection.UnRegister(None)
+            for index in range(collection.GetNumberOfItems()):
+                node = collection.GetItemAsObject(index)
+                exact = self._options["showChildNodeTypes"] or node.GetClassName() == className
+                if exact and (self._options["showHidden"] or not node.GetHideFromEditors()):
+                    found[node.GetID()] = node
+        return list(found.values())
+
+    def currentNode(self):
+        return self._scene.GetNodeByID(self._nodeId) if self._scene and self._nodeId else None
+
+    def setCurrentNode(self, node) -> None:
+        self.setCurrentNodeID(node.GetID() if node else "")
+
+    def setCurrentNodeID(self, nodeId: str | None) -> None:
+        if (nodeId or "") == self._nodeId:
+            return
+        self._nodeId = nodeId or ""
+        self._refresh(choose=False)
+        self.currentNodeChanged.emit(self.currentNode())
+        self.currentNodeIDChanged.emit(self._nodeId)
+
+    def addNode(self):
+        """What "Create new ..." in the list does."""
+        node = self._scene.CreateNodeByClass(self._nodeTypes[0])
+        node.UnRegister(None)
+        node.SetName(self._scene.GenerateUniqueName(self._options["baseName"] or node.GetNodeTagName()))
+        self._scene.AddNode(node)
+        node.CreateDefaultDisplayNodes() if hasattr(node, "CreateDefaultDisplayNodes") else None
+        if self._options["selectNodeUponCreation"]:
+            self.setCurrentNode(node)
+        self.nodeAdded.emit(node)
+        self.nodeAddedByUser.emit(node)
+        return node
+
+    def _refresh(self, choose: bool = True) -> None:
+        if self._scene.IsBatchProcessing():
+            return
+        nodes = self.nodes()
+        self._box.clear()
+        if self._options["noneEnabled"] or not nodes:
+            self._box.addItem(self._options["noneDisplay"] if self._options["noneEnabled"] else "Select a node", "")
+        for node in nodes:
+            self._box.addItem(node.GetName(), node.GetID())
+        if self._options["addEnabled"]:
+            self._box.addItem(f"Create new {self._options['baseName'] or 'node'}", "add")
+        if choose and self._nodeId not in [node.GetID() for node in nodes]:
+            gone = self._nodeId
+            if nodes and not self._options["noneEnabled"]:
+                self.setCurrentNode(nodes[0])
+            elif gone:
+                self.setCurrentNode(None)
+        self._box.currentIndex = max(0, self._box.findData(self._nodeId))
+
+    def _onActivated(self, index: int) -> None:
+        chosen = self._box.itemData(index)
+        self.addNode() if chosen == "add" else self.setCurrentNodeID(chosen)
+
+    def _setNodeTypes(self, types) -> None:
+        self._nodeTypes = list(types)
+        if self._scene:
+            self._refresh()
+
+    def _setOption(self, name: str, value) -> None:
+        self._options[name] = value
+        if self._scene:
+            self._refresh()
+
+    nodeTypes = Property(list, lambda self: self._nodeTypes, _setNodeTypes)
+    currentNodeID = Property(str, lambda self: self._nodeId, setCurrentNodeID)
+    noneEnabled, addEnabled, removeEnabled, renameEnabled, editEnabled, showHidden = (
+        _option(name, bool)
+        for name in ("noneEnabled", "addEnabled", "removeEnabled", "renameEnabled", "editEnabled", "showHidden")
+    )
+    showChildNodeTypes, selectNodeUponCreation = (
+        _option(name, bool) for name in ("showChildNodeTypes", "selectNodeUponCreation")
+    )
+    noneDisplay, baseName = _option("noneDisplay", str), _option("baseName", str)
+
+
+class qMRMLSegmentEditorWidget(qt.QWidget):
+    """Holds what the Segment Editor would show; a test paints through the segmentation node."""
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._scene = self._editorNode = None
+        self._effect = ""
+        column = qt.QVBoxLayout(self)
+        column.addWidget(qt.QLabel("Segment Editor"))
+
+    def setMRMLScene(self, scene) -> None:
+        self._scene = scene
+
+    def mrmlScene(self):
+        return self._scene
+
+    def setMRMLSegmentEditorNode(self, node) -> None:
+        self._editorNode = node
+
+    def mrmlSegmentEditorNode(self):
+        return self._editorNode
+
+    def setSegmentationNode(self, node) -> None:
+        self._editorNode.SetAndObserveSegmentationNode(node)
+
+    def segmentationNode(self):
+        return self._editorNode.GetSegmentationNode() if self._editorNode else None
+
+    def setSourceVolumeNode(self, node) -> None:
+        self._editorNode.SetAndObserveSourceVolumeNode(node)
+
+    def sourceVolumeNode(self):
+        return self._editorNode.GetSourceVolumeNode() if self._editorNode else None
+
+    def setCurrentSegmentID(self, segmentId: str) -> None:
+        self._editorNode.SetSelectedSegmentID(segmentId)
+
+    def currentSegmentID(self) -> str:
+        return self._editorNode.GetSelectedSegmentID() or ""
+
+    def setActiveEffectByName(self, name: str) -> None:
+        self._effect = name
+        if self._editorNode:
+            self._editorNode.SetActiveEffectName(name)
+
+    def activeEffect(self):
+        return self._effect or None
+
+
+def classes() -> dict[str, type]:
+    """All stand-ins that a .ui file may name."""
+    here = {name: member for name, member in globals().items() if name.startswith("qMRML")}
+    return here | {name: member for name, member in vars(ctk).items() if name.startswith("ctk")}
+
+
+slicer.qMRMLWidget, slicer.qMRMLNodeComboBox = qMRMLWidget, qMRMLNodeComboBox
+slicer.qMRMLSegmentEditorWidget = qMRMLSegmentEditorWidget
+# Slicer's parameterNodeWrapper names these; no panel here uses them.
+for _name in ("qMRMLSliderWidget", "qMRMLSpinBox", "qMRMLRangeWidget"):
+    setattr(slicer, _name, ctk.unused(_name))

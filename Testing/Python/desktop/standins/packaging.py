@@ -1,0 +1,32 @@
+"""Stands in for `slicer.packaging`: knows what is missing, and never installs."""
+
+import importlib.metadata
+
+import slicer.util
+from packaging.requirements import Requirement
+
+
+def load_requirements(path):
+    with open(path, encoding="utf-8") as file:
+        lines = [line.split("#")[0].strip() for line in file]
+    return [Requirement(line) for line in lines if line]
+
+
+def pip_check(requirements):
+    requirements = [requirements] if isinstance(requirements, Requirement | str) else requirements
+    for requirement in map(lambda r: Requirement(str(r)), requirements):
+        try:
+            if not requirement.specifier.contains(importlib.metadata.version(requirement.name), prereleases=True):
+                return False
+        except importlib.metadata.PackageNotFoundError:
+            return False
+    return True
+
+
+def pip_ensure(requirements, skip_packages=None, requester=None, **_options):
+    missing = [r for r in requirements if r.name not in (skip_packages or ()) and not pip_check(r)]
+    if not missing:
+        return
+    names = "\n".join(map(str, missing))
+    slicer.util.confirmOkCancelDisplay(f"{requester} needs to install:\n{names}")
+    raise RuntimeError(f"The test host does not install {names}")
