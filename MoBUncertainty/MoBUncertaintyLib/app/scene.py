@@ -13,7 +13,7 @@ import slicer
 from MoBUncertaintyLib.app import views
 from MoBUncertaintyLib.app.maps import STYLES, MapKind, UncertaintyMaps
 from MoBUncertaintyLib.app.nodes import REFERENCE_ROLE, Box, CtNodes, nodesByClass
-from MoBUncertaintyLib.app.segments import BINARY_LABELMAP, LabelSegmentation, SegmentSpec
+from MoBUncertaintyLib.app.segments import LabelSegmentation, SegmentSpec
 from MoBUncertaintyLib.app.state import SceneState
 from MoBUncertaintyLib.app.surface import UncertaintySurface
 
@@ -81,7 +81,6 @@ class ResultScene:
         display.SetOpacity2DOutline(1.0)
         display.SetSliceIntersectionThickness(2)
         display.SetOpacity3D(0.6)
-        display.SetPreferredDisplayRepresentationName2D(BINARY_LABELMAP)
         node.CreateClosedSurfaceRepresentation()
         self.setSegmentationFill(self.overlay["fill"])
         if self.overlay["surface"]:
@@ -316,8 +315,7 @@ class ResultScene:
         self._maps.setLegend(shown, f"{title}\n{organ.GetName()}" if organ else title, overlay["legend"])
 
     def _shownIn3d(self) -> bool:
-        surface, node = self._surface.node, self.node("segmentation")
-        display = node.GetDisplayNode()
+        surface, display = self._surface.node, self.node("segmentation").GetDisplayNode()
         plain = display.GetVisibility() and display.GetVisibility3D()
         return bool(plain or (surface and surface.GetDisplayNode().GetVisibility()))
 

@@ -49,6 +49,7 @@ class LabelSegmentation:
 
     def __init__(self, nodes: CtNodes, role: str, name: str):
         self._nodes, self.role, self._name = nodes, role, name
+        self._changed: set[int] = set()  # values whose closed surface is no longer true
 
     @property
     def node(self):
@@ -74,8 +75,10 @@ class LabelSegmentation:
         segmentation = node.GetSegmentation()
         segmentation.RemoveAllSegments()
         segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
-        image = slicer.vtkOrientedImageData()
-        self._setImage(image, labels, occupied(labels))
+        self._changed.clear()
+        box = occupied(labels)
+        values = labels[box]
+        image = self._image(values.astype(np.uint8 if values.max(initial=0) < 256 else np.uint16, copy=False), box)
         for spec in segments:
             segment = slicer.vtkSegment()
             segment.SetName(spec.name)
@@ -94,7 +97,7 @@ class LabelSegmentation:
     def update(self, box: Box, labels: np.ndarray):
         """Replace the labels in a box; costs as much as the box, and leaves segments that are not ours alone.
 
-        Closed surfaces stay as they were: see `updateSurfaces`.
+        Closed surfaces stay as they were until `updateSurfaces`.
 
         Args:
             box: In the CT's array.
@@ -107,33 +110,38 @@ class LabelSegmentation:
         unknown = set(np.unique(labels).tolist()) - {0, *ours}
         if unknown:
             raise ValueError(f"The segmentation has no segment for the labels {sorted(unknown)}.")
-        segmentation = self.node.GetSegmentation()
         layers: dict = {}  # one for all segments, unless the user has drawn segments that overlap
         for value, segment in ours.items():
-            layers.setdefault(segment.GetRepresentation(BINARY_LABELMAP), {})[value] = segment.GetLabelValue()
-        enabled = segmentation.SetSourceRepresentationModifiedEnabled(False)  # it would remove the closed surfaces
-        for image, shown in layers.items():
-            part, within = self._grown(image, box)
-            content = part[within]
-            content[np.isin(content, list(shown.values()))] = 0
-            for value, layerValue in shown.items():
-                content[labels == value] = layerValue
+            layers.setdefault(segment.GetRepresentation(BINARY_LABELMAP), []).append(value)
+        for image, values in layers.items():
+            image = self._covering(image, box)
+            content = _array(image)[_within(self._onCt(image)[1], box)]
+            old = content.copy()
+            content[np.isin(old, [ours[value].GetLabelValue() for value in values])] = 0
+            for value in values:
+                shown = ours[value].GetLabelValue()
+                content[labels == value] = shown
+                if not np.array_equal(content == shown, old == shown):
+                    self._changed.add(value)
+            # Not `image.Modified()`: the segmentation would take it as the sign to drop all closed surfaces.
             image.GetPointData().GetScalars().Modified()
-            image.Modified()
-        segmentation.SetSourceRepresentationModifiedEnabled(enabled)
+        segmentation = self.node.GetSegmentation()
         segmentation.InvokeEvent(slicer.vtkSegmentation.SourceRepresentationModified)
         segmentation.InvokeEvent(slicer.vtkSegmentation.RepresentationModified)
 
     def updateSurfaces(self):
-        """Make closed surfaces anew where there are any; without, Slicer makes them when they are first shown."""
+        """Make the closed surfaces of changed segments anew, if the segmentation has any."""
         segmentation = self.node.GetSegmentation() if self.node else None
         if segmentation and segmentation.ContainsRepresentation(CLOSED_SURFACE):
-            segmentation.CreateRepresentation(CLOSED_SURFACE, True)
+            for value in self._changed & set(self.values()):
+                self.segment(value).RemoveRepresentation(CLOSED_SURFACE)
+            segmentation.CreateRepresentation(CLOSED_SURFACE)
+        self._changed.clear()
 
     def dropSurfaces(self):
-        """Remove closed surfaces that are no longer true."""
-        if self.node:
-            self.node.GetSegmentation().RemoveRepresentation(CLOSED_SURFACE)
+        """Remove all closed surfaces: Slicer makes them when they are first shown."""
+        self.node.GetSegmentation().RemoveRepresentation(CLOSED_SURFACE)
+        self._changed.clear()
 
     def array(self, dtype) -> np.ndarray:
         """The label map, of the CT's shape; a copy."""
@@ -157,29 +165,31 @@ class LabelSegmentation:
                 found[int(value)] = segmentation.GetSegment(identifier)
         return found
 
-    def _setImage(self, image, labels: np.ndarray, box: Box):
-        """Make `image` what `labels` hold in a box of the CT."""
-        values = np.ascontiguousarray(labels[box])
-        values = values.astype(np.uint8 if values.max(initial=0) < 256 else np.uint16, copy=False)
+    def _image(self, values: np.ndarray, box: Box):
+        """A vtkOrientedImageData of what lies in a box of the CT; a copy."""
+        image = slicer.vtkOrientedImageData()
         image.SetExtent(_extent(box))
-        image.GetPointData().SetScalars(numpy_to_vtk(values.ravel(), deep=True))
+        image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(values).ravel(), deep=True))
         matrix = vtk.vtkMatrix4x4()
         self._nodes.ctNode.GetIJKToRASMatrix(matrix)
         image.SetGeometryFromImageToWorldMatrix(matrix)
+        return image
 
-    def _grown(self, image, box: Box) -> tuple[np.ndarray, Box]:
-        """The voxels of `image` after it has been made to hold `box` of the CT, and where in them the box lies."""
+    def _covering(self, image, box: Box):
+        """The layer itself, if it covers that box of the CT; else a larger one that takes its place."""
         onCt, held = self._onCt(image)
-        if onCt is not image:
-            image.DeepCopy(onCt)
         union = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(held, box, strict=True))
-        if union != held:
-            old = _array(image)
-            values = np.zeros([s.stop - s.start for s in union], old.dtype)
-            values[_within(union, held)] = old
-            image.SetExtent(_extent(union))
-            image.GetPointData().SetScalars(numpy_to_vtk(values.ravel(), deep=True))
-        return _array(image), _within(union, box)
+        if onCt is image and union == held:
+            return image
+        values = np.zeros([axis.stop - axis.start for axis in union], _array(onCt).dtype)
+        values[_within(union, held)] = _array(onCt)
+        larger = self._image(values, union)
+        segmentation = self.node.GetSegmentation()
+        for identifier in segmentation.GetSegmentIDs():
+            segment = segmentation.GetSegment(identifier)
+            if segment.GetRepresentation(BINARY_LABELMAP) is image:
+                segment.AddRepresentation(BINARY_LABELMAP, larger)
+        return larger
 
     def _onCt(self, image) -> tuple[object, Box]:
         """The image on the CT's grid (itself, if it is) and its box there; Slicer turns the axes of some on reading."""
@@ -189,8 +199,8 @@ class LabelSegmentation:
         offset = np.round(toCt[:3, 3]).astype(int)
         if not np.allclose(toCt[:3, :3], np.eye(3), atol=1e-3) or not np.allclose(toCt[:3, 3], offset, atol=0.01):
             turned = slicer.vtkOrientedImageData()
-            reference = slicer.vtkOrientedImageData()
-            self._setImage(reference, np.zeros(shape(self._nodes.ctNode), np.uint8), _whole(self._nodes.ctNode))
+            size = shape(self._nodes.ctNode)
+            reference = self._image(np.zeros(size, np.uint8), tuple(slice(0, length) for length in size))
             slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(image, reference, turned)
             image, offset = turned, np.zeros(3, int)
         extent = np.reshape(image.GetExtent(), (3, 2)) + offset[:, None]
@@ -251,7 +261,3 @@ def _extent(box: Box) -> list[int]:
 
 def _within(outer: Box, inner: Box) -> Box:
     return tuple(slice(i.start - o.start, i.stop - o.start) for o, i in zip(outer, inner, strict=True))
-
-
-def _whole(volumeNode) -> Box:
-    return tuple(slice(0, size) for size in shape(volumeNode))
