@@ -20,7 +20,7 @@ heartbeat      none; every `HEARTBEAT_S`, whatever is computed
 progress       `stage`, `text`, `fraction` of the whole request 0 to 1, `seconds_left` or null
 warning        `message`, one sentence
 result         `result`; ends the request
-error          `code`, `message`, one sentence; ends the request
+error          `code`, `message`, one sentence, and `details` for a report of the fault, or ""; ends the request
 """
 
 from __future__ import annotations
@@ -51,6 +51,17 @@ class Event(StrEnum):
     WARNING = "warning"
     RESULT = "result"
     ERROR = "error"
+
+
+_NUMBER = (int, float)
+_FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
+    Event.READY: {"pid": (int,), "version": (str,)},
+    Event.HEARTBEAT: {},
+    Event.PROGRESS: {"stage": (str,), "text": (str,), "fraction": _NUMBER, "seconds_left": (*_NUMBER, type(None))},
+    Event.WARNING: {"message": (str,)},
+    Event.RESULT: {"result": (dict,)},
+    Event.ERROR: {"code": (str,), "message": (str,), "details": (str,)},
+}
 
 
 class ProtocolError(Exception):
@@ -89,6 +100,20 @@ class Decoder:
         if len(self._rest) > LINE_LIMIT:
             raise ProtocolError(f"A line is longer than {LINE_LIMIT >> 20} MB.")
         return [_message(line) for line in lines if line.strip()]
+
+
+def check_event(event: dict[str, Any]) -> None:
+    """Check that an event is one, with all its fields.
+
+    Raises:
+        ProtocolError: It is not.
+    """
+    kind = event.get("event")
+    if not isinstance(kind, str) or kind not in _FIELDS:
+        raise ProtocolError(f"There is no event {kind!r}.")
+    for name, types in _FIELDS[kind].items():
+        if not isinstance(event.get(name), types) or (name not in event):
+            raise ProtocolError(f"The event {kind} has no proper {name!r}.")
 
 
 def _message(line: bytes) -> dict[str, Any]:

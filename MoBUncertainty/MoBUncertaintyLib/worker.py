@@ -164,10 +164,9 @@ def _answer(channel: Channel, handlers: Mapping[str, Handler], request: Fields) 
             raise ProtocolError(f"The worker does not know the command {request.get('command')!r}.")
         channel.send(Event.RESULT, id=identity, result=handler(request, report))
     except Exception as error:
-        if not isinstance(error, UserError):
-            traceback.print_exc()
         code, message = describe_error(error)
-        channel.send(Event.ERROR, id=identity, code=code, message=message)
+        details = "" if isinstance(error, UserError) else traceback.format_exc()
+        channel.send(Event.ERROR, id=identity, code=code, message=message, details=details)
 
 
 def describe_error(error: Exception) -> tuple[str, str]:

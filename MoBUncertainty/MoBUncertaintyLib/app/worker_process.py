@@ -1,0 +1,180 @@
+"""One life of the worker: a process, its private folder, what it says, and its end with all that it has started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any
+
+import qt
+
+from MoBUncertaintyLib.app.steps import Steps, removeFolder
+from MoBUncertaintyLib.protocol import Decoder, Event, ProtocolError, check_event, encode
+
+LIBRARY_FOLDER = str(Path(__file__).parents[2])
+LOG_LINES = 60
+CLOSE_MILLISECONDS = 2000
+
+
+class End(Enum):
+    """Why a worker has ended that was not told to."""
+
+    NOT_STARTED = auto()
+    DIED = auto()
+    NONSENSE = auto()
+
+
+# Keeps those alive that their client has dropped: a QProcess that is deleted waits for its process.
+_running: set[WorkerProcess] = set()
+
+
+class WorkerProcess:
+    """Starts a worker.
+
+    Attributes:
+        folder: Private to it; gone soon after it is.
+        exit: How it ended: "exit code 1", "signal 9".
+
+    Args:
+        program, arguments: What to run.
+        environment: Of the process; the library's folder is added to its PYTHONPATH.
+        onEvent: Called with each event of the worker.
+        onEnd: Called with this object and the reason when it has ended by itself, or is ended because it talks nonsense;
+            not after `end`.
+        parentFolder: Where its private folder is made; None: the system's place for temporary files.
+    """
+
+    def __init__(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        onEvent: Callable[[dict[str, Any]], None],
+        onEnd: Callable[[WorkerProcess, End], None],
+        parentFolder: str | None = None,
+    ) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="MoBUncertainty-", dir=parentFolder))
+        self._onEvent = onEvent
+        self._onEnd = onEnd
+        self._decoder = Decoder()
+        self._log: deque[str] = deque([""], maxlen=LOG_LINES)
+        self._pid: int | None = None
+        self._told = False  # to end
+        self.exit = "still running"
+        self._process = qt.QProcess()
+        self._process.setProcessEnvironment(_processEnvironment(environment))
+        self._process.readyReadStandardOutput.connect(self._onOutput)
+        self._process.readyReadStandardError.connect(self._onLog)
+        self._process.finished.connect(self._onFinished)
+        self._process.errorOccurred.connect(self._onErrorOccurred)
+        _running.add(self)
+        self._process.start(program, list(arguments))
+
+    @property
+    def log(self) -> str:
+        """The last lines that the worker has printed."""
+        return "\n".join(self._log).strip()
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a request."""
+        if self._process is not None:
+            self._process.write(encode(message))
+
+    def end(self) -> None:
+        """End the process and all that it has started; returns at once. Its folder goes when it is gone."""
+        if self._told or self._process is None:
+            return
+        self._told = True
+        # A worker that has not yet said its id ends by itself when it finds its stdin closed.
+        self._process.closeWriteChannel()
+        self._killTree()
+
+    def close(self) -> None:
+        """As `end`, but waits until the process is gone, 2 seconds at most."""
+        self.end()
+        if self._process is not None:
+            self._process.waitForFinished(CLOSE_MILLISECONDS)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _killTree(self) -> None:
+        if os.name == "nt":
+            # Killing a launcher such as PythonSlicer would leave its child.
+            qt.QProcess.startDetached("taskkill", ["/F", "/T", "/PID", str(self._process.processId())])
+            return
+        self._killGroup()
+        self._process.kill()
+
+    def _killGroup(self) -> None:
+        """End the group that the worker leads, and never the one that this application is in."""
+        if os.name == "posix" and self._pid and self._pid not in (1, os.getpgrp()):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._pid, signal.SIGKILL)
+
+    def _onOutput(self) -> None:
+        try:
+            events = self._decoder.feed(self._process.readAllStandardOutput().data())
+            for event in events:
+                check_event(event)
+        except ProtocolError as error:
+            self._note(f"\n{error}\n")
+            self._stop(End.NONSENSE)
+            return
+        for event in events:
+            if self._told:
+                return
+            if event["event"] == Event.READY:
+                self._pid = event["pid"]
+            self._onEvent(event)
+
+    def _onLog(self) -> None:
+        self._note(self._process.readAllStandardError().data().decode("utf-8", "replace"))
+
+    def _note(self, text: str) -> None:
+        first, *lines = text.replace("\r\n", "\n").split("\n")
+        self._log[-1] += first
+        self._log.extend(lines)
+
+    def _stop(self, reason: End) -> None:
+        if not self._told:
+            self.end()
+            self._onEnd(self, reason)
+
+    def _onErrorOccurred(self, error: Any) -> None:
+        if error == qt.QProcess.FailedToStart:
+            told, self._told = self._told, True
+            self._finish()
+            if not told:  # on Windows it is known before the constructor is through
+                qt.QTimer.singleShot(0, lambda: self._onEnd(self, End.NOT_STARTED))
+
+    def _onFinished(self, *_exit: Any) -> None:
+        self._onLog()
+        self._onOutput()  # the last words, a result perhaps
+        kind = "signal" if self._process.exitStatus() == qt.QProcess.CrashExit else "exit code"
+        self.exit = f"{kind} {self._process.exitCode()}"
+        told, self._told = self._told, True
+        self._killGroup()  # what it may have left running
+        self._finish()
+        if not told:
+            self._onEnd(self, End.DIED)
+
+    def _finish(self) -> None:
+        _running.discard(self)
+        self._process.deleteLater()
+        self._process = None
+        if self.folder.exists():
+            Steps(removeFolder(self.folder))
+
+
+def _processEnvironment(environment: Mapping[str, str]) -> Any:
+    path = os.pathsep.join(filter(None, (LIBRARY_FOLDER, environment.get("PYTHONPATH"))))
+    processEnvironment = qt.QProcessEnvironment()
+    for name, value in {**environment, "PYTHONPATH": path, "PYTHONUTF8": "1"}.items():
+        processEnvironment.insert(name, value)
+    return processEnvironment
