@@ -16,6 +16,7 @@ from vtkmodules.util.numpy_support import vtk_to_numpy
 from vtkmodules.vtkCommonCore import vtkObject
 from vtkmodules.vtkRenderingCore import vtkWindowToImageFilter
 
+from desktop.files import IOManager
 from desktop.qt_namespace import connect, disconnect
 
 SLICE_VIEWS = {"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}
@@ -50,6 +51,9 @@ class Application(qt.QApplication):
 
     def layoutManager(self):
         return self._layoutManager
+
+    def coreIOManager(self):
+        return IOManager(self.core)
 
     def moduleManager(self):
         return self._moduleManager

@@ -19,7 +19,7 @@ class ctkCollapsibleButton(qt.QAbstractButton):
         self._collapsed = False
         self._folded: list[qt.QWidget] = []
         self.clicked.connect(lambda: self.setCollapsed(not self._collapsed))
-        self.setSizePolicy(qt.QSizePolicy.Preferred, qt.QSizePolicy.Minimum)
+        self.setSizePolicy(qt.QSizePolicy.Minimum, qt.QSizePolicy.Preferred)
         self.setContentsMargins(0, self._titleHeight(), 0, 0)
 
     def _titleHeight(self) -> int:
@@ -42,7 +42,7 @@ class ctkCollapsibleButton(qt.QAbstractButton):
         self.contentsCollapsed.emit(collapsed)
 
     def sizeHint(self):
-        inside = self.layout().sizeHint() if self.layout() and not self._collapsed else qt.QSize(80, 0)
+        inside = self.layout().totalSizeHint() if self.layout() and not self._collapsed else qt.QSize(80, 0)
         return qt.QSize(inside.width(), max(inside.height(), self._titleHeight()))
 
     minimumSizeHint = sizeHint
@@ -84,7 +84,7 @@ class ctkSliderWidget(qt.QWidget):
         self._slider.setRange(0, self.STEPS)
         self._box = qt.QDoubleSpinBox()
         self._box.setRange(0, 99.99)
-        self._tracking = True
+        self._tracking, self._pageStep = True, 1.0
         row = qt.QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self._slider, 1)
@@ -117,6 +117,7 @@ class ctkSliderWidget(qt.QWidget):
     singleStep = Property(float, lambda self: self._box.singleStep, lambda self, value: self._box.setSingleStep(value))
     decimals = Property(int, lambda self: self._box.decimals, lambda self, value: self._box.setDecimals(value))
     suffix = Property(str, lambda self: self._box.suffix, lambda self, value: self._box.setSuffix(value))
+    pageStep = Property(float, lambda self: self._pageStep, lambda self, value: setattr(self, "_pageStep", value))
     tracking = Property(bool, lambda self: self._tracking, lambda self, value: setattr(self, "_tracking", value))
 
 
@@ -204,7 +205,7 @@ class Shown:
 
 
 class ctkMessageBox(qt.QMessageBox):
-    """What `slicer.util`'s dialogs are made of. Nobody is there to click: each is noted, and given a prepared answer."""
+    """What `slicer.util`'s dialogs are made of. Nobody is there to click: each is noted, and given its answer."""
 
     shown: list[Shown] = []  # noqa: RUF012 - one screen, one list
     answers: deque = deque()  # noqa: RUF012
@@ -216,6 +217,22 @@ class ctkMessageBox(qt.QMessageBox):
         if self.standardButtons in (qt.QMessageBox.Ok, qt.QMessageBox.NoButton):
             return qt.QMessageBox.Ok
         raise AssertionError(f"Nobody has prepared an answer to: {self.text}")
+
+
+class FileDialog(qt.QFileDialog):
+    """Nobody is there to look for a file: the prepared one is chosen; without one the user cancels."""
+
+    chosen: deque = deque()  # noqa: RUF012
+
+    def exec_(self) -> bool:
+        self._files = [str(self.chosen.popleft())] if self.chosen else []
+        return bool(self._files)
+
+    def selectedFiles(self) -> list[str]:
+        return self._files
+
+
+qt.QFileDialog = FileDialog
 
 
 def unused(name: str) -> type:

@@ -17,8 +17,9 @@ sys.modules["ctk"] = ctk = importlib.import_module("desktop.ctk_widgets")
 import slicer  # noqa: E402
 import slicer.util  # noqa: E402
 
-from desktop import application, mrml_widgets  # noqa: E402
+from desktop import application, files, mrml_widgets  # noqa: E402
 
+sys.modules["SampleData"] = files
 qt.QUiLoader = lambda: qt_namespace.UiLoader(mrml_widgets.classes())
 
 STAND_INS = Path(__file__).with_name("standins")
@@ -105,6 +106,10 @@ class Desktop:
     def answer(self, *buttons) -> None:
         """What the user will answer to the next dialogs, such as `qt.QMessageBox.Yes`."""
         ctk.ctkMessageBox.answers.extend(buttons)
+
+    def choose(self, *paths) -> None:
+        """What the user will choose in the next file dialogs."""
+        ctk.FileDialog.chosen.extend(paths)
 
     def screenshot(self, path: Path) -> None:
         """The whole window as a picture."""

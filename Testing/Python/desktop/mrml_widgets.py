@@ -44,9 +44,16 @@ class qMRMLNodeComboBox(qt.QWidget):
         self._scene, self._nodeId, self._nodeTypes = None, "", []
         self._options = {"noneEnabled": False, "addEnabled": True, "removeEnabled": True, "renameEnabled": False}
         self._options |= {"editEnabled": False, "showHidden": False, "showChildNodeTypes": True}
-        self._options |= {"selectNodeUponCreation": True, "noneDisplay": "None", "baseName": ""}
+        self._options |= {
+            "selectNodeUponCreation": True,
+            "noneDisplay": "None",
+            "baseName": "",
+            "hideChildNodeTypes": [],
+        }
         self._box = qt.QComboBox()
         self._box.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
+        self._box.setSizePolicy(qt.QSizePolicy.Expanding, qt.QSizePolicy.Expanding)
+        self.setSizePolicy(qt.QSizePolicy.Preferred, qt.QSizePolicy.Fixed)
         row = qt.QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self._box)
@@ -70,7 +77,8 @@ class qMRMLNodeComboBox(qt.QWidget):
             for index in range(collection.GetNumberOfItems()):
                 node = collection.GetItemAsObject(index)
                 exact = self._options["showChildNodeTypes"] or node.GetClassName() == className
-                if exact and (self._options["showHidden"] or not node.GetHideFromEditors()):
+                shown = not any(node.IsA(hidden) for hidden in self._options["hideChildNodeTypes"])
+                if exact and shown and (self._options["showHidden"] or not node.GetHideFromEditors()):
                     found[node.GetID()] = node
         return list(found.values())
 
@@ -143,6 +151,7 @@ class qMRMLNodeComboBox(qt.QWidget):
     showChildNodeTypes, selectNodeUponCreation = (
         _option(name, bool) for name in ("showChildNodeTypes", "selectNodeUponCreation")
     )
+    hideChildNodeTypes = _option("hideChildNodeTypes", list)
     noneDisplay, baseName = _option("noneDisplay", str), _option("baseName", str)
 
 
@@ -167,6 +176,21 @@ class qMRMLSegmentEditorWidget(qt.QWidget):
 
     def mrmlSegmentEditorNode(self):
         return self._editorNode
+
+    def setEffectNameOrder(self, names) -> None:
+        self._order = names
+
+    def setupViewObservations(self) -> None:
+        self._observes = True
+
+    def removeViewObservations(self) -> None:
+        self._observes = False
+
+    def installKeyboardShortcuts(self) -> None:
+        self._shortcuts = True
+
+    def uninstallKeyboardShortcuts(self) -> None:
+        self._shortcuts = False
 
     def setSegmentationNode(self, node) -> None:
         self._editorNode.SetAndObserveSegmentationNode(node)

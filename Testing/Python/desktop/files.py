@@ -1,0 +1,85 @@
+"""Files in and out: what `slicer.util.loadVolume`, `loadScene` and `saveScene` call, and the module SampleData."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+import slicer
+import slicer.util
+
+
+class IOManager:
+    """`slicer.app.coreIOManager()` for volumes, and scenes in an .mrb file."""
+
+    def __init__(self, core):
+        self._core = core
+
+    def loadNodes(self, fileType: str, properties: dict, loaded, _messages) -> bool:
+        path = properties["fileName"]
+        if fileType == "SceneFile":
+            return bool(self._core.scene.ReadFromMRB(path, properties.get("clear", False)))
+        node = self._core.volumes_logic.AddArchetypeVolume(
+            path, properties.get("name") or Path(path).name.split(".")[0]
+        )
+        if node is None:
+            return False
+        loaded.AddItem(node)
+        if properties.get("show", True):
+            slicer.util.setSliceViewerLayers(background=node, fit=True)
+        return True
+
+    def saveNodes(self, fileType: str, properties: dict, _messages) -> bool:
+        return fileType == "SceneFile" and bool(self._core.scene.WriteToMRB(properties["fileName"]))
+
+
+@dataclass(frozen=True)
+class Sample:
+    uri: str
+    fileName: str
+    nodeName: str
+    checksum: str
+    loadFileType: str
+
+
+class SampleDataLogic:
+    """Slicer's SampleData for what lies on this disk."""
+
+    samples: dict[str, Sample] = {}  # noqa: RUF012 - one application, one list
+    categories: dict[str, str] = {}  # noqa: RUF012
+
+    @classmethod
+    def registerCustomSampleDataCategory(cls, category: str, title: str) -> None:
+        cls.categories[category] = title
+
+    @classmethod
+    def registerCustomSampleDataSource(
+        cls,
+        category: str = "Custom",
+        sampleName: str = "",
+        uris: str = "",
+        fileNames: str = "",
+        nodeNames: str = "",
+        checksums: str = "",
+        loadFileTypes: str = "VolumeFile",
+        thumbnailFileName: str | None = None,
+        sampleDescription: str | None = None,
+    ) -> None:
+        assert category in cls.categories, f"The category {category} is not registered"
+        assert thumbnailFileName is None or Path(thumbnailFileName).is_file(), thumbnailFileName
+        cls.samples[sampleName] = Sample(uris, fileNames, nodeNames, checksums, loadFileTypes)
+
+    def downloadSample(self, sampleName: str):
+        sample = self.samples[sampleName]
+        target = Path(slicer.app.temporaryPath) / sample.fileName
+        shutil.copy(url2pathname(urlparse(sample.uri).path), target)
+        algorithm, digest = slicer.util.extractAlgoAndDigest(sample.checksum)
+        assert slicer.util.computeChecksum(algorithm, target) == digest, f"{sample.fileName} has another checksum"
+        return slicer.util.loadNodeFromFile(target, sample.loadFileType, {"name": sample.nodeName})
+
+
+def downloadSample(sampleName: str):
+    return SampleDataLogic().downloadSample(sampleName)
