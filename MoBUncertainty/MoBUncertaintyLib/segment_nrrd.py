@@ -40,9 +40,8 @@ def write_segmentation_nrrd(
     """
     array = sitk.GetArrayViewFromImage(labels)
     values_in(array, label_list)
-    image = sitk.Image(labels)  # a copy on write: only the metadata differ
-    for key in image.GetMetaDataKeys():
-        image.EraseMetaData(key)
+    image = sitk.GetImageFromArray(array)  # fresh: the metadata of `labels`, which may name the patient, stay out
+    image.CopyInformation(labels)
     for key, value in (_segmentation_fields(labels) | _segment_fields(array, label_list, status)).items():
         image.SetMetaData(key, value)
     path = Path(path)
