@@ -198,6 +198,8 @@ def _person(name: str | None) -> str | None:
 
 def _save(dataset: Dataset, path: str | Path) -> None:
     path = Path(path)
+    if "ContentCreatorName" not in dataset:
+        dataset.ContentCreatorName = None  # may be empty, not missing
     dataset.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: names of labels and readers may be in any script
     try:
         dataset.save_as(path)
