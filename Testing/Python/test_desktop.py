@@ -102,17 +102,27 @@ UI = """
 """
 
 
-@pytest.fixture
-def desktop(tmp_path):
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
     """The module above, open."""
     from desktop.host import open_module
 
-    (tmp_path / "Resources" / "UI").mkdir(parents=True)
-    (tmp_path / "Doubler.py").write_text(textwrap.dedent(MODULE))
-    (tmp_path / "Resources" / "UI" / "Doubler.ui").write_text(textwrap.dedent(UI).strip())
-    desktop = open_module("Doubler", tmp_path)
+    folder = tmp_path_factory.mktemp("module")
+    (folder / "Resources" / "UI").mkdir(parents=True)
+    (folder / "Doubler.py").write_text(textwrap.dedent(MODULE))
+    (folder / "Resources" / "UI" / "Doubler.ui").write_text(textwrap.dedent(UI).strip())
+    desktop = open_module("Doubler", folder)
     yield desktop
     desktop.close()
+
+
+@pytest.fixture
+def desktop(opened):
+    """The module with no volume and no dialog."""
+    for node in opened.ui.volumeSelector.nodes():
+        opened.scene.RemoveNode(node)
+    opened.dialogs.clear()
+    return opened
 
 
 def add_volume(desktop, name="CT"):
@@ -152,7 +162,7 @@ def test_dialogs_are_noted_and_answered(desktop):
     desktop.answer(qt.QMessageBox.No)
     desktop.ui.applyButton.click()
     assert [shown.text for shown in desktop.dialogs] == ["Double it?"]
-    volume = add_volume(desktop)
+    volume, desktop.ui.factorSlider.value = add_volume(desktop), 2.0
     desktop.ui.volumeSelector.setCurrentNode(volume)
     desktop.answer(qt.QMessageBox.Yes)
     desktop.ui.applyButton.click()

@@ -1,6 +1,6 @@
-"""pytest plugin: a test marked `own_process` runs in a Python of its own, and its reports read as if it had not.
+"""pytest plugin: the tests of a file marked `own_process` run in a Python of their own, and report as if they had not.
 
-Qt, VTK and Slicer's core hold one application for each process, and do not go well with torch.
+Qt, VTK and Slicer's core allow one application in a process, and do not go well with torch.
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 REPORTS = "OWN_PROCESS_REPORTS"  # set in the child: the file that its reports go to, one JSON line each
-LIMIT_SECONDS = 300
+LIMIT_SECONDS = 600
+
+Reports = dict[str, list[pytest.TestReport]]
+finished = pytest.StashKey[dict[Path, Reports]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "own_process: runs in a process of its own")
+    config.addinivalue_line("markers", "own_process: runs in a process of its own, one for each file")
+    config.stash[finished] = {}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -27,7 +32,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     if os.environ.get(REPORTS) or not item.get_closest_marker("own_process"):
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for report in run(item):
+    done = item.config.stash[finished]
+    if item.path not in done:
+        done[item.path] = run(item)
+    for report in done[item.path][item.nodeid]:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
@@ -39,27 +47,18 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
             file.write(json.dumps(report._to_json()) + "\n")
 
 
-def run(item: pytest.Item) -> list[pytest.TestReport]:
+def run(first: pytest.Item) -> Reports:
+    """Run all tests of a file that were asked for."""
+    items = [item for item in first.session.items if item.path == first.path]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "reports.jsonl"
-        command = [
-            sys.executable,
-            "-X",
-            "faulthandler",
-            "-m",
-            "pytest",
-            item.nodeid,
-            "-m",
-            "own_process",
-            "-p",
-            "no:cacheprovider",
-        ]
-        environment = os.environ | {REPORTS: str(path), "QT_QPA_PLATFORM": "offscreen"}
+        path.touch()
+        command = [sys.executable, "-X", "faulthandler", "-m", "pytest", "-p", "no:cacheprovider", "-m", "own_process"]
         try:
             done = subprocess.run(
-                command,
-                cwd=item.config.rootpath,
-                env=environment,
+                [*command, *(item.nodeid for item in items)],
+                cwd=first.config.rootpath,
+                env=os.environ | {REPORTS: str(path), "QT_QPA_PLATFORM": "offscreen"},
                 capture_output=True,
                 encoding="utf-8",
                 errors="replace",
@@ -67,13 +66,16 @@ def run(item: pytest.Item) -> list[pytest.TestReport]:
             )
             ending, output = f"ended with {done.returncode}", done.stdout + done.stderr
         except subprocess.TimeoutExpired as error:
-            ending, output = f"was ended after {LIMIT_SECONDS} s", str(error.stderr)
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    reports = [pytest.TestReport._from_json(json.loads(line)) for line in lines]
-    for report in reports:
+            ending, output = f"was ended after {LIMIT_SECONDS} s", str(error.stdout) + str(error.stderr)
+        lines = path.read_text(encoding="utf-8").splitlines()
+    reports: Reports = defaultdict(list)
+    for line in lines:
+        report = pytest.TestReport._from_json(json.loads(line))
         if isinstance(report.longrepr, list):  # why a test was skipped: JSON has no tuples
             report.longrepr = tuple(report.longrepr)
-    if not any(report.when == "teardown" for report in reports):  # it crashed, or never began
-        text = f"The process of this test {ending} before the test did.\n{output[-5000:]}"
-        reports.append(pytest.TestReport(item.nodeid, item.location, {}, "failed", text, "call"))
+        reports[report.nodeid].append(report)
+    for item in items:
+        if not any(report.when == "teardown" for report in reports[item.nodeid]):  # a crash, or before it
+            text = f"The process of this test {ending} before the test did.\n{output[-5000:]}"
+            reports[item.nodeid].append(pytest.TestReport(item.nodeid, item.location, {}, "failed", text, "call"))
     return reports
