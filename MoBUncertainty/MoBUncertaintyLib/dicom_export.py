@@ -7,7 +7,6 @@ however the volume's axes are permuted or flipped, and a volume that does not li
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,18 +129,10 @@ def write_parametric_map(
             )
         ],
         content_description=_line(description),
-        **_window(*VARIANCE_RANGE),
+        voi_lut_transformations=[highdicom.VOILUTTransformation(window_center=0.125, window_width=0.25)],
         **_common(series, model, description),
     )
     _save(parametric_map, path)
-
-
-def _window(low: float, high: float) -> dict[str, Any]:
-    """What is black and what is white, as this highdicom takes it: 3D Slicer brings 0.27, the pip package is newer."""
-    window = {"window_center": (low + high) / 2, "window_width": high - low}
-    if "voi_lut_transformations" in inspect.signature(ParametricMap).parameters:
-        return {"voi_lut_transformations": [highdicom.VOILUTTransformation(**window)]}
-    return window
 
 
 def _common(series: DicomSeries, model: Mapping[str, Any], series_description: str) -> dict[str, Any]:
@@ -183,12 +174,12 @@ def _describe_segment(
 
 
 def _code(code: tuple[str, str, str] | None) -> CodedConcept | None:
-    return CodedConcept(code[1], code[0], code[2]) if code else None
+    return CodedConcept(code[1], code[0], _line(code[2])) if code else None
 
 
 def _line(text: str) -> str:
     """Text as DICOM's long strings can hold it: a backslash would part two values."""
-    return str(text).replace("\\", "/").strip()[:_LONGEST]
+    return " ".join(str(text).replace("\\", "/").split())[:_LONGEST]
 
 
 def _person(name: str | None) -> str | None:
