@@ -1,0 +1,314 @@
+"""The report of a review, reviewed or not yet: one self-contained HTML file, and the same as CSV and JSON.
+
+`build_report` gathers everything as plain numbers and text; the three formats only present it. Paths of the computer
+are left out, and what is known of the patient comes in only if it is handed in.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from MoBUncertaintyLib import __version__
+from MoBUncertaintyLib.card import Label
+from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.figures import LARGEST_VARIANCE, REGION_COLOUR, display_range, readable, variance_threshold
+from MoBUncertaintyLib.pictures import CORRECTED_COLOUR, PREDICTED_COLOUR, Scale, draw_region, heat_colours
+from MoBUncertaintyLib.regions import RegionSettings
+from MoBUncertaintyLib.review import Review, ReviewRegion, Verdict
+
+SCHEMA = "mob-uncertainty report"
+SCHEMA_VERSION = 1
+TEMPLATE = Path(__file__).parents[1] / "Resources" / "Report" / "report.html.jinja"
+
+VERDICTS = {
+    Verdict.PENDING: "not decided",
+    Verdict.ACCEPT: "accepted",
+    Verdict.INCLUDE: "included",
+    Verdict.EXCLUDE: "excluded",
+    Verdict.EDIT: "edited",
+}
+COLUMNS = (
+    "rank", "id", "location", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "volume_mm3", "expected_error_mm3",
+    "mean_variance", "peak_variance", "mean_probability", "inside_share", "extent_mm",
+    "verdict", "organ", "added_mm3", "removed_mm3", "comment",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ReviewedCase:
+    """A case and its review.
+
+    Attributes:
+        ct: The CT.
+        review: Of a prediction on the CT's grid.
+        labels: Foreground classes.
+        variance: Of each foreground class, by label value; float32 (z, y, x) on the CT's grid.
+        info: What made the prediction, as in `prediction.json`.
+    """
+
+    ct: sitk.Image
+    review: Review
+    labels: tuple[Label, ...]
+    variance: Mapping[int, np.ndarray]
+    info: Mapping[str, Any]
+
+
+def build_report(
+    case: ReviewedCase,
+    *,
+    dicom: Mapping[str, str] | None = None,
+    patient: Mapping[str, str] | None = None,
+    warnings: Sequence[str] = (),
+    corrected: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Everything the report says, ready for JSON.
+
+    Args:
+        case: The case.
+        dicom: UIDs of the CT's study and series, by name.
+        patient: Fields of the patient, by name; only if they were asked for.
+        warnings: One sentence each.
+        corrected: `case.review.corrected()`, if it is at hand.
+    """
+    review, info = case.review, case.info
+    corrected = review.corrected() if corrected is None else corrected
+    given, model = info.get("input", {}), info.get("model", {})
+    done, total = review.reviewed
+    report = {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "notice": "Research software. Not for clinical use.",
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "software": f"MoB Uncertainty {__version__}",
+        "ct": {
+            "name": given.get("name"),
+            "sha256": given.get("sha256"),
+            "size": list(case.ct.GetSize()),
+            "spacing_mm": list(case.ct.GetSpacing()),
+            "dicom": dict(dicom or {}),
+        },
+        "model": {key: model.get(key) for key in ("name", "digest")},
+        "prediction": {key: info[key] for key in _PREDICTION if key in info},
+        "organs": _organs(case, corrected),
+        "regions": [_region_row(region, case) for region in review.regions],
+        "reviewed": {"decided": done, "of": total},
+        "warnings": [*info.get("warnings", ()), *warnings],
+        "review": review.to_dict(),
+    }
+    if patient is not None:
+        report["patient"] = dict(patient)
+    return report
+
+
+_PREDICTION = ("created", "settings", "moments", "folds", "device", "precision", "tiles", "passes_per_tile", "versions")
+
+
+def write_html(path: Path, report: Mapping[str, Any], case: ReviewedCase, corrected: np.ndarray | None = None) -> None:
+    """Write the report as one HTML file: no script, no other file, pictures inside.
+
+    Raises:
+        OutputError: The template is not installed.
+        OSError: The file cannot be written.
+    """
+    corrected = case.review.corrected() if corrected is None else corrected
+    scale = picture_scale(case)
+    pictures = {}
+    for region in case.review.regions:
+        drawn = draw_region(case.ct, region, case.review.predicted, corrected, list(case.variance.values()), scale)
+        pictures[region.region_id] = {plane: _data_url(png) for plane, png in drawn.items()}
+    path.write_text(render_html(report, pictures, scale), encoding="utf-8")
+
+
+def render_html(report: Mapping[str, Any], pictures: Mapping[str, Mapping[str, str]], scale: Scale) -> str:
+    """The HTML text; everything in `report` is text to it, never markup.
+
+    Args:
+        report: From `build_report`.
+        pictures: Data URLs of each region's pictures: region id -> plane -> URL.
+        scale: How they were drawn.
+
+    Raises:
+        OutputError: The template is not installed.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    if not TEMPLATE.exists():
+        raise OutputError(f"The report's template {TEMPLATE} is not installed; run from a checkout of the project.")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": _number, "readable": readable, "moment": _moment, "share": _share}
+    stops = ", ".join(f"rgb{tuple(colour)}" for colour in heat_colours(9).tolist())
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        report,
+        facts=_facts(report),
+        verdicts={verdict.value: words for verdict, words in VERDICTS.items()},
+        pictures=pictures,
+        scale=scale,
+        heat_stops=stops,
+        colours={
+            "predicted": f"rgb{PREDICTED_COLOUR}",
+            "corrected": f"rgb{CORRECTED_COLOUR}",
+            "region": f"rgb{REGION_COLOUR}",
+        },
+        total_error=sum(row["expected_error_mm3"] for row in report["regions"]),
+    )
+
+
+def write_csv(path: Path, report: Mapping[str, Any]) -> None:
+    """Write one row for each region, with the columns `COLUMNS`.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    # With its mark at the start, spreadsheets read UTF-8 as such.
+    with open(path, "w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for row in report["regions"]:
+            writer.writerow({name: _cell(row[name]) for name in COLUMNS})
+
+
+def write_json(path: Path, report: Mapping[str, Any]) -> None:
+    """Write the report as JSON; `mob-uncertainty review --decisions` takes it too.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path.write_text(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def picture_scale(case: ReviewedCase) -> Scale:
+    """One scale for all pictures of a case: the heat map reaches up to the regions' peak variance."""
+    peak = max((region.region.peak_variance for region in case.review.regions), default=LARGEST_VARIANCE)
+    threshold = variance_threshold(case.review.settings or RegionSettings())
+    return Scale(*display_range(case.ct), threshold, max(math.ceil(peak * 100) / 100, 1.5 * threshold))
+
+
+def _organs(case: ReviewedCase, corrected: np.ndarray) -> list[dict[str, Any]]:
+    voxel_ml = case.review.voxel_mm3 / 1000
+    before, after = (_counts(labels) * voxel_ml for labels in (case.review.predicted, corrected))
+    return [
+        {
+            "value": label.value,
+            "name": label.name,
+            "colour": list(label.colour),
+            "terminology": label.terminology,
+            "predicted_ml": round(float(before[label.value]), 3),
+            "corrected_ml": round(float(after[label.value]), 3),
+        }
+        for label in case.labels
+    ]
+
+
+def _counts(labels: np.ndarray) -> np.ndarray:
+    """Voxels of each value; where nothing is segmented (most of a CT) is not counted."""
+    return np.bincount(labels[labels > 0], minlength=256)
+
+
+def _region_row(region: ReviewRegion, case: ReviewedCase) -> dict[str, Any]:
+    found, names = region.region, {label.value: label.name for label in case.labels}
+    before = case.review.predicted[region.box][region.mask] > 0
+    after = case.review.labels_in(region.box)[region.mask] > 0
+    r, a, s = found.centroid_ras
+    return {
+        "rank": found.rank,
+        "id": region.region_id,
+        "location": found.location,
+        "centroid_r_mm": r,
+        "centroid_a_mm": a,
+        "centroid_s_mm": s,
+        "volume_mm3": found.volume_mm3,
+        "expected_error_mm3": found.expected_error_mm3,
+        "mean_variance": found.mean_variance,
+        "peak_variance": found.peak_variance,
+        "mean_probability": found.mean_probability,
+        "inside_share": found.inside_share,
+        "extent_mm": found.extent_mm,
+        "verdict": region.verdict.value,
+        "organ": names.get(region.organ, "") if region.organ else "",
+        "added_mm3": float((after & ~before).sum() * case.review.voxel_mm3),
+        "removed_mm3": float((before & ~after).sum() * case.review.voxel_mm3),
+        "comment": region.comment,
+    }
+
+
+def _facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """What the report's first page lists, by heading; what is not known is left out."""
+    ct, prediction, found = report["ct"], report["prediction"], report["review"]["settings"] or {}
+    settings = prediction.get("settings", {})
+    facts: dict[str, list[tuple[str, Any]]] = {
+        "CT": [
+            ("Name", ct["name"]),
+            ("Voxels", " x ".join(str(n) for n in ct["size"])),
+            ("Voxel size", " x ".join(f"{step:.4g}" for step in ct["spacing_mm"]) + " mm"),
+            *ct["dicom"].items(),
+            ("SHA-256", ct["sha256"]),
+        ],
+        "Model": [("Name", report["model"]["name"]), ("SHA-256", report["model"]["digest"])],
+        "Prediction": [
+            ("Made", _moment(prediction["created"]) if "created" in prediction else None),
+            ("Moments", prediction.get("moments")),
+            ("Folds", ", ".join(map(str, prediction.get("folds", ())))),
+            ("Overlap of tiles", settings.get("overlap")),
+            ("Mirrored copies", {True: "yes", False: "no"}.get(settings.get("mirror"))),
+            ("Region of interest", _roi(settings.get("region_of_interest"))),
+            ("Computed on", ", ".join(str(prediction[key]) for key in ("device", "precision") if key in prediction)),
+        ],
+        "Doubtful regions": [
+            ("Measure", found.get("measure")),
+            ("Threshold", found and RegionSettings(found["measure"], found["threshold"]).level),
+            ("Smallest region", found and f"{found['minimum_mm3']:g} mm³"),
+        ],
+    }
+    if "patient" in report:
+        facts = {"Patient": list(report["patient"].items())} | facts
+    known = {title: [(k, str(v)) for k, v in rows if v not in (None, "", {})] for title, rows in facts.items()}
+    return {title: rows for title, rows in known.items() if rows}
+
+
+def _roi(bounds: Sequence[float] | None) -> str | None:
+    if bounds is None:
+        return None
+    return (
+        ", ".join(
+            f"{axis} {low:.0f} to {high:.0f}" for axis, low, high in zip("RAS", bounds[::2], bounds[1::2], strict=True)
+        )
+        + " mm"
+    )
+
+
+def _data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _cell(value: Any) -> Any:
+    """A cell of a spreadsheet, which must not take a reader's text for a formula."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@")):
+        return f"'{value}"
+    return value
+
+
+def _number(value: float, digits: int = 0) -> str:
+    """A number with thin spaces between thousands and a true minus sign."""
+    return f"{value:,.{digits}f}".replace(",", "\u2009").replace("-", "\u2212")
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}".replace("%", "\u2009%")
+
+
+def _moment(text: str) -> str:
+    """A date and time as people write it, with its zone."""
+    return datetime.fromisoformat(text).strftime("%d %B %Y, %H:%M %Z").strip()
