@@ -17,7 +17,8 @@ class ctkCollapsibleButton(qt.QAbstractButton):
     def __init__(self, parent=None):
         super().__init__(parent)
         self._collapsed = False
-        self._folded: list[qt.QWidget] = []
+        self._wanted: dict[qt.QWidget, bool] = {}  # whether a child is to be seen when unfolded
+        self._folding = False
         self.clicked.connect(lambda: self.setCollapsed(not self._collapsed))
         self.setSizePolicy(qt.QSizePolicy.Minimum, qt.QSizePolicy.Preferred)
         self.setContentsMargins(0, self._titleHeight(), 0, 0)
@@ -32,12 +33,9 @@ class ctkCollapsibleButton(qt.QAbstractButton):
         if collapsed == self._collapsed:
             return
         self._collapsed = collapsed
-        if collapsed:
-            self._folded = [
-                child for child in self.children() if isinstance(child, qt.QWidget) and not child.isHidden()
-            ]
-        for child in self._folded:
-            child.setVisible(not collapsed)
+        self._watch()
+        for child, wanted in self._wanted.items():
+            self._show(child, wanted and not collapsed)
         self.updateGeometry()
         self.contentsCollapsed.emit(collapsed)
 
@@ -47,11 +45,32 @@ class ctkCollapsibleButton(qt.QAbstractButton):
 
     minimumSizeHint = sizeHint
 
-    def childEvent(self, event):  # what QUiLoader adds to a button that is folded already
-        if self._collapsed and event.added() and isinstance(event.child(), qt.QWidget):
-            self._folded.append(event.child())
-            event.child().hide()
+    def childEvent(self, event):
+        if event.added():  # a child that is still being made must not be looked at
+            qt.QTimer.singleShot(0, self._watch)
         super().childEvent(event)
+
+    def _watch(self) -> None:
+        """Get to know new children, and fold them if need be."""
+        for child in self.children():
+            if isinstance(child, qt.QWidget) and child not in self._wanted:
+                hidden = child.testAttribute(qt.Qt.WA_WState_ExplicitShowHide) and child.isHidden()
+                self._wanted[child] = not hidden
+                child.installEventFilter(self)
+                self._show(child, not hidden and not self._collapsed)
+
+    def _show(self, child: qt.QWidget, visible: bool) -> None:
+        self._folding = True
+        child.setVisible(visible)
+        self._folding = False
+
+    def eventFilter(self, child, event):
+        """What is shown or hidden while it is folded is so when it is unfolded."""
+        if event.type() in (qt.QEvent.ShowToParent, qt.QEvent.HideToParent) and not self._folding:
+            self._wanted[child] = event.type() == qt.QEvent.ShowToParent
+            if self._collapsed and self._wanted[child]:
+                self._show(child, False)
+        return False
 
     def paintEvent(self, event):
         painter = qt.QPainter(self)
