@@ -26,8 +26,8 @@ class Estimate:
     """Turns the steps of stages into a fraction of the whole and seconds left.
 
     The fraction weighs each stage by the seconds it is expected to take. The seconds left are those of the present
-    stage, if its own pace is known, and what is expected of the later ones; before the network has shown its pace, that
-    of the device more than of anything else, nothing is said.
+    stage at its own pace and what is expected of the later ones. Before the network has shown its pace, which no one
+    can know beforehand, nothing is said.
 
     Args:
         expected: Seconds of each stage, in their order.

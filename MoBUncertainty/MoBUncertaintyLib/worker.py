@@ -134,7 +134,7 @@ def _listen(channel: Channel, waiting: queue.Queue[Fields]) -> None:
                 scratch = tempfile.tempdir = request["scratch"]
             waiting.put(request)
     except ProtocolError as error:
-        channel.send(Event.ERROR, id=None, code="protocol", message=str(error))
+        channel.send(Event.ERROR, id=None, code="protocol", message=str(error), details="")
     if scratch:
         shutil.rmtree(scratch, ignore_errors=True)  # the patient's data do not stay behind if Slicer crashes
     end_process_tree()

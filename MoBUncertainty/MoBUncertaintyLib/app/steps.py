@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import qt
 
-SLAB_BYTES = 8 << 20
+SLAB_BYTES = 4 << 20
 """Read or written in one step: a few milliseconds."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -46,8 +47,7 @@ class WorkerProcess:
         program, arguments: What to run.
         environment: Of the process; the library's folder is added to its PYTHONPATH.
         onEvent: Called with each event of the worker.
-        onEnd: Called with this object and the reason when it has ended by itself, or is ended because it talks nonsense;
-            not after `end`.
+        onEnd: Called with this object and the reason when it has ended by itself or talks nonsense; not after `end`.
         parentFolder: Where its private folder is made; None: the system's place for temporary files.
     """
 
@@ -106,7 +106,8 @@ class WorkerProcess:
     def _killTree(self) -> None:
         if os.name == "nt":
             # Killing a launcher such as PythonSlicer would leave its child.
-            qt.QProcess.startDetached("taskkill", ["/F", "/T", "/PID", str(self._process.processId())])
+            command = ["taskkill", "/F", "/T", "/PID", str(self._process.processId())]
+            subprocess.Popen(command, creationflags=subprocess.CREATE_NO_WINDOW)
             return
         self._killGroup()
         self._process.kill()
