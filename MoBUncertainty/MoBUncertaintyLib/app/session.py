@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import slicer
-import slicer.util
 import vtk
+from vtk.util.numpy_support import vtk_to_numpy
 
+from MoBUncertaintyLib.app.nodes import ijkToRas, occupied
 from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec
 from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.regions import Region, RegionFinder, RegionSettings
+from MoBUncertaintyLib.regions import Measure, Region, RegionFinder, RegionSettings
 from MoBUncertaintyLib.review import Review, ReviewRegion, Verdict
 
 EDITOR_TAG = "MoBUncertainty"
@@ -40,33 +41,56 @@ class _Found:
 
 
 class ReviewSession:
-    """One CT's results under review.
+    """One CT's results under review; see `start` and `open`.
 
     Args:
         results: The CT's nodes, complete.
+        review: The review of them.
 
     Attributes:
+        results: The CT's nodes.
         review: Verdicts, comments, history and signature.
-
-    Raises:
-        ReviewError: The stored review does not belong to these results.
+        prediction: What the worker said of the prediction: `labels`, `rows`, `provenance`, `warnings`.
     """
 
-    def __init__(self, results: ResultScene) -> None:
+    def __init__(self, results: ResultScene, review: Review) -> None:
         self.results = results
+        self.review = review
         self.prediction: dict[str, Any] = results.state("prediction")
         self._finder: RegionFinder | None = None
         self._editing: str | None = None
+        self._listed = self._list()
         self._removeMask()
-        predicted, labels = results.predicted(), results.regionLabels()
+
+    @classmethod
+    def start(cls, results: ResultScene, predicted: np.ndarray, labels: np.ndarray) -> ReviewSession:
+        """Begin a review; one that the scene holds is lost.
+
+        Args:
+            results: With segmentation, maps and the state "prediction".
+            predicted: Predicted label map, uint8 (z, y, x).
+            labels: Label map of the doubtful regions, uint16.
+        """
+        prediction = results.state("prediction")
+        settings = _settings(prediction["provenance"].get("regions", {}).get("settings", {}))
+        found = _Found(tuple(_region(row) for row in prediction["rows"]), labels, settings)
+        session = cls(results, Review(predicted, found, float(np.prod(results.ctNode.GetSpacing()))))
+        session._showRegions()
+        session._store()
+        return session
+
+    @classmethod
+    def open(cls, results: ResultScene) -> ReviewSession:
+        """Go on with the review that the scene holds.
+
+        Raises:
+            ReviewError: What it holds is damaged, or belongs to another segmentation.
+        """
         stored = results.state("review")
-        if stored:
-            self.review = Review.from_dict(stored, predicted, labels, results.corrected())
-        else:
-            found = _Found(tuple(_region(row) for row in self.prediction["rows"]), labels, self._predictedSettings())
-            self.review = Review(predicted, found, float(np.prod(results.ctNode.GetSpacing())))
-            self._showRegions()
-            self._store()
+        if not stored or not results.state("prediction"):
+            raise ReviewError(f"The scene has lost the review of {results.ctNode.GetName()}; apply again.")
+        review = Review.from_dict(stored, results.predicted(), results.regionLabels(), results.corrected())
+        return cls(results, review)
 
     @property
     def ctNode(self):
@@ -87,6 +111,11 @@ class ReviewSession:
     def editing(self) -> str | None:
         """The region that is being edited, if any."""
         return self._editing
+
+    def isComplete(self) -> bool:
+        """Whether all nodes are there still."""
+        roles = ("segmentation", "predicted", "probability", "variance", "regions", "state")
+        return self.ctNode.GetScene() is not None and all(self.results.node(role) for role in roles)
 
     # Steps of the review
 
@@ -170,20 +199,17 @@ class ReviewSession:
     def finishEdit(self) -> None:
         """Take what was drawn as the region's correction."""
         regionId, self._editing = self._editing, None
-        if regionId is None:
-            return
-        self._removeMask()
-        drawn = self.results.corrected()
-        self.results.updateSegmentation(self.review.region(regionId).box, drawn[self.review.region(regionId).box])
-        self._step(self.review.edit(regionId, drawn))
+        if regionId is not None:
+            self._removeMask()
+            self._step(self.review.edit(regionId, self.results.corrected()))
+            self._restore()
 
     def cancelEdit(self) -> None:
         """Forget what was drawn."""
         regionId, self._editing = self._editing, None
-        if regionId is None:
-            return
-        self._removeMask()
-        self.results.updateSegmentation(*self.review.patch(regionId))
+        if regionId is not None:
+            self._removeMask()
+            self._restore()
 
     def close(self) -> None:
         """Leave the scene as it can be saved."""
@@ -192,18 +218,13 @@ class ReviewSession:
 
     # Inside
 
-    def _predictedSettings(self) -> RegionSettings:
-        return region_settings(self.prediction.get("regions") or {})
-
     def _regionFinder(self, settings: RegionSettings) -> RegionFinder:
         if self._finder is None:
-            matrix = vtk.vtkMatrix4x4()
-            self.ctNode.GetIJKToRASMatrix(matrix)
             self._finder = RegionFinder.from_arrays(
                 self.results.probability(),
                 self.results.variance(),
                 self.review.predicted,
-                slicer.util.arrayFromVTKMatrix(matrix),
+                ijkToRas(self.ctNode),
                 settings.measure,
                 settings.window_mm,
             )
@@ -211,16 +232,29 @@ class ReviewSession:
 
     def _step(self, boxes) -> None:
         for box in boxes:
-            self.results.updateSegmentation(box, self.review.labels_in(box))
-        if {region.label: region.region_id for region in self.review.regions} != self._shown:
+            self.results.updateSegmentation(box, self.review.labels_in(box), surfaces=False)
+        if boxes:
+            self.results.updateSurfaces()
+        if self._list() != self._listed:
             self._showRegions()
         self._showStatus()
         self._store()
 
+    def _restore(self) -> None:
+        """Undo what was drawn outside of the region, by an effect that does not heed the mask."""
+        wanted = self.review.corrected()
+        different = self.results.corrected() != wanted
+        if different.any():
+            box = occupied(different)
+            self.results.updateSegmentation(box, wanted[box])
+
+    def _list(self) -> list[tuple[int, str]]:
+        return [(each.label, each.region_id) for each in self.review.regions]
+
     def _showRegions(self) -> None:
         specs = [SegmentSpec(each.label, region_name(each), REGION_COLOUR) for each in self.review.regions]
         self.results.setRegions(self.review.label_map(), specs)
-        self._shown = {region.label: region.region_id for region in self.review.regions}
+        self._listed = self._list()
         self._showStatus()
 
     def _showStatus(self) -> None:
@@ -252,7 +286,7 @@ class ReviewSession:
         image = slicer.vtkOrientedImageData()
         image.SetExtent(*(edge for axis in reversed(region.box) for edge in (axis.start, axis.stop - 1)))
         image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
-        voxels = vtk.util.numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
+        voxels = vtk_to_numpy(image.GetPointData().GetScalars())
         voxels[:] = region.mask.ravel()
         matrix = vtk.vtkMatrix4x4()
         self.ctNode.GetIJKToRASMatrix(matrix)
@@ -275,10 +309,7 @@ def region_name(each: ReviewRegion) -> str:
     return f"{each.region.rank}: {each.region.location}, expected error {each.region.expected_error_mm3:,.0f} mm³"
 
 
-def region_settings(values: dict[str, Any]) -> RegionSettings:
-    """`RegionSettings` as JSON holds them."""
-    from MoBUncertaintyLib.regions import Measure
-
+def _settings(values: dict[str, Any]) -> RegionSettings:
     return RegionSettings(**values | ({"measure": Measure(values["measure"])} if "measure" in values else {}))
 
 

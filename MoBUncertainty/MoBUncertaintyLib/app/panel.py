@@ -1,0 +1,193 @@
+"""The panel: its parts, connected with the logic and with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import slicer
+import slicer.util
+from slicer.i18n import tr as _
+
+from MoBUncertaintyLib.app.sections import allow
+from MoBUncertaintyLib.app.sections.export import ExportSection
+from MoBUncertaintyLib.app.sections.inputs import InputsSection
+from MoBUncertaintyLib.app.sections.overlay import OverlaySection
+from MoBUncertaintyLib.app.sections.review import ReviewSection
+from MoBUncertaintyLib.app.sections.run import RunSection
+from MoBUncertaintyLib.errors import UserError
+
+
+class Panel:
+    """What the user sees of the module.
+
+    Args:
+        ui: The widgets of the .ui file.
+        logic: The module's logic.
+        ensureReady: Installs what is missing, after asking; says whether the module can compute.
+        loadDemo: Loads the demo CT and returns it.
+    """
+
+    def __init__(self, ui, logic, ensureReady: Callable[[], bool], loadDemo: Callable[[], object]) -> None:
+        self.ui = ui
+        self.logic = logic
+        self.parameters = None
+        self._ensureReady = ensureReady
+        self._loadDemo = loadDemo
+        self._damaged = None  # the CT whose results cannot be shown: said once
+        self.inputs = InputsSection(ui, logic.modelList, self.onDemo, self.onModel)
+        self.run = RunSection(ui, self.onApply, self.onCancel)
+        self.overlay = OverlaySection(ui)
+        self.review = ReviewSection(ui)
+        self.export = ExportSection(ui, self.onExport)
+
+    def setParameters(self, parameters) -> None:
+        """Show other parameters, or (the scene is about to be closed) none."""
+        self.parameters = parameters
+        if parameters is None:
+            self._show(None)
+            return
+        self.inputs.choose(parameters.model)
+        self.onModel()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Show what goes with the parameters: the CT's results, and whether Apply can be pressed."""
+        if self.parameters is None:
+            return
+        self.inputs.showDemoLink(self.parameters.ct is None)
+        if not self.logic.busy:
+            self._show(self.parameters.ct)
+        self.run.refresh(self._whyNotApply())
+
+    def leave(self) -> None:
+        """Keep what is being typed or drawn, and stop what is computed: the scene is about to be closed."""
+        if self.logic.busy:
+            self.onCancel()
+        self.review.leave()
+
+    def close(self) -> None:
+        """Let go of everything outside the panel."""
+        self.review.cleanup()
+
+    # What the user does
+
+    def onDemo(self) -> None:
+        """Load the demo CT and select it."""
+        with slicer.util.tryWithErrorDisplay(_("The demo CT cannot be loaded."), waitCursor=True):
+            self.parameters.ct = self._loadDemo()
+
+    def onModel(self) -> None:
+        """Another model is chosen: remember it, and offer what it can do."""
+        model = self.inputs.model
+        if self.parameters and model:
+            self.parameters.model = str(model.path)
+        mirrors = bool(model and (model.card is None or model.card.mirror_axes))
+        allow(
+            self.ui.mirrorCheckBox,
+            None if mirrors else _("This model was trained without mirroring: for it, left is not right."),
+            _("Average over mirrored copies of the CT; takes up to eight times as long."),
+        )
+        self.run.refresh(self._whyNotApply())
+
+    def onApply(self) -> None:
+        """Start the computation."""
+        if not self._mayReplaceReview():
+            return
+        if not self._ensureReady():
+            self.run.say(_("Nothing was installed, so nothing was computed."))
+            return
+        self.review.leave()
+        self._start(_("Handing over the CT..."))
+        self.logic.run(
+            self.parameters.ct,
+            self.inputs.model.path,
+            self.parameters.settings(mirror=self.ui.mirrorCheckBox.enabled),
+            self._onProgress,
+            self.run.warn,
+            self._onResult,
+            self._onError,
+        )
+
+    def onCancel(self) -> None:
+        """End what is computed; the scene is as it was before."""
+        self.logic.cancel()
+        self._finish(_("Cancelled; nothing was changed."))
+
+    def onExport(self, folder: Path, formats: list[str], patientFields: bool) -> None:
+        """Start the export into a new folder of its own."""
+        self.review.leave()
+        ct = self.parameters.ct
+        name = f"{ct.GetName()} {datetime.now():%Y-%m-%d %H.%M.%S}"
+        self._start(_("Exporting..."))
+        self.logic.export(
+            ct,
+            folder / "".join("_" if character in '<>:"/\\|?*' else character for character in name),
+            formats,
+            patientFields,
+            self._onProgress,
+            self.run.warn,
+            self._onExported,
+            self._onError,
+        )
+
+    # What comes back
+
+    def _onProgress(self, progress: dict) -> None:
+        self.run.progress(progress["text"], progress["fraction"], progress["seconds_left"])
+
+    def _onResult(self, session) -> None:
+        seconds = sum(session.prediction["seconds"].values())
+        self._finish(_("Done in {seconds} s.").format(seconds=max(1, round(seconds))))
+        self.ui.overlayCollapsibleButton.collapsed = self.ui.reviewCollapsibleButton.collapsed = False
+        self.refresh()
+
+    def _onExported(self, files: list[str]) -> None:
+        self._finish("")
+        self.export.showResult(files)
+
+    def _onError(self, code: str, message: str, details: str) -> None:
+        self._finish("")
+        slicer.util.errorDisplay(message, detailedText=details)
+
+    # Inside
+
+    def _start(self, text: str) -> None:
+        self.run.start(text)
+        self.export.setBusy(True)
+
+    def _finish(self, text: str) -> None:
+        self.run.stop(text)
+        self.export.setBusy(False)
+        self.run.refresh(self._whyNotApply())
+
+    def _show(self, ct) -> None:
+        try:
+            session = self.logic.session(ct) if ct is not self._damaged or ct is None else None
+        except UserError as error:
+            self._damaged, session = ct, None
+            slicer.util.errorDisplay(str(error))
+        if session is not self.review.session or session is None:
+            self.overlay.setSession(session)
+            self.review.setSession(session)
+            self.export.setSession(session)
+
+    def _whyNotApply(self) -> str | None:
+        ct, model = self.parameters and self.parameters.ct, self.inputs.model
+        if ct is None:
+            return _("Select a CT first.")
+        if ct.GetImageData() is None:
+            return _("The selected CT holds no voxels.")
+        if self.logic.isResult(ct):
+            return _("This volume is a map that was made of a CT; select the CT itself.")
+        return model.problem if model else _("Add a model first.")
+
+    def _mayReplaceReview(self) -> bool:
+        session = self.review.session
+        decided = session.review.reviewed[0] if session else 0
+        return not decided or slicer.util.confirmOkCancelDisplay(
+            _("{count} regions of this CT have been reviewed. A new segmentation begins a new review.").format(
+                count=decided
+            )
+        )

@@ -1,0 +1,15 @@
+"""The parts of the panel, one file each. A part knows its widgets and one CT's session, and no other part."""
+
+from __future__ import annotations
+
+
+def allow(widget, reason: str | None, toolTip: str) -> None:
+    """Enable a widget, or disable it with a tooltip that says why.
+
+    Args:
+        widget: Any.
+        reason: Why it cannot be used; None: it can.
+        toolTip: What it says when it can be used.
+    """
+    widget.enabled = reason is None
+    widget.toolTip = toolTip if reason is None else reason

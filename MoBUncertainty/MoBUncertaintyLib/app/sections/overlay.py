@@ -1,0 +1,106 @@
+"""Overlay: what lies over the CT, and how. Each control acts at once; the scene remembers them with the CT."""
+
+from __future__ import annotations
+
+from slicer.i18n import tr as _
+
+from MoBUncertaintyLib.app.maps import STYLES
+from MoBUncertaintyLib.app.scene import MapKind
+
+
+class OverlaySection:
+    """The panel's part for map, segmentation and surface of one CT.
+
+    Args:
+        ui: The panel's widgets.
+    """
+
+    def __init__(self, ui) -> None:
+        self._ui = ui
+        self._results = None
+        self._labels: list[int | None] = []
+        self._kinds = list(MapKind)
+        ui.mapSelector.clear()
+        for kind in self._kinds:
+            ui.mapSelector.addItem(mapName(kind))
+        ui.mapSelector.currentIndexChanged.connect(self._onMap)
+        ui.organSelector.currentIndexChanged.connect(self._onMap)
+        ui.opacitySlider.valueChanged.connect(lambda value: self._set(opacity=value))
+        ui.lowerThresholdSlider.valueChanged.connect(lambda value: self._set(threshold=value))
+        ui.windowRangeWidget.valuesChanged.connect(lambda low, high: self._set(window=(low, high)))
+        ui.legendCheckBox.toggled.connect(lambda checked: self._set(legend=checked))
+        ui.fillCheckBox.toggled.connect(lambda checked: self._results and self._results.setSegmentationFill(checked))
+        ui.surfaceCheckBox.toggled.connect(lambda checked: self._results and self._results.showSurface(checked))
+        self.setSession(None)
+
+    def setSession(self, session) -> None:
+        """Show another CT's overlay, or none."""
+        self._results = None
+        organs = session.organs if session else []
+        selector = self._ui.organSelector
+        blocked = selector.blockSignals(True)
+        selector.clear()
+        self._labels = [None] if len(organs) != 1 else []
+        self._labels += [organ.value for organ in organs]
+        for name in [_("All organs")] * (len(organs) != 1) + [organ.name for organ in organs]:
+            selector.addItem(name)
+        selector.blockSignals(blocked)
+        self._ui.organSelector.visible = self._ui.organSelectorCaption.visible = len(organs) > 1
+        for widget in self._controls():
+            widget.enabled = bool(session)
+        if session:
+            self._show(session.results)
+            self._results = session.results
+
+    def _show(self, results) -> None:
+        """Put the controls where the scene has them; `self._results` is None meanwhile, so that nothing acts."""
+        ui, overlay = self._ui, results.overlay
+        kind = MapKind(overlay["kind"])
+        ui.mapSelector.currentIndex = self._kinds.index(kind)
+        label = overlay["label"]
+        ui.organSelector.currentIndex = self._labels.index(label) if label in self._labels else 0
+        largest = STYLES[kind].largest
+        ui.lowerThresholdSlider.maximum = ui.windowRangeWidget.maximum = largest
+        ui.lowerThresholdSlider.singleStep = ui.windowRangeWidget.singleStep = largest / 100
+        ui.lowerThresholdSlider.value = overlay["threshold"]
+        ui.windowRangeWidget.setValues(*overlay["window"])
+        ui.opacitySlider.value = overlay["opacity"]
+        ui.legendCheckBox.checked = overlay["legend"]
+        ui.fillCheckBox.checked = overlay["fill"]
+        ui.surfaceCheckBox.checked = overlay["surface"]
+
+    def _onMap(self, *_args) -> None:
+        results, ui = self._results, self._ui
+        if results is None or ui.mapSelector.currentIndex < 0 or ui.organSelector.currentIndex < 0:
+            return
+        results.showMap(self._kinds[ui.mapSelector.currentIndex], self._labels[ui.organSelector.currentIndex])
+        self._results = None
+        self._show(results)
+        self._results = results
+
+    def _set(self, **values) -> None:
+        if self._results:
+            self._results.setOverlay(**values)
+
+    def _controls(self) -> list:
+        ui = self._ui
+        return [
+            ui.mapSelector,
+            ui.organSelector,
+            ui.opacitySlider,
+            ui.lowerThresholdSlider,
+            ui.windowRangeWidget,
+            ui.legendCheckBox,
+            ui.fillCheckBox,
+            ui.surfaceCheckBox,
+        ]
+
+
+def mapName(kind: MapKind) -> str:
+    """As the user reads it."""
+    return {
+        MapKind.VARIANCE: _("Variance"),
+        MapKind.STANDARD_DEVIATION: _("Standard deviation"),
+        MapKind.PROBABILITY: _("Probability"),
+        MapKind.ENTROPY: _("Entropy"),
+    }[kind]

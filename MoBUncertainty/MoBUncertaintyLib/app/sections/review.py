@@ -1,0 +1,298 @@
+"""Review: the list of doubtful regions, a verdict on each, and the sign-off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from MoBUncertaintyLib.app.sections import allow
+from MoBUncertaintyLib.app.sections.editor import RegionEditor
+from MoBUncertaintyLib.app.sections.table import RegionTable
+
+DEBOUNCE_MS = 50
+REVIEWER_SETTING = "MoBUncertainty/Reviewer"
+
+
+class ReviewSection:
+    """The panel's part for the review of one CT.
+
+    Args:
+        ui: The panel's widgets.
+    """
+
+    def __init__(self, ui) -> None:
+        self._ui = ui
+        self._session = None
+        self._entered = False
+        self._table = RegionTable(ui.regionsTable, self._onSelected)
+        self._editor = RegionEditor(ui)
+        self._tips = {name: widget.toolTip for name, widget in self._locked().items()}
+        self._tips["signOffButton"] = ui.signOffButton.toolTip
+        self._timer = qt.QTimer()
+        self._timer.setInterval(DEBOUNCE_MS)
+        self._timer.timeout.connect(self._findRegions)
+        self._connect()
+        ui.reviewerEdit.text = slicer.app.userSettings().value(REVIEWER_SETTING) or ""
+        self.refresh()
+
+    @property
+    def session(self):
+        """The review that is shown, or None."""
+        return self._session
+
+    def setSession(self, session) -> None:
+        """Show another CT's review, or none."""
+        if session is self._session:
+            return
+        self.leave()
+        self._session = session
+        self._table.clear()
+        if session:
+            self._showDoubt()
+        self.refresh()
+        if session and session.review.regions:
+            self._table.select(self._firstPending())
+
+    def setEntered(self, entered: bool) -> None:
+        """Keys work only while the module is shown."""
+        if not entered:
+            self.leave()
+        self._entered = entered
+        self.refresh()
+
+    def leave(self) -> None:
+        """Keep a comment that is being typed, and what is being drawn."""
+        if self._session:
+            self._onComment()
+            self._finishEdit()
+
+    def refresh(self) -> None:
+        """Show what the review is now."""
+        session, ui = self._session, self._ui
+        self._table.show(session.review.regions if session else ())
+        region = self._table.selected
+        signed = session.review.signature if session else None
+        editing = bool(session and session.editing)
+        lock = self._lockReason(region, signed)
+        for name, widget in self._locked().items():
+            allow(widget, lock, self._tips[name])
+        ui.undoButton.enabled = bool(session and session.review.can_undo and not editing)
+        ui.redoButton.enabled = bool(session and session.review.can_redo and not editing)
+        ui.previousButton.enabled = ui.nextButton.enabled = bool(session and session.review.regions) and not editing
+        ui.regionsTable.enabled = not editing
+        ui.listingCollapsibleButton.enabled = bool(session) and not signed and not editing
+        ui.editButton.text = _("Done") if editing else _("Edit")
+        if editing:
+            for button in (ui.acceptButton, ui.includeButton, ui.excludeButton):
+                allow(button, _("Finish drawing first."), "")
+        if not ui.commentEdit.hasFocus() or not region:
+            ui.commentEdit.text = region.comment if region else ""
+        ui.reviewProgressLabel.text = self._progress()
+        self._refreshSignOff()
+        for shortcut, whileEditing in self._shortcuts:
+            shortcut.enabled = self._entered and bool(session) and whileEditing in (editing, None)
+
+    def cleanup(self) -> None:
+        """Let go of what lies outside the panel."""
+        self._timer.stop()
+        self.leave()
+        self._editor.cleanup()
+        for shortcut, _whileEditing in self._shortcuts:
+            shortcut.enabled = False
+            shortcut.deleteLater()
+        self._shortcuts = []
+
+    # Wiring
+
+    def _connect(self) -> None:
+        ui = self._ui
+        for button, slot in (
+            (ui.previousButton, self._onPrevious),
+            (ui.nextButton, self._onNext),
+            (ui.acceptButton, self._onAccept),
+            (ui.includeButton, self._onInclude),
+            (ui.excludeButton, self._onExclude),
+            (ui.undoButton, self._onUndo),
+            (ui.redoButton, self._onRedo),
+            (ui.editButton, self._onEdit),
+            (ui.discardEditButton, self._onDiscard),
+            (ui.signOffButton, self._onSignOff),
+        ):
+            button.clicked.connect(slot)
+        ui.commentEdit.editingFinished.connect(self._onComment)
+        ui.reviewerEdit.textChanged.connect(self._refreshSignOff)
+        for slider in (ui.doubtThresholdSlider, ui.smallestRegionSlider):
+            slider.valueChanged.connect(self._onDoubtMoved)
+        # Keys reach the slice views too, so they belong to the window. Letters do not fire while text is typed.
+        window = slicer.util.mainWindow() or ui.regionsTable
+        self._shortcuts = []
+        for key, button, whileEditing in (
+            ("N", ui.nextButton, False),
+            ("P", ui.previousButton, False),
+            ("A", ui.acceptButton, False),
+            ("I", ui.includeButton, False),
+            ("X", ui.excludeButton, False),
+            ("E", ui.editButton, None),
+            ("Ctrl+Z", ui.undoButton, False),
+            ("Ctrl+Shift+Z", ui.redoButton, False),
+        ):
+            shortcut = qt.QShortcut(qt.QKeySequence(key), window)
+            shortcut.activated.connect(button.click)
+            # Slicer's main menu knows Ctrl+Z as well.
+            shortcut.activatedAmbiguously.connect(button.click)
+            self._shortcuts.append((shortcut, whileEditing))
+
+    def _locked(self) -> dict:
+        """What needs a region that may be changed."""
+        names = ("acceptButton", "includeButton", "excludeButton", "editButton", "commentEdit")
+        return {name: getattr(self._ui, name) for name in names}
+
+    def _lockReason(self, region, signed) -> str | None:
+        if not self._session:
+            return _("Segment a CT first.")
+        if signed:
+            return _("Signed off; press Reopen to change it.")
+        return None if region else _("Select a region in the list first.")
+
+    # What the user does
+
+    def _onSelected(self) -> None:
+        self._session.show(self._table.selected)
+        self.refresh()
+
+    def _onPrevious(self, *_args) -> None:
+        self._table.move(-1)
+
+    def _onNext(self, *_args) -> None:
+        self._table.move(1)
+
+    def _onAccept(self, *_args) -> None:
+        self._decide("accept")
+
+    def _onInclude(self, *_args) -> None:
+        self._decide("include")
+
+    def _onExclude(self, *_args) -> None:
+        self._decide("exclude")
+
+    def _decide(self, verdict: str, label: int | None = None) -> None:
+        region = self._table.selected
+        if region:
+            self._session.decide(region.region_id, verdict, label)
+            self.refresh()
+
+    def _onUndo(self, *_args) -> None:
+        self._travel(self._session.undo)
+
+    def _onRedo(self, *_args) -> None:
+        self._travel(self._session.redo)
+
+    def _travel(self, step: Callable[[], None]) -> None:
+        """Undo or redo, and go where something changed."""
+        before = {each.region_id: (each.verdict, each.comment) for each in self._session.review.regions}
+        step()
+        self._showDoubt()
+        self.refresh()
+        for each in self._session.review.regions:
+            if before.get(each.region_id, (each.verdict, each.comment)) != (each.verdict, each.comment):
+                self._table.select(each.region_id)
+                break
+
+    def _onComment(self) -> None:
+        region = self._table.selected
+        if region and not self._session.review.signature and self._ui.commentEdit.text.strip() != region.comment:
+            self._session.comment(region.region_id, self._ui.commentEdit.text)
+            self.refresh()
+
+    def _onEdit(self, *_args) -> None:
+        if self._session.editing:
+            self._finishEdit()
+            return
+        self._onComment()
+        node = self._session.beginEdit(self._table.selected.region_id)
+        self._editor.show(node)
+        self.refresh()
+
+    def _finishEdit(self) -> None:
+        if self._session.editing:
+            self._editor.hide()
+            self._session.finishEdit()
+            self.refresh()
+
+    def _onDiscard(self, *_args) -> None:
+        self._editor.hide()
+        self._session.cancelEdit()
+        self.refresh()
+
+    def _onSignOff(self, *_args) -> None:
+        if self._session.review.signature:
+            self._session.withdraw()
+        else:
+            self._onComment()
+            name = self._ui.reviewerEdit.text.strip()
+            self._session.sign(name)
+            slicer.app.userSettings().setValue(REVIEWER_SETTING, name)
+        self.refresh()
+
+    def _onDoubtMoved(self, *_args) -> None:
+        if self._session and not self._timer.active:
+            self._timer.start()
+
+    def _findRegions(self) -> None:
+        self._timer.stop()
+        if self._session is None or self._session.review.signature or self._session.editing:
+            return
+        self._session.setDoubt(self._ui.doubtThresholdSlider.value, self._ui.smallestRegionSlider.value)
+        self.refresh()
+
+    # Inside
+
+    def _showDoubt(self) -> None:
+        """Put the sliders where the session's regions were found."""
+        settings = self._session.settings
+        for slider, value in (
+            (self._ui.doubtThresholdSlider, settings.level),
+            (self._ui.smallestRegionSlider, settings.minimum_mm3),
+        ):
+            blocked = slider.blockSignals(True)
+            slider.value = value
+            slider.blockSignals(blocked)
+
+    def _firstPending(self) -> str:
+        regions = self._session.review.regions
+        return next((each for each in regions if not each.decided), regions[0]).region_id
+
+    def _progress(self) -> str:
+        if not self._session:
+            return _("Doubtful regions are listed here once a CT is segmented.")
+        review = self._session.review
+        if review.signature:
+            when = review.signature.time.strftime("%Y-%m-%d %H:%M")
+            return _("Signed off by {name}, {time}").format(name=review.signature.name, time=when)
+        done, total = review.reviewed
+        if not total:
+            return _("No doubtful regions at this threshold.")
+        return _("{done} of {total} reviewed").format(done=done, total=total)
+
+    def _refreshSignOff(self, *_args) -> None:
+        ui, session = self._ui, self._session
+        signed = bool(session and session.review.signature)
+        ui.signOffButton.text = _("Reopen") if signed else _("Sign off")
+        ui.reviewerEdit.enabled = bool(session) and not signed
+        if signed:
+            allow(ui.signOffButton, None, _("Take the signature back, so that the review can be changed."))
+            return
+        allow(ui.signOffButton, self._whyNotSign(), self._tips["signOffButton"])
+
+    def _whyNotSign(self) -> str | None:
+        if not self._session:
+            return _("Segment a CT first.")
+        done, total = self._session.review.reviewed
+        if self._session.editing:
+            return _("Finish drawing first.")
+        if done < total:
+            return _("{count} regions are not decided yet.").format(count=total - done)
+        return None if self._ui.reviewerEdit.text.strip() else _("Enter your name first.")

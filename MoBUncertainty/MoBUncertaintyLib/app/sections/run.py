@@ -1,0 +1,106 @@
+"""Run: how to compute, Apply and Cancel, and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from slicer.i18n import tr as _
+
+from MoBUncertaintyLib.app.sections import allow
+
+
+class RunSection:
+    """Apply, Cancel, progress and status.
+
+    Args:
+        ui: The panel's widgets.
+        onApply: Starts the computation.
+        onCancel: Ends it.
+    """
+
+    def __init__(self, ui, onApply: Callable[[], None], onCancel: Callable[[], None]) -> None:
+        self._ui = ui
+        self._onApply = onApply
+        self._onCancel = onCancel
+        self._running = False
+        self._warnings: list[str] = []
+        self._tip = ui.applyButton.toolTip
+        ui.progressBar.visible = False
+        ui.applyButton.clicked.connect(self._onClicked)
+        ui.methodSelector.currentIndexChanged.connect(self._showSamples)
+        self._showSamples()
+
+    @property
+    def running(self) -> bool:
+        """Whether Apply is a Cancel now."""
+        return self._running
+
+    def start(self, text: str) -> None:
+        """Something is computed from now on."""
+        self._running = True
+        self._warnings = []
+        self.lockInputs(True)
+        ui = self._ui
+        ui.applyButton.text = _("Cancel")
+        allow(ui.applyButton, None, _("Stop the computation; the scene stays as it is."))
+        ui.progressBar.value = 0
+        ui.progressBar.format = "%p %"
+        ui.progressBar.visible = True
+        self.say(text)
+
+    def progress(self, text: str, fraction: float, secondsLeft: float | None) -> None:
+        """How far it is."""
+        bar = self._ui.progressBar
+        bar.value = round(bar.maximum * fraction)
+        bar.format = "%p %" if secondsLeft is None else _("%p %, {time} left").format(time=duration(secondsLeft))
+        self.say(text)
+
+    def stop(self, text: str) -> None:
+        """Nothing is computed any more."""
+        self._running = False
+        self.lockInputs(False)
+        self._ui.applyButton.text = _("Apply")
+        self._ui.progressBar.visible = False
+        self.say("\n".join(filter(None, [text, *self._warnings])))
+
+    def warn(self, message: str) -> None:
+        """Keep a warning; it is shown with what comes out."""
+        self._warnings.append(message)
+
+    def say(self, text: str) -> None:
+        """Put a text under the button."""
+        self._ui.statusLabel.text = text
+        self._ui.statusLabel.visible = bool(text)
+
+    def refresh(self, whyNot: str | None) -> None:
+        """Enable Apply, unless there is a reason not to."""
+        if not self._running:
+            allow(self._ui.applyButton, whyNot, self._tip)
+
+    def lockInputs(self, locked: bool) -> None:
+        """What is being computed cannot be changed meanwhile."""
+        ui = self._ui
+        for widget in (
+            ui.ctSelector,
+            ui.modelSelector,
+            ui.addModelButton,
+            ui.sampleLabel,
+            ui.roiSelector,
+            ui.advancedCollapsibleButton,
+        ):
+            widget.enabled = not locked
+
+    def _onClicked(self, *_args) -> None:
+        (self._onCancel if self._running else self._onApply)()
+
+    def _showSamples(self, *_args) -> None:
+        monteCarlo = self._ui.methodSelector.currentIndex == 1
+        self._ui.samplesSpinBox.visible = self._ui.samplesSpinBoxCaption.visible = monteCarlo
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    seconds = max(1, round(seconds))
+    if seconds < 90:
+        return _("{n} s").format(n=seconds)
+    return _("{n} min").format(n=round(seconds / 60))

@@ -1,0 +1,146 @@
+"""The table of doubtful regions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import qt
+from slicer.i18n import tr as _
+
+from MoBUncertaintyLib.review import ReviewRegion, Verdict
+
+RANK, STATUS, PLACE, ERROR, VOLUME, MEAN, PEAK, COMMENT = range(8)
+
+
+class RegionTable:
+    """One row per region, in order of rank.
+
+    Args:
+        table: The QTableWidget.
+        onSelected: Told when another region is selected, by whatever way.
+    """
+
+    def __init__(self, table, onSelected: Callable[[], None]) -> None:
+        self._table = table
+        self._onSelected = onSelected
+        self._regions: tuple[ReviewRegion, ...] = ()
+        self._setUpHeader()
+        table.itemSelectionChanged.connect(self._onRow)
+        self._selectedId: str | None = None
+
+    @property
+    def selected(self) -> ReviewRegion | None:
+        """The selected region, as it was when last shown."""
+        return next((each for each in self._regions if each.region_id == self._selectedId), None)
+
+    def clear(self) -> None:
+        """Forget regions and selection."""
+        self._selectedId = None
+        self.show(())
+
+    def show(self, regions: Sequence[ReviewRegion]) -> None:
+        """List the regions; the selected one stays selected as long as it is there."""
+        table = self._table
+        self._regions = tuple(regions)
+        blocked = table.blockSignals(True)
+        table.setRowCount(len(self._regions))
+        for row, region in enumerate(self._regions):
+            for column, text in enumerate(_texts(region)):
+                item = table.item(row, column)
+                if item is None:
+                    item = qt.QTableWidgetItem()
+                    if column not in (STATUS, PLACE):
+                        item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
+                    table.setItem(row, column, item)
+                item.setText(text)
+            table.item(row, COMMENT).setToolTip(region.comment)
+            _markStatus(table.item(row, STATUS), region.verdict)
+        if self.selected is None:
+            self._selectedId = None
+            table.clearSelection()
+        else:
+            table.selectRow(self._row(self._selectedId))
+        table.blockSignals(blocked)
+
+    def select(self, regionId: str) -> None:
+        """Select a region."""
+        row = self._row(regionId)
+        if row is None:
+            return
+        blocked = self._table.blockSignals(True)
+        self._table.selectRow(row)
+        self._table.blockSignals(blocked)
+        self._selectedId = regionId
+        self._onSelected()
+
+    def move(self, by: int) -> None:
+        """Select the next (1) or previous (-1) region; after the last one comes the first."""
+        if self._regions:
+            row = self._row(self._selectedId)
+            row = (row + by) % len(self._regions) if row is not None else (0 if by > 0 else len(self._regions) - 1)
+            self.select(self._regions[row].region_id)
+
+    def _row(self, regionId: str | None) -> int | None:
+        ids = [each.region_id for each in self._regions]
+        return ids.index(regionId) if regionId in ids else None
+
+    def _onRow(self) -> None:
+        rows = self._table.selectionModel().selectedRows()
+        if rows:
+            self._selectedId = self._regions[rows[0].row()].region_id
+            self._onSelected()
+
+    def _setUpHeader(self) -> None:
+        titles = {
+            RANK: ("#", _("Rank: the region where most error is expected comes first.")),
+            STATUS: (_("Status"), _("Your verdict.")),
+            PLACE: (_("Where"), _("Where the region lies in the organ, from the patient's point of view.")),
+            ERROR: (
+                _("Error mm³"),
+                _("Expected error: the volume that is labelled wrongly here if the model's probabilities are right."),
+            ),
+            VOLUME: (_("Size mm³"), _("Volume of the region.")),
+            MEAN: (_("Mean var."), _("Mean predictive variance in the region; 0.25 is the largest there can be.")),
+            PEAK: (_("Peak var."), _("Largest predictive variance in the region.")),
+            COMMENT: (_("Note"), _("A mark where you left a comment.")),
+        }
+        self._table.setColumnCount(len(titles))
+        for column, (title, tip) in titles.items():
+            item = qt.QTableWidgetItem(title)
+            item.setToolTip(tip)
+            self._table.setHorizontalHeaderItem(column, item)
+        header = self._table.horizontalHeader()
+        for column in titles:
+            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
+        header.setSectionResizeMode(PLACE, qt.QHeaderView.Stretch)
+        self._table.verticalHeader().visible = False
+
+
+def statusText(verdict: Verdict) -> str:
+    """A verdict in the reader's words."""
+    return {
+        Verdict.PENDING: _("To review"),
+        Verdict.ACCEPT: _("Accepted"),
+        Verdict.INCLUDE: _("Included"),
+        Verdict.EXCLUDE: _("Excluded"),
+        Verdict.EDIT: _("Edited"),
+    }[verdict]
+
+
+def _texts(each: ReviewRegion) -> tuple[str, ...]:
+    region = each.region
+    return (
+        str(region.rank),
+        statusText(each.verdict),
+        region.location,
+        f"{region.expected_error_mm3:,.0f}",
+        f"{region.volume_mm3:,.0f}",
+        f"{region.mean_variance:.3f}",
+        f"{region.peak_variance:.3f}",
+        "✎" if each.comment else "",
+    )
+
+
+def _markStatus(item, verdict: Verdict) -> None:
+    """Slicer's own icons for the status of a segment."""
+    item.setIcon(qt.QIcon(":Icons/Flagged.png" if verdict is Verdict.PENDING else ":Icons/Completed.png"))

@@ -1,0 +1,124 @@
+"""What the worker is asked for, and what becomes of its answers in the scene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import slicer
+import slicer.util
+import vtk
+
+from MoBUncertaintyLib.app.maps import MapKind
+from MoBUncertaintyLib.app.nodes import ijkToRas
+from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec
+from MoBUncertaintyLib.app.session import ReviewSession, readable
+from MoBUncertaintyLib.protocol import Command
+
+
+def predictRequest(ct, model: str, settings: dict[str, Any], session: ReviewSession | None) -> dict[str, Any]:
+    """Ask for a prediction.
+
+    Args:
+        ct: vtkMRMLScalarVolumeNode.
+        model: Name of a model, or its path.
+        settings: Fields of `prediction.PredictionSettings`.
+        session: An earlier review of the CT: regions are looked for as there.
+    """
+    regions = {}
+    if session:
+        regions = {"threshold": session.settings.threshold, "minimum_mm3": session.settings.minimum_mm3}
+    return {
+        "command": Command.PREDICT,
+        "ct": _volume(ct),
+        "model": model,
+        "settings": settings,
+        "regions": regions,
+    }
+
+
+def showResult(ct, result: dict[str, Any]) -> ReviewSession:
+    """Put the answer to `predictRequest` into the scene, and begin its review."""
+    results = ResultScene(ct)
+    first = results.node("segmentation") is None
+    specs = [
+        SegmentSpec(label["value"], readable(label["name"]), tuple(label["colour"]), label["terminology"])
+        for label in result["labels"]
+    ]
+    results.setSegmentation(result["segmentation"], specs)
+    results.setMaps(
+        *({int(label): each for label, each in result[kind].items()} for kind in ("probability", "variance"))
+    )
+    results.setState(
+        "prediction", {name: result[name] for name in ("labels", "rows", "provenance", "warnings", "seconds")}
+    )
+    results.showMap(MapKind(results.overlay["kind"]), results.overlay["label"])
+    if first:
+        results.showSurface(True)
+    session = ReviewSession.start(results, result["segmentation"], result["regions"])
+    results.showInViews()
+    return session
+
+
+def exportRequest(
+    session: ReviewSession, folder: Path, formats: list[str], patientFields: bool, overwrite: bool = False
+) -> dict[str, Any]:
+    """Ask for the files of a review.
+
+    Args:
+        session: The review.
+        folder: Where the files go; made if need be.
+        formats: Of `report`, `segmentation`, `dicom_seg`, `parametric_map`.
+        patientFields: The report may name the patient.
+        overwrite: Replace a folder of that name.
+    """
+    review, prediction = session.review, session.prediction
+    return {
+        "command": Command.EXPORT,
+        "ct": _volume(session.ctNode),
+        "dicom_files": dicomFiles(session.ctNode),
+        "predicted": review.predicted,
+        "corrected": review.corrected(),
+        "probability": {str(label): each for label, each in session.results.probability().items()},
+        "variance": {str(label): each for label, each in session.results.variance().items()},
+        "labels": prediction["labels"],
+        "review": review.to_dict(),
+        "regions": review.label_map(),
+        "provenance": prediction["provenance"],
+        "output": str(folder),
+        "formats": formats,
+        "patient_fields": patientFields,
+        "overwrite": overwrite,
+    }
+
+
+def roiBounds(roi, ct) -> list[float] | None:
+    """The box around a region of interest, (R-, R+, A-, A+, S-, S+) in mm of the CT's own coordinates.
+
+    Args:
+        roi: vtkMRMLMarkupsROINode, or None.
+        ct: The CT, which may be under a transform.
+    """
+    if roi is None:
+        return None
+    world = [0.0] * 6
+    roi.GetRASBounds(world)
+    box = vtk.vtkBoundingBox()
+    for corner in ((r, a, s) for r in world[:2] for a in world[2:4] for s in world[4:]):
+        point = [0.0] * 3
+        ct.TransformPointFromWorld(corner, point)
+        box.AddPoint(point)
+    bounds = [0.0] * 6
+    box.GetBounds(bounds)
+    return bounds
+
+
+def dicomFiles(ct) -> list[str] | None:
+    """The files of a CT that came from Slicer's DICOM database, or None."""
+    instances = (ct.GetAttribute("DICOM.instanceUIDs") or "").split()
+    files = [slicer.dicomDatabase.fileForInstance(uid) for uid in instances]
+    return files if files and all(files) else None
+
+
+def _volume(ct) -> dict[str, Any]:
+    return {"array": slicer.util.arrayFromVolume(ct), "ijk_to_ras": ijkToRas(ct).tolist(), "name": ct.GetName()}
