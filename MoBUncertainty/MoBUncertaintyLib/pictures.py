@@ -116,8 +116,8 @@ def draw_region(
 
 
 def heat_colours(count: int) -> np.ndarray:
-    """Inferno from dark to bright, uint8 (count, 3)."""
-    return (matplotlib.colormaps["inferno"](np.linspace(0, 1, count))[:, :3] * 255).round().astype(np.uint8)
+    """Inferno without its black end, which would be lost on a dark CT; uint8 (count, 3)."""
+    return (matplotlib.colormaps["inferno"](np.linspace(0.2, 1, count))[:, :3] * 255).round().astype(np.uint8)
 
 
 class _Surroundings:
@@ -177,8 +177,8 @@ def _composed(
     grey = np.clip((ct - scale.black) / (scale.white - scale.black), 0, 1)
     grey = np.round(grey * 85) * 3  # 86 greys: no eye sees the difference, and the file is a good deal smaller
     picture = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
-    colours = heat_colours(64)
-    warm = colours[np.clip(heat / scale.top * 63, 0, 63).astype(np.uint8)]
+    share = (heat - scale.threshold) / (scale.top - scale.threshold)
+    warm = heat_colours(64)[(63 * np.clip(share, 0, 1)).astype(np.uint8)]
     # Clear below the threshold, with a soft edge.
     _blend(picture, warm, 0.7 * np.clip(2 * heat / scale.threshold - 1.5, 0, 1))
     for section, colour, width in outlines:

@@ -1,0 +1,298 @@
+"""What is written of a reviewed case: report, corrected segmentation, DICOM objects, in one folder or not at all."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.card import Label
+from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError, UserError
+from MoBUncertaintyLib.folders import FolderKind
+from MoBUncertaintyLib.handover import read_volume
+from MoBUncertaintyLib.report import SCHEMA, ReviewedCase, build_report, write_csv, write_html, write_json
+from MoBUncertaintyLib.review import Review
+from MoBUncertaintyLib.segment_nrrd import write_segmentation_nrrd
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.worker import Report as Reporter
+
+RECORD, SEGMENTATION, REGIONS = "report.json", "segmentation.seg.nrrd", "regions.nrrd"
+
+_PATIENT = {
+    "PatientName": "Name",
+    "PatientID": "ID",
+    "PatientBirthDate": "Born",
+    "PatientSex": "Sex",
+    "StudyDate": "Study of",
+    "AccessionNumber": "Accession number",
+}
+_UIDS = {"StudyInstanceUID": "Study UID", "SeriesInstanceUID": "Series UID"}
+
+
+class Format(StrEnum):
+    """What an export can hold beside its record, `report.json`."""
+
+    REPORT = "report"
+    """`report.html` and `report.csv`."""
+    SEGMENTATION = "segmentation"
+    """`segmentation.seg.nrrd`, as corrected, and `regions.nrrd`, the label map of the regions."""
+    DICOM_SEG = "dicom_seg"
+    """`segmentation.dcm`."""
+    PARAMETRIC_MAP = "parametric_map"
+    """`variance.dcm`; with several organs one for each."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        files: Paths, in the export's folder.
+        warnings: What could not be, and why, one sentence each.
+    """
+
+    files: tuple[Path, ...]
+    warnings: tuple[str, ...]
+
+
+def is_export(folder: Path) -> bool:
+    """Whether the folder was written by `write_export`."""
+    try:
+        return json.loads((folder / RECORD).read_text(encoding="utf-8"))["schema"] == SCHEMA
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+FOLDER = FolderKind(
+    noun="review",
+    one="a review",
+    earlier="an earlier review",
+    recognises=is_export,
+    files=re.compile(r"report\.(html|csv|json)|segmentation\.seg\.nrrd|regions\.nrrd|(segmentation|variance.*)\.dcm"),
+)
+
+
+def write_export(
+    case: ReviewedCase,
+    folder: str | Path,
+    formats: Iterable[str] = (Format.REPORT, Format.SEGMENTATION),
+    *,
+    dicom_files: Sequence[str | Path] | None = None,
+    patient_fields: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[str, float], None] | None = None,
+) -> Exported:
+    """Write what the reader wants of a reviewed case into a folder of its own, all of it or nothing.
+
+    Args:
+        case: The case.
+        folder: To be made; missing parents are made too.
+        formats: Of `Format`. The DICOM objects need the CT's DICOM files; without them, or where the volume does not
+            lie on their slices, a warning takes their place.
+        dicom_files: The CT's slices, if it came from DICOM.
+        patient_fields: The report may name the patient; the DICOM objects always do, since they join the CT's study.
+        overwrite: Replace an older export.
+        progress: Told what is being written, and the share that is done.
+
+    Raises:
+        SettingsError: No format, or an unknown one.
+        OutputError: The folder cannot be written; nothing of it is left, and an older export is as it was.
+    """
+    wanted = _formats(formats)
+    FOLDER.check(folder, overwrite)
+    folder = Path(folder).resolve()
+    corrected = case.review.corrected()
+    warnings: list[str] = []
+    dicom, patient = _read_dicom(dicom_files, patient_fields, warnings)
+    with FOLDER.new(folder) as partial:
+        for done, kind in enumerate(wanted):
+            if progress:
+                progress(_WORDS[kind], done / len(wanted))
+            if kind in (Format.DICOM_SEG, Format.PARAMETRIC_MAP):
+                _write_dicom(kind, partial, folder, case, corrected, dicom_files, warnings)
+            elif kind is Format.SEGMENTATION:
+                _write_segmentation(partial, folder, case, corrected)
+        # Last, so that the report lists the warnings.
+        report = build_report(case, dicom=dicom, patient=patient, warnings=warnings, corrected=corrected)
+        write_json(partial / RECORD, report)
+        if Format.REPORT in wanted:
+            write_html(partial / "report.html", report, case, corrected)
+            write_csv(partial / "report.csv", report)
+        names = sorted(path.name for path in partial.iterdir())
+    if progress:
+        progress("Written", 1.0)
+    return Exported(tuple(folder / name for name in names), tuple(warnings))
+
+
+def export_review(request: Mapping[str, Any], reporter: Reporter | None = None) -> dict[str, Any]:
+    """Answer the worker's request `export`.
+
+    Args:
+        request: `ct`, {`array`, `ijk_to_ras`, `name`}; `predicted`, `corrected`, `regions` and, by label value,
+            `variance`: .npy files (z, y, x); `labels`; `review`, from `Review.to_dict`; `provenance`, from the answer to
+            `predict`; `dicom_files`, or null; `output`, `formats`, `patient_fields`, `overwrite`: as for
+            `write_export`.
+        reporter: Told of progress and warnings.
+
+    Returns:
+        `files` and `warnings`, lists of text.
+
+    Raises:
+        UserError: As `write_export` and `Review.from_dict` do.
+    """
+
+    def load(name: str) -> np.ndarray:
+        return np.load(name, mmap_mode="r", allow_pickle=False)
+
+    image, _ = read_volume(request["ct"])
+    review = Review.from_dict(
+        request["review"], load(request["predicted"]), load(request["regions"]), load(request["corrected"])
+    )
+    info = dict(request["provenance"])
+    info["input"] = {"name": request["ct"].get("name")} | {k: v for k, v in info.get("input", {}).items() if v}
+    case = ReviewedCase(
+        image,
+        review,
+        tuple(Label(**label) for label in request["labels"]),
+        {int(value): load(name) for value, name in request["variance"].items()},
+        info,
+    )
+
+    def tell(text: str, fraction: float) -> None:
+        if reporter:
+            reporter.progress({"stage": "export", "text": text, "fraction": fraction, "seconds_left": None})
+
+    done = write_export(
+        case,
+        request["output"],
+        request["formats"],
+        dicom_files=request.get("dicom_files"),
+        patient_fields=bool(request.get("patient_fields")),
+        overwrite=bool(request.get("overwrite")),
+        progress=tell,
+    )
+    if reporter:
+        for warning in done.warnings:
+            reporter.warning(warning)
+    return {"files": [str(path) for path in done.files], "warnings": list(done.warnings)}
+
+
+_WORDS = {
+    Format.SEGMENTATION: "Writing the segmentation",
+    Format.DICOM_SEG: "Writing the DICOM segmentation",
+    Format.PARAMETRIC_MAP: "Writing the DICOM parametric map",
+    Format.REPORT: "Drawing the report",
+}
+
+
+def _formats(names: Iterable[str]) -> list[Format]:
+    """The formats in the order they are written in."""
+    names = set(names)
+    unknown = sorted(names - set(Format))
+    if unknown:
+        raise SettingsError(f"There is no export format {unknown[0]!r}; choose among {', '.join(Format)}.")
+    if not names:
+        raise SettingsError(f"There is nothing to export; choose among {', '.join(Format)}.")
+    return [kind for kind in _WORDS if kind in names]
+
+
+def _read_dicom(
+    files: Sequence[str | Path] | None, patient_fields: bool, warnings: list[str]
+) -> tuple[dict[str, str], dict[str, str] | None]:
+    """UIDs and, if asked for, patient fields of the CT, in the report's words."""
+    if not files:
+        if patient_fields:
+            warnings.append("The report does not name the patient, because the CT did not come from DICOM.")
+        return {}, None
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        header = pydicom.dcmread(files[0], stop_before_pixels=True)
+    except (OSError, InvalidDicomError) as error:
+        raise ImageError(f"{files[0]} cannot be read; check the CT's DICOM files.") from error
+
+    def fields(names: Mapping[str, str]) -> dict[str, str]:
+        return {words: _dicom_text(name, header.get(name)) for name, words in names.items() if header.get(name)}
+
+    return fields(_UIDS), fields(_PATIENT) if patient_fields else None
+
+
+def _dicom_text(name: str, value: Any) -> str:
+    text = str(value)
+    if name.endswith("Date") and re.fullmatch(r"\d{8}", text):
+        return f"{text[:4]}-{text[4:6]}-{text[6:]}"
+    return value.family_comma_given() if name == "PatientName" else text
+
+
+def _write_segmentation(partial: Path, folder: Path, case: ReviewedCase, corrected: np.ndarray) -> None:
+    status = "completed" if case.review.signature else "inprogress"
+    try:
+        write_segmentation_nrrd(partial / SEGMENTATION, _image(corrected, case), case.labels, status=status)
+        regions = case.review.label_map()
+        sitk.WriteImage(_image(regions, case), str(partial / REGIONS), useCompression=True)
+        # On a full disk SimpleITK cuts the file short without a word: see that all of it is there.
+        if not np.array_equal(sitk.GetArrayViewFromImage(sitk.ReadImage(str(partial / REGIONS))), regions):
+            raise RuntimeError("incomplete")
+    except (RuntimeError, OutputError) as error:
+        if isinstance(error, OutputError) and error.__cause__ is None:  # not of the disk
+            raise
+        raise OutputError(
+            f"The review cannot be written to {folder}; free some space or choose another folder."
+        ) from error
+
+
+def _write_dicom(
+    kind: Format,
+    partial: Path,
+    folder: Path,
+    case: ReviewedCase,
+    corrected: np.ndarray,
+    files: Sequence[str | Path] | None,
+    warnings: list[str],
+) -> None:
+    """Write a DICOM object, or say why it cannot be: the rest is worth having without it."""
+    what = "The DICOM segmentation" if kind is Format.DICOM_SEG else "The DICOM parametric map"
+    if not files:
+        warnings.append(f"{what} was not written, because the CT did not come from DICOM; use the NRRD file.")
+        return
+    from MoBUncertaintyLib.dicom_export import write_dicom_seg, write_parametric_map
+
+    model = {key: case.info.get("model", {}).get(key) or "not stated" for key in ("name", "digest")}
+    signature = case.review.signature
+    try:
+        if kind is Format.DICOM_SEG:
+            write_dicom_seg(
+                partial / "segmentation.dcm",
+                files,
+                _image(corrected, case),
+                case.labels,
+                model=model,
+                corrected=case.review.reviewed[0] > 0,
+                reader=signature.name if signature else None,
+            )
+            return
+        several = len(case.labels) > 1
+        for label in case.labels:
+            name = f"variance_{label.value}.dcm" if several else "variance.dcm"
+            variance = _image(case.variance[label.value], case)
+            organ = label.name if several else None
+            write_parametric_map(partial / name, files, variance, model=model, organ=organ)
+    except UserError as error:
+        if isinstance(error.__cause__, OSError) and isinstance(error, OutputError):
+            raise FOLDER.error(folder, error.__cause__) from error
+        warnings.append(f"{what} was not written: {error}")
+
+
+def _image(array: np.ndarray, case: ReviewedCase) -> sitk.Image:
+    image = sitk.GetImageFromArray(array)
+    image.CopyInformation(case.ct)
+    return image
