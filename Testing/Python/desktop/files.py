@@ -68,8 +68,6 @@ class SampleDataLogic:
         thumbnailFileName: str | None = None,
         sampleDescription: str | None = None,
     ) -> None:
-        assert category in cls.categories, f"The category {category} is not registered"
-        assert thumbnailFileName is None or Path(thumbnailFileName).is_file(), thumbnailFileName
         cls.samples[sampleName] = Sample(uris, fileNames, nodeNames, checksums, loadFileTypes)
 
     def downloadSample(self, sampleName: str):

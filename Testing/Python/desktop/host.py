@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,12 +36,17 @@ class Desktop:
         widget: The module's widget; `ui` its named parts, `logic` its logic.
         window: The main window.
         dialogs: All that were shown (`title`, `text`, `details`).
+        errors: Tracebacks of what was raised in slots, which Qt only prints.
+        turns: Seconds that this thread has computed in each turn of the event loop.
     """
 
     def __init__(self, name: str, folder: Path):
         self.app = application.start()
         self.scene = slicer.mrmlScene
         self.dialogs = ctk.ctkMessageBox.shown
+        self.errors: list[str] = []
+        self.turns: list[float] = []
+        sys.excepthook = lambda *error: self.errors.append("".join(traceback.format_exception(*error)))
         self.window = qt.QMainWindow()
         self.window.objectName = "qSlicerMainWindow"
         self.window.windowTitle = "3D Slicer"
@@ -92,16 +98,22 @@ class Desktop:
         """Let the event loop run until something is true.
 
         Raises:
-            AssertionError: It does not come true in time.
+            AssertionError: It does not come true in time, or a slot has raised something.
         """
         end = time.monotonic() + seconds
-        self.app.processEvents()
+        self._turn()
         while not until():
             assert time.monotonic() < end, (
                 f"Not so after {seconds} s. Dialogs: {[shown.text for shown in self.dialogs]}"
             )
             time.sleep(TURN_SECONDS)
-            self.app.processEvents()
+            self._turn()
+
+    def _turn(self) -> None:
+        began = time.thread_time()
+        self.app.processEvents()
+        self.turns.append(time.thread_time() - began)
+        assert not self.errors, self.errors[0]
 
     def answer(self, *buttons) -> None:
         """What the user will answer to the next dialogs, such as `qt.QMessageBox.Yes`."""
