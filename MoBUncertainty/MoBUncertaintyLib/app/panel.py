@@ -187,7 +187,5 @@ class Panel:
         session = self.review.session
         decided = session.review.reviewed[0] if session else 0
         return not decided or slicer.util.confirmOkCancelDisplay(
-            _("{count} regions of this CT have been reviewed. A new segmentation begins a new review.").format(
-                count=decided
-            )
+            _("Reviewed regions of this CT: {count}. A new segmentation begins a new review.").format(count=decided)
         )

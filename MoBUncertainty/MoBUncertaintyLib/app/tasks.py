@@ -120,5 +120,10 @@ def dicomFiles(ct) -> list[str] | None:
     return files if files and all(files) else None
 
 
+def _byLabel(arrays: dict[str, Any]) -> dict[int, Any]:
+    """JSON's keys are text."""
+    return {int(label): array for label, array in arrays.items()}
+
+
 def _volume(ct) -> dict[str, Any]:
     return {"array": slicer.util.arrayFromVolume(ct), "ijk_to_ras": ijkToRas(ct).tolist(), "name": ct.GetName()}

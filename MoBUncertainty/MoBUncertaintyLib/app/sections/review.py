@@ -79,8 +79,9 @@ class ReviewSection:
         lock = self._lockReason(region, signed)
         for name, widget in self._locked().items():
             allow(widget, lock, self._tips[name])
-        ui.undoButton.enabled = bool(session and session.review.can_undo and not editing)
-        ui.redoButton.enabled = bool(session and session.review.can_redo and not editing)
+        travel = bool(session) and not signed and not editing
+        ui.undoButton.enabled = travel and session.review.can_undo
+        ui.redoButton.enabled = travel and session.review.can_redo
         ui.previousButton.enabled = ui.nextButton.enabled = bool(session and session.review.regions) and not editing
         ui.regionsTable.enabled = not editing
         ui.listingCollapsibleButton.enabled = bool(session) and not signed and not editing
@@ -294,5 +295,5 @@ class ReviewSection:
         if self._session.editing:
             return _("Finish drawing first.")
         if done < total:
-            return _("{count} regions are not decided yet.").format(count=total - done)
-        return None if self._ui.reviewerEdit.text.strip() else _("Enter your name first.")
+            return _("Still to decide: {count} of {total} regions.").format(count=total - done, total=total)
+        return None if self._ui.reviewerEdit.text.strip() else _("Enter your name as the reviewer first.")

@@ -96,13 +96,13 @@ class RegionTable:
             STATUS: (_("Status"), _("Your verdict.")),
             PLACE: (_("Where"), _("Where the region lies in the organ, from the patient's point of view.")),
             ERROR: (
-                _("Error mm³"),
+                _("Error\nmm³"),
                 _("Expected error: the volume that is labelled wrongly here if the model's probabilities are right."),
             ),
-            VOLUME: (_("Size mm³"), _("Volume of the region.")),
-            MEAN: (_("Mean var."), _("Mean predictive variance in the region; 0.25 is the largest there can be.")),
-            PEAK: (_("Peak var."), _("Largest predictive variance in the region.")),
-            COMMENT: (_("Note"), _("A mark where you left a comment.")),
+            VOLUME: (_("Size\nmm³"), _("Volume of the region.")),
+            MEAN: (_("Mean\nvar."), _("Mean predictive variance in the region; 0.25 is the largest there can be.")),
+            PEAK: (_("Peak\nvar."), _("Largest predictive variance in the region.")),
+            COMMENT: ("✎", _("A mark where you left a comment.")),
         }
         self._table.setColumnCount(len(titles))
         for column, (title, tip) in titles.items():
@@ -114,6 +114,7 @@ class RegionTable:
             header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
         header.setSectionResizeMode(PLACE, qt.QHeaderView.Stretch)
         self._table.verticalHeader().visible = False
+        self._table.verticalHeader().setDefaultSectionSize(self._table.fontMetrics().height() + 8)
 
 
 def statusText(verdict: Verdict) -> str:
