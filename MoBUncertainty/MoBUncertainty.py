@@ -77,14 +77,14 @@ def registerSampleData():
     )
 
 
-def ensureReady() -> bool:
+def ensureReady() -> None:
     """
     Install what the worker needs, after asking.
-    :return: whether the worker can be started
+    :raises UserError: the worker cannot be started, or the user does not want it
     """
     from MoBUncertaintyLib.app import installation
 
-    return installation.ensureReady(TITLE)
+    installation.ensureReady(TITLE)
 
 
 def loadSampleData():

@@ -37,6 +37,12 @@ class OutputError(UserError):
     code = "output"
 
 
+class InstallationError(UserError):
+    """Slicer, an extension or a Python package that is needed is missing or too old."""
+
+    code = "installation"
+
+
 class ReviewError(UserError):
     """A step of the review is not possible, or a stored review or decisions file does not fit."""
 

@@ -16,7 +16,7 @@ from MoBUncertaintyLib.app.sections.inputs import InputsSection
 from MoBUncertaintyLib.app.sections.overlay import OverlaySection
 from MoBUncertaintyLib.app.sections.review import ReviewSection
 from MoBUncertaintyLib.app.sections.run import RunSection
-from MoBUncertaintyLib.errors import UserError
+from MoBUncertaintyLib.errors import Cancelled, UserError
 
 
 class Panel:
@@ -25,11 +25,11 @@ class Panel:
     Args:
         ui: The widgets of the .ui file.
         logic: The module's logic.
-        ensureReady: Installs what is missing, after asking; says whether the module can compute.
+        ensureReady: Installs what is missing, after asking; raises a UserError where the module cannot compute.
         loadDemo: Loads the demo CT and returns it.
     """
 
-    def __init__(self, ui, logic, ensureReady: Callable[[], bool], loadDemo: Callable[[], object]) -> None:
+    def __init__(self, ui, logic, ensureReady: Callable[[], None], loadDemo: Callable[[], object]) -> None:
         self.ui = ui
         self.logic = logic
         self.parameters = None
@@ -95,8 +95,13 @@ class Panel:
         """Start the computation."""
         if not self._mayReplaceReview():
             return
-        if not self._ensureReady():
-            self.run.say(_("Nothing was installed, so nothing was computed."))
+        try:
+            self._ensureReady()
+        except Cancelled as declined:
+            self.run.say(str(declined))
+            return
+        except UserError as error:
+            slicer.util.errorDisplay(str(error))
             return
         self.review.leave()
         self._start(_("Handing over the CT..."))
