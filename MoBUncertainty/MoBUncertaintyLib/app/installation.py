@@ -43,17 +43,13 @@ def ensureReady(requester: str) -> None:
     pytorch = _pytorchExtension() if TORCH in missing else None
     if not slicer.util.confirmOkCancelDisplay(_question(requester, missing), windowTitle=requester):
         raise Cancelled(_("Nothing was installed, so nothing was computed; press Apply to be asked again."))
-    with slicer.util.WaitCursor():
-        try:
-            if pytorch:
-                slicer.util.showStatusMessage(_("Installing PyTorch, which takes a few minutes..."))
-                _installTorch(pytorch)
-            others = [requirement for requirement in missing if requirement != TORCH]
-            slicer.packaging.pip_ensure(others, skip_packages=KEPT, prompt_install=False, requester=requester)
-        except CalledProcessError as error:
-            raise _failed(missingPackages() or missing) from error
-        finally:
-            slicer.util.showStatusMessage("")
+    try:
+        if pytorch:
+            _installTorch(pytorch)
+        others = [requirement for requirement in missing if requirement != TORCH]
+        slicer.packaging.pip_ensure(others, skip_packages=KEPT, prompt_install=False, requester=requester)
+    except CalledProcessError as error:
+        raise _failed(missingPackages() or missing) from error
     if still := missingPackages():
         raise _failed(still)
 
@@ -101,22 +97,25 @@ def _question(requester: str, missing: list[str]) -> str:
 def _failed(missing: list[str]) -> InstallationError:
     return InstallationError(
         _(
-            "These Python packages could not be installed: {packages}; see pip's words in the Python console, check the "
-            "network and the free disk space, restart Slicer and apply again."
+            "These Python packages could not be installed: {packages}; see what pip says in the Python console, check "
+            "the network and the free disk space, restart Slicer and apply again."
         ).format(packages=", ".join(missing))
     )
 
 
 def _installTorch(pytorch) -> None:
-    with _torchKeptOut():
+    slicer.util.showStatusMessage(_("Installing PyTorch, which takes a few minutes..."))
+    with slicer.util.WaitCursor(), _torchKeptOut():
         try:
             pytorch.installTorch(askConfirmation=False, torchVersionRequirement=TORCH.removeprefix("torch"))
         except ImportError as error:
-            # When all is installed, it imports torch, which is kept out. Anything else shows as a package that is missing.
+            # When all is installed, it imports torch, which is kept out.
             if error.name != "torch":
                 raise InstallationError(
                     _("The PyTorch extension cannot install PyTorch: {reason}.").format(reason=error)
                 ) from error
+        finally:
+            slicer.util.showStatusMessage("")
 
 
 @contextmanager
