@@ -77,7 +77,7 @@ def masks(labels: np.ndarray, regions: Iterable[Region]) -> list[tuple[Region, B
     start = [int(used[0]) if used.size else 0 for used in (slices, rows)]
     stop = [int(used[-1]) + 1 if used.size else 0 for used in (slices, rows)]
     near = (*map(slice, start, stop), slice(0, labels.shape[2]))
-    boxes = ndimage.find_objects(labels[near])
+    boxes = ndimage.find_objects(labels[near]) if labels[near].size else []  # it fails where nothing is
     found = []
     for region in regions:
         box = boxes[region.label - 1] if 0 < region.label <= len(boxes) else None
