@@ -239,7 +239,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called each time the user opens a different module."""
         self.panel.review.setEntered(False)
         # Do not react to parameter node changes (GUI will be updated when the user enters into the module)
-        if self._parameterNode:
+        if self._parameterNode and self._parameterNodeGuiTag is not None:
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
             self._parameterNodeGuiTag = None
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
@@ -281,9 +281,10 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         Set and observe parameter node.
         Observation is needed because when the parameter node is changed then the GUI must be updated immediately.
         """
-        if self._parameterNode:
+        if self._parameterNode and self._parameterNodeGuiTag is not None:  # not since exit()
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
+        self._parameterNodeGuiTag = None
         self._parameterNode = inputParameterNode
         if self._parameterNode:
             # Note: in the .ui file, a Qt dynamic property called "SlicerParameterName" is set on each
@@ -360,6 +361,9 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         from MoBUncertaintyLib.app import tasks
 
         def show(result):
+            if ct.GetScene() is None:
+                onError("cancelled", _("The CT was removed while it was segmented; there is nothing to show."), "")
+                return
             self._sessions[ct.GetID()] = tasks.showResult(ct, result)
             onResult(self._sessions[ct.GetID()])
 

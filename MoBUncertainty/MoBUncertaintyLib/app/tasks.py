@@ -79,7 +79,6 @@ def exportRequest(
         "dicom_files": dicomFiles(session.ctNode),
         "predicted": review.predicted,
         "corrected": review.corrected(),
-        "probability": {str(label): each for label, each in session.results.probability().items()},
         "variance": {str(label): each for label, each in session.results.variance().items()},
         "labels": prediction["labels"],
         "review": review.to_dict(),

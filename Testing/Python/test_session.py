@@ -1,0 +1,258 @@
+"""The review session on the real Slicer core: what the review says is what the scene shows, step by step."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.own_process
+
+SHAPE = (22, 26, 30)
+MATRIX = np.array([[-1.6, 0, 0, 20], [0, -1.5, 0, 15], [0, 0, 2.0, -9], [0, 0, 0, 1]])
+
+
+@pytest.fixture(scope="module")
+def application():
+    slicer = pytest.importorskip("slicer")
+    pytest.importorskip("trame_slicer")
+    from trame_slicer.core import SlicerApp
+
+    application = SlicerApp()
+    slicer.mrmlScene = application.scene
+    application.scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
+    application.layouts = slicer.vtkMRMLLayoutLogic()  # makes the nodes of the views
+    application.layouts.SetMRMLScene(application.scene)
+    return application
+
+
+@pytest.fixture
+def scene(application):
+    yield application.scene
+    application.scene.Clear(False)
+
+
+@pytest.fixture
+def session(scene):
+    return begin(scene)
+
+
+def begin(scene, name="CT"):
+    """A CT with the stand-in worker's result in the scene."""
+    from MoBUncertaintyLib.app.standalone import addCt
+    from MoBUncertaintyLib.app.tasks import showResult
+    from stand_in_worker import DOUBTS, LABEL, invent, row
+
+    ct = addCt(scene, np.zeros(SHAPE, np.int16), MATRIX, name)
+    p, v, regions = invent(SHAPE)
+    result = {
+        "segmentation": (p > 0.5).astype(np.uint8),
+        "regions": regions,
+        "probability": {"1": p},
+        "variance": {"1": v},
+        "rows": [row(label, place, regions, p, v, MATRIX) for label, place in enumerate(DOUBTS, start=1)],
+        "labels": [LABEL],
+        "provenance": {},
+        "warnings": [],
+        "seconds": {},
+    }
+    return showResult(ct, result)
+
+
+def same(session):
+    """The scene holds what the review says: labels, list of regions, their status, their stored description."""
+    import slicer
+
+    results, review = session.results, session.review
+    assert np.array_equal(results.corrected(), review.corrected())
+    assert np.array_equal(results.predicted(), review.predicted)
+    assert np.array_equal(results.regionLabels(), review.label_map())
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    for region in review.regions:
+        assert results.regionStatus(region.label) == (logic.Completed if region.decided else logic.Flagged)
+    assert results.state("review") == json.loads(json.dumps(review.to_dict()))
+
+
+def test_a_new_review_lists_all_regions_as_pending(session):
+    assert [region.region.location for region in session.review.regions] == ["left", "anterior", "superior"]
+    assert session.review.reviewed == (0, 3)
+    same(session)
+
+
+def test_verdicts_change_the_regions_voxels_and_no_others(session):
+    first, second, third = session.review.regions
+    session.decide(first.region_id, "include")
+    session.decide(second.region_id, "exclude")
+    session.decide(third.region_id, "accept")
+    changed = session.results.corrected() != session.review.predicted
+    labels = session.review.label_map()
+    assert changed.any()
+    assert not changed[(labels != first.label) & (labels != second.label)].any()
+    assert (session.results.corrected()[labels == first.label] == 1).all()
+    assert (session.results.corrected()[labels == second.label] == 0).all()
+    same(session)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_walk_is_shown_and_undo_leads_back(session, seed):
+    chance = random.Random(seed)
+    thresholds = [0.015, 0.02, 0.03]
+    for _ in range(12):
+        region = chance.choice(session.review.regions)
+        step = chance.choice(["include", "exclude", "accept", "pending", "comment", "undo", "redo", "doubt"])
+        if step == "comment":
+            session.comment(region.region_id, chance.choice(["", "vessel", "duodenum?"]))
+        elif step in ("undo", "redo"):
+            getattr(session, step)()
+        elif step == "doubt":
+            session.setDoubt(chance.choice(thresholds), chance.choice([20.0, 200.0]))
+        else:
+            session.decide(region.region_id, step)
+        same(session)
+    while session.review.can_undo:
+        session.undo()
+        same(session)
+    assert session.review.reviewed == (0, 3)
+    assert np.array_equal(session.results.corrected(), session.review.predicted)
+
+
+def test_another_threshold_renews_the_list_and_keeps_what_is_decided(session):
+    decided = session.review.regions[1]
+    session.decide(decided.region_id, "exclude")
+    session.setDoubt(0.02, 50.0)
+    assert session.settings.threshold == 0.02
+    assert session.settings.minimum_mm3 == 50.0
+    kept = session.review.region(decided.region_id)
+    assert kept.verdict == "exclude"
+    assert np.array_equal(kept.mask, decided.mask)
+    same(session)
+
+
+class TestEdit:
+    """Drawing in the segmentation, as the Segment Editor does."""
+
+    def draw(self, session, value):
+        """All of the image becomes organ or background, as by a brush that heeds no mask."""
+        box = tuple(slice(0, size) for size in SHAPE)
+        session.results.updateSegmentation(box, np.full(SHAPE, value, np.uint8))
+
+    def test_the_editor_is_told_where_it_may_draw(self, session):
+        import slicer.util
+
+        region = session.review.regions[0]
+        editor = session.beginEdit(region.region_id)
+        segmentation = session.results.node("segmentation")
+        exported = session.ctNode.GetScene().AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
+        export = slicer.vtkSlicerSegmentationsModuleLogic.ExportSegmentsToLabelmapNode
+        assert export(segmentation, [editor.GetMaskSegmentID()], exported, session.ctNode)
+        mask = slicer.util.arrayFromVolume(exported)
+        assert np.array_equal(mask > 0, session.review.label_map() == region.label)
+        assert editor.GetMaskMode() == slicer.vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment
+        assert editor.GetSelectedSegmentID() == "Segment_1"
+        assert editor.GetSegmentationNode() is segmentation
+        assert editor.GetSourceVolumeNode() is session.ctNode
+        assert not segmentation.GetDisplayNode().GetSegmentVisibility(editor.GetMaskSegmentID())
+
+    def test_what_is_drawn_in_the_region_is_kept_and_no_more(self, session):
+        region = session.review.regions[2]
+        session.beginEdit(region.region_id)
+        self.draw(session, 1)
+        session.finishEdit()
+        assert session.editing is None
+        assert session.review.region(region.region_id).verdict == "edit"
+        labels = session.review.label_map()
+        assert (session.results.corrected()[labels == region.label] == 1).all()
+        changed = session.results.corrected() != session.review.predicted
+        assert not changed[labels != region.label].any()
+        assert list(session.results.node("segmentation").GetSegmentation().GetSegmentIDs()) == ["Segment_1"]
+        same(session)
+        session.undo()
+        assert np.array_equal(session.results.corrected(), session.review.predicted)
+
+    @pytest.mark.parametrize("way", ["cancelEdit", "close"])
+    def test_discarding_leaves_everything_as_it_was(self, session, way):
+        session.decide(session.review.regions[0].region_id, "include")
+        before = session.results.corrected()
+        session.beginEdit(session.review.regions[2].region_id)
+        self.draw(session, 0)
+        getattr(session, way)()
+        assert np.array_equal(session.results.corrected(), before)
+        same(session)
+
+    def test_a_signed_review_cannot_be_edited(self, session):
+        from MoBUncertaintyLib.errors import ReviewError
+
+        for region in session.review.regions:
+            session.decide(region.region_id, "accept")
+        session.sign("Dr. Ada Review")
+        with pytest.raises(ReviewError, match="reopen"):
+            session.beginEdit(session.review.regions[0].region_id)
+        session.withdraw()
+        session.beginEdit(session.review.regions[0].region_id)
+        assert session.editing == session.review.regions[0].region_id
+
+
+def test_a_saved_scene_goes_on_where_it_was_left(session, scene, tmp_path):
+    from MoBUncertaintyLib.app.scene import ResultScene, findResults
+    from MoBUncertaintyLib.app.session import ReviewSession
+
+    first, second, third = session.review.regions
+    session.decide(first.region_id, "include")
+    session.comment(second.region_id, "Gefäß?")
+    session.beginEdit(third.region_id)
+    session.results.updateSegmentation(third.box, np.ones(third.mask.shape, np.uint8))
+    session.finishEdit()
+    said, corrected = session.review.to_dict(), session.review.corrected()
+    path = str(tmp_path / "scene.mrb")
+    assert scene.WriteToMRB(path)
+    scene.Clear(False)
+    assert scene.ReadFromMRB(path, True)
+
+    (ct,) = findResults(scene)
+    again = ReviewSession.open(ResultScene(ct))
+    assert again.review.to_dict() == said
+    assert np.array_equal(again.review.corrected(), corrected)
+    assert [region.verdict for region in again.review.regions] == ["include", "pending", "edit"]
+    same(again)
+    again.decide(second.region_id, "exclude")
+    same(again)
+
+
+def test_a_damaged_review_is_refused_in_one_sentence(session):
+    from MoBUncertaintyLib.app.session import ReviewSession
+    from MoBUncertaintyLib.errors import ReviewError
+
+    session.results.setState("review", {"schema": "something else"})
+    with pytest.raises(ReviewError, match="again"):
+        ReviewSession.open(session.results)
+    session.results.setState("review", {})
+    with pytest.raises(ReviewError, match="CT"):
+        ReviewSession.open(session.results)
+
+
+def test_a_session_without_its_nodes_is_not_complete(session, scene):
+    assert session.isComplete()
+    scene.RemoveNode(session.results.node("variance"))
+    assert not session.isComplete()
+
+
+def test_each_ct_has_a_review_of_its_own(scene):
+    one, other = begin(scene, "one"), begin(scene, "other")
+    one.decide(one.review.regions[0].region_id, "include")
+    assert other.review.reviewed == (0, 3)
+    same(one)
+    same(other)
+
+
+def test_a_region_is_jumped_to_and_marked(session, scene):
+    from MoBUncertaintyLib.app.nodes import nodesByClass
+
+    region = session.review.regions[1]
+    session.show(region)
+    display = session.results.node("regions").GetDisplayNode()
+    opacities = [display.GetSegmentOpacity2DOutline(f"Segment_{each.label}") for each in session.review.regions]
+    assert opacities[1] == 1.0
+    assert max(opacities[0], opacities[2]) < 1.0
+    for view in nodesByClass(scene, "vtkMRMLSliceNode"):
+        centre = [view.GetSliceToRAS().GetElement(axis, 3) for axis in range(3)]
+        assert centre == pytest.approx(region.region.centroid_ras, abs=1e-3)
