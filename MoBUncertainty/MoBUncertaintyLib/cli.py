@@ -141,6 +141,51 @@ def predict(
 
 
 @app.command()
+def review(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Results folder of predict.")],
+    decisions: Annotated[
+        Path, typer.Option(help="JSON file with a verdict for each region; or the report.json of an export.")
+    ],
+    ct: Annotated[Path | None, typer.Option(help="The CT; not given: where predict found it.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to make; not given: `review` in RESULTS.")] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="report, segmentation, dicom_seg or parametric_map; repeat for several. Not given: the first two.",
+        ),
+    ] = None,
+    patient_fields: Annotated[
+        bool, typer.Option("--patient-fields", help="Let the report name the patient, as the DICOM files do.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier review.")] = False,
+) -> None:
+    """Apply a reader's decisions to the doubtful regions: corrected segmentation and report."""
+    from MoBUncertaintyLib import console
+
+    with console.reporting():
+        from MoBUncertaintyLib import export, review_files
+        from MoBUncertaintyLib.results import read_results
+
+        folder = output or results / "review"
+        read = review_files.read_decisions(decisions)
+        found = read_results(results)
+        export.FOLDER.check(folder, overwrite)
+        applied = review_files.apply_decisions(found, read)
+        image, dicom_files = review_files.find_ct(found, ct)
+        case = review_files.reviewed_case(found, image, applied)
+        done = export.write_export(
+            case,
+            folder,
+            formats or (export.Format.REPORT, export.Format.SEGMENTATION),
+            dicom_files=dicom_files,
+            patient_fields=patient_fields,
+            overwrite=overwrite,
+        )
+        console.show_review(case, done)
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="Results folder; an earlier demo's is replaced.")] = Path("demo-results"),
     device: Device = "auto",

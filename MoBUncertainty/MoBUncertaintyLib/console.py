@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,11 @@ from rich.table import Table
 from MoBUncertaintyLib.errors import Cancelled, UserError
 
 if TYPE_CHECKING:
+    from MoBUncertaintyLib.export import Exported
     from MoBUncertaintyLib.model import Model
     from MoBUncertaintyLib.pipeline import CaseSummary, DemoScores
     from MoBUncertaintyLib.prediction import Progress
+    from MoBUncertaintyLib.report import ReviewedCase
 
 BAD_INPUT, CANCELLED = 2, 130
 PLAIN_LINE_EVERY_S = 5.0
@@ -180,10 +182,15 @@ def _duration_left(update: Progress) -> str:
     return f"{minutes} min {seconds:02d} s left" if minutes else f"{seconds} s left"
 
 
+def show_warnings(warnings: Iterable[str]) -> None:
+    """A line on stderr for each."""
+    for warning in warnings:
+        _stderr().print(f"[bold yellow]Warning:[/] {escape(warning)}", soft_wrap=True)
+
+
 def show_summary(summary: CaseSummary) -> None:
     """What a case came to: volumes, regions, times and files; its warnings before."""
-    for warning in summary.warnings:
-        _stderr().print(f"[bold yellow]Warning:[/] {escape(warning)}", soft_wrap=True)
+    show_warnings(summary.warnings)
     table = _table(summary.name)
     for name, volume in summary.volumes_ml.items():
         table.add_row(name, f"{volume:.1f} ml")
@@ -204,6 +211,21 @@ def _count_regions(summary: CaseSummary) -> str:
         f"{len(summary.regions)}, {summary.expected_error_in_regions_ml:.2f} ml of expected error in them; "
         f"first: {first.location}, {first.extent_mm:.0f} mm"
     )
+
+
+def show_review(case: ReviewedCase, exported: Exported) -> None:
+    """What a review came to, and its files; warnings before."""
+    show_warnings(exported.warnings)
+    review, table = case.review, _table(str(case.info.get("input", {}).get("name") or "Review"))
+    for organ in exported.report["organs"]:
+        table.add_row(organ["name"], "{predicted_ml:.1f} ml predicted, {corrected_ml:.1f} ml corrected".format(**organ))
+    decided, total = review.reviewed
+    table.add_row("reviewed", f"{decided} of {total} regions")
+    signature = review.signature
+    signed = f"{signature.name}, {signature.time:%Y-%m-%d %H:%M %Z}" if signature else "not signed off"
+    table.add_row("signed", escape(signed))
+    table.add_row("files", escape("\n".join(str(path) for path in exported.files)))
+    _stdout().print(table)
 
 
 def show_demo(scores: DemoScores) -> None:

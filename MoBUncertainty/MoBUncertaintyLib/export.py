@@ -57,10 +57,12 @@ class Exported:
     Attributes:
         files: Paths, in the export's folder.
         warnings: What could not be, and why, one sentence each.
+        report: What the report says.
     """
 
     files: tuple[Path, ...]
     warnings: tuple[str, ...]
+    report: dict[str, Any]
 
 
 def is_export(folder: Path) -> bool:
@@ -129,7 +131,7 @@ def write_export(
         names = sorted(path.name for path in partial.iterdir())
     if progress:
         progress("Written", 1.0)
-    return Exported(tuple(folder / name for name in names), tuple(warnings))
+    return Exported(tuple(folder / name for name in names), tuple(warnings), report)
 
 
 def export_review(request: Mapping[str, Any], reporter: Reporter | None = None) -> dict[str, Any]:
@@ -137,8 +139,8 @@ def export_review(request: Mapping[str, Any], reporter: Reporter | None = None) 
 
     Args:
         request: `ct`, {`array`, `ijk_to_ras`, `name`}; `predicted`, `corrected`, `regions` and, by label value,
-            `variance`: .npy files (z, y, x); `labels`; `review`, from `Review.to_dict`; `provenance`, from the answer to
-            `predict`; `dicom_files`, or null; `output`, `formats`, `patient_fields`, `overwrite`: as for
+            `variance`: .npy files (z, y, x); `labels` and `provenance`, from the answer to `predict`; `review`, from
+            `Review.to_dict`; `dicom_files`, or null; `output`, `formats`, `patient_fields`, `overwrite`: as for
             `write_export`.
         reporter: Told of progress and warnings.
 
@@ -240,7 +242,7 @@ def _write_segmentation(partial: Path, folder: Path, case: ReviewedCase, correct
         regions = case.review.label_map()
         sitk.WriteImage(_image(regions, case), str(partial / REGIONS), useCompression=True)
         # On a full disk SimpleITK cuts the file short without a word: see that all of it is there.
-        if not np.array_equal(sitk.GetArrayViewFromImage(sitk.ReadImage(str(partial / REGIONS))), regions):
+        if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(partial / REGIONS))), regions):
             raise RuntimeError("incomplete")
     except (RuntimeError, OutputError) as error:
         if isinstance(error, OutputError) and error.__cause__ is None:  # not of the disk

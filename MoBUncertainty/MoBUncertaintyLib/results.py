@@ -32,6 +32,8 @@ from MoBUncertaintyLib.figures import draw_overlay
 from MoBUncertaintyLib.folders import FolderKind
 from MoBUncertaintyLib.images import volume_stem
 from MoBUncertaintyLib.regions import write_csv
+from MoBUncertaintyLib.report import ReviewedCase, build_report, write_html
+from MoBUncertaintyLib.review import Review
 from MoBUncertaintyLib.scene_file import SceneError, write_scene_file
 
 if TYPE_CHECKING:
@@ -145,6 +147,8 @@ def write_results(
                 problems.append(str(error))
         info = describe(image, prediction, regions, card, source, series)
         info["warnings"] = [*warnings, *prediction.warnings, *problems]
+        problems += _write_review(partial / "review.html", image, prediction, regions, card, info)
+        info["warnings"] = [*warnings, *prediction.warnings, *problems]
         text = json.dumps(info, indent=2, ensure_ascii=False, allow_nan=False, default=str)
         (partial / "prediction.json").write_text(text + "\n", encoding="utf-8")
     return problems
@@ -182,6 +186,27 @@ def _write_volumes(folder: Path, prediction: Prediction, card: ModelCard) -> Non
         paths = _per_class(folder, kind, [label.name for label in card.labels])
         for index, path in enumerate(paths):
             _write_nifti(sitk.VectorIndexSelectionCast(image, index) if len(paths) > 1 else image, path)
+
+
+def _write_review(
+    path: Path, image: sitk.Image, prediction: Prediction, regions: Regions, card: ModelCard, info: dict[str, Any]
+) -> list[str]:
+    """The report of a case that nobody has reviewed yet; returns why it could not be made, if so."""
+    predicted = sitk.GetArrayViewFromImage(prediction.segmentation)
+    variance = sitk.GetArrayViewFromImage(prediction.variance)
+    channels = [variance] if variance.ndim == 3 else [variance[..., c] for c in range(variance.shape[-1])]
+    case = ReviewedCase(
+        image,
+        Review(predicted, regions, math.prod(image.GetSpacing())),
+        card.labels,
+        {label.value: channel for label, channel in zip(card.labels, channels, strict=True)},
+        info,
+    )
+    try:
+        write_html(path, build_report(case, corrected=predicted), case, corrected=predicted)
+    except OutputError as error:  # the prediction is worth keeping without it
+        return [str(error)]
+    return []
 
 
 def _per_class(folder: Path, kind: str, names: list[str]) -> list[Path]:

@@ -41,6 +41,7 @@ class TestContent:
             "probability.nii.gz",
             "regions.csv",
             "regions.nii.gz",
+            "review.html",
             "segmentation.nii.gz",
             "variance.nii.gz",
         ]
@@ -82,6 +83,8 @@ class TestContent:
         info = json.loads((tmp_path / "out" / "prediction.json").read_text(encoding="utf-8"))
         assert info["input"]["name"] == "Müller CT.nii.gz"
         assert info["input"]["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+        assert info["input"]["path"] == str(source)
+        assert info["organs"][0]["colour"] == list(PANCREAS.colour)
         assert info["input"]["size"] == list(case.image.GetSize())
         assert info["input"]["spacing_mm"] == list(case.image.GetSpacing())
         assert info["model"]["digest"] == "0" * 64
@@ -161,6 +164,14 @@ class TestPlace:
         with pytest.raises(OutputError, match="holds earlier results"):
             write(tmp_path / "out")
         assert (tmp_path / "out" / "prediction.json").read_bytes() == before
+
+    def test_readers_review_is_never_replaced(self, tmp_path):
+        write(tmp_path / "out")
+        (tmp_path / "out" / "review").mkdir()
+        (tmp_path / "out" / "review" / "report.json").write_text("hours of work")
+        with pytest.raises(OutputError, match="also holds review, which would be lost"):
+            write(tmp_path / "out", overwrite=True)
+        assert (tmp_path / "out" / "review" / "report.json").read_text() == "hours of work"
 
     def test_overwrite_leaves_nothing_of_earlier_results(self, tmp_path):
         write(tmp_path / "out", invented_case(labels=(PANCREAS, LEFT_KIDNEY)))
