@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.images import check_geometry
-
-_LPS_TO_RAS = np.array((-1.0, -1.0, 1.0))
 
 
 def read_volume(volume: Mapping[str, Any]) -> tuple[sitk.Image, str]:
@@ -31,16 +30,10 @@ def read_volume(volume: Mapping[str, Any]) -> tuple[sitk.Image, str]:
     """
     array = np.load(volume["array"], mmap_mode="r", allow_pickle=False)
     matrix = np.array(volume["ijk_to_ras"], dtype=float)
-    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        direction = (_LPS_TO_RAS[:, None] * matrix[:3, :3] / np.where(spacing == 0, 1, spacing)).ravel().tolist()
-    origin = (_LPS_TO_RAS * matrix[:3, 3]).tolist()
-    check_geometry(spacing.tolist(), origin, direction)
-    image = sitk.GetImageFromArray(array, isVector=array.ndim == 4)
-    if image.GetDimension() == 3:
-        image.SetSpacing(spacing.tolist())
-        image.SetOrigin(origin)
-        image.SetDirection(direction)
+        grid = Grid.from_matrix(matrix)
+    check_geometry(grid.spacing[::-1], grid.origin, grid.rotation.ravel())
+    image = grid.image(array)
     digest = hashlib.sha256(np.ascontiguousarray(array).data)
     digest.update(matrix.tobytes())
     return image, digest.hexdigest()

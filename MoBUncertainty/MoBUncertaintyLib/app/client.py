@@ -65,6 +65,7 @@ class WorkerClient:
         self._progressLimit = progressLimit
         self._folder = folder
         self._process: WorkerProcess | None = None
+        self._processes: list[WorkerProcess] = []  # with those that are ending
         self._request: _Request | None = None
         self._count = 0
         # Seconds are counted in ticks: while something blocks the application, or the computer sleeps, none pass.
@@ -101,9 +102,7 @@ class WorkerClient:
         if self.busy:
             raise RuntimeError("The worker is busy with another request.")
         if self._process is None:
-            self._process = WorkerProcess(
-                self._python, self._arguments, self._environment, self._onEvent, self._onEnd, self._folder
-            )
+            self._startProcess()
         self._count += 1
         folder = self._process.folder / f"request {self._count}"
         folder.mkdir()
@@ -122,11 +121,18 @@ class WorkerClient:
             self._endProcess()
 
     def close(self) -> None:
-        """Drop the request and end the worker; it is gone, and its files too, when this returns."""
+        """Drop the request and end the worker; it is gone, and all files too, when this returns."""
         self._finishRequest()
-        process, self._process = self._process, None
-        if process is not None:
+        self._process = None
+        for process in self._processes:
             process.close()
+        self._processes = []
+
+    def _startProcess(self) -> None:
+        self._process = WorkerProcess(
+            self._python, self._arguments, self._environment, self._onEvent, self._onEnd, self._folder
+        )
+        self._processes = [each for each in self._processes if each.folder.exists()] + [self._process]
 
     def _send(self, message: dict[str, Any]) -> None:
         self._request.steps = None

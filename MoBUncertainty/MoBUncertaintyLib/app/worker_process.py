@@ -32,12 +32,8 @@ class End(Enum):
     NONSENSE = auto()
 
 
-# Keeps those alive that their client has dropped: a QProcess that is deleted waits for its process.
-_running: set[WorkerProcess] = set()
-
-
 class WorkerProcess:
-    """Starts a worker.
+    """Starts a worker. Keep it until its folder is gone: a QProcess that is deleted waits for its process.
 
     Attributes:
         folder: Private to it; gone soon after it is.
@@ -74,7 +70,6 @@ class WorkerProcess:
         self._process.readyReadStandardError.connect(self._onLog)
         self._process.finished.connect(self._onFinished)
         self._process.errorOccurred.connect(self._onErrorOccurred)
-        _running.add(self)
         self._process.start(program, list(arguments))
 
     @property
@@ -166,7 +161,6 @@ class WorkerProcess:
             self._onEnd(self, End.DIED)
 
     def _finish(self) -> None:
-        _running.discard(self)
         self._process.deleteLater()
         self._process = None
         if self.folder.exists():
