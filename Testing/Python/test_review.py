@@ -1,0 +1,509 @@
+"""The review: verdicts, corrections, undo and redo, other thresholds, sign-off, and what is stored of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from invented import invented_case
+from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.regions import Measure, Region, RegionSettings
+from MoBUncertaintyLib.review import Review, Verdict
+
+SHAPE = (5, 6, 7)
+VOXEL_MM3 = 2.5
+
+
+def region(number: int, error: float = 100.0, voxels: int = 10) -> Region:
+    """A row as `regions.RegionFinder` makes it."""
+    return Region(
+        number, number, (1.0, 2.0, float(number)), VOXEL_MM3 * voxels, error, 0.1, 0.2, 0.5, 0.4, 11.0, "left"
+    )
+
+
+def found(labels: np.ndarray, minimum_mm3: float = 0.0, errors: dict[int, float] | None = None) -> SimpleNamespace:
+    """Regions of a label map, with less expected error for each label than for the one before."""
+    labels = labels.astype(np.uint16)
+    values = [int(value) for value in np.unique(labels) if value]
+    rows = [region(value, (errors or {}).get(value, 1000.0 - value), int((labels == value).sum())) for value in values]
+    return SimpleNamespace(regions=rows, labels=labels, settings=RegionSettings(minimum_mm3=minimum_mm3))
+
+
+def label_map(*boxes: tuple[slice, ...]) -> np.ndarray:
+    labels = np.zeros(SHAPE, np.uint16)
+    for number, box in enumerate(boxes, 1):
+        labels[box] = number
+    return labels
+
+
+LEFT, MIDDLE, RIGHT = np.s_[1:3, 1:4, 0:2], np.s_[1:3, 1:4, 2:4], np.s_[2:5, 2:6, 5:7]
+
+
+@pytest.fixture
+def predicted() -> np.ndarray:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[1:4, 2:5, 1:6] = 1
+    return labels
+
+
+@pytest.fixture
+def review(predicted) -> Review:
+    return Review(predicted, found(label_map(LEFT, MIDDLE, RIGHT)), VOXEL_MM3)
+
+
+def state(review: Review) -> tuple:
+    """All that can be seen of a review."""
+    stored = json.dumps(review.to_dict(), sort_keys=True)
+    return stored, review.corrected().tobytes(), review.label_map().tobytes()
+
+
+class TestVerdicts:
+    def test_nothing_is_decided_at_first(self, review, predicted):
+        assert [each.verdict for each in review.regions] == [Verdict.PENDING] * 3
+        assert review.reviewed == (0, 3)
+        assert np.array_equal(review.corrected(), predicted)
+
+    @pytest.mark.parametrize("verdict, expected", [("include", 1), ("exclude", 0)])
+    def test_include_and_exclude_fill_the_region_and_nothing_else(self, review, predicted, verdict, expected):
+        review.decide("2", verdict)
+        wanted = predicted.copy()
+        wanted[MIDDLE] = expected
+        assert np.array_equal(review.corrected(), wanted)
+        assert review.reviewed == (1, 3)
+
+    def test_accept_counts_as_decided_and_changes_no_voxel(self, review, predicted):
+        review.decide("1", "accept")
+        assert review.reviewed == (1, 3)
+        assert np.array_equal(review.corrected(), predicted)
+
+    def test_pending_takes_a_verdict_back(self, review, predicted):
+        review.decide("1", "exclude")
+        review.decide("1", "pending")
+        assert np.array_equal(review.corrected(), predicted)
+        assert review.reviewed == (0, 3)
+
+    def test_edit_counts_inside_the_region_only(self, review, predicted):
+        drawn = np.full(SHAPE, 3, np.uint8)
+        review.edit("3", drawn)
+        wanted = predicted.copy()
+        wanted[RIGHT] = 3
+        assert np.array_equal(review.corrected(), wanted)
+
+    def test_edit_of_the_box_alone(self, review):
+        box = review.region("3").box
+        drawn = np.arange(np.prod([s.stop - s.start for s in box])).reshape([s.stop - s.start for s in box]) % 2
+        review.edit("3", drawn.astype(np.uint8))
+        assert np.array_equal(review.corrected()[RIGHT], drawn)
+
+    def test_second_edit_replaces_the_first(self, review):
+        review.edit("3", np.full(SHAPE, 1, np.uint8))
+        review.edit("3", np.zeros(SHAPE, np.uint8))
+        assert not review.corrected()[RIGHT].any()
+        review.undo()
+        assert review.corrected()[RIGHT].all()
+
+    def test_edit_is_kept_as_it_was_drawn(self, review):
+        drawn = np.ones(SHAPE, np.uint8)
+        review.edit("1", drawn)
+        drawn[:] = 0
+        assert review.corrected()[LEFT].all()
+
+    def test_organ_of_an_included_region_is_the_one_it_mostly_belongs_to(self, predicted):
+        predicted[predicted == 1] = 2
+        predicted[1, 1, 2] = 1
+        review = Review(predicted, found(label_map(LEFT, MIDDLE)), VOXEL_MM3)
+        review.decide("2", "include")
+        assert review.region("2").organ == 2
+        review.decide("2", "include", label=1)
+        assert (review.corrected()[MIDDLE] == 1).all()
+
+    def test_patch_is_that_part_of_the_corrected_labels(self, review):
+        review.decide("1", "include")
+        review.decide("2", "exclude")
+        box, labels = review.patch("2")
+        assert np.array_equal(labels, review.corrected()[box])
+
+    def test_steps_tell_where_something_changed(self, review):
+        (box,) = review.decide("1", "include")
+        assert box == LEFT
+        assert review.comment("1", "seen") == ()
+        assert review.undo() == ()
+        assert review.undo() == (LEFT,)
+        assert review.redo() == (LEFT,)
+
+    def test_regions_come_in_order_of_expected_error(self, predicted):
+        review = Review(predicted, found(label_map(LEFT, MIDDLE, RIGHT), errors={1: 1, 2: 3, 3: 2}), VOXEL_MM3)
+        assert [(each.label, each.region.rank) for each in review.regions] == [(2, 1), (3, 2), (1, 3)]
+
+    def test_prediction_is_never_touched(self, review, predicted):
+        before = predicted.copy()
+        review.decide("1", "include")
+        review.edit("2", np.ones(SHAPE, np.uint8))
+        review.corrected()[:] = 9
+        assert np.array_equal(predicted, before)
+
+    @pytest.mark.parametrize(
+        "step, message",
+        [
+            (lambda r: r.decide("9", "accept"), "no region '9'"),
+            (lambda r: r.decide("1", "edit"), "needs the labels that were drawn"),
+            (lambda r: r.decide("1", "include", label=300), "from 1 to 255, not 300"),
+            (lambda r: r.edit("1", np.zeros((2, 2, 2), np.uint8)), r"shape \(2, 2, 2\), not the CT's"),
+            (lambda r: r.update_regions(found(np.ones((2, 2, 2)))), "both must have the CT's voxels"),
+        ],
+        ids=["no such region", "edit without labels", "label", "shape", "other grid"],
+    )
+    def test_impossible_step_is_refused_and_changes_nothing(self, review, step, message):
+        before = state(review)
+        with pytest.raises(ReviewError, match=message):
+            step(review)
+        assert state(review) == before
+        assert not review.can_undo
+
+    def test_label_map_without_a_region_that_is_listed(self, predicted):
+        regions = found(label_map(LEFT))
+        regions.regions.append(region(2))
+        with pytest.raises(ReviewError, match="lacks region 2"):
+            Review(predicted, regions, VOXEL_MM3)
+
+
+class TestHistory:
+    def test_a_step_that_changes_nothing_is_no_step(self, review):
+        review.decide("1", "include")
+        for nothing in (lambda: review.decide("1", "include"), lambda: review.comment("1", "  ")):
+            nothing()
+        review.undo()
+        assert not review.can_undo
+
+    def test_undo_and_redo_at_the_ends_do_nothing(self, review):
+        before = state(review)
+        assert review.undo() == review.redo() == ()
+        assert state(review) == before
+
+    def test_new_step_forgets_what_was_taken_back(self, review):
+        review.decide("1", "include")
+        review.undo()
+        review.decide("1", "exclude")
+        assert not review.can_redo
+
+
+class TestOtherThreshold:
+    def test_decided_regions_survive_with_voxels_verdict_and_comment(self, review, predicted):
+        review.decide("1", "exclude")
+        review.comment("1", "stomach")
+        corrected = review.corrected()
+        review.update_regions(found(label_map(RIGHT)))
+        kept = review.region("1")
+        assert (kept.verdict, kept.comment) == (Verdict.EXCLUDE, "stomach")
+        assert np.array_equal(review.corrected(), corrected)
+        assert review.reviewed == (1, 2)
+
+    def test_comment_alone_keeps_a_region(self, review):
+        review.comment("2", "look again")
+        review.update_regions(found(label_map(RIGHT)))
+        assert review.region("2").comment == "look again"
+
+    def test_new_regions_lose_what_is_decided(self, review):
+        review.decide("2", "include")
+        review.update_regions(found(label_map(np.s_[1:3, 1:4, 0:4])))
+        (new,) = [each for each in review.regions if not each.decided]
+        assert np.array_equal(review.label_map() == new.label, label_map(LEFT) == 1)
+        assert new.region.volume_mm3 == 12 * VOXEL_MM3
+        assert new.region.expected_error_mm3 == pytest.approx(999 / 2)
+
+    def test_centroid_of_what_is_left_is_measured_anew(self, predicted):
+        case = invented_case()
+        labels = sitk.GetArrayFromImage(case.regions.labels)
+        review = Review(np.zeros_like(labels, np.uint8), case.regions, 12.0)
+        half = (labels == 1) & (np.indices(labels.shape)[2] > 27)
+        review.update_regions(found(half))
+        review.decide(review.regions[0].region_id, "accept")
+        review.update_regions(case.regions)
+        rest = min(review.regions, key=lambda each: abs(each.region.volume_mm3 - 12 * ((labels == 1) & ~half).sum()))
+        index = np.argwhere((labels == 1) & ~half).mean(axis=0)[::-1]
+        expected = np.array(case.image.TransformContinuousIndexToPhysicalPoint(index.tolist())) * (-1, -1, 1)
+        assert np.allclose(rest.region.centroid_ras, expected)
+
+    def test_too_little_left_is_dropped(self, review):
+        review.decide("2", "include")
+        most = np.s_[1:3, 1:4, 1:4]
+        review.update_regions(found(label_map(most), minimum_mm3=7 * VOXEL_MM3))
+        assert review.reviewed == (1, 1)
+        review.update_regions(found(label_map(most), minimum_mm3=6 * VOXEL_MM3))
+        assert review.reviewed == (1, 2)
+
+    def test_ids_are_never_given_twice(self, review):
+        review.update_regions(found(label_map(LEFT, RIGHT)))
+        assert {each.region_id for each in review.regions}.isdisjoint({"1", "2", "3"})
+
+    def test_dragging_a_slider_is_one_step(self, review):
+        review.decide("1", "accept")
+        before = state(review)
+        for _ in range(5):
+            review.update_regions(found(label_map(RIGHT)))
+        review.undo()
+        assert state(review) == before
+
+    def test_undo_takes_the_settings_back_too(self, review):
+        review.update_regions(replace_settings(found(label_map(RIGHT)), threshold=0.1))
+        assert review.settings.threshold == 0.1
+        review.undo()
+        assert review.settings.threshold is None
+
+    def test_ranks_are_renewed(self, review):
+        review.decide("2", "accept")
+        review.update_regions(found(label_map(LEFT, RIGHT), errors={1: 5000, 2: 1}))
+        assert [each.region.rank for each in review.regions] == [1, 2, 3]
+        assert review.regions[1].region_id == "2"
+
+
+def replace_settings(regions: SimpleNamespace, **values) -> SimpleNamespace:
+    regions.settings = replace(regions.settings, **values)
+    return regions
+
+
+class TestSignature:
+    @pytest.fixture
+    def decided(self, review) -> Review:
+        for each in review.regions:
+            review.decide(each.region_id, "accept")
+        return review
+
+    def test_only_when_all_is_decided(self, review):
+        review.decide("1", "accept")
+        with pytest.raises(ReviewError, match="2 of 3 regions are not decided"):
+            review.sign("A. Reader")
+
+    def test_name_and_time(self, decided):
+        when = datetime(2026, 5, 31, 14, 30, tzinfo=timezone(timedelta(hours=2)))
+        decided.sign("  Ada  Müller ", when)
+        assert decided.signature.name == "Ada Müller"
+        assert decided.signature.time == when
+
+    def test_needs_a_name(self, decided):
+        with pytest.raises(ReviewError, match="no name to sign with"):
+            decided.sign("  ")
+
+    def test_without_regions_there_is_nothing_left_to_decide(self, predicted):
+        review = Review(predicted, found(np.zeros(SHAPE)), VOXEL_MM3)
+        review.sign("A. Reader")
+        assert review.signature
+
+    @pytest.mark.parametrize(
+        "step",
+        [
+            lambda r: r.decide("1", "exclude"),
+            lambda r: r.comment("1", "no"),
+            lambda r: r.edit("1", np.ones(SHAPE, np.uint8)),
+            lambda r: r.update_regions(found(label_map(RIGHT))),
+            lambda r: r.sign("B. Reader"),
+        ],
+        ids=["decide", "comment", "edit", "threshold", "sign"],
+    )
+    def test_signed_review_does_not_change(self, decided, step):
+        decided.sign("A. Reader", datetime(2026, 1, 1, tzinfo=UTC))
+        before = state(decided)
+        with pytest.raises(ReviewError, match=r"signed off by A\. Reader; withdraw the signature"):
+            step(decided)
+        assert state(decided) == before
+
+    @pytest.mark.parametrize("step", [Review.undo, Review.withdraw], ids=["undo", "withdraw"])
+    def test_is_withdrawn(self, decided, step):
+        decided.sign("A. Reader")
+        step(decided)
+        assert decided.signature is None
+        decided.decide("1", "exclude")
+
+
+class TestStoring:
+    def reviewed(self, review: Review) -> Review:
+        review.decide("1", "include", label=2)
+        review.edit("2", np.full(SHAPE, 3, np.uint8))
+        review.decide("3", "exclude")
+        review.comment("3", "Größe? „=1+1“")
+        review.sign("A. Reader", datetime(2026, 5, 31, 14, 30, tzinfo=UTC))
+        return review
+
+    def test_comes_back_through_json(self, review):
+        self.reviewed(review)
+        data = json.loads(json.dumps(review.to_dict()))
+        again = Review.from_dict(data, review.predicted, review.label_map(), review.corrected())
+        assert state(again) == state(review)
+        assert again.settings == review.settings
+        assert again.settings.measure is Measure.VARIANCE
+        assert not again.can_undo
+
+    def test_goes_on_where_it_stopped(self, review):
+        review.decide("1", "include")
+        again = Review.from_dict(review.to_dict(), review.predicted, review.label_map(), review.corrected())
+        again.update_regions(found(label_map(RIGHT)))
+        assert len({each.region_id for each in again.regions}) == 2
+        again.decide("1", "pending")
+        assert np.array_equal(again.corrected(), review.predicted)
+
+    def test_another_prediction_is_refused(self, review):
+        other = review.predicted.copy()
+        other[0, 0, 0] = 1
+        with pytest.raises(ReviewError, match="belongs to another prediction"):
+            Review.from_dict(review.to_dict(), other, review.label_map(), review.corrected())
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda d: d.pop("regions"),
+            lambda d: d["regions"][0].update(verdict="perhaps"),
+            lambda d: d["regions"][0].update(verdict="include", organ=None),
+            lambda d: d["regions"][0]["region"].pop("location"),
+            lambda d: d["regions"][1].update(id=d["regions"][0]["id"]),
+            lambda d: d.update(signature={"name": "A", "time": "noon"}),
+            lambda d: d.update(settings={"measure": "mood"}),
+        ],
+    )
+    def test_damage_is_said(self, review, damage):
+        data = json.loads(json.dumps(review.to_dict()))
+        damage(data)
+        with pytest.raises(ReviewError, match=r"The stored review is damaged \(.+\); review the case again"):
+            Review.from_dict(data, review.predicted, review.label_map(), review.corrected())
+
+    def test_other_version_is_refused(self, review):
+        data = review.to_dict() | {"schema_version": 99}
+        with pytest.raises(ReviewError, match="another version"):
+            Review.from_dict(data, review.predicted, review.label_map(), review.corrected())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(*(st.integers(0, n - 1) for n in SHAPE)), min_size=1, max_size=30), st.data())
+def test_corrected_differs_from_predicted_exactly_inside_what_was_decided_otherwise(voxels, data):
+    labels = np.zeros(SHAPE, np.uint16)
+    for voxel in voxels:
+        labels[voxel] = data.draw(st.integers(1, 4))
+    predicted = np.random.default_rng(len(voxels)).integers(0, 2, SHAPE).astype(np.uint8)
+    review = Review(predicted, found(labels), VOXEL_MM3)
+    expected = np.zeros(SHAPE, bool)
+    for each in review.regions:
+        verdict = data.draw(st.sampled_from(["pending", "accept", "include", "exclude", "edit"]))
+        mask = labels == each.region.label
+        if verdict == "edit":
+            review.edit(each.region_id, 1 - predicted)
+            expected |= mask
+        else:
+            review.decide(each.region_id, verdict, label=1 if verdict == "include" else None)
+            expected |= mask & {"include": predicted == 0, "exclude": predicted == 1}.get(verdict, False)
+    assert np.array_equal(review.corrected() != predicted, expected)
+
+
+class History(RuleBasedStateMachine):
+    """Any steps in any order: undo is the inverse of the last one, redo of undo, and what is decided stays decided."""
+
+    @initialize(seed=st.integers(0, 9))
+    def begin(self, seed):
+        self.predicted = np.random.default_rng(seed).integers(0, 2, SHAPE).astype(np.uint8)
+        self.review = Review(self.predicted, found(label_map(LEFT, MIDDLE, RIGHT)), VOXEL_MM3)
+        self.shown = self.review.corrected()  # what a display shows that draws only the boxes it is told
+
+    def step(self, act) -> None:
+        before, could_undo = state(self.review), self.review.can_undo
+        boxes = act()
+        after = state(self.review)
+        self.redraw(boxes)
+        if after == before:
+            return
+        self.redraw(self.review.undo())
+        assert state(self.review) == before
+        assert self.review.can_undo == could_undo
+        self.redraw(self.review.redo())
+        assert state(self.review) == after
+
+    def redraw(self, boxes) -> None:
+        for box in boxes or ():
+            self.shown[box] = self.review.labels_in(box)
+
+    def some(self, number: int) -> str:
+        return self.review.regions[number % len(self.review.regions)].region_id
+
+    def open(self) -> bool:
+        return hasattr(self, "review") and self.review.signature is None
+
+    @precondition(lambda self: self.open() and self.review.regions)
+    @rule(number=st.integers(0, 5), verdict=st.sampled_from(["pending", "accept", "include", "exclude"]))
+    def decide(self, number, verdict):
+        self.step(lambda: self.review.decide(self.some(number), verdict))
+
+    @precondition(lambda self: self.open() and self.review.regions)
+    @rule(number=st.integers(0, 5), seed=st.integers(0, 99))
+    def edit(self, number, seed):
+        drawn = np.random.default_rng(seed).integers(0, 3, SHAPE).astype(np.uint8)
+        self.step(lambda: self.review.edit(self.some(number), drawn))
+
+    @precondition(lambda self: self.open() and self.review.regions)
+    @rule(number=st.integers(0, 5), text=st.text(max_size=3))
+    def comment(self, number, text):
+        self.step(lambda: self.review.comment(self.some(number), text))
+
+    @precondition(lambda self: self.open())
+    @rule(seed=st.integers(0, 99))
+    def threshold(self, seed):
+        random = np.random.default_rng(seed)
+        labels = random.integers(0, 4, SHAPE) * (random.random(SHAPE) < 0.4)
+        touched = {each.region_id: each for each in self.review.regions if each.touched}
+        corrected = self.review.corrected()
+        self.redraw(self.review.update_regions(found(labels)))
+        assert np.array_equal(self.review.corrected(), corrected)
+        for name, before in touched.items():
+            after = self.review.region(name)
+            assert (after.verdict, after.comment, after.box) == (before.verdict, before.comment, before.box)
+            assert np.array_equal(after.mask, before.mask)
+            assert (self.review.label_map() == after.label).sum() == before.mask.sum()
+
+    @precondition(lambda self: self.open() and self.review.reviewed[0] == self.review.reviewed[1])
+    @rule()
+    def sign(self):
+        self.step(lambda: self.review.sign("A. Reader", datetime(2026, 1, 1, tzinfo=UTC)))
+
+    @rule(back=st.booleans())
+    def walk(self, back):
+        self.redraw(self.review.undo() if back else self.review.redo())
+
+    @invariant()
+    def display_is_right(self):
+        if hasattr(self, "review"):
+            assert np.array_equal(self.shown, self.review.corrected())
+
+    @invariant()
+    def regions_are_apart(self):
+        if hasattr(self, "review"):
+            total = sum(int(each.mask.sum()) for each in self.review.regions)
+            assert total == np.count_nonzero(self.review.label_map())
+            assert [each.region.rank for each in self.review.regions] == list(range(1, len(self.review.regions) + 1))
+
+
+TestHistoryOfAnySteps = History.TestCase
+TestHistoryOfAnySteps.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+def test_new_threshold_on_a_large_ct_takes_a_fraction_of_a_second():
+    labels = np.zeros((300, 512, 512), np.uint16)
+    for n in range(1, 31):
+        labels[5 * n : 5 * n + 20, 200:230, 10 * n : 10 * n + 25] = n
+    predicted = np.zeros(labels.shape, np.uint8)
+    regions = found_quickly(labels, 30)
+    review = Review(predicted, regions, 1.0)
+    review.decide("4", "include")
+    start = time.process_time()
+    review.update_regions(regions)
+    assert time.process_time() - start < 0.15
+
+
+def found_quickly(labels: np.ndarray, count: int) -> SimpleNamespace:
+    rows = [region(n, 100.0 - n) for n in range(1, count + 1)]
+    return SimpleNamespace(regions=rows, labels=labels, settings=RegionSettings())
