@@ -39,13 +39,13 @@ class MapStyle:
     The windows are the same for every case, so that colours can be compared. A trained model's variance is about
     0.3 p (1 - p), at most 0.075 where p is 0.5: the windows of variance and standard deviation end there rather than
     at what a probability's variance can be at most (0.25), which would leave every model dark. The window of the
-    entropy ends at ln 2, where one organ is as likely as not.
+    entropy goes a little beyond ln 2, where one organ is as likely as not.
 
     Attributes:
         title: Of the legend.
         window: The values drawn in the first and the last colour.
         threshold: Below this nothing is drawn; that of the variance is what `regions` calls doubtful.
-        largest: Value that the map can have at all (entropy: of one organ).
+        largest: Value that the map can have at all (entropy: with three organs).
     """
 
     title: str
@@ -58,7 +58,7 @@ STYLES = {
     MapKind.VARIANCE: MapStyle("Variance", (0.0, 0.08), 0.015, 0.25),
     MapKind.STANDARD_DEVIATION: MapStyle("Standard deviation", (0.0, 0.28), 0.12, 0.5),
     MapKind.PROBABILITY: MapStyle("Probability", (0.0, 1.0), 0.05, 1.0),
-    MapKind.ENTROPY: MapStyle("Entropy (nats)", (0.0, 0.7), 0.2, 0.7),
+    MapKind.ENTROPY: MapStyle("Entropy (nats)", (0.0, 0.8), 0.2, 1.4),
 }
 
 
@@ -95,8 +95,8 @@ class UncertaintyMaps:
 
     def volumes(self, role: str) -> dict[int, object]:
         """The volumes of `probability` or `variance`, by label."""
-        nodes = self._nodes.nodes(role)
-        return {int(node.GetAttribute(LABEL_ATTRIBUTE)): node for node in nodes if node.GetAttribute(LABEL_ATTRIBUTE)}
+        found = {node.GetAttribute(LABEL_ATTRIBUTE): node for node in self._nodes.nodes(role)}
+        return {label: found[str(label)] for label in sorted(int(label) for label in found if label)}
 
     def arrays(self, role: str) -> dict[int, np.ndarray]:
         """The voxels of `probability` or `variance` by label, not copies; all maps have the CT's shape."""
@@ -144,8 +144,10 @@ class UncertaintyMaps:
         legend.SetTitleText(title)
         legend.SetLabelFormat("%.2f")
         legend.SetNumberOfLabels(5)
-        legend.GetTitleTextProperty().SetFontSize(12)
-        legend.GetLabelTextProperty().SetFontSize(10)
+        for text, size in ((legend.GetTitleTextProperty(), 12), (legend.GetLabelTextProperty(), 11)):
+            text.SetFontFamilyToArial()
+            text.SetFontSize(size)
+            text.SetShadow(True)  # white on bright bone would not be read
         legend.SetSize(0.12, 0.5)
         legend.SetVisibility(visible)
 

@@ -80,7 +80,6 @@ class ResultScene:
         display = node.GetDisplayNode()
         display.SetOpacity2DOutline(1.0)
         display.SetSliceIntersectionThickness(2)
-        display.SetOpacity3D(0.6)
         node.CreateClosedSurfaceRepresentation()
         self.setSegmentationFill(self.overlay["fill"])
         if self.overlay["surface"]:
@@ -154,8 +153,8 @@ class ResultScene:
         self._remember(kind=kind.value, label=label)
         self.ctNode.SetNodeReferenceID(REFERENCE_ROLE.format("shown"), volume.GetID() if volume else None)
         if volume:
-            self._styleShown()
             views.showVolumes(self.scene, self.ctNode, volume, self.overlay["opacity"])
+            self._styleShown()  # after it, since a legend asks whether its volume is in the view
             if self.overlay["surface"]:
                 self.showSurface(True)
         return volume
