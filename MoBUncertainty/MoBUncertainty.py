@@ -1,6 +1,5 @@
 import os
 import shutil
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,12 +16,13 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
+from MoBUncertaintyLib.app.choices import Device, Method
+from MoBUncertaintyLib.app.samples import registerSampleData
+
 # What needs scipy or SimpleITK (review, regions and the panel's parts on top of them) is imported where it is first
 # used, so that Slicer starts as fast as without this module.
 
 TITLE = "MoB Uncertainty"
-SAMPLE_NAME = "PhantomCT"
-SAMPLE_SHA256 = "e23decf5e6e83ca395037c8e4ed264e5ad35422cc3a92c2da59730b8c46f1ac4"
 FOLDER = Path(__file__).parent
 
 
@@ -57,77 +57,8 @@ The backbone: nnU-Net (Isensee et al., Nature Methods 18, 2021).
 
 
 #
-# Register sample data sets in Sample Data module
-#
-
-
-def registerSampleData():
-    """Add the demo CT to the Sample Data module. It ships with the extension: nothing is downloaded."""
-    import SampleData
-
-    SampleData.SampleDataLogic.registerCustomSampleDataCategory(TITLE, title=TITLE)
-    SampleData.SampleDataLogic.registerCustomSampleDataSource(
-        category=TITLE,
-        sampleName=SAMPLE_NAME,
-        thumbnailFileName=str(FOLDER / "Resources" / "Icons" / "PhantomCT.png"),
-        uris=(FOLDER / "Resources" / "SampleData" / "PhantomCT.nii.gz").as_uri(),
-        fileNames="PhantomCT.nii.gz",
-        checksums=f"SHA256:{SAMPLE_SHA256}",
-        nodeNames=SAMPLE_NAME,
-    )
-
-
-def ensureReady() -> None:
-    """
-    Install what the worker needs, after asking.
-    :raises UserError: the worker cannot be started, or the user does not want it
-    """
-    from MoBUncertaintyLib.app import installation
-
-    installation.ensureReady(TITLE)
-
-
-def loadSampleData():
-    """
-    Load the demo CT.
-    :return: its volume node
-    """
-    import SampleData
-
-    registerSampleData()
-    return SampleData.downloadSample(SAMPLE_NAME)
-
-
-#
 # MoBUncertaintyParameterNode
 #
-
-
-class Method(Enum):
-    """How the moments of the probability are computed."""
-
-    EXACT = "exact"
-    MONTE_CARLO = "monte carlo"
-
-    def label(self) -> str:
-        return {Method.EXACT: _("Exact where possible"), Method.MONTE_CARLO: _("Monte Carlo")}[self]
-
-
-class Device(Enum):
-    """Where to compute; the values are those of the worker."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-    MPS = "mps"
-
-    def label(self) -> str:
-        return {
-            Device.AUTO: _("Auto (graphics card first)"),
-            Device.CPU: _("CPU (processor)"),
-            Device.CUDA: _("CUDA (NVIDIA graphics card)"),
-            Device.MPS: _("MPS (Apple graphics)"),
-        }[self]
 
 
 @parameterNodeWrapper
@@ -160,21 +91,6 @@ class MoBUncertaintyParameterNode:
     exportParametricMap: bool = False
     exportPatientFields: bool = False
 
-    def settings(self, mirror: bool) -> dict:
-        """
-        Fields of prediction.PredictionSettings.
-        :param mirror: whether the model can be mirrored
-        """
-        from MoBUncertaintyLib.app.tasks import roiBounds
-
-        return {
-            "samples": self.samples if self.method is Method.MONTE_CARLO else None,
-            "overlap": self.overlap,
-            "mirror": self.mirror and mirror,
-            "device": self.device.value,
-            "region_of_interest": roiBounds(self.roi, self.ct),
-        }
-
 
 #
 # MoBUncertaintyWidget
@@ -199,6 +115,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def setup(self) -> None:
         """Called when the user opens the module the first time and the widget is initialized."""
+        from MoBUncertaintyLib.app.installation import ensureReady
         from MoBUncertaintyLib.app.panel import Panel
 
         ScriptedLoadableModuleWidget.setup(self)
@@ -210,7 +127,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
 
         self.logic = MoBUncertaintyLogic()
-        self.panel = Panel(self.ui, self.logic, ensureReady, loadSampleData)
+        self.panel = Panel(self.ui, self.logic, lambda: ensureReady(TITLE))
 
         # These connections ensure that we update parameter node when scene is closed
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
@@ -435,3 +352,16 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         self.forgetSessions()
         if self._client is not None:
             self._client.close()
+
+
+#
+# MoBUncertaintyTest
+#
+
+
+class MoBUncertaintyTest(ScriptedLoadableModuleTest):
+    """
+    This is the test case for your scripted module.
+    Uses ScriptedLoadableModuleTest base class, available at:
+    https://github.com/Slicer/Slicer/blob/main/Base/Python/slicer/ScriptedLoadableModule.py
+    """

@@ -10,12 +10,14 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.app.samples import loadSampleData
 from MoBUncertaintyLib.app.sections import allow
 from MoBUncertaintyLib.app.sections.export import ExportSection
 from MoBUncertaintyLib.app.sections.inputs import InputsSection
 from MoBUncertaintyLib.app.sections.overlay import OverlaySection
 from MoBUncertaintyLib.app.sections.review import ReviewSection
 from MoBUncertaintyLib.app.sections.run import RunSection
+from MoBUncertaintyLib.app.tasks import predictionSettings
 from MoBUncertaintyLib.errors import Cancelled, UserError
 
 
@@ -26,15 +28,13 @@ class Panel:
         ui: The widgets of the .ui file.
         logic: The module's logic.
         ensureReady: Installs what is missing, after asking; raises a UserError where the module cannot compute.
-        loadDemo: Loads the demo CT and returns it.
     """
 
-    def __init__(self, ui, logic, ensureReady: Callable[[], None], loadDemo: Callable[[], object]) -> None:
+    def __init__(self, ui, logic, ensureReady: Callable[[], None]) -> None:
         self.ui = ui
         self.logic = logic
         self.parameters = None
-        self._ensureReady = ensureReady
-        self._loadDemo = loadDemo
+        self.ensureReady = ensureReady
         self._damaged = None  # the CT whose results cannot be shown: said once
         self.inputs = InputsSection(ui, logic.modelList, self.onDemo, self.onModel)
         self.run = RunSection(ui, self.onApply, self.onCancel)
@@ -75,8 +75,8 @@ class Panel:
 
     def onDemo(self) -> None:
         """Load the demo CT and select it."""
-        with slicer.util.tryWithErrorDisplay(_("The demo CT cannot be loaded."), waitCursor=True):
-            self.parameters.ct = self._loadDemo()
+        with slicer.util.WaitCursor():
+            self.parameters.ct = loadSampleData()
 
     def onModel(self) -> None:
         """Another model is chosen: remember it, and offer what it can do."""
@@ -96,19 +96,16 @@ class Panel:
         if not self._mayReplaceReview():
             return
         try:
-            self._ensureReady()
+            self.ensureReady()
         except Cancelled as declined:
             self.run.say(str(declined))
-            return
-        except UserError as error:
-            slicer.util.errorDisplay(str(error))
             return
         self.review.leave()
         self._start(_("Handing over the CT..."))
         self.logic.run(
             self.parameters.ct,
             self.inputs.model.path,
-            self.parameters.settings(mirror=self.ui.mirrorCheckBox.enabled),
+            predictionSettings(self.parameters, mirror=self.ui.mirrorCheckBox.enabled),
             self._onProgress,
             self.run.warn,
             self._onResult,

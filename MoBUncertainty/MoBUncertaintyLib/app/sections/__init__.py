@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
+import slicer.util
+
+from MoBUncertaintyLib.errors import UserError
+
 
 def allow(widget, reason: str | None, toolTip: str) -> None:
     """Enable a widget, or disable it with a tooltip that says why.
@@ -13,3 +20,17 @@ def allow(widget, reason: str | None, toolTip: str) -> None:
     """
     widget.enabled = reason is None
     widget.toolTip = toolTip if reason is None else reason
+
+
+def shown(slot: Callable) -> Callable:
+    """Let the failures of a slot reach the user: an expected one as its sentence, any other with its traceback."""
+
+    @functools.wraps(slot)
+    def run(*args):
+        with slicer.util.tryWithErrorDisplay():
+            try:
+                slot(*args)
+            except UserError as error:
+                slicer.util.errorDisplay(str(error))
+
+    return run

@@ -8,7 +8,7 @@ from pathlib import Path
 import qt
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.app.sections import allow
+from MoBUncertaintyLib.app.sections import allow, shown
 from MoBUncertaintyLib.app.tasks import dicomFiles
 
 
@@ -32,7 +32,7 @@ class ExportSection:
         for box in self._formats().values():
             box.toggled.connect(self.refresh)
         ui.exportDirectoryEdit.currentPathChanged.connect(self.refresh)
-        ui.exportButton.clicked.connect(self._onClicked)
+        ui.exportButton.clicked.connect(shown(self._onClicked))
         ui.exportStatusLabel.linkActivated.connect(lambda link: qt.QDesktopServices.openUrl(qt.QUrl(link)))
         self.refresh()
 

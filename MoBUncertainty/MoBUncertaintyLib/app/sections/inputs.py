@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import qt
-import slicer
+import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.app.models import ModelList
-from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.app.sections import shown
 from MoBUncertaintyLib.model import ListedModel
 
 
@@ -29,9 +29,9 @@ class InputsSection:
         self._models = models
         self._onModel = onModel
         self._listed: list[ListedModel] = []
-        ui.sampleLabel.linkActivated.connect(lambda link: loadDemo())
+        ui.sampleLabel.linkActivated.connect(shown(lambda link: loadDemo()))
         ui.modelSelector.currentIndexChanged.connect(self._onSelected)
-        ui.addModelButton.clicked.connect(self._onAdd)
+        ui.addModelButton.clicked.connect(shown(self._onAdd))
         self.fill()
 
     @property
@@ -71,16 +71,11 @@ class InputsSection:
 
     def _onAdd(self, *_args) -> None:
         path = self.askForModel()
-        if not path:
-            return
-        try:
+        if path:
             added = self._models.add(path)
-        except ModelError as error:
-            slicer.util.errorDisplay(str(error))
-            return
-        self.fill()
-        self.choose(str(added.path))
-        self._onModel()
+            self.fill()
+            self.choose(str(added.path))
+            self._onModel()
 
     def askForModel(self) -> Path | None:
         """A file dialog; None if the user cancels it."""

@@ -6,6 +6,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.app.maps import STYLES
 from MoBUncertaintyLib.app.scene import MapKind
+from MoBUncertaintyLib.app.sections import shown
 
 
 class OverlaySection:
@@ -23,14 +24,14 @@ class OverlaySection:
         ui.mapSelector.clear()
         for kind in self._kinds:
             ui.mapSelector.addItem(mapName(kind))
-        ui.mapSelector.currentIndexChanged.connect(self._onMap)
-        ui.organSelector.currentIndexChanged.connect(self._onMap)
-        ui.opacitySlider.valueChanged.connect(lambda value: self._set(opacity=value))
-        ui.lowerThresholdSlider.valueChanged.connect(lambda value: self._set(threshold=value))
-        ui.windowRangeWidget.valuesChanged.connect(lambda low, high: self._set(window=(low, high)))
-        ui.legendCheckBox.toggled.connect(lambda checked: self._set(legend=checked))
-        ui.fillCheckBox.toggled.connect(lambda checked: self._results and self._results.setSegmentationFill(checked))
-        ui.surfaceCheckBox.toggled.connect(lambda checked: self._results and self._results.showSurface(checked))
+        ui.mapSelector.currentIndexChanged.connect(shown(self._onMap))
+        ui.organSelector.currentIndexChanged.connect(shown(self._onMap))
+        ui.opacitySlider.valueChanged.connect(shown(lambda value: self._set(opacity=value)))
+        ui.lowerThresholdSlider.valueChanged.connect(shown(lambda value: self._set(threshold=value)))
+        ui.windowRangeWidget.valuesChanged.connect(shown(lambda low, high: self._set(window=(low, high))))
+        ui.legendCheckBox.toggled.connect(shown(lambda checked: self._set(legend=checked)))
+        ui.fillCheckBox.toggled.connect(shown(self._onFill))
+        ui.surfaceCheckBox.toggled.connect(shown(self._onSurface))
         self.setSession(None)
 
     def setSession(self, session) -> None:
@@ -77,6 +78,14 @@ class OverlaySection:
         self._results = None
         self._show(results)
         self._results = results
+
+    def _onFill(self, checked: bool) -> None:
+        if self._results:
+            self._results.setSegmentationFill(checked)
+
+    def _onSurface(self, checked: bool) -> None:
+        if self._results:
+            self._results.showSurface(checked)
 
     def _set(self, **values) -> None:
         if self._results:

@@ -8,7 +8,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.app.sections import allow
+from MoBUncertaintyLib.app.sections import allow, shown
 from MoBUncertaintyLib.app.sections.editor import RegionEditor
 from MoBUncertaintyLib.app.sections.table import RegionTable
 
@@ -27,13 +27,13 @@ class ReviewSection:
         self._ui = ui
         self._session = None
         self._entered = False
-        self._table = RegionTable(ui.regionsTable, self._onSelected)
+        self._table = RegionTable(ui.regionsTable, shown(self._onSelected))
         self._editor = RegionEditor(ui)
         self._tips = {name: widget.toolTip for name, widget in self._locked().items()}
         self._tips["signOffButton"] = ui.signOffButton.toolTip
         self._timer = qt.QTimer()
         self._timer.setInterval(DEBOUNCE_MS)
-        self._timer.timeout.connect(self._findRegions)
+        self._timer.timeout.connect(shown(self._findRegions))
         self._connect()
         ui.reviewerEdit.text = slicer.app.userSettings().value(REVIEWER_SETTING) or ""
         self.refresh()
@@ -122,8 +122,8 @@ class ReviewSection:
             (ui.discardEditButton, self._onDiscard),
             (ui.signOffButton, self._onSignOff),
         ):
-            button.clicked.connect(slot)
-        ui.commentEdit.editingFinished.connect(self._onComment)
+            button.clicked.connect(shown(slot))
+        ui.commentEdit.editingFinished.connect(shown(self._onComment))
         ui.reviewerEdit.textChanged.connect(self._refreshSignOff)
         for slider in (ui.doubtThresholdSlider, ui.smallestRegionSlider):
             slider.valueChanged.connect(self._onDoubtMoved)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.app.sections import allow
+from MoBUncertaintyLib.app.sections import allow, shown
 
 
 class RunSection:
@@ -26,7 +26,7 @@ class RunSection:
         self._warnings: list[str] = []
         self._tip = ui.applyButton.toolTip
         ui.progressBar.visible = False
-        ui.applyButton.clicked.connect(self._onClicked)
+        ui.applyButton.clicked.connect(shown(self._onClicked))
         ui.methodSelector.currentIndexChanged.connect(self._showSamples)
         self._showSamples()
 

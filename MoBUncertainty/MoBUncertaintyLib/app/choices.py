@@ -1,0 +1,36 @@
+"""What the user chooses among in the panel."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from slicer.i18n import tr as _
+
+
+class Method(Enum):
+    """How the moments of the probability are computed."""
+
+    EXACT = "exact"
+    MONTE_CARLO = "monte carlo"
+
+    def label(self) -> str:
+        """As the user reads it."""
+        return {Method.EXACT: _("Exact where possible"), Method.MONTE_CARLO: _("Monte Carlo")}[self]
+
+
+class Device(Enum):
+    """Where to compute; the values are those of the worker."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+    def label(self) -> str:
+        """As the user reads it."""
+        return {
+            Device.AUTO: _("Auto (graphics card first)"),
+            Device.CPU: _("CPU (processor)"),
+            Device.CUDA: _("CUDA (NVIDIA graphics card)"),
+            Device.MPS: _("MPS (Apple graphics)"),
+        }[self]
