@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint icons clean
 
 demo: $(VENV)/.demo
 	$(BIN)/mob-uncertainty demo --output demo-results
@@ -18,6 +18,10 @@ test-slow: $(VENV)/.test
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The icon of extension and module, and the sample's picture.
+icons: $(VENV)/.demo
+	$(BIN)/python Utilities/draw_icons.py
 
 clean:
 	rm -rf $(VENV) demo-results build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

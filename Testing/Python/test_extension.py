@@ -1,0 +1,339 @@
+"""The extension as Slicer's build and the Extensions Index see it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+NAME = "MoBUncertainty"
+MODULE = ROOT / NAME
+LIBRARY = MODULE / f"{NAME}Lib"
+RESOURCES = MODULE / "Resources"
+CATALOGUE = MODULE / "Documentation" / f"{NAME}.json"
+CMAKE = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+SLICER_HAS = {"slicer", "vtk", "qt", "ctk", "SimpleITK", "numpy", "scipy"}
+SLICERS_OWN_MODULES = {"SampleData", "PyTorchUtils"}
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """Files of the repository, those that are new included."""
+    done = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", *patterns],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip("not a checkout")
+    return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+# Lists against the tree
+
+
+def listed(variable: str) -> list[str]:
+    """Files that a list of the module's CMakeLists.txt names."""
+    text = (MODULE / "CMakeLists.txt").read_text(encoding="utf-8").replace("${MODULE_NAME}", NAME)
+    return re.search(rf"set\({variable}\s([^)]*)\)", text).group(1).split()
+
+
+def in_tree(folder: Path, pattern: str) -> list[str]:
+    return sorted(p.relative_to(MODULE).as_posix() for p in tracked(str(folder.relative_to(ROOT))) if p.match(pattern))
+
+
+def test_every_script_is_listed() -> None:
+    assert sorted(listed("MODULE_PYTHON_SCRIPTS")) == sorted([f"{NAME}.py", *in_tree(LIBRARY, "*.py")])
+
+
+def test_every_resource_is_listed() -> None:
+    """Screenshots are for the README and are not installed."""
+    resources = [name for name in in_tree(RESOURCES, "*") if not name.startswith("Resources/Screenshots/")]
+    assert sorted(listed("MODULE_PYTHON_RESOURCES")) == resources
+
+
+def test_installed_library_has_every_package() -> None:
+    packages = {path.parent.relative_to(MODULE).as_posix().replace("/", ".") for path in LIBRARY.glob("**/__init__.py")}
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    assert packages == {package for package in built if package.startswith(f"{NAME}Lib")}
+
+
+def test_the_modules_own_test_is_registered() -> None:
+    text = (ROOT / "Testing" / "Python" / "CMakeLists.txt").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^slicer_add_python_unittest\(SCRIPT \$\{MoBUncertainty_SOURCE_DIR\}/(\S+)\)", text, re.M)
+    tree = ast.parse((ROOT / script).read_text(encoding="utf-8"))
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    tests = [node.name for node in classes[f"{NAME}Test"].body if isinstance(node, ast.FunctionDef)]
+    assert any(name.startswith("test_") for name in tests)
+    assert "runTest" in tests
+
+
+SLICER_CONFIG = """
+set(Slicer_USE_FILE ${CMAKE_CURRENT_LIST_DIR}/use.cmake)
+set(Slicer_EXTENSION_GENERATE_CONFIG ${CMAKE_CURRENT_LIST_DIR}/nothing.cmake)
+set(Slicer_EXTENSION_CPACK ${CMAKE_CURRENT_LIST_DIR}/nothing.cmake)
+"""
+SLICER_USE = """
+include(CTest)
+macro(slicerMacroBuildScriptedModule)
+  cmake_parse_arguments(BUILD "WITH_GENERIC_TESTS" "NAME" "SCRIPTS;RESOURCES" ${ARGN})
+  foreach(file ${BUILD_SCRIPTS} ${BUILD_RESOURCES})
+    if(NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${file})
+      message(FATAL_ERROR "nonexistent ${file}")
+    endif()
+  endforeach()
+  message(STATUS "module ${BUILD_NAME} ${BUILD_UNPARSED_ARGUMENTS}")
+endmacro()
+macro(slicer_add_python_unittest)
+  cmake_parse_arguments(TEST "" "SCRIPT" "" ${ARGN})
+  message(STATUS "test ${TEST_SCRIPT} ${TEST_UNPARSED_ARGUMENTS}")
+endmacro()
+"""
+
+
+@pytest.mark.skipif(not shutil.which("cmake"), reason="there is no CMake here")
+def test_cmake_configures_the_extension(tmp_path: Path) -> None:
+    (tmp_path / "SlicerConfig.cmake").write_text(SLICER_CONFIG)
+    (tmp_path / "use.cmake").write_text(SLICER_USE)
+    (tmp_path / "nothing.cmake").write_text("")
+    command = ["cmake", "-S", str(ROOT), "-B", str(tmp_path / "build"), f"-DSlicer_DIR={tmp_path}"]
+    # No compiler is needed to see what is configured.
+    command += [f"-DCMAKE_{language}_COMPILER_FORCED=TRUE" for language in ("C", "CXX")]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    if "No CMAKE_C_COMPILER could be found" in done.stderr:
+        pytest.skip("there is no compiler here")
+    assert done.returncode == 0, done.stderr
+    said = [line.removeprefix("-- ").rstrip() for line in done.stdout.splitlines()]
+    assert f"module {NAME}" in said
+    assert [Path(line.removeprefix("test ")).name for line in said if line.startswith("test ")] == [f"{NAME}.py"]
+
+
+# What the Extensions Index checks
+
+
+def setting(name: str) -> str:
+    """A piece of the extension's metadata, which the index reads as a literal."""
+    (value,) = re.findall(rf'^set\(EXTENSION_{name} "([^"$]+)"\)$', CMAKE, re.MULTILINE)
+    return value
+
+
+@pytest.fixture(scope="module")
+def entry() -> dict:
+    return json.loads(CATALOGUE.read_text(encoding="utf-8"))
+
+
+def test_catalogue_entry_follows_the_schema(entry: dict) -> None:
+    allowed = {
+        "$schema": str,
+        "build_dependencies": list,
+        "build_subdirectory": str,
+        "category": str,
+        "scm_revision": str,
+        "scm_url": str,
+        "tier": int,
+    }
+    assert {key: type(value) for key, value in entry.items()} == allowed
+    assert urlsplit(entry["$schema"]).path.endswith("/slicer-extension-catalog-entry-schema-v1.0.1.json")
+    assert 1 <= entry["tier"] <= 5
+    assert entry["category"] == "Segmentation"
+    assert entry["build_subdirectory"] == "."
+
+
+def test_names_are_as_the_index_wants_them(entry: dict) -> None:
+    assert re.findall(r"project\s*\(\s*([^\s\)\n\r]+)", CMAKE, re.IGNORECASE)[0] == CATALOGUE.stem == NAME
+    assert not CATALOGUE.stem.lower().startswith("slicer")
+    url = urlsplit(entry["scm_url"])
+    assert url.scheme == "https"
+    assert Path(url.path).stem.startswith("Slicer")
+
+
+def test_dependencies_are_those_of_cmake(entry: dict) -> None:
+    assert entry["build_dependencies"] == setting("DEPENDS").split(";")
+
+
+def test_description_is_one_or_two_sentences_that_say_what_mob_means() -> None:
+    description = setting("DESCRIPTION")
+    assert 1 <= len(re.findall(r"\.(?:\s|$)", description)) <= 2
+    assert "Mixture-of-Bases" in description
+
+
+def picture_at(url: str, entry: dict) -> Path:
+    """The file of this repository that an address of a raw file on GitHub leads to."""
+    parts = urlsplit(url)
+    assert parts.scheme == "https"
+    assert parts.netloc == "raw.githubusercontent.com"
+    owner, repository, revision, *path = parts.path.lstrip("/").split("/")
+    assert f"/{owner}/{repository}.git" == urlsplit(entry["scm_url"]).path
+    assert revision == entry["scm_revision"]
+    return ROOT.joinpath(*path)
+
+
+def test_icon_is_there_and_has_its_size(entry: dict) -> None:
+    path = picture_at(setting("ICONURL"), entry)
+    assert path == RESOURCES / "Icons" / f"{NAME}.png"
+    with Image.open(path) as icon:
+        assert (icon.format, icon.size, icon.mode) == ("PNG", (128, 128), "RGBA")
+
+
+def test_screenshots_are_there(entry: dict) -> None:
+    urls = setting("SCREENSHOTURLS").split(" ")
+    assert len(urls) >= 3
+    for url in urls:
+        with Image.open(picture_at(url, entry)) as picture:
+            assert picture.format == "PNG"
+            assert min(picture.size) >= 400
+
+
+def test_licence_is_in_the_root_and_named_in_the_readme() -> None:
+    assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache-2.0" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_clone_is_small() -> None:
+    assert sum(path.stat().st_size for path in tracked()) < 50e6
+    counted = subprocess.run(
+        ["git", "count-objects", "-v"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+    )
+    kilobytes = sum(int(n) for n in re.findall(r"^size(?:-pack)?: (\d+)$", counted.stdout, re.MULTILINE))
+    assert kilobytes < 50_000
+
+
+def test_lines_end_with_lf() -> None:
+    text = ("*.py", "*.txt", "*.md", "*.json", "*.ui", "*.toml", "*.jinja", "Makefile")
+    assert [path for path in tracked(*text) if b"\r" in path.read_bytes()] == []
+
+
+def test_every_address_of_the_repository_is_the_same() -> None:
+    """Until it is known they hold a placeholder: replacing it everywhere sets them all."""
+    pattern = re.compile(rf"(?:github\.com|raw\.githubusercontent\.com)/([\w.-]+/Slicer{NAME})\b")
+    text = [path for path in tracked("*.txt", "*.md", "*.json", "*.py", "*.toml") if path != Path(__file__)]
+    found = {path: set(pattern.findall(path.read_text(encoding="utf-8"))) for path in text}
+    named = {path.relative_to(ROOT).as_posix(): where for path, where in found.items() if where}
+    assert {"CMakeLists.txt", "README.md", f"{NAME}/Documentation/{NAME}.json"} <= set(named)
+    assert len(set.union(*named.values())) == 1
+
+
+def file_scope_imports(path: Path) -> set[str]:
+    """Full names of what a file imports when it is imported itself."""
+    found: set[str] = set()
+    todo = list(ast.parse(path.read_text(encoding="utf-8")).body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Try | ast.With):
+            todo += node.body
+        elif isinstance(node, ast.If) and ast.unparse(node.test) != "TYPE_CHECKING":
+            todo += [*node.body, *node.orelse]
+    return found
+
+
+def every_import(path: Path) -> set[str]:
+    """Full names of what a file imports anywhere."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def foreign(starts: list[Path], imports) -> set[str]:
+    """Packages, neither of Python nor of this project, that these files import, directly or through the library."""
+    seen, todo, found = set(), list(starts), set()
+    while todo:
+        path = todo.pop()
+        if path in seen or not path.is_file():
+            continue
+        seen.add(path)
+        for name in imports(path):
+            first, *rest = name.split(".")
+            if first == LIBRARY.name:
+                todo.append(LIBRARY.joinpath(*rest).with_suffix(".py"))
+            elif first not in sys.stdlib_module_names:
+                found.add(first)
+    return found
+
+
+def test_at_file_scope_the_module_imports_only_what_slicer_has() -> None:
+    assert foreign([MODULE / f"{NAME}.py"], file_scope_imports) <= SLICER_HAS
+
+
+def test_what_runs_in_slicer_imports_only_what_slicer_has() -> None:
+    inside = [MODULE / f"{NAME}.py", *LIBRARY.glob("app/**/*.py")]
+    assert foreign(inside, file_scope_imports) <= SLICER_HAS
+
+
+# Packages
+
+
+def requirements() -> dict[str, str]:
+    """Version wanted of each package of requirements.txt."""
+    lines = (RESOURCES / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    wanted = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(requirement.name): str(requirement.specifier) for requirement in wanted}
+
+
+def dependencies() -> dict[str, str]:
+    wanted = [Requirement(line) for line in PROJECT["dependencies"]]
+    return {canonicalize_name(requirement.name): str(requirement.specifier) for requirement in wanted}
+
+
+def test_requirements_are_the_projects_without_torch_and_what_slicer_has() -> None:
+    elsewhere = {"torch", "numpy", "scipy", "simpleitk"}  # PyTorchUtils', and Slicer's own
+    terminal = {"rich", "typer"}  # of the command line only
+    assert requirements() == {name: v for name, v in dependencies().items() if name not in elsewhere | terminal}
+
+
+def test_requirements_pin_nothing() -> None:
+    assert [text for text in requirements().values() if not re.fullmatch(r">=[\d.]+", text)] == []
+
+
+def test_torch_is_the_one_of_the_project() -> None:
+    text = (LIBRARY / "app" / "installation.py").read_text(encoding="utf-8")
+    assert re.search(r'^TORCH = "torch(.*)"$', text, re.MULTILINE).group(1) == dependencies()["torch"]
+
+
+def test_everything_the_worker_may_import_is_required() -> None:
+    """What its packages bring along, such as nnU-Net its acvl_utils, needs no line of its own."""
+    owners = importlib.metadata.packages_distributions()
+    brought = {canonicalize_name(Requirement(r).name) for r in importlib.metadata.requires("nnunetv2") or []}
+    allowed = {*requirements(), *brought, "torch", "numpy", "scipy", "simpleitk"}
+    needed = {
+        canonicalize_name(owners[name][0]) for name in foreign([LIBRARY / "worker.py"], every_import) - {"slicer"}
+    }
+    assert {"torch", "nnunetv2", "highdicom"} <= needed
+    assert needed <= allowed
+
+
+# Pictures
+
+
+def test_icons_are_what_the_projects_script_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "Utilities"))
+    import draw_icons
+
+    for name, drawn in ((NAME, draw_icons.icon()), ("PhantomCT", draw_icons.thumbnail())):
+        with Image.open(RESOURCES / "Icons" / f"{name}.png") as stored:
+            assert stored.size == drawn.size
+            assert np.abs(np.asarray(stored, float) - np.asarray(drawn, float)).mean() < 1
