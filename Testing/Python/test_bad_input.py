@@ -39,21 +39,29 @@ class Run:
 Change = Callable[[Run], Run]
 
 
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("good")
+def make_good(folder: Path) -> Run:
+    """A run that ends well."""
     spec = CovarianceSpec(Covariance.DIAGONAL)
     export(tiny.make_results_folder(folder / "raw", covariance=spec), folder / "model")
     sitk.WriteImage(tiny.make_ct(), folder / "ct.nii.gz")
     return Run(folder / "ct.nii.gz", folder / "model", folder, folder)
 
 
+def make_start(good: Run, folder: Path) -> Run:
+    """A run of its own: it may spoil the model, and writes to an empty folder."""
+    subprocess.run(["cp", "-r", good.model, folder / "model"], check=True)
+    (folder / "results").mkdir()
+    return Run(good.source, folder / "model", folder / "results" / "out", folder)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return make_good(tmp_path_factory.mktemp("good"))
+
+
 @pytest.fixture
 def start(good: Run, tmp_path: Path) -> Run:
-    """A run of its own: it may spoil the model, and writes to an empty folder."""
-    subprocess.run(["cp", "-r", good.model, tmp_path / "model"], check=True)
-    (tmp_path / "results").mkdir()
-    return Run(good.source, tmp_path / "model", tmp_path / "results" / "out", tmp_path)
+    return make_start(good, tmp_path)
 
 
 def predict(run: Run) -> Result:

@@ -13,6 +13,7 @@ import slicer.util
 
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.model import MODELS_FOLDER, ListedModel, list_models, read_card
+from MoBUncertaintyLib.nnunet_folder import is_results_folder
 
 SETTINGS_KEY = "MoBUncertainty/Models"
 
@@ -35,16 +36,16 @@ class ModelList:
         """Remember a model that the user has chosen.
 
         Args:
-            path: A model folder or its model.json, a .zip, or a results folder of nnU-Net.
+            path: A model folder or its model.json, a .zip, or a results folder of nnU-Net or its plans.json.
 
         Raises:
             ModelError: It is no model that can be used.
         """
         path = Path(path).absolute()
-        if path.name == "model.json":
+        if path.name in ("model.json", "plans.json"):
             path = path.parent
         listed = _listed(path)
-        if listed.card is None:
+        if listed.problem:
             raise ModelError(listed.problem)
         if path not in [model.path for model in self.models()]:
             self._keep([*self._added(), path])
@@ -62,14 +63,9 @@ class ModelList:
 
 
 def _listed(path: Path) -> ListedModel:
+    if is_results_folder(path):  # what it is stands in a checkpoint, which torch alone can read: the worker will
+        return ListedModel(path, None)
     try:
         return ListedModel(path, read_card(path))
     except ModelError as error:
         return ListedModel(path, None, str(error))
-    except ImportError:  # a raw results folder of nnU-Net keeps its plans in a checkpoint, which only torch can read
-        return ListedModel(
-            path,
-            None,
-            f"{path} is a results folder of nnU-Net, which needs PyTorch to be read; segment the demo CT once so that "
-            "PyTorch is installed, or make a model of it with `mob-uncertainty export`.",
-        )

@@ -46,7 +46,7 @@ class Desktop:
         self.dialogs = ctk.ctkMessageBox.shown
         self.errors: list[str] = []
         self.turns: list[float] = []
-        sys.excepthook = lambda *error: self.errors.append("".join(traceback.format_exception(*error)))
+        sys.excepthook = lambda *error: self.errors.append("".join(traceback.format_exception(*error))[-4000:])
         self.window = qt.QMainWindow()
         self.window.objectName = "qSlicerMainWindow"
         self.window.windowTitle = "3D Slicer"
