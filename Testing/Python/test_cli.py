@@ -28,7 +28,7 @@ from MoBUncertaintyLib.prediction import Progress
 from MoBUncertaintyLib.regions import Measure
 
 FILES = {"segmentation.nii.gz", "probability.nii.gz", "variance.nii.gz", "regions.nii.gz", "regions.csv"}
-FILES |= {"overlay.png", "prediction.json"}
+FILES |= {"overlay.png", "prediction.json", "review.html"}
 
 
 @pytest.fixture(scope="module")
