@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-import stand_in_worker
+from MoBUncertaintyLib import stand_in_worker
 from test_worker import SOON, gone, wait_until
 
 STAND_IN = stand_in_worker.__file__

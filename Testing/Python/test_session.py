@@ -41,7 +41,7 @@ def begin(scene, name="CT"):
     """A CT with the stand-in worker's result in the scene."""
     from MoBUncertaintyLib.app.standalone import addCt
     from MoBUncertaintyLib.app.tasks import showResult
-    from stand_in_worker import DOUBTS, LABEL, invent, row
+    from MoBUncertaintyLib.stand_in_worker import DOUBTS, LABEL, invent, row
 
     ct = addCt(scene, np.zeros(SHAPE, np.int16), MATRIX, name)
     p, v, regions = invent(SHAPE)

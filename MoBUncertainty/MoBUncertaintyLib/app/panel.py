@@ -16,8 +16,7 @@ from MoBUncertaintyLib.app.sections.export import ExportSection
 from MoBUncertaintyLib.app.sections.inputs import InputsSection
 from MoBUncertaintyLib.app.sections.overlay import OverlaySection
 from MoBUncertaintyLib.app.sections.review import ReviewSection
-from MoBUncertaintyLib.app.sections.run import RunSection
-from MoBUncertaintyLib.app.tasks import predictionSettings
+from MoBUncertaintyLib.app.sections.run import RunSection, predictionSettings
 from MoBUncertaintyLib.errors import Cancelled, UserError
 
 

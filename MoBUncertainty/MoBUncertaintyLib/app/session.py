@@ -114,7 +114,7 @@ class ReviewSession:
 
     def isComplete(self) -> bool:
         """Whether all nodes are there still."""
-        roles = ("segmentation", "predicted", "probability", "variance", "regions", "state")
+        roles = ("segmentation", "predicted", "probability", "variance", "regions", "state.prediction")
         return self.ctNode.GetScene() is not None and all(self.results.node(role) for role in roles)
 
     # Steps of the review

@@ -9,28 +9,11 @@ import slicer
 import slicer.util
 import vtk
 
-from MoBUncertaintyLib.app.choices import Method
 from MoBUncertaintyLib.app.maps import MapKind
 from MoBUncertaintyLib.app.nodes import ijkToRas
 from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec
 from MoBUncertaintyLib.app.session import ReviewSession, readable
 from MoBUncertaintyLib.protocol import Command
-
-
-def predictionSettings(parameters, mirror: bool) -> dict[str, Any]:
-    """Fields of `prediction.PredictionSettings`.
-
-    Args:
-        parameters: The module's.
-        mirror: Whether the model can be mirrored.
-    """
-    return {
-        "samples": parameters.samples if parameters.method is Method.MONTE_CARLO else None,
-        "overlap": parameters.overlap,
-        "mirror": parameters.mirror and mirror,
-        "device": parameters.device.value,
-        "region_of_interest": roiBounds(parameters.roi, parameters.ct),
-    }
 
 
 def predictRequest(ct, model: str, settings: dict[str, Any], session: ReviewSession | None) -> dict[str, Any]:
@@ -39,7 +22,7 @@ def predictRequest(ct, model: str, settings: dict[str, Any], session: ReviewSess
     Args:
         ct: vtkMRMLScalarVolumeNode.
         model: Name of a model, or its path.
-        settings: From `predictionSettings`.
+        settings: Fields of `prediction.PredictionSettings`.
         session: An earlier review of the CT: regions are looked for as there.
     """
     regions = {}

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.app.choices import Method
 from MoBUncertaintyLib.app.sections import allow, shown
+from MoBUncertaintyLib.app.tasks import roiBounds
 
 
 class RunSection:
@@ -104,3 +106,19 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return _("{n} s").format(n=seconds)
     return _("{n} min").format(n=round(seconds / 60))
+
+
+def predictionSettings(parameters, mirror: bool) -> dict[str, object]:
+    """Fields of `prediction.PredictionSettings`.
+
+    Args:
+        parameters: The module's.
+        mirror: Whether the model can be mirrored.
+    """
+    return {
+        "samples": parameters.samples if parameters.method is Method.MONTE_CARLO else None,
+        "overlap": parameters.overlap,
+        "mirror": parameters.mirror and mirror,
+        "device": parameters.device.value,
+        "region_of_interest": roiBounds(parameters.roi, parameters.ct),
+    }

@@ -1,6 +1,8 @@
 """Stands in for the worker in tests: speaks its protocol, but invents the prediction, so that it needs only numpy.
 
-    python -u stand_in_worker.py [MODE]
+It lies here so that the module's own test finds it in an installed extension, too.
+
+    python -u -m MoBUncertaintyLib.stand_in_worker [MODE]
 
 MODE  normal    a result after a few steps (the default)
       slow      the same in a minute, with a child process of its own that would outlive it
