@@ -1,0 +1,28 @@
+"""The invented prediction with its review."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+
+from invented import Case, invented_case
+from MoBUncertaintyLib.report import ReviewedCase
+from MoBUncertaintyLib.review import Review
+
+
+def invented_review(case: Case | None = None, **decisions: str) -> ReviewedCase:
+    """A case under review.
+
+    Args:
+        case: What `invented_case` made.
+        **decisions: Verdicts by region, such as `r1="include"`.
+    """
+    case = case or invented_case()
+    predicted = sitk.GetArrayFromImage(case.prediction.segmentation)
+    review = Review(predicted, case.regions, float(np.prod(case.image.GetSpacing())))
+    for name, verdict in decisions.items():
+        review.decide(name.removeprefix("r"), verdict)
+    variance = sitk.GetArrayFromImage(case.prediction.variance)
+    channels = [variance] if variance.ndim == 3 else list(np.moveaxis(variance, -1, 0))
+    info = case.prediction.provenance | {"input": {"name": "ct.nii.gz", "sha256": "a" * 64, "path": "/home/jane/ct"}}
+    return ReviewedCase(case.image, review, case.card.labels, dict(enumerate(channels, 1)), info)

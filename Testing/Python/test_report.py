@@ -1,0 +1,353 @@
+"""The report: what its three formats say, that typed text stays text, and pictures that show the patient's planes."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+from scipy import ndimage
+
+from invented import LEFT_KIDNEY, PANCREAS, invented_case
+from invented_review import invented_review
+from MoBUncertaintyLib import report as report_module
+from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.pictures import PLANES, Scale, draw_region
+from MoBUncertaintyLib.regions import Region, Regions, RegionSettings
+from MoBUncertaintyLib.report import (
+    COLUMNS,
+    ReviewedCase,
+    build_report,
+    picture_scale,
+    write_csv,
+    write_html,
+    write_json,
+)
+from MoBUncertaintyLib.review import Review
+
+HOSTILE = "\"><script>alert(1)</script><img src='http://x/y'> & {{ 7 * 7 }}"
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._style = False
+        self.feed(text)
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._style = tag == "style"
+
+    def handle_endtag(self, tag):
+        self._style = False
+
+    def handle_data(self, data):
+        self.text += "" if self._style else f" {data}"
+
+    def images(self) -> list[Image.Image]:
+        urls = [attributes["src"] for tag, attributes in self.tags if tag == "img"]
+        return [Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,")))) for url in urls]
+
+
+def page(tmp_path: Path, case: ReviewedCase, **options) -> Page:
+    write_html(tmp_path / "report.html", build_report(case, **options), case)
+    return Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def signed() -> ReviewedCase:
+    case = invented_review(r1="include", r2="exclude")
+    case.review.comment("2", "stomach, not pancreas")
+    case.review.sign("Ada Müller", datetime(2026, 5, 31, 14, 30, tzinfo=UTC))
+    return case
+
+
+class TestHtml:
+    def test_says_what_a_reader_needs(self, tmp_path, signed):
+        text = page(tmp_path, signed, warnings=["read with care"]).text
+        for words in (
+            "Not for clinical use",
+            "ct.nii.gz",
+            "a" * 64,
+            "Invented",
+            "40 x 36 x 28",
+            "2 x 2 x 3 mm",
+            "2 of 2",
+            "included",
+            "excluded",
+            "stomach, not pancreas",
+            "Ada Müller on 31 May 2026, 14:30",
+            "Superior anterior",
+            "read with care",
+        ):
+            assert words in text
+
+    def test_volumes_before_and_after(self, tmp_path, signed):
+        text = page(tmp_path, signed).text
+        before, after = (
+            int((labels > 0).sum()) * 12 / 1000 for labels in (signed.review.predicted, signed.review.corrected())
+        )
+        assert f"Volume of pancreas {before:.1f} → {after:.1f} ml" in text
+        assert f"pancreas {before:.2f} {after:.2f}" in text
+
+    def test_is_one_file_without_scripts(self, tmp_path, signed):
+        found = page(tmp_path, signed)
+        assert not [tag for tag, _ in found.tags if tag in ("script", "link", "iframe", "object", "form")]
+        links = [value for _, attributes in found.tags for name, value in attributes.items() if name in ("src", "href")]
+        assert links
+        assert all(link.startswith(("data:image/png;base64,", "#region-")) for link in links)
+        assert not [name for _, attributes in found.tags for name in attributes if name.startswith("on")]
+        assert "url(" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+    def test_three_pictures_for_each_region(self, tmp_path, signed):
+        images = page(tmp_path, signed).images()
+        assert len(images) == 6
+        assert all(image.format == "PNG" and image.width == image.height >= 256 for image in images)
+
+    def test_typed_text_is_never_markup(self, tmp_path):
+        case = invented_review(r1="accept", r2="accept")
+        case.review.comment("1", HOSTILE)
+        case.review.sign(HOSTILE)
+        found = page(tmp_path, case, patient={HOSTILE: HOSTILE}, dicom={"Study UID": HOSTILE}, warnings=[HOSTILE])
+        assert "script" not in {tag for tag, _ in found.tags}
+        assert found.text.count(HOSTILE) == 6
+
+    def test_organ_names_and_ct_names_are_text_too(self, tmp_path):
+        case = invented_review(invented_case(labels=(replace(PANCREAS, name="<b>p</b>"), LEFT_KIDNEY)), r1="include")
+        case.info["input"]["name"] = "<i>ct</i>"
+        found = page(tmp_path, case)
+        assert "<b>p</b>" in found.text
+        assert "<i>ct</i>" in found.text
+
+    def test_not_reviewed_yet(self, tmp_path):
+        text = page(tmp_path, invented_review()).text
+        assert "not reviewed yet" in text
+        assert "Not signed off 2 of 2 regions are not decided." in text
+        assert "→" not in text
+        assert "corrected" not in text.lower()
+
+    def test_begun(self, tmp_path):
+        text = page(tmp_path, invented_review(r1="accept")).text
+        assert "not finished" in text
+        assert "1 of 2 regions are not decided" in text
+
+    def test_without_regions(self, tmp_path):
+        found = page(tmp_path, invented_review(invented_case(with_regions=False)))
+        assert "No doubtful region was found." in found.text
+        assert found.images() == []
+
+    def test_patient_is_named_only_if_asked_for(self, tmp_path, signed):
+        assert "Patient Name" not in page(tmp_path, signed).text
+        assert "Patient Name Doe, Jane" in page(tmp_path, signed, patient={"Name": "Doe, Jane"}).text
+
+    def test_folders_of_the_computer_stay_out(self, tmp_path, signed):
+        report = build_report(signed)
+        write_html(tmp_path / "report.html", report, signed)
+        write_json(tmp_path / "report.json", report)
+        for name in ("report.html", "report.json"):
+            assert "/home/jane" not in (tmp_path / name).read_text(encoding="utf-8")
+
+    def test_missing_template_is_one_sentence(self, tmp_path, signed, monkeypatch):
+        monkeypatch.setattr(report_module, "TEMPLATE", tmp_path / "nowhere.jinja")
+        with pytest.raises(OutputError, match=r"nowhere\.jinja is not installed"):
+            page(tmp_path, signed)
+
+
+class TestTables:
+    def test_csv_has_a_row_for_each_region(self, tmp_path, signed):
+        write_csv(tmp_path / "report.csv", build_report(signed))
+        with open(tmp_path / "report.csv", newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0]) == list(COLUMNS)
+        assert [(row["verdict"], row["organ"]) for row in rows] == [("include", "pancreas"), ("exclude", "")]
+        added = (signed.review.corrected() > 0) & (signed.review.predicted == 0)
+        assert float(rows[0]["added_mm3"]) == added.sum() * 12
+        assert float(rows[0]["centroid_r_mm"]) == pytest.approx(
+            signed.review.regions[0].region.centroid_ras[0], rel=1e-5
+        )
+
+    @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", '=HYPERLINK("http://x")', "\t=1", " =1", "\r=1"])
+    def test_comment_is_no_formula_to_a_spreadsheet(self, tmp_path, signed, text):
+        report = build_report(signed)
+        report["regions"][0]["comment"] = text
+        write_csv(tmp_path / "report.csv", report)
+        with open(tmp_path / "report.csv", newline="", encoding="utf-8-sig") as file:
+            assert next(csv.DictReader(file))["comment"] == "'" + text
+
+    def test_numbers_below_zero_stay_numbers(self, tmp_path, signed):
+        write_csv(tmp_path / "report.csv", build_report(signed))
+        with open(tmp_path / "report.csv", newline="", encoding="utf-8-sig") as file:
+            assert any(float(row["centroid_s_mm"]) < 0 for row in csv.DictReader(file))
+
+    def test_json_is_the_same(self, tmp_path, signed):
+        report = build_report(signed, patient={"Name": "Doe, Jane"})
+        write_json(tmp_path / "report.json", report)
+        stored = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+        assert stored == json.loads(json.dumps(report))
+        assert stored["review"] == json.loads(json.dumps(signed.review.to_dict()))
+        assert stored["organs"][0]["corrected_ml"] == round((signed.review.corrected() > 0).sum() * 12 / 1000, 3)
+        assert stored["patient"] == {"Name": "Doe, Jane"}
+
+
+# Pictures
+
+STRAIGHT = np.eye(3)
+GRIDS = {
+    "straight": STRAIGHT,
+    "flipped": np.diag([-1.0, -1.0, 1.0]),
+    "left-handed": np.diag([1.0, 1.0, -1.0]),
+    "permuted": STRAIGHT[[2, 0, 1]],
+    "oblique": np.reshape(sitk.VersorTransform((0.3, -0.5, 0.8), 0.6).GetMatrix(), (3, 3)),
+}
+# Hot balls to the left, to anterior and to superior of the middle: LPS mm.
+LEFT, ANTERIOR, SUPERIOR = np.array([30.0, 0, 0]), np.array([0, -22.0, 0]), np.array([0, 0, 14.0])
+SCALE = Scale(-160, 240, 0.02, 0.2)
+
+
+def scene(direction: np.ndarray, spacing=(1.5, 2.0, 3.0)) -> tuple[sitk.Image, Review, np.ndarray]:
+    """The hot balls about a region, on a grid with a voxel in the very middle."""
+    size = np.ceil(96 / np.array(spacing)).astype(int) | 1
+    ct = sitk.Image(size.tolist(), sitk.sitkInt16)
+    ct.SetSpacing(spacing)
+    ct.SetDirection(direction.ravel().tolist())
+    focus = np.array([12.0, -7.0, 33.0])
+    ct.SetOrigin((focus - direction @ (size // 2 * spacing)).tolist())
+    index = np.indices(size[::-1])[::-1].reshape(3, -1)
+    points = (np.array(ct.GetOrigin())[:, None] + direction @ (index * np.array(spacing)[:, None])).T - focus
+
+    def ball(centre, radius: float) -> np.ndarray:
+        return (np.linalg.norm(points - centre, axis=1) < radius).reshape(size[::-1])
+
+    variance = np.zeros(size[::-1], np.float32)
+    for centre in (LEFT, ANTERIOR, SUPERIOR):
+        variance[ball(centre, 4.5)] = SCALE.top
+    labels = ball(np.zeros(3), 6.0).astype(np.uint16)
+    region = Region(1, 1, (-12.0, 7.0, 33.0), 900.0, 9.0, 0.1, 0.2, 0.5, 0.5, 12.0, "central")
+    predicted = ball(np.array([6.0, 0, 0]), 8.0).astype(np.uint8)
+    image = sitk.GetImageFromArray(labels)
+    image.CopyInformation(ct)
+    return ct, Review(predicted, Regions((region,), image, RegionSettings()), float(np.prod(spacing))), variance
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png))).astype(int)
+
+
+def hot_spots(png: bytes, width_mm: float = 90.0) -> set[tuple[int, int]]:
+    """Where the heat map shows balls: mm to the right and down of the middle, rounded to 4 mm."""
+    red, green, blue = np.moveaxis(pixels(png), -1, 0)
+    spots, count = ndimage.label(
+        ndimage.binary_opening((red > 120) & (blue < red - 40) & (green < red + 5), iterations=2)
+    )
+    centres = np.array(ndimage.center_of_mass(spots > 0, spots, range(1, count + 1)))
+    millimetres = (centres - (red.shape[0] - 1) / 2) * width_mm / red.shape[0]
+    return {(round(x / 2), round(y / 2)) for y, x in millimetres}
+
+
+def near(spots: set[tuple[int, int]], *expected: tuple[float, float]) -> bool:
+    """Whether the spots are these, to 2 mm."""
+    return len(spots) == len(expected) and all(
+        min(np.hypot(x * 2 - a, y * 2 - b) for x, y in spots) <= 2.0 for a, b in expected
+    )
+
+
+@pytest.mark.parametrize("direction", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("spacing", [(1.5, 2.0, 3.0), (3.0, 1.5, 1.5)], ids=["thick slices", "thick columns"])
+def test_pictures_show_the_patients_planes_however_the_volume_is_stored(direction, spacing):
+    ct, review, variance = scene(direction, spacing)
+    drawn = draw_region(ct, review.regions[0], review.predicted, review.predicted, [variance], SCALE)
+    assert list(drawn) == ["axial", "coronal", "sagittal"]
+    assert near(hot_spots(drawn["axial"]), (30, 0), (0, -22))  # left is on the right, anterior is up
+    assert near(hot_spots(drawn["coronal"]), (30, 0), (0, -14))  # superior is up
+    assert near(hot_spots(drawn["sagittal"]), (-22, 0), (0, -14))  # anterior is on the left
+
+
+def test_letters_name_what_the_pictures_show():
+    assert {plane.name: plane.letters for plane in PLANES} == {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
+    axes = {(1, 0, 0): "RL", (0, 1, 0): "AP", (0, 0, -1): "SI"}
+    assert all(plane.letters == axes[plane.right] + axes[plane.down] for plane in PLANES)
+
+
+def green(png: bytes) -> int:
+    red, green, blue = np.moveaxis(pixels(png), -1, 0)
+    return int(((green > 200) & (red < 120) & (blue < 160)).sum())
+
+
+def test_corrected_outline_shows_where_it_differs():
+    ct, review, variance = scene(STRAIGHT)
+
+    def drawn() -> dict[str, bytes]:
+        return draw_region(ct, review.regions[0], review.predicted, review.corrected(), [variance], SCALE)
+
+    assert green(drawn()["axial"]) == 0
+    review.decide("1", "exclude")
+    assert green(drawn()["axial"]) > 50
+
+
+def test_region_at_the_edge_of_the_volume_is_drawn():
+    case = invented_review()
+    labels = np.zeros(case.review.predicted.shape, np.uint16)
+    labels[0, 0, 0:2] = 1
+    row = replace(case.review.regions[0].region, extent_mm=6.0)
+    image = sitk.GetImageFromArray(labels)
+    image.CopyInformation(case.ct)
+    review = Review(case.review.predicted, Regions((row,), image, RegionSettings()), 12.0)
+    drawn = draw_region(
+        case.ct, review.regions[0], review.predicted, review.predicted, list(case.variance.values()), SCALE
+    )
+    assert len(drawn) == 3
+
+
+def test_scale_reaches_to_the_regions_peak():
+    scale = picture_scale(invented_review())
+    assert (scale.black, scale.white, scale.threshold, scale.top) == (-160.0, 240.0, 0.015, 0.22)
+
+
+def test_a_report_of_17_regions_takes_about_a_second(tmp_path):
+    case = invented_review()
+    labels = np.zeros((100, 256, 256), np.uint16)
+    predicted = np.zeros(labels.shape, np.uint8)
+    predicted[20:80, 80:160, 80:160] = 1
+    rows = []
+    for n in range(1, 18):
+        labels[20 + 3 * n : 26 + 3 * n, 80:90, 70 + 5 * n : 74 + 5 * n] = n
+        rows.append(replace(case.review.regions[0].region, rank=n, label=n, extent_mm=35.0))
+    noise = np.random.default_rng(0).normal(40, 15, labels.shape).astype(np.int16)
+    noise[:10] = -1000
+    ct, image = sitk.GetImageFromArray(noise), sitk.GetImageFromArray(labels)
+    review = Review(predicted, Regions(tuple(rows), image, RegionSettings()), 1.0)
+    large = ReviewedCase(ct, review, case.labels, {1: np.full(labels.shape, 0.03, np.float32)}, case.info)
+    start = time.process_time()
+    write_html(tmp_path / "report.html", build_report(large), large)
+    assert time.process_time() - start < 3.0  # about 1 s where nothing else runs
+    assert (tmp_path / "report.html").stat().st_size < 8e6
+
+
+def test_html_is_well_formed(tmp_path, signed):
+    write_html(tmp_path / "report.html", build_report(signed), signed)
+    text = re.sub(r"(?s)<style>.*?</style>", "", (tmp_path / "report.html").read_text(encoding="utf-8"))
+    open_tags: list[str] = []
+    for closing, tag in re.findall(r"<(/?)([a-z0-9]+)", text):
+        if tag in ("meta", "img", "br"):
+            continue
+        if not closing:
+            open_tags.append(tag)
+        else:
+            assert open_tags.pop() == tag
+    assert open_tags == []
