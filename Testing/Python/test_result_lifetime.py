@@ -21,7 +21,8 @@ def results(world):
 
 
 @pytest.mark.parametrize(
-    "role", ["segmentation", "predicted", "probability", "variance", "map", "surface", "regions", "inferno", "state"]
+    "role",
+    ["segmentation", "predicted", "probability", "variance", "map", "surface", "regions", "inferno", "state.overlay"],
 )
 def test_what_the_user_removes_is_made_anew(results, world, role):
     results.showMap(world.rooms.MapKind.ENTROPY)
@@ -138,7 +139,7 @@ class TestState:
         assert results.state("review") == {"a": 1}
 
     def test_a_text_spoilt_by_hand_counts_as_none(self, results):
-        results.node("state").SetText("{spoilt")
+        results.node("state.overlay").SetText("{spoilt")
         assert results.state("overlay") is None
         assert results.overlay["threshold"] == 0.015
 

@@ -153,9 +153,8 @@ class UncertaintyMaps:
 
     def colours(self):
         """A colour table of our own, saved with the scene: the Slicer core knows no Inferno."""
-        node = self._nodes.node("inferno")
-        if node is None:
-            node = self._nodes.add("inferno", "vtkMRMLColorTableNode", "Inferno")
+        node = self._nodes.getOrCreate("inferno", "vtkMRMLColorTableNode", "Inferno")
+        if node.GetNumberOfColors() != 256:  # new, or its file was lost
             node.SetTypeToUser()
             node.SetNumberOfColors(256)
             for index, (red, green, blue) in enumerate(infernoColours()):

@@ -58,7 +58,7 @@ class ResultScene:
         """The first node made for this CT in that role, or None.
 
         Roles: `segmentation`, `predicted`, `probability`, `variance`, `map` (derived), `shown` (the map over the CT),
-        `surface`, `regions`, `inferno`, `state`.
+        `surface`, `regions`, `inferno`, and `state.` with the name of each document.
         """
         return self._nodes.node(role)
 

@@ -1,4 +1,4 @@
-"""What the nodes themselves cannot say, kept with them: JSON in one text node per CT, saved in the scene file."""
+"""What the nodes themselves cannot say, kept with them: JSON in text nodes of the CT, saved in the scene file."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import json
 
 from MoBUncertaintyLib.app.nodes import CtNodes
 
-ROLE = "state"
-
 
 class SceneState:
-    """Named JSON documents of one CT's results.
+    """Named JSON documents of one CT's results, each in a text node of its own: a slider does not rewrite the review.
 
     Args:
         nodes: Of the CT.
@@ -21,7 +19,12 @@ class SceneState:
 
     def get(self, name: str) -> dict | None:
         """The document of that name, or None; None as well where somebody has made the text unreadable."""
-        return self._documents().get(name)
+        node = self._nodes.node(_role(name))
+        try:
+            document = json.loads(node.GetText()) if node else None
+        except ValueError:
+            return None
+        return document if isinstance(document, dict) else None
 
     def set(self, name: str, data: dict):
         """Keep a document under that name.
@@ -29,15 +32,11 @@ class SceneState:
         Raises:
             TypeError, ValueError: `data` is not plain JSON (not a number, infinite).
         """
-        text = json.dumps(self._documents() | {name: data}, allow_nan=False)
-        node = self._nodes.getOrCreate(ROLE, "vtkMRMLTextNode", "uncertainty state")
+        text = json.dumps(data, allow_nan=False)
+        node = self._nodes.getOrCreate(_role(name), "vtkMRMLTextNode", f"uncertainty {name}")
         node.SetForceCreateStorageNode(node.CreateStorageNodeNever)  # the text lies in the scene file itself
         node.SetText(text)
 
-    def _documents(self) -> dict[str, dict]:
-        node = self._nodes.node(ROLE)
-        try:
-            documents = json.loads(node.GetText() or "{}") if node else {}
-        except ValueError:
-            return {}
-        return documents if isinstance(documents, dict) else {}
+
+def _role(name: str) -> str:
+    return f"state.{name}"
