@@ -16,8 +16,9 @@ STAGES = {
 }
 """What is shown of each stage of a prediction, in their order."""
 
-SECONDS_PER_MVOXEL = {"preprocess": 0.2, "network": 3.0, "resample": 0.15, "regions": 0.1, "write": 0.02}
-"""On one core of 2023; only the first prediction of a process relies on them, the others on what these took."""
+SECONDS_PER_MVOXEL = {"preprocess": 0.15, "network": 1.0, "resample": 0.06, "regions": 0.02, "write": 0.01}
+"""Measured on one core, but for the network, which takes from 0.1 to 10. Only the first prediction of a process relies
+on them, the others on what it took."""
 
 MODEL_SECONDS = 5.0
 

@@ -19,9 +19,9 @@ import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib import stand_in_worker
-from test_worker import SOON, gone, wait_until
+from processes import SOON, gone, wait_until
 
-STAND_IN = stand_in_worker.__file__
+STAND_IN = ("-u", "-m", "MoBUncertaintyLib.stand_in_worker")
 I18N = Path(__file__).with_name("desktop") / "standins" / "i18n.py"
 SMOOTH = 0.05  # seconds that the main thread may be held
 
@@ -101,7 +101,7 @@ def start(client_module: ModuleType, tmp_path: Path) -> Iterator[Start]:
     callers: list[Caller] = []
 
     def start(mode: str = "normal", **options: Any) -> Caller:
-        arguments = options.pop("arguments", ("-u", STAND_IN, mode))
+        arguments = options.pop("arguments", (*STAND_IN, mode))
         program = options.pop("python", sys.executable)
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         client = client_module.WorkerClient(program, environment, arguments, folder=str(folder), **options)
@@ -259,7 +259,7 @@ def test_a_worker_that_fails_is_one_sentence_with_its_log(
     assert error[1].endswith(".")
     assert log in error[2]
     caller.until(lambda: gone(pid), SOON)
-    caller.client._arguments = ("-u", STAND_IN)  # the next request has a new worker
+    caller.client._arguments = STAND_IN  # the next request has a new worker
     caller.ask().finish()
     assert len(caller.results) == 1
 
@@ -299,6 +299,17 @@ def test_a_full_disk_is_said(start: Start, monkeypatch: pytest.MonkeyPatch) -> N
     code, message, _ = caller.errors[0]
     assert code == "output"
     assert "No space left on device" in message
+    assert not caller.client.busy
+
+
+def test_a_folder_that_cannot_be_made_is_said(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    caller = start().ask()
+    ((code, message, _),) = caller.errors
+    assert (code, "No space left on device" in message) == ("output", True)
     assert not caller.client.busy
 
 
@@ -379,7 +390,7 @@ def test_a_request_right_after_cancel_has_a_new_worker(start: Start) -> None:
     caller.until(lambda: caller.progress)
     pid = pid_of(caller)
     caller.client.cancel()
-    caller.client._arguments = ("-u", STAND_IN)
+    caller.client._arguments = STAND_IN
     caller.ask().finish()
     assert len(caller.results) == 1
     assert gone(pid)

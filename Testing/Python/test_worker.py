@@ -1,15 +1,11 @@
-"""The worker: what it answers, how it reports, and that it never outlives the application."""
+"""What the worker answers, and how it reports."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +31,6 @@ from MoBUncertaintyLib.scene_file import ijk_to_ras
 SETTINGS = {"device": "cpu", "precision": "float32"}
 REGIONS = {"threshold": 0.01, "depth_mm": 0.0, "excess": 0.5, "max_regions": 3}
 OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, -1.0)
-SOON = 2.0  # seconds within which everything must be gone
 
 
 class Listener(worker.Report):
@@ -340,185 +335,3 @@ def test_the_pace_is_learnt() -> None:
     assert expected["resample"] == pytest.approx(12.0)
     assert expected["model"] == 0.0
     assert Pace().expected(1_000_000, warm=False)["model"] > 0
-
-
-# --- the process ------------------------------------------------------------------------------------------------------
-
-
-class Process:
-    """A worker as the application has it."""
-
-    def __init__(self, program: str = "", **environment: str) -> None:
-        arguments = ["-c", program] if program else ["-m", "MoBUncertaintyLib.worker"]
-        self.process = subprocess.Popen(
-            [sys.executable, "-u", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        )
-
-    def send(self, **message: Any) -> None:
-        self.process.stdin.write(encode(message))
-        self.process.stdin.flush()
-
-    def events(self) -> Iterator[dict]:
-        for line in self.process.stdout:
-            event = json.loads(line)
-            check_event(event)
-            yield event
-
-    def until(self, kind: Event) -> dict:
-        return next(event for event in self.events() if event["event"] == kind)
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Process]]:
-    started: list[Process] = []
-
-    def start(*arguments: str, **environment: str) -> Process:
-        started.append(Process(*arguments, **environment))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.process.kill()
-        each.process.wait()
-        for stream in (each.process.stdin, each.process.stdout, each.process.stderr):
-            with suppress(OSError):
-                stream.close()
-
-
-def gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    status = Path(f"/proc/{pid}/stat")
-    return status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z"
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = SOON) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
-
-
-def test_it_is_ready_before_anything_heavy_is_loaded(start: Callable[..., Process]) -> None:
-    began = time.monotonic()
-    process = start()
-    ready = process.until(Event.READY)
-    assert time.monotonic() - began < SOON
-    assert ready["pid"] == process.process.pid
-    assert ready["version"]
-    process.send(id=1, command="shutdown")
-    assert process.until(Event.RESULT)["id"] == 1
-    assert process.process.wait(SOON) == 0
-
-
-def test_requests_are_answered_one_after_the_other(start: Callable[..., Process], model: Path, folder: Path) -> None:
-    process = start(LC_ALL="C", LANG="C")  # paths with other letters do not depend on the locale
-    process.send(id=1, command="dance")
-    process.send(id=2, command="predict", **a_request(a_ct()[:, :, 3:4], model, folder))
-    assert process.until(Event.ERROR)["code"] == "protocol"
-    assert process.until(Event.ERROR)["code"] == "image"
-    process.send(id=3, command="predict", **a_request(a_ct(), model, folder))
-    result = process.until(Event.RESULT)
-    assert result["id"] == 3
-    assert np.load(result["result"]["segmentation"]).any()
-
-
-def test_nonsense_is_answered_and_ends_it(start: Callable[..., Process]) -> None:
-    process = start()
-    process.process.stdin.write(b"hello\n")
-    process.process.stdin.flush()
-    error = process.until(Event.ERROR)
-    assert error["code"] == "protocol"
-    assert wait_until(lambda: process.process.poll() is not None)
-
-
-PRINTS = """
-import os, sys, subprocess
-from MoBUncertaintyLib.worker import serve
-def handler(request, report):
-    print("printed")
-    os.system("echo from a child")
-    subprocess.run([sys.executable, "-c", "import sys; print('read', repr(sys.stdin.read()))"])
-    return {}
-serve({"predict": handler})
-"""
-
-
-def test_what_prints_does_not_disturb_the_protocol(start: Callable[..., Process]) -> None:
-    process = start(PRINTS)
-    process.send(id=1, command="predict")
-    assert [event["event"] for event in (next(process.events()), process.until(Event.RESULT))] == ["ready", "result"]
-    process.send(id=2, command="shutdown")
-    process.process.wait(SOON)
-    printed = process.process.stderr.read().decode()
-    for line in ("printed", "from a child", "read ''"):
-        assert line in printed.splitlines()
-
-
-def test_its_heart_beats_while_it_computes(start: Callable[..., Process]) -> None:
-    program = """
-import time
-from MoBUncertaintyLib import worker
-worker.HEARTBEAT_S = 0.05
-worker.serve({"predict": lambda request, report: time.sleep(0.5) or {}})
-"""
-    process = start(program)
-    process.send(id=1, command="predict")
-    kinds = []
-    for event in process.events():
-        kinds.append(event["event"])
-        if kinds[-1] == Event.RESULT:
-            break
-    assert kinds.count(Event.HEARTBEAT) >= 5
-
-
-def test_an_unforeseen_fault_tells_where(start: Callable[..., Process]) -> None:
-    process = start("from MoBUncertaintyLib import worker\nworker.serve({'predict': lambda request, report: 1 / 0})")
-    for number in (1, 2):  # and the worker goes on
-        process.send(id=number, command="predict")
-        error = process.until(Event.ERROR)
-        assert (error["id"], error["code"]) == (number, "internal")
-        assert "ZeroDivisionError" in error["message"]
-        assert "Traceback" in error["details"]
-
-
-TORCH = """
-import subprocess, sys
-from MoBUncertaintyLib.worker import serve
-def handler(request, report):
-    import torch
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    a = torch.ones(9000, 9000)
-    report.warning(str(child.pid))
-    a @ a  # one kernel, many seconds on a core
-    return {}
-serve({"predict": handler})
-"""
-
-
-def test_closing_stdin_ends_it_amid_a_torch_kernel_with_its_children_and_files(
-    start: Callable[..., Process], folder: Path
-) -> None:
-    process = start(TORCH)
-    (folder / "ct.npy").write_bytes(b"of a patient")
-    process.send(id=1, command="predict", scratch=str(folder))
-    child = int(process.until(Event.WARNING)["message"])
-    time.sleep(0.3)
-    assert process.process.poll() is None
-    assert not gone(child)
-    process.process.stdin.close()
-    assert wait_until(lambda: process.process.poll() is not None and gone(child))
-    assert not folder.exists()
-
-
-def test_it_ends_when_nobody_listens_any_more(start: Callable[..., Process]) -> None:
-    process = start("from MoBUncertaintyLib import worker\nworker.HEARTBEAT_S = 0.05\nworker.serve({})")
-    process.until(Event.READY)
-    process.process.stdout.close()
-    assert wait_until(lambda: process.process.poll() is not None)

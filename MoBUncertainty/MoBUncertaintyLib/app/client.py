@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,11 +102,15 @@ class WorkerClient:
         """
         if self.busy:
             raise RuntimeError("The worker is busy with another request.")
-        if self._process is None:
-            self._startProcess()
         self._count += 1
-        folder = self._process.folder / f"request {self._count}"
-        folder.mkdir()
+        try:
+            if self._process is None:
+                self._startProcess()
+            folder = self._process.folder / f"request {self._count}"
+            folder.mkdir(parents=True)
+        except OSError as error:
+            onError("output", _diskSentence(self._folder or tempfile.gettempdir(), error), "")
+            return
         request = _Request(self._count, folder, onProgress, onWarning, onResult, onError)
         self._request = request
         message = {**message, "folder": str(folder), "scratch": str(self._process.folder)}
@@ -161,8 +166,7 @@ class WorkerClient:
         self._finishRequest().onResult(result)
 
     def _onDiskError(self, error: OSError) -> None:
-        text = _("The files of the volumes in {folder} cannot be written or read ({reason}); free some space there.")
-        self._fail("output", text.format(folder=self._request.folder.parent, reason=error.strerror or error))
+        self._fail("output", _diskSentence(self._request.folder.parent, error))
 
     def _onTick(self) -> None:
         self._silence += TICK_MILLISECONDS / 1000
@@ -217,3 +221,8 @@ class WorkerClient:
         process, self._process = self._process, None
         if process is not None:
             process.end()
+
+
+def _diskSentence(folder: str | Path, error: OSError) -> str:
+    text = _("The volumes cannot be written to or read from {folder} ({reason}); free some space there.")
+    return text.format(folder=folder, reason=error.strerror or error)

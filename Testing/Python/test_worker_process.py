@@ -1,0 +1,199 @@
+"""The worker as a process: it speaks the protocol, and never outlives the application."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+import tiny
+from MoBUncertaintyLib.protocol import Event, check_event, encode
+from processes import SOON, gone, wait_until
+
+
+class Process:
+    """A worker as the application has it."""
+
+    def __init__(self, program: str = "", **environment: str) -> None:
+        arguments = ["-c", program] if program else ["-m", "MoBUncertaintyLib.worker"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        )
+
+    def send(self, **message: Any) -> None:
+        self.process.stdin.write(encode(message))
+        self.process.stdin.flush()
+
+    def events(self) -> Iterator[dict]:
+        for line in self.process.stdout:
+            event = json.loads(line)
+            check_event(event)
+            yield event
+
+    def until(self, kind: Event) -> dict:
+        return next(event for event in self.events() if event["event"] == kind)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "Ärzte & Söhne 文件"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Process]]:
+    started: list[Process] = []
+
+    def start(*arguments: str, **environment: str) -> Process:
+        started.append(Process(*arguments, **environment))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.process.kill()
+        each.process.wait()
+        for stream in (each.process.stdin, each.process.stdout, each.process.stderr):
+            with suppress(OSError):
+                stream.close()
+
+
+def test_it_is_ready_before_anything_heavy_is_loaded(start: Callable[..., Process]) -> None:
+    began = time.monotonic()
+    process = start()
+    ready = process.until(Event.READY)
+    assert time.monotonic() - began < SOON
+    assert ready["pid"] == process.process.pid
+    assert ready["version"]
+    process.send(id=1, command="shutdown")
+    assert process.until(Event.RESULT)["id"] == 1
+    assert process.process.wait(SOON) == 0
+
+
+def test_requests_are_answered_one_after_the_other(start: Callable[..., Process], folder: Path) -> None:
+    model = tiny.make_results_folder(folder / "Modèle", dataset=tiny.make_dataset(orientation="RAS"))
+    np.save(folder / "ct.npy", sitk.GetArrayFromImage(tiny.make_ct((20, 24, 28))))
+    np.save(folder / "slice.npy", np.zeros((1, 9, 9), np.int16))
+    request = {"command": "predict", "model": str(model), "folder": str(folder), "settings": {"device": "cpu"}}
+
+    def volume(name: str) -> dict[str, Any]:
+        return {"array": str(folder / name), "ijk_to_ras": np.diag([3.0, 3.0, 3.0, 1.0]).tolist()}
+
+    process = start(LC_ALL="C", LANG="C")  # paths with other letters do not depend on the locale
+    process.send(id=1, command="dance")
+    process.send(id=2, ct=volume("slice.npy"), **request)
+    assert process.until(Event.ERROR)["code"] == "protocol"
+    assert process.until(Event.ERROR)["code"] == "image"
+    process.send(id=3, ct=volume("ct.npy"), **request)
+    answer = process.until(Event.RESULT)
+    assert answer["id"] == 3
+    assert np.load(answer["result"]["segmentation"]).shape == (20, 24, 28)
+
+
+def test_nonsense_is_answered_and_ends_it(start: Callable[..., Process]) -> None:
+    process = start()
+    process.process.stdin.write(b"hello\n")
+    process.process.stdin.flush()
+    error = process.until(Event.ERROR)
+    assert error["code"] == "protocol"
+    assert wait_until(lambda: process.process.poll() is not None)
+
+
+PRINTS = """
+import os, sys, subprocess
+from MoBUncertaintyLib.worker import serve
+def handler(request, report):
+    print("printed")
+    os.system("echo from a child")
+    subprocess.run([sys.executable, "-c", "import sys; print('read', repr(sys.stdin.read()))"])
+    return {}
+serve({"predict": handler})
+"""
+
+
+def test_what_prints_does_not_disturb_the_protocol(start: Callable[..., Process]) -> None:
+    process = start(PRINTS)
+    process.send(id=1, command="predict")
+    assert [event["event"] for event in (next(process.events()), process.until(Event.RESULT))] == ["ready", "result"]
+    process.send(id=2, command="shutdown")
+    process.process.wait(SOON)
+    printed = process.process.stderr.read().decode()
+    for line in ("printed", "from a child", "read ''"):
+        assert line in printed.splitlines()
+
+
+def test_its_heart_beats_while_it_computes(start: Callable[..., Process]) -> None:
+    program = """
+import time
+from MoBUncertaintyLib import worker
+worker.HEARTBEAT_S = 0.05
+worker.serve({"predict": lambda request, report: time.sleep(0.5) or {}})
+"""
+    process = start(program)
+    process.send(id=1, command="predict")
+    kinds = []
+    for event in process.events():
+        kinds.append(event["event"])
+        if kinds[-1] == Event.RESULT:
+            break
+    assert kinds.count(Event.HEARTBEAT) >= 5
+
+
+def test_an_unforeseen_fault_tells_where(start: Callable[..., Process]) -> None:
+    process = start("from MoBUncertaintyLib import worker\nworker.serve({'predict': lambda request, report: 1 / 0})")
+    for number in (1, 2):  # and the worker goes on
+        process.send(id=number, command="predict")
+        error = process.until(Event.ERROR)
+        assert (error["id"], error["code"]) == (number, "internal")
+        assert "ZeroDivisionError" in error["message"]
+        assert "Traceback" in error["details"]
+
+
+TORCH = """
+import subprocess, sys
+from MoBUncertaintyLib.worker import serve
+def handler(request, report):
+    import torch
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    a = torch.ones(9000, 9000)
+    report.warning(str(child.pid))
+    a @ a  # one kernel, many seconds on a core
+    return {}
+serve({"predict": handler})
+"""
+
+
+def test_closing_stdin_ends_it_amid_a_torch_kernel_with_its_children_and_files(
+    start: Callable[..., Process], folder: Path
+) -> None:
+    process = start(TORCH)
+    (folder / "ct.npy").write_bytes(b"of a patient")
+    process.send(id=1, command="predict", scratch=str(folder))
+    child = int(process.until(Event.WARNING)["message"])
+    time.sleep(0.3)
+    assert process.process.poll() is None
+    assert not gone(child)
+    process.process.stdin.close()
+    assert wait_until(lambda: process.process.poll() is not None and gone(child))
+    assert not folder.exists()
+
+
+def test_it_ends_when_nobody_listens_any_more(start: Callable[..., Process]) -> None:
+    process = start("from MoBUncertaintyLib import worker\nworker.HEARTBEAT_S = 0.05\nworker.serve({})")
+    process.until(Event.READY)
+    process.process.stdout.close()
+    assert wait_until(lambda: process.process.poll() is not None)
