@@ -58,6 +58,19 @@ def test_results_are_found_by_their_ct(results, world):
     assert world.rooms.findResults(world.scene) == [results.ctNode]
 
 
+def test_a_copy_of_the_ct_has_results_of_its_own(results, world):
+    copy = world.scene.CreateNodeByClass("vtkMRMLScalarVolumeNode")
+    copy.UnRegister(None)
+    copy.Copy(results.ctNode)  # with its references, as Slicer's Clone does
+    world.scene.AddNode(copy)
+    assert world.rooms.findResults(world.scene) == [results.ctNode]
+    other = world.rooms.ResultScene(copy)
+    fill(world, other, organs=(1,))
+    assert list(results.variance()) == [1, 2]
+    assert list(other.variance()) == [1]
+    assert other.node("segmentation") is not results.node("segmentation")
+
+
 def test_an_organ_less_takes_its_volumes_with_it(results, world):
     results.showMap(world.rooms.MapKind.VARIANCE, 2)
     fill(world, results, organs=(1,))

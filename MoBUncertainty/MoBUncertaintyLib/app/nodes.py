@@ -13,6 +13,8 @@ import slicer.util
 import vtk
 
 REFERENCE_ROLE = "MoBUncertainty.{}"  # from the CT to each node made for it: a second run finds and reuses them
+# And back: a copy of the CT, which Slicer gives the references of the original, must not take its results for its own.
+CT_ROLE = REFERENCE_ROLE.format("ct")
 
 Box = tuple[slice, slice, slice]
 
@@ -43,7 +45,7 @@ class CtNodes:
         """All nodes of that role, in the order in which they were made."""
         role = REFERENCE_ROLE.format(role)
         found = [self.ctNode.GetNthNodeReference(role, n) for n in range(self.ctNode.GetNumberOfNodeReferences(role))]
-        return [node for node in found if node is not None]
+        return [node for node in found if node and node.GetNodeReference(CT_ROLE) is self.ctNode]
 
     def node(self, role: str):
         """The first node of that role, or None."""
@@ -64,6 +66,7 @@ class CtNodes:
         if node.IsA("vtkMRMLDisplayableNode"):
             node.CreateDefaultDisplayNodes()
             self._placeInFolder(node)
+        node.SetNodeReferenceID(CT_ROLE, self.ctNode.GetID())
         self.ctNode.AddNodeReferenceID(REFERENCE_ROLE.format(role), node.GetID())
         self.followTransform()
         return node

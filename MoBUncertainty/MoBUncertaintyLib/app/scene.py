@@ -322,4 +322,4 @@ class ResultScene:
 def findResults(scene) -> list:
     """The CT nodes of a scene that have results, in the scene's order."""
     volumes = nodesByClass(scene, "vtkMRMLScalarVolumeNode")
-    return [node for node in volumes if node.GetNodeReference(REFERENCE_ROLE.format("segmentation"))]
+    return [node for node in volumes if CtNodes(node).node("segmentation")]
