@@ -1,0 +1,272 @@
+"""What an export writes of a reviewed case: all of it or nothing, and nothing over what is not its own."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+
+from invented import LEFT_KIDNEY, OBLIQUE, PANCREAS, Case, invented_case
+from invented_review import invented_review
+from MoBUncertaintyLib import export
+from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
+from MoBUncertaintyLib.export import Format, export_review, write_export
+from MoBUncertaintyLib.images import read_image
+from MoBUncertaintyLib.report import ReviewedCase
+from MoBUncertaintyLib.review import Review
+from MoBUncertaintyLib.scene_file import ijk_to_ras
+from test_dicom_export import write_series
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def case() -> ReviewedCase:
+    case = invented_review(r1="include", r2="exclude")
+    case.review.comment("1", "tail")
+    return case
+
+
+@pytest.fixture(scope="module")
+def exam(tmp_path_factory) -> tuple[list[Path], ReviewedCase]:
+    """A CT from DICOM, with two organs."""
+    folder = tmp_path_factory.mktemp("dicom")
+    tags = {"0010|0010": "Doe^Jane", "0010|0030": "19800131", "0020|000d": "1.2.3", "0020|000e": "1.2.3.4"}
+    whole = invented_case(OBLIQUE, labels=(PANCREAS, LEFT_KIDNEY))
+    files = write_series(folder, whole.image, tags)
+    read, _ = read_image(folder)
+
+    def onto(image: sitk.Image) -> sitk.Image:
+        # SimpleITK may read the slices in the other order: what is at a place stays there.
+        return sitk.Resample(image, read, sitk.Transform(), sitk.sitkNearestNeighbor)
+
+    prediction = whole.prediction
+    for name in ("segmentation", "variance"):
+        setattr(prediction, name, onto(getattr(prediction, name)))
+    whole.regions.labels = onto(whole.regions.labels)
+    return files, invented_review(Case(read, prediction, whole.regions, whole.card), r1="include")
+
+
+class TestFiles:
+    def test_report_and_segmentation_unless_said_otherwise(self, tmp_path, case):
+        done = write_export(case, tmp_path / "out")
+        names = ["regions.nrrd", "report.csv", "report.html", "report.json", "segmentation.seg.nrrd"]
+        assert sorted(os.listdir(tmp_path / "out")) == names
+        assert [path.name for path in done.files] == names
+        assert done.warnings == ()
+
+    def test_segmentation_is_the_corrected_one_with_its_segments(self, tmp_path, case):
+        write_export(case, tmp_path / "out", [Format.SEGMENTATION])
+        stored = sitk.ReadImage(str(tmp_path / "out" / "segmentation.seg.nrrd"))
+        assert np.array_equal(sitk.GetArrayFromImage(stored), case.review.corrected())
+        assert np.allclose(ijk_to_ras(stored), ijk_to_ras(case.ct), atol=1e-5)
+        assert stored.GetMetaData("Segment0_Name") == "pancreas"
+        assert "Segmentation.Status:inprogress" in stored.GetMetaData("Segment0_Tags")
+        regions = sitk.ReadImage(str(tmp_path / "out" / "regions.nrrd"))
+        assert np.array_equal(sitk.GetArrayFromImage(regions), case.review.label_map())
+
+    def test_signed_segmentation_is_completed(self, tmp_path, case):
+        case.review.sign("A. Reader")
+        write_export(case, tmp_path / "out", [Format.SEGMENTATION])
+        stored = sitk.ReadImage(str(tmp_path / "out" / "segmentation.seg.nrrd"))
+        assert "Segmentation.Status:completed" in stored.GetMetaData("Segment0_Tags")
+
+    def test_dicom(self, tmp_path, exam):
+        files, case = exam
+        done = write_export(case, tmp_path / "out", list(Format), dicom_files=files, patient_fields=True)
+        assert done.warnings == ()
+        assert {path.name for path in done.files} >= {"segmentation.dcm", "variance_1.dcm", "variance_2.dcm"}
+        segmentation = pydicom.dcmread(tmp_path / "out" / "segmentation.dcm")
+        assert segmentation.SOPClassUID.name == "Segmentation Storage"
+        assert segmentation.StudyInstanceUID == "1.2.3"
+        assert int(segmentation.pixel_array.sum()) == np.count_nonzero(case.review.corrected())
+        variance = pydicom.dcmread(tmp_path / "out" / "variance_2.dcm")
+        assert variance.SOPClassUID.name == "Parametric Map Storage"
+        assert variance.pixel_array.sum(dtype=float) == pytest.approx(case.variance[2].sum(dtype=float), rel=1e-4)
+
+    def test_report_names_the_series_and_the_patient_only_if_asked_for(self, tmp_path, exam):
+        files, case = exam
+        for asked in (False, True):
+            write_export(case, tmp_path / f"{asked}", ["report"], dicom_files=files, patient_fields=asked)
+            everything = b"".join(contents(tmp_path / f"{asked}").values())
+            assert (b"Doe, Jane" in everything) is asked
+            assert (b"1980-01-31" in everything) is asked
+            assert b"1.2.3.4" in everything
+
+    def test_dicom_of_a_ct_that_has_none_is_a_warning(self, tmp_path, case):
+        done = write_export(case, tmp_path / "out", ["report", "dicom_seg", "parametric_map"], patient_fields=True)
+        assert done.warnings == (
+            "The report does not name the patient, because the CT did not come from DICOM.",
+            "The DICOM segmentation was not written, because the CT did not come from DICOM; use the NRRD file.",
+            "The DICOM parametric map was not written, because the CT did not come from DICOM; use the NRRD file.",
+        )
+        assert json.loads((tmp_path / "out" / "report.json").read_text())["warnings"] == list(done.warnings)
+        assert sorted(os.listdir(tmp_path / "out")) == ["report.csv", "report.html", "report.json"]
+
+    def test_dicom_of_another_ct_is_a_warning_and_the_rest_is_written(self, tmp_path, exam, case):
+        files, _ = exam
+        done = write_export(case, tmp_path / "out", ["segmentation", "dicom_seg"], dicom_files=files[1:])
+        (warning,) = done.warnings
+        assert warning.startswith("The DICOM segmentation was not written: The volume does not lie on the slices")
+        assert (tmp_path / "out" / "segmentation.seg.nrrd").exists()
+        assert not (tmp_path / "out" / "segmentation.dcm").exists()
+
+    def test_progress_reaches_the_end(self, tmp_path, case):
+        told = []
+        write_export(case, tmp_path / "out", progress=lambda text, fraction: told.append((text, fraction)))
+        fractions = [fraction for _, fraction in told]
+        assert fractions == sorted(fractions)
+        assert fractions[-1] == 1.0
+
+
+class TestPlace:
+    @pytest.mark.parametrize(
+        "formats, message", [([], "nothing to export; choose"), (["pdf"], "no export format 'pdf'")]
+    )
+    def test_formats(self, tmp_path, case, formats, message):
+        with pytest.raises(SettingsError, match=message):
+            write_export(case, tmp_path / "out", formats)
+        assert os.listdir(tmp_path) == []
+
+    def test_folder_with_other_things_is_left_alone(self, tmp_path, case):
+        (tmp_path / "thesis.tex").write_text("years of work")
+        with pytest.raises(OutputError, match="holds other things than a review; choose a new or empty folder"):
+            write_export(case, tmp_path, overwrite=True)
+        assert os.listdir(tmp_path) == ["thesis.tex"]
+
+    def test_earlier_review_is_kept_unless_it_may_be_replaced(self, tmp_path, case):
+        write_export(case, tmp_path / "out", ["report"])
+        before = contents(tmp_path / "out")
+        with pytest.raises(OutputError, match="holds an earlier review"):
+            write_export(case, tmp_path / "out", ["segmentation"])
+        assert contents(tmp_path / "out") == before
+        write_export(case, tmp_path / "out", ["segmentation"], overwrite=True)
+        assert not (tmp_path / "out" / "report.html").exists()
+
+    def test_what_was_put_beside_an_earlier_review_is_kept(self, tmp_path, case):
+        write_export(case, tmp_path / "out")
+        (tmp_path / "out" / "letter.docx").write_text("dear colleague")
+        with pytest.raises(OutputError, match=r"also holds letter\.docx, which would be lost"):
+            write_export(case, tmp_path / "out", overwrite=True)
+
+    @pytest.mark.parametrize("step", ["write_html", "write_segmentation_nrrd", "write_csv"])
+    def test_full_disk_in_the_middle_leaves_the_earlier_review_and_nothing_else(
+        self, tmp_path, case, monkeypatch, step
+    ):
+        def fail(*_, **__):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        write_export(case, tmp_path / "out")
+        before = contents(tmp_path / "out")
+        monkeypatch.setattr(export, step, fail)
+        with pytest.raises(OutputError, match=r"The disk of .*out is full; free some space"):
+            write_export(case, tmp_path / "out", overwrite=True)
+        assert contents(tmp_path / "out") == before
+        assert os.listdir(tmp_path) == ["out"]
+
+    def test_full_disk_at_the_dicom_file_is_no_warning(self, tmp_path, exam, monkeypatch):
+        def fail(*_, **__):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        files, case = exam
+        monkeypatch.setattr(pydicom.Dataset, "save_as", fail)
+        with pytest.raises(OutputError, match=r"The disk of .*out is full"):
+            write_export(case, tmp_path / "out", ["dicom_seg"], dicom_files=files)
+        assert os.listdir(tmp_path) == []
+
+    def test_segmentation_that_is_cut_short_is_noticed(self, tmp_path, case, monkeypatch):
+        def cut_short(image, path, **options):
+            sitk_write(image, path, **options)
+            Path(path).write_bytes(Path(path).read_bytes()[:-200])
+
+        sitk_write = sitk.WriteImage
+        monkeypatch.setattr(sitk, "WriteImage", cut_short)
+        with pytest.raises(OutputError, match=r"The review cannot be written to .*out; free some space") as caught:
+            write_export(case, tmp_path / "out")
+        assert ".tmp" not in str(caught.value)
+        assert os.listdir(tmp_path) == []
+
+    def test_unreadable_dicom_files(self, tmp_path, case):
+        (tmp_path / "1.dcm").write_bytes(b"no DICOM")
+        with pytest.raises(ImageError, match=r"1\.dcm cannot be read; check the CT's DICOM files"):
+            write_export(case, tmp_path / "out", dicom_files=[tmp_path / "1.dcm"])
+
+
+class Told:
+    """What the worker would have sent."""
+
+    def __init__(self) -> None:
+        self.steps, self.warnings = [], []
+
+    def progress(self, fields) -> None:
+        self.steps.append(json.loads(json.dumps(fields)))
+
+    def warning(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+class TestRequest:
+    def request(self, folder: Path, case: ReviewedCase, **changes) -> dict:
+        """As the module sends it: JSON, with arrays as files."""
+
+        def save(name: str, array: np.ndarray) -> str:
+            np.save(folder / f"{name}.npy", array)
+            return str(folder / f"{name}.npy")
+
+        ct = sitk.GetArrayViewFromImage(case.ct)
+        request = {
+            "ct": {"array": save("ct", ct), "ijk_to_ras": ijk_to_ras(case.ct).tolist(), "name": "Jäger CT"},
+            "dicom_files": None,
+            "predicted": save("predicted", case.review.predicted),
+            "corrected": save("corrected", case.review.corrected()),
+            "regions": save("regions", case.review.label_map()),
+            "variance": {"1": save("variance", case.variance[1])},
+            "probability": {},
+            "labels": [asdict(label) for label in case.labels],
+            "review": case.review.to_dict(),
+            "provenance": dict(case.info) | {"input": {"name": None, "sha256": "b" * 64}},
+            "output": str(folder / "out"),
+            "formats": ["report", "segmentation"],
+            "patient_fields": False,
+            "overwrite": False,
+        }
+        return json.loads(json.dumps(request | changes))
+
+    def test_writes_what_is_asked_for(self, tmp_path, case):
+        case.review.edit("2", np.ones(case.review.predicted.shape, np.uint8))
+        told = Told()
+        result = export_review(self.request(tmp_path, case), told)
+        assert {Path(path).name for path in result["files"]} == set(os.listdir(tmp_path / "out"))
+        stored = sitk.ReadImage(str(tmp_path / "out" / "segmentation.seg.nrrd"))
+        assert np.array_equal(sitk.GetArrayFromImage(stored), case.review.corrected())
+        record = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+        assert record["ct"]["name"] == "Jäger CT"
+        assert record["ct"]["sha256"] == "b" * 64
+        assert told.steps[-1]["fraction"] == 1.0
+
+    def test_warnings_are_told_and_returned(self, tmp_path, case):
+        told = Told()
+        result = export_review(self.request(tmp_path, case, formats=["report", "dicom_seg"]), told)
+        assert result["warnings"] == told.warnings
+        assert "did not come from DICOM" in told.warnings[0]
+
+    def test_record_brings_the_review_back(self, tmp_path, case):
+        case.review.edit("2", np.ones(case.review.predicted.shape, np.uint8))
+        export_review(self.request(tmp_path, case))
+        record = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+        maps = [
+            sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / name)))
+            for name in (export.REGIONS, export.SEGMENTATION)
+        ]
+        again = Review.from_dict(record["review"], case.review.predicted, *maps)
+        assert again.to_dict() == case.review.to_dict()
+        assert np.array_equal(again.corrected(), case.review.corrected())
