@@ -1,5 +1,8 @@
+import importlib.util
 import os
 import shutil
+import time
+import unittest
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +15,13 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
 
 from MoBUncertaintyLib.app.choices import Device, Method
-from MoBUncertaintyLib.app.samples import registerSampleData
+from MoBUncertaintyLib.app.samples import loadSampleData, registerSampleData
 
 # What needs scipy or SimpleITK (review, regions and the panel's parts on top of them) is imported where it is first
 # used, so that Slicer starts as fast as without this module.
@@ -166,7 +170,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.leave()
         # Parameter node will be reset, do not use it anymore
         self.setParameterNode(None)
-        self.logic.forgetSessions()
+        self.logic.sessions.forget()
 
     def onSceneEndClose(self, caller, event) -> None:
         """Called just after the scene is closed, or another one has been read."""
@@ -176,7 +180,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onNodeRemoved(self, caller, event) -> None:
         """Called whenever a node is removed: a CT that has lost a part of its results has none."""
-        if self._parameterNode and self.logic.forgetIncomplete():
+        if self._parameterNode and self.logic.sessions.forgetIncomplete():
             self.panel.refresh()
 
     def onParametersModified(self, caller=None, event=None) -> None:
@@ -191,7 +195,9 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         # Select default input nodes if nothing is selected yet to save a few clicks for the user
         if not self._parameterNode.ct:
-            self._parameterNode.ct = self.logic.defaultCt()
+            from MoBUncertaintyLib.app.sessions import defaultCt
+
+            self._parameterNode.ct = defaultCt()
 
     def setParameterNode(self, inputParameterNode: MoBUncertaintyParameterNode | None) -> None:
         """
@@ -223,6 +229,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
 
     Attributes:
         modelList: The models there are.
+        sessions: The reviews that are open.
         client: The worker's client; tests put another in its place.
     """
 
@@ -230,10 +237,11 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         """Called when the logic class is instantiated."""
         ScriptedLoadableModuleLogic.__init__(self)
         from MoBUncertaintyLib.app.models import ModelList
+        from MoBUncertaintyLib.app.sessions import Sessions
 
         self.modelList = modelList or ModelList()
+        self.sessions = Sessions()
         self._client = client
-        self._sessions = {}
 
     def getParameterNode(self):
         return MoBUncertaintyParameterNode(super().getParameterNode())
@@ -242,11 +250,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
     def client(self):
         """The worker's client, made when it is first needed."""
         if self._client is None:
-            from MoBUncertaintyLib.app.client import WorkerClient
-
-            paths = [str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
-            environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-            self._client = WorkerClient(shutil.which("PythonSlicer") or "PythonSlicer", environment)
+            self._client = self.newClient("-u", "-m", "MoBUncertaintyLib.worker")
         return self._client
 
     @client.setter
@@ -254,6 +258,18 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         if self._client is not None:
             self._client.close()
         self._client = client
+
+    @staticmethod
+    def newClient(*arguments):
+        """
+        A client for a worker in Slicer's Python.
+        :param arguments: of Python
+        """
+        from MoBUncertaintyLib.app.client import WorkerClient
+
+        paths = [str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        return WorkerClient(shutil.which("PythonSlicer") or "PythonSlicer", environment, arguments)
 
     @property
     def busy(self) -> bool:
@@ -281,11 +297,11 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
             if ct.GetScene() is None:
                 onError("cancelled", _("The CT was removed while it was segmented; there is nothing to show."), "")
                 return
-            self._sessions[ct.GetID()] = tasks.showResult(ct, result)
-            onResult(self._sessions[ct.GetID()])
+            session = tasks.showResult(ct, result)
+            self.sessions.put(ct, session)
+            onResult(session)
 
-        request = tasks.predictRequest(ct, str(model), settings, self._sessions.get(ct.GetID()))
-        self.client.request(request, onProgress, onWarning, show, onError)
+        self.client.request(tasks.predictRequest(ct, str(model), settings), onProgress, onWarning, show, onError)
 
     def export(self, ct, folder, formats, patientFields, onProgress, onWarning, onResult, onError) -> None:
         """
@@ -307,49 +323,14 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
 
     def session(self, ct):
         """
-        The ReviewSession of a CT with results, opened from the scene if need be; None without results.
+        :return: the ReviewSession of a CT with results; None without results
         :raises ReviewError: what the scene holds is damaged
         """
-        from MoBUncertaintyLib.app.scene import ResultScene, findResults
-
-        if ct is None or ct not in findResults(slicer.mrmlScene):
-            return None
-        if ct.GetID() not in self._sessions:
-            from MoBUncertaintyLib.app.session import ReviewSession
-
-            self._sessions[ct.GetID()] = ReviewSession.open(ResultScene(ct))
-        return self._sessions[ct.GetID()]
-
-    def forgetSessions(self) -> None:
-        """Forget all reviews; the scene holds them."""
-        self._sessions.clear()
-
-    def forgetIncomplete(self) -> bool:
-        """
-        Forget the sessions of CTs whose results are no longer all in the scene.
-        :return: whether there were any
-        """
-        gone = [name for name, session in self._sessions.items() if not session.isComplete()]
-        for name in gone:
-            del self._sessions[name]
-        return bool(gone)
-
-    def defaultCt(self):
-        """The first volume of the scene that is no map of this module's, or None."""
-        volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-        return next((node for node in volumes if not self.isResult(node)), None)
-
-    def isResult(self, node) -> bool:
-        """Whether a volume is a map that was made of a CT."""
-        from MoBUncertaintyLib.app.nodes import CtNodes
-        from MoBUncertaintyLib.app.scene import findResults
-
-        roles = ("probability", "variance", "map")
-        return any(node in CtNodes(ct).nodes(role) for ct in findResults(slicer.mrmlScene) for role in roles)
+        return self.sessions.get(ct)
 
     def close(self) -> None:
         """End the worker."""
-        self.forgetSessions()
+        self.sessions.forget()
         if self._client is not None:
             self._client.close()
 
@@ -359,9 +340,119 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
 #
 
 
+def ignore(*_values) -> None:
+    """A callback that does nothing."""
+
+
 class MoBUncertaintyTest(ScriptedLoadableModuleTest):
     """
-    This is the test case for your scripted module.
+    Runs the module on its demo CT. A stand-in takes the worker's place, which invents a result and needs no PyTorch;
+    with PyTorch and nnU-Net in Slicer's Python, the demo model is run as well.
     Uses ScriptedLoadableModuleTest base class, available at:
     https://github.com/Slicer/Slicer/blob/main/Base/Python/slicer/ScriptedLoadableModule.py
     """
+
+    def setUp(self):
+        slicer.mrmlScene.Clear()
+        self.logic = MoBUncertaintyLogic()
+
+    def tearDown(self):
+        self.logic.close()
+
+    def runTest(self):
+        """Run as few or as many tests as needed here."""
+        for test in (
+            self.test_segmentReviewAndReopen,
+            self.test_cancelLeavesTheSceneAsItWas,
+            self.test_failureIsOneSentence,
+            self.test_demoModel,
+        ):
+            self.setUp()
+            try:
+                test()
+            except unittest.SkipTest as reason:
+                self.delayDisplay(str(reason))
+            finally:
+                self.tearDown()
+        self.delayDisplay("Test passed")
+
+    def test_segmentReviewAndReopen(self):
+        """A verdict changes its region and nothing else, undo takes it back, and the scene keeps it."""
+        ct = loadSampleData()
+        session = self.segment(ct, mode="normal")
+        first, second, third = session.review.regions
+        session.decide(first.region_id, "include")
+        session.decide(second.region_id, "exclude")
+        session.decide(third.region_id, "accept")
+        changed = session.results.corrected() != session.review.predicted
+        labels = session.review.label_map()
+        self.assertTrue(changed.any())
+        self.assertFalse(changed[(labels != first.label) & (labels != second.label)].any())
+        session.undo()
+        self.assertEqual(session.review.reviewed, (2, 3))
+        session.decide(third.region_id, "accept")
+        session.sign("Test Reader")
+
+        self.logic.sessions.forget()  # as if the scene had been saved and opened again
+        again = self.logic.session(ct)
+        self.assertIsNot(again, session)
+        self.assertEqual(again.review.to_dict(), session.review.to_dict())
+        self.assertTrue((again.results.corrected() == session.review.corrected()).all())
+
+    def test_cancelLeavesTheSceneAsItWas(self):
+        """Cancel comes back at once; no node has been added."""
+        ct = loadSampleData()
+        before = slicer.mrmlScene.GetNumberOfNodes()
+        progress = []
+        self.start(ct, mode="slow", onProgress=progress.append)
+        self.waitFor(lambda: progress)
+        self.logic.cancel()
+        self.assertFalse(self.logic.busy)
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)
+        self.assertIsNone(self.logic.session(ct))
+
+    def test_failureIsOneSentence(self):
+        """The worker's own sentence comes through, and one is made for a worker that dies."""
+        ct = loadSampleData()
+        before = slicer.mrmlScene.GetNumberOfNodes()
+        for mode, expected in (("fails", "single slice"), ("dies", "ended unexpectedly")):
+            errors = []
+            self.start(ct, mode, onError=lambda code, message, details, into=errors: into.append(message))
+            self.waitFor(lambda into=errors: into)
+            self.assertIn(expected, errors[0])
+            self.assertEqual(len(errors), 1)
+            self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)
+
+    def test_demoModel(self):
+        """The demo model finds most of the phantom's pancreas."""
+        if not all(map(importlib.util.find_spec, ("torch", "nnunetv2"))):
+            self.skipTest("PyTorch or nnU-Net is not installed; the demo model was not run.")
+        ct = loadSampleData()
+        session = self.segment(ct, mode=None)
+        truth = slicer.util.loadLabelVolume(str(FOLDER / "Resources/SampleData/PhantomCT-pancreas.nii.gz"))
+        expected, found = slicer.util.arrayFromVolume(truth) > 0, session.review.predicted > 0
+        dice = 2 * (expected & found).sum() / (expected.sum() + found.sum())
+        self.assertGreater(dice, 0.8)
+        self.assertGreater(len(session.review.regions), 0)
+
+    def segment(self, ct, mode):
+        """Run to the end, and return the session."""
+        sessions, errors = [], []
+        self.start(ct, mode, onResult=sessions.append, onError=lambda *error: errors.append(error))
+        self.waitFor(lambda: sessions or errors, seconds=300)
+        self.assertFalse(errors)
+        return sessions[0]
+
+    def start(self, ct, mode, onProgress=ignore, onResult=ignore, onError=ignore):
+        """Run with the stand-in worker in that mode; with None, with the real one."""
+        if mode:
+            self.logic.client = self.logic.newClient("-u", "-m", "MoBUncertaintyLib.stand_in_worker", mode)
+        self.logic.run(ct, "PhantomPancreas", {}, onProgress, ignore, onResult, onError)
+
+    def waitFor(self, condition, seconds=60):
+        """Let the application run until something is true."""
+        end = time.monotonic() + seconds
+        while not condition():
+            self.assertLess(time.monotonic(), end)
+            slicer.app.processEvents()
+            time.sleep(0.01)

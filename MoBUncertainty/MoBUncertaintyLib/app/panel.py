@@ -17,6 +17,7 @@ from MoBUncertaintyLib.app.sections.inputs import InputsSection
 from MoBUncertaintyLib.app.sections.overlay import OverlaySection
 from MoBUncertaintyLib.app.sections.review import ReviewSection
 from MoBUncertaintyLib.app.sections.run import RunSection, predictionSettings
+from MoBUncertaintyLib.app.sessions import isResult
 from MoBUncertaintyLib.errors import Cancelled, UserError
 
 
@@ -180,7 +181,7 @@ class Panel:
             return _("Select a CT first.")
         if ct.GetImageData() is None:
             return _("The selected CT holds no voxels.")
-        if self.logic.isResult(ct):
+        if isResult(ct):
             return _("This volume is a map that was made of a CT; select the CT itself.")
         return model.problem if model else _("Add a model first.")
 

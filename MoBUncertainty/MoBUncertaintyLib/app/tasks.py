@@ -16,24 +16,20 @@ from MoBUncertaintyLib.app.session import ReviewSession, readable
 from MoBUncertaintyLib.protocol import Command
 
 
-def predictRequest(ct, model: str, settings: dict[str, Any], session: ReviewSession | None) -> dict[str, Any]:
+def predictRequest(ct, model: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Ask for a prediction.
 
     Args:
         ct: vtkMRMLScalarVolumeNode.
         model: Name of a model, or its path.
         settings: Fields of `prediction.PredictionSettings`.
-        session: An earlier review of the CT: regions are looked for as there.
     """
-    regions = {}
-    if session:
-        regions = {"threshold": session.settings.threshold, "minimum_mm3": session.settings.minimum_mm3}
     return {
         "command": Command.PREDICT,
         "ct": _volume(ct),
         "model": model,
         "settings": settings,
-        "regions": regions,
+        "regions": {},
     }
 
 

@@ -1,0 +1,56 @@
+"""Which CTs of the application's scene have results, and their reviews."""
+
+from __future__ import annotations
+
+import slicer
+import slicer.util
+
+from MoBUncertaintyLib.app.nodes import CtNodes
+from MoBUncertaintyLib.app.scene import ResultScene, findResults
+from MoBUncertaintyLib.app.session import ReviewSession
+
+
+class Sessions:
+    """The reviews that are open, by CT; each is opened from the scene when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, ReviewSession] = {}
+
+    def get(self, ct) -> ReviewSession | None:
+        """The review of a CT; None if it has no results, or there is no CT.
+
+        Raises:
+            ReviewError: What the scene holds is damaged.
+        """
+        if ct is None or ct not in findResults(slicer.mrmlScene):
+            return None
+        if ct.GetID() not in self._open:
+            self._open[ct.GetID()] = ReviewSession.open(ResultScene(ct))
+        return self._open[ct.GetID()]
+
+    def put(self, ct, session: ReviewSession) -> None:
+        """A new review of a CT has begun."""
+        self._open[ct.GetID()] = session
+
+    def forget(self) -> None:
+        """Close all reviews; the scene holds them."""
+        self._open.clear()
+
+    def forgetIncomplete(self) -> bool:
+        """Close the reviews of CTs whose results are no longer all in the scene; says whether there were any."""
+        gone = [name for name, session in self._open.items() if not session.isComplete()]
+        for name in gone:
+            del self._open[name]
+        return bool(gone)
+
+
+def isResult(node) -> bool:
+    """Whether a volume is a map that was made of a CT."""
+    roles = ("probability", "variance", "map")
+    return any(node in CtNodes(ct).nodes(role) for ct in findResults(slicer.mrmlScene) for role in roles)
+
+
+def defaultCt():
+    """The first volume of the scene that is no map of this module's, or None."""
+    volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    return next((node for node in volumes if not isResult(node)), None)
