@@ -1,8 +1,10 @@
-"""What the README shows is true: its Python runs, its options and files are there."""
+"""What the README shows is true: its Python runs, its options, files, buttons, keys and messages are there."""
 
 from __future__ import annotations
 
+import ast
 import re
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,35 @@ from MoBUncertaintyLib import model as models
 from MoBUncertaintyLib.cli import app
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model_export import export
+from MoBUncertaintyLib.review_files import read_decisions
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MODULE = ROOT / "MoBUncertainty"
+LIBRARY = MODULE / "MoBUncertaintyLib"
+
+
+def section(title: str) -> str:
+    """The text below a heading, up to the next one of its level."""
+    return re.split(r"^## ", README.split(f"\n## {title}")[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def texts() -> set[str]:
+    """Every text in the code, with … for what is put in."""
+    found = set()
+    for path in [MODULE / "MoBUncertainty.py", *LIBRARY.glob("**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                found.add("".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(re.sub(r"\{\w*\}", "…", node.value))
+    return found
+
+
+def on_the_panel() -> set[str]:
+    """Every text of the .ui file."""
+    tree = ElementTree.parse(MODULE / "Resources" / "UI" / "MoBUncertainty.ui")
+    return {re.sub("<[^>]+>", "", string.text or "").strip().rstrip(":") for string in tree.iter("string")}
 
 
 @pytest.fixture
@@ -44,16 +73,72 @@ def test_command_of_the_readme_writes_the_files_of_its_table(reader: Path) -> No
     assert len(commands) == 1
     done = CliRunner().invoke(app, commands[0].split())
     assert done.exit_code == 0, done.output
-    section = README.split("## What is written")[1].split("\n## ")[0]
-    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    rows = [line.split("|")[1] for line in section("What is written").splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
     assert {path.name for path in (reader / "results").iterdir()} == named
 
 
 def test_options_that_are_named_exist() -> None:
     shown = "".join(CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"}).output for name in ("predict",))
-    section = README.split("## Command line")[1].split("\n## ")[0]
-    table = [line for line in section.splitlines() if line.startswith("| `--")]
+    table = [line for line in section("Command line").splitlines() if line.startswith("| `--")]
     named = {option for line in table for option in re.findall(r"`(--[a-z-]+)", line)}
     assert len(named) >= 12
     assert [option for option in named if option not in shown] == []
+
+
+def test_decisions_of_the_example_are_accepted(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "decisions.json").write_text(example, encoding="utf-8")
+    read = read_decisions(tmp_path / "decisions.json")
+    assert [entry.verdict.value for entry in read.entries] == ["include", "exclude", "accept"]
+    shown = CliRunner().invoke(app, ["review", "--help"], env={"COLUMNS": "200"}).output
+    commands = re.findall(r"^mob-uncertainty review (.*)$", README, re.MULTILINE)
+    named = {option for line in [*commands, section("Command line")] for option in re.findall(r"(--\w+)", line)}
+    assert {"--decisions", "--format", "--ct"} <= {option for option in named if option in shown}
+
+
+def test_messages_of_the_troubleshooting_are_the_codes_own() -> None:
+    rows = [line for line in section("Troubleshooting").splitlines() if line.startswith("| `")]
+    quoted = {re.match(r"\| `([^`]+)` \|", row).group(1) for row in rows}
+    assert len(quoted) == len(rows) >= 12
+    assert quoted - texts() == set()
+
+
+def test_what_the_tutorial_names_is_on_the_panel() -> None:
+    tutorial = section("Tutorial").split("For your own CT")[0]
+    named = set(re.findall(r"\*{1,2}([^*]+)\*{1,2}", re.sub(r"!\[[^]]*\]|\s+", " ", tutorial)))
+    elsewhere = {"Segmentation > MoB Uncertainty", "Sample Data", "MoB Uncertainty", "PhantomCT", "PhantomPancreas"}
+    assert {"Apply", "Accept", "Include", "Exclude", "Sign off", "Export", "the demo CT"} <= named
+    panel = on_the_panel()
+    seen = {name for name in named if name in panel or any(name in text for text in panel if "\n" not in text)}
+    assert named - seen - elsewhere - texts() == {"expected error"}
+
+
+def test_keys_are_those_of_the_panel() -> None:
+    code = (LIBRARY / "app" / "sections" / "review.py").read_text(encoding="utf-8")
+    keys = re.findall(r"^ +\(\"([\w+]+)\", ui\.\w+Button,", code, re.MULTILINE)
+    table = [line for line in section("Tutorial").splitlines() if line.startswith("| `")]
+    assert sorted(keys) == sorted(key for row in table for key in re.findall(r"`([\w+]+)` \|", row) if "." not in key)
+
+
+def test_files_of_an_export_are_the_ones_that_are_written() -> None:
+    named = set(re.findall(r"`(\w+(?:\.\w+)+)`", section("Tutorial"))) - {"training/README.md"}
+    written = "\n".join((LIBRARY / f"{room}.py").read_text(encoding="utf-8") for room in ("export", "dicom_export"))
+    assert len(named) >= 7
+    assert [name for name in named if name not in written] == []
+
+
+def test_places_of_the_privacy_section_are_the_codes_own() -> None:
+    privacy = section("Privacy")
+    assert 'mkdtemp(prefix="MoBUncertainty-"' in (LIBRARY / "app" / "worker_process.py").read_text(encoding="utf-8")
+    assert "`MoBUncertainty-…`" in privacy
+    assert 'SETTINGS_KEY = "MoBUncertainty/Models"' in (LIBRARY / "app" / "models.py").read_text(encoding="utf-8")
+    assert "`MoBUncertainty/Models`" in privacy
+    (packages,) = re.findall(r'pip_uninstall\("([^"]+)"\)', privacy)
+    required = (MODULE / "Resources" / "requirements.txt").read_text(encoding="utf-8")
+    assert [package for package in packages.split() if f"\n{package}>=" not in required] == []
+
+
+def test_nothing_is_promised_for_the_clinic() -> None:
+    assert "**Not for clinical use.**" in README.split("\n## ")[0]
+    assert "not for clinical use" in section("Limits")
