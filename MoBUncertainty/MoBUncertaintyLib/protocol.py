@@ -8,10 +8,8 @@ Request        Fields beside `id` and `command`
 -------------  ----------------------------------------------------------------------------------------------------
 predict        `ct` {array, ijk_to_ras, name}, `model`, `settings`, `regions`, `folder`
 export         see `export.export_review`
+scratch        `folder` for the worker's own temporary files; it is removed when stdin is closed. Has no answer
 shutdown       -
-
-Every request may hold `scratch`: the folder for the worker's own temporary files, which is removed when the worker's
-stdin is closed.
 
 Event          Fields beside `event` and `id`
 -------------  ----------------------------------------------------------------------------------------------------
@@ -39,6 +37,7 @@ class Command(StrEnum):
 
     PREDICT = "predict"
     EXPORT = "export"
+    SCRATCH = "scratch"
     SHUTDOWN = "shutdown"
 
 

@@ -130,9 +130,10 @@ def _listen(channel: Channel, waiting: queue.Queue[Fields]) -> None:
     scratch = None
     try:
         for request in channel.requests():
-            if request.get("scratch"):
-                scratch = tempfile.tempdir = request["scratch"]
-            waiting.put(request)
+            if request.get("command") == Command.SCRATCH:
+                scratch = tempfile.tempdir = request.get("folder")
+            else:
+                waiting.put(request)
     except ProtocolError as error:
         channel.send(Event.ERROR, id=None, code="protocol", message=str(error), details="")
     if scratch:

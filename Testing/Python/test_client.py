@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from caller import Caller
 from MoBUncertaintyLib import stand_in_worker
 from processes import SOON, gone, wait_until
 
@@ -45,49 +47,6 @@ def client_module() -> Iterator[ModuleType]:
     for name in set(sys.modules) - before:
         if name.startswith("MoBUncertaintyLib.app"):
             del sys.modules[name]
-
-
-class Caller:
-    """Asks, and keeps what the callbacks are told."""
-
-    def __init__(self, client: Any) -> None:
-        self.client = client
-        self.progress: list[dict] = []
-        self.warnings: list[str] = []
-        self.results: list[dict] = []
-        self.errors: list[tuple[str, str, str]] = []
-        self.turns: list[float] = []
-
-    @property
-    def long_turn(self) -> float:
-        """Seconds of the third longest turn of the event loop: a busy computer may well take the thread away twice."""
-        return sorted(self.turns)[-3]
-
-    def ask(self, ct: np.ndarray | None = None, **fields: Any) -> Caller:
-        array = np.zeros((12, 20, 16), np.int16) if ct is None else ct
-        named = {"array": array, "ijk_to_ras": np.diag([2.0, 2.0, 3.0, 1.0]).tolist(), "name": "Müller"}
-        message = {"command": "predict", "ct": named, "model": "tiny", "settings": {}, "regions": {}} | fields
-        callbacks = self.progress.append, self.warnings.append, self.results.append
-        self.client.request(message, *callbacks, lambda *error: self.errors.append(error))
-        return self
-
-    def turn(self) -> None:
-        import qt
-
-        start = time.perf_counter()
-        qt.QCoreApplication.processEvents()
-        self.turns.append(time.perf_counter() - start)
-
-    def until(self, condition: Callable[[], object], seconds: float = 30.0) -> Caller:
-        def turn() -> bool:
-            self.turn()
-            return bool(condition())
-
-        assert wait_until(turn, seconds)
-        return self
-
-    def finish(self) -> Caller:
-        return self.until(lambda: not self.client.busy)
 
 
 Start = Callable[..., Caller]
@@ -411,6 +370,31 @@ def test_cancel_in_a_callback(start: Start) -> None:
     assert not caller.client.busy
     caller.until(lambda: not caller.client._processes[0].folder.exists(), SOON)
     assert len(told) == 1
+
+
+def test_an_application_that_crashes_leaves_no_worker_and_no_patients_data(tmp_path: Path) -> None:
+    program = f"""
+import os, sys, types
+import numpy as np
+from desktop import qt_namespace
+qt = qt_namespace.install()
+i18n = types.ModuleType("slicer.i18n")
+i18n.tr = str
+sys.modules |= {{"slicer": types.ModuleType("slicer"), "slicer.i18n": i18n}}
+from MoBUncertaintyLib.app.client import WorkerClient
+application = qt.QCoreApplication([])
+client = WorkerClient(sys.executable, arguments={(*STAND_IN, "slow")!r}, folder={str(tmp_path)!r})
+ct = {{"array": np.ones((9, 9, 9)), "ijk_to_ras": np.eye(4).tolist()}}
+client.request({{"command": "predict", "ct": ct, "model": "tiny"}}, lambda step: os.kill(os.getpid(), 9))
+print(client._process._process.processId(), flush=True)
+application.exec()
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "QT_QPA_PLATFORM": "offscreen"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, timeout=30, check=False
+    )
+    assert done.returncode == -9, done.stderr
+    assert wait_until(lambda: gone(int(done.stdout)) and not list(tmp_path.iterdir()))
 
 
 def test_close_leaves_nothing(start: Start) -> None:

@@ -182,7 +182,8 @@ def test_closing_stdin_ends_it_amid_a_torch_kernel_with_its_children_and_files(
 ) -> None:
     process = start(TORCH)
     (folder / "ct.npy").write_bytes(b"of a patient")
-    process.send(id=1, command="predict", scratch=str(folder))
+    process.send(command="scratch", folder=str(folder))
+    process.send(id=1, command="predict")
     child = int(process.until(Event.WARNING)["message"])
     time.sleep(0.3)
     assert process.process.poll() is None

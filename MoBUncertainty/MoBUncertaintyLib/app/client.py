@@ -113,8 +113,7 @@ class WorkerClient:
             return
         request = _Request(self._count, folder, onProgress, onWarning, onResult, onError)
         self._request = request
-        message = {**message, "folder": str(folder), "scratch": str(self._process.folder)}
-        request.steps = Steps(writeArrays(message, folder), self._send, self._onDiskError)
+        request.steps = Steps(writeArrays({**message, "folder": str(folder)}, folder), self._send, self._onDiskError)
 
     def cancel(self) -> None:
         """Drop the request; if the worker computes, it ends with all that it has started. Returns at once.

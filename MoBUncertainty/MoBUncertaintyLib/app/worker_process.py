@@ -17,7 +17,7 @@ from typing import Any
 import qt
 
 from MoBUncertaintyLib.app.steps import Steps, removeFolder
-from MoBUncertaintyLib.protocol import Decoder, Event, ProtocolError, check_event, encode
+from MoBUncertaintyLib.protocol import Command, Decoder, Event, ProtocolError, check_event, encode
 
 LIBRARY_FOLDER = str(Path(__file__).parents[2])
 LOG_LINES = 60
@@ -71,6 +71,7 @@ class WorkerProcess:
         self._process.finished.connect(self._onFinished)
         self._process.errorOccurred.connect(self._onErrorOccurred)
         self._process.start(program, list(arguments))
+        self.send({"command": Command.SCRATCH, "folder": str(self.folder)})
 
     @property
     def log(self) -> str:
