@@ -23,7 +23,7 @@ LONGEST_FILE = 450  # lines
 
 # Rooms that Slicer's own process, or a program that only looks at results, may import.
 WITHOUT_TORCH = ["regions", "agreement", "results", "figures", "model", "card", "images", "cli", "console"]
-WITHOUT_TORCH += ["protocol", "worker", "estimate", "handover"]
+WITHOUT_TORCH += ["review", "report", "export", "review_files", "protocol", "worker", "estimate", "handover"]
 
 
 def name(path: Path) -> str:
