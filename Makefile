@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-slow lint icons clean
+.PHONY: demo test test-slow lint icons screenshots clean
 
 demo: $(VENV)/.demo
 	$(BIN)/mob-uncertainty demo --output demo-results
@@ -22,6 +22,10 @@ lint: $(VENV)/.lint
 # The icon of extension and module, and the sample's picture.
 icons: $(VENV)/.demo
 	$(BIN)/python Utilities/draw_icons.py
+
+# The README's pictures of the panel.
+screenshots: $(VENV)/.test
+	$(BIN)/python Testing/screenshots.py
 
 clean:
 	rm -rf $(VENV) demo-results build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -140,6 +140,23 @@ class ctkSliderWidget(qt.QWidget):
     tracking = Property(bool, lambda self: self._tracking, lambda self, value: setattr(self, "_tracking", value))
 
 
+class RangePicture(qt.QWidget):
+    """Where the two handles would be."""
+
+    def paintEvent(self, event):
+        widget = self.parent()
+        span = max(widget.maximum - widget.minimum, 1e-12)
+        ends = [(value - widget.minimum) / span for value in (widget.minimumValue, widget.maximumValue)]
+        left, right = (5 + round((self.width - 11) * end) for end in ends)
+        painter, middle = qt.QPainter(self), self.height // 2
+        painter.fillRect(0, middle - 2, self.width, 4, self.palette.mid())
+        painter.fillRect(left, middle - 2, right - left, 4, self.palette.highlight())
+        painter.setPen(self.palette.dark().color())
+        painter.setBrush(self.palette.base())
+        for x in (left, right):
+            painter.drawRect(x - 5, middle - 6, 10, 12)
+
+
 class ctkRangeWidget(qt.QWidget):
     """The two ends of a range; CTK draws a slider with two handles between them."""
 
@@ -148,13 +165,11 @@ class ctkRangeWidget(qt.QWidget):
     def __init__(self, parent=None):
         super().__init__(parent)
         self._low, self._high = qt.QDoubleSpinBox(), qt.QDoubleSpinBox()
-        self._bar = qt.QProgressBar()  # a picture of the range, nothing to hold
+        self._bar = RangePicture(self)
         row = qt.QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         for widget in (self._low, self._bar, self._high):
-            row.addWidget(widget)
-        self._bar.setTextVisible(False)
-        self._bar.setFixedHeight(8)
+            row.addWidget(widget, int(widget is self._bar))
         self.setRange(0, 99.99)
         self._high.setValue(99.99)
         self._low.valueChanged.connect(lambda value: self.setValues(value, max(value, self.maximumValue)))
@@ -175,6 +190,7 @@ class ctkRangeWidget(qt.QWidget):
             box.blockSignals(True)
             box.setValue(value)
             box.blockSignals(False)
+        self._bar.update()
         self.valuesChanged.emit(self.minimumValue, self.maximumValue)
 
     minimum = Property(float, lambda self: self._low.minimum, lambda self, value: self._set("setMinimum", value))

@@ -46,7 +46,7 @@ class Desktop:
         self.dialogs = ctk.ctkMessageBox.shown
         self.errors: list[str] = []
         self.turns: list[float] = []
-        sys.excepthook = lambda *error: self.errors.append("".join(traceback.format_exception(*error))[-4000:])
+        sys.excepthook = self._onError
         self.window = qt.QMainWindow()
         self.window.objectName = "qSlicerMainWindow"
         self.window.windowTitle = "3D Slicer"
@@ -65,6 +65,7 @@ class Desktop:
         self.panel = mrml_widgets.qMRMLWidget()
         self.panel.isEntered = True
         self.panel.setLayout(qt.QVBoxLayout())
+        self.panel.layout().setContentsMargins(0, 0, 0, 0)
         self.panel.setMRMLScene(self.scene)
         widget = getattr(code, f"{name}Widget")(self.panel)
         setattr(slicer.modules, f"{name}Widget", widget)
@@ -108,6 +109,10 @@ class Desktop:
             )
             time.sleep(TURN_SECONDS)
             self._turn()
+
+    def _onError(self, *error) -> None:
+        self.errors.append("".join(traceback.format_exception(*error))[-4000:])
+        sys.__excepthook__(*error)
 
     def _turn(self) -> None:
         began = time.thread_time()
