@@ -70,6 +70,7 @@ class Channel:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._scratch: str | None = None
         self._input, self._output = os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "wb")
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
@@ -88,13 +89,27 @@ class Channel:
                 self._output.write(line)
                 self._output.flush()
             except OSError:  # nobody listens any more
-                end_process_tree()
+                self.hang_up()
 
     def requests(self) -> Iterator[Fields]:
-        """Each request as it comes, until stdin is closed."""
+        """Each request as it comes, until stdin is closed.
+
+        Raises:
+            ProtocolError: Something that came is none.
+        """
         decoder = Decoder()
         while data := self._read(self._input):
-            yield from decoder.feed(data)
+            for request in decoder.feed(data):
+                if request.get("command") == Command.SCRATCH:
+                    self._scratch = tempfile.tempdir = request.get("folder")
+                else:
+                    yield request
+
+    def hang_up(self) -> NoReturn:
+        """End the process and all that it has started, and leave no data of the patient, even if Slicer crashed."""
+        if self._scratch:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+        end_process_tree()
 
     @staticmethod
     def _read(stream: BinaryIO) -> bytes:
@@ -127,18 +142,12 @@ def serve(handlers: Mapping[str, Handler]) -> None:
 
 def _listen(channel: Channel, waiting: queue.Queue[Fields]) -> None:
     """Runs in a thread of its own, so that the end of stdin is noticed amid any computation."""
-    scratch = None
     try:
         for request in channel.requests():
-            if request.get("command") == Command.SCRATCH:
-                scratch = tempfile.tempdir = request.get("folder")
-            else:
-                waiting.put(request)
+            waiting.put(request)
     except ProtocolError as error:
         channel.send(Event.ERROR, id=None, code="protocol", message=str(error), details="")
-    if scratch:
-        shutil.rmtree(scratch, ignore_errors=True)  # the patient's data do not stay behind if Slicer crashes
-    end_process_tree()
+    channel.hang_up()
 
 
 def _beat(channel: Channel) -> None:
