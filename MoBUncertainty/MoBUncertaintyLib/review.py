@@ -17,7 +17,19 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.regions import Measure, Region, RegionSettings
-from MoBUncertaintyLib.review_regions import Box, ReviewRegion, Verdict, changed_boxes, common, covered, masks, within
+from MoBUncertaintyLib.review_regions import (
+    Box,
+    ReviewRegion,
+    Verdict,
+    changed_boxes,
+    common,
+    covered,
+    masks,
+    occupied,
+    restored,
+    stored_region,
+    within,
+)
 
 __all__ = ["SCHEMA", "SCHEMA_VERSION", "Box", "Review", "ReviewRegion", "Signature", "Verdict"]
 
@@ -110,10 +122,14 @@ class Review:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the predicted label map and its shape: which prediction this is the review of."""
+        """SHA-256 of the predicted label map (its shape, where it is occupied, and the voxels there).
+
+        It tells which prediction this is the review of.
+        """
         if self._digest is None:
-            head = f"{self.predicted.shape}".encode()
-            self._digest = hashlib.sha256(head + np.ascontiguousarray(self.predicted, np.uint8).data).hexdigest()
+            box = occupied(self.predicted)
+            head = f"{self.predicted.shape} {[(s.start, s.stop) for s in box]}".encode()
+            self._digest = hashlib.sha256(head + self.predicted[box].astype(np.uint8).tobytes()).hexdigest()
         return self._digest
 
     def region(self, region_id: str) -> ReviewRegion:
@@ -312,7 +328,7 @@ class Review:
             if (data["schema"], data["schema_version"]) != (SCHEMA, SCHEMA_VERSION):
                 raise ReviewError("The review was stored by another version of this module; review the case again.")
             entries = data["regions"]
-            found = [_region(entry["region"]) for entry in entries]
+            found = [stored_region(entry["region"]) for entry in entries]
             settings = data["settings"] and RegionSettings(
                 **data["settings"] | {"measure": Measure(data["settings"]["measure"])}
             )
@@ -321,7 +337,7 @@ class Review:
                 raise ReviewError("The review belongs to another prediction; review this one from the start.")
             corrected = review._checked(corrected)
             by_label = {entry["label"]: entry for entry in entries}
-            regions = tuple(_restored(region, by_label[region.label], corrected) for region in review.regions)
+            regions = tuple(restored(region, by_label[region.label], corrected) for region in review.regions)
             ids = [region.region_id for region in regions]
             if len(set(ids)) < len(ids):
                 raise ValueError("two regions have one id")
@@ -422,22 +438,3 @@ class _Found:
     regions: Sequence[Region]
     labels: np.ndarray
     settings: RegionSettings | None
-
-
-def _region(row: dict[str, Any]) -> Region:
-    return Region(**row | {"centroid_ras": tuple(float(c) for c in row["centroid_ras"])})
-
-
-def _restored(region: ReviewRegion, entry: dict[str, Any], corrected: np.ndarray) -> ReviewRegion:
-    verdict = Verdict(entry["verdict"])
-    edited = np.where(region.mask, corrected[region.box], 0).astype(np.uint8) if verdict is Verdict.EDIT else None
-    organ = int(entry["organ"]) if verdict is Verdict.INCLUDE else None
-    return replace(
-        region,
-        region_id=str(entry["id"]),
-        region=replace(region.region, rank=int(entry["rank"])),
-        verdict=verdict,
-        organ=organ,
-        edited=edited,
-        comment=str(entry["comment"]),
-    )

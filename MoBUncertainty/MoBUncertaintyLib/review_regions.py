@@ -6,7 +6,7 @@ Arrays are (z, y, x); a *box* is a tuple of three slices in them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -72,11 +72,8 @@ class ReviewRegion:
 
 
 def masks(labels: np.ndarray, regions: Iterable[Region]) -> list[tuple[Region, Box, np.ndarray]]:
-    """Box and mask of each region; only the rows and slices that hold any are searched, for regions are small."""
-    slices, rows = (np.flatnonzero(labels.max(axis=axes, initial=0)) for axes in ((1, 2), (0, 2)))
-    start = [int(used[0]) if used.size else 0 for used in (slices, rows)]
-    stop = [int(used[-1]) + 1 if used.size else 0 for used in (slices, rows)]
-    near = (*map(slice, start, stop), slice(0, labels.shape[2]))
+    """Box and mask of each region in a label map."""
+    near = occupied(labels)
     boxes = ndimage.find_objects(labels[near]) if labels[near].size else []  # it fails where nothing is
     found = []
     for region in regions:
@@ -86,6 +83,14 @@ def masks(labels: np.ndarray, regions: Iterable[Region]) -> list[tuple[Region, B
         box = tuple(slice(n.start + b.start, n.start + b.stop) for n, b in zip(near, box, strict=True))
         found.append((region, box, labels[box] == region.label))
     return found
+
+
+def occupied(labels: np.ndarray) -> Box:
+    """The slices and rows that hold anything: what is segmented is small in a CT, and looking elsewhere takes time."""
+    slices, rows = (np.flatnonzero(labels.max(axis=axes, initial=0)) for axes in ((1, 2), (0, 2)))
+    start = [int(used[0]) if used.size else 0 for used in (slices, rows)]
+    stop = [int(used[-1]) + 1 if used.size else 0 for used in (slices, rows)]
+    return (*map(slice, start, stop), slice(0, labels.shape[2]))
 
 
 def common(a: Box, b: Box) -> Box | None:
@@ -120,4 +125,25 @@ def changed_boxes(before: Iterable[ReviewRegion], after: Iterable[ReviewRegion])
     old, new = effects(before), effects(after)
     return tuple(
         (new.get(key) or old[key])[-1] for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
+    )
+
+
+def stored_region(row: dict[str, Any]) -> Region:
+    """A `Region` that was stored as JSON."""
+    return Region(**row | {"centroid_ras": tuple(float(c) for c in row["centroid_ras"])})
+
+
+def restored(region: ReviewRegion, entry: dict[str, Any], corrected: np.ndarray) -> ReviewRegion:
+    """A region with what was stored of its review; an edit is taken from the corrected labels."""
+    verdict = Verdict(entry["verdict"])
+    edited = np.where(region.mask, corrected[region.box], 0).astype(np.uint8) if verdict is Verdict.EDIT else None
+    organ = int(entry["organ"]) if verdict is Verdict.INCLUDE else None
+    return replace(
+        region,
+        region_id=str(entry["id"]),
+        region=replace(region.region, rank=int(entry["rank"])),
+        verdict=verdict,
+        organ=organ,
+        edited=edited,
+        comment=str(entry["comment"]),
     )
