@@ -102,11 +102,7 @@ class MoBUncertaintyParameterNode:
 
 
 class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """Uses ScriptedLoadableModuleWidget base class, available at:
-    https://github.com/Slicer/Slicer/blob/main/Base/Python/slicer/ScriptedLoadableModule.py
-
-    What the panel does is in MoBUncertaintyLib/app/panel.py; this class keeps it in step with the scene.
-    """
+    """What the panel does is in MoBUncertaintyLib/app/panel.py; this class keeps it in step with the scene."""
 
     def __init__(self, parent=None) -> None:
         """Called when the user opens the module the first time and the widget is initialized."""
@@ -224,8 +220,6 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
 class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
     """From a CT to its results in the scene, through the worker; without a graphical user interface as well.
-    Uses ScriptedLoadableModuleLogic base class, available at:
-    https://github.com/Slicer/Slicer/blob/main/Base/Python/slicer/ScriptedLoadableModule.py
 
     Attributes:
         modelList: The models there are.
@@ -348,8 +342,6 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
     """
     Runs the module on its demo CT. A stand-in takes the worker's place, which invents a result and needs no PyTorch;
     with PyTorch and nnU-Net in Slicer's Python, the demo model is run as well.
-    Uses ScriptedLoadableModuleTest base class, available at:
-    https://github.com/Slicer/Slicer/blob/main/Base/Python/slicer/ScriptedLoadableModule.py
     """
 
     def setUp(self):

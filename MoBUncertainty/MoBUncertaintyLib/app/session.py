@@ -90,7 +90,9 @@ class ReviewSession:
         if not stored or not results.state("prediction"):
             raise ReviewError(f"The scene has lost the review of {results.ctNode.GetName()}; apply again.")
         review = Review.from_dict(stored, results.predicted(), results.regionLabels(), results.corrected())
-        return cls(results, review)
+        session = cls(results, review)
+        session._restore()  # a scene that was saved amid an edit holds what was drawn so far
+        return session
 
     @property
     def ctNode(self):
@@ -114,8 +116,7 @@ class ReviewSession:
 
     def isComplete(self) -> bool:
         """Whether all nodes are there still."""
-        roles = ("segmentation", "predicted", "probability", "variance", "regions", "state.prediction")
-        return self.ctNode.GetScene() is not None and all(self.results.node(role) for role in roles)
+        return areComplete(self.results)
 
     # Steps of the review
 
@@ -297,6 +298,12 @@ class ReviewSession:
         node = self.results.node("segmentation")
         if node and node.GetSegmentation().GetSegment(MASK_SEGMENT):
             node.GetSegmentation().RemoveSegment(MASK_SEGMENT)
+
+
+def areComplete(results: ResultScene) -> bool:
+    """Whether a CT, and all nodes that a review of it needs, are in the scene."""
+    roles = ("segmentation", "predicted", "probability", "variance", "regions", "state")
+    return results.ctNode.GetScene() is not None and all(results.node(role) for role in roles)
 
 
 def readable(name: str) -> str:

@@ -7,7 +7,7 @@ import slicer.util
 
 from MoBUncertaintyLib.app.nodes import CtNodes
 from MoBUncertaintyLib.app.scene import ResultScene, findResults
-from MoBUncertaintyLib.app.session import ReviewSession
+from MoBUncertaintyLib.app.session import ReviewSession, areComplete
 
 
 class Sessions:
@@ -17,12 +17,12 @@ class Sessions:
         self._open: dict[str, ReviewSession] = {}
 
     def get(self, ct) -> ReviewSession | None:
-        """The review of a CT; None if it has no results, or there is no CT.
+        """The review of a CT; None if it has no results, or not all of them.
 
         Raises:
             ReviewError: What the scene holds is damaged.
         """
-        if ct is None or ct not in findResults(slicer.mrmlScene):
+        if ct is None or ct not in findResults(slicer.mrmlScene) or not areComplete(ResultScene(ct)):
             return None
         if ct.GetID() not in self._open:
             self._open[ct.GetID()] = ReviewSession.open(ResultScene(ct))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import qt
-import slicer
+import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.app.sections import allow, shown
@@ -50,6 +51,7 @@ class ReviewSection:
         self.leave()
         self._session = session
         self._table.clear()
+        self._offerOrgans(session.organs if session else [])
         if session:
             self._showDoubt()
         self.refresh()
@@ -65,7 +67,7 @@ class ReviewSection:
 
     def leave(self) -> None:
         """Keep a comment that is being typed, and what is being drawn."""
-        if self._session:
+        if self._session and self._session.isComplete():
             self._onComment()
             self._finishEdit()
 
@@ -110,41 +112,39 @@ class ReviewSection:
 
     def _connect(self) -> None:
         ui = self._ui
-        for button, slot in (
-            (ui.previousButton, self._onPrevious),
-            (ui.nextButton, self._onNext),
-            (ui.acceptButton, self._onAccept),
-            (ui.includeButton, self._onInclude),
-            (ui.excludeButton, self._onExclude),
-            (ui.undoButton, self._onUndo),
-            (ui.redoButton, self._onRedo),
-            (ui.editButton, self._onEdit),
-            (ui.discardEditButton, self._onDiscard),
-            (ui.signOffButton, self._onSignOff),
+        # Keys reach the slice views too, so they belong to the window. Letters do not fire while text is typed.
+        window = slicer.util.mainWindow() or ui.regionsTable
+        self._shortcuts = []
+        for button, slot, key, whileEditing in (
+            (ui.previousButton, self._onPrevious, "P", False),
+            (ui.nextButton, self._onNext, "N", False),
+            (ui.acceptButton, self._onAccept, "A", False),
+            (ui.includeButton, self._onInclude, "I", False),
+            (ui.excludeButton, self._onExclude, "X", False),
+            (ui.editButton, self._onEdit, "E", None),
+            (ui.undoButton, self._onUndo, "Ctrl+Z", False),
+            (ui.redoButton, self._onRedo, "Ctrl+Shift+Z", False),
+            (ui.discardEditButton, self._onDiscard, None, None),
+            (ui.signOffButton, self._onSignOff, None, None),
         ):
-            button.clicked.connect(shown(slot))
+            act = shown(slot)
+            button.clicked.connect(act)
+            if key:
+                self._addShortcut(window, key, button, act, whileEditing)
         ui.commentEdit.editingFinished.connect(shown(self._onComment))
         ui.reviewerEdit.textChanged.connect(self._refreshSignOff)
         for slider in (ui.doubtThresholdSlider, ui.smallestRegionSlider):
             slider.valueChanged.connect(self._onDoubtMoved)
-        # Keys reach the slice views too, so they belong to the window. Letters do not fire while text is typed.
-        window = slicer.util.mainWindow() or ui.regionsTable
-        self._shortcuts = []
-        for key, button, whileEditing in (
-            ("N", ui.nextButton, False),
-            ("P", ui.previousButton, False),
-            ("A", ui.acceptButton, False),
-            ("I", ui.includeButton, False),
-            ("X", ui.excludeButton, False),
-            ("E", ui.editButton, None),
-            ("Ctrl+Z", ui.undoButton, False),
-            ("Ctrl+Shift+Z", ui.redoButton, False),
-        ):
-            shortcut = qt.QShortcut(qt.QKeySequence(key), window)
-            shortcut.activated.connect(button.click)
-            # Slicer's main menu knows Ctrl+Z as well.
-            shortcut.activatedAmbiguously.connect(button.click)
-            self._shortcuts.append((shortcut, whileEditing))
+
+    def _addShortcut(self, window, key: str, button, act: Callable, whileEditing: bool | None) -> None:
+        def press(*_args) -> None:
+            if button.enabled:
+                act()
+
+        shortcut = qt.QShortcut(qt.QKeySequence(key), window)
+        shortcut.activated.connect(press)
+        shortcut.activatedAmbiguously.connect(press)  # Slicer's main menu knows Ctrl+Z as well
+        self._shortcuts.append((shortcut, whileEditing))
 
     def _locked(self) -> dict:
         """What needs a region that may be changed."""
@@ -261,6 +261,16 @@ class ReviewSection:
             blocked = slider.blockSignals(True)
             slider.value = value
             slider.blockSignals(blocked)
+
+    def _offerOrgans(self, organs: list) -> None:
+        """With several organs, Include asks which one; its key takes the one that most of the region is in."""
+        menu = None
+        if len(organs) > 1:
+            menu = qt.QMenu(self._ui.includeButton)
+            for organ in organs:
+                include = shown(functools.partial(self._decide, "include", organ.value))
+                menu.addAction(organ.name).triggered.connect(lambda *_args, include=include: include())
+        self._ui.includeButton.setMenu(menu)
 
     def _firstPending(self) -> str:
         regions = self._session.review.regions

@@ -1,0 +1,504 @@
+"""The panel's parts through their widgets, with the stand-in worker: what acts, what is locked, and what says why."""
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.own_process
+
+MODULE_FOLDER = Path(__file__).parents[2] / "MoBUncertainty"
+DEMO_MODEL = MODULE_FOLDER / "Resources" / "Models" / "PhantomPancreas"
+SHAPE = (20, 24, 28)
+
+
+@pytest.fixture(scope="module")
+def panel():
+    from desktop.panel import open_panel
+
+    panel = open_panel()
+    yield panel
+    panel.close()
+    assert "torch" not in sys.modules
+
+
+@pytest.fixture
+def desktop(panel):
+    panel.scene.Clear(0)
+    panel.errors.clear()
+    panel.dialogs.clear()
+    panel.widget.panel.ensureReady = lambda: None
+    use_worker(panel, "normal")
+    panel.process()
+    yield panel
+    assert not panel.errors
+
+
+def use_worker(desktop, mode: str) -> None:
+    from MoBUncertaintyLib.app.client import WorkerClient
+
+    arguments = ("-u", "-m", "MoBUncertaintyLib.stand_in_worker", mode)
+    desktop.logic.client = WorkerClient(sys.executable, os.environ | {"PYTHONPATH": str(MODULE_FOLDER)}, arguments)
+
+
+def add_ct(desktop, name: str = "CT"):
+    """A small CT, selected."""
+    from MoBUncertaintyLib.app.standalone import addCt
+
+    ct = addCt(desktop.scene, np.zeros(SHAPE, np.int16), np.diag([1.5, 1.5, 2.0, 1.0]), name)
+    desktop.ui.ctSelector.setCurrentNode(ct)
+    desktop.process()
+    return ct
+
+
+def apply(desktop) -> None:
+    desktop.ui.applyButton.click()
+    desktop.process(until=lambda: desktop.ui.applyButton.text == "Apply")
+
+
+@pytest.fixture
+def reviewed(desktop):
+    """The panel with a result, and its session."""
+    ct = add_ct(desktop)
+    apply(desktop)
+    return desktop, desktop.logic.session(ct)
+
+
+def statuses(desktop) -> list[str]:
+    table = desktop.ui.regionsTable
+    return [table.item(row, 1).text() for row in range(table.rowCount)]
+
+
+class TestInputs:
+    def test_apply_says_what_is_missing(self, desktop):
+        ui = desktop.ui
+        assert (ui.applyButton.enabled, ui.applyButton.toolTip) == (False, "Select a CT first.")
+        ct = add_ct(desktop)
+        assert ui.applyButton.enabled
+        apply(desktop)
+        results = desktop.logic.session(ct).results
+        ui.ctSelector.setCurrentNode(results.node("variance"))
+        assert not ui.applyButton.enabled
+        assert "select the CT itself" in ui.applyButton.toolTip
+        ui.ctSelector.setCurrentNode(ct)
+        assert ui.applyButton.enabled
+
+    def test_a_volume_without_voxels_is_refused(self, desktop):
+        desktop.ui.ctSelector.setCurrentNode(desktop.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty"))
+        assert not desktop.ui.applyButton.enabled
+        assert "no voxels" in desktop.ui.applyButton.toolTip
+
+    def test_a_model_is_added_chosen_and_remembered(self, desktop, tmp_path):
+        from MoBUncertaintyLib.app.models import ModelList
+
+        folder = tmp_path / "Modèle à moi"
+        shutil.copytree(DEMO_MODEL, folder)
+        ui = desktop.ui
+        before = ui.modelSelector.count
+        desktop.choose(folder / "model.json")
+        ui.addModelButton.click()
+        assert ui.modelSelector.count == before + 1
+        assert desktop.widget.panel.inputs.model.path == folder
+        assert "Apache" in ui.modelInfoLabel.text
+        assert folder in [model.path for model in ModelList().models()]
+        ui.modelSelector.currentIndex = 0
+        assert desktop.widget.panel.inputs.model.path == DEMO_MODEL
+        desktop.logic.modelList.remove(folder)
+        assert folder not in [model.path for model in ModelList().models()]
+
+    def test_what_is_no_model_is_one_dialog(self, desktop, tmp_path):
+        (tmp_path / "model.zip").write_bytes(b"PK, but no more")
+        before = desktop.ui.modelSelector.count
+        desktop.choose(tmp_path / "model.zip")
+        desktop.ui.addModelButton.click()
+        (dialog,) = desktop.dialogs
+        assert "not a readable zip file" in dialog.text
+        assert desktop.ui.modelSelector.count == before
+
+    def test_a_model_that_has_gone_keeps_apply_from_being_pressed(self, desktop, tmp_path):
+        folder = tmp_path / "gone"
+        shutil.copytree(DEMO_MODEL, folder)
+        add_ct(desktop)
+        desktop.choose(folder / "model.json")
+        desktop.ui.addModelButton.click()
+        shutil.rmtree(folder)
+        desktop.widget.panel.inputs.fill()
+        desktop.widget.panel.inputs.choose(str(folder))
+        desktop.widget.panel.onModel()
+        assert not desktop.ui.applyButton.enabled
+        assert "There is no model at" in desktop.ui.modelInfoLabel.text
+        desktop.logic.modelList.remove(folder)
+        desktop.widget.panel.inputs.fill()
+
+    def test_mirroring_is_offered_only_to_models_trained_with_it(self, desktop):
+        assert not desktop.ui.mirrorCheckBox.enabled
+        assert "left is not right" in desktop.ui.mirrorCheckBox.toolTip
+
+    def test_declining_the_installation_changes_nothing(self, desktop):
+        from MoBUncertaintyLib.errors import Cancelled
+
+        def decline():
+            raise Cancelled("Nothing was installed.")
+
+        add_ct(desktop)
+        before = desktop.scene.GetNumberOfNodes()
+        desktop.widget.panel.ensureReady = decline
+        desktop.ui.applyButton.click()
+        assert desktop.ui.statusLabel.text == "Nothing was installed."
+        assert desktop.ui.applyButton.text == "Apply"
+        assert desktop.scene.GetNumberOfNodes() == before
+        assert desktop.dialogs == []
+
+
+class TestRun:
+    def test_what_the_widgets_say_is_what_is_asked_for(self, desktop):
+        import slicer
+        import vtk
+
+        asked = []
+
+        class Recorder:
+            busy = False
+
+            def request(self, message, *_callbacks):
+                asked.append(message)
+
+            def close(self):
+                pass
+
+            cancel = close
+
+        desktop.logic.client = Recorder()
+        ct, ui = add_ct(desktop), desktop.ui
+        shift = desktop.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        matrix = vtk.vtkMatrix4x4()
+        matrix.SetElement(0, 3, 100.0)
+        shift.SetMatrixTransformToParent(matrix)
+        ct.SetAndObserveTransformNodeID(shift.GetID())
+        roi = desktop.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
+        roi.SetCenter(110.0, 10.0, 12.0)
+        roi.SetSize(8.0, 6.0, 4.0)
+        ui.roiSelector.setCurrentNode(roi)
+        ui.methodSelector.currentText = "Monte Carlo"
+        ui.samplesSpinBox.value = 12
+        ui.deviceSelector.currentText = "CPU (processor)"
+        ui.overlapSlider.value = 0.25
+        ui.applyButton.click()
+        settings = asked[0]["settings"]
+        assert settings.pop("region_of_interest") == pytest.approx([6, 14, 7, 13, 10, 14])
+        assert settings == {"samples": 12, "overlap": 0.25, "mirror": False, "device": "cpu"}
+        assert asked[0]["ct"]["array"] is not None
+        assert np.array_equal(asked[0]["ct"]["array"], slicer.util.arrayFromVolume(ct))
+        assert asked[0]["ct"]["ijk_to_ras"] == np.diag([1.5, 1.5, 2.0, 1.0]).tolist()
+        assert asked[0]["model"] == str(DEMO_MODEL)
+        ui.applyButton.click()
+        ui.methodSelector.currentIndex = 0
+        ui.deviceSelector.currentIndex = 0
+
+    def test_closing_the_scene_ends_the_run(self, desktop):
+        use_worker(desktop, "slow")
+        add_ct(desktop)
+        desktop.ui.applyButton.click()
+        desktop.process(until=lambda: desktop.ui.progressBar.value > 0)
+        desktop.scene.Clear(0)
+        desktop.process()
+        assert not desktop.logic.busy
+        assert desktop.ui.applyButton.text == "Apply"
+        assert desktop.ui.ctSelector.enabled
+        assert desktop.dialogs == []
+
+    def test_a_ct_that_is_removed_meanwhile_is_no_crash(self, desktop):
+        ct = add_ct(desktop)
+        desktop.ui.applyButton.click()
+        desktop.scene.RemoveNode(ct)
+        desktop.process(until=lambda: desktop.ui.applyButton.text == "Apply")
+        (dialog,) = desktop.dialogs
+        assert "removed" in dialog.text
+
+    def test_a_new_run_asks_before_it_ends_a_review(self, reviewed):
+        import qt
+
+        desktop, session = reviewed
+        desktop.ui.includeButton.click()
+        desktop.answer(qt.QMessageBox.Cancel)
+        desktop.ui.applyButton.click()
+        assert desktop.ui.applyButton.text == "Apply"
+        assert statuses(desktop)[0] == "Included"
+        desktop.answer(qt.QMessageBox.Ok)
+        apply(desktop)
+        assert statuses(desktop) == ["To review"] * 3
+        assert desktop.logic.session(session.ctNode) is not session
+
+
+class TestOverlay:
+    def test_controls_act_at_once(self, reviewed):
+        desktop, session = reviewed
+        ui, results = desktop.ui, session.results
+        display = results.node("variance").GetDisplayNode()
+        ui.lowerThresholdSlider.value = 0.05
+        assert display.GetLowerThreshold() == pytest.approx(0.05)
+        ui.windowRangeWidget.setValues(0.01, 0.2)
+        assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == pytest.approx((0.01, 0.2))
+        organ = results.node("segmentation").GetDisplayNode()
+        ui.fillCheckBox.checked = True
+        assert organ.GetOpacity2DFill() > 0
+        ui.surfaceCheckBox.checked = False
+        assert not results.node("surface").GetDisplayNode().GetVisibility()
+        ui.surfaceCheckBox.checked = True
+        assert results.node("surface").GetDisplayNode().GetVisibility()
+
+    def test_each_map_has_a_range_of_its_own(self, reviewed):
+        desktop, _ = reviewed
+        ui = desktop.ui
+        ui.lowerThresholdSlider.value = 0.03
+        ui.mapSelector.currentText = "Probability"
+        assert ui.windowRangeWidget.maximum == 1.0
+        ui.lowerThresholdSlider.value = 0.5
+        ui.mapSelector.currentText = "Variance"
+        assert ui.lowerThresholdSlider.value == pytest.approx(0.03)
+        assert ui.windowRangeWidget.maximum == 0.25
+
+
+class TestReview:
+    def test_keys_act_while_the_module_is_shown(self, reviewed):
+        from PySide6.QtCore import Qt
+        from PySide6.QtTest import QTest
+
+        desktop, _ = reviewed
+        desktop.window.activateWindow()
+
+        def press(*keys):
+            for key in keys:
+                QTest.keyClick(desktop.window, key)
+            desktop.process()
+
+        press(Qt.Key_I, Qt.Key_N, Qt.Key_X, Qt.Key_N, Qt.Key_A, Qt.Key_P)
+        assert statuses(desktop) == ["Included", "Excluded", "Accepted"]
+        assert desktop.ui.regionsTable.selectionModel().selectedRows()[0].row() == 1
+        QTest.keyClick(desktop.window, Qt.Key_Z, Qt.ControlModifier)
+        assert statuses(desktop)[2] == "To review"
+        QTest.keyClick(desktop.window, Qt.Key_Z, Qt.ControlModifier | Qt.ShiftModifier)
+        assert statuses(desktop)[2] == "Accepted"
+        desktop.widget.exit()
+        press(Qt.Key_I)
+        assert statuses(desktop) == ["Included", "Excluded", "Accepted"]
+        desktop.widget.enter()
+        press(Qt.Key_I)
+        assert "Accepted" not in statuses(desktop)
+
+    def test_a_comment_belongs_to_its_region(self, reviewed):
+        desktop, session = reviewed
+        ui = desktop.ui
+        ui.commentEdit.text = "Vessel"
+        ui.commentEdit.editingFinished.emit()
+        ui.nextButton.click()
+        assert ui.commentEdit.text == ""
+        ui.previousButton.click()
+        assert ui.commentEdit.text == "Vessel"
+        assert [region.comment for region in session.review.regions] == ["Vessel", "", ""]
+        assert ui.regionsTable.item(0, 7).toolTip() == "Vessel"
+
+    def test_sign_off_waits_for_every_verdict_and_a_name_then_locks(self, reviewed):
+        desktop, session = reviewed
+        ui = desktop.ui
+        ui.reviewerEdit.text = ""
+        assert ui.signOffButton.toolTip == "Still to decide: 3 of 3 regions."
+        for _ in range(3):
+            ui.acceptButton.click()
+            ui.nextButton.click()
+        assert not ui.signOffButton.enabled
+        assert "name" in ui.signOffButton.toolTip
+        ui.reviewerEdit.text = "Dr. Åse Müller"
+        ui.signOffButton.click()
+        assert session.review.signature.name == "Dr. Åse Müller"
+        assert ui.reviewProgressLabel.text.startswith("Signed off by Dr. Åse Müller")
+        locked = (ui.acceptButton, ui.includeButton, ui.excludeButton, ui.editButton, ui.commentEdit, ui.undoButton)
+        assert not any(widget.enabled for widget in (*locked, ui.listingCollapsibleButton))
+        assert "Reopen" in ui.includeButton.toolTip
+        assert ui.nextButton.enabled
+        ui.signOffButton.click()
+        assert session.review.signature is None
+        assert all(widget.enabled for widget in locked)
+        assert ui.reviewProgressLabel.text == "3 of 3 reviewed"
+
+    def test_the_list_follows_the_slider_and_undo_leads_it_back(self, reviewed):
+        desktop, session = reviewed
+        ui = desktop.ui
+        ui.nextButton.click()
+        ui.excludeButton.click()
+        decided = session.review.regions[1].region_id
+        before = [region.region_id for region in session.review.regions]
+        for value in np.linspace(0.02, 0.04, 30):  # a drag
+            ui.doubtThresholdSlider.value = value
+        desktop.process(until=lambda: session.settings.threshold == pytest.approx(0.04))
+        assert session.review.region(decided).verdict == "exclude"
+        assert ui.regionsTable.rowCount == len(session.review.regions)
+        ui.undoButton.click()
+        assert ui.doubtThresholdSlider.value == pytest.approx(0.015)
+        assert [region.region_id for region in session.review.regions] == before
+
+    def test_edit_draws_in_the_region_and_discard_forgets(self, reviewed):
+        desktop, session = reviewed
+        ui = desktop.ui
+        ui.editButton.click()
+        region = session.review.regions[0]
+        assert ui.editButton.text == "Done"
+        assert not ui.segmentEditorPlace.isHidden()
+        assert not any(button.enabled for button in (ui.acceptButton, ui.nextButton, ui.undoButton, ui.regionsTable))
+        session.results.updateSegmentation(region.box, np.ones(region.mask.shape, np.uint8))
+        ui.discardEditButton.click()
+        assert statuses(desktop)[0] == "To review"
+        assert np.array_equal(session.results.corrected(), session.review.predicted)
+        ui.editButton.click()
+        session.results.updateSegmentation(region.box, np.ones(region.mask.shape, np.uint8))
+        ui.editButton.click()
+        assert ui.segmentEditorPlace.isHidden()
+        assert statuses(desktop)[0] == "Edited"
+        assert (session.review.labels_in(region.box)[region.mask] == 1).all()
+
+    def test_leaving_the_module_keeps_what_is_being_drawn(self, reviewed):
+        desktop, session = reviewed
+        desktop.ui.editButton.click()
+        desktop.widget.exit()
+        assert session.editing is None
+        assert statuses(desktop)[0] == "Edited"
+        desktop.widget.enter()
+
+    def test_each_ct_shows_its_own_results(self, reviewed):
+        desktop, session = reviewed
+        desktop.ui.includeButton.click()
+        other = add_ct(desktop, "other")
+        assert desktop.ui.regionsTable.rowCount == 0
+        assert not desktop.ui.includeButton.enabled
+        apply(desktop)
+        assert statuses(desktop) == ["To review"] * 3
+        desktop.ui.ctSelector.setCurrentNode(session.ctNode)
+        assert statuses(desktop)[0] == "Included"
+        desktop.ui.ctSelector.setCurrentNode(other)
+        assert statuses(desktop)[0] == "To review"
+
+    @pytest.mark.parametrize("role", ["segmentation", "variance", "ct"])
+    def test_removed_nodes_end_the_review_without_a_crash(self, reviewed, role):
+        desktop, session = reviewed
+        desktop.ui.commentEdit.text = "never stored"
+        desktop.scene.RemoveNode(session.ctNode if role == "ct" else session.results.node(role))
+        desktop.process()
+        assert desktop.ui.regionsTable.rowCount == 0
+        assert not desktop.ui.exportButton.enabled
+
+    def test_the_module_can_be_opened_anew(self, reviewed):
+        """As Reload does: the old widget is cleaned up, and a new one finds all in the scene."""
+        import qt
+
+        import MoBUncertainty
+
+        desktop, session = reviewed
+        desktop.ui.excludeButton.click()
+        desktop.second = parent = type(desktop.panel)()  # kept: the host's node selectors observe the scene for ever
+        parent.setLayout(qt.QVBoxLayout())
+        parent.setMRMLScene(desktop.scene)
+        parent.isEntered = True
+        again = MoBUncertainty.MoBUncertaintyWidget(parent)
+        again.setup()
+        try:
+            assert again.ui.regionsTable.item(0, 1).text() == "Excluded"
+            assert again.ui.ctSelector.currentNode() is session.ctNode
+        finally:
+            again.cleanup()
+        desktop.scene.Clear(0)
+        desktop.process()
+
+
+class TestExport:
+    def test_it_says_what_is_missing(self, reviewed):
+        desktop, _ = reviewed
+        ui = desktop.ui
+        ui.exportDirectoryEdit.currentPath = "/somewhere"
+        assert ui.exportButton.enabled
+        ui.reportCheckBox.checked = ui.segmentationCheckBox.checked = False
+        assert (ui.exportButton.enabled, ui.exportButton.toolTip) == (False, "Choose at least one kind of file.")
+        ui.reportCheckBox.checked = ui.segmentationCheckBox.checked = True
+        ui.exportDirectoryEdit.currentPath = ""
+        assert (ui.exportButton.enabled, ui.exportButton.toolTip) == (False, "Choose a folder.")
+
+    def test_dicom_is_offered_to_a_ct_from_dicom(self, desktop, monkeypatch):
+        import slicer
+
+        ui, files = desktop.ui, {"1.2.3": "/dicom/1.dcm", "1.2.4": "/dicom/2.dcm"}
+
+        class Database:
+            def fileForInstance(self, uid):  # noqa: N802
+                return files.get(uid, "")
+
+        monkeypatch.setattr(slicer, "dicomDatabase", Database(), raising=False)
+        ct = add_ct(desktop)
+        apply(desktop)
+        assert not ui.dicomSegCheckBox.enabled
+        assert "DICOM database" in ui.dicomSegCheckBox.toolTip
+        ct.SetAttribute("DICOM.instanceUIDs", "1.2.3 1.2.4")
+        desktop.widget.panel.export.setSession(desktop.logic.session(ct))
+        assert ui.dicomSegCheckBox.enabled
+        assert ui.parametricMapCheckBox.enabled
+        files.pop("1.2.4")
+        desktop.widget.panel.export.setSession(desktop.logic.session(ct))
+        assert not ui.dicomSegCheckBox.enabled
+
+    def test_what_was_written_can_be_opened_by_a_click(self, reviewed, tmp_path, monkeypatch):
+        import qt
+
+        desktop, _ = reviewed
+        ui, opened = desktop.ui, []
+        monkeypatch.setattr(qt.QDesktopServices, "openUrl", lambda url: opened.append(url.toLocalFile()))
+        ui.exportDirectoryEdit.currentPath = str(tmp_path)
+        ui.exportButton.click()
+        desktop.process(until=lambda: ui.applyButton.text == "Apply", seconds=60)
+        assert desktop.dialogs == []
+        (made,) = tmp_path.iterdir()
+        assert "files written" in ui.exportStatusLabel.text
+        ui.exportStatusLabel.linkActivated.emit((made / "report.html").as_uri())
+        assert opened == [str(made / "report.html")]
+
+
+def test_the_modules_own_test_passes(desktop, tmp_path, monkeypatch):
+    """What ctest runs in Slicer; `PythonSlicer` is this Python."""
+    import MoBUncertainty
+
+    program = tmp_path / "PythonSlicer"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    MoBUncertainty.MoBUncertaintyTest().runTest()
+
+
+def test_importing_the_module_costs_little():
+    """Beyond what Slicer has imported itself; neither torch nor what takes long comes with it."""
+    script = """
+        import sys, time
+        from pathlib import Path
+        from desktop import host
+        host.application.start()
+        import slicer
+        slicer.__path__.append(str(host.STAND_INS))
+        import slicer.ScriptedLoadableModule, slicer.parameterNodeWrapper, slicer.i18n
+        sys.path.insert(0, sys.argv[1])
+        had, began = set(sys.modules), time.perf_counter()
+        import MoBUncertainty
+        print("SECONDS", time.perf_counter() - began)
+        heavy = {"torch", "scipy", "SimpleITK", "matplotlib", "nnunetv2"}
+        print("HEAVY", sorted(heavy & (set(sys.modules) - had)))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(MODULE_FOLDER)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "QT_QPA_PLATFORM": "offscreen"},
+        capture_output=True,
+        text=True,
+    )
+    told = dict(line.split(" ", 1) for line in done.stdout.splitlines() if line.startswith(("SECONDS", "HEAVY")))
+    assert told, done.stderr
+    assert told["HEAVY"] == "[]"
+    assert float(told["SECONDS"]) < 0.3
