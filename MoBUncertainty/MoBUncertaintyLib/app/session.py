@@ -302,7 +302,7 @@ class ReviewSession:
 
 def areComplete(results: ResultScene) -> bool:
     """Whether a CT, and all nodes that a review of it needs, are in the scene."""
-    roles = ("segmentation", "predicted", "probability", "variance", "regions", "state")
+    roles = ("segmentation", "predicted", "probability", "variance", "regions", "state.prediction", "state.review")
     return results.ctNode.GetScene() is not None and all(results.node(role) for role in roles)
 
 
