@@ -51,6 +51,8 @@ def main(folder: Path = FOLDER) -> None:
         (ui.includeButton if row == 2 else ui.acceptButton).click()
     ui.reviewerEdit.text = READER
     ui.signOffButton.click()
+    ui.regionsTable.selectRow(2)
+    ui.regionsTable.scrollToTop()
     ui.exportCollapsibleButton.collapsed = False
     ui.exportDirectoryEdit.currentPath = EXPORTS
     take("signed-off", ui.reviewCollapsibleButton)
