@@ -108,8 +108,13 @@ class TestInputs:
         assert folder in [model.path for model in ModelList().models()]
         ui.modelSelector.currentIndex = 0
         assert desktop.widget.panel.inputs.model.path == DEMO_MODEL
-        desktop.logic.modelList.remove(folder)
+        assert not ui.removeModelButton.enabled
+        assert "comes with the extension" in ui.removeModelButton.toolTip
+        ui.modelSelector.currentIndex = before
+        ui.removeModelButton.click()
+        assert ui.modelSelector.count == before
         assert folder not in [model.path for model in ModelList().models()]
+        assert folder.is_dir()
 
     def test_what_is_no_model_is_one_dialog(self, desktop, tmp_path):
         (tmp_path / "model.zip").write_bytes(b"PK, but no more")
@@ -132,8 +137,8 @@ class TestInputs:
         desktop.widget.panel.onModel()
         assert not desktop.ui.applyButton.enabled
         assert "There is no model at" in desktop.ui.modelInfoLabel.text
-        desktop.logic.modelList.remove(folder)
-        desktop.widget.panel.inputs.fill()
+        desktop.ui.removeModelButton.click()
+        assert desktop.ui.applyButton.enabled
 
     def test_mirroring_is_offered_only_to_models_trained_with_it(self, desktop):
         assert not desktop.ui.mirrorCheckBox.enabled

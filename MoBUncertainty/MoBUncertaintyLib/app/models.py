@@ -30,7 +30,7 @@ class ModelList:
 
     def models(self) -> list[ListedModel]:
         """Shipped models first, then the added ones; each with its card, or with its problem in one sentence."""
-        return list_models(self.folder) + [_listed(path) for path in self._added()]
+        return list_models(self.folder) + [_listed(path) for path in self.added()]
 
     def add(self, path: Path | str) -> ListedModel:
         """Remember a model that the user has chosen.
@@ -48,14 +48,15 @@ class ModelList:
         if listed.problem:
             raise ModelError(listed.problem)
         if path not in [model.path for model in self.models()]:
-            self._keep([*self._added(), path])
+            self._keep([*self.added(), path])
         return listed
 
     def remove(self, path: Path | str) -> None:
         """Forget an added model; its files stay."""
-        self._keep([added for added in self._added() if added != Path(path)])
+        self._keep([added for added in self.added() if added != Path(path)])
 
-    def _added(self) -> list[Path]:
+    def added(self) -> list[Path]:
+        """Where the models lie that the user has added."""
         return [Path(path) for path in slicer.util.settingsValue(SETTINGS_KEY, [], converter=json.loads)]
 
     def _keep(self, paths: list[Path]) -> None:

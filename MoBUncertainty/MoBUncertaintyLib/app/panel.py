@@ -146,8 +146,9 @@ class Panel:
         self.refresh()
 
     def _onExported(self, files: list[str]) -> None:
+        warnings = self.run.takeWarnings()
         self._finish("")
-        self.export.showResult(files)
+        self.export.showResult(files, warnings)
 
     def _onError(self, code: str, message: str, details: str) -> None:
         self._finish("")

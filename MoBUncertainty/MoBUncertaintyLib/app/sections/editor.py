@@ -57,6 +57,9 @@ class RegionEditor:
         widget.switchToSegmentationsButtonVisible = False
         widget.addRemoveSegmentButtonsVisible = False
         widget.maskingSectionVisible = False
+        widget.specifyGeometryButtonVisible = False
+        widget.show3DButtonVisible = False
+        widget.autoShowSourceVolumeNode = False  # it would replace what the views show, and their zoom
         widget.maximumNumberOfUndoStates = 10
         self._place.layout().insertWidget(0, widget)
         return widget

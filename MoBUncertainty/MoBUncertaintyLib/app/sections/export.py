@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 
 import qt
@@ -49,12 +50,13 @@ class ExportSection:
         self._busy = busy
         self.refresh()
 
-    def showResult(self, files: list[str]) -> None:
-        """Say what was written, with links to it."""
+    def showResult(self, files: list[str], warnings: list[str]) -> None:
+        """Say what was written, with links to it, and what was not."""
         paths = [Path(file) for file in files]
         links = [_link(paths[0].parent, _("Open the folder"))]
         links += [_link(path, _("Open the report")) for path in paths if path.suffix == ".html"]
-        self._ui.exportStatusLabel.text = _("{count} files written.").format(count=len(paths)) + " " + " ".join(links)
+        text = _("{count} files written.").format(count=len(paths)) + " " + " ".join(links)
+        self._ui.exportStatusLabel.text = "<br>".join([text, *map(escape, warnings)])
 
     def refresh(self, *_args) -> None:
         """Enable what can be done."""

@@ -10,7 +10,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.app.models import ModelList
-from MoBUncertaintyLib.app.sections import shown
+from MoBUncertaintyLib.app.sections import allow, shown
 from MoBUncertaintyLib.model import ListedModel
 
 
@@ -32,6 +32,7 @@ class InputsSection:
         ui.sampleLabel.linkActivated.connect(shown(lambda link: loadDemo()))
         ui.modelSelector.currentIndexChanged.connect(self._onSelected)
         ui.addModelButton.clicked.connect(shown(self._onAdd))
+        ui.removeModelButton.clicked.connect(shown(self._onRemove))
         self.fill()
 
     @property
@@ -77,6 +78,11 @@ class InputsSection:
             self.choose(str(added.path))
             self._onModel()
 
+    def _onRemove(self, *_args) -> None:
+        self._models.remove(self.model.path)
+        self.fill()
+        self._onModel()
+
     def askForModel(self) -> Path | None:
         """A file dialog; None if the user cancels it."""
         dialog = qt.QFileDialog(slicer.util.mainWindow(), _("Add a model"))
@@ -97,6 +103,12 @@ class InputsSection:
         else:
             text = _("{task} Licence: {licence}.").format(task=model.card.task, licence=model.card.licence)
         self._ui.modelInfoLabel.text = text
+        shipped = model is None or model.path not in self._models.added()
+        allow(
+            self._ui.removeModelButton,
+            _("This model comes with the extension.") if shipped else None,
+            _("Take this model off the list; its files stay where they are."),
+        )
 
 
 def modelName(model: ListedModel) -> str:

@@ -69,6 +69,11 @@ class RunSection:
         """Keep a warning; it is shown with what comes out."""
         self._warnings.append(message)
 
+    def takeWarnings(self) -> list[str]:
+        """The warnings so far, to be shown elsewhere."""
+        warnings, self._warnings = self._warnings, []
+        return warnings
+
     def say(self, text: str) -> None:
         """Put a text under the button."""
         self._ui.statusLabel.text = text
@@ -86,6 +91,7 @@ class RunSection:
             ui.ctSelector,
             ui.modelSelector,
             ui.addModelButton,
+            ui.removeModelButton,
             ui.sampleLabel,
             ui.roiSelector,
             ui.advancedCollapsibleButton,

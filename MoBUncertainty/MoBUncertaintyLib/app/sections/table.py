@@ -54,6 +54,7 @@ class RegionTable:
                     table.setItem(row, column, item)
                 item.setText(text)
             table.item(row, COMMENT).setToolTip(region.comment)
+            table.item(row, PLACE).setToolTip(region.region.location)  # it may be cut
             _markStatus(table.item(row, STATUS), region.verdict)
         if self.selected is None:
             self._selectedId = None
