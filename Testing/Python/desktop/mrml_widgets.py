@@ -174,9 +174,6 @@ class qMRMLSegmentEditorWidget(qt.QWidget):
     def setMRMLSegmentEditorNode(self, node) -> None:
         self._editorNode = node
 
-    def mrmlSegmentEditorNode(self):
-        return self._editorNode
-
     def setEffectNameOrder(self, names) -> None:
         self._order = names
 
@@ -192,31 +189,10 @@ class qMRMLSegmentEditorWidget(qt.QWidget):
     def uninstallKeyboardShortcuts(self) -> None:
         self._shortcuts = False
 
-    def setSegmentationNode(self, node) -> None:
-        self._editorNode.SetAndObserveSegmentationNode(node)
-
-    def segmentationNode(self):
-        return self._editorNode.GetSegmentationNode() if self._editorNode else None
-
-    def setSourceVolumeNode(self, node) -> None:
-        self._editorNode.SetAndObserveSourceVolumeNode(node)
-
-    def sourceVolumeNode(self):
-        return self._editorNode.GetSourceVolumeNode() if self._editorNode else None
-
-    def setCurrentSegmentID(self, segmentId: str) -> None:
-        self._editorNode.SetSelectedSegmentID(segmentId)
-
-    def currentSegmentID(self) -> str:
-        return self._editorNode.GetSelectedSegmentID() or ""
-
     def setActiveEffectByName(self, name: str) -> None:
         self._effect = name
         if self._editorNode:
             self._editorNode.SetActiveEffectName(name)
-
-    def activeEffect(self):
-        return self._effect or None
 
 
 def classes() -> dict[str, type]:

@@ -1,16 +1,14 @@
 """Stands in for `slicer.parameterNodeWrapper`: typed parameters, bound to widgets by `SlicerParameterName`."""
 
 import enum
-import pathlib
 import typing
 from dataclasses import dataclass
 
-import ctk
 import qt
 import slicer
 import vtk
 
-__all__ = ["Choice", "FloatRange", "Maximum", "Minimum", "RangeBounds", "WithinRange", "parameterNodeWrapper"]
+__all__ = ["WithinRange", "parameterNodeWrapper"]
 
 
 @dataclass
@@ -21,45 +19,6 @@ class WithinRange:
     def validate(self, value):
         if not self.minimum <= value <= self.maximum:
             raise ValueError(f"{value} is not within {self.minimum} and {self.maximum}")
-
-
-class RangeBounds(WithinRange):
-    def validate(self, value):
-        super().validate(value.minimum)
-        super().validate(value.maximum)
-
-
-@dataclass
-class Minimum:
-    minimum: float
-
-    def validate(self, value):
-        if value < self.minimum:
-            raise ValueError(f"{value} is below {self.minimum}")
-
-
-@dataclass
-class Maximum:
-    maximum: float
-
-    def validate(self, value):
-        if value > self.maximum:
-            raise ValueError(f"{value} is above {self.maximum}")
-
-
-class Choice:
-    def __init__(self, choices):
-        self.choices = choices
-
-    def validate(self, value):
-        if value not in self.choices:
-            raise ValueError(f"{value} is none of {self.choices}")
-
-
-@dataclass(frozen=True)
-class FloatRange:
-    minimum: float = 0.0
-    maximum: float = 0.0
 
 
 class Parameter:
@@ -88,8 +47,6 @@ class Parameter:
             return text == "True"
         if issubclass(self.kind, enum.Enum):
             return self.kind[text]
-        if self.kind is FloatRange:
-            return FloatRange(*map(float, text.split()))
         return self.kind(text)
 
     def __set__(self, instance, value):
@@ -101,13 +58,7 @@ class Parameter:
             raise TypeError(f"{self.name} takes {self.kind.__name__}, not {value!r}")
         for annotation in self.annotations:
             annotation.validate(value)
-        if issubclass(self.kind, enum.Enum):
-            text = value.name
-        elif self.kind is FloatRange:
-            text = f"{value.minimum} {value.maximum}"
-        else:
-            text = str(value)
-        node.SetParameter(self.name, text)
+        node.SetParameter(self.name, value.name if issubclass(self.kind, enum.Enum) else str(value))
 
     def bind(self, widget):
         """The widget's signal, how to read it and how to write it."""
@@ -117,30 +68,15 @@ class Parameter:
         if isinstance(widget, slicer.qMRMLNodeComboBox):
             return widget.currentNodeChanged, widget.currentNode, widget.setCurrentNode
         if isinstance(widget, qt.QComboBox):
-            choices = list(self.kind) if issubclass(self.kind, enum.Enum) else self.annotations[0].choices
-            label = getattr(self.kind, "label", lambda choice: getattr(choice, "name", str(choice)))
+            choices = list(self.kind)
             widget.clear()
-            widget.addItems([label(choice) for choice in choices])
+            widget.addItems([getattr(self.kind, "label", lambda choice: choice.name)(choice) for choice in choices])
             return (
                 widget.currentIndexChanged,
                 lambda: choices[widget.currentIndex],
                 lambda value: widget.setCurrentIndex(choices.index(value)),
             )
-        if isinstance(widget, ctk.ctkRangeWidget):
-            return (
-                widget.valuesChanged,
-                lambda: FloatRange(widget.minimumValue, widget.maximumValue),
-                lambda value: widget.setValues(value.minimum, value.maximum),
-            )
-        if isinstance(widget, ctk.ctkPathLineEdit):
-            write = lambda value: setattr(widget, "currentPath", str(value))  # noqa: E731
-            return widget.currentPathChanged, lambda: pathlib.Path(widget.currentPath), write
-        signal, name = {
-            bool: ("toggled", "checked"),
-            str: ("textChanged", "text"),
-            int: ("valueChanged", "value"),
-            float: ("valueChanged", "value"),
-        }[self.kind]
+        signal, name = ("toggled", "checked") if self.kind is bool else ("valueChanged", "value")
         return (
             getattr(widget, signal),
             lambda: self.kind(getattr(widget, name)),
