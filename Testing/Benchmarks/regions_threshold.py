@@ -3,7 +3,8 @@
     python Testing/Benchmarks/regions_threshold.py [--runs N]
 
 The organ is the demo phantom's pancreas, resampled to that size, with a border whose width differs from place to place.
-Prints seconds of wall clock and of processor, and ends with 1 where the list takes longer than 0.3 s.
+Prints seconds of wall clock and of processor, and ends with 1 where the list takes longer than 0.3 s of one processor: so
+much is its own, however busy the machine is.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ def invent() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def timed(what: str, work: Callable) -> tuple[float, object]:
-    """Do the work, print how long it took; seconds of wall clock, and its result."""
+    """Do the work, print how long it took; seconds of processor, and its result."""
     wall, processor = time.perf_counter(), time.process_time()
     result = work()
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
     print(f"{what:<24}{wall:6.2f} s wall {processor:6.2f} s processor", flush=True)
-    return wall, result
+    return processor, result
 
 
 def main() -> int:
@@ -63,12 +64,12 @@ def main() -> int:
     seconds = []
     for run in range(runs):
         threshold = THRESHOLDS[run % len(THRESHOLDS)]
-        wall, (regions, _) = timed(
+        taken, (regions, _) = timed(
             f"threshold {threshold:.3f}", lambda t=threshold: finder.find_arrays(RegionSettings(threshold=t))
         )
         print(f"    {len(regions)} regions")
-        seconds.append(wall)
-    print(f"median {np.median(seconds):.2f} s, at most {ALLOWED} s are allowed")
+        seconds.append(taken)
+    print(f"median {np.median(seconds):.2f} s of processor, at most {ALLOWED} s are allowed")
     return int(np.median(seconds) > ALLOWED)
 
 
