@@ -3,8 +3,8 @@
     python Testing/Benchmarks/regions_threshold.py [--runs N]
 
 The organ is the demo phantom's pancreas, resampled to that size, with a border whose width differs from place to place.
-Prints seconds of wall clock and of processor, and ends with 1 where the list takes longer than 0.3 s of one processor: so
-much is its own, however busy the machine is.
+Prints seconds of wall clock and of processor, and ends with 1 where the list takes longer than 0.3 s of one processor,
+which is its own however busy the machine is.
 """
 
 from __future__ import annotations
