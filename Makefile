@@ -21,7 +21,7 @@ lint: $(VENV)/.lint
 
 # The icon of extension and module, and the sample's picture.
 icons: $(VENV)/.demo
-	$(BIN)/python Utilities/draw_icons.py
+	$(BIN)/python Testing/draw_icons.py
 
 # The README's pictures of the panel.
 screenshots: $(VENV)/.test

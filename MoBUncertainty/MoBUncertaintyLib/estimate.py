@@ -9,7 +9,7 @@ from typing import Any
 STAGES = {
     "model": "Loading the model",
     "preprocess": "Preprocessing",
-    "network": "Predicting",
+    "network": "Predicting tiles",
     "resample": "Resampling",
     "regions": "Finding doubtful regions",
     "write": "Handing over the results",

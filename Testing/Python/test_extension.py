@@ -330,7 +330,7 @@ def test_everything_the_worker_may_import_is_required() -> None:
 
 
 def test_icons_are_what_the_projects_script_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "Utilities"))
+    monkeypatch.syspath_prepend(str(ROOT / "Testing"))
     import draw_icons
 
     for name, drawn in ((NAME, draw_icons.icon()), ("PhantomCT", draw_icons.thumbnail())):
