@@ -419,6 +419,60 @@ class TestReview:
         desktop.process()
 
 
+class TestSeveralOrgans:
+    @pytest.fixture
+    def organs(self, desktop):
+        """A result of two organs, one above the other."""
+        from MoBUncertaintyLib.app.tasks import showResult
+        from MoBUncertaintyLib.stand_in_worker import DOUBTS, LABEL, invent, row
+
+        ct = add_ct(desktop)
+        p, v, regions = invent(SHAPE)
+        below, above = p.copy(), p.copy()
+        below[SHAPE[0] // 2 :], above[: SHAPE[0] // 2] = 0, 0
+        labels = np.where(above > 0.5, 2, below > 0.5).astype(np.uint8)
+        matrix = np.diag([1.5, 1.5, 2.0, 1.0])
+        result = {
+            "segmentation": labels,
+            "regions": regions,
+            "probability": {"1": below, "2": above},
+            "variance": {"1": v * (below > 0), "2": v * (above > 0)},
+            "rows": [row(label, place, regions, p, v, matrix) for label, place in enumerate(DOUBTS, start=1)],
+            "labels": [LABEL, LABEL | {"value": 2, "name": "adrenal_gland_left"}],
+            "provenance": {},
+            "warnings": [],
+            "seconds": {},
+        }
+        session = showResult(ct, result)
+        desktop.logic.sessions.put(ct, session)
+        desktop.ui.overlayCollapsibleButton.collapsed = False
+        desktop.widget.panel.refresh()
+        return desktop, session
+
+    def test_the_map_of_one_organ_or_of_all_is_shown(self, organs):
+        desktop, session = organs
+        selector = desktop.ui.organSelector
+        assert not selector.isHidden()
+        assert [selector.itemText(index) for index in range(3)] == ["All organs", "pancreas", "adrenal gland left"]
+        selector.currentIndex = 2
+        assert session.results.overlay["label"] == 2
+        selector.currentIndex = 0
+        assert session.results.overlay["label"] is None
+
+    def test_include_asks_which_organ(self, organs):
+        desktop, session = organs
+        actions = desktop.ui.includeButton.menu().actions()
+        assert [action.text for action in actions] == ["pancreas", "adrenal gland left"]
+        actions[1].trigger()
+        region = session.review.regions[0]
+        assert (region.verdict, region.organ) == ("include", 2)
+        assert (session.results.corrected()[session.review.label_map() == region.label] == 2).all()
+        add_ct(desktop, "other")
+        apply(desktop)  # a model of one organ
+        assert desktop.ui.includeButton.menu() is None
+        assert desktop.ui.organSelector.isHidden()
+
+
 class TestExport:
     def test_it_says_what_is_missing(self, reviewed):
         desktop, _ = reviewed

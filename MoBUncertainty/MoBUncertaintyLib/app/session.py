@@ -59,6 +59,7 @@ class ReviewSession:
         self.prediction: dict[str, Any] = results.state("prediction")
         self._finder: RegionFinder | None = None
         self._editing: str | None = None
+        self._surfacesAreOld = False
         self._listed = self._list()
         self._removeMask()
 
@@ -167,6 +168,12 @@ class ReviewSession:
         if region:
             self.results.jumpTo(region.region.centroid_ras, region.region.extent_mm)
 
+    def updateSurfaces(self) -> None:
+        """Make the organs' surfaces anew after steps that have changed them; takes as long as the organs are big."""
+        if self._surfacesAreOld:
+            self._surfacesAreOld = False
+            self.results.updateSurfaces()
+
     # Editing
 
     def beginEdit(self, regionId: str):
@@ -215,6 +222,7 @@ class ReviewSession:
     def close(self) -> None:
         """Leave the scene as it can be saved."""
         self.cancelEdit()
+        self.updateSurfaces()
         self.results.highlightRegion(None)
 
     # Inside
@@ -234,8 +242,7 @@ class ReviewSession:
     def _step(self, boxes) -> None:
         for box in boxes:
             self.results.updateSegmentation(box, self.review.labels_in(box), surfaces=False)
-        if boxes:
-            self.results.updateSurfaces()
+        self._surfacesAreOld = self._surfacesAreOld or bool(boxes)
         if self._list() != self._listed:
             self._showRegions()
         self._showStatus()
@@ -247,7 +254,8 @@ class ReviewSession:
         different = self.results.corrected() != wanted
         if different.any():
             box = occupied(different)
-            self.results.updateSegmentation(box, wanted[box])
+            self.results.updateSegmentation(box, wanted[box], surfaces=False)
+            self._surfacesAreOld = True
 
     def _list(self) -> list[tuple[int, str]]:
         return [(each.label, each.region_id) for each in self.review.regions]

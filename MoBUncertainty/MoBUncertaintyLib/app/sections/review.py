@@ -14,6 +14,7 @@ from MoBUncertaintyLib.app.sections.editor import RegionEditor
 from MoBUncertaintyLib.app.sections.table import RegionTable
 
 DEBOUNCE_MS = 50
+SURFACE_MS = 400  # the 3D surface follows once the reader pauses: on a large CT it takes longer than a click may
 REVIEWER_SETTING = "MoBUncertainty/Reviewer"
 
 
@@ -35,6 +36,9 @@ class ReviewSection:
         self._timer = qt.QTimer()
         self._timer.setInterval(DEBOUNCE_MS)
         self._timer.timeout.connect(shown(self._findRegions))
+        self._surfaceTimer = qt.QTimer()
+        self._surfaceTimer.setInterval(SURFACE_MS)
+        self._surfaceTimer.timeout.connect(shown(self._updateSurfaces))
         self._connect()
         ui.reviewerEdit.text = slicer.app.userSettings().value(REVIEWER_SETTING) or ""
         self.refresh()
@@ -70,6 +74,7 @@ class ReviewSection:
         if self._session and self._session.isComplete():
             self._onComment()
             self._finishEdit()
+            self._updateSurfaces()
 
     def refresh(self) -> None:
         """Show what the review is now."""
@@ -102,6 +107,7 @@ class ReviewSection:
         """Let go of what lies outside the panel."""
         self._timer.stop()
         self.leave()
+        self._surfaceTimer.stop()
         self._editor.cleanup()
         for shortcut, _whileEditing in self._shortcuts:
             shortcut.enabled = False
@@ -183,7 +189,7 @@ class ReviewSection:
         region = self._table.selected
         if region:
             self._session.decide(region.region_id, verdict, label)
-            self.refresh()
+            self._changed()
 
     def _onUndo(self, *_args) -> None:
         self._travel(self._session.undo)
@@ -196,7 +202,7 @@ class ReviewSection:
         before = {each.region_id: (each.verdict, each.comment) for each in self._session.review.regions}
         step()
         self._showDoubt()
-        self.refresh()
+        self._changed()
         for each in self._session.review.regions:
             if before.get(each.region_id, (each.verdict, each.comment)) != (each.verdict, each.comment):
                 self._table.select(each.region_id)
@@ -206,7 +212,7 @@ class ReviewSection:
         region = self._table.selected
         if region and not self._session.review.signature and self._ui.commentEdit.text.strip() != region.comment:
             self._session.comment(region.region_id, self._ui.commentEdit.text)
-            self.refresh()
+            self._changed()
 
     def _onEdit(self, *_args) -> None:
         if self._session.editing:
@@ -221,12 +227,12 @@ class ReviewSection:
         if self._session.editing:
             self._editor.hide()
             self._session.finishEdit()
-            self.refresh()
+            self._changed()
 
     def _onDiscard(self, *_args) -> None:
         self._editor.hide()
         self._session.cancelEdit()
-        self.refresh()
+        self._changed()
 
     def _onSignOff(self, *_args) -> None:
         if self._session.review.signature:
@@ -236,7 +242,7 @@ class ReviewSection:
             name = self._ui.reviewerEdit.text.strip()
             self._session.sign(name)
             slicer.app.userSettings().setValue(REVIEWER_SETTING, name)
-        self.refresh()
+        self._changed()
 
     def _onDoubtMoved(self, *_args) -> None:
         if self._session and not self._timer.active:
@@ -247,9 +253,18 @@ class ReviewSection:
         if self._session is None or self._session.review.signature or self._session.editing:
             return
         self._session.setDoubt(self._ui.doubtThresholdSlider.value, self._ui.smallestRegionSlider.value)
-        self.refresh()
+        self._changed()
+
+    def _updateSurfaces(self) -> None:
+        self._surfaceTimer.stop()
+        if self._session and self._session.isComplete():
+            self._session.updateSurfaces()
 
     # Inside
+
+    def _changed(self) -> None:
+        self.refresh()
+        self._surfaceTimer.start()
 
     def _showDoubt(self) -> None:
         """Put the sliders where the session's regions were found."""
