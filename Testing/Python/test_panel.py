@@ -1,4 +1,4 @@
-"""The panel's parts through their widgets, with the stand-in worker: what acts, what is locked, and what says why."""
+"""The panel's parts through their widgets, with the stand-in worker: what acts, and what says why it does not."""
 
 import os
 import shutil
@@ -10,68 +10,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import small_panel
+from small_panel import MATRIX, MODULE_FOLDER, add_ct, apply, statuses, use_worker
+
 pytestmark = pytest.mark.own_process
 
-MODULE_FOLDER = Path(__file__).parents[2] / "MoBUncertainty"
 DEMO_MODEL = MODULE_FOLDER / "Resources" / "Models" / "PhantomPancreas"
-SHAPE = (20, 24, 28)
 
 
 @pytest.fixture(scope="module")
 def panel():
-    from desktop.panel import open_panel
-
-    panel = open_panel()
-    yield panel
-    panel.close()
-    assert "torch" not in sys.modules
+    yield from small_panel.opened()
 
 
 @pytest.fixture
 def desktop(panel):
-    panel.scene.Clear(0)
-    panel.errors.clear()
-    panel.dialogs.clear()
-    panel.widget.panel.ensureReady = lambda: None
-    use_worker(panel, "normal")
-    panel.process()
-    yield panel
-    assert not panel.errors
-
-
-def use_worker(desktop, mode: str) -> None:
-    from MoBUncertaintyLib.app.client import WorkerClient
-
-    arguments = ("-u", "-m", "MoBUncertaintyLib.stand_in_worker", mode)
-    desktop.logic.client = WorkerClient(sys.executable, os.environ | {"PYTHONPATH": str(MODULE_FOLDER)}, arguments)
-
-
-def add_ct(desktop, name: str = "CT"):
-    """A small CT, selected."""
-    from MoBUncertaintyLib.app.standalone import addCt
-
-    ct = addCt(desktop.scene, np.zeros(SHAPE, np.int16), np.diag([1.5, 1.5, 2.0, 1.0]), name)
-    desktop.ui.ctSelector.setCurrentNode(ct)
-    desktop.process()
-    return ct
-
-
-def apply(desktop) -> None:
-    desktop.ui.applyButton.click()
-    desktop.process(until=lambda: desktop.ui.applyButton.text == "Apply")
+    yield from small_panel.emptied(panel)
 
 
 @pytest.fixture
 def reviewed(desktop):
     """The panel with a result, and its session."""
-    ct = add_ct(desktop)
-    apply(desktop)
-    return desktop, desktop.logic.session(ct)
-
-
-def statuses(desktop) -> list[str]:
-    table = desktop.ui.regionsTable
-    return [table.item(row, 1).text() for row in range(table.rowCount)]
+    return small_panel.segmented(desktop)
 
 
 class TestInputs:
@@ -199,7 +159,7 @@ class TestRun:
         assert settings == {"samples": 12, "overlap": 0.25, "mirror": False, "device": "cpu"}
         assert asked[0]["ct"]["array"] is not None
         assert np.array_equal(asked[0]["ct"]["array"], slicer.util.arrayFromVolume(ct))
-        assert asked[0]["ct"]["ijk_to_ras"] == np.diag([1.5, 1.5, 2.0, 1.0]).tolist()
+        assert asked[0]["ct"]["ijk_to_ras"] == MATRIX.tolist()
         assert asked[0]["model"] == str(DEMO_MODEL)
         ui.applyButton.click()
         ui.methodSelector.currentIndex = 0
@@ -267,210 +227,6 @@ class TestOverlay:
         ui.mapSelector.currentText = "Variance"
         assert ui.lowerThresholdSlider.value == pytest.approx(0.03)
         assert ui.windowRangeWidget.maximum == 0.25
-
-
-class TestReview:
-    def test_keys_act_while_the_module_is_shown(self, reviewed):
-        from PySide6.QtCore import Qt
-        from PySide6.QtTest import QTest
-
-        desktop, _ = reviewed
-        desktop.window.activateWindow()
-
-        def press(*keys):
-            for key in keys:
-                QTest.keyClick(desktop.window, key)
-            desktop.process()
-
-        press(Qt.Key_I, Qt.Key_N, Qt.Key_X, Qt.Key_N, Qt.Key_A, Qt.Key_P)
-        assert statuses(desktop) == ["Included", "Excluded", "Accepted"]
-        assert desktop.ui.regionsTable.selectionModel().selectedRows()[0].row() == 1
-        QTest.keyClick(desktop.window, Qt.Key_Z, Qt.ControlModifier)
-        assert statuses(desktop)[2] == "To review"
-        QTest.keyClick(desktop.window, Qt.Key_Z, Qt.ControlModifier | Qt.ShiftModifier)
-        assert statuses(desktop)[2] == "Accepted"
-        desktop.widget.exit()
-        press(Qt.Key_I)
-        assert statuses(desktop) == ["Included", "Excluded", "Accepted"]
-        desktop.widget.enter()
-        press(Qt.Key_I)
-        assert "Accepted" not in statuses(desktop)
-
-    def test_a_comment_belongs_to_its_region(self, reviewed):
-        desktop, session = reviewed
-        ui = desktop.ui
-        ui.commentEdit.text = "Vessel"
-        ui.commentEdit.editingFinished.emit()
-        ui.nextButton.click()
-        assert ui.commentEdit.text == ""
-        ui.previousButton.click()
-        assert ui.commentEdit.text == "Vessel"
-        assert [region.comment for region in session.review.regions] == ["Vessel", "", ""]
-        assert ui.regionsTable.item(0, 7).toolTip() == "Vessel"
-
-    def test_sign_off_waits_for_every_verdict_and_a_name_then_locks(self, reviewed):
-        desktop, session = reviewed
-        ui = desktop.ui
-        ui.reviewerEdit.text = ""
-        assert ui.signOffButton.toolTip == "Still to decide: 3 of 3 regions."
-        for _ in range(3):
-            ui.acceptButton.click()
-            ui.nextButton.click()
-        assert not ui.signOffButton.enabled
-        assert "name" in ui.signOffButton.toolTip
-        ui.reviewerEdit.text = "Dr. Åse Müller"
-        ui.signOffButton.click()
-        assert session.review.signature.name == "Dr. Åse Müller"
-        assert ui.reviewProgressLabel.text.startswith("Signed off by Dr. Åse Müller")
-        locked = (ui.acceptButton, ui.includeButton, ui.excludeButton, ui.editButton, ui.commentEdit, ui.undoButton)
-        assert not any(widget.enabled for widget in (*locked, ui.listingCollapsibleButton))
-        assert "Reopen" in ui.includeButton.toolTip
-        assert ui.nextButton.enabled
-        ui.signOffButton.click()
-        assert session.review.signature is None
-        assert all(widget.enabled for widget in locked)
-        assert ui.reviewProgressLabel.text == "3 of 3 reviewed"
-
-    def test_the_list_follows_the_slider_and_undo_leads_it_back(self, reviewed):
-        desktop, session = reviewed
-        ui = desktop.ui
-        ui.nextButton.click()
-        ui.excludeButton.click()
-        decided = session.review.regions[1].region_id
-        before = [region.region_id for region in session.review.regions]
-        for value in np.linspace(0.02, 0.04, 30):  # a drag
-            ui.doubtThresholdSlider.value = value
-        desktop.process(until=lambda: session.settings.threshold == pytest.approx(0.04))
-        assert session.review.region(decided).verdict == "exclude"
-        assert ui.regionsTable.rowCount == len(session.review.regions)
-        ui.undoButton.click()
-        assert ui.doubtThresholdSlider.value == pytest.approx(0.015)
-        assert [region.region_id for region in session.review.regions] == before
-
-    def test_edit_draws_in_the_region_and_discard_forgets(self, reviewed):
-        desktop, session = reviewed
-        ui = desktop.ui
-        ui.editButton.click()
-        region = session.review.regions[0]
-        assert ui.editButton.text == "Done"
-        assert not ui.segmentEditorPlace.isHidden()
-        assert not any(button.enabled for button in (ui.acceptButton, ui.nextButton, ui.undoButton, ui.regionsTable))
-        session.results.updateSegmentation(region.box, np.ones(region.mask.shape, np.uint8))
-        ui.discardEditButton.click()
-        assert statuses(desktop)[0] == "To review"
-        assert np.array_equal(session.results.corrected(), session.review.predicted)
-        ui.editButton.click()
-        session.results.updateSegmentation(region.box, np.ones(region.mask.shape, np.uint8))
-        ui.editButton.click()
-        assert ui.segmentEditorPlace.isHidden()
-        assert statuses(desktop)[0] == "Edited"
-        assert (session.review.labels_in(region.box)[region.mask] == 1).all()
-
-    def test_leaving_the_module_keeps_what_is_being_drawn(self, reviewed):
-        desktop, session = reviewed
-        desktop.ui.editButton.click()
-        desktop.widget.exit()
-        assert session.editing is None
-        assert statuses(desktop)[0] == "Edited"
-        desktop.widget.enter()
-
-    def test_each_ct_shows_its_own_results(self, reviewed):
-        desktop, session = reviewed
-        desktop.ui.includeButton.click()
-        other = add_ct(desktop, "other")
-        assert desktop.ui.regionsTable.rowCount == 0
-        assert not desktop.ui.includeButton.enabled
-        apply(desktop)
-        assert statuses(desktop) == ["To review"] * 3
-        desktop.ui.ctSelector.setCurrentNode(session.ctNode)
-        assert statuses(desktop)[0] == "Included"
-        desktop.ui.ctSelector.setCurrentNode(other)
-        assert statuses(desktop)[0] == "To review"
-
-    @pytest.mark.parametrize("role", ["segmentation", "variance", "ct"])
-    def test_removed_nodes_end_the_review_without_a_crash(self, reviewed, role):
-        desktop, session = reviewed
-        desktop.ui.commentEdit.text = "never stored"
-        desktop.scene.RemoveNode(session.ctNode if role == "ct" else session.results.node(role))
-        desktop.process()
-        assert desktop.ui.regionsTable.rowCount == 0
-        assert not desktop.ui.exportButton.enabled
-
-    def test_the_module_can_be_opened_anew(self, reviewed):
-        """As Reload does: the old widget is cleaned up, and a new one finds all in the scene."""
-        import qt
-
-        import MoBUncertainty
-
-        desktop, session = reviewed
-        desktop.ui.excludeButton.click()
-        desktop.second = parent = type(desktop.panel)()  # kept: the host's node selectors observe the scene for ever
-        parent.setLayout(qt.QVBoxLayout())
-        parent.setMRMLScene(desktop.scene)
-        parent.isEntered = True
-        again = MoBUncertainty.MoBUncertaintyWidget(parent)
-        again.setup()
-        try:
-            assert again.ui.regionsTable.item(0, 1).text() == "Excluded"
-            assert again.ui.ctSelector.currentNode() is session.ctNode
-        finally:
-            again.cleanup()
-        desktop.scene.Clear(0)
-        desktop.process()
-
-
-class TestSeveralOrgans:
-    @pytest.fixture
-    def organs(self, desktop):
-        """A result of two organs, one above the other."""
-        from MoBUncertaintyLib.app.tasks import showResult
-        from MoBUncertaintyLib.stand_in_worker import DOUBTS, LABEL, invent, row
-
-        ct = add_ct(desktop)
-        p, v, regions = invent(SHAPE)
-        below, above = p.copy(), p.copy()
-        below[SHAPE[0] // 2 :], above[: SHAPE[0] // 2] = 0, 0
-        labels = np.where(above > 0.5, 2, below > 0.5).astype(np.uint8)
-        matrix = np.diag([1.5, 1.5, 2.0, 1.0])
-        result = {
-            "segmentation": labels,
-            "regions": regions,
-            "probability": {"1": below, "2": above},
-            "variance": {"1": v * (below > 0), "2": v * (above > 0)},
-            "rows": [row(label, place, regions, p, v, matrix) for label, place in enumerate(DOUBTS, start=1)],
-            "labels": [LABEL, LABEL | {"value": 2, "name": "adrenal_gland_left"}],
-            "provenance": {},
-            "warnings": [],
-            "seconds": {},
-        }
-        session = showResult(ct, result)
-        desktop.logic.sessions.put(ct, session)
-        desktop.ui.overlayCollapsibleButton.collapsed = False
-        desktop.widget.panel.refresh()
-        return desktop, session
-
-    def test_the_map_of_one_organ_or_of_all_is_shown(self, organs):
-        desktop, session = organs
-        selector = desktop.ui.organSelector
-        assert not selector.isHidden()
-        assert [selector.itemText(index) for index in range(3)] == ["All organs", "pancreas", "adrenal gland left"]
-        selector.currentIndex = 2
-        assert session.results.overlay["label"] == 2
-        selector.currentIndex = 0
-        assert session.results.overlay["label"] is None
-
-    def test_include_asks_which_organ(self, organs):
-        desktop, session = organs
-        actions = desktop.ui.includeButton.menu().actions()
-        assert [action.text for action in actions] == ["pancreas", "adrenal gland left"]
-        actions[1].trigger()
-        region = session.review.regions[0]
-        assert (region.verdict, region.organ) == ("include", 2)
-        assert (session.results.corrected()[session.review.label_map() == region.label] == 2).all()
-        add_ct(desktop, "other")
-        apply(desktop)  # a model of one organ
-        assert desktop.ui.includeButton.menu() is None
-        assert desktop.ui.organSelector.isHidden()
 
 
 class TestExport:
