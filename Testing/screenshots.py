@@ -32,7 +32,7 @@ def main(folder: Path = FOLDER) -> None:
     load_demo(desktop)
     take("ready")
     ui.applyButton.click()
-    desktop.process(until=lambda: ui.statusLabel.text.startswith("Predicting: 9 of"), seconds=120)
+    desktop.process(until=lambda: ui.statusLabel.text.startswith("Predicting tiles: 9 of"), seconds=120)
     take("running")
     desktop.process(until=lambda: not running(desktop), seconds=240)
     session = desktop.logic.session(ui.ctSelector.currentNode())

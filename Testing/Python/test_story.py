@@ -72,7 +72,7 @@ def start_computing(desktop) -> None:
     load_demo(desktop)
     desktop.ui.overlapSlider.value = 0.5  # long enough to be interrupted
     desktop.ui.applyButton.click()
-    desktop.process(until=lambda: desktop.ui.statusLabel.text.startswith("Predicting: 2 of"), seconds=60)
+    desktop.process(until=lambda: desktop.ui.statusLabel.text.startswith("Predicting tiles: 2 of"), seconds=60)
 
 
 def test_from_the_demo_ct_to_a_signed_export(desktop, tmp_path):
