@@ -222,12 +222,15 @@ def _parse(data: dict[str, Any]) -> ModelCard:
 
 
 def covariance_from_json(data: Any) -> CovarianceSpec:
-    """The covariance model as JSON states it.
+    """The covariance model as JSON states it; one that does not state its assignment has the hard one.
 
     Raises:
         ValueError: An entry is missing, unknown or out of range.
     """
-    return CovarianceSpec(**_fields(data, "'covariance'", kind=str, rank=int, bases=int, partitions=int, scope=str))
+    if isinstance(data, dict):
+        data = {"assignment": "hard"} | data
+    kinds = {"kind": str, "rank": int, "bases": int, "partitions": int, "scope": str, "assignment": str}
+    return CovarianceSpec(**_fields(data, "'covariance'", **kinds))
 
 
 def _fields(data: Any, what: str, **kinds: Any) -> dict[str, Any]:

@@ -24,6 +24,15 @@ class Scope(StrEnum):
     TILE = "tile"
 
 
+class Assignment(StrEnum):
+    """How the weights W(x) of a partition cell make its basis."""
+
+    HARD = "hard"
+    """The most probable basis (paper, section 3)."""
+    SOFT = "soft"
+    """The mean of the bases under W."""
+
+
 @dataclass(frozen=True)
 class CovarianceSpec:
     """The shape of a covariance head.
@@ -35,6 +44,7 @@ class CovarianceSpec:
         partitions: P, cells per axis, so that a tile has P x P x P of them (Mixture-of-Bases, or scope `partition`).
         scope: How often z2 is drawn. The low-rank model's z2 is drawn per tile, as in Stochastic Segmentation
             Networks; the basis models' per voxel, as in Eq. 14, unless stated otherwise.
+        assignment: How a cell's weights make its basis (Mixture-of-Bases).
 
     Raises:
         ValueError: A number is below 1 or a name is unknown.
@@ -45,10 +55,12 @@ class CovarianceSpec:
     bases: int = 3
     partitions: int = 4
     scope: Scope = Scope.VOXEL
+    assignment: Assignment = Assignment.HARD
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", Covariance(self.kind))
         object.__setattr__(self, "scope", Scope(self.scope))
+        object.__setattr__(self, "assignment", Assignment(self.assignment))
         for name in ("rank", "bases", "partitions"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 256:

@@ -80,12 +80,14 @@ class BasisLoading(Loading):
         scales: a, (B, R, *S), signed.
         choice: Which basis a cell takes, one-hot, (B, M, P, P, P); None where there is but one.
         weights: W(x), the probability of each basis in each cell, like `choice`, for the loss of Eq. 10.
+        soft: `choice` is not one-hot; a cell's basis is the sum of the bases weighted by it.
     """
 
     bases: Tensor
     scales: Tensor
     choice: Tensor | None = None
     weights: Tensor | None = None
+    soft: bool = False
 
     @property
     def rank(self) -> int:
@@ -98,11 +100,15 @@ class BasisLoading(Loading):
         return spread_cells(basis, tuple(self.scales.shape[2:])) * self.scales[:, None]
 
     def gram(self) -> Tensor:
+        if self.soft:
+            return DenseLoading(self.dense()).gram()
         products = torch.einsum("mcr,mdr->mcdr", self.bases, self.bases)
         flat = self._contract(products.flatten(1, 2), self.scales.square()[None])[0]
         return flat.unflatten(1, products.shape[1:3])
 
     def contrast_variance(self) -> Tensor:
+        if self.soft:
+            return DenseLoading(self.dense()).contrast_variance()
         weights = (self.bases[:, 1] - self.bases[:, 0]).square()
         shape = self.scales.shape[2:]
         size = cached_voxels(self.scales.device, shape.numel())

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.covariance import Assignment, Covariance, CovarianceSpec
 from MoBUncertaintyLib.distribution import BasisLoading, DenseLoading, Loading, LogitGaussian
 from MoBUncertaintyLib.partitions import cell_means
 
@@ -116,7 +116,7 @@ class MixtureOfBasesHead(SingleBasisHead):
     """Sigma_n = B_m diag(a_n)^2 B_m^T + diag(d_n), m the most probable of M bases in n's partition cell (Eqs. 6, 7).
 
     The choice is hard in the forward pass; in training its gradient is the softmax's (straight-through), since an
-    argmax would leave W to the entropy term alone.
+    argmax would leave W to the entropy term alone. With the soft assignment B_m is the mean of the bases under W.
     """
 
     def __init__(self, spec: CovarianceSpec, features: int, classes: int) -> None:
@@ -133,6 +133,8 @@ class MixtureOfBasesHead(SingleBasisHead):
 
     def loading(self, features: Tensor, *predicted: Tensor) -> BasisLoading:
         weights = self.weights(features)
+        if self.spec.assignment is Assignment.SOFT:
+            return BasisLoading(self.unit_basis(), *predicted, weights, weights, soft=True)
         chosen = torch.zeros_like(weights).scatter_(1, weights.argmax(dim=1, keepdim=True), 1.0)
         if self.training:
             chosen = chosen + weights - weights.detach()
