@@ -22,6 +22,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from MoBUncertaintyLib import __version__
+from MoBUncertaintyLib.appearance import BRIGHTEST_VARIANCE, LARGEST_VARIANCE
 from MoBUncertaintyLib.card import Label
 from MoBUncertaintyLib.dicom_series import DicomSeries, read_series
 from MoBUncertaintyLib.errors import OutputError
@@ -29,11 +30,11 @@ from MoBUncertaintyLib.segment_nrrd import values_in
 
 MANUFACTURER = "MoB Uncertainty"
 SEG_SERIES_NUMBER, VARIANCE_SERIES_NUMBER = 9001, 9002  # after those of the scanner
-VARIANCE_RANGE = (0.0, 0.25)  # 0.25 is the largest variance a probability can have
 
 # DICOM has codes for several variances, none of them for that of a predicted probability.
 PREDICTIVE_VARIANCE = CodedConcept("PREDVAR", "99MOB", "Predictive variance of the organ's probability")
 
+_WINDOW = highdicom.VOILUTTransformation(window_center=BRIGHTEST_VARIANCE / 2, window_width=BRIGHTEST_VARIANCE)
 _LONGEST = 64  # characters of DICOM's long strings
 
 
@@ -122,14 +123,14 @@ def write_parametric_map(
                 lut_label="VARIANCE",
                 lut_explanation=_line(description),
                 unit=codes.UCUM.NoUnits,
-                value_range=VARIANCE_RANGE,
+                value_range=(0.0, LARGEST_VARIANCE),
                 slope=1.0,
                 intercept=0.0,
                 quantity_definition=PREDICTIVE_VARIANCE,
             )
         ],
         content_description=_line(description),
-        voi_lut_transformations=[highdicom.VOILUTTransformation(window_center=0.125, window_width=0.25)],
+        voi_lut_transformations=[_WINDOW],
         **_common(series, model, description),
     )
     _save(parametric_map, path)

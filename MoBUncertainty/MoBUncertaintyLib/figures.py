@@ -21,6 +21,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from MoBUncertaintyLib.appearance import BRIGHTEST_VARIANCE, REGION_COLOUR, readable
 from MoBUncertaintyLib.regions import DEFAULT_THRESHOLD, Measure, Regions, RegionSettings
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 CT_RANGE = (-160.0, 240.0)  # HU, black and white: the window of the abdomen (400 wide, level 40)
 HOUNSFIELD_BELOW = -100.0  # without voxels below this (air, fat) an image is no CT and is shown by its own range
-LARGEST_VARIANCE = 0.25  # that a probability can have: one scale for every case
-REGION_COLOUR = (0, 220, 255)  # cyan: in neither the CT's greys nor Inferno
 
 _MARGIN_MM, _SMALLEST_VIEW_MM, _SCALE_BAR_MM = 20.0, 100.0, 20.0
 _INK, _QUIET, _PAPER = "white", "0.65", "black"
@@ -107,6 +106,7 @@ def draw_overlay(
         2, 4, width_ratios=(1, 1, 1, 0.04), left=0.03, right=0.92, top=0.89, bottom=0.07, wspace=0.04, hspace=0.05
     )
     black, white = display_range(image)
+    brightest = brightest_variance(threshold)
     for column, plane in enumerate(_PLANES):
         upper, lower = (figure.add_subplot(grid[row, column]) for row in (0, 1))
         for axes in (upper, lower):
@@ -114,7 +114,7 @@ def draw_overlay(
             _decorate(axes, view, plane)
         upper.set_title(plane.name, color=_QUIET, fontsize=11)
         doubt = np.ma.masked_less(view.variance, threshold)
-        heat = _draw(lower, view, plane, doubt, cmap="inferno", vmin=0.0, vmax=LARGEST_VARIANCE, alpha=0.85)
+        heat = _draw(lower, view, plane, doubt, cmap="inferno", vmin=0.0, vmax=brightest, alpha=0.85)
         for label in labels:
             for axes, width in ((upper, 1.6), (lower, 1.0)):
                 _outline(axes, view, plane, view.segmentation == label.value, label.colour, width)
@@ -139,15 +139,15 @@ def variance_threshold(settings: RegionSettings) -> float:
     return settings.level if settings.measure is Measure.VARIANCE else DEFAULT_THRESHOLD[Measure.VARIANCE]
 
 
+def brightest_variance(threshold: float) -> float:
+    """Variance of the heat map's last colour: the same for every case whose threshold leaves room below it."""
+    return max(BRIGHTEST_VARIANCE, 1.5 * threshold)
+
+
 def largest_component(image: sitk.Image) -> np.ndarray:
     """The image as (z, y, x); with several foreground classes the largest value at each voxel."""
     values = sitk.GetArrayViewFromImage(image)
     return values.max(axis=-1) if image.GetNumberOfComponentsPerPixel() > 1 else np.array(values)
-
-
-def readable(name: str) -> str:
-    """`adrenal_gland_left` as people write it."""
-    return name.replace("_", " ")
 
 
 def _look(image: sitk.Image, prediction: Prediction, regions: Regions) -> _View:
@@ -254,7 +254,7 @@ def _decorate(axes: Axes, view: _View, plane: _Plane) -> None:
 
 
 def _colour_bar(figure: Figure, heat: AxesImage, place: SubplotSpec, threshold: float) -> None:
-    bar = figure.colorbar(heat, cax=figure.add_subplot(place))
+    bar = figure.colorbar(heat, cax=figure.add_subplot(place), extend="max", extendfrac=0.03)
     bar.set_label("predictive variance", color=_INK, fontsize=11)
     bar.ax.axhline(threshold, color=_INK, linewidth=1)
     bar.ax.tick_params(color=_QUIET, labelcolor=_INK, labelsize=9)
@@ -269,7 +269,7 @@ def _caption(figure: Figure, view: _View, regions: Regions, labels: Sequence[Lab
         region = regions.regions[0]
         detail = (
             f"doubtful region {region.rank} of {len(regions.regions)}: {region.location}, "
-            f"expected error {region.expected_error_mm3:,.0f} mm³, mean variance {region.mean_variance:.2f}"
+            f"expected error {region.expected_error_mm3:,.0f} mm³, mean variance {region.mean_variance:.3f}"
         )
     else:
         detail = "no doubtful region"

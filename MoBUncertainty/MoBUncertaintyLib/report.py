@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import csv
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,9 +19,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib import __version__
+from MoBUncertaintyLib.appearance import REGION_COLOUR, readable
 from MoBUncertaintyLib.card import Label
 from MoBUncertaintyLib.errors import OutputError
-from MoBUncertaintyLib.figures import LARGEST_VARIANCE, REGION_COLOUR, display_range, readable, variance_threshold
+from MoBUncertaintyLib.figures import brightest_variance, display_range, variance_threshold
 from MoBUncertaintyLib.pictures import CORRECTED_COLOUR, PREDICTED_COLOUR, Scale, draw_region, heat_colours
 from MoBUncertaintyLib.regions import RegionSettings
 from MoBUncertaintyLib.review import Review, ReviewRegion, Verdict
@@ -188,10 +188,9 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def picture_scale(case: ReviewedCase) -> Scale:
-    """One scale for all pictures of a case: the heat map reaches up to the regions' peak variance."""
-    peak = max((region.region.peak_variance for region in case.review.regions), default=LARGEST_VARIANCE)
+    """One scale for all pictures of a case, and of every other case unless its threshold is high."""
     threshold = variance_threshold(case.review.settings or RegionSettings())
-    return Scale(*display_range(case.ct), threshold, max(math.ceil(peak * 100) / 100, 1.5 * threshold))
+    return Scale(*display_range(case.ct), threshold, brightest_variance(threshold))
 
 
 def _organs(case: ReviewedCase, corrected: np.ndarray) -> list[dict[str, Any]]:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.figures import REGION_COLOUR, display_range, readable, variance_threshold
+from MoBUncertaintyLib.appearance import REGION_COLOUR, readable, region_title
+from MoBUncertaintyLib.figures import display_range, variance_threshold
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.card import ModelCard
@@ -112,7 +113,7 @@ def scene_request(
             "segments": [
                 {
                     "value": region.label,
-                    "name": f"{region.rank}: {region.location}, expected error {region.expected_error_mm3:,.0f} mm³",
+                    "name": region_title(region),
                     "colour": REGION_COLOUR,
                     "flagged": True,
                 }

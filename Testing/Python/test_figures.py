@@ -100,7 +100,7 @@ def test_letters_and_title_say_what_is_where(tmp_path, monkeypatch):
     assert sides == [axial, axial, coronal, coronal, sagittal, sagittal]
     assert [text.get_text() for text in figure.texts] == [
         "Pancreas",
-        "doubtful region 1 of 2: left, expected error 1,234 mm³, mean variance 0.15",
+        "doubtful region 1 of 2: left, expected error 1,234 mm³, mean variance 0.150",
     ]
     assert figure.axes[6].get_ylabel() == "predictive variance"
 

@@ -10,6 +10,7 @@ import slicer
 import slicer.util
 
 from MoBUncertaintyLib.app.nodes import Box, CtNodes, ijkToRas, occupied
+from MoBUncertaintyLib.appearance import BRIGHTEST_VARIANCE, LARGEST_VARIANCE
 
 # Below this probability no map reaches a value worth drawing: bounds the box in which maps are derived.
 NEGLIGIBLE = 0.001
@@ -36,10 +37,8 @@ class MapKind(StrEnum):
 class MapStyle:
     """How a kind of map is shown at first.
 
-    The windows are the same for every case, so that colours can be compared. A trained model's variance is about
-    0.3 p (1 - p), at most 0.075 where p is 0.5: the windows of variance and standard deviation end there rather than
-    at what a probability's variance can be at most (0.25), which would leave every model dark. The window of the
-    entropy goes a little beyond ln 2, where one organ is as likely as not.
+    The windows are the same for every case, so that colours can be compared. Those of variance and standard deviation
+    end at `BRIGHTEST_VARIANCE`; that of the entropy goes a little beyond ln 2, where one organ is as likely as not.
 
     Attributes:
         title: Of the legend.
@@ -55,7 +54,7 @@ class MapStyle:
 
 
 STYLES = {
-    MapKind.VARIANCE: MapStyle("Variance", (0.0, 0.08), 0.015, 0.25),
+    MapKind.VARIANCE: MapStyle("Variance", (0.0, BRIGHTEST_VARIANCE), 0.015, LARGEST_VARIANCE),
     MapKind.STANDARD_DEVIATION: MapStyle("Standard deviation", (0.0, 0.28), 0.12, 0.5),
     MapKind.PROBABILITY: MapStyle("Probability", (0.0, 1.0), 0.05, 1.0),
     MapKind.ENTROPY: MapStyle("Entropy (nats)", (0.0, 0.8), 0.2, 1.4),

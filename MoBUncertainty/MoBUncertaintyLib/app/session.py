@@ -16,13 +16,13 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from MoBUncertaintyLib.app.nodes import ijkToRas, occupied
 from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec
+from MoBUncertaintyLib.appearance import REGION_COLOUR, readable, region_title
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.regions import Measure, Region, RegionFinder, RegionSettings
 from MoBUncertaintyLib.review import Review, ReviewRegion, Verdict
 
 EDITOR_TAG = "MoBUncertainty"
 MASK_SEGMENT = "MoBUncertainty.Region"
-REGION_COLOUR = (0, 229, 255)  # cyan: neither in Inferno nor an organ's
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ class ReviewSession:
         return [(each.label, each.region_id) for each in self.review.regions]
 
     def _showRegions(self) -> None:
-        specs = [SegmentSpec(each.label, region_name(each), REGION_COLOUR) for each in self.review.regions]
+        specs = [SegmentSpec(each.label, region_title(each.region), REGION_COLOUR) for each in self.review.regions]
         self.results.setRegions(self.review.label_map(), specs)
         self._listed = self._list()
         self._showStatus()
@@ -312,16 +312,6 @@ def areComplete(results: ResultScene) -> bool:
     """Whether a CT, and all nodes that a review of it needs, are in the scene."""
     roles = ("segmentation", "predicted", "probability", "variance", "regions", "state.prediction", "state.review")
     return results.ctNode.GetScene() is not None and all(results.node(role) for role in roles)
-
-
-def readable(name: str) -> str:
-    """A label's name as a reader wants it: `adrenal_gland_left` -> `adrenal gland left`."""
-    return name.replace("_", " ")
-
-
-def region_name(each: ReviewRegion) -> str:
-    """What a region's segment is called."""
-    return f"{each.region.rank}: {each.region.location}, expected error {each.region.expected_error_mm3:,.0f} mm³"
 
 
 def _settings(values: dict[str, Any]) -> RegionSettings:

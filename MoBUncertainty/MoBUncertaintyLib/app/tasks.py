@@ -12,7 +12,8 @@ import vtk
 from MoBUncertaintyLib.app.maps import MapKind
 from MoBUncertaintyLib.app.nodes import ijkToRas
 from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec
-from MoBUncertaintyLib.app.session import ReviewSession, readable
+from MoBUncertaintyLib.app.session import ReviewSession
+from MoBUncertaintyLib.appearance import readable
 from MoBUncertaintyLib.protocol import Command
 
 

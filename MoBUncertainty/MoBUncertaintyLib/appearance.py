@@ -1,0 +1,28 @@
+"""What all displays agree on: the scene in Slicer, pictures, reports and DICOM. Needs only the standard library."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.regions import Region
+
+LARGEST_VARIANCE = 0.25
+"""That a probability can have."""
+
+BRIGHTEST_VARIANCE = 0.08
+"""Variance of the heat map's last colour, the same for every case, so that colours can be compared. A trained model's
+variance is about 0.3 p (1 - p), at most 0.075 where p is 0.5: a scale up to `LARGEST_VARIANCE` would leave it dark."""
+
+REGION_COLOUR = (0, 220, 255)
+"""Cyan: in neither the CT's greys nor Inferno nor an organ's colour."""
+
+
+def readable(name: str) -> str:
+    """A label's name as people write it: `adrenal_gland_left` is the adrenal gland left."""
+    return name.replace("_", " ")
+
+
+def region_title(region: Region) -> str:
+    """What a doubtful region is called in lists."""
+    return f"{region.rank}: {region.location}, expected error {region.expected_error_mm3:,.0f} mm³"
