@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image, ImageDraw, ImageFont
 
-from MoBUncertaintyLib.figures import REGION_COLOUR
+from MoBUncertaintyLib.appearance import REGION_COLOUR
 from MoBUncertaintyLib.review_regions import Box, ReviewRegion
 
 PREDICTED_COLOUR = (255, 255, 255)
@@ -95,9 +95,9 @@ def draw_region(
     mask = np.zeros(before.shape, bool)
     mask[tuple(slice(r.start - b.start, r.stop - b.start) for r, b in zip(region.box, box, strict=True))] = region.mask
     outlines = [(mask, REGION_COLOUR, 1.3)]
-    outlines += [(before == value, PREDICTED_COLOUR, 1.6) for value in np.unique(before[before > 0])]
-    if not np.array_equal(before, after):
-        outlines += [(after == value, CORRECTED_COLOUR, 2.2) for value in np.unique(after[after > 0])]
+    # The corrected outline below the predicted one, so that it is seen where it differs.
+    for labels, colour in ((after, CORRECTED_COLOUR), (before, PREDICTED_COLOUR)):
+        outlines += [(labels == value, colour, 1.8) for value in np.unique(labels[labels > 0])]
     images = [(around.image(shape), colour, line) for shape, colour, line in outlines]
     heat = around.image(np.maximum.reduce([values[box] for values in variance]))
     return {

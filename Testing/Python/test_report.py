@@ -114,6 +114,10 @@ class TestHtml:
         assert all(link.startswith(("data:image/png;base64,", "#region-")) for link in links)
         assert not [name for _, attributes in found.tags for name in attributes if name.startswith("on")]
         assert "url(" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+        policies = [
+            each.get("content") for _, each in found.tags if each.get("http-equiv") == "Content-Security-Policy"
+        ]
+        assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
 
     def test_three_pictures_for_each_region(self, tmp_path, signed):
         images = page(tmp_path, signed).images()
@@ -297,7 +301,12 @@ def test_corrected_outline_shows_where_it_differs():
 
     assert green(drawn()["axial"]) == 0
     review.decide("1", "exclude")
-    assert green(drawn()["axial"]) > 50
+    differs = green(drawn()["axial"])
+    assert differs > 50
+    # Elsewhere it lies below the predicted one: with nothing predicted, all of it is seen.
+    nothing = np.zeros_like(review.predicted)
+    alone = draw_region(ct, review.regions[0], nothing, review.corrected(), [variance], SCALE)
+    assert green(alone["axial"]) > 1.5 * differs
 
 
 def test_region_at_the_edge_of_the_volume_is_drawn():
