@@ -182,6 +182,22 @@ def evaluate(
     print(f"mean Dice {scores['summary']['dice']['mean']:.4f} over {len(scores['cases'])} cases")
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def workflow(
+    context: typer.Context,
+    config: Annotated[Path, typer.Argument(help="Config, as in training/workflow/config.")],
+    output: Annotated[Path, typer.Option(help="Folder of the workflow: data, runs, scores, tables.")],
+    profile: Annotated[str, typer.Option(help="local, slurm, kubernetes, or a folder with a profile.")] = "local",
+) -> None:
+    """Run the whole comparison, from data to tables and figures, or go on where it was stopped.
+
+    Everything else goes to snakemake: targets (all, models, predict_cohort) and options (--cores 2, --dry-run).
+    """
+    from mob_training.workflow import start
+
+    start(config, output, profile, context.args)
+
+
 def _classes(labels: list[str]) -> tuple[list[str], list[list[int]]]:
     """Names and label values of `--label NAME=VALUE[,VALUE...]`.
 

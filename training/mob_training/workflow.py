@@ -1,0 +1,234 @@
+"""The workflow's config, what it comes to (data sets, runs, CTs), and `mob-training workflow`, its door.
+
+`workflow/Snakefile` imports this module; everything here but `start` is free of Snakemake.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from MoBUncertaintyLib.errors import SettingsError
+
+FOLDER = Path(__file__).parents[1] / "workflow"
+DETERMINISTIC = "deterministic"
+"""Name of the first stage among the models."""
+
+VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+IN_TOTALSEGMENTATOR = "ct.nii.gz"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model of one data set from one seed.
+
+    Attributes:
+        dataset: Name of the data set in the config.
+        model: `deterministic`, or a name of the config's `models`; with `-bases-M` at the end if of the sweep.
+        seed: Of the training; the split has its own.
+        options: Of `mob-training finetune`, by their names in the config; empty for the deterministic stage.
+    """
+
+    dataset: str
+    model: str
+    seed: int
+    options: Mapping[str, Any]
+
+    @property
+    def folder(self) -> str:
+        """Where the run lies below `runs`, `scores` and `models`."""
+        return f"{self.dataset}/{self.model}/seed_{self.seed}"
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config file that has been checked.
+
+    Raises:
+        SettingsError: There is no such file, it is no YAML, or not a valid config.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"Cannot read the config {path}: {error.strerror}.") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"The config {path} is no YAML: {' '.join(str(error).split())}") from None
+    try:
+        check_config(config)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
+    return config
+
+
+def check_config(config: Any) -> None:
+    """Compare a config with its schema, and its parts with each other.
+
+    Raises:
+        SettingsError: Names the place and what is wrong there.
+    """
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    error = best_match(Draft202012Validator(schema()).iter_errors(config))
+    if error is not None:
+        place = ".".join(map(str, error.absolute_path)) or "the config"
+        raise SettingsError(f"{place}: {_in_words(error)}.")
+    _check_data(config)
+    _check_sweep(config)
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """JSON schema of the config."""
+    return yaml.safe_load((FOLDER / "config.schema.yaml").read_text(encoding="utf-8"))
+
+
+def grid(config: Mapping[str, Any]) -> list[Run]:
+    """Every run of a config: each data set, the deterministic stage and each model, each seed; then the sweep."""
+    runs = []
+    for dataset in config["datasets"]:
+        for model, own in {DETERMINISTIC: None, **config["models"]}.items():
+            options = {} if own is None else {**config["finetune"], **own}
+            runs += [Run(dataset, model, seed, options) for seed in config["seeds"]]
+    return runs + list(_sweep(config))
+
+
+def option_line(options: Mapping[str, Any]) -> str:
+    """Options of a command, `{"head_learning_rate": 0.001, "reverse_kl": True}` -> `--head-learning-rate 0.001 ...`."""
+    words = []
+    for key, value in options.items():
+        name = key.replace("_", "-")
+        words.append(f"--{name if value else f'no-{name}'}" if isinstance(value, bool) else f"--{name} {value}")
+    return " ".join(words)
+
+
+def cohort(folder: Path) -> dict[str, Path]:
+    """What to predict in a folder: volumes, cases in TotalSegmentator's layout, or DICOM folders, by unique names.
+
+    Raises:
+        SettingsError: There is no such folder, it holds none of these, or two would be written to one place.
+    """
+    if not folder.is_dir():
+        raise SettingsError(f"cohort.images: there is no folder {folder.resolve()}.")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        ending = next((ending for ending in VOLUMES if path.name.lower().endswith(ending)), None)
+        if path.name.startswith(".") or not (path.is_dir() or ending):
+            continue
+        source = path / IN_TOTALSEGMENTATOR if (path / IN_TOTALSEGMENTATOR).exists() else path
+        name = path.name if path.is_dir() else path.name[: -len(ending)]
+        if name in found:
+            raise SettingsError(f"cohort.images: {found[name].name} and {path.name} have one name; rename one.")
+        found[name] = source
+    if not found:
+        raise SettingsError(f"cohort.images: there are no volumes in {folder.resolve()}.")
+    return found
+
+
+def start(config: Path, output: Path, profile: str, arguments: Sequence[str]) -> None:
+    """Become Snakemake; does not return.
+
+    A run that was killed goes on: what holds the folder is a lock of the operating system, gone with its process,
+    in place of Snakemake's, which would have to be unlocked by hand.
+
+    Args:
+        config: Config file.
+        output: The workflow's folder, made if there is none.
+        profile: Name of a profile of the workflow, or a folder with one.
+        arguments: Further arguments of Snakemake, targets too.
+
+    Raises:
+        SettingsError: The config is invalid, Snakemake or the workflow is not installed, the profile is unknown, or
+            another run holds the folder.
+    """
+    snakefile = FOLDER / "Snakefile"
+    if not snakefile.exists():
+        raise SettingsError("The workflow lies in the repository, install from there: pip install -e '.[training]'")
+    try:
+        import snakemake  # noqa: F401
+    except ImportError:
+        raise SettingsError("Snakemake is missing; install it with: pip install -e '.[training]'") from None
+    read_config(config)
+    profiles = FOLDER / "profiles"
+    folder = profiles / profile if (profiles / profile).is_dir() else Path(profile)
+    if not folder.is_dir():
+        known = ", ".join(sorted(path.name for path in profiles.iterdir()))
+        raise SettingsError(f"There is no profile {profile}; choose {known}, or a folder with a config.yaml.")
+    output.mkdir(parents=True, exist_ok=True)
+    _hold(output)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--configfile", config.resolve()]
+    command += ["--directory", output, "--profile", folder, "--nolock", *arguments]
+    os.execv(sys.executable, [str(word) for word in command])
+
+
+def _hold(folder: Path) -> None:
+    """Lock a folder until this process, whatever it becomes, ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where Snakemake runs no cluster jobs
+        return
+    descriptor = os.open(folder / ".workflow.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise SettingsError(f"Another workflow is running in {folder.resolve()}; wait for it or stop it.") from None
+    os.set_inheritable(descriptor, True)
+
+
+def _in_words(error: Any) -> str:
+    """What is wrong at one place of a config, without the schema's own language where that can be avoided."""
+    if error.validator == "oneOf":
+        return "give either organ or labels"
+    if error.validator == "pattern":
+        what = error.schema.get("description") or f"letters as in {error.validator_value}"
+        return f"{error.instance!r} is not of the form wanted ({what.rstrip('.')})"
+    if error.validator == "not":
+        return f"{error.instance!r} is the first stage and always compared; choose another name"
+    return error.message
+
+
+def _check_data(config: Mapping[str, Any]) -> None:
+    if ("data" in config) == ("phantom" in config):
+        raise SettingsError("give either data, a folder, or phantom, to have the data made.")
+    ids = [dataset["id"] for dataset in config["datasets"].values()]
+    for number in ids:
+        if ids.count(number) > 1:
+            raise SettingsError(f"datasets: the id {number} is given twice.")
+    if "phantom" in config:
+        for name, dataset in config["datasets"].items():
+            if "organ" not in dataset:
+                raise SettingsError(f"datasets.{name}: phantoms have an organ, not labels.")
+        cases, kept = config["phantom"]["cases"], config["split"]["validation"] + config["split"]["test"]
+        if cases <= kept:
+            raise SettingsError(f"phantom.cases: {cases} are too few to validate and test {kept}.")
+
+
+def _check_sweep(config: Mapping[str, Any]) -> None:
+    if "sweep" not in config:
+        return
+    sweep = config["sweep"]
+    model = config["models"].get(sweep["model"])
+    if model is None or model["covariance"] != "mixture-of-bases":
+        raise SettingsError(f"sweep.model: {sweep['model']} is not a model of the config with a mixture of bases.")
+    for dataset in sweep["datasets"]:
+        if dataset not in config["datasets"]:
+            raise SettingsError(f"sweep.datasets: {dataset} is not a data set of the config.")
+
+
+def _sweep(config: Mapping[str, Any]) -> Iterator[Run]:
+    """Runs with other numbers of bases than the model itself has, which is compared already."""
+    if "sweep" not in config:
+        return
+    sweep = config["sweep"]
+    options = {**config["finetune"], **config["models"][sweep["model"]]}
+    for dataset in sweep["datasets"]:
+        for bases in sweep["bases"]:
+            if bases != options.get("bases", 3):
+                for seed in config["seeds"]:
+                    yield Run(dataset, f"{sweep['model']}-bases-{bases}", seed, {**options, "bases": bases})
