@@ -1,30 +1,51 @@
-"""Whole cases in the image's own geometry: a model folder and a data set's held-out cases -> scores."""
+"""Whole cases in the image's own geometry: a model folder and a data set's held-out cases -> scores.
+
+One case is in memory at a time. What is pooled over cases is kept as sums and tables of counts.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.agreement import dice, error_share, error_split
+from mob_training.case_scores import MEASURES, PLACES, PlaceSums, ScoredCase, score
+from mob_training.raters import draw_segmentations, rater_scores, read_raters
+from MoBUncertaintyLib.card import Label
+from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.images import read_image
-from MoBUncertaintyLib.model import load_model
-from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Predictor
-from MoBUncertaintyLib.regions import Measure, Regions, RegionSettings, find_regions
+from MoBUncertaintyLib.model import Model, load_model
+from MoBUncertaintyLib.prediction import PredictionSettings, Predictor
+from MoBUncertaintyLib.regions import Measure
 
-MEASURES = (Measure.VARIANCE, Measure.BERNOULLI)
+DRAWN = 8
+"""Segmentations drawn from a model for the energy distance to several raters."""
+
+NAMES = {
+    Covariance.DETERMINISTIC: "Deterministic",
+    Covariance.DIAGONAL: "Diagonal",
+    Covariance.LOW_RANK: "Diagonal + Low-rank",
+    Covariance.SINGLE_BASIS: "Single-Basis",
+    Covariance.MIXTURE_OF_BASES: "Mixture-of-Bases",
+}
+CONTROL = "Deterministic, fine-tuned"
 
 
 def held_out_cases(dataset: Path) -> list[tuple[str, Path, Path]]:
     """Name, image and label map of every held-out case of a raw nnU-Net data set (`imagesTs`, `labelsTs`)."""
+    ending = _description(dataset).get("file_ending", ".nii.gz")
     return [
-        (path.name.removesuffix(".nii.gz"), dataset / "imagesTs" / path.name.replace(".nii.gz", "_0000.nii.gz"), path)
-        for path in sorted((dataset / "labelsTs").glob("*.nii.gz"))
+        (name, dataset / "imagesTs" / f"{name}_0000{ending}", path)
+        for path in sorted((dataset / "labelsTs").glob(f"*{ending}"))
+        for name in [path.name.removesuffix(ending)]
     ]
 
 
@@ -32,53 +53,121 @@ def evaluate(
     model_path: Path,
     dataset: Path,
     settings: PredictionSettings | None = None,
+    raters: Path | None = None,
+    drawn: int = DRAWN,
+    name: str | None = None,
     report: Callable[[str], None] = print,
-) -> dict:
-    """Dice per case, and how much of the segmentation's error lies in the flagged regions, for each measure of doubt.
+) -> dict[str, Any]:
+    """Score a model on whole held-out cases.
+
+    Args:
+        model_path: A model folder, a zip, or a results folder of nnU-Net, stock or ours.
+        dataset: Raw nnU-Net data set.
+        settings: How to predict.
+        raters: Folder with the masks of several raters per case (`raters.read_raters`).
+        drawn: Segmentations drawn from the model for the energy distance, if there are raters.
+        name: What tables call the model; None: after its covariance and the name of its fine-tuning.
+        report: Told of each case.
 
     Returns:
-        `summary` (mean, median, least and greatest over the cases) and `cases`, ready to be written as JSON.
+        `run` (what was scored), `summary` (mean, median, least and greatest over the cases of every score), `pooled`
+        (scores over the voxels of all cases together, with the calibration curve and the error rate by doubt) and
+        `cases`, ready to be written as JSON; what is undefined is None (`mob_training.metrics`).
 
     Raises:
-        SettingsError: The data set has no held-out cases.
+        SettingsError: The data set has no held-out cases, or other labels than the model.
     """
     cases = held_out_cases(dataset)
     if not cases:
         raise SettingsError(f"{dataset} has no held-out cases (imagesTs, labelsTs).")
-    predictor = Predictor(load_model(model_path), settings)
+    model = load_model(model_path)
+    labels = model.card.labels
+    _check_labels(dataset, labels)
+    predictor = Predictor(model, settings)
+    pool = Pool(labels)
     rows = []
-    for name, image_path, truth_path in cases:
-        prediction = predictor.predict(read_image(image_path)[0])
-        row = {"case": name} | score(prediction, sitk.ReadImage(str(truth_path)))
-        report(f"{name}: Dice {row['dice']:.4f}, {row['variance']['regions']} regions")
-        rows.append(row)
-    return {"summary": summarise(rows), "cases": rows}
+    for case_name, image_path, truth_path in cases:
+        image, truth = read_image(image_path)[0], sitk.ReadImage(str(truth_path))
+        prediction = predictor.predict(image)
+        case = ScoredCase.of(prediction, truth, labels)
+        scores, sums = score(case, prediction, truth)
+        if raters is not None:
+            read = read_raters(raters, case_name, labels, prediction.segmentation)
+            scores["raters"] = rater_scores(case, read, draw_segmentations(predictor, image, drawn))
+        pool.add(case, sums)
+        rows.append(_plain({"case": case_name} | scores))
+        report(f"{case_name}: Dice {scores['dice']:.4f}, NLL {scores['volume']['nll']:.4f}")
+    described = describe_run(model, dataset, name)
+    return {"run": described, "summary": summarise(rows), "pooled": _plain(pool.scores()), "cases": rows}
 
 
-def score(prediction: Prediction, truth: sitk.Image) -> dict:
-    """Dice and, per measure of doubt, the regions and the error inside them, of one case."""
-    row: dict = {"dice": dice(prediction.segmentation, truth)}
-    for measure in MEASURES:
-        regions = find_regions(
-            prediction.probability, prediction.variance, prediction.segmentation, RegionSettings(measure)
-        )
-        row[measure.value] = {
-            "regions": len(regions.regions),
-            "longest_mm": max((region.extent_mm for region in regions.regions), default=0.0),
-            **error_share(regions, prediction.segmentation, truth),
-            "caught": caught_by_rank(regions, prediction.segmentation, truth),
-        }
-    return row
+class Pool:
+    """Scores over the voxels of all cases together.
+
+    Args:
+        labels: The foreground classes.
+    """
+
+    def __init__(self, labels: tuple[Label, ...]) -> None:
+        self._overlap = {label.value: np.zeros(2, np.int64) for label in labels}
+        self._sums = {place: PlaceSums() for place in PLACES}
+
+    def add(self, case: ScoredCase, sums: dict[str, PlaceSums]) -> None:
+        """Add a case; `sums` as `case_scores.score` returns them."""
+        for value, counts in self._overlap.items():
+            predicted, true = case.segmentation == value, case.truth == value
+            counts += np.count_nonzero(predicted & true), np.count_nonzero(predicted) + np.count_nonzero(true)
+        for place, one in sums.items():
+            self._sums[place].add(one)
+
+    def scores(self) -> dict[str, Any]:
+        """`dice` of all voxels; for each place the scores, and the calibration `curve` of each class; for each measure
+        of doubt and place the ranking's scores, and the error rate by doubt (`curve`).
+        """
+        ratios = [2 * both / total if total else 1.0 for both, total in self._overlap.values()]
+        tops = dict.fromkeys(MEASURES, 0.25) | {Measure.ENTROPY: math.log(len(self._overlap) + 1)}
+        result: dict[str, Any] = {"dice": float(np.mean(ratios))}
+        for place, one in self._sums.items():
+            curves = {name: calibration.curve() for name, calibration in one.calibrations.items()}
+            result[place] = one.scores() | {"curve": curves}
+        for measure, top in tops.items():
+            result[measure.value] = {
+                place: one.rankings[measure].scores() | {"curve": one.rankings[measure].binned(top)}
+                for place, one in self._sums.items()
+            }
+        return result
 
 
-def caught_by_rank(regions: Regions, segmentation: sitk.Image, truth: sitk.Image) -> dict[str, list[float]]:
-    """Share of the error, and of the thick error, inside the first 1, 2, ... regions of the ranking."""
-    labels = sitk.GetArrayViewFromImage(regions.labels)
-    shares = {}
-    for name, mask in zip(("error", "thick_error"), error_split(segmentation, truth), strict=True):
-        counts = np.bincount(labels[mask], minlength=len(regions.regions) + 1)
-        shares[name] = (np.cumsum(counts[1:]) / max(counts.sum(), 1)).tolist()
-    return shares
+def describe_run(model: Model, dataset: Path, name: str | None = None) -> dict[str, Any]:
+    """What tables need to know of a model: data set, display name, covariance, number of bases, seed.
+
+    A fine-tuning's own name is in its plans: a run called as its covariance model is that of the paper, another one,
+    say `mixture-of-bases-tile`, is "Mixture-of-Bases (tile)". Names that end in `-bases-M` belong to a sweep.
+    """
+    card = model.card
+    finetuning = card.training.get("finetuning") or {}
+    run_name = str(model.plans.get("plans_name", "")).partition("-")[2]
+    own, sweep = re.subn(r"-bases-\d+$", "", run_name)
+    if card.covariance.kind is Covariance.DETERMINISTIC:
+        shown, plain = (CONTROL, {"deterministic", "deterministic-fine-tuned", "control"}) if run_name else ("", set())
+        shown = shown or NAMES[Covariance.DETERMINISTIC]
+    else:
+        shown, plain = NAMES[card.covariance.kind], {card.covariance.kind.value}
+    if own and own not in plain:
+        shown += f" ({own.removeprefix(card.covariance.kind.value).strip('-')})"
+    seed = finetuning.get("seed", (model.plans.get("schedule") or {}).get("seed"))
+    return {
+        "dataset": re.sub(r"^Dataset\d+_", "", dataset.resolve().name),
+        "model": name or shown,
+        "covariance": card.covariance.kind.value,
+        "scope": card.covariance.scope.value,
+        "likelihood": finetuning.get("likelihood"),
+        "bases": card.covariance.bases if card.covariance.kind is Covariance.MIXTURE_OF_BASES else None,
+        "sweep": bool(sweep),
+        "seed": seed,
+        "labels": [label.name for label in card.labels],
+        "digest": model.digest,
+    }
 
 
 def summarise(rows: list[dict]) -> dict:
@@ -90,7 +179,7 @@ def summarise(rows: list[dict]) -> dict:
             if nested:
                 summary[key] = nested
         elif not isinstance(value, str | list):
-            # A share is undefined in a case without such error; it has no say in the mean.
+            # What is undefined in a case has no say in the mean.
             values = [row[key] for row in rows if row[key] is not None]
             if values:
                 summary[key] = {
@@ -105,5 +194,36 @@ def summarise(rows: list[dict]) -> dict:
 def write_scores(scores: dict | list, path: Path) -> None:
     """Write scores as JSON, rounded to what they mean."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rounded = json.loads(json.dumps(scores), parse_float=lambda text: round(float(text), 5))
+    rounded = json.loads(json.dumps(scores), parse_float=lambda text: float(f"{float(text):.6g}"))
     path.write_text(json.dumps(rounded, indent=1) + "\n")
+
+
+def write_evaluation(scores: dict, path: Path) -> None:
+    """Write what `evaluate` returns: `RUN.json`, for tables and a model's card, and beside it `RUN_cases.json`."""
+    head = {"run": scores["run"], "held_out_cases": len(scores["cases"])}
+    write_scores(head | scores["summary"] | {"pooled": scores["pooled"]}, path)
+    write_scores(scores["cases"], path.with_name(f"{path.stem}_cases.json"))
+
+
+def _plain(value: Any) -> Any:
+    """For JSON: what is not a number becomes None."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _description(dataset: Path) -> dict[str, Any]:
+    path = dataset / "dataset.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _check_labels(dataset: Path, labels: tuple[Label, ...]) -> None:
+    stated = _description(dataset).get("labels")
+    known = {label.name: label.value for label in labels}
+    if stated is not None and {name: value for name, value in stated.items() if value != 0} != known:
+        raise SettingsError(
+            f"{dataset.name} has the labels {', '.join(stated)}, the model segments {', '.join(known)}; "
+            "evaluate the model on its own task."
+        )

@@ -1,0 +1,124 @@
+"""How well doubt ranks errors: ROC and precision-recall of doubt against error, and the risk of what is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.special import digamma
+
+MOST_VALUES = 2**22
+
+
+@dataclass
+class ErrorRanking:
+    """How many voxels, right and wrong, have each value of doubt. Rankings of cases add up, voxels are not kept.
+
+    A table of the distinct pairs of doubt and error, which is exact up to `most` of them. With more, the last bits of
+    the values are dropped until the table fits. The precision-recall curve's steps then grow as 1 / `most`, the others
+    keep their areas: with a table of 2^16 AUPRC changes by 1e-5 and the rest by less than 1e-6 (a test says so).
+
+    Attributes:
+        most: Largest number of pairs that are kept.
+        keys: The pairs, sorted, uint32: the bits of the doubt as float32, which are ordered like the numbers, then
+            one bit that says whether the label is wrong.
+        counts: Number of voxels of each pair, int64.
+        dropped: Bits of the doubt's value that are not told apart.
+    """
+
+    most: int = MOST_VALUES
+    keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32))
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    dropped: int = 0
+
+    @classmethod
+    def of(cls, doubt: np.ndarray, error: np.ndarray) -> ErrorRanking:
+        """The exact ranking of one case.
+
+        Args:
+            doubt: Of any shape, not negative; compared in single precision.
+            error: Where the label is wrong, likewise.
+        """
+        values = np.maximum(np.asarray(doubt, np.float32), np.float32(0)).ravel()  # -0.0 becomes 0.0
+        keys = (values.view(np.uint32) << np.uint32(1)) | np.asarray(error, bool).ravel()
+        keys, counts = np.unique(keys, return_counts=True)
+        return cls(max(MOST_VALUES, len(keys)), keys, counts)
+
+    def add(self, other: ErrorRanking) -> None:
+        """Add the voxels of another ranking to this one."""
+        self.keys = np.concatenate((self.keys, other.keys))
+        self.counts = np.concatenate((self.counts, other.counts))
+        self.dropped = max(self.dropped, other.dropped)
+        self._merge()
+        while len(self.keys) > self.most:
+            self.dropped += 1
+            self._merge()
+
+    def _merge(self) -> None:
+        # The doubt's last bits become 0, the error's bit stays.
+        mask = np.uint32((0xFFFFFFFF << (self.dropped + 1) & 0xFFFFFFFF) | 1)
+        self.keys, place = np.unique(self.keys & mask, return_inverse=True)
+        self.counts = np.bincount(place, weights=self.counts, minlength=len(self.keys)).astype(np.int64)
+
+    def table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Distinct values of doubt, falling; voxels of each; and how many of those are wrong, each (n,)."""
+        values, place = np.unique(self.keys >> np.uint32(1), return_inverse=True)
+        wrong = np.bincount(place, weights=self.counts * (self.keys & 1), minlength=len(values))
+        count = np.bincount(place, weights=self.counts, minlength=len(values))
+        return values.view(np.float32)[::-1], count[::-1], wrong[::-1]
+
+    def scores(self) -> dict[str, float]:
+        """`auroc`, `auprc`, `aurc` and `augrc`; what is undefined is NaN.
+
+        Voxels of one value of doubt have no order, so every score is its expectation over their orders:
+
+        - AUROC: probability that a wrong voxel is more doubtful than a right one, ties count half.
+        - AUPRC: average precision, sum of (R_n - R_(n-1)) P_n over the distinct values, as scikit-learn defines it.
+        - AURC (Geifman & El-Yaniv 2017): mean over i of the share of wrong voxels among the i least doubtful ones.
+        - AUGRC (Traub et al. 2024): area under (wrong voxels among the accepted) / (all voxels) over the coverage.
+        """
+        _, count, wrong = self.table()
+        n, errors = count.sum(), wrong.sum()
+        right = count - wrong
+        if not n:
+            return dict.fromkeys(("auroc", "auprc", "aurc", "augrc"), float("nan"))
+        seen_wrong, seen = np.cumsum(wrong), np.cumsum(count)
+        auroc = auprc = float("nan")
+        if errors:
+            auprc = float((wrong * seen_wrong / seen).sum() / errors)
+        if errors and errors < n:
+            auroc = float((right * (seen_wrong - wrong / 2)).sum() / errors / (n - errors))
+        return {"auroc": auroc, "auprc": auprc, **_risks(count[::-1], wrong[::-1])}
+
+    def binned(self, top: float, bins: int = 15) -> dict[str, list]:
+        """Mean `doubt`, share of wrong voxels (`error`) and `count` in equal bins of doubt from 0 to `top`, as lists.
+
+        The first two are NaN for an empty bin.
+        """
+        values, count, wrong = self.table()
+        index = np.clip((values / top * bins).astype(int), 0, bins - 1)
+        total, missed, summed = (
+            np.bincount(index, weights=weights, minlength=bins) for weights in (count, wrong, values * count)
+        )
+        divisor = np.where(total, total, np.nan)
+        return {
+            "doubt": (summed / divisor).tolist(),
+            "error": (missed / divisor).tolist(),
+            "count": total.astype(int).tolist(),
+        }
+
+
+def _risks(count: np.ndarray, wrong: np.ndarray) -> dict[str, float]:
+    """AURC and AUGRC from the voxels of each value of doubt, the most certain first.
+
+    After the `before` voxels of lesser doubt, i - before voxels of a group of k with e wrong ones hold
+    e / k (i - before) wrong ones in expectation. The mean of (wrong so far) / i over the group's i is thus a sum of
+    1 / i, a difference of digamma functions. The generalised risk is linear in i, so its area is a trapezium.
+    """
+    n = count.sum()
+    before, wrong_before = np.cumsum(count) - count, np.cumsum(wrong) - wrong
+    rate = wrong / count
+    harmonic = digamma(before + count + 1) - digamma(before + 1)
+    aurc = (rate * count + (wrong_before - rate * before) * harmonic).sum() / n
+    augrc = (count * (wrong_before + wrong / 2)).sum() / n**2
+    return {"aurc": float(aurc), "augrc": float(augrc)}

@@ -1,0 +1,63 @@
+"""Distributions of segmentations against several raters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+
+
+def generalised_energy_distance(
+    samples: Sequence[np.ndarray], raters: Sequence[np.ndarray], labels: Sequence[int] = (1,)
+) -> float:
+    """Squared generalised energy distance 2 E d(S, Y) - E d(S, S') - E d(Y, Y'), with d = 1 - IoU (Kohl et al. 2018).
+
+    Expectations are means over all pairs, a mask with itself included, as in Stochastic Segmentation Networks.
+
+    Args:
+        samples: Label maps S of the model, one shape; one only for a model without samples.
+        raters: Label maps Y of the raters.
+        labels: Foreground classes; d is the mean over them. Two empty masks have the distance 0.
+
+    Returns:
+        At least 0; NaN without a sample or a rater.
+    """
+    if not samples or not raters:
+        return float("nan")
+    masks = [[np.stack([np.asarray(m) == label for label in labels]).reshape(len(labels), -1) for m in maps]
+             for maps in (samples, raters)]  # fmt: skip
+    drawn, rated = masks
+    return 2 * _mean_distance(drawn, rated) - _mean_distance(drawn, drawn) - _mean_distance(rated, rated)
+
+
+def probability_error(predicted: np.ndarray, true: np.ndarray, mask: np.ndarray | None = None) -> dict[str, float]:
+    """How far a predicted probability is from the true one.
+
+    Args:
+        predicted: Any shape.
+        true: The raters' probability, likewise.
+        mask: Which voxels count, likewise; None: all.
+
+    Returns:
+        `mae` (mean of |p - q|), `rmse` and `bias` (mean of p - q); NaN without a voxel.
+    """
+    predicted, true = (np.asarray(a, np.float64) for a in (predicted, true))
+    difference = (predicted - true).ravel() if mask is None else (predicted - true)[np.asarray(mask, bool)]
+    if not difference.size:
+        return dict.fromkeys(("mae", "rmse", "bias"), float("nan"))
+    return {
+        "mae": float(np.abs(difference).mean()),
+        "rmse": float(np.sqrt(np.square(difference).mean())),
+        "bias": float(difference.mean()),
+    }
+
+
+def _mean_distance(first: list[np.ndarray], second: list[np.ndarray]) -> float:
+    return float(np.mean([_distance(a, b) for a, b in product(first, second)]))
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean over the classes of 1 - IoU; a, b bool (classes, voxels)."""
+    union = np.count_nonzero(a | b, axis=1)
+    return float(np.mean(np.where(union, 1 - np.count_nonzero(a & b, axis=1) / np.maximum(union, 1), 0.0)))
