@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,7 +104,25 @@ def _move_into_place(partial: Path, folder: Path) -> None:
     folder.rename(old)
     try:
         partial.rename(folder)
-    except OSError:
+    except BaseException:
         old.rename(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what a process that was killed has left of writing a folder; call it only when nothing writes there.
+
+    Whoever kills a writer calls this, since what it leaves are a patient's data in a hidden folder.
+
+    Args:
+        folder: What was to be written.
+    """
+    folder = Path(folder).resolve()
+    hidden = f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}"
+    for old in folder.parent.glob(f"{hidden}.old"):
+        with suppress(OSError):  # it is in the way only if the new folder has taken its place
+            old.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    for partial in folder.parent.glob(f"{hidden}.tmp"):
+        shutil.rmtree(partial, ignore_errors=True)

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import UserError
 from MoBUncertaintyLib.estimate import Estimate, Pace
+from MoBUncertaintyLib.folders import remove_leftovers
 from MoBUncertaintyLib.protocol import HEARTBEAT_S, Command, Decoder, Event, ProtocolError, encode
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Report:
         self.warnings: list[str] = []
 
     def progress(self, fields: Fields) -> None:
-        """`stage`, `text`, `fraction` and `seconds_left`, as `Estimate.step` gives them."""
+        """The fields of a `progress` event, as `Estimate.step` gives them."""
         self._send(Event.PROGRESS, fields)
 
     def warning(self, message: str) -> None:
@@ -71,6 +72,7 @@ class Channel:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._scratch: str | None = None
+        self._written: str | None = None
         self._input, self._output = os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "wb")
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
@@ -103,12 +105,15 @@ class Channel:
                 if request.get("command") == Command.SCRATCH:
                     self._scratch = tempfile.tempdir = request.get("folder")
                 else:
+                    self._written = request.get("output", self._written)
                     yield request
 
     def hang_up(self) -> NoReturn:
         """End the process and all that it has started, and leave no data of the patient, even if Slicer crashed."""
         if self._scratch:
             shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._written:
+            remove_leftovers(self._written)
         end_process_tree()
 
     @staticmethod

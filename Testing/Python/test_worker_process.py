@@ -193,6 +193,29 @@ def test_closing_stdin_ends_it_amid_a_torch_kernel_with_its_children_and_files(
     assert not folder.exists()
 
 
+EXPORT = """
+import time
+from pathlib import Path
+from MoBUncertaintyLib.export import FOLDER
+from MoBUncertaintyLib.worker import serve
+def handler(request, report):
+    with FOLDER.new(Path(request["output"])) as partial:
+        (partial / "report.html").write_text("Doe, Jane")
+        report.warning(partial.name)
+        time.sleep(600)
+serve({"export": handler})
+"""
+
+
+def test_closing_stdin_amid_an_export_leaves_nothing_of_it(start: Callable[..., Process], folder: Path) -> None:
+    process = start(EXPORT)
+    process.send(id=1, command="export", output=str(folder / "review"))
+    assert [path.name for path in folder.iterdir()] == [process.until(Event.WARNING)["message"]]
+    process.process.stdin.close()
+    assert wait_until(lambda: process.process.poll() is not None)
+    assert list(folder.iterdir()) == []
+
+
 def test_it_ends_when_nobody_listens_any_more(start: Callable[..., Process]) -> None:
     process = start("from MoBUncertaintyLib import worker\nworker.HEARTBEAT_S = 0.05\nworker.serve({})")
     process.until(Event.READY)

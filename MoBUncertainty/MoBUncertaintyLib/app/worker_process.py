@@ -162,8 +162,9 @@ class WorkerProcess:
             self._onEnd(self, End.DIED)
 
     def _finish(self) -> None:
-        self._process.deleteLater()
-        self._process = None
+        process, self._process = self._process, None
+        # Kept until the signal that leads here is through: without a reference PythonQt deletes its sender at once.
+        qt.QTimer.singleShot(0, lambda: process.deleteLater())
         if self.folder.exists():
             Steps(removeFolder(self.folder))
 
