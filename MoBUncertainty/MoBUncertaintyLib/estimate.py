@@ -58,6 +58,8 @@ class Estimate:
         return {
             "stage": stage,
             "text": STAGES[stage] + (f": {done} of {total}" if total > 1 else ""),
+            "done": done,
+            "total": total,
             "fraction": round(self._fraction, 4),
             "seconds_left": round(left + sum(self._expected[name] for name in later), 1) if paced else None,
         }

@@ -170,7 +170,8 @@ def export_review(request: Mapping[str, Any], reporter: Reporter | None = None) 
 
     def tell(text: str, fraction: float) -> None:
         if reporter:
-            reporter.progress({"stage": "export", "text": text, "fraction": fraction, "seconds_left": None})
+            step = {"stage": "export", "done": 0, "total": 1, "text": text}
+            reporter.progress(step | {"fraction": fraction, "seconds_left": None})
 
     done = write_export(
         case,

@@ -15,7 +15,8 @@ Event          Fields beside `event` and `id`
 -------------  ----------------------------------------------------------------------------------------------------
 ready          `pid`, `version`; once, before anything is asked
 heartbeat      none; every `HEARTBEAT_S`, whatever is computed
-progress       `stage`, `text`, `fraction` of the whole request 0 to 1, `seconds_left` or null
+progress       `stage`, its `done` and `total` steps, `text` in English, `fraction` of the whole request 0 to 1,
+               `seconds_left` or null
 warning        `message`, one sentence
 result         `result`; ends the request
 error          `code`, `message`, one sentence, and `details` for a report of the fault, or ""; ends the request
@@ -56,7 +57,8 @@ _NUMBER = (int, float)
 _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
     Event.READY: {"pid": (int,), "version": (str,)},
     Event.HEARTBEAT: {},
-    Event.PROGRESS: {"stage": (str,), "text": (str,), "fraction": _NUMBER, "seconds_left": (*_NUMBER, type(None))},
+    Event.PROGRESS: {"stage": (str,), "done": (int,), "total": (int,), "text": (str,)}
+    | {"fraction": _NUMBER, "seconds_left": (*_NUMBER, type(None))},
     Event.WARNING: {"message": (str,)},
     Event.RESULT: {"result": (dict,)},
     Event.ERROR: {"code": (str,), "message": (str,), "details": (str,)},

@@ -271,9 +271,14 @@ class Review:
         self._push(replace(self._state, signature=Signature(name, when), found=False))
 
     def withdraw(self) -> None:
-        """Take the signature back, so that the review can be changed again."""
+        """Take the signature back, so that the review can be changed again.
+
+        No step in the history: undo then goes on with what was done before the signature, and never signs.
+        """
         if self.signature:
-            self._push(replace(self._state, signature=None, found=False))
+            unsigned = replace(self._state, signature=None)
+            self._states = self._states[: self._now] or [unsigned]
+            self._now = len(self._states) - 1
 
     def undo(self) -> tuple[Box, ...]:
         """Take the last step back; does nothing without one."""

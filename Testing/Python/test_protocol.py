@@ -21,7 +21,8 @@ values = st.recursive(
 )
 messages = st.dictionaries(st.text(), values, max_size=4)
 
-PROGRESS = {"event": "progress", "stage": "network", "text": "Predicting", "fraction": 0.5, "seconds_left": None}
+PROGRESS = {"event": "progress", "stage": "network", "done": 1, "total": 2, "text": "Predicting"}
+PROGRESS |= {"fraction": 0.5, "seconds_left": None}
 
 
 @given(st.lists(messages, max_size=4), st.data())

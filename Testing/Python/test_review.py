@@ -321,6 +321,20 @@ class TestSignature:
         assert decided.signature is None
         decided.decide("1", "exclude")
 
+    @pytest.mark.parametrize("stored", [False, True])
+    def test_undo_after_a_withdrawn_signature_reaches_the_verdicts_and_never_signs(self, decided, stored):
+        before = state(decided)
+        decided.sign("A. Reader")
+        if stored:
+            decided = Review.from_dict(decided.to_dict(), decided.predicted, decided.label_map(), decided.corrected())
+        decided.withdraw()
+        assert state(decided) == before
+        assert not decided.can_redo
+        assert decided.can_undo is not stored
+        decided.undo()
+        assert decided.signature is None
+        assert (state(decided) == before) is stored
+
 
 class TestStoring:
     def reviewed(self, review: Review) -> Review:

@@ -18,6 +18,7 @@ from MoBUncertaintyLib.protocol import Event
 
 WORKER = ("-u", "-m", "MoBUncertaintyLib.worker")
 TICK_MILLISECONDS = 250
+PROGRESS_FIELDS = ("stage", "done", "total", "text", "fraction", "seconds_left")
 
 
 def _ignore(*_values: Any) -> None:
@@ -92,7 +93,7 @@ class WorkerClient:
         Args:
             message: `command` and its fields, see `protocol`. Where they have files of arrays, give the arrays
                 themselves, (z, y, x): they are written in slabs while the application goes on. `folder` is added.
-            onProgress: Called with `stage`, `text`, `fraction` (of the whole, 0 to 1) and `seconds_left` (or None).
+            onProgress: Called with `PROGRESS_FIELDS`, see `protocol`.
             onWarning: Called with each warning, one sentence.
             onResult: Called with the result, its files of arrays replaced by the arrays.
             onError: Called with code, message (one sentence) and details (the last lines of the worker's log).
@@ -152,7 +153,7 @@ class WorkerClient:
         kind = event["event"]
         if kind == Event.PROGRESS:
             self._standstill = 0.0
-            request.onProgress({key: event[key] for key in ("stage", "text", "fraction", "seconds_left")})
+            request.onProgress({key: event[key] for key in PROGRESS_FIELDS})
         elif kind == Event.WARNING:
             request.onWarning(event["message"])
         elif kind == Event.RESULT:
