@@ -1,7 +1,7 @@
 import importlib.util
-import os
 import shutil
 import time
+import traceback
 import unittest
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +22,7 @@ from slicer.util import VTKObservationMixin
 
 from MoBUncertaintyLib.app.choices import Device, Method
 from MoBUncertaintyLib.app.samples import loadSampleData, registerSampleData
+from MoBUncertaintyLib.errors import UserError
 
 # What needs scipy or SimpleITK (review, regions and the panel's parts on top of them) is imported where it is first
 # used, so that Slicer starts as fast as without this module.
@@ -138,6 +139,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         # Make sure parameter node is initialized (needed for module reload)
         self.initializeParameterNode()
+        self.panel.review.setEntered(self.parent.isEntered)  # Reload does not call enter()
 
     def cleanup(self) -> None:
         """Called when the application closes and the module widget is destroyed."""
@@ -261,9 +263,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         """
         from MoBUncertaintyLib.app.client import WorkerClient
 
-        paths = [str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-        return WorkerClient(shutil.which("PythonSlicer") or "PythonSlicer", environment, arguments)
+        return WorkerClient(shutil.which("PythonSlicer") or "PythonSlicer", arguments=arguments)
 
     @property
     def busy(self) -> bool:
@@ -288,14 +288,21 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         from MoBUncertaintyLib.app import tasks
 
         def show(result):
-            if ct.GetScene() is None:
-                onError("cancelled", _("The CT was removed while it was segmented; there is nothing to show."), "")
+            try:
+                session = tasks.showResult(ct, result)
+            except UserError as error:
+                onError("scene", str(error), "")
                 return
-            session = tasks.showResult(ct, result)
+            except Exception as error:  # of whatever kind: the run is over, and the user must learn it
+                text = _("The results could not be shown ({reason}); the details say more.")
+                onError("scene", text.format(reason=type(error).__name__), traceback.format_exc())
+                return
             self.sessions.put(ct, session)
             onResult(session)
 
-        self.client.request(tasks.predictRequest(ct, str(model), settings), onProgress, onWarning, show, onError)
+        opened = self.sessions.opened(ct)  # a new segmentation is looked through as the last one was
+        request = tasks.predictRequest(ct, str(model), settings, opened and opened.settings)
+        self.client.request(request, onProgress, onWarning, show, onError)
 
     def export(self, ct, folder, formats, patientFields, onProgress, onWarning, onResult, onError) -> None:
         """

@@ -36,17 +36,41 @@ def reviewed(desktop):
 
 class TestInputs:
     def test_apply_says_what_is_missing(self, desktop):
+        import vtk
+
         ui = desktop.ui
         assert (ui.applyButton.enabled, ui.applyButton.toolTip) == (False, "Select a CT first.")
+        add_ct(desktop)
+        assert ui.applyButton.enabled
+        image = vtk.vtkImageData()
+        image.SetDimensions(4, 3, 2)
+        image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 3)
+        color = desktop.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "color")
+        color.SetAndObserveImageData(image)
+        ui.ctSelector.setCurrentNode(color)
+        assert (ui.applyButton.enabled, "several values" in ui.applyButton.toolTip) == (False, True)
+
+    def test_maps_are_not_offered_as_cts(self, reviewed):
+        desktop, session = reviewed
+        ui = desktop.ui
+        assert session.results.node("variance")
+        assert ui.ctSelector.nodes() == [session.ctNode]
+        ui.mapSelector.currentText = "Entropy (nats)"
+        assert session.results.node("map")
+        assert ui.ctSelector.nodes() == [session.ctNode]
+        assert ui.ctSelector.currentNode() is session.ctNode
+
+    def test_a_new_region_of_interest_holds_the_ct(self, desktop):
+        from MoBUncertaintyLib.app.roi import roiBounds
+
         ct = add_ct(desktop)
-        assert ui.applyButton.enabled
-        apply(desktop)
-        results = desktop.logic.session(ct).results
-        ui.ctSelector.setCurrentNode(results.node("variance"))
-        assert not ui.applyButton.enabled
-        assert "select the CT itself" in ui.applyButton.toolTip
-        ui.ctSelector.setCurrentNode(ct)
-        assert ui.applyButton.enabled
+        roi = desktop.ui.roiSelector.addNode()
+        bounds = [0.0] * 6
+        ct.GetRASBounds(bounds)
+        assert desktop.widget.panel.parameters.roi is roi
+        assert roiBounds(roi, ct) == pytest.approx(bounds)
+        assert bounds[1] > bounds[0]
+        assert not roi.GetDisplayNode().GetFillVisibility()
 
     def test_a_volume_without_voxels_is_refused(self, desktop):
         desktop.ui.ctSelector.setCurrentNode(desktop.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty"))
@@ -184,6 +208,57 @@ class TestRun:
         desktop.process(until=lambda: desktop.ui.applyButton.text == "Apply")
         (dialog,) = desktop.dialogs
         assert "removed" in dialog.text
+
+    def test_a_ct_that_is_changed_meanwhile_gets_no_results(self, desktop):
+        import slicer.util
+
+        ct = add_ct(desktop)
+        desktop.ui.applyButton.click()
+        slicer.util.updateVolumeFromArray(ct, np.zeros((4, 5, 6), np.int16))
+        desktop.process(until=lambda: desktop.ui.applyButton.text == "Apply")
+        (dialog,) = desktop.dialogs
+        assert "changed while it was segmented" in dialog.text
+        assert desktop.logic.session(ct) is None
+
+    def test_results_that_cannot_be_shown_are_one_dialog(self, desktop, monkeypatch):
+        from MoBUncertaintyLib.app import tasks
+
+        def fail(*_):
+            raise MemoryError
+
+        monkeypatch.setattr(tasks, "showResult", fail)
+        add_ct(desktop)
+        apply(desktop)
+        (dialog,) = desktop.dialogs
+        assert "could not be shown (MemoryError)" in dialog.text
+        assert "Traceback" in dialog.details
+        assert desktop.ui.applyButton.enabled
+
+    def test_the_review_waits_while_its_ct_is_segmented_anew(self, reviewed):
+        desktop, _ = reviewed
+        desktop.ui.applyButton.click()
+        assert not desktop.ui.includeButton.enabled
+        desktop.ui.applyButton.click()
+        assert desktop.ui.includeButton.enabled
+
+    def test_a_new_run_keeps_what_counts_as_a_region(self, reviewed, monkeypatch):
+        desktop, session = reviewed
+        session.setDoubt(0.02, 50.0)
+        asked = []
+        monkeypatch.setattr(desktop.logic.client, "request", lambda message, *_: asked.append(message["regions"]))
+        desktop.ui.applyButton.click()
+        assert (asked[0]["threshold"], asked[0]["minimum_mm3"]) == (0.02, 50.0)
+        desktop.ui.applyButton.click()
+
+    def test_progress_is_told_in_the_panels_words(self, desktop):
+        from MoBUncertaintyLib.app.sections.run import stageText
+        from MoBUncertaintyLib.estimate import STAGES, Estimate
+
+        estimate = Estimate(dict.fromkeys(STAGES, 1.0))
+        for stage in STAGES:  # none is left to the worker's English
+            assert stageText(estimate.step(stage, 1, 1) | {"text": "?"}) == STAGES[stage]
+        step = estimate.step("network", 3, 40)
+        assert stageText(step | {"text": "?"}) == step["text"] == "Predicting tiles: 3 of 40"
 
     def test_a_new_run_asks_before_it_ends_a_review(self, reviewed):
         import qt

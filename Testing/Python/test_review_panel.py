@@ -25,6 +25,24 @@ def reviewed(desktop):
     return small_panel.segmented(desktop)
 
 
+def shown(desktop) -> list:
+    """The CTs whose results the views show; all views show the same CT."""
+    from MoBUncertaintyLib.app.nodes import nodesByClass
+    from MoBUncertaintyLib.app.scene import ResultScene, findResults
+
+    found = []
+    for ct in findResults(desktop.scene):
+        results = ResultScene(ct)
+        visible = {results.node(role).GetDisplayNode().GetVisibility() for role in ("segmentation", "regions")}
+        visible.add(results.node("surface").GetDisplayNode().GetVisibility())
+        assert len(visible) == 1
+        found += [ct] * visible.pop()
+    for view in nodesByClass(desktop.scene, "vtkMRMLSliceCompositeNode"):
+        assert [view.GetBackgroundVolumeID()] == [ct.GetID() for ct in found]
+        assert view.GetForegroundVolumeID() == ResultScene(found[0]).node("shown").GetID()
+    return found
+
+
 class TestReview:
     def test_keys_act_while_the_module_is_shown(self, reviewed):
         from PySide6.QtCore import Qt
@@ -140,17 +158,35 @@ class TestReview:
         assert statuses(desktop) == ["To review"] * 3
         desktop.ui.ctSelector.setCurrentNode(session.ctNode)
         assert statuses(desktop)[0] == "Included"
+        assert shown(desktop) == [session.ctNode]
         desktop.ui.ctSelector.setCurrentNode(other)
         assert statuses(desktop)[0] == "To review"
+        assert shown(desktop) == [other]
 
+    def test_segments_deleted_in_the_segment_editor_come_back_with_the_next_verdict(self, reviewed):
+        desktop, session = reviewed
+        results, ui = session.results, desktop.ui
+        results.node("segmentation").GetSegmentation().RemoveSegment("Segment_1")
+        results.node("regions").GetSegmentation().RemoveSegment("Segment_2")
+        results.node("regions").GetSegmentation().GetSegment("Segment_3").SetName("renamed")
+        ui.excludeButton.click()
+        assert desktop.dialogs == []
+        assert np.array_equal(results.corrected(), session.review.corrected())
+        assert np.array_equal(results.regionLabels(), session.review.label_map())
+        assert results.node("segmentation").GetSegmentation().GetSegment("Segment_1").GetName() == "pancreas"
+
+    @pytest.mark.parametrize("editing", [False, True])
     @pytest.mark.parametrize("role", ["segmentation", "variance", "ct"])
-    def test_removed_nodes_end_the_review_without_a_crash(self, reviewed, role):
+    def test_removed_nodes_end_the_review_without_a_crash(self, reviewed, role, editing):
         desktop, session = reviewed
         desktop.ui.commentEdit.text = "never stored"
+        if editing:
+            desktop.ui.editButton.click()
         desktop.scene.RemoveNode(session.ctNode if role == "ct" else session.results.node(role))
         desktop.process()
         assert desktop.ui.regionsTable.rowCount == 0
         assert not desktop.ui.exportButton.enabled
+        assert desktop.ui.segmentEditorPlace.isHidden()
 
     def test_the_module_can_be_opened_anew(self, reviewed):
         """As Reload does: the old widget is cleaned up, and a new one finds all in the scene."""
@@ -169,6 +205,7 @@ class TestReview:
         try:
             assert again.ui.regionsTable.item(0, 1).text() == "Excluded"
             assert again.ui.ctSelector.currentNode() is session.ctNode
+            assert all(shortcut.enabled for shortcut, _ in again.panel.review._shortcuts)
         finally:
             again.cleanup()
         desktop.scene.Clear(0)

@@ -9,7 +9,8 @@ import numpy as np
 import slicer
 import slicer.util
 
-from MoBUncertaintyLib.app.nodes import Box, CtNodes, ijkToRas, occupied
+from MoBUncertaintyLib.app.i18n import tr as _
+from MoBUncertaintyLib.app.nodes import Box, CtNodes, hull, ijkToRas, occupied
 from MoBUncertaintyLib.appearance import BRIGHTEST_VARIANCE, LARGEST_VARIANCE
 
 # Below this probability no map reaches a value worth drawing: bounds the box in which maps are derived.
@@ -41,23 +42,21 @@ class MapStyle:
     end at `BRIGHTEST_VARIANCE`; that of the entropy goes a little beyond ln 2, where one organ is as likely as not.
 
     Attributes:
-        title: Of the legend.
         window: The values drawn in the first and the last colour.
         threshold: Below this nothing is drawn; that of the variance is what `regions` calls doubtful.
         largest: Value that the map can have at all (entropy: with three organs).
     """
 
-    title: str
     window: tuple[float, float]
     threshold: float
     largest: float
 
 
 STYLES = {
-    MapKind.VARIANCE: MapStyle("Variance", (0.0, BRIGHTEST_VARIANCE), 0.015, LARGEST_VARIANCE),
-    MapKind.STANDARD_DEVIATION: MapStyle("Standard deviation", (0.0, 0.28), 0.12, 0.5),
-    MapKind.PROBABILITY: MapStyle("Probability", (0.0, 1.0), 0.05, 1.0),
-    MapKind.ENTROPY: MapStyle("Entropy (nats)", (0.0, 0.8), 0.2, 1.4),
+    MapKind.VARIANCE: MapStyle((0.0, BRIGHTEST_VARIANCE), 0.015, LARGEST_VARIANCE),
+    MapKind.STANDARD_DEVIATION: MapStyle((0.0, 0.28), 0.12, 0.5),
+    MapKind.PROBABILITY: MapStyle((0.0, 1.0), 0.05, 1.0),
+    MapKind.ENTROPY: MapStyle((0.0, 0.8), 0.2, 1.4),
 }
 
 
@@ -173,8 +172,17 @@ class UncertaintyMaps:
             if label not in self._boxes:
                 array = slicer.util.arrayFromVolume(self.volumes("probability")[label])
                 self._boxes[label] = occupied(array, NEGLIGIBLE)
-        boxes = [self._boxes[label] for label in labels]
-        return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
+        return hull(*(self._boxes[label] for label in labels))
+
+
+def mapName(kind: MapKind) -> str:
+    """As the user reads it."""
+    return {
+        MapKind.VARIANCE: _("Variance"),
+        MapKind.STANDARD_DEVIATION: _("Standard deviation"),
+        MapKind.PROBABILITY: _("Probability"),
+        MapKind.ENTROPY: _("Entropy (nats)"),
+    }[kind]
 
 
 def infernoColours() -> np.ndarray:

@@ -133,6 +133,11 @@ def shape(volumeNode) -> tuple[int, int, int]:
     return tuple(reversed(volumeNode.GetImageData().GetDimensions()))
 
 
+def hull(*boxes: Box) -> Box:
+    """The smallest box that holds all boxes."""
+    return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
+
+
 def occupied(array: np.ndarray, above: float = 0) -> Box:
     """The box of what lies above a value, found without a copy of the array; one voxel where nothing does."""
     box: list[slice] = []

@@ -17,7 +17,7 @@ from MoBUncertaintyLib.app.sections.inputs import InputsSection
 from MoBUncertaintyLib.app.sections.overlay import OverlaySection
 from MoBUncertaintyLib.app.sections.review import ReviewSection
 from MoBUncertaintyLib.app.sections.run import RunSection, predictionSettings
-from MoBUncertaintyLib.app.sessions import isResult
+from MoBUncertaintyLib.app.sessions import mapVolumes, showAlone
 from MoBUncertaintyLib.errors import Cancelled, UserError
 
 
@@ -41,6 +41,8 @@ class Panel:
         self.overlay = OverlaySection(ui)
         self.review = ReviewSection(ui)
         self.export = ExportSection(ui, self.onExport)
+        for selector in (ui.mapSelector, ui.organSelector):
+            selector.currentIndexChanged.connect(self._hideMaps)  # another map may be a new volume
 
     def setParameters(self, parameters) -> None:
         """Show other parameters, or (the scene is about to be closed) none."""
@@ -56,6 +58,7 @@ class Panel:
         """Show what goes with the parameters: the CT's results, and whether Apply can be pressed."""
         if self.parameters is None:
             return
+        self._hideMaps()
         self.inputs.showDemoLink(self.parameters.ct is None)
         if not self.logic.busy:
             self._show(self.parameters.ct)
@@ -93,6 +96,7 @@ class Panel:
 
     def onApply(self) -> None:
         """Start the computation."""
+        self.review.leave()
         if not self._mayReplaceReview():
             return
         try:
@@ -100,12 +104,13 @@ class Panel:
         except Cancelled as declined:
             self.run.say(str(declined))
             return
-        self.review.leave()
+        settings = predictionSettings(self.parameters, mirror=self.ui.mirrorCheckBox.enabled)
         self._start(_("Handing over the CT..."))
+        self.ui.reviewCollapsibleButton.enabled = False  # what was decided meanwhile would be lost
         self.logic.run(
             self.parameters.ct,
             self.inputs.model.path,
-            predictionSettings(self.parameters, mirror=self.ui.mirrorCheckBox.enabled),
+            settings,
             self._onProgress,
             self.run.warn,
             self._onResult,
@@ -137,13 +142,13 @@ class Panel:
     # What comes back
 
     def _onProgress(self, progress: dict) -> None:
-        self.run.progress(progress["text"], progress["fraction"], progress["seconds_left"])
+        self.run.progress(progress)
 
     def _onResult(self, session) -> None:
+        self._damaged = None
         seconds = sum(session.prediction["seconds"].values())
         self._finish(_("Done in {seconds} s.").format(seconds=max(1, round(seconds))))
         self.ui.overlayCollapsibleButton.collapsed = self.ui.reviewCollapsibleButton.collapsed = False
-        self.refresh()
 
     def _onExported(self, files: list[str]) -> None:
         warnings = self.run.takeWarnings()
@@ -163,7 +168,8 @@ class Panel:
     def _finish(self, text: str) -> None:
         self.run.stop(text)
         self.export.setBusy(False)
-        self.run.refresh(self._whyNotApply())
+        self.ui.reviewCollapsibleButton.enabled = True
+        self.refresh()
 
     def _show(self, ct) -> None:
         try:
@@ -172,9 +178,14 @@ class Panel:
             self._damaged, session = ct, None
             slicer.util.errorDisplay(str(error))
         if session is not self.review.session or session is None:
+            if session:
+                showAlone(ct)
             self.overlay.setSession(session)
             self.review.setSession(session)
             self.export.setSession(session)
+
+    def _hideMaps(self, *_args) -> None:
+        self.inputs.hide(mapVolumes())
 
     def _whyNotApply(self) -> str | None:
         ct, model = self.parameters and self.parameters.ct, self.inputs.model
@@ -182,13 +193,15 @@ class Panel:
             return _("Select a CT first.")
         if ct.GetImageData() is None:
             return _("The selected CT holds no voxels.")
-        if isResult(ct):
-            return _("This volume is a map that was made of a CT; select the CT itself.")
+        if ct.GetImageData().GetNumberOfScalarComponents() != 1:
+            return _("The selected volume has several values per voxel, so it is no CT.")
         return model.problem if model else _("Add a model first.")
 
     def _mayReplaceReview(self) -> bool:
         session = self.review.session
-        decided = session.review.reviewed[0] if session else 0
-        return not decided or slicer.util.confirmOkCancelDisplay(
-            _("Reviewed regions of this CT: {count}. A new segmentation begins a new review.").format(count=decided)
+        touched = sum(region.touched for region in session.review.regions) if session else 0
+        text = _(
+            "Regions of this CT with a verdict or a comment: {count}. A new segmentation replaces them and begins a new"
+            " review. Apply?"
         )
+        return not touched or slicer.util.confirmOkCancelDisplay(text.format(count=touched))

@@ -11,7 +11,7 @@ import numpy as np
 import slicer
 
 from MoBUncertaintyLib.app import views
-from MoBUncertaintyLib.app.maps import STYLES, MapKind, UncertaintyMaps
+from MoBUncertaintyLib.app.maps import STYLES, MapKind, UncertaintyMaps, mapName
 from MoBUncertaintyLib.app.nodes import REFERENCE_ROLE, Box, CtNodes, nodesByClass
 from MoBUncertaintyLib.app.segments import LabelSegmentation, SegmentSpec
 from MoBUncertaintyLib.app.state import SceneState
@@ -104,6 +104,10 @@ class ResultScene:
         elif surfaces:
             self.updateSurfaces()
 
+    def restoreOrgans(self) -> bool:
+        """Bring back organs that somebody has deleted, as predicted; says whether there were any."""
+        return self._segmentation.restoreFrom(self._predicted)
+
     def updateSurfaces(self):
         """Make the organs' surfaces anew after `updateSegmentation(..., surfaces=False)`."""
         self._segmentation.updateSurfaces()
@@ -116,6 +120,10 @@ class ResultScene:
         node = self.node("segmentation")
         if node:
             node.GetDisplayNode().SetOpacity2DFill(FILL_OPACITY if fill else 0.0)
+
+    def organBoxes(self) -> list[Box]:
+        """All that is not 0 in `corrected` lies in one of these."""
+        return self._segmentation.boxes()
 
     def predicted(self) -> np.ndarray:
         """The label map as predicted, uint8; a copy."""
@@ -252,11 +260,22 @@ class ResultScene:
             opacity = 1.0 if label in (None, value) else OTHER_REGIONS_OPACITY
             node.GetDisplayNode().SetSegmentOpacity2DOutline(f"Segment_{value}", opacity)
 
+    def listedRegions(self) -> set[int]:
+        """The labels of the regions that have a segment."""
+        return set(self._regions.values())
+
     def regionLabels(self) -> np.ndarray:
         """The regions' label map, uint16; a copy."""
         return self._regions.array(np.uint16)
 
     # Views
+
+    def setVisible(self, visible: bool):
+        """Show or hide organs, regions and surface, as a whole; what each of them shows when visible is kept."""
+        for role in ("segmentation", "regions", "surface"):
+            node = self.node(role)
+            if node:
+                node.GetDisplayNode().SetVisibility(visible and (role != "surface" or self.overlay["surface"]))
 
     def showInViews(self, position=None):
         """Put CT and map into all slice views, zoomed to organs and regions, and point the 3D view there.
@@ -309,7 +328,7 @@ class ResultScene:
     def _styleShown(self):
         shown, overlay = self.node("shown"), self.overlay
         self._maps.style(shown, overlay["window"], overlay["threshold"])
-        title = STYLES[MapKind(overlay["kind"])].title
+        title = mapName(MapKind(overlay["kind"]))
         organ = self._segmentation.segment(overlay["label"])
         self._maps.setLegend(shown, f"{title}\n{organ.GetName()}" if organ else title, overlay["legend"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import slicer.util
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from MoBUncertaintyLib.app.nodes import Box, CtNodes, ijkToRas, occupied, shape, subjectHierarchy
+from MoBUncertaintyLib.app.nodes import Box, CtNodes, hull, ijkToRas, occupied, shape, subjectHierarchy
 
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
@@ -129,6 +130,14 @@ class LabelSegmentation:
         segmentation.InvokeEvent(slicer.vtkSegmentation.SourceRepresentationModified)
         segmentation.InvokeEvent(slicer.vtkSegmentation.RepresentationModified)
 
+    def restoreFrom(self, other: LabelSegmentation) -> bool:
+        """Copy the segments of another one that somebody has deleted here; says whether there were any."""
+        missing = [value for value in other.values() if value not in self.values()]
+        for value in missing:
+            source = other.node.GetSegmentation()
+            self.node.GetSegmentation().CopySegmentFromSegmentation(source, segmentId(value))
+        return bool(missing)
+
     def updateSurfaces(self):
         """Make the closed surfaces of changed segments anew, if the segmentation has any."""
         segmentation = self.node.GetSegmentation() if self.node else None
@@ -143,18 +152,27 @@ class LabelSegmentation:
         self.node.GetSegmentation().RemoveRepresentation(CLOSED_SURFACE)
         self._changed.clear()
 
+    def boxes(self) -> list[Box]:
+        """All that is not 0 lies in one of these boxes of the CT's array."""
+        return [inside for _segment, _values, inside in self._layers()]
+
     def array(self, dtype) -> np.ndarray:
         """The label map, of the CT's shape; a copy."""
         whole = np.zeros(shape(self._nodes.ctNode), dtype)
+        for (value, segment), part, inside in self._layers():
+            whole[inside][part == segment.GetLabelValue()] = value
+        return whole
+
+    def _layers(self) -> Iterator[tuple]:
+        """Of each segment that holds anything: value and vtkSegment, its layer's voxels in the CT, and their box."""
+        size = shape(self._nodes.ctNode)
         for value, segment in self._segments().items():
             image = segment.GetRepresentation(BINARY_LABELMAP)
             if image is None or image.GetPointData().GetScalars() is None:
                 continue
             image, box = self._onCt(image)
-            inside = tuple(slice(max(0, s.start), min(size, s.stop)) for s, size in zip(box, whole.shape, strict=True))
-            part = _array(image)[_within(box, inside)]
-            whole[inside][part == segment.GetLabelValue()] = value
-        return whole
+            inside = tuple(slice(max(0, s.start), min(length, s.stop)) for s, length in zip(box, size, strict=True))
+            yield (value, segment), _array(image)[_within(box, inside)], inside
 
     def _segments(self) -> dict:
         segmentation = self.node.GetSegmentation() if self.node else None
@@ -178,7 +196,7 @@ class LabelSegmentation:
     def _covering(self, image, box: Box):
         """The layer itself, if it covers that box of the CT; else a larger one that takes its place."""
         onCt, held = self._onCt(image)
-        union = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(held, box, strict=True))
+        union = hull(held, box)
         if onCt is image and union == held:
             return image
         values = np.zeros([axis.stop - axis.start for axis in union], _array(onCt).dtype)

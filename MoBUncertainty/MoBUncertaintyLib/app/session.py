@@ -14,7 +14,8 @@ import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
-from MoBUncertaintyLib.app.nodes import ijkToRas, occupied
+from MoBUncertaintyLib.app.i18n import tr as _
+from MoBUncertaintyLib.app.nodes import hull, ijkToRas, occupied
 from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec
 from MoBUncertaintyLib.appearance import REGION_COLOUR, readable, region_title
 from MoBUncertaintyLib.errors import ReviewError
@@ -60,6 +61,7 @@ class ReviewSession:
         self._finder: RegionFinder | None = None
         self._editing: str | None = None
         self._surfacesAreOld = False
+        self._predictedBox = occupied(review.predicted)
         self._listed = self._list()
         self._removeMask()
 
@@ -89,9 +91,11 @@ class ReviewSession:
         """
         stored = results.state("review")
         if not stored or not results.state("prediction"):
-            raise ReviewError(f"The scene has lost the review of {results.ctNode.GetName()}; apply again.")
+            text = _("The scene has lost the review of {ct}; apply again.")
+            raise ReviewError(text.format(ct=results.ctNode.GetName()))
         review = Review.from_dict(stored, results.predicted(), results.regionLabels(), results.corrected())
         session = cls(results, review)
+        results.restoreOrgans()
         session._restore()  # a scene that was saved amid an edit holds what was drawn so far
         return session
 
@@ -189,12 +193,13 @@ class ReviewSession:
             ReviewError: The review is signed off.
         """
         if self.review.signature:
-            raise ReviewError("The review is signed off; reopen it to edit a region.")
+            raise ReviewError(_("The review is signed off; reopen it to edit a region."))
         self.cancelEdit()
+        self._mend()
         region = self.review.region(regionId)
         node = self.results.node("segmentation")
         segment = slicer.vtkSegment()
-        segment.SetName("Region under review")
+        segment.SetName(_("Region under review"))
         segment.SetColor(*(channel / 255 for channel in REGION_COLOUR))
         name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
         segment.AddRepresentation(name, self._orientedImage(region))
@@ -240,21 +245,27 @@ class ReviewSession:
         return self._finder
 
     def _step(self, boxes) -> None:
+        self._mend()
         for box in boxes:
             self.results.updateSegmentation(box, self.review.labels_in(box), surfaces=False)
         self._surfacesAreOld = self._surfacesAreOld or bool(boxes)
-        if self._list() != self._listed:
+        if self._list() != self._listed or self.results.listedRegions() != {label for label, _ in self._listed}:
             self._showRegions()
         self._showStatus()
         self._store()
 
+    def _mend(self) -> None:
+        """Bring back organs that were deleted in the Segment Editor: verdicts change them."""
+        if self.results.restoreOrgans():
+            self._restore()
+
     def _restore(self) -> None:
         """Undo what was drawn outside of the region, by an effect that does not heed the mask."""
-        wanted = self.review.corrected()
-        different = self.results.corrected() != wanted
-        if different.any():
-            box = occupied(different)
-            self.results.updateSegmentation(box, wanted[box], surfaces=False)
+        decided = [each.box for each in self.review.regions if each.decided]
+        box = hull(*self.results.organBoxes(), self._predictedBox, *decided)  # comparing all of a CT takes too long
+        wanted = self.review.labels_in(box)
+        if not np.array_equal(self.results.corrected()[box], wanted):
+            self.results.updateSegmentation(box, wanted, surfaces=False)
             self._surfacesAreOld = True
 
     def _list(self) -> list[tuple[int, str]]:

@@ -9,6 +9,8 @@ from MoBUncertaintyLib.app.nodes import CtNodes
 from MoBUncertaintyLib.app.scene import ResultScene, findResults
 from MoBUncertaintyLib.app.session import ReviewSession, areComplete
 
+CT_CLASS = "vtkMRMLScalarVolumeNode"  # label maps, vector and diffusion volumes are classes of their own
+
 
 class Sessions:
     """The reviews that are open, by CT; each is opened from the scene when it is first asked for."""
@@ -28,6 +30,10 @@ class Sessions:
             self._open[ct.GetID()] = ReviewSession.open(ResultScene(ct))
         return self._open[ct.GetID()]
 
+    def opened(self, ct) -> ReviewSession | None:
+        """The review of a CT if it is open."""
+        return self._open.get(ct.GetID())
+
     def put(self, ct, session: ReviewSession) -> None:
         """A new review of a CT has begun."""
         self._open[ct.GetID()] = session
@@ -44,13 +50,21 @@ class Sessions:
         return bool(gone)
 
 
-def isResult(node) -> bool:
-    """Whether a volume is a map that was made of a CT."""
+def mapVolumes() -> list:
+    """All volumes of the scene that are maps made of a CT."""
     roles = ("probability", "variance", "map")
-    return any(node in CtNodes(ct).nodes(role) for ct in findResults(slicer.mrmlScene) for role in roles)
+    return [node for ct in findResults(slicer.mrmlScene) for role in roles for node in CtNodes(ct).nodes(role)]
 
 
 def defaultCt():
-    """The first volume of the scene that is no map of this module's, or None."""
+    """The first volume of the scene that may be a CT, or None."""
+    maps = mapVolumes()
     volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-    return next((node for node in volumes if not isResult(node)), None)
+    return next((node for node in volumes if node not in maps and node.GetClassName() == CT_CLASS), None)
+
+
+def showAlone(ct) -> None:
+    """Put a CT's results into the views, and take those of other CTs out: their outlines would lie over this CT."""
+    for each in findResults(slicer.mrmlScene):
+        ResultScene(each).setVisible(each is ct)
+    ResultScene(ct).showInViews()

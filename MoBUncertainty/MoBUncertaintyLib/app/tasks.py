@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import slicer
 import slicer.util
-import vtk
 
+from MoBUncertaintyLib.app.i18n import tr as _
 from MoBUncertaintyLib.app.maps import MapKind
-from MoBUncertaintyLib.app.nodes import ijkToRas
+from MoBUncertaintyLib.app.nodes import ijkToRas, shape
 from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec
 from MoBUncertaintyLib.app.session import ReviewSession
 from MoBUncertaintyLib.appearance import readable
+from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.protocol import Command
+from MoBUncertaintyLib.regions import RegionSettings
 
 
-def predictRequest(ct, model: str, settings: dict[str, Any]) -> dict[str, Any]:
+def predictRequest(ct, model: str, settings: dict[str, Any], regions: RegionSettings | None = None) -> dict[str, Any]:
     """Ask for a prediction.
 
     Args:
         ct: vtkMRMLScalarVolumeNode.
         model: Name of a model, or its path.
         settings: Fields of `prediction.PredictionSettings`.
+        regions: What counts as a doubtful region; None: as usual.
     """
     return {
         "command": Command.PREDICT,
         "ct": _volume(ct),
         "model": model,
         "settings": settings,
-        "regions": {},
+        "regions": asdict(regions) if regions else {},
     }
 
 
 def showResult(ct, result: dict[str, Any]) -> ReviewSession:
-    """Put the answer to `predictRequest` into the scene, and begin its review."""
+    """Put the answer to `predictRequest` into the scene, and begin its review.
+
+    Raises:
+        ImageError: The CT is no longer what it was when it was handed over; the scene is as it was.
+    """
+    if ct.GetScene() is None:
+        raise ImageError(_("The CT was removed while it was segmented; there is nothing to show."))
+    if ct.GetImageData() is None or shape(ct) != result["segmentation"].shape:
+        raise ImageError(_("The CT was changed while it was segmented, so the results do not fit it; apply again."))
     results = ResultScene(ct)
     first = results.node("segmentation") is None
     specs = [
@@ -43,9 +55,7 @@ def showResult(ct, result: dict[str, Any]) -> ReviewSession:
         for label in result["labels"]
     ]
     results.setSegmentation(result["segmentation"], specs)
-    results.setMaps(
-        *({int(label): each for label, each in result[kind].items()} for kind in ("probability", "variance"))
-    )
+    results.setMaps(_byLabel(result["probability"]), _byLabel(result["variance"]))
     results.setState(
         "prediction", {name: result[name] for name in ("labels", "rows", "provenance", "warnings", "seconds")}
     )
@@ -86,27 +96,6 @@ def exportRequest(
         "patient_fields": patientFields,
         "overwrite": overwrite,
     }
-
-
-def roiBounds(roi, ct) -> list[float] | None:
-    """The box around a region of interest, (R-, R+, A-, A+, S-, S+) in mm of the CT's own coordinates.
-
-    Args:
-        roi: vtkMRMLMarkupsROINode, or None.
-        ct: The CT, which may be under a transform.
-    """
-    if roi is None:
-        return None
-    world = [0.0] * 6
-    roi.GetRASBounds(world)
-    box = vtk.vtkBoundingBox()
-    for corner in ((r, a, s) for r in world[:2] for a in world[2:4] for s in world[4:]):
-        point = [0.0] * 3
-        ct.TransformPointFromWorld(corner, point)
-        box.AddPoint(point)
-    bounds = [0.0] * 6
-    box.GetBounds(bounds)
-    return bounds
 
 
 def dicomFiles(ct) -> list[str] | None:

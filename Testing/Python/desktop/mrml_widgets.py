@@ -31,6 +31,20 @@ def _option(name: str, kind: type) -> Property:
     return Property(kind, lambda self: self._options[name], lambda self, value: self._setOption(name, value))
 
 
+class qMRMLSortFilterProxyModel(qt.QObject):
+    """What a combo box offers of the scene."""
+
+    def __init__(self, box):
+        super().__init__(box)
+        self._box, self._hidden = box, []
+
+    def _hide(self, nodeIds) -> None:
+        self._hidden = list(nodeIds)
+        self._box.refresh()
+
+    hiddenNodeIDs = Property(list, lambda self: self._hidden, _hide)
+
+
 class qMRMLNodeComboBox(qt.QWidget):
     """The nodes of some classes in the scene, to choose one from."""
 
@@ -42,6 +56,7 @@ class qMRMLNodeComboBox(qt.QWidget):
     def __init__(self, parent=None):
         super().__init__(parent)
         self._scene, self._nodeId, self._nodeTypes = None, "", []
+        self._filter = qMRMLSortFilterProxyModel(self)
         self._options = {"noneEnabled": False, "addEnabled": True, "removeEnabled": True, "renameEnabled": False}
         self._options |= {"editEnabled": False, "showHidden": False, "showChildNodeTypes": True}
         self._options |= {
@@ -68,6 +83,13 @@ class qMRMLNodeComboBox(qt.QWidget):
     def mrmlScene(self):
         return self._scene
 
+    def sortFilterProxyModel(self):
+        return self._filter
+
+    def refresh(self) -> None:
+        if self._scene:
+            self._refresh()
+
     def nodes(self) -> list:
         """Those to choose from."""
         found = {}
@@ -78,6 +100,7 @@ class qMRMLNodeComboBox(qt.QWidget):
                 node = collection.GetItemAsObject(index)
                 exact = self._options["showChildNodeTypes"] or node.GetClassName() == className
                 shown = not any(node.IsA(hidden) for hidden in self._options["hideChildNodeTypes"])
+                shown = shown and node.GetID() not in self._filter.hiddenNodeIDs
                 if exact and shown and (self._options["showHidden"] or not node.GetHideFromEditors()):
                     found[node.GetID()] = node
         return list(found.values())

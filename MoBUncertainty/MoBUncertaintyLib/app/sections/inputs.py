@@ -62,6 +62,10 @@ class InputsSection:
         self._ui.modelSelector.currentIndex = min(index, len(paths) - 1)
         self._describe()
 
+    def hide(self, nodes: list) -> None:
+        """Offer all volumes as CTs but these."""
+        self._ui.ctSelector.sortFilterProxyModel().hiddenNodeIDs = [node.GetID() for node in nodes]
+
     def showDemoLink(self, visible: bool) -> None:
         """Offer the demo CT, or not."""
         self._ui.sampleLabel.visible = visible

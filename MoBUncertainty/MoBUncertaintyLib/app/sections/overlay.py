@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.app.maps import STYLES
+from MoBUncertaintyLib.app.maps import STYLES, mapName
 from MoBUncertaintyLib.app.scene import MapKind
 from MoBUncertaintyLib.app.sections import shown
 
@@ -103,13 +103,3 @@ class OverlaySection:
             ui.fillCheckBox,
             ui.surfaceCheckBox,
         ]
-
-
-def mapName(kind: MapKind) -> str:
-    """As the user reads it."""
-    return {
-        MapKind.VARIANCE: _("Variance"),
-        MapKind.STANDARD_DEVIATION: _("Standard deviation"),
-        MapKind.PROBABILITY: _("Probability"),
-        MapKind.ENTROPY: _("Entropy"),
-    }[kind]

@@ -53,6 +53,7 @@ class ReviewSection:
         if session is self._session:
             return
         self.leave()
+        self._editor.hide()  # leave() does not where nodes are gone
         self._session = session
         self._table.clear()
         self._offerOrgans(session.organs if session else [])

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.app.choices import Method
+from MoBUncertaintyLib.app.roi import fitRoi, roiBounds
 from MoBUncertaintyLib.app.sections import allow, shown
-from MoBUncertaintyLib.app.tasks import roiBounds
 
 
 class RunSection:
@@ -30,6 +30,7 @@ class RunSection:
         ui.progressBar.visible = False
         ui.applyButton.clicked.connect(shown(self._onClicked))
         ui.methodSelector.currentIndexChanged.connect(self._showSamples)
+        ui.roiSelector.nodeAddedByUser.connect(shown(self._onRoiAdded))
         self._showSamples()
 
     @property
@@ -50,12 +51,12 @@ class RunSection:
         ui.progressBar.visible = True
         self.say(text)
 
-    def progress(self, text: str, fraction: float, secondsLeft: float | None) -> None:
-        """How far it is."""
-        bar = self._ui.progressBar
-        bar.value = round(bar.maximum * fraction)
-        bar.format = "%p %" if secondsLeft is None else _("%p %, {time} left").format(time=duration(secondsLeft))
-        self.say(text)
+    def progress(self, step: dict) -> None:
+        """How far it is: the fields of a `progress` event, see `protocol`."""
+        bar, left = self._ui.progressBar, step["seconds_left"]
+        bar.value = round(bar.maximum * step["fraction"])
+        bar.format = "%p %" if left is None else _("%p %, {time} left").format(time=duration(left))
+        self.say(stageText(step))
 
     def stop(self, text: str) -> None:
         """Nothing is computed any more."""
@@ -101,9 +102,30 @@ class RunSection:
     def _onClicked(self, *_args) -> None:
         (self._onCancel if self._running else self._onApply)()
 
+    def _onRoiAdded(self, roi) -> None:
+        """A new region of interest has no size yet."""
+        fitRoi(roi, self._ui.ctSelector.currentNode())
+
     def _showSamples(self, *_args) -> None:
         monteCarlo = self._ui.methodSelector.currentIndex == 1
         self._ui.samplesSpinBox.visible = self._ui.samplesSpinBoxCaption.visible = monteCarlo
+
+
+def stageText(step: dict) -> str:
+    """What the worker does, in the user's language."""
+    words = {
+        "model": _("Loading the model"),
+        "preprocess": _("Preprocessing"),
+        "network": _("Predicting tiles"),
+        "resample": _("Resampling"),
+        "regions": _("Finding doubtful regions"),
+        "write": _("Handing over the results"),
+        "export": _("Writing the files"),
+    }
+    text = words.get(step["stage"], step["text"])
+    if step["total"] > 1:
+        return _("{stage}: {done} of {total}").format(stage=text, done=step["done"], total=step["total"])
+    return text
 
 
 def duration(seconds: float) -> str:

@@ -54,7 +54,7 @@ class RegionTable:
                     table.setItem(row, column, item)
                 item.setText(text)
             table.item(row, COMMENT).setToolTip(region.comment)
-            table.item(row, PLACE).setToolTip(region.region.location)  # it may be cut
+            table.item(row, PLACE).setToolTip(table.item(row, PLACE).text())  # it may be cut
             _markStatus(table.item(row, STATUS), region.verdict)
         if self.selected is None:
             self._selectedId = None
@@ -129,12 +129,26 @@ def statusText(verdict: Verdict) -> str:
     }[verdict]
 
 
+def placeText(location: str) -> str:
+    """Where a region lies (`Region.location`), in the reader's words."""
+    words = {
+        "superior": _("superior"),
+        "inferior": _("inferior"),
+        "anterior": _("anterior"),
+        "posterior": _("posterior"),
+        "left": _("left"),
+        "right": _("right"),
+        "central": _("central"),
+    }
+    return " ".join(words.get(word, word) for word in location.split())
+
+
 def _texts(each: ReviewRegion) -> tuple[str, ...]:
     region = each.region
     return (
         str(region.rank),
         statusText(each.verdict),
-        region.location,
+        placeText(region.location),
         f"{region.expected_error_mm3:,.0f}",
         f"{region.volume_mm3:,.0f}",
         f"{region.mean_variance:.3f}",
