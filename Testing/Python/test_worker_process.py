@@ -210,7 +210,8 @@ serve({"export": handler})
 def test_closing_stdin_amid_an_export_leaves_nothing_of_it(start: Callable[..., Process], folder: Path) -> None:
     process = start(EXPORT)
     process.send(id=1, command="export", output=str(folder / "review"))
-    assert [path.name for path in folder.iterdir()] == [process.until(Event.WARNING)["message"]]
+    partial = process.until(Event.WARNING)["message"]
+    assert [path.name for path in folder.iterdir()] == [partial]
     process.process.stdin.close()
     assert wait_until(lambda: process.process.poll() is not None)
     assert list(folder.iterdir()) == []

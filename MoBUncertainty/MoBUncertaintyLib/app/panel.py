@@ -193,8 +193,6 @@ class Panel:
             return _("Select a CT first.")
         if ct.GetImageData() is None:
             return _("The selected CT holds no voxels.")
-        if ct.GetImageData().GetNumberOfScalarComponents() != 1:
-            return _("The selected volume has several values per voxel, so it is no CT.")
         return model.problem if model else _("Add a model first.")
 
     def _mayReplaceReview(self) -> bool:
