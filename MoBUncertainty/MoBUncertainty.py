@@ -43,7 +43,7 @@ class MoBUncertainty(ScriptedLoadableModule):
 
     def __init__(self, parent):
         ScriptedLoadableModule.__init__(self, parent)
-        self.parent.title = TITLE
+        self.parent.title = _("MoB Uncertainty")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
         self.parent.dependencies = []
         self.parent.contributors = ["The MoB Uncertainty contributors"]
@@ -144,6 +144,8 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self) -> None:
         """Called when the application closes and the module widget is destroyed."""
         self.removeObservers()
+        if self.panel is None:  # setup() has failed, and said why
+            return
         self.panel.close()
         self.setParameterNode(None)
         self.logic.close()
@@ -197,7 +199,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
             self._parameterNode.ct = defaultCt()
 
-    def setParameterNode(self, inputParameterNode: MoBUncertaintyParameterNode | None) -> None:
+    def setParameterNode(self, inputParameterNode: "MoBUncertaintyParameterNode | None") -> None:
         """
         Set and observe parameter node.
         Observation is needed because when the parameter node is changed then the GUI must be updated immediately.
@@ -289,12 +291,13 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
 
         def show(result):
             try:
-                session = tasks.showResult(ct, result)
+                session = tasks.showResult(ct, request, result)
             except UserError as error:
                 onError("scene", str(error), "")
                 return
             except Exception as error:  # of whatever kind: the run is over, and the user must learn it
-                text = _("The results could not be shown ({reason}); the details say more.")
+                self.sessions.forgetIncomplete()
+                text = _("The results could not be shown ({reason}), and this CT has none now; apply again.")
                 onError("scene", text.format(reason=type(error).__name__), traceback.format_exc())
                 return
             self.sessions.put(ct, session)

@@ -6,7 +6,7 @@ block is one voxel and all is as if there were no blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import reduce
 
 import numpy as np
@@ -14,6 +14,17 @@ import numpy as np
 Box = tuple[slice, slice, slice]
 
 LONGEST_MM = 2.0
+
+
+def hull(boxes: Iterable[Box]) -> Box:
+    """The smallest box that holds all boxes; an empty one without any."""
+    axes = list(zip(*boxes, strict=True)) or [(slice(0, 0),)] * 3
+    return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in axes)
+
+
+def within(inner: Box, outer: Box) -> Box:
+    """`inner` in the coordinates of `outer`, which holds it."""
+    return tuple(slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
 
 
 class BlockGrid:
@@ -68,10 +79,14 @@ class BlockGrid:
         middles = [(edges[:-1] + edges[1:] - 1) / 2 for edges in self._edges]
         return np.stack([middle[along] for middle, along in zip(middles, index.T, strict=True)], axis=1)
 
-    def paint(self, array: np.ndarray, box: Box, blocks: np.ndarray, value: int) -> None:
-        """Set the voxels of the array that lie in some blocks, given as a mask that fills `box`, a box of blocks."""
+    def expand(self, box: Box, blocks: np.ndarray) -> tuple[Box, np.ndarray]:
+        """The voxels that lie in some blocks, given as a mask that fills `box`, a box of blocks.
+
+        Returns:
+            The box of these voxels in the array, and the mask that fills it.
+        """
         voxels = blocks
         for axis, (edges, s) in enumerate(zip(self._edges, box, strict=True)):
             voxels = np.repeat(voxels, np.diff(edges[s.start : s.stop + 1]), axis)
-        inside = tuple(slice(edges[s.start], edges[s.stop]) for edges, s in zip(self._edges, box, strict=True))
-        array[inside][voxels] = value
+        inside = (slice(int(edges[s.start]), int(edges[s.stop])) for edges, s in zip(self._edges, box, strict=True))
+        return tuple(inside), voxels

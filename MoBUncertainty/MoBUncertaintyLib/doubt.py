@@ -66,6 +66,22 @@ class Grid:
         spacing = np.linalg.norm(axes, axis=0)
         return cls(spacing, axes / spacing, np.asarray(ijk_to_ras, float)[:3, 3])
 
+    @property
+    def voxel_mm3(self) -> float:
+        """Volume of a voxel."""
+        return float(self.spacing.prod())
+
+    def matrix(self) -> np.ndarray:
+        """The (4, 4) matrix that `from_matrix` takes."""
+        matrix = np.eye(4)
+        matrix[:3, 2::-1] = self.rotation * self.spacing
+        matrix[:3, 3] = self.origin
+        return matrix
+
+    def to_ras(self, index: np.ndarray) -> np.ndarray:
+        """RAS mm of voxel indices (..., 3) in the order (z, y, x)."""
+        return self.origin + (index * self.spacing) @ self.rotation.T
+
     def image(self, array: np.ndarray) -> sitk.Image:
         """The array as an image on this grid."""
         image = sitk.GetImageFromArray(array)
@@ -175,7 +191,7 @@ class DoubtMap:
 
     def to_ras(self, index: np.ndarray) -> np.ndarray:
         """RAS mm (N, 3) of the middles of blocks (N, 3), given as (z, y, x)."""
-        return self.grid.origin + (self.blocks.centres(index) * self.grid.spacing) @ self.grid.rotation.T
+        return self.grid.to_ras(self.blocks.centres(index))
 
 
 def bounding_box(shadows: Sequence[np.ndarray], margin: np.ndarray) -> Box:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -14,6 +14,8 @@ import SimpleITK as sitk
 from torch import Tensor
 
 from MoBUncertaintyLib import __version__
+from MoBUncertaintyLib.appearance import readable
+from MoBUncertaintyLib.card import Label
 from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.devices import Precision, autocast_dtype, select_device
 from MoBUncertaintyLib.errors import Cancelled, SettingsError
@@ -192,7 +194,7 @@ class Predictor:
             probability,
             variance,
             provenance=self._provenance(case, window),
-            warnings=warnings + case.warnings + window.warnings,
+            warnings=warnings + case.warnings + window.warnings + _not_found(segmentation, self.model.card.labels),
             timings={
                 "preprocess": clock.seconds["preprocess"],
                 **window.seconds,
@@ -239,6 +241,12 @@ class Predictor:
                 **{name: version(name) for name in ("torch", "nnunetv2", "SimpleITK", "numpy")},
             },
         }
+
+
+def _not_found(segmentation: sitk.Image, labels: Sequence[Label]) -> list[str]:
+    """A sentence for each organ that no voxel was given to."""
+    array = sitk.GetArrayViewFromImage(segmentation)
+    return [f"No {readable(each.name)} was found in this image." for each in labels if not (array == each.value).any()]
 
 
 class _Clock:

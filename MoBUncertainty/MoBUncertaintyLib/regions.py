@@ -17,12 +17,13 @@ import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from MoBUncertaintyLib.blocks import Box
+from MoBUncertaintyLib.blocks import Box, hull, within
 from MoBUncertaintyLib.doubt import DoubtMap, Grid, Measure, bounding_box, nested, shadows
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.pieces import CONNECTIVITY, compact_pieces, diameter, grow
@@ -30,6 +31,7 @@ from MoBUncertaintyLib.pieces import CONNECTIVITY, compact_pieces, diameter, gro
 __all__ = [
     "COLUMNS",
     "DEFAULT_THRESHOLD",
+    "FoundRegions",
     "Measure",
     "Region",
     "RegionFinder",
@@ -88,6 +90,16 @@ class RegionSettings:
         """The threshold in force."""
         return DEFAULT_THRESHOLD[self.measure] if self.threshold is None else self.threshold
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RegionSettings:
+        """From what JSON makes of `dataclasses.asdict`; what is missing is as usual.
+
+        Raises:
+            SettingsError, TypeError, ValueError: These are no such settings.
+        """
+        measure = {"measure": Measure(values["measure"])} if "measure" in values else {}
+        return cls(**{**values, **measure})
+
 
 @dataclass(frozen=True)
 class Region:
@@ -118,6 +130,28 @@ class Region:
     inside_share: float
     extent_mm: float
     location: str
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Region:
+        """From what JSON makes of `dataclasses.asdict`."""
+        return cls(**{**values, "centroid_ras": tuple(float(c) for c in values["centroid_ras"])})
+
+
+@dataclass(frozen=True)
+class FoundRegions:
+    """Doubtful regions as arrays, cut to where they lie: quick enough to follow a slider.
+
+    Attributes:
+        regions: In order of rank.
+        labels: Label map (uint16 (z, y, x), value = rank, 0 elsewhere) of `box`.
+        settings: How they were found; None: not known.
+        box: Where `labels` lies in the CT's array; None: it is all of the CT.
+    """
+
+    regions: tuple[Region, ...]
+    labels: np.ndarray
+    settings: RegionSettings | None
+    box: Box | None = None
 
 
 @dataclass
@@ -218,11 +252,13 @@ class RegionFinder:
         Raises:
             SettingsError: The settings have another measure or window.
         """
-        regions, labels = self.find_arrays(settings)
-        return Regions(regions, self._map.grid.image(labels), settings)
+        found = self.find_arrays(settings)
+        labels = np.zeros(self._map.shape, np.uint16)
+        labels[found.box] = found.labels
+        return Regions(found.regions, self._map.grid.image(labels), settings)
 
-    def find_arrays(self, settings: RegionSettings) -> tuple[tuple[Region, ...], np.ndarray]:
-        """As `find`; the label map is an array (z, y, x), uint16, and none of it is filled where there is no region."""
+    def find_arrays(self, settings: RegionSettings) -> FoundRegions:
+        """As `find`, without a label map of the whole CT."""
         doubt = self._map
         if (settings.measure, settings.window_mm) != (doubt.measure, doubt.window_mm):
             raise SettingsError("Another measure or window of doubt needs a new RegionFinder.")
@@ -237,10 +273,13 @@ class RegionFinder:
                 found.append((self._describe(mask, where), mask, where))
         found.sort(key=lambda f: (-f[0]["expected_error_mm3"], f[0]["centroid_ras"]))
         found = found[: settings.max_regions]
-        labels = np.zeros(doubt.shape, np.uint16)
-        for rank, (_, mask, where) in enumerate(found, start=1):
-            doubt.blocks.paint(labels, where, mask, rank)
-        return tuple(Region(rank=n, label=n, **what) for n, (what, _, _) in enumerate(found, start=1)), labels
+        places = [doubt.blocks.expand(where, mask) for _, mask, where in found]
+        box = hull(where for where, _ in places)
+        labels = np.zeros([s.stop - s.start for s in box], np.uint16)
+        for rank, (where, mask) in enumerate(places, start=1):
+            labels[within(where, box)][mask] = rank
+        regions = tuple(Region(rank=n, label=n, **what) for n, (what, _, _) in enumerate(found, start=1))
+        return FoundRegions(regions, labels, settings, box)
 
     def _pieces(self, doubtful: np.ndarray, near: Box, settings: RegionSettings) -> np.ndarray:
         """Labels of the pieces from 1 (some may be missing), in no particular order, inside the box `near`."""
@@ -272,7 +311,7 @@ class RegionFinder:
             "peak_variance": float(doubt.peak[box][mask].max()),
             "mean_probability": integral(doubt.foreground) / total,
             "inside_share": integral(doubt.inside) / total,
-            "extent_mm": diameter(index * doubt.spacing, doubt.spacing),
+            "extent_mm": diameter(index, doubt.spacing),
             "location": _location(centroid, doubt.labels[box][mask], self._organs),
         }
 

@@ -194,7 +194,7 @@ def picture_scale(case: ReviewedCase) -> Scale:
 
 
 def _organs(case: ReviewedCase, corrected: np.ndarray) -> list[dict[str, Any]]:
-    voxel_ml = case.review.voxel_mm3 / 1000
+    voxel_ml = case.review.grid.voxel_mm3 / 1000
     before, after = (_counts(labels) * voxel_ml for labels in (case.review.predicted, corrected))
     return [
         {
@@ -235,8 +235,8 @@ def _region_row(region: ReviewRegion, case: ReviewedCase) -> dict[str, Any]:
         "extent_mm": found.extent_mm,
         "verdict": region.verdict.value,
         "organ": names.get(region.organ, "") if region.organ else "",
-        "added_mm3": float((after & ~before).sum() * case.review.voxel_mm3),
-        "removed_mm3": float((before & ~after).sum() * case.review.voxel_mm3),
+        "added_mm3": float((after & ~before).sum() * case.review.grid.voxel_mm3),
+        "removed_mm3": float((before & ~after).sum() * case.review.grid.voxel_mm3),
         "comment": region.comment,
     }
 

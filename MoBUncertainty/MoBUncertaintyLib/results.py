@@ -27,6 +27,7 @@ import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
+from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.figures import draw_overlay
 from MoBUncertaintyLib.folders import FolderKind
@@ -140,13 +141,14 @@ def write_results(
         write_csv(regions, partial / "regions.csv")
         draw_overlay(image, prediction, regions, card.labels, partial / "overlay.png")
         problems = []
+        info = describe(image, prediction, regions, card, source, series)
+        info["warnings"] = [*warnings, *prediction.warnings]
         if scene:
             try:
-                write_scene_file(partial / "scene.mrb", image, prediction, regions, card, name)
+                write_scene_file(partial / "scene.mrb", image, prediction, regions, card, name, info)
             except SceneError as error:  # the prediction is worth keeping without it
                 problems.append(str(error))
-        info = describe(image, prediction, regions, card, source, series)
-        info["warnings"] = [*warnings, *prediction.warnings, *problems]
+        info["warnings"] += problems
         problems += _write_review(partial / "review.html", image, prediction, regions, card, info)
         info["warnings"] = [*warnings, *prediction.warnings, *problems]
         text = json.dumps(info, indent=2, ensure_ascii=False, allow_nan=False, default=str)
@@ -197,7 +199,7 @@ def _write_review(
     channels = [variance] if variance.ndim == 3 else [variance[..., c] for c in range(variance.shape[-1])]
     case = ReviewedCase(
         image,
-        Review(predicted, regions, math.prod(image.GetSpacing())),
+        Review(predicted, regions, Grid.of(image)),
         card.labels,
         {label.value: channel for label, channel in zip(card.labels, channels, strict=True)},
         info,

@@ -7,18 +7,20 @@ list of states. Arrays are (z, y, x).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
+from MoBUncertaintyLib.blocks import Box, hull, within
+from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.regions import Measure, Region, RegionSettings
+from MoBUncertaintyLib.pieces import diameter
+from MoBUncertaintyLib.regions import FoundRegions, Region, Regions, RegionSettings
 from MoBUncertaintyLib.review_regions import (
-    Box,
     ReviewRegion,
     Verdict,
     changed_boxes,
@@ -27,8 +29,6 @@ from MoBUncertaintyLib.review_regions import (
     masks,
     occupied,
     restored,
-    stored_region,
-    within,
 )
 
 __all__ = ["SCHEMA", "SCHEMA_VERSION", "Box", "Review", "ReviewRegion", "Signature", "Verdict"]
@@ -55,14 +55,6 @@ class _State:
     found: bool = False  # made by `update_regions`: the next such state takes its place
 
 
-class RegionsLike(Protocol):
-    """`regions.Regions`, or anything with its parts; the label map may be an array (z, y, x) too."""
-
-    regions: Sequence[Region]
-    labels: sitk.Image | np.ndarray
-    settings: RegionSettings | None
-
-
 class Review:
     """The review of one prediction.
 
@@ -72,20 +64,19 @@ class Review:
     Args:
         predicted: The predicted label map, uint8 (z, y, x); not copied, never changed.
         regions: The doubtful regions, in the same shape.
-        voxel_mm3: Volume of a voxel.
+        grid: Where the voxels lie.
 
     Raises:
         ReviewError: The label map of the regions has another shape, or lacks a region.
     """
 
-    def __init__(self, predicted: np.ndarray, regions: RegionsLike, voxel_mm3: float) -> None:
+    def __init__(self, predicted: np.ndarray, regions: Regions | FoundRegions, grid: Grid) -> None:
         self.predicted = predicted
-        self.voxel_mm3 = float(voxel_mm3)
+        self.grid = grid
         self._next_id = 1
         self._digest: str | None = None
-        labels = self._checked(regions.labels)
-        found = [self._new(region, box, mask) for region, box, mask in masks(labels, regions.regions)]
-        self._states = [_State(self._ranked(found), getattr(regions, "settings", None))]
+        made = [self._new(region, box, mask) for region, box, mask in masks(self._arrays(regions))]
+        self._states = [_State(self._ranked(made), regions.settings)]
         self._now = 0
 
     # What there is
@@ -159,17 +150,20 @@ class Review:
                 there[mask] = region.edited[own][mask] if region.verdict is Verdict.EDIT else region.organ or 0
         return labels
 
-    def patch(self, region_id: str) -> tuple[Box, np.ndarray]:
-        """The box of a region, and the corrected labels in it."""
-        box = self.region(region_id).box
-        return box, self.labels_in(box)
-
     def label_map(self) -> np.ndarray:
         """All regions, each by its `label`, 0 elsewhere; uint16 (z, y, x)."""
-        labels = np.zeros(self.predicted.shape, np.uint16)
+        whole = np.zeros(self.predicted.shape, np.uint16)
+        box, labels = self.listed()
+        whole[box] = labels
+        return whole
+
+    def listed(self) -> tuple[Box, np.ndarray]:
+        """The box in which all regions lie, and `label_map()` in it."""
+        box = hull(region.box for region in self.regions)
+        labels = np.zeros([s.stop - s.start for s in box], np.uint16)
         for region in self.regions:
-            labels[region.box][region.mask] = region.label
-        return labels
+            labels[within(region.box, box)][region.mask] = region.label
+        return box, labels
 
     # Steps
 
@@ -219,31 +213,30 @@ class Review:
         """Set a region's comment; "" removes it."""
         return self._change(self.region(region_id), comment=text.strip())
 
-    def update_regions(self, regions: RegionsLike) -> tuple[Box, ...]:
+    def update_regions(self, regions: Regions | FoundRegions) -> tuple[Box, ...]:
         """Take regions that were found anew, with another threshold say.
 
         Regions with a verdict or a comment stay as they are. The new ones lose the voxels of these and are dropped if
-        that leaves less than the smallest size; what is left of a region that lost some has its volume, centroid and
-        share measured anew, its expected error in proportion to its volume. Ranks are renewed. Several updates in a row
-        (a slider being dragged) are one step.
+        that leaves less than the smallest size; what is left of a region that lost some has its volume, centroid,
+        extent and share measured anew, its expected error in proportion to its volume. Ranks are renewed. Several
+        updates in a row (a slider being dragged) are one step.
 
         Raises:
             ReviewError: Another shape, or the review is signed.
         """
         self._refuse_if_signed()
-        labels = self._checked(regions.labels)
-        settings = getattr(regions, "settings", None)
+        settings = regions.settings
         smallest = (settings or RegionSettings).minimum_mm3
         kept = [region for region in self.regions if region.touched]
         used = {region.label for region in kept}
         new = []
-        for region, box, mask in masks(labels, regions.regions):
+        for region, box, mask in masks(self._arrays(regions)):
             free = mask & ~covered(box, kept)
             left = int(free.sum())
             if left == mask.sum():
                 new.append(self._new(region, box, mask, used))
-            elif left and left * self.voxel_mm3 >= smallest:
-                new.append(self._new(self._rest(region, box, mask, free, regions.labels), box, free, used))
+            elif left and left * self.grid.voxel_mm3 >= smallest:
+                new.append(self._new(self._rest(region, box, mask, free), box, free, used))
         state = _State(self._ranked(kept + new), settings, found=True)
         if self._state.found:  # take the place of the last update
             self._now -= 1
@@ -296,7 +289,7 @@ class Review:
             "schema": SCHEMA,
             "schema_version": SCHEMA_VERSION,
             "predicted_sha256": self.digest,
-            "voxel_mm3": self.voxel_mm3,
+            "ijk_to_ras": self.grid.matrix().tolist(),
             "settings": asdict(self.settings) if self.settings else None,
             "regions": [
                 {
@@ -333,14 +326,13 @@ class Review:
             if (data["schema"], data["schema_version"]) != (SCHEMA, SCHEMA_VERSION):
                 raise ReviewError("The review was stored by another version of this module; review the case again.")
             entries = data["regions"]
-            found = [stored_region(entry["region"]) for entry in entries]
-            settings = data["settings"] and RegionSettings(
-                **data["settings"] | {"measure": Measure(data["settings"]["measure"])}
-            )
-            review = cls(predicted, _Found(found, label_map, settings), data["voxel_mm3"])
+            found = tuple(Region.from_dict(entry["region"]) for entry in entries)
+            settings = data["settings"] and RegionSettings.from_dict(data["settings"])
+            grid = Grid.from_matrix(np.array(data["ijk_to_ras"], float).reshape(4, 4))
+            review = cls(predicted, FoundRegions(found, label_map, settings), grid)
             if review.digest != data["predicted_sha256"]:
                 raise ReviewError("The review belongs to another prediction; review this one from the start.")
-            corrected = review._checked(corrected)
+            review._check_shape(corrected.shape)
             by_label = {entry["label"]: entry for entry in entries}
             regions = tuple(restored(region, by_label[region.label], corrected) for region in review.regions)
             ids = [region.region_id for region in regions]
@@ -385,14 +377,20 @@ class Review:
                 f"The review is signed off by {self.signature.name}; withdraw the signature to change it."
             )
 
-    def _checked(self, labels: sitk.Image | np.ndarray) -> np.ndarray:
-        array = labels if isinstance(labels, np.ndarray) else sitk.GetArrayViewFromImage(labels)
-        if array.shape != self.predicted.shape:
+    def _arrays(self, regions: Regions | FoundRegions) -> FoundRegions:
+        if isinstance(regions.labels, sitk.Image):
+            array = sitk.GetArrayViewFromImage(regions.labels)
+            regions = FoundRegions(tuple(regions.regions), array, regions.settings)
+        if regions.box is None:
+            self._check_shape(regions.labels.shape)
+        return regions
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        if shape != self.predicted.shape:
             raise ReviewError(
-                f"The label map has the shape {array.shape}, the segmentation {self.predicted.shape}; "
+                f"The label map has the shape {shape}, the segmentation {self.predicted.shape}; "
                 "both must have the CT's voxels."
             )
-        return array
 
     def _new(self, region: Region, box: Box, mask: np.ndarray, used: set[int] | None = None) -> ReviewRegion:
         """A region of its own id; its label is the one it was found with, or, among `used` ones, the first free one."""
@@ -412,21 +410,18 @@ class Review:
             for rank, each in enumerate(order, start=1)
         )
 
-    def _rest(
-        self, region: Region, box: Box, mask: np.ndarray, free: np.ndarray, labels: sitk.Image | np.ndarray
-    ) -> Region:
+    def _rest(self, region: Region, box: Box, mask: np.ndarray, free: np.ndarray) -> Region:
         """What is known of a region once only `free` is left of it."""
-        share = float(free.sum() / mask.sum())
-        values: dict[str, Any] = {
-            "volume_mm3": float(free.sum() * self.voxel_mm3),
-            "expected_error_mm3": region.expected_error_mm3 * share,
-            "inside_share": float((self.predicted[box][free] > 0).mean()),
-        }
-        if isinstance(labels, sitk.Image):
-            index = np.argwhere(free).mean(axis=0) + [s.start for s in box]
-            point = labels.TransformContinuousIndexToPhysicalPoint(index[::-1].tolist())
-            values["centroid_ras"] = (-point[0], -point[1], point[2])
-        return replace(region, **values)
+        index = np.argwhere(free)
+        centroid = self.grid.to_ras(index.mean(axis=0) + [s.start for s in box])
+        return replace(
+            region,
+            volume_mm3=float(len(index) * self.grid.voxel_mm3),
+            expected_error_mm3=region.expected_error_mm3 * float(len(index) / mask.sum()),
+            inside_share=float((self.predicted[box][free] > 0).mean()),
+            centroid_ras=tuple(float(c) for c in centroid),
+            extent_mm=diameter(index, self.grid.spacing),
+        )
 
     def _usual_organ(self, region: ReviewRegion) -> int:
         """The organ with most voxels in the region, else in its surroundings, else the first one."""
@@ -436,10 +431,3 @@ class Review:
             if votes.any():
                 return int(votes.argmax()) + 1
         return 1
-
-
-@dataclass(frozen=True)
-class _Found:
-    regions: Sequence[Region]
-    labels: np.ndarray
-    settings: RegionSettings | None

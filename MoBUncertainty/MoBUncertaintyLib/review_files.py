@@ -23,10 +23,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.card import JSON_LIMIT, Label
+from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import ImageError, ReviewError
 from MoBUncertaintyLib.export import REGIONS, SEGMENTATION
 from MoBUncertaintyLib.images import read_image
-from MoBUncertaintyLib.regions import COLUMNS, Measure, Region, Regions, RegionSettings
+from MoBUncertaintyLib.regions import COLUMNS, Region, Regions, RegionSettings
 from MoBUncertaintyLib.report import SCHEMA as REPORT_SCHEMA
 from MoBUncertaintyLib.report import ReviewedCase
 from MoBUncertaintyLib.results import Results, file_digest
@@ -35,7 +36,7 @@ from MoBUncertaintyLib.scene_file import ijk_to_ras
 
 UNKNOWN_COLOUR = (128, 174, 128)  # Slicer's tissue; for results that do not tell
 
-_KEYS = {"schema", "schema_version", "predicted_sha256", "voxel_mm3", "settings", "regions", "signature"}
+_KEYS = {"schema", "schema_version", "predicted_sha256", "ijk_to_ras", "settings", "regions", "signature"}
 _REGION_KEYS = {"id", "rank", "label", "verdict", "organ", "comment", "region"}
 _SAME_PLACE_MM = 1.0  # positions in regions.csv are rounded
 
@@ -94,11 +95,9 @@ def read_decisions(path: str | Path) -> Decisions:
 
 def review_of(results: Results) -> Review:
     """The review of a results folder, nothing decided yet."""
-    settings = dict(results.info["regions"]["settings"])
-    settings["measure"] = Measure(settings["measure"])
-    regions = Regions(tuple(_region(row) for row in results.table), results.regions, RegionSettings(**settings))
-    voxel_mm3 = float(np.prod(results.segmentation.GetSpacing()))
-    return Review(sitk.GetArrayFromImage(results.segmentation), regions, voxel_mm3)
+    settings = RegionSettings.from_dict(results.info["regions"]["settings"])
+    regions = Regions(tuple(_region(row) for row in results.table), results.regions, settings)
+    return Review(sitk.GetArrayFromImage(results.segmentation), regions, Grid.of(results.segmentation))
 
 
 def apply_decisions(results: Results, decisions: Decisions) -> Review:

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from MoBUncertaintyLib.blocks import Box, within
 from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.regions import Region
-
-Box = tuple[slice, slice, slice]
+from MoBUncertaintyLib.regions import FoundRegions, Region
 
 
 class Verdict(StrEnum):
@@ -71,18 +70,21 @@ class ReviewRegion:
         return self.decided or bool(self.comment)
 
 
-def masks(labels: np.ndarray, regions: Iterable[Region]) -> list[tuple[Region, Box, np.ndarray]]:
-    """Box and mask of each region in a label map."""
-    near = occupied(labels)
-    boxes = ndimage.find_objects(labels[near]) if labels[near].size else []  # it fails where nothing is
-    found = []
-    for region in regions:
+def masks(found: FoundRegions) -> list[tuple[Region, Box, np.ndarray]]:
+    """Box and mask of each region; the box lies in the CT's array."""
+    near = occupied(found.labels)
+    labels, start = found.labels[near], [s.start for s in near]
+    if found.box is not None:
+        start = np.add(start, [s.start for s in found.box])
+    boxes = ndimage.find_objects(labels) if labels.size else []  # it fails where nothing is
+    masks = []
+    for region in found.regions:
         box = boxes[region.label - 1] if 0 < region.label <= len(boxes) else None
         if box is None:
             raise ReviewError(f"The label map of the regions lacks region {region.rank}; find the regions again.")
-        box = tuple(slice(n.start + b.start, n.start + b.stop) for n, b in zip(near, box, strict=True))
-        found.append((region, box, labels[box] == region.label))
-    return found
+        place = tuple(slice(int(n + b.start), int(n + b.stop)) for n, b in zip(start, box, strict=True))
+        masks.append((region, place, labels[box] == region.label))
+    return masks
 
 
 def occupied(labels: np.ndarray) -> Box:
@@ -97,11 +99,6 @@ def common(a: Box, b: Box) -> Box | None:
     """Where two boxes overlap; None if they do not."""
     box = tuple(slice(max(i.start, j.start), min(i.stop, j.stop)) for i, j in zip(a, b, strict=True))
     return box if all(s.start < s.stop for s in box) else None
-
-
-def within(inner: Box, outer: Box) -> Box:
-    """`inner` in the coordinates of `outer`, which holds it."""
-    return tuple(slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
 
 
 def covered(box: Box, regions: Iterable[ReviewRegion]) -> np.ndarray:
@@ -126,11 +123,6 @@ def changed_boxes(before: Iterable[ReviewRegion], after: Iterable[ReviewRegion])
     return tuple(
         (new.get(key) or old[key])[-1] for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
     )
-
-
-def stored_region(row: dict[str, Any]) -> Region:
-    """A `Region` that was stored as JSON."""
-    return Region(**row | {"centroid_ras": tuple(float(c) for c in row["centroid_ras"])})
 
 
 def restored(region: ReviewRegion, entry: dict[str, Any], corrected: np.ndarray) -> ReviewRegion:

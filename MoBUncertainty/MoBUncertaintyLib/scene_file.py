@@ -38,9 +38,15 @@ class SceneError(RuntimeError):
 
 
 def write_scene_file(
-    path: Path, image: sitk.Image, prediction: Prediction, regions: Regions, card: ModelCard, name: str
+    path: Path,
+    image: sitk.Image,
+    prediction: Prediction,
+    regions: Regions,
+    card: ModelCard,
+    name: str,
+    about: dict[str, Any],
 ) -> None:
-    """Write the scene that shows a prediction.
+    """Write the scene that shows a prediction, ready to be reviewed in Slicer.
 
     Args:
         path: The .mrb file, in a folder that exists.
@@ -49,6 +55,7 @@ def write_scene_file(
         regions: Of that prediction.
         card: Of the model.
         name: Of the CT, as the user knows it.
+        about: The prediction's provenance, as `results.describe` gives it, with `warnings`.
 
     Raises:
         SceneError: `slicer-core` is not installed, or failed.
@@ -59,7 +66,7 @@ def write_scene_file(
     work = path.with_name(f"{path.name}.tmp")
     work.mkdir()
     try:
-        request = scene_request(work, image, prediction, regions, card, name)
+        request = scene_request(work, image, prediction, regions, card, name, about)
         request_file = work / "request.json"
         request_file.write_text(json.dumps(request), encoding="utf-8")
         _run(request_file)
@@ -71,7 +78,13 @@ def write_scene_file(
 
 
 def scene_request(
-    folder: Path, image: sitk.Image, prediction: Prediction, regions: Regions, card: ModelCard, name: str
+    folder: Path,
+    image: sitk.Image,
+    prediction: Prediction,
+    regions: Regions,
+    card: ModelCard,
+    name: str,
+    about: dict[str, Any],
 ) -> dict[str, Any]:
     """What `app.standalone.writeRequestedScene` is asked for; its arrays are written to `folder`."""
 
@@ -125,8 +138,10 @@ def scene_request(
             "prediction": {
                 "labels": [asdict(label) for label in card.labels],
                 "rows": [asdict(region) for region in regions.regions],
-                "regions": asdict(regions.settings),
-                "provenance": prediction.provenance,
+                # A scene is passed on: whose folder the CT came from is nobody's business.
+                "provenance": about | {"input": {k: v for k, v in about["input"].items() if k != "path"}},
+                "warnings": about["warnings"],
+                "seconds": about["timings_s"],
             }
         },
     }

@@ -276,16 +276,13 @@ def _identify_model(name: str) -> tuple[Path, object]:
 def _settings(request: Fields) -> tuple[PredictionSettings, RegionSettings]:
     """The settings of a request; JSON has lists where they have tuples."""
     from MoBUncertaintyLib.prediction import PredictionSettings
-    from MoBUncertaintyLib.regions import Measure, RegionSettings
+    from MoBUncertaintyLib.regions import RegionSettings
 
     def fields(name: str) -> Fields:
         return {k: tuple(v) if isinstance(v, list) else v for k, v in (request.get(name) or {}).items()}
 
-    regions = fields("regions")
     try:
-        if "measure" in regions:
-            regions["measure"] = Measure(regions["measure"])
-        return PredictionSettings(**fields("settings")), RegionSettings(**regions)
+        return PredictionSettings(**fields("settings")), RegionSettings.from_dict(fields("regions"))
     except (TypeError, ValueError) as error:
         raise ProtocolError(f"The request's settings are not understood ({error}).") from error
 

@@ -6,6 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from invented import Case, invented_case
+from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.report import ReviewedCase
 from MoBUncertaintyLib.review import Review
 
@@ -19,7 +20,7 @@ def invented_review(case: Case | None = None, **decisions: str) -> ReviewedCase:
     """
     case = case or invented_case()
     predicted = sitk.GetArrayFromImage(case.prediction.segmentation)
-    review = Review(predicted, case.regions, float(np.prod(case.image.GetSpacing())))
+    review = Review(predicted, case.regions, Grid.of(case.image))
     for name, verdict in decisions.items():
         review.decide(name.removeprefix("r"), verdict)
     variance = sitk.GetArrayFromImage(case.prediction.variance)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
+import logging
 import os
 import re
 import subprocess
@@ -12,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ import SimpleITK as sitk
 
 from caller import Caller
 from MoBUncertaintyLib import stand_in_worker
+from MoBUncertaintyLib.worker import describe_error
 from processes import SOON, gone, wait_until
 
 STAND_IN = ("-u", "-m", "MoBUncertaintyLib.stand_in_worker")
@@ -272,6 +275,86 @@ def test_a_folder_that_cannot_be_made_is_said(start: Start, monkeypatch: pytest.
     assert not caller.client.busy
 
 
+ANSWERS = """
+from pathlib import Path
+from MoBUncertaintyLib.worker import serve
+def handler(request, report):
+    path = Path(request["folder"]) / "probability.npy"
+    path.write_bytes({content!r})
+    return {{"probability": str(path)}}
+serve({{"predict": handler}})
+"""
+UNFORESEEN = (
+    r"^Something went wrong between Slicer and the computing process \({reason}.*\); report it, with the details\.$"
+)
+
+
+def header_of(shape: tuple[int, ...]) -> bytes:
+    """The beginning of a .npy file."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def only_error(caller: Caller) -> tuple[str, str, str]:
+    """The one that was told, in a client that can be asked again."""
+    (error,) = caller.errors
+    assert not caller.client.busy
+    assert not caller.client._timer.active
+    return error
+
+
+def test_a_broken_array_is_said(start: Start) -> None:
+    caller = start(arguments=("-u", "-c", ANSWERS.format(content=b"no array"))).ask().finish()
+    code, message, details = only_error(caller)
+    assert code == "internal"
+    assert re.match(UNFORESEEN.format(reason="ValueError: "), message)
+    assert "Traceback" in details
+
+
+def test_an_array_that_does_not_fit_into_memory_is_the_workers_sentence(start: Start) -> None:
+    caller = start(arguments=("-u", "-c", ANSWERS.format(content=header_of((10**6,) * 3)))).ask().finish()
+    assert only_error(caller)[:2] == describe_error(MemoryError())
+
+
+def test_a_request_that_cannot_be_sent_is_said_and_the_worker_stays(start: Start) -> None:
+    caller = start().ask().finish()
+    pid = pid_of(caller)
+    caller.ask(settings={"overlap": float("nan")}).finish()
+    code, message, _ = only_error(caller)
+    assert code == "internal"
+    assert re.match(UNFORESEEN.format(reason="ProtocolError: "), message)
+    caller.ask().finish()
+    assert pid_of(caller) == pid
+    assert len(caller.results) == 2
+
+
+def test_a_result_that_nobody_can_take_is_said(start: Start) -> None:
+    def take(result: dict) -> None:
+        raise KeyError("segmentation")
+
+    caller = start()
+    caller.results = SimpleNamespace(append=take)
+    caller.ask().until(lambda: caller.errors)
+    code, message, details = only_error(caller)
+    assert code == "internal"
+    assert re.match(UNFORESEEN.format(reason="KeyError: "), message)
+    assert "in take" in details
+
+
+def test_a_failure_that_nobody_waits_for_is_logged(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    from MoBUncertaintyLib.app.steps import Steps
+
+    def work() -> Iterator[None]:
+        yield
+        raise RuntimeError("a step too far")
+
+    with caplog.at_level(logging.ERROR):
+        Steps(work())
+        start().until(lambda: caplog.records)
+    assert "a step too far" in caplog.text
+
+
 def test_time_that_the_application_sleeps_does_not_count(start: Start) -> None:
     caller = start("hangs", heartbeatLimit=1.5).ask()
     caller.until(lambda: len(caller.progress) > 2)
@@ -406,3 +489,34 @@ def test_close_leaves_nothing(start: Start) -> None:
     assert not folder.exists()
     caller.client.close()  # twice does no harm
     assert caller.errors == []
+
+
+EXPORTS = """
+import re, time
+from pathlib import Path
+from MoBUncertaintyLib.folders import FolderKind
+from MoBUncertaintyLib.worker import serve
+kind = FolderKind("review", "a review", "an earlier review", bool, re.compile(".*"))
+def handler(request, report):
+    with kind.new(Path(request["output"])) as partial:
+        (partial / "report.html").write_text("Doe, Jane")
+        report.warning(partial.name)
+        time.sleep(600)
+serve({"export": handler})
+"""
+
+
+@pytest.mark.parametrize("end", ["cancel", "close", "kill"])
+def test_an_export_that_is_ended_leaves_nothing(end: str, start: Start, tmp_path: Path) -> None:
+    place = tmp_path / "Befunde 報告"
+    place.mkdir()
+    caller = start(arguments=("-u", "-c", EXPORTS)).ask(command="export", output=str(place / "review"))
+    caller.until(lambda: caller.warnings)
+    assert [path.name for path in place.iterdir()] == caller.warnings
+    if end == "kill":  # by the system, for want of memory
+        os.kill(pid_of(caller), 9)
+    else:
+        getattr(caller.client, end)()
+    if end != "close":
+        caller.until(lambda: not list(place.iterdir()), SOON)
+    assert list(place.iterdir()) == []

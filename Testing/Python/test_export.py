@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 
@@ -41,6 +44,7 @@ def exam(tmp_path_factory) -> tuple[list[Path], ReviewedCase]:
     """A CT from DICOM, with two organs."""
     folder = tmp_path_factory.mktemp("dicom")
     tags = {"0010|0010": "Doe^Jane", "0010|0030": "19800131", "0020|000d": "1.2.3", "0020|000e": "1.2.3.4"}
+    tags["0020|0011"] = "7"
     whole = invented_case(OBLIQUE, labels=(PANCREAS, LEFT_KIDNEY))
     files = write_series(folder, whole.image, tags)
     read, _ = read_image(folder)
@@ -101,6 +105,7 @@ class TestFiles:
             assert (b"Doe, Jane" in everything) is asked
             assert (b"1980-01-31" in everything) is asked
             assert b"1.2.3.4" in everything
+            assert json.loads((tmp_path / f"{asked}" / "report.json").read_text())["ct"]["dicom"]["Series number"] == "7"
 
     def test_dicom_of_a_ct_that_has_none_is_a_warning(self, tmp_path, case):
         done = write_export(case, tmp_path / "out", ["report", "dicom_seg", "parametric_map"], patient_fields=True)
@@ -240,6 +245,39 @@ class TestRequest:
             "overwrite": False,
         }
         return json.loads(json.dumps(request | changes))
+
+    @pytest.mark.parametrize("named", [False, True])
+    def test_name_of_the_ct_may_be_the_patients(self, tmp_path, case, named):
+        """A file, and the volume that was loaded from it, are often called after the patient."""
+        request = self.request(tmp_path, case, patient_fields=named)
+        request["ct"]["name"] = request["provenance"]["input"]["name"] = "Doe_Jane"
+        export_review(request)
+        written = contents(tmp_path / "out")
+        assert [name for name, content in written.items() if b"Doe_Jane" in content] == (
+            ["report.html", "report.json"] if named else []
+        )
+        assert b"b" * 64 in written["report.html"]  # the CT's hash still tells which one it was
+
+    @pytest.mark.parametrize("formats, packages", [(["report", "segmentation"], "-export"), (list(Format), "-dicom")])
+    def test_needs_only_what_is_installed_for_an_export(self, tmp_path, exam, formats, packages):
+        """Where nothing is segmented, neither PyTorch nor nnU-Net is there."""
+        files, case = exam
+        changes = {"formats": formats, "dicom_files": [str(path) for path in files], "labels": [asdict(case.labels[0])]}
+        (tmp_path / "request.json").write_text(json.dumps(self.request(tmp_path, case, **changes)))
+        script = """
+            import json, sys
+            for name in sys.argv[2].split():
+                sys.modules[name] = None
+            from MoBUncertaintyLib.worker import Report, export
+            with open(sys.argv[1], encoding="utf-8") as file:
+                done = export(json.load(file), Report(lambda *_: None))
+            print(done["warnings"])
+        """
+        absent = ["torch", "nnunetv2", "acvl_utils", "nibabel", "safetensors"]
+        absent += ["highdicom"] if packages == "-export" else []
+        command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "request.json"), " ".join(absent)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.stdout.strip() == "[]", done.stderr
 
     def test_writes_what_is_asked_for(self, tmp_path, case):
         case.review.edit("2", np.ones(case.review.predicted.shape, np.uint8))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from PIL import Image
 
@@ -30,6 +32,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 SLICER_HAS = {"slicer", "vtk", "qt", "ctk", "SimpleITK", "numpy", "scipy"}
 SLICERS_OWN_MODULES = {"SampleData", "PyTorchUtils"}
+SLICERS_PACKAGES = {
+    *("numpy", "scipy", "simpleitk", "pydicom", "highdicom", "pyjpegls", "dicomweb-client", "pillow", "requests"),
+    *("packaging", "setuptools", "pip", "wheel", "typing-extensions", "certifi", "idna", "urllib3", "pyparsing"),
+}
+"""Python packages that come with Slicer 5.12 and 5.13, whatever else is installed."""
 
 
 def tracked(*patterns: str) -> list[Path]:
@@ -287,11 +294,16 @@ def test_what_runs_in_slicer_imports_only_what_slicer_has() -> None:
 # Packages
 
 
-def requirements() -> dict[str, str]:
-    """Version wanted of each package of requirements.txt."""
-    lines = (RESOURCES / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    wanted = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    return {canonicalize_name(requirement.name): str(requirement.specifier) for requirement in wanted}
+FILES = ("", "-export", "-dicom")
+
+
+def requirements(*which: str) -> dict[str, str]:
+    """Version wanted of each package of requirements.txt and its likes."""
+    text = "\n".join((RESOURCES / f"requirements{name}.txt").read_text(encoding="utf-8") for name in which or FILES)
+    wanted = [Requirement(line) for line in text.splitlines() if line and not line.startswith("#")]
+    named = {canonicalize_name(requirement.name): str(requirement.specifier) for requirement in wanted}
+    assert len(named) == len(wanted)  # each in one place
+    return named
 
 
 def dependencies() -> dict[str, str]:
@@ -312,6 +324,29 @@ def test_requirements_pin_nothing() -> None:
 def test_torch_is_the_one_of_the_project() -> None:
     text = (LIBRARY / "app" / "installation.py").read_text(encoding="utf-8")
     assert re.search(r'^TORCH = "torch(.*)"$', text, re.MULTILINE).group(1) == dependencies()["torch"]
+
+
+def test_dicom_asks_for_one_package_that_nothing_else_needs() -> None:
+    assert list(requirements("-dicom")) == ["highdicom"]
+    needing = [
+        path.name for path in LIBRARY.glob("**/*.py") if any(n.startswith("highdicom") for n in every_import(path))
+    ]
+    assert needing == ["dicom_export.py"]
+    from_export = [path.name for path in LIBRARY.glob("**/*.py") if f"{NAME}Lib.dicom_export" in every_import(path)]
+    assert from_export == ["export.py"]
+    assert f"{NAME}Lib.dicom_export" not in file_scope_imports(LIBRARY / "export.py")
+
+
+@pytest.mark.skipif("SLICER_SOURCE" not in os.environ, reason="Slicer's sources say what it ships")
+def test_at_apply_slicers_own_packages_stay_as_they_are() -> None:
+    """What Slicer pins is new enough, but for DICOM."""
+    files = Path(os.environ["SLICER_SOURCE"]).glob("SuperBuild/External_python*.cmake")
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    shipped = {canonicalize_name(name): v for name, v in re.findall(r"^\s+([\w.-]+)==(\S+) --hash", text, re.MULTILINE)}
+    assert shipped.keys() >= SLICERS_PACKAGES
+    wanted = requirements("", "-export")
+    assert {"pillow", "pydicom"} <= wanted.keys() & shipped.keys()
+    assert [name for name in wanted.keys() & shipped.keys() if shipped[name] not in SpecifierSet(wanted[name])] == []
 
 
 def test_everything_the_worker_may_import_is_required() -> None:

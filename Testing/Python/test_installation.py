@@ -1,10 +1,12 @@
-"""Installing at Apply: asked once and by name, declined without a trace, and torch never enters Slicer's process.
+"""Installing at Apply and at Export: asked once and by name, declined without a trace, and torch never enters Slicer's
+process.
 
 With SLICER_SOURCE, Slicer's own `packaging.py` decides what is missing and what is handed to pip.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from subprocess import CalledProcessError
 from types import SimpleNamespace
 
 import pytest
+from packaging.requirements import Requirement
 
 from MoBUncertaintyLib.errors import Cancelled, InstallationError
 
@@ -72,8 +75,11 @@ class Machine:
         self.install("pip", list(requirements))
         return []
 
-    def pip_ensure(self, requirements, skip_packages=None, prompt_install=True, **_options) -> None:
+    def pip_ensure(
+        self, requirements, skip_packages=None, prompt_install=True, prompt_restart=True, **_options
+    ) -> None:
         assert not prompt_install
+        assert not prompt_restart
         self.pip_install([r for r in requirements if not self.pip_check(r)], skip_packages)
 
     def torch_logic(self) -> object:
@@ -100,6 +106,9 @@ def machine(installation, monkeypatch):
         monkeypatch.setattr(slicer.packaging, "pip_check", machine.pip_check)
         if REAL:
             monkeypatch.setattr(slicer.packaging, "pip_install", machine.pip_install)
+            # Whatever is installed, Slicer has loaded an older version: it would offer to restart.
+            loaded = [("requests", "1.0", "2.0")]
+            monkeypatch.setattr(slicer.packaging, "_find_updated_imported_packages", lambda *_: loaded)
         else:
             monkeypatch.setattr(slicer.packaging, "pip_ensure", machine.pip_ensure)
         utils = SimpleNamespace(PyTorchUtilsLogic=machine.torch_logic) if extension else None
@@ -237,12 +246,183 @@ def test_slicers_own_tests_install_nothing(desktop, installation, machine, monke
     assert not here.done
 
 
-def test_what_is_missing_is_read_from_what_python_has(installation, tmp_path, monkeypatch):
-    """No stand-in for the check: one requirement is met, one is too new, one does not exist."""
-    (tmp_path / "requirements.txt").write_text("# a comment\n\nnumpy>=1\nscipy>=999\nno-such-package>=1\n")
-    monkeypatch.setattr(installation, "REQUIREMENTS", tmp_path / "requirements.txt")
-    monkeypatch.setattr(installation, "TORCH", "torch>=999")
-    assert installation.missingPackages() == ["torch>=999", "scipy>=999", "no-such-package>=1"]
+# What packages need in turn, and what an export needs. No stand-in for the check here.
+
+
+@pytest.fixture
+def wanted(installation, tmp_path, monkeypatch):
+    """Writes what is wanted: the lines of requirements.txt, of its likes for an export, and of those for DICOM."""
+
+    def write(*always: str, export: tuple[str, ...] = (), dicom: tuple[str, ...] = ()) -> None:
+        for name, lines in (("", always), ("-export", export), ("-dicom", dicom)):
+            (tmp_path / f"requirements{name}.txt").write_text("\n".join(("# a comment", "", *lines)))
+        monkeypatch.setattr(installation, "RESOURCES", tmp_path)
+        monkeypatch.setattr(installation, "TORCH", "torch>=999")
+
+    return write
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Puts a package into Python: its name, its version, and what it needs."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def put(name: str, version: str, *needs: str) -> None:
+        folder = tmp_path / f"{name}-{version}.dist-info"
+        folder.mkdir()
+        lines = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}", *(f"Requires-Dist: {n}" for n in needs)]
+        (folder / "METADATA").write_text("\n".join(lines) + "\n")
+
+    return put
+
+
+def test_what_is_missing_is_read_from_what_python_has(installation, wanted):
+    """One requirement is met, one is too new, one does not exist."""
+    wanted("numpy>=1", "scipy>=999", "no-such-package>=1", export=("no-such-writer",), dicom=("no-such-dicom",))
+    assert installation.missingPackages() == ["torch>=999", "no-such-writer", "scipy>=999", "no-such-package>=1"]
+
+
+def test_where_the_project_is_installed_nothing_is_missing(installation):
+    assert installation.missingPackages() == installation.missingPackages(["parametric_map"]) == []
+
+
+def test_an_export_needs_less_and_dicom_a_package_more(installation, wanted):
+    wanted("no-such-package>=1", export=("no-such-writer",), dicom=("no-such-dicom",))
+    assert installation.missingPackages(["report", "segmentation"]) == ["no-such-writer"]
+    for kind in ("dicom_seg", "parametric_map"):
+        assert installation.missingPackages(["report", kind]) == ["no-such-writer", "no-such-dicom"]
+
+
+def test_what_an_installed_package_needs_in_turn_is_missing_too(installation, wanted, installed):
+    installed(
+        "outer",
+        "1.0",
+        "inner>=2",
+        "an-extra; extra == 'all'",
+        "of-another-platform; sys_platform == 'nowhere'",
+        "numpy>=999",
+        "SimpleITK>=999",
+        "torch>=999",
+        "what is this?",
+    )
+    installed("inner", "2.1", "outer", "gone>=3", "too_old>=2; python_version >= '3'")
+    installed("too_old", "1.0", "not-asked-for-yet")
+    wanted("outer>=1", "inner")
+    assert installation.missingPackages() == ["torch>=999", "gone>=3", "too_old>=2"]
+
+
+def test_what_pip_could_not_bring_is_named_and_the_next_apply_brings_it(desktop, installation, machine):
+    """pip only warns of it, and leaves a package be that is there, whatever that one needs."""
+    needs = [Requirement(line) for line in importlib.metadata.requires("nnunetv2")]
+    (acvl,) = (str(need) for need in needs if need.name == "acvl-utils")
+    here = machine("nnunetv2>=2.8")
+    for _ in range(2):
+        accept(desktop)
+    install = here.install
+
+    def half(by: str, requirements: list[str]) -> None:
+        install(by, requirements)
+        here.missing.append(acvl)
+        here.install = install
+
+    here.install = half
+    with pytest.raises(InstallationError) as failed:
+        installation.ensureReady("MoB Uncertainty")
+    assert f"could not be installed: {acvl};" in str(failed.value)
+    installation.ensureReady("MoB Uncertainty")
+    assert acvl in desktop.dialogs[1].text
+    assert here.done == [("pip", "nnunetv2>=2.8"), ("pip", acvl)]
+
+
+# Export
+
+
+def test_slicers_own_highdicom_stays_until_dicom_is_exported(desktop, installation, machine):
+    here = machine("highdicom>=0.28")
+    installation.ensureReady("MoB Uncertainty")
+    installation.ensureReady("MoB Uncertainty", ["report", "segmentation"])
+    assert not desktop.dialogs
+    accept(desktop)
+    installation.ensureReady("MoB Uncertainty", ["parametric_map"])
+    (asked,) = desktop.dialogs
+    assert asked.title == "MoB Uncertainty"
+    for words in ("writes these files with", "highdicom>=0.28", "in place of older ones"):
+        assert words in asked.text
+    assert "PyTorch" not in asked.text
+    assert here.done == [("pip", "highdicom>=0.28")]
+
+
+def test_an_export_asks_for_nothing_that_only_segmenting_needs(desktop, installation, machine):
+    here = machine("torch>=2.6", "nnunetv2>=2.8", "jinja2>=3.1", extension=False)
+    accept(desktop)
+    installation.ensureReady("MoB Uncertainty", ["report"])
+    assert here.done == [("pip", "jinja2>=3.1")]
+
+
+@pytest.fixture
+def from_dicom(desktop, tmp_path, monkeypatch):
+    """The panel with the results of a CT from Slicer's DICOM database, and nothing but DICOM to export."""
+    import slicer
+
+    import small_panel
+
+    class Database:
+        def fileForInstance(self, uid: str) -> str:  # noqa: N802
+            return f"/dicom/{uid}.dcm"
+
+    monkeypatch.setattr(slicer, "dicomDatabase", Database(), raising=False)
+    monkeypatch.setattr(desktop.widget.panel, "ensureReady", lambda *_: None)
+    desktop.scene.Clear(0)
+    small_panel.use_worker(desktop, "normal")
+    small_panel.add_ct(desktop).SetAttribute("DICOM.instanceUIDs", "1 2")
+    small_panel.apply(desktop)
+    ui = desktop.ui
+    ui.exportDirectoryEdit.currentPath = str(tmp_path)
+    ui.reportCheckBox.checked = ui.segmentationCheckBox.checked = False
+    ui.dicomSegCheckBox.checked = ui.parametricMapCheckBox.checked = True
+    desktop.process()
+    desktop.dialogs.clear()
+    return desktop
+
+
+def test_declining_at_export_writes_nothing(from_dicom, machine, tmp_path):
+    here = machine("highdicom>=0.28")
+    decline(from_dicom)
+    from_dicom.ui.exportButton.click()
+    from_dicom.process()
+    (asked,) = from_dicom.dialogs
+    assert "highdicom>=0.28" in asked.text
+    assert from_dicom.ui.exportStatusLabel.text.startswith("Nothing was installed, so nothing was written")
+    assert from_dicom.ui.exportButton.text == "Export"
+    assert not from_dicom.logic.busy
+    assert not here.done
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_is_one_dialog_at_export(from_dicom, machine):
+    machine("highdicom>=0.28").failing = True
+    accept(from_dicom)
+    from_dicom.ui.exportButton.click()
+    from_dicom.process()
+    _asked, failed = from_dicom.dialogs
+    assert "could not be installed: highdicom>=0.28;" in failed.text
+    assert not from_dicom.logic.busy
+
+
+def test_without_dicom_an_export_asks_nothing(from_dicom, machine, tmp_path):
+    machine("highdicom>=0.28", "torch>=2.6")
+    ui = from_dicom.ui
+    ui.ctSelector.currentNode().RemoveAttribute("DICOM.instanceUIDs")  # whose files are not there
+    ui.dicomSegCheckBox.checked = ui.parametricMapCheckBox.checked = False
+    ui.segmentationCheckBox.checked = True
+    ui.exportButton.click()
+    from_dicom.process(until=lambda: "Cancel" != ui.exportButton.text and not from_dicom.logic.busy, seconds=60)
+    assert not [shown.text for shown in from_dicom.dialogs]
+    (made,) = tmp_path.iterdir()
+    assert (made / "segmentation.seg.nrrd").exists()
+
+
+# Apply
 
 
 def test_declining_at_apply_leaves_the_scene_as_it_was(desktop, installation, machine):

@@ -52,10 +52,17 @@ class TestInputs:
         assert ui.ctSelector.currentNode() is session.ctNode
 
     def test_a_new_region_of_interest_holds_the_ct(self, desktop):
+        import qt
+
         from MoBUncertaintyLib.app.roi import roiBounds
 
         ct = add_ct(desktop)
-        roi = desktop.ui.roiSelector.addNode()
+        made = desktop.ui.roiSelector.addNode()  # by code, which knows what it wants
+        assert tuple(made.GetSize()) == (0, 0, 0)
+        menu = desktop.ui.roiSelector.findChild(qt.QComboBox)
+        menu.activated.emit(menu.findData("add"))
+        roi = desktop.ui.roiSelector.currentNode()
+        assert roi is not made
         bounds = [0.0] * 6
         ct.GetRASBounds(bounds)
         assert desktop.widget.panel.parameters.roi is roi
@@ -80,15 +87,17 @@ class TestInputs:
         assert ui.modelSelector.count == before + 1
         assert desktop.widget.panel.inputs.model.path == folder
         assert "Apache" in ui.modelInfoLabel.text
-        assert folder in [model.path for model in ModelList().models()]
+        assert str(folder) in ModelList().models()
+        assert desktop.widget.panel.parameters.model == str(folder)
         ui.modelSelector.currentIndex = 0
         assert desktop.widget.panel.inputs.model.path == DEMO_MODEL
+        assert desktop.widget.panel.parameters.model == DEMO_MODEL.name
         assert not ui.removeModelButton.enabled
         assert "comes with the extension" in ui.removeModelButton.toolTip
         ui.modelSelector.currentIndex = before
         ui.removeModelButton.click()
         assert ui.modelSelector.count == before
-        assert folder not in [model.path for model in ModelList().models()]
+        assert str(folder) not in ModelList().models()
         assert folder.is_dir()
 
     def test_what_is_no_model_is_one_dialog(self, desktop, tmp_path):
@@ -107,13 +116,57 @@ class TestInputs:
         desktop.choose(folder / "model.json")
         desktop.ui.addModelButton.click()
         shutil.rmtree(folder)
-        desktop.widget.panel.inputs.fill()
-        desktop.widget.panel.inputs.choose(str(folder))
+        desktop.widget.panel.inputs.fill(str(folder))
         desktop.widget.panel.onModel()
         assert not desktop.ui.applyButton.enabled
         assert "There is no model at" in desktop.ui.modelInfoLabel.text
         desktop.ui.removeModelButton.click()
         assert desktop.ui.applyButton.enabled
+
+    @pytest.mark.parametrize("name", ["{folder}/Liver.zip", "C:\\models\\Liver", "Liver"])
+    def test_a_model_of_another_computer_is_not_replaced(self, desktop, tmp_path, name):
+        name, parameters, ui = name.format(folder=tmp_path), desktop.widget.panel.parameters, desktop.ui
+        add_ct(desktop)
+        parameters.model = name  # as a scene that was saved there brings it
+        desktop.widget.exit()
+        desktop.widget.enter()
+        assert parameters.model == name
+        assert ui.modelSelector.currentText.endswith("Liver")
+        assert not ui.applyButton.enabled
+        assert ui.applyButton.toolTip == ui.modelInfoLabel.text
+        assert ui.modelInfoLabel.text.startswith("There is no model ")
+        assert name in ui.modelInfoLabel.text
+        ui.removeModelButton.click()
+        assert parameters.model == DEMO_MODEL.name
+        assert ui.applyButton.enabled
+
+    def test_a_model_that_a_scene_names_is_used_where_it_is(self, desktop, tmp_path):
+        add_ct(desktop)
+        desktop.widget.panel.parameters.model = str(shutil.copytree(DEMO_MODEL, tmp_path / "network drive"))
+        desktop.widget.exit()
+        desktop.widget.enter()
+        assert desktop.widget.panel.inputs.model.path == tmp_path / "network drive"
+        assert desktop.ui.applyButton.enabled
+
+    def test_messages_of_models_are_in_the_users_language(self, monkeypatch):
+        from MoBUncertaintyLib.app import models
+
+        monkeypatch.setattr(models, "_", lambda text: "«" + text.replace("There is no model", "Es gibt kein Modell"))
+        assert models.ModelList().find("Liver").problem.startswith("«Es gibt kein Modell Liver")
+
+    def test_each_inference_is_explained_by_its_name(self, desktop):
+        from MoBUncertaintyLib.app.choices import Method
+
+        lines = desktop.ui.methodSelector.toolTip.splitlines()[1:]
+        assert [line.split(":")[0] for line in lines] == [method.label() for method in Method]
+
+    def test_only_monte_carlo_asks_for_the_number_of_samples(self, desktop):
+        from MoBUncertaintyLib.app.choices import Method
+
+        desktop.ui.advancedCollapsibleButton.collapsed = False
+        for method in (Method.MONTE_CARLO, Method.EXACT):
+            desktop.widget.panel.parameters.method = method
+            assert desktop.ui.samplesSpinBox.isHidden() == (method is Method.EXACT)
 
     def test_mirroring_is_offered_only_to_models_trained_with_it(self, desktop):
         assert not desktop.ui.mirrorCheckBox.enabled
@@ -225,6 +278,44 @@ class TestRun:
         assert "Traceback" in dialog.details
         assert desktop.ui.applyButton.enabled
 
+    @pytest.mark.parametrize(("name", "request_of"), [("applyButton", "predict"), ("exportButton", "export")])
+    def test_what_cannot_even_be_asked_for_is_one_dialog(self, reviewed, monkeypatch, name, request_of):
+        from MoBUncertaintyLib.app import tasks
+
+        def fail(*_):
+            raise MemoryError
+
+        desktop, _ = reviewed
+        button, ui = getattr(desktop.ui, name), desktop.ui
+        ui.exportDirectoryEdit.currentPath = "/somewhere"
+        monkeypatch.setattr(tasks, f"{request_of}Request", fail)
+        before = button.text
+        button.click()
+        assert len(desktop.dialogs) == 1
+        assert (button.text, button.enabled) == (before, True)
+        assert all(widget.enabled for widget in (ui.applyButton, ui.exportButton, ui.ctSelector, ui.includeButton))
+        assert "MemoryError" in desktop.errors.pop()  # raised again, for Slicer's log
+
+    def test_what_is_quoted_is_shown_as_it_is(self, desktop):
+        import qt
+
+        work = desktop.widget.panel.run.work
+        work.start("")
+        work.warn("The CT <b>Lung</b> is odd.")
+        work.stop("")
+        labels = (desktop.ui.statusLabel, desktop.ui.modelInfoLabel, desktop.ui.reviewProgressLabel)
+        assert [label.textFormat for label in labels] == [qt.Qt.PlainText] * 3
+        assert labels[0].text == "The CT <b>Lung</b> is odd."
+        work.say("")
+
+    def test_a_run_unlocks_only_what_it_has_locked(self, desktop):
+        add_ct(desktop)
+        desktop.ui.applyButton.click()
+        assert not desktop.ui.modelSelector.enabled
+        desktop.process(until=lambda: desktop.ui.applyButton.text == "Apply")
+        assert desktop.ui.modelSelector.enabled
+        assert not desktop.ui.removeModelButton.enabled
+
     def test_the_review_waits_while_its_ct_is_segmented_anew(self, reviewed):
         desktop, _ = reviewed
         desktop.ui.applyButton.click()
@@ -265,6 +356,23 @@ class TestRun:
         assert statuses(desktop) == ["To review"] * 3
         assert desktop.logic.session(session.ctNode) is not session
 
+    @pytest.mark.parametrize("threshold", [0.015, 0.24])  # with regions, and without any
+    def test_the_question_before_a_new_run_names_who_has_signed(self, reviewed, threshold):
+        import qt
+
+        desktop, session = reviewed
+        session.setDoubt(threshold, 20.0)
+        for region in session.review.regions:
+            session.decide(region.region_id, "accept")
+        session.sign("Dr. Åse Müller")
+        desktop.answer(qt.QMessageBox.Cancel)
+        desktop.ui.applyButton.click()
+        (dialog,) = desktop.dialogs
+        assert f"signed off by Dr. Åse Müller, {session.review.signature.time:%Y-%m-%d %H:%M}." in dialog.text
+        touched = len(session.review.regions)
+        assert bool(touched) == (threshold < 0.1) == (f"comment: {touched}." in dialog.text)
+        assert session.review.signature
+
 
 class TestOverlay:
     def test_controls_act_at_once(self, reviewed):
@@ -293,6 +401,23 @@ class TestOverlay:
         ui.mapSelector.currentText = "Variance"
         assert ui.lowerThresholdSlider.value == pytest.approx(0.03)
         assert ui.windowRangeWidget.maximum == 0.25
+
+    def test_nodes_are_named_in_the_users_language(self, desktop, monkeypatch):
+        from MoBUncertaintyLib.app import maps, surface
+
+        for room in (maps, surface):
+            monkeypatch.setattr(room, "_", str.upper)
+        ct = add_ct(desktop)
+        apply(desktop)
+        desktop.ui.mapSelector.currentIndex = 1
+        found = {
+            role: desktop.logic.session(ct).results.node(role).GetName() for role in ("variance", "map", "surface")
+        }
+        assert found == {
+            "variance": "CT PREDICTIVE VARIANCE",
+            "map": "CT UNCERTAINTY MAP",
+            "surface": "CT UNCERTAINTY SURFACE",
+        }
 
 
 class TestExport:
@@ -329,6 +454,36 @@ class TestExport:
         desktop.widget.panel.export.setSession(desktop.logic.session(ct))
         assert not ui.dicomSegCheckBox.enabled
 
+    def test_progress_and_cancel_are_where_the_export_was_started(self, reviewed, tmp_path):
+        desktop, _ = reviewed
+        ui = desktop.ui
+        ui.runCollapsibleButton.collapsed, ui.exportCollapsibleButton.collapsed = True, False
+        ui.exportDirectoryEdit.currentPath = str(tmp_path)
+        ui.exportButton.click()
+        assert (ui.exportButton.text, ui.exportButton.enabled) == ("Cancel", True)
+        assert (ui.applyButton.text, ui.applyButton.enabled) == ("Apply", False)
+        assert ui.applyButton.toolTip == "Wait for the export to finish."
+        assert not ui.exportProgressBar.isHidden()
+        assert ui.exportStatusLabel.text == "Handing over the review..."
+        said = []
+        ui.exportProgressBar.valueChanged.connect(lambda _: said.append(ui.exportStatusLabel.text))
+        desktop.process(until=lambda: said)
+        ui.exportButton.click()
+        assert (ui.exportButton.text, ui.exportButton.enabled) == ("Export", True)
+        assert ui.exportProgressBar.isHidden()
+        assert ui.exportStatusLabel.text == "Cancelled; nothing was written."
+        assert ui.applyButton.enabled
+        assert ui.statusLabel.text.startswith("Done")  # of the run
+        ui.runCollapsibleButton.collapsed = False
+
+    def test_a_folder_that_is_there_is_not_written_to_again(self, tmp_path):
+        from MoBUncertaintyLib.app.panel import newFolder
+
+        assert newFolder(tmp_path, "CT: 1/2").name == "CT_ 1_2"
+        for expected in ("CT", "CT (2)", "CT (3)"):
+            assert newFolder(tmp_path, "CT") == tmp_path / expected
+            (tmp_path / expected).mkdir()
+
     def test_what_was_written_can_be_opened_by_a_click(self, reviewed, tmp_path, monkeypatch):
         import qt
 
@@ -337,7 +492,7 @@ class TestExport:
         monkeypatch.setattr(qt.QDesktopServices, "openUrl", lambda url: opened.append(url.toLocalFile()))
         ui.exportDirectoryEdit.currentPath = str(tmp_path)
         ui.exportButton.click()
-        desktop.process(until=lambda: ui.applyButton.text == "Apply", seconds=60)
+        desktop.process(until=lambda: ui.exportButton.text == "Export", seconds=60)
         assert desktop.dialogs == []
         (made,) = tmp_path.iterdir()
         assert "files written" in ui.exportStatusLabel.text

@@ -35,18 +35,17 @@ def test_pieces_share_out_the_mask_and_none_is_too_long(seed, length, steps):
     pieces = compact_pieces(mask, rng.random(mask.shape) + 0.1, spacing, length)
     assert ((pieces > 0) == mask).all()
     for piece in range(1, pieces.max() + 1):
-        points = np.argwhere(pieces == piece) * spacing
-        assert len(points) == 1 or diameter(points, spacing) <= length
+        index = np.argwhere(pieces == piece)
+        assert len(index) == 1 or diameter(index, spacing) <= length
 
 
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 200), steps=st.tuples(*[st.floats(0.5, 5)] * 3))
 @settings(max_examples=40, deadline=None)
 def test_diameter_is_that_of_the_farthest_corners(seed, count, steps):
     spacing = np.array(steps)
-    points = np.random.default_rng(seed).integers(0, 12, (count, 3))
-    points = np.unique(points, axis=0) * spacing
-    exact = farthest_corners(points, spacing)
-    assert exact * 0.995 <= diameter(points, spacing) <= exact * (1 + 1e-9)
+    index = np.unique(np.random.default_rng(seed).integers(0, 12, (count, 3)), axis=0)
+    exact = farthest_corners(index * spacing, spacing)
+    assert exact * 0.995 <= diameter(index, spacing) <= exact * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("radius", [0.0, 1.9, 3.0, 7.1])
@@ -82,7 +81,8 @@ def test_blocks_keep_every_sum(seed, steps):
     for block in np.argwhere(merged)[rng.integers(0, merged.size, 5)]:
         painted = np.zeros(voxels.shape, bool)
         only = tuple(slice(b, b + 1) for b in block)
-        grid.paint(painted, only, np.ones((1, 1, 1), bool), True)
+        where, mask = grid.expand(only, np.ones((1, 1, 1), bool))
+        painted[where] = mask
         assert painted.sum() == grid.voxels[tuple(block)]
         assert voxels[painted].sum() == pytest.approx(merged[tuple(block)])
         assert voxels[painted].max() == peaks[tuple(block)]

@@ -346,8 +346,10 @@ def test_arrays_with_slicers_matrix_are_as_good_as_images(direction):
         [[axes, np.array(images[0].GetOrigin())[:, None]], [0, 0, 0, 1]]
     )
     found, finder = find_regions(*images, BERNOULLI), RegionFinder.from_arrays({1: p}, {1: v}, s, matrix, "bernoulli")
-    regions, labels = finder.find_arrays(BERNOULLI)
-    assert (labels == sitk.GetArrayFromImage(found.labels)).all()
+    arrays = finder.find_arrays(BERNOULLI)
+    regions, whole = arrays.regions, sitk.GetArrayFromImage(found.labels)
+    assert (arrays.labels == whole[arrays.box]).all()
+    assert np.count_nonzero(arrays.labels) == np.count_nonzero(whole)
     assert [r.location for r in regions] == [r.location for r in found.regions]
     assert np.array([r.centroid_ras for r in regions]) == pytest.approx(
         np.array([r.centroid_ras for r in found.regions])
@@ -412,8 +414,8 @@ def test_a_full_ct_answers_a_new_threshold_at_once():
     seconds = []
     for threshold, smallest in ((0.05, 20.0), (0.08, 20.0), (0.08, 50.0)):
         start = time.process_time()
-        regions, _ = finder.find_arrays(replace(BERNOULLI, threshold=threshold, minimum_mm3=smallest))
+        found = finder.find_arrays(replace(BERNOULLI, threshold=threshold, minimum_mm3=smallest))
         seconds.append(time.process_time() - start)
-        assert len(regions) == 6
+        assert len(found.regions) == 6
     print(f"{seconds} s")
     assert min(seconds) < 0.15

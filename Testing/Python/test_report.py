@@ -22,6 +22,7 @@ from scipy import ndimage
 from invented import LEFT_KIDNEY, PANCREAS, invented_case
 from invented_review import invented_review
 from MoBUncertaintyLib import report as report_module
+from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.pictures import PLANES, Scale, draw_region
 from MoBUncertaintyLib.regions import Region, Regions, RegionSettings
@@ -246,7 +247,7 @@ def scene(direction: np.ndarray, spacing=(1.5, 2.0, 3.0)) -> tuple[sitk.Image, R
     predicted = ball(np.array([6.0, 0, 0]), 8.0).astype(np.uint8)
     image = sitk.GetImageFromArray(labels)
     image.CopyInformation(ct)
-    return ct, Review(predicted, Regions((region,), image, RegionSettings()), float(np.prod(spacing))), variance
+    return ct, Review(predicted, Regions((region,), image, RegionSettings()), Grid.of(image)), variance
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -316,7 +317,7 @@ def test_region_at_the_edge_of_the_volume_is_drawn():
     row = replace(case.review.regions[0].region, extent_mm=6.0)
     image = sitk.GetImageFromArray(labels)
     image.CopyInformation(case.ct)
-    review = Review(case.review.predicted, Regions((row,), image, RegionSettings()), 12.0)
+    review = Review(case.review.predicted, Regions((row,), image, RegionSettings()), Grid.of(image))
     drawn = draw_region(
         case.ct, review.regions[0], review.predicted, review.predicted, list(case.variance.values()), SCALE
     )
@@ -340,7 +341,7 @@ def test_a_report_of_17_regions_takes_about_a_second(tmp_path):
     noise = np.random.default_rng(0).normal(40, 15, labels.shape).astype(np.int16)
     noise[:10] = -1000
     ct, image = sitk.GetImageFromArray(noise), sitk.GetImageFromArray(labels)
-    review = Review(predicted, Regions(tuple(rows), image, RegionSettings()), 1.0)
+    review = Review(predicted, Regions(tuple(rows), image, RegionSettings()), Grid.of(image))
     large = ReviewedCase(ct, review, case.labels, {1: np.full(labels.shape, 0.03, np.float32)}, case.info)
     start = time.process_time()
     write_html(tmp_path / "report.html", build_report(large), large)

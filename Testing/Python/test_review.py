@@ -6,19 +6,20 @@ import json
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from invented import invented_case
+from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.regions import Measure, Region, RegionSettings
+from MoBUncertaintyLib.regions import FoundRegions, Measure, Region, RegionSettings
 from MoBUncertaintyLib.review import Review, Verdict
 
 SHAPE = (5, 6, 7)
-VOXEL_MM3 = 2.5
+GRID = Grid.from_matrix(np.diag([1.0, 1.25, 2.0, 1.0]))
+VOXEL_MM3 = GRID.voxel_mm3
 
 
 def region(number: int, error: float = 100.0, voxels: int = 10) -> Region:
@@ -28,12 +29,12 @@ def region(number: int, error: float = 100.0, voxels: int = 10) -> Region:
     )
 
 
-def found(labels: np.ndarray, minimum_mm3: float = 0.0, errors: dict[int, float] | None = None) -> SimpleNamespace:
+def found(labels: np.ndarray, minimum_mm3: float = 0.0, errors: dict[int, float] | None = None) -> FoundRegions:
     """Regions of a label map, with less expected error for each label than for the one before."""
     labels = labels.astype(np.uint16)
     values = [int(value) for value in np.unique(labels) if value]
     rows = [region(value, (errors or {}).get(value, 1000.0 - value), int((labels == value).sum())) for value in values]
-    return SimpleNamespace(regions=rows, labels=labels, settings=RegionSettings(minimum_mm3=minimum_mm3))
+    return FoundRegions(tuple(rows), labels, RegionSettings(minimum_mm3=minimum_mm3))
 
 
 def label_map(*boxes: tuple[slice, ...]) -> np.ndarray:
@@ -55,7 +56,7 @@ def predicted() -> np.ndarray:
 
 @pytest.fixture
 def review(predicted) -> Review:
-    return Review(predicted, found(label_map(LEFT, MIDDLE, RIGHT)), VOXEL_MM3)
+    return Review(predicted, found(label_map(LEFT, MIDDLE, RIGHT)), GRID)
 
 
 def state(review: Review) -> tuple:
@@ -118,17 +119,24 @@ class TestVerdicts:
     def test_organ_of_an_included_region_is_the_one_it_mostly_belongs_to(self, predicted):
         predicted[predicted == 1] = 2
         predicted[1, 1, 2] = 1
-        review = Review(predicted, found(label_map(LEFT, MIDDLE)), VOXEL_MM3)
+        review = Review(predicted, found(label_map(LEFT, MIDDLE)), GRID)
         review.decide("2", "include")
         assert review.region("2").organ == 2
         review.decide("2", "include", label=1)
         assert (review.corrected()[MIDDLE] == 1).all()
 
-    def test_patch_is_that_part_of_the_corrected_labels(self, review):
-        review.decide("1", "include")
-        review.decide("2", "exclude")
-        box, labels = review.patch("2")
-        assert np.array_equal(labels, review.corrected()[box])
+    def test_listed_is_the_part_of_the_label_map_that_holds_regions(self, review):
+        box, labels = review.listed()
+        assert box == np.s_[1:5, 1:6, 0:7]
+        assert np.array_equal(labels, label_map(LEFT, MIDDLE, RIGHT)[box])
+        assert np.array_equal(review.label_map(), label_map(LEFT, MIDDLE, RIGHT))
+
+    def test_regions_may_come_with_a_label_map_of_their_box_alone(self, predicted, review):
+        whole = found(label_map(LEFT, MIDDLE, RIGHT))
+        box = np.s_[1:5, 1:6, 0:7]
+        cut = Review(predicted, replace(whole, labels=whole.labels[box], box=box), GRID)
+        assert np.array_equal(cut.label_map(), review.label_map())
+        assert [each.box for each in cut.regions] == [each.box for each in review.regions]
 
     def test_steps_tell_where_something_changed(self, review):
         (box,) = review.decide("1", "include")
@@ -139,7 +147,7 @@ class TestVerdicts:
         assert review.redo() == (LEFT,)
 
     def test_regions_come_in_order_of_expected_error(self, predicted):
-        review = Review(predicted, found(label_map(LEFT, MIDDLE, RIGHT), errors={1: 1, 2: 3, 3: 2}), VOXEL_MM3)
+        review = Review(predicted, found(label_map(LEFT, MIDDLE, RIGHT), errors={1: 1, 2: 3, 3: 2}), GRID)
         assert [(each.label, each.region.rank) for each in review.regions] == [(2, 1), (3, 2), (1, 3)]
 
     def test_prediction_is_never_touched(self, review, predicted):
@@ -169,9 +177,9 @@ class TestVerdicts:
 
     def test_label_map_without_a_region_that_is_listed(self, predicted):
         regions = found(label_map(LEFT))
-        regions.regions.append(region(2))
+        regions = replace(regions, regions=(*regions.regions, region(2)))
         with pytest.raises(ReviewError, match="lacks region 2"):
-            Review(predicted, regions, VOXEL_MM3)
+            Review(predicted, regions, GRID)
 
 
 class TestHistory:
@@ -221,11 +229,11 @@ class TestOtherThreshold:
     def test_centroid_of_what_is_left_is_measured_anew(self, predicted):
         case = invented_case()
         labels = sitk.GetArrayFromImage(case.regions.labels)
-        review = Review(np.zeros_like(labels, np.uint8), case.regions, 12.0)
+        review = Review(np.zeros_like(labels, np.uint8), case.regions, Grid.of(case.image))
         half = (labels == 1) & (np.indices(labels.shape)[2] > 27)
         review.update_regions(found(half))
         review.decide(review.regions[0].region_id, "accept")
-        review.update_regions(case.regions)
+        review.update_regions(FoundRegions(case.regions.regions, labels, case.regions.settings))
         rest = min(review.regions, key=lambda each: abs(each.region.volume_mm3 - 12 * ((labels == 1) & ~half).sum()))
         index = np.argwhere((labels == 1) & ~half).mean(axis=0)[::-1]
         expected = np.array(case.image.TransformContinuousIndexToPhysicalPoint(index.tolist())) * (-1, -1, 1)
@@ -264,9 +272,8 @@ class TestOtherThreshold:
         assert review.regions[1].region_id == "2"
 
 
-def replace_settings(regions: SimpleNamespace, **values) -> SimpleNamespace:
-    regions.settings = replace(regions.settings, **values)
-    return regions
+def replace_settings(regions: FoundRegions, **values) -> FoundRegions:
+    return replace(regions, settings=replace(regions.settings, **values))
 
 
 class TestSignature:
@@ -292,7 +299,7 @@ class TestSignature:
             decided.sign("  ")
 
     def test_without_regions_there_is_nothing_left_to_decide(self, predicted):
-        review = Review(predicted, found(np.zeros(SHAPE)), VOXEL_MM3)
+        review = Review(predicted, found(np.zeros(SHAPE)), GRID)
         review.sign("A. Reader")
         assert review.signature
 
@@ -398,13 +405,12 @@ def test_new_threshold_on_a_large_ct_takes_a_fraction_of_a_second():
         labels[5 * n : 5 * n + 20, 200:230, 10 * n : 10 * n + 25] = n
     predicted = np.zeros(labels.shape, np.uint8)
     regions = found_quickly(labels, 30)
-    review = Review(predicted, regions, 1.0)
+    review = Review(predicted, regions, Grid.from_matrix(np.eye(4)))
     review.decide("4", "include")
     start = time.process_time()
     review.update_regions(regions)
     assert time.process_time() - start < 0.15
 
 
-def found_quickly(labels: np.ndarray, count: int) -> SimpleNamespace:
-    rows = [region(n, 100.0 - n) for n in range(1, count + 1)]
-    return SimpleNamespace(regions=rows, labels=labels, settings=RegionSettings())
+def found_quickly(labels: np.ndarray, count: int) -> FoundRegions:
+    return FoundRegions(tuple(region(n, 100.0 - n) for n in range(1, count + 1)), labels, RegionSettings())

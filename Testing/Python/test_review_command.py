@@ -128,7 +128,8 @@ class TestApplied:
         assert (place / "again" / "segmentation.seg.nrrd").read_bytes() == (
             first / "segmentation.seg.nrrd"
         ).read_bytes()
-        stored = [json.loads((folder / "report.json").read_text(encoding="utf-8")) for folder in (first, place / "again")]
+        records = (folder / "report.json" for folder in (first, place / "again"))
+        stored = [json.loads(record.read_text(encoding="utf-8")) for record in records]
         assert stored[0]["regions"] == stored[1]["regions"]
 
     def test_edits_and_regions_of_another_threshold_come_back_with_the_label_maps(self, place):

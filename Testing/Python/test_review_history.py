@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from MoBUncertaintyLib.review import Review
-from test_review import LEFT, MIDDLE, RIGHT, SHAPE, VOXEL_MM3, found, label_map, state
+from test_review import GRID, LEFT, MIDDLE, RIGHT, SHAPE, found, label_map, state
 
 
 @settings(max_examples=60, deadline=None)
@@ -20,7 +20,7 @@ def test_corrected_differs_from_predicted_exactly_inside_what_was_decided_otherw
     for voxel in voxels:
         labels[voxel] = data.draw(st.integers(1, 4))
     predicted = np.random.default_rng(len(voxels)).integers(0, 2, SHAPE).astype(np.uint8)
-    review = Review(predicted, found(labels), VOXEL_MM3)
+    review = Review(predicted, found(labels), GRID)
     expected = np.zeros(SHAPE, bool)
     for each in review.regions:
         verdict = data.draw(st.sampled_from(["pending", "accept", "include", "exclude", "edit"]))
@@ -40,7 +40,7 @@ class History(RuleBasedStateMachine):
     @initialize(seed=st.integers(0, 9))
     def begin(self, seed):
         self.predicted = np.random.default_rng(seed).integers(0, 2, SHAPE).astype(np.uint8)
-        self.review = Review(self.predicted, found(label_map(LEFT, MIDDLE, RIGHT)), VOXEL_MM3)
+        self.review = Review(self.predicted, found(label_map(LEFT, MIDDLE, RIGHT)), GRID)
         self.shown = self.review.corrected()  # what a display shows that draws only the boxes it is told
 
     def step(self, act) -> None:

@@ -140,13 +140,37 @@ class TestReview:
         assert statuses(desktop)[0] == "Edited"
         assert (session.review.labels_in(region.box)[region.mask] == 1).all()
 
-    def test_leaving_the_module_keeps_what_is_being_drawn(self, reviewed):
+    @pytest.mark.parametrize(("drawn", "status"), [(True, "Edited"), (False, "To review")])
+    def test_leaving_the_module_keeps_what_is_being_drawn(self, reviewed, drawn, status):
         desktop, session = reviewed
         desktop.ui.editButton.click()
+        if drawn:
+            region = session.review.regions[0]
+            session.results.updateSegmentation(region.box, np.ones(region.mask.shape, np.uint8))
         desktop.widget.exit()
         assert session.editing is None
-        assert statuses(desktop)[0] == "Edited"
+        assert statuses(desktop)[0] == status
         desktop.widget.enter()
+
+    @pytest.mark.parametrize("button", ["signOffButton", "exportButton", "editButton"])
+    def test_what_was_drawn_outside_of_the_review_is_asked_about(self, reviewed, button):
+        import qt
+
+        desktop, session = reviewed
+        for region in session.review.regions:
+            session.decide(region.region_id, "accept")
+        desktop.ui.reviewerEdit.text = "A. Reader"
+        desktop.widget.panel.refresh()
+        desktop.widget.panel.review.refresh()
+        session.results.updateSegmentation(np.s_[0:2, 0:2, 0:2], np.ones((2, 2, 2), np.uint8))
+        desktop.answer(qt.QMessageBox.Cancel)
+        getattr(desktop.ui, button).click()
+        (dialog,) = desktop.dialogs
+        assert "8 voxels" in dialog.text
+        assert session.strayEdits() == 8
+        assert session.review.signature is None
+        assert session.editing is None
+        assert not desktop.logic.busy
 
     def test_each_ct_shows_its_own_results(self, reviewed):
         desktop, session = reviewed
@@ -235,7 +259,7 @@ class TestSeveralOrgans:
             "warnings": [],
             "seconds": {},
         }
-        session = showResult(ct, result)
+        session = showResult(ct, {"ct": {"ijk_to_ras": small_panel.MATRIX}}, result)
         desktop.logic.sessions.put(ct, session)
         desktop.ui.overlayCollapsibleButton.collapsed = False
         desktop.widget.panel.refresh()

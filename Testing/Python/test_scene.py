@@ -26,6 +26,8 @@ needs_mesa = pytest.mark.skipif(
     not any(map(ctypes.util.find_library, ("OSMesa", "EGL"))), reason="no OSMesa or EGL library to draw off screen"
 )
 
+ABOUT = {"input": {"name": "CT", "path": "/home/reader/Doe^John.nii.gz"}, "warnings": [], "timings_s": {}}
+
 
 def in_slicer(*arguments: str) -> dict:
     """Run `slicer_side.py`."""
@@ -40,7 +42,7 @@ def in_slicer(*arguments: str) -> dict:
 
 def write_and_read(folder: Path, case) -> tuple[dict, dict]:
     path = folder / "scene.mrb"
-    write_scene_file(path, case.image, case.prediction, case.regions, case.card, "Hübner CT")
+    write_scene_file(path, case.image, case.prediction, case.regions, case.card, "Hübner CT", ABOUT)
     facts = in_slicer("describe", str(path), str(folder / "arrays.npz"))
     return facts, dict(np.load(folder / "arrays.npz"))
 
@@ -134,6 +136,7 @@ class TestReopenedScene:
         assert [row["expected_error_mm3"] for row in facts["state"]["rows"]] == [
             region.expected_error_mm3 for region in case.regions.regions
         ]
+        assert facts["state"]["provenance"]["input"] == {"name": "CT"}  # no path: scenes are passed on
 
     @needs_mesa
     def test_drawn_slice_has_the_heat_map_where_the_variance_is(self, oblique, tmp_path):
@@ -194,7 +197,7 @@ def test_second_run_reuses_the_nodes():
 @needs_slicer
 def test_nothing_but_the_scene_is_left_in_the_folder(tmp_path):
     case = invented_case()
-    write_scene_file(tmp_path / "scene.mrb", case.image, case.prediction, case.regions, case.card, "CT")
+    write_scene_file(tmp_path / "scene.mrb", case.image, case.prediction, case.regions, case.card, "CT", ABOUT)
     assert os.listdir(tmp_path) == ["scene.mrb"]
 
 
@@ -204,5 +207,5 @@ def test_failure_of_the_core_is_reported_with_its_reason_and_leaves_nothing(tmp_
     damaged = {"output": str(tmp_path / "scene.mrb.tmp" / "scene.mrb"), "ct": {"array": str(tmp_path / "missing.npy")}}
     monkeypatch.setattr(scene_file, "scene_request", lambda *_: damaged)
     with pytest.raises(SceneError, match=r"Slicer's core failed: FileNotFoundError: .*missing\.npy"):
-        write_scene_file(tmp_path / "scene.mrb", case.image, case.prediction, case.regions, case.card, "CT")
+        write_scene_file(tmp_path / "scene.mrb", case.image, case.prediction, case.regions, case.card, "CT", ABOUT)
     assert os.listdir(tmp_path) == []

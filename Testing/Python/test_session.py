@@ -40,10 +40,22 @@ def session(scene):
 def begin(scene, name="CT"):
     """A CT with the stand-in worker's result in the scene."""
     from MoBUncertaintyLib.app.standalone import addCt
+
+    return begin_again(addCt(scene, np.zeros(SHAPE, np.int16), MATRIX, name))
+
+
+def volumes(scene) -> list:
+    """All volumes of a scene."""
+    from MoBUncertaintyLib.app.nodes import nodesByClass
+
+    return nodesByClass(scene, "vtkMRMLScalarVolumeNode")
+
+
+def begin_again(ct):
+    """The stand-in worker's result for a CT that is in a scene."""
     from MoBUncertaintyLib.app.tasks import showResult
     from MoBUncertaintyLib.stand_in_worker import DOUBTS, LABEL, invent, row
 
-    ct = addCt(scene, np.zeros(SHAPE, np.int16), MATRIX, name)
     p, v, regions = invent(SHAPE)
     result = {
         "segmentation": (p > 0.5).astype(np.uint8),
@@ -56,7 +68,7 @@ def begin(scene, name="CT"):
         "warnings": [],
         "seconds": {},
     }
-    return showResult(ct, result)
+    return showResult(ct, {"ct": {"ijk_to_ras": MATRIX}}, result)
 
 
 def same(session):
@@ -228,6 +240,73 @@ def test_a_damaged_review_is_refused_in_one_sentence(session):
     session.results.setState("review", {})
     with pytest.raises(ReviewError, match="CT"):
         ReviewSession.open(session.results)
+
+
+def test_a_scene_without_a_review_gets_one(session):
+    """That is a scene of the command line."""
+    from MoBUncertaintyLib.app.session import ReviewSession
+
+    before = session.review.to_dict()
+    session.ctNode.GetScene().RemoveNode(session.results.node("state.review"))
+    assert session.isComplete()
+    again = ReviewSession.open(session.results)
+    assert again.review.to_dict() == before
+    same(again)
+
+
+class TestStrayEdits:
+    """The user changes the segmentation in the Segment Editor, outside of the review."""
+
+    @pytest.fixture
+    def strayed(self, session):
+        session.decide(session.review.regions[0].region_id, "exclude")
+        box = np.s_[0:2, 0:2, 0:2]
+        session.results.updateSegmentation(box, np.ones((2, 2, 2), np.uint8))
+        return session
+
+    def test_they_are_counted_and_taken_back(self, strayed):
+        assert strayed.strayEdits() == 8
+        strayed.discardStrayEdits()
+        assert strayed.strayEdits() == 0
+        same(strayed)
+
+    def test_they_survive_saving_until_they_are_settled(self, strayed):
+        from MoBUncertaintyLib.app.session import ReviewSession
+
+        assert ReviewSession.open(strayed.results).strayEdits() == 8
+
+    def test_verdicts_are_no_stray_edits(self, session):
+        for region, verdict in zip(session.review.regions, ("include", "exclude", "accept"), strict=True):
+            session.decide(region.region_id, verdict)
+        assert session.strayEdits() == 0
+
+
+def test_results_that_cannot_be_shown_leave_none(scene, monkeypatch):
+    from MoBUncertaintyLib.app.scene import ResultScene
+
+    first = begin(scene)
+    kept = {node.GetID() for node in (first.ctNode,)}
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ResultScene, "setMaps", fail)
+        with pytest.raises(MemoryError):
+            begin_again(first.ctNode)
+    assert not first.isComplete()
+    assert {each.GetID() for each in volumes(scene)} == kept
+    assert begin_again(first.ctNode).isComplete()
+
+
+def test_a_ct_that_was_moved_meanwhile_gets_no_results(scene):
+    from MoBUncertaintyLib.errors import ImageError
+
+    session = begin(scene)
+    session.ctNode.SetOrigin(100, 0, 0)
+    with pytest.raises(ImageError, match="changed while it was segmented"):
+        begin_again(session.ctNode)
+    assert session.isComplete()
 
 
 def test_a_session_without_its_nodes_is_not_complete(session, scene):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,12 +115,12 @@ class WorkerClient:
             return
         request = _Request(self._count, folder, onProgress, onWarning, onResult, onError)
         self._request = request
-        request.steps = Steps(writeArrays({**message, "folder": str(folder)}, folder), self._send, self._onDiskError)
+        self._inSteps(request, writeArrays({**message, "folder": str(folder)}, folder), self._send)
 
     def cancel(self) -> None:
         """Drop the request; if the worker computes, it ends with all that it has started. Returns at once.
 
-        None of the request's callbacks is called any more.
+        None of the request's callbacks is called any more. What was half written goes when the worker is gone.
         """
         request = self._finishRequest()
         if request is not None and request.steps is None:
@@ -138,6 +139,9 @@ class WorkerClient:
             self._python, self._arguments, self._environment, self._onEvent, self._onEnd, self._folder
         )
         self._processes = [each for each in self._processes if each.folder.exists()] + [self._process]
+
+    def _inSteps(self, request: _Request, work: Iterator[None], onDone: Callable[[Any], None]) -> None:
+        request.steps = Steps(work, onDone, lambda error: self._onStepsFailed(request, error))
 
     def _send(self, message: dict[str, Any]) -> None:
         self._request.steps = None
@@ -158,15 +162,19 @@ class WorkerClient:
             request.onWarning(event["message"])
         elif kind == Event.RESULT:
             self._timer.stop()
-            request.steps = Steps(readArrays(event["result"], request.folder), self._onRead, self._onDiskError)
+            self._inSteps(request, readArrays(event["result"], request.folder), self._onRead)
         elif kind == Event.ERROR:
             self._fail(event["code"], event["message"], "\n".join(filter(None, (self._process.log, event["details"]))))
 
     def _onRead(self, result: dict[str, Any]) -> None:
         self._finishRequest().onResult(result)
 
-    def _onDiskError(self, error: OSError) -> None:
-        self._fail("output", _diskSentence(self._request.folder.parent, error))
+    def _onStepsFailed(self, request: _Request, error: Exception) -> None:
+        if request is self._request:  # not where onResult has failed
+            self._finishRequest()
+        code, message = _describe(error, request.folder.parent)
+        log = self._process.log if self._process else ""
+        request.onError(code, message, "\n".join(filter(None, (log, *traceback.format_exception(error)))))
 
     def _onTick(self) -> None:
         self._silence += TICK_MILLISECONDS / 1000
@@ -221,6 +229,16 @@ class WorkerClient:
         process, self._process = self._process, None
         if process is not None:
             process.end()
+
+
+def _describe(error: Exception, folder: Path) -> tuple[str, str]:
+    """Code and one sentence of what went wrong while a request or its result was handed over."""
+    if isinstance(error, OSError):
+        return "output", _diskSentence(folder, error)
+    if isinstance(error, MemoryError):
+        return "settings", _("The computer has not enough memory for this image; choose a region of interest.")
+    text = _("Something went wrong between Slicer and the computing process ({reason}); report it, with the details.")
+    return "internal", text.format(reason=f"{type(error).__name__}: {error}")
 
 
 def _diskSentence(folder: str | Path, error: OSError) -> str:

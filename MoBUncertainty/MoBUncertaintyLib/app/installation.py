@@ -1,4 +1,4 @@
-"""The Python packages that the worker needs: named when Apply is pressed, and installed if the user agrees.
+"""The Python packages that the worker needs: named at Apply or Export, and installed if the user agrees.
 
 PyTorch comes through the PyTorch extension, which knows the build for the graphics card, and all else through
 `slicer.packaging`. PyTorch is never loaded here: on some platforms it crashes a running Slicer.
@@ -7,11 +7,13 @@ PyTorch comes through the PyTorch extension, which knows the build for the graph
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import CalledProcessError
+from typing import TYPE_CHECKING
 
 import slicer
 import slicer.util
@@ -19,48 +21,117 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.errors import Cancelled, InstallationError
 
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
 OLDEST_SLICER = (5, 12)
-REQUIREMENTS = Path(__file__).parents[2] / "Resources" / "requirements.txt"
+RESOURCES = Path(__file__).parents[2] / "Resources"  # requirements*.txt
+DICOM_FORMATS = {"dicom_seg", "parametric_map"}
 TORCH = "torch>=2.6"
 # Slicer's own packages and PyTorch's: whatever another package asks for, pip leaves them as they are.
 KEPT = ["numpy", "scipy", "SimpleITK", "torch", "torchvision"]
 
 
-def ensureReady(requester: str) -> None:
+def ensureReady(requester: str, formats: Collection[str] = ()) -> None:
     """Install what is missing after asking once; at once if nothing is. Does nothing while Slicer is testing.
 
     Args:
         requester: Who asks, for the dialogs: the module's title.
+        formats: What is to be exported, of `export.Format`; nothing: a CT is to be segmented.
 
     Raises:
         Cancelled: The user does not want it; nothing was installed.
         InstallationError: Slicer is too old, the PyTorch extension is missing, or the installation has failed.
     """
     _checkSlicer(requester)
-    missing = missingPackages()
+    missing = missingPackages(formats)
     if not missing or slicer.app.testingEnabled():
         return
     pytorch = _pytorchExtension() if TORCH in missing else None
-    if not slicer.util.confirmOkCancelDisplay(_question(requester, missing), windowTitle=requester):
-        raise Cancelled(_("Nothing was installed, so nothing was computed; press Apply to be asked again."))
+    question = (_exportQuestion if formats else _applyQuestion)(requester, missing)
+    if not slicer.util.confirmOkCancelDisplay(question, windowTitle=requester):
+        raise Cancelled(
+            _("Nothing was installed, so nothing was written; press Export to be asked again, or choose other files.")
+            if formats
+            else _("Nothing was installed, so nothing was computed; press Apply to be asked again.")
+        )
     try:
         if pytorch:
             _installTorch(pytorch)
-        others = [requirement for requirement in missing if requirement != TORCH]
-        slicer.packaging.pip_ensure(others, skip_packages=KEPT, prompt_install=False, requester=requester)
+        slicer.packaging.pip_ensure(
+            [requirement for requirement in missing if requirement != TORCH],
+            skip_packages=KEPT,
+            prompt_install=False,
+            prompt_restart=False,  # the worker, a process of its own, has loaded none of them
+            requester=requester,
+        )
     except CalledProcessError as error:
-        raise _failed(missingPackages() or missing) from error
-    if still := missingPackages():
+        raise _failed(missingPackages(formats) or missing) from error
+    if still := missingPackages(formats):
         raise _failed(still)
 
 
-def missingPackages() -> list[str]:
-    """The requirements that Slicer's Python does not meet: PyTorch first, then those of `requirements.txt`."""
+def missingPackages(formats: Collection[str] = ()) -> list[str]:
+    """The requirements that Slicer's Python does not meet, PyTorch first.
+
+    What installed packages need in turn is among them: where that fails, pip only warns, and `pip_ensure` leaves
+    alone what the packages need that are there already.
+
+    Args:
+        formats: As for `ensureReady`.
+    """
     import slicer.packaging
+    from packaging.utils import canonicalize_name
 
     importlib.invalidate_caches()
-    requirements = [TORCH, *map(str, slicer.packaging.load_requirements(REQUIREMENTS))]
-    return [requirement for requirement in requirements if not slicer.packaging.pip_check(requirement)]
+    missing: list[str] = []
+    asked: set[str] = set()
+    walked = {canonicalize_name(name) for name in KEPT}
+    requirements = _requirements(formats)
+    for requirement in requirements:  # it grows meanwhile
+        text, name = str(requirement), canonicalize_name(requirement.name)
+        if text in asked:
+            continue
+        asked.add(text)
+        if not slicer.packaging.pip_check(requirement):
+            missing.append(text)
+        elif name not in walked:
+            walked.add(name)
+            requirements += _needs(name)
+    return missing
+
+
+def _requirements(formats: Collection[str]) -> list[Requirement]:
+    """An export has packages of its own, so that a review can be exported where nothing is segmented. They come with
+    the others at Apply already; those for DICOM do not, since they take the place of Slicer's own.
+    """
+    import slicer.packaging
+    from packaging.requirements import Requirement
+
+    names = ["requirements-export.txt"]
+    if not formats:
+        names.append("requirements.txt")
+    elif DICOM_FORMATS.intersection(formats):
+        names.append("requirements-dicom.txt")
+    requirements = [each for name in names for each in slicer.packaging.load_requirements(RESOURCES / name)]
+    return requirements if formats else [Requirement(TORCH), *requirements]
+
+
+def _needs(name: str) -> Iterator[Requirement]:
+    """What an installed package needs here, without its extras and what is kept."""
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
+
+    kept = set(map(canonicalize_name, KEPT))
+    for line in importlib.metadata.requires(name) or ():
+        try:
+            need = Requirement(line)
+        except InvalidRequirement:  # pip would have none of it either
+            continue
+        marker, need.marker = need.marker, None
+        applies = marker is None or ("extra" not in str(marker) and marker.evaluate())
+        if applies and canonicalize_name(need.name) not in kept:
+            yield need
 
 
 def _checkSlicer(requester: str) -> None:
@@ -86,19 +157,32 @@ def _pytorchExtension():
     return PyTorchUtilsLogic()
 
 
-def _question(requester: str, missing: list[str]) -> str:
+def _applyQuestion(requester: str, missing: list[str]) -> str:
     return _(
-        "{requester} needs Python packages that Slicer does not have yet:\n\n{packages}\n\n"
+        "{requester} needs Python packages that Slicer lacks or has in an older version:\n\n{packages}\n\n"
         "They and what they need are downloaded and installed into Slicer, up to 3 GB with PyTorch, "
         "which takes some minutes.\nNothing of your data leaves this computer. Install them?"
-    ).format(requester=requester, packages="\n".join(f"    {requirement}" for requirement in missing))
+    ).format(requester=requester, packages=_list(missing))
+
+
+def _exportQuestion(requester: str, missing: list[str]) -> str:
+    return _(
+        "{requester} writes these files with Python packages that Slicer lacks or has in an older version:\n\n"
+        "{packages}\n\n"
+        "They are downloaded and installed into Slicer, in place of older ones, which takes about a minute.\n"
+        "Nothing of your data leaves this computer. Install them?"
+    ).format(requester=requester, packages=_list(missing))
+
+
+def _list(missing: list[str]) -> str:
+    return "\n".join(f"    {requirement}" for requirement in missing)
 
 
 def _failed(missing: list[str]) -> InstallationError:
     return InstallationError(
         _(
             "These Python packages could not be installed: {packages}; see what pip says in the Python console, check "
-            "the network and the free disk space, restart Slicer and apply again."
+            "the network and the free disk space, restart Slicer and try again."
         ).format(packages=", ".join(missing))
     )
 

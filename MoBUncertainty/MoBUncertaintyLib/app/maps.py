@@ -10,8 +10,9 @@ import slicer
 import slicer.util
 
 from MoBUncertaintyLib.app.i18n import tr as _
-from MoBUncertaintyLib.app.nodes import Box, CtNodes, hull, ijkToRas, occupied
+from MoBUncertaintyLib.app.nodes import CtNodes, ijkToRas, occupied
 from MoBUncertaintyLib.appearance import BRIGHTEST_VARIANCE, LARGEST_VARIANCE
+from MoBUncertaintyLib.blocks import Box, hull
 
 # Below this probability no map reaches a value worth drawing: bounds the box in which maps are derived.
 NEGLIGIBLE = 0.001
@@ -80,8 +81,8 @@ class UncertaintyMaps:
         """
         self._boxes.clear()
         for role, title, arrays in (
-            ("probability", "probability", probability),
-            ("variance", "predictive variance", variance),
+            ("probability", _("probability"), probability),
+            ("variance", _("predictive variance"), variance),
         ):
             volumes = self.volumes(role)
             for gone in set(volumes) - set(arrays):
@@ -118,7 +119,7 @@ class UncertaintyMaps:
         arrays = [array[box] for label, array in self.arrays(role).items() if label in labels]
         matrix = ijkToRas(self._nodes.ctNode)
         matrix[:3, 3] += matrix[:3, :3] @ [axis.start for axis in reversed(box)]
-        node = self._nodes.getOrCreate("map", "vtkMRMLScalarVolumeNode", "uncertainty map")
+        node = self._nodes.getOrCreate("map", "vtkMRMLScalarVolumeNode", _("uncertainty map"))
         self._fill(node, _derived(kind, arrays), matrix)
         return node
 
@@ -172,7 +173,7 @@ class UncertaintyMaps:
             if label not in self._boxes:
                 array = slicer.util.arrayFromVolume(self.volumes("probability")[label])
                 self._boxes[label] = occupied(array, NEGLIGIBLE)
-        return hull(*(self._boxes[label] for label in labels))
+        return hull(self._boxes[label] for label in labels)
 
 
 def mapName(kind: MapKind) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import slicer
 import slicer.util
+from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.model import MODELS_FOLDER, ListedModel, list_models, read_card
@@ -28,9 +29,29 @@ class ModelList:
     def __init__(self, folder: Path = MODELS_FOLDER) -> None:
         self.folder = Path(folder)
 
-    def models(self) -> list[ListedModel]:
-        """Shipped models first, then the added ones; each with its card, or with its problem in one sentence."""
-        return list_models(self.folder) + [_listed(path) for path in self.added()]
+    def models(self) -> dict[str, ListedModel]:
+        """Shipped models first, then the added ones; each with its card, or with its problem in one sentence.
+
+        They go by the names that a scene remembers them by, see `name`.
+        """
+        every = [*list_models(self.folder), *map(_listed, self.added())]
+        return {self.name(model): model for model in every}
+
+    def name(self, model: ListedModel) -> str:
+        """That of its folder if it ships with the extension, which lies elsewhere on each computer; else its path."""
+        return model.path.name if self.ships(model) else str(model.path)
+
+    def ships(self, model: ListedModel) -> bool:
+        """Whether it comes with the extension."""
+        return model.path.parent == self.folder
+
+    def find(self, name: str) -> ListedModel:
+        """The model of a name that is not among `models`: a scene may come from another computer."""
+        path = Path(name)
+        if path.is_absolute():
+            return _listed(path)
+        text = _("There is no model {name} on this computer; add it, or choose another one.")
+        return ListedModel(path, None, text.format(name=name))
 
     def add(self, path: Path | str) -> ListedModel:
         """Remember a model that the user has chosen.
@@ -47,7 +68,7 @@ class ModelList:
         listed = _listed(path)
         if listed.problem:
             raise ModelError(listed.problem)
-        if path not in [model.path for model in self.models()]:
+        if path not in [model.path for model in self.models().values()]:
             self._keep([*self.added(), path])
         return listed
 

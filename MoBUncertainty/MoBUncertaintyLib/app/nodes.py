@@ -12,11 +12,11 @@ import slicer
 import slicer.util
 import vtk
 
+from MoBUncertaintyLib.blocks import Box
+
 REFERENCE_ROLE = "MoBUncertainty.{}"  # from the CT to each node made for it: a second run finds and reuses them
 # And back: a copy of the CT, which Slicer gives the references of the original, must not take its results for its own.
 CT_ROLE = REFERENCE_ROLE.format("ct")
-
-Box = tuple[slice, slice, slice]
 
 # The subject hierarchy's plugins, which a running Slicer chooses by itself and the bare core has to be told.
 _PLUGINS = {
@@ -40,6 +40,10 @@ class CtNodes:
     @property
     def name(self) -> str:
         return self.ctNode.GetName() or "CT"
+
+    @property
+    def _folderName(self) -> str:
+        return f"{self.name} with uncertainty"
 
     def nodes(self, role: str) -> list:
         """All nodes of that role, in the order in which they were made."""
@@ -73,12 +77,27 @@ class CtNodes:
 
     def followTransform(self):
         """Put all nodes under the transform that the CT is under."""
+        for node in self._all():
+            if node.IsA("vtkMRMLTransformableNode"):
+                node.SetAndObserveTransformNodeID(self.ctNode.GetTransformNodeID())
+
+    def removeAll(self):
+        """Remove all nodes; the CT leaves their folder, which goes too if it was made for them."""
+        hierarchy = subjectHierarchy(self.scene)
+        item = hierarchy.GetItemByDataNode(self.ctNode)
+        folder = hierarchy.GetItemParent(item)
+        for node in self._all():
+            self.scene.RemoveNode(node)
+        if hierarchy.GetItemName(folder) == self._folderName and hierarchy.GetNumberOfItemChildren(folder) == 1:
+            hierarchy.SetItemParent(item, hierarchy.GetItemParent(folder))
+            hierarchy.RemoveItem(folder)
+
+    def _all(self) -> list:
         roles: list[str] = []
         self.ctNode.GetNodeReferenceRoles(roles)
         prefix = REFERENCE_ROLE.format("")
-        for node in (node for role in roles if role.startswith(prefix) for node in self.nodes(role[len(prefix) :])):
-            if node.IsA("vtkMRMLTransformableNode"):
-                node.SetAndObserveTransformNodeID(self.ctNode.GetTransformNodeID())
+        found = [node for role in roles if role.startswith(prefix) for node in self.nodes(role[len(prefix) :])]
+        return list({node.GetID(): node for node in found}.values())  # one may have two roles
 
     def toWorld(self, position) -> np.ndarray:
         """Where a position of the CT's own coordinates (RAS mm) lies in the world, the CT's transform applied."""
@@ -98,7 +117,7 @@ class CtNodes:
             if item and hierarchy.GetItemParent(item) != hierarchy.GetSceneItemID():
                 return hierarchy.GetItemParent(item)
         parent = hierarchy.GetItemParent(ct)
-        folder = hierarchy.CreateFolderItem(parent, f"{self.name} with uncertainty")
+        folder = hierarchy.CreateFolderItem(parent, self._folderName)
         hierarchy.SetItemOwnerPluginName(folder, "Folder")
         if parent == hierarchy.GetSceneItemID():
             hierarchy.SetItemParent(ct, folder)
@@ -131,11 +150,6 @@ def ijkToRas(volumeNode) -> np.ndarray:
 def shape(volumeNode) -> tuple[int, int, int]:
     """Of its array: (z, y, x)."""
     return tuple(reversed(volumeNode.GetImageData().GetDimensions()))
-
-
-def hull(*boxes: Box) -> Box:
-    """The smallest box that holds all boxes."""
-    return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
 
 
 def occupied(array: np.ndarray, above: float = 0) -> Box:

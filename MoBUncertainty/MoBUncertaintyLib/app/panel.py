@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 
 import slicer
@@ -16,7 +19,7 @@ from MoBUncertaintyLib.app.sections.export import ExportSection
 from MoBUncertaintyLib.app.sections.inputs import InputsSection
 from MoBUncertaintyLib.app.sections.overlay import OverlaySection
 from MoBUncertaintyLib.app.sections.review import ReviewSection
-from MoBUncertaintyLib.app.sections.run import RunSection, predictionSettings
+from MoBUncertaintyLib.app.sections.run import RunSection, WorkButton, predictionSettings
 from MoBUncertaintyLib.app.sessions import mapVolumes, showAlone
 from MoBUncertaintyLib.errors import Cancelled, UserError
 
@@ -35,12 +38,13 @@ class Panel:
         self.logic = logic
         self.parameters = None
         self.ensureReady = ensureReady
+        self._work: WorkButton | None = None  # what the worker computes for
         self._damaged = None  # the CT whose results cannot be shown: said once
         self.inputs = InputsSection(ui, logic.modelList, self.onDemo, self.onModel)
         self.run = RunSection(ui, self.onApply, self.onCancel)
         self.overlay = OverlaySection(ui)
         self.review = ReviewSection(ui)
-        self.export = ExportSection(ui, self.onExport)
+        self.export = ExportSection(ui, self.onExport, self.onCancel)
         for selector in (ui.mapSelector, ui.organSelector):
             selector.currentIndexChanged.connect(self._hideMaps)  # another map may be a new volume
 
@@ -60,13 +64,14 @@ class Panel:
             return
         self._hideMaps()
         self.inputs.showDemoLink(self.parameters.ct is None)
-        if not self.logic.busy:
+        self.run.showMethod(self.parameters.method)
+        if self._work is None:
             self._show(self.parameters.ct)
-        self.run.refresh(self._whyNotApply())
+        self.run.work.allow(self._whyNotApply())
 
     def leave(self) -> None:
         """Keep what is being typed or drawn, and stop what is computed: the scene is about to be closed."""
-        if self.logic.busy:
+        if self._work:
             self.onCancel()
         self.review.leave()
 
@@ -85,14 +90,14 @@ class Panel:
         """Another model is chosen: remember it, and offer what it can do."""
         model = self.inputs.model
         if self.parameters and model:
-            self.parameters.model = str(model.path)
+            self.parameters.model = self.inputs.name
         mirrors = bool(model and (model.card is None or model.card.mirror_axes))
         allow(
             self.ui.mirrorCheckBox,
             None if mirrors else _("This model was trained without mirroring: for it, left is not right."),
             _("Average over mirrored copies of the CT; takes up to eight times as long."),
         )
-        self.run.refresh(self._whyNotApply())
+        self.run.work.allow(self._whyNotApply())
 
     def onApply(self) -> None:
         """Start the computation."""
@@ -102,47 +107,48 @@ class Panel:
         try:
             self.ensureReady()
         except Cancelled as declined:
-            self.run.say(str(declined))
+            self.run.work.say(str(declined))
             return
         settings = predictionSettings(self.parameters, mirror=self.ui.mirrorCheckBox.enabled)
-        self._start(_("Handing over the CT..."))
-        self.ui.reviewCollapsibleButton.enabled = False  # what was decided meanwhile would be lost
-        self.logic.run(
-            self.parameters.ct,
-            self.inputs.model.path,
-            settings,
-            self._onProgress,
-            self.run.warn,
-            self._onResult,
-            self._onError,
-        )
+        work = self.run.work
+        with self._begin(work, _("Handing over the CT...")):
+            self.ui.reviewCollapsibleButton.enabled = False  # what was decided meanwhile would be lost
+            self.logic.run(
+                self.parameters.ct,
+                self.inputs.model.path,
+                settings,
+                work.progress,
+                work.warn,
+                self._onResult,
+                self._onError,
+            )
 
     def onCancel(self) -> None:
-        """End what is computed; the scene is as it was before."""
+        """End what is computed; scene and folder are as they were before."""
+        exporting = self._work is self.export.work
         self.logic.cancel()
-        self._finish(_("Cancelled; nothing was changed."))
+        self._finish(_("Cancelled; nothing was written.") if exporting else _("Cancelled; nothing was changed."))
 
     def onExport(self, folder: Path, formats: list[str], patientFields: bool) -> None:
         """Start the export into a new folder of its own."""
         self.review.leave()
+        if not self.review.settleStrayEdits():
+            return
         ct = self.parameters.ct
-        name = f"{ct.GetName()} {datetime.now():%Y-%m-%d %H.%M.%S}"
-        self._start(_("Exporting..."))
-        self.logic.export(
-            ct,
-            folder / "".join("_" if character in '<>:"/\\|?*' else character for character in name),
-            formats,
-            patientFields,
-            self._onProgress,
-            self.run.warn,
-            self._onExported,
-            self._onError,
-        )
+        work = self.export.work
+        with self._begin(work, _("Handing over the review...")):
+            self.logic.export(
+                ct,
+                newFolder(folder, f"{ct.GetName()} {datetime.now():%Y-%m-%d %H.%M.%S}"),
+                formats,
+                patientFields,
+                work.progress,
+                work.warn,
+                self._onExported,
+                self._onError,
+            )
 
     # What comes back
-
-    def _onProgress(self, progress: dict) -> None:
-        self.run.progress(progress)
 
     def _onResult(self, session) -> None:
         self._damaged = None
@@ -151,7 +157,7 @@ class Panel:
         self.ui.overlayCollapsibleButton.collapsed = self.ui.reviewCollapsibleButton.collapsed = False
 
     def _onExported(self, files: list[str]) -> None:
-        warnings = self.run.takeWarnings()
+        warnings = self.export.work.takeWarnings()
         self._finish("")
         self.export.showResult(files, warnings)
 
@@ -161,15 +167,30 @@ class Panel:
 
     # Inside
 
-    def _start(self, text: str) -> None:
-        self.run.start(text)
-        self.export.setBusy(True)
+    @contextmanager
+    def _begin(self, work: WorkButton, text: str) -> Iterator[None]:
+        """Within, the worker is asked for something; what cannot even be asked for leaves the panel as it was."""
+        self._work = work
+        work.start(text)
+        self._lock(True)
+        try:
+            yield
+        except BaseException:
+            self._finish("")
+            raise
 
     def _finish(self, text: str) -> None:
-        self.run.stop(text)
-        self.export.setBusy(False)
+        work, self._work = self._work, None
+        work.stop(text)
+        self._lock(False)
         self.ui.reviewCollapsibleButton.enabled = True
         self.refresh()
+
+    def _lock(self, locked: bool) -> None:
+        self.inputs.lock(locked)
+        self.run.lock(locked)
+        self.run.work.allow(self._whyNotApply())
+        self.export.setBusy(locked)
 
     def _show(self, ct) -> None:
         try:
@@ -188,6 +209,8 @@ class Panel:
         self.inputs.hide(mapVolumes())
 
     def _whyNotApply(self) -> str | None:
+        if self._work:
+            return _("Wait for the export to finish.")
         ct, model = self.parameters and self.parameters.ct, self.inputs.model
         if ct is None:
             return _("Select a CT first.")
@@ -196,10 +219,26 @@ class Panel:
         return model.problem if model else _("Add a model first.")
 
     def _mayReplaceReview(self) -> bool:
-        session = self.review.session
-        touched = sum(region.touched for region in session.review.regions) if session else 0
-        text = _(
-            "Regions of this CT with a verdict or a comment: {count}. A new segmentation replaces them and begins a new"
-            " review. Apply?"
-        )
-        return not touched or slicer.util.confirmOkCancelDisplay(text.format(count=touched))
+        review = self.review.session.review if self.review.session else None
+        lost = []
+        if review and review.signature:
+            text, signature = _("The review of this CT was signed off by {name}, {time}."), review.signature
+            lost.append(text.format(name=signature.name, time=f"{signature.time:%Y-%m-%d %H:%M}"))
+        touched = sum(region.touched for region in review.regions) if review else 0
+        if touched:
+            lost.append(_("Regions of this CT with a verdict or a comment: {count}.").format(count=touched))
+        question = _("A new segmentation begins a new review, and all of this is lost. Apply?")
+        return not lost or slicer.util.confirmOkCancelDisplay(" ".join([*lost, question]))
+
+
+def newFolder(parent: Path, name: str) -> Path:
+    """A folder that is not there yet.
+
+    Args:
+        parent: Where.
+        name: What it is to be called; characters that no file system takes are replaced, and a number is added to a
+            name that is taken.
+    """
+    name = "".join("_" if character in '<>:"/\\|?*' else character for character in name)
+    names = chain([name], (f"{name} ({number})" for number in count(2)))
+    return next(parent / name for name in names if not os.path.exists(parent / name))

@@ -12,10 +12,11 @@ import slicer
 
 from MoBUncertaintyLib.app import views
 from MoBUncertaintyLib.app.maps import STYLES, MapKind, UncertaintyMaps, mapName
-from MoBUncertaintyLib.app.nodes import REFERENCE_ROLE, Box, CtNodes, nodesByClass
+from MoBUncertaintyLib.app.nodes import REFERENCE_ROLE, CtNodes, nodesByClass
 from MoBUncertaintyLib.app.segments import LabelSegmentation, SegmentSpec
 from MoBUncertaintyLib.app.state import SceneState
 from MoBUncertaintyLib.app.surface import UncertaintySurface
+from MoBUncertaintyLib.blocks import Box
 
 __all__ = ["MapKind", "ResultScene", "SegmentSpec", "findResults"]
 
@@ -53,6 +54,10 @@ class ResultScene:
         self._maps = UncertaintyMaps(self._nodes)
         self._surface = UncertaintySurface(self._nodes)
         self._state = SceneState(self._nodes)
+
+    def remove(self):
+        """Remove all nodes made for this CT, and the folder in which they lay."""
+        self._nodes.removeAll()
 
     def node(self, role: str):
         """The first node made for this CT in that role, or None.
@@ -226,17 +231,18 @@ class ResultScene:
 
     # Regions
 
-    def setRegions(self, labels: np.ndarray, segments: list[SegmentSpec]):
+    def setRegions(self, labels: np.ndarray, segments: list[SegmentSpec], box: Box | None = None):
         """Show the doubtful regions as outlines, each a segment of its own.
 
         Args:
             labels: Label map.
             segments: One for each region, in order of rank.
+            box: Where in the CT's array `labels` lies; None: it is all of the CT.
 
         Returns:
             The vtkMRMLSegmentationNode.
         """
-        node = self._regions.fill(labels, segments)
+        node = self._regions.fill(labels, segments, box)
         display = node.GetDisplayNode()
         display.SetOpacity2DFill(0.0)
         display.SetOpacity2DOutline(1.0)

@@ -11,7 +11,8 @@ import slicer.util
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from MoBUncertaintyLib.app.nodes import Box, CtNodes, hull, ijkToRas, occupied, shape, subjectHierarchy
+from MoBUncertaintyLib.app.nodes import CtNodes, ijkToRas, occupied, shape, subjectHierarchy
+from MoBUncertaintyLib.blocks import Box, hull, within
 
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
@@ -65,8 +66,13 @@ class LabelSegmentation:
         """The vtkSegment of a value, or None."""
         return self._segments().get(value)
 
-    def fill(self, labels: np.ndarray, segments: list[SegmentSpec]):
-        """Show a label map of the CT's shape; made of one image, cut to what it holds, whatever the number of segments.
+    def fill(self, labels: np.ndarray, segments: list[SegmentSpec], box: Box | None = None):
+        """Show a label map; made of one image, cut to what it holds, whatever the number of segments.
+
+        Args:
+            labels: Of the CT's shape, or what lies in the box.
+            segments: One for each value.
+            box: Where in the CT's array `labels` lies, and nothing outside of it; None: it is all of the CT.
 
         Returns:
             The vtkMRMLSegmentationNode.
@@ -77,9 +83,10 @@ class LabelSegmentation:
         segmentation.RemoveAllSegments()
         segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
         self._changed.clear()
-        box = occupied(labels)
-        values = labels[box]
-        image = self._image(values.astype(np.uint8 if values.max(initial=0) < 256 else np.uint16, copy=False), box)
+        if box is None or not labels.size:
+            box = occupied(labels) if labels.size else (slice(0, 1),) * 3
+            labels = labels[box] if labels.size else np.zeros((1, 1, 1), labels.dtype)
+        image = self._image(labels.astype(np.uint8 if labels.max() < 256 else np.uint16, copy=False), box)
         for spec in segments:
             segment = slicer.vtkSegment()
             segment.SetName(spec.name)
@@ -116,7 +123,7 @@ class LabelSegmentation:
             layers.setdefault(segment.GetRepresentation(BINARY_LABELMAP), []).append(value)
         for image, values in layers.items():
             image = self._covering(image, box)
-            content = _array(image)[_within(self._onCt(image)[1], box)]
+            content = _array(image)[within(box, self._onCt(image)[1])]
             old = content.copy()
             content[np.isin(old, [ours[value].GetLabelValue() for value in values])] = 0
             for value in values:
@@ -172,7 +179,7 @@ class LabelSegmentation:
                 continue
             image, box = self._onCt(image)
             inside = tuple(slice(max(0, s.start), min(length, s.stop)) for s, length in zip(box, size, strict=True))
-            yield (value, segment), _array(image)[_within(box, inside)], inside
+            yield (value, segment), _array(image)[within(inside, box)], inside
 
     def _segments(self) -> dict:
         segmentation = self.node.GetSegmentation() if self.node else None
@@ -196,11 +203,11 @@ class LabelSegmentation:
     def _covering(self, image, box: Box):
         """The layer itself, if it covers that box of the CT; else a larger one that takes its place."""
         onCt, held = self._onCt(image)
-        union = hull(held, box)
+        union = hull((held, box))
         if onCt is image and union == held:
             return image
         values = np.zeros([axis.stop - axis.start for axis in union], _array(onCt).dtype)
-        values[_within(union, held)] = _array(onCt)
+        values[within(held, union)] = _array(onCt)
         larger = self._image(values, union)
         segmentation = self.node.GetSegmentation()
         for identifier in segmentation.GetSegmentIDs():
@@ -275,7 +282,3 @@ def _array(image) -> np.ndarray:
 
 def _extent(box: Box) -> list[int]:
     return [edge for axis in reversed(box) for edge in (axis.start, axis.stop - 1)]
-
-
-def _within(outer: Box, inner: Box) -> Box:
-    return tuple(slice(i.start - o.start, i.stop - o.start) for o, i in zip(outer, inner, strict=True))

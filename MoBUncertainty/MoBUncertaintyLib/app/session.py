@@ -15,11 +15,13 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from MoBUncertaintyLib.app.i18n import tr as _
-from MoBUncertaintyLib.app.nodes import hull, ijkToRas, occupied
+from MoBUncertaintyLib.app.nodes import ijkToRas, occupied
 from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec
 from MoBUncertaintyLib.appearance import REGION_COLOUR, readable, region_title
+from MoBUncertaintyLib.blocks import Box, hull
+from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.regions import Measure, Region, RegionFinder, RegionSettings
+from MoBUncertaintyLib.regions import FoundRegions, Region, RegionFinder, RegionSettings
 from MoBUncertaintyLib.review import Review, ReviewRegion, Verdict
 
 EDITOR_TAG = "MoBUncertainty"
@@ -32,13 +34,6 @@ class Organ:
 
     value: int
     name: str
-
-
-@dataclass(frozen=True)
-class _Found:
-    regions: tuple[Region, ...]
-    labels: np.ndarray
-    settings: RegionSettings
 
 
 class ReviewSession:
@@ -63,7 +58,6 @@ class ReviewSession:
         self._surfacesAreOld = False
         self._predictedBox = occupied(review.predicted)
         self._listed = self._list()
-        self._removeMask()
 
     @classmethod
     def start(cls, results: ResultScene, predicted: np.ndarray, labels: np.ndarray) -> ReviewSession:
@@ -75,28 +69,31 @@ class ReviewSession:
             labels: Label map of the doubtful regions, uint16.
         """
         prediction = results.state("prediction")
-        settings = _settings(prediction["provenance"].get("regions", {}).get("settings", {}))
-        found = _Found(tuple(_region(row) for row in prediction["rows"]), labels, settings)
-        session = cls(results, Review(predicted, found, float(np.prod(results.ctNode.GetSpacing()))))
+        settings = RegionSettings.from_dict(prediction["provenance"].get("regions", {}).get("settings", {}))
+        found = FoundRegions(tuple(map(Region.from_dict, prediction["rows"])), labels, settings)
+        session = cls(results, Review(predicted, found, Grid.from_matrix(ijkToRas(results.ctNode))))
         session._showRegions()
         session._store()
         return session
 
     @classmethod
     def open(cls, results: ResultScene) -> ReviewSession:
-        """Go on with the review that the scene holds.
+        """Go on with the review that the scene holds; begin one where a scene of the command line holds none yet.
 
         Raises:
             ReviewError: What it holds is damaged, or belongs to another segmentation.
         """
-        stored = results.state("review")
-        if not stored or not results.state("prediction"):
+        begun, stored = results.node("state.review") is not None, results.state("review")
+        if not results.state("prediction") or (begun and not stored):
             text = _("The scene has lost the review of {ct}; apply again.")
             raise ReviewError(text.format(ct=results.ctNode.GetName()))
+        if not begun:
+            return cls.start(results, results.predicted(), results.regionLabels())
         review = Review.from_dict(stored, results.predicted(), results.regionLabels(), results.corrected())
         session = cls(results, review)
-        results.restoreOrgans()
-        session._restore()  # a scene that was saved amid an edit holds what was drawn so far
+        session._mend()
+        if session._removeMask():  # saved amid an edit: what was drawn so far was no verdict
+            session.discardStrayEdits()
         return session
 
     @property
@@ -161,8 +158,7 @@ class ReviewSession:
         settings = replace(self.settings, threshold=threshold, minimum_mm3=smallest)
         if settings == self.settings:
             return
-        regions, labels = self._regionFinder(settings).find_arrays(settings)
-        self.review.update_regions(_Found(regions, labels, settings))
+        self.review.update_regions(self._regionFinder(settings).find_arrays(settings))
         self._showRegions()
         self._store()
 
@@ -171,6 +167,19 @@ class ReviewSession:
         self.results.highlightRegion(region.label if region else None)
         if region:
             self.results.jumpTo(region.region.centroid_ras, region.region.extent_mm)
+
+    def strayEdits(self) -> int:
+        """How many voxels of the segmentation were changed by other means than verdicts, in the Segment Editor say."""
+        box = self._changeable()
+        return int(np.count_nonzero(self.results.corrected()[box] != self.review.labels_in(box)))
+
+    def discardStrayEdits(self) -> None:
+        """Let the segmentation be what the verdicts say."""
+        box = self._changeable()
+        wanted = self.review.labels_in(box)
+        if not np.array_equal(self.results.corrected()[box], wanted):
+            self.results.updateSegmentation(box, wanted, surfaces=False)
+            self._surfacesAreOld = True
 
     def updateSurfaces(self) -> None:
         """Make the organs' surfaces anew after steps that have changed them; takes as long as the organs are big."""
@@ -209,20 +218,24 @@ class ReviewSession:
         self._editing = regionId
         return self._prepareEditor(node, region)
 
+    def hasDrawn(self) -> bool:
+        """Whether anything was drawn since `beginEdit`."""
+        return self._editing is not None and self.strayEdits() > 0
+
     def finishEdit(self) -> None:
         """Take what was drawn as the region's correction."""
         regionId, self._editing = self._editing, None
         if regionId is not None:
             self._removeMask()
             self._step(self.review.edit(regionId, self.results.corrected()))
-            self._restore()
+            self.discardStrayEdits()  # drawn outside of the region, by an effect that does not heed the mask
 
     def cancelEdit(self) -> None:
         """Forget what was drawn."""
         regionId, self._editing = self._editing, None
         if regionId is not None:
             self._removeMask()
-            self._restore()
+            self.discardStrayEdits()
 
     def close(self) -> None:
         """Leave the scene as it can be saved."""
@@ -257,23 +270,20 @@ class ReviewSession:
     def _mend(self) -> None:
         """Bring back organs that were deleted in the Segment Editor: verdicts change them."""
         if self.results.restoreOrgans():
-            self._restore()
+            self.discardStrayEdits()
 
-    def _restore(self) -> None:
-        """Undo what was drawn outside of the region, by an effect that does not heed the mask."""
+    def _changeable(self) -> Box:
+        """Where the segmentation can differ from the review: comparing all of a CT takes too long."""
         decided = [each.box for each in self.review.regions if each.decided]
-        box = hull(*self.results.organBoxes(), self._predictedBox, *decided)  # comparing all of a CT takes too long
-        wanted = self.review.labels_in(box)
-        if not np.array_equal(self.results.corrected()[box], wanted):
-            self.results.updateSegmentation(box, wanted, surfaces=False)
-            self._surfacesAreOld = True
+        return hull([*self.results.organBoxes(), self._predictedBox, *decided])
 
     def _list(self) -> list[tuple[int, str]]:
         return [(each.label, each.region_id) for each in self.review.regions]
 
     def _showRegions(self) -> None:
         specs = [SegmentSpec(each.label, region_title(each.region), REGION_COLOUR) for each in self.review.regions]
-        self.results.setRegions(self.review.label_map(), specs)
+        box, labels = self.review.listed()
+        self.results.setRegions(labels, specs, box)
         self._listed = self._list()
         self._showStatus()
 
@@ -313,21 +323,16 @@ class ReviewSession:
         image.SetGeometryFromImageToWorldMatrix(matrix)
         return image
 
-    def _removeMask(self) -> None:
+    def _removeMask(self) -> bool:
+        """End the mask of an edit; says whether there was one."""
         node = self.results.node("segmentation")
-        if node and node.GetSegmentation().GetSegment(MASK_SEGMENT):
-            node.GetSegmentation().RemoveSegment(MASK_SEGMENT)
+        if not node or not node.GetSegmentation().GetSegment(MASK_SEGMENT):
+            return False
+        node.GetSegmentation().RemoveSegment(MASK_SEGMENT)
+        return True
 
 
 def areComplete(results: ResultScene) -> bool:
     """Whether a CT, and all nodes that a review of it needs, are in the scene."""
-    roles = ("segmentation", "predicted", "probability", "variance", "regions", "state.prediction", "state.review")
+    roles = ("segmentation", "predicted", "probability", "variance", "regions", "state.prediction")
     return results.ctNode.GetScene() is not None and all(results.node(role) for role in roles)
-
-
-def _settings(values: dict[str, Any]) -> RegionSettings:
-    return RegionSettings(**values | ({"measure": Measure(values["measure"])} if "measure" in values else {}))
-
-
-def _region(row: dict[str, Any]) -> Region:
-    return Region(**row | {"centroid_ras": tuple(row["centroid_ras"])})

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +20,24 @@ SLAB_BYTES = 4 << 20
 """Read or written in one step: a few milliseconds."""
 
 
+def _log(error: Exception) -> None:
+    logging.error("What was done in steps has failed.", exc_info=error)
+
+
 class Steps:
     """Runs a generator, one step in each turn of the event loop.
 
     Args:
         generator: Works in steps; each `yield` gives the application a turn.
         onDone: Called with what the generator returns.
-        onFailed: Called with the OSError that it raised.
+        onFailed: Called with what the generator or `onDone` raises: nobody else is there to catch it.
     """
 
     def __init__(
         self,
         generator: Iterator[None],
         onDone: Callable[[Any], None] = lambda value: None,
-        onFailed: Callable[[OSError], None] = lambda error: None,
+        onFailed: Callable[[Exception], None] = _log,
     ) -> None:
         self._generator = generator
         self._onDone = onDone
@@ -53,13 +59,19 @@ class Steps:
         try:
             next(self._generator)
         except StopIteration as end:
-            self._generator = None
-            self._onDone(end.value)
-        except OSError as error:
+            value = end.value
+        except Exception as error:
             self._generator = None
             self._onFailed(error)
+            return
         else:
             self._next()
+            return
+        self._generator = None
+        try:
+            self._onDone(value)
+        except Exception as error:
+            self._onFailed(error)
 
 
 def writeArrays(message: Any, folder: Path) -> Iterator[None]:
@@ -92,13 +104,12 @@ def readArrays(message: Any, folder: Path) -> Iterator[None]:
 
 
 def removeFolder(folder: Path) -> Iterator[None]:
-    """Remove a folder, one file in each step."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        try:
-            path.unlink()
-        except OSError:  # a folder, or gone already
-            continue
-        yield
+    """Remove a folder, one file in each step; somebody else may be removing it as well."""
+    for parent, _folders, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                os.unlink(os.path.join(parent, name))
+            yield
     shutil.rmtree(folder, ignore_errors=True)
 
 

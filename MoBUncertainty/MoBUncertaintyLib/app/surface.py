@@ -6,6 +6,7 @@ import numpy as np
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
+from MoBUncertaintyLib.app.i18n import tr as _
 from MoBUncertaintyLib.app.nodes import CtNodes, ijkToRas
 from MoBUncertaintyLib.app.segments import CLOSED_SURFACE, segmentId
 
@@ -45,7 +46,7 @@ class UncertaintySurface:
             surface = segment.GetRepresentation(CLOSED_SURFACE) if segment else None
             if surface and surface.GetNumberOfPoints():
                 together.AddInputData(surface)
-        node = self._nodes.getOrCreate("surface", "vtkMRMLModelNode", "uncertainty surface")
+        node = self._nodes.getOrCreate("surface", "vtkMRMLModelNode", _("uncertainty surface"))
         if together.GetNumberOfInputConnections(0):
             together.Update()
             node.SetAndObservePolyData(coloured(together.GetOutput(), mapNode))

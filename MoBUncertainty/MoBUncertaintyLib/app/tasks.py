@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import slicer
 import slicer.util
 
@@ -38,17 +39,27 @@ def predictRequest(ct, model: str, settings: dict[str, Any], regions: RegionSett
     }
 
 
-def showResult(ct, result: dict[str, Any]) -> ReviewSession:
-    """Put the answer to `predictRequest` into the scene, and begin its review.
+def showResult(ct, request: dict[str, Any], result: dict[str, Any]) -> ReviewSession:
+    """Put the answer to a request of `predictRequest` into the scene, and begin its review.
 
     Raises:
         ImageError: The CT is no longer what it was when it was handed over; the scene is as it was.
+        Exception: Of any kind, from want of memory perhaps; then the CT has no results, earlier ones neither.
     """
     if ct.GetScene() is None:
         raise ImageError(_("The CT was removed while it was segmented; there is nothing to show."))
-    if ct.GetImageData() is None or shape(ct) != result["segmentation"].shape:
+    placed = np.allclose(ijkToRas(ct), request["ct"]["ijk_to_ras"])
+    if ct.GetImageData() is None or shape(ct) != result["segmentation"].shape or not placed:
         raise ImageError(_("The CT was changed while it was segmented, so the results do not fit it; apply again."))
     results = ResultScene(ct)
+    try:
+        return _show(results, result)
+    except Exception:
+        results.remove()  # half of them would be taken for the whole
+        raise
+
+
+def _show(results: ResultScene, result: dict[str, Any]) -> ReviewSession:
     first = results.node("segmentation") is None
     specs = [
         SegmentSpec(label["value"], readable(label["name"]), tuple(label["colour"]), label["terminology"])
@@ -67,9 +78,7 @@ def showResult(ct, result: dict[str, Any]) -> ReviewSession:
     return session
 
 
-def exportRequest(
-    session: ReviewSession, folder: Path, formats: list[str], patientFields: bool, overwrite: bool = False
-) -> dict[str, Any]:
+def exportRequest(session: ReviewSession, folder: Path, formats: list[str], patientFields: bool) -> dict[str, Any]:
     """Ask for the files of a review.
 
     Args:
@@ -77,7 +86,6 @@ def exportRequest(
         folder: Where the files go; made if need be.
         formats: Of `report`, `segmentation`, `dicom_seg`, `parametric_map`.
         patientFields: The report may name the patient.
-        overwrite: Replace a folder of that name.
     """
     review, prediction = session.review, session.prediction
     return {
@@ -94,7 +102,6 @@ def exportRequest(
         "output": str(folder),
         "formats": formats,
         "patient_fields": patientFields,
-        "overwrite": overwrite,
     }
 
 

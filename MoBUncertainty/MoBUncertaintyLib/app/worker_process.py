@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import qt
 
 from MoBUncertaintyLib.app.steps import Steps, removeFolder
+from MoBUncertaintyLib.folders import remove_leftovers
 from MoBUncertaintyLib.protocol import Command, Decoder, Event, ProtocolError, check_event, encode
 
 LIBRARY_FOLDER = str(Path(__file__).parents[2])
@@ -36,7 +37,7 @@ class WorkerProcess:
     """Starts a worker. Keep it until its folder is gone: a QProcess that is deleted waits for its process.
 
     Attributes:
-        folder: Private to it; gone soon after it is.
+        folder: Private to it; gone soon after it is, with all that it has left half written elsewhere.
         exit: How it ended: "exit code 1", "signal 9".
 
     Args:
@@ -62,6 +63,7 @@ class WorkerProcess:
         self._decoder = Decoder()
         self._log: deque[str] = deque([""], maxlen=LOG_LINES)
         self._pid: int | None = None
+        self._output: str | None = None  # the folder that it was last asked to write
         self._told = False  # to end
         self.exit = "still running"
         self._process = qt.QProcess()
@@ -82,9 +84,10 @@ class WorkerProcess:
         """Send a request."""
         if self._process is not None:
             self._process.write(encode(message))
+            self._output = message.get("output", self._output)
 
     def end(self) -> None:
-        """End the process and all that it has started; returns at once. Its folder goes when it is gone."""
+        """End the process and all that it has started; returns at once. Its files go when it is gone."""
         if self._told or self._process is None:
             return
         self._told = True
@@ -97,6 +100,7 @@ class WorkerProcess:
         self.end()
         if self._process is not None:
             self._process.waitForFinished(CLOSE_MILLISECONDS)
+        self._removeLeftovers()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _killTree(self) -> None:
@@ -165,8 +169,18 @@ class WorkerProcess:
         process, self._process = self._process, None
         # Kept until the signal that leads here is through: without a reference PythonQt deletes its sender at once.
         qt.QTimer.singleShot(0, lambda: process.deleteLater())
-        if self.folder.exists():
-            Steps(removeFolder(self.folder))
+        Steps(self._removeFiles())
+
+    def _removeFiles(self) -> Iterator[None]:
+        self._removeLeftovers()
+        yield
+        yield from removeFolder(self.folder)
+
+    def _removeLeftovers(self) -> None:
+        """Remove what it was writing: a process that is killed cannot do so itself."""
+        if self._output:
+            with suppress(OSError):
+                remove_leftovers(self._output)
 
 
 def _processEnvironment(environment: Mapping[str, str]) -> Any:

@@ -77,6 +77,9 @@ class ModuleManager(qt.QObject):
     moduleAboutToBeUnloaded = Signal(str)
     connect, disconnect = connect, disconnect
 
+    def module(self, name: str) -> Module | None:
+        return getattr(slicer.modules, name.lower(), None)
+
 
 class LayoutManager(qt.QObject):
     """Three slice views and a 3D view. Nothing is drawn before somebody asks for a picture."""
@@ -153,9 +156,27 @@ class Module:
     def __init__(self, logic=None, path: str = ""):
         self._logic, self.path = logic, path
         self.title, self.icon = "", qt.QIcon()
+        self.widget = None
 
     def logic(self):
         return self._logic
+
+    def widgetRepresentation(self):
+        return self.widget
+
+
+class MainWindow(qt.QMainWindow):
+    """Shows one module, which is entered all the time."""
+
+    def __init__(self):
+        super().__init__()
+        self.objectName, self.windowTitle = "qSlicerMainWindow", "3D Slicer"
+
+    def moduleSelector(self) -> MainWindow:
+        return self
+
+    def selectModule(self, name: str) -> None:
+        assert slicer.app.moduleManager().module(name).widget.isEntered
 
 
 def start() -> Application:

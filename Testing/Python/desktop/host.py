@@ -47,9 +47,7 @@ class Desktop:
         self.errors: list[str] = []
         self.turns: list[float] = []
         sys.excepthook = self._onError
-        self.window = qt.QMainWindow()
-        self.window.objectName = "qSlicerMainWindow"
-        self.window.windowTitle = "3D Slicer"
+        self.window = application.MainWindow()
         self.module, self.widget = self._open(name, folder)
         self.ui, self.logic = self.widget.ui, self.widget.logic
         self._arrange()
@@ -62,13 +60,14 @@ class Desktop:
         module = getattr(code, name)(parent)
         setattr(slicer.modules, f"{name}Instance", module)
         self.app.startupCompleted.emit()
-        self.panel = mrml_widgets.qMRMLWidget()
+        self.panel = parent.widget = mrml_widgets.qSlicerScriptedLoadableModuleWidget()
         self.panel.isEntered = True
         self.panel.setLayout(qt.QVBoxLayout())
         self.panel.layout().setContentsMargins(0, 0, 0, 0)
         self.panel.setMRMLScene(self.scene)
         widget = getattr(code, f"{name}Widget")(self.panel)
         setattr(slicer.modules, f"{name}Widget", widget)
+        self.panel.python = widget
         widget.setup()
         widget.enter()
         return module, widget

@@ -27,6 +27,16 @@ class qMRMLWidget(qt.QWidget):
         self.mrmlSceneChanged.emit(scene)
 
 
+class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
+    """What holds the panel of a scripted module: `slicer.util.getModuleWidget` asks it for the Python object."""
+
+    isEntered = False
+    python = None
+
+    def self(self):
+        return self.python
+
+
 def _option(name: str, kind: type) -> Property:
     return Property(kind, lambda self: self._options[name], lambda self, value: self._setOption(name, value))
 
@@ -51,7 +61,7 @@ class qMRMLNodeComboBox(qt.QWidget):
     currentNodeChanged = Signal(object)
     currentNodeIDChanged = Signal(str)
     nodeAdded = Signal(object)
-    nodeAddedByUser = Signal(object)
+    nodeAddedByUserAction = Signal(object)
 
     def __init__(self, parent=None):
         super().__init__(parent)
@@ -120,7 +130,7 @@ class qMRMLNodeComboBox(qt.QWidget):
         self.currentNodeIDChanged.emit(self._nodeId)
 
     def addNode(self):
-        """What "Create new ..." in the list does."""
+        """Make a node and select it; by code or, through "Create new ..." in the list, by the user."""
         node = self._scene.CreateNodeByClass(self._nodeTypes[0])
         node.UnRegister(None)
         node.SetName(self._scene.GenerateUniqueName(self._options["baseName"] or node.GetNodeTagName()))
@@ -129,7 +139,6 @@ class qMRMLNodeComboBox(qt.QWidget):
         if self._options["selectNodeUponCreation"]:
             self.setCurrentNode(node)
         self.nodeAdded.emit(node)
-        self.nodeAddedByUser.emit(node)
         return node
 
     def _refresh(self, choose: bool = True) -> None:
@@ -153,7 +162,10 @@ class qMRMLNodeComboBox(qt.QWidget):
 
     def _onActivated(self, index: int) -> None:
         chosen = self._box.itemData(index)
-        self.addNode() if chosen == "add" else self.setCurrentNodeID(chosen)
+        if chosen == "add":
+            self.nodeAddedByUserAction.emit(self.addNode())
+        else:
+            self.setCurrentNodeID(chosen)
 
     def _setNodeTypes(self, types) -> None:
         self._nodeTypes = list(types)
@@ -226,6 +238,7 @@ def classes() -> dict[str, type]:
 
 slicer.qMRMLWidget, slicer.qMRMLNodeComboBox = qMRMLWidget, qMRMLNodeComboBox
 slicer.qMRMLSegmentEditorWidget = qMRMLSegmentEditorWidget
+slicer.qSlicerScriptedLoadableModuleWidget = qSlicerScriptedLoadableModuleWidget
 # Slicer's parameterNodeWrapper names these; no panel here uses them.
 for _name in ("qMRMLSliderWidget", "qMRMLSpinBox", "qMRMLRangeWidget"):
     setattr(slicer, _name, ctk.unused(_name))

@@ -36,7 +36,8 @@ def apply(desktop: Desktop, seconds: float = 240.0) -> None:
 
 
 def running(desktop: Desktop) -> bool:
-    return desktop.ui.applyButton.text == "Cancel"
+    """Whether the worker segments or exports."""
+    return "Cancel" in (desktop.ui.applyButton.text, desktop.ui.exportButton.text)
 
 
 def worker_processes() -> list[int]:

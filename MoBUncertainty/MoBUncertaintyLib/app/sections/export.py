@@ -9,8 +9,11 @@ from pathlib import Path
 import qt
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.app.sections import allow, shown
+from MoBUncertaintyLib.app.installation import ensureReady
+from MoBUncertaintyLib.app.sections import allow
+from MoBUncertaintyLib.app.sections.run import WorkButton
 from MoBUncertaintyLib.app.tasks import dicomFiles
+from MoBUncertaintyLib.errors import Cancelled
 
 
 class ExportSection:
@@ -19,28 +22,32 @@ class ExportSection:
     Args:
         ui: The panel's widgets.
         onExport: Writes the files: called with folder, formats and whether the patient may be named.
+        onCancel: Ends the writing.
     """
 
-    def __init__(self, ui, onExport: Callable[[Path, list[str], bool], None]) -> None:
+    def __init__(self, ui, onExport: Callable[[Path, list[str], bool], None], onCancel: Callable[[], None]) -> None:
         self._ui = ui
         self._onExport = onExport
         self._session = None
         self._fromDicom = False
         self._busy = False
-        self._tips = {box.name: box.toolTip for box in self._formats().values()} | {"export": ui.exportButton.toolTip}
+        self._tips = {box.name: box.toolTip for box in self._formats().values()}
+        tip = _("Stop the export; nothing is left of it.")
+        self.work = WorkButton(
+            ui.exportButton, ui.exportProgressBar, ui.exportStatusLabel, self._onClicked, onCancel, tip
+        )
         if not ui.exportDirectoryEdit.currentPath:
             ui.exportDirectoryEdit.currentPath = qt.QStandardPaths.writableLocation(qt.QStandardPaths.DocumentsLocation)
         for box in self._formats().values():
             box.toggled.connect(self.refresh)
         ui.exportDirectoryEdit.currentPathChanged.connect(self.refresh)
-        ui.exportButton.clicked.connect(shown(self._onClicked))
         ui.exportStatusLabel.linkActivated.connect(lambda link: qt.QDesktopServices.openUrl(qt.QUrl(link)))
         self.refresh()
 
     def setSession(self, session) -> None:
         """Offer the export of another CT, or of none."""
         if session is not self._session:
-            self._ui.exportStatusLabel.text = ""
+            self.work.say("")
         self._session = session
         self._fromDicom = bool(session and dicomFiles(session.ctNode))
         self.refresh()
@@ -56,14 +63,17 @@ class ExportSection:
         links = [_link(paths[0].parent, _("Open the folder"))]
         links += [_link(path, _("Open the report")) for path in paths if path.suffix == ".html"]
         text = _("{count} files written.").format(count=len(paths)) + " " + " ".join(links)
-        self._ui.exportStatusLabel.text = "<br>".join([text, *map(escape, warnings)])
+        label = self._ui.exportStatusLabel
+        label.textFormat = qt.Qt.RichText
+        label.text = "<br>".join([text, *map(escape, warnings)])
+        label.visible = True
 
     def refresh(self, *_args) -> None:
         """Enable what can be done."""
         noDicom = None if self._fromDicom else _("Only for a CT that was loaded from Slicer's DICOM database.")
         for name, box in self._formats().items():
             allow(box, noDicom if name in ("dicom_seg", "parametric_map") else None, self._tips[box.name])
-        allow(self._ui.exportButton, self._whyNot(), self._tips["export"])
+        self.work.allow(self._whyNot())
 
     def _formats(self) -> dict:
         ui = self._ui
@@ -86,9 +96,14 @@ class ExportSection:
             return _("Choose at least one kind of file.")
         return None if self._ui.exportDirectoryEdit.currentPath else _("Choose a folder.")
 
-    def _onClicked(self, *_args) -> None:
+    def _onClicked(self) -> None:
         self._ui.exportDirectoryEdit.addCurrentPathToHistory()
         folder = Path(self._ui.exportDirectoryEdit.currentPath)
+        try:
+            ensureReady(_("MoB Uncertainty"), self._chosen())
+        except Cancelled as declined:
+            self.work.say(str(declined))
+            return
         self._onExport(folder, self._chosen(), self._ui.patientFieldsCheckBox.checked)
 
 

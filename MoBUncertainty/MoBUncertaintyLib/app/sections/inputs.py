@@ -28,38 +28,59 @@ class InputsSection:
         self._ui = ui
         self._models = models
         self._onModel = onModel
-        self._listed: list[ListedModel] = []
+        self._known: dict[str, ListedModel] = {}
+        self._listed: dict[str, ListedModel] = {}
+        self._locked = False
         ui.sampleLabel.linkActivated.connect(shown(lambda link: loadDemo()))
         ui.modelSelector.currentIndexChanged.connect(self._onSelected)
         ui.addModelButton.clicked.connect(shown(self._onAdd))
         ui.removeModelButton.clicked.connect(shown(self._onRemove))
-        self.fill()
+        self.fill("")
 
     @property
     def model(self) -> ListedModel | None:
         """The chosen model; None where there is none."""
-        index = self._ui.modelSelector.currentIndex
-        return self._listed[index] if 0 <= index < len(self._listed) else None
+        return self._listed.get(self.name)
 
-    def fill(self) -> None:
-        """Read the list of models anew; the choice stays."""
-        chosen = self.model.path if self.model else None
-        self._listed = self._models.models()
+    @property
+    def name(self) -> str:
+        """What a scene remembers the chosen model by, see `ModelList.name`; "" where there is none."""
+        index = self._ui.modelSelector.currentIndex
+        return list(self._listed)[index] if 0 <= index < len(self._listed) else ""
+
+    def fill(self, name: str) -> None:
+        """Read the list of models anew, and `choose`."""
+        self._known = self._models.models()
+        self.choose(name)
+
+    def choose(self, name: str) -> None:
+        """Choose a model by its name.
+
+        One that is not on this computer is listed with its problem: another one in its place would segment something
+        else. Without a name, a model that can be used is chosen, shipped ones first.
+        """
+        self._listed = dict(self._known)
+        if not name:
+            usable = [known for known, model in self._known.items() if model.problem is None]
+            name = next(iter(usable or self._known), "")
+        elif name not in self._known:
+            self._listed[name] = self._models.find(name)
         selector = self._ui.modelSelector
         blocked = selector.blockSignals(True)
         selector.clear()
-        for model in self._listed:
+        for listed, model in self._listed.items():
             selector.addItem(modelName(model))
             selector.setItemData(selector.count - 1, str(model.path), qt.Qt.ToolTipRole)
+            if listed == name:
+                selector.currentIndex = selector.count - 1
         selector.blockSignals(blocked)
-        self.choose(str(chosen))
+        self._describe()
 
-    def choose(self, path: str) -> None:
-        """Choose the model that lies there, else one that can be used, shipped ones first."""
-        paths = [str(model.path) for model in self._listed]
-        usable = [index for index, model in enumerate(self._listed) if model.problem is None]
-        index = paths.index(path) if path in paths else (usable or [0])[0]
-        self._ui.modelSelector.currentIndex = min(index, len(paths) - 1)
+    def lock(self, locked: bool) -> None:
+        """What is being computed cannot be changed meanwhile."""
+        ui, self._locked = self._ui, locked
+        for widget in (ui.ctSelector, ui.modelSelector, ui.addModelButton, ui.sampleLabel):
+            widget.enabled = not locked
         self._describe()
 
     def hide(self, nodes: list) -> None:
@@ -77,14 +98,12 @@ class InputsSection:
     def _onAdd(self, *_args) -> None:
         path = self.askForModel()
         if path:
-            added = self._models.add(path)
-            self.fill()
-            self.choose(str(added.path))
+            self.fill(self._models.name(self._models.add(path)))
             self._onModel()
 
     def _onRemove(self, *_args) -> None:
         self._models.remove(self.model.path)
-        self.fill()
+        self.fill("")
         self._onModel()
 
     def askForModel(self) -> Path | None:
@@ -107,12 +126,18 @@ class InputsSection:
         else:
             text = _("{task} Licence: {licence}.").format(task=model.card.task, licence=model.card.licence)
         self._ui.modelInfoLabel.text = text
-        shipped = model is None or model.path not in self._models.added()
         allow(
             self._ui.removeModelButton,
-            _("This model comes with the extension.") if shipped else None,
+            self._whyNotRemove(),
             _("Take this model off the list; its files stay where they are."),
         )
+
+    def _whyNotRemove(self) -> str | None:
+        if self._locked:
+            return _("Wait for the running computation to finish.")
+        if self.model is None or self._models.ships(self.model):
+            return _("This model comes with the extension.")
+        return None
 
 
 def modelName(model: ListedModel) -> str:

@@ -12,10 +12,11 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.app.sections import allow, shown
 from MoBUncertaintyLib.app.sections.editor import RegionEditor
 from MoBUncertaintyLib.app.sections.table import RegionTable
+from MoBUncertaintyLib.regions import Measure
 
 DEBOUNCE_MS = 50
 SURFACE_MS = 400  # the 3D surface follows once the reader pauses: on a large CT it takes longer than a click may
-REVIEWER_SETTING = "MoBUncertainty/Reviewer"
+LARGEST_DOUBT = {Measure.VARIANCE: 0.1, Measure.BERNOULLI: 0.25, Measure.ENTROPY: 1.0}  # that the slider offers
 
 
 class ReviewSection:
@@ -40,7 +41,6 @@ class ReviewSection:
         self._surfaceTimer.setInterval(SURFACE_MS)
         self._surfaceTimer.timeout.connect(shown(self._updateSurfaces))
         self._connect()
-        ui.reviewerEdit.text = slicer.app.userSettings().value(REVIEWER_SETTING) or ""
         self.refresh()
 
     @property
@@ -74,7 +74,10 @@ class ReviewSection:
         """Keep a comment that is being typed, and what is being drawn."""
         if self._session and self._session.isComplete():
             self._onComment()
-            self._finishEdit()
+            if self._session.hasDrawn():
+                self._finishEdit()
+            else:  # to open the editor is no verdict
+                self._onDiscard()
             self._updateSurfaces()
 
     def refresh(self) -> None:
@@ -103,6 +106,20 @@ class ReviewSection:
         self._refreshSignOff()
         for shortcut, whileEditing in self._shortcuts:
             shortcut.enabled = self._entered and bool(session) and whileEditing in (editing, None)
+
+    def settleStrayEdits(self) -> bool:
+        """Ask what becomes of voxels that were changed by other means than verdicts; says whether to go on."""
+        count = self._session.strayEdits()
+        text = _(
+            "{count} voxels of the segmentation were changed outside of this review, in the Segment Editor perhaps;"
+            " they are no part of it. Take them back and go on? To keep a change, cancel, select the region that it"
+            " lies in and draw it with Edit."
+        )
+        if count and not slicer.util.confirmOkCancelDisplay(text.format(count=count)):
+            return False
+        if count:
+            self._session.discardStrayEdits()
+        return True
 
     def cleanup(self) -> None:
         """Let go of what lies outside the panel."""
@@ -150,7 +167,7 @@ class ReviewSection:
 
         shortcut = qt.QShortcut(qt.QKeySequence(key), window)
         shortcut.activated.connect(press)
-        shortcut.activatedAmbiguously.connect(press)  # Slicer's main menu knows Ctrl+Z as well
+        shortcut.activatedAmbiguously.connect(press)  # another extension may know the same key
         self._shortcuts.append((shortcut, whileEditing))
 
     def _locked(self) -> dict:
@@ -220,6 +237,8 @@ class ReviewSection:
             self._finishEdit()
             return
         self._onComment()
+        if not self.settleStrayEdits():
+            return
         node = self._session.beginEdit(self._table.selected.region_id)
         self._editor.show(node)
         self.refresh()
@@ -231,18 +250,17 @@ class ReviewSection:
             self._changed()
 
     def _onDiscard(self, *_args) -> None:
-        self._editor.hide()
-        self._session.cancelEdit()
-        self._changed()
+        if self._session.editing:
+            self._editor.hide()
+            self._session.cancelEdit()
+            self._changed()
 
     def _onSignOff(self, *_args) -> None:
         if self._session.review.signature:
             self._session.withdraw()
-        else:
+        elif self.settleStrayEdits():
             self._onComment()
-            name = self._ui.reviewerEdit.text.strip()
-            self._session.sign(name)
-            slicer.app.userSettings().setValue(REVIEWER_SETTING, name)
+            self._session.sign(self._ui.reviewerEdit.text.strip())
         self._changed()
 
     def _onDoubtMoved(self, *_args) -> None:
@@ -270,6 +288,12 @@ class ReviewSection:
     def _showDoubt(self) -> None:
         """Put the sliders where the session's regions were found."""
         settings = self._session.settings
+        self._ui.doubtThresholdSliderCaption.text = {
+            Measure.VARIANCE: _("Variance above:"),
+            Measure.BERNOULLI: _("p (1 - p) above:"),
+            Measure.ENTROPY: _("Entropy above:"),
+        }[settings.measure]
+        self._ui.doubtThresholdSlider.maximum = LARGEST_DOUBT[settings.measure]
         for slider, value in (
             (self._ui.doubtThresholdSlider, settings.level),
             (self._ui.smallestRegionSlider, settings.minimum_mm3),
@@ -280,7 +304,9 @@ class ReviewSection:
 
     def _offerOrgans(self, organs: list) -> None:
         """With several organs, Include asks which one; its key takes the one that most of the region is in."""
-        menu = None
+        menu, old = None, self._ui.includeButton.menu()
+        if old:
+            old.deleteLater()
         if len(organs) > 1:
             menu = qt.QMenu(self._ui.includeButton)
             for organ in organs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.app.choices import Method
@@ -11,59 +12,53 @@ from MoBUncertaintyLib.app.roi import fitRoi, roiBounds
 from MoBUncertaintyLib.app.sections import allow, shown
 
 
-class RunSection:
-    """Apply, Cancel, progress and status.
+class WorkButton:
+    """A button that lets the worker begin something and is its Cancel meanwhile, with a bar and a text below it.
 
     Args:
-        ui: The panel's widgets.
-        onApply: Starts the computation.
-        onCancel: Ends it.
+        button: The QPushButton.
+        bar: The QProgressBar; hidden while there is nothing to wait for.
+        label: The QLabel of the text; hidden while there is none.
+        onStart: Lets the worker begin.
+        onCancel: Ends what the worker does.
+        cancelTip: What the button says while it is a Cancel.
     """
 
-    def __init__(self, ui, onApply: Callable[[], None], onCancel: Callable[[], None]) -> None:
-        self._ui = ui
-        self._onApply = onApply
-        self._onCancel = onCancel
+    def __init__(
+        self, button, bar, label, onStart: Callable[[], None], onCancel: Callable[[], None], cancelTip: str
+    ) -> None:
+        self._button, self._bar, self._label = button, bar, label
+        self._onStart, self._onCancel = onStart, onCancel
+        self._text, self._tip, self._cancelTip = button.text, button.toolTip, cancelTip
         self._running = False
         self._warnings: list[str] = []
-        self._tip = ui.applyButton.toolTip
-        ui.progressBar.visible = False
-        ui.applyButton.clicked.connect(shown(self._onClicked))
-        ui.methodSelector.currentIndexChanged.connect(self._showSamples)
-        ui.roiSelector.nodeAddedByUser.connect(shown(self._onRoiAdded))
-        self._showSamples()
-
-    @property
-    def running(self) -> bool:
-        """Whether Apply is a Cancel now."""
-        return self._running
+        bar.visible = False
+        button.clicked.connect(shown(self._onClicked))
+        self.say("")
 
     def start(self, text: str) -> None:
-        """Something is computed from now on."""
+        """The worker has something to do from now on."""
         self._running = True
         self._warnings = []
-        self.lockInputs(True)
-        ui = self._ui
-        ui.applyButton.text = _("Cancel")
-        allow(ui.applyButton, None, _("Stop the computation; the scene stays as it is."))
-        ui.progressBar.value = 0
-        ui.progressBar.format = "%p %"
-        ui.progressBar.visible = True
+        self._button.text = _("Cancel")
+        allow(self._button, None, self._cancelTip)
+        self._bar.value = 0
+        self._bar.format = "%p %"
+        self._bar.visible = True
         self.say(text)
 
     def progress(self, step: dict) -> None:
         """How far it is: the fields of a `progress` event, see `protocol`."""
-        bar, left = self._ui.progressBar, step["seconds_left"]
+        bar, left = self._bar, step["seconds_left"]
         bar.value = round(bar.maximum * step["fraction"])
         bar.format = "%p %" if left is None else _("%p %, {time} left").format(time=duration(left))
         self.say(stageText(step))
 
     def stop(self, text: str) -> None:
-        """Nothing is computed any more."""
+        """The worker has nothing to do any more."""
         self._running = False
-        self.lockInputs(False)
-        self._ui.applyButton.text = _("Apply")
-        self._ui.progressBar.visible = False
+        self._button.text = self._text
+        self._bar.visible = False
         self.say("\n".join(filter(None, [text, *self._warnings])))
 
     def warn(self, message: str) -> None:
@@ -76,39 +71,47 @@ class RunSection:
         return warnings
 
     def say(self, text: str) -> None:
-        """Put a text under the button."""
-        self._ui.statusLabel.text = text
-        self._ui.statusLabel.visible = bool(text)
+        """Put a text under the button; plain, since it may quote what files and folders are called."""
+        self._label.textFormat = qt.Qt.PlainText
+        self._label.text = text
+        self._label.visible = bool(text)
 
-    def refresh(self, whyNot: str | None) -> None:
-        """Enable Apply, unless there is a reason not to."""
+    def allow(self, whyNot: str | None) -> None:
+        """Let the button start, unless there is a reason not to; a Cancel stays one."""
         if not self._running:
-            allow(self._ui.applyButton, whyNot, self._tip)
-
-    def lockInputs(self, locked: bool) -> None:
-        """What is being computed cannot be changed meanwhile."""
-        ui = self._ui
-        for widget in (
-            ui.ctSelector,
-            ui.modelSelector,
-            ui.addModelButton,
-            ui.removeModelButton,
-            ui.sampleLabel,
-            ui.roiSelector,
-            ui.advancedCollapsibleButton,
-        ):
-            widget.enabled = not locked
+            allow(self._button, whyNot, self._tip)
 
     def _onClicked(self, *_args) -> None:
-        (self._onCancel if self._running else self._onApply)()
+        (self._onCancel if self._running else self._onStart)()
+
+
+class RunSection:
+    """How to compute, and Apply.
+
+    Args:
+        ui: The panel's widgets.
+        onApply: Starts the computation.
+        onCancel: Ends it.
+    """
+
+    def __init__(self, ui, onApply: Callable[[], None], onCancel: Callable[[], None]) -> None:
+        self._ui = ui
+        tip = _("Stop the computation; the scene stays as it is.")
+        self.work = WorkButton(ui.applyButton, ui.progressBar, ui.statusLabel, onApply, onCancel, tip)
+        ui.roiSelector.nodeAddedByUserAction.connect(shown(self._onRoiAdded))
+
+    def showMethod(self, method: Method) -> None:
+        """Ask for what the method needs to know."""
+        ui, visible = self._ui, method is Method.MONTE_CARLO
+        ui.samplesSpinBox.visible = ui.samplesSpinBoxCaption.visible = visible
+
+    def lock(self, locked: bool) -> None:
+        """What is being computed cannot be changed meanwhile."""
+        self._ui.roiSelector.enabled = self._ui.advancedCollapsibleButton.enabled = not locked
 
     def _onRoiAdded(self, roi) -> None:
         """A new region of interest has no size yet."""
         fitRoi(roi, self._ui.ctSelector.currentNode())
-
-    def _showSamples(self, *_args) -> None:
-        monteCarlo = self._ui.methodSelector.currentIndex == 1
-        self._ui.samplesSpinBox.visible = self._ui.samplesSpinBoxCaption.visible = monteCarlo
 
 
 def stageText(step: dict) -> str:
