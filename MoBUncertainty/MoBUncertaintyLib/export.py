@@ -34,7 +34,7 @@ _PATIENT = {
     "StudyDate": "Study of",
     "AccessionNumber": "Accession number",
 }
-_UIDS = {"StudyInstanceUID": "Study UID", "SeriesInstanceUID": "Series UID"}
+_SERIES = {"SeriesNumber": "Series number", "StudyInstanceUID": "Study UID", "SeriesInstanceUID": "Series UID"}
 
 
 class Format(StrEnum):
@@ -137,6 +137,9 @@ def write_export(
 def export_review(request: Mapping[str, Any], reporter: Reporter | None = None) -> dict[str, Any]:
     """Answer the worker's request `export`.
 
+    The report names the CT only where it may name the patient: the volume of a file that is called after its patient
+    has that name too. The CT's hash, and the number of its DICOM series, tell which one it is.
+
     Args:
         request: `ct`, {`array`, `ijk_to_ras`, `name`}; `predicted`, `corrected`, `regions` and, by label value,
             `variance`: .npy files (z, y, x); `labels` and `provenance`, from the answer to `predict`; `review`, from
@@ -159,7 +162,9 @@ def export_review(request: Mapping[str, Any], reporter: Reporter | None = None) 
         request["review"], load(request["predicted"]), load(request["regions"]), load(request["corrected"])
     )
     info = dict(request["provenance"])
-    info["input"] = {"name": request["ct"].get("name")} | {k: v for k, v in info.get("input", {}).items() if v}
+    patient_fields = bool(request.get("patient_fields"))
+    given = {"name": request["ct"].get("name")} | {k: v for k, v in info.get("input", {}).items() if v}
+    info["input"] = given if patient_fields else given | {"name": None}
     case = ReviewedCase(
         image,
         review,
@@ -178,7 +183,7 @@ def export_review(request: Mapping[str, Any], reporter: Reporter | None = None) 
         request["output"],
         request["formats"],
         dicom_files=request.get("dicom_files"),
-        patient_fields=bool(request.get("patient_fields")),
+        patient_fields=patient_fields,
         overwrite=bool(request.get("overwrite")),
         progress=tell,
     )
@@ -210,7 +215,7 @@ def _formats(names: Iterable[str]) -> list[Format]:
 def _read_dicom(
     files: Sequence[str | Path] | None, patient_fields: bool, warnings: list[str]
 ) -> tuple[dict[str, str], dict[str, str] | None]:
-    """UIDs and, if asked for, patient fields of the CT, in the report's words."""
+    """Which series the CT is and, if asked for, patient fields, in the report's words."""
     if not files:
         if patient_fields:
             warnings.append("The report does not name the patient, because the CT did not come from DICOM.")
@@ -226,7 +231,7 @@ def _read_dicom(
     def fields(names: Mapping[str, str]) -> dict[str, str]:
         return {words: _dicom_text(name, header.get(name)) for name, words in names.items() if header.get(name)}
 
-    return fields(_UIDS), fields(_PATIENT) if patient_fields else None
+    return fields(_SERIES), fields(_PATIENT) if patient_fields else None
 
 
 def _dicom_text(name: str, value: Any) -> str:

@@ -76,7 +76,7 @@ def build_report(
 
     Args:
         case: The case.
-        dicom: UIDs of the CT's study and series, by name.
+        dicom: Number and UIDs of the CT's series and study, by name.
         patient: Fields of the patient, by name; only if they were asked for.
         warnings: One sentence each.
         corrected: `case.review.corrected()`, if it is at hand.

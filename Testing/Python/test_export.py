@@ -105,7 +105,9 @@ class TestFiles:
             assert (b"Doe, Jane" in everything) is asked
             assert (b"1980-01-31" in everything) is asked
             assert b"1.2.3.4" in everything
-            assert json.loads((tmp_path / f"{asked}" / "report.json").read_text())["ct"]["dicom"]["Series number"] == "7"
+            assert (
+                json.loads((tmp_path / f"{asked}" / "report.json").read_text())["ct"]["dicom"]["Series number"] == "7"
+            )
 
     def test_dicom_of_a_ct_that_has_none_is_a_warning(self, tmp_path, case):
         done = write_export(case, tmp_path / "out", ["report", "dicom_seg", "parametric_map"], patient_fields=True)
@@ -234,7 +236,7 @@ class TestRequest:
             "predicted": save("predicted", case.review.predicted),
             "corrected": save("corrected", case.review.corrected()),
             "regions": save("regions", case.review.label_map()),
-            "variance": {"1": save("variance", case.variance[1])},
+            "variance": {str(value): save(f"variance-{value}", each) for value, each in case.variance.items()},
             "probability": {},
             "labels": [asdict(label) for label in case.labels],
             "review": case.review.to_dict(),
@@ -262,7 +264,7 @@ class TestRequest:
     def test_needs_only_what_is_installed_for_an_export(self, tmp_path, exam, formats, packages):
         """Where nothing is segmented, neither PyTorch nor nnU-Net is there."""
         files, case = exam
-        changes = {"formats": formats, "dicom_files": [str(path) for path in files], "labels": [asdict(case.labels[0])]}
+        changes = {"formats": formats, "dicom_files": [str(path) for path in files]}
         (tmp_path / "request.json").write_text(json.dumps(self.request(tmp_path, case, **changes)))
         script = """
             import json, sys
@@ -282,7 +284,7 @@ class TestRequest:
     def test_writes_what_is_asked_for(self, tmp_path, case):
         case.review.edit("2", np.ones(case.review.predicted.shape, np.uint8))
         told = Told()
-        result = export_review(self.request(tmp_path, case), told)
+        result = export_review(self.request(tmp_path, case, patient_fields=True), told)
         assert {Path(path).name for path in result["files"]} == set(os.listdir(tmp_path / "out"))
         stored = sitk.ReadImage(str(tmp_path / "out" / "segmentation.seg.nrrd"))
         assert np.array_equal(sitk.GetArrayFromImage(stored), case.review.corrected())

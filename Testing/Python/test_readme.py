@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
 import tiny
@@ -17,6 +18,7 @@ from MoBUncertaintyLib.cli import app
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model_export import export
 from MoBUncertaintyLib.review_files import read_decisions
+from test_extension import SLICERS_PACKAGES, requirements
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -137,11 +139,24 @@ def test_places_of_the_privacy_section_are_the_codes_own() -> None:
     privacy = section("Privacy")
     assert 'mkdtemp(prefix="MoBUncertainty-"' in (LIBRARY / "app" / "worker_process.py").read_text(encoding="utf-8")
     assert "`MoBUncertainty-…`" in privacy
-    assert 'SETTINGS_KEY = "MoBUncertainty/Models"' in (LIBRARY / "app" / "models.py").read_text(encoding="utf-8")
-    assert "`MoBUncertainty/Models`" in privacy
-    (packages,) = re.findall(r'pip_uninstall\("([^"]+)"\)', privacy)
-    required = (MODULE / "Resources" / "requirements.txt").read_text(encoding="utf-8")
-    assert [package for package in packages.split() if f"\n{package}>=" not in required] == []
+    sources = [MODULE / "MoBUncertainty.py", *LIBRARY.glob("**/*.py"), MODULE / "Resources/UI/MoBUncertainty.ui"]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    kept = set(re.findall(r"""["'>](MoBUncertainty/\w+)["'<]""", code))
+    assert "MoBUncertainty/Models" in kept
+    assert set(re.findall(r"`(MoBUncertainty/\w+)`", privacy)) == kept  # what Slicer's settings remember, all of it
+    assert set(re.findall(r'userSettings\(\)\.remove\("([^"]+)"\)', privacy)) <= kept
+
+
+def test_packages_that_can_be_removed_are_this_modules_and_not_slicers() -> None:
+    (listed,) = re.findall(r'pip_uninstall\("([^"]+)"\)', section("Privacy"))
+    packages = {canonicalize_name(name) for name in listed.split()}
+    assert packages <= requirements("", "-export").keys()
+    assert packages & SLICERS_PACKAGES == set()
+
+
+def test_every_benchmark_is_named() -> None:
+    benchmarks = {path.name for path in (ROOT / "Testing" / "Benchmarks").glob("*.py")}
+    assert set(re.findall(r"`(\w+\.py)`", section("Development"))) == benchmarks
 
 
 def test_nothing_is_promised_for_the_clinic() -> None:
