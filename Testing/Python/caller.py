@@ -10,6 +10,12 @@ import numpy as np
 
 from processes import wait_until
 
+SMOOTH = 0.05
+"""Seconds that the main thread may be held."""
+
+STAND_IN = ("-u", "-m", "MoBUncertaintyLib.stand_in_worker")
+"""Arguments of Python for the worker's stand-in; its mode follows."""
+
 
 class Caller:
     """Asks, and keeps what the callbacks are told."""
@@ -24,7 +30,7 @@ class Caller:
 
     @property
     def long_turn(self) -> float:
-        """Seconds of the third longest turn of the event loop: a busy computer may well take the thread away twice."""
+        """Seconds that the third longest turn of the event loop took the main thread."""
         return sorted(self.turns)[-3]
 
     def ask(self, ct: np.ndarray | None = None, **fields: Any) -> Caller:
@@ -38,9 +44,9 @@ class Caller:
     def turn(self) -> None:
         import qt
 
-        start = time.perf_counter()
+        start = time.thread_time()  # of this thread alone: the computer may be busy with other things
         qt.QCoreApplication.processEvents()
-        self.turns.append(time.perf_counter() - start)
+        self.turns.append(time.thread_time() - start)
 
     def until(self, condition: Callable[[], object], seconds: float = 30.0) -> Caller:
         def turn() -> bool:
@@ -52,3 +58,12 @@ class Caller:
 
     def finish(self) -> Caller:
         return self.until(lambda: not self.client.busy)
+
+
+Start = Callable[..., Caller]
+"""The fixture `start`."""
+
+
+def pid_of(caller: Caller) -> int:
+    """The worker's process."""
+    return caller.client._process._pid

@@ -1,1 +1,73 @@
+"""Fixtures for every test."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from caller import STAND_IN, Caller, Start
+
 pytest_plugins = ["desktop.isolation"]
+
+I18N = Path(__file__).with_name("desktop") / "standins" / "i18n.py"
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list:
+    """Every matplotlib figure that is saved."""
+    from matplotlib.figure import Figure
+
+    found: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (found.append(figure), save(figure, *a, **k)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def client_module() -> Iterator[ModuleType]:
+    """`app.client` with PySide6 as `qt`, and without the rest of Slicer."""
+    from desktop import qt_namespace
+
+    qt = qt_namespace.install()
+    spec = importlib.util.spec_from_file_location("slicer.i18n", I18N)
+    i18n = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(i18n)
+    before = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "slicer", ModuleType("slicer"))
+        patch.setitem(sys.modules, "slicer.i18n", i18n)
+        application = qt.QCoreApplication.instance() or qt.QCoreApplication([])
+        yield importlib.import_module("MoBUncertaintyLib.app.client")
+        application.processEvents()
+    for name in set(sys.modules) - before:
+        if name.startswith("MoBUncertaintyLib.app"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def start(client_module: ModuleType, tmp_path: Path) -> Iterator[Start]:
+    """Makes clients whose worker's folders lie in one with spaces and other letters; none may be left behind."""
+    folder = tmp_path / "temporäre Dateien 一時"
+    folder.mkdir()
+    callers: list[Caller] = []
+
+    def start(mode: str = "normal", **options: Any) -> Caller:
+        arguments = options.pop("arguments", (*STAND_IN, mode))
+        program = options.pop("python", sys.executable)
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        client = client_module.WorkerClient(program, environment, arguments, folder=str(folder), **options)
+        callers.append(Caller(client))
+        return callers[-1]
+
+    yield start
+    for caller in callers:
+        caller.client.close()
+    assert list(folder.iterdir()) == []
