@@ -3,6 +3,7 @@ import shutil
 import time
 import traceback
 import unittest
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -272,10 +273,6 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         """Whether the worker computes something."""
         return self._client is not None and self._client.busy
 
-    def models(self) -> list:
-        """The models there are: those that ship with the module, and those the user has added."""
-        return self.modelList.models()
-
     def run(self, ct, model, settings, onProgress, onWarning, onResult, onError) -> None:
         """
         Segment a CT in the worker and show the results; returns at once. The scene changes only when all went well.
@@ -367,6 +364,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
             self.test_segmentReviewAndReopen,
             self.test_cancelLeavesTheSceneAsItWas,
             self.test_failureIsOneSentence,
+            self.test_panel,
             self.test_demoModel,
         ):
             self.setUp()
@@ -425,6 +423,60 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
             self.assertEqual(len(errors), 1)
             self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)
 
+    def test_panel(self):
+        """The panel's buttons lead from a CT to a signed review, whose verdicts change the scene."""
+        import numpy as np
+
+        from MoBUncertaintyLib.app.sections.table import STATUS, statusText
+        from MoBUncertaintyLib.review import Verdict
+
+        with self.openPanel() as (logic, ui):
+            ct = loadSampleData()
+            ui.ctSelector.setCurrentNode(ct)
+            ui.applyButton.click()
+            self.waitFor(lambda: not logic.busy)
+            session = logic.session(ct)
+            self.assertIsNotNone(session)
+
+            def expect(*verdicts):
+                shown = [ui.regionsTable.item(row, STATUS).text() for row in range(ui.regionsTable.rowCount)]
+                self.assertEqual(shown, [statusText(verdict) for verdict in verdicts])
+
+            expect(Verdict.PENDING, Verdict.PENDING, Verdict.PENDING)
+            ui.includeButton.click()
+            expect(Verdict.INCLUDE, Verdict.PENDING, Verdict.PENDING)
+            ui.undoButton.click()
+            expect(Verdict.PENDING, Verdict.PENDING, Verdict.PENDING)
+            self.assertTrue((session.results.corrected() == session.review.predicted).all())
+
+            ui.editButton.click()
+            region = session.review.region(session.editing)
+            session.results.updateSegmentation(region.box, np.ones_like(region.mask, np.uint8))  # as if it were painted
+            ui.editButton.click()
+            expect(Verdict.EDIT, Verdict.PENDING, Verdict.PENDING)
+            drawn = session.results.corrected()[region.box]
+            self.assertTrue(drawn[region.mask].all())
+            self.assertTrue((drawn == session.review.predicted[region.box])[~region.mask].all())
+
+            ui.mapSelector.currentIndex = 1
+            ui.lowerThresholdSlider.value = 0.2
+            shown = session.results.node("shown")
+            self.assertEqual(session.results.overlay["kind"], "standard deviation")
+            self.assertIs(shown, session.results.node("map"))
+            self.assertAlmostEqual(shown.GetDisplayNode().GetLowerThreshold(), 0.2)
+
+            ui.doubtThresholdSlider.value = 0.02
+            self.waitFor(lambda: abs(session.settings.level - 0.02) < 1e-6)
+            self.assertEqual(session.review.region(region.region_id).verdict, Verdict.EDIT)
+            for _region in session.review.regions:
+                ui.nextButton.click()
+                ui.acceptButton.click()
+            expect(*[Verdict.ACCEPT] * len(session.review.regions))
+            ui.reviewerEdit.text = "Test Reader"
+            ui.signOffButton.click()
+            self.assertEqual(session.review.signature.name, "Test Reader")
+            self.assertFalse(ui.includeButton.enabled)
+
     def test_demoModel(self):
         """The demo model finds most of the phantom's pancreas."""
         if not all(map(importlib.util.find_spec, ("torch", "nnunetv2"))):
@@ -437,6 +489,32 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
         self.assertGreater(dice, 0.8)
         self.assertGreater(len(session.review.regions), 0)
 
+    @contextmanager
+    def openPanel(self):
+        """The module's own panel, with the stand-in worker until the test is over."""
+        widget = slicer.util.getModuleWidget("MoBUncertainty")
+        hasWindow = slicer.util.mainWindow() is not None
+        if hasWindow:
+            slicer.util.selectModule("MoBUncertainty")
+        else:
+            widget.enter()
+        ensureReady, reviewer = widget.panel.ensureReady, widget.ui.reviewerEdit.text
+        widget.panel.ensureReady = lambda: None
+        widget.logic.client = self.standIn("normal")
+        try:
+            yield widget.logic, widget.ui
+        finally:
+            widget.panel.leave()
+            widget.logic.client = None
+            widget.panel.ensureReady, widget.ui.reviewerEdit.text = ensureReady, reviewer
+            if not hasWindow:
+                widget.exit()
+
+    @staticmethod
+    def standIn(mode):
+        """A client for the stand-in worker in that mode."""
+        return MoBUncertaintyLogic.newClient("-u", "-m", "MoBUncertaintyLib.stand_in_worker", mode)
+
     def segment(self, ct, mode):
         """Run to the end, and return the session."""
         sessions, errors = [], []
@@ -448,7 +526,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
     def start(self, ct, mode, onProgress=ignore, onResult=ignore, onError=ignore):
         """Run with the stand-in worker in that mode; with None, with the real one."""
         if mode:
-            self.logic.client = self.logic.newClient("-u", "-m", "MoBUncertaintyLib.stand_in_worker", mode)
+            self.logic.client = self.standIn(mode)
         self.logic.run(ct, "PhantomPancreas", {}, onProgress, ignore, onResult, onError)
 
     def waitFor(self, condition, seconds=60):

@@ -12,6 +12,7 @@ import slicer
 import slicer.util
 import vtk
 
+from MoBUncertaintyLib.app.i18n import tr as _
 from MoBUncertaintyLib.blocks import Box
 
 REFERENCE_ROLE = "MoBUncertainty.{}"  # from the CT to each node made for it: a second run finds and reuses them
@@ -43,7 +44,7 @@ class CtNodes:
 
     @property
     def _folderName(self) -> str:
-        return f"{self.name} with uncertainty"
+        return _("{ct} with uncertainty").format(ct=self.name)
 
     def nodes(self, role: str) -> list:
         """All nodes of that role, in the order in which they were made."""

@@ -181,7 +181,8 @@ class Panel:
 
     def _finish(self, text: str) -> None:
         work, self._work = self._work, None
-        work.stop(text)
+        if work:  # None where showing a result has failed
+            work.stop(text)
         self._lock(False)
         self.ui.reviewCollapsibleButton.enabled = True
         self.refresh()

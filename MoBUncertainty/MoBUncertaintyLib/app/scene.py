@@ -11,6 +11,7 @@ import numpy as np
 import slicer
 
 from MoBUncertaintyLib.app import views
+from MoBUncertaintyLib.app.i18n import tr as _
 from MoBUncertaintyLib.app.maps import STYLES, MapKind, UncertaintyMaps, mapName
 from MoBUncertaintyLib.app.nodes import REFERENCE_ROLE, CtNodes, nodesByClass
 from MoBUncertaintyLib.app.segments import LabelSegmentation, SegmentSpec
@@ -48,9 +49,9 @@ class ResultScene:
         self.ctNode = ctNode
         self.scene = ctNode.GetScene()
         self._nodes = CtNodes(ctNode)
-        self._segmentation = LabelSegmentation(self._nodes, "segmentation", "segmentation")
-        self._predicted = LabelSegmentation(self._nodes, "predicted", "segmentation as predicted")
-        self._regions = LabelSegmentation(self._nodes, "regions", "doubtful regions")
+        self._segmentation = LabelSegmentation(self._nodes, "segmentation", _("segmentation"))
+        self._predicted = LabelSegmentation(self._nodes, "predicted", _("segmentation as predicted"))
+        self._regions = LabelSegmentation(self._nodes, "regions", _("doubtful regions"))
         self._maps = UncertaintyMaps(self._nodes)
         self._surface = UncertaintySurface(self._nodes)
         self._state = SceneState(self._nodes)

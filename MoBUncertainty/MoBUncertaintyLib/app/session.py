@@ -15,9 +15,10 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from MoBUncertaintyLib.app.i18n import tr as _
+from MoBUncertaintyLib.app.names import regionTitle
 from MoBUncertaintyLib.app.nodes import ijkToRas, occupied
 from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec
-from MoBUncertaintyLib.appearance import REGION_COLOUR, readable, region_title
+from MoBUncertaintyLib.appearance import REGION_COLOUR, readable
 from MoBUncertaintyLib.blocks import Box, hull
 from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import ReviewError
@@ -281,7 +282,7 @@ class ReviewSession:
         return [(each.label, each.region_id) for each in self.review.regions]
 
     def _showRegions(self) -> None:
-        specs = [SegmentSpec(each.label, region_title(each.region), REGION_COLOUR) for each in self.review.regions]
+        specs = [SegmentSpec(each.label, regionTitle(each.region), REGION_COLOUR) for each in self.review.regions]
         box, labels = self.review.listed()
         self.results.setRegions(labels, specs, box)
         self._listed = self._list()

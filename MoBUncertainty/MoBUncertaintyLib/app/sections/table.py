@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import qt
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.app.names import placeText
 from MoBUncertaintyLib.review import ReviewRegion, Verdict
 
 RANK, STATUS, PLACE, ERROR, VOLUME, MEAN, PEAK, COMMENT = range(8)
@@ -127,20 +128,6 @@ def statusText(verdict: Verdict) -> str:
         Verdict.EXCLUDE: _("Excluded"),
         Verdict.EDIT: _("Edited"),
     }[verdict]
-
-
-def placeText(location: str) -> str:
-    """Where a region lies (`Region.location`), in the reader's words."""
-    words = {
-        "superior": _("superior"),
-        "inferior": _("inferior"),
-        "anterior": _("anterior"),
-        "posterior": _("posterior"),
-        "left": _("left"),
-        "right": _("right"),
-        "central": _("central"),
-    }
-    return " ".join(words.get(word, word) for word in location.split())
 
 
 def _texts(each: ReviewRegion) -> tuple[str, ...]:

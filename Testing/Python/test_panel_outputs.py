@@ -1,0 +1,153 @@
+"""Overlay and export through their widgets, with the stand-in worker."""
+
+import pytest
+
+import small_panel
+from small_panel import MODULE_FOLDER, add_ct, apply
+
+pytestmark = pytest.mark.own_process
+
+DEMO_MODEL = MODULE_FOLDER / "Resources" / "Models" / "PhantomPancreas"
+
+
+@pytest.fixture(scope="module")
+def panel():
+    yield from small_panel.opened()
+
+
+@pytest.fixture
+def desktop(panel):
+    yield from small_panel.emptied(panel)
+
+
+@pytest.fixture
+def reviewed(desktop):
+    """The panel with a result, and its session."""
+    return small_panel.segmented(desktop)
+
+
+class TestOverlay:
+    def test_controls_act_at_once(self, reviewed):
+        desktop, session = reviewed
+        ui, results = desktop.ui, session.results
+        display = results.node("variance").GetDisplayNode()
+        ui.lowerThresholdSlider.value = 0.05
+        assert display.GetLowerThreshold() == pytest.approx(0.05)
+        ui.windowRangeWidget.setValues(0.01, 0.2)
+        assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == pytest.approx((0.01, 0.2))
+        organ = results.node("segmentation").GetDisplayNode()
+        ui.fillCheckBox.checked = True
+        assert organ.GetOpacity2DFill() > 0
+        ui.surfaceCheckBox.checked = False
+        assert not results.node("surface").GetDisplayNode().GetVisibility()
+        ui.surfaceCheckBox.checked = True
+        assert results.node("surface").GetDisplayNode().GetVisibility()
+
+    def test_each_map_has_a_range_of_its_own(self, reviewed):
+        desktop, _ = reviewed
+        ui = desktop.ui
+        ui.lowerThresholdSlider.value = 0.03
+        ui.mapSelector.currentText = "Probability"
+        assert ui.windowRangeWidget.maximum == 1.0
+        ui.lowerThresholdSlider.value = 0.5
+        ui.mapSelector.currentText = "Variance"
+        assert ui.lowerThresholdSlider.value == pytest.approx(0.03)
+        assert ui.windowRangeWidget.maximum == 0.25
+
+    def test_nodes_and_segments_are_named_in_the_users_language(self, desktop, monkeypatch):
+        from MoBUncertaintyLib.app import maps, names, nodes, scene, surface
+
+        for room in (maps, names, nodes, scene, surface):
+            monkeypatch.setattr(room, "_", lambda text: f"«{text}»")
+        ct = add_ct(desktop)
+        apply(desktop)
+        desktop.ui.mapSelector.currentIndex = 1
+        results = desktop.logic.session(ct).results
+        found = [results.node(role).GetName() for role in ("variance", "map", "surface", "regions")]
+        named = ("predictive variance", "uncertainty map", "uncertainty surface", "doubtful regions")
+        assert found == [f"CT «{name}»" for name in named]
+        segment = results.node("regions").GetSegmentation().GetSegment("Segment_1")
+        assert segment.GetName().startswith("«1: «left», expected error ")
+        hierarchy = nodes.subjectHierarchy(desktop.scene)
+        folder = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(ct))
+        assert hierarchy.GetItemName(folder) == "«CT with uncertainty»"
+
+
+class TestExport:
+    def test_it_says_what_is_missing(self, reviewed):
+        desktop, _ = reviewed
+        ui = desktop.ui
+        ui.exportDirectoryEdit.currentPath = "/somewhere"
+        assert ui.exportButton.enabled
+        ui.reportCheckBox.checked = ui.segmentationCheckBox.checked = False
+        assert (ui.exportButton.enabled, ui.exportButton.toolTip) == (False, "Choose at least one kind of file.")
+        ui.reportCheckBox.checked = ui.segmentationCheckBox.checked = True
+        ui.exportDirectoryEdit.currentPath = ""
+        assert (ui.exportButton.enabled, ui.exportButton.toolTip) == (False, "Choose a folder.")
+
+    def test_dicom_is_offered_to_a_ct_from_dicom(self, desktop, monkeypatch):
+        import slicer
+
+        ui, files = desktop.ui, {"1.2.3": "/dicom/1.dcm", "1.2.4": "/dicom/2.dcm"}
+
+        class Database:
+            def fileForInstance(self, uid):  # noqa: N802
+                return files.get(uid, "")
+
+        monkeypatch.setattr(slicer, "dicomDatabase", Database(), raising=False)
+        ct = add_ct(desktop)
+        apply(desktop)
+        assert not ui.dicomSegCheckBox.enabled
+        assert "DICOM database" in ui.dicomSegCheckBox.toolTip
+        ct.SetAttribute("DICOM.instanceUIDs", "1.2.3 1.2.4")
+        desktop.widget.panel.export.setSession(desktop.logic.session(ct))
+        assert ui.dicomSegCheckBox.enabled
+        assert ui.parametricMapCheckBox.enabled
+        files.pop("1.2.4")
+        desktop.widget.panel.export.setSession(desktop.logic.session(ct))
+        assert not ui.dicomSegCheckBox.enabled
+
+    def test_progress_and_cancel_are_where_the_export_was_started(self, reviewed, tmp_path):
+        desktop, _ = reviewed
+        ui = desktop.ui
+        ui.runCollapsibleButton.collapsed, ui.exportCollapsibleButton.collapsed = True, False
+        ui.exportDirectoryEdit.currentPath = str(tmp_path)
+        ui.exportButton.click()
+        assert (ui.exportButton.text, ui.exportButton.enabled) == ("Cancel", True)
+        assert (ui.applyButton.text, ui.applyButton.enabled) == ("Apply", False)
+        assert ui.applyButton.toolTip == "Wait for the export to finish."
+        assert not ui.exportProgressBar.isHidden()
+        assert ui.exportStatusLabel.text == "Handing over the review..."
+        said = []
+        ui.exportProgressBar.valueChanged.connect(lambda _: said.append(ui.exportStatusLabel.text))
+        desktop.process(until=lambda: said)
+        ui.exportButton.click()
+        assert (ui.exportButton.text, ui.exportButton.enabled) == ("Export", True)
+        assert ui.exportProgressBar.isHidden()
+        assert ui.exportStatusLabel.text == "Cancelled; nothing was written."
+        assert ui.applyButton.enabled
+        assert ui.statusLabel.text.startswith("Done")  # of the run
+        ui.runCollapsibleButton.collapsed = False
+
+    def test_a_folder_that_is_there_is_not_written_to_again(self, tmp_path):
+        from MoBUncertaintyLib.app.panel import newFolder
+
+        assert newFolder(tmp_path, "CT: 1/2").name == "CT_ 1_2"
+        for expected in ("CT", "CT (2)", "CT (3)"):
+            assert newFolder(tmp_path, "CT") == tmp_path / expected
+            (tmp_path / expected).mkdir()
+
+    def test_what_was_written_can_be_opened_by_a_click(self, reviewed, tmp_path, monkeypatch):
+        import qt
+
+        desktop, _ = reviewed
+        ui, opened = desktop.ui, []
+        monkeypatch.setattr(qt.QDesktopServices, "openUrl", lambda url: opened.append(url.toLocalFile()))
+        ui.exportDirectoryEdit.currentPath = str(tmp_path)
+        ui.exportButton.click()
+        desktop.process(until=lambda: ui.exportButton.text == "Export", seconds=60)
+        assert desktop.dialogs == []
+        (made,) = tmp_path.iterdir()
+        assert "files written" in ui.exportStatusLabel.text
+        ui.exportStatusLabel.linkActivated.emit((made / "report.html").as_uri())
+        assert opened == [str(made / "report.html")]
