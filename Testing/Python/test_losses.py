@@ -104,18 +104,15 @@ def test_analytic_loss_is_the_likelihood_of_many_samples_mean():
 def test_total_adds_each_weighted_term_once():
     gaussian = gaussian_of(Covariance.MIXTURE_OF_BASES, classes=2)
     target = torch.randint(0, 2, (1, *SHAPE))
-    bases = torch.randn(3, 2, 4)
     weights = LossWeights(cross_entropy=2, dice=3, kl=0.5, orthogonality=0.7, weight=0.2)
-    loss = training_loss(
-        gaussian, target, bases, weights=weights, samples=3, generator=torch.Generator().manual_seed(0)
-    )
+    loss = training_loss(gaussian, target, weights=weights, samples=3, generator=torch.Generator().manual_seed(0))
     drawn = gaussian.softmax_sampler(torch.Generator().manual_seed(0))(3)
     cross_entropy, dice = sample_loss(drawn, target)
     expected = (
         2 * cross_entropy
         + 3 * dice
         + 0.5 * kl_to_prior(gaussian.log_variance)
-        + 0.7 * orthogonality(bases)
+        + 0.7 * orthogonality(gaussian.loading.bases)
         + 0.2 * weight_negentropy(gaussian.loading.weights)
     )
     torch.testing.assert_close(loss["total"], expected)
@@ -126,7 +123,7 @@ def test_deterministic_control_has_the_plain_loss(likelihood):
     gaussian = gaussian_of(Covariance.DIAGONAL, classes=2)
     gaussian.log_variance = None
     target = torch.randint(0, 2, (1, *SHAPE))
-    loss = training_loss(gaussian, target, None, likelihood=likelihood)
+    loss = training_loss(gaussian, target, likelihood=likelihood)
     assert set(loss) == {"cross_entropy", "dice", "total"}
     torch.testing.assert_close(loss["cross_entropy"], torch.nn.functional.cross_entropy(gaussian.mean, target))
 

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from mob_training.datasets import LabelledCase, Split, totalsegmentator_cases, write_dataset
 from MoBUncertaintyLib.agreement import dice
 from MoBUncertaintyLib.covariance import Covariance
-from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.model import load_model
 from MoBUncertaintyLib.prediction import PredictionSettings, predict
 from training_commands import run, train_and_export, write_cases
@@ -51,6 +49,7 @@ def test_commands_train_a_model_that_predicts(tmp_path):
     assert scores_path.with_suffix(".png").stat().st_size > 5_000
 
 
+@pytest.mark.slow
 def test_one_seed_trains_one_model(tmp_path):
     """Same seed, same result on the CPU; another seed, another."""
     source = tmp_path / "source"
@@ -82,48 +81,3 @@ def test_overfits_the_liver_and_kidneys_of_a_real_ct(tmp_path):
     truth = sitk.Cast((organs == 2) + (organs == 3) + (organs == 5), sitk.sitkUInt8)
     assert prediction.segmentation.GetSize() == ct.GetSize()
     assert dice(prediction.segmentation, truth) >= 0.9
-
-
-def test_split_is_disjoint_and_depends_on_the_seed_only():
-    names = [f"c{i}" for i in range(20)]
-    split = Split(validation=3, test=5, seed=1)
-    parts = split.assign(names)
-    assert parts == split.assign(names[::-1])
-    assert sorted(name for part in parts.values() for name in part) == sorted(names)
-    assert parts != Split(validation=3, test=5, seed=2).assign(names)
-
-
-def test_split_of_too_few_cases_is_refused():
-    with pytest.raises(SettingsError, match="too few"):
-        Split(validation=3, test=5).assign(["a", "b"])
-
-
-def test_damaged_cases_are_reported_and_the_rest_goes_on(tmp_path):
-    image, label = bright_ball(0)
-    for name in ("whole", "no_ct", "no_mask", "empty", "other_grid"):
-        (tmp_path / name / "segmentations").mkdir(parents=True)
-        sitk.WriteImage(image, str(tmp_path / name / "ct.nii.gz"))
-        sitk.WriteImage(label, str(tmp_path / name / "segmentations" / "ball.nii.gz"))
-    (tmp_path / "no_ct" / "ct.nii.gz").unlink()
-    (tmp_path / "no_mask" / "segmentations" / "ball.nii.gz").unlink()
-    sitk.WriteImage(label * 0, str(tmp_path / "empty" / "segmentations" / "ball.nii.gz"))
-    label.SetSpacing((2, 2, 2))
-    sitk.WriteImage(label, str(tmp_path / "other_grid" / "segmentations" / "ball.nii.gz"))
-    reports: list[str] = []
-    assert [case.name for case in totalsegmentator_cases(tmp_path, "ball", reports.append)] == ["whole"]
-    assert {report.split(":")[0] for report in reports} == {"no_ct", "no_mask", "empty", "other_grid"}
-
-
-def test_dataset_states_labels_orientation_and_split(tmp_path, monkeypatch):
-    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
-    image, label = bright_ball(0)
-    sitk.WriteImage(image, str(tmp_path / "image.nii.gz"))
-    cases = (LabelledCase(f"c{i}", tmp_path / "image.nii.gz", label) for i in range(4))
-    folder = write_dataset(cases, 7, "Balls", ["ball"], "CT", Split(validation=1, test=1), "here")
-    description = json.loads((folder / "dataset.json").read_text())
-    assert description["labels"] == {"background": 0, "ball": 1}
-    assert description["orientation"] == "RAS"
-    assert description["numTraining"] == len(list((folder / "imagesTr").iterdir())) == 3
-    assert len(list((folder / "labelsTs").iterdir())) == 1
-    (split,) = json.loads((folder / "splits_final.json").read_text())
-    assert not set(split["train"]) & set(split["val"])

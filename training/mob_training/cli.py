@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec, Scope
+from mob_training.settings import FineTuning, Likelihood, LossWeights, Schedule
+from MoBUncertaintyLib.covariance import Assignment, Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.errors import SettingsError, UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -18,6 +20,9 @@ DatasetId = Annotated[int, typer.Option(help="nnU-Net's number of the data set."
 Seed = Annotated[int, typer.Option(help="Source of every random number.")]
 Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
 Fold = Annotated[int, typer.Option(help="Fold of the data set's split.")]
+Test = Annotated[int | None, typer.Option(min=0, help="Cases kept aside for testing; a fifth if not given.")]
+Validation = Annotated[int | None, typer.Option(min=1, help="Cases that choose the best epoch; a fifth of the rest.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint of the same settings.")]
 
 
 @app.command()
@@ -40,18 +45,34 @@ def totalsegmentator(
     name: Annotated[str, typer.Option(help="Name of the nnU-Net data set.")],
     dataset_id: DatasetId,
     workspace: Workspace,
-    test: Annotated[int, typer.Option(help="Cases kept aside for testing.")],
-    validation: Annotated[int, typer.Option(help="Cases that choose the best epoch.")],
+    test: Test = None,
+    validation: Validation = None,
     seed: Seed = 0,
 ) -> None:
-    """Convert CTs with organ masks into an nnU-Net data set of one organ."""
-    from mob_training.datasets import Split, totalsegmentator_cases, write_dataset
+    """Convert CTs with organ masks into an nnU-Net data set of one organ.
+
+    Cases that do not show the organ or cannot be used are left out; cases.csv in the data set's folder says why.
+    """
+    from mob_training.datasets import Split, new_dataset_folder, write_dataset
+    from mob_training.totalsegmentator import find_cases
     from mob_training.workspace import use_workspace
 
     use_workspace(workspace)
     split = Split(validation=validation, test=test, seed=seed)
-    cases = totalsegmentator_cases(source, organ)
-    print(write_dataset(cases, dataset_id, name, [organ], "CT", split, f"{organ} of {source.name}"))
+    folder = new_dataset_folder(dataset_id, name)
+    cases, left_out = find_cases(source, organ)
+    print(write_dataset(folder, cases, [organ], "CT", split, f"{organ} of {source.name}", left_out))
+
+
+@app.command()
+def table1(
+    datasets: Annotated[list[Path], typer.Argument(help="Raw data sets that were converted here.")],
+    output: Annotated[Path, typer.Option(help="Folder for table1.csv and table1.md.")],
+) -> None:
+    """Table 1 of the paper: cases that train, validate and test, per structure, and the structures' volumes."""
+    from mob_training.table1 import write_table
+
+    print(write_table(datasets, output).read_text())
 
 
 @app.command()
@@ -61,20 +82,21 @@ def labelled(
     name: Annotated[str, typer.Option(help="Name of the nnU-Net data set.")],
     dataset_id: DatasetId,
     workspace: Workspace,
-    test: Annotated[int, typer.Option(help="Cases kept aside for testing.")],
-    validation: Annotated[int, typer.Option(help="Cases that choose the best epoch.")],
+    test: Test = None,
+    validation: Validation = None,
     channel: Annotated[str, typer.Option(help="CT, or another name for images that are z-scored.")] = "MRI",
     seed: Seed = 0,
 ) -> None:
     """Convert a folder of images and label maps into an nnU-Net data set of the labels named."""
-    from mob_training.datasets import Split, folder_cases, write_dataset
+    from mob_training.datasets import Split, folder_cases, new_dataset_folder, write_dataset
     from mob_training.workspace import use_workspace
 
     use_workspace(workspace)
     names, values = _classes(label)
     split = Split(validation=validation, test=test, seed=seed)
-    cases = folder_cases(source, values)
-    print(write_dataset(cases, dataset_id, name, names, channel, split, source.name))
+    folder = new_dataset_folder(dataset_id, name)
+    cases, left_out = folder_cases(source, values)
+    print(write_dataset(folder, cases, names, channel, split, source.name, left_out))
 
 
 @app.command()
@@ -103,16 +125,15 @@ def train(
     fold: Fold = 0,
     seed: Seed = 0,
     device: Device = "auto",
+    resume: Resume = False,
 ) -> None:
     """Deterministic stage: nnU-Net without mirroring."""
     from mob_training.workspace import use_workspace
 
     use_workspace(workspace)
     from mob_training.stages import train_deterministic
-    from mob_training.trainer import Schedule
 
-    schedule = Schedule(epochs, iterations, max(5, iterations // 5), seed)
-    print(train_deterministic(dataset_id, plans, schedule, fold, device))
+    print(train_deterministic(dataset_id, plans, Schedule.of(epochs, iterations, seed), fold, device, resume))
 
 
 @app.command()
@@ -125,38 +146,51 @@ def finetune(
     bases: Annotated[int, typer.Option(help="M.")] = 3,
     partitions: Annotated[int, typer.Option(help="P, cells per axis of a tile.")] = 4,
     scope: Annotated[Scope, typer.Option(help="How often z2 is drawn.")] = Scope.VOXEL,
-    likelihood: Annotated[str, typer.Option(help="mean (Eq. 12), log-mean-exp or analytic.")] = "mean",
+    assignment: Annotated[
+        Assignment, typer.Option(help="A cell takes the most probable basis, or the mean of the bases.")
+    ] = Assignment.HARD,
+    likelihood: Annotated[Likelihood, typer.Option(help="mean is Eq. 12.")] = Likelihood.MEAN,
     samples: Annotated[int, typer.Option(help="k, samples per training step.")] = 5,
     learning_rate: Annotated[float, typer.Option(help="Of the backbone.")] = 1e-4,
     head_learning_rate: Annotated[float, typer.Option(help="Of the covariance head.")] = 1e-4,
     dice_weight: Annotated[float, typer.Option(help="lambda_Dice of Eq. 11; less of it, better calibrated.")] = 1.0,
     kl_weight: Annotated[float, typer.Option(help="lambda_KL of Eq. 11.")] = 5e-4,
     reverse_kl: Annotated[bool, typer.Option(help="The other direction of Eq. 8.")] = False,
+    orthogonality_weight: Annotated[float, typer.Option(help="lambda_orth of Eq. 11.")] = 1.0,
+    entropy_weight: Annotated[float, typer.Option(help="lambda_w of Eq. 11.")] = 0.05,
     epochs: Annotated[int, typer.Option(help="The paper's number is 20.")] = 20,
     iterations: Annotated[int, typer.Option(help="Patches per epoch.")] = 250,
     fold: Fold = 0,
     seed: Seed = 0,
     device: Device = "auto",
+    resume: Resume = False,
+    prepare: Annotated[bool, typer.Option("--prepare", help="Only write the plans, for nnUNetv2_train.")] = False,
 ) -> None:
     """Fine-tune one of the five covariance models on the deterministic checkpoint (Eqs. 8 to 12)."""
     from mob_training.workspace import use_workspace
 
     use_workspace(workspace)
-    from mob_training.losses import Likelihood, LossWeights
     from mob_training.stages import finetune as run
-    from mob_training.trainer import FineTuning, Schedule
+    from mob_training.stages import prepare_finetuning
 
     settings = FineTuning(
-        likelihood=Likelihood(likelihood),
+        likelihood=likelihood,
         samples=samples,
         learning_rate=learning_rate,
         head_learning_rate=head_learning_rate,
         reverse_kl=reverse_kl,
-        weights=LossWeights(dice=dice_weight, kl=kl_weight),
+        weights=LossWeights(dice=dice_weight, kl=kl_weight, orthogonality=orthogonality_weight, weight=entropy_weight),
+        schedule=Schedule.of(epochs, iterations, seed),
     )
-    spec = CovarianceSpec(covariance, rank, bases, partitions, scope)
-    schedule = Schedule(epochs, iterations, max(5, iterations // 5), seed)
-    print(run(results, name or covariance.value, spec, settings, schedule, fold, device))
+    try:
+        spec = CovarianceSpec(covariance, rank, bases, partitions, scope, assignment)
+    except ValueError as error:
+        raise SettingsError(f"{str(error).capitalize()}.") from error
+    name = name or covariance.value
+    if prepare:
+        print(prepare_finetuning(results, name, spec, settings, fold))
+    else:
+        print(run(results, name, spec, settings, fold, device, resume))
 
 
 @app.command()
@@ -164,22 +198,58 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="Model folder, or a results folder of nnU-Net.")],
     dataset: Annotated[Path, typer.Argument(help="Raw data set with held-out cases (imagesTs, labelsTs).")],
     output: Annotated[Path, typer.Option(help="JSON file for the summary, as `export --scores` takes it.")],
+    raters: Annotated[Path | None, typer.Option(help="Folder with CASE/raters/LABEL_1.nii.gz and so on.")] = None,
+    drawn: Annotated[int, typer.Option(min=1, help="Segmentations drawn to compare with the raters.")] = 8,
+    name: Annotated[str | None, typer.Option(help="What tables call the model; not given: as its plans say.")] = None,
+    origin: Annotated[str | None, typer.Option(help="JSON kept with the scores: what the model was made from.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Score a model on whole held-out cases: Dice, and how much of the error the flagged regions hold.
+    """Score a model on whole held-out cases: overlap, calibration, how well doubt ranks errors, what review is worth.
 
     Beside the summary come the scores of each case (NAME_cases.json) and a figure (NAME.png).
     """
     from mob_training.evaluation import evaluate as run
-    from mob_training.evaluation import write_scores
+    from mob_training.evaluation import write_evaluation
     from mob_training.figures import draw_error_caught
     from MoBUncertaintyLib.prediction import PredictionSettings
 
-    scores = run(model, dataset, PredictionSettings(device=device))
-    write_scores({"held_out_cases": len(scores["cases"]), **scores["summary"]}, output)
-    write_scores(scores["cases"], output.with_name(f"{output.stem}_cases.json"))
+    made_from = _json(origin)
+    scores = run(model, dataset, PredictionSettings(device=device), raters, drawn, name)
+    if made_from is not None:
+        scores["run"]["origin"] = made_from
+    write_evaluation(scores, output)
     draw_error_caught(scores, output.with_suffix(".png"))
     print(f"mean Dice {scores['summary']['dice']['mean']:.4f} over {len(scores['cases'])} cases")
+
+
+@app.command()
+def compare(
+    scores: Annotated[list[Path], typer.Argument(help="Files of `evaluate`, of all models and seeds to compare.")],
+    output: Annotated[Path, typer.Option(help="Folder for tables (CSV, Markdown, LaTeX) and figures.")],
+    reference: Annotated[
+        str | None, typer.Option(help="Model to test the others against; not given: the fine-tuned control.")
+    ] = None,
+) -> None:
+    """Tables and figures over models and seeds: mean and standard deviation, paired tests, calibration, review."""
+    from mob_training.comparison import compare as run
+
+    print(run(scores, output, reference))
+
+
+@app.command()
+def overlay(
+    dataset: Annotated[Path, typer.Argument(help="Raw data set with held-out cases (imagesTs, labelsTs).")],
+    case: Annotated[str, typer.Argument(help="Name of the case.")],
+    models: Annotated[list[Path], typer.Argument(help="Model folders, or results folders of nnU-Net; a row each.")],
+    output: Annotated[Path, typer.Option(help="PNG to write.")],
+    plane: Annotated[str, typer.Option(help="axial, coronal or sagittal.")] = "axial",
+    device: Device = "auto",
+) -> None:
+    """Draw predictions beside the truth: outlines, probability and variance, where the first model errs most."""
+    from mob_training.overlays import draw_case
+    from MoBUncertaintyLib.prediction import PredictionSettings
+
+    print(draw_case(dataset, case, models, output, plane, PredictionSettings(device=device)))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -191,7 +261,8 @@ def workflow(
 ) -> None:
     """Run the whole comparison, from data to tables and figures, or go on where it was stopped.
 
-    Everything else goes to snakemake: targets (all, models, predict_cohort) and options (--cores 2, --dry-run).
+    Everything else goes to snakemake: targets (all, models, predict_cohort, or a file) and options (--cores 2,
+    --dry-run, --config data=FOLDER). Run the same command again after a stop or a crash.
     """
     from mob_training.workflow import start
 
@@ -212,6 +283,18 @@ def _classes(labels: list[str]) -> tuple[list[str], list[list[int]]]:
         names.append(name)
         values.append([int(member) for member in members.split(",")])
     return names, values
+
+
+def _json(text: str | None) -> Any:
+    """What `--origin` says.
+
+    Raises:
+        SettingsError: It is no JSON.
+    """
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError as error:
+        raise SettingsError(f"--origin is no JSON: {error}.") from None
 
 
 def main() -> None:

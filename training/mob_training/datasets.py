@@ -2,160 +2,329 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
+from MoBUncertaintyLib.images import read_image
+
+CASES_FILE = "cases.csv"
+LEFT_OUT = "left out"
+SUFFIX = ".nii.gz"
+
+Values = Sequence[Sequence[int]] | None
 
 
 @dataclass(frozen=True)
 class LabelledCase:
-    """One image with its label map on the same grid."""
+    """One image with its label map on the same grid. Holds neither: data sets are larger than memory.
+
+    Attributes:
+        name: Unique in its data set.
+        image: File of the image.
+        read_label: Reads the label map, uint8 with the classes 1, 2, ...
+        volumes_ml: Volume of each class.
+        mended: What `read_image` mends in the image; nothing: the file can be taken as it is.
+    """
 
     name: str
     image: Path
-    label: sitk.Image
+    read_label: Callable[[], sitk.Image]
+    volumes_ml: tuple[float, ...] = ()
+    mended: str = ""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A case that cannot be used, and why."""
+
+    name: str
+    problem: str
 
 
 @dataclass(frozen=True)
 class Split:
-    """How many cases train, validate and test; `None` takes what is left. The order comes from the seed alone."""
+    """How many cases train, validate and test, in an order that comes from the seed alone.
+
+    Attributes:
+        train: At least 1; None: what the others leave.
+        validation: At least 1; None: a fifth of the cases that are not tested, rounded up (paper, section 4).
+        test: None: a fifth of all, rounded up.
+        seed: Of the order.
+    """
 
     train: int | None = None
-    validation: int = 0
-    test: int = 0
+    validation: int | None = None
+    test: int | None = None
     seed: int = 0
 
-    def assign(self, names: list[str]) -> dict[str, list[str]]:
-        """Names by `train`, `val` and `test`, disjoint, in an order that depends on the seed only.
+    def assign(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """Names by `train`, `val` and `test`, disjoint, whatever the order they are given in.
 
         Raises:
             SettingsError: There are too few cases.
         """
-        order = [sorted(names)[i] for i in np.random.default_rng(self.seed).permutation(len(names))]
-        train = len(order) - self.validation - self.test if self.train is None else self.train
-        if train < 1 or train + self.validation + self.test > len(order):
-            raise SettingsError(
-                f"{len(order)} cases are too few to train {train}, validate {self.validation} and test {self.test}."
-            )
-        test, rest = order[: self.test], order[self.test :]
-        validation, rest = rest[: self.validation], rest[self.validation :]
-        return {"train": sorted(rest[:train]), "val": sorted(validation), "test": sorted(test)}
-
-
-def totalsegmentator_cases(source: Path, organ: str, report: Callable[[str], None] = print) -> Iterator[LabelledCase]:
-    """Cases in TotalSegmentator's layout, `CASE/ct.nii.gz` and `CASE/segmentations/ORGAN.nii.gz`, that show the organ.
-
-    A case whose files are missing, whose mask is empty or lies on another grid is reported and left out.
-    """
-    for folder in sorted(path for path in source.iterdir() if path.is_dir()):
-        image, mask = folder / "ct.nii.gz", folder / "segmentations" / f"{organ}.nii.gz"
-        if not image.exists() or not mask.exists():
-            report(f"{folder.name}: {(image if not image.exists() else mask).name} is missing, case left out")
-            continue
-        label = sitk.Cast(sitk.ReadImage(str(mask)) > 0, sitk.sitkUInt8)
-        if not _same_grid(image, label):
-            report(f"{folder.name}: {mask.name} is on another grid than the CT, case left out")
-        elif not sitk.GetArrayViewFromImage(label).any():
-            report(f"{folder.name}: no {organ}, case left out")
-        else:
-            yield LabelledCase(folder.name, image, label)
+        known = sorted(names)
+        order = [known[i] for i in np.random.default_rng(self.seed).permutation(len(known))]
+        test = math.ceil(len(order) / 5) if self.test is None else self.test
+        validation = math.ceil((len(order) - test) / 5) if self.validation is None else self.validation
+        train = len(order) - validation - test if self.train is None else self.train
+        if min(train, validation) < 1 or test < 0 or train + validation + test > len(order):
+            wanted = f"train {max(train, 1)}, validate {max(validation, 1)} and test {max(test, 0)}"
+            raise SettingsError(f"{len(order)} cases are too few to {wanted}; add cases or change the split.")
+        bounds = np.cumsum([test, validation, train])
+        tested, validating, training = (sorted(part) for part in np.split(order, bounds)[:3])
+        return {
+            name: [str(case) for case in part]
+            for name, part in (("train", training), ("val", validating), ("test", tested))
+        }
 
 
 def folder_cases(
     source: Path, values: list[list[int]], report: Callable[[str], None] = print
-) -> Iterator[LabelledCase]:
-    """Cases of a folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`.
+) -> tuple[list[LabelledCase], list[LeftOut]]:
+    """Cases of a folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`, and those that cannot be used.
 
-    Class 1, 2, ... is where the label map has one of the values of the first, second, ... list.
+    Args:
+        source: The folder.
+        values: Class 1, 2, ... is where the label map has one of the values of the first, second, ... list.
+        report: Takes one line for each case that is left out or mended.
+
+    Raises:
+        SettingsError: The folder holds no images.
     """
-    for image in sorted((source / "images").glob("*.nii.gz")):
-        path = source / "labels" / image.name
-        if not path.exists():
-            report(f"{image.name}: no label map, case left out")
-            continue
+    images, labels = Path(source) / "images", Path(source) / "labels"
+    files = {path.name for folder in (images, labels) for path in folder.glob(f"*{SUFFIX}")}
+    names = {file.removesuffix(SUFFIX) for file in files if not file.startswith(".")}
+    if not any((images / f"{name}{SUFFIX}").is_file() for name in names):
+        raise SettingsError(f"{source} holds no images/NAME{SUFFIX}; give the folder with images/ and labels/.")
+
+    def read(name: str) -> LabelledCase:
+        file = f"{name}{SUFFIX}"
+        return check_case(name, images / file, labels / file, values, "any of the labels")
+
+    return gather_cases(names, read, report)
+
+
+def gather_cases(
+    names: Iterable[str], read: Callable[[str], LabelledCase], report: Callable[[str], None]
+) -> tuple[list[LabelledCase], list[LeftOut]]:
+    """Read and check cases one after the other, and leave out those that cannot be used.
+
+    Args:
+        names: Of the cases.
+        read: Reads one, or raises an `ImageError` that says why it cannot be used.
+        report: Takes one line for each case that is left out or mended.
+    """
+    found, left_out = [], []
+    for name in sorted(names):
+        try:
+            case = read(name)
+        except ImageError as problem:
+            left_out.append(LeftOut(name, str(problem)))
+            report(f"{name} is left out: {problem}")
+        else:
+            found.append(case)
+            if case.mended:
+                report(f"{name} is mended: {case.mended}")
+    return found, left_out
+
+
+def check_case(name: str, image: Path, label: Path, values: Values, shown: str) -> LabelledCase:
+    """Read both files of a case, to their ends, and check that they can be used together.
+
+    Args:
+        name: Of the case.
+        image, label: The files.
+        values: As for `read_classes`.
+        shown: What the label map must show, for the message.
+
+    Raises:
+        ImageError: A file is missing, damaged or not a volume, the label map is empty, or the two are on two grids.
+    """
+    for path in (image, label):
+        if not path.is_file():
+            raise ImageError(f"There is no {_short(path)}.")
+    classes = read_classes(label, values)
+    volumes = volumes_ml(classes, 1 if values is None else len(values))
+    if not any(volumes):
+        raise ImageError(f"{_short(label)} does not show {shown}.")
+    try:
+        _, warnings = read_image(image)
+    except ImageError as error:
+        raise ImageError(f"The image cannot be used: {error}") from error
+    if not same_grid(image, classes):
+        raise ImageError(f"{_short(label)} is on another grid than {_short(image)}.")
+    return LabelledCase(name, image, lambda: read_classes(label, values), volumes, " ".join(warnings))
+
+
+def read_classes(path: Path, values: Values) -> sitk.Image:
+    """A label map as uint8: class 1, 2, ... where it has one of the values of the first, second, ... list, else 0.
+
+    Args:
+        path: The file.
+        values: The lists; None: class 1 is wherever it is not 0.
+
+    Raises:
+        ImageError: It is damaged, or not a volume.
+    """
+    try:
+        # SimpleITK reads what a truncated file lacks as zeros; nibabel does not.
+        np.asanyarray(nibabel.load(path).dataobj)
         stored = sitk.ReadImage(str(path))
-        array = sitk.GetArrayFromImage(stored)
+    except (OSError, EOFError, ValueError, RuntimeError, zlib.error, ImageFileError, HeaderDataError) as error:
+        raise ImageError(f"{_short(path)} is damaged, truncated or not a NIfTI file.") from error
+    if stored.GetDimension() != 3 or stored.GetNumberOfComponentsPerPixel() != 1:
+        raise ImageError(f"{_short(path)} is not a single volume.")
+    array = sitk.GetArrayViewFromImage(stored)
+    if values is None:
+        classes = (array != 0).astype(np.uint8)
+    else:
         classes = np.zeros(array.shape, np.uint8)
         for index, members in enumerate(values, start=1):
             classes[np.isin(array, members)] = index
-        label = sitk.GetImageFromArray(classes)
-        label.CopyInformation(stored)
-        if _same_grid(image, label):
-            yield LabelledCase(image.name.removesuffix(".nii.gz"), image, label)
-        else:
-            report(f"{image.name}: its label map is on another grid, case left out")
+    label = sitk.GetImageFromArray(classes)
+    label.CopyInformation(stored)
+    return label
+
+
+def _short(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def new_dataset_folder(dataset_id: int, name: str) -> Path:
+    """Where a new raw data set goes: `nnUNet_raw/DatasetXXX_NAME`.
+
+    Raises:
+        SettingsError: There is one of that number already.
+    """
+    raw = Path(os.environ["nnUNet_raw"])
+    taken = sorted(raw.glob(f"Dataset{dataset_id:03d}_*"))
+    if taken:
+        raise SettingsError(f"{taken[0]} exists already; choose another --dataset-id or remove it.")
+    return raw / f"Dataset{dataset_id:03d}_{name}"
 
 
 def write_dataset(
-    cases: Iterator[LabelledCase],
-    dataset_id: int,
-    name: str,
-    labels: list[str],
+    folder: Path,
+    cases: Sequence[LabelledCase],
+    labels: Sequence[str],
     channel: str,
     split: Split,
     source: str,
+    left_out: Sequence[LeftOut] = (),
 ) -> Path:
-    """Write `nnUNet_raw/DatasetXXX_NAME` with images, label maps, `dataset.json` and `splits_final.json`.
+    """Write a raw data set with images, label maps, `dataset.json`, `splits_final.json` and `cases.csv`.
+
+    The split also goes to nnU-Net's preprocessed folder, where nnU-Net follows it. One case is in memory at a time; the
+    folder appears when it is complete.
 
     Args:
+        folder: As `new_dataset_folder` gives it.
         cases: What to write.
-        dataset_id: nnU-Net's number of the data set.
-        name: Its name.
         labels: Names of the classes from 1 on.
         channel: `CT` for Hounsfield units with nnU-Net's CT normalisation; anything else is z-scored.
         split: Train, validation and test.
         source: Where the data came from, kept in `dataset.json`.
+        left_out: Cases that could not be used, for `cases.csv`.
 
     Raises:
-        SettingsError: There is such a data set already, or there are too few cases for the split.
+        SettingsError: There are too few cases for the split.
+        OutputError: The disk is full, or the folder cannot be written.
 
     Returns:
         The folder. Test cases lie in `imagesTs` and `labelsTs`, which nnU-Net does not look at in training.
     """
-    folder = Path(os.environ["nnUNet_raw"]) / f"Dataset{dataset_id:03d}_{name}"
-    found = list(cases)
-    parts = split.assign([case.name for case in found])
-    if folder.exists():
-        raise SettingsError(f"{folder} exists already; choose another --dataset-id or remove it.")
-    orientations: set[str] = set()
-    for case in found:
-        part = next((part for part, names in parts.items() if case.name in names), None)
-        if part is None:
-            continue
-        suffix = "Ts" if part == "test" else "Tr"
-        images, label_maps = folder / f"images{suffix}", folder / f"labels{suffix}"
-        images.mkdir(parents=True, exist_ok=True)
-        label_maps.mkdir(parents=True, exist_ok=True)
-        shutil.copy(case.image, images / f"{case.name}_0000.nii.gz")
-        sitk.WriteImage(case.label, str(label_maps / f"{case.name}.nii.gz"), useCompression=True)
-        orientations.add(_orientation(case.label))
-    description = {
-        "channel_names": {"0": channel},
-        "labels": {"background": 0} | {label: value for value, label in enumerate(labels, start=1)},
-        "numTraining": len(parts["train"]) + len(parts["val"]),
-        "file_ending": ".nii.gz",
-        "reference": source,
-        # Not nnU-Net's: kept so that `mob-uncertainty export` can state the axes the model was trained in.
-        "orientation": orientations.pop() if len(orientations) == 1 else None,
-    }
-    _write_json(folder / "dataset.json", description)
-    _write_json(folder / "splits_final.json", [{"train": parts["train"], "val": parts["val"]}])
+    parts = split.assign([case.name for case in cases])
+    part_of = {name: part for part, names in parts.items() for name in names}
+    partial = folder.with_name(f".{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for kind in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+            (partial / kind).mkdir(parents=True)
+        orientations = {
+            _write_case(case, partial, "Ts" if part_of[case.name] == "test" else "Tr")
+            for case in cases
+            if case.name in part_of
+        }
+        description = {
+            "channel_names": {"0": channel},
+            "labels": {"background": 0} | {label: value for value, label in enumerate(labels, start=1)},
+            "numTraining": len(parts["train"]) + len(parts["val"]),
+            "file_ending": ".nii.gz",
+            "reference": source,
+            # Not nnU-Net's: kept so that `mob-uncertainty export` can state the axes the model was trained in.
+            "orientation": orientations.pop() if len(orientations) == 1 else None,
+        }
+        splits = [{"train": parts["train"], "val": parts["val"]}]
+        _write_json(partial / "dataset.json", description)
+        _write_json(partial / "splits_final.json", splits)
+        _write_cases_file(partial / CASES_FILE, cases, part_of, labels, left_out)
+        partial.rename(folder)
+    except (OSError, RuntimeError) as error:  # SimpleITK's are RuntimeErrors
+        raise OutputError(f"{folder} cannot be written ({error}); free some space or choose another folder.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    if "nnUNet_preprocessed" in os.environ:
+        preprocessed = Path(os.environ["nnUNet_preprocessed"]) / folder.name
+        preprocessed.mkdir(parents=True, exist_ok=True)
+        _write_json(preprocessed / "splits_final.json", splits)
     return folder
 
 
-def _orientation(image: sitk.Image) -> str:
-    return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+def _write_case(case: LabelledCase, folder: Path, suffix: str) -> str:
+    """Write image and label map; returns the orientation of their axes."""
+    image = folder / f"images{suffix}" / f"{case.name}_0000.nii.gz"
+    if case.mended:
+        sitk.WriteImage(read_image(case.image)[0], str(image), useCompression=True)
+    else:
+        shutil.copyfile(case.image, image)
+    label = case.read_label()
+    sitk.WriteImage(label, str(folder / f"labels{suffix}" / f"{case.name}.nii.gz"), useCompression=True)
+    return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(label.GetDirection())
 
 
-def _same_grid(image: Path, label: sitk.Image) -> bool:
+def _write_cases_file(
+    path: Path,
+    cases: Sequence[LabelledCase],
+    part_of: dict[str, str],
+    labels: Sequence[str],
+    left_out: Sequence[LeftOut],
+) -> None:
+    """`cases.csv`: of each case its part of the split and the volume of each class, or why it was left out."""
+    rows = [
+        {"case": case.name, "part": part_of.get(case.name, "not used"), "note": case.mended}
+        | {f"{label}_ml": f"{volume:.3f}" for label, volume in zip(labels, case.volumes_ml, strict=False)}
+        for case in cases
+    ]
+    rows += [{"case": case.name, "part": LEFT_OUT, "note": case.problem} for case in left_out]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["case", "part", "note", *(f"{label}_ml" for label in labels)])
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: row["case"]))
+
+
+def volumes_ml(label: sitk.Image, classes: int) -> tuple[float, ...]:
+    """Volume in ml of the classes 1 to `classes` of a label map."""
+    counts = np.bincount(sitk.GetArrayViewFromImage(label).ravel(), minlength=classes + 1)
+    return tuple(float(count) * math.prod(label.GetSpacing()) / 1000 for count in counts[1 : classes + 1])
+
+
+def same_grid(image: Path, label: sitk.Image) -> bool:
+    """Whether an image file has the size, spacing, origin and direction (to 0.001) of a label map."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(image))
     reader.ReadImageInformation()

@@ -6,39 +6,17 @@ Shapes: k samples, B tiles, C classes, *S the three spatial axes; targets are in
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from mob_training.settings import Likelihood, LossWeights
 from MoBUncertaintyLib.distribution import BasisLoading, LogitGaussian
 from MoBUncertaintyLib.moments import logistic_normal_moments
 
 DICE_SMOOTH = 1e-5
-
-
-class Likelihood(StrEnum):
-    """How samples of the logits meet the target."""
-
-    MEAN = "mean"
-    """Eq. 12: mean over the samples of CE + Dice."""
-    LOG_MEAN_EXP = "log-mean-exp"
-    """The likelihood of Stochastic Segmentation Networks, plus the same Dice."""
-    ANALYTIC = "analytic"
-    """Two classes: CE + Dice of the closed-form predictive mean; nothing is sampled."""
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """The lambdas of Eq. 11. The paper gives all but `weight`, which is its authors' code's."""
-
-    cross_entropy: float = 1.0
-    dice: float = 1.0
-    kl: float = 5e-4
-    orthogonality: float = 1.0
-    weight: float = 0.05
+PAPER_WEIGHTS = LossWeights()
 
 
 def kl_to_prior(log_variance: Tensor, reverse: bool = False) -> Tensor:
@@ -102,11 +80,10 @@ def analytic_loss(gaussian: LogitGaussian, target: Tensor) -> tuple[Tensor, Tens
 def training_loss(
     gaussian: LogitGaussian,
     target: Tensor,
-    bases: Tensor | None,
     *,
     likelihood: Likelihood = Likelihood.MEAN,
     samples: int = 5,
-    weights: LossWeights = LossWeights(),
+    weights: LossWeights = PAPER_WEIGHTS,
     reverse_kl: bool = False,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
@@ -118,7 +95,6 @@ def training_loss(
     Args:
         gaussian: The network's output for a batch.
         target: Label map (B, *S).
-        bases: The learned bases (M, C, R) of a basis model, else None.
         likelihood: How samples meet the target.
         samples: k.
         weights: The lambdas.
@@ -137,9 +113,9 @@ def training_loss(
     terms = {"cross_entropy": weights.cross_entropy * cross_entropy, "dice": weights.dice * dice}
     if gaussian.log_variance is not None:
         terms["kl"] = weights.kl * kl_to_prior(gaussian.log_variance, reverse_kl)
-    if bases is not None and bases.shape[0] > 1:
-        terms["orthogonality"] = weights.orthogonality * orthogonality(bases)
-    if isinstance(gaussian.loading, BasisLoading) and gaussian.loading.weights is not None:
-        terms["weight"] = weights.weight * weight_negentropy(gaussian.loading.weights)
+    loading = gaussian.loading
+    if isinstance(loading, BasisLoading) and loading.weights is not None:
+        terms["orthogonality"] = weights.orthogonality * orthogonality(loading.bases)
+        terms["weight"] = weights.weight * weight_negentropy(loading.weights)
     terms["total"] = torch.stack(list(terms.values())).sum()
     return terms

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mob_training.planning import CONFIGURATION
-from mob_training.trainer import (
-    DeterministicTrainer,
-    FineTuning,
-    FineTuningTrainer,
-    Schedule,
-    finetuning_plans,
-)
+from mob_training.settings import FineTuning, Schedule, deterministic_plans, finetuning_plans
+from mob_training.trainer import FINAL, LATEST, DeterministicTrainer, FineTuningTrainer
 from mob_training.workspace import dataset_folder
 from MoBUncertaintyLib.covariance import CovarianceSpec
 from MoBUncertaintyLib.devices import select_device
@@ -26,16 +24,60 @@ AUGMENTATION_PROCESSES = "nnUNet_n_proc_DA"
 
 
 def train_deterministic(
-    dataset_id: int, plans_name: str, schedule: Schedule, fold: int = 0, device: str = "auto"
+    dataset_id: int, plans_name: str, schedule: Schedule, fold: int = 0, device: str = "auto", resume: bool = False
 ) -> Path:
     """nnU-Net's training from random weights.
+
+    Args:
+        dataset_id: nnU-Net's number of the data set.
+        plans_name: Its plans.
+        schedule: Length and seed.
+        fold: Of the data set's split.
+        device: `auto`, `cuda`, `mps` or `cpu`.
+        resume: Go on from the latest checkpoint, if there is one of the same settings.
 
     Returns:
         The results folder, which holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
     """
-    plans, dataset = _planned(dataset_id, plans_name)
-    trainer = DeterministicTrainer(plans, CONFIGURATION, fold, dataset, select_device(device))
-    return _run(trainer, schedule)
+    folder = dataset_folder("preprocessed", dataset_id)
+    plans = deterministic_plans(_read(folder / f"{plans_name}.json"), schedule)
+    plans["continue_training"] = resume
+    dataset = _read(folder / "dataset.json")
+    return _run(DeterministicTrainer(plans, CONFIGURATION, fold, dataset, select_device(device)), resume)
+
+
+def prepare_finetuning(results: Path, name: str, spec: CovarianceSpec, settings: FineTuning, fold: int = 0) -> Path:
+    """Write the plans of a fine-tuning where nnU-Net's own commands look for them.
+
+    Args:
+        results: Results folder of `train_deterministic`, or of stock nnU-Net.
+        name: Tells this fine-tuning from others of the same data set.
+        spec: The head.
+        settings: Loss, optimiser and schedule; what it starts from is filled in.
+        fold: Which fold's checkpoint to start from.
+
+    Returns:
+        The file of the plans, for `nnUNetv2_train DATASET 3d_fullres FOLD -tr FineTuningTrainer -p NAME`.
+
+    Raises:
+        SettingsError: The deterministic stage left no checkpoint, or is not in the workspace.
+    """
+    results = Path(results).resolve()
+    checkpoint = results / f"fold_{fold}" / "checkpoint_final.pth"
+    if not checkpoint.exists():
+        raise SettingsError(f"{checkpoint} is missing; run the deterministic stage to its end first.")
+    base = Path(os.environ["nnUNet_results"]).resolve()
+    if not results.is_relative_to(base):
+        raise SettingsError(f"{results} is not in the workspace's results, {base}; give the --workspace it belongs to.")
+    plans = _read(results / "plans.json")
+    settings = replace(settings, start_from=results.relative_to(base).as_posix())
+    plans = finetuning_plans(plans, name, spec, settings, CONFIGURATION)
+    folder = Path(os.environ["nnUNet_preprocessed"]) / plans["dataset_name"]
+    if not folder.is_dir():
+        raise SettingsError(f"{folder} is missing; plan and preprocess the data set first.")
+    path = folder / f"{plans['plans_name']}.json"
+    path.write_text(json.dumps(plans, indent=1) + "\n")
+    return path
 
 
 def finetune(
@@ -43,53 +85,62 @@ def finetune(
     name: str,
     spec: CovarianceSpec,
     settings: FineTuning,
-    schedule: Schedule,
     fold: int = 0,
     device: str = "auto",
+    resume: bool = False,
 ) -> Path:
     """Fine-tune a covariance head, and the backbone with it, from a deterministic results folder.
 
     Args:
-        results: Results folder of `train_deterministic`, or of stock nnU-Net.
-        name: Tells this fine-tuning from others of the same data set.
-        spec: The head.
-        settings: Loss and optimiser.
-        schedule: Length and seed.
-        fold: Which fold's checkpoint to start from.
+        results, name, spec, settings, fold: As for `prepare_finetuning`.
         device: `auto`, `cuda`, `mps` or `cpu`.
+        resume: Go on from the latest checkpoint, if there is one of the same settings.
 
     Returns:
         The new results folder.
 
     Raises:
-        SettingsError: The deterministic stage left no checkpoint.
+        SettingsError: As `prepare_finetuning`, or the loss is not defined for the data set's labels.
     """
-    checkpoint = results / f"fold_{fold}" / "checkpoint_final.pth"
-    if not checkpoint.exists():
-        raise SettingsError(f"{checkpoint} is missing; run the deterministic stage to its end first.")
-    plans = finetuning_plans(_read(results / "plans.json"), name, spec, settings)
-    plans["continue_training"] = False
-    dataset = _read(results / "dataset.json")
-    trainer = FineTuningTrainer(plans, CONFIGURATION, fold, dataset, select_device(device))
-    trainer.apply_schedule(schedule)
-    trainer.initialize()
-    trainer.start_from(checkpoint)
-    return _run(trainer, schedule)
+    plans = _read(prepare_finetuning(results, name, spec, settings, fold))
+    plans["continue_training"] = resume
+    dataset = _read(Path(results) / "dataset.json")
+    return _run(FineTuningTrainer(plans, CONFIGURATION, fold, dataset, select_device(device)), resume)
 
 
-def _run(trainer: DeterministicTrainer, schedule: Schedule) -> Path:
+def _run(trainer: DeterministicTrainer, resume: bool) -> Path:
     os.environ.setdefault(AUGMENTATION_PROCESSES, "1")
-    trainer.apply_schedule(schedule)
     torch.backends.cudnn.benchmark = True
+    checkpoint = _to_resume(trainer) if resume else None
+    if checkpoint is not None:
+        trainer.load_checkpoint(str(checkpoint))
     trainer.run_training()
     return Path(trainer.output_folder_base)
 
 
-def _planned(dataset_id: int, plans_name: str) -> tuple[dict, dict]:
-    folder = dataset_folder("preprocessed", dataset_id)
-    plans = _read(folder / f"{plans_name}.json")
-    plans["continue_training"] = False
-    return plans, _read(folder / "dataset.json")
+def _to_resume(trainer: DeterministicTrainer) -> Path | None:
+    """The checkpoint to go on from: the last one of this very training, if there is one; the log says if not."""
+    for name in (FINAL, LATEST):
+        path = Path(trainer.output_folder, name)
+        if not path.exists():
+            continue
+        try:
+            # Written by this program, and nnU-Net loads it so as well.
+            stored = torch.load(path, map_location="cpu", weights_only=False, mmap=True)["init_args"]
+        except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+            trainer.print_to_log_file(f"{name} is damaged ({type(error).__name__}): it is not used.")
+            continue
+        if _settings(stored) == _settings(trainer.my_init_kwargs):
+            return path
+        trainer.print_to_log_file(f"{name} belongs to a training with other settings: it is not used.")
+    trainer.print_to_log_file("There is no checkpoint to go on from: this training starts anew.")
+    return None
+
+
+def _settings(arguments: dict[str, Any]) -> dict[str, Any]:
+    """What a trainer was made with that tells one training from another: plans, data set and fold, not the device."""
+    plans = {name: value for name, value in arguments["plans"].items() if name != "continue_training"}
+    return {name: value for name, value in arguments.items() if name != "device"} | {"plans": plans}
 
 
 def _read(path: Path) -> dict:

@@ -1,15 +1,14 @@
 """nnU-Net trainers: the deterministic stage, and the fine-tuning of a covariance head on it (paper, section 3.1).
 
-Everything that a trainer needs to know is in its plans (key `covariance` and `finetuning`), so a results folder can be
-read without the command that made it.
+All that a trainer needs to know is in its plans (`schedule`; `covariance` and `finetuning`), so `nnUNetv2_train` runs
+them as well as `mob-training` does, on several GPUs too.
 """
 
 from __future__ import annotations
 
 import copy
-import json
+import os
 import random
-from dataclasses import asdict, dataclass, field
 from os.path import join
 from pathlib import Path
 from time import time
@@ -19,67 +18,106 @@ import numpy as np
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
 from torch import Tensor, nn
+from torch import distributed as dist
 
-from mob_training.losses import Likelihood, LossWeights, training_loss
-from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
+from mob_training.losses import training_loss
+from mob_training.predictive import PredictiveNetwork
+from mob_training.progress import add_progress, draw_progress
+from mob_training.settings import FineTuning, Likelihood, Schedule
+from MoBUncertaintyLib.covariance import CovarianceSpec
 from MoBUncertaintyLib.devices import autocast
 from MoBUncertaintyLib.distribution import LogitGaussian
-from MoBUncertaintyLib.moments import moments
-from MoBUncertaintyLib.network import StochasticNetwork
+from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.weights import read_checkpoint
 
 FOREGROUND_RATE = 0.5
 """Share of patches centred on the organ. nnU-Net's own rate is rounded to zero at batch size 1."""
 
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long a stage trains."""
-
-    epochs: int
-    iterations: int = 250
-    validation_iterations: int = 50
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class FineTuning:
-    """What the fine-tuning stage does beside the shape of its head; kept in the plans of the results folder."""
-
-    likelihood: Likelihood = Likelihood.MEAN
-    samples: int = 5
-    learning_rate: float = 1e-4
-    head_learning_rate: float = 1e-4
-    weight_decay: float = 1e-4
-    reverse_kl: bool = False
-    weights: LossWeights = field(default_factory=LossWeights)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> FineTuning:
-        return cls(
-            **{**values, "likelihood": Likelihood(values["likelihood"]), "weights": LossWeights(**values["weights"])}
-        )
+FINAL, LATEST, BEST = (f"checkpoint_{name}.pth" for name in ("final", "latest", "best"))
 
 
 class DeterministicTrainer(nnUNetTrainerNoMirroring):
-    """nnU-Net's training without mirroring, which would swap left and right organs.
+    """nnU-Net's training without mirroring, which would swap left and right organs, and repeatable on a CPU.
 
     On a CPU with bfloat16 units the network runs under autocast there too; nnU-Net does so on CUDA only.
+
+    Args:
+        plans: nnU-Net's; the key `schedule`, where there is one, is a `Schedule`.
     """
 
-    def apply_schedule(self, schedule: Schedule) -> None:
-        """Set the length of the training and seed every source of random numbers."""
-        self.num_epochs = schedule.epochs
-        self.num_iterations_per_epoch = schedule.iterations
-        self.num_val_iterations_per_epoch = schedule.validation_iterations
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net inspects this signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
         self.probabilistic_oversampling = True
         self.oversample_foreground_percent = FOREGROUND_RATE
-        self.validation_seed = schedule.seed
-        random.seed(schedule.seed)
-        np.random.seed(schedule.seed)
-        torch.manual_seed(schedule.seed)
+        self.schedule = self._schedule(plans)
+        if self.schedule is not None:
+            self.num_epochs = self.schedule.epochs
+            self.num_iterations_per_epoch = self.schedule.iterations
+            self.num_val_iterations_per_epoch = self.schedule.validation_iterations
+        self.save_every = max(1, self.num_epochs // 20)
+
+    def _schedule(self, plans: dict) -> Schedule | None:
+        return Schedule(**plans["schedule"]) if "schedule" in plans else None
+
+    def _set_batch_size_and_oversample(self) -> None:
+        """Every process of several draws its patches at the same rate; nnU-Net would give some all the organ's."""
+        super()._set_batch_size_and_oversample()
+        self.oversample_foreground_percent = FOREGROUND_RATE
+
+    def initialize(self) -> None:
+        self.seed_epoch(0)
+        super().initialize()
+
+    def seed_epoch(self, epoch: int) -> None:
+        """Seed every source of random numbers, each process of several differently.
+
+        Every epoch has seeds of its own, so that a training that was interrupted ends as one that was not.
+        """
+        if self.schedule is None:
+            return
+        seed = int(np.random.SeedSequence([self.schedule.seed, self.local_rank, epoch]).generate_state(1)[0])
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
+    @staticmethod
+    def get_training_transforms(*args: Any, **kwargs: Any) -> Any:
+        """nnU-Net's, but blurred by one method: it chooses by the clock between two that differ in the last digits."""
+        composed = nnUNetTrainerNoMirroring.get_training_transforms(*args, **kwargs)
+        for transform in composed.transforms:
+            inner = transform.transform if isinstance(transform, RandomTransform) else transform
+            if isinstance(inner, GaussianBlurTransform):
+                inner.benchmark = False
+        return composed
+
+    def on_train_start(self) -> None:
+        """What an earlier training left in the folder goes, or its best weights would be taken for this one's."""
+        super().on_train_start()
+        if self.current_epoch == 0 and self.local_rank == 0:
+            for name in (FINAL, LATEST, BEST):
+                Path(self.output_folder, name).unlink(missing_ok=True)
+
+    def save_checkpoint(self, filename: str) -> None:
+        """As nnU-Net's, but a run that is killed amid it leaves the earlier checkpoint whole."""
+        partial = f"{filename}.partial"
+        super().save_checkpoint(partial)
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            os.replace(partial, filename)
+
+    def on_train_epoch_start(self) -> None:
+        self.seed_epoch(self.current_epoch)
+        super().on_train_epoch_start()
 
     def train_step(self, batch: dict) -> dict:
         if self.device.type != "cpu":
@@ -100,8 +138,14 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
 class FineTuningTrainer(DeterministicTrainer):
     """Stage two: the deterministic checkpoint with a covariance head, AdamW, batch size 1, no deep supervision.
 
+    What DDP, nnU-Net's way to several GPUs, asks of it: one patch per process; noise and patches that differ between
+    processes; no parameter without a gradient; what is logged is a mean over processes.
+
     Args:
         plans: nnU-Net's plans with the keys `covariance` (a `CovarianceSpec`) and `finetuning` (a `FineTuning`).
+
+    Raises:
+        SettingsError: The plans lack those, or the loss is not defined for the data set's labels.
     """
 
     def __init__(
@@ -112,12 +156,28 @@ class FineTuningTrainer(DeterministicTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net inspects this signature
     ) -> None:
-        plans = copy.deepcopy(plans)
-        plans["configurations"][configuration]["batch_size"] = 1
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        if "finetuning" not in plans or "covariance" not in plans:
+            raise SettingsError(
+                f"The plans {plans.get('plans_name')} describe no fine-tuning; make some by mob-training finetune."
+            )
         self.settings = FineTuning.from_dict(plans["finetuning"])
+        super().__init__(copy.deepcopy(plans), configuration, fold, dataset_json, device)
+        self._check_labels()
         self.enable_deep_supervision = False
-        self.best_dice = -1.0
+        self.means: dict[str, float] = {}
+        self.start_folder = Path(os.environ.get("nnUNet_results", ".")) / self.settings.start_from
+
+    def _schedule(self, plans: dict) -> Schedule:
+        return self.settings.schedule
+
+    def _check_labels(self) -> None:
+        if self.label_manager.has_regions or self.label_manager.has_ignore_label:
+            raise SettingsError("Overlapping regions and an ignore label cannot be fine-tuned; use exclusive labels.")
+        classes = self.label_manager.num_segmentation_heads
+        if self.settings.likelihood is Likelihood.ANALYTIC and classes != 2:
+            raise SettingsError(
+                f"The analytic likelihood is for two classes, this data set has {classes}; choose mean or log-mean-exp."
+            )
 
     @staticmethod
     def build_network_architecture(
@@ -126,20 +186,45 @@ class FineTuningTrainer(DeterministicTrainer):
         backbone = nnUNetTrainerNoMirroring.build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, False
         )
-        return StochasticNetwork(backbone, CovarianceSpec(**plans_manager.plans["covariance"]), num_output_channels)
+        spec = CovarianceSpec(**plans_manager.plans["covariance"])
+        network = PredictiveNetwork(backbone, spec, num_output_channels)
+        for unused in network.backbone.decoder.seg_layers[:-1]:  # DDP waits for the gradient of all that may have one
+            unused.requires_grad_(False)
+        return network
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Nothing: a stochastic network has one output."""
 
-    def start_from(self, checkpoint: Path) -> None:
+    def _set_batch_size_and_oversample(self) -> None:
+        self.batch_size = 1
+
+    @property
+    def bare_network(self) -> PredictiveNetwork:
+        """The network without the wrappers of DDP and `torch.compile`."""
+        network = getattr(self.network, "module", self.network)
+        return getattr(network, "_orig_mod", network)
+
+    def start_from(self, results: Path) -> None:
         """Load the deterministic stage's weights, the mean's segmentation layer included.
 
         nnU-Net's own loader of pretrained weights would skip that layer.
+
+        Raises:
+            SettingsError: The deterministic stage left no checkpoint.
         """
+        checkpoint = results / f"fold_{self.fold}" / FINAL
+        if not checkpoint.exists():
+            raise SettingsError(f"{checkpoint} is missing; run the deterministic stage to its end first.")
+        stored = read_checkpoint(checkpoint, str(results)).weights
+        weights = {name.removeprefix("backbone."): value for name, value in stored.items()}
+        self.bare_network.backbone.load_state_dict(weights)
+
+    def on_train_start(self) -> None:
         if not self.was_initialized:
             self.initialize()
-        stored = read_checkpoint(checkpoint, str(checkpoint.parent)).weights
-        self.network.backbone.load_state_dict({key.removeprefix("backbone."): value for key, value in stored.items()})
+        if self.current_epoch == 0:
+            self.start_from(self.start_folder)
+        super().on_train_start()
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Validation patches come from this process, so that `on_validation_epoch_start` can repeat them."""
@@ -150,7 +235,7 @@ class FineTuningTrainer(DeterministicTrainer):
         return train, validation
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        network: StochasticNetwork = self.network
+        network = self.bare_network
         groups = [{"params": list(network.backbone.parameters()), "lr": self.settings.learning_rate}]
         if network.head is not None:
             groups.append({"params": list(network.head.parameters()), "lr": self.settings.head_learning_rate})
@@ -168,74 +253,97 @@ class FineTuningTrainer(DeterministicTrainer):
         terms = training_loss(
             gaussian,
             target,
-            _bases(self.network),
             likelihood=self.settings.likelihood,
             samples=self.settings.samples,
             weights=self.settings.weights,
             reverse_kl=self.settings.reverse_kl,
         )
-        loss = terms["total"]
-        if self.grad_scaler is None:
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        pulls = self._backward(terms, gaussian)
+        logged = {name: float(value.detach()) for name, value in terms.items() if name != "total"}
+        return {"loss": terms["total"].detach().cpu().numpy()} | logged | pulls | _chosen(gaussian)
+
+    def _backward(self, terms: dict[str, Tensor], gaussian: LogitGaussian) -> dict[str, float]:
+        """One step of the optimiser; returns what pulled at the variance.
+
+        The pulls are the negative gradients with respect to ln d, summed over voxels and classes: of the prior's term,
+        and of the rest of the loss. Where they cancel, the variance stays.
+        """
+        loss, log_variance, pulls = terms["total"], gaussian.log_variance, {}
+        scaler = self.grad_scaler
+        if log_variance is not None:
+            (prior,) = torch.autograd.grad(terms["kl"], log_variance, retain_graph=True)
+            log_variance.retain_grad()
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        if log_variance is not None:
+            whole = float(log_variance.grad.sum()) / (1.0 if scaler is None else scaler.get_scale())
+            pulls = {
+                "prior_pull": -float(prior.sum()),
+                "likelihood_pull": float(prior.sum()) - whole,
+                "mean_variance": float(log_variance.detach().exp().mean()),
+            }
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        if scaler is None:
             self.optimizer.step()
         else:
-            self.grad_scaler.scale(loss).backward()
-            self.grad_scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-            self.grad_scaler.step(self.optimizer)
-            self.grad_scaler.update()
-        return {name: value.detach().cpu().numpy() for name, value in terms.items()} | {
-            "loss": loss.detach().cpu().numpy(),
-            "mean_variance": _mean_variance(gaussian),
-            "chosen": _chosen(gaussian),
-        }
+            scaler.step(self.optimizer)
+            scaler.update()
+        return pulls
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end([{"loss": output["loss"]} for output in train_outputs])
-        names = [name for name in train_outputs[0] if name not in ("loss", "chosen")]
-        summary = {name: float(np.mean([output[name] for output in train_outputs])) for name in names}
-        self.print_to_log_file("terms", {name: round(value, 5) for name, value in summary.items()})
-        if train_outputs[0]["chosen"] is not None:
-            share = np.mean([output["chosen"] for output in train_outputs], axis=0)
-            self.print_to_log_file("bases chosen", np.round(share, 3).tolist())
+        self.means = self._mean_over_processes(
+            {name: float(np.mean([output[name] for output in train_outputs])) for name in train_outputs[0]}
+        )
+        self.print_to_log_file({name: round(value, 5) for name, value in self.means.items()})
+
+    def _mean_over_processes(self, means: dict[str, float]) -> dict[str, float]:
+        if not self.is_ddp:
+            return means
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, means)
+        return {name: float(np.mean([each[name] for each in everyone])) for name in means}
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
         # The same validation patches every epoch, so that epochs can be compared.
-        self._random_state = np.random.get_state()
-        np.random.seed(self.validation_seed)
+        np.random.seed(int(np.random.SeedSequence([self.schedule.seed, self.local_rank]).generate_state(1)[0]))
 
     @torch.no_grad()
     def validation_step(self, batch: dict) -> dict:
         data, target = self._to_device(batch)
         with autocast(self.device):
-            gaussian = self.network(data)
-        p = moments(gaussian).first
-        p = torch.cat((1 - p.sum(dim=1, keepdim=True), p), dim=1)
-        nll = -p.gather(1, target[:, None]).clamp_min(1e-7).log().mean()
-        predicted = p.argmax(dim=1)
+            log_p = self.network(data)
+        nll = nn.functional.nll_loss(log_p, target)
+        predicted = log_p.argmax(dim=1)
         counts: dict[str, list[float]] = {"tp_hard": [], "fp_hard": [], "fn_hard": []}
-        for label in range(1, p.shape[1]):
+        for label in range(1, log_p.shape[1]):
             here, there = predicted == label, target == label
             counts["tp_hard"].append(float((here & there).sum()))
             counts["fp_hard"].append(float((here & ~there).sum()))
             counts["fn_hard"].append(float((~here & there).sum()))
         return {"loss": nll.cpu().numpy()} | {name: np.array(values) for name, values in counts.items()}
 
-    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
-        super().on_validation_epoch_end(val_outputs)
-        np.random.set_state(self._random_state)
-
     def on_epoch_end(self) -> None:
         """Keep the epoch with the best validation Dice itself; nnU-Net's moving average is too slow for 20 epochs."""
-        self.logger.log("epoch_end_timestamps", time(), self.current_epoch)
-        dice = float(self.logger.get_value("mean_fg_dice", step=-1))
-        loss, nll = (float(self.logger.get_value(name, step=-1)) for name in ("train_losses", "val_losses"))
-        self.print_to_log_file(f"train loss {loss:.4f}, validation NLL {nll:.4f}, validation Dice {dice:.4f}")
-        if dice > self.best_dice:
-            self.best_dice = self._best_ema = dice
-            self.save_checkpoint(join(self.output_folder, "checkpoint_best.pth"))
+        epoch, log = self.current_epoch, self.logger
+        log.log("epoch_end_timestamps", time(), epoch)
+        nll, dice = (float(log.get_value(name, step=-1)) for name in ("val_losses", "mean_fg_dice"))
+        # Where no validation patch shows any organ, rightly or wrongly, there is no Dice.
+        dice = 0.0 if np.isnan(dice) else dice
+        start, end = (log.get_value(f"epoch_{name}_timestamps", step=-1) for name in ("start", "end"))
+        self.print_to_log_file(f"validation NLL {nll:.4f}, validation Dice {dice:.4f}, {end - start:.1f} s")
+        if self.local_rank == 0:
+            row = {"epoch": epoch, **self.means, "validation_nll": nll, "validation_dice": dice, "seconds": end - start}
+            draw_progress(
+                add_progress(Path(self.output_folder, "progress.csv"), row), Path(self.output_folder, "progress.png")
+            )
+        if self._best_ema is None or dice > self._best_ema:
+            self._best_ema = dice
+            self.save_checkpoint(join(self.output_folder, BEST))
+        if (epoch + 1) % self.save_every == 0 and epoch + 1 < self.num_epochs:
+            self.save_checkpoint(join(self.output_folder, LATEST))
         self.current_epoch += 1
 
     def _to_device(self, batch: dict) -> tuple[Tensor, Tensor]:
@@ -251,29 +359,11 @@ class _ConstantRate:
         pass
 
 
-def finetuning_plans(plans: dict, name: str, spec: CovarianceSpec, settings: FineTuning) -> dict:
-    """Plans of the deterministic stage, made into those of a fine-tuning stage called `name`."""
-    plans = copy.deepcopy(plans)
-    plans["plans_name"] = f"{plans['plans_name']}-{name}"
-    # As plain JSON, so that checkpoints hold nothing but numbers and strings and load with weights_only=True.
-    plans["covariance"], plans["finetuning"] = json.loads(json.dumps([asdict(spec), asdict(settings)]))
-    return plans
-
-
-def _bases(network: StochasticNetwork) -> Tensor | None:
-    if network.spec.kind not in (Covariance.SINGLE_BASIS, Covariance.MIXTURE_OF_BASES):
-        return None
-    return network.head.unit_basis()
-
-
-def _mean_variance(gaussian: LogitGaussian) -> float:
-    return 0.0 if gaussian.log_variance is None else float(gaussian.log_variance.detach().exp().mean())
-
-
-def _chosen(gaussian: LogitGaussian) -> np.ndarray | None:
-    """Share of the partition cells that chose each basis."""
+def _chosen(gaussian: LogitGaussian) -> dict[str, float]:
+    """Share of the partition cells in which each basis is the most probable one."""
     weights = getattr(gaussian.loading, "weights", None)
     if weights is None:
-        return None
+        return {}
     choice = weights.detach().argmax(dim=1).flatten()
-    return (torch.bincount(choice, minlength=weights.shape[1]) / choice.numel()).cpu().numpy()
+    share = torch.bincount(choice, minlength=weights.shape[1]) / choice.numel()
+    return {f"basis_{number}": value for number, value in enumerate(share.tolist(), 1)}

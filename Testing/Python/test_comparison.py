@@ -1,0 +1,424 @@
+"""Scores of several models and seeds side by side: what is read, tested, tabulated and written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from itertools import product
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+import pytest
+from scipy.stats import wilcoxon
+from typer.testing import CliRunner
+
+from invented_scores import InventedModel, write_dataset, write_scores
+from mob_training.cli import app
+from mob_training.comparison import compare, tables
+from mob_training.evaluation import CONTROL
+from mob_training.runs import ORDER, Run, by_model, datasets, over_seeds, read_runs, sweeps
+from mob_training.scoreboard import DICE, NLL
+from mob_training.significance import holm, paired_tests, signed_rank
+from mob_training.tables import BETTER, WORSE, Cell, Table, with_best
+from MoBUncertaintyLib.covariance import Covariance
+from MoBUncertaintyLib.errors import SettingsError
+
+MODELS = {
+    (Covariance.MIXTURE_OF_BASES, "mixture-of-bases"): {"steepness": 1.2, "blunder": 0.5},
+    (Covariance.DETERMINISTIC, "deterministic-fine-tuned"): {"steepness": 1.6, "blunder": 1.0},
+    (Covariance.DETERMINISTIC, ""): {"steepness": 3.0, "blunder": 1.2},
+}
+SEEDS = (0, 1)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> list[Path]:
+    """Files of three models, two seeds and two data sets (of one class and of two), and a sweep over the bases."""
+    folder = tmp_path_factory.mktemp("scores")
+    paths = []
+    for number, (name, classes) in enumerate((("Organ", 1), ("Parts", 2)), start=1):
+        dataset = write_dataset(folder, name, classes=classes, number=number)
+        models = [
+            InventedModel(kind, tuning, seed, classes=classes, **how)
+            for (kind, tuning), how in MODELS.items()
+            for seed in SEEDS
+        ]
+        if name == "Organ":
+            models += [
+                InventedModel(Covariance.MIXTURE_OF_BASES, f"mixture-of-bases-bases-{bases}", seed, bases=bases)
+                for bases in (2, 1)
+                for seed in SEEDS
+            ]
+        paths += write_scores(folder / "scores", dataset, models)
+    return paths
+
+
+def invented_run(
+    model: str, seed: int = 0, dataset: str = "D", sweep: bool = False, **scores: list[float | None]
+) -> Run:
+    """A run whose cases a, b, c, ... have the scores given; `__` in a name stands for a dot."""
+    cases: dict[str, dict] = {}
+    for key, values in scores.items():
+        for name, value in zip("abcdefghijkl", values, strict=False):
+            place = cases.setdefault(name, {})
+            *outer, last = key.split("__")
+            for part in outer:
+                place = place.setdefault(part, {})
+            place[last] = value
+    return Run(dataset, model, seed, None, sweep, {}, cases)
+
+
+def rows(path: Path) -> dict[str, dict[str, str]]:
+    """A table's rows by the name in the first column."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return {next(iter(row.values())): row for row in csv.DictReader(file)}
+
+
+def per_case(path: Path, *keys: str) -> list[float]:
+    """A score of each case, straight from the file."""
+    found = json.loads(path.with_name(f"{path.stem}_cases.json").read_text())
+    for key in keys:
+        found = [case[key] for case in found]
+    return found
+
+
+def of(written: list[Path], dataset: str, model: str) -> list[Path]:
+    return [path for path in written if dataset in path.parts[-3] and path.parts[-2] == model]
+
+
+# Reading
+
+
+def test_runs_are_sorted_by_data_set_model_and_number_of_bases(written):
+    runs = read_runs(written)
+    assert len(runs) == 16
+    assert datasets(runs) == ["Organ", "Parts"]
+    main = by_model([run for run in runs if not run.sweep])
+    assert list(main) == ["Deterministic", CONTROL, "Mixture-of-Bases"]  # the paper's order, not that of the files
+    assert all([run.seed for run in several] == [0, 1, 0, 1] for several in main.values())
+    (found,) = sweeps(runs).items()
+    assert found[0] == "Mixture-of-Bases"
+    assert {bases: {run.dataset for run in several} for bases, several in found[1].items()} == {
+        1: {"Organ"},
+        2: {"Organ"},
+        3: {"Organ", "Parts"},
+    }
+    assert list(found[1]) == [1, 2, 3]
+
+
+def test_scores_of_cases_are_passed_over_where_a_wildcard_names_them(written):
+    both = [file for path in written[:2] for file in sorted(path.parent.glob(f"{path.stem}*.json"))]
+    assert len(both) == 4
+    assert len(read_runs(both)) == 2
+
+
+def test_variants_come_after_the_model_they_vary():
+    names = ["Mine", "Mixture-of-Bases (tile)", "Mixture-of-Bases", "Diagonal (slow)", "Diagonal", "Deterministic"]
+    runs = [invented_run(name, dice=[1.0]) for name in names]
+    assert list(by_model(runs)) == [*reversed(names[3:]), "Mixture-of-Bases", "Mixture-of-Bases (tile)", "Mine"]
+    assert set(ORDER) >= {CONTROL, "Diagonal"}
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda path: path.unlink(), "cannot be read"),
+        (lambda path: path.with_name("seed_0_cases.json").unlink(), "seed_0_cases.json cannot be read"),
+        (lambda path: path.write_text("{"), "no file of `mob-training evaluate`"),
+        (lambda path: path.write_text("[1, 2]"), "no file of `mob-training evaluate`"),
+        (lambda path: path.write_text('{"dice": {"mean": 0.9}}'), "evaluate the model again"),
+    ],
+    ids=["missing", "no cases", "cut off", "list", "of an earlier version"],
+)
+def test_files_that_are_no_scores(written, tmp_path, damage, message):
+    for name in ("seed_0.json", "seed_0_cases.json"):
+        (tmp_path / name).write_bytes(written[0].with_name(name).read_bytes())
+    damage(tmp_path / "seed_0.json")
+    with pytest.raises(SettingsError, match=message):
+        compare([tmp_path / "seed_0.json"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "choose, reference, message",
+    [
+        (lambda paths: [], None, "no scores to compare"),
+        (lambda paths: [paths[0], paths[0]], None, "two files of Mixture-of-Bases on Organ with seed 0"),
+        (lambda paths: paths, "Diagonal", "Organ has no model 'Diagonal'; choose among Deterministic, "),
+    ],
+    ids=["none", "twice", "reference"],
+)
+def test_scores_that_do_not_fit_together(written, tmp_path, choose, reference, message):
+    with pytest.raises(SettingsError, match=message):
+        compare(choose(written), tmp_path / "out", reference)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+def test_models_scored_on_different_cases_are_not_compared(sweep):
+    runs = [invented_run("A", dice=[0.9, 0.8]), invented_run("B", sweep=sweep, dice=[0.9, 0.8, 0.7])]
+    with pytest.raises(SettingsError, match="B and A were scored on different cases of D"):
+        paired_tests(runs)
+
+
+def test_what_is_undefined_has_no_say():
+    seeds = [invented_run("A", 0, x__y=[1.0, None, 4.0]), invented_run("A", 1, x__y=[2.0, None, None])]
+    assert seeds[0].per_case("x.y") == {"a": 1.0, "c": 4.0}
+    assert seeds[0].mean("x.y") == 2.5
+    assert seeds[0].mean("x.z") is seeds[0].mean("x.y.z") is None
+    assert over_seeds(seeds, "x.y") == {"a": 1.5, "c": 4.0}
+
+
+# Tests
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_signed_rank_is_the_share_of_all_signs_that_are_as_extreme(seed):
+    differences = np.random.default_rng(seed).normal(0.4, 1, 9)
+    ranks = np.abs(differences).argsort().argsort() + 1
+    observed = abs(np.sign(differences) @ ranks)
+    sums = np.array(list(product((-1, 1), repeat=len(ranks)))) @ ranks
+    assert signed_rank(differences) == pytest.approx((np.abs(sums) >= observed).mean())
+
+
+def test_signed_rank_of_few_or_no_differences():
+    assert signed_rank(np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])) == 2 / 2**6
+    assert signed_rank(np.array([0.1, 0.2, 0.3, 0.0, 0.0])) == 2 / 2**3
+    assert signed_rank(np.zeros(5)) == 1
+
+
+@pytest.mark.parametrize(
+    "p, corrected",
+    [
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),  # 3 x .01; 2 x .03; .04 must not fall below that
+        ([0.2, 0.001, 0.6, 0.04], [0.4, 0.004, 0.6, 0.12]),
+        ([0.6, 0.7], [1.0, 1.0]),
+        ([0.03], [0.03]),
+        ([], []),
+    ],
+)
+def test_holm(p, corrected):
+    assert holm(p) == pytest.approx(corrected)
+
+
+def test_paired_tests_average_seeds_and_correct_over_models():
+    control = [0.80, 0.81, 0.82, 0.83, 0.84, 0.85]
+    runs = [invented_run(CONTROL, dice=control)]
+    # Up by 1 to 6 % in the mean of two seeds; down by as much; up and down.
+    runs += [
+        invented_run("Diagonal", s, dice=[v + 0.01 * i + (-0.1, 0.1)[s] for i, v in enumerate(control, 1)])
+        for s in (0, 1)
+    ]
+    runs += [invented_run("Single-Basis", dice=[v - 0.01 * i for i, v in enumerate(control, 1)])]
+    runs += [invented_run("Mixture-of-Bases", dice=[v + 0.01 * i * (-1) ** i for i, v in enumerate(control, 1)])]
+    tests = {test.model: test for test in paired_tests(runs)}
+    assert {test.reference for test in tests.values()} == {CONTROL}
+    assert {test.metric for test in tests.values()} == {DICE}
+    assert [tests[name].difference for name in ("Diagonal", "Single-Basis")] == pytest.approx([0.035, -0.035])
+    assert {name: test.cases for name, test in tests.items()} == dict.fromkeys(tests, 6)
+    assert (tests["Diagonal"].p, tests["Diagonal"].corrected) == pytest.approx((1 / 32, 3 / 32))
+    assert tests["Diagonal"].mark == ""  # not after the correction
+    assert tests["Mixture-of-Bases"].corrected == tests["Mixture-of-Bases"].p > 0.5
+    assert [tests[name].better for name in ("Diagonal", "Single-Basis")] == [True, False]
+
+
+def test_marks_say_better_or_worse_and_only_beyond_chance():
+    control = np.linspace(0.1, 0.2, 8)
+    steps = 0.001 * np.arange(1, 9)
+    runs = [
+        invented_run(CONTROL, volume__nll=list(control)),
+        invented_run("Diagonal", volume__nll=list(control - steps)),
+        invented_run("Single-Basis", volume__nll=list(control + steps)),
+        invented_run("Mixture-of-Bases", volume__nll=list(control + steps * (-1) ** np.arange(8))),
+    ]
+    tests = paired_tests(runs)
+    assert {test.metric for test in tests} == {NLL}
+    assert [test.mark for test in tests] == [BETTER, WORSE, ""]
+    shown = {name: cells[0].mark for name, cells in tables(runs, tests)["nll"].rows}
+    assert shown == {CONTROL: "", "Diagonal": BETTER, "Single-Basis": WORSE, "Mixture-of-Bases": ""}
+
+
+def test_variance_is_tested_against_the_references_bernoulli_variance():
+    scores = {"bernoulli__box__auroc": [0.9] * 6, "variance__box__auroc": [0.5] * 6}
+    better = {"bernoulli__box__auroc": [0.9] * 6, "variance__box__auroc": [0.91, 0.92, 0.93, 0.94, 0.95, 0.96]}
+    tests = paired_tests([invented_run(CONTROL, **scores), invented_run("Diagonal", **better)])
+    found = {test.metric.key: test for test in tests}
+    assert found["variance.box.auroc"].difference == pytest.approx(0.035)
+    assert found["variance.box.auroc"].p == 2 / 2**6
+    assert found["bernoulli.box.auroc"].p == 1
+    assert found["bernoulli.box.auroc"].better is None
+
+
+def test_reference_is_the_control_the_deterministic_model_or_the_first():
+    names = ["Mixture-of-Bases", "Deterministic", CONTROL, "Diagonal"]
+    runs = {name: invented_run(name, dice=[0.8, 0.9]) for name in names}
+
+    def reference(*wanted: str, given: str | None = None) -> set[str]:
+        return {test.reference for test in paired_tests([runs[name] for name in wanted], given)}
+
+    assert reference(*names) == {CONTROL}
+    assert reference(*names[:2]) == {"Deterministic"}
+    assert reference("Mixture-of-Bases", "Diagonal") == {"Diagonal"}
+    assert reference(*names, given="Diagonal") == {"Diagonal"}
+
+
+# Tables
+
+
+def test_cell_is_mean_and_deviation_over_seeds():
+    assert Cell.over([80.0, 82.0, 87.0], 2) == Cell(83.0, pytest.approx(stdev([80, 82, 87])), 2)
+    assert Cell.over([80.0, 82.0, 87.0], 1).text() == "83.0 ± 3.6"
+    assert Cell.over([0.5], 3).text() == "0.500"
+    assert Cell.over([], 3).text() == "–"
+
+
+def test_best_cells_are_those_that_show_the_best_number():
+    column = [Cell(1.234, digits=2), Cell(None), Cell(1.231, digits=2), Cell(0.5, digits=2)]
+    assert [cell.best for cell in with_best(column, True)] == [True, False, True, False]
+    assert [cell.best for cell in with_best(column, False)] == [False, False, False, True]
+    assert [cell.best for cell in with_best(column[:2], True)] == [False, False]
+
+
+TABLE = Table(
+    "A & B",
+    "Model",
+    ("|p − q|, box ↓", "In words"),
+    (("my_model 50%", (Cell(0.1234, 0.0567, 2, True, BETTER), "p<1")), ("other|one", (Cell(None), "a\\b"))),
+)
+
+
+def test_table_as_csv():
+    assert TABLE.csv().splitlines() == [
+        'Model,"|p − q|, box ↓","|p − q|, box ↓ (standard deviation)",In words',
+        "my_model 50%,0.1234,0.0567,p<1",
+        "other|one,,,a\\b",
+    ]
+
+
+def test_table_as_markdown():
+    assert TABLE.markdown().splitlines() == [
+        r"| Model | \|p − q\|, box ↓ | In words |",
+        "| --- | --- | --- |",
+        "| my_model 50% | **0.12 ± 0.06** † | p<1 |",
+        r"| other\|one | – | a\b |",
+    ]
+
+
+def test_table_as_latex():
+    assert TABLE.latex().splitlines() == [
+        r"% A \& B",
+        r"\begin{tabular}{lcc}",
+        r"\toprule",
+        r"Model & $|$p $-$ q$|$, box $\downarrow$ & In words \\",
+        r"\midrule",
+        r"my\_model 50\% & $\mathbf{0.12 \pm 0.06}^{\dagger}$ & p$<$1 \\",
+        r"other$|$one & -- & a\textbackslash{}b \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def test_latex_marks_what_is_worse():
+    text = Table("T", "Model", ("NLL ↓",), (("A", (Cell(0.5, digits=1, mark=WORSE),)),)).latex()
+    assert r"A & $0.5^{\ddagger}$ \\" in text
+
+
+# All of it
+
+
+@pytest.fixture(scope="module")
+def compared(written, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("comparison") / "out"
+    assert compare(written, folder) == folder / "comparison.md"
+    return folder
+
+
+def test_every_table_comes_in_three_forms(compared):
+    stems = {path.stem for path in compared.glob("*.csv")}
+    own = {f"{dataset}_{group}" for dataset in ("Organ", "Parts") for group in ("scores", "box", "variance", "pooled")}
+    assert stems >= own | {"dice", "nll", "ece", "significance", "Organ_bases_mixture-of-bases", "Parts_entropy"}
+    assert not any("raters" in stem for stem in stems)  # there are none
+    assert not any("Parts_bases" in stem for stem in stems)
+    for stem in stems:
+        assert (compared / f"{stem}.md").stat().st_size > 50
+        assert (compared / f"{stem}.tex").read_text().endswith("\\end{tabular}\n")
+
+
+def test_page_shows_all_tables_and_figures(compared):
+    page = (compared / "comparison.md").read_text()
+    for path in compared.glob("*.md"):
+        assert path.name == "comparison.md" or path.read_text() in page
+    pictures = re.findall(r"\]\((.+\.png)\)", page)
+    assert set(pictures) == {path.name for path in compared.glob("*.png")}
+    assert len(pictures) == 2 * 3 + 1
+    assert "over 2 seeds." in page
+    assert f"{BETTER} better, {WORSE} worse than {CONTROL}" in page
+
+
+@pytest.mark.parametrize("dataset", ["Organ", "Parts"])
+@pytest.mark.parametrize("table, keys, factor", [("dice", ["dice"], 100), ("nll", ["volume", "nll"], 1)])
+def test_tables_hold_mean_and_deviation_over_seeds_of_means_over_cases(written, compared, dataset, table, keys, factor):
+    found = rows(compared / f"{table}.csv")
+    for shown, model in {CONTROL: "deterministic-fine-tuned", "Mixture-of-Bases": "mixture-of-bases"}.items():
+        seeds = [factor * mean(per_case(path, *keys)) for path in of(written, dataset, model)]
+        assert len(seeds) == 2
+        assert float(found[shown][dataset]) == pytest.approx(mean(seeds), rel=1e-5)
+        assert float(found[shown][f"{dataset} (standard deviation)"]) == pytest.approx(stdev(seeds), rel=1e-4)
+
+
+def test_pooled_table_holds_the_pooled_scores(written, compared):
+    seeds = [json.loads(path.read_text())["pooled"] for path in of(written, "Parts", "mixture-of-bases")]
+    row = rows(compared / "Parts_pooled.csv")["Mixture-of-Bases"]
+    assert float(row["ECE ↓"]) == pytest.approx(mean(one["volume"]["ece"] for one in seeds), rel=1e-5)
+    auroc = mean(one["variance"]["box"]["auroc"] for one in seeds)
+    assert float(row["AUROC of variance, box ↑"]) == pytest.approx(auroc, rel=1e-5)
+
+
+def test_sweep_has_a_row_for_each_number_of_bases(written, compared):
+    found = rows(compared / "Organ_bases_mixture-of-bases.csv")
+    assert list(found) == ["1 basis", "2 bases", "3 bases"]
+    seeds = [100 * mean(per_case(path, "dice")) for path in of(written, "Organ", "mixture-of-bases-bases-2")]
+    assert float(found["2 bases"]["Dice ↑"]) == pytest.approx(mean(seeds), rel=1e-5)
+
+
+SCORES = {"Dice": "dice", "NLL": "volume nll", "ECE": "volume ece", "AUROC of p (1 − p)": "bernoulli box auroc"}
+
+
+def test_significance_is_scipys_on_the_cases_of_the_files(written, compared):
+    with (compared / "significance.csv").open(encoding="utf-8", newline="") as file:
+        table = [row for row in csv.DictReader(file) if row["Data set"] == "Parts"]
+    seen = set()
+    for score, keys in SCORES.items():
+        found = [row for row in table if row["Score"] == score]
+        assert [row["Model"] for row in found] == ["Deterministic", "Mixture-of-Bases"]
+        stock, control, mixture = (
+            np.mean([per_case(path, *keys.split()) for path in of(written, "Parts", model)], axis=0)
+            for model in ("deterministic", "deterministic-fine-tuned", "mixture-of-bases")
+        )
+        expected = [wilcoxon(values - control).pvalue for values in (stock, mixture)]
+        seen.update(expected)
+        assert [float(row["p"]) for row in found] == pytest.approx(expected, abs=6e-4)
+        assert [float(row["p (Holm)"]) for row in found] == pytest.approx(holm(expected), abs=6e-4)
+        assert [row["Cases"] for row in found] == ["5", "5"]
+        rises = (stock - control).mean() > 0
+        assert found[0]["Better"] == ("Deterministic" if rises == (score not in ("NLL", "ECE")) else CONTROL)
+    assert max(seen) > min(seen) == 2 / 2**5
+
+
+def test_sweep_alone_is_compared_too(written, tmp_path):
+    paths = [path for path in written if "-bases-" in path.parts[-2]]
+    page = compare(paths, tmp_path / "out").read_text()
+    assert "over 2 seeds." in page
+    assert {path.name for path in tmp_path.rglob("*.png")} == {"Organ_bases_mixture-of-bases.png"}
+
+
+def test_command_compares_one_run_with_nothing(written, tmp_path):
+    options = ["--output", tmp_path / "out", "--reference", "Deterministic"]
+    done = CliRunner().invoke(app, ["compare", *map(str, [of(written, "Organ", "deterministic")[0], *options])])
+    assert done.exit_code == 0, done.output
+    assert done.output.strip() == str(tmp_path / "out" / "comparison.md")
+    assert "over 1 seed." in (tmp_path / "out" / "comparison.md").read_text()
+    assert not (tmp_path / "out" / "significance.csv").exists()
+    assert rows(tmp_path / "out" / "dice.csv")["Deterministic"]["Organ (standard deviation)"] == ""

@@ -1,0 +1,206 @@
+"""Scores of many models and seeds -> tables, paired tests and figures (the paper's Tables 2 to 4, Figures 3 and 4)."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+from mob_training import figures
+from mob_training.runs import Run, by_model, datasets, look_up, read_runs, sweeps
+from mob_training.scoreboard import DICE, ECE, GROUPS, NLL, POOLED, Metric
+from mob_training.significance import LEVEL, PairedTest, paired_tests
+from mob_training.tables import BETTER, WORSE, Cell, Table, with_best
+from MoBUncertaintyLib.errors import SettingsError
+
+FIGURES = (
+    ("calibration", figures.draw_calibration, "Calibration"),
+    ("doubt", figures.draw_doubt, "Error rate by doubt"),
+    ("review", figures.draw_review, "Dice after review of the first regions"),
+)
+
+Marks = Mapping[tuple[str, str, str], str]
+"""Of a data set, a score's key and a model."""
+
+
+def _mean(run: Run, key: str) -> float | None:
+    return run.mean(key)
+
+
+def _pooled(run: Run, key: str) -> float | None:
+    return look_up(run.pooled, key)
+
+
+def compare(paths: Sequence[Path], output: Path, reference: str | None = None) -> Path:
+    """Write every table and figure of some scores.
+
+    Args:
+        paths: Files of `mob-training evaluate`.
+        output: Folder, made if there is none.
+        reference: Model that the others are tested against; None: the fine-tuned control, else the deterministic one,
+            else the first.
+
+    Returns:
+        `comparison.md`, which shows all of them.
+
+    Raises:
+        SettingsError: The files do not fit together, or there is no such reference.
+    """
+    runs = read_runs(paths)
+    if not runs:
+        raise SettingsError("There are no scores to compare; name at least one file of `mob-training evaluate`.")
+    tests = paired_tests(runs, reference)
+    output.mkdir(parents=True, exist_ok=True)
+    page = ["# Comparison\n", _legend(runs, tests)]
+    for stem, table in tables(runs, tests).items():
+        table.write(output / stem)
+        page += [f"## {table.title}\n", table.markdown()]
+    for dataset in datasets(runs):
+        page += [f"## {dataset}: figures\n", *_draw(dataset, runs, output)]
+    path = output / "comparison.md"
+    path.write_text("\n".join(page), encoding="utf-8")
+    return path
+
+
+def _draw(dataset: str, runs: Sequence[Run], output: Path) -> list[str]:
+    """Draw the figures of a data set; returns how the page shows them."""
+    groups = by_model(_main(runs, dataset))
+    drawn = []
+    for name, draw, title in FIGURES if groups else ():
+        draw(groups, output / f"{dataset}_{name}.png")
+        drawn.append(f"![{title}]({dataset}_{name}.png)\n")
+    for model, numbers in sweeps([run for run in runs if run.dataset == dataset]).items():
+        name = f"{dataset}_{_sweep_name(model)}.png"
+        figures.draw_bases(numbers, output / name)
+        drawn.append(f"![Number of bases of {model}]({name})\n")
+    return drawn
+
+
+def tables(runs: Sequence[Run], tests: Sequence[PairedTest]) -> dict[str, Table]:
+    """All tables that have a number, by the stem of their files.
+
+    Args:
+        runs: The scores.
+        tests: Against the reference; what differs by more than chance is marked.
+    """
+    main = [run for run in runs if not run.sweep]
+    marks = {(test.dataset, test.metric.key, test.model): test.mark for test in tests}
+    made: dict[str, Table] = {}
+    for metric in (DICE, NLL, ECE):
+        made[metric.key.rpartition(".")[2]] = _across(main, metric, marks)
+    for dataset in datasets(runs):
+        own = [run for run in runs if run.dataset == dataset]
+        groups = by_model([run for run in own if not run.sweep])
+        for group, (title, metrics) in GROUPS.items():
+            made[f"{dataset}_{group}"] = _within(dataset, title, groups, metrics, marks)
+        title = "all voxels of all cases together"
+        made[f"{dataset}_pooled"] = _within(dataset, title, groups, POOLED, value=_pooled)
+        for model, numbers in sweeps(own).items():
+            named = {f"{bases} bases" if bases > 1 else "1 basis": seeds for bases, seeds in numbers.items()}
+            title = f"number of bases, {model}"
+            sweep = _within(dataset, title, named, GROUPS["scores"][1])
+            made[f"{dataset}_{_sweep_name(model)}"] = replace(sweep, corner="Bases")
+    if tests:
+        made["significance"] = _significance(tests)
+    return {stem: table for stem, table in made.items() if _has_numbers(table)}
+
+
+def _across(runs: Sequence[Run], metric: Metric, marks: Marks) -> Table:
+    """One score, models by data sets (the paper's Tables 2 and 3)."""
+    models, names = by_model(runs), datasets(runs)
+    columns = []
+    for dataset in names:
+        groups = {model: [run for run in seeds if run.dataset == dataset] for model, seeds in models.items()}
+        cells = _column(groups, metric, _mean)
+        columns.append(_mark(cells, [marks.get((dataset, metric.key, model), "") for model in models]))
+    rows = tuple((model, tuple(column[i] for column in columns)) for i, model in enumerate(models))
+    return Table(f"{metric.title}{' in %' if metric.factor == 100 else ''}", "Model", tuple(names), rows)
+
+
+def _within(
+    dataset: str,
+    title: str,
+    groups: dict[str, list[Run]],
+    metrics: Sequence[Metric],
+    marks: Marks = MappingProxyType({}),
+    value: Callable[[Run, str], float | None] = _mean,
+) -> Table:
+    """Several scores of one data set (the paper's Table 4); columns without a number are left out."""
+    columns = {}
+    for metric in metrics:
+        cells = _column(groups, metric, value)
+        if any(cell.mean is not None for cell in cells):
+            columns[metric.header] = _mark(cells, [marks.get((dataset, metric.key, model), "") for model in groups])
+    rows = tuple((name, tuple(column[i] for column in columns.values())) for i, name in enumerate(groups))
+    return Table(f"{dataset}: {title}", "Model", tuple(columns), rows)
+
+
+def _column(groups: dict[str, list[Run]], metric: Metric, value: Callable[[Run, str], float | None]) -> list[Cell]:
+    """A score of each model over its seeds."""
+    found = [[value(run, metric.key) for run in seeds] for seeds in groups.values()]
+    cells = [Cell.over([metric.factor * v for v in values if v is not None], metric.digits) for values in found]
+    return with_best(cells, metric.higher)
+
+
+def _mark(cells: Sequence[Cell], marks: Sequence[str]) -> list[Cell]:
+    return [replace(cell, mark=mark) for cell, mark in zip(cells, marks, strict=True)]
+
+
+def _significance(tests: Sequence[PairedTest]) -> Table:
+    """Every test, in words and numbers."""
+    columns = ("Data set", "Score", "Reference", "Better", "Difference", "Cases", "p", "p (Holm)")
+    rows = []
+    for test in tests:
+        metric = test.metric
+        names = ("model's variance", "reference's p (1 − p)") if metric.against else (test.model, test.reference)
+        better = "neither" if test.better is None else names[0 if test.better else 1]
+        cells = (
+            test.dataset,
+            metric.title,
+            test.reference,
+            better,
+            f"{metric.factor * test.difference:+.{metric.digits}f}",
+            str(test.cases),
+            _p(test.p),
+            _p(test.corrected),
+        )
+        rows.append((test.model, cells))
+    title = f"Paired tests against {' and '.join(dict.fromkeys(test.reference for test in tests))}"
+    return Table(title, "Model", columns, tuple(rows))
+
+
+def _legend(runs: Sequence[Run], tests: Sequence[PairedTest]) -> str:
+    """What the tables' signs mean."""
+    seeds = sorted(Counter((run.dataset, run.model, run.bases, run.sweep) for run in runs).values())
+    counted = " to ".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))
+    sentences = [
+        f"Mean over the test cases, then mean ± standard deviation over {counted} seed{'s' * (seeds[-1] > 1)}. "
+        "In bold the best of each column; ↑ more is better, ↓ less is better."
+    ]
+    if tests:
+        references = " and ".join(dict.fromkeys(test.reference for test in tests))
+        sentences.append(
+            f"{BETTER} better, {WORSE} worse than {references} with p < {LEVEL:g}: Wilcoxon's signed-rank test over "
+            "the cases, seeds averaged, Holm-corrected over the models; a model's variance is tested against the "
+            "reference's p (1 − p)."
+        )
+    return " ".join(sentences) + "\n"
+
+
+def _main(runs: Sequence[Run], dataset: str) -> list[Run]:
+    return [run for run in runs if run.dataset == dataset and not run.sweep]
+
+
+def _has_numbers(table: Table) -> bool:
+    return bool(table.columns) and bool(table.rows)
+
+
+def _sweep_name(model: str) -> str:
+    return "bases_" + re.sub(r"[^A-Za-z0-9]+", "-", model).strip("-").lower()
+
+
+def _p(value: float) -> str:
+    return f"{value:.1e}" if value < 0.001 else f"{value:.3f}"

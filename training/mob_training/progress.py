@@ -1,0 +1,86 @@
+"""What happens in a fine-tuning, one row an epoch: `progress.csv`, and `progress.png` drawn from it."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+Row = dict[str, float]
+
+TERMS = ("cross_entropy", "dice", "kl", "orthogonality", "weight")
+PULLS = {"prior_pull": "of the prior (Eq. 8)", "likelihood_pull": "of the likelihood"}
+
+
+def read_progress(path: Path) -> list[Row]:
+    """The rows of a `progress.csv`; none where there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def add_progress(path: Path, row: Row) -> list[Row]:
+    """Add an epoch to a `progress.csv`; what it held of this epoch and later ones, before a restart, goes.
+
+    Args:
+        path: The file.
+        row: `epoch` and any other numbers, the same for every epoch.
+
+    Returns:
+        All rows.
+    """
+    rows = [earlier for earlier in read_progress(path) if earlier["epoch"] < row["epoch"]] + [row]
+    partial = path.with_suffix(".partial")  # a run that is killed here leaves the earlier file whole
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(row), restval="nan", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows({name: f"{value:.6g}" for name, value in entry.items()} for entry in rows)
+    partial.replace(path)
+    return rows
+
+
+def draw_progress(rows: list[Row], path: Path) -> None:
+    """Loss terms, validation, what pulls at the variance, and how often each basis is chosen, over the epochs."""
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    ((loss, validation), (variance, bases)) = figure.subplots(2, 2)
+    epochs = [row["epoch"] for row in rows]
+
+    def plot(axes: Axes, name: str, label: str, **style: object) -> None:
+        axes.plot(epochs, [row.get(name, float("nan")) for row in rows], label=label, marker=".", **style)
+
+    names = list(rows[-1])
+    for name in TERMS:
+        if name in names:
+            plot(loss, name, name.replace("_", " "))
+    loss.set_title("Weighted terms of the loss (Eq. 11)")
+    plot(validation, "validation_dice", "Dice", color="#1d4ed8")
+    plot(validation, "validation_nll", "NLL", color="#c2410c")
+    validation.set_title("Validation patches")
+    for name, label in PULLS.items():
+        if name in names:
+            plot(variance, name, label)
+    if "mean_variance" in names:
+        beside = variance.twinx()
+        plot(beside, "mean_variance", "mean of d", color="#555", linestyle=":")
+        beside.set_ylabel("mean of d (dotted)")
+    variance.set_title("Pull on ln d, summed over a patch (above 0: upwards)")
+    chosen = [name for name in names if re.fullmatch(r"basis_\d+", name)]
+    for name in chosen:
+        plot(bases, name, name.replace("_", " "))
+    bases.set(title="Share of the cells that choose each basis", ylim=(-0.02, 1.02))
+    for axes in (loss, validation, variance, bases):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+        if axes.lines:
+            axes.legend(frameon=False)
+        else:
+            axes.text(0.5, 0.5, "not in this model", ha="center", transform=axes.transAxes)
+    figure.savefig(path, dpi=110)

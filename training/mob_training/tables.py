@@ -1,0 +1,159 @@
+"""Tables of scores as CSV, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+LATEX = {character: f"\\{character}" for character in "&%_#${}"}
+LATEX |= {
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "|": "$|$",
+    "<": "$<$",
+    ">": "$>$",
+}
+LATEX |= {"−": "$-$", "³": "$^3$", "·": r"$\cdot$", "–": "--", "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
+"""How LaTeX writes what titles and names contain."""
+
+BETTER, WORSE = "†", "‡"
+"""Of a score that differs from the reference's by more than chance."""
+
+LATEX_MARKS = {"": "", BETTER: r"^{\dagger}", WORSE: r"^{\ddagger}"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A score over seeds.
+
+    Attributes:
+        mean: None where it is undefined.
+        deviation: Standard deviation over the seeds (n - 1); None with fewer than two.
+        digits: Decimals shown.
+        best: Of its column.
+        mark: `BETTER` or `WORSE` than the reference by more than chance, else empty.
+    """
+
+    mean: float | None
+    deviation: float | None = None
+    digits: int = 2
+    best: bool = False
+    mark: str = ""
+
+    @classmethod
+    def over(cls, values: Sequence[float], digits: int) -> Cell:
+        """Of the seeds' values; those that are undefined are left out before."""
+        if not values:
+            return cls(None, None, digits)
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return cls(float(np.mean(values)), deviation, digits)
+
+    def text(self, plus_minus: str = " ± ") -> str:
+        """As people read it."""
+        if self.mean is None:
+            return "–"
+        shown = f"{self.mean:.{self.digits}f}"
+        return shown if self.deviation is None else f"{shown}{plus_minus}{self.deviation:.{self.digits}f}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows and columns with names.
+
+    Attributes:
+        title: One sentence, without its full stop.
+        corner: What the rows are.
+        columns: Titles.
+        rows: Name and cells of each; a cell is a `Cell` or words.
+    """
+
+    title: str
+    corner: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell | str, ...]], ...]
+
+    def csv(self) -> str:
+        """Numbers in full; a column of scores becomes two, mean and standard deviation."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        kinds = [any(isinstance(cells[i], Cell) for _, cells in self.rows) for i in range(len(self.columns))]
+        header = [
+            name
+            for column, scored in zip(self.columns, kinds, strict=True)
+            for name in ([column, f"{column} (standard deviation)"] if scored else [column])
+        ]
+        writer.writerow([self.corner, *header])
+        for name, cells in self.rows:
+            values: list[object] = []
+            for cell in cells:
+                values += [_number(cell.mean), _number(cell.deviation)] if isinstance(cell, Cell) else [cell]
+            writer.writerow([name, *values])
+        return file.getvalue()
+
+    def markdown(self) -> str:
+        """With the best of each column in bold, and the mark where the reference differs by more than chance."""
+        lines = [_markdown_row([self.corner, *self.columns]), "|" + " --- |" * (1 + len(self.columns))]
+        for name, cells in self.rows:
+            shown = []
+            for cell in cells:
+                text = cell if isinstance(cell, str) else cell.text()
+                if isinstance(cell, Cell):
+                    text = f"{f'**{text}**' if cell.best else text} {cell.mark}".rstrip()
+                shown.append(text)
+            lines.append(_markdown_row([name, *shown]))
+        return "\n".join(lines) + "\n"
+
+    def latex(self) -> str:
+        """A `tabular` for the package booktabs, in the layout of the paper's Tables 2 to 4."""
+        lines = [f"% {_escape(self.title)}", rf"\begin{{tabular}}{{l{'c' * len(self.columns)}}}", r"\toprule"]
+        lines += [" & ".join([_escape(self.corner), *map(_escape, self.columns)]) + r" \\", r"\midrule"]
+        for name, cells in self.rows:
+            shown = [_escape(cell) if isinstance(cell, str) else _latex_cell(cell) for cell in cells]
+            lines.append(" & ".join([_escape(name), *shown]) + r" \\")
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+    def write(self, stem: Path) -> list[Path]:
+        """Write `STEM.csv`, `STEM.md` and `STEM.tex`."""
+        written = []
+        for ending, text in (("csv", self.csv()), ("md", self.markdown()), ("tex", self.latex())):
+            path = stem.with_name(f"{stem.name}.{ending}")
+            path.write_text(text, encoding="utf-8")
+            written.append(path)
+        return written
+
+
+def with_best(cells: Sequence[Cell], higher: bool) -> list[Cell]:
+    """A column with its best cells marked: all that show the same number, none if there is but one row."""
+    shown = [None if cell.mean is None else round(cell.mean, cell.digits) for cell in cells]
+    known = [value for value in shown if value is not None]
+    if len(known) < 2:
+        return list(cells)
+    best = max(known) if higher else min(known)
+    return [replace(cell, best=value == best) for cell, value in zip(cells, shown, strict=True)]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _latex_cell(cell: Cell) -> str:
+    if cell.mean is None:
+        return "--"
+    text = cell.text(r" \pm ")
+    text = rf"\mathbf{{{text}}}" if cell.best else text
+    return f"${text}{LATEX_MARKS[cell.mark]}$"
+
+
+def _escape(text: str) -> str:
+    return text.translate(str.maketrans(LATEX))
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    """A bar within a cell, as in |p − q|, would end it."""
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
