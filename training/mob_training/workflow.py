@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +24,8 @@ FOLDER = Path(__file__).parents[1] / "workflow"
 DETERMINISTIC = "deterministic"
 """Name of the first stage among the models."""
 
+SPLIT = ("validation", "test")
+"""What a split says, beside its seed."""
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 IN_TOTALSEGMENTATOR = "ct.nii.gz"
 
@@ -34,12 +39,14 @@ class Run:
         model: `deterministic`, or a name of the config's `models`; with `-bases-M` at the end if of the sweep.
         seed: Of the training; the split has its own.
         options: Of `mob-training finetune`, by their names in the config; empty for the deterministic stage.
+        sweep: Whether it is there for its number of bases only.
     """
 
     dataset: str
     model: str
     seed: int
     options: Mapping[str, Any]
+    sweep: bool = False
 
     @property
     def folder(self) -> str:
@@ -80,7 +87,7 @@ def check_config(config: Any) -> None:
         place = ".".join(map(str, error.absolute_path)) or "the config"
         raise SettingsError(f"{place}: {_in_words(error)}.")
     _check_data(config)
-    _check_sweep(config)
+    _check_models(config)
 
 
 @cache
@@ -97,6 +104,76 @@ def grid(config: Mapping[str, Any]) -> list[Run]:
             options = {} if own is None else {**config["finetune"], **own}
             runs += [Run(dataset, model, seed, options) for seed in config["seeds"]]
     return runs + list(_sweep(config))
+
+
+def split_of(config: Mapping[str, Any], dataset: str) -> dict[str, int]:
+    """Options that split a data set: the config's `split`, and in place of it what the data set says of its own."""
+    stated = {**config.get("split", {}), **config["datasets"][dataset]}
+    return {key: stated[key] for key in SPLIT if key in stated} | {"seed": stated.get("seed", 0)}
+
+
+def origin(config: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """What a run is made from, in full: every option that its scores depend on, those left at their defaults, too.
+
+    Where the data lie, and on what device a run is trained, is not part of it.
+    """
+    from mob_training import cli
+
+    entry = config["datasets"][run.dataset]
+    data = {key: entry[key] for key in ("organ", "labels") if key in entry}
+    if "labels" in entry:
+        data |= _in_full(cli.labelled, entry, ["channel"])
+    if "phantom" in config:
+        data["phantom"] = _in_full(cli.phantom, config["phantom"])
+    made = {
+        "data": data,
+        "split": split_of(config, run.dataset),
+        "preset": config.get("preset", "small"),
+        "seed": run.seed,
+        "train": _in_full(cli.train, config["train"], schema()["$defs"]["schedule"]["properties"]),
+    }
+    if run.model != DETERMINISTIC:
+        names = schema()["$defs"]["finetuning"]["properties"]
+        made["finetune"] = _in_full(cli.finetune, run.options, names)
+    return json.loads(json.dumps(made))
+
+
+def kept_scores(config: Mapping[str, Any], runs: Iterable[Run]) -> dict[str, tuple[Path, Path]]:
+    """Scores in the config's folder `scores`, by `Run.folder`: summary and cases. These runs are not trained again.
+
+    Raises:
+        SettingsError: There is no such folder or nothing in it, a file is damaged, or a run was made from something
+            else than the config says.
+    """
+    if "scores" not in config:
+        return {}
+    folder = Path(config["scores"])
+    kept = {}
+    for run in runs:
+        summary = folder / f"{run.folder}.json"
+        if summary.exists():
+            _check_origin(summary, origin(config, run))
+            kept[run.folder] = summary, summary.with_name(f"{summary.stem}_cases.json")
+    if not kept:
+        raise SettingsError(f"scores: {folder.resolve()} holds no DATASET/MODEL/seed_N.json of the config's runs.")
+    return kept
+
+
+def check_source(config: Mapping[str, Any]) -> None:
+    """See, before anything starts, that the data are where the config says, unless they are converted already.
+
+    Raises:
+        SettingsError: They are not.
+    """
+    if "data" not in config or Path(config["data"]).is_dir():
+        return
+    if not all(Path(f"data/raw/{dataset_folder(config, name)}").is_dir() for name in config["datasets"]):
+        raise SettingsError(f"data: there is no folder {Path(config['data']).resolve()}; see --config data=FOLDER.")
+
+
+def dataset_folder(config: Mapping[str, Any], dataset: str) -> str:
+    """nnU-Net's name of a data set's folder."""
+    return f"Dataset{config['datasets'][dataset]['id']:03d}_{dataset}"
 
 
 def option_line(options: Mapping[str, Any]) -> str:
@@ -160,8 +237,11 @@ def start(config: Path, output: Path, profile: str, arguments: Sequence[str]) ->
     if not folder.is_dir():
         known = ", ".join(sorted(path.name for path in profiles.iterdir()))
         raise SettingsError(f"There is no profile {profile}; choose {known}, or a folder with a config.yaml.")
-    output.mkdir(parents=True, exist_ok=True)
-    _hold(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        _hold(output)
+    except OSError as error:
+        raise SettingsError(f"Cannot write to the folder {output.resolve()}: {error.strerror}.") from None
     command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--configfile", config.resolve()]
     command += ["--directory", output, "--profile", folder, "--nolock", *arguments]
     os.execv(sys.executable, [str(word) for word in command])
@@ -176,8 +256,10 @@ def _hold(folder: Path) -> None:
     descriptor = os.open(folder / ".workflow.lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         raise SettingsError(f"Another workflow is running in {folder.resolve()}; wait for it or stop it.") from None
+    except OSError:  # a file system without locks
+        return
     os.set_inheritable(descriptor, True)
 
 
@@ -204,12 +286,16 @@ def _check_data(config: Mapping[str, Any]) -> None:
         for name, dataset in config["datasets"].items():
             if "organ" not in dataset:
                 raise SettingsError(f"datasets.{name}: phantoms have an organ, not labels.")
-        cases, kept = config["phantom"]["cases"], config["split"]["validation"] + config["split"]["test"]
-        if cases <= kept:
-            raise SettingsError(f"phantom.cases: {cases} are too few to validate and test {kept}.")
+            split = split_of(config, name)
+            cases, others = config["phantom"]["cases"], sum(split.get(key, 1) for key in SPLIT)
+            if cases <= others:
+                raise SettingsError(f"phantom.cases: {cases} are too few to validate and test {others}.")
 
 
-def _check_sweep(config: Mapping[str, Any]) -> None:
+def _check_models(config: Mapping[str, Any]) -> None:
+    for name in config["models"]:
+        if re.search(r"-bases-\d+$", name):
+            raise SettingsError(f"models: {name} ends as the names of a sweep do; choose another.")
     if "sweep" not in config:
         return
     sweep = config["sweep"]
@@ -231,4 +317,54 @@ def _sweep(config: Mapping[str, Any]) -> Iterator[Run]:
         for bases in sweep["bases"]:
             if bases != options.get("bases", 3):
                 for seed in config["seeds"]:
-                    yield Run(dataset, f"{sweep['model']}-bases-{bases}", seed, {**options, "bases": bases})
+                    yield Run(dataset, f"{sweep['model']}-bases-{bases}", seed, {**options, "bases": bases}, True)
+
+
+def _in_full(command: Callable, options: Mapping[str, Any], names: Iterable[str] | None = None) -> dict[str, Any]:
+    """Options of a command, with its defaults for those that are not given.
+
+    Args:
+        command: A function of `mob_training.cli`.
+        options: Those that are given.
+        names: Which there are; None: all that have a default, and those given.
+    """
+    defaults = {name: entry.default for name, entry in inspect.signature(command).parameters.items()}
+    known = {name: value for name, value in defaults.items() if value is not inspect.Parameter.empty}
+    return {name: options.get(name, known.get(name)) for name in names or {**known, **options}}
+
+
+def _check_origin(summary: Path, expected: Mapping[str, Any]) -> None:
+    """See that kept scores are of the run that the config describes.
+
+    Raises:
+        SettingsError: They are not, or cannot be read.
+    """
+    mend = "remove it to train that run anew"
+    if not summary.with_name(f"{summary.stem}_cases.json").exists():
+        raise SettingsError(f"scores: {summary} lacks its {summary.stem}_cases.json; put it there, or {mend}.")
+    try:
+        found = json.loads(summary.read_text(encoding="utf-8"))["run"]["origin"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise SettingsError(f"scores: {summary} does not say what it was made from; {mend}.") from None
+    theirs, ours = (dict(_flat(_rounded(one))) for one in (found, expected))
+    differences = [
+        f"{key} {theirs.get(key, 'not given')} in place of {ours.get(key, 'none')}"
+        for key in sorted(theirs.keys() | ours.keys())
+        if theirs.get(key) != ours.get(key)
+    ]
+    if differences:
+        raise SettingsError(f"scores: {summary} was made with {', '.join(differences)}; {mend}, or change the config.")
+
+
+def _rounded(value: Any) -> Any:
+    """As `evaluation.write_scores` writes it."""
+    return json.loads(json.dumps(value), parse_float=lambda text: float(f"{float(text):.6g}"))
+
+
+def _flat(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Every entry of nested dictionaries by its place, `a.b.c`."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{place}.{key}" if place else key)
+    else:
+        yield place, value

@@ -143,11 +143,11 @@ class UncertaintyMaps:
         legend.SetTitleText(title)
         legend.SetLabelFormat("%.2f")
         legend.SetNumberOfLabels(5)
-        for text, size in ((legend.GetTitleTextProperty(), 12), (legend.GetLabelTextProperty(), 11)):
+        for text, size in ((legend.GetTitleTextProperty(), 11), (legend.GetLabelTextProperty(), 10)):
             text.SetFontFamilyToArial()
             text.SetFontSize(size)
             text.SetShadow(True)  # white on bright bone would not be read
-        legend.SetSize(0.12, 0.5)
+        legend.SetSize(0.1, 0.4)
         legend.SetVisibility(visible)
 
     def colours(self):

@@ -337,7 +337,9 @@ class ResultScene:
         self._maps.style(shown, overlay["window"], overlay["threshold"])
         title = mapName(MapKind(overlay["kind"]))
         organ = self._segmentation.segment(overlay["label"])
-        self._maps.setLegend(shown, f"{title}\n{organ.GetName()}" if organ else title, overlay["legend"])
+        if organ and len(self._segmentation.values()) > 1:
+            title += f"\n{organ.GetName()}"
+        self._maps.setLegend(shown, title, overlay["legend"])
 
     def _shownIn3d(self) -> bool:
         surface, display = self._surface.node, self.node("segmentation").GetDisplayNode()
