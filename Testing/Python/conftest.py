@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import small_panel
 from caller import STAND_IN, Caller, Start
 
 pytest_plugins = ["desktop.isolation"]
@@ -71,3 +72,24 @@ def start(client_module: ModuleType, tmp_path: Path) -> Iterator[Start]:
     for caller in callers:
         caller.client.close()
     assert list(folder.iterdir()) == []
+
+
+# Of the files that click through the panel, each in a process of its own.
+
+
+@pytest.fixture(scope="module")
+def panel() -> Iterator[Any]:
+    """The panel, one for all tests of a file; for `desktop`."""
+    yield from small_panel.opened()
+
+
+@pytest.fixture
+def desktop(panel: Any) -> Iterator[Any]:
+    """The panel with the stand-in worker, in an empty scene."""
+    yield from small_panel.emptied(panel)
+
+
+@pytest.fixture
+def reviewed(desktop: Any) -> tuple:
+    """The panel with a result, and its session."""
+    return small_panel.segmented(desktop)

@@ -9,28 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import small_panel
 from small_panel import MATRIX, MODULE_FOLDER, add_ct, apply, statuses, use_worker
 
 pytestmark = pytest.mark.own_process
 
 DEMO_MODEL = MODULE_FOLDER / "Resources" / "Models" / "PhantomPancreas"
-
-
-@pytest.fixture(scope="module")
-def panel():
-    yield from small_panel.opened()
-
-
-@pytest.fixture
-def desktop(panel):
-    yield from small_panel.emptied(panel)
-
-
-@pytest.fixture
-def reviewed(desktop):
-    """The panel with a result, and its session."""
-    return small_panel.segmented(desktop)
 
 
 class TestRun:

@@ -2,28 +2,11 @@
 
 import pytest
 
-import small_panel
 from small_panel import MODULE_FOLDER, add_ct, apply
 
 pytestmark = pytest.mark.own_process
 
 DEMO_MODEL = MODULE_FOLDER / "Resources" / "Models" / "PhantomPancreas"
-
-
-@pytest.fixture(scope="module")
-def panel():
-    yield from small_panel.opened()
-
-
-@pytest.fixture
-def desktop(panel):
-    yield from small_panel.emptied(panel)
-
-
-@pytest.fixture
-def reviewed(desktop):
-    """The panel with a result, and its session."""
-    return small_panel.segmented(desktop)
 
 
 class TestOverlay:

@@ -9,22 +9,6 @@ from small_panel import MATRIX, SHAPE, add_ct, apply, statuses
 pytestmark = pytest.mark.own_process
 
 
-@pytest.fixture(scope="module")
-def panel():
-    yield from small_panel.opened()
-
-
-@pytest.fixture
-def desktop(panel):
-    yield from small_panel.emptied(panel)
-
-
-@pytest.fixture
-def reviewed(desktop):
-    """The panel with a result, and its session."""
-    return small_panel.segmented(desktop)
-
-
 def shown(desktop) -> list:
     """The CTs whose results the views show; all views show the same CT."""
     from MoBUncertaintyLib.app.nodes import nodesByClass
