@@ -144,12 +144,11 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self) -> None:
         """Called when the application closes and the module widget is destroyed."""
+        if self.panel is not None:  # else setup() has failed, and said why
+            self.panel.close()
+            self.setParameterNode(None)
+            self.logic.close()
         self.removeObservers()
-        if self.panel is None:  # setup() has failed, and said why
-            return
-        self.panel.close()
-        self.setParameterNode(None)
-        self.logic.close()
 
     def enter(self) -> None:
         """Called each time the user opens this module."""
@@ -182,7 +181,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onNodeRemoved(self, caller, event) -> None:
         """Called whenever a node is removed: a CT that has lost a part of its results has none."""
         if self._parameterNode and self.logic.sessions.forgetIncomplete():
-            self.panel.refresh()
+            self.panel.onResultsRemoved()
 
     def onParametersModified(self, caller=None, event=None) -> None:
         """Called whenever a parameter changes."""

@@ -16,9 +16,9 @@ STAGES = {
 }
 """What is shown of each stage of a prediction, in their order."""
 
-SECONDS_PER_MVOXEL = {"preprocess": 0.15, "network": 1.0, "resample": 0.06, "regions": 0.02, "write": 0.01}
-"""Measured on one core, but for the network, which takes from 0.1 to 10. Only the first prediction of a process relies
-on them, the others on what it took."""
+SECONDS_PER_MVOXEL = {"preprocess": 0.15, "network": 10.0, "resample": 0.06, "regions": 0.02, "write": 0.01}
+"""Measured on one core, but for the network, which takes from 0.1 to 10: a bar that gets faster is better than one that
+waits near its end. Only the first prediction of a process relies on them, the others on what it took."""
 
 MODEL_SECONDS = 5.0
 
@@ -26,9 +26,9 @@ MODEL_SECONDS = 5.0
 class Estimate:
     """Turns the steps of stages into a fraction of the whole and seconds left.
 
-    The fraction weighs each stage by the seconds it is expected to take. The seconds left are those of the present
-    stage at its own pace and what is expected of the later ones. Before the network has shown its pace, which no one
-    can know beforehand, nothing is said.
+    The seconds left are those of the present stage at its own pace and what is expected of the later ones; the fraction
+    is that of the time. Before the network has shown its pace, which no one can know beforehand, nothing is said of the
+    seconds, and the fraction weighs each stage by what it is expected to take. The fraction never falls.
 
     Args:
         expected: Seconds of each stage, in their order.
@@ -51,17 +51,22 @@ class Estimate:
         later = names[names.index(stage) + 1 :]
         earlier = names[: names.index(stage)]
         share = done / total
-        spent = sum(self._expected[name] for name in earlier) + share * self._expected[stage]
-        self._fraction = max(self._fraction, spent / sum(self._expected.values()))
         left = taken * (1 - share) / share if done else self._expected[stage]
+        left += sum(self._expected[name] for name in later)
         paced = "network" not in later and (done or stage != "network")
+        spent = sum(self._expected[name] for name in earlier) + share * self._expected[stage]
+        whole = sum(self._expected.values())
+        if paced:
+            spent = now - min(self._began.values())
+            whole = spent + left
+        self._fraction = max(self._fraction, spent / whole if whole else 1.0)
         return {
             "stage": stage,
             "text": STAGES[stage] + (f": {done} of {total}" if total > 1 else ""),
             "done": done,
             "total": total,
             "fraction": round(self._fraction, 4),
-            "seconds_left": round(left + sum(self._expected[name] for name in later), 1) if paced else None,
+            "seconds_left": round(left, 1) if paced else None,
         }
 
 

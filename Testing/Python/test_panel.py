@@ -160,6 +160,15 @@ class TestRun:
         assert (asked[0]["threshold"], asked[0]["minimum_mm3"]) == (0.02, 50.0)
         desktop.ui.applyButton.click()
 
+    def test_a_region_of_interest_without_a_size_is_said(self, desktop):
+        add_ct(desktop)
+        roi = desktop.ui.roiSelector.addNode()
+        roi.SetSize(0, 0, 0)
+        desktop.ui.applyButton.click()
+        (dialog,) = desktop.dialogs
+        assert "has no size yet" in dialog.text
+        assert desktop.ui.applyButton.text == "Apply"
+
     def test_progress_is_told_in_the_panels_words(self, desktop):
         from MoBUncertaintyLib.app.sections.run import stageText
         from MoBUncertaintyLib.estimate import STAGES, Estimate

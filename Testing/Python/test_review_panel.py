@@ -124,6 +124,36 @@ class TestReview:
         assert statuses(desktop)[0] == "Edited"
         assert (session.review.labels_in(region.box)[region.mask] == 1).all()
 
+    def test_a_comment_stays_with_its_region_though_the_field_keeps_the_keyboard(self, reviewed, monkeypatch):
+        desktop, session = reviewed
+        ui = desktop.ui
+        monkeypatch.setattr(type(ui.commentEdit), "hasFocus", lambda _self: True)
+        first, second = (region.region_id for region in session.review.regions[:2])
+        ui.commentEdit.text = "belongs to the first"
+        ui.nextButton.click()
+        assert ui.commentEdit.text == ""
+        ui.commentEdit.editingFinished.emit()
+        assert session.review.region(first).comment == "belongs to the first"
+        assert session.review.region(second).comment == ""
+
+    def test_results_follow_the_transform_that_the_ct_is_put_under(self, reviewed):
+        desktop, session = reviewed
+        transform = desktop.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        session.ctNode.SetAndObserveTransformNodeID(transform.GetID())
+        for role in ("segmentation", "variance", "regions"):
+            assert session.results.node(role).GetTransformNodeID() == transform.GetID()
+
+    def test_results_of_a_ct_that_is_removed_are_not_shown_and_no_cts(self, reviewed):
+        from MoBUncertaintyLib.app.nodes import nodesByClass
+
+        desktop, session = reviewed
+        left = [session.results.node(role) for role in ("segmentation", "regions", "surface")]
+        desktop.scene.RemoveNode(session.ctNode)
+        assert [node.GetDisplayVisibility() for node in left] == [0, 0, 0]
+        assert desktop.ui.ctSelector.nodes() == []
+        views = nodesByClass(desktop.scene, "vtkMRMLSliceCompositeNode")
+        assert {view.GetForegroundVolumeID() for view in views} == {None}
+
     @pytest.mark.parametrize(("drawn", "status"), [(True, "Edited"), (False, "To review")])
     def test_leaving_the_module_keeps_what_is_being_drawn(self, reviewed, drawn, status):
         desktop, session = reviewed

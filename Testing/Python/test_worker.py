@@ -321,9 +321,11 @@ def test_fraction_and_seconds_left_by_hand() -> None:
         clock.now = seconds
         step = estimate.step(stage, done, total)
         steps.append((step["fraction"], step["seconds_left"]))
-    # A quarter of the network took 30 s: three more, and the 10 s that resampling is expected to take.
+    # A quarter of the network took 30 s: three more, and the 10 s that resampling is expected to take, 140 s in all.
     assert steps == [
-        (0.0, None), (0.1, None), (0.1, None), (0.3, 100.0), (0.7, 40.0), (0.9, 10.0), (0.9, 10.0), (1.0, 0.0)
+        (0.0, None), (0.1, None), (0.1, None), (pytest.approx(40 / 140, abs=1e-4), 100.0),
+        (pytest.approx(100 / 140, abs=1e-4), 40.0), (pytest.approx(130 / 140, abs=1e-4), 10.0),
+        (pytest.approx(130 / 140, abs=1e-4), 10.0), (1.0, 0.0),
     ]  # fmt: skip
     assert estimate.seconds == {"model": 10, "network": 120, "resample": 5}
 

@@ -18,6 +18,7 @@ from MoBUncertaintyLib.blocks import Box
 REFERENCE_ROLE = "MoBUncertainty.{}"  # from the CT to each node made for it: a second run finds and reuses them
 # And back: a copy of the CT, which Slicer gives the references of the original, must not take its results for its own.
 CT_ROLE = REFERENCE_ROLE.format("ct")
+ROLE_ATTRIBUTE = "MoBUncertainty.role"  # tells what a node is even when its CT is gone
 
 # The subject hierarchy's plugins, which a running Slicer chooses by itself and the bare core has to be told.
 _PLUGINS = {
@@ -71,6 +72,7 @@ class CtNodes:
         if node.IsA("vtkMRMLDisplayableNode"):
             node.CreateDefaultDisplayNodes()
             self._placeInFolder(node)
+        node.SetAttribute(ROLE_ATTRIBUTE, role)
         node.SetNodeReferenceID(CT_ROLE, self.ctNode.GetID())
         self.ctNode.AddNodeReferenceID(REFERENCE_ROLE.format(role), node.GetID())
         self.followTransform()

@@ -14,13 +14,14 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.app.samples import loadSampleData
+from MoBUncertaintyLib.app.scene import ResultScene
 from MoBUncertaintyLib.app.sections import allow
 from MoBUncertaintyLib.app.sections.export import ExportSection
 from MoBUncertaintyLib.app.sections.inputs import InputsSection
 from MoBUncertaintyLib.app.sections.overlay import OverlaySection
 from MoBUncertaintyLib.app.sections.review import ReviewSection
 from MoBUncertaintyLib.app.sections.run import RunSection, WorkButton, predictionSettings
-from MoBUncertaintyLib.app.sessions import mapVolumes, showAlone
+from MoBUncertaintyLib.app.sessions import hideOrphans, mapVolumes, showAlone
 from MoBUncertaintyLib.errors import Cancelled, UserError
 
 
@@ -40,6 +41,7 @@ class Panel:
         self.ensureReady = ensureReady
         self._work: WorkButton | None = None  # what the worker computes for
         self._damaged = None  # the CT whose results cannot be shown: said once
+        self._watched = (None, 0)  # the CT whose transform is followed, and the observer's tag
         self.inputs = InputsSection(ui, logic.modelList, self.onDemo, self.onModel)
         self.run = RunSection(ui, self.onApply, self.onCancel)
         self.overlay = OverlaySection(ui)
@@ -77,6 +79,7 @@ class Panel:
 
     def close(self) -> None:
         """Let go of everything outside the panel."""
+        self._watch(None)
         self.review.cleanup()
 
     # What the user does
@@ -102,12 +105,12 @@ class Panel:
     def onApply(self) -> None:
         """Start the computation."""
         self.review.leave()
-        if not self._mayReplaceReview():
-            return
         try:
             self.ensureReady()
         except Cancelled as declined:
             self.run.work.say(str(declined))
+            return
+        if not self._mayReplaceReview():
             return
         settings = predictionSettings(self.parameters, mirror=self.ui.mirrorCheckBox.enabled)
         work = self.run.work
@@ -148,13 +151,18 @@ class Panel:
                 self._onError,
             )
 
+    def onResultsRemoved(self) -> None:
+        """A part of the results is gone, or their CT."""
+        hideOrphans()
+        self.refresh()
+
     # What comes back
 
     def _onResult(self, session) -> None:
         self._damaged = None
         seconds = sum(session.prediction["seconds"].values())
         self._finish(_("Done in {seconds} s.").format(seconds=max(1, round(seconds))))
-        self.ui.overlayCollapsibleButton.collapsed = self.ui.reviewCollapsibleButton.collapsed = False
+        self.ui.inputsCollapsibleButton.collapsed = True  # room for the review
 
     def _onExported(self, files: list[str]) -> None:
         warnings = self.export.work.takeWarnings()
@@ -199,12 +207,26 @@ class Panel:
         except UserError as error:
             self._damaged, session = ct, None
             slicer.util.errorDisplay(str(error))
+        self._watch(ct if session else None)
         if session is not self.review.session or session is None:
             if session:
                 showAlone(ct)
+                self.ui.overlayCollapsibleButton.collapsed = self.ui.reviewCollapsibleButton.collapsed = False
             self.overlay.setSession(session)
             self.review.setSession(session)
             self.export.setSession(session)
+
+    def _watch(self, ct) -> None:
+        """Let the results follow the transform that the CT is put under."""
+        node, tag = self._watched
+        if ct is not node:
+            if node:
+                node.RemoveObserver(tag)
+            event = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
+            self._watched = (ct, ct.AddObserver(event, self._onTransformed)) if ct else (None, 0)
+
+    def _onTransformed(self, ct, _event) -> None:
+        ResultScene(ct).followTransform()
 
     def _hideMaps(self, *_args) -> None:
         self.inputs.hide(mapVolumes())

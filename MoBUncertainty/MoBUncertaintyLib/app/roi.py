@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import vtk
 
+from MoBUncertaintyLib.app.i18n import tr as _
+from MoBUncertaintyLib.errors import SettingsError
+
 
 def fitRoi(roi, ct) -> None:
     """Let a new box hold the whole CT and be drawn as lines with handles, as Crop Volume does.
@@ -28,11 +31,16 @@ def roiBounds(roi, ct) -> list[float] | None:
     Args:
         roi: vtkMRMLMarkupsROINode, or None.
         ct: The CT, which may be under a transform.
+
+    Raises:
+        SettingsError: The region has no size.
     """
     if roi is None:
         return None
     world = [0.0] * 6
     roi.GetRASBounds(world)
+    if not all(world[axis] < world[axis + 1] for axis in (0, 2, 4)):
+        raise SettingsError(_("The region of interest has no size yet; drag its handles, or choose the whole CT."))
     box = vtk.vtkBoundingBox()
     for corner in ((r, a, s) for r in world[:2] for a in world[2:4] for s in world[4:]):
         point = [0.0] * 3

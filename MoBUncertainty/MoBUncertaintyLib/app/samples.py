@@ -14,7 +14,8 @@ def registerSampleData():
     """Add the demo CT to the Sample Data module."""
     import SampleData
 
-    SampleData.SampleDataLogic.registerCustomSampleDataCategory(CATEGORY, title=CATEGORY)
+    if hasattr(SampleData.SampleDataLogic, "registerCustomSampleDataCategory"):  # not before Slicer 5.12
+        SampleData.SampleDataLogic.registerCustomSampleDataCategory(CATEGORY, title=CATEGORY)
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category=CATEGORY,
         sampleName=SAMPLE_NAME,
@@ -23,6 +24,7 @@ def registerSampleData():
         fileNames="PhantomCT.nii.gz",
         checksums=f"SHA256:{SAMPLE_SHA256}",
         nodeNames=SAMPLE_NAME,
+        loadFileTypes="VolumeFile",  # a reader of segmentations knows .nii.gz too
     )
 
 

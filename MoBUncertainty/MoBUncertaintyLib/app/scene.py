@@ -86,7 +86,8 @@ class ResultScene:
         display = node.GetDisplayNode()
         display.SetOpacity2DOutline(1.0)
         display.SetSliceIntersectionThickness(2)
-        node.CreateClosedSurfaceRepresentation()
+        if not self._segmentation.isEmpty():
+            node.CreateClosedSurfaceRepresentation()
         self.setSegmentationFill(self.overlay["fill"])
         if self.overlay["surface"]:
             self.showSurface(True)
@@ -113,6 +114,10 @@ class ResultScene:
     def restoreOrgans(self) -> bool:
         """Bring back organs that somebody has deleted, as predicted; says whether there were any."""
         return self._segmentation.restoreFrom(self._predicted)
+
+    def followTransform(self):
+        """Put all nodes under the transform that the CT is under."""
+        self._nodes.followTransform()
 
     def updateSurfaces(self):
         """Make the organs' surfaces anew after `updateSegmentation(..., surfaces=False)`."""
@@ -226,6 +231,7 @@ class ResultScene:
         else:
             label = self.overlay["label"]
             values = self._segmentation.values() if label is None else [label]
+            values = [] if self._segmentation.isEmpty() else values
             self._surface.show(node, values, volume, self._maps.colours(), self.overlay["window"])
         if node:
             node.GetDisplayNode().SetVisibility3D(not show)

@@ -80,15 +80,19 @@ class LabelSegmentation:
         node = self._nodes.getOrCreate(self.role, "vtkMRMLSegmentationNode", self._name)
         node.SetReferenceImageGeometryParameterFromVolumeNode(self._nodes.ctNode)
         segmentation = node.GetSegmentation()
-        segmentation.RemoveAllSegments()
         segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
         self._changed.clear()
         if box is None or not labels.size:
             box = occupied(labels) if labels.size else (slice(0, 1),) * 3
             labels = labels[box] if labels.size else np.zeros((1, 1, 1), labels.dtype)
         image = self._image(labels.astype(np.uint8 if labels.max() < 256 else np.uint16, copy=False), box)
+        wasModifying = node.StartModify()  # else every segment is announced to every view and table
+        for gone in set(segmentation.GetSegmentIDs()) - {segmentId(spec.value) for spec in segments}:
+            segmentation.RemoveSegment(gone)
         for spec in segments:
-            segment = slicer.vtkSegment()
+            known = segmentation.GetSegment(segmentId(spec.value))
+            segment = known or slicer.vtkSegment()
+            segment.RemoveAllRepresentations()
             segment.SetName(spec.name)
             segment.SetColor(*(channel / 255 for channel in spec.colour))
             segment.SetLabelValue(spec.value)
@@ -98,7 +102,9 @@ class LabelSegmentation:
                 logic = slicer.vtkSlicerSegmentationsModuleLogic
                 logic.SetSegmentStatus(segment, logic.Flagged)
             segment.AddRepresentation(BINARY_LABELMAP, image)
-            segmentation.AddSegment(segment, segmentId(spec.value))
+            if not known:
+                segmentation.AddSegment(segment, segmentId(spec.value))
+        node.EndModify(wasModifying)
         self._listSegments(node)
         return node
 
@@ -158,6 +164,10 @@ class LabelSegmentation:
         """Remove all closed surfaces: Slicer makes them when they are first shown."""
         self.node.GetSegmentation().RemoveRepresentation(CLOSED_SURFACE)
         self._changed.clear()
+
+    def isEmpty(self) -> bool:
+        """Whether no voxel has a value."""
+        return not any(part.any() for _segment, part, _box in self._layers())
 
     def boxes(self) -> list[Box]:
         """All that is not 0 lies in one of these boxes of the CT's array."""

@@ -291,7 +291,9 @@ class ReviewSession:
     def _showStatus(self) -> None:
         logic = slicer.vtkSlicerSegmentationsModuleLogic
         for region in self.review.regions:
-            self.results.setRegionStatus(region.label, logic.Completed if region.decided else logic.Flagged)
+            status = logic.Completed if region.decided else logic.Flagged
+            if self.results.regionStatus(region.label) != status:  # every change is announced to every table
+                self.results.setRegionStatus(region.label, status)
 
     def _store(self) -> None:
         self.results.setState("review", self.review.to_dict())

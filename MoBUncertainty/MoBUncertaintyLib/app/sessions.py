@@ -5,7 +5,7 @@ from __future__ import annotations
 import slicer
 import slicer.util
 
-from MoBUncertaintyLib.app.nodes import CtNodes
+from MoBUncertaintyLib.app.nodes import CT_ROLE, ROLE_ATTRIBUTE
 from MoBUncertaintyLib.app.scene import ResultScene, findResults
 from MoBUncertaintyLib.app.session import ReviewSession, areComplete
 
@@ -51,9 +51,18 @@ class Sessions:
 
 
 def mapVolumes() -> list:
-    """All volumes of the scene that are maps made of a CT."""
-    roles = ("probability", "variance", "map")
-    return [node for ct in findResults(slicer.mrmlScene) for role in roles for node in CtNodes(ct).nodes(role)]
+    """All volumes of the scene that are maps made of a CT, be it gone, and copies of such."""
+    return [node for node in slicer.util.getNodesByClass(CT_CLASS) if node.GetAttribute(ROLE_ATTRIBUTE)]
+
+
+def hideOrphans():
+    """Take results out of the views whose CT somebody has removed; as nodes they stay, for whoever wants them."""
+    for node in slicer.util.getNodesByClass("vtkMRMLDisplayableNode"):
+        if node.GetAttribute(ROLE_ATTRIBUTE) and node.GetNodeReference(CT_ROLE) is None:
+            node.SetDisplayVisibility(False)
+            for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+                if composite.GetForegroundVolumeID() == node.GetID():
+                    composite.SetForegroundVolumeID(None)
 
 
 def defaultCt():

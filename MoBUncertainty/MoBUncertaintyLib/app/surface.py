@@ -39,7 +39,8 @@ class UncertaintySurface:
             colourNode: What colours them.
             window: The values of the first and the last colour.
         """
-        segmentationNode.CreateClosedSurfaceRepresentation()
+        if values:
+            segmentationNode.CreateClosedSurfaceRepresentation()
         together = vtk.vtkAppendPolyData()
         for value in values:
             segment = segmentationNode.GetSegmentation().GetSegment(segmentId(value))

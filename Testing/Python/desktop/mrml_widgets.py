@@ -190,6 +190,13 @@ class qMRMLNodeComboBox(qt.QWidget):
     noneDisplay, baseName = _option("noneDisplay", str), _option("baseName", str)
 
 
+class _SegmentsTableView(qt.QWidget):
+    """The editor's list of segments."""
+
+    def setHideSegments(self, segmentIds) -> None:
+        self.hidden = list(segmentIds)
+
+
 class qMRMLSegmentEditorWidget(qt.QWidget):
     """Holds what the Segment Editor would show; a test paints through the segmentation node."""
 
@@ -199,6 +206,9 @@ class qMRMLSegmentEditorWidget(qt.QWidget):
         self._effect = ""
         column = qt.QVBoxLayout(self)
         column.addWidget(qt.QLabel("Segment Editor"))
+        table = _SegmentsTableView(self)
+        table.setObjectName("SegmentsTableView")
+        column.addWidget(table)
 
     def setMRMLScene(self, scene) -> None:
         self._scene = scene

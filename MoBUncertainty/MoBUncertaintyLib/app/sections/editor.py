@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import slicer
+import slicer.util
+
+from MoBUncertaintyLib.app.session import MASK_SEGMENT
 
 EFFECTS = ("Paint", "Draw", "Erase", "Scissors", "Islands", "Smoothing")
 
@@ -27,6 +30,8 @@ class RegionEditor:
         widget.setMRMLScene(editorNode.GetScene())
         widget.setMRMLSegmentEditorNode(editorNode)
         self._place.visible = True
+        table = slicer.util.findChild(widget, "SegmentsTableView")
+        table.setHideSegments([MASK_SEGMENT])  # to draw in that one is not meant
         widget.setupViewObservations()
         widget.installKeyboardShortcuts()
         widget.setActiveEffectByName("Paint")
@@ -38,7 +43,6 @@ class RegionEditor:
         self._widget.setActiveEffectByName("")
         self._widget.uninstallKeyboardShortcuts()
         self._widget.removeViewObservations()
-        self._widget.setMRMLSegmentEditorNode(None)
         self._place.visible = False
 
     def cleanup(self) -> None:

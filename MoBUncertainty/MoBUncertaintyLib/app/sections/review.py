@@ -30,6 +30,7 @@ class ReviewSection:
         self._ui = ui
         self._session = None
         self._entered = False
+        self._commented = None  # the region that the comment's text belongs to
         self._table = RegionTable(ui.regionsTable, shown(self._onSelected))
         self._editor = RegionEditor(ui)
         self._tips = {name: widget.toolTip for name, widget in self._locked().items()}
@@ -55,6 +56,7 @@ class ReviewSection:
         self.leave()
         self._editor.hide()  # leave() does not where nodes are gone
         self._session = session
+        self._commented = None
         self._table.clear()
         self._offerOrgans(session.organs if session else [])
         if session:
@@ -100,8 +102,10 @@ class ReviewSection:
         if editing:
             for button in (ui.acceptButton, ui.includeButton, ui.excludeButton):
                 allow(button, _("Finish drawing first."), "")
-        if not ui.commentEdit.hasFocus() or not region:
+        commented = region.region_id if region else None
+        if not ui.commentEdit.hasFocus() or commented != self._commented:
             ui.commentEdit.text = region.comment if region else ""
+        self._commented = commented
         ui.reviewProgressLabel.text = self._progress()
         self._refreshSignOff()
         for shortcut, whileEditing in self._shortcuts:
@@ -185,6 +189,7 @@ class ReviewSection:
     # What the user does
 
     def _onSelected(self) -> None:
+        self._onComment()  # of the region that was selected before
         self._session.show(self._table.selected)
         self.refresh()
 
@@ -227,10 +232,12 @@ class ReviewSection:
                 break
 
     def _onComment(self) -> None:
-        region = self._table.selected
-        if region and not self._session.review.signature and self._ui.commentEdit.text.strip() != region.comment:
-            self._session.comment(region.region_id, self._ui.commentEdit.text)
-            self._changed()
+        regions = self._session.review.regions if self._session and not self._session.review.signature else ()
+        text = self._ui.commentEdit.text.strip()
+        for region in regions:
+            if region.region_id == self._commented and region.comment != text:
+                self._session.comment(region.region_id, text)
+                self._changed()
 
     def _onEdit(self, *_args) -> None:
         if self._session.editing:
