@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import locale
 import os
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,14 @@ from caller import STAND_IN, Caller, Start
 pytest_plugins = ["desktop.isolation"]
 
 I18N = Path(__file__).with_name("desktop") / "standins" / "i18n.py"
+
+
+@pytest.fixture(autouse=True)
+def keep_the_locale() -> Iterator[None]:
+    """ITK leaves the C locale behind where it writes DICOM, in which Python takes text files for ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture
