@@ -19,15 +19,17 @@ from caller import STAND_IN, Caller, Start
 
 pytest_plugins = ["desktop.isolation"]
 
+LOCALE = locale.setlocale(locale.LC_ALL)
+
 I18N = Path(__file__).with_name("desktop") / "standins" / "i18n.py"
 
 
 @pytest.fixture(autouse=True)
 def keep_the_locale() -> Iterator[None]:
     """ITK leaves the C locale behind where it writes DICOM, in which Python takes text files for ASCII."""
-    before = locale.setlocale(locale.LC_ALL)
+    locale.setlocale(locale.LC_ALL, LOCALE)  # a fixture of the whole module may have written some
     yield
-    locale.setlocale(locale.LC_ALL, before)
+    locale.setlocale(locale.LC_ALL, LOCALE)
 
 
 @pytest.fixture

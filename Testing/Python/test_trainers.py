@@ -354,7 +354,6 @@ def test_settings_survive_the_plans():
     assert FineTuning.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
 
 
-@pytest.mark.slow  # it needs a UTF-8 locale, which ITK takes from a process that writes DICOM
 def test_network_compiles_in_training_and_evaluation(deterministic):
     """nnU-Net compiles networks on CUDA; `aot_eager` traces forwards and backwards just so."""
     trainer = trainer_of(MOB, deterministic)
