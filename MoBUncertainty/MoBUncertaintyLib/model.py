@@ -31,7 +31,7 @@ from MoBUncertaintyLib.card import (
     read_json,
 )
 from MoBUncertaintyLib.errors import ModelError
-from MoBUncertaintyLib.nnunet_folder import CHECKPOINTS, is_results_folder, open_results
+from MoBUncertaintyLib.nnunet_folder import is_results_folder, open_results
 from MoBUncertaintyLib.plans import check_dataset, check_plans, image_spacing
 from MoBUncertaintyLib.weights import read_checkpoint, read_weights
 
@@ -140,13 +140,13 @@ class ListedModel:
 
 
 def load_model(
-    path: Path | str, checkpoints: Sequence[str] = CHECKPOINTS, folds: Sequence[Fold] | None = None
+    path: Path | str, checkpoint: str | None = None, folds: Sequence[Fold] | None = None
 ) -> Model:
     """Open a model folder, a zipped model or a raw nnU-Net results folder, and check all but the numbers.
 
     Args:
         path: Where it is.
-        checkpoints: For a raw results folder: names of checkpoint files, best first.
+        checkpoint: For a raw results folder: name of the checkpoint files; None: as `nnunet_folder.open_results` chooses.
         folds: For a raw results folder: which folds; None: all that are trained.
 
     Raises:
@@ -154,12 +154,12 @@ def load_model(
     """
     path = Path(path)
     try:
-        return _open(path, checkpoints, folds)
+        return _open(path, checkpoint, folds)
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
-def _open(path: Path, checkpoints: Sequence[str], folds: Sequence[Fold] | None) -> Model:
+def _open(path: Path, checkpoint: str | None, folds: Sequence[Fold] | None) -> Model:
     if path.is_file():
         root = archive.unpack(path)
         try:
@@ -174,7 +174,7 @@ def _open(path: Path, checkpoints: Sequence[str], folds: Sequence[Fold] | None) 
     if (path / "model.json").is_file():
         return load_folder(path, path)
     if is_results_folder(path):
-        card, plans, dataset, sources = open_results(path, checkpoints, folds)
+        card, plans, dataset, sources = open_results(path, checkpoint, folds)
         return Model(card, plans, dataset, path, sources)
     raise _no_model(path)
 

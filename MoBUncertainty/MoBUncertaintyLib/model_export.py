@@ -16,7 +16,7 @@ from MoBUncertaintyLib import archive
 from MoBUncertaintyLib.card import Fold, ModelCard
 from MoBUncertaintyLib.errors import ModelError, OutputError
 from MoBUncertaintyLib.model import Model, load_folder, load_model, sha256, verify
-from MoBUncertaintyLib.nnunet_folder import CHECKPOINTS, is_results_folder
+from MoBUncertaintyLib.nnunet_folder import is_results_folder
 from MoBUncertaintyLib.weights import write_weights
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def export(
         output: Must not exist.
         name, task, licence: Of the card; None: from `dataset.json`.
         folds: None: all numbered folds that are trained.
-        checkpoint: File name; None: `checkpoint_best.pth`, where it lacks `checkpoint_final.pth`.
+        checkpoint: File name; None: as `nnunet_folder.open_results` chooses.
         training: Added to what the folder tells about the training.
         scores: Of the card.
         orientation: Of the training data, e.g. `RAS`; None: as the folder tells.
@@ -102,7 +102,7 @@ def export(
             f"{results_folder} is not a results folder of nnU-Net (plans.json, dataset.json and fold_K); "
             "choose the folder that holds them."
         )
-    model = load_model(results_folder, CHECKPOINTS if checkpoint is None else (checkpoint,), folds)
+    model = load_model(results_folder, checkpoint, folds)
     stated = {"name": name, "task": task, "licence": licence, "scores": scores, "orientation": orientation}
     try:
         card = replace(

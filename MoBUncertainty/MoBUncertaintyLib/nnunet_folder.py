@@ -14,7 +14,7 @@ from MoBUncertaintyLib.plans import check_dataset, check_plans, image_spacing
 from MoBUncertaintyLib.terminology import describe_labels
 from MoBUncertaintyLib.weights import read_checkpoint
 
-CHECKPOINTS = ("checkpoint_best.pth", "checkpoint_final.pth")
+FINAL, BEST = "checkpoint_final.pth", "checkpoint_best.pth"
 
 
 def is_results_folder(folder: Path) -> bool:
@@ -54,11 +54,17 @@ def find_checkpoints(folder: Path, preferred: Sequence[str], folds: Sequence[Fol
 
 
 def open_results(
-    folder: Path, checkpoints: Sequence[str] = CHECKPOINTS, folds: Sequence[Fold] | None = None
+    folder: Path, checkpoint: str | None = None, folds: Sequence[Fold] | None = None
 ) -> tuple[ModelCard, dict[str, Any], dict[str, Any], dict[Fold, Path]]:
     """Read a results folder.
 
     The covariance model is the extra entry `covariance` of `plans.json`; a stock folder has none and is deterministic.
+
+    Args:
+        folder: Holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
+        checkpoint: File name; None: the last epoch of a stock training, which is what nnU-Net predicts with and what a
+            fine-tuning starts from, and the best epoch of a fine-tuning; where that is missing, the other.
+        folds: None: all that are trained.
 
     Returns:
         Card, plans, dataset, and the checkpoint of each fold.
@@ -67,10 +73,11 @@ def open_results(
         ModelError: Whatever is wrong with it.
     """
     where = str(folder)
-    sources = find_checkpoints(folder, checkpoints, folds)
     plans, dataset = read_json(folder / "plans.json", where), read_json(folder / "dataset.json", where)
-    checkpoint = read_checkpoint(next(iter(sources.values())), where)
-    planned = check_plans(plans, checkpoint.configuration)
+    preferred = (BEST, FINAL) if "covariance" in plans else (FINAL, BEST)
+    sources = find_checkpoints(folder, preferred if checkpoint is None else (checkpoint,), folds)
+    trained = read_checkpoint(next(iter(sources.values())), where)
+    planned = check_plans(plans, trained.configuration)
     names = check_dataset(dataset)
     data_set = _text(plans.get("dataset_name")) or folder.parent.name
     try:
@@ -81,17 +88,17 @@ def open_results(
             task=_text(dataset.get("description")) or f"Segments {', '.join(names.values())} in {_channel(dataset)}.",
             labels=describe_labels(names, data_set),
             covariance=covariance,
-            configuration=checkpoint.configuration,
+            configuration=trained.configuration,
             orientation=_orientation(plans, dataset),
             spacing=image_spacing(plans, planned),
-            mirror_axes=checkpoint.mirror_axes,
+            mirror_axes=trained.mirror_axes,
             training={
                 "dataset": data_set,
                 "cases": dataset.get("numTraining"),
-                "trainer": checkpoint.trainer,
+                "trainer": trained.trainer,
                 "plans": _text(plans.get("plans_name")),
                 "checkpoint": next(iter(sources.values())).name,
-                "epochs": checkpoint.epoch,
+                "epochs": trained.epoch,
                 # How `mob-training finetune` trained; stock folders have no such entry.
                 **({"finetuning": plans["finetuning"]} if "finetuning" in plans else {}),
             },

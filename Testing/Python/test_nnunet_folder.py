@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from MoBUncertaintyLib.covariance import Covariance
+from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.model import load_model, read_card
 from MoBUncertaintyLib.model_export import export
@@ -79,7 +80,7 @@ def test_an_exported_stock_model_computes_what_nnunet_computes(results: Path, tm
 
     manager = PlansManager(PLANS)
     reference = nnUNetTrainer.build_network_architecture(manager, manager.get_configuration("3d_fullres"), 1, 2, False)
-    trained = torch.load(results / "fold_0" / "checkpoint_best.pth", weights_only=False)["network_weights"]
+    trained = torch.load(results / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
     reference.load_state_dict(trained)
     x = torch.randn(1, 1, 8, 8, 8)
     with torch.no_grad():
@@ -121,14 +122,17 @@ def test_a_fine_tuned_results_folder_brings_its_covariance(results: Path, tmp_pa
     assert torch.equal(load_network(model, 0)(x).marginal_covariance(), network(3)(x).marginal_covariance())
 
 
-def test_the_best_checkpoint_is_preferred_and_the_final_one_taken_without(results: Path, tmp_path: Path) -> None:
+def test_a_stock_folder_gives_its_last_epoch_and_a_fine_tuned_one_its_best(results: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(results, tmp_path / "copied")
-    assert load_model(copied).sources[0].name == "checkpoint_best.pth"
-    assert load_model(copied, ["checkpoint_final.pth"]).sources[0].name == "checkpoint_final.pth"
-    (copied / "fold_0" / "checkpoint_best.pth").unlink()
-    assert load_model(copied).sources[0].name == "checkpoint_final.pth"
+    best, final = (copied / "fold_0" / f"checkpoint_{name}.pth" for name in ("best", "final"))
+    assert load_model(copied).sources[0].name == final.name
+    assert load_model(copied, best.name).sources[0].name == best.name
+    edit(copied / "plans.json", lambda content: content.update(covariance=asdict(CovarianceSpec(Covariance.DETERMINISTIC))))
+    assert load_model(copied).sources[0].name == best.name
+    best.unlink()
+    assert load_model(copied).sources[0].name == final.name
     with pytest.raises(ModelError, match=r"no fold with checkpoint_best\.pth"):
-        export(copied, tmp_path / "out", checkpoint="checkpoint_best.pth")
+        export(copied, tmp_path / "out", checkpoint=best.name)
     with pytest.raises(ModelError, match="no trained fold 3"):
         export(copied, tmp_path / "out", folds=(3,))
     assert not (tmp_path / "out").exists()
@@ -143,7 +147,7 @@ def test_a_model_trained_on_all_cases_keeps_its_fold_name(results: Path, tmp_pat
 
 def test_weights_saved_by_a_parallel_or_compiled_network_load(results: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(results, tmp_path / "copied")
-    path = copied / "fold_0" / "checkpoint_best.pth"
+    path = copied / "fold_0" / "checkpoint_final.pth"
     content = torch.load(path, weights_only=False)
     content["network_weights"] = {f"module._orig_mod.{k}": v for k, v in content["network_weights"].items()}
     torch.save(content, path)
@@ -182,7 +186,7 @@ def _save_pickle(content: dict[str, Any], path: Path) -> None:
 @pytest.mark.parametrize("key", ["trainer_name", "optimizer_state"])
 def test_code_in_a_checkpoint_never_runs(results: Path, tmp_path: Path, save: Any, key: str) -> None:
     hostile = shutil.copytree(results, tmp_path / "hostile")
-    path, proof = hostile / "fold_0" / "checkpoint_best.pth", tmp_path / "proof"
+    path, proof = hostile / "fold_0" / "checkpoint_final.pth", tmp_path / "proof"
     content = torch.load(path, weights_only=False)
     content[key] = Payload(proof)
     if save is _save_pickle:
@@ -203,7 +207,7 @@ def test_code_in_a_checkpoint_never_runs(results: Path, tmp_path: Path, save: An
 @pytest.mark.parametrize("key", ["network_weights", "init_args", "trainer_name"])
 def test_a_checkpoint_of_something_else_is_named_so(results: Path, tmp_path: Path, key: str) -> None:
     copied = shutil.copytree(results, tmp_path / "copied")
-    path = copied / "fold_0" / "checkpoint_best.pth"
+    path = copied / "fold_0" / "checkpoint_final.pth"
     content = torch.load(path, weights_only=False)
     del content[key]
     torch.save(content, path)
@@ -213,7 +217,7 @@ def test_a_checkpoint_of_something_else_is_named_so(results: Path, tmp_path: Pat
 
 def test_atruncated_checkpoint_is_refused(results: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(results, tmp_path / "copied")
-    truncate(copied / "fold_0" / "checkpoint_best.pth")
+    truncate(copied / "fold_0" / "checkpoint_final.pth")
     with pytest.raises(ModelError, match="damaged or not a checkpoint"):
         load_model(copied)
 
