@@ -226,7 +226,7 @@ def export(
     task: Annotated[str | None, typer.Option(help="What it segments in what, one sentence.")] = None,
     fold: Annotated[list[str] | None, typer.Option(help="Fold to export; repeat for several.")] = None,
     checkpoint: Annotated[
-        str | None, typer.Option(help="Checkpoint file; not given: a stock training's last epoch, a fine-tuning's best.")
+        str | None, typer.Option(help="Checkpoint file; not given: a fine-tuning's best, else the last epoch.")
     ] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
     training: Annotated[

@@ -139,14 +139,12 @@ class ListedModel:
     problem: str | None = None
 
 
-def load_model(
-    path: Path | str, checkpoint: str | None = None, folds: Sequence[Fold] | None = None
-) -> Model:
+def load_model(path: Path | str, checkpoint: str | None = None, folds: Sequence[Fold] | None = None) -> Model:
     """Open a model folder, a zipped model or a raw nnU-Net results folder, and check all but the numbers.
 
     Args:
         path: Where it is.
-        checkpoint: For a raw results folder: name of the checkpoint files; None: as `nnunet_folder.open_results` chooses.
+        checkpoint: For a raw results folder: name of the checkpoint file; None: as `nnunet_folder.open_results` says.
         folds: For a raw results folder: which folds; None: all that are trained.
 
     Raises:

@@ -127,7 +127,8 @@ def test_a_stock_folder_gives_its_last_epoch_and_a_fine_tuned_one_its_best(resul
     best, final = (copied / "fold_0" / f"checkpoint_{name}.pth" for name in ("best", "final"))
     assert load_model(copied).sources[0].name == final.name
     assert load_model(copied, best.name).sources[0].name == best.name
-    edit(copied / "plans.json", lambda content: content.update(covariance=asdict(CovarianceSpec(Covariance.DETERMINISTIC))))
+    control = asdict(CovarianceSpec(Covariance.DETERMINISTIC))
+    edit(copied / "plans.json", lambda content: content.update(covariance=control))
     assert load_model(copied).sources[0].name == best.name
     best.unlink()
     assert load_model(copied).sources[0].name == final.name
