@@ -65,6 +65,10 @@ def predict(
     ] = None,
     seed: Annotated[int, typer.Option(help="Makes Monte Carlo repeatable.")] = 0,
     overlap: Annotated[float, typer.Option(help="Share of a tile that its neighbour covers too, 0 to 0.9.")] = 0.5,
+    tiling: Annotated[
+        Literal["adaptive", "full"],
+        typer.Option(help="adaptive: tiles overlap only where there may be an organ; full: everywhere, as in nnU-Net."),
+    ] = "adaptive",
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Predict mirrored copies too (not for organs that have a side).")
     ] = False,
@@ -112,6 +116,7 @@ def predict(
             samples=samples,
             seed=seed,
             overlap=overlap,
+            tiling=tiling,
             mirror=mirror,
             device=device,
             precision=precision,

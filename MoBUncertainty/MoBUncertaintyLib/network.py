@@ -62,6 +62,7 @@ class StochasticNetwork(nn.Module):
         self.backbone = backbone
         self.head = build_head(spec, layers[-1].in_channels, classes)
         self.spec = spec
+        self.classes = classes
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Last feature map (B, F, *S) and mean logits (B, C, *S), both fp32."""

@@ -25,6 +25,7 @@ from MoBUncertaintyLib.moments import DEFAULT_SAMPLES
 from MoBUncertaintyLib.network import StochasticNetwork, load_network, load_weights
 from MoBUncertaintyLib.preprocessing import Bounds, Case, Preprocessor
 from MoBUncertaintyLib.sliding_window import Placement, SlidingWindow
+from MoBUncertaintyLib.tiles import Tiling
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class PredictionSettings:
         samples: K for Monte Carlo; None takes the closed form for two classes and K = 30 for more.
         seed: Of Monte Carlo.
         overlap: Share of a tile that its neighbour covers too; nnU-Net's tile_step_size is 1 - overlap.
+        tiling: `full` looks at all such tiles; `adaptive` at the overlapping ones only where a first pass with tiles
+            side by side saw foreground or doubt.
         mirror: Average over mirrored tiles; only for models that were trained with mirroring.
         device: auto (CUDA, then MPS, then CPU), cuda, cuda:1, mps or cpu.
         precision: Of the backbone: auto, float32, bfloat16 or float16.
@@ -50,6 +53,7 @@ class PredictionSettings:
     samples: int | None = None
     seed: int = 0
     overlap: float = 0.5
+    tiling: str = "adaptive"
     mirror: bool = False
     device: str = "auto"
     precision: str = "auto"
@@ -64,6 +68,8 @@ class PredictionSettings:
             raise SettingsError(f"The seed must be a whole number from 0 on, not {self.seed}.")
         if not 0 <= self.overlap <= 0.9:
             raise SettingsError(f"The overlap of tiles must be from 0 to 0.9, not {self.overlap:g}.")
+        if self.tiling not in set(Tiling):
+            raise SettingsError(f"The tiling must be one of {', '.join(Tiling)}, not {self.tiling!r}.")
         if self.precision not in set(Precision):
             raise SettingsError(f"The precision must be one of {', '.join(Precision)}, not {self.precision!r}.")
         if self.region_of_interest is not None and len(self.region_of_interest) != 6:
@@ -214,6 +220,7 @@ class Predictor:
             settings.samples,
             settings.seed,
             self.model.card.mirror_axes if settings.mirror else (),
+            Tiling(settings.tiling),
         )
 
     def _load(self, fold: Fold) -> None:

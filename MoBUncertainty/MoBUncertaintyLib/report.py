@@ -259,6 +259,7 @@ def _facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
             ("Moments", prediction.get("moments")),
             ("Folds", ", ".join(map(str, prediction.get("folds", ())))),
             ("Overlap of tiles", settings.get("overlap")),
+            ("Tiling", settings.get("tiling")),
             ("Mirrored copies", {True: "yes", False: "no"}.get(settings.get("mirror"))),
             ("Region of interest", _roi(settings.get("region_of_interest"))),
             ("Computed on", ", ".join(str(prediction[key]) for key in ("device", "precision") if key in prediction)),

@@ -19,7 +19,7 @@ from MoBUncertaintyLib.distribution import LogitGaussian
 from MoBUncertaintyLib.errors import ModelError, SettingsError
 from MoBUncertaintyLib.moments import Moments, moments
 from MoBUncertaintyLib.network import StochasticNetwork
-from MoBUncertaintyLib.tiles import Accumulator, TileGrid
+from MoBUncertaintyLib.tiles import Accumulator, Box, TileGrid, Tiling
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
@@ -63,6 +63,12 @@ class SlidingWindow:
         samples: K for Monte Carlo; None as in `moments`.
         seed: Of Monte Carlo: the same seed gives the same result on the same kind of device.
         mirror_axes: Axes of the network's input along which every tile is also shown mirrored.
+        tiling: Which of the tiles are looked at.
+
+    Attributes:
+        tiles: How many tiles were looked at.
+        seconds: Spent in `network` (backbone), `moments` (head and moments) and `blend`.
+        warnings: What the user should know.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class SlidingWindow:
         samples: int | None = None,
         seed: int = 0,
         mirror_axes: Sequence[int] = (),
+        tiling: Tiling = Tiling.FULL,
     ) -> None:
         self.network = network
         self.placement = placement
@@ -81,6 +88,7 @@ class SlidingWindow:
         self.seed = seed
         axes = range(len(mirror_axes) + 1)
         self.mirrors = [m for n in axes for m in itertools.combinations(mirror_axes, n)]
+        self.tiling = tiling
         self.warnings: list[str] = []
         self.seconds = {"network": 0.0, "moments": 0.0, "blend": 0.0}
         self.tiles = 0
@@ -108,29 +116,50 @@ class SlidingWindow:
         """
         padded, inside = pad_nd_image(torch.from_numpy(data), tile, "constant", {"value": 0}, True, None)
         grid = TileGrid(padded.shape[1:], tile, self.overlap)
-        total = len(folds) * len(grid) * len(self.mirrors)
-        passes = itertools.count()
-        self.tiles = len(grid)
-        sums: Accumulator | None = None
-        for load in folds:
+        sums = self._relieving(lambda: Accumulator(grid, self.network.classes - 1, self.placement.sums), None)
+        looked: list[int] = []
+        done, per_tile = itertools.count(), len(folds) * len(self.mirrors)
+        for fold, load in enumerate(folds):
             load()
             self._relieving(lambda: self.network.to(self.placement.network), None)
-            for place, mirror in itertools.product(grid, self.mirrors):
-                index = next(passes)
-                step(index, total)
-                found = self._relieving(lambda: self._look(padded[(slice(None), *place)], mirror, index), sums)  # noqa: B023
-                with self._timed("blend"):
-                    if sums is None:
-                        classes = found.first.shape[1]
-                        sums = self._relieving(lambda: Accumulator(grid, classes, self.placement.sums), None)  # noqa: B023
-                    self._relieving(lambda: sums.add(place, found), sums)  # noqa: B023
-        step(total, total)
+            # The first fold finds out which tiles to look at.
+            for tiles, expected in [(looked, len(looked))] if fold else self._rounds(grid, sums):
+                for number, (turn, mirror) in itertools.product(tiles, enumerate(self.mirrors)):
+                    step(next(done), expected * per_tile)
+                    # Each pass has a seed of its own: one that is repeated, or comes at another time, draws the same.
+                    seed = (fold * len(grid) + number) * len(self.mirrors) + turn
+                    self._pass(padded, grid[number], mirror, seed, sums)
+                if not fold:
+                    looked += tiles
+        self.tiles = len(looked)
+        step(self.tiles * per_tile, self.tiles * per_tile)
         with self._timed("blend"):
-            results = sums.result(passes=len(folds) * len(self.mirrors))
+            results = sums.result()
         return tuple(result[(slice(None), *inside[1:])] for result in results)
 
-    def _look(self, tile: Tensor, mirror: Sequence[int], index: int) -> Moments:
-        """The moments of one tile (C_in, *tile) in one mirrored pass, mirrored back."""
+    def _rounds(self, grid: TileGrid, sums: Accumulator) -> Iterator[tuple[list[int], int]]:
+        """Numbers of tiles to look at, chosen by what those before have shown, and how many it may be in all."""
+        if self.tiling is Tiling.FULL:
+            yield list(range(len(grid))), len(grid)
+            return
+        looked = set(grid.side_by_side())
+        yield sorted(looked), len(grid)
+        while True:
+            with self._timed("blend"):
+                ahead = set(grid.with_a_say(sums.foreground())) - looked
+            if not ahead:
+                return
+            looked |= ahead
+            yield sorted(ahead), len(looked)
+
+    def _pass(self, data: Tensor, place: Box, mirror: Sequence[int], seed: int, sums: Accumulator) -> None:
+        """Add what the network says about one tile in one mirrored pass."""
+        found = self._relieving(lambda: self._look(data[(slice(None), *place)], mirror, seed), sums)
+        with self._timed("blend"):
+            self._relieving(lambda: sums.add(place, found), sums)
+
+    def _look(self, tile: Tensor, mirror: Sequence[int], number: int) -> Moments:
+        """The moments of one tile (C_in, *tile) in one mirrored pass, mirrored back; `number` seeds its noise."""
         device = self.placement.network
         axes = [axis + 2 for axis in mirror]
         with self._timed("network"):
@@ -140,8 +169,7 @@ class SlidingWindow:
         with self._timed("moments"):
             head = self.network.head
             gaussian = LogitGaussian(mean) if head is None else head(features, mean)
-            # One seed per pass, so that a pass that is repeated, or stands alone, draws the same numbers.
-            seed = int(np.random.SeedSequence([self.seed, index]).generate_state(1, np.uint64)[0] >> 1)
+            seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)[0] >> 1)
             found = moments(gaussian, self.samples, torch.Generator(device).manual_seed(seed))
             finite = bool(torch.isfinite(found.first.sum() + found.second.sum()))
         if finite:
@@ -150,7 +178,7 @@ class SlidingWindow:
             raise ModelError("The network's output is not a finite number; its weights are damaged, so train it again.")
         self.placement = replace(self.placement, precision=Precision.FLOAT32)
         self.warnings.append("The network's output overflowed in half precision, so it computes in float32.")
-        return self._look(tile, mirror, index)
+        return self._look(tile, mirror, number)
 
     def _relieving(self, action: Callable[[], T], sums: Accumulator | None) -> T:
         """Do something, with ever less of the device's memory until it succeeds."""

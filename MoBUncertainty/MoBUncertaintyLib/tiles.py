@@ -1,22 +1,44 @@
 """Where tiles lie in a volume, how they are weighted, and how what the network says about them is put together.
 
-The layout and the weights are nnU-Net's. Both are products of one-dimensional parts, since tiles form a full grid: so
-the sum of the weights, which everything is divided by in the end, never needs a volume of its own, and for two classes
-there are exactly two accumulators.
+The layout and the weights are nnU-Net's. The weights are products of one-dimensional parts, so their sum, which
+everything is divided by in the end, never needs a volume of its own, and for two classes there are exactly two
+accumulators.
+
+With `Tiling.ADAPTIVE` not all tiles of the grid are looked at: those that cover the volume side by side, and of the
+others those that have a say where there may be an organ.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from enum import StrEnum
 
+import numpy as np
 import torch
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from torch import Tensor
 
 from MoBUncertaintyLib.moments import Moments
 
+Box = tuple[slice, slice, slice]
+
 SIGMA = 1 / 8  # of the tile's size
+
+# The bounds of `Tiling.ADAPTIVE`: where any class is less probable than this, no tile is added; and a tile is left out
+# if its share of the weight is below this wherever a class is more probable.
+FOREGROUND = 0.01
+SHARE = 0.02
+
+
+class Tiling(StrEnum):
+    """Which tiles of the grid are looked at."""
+
+    FULL = "full"
+    """All of them, as nnU-Net does."""
+    ADAPTIVE = "adaptive"
+    """Side by side and, where that shows foreground or doubt, all that matter there."""
 
 
 class TileGrid:
@@ -31,7 +53,7 @@ class TileGrid:
         starts: First voxel of the tiles along each axis.
         weights: The Gaussian importance of a tile's voxels along each axis, largest 1, never 0; the weight of a voxel
             is their product.
-        sums: For each axis, the sum of the weights of all tiles along it; the normaliser is their product.
+        sums: For each axis, the sum of the weights of all tiles along it; that of all tiles is their product.
     """
 
     def __init__(self, shape: Sequence[int], tile: Sequence[int], overlap: float = 0.5) -> None:
@@ -47,11 +69,42 @@ class TileGrid:
     def __len__(self) -> int:
         return math.prod(len(starts) for starts in self.starts)
 
-    def __iter__(self) -> Iterator[tuple[slice, slice, slice]]:
-        for z in self.starts[0]:
-            for y in self.starts[1]:
-                for x in self.starts[2]:
-                    yield tuple(slice(i, i + n) for i, n in zip((z, y, x), self.tile, strict=True))
+    def __getitem__(self, number: int) -> Box:
+        """Where the tile of that number lies; the last axis counts fastest."""
+        starts = [self.starts[axis][i] for axis, i in enumerate(self._index(number))]
+        return tuple(slice(start, start + n) for start, n in zip(starts, self.tile, strict=True))
+
+    def __iter__(self) -> Iterator[Box]:
+        return (self[number] for number in range(len(self)))
+
+    def side_by_side(self) -> list[int]:
+        """The numbers of as few tiles as cover the volume."""
+        chosen = [_cover(starts, n) for starts, n in zip(self.starts, self.tile, strict=True)]
+        counts = [len(starts) for starts in self.starts]
+        return np.ravel_multi_index(np.meshgrid(*chosen, indexing="ij"), counts).ravel().tolist()
+
+    def with_a_say(self, where: Tensor, share: float = SHARE) -> list[int]:
+        """The numbers of the tiles that have at least this share of the weight of all tiles at some voxel of a mask.
+
+        Args:
+            where: (*shape) bool, on the CPU.
+            share: Of the whole grid's weight at the voxel.
+        """
+        shares = [
+            [weights / total[start : start + len(weights)] for start in starts]
+            for starts, weights, total in zip(self.starts, self.weights, self.sums, strict=True)
+        ]
+        found = []
+        for number in range(len(self)):
+            inside = where[self[number]]
+            if inside.any():
+                own = _outer([shares[axis][i] for axis, i in enumerate(self._index(number))])
+                if own[inside].max() >= share:
+                    found.append(number)
+        return found
+
+    def _index(self, number: int) -> tuple[int, ...]:
+        return np.unravel_index(number, [len(starts) for starts in self.starts])
 
     def weight(self) -> Tensor:
         """The weight of every voxel of a tile, (*tile) fp32."""
@@ -82,6 +135,7 @@ class Accumulator:
         self.weight = grid.weight().to(device)
         self.first = torch.zeros((classes, *grid.shape), device=device)
         self.second = torch.zeros_like(self.first)
+        self._added: Counter[tuple[int, int, int]] = Counter()
 
     @property
     def nbytes(self) -> int:
@@ -92,7 +146,7 @@ class Accumulator:
         """Move the sums."""
         self.weight, self.first, self.second = (t.to(device) for t in (self.weight, self.first, self.second))
 
-    def add(self, tile: tuple[slice, slice, slice], moments: Moments) -> None:
+    def add(self, tile: Box, moments: Moments) -> None:
         """Add what one pass says about a tile; `moments` with a batch of one.
 
         Nothing is added unless all is: what needs memory comes before the first sum changes, so a tile that ran out of
@@ -103,22 +157,46 @@ class Accumulator:
         )
         self.first[(slice(None), *tile)] += first
         self.second[(slice(None), *tile)] += second
+        self._added[tuple(part.start for part in tile)] += 1
 
-    def result(self, passes: int = 1) -> tuple[Tensor, Tensor]:
-        """Probability and variance of each foreground class, (C - 1, *shape) on the CPU; the sums are used up.
+    def foreground(self, threshold: float = FOREGROUND) -> Tensor:
+        """Where any foreground class is at least this probable, as far as is known: (*shape) bool on the CPU."""
+        planes = [
+            (self.first[:, i] >= threshold * weight).any(dim=0).cpu() for i, weight in enumerate(self._plane_weights())
+        ]
+        return torch.stack(planes)
 
-        Args:
-            passes: How often every tile was added (mirrored passes times folds).
-        """
-        probability, variance = self.first.cpu(), self.second.cpu()
-        z, y, x = self.grid.sums
-        plane_sum = _outer([y, x])
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Probability and variance of each foreground class, (C - 1, *shape) on the CPU; the sums are used up."""
+        self.to("cpu")
         # Plane by plane and in place, so that no third volume is needed.
+        for i, weight in enumerate(self._plane_weights()):
+            p, v = self.first[:, i], self.second[:, i]
+            p.div_(weight).clamp_(0, 1)
+            v.div_(weight).copy_(Moments(p, v).variance())
+        return self.first, self.second
+
+    def _plane_weights(self) -> Iterator[Tensor]:
+        """The sum of the weights of all that was added, for each plane of the volume along its first axis."""
+        depth, rows, columns = self.grid.tile
+        z, y, x = (weights.to(self.weight.device) for weights in self.grid.weights)
+        tile = y[:, None] * x
+        layers: dict[int, Tensor] = {}
+        for (front, top, left), times in self._added.items():
+            if front not in layers:
+                layers[front] = torch.zeros(self.grid.shape[1:], device=self.weight.device)
+            layers[front][top : top + rows, left : left + columns] += times * tile
         for i in range(self.grid.shape[0]):
-            p, v = probability[:, i], variance[:, i]
-            p.div_(plane_sum * (z[i] * passes)).clamp_(0, 1)
-            v.div_(plane_sum * (z[i] * passes)).copy_(Moments(p, v).variance())
-        return probability, variance
+            yield sum(z[i - front] * layer for front, layer in layers.items() if 0 <= i - front < depth)
+
+
+def _cover(starts: Sequence[int], size: int) -> list[int]:
+    """The indices of as few of the intervals `start` to `start + size` as cover all that they all cover."""
+    chosen = [0]
+    while chosen[-1] < len(starts) - 1:
+        reached = starts[chosen[-1]] + size
+        chosen.append(max(i for i, start in enumerate(starts) if start <= reached))
+    return chosen
 
 
 def gaussian(n: int) -> Tensor:

@@ -47,6 +47,35 @@ def test_layout_of_nnunets_own_example() -> None:
     assert TileGrid((110, 64, 64), (64, 64, 64), 0.5).starts == [[0, 23, 46], [0], [0]]
 
 
+@settings(max_examples=30, deadline=None)
+@given(grids())
+def test_tiles_side_by_side_cover_every_voxel_and_none_can_be_spared(grid: TileGrid) -> None:
+    chosen = grid.side_by_side()
+    count = torch.zeros(grid.shape)
+    for number in chosen:
+        count[grid[number]] += 1
+    assert (count > 0).all()
+    assert len(chosen) == len(set(chosen)) <= len(grid)
+    for number in chosen:
+        assert count[grid[number]].min() == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(grids(), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.02, 0.3, 0.5]))
+def test_tiles_with_a_say_are_those_with_that_share_of_the_weight_somewhere(
+    grid: TileGrid, seed: int, share: float
+) -> None:
+    where = torch.rand(grid.shape, generator=torch.Generator().manual_seed(seed)) > 0.9
+    total = torch.zeros(grid.shape, dtype=torch.float64)
+    for tile in grid:
+        total[tile] += grid.weight()
+    shares = [(grid.weight() / total[tile])[where[tile]] for tile in grid]
+    # What lies within rounding of the limit may fall on either side.
+    expected = {i for i, each in enumerate(shares) if each.numel() and each.max() >= share * 1.001}
+    possible = {i for i, each in enumerate(shares) if each.numel() and each.max() >= share * 0.999}
+    assert expected <= set(grid.with_a_say(where, share)) <= possible
+
+
 def test_volume_smaller_than_a_tile_is_refused() -> None:
     with pytest.raises(ValueError, match="smaller than a tile"):
         TileGrid((8, 7, 8), (8, 8, 8))
@@ -72,9 +101,24 @@ def test_blending_is_the_weighted_mean_of_the_moments_and_its_variance_the_mixtu
         for i, moment in enumerate((found.first, found.second)):
             expected[(i, slice(None), *tile)] += grid.weight().double().numpy() * moment[0].double().numpy()
     expected /= weight
-    probability, variance = sums.result(passes=2)
+    probability, variance = sums.result()
     np.testing.assert_allclose(probability, expected[0], atol=1e-6)
     np.testing.assert_allclose(variance, expected[1] - expected[0] ** 2, atol=1e-6)
+
+
+def test_tiles_that_were_not_added_have_no_weight() -> None:
+    generator = torch.Generator().manual_seed(0)
+    grid = TileGrid((16, 20, 12), (8, 8, 8))
+    sums = Accumulator(grid, 2)
+    weight, expected = torch.zeros(grid.shape), torch.zeros((2, *grid.shape))
+    for number in [*grid.side_by_side(), 7, 7]:
+        found = random_moments(grid, 2, generator)
+        sums.add(grid[number], found)
+        weight[grid[number]] += grid.weight()
+        expected[(slice(None), *grid[number])] += grid.weight() * found.first[0]
+    expected /= weight
+    assert torch.equal(sums.foreground(0.3), (expected >= 0.3).any(dim=0))
+    torch.testing.assert_close(sums.result()[0], expected)
 
 
 def test_two_passes_that_are_sure_but_disagree_leave_the_variance_of_a_coin() -> None:
@@ -83,7 +127,7 @@ def test_two_passes_that_are_sure_but_disagree_leave_the_variance_of_a_coin() ->
     for value in (0.0, 1.0):
         p = torch.full((1, 1, 4, 4, 4), value)
         sums.add(next(iter(grid)), Moments(p, p.square()))
-    probability, variance = sums.result(passes=2)
+    probability, variance = sums.result()
     torch.testing.assert_close(probability, torch.full_like(probability, 0.5))
     torch.testing.assert_close(variance, torch.full_like(variance, 0.25))
 

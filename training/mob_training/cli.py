@@ -214,7 +214,7 @@ def evaluate(
     from MoBUncertaintyLib.prediction import PredictionSettings
 
     made_from = _json(origin)
-    scores = run(model, dataset, PredictionSettings(device=device), raters, drawn, name)
+    scores = run(model, dataset, PredictionSettings(device=device, tiling="full"), raters, drawn, name)
     if made_from is not None:
         scores["run"]["origin"] = made_from
     write_evaluation(scores, output)

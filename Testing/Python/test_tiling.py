@@ -1,0 +1,135 @@
+"""Adaptive tiling: fewer tiles, the same organ."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.devices import Precision
+from MoBUncertaintyLib.errors import Cancelled
+from MoBUncertaintyLib.heads import build_head
+from MoBUncertaintyLib.sliding_window import CPU, Placement, SlidingWindow
+from MoBUncertaintyLib.tiles import Tiling
+
+TILE = (8, 8, 8)
+SHAPE = (24, 28, 40)
+
+
+class Bright(nn.Module):
+    """Takes what is bright for foreground, and is the less sure the brighter the rest of the tile is."""
+
+    def __init__(self, covariance: Covariance = Covariance.DETERMINISTIC, gain: float = 20.0) -> None:
+        super().__init__()
+        self.classes = 2
+        self.gain = nn.Parameter(torch.tensor(gain))
+        self.head = build_head(CovarianceSpec(covariance, rank=2, partitions=2), 1, 2)
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        logit = self.gain * (x - 0.5 - x.mean())
+        return x, torch.cat([torch.zeros_like(logit), logit], dim=1)
+
+
+def volume(organs: int = 1) -> np.ndarray:
+    """A ball in a corner, and on request a second one in another corner; (1, *SHAPE)."""
+    z, y, x = np.ogrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
+    data = np.zeros(SHAPE, np.float32)
+    for centre in [(6, 7, 8), (17, 20, 32)][:organs]:
+        distance = np.sqrt(sum((axis - c) ** 2 for axis, c in zip((z, y, x), centre, strict=True)))
+        data = np.maximum(data, np.clip(4 - distance, 0, 1))
+    return data[None]
+
+
+def window(network: nn.Module, tiling: Tiling, **options: object) -> SlidingWindow:
+    return SlidingWindow(network, Placement(CPU, CPU, Precision.FLOAT32), tiling=tiling, **options)
+
+
+@pytest.mark.parametrize("organs", [1, 2])
+def test_the_organ_is_the_same_with_half_of_the_tiles(organs: int) -> None:
+    network, data = Bright(), volume(organs)
+    full, adaptive = window(network, Tiling.FULL), window(network, Tiling.ADAPTIVE)
+    (p, v), (q, w) = (each.run(data, TILE, [lambda: None]) for each in (full, adaptive))
+    assert 2 * adaptive.tiles < full.tiles
+    shown, sure = p >= 0.02, (p - 0.5).abs() > 0.02
+    assert shown.any() and not shown.all()
+    # A tile that is left out has less than 2 % of the weight: so little can it change.
+    assert torch.equal(p[sure] > 0.5, q[sure] > 0.5)
+    torch.testing.assert_close(q[shown], p[shown], atol=0.02, rtol=0)
+    torch.testing.assert_close(w[shown], v[shown], atol=0.02, rtol=0)
+    assert (q[~shown] < 0.05).all()
+
+
+def test_where_nothing_is_seen_no_tile_is_added() -> None:
+    adaptive = window(Bright(), Tiling.ADAPTIVE)
+    probability, variance = adaptive.run(np.zeros((1, *SHAPE), np.float32) - 1, TILE, [lambda: None])
+    assert adaptive.tiles == 3 * 4 * 5
+    assert probability.max() < 1e-4 and variance.max() < 1e-4
+
+
+def test_an_organ_everywhere_needs_all_tiles() -> None:
+    adaptive, full = window(Bright(), Tiling.ADAPTIVE), window(Bright(), Tiling.FULL)
+    data = np.random.default_rng(0).random((1, *SHAPE), np.float32)
+    for one, other in zip(*(each.run(data, TILE, [lambda: None]) for each in (adaptive, full)), strict=True):
+        torch.testing.assert_close(one, other)
+    assert adaptive.tiles == full.tiles
+
+
+def test_what_the_first_pass_did_not_show_is_followed() -> None:
+    """A tile that is added can show foreground where none was known, and tiles are then added there too."""
+
+    class Shy(Bright):
+        """Sees nothing in the tiles of the first pass but in one."""
+
+        def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            mean = torch.zeros(1, 2, *x.shape[2:])
+            seen = x.amax() > 0.5
+            mean[:, 1] = torch.where(seen, 4.0, -10.0)
+            return x, mean
+
+    data = np.zeros((1, 8, 8, 40), np.float32)
+    data[0, :, :, 6] = data[0, :, :, 10] = 1.0
+    adaptive = window(Shy(), Tiling.ADAPTIVE)
+    found = adaptive.run(data, TILE, [lambda: None])[0]
+    expected = window(Shy(), Tiling.FULL).run(data, TILE, [lambda: None])[0]
+    assert torch.equal(found > 0.5, expected > 0.5)
+    assert adaptive.tiles < 9
+
+
+@pytest.mark.parametrize("samples", [None, 3])
+def test_folds_and_mirrored_passes_look_at_the_same_tiles_with_the_same_noise(samples: int | None) -> None:
+    network, data = Bright(Covariance.SINGLE_BASIS), volume()
+    steps: list[tuple[int, int]] = []
+
+    def load(gain: float):
+        return lambda: network.gain.fill_(gain)
+
+    def run(tiling: Tiling) -> tuple[SlidingWindow, Tensor]:
+        steps.clear()
+        each = window(network, tiling, samples=samples, mirror_axes=(0, 2))
+        probability, _ = each.run(data, TILE, [load(20.0), load(16.0)], lambda done, total: steps.append((done, total)))
+        return each, probability
+
+    full, p = run(Tiling.FULL)
+    assert steps == [(i, full.tiles * 8) for i in range(full.tiles * 8 + 1)]
+    adaptive, q = run(Tiling.ADAPTIVE)
+    assert 2 * adaptive.tiles < full.tiles
+    torch.testing.assert_close(q[p > 0.1], p[p > 0.1], atol=0.03, rtol=0)
+    # It may become the whole grid, until it is known that it does not.
+    assert [done for done, _ in steps] == list(range(adaptive.tiles * 8 + 1))
+    assert steps[0] == (0, full.tiles * 8) and steps[-1] == (adaptive.tiles * 8, adaptive.tiles * 8)
+    assert all(later[1] <= earlier[1] for earlier, later in itertools.pairwise(steps))
+
+
+def test_it_can_be_stopped_between_tiles() -> None:
+    def step(done: int, total: int) -> None:
+        if done == 70:
+            raise Cancelled("stop")
+
+    with pytest.raises(Cancelled):
+        window(Bright(), Tiling.ADAPTIVE).run(volume(), TILE, [lambda: None], step)
