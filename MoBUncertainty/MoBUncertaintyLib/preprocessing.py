@@ -28,6 +28,7 @@ from torch.nn.functional import interpolate
 
 from MoBUncertaintyLib.errors import ImageError, SettingsError
 from MoBUncertaintyLib.images import HOUNSFIELD_BELOW
+from MoBUncertaintyLib.resampling import resample
 
 Box = tuple[slice, slice, slice]
 Bounds = tuple[float, float, float, float, float, float]
@@ -210,10 +211,10 @@ class Preprocessor:
         shape = self._new_shape(box, frame)
         if self.is_pointwise:
             outer, mask = box, None if mask is None else mask[(slice(None), *_relative(box, outer))]
-        data = volume[outer][None].astype(np.float32)
+        data = volume[outer][None].astype(np.float32, order="C")
         data = self._normalise(data, mask)[(slice(None), *_relative(box, outer))]
-        data = self.configuration.resampling_fn_data(data, shape, frame.spacing, self.spacing)
-        return Case(np.ascontiguousarray(data, dtype=np.float32), frame, box, kept, warnings)
+        data = resample(data[0], shape, frame.spacing, self.spacing, self.configuration.resampling_fn_data)
+        return Case(np.ascontiguousarray(data, dtype=np.float32)[None], frame, box, kept, warnings)
 
     def _outer_box(self, volume: np.ndarray, frame: Frame, body_box: bool) -> tuple[Box, np.ndarray | None, list[str]]:
         """The part of the image that matters, nnU-Net's mask of it (-1 = outside) if it has one, and warnings."""
