@@ -275,33 +275,39 @@ class _Clock:
 
 
 def _assemble(case: Case, probability: Tensor, variance: Tensor) -> tuple[sitk.Image, sitk.Image, sitk.Image]:
-    """Segmentation, probability and variance on the image's grid, from (C - 1, *S) on the network's.
+    """Segmentation, probability and variance on the image's grid, from (C - 1, *S) on the network's."""
+    arrays = _fill(case, probability, variance)
+    images = []
+    while arrays:  # SimpleITK copies them, so each goes before the next comes
+        images.append(_like(case.frame.image, arrays.pop(0)))
+    return tuple(images)
+
+
+def _fill(case: Case, probability: Tensor, variance: Tensor) -> list[np.ndarray]:
+    """Label (z, y, x), probability and variance (z, y, x, C - 1) of every voxel of the image, 0 outside `case.kept`.
 
     The variance is what is interpolated, not the second moment: the second moment of an interpolated probability would
     count the step of p from voxel to voxel as doubt, up to 0.25 along every sharp border, in deterministic models too.
     """
-    image = case.frame.image
-    shape = image.GetSize()[::-1]
-    classes = probability.shape[0]
-    p_volume, v_volume = (np.zeros((*shape, classes), dtype=np.float32) for _ in range(2))
-    kept = [part.stop - part.start for part in case.kept]
-    best, label = np.ones(kept, dtype=np.float32), np.zeros(kept, dtype=np.uint8)
-    parts = []
-    for c in range(classes):
-        p = case.resample(probability[c]).numpy()
-        v = case.resample(variance[c]).numpy()
-        case.insert(p, p_volume[..., c])
-        case.insert(np.minimum(v, p * (1 - p)), v_volume[..., c])
-        best -= p  # the background's
-        parts.append(p)
-    for c, p in enumerate(parts, start=1):
-        label[p > best] = c
-        np.maximum(best, p, out=best)
-    segmentation = np.zeros(shape, dtype=np.uint8)
-    case.insert(label, segmentation)
-    images = [sitk.GetImageFromArray(segmentation)]
-    for volume in (p_volume, v_volume):
-        images.append(sitk.GetImageFromArray(volume[..., 0] if classes == 1 else volume, isVector=classes > 1))
-    for result in images:
-        result.CopyInformation(image)
-    return tuple(images)
+    shape, classes = case.frame.image.GetSize()[::-1], probability.shape[0]
+    labels = np.zeros(shape, dtype=np.uint8)
+    volumes = [np.zeros((*shape, classes), dtype=np.float32) for _ in range(2)]
+    label_view = case.view(labels)
+    p_views, v_views = ([case.view(volume[..., c]) for c in range(classes)] for volume in volumes)
+    for i, (p, v) in enumerate(zip(case.planes(probability), case.planes(variance), strict=True)):
+        best = 1 - p.sum(axis=0)  # the background's
+        for c in range(classes):
+            p_views[c][i] = p[c]
+            v_views[c][i] = np.minimum(v[c], p[c] * (1 - p[c]))
+            label_view[i][p[c] > best] = c + 1
+            np.maximum(best, p[c], out=best)
+    return [labels, *volumes]
+
+
+def _like(image: sitk.Image, array: np.ndarray) -> sitk.Image:
+    """An array (z, y, x) or, with several components per voxel, (z, y, x, C - 1) where the image lies."""
+    if array.shape[-1] == 1 and array.ndim == 4:
+        array = array[..., 0]
+    result = sitk.GetImageFromArray(array, isVector=array.ndim == 4)
+    result.CopyInformation(image)
+    return result

@@ -11,7 +11,7 @@ nothing is copied or resampled, and the way back is the same view of an empty vo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,11 +24,10 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy import ndimage
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from MoBUncertaintyLib.errors import ImageError, SettingsError
 from MoBUncertaintyLib.images import HOUNSFIELD_BELOW
-from MoBUncertaintyLib.resampling import resample
+from MoBUncertaintyLib.resampling import planes, resample
 
 Box = tuple[slice, slice, slice]
 Bounds = tuple[float, float, float, float, float, float]
@@ -143,19 +142,13 @@ class Case:
     kept: Box
     warnings: list[str] = field(default_factory=list)
 
-    def resample(self, volume: Tensor) -> Tensor:
-        """A result on the network's grid, (*S), linearly on the image's grid within `kept`.
+    def planes(self, volumes: Tensor) -> Iterator[np.ndarray]:
+        """Results on the network's grid, (C, *S), as planes on the image's grid within `kept`; see `resampling`."""
+        return planes(volumes, [part.stop - part.start for part in self.box], _relative(self.kept, self.box))
 
-        The edges of both grids coincide (`align_corners=False`), as in the way there.
-        """
-        shape = [part.stop - part.start for part in self.box]
-        if list(volume.shape) != shape:
-            volume = interpolate(volume[None, None], size=shape, mode="trilinear", align_corners=False)[0, 0]
-        return volume[_relative(self.kept, self.box)]
-
-    def insert(self, part: np.ndarray, volume: np.ndarray) -> None:
-        """Write a result for `kept` into a volume of the whole image, (z, y, x)."""
-        self.frame.view(volume)[self.kept] = part
+    def view(self, volume: np.ndarray) -> np.ndarray:
+        """`kept` in a volume of the whole image, (z, y, x), in the network's axes; writing to it writes there."""
+        return self.frame.view(volume)[self.kept]
 
 
 class Preprocessor:

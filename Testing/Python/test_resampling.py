@@ -7,12 +7,13 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
 
-from MoBUncertaintyLib.resampling import resample
+from MoBUncertaintyLib.resampling import planes, resample
 
 CUBIC = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
 shapes = st.tuples(*[st.integers(1, 12)] * 3)
@@ -68,3 +69,14 @@ def test_it_needs_less_memory_than_the_image_itself() -> None:
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < data.nbytes
+
+
+@settings(max_examples=100, deadline=None)
+@given(shapes, shapes, st.data())
+def test_planes_are_those_of_the_interpolated_volume(old: tuple[int, ...], new: tuple[int, ...], data: st.DataObject):
+    volumes = torch.from_numpy(volume((2, *old)))
+    starts = [data.draw(st.integers(0, n - 1)) for n in new]
+    wanted = tuple(slice(start, data.draw(st.integers(start + 1, n))) for start, n in zip(starts, new, strict=True))
+    whole = torch.nn.functional.interpolate(volumes[None], size=new, mode="trilinear", align_corners=False)[0]
+    found = np.stack(list(planes(volumes, new, wanted)), axis=1)
+    np.testing.assert_allclose(found, whole[(slice(None), *wanted)], rtol=0, atol=1e-6)
