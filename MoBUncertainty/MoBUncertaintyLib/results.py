@@ -31,7 +31,7 @@ from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.figures import draw_overlay
 from MoBUncertaintyLib.folders import FolderKind
-from MoBUncertaintyLib.images import volume_stem
+from MoBUncertaintyLib.images import rounded, volume_stem
 from MoBUncertaintyLib.regions import write_csv
 from MoBUncertaintyLib.report import ReviewedCase, build_report, write_html
 from MoBUncertaintyLib.review import Review
@@ -186,8 +186,11 @@ def _write_volumes(folder: Path, prediction: Prediction, card: ModelCard) -> Non
     _write_nifti(prediction.segmentation, folder / "segmentation.nii.gz")
     for kind, image in (("probability", prediction.probability), ("variance", prediction.variance)):
         paths = _per_class(folder, kind, [label.name for label in card.labels])
+        array = sitk.GetArrayViewFromImage(image)
         for index, path in enumerate(paths):
-            _write_nifti(sitk.VectorIndexSelectionCast(image, index) if len(paths) > 1 else image, path)
+            channel = sitk.GetImageFromArray(rounded(array[..., index] if len(paths) > 1 else array))
+            channel.CopyInformation(image)
+            _write_nifti(channel, path)
 
 
 def _write_review(

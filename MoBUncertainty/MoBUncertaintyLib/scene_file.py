@@ -22,6 +22,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.appearance import REGION_COLOUR, readable, region_title
 from MoBUncertaintyLib.figures import display_range, variance_threshold
+from MoBUncertaintyLib.images import rounded
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.card import ModelCard
@@ -95,7 +96,8 @@ def scene_request(
     def save_channels(key: str, image: sitk.Image) -> dict[int, str]:
         array = sitk.GetArrayViewFromImage(image)
         channels = [array] if array.ndim == 3 else np.moveaxis(array, -1, 0)
-        return {label.value: save(f"{key}_{label.value}", c) for label, c in zip(card.labels, channels, strict=True)}
+        named = zip(card.labels, channels, strict=True)
+        return {label.value: save(f"{key}_{label.value}", rounded(channel)) for label, channel in named}
 
     segmentation = sitk.GetArrayViewFromImage(prediction.segmentation)
     return {

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.card import Label, ModelCard
 from MoBUncertaintyLib.covariance import CovarianceSpec
+from MoBUncertaintyLib.images import ROUNDING
 from MoBUncertaintyLib.regions import Region, Regions, RegionSettings
 
 SIZE = (40, 36, 28)  # x, y, z
@@ -114,3 +115,8 @@ def invented_case(
         Regions(found if with_regions else (), to_image(region_labels, np.uint16), RegionSettings()),
         card,
     )
+
+
+def stored_alike(stored: np.ndarray, array: np.ndarray) -> bool:
+    """Whether a file holds an array: exactly, if it is a label map, else as `images.rounded` leaves it."""
+    return stored.shape == array.shape and np.allclose(stored, array, rtol=0, atol=ROUNDING / 2)
