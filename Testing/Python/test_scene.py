@@ -70,9 +70,7 @@ class TestReopenedScene:
     def test_variance_lies_on_the_ct(self, oblique):
         case, facts, arrays, _ = oblique
         assert arrays["variance"].dtype == np.float32
-        assert np.allclose(
-            arrays["variance"], sitk.GetArrayFromImage(case.prediction.variance), rtol=0, atol=ROUNDING / 2
-        )
+        assert stored_alike(arrays["variance"], sitk.GetArrayFromImage(case.prediction.variance))
         assert np.allclose(facts["varianceIjkToRas"], ijk_to_ras(case.image), atol=1e-4)
 
     def test_variance_is_shown_from_the_threshold_on_one_fixed_scale(self, oblique):
@@ -168,12 +166,7 @@ def test_left_handed_axes_stay_where_they_are_in_the_patient(tmp_path):
     assert kidney["name"] == "kidney left"
     assert "~SCT^64033007^Kidney~SCT^7771000^Left~" in kidney["terminology"]
     # With several organs the heat map is of the most doubtful one at each voxel.
-    assert np.allclose(
-        arrays["variance"],
-        np.flip(sitk.GetArrayFromImage(case.prediction.variance).max(-1), 0),
-        rtol=0,
-        atol=ROUNDING / 2,
-    )
+    assert stored_alike(arrays["variance"], np.flip(sitk.GetArrayFromImage(case.prediction.variance).max(-1), 0))
 
 
 @needs_slicer
