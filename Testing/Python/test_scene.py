@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from invented import LEFT_HANDED, LEFT_KIDNEY, MARKER_HU, OBLIQUE, PANCREAS, invented_case
+from invented import LEFT_HANDED, LEFT_KIDNEY, MARKER_HU, OBLIQUE, PANCREAS, invented_case, stored_alike
 from MoBUncertaintyLib import scene_file
 from MoBUncertaintyLib.regions import DEFAULT_THRESHOLD, Measure
 from MoBUncertaintyLib.scene_file import SceneError, ijk_to_ras, write_scene_file
