@@ -25,7 +25,7 @@ from MoBUncertaintyLib.prediction import (
     ProgressCallback,
 )
 from MoBUncertaintyLib.regions import Region, Regions, RegionSettings, find_regions
-from MoBUncertaintyLib.results import check_output, write_results
+from MoBUncertaintyLib.results import check_output, organ_volumes, write_results
 
 DEMO_MODEL = "PhantomPancreas"
 SAMPLE_DATA = Path(__file__).parents[1] / "Resources" / "SampleData"
@@ -171,11 +171,10 @@ def run_case(
             warnings=warnings,
         )
     voxel_ml = float(np.prod(image.GetSpacing())) / 1000
-    counts = np.bincount(sitk.GetArrayViewFromImage(prediction.segmentation).ravel(), minlength=256)
     summary = CaseSummary(
         name=source.name,
         folder=output,
-        volumes_ml={label.name: voxel_ml * int(counts[label.value]) for label in predictor.model.card.labels},
+        volumes_ml=organ_volumes(prediction.segmentation, predictor.model.card),
         regions=regions.regions,
         expected_error_ml=voxel_ml * _expected_error_voxels(prediction.probability),
         seconds=seconds,
@@ -254,8 +253,11 @@ def _stage(
 
 def _expected_error_voxels(probability: sitk.Image) -> float:
     """Sum of 1 - max_c p over the image, background included; the image has one component per foreground class."""
-    foreground = sitk.GetArrayViewFromImage(probability)
-    if probability.GetNumberOfComponentsPerPixel() == 1:
-        return float(np.minimum(foreground, 1 - foreground).sum(dtype=float))
-    most = np.maximum(foreground.max(axis=-1), 1 - foreground.sum(axis=-1))
-    return float((1 - most).sum(dtype=float))
+    # Slice by slice, since a volume of a CT's size takes 0.3 GB.
+    several = probability.GetNumberOfComponentsPerPixel() > 1
+    total = 0.0
+    for foreground in sitk.GetArrayViewFromImage(probability):
+        most = foreground.max(axis=-1) if several else foreground
+        background = 1 - (foreground.sum(axis=-1) if several else foreground)
+        total += float((1 - np.maximum(most, background)).sum(dtype=float))
+    return total

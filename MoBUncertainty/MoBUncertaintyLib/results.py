@@ -275,8 +275,7 @@ def describe(
     series: str | None = None,
 ) -> dict[str, Any]:
     """`prediction.json` but for the warnings: what came in, what was done with it, what came out."""
-    voxel_ml = math.prod(image.GetSpacing()) / 1000
-    counts = np.bincount(sitk.GetArrayViewFromImage(prediction.segmentation).ravel(), minlength=256)
+    volumes = organ_volumes(prediction.segmentation, card)
     return prediction.provenance | {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -297,7 +296,7 @@ def describe(
                 "value": label.value,
                 "colour": label.colour,
                 "terminology": label.terminology,
-                "volume_ml": round(float(counts[label.value]) * voxel_ml, 3),
+                "volume_ml": round(volumes[label.name], 3),
             }
             for label in card.labels
         ],
@@ -308,6 +307,14 @@ def describe(
         },
         "timings_s": {stage: round(seconds, 3) for stage, seconds in prediction.timings.items()},
     }
+
+
+def organ_volumes(segmentation: sitk.Image, card: ModelCard) -> dict[str, float]:
+    """Segmented volume of each organ by its name, ml."""
+    array = sitk.GetArrayViewFromImage(segmentation)
+    voxel_ml = math.prod(segmentation.GetSpacing()) / 1000
+    # Not by numpy's bincount, which makes int64 of the volume.
+    return {label.name: voxel_ml * int(np.count_nonzero(array == label.value)) for label in card.labels}
 
 
 def file_digest(source: str | Path) -> str:
