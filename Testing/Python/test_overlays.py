@@ -220,6 +220,14 @@ def test_what_is_not_there_is_named(held_out, tmp_path, options, message):
     assert not (tmp_path / "a.png").exists()
 
 
+def test_model_of_another_organ_is_refused_though_its_label_has_the_same_value(held_out, tmp_path):
+    dataset = tiny.make_dataset()
+    dataset["labels"] = {"background": 0, "spleen": 1}
+    model = tiny.make_model(tmp_path / "spleen", dataset=dataset)
+    with pytest.raises(SettingsError, match="the model segments spleen; use the model on its own task"):
+        draw_case(held_out.dataset, "patient", [model.path], tmp_path / "a.png", settings=CPU)
+
+
 @pytest.mark.parametrize("name", ["folder.png", "picture.nothing"])
 def test_output_that_cannot_be_written(held_out, tmp_path, name):
     (tmp_path / "folder.png").mkdir()

@@ -82,7 +82,7 @@ def evaluate(
         raise SettingsError(f"{dataset} has no held-out cases (imagesTs, labelsTs).")
     model = load_model(model_path)
     labels = model.card.labels
-    _check_labels(dataset, labels)
+    check_labels(dataset, labels)
     predictor = Predictor(model, settings)
     pool = Pool(labels)
     rows = []
@@ -219,11 +219,16 @@ def _description(dataset: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _check_labels(dataset: Path, labels: tuple[Label, ...]) -> None:
+def check_labels(dataset: Path, labels: tuple[Label, ...]) -> None:
+    """Make sure that a model segments what a raw data set has labels of.
+
+    Raises:
+        SettingsError: It segments something else.
+    """
     stated = _description(dataset).get("labels")
     known = {label.name: label.value for label in labels}
     if stated is not None and {name: value for name, value in stated.items() if value != 0} != known:
         raise SettingsError(
             f"{dataset.name} has the labels {', '.join(stated)}, the model segments {', '.join(known)}; "
-            "evaluate the model on its own task."
+            "use the model on its own task."
         )

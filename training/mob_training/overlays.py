@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from mob_training.case_scores import ScoredCase
-from mob_training.evaluation import describe_run, held_out_cases
+from mob_training.evaluation import check_labels, describe_run, held_out_cases
 from mob_training.metrics import dice
 from MoBUncertaintyLib.appearance import BRIGHTEST_VARIANCE
 from MoBUncertaintyLib.doubt import bounding_box, shadows
@@ -125,6 +125,7 @@ def draw_case(
     index, sections, names, channel = None, [], [], ""
     for path in models:
         with load_model(path) as model:
+            check_labels(Path(dataset), model.card.labels)
             scored = _predicted(model, image, truth, settings)
             channel = channel or str(next(iter(model.dataset["channel_names"].values())))
             names.append(_names(model, Path(dataset)))
