@@ -1,0 +1,150 @@
+"""One measurement in a process of its own: `python -m inference.child TASK.json RESULT.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+BEGAN = time.perf_counter()
+
+
+def main() -> None:
+    task_file, result_file = map(Path, sys.argv[1:])
+    task = json.loads(task_file.read_text(encoding="utf-8"))
+    folder = Path(task["folder"])
+    threads = task["options"].get("threads")
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    result = MEASUREMENTS[task["kind"]](folder, task) | _memory()
+    partial = result_file.with_suffix(".partial")
+    partial.write_text(json.dumps(result, default=float), encoding="utf-8")
+    partial.replace(result_file)
+
+
+def _cases(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
+    import SimpleITK as sitk
+
+    from inference.cases import make_case
+
+    image = sitk.ReadImage(str(make_case(folder, tuple(task["size"]))))
+    return {"size": image.GetSize(), "spacing_mm": image.GetSpacing()}
+
+
+def _network(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
+    from inference.networks import make_network
+
+    return make_network(folder, task["network"])
+
+
+def _system(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
+    """Cold and warm runs of one system; importing and loading the model apart."""
+    from inference.cases import case_file
+
+    options, system = task["options"], task["system"]
+    stock = system in ("a", "b")
+    # Ours loads nnU-Net too, for its preprocessing; both import all they need before the clock of the first run.
+    if stock:
+        from inference.networks import stock_folder
+        from inference.stock import StockSystem
+    else:
+        from inference.networks import open_model
+        from inference.ours import OurSystem
+    from inference.measure import repeated
+
+    imported = time.perf_counter() - BEGAN
+    start = time.perf_counter()
+    if stock:
+        passes = options["samples"] if system == "b" else 1
+        source = stock_folder(folder, task["network"])
+        measured = StockSystem(source, options["device"], passes, options["limit"])
+    else:
+        measured = OurSystem(system, open_model(folder, task["network"]), options["device"], options["samples"])
+    loaded = time.perf_counter() - start
+    ct, output = case_file(folder, tuple(task["size"])), folder / "scratch" / str(os.getpid())
+    try:
+        runs = repeated(lambda: measured.run(ct, output), options["repeats"], options["limit"])
+    finally:
+        shutil.rmtree(output, ignore_errors=True)
+    load = loaded if stock else loaded + measured.load_seconds
+    return {"import_s": imported, "load_s": load, **runs, **measured.describe(), "peaks": measured.clock.peaks}
+
+
+def _sampling(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
+    from inference.networks import open_model
+    from inference.sampling import measure_sampling
+
+    options = task["options"]
+    model = open_model(folder, task["network"])
+    return measure_sampling(model, options["device"], options["repeats"], options["samples"], options["limit"])
+
+
+def _accuracy(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
+    import SimpleITK as sitk
+
+    from inference.accuracy import measure_accuracy
+    from inference.cases import case_file
+    from inference.networks import open_model
+
+    ct = sitk.ReadImage(str(case_file(folder, tuple(task["size"]))))
+    return measure_accuracy(
+        open_model(folder, task["network"]), ct, task["options"]["device"], task["options"]["samples"]
+    )
+
+
+def _interactive(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
+    from inference.cases import case_file
+    from inference.interactive import measure_region_of_interest
+    from inference.networks import open_model
+
+    ct = case_file(folder, tuple(task["size"]))
+    options = task["options"]
+    return measure_region_of_interest(ct, open_model(folder, task["network"]), options["device"], options["repeats"])
+
+
+def _display(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
+    from inference.interactive import measure_display
+
+    return measure_display(task["options"]["repeats"])
+
+
+def _adaptive(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
+    from inference.adaptive import measure_adaptive
+    from inference.networks import open_model
+
+    model = open_model(folder, task["network"])
+    return measure_adaptive(model, tuple(task["size"]), task["number"], task["options"]["device"])
+
+
+MEASUREMENTS = {
+    "cases": _cases,
+    "network": _network,
+    "system": _system,
+    "sampling": _sampling,
+    "accuracy": _accuracy,
+    "interactive": _interactive,
+    "display": _display,
+    "adaptive": _adaptive,
+}
+
+
+def _memory() -> dict[str, Any]:
+    """Peak memory of the process and, where one was used, of the GPU, bytes."""
+    from inference.measure import peak_memory
+
+    memory: dict[str, Any] = {"peak_bytes": peak_memory()}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        memory["gpu_peak_bytes"] = torch.cuda.max_memory_allocated()
+        memory["gpu"] = torch.cuda.get_device_name()
+    return memory
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""`benchmark.json`, `benchmark.md` and the pictures that it shows."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from inference import plots
+from inference.summary import STAGES, Row, adaptive_study, fits, marks_of, rows, short, targets
+from inference.tasks import SYSTEMS, BenchmarkSettings, Task, size_name
+
+NOTES = (
+    "Seconds are medians of warm runs; the first run is reported apart, as importing and loading are.",
+    "*End to end* is from the CT's file to the files of segmentation, probability and, but for (a), variance. What "
+    "stock nnU-Net has no counterpart of (doubtful regions, overlay and report, Slicer scene) comes on top and stands apart.",
+    "(a) and (b) go nnU-Net's way without further processes, with its own preprocessing and export, without mirroring.",
+    "(b) repeats the same network, since what K passes cost does not depend on what they say.",
+    "Peak memory is that of the measurement's own process, all stages included; the scene is written by another one.",
+    "\\* extrapolated: fewer than K passes were measured, and their seconds multiplied. "
+    "† no warm run fitted the limit, so the first one counts, which is slower.",
+)
+
+
+def write_report(
+    folder: Path,
+    settings: BenchmarkSettings,
+    entries: Sequence[dict[str, Any]],
+    machine: dict[str, Any],
+    notes: list[str],
+) -> dict[str, Any]:
+    """Write the report of these measurements.
+
+    Returns:
+        The content of `benchmark.json`.
+    """
+    networks = {e["task"]["network"]: e["result"] for e in entries if e["task"]["kind"] == "network" and "result" in e}
+    table = rows(entries)
+    failed = [{"what": Task(**e["task"]).title, "why": e["failed"]} for e in entries if "failed" in e]
+    gpus = sorted({e["result"]["gpu"] for e in entries if "gpu" in e.get("result", {})})
+    summary = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine | {"gpu": ", ".join(gpus) or None},
+        "revisions_measured": sorted({str(e["revision"]) for e in entries}),
+        "settings": asdict(settings),
+        "networks": networks,
+        "targets": targets(table, entries, networks),
+        "systems": table,
+        "fits": fits(table),
+        "sampling": _of("sampling", entries),
+        "accuracy": _of("accuracy", entries),
+        "interactive": _of("interactive", entries),
+        "display": _of("display", entries),
+        "adaptive": adaptive_study(entries),
+        "failed": failed,
+        "notes": notes,
+    }
+    text = json.dumps(summary, indent=2, ensure_ascii=False)
+    (folder / "benchmark.json").write_text(text + "\n", encoding="utf-8")
+    pictures = plots.draw_all(summary, folder)
+    (folder / "benchmark.md").write_text(markdown(summary, pictures), encoding="utf-8")
+    return summary
+
+
+def markdown(summary: dict[str, Any], pictures: Sequence[str] = ()) -> str:
+    """The report as text."""
+    parts = ["# Inference benchmark", _machine(summary), "## What must be shown", _targets(summary["targets"])]
+    for network in dict.fromkeys(row["network"] for row in summary["systems"]):
+        parts.append(f"## Seconds and memory: network {short(network)}")
+        parts.append(_network(summary["networks"].get(network, {})))
+        own = [row for row in summary["systems"] if row["network"] == network]
+        for size in dict.fromkeys(tuple(row["size"]) for row in own):
+            parts += [f"### {size_name(size)} voxels", _systems([row for row in own if tuple(row["size"]) == size])]
+    parts += [_fits(summary["fits"]), _sampling(summary["sampling"]), _accuracy(summary["accuracy"])]
+    parts += [_latency(summary), _adaptive(summary["adaptive"])]
+    parts += [f"![{name.removesuffix('.png')}]({name})" for name in pictures]
+    failed = [f"Not measured: {each['what']}: {each['why']}" for each in summary["failed"]]
+    parts += ["## Notes", "\n".join(f"- {note}" for note in (*NOTES, *summary["notes"], *failed))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _machine(summary: dict[str, Any]) -> str:
+    machine, settings = summary["machine"], summary["settings"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    memory = f", {machine['memory_bytes'] / 2**30:.0f} GiB of memory" if machine["memory_bytes"] else ""
+    lines = [
+        f"{machine['processor']}, {machine['cores']} cores{memory}; GPU: {machine['gpu'] or 'none used'}; "
+        f"{machine['system']}.",
+        f"{versions}; commit {', '.join(summary['revisions_measured']) or 'unknown'}.",
+        f"{summary['created'][:10]}; device {settings['device']}, threads {settings['threads'] or 'as torch chooses'}, "
+        f"K = {settings['samples']}, {settings['rounds']} rounds of {settings['repeats']} warm runs each, "
+        f"limit {settings['limit']:g} s a measurement.",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _targets(found: Sequence[dict[str, Any]]) -> str:
+    def bound(target: dict[str, Any]) -> str:
+        return "" if target["bound"] is None else f"{'≤' if target['at_most'] else '≥'} {target['bound']:g}"
+
+    words = {True: "yes", False: "**no**", None: ""}
+    return _table(
+        ("ratio", "where", "value", "wanted", "holds"),
+        [(t["what"], t["where"], _number(t["value"]) + _marks(t["marks"]), bound(t), words[t["met"]]) for t in found],
+    )
+
+
+def _network(about: dict[str, Any]) -> str:
+    if not about:
+        return ""
+    weights = ", random weights" if about["random_weights"] else ""
+    backbone, head = about["backbone_parameters"] / 1e6, about["head_parameters"]
+    patch, spacing = (" x ".join(f"{n:g}" for n in about[name]) for name in ("patch", "spacing_mm"))
+    return f"{backbone:.3g} million parameters, {head:,} in the head{weights}; patch {patch}, spacing {spacing} mm."
+
+
+def _systems(table: Sequence[Row]) -> str:
+    """One column for each system, one line for each stage."""
+    good = [row for row in table if "failed" not in row]
+    names = [name for name in STAGES if any(name in row["stages_s"] for row in good)]
+    names += sorted({name for row in good for name in row["stages_s"]} - set(STAGES))
+
+    def line(title: str, value: Any) -> tuple[str, ...]:
+        return (title, *(value(row) for row in good))
+
+    lines = [
+        line(name, lambda row, name=name: _number(row["stages_s"][name]) if name in row["stages_s"] else "–")
+        for name in names
+    ]
+    lines += [
+        line("**end to end, s**", lambda row: f"**{_number(row['volumes_s'])}**{_marks(marks_of(row))}"),
+        line("with regions, report, scene, s", lambda row: _number(row["total_s"])),
+        line("first run with importing and loading, s", lambda row: _number(row["cold_s"])),
+        line("- importing, s", lambda row: _number(row["import_s"])),
+        line("- loading, s", lambda row: _number(row["load_s"])),
+        line("peak memory, GB", lambda row: _number(row["peak_bytes"] / 1e9)),
+        line("tiles", lambda row: str(row["tiles"] or "–")),
+        line("passes measured", lambda row: str(row["passes"] or "–")),
+        line("runs", lambda row: str(row["runs"])),
+        line("device", lambda row: f"{row['device']}, {row['precision']}"),
+    ]
+    if any(row["gpu_peak_bytes"] for row in good):
+        lines.append(line("peak GPU memory, GB", lambda row: _number((row["gpu_peak_bytes"] or 0) / 1e9)))
+    heads = ("stage, s", *(f"({row['system']}) {SYSTEMS[row['system']]}" for row in good))
+    without = (
+        ""
+        if all(row["without"] in (None, []) for row in good if row["system"][0] == "e")
+        else ("\n\nNo scene was written, because slicer-core is not installed.")
+    )
+    return (_table(heads, lines) if good else "") + without
+
+
+def _fits(found: Sequence[dict[str, Any]]) -> str:
+    if not found:
+        return ""
+    against = {"image": "end to end, voxels of the CT", "network": "network's stages, voxels at its spacing"}
+    lines = [
+        (short(f["network"]), f"({f['system']})", against[f["of"]], _number(f["seconds_per_mvoxel"]), f"{f['r2']:.4f}")
+        for f in found
+    ]
+    heads = ("network", "system", "seconds against", "s per million voxels", "R²")
+    return "## Cost against size: straight lines\n\n" + _table(heads, lines)
+
+
+def _sampling(entries: Sequence[dict[str, Any]]) -> str:
+    parts = []
+    for entry in entries:
+        ks = list(dict.fromkeys((*entry["c_s"], *entry["d_s"])))
+        lines = [
+            (SYSTEMS[system], *(_number(entry[f"{system}_s"][k]) if k in entry[f"{system}_s"] else "–" for k in ks))
+            for system in ("c", "d")
+        ]
+        lines.append((SYSTEMS["e"], *[_number(entry["e_s"])] * len(ks)))
+        patch = " x ".join(map(str, entry["patch"]))
+        parts.append(
+            f"### {short(entry['network'])}, {patch} voxels\n\nBackbone {_number(entry['backbone_s'])} s "
+            f"({entry['precision']}), head {_number(entry['head_s'])} s.\n\n"
+            + _table(("seconds of one tile", *(f"K = {k}" for k in ks)), lines)
+        )
+    return "\n\n".join(["## The sampling stage alone", *parts]) if parts else ""
+
+
+def _accuracy(entries: Sequence[dict[str, Any]]) -> str:
+    parts = []
+    for entry in entries:
+        lines = [
+            (name, *(f"{errors[f'{what}_{kind}']:.1e}" for what in ("mean", "variance") for kind in ("largest", "rms")))
+            for name, errors in entry["errors"].items()
+        ]
+        heads = ("system, backbone in", "mean, largest", "mean, rms", "variance, largest", "variance, rms")
+        tile = " x ".join(map(str, entry["tile"]))
+        parts.append(
+            f"### {short(entry['network'])}, one tile of {tile} voxels, K = {entry['samples']}\n\n"
+            + _table(heads, lines)
+        )
+    return "\n\n".join(["## Error against a float64 reference", *parts]) if parts else ""
+
+
+def _latency(summary: dict[str, Any]) -> str:
+    lines = []
+    for entry in summary["interactive"]:
+        runs = [run["total"] for run in entry["warm"]]
+        where = f"{short(entry['network'])}, {size_name(entry['size'])}, {entry['tiles']} tiles"
+        lines.append((f"first result in 128 x 128 x 128 voxels ({where})", _number(statistics.median(runs))))
+    names = {
+        "regions_s": "doubtful regions at a new threshold (512x512x300)",
+        "threshold_s": "the same, with the scene and the review",
+        "map_s": "another map",
+    }
+    for entry in summary["display"]:
+        lines += [(title, _number(statistics.median(entry[name]))) for name, title in names.items() if name in entry]
+    return "## What a user waits for, warm\n\n" + _table(("", "seconds, median"), lines) if lines else ""
+
+
+def _adaptive(studies: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        (
+            short(network),
+            str(study["phantoms"]),
+            _number(study["tiles_ratio_median"]),
+            _number(study["seconds_ratio_median"]),
+            f"{study['dice_smallest']:.4f}",
+            f"{study['volume_difference_percent_largest']:.2f}",
+        )
+        for network, study in studies.items()
+    ]
+    heads = (
+        "network",
+        "phantoms",
+        "tiles, full / adaptive",
+        "seconds, full / adaptive",
+        "smallest Dice",
+        "largest volume difference, %",
+    )
+    return "## Full against adaptive overlap\n\n" + _table(heads, lines) if lines else ""
+
+
+def _of(kind: str, entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results of a kind of measurement, with the network and the size they are of."""
+    return [
+        {"network": e["task"]["network"], "size": e["task"]["size"], **e["result"]}
+        for e in entries
+        if e["task"]["kind"] == kind and "result" in e
+    ]
+
+
+def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Of Markdown; the first column is text, the others are numbers."""
+    rule = "| --- |" + " ---: |" * (len(heads) - 1)
+    return "\n".join([f"| {' | '.join(heads)} |", rule, *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def _number(value: float) -> str:
+    """Three digits that count."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _marks(marks: Iterable[str]) -> str:
+    return "".join(sorted(marks)).replace("*", "\\*")

@@ -1,0 +1,78 @@
+"""The sampling stage alone: seconds from the distribution of one tile to its moments, against K."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from inference.literal import literal_moments
+from inference.measure import settle
+from MoBUncertaintyLib.devices import autocast, autocast_dtype, select_device
+from MoBUncertaintyLib.model import Model
+from MoBUncertaintyLib.moments import moments
+from MoBUncertaintyLib.network import load_network
+
+SAMPLES = (1, 5, 10, 30, 100)
+
+
+def measure_sampling(model: Model, device: str, repeats: int, samples: int, limit: float) -> dict[str, Any]:
+    """Seconds of the stages of one tile of the model's own patch, each the median of several runs after a first one.
+
+    The input is noise: what is computed does not depend on it.
+
+    Args:
+        model: With a covariance head.
+        device: As for `predict`.
+        repeats: Runs.
+        samples: K, beside those of `SAMPLES`.
+        limit: Seconds for one system and K; where one run would take longer it is not made.
+
+    Returns:
+        `backbone_s`, `head_s`, `e_s`, and for c and d seconds by K.
+    """
+    where = select_device(device)
+    network = load_network(model, model.folds[0]).to(where)
+    patch = [int(n) for n in model.plans["configurations"][model.card.configuration]["patch_size"]]
+    tile = torch.randn(1, 1, *patch, generator=torch.Generator().manual_seed(0)).to(where)
+    generator = torch.Generator(where).manual_seed(0)
+
+    def backbone() -> Any:
+        with autocast(where):
+            return network.features(tile)
+
+    with torch.inference_mode():
+        timer = _Timer(settle(where), repeats)
+        features, mean = backbone()
+        result: dict[str, Any] = {"backbone_s": timer(backbone), "head_s": timer(lambda: network.head(features, mean))}
+        gaussian = network.head(features, mean)
+        result["e_s"] = timer(lambda: moments(gaussian, None))
+        for system, draw in (("c", literal_moments), ("d", moments)):
+            seconds: dict[str, float] = {}
+            for k in sorted({*SAMPLES, samples}):
+                if seconds and max(v / int(n) for n, v in seconds.items()) * k > limit:
+                    break
+                seconds[str(k)] = timer(lambda k=k, draw=draw: draw(gaussian, k, generator))
+            result[f"{system}_s"] = seconds
+    precision = str(autocast_dtype(where)).split(".")[-1]
+    return result | {"device": str(where), "precision": precision, "patch": patch}
+
+
+class _Timer:
+    """Median seconds of a call; the first one, which warms up, does not count."""
+
+    def __init__(self, wait: Callable[[], None], repeats: int) -> None:
+        self._wait, self._repeats = wait, repeats
+
+    def __call__(self, work: Callable[[], Any]) -> float:
+        seconds = []
+        for _ in range(self._repeats + 1):
+            self._wait()
+            start = time.perf_counter()
+            work()
+            self._wait()
+            seconds.append(time.perf_counter() - start)
+        return float(np.median(seconds[1:]))

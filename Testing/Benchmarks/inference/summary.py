@@ -1,0 +1,218 @@
+"""From measurements to medians, ratios and whether the targets hold. Pure arithmetic: nothing is measured here."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from inference.tasks import SYSTEMS, size_name
+
+STAGES = (
+    "read", "preprocess", "backbone", "moments", "blend", "resample", "write", "other", "regions", "report", "scene",
+)  # fmt: skip
+BEYOND_VOLUMES = ("regions", "report", "scene")
+"""Stages that stock nnU-Net has no counterpart of; ratios to it are without them."""
+NETWORK_STAGES = ("backbone", "moments", "blend")
+
+Entry = dict[str, Any]
+Row = dict[str, Any]
+
+
+def rows(entries: Iterable[Entry]) -> list[Row]:
+    """Medians of each system for each network and size: networks as they were measured, sizes and systems in order.
+
+    Where no warm run fitted the limit, the first one stands for them (`first_run_only`); a system of which no
+    measurement succeeded has only the reason why (`failed`).
+    """
+    groups: defaultdict[tuple, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        task = entry["task"]
+        if task["kind"] == "system":
+            groups[task["network"], tuple(task["size"]), task["system"]].append(entry)
+    made = []
+    for (network, size, system), group in groups.items():
+        results = [entry["result"] for entry in group if "result" in entry]
+        row: Row = {"network": network, "size": list(size), "system": system}
+        made.append(row | (_medians(results) if results else {"failed": group[-1]["failed"]}))
+    networks, systems = list(dict.fromkeys(row["network"] for row in made)), list(SYSTEMS)
+    place = {id(row): (networks.index(row["network"]), _count(row["size"])) for row in made}
+    return sorted(made, key=lambda row: (*place[id(row)], systems.index(row["system"])))
+
+
+def _medians(results: Sequence[dict[str, Any]]) -> Row:
+    warm = [run for result in results for run in result["warm"]]
+    runs = warm or [result["cold"] for result in results]
+    names = {name for run in runs for name in run["stages"]}
+    ordered = [*(n for n in STAGES if n in names), *sorted(names - set(STAGES))]
+
+    def median(values: Iterable[float]) -> float:
+        return float(statistics.median(values))
+
+    last = results[-1]
+    gpu = [result["gpu_peak_bytes"] for result in results if "gpu_peak_bytes" in result]
+    return {
+        "runs": len(runs),
+        "first_run_only": not warm,
+        "extrapolated": any(result["extrapolated"] for result in results),
+        "total_s": median(run["total"] for run in runs),
+        "volumes_s": median(volumes_seconds(run) for run in runs),
+        "stages_s": {name: median(run["stages"].get(name, 0.0) for run in runs) for name in ordered},
+        "import_s": median(result["import_s"] for result in results),
+        "load_s": median(result["load_s"] for result in results),
+        "cold_s": median(result["import_s"] + result["load_s"] + result["cold"]["total"] for result in results),
+        "peak_bytes": max(result["peak_bytes"] for result in results),
+        "gpu_peak_bytes": max(gpu) if gpu else None,
+        **{name: last.get(name) for name in ("tiles", "passes", "input_voxels", "device", "precision", "without")},
+    }
+
+
+def volumes_seconds(run: dict[str, Any]) -> float:
+    """Seconds of a run from the CT's file to those of segmentation, probability and variance."""
+    return run["total"] - sum(run["stages"].get(name, 0.0) for name in BEYOND_VOLUMES)
+
+
+def targets(table: Sequence[Row], entries: Sequence[Entry], networks: dict[str, Any]) -> list[dict[str, Any]]:
+    """What must be shown: ratios, each with its bound and whether it holds.
+
+    Args:
+        table: Of `rows`.
+        entries: The measurements.
+        networks: What `networks.describe` says, by name.
+    """
+    found = []
+    by = {(row["network"], tuple(row["size"]), row["system"]): row for row in table if "failed" not in row}
+    for network, size in dict.fromkeys((row["network"], tuple(row["size"])) for row in table):
+        systems = {system: row for (n, s, system), row in by.items() if (n, s) == (network, size)}
+        found += _ratios(network, size, systems, bool(networks.get(network, {}).get("random_weights")))
+    for entry in entries:
+        if entry["task"]["kind"] == "sampling" and "result" in entry:
+            found += _sampling_ratio(entry)
+    found += [target for study in adaptive_study(entries).values() for target in study["targets"]]
+    for fit in fits(table):
+        if fit["system"] == "e" and fit["of"] == "image":
+            found.append(_target("(e) linear in the voxels: R²", short(fit["network"]), fit["r2"], 0.99, at_most=False))
+    return found
+
+
+def _ratios(network: str, size: tuple, systems: dict[str, Row], random: bool) -> list[dict[str, Any]]:
+    """Of one network and one CT; random weights find no organ, so adaptive overlap is not judged by them."""
+    where = f"{short(network)}, {size_name(size)}"
+    bounds = {"small": 0.10, "large": 0.02}
+    wanted = [
+        ("(e) / (a), end to end", "e", "a", "volumes_s", 1.0, True),
+        ("(b) / (e), end to end", "b", "e", "volumes_s", 20.0, False),
+        ("(d) / (e), end to end", "d", "e", "volumes_s", 1.1 if network == "large" else None, True),
+        ("(a) / (e-adaptive), end to end", "a", "e-adaptive", "volumes_s", None if random else 2.5, False),
+        ("tiles, full / adaptive", "e", "e-adaptive", "tiles", None if random else 3.0, False),
+        ("peak memory, (e) / (a)", "e", "a", "peak_bytes", 0.6 if size == (512, 512, 300) else None, True),
+    ]
+    found = []
+    for what, over, under, name, bound, at_most in wanted:
+        if over in systems and under in systems and systems[under].get(name) and systems[over].get(name):
+            marks = {mark for system in (over, under) for mark in marks_of(systems[system])}
+            found.append(_target(what, where, systems[over][name] / systems[under][name], bound, at_most, marks))
+    if "e" in systems:
+        stages = systems["e"]["stages_s"]
+        share = stages["moments"] / stages["backbone"]
+        marks = marks_of(systems["e"])
+        found.append(_target("(e): heads and moments / backbone", where, share, bounds.get(network), True, marks))
+    return found
+
+
+def _sampling_ratio(entry: Entry) -> list[dict[str, Any]]:
+    network, result = entry["task"]["network"], entry["result"]
+    k = str(entry["task"]["options"]["samples"])
+    if k not in result["c_s"]:
+        return []
+    ratio = result["c_s"][k] / result["e_s"]
+    return [_target(f"(c) / (e), sampling stage, K = {k}", short(network), ratio, 50.0, at_most=False)]
+
+
+def adaptive_study(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
+    """Full against adaptive overlap over the phantoms, by network: medians and worst cases, and what must hold."""
+    groups: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for entry in entries:
+        if entry["task"]["kind"] == "adaptive" and "result" in entry:
+            groups[entry["task"]["network"]].append(entry["result"])
+    studies = {}
+    for network, results in groups.items():
+        where = f"{short(network)}, {len(results)} phantoms"
+        tiles = statistics.median(r["full"]["tiles"] / r["adaptive"]["tiles"] for r in results)
+        seconds = statistics.median(r["full"]["seconds"] / r["adaptive"]["seconds"] for r in results)
+        dice = min(r["dice"] for r in results)
+        volume = max(r["volume_difference_percent"] for r in results)
+        studies[network] = {
+            "phantoms": len(results),
+            "tiles_ratio_median": tiles,
+            "seconds_ratio_median": seconds,
+            "dice_smallest": dice,
+            "volume_difference_percent_largest": volume,
+            "targets": [
+                _target("tiles, full / adaptive, median", where, tiles, 3.0, at_most=False),
+                _target("Dice of adaptive and full, smallest", where, dice, 0.995, at_most=False),
+                _target("difference of the volume, largest, %", where, volume, 0.5, at_most=True),
+            ],
+        }
+    return studies
+
+
+def fits(table: Sequence[Row]) -> list[dict[str, Any]]:
+    """Straight lines through cost against size, for each network and system that has at least three sizes.
+
+    `of` is `image`: seconds end to end against the CT's voxels; or `network`: seconds of the network's stages against
+    voxels at the network's spacing, which is what these depend on.
+    """
+    groups: defaultdict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in table:
+        if "failed" not in row:
+            groups[row["network"], row["system"]].append(row)
+    made = []
+    for (network, system), group in groups.items():
+        image = [(_count(row["size"]), row["volumes_s"]) for row in group]
+        inner = [
+            (_count(row["input_voxels"]), sum(row["stages_s"].get(name, 0.0) for name in NETWORK_STAGES))
+            for row in group
+            if row["input_voxels"]
+        ]
+        for of, points in (("image", image), ("network", inner)):
+            if len({x for x, _ in points}) >= 3:
+                made.append({"network": network, "system": system, "of": of, **linear_fit(*zip(*points, strict=True))})
+    return made
+
+
+def linear_fit(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
+    """Least squares: seconds per million voxels, seconds at none, and R²."""
+    slope, constant = np.polyfit(np.divide(x, 1e6), y, 1)
+    residual = np.subtract(y, slope * np.divide(x, 1e6) + constant)
+    spread = np.square(np.subtract(y, np.mean(y))).sum()
+    r2 = 1.0 - float(np.square(residual).sum() / spread) if spread else 1.0
+    return {"seconds_per_mvoxel": float(slope), "seconds": float(constant), "r2": r2}
+
+
+def marks_of(row: Row) -> set[str]:
+    """`*` where passes were extrapolated, `†` where only a first run was made."""
+    return ({"*"} if row["extrapolated"] else set()) | ({"†"} if row["first_run_only"] else set())
+
+
+def short(network: str) -> str:
+    """A network's name without the path to it."""
+    return network.rpartition("/")[2]
+
+
+def _target(
+    what: str, where: str, value: float, bound: float | None, at_most: bool, marks: Iterable[str] = ()
+) -> dict[str, Any]:
+    met = None if bound is None else bool(value <= bound if at_most else value >= bound)
+    marked = "".join(sorted(marks))
+    return {
+        "what": what, "where": where, "value": float(value), "bound": bound, "at_most": at_most, "met": met,
+        "marks": marked,
+    }  # fmt: skip
+
+
+def _count(size: Sequence[int]) -> int:
+    return int(np.prod(size, dtype=np.int64))

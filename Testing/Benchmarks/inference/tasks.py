@@ -1,0 +1,180 @@
+"""What is measured: the settings of a benchmark and the list of its measurements, in their order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from MoBUncertaintyLib.errors import SettingsError
+
+SYSTEMS = {
+    "a": "stock nnU-Net",
+    "b": "stock nnU-Net, K passes",
+    "c": "Eq. 14 literally, K samples",
+    "d": "our Monte Carlo, K samples",
+    "e": "our closed form",
+    "e-adaptive": "our closed form, adaptive overlap",
+}
+# Whatever slows the machine down for a while should not hit one system alone.
+INTERLEAVED = ("a", "e", "e-adaptive", "d", "c", "b")
+PARTS = ("systems", "sampling", "accuracy", "interactive", "display", "adaptive")
+NO_TILING = "The adaptive overlap was not measured: this version has no setting `tiling`."
+
+Size = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """How to measure.
+
+    Attributes:
+        networks: `small` (the shipped model), `large` (residual encoder L, random weights), or a model's path.
+        sizes: Voxels of the CTs, x y z.
+        systems: Letters of `SYSTEMS`.
+        parts: Of `PARTS`.
+        repeats: Warm runs of each measurement.
+        rounds: How often all systems take their turn.
+        samples: K.
+        limit: Seconds that one measurement may take before it makes do with fewer runs and passes.
+        phantoms: Of the study of adaptive overlap.
+        device: As for `predict`.
+        threads: Of the CPU; None: torch's own choice.
+    """
+
+    networks: tuple[str, ...] = ("small", "large")
+    sizes: tuple[Size, ...] = ((128, 128, 128), (256, 256, 256), (512, 512, 300))
+    systems: tuple[str, ...] = ("a", "b", "c", "d", "e")
+    parts: tuple[str, ...] = PARTS
+    repeats: int = 3
+    rounds: int = 2
+    samples: int = 30
+    limit: float = 1800.0
+    phantoms: int = 20
+    device: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_known("system", self.systems, [name for name in SYSTEMS if name != "e-adaptive"])
+        _check_known("part", self.parts, PARTS)
+        for name in ("repeats", "rounds", "samples", "phantoms"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name.capitalize()} must be at least 1, not {getattr(self, name)}.")
+        if not self.networks or not self.sizes:
+            raise SettingsError("The benchmark needs at least one network and one size.")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One measurement, as its process is told.
+
+    Attributes:
+        kind: `cases`, `network`, or of `PARTS` (the part `systems` has tasks of kind `system`).
+        network, system: None where there is none.
+        size: None where there is none.
+        number: Round, or number of the phantom.
+        options: What of the settings the measurement depends on.
+    """
+
+    kind: str
+    network: str | None = None
+    size: Size | None = None
+    system: str | None = None
+    number: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The same for the same measurement with the same settings, and for no other."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        size = "" if self.size is None else size_name(self.size)
+        parts = (self.kind, self.network and self.network.rpartition("/")[2], size, self.system)
+        return " ".join(filter(None, parts)) + f" ({self.number + 1})"
+
+    @property
+    def weight(self) -> float:
+        """Expected seconds, very roughly and up to a factor that all share: for the time left."""
+        voxels = 1.0 if self.size is None else self.size[0] * self.size[1] * self.size[2] / 1e6
+        network = 20.0 if self.network == "large" else 1.0
+        return (2 + voxels * network) * {"b": 10.0, "c": 2.0}.get(self.system or "", 1.0)
+
+
+def size_name(size: Sequence[int]) -> str:
+    """128 for a cube, 512x512x300 for a box."""
+    return str(size[0]) if len(set(size)) == 1 else "x".join(map(str, size))
+
+
+def parse_sizes(text: str) -> tuple[Size, ...]:
+    """From 128,512x512x300.
+
+    Raises:
+        SettingsError: It is not such a list.
+    """
+    sizes = []
+    for word in text.split(","):
+        numbers = [int(number) for number in re.findall(r"\d+", word)]
+        if not re.fullmatch(r"\d+(x\d+x\d+)?", word) or min(numbers) < 1:
+            raise SettingsError(f"{word!r} is no size; give voxels such as 256 or 512x512x300.")
+        sizes.append(tuple(numbers * 3 if len(numbers) == 1 else numbers))
+    return tuple(sizes)
+
+
+def plan(settings: BenchmarkSettings, adaptive: bool, shows_all: Sequence[Size]) -> list[Task]:
+    """All measurements in their order: CTs and networks first, then the systems, taking turns, then what else there is.
+
+    Args:
+        settings: What is asked for.
+        adaptive: Whether predictions have the setting `tiling`.
+        shows_all: Those of the sizes whose CT shows the whole field of view.
+    """
+    largest = max(settings.sizes, key=_voxels)
+    study = min(shows_all or [largest], key=_voxels)
+    common = {"device": settings.device, "threads": settings.threads}
+    runs = common | {"repeats": settings.repeats, "limit": settings.limit, "samples": settings.samples}
+    tasks = [Task("cases", size=size) for size in settings.sizes]
+    tasks += [Task("network", network) for network in settings.networks]
+    chosen = {*settings.systems, *(["e-adaptive"] if adaptive and "e" in settings.systems else [])}
+    for network in settings.networks:
+        if "systems" in settings.parts:
+            tasks += [
+                Task("system", network, size, system, number, runs)
+                for size in settings.sizes
+                for number in range(settings.rounds)
+                for system in INTERLEAVED
+                if system in chosen
+            ]
+        if "sampling" in settings.parts:
+            tasks.append(Task("sampling", network, options=runs))
+        if "accuracy" in settings.parts:
+            tasks.append(Task("accuracy", network, settings.sizes[0], options=common | {"samples": settings.samples}))
+        if "interactive" in settings.parts:
+            tasks.append(Task("interactive", network, largest, options=common | {"repeats": settings.repeats}))
+    if "display" in settings.parts:
+        tasks.append(Task("display", options={"repeats": settings.repeats}))
+    if "adaptive" in settings.parts and adaptive:
+        # Random weights find no organ, so they say nothing about where overlap is needed.
+        trained = [network for network in settings.networks if network != "large"]
+        tasks += [
+            Task("adaptive", network, study, number=number, options=common)
+            for network in trained
+            for number in range(settings.phantoms)
+        ]
+    return tasks
+
+
+def _voxels(size: Size) -> int:
+    return size[0] * size[1] * size[2]
+
+
+def _check_known(what: str, given: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [name for name in given if name not in known]
+    if unknown or not given:
+        wrong = repr(unknown[0]) if unknown else "an empty list"
+        raise SettingsError(f"There is no {what} {wrong}; choose among {', '.join(known)}.")
