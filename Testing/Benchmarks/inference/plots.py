@@ -11,9 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from inference.summary import NETWORK_STAGES, STAGES, Row, linear_fit, marks_of, short
-from inference.tasks import SYSTEMS, size_name
+from inference.summary import STAGES, Row, linear_fit, marks_of, network_seconds, short
+from inference.tasks import SYSTEMS, size_title
 
 # The palette of Okabe and Ito, which the colour-blind can tell apart; markers say it again.
 LOOKS = {
@@ -68,14 +69,14 @@ def draw_sizes(table: Sequence[Row], path: Path) -> None:
             group = [row for row in own if row["system"] == system]
             _line(whole, system, [math.prod(r["size"]) for r in group], [r["volumes_s"] for r in group])
             within = [r for r in group if r["input_voxels"]]
-            seconds = [sum(r["stages_s"].get(name, 0.0) for name in NETWORK_STAGES) for r in within]
+            seconds = [network_seconds(r) for r in within]
             _line(inner, system, [math.prod(r["input_voxels"]) for r in within], seconds)
-        whole.set(xlabel="million voxels of the CT", ylabel="seconds", title=f"{short(network)}: end to end")
-        inner.set(
-            xlabel="million voxels at the network's spacing", title=f"{short(network)}: network, moments, blending"
-        )
+        whole.set(xlabel="million voxels of the CT", ylabel="seconds")
+        inner.set(xlabel="million voxels at the network's spacing")
+        whole.set_title(f"{short(network)}: end to end", fontsize=10)
+        inner.set_title(f"{short(network)}: backbone, moments, blending", fontsize=10)
         for axes in (whole, inner):
-            axes.set(xscale="log", yscale="log")
+            _logarithmic(axes)
             _tidy(axes)
             axes.legend(frameon=False, fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.savefig(path, dpi=130)
@@ -92,10 +93,11 @@ def draw_samples(entries: Sequence[dict[str, Any]], path: Path) -> None:
         axes.axhline(entry["e_s"], color=LOOKS["e"][0], label=f"{_name('e')}, whatever K", linewidth=1.8)
         axes.axhline(entry["backbone_s"], color="0.45", linestyle=":", label="backbone, for comparison")
         patch = " x ".join(map(str, entry["patch"]))
-        axes.set(xscale="log", yscale="log", xlabel="samples K", title=f"{short(entry['network'])}: {patch} voxels")
+        axes.set(xlabel="samples K")
+        axes.set_title(f"{short(entry['network'])}: {patch} voxels", fontsize=10)
+        _logarithmic(axes)
         ks = sorted(int(k) for k in entry["d_s"])
-        axes.set_xticks(ks, [str(k) for k in ks], minor=False)
-        axes.minorticks_off()
+        axes.set_xticks(ks, [str(k) for k in ks])
         _tidy(axes)
     figure.axes[0].set_ylabel("seconds of one tile, sampling stage")
     _legend_below(figure)
@@ -122,8 +124,9 @@ def draw_memory(table: Sequence[Row], path: Path) -> None:
                 heights = [values[s] for s in sizes if s in values]
                 bars = axes.bar(places, heights, 0.92 * width, color=LOOKS[system][0], label=_name(system))
                 axes.bar_label(bars, [f"{h:.2g}" for h in heights], fontsize=7, color="0.3", padding=1)
-            axes.set_xticks(range(len(sizes)), [f"{size_name(s)} voxels" for s in sizes])
-            axes.set(ylabel=title, title=short(network))
+            axes.set_xticks(range(len(sizes)), [f"{size_title(s)} voxels" for s in sizes])
+            axes.set_ylabel(title)
+            axes.set_title(short(network), fontsize=10)
             axes.margins(y=0.12)
             _tidy(axes, "y")
     _legend_below(figure)
@@ -153,7 +156,7 @@ def draw_stages(table: Sequence[Row], path: Path) -> None:
             axes.text(min(left, longest), y, text, va="center", fontsize=8, color="0.2", clip_on=False)
         axes.set_yticks(range(len(group)), [_name(row["system"]) for row in reversed(group)], fontsize=8)
         axes.set_xlim(0, longest)
-        axes.set_title(f"{short(network)}, {size_name(size)} voxels", fontsize=9, loc="left")
+        axes.set_title(f"{short(network)}, {size_title(size)} voxels", fontsize=9, loc="left")
         _tidy(axes, "x")
     grid[-1].set_xlabel("seconds, warm")
     _legend_below(figure)
@@ -174,6 +177,15 @@ def _line(axes: Axes, system: str, voxels: Sequence[int], seconds: Sequence[floa
         axes.plot(along[line > 0], line[line > 0], color=colour, linewidth=1.2)
         label += f"\n{fit['seconds_per_mvoxel']:.3g} s / million, R² {fit['r2']:.3f}"
     axes.plot(x, seconds, linestyle="none", color=colour, marker=marker, markeredgewidth=0, markersize=7, label=label)
+
+
+def _logarithmic(axes: Axes) -> None:
+    """Both axes logarithmic, with plain numbers at 1, 2, 5, 10, ..."""
+    axes.set(xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(NullLocator())
 
 
 def _name(system: str) -> str:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from inference import plots
-from inference.summary import STAGES, Row, adaptive_study, fits, marks_of, rows, short, targets
-from inference.tasks import SYSTEMS, BenchmarkSettings, Task, size_name
+from inference.summary import LINEAR, STAGES, Row, adaptive_study, fits, marks_of, rows, short, targets
+from inference.tasks import SYSTEMS, BenchmarkSettings, Task, size_title
 
 NOTES = (
     "Seconds are medians of warm runs; the first run is reported apart, as importing and loading are.",
     "*End to end* is from the CT's file to the files of segmentation, probability and, but for (a), variance. What "
-    "stock nnU-Net has no counterpart of (doubtful regions, overlay and report, Slicer scene) comes on top and stands apart.",
+    "stock nnU-Net has no counterpart of (regions, overlay and report, Slicer scene) comes on top and stands apart.",
     "(a) and (b) go nnU-Net's way without further processes, with its own preprocessing and export, without mirroring.",
     "(b) repeats the same network, since what K passes cost does not depend on what they say.",
     "Peak memory is that of the measurement's own process, all stages included; the scene is written by another one.",
@@ -74,7 +74,7 @@ def markdown(summary: dict[str, Any], pictures: Sequence[str] = ()) -> str:
         parts.append(_network(summary["networks"].get(network, {})))
         own = [row for row in summary["systems"] if row["network"] == network]
         for size in dict.fromkeys(tuple(row["size"]) for row in own):
-            parts += [f"### {size_name(size)} voxels", _systems([row for row in own if tuple(row["size"]) == size])]
+            parts += [f"### {size_title(size)} voxels", _systems([row for row in own if tuple(row["size"]) == size])]
     parts += [_fits(summary["fits"]), _sampling(summary["sampling"]), _accuracy(summary["accuracy"])]
     parts += [_latency(summary), _adaptive(summary["adaptive"])]
     parts += [f"![{name.removesuffix('.png')}]({name})" for name in pictures]
@@ -157,12 +157,12 @@ def _systems(table: Sequence[Row]) -> str:
 def _fits(found: Sequence[dict[str, Any]]) -> str:
     if not found:
         return ""
-    against = {"image": "end to end, voxels of the CT", "network": "network's stages, voxels at its spacing"}
+    against = {"all": "end to end against voxels of the CT"} | LINEAR
     lines = [
         (short(f["network"]), f"({f['system']})", against[f["of"]], _number(f["seconds_per_mvoxel"]), f"{f['r2']:.4f}")
         for f in found
     ]
-    heads = ("network", "system", "seconds against", "s per million voxels", "R²")
+    heads = ("network", "system", "what", "s per million voxels", "R²")
     return "## Cost against size: straight lines\n\n" + _table(heads, lines)
 
 
@@ -204,10 +204,10 @@ def _latency(summary: dict[str, Any]) -> str:
     lines = []
     for entry in summary["interactive"]:
         runs = [run["total"] for run in entry["warm"]]
-        where = f"{short(entry['network'])}, {size_name(entry['size'])}, {entry['tiles']} tiles"
+        where = f"{short(entry['network'])}, {size_title(entry['size'])}, {entry['tiles']} tiles"
         lines.append((f"first result in 128 x 128 x 128 voxels ({where})", _number(statistics.median(runs))))
     names = {
-        "regions_s": "doubtful regions at a new threshold (512x512x300)",
+        "regions_s": "doubtful regions at a new threshold (512 x 512 x 300)",
         "threshold_s": "the same, with the scene and the review",
         "map_s": "another map",
     }

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from inference.tasks import SYSTEMS, size_name
+from inference.tasks import SYSTEMS, size_title
 
 STAGES = (
     "read", "preprocess", "backbone", "moments", "blend", "resample", "write", "other", "regions", "report", "scene",
@@ -17,6 +17,11 @@ STAGES = (
 BEYOND_VOLUMES = ("regions", "report", "scene")
 """Stages that stock nnU-Net has no counterpart of; ratios to it are without them."""
 NETWORK_STAGES = ("backbone", "moments", "blend")
+LINEAR = {
+    "network": "backbone, moments and blending against voxels at the network's spacing",
+    "grid": "other stages against voxels of the CT",
+}
+"""What has to be linear. The sum of both need not be: larger CTs of the same field have as many voxels for the network."""
 
 Entry = dict[str, Any]
 Row = dict[str, Any]
@@ -93,14 +98,15 @@ def targets(table: Sequence[Row], entries: Sequence[Entry], networks: dict[str, 
             found += _sampling_ratio(entry)
     found += [target for study in adaptive_study(entries).values() for target in study["targets"]]
     for fit in fits(table):
-        if fit["system"] == "e" and fit["of"] == "image":
-            found.append(_target("(e) linear in the voxels: R²", short(fit["network"]), fit["r2"], 0.99, at_most=False))
+        if fit["system"] == "e" and fit["of"] in LINEAR:
+            what = f"(e), {LINEAR[fit['of']]}: R² of a straight line"
+            found.append(_target(what, short(fit["network"]), fit["r2"], 0.99, at_most=False))
     return found
 
 
 def _ratios(network: str, size: tuple, systems: dict[str, Row], random: bool) -> list[dict[str, Any]]:
     """Of one network and one CT; random weights find no organ, so adaptive overlap is not judged by them."""
-    where = f"{short(network)}, {size_name(size)}"
+    where = f"{short(network)}, {size_title(size)}"
     bounds = {"small": 0.10, "large": 0.02}
     wanted = [
         ("(e) / (a), end to end", "e", "a", "volumes_s", 1.0, True),
@@ -163,8 +169,8 @@ def adaptive_study(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
 def fits(table: Sequence[Row]) -> list[dict[str, Any]]:
     """Straight lines through cost against size, for each network and system that has at least three sizes.
 
-    `of` is `image`: seconds end to end against the CT's voxels; or `network`: seconds of the network's stages against
-    voxels at the network's spacing, which is what these depend on.
+    `of` is `all`: seconds end to end against the CT's voxels; `network`: seconds of the network's stages against voxels
+    at the network's spacing, which is what these depend on; or `grid`: the other seconds against the CT's voxels.
     """
     groups: defaultdict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in table:
@@ -172,16 +178,22 @@ def fits(table: Sequence[Row]) -> list[dict[str, Any]]:
             groups[row["network"], row["system"]].append(row)
     made = []
     for (network, system), group in groups.items():
-        image = [(_count(row["size"]), row["volumes_s"]) for row in group]
-        inner = [
-            (_count(row["input_voxels"]), sum(row["stages_s"].get(name, 0.0) for name in NETWORK_STAGES))
-            for row in group
-            if row["input_voxels"]
-        ]
-        for of, points in (("image", image), ("network", inner)):
-            if len({x for x, _ in points}) >= 3:
-                made.append({"network": network, "system": system, "of": of, **linear_fit(*zip(*points, strict=True))})
+        points: dict[str, list[tuple[int, float]]] = {"all": [], "network": [], "grid": []}
+        for row in group:
+            within = network_seconds(row)
+            points["all"].append((_count(row["size"]), row["volumes_s"]))
+            points["grid"].append((_count(row["size"]), row["volumes_s"] - within))
+            if row["input_voxels"]:
+                points["network"].append((_count(row["input_voxels"]), within))
+        for of, found in points.items():
+            if len({x for x, _ in found}) >= 3:
+                made.append({"network": network, "system": system, "of": of, **linear_fit(*zip(*found, strict=True))})
     return made
+
+
+def network_seconds(row: Row) -> float:
+    """Seconds of the stages that work on tiles."""
+    return sum(row["stages_s"].get(name, 0.0) for name in NETWORK_STAGES)
 
 
 def linear_fit(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:

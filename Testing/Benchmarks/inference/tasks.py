@@ -94,7 +94,7 @@ class Task:
     @property
     def title(self) -> str:
         """For people."""
-        size = "" if self.size is None else size_name(self.size)
+        size = "" if self.size is None else size_title(self.size)
         parts = (self.kind, self.network and self.network.rpartition("/")[2], size, self.system)
         return " ".join(filter(None, parts)) + f" ({self.number + 1})"
 
@@ -109,6 +109,11 @@ class Task:
 def size_name(size: Sequence[int]) -> str:
     """128 for a cube, 512x512x300 for a box."""
     return str(size[0]) if len(set(size)) == 1 else "x".join(map(str, size))
+
+
+def size_title(size: Sequence[int]) -> str:
+    """The same for people: 128³, 512 x 512 x 300."""
+    return f"{size[0]}³" if len(set(size)) == 1 else " x ".join(map(str, size))
 
 
 def parse_sizes(text: str) -> tuple[Size, ...]:
