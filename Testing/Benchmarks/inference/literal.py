@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from MoBUncertaintyLib.covariance import Scope
 from MoBUncertaintyLib.distribution import LogitGaussian
 from MoBUncertaintyLib.moments import Moments
 
@@ -16,6 +17,7 @@ from MoBUncertaintyLib.moments import Moments
 class LiteralGaussian(LogitGaussian):
     """The same distribution, sampled as the paper's formula reads: eta = mu + sqrt(d) z1 + B_m diag(a) z2.
 
+    Both normals are drawn for every voxel, also where the model's own z2 is shared by voxels: the moments are the same.
     Deviation and the chosen basis' loading are laid out for every voxel, and every sample draws C normals z1 and R
     normals z2 per voxel. One sample at a time, which is the kinder reading: all at once would need K times the memory.
     """
@@ -26,7 +28,8 @@ class LiteralGaussian(LogitGaussian):
         loading = self.loading.dense()  # (B, C, R, *S)
 
         def draw(k: int) -> Tensor:
-            assert k == 1
+            if k != 1:
+                raise ValueError(f"samples are drawn one at a time, not {k} at once")
             z1 = self._normal(tuple(self.mean.shape), generator)
             z2 = self._latent(1, generator)[0]  # (B, R, *S)
             return (self.mean + deviation * z1 + torch.einsum("bcr...,br...->bc...", loading, z2))[None]
@@ -36,8 +39,7 @@ class LiteralGaussian(LogitGaussian):
 
 def literal(gaussian: LogitGaussian) -> LiteralGaussian:
     """The same distribution, drawn literally."""
-    parts = (gaussian.mean, gaussian.log_variance, gaussian.loading, gaussian.scope, gaussian.partitions)
-    return LiteralGaussian(*parts)
+    return LiteralGaussian(gaussian.mean, gaussian.log_variance, gaussian.loading, Scope.VOXEL)
 
 
 def literal_moments(gaussian: LogitGaussian, samples: int, generator: torch.Generator | None = None) -> Moments:

@@ -29,7 +29,7 @@ def measure_sampling(model: Model, device: str, repeats: int, samples: int, limi
         device: As for `predict`.
         repeats: Runs.
         samples: K, beside those of `SAMPLES`.
-        limit: Seconds for one system and K; where one run would take longer it is not made.
+        limit: Seconds for all runs of one system and K; where they would take longer, they are not made.
 
     Returns:
         `backbone_s`, `head_s`, `e_s`, and for c and d seconds by K.
@@ -53,7 +53,7 @@ def measure_sampling(model: Model, device: str, repeats: int, samples: int, limi
         for system, draw in (("c", literal_moments), ("d", moments)):
             seconds: dict[str, float] = {}
             for k in sorted({*SAMPLES, samples}):
-                if seconds and max(v / int(n) for n, v in seconds.items()) * k > limit:
+                if seconds and max(v / int(n) for n, v in seconds.items()) * k * (repeats + 1) > limit:
                     break
                 seconds[str(k)] = timer(lambda k=k, draw=draw: draw(gaussian, k, generator))
             result[f"{system}_s"] = seconds

@@ -21,7 +21,7 @@ LINEAR = {
     "network": "backbone, moments and blending against voxels at the network's spacing",
     "grid": "other stages against voxels of the CT",
 }
-"""What has to be linear. The sum of both need not be: larger CTs of the same field have as many voxels for the network."""
+"""What has to be linear. Their sum need not be: a larger CT of the same field has as many voxels for the network."""
 
 Entry = dict[str, Any]
 Row = dict[str, Any]
