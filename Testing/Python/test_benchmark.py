@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import MoBUncertaintyLib
 import tiny
-from inference import cases, measure, report, run, summary, tasks
+from inference import adaptive, cases, measure, ours, report, run, summary, tasks
 from inference.accuracy import logistic_normal_reference, measure_accuracy
 from inference.interactive import measure_region_of_interest
 from inference.literal import literal, literal_moments
@@ -31,6 +31,7 @@ from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.errors import Cancelled, ModelError, OutputError, SettingsError
 from MoBUncertaintyLib.moments import moments
 from MoBUncertaintyLib.network import load_network
+from MoBUncertaintyLib.prediction import PredictionSettings
 from processes import gone
 
 SIZE = (40, 40, 40)
@@ -236,13 +237,13 @@ def test_defaults_of_the_command_are_those_of_the_settings() -> None:
 
 def test_systems_take_turns_and_adaptive_overlap_comes_with_its_setting() -> None:
     settings = BenchmarkSettings(phantoms=2)
-    for adaptive in (False, True):
-        planned = plan(settings, adaptive, [(256, 256, 256), (512, 512, 300)])
+    for tiling in (False, True):
+        planned = plan(settings, tiling, [(256, 256, 256), (512, 512, 300)])
         turn = [t.system for t in planned if t.kind == "system" and t.network == "small" and t.size == (128,) * 3]
-        once = ["a", "e", *(["e-adaptive"] if adaptive else []), "d", "c", "b"]
+        once = ["a", "e", *(["e-adaptive"] if tiling else []), "d", "c", "b"]
         assert turn == once * 2
         study = [(t.network, t.size) for t in planned if t.kind == "adaptive"]
-        assert study == ([("small", (256, 256, 256))] * 2 if adaptive else [])
+        assert study == ([("small", (256, 256, 256))] * 2 if tiling else [])
         assert len({task.key for task in planned}) == len(planned)
 
 
@@ -430,3 +431,19 @@ def test_environment_has_this_checkout_first_and_the_threads_everywhere(tmp_path
     assert found["PYTHONPATH"].split(os.pathsep)[-1] == "elsewhere"
     assert found["PYTHONPATH"].startswith(str(root / "Testing" / "Benchmarks"))
     assert found["OMP_NUM_THREADS"] == found["nnUNet_def_n_proc"] == "3"
+
+
+def test_study_predicts_both_ways_once_there_is_the_setting(network, monkeypatch) -> None:
+    @dataclass(frozen=True)
+    class WithTiling(PredictionSettings):
+        tiling: str = "full"
+
+    assert ours.settings_of("c", "cpu", 7).samples == 7 and ours.settings_of("e", "cpu", 7).samples is None
+    monkeypatch.setattr(ours, "PredictionSettings", WithTiling)
+    assert ours.has_tiling()
+    ways = [ours.settings_of(system, "cpu", 7).tiling for system in ("c", "d", "e", "e-adaptive")]
+    assert ways == ["full", "full", "full", "adaptive"]
+    monkeypatch.setattr(adaptive, "phantom", lambda seed: tiny.make_ct(SIZE))
+    found = adaptive.measure_adaptive(network[0], (48, 48, 48), 0, "cpu")
+    assert found["full"]["tiles"] == found["adaptive"]["tiles"] >= 1  # here the setting changes nothing yet
+    assert found["dice"] == 1.0 and found["volume_difference_percent"] == 0.0
