@@ -319,7 +319,7 @@ def benchmark(
         with console.progress("Benchmark") as progress:
             done = run(output, settings, lambda *step: progress(Progress(*step)), cancelled)
         judged = [target["met"] for target in done["targets"] if target["met"] is not None]
-        console.show_warnings([*done["notes"], *(f"{each['what']}: {each['why']}" for each in done["failed"])])
+        console.show_warnings(f"{each['what']}: {each['why']}" for each in done["failed"])
         typer.echo(f"{sum(judged)} of {len(judged)} targets hold; see {output / 'benchmark.md'}")
 
 

@@ -15,17 +15,17 @@ REGION = (128, 128, 128)  # voxels of the CT
 
 
 def measure_region_of_interest(ct: Path, model: Any, device: str, repeats: int) -> dict[str, Any]:
-    """Seconds of a warm predictor from the CT in memory to the prediction and its regions, in a box in its middle."""
-    from dataclasses import replace
+    """Seconds of a warm predictor from the CT in memory to the prediction and its regions, in a box in its middle.
 
+    The settings are the usual ones, adaptive overlap among them.
+    """
     from inference.cases import middle_box
-    from inference.ours import settings_of
     from MoBUncertaintyLib.pipeline import analyse
-    from MoBUncertaintyLib.prediction import Predictor
+    from MoBUncertaintyLib.prediction import PredictionSettings, Predictor
 
     image = sitk.ReadImage(str(ct))
     region = middle_box(image, REGION)
-    predictor = Predictor(model, replace(settings_of("e", device, 1), region_of_interest=region))
+    predictor = Predictor(model, PredictionSettings(device=device, region_of_interest=region))
     runs = []
     for _ in range(repeats + 1):
         start = time.perf_counter()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import time
 from pathlib import Path
@@ -20,15 +19,10 @@ STAGES = {"network": "backbone", "moments": "moments"}
 """What the tables call the stages of `Prediction.timings`; the others keep their names."""
 
 
-def has_tiling() -> bool:
-    """Whether predictions can choose between full and adaptive overlap."""
-    return any(field.name == "tiling" for field in dataclasses.fields(PredictionSettings))
-
-
 def settings_of(system: str, device: str, samples: int) -> PredictionSettings:
     """The settings of a system: c and d draw K samples, e takes the closed form; full overlap unless it is adaptive."""
-    tiling = {"tiling": "adaptive" if system == "e-adaptive" else "full"} if has_tiling() else {}
-    return PredictionSettings(device=device, samples=samples if system in ("c", "d") else None, **tiling)
+    drawn = samples if system in ("c", "d") else None
+    return PredictionSettings(device=device, samples=drawn, tiling="adaptive" if system == "e-adaptive" else "full")
 
 
 class OurSystem:

@@ -27,11 +27,7 @@ NOTES = (
 
 
 def write_report(
-    folder: Path,
-    settings: BenchmarkSettings,
-    entries: Sequence[dict[str, Any]],
-    machine: dict[str, Any],
-    notes: list[str],
+    folder: Path, settings: BenchmarkSettings, entries: Sequence[dict[str, Any]], machine: dict[str, Any]
 ) -> dict[str, Any]:
     """Write the report of these measurements.
 
@@ -57,7 +53,6 @@ def write_report(
         "display": _of("display", entries),
         "adaptive": adaptive_study(entries),
         "failed": failed,
-        "notes": notes,
     }
     text = json.dumps(summary, indent=2, ensure_ascii=False)
     (folder / "benchmark.json").write_text(text + "\n", encoding="utf-8")
@@ -79,7 +74,7 @@ def markdown(summary: dict[str, Any], pictures: Sequence[str] = ()) -> str:
     parts += [_latency(summary), _adaptive(summary["adaptive"])]
     parts += [f"![{name.removesuffix('.png')}]({name})" for name in pictures]
     failed = [f"Not measured: {each['what']}: {each['why']}" for each in summary["failed"]]
-    parts += ["## Notes", "\n".join(f"- {note}" for note in (*NOTES, *summary["notes"], *failed))]
+    parts += ["## Notes", "\n".join(f"- {note}" for note in (*NOTES, *failed))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

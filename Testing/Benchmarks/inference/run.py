@@ -18,7 +18,7 @@ from typing import Any
 
 from inference import machine
 from inference.cases import shows_all
-from inference.tasks import NO_TILING, BenchmarkSettings, Task, plan
+from inference.tasks import BenchmarkSettings, Task, plan
 from MoBUncertaintyLib.errors import Cancelled, OutputError, UserError
 
 BENCHMARKS = Path(__file__).parents[1]
@@ -62,16 +62,13 @@ def run(
         UserError: A CT or a network cannot be made.
         Cancelled: `cancelled` said so; finished measurements stay.
     """
-    from inference.ours import has_tiling
     from inference.report import write_report
 
-    adaptive = has_tiling()
-    tasks = plan(settings, adaptive, [size for size in settings.sizes if shows_all(size)])
-    notes = [NO_TILING] if not adaptive and {"systems", "adaptive"} & set(settings.parts) else []
+    tasks = plan(settings, [size for size in settings.sizes if shows_all(size)])
     try:
         store = Store(folder)
         measure(tasks, folder, store, step, cancelled)
-        return write_report(folder, settings, store.of(tasks), machine.describe(ROOT), notes)
+        return write_report(folder, settings, store.of(tasks), machine.describe(ROOT))
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(f"{folder} cannot be written ({reason}); choose another folder.") from error

@@ -22,7 +22,6 @@ SYSTEMS = {
 # Whatever slows the machine down for a while should not hit one system alone.
 INTERLEAVED = ("a", "e", "e-adaptive", "d", "c", "b")
 PARTS = ("systems", "sampling", "accuracy", "interactive", "display", "adaptive")
-NO_TILING = "The adaptive overlap was not measured: this version has no setting `tiling`."
 
 Size = tuple[int, int, int]
 
@@ -34,7 +33,7 @@ class BenchmarkSettings:
     Attributes:
         networks: `small` (the shipped model), `large` (residual encoder L, random weights), or a model's path.
         sizes: Voxels of the CTs, x y z.
-        systems: Letters of `SYSTEMS`.
+        systems: Letters of `SYSTEMS`; e is measured with full and with adaptive overlap.
         parts: Of `PARTS`.
         repeats: Warm runs of each measurement.
         rounds: How often all systems take their turn.
@@ -131,12 +130,11 @@ def parse_sizes(text: str) -> tuple[Size, ...]:
     return tuple(sizes)
 
 
-def plan(settings: BenchmarkSettings, adaptive: bool, shows_all: Sequence[Size]) -> list[Task]:
+def plan(settings: BenchmarkSettings, shows_all: Sequence[Size]) -> list[Task]:
     """All measurements in their order: CTs and networks first, then the systems, taking turns, then what else there is.
 
     Args:
         settings: What is asked for.
-        adaptive: Whether predictions have the setting `tiling`.
         shows_all: Those of the sizes whose CT shows the whole field of view.
     """
     largest = max(settings.sizes, key=_voxels)
@@ -145,7 +143,7 @@ def plan(settings: BenchmarkSettings, adaptive: bool, shows_all: Sequence[Size])
     runs = common | {"repeats": settings.repeats, "limit": settings.limit, "samples": settings.samples}
     tasks = [Task("cases", size=size) for size in settings.sizes]
     tasks += [Task("network", network) for network in settings.networks]
-    chosen = {*settings.systems, *(["e-adaptive"] if adaptive and "e" in settings.systems else [])}
+    chosen = {*settings.systems, *(["e-adaptive"] if "e" in settings.systems else [])}
     for network in settings.networks:
         if "systems" in settings.parts:
             tasks += [
@@ -163,7 +161,7 @@ def plan(settings: BenchmarkSettings, adaptive: bool, shows_all: Sequence[Size])
             tasks.append(Task("interactive", network, largest, options=common | {"repeats": settings.repeats}))
     if "display" in settings.parts:
         tasks.append(Task("display", options={"repeats": settings.repeats}))
-    if "adaptive" in settings.parts and adaptive:
+    if "adaptive" in settings.parts:
         # Random weights find no organ, so they say nothing about where overlap is needed.
         trained = [network for network in settings.networks if network != "large"]
         tasks += [
