@@ -92,7 +92,7 @@ def test_passes_that_do_not_fit_the_limit_are_extrapolated_and_marked(
     assert summary.marks_of(table["b"]) == {"*", "†"} and summary.marks_of(table["a"]) == {"†"}
     (target,) = [t for t in finished["targets"] if t["what"] == "(b) / (e), end to end"]
     assert target["marks"] == "*†"
-    seconds = report._number(table["b"]["volumes_s"])
+    seconds = summary.number(table["b"]["volumes_s"])
     assert f"**{seconds}**\\*†" in (Path(arguments[2]) / "benchmark.md").read_text(encoding="utf-8")
     kept = [json.loads(line) for line in (Path(arguments[2]) / run.FILE).read_text().splitlines()]
     (stages,) = [e["result"]["cold"]["stages"] for e in kept if e["task"]["system"] == "b"]
@@ -321,11 +321,11 @@ def test_cts_show_the_field_or_a_cut_out_and_keep_their_middle() -> None:
     whole, part = cases.sample(ct, (256, 256, 200)), cases.sample(ct, (64, 64, 64))
     assert whole.GetPixelID() == sitk.sitkInt16
     assert np.multiply(whole.GetSize(), whole.GetSpacing()) == pytest.approx(cases.FIELD_MM)
-    assert part.GetSpacing() == pytest.approx((1.5, 1.5, 300 / 256))
+    assert part.GetSpacing() == pytest.approx((1.5, 1.5, 0.9375))
     middles = [cases._middle(image) for image in (ct, whole, part)]
     assert np.ptp(middles, axis=0) == pytest.approx([0, 0, 0], abs=1e-6)
     bounds = cases.middle_box(part, (10, 10, 100))
-    assert np.diff(np.reshape(bounds, (3, 2)))[:, 0] == pytest.approx([9 * 1.5, 9 * 1.5, 63 * 300 / 256])
+    assert np.diff(np.reshape(bounds, (3, 2)))[:, 0] == pytest.approx([9 * 1.5, 9 * 1.5, 63 * 0.9375])
 
 
 def test_stages_within_stages_are_counted_once() -> None:

@@ -11,7 +11,9 @@ import SimpleITK as sitk
 from inference.tasks import Size, size_name
 
 SEED = 705
-FIELD_MM = (384.0, 384.0, 300.0)  # of an abdominal CT, x y z; 512 x 512 x 300 voxels are then of 0.75 x 0.75 x 1 mm
+# Of an abdominal CT, x y z; 512 x 512 x 300 voxels are then of 0.75 x 0.75 x 0.8 mm. The phantom's own height: what the
+# network has never seen above and below would be taken for organs, and adaptive overlap would be judged by that.
+FIELD_MM = (384.0, 384.0, 240.0)
 CUT_OUT = 192  # voxels; with no axis longer than this a CT shows a part of the field
 CUT_OUT_SPACING = tuple(mm / 256 for mm in FIELD_MM)
 AIR = -1000  # HU
@@ -36,20 +38,13 @@ def make_case(folder: Path, size: Size) -> Path:
 
 
 def phantom(seed: int) -> sitk.Image:
-    """A phantom's CT on its own grid, as large as `FIELD_MM`.
-
-    The phantom is smaller than an abdominal CT: beside the patient there is more air, above and below the body goes on
-    as its own mirror image.
-    """
+    """A phantom's CT on its own grid, as wide as `FIELD_MM`: there is more air beside the patient."""
     from mob_training.phantom import make_phantom
 
     ct = make_phantom(seed).ct
-    missing = [
-        max(0, int(np.ceil((mm / s - n) / 2))) for mm, s, n in zip(FIELD_MM, ct.GetSpacing(), ct.GetSize(), strict=True)
-    ]
-    x, y, z = missing
-    ct = sitk.ConstantPad(ct, [x, y, 0], [x, y, 0], AIR)
-    return sitk.MirrorPad(ct, [0, 0, z], [0, 0, z])
+    extent = np.multiply(ct.GetSize(), ct.GetSpacing())
+    missing = np.ceil(np.maximum(np.subtract(FIELD_MM, extent), 0) / 2 / ct.GetSpacing()).astype(int).tolist()
+    return sitk.ConstantPad(ct, missing, missing, AIR)
 
 
 def sample(ct: sitk.Image, size: Size) -> sitk.Image:

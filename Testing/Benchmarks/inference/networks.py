@@ -15,7 +15,6 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from inference.cases import FIELD_MM
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.model import Model, find_model, load_model
@@ -23,7 +22,8 @@ from MoBUncertaintyLib.network import StochasticNetwork, build_network, load_net
 from MoBUncertaintyLib.pipeline import DEMO_MODEL
 
 CONFIGURATION = "3d_fullres"
-LARGE_SPACING = 1.5  # mm; TotalSegmentator's, which the paper's networks were trained on
+# Of TotalSegmentator's CTs, which the paper's networks were trained on: spacing, and a typical abdomen, z y x.
+PLANNED_SPACING, PLANNED_MM = 1.5, (300.0, 384.0, 384.0)
 ORGAN_IS_RARE = 8.0
 """Added to the background's logit of random weights. In a trained network background wins almost everywhere; random
 weights would call half of the body doubtful, and the regions of noise would be measured."""
@@ -132,7 +132,7 @@ def _large() -> tuple[StochasticNetwork, dict[str, Any], dict[str, Any]]:
 
 
 def plan_large(dataset: dict[str, Any], intensities: dict[str, Any]) -> dict[str, Any]:
-    """The plans that nnU-Net's own planner makes for CTs of `FIELD_MM` at `LARGE_SPACING`.
+    """The plans that nnU-Net's own planner makes for CTs of `PLANNED_MM`.
 
     The planner wants a data set's fingerprint and an example of its files. Both are written where the environment says
     that nnU-Net's data lie (see `run.environment`), and removed.
@@ -141,9 +141,9 @@ def plan_large(dataset: dict[str, Any], intensities: dict[str, Any]) -> dict[str
 
     name = "Dataset705_Benchmark"
     raw, preprocessed = (Path(os.environ[f"nnUNet_{part}"]) / name for part in ("raw", "preprocessed"))
-    shape = [round(mm / LARGE_SPACING) for mm in FIELD_MM[::-1]]
+    shape = [round(mm / PLANNED_SPACING) for mm in PLANNED_MM]
     fingerprint = {
-        "spacings": [[LARGE_SPACING] * 3],
+        "spacings": [[PLANNED_SPACING] * 3],
         "shapes_after_crop": [shape],
         "foreground_intensity_properties_per_channel": intensities,
         "median_relative_size_after_cropping": 1.0,

@@ -11,9 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from inference.summary import STAGES, Row, linear_fit, marks_of, network_seconds, short
+from inference.summary import STAGES, Row, linear_fit, marks_of, network_seconds, number, short
 from inference.tasks import SYSTEMS, size_title
 
 # The palette of Okabe and Ito, which the colour-blind can tell apart; markers say it again.
@@ -78,7 +79,12 @@ def draw_sizes(table: Sequence[Row], path: Path) -> None:
         for axes in (whole, inner):
             _logarithmic(axes)
             _tidy(axes)
-            axes.legend(frameon=False, fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+            title = "s per million voxels, R²"
+            axes.legend(
+                frameon=False, fontsize=8, title=title, title_fontsize=8, loc="upper left", bbox_to_anchor=(1, 1)
+            )
+    names = [Line2D([], [], linestyle="none", **_marker(system), label=_name(system)) for system in _systems(table)]
+    figure.legend(handles=names, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     figure.savefig(path, dpi=130)
 
 
@@ -123,7 +129,7 @@ def draw_memory(table: Sequence[Row], path: Path) -> None:
                 places = [i + (index - (len(systems) - 1) / 2) * width for i, s in enumerate(sizes) if s in values]
                 heights = [values[s] for s in sizes if s in values]
                 bars = axes.bar(places, heights, 0.92 * width, color=LOOKS[system][0], label=_name(system))
-                axes.bar_label(bars, [f"{h:.2g}" for h in heights], fontsize=7, color="0.3", padding=1)
+                axes.bar_label(bars, [f"{h:.1f}" for h in heights], fontsize=7, color="0.3", padding=1)
             axes.set_xticks(range(len(sizes)), [f"{size_title(s)} voxels" for s in sizes])
             axes.set_ylabel(title)
             axes.set_title(short(network), fontsize=10)
@@ -152,7 +158,7 @@ def draw_stages(table: Sequence[Row], path: Path) -> None:
                 )
                 left += seconds
             marks = "".join(sorted(marks_of(row)))
-            text = f" {row['total_s']:.3g} s{marks}" + (" →" if left > longest else "")
+            text = f" {number(row['total_s'])} s{marks}" + (" →" if left > longest else "")
             axes.text(min(left, longest), y, text, va="center", fontsize=8, color="0.2", clip_on=False)
         axes.set_yticks(range(len(group)), [_name(row["system"]) for row in reversed(group)], fontsize=8)
         axes.set_xlim(0, longest)
@@ -167,16 +173,20 @@ def _line(axes: Axes, system: str, voxels: Sequence[int], seconds: Sequence[floa
     """Points, and the straight line through them, which is bent where the axes are logarithmic."""
     if not voxels:
         return
-    colour, marker = LOOKS[system]
     x = np.divide(voxels, 1e6)
-    label = _name(system)
+    label = f"({system})"
     if len(set(voxels)) >= 3:
         fit = linear_fit(voxels, seconds)
         along = np.geomspace(x.min(), x.max(), 100)
         line = fit["seconds"] + fit["seconds_per_mvoxel"] * along
-        axes.plot(along[line > 0], line[line > 0], color=colour, linewidth=1.2)
-        label += f"\n{fit['seconds_per_mvoxel']:.3g} s / million, R² {fit['r2']:.3f}"
-    axes.plot(x, seconds, linestyle="none", color=colour, marker=marker, markeredgewidth=0, markersize=7, label=label)
+        axes.plot(along[line > 0], line[line > 0], color=LOOKS[system][0], linewidth=1.2)
+        label += f" {number(fit['seconds_per_mvoxel'])}, {fit['r2']:.3f}"
+    axes.plot(x, seconds, linestyle="none", **_marker(system), label=label)
+
+
+def _marker(system: str) -> dict[str, Any]:
+    colour, marker = LOOKS[system]
+    return {"color": colour, "marker": marker, "markeredgewidth": 0, "markersize": 11 if marker == "*" else 7}
 
 
 def _logarithmic(axes: Axes) -> None:

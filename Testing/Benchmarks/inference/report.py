@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from inference import plots
-from inference.summary import LINEAR, STAGES, Row, adaptive_study, fits, marks_of, rows, short, targets
+from inference.summary import LINEAR, STAGES, Row, adaptive_study, fits, marks_of, number, rows, short, targets
 from inference.tasks import SYSTEMS, BenchmarkSettings, Task, size_title
 
 NOTES = (
@@ -100,7 +100,7 @@ def _targets(found: Sequence[dict[str, Any]]) -> str:
     words = {True: "yes", False: "**no**", None: ""}
     return _table(
         ("ratio", "where", "value", "wanted", "holds"),
-        [(t["what"], t["where"], _number(t["value"]) + _marks(t["marks"]), bound(t), words[t["met"]]) for t in found],
+        [(t["what"], t["where"], number(t["value"]) + _marks(t["marks"]), bound(t), words[t["met"]]) for t in found],
     )
 
 
@@ -123,23 +123,23 @@ def _systems(table: Sequence[Row]) -> str:
         return (title, *(value(row) for row in good))
 
     lines = [
-        line(name, lambda row, name=name: _number(row["stages_s"][name]) if name in row["stages_s"] else "–")
+        line(name, lambda row, name=name: number(row["stages_s"][name]) if name in row["stages_s"] else "–")
         for name in names
     ]
     lines += [
-        line("**end to end, s**", lambda row: f"**{_number(row['volumes_s'])}**{_marks(marks_of(row))}"),
-        line("with regions, report, scene, s", lambda row: _number(row["total_s"])),
-        line("first run with importing and loading, s", lambda row: _number(row["cold_s"])),
-        line("- importing, s", lambda row: _number(row["import_s"])),
-        line("- loading, s", lambda row: _number(row["load_s"])),
-        line("peak memory, GB", lambda row: _number(row["peak_bytes"] / 1e9)),
+        line("**end to end, s**", lambda row: f"**{number(row['volumes_s'])}**{_marks(marks_of(row))}"),
+        line("with regions, report, scene, s", lambda row: number(row["total_s"])),
+        line("first run with importing and loading, s", lambda row: number(row["cold_s"])),
+        line("- importing, s", lambda row: number(row["import_s"])),
+        line("- loading, s", lambda row: number(row["load_s"])),
+        line("peak memory, GB", lambda row: number(row["peak_bytes"] / 1e9)),
         line("tiles", lambda row: str(row["tiles"] or "–")),
         line("passes measured", lambda row: str(row["passes"] or "–")),
         line("runs", lambda row: str(row["runs"])),
         line("device", lambda row: f"{row['device']}, {row['precision']}"),
     ]
     if any(row["gpu_peak_bytes"] for row in good):
-        lines.append(line("peak GPU memory, GB", lambda row: _number((row["gpu_peak_bytes"] or 0) / 1e9)))
+        lines.append(line("peak GPU memory, GB", lambda row: number((row["gpu_peak_bytes"] or 0) / 1e9)))
     heads = ("stage, s", *(f"({row['system']}) {SYSTEMS[row['system']]}" for row in good))
     without = (
         ""
@@ -154,7 +154,7 @@ def _fits(found: Sequence[dict[str, Any]]) -> str:
         return ""
     against = {"all": "end to end against voxels of the CT"} | LINEAR
     lines = [
-        (short(f["network"]), f"({f['system']})", against[f["of"]], _number(f["seconds_per_mvoxel"]), f"{f['r2']:.4f}")
+        (short(f["network"]), f"({f['system']})", against[f["of"]], number(f["seconds_per_mvoxel"]), f"{f['r2']:.4f}")
         for f in found
     ]
     heads = ("network", "system", "what", "s per million voxels", "R²")
@@ -166,14 +166,14 @@ def _sampling(entries: Sequence[dict[str, Any]]) -> str:
     for entry in entries:
         ks = list(dict.fromkeys((*entry["c_s"], *entry["d_s"])))
         lines = [
-            (SYSTEMS[system], *(_number(entry[f"{system}_s"][k]) if k in entry[f"{system}_s"] else "–" for k in ks))
+            (SYSTEMS[system], *(number(entry[f"{system}_s"][k]) if k in entry[f"{system}_s"] else "–" for k in ks))
             for system in ("c", "d")
         ]
-        lines.append((SYSTEMS["e"], *[_number(entry["e_s"])] * len(ks)))
+        lines.append((SYSTEMS["e"], *[number(entry["e_s"])] * len(ks)))
         patch = " x ".join(map(str, entry["patch"]))
         parts.append(
-            f"### {short(entry['network'])}, {patch} voxels\n\nBackbone {_number(entry['backbone_s'])} s "
-            f"({entry['precision']}), head {_number(entry['head_s'])} s.\n\n"
+            f"### {short(entry['network'])}, {patch} voxels\n\nBackbone {number(entry['backbone_s'])} s "
+            f"({entry['precision']}), head {number(entry['head_s'])} s.\n\n"
             + _table(("seconds of one tile", *(f"K = {k}" for k in ks)), lines)
         )
     return "\n\n".join(["## The sampling stage alone", *parts]) if parts else ""
@@ -200,14 +200,14 @@ def _latency(summary: dict[str, Any]) -> str:
     for entry in summary["interactive"]:
         runs = [run["total"] for run in entry["warm"]]
         where = f"{short(entry['network'])}, {size_title(entry['size'])}, {entry['tiles']} tiles"
-        lines.append((f"first result in 128 x 128 x 128 voxels ({where})", _number(statistics.median(runs))))
+        lines.append((f"first result in 128 x 128 x 128 voxels ({where})", number(statistics.median(runs))))
     names = {
         "regions_s": "doubtful regions at a new threshold (512 x 512 x 300)",
         "threshold_s": "the same, with the scene and the review",
         "map_s": "another map",
     }
     for entry in summary["display"]:
-        lines += [(title, _number(statistics.median(entry[name]))) for name, title in names.items() if name in entry]
+        lines += [(title, number(statistics.median(entry[name]))) for name, title in names.items() if name in entry]
     return "## What a user waits for, warm\n\n" + _table(("", "seconds, median"), lines) if lines else ""
 
 
@@ -216,8 +216,8 @@ def _adaptive(studies: dict[str, dict[str, Any]]) -> str:
         (
             short(network),
             str(study["phantoms"]),
-            _number(study["tiles_ratio_median"]),
-            _number(study["seconds_ratio_median"]),
+            number(study["tiles_ratio_median"]),
+            number(study["seconds_ratio_median"]),
             f"{study['dice_smallest']:.4f}",
             f"{study['volume_difference_percent_largest']:.2f}",
         )
@@ -247,11 +247,6 @@ def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """Of Markdown; the first column is text, the others are numbers."""
     rule = "| --- |" + " ---: |" * (len(heads) - 1)
     return "\n".join([f"| {' | '.join(heads)} |", rule, *(f"| {' | '.join(line)} |" for line in lines)])
-
-
-def _number(value: float) -> str:
-    """Three digits that count."""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _marks(marks: Iterable[str]) -> str:

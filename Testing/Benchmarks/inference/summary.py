@@ -210,6 +210,11 @@ def marks_of(row: Row) -> set[str]:
     return ({"*"} if row["extrapolated"] else set()) | ({"†"} if row["first_run_only"] else set())
 
 
+def number(value: float) -> str:
+    """Three digits that count, without exponents for large ones."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def short(network: str) -> str:
     """A network's name without the path to it."""
     return network.rpartition("/")[2]

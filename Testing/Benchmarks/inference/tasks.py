@@ -17,7 +17,7 @@ SYSTEMS = {
     "c": "Eq. 14 literally, K samples",
     "d": "our Monte Carlo, K samples",
     "e": "our closed form",
-    "e-adaptive": "our closed form, adaptive overlap",
+    "e-adaptive": "closed form, adaptive overlap",
 }
 # Whatever slows the machine down for a while should not hit one system alone.
 INTERLEAVED = ("a", "e", "e-adaptive", "d", "c", "b")
