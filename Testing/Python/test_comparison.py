@@ -422,3 +422,16 @@ def test_command_compares_one_run_with_nothing(written, tmp_path):
     assert "over 1 seed." in (tmp_path / "out" / "comparison.md").read_text()
     assert not (tmp_path / "out" / "significance.csv").exists()
     assert rows(tmp_path / "out" / "dice.csv")["Deterministic"]["Organ (standard deviation)"] == ""
+
+
+def test_without_any_doubtful_region_no_review_is_drawn(written, tmp_path):
+    for path in written[:2]:
+        rows = json.loads(path.with_name(f"{path.stem}_cases.json").read_text())
+        for row in rows:
+            for measure in ("variance", "bernoulli", "entropy"):
+                row[measure] |= {"regions": 0, "review": row[measure]["review"][:1]}
+        (tmp_path / path.name).write_text(path.read_text())
+        (tmp_path / f"{path.stem}_cases.json").write_text(json.dumps(rows))
+    page = compare([tmp_path / path.name for path in written[:2]], tmp_path / "out").read_text()
+    assert "No case has a doubtful region" in page and "_review.png" not in page
+    assert (tmp_path / "out" / "Organ_doubt.png").exists() and not (tmp_path / "out" / "Organ_review.png").exists()

@@ -10,11 +10,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mob_training import figures
+from mob_training.curves import most_regions
 from mob_training.runs import Run, by_model, datasets, look_up, read_runs, sweeps
 from mob_training.scoreboard import DICE, ECE, GROUPS, NLL, POOLED, Metric
 from mob_training.significance import LEVEL, PairedTest, paired_tests
 from mob_training.tables import BETTER, WORSE, Cell, Table, with_best
 from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.regions import Measure
 
 FIGURES = (
     ("calibration", figures.draw_calibration, "Calibration"),
@@ -70,6 +72,9 @@ def _draw(dataset: str, runs: Sequence[Run], output: Path) -> list[str]:
     groups = by_model(_main(runs, dataset))
     drawn = []
     for name, draw, title in FIGURES if groups else ():
+        if name == "review" and not most_regions(groups, [measure.value for measure in Measure]):
+            drawn.append("No case has a doubtful region, so there is no review to draw.\n")
+            continue
         draw(groups, output / f"{dataset}_{name}.png")
         drawn.append(f"![{title}]({dataset}_{name}.png)\n")
     for model, numbers in sweeps([run for run in runs if run.dataset == dataset]).items():

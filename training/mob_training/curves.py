@@ -102,7 +102,7 @@ def review(runs: Sequence[Run], measure: str, most: int) -> Curve | None:
 
 
 def most_regions(groups: Mapping[str, Sequence[Run]], measures: Sequence[str]) -> int:
-    """Regions of the case that has most of them, but at least 1 and at most `MOST_REGIONS`."""
+    """Regions of the case that has most of them, at most `MOST_REGIONS`."""
     counts = [
         count
         for runs in groups.values()
@@ -110,7 +110,7 @@ def most_regions(groups: Mapping[str, Sequence[Run]], measures: Sequence[str]) -
         for measure in measures
         for count in run.per_case(f"{measure}.regions").values()
     ]
-    return int(np.clip(max(counts, default=1), 1, MOST_REGIONS))
+    return int(min(max(counts, default=0), MOST_REGIONS))
 
 
 def padded(values: Sequence[float], length: int) -> list[float]:

@@ -141,7 +141,7 @@ def draw_review(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
     """
     figure = _figure(13.5, 4.8)
     looks = styles(groups)
-    most = curves.most_regions(groups, list(NAMES))
+    most = max(1, curves.most_regions(groups, list(NAMES)))
     for axes, (measure, name) in zip(figure.subplots(1, 3, sharey=True), NAMES.items(), strict=True):
         for model, runs in groups.items():
             curve = curves.review(runs, measure, most)
