@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "DEMO_MODEL",
     "MODELS_FOLDER",
     "SCHEMA_VERSION",
     "Fold",
@@ -57,6 +58,9 @@ __all__ = [
 
 MODELS_FOLDER = Path(__file__).parents[1] / "Resources" / "Models"
 """The models that ship with the extension."""
+
+DEMO_MODEL = "PhantomPancreas"
+"""Which of them goes with the sample CT."""
 
 
 @dataclass(frozen=True, eq=False)

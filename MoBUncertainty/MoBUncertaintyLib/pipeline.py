@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.agreement import dice, error_share
 from MoBUncertaintyLib.errors import Cancelled, ImageError
 from MoBUncertaintyLib.images import read_image, volume_stem
-from MoBUncertaintyLib.model import find_model, load_model
+from MoBUncertaintyLib.model import DEMO_MODEL, find_model, load_model
 from MoBUncertaintyLib.prediction import (
     CancelledCallback,
     Prediction,
@@ -27,7 +27,6 @@ from MoBUncertaintyLib.prediction import (
 from MoBUncertaintyLib.regions import Region, Regions, RegionSettings, find_regions
 from MoBUncertaintyLib.results import check_output, organ_volumes, write_results
 
-DEMO_MODEL = "PhantomPancreas"
 SAMPLE_DATA = Path(__file__).parents[1] / "Resources" / "SampleData"
 """The phantom CT that ships with the extension, and its truth."""
 

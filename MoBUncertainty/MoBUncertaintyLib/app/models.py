@@ -13,7 +13,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.errors import ModelError
-from MoBUncertaintyLib.model import MODELS_FOLDER, ListedModel, list_models, read_card
+from MoBUncertaintyLib.model import DEMO_MODEL, MODELS_FOLDER, ListedModel, list_models, read_card
 from MoBUncertaintyLib.nnunet_folder import is_results_folder
 
 SETTINGS_KEY = "MoBUncertainty/Models"
@@ -30,11 +30,13 @@ class ModelList:
         self.folder = Path(folder)
 
     def models(self) -> dict[str, ListedModel]:
-        """Shipped models first, then the added ones; each with its card, or with its problem in one sentence.
+        """Shipped models first, of these that of the demo, then the added ones; each with its card, or with its problem
+        in one sentence.
 
         They go by the names that a scene remembers them by, see `name`.
         """
-        every = [*list_models(self.folder), *map(_listed, self.added())]
+        shipped = sorted(list_models(self.folder), key=lambda model: model.path.name != DEMO_MODEL)
+        every = [*shipped, *map(_listed, self.added())]
         return {self.name(model): model for model in every}
 
     def name(self, model: ListedModel) -> str:

@@ -17,9 +17,8 @@ import torch
 
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.errors import ModelError
-from MoBUncertaintyLib.model import Model, find_model, load_model
+from MoBUncertaintyLib.model import DEMO_MODEL, Model, find_model, load_model
 from MoBUncertaintyLib.network import StochasticNetwork, build_network, load_network
-from MoBUncertaintyLib.pipeline import DEMO_MODEL
 
 CONFIGURATION = "3d_fullres"
 # Of TotalSegmentator's CTs, which the paper's networks were trained on: spacing, and a typical abdomen, z y x.
