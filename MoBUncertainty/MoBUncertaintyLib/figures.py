@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.image import AxesImage
@@ -107,14 +109,14 @@ def draw_overlay(
     )
     black, white = display_range(image)
     brightest = brightest_variance(threshold)
+    colours = _heat_map(threshold / brightest)
     for column, plane in enumerate(_PLANES):
         upper, lower = (figure.add_subplot(grid[row, column]) for row in (0, 1))
         for axes in (upper, lower):
             _draw(axes, view, plane, view.ct, cmap="gray", vmin=black, vmax=white)
             _decorate(axes, view, plane)
         upper.set_title(plane.name, color=_QUIET, fontsize=11)
-        doubt = np.ma.masked_less(view.variance, threshold)
-        heat = _draw(lower, view, plane, doubt, cmap="inferno", vmin=0.0, vmax=brightest, alpha=0.85)
+        heat = _draw(lower, view, plane, view.variance, cmap=colours, vmin=0.0, vmax=brightest)
         for label in labels:
             for axes, width in ((upper, 1.6), (lower, 1.0)):
                 _outline(axes, view, plane, view.segmentation == label.value, label.colour, width)
@@ -142,6 +144,18 @@ def variance_threshold(settings: RegionSettings) -> float:
 def brightest_variance(threshold: float) -> float:
     """Variance of the heat map's last colour: the same for every case whose threshold leaves room below it."""
     return max(BRIGHTEST_VARIANCE, 1.5 * threshold)
+
+
+def _heat_map(start: float) -> ListedColormap:
+    """Inferno, transparent up to a share of its range.
+
+    Masked voxels would do the same, but what is interpolated between them and others vanishes, and with it doubt that
+    is one voxel thick.
+    """
+    share = np.linspace(0, 1, 256)
+    colours = colormaps["inferno"](share)
+    colours[:, 3] = np.where(share < start, 0, 0.85)
+    return ListedColormap(colours)
 
 
 def largest_component(image: sitk.Image) -> np.ndarray:
@@ -256,6 +270,7 @@ def _decorate(axes: Axes, view: _View, plane: _Plane) -> None:
 def _colour_bar(figure: Figure, heat: AxesImage, place: SubplotSpec, threshold: float) -> None:
     bar = figure.colorbar(heat, cax=figure.add_subplot(place), extend="max", extendfrac=0.03)
     bar.set_label("predictive variance", color=_INK, fontsize=11)
+    bar.ax.set_facecolor(_PAPER)
     bar.ax.axhline(threshold, color=_INK, linewidth=1)
     bar.ax.tick_params(color=_QUIET, labelcolor=_INK, labelsize=9)
     bar.outline.set_edgecolor(_QUIET)

@@ -141,6 +141,19 @@ def test_heat_map_is_drawn_in_the_lower_row_where_the_variance_is(tmp_path):
     assert 0.4 < row < 0.6 and column > 0.55  # the first region lies to the left of the organ
 
 
+def test_doubt_that_is_one_voxel_thick_is_seen(tmp_path):
+    case = invented_case(with_regions=False)
+    variance = np.zeros_like(sitk.GetArrayFromImage(case.prediction.variance))
+    case.prediction.variance = blank = sitk.GetImageFromArray(variance)
+    blank.CopyInformation(case.image)
+    without = panels(drawn(case, tmp_path))[1]
+    variance[:, :, variance.shape[2] // 2] = 0.08
+    case.prediction.variance = sitk.GetImageFromArray(variance)
+    case.prediction.variance.CopyInformation(case.image)
+    changed = np.abs(panels(drawn(case, tmp_path))[1] - without).max(axis=-1) > 0.3
+    assert changed.any(axis=(1, 2)).sum() >= 2
+
+
 def test_threshold_of_another_measure_is_not_one_of_the_variance(tmp_path):
     case = invented_case()
     as_variance = drawn(case, tmp_path)
