@@ -24,33 +24,36 @@ def is_results_folder(folder: Path) -> bool:
 
 
 def find_checkpoints(folder: Path, preferred: Sequence[str], folds: Sequence[Fold] | None = None) -> dict[Fold, Path]:
-    """The checkpoint of each fold: the first of `preferred` that it has.
+    """The checkpoint of each fold: of the same file name for all.
 
     Args:
         folder: Results folder.
-        preferred: File names, best first.
-        folds: Which folds; None: all numbered ones that have a checkpoint or, if there are none, `fold_all`.
+        preferred: File names, best first; the first that all the folds have is taken.
+        folds: Which folds; None: all numbered ones that have the first of `preferred` that any has, so that a fold that
+            is still being trained is not among them, or, if there are none, `fold_all`.
 
     Raises:
         ModelError: A fold, or every fold, has no such checkpoint.
     """
     found: dict[Fold, Path] = {}
     for child in folder.iterdir():
-        match = re.fullmatch(r"fold_(0|[1-9][0-9]{0,2}|all)", child.name)
-        there = next((child / name for name in preferred if (child / name).is_file()), None)
-        if match and there:
-            found["all" if match[1] == "all" else int(match[1])] = there
-    if not found:
-        raise ModelError(f"{folder} has no fold with {' or '.join(preferred)}; train the model first.")
-    if folds is None:
-        folds = sorted(fold for fold in found if isinstance(fold, int)) or ["all"]
-    if not folds:
+        if match := re.fullmatch(r"fold_(0|[1-9][0-9]{0,2}|all)", child.name):
+            found["all" if match[1] == "all" else int(match[1])] = child
+    if folds is not None and not folds:
         raise ModelError("No fold was chosen; choose at least one.")
-    for fold in folds:
-        if fold not in found:
-            there_are = ", ".join(map(str, found))
-            raise ModelError(f"{folder} has no trained fold {fold} (there is: {there_are}).")
-    return {fold: found[fold] for fold in folds}
+    for name in preferred:
+        there = [fold for fold, child in found.items() if (child / name).is_file()]
+        chosen = folds or sorted(fold for fold in there if isinstance(fold, int)) or ["all"]
+        if set(chosen) <= set(there):
+            return {fold: found[fold] / name for fold in chosen}
+    trained = [fold for fold, child in found.items() if any((child / name).is_file() for name in preferred)]
+    if not trained:
+        raise ModelError(f"{folder} has no fold with {' or '.join(preferred)}; train the model first.")
+    missing = [fold for fold in folds or () if fold not in trained]
+    there_are = ", ".join(map(str, trained))
+    if missing:
+        raise ModelError(f"{folder} has no trained fold {missing[0]} (there is: {there_are}).")
+    raise ModelError(f"The folds of {folder} have no checkpoint of the same name; choose folds that are all trained.")
 
 
 def open_results(

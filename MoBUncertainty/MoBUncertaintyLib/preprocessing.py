@@ -197,7 +197,9 @@ class Preprocessor:
                 math.ceil(n * s / 2 / t) for n, s, t in zip(self.patch, self.spacing, frame.spacing, strict=True)
             ]
             if _intersection(wanted, outer) is None:
-                outer, mask = tuple(slice(0, size) for size in frame.shape), None
+                if mask is not None:
+                    mask = _filled(mask[0], outer, frame.shape)[None]
+                outer = tuple(slice(0, size) for size in frame.shape)
                 warnings = [*warnings, "The region of interest holds nothing but air or background."]
             kept = _intersection(wanted, outer)
             box = _intersection(_grown(wanted, context, frame.shape), outer)
@@ -237,6 +239,13 @@ class Preprocessor:
         intensities = self.manager.foreground_intensity_properties_per_channel
         mask = [None] if mask is None else mask
         return DefaultPreprocessor(verbose=False)._normalize(data, mask, self.configuration, intensities)
+
+
+def _filled(mask: np.ndarray, box: Box, shape: Sequence[int]) -> np.ndarray:
+    """nnU-Net's mask of a box as one of the whole image, -1 outside."""
+    whole = np.full(shape, -1, mask.dtype)
+    whole[box] = mask
+    return whole
 
 
 def find_body(volume: np.ndarray, spacing: Sequence[float]) -> Box | None:

@@ -73,7 +73,7 @@ def nearest(old: int, new: int) -> np.ndarray:
 
 
 def _along(axis: int, matrix: np.ndarray, data: np.ndarray) -> np.ndarray:
-    """The matrix times each line of the data along an axis, without copying the data to get there."""
+    """The matrix times each line of the data along an axis."""
     if axis == 2:
         return data @ matrix.T
     if axis == 1:
@@ -84,7 +84,7 @@ def _along(axis: int, matrix: np.ndarray, data: np.ndarray) -> np.ndarray:
 def planes(
     volumes: Tensor, shape: Sequence[int], wanted: tuple[slice, slice, slice] = (slice(None),) * 3
 ) -> Iterator[np.ndarray]:
-    """Results on another grid, linearly, one plane along the first axis after the other: no whole volume is made.
+    """Results on another grid, linearly, one plane along the first axis after the other; no more than that is held.
 
     The edges of both grids coincide (`align_corners=False`), as in the way there.
 
@@ -98,13 +98,12 @@ def planes(
     """
     first, *rest = wanted
     depth = volumes.shape[1]
-    if list(volumes.shape[2:]) != list(shape[1:]):
-        volumes = interpolate(volumes, size=tuple(shape[1:]), mode="bilinear", align_corners=False)
-    volumes = volumes[:, :, rest[0], rest[1]]
     for i in range(*first.indices(shape[0])):
         position = min(max((i + 0.5) * (depth / shape[0]) - 0.5, 0), depth - 1)
         below = int(position)
         plane = volumes[:, below]
         if position > below:
             plane = plane.lerp(volumes[:, below + 1], position - below)
-        yield plane.numpy()
+        if list(plane.shape[1:]) != list(shape[1:]):
+            plane = interpolate(plane[None], size=tuple(shape[1:]), mode="bilinear", align_corners=False)[0]
+        yield plane[:, rest[0], rest[1]].numpy()

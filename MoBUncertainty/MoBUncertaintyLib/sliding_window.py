@@ -117,40 +117,40 @@ class SlidingWindow:
         padded, inside = pad_nd_image(torch.from_numpy(data), tile, "constant", {"value": 0}, True, None)
         grid = TileGrid(padded.shape[1:], tile, self.overlap)
         sums = self._relieving(lambda: Accumulator(grid, self.network.classes - 1, self.placement.sums), None)
-        looked: list[int] = []
         done, per_tile = itertools.count(), len(folds) * len(self.mirrors)
-        for fold, load in enumerate(folds):
-            load()
-            self._relieving(lambda: self.network.to(self.placement.network), None)
-            # The first fold finds out which tiles to look at.
-            for tiles, expected in [(looked, len(looked))] if fold else self._rounds(grid, sums):
+        for tiles, expected in self._rounds(grid, sums):
+            for fold, load in enumerate(folds):
+                load()
+                self._relieving(lambda: self.network.to(self.placement.network), sums)
                 for number, (turn, mirror) in itertools.product(tiles, enumerate(self.mirrors)):
                     step(next(done), expected * per_tile)
                     # Each pass has a seed of its own: one that is repeated, or comes at another time, draws the same.
                     seed = (fold * len(grid) + number) * len(self.mirrors) + turn
                     self._pass(padded, grid[number], mirror, seed, sums)
-                if not fold:
-                    looked += tiles
-        self.tiles = len(looked)
+            self.tiles += len(tiles)
         step(self.tiles * per_tile, self.tiles * per_tile)
         with self._timed("blend"):
             results = sums.result()
         return tuple(result[(slice(None), *inside[1:])] for result in results)
 
     def _rounds(self, grid: TileGrid, sums: Accumulator) -> Iterator[tuple[list[int], int]]:
-        """Numbers of tiles to look at, chosen by what those before have shown, and how many it may be in all."""
+        """Numbers of tiles to look at next, by what all folds have shown so far, and how many it may be in all.
+
+        At first that is the whole grid, the most it can be; then what is known to be needed, which a later round may
+        find to be a few more.
+        """
         if self.tiling is Tiling.FULL:
             yield list(range(len(grid))), len(grid)
             return
-        looked = set(grid.side_by_side())
-        yield sorted(looked), len(grid)
+        chosen = set(grid.side_by_side())
+        yield sorted(chosen), len(grid)
         while True:
             with self._timed("blend"):
-                ahead = set(grid.with_a_say(sums.foreground())) - looked
-            if not ahead:
+                added = set(grid.that_count(sums.foreground())) - chosen
+            if not added:
                 return
-            looked |= ahead
-            yield sorted(ahead), len(looked)
+            chosen |= added
+            yield sorted(added), len(chosen)
 
     def _pass(self, data: Tensor, place: Box, mirror: Sequence[int], seed: int, sums: Accumulator) -> None:
         """Add what the network says about one tile in one mirrored pass."""

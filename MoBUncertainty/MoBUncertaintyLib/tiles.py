@@ -5,7 +5,7 @@ everything is divided by in the end, never needs a volume of its own, and for tw
 accumulators.
 
 With `Tiling.ADAPTIVE` not all tiles of the grid are looked at: those that cover the volume side by side, and of the
-others those that have a say where there may be an organ.
+others those that count where there may be an organ.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ Box = tuple[slice, slice, slice]
 
 SIGMA = 1 / 8  # of the tile's size
 
-# The bounds of `Tiling.ADAPTIVE`: where any class is less probable than this, no tile is added; and a tile is left out
-# if its share of the weight is below this wherever a class is more probable.
-FOREGROUND = 0.01
-SHARE = 0.02
+# The bounds of `Tiling.ADAPTIVE`: where each foreground class is less probable than this, no tile is added; and a tile
+# is left out if, wherever one is more probable, its weight is below this part of the greatest that any tile has there.
+# The part is of the greatest weight, not of the sum, so that it means the same however much the tiles overlap.
+MINIMUM_PROBABILITY = 0.01
+MINIMUM_WEIGHT = 0.02
 
 
 class Tiling(StrEnum):
@@ -51,9 +52,10 @@ class TileGrid:
 
     Attributes:
         starts: First voxel of the tiles along each axis.
-        weights: The Gaussian importance of a tile's voxels along each axis, largest 1, never 0; the weight of a voxel
-            is their product.
-        sums: For each axis, the sum of the weights of all tiles along it; that of all tiles is their product.
+        weights: The Gaussian importance of a tile's voxels along each axis, (tile[axis],) fp32, largest 1, never 0; the
+            weight of a voxel is their product.
+        greatest: For each axis, the greatest weight that any tile has there, (shape[axis],) fp32; the greatest weight
+            at a voxel is their product.
     """
 
     def __init__(self, shape: Sequence[int], tile: Sequence[int], overlap: float = 0.5) -> None:
@@ -64,7 +66,7 @@ class TileGrid:
         self.shape, self.tile = tuple(shape), tuple(tile)
         self.starts = compute_steps_for_sliding_window(self.shape, self.tile, 1 - overlap)
         self.weights = [gaussian(n) for n in self.tile]
-        self.sums = [self._sum(*axis) for axis in zip(self.shape, self.starts, self.weights, strict=True)]
+        self.greatest = [_greatest(*axis) for axis in zip(self.shape, self.starts, self.weights, strict=True)]
 
     def __len__(self) -> int:
         return math.prod(len(starts) for starts in self.starts)
@@ -74,48 +76,38 @@ class TileGrid:
         starts = [self.starts[axis][i] for axis, i in enumerate(self._index(number))]
         return tuple(slice(start, start + n) for start, n in zip(starts, self.tile, strict=True))
 
-    def __iter__(self) -> Iterator[Box]:
-        return (self[number] for number in range(len(self)))
-
     def side_by_side(self) -> list[int]:
         """The numbers of as few tiles as cover the volume."""
         chosen = [_cover(starts, n) for starts, n in zip(self.starts, self.tile, strict=True)]
         counts = [len(starts) for starts in self.starts]
         return np.ravel_multi_index(np.meshgrid(*chosen, indexing="ij"), counts).ravel().tolist()
 
-    def with_a_say(self, where: Tensor, share: float = SHARE) -> list[int]:
-        """The numbers of the tiles that have at least this share of the weight of all tiles at some voxel of a mask.
+    def that_count(self, where: Tensor, minimum: float = MINIMUM_WEIGHT) -> list[int]:
+        """The numbers of the tiles whose weight is at least this part of the greatest at some voxel of a mask.
 
         Args:
             where: (*shape) bool, on the CPU.
-            share: Of the whole grid's weight at the voxel.
+            minimum: Of the greatest weight that any tile of the grid has at the voxel.
         """
-        shares = [
-            [weights / total[start : start + len(weights)] for start in starts]
-            for starts, weights, total in zip(self.starts, self.weights, self.sums, strict=True)
+        parts = [
+            [weights / greatest[start : start + len(weights)] for start in starts]
+            for starts, weights, greatest in zip(self.starts, self.weights, self.greatest, strict=True)
         ]
         found = []
         for number in range(len(self)):
             inside = where[self[number]]
             if inside.any():
-                own = _outer([shares[axis][i] for axis, i in enumerate(self._index(number))])
-                if own[inside].max() >= share:
+                own = _outer([parts[axis][i] for axis, i in enumerate(self._index(number))])
+                if own[inside].max() >= minimum:
                     found.append(number)
         return found
 
     def _index(self, number: int) -> tuple[int, ...]:
-        return np.unravel_index(number, [len(starts) for starts in self.starts])
+        return tuple(int(i) for i in np.unravel_index(number, [len(starts) for starts in self.starts]))
 
     def weight(self) -> Tensor:
         """The weight of every voxel of a tile, (*tile) fp32."""
         return _outer(self.weights)
-
-    @staticmethod
-    def _sum(size: int, starts: Sequence[int], weights: Tensor) -> Tensor:
-        total = torch.zeros(size)
-        for start in starts:
-            total[start : start + len(weights)] += weights
-        return total
 
 
 class Accumulator:
@@ -137,11 +129,6 @@ class Accumulator:
         self.second = torch.zeros_like(self.first)
         self._added: Counter[tuple[int, int, int]] = Counter()
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the two sums."""
-        return self.first.nbytes + self.second.nbytes
-
     def to(self, device: torch.device | str) -> None:
         """Move the sums."""
         self.weight, self.first, self.second = (t.to(device) for t in (self.weight, self.first, self.second))
@@ -159,12 +146,12 @@ class Accumulator:
         self.second[(slice(None), *tile)] += second
         self._added[tuple(part.start for part in tile)] += 1
 
-    def foreground(self, threshold: float = FOREGROUND) -> Tensor:
+    def foreground(self, threshold: float = MINIMUM_PROBABILITY) -> Tensor:
         """Where any foreground class is at least this probable, as far as is known: (*shape) bool on the CPU."""
-        planes = [
-            (self.first[:, i] >= threshold * weight).any(dim=0).cpu() for i, weight in enumerate(self._plane_weights())
-        ]
-        return torch.stack(planes)
+        found = torch.empty(self.grid.shape, dtype=torch.bool)
+        for i, weight in enumerate(self._plane_weights()):
+            found[i] = (self.first[:, i] >= threshold * weight).any(dim=0)
+        return found
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Probability and variance of each foreground class, (C - 1, *shape) on the CPU; the sums are used up."""
@@ -177,7 +164,7 @@ class Accumulator:
         return self.first, self.second
 
     def _plane_weights(self) -> Iterator[Tensor]:
-        """The sum of the weights of all that was added, for each plane of the volume along its first axis."""
+        """The summed weights of all that was added: for each plane along the volume's first axis (rows, columns)."""
         depth, rows, columns = self.grid.tile
         z, y, x = (weights.to(self.weight.device) for weights in self.grid.weights)
         tile = y[:, None] * x
@@ -197,6 +184,14 @@ def _cover(starts: Sequence[int], size: int) -> list[int]:
         reached = starts[chosen[-1]] + size
         chosen.append(max(i for i, start in enumerate(starts) if start <= reached))
     return chosen
+
+
+def _greatest(size: int, starts: Sequence[int], weights: Tensor) -> Tensor:
+    greatest = torch.zeros(size)
+    for start in starts:
+        part = greatest[start : start + len(weights)]
+        torch.maximum(part, weights, out=part)
+    return greatest
 
 
 def gaussian(n: int) -> Tensor:

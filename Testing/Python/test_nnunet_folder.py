@@ -139,6 +139,19 @@ def test_a_stock_folder_gives_its_last_epoch_and_a_fine_tuned_one_its_best(resul
     assert not (tmp_path / "out").exists()
 
 
+def test_a_fold_that_is_still_trained_is_left_out_unless_it_is_asked_for(results: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(results, tmp_path / "copied")
+    shutil.copytree(copied / "fold_0", copied / "fold_1")
+    assert load_model(copied).folds == (0, 1)
+    (copied / "fold_1" / "checkpoint_final.pth").unlink()
+    assert load_model(copied).folds == (0,)
+    both = export(copied, tmp_path / "both", folds=(0, 1))
+    assert both.folds == (0, 1) and both.card.training["checkpoint"] == "checkpoint_best.pth"
+    (copied / "fold_0" / "checkpoint_best.pth").unlink()
+    with pytest.raises(ModelError, match="no checkpoint of the same name"):
+        export(copied, tmp_path / "none", folds=(0, 1))
+
+
 def test_a_model_trained_on_all_cases_keeps_its_fold_name(results: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(results, tmp_path / "copied")
     (copied / "fold_0").rename(copied / "fold_all")

@@ -326,6 +326,21 @@ def test_out_of_memory_while_summing_is_stepped_down_too(
     assert len(prediction.warnings) == 1
 
 
+def test_out_of_memory_while_the_network_is_moved_takes_one_step_only(
+    mob: Model, ct: sitk.Image, reference: Prediction, monkeypatch: pytest.MonkeyPatch, pretend_gpu
+) -> None:
+    summed: list[object] = []
+    move = sliding_window.Accumulator.to
+    monkeypatch.setattr(
+        sliding_window.Accumulator, "to", lambda self, device: (summed.append(device), move(self, device))
+    )
+    fail_at(monkeypatch, {0}, StochasticNetwork, "to")
+    prediction = predict(ct, mob, one_fold())
+    assert same(prediction, reference)
+    assert len(prediction.warnings) == 1 and "results are summed on the CPU" in prediction.warnings[0]
+    assert summed[0] == sliding_window.CPU  # at once, before the network is tried again
+
+
 def test_out_of_memory_on_the_cpu_says_what_to_do(mob: Model, ct: sitk.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     fail_at(monkeypatch, {0}, StochasticNetwork, "features")
     with pytest.raises(SettingsError, match=r"not enough memory .* choose a region of interest"):

@@ -234,6 +234,19 @@ def test_a_region_of_interest_in_air_is_processed_with_a_warning() -> None:
     assert all(part.start < part.stop for part in case.kept)
 
 
+@pytest.mark.parametrize("use_mask", [True, False])
+def test_a_region_of_interest_in_an_mr_volumes_background_is_normalised_by_what_is_not(use_mask: bool) -> None:
+    plans = make_plans(normalisation="ZScoreNormalization", use_mask=use_mask)
+    image = mr((40, 24, 28))
+    background = (-200.0, 200.0, -200.0, 200.0, 0.0, 5.0)  # the first three slices are 0
+    case = Preprocessor(plans, make_dataset(channel="MR"), CONFIGURATION, None).prepare(image, background)
+    assert "nothing but air or background" in case.warnings[0]
+    values = sitk.GetArrayFromImage(image)
+    inside = values[values > 0] if use_mask else values
+    shown = case.data[case.data > case.data.min()]
+    assert shown.size and abs(shown.max() - (inside.max() - inside.mean()) / inside.std()) < 0.5
+
+
 def test_an_image_that_would_become_absurdly_large_is_refused_before_it_does() -> None:
     with pytest.raises(ImageError, match=r"would have .* voxels; choose a region of interest"):
         preprocessor(spacing=(0.05, 0.05, 0.05)).prepare(make_ct())

