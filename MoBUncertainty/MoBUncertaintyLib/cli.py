@@ -276,7 +276,7 @@ def benchmark(
     networks: Annotated[
         str, typer.Option(help="small (shipped), large (residual encoder L, random weights), or a model's path.")
     ] = "small,large",
-    sizes: Annotated[str, typer.Option(help="Voxels of the CTs.")] = "128,256,512x512x300",
+    sizes: Annotated[str, typer.Option(help="Voxels of the CTs.")] = "128,192,256,512x512x300",
     systems: Annotated[
         str,
         typer.Option(help="a: stock nnU-Net; b: K passes of it; c: Eq. 14 literally; d: our Monte Carlo; e: exact."),

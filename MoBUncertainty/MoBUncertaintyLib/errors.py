@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+NOT_ENOUGH_MEMORY = "The computer has not enough memory for this image; choose a region of interest."
+SIGNS_OF_IT = ("out of memory", "can't allocate memory", "not enough memory", "failed to allocate memory")
+
 
 class UserError(Exception):
     """Base of every failure that is shown to the user as it stands.
@@ -53,3 +59,23 @@ class Cancelled(UserError):  # noqa: N818 - not a fault: the user asked for it
     """The user cancelled; nothing was written."""
 
     code = "cancelled"
+
+
+@contextmanager
+def lack_of_memory_told() -> Iterator[None]:
+    """Make a lack of memory, of whichever library, a failure that the user is told of.
+
+    Raises:
+        SettingsError: The memory is not enough.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise SettingsError(NOT_ENOUGH_MEMORY) from error
+        raise
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the computer, ran out of memory; of other libraries than NumPy only the message says so."""
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in SIGNS_OF_IT)

@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.agreement import dice, error_share
-from MoBUncertaintyLib.errors import Cancelled, ImageError
+from MoBUncertaintyLib.errors import Cancelled, ImageError, lack_of_memory_told
 from MoBUncertaintyLib.images import read_image, volume_stem
 from MoBUncertaintyLib.model import DEMO_MODEL, find_model, load_model
 from MoBUncertaintyLib.prediction import (
@@ -120,6 +120,7 @@ def case_folders(source: Path, inputs: Sequence[Path], output: Path) -> list[tup
     ]
 
 
+@lack_of_memory_told()
 def run_case(
     source: Path,
     output: Path,

@@ -18,7 +18,7 @@ from MoBUncertaintyLib.appearance import readable
 from MoBUncertaintyLib.card import Label
 from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.devices import Precision, autocast_dtype, select_device
-from MoBUncertaintyLib.errors import Cancelled, SettingsError
+from MoBUncertaintyLib.errors import Cancelled, SettingsError, lack_of_memory_told
 from MoBUncertaintyLib.images import check_image
 from MoBUncertaintyLib.model import Fold, Model
 from MoBUncertaintyLib.moments import DEFAULT_SAMPLES
@@ -163,6 +163,7 @@ class Predictor:
             raise SettingsError("The model was trained without mirroring; switch mirroring off.")
         self.settings, self.device, self.folds = settings, device, folds
 
+    @lack_of_memory_told()
     def predict(
         self,
         image: sitk.Image,

@@ -31,10 +31,11 @@ from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.figures import draw_overlay
 from MoBUncertaintyLib.folders import FolderKind
-from MoBUncertaintyLib.images import rounded, volume_stem
+from MoBUncertaintyLib.images import volume_stem
 from MoBUncertaintyLib.regions import write_csv
 from MoBUncertaintyLib.report import ReviewedCase, build_report, write_html
 from MoBUncertaintyLib.review import Review
+from MoBUncertaintyLib.rounding import rounded
 from MoBUncertaintyLib.scene_file import SceneError, write_scene_file
 
 if TYPE_CHECKING:

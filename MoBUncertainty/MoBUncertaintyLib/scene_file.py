@@ -22,7 +22,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.appearance import REGION_COLOUR, readable, region_title
 from MoBUncertaintyLib.figures import display_range, variance_threshold
-from MoBUncertaintyLib.images import rounded
+from MoBUncertaintyLib.rounding import rounded
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.card import ModelCard

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from MoBUncertaintyLib.devices import Precision, autocast, autocast_dtype
 from MoBUncertaintyLib.distribution import LogitGaussian
-from MoBUncertaintyLib.errors import ModelError, SettingsError
+from MoBUncertaintyLib.errors import NOT_ENOUGH_MEMORY, ModelError, SettingsError, is_out_of_memory
 from MoBUncertaintyLib.moments import Moments, moments
 from MoBUncertaintyLib.network import StochasticNetwork
 from MoBUncertaintyLib.tiles import Accumulator, Box, TileGrid, Tiling
@@ -50,7 +50,7 @@ class Placement:
         if self.network != CPU:
             placement = replace(self, network=CPU, precision=Precision.AUTO)
             return placement, "The device ran out of memory, so the CPU computes; this takes longer."
-        raise SettingsError("The computer has not enough memory for this image; choose a region of interest.")
+        raise SettingsError(NOT_ENOUGH_MEMORY)
 
 
 class SlidingWindow:
@@ -204,11 +204,3 @@ class SlidingWindow:
         if self.placement.network.type == "cuda":
             torch.cuda.synchronize(self.placement.network)
         self.seconds[stage] += time.perf_counter() - start
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device, or the computer, ran out of memory; only CUDA has an exception of its own for it."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    message = str(error).lower()
-    return "out of memory" in message or "can't allocate memory" in message or "not enough memory" in message

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.errors import UserError
+from MoBUncertaintyLib.errors import NOT_ENOUGH_MEMORY, UserError, is_out_of_memory
 from MoBUncertaintyLib.estimate import Estimate, Pace
 from MoBUncertaintyLib.folders import remove_leftovers
 from MoBUncertaintyLib.protocol import HEARTBEAT_S, Command, Decoder, Event, ProtocolError, encode
@@ -193,8 +193,8 @@ def describe_error(error: Exception) -> tuple[str, str]:
         return "protocol", text
     if isinstance(error, ImportError):
         return "installation", f"The Python package {error.name or text} cannot be loaded; install it and apply again."
-    if isinstance(error, MemoryError) or "memory" in text.lower():
-        return "settings", "The computer has not enough memory for this image; choose a region of interest."
+    if is_out_of_memory(error):
+        return "settings", NOT_ENOUGH_MEMORY
     reason = (text.strip().splitlines() or [""])[-1]
     return "internal", f"The computation failed unexpectedly ({type(error).__name__}: {reason}); please report it."
 

@@ -10,8 +10,8 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.card import Label, ModelCard
 from MoBUncertaintyLib.covariance import CovarianceSpec
-from MoBUncertaintyLib.images import ROUNDING
 from MoBUncertaintyLib.regions import Region, Regions, RegionSettings
+from MoBUncertaintyLib.rounding import STEP
 
 SIZE = (40, 36, 28)  # x, y, z
 OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
@@ -118,5 +118,5 @@ def invented_case(
 
 
 def stored_alike(stored: np.ndarray, array: np.ndarray) -> bool:
-    """Whether a file holds an array: exactly, if it is a label map, else as `images.rounded` leaves it."""
-    return stored.shape == array.shape and np.allclose(stored, array, rtol=0, atol=ROUNDING / 2)
+    """Whether a file holds an array: exactly, if it is a label map, else as `rounded` leaves it."""
+    return stored.shape == array.shape and np.allclose(stored, array, rtol=0, atol=STEP / 2)

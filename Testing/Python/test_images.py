@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ImageError
-from MoBUncertaintyLib.images import check_image, list_inputs, read_image, rounded
+from MoBUncertaintyLib.images import check_image, list_inputs, read_image
 
 SHAPE = (20, 30, 40)
 
@@ -267,14 +267,3 @@ def test_nan_in_a_nifti_file_is_not_mistaken_for_water(tmp_path: Path) -> None:
     assert array[1, 2, 3] == array[4, 5, 6] <= -1000
     assert array[1, 2, 2] == values[1, 2, 2]
     assert any("2 voxels" in warning for warning in warnings)
-
-
-def test_rounding_is_finer_than_the_closed_form_and_leaves_the_original() -> None:
-    array = np.random.default_rng(0).random((5, 6, 7), np.float32)
-    array[0, 0] = 0, 1, 1e-7, 0.25, 0.5, 1 - 1e-7, 2**-17
-    before = array.copy()
-    found = rounded(array)
-    assert np.array_equal(array, before)
-    assert found.dtype == np.float32
-    assert np.abs(found - array).max() <= 2**-18 < 5e-6
-    assert found[0, 0].tolist() == [0, 1, 0, 0.25, 0.5, 1, 2**-17]

@@ -249,7 +249,7 @@ def overlay(
     from mob_training.overlays import draw_case
     from MoBUncertaintyLib.prediction import PredictionSettings
 
-    print(draw_case(dataset, case, models, output, plane, PredictionSettings(device=device)))
+    print(draw_case(dataset, case, models, output, plane, PredictionSettings(device=device, tiling="full")))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

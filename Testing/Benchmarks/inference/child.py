@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -67,11 +65,8 @@ def _system(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     else:
         measured = OurSystem(system, open_model(folder, task["network"]), options["device"], options["samples"])
     loaded = time.perf_counter() - start
-    ct, output = case_file(folder, tuple(task["size"])), folder / "scratch" / str(os.getpid())
-    try:
-        runs = repeated(lambda: measured.run(ct, output), options["repeats"], options["limit"])
-    finally:
-        shutil.rmtree(output, ignore_errors=True)
+    ct, output = case_file(folder, tuple(task["size"])), Path(task["scratch"]) / "output"
+    runs = repeated(lambda: measured.run(ct, output), options["repeats"], options["limit"])
     load = loaded if stock else loaded + measured.load_seconds
     return {"import_s": imported, "load_s": load, **runs, **measured.describe(), "peaks": measured.clock.peaks}
 

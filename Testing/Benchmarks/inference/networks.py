@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from inference.tasks import network_name
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.model import DEMO_MODEL, Model, find_model, load_model
@@ -56,7 +57,7 @@ def make_network(folder: Path, name: str) -> dict[str, Any]:
 
 def network_folder(folder: Path, name: str) -> Path:
     """Where a network's folders are; a path is known by its last part."""
-    return folder / "networks" / Path(name).name
+    return folder / "networks" / network_name(name)
 
 
 def stock_folder(folder: Path, name: str) -> Path:

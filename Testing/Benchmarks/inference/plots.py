@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from inference.summary import STAGES, Row, linear_fit, marks_of, network_seconds, number, short
-from inference.tasks import SYSTEMS, size_title
+from inference.summary import STAGES, Row, linear_fit, marks_of, network_seconds, number
+from inference.tasks import SYSTEMS, network_name, size_title
 
 # The palette of Okabe and Ito, which the colour-blind can tell apart; markers say it again.
 LOOKS = {
@@ -74,8 +74,8 @@ def draw_sizes(table: Sequence[Row], path: Path) -> None:
             _line(inner, system, [math.prod(r["input_voxels"]) for r in within], seconds)
         whole.set(xlabel="million voxels of the CT", ylabel="seconds")
         inner.set(xlabel="million voxels at the network's spacing")
-        whole.set_title(f"{short(network)}: end to end", fontsize=10)
-        inner.set_title(f"{short(network)}: backbone, moments, blending", fontsize=10)
+        whole.set_title(f"{network_name(network)}: end to end", fontsize=10)
+        inner.set_title(f"{network_name(network)}: backbone, moments, blending", fontsize=10)
         for axes in (whole, inner):
             _logarithmic(axes)
             _tidy(axes)
@@ -100,7 +100,7 @@ def draw_samples(entries: Sequence[dict[str, Any]], path: Path) -> None:
         axes.axhline(entry["backbone_s"], color="0.45", linestyle=":", label="backbone, for comparison")
         patch = " x ".join(map(str, entry["patch"]))
         axes.set(xlabel="samples K")
-        axes.set_title(f"{short(entry['network'])}: {patch} voxels", fontsize=10)
+        axes.set_title(f"{network_name(entry['network'])}: {patch} voxels", fontsize=10)
         _logarithmic(axes)
         ks = sorted(int(k) for k in entry["d_s"])
         axes.set_xticks(ks, [str(k) for k in ks])
@@ -132,7 +132,7 @@ def draw_memory(table: Sequence[Row], path: Path) -> None:
                 axes.bar_label(bars, [f"{h:.1f}" for h in heights], fontsize=7, color="0.3", padding=1)
             axes.set_xticks(range(len(sizes)), [f"{size_title(s)} voxels" for s in sizes])
             axes.set_ylabel(title)
-            axes.set_title(short(network), fontsize=10)
+            axes.set_title(network_name(network), fontsize=10)
             axes.margins(y=0.12)
             _tidy(axes, "y")
     _legend_below(figure)
@@ -162,7 +162,7 @@ def draw_stages(table: Sequence[Row], path: Path) -> None:
             axes.text(min(left, longest), y, text, va="center", fontsize=8, color="0.2", clip_on=False)
         axes.set_yticks(range(len(group)), [_name(row["system"]) for row in reversed(group)], fontsize=8)
         axes.set_xlim(0, longest)
-        axes.set_title(f"{short(network)}, {size_title(size)} voxels", fontsize=9, loc="left")
+        axes.set_title(f"{network_name(network)}, {size_title(size)} voxels", fontsize=9, loc="left")
         _tidy(axes, "x")
     grid[-1].set_xlabel("seconds, warm")
     _legend_below(figure)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from inference import plots
-from inference.summary import LINEAR, STAGES, Row, adaptive_study, fits, marks_of, number, rows, short, targets
-from inference.tasks import SYSTEMS, BenchmarkSettings, Task, size_title
+from inference.summary import LINEAR, STAGES, Row, adaptive_study, fits, marks_of, number, rows, targets
+from inference.tasks import SYSTEMS, BenchmarkSettings, Task, network_name, size_title
 
 NOTES = (
     "Seconds are medians of warm runs; the first run is reported apart, as importing and loading are.",
@@ -65,7 +65,7 @@ def markdown(summary: dict[str, Any], pictures: Sequence[str] = ()) -> str:
     """The report as text."""
     parts = ["# Inference benchmark", _machine(summary), "## What must be shown", _targets(summary["targets"])]
     for network in dict.fromkeys(row["network"] for row in summary["systems"]):
-        parts.append(f"## Seconds and memory: network {short(network)}")
+        parts.append(f"## Seconds and memory: network {network_name(network)}")
         parts.append(_network(summary["networks"].get(network, {})))
         own = [row for row in summary["systems"] if row["network"] == network]
         for size in dict.fromkeys(tuple(row["size"]) for row in own):
@@ -154,7 +154,13 @@ def _fits(found: Sequence[dict[str, Any]]) -> str:
         return ""
     against = {"all": "end to end against voxels of the CT"} | LINEAR
     lines = [
-        (short(f["network"]), f"({f['system']})", against[f["of"]], number(f["seconds_per_mvoxel"]), f"{f['r2']:.4f}")
+        (
+            network_name(f["network"]),
+            f"({f['system']})",
+            against[f["of"]],
+            number(f["seconds_per_mvoxel"]),
+            f"{f['r2']:.4f}",
+        )
         for f in found
     ]
     heads = ("network", "system", "what", "s per million voxels", "R²")
@@ -172,7 +178,7 @@ def _sampling(entries: Sequence[dict[str, Any]]) -> str:
         lines.append((SYSTEMS["e"], *[number(entry["e_s"])] * len(ks)))
         patch = " x ".join(map(str, entry["patch"]))
         parts.append(
-            f"### {short(entry['network'])}, {patch} voxels\n\nBackbone {number(entry['backbone_s'])} s "
+            f"### {network_name(entry['network'])}, {patch} voxels\n\nBackbone {number(entry['backbone_s'])} s "
             f"({entry['precision']}), head {number(entry['head_s'])} s.\n\n"
             + _table(("seconds of one tile", *(f"K = {k}" for k in ks)), lines)
         )
@@ -189,7 +195,7 @@ def _accuracy(entries: Sequence[dict[str, Any]]) -> str:
         heads = ("system, backbone in", "mean, largest", "mean, rms", "variance, largest", "variance, rms")
         tile = " x ".join(map(str, entry["tile"]))
         parts.append(
-            f"### {short(entry['network'])}, one tile of {tile} voxels, K = {entry['samples']}\n\n"
+            f"### {network_name(entry['network'])}, one tile of {tile} voxels, K = {entry['samples']}\n\n"
             + _table(heads, lines)
         )
     return "\n\n".join(["## Error against a float64 reference", *parts]) if parts else ""
@@ -199,7 +205,7 @@ def _latency(summary: dict[str, Any]) -> str:
     lines = []
     for entry in summary["interactive"]:
         runs = [run["total"] for run in entry["warm"]]
-        where = f"{short(entry['network'])}, {size_title(entry['size'])}, {entry['tiles']} tiles"
+        where = f"{network_name(entry['network'])}, {size_title(entry['size'])}, {entry['tiles']} tiles"
         lines.append((f"first result in 128 x 128 x 128 voxels ({where})", number(statistics.median(runs))))
     names = {
         "regions_s": "doubtful regions at a new threshold (512 x 512 x 300)",
@@ -214,7 +220,7 @@ def _latency(summary: dict[str, Any]) -> str:
 def _adaptive(studies: dict[str, dict[str, Any]]) -> str:
     lines = [
         (
-            short(network),
+            network_name(network),
             str(study["phantoms"]),
             number(study["tiles_ratio_median"]),
             number(study["seconds_ratio_median"]),

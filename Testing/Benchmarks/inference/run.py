@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 
 from inference import machine
 from inference.cases import shows_all
-from inference.tasks import BenchmarkSettings, Task, plan
+from inference.tasks import BenchmarkSettings, Task, network_name, plan
 from MoBUncertaintyLib.errors import Cancelled, OutputError, UserError
 
 BENCHMARKS = Path(__file__).parents[1]
@@ -143,23 +144,20 @@ def in_child(task: Task, folder: Path, cancelled: Callable[[], bool]) -> dict[st
     Raises:
         Cancelled: `cancelled` said so.
     """
-    for name in ("logs", "scratch"):
-        (folder / name).mkdir(exist_ok=True)
-    request, answer = (folder / "scratch" / f"{task.key}-{name}.json" for name in ("task", "result"))
-    answer.unlink(missing_ok=True)
-    request.write_text(json.dumps(asdict(task) | {"folder": str(folder.resolve())}), encoding="utf-8")
+    (folder / "logs").mkdir(exist_ok=True)
     log = folder / "logs" / f"{task.key}.txt"
-    command = [sys.executable, "-m", "inference.child", str(request), str(answer)]
-    with log.open("w", encoding="utf-8") as file, _stopped_at_the_end(command, file, task, folder) as process:
-        while process.poll() is None:
-            if cancelled():
-                raise Cancelled("The benchmark was cancelled; finished measurements are kept.")
-            time.sleep(0.05)
-    request.unlink()
-    if process.returncode == 0 and answer.exists():
-        result = json.loads(answer.read_text(encoding="utf-8"))
-        answer.unlink()
-        return {"result": result}
+    with tempfile.TemporaryDirectory(prefix="scratch-", dir=folder.resolve(), ignore_cleanup_errors=True) as scratch:
+        request, answer = (Path(scratch) / name for name in ("task.json", "result.json"))
+        told = asdict(task) | {"folder": str(folder.resolve()), "scratch": scratch}
+        request.write_text(json.dumps(told), encoding="utf-8")
+        command = [sys.executable, "-m", "inference.child", str(request), str(answer)]
+        with log.open("w", encoding="utf-8") as file, _stopped_at_the_end(command, file, task, folder) as process:
+            while process.poll() is None:
+                if cancelled():
+                    raise Cancelled("The benchmark was cancelled; finished measurements are kept.")
+                time.sleep(0.05)
+        if process.returncode == 0 and answer.exists():
+            return {"result": json.loads(answer.read_text(encoding="utf-8"))}
     if process.returncode == -getattr(signal, "SIGKILL", 9):
         return {"failed": "The system ended it, most probably because the memory did not suffice."}
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -202,7 +200,7 @@ def _stopped_at_the_end(command: list[str], log: Any, task: Task, folder: Path) 
 
 
 def _group(task: Task) -> str:
-    network = "" if task.network is None or task.kind == "network" else f", {Path(task.network).name}"
+    network = "" if task.network is None or task.kind == "network" else f", {network_name(task.network)}"
     return GROUPS[task.kind] + network
 
 
@@ -212,4 +210,4 @@ def _is_gone(task: Task, folder: Path) -> bool:
         from inference.cases import case_file
 
         return not case_file(folder, task.size).exists()
-    return task.kind == "network" and not (folder / "networks" / Path(task.network).name / "about.json").exists()
+    return task.kind == "network" and not (folder / "networks" / network_name(task.network) / "about.json").exists()

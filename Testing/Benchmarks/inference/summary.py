@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from inference.tasks import SYSTEMS, size_title
+from inference.tasks import SYSTEMS, network_name, size_title
 
 STAGES = (
     "read", "preprocess", "backbone", "moments", "blend", "resample", "write", "other", "regions", "report", "scene",
@@ -100,13 +100,13 @@ def targets(table: Sequence[Row], entries: Sequence[Entry], networks: dict[str, 
     for fit in fits(table):
         if fit["system"] == "e" and fit["of"] in LINEAR:
             what = f"(e), {LINEAR[fit['of']]}: R² of a straight line"
-            found.append(_target(what, short(fit["network"]), fit["r2"], 0.99, at_most=False))
+            found.append(_target(what, network_name(fit["network"]), fit["r2"], 0.99, at_most=False))
     return found
 
 
 def _ratios(network: str, size: tuple, systems: dict[str, Row], random: bool) -> list[dict[str, Any]]:
     """Of one network and one CT; random weights find no organ, so adaptive overlap is not judged by them."""
-    where = f"{short(network)}, {size_title(size)}"
+    where = f"{network_name(network)}, {size_title(size)}"
     bounds = {"small": 0.10, "large": 0.02}
     wanted = [
         ("(e) / (a), end to end", "e", "a", "volumes_s", 1.0, True),
@@ -135,7 +135,7 @@ def _sampling_ratio(entry: Entry) -> list[dict[str, Any]]:
     if k not in result["c_s"]:
         return []
     ratio = result["c_s"][k] / result["e_s"]
-    return [_target(f"(c) / (e), sampling stage, K = {k}", short(network), ratio, 50.0, at_most=False)]
+    return [_target(f"(c) / (e), sampling stage, K = {k}", network_name(network), ratio, 50.0, at_most=False)]
 
 
 def adaptive_study(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
@@ -146,7 +146,7 @@ def adaptive_study(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
             groups[entry["task"]["network"]].append(entry["result"])
     studies = {}
     for network, results in groups.items():
-        where = f"{short(network)}, {len(results)} phantoms"
+        where = f"{network_name(network)}, {len(results)} phantoms"
         tiles = statistics.median(r["full"]["tiles"] / r["adaptive"]["tiles"] for r in results)
         seconds = statistics.median(r["full"]["seconds"] / r["adaptive"]["seconds"] for r in results)
         dice = min(r["dice"] for r in results)
@@ -167,7 +167,7 @@ def adaptive_study(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
 
 
 def fits(table: Sequence[Row]) -> list[dict[str, Any]]:
-    """Straight lines through cost against size, for each network and system that has at least three sizes.
+    """Straight lines through cost against size, for each network and system that has at least three sizes that differ.
 
     `of` is `all`: seconds end to end against the CT's voxels; `network`: seconds of the network's stages against voxels
     at the network's spacing, which is what these depend on; or `grid`: the other seconds against the CT's voxels.
@@ -186,9 +186,18 @@ def fits(table: Sequence[Row]) -> list[dict[str, Any]]:
             if row["input_voxels"]:
                 points["network"].append((_count(row["input_voxels"]), within))
         for of, found in points.items():
-            if len({x for x, _ in found}) >= 3:
+            if differing(x for x, _ in found) >= 3:
                 made.append({"network": network, "system": system, "of": of, **linear_fit(*zip(*found, strict=True))})
     return made
+
+
+def differing(sizes: Iterable[int], factor: float = 1.5) -> int:
+    """How many sizes are left of those that are not at least this factor above the one before."""
+    kept: list[int] = []
+    for size in sorted(sizes):
+        if not kept or size >= factor * kept[-1]:
+            kept.append(size)
+    return len(kept)
 
 
 def network_seconds(row: Row) -> float:
@@ -213,11 +222,6 @@ def marks_of(row: Row) -> set[str]:
 def number(value: float) -> str:
     """Three digits that count, without exponents for large ones."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def short(network: str) -> str:
-    """A network's name without the path to it."""
-    return network.rpartition("/")[2]
 
 
 def _target(

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from MoBUncertaintyLib.errors import SettingsError
@@ -45,7 +46,7 @@ class BenchmarkSettings:
     """
 
     networks: tuple[str, ...] = ("small", "large")
-    sizes: tuple[Size, ...] = ((128, 128, 128), (256, 256, 256), (512, 512, 300))
+    sizes: tuple[Size, ...] = ((128, 128, 128), (192, 192, 192), (256, 256, 256), (512, 512, 300))
     systems: tuple[str, ...] = ("a", "b", "c", "d", "e")
     parts: tuple[str, ...] = PARTS
     repeats: int = 3
@@ -64,6 +65,9 @@ class BenchmarkSettings:
                 raise SettingsError(f"{name.capitalize()} must be at least 1, not {getattr(self, name)}.")
         if not self.networks or not self.sizes:
             raise SettingsError("The benchmark needs at least one network and one size.")
+        names = [network_name(network) for network in self.networks]
+        if len(set(names)) < len(names):
+            raise SettingsError("Networks are known by the last part of their paths; it must not be the same for two.")
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Task:
     def title(self) -> str:
         """For people."""
         size = "" if self.size is None else size_title(self.size)
-        parts = (self.kind, self.network and self.network.rpartition("/")[2], size, self.system)
+        parts = (self.kind, self.network and network_name(self.network), size, self.system)
         return " ".join(filter(None, parts)) + f" ({self.number + 1})"
 
     @property
@@ -103,6 +107,11 @@ class Task:
         voxels = 1.0 if self.size is None else self.size[0] * self.size[1] * self.size[2] / 1e6
         network = 20.0 if self.network == "large" else 1.0
         return (2 + voxels * network) * {"b": 10.0, "c": 2.0}.get(self.system or "", 1.0)
+
+
+def network_name(network: str) -> str:
+    """What a network is called in tables and folders: `small`, `large`, or the last part of its path."""
+    return Path(network).name
 
 
 def size_name(size: Sequence[int]) -> str:

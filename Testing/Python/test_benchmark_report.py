@@ -1,0 +1,110 @@
+"""The benchmark's arithmetic and its report, on invented measurements."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inference import report, summary
+from inference.tasks import BenchmarkSettings, Task
+from MoBUncertaintyLib.errors import SettingsError
+
+SIZE = (40, 40, 40)
+
+
+def finished_machine() -> dict[str, Any]:
+    return {"processor": "Abacus", "cores": 2, "memory_bytes": None, "system": "Desk", "versions": {}, "revision": None}
+
+
+def invented(system: str, seconds: float, size: tuple[int, ...] = (512, 512, 300), **changes: Any) -> dict[str, Any]:
+    """A measurement whose warm runs took `seconds` end to end, half of it in the backbone."""
+    stages = {"read": 0.1 * seconds, "backbone": 0.5 * seconds, "blend": 0.4 * seconds}
+    if system not in ("a", "b"):
+        stages |= {"moments": 0.008 * seconds, "blend": 0.392 * seconds, "regions": 3.0, "scene": 5.0}
+    warm = [{"total": sum(stages.values()) * f, "stages": {k: v * f for k, v in stages.items()}} for f in (1, 0.9, 1.2)]
+    result = {"import_s": 2.0, "load_s": 1.0, "cold": warm[-1], "warm": warm, "peak_bytes": 4e9, "tiles": 60}
+    result |= {"extrapolated": False, "passes": 1, "input_voxels": [int(np.prod(size)) // 8, 1, 1], "device": "cpu"}
+    task = Task("system", "large", tuple(size), system)
+    return {"key": task.key, "task": asdict(task), "revision": "abc", "result": result | changes}
+
+
+def judged(entries: list[dict[str, Any]], **networks: Any) -> dict[str, dict[str, Any]]:
+    return {target["what"]: target for target in summary.targets(summary.rows(entries), entries, networks)}
+
+
+def test_ratios_bounds_and_marks_are_right() -> None:
+    entries = [
+        invented("a", 100.0, peak_bytes=10e9),
+        invented("b", 2000.0, extrapolated=True, passes=3),
+        invented("d", 84.0),
+        invented("e", 80.0, peak_bytes=5e9),
+        invented("e-adaptive", 50.0, tiles=15),
+    ]
+    found = judged(entries)
+    expected = {
+        "(e) / (a), end to end": (0.8, True, ""),
+        "(b) / (e), end to end": (25.0, True, "*"),
+        "(d) / (e), end to end": (1.05, True, ""),
+        "(a) / (e-adaptive), end to end": (2.0, False, ""),
+        "tiles, full / adaptive": (4.0, True, ""),
+        "peak memory, (e) / (a)": (0.5, True, ""),
+        "(e): heads and moments / backbone": (0.016, True, ""),
+    }
+    assert found.keys() == expected.keys()
+    for what, (value, met, marks) in expected.items():
+        assert found[what]["value"] == pytest.approx(value), what
+        assert (found[what]["met"], found[what]["marks"]) == (met, marks), what
+    random = judged(entries, large={"random_weights": True})
+    assert random["tiles, full / adaptive"]["met"] is None, "random weights find no organ"
+    small_ct = judged([invented("a", 1.0, SIZE), invented("e", 1.1, SIZE)])
+    assert small_ct["peak memory, (e) / (a)"]["met"] is None and small_ct["(e) / (a), end to end"]["met"] is False
+
+
+def test_what_failed_is_said_and_judged_by_nothing() -> None:
+    failed = {key: value for key, value in invented("a", 1.0).items() if key != "result"} | {"failed": "No memory."}
+    (row,) = summary.rows([failed])
+    assert row["failed"] == "No memory." and judged([failed]) == {}
+    assert "failed" not in summary.rows([failed, invented("a", 1.0)])[0]
+
+
+def test_lines_through_cost_against_size() -> None:
+    sizes = [(100, 100, 100), (200, 100, 100), (400, 100, 100)]
+    entries = [invented("e", 2.0 + 3.0 * size[0] / 100, size) for size in sizes]
+    by = {fit["of"]: fit for fit in summary.fits(summary.rows(entries))}
+    assert by["all"]["seconds_per_mvoxel"] == pytest.approx(3.0) and by["all"]["seconds"] == pytest.approx(2.0)
+    assert by["network"]["seconds_per_mvoxel"] == pytest.approx(0.9 * 3.0 * 8)
+    assert all(fit["r2"] == pytest.approx(1.0) for fit in by.values())
+    assert summary.fits(summary.rows(entries[:2])) == []
+
+
+def test_study_of_adaptive_overlap_counts_its_worst_case(tmp_path: Path) -> None:
+    entries = []
+    for number, (dice, volume) in enumerate([(0.999, 0.1), (0.994, 0.2), (1.0, 0.6)]):
+        full, adaptive = {"tiles": 40, "seconds": 9.0}, {"tiles": 10 + number, "seconds": 3.0}
+        result = {"full": full, "adaptive": adaptive, "dice": dice, "volume_difference_percent": volume}
+        task = Task("adaptive", "small", (256,) * 3, number=number)
+        entries.append({"key": task.key, "task": asdict(task), "revision": None, "result": result})
+    study = summary.adaptive_study(entries)["small"]
+    assert (study["dice_smallest"], study["volume_difference_percent_largest"]) == (0.994, 0.6)
+    assert study["tiles_ratio_median"] == pytest.approx(40 / 11) and study["seconds_ratio_median"] == 3.0
+    assert [target["met"] for target in study["targets"]] == [True, False, False]
+    entries += [invented(s, t, size) for s, t in (("a", 9.0), ("e", 8.0)) for size in [SIZE, (512, 512, 300)]]
+    found = report.write_report(tmp_path, BenchmarkSettings(), entries, finished_machine())
+    text = (tmp_path / "benchmark.md").read_text(encoding="utf-8")
+    assert "| small | 3 | 3.64 | 3 | 0.9940 | 0.60 |" in text
+    assert (tmp_path / "cost-by-size.png").exists() and found["adaptive"]["small"]["phantoms"] == 3
+
+
+def test_sizes_that_hardly_differ_make_no_line() -> None:
+    sizes = [(100, 100, 100), (101, 100, 100), (400, 100, 100)]
+    assert summary.fits(summary.rows([invented("e", size[0] / 100, size) for size in sizes])) == []
+    assert summary.differing([10, 11, 15, 16, 40]) == 3
+
+
+def test_networks_of_one_name_are_refused() -> None:
+    with pytest.raises(SettingsError, match="last part of their paths"):
+        BenchmarkSettings(networks=("here/model", "there/model/"))
