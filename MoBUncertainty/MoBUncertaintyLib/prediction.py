@@ -24,6 +24,7 @@ from MoBUncertaintyLib.model import Fold, Model
 from MoBUncertaintyLib.moments import DEFAULT_SAMPLES
 from MoBUncertaintyLib.network import StochasticNetwork, load_network, load_weights
 from MoBUncertaintyLib.preprocessing import Bounds, Case, Preprocessor
+from MoBUncertaintyLib.rounding import rounded
 from MoBUncertaintyLib.sliding_window import Placement, SlidingWindow
 from MoBUncertaintyLib.tiles import Tiling
 
@@ -99,8 +100,8 @@ class Prediction:
 
     Attributes:
         segmentation: uint8, the most probable class of each voxel (label values).
-        probability: float32, E[p] of the foreground; with more than two classes a vector image with one component per
-            foreground class, in the order of the labels.
+        probability: float32, E[p] of the foreground, rounded (see `rounding`); with more than two classes a vector image
+            with one component per foreground class, in the order of the labels.
         variance: float32, Var[p], likewise.
         provenance: What made it: model, settings, device, versions; ready for JSON.
         warnings: What the user should know, one sentence each.
@@ -287,6 +288,8 @@ def _assemble(case: Case, probability: Tensor, variance: Tensor) -> tuple[sitk.I
 def _fill(case: Case, probability: Tensor, variance: Tensor) -> list[np.ndarray]:
     """Label (z, y, x), probability and variance (z, y, x, C - 1) of every voxel of the image, 0 outside `case.kept`.
 
+    They are rounded here, once, so that every user of a prediction has the numbers that its files hold.
+
     The variance is what is interpolated, not the second moment: the second moment of an interpolated probability would
     count the step of p from voxel to voxel as doubt, up to 0.25 along every sharp border, in deterministic models too.
     """
@@ -296,10 +299,11 @@ def _fill(case: Case, probability: Tensor, variance: Tensor) -> list[np.ndarray]
     label_view = case.view(labels)
     p_views, v_views = ([case.view(volume[..., c]) for c in range(classes)] for volume in volumes)
     for i, (p, v) in enumerate(zip(case.planes(probability), case.planes(variance), strict=True)):
+        p, v = rounded(p), rounded(np.minimum(v, p * (1 - p)))
         best = 1 - p.sum(axis=0)  # the background's
         for c in range(classes):
             p_views[c][i] = p[c]
-            v_views[c][i] = np.minimum(v[c], p[c] * (1 - p[c]))
+            v_views[c][i] = v[c]
             label_view[i][p[c] > best] = c + 1
             np.maximum(best, p[c], out=best)
     return [labels, *volumes]

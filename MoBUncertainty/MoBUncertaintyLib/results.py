@@ -35,7 +35,6 @@ from MoBUncertaintyLib.images import volume_stem
 from MoBUncertaintyLib.regions import write_csv
 from MoBUncertaintyLib.report import ReviewedCase, build_report, write_html
 from MoBUncertaintyLib.review import Review
-from MoBUncertaintyLib.rounding import rounded
 from MoBUncertaintyLib.scene_file import SceneError, write_scene_file
 
 if TYPE_CHECKING:
@@ -187,11 +186,8 @@ def _write_volumes(folder: Path, prediction: Prediction, card: ModelCard) -> Non
     _write_nifti(prediction.segmentation, folder / "segmentation.nii.gz")
     for kind, image in (("probability", prediction.probability), ("variance", prediction.variance)):
         paths = _per_class(folder, kind, [label.name for label in card.labels])
-        array = sitk.GetArrayViewFromImage(image)
         for index, path in enumerate(paths):
-            channel = sitk.GetImageFromArray(rounded(array[..., index] if len(paths) > 1 else array))
-            channel.CopyInformation(image)
-            _write_nifti(channel, path)
+            _write_nifti(sitk.VectorIndexSelectionCast(image, index) if len(paths) > 1 else image, path)
 
 
 def _write_review(

@@ -1,11 +1,11 @@
-"""How exactly probabilities and variances are stored."""
+"""How exactly probabilities and variances are given."""
 
 from __future__ import annotations
 
 import numpy as np
 
 STEP = 2.0**-17
-"""Of what is stored; exact in float32 up to 64, so that nothing but the rounding itself is lost."""
+"""Between two values that can be given; exact in float32 up to 64, so that nothing but the rounding itself is lost."""
 
 
 def rounded(array: np.ndarray) -> np.ndarray:

@@ -22,7 +22,6 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.appearance import REGION_COLOUR, readable, region_title
 from MoBUncertaintyLib.figures import display_range, variance_threshold
-from MoBUncertaintyLib.rounding import rounded
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.card import ModelCard
@@ -97,7 +96,7 @@ def scene_request(
         array = sitk.GetArrayViewFromImage(image)
         channels = [array] if array.ndim == 3 else np.moveaxis(array, -1, 0)
         named = zip(card.labels, channels, strict=True)
-        return {label.value: save(f"{key}_{label.value}", rounded(channel)) for label, channel in named}
+        return {label.value: save(f"{key}_{label.value}", channel) for label, channel in named}
 
     segmentation = sitk.GetArrayViewFromImage(prediction.segmentation)
     return {

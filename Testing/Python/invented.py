@@ -11,7 +11,6 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.card import Label, ModelCard
 from MoBUncertaintyLib.covariance import CovarianceSpec
 from MoBUncertaintyLib.regions import Region, Regions, RegionSettings
-from MoBUncertaintyLib.rounding import STEP
 
 SIZE = (40, 36, 28)  # x, y, z
 OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
@@ -115,8 +114,3 @@ def invented_case(
         Regions(found if with_regions else (), to_image(region_labels, np.uint16), RegionSettings()),
         card,
     )
-
-
-def stored_alike(stored: np.ndarray, array: np.ndarray) -> bool:
-    """Whether a file holds an array: exactly, if it is a label map, else as `rounded` leaves it."""
-    return stored.shape == array.shape and np.allclose(stored, array, rtol=0, atol=STEP / 2)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from invented import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, invented_case, stored_alike
+from invented import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, invented_case
 from MoBUncertaintyLib import results, scene_file
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.results import check_output, read_results, write_results
@@ -59,13 +59,13 @@ class TestContent:
             stored = sitk.ReadImage(str(tmp_path / "out" / f"{name}.nii.gz"))
             assert same_geometry(stored, case.image)
             assert stored.GetPixelID() == image.GetPixelID()
-            assert stored_alike(sitk.GetArrayFromImage(stored), sitk.GetArrayFromImage(image))
+            assert np.array_equal(sitk.GetArrayFromImage(stored), sitk.GetArrayFromImage(image))
 
     def test_several_organs_have_a_file_each(self, tmp_path):
         case = invented_case(labels=(PANCREAS, LEFT_KIDNEY))
         write(tmp_path / "out", case)
         stored = sitk.ReadImage(str(tmp_path / "out" / "variance_kidney_left.nii.gz"))
-        assert stored_alike(sitk.GetArrayFromImage(stored), sitk.GetArrayFromImage(case.prediction.variance)[..., 1])
+        assert np.array_equal(sitk.GetArrayFromImage(stored), sitk.GetArrayFromImage(case.prediction.variance)[..., 1])
         assert (tmp_path / "out" / "probability_pancreas.nii.gz").exists()
 
     def test_regions_are_listed_in_order(self, tmp_path):
@@ -122,7 +122,7 @@ class TestReading:
         found = read_results(tmp_path / "out")
         for part in ("segmentation", "probability", "variance"):
             image, original = getattr(found, part), getattr(case.prediction, part)
-            assert stored_alike(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(original))
+            assert np.array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(original))
         assert np.array_equal(sitk.GetArrayFromImage(found.regions), sitk.GetArrayFromImage(case.regions.labels))
         assert found.table[1]["rank"] == 2
         assert found.table[1]["location"] == "superior anterior"

@@ -1,4 +1,4 @@
-"""What rounding of stored probabilities changes."""
+"""What the rounding of probabilities and variances changes."""
 
 from __future__ import annotations
 

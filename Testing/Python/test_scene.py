@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from invented import LEFT_HANDED, LEFT_KIDNEY, MARKER_HU, OBLIQUE, PANCREAS, invented_case, stored_alike
+from invented import LEFT_HANDED, LEFT_KIDNEY, MARKER_HU, OBLIQUE, PANCREAS, invented_case
 from MoBUncertaintyLib import scene_file
 from MoBUncertaintyLib.regions import DEFAULT_THRESHOLD, Measure
 from MoBUncertaintyLib.scene_file import SceneError, ijk_to_ras, write_scene_file
@@ -70,7 +70,7 @@ class TestReopenedScene:
     def test_variance_lies_on_the_ct(self, oblique):
         case, facts, arrays, _ = oblique
         assert arrays["variance"].dtype == np.float32
-        assert stored_alike(arrays["variance"], sitk.GetArrayFromImage(case.prediction.variance))
+        assert np.array_equal(arrays["variance"], sitk.GetArrayFromImage(case.prediction.variance))
         assert np.allclose(facts["varianceIjkToRas"], ijk_to_ras(case.image), atol=1e-4)
 
     def test_variance_is_shown_from_the_threshold_on_one_fixed_scale(self, oblique):
@@ -166,7 +166,7 @@ def test_left_handed_axes_stay_where_they_are_in_the_patient(tmp_path):
     assert kidney["name"] == "kidney left"
     assert "~SCT^64033007^Kidney~SCT^7771000^Left~" in kidney["terminology"]
     # With several organs the heat map is of the most doubtful one at each voxel.
-    assert stored_alike(arrays["variance"], np.flip(sitk.GetArrayFromImage(case.prediction.variance).max(-1), 0))
+    assert np.array_equal(arrays["variance"], np.flip(sitk.GetArrayFromImage(case.prediction.variance).max(-1), 0))
 
 
 @needs_slicer
