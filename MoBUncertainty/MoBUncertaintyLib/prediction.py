@@ -100,8 +100,8 @@ class Prediction:
 
     Attributes:
         segmentation: uint8, the most probable class of each voxel (label values).
-        probability: float32, E[p] of the foreground, rounded (see `rounding`); with more than two classes a vector image
-            with one component per foreground class, in the order of the labels.
+        probability: float32, E[p] of the foreground, rounded (see `rounding`); with more than two classes a vector
+            image with one component per foreground class, in the order of the labels.
         variance: float32, Var[p], likewise.
         provenance: What made it: model, settings, device, versions; ready for JSON.
         warnings: What the user should know, one sentence each.
