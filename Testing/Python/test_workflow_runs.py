@@ -48,6 +48,11 @@ def test_dry_run_of_the_paper(papers_folder):
     assert jobs(CONFIGS["paper"], papers_folder) == PAPER_JOBS
 
 
+def test_seeds_of_the_command_line_replace_those_of_the_config(papers_folder):
+    two = jobs(CONFIGS["paper"], papers_folder, "--config", "seeds=[3, 4]")
+    assert two["evaluate"] == PAPER_JOBS["evaluate"] * 2 // 5
+
+
 @pytest.mark.skipif(not importlib.util.find_spec("snakemake_executor_plugin_slurm"), reason="pip install -e .[cluster]")
 def test_dry_run_of_the_paper_on_slurm(papers_folder):
     assert jobs(CONFIGS["paper"], papers_folder, "--profile", "slurm") == PAPER_JOBS

@@ -96,6 +96,15 @@ def schema() -> dict[str, Any]:
     return yaml.safe_load((FOLDER / "config.schema.yaml").read_text(encoding="utf-8"))
 
 
+def typed(value: Any) -> Any:
+    """A part of the config with its numbers as numbers: Snakemake reads those in a list after `--config` as text."""
+    if isinstance(value, dict):
+        return {key: typed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [typed(inner) for inner in value]
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 def grid(config: Mapping[str, Any]) -> list[Run]:
     """Every run of a config: each data set, the deterministic stage and each model, each seed; then the sweep."""
     runs = []
