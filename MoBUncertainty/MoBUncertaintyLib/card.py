@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from MoBUncertaintyLib.covariance import CovarianceSpec
-from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.errors import ModelError, SettingsError
+from MoBUncertaintyLib.region_settings import RegionSettings, check_sizes
 
 SCHEMA_VERSION = 1
 JSON_LIMIT = 16 * 2**20  # bytes; nnU-Net's own files are some ten kilobytes
@@ -84,6 +85,8 @@ class ModelCard:
         training: What it was trained on and how.
         scores: How well it does, and on what.
         licence: Licence of the weights.
+        regions: Sizes of doubtful regions (`region_settings.SIZES`) that suit what it segments; what is not stated is
+            as for abdominal organs.
         files: Path in the model folder -> SHA-256, for every file beside `model.json`; empty for a raw nnU-Net folder.
         schema_version: Of `model.json`.
 
@@ -102,6 +105,7 @@ class ModelCard:
     training: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
     licence: str = "not stated"
+    regions: dict[str, float] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -130,12 +134,23 @@ class ModelCard:
             "'mirror_axes' must be different numbers out of 0, 1, 2",
         )
         object.__setattr__(self, "mirror_axes", axes)
+        numbers = all(_is(size, (int, float)) for size in self.regions.values())
+        _require(numbers, "'regions' must hold numbers")
+        try:
+            check_sizes(self.regions)
+        except SettingsError as error:
+            raise ValueError(f"'regions' is wrong ({str(error).rstrip('.')})") from None
         for path, digest in self.files.items():
             _require(MODEL_FILE.fullmatch(path) is not None, f"'files' lists {path!r}, which is no file of a model")
             _require(
                 _is(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) is not None,
                 f"'files' gives {path} no SHA-256",
             )
+
+    @property
+    def region_settings(self) -> RegionSettings:
+        """What counts as a doubtful region of what it segments."""
+        return RegionSettings(**self.regions)
 
     def to_json(self) -> str:
         """The text of `model.json`."""
@@ -197,7 +212,7 @@ def parse_json(content: bytes, name: str, where: str) -> dict[str, Any]:
 
 def _parse(data: dict[str, Any]) -> ModelCard:
     fields = _fields(
-        data,
+        {"regions": {}} | data,  # cards that state none have those of abdominal organs
         "it",
         schema_version=int,
         name=str,
@@ -211,6 +226,7 @@ def _parse(data: dict[str, Any]) -> ModelCard:
         training=dict,
         scores=dict,
         licence=str,
+        regions=dict,
         files=dict,
     )
     fields["labels"] = tuple(

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 import MoBUncertaintyLib
-
-if TYPE_CHECKING:
-    from MoBUncertaintyLib.regions import RegionSettings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,6 +40,14 @@ def main(
 
 Device = Annotated[str, typer.Option(help="auto (GPU first), cuda, cuda:1, mps or cpu.")]
 Scene = Annotated[bool, typer.Option("--scene/--no-scene", help="Write scene.mrb, the results as a Slicer scene.")]
+RegionSizes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--region",
+        help="Size of doubtful regions, NAME=NUMBER: depth_mm, window_mm, grow_mm, length_mm, minimum_mm3; repeat for "
+        "several. Not given: as the model states, else as for abdominal organs.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")]
 
 
@@ -94,6 +99,7 @@ def predict(
     min_volume: Annotated[
         float | None, typer.Option("--min-volume", help="Smallest region, mm3 of doubtful voxels.")
     ] = None,
+    region: RegionSizes = None,
     series: Annotated[
         str | None, typer.Option(help="Series instance UID, where a DICOM folder holds several series.")
     ] = None,
@@ -111,8 +117,8 @@ def predict(
         from MoBUncertaintyLib.model import find_model, load_model
         from MoBUncertaintyLib.pipeline import case_folders, run_case
         from MoBUncertaintyLib.prediction import PredictionSettings, Predictor
+        from MoBUncertaintyLib.region_settings import read_sizes
 
-        region_settings = _region_settings(measure, threshold, min_volume)
         settings = PredictionSettings(
             samples=samples,
             seed=seed,
@@ -127,6 +133,10 @@ def predict(
         )
         cases = case_folders(source, list_inputs(source), output)
         predictor = Predictor(load_model(find_model(model)), settings)
+        asked = {"measure": measure, "threshold": threshold, "minimum_mm3": min_volume}
+        region_settings = predictor.model.card.region_settings.changed(
+            read_sizes(region or ()) | {name: value for name, value in asked.items() if value is not None}
+        )
 
         def run(case: Path, folder: Path) -> None:
             with console.progress(case.name) as progress:
@@ -239,6 +249,7 @@ def export(
         Path | None, typer.Option(help="JSON file to add to what the card says about the training.")
     ] = None,
     scores: Annotated[Path | None, typer.Option(help="JSON file with the card's scores.")] = None,
+    region: RegionSizes = None,
     orientation: Annotated[
         str | None, typer.Option(help="Orientation of the training data, such as RAS, if its folder does not tell.")
     ] = None,
@@ -250,6 +261,7 @@ def export(
     with console.reporting():
         from MoBUncertaintyLib.card import read_json
         from MoBUncertaintyLib.model_export import export as export_model
+        from MoBUncertaintyLib.region_settings import read_sizes
 
         def content(path: Path | None) -> dict | None:
             return read_json(path, str(path.parent)) if path else None
@@ -264,6 +276,7 @@ def export(
             licence=licence,
             training=content(training),
             scores=content(scores),
+            regions=read_sizes(region) if region else None,
             orientation=orientation,
             half=half,
         )
@@ -352,14 +365,6 @@ def _folds(given: list[str] | None) -> tuple[int | str, ...] | None:
         if fold != "all" and not fold.isdecimal():
             raise SettingsError(f"There is no fold {fold!r}; give its number, or all.")
     return tuple(fold if fold == "all" else int(fold) for fold in given)
-
-
-def _region_settings(measure: str, threshold: float | None, min_volume: float | None) -> RegionSettings:
-    """The regions' settings, with the defaults of `regions` for what was not given."""
-    from MoBUncertaintyLib.regions import Measure, RegionSettings
-
-    smallest = RegionSettings.minimum_mm3 if min_volume is None else min_volume
-    return RegionSettings(measure=Measure(measure), threshold=threshold, minimum_mm3=smallest)
 
 
 if __name__ == "__main__":

@@ -260,6 +260,8 @@ def show_model(model: Model) -> None:
     for title, content in (("training", card.training), ("scores", card.scores)):
         for key, value in content.items() or [("", "not stated")]:
             table.add_row(f"{title}: {key}" if key else title, _plain(value))
+    if card.regions:
+        table.add_row("regions", _plain(card.regions))
     table.add_row("licence", card.licence)
     verified = f"{len(card.files)} files, SHA-256 as stated" if card.files else "raw nnU-Net folder, no hashes to check"
     table.add_row("verified", verified)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 import SimpleITK as sitk
@@ -22,21 +21,11 @@ from scipy import ndimage, special
 
 from MoBUncertaintyLib.blocks import BlockGrid, Box
 from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.region_settings import Measure
 
 LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 # Below this probability no measure reaches a useful threshold: bounds the box that is looked at.
 NEGLIGIBLE = 0.005
-
-
-class Measure(StrEnum):
-    """What is called doubt at a voxel."""
-
-    VARIANCE = "variance"
-    """Predictive variance, the largest over the foreground classes; at most 0.25."""
-    BERNOULLI = "bernoulli"
-    """p (1 - p), the largest over the foreground classes; at most 0.25."""
-    ENTROPY = "entropy"
-    """Entropy of the mean probabilities, background included, in nats; at most ln C."""
 
 
 @dataclass(frozen=True)

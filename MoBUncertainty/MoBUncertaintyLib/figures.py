@@ -24,7 +24,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from MoBUncertaintyLib.appearance import BRIGHTEST_VARIANCE, REGION_COLOUR, readable
-from MoBUncertaintyLib.regions import DEFAULT_THRESHOLD, Measure, Regions, RegionSettings
+from MoBUncertaintyLib.region_settings import DEFAULT_THRESHOLD, Measure, RegionSettings
+from MoBUncertaintyLib.regions import Regions
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.card import Label

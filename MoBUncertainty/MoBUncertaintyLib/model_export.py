@@ -76,6 +76,7 @@ def export(
     licence: str | None = None,
     training: dict[str, Any] | None = None,
     scores: dict[str, Any] | None = None,
+    regions: dict[str, float] | None = None,
     orientation: str | None = None,
     half: bool = False,
 ) -> Model:
@@ -88,7 +89,7 @@ def export(
         folds: None: all numbered folds that are trained.
         checkpoint: File name; None: as `nnunet_folder.open_results` chooses.
         training: Added to what the folder tells about the training.
-        scores: Of the card.
+        scores, regions: Of the card.
         orientation: Of the training data, e.g. `RAS`; None: as the folder tells.
         half: Store the weights as float16.
 
@@ -103,7 +104,14 @@ def export(
             "choose the folder that holds them."
         )
     model = load_model(results_folder, checkpoint, folds)
-    stated = {"name": name, "task": task, "licence": licence, "scores": scores, "orientation": orientation}
+    stated = {
+        "name": name,
+        "task": task,
+        "licence": licence,
+        "scores": scores,
+        "regions": regions,
+        "orientation": orientation,
+    }
     try:
         card = replace(
             model.card,

@@ -24,7 +24,8 @@ from MoBUncertaintyLib.prediction import (
     Progress,
     ProgressCallback,
 )
-from MoBUncertaintyLib.regions import Region, Regions, RegionSettings, find_regions
+from MoBUncertaintyLib.region_settings import RegionSettings
+from MoBUncertaintyLib.regions import Region, Regions, find_regions
 from MoBUncertaintyLib.results import check_output, organ_volumes, write_results
 
 SAMPLE_DATA = Path(__file__).parents[1] / "Resources" / "SampleData"
@@ -139,7 +140,7 @@ def run_case(
         source: Volume file or DICOM folder.
         output: Results folder to make.
         predictor: Model and settings.
-        region_settings: What counts as a region.
+        region_settings: What counts as a region; None: as the model states.
         series: Series instance UID, where a DICOM folder has several.
         scene: Write the Slicer scene too.
         overwrite: Replace results that are there.
@@ -195,7 +196,12 @@ def analyse(
     prediction = predictor.predict(image, progress, cancelled)
     seconds = dict(prediction.timings)
     with _stage("regions", seconds, progress, cancelled):
-        regions = find_regions(prediction.probability, prediction.variance, prediction.segmentation, region_settings)
+        regions = find_regions(
+            prediction.probability,
+            prediction.variance,
+            prediction.segmentation,
+            region_settings or predictor.model.card.region_settings,
+        )
     return Analysis(prediction, regions, seconds)
 
 

@@ -24,81 +24,10 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from MoBUncertaintyLib.blocks import Box, hull, within
-from MoBUncertaintyLib.doubt import DoubtMap, Grid, Measure, bounding_box, nested, shadows
+from MoBUncertaintyLib.doubt import DoubtMap, Grid, bounding_box, nested, shadows
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.pieces import CONNECTIVITY, compact_pieces, diameter, grow
-
-__all__ = [
-    "COLUMNS",
-    "DEFAULT_THRESHOLD",
-    "FoundRegions",
-    "Measure",
-    "Region",
-    "RegionFinder",
-    "RegionSettings",
-    "Regions",
-    "find_regions",
-    "regions_table",
-    "write_csv",
-]
-
-# The variance of a trained model is about 0.3 p (1 - p), so its threshold is that share of p (1 - p)'s.
-DEFAULT_THRESHOLD = {Measure.VARIANCE: 0.015, Measure.BERNOULLI: 0.05, Measure.ENTROPY: 0.2}
-
-
-@dataclass(frozen=True)
-class RegionSettings:
-    """What counts as a doubtful region.
-
-    Attributes:
-        measure: The measure of doubt.
-        threshold: The doubt of a voxel must exceed this (in units of the measure); None: `DEFAULT_THRESHOLD`.
-        excess: The thickness of the doubt must exceed this many times the typical thickness along the surface,
-        depth_mm: and exceed it by a layer this deep with doubt at the threshold.
-        window_mm: Sigma of the Gaussian window in which the thickness is taken.
-        grow_mm: Regions are grown by this distance.
-        length_mm: Regions longer than this are cut into pieces about the clumps of expected error.
-        minimum_mm3: Regions with less doubtful volume (before they are grown) are dropped.
-        max_regions: Only this many regions of the largest expected error are kept; None: all.
-
-    Raises:
-        SettingsError: A number is outside its range.
-    """
-
-    measure: Measure = Measure.VARIANCE
-    threshold: float | None = None
-    excess: float = 1.2
-    depth_mm: float = 6.0
-    window_mm: float = 4.0
-    grow_mm: float = 5.0
-    length_mm: float = 38.0
-    minimum_mm3: float = 20.0
-    max_regions: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("level", "excess", "window_mm", "length_mm"):
-            if not getattr(self, name) > 0:
-                raise SettingsError(f"Doubtful regions: {name} must be above 0, not {getattr(self, name)}.")
-        for name in ("depth_mm", "grow_mm", "minimum_mm3"):
-            if not getattr(self, name) >= 0:
-                raise SettingsError(f"Doubtful regions: {name} must not be negative, but is {getattr(self, name)}.")
-        if self.max_regions is not None and self.max_regions < 1:
-            raise SettingsError("Doubtful regions: max_regions must be at least 1, or None for all.")
-
-    @property
-    def level(self) -> float:
-        """The threshold in force."""
-        return DEFAULT_THRESHOLD[self.measure] if self.threshold is None else self.threshold
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> RegionSettings:
-        """From what JSON makes of `dataclasses.asdict`; what is missing is as usual.
-
-        Raises:
-            SettingsError, TypeError, ValueError: These are no such settings.
-        """
-        measure = {"measure": Measure(values["measure"])} if "measure" in values else {}
-        return cls(**{**values, **measure})
+from MoBUncertaintyLib.region_settings import Measure, RegionSettings
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from MoBUncertaintyLib.card import Label
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.figures import brightest_variance, display_range, variance_threshold
 from MoBUncertaintyLib.pictures import CORRECTED_COLOUR, PREDICTED_COLOUR, Scale, draw_region, heat_colours
-from MoBUncertaintyLib.regions import RegionSettings
+from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.review import Review, ReviewRegion, Verdict
 
 SCHEMA = "mob-uncertainty report"

@@ -19,7 +19,8 @@ from MoBUncertaintyLib.blocks import Box, hull, within
 from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.pieces import diameter
-from MoBUncertaintyLib.regions import FoundRegions, Region, Regions, RegionSettings
+from MoBUncertaintyLib.region_settings import RegionSettings
+from MoBUncertaintyLib.regions import FoundRegions, Region, Regions
 from MoBUncertaintyLib.review_regions import (
     ReviewRegion,
     Verdict,

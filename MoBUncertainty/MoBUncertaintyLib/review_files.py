@@ -27,7 +27,8 @@ from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import ImageError, ReviewError
 from MoBUncertaintyLib.export import REGIONS, SEGMENTATION
 from MoBUncertaintyLib.images import read_image
-from MoBUncertaintyLib.regions import COLUMNS, Region, Regions, RegionSettings
+from MoBUncertaintyLib.region_settings import RegionSettings
+from MoBUncertaintyLib.regions import COLUMNS, Region, Regions
 from MoBUncertaintyLib.report import SCHEMA as REPORT_SCHEMA
 from MoBUncertaintyLib.report import ReviewedCase
 from MoBUncertaintyLib.results import Results, file_digest

@@ -32,7 +32,7 @@ from MoBUncertaintyLib.protocol import HEARTBEAT_S, Command, Decoder, Event, Pro
 if TYPE_CHECKING:
     from MoBUncertaintyLib.pipeline import Analysis
     from MoBUncertaintyLib.prediction import PredictionSettings, Predictor
-    from MoBUncertaintyLib.regions import RegionSettings
+    from MoBUncertaintyLib.region_settings import RegionSettings
 
 Fields = dict[str, Any]
 
@@ -226,8 +226,8 @@ class Predictions:
         from MoBUncertaintyLib.pipeline import analyse
         from MoBUncertaintyLib.results import describe
 
-        settings, region_settings = _settings(request)
-        predictor = self._warm(path, key, settings)
+        predictor = self._warm(path, key, _settings(request))
+        region_settings = _region_settings(request, predictor.model.card.region_settings)
         tell("model", 1, 1)
         image, digest = read_volume(request["ct"])
         analysis = analyse(image, predictor, region_settings, lambda step: tell(step.stage, step.done, step.total))
@@ -273,18 +273,23 @@ def _identify_model(name: str) -> tuple[Path, object]:
     return path, tuple(stamps)
 
 
-def _settings(request: Fields) -> tuple[PredictionSettings, RegionSettings]:
-    """The settings of a request; JSON has lists where they have tuples."""
+def _settings(request: Fields) -> PredictionSettings:
+    """How to predict; JSON has lists where the settings have tuples."""
     from MoBUncertaintyLib.prediction import PredictionSettings
-    from MoBUncertaintyLib.regions import RegionSettings
 
-    def fields(name: str) -> Fields:
-        return {k: tuple(v) if isinstance(v, list) else v for k, v in (request.get(name) or {}).items()}
-
+    fields = request.get("settings") or {}
     try:
-        return PredictionSettings(**fields("settings")), RegionSettings.from_dict(fields("regions"))
+        return PredictionSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
     except (TypeError, ValueError) as error:
         raise ProtocolError(f"The request's settings are not understood ({error}).") from error
+
+
+def _region_settings(request: Fields, usual: RegionSettings) -> RegionSettings:
+    """What counts as a region: what the request states, and the rest as usual."""
+    try:
+        return usual.changed(request.get("regions") or {})
+    except (TypeError, ValueError) as error:
+        raise ProtocolError(f"The request's settings of regions are not understood ({error}).") from error
 
 
 def _hand_over(folder: Path, analysis: Analysis, tell: Callable[[str, int, int], None]) -> Fields:

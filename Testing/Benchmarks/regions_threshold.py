@@ -22,7 +22,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from MoBUncertaintyLib.regions import RegionFinder, RegionSettings
+from MoBUncertaintyLib.region_settings import RegionSettings
+from MoBUncertaintyLib.regions import RegionFinder
 
 PANCREAS = Path(__file__).parents[2] / "MoBUncertainty" / "Resources" / "SampleData" / "PhantomCT-pancreas.nii.gz"
 SIZE = (512, 512, 300)

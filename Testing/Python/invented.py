@@ -10,7 +10,8 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.card import Label, ModelCard
 from MoBUncertaintyLib.covariance import CovarianceSpec
-from MoBUncertaintyLib.regions import Region, Regions, RegionSettings
+from MoBUncertaintyLib.region_settings import RegionSettings
+from MoBUncertaintyLib.regions import Region, Regions
 
 SIZE = (40, 36, 28)  # x, y, z
 OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)

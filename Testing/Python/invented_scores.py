@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -118,13 +119,13 @@ def write_dataset(folder: Path, name: str, cases: int = 5, classes: int = 1, num
     return target
 
 
-def evaluate(model: InventedModel, dataset: Path, name: str | None = None) -> dict:
-    """What `evaluation.evaluate` returns for an invented model."""
+def evaluate(model: InventedModel, dataset: Path, name: str | None = None, **settings: Any) -> dict:
+    """What `evaluation.evaluate` returns for an invented model; further `settings` are its own."""
     with (
         patch.object(evaluation, "load_model", lambda found: found),
         patch.object(evaluation, "Predictor", InventedPredictor),
     ):
-        return evaluation.evaluate(model, dataset, name=name, report=lambda line: None)
+        return evaluation.evaluate(model, dataset, name=name, report=lambda line: None, **settings)
 
 
 def write_scores(folder: Path, dataset: Path, models: Sequence[InventedModel]) -> list[Path]:

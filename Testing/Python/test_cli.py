@@ -25,7 +25,7 @@ from MoBUncertaintyLib.devices import Precision
 from MoBUncertaintyLib.errors import Cancelled
 from MoBUncertaintyLib.model_export import export
 from MoBUncertaintyLib.prediction import Progress
-from MoBUncertaintyLib.regions import Measure
+from MoBUncertaintyLib.region_settings import Measure
 
 FILES = {"segmentation.nii.gz", "probability.nii.gz", "variance.nii.gz", "regions.nii.gz", "regions.csv"}
 FILES |= {"overlay.png", "prediction.json", "review.html"}
@@ -101,6 +101,7 @@ def test_options_reach_the_prediction_and_the_regions(model: Path, ct: Path, tmp
     options = "--samples 4 --seed 7 --overlap 0.25 --precision float32 --fold 1 --no-body-box --device cpu"
     options += (
         " --tiling full --roi -60 60 -60 60 -60 60 --measure bernoulli --threshold 0.1 --min-volume 50 --no-scene"
+        " --region depth_mm=2 --region grow_mm=0"
     )
     done = run("predict", ct, "--model", model, "--output", tmp_path / "out", *options.split())
     assert done.exit_code == 0, done.output
@@ -112,6 +113,7 @@ def test_options_reach_the_prediction_and_the_regions(model: Path, ct: Path, tmp
     assert region_settings["measure"] == "bernoulli"
     assert region_settings["threshold"] == 0.1
     assert region_settings["minimum_mm3"] == 50
+    assert (region_settings["depth_mm"], region_settings["grow_mm"]) == (2, 0)
     assert info["precision"] == "float32"
 
 
@@ -243,12 +245,14 @@ def test_export_passes_every_option_to_the_card(tmp_path: Path) -> None:
     (tmp_path / "training.json").write_text('{"who": "a test"}')
     options = ["--name", "Exported", "--task", "Organ in CT", "--fold", "1", "--licence", "CC0", "--half"]
     options += ["--scores", tmp_path / "scores.json", "--training", tmp_path / "training.json", "--orientation", "RAS"]
+    options += ["--region", "depth_mm=1.5", "--region", "length_mm=20"]
     done = run("export", raw, "--output", tmp_path / "model.zip", "--checkpoint", "checkpoint_final.pth", *options)
     assert done.exit_code == 0, done.output
     with pipeline.load_model(tmp_path / "model.zip") as model:
         card = model.card
         assert (card.name, card.task, card.licence, card.orientation) == ("Exported", "Organ in CT", "CC0", "RAS")
         assert card.scores == {"dice": 0.9}
+        assert card.regions == {"depth_mm": 1.5, "length_mm": 20}
         assert card.training["who"] == "a test"
         assert model.folds == (1,)
         assert card.covariance.kind is Covariance.DETERMINISTIC

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from invented import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, invented_case
 from MoBUncertaintyLib.figures import CT_RANGE, display_range, draw_overlay
-from MoBUncertaintyLib.regions import Measure, RegionSettings
+from MoBUncertaintyLib.region_settings import Measure, RegionSettings
 
 # Where letters stand, in shares of a panel.
 SIDES = {(0.03, 0.5): "left", (0.97, 0.5): "right", (0.5, 0.96): "top", (0.5, 0.04): "bottom"}

@@ -23,6 +23,7 @@ from MoBUncertaintyLib.errors import ModelError, OutputError
 from MoBUncertaintyLib.model import find_model, list_models, load_model, read_card, verify
 from MoBUncertaintyLib.model_export import write_model, zip_model
 from MoBUncertaintyLib.network import load_network
+from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.terminology import describe_labels
 from tiny_model import (
     DATASET,
@@ -218,6 +219,9 @@ BROKEN_FOLDERS = {
     "half a code": (_set("labels", 0, "terminology", "type", to=["SCT"]), r"must be \[scheme, code, meaning\]"),
     "unknown covariance": (_set("covariance", "kind", to="wishart"), "'wishart' is not a valid Covariance"),
     "rank of zero": (_set("covariance", "rank", to=0), "rank must be a whole number from 1"),
+    "unknown size of regions": (_set("regions", to={"width_mm": 1}), "no size 'width_mm'"),
+    "negative size of regions": (_set("regions", to={"grow_mm": -1}), "grow_mm must not be negative"),
+    "a text as a size": (_set("regions", to={"grow_mm": "2"}), "'regions' must hold numbers"),
     "orientation": (_set("orientation", to="RAR"), "'orientation' must be three letters"),
     "spacing": (_set("spacing", to=[1, 1, -1]), "'spacing' must be three positive numbers"),
     "spacing unlike the plans": (_set("spacing", to=[1, 1, 1]), r"is not that of plans\.json"),
@@ -303,7 +307,7 @@ def test_weights_that_do_not_fit_the_plans_are_refused(folder: Path) -> None:
         load_network(load_model(folder), 0)
 
 
-CARD_JSON = json.loads(card(files={"plans.json": "0" * 64}).to_json())
+CARD_JSON = json.loads(card(regions={"depth_mm": 1.5}, files={"plans.json": "0" * 64}).to_json())
 
 
 @settings(max_examples=200, deadline=None)
@@ -314,6 +318,12 @@ def test_no_content_of_a_card_fails_but_with_a_model_error(path: tuple[Any, ...]
     except ModelError:
         return
     assert card_from_json(json.loads(read.to_json()), "x") == read
+
+
+def test_a_card_states_what_suits_its_organ_and_the_rest_is_as_usual() -> None:
+    assert card(regions={"depth_mm": 1.5}).region_settings == RegionSettings(depth_mm=1.5)
+    without = {name: value for name, value in CARD_JSON.items() if name != "regions"}
+    assert card_from_json(without, "x").region_settings == RegionSettings()
 
 
 def test_models_are_listed_and_found_by_name_with_broken_ones_shown(folder: Path) -> None:

@@ -14,15 +14,8 @@ from scipy.special import expit
 
 from MoBUncertaintyLib.doubt import DoubtMap
 from MoBUncertaintyLib.errors import ImageError, SettingsError
-from MoBUncertaintyLib.regions import (
-    COLUMNS,
-    Measure,
-    RegionFinder,
-    RegionSettings,
-    find_regions,
-    regions_table,
-    write_csv,
-)
+from MoBUncertaintyLib.region_settings import Measure, RegionSettings, read_sizes
+from MoBUncertaintyLib.regions import COLUMNS, RegionFinder, find_regions, regions_table, write_csv
 from shapes import farthest_corners
 
 BERNOULLI = RegionSettings(measure=Measure.BERNOULLI)
@@ -419,3 +412,16 @@ def test_a_full_ct_answers_a_new_threshold_at_once():
         assert len(found.regions) == 6
     print(f"{seconds} s")
     assert min(seconds) < 0.15
+
+
+def test_sizes_are_read_as_a_user_states_them():
+    assert read_sizes(["depth_mm=1.5", "minimum_mm3=0"]) == {"depth_mm": 1.5, "minimum_mm3": 0}
+
+
+NO_SIZES = ("depth_mm", "depth_mm=", "depth=2", "threshold=0.1", "grow_mm=-1", "length_mm=nan", "window_mm=inf")
+
+
+@pytest.mark.parametrize("entry", NO_SIZES)
+def test_what_is_no_size_is_refused(entry):
+    with pytest.raises(SettingsError, match=r"(size|mm) .*\.$"):
+        read_sizes([entry])

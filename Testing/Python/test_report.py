@@ -25,7 +25,8 @@ from MoBUncertaintyLib import report as report_module
 from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.pictures import PLANES, Scale, draw_region
-from MoBUncertaintyLib.regions import Region, Regions, RegionSettings
+from MoBUncertaintyLib.region_settings import RegionSettings
+from MoBUncertaintyLib.regions import Region, Regions
 from MoBUncertaintyLib.report import (
     COLUMNS,
     ReviewedCase,

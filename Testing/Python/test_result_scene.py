@@ -99,7 +99,7 @@ class TestMaps:
 
     def test_threshold_is_the_one_that_regions_are_found_with(self, world):
         from MoBUncertaintyLib.app.maps import STYLES
-        from MoBUncertaintyLib.regions import DEFAULT_THRESHOLD, Measure
+        from MoBUncertaintyLib.region_settings import DEFAULT_THRESHOLD, Measure
 
         assert STYLES[world.rooms.MapKind.VARIANCE].threshold == DEFAULT_THRESHOLD[Measure.VARIANCE]
         assert STYLES[world.rooms.MapKind.ENTROPY].threshold == DEFAULT_THRESHOLD[Measure.ENTROPY]

@@ -14,7 +14,8 @@ import SimpleITK as sitk
 from invented import invented_case
 from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.regions import FoundRegions, Measure, Region, RegionSettings
+from MoBUncertaintyLib.region_settings import Measure, RegionSettings
+from MoBUncertaintyLib.regions import FoundRegions, Region
 from MoBUncertaintyLib.review import Review, Verdict
 
 SHAPE = (5, 6, 7)

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from invented import LEFT_HANDED, LEFT_KIDNEY, MARKER_HU, OBLIQUE, PANCREAS, invented_case
 from MoBUncertaintyLib import scene_file
-from MoBUncertaintyLib.regions import DEFAULT_THRESHOLD, Measure
+from MoBUncertaintyLib.region_settings import DEFAULT_THRESHOLD, Measure
 from MoBUncertaintyLib.scene_file import SceneError, ijk_to_ras, write_scene_file
 
 needs_slicer = pytest.mark.skipif(importlib.util.find_spec("slicer") is None, reason="slicer-core is not installed")

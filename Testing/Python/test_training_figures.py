@@ -44,6 +44,18 @@ def groups(tmp_path_factory) -> dict[str, list[Run]]:
     return found
 
 
+def test_sizes_of_regions_are_those_asked_for(tmp_path):
+    dataset = write_dataset(tmp_path, "Parts", cases=1, classes=2)
+    model = InventedModel(Covariance.LOW_RANK, "low-rank", 0, classes=2)
+
+    def regions(sizes: dict[str, float]) -> list[int]:
+        (case,) = evaluate(model, dataset, regions=sizes)["cases"]
+        return [case[measure]["regions"] for measure in MEASURES]
+
+    assert min(regions({"depth_mm": 0, "grow_mm": 1})) > 0
+    assert regions({"minimum_mm3": 1e9}) == [0] * len(MEASURES)
+
+
 def hollow_run(cases: int = 1, bins: int = 15) -> Run:
     """A run in which nothing is defined."""
     nothing = {"count": [0] * bins} | dict.fromkeys(("confidence", "frequency", "doubt", "error"), [None] * bins)

@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from typer.testing import CliRunner
 
 import tiny
+import tiny_model
 from MoBUncertaintyLib import prediction, worker
 from MoBUncertaintyLib.cli import app
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
@@ -25,7 +26,8 @@ from MoBUncertaintyLib.model import load_model
 from MoBUncertaintyLib.pipeline import analyse
 from MoBUncertaintyLib.prediction import PredictionSettings, Predictor
 from MoBUncertaintyLib.protocol import Event, ProtocolError, check_event, encode
-from MoBUncertaintyLib.regions import Region, RegionSettings
+from MoBUncertaintyLib.region_settings import RegionSettings
+from MoBUncertaintyLib.regions import Region
 from MoBUncertaintyLib.scene_file import ijk_to_ras
 
 SETTINGS = {"device": "cpu", "precision": "float32"}
@@ -193,9 +195,17 @@ def test_a_wrong_setting_leaves_the_model_warm(model: Path, folder: Path, loadin
     assert len(loadings) == 1
 
 
+def test_the_model_says_what_counts_as_a_region_where_the_request_does_not(folder: Path) -> None:
+    tiny_model.write_tiny(folder / "model", regions={"depth_mm": 1.5, "grow_mm": 0})
+    asked = {"threshold": 0.01, "grow_mm": 2.0}
+    request = a_request(a_ct(), folder / "model", folder, regions=asked)
+    used = worker.Predictions()(request, Listener())["provenance"]["regions"]["settings"]
+    assert RegionSettings.from_dict(used) == RegionSettings(depth_mm=1.5, **asked)
+
+
 @pytest.mark.parametrize("part, value", [("settings", {"spead": 1}), ("regions", {"measure": "hope"})])
 def test_settings_that_are_none_are_called_so(model: Path, folder: Path, part: str, value: dict) -> None:
-    with pytest.raises(ProtocolError, match="settings are not understood"):
+    with pytest.raises(ProtocolError, match=r"settings .*are not understood"):
         worker.Predictions()(a_request(a_ct(), model, folder, **{part: value}), Listener())
 
 

@@ -14,7 +14,17 @@ import yaml
 from typer.testing import CliRunner
 
 from mob_training import cli, workflow
-from mob_training.workflow import DETERMINISTIC, FOLDER, check_config, cohort, grid, kept_scores, option_line
+from mob_training.workflow import (
+    DETERMINISTIC,
+    FOLDER,
+    check_config,
+    cohort,
+    grid,
+    kept_scores,
+    option_line,
+    origin,
+    region_line,
+)
 from MoBUncertaintyLib.errors import SettingsError
 from workflow_commands import CONFIGS, small, write_kept
 
@@ -147,6 +157,16 @@ def test_grid_is_every_model_of_every_data_set_and_seed_and_the_sweep():
     (own,) = [one for one in grid(small(seeds=[7])) if one.model == "mob"]
     assert own.options == {"epochs": 1, "covariance": "mixture-of-bases", "rank": 4}
     assert own.folder == "Pancreas/mob/seed_7"
+
+
+def test_sizes_of_regions_reach_the_commands_and_the_origin():
+    config = small(datasets={"Eye": {"id": 1, "organ": "eye", "regions": {"depth_mm": 0.5, "grow_mm": 1}}})
+    workflow.check_config(config)
+    assert region_line(config, "Eye") == "--region depth_mm=0.5 --region grow_mm=1"
+    assert region_line(small(), "Pancreas") == ""
+    (first, *_) = grid(config)
+    assert origin(config, first)["regions"] == {"depth_mm": 0.5, "grow_mm": 1}
+    assert "regions" not in origin(small(), grid(small())[0])
 
 
 def test_data_set_may_have_a_split_of_its_own():

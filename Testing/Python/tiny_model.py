@@ -116,9 +116,10 @@ def network(seed: int = 0) -> StochasticNetwork:
     return build_network(PLANS, DATASET, "3d_fullres", SPEC).eval()
 
 
-def write_tiny(folder: Path) -> Model:
-    """Write a model of two folds."""
-    return write_model(folder, card(), PLANS, DATASET, {0: network(0).state_dict(), 1: network(1).state_dict()})
+def write_tiny(folder: Path, **changes: Any) -> Model:
+    """Write a model of two folds; `changes` of its card."""
+    weights = {fold: network(fold).state_dict() for fold in (0, 1)}
+    return write_model(folder, card(**changes), PLANS, DATASET, weights)
 
 
 def edit(path: Path, change: Any) -> None:

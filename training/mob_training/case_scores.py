@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ from MoBUncertaintyLib.card import Label
 from MoBUncertaintyLib.doubt import bounding_box, shadows
 from MoBUncertaintyLib.errors import ImageError, SettingsError
 from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.regions import Measure, Regions, RegionSettings, find_regions
+from MoBUncertaintyLib.region_settings import Measure, RegionSettings
+from MoBUncertaintyLib.regions import Regions, find_regions
 
 MEASURES = (Measure.VARIANCE, Measure.BERNOULLI, Measure.ENTROPY)
 NSD_MM = 2.0
@@ -137,8 +138,16 @@ class PlaceSums:
         }
 
 
-def score(case: ScoredCase, prediction: Prediction, truth: sitk.Image) -> tuple[dict[str, Any], dict[str, PlaceSums]]:
+def score(
+    case: ScoredCase, prediction: Prediction, truth: sitk.Image, regions: RegionSettings
+) -> tuple[dict[str, Any], dict[str, PlaceSums]]:
     """All scores of one case, and the sums of each of `PLACES` to pool.
+
+    Args:
+        case: The case.
+        prediction: Of the same case.
+        truth: Its label map.
+        regions: What counts as a doubtful region, but for the measure: each has its turn, at its usual threshold.
 
     Returns:
         The scores, nested: `dice`, `nsd_2mm`; for each place `nll`, `brier`, `ece`, `mce`; for each measure of doubt
@@ -153,7 +162,10 @@ def score(case: ScoredCase, prediction: Prediction, truth: sitk.Image) -> tuple[
     row |= {place: one.scores() for place, one in sums.items()}
     for measure in MEASURES:
         found = find_regions(
-            prediction.probability, prediction.variance, prediction.segmentation, RegionSettings(measure)
+            prediction.probability,
+            prediction.variance,
+            prediction.segmentation,
+            replace(regions, measure=measure, threshold=None),
         )
         row[measure.value] = {
             "regions": len(found.regions),

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mob_training.settings import FineTuning, Likelihood, LossWeights, Schedule
+from MoBUncertaintyLib.cli import RegionSizes
 from MoBUncertaintyLib.covariance import Assignment, Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.errors import SettingsError, UserError
 
@@ -201,6 +202,7 @@ def evaluate(
     raters: Annotated[Path | None, typer.Option(help="Folder with CASE/raters/LABEL_1.nii.gz and so on.")] = None,
     drawn: Annotated[int, typer.Option(min=1, help="Segmentations drawn to compare with the raters.")] = 8,
     name: Annotated[str | None, typer.Option(help="What tables call the model; not given: as its plans say.")] = None,
+    region: RegionSizes = None,
     origin: Annotated[str | None, typer.Option(help="JSON kept with the scores: what the model was made from.")] = None,
     device: Device = "auto",
 ) -> None:
@@ -212,9 +214,10 @@ def evaluate(
     from mob_training.evaluation import write_evaluation
     from mob_training.figures import draw_error_caught
     from MoBUncertaintyLib.prediction import PredictionSettings
+    from MoBUncertaintyLib.region_settings import read_sizes
 
-    made_from = _json(origin)
-    scores = run(model, dataset, PredictionSettings(device=device, tiling="full"), raters, drawn, name)
+    made_from, sizes = _json(origin), read_sizes(region or ())
+    scores = run(model, dataset, PredictionSettings(device=device, tiling="full"), raters, drawn, name, sizes)
     if made_from is not None:
         scores["run"]["origin"] = made_from
     write_evaluation(scores, output)

@@ -16,7 +16,7 @@ from mob_training.scoreboard import DICE, ECE, GROUPS, NLL, POOLED, Metric
 from mob_training.significance import LEVEL, PairedTest, paired_tests
 from mob_training.tables import BETTER, WORSE, Cell, Table, with_best
 from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.regions import Measure
+from MoBUncertaintyLib.region_settings import Measure
 
 FIGURES = (
     ("calibration", figures.draw_calibration, "Calibration"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -24,7 +24,7 @@ from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.images import read_image
 from MoBUncertaintyLib.model import Model, load_model
 from MoBUncertaintyLib.prediction import PredictionSettings, Predictor
-from MoBUncertaintyLib.regions import Measure
+from MoBUncertaintyLib.region_settings import Measure
 
 DRAWN = 8
 """Segmentations drawn from a model for the energy distance to several raters."""
@@ -56,6 +56,7 @@ def evaluate(
     raters: Path | None = None,
     drawn: int = DRAWN,
     name: str | None = None,
+    regions: Mapping[str, float] | None = None,
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Score a model on whole held-out cases.
@@ -67,6 +68,7 @@ def evaluate(
         raters: Folder with the masks of several raters per case (`raters.read_raters`).
         drawn: Segmentations drawn from the model for the energy distance, if there are raters.
         name: What tables call the model; None: after its covariance and the name of its fine-tuning.
+        regions: Sizes of doubtful regions (`region_settings.SIZES`); those not given are the model's.
         report: Told of each case.
 
     Returns:
@@ -84,13 +86,14 @@ def evaluate(
     labels = model.card.labels
     check_labels(dataset, labels)
     predictor = Predictor(model, settings)
+    region_settings = model.card.region_settings.changed(regions or {})
     pool = Pool(labels)
     rows = []
     for case_name, image_path, truth_path in cases:
         image, truth = read_image(image_path)[0], sitk.ReadImage(str(truth_path))
         prediction = predictor.predict(image)
         case = ScoredCase.of(prediction, truth, labels)
-        scores, sums = score(case, prediction, truth)
+        scores, sums = score(case, prediction, truth, region_settings)
         if raters is not None:
             read = read_raters(raters, case_name, labels, prediction.segmentation)
             scores["raters"] = rater_scores(case, read, draw_segmentations(predictor, image, drawn))

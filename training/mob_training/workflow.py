@@ -141,6 +141,8 @@ def origin(config: Mapping[str, Any], run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "train": _in_full(cli.train, config["train"], schema()["$defs"]["schedule"]["properties"]),
     }
+    if "regions" in entry:
+        made["regions"] = entry["regions"]
     if run.model != DETERMINISTIC:
         names = schema()["$defs"]["finetuning"]["properties"]
         made["finetune"] = _in_full(cli.finetune, run.options, names)
@@ -192,6 +194,11 @@ def option_line(options: Mapping[str, Any]) -> str:
         name = key.replace("_", "-")
         words.append(f"--{name if value else f'no-{name}'}" if isinstance(value, bool) else f"--{name} {value}")
     return " ".join(words)
+
+
+def region_line(config: Mapping[str, Any], dataset: str) -> str:
+    """Options that state the sizes of doubtful regions in a data set, `--region depth_mm=1 ...`."""
+    return " ".join(f"--region {name}={size}" for name, size in config["datasets"][dataset].get("regions", {}).items())
 
 
 def cohort(folder: Path) -> dict[str, Path]:

@@ -22,7 +22,8 @@ from MoBUncertaintyLib.appearance import REGION_COLOUR, readable
 from MoBUncertaintyLib.blocks import Box, hull
 from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.regions import FoundRegions, Region, RegionFinder, RegionSettings
+from MoBUncertaintyLib.region_settings import RegionSettings
+from MoBUncertaintyLib.regions import FoundRegions, Region, RegionFinder
 from MoBUncertaintyLib.review import Review, ReviewRegion, Verdict
 
 EDITOR_TAG = "MoBUncertainty"

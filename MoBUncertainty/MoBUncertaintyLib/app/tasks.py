@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,10 @@ from MoBUncertaintyLib.app.session import ReviewSession
 from MoBUncertaintyLib.appearance import readable
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.protocol import Command
-from MoBUncertaintyLib.regions import RegionSettings
+from MoBUncertaintyLib.region_settings import RegionSettings
+
+SET_BY_READER = ("measure", "threshold", "minimum_mm3")
+"""Of what counts as a doubtful region; the rest depends on the model."""
 
 
 def predictRequest(ct, model: str, settings: dict[str, Any], regions: RegionSettings | None = None) -> dict[str, Any]:
@@ -28,14 +30,14 @@ def predictRequest(ct, model: str, settings: dict[str, Any], regions: RegionSett
         ct: vtkMRMLScalarVolumeNode.
         model: Name of a model, or its path.
         settings: Fields of `prediction.PredictionSettings`.
-        regions: What counts as a doubtful region; None: as usual.
+        regions: What counted as a doubtful region in the last result; what the reader may set of it holds on.
     """
     return {
         "command": Command.PREDICT,
         "ct": _volume(ct),
         "model": model,
         "settings": settings,
-        "regions": asdict(regions) if regions else {},
+        "regions": {name: getattr(regions, name) for name in SET_BY_READER} if regions else {},
     }
 
 

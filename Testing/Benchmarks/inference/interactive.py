@@ -47,7 +47,8 @@ def measure_display(repeats: int) -> dict[str, Any]:
     regions can be timed. Needs no torch, as Slicer's own process.
     """
     import regions_threshold
-    from MoBUncertaintyLib.regions import RegionFinder, RegionSettings
+    from MoBUncertaintyLib.region_settings import RegionSettings
+    from MoBUncertaintyLib.regions import RegionFinder
 
     probability, variance, labels, matrix = regions_threshold.invent()
     finder = RegionFinder.from_arrays({1: probability}, {1: variance}, labels, matrix)

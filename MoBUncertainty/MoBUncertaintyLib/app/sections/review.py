@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.app.sections import allow, shown
 from MoBUncertaintyLib.app.sections.editor import RegionEditor
 from MoBUncertaintyLib.app.sections.table import RegionTable
-from MoBUncertaintyLib.regions import Measure
+from MoBUncertaintyLib.region_settings import Measure
 
 DEBOUNCE_MS = 50
 SURFACE_MS = 400  # the 3D surface follows once the reader pauses: on a large CT it takes longer than a click may

@@ -1,0 +1,122 @@
+"""What counts as a doubtful region: the measure of doubt, its threshold, and the sizes that suit the organ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from MoBUncertaintyLib.errors import SettingsError
+
+
+class Measure(StrEnum):
+    """What is called doubt at a voxel."""
+
+    VARIANCE = "variance"
+    """Predictive variance, the largest over the foreground classes; at most 0.25."""
+    BERNOULLI = "bernoulli"
+    """p (1 - p), the largest over the foreground classes; at most 0.25."""
+    ENTROPY = "entropy"
+    """Entropy of the mean probabilities, background included, in nats; at most ln C."""
+
+
+# The variance of a trained model is about 0.3 p (1 - p), so its threshold is that share of p (1 - p)'s.
+DEFAULT_THRESHOLD = {Measure.VARIANCE: 0.015, Measure.BERNOULLI: 0.05, Measure.ENTROPY: 0.2}
+
+SIZES = ("depth_mm", "window_mm", "grow_mm", "length_mm", "minimum_mm3")
+"""The settings that depend on how large an organ is; a model may state its own."""
+
+
+@dataclass(frozen=True)
+class RegionSettings:
+    """What counts as a doubtful region. The sizes are those of abdominal organs.
+
+    Attributes:
+        measure: The measure of doubt.
+        threshold: The doubt of a voxel must exceed this (in units of the measure); None: `DEFAULT_THRESHOLD`.
+        excess: The thickness of the doubt must exceed this many times the typical thickness along the surface,
+        depth_mm: and exceed it by a layer this deep with doubt at the threshold.
+        window_mm: Sigma of the Gaussian window in which the thickness is taken.
+        grow_mm: Regions are grown by this distance.
+        length_mm: Regions longer than this are cut into pieces about the clumps of expected error.
+        minimum_mm3: Regions with less doubtful volume (before they are grown) are dropped.
+        max_regions: Only this many regions of the largest expected error are kept; None: all.
+
+    Raises:
+        SettingsError: A number is outside its range.
+    """
+
+    measure: Measure = Measure.VARIANCE
+    threshold: float | None = None
+    excess: float = 1.2
+    depth_mm: float = 6.0
+    window_mm: float = 4.0
+    grow_mm: float = 5.0
+    length_mm: float = 38.0
+    minimum_mm3: float = 20.0
+    max_regions: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("level", "excess", "window_mm", "length_mm"):
+            if not getattr(self, name) > 0:
+                raise SettingsError(f"Doubtful regions: {name} must be above 0, not {getattr(self, name)}.")
+        for name in ("depth_mm", "grow_mm", "minimum_mm3"):
+            if not getattr(self, name) >= 0:
+                raise SettingsError(f"Doubtful regions: {name} must not be negative, but is {getattr(self, name)}.")
+        if self.max_regions is not None and self.max_regions < 1:
+            raise SettingsError("Doubtful regions: max_regions must be at least 1, or None for all.")
+
+    @property
+    def level(self) -> float:
+        """The threshold in force."""
+        return DEFAULT_THRESHOLD[self.measure] if self.threshold is None else self.threshold
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RegionSettings:
+        """From what JSON makes of `dataclasses.asdict`; what is missing is as usual.
+
+        Raises:
+            SettingsError, TypeError, ValueError: These are no such settings.
+        """
+        return cls().changed(values)
+
+    def changed(self, values: Mapping[str, Any]) -> RegionSettings:
+        """These settings with some of them, as JSON states them, in place of what they were.
+
+        Raises:
+            SettingsError, TypeError, ValueError: These are no such settings.
+        """
+        measure = {"measure": Measure(values["measure"])} if "measure" in values else {}
+        return replace(self, **{**values, **measure})
+
+
+def read_sizes(entries: Iterable[str]) -> dict[str, float]:
+    """Sizes as a user states them, each NAME=NUMBER.
+
+    Raises:
+        SettingsError: One is not of that form, none of `SIZES`, or outside its range.
+    """
+    sizes = {}
+    for entry in entries:
+        name, _, number = entry.partition("=")
+        try:
+            sizes[name] = float(number)
+        except ValueError:
+            raise SettingsError(f"A size of the regions must be NAME=NUMBER, not {entry!r}.") from None
+    check_sizes(sizes)
+    return sizes
+
+
+def check_sizes(sizes: Mapping[str, float]) -> None:
+    """See that these are sizes of regions.
+
+    Raises:
+        SettingsError: One is none of `SIZES`, no finite number, or outside its range.
+    """
+    for name, size in sizes.items():
+        if name not in SIZES:
+            raise SettingsError(f"Doubtful regions have no size {name!r}; there are {', '.join(SIZES)}.")
+        if not size < float("inf"):
+            raise SettingsError(f"Doubtful regions: {name} must be a number, not {size}.")
+    RegionSettings(**sizes)
