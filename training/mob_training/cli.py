@@ -23,6 +23,9 @@ Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
 Fold = Annotated[int, typer.Option(help="Fold of the data set's split.")]
 Test = Annotated[int | None, typer.Option(min=0, help="Cases kept aside for testing; a fifth if not given.")]
 Validation = Annotated[int | None, typer.Option(min=1, help="Cases that choose the best epoch; a fifth of the rest.")]
+Subjects = Annotated[
+    Path | None, typer.Option(help="CSV file with the columns case,subject: cases of one subject stay together.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint of the same settings.")]
 
 
@@ -48,21 +51,23 @@ def totalsegmentator(
     workspace: Workspace,
     test: Test = None,
     validation: Validation = None,
+    subjects: Subjects = None,
     seed: Seed = 0,
 ) -> None:
     """Convert CTs with organ masks into an nnU-Net data set of one organ.
 
     Cases that do not show the organ or cannot be used are left out; cases.csv in the data set's folder says why.
     """
-    from mob_training.datasets import Split, new_dataset_folder, write_dataset
+    from mob_training.datasets import Split, new_dataset_folder, read_subjects, write_dataset
     from mob_training.totalsegmentator import find_cases
     from mob_training.workspace import use_workspace
 
     use_workspace(workspace)
     split = Split(validation=validation, test=test, seed=seed)
+    known = read_subjects(subjects) if subjects else None
     folder = new_dataset_folder(dataset_id, name)
     cases, left_out = find_cases(source, organ)
-    print(write_dataset(folder, cases, [organ], "CT", split, f"{organ} of {source.name}", left_out))
+    print(write_dataset(folder, cases, [organ], "CT", split, f"{organ} of {source.name}", left_out, known))
 
 
 @app.command()
@@ -86,18 +91,20 @@ def labelled(
     test: Test = None,
     validation: Validation = None,
     channel: Annotated[str, typer.Option(help="CT, or another name for images that are z-scored.")] = "MRI",
+    subjects: Subjects = None,
     seed: Seed = 0,
 ) -> None:
     """Convert a folder of images and label maps into an nnU-Net data set of the labels named."""
-    from mob_training.datasets import Split, folder_cases, new_dataset_folder, write_dataset
+    from mob_training.datasets import Split, folder_cases, new_dataset_folder, read_subjects, write_dataset
     from mob_training.workspace import use_workspace
 
     use_workspace(workspace)
     names, values = _classes(label)
     split = Split(validation=validation, test=test, seed=seed)
+    known = read_subjects(subjects) if subjects else None
     folder = new_dataset_folder(dataset_id, name)
     cases, left_out = folder_cases(source, values)
-    print(write_dataset(folder, cases, names, channel, split, source.name, left_out))
+    print(write_dataset(folder, cases, names, channel, split, source.name, left_out, known))
 
 
 @app.command()

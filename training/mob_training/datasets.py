@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,9 @@ class LeftOut:
 class Split:
     """How many cases train, validate and test, in an order that comes from the seed alone.
 
+    Cases of one subject stay together. Where a part has no room for all of a subject's, the next subject has its turn,
+    so a part may have fewer cases than it should.
+
     Attributes:
         train: At least 1; None: what the others leave.
         validation: At least 1; None: a fifth of the cases that are not tested, rounded up (paper, section 4).
@@ -71,26 +74,64 @@ class Split:
     test: int | None = None
     seed: int = 0
 
-    def assign(self, names: Sequence[str]) -> dict[str, list[str]]:
+    def assign(self, names: Sequence[str], subjects: Mapping[str, str] | None = None) -> dict[str, list[str]]:
         """Names by `train`, `val` and `test`, disjoint, whatever the order they are given in.
+
+        Args:
+            names: Of the cases.
+            subjects: The subject of each case, where it is known; a case without one has a subject of its own.
 
         Raises:
             SettingsError: There are too few cases.
         """
-        known = sorted(names)
-        order = [known[i] for i in np.random.default_rng(self.seed).permutation(len(known))]
-        test = math.ceil(len(order) / 5) if self.test is None else self.test
-        validation = math.ceil((len(order) - test) / 5) if self.validation is None else self.validation
-        train = len(order) - validation - test if self.train is None else self.train
-        if min(train, validation) < 1 or test < 0 or train + validation + test > len(order):
-            wanted = f"train {max(train, 1)}, validate {max(validation, 1)} and test {max(test, 0)}"
-            raise SettingsError(f"{len(order)} cases are too few to {wanted}; add cases or change the split.")
-        bounds = np.cumsum([test, validation, train])
-        tested, validating, training = (sorted(part) for part in np.split(order, bounds)[:3])
-        return {
-            name: [str(case) for case in part]
-            for name, part in (("train", training), ("val", validating), ("test", tested))
-        }
+        together: dict[str, list[str]] = {}
+        for name in sorted(names):
+            together.setdefault((subjects or {}).get(name, name), []).append(name)
+        groups = list(together.values())
+        waiting = [groups[i] for i in np.random.default_rng(self.seed).permutation(len(groups))]
+        total = len(names)
+        test = math.ceil(total / 5) if self.test is None else self.test
+        validation = math.ceil((total - test) / 5) if self.validation is None else self.validation
+        train = total - validation - test if self.train is None else self.train
+        if min(train, validation) < 1 or test < 0 or train + validation + test > total:
+            self._refuse(total, train, validation, test)
+        tested, waiting = _fill(test, waiting)
+        validating, waiting = _fill(validation, waiting)
+        training, _ = _fill(total if self.train is None else train, waiting)
+        if not validating or not training or (test and not tested):
+            self._refuse(total, train, validation, test)
+        return {"train": sorted(training), "val": sorted(validating), "test": sorted(tested)}
+
+    def _refuse(self, total: int, train: int, validation: int, test: int) -> None:
+        wanted = f"train {max(train, 1)}, validate {max(validation, 1)} and test {max(test, 0)}"
+        raise SettingsError(f"{total} cases are too few to {wanted}; add cases or change the split.")
+
+
+def _fill(size: int, groups: Sequence[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Take groups in their order, each if there is room for all of it; returns what was taken, and the groups left."""
+    taken: list[str] = []
+    left = []
+    for group in groups:
+        if len(taken) + len(group) <= size:
+            taken += group
+        else:
+            left.append(group)
+    return taken, left
+
+
+def read_subjects(path: Path) -> dict[str, str]:
+    """The subject of each case, from a CSV file with the columns `case` and `subject`.
+
+    Raises:
+        SettingsError: It cannot be read, or has no such columns.
+    """
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            return {row["case"]: row["subject"] for row in csv.DictReader(file) if row["subject"]}
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}.") from None
+    except (KeyError, ValueError, csv.Error):
+        raise SettingsError(f"{path} is no table of subjects; give a CSV file with the columns case,subject.") from None
 
 
 def folder_cases(
@@ -226,6 +267,7 @@ def write_dataset(
     split: Split,
     source: str,
     left_out: Sequence[LeftOut] = (),
+    subjects: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a raw data set with images, label maps, `dataset.json`, `splits_final.json` and `cases.csv`.
 
@@ -240,6 +282,7 @@ def write_dataset(
         split: Train, validation and test.
         source: Where the data came from, kept in `dataset.json`.
         left_out: Cases that could not be used, for `cases.csv`.
+        subjects: The subject of each case, where several are of one; these are not parted.
 
     Raises:
         SettingsError: There are too few cases for the split.
@@ -248,7 +291,8 @@ def write_dataset(
     Returns:
         The folder. Test cases lie in `imagesTs` and `labelsTs`, which nnU-Net does not look at in training.
     """
-    parts = split.assign([case.name for case in cases])
+    subjects = {case.name: (subjects or {}).get(case.name, case.name) for case in cases}
+    parts = split.assign(list(subjects), subjects)
     part_of = {name: part for part, names in parts.items() for name in names}
     partial = folder.with_name(f".{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -272,7 +316,7 @@ def write_dataset(
         splits = [{"train": parts["train"], "val": parts["val"]}]
         _write_json(partial / "dataset.json", description)
         _write_json(partial / "splits_final.json", splits)
-        _write_cases_file(partial / CASES_FILE, cases, part_of, labels, left_out)
+        _write_cases_file(partial / CASES_FILE, cases, part_of, subjects, labels, left_out)
         partial.rename(folder)
     except (OSError, RuntimeError) as error:  # SimpleITK's are RuntimeErrors
         raise OutputError(f"{folder} cannot be written ({error}); free some space or choose another folder.") from error
@@ -301,18 +345,24 @@ def _write_cases_file(
     path: Path,
     cases: Sequence[LabelledCase],
     part_of: dict[str, str],
+    subjects: Mapping[str, str],
     labels: Sequence[str],
     left_out: Sequence[LeftOut],
 ) -> None:
-    """`cases.csv`: of each case its part of the split and the volume of each class, or why it was left out."""
+    """`cases.csv`: of each case its part of the split, subject and volume of each class, or why it was left out."""
     rows = [
-        {"case": case.name, "part": part_of.get(case.name, "not used"), "note": case.mended}
+        {
+            "case": case.name,
+            "part": part_of.get(case.name, "not used"),
+            "subject": subjects[case.name],
+            "note": case.mended,
+        }
         | {f"{label}_ml": f"{volume:.3f}" for label, volume in zip(labels, case.volumes_ml, strict=False)}
         for case in cases
     ]
     rows += [{"case": case.name, "part": LEFT_OUT, "note": case.problem} for case in left_out]
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["case", "part", "note", *(f"{label}_ml" for label in labels)])
+        writer = csv.DictWriter(file, ["case", "part", "subject", "note", *(f"{label}_ml" for label in labels)])
         writer.writeheader()
         writer.writerows(sorted(rows, key=lambda row: row["case"]))
 

@@ -132,6 +132,8 @@ def origin(config: Mapping[str, Any], run: Run) -> dict[str, Any]:
     data = {key: entry[key] for key in ("organ", "labels") if key in entry}
     if "labels" in entry:
         data |= _in_full(cli.labelled, entry, ["channel"])
+    if "subjects" in entry:
+        data["subjects"] = Path(entry["subjects"]).name
     if "phantom" in config:
         data["phantom"] = _in_full(cli.phantom, config["phantom"])
     made = {
@@ -194,6 +196,12 @@ def option_line(options: Mapping[str, Any]) -> str:
         name = key.replace("_", "-")
         words.append(f"--{name if value else f'no-{name}'}" if isinstance(value, bool) else f"--{name} {value}")
     return " ".join(words)
+
+
+def subjects_file(name: str) -> Path:
+    """The file of a data set's `subjects`: a path, or the name of one that lies beside the shipped configs."""
+    shipped = FOLDER / "config" / name
+    return shipped if shipped.is_file() and not Path(name).exists() else Path(name)
 
 
 def region_line(config: Mapping[str, Any], dataset: str) -> str:
