@@ -178,7 +178,7 @@ def _read_file(path: Path) -> sitk.Image:
             return _with_non_finite(image, path) if is_nifti else image
     except RuntimeError as error:
         raise ImageError(
-            f"{path.name} cannot be read ({_reason(error)}); give an intact NIfTI, NRRD, MetaImage or DICOM file."
+            f"{path.name} cannot be read ({reason_of(error)}); give an intact NIfTI, NRRD, MetaImage or DICOM file."
         ) from error
 
 
@@ -200,7 +200,7 @@ def _check_nifti(path: Path) -> None:
     except (EOFError, zlib.error) as error:
         raise ImageError(f"{path.name} is truncated or damaged; copy or download it again.") from error
     except (ImageFileError, HeaderDataError, gzip.BadGzipFile, OSError, ValueError) as error:
-        raise ImageError(f"{path.name} is not a readable NIfTI image ({_reason(error)}); export it again.") from error
+        raise ImageError(f"{path.name} is not a readable NIfTI image ({reason_of(error)}); export it again.") from error
     if present < needed:
         raise ImageError(f"{path.name} is truncated ({present} of {needed} bytes); copy or download it again.")
     spacing = header["pixdim"][1:4]
@@ -260,7 +260,8 @@ def _read_series(folder: Path, series: str | None) -> tuple[sitk.Image, list[str
         with _quiet():
             image = reader.Execute()
     except RuntimeError as error:
-        raise ImageError(f"The DICOM series in {folder} cannot be read ({_reason(error)}); export it again.") from error
+        reason = reason_of(error)
+        raise ImageError(f"The DICOM series in {folder} cannot be read ({reason}); export it again.") from error
     return image, _check_slices(reader, len(names))
 
 
@@ -289,7 +290,7 @@ def _describe(folder: Path, uid: str) -> str:
     return f"{description or 'no description'}, {len(names)} slices"
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """The last line of a library's message, without its source positions."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].split("ERROR: ")[-1].rstrip(".") if lines else type(error).__name__

@@ -17,6 +17,7 @@ import SimpleITK as sitk
 from scipy import ndimage, special
 
 from mob_training import evaluation
+from mob_training.score_files import write_evaluation
 from MoBUncertaintyLib.card import ModelCard
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.terminology import describe_labels
@@ -134,7 +135,7 @@ def write_scores(folder: Path, dataset: Path, models: Sequence[InventedModel]) -
     for model in models:
         run = model.tuning or model.kind.value
         path = folder / dataset.name / run / f"seed_{model.seed}.json"
-        evaluation.write_evaluation(evaluate(model, dataset), path)
+        write_evaluation(evaluate(model, dataset), path)
         paths.append(path)
     return paths
 

@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 from invented_scores import InventedModel, write_dataset, write_scores
 from mob_training.cli import app
 from mob_training.comparison import compare, tables
-from mob_training.evaluation import CONTROL
+from mob_training.naming import CONTROL
 from mob_training.runs import ORDER, Run, by_model, datasets, over_seeds, read_runs, sweeps
 from mob_training.scoreboard import DICE, NLL
-from mob_training.significance import holm, paired_tests, signed_rank
+from mob_training.significance import holm, paired_tests, signed_rank, signed_rank_sum
 from mob_training.tables import BETTER, WORSE, Cell, Table, with_best
 from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.errors import SettingsError
@@ -206,6 +206,7 @@ def test_holm(p, corrected):
 def test_paired_tests_average_seeds_and_correct_over_models():
     control = [0.80, 0.81, 0.82, 0.83, 0.84, 0.85]
     runs = [invented_run(CONTROL, dice=control)]
+    runs += [invented_run(CONTROL, 1, dice=control)]
     # Up by 1 to 6 % in the mean of two seeds; down by as much; up and down.
     runs += [
         invented_run("Diagonal", s, dice=[v + 0.01 * i + (-0.1, 0.1)[s] for i, v in enumerate(control, 1)])
@@ -216,8 +217,10 @@ def test_paired_tests_average_seeds_and_correct_over_models():
     tests = {test.model: test for test in paired_tests(runs)}
     assert {test.reference for test in tests.values()} == {CONTROL}
     assert {test.metric for test in tests.values()} == {DICE}
-    assert [tests[name].difference for name in ("Diagonal", "Single-Basis")] == pytest.approx([0.035, -0.035])
-    assert {name: test.cases for name, test in tests.items()} == dict.fromkeys(tests, 6)
+    assert [tests[name].mean for name in ("Diagonal", "Single-Basis")] == pytest.approx([0.035, -0.035])
+    assert {name: len(test.differences) for name, test in tests.items()} == dict.fromkeys(tests, 6)
+    assert {name: test.seeds for name, test in tests.items()} == dict.fromkeys(tests, 1) | {"Diagonal": 2}
+    assert [test.wins for test in tests.values()] == [6, 0, 3]
     assert (tests["Diagonal"].p, tests["Diagonal"].corrected) == pytest.approx((1 / 32, 3 / 32))
     assert tests["Diagonal"].mark == ""  # not after the correction
     assert tests["Mixture-of-Bases"].corrected == tests["Mixture-of-Bases"].p > 0.5
@@ -240,12 +243,46 @@ def test_marks_say_better_or_worse_and_only_beyond_chance():
     assert shown == {CONTROL: "", "Diagonal": BETTER, "Single-Basis": WORSE, "Mixture-of-Bases": ""}
 
 
+def test_better_is_what_the_ranks_say_and_marks_are_silent_where_means_disagree():
+    """Better by little in eleven of twelve subjects and much worse in one."""
+    steps = np.append(np.arange(1, 12), -100) * 1e-3
+    runs = [invented_run(CONTROL, dice=[0.5] * 12), invented_run("Diagonal", dice=list(0.5 + steps))]
+    (test,) = paired_tests(runs)
+    assert test.p < 0.05
+    assert (test.mean < 0, test.better, test.wins, test.mark) == (True, True, 11, "")
+
+
+def test_cases_of_one_subject_are_one_witness():
+    control, model = invented_run(CONTROL, dice=[0.5] * 7), invented_run("Diagonal", dice=[0.6, 0.4, *[0.7] * 5])
+    for run in (control, model):
+        for case in "ab":
+            run.cases[case]["subject"] = "S"
+    (test,) = paired_tests([control, model])
+    assert sorted(test.differences) == pytest.approx([0] + [0.2] * 5)
+    assert test.p == 2 / 2**5
+
+
+def test_only_seeds_that_both_have_are_compared():
+    runs = [invented_run(CONTROL, 0, dice=[0.5] * 6), invented_run(CONTROL, 1, dice=[0.9] * 6)]
+    runs += [invented_run("Diagonal", s, dice=[0.6] * 6) for s in (1, 2)]
+    runs += [invented_run("Single-Basis", 3, dice=[0.6] * 6)]
+    (test,) = paired_tests(runs)
+    assert (test.model, test.seeds) == ("Diagonal", 1)
+    assert test.mean == pytest.approx(-0.3)
+
+
+def test_a_stock_model_goes_with_any_seed():
+    runs = [invented_run(CONTROL, s, dice=[0.5] * 6) for s in (0, 1)]
+    (test,) = paired_tests([*runs, invented_run("Deterministic", None, dice=[0.6] * 6)])
+    assert test.mean == pytest.approx(0.1)
+
+
 def test_variance_is_tested_against_the_references_bernoulli_variance():
     scores = {"bernoulli__box__auroc": [0.9] * 6, "variance__box__auroc": [0.5] * 6}
     better = {"bernoulli__box__auroc": [0.9] * 6, "variance__box__auroc": [0.91, 0.92, 0.93, 0.94, 0.95, 0.96]}
     tests = paired_tests([invented_run(CONTROL, **scores), invented_run("Diagonal", **better)])
     found = {test.metric.key: test for test in tests}
-    assert found["variance.box.auroc"].difference == pytest.approx(0.035)
+    assert found["variance.box.auroc"].mean == pytest.approx(0.035)
     assert found["variance.box.auroc"].p == 2 / 2**6
     assert found["bernoulli.box.auroc"].p == 1
     assert found["bernoulli.box.auroc"].better is None
@@ -401,9 +438,10 @@ def test_significance_is_scipys_on_the_cases_of_the_files(written, compared):
         seen.update(expected)
         assert [float(row["p"]) for row in found] == pytest.approx(expected, abs=6e-4)
         assert [float(row["p (Holm)"]) for row in found] == pytest.approx(holm(expected), abs=6e-4)
-        assert [row["Cases"] for row in found] == ["5", "5"]
-        rises = (stock - control).mean() > 0
-        assert found[0]["Better"] == ("Deterministic" if rises == (score not in ("NLL", "ECE")) else CONTROL)
+        assert [row["Seeds"] for row in found] == ["2", "2"]
+        better = (stock - control) * (-1 if score in ("NLL", "ECE") else 1)
+        assert found[0]["Better in"] == f"{(better > 0).sum()} of 5"
+        assert found[0]["Better"] == ("Deterministic" if signed_rank_sum(better) > 0 else CONTROL)
     assert max(seen) > min(seen) == 2 / 2**5
 
 

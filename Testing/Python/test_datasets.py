@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -18,10 +19,19 @@ import torch
 from typer.testing import CliRunner
 
 from mob_training.cli import app
-from mob_training.datasets import LabelledCase, LeftOut, Split, folder_cases, new_dataset_folder, write_dataset
+from mob_training.datasets import (
+    LabelledCase,
+    LeftOut,
+    Split,
+    folder_cases,
+    new_dataset_folder,
+    read_subjects,
+    write_dataset,
+)
 from mob_training.phantom import write_cohort
 from mob_training.table1 import describe, write_table
 from mob_training.totalsegmentator import find_cases
+from mob_training.workflow import FOLDER
 from MoBUncertaintyLib.errors import OutputError, SettingsError
 from training_commands import write_cases
 
@@ -61,6 +71,42 @@ def test_split_that_is_impossible_is_refused(split):
         split.assign(NAMES[:7])
 
 
+SUBJECTS = {f"c{i}": f"s{i // 2}" for i in range(12)}  # c12 to c19 are alone
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_cases_of_one_subject_stay_together(seed):
+    parts = Split(validation=3, test=5, seed=seed).assign(NAMES, SUBJECTS)
+    assert {part: len(names) for part, names in parts.items()} == {"train": 12, "val": 3, "test": 5}
+    assert sorted(name for part in parts.values() for name in part) == sorted(NAMES)
+    subjects = [{SUBJECTS.get(name, name) for name in names} for names in parts.values()]
+    assert not any(a & b for a, b in itertools.combinations(subjects, 2))
+
+
+def test_part_without_room_for_a_subject_stays_smaller():
+    pairs = {name: name[1] for name in ("a1", "b1", "a2", "b2", "a3", "b3", "a4", "b4")}
+    parts = Split(None, 3, 2).assign(list(pairs), pairs)
+    assert {part: len(names) for part, names in parts.items()} == {"train": 4, "val": 2, "test": 2}
+    with pytest.raises(SettingsError, match="8 cases are too few"):
+        Split(None, 2, 1).assign(list(pairs), pairs)
+
+
+def test_subjects_are_read(tmp_path):
+    (tmp_path / "subjects.csv").write_text("case,subject\nc1,A\nc2,A\nc3,\n")
+    assert read_subjects(tmp_path / "subjects.csv") == {"c1": "A", "c2": "A"}
+    (tmp_path / "wrong.csv").write_text("id;who\n1;2\n")
+    for name in ("none.csv", "wrong.csv"):
+        with pytest.raises(SettingsError, match=name):
+            read_subjects(tmp_path / name)
+
+
+def test_subjects_of_the_hippocampus_fill_its_split():
+    subjects = read_subjects(FOLDER / "config" / "hippocampus_subjects.csv")
+    parts = Split(validation=30, test=50).assign(list(subjects), subjects)
+    assert [len(parts[part]) for part in ("train", "val", "test")] == [120, 30, 50]
+    assert len({subjects[name] for name in parts["test"]}) == 39
+
+
 # --- which cases are taken
 
 
@@ -98,6 +144,13 @@ def of_two_times(path: Path) -> None:
     sitk.WriteImage(sitk.JoinSeries([image, image]), str(path))
 
 
+def sheared(path: Path) -> None:
+    image = nibabel.load(path)
+    affine = image.affine.copy()
+    affine[0, 1] += 0.1 * np.linalg.norm(affine[:3, 1])
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(image.dataobj), affine), path)
+
+
 def no_image(path: Path) -> None:
     path.write_text("<html>504 Gateway Timeout</html>")
 
@@ -111,6 +164,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "ct_cut_short": (cut_short, "image", "is truncated or damaged; copy or download it again."),
     "mask_cut_short": (cut_short, "label", "{label} is damaged, truncated or not a NIfTI file."),
     "ct_no_image": (no_image, "image", "The image cannot be used: "),
+    "mask_sheared": (sheared, "label", "{label} cannot be read (ITK only supports orthonormal direction cosines"),
     "mask_no_image": (no_image, "label", "{label} is damaged, truncated or not a NIfTI file."),
     "ct_of_two_times": (of_two_times, "image", "extract one time point"),
     "mask_of_two_times": (of_two_times, "label", "{label} is not a single volume."),
@@ -425,3 +479,12 @@ def test_table_1_of_volumes_counted_by_hand(tmp_path, raw):
 def test_table_1_of_a_folder_that_was_not_converted_here_is_refused(tmp_path):
     with pytest.raises(SettingsError, match=r"has no cases\.csv; convert it"):
         describe(tmp_path)
+
+
+@pytest.mark.parametrize("labels", [["a=1", "a=2"], ["a=1", "b=1"], ["a=1,1"], ["a=0"], ["background=1"]])
+def test_labels_that_cannot_be_told_apart_are_refused(tmp_path, labels):
+    options = [word for label in labels for word in ("--label", label)]
+    options += ["--name", "T", "--dataset-id", "1", "--workspace", str(tmp_path)]
+    done = CliRunner().invoke(app, ["labelled", str(tmp_path), *options])
+    assert isinstance(done.exception, SettingsError)
+    assert str(done.exception).startswith(f"--label {labels[-1]}: each name and value may come once")

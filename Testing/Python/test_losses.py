@@ -47,6 +47,12 @@ def test_orthogonality_of_hand_computed_bases():
     assert orthogonality(torch.tensor([[[1.0, 0.0]], [[0.0, -5.0]]])) == 0
 
 
+def test_orthogonality_is_a_mean_over_pairs_and_takes_all_classes():
+    # Two classes and rank 1, so four numbers a basis; cosines 0.6, 0.8 and 0 between the three, each counted twice.
+    bases = torch.tensor([[[1.0], [0.0]], [[0.6], [0.8]], [[0.0], [1.0]]])
+    assert orthogonality(bases) == pytest.approx(2 * (0.6**2 + 0.8**2 + 0) / 6)
+
+
 def test_orthogonality_of_a_single_basis_is_skipped():
     assert orthogonality(torch.randn(1, 2, 4)) == 0
 
@@ -57,6 +63,14 @@ def test_weight_negentropy_is_least_at_uniform_weights():
     certain = torch.zeros(1, 4, 2, 2, 2)
     certain[:, 1] = 1
     assert weight_negentropy(certain) == 0
+
+
+def test_weight_negentropy_is_a_mean_over_cells():
+    """One cell in eight is uniform, the others are certain."""
+    weights = torch.zeros(1, 2, 2, 2, 2)
+    weights[:, 0] = 1
+    weights[:, :, 1, 0, 1] = 0.5
+    assert weight_negentropy(weights) == pytest.approx(-math.log(2) / 8)
 
 
 def test_dice_is_nnunets():
@@ -83,6 +97,14 @@ def test_log_mean_exp_of_a_hand_computed_case():
     samples = torch.stack(((1 - p).log(), p.log()), dim=1)[:, None, :, None, None, None]
     loss = log_mean_exp_loss(samples, torch.ones(1, 1, 1, 1, dtype=torch.long))
     assert loss.item() == pytest.approx(-math.log(0.4), rel=1e-6)
+
+
+def test_log_mean_exp_is_of_the_voxels_together():
+    """Two voxels, two samples, each right at one of them and none at both. Voxel by voxel it would be -ln 0.5."""
+    p = torch.tensor([[0.9, 0.1], [0.1, 0.9]])  # sample, voxel: of the right class
+    samples = torch.stack(((1 - p).log(), p.log()), dim=1)[:, None, :, :, None, None]
+    loss = log_mean_exp_loss(samples, torch.ones(1, 2, 1, 1, dtype=torch.long))
+    assert loss.item() == pytest.approx(-math.log(0.9 * 0.1) / 2, rel=1e-6)
 
 
 def test_log_mean_exp_is_at_most_the_mean_of_the_cross_entropies():

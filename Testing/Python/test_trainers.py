@@ -16,7 +16,7 @@ from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMu
 from mob_training import trainer as trainer_module
 from mob_training.progress import draw_progress
 from mob_training.settings import FineTuning, Likelihood, LossWeights, Schedule, deterministic_plans
-from mob_training.stages import prepare_finetuning
+from mob_training.stages import prepare_finetuning, train_deterministic
 from mob_training.trainer import FINAL, LATEST, DeterministicTrainer, FineTuningTrainer
 from MoBUncertaintyLib.covariance import Assignment, Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.errors import SettingsError
@@ -58,6 +58,11 @@ def deterministic(tmp_path_factory, patch) -> Path:
     """Results of the deterministic stage on two classes."""
     make_workspace(tmp_path_factory.mktemp("workspace"), patch)
     return train()
+
+
+def test_training_on_plans_that_are_not_there_says_what_to_do(deterministic):
+    with pytest.raises(SettingsError, match=r"otherPlans\.json is missing; run mob-training plan, and name its plans"):
+        train_deterministic(1, "otherPlans", Schedule(1))
 
 
 @pytest.mark.parametrize("likelihood", list(Likelihood))
@@ -271,6 +276,16 @@ def test_training_that_starts_anew_does_not_keep_earlier_weights(deterministic):
     with killed_in_epoch(0):
         tune(deterministic, MOB, "twice")
     assert not list((results / "fold_0").glob("checkpoint_*"))
+
+
+def test_a_finished_training_outlives_one_that_starts_anew_in_its_folder(deterministic):
+    results = tune(deterministic, MOB, "again", learning_rate=1e-2)
+    before = torch.load(results / "fold_0" / FINAL, weights_only=False)["network_weights"]
+    with killed_in_epoch(0):
+        tune(deterministic, MOB, "again", resume=True)  # other settings
+    kept = torch.load(results / "fold_0" / "earlier" / FINAL, weights_only=False)["network_weights"]
+    assert all(torch.equal(before[name], kept[name]) for name in before)
+    assert "of an earlier training was moved to earlier/" in log(results)
 
 
 # --- what comes of it

@@ -13,7 +13,7 @@ from invented_scores import InventedModel, evaluate, write_dataset
 from mob_training import curves, figures
 from mob_training.case_scores import MEASURES
 from mob_training.curves import Curve
-from mob_training.evaluation import CONTROL
+from mob_training.naming import CONTROL
 from mob_training.runs import ORDER, Run
 from mob_training.scoreboard import DICE
 from MoBUncertaintyLib.covariance import Covariance
@@ -263,7 +263,9 @@ def test_error_caught_is_the_mean_over_cases(drawn, tmp_path):
         one = {"regions": len(shares), "caught": {"error": list(shares), "thick_error": [1.0] * len(shares)}}
         return {"variance": one, "bernoulli": {"regions": 0, "caught": {"error": [], "thick_error": []}}}
 
-    figures.draw_error_caught({"cases": [case(0.2, 0.6), case(0.4)]}, tmp_path / "caught.png", most=3)
+    perfect = {"regions": 1, "caught": {"error": None, "thick_error": None}}
+    cases = [case(0.2, 0.6), case(0.4), {"variance": perfect, "bernoulli": perfect}]
+    figures.draw_error_caught({"cases": cases}, tmp_path / "caught.png", most=3)
     left = drawn[0].axes[0]
     assert lines(left, "predictive variance (median 1.5 regions)")[:, 1] == pytest.approx([0, 0.3, 0.5, 0.5])
     assert lines(left, "p (1 − p) (median 0 regions)")[:, 1].tolist() == [0, 0, 0, 0]

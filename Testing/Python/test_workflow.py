@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import inspect
 import re
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -25,7 +26,7 @@ from mob_training.workflow import (
     origin,
     region_line,
 )
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.errors import OutputError, SettingsError
 from workflow_commands import CONFIGS, small, write_kept
 
 
@@ -46,6 +47,10 @@ WRONG = {
         {"models": {"a": {"covariance": "full"}}},
         "models.a.covariance: 'full' is not one of ['deterministic', 'diagonal', 'low-rank', 'single-basis', "
         "'mixture-of-bases']",
+    ),
+    "raters of another organ": (
+        {"phantom": {"cases": 5, "raters": 2}, "datasets": {"Liver": {"id": 1, "organ": "liver"}}},
+        "datasets.Liver: the phantom's raters read the pancreas only.",
     ),
     "model without covariance": ({"models": {"a": {}}}, "models.a: 'covariance' is a required property"),
     "data and phantom": ({"data": "d"}, "give either data, a folder, or phantom, to have the data made"),
@@ -107,8 +112,8 @@ COMMANDS = {
     "finetune": SCHEMA["$defs"]["finetuning"]["properties"],
     "train": SCHEMA["$defs"]["schedule"]["properties"],
     "phantom": SCHEMA["properties"]["phantom"]["properties"],
-    "totalsegmentator": {key: DATASET[key] for key in ("organ", "validation", "test")},
-    "labelled": {key: DATASET[key] for key in ("channel", "validation", "test")},
+    "totalsegmentator": {key: DATASET[key] for key in ("organ", "subjects", "validation", "test")},
+    "labelled": {key: DATASET[key] for key in ("channel", "subjects", "validation", "test")},
 }
 WORKFLOWS = {"results", "workspace", "name", "fold", "seed", "device", "resume", "prepare", "dataset_id", "plans"}
 WORKFLOWS |= {"source", "output", "label"}
@@ -121,12 +126,13 @@ def test_options_of_the_config_are_the_commands(name, properties):
     command = getattr(cli, name)
     assert properties.keys() - {"seed"} == inspect.signature(command).parameters.keys() - WORKFLOWS
     hints = get_type_hints(command)
+    words = {int: "integer", float: "number", bool: "boolean", str: "string", Path: "string"}
     for key, entry in properties.items():
         kind = next(one for one in (*get_args(hints[key]), hints[key]) if one is not type(None))
         if issubclass(kind, Enum):
             assert entry["enum"] == [member.value for member in kind], key
         else:
-            assert entry["type"] == {int: "integer", float: "number", bool: "boolean", str: "string"}[kind], key
+            assert entry["type"] == words[kind], key
 
 
 def test_schema_has_no_words_that_became_keys():
@@ -247,6 +253,23 @@ def test_evaluate_refuses_an_origin_that_is_no_json(tmp_path):
     done = CliRunner().invoke(cli.app, ["evaluate", "m", "d", "--output", str(tmp_path / "s"), "--origin", "{"])
     assert isinstance(done.exception, SettingsError)
     assert str(done.exception).startswith("--origin is no JSON")
+
+
+def test_evaluate_sees_that_it_can_write_before_it_computes(tmp_path):
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "scores.json"
+    done = CliRunner().invoke(cli.app, ["evaluate", "no model", "no data", "--output", str(place)])
+    assert isinstance(done.exception, OutputError)
+    assert str(done.exception).startswith(f"{place} cannot be written (")
+
+
+def test_what_the_system_refuses_is_one_sentence(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["mob-training", "phantom", str(tmp_path / "file" / "cohort"), "--cases", "1"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert re.fullmatch(r"Error: .*file.*: Not a directory; choose another place.*\n", capsys.readouterr().err)
 
 
 REFUSED = {

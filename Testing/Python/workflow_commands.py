@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from mob_training.evaluation import write_scores
+from mob_training.score_files import write_scores
 from mob_training.workflow import FOLDER, grid, origin
 
 CONFIGS = {path.stem: path for path in sorted((FOLDER / "config").glob("*.yaml"))}

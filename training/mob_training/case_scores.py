@@ -186,13 +186,13 @@ def score(
     return row, sums
 
 
-def caught_by_rank(regions: Regions, segmentation: sitk.Image, truth: sitk.Image) -> dict[str, list[float]]:
-    """Share of the error, and of the thick error, inside the first 1, 2, ... regions of the ranking."""
+def caught_by_rank(regions: Regions, segmentation: sitk.Image, truth: sitk.Image) -> dict[str, list[float] | None]:
+    """Share of the error, and of the thick error, inside the first 1, 2, ... regions of the ranking; None of none."""
     labels = sitk.GetArrayViewFromImage(regions.labels)
-    shares = {}
+    shares: dict[str, list[float] | None] = {}
     for name, mask in zip(("error", "thick_error"), error_split(segmentation, truth), strict=True):
         counts = np.bincount(labels[mask], minlength=len(regions.regions) + 1)
-        shares[name] = (np.cumsum(counts[1:]) / max(counts.sum(), 1)).tolist()
+        shares[name] = (np.cumsum(counts[1:]) / counts.sum()).tolist() if counts.any() else None
     return shares
 
 

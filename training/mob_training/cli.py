@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mob_training.settings import FineTuning, Likelihood, LossWeights, Schedule
+from mob_training.settings import FineTuning, Likelihood, LossWeights, Preset, Schedule
 from MoBUncertaintyLib.cli import RegionSizes
 from MoBUncertaintyLib.covariance import Assignment, Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.errors import SettingsError, UserError
@@ -32,8 +32,8 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest ch
 @app.command()
 def phantom(
     output: Annotated[Path, typer.Argument(help="Folder to write the cases to.")],
-    cases: Annotated[int, typer.Option(help="Number of CTs.")] = 60,
-    raters: Annotated[int, typer.Option(help="Extra readers' masks per case.")] = 0,
+    cases: Annotated[int, typer.Option(min=1, help="Number of CTs.")] = 60,
+    raters: Annotated[int, typer.Option(min=0, help="Extra readers' masks per case.")] = 0,
     seed: Seed = 0,
 ) -> None:
     """Make abdominal CT phantoms in TotalSegmentator's layout."""
@@ -111,24 +111,24 @@ def labelled(
 def plan(
     dataset_id: DatasetId,
     workspace: Workspace,
-    preset: Annotated[str, typer.Option(help="small (two CPU cores) or large (residual encoder L).")] = "small",
-    processes: Annotated[int, typer.Option(help="Processes to preprocess with.")] = 2,
+    preset: Annotated[Preset, typer.Option(help="For two CPU cores, or residual encoder L.")] = Preset.SMALL,
+    processes: Annotated[int, typer.Option(min=1, help="Processes to preprocess with.")] = 2,
 ) -> None:
     """Let nnU-Net take the data set's fingerprint, plan a network and preprocess the cases."""
     from mob_training.workspace import use_workspace
 
     use_workspace(workspace)
-    from mob_training.planning import Preset, plan_and_preprocess
+    from mob_training.planning import plan_and_preprocess
 
-    print(plan_and_preprocess(dataset_id, Preset(preset), processes))
+    print(plan_and_preprocess(dataset_id, preset, processes))
 
 
 @app.command()
 def train(
     dataset_id: DatasetId,
     workspace: Workspace,
-    epochs: Annotated[int, typer.Option(help="nnU-Net's own number is 1000.")],
-    iterations: Annotated[int, typer.Option(help="Batches per epoch.")] = 250,
+    epochs: Annotated[int, typer.Option(min=1, help="nnU-Net's own number is 1000.")],
+    iterations: Annotated[int, typer.Option(min=1, help="Batches per epoch.")] = 250,
     plans: Annotated[str, typer.Option(help="Name of the plans, as printed by `plan`.")] = "mobSmallPlans",
     fold: Fold = 0,
     seed: Seed = 0,
@@ -158,7 +158,7 @@ def finetune(
         Assignment, typer.Option(help="A cell takes the most probable basis, or the mean of the bases.")
     ] = Assignment.HARD,
     likelihood: Annotated[Likelihood, typer.Option(help="mean is Eq. 12.")] = Likelihood.MEAN,
-    samples: Annotated[int, typer.Option(help="k, samples per training step.")] = 5,
+    samples: Annotated[int, typer.Option(min=1, help="k, samples per training step.")] = 5,
     learning_rate: Annotated[float, typer.Option(help="Of the backbone.")] = 1e-4,
     head_learning_rate: Annotated[float, typer.Option(help="Of the covariance head.")] = 1e-4,
     dice_weight: Annotated[float, typer.Option(help="lambda_Dice of Eq. 11; less of it, better calibrated.")] = 1.0,
@@ -166,8 +166,8 @@ def finetune(
     reverse_kl: Annotated[bool, typer.Option(help="The other direction of Eq. 8.")] = False,
     orthogonality_weight: Annotated[float, typer.Option(help="lambda_orth of Eq. 11.")] = 1.0,
     entropy_weight: Annotated[float, typer.Option(help="lambda_w of Eq. 11.")] = 0.05,
-    epochs: Annotated[int, typer.Option(help="The paper's number is 20.")] = 20,
-    iterations: Annotated[int, typer.Option(help="Patches per epoch.")] = 250,
+    epochs: Annotated[int, typer.Option(min=1, help="The paper's number is 20.")] = 20,
+    iterations: Annotated[int, typer.Option(min=1, help="Patches per epoch.")] = 250,
     fold: Fold = 0,
     seed: Seed = 0,
     device: Device = "auto",
@@ -218,12 +218,13 @@ def evaluate(
     Beside the summary come the scores of each case (NAME_cases.json) and a figure (NAME.png).
     """
     from mob_training.evaluation import evaluate as run
-    from mob_training.evaluation import write_evaluation
     from mob_training.figures import draw_error_caught
+    from mob_training.score_files import make_room, write_evaluation
     from MoBUncertaintyLib.prediction import PredictionSettings
     from MoBUncertaintyLib.region_settings import read_sizes
 
     made_from, sizes = _json(origin), read_sizes(region or ())
+    make_room(output)
     scores = run(model, dataset, PredictionSettings(device=device, tiling="full"), raters, drawn, name, sizes)
     if made_from is not None:
         scores["run"]["origin"] = made_from
@@ -283,15 +284,20 @@ def _classes(labels: list[str]) -> tuple[list[str], list[list[int]]]:
     """Names and label values of `--label NAME=VALUE[,VALUE...]`.
 
     Raises:
-        SettingsError: One is not of that form.
+        SettingsError: One is not of that form, or a name or a value comes twice.
     """
-    names, values = [], []
+    names: list[str] = []
+    values: list[list[int]] = []
     for entry in labels:
         name, _, members = entry.partition("=")
         if not name or not all(member.strip().isdigit() for member in members.split(",")):
             raise SettingsError(f"--label must be NAME=VALUE or NAME=VALUE,VALUE, not {entry!r}.")
+        own = [int(member) for member in members.split(",")]
+        taken = [value for others in values for value in others]
+        if name in ("background", *names) or not all(own) or len({*own, *taken}) < len(own) + len(taken):
+            raise SettingsError(f"--label {entry}: each name and value may come once, background and 0 not at all.")
         names.append(name)
-        values.append([int(member) for member in members.split(",")])
+        values.append(own)
     return names, values
 
 
@@ -313,6 +319,11 @@ def main() -> None:
         app()
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"Error: {error.filename}: {error.strerror}; choose another place or mend this one.", file=sys.stderr)
         sys.exit(2)
 
 

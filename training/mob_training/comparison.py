@@ -156,7 +156,7 @@ def _mark(cells: Sequence[Cell], marks: Sequence[str]) -> list[Cell]:
 
 def _significance(tests: Sequence[PairedTest]) -> Table:
     """Every test, in words and numbers."""
-    columns = ("Data set", "Score", "Reference", "Better", "Difference", "Cases", "p", "p (Holm)")
+    columns = ("Data set", "Score", "Reference", "Better", "Mean difference", "Better in", "Seeds", "p", "p (Holm)")
     rows = []
     for test in tests:
         metric = test.metric
@@ -167,8 +167,9 @@ def _significance(tests: Sequence[PairedTest]) -> Table:
             metric.title,
             test.reference,
             better,
-            f"{metric.factor * test.difference:+.{metric.digits}f}",
-            str(test.cases),
+            f"{metric.factor * test.mean:+.{metric.digits}f}",
+            f"{test.wins} of {len(test.differences)}",
+            str(test.seeds),
             _p(test.p),
             _p(test.corrected),
         )
@@ -189,8 +190,8 @@ def _legend(runs: Sequence[Run], tests: Sequence[PairedTest]) -> str:
         references = " and ".join(dict.fromkeys(test.reference for test in tests))
         sentences.append(
             f"{BETTER} better, {WORSE} worse than {references} with p < {LEVEL:g}: Wilcoxon's signed-rank test over "
-            "the cases, seeds averaged, Holm-corrected over the models; a model's variance is tested against the "
-            "reference's p (1 − p)."
+            "the subjects, their cases and the seeds that both models have averaged, Holm-corrected over the models; a "
+            "model's variance is tested against the reference's p (1 − p)."
         )
     return " ".join(sentences) + "\n"
 

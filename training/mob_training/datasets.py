@@ -19,7 +19,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
-from MoBUncertaintyLib.images import read_image
+from MoBUncertaintyLib.images import read_image, reason_of
 
 CASES_FILE = "cases.csv"
 LEFT_OUT = "left out"
@@ -226,8 +226,10 @@ def read_classes(path: Path, values: Values) -> sitk.Image:
         # SimpleITK reads what a truncated file lacks as zeros; nibabel does not.
         np.asanyarray(nibabel.load(path).dataobj)
         stored = sitk.ReadImage(str(path))
-    except (OSError, EOFError, ValueError, RuntimeError, zlib.error, ImageFileError, HeaderDataError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
         raise ImageError(f"{_short(path)} is damaged, truncated or not a NIfTI file.") from error
+    except RuntimeError as error:  # SimpleITK's
+        raise ImageError(f"{_short(path)} cannot be read ({reason_of(error)}).") from error
     if stored.GetDimension() != 3 or stored.GetNumberOfComponentsPerPixel() != 1:
         raise ImageError(f"{_short(path)} is not a single volume.")
     array = sitk.GetArrayViewFromImage(stored)

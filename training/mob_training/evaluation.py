@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import mean, median
@@ -17,26 +16,18 @@ import numpy as np
 import SimpleITK as sitk
 
 from mob_training.case_scores import MEASURES, PLACES, PlaceSums, ScoredCase, score
+from mob_training.datasets import CASES_FILE, read_subjects
+from mob_training.naming import describe_run
 from mob_training.raters import draw_segmentations, rater_scores, read_raters
 from MoBUncertaintyLib.card import Label
-from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.images import read_image
-from MoBUncertaintyLib.model import Model, load_model
+from MoBUncertaintyLib.model import load_model
 from MoBUncertaintyLib.prediction import PredictionSettings, Predictor
 from MoBUncertaintyLib.region_settings import Measure
 
 DRAWN = 8
 """Segmentations drawn from a model for the energy distance to several raters."""
-
-NAMES = {
-    Covariance.DETERMINISTIC: "Deterministic",
-    Covariance.DIAGONAL: "Diagonal",
-    Covariance.LOW_RANK: "Diagonal + Low-rank",
-    Covariance.SINGLE_BASIS: "Single-Basis",
-    Covariance.MIXTURE_OF_BASES: "Mixture-of-Bases",
-}
-CONTROL = "Deterministic, fine-tuned"
 
 
 def held_out_cases(dataset: Path) -> list[tuple[str, Path, Path]]:
@@ -88,6 +79,8 @@ def evaluate(
     predictor = Predictor(model, settings)
     region_settings = model.card.region_settings.changed(regions or {})
     pool = Pool(labels)
+    known = dataset / CASES_FILE
+    subjects = read_subjects(known) if known.exists() else {}
     rows = []
     for case_name, image_path, truth_path in cases:
         image, truth = read_image(image_path)[0], sitk.ReadImage(str(truth_path))
@@ -98,7 +91,7 @@ def evaluate(
             read = read_raters(raters, case_name, labels, prediction.segmentation)
             scores["raters"] = rater_scores(case, read, draw_segmentations(predictor, image, drawn))
         pool.add(case, sums)
-        rows.append(_plain({"case": case_name} | scores))
+        rows.append(_plain({"case": case_name, "subject": subjects.get(case_name, case_name)} | scores))
         report(f"{case_name}: Dice {scores['dice']:.4f}, NLL {scores['volume']['nll']:.4f}")
     described = describe_run(model, dataset, name)
     return {"run": described, "summary": summarise(rows), "pooled": _plain(pool.scores()), "cases": rows}
@@ -141,38 +134,6 @@ class Pool:
         return result
 
 
-def describe_run(model: Model, dataset: Path, name: str | None = None) -> dict[str, Any]:
-    """What tables need to know of a model: data set, display name, covariance, number of bases, seed.
-
-    A fine-tuning's own name is in its plans: a run called as its covariance model is that of the paper, another one,
-    say `mixture-of-bases-tile`, is "Mixture-of-Bases (tile)". Names that end in `-bases-M` belong to a sweep.
-    """
-    card = model.card
-    finetuning = card.training.get("finetuning") or {}
-    run_name = str(model.plans.get("plans_name", "")).partition("-")[2]
-    own, sweep = re.subn(r"-bases-\d+$", "", run_name)
-    if card.covariance.kind is Covariance.DETERMINISTIC:
-        shown, plain = (CONTROL, {"deterministic", "deterministic-fine-tuned", "control"}) if run_name else ("", set())
-        shown = shown or NAMES[Covariance.DETERMINISTIC]
-    else:
-        shown, plain = NAMES[card.covariance.kind], {card.covariance.kind.value}
-    if own and own not in plain:
-        shown += f" ({own.removeprefix(card.covariance.kind.value).strip('-')})"
-    seed = finetuning.get("seed", (model.plans.get("schedule") or {}).get("seed"))
-    return {
-        "dataset": re.sub(r"^Dataset\d+_", "", dataset.resolve().name),
-        "model": name or shown,
-        "covariance": card.covariance.kind.value,
-        "scope": card.covariance.scope.value,
-        "likelihood": finetuning.get("likelihood"),
-        "bases": card.covariance.bases if card.covariance.kind is Covariance.MIXTURE_OF_BASES else None,
-        "sweep": bool(sweep),
-        "seed": seed,
-        "labels": [label.name for label in card.labels],
-        "digest": model.digest,
-    }
-
-
 def summarise(rows: list[dict]) -> dict:
     """Mean, median, least and greatest over the cases of every number in the rows, nested as they are."""
     summary = {}
@@ -181,9 +142,9 @@ def summarise(rows: list[dict]) -> dict:
             nested = summarise([row[key] for row in rows])
             if nested:
                 summary[key] = nested
-        elif not isinstance(value, str | list):
+        else:
             # What is undefined in a case has no say in the mean.
-            values = [row[key] for row in rows if row[key] is not None]
+            values = [row[key] for row in rows if isinstance(row[key], int | float)]
             if values:
                 summary[key] = {
                     "mean": mean(values),
@@ -192,20 +153,6 @@ def summarise(rows: list[dict]) -> dict:
                     "greatest": max(values),
                 }
     return summary
-
-
-def write_scores(scores: dict | list, path: Path) -> None:
-    """Write scores as JSON, rounded to what they mean."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rounded = json.loads(json.dumps(scores), parse_float=lambda text: float(f"{float(text):.6g}"))
-    path.write_text(json.dumps(rounded, indent=1) + "\n")
-
-
-def write_evaluation(scores: dict, path: Path) -> None:
-    """Write what `evaluate` returns: `RUN.json`, for tables and a model's card, and beside it `RUN_cases.json`."""
-    head = {"run": scores["run"], "held_out_cases": len(scores["cases"])}
-    write_scores(head | scores["summary"] | {"pooled": scores["pooled"]}, path)
-    write_scores(scores["cases"], path.with_name(f"{path.stem}_cases.json"))
 
 
 def _plain(value: Any) -> Any:

@@ -57,22 +57,23 @@ def draw_error_caught(scores: dict, path: Path, most: int = curves.MOST_REGIONS)
     Args:
         scores: As `evaluation.evaluate` returns them.
         path: PNG to write.
-        most: Largest n drawn; a case with fewer regions keeps its last share.
+        most: Largest n drawn; a case with fewer regions keeps its last share, one without error has none.
     """
     figure = _figure(9.5, 3.8)
     for axes, (kind, words) in zip(figure.subplots(1, 2, sharey=True), KINDS.items(), strict=True):
         for measure, colour in COLOURS.items():
-            shares = np.array(
-                [curves.padded([0.0, *case[measure]["caught"][kind]], most + 1) for case in scores["cases"]]
-            )
+            found = [case[measure] for case in scores["cases"] if case[measure]["caught"][kind] is not None]
+            if not found:
+                continue
+            shares = np.array([curves.padded([0.0, *one["caught"][kind]], most + 1) for one in found])
             n = np.arange(most + 1)
             low, high = np.percentile(shares, (25, 75), axis=0)
-            count = np.median([case[measure]["regions"] for case in scores["cases"]])
+            count = np.median([one["regions"] for one in found])
             axes.plot(n, shares.mean(axis=0), color=colour, label=f"{NAMES[measure]} (median {count:g} regions)")
             axes.fill_between(n, low, high, color=colour, alpha=0.12, linewidth=0)
         axes.set(xlim=(0, most), ylim=(0, 1), xlabel="regions looked at, most doubtful first", title=f"Share {words}")
         _tidy(axes)
-    figure.axes[0].set_ylabel(f"inside the regions (mean of {len(scores['cases'])} cases)")
+    figure.axes[0].set_ylabel("inside the regions (mean of the cases with error)")
     figure.axes[1].legend(loc="lower right", frameon=False)
     _save(figure, path)
 

@@ -20,8 +20,9 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from mob_training.case_scores import ScoredCase
-from mob_training.evaluation import check_labels, describe_run, held_out_cases
+from mob_training.evaluation import check_labels, held_out_cases
 from mob_training.metrics import dice
+from mob_training.naming import describe_run
 from MoBUncertaintyLib.appearance import BRIGHTEST_VARIANCE
 from MoBUncertaintyLib.doubt import bounding_box, shadows
 from MoBUncertaintyLib.errors import OutputError, SettingsError

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from enum import StrEnum
 
 from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
     ResEncUNetPlanner,
@@ -13,18 +12,10 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 )
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
 
+from mob_training.settings import Preset
 from mob_training.workspace import dataset_folder
 
 CONFIGURATION = "3d_fullres"
-
-
-class Preset(StrEnum):
-    """Size of the planned network."""
-
-    SMALL = "small"
-    """Four stages of 16 to 96 features, patch of at most 48 x 64 x 64 voxels: minutes on two CPU cores."""
-    LARGE = "large"
-    """nnU-Net's residual encoder L, the paper's backbone: a GPU of 24 GB."""
 
 
 class SmallResEncPlanner(ResEncUNetPlanner):

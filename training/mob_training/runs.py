@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mob_training.evaluation import CONTROL, NAMES
+from mob_training.naming import CONTROL, NAMES
 from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.errors import SettingsError
 
@@ -123,6 +123,15 @@ def over_seeds(runs: Sequence[Run], key: str) -> dict[str, float]:
         for case, value in run.per_case(key).items():
             values[case].append(value)
     return {case: float(np.mean(several)) for case, several in values.items()}
+
+
+def over_subjects(runs: Sequence[Run], values: Mapping[str, float]) -> dict[str, float]:
+    """Each subject's value, mean over its cases: two of one subject are not two witnesses."""
+    subjects = {case: scores.get("subject", case) for run in runs for case, scores in run.cases.items()}
+    together: dict[str, list[float]] = defaultdict(list)
+    for case, value in values.items():
+        together[subjects[case]].append(value)
+    return {subject: float(np.mean(several)) for subject, several in together.items()}
 
 
 def look_up(scores: dict[str, Any], key: str) -> Any:

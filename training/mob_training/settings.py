@@ -15,6 +15,15 @@ from typing import Any
 from MoBUncertaintyLib.covariance import CovarianceSpec
 
 
+class Preset(StrEnum):
+    """Size of the planned network."""
+
+    SMALL = "small"
+    """Four stages of 16 to 96 features, patch of at most 48 x 64 x 64 voxels: minutes on two CPU cores."""
+    LARGE = "large"
+    """nnU-Net's residual encoder L, the paper's backbone: a GPU of 24 GB."""
+
+
 class Likelihood(StrEnum):
     """How samples of the logits meet the target."""
 

@@ -1,4 +1,4 @@
-"""Whether models differ by more than chance: paired tests over the cases, corrected for their number."""
+"""Whether models differ by more than chance: paired tests over the subjects, corrected for the number of models."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import wilcoxon
+from scipy.stats import rankdata, wilcoxon
 
-from mob_training.evaluation import CONTROL
-from mob_training.runs import ORDER, Run, by_model, datasets, over_seeds
+from mob_training.naming import CONTROL
+from mob_training.runs import ORDER, Run, by_model, datasets, over_seeds, over_subjects
 from mob_training.scoreboard import GROUPS, Metric
 from mob_training.tables import BETTER, WORSE
 from MoBUncertaintyLib.errors import SettingsError
@@ -20,13 +20,13 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A model against the reference over the same cases.
+    """A model against the reference over the same subjects and seeds.
 
     Attributes:
         dataset, metric, model, reference: What is compared.
-        difference: Mean over the cases of model minus reference, seeds averaged before.
-        cases: In which both scores are defined.
-        p: Two-sided Wilcoxon signed-rank test; 1 where no case differs.
+        differences: Model minus reference of each subject, its cases and the seeds averaged before.
+        seeds: How many both have; with another seed comes another network to start from.
+        p: Two-sided Wilcoxon signed-rank test; 1 where no subject differs.
         corrected: Holm's, over the models of this data set and score.
     """
 
@@ -34,26 +34,37 @@ class PairedTest:
     metric: Metric
     model: str
     reference: str
-    difference: float
-    cases: int
+    differences: tuple[float, ...]
+    seeds: int
     p: float
     corrected: float = 1.0
 
     @property
+    def mean(self) -> float:
+        """Mean difference."""
+        return float(np.mean(self.differences))
+
+    @property
     def better(self) -> bool | None:
-        """Whether the model is better in the mean; None where neither is."""
-        return (self.difference > 0) == self.metric.higher if self.difference else None
+        """Whether the model is better by what is tested, the ranks, whatever the mean; None where neither is."""
+        ranks = signed_rank_sum(self.differences)
+        return (ranks > 0) == self.metric.higher if ranks else None
+
+    @property
+    def wins(self) -> int:
+        """In how many subjects the model is better."""
+        return sum((d > 0) == self.metric.higher for d in self.differences if d)
 
     @property
     def mark(self) -> str:
-        """For the model's cell in a table."""
-        if self.corrected >= LEVEL or self.better is None:
+        """For the model's cell in a table, which shows means: none where they say the opposite of the ranks."""
+        if self.corrected >= LEVEL or self.better is None or self.better != ((self.mean > 0) == self.metric.higher):
             return ""
         return BETTER if self.better else WORSE
 
 
 def paired_tests(runs: Sequence[Run], reference: str | None = None) -> list[PairedTest]:
-    """Test every model against the reference, for every score that both have.
+    """Test every model against the reference, for every score that both have, over the seeds that both have.
 
     Raises:
         SettingsError: There is no such reference, or two models were scored on different cases.
@@ -69,25 +80,31 @@ def paired_tests(runs: Sequence[Run], reference: str | None = None) -> list[Pair
             raise SettingsError(f"{dataset} has no model {reference!r}; choose among {', '.join(groups)}.")
         base = reference or next((name for name in (CONTROL, ORDER[0]) if name in groups), next(iter(groups)))
         for metric in (metric for _, metrics in GROUPS.values() for metric in metrics):
-            expected = over_seeds(groups[base], metric.against or metric.key)
             family = []
-            for model, seeds in groups.items():
-                found = over_seeds(seeds, metric.key)
+            for model in (name for name in groups if name != base):
+                ours, theirs = _of_shared_seeds(groups[model], groups[base])
+                found, expected = over_seeds(ours, metric.key), over_seeds(theirs, metric.against or metric.key)
                 shared = sorted(found.keys() & expected.keys())
-                if model != base and shared:
-                    differences = np.array([found[case] - expected[case] for case in shared])
+                if shared:
+                    paired = over_subjects(ours, {case: found[case] - expected[case] for case in shared})
+                    differences = tuple(paired.values())
                     p = signed_rank(differences)
-                    mean = float(differences.mean())
-                    family.append(PairedTest(dataset, metric, model, base, mean, len(shared), p))
+                    family.append(PairedTest(dataset, metric, model, base, differences, len(ours), p))
             corrected = holm([test.p for test in family])
             tests += [replace(test, corrected=p) for test, p in zip(family, corrected, strict=True)]
     return tests
 
 
-def signed_rank(differences: np.ndarray) -> float:
-    """p of the two-sided Wilcoxon signed-rank test; cases without a difference are left out, 1 if none is left."""
-    nonzero = differences[differences != 0]
-    return float(wilcoxon(nonzero).pvalue) if nonzero.size else 1.0
+def signed_rank(differences: Sequence[float]) -> float:
+    """p of the two-sided Wilcoxon signed-rank test; where there is no difference is left out, 1 if nothing is left."""
+    nonzero = [d for d in differences if d]
+    return float(wilcoxon(nonzero).pvalue) if nonzero else 1.0
+
+
+def signed_rank_sum(differences: Sequence[float]) -> float:
+    """What that test is about: the ranks of the differences by size, each with its difference's sign, summed."""
+    nonzero = np.array([d for d in differences if d])
+    return float(np.sign(nonzero) @ rankdata(np.abs(nonzero))) if nonzero.size else 0.0
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -97,6 +114,14 @@ def holm(p: Sequence[float]) -> list[float]:
     corrected = np.empty(len(p))
     corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
     return corrected.tolist()
+
+
+def _of_shared_seeds(ours: Sequence[Run], theirs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs of two models whose seeds both have; a stock model, which states none, goes with any."""
+    shared = {run.seed for run in ours} & {run.seed for run in theirs}
+    if any(run.seed is None for run in (*ours, *theirs)):
+        return list(ours), list(theirs)
+    return [run for run in ours if run.seed in shared], [run for run in theirs if run.seed in shared]
 
 
 def _check_same_cases(runs: Sequence[Run]) -> None:

@@ -13,11 +13,12 @@ import torch
 
 from mob_training.planning import CONFIGURATION
 from mob_training.settings import FineTuning, Schedule, deterministic_plans, finetuning_plans
-from mob_training.trainer import FINAL, LATEST, DeterministicTrainer, FineTuningTrainer
+from mob_training.trainer import LATEST, DeterministicTrainer, FineTuningTrainer
 from mob_training.workspace import dataset_folder
 from MoBUncertaintyLib.covariance import CovarianceSpec
 from MoBUncertaintyLib.devices import select_device
 from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.nnunet_folder import FINAL
 
 # One process prepares patches while another trains; zero would be repeatable to the last bit, but slower.
 AUGMENTATION_PROCESSES = "nnUNet_n_proc_DA"
@@ -35,6 +36,9 @@ def train_deterministic(
         fold: Of the data set's split.
         device: `auto`, `cuda`, `mps` or `cpu`.
         resume: Go on from the latest checkpoint, if there is one of the same settings.
+
+    Raises:
+        SettingsError: The data set is not planned, or not with these plans.
 
     Returns:
         The results folder, which holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
@@ -63,7 +67,7 @@ def prepare_finetuning(results: Path, name: str, spec: CovarianceSpec, settings:
         SettingsError: The deterministic stage left no checkpoint, or is not in the workspace.
     """
     results = Path(results).resolve()
-    checkpoint = results / f"fold_{fold}" / "checkpoint_final.pth"
+    checkpoint = results / f"fold_{fold}" / FINAL
     if not checkpoint.exists():
         raise SettingsError(f"{checkpoint} is missing; run the deterministic stage to its end first.")
     base = Path(os.environ["nnUNet_results"]).resolve()
@@ -144,4 +148,9 @@ def _settings(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict:
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise SettingsError(
+            f"{path} is missing; run mob-training plan, and name its plans if they are not the small ones."
+        ) from None

@@ -32,12 +32,15 @@ from MoBUncertaintyLib.covariance import CovarianceSpec
 from MoBUncertaintyLib.devices import autocast
 from MoBUncertaintyLib.distribution import LogitGaussian
 from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.nnunet_folder import BEST, FINAL
 from MoBUncertaintyLib.weights import read_checkpoint
 
 FOREGROUND_RATE = 0.5
 """Share of patches centred on the organ. nnU-Net's own rate is rounded to zero at batch size 1."""
 
-FINAL, LATEST, BEST = (f"checkpoint_{name}.pth" for name in ("final", "latest", "best"))
+LATEST = "checkpoint_latest.pth"
+EARLIER = "earlier"
+"""Folder beside the checkpoints, for those that a new training found there."""
 
 
 class DeterministicTrainer(nnUNetTrainerNoMirroring):
@@ -102,11 +105,14 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
         return composed
 
     def on_train_start(self) -> None:
-        """What an earlier training left in the folder goes, or its best weights would be taken for this one's."""
+        """What an earlier training left in the folder makes room, or its best weights would be taken for this one's."""
         super().on_train_start()
         if self.current_epoch == 0 and self.local_rank == 0:
-            for name in (FINAL, LATEST, BEST):
-                Path(self.output_folder, name).unlink(missing_ok=True)
+            for path in (Path(self.output_folder, name) for name in (FINAL, LATEST, BEST)):
+                if path.exists():
+                    path.parent.joinpath(EARLIER).mkdir(exist_ok=True)
+                    path.replace(path.parent / EARLIER / path.name)
+                    self.print_to_log_file(f"{path.name} of an earlier training was moved to {EARLIER}/.")
 
     def save_checkpoint(self, filename: str) -> None:
         """As nnU-Net's, but a run that is killed amid it leaves the earlier checkpoint whole."""

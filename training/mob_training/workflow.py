@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.images import VOLUME_SUFFIXES, volume_stem
 
 FOLDER = Path(__file__).parents[1] / "workflow"
 DETERMINISTIC = "deterministic"
@@ -26,12 +27,13 @@ DETERMINISTIC = "deterministic"
 
 SPLIT = ("validation", "test")
 """What a split says, beside its seed."""
-VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+READ_BY_RATERS = "pancreas"
+"""The phantom's one structure whose border is a matter of opinion."""
 IN_TOTALSEGMENTATOR = "ct.nii.gz"
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One model of one data set from one seed.
 
     Attributes:
@@ -105,13 +107,13 @@ def typed(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
-def grid(config: Mapping[str, Any]) -> list[Run]:
+def grid(config: Mapping[str, Any]) -> list[PlannedRun]:
     """Every run of a config: each data set, the deterministic stage and each model, each seed; then the sweep."""
     runs = []
     for dataset in config["datasets"]:
         for model, own in {DETERMINISTIC: None, **config["models"]}.items():
             options = {} if own is None else {**config["finetune"], **own}
-            runs += [Run(dataset, model, seed, options) for seed in config["seeds"]]
+            runs += [PlannedRun(dataset, model, seed, options) for seed in config["seeds"]]
     return runs + list(_sweep(config))
 
 
@@ -121,7 +123,7 @@ def split_of(config: Mapping[str, Any], dataset: str) -> dict[str, int]:
     return {key: stated[key] for key in SPLIT if key in stated} | {"seed": stated.get("seed", 0)}
 
 
-def origin(config: Mapping[str, Any], run: Run) -> dict[str, Any]:
+def origin(config: Mapping[str, Any], run: PlannedRun) -> dict[str, Any]:
     """What a run is made from, in full: every option that its scores depend on, those left at their defaults, too.
 
     Where the data lie, and on what device a run is trained, is not part of it.
@@ -151,8 +153,8 @@ def origin(config: Mapping[str, Any], run: Run) -> dict[str, Any]:
     return json.loads(json.dumps(made))
 
 
-def kept_scores(config: Mapping[str, Any], runs: Iterable[Run]) -> dict[str, tuple[Path, Path]]:
-    """Scores in the config's folder `scores`, by `Run.folder`: summary and cases. These runs are not trained again.
+def kept_scores(config: Mapping[str, Any], runs: Iterable[PlannedRun]) -> dict[str, tuple[Path, Path]]:
+    """Scores in the config's folder `scores`, by the runs' folders: summary and cases. These are not trained again.
 
     Raises:
         SettingsError: There is no such folder or nothing in it, a file is damaged, or a run was made from something
@@ -180,11 +182,11 @@ def check_source(config: Mapping[str, Any]) -> None:
     """
     if "data" not in config or Path(config["data"]).is_dir():
         return
-    if not all(Path(f"data/raw/{dataset_folder(config, name)}").is_dir() for name in config["datasets"]):
+    if not all(Path(f"data/raw/{raw_folder_name(config, name)}").is_dir() for name in config["datasets"]):
         raise SettingsError(f"data: there is no folder {Path(config['data']).resolve()}; see --config data=FOLDER.")
 
 
-def dataset_folder(config: Mapping[str, Any], dataset: str) -> str:
+def raw_folder_name(config: Mapping[str, Any], dataset: str) -> str:
     """nnU-Net's name of a data set's folder."""
     return f"Dataset{config['datasets'][dataset]['id']:03d}_{dataset}"
 
@@ -219,11 +221,10 @@ def cohort(folder: Path) -> dict[str, Path]:
         raise SettingsError(f"cohort.images: there is no folder {folder.resolve()}.")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        ending = next((ending for ending in VOLUMES if path.name.lower().endswith(ending)), None)
-        if path.name.startswith(".") or not (path.is_dir() or ending):
+        if path.name.startswith(".") or not (path.is_dir() or path.name.lower().endswith(VOLUME_SUFFIXES)):
             continue
         source = path / IN_TOTALSEGMENTATOR if (path / IN_TOTALSEGMENTATOR).exists() else path
-        name = path.name if path.is_dir() else path.name[: -len(ending)]
+        name = path.name if path.is_dir() else volume_stem(path)
         if name in found:
             raise SettingsError(f"cohort.images: {found[name].name} and {path.name} have one name; rename one.")
         found[name] = source
@@ -310,6 +311,8 @@ def _check_data(config: Mapping[str, Any]) -> None:
         for name, dataset in config["datasets"].items():
             if "organ" not in dataset:
                 raise SettingsError(f"datasets.{name}: phantoms have an organ, not labels.")
+            if config["phantom"].get("raters") and dataset["organ"] != READ_BY_RATERS:
+                raise SettingsError(f"datasets.{name}: the phantom's raters read the {READ_BY_RATERS} only.")
             split = split_of(config, name)
             cases, others = config["phantom"]["cases"], sum(split.get(key, 1) for key in SPLIT)
             if cases <= others:
@@ -331,7 +334,7 @@ def _check_models(config: Mapping[str, Any]) -> None:
             raise SettingsError(f"sweep.datasets: {dataset} is not a data set of the config.")
 
 
-def _sweep(config: Mapping[str, Any]) -> Iterator[Run]:
+def _sweep(config: Mapping[str, Any]) -> Iterator[PlannedRun]:
     """Runs with other numbers of bases than the model itself has, which is compared already."""
     if "sweep" not in config:
         return
@@ -341,7 +344,9 @@ def _sweep(config: Mapping[str, Any]) -> Iterator[Run]:
         for bases in sweep["bases"]:
             if bases != options.get("bases", 3):
                 for seed in config["seeds"]:
-                    yield Run(dataset, f"{sweep['model']}-bases-{bases}", seed, {**options, "bases": bases}, True)
+                    yield PlannedRun(
+                        dataset, f"{sweep['model']}-bases-{bases}", seed, {**options, "bases": bases}, True
+                    )
 
 
 def _in_full(command: Callable, options: Mapping[str, Any], names: Iterable[str] | None = None) -> dict[str, Any]:
@@ -381,7 +386,7 @@ def _check_origin(summary: Path, expected: Mapping[str, Any]) -> None:
 
 
 def _rounded(value: Any) -> Any:
-    """As `evaluation.write_scores` writes it."""
+    """As `score_files.write_scores` writes it."""
     return json.loads(json.dumps(value), parse_float=lambda text: float(f"{float(text):.6g}"))
 
 
