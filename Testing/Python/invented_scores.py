@@ -17,6 +17,7 @@ import SimpleITK as sitk
 from scipy import ndimage, special
 
 from mob_training import evaluation
+from mob_training.runs import Run
 from mob_training.score_files import write_evaluation
 from MoBUncertaintyLib.card import ModelCard
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
@@ -157,3 +158,18 @@ def _image(array: np.ndarray) -> sitk.Image:
     image = sitk.GetImageFromArray(array.reshape(array.shape[:3]) if scalar else array, isVector=not scalar)
     image.SetSpacing(SPACING)
     return image
+
+
+def invented_run(
+    model: str, seed: int = 0, dataset: str = "D", sweep: bool = False, **scores: list[float | None]
+) -> Run:
+    """A run whose cases a, b, c, ... have the scores given; `__` in a name stands for a dot."""
+    cases: dict[str, dict] = {}
+    for key, values in scores.items():
+        for name, value in zip("abcdefghijkl", values, strict=False):
+            place = cases.setdefault(name, {})
+            *outer, last = key.split("__")
+            for part in outer:
+                place = place.setdefault(part, {})
+            place[last] = value
+    return Run(dataset, model, seed, None, sweep, {}, cases)
