@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import inspect
+import json
 import re
 import sys
 from enum import Enum
@@ -215,6 +216,19 @@ def test_kept_scores_are_those_of_the_same_options(tmp_path):
     assert kept_scores(explicit, grid(explicit)) == kept
 
 
+def test_scores_older_than_an_option_had_it_at_its_default(tmp_path):
+    config = small(scores=str(tmp_path))
+    write_kept(tmp_path, config, 1)
+    summary = tmp_path / "Pancreas" / "mob" / "seed_1.json"
+    content = json.loads(summary.read_text())
+    del content["run"]["origin"]["finetune"]["temperature_scaling"]
+    summary.write_text(json.dumps(content))
+    assert kept_scores(config, grid(config))
+    config["models"]["mob"]["temperature_scaling"] = True
+    with pytest.raises(SettingsError, match=r"finetune\.temperature_scaling False in place of True"):
+        kept_scores(config, grid(config))
+
+
 STALE = {
     "longer training": ({"train": {"epochs": 4}}, "train.epochs 3 in place of 4"),
     "another loss": (
@@ -241,9 +255,10 @@ def test_scores_that_do_not_say_what_they_are_of_are_refused(tmp_path):
     with pytest.raises(SettingsError, match=r"holds no DATASET/MODEL/seed_N\.json of the config's runs"):
         kept_scores(config, grid(config))
     (folder, *_) = write_kept(tmp_path, config, 1)
-    (tmp_path / f"{folder}.json").write_text('{"run": {}}')
-    with pytest.raises(SettingsError, match="does not say what it was made from"):
-        kept_scores(config, grid(config))
+    for damaged in ('{"run": {}}', '{"run": {"origin": {"finetune": 3}}}', '{"run": {"origin": 3}}', "{"):
+        (tmp_path / f"{folder}.json").write_text(damaged)
+        with pytest.raises(SettingsError, match="does not say what it was made from"):
+            kept_scores(config, grid(config))
     (tmp_path / f"{folder}_cases.json").unlink()
     with pytest.raises(SettingsError, match=r"lacks its seed_1_cases\.json"):
         kept_scores(config, grid(config))

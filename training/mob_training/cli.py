@@ -166,6 +166,9 @@ def finetune(
     reverse_kl: Annotated[bool, typer.Option(help="The other direction of Eq. 8.")] = False,
     orthogonality_weight: Annotated[float, typer.Option(help="lambda_orth of Eq. 11.")] = 1.0,
     entropy_weight: Annotated[float, typer.Option(help="lambda_w of Eq. 11.")] = 0.05,
+    temperature_scaling: Annotated[
+        bool, typer.Option(help="At the end divide the logits by the temperature that suits the validation patches.")
+    ] = False,
     epochs: Annotated[int, typer.Option(min=1, help="The paper's number is 20.")] = 20,
     iterations: Annotated[int, typer.Option(min=1, help="Patches per epoch.")] = 250,
     fold: Fold = 0,
@@ -187,6 +190,7 @@ def finetune(
         learning_rate=learning_rate,
         head_learning_rate=head_learning_rate,
         reverse_kl=reverse_kl,
+        temperature_scaling=temperature_scaling,
         weights=LossWeights(dice=dice_weight, kl=kl_weight, orthogonality=orthogonality_weight, weight=entropy_weight),
         schedule=Schedule.of(epochs, iterations, seed),
     )

@@ -72,6 +72,7 @@ class FineTuning:
         head_learning_rate: Of the covariance head.
         weight_decay: AdamW's.
         reverse_kl: The other direction of Eq. 8.
+        temperature_scaling: Divide the logits by what the validation patches choose, at the end.
         weights: The lambdas of Eq. 11.
         schedule: The paper's 20 epochs, unless stated otherwise.
         start_from: Results folder of the deterministic stage, relative to nnU-Net's results.
@@ -83,6 +84,7 @@ class FineTuning:
     head_learning_rate: float = 1e-4
     weight_decay: float = 1e-4
     reverse_kl: bool = False
+    temperature_scaling: bool = False
     weights: LossWeights = field(default_factory=LossWeights)
     schedule: Schedule = field(default_factory=lambda: Schedule(20))
     start_from: str = ""

@@ -28,6 +28,7 @@ from mob_training.losses import training_loss
 from mob_training.predictive import PredictiveNetwork
 from mob_training.progress import add_progress, draw_progress
 from mob_training.settings import FineTuning, Likelihood, Schedule
+from mob_training.temperature import divide_logits, fit_temperature
 from MoBUncertaintyLib.covariance import CovarianceSpec
 from MoBUncertaintyLib.devices import autocast
 from MoBUncertaintyLib.distribution import LogitGaussian
@@ -351,6 +352,30 @@ class FineTuningTrainer(DeterministicTrainer):
         if (epoch + 1) % self.save_every == 0 and epoch + 1 < self.num_epochs:
             self.save_checkpoint(join(self.output_folder, LATEST))
         self.current_epoch += 1
+
+    def on_train_end(self) -> None:
+        if self.settings.temperature_scaling and self.local_rank == 0:
+            self._scale_best()
+        super().on_train_end()
+
+    def _scale_best(self) -> None:
+        """Divide the logits of the epoch that is kept; once, however often the end of the training is reached."""
+        best = join(self.output_folder, BEST)
+        checkpoint = torch.load(best, map_location=self.device, weights_only=False)  # written by this program
+        if "temperature" in checkpoint:
+            return
+        network = self.bare_network
+        last = copy.deepcopy(network.state_dict())
+        network.load_state_dict(checkpoint["network_weights"])
+        self.on_validation_epoch_start()
+        patches = (self._to_device(next(self.dataloader_val)) for _ in range(self.num_iterations_per_epoch))
+        temperature, before, after = fit_temperature(network, patches)
+        self.print_to_log_file(f"temperature {temperature:.3f}: validation NLL {before:.4f} -> {after:.4f}")
+        divide_logits(network, temperature)
+        checkpoint |= {"network_weights": network.state_dict(), "temperature": temperature}
+        torch.save(checkpoint, f"{best}.partial")
+        os.replace(f"{best}.partial", best)
+        network.load_state_dict(last)
 
     def _to_device(self, batch: dict) -> tuple[Tensor, Tensor]:
         data = batch["data"].to(self.device, non_blocking=True)

@@ -148,8 +148,7 @@ def origin(config: Mapping[str, Any], run: PlannedRun) -> dict[str, Any]:
     if "regions" in entry:
         made["regions"] = entry["regions"]
     if run.model != DETERMINISTIC:
-        names = schema()["$defs"]["finetuning"]["properties"]
-        made["finetune"] = _in_full(cli.finetune, run.options, names)
+        made["finetune"] = _finetuning(run.options)
     return json.loads(json.dumps(made))
 
 
@@ -349,6 +348,13 @@ def _sweep(config: Mapping[str, Any]) -> Iterator[PlannedRun]:
                     )
 
 
+def _finetuning(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option of a fine-tuning."""
+    from mob_training import cli
+
+    return _in_full(cli.finetune, options, schema()["$defs"]["finetuning"]["properties"])
+
+
 def _in_full(command: Callable, options: Mapping[str, Any], names: Iterable[str] | None = None) -> dict[str, Any]:
     """Options of a command, with its defaults for those that are not given.
 
@@ -373,7 +379,9 @@ def _check_origin(summary: Path, expected: Mapping[str, Any]) -> None:
         raise SettingsError(f"scores: {summary} lacks its {summary.stem}_cases.json; put it there, or {mend}.")
     try:
         found = json.loads(summary.read_text(encoding="utf-8"))["run"]["origin"]
-    except (OSError, ValueError, KeyError, TypeError):
+        if "finetune" in found:  # an option that is younger than the scores was at its default
+            found["finetune"] |= _finetuning(found["finetune"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise SettingsError(f"scores: {summary} does not say what it was made from; {mend}.") from None
     theirs, ours = (dict(_flat(_rounded(one))) for one in (found, expected))
     differences = [

@@ -1,0 +1,129 @@
+"""Temperature scaling: what it does to the distribution, what it finds, and that the kept checkpoint has it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mob_training.predictive import PredictiveNetwork
+from mob_training.temperature import TEMPERATURES, divide_logits, fit_temperature
+from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.moments import logistic_normal_moments
+from tiny import CONFIGURATION, make_dataset, make_plans
+from tiny_training import make_workspace, same_weights, train, tune, weights
+
+SPECS = [CovarianceSpec(kind, rank=3, partitions=2) for kind in Covariance]
+KINDS = [spec.kind.value for spec in SPECS]
+
+
+def random_network(spec: CovarianceSpec, classes: int = 2) -> PredictiveNetwork:
+    """A network whose logits and variances differ from voxel to voxel."""
+    from MoBUncertaintyLib.network import build_network
+
+    torch.manual_seed(0)
+    plans, dataset = make_plans(patch=(16, 16, 16)), make_dataset([f"organ {i}" for i in range(1, classes)])
+    network = PredictiveNetwork(build_network(plans, dataset, CONFIGURATION, spec).backbone, spec, classes)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+        network.backbone.decoder.seg_layers[-1].weight *= 3
+    return network.eval()
+
+
+def images(count: int) -> Tensor:
+    return torch.randn(count, 1, 16, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def gaussian_of(network: PredictiveNetwork, x: Tensor):
+    gaussian = network.train()(x)
+    network.eval()
+    return gaussian
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=KINDS)
+def test_mean_and_loading_are_divided_by_t_and_variance_by_its_square(spec):
+    network, x = random_network(spec), images(1)
+    before = gaussian_of(network, x)
+    divide_logits(network, 1.7)
+    after = gaussian_of(network, x)
+    torch.testing.assert_close(after.mean, before.mean / 1.7)
+    torch.testing.assert_close(after.marginal_covariance(), before.marginal_covariance() / 1.7**2)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=KINDS)
+@pytest.mark.parametrize("true", [0.7, 1.0, 2.3])
+def test_finds_the_temperature_that_the_truth_was_drawn_with(spec, true):
+    """By two routes: what is fitted divides the network's layers; what is drawn, the Gaussian of the contrast."""
+    network, x = random_network(spec), images(6)
+    gaussian = gaussian_of(network, x)
+    mean, variance = gaussian.contrast()
+    p = logistic_normal_moments(mean / true, variance / true**2)[0]
+    target = (torch.rand(p.shape, generator=torch.Generator().manual_seed(2)) < p).long()
+    kept = {name: value.clone() for name, value in network.state_dict().items()}
+    patches = [(x[i : i + 1], target[i : i + 1]) for i in range(len(x))]
+    temperature, before, after = fit_temperature(network, patches)
+    assert temperature == pytest.approx(true, rel=0.06)
+    assert all(torch.equal(kept[name], value) for name, value in network.state_dict().items())
+    with torch.no_grad():
+        assert before == pytest.approx(_nll(network, x, target), rel=1e-3)  # bfloat16
+        divide_logits(network, temperature)
+        assert after == pytest.approx(_nll(network, x, target), rel=2e-3)
+    assert after <= before
+
+
+def _nll(network: PredictiveNetwork, x: Tensor, target: Tensor) -> float:
+    return float(torch.nn.functional.nll_loss(network(x), target))
+
+
+def test_three_classes_are_fitted_by_monte_carlo():
+    network, x = random_network(SPECS[-1], classes=3), images(4)
+    divide_logits(network, 0.5)
+    sharp = gaussian_of(network, x)
+    divide_logits(network, 2.0)
+    target = torch.distributions.Categorical(logits=gaussian_of(network, x).mean.movedim(1, -1)).sample()
+    divide_logits(network, 0.5)
+    torch.testing.assert_close(gaussian_of(network, x).mean, sharp.mean)
+    temperature, before, after = fit_temperature(network, [(x, target)])
+    assert after < before
+    assert temperature > 1
+
+
+def test_a_truth_that_is_all_certain_or_all_wrong_gives_an_end_of_the_range():
+    network, x = random_network(SPECS[0]), images(1)
+    predicted = gaussian_of(network, x).mean.argmax(dim=1)
+    assert fit_temperature(network, [(x, predicted)])[0] == pytest.approx(TEMPERATURES[0])
+    assert fit_temperature(network, [(x, 1 - predicted)])[0] == pytest.approx(TEMPERATURES[-1])
+
+
+@pytest.fixture(scope="module")
+def deterministic(tmp_path_factory) -> Path:
+    """Results of the deterministic stage on two classes."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_workspace(tmp_path_factory.mktemp("workspace"), patch)
+        yield train()
+
+
+@pytest.mark.parametrize("spec", [SPECS[0], SPECS[-1]], ids=[KINDS[0], KINDS[-1]])
+def test_only_the_kept_epoch_is_scaled_and_only_once(deterministic, spec):
+    plain = tune(deterministic, spec, "plain")
+    scaled = tune(deterministic, spec, "scaled", temperature_scaling=True)
+    assert same_weights(plain, scaled, "final")
+    best = scaled / "fold_0" / "checkpoint_best.pth"
+    temperature = torch.load(best, weights_only=False)["temperature"]
+    log = "".join(path.read_text() for path in (scaled / "fold_0").glob("training_log*.txt"))
+    assert f"temperature {temperature:.3f}: validation NLL" in log
+    before, after = weights(plain, "best"), weights(scaled, "best")
+    for name, value in before.items():
+        if name == "head.log_variance.bias":
+            value = value - 2 * math.log(temperature)
+        elif "seg_layers.1" in name or name.startswith("head.scales"):
+            value = value / temperature
+        torch.testing.assert_close(after[name], value)
+    written = best.read_bytes()
+    tune(deterministic, spec, "scaled", temperature_scaling=True, resume=True)
+    assert best.read_bytes() == written
