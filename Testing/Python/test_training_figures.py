@@ -161,6 +161,8 @@ def test_models_can_be_told_apart_in_colour_and_without():
     for what in ("color", "marker"):
         assert len({look[what] for look in looks.values()}) == len(names)
     assert all(figures.styles([name])[name] == looks[name] for name in ORDER)  # whoever else is compared
+    many = figures.styles([*ORDER, *(f"variant {number}" for number in range(12))])
+    assert len({tuple(map(str, look.values())) for look in many.values()}) == len(many)
 
 
 def test_calibration_shows_curve_gap_and_count_of_each_class(groups, drawn, tmp_path):
@@ -182,6 +184,16 @@ def test_calibration_shows_curve_gap_and_count_of_each_class(groups, drawn, tmp_
     assert band[:, 1].max() == pytest.approx(np.nanmax(top))
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [*groups, "perfectly calibrated"]
+
+
+def test_legend_of_many_long_names_is_as_wide_as_its_figure(groups, drawn, tmp_path):
+    runs = groups["Deterministic"]
+    many = {f"Deterministic, fine-tuned (a variant of number {number})": runs for number in range(10)}
+    for draw, columns in ((figures.draw_calibration, 2), (figures.draw_review, 3)):
+        draw(many, tmp_path / "many.png")
+        (legend,) = drawn[-1].legends
+        assert legend.get_window_extent().width <= drawn[-1].bbox.width
+        assert legend._ncols >= columns
 
 
 def test_doubt_shows_error_rates_of_each_measure(groups, drawn, tmp_path):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import cycle
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +86,7 @@ def draw_calibration(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
         path: PNG to write.
     """
     labels = curves.labels(groups)
-    figure = _figure(5.6 * len(labels), 8.2)
+    figure = _figure(max(7.6, 5.6 * len(labels)), 8.2)
     grid = figure.subplots(3, len(labels), sharex=True, sharey="row", squeeze=False, height_ratios=(4, 2.6, 1.6))
     looks = styles(groups)
     for (reliability, gap, count), label in zip(grid.T, labels, strict=True):
@@ -179,27 +178,37 @@ def draw_bases(numbers: Mapping[int, Sequence[Run]], path: Path) -> None:
 
 
 def styles(models: Iterable[str]) -> dict[str, dict[str, object]]:
-    """Colour, dashes and marker of each model: the paper's look alike in all figures, others take what is left."""
+    """Colour, dashes and marker of each model: the paper's look alike in all figures, others take what is left.
+
+    When nothing is left, the same again with hollow markers.
+    """
     taken = dict(zip(ORDER, _LOOKS, strict=False))
-    spare = cycle(_LOOKS[len(ORDER) :])
-    chosen = {model: taken.get(model) or next(spare) for model in models}
+    spare = product((False, True), _LOOKS[len(ORDER) :])
+    chosen = {model: (False, taken[model]) if model in taken else next(spare) for model in models}
     return {
-        model: {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 7 if marker == "*" else 5}
-        for model, (colour, dashes, marker) in chosen.items()
+        model: {
+            "color": colour,
+            "linestyle": dashes,
+            "marker": marker,
+            "markerfacecolor": "white" if hollow else colour,
+            "markeredgewidth": float(hollow),
+            "markersize": 7 if marker == "*" else 5,
+        }
+        for model, (hollow, (colour, dashes, marker)) in chosen.items()
     }
 
 
 def _plot(axes: Axes, curve: Curve, look: Mapping[str, object], label: str | None = None) -> None:
     """Mean and, as a band, standard deviation."""
     x, mean, deviation = (values[curve.drawn] for values in (curve.x, curve.mean, curve.deviation))
-    axes.plot(x, mean, label=label, linewidth=1.4, markeredgewidth=0, **look)
+    axes.plot(x, mean, label=label, linewidth=1.4, **look)
     axes.fill_between(x, mean - deviation, mean + deviation, color=look["color"], alpha=0.1, linewidth=0)
 
 
 def _plot_count(axes: Axes, curve: Curve, look: Mapping[str, object]) -> None:
     shown = curve.count > 0
     small = {**look, "markersize": 0.6 * look["markersize"]}
-    axes.plot(curve.x[shown], curve.count[shown], linewidth=1.0, markeredgewidth=0, **small)
+    axes.plot(curve.x[shown], curve.count[shown], linewidth=1.0, **small)
     axes.set_yscale("log")
 
 
@@ -222,10 +231,18 @@ def _finish(figure: Figure, title: str, path: Path) -> None:
         lines |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     figure.suptitle(f"{title}\nLine and band: mean ± standard deviation over the seeds", fontsize=10)
     if lines:
-        rows = math.ceil(len(lines) / (figure.get_figwidth() // 2.6))
-        columns = math.ceil(len(lines) / rows)
-        figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=columns, frameon=False)
+        _legend(figure, lines)
     _save(figure, path)
+
+
+def _legend(figure: Figure, lines: Mapping[str, object]) -> None:
+    """In as many columns as there is room for."""
+    for columns in range(len(lines), 0, -1):
+        legend = figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=columns, frameon=False)
+        if legend.get_window_extent().width <= figure.bbox.width:
+            return
+        if columns > 1:
+            legend.remove()
 
 
 def _save(figure: Figure, path: Path) -> None:
