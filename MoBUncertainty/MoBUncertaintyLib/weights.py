@@ -7,6 +7,7 @@ metadata, as `safetensors.torch.save_model` does. torch is imported only by the 
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Checkpoint:
 
 
 def write_weights(path: Path, weights: StateDict, half: bool = False) -> None:
-    """Write a state dict, each tensor once.
+    """Write a state dict, each tensor once; equal weights give equal files.
 
     Args:
         path: The safetensors file.
@@ -74,6 +75,19 @@ def write_weights(path: Path, weights: StateDict, half: bool = False) -> None:
         save_file(stored, path, metadata={"format": "pt", **aliases})
     except SafetensorError as error:  # how the library reports a full disk
         raise OSError(str(error)) from error
+    _sort_metadata(path)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Rewrite the metadata in order, which the library writes in another order each time."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        assert len(text) == length
+        file.seek(8)
+        file.write(text)
 
 
 def read_weights(path: Path, where: str) -> StateDict:

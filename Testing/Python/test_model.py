@@ -63,6 +63,13 @@ def test_a_written_model_reads_back_as_it_was(written: Path) -> None:
         assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_one_model_written_twice_is_the_same_to_the_last_byte(written: Path, tmp_path: Path) -> None:
+    write_tiny(tmp_path / "Tiny")
+    for path in written.rglob("*"):
+        again = tmp_path / "Tiny" / path.relative_to(written)
+        assert path.is_dir() or path.read_bytes() == again.read_bytes()
+
+
 def test_the_read_weights_make_the_network_that_was_written(written: Path) -> None:
     x = torch.randn(1, 1, 8, 8, 8)
     expected, found = network(1)(x), load_network(load_model(written), 1)(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from MoBUncertaintyLib.errors import OutputError
 
@@ -23,17 +24,21 @@ def make_room(path: Path) -> None:
         raise OutputError(f"{path} cannot be written ({error.strerror}); choose another place for it.") from error
 
 
+def rounded(scores: Any) -> Any:
+    """Scores as their files have them: plain JSON, six digits."""
+    return json.loads(json.dumps(scores), parse_float=lambda text: float(f"{float(text):.6g}"))
+
+
 def write_scores(scores: dict | list, path: Path) -> None:
-    """Write scores as JSON, rounded to what they mean; whole or not at all.
+    """Write scores as JSON, `rounded`; whole or not at all.
 
     Raises:
         OutputError: They cannot be written there.
     """
-    rounded = json.loads(json.dumps(scores), parse_float=lambda text: float(f"{float(text):.6g}"))
     partial = _partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(rounded, indent=1) + "\n")
+        partial.write_text(json.dumps(rounded(scores), indent=1) + "\n")
         partial.replace(path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({error.strerror}); choose another place for it.") from error

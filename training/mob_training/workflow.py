@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from mob_training.score_files import rounded
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.images import VOLUME_SUFFIXES, volume_stem
 
@@ -383,7 +384,7 @@ def _check_origin(summary: Path, expected: Mapping[str, Any]) -> None:
             found["finetune"] |= _finetuning(found["finetune"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise SettingsError(f"scores: {summary} does not say what it was made from; {mend}.") from None
-    theirs, ours = (dict(_flat(_rounded(one))) for one in (found, expected))
+    theirs, ours = (dict(_flat(rounded(one))) for one in (found, expected))
     differences = [
         f"{key} {theirs.get(key, 'not given')} in place of {ours.get(key, 'none')}"
         for key in sorted(theirs.keys() | ours.keys())
@@ -391,11 +392,6 @@ def _check_origin(summary: Path, expected: Mapping[str, Any]) -> None:
     ]
     if differences:
         raise SettingsError(f"scores: {summary} was made with {', '.join(differences)}; {mend}, or change the config.")
-
-
-def _rounded(value: Any) -> Any:
-    """As `score_files.write_scores` writes it."""
-    return json.loads(json.dumps(value), parse_float=lambda text: float(f"{float(text):.6g}"))
 
 
 def _flat(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
