@@ -104,6 +104,7 @@ def open_results(
                 "epochs": trained.epoch,
                 # How `mob-training finetune` trained; stock folders have no such entry.
                 **({"finetuning": plans["finetuning"]} if "finetuning" in plans else {}),
+                **({} if trained.temperature is None else {"temperature": trained.temperature}),
             },
             licence=_text(dataset.get("licence")) or _text(dataset.get("license")) or "not stated",
         )

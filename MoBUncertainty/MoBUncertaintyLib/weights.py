@@ -8,6 +8,7 @@ metadata, as `safetensors.torch.save_model` does. torch is imported only by the 
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class Checkpoint:
         trainer: Name of the trainer's class.
         epoch: Epochs trained.
         mirror_axes: Axes of the input that the training mirrored.
+        temperature: What the logits were divided by at the end of a fine-tuning; None where they were not.
     """
 
     weights: StateDict
@@ -41,6 +43,7 @@ class Checkpoint:
     trainer: str
     epoch: int
     mirror_axes: tuple[int, ...]
+    temperature: float | None = None
 
 
 def write_weights(path: Path, weights: StateDict, half: bool = False) -> None:
@@ -173,13 +176,14 @@ def _interpret(content: Any, name_in_model: str) -> Checkpoint:
         weights[name] = tensor.float() if tensor.is_floating_point() else tensor
         _check_finite(name, weights[name], name_in_model)
     axes = content.get("inference_allowed_mirroring_axes") or ()
-    epoch = content.get("current_epoch")
+    epoch, temperature = content.get("current_epoch"), content.get("temperature")
     return Checkpoint(
         weights=weights,
         configuration=configuration,
         trainer=content["trainer_name"],
         epoch=epoch if isinstance(epoch, int) else 0,
         mirror_axes=tuple(axis for axis in axes if axis in (0, 1, 2)) if isinstance(axes, (tuple, list)) else (),
+        temperature=temperature if isinstance(temperature, float) and math.isfinite(temperature) else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from mob_training.predictive import PredictiveNetwork
 from mob_training.temperature import TEMPERATURES, divide_logits, fit_temperature
+from mob_training.trainer import FineTuningTrainer
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model import load_model
 from MoBUncertaintyLib.moments import logistic_normal_moments
 from tiny import CONFIGURATION, make_dataset, make_plans
 from tiny_training import make_workspace, same_weights, train, tune, weights
@@ -81,16 +84,16 @@ def _nll(network: PredictiveNetwork, x: Tensor, target: Tensor) -> float:
 
 
 def test_three_classes_are_fitted_by_monte_carlo():
-    network, x = random_network(SPECS[-1], classes=3), images(4)
-    divide_logits(network, 0.5)
-    sharp = gaussian_of(network, x)
+    network, x = random_network(SPECS[-1], classes=3), images(6)
     divide_logits(network, 2.0)
-    target = torch.distributions.Categorical(logits=gaussian_of(network, x).mean.movedim(1, -1)).sample()
+    with torch.no_grad():
+        probabilities = network(x).exp().movedim(1, -1)
     divide_logits(network, 0.5)
-    torch.testing.assert_close(gaussian_of(network, x).mean, sharp.mean)
+    torch.manual_seed(3)
+    target = torch.distributions.Categorical(probs=probabilities).sample()
     temperature, before, after = fit_temperature(network, [(x, target)])
     assert after < before
-    assert temperature > 1
+    assert temperature == pytest.approx(2, rel=0.08)
 
 
 def test_a_truth_that_is_all_certain_or_all_wrong_gives_an_end_of_the_range():
@@ -108,6 +111,25 @@ def deterministic(tmp_path_factory) -> Path:
         yield train()
 
 
+def test_nothing_is_scaled_where_no_checkpoint_is_written(deterministic, monkeypatch):
+    setting = property(lambda self: True, lambda self, value: None)  # nnUNetv2_train --disable_checkpointing
+    monkeypatch.setattr(FineTuningTrainer, "disable_checkpointing", setting, raising=False)
+    results = tune(deterministic, SPECS[0], "nothing", temperature_scaling=True)
+    assert not list((results / "fold_0").glob("*.pth"))
+
+
+def test_a_checkpoint_older_than_the_option_is_gone_on_from(deterministic):
+    results = tune(deterministic, SPECS[0], "older")
+    path = results / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    del checkpoint["init_args"]["plans"]["finetuning"]["temperature_scaling"]
+    torch.save(checkpoint, path)
+    written = path.with_name("checkpoint_best.pth").read_bytes()
+    tune(deterministic, SPECS[0], "older", resume=True)
+    assert path.with_name("checkpoint_best.pth").read_bytes() == written
+    assert not path.with_name("earlier").exists()
+
+
 @pytest.mark.parametrize("spec", [SPECS[0], SPECS[-1]], ids=[KINDS[0], KINDS[-1]])
 def test_only_the_kept_epoch_is_scaled_and_only_once(deterministic, spec):
     plain = tune(deterministic, spec, "plain")
@@ -115,8 +137,14 @@ def test_only_the_kept_epoch_is_scaled_and_only_once(deterministic, spec):
     assert same_weights(plain, scaled, "final")
     best = scaled / "fold_0" / "checkpoint_best.pth"
     temperature = torch.load(best, weights_only=False)["temperature"]
+    assert load_model(scaled).card.training["temperature"] == temperature
+    # On as many patches as an epoch is validated by, and the same: the NLL before is that epoch's.
+    with (scaled / "fold_0" / "progress.csv").open() as file:
+        epochs = list(csv.DictReader(file))
+    best_epoch = max(epochs, key=lambda row: float(row["validation_dice"]))
     log = "".join(path.read_text() for path in (scaled / "fold_0").glob("training_log*.txt"))
-    assert f"temperature {temperature:.3f}: validation NLL" in log
+    assert f"temperature {temperature:.3f}: validation NLL {float(best_epoch['validation_nll']):.4f} -> " in log
+    assert ("end of the range" in log) == (temperature in (TEMPERATURES[0], TEMPERATURES[-1]))
     before, after = weights(plain, "best"), weights(scaled, "best")
     for name, value in before.items():
         if name == "head.log_variance.bias":

@@ -163,6 +163,7 @@ def test_models_can_be_told_apart_in_colour_and_without():
     assert all(figures.styles([name])[name] == looks[name] for name in ORDER)  # whoever else is compared
     many = figures.styles([*ORDER, *(f"variant {number}" for number in range(12))])
     assert len({tuple(map(str, look.values())) for look in many.values()}) == len(many)
+    assert len(figures.styles([f"variant {number}" for number in range(30)])) == 30
 
 
 def test_calibration_shows_curve_gap_and_count_of_each_class(groups, drawn, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 
 import numpy as np
@@ -180,10 +180,10 @@ def draw_bases(numbers: Mapping[int, Sequence[Run]], path: Path) -> None:
 def styles(models: Iterable[str]) -> dict[str, dict[str, object]]:
     """Colour, dashes and marker of each model: the paper's look alike in all figures, others take what is left.
 
-    When nothing is left, the same again with hollow markers.
+    When nothing is left, the same again with hollow markers, and from the start again after those.
     """
     taken = dict(zip(ORDER, _LOOKS, strict=False))
-    spare = product((False, True), _LOOKS[len(ORDER) :])
+    spare = cycle(product((False, True), _LOOKS[len(ORDER) :]))
     chosen = {model: (False, taken[model]) if model in taken else next(spare) for model in models}
     return {
         model: {

@@ -46,6 +46,7 @@ def describe_run(model: Model, dataset: Path, name: str | None = None) -> dict[s
         "scope": card.covariance.scope.value,
         "likelihood": finetuning.get("likelihood"),
         "bases": card.covariance.bases if card.covariance.kind is Covariance.MIXTURE_OF_BASES else None,
+        "temperature": card.training.get("temperature"),
         "sweep": bool(sweep),
         "seed": seed,
         "labels": [label.name for label in card.labels],

@@ -144,6 +144,8 @@ def _to_resume(trainer: DeterministicTrainer) -> Path | None:
 def _settings(arguments: dict[str, Any]) -> dict[str, Any]:
     """What a trainer was made with that tells one training from another: plans, data set and fold, not the device."""
     plans = {name: value for name, value in arguments["plans"].items() if name != "continue_training"}
+    if "finetuning" in plans:  # in full: an option that is younger than a checkpoint was at its default
+        plans["finetuning"] = FineTuning().to_dict() | plans["finetuning"]
     return {name: value for name, value in arguments.items() if name != "device"} | {"plans": plans}
 
 

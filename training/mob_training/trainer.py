@@ -28,7 +28,7 @@ from mob_training.losses import training_loss
 from mob_training.predictive import PredictiveNetwork
 from mob_training.progress import add_progress, draw_progress
 from mob_training.settings import FineTuning, Likelihood, Schedule
-from mob_training.temperature import divide_logits, fit_temperature
+from mob_training.temperature import TEMPERATURES, divide_logits, fit_temperature
 from MoBUncertaintyLib.covariance import CovarianceSpec
 from MoBUncertaintyLib.devices import autocast
 from MoBUncertaintyLib.distribution import LogitGaussian
@@ -354,8 +354,11 @@ class FineTuningTrainer(DeterministicTrainer):
         self.current_epoch += 1
 
     def on_train_end(self) -> None:
-        if self.settings.temperature_scaling and self.local_rank == 0:
-            self._scale_best()
+        if self.settings.temperature_scaling and not self.disable_checkpointing:
+            if self.local_rank == 0:
+                self._scale_best()
+            if self.is_ddp:  # the others would go on to predict with the checkpoint as it was
+                dist.barrier()
         super().on_train_end()
 
     def _scale_best(self) -> None:
@@ -371,6 +374,8 @@ class FineTuningTrainer(DeterministicTrainer):
         patches = (self._to_device(next(self.dataloader_val)) for _ in range(self.num_iterations_per_epoch))
         temperature, before, after = fit_temperature(network, patches)
         self.print_to_log_file(f"temperature {temperature:.3f}: validation NLL {before:.4f} -> {after:.4f}")
+        if not 1.001 * TEMPERATURES[0] < temperature < 0.999 * TEMPERATURES[-1]:
+            self.print_to_log_file("This is the end of the range that is tried; the least NLL may lie beyond.")
         divide_logits(network, temperature)
         checkpoint |= {"network_weights": network.state_dict(), "temperature": temperature}
         torch.save(checkpoint, f"{best}.partial")
