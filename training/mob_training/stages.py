@@ -117,13 +117,20 @@ def _run(trainer: DeterministicTrainer, resume: bool) -> Path:
     torch.backends.cudnn.benchmark = True
     checkpoint = _to_resume(trainer) if resume else None
     if checkpoint is not None:
+        arguments = trainer.my_init_kwargs
         trainer.load_checkpoint(str(checkpoint))
+        trainer.my_init_kwargs = arguments  # nnU-Net takes over the checkpoint's, which may lack the scaling
     trainer.run_training()
     return Path(trainer.output_folder_base)
 
 
 def _to_resume(trainer: DeterministicTrainer) -> Path | None:
-    """The checkpoint to go on from: the last one of this very training, if there is one; the log says if not."""
+    """The checkpoint to go on from: the last one of this very training, if there is one; the log says if not.
+
+    A fine-tuning without temperature scaling is on the way to the same with it, whose last step that is.
+    """
+    wanted = trainer.my_init_kwargs
+    scaled = wanted["plans"].get("finetuning", {}).get("temperature_scaling", False)
     for name in (FINAL, LATEST):
         path = Path(trainer.output_folder, name)
         if not path.exists():
@@ -134,18 +141,23 @@ def _to_resume(trainer: DeterministicTrainer) -> Path | None:
         except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
             trainer.print_to_log_file(f"{name} is damaged ({type(error).__name__}): it is not used.")
             continue
-        if _settings(stored) == _settings(trainer.my_init_kwargs):
+        if _settings(wanted) in (_settings(stored), scaled and _settings(stored, temperature_scaling=True)):
             return path
         trainer.print_to_log_file(f"{name} belongs to a training with other settings: it is not used.")
     trainer.print_to_log_file("There is no checkpoint to go on from: this training starts anew.")
     return None
 
 
-def _settings(arguments: dict[str, Any]) -> dict[str, Any]:
-    """What a trainer was made with that tells one training from another: plans, data set and fold, not the device."""
+def _settings(arguments: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """What a trainer was made with that tells one training from another: plans, data set and fold, not the device.
+
+    Args:
+        arguments: The trainer's.
+        changes: To be made to the settings of a fine-tuning.
+    """
     plans = {name: value for name, value in arguments["plans"].items() if name != "continue_training"}
     if "finetuning" in plans:  # in full: an option that is younger than a checkpoint was at its default
-        plans["finetuning"] = FineTuning().to_dict() | plans["finetuning"]
+        plans["finetuning"] = FineTuning().to_dict() | plans["finetuning"] | changes
     return {name: value for name, value in arguments.items() if name != "device"} | {"plans": plans}
 
 
