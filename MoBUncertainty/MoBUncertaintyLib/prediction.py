@@ -100,8 +100,8 @@ class Prediction:
 
     Attributes:
         segmentation: uint8, the most probable class of each voxel (label values).
-        probability: float32, E[p] of the foreground, rounded (see `rounding`); with more than two classes a vector
-            image with one component per foreground class, in the order of the labels.
+        probability: float32, E[p] of the foreground, rounded (see `rounding`) unless asked for exactly; with more than
+            two classes a vector image with one component per foreground class, in the order of the labels.
         variance: float32, Var[p], likewise.
         provenance: What made it: model, settings, device, versions; ready for JSON.
         warnings: What the user should know, one sentence each.
@@ -170,6 +170,7 @@ class Predictor:
         image: sitk.Image,
         progress: ProgressCallback | None = None,
         cancelled: CancelledCallback | None = None,
+        exact: bool = False,
     ) -> Prediction:
         """Segment one image.
 
@@ -177,6 +178,8 @@ class Predictor:
             image: Scalar 3D image; any orientation, any spacing that `images.check_image` accepts.
             progress: Told of each stage and tile.
             cancelled: Asked before each stage and tile.
+            exact: Probabilities and variances are not rounded: for scores, since the likelihood of a wrong voxel
+                depends on how small its probability is.
 
         Raises:
             ImageError: The image is not one that can be segmented.
@@ -195,7 +198,7 @@ class Predictor:
             case.data, self._preprocessor.patch, loaders, lambda done, total: clock.step("network", done, total)
         )
         clock.step("resample", 0, 1)
-        segmentation, probability, variance = _assemble(case, probability, variance)
+        segmentation, probability, variance = _assemble(case, probability, variance, exact)
         clock.step("resample", 1, 1)
         return Prediction(
             segmentation,
@@ -276,19 +279,21 @@ class _Clock:
         self._progress(Progress(stage, done, total, left))
 
 
-def _assemble(case: Case, probability: Tensor, variance: Tensor) -> tuple[sitk.Image, sitk.Image, sitk.Image]:
+def _assemble(
+    case: Case, probability: Tensor, variance: Tensor, exact: bool
+) -> tuple[sitk.Image, sitk.Image, sitk.Image]:
     """Segmentation, probability and variance on the image's grid, from (C - 1, *S) on the network's."""
-    arrays = _fill(case, probability, variance)
+    arrays = _fill(case, probability, variance, exact)
     images = []
     while arrays:  # SimpleITK copies them, so each goes before the next comes
         images.append(_like(case.frame.image, arrays.pop(0)))
     return tuple(images)
 
 
-def _fill(case: Case, probability: Tensor, variance: Tensor) -> list[np.ndarray]:
+def _fill(case: Case, probability: Tensor, variance: Tensor, exact: bool) -> list[np.ndarray]:
     """Label (z, y, x), probability and variance (z, y, x, C - 1) of every voxel of the image, 0 outside `case.kept`.
 
-    They are rounded here, once, so that every user of a prediction has the numbers that its files hold.
+    Unless they are to be exact they are rounded here, once, so that every user has the numbers that the files hold.
 
     The variance is what is interpolated, not the second moment: the second moment of an interpolated probability would
     count the step of p from voxel to voxel as doubt, up to 0.25 along every sharp border, in deterministic models too.
@@ -299,7 +304,9 @@ def _fill(case: Case, probability: Tensor, variance: Tensor) -> list[np.ndarray]
     label_view = case.view(labels)
     p_views, v_views = ([case.view(volume[..., c]) for c in range(classes)] for volume in volumes)
     for i, (p, v) in enumerate(zip(case.planes(probability), case.planes(variance), strict=True)):
-        p, v = rounded(p), rounded(np.minimum(v, p * (1 - p)))
+        v = np.minimum(v, p * (1 - p))
+        if not exact:
+            p, v = rounded(p), rounded(v)
         best = 1 - p.sum(axis=0)  # the background's
         for c in range(classes):
             p_views[c][i] = p[c]

@@ -80,8 +80,9 @@ class InventedPredictor:
     def __init__(self, model: InventedModel, settings: object = None) -> None:
         self.model = model
 
-    def predict(self, image: sitk.Image) -> SimpleNamespace:
+    def predict(self, image: sitk.Image, exact: bool = False) -> SimpleNamespace:
         """Probability and variance from what the image shows, with errors that depend on model, seed and image."""
+        assert exact  # scores are of what the model says, not of what files hold
         model, depth = self.model, sitk.GetArrayFromImage(image)
         rng = np.random.default_rng([model.seed, zlib.crc32(model.tuning.encode()), zlib.crc32(depth.tobytes())])
         depth = depth + model.blunder * smooth_noise(rng, depth.shape)

@@ -23,7 +23,7 @@ from MoBUncertaintyLib.errors import Cancelled, ImageError, ModelError, Settings
 from MoBUncertaintyLib.model import Model
 from MoBUncertaintyLib.network import StochasticNetwork, build_network
 from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Predictor, Progress, predict
-from MoBUncertaintyLib.rounding import STEP
+from MoBUncertaintyLib.rounding import STEP, rounded
 from MoBUncertaintyLib.sliding_window import Placement, SlidingWindow
 from tiny import CONFIGURATION, PATCH, make_ct, make_dataset, make_model, make_plans, make_weights
 
@@ -211,6 +211,14 @@ def test_outside_the_body_everything_is_zero(mob: Model) -> None:
 
 
 # --- moments and variance -------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_asked_for_exactly_is_the_same_rounded(mob: Model, ct: sitk.Image, reference: Prediction) -> None:
+    segmentation, *exact = arrays(Predictor(mob, one_fold()).predict(ct, exact=True))
+    assert np.array_equal(segmentation, arrays(reference)[0])
+    for found, given in zip(exact, arrays(reference)[1:], strict=True):
+        assert np.array_equal(rounded(found), given)
+        assert not np.array_equal(found, given)
 
 
 def test_variance_lies_between_zero_and_that_of_a_coin(mob: Model) -> None:

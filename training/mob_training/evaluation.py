@@ -84,7 +84,7 @@ def evaluate(
     rows = []
     for case_name, image_path, truth_path in cases:
         image, truth = read_image(image_path)[0], sitk.ReadImage(str(truth_path))
-        prediction = predictor.predict(image)
+        prediction = predictor.predict(image, exact=True)
         case = ScoredCase.of(prediction, truth, labels)
         scores, sums = score(case, prediction, truth, region_settings)
         if raters is not None:
