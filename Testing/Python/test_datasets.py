@@ -261,13 +261,35 @@ def test_dataset_states_labels_orientation_and_split(tmp_path, raw):
         new_dataset_folder(7, "Others")
 
 
-def test_cases_of_several_orientations_state_none(tmp_path, raw):
+def test_cases_that_are_stored_otherwise_than_most_are_turned(tmp_path, raw):
     image, label = ball(0)
-    turned = [sitk.DICOMOrient(volume, "LPS") for volume in (image, label)]
-    write_cases(tmp_path, {"a": (image, label), "b": tuple(turned)})
+    turned = [sitk.DICOMOrient(volume, "PSL") for volume in (image, label)]
+    write_cases(tmp_path, {"a": (image, label), "b": tuple(turned), "c": (image, label)})
     cases, _ = folder_cases(tmp_path, [[4]])
-    folder = write_dataset(new_dataset_folder(7, "Balls"), cases, ["ball"], "MRI", Split(1, 1, 0), "here")
-    assert json.loads((folder / "dataset.json").read_text())["orientation"] is None
+    lines: list[str] = []
+    target = new_dataset_folder(7, "Balls")
+    folder = write_dataset(target, cases, ["ball"], "MRI", Split(1, 1, 1), "here", report=lines.append)
+    assert lines == ["b: Turned from PSL to RAS."]
+    assert json.loads((folder / "dataset.json").read_text())["orientation"] == "RAS"
+    assert read_cases_file(folder)["b"]["note"] == "Turned from PSL to RAS."
+    for kind in ("images", "labels"):
+        a, b, c = (sitk.ReadImage(str(path)) for path in sorted(folder.glob(f"{kind}T?/*"), key=lambda path: path.name))
+        for other in (b, c):
+            assert np.array_equal(sitk.GetArrayFromImage(a), sitk.GetArrayFromImage(other))
+            assert a.GetOrigin() == pytest.approx(other.GetOrigin())
+            assert a.GetSpacing() == pytest.approx(other.GetSpacing())
+            assert a.GetDirection() == pytest.approx(other.GetDirection())
+
+
+def test_a_table_of_subjects_with_other_names_is_refused(tmp_path, raw):
+    cases = find_balls(tmp_path / "source", 5)
+    arguments = cases, ["ball"], "MRI", Split(2, 1, 1), "here"
+    lines: list[str] = []
+    with pytest.raises(SettingsError, match=r"names none of the cases: it has c0\.nii\.gz, a case is c0;"):
+        write_dataset(new_dataset_folder(7, "Balls"), *arguments, subjects={"c0.nii.gz": "A"}, report=lines.append)
+    assert not list(raw.glob("*")) and not lines
+    write_dataset(new_dataset_folder(7, "Balls"), *arguments, subjects={"c0": "A", "c1": "A"}, report=lines.append)
+    assert lines == ["3 of 5 cases are not in the table of subjects (c2 for one): each counts as a subject of its own"]
 
 
 def test_nnunet_follows_the_split(tmp_path, monkeypatch):

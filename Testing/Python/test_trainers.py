@@ -13,6 +13,7 @@ import pytest
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 
+from mob_training import stages
 from mob_training import trainer as trainer_module
 from mob_training.progress import draw_progress
 from mob_training.settings import FineTuning, Likelihood, LossWeights, Schedule, deterministic_plans
@@ -22,7 +23,7 @@ from MoBUncertaintyLib.covariance import Assignment, Covariance, CovarianceSpec,
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.model import load_model
 from tiny import CONFIGURATION, make_dataset
-from tiny_training import SHORT, make_workspace, same_weights, train, tune, weights
+from tiny_training import PLANS, SHORT, make_workspace, same_weights, train, tune, weights
 
 MOB = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, bases=3, partitions=2)
 SOFT = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, partitions=2, assignment=Assignment.SOFT)
@@ -63,6 +64,19 @@ def deterministic(tmp_path_factory, patch) -> Path:
 def test_training_on_plans_that_are_not_there_says_what_to_do(deterministic):
     with pytest.raises(SettingsError, match=r"otherPlans\.json is missing; run mob-training plan, and name its plans"):
         train_deterministic(1, "otherPlans", Schedule(1))
+
+
+def test_a_fold_that_the_split_lacks_is_refused(deterministic):
+    """nnU-Net would split anew, by case, whatever the subjects."""
+    with pytest.raises(SettingsError, match="The split of Dataset001_Tiny has no fold 1; there is one split"):
+        train_deterministic(1, PLANS, Schedule(1), fold=1, device="cpu")
+
+
+def test_another_gpu_than_the_first_is_refused(deterministic, monkeypatch):
+    """nnU-Net would take the first without a word."""
+    monkeypatch.setattr(stages, "select_device", torch.device)
+    with pytest.raises(SettingsError, match="set CUDA_VISIBLE_DEVICES=1, and give cuda"):
+        train_deterministic(1, PLANS, Schedule(1), device="cuda:1")
 
 
 @pytest.mark.parametrize("likelihood", list(Likelihood))

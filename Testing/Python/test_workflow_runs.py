@@ -110,6 +110,26 @@ def test_each_job_takes_a_gpu_of_its_own(tmp_path):
     assert taken(8, "4,6", "4,6") == ["4", "6"]
     assert taken(3, "2", "2") == ["2", "2"]
     assert taken(1, None) == taken(0, None) == ["none"]
+    lock = tmp_path / "mob-training-gpu-0.lock"
+    lock.unlink()
+    lock.mkdir()  # cannot be opened, like that of another user
+    assert taken(3, None) == ["1"]
+
+
+def test_a_training_starts_on_a_file_system_without_locks(tmp_path):
+    (line,) = re.findall(r"^ *(! command -v flock.*)$", (FOLDER / "Snakefile").read_text(), re.MULTILINE)
+    (tmp_path / "flock").write_text("#!/bin/sh\nexit 71\n")
+    (tmp_path / "flock").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    script = f"set -euo pipefail\nexec 8> {tmp_path}/.lock\n{line}\necho it starts"
+    assert subprocess.check_output(["bash", "-c", script], env=os.environ | {"PATH": path}) == b"it starts\n"
+
+
+def test_a_folder_of_data_may_have_a_space_in_its_name(tmp_path):
+    (tmp_path / "my cts").mkdir()
+    config = written(tmp_path, small(phantom=None, data=str(tmp_path / "my cts")))
+    printed = run(config, tmp_path / "w", "--dry-run", "--printshellcmds")
+    assert f"totalsegmentator --organ pancreas '{tmp_path}/my cts' --name" in printed
 
 
 def test_data_that_are_not_there_are_named_before_anything_starts(tmp_path):

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -270,11 +271,13 @@ def write_dataset(
     source: str,
     left_out: Sequence[LeftOut] = (),
     subjects: Mapping[str, str] | None = None,
+    report: Callable[[str], None] = print,
 ) -> Path:
     """Write a raw data set with images, label maps, `dataset.json`, `splits_final.json` and `cases.csv`.
 
     The split also goes to nnU-Net's preprocessed folder, where nnU-Net follows it. One case is in memory at a time; the
-    folder appears when it is complete.
+    folder appears when it is complete. Cases whose axes are stored otherwise than most are turned, since a network is
+    trained on stored axes.
 
     Args:
         folder: As `new_dataset_folder` gives it.
@@ -285,15 +288,16 @@ def write_dataset(
         source: Where the data came from, kept in `dataset.json`.
         left_out: Cases that could not be used, for `cases.csv`.
         subjects: The subject of each case, where several are of one; these are not parted.
+        report: Takes one line for each case that is turned, and one if the subject of some is not known.
 
     Raises:
-        SettingsError: There are too few cases for the split.
+        SettingsError: There are too few cases for the split, or `subjects` knows none of them.
         OutputError: The disk is full, or the folder cannot be written.
 
     Returns:
         The folder. Test cases lie in `imagesTs` and `labelsTs`, which nnU-Net does not look at in training.
     """
-    subjects = {case.name: (subjects or {}).get(case.name, case.name) for case in cases}
+    subjects = _subjects_of([case.name for case in cases], subjects, report)
     parts = split.assign(list(subjects), subjects)
     part_of = {name: part for part, names in parts.items() for name in names}
     partial = folder.with_name(f".{folder.name}")
@@ -301,11 +305,14 @@ def write_dataset(
     try:
         for kind in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
             (partial / kind).mkdir(parents=True)
-        orientations = {
-            _write_case(case, partial, "Ts" if part_of[case.name] == "test" else "Tr")
-            for case in cases
-            if case.name in part_of
-        }
+        used = {case: stored_orientation(case.image) for case in cases if case.name in part_of}
+        ((orientation, _),) = Counter(sorted(used.values())).most_common(1)
+        turned = {case.name: f"Turned from {own} to {orientation}." for case, own in used.items() if own != orientation}
+        for name, note in turned.items():
+            report(f"{name}: {note}")
+        for case in used:
+            kind = "Ts" if part_of[case.name] == "test" else "Tr"
+            _write_case(case, partial, kind, orientation if case.name in turned else None)
         description = {
             "channel_names": {"0": channel},
             "labels": {"background": 0} | {label: value for value, label in enumerate(labels, start=1)},
@@ -313,12 +320,13 @@ def write_dataset(
             "file_ending": ".nii.gz",
             "reference": source,
             # Not nnU-Net's: kept so that `mob-uncertainty export` can state the axes the model was trained in.
-            "orientation": orientations.pop() if len(orientations) == 1 else None,
+            "orientation": orientation,
         }
         splits = [{"train": parts["train"], "val": parts["val"]}]
         _write_json(partial / "dataset.json", description)
         _write_json(partial / "splits_final.json", splits)
-        _write_cases_file(partial / CASES_FILE, cases, part_of, subjects, labels, left_out)
+        notes = {case.name: " ".join(filter(None, (case.mended, turned.get(case.name)))) for case in cases}
+        _write_cases_file(partial / CASES_FILE, cases, part_of, subjects, notes, labels, left_out)
         partial.rename(folder)
     except (OSError, RuntimeError) as error:  # SimpleITK's are RuntimeErrors
         raise OutputError(f"{folder} cannot be written ({error}); free some space or choose another folder.") from error
@@ -331,16 +339,46 @@ def write_dataset(
     return folder
 
 
-def _write_case(case: LabelledCase, folder: Path, suffix: str) -> str:
-    """Write image and label map; returns the orientation of their axes."""
-    image = folder / f"images{suffix}" / f"{case.name}_0000.nii.gz"
-    if case.mended:
-        sitk.WriteImage(read_image(case.image)[0], str(image), useCompression=True)
+def _subjects_of(
+    names: Sequence[str], known: Mapping[str, str] | None, report: Callable[[str], None]
+) -> dict[str, str]:
+    """The subject of each case; one that is not known has a subject of its own."""
+    unknown = [name for name in names if name not in (known or {})]
+    if known and names and len(unknown) == len(names):
+        raise SettingsError(
+            f"The table of subjects names none of the cases: it has {next(iter(known))}, a case is {names[0]}; "
+            "write their names as here."
+        )
+    if known and unknown:
+        report(
+            f"{len(unknown)} of {len(names)} cases are not in the table of subjects ({unknown[0]} for one): "
+            "each counts as a subject of its own"
+        )
+    return {name: (known or {}).get(name, name) for name in names}
+
+
+def stored_orientation(path: Path) -> str:
+    """Where the axes of an image file run to, such as `LPS`."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(reader.GetDirection())
+
+
+def _write_case(case: LabelledCase, folder: Path, suffix: str, turned_to: str | None) -> None:
+    """Write image and label map, with other axes if need be."""
+    image, label = folder / f"images{suffix}" / f"{case.name}_0000.nii.gz", case.read_label()
+    if case.mended or turned_to:
+        read = read_image(case.image)[0]
+        sitk.WriteImage(_turned(read, turned_to), str(image), useCompression=True)
     else:
         shutil.copyfile(case.image, image)
-    label = case.read_label()
-    sitk.WriteImage(label, str(folder / f"labels{suffix}" / f"{case.name}.nii.gz"), useCompression=True)
-    return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(label.GetDirection())
+    target = folder / f"labels{suffix}" / f"{case.name}.nii.gz"
+    sitk.WriteImage(_turned(label, turned_to), str(target), useCompression=True)
+
+
+def _turned(image: sitk.Image, orientation: str | None) -> sitk.Image:
+    return sitk.DICOMOrient(image, orientation) if orientation else image
 
 
 def _write_cases_file(
@@ -348,6 +386,7 @@ def _write_cases_file(
     cases: Sequence[LabelledCase],
     part_of: dict[str, str],
     subjects: Mapping[str, str],
+    notes: Mapping[str, str],
     labels: Sequence[str],
     left_out: Sequence[LeftOut],
 ) -> None:
@@ -357,7 +396,7 @@ def _write_cases_file(
             "case": case.name,
             "part": part_of.get(case.name, "not used"),
             "subject": subjects[case.name],
-            "note": case.mended,
+            "note": notes[case.name],
         }
         | {f"{label}_ml": f"{volume:.3f}" for label, volume in zip(labels, case.volumes_ml, strict=False)}
         for case in cases

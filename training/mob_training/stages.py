@@ -20,7 +20,7 @@ from MoBUncertaintyLib.devices import select_device
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.nnunet_folder import FINAL
 
-# One process prepares patches while another trains; zero would be repeatable to the last bit, but slower.
+# Processes that prepare patches beside the training; zero is repeatable to the last bit, but slower.
 AUGMENTATION_PROCESSES = "nnUNet_n_proc_DA"
 
 
@@ -38,7 +38,7 @@ def train_deterministic(
         resume: Go on from the latest checkpoint, if there is one of the same settings.
 
     Raises:
-        SettingsError: The data set is not planned, or not with these plans.
+        SettingsError: The data set is not planned, or not with these plans, or its split has no such fold.
 
     Returns:
         The results folder, which holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
@@ -47,7 +47,10 @@ def train_deterministic(
     plans = deterministic_plans(_read(folder / f"{plans_name}.json"), schedule)
     plans["continue_training"] = resume
     dataset = _read(folder / "dataset.json")
-    return _run(DeterministicTrainer(plans, CONFIGURATION, fold, dataset, select_device(device)), resume)
+    splits = folder / "splits_final.json"
+    if splits.exists() and fold >= len(_read(splits)):
+        raise SettingsError(f"The split of {folder.name} has no fold {fold}; there is one split, fold 0.")
+    return _run(DeterministicTrainer(plans, CONFIGURATION, fold, dataset, _device(device)), resume)
 
 
 def prepare_finetuning(results: Path, name: str, spec: CovarianceSpec, settings: FineTuning, fold: int = 0) -> Path:
@@ -109,11 +112,20 @@ def finetune(
     plans = _read(prepare_finetuning(results, name, spec, settings, fold))
     plans["continue_training"] = resume
     dataset = _read(Path(results) / "dataset.json")
-    return _run(FineTuningTrainer(plans, CONFIGURATION, fold, dataset, select_device(device)), resume)
+    return _run(FineTuningTrainer(plans, CONFIGURATION, fold, dataset, _device(device)), resume)
+
+
+def _device(name: str) -> torch.device:
+    """As `select_device`, but nnU-Net's trainer takes the first GPU whatever it is told."""
+    device = select_device(name)
+    if device.index:
+        raise SettingsError(f"A training takes the first GPU: set CUDA_VISIBLE_DEVICES={device.index}, and give cuda.")
+    return device
 
 
 def _run(trainer: DeterministicTrainer, resume: bool) -> Path:
-    os.environ.setdefault(AUGMENTATION_PROCESSES, "1")
+    if trainer.device.type != "cuda":  # a GPU waits for one process: there it is nnU-Net's own number, up to 12
+        os.environ.setdefault(AUGMENTATION_PROCESSES, "1")
     torch.backends.cudnn.benchmark = True
     checkpoint = _to_resume(trainer) if resume else None
     if checkpoint is not None:
