@@ -134,6 +134,8 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         # These connections ensure that we update parameter node when scene is closed
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        # What is being drawn is a part of the scene only once it is a verdict
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartSaveEvent, self.onSceneStartSave)
         # A scene that is loaded may bring results, and a parameter node of its own
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
@@ -164,6 +166,10 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
             self._parameterNodeGuiTag = None
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
+
+    def onSceneStartSave(self, caller, event) -> None:
+        """Called just before the scene is saved."""
+        self.panel.review.leave()
 
     def onSceneStartClose(self, caller, event) -> None:
         """Called just before the scene is closed."""
@@ -299,8 +305,8 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
             self.sessions.put(ct, session)
             onResult(session)
 
-        opened = self.sessions.opened(ct)  # a new segmentation is looked through as the last one was
-        request = tasks.predictRequest(ct, str(model), settings, opened and opened.settings)
+        # A new segmentation is looked through as the last one was.
+        request = tasks.predictRequest(ct, str(model), settings, self.sessions.opened(ct))
         self.client.request(request, onProgress, onWarning, show, onError)
 
     def export(self, ct, folder, formats, patientFields, onProgress, onWarning, onResult, onError) -> None:

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from MoBUncertaintyLib.covariance import CovarianceSpec
+from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.errors import ModelError, SettingsError
-from MoBUncertaintyLib.region_settings import RegionSettings, check_sizes
+from MoBUncertaintyLib.region_settings import Measure, RegionSettings, check_sizes
 
 SCHEMA_VERSION = 1
 JSON_LIMIT = 16 * 2**20  # bytes; nnU-Net's own files are some ten kilobytes
@@ -149,8 +149,9 @@ class ModelCard:
 
     @property
     def region_settings(self) -> RegionSettings:
-        """What counts as a doubtful region of what it segments."""
-        return RegionSettings(**self.regions)
+        """What counts as a doubtful region of what it segments; without a covariance p (1 - p) is the measure."""
+        without = self.covariance.kind is Covariance.DETERMINISTIC
+        return RegionSettings(Measure.BERNOULLI if without else Measure.VARIANCE, **self.regions)
 
     def to_json(self) -> str:
         """The text of `model.json`."""

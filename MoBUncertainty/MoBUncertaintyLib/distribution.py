@@ -218,7 +218,9 @@ class LogitGaussian:
         # fp32 would lose a small d beside a large loading, and with it the factor.
         size = covariance.detach().diagonal(dim1=-2, dim2=-1).mean(dim=-1, keepdim=True)
         covariance = covariance + torch.diag_embed(1e-6 * size.expand(*size.shape[:-1], self.num_classes))
-        factor = torch.linalg.cholesky(covariance).movedim((-2, -1), (1, 2))
+        factor, failed = torch.linalg.cholesky_ex(covariance)
+        # What is no number, as after an overflow in half precision, stays none, for those who look at the result.
+        factor = factor.masked_fill((failed > 0)[..., None, None], torch.nan).movedim((-2, -1), (1, 2))
 
         def marginal_logits(k: int) -> Tensor:
             z = self._normal((k, *self.mean.shape), generator)

@@ -6,8 +6,7 @@ along the rest of the boundary. With u the measure of doubt,
     thickness(x) = sigma sqrt(2 pi) (G_sigma * u)(x)         G_sigma: a Gaussian of sigma mm
 
 is the integral of u across a boundary through x, as long as the doubt is thin against sigma (for a border
-p = sigmoid(d / s) and u = p(1 - p) it is s, in mm). Its median over the segmentation's surface is the typical
-thickness.
+p = sigmoid(d / s) and u = p(1 - p) it is s, in mm). Its median over an organ's surface is the typical thickness there.
 """
 
 from __future__ import annotations
@@ -99,7 +98,8 @@ class DoubtMap:
         voxels: Number of voxels in each block; all that follow are means over a block's voxels unless said otherwise.
         doubt: The measure, float32.
         thickness: Of the doubt, in mm times the measure's unit.
-        typical: Median thickness along the segmentation's surface; 0 without a segmentation.
+        typical: Median thickness along the surface of the nearest organ, one number for all blocks if there is but one
+            organ; 0 without any.
         variance: The largest over the foreground classes.
         peak: The largest variance in the block.
         foreground: Probability of any foreground.
@@ -129,7 +129,7 @@ class DoubtMap:
         self._gather(probability, variance, labels)
         smooth = ndimage.gaussian_filter(self.doubt, window_mm / self.spacing, mode="nearest", truncate=3)
         self.thickness = smooth * np.float32(window_mm * np.sqrt(2 * np.pi))
-        self.typical = _median_at_surface(self.thickness, self.labels)
+        self.typical = _typical(self.thickness, self.labels, self.spacing)
 
     @classmethod
     def of(
@@ -246,6 +246,18 @@ def _box_of_interest(foreground: Sequence[np.ndarray], margin: np.ndarray) -> Bo
             slices[z] |= likely.any()
             shadow |= likely
     return bounding_box([slices, shadow.any(axis=1), shadow.any(axis=0)], margin)
+
+
+def _typical(thickness: np.ndarray, labels: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """Each organ has a typical thickness of its own: among blurred ones the doubt in a sharp one would not show."""
+    organs = np.setdiff1d(labels, 0)
+    if organs.size < 2:
+        return np.array(_median_at_surface(thickness, labels))
+    medians = np.zeros(organs.max() + 1, np.float32)
+    for organ in organs:
+        medians[organ] = _median_at_surface(thickness, labels == organ)
+    nearest = ndimage.distance_transform_edt(labels == 0, spacing, return_distances=False, return_indices=True)
+    return medians[labels[tuple(nearest)]]
 
 
 def _median_at_surface(values: np.ndarray, labels: np.ndarray) -> float:

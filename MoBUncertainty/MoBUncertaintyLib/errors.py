@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 NOT_ENOUGH_MEMORY = "The computer has not enough memory for this image; choose a region of interest."
-SIGNS_OF_IT = ("out of memory", "can't allocate memory", "not enough memory", "failed to allocate memory")
+SIGNS_OF_IT = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "failed to allocate memory",
+    "_status_alloc_failed",  # cuBLAS and cuDNN
+    "cudnn_status_not_initialized",  # cuDNN, where its own memory does not fit
+    "unable to find an engine",  # cuDNN, where no algorithm's workspace fits
+    "invalid buffer size",  # MPS
+)
 
 
 class UserError(Exception):

@@ -27,6 +27,8 @@ SPACING_MM = (0.2, 15.0)
 AIR_HU = -1024.0
 # Below this an image can only be in Hounsfield units: other modalities have no negative values of that size.
 HOUNSFIELD_BELOW = -100.0
+# mm by which slices of a DICOM series may lie beside each other; positions in files are rounded.
+LARGEST_SHIFT = 1.0
 
 _SERIES_DESCRIPTION, _IMAGE_POSITION, _IMAGE_ORIENTATION = "0008|103e", "0020|0032", "0020|0037"
 
@@ -266,16 +268,28 @@ def _read_series(folder: Path, series: str | None) -> tuple[sitk.Image, list[str
 
 
 def _check_slices(reader: sitk.ImageSeriesReader, count: int) -> list[str]:
-    """Warn of slices that are unevenly spaced: SimpleITK spreads them evenly, so sizes along that axis are wrong."""
+    """Warn of slices that are unevenly spaced: SimpleITK spreads them evenly, so sizes along that axis are wrong.
+
+    Raises:
+        ImageError: Slices lie in one place, or beside each other: SimpleITK would stack them straight.
+    """
     tags = (_IMAGE_POSITION, _IMAGE_ORIENTATION)
     if not all(reader.HasMetaDataKey(i, tag) for i in range(count) for tag in tags):
         return []
     row, column = np.reshape(reader.GetMetaData(0, _IMAGE_ORIENTATION).split("\\"), (2, 3)).astype(float)
     positions = np.array([reader.GetMetaData(i, _IMAGE_POSITION).split("\\") for i in range(count)], dtype=float)
-    gaps = np.abs(np.diff(positions @ np.cross(row, column)))
+    normal = np.cross(row, column)
+    gaps = np.abs(np.diff(positions @ normal))
     usual = float(np.median(gaps))
     if gaps.min() < 1e-3:
         raise ImageError("Slices of the DICOM series lie in the same place; export one time point or phase only.")
+    offsets = positions - positions[0]
+    shift = float(np.linalg.norm(offsets - np.outer(offsets @ normal, normal), axis=1).max())
+    if shift > LARGEST_SHIFT:
+        raise ImageError(
+            f"Slices of the DICOM series are shifted beside each other by up to {shift:.3g} mm (a tilted gantry); "
+            "resample the series to a straight volume first, in 3D Slicer for example."
+        )
     if np.abs(gaps - usual).max() > 0.05 * usual:
         return [f"Slices are missing or unevenly spaced ({gaps.min():.3g} to {gaps.max():.3g} mm): sizes may be wrong."]
     return []

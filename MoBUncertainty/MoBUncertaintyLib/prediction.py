@@ -15,7 +15,7 @@ from torch import Tensor
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.appearance import readable
-from MoBUncertaintyLib.card import Label
+from MoBUncertaintyLib.card import Label, ModelCard
 from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.devices import Precision, autocast_dtype, select_device
 from MoBUncertaintyLib.errors import Cancelled, SettingsError, lack_of_memory_told
@@ -205,7 +205,13 @@ class Predictor:
             probability,
             variance,
             provenance=self._provenance(case, window),
-            warnings=warnings + case.warnings + window.warnings + _not_found(segmentation, self.model.card.labels),
+            warnings=[
+                *warnings,
+                *case.warnings,
+                *window.warnings,
+                *_without_covariance(self.model.card),
+                *_not_found(segmentation, self.model.card.labels),
+            ],
             timings={
                 "preprocess": clock.seconds["preprocess"],
                 **window.seconds,
@@ -253,6 +259,16 @@ class Predictor:
                 **{name: version(name) for name in ("torch", "nnunetv2", "SimpleITK", "numpy")},
             },
         }
+
+
+def _without_covariance(card: ModelCard) -> list[str]:
+    """What a reader of a stock nnU-Net's variance must know."""
+    if card.covariance.kind is not Covariance.DETERMINISTIC:
+        return []
+    return [
+        "This model has no covariance, so its variance shows only where tiles or folds disagree; doubtful regions are "
+        "found by p (1 - p), for which the entropy map is the one to look at."
+    ]
 
 
 def _not_found(segmentation: sitk.Image, labels: Sequence[Label]) -> list[str]:

@@ -191,7 +191,7 @@ class RegionFinder:
         doubt = self._map
         if (settings.measure, settings.window_mm) != (doubt.measure, doubt.window_mm):
             raise SettingsError("Another measure or window of doubt needs a new RegionFinder.")
-        usual = max(settings.excess * doubt.typical, doubt.typical + settings.depth_mm * settings.level)
+        usual = np.maximum(settings.excess * doubt.typical, doubt.typical + settings.depth_mm * settings.level)
         doubtful = (doubt.doubt > settings.level) & (doubt.thickness > usual)
         near = bounding_box(shadows(doubtful), np.ceil(settings.grow_mm / doubt.spacing))
         pieces = self._pieces(doubtful[near], near, settings)

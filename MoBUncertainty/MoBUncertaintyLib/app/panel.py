@@ -250,6 +250,9 @@ class Panel:
         touched = sum(region.touched for region in review.regions) if review else 0
         if touched:
             lost.append(_("Regions of this CT with a verdict or a comment: {count}.").format(count=touched))
+        stray = self.review.session.strayEdits() if self.review.session else 0
+        if stray:
+            lost.append(_("Voxels that were changed outside of the review: {count}.").format(count=stray))
         question = _("A new segmentation begins a new review, and all of this is lost. Apply?")
         return not lost or slicer.util.confirmOkCancelDisplay(" ".join([*lost, question]))
 

@@ -16,6 +16,8 @@ from MoBUncertaintyLib.blocks import Box, hull, within
 
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+TAG = "MoBUncertainty"
+"""Marks our segments: Slicer gives those that the user adds IDs like ours."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,15 @@ class LabelSegmentation:
             labels = labels[box] if labels.size else np.zeros((1, 1, 1), labels.dtype)
         image = self._image(labels.astype(np.uint8 if labels.max() < 256 else np.uint16, copy=False), box)
         wasModifying = node.StartModify()  # else every segment is announced to every view and table
-        for gone in set(segmentation.GetSegmentIDs()) - {segmentId(spec.value) for spec in segments}:
-            segmentation.RemoveSegment(gone)
+        ours = self._segments()
+        for gone in set(ours) - {spec.value for spec in segments}:
+            segmentation.RemoveSegment(segmentId(gone))
         for spec in segments:
-            known = segmentation.GetSegment(segmentId(spec.value))
+            known = ours.get(spec.value)
+            if known is None:
+                self._makeRoom(segmentId(spec.value))
             segment = known or slicer.vtkSegment()
+            segment.SetTag(TAG, str(spec.value))
             segment.RemoveAllRepresentations()
             segment.SetName(spec.name)
             segment.SetColor(*(channel / 255 for channel in spec.colour))
@@ -126,7 +132,7 @@ class LabelSegmentation:
             raise ValueError(f"The segmentation has no segment for the labels {sorted(unknown)}.")
         layers: dict = {}  # one for all segments, unless the user has drawn segments that overlap
         for value, segment in ours.items():
-            layers.setdefault(segment.GetRepresentation(BINARY_LABELMAP), []).append(value)
+            layers.setdefault(self._layer(segment, box), []).append(value)
         for image, values in layers.items():
             image = self._covering(image, box)
             content = _array(image)[within(box, self._onCt(image)[1])]
@@ -147,6 +153,7 @@ class LabelSegmentation:
         """Copy the segments of another one that somebody has deleted here; says whether there were any."""
         missing = [value for value in other.values() if value not in self.values()]
         for value in missing:
+            self._makeRoom(segmentId(value))
             source = other.node.GetSegmentation()
             self.node.GetSegmentation().CopySegmentFromSegmentation(source, segmentId(value))
         return bool(missing)
@@ -196,9 +203,28 @@ class LabelSegmentation:
         found = {}
         for identifier in segmentation.GetSegmentIDs() if segmentation else ():
             prefix, _, value = identifier.rpartition("_")
-            if prefix == "Segment" and value.isdecimal():
-                found[int(value)] = segmentation.GetSegment(identifier)
+            segment = segmentation.GetSegment(identifier)
+            if prefix == "Segment" and value.isdecimal() and segment.HasTag(TAG):
+                found[int(value)] = segment
         return found
+
+    def _makeRoom(self, identifier: str):
+        """Give a segment of the user's another ID, if it has the one that is needed."""
+        segmentation = self.node.GetSegmentation()
+        segment = segmentation.GetSegment(identifier)
+        if segment:
+            copy = slicer.vtkSegment()
+            copy.DeepCopy(segment)
+            segmentation.RemoveSegment(identifier)
+            segmentation.AddSegment(copy, segmentation.GenerateUniqueSegmentID(f"{identifier}_own"))
+
+    def _layer(self, segment, box: Box):
+        """The image that holds a segment; an empty one of that box if the segment was cleared in the Segment Editor."""
+        image = segment.GetRepresentation(BINARY_LABELMAP)
+        if image is None or image.GetPointData().GetScalars() is None:
+            image = self._image(np.zeros([axis.stop - axis.start for axis in box], np.uint8), box)
+            segment.AddRepresentation(BINARY_LABELMAP, image)
+        return image
 
     def _image(self, values: np.ndarray, box: Box):
         """A vtkOrientedImageData of what lies in a box of the CT; a copy."""

@@ -71,8 +71,7 @@ class ReviewSession:
             labels: Label map of the doubtful regions, uint16.
         """
         prediction = results.state("prediction")
-        settings = RegionSettings.from_dict(prediction["provenance"].get("regions", {}).get("settings", {}))
-        found = FoundRegions(tuple(map(Region.from_dict, prediction["rows"])), labels, settings)
+        found = FoundRegions(tuple(map(Region.from_dict, prediction["rows"])), labels, _foundBy(prediction))
         session = cls(results, Review(predicted, found, Grid.from_matrix(ijkToRas(results.ctNode))))
         session._showRegions()
         session._store()
@@ -112,6 +111,11 @@ class ReviewSession:
     def settings(self) -> RegionSettings:
         """What counts as a region now."""
         return self.review.settings or RegionSettings()
+
+    @property
+    def foundBy(self) -> RegionSettings:
+        """What counted as a region when the CT was segmented, before the reader changed it."""
+        return _foundBy(self.prediction)
 
     @property
     def editing(self) -> str | None:
@@ -260,6 +264,7 @@ class ReviewSession:
         return self._finder
 
     def _step(self, boxes) -> None:
+        self._store()  # first: what was decided is kept, whatever becomes of its display
         self._mend()
         for box in boxes:
             self.results.updateSegmentation(box, self.review.labels_in(box), surfaces=False)
@@ -267,7 +272,6 @@ class ReviewSession:
         if self._list() != self._listed or self.results.listedRegions() != {label for label, _ in self._listed}:
             self._showRegions()
         self._showStatus()
-        self._store()
 
     def _mend(self) -> None:
         """Bring back organs that were deleted in the Segment Editor: verdicts change them."""
@@ -334,6 +338,10 @@ class ReviewSession:
             return False
         node.GetSegmentation().RemoveSegment(MASK_SEGMENT)
         return True
+
+
+def _foundBy(prediction: dict) -> RegionSettings:
+    return RegionSettings.from_dict(prediction["provenance"].get("regions", {}).get("settings", {}))
 
 
 def areComplete(results: ResultScene) -> bool:

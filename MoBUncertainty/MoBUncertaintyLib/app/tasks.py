@@ -17,27 +17,30 @@ from MoBUncertaintyLib.app.session import ReviewSession
 from MoBUncertaintyLib.appearance import readable
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.protocol import Command
-from MoBUncertaintyLib.region_settings import RegionSettings
 
-SET_BY_READER = ("measure", "threshold", "minimum_mm3")
+SET_BY_READER = ("threshold", "minimum_mm3")
 """Of what counts as a doubtful region; the rest depends on the model."""
 
 
-def predictRequest(ct, model: str, settings: dict[str, Any], regions: RegionSettings | None = None) -> dict[str, Any]:
+def predictRequest(ct, model: str, settings: dict[str, Any], earlier: ReviewSession | None = None) -> dict[str, Any]:
     """Ask for a prediction.
 
     Args:
         ct: vtkMRMLScalarVolumeNode.
         model: Name of a model, or its path.
         settings: Fields of `prediction.PredictionSettings`.
-        regions: What counted as a doubtful region in the last result; what the reader may set of it holds on.
+        earlier: The review of the last result; what its reader has set of what counts as a region holds on.
     """
+    changed = {}
+    if earlier:
+        now, found = earlier.settings, earlier.foundBy
+        changed = {name: getattr(now, name) for name in SET_BY_READER if getattr(now, name) != getattr(found, name)}
     return {
         "command": Command.PREDICT,
         "ct": _volume(ct),
         "model": model,
         "settings": settings,
-        "regions": {name: getattr(regions, name) for name in SET_BY_READER} if regions else {},
+        "regions": changed,
     }
 
 
