@@ -33,7 +33,13 @@ def cut(path: Path, share: float = 0.5) -> Path:
     return path
 
 
-def write_series(folder: Path, uid: str, positions: list[float], description: str = "arterial") -> None:
+def write_series(
+    folder: Path,
+    uid: str,
+    positions: list[float],
+    description: str = "arterial",
+    orientation: str = "1\\0\\0\\0\\1\\0",
+) -> None:
     folder.mkdir(exist_ok=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
@@ -49,7 +55,7 @@ def write_series(folder: Path, uid: str, positions: list[float], description: st
             "0008|0018": f"{uid}.{i}",
             "0020|0013": str(i),
             "0020|0032": f"0\\0\\{z}",
-            "0020|0037": "1\\0\\0\\0\\1\\0",
+            "0020|0037": orientation,
         }
         for tag, value in tags.items():
             slice_.SetMetaData(tag, value)
@@ -93,6 +99,14 @@ def test_missing_dicom_slices_are_reported(tmp_path: Path) -> None:
     _, warnings = read_image(tmp_path)
     assert len(warnings) == 1
     assert "unevenly spaced (3 to 6 mm)" in warnings[0]
+
+
+def test_slices_of_a_tilted_gantry_are_refused(tmp_path: Path) -> None:
+    """Slices lie beside each other: along the table, while their normal is tilted."""
+    tilted = "1\\0\\0\\0\\0.9397\\-0.3420"  # by 20 degrees
+    write_series(tmp_path, "1.2.3.1", [0, 5, 10, 15], orientation=tilted)
+    with pytest.raises(ImageError, match=r"shifted beside each other by up to 5\.13 mm \(a tilted gantry\); resample"):
+        read_image(tmp_path)
 
 
 def test_two_time_points_in_one_dicom_series_are_refused(tmp_path: Path) -> None:

@@ -19,11 +19,12 @@ from safetensors.torch import load_file, save_file
 
 from MoBUncertaintyLib import model_export, weights
 from MoBUncertaintyLib.card import card_from_json
+from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.errors import ModelError, OutputError
 from MoBUncertaintyLib.model import find_model, list_models, load_model, read_card, verify
 from MoBUncertaintyLib.model_export import write_model, zip_model
 from MoBUncertaintyLib.network import load_network
-from MoBUncertaintyLib.region_settings import RegionSettings
+from MoBUncertaintyLib.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.terminology import describe_labels
 from tiny_model import (
     DATASET,
@@ -331,6 +332,8 @@ def test_a_card_states_what_suits_its_organ_and_the_rest_is_as_usual() -> None:
     assert card(regions={"depth_mm": 1.5}).region_settings == RegionSettings(depth_mm=1.5)
     without = {name: value for name, value in CARD_JSON.items() if name != "regions"}
     assert card_from_json(without, "x").region_settings == RegionSettings()
+    stock = card(covariance=CovarianceSpec(Covariance.DETERMINISTIC), regions={"depth_mm": 1.5})
+    assert stock.region_settings == RegionSettings(Measure.BERNOULLI, depth_mm=1.5)
 
 
 def test_models_are_listed_and_found_by_name_with_broken_ones_shown(folder: Path) -> None:

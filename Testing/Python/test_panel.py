@@ -157,8 +157,27 @@ class TestRun:
         asked = []
         monkeypatch.setattr(desktop.logic.client, "request", lambda message, *_: asked.append(message["regions"]))
         desktop.ui.applyButton.click()
-        assert (asked[0]["threshold"], asked[0]["minimum_mm3"]) == (0.02, 50.0)
+        assert asked == [{"threshold": 0.02, "minimum_mm3": 50.0}]
         desktop.ui.applyButton.click()
+
+    def test_what_the_reader_has_not_set_is_left_to_the_next_model(self, reviewed, monkeypatch):
+        desktop, _ = reviewed
+        asked = []
+        monkeypatch.setattr(desktop.logic.client, "request", lambda message, *_: asked.append(message["regions"]))
+        desktop.ui.applyButton.click()
+        assert asked == [{}]
+        desktop.ui.applyButton.click()
+
+    def test_a_new_run_asks_before_it_overwrites_what_was_drawn_outside_of_the_review(self, reviewed):
+        import qt
+
+        desktop, session = reviewed
+        session.results.updateSegmentation(np.s_[0:2, 0:2, 0:2], np.ones((2, 2, 2), np.uint8))
+        desktop.answer(qt.QMessageBox.Cancel)
+        desktop.ui.applyButton.click()
+        (dialog,) = desktop.dialogs
+        assert "Voxels that were changed outside of the review: 8." in dialog.text
+        assert session.strayEdits() == 8
 
     def test_a_region_of_interest_without_a_size_is_said(self, desktop):
         add_ct(desktop)

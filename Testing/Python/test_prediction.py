@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +18,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 
 from MoBUncertaintyLib import sliding_window
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
-from MoBUncertaintyLib.errors import Cancelled, ImageError, ModelError, SettingsError
+from MoBUncertaintyLib.errors import Cancelled, ImageError, SettingsError
 from MoBUncertaintyLib.model import Model
 from MoBUncertaintyLib.network import StochasticNetwork, build_network
 from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Predictor, Progress, predict
@@ -340,33 +339,6 @@ def test_out_of_memory_while_summing_or_moving_takes_one_step(
 def test_out_of_memory_on_the_cpu_says_what_to_do(mob: Model, ct: sitk.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     fail_at(monkeypatch, {0}, StochasticNetwork, "features")
     with pytest.raises(SettingsError, match=r"not enough memory .* choose a region of interest"):
-        predict(ct, mob, one_fold())
-
-
-def overflowing(only_in_half: bool) -> Callable[[StochasticNetwork, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    features = StochasticNetwork.features
-
-    def spoiled(self: StochasticNetwork, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        found, mean = features(self, x)
-        spoil = torch.is_autocast_enabled("cpu") or not only_in_half
-        return found, mean.index_fill(2, torch.tensor([3]), float("nan")) if spoil else mean
-
-    return spoiled
-
-
-def test_output_that_overflows_in_half_precision_is_computed_again_in_float32(
-    mob: Model, ct: sitk.Image, reference: Prediction, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(StochasticNetwork, "features", overflowing(only_in_half=True))
-    prediction = predict(ct, mob, one_fold(precision="bfloat16"))
-    assert same(prediction, reference)
-    assert prediction.warnings == ["The network's output overflowed in half precision, so it computes in float32."]
-    assert prediction.provenance["precision"] == "float32"
-
-
-def test_output_that_is_no_number_is_an_error(mob: Model, ct: sitk.Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StochasticNetwork, "features", overflowing(only_in_half=False))
-    with pytest.raises(ModelError, match="not a finite number"):
         predict(ct, mob, one_fold())
 
 

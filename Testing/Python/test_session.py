@@ -191,6 +191,46 @@ class TestEdit:
         assert np.array_equal(session.results.corrected(), before)
         same(session)
 
+    @pytest.mark.parametrize("drawn", [True, False])
+    def test_a_scene_saved_meanwhile_holds_what_is_drawn(self, session, scene, tmp_path, drawn):
+        from MoBUncertaintyLib.app.scene import ResultScene, findResults
+        from MoBUncertaintyLib.app.session import ReviewSession
+
+        region = session.review.regions[1]
+        session.beginEdit(region.region_id)
+        if drawn:
+            self.draw(session, 1)
+        path = str(tmp_path / "scene.mrb")
+        assert scene.WriteToMRB(path)
+        assert session.editing == region.region_id  # goes on
+        scene.Clear(False)
+        assert scene.ReadFromMRB(path, True)
+        again = ReviewSession.open(ResultScene(findResults(scene)[0]))
+        assert again.editing is None
+        assert again.review.region(region.region_id).verdict == ("edit" if drawn else "pending")
+        assert (again.results.corrected()[again.review.label_map() == region.label] == 1).all() or not drawn
+        assert list(again.results.node("segmentation").GetSegmentation().GetSegmentIDs()) == ["Segment_1"]
+        same(again)
+
+    def test_an_organ_that_is_cleared_meanwhile_leaves_a_review_that_goes_on(self, session):
+        """ "Clear selected segments" in the Segment Editor leaves a segment without voxels."""
+        import slicer
+
+        first, second, _ = session.review.regions
+        session.beginEdit(first.region_id)
+        clear = slicer.vtkSlicerSegmentationsModuleLogic.ClearSegment
+        assert clear(session.results.node("segmentation"), "Segment_1")
+        session.finishEdit()
+        assert session.review.region(first.region_id).verdict == "edit"
+        same(session)
+        assert clear(session.results.node("segmentation"), "Segment_1")
+        session.decide(second.region_id, "include")
+        session.discardStrayEdits()
+        same(session)
+        session.undo()
+        session.undo()
+        assert np.array_equal(session.results.corrected(), session.review.predicted)
+
     def test_a_signed_review_cannot_be_edited(self, session):
         from MoBUncertaintyLib.errors import ReviewError
 
@@ -313,6 +353,24 @@ def test_a_session_without_its_nodes_is_not_complete(session, scene):
     assert session.isComplete()
     scene.RemoveNode(session.results.node("variance"))
     assert not session.isComplete()
+
+
+def test_a_verdict_is_kept_though_it_cannot_be_shown(session, monkeypatch):
+    region = session.review.regions[0]
+    monkeypatch.setattr(type(session.results), "updateSegmentation", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        session.decide(region.region_id, "include")
+    assert session.results.state("review")["regions"][0]["verdict"] == "include"
+
+
+def test_segments_of_the_user_stay_when_the_ct_is_segmented_again(session):
+    segmentation = session.results.node("segmentation").GetSegmentation()
+    segmentation.AddEmptySegment("", "Tumour")
+    again = begin_again(session.ctNode)
+    names = [segmentation.GetSegment(identifier).GetName() for identifier in segmentation.GetSegmentIDs()]
+    assert "Tumour" in names and len(names) == 2
+    again.decide(again.review.regions[0].region_id, "include")
+    same(again)
 
 
 def test_each_ct_has_a_review_of_its_own(scene):

@@ -16,8 +16,6 @@ from MoBUncertaintyLib.blocks import Box, hull, within
 
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
-TAG = "MoBUncertainty"
-"""Marks our segments: Slicer gives those that the user adds IDs like ours."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +87,11 @@ class LabelSegmentation:
             labels = labels[box] if labels.size else np.zeros((1, 1, 1), labels.dtype)
         image = self._image(labels.astype(np.uint8 if labels.max() < 256 else np.uint16, copy=False), box)
         wasModifying = node.StartModify()  # else every segment is announced to every view and table
-        ours = self._segments()
-        for gone in set(ours) - {spec.value for spec in segments}:
+        for gone in set(self.values()) - {spec.value for spec in segments}:  # the user's own segments stay
             segmentation.RemoveSegment(segmentId(gone))
         for spec in segments:
-            known = ours.get(spec.value)
-            if known is None:
-                self._makeRoom(segmentId(spec.value))
+            known = segmentation.GetSegment(segmentId(spec.value))
             segment = known or slicer.vtkSegment()
-            segment.SetTag(TAG, str(spec.value))
             segment.RemoveAllRepresentations()
             segment.SetName(spec.name)
             segment.SetColor(*(channel / 255 for channel in spec.colour))
@@ -153,7 +147,6 @@ class LabelSegmentation:
         """Copy the segments of another one that somebody has deleted here; says whether there were any."""
         missing = [value for value in other.values() if value not in self.values()]
         for value in missing:
-            self._makeRoom(segmentId(value))
             source = other.node.GetSegmentation()
             self.node.GetSegmentation().CopySegmentFromSegmentation(source, segmentId(value))
         return bool(missing)
@@ -203,20 +196,9 @@ class LabelSegmentation:
         found = {}
         for identifier in segmentation.GetSegmentIDs() if segmentation else ():
             prefix, _, value = identifier.rpartition("_")
-            segment = segmentation.GetSegment(identifier)
-            if prefix == "Segment" and value.isdecimal() and segment.HasTag(TAG):
-                found[int(value)] = segment
+            if prefix == "Segment" and value.isdecimal():
+                found[int(value)] = segmentation.GetSegment(identifier)
         return found
-
-    def _makeRoom(self, identifier: str):
-        """Give a segment of the user's another ID, if it has the one that is needed."""
-        segmentation = self.node.GetSegmentation()
-        segment = segmentation.GetSegment(identifier)
-        if segment:
-            copy = slicer.vtkSegment()
-            copy.DeepCopy(segment)
-            segmentation.RemoveSegment(identifier)
-            segmentation.AddSegment(copy, segmentation.GenerateUniqueSegmentID(f"{identifier}_own"))
 
     def _layer(self, segment, box: Box):
         """The image that holds a segment; an empty one of that box if the segment was cleared in the Segment Editor."""

@@ -28,6 +28,8 @@ from MoBUncertaintyLib.review import Review, ReviewRegion, Verdict
 
 EDITOR_TAG = "MoBUncertainty"
 MASK_SEGMENT = "MoBUncertainty.Region"
+REGION_TAG = "MoBUncertainty.RegionId"
+"""Of that segment: the region it stands for, should the scene be saved meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,11 @@ class ReviewSession:
         review = Review.from_dict(stored, results.predicted(), results.regionLabels(), results.corrected())
         session = cls(results, review)
         session._mend()
-        if session._removeMask():  # saved amid an edit: what was drawn so far was no verdict
-            session.discardStrayEdits()
+        session._editing = session._masked()
+        if session.hasDrawn():  # saved amid an edit
+            session.finishEdit()
+        else:
+            session.cancelEdit()
         return session
 
     @property
@@ -216,6 +221,7 @@ class ReviewSession:
         segment = slicer.vtkSegment()
         segment.SetName(_("Region under review"))
         segment.SetColor(*(channel / 255 for channel in REGION_COLOUR))
+        segment.SetTag(REGION_TAG, regionId)
         name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
         segment.AddRepresentation(name, self._orientedImage(region))
         node.GetSegmentation().AddSegment(segment, MASK_SEGMENT)
@@ -331,13 +337,18 @@ class ReviewSession:
         image.SetGeometryFromImageToWorldMatrix(matrix)
         return image
 
-    def _removeMask(self) -> bool:
-        """End the mask of an edit; says whether there was one."""
+    def _masked(self) -> str | None:
+        """The region that the scene holds the mask of an edit for, if any."""
+        segment = self.results.node("segmentation").GetSegmentation().GetSegment(MASK_SEGMENT)
+        regionId = vtk.reference("")
+        known = {region.region_id for region in self.review.regions}
+        masked = segment is not None and segment.GetTag(REGION_TAG, regionId)
+        return regionId.get() if masked and regionId.get() in known else None
+
+    def _removeMask(self) -> None:
         node = self.results.node("segmentation")
-        if not node or not node.GetSegmentation().GetSegment(MASK_SEGMENT):
-            return False
-        node.GetSegmentation().RemoveSegment(MASK_SEGMENT)
-        return True
+        if node:
+            node.GetSegmentation().RemoveSegment(MASK_SEGMENT)
 
 
 def _foundBy(prediction: dict) -> RegionSettings:
