@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 
@@ -25,7 +26,7 @@ def select_device(name: str = "auto") -> torch.device:
     Raises:
         SettingsError: The device asked for is not there.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": _mps_runs_unets(), "cpu": True}
+    available = {"cuda": _cuda_runs(), "mps": _mps_runs_unets(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, there in available.items() if there))
     kind = name.split(":")[0]
@@ -59,6 +60,21 @@ def autocast(device: torch.device, precision: Precision | str = Precision.AUTO) 
     """Context in which the backbone runs."""
     dtype = autocast_dtype(device, precision)
     return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype=dtype)
+
+
+def _cuda_runs() -> bool:
+    """Whether there is a GPU that this build of PyTorch has code for: old ones are there, but every kernel fails."""
+    if not torch.cuda.is_available():
+        return False
+    built = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name) for name in torch.cuda.get_arch_list()]
+    if not all(built):  # AMD's, which go by other names
+        return True
+    major, minor = torch.cuda.get_device_capability()
+    for kind, *version in (match.groups() for match in built):
+        of = tuple(map(int, version))
+        if of <= (major, minor) and (kind == "compute" or of[0] == major):
+            return True
+    return not built
 
 
 def _mps_runs_unets() -> bool:
