@@ -212,6 +212,17 @@ class TestEdit:
         assert list(again.results.node("segmentation").GetSegmentation().GetSegmentIDs()) == ["Segment_1"]
         same(again)
 
+    def test_the_mask_of_a_region_that_is_no_more_goes(self, session):
+        from MoBUncertaintyLib.app.session import MASK_SEGMENT, REGION_TAG, ReviewSession
+
+        session.beginEdit(session.review.regions[1].region_id)
+        segmentation = session.results.node("segmentation").GetSegmentation()
+        segmentation.GetSegment(MASK_SEGMENT).SetTag(REGION_TAG, "another")
+        again = ReviewSession.open(session.results)
+        assert list(segmentation.GetSegmentIDs()) == ["Segment_1"]
+        assert again.editing is None
+        same(again)
+
     def test_an_organ_that_is_cleared_meanwhile_leaves_a_review_that_goes_on(self, session):
         """ "Clear selected segments" in the Segment Editor leaves a segment without voxels."""
         import slicer

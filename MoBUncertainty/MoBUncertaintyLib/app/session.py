@@ -100,6 +100,7 @@ class ReviewSession:
             session.finishEdit()
         else:
             session.cancelEdit()
+        session._removeMask()  # of a region that is no more
         return session
 
     @property
@@ -347,7 +348,7 @@ class ReviewSession:
 
     def _removeMask(self) -> None:
         node = self.results.node("segmentation")
-        if node:
+        if node and node.GetSegmentation().GetSegment(MASK_SEGMENT):
             node.GetSegmentation().RemoveSegment(MASK_SEGMENT)
 
 
