@@ -68,7 +68,7 @@ def test_training_on_plans_that_are_not_there_says_what_to_do(deterministic):
 
 def test_a_fold_that_the_split_lacks_is_refused(deterministic):
     """nnU-Net would split anew, by case, whatever the subjects."""
-    with pytest.raises(SettingsError, match="The split of Dataset001_Tiny has no fold 1; there is one split"):
+    with pytest.raises(SettingsError, match="The split of Dataset001_Tiny has no fold 1; its last is fold 0"):
         train_deterministic(1, PLANS, Schedule(1), fold=1, device="cpu")
 
 

@@ -343,7 +343,8 @@ def _subjects_of(
     names: Sequence[str], known: Mapping[str, str] | None, report: Callable[[str], None]
 ) -> dict[str, str]:
     """The subject of each case; one that is not known has a subject of its own."""
-    unknown = [name for name in names if name not in (known or {})]
+    known = known or {}
+    unknown = [name for name in names if name not in known]
     if known and names and len(unknown) == len(names):
         raise SettingsError(
             f"The table of subjects names none of the cases: it has {next(iter(known))}, a case is {names[0]}; "
@@ -354,7 +355,7 @@ def _subjects_of(
             f"{len(unknown)} of {len(names)} cases are not in the table of subjects ({unknown[0]} for one): "
             "each counts as a subject of its own"
         )
-    return {name: (known or {}).get(name, name) for name in names}
+    return {name: known.get(name, name) for name in names}
 
 
 def stored_orientation(path: Path) -> str:

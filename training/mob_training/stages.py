@@ -48,8 +48,8 @@ def train_deterministic(
     plans["continue_training"] = resume
     dataset = _read(folder / "dataset.json")
     splits = folder / "splits_final.json"
-    if splits.exists() and fold >= len(_read(splits)):
-        raise SettingsError(f"The split of {folder.name} has no fold {fold}; there is one split, fold 0.")
+    if splits.exists() and fold >= (count := len(_read(splits))):
+        raise SettingsError(f"The split of {folder.name} has no fold {fold}; its last is fold {count - 1}.")
     return _run(DeterministicTrainer(plans, CONFIGURATION, fold, dataset, _device(device)), resume)
 
 
