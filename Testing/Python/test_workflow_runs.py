@@ -19,7 +19,7 @@ import yaml
 import tiny
 import tiny_model
 from mob_training.runs import ORDER
-from mob_training.workflow import FOLDER
+from mob_training.workflow import FOLDER, raw_folder_name
 from workflow_commands import CONFIGS, command, jobs, run, small, write_kept, written
 
 PROFILES = {path.parent.name: path for path in sorted((FOLDER / "profiles").glob("*/config.yaml"))}
@@ -130,6 +130,17 @@ def test_a_folder_of_data_may_have_a_space_in_its_name(tmp_path):
     config = written(tmp_path, small(phantom=None, data=str(tmp_path / "my cts")))
     printed = run(config, tmp_path / "w", "--dry-run", "--printshellcmds")
     assert f"totalsegmentator --organ pancreas '{tmp_path}/my cts' --name" in printed
+
+
+def test_another_date_of_the_data_is_no_reason_to_train_anew(tmp_path):
+    config = written(tmp_path, small(phantom=None, data=str(tmp_path / "cts")))
+    converted = f"data/raw/{raw_folder_name(small(), 'Pancreas')}"
+    (tmp_path / "cts").mkdir()
+    (tmp_path / "w" / converted).mkdir(parents=True)
+    later = time.time() + 60
+    os.utime(tmp_path / "cts", (later, later))
+    assert "Nothing to be done" in run(config, tmp_path / "w", "--dry-run", converted)
+    assert "convert" in run(config, tmp_path / "w", "--dry-run", "--forcerun", "convert", "--", converted)
 
 
 def test_data_that_are_not_there_are_named_before_anything_starts(tmp_path):
