@@ -10,12 +10,20 @@ if TYPE_CHECKING:
 LARGEST_VARIANCE = 0.25
 """That a probability can have."""
 
-BRIGHTEST_VARIANCE = 0.08
-"""Variance of the heat map's last colour, the same for every case, so that colours can be compared. A trained model's
-variance is about 0.3 p (1 - p), at most 0.075 where p is 0.5: a scale up to `LARGEST_VARIANCE` would leave it dark."""
-
 REGION_COLOUR = (0, 220, 255)
 """Cyan: in neither the CT's greys nor Inferno nor an organ's colour."""
+
+
+def brightest_variance(threshold: float) -> float:
+    """Variance of the heat map's last colour, the same for every case of a model, so that colours can be compared.
+
+    It is 0.08 at the usual threshold, 0.015: there the variance is about 0.3 p (1 - p), at most 0.075 where p is 0.5,
+    and a scale up to `LARGEST_VARIANCE` would leave it dark.
+
+    Args:
+        threshold: From which on the model's variance counts as doubt (`RegionSettings.variance_threshold`).
+    """
+    return min(LARGEST_VARIANCE, threshold * 16 / 3)
 
 
 def readable(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.errors import ModelError, SettingsError
-from MoBUncertaintyLib.region_settings import Measure, RegionSettings, check_sizes
+from MoBUncertaintyLib.region_settings import Measure, RegionSettings, check_stated
 
 SCHEMA_VERSION = 1
 JSON_LIMIT = 16 * 2**20  # bytes; nnU-Net's own files are some ten kilobytes
@@ -85,8 +85,8 @@ class ModelCard:
         training: What it was trained on and how.
         scores: How well it does, and on what.
         licence: Licence of the weights.
-        regions: Sizes of doubtful regions (`region_settings.SIZES`) that suit what it segments; what is not stated is
-            as for abdominal organs.
+        regions: What counts as a doubtful region of what it segments (`region_settings.STATED_BY_MODELS`); what is not
+            stated is as for abdominal organs.
         files: Path in the model folder -> SHA-256, for every file beside `model.json`; empty for a raw nnU-Net folder.
         schema_version: Of `model.json`.
 
@@ -137,7 +137,7 @@ class ModelCard:
         numbers = all(_is(size, (int, float)) for size in self.regions.values())
         _require(numbers, "'regions' must hold numbers")
         try:
-            check_sizes(self.regions)
+            check_stated(self.regions)
         except SettingsError as error:
             raise ValueError(f"'regions' is wrong ({str(error).rstrip('.')})") from None
         for path, digest in self.files.items():

@@ -40,12 +40,12 @@ def main(
 
 Device = Annotated[str, typer.Option(help="auto (GPU first), cuda, cuda:1, mps or cpu.")]
 Scene = Annotated[bool, typer.Option("--scene/--no-scene", help="Write scene.mrb, the results as a Slicer scene.")]
-RegionSizes = Annotated[
+RegionOptions = Annotated[
     list[str] | None,
     typer.Option(
         "--region",
-        help="Size of doubtful regions, NAME=NUMBER: depth_mm, window_mm, grow_mm, length_mm, minimum_mm3; repeat for "
-        "several. Not given: as the model states, else as for abdominal organs.",
+        help="What counts as a doubtful region, NAME=NUMBER: depth_mm, window_mm, grow_mm, length_mm, minimum_mm3, "
+        "variance_threshold; repeat for several. Not given: as the model states, else as for abdominal organs.",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")]
@@ -99,7 +99,7 @@ def predict(
     min_volume: Annotated[
         float | None, typer.Option("--min-volume", help="Smallest region, mm3 of doubtful voxels.")
     ] = None,
-    region: RegionSizes = None,
+    region: RegionOptions = None,
     series: Annotated[
         str | None, typer.Option(help="Series instance UID, where a DICOM folder holds several series.")
     ] = None,
@@ -117,7 +117,7 @@ def predict(
         from MoBUncertaintyLib.model import find_model, load_model
         from MoBUncertaintyLib.pipeline import case_folders, run_case
         from MoBUncertaintyLib.prediction import PredictionSettings, Predictor
-        from MoBUncertaintyLib.region_settings import read_sizes
+        from MoBUncertaintyLib.region_settings import read_stated
 
         settings = PredictionSettings(
             samples=samples,
@@ -135,7 +135,7 @@ def predict(
         predictor = Predictor(load_model(find_model(model)), settings)
         asked = {"measure": measure, "threshold": threshold, "minimum_mm3": min_volume}
         region_settings = predictor.model.card.region_settings.changed(
-            read_sizes(region or ()) | {name: value for name, value in asked.items() if value is not None}
+            read_stated(region or ()) | {name: value for name, value in asked.items() if value is not None}
         )
 
         def run(case: Path, folder: Path) -> None:
@@ -249,7 +249,7 @@ def export(
         Path | None, typer.Option(help="JSON file to add to what the card says about the training.")
     ] = None,
     scores: Annotated[Path | None, typer.Option(help="JSON file with the card's scores.")] = None,
-    region: RegionSizes = None,
+    region: RegionOptions = None,
     orientation: Annotated[
         str | None, typer.Option(help="Orientation of the training data, such as RAS, if its folder does not tell.")
     ] = None,
@@ -261,7 +261,7 @@ def export(
     with console.reporting():
         from MoBUncertaintyLib.card import read_json
         from MoBUncertaintyLib.model_export import export as export_model
-        from MoBUncertaintyLib.region_settings import read_sizes
+        from MoBUncertaintyLib.region_settings import read_stated
 
         def content(path: Path | None) -> dict | None:
             return read_json(path, str(path.parent)) if path else None
@@ -276,7 +276,7 @@ def export(
             licence=licence,
             training=content(training),
             scores=content(scores),
-            regions=read_sizes(region) if region else None,
+            regions=read_stated(region) if region else None,
             orientation=orientation,
             half=half,
         )

@@ -22,7 +22,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.appearance import BRIGHTEST_VARIANCE, LARGEST_VARIANCE
+from MoBUncertaintyLib.appearance import LARGEST_VARIANCE
 from MoBUncertaintyLib.card import Label
 from MoBUncertaintyLib.dicom_series import DicomSeries, read_series
 from MoBUncertaintyLib.errors import OutputError
@@ -34,7 +34,6 @@ SEG_SERIES_NUMBER, VARIANCE_SERIES_NUMBER = 9001, 9002  # after those of the sca
 # DICOM has codes for several variances, none of them for that of a predicted probability.
 PREDICTIVE_VARIANCE = CodedConcept("PREDVAR", "99MOB", "Predictive variance of the organ's probability")
 
-_WINDOW = highdicom.VOILUTTransformation(window_center=BRIGHTEST_VARIANCE / 2, window_width=BRIGHTEST_VARIANCE)
 _LONGEST = 64  # characters of DICOM's long strings
 
 
@@ -94,6 +93,7 @@ def write_parametric_map(
     variance: sitk.Image,
     *,
     model: Mapping[str, Any],
+    brightest: float,
     organ: str | None = None,
     series_description: str = "Predictive variance",
 ) -> None:
@@ -104,6 +104,7 @@ def write_parametric_map(
         files: The CT's DICOM files, in any order.
         variance: Scalar, float32, in the CT's geometry (LPS mm); axes may be permuted or flipped against the slices.
         model: `name` and `digest` of the model.
+        brightest: Variance that viewers show as white, 0 being black.
         organ: Whose variance it is, where there are several.
         series_description: What viewers list.
 
@@ -130,7 +131,7 @@ def write_parametric_map(
             )
         ],
         content_description=_line(description),
-        voi_lut_transformations=[_WINDOW],
+        voi_lut_transformations=[highdicom.VOILUTTransformation(brightest / 2, brightest)],
         **_common(series, model, description),
     )
     _save(parametric_map, path)

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 
+from MoBUncertaintyLib.appearance import brightest_variance
 from MoBUncertaintyLib.card import Label
 from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError, UserError
 from MoBUncertaintyLib.folders import FolderKind
 from MoBUncertaintyLib.handover import read_volume
+from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.report import SCHEMA, ReviewedCase, build_report, write_csv, write_html, write_json
 from MoBUncertaintyLib.review import Review
 from MoBUncertaintyLib.segment_nrrd import write_segmentation_nrrd
@@ -289,11 +291,12 @@ def _write_dicom(
             )
             return
         several = len(case.labels) > 1
+        brightest = brightest_variance((case.review.settings or RegionSettings()).variance_threshold)
         for label in case.labels:
             name = f"variance_{label.value}.dcm" if several else "variance.dcm"
             variance = _image(case.variance[label.value], case)
             organ = label.name if several else None
-            write_parametric_map(partial / name, files, variance, model=model, organ=organ)
+            write_parametric_map(partial / name, files, variance, model=model, brightest=brightest, organ=organ)
     except UserError as error:
         if isinstance(error.__cause__, OSError) and isinstance(error, OutputError):
             raise FOLDER.error(folder, error.__cause__) from error

@@ -23,8 +23,8 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from MoBUncertaintyLib.appearance import BRIGHTEST_VARIANCE, REGION_COLOUR, readable
-from MoBUncertaintyLib.region_settings import DEFAULT_THRESHOLD, Measure, RegionSettings
+from MoBUncertaintyLib.appearance import REGION_COLOUR, brightest_variance, readable
+from MoBUncertaintyLib.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.regions import Regions
 
 if TYPE_CHECKING:
@@ -102,14 +102,13 @@ def draw_overlay(
         OSError: The file cannot be written.
     """
     view = _look(image, prediction, regions)
-    threshold = variance_threshold(regions.settings)
+    threshold, brightest = variance_scale(regions.settings)
     figure = Figure(figsize=(12.0, 8.6), dpi=120, facecolor=_PAPER)
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
         2, 4, width_ratios=(1, 1, 1, 0.04), left=0.03, right=0.92, top=0.89, bottom=0.07, wspace=0.04, hspace=0.05
     )
     black, white = display_range(image)
-    brightest = brightest_variance(threshold)
     colours = _heat_map(threshold / brightest)
     for column, plane in enumerate(_PLANES):
         upper, lower = (figure.add_subplot(grid[row, column]) for row in (0, 1))
@@ -137,14 +136,10 @@ def display_range(image: sitk.Image) -> tuple[float, float]:
     return low, max(high, low + 1.0)
 
 
-def variance_threshold(settings: RegionSettings) -> float:
-    """Variance from which the heat map is drawn: that of the regions, if variance is their measure."""
-    return settings.level if settings.measure is Measure.VARIANCE else DEFAULT_THRESHOLD[Measure.VARIANCE]
-
-
-def brightest_variance(threshold: float) -> float:
-    """Variance of the heat map's last colour: the same for every case whose threshold leaves room below it."""
-    return max(BRIGHTEST_VARIANCE, 1.5 * threshold)
+def variance_scale(settings: RegionSettings) -> tuple[float, float]:
+    """Variance from which the heat map shows, and that of its last colour, which leaves room above the first."""
+    threshold = settings.level if settings.measure is Measure.VARIANCE else settings.variance_threshold
+    return threshold, max(brightest_variance(settings.variance_threshold), 1.5 * threshold)
 
 
 def _heat_map(start: float) -> ListedColormap:

@@ -1,4 +1,4 @@
-"""What counts as a doubtful region: the measure of doubt, its threshold, and the sizes that suit the organ."""
+"""What counts as a doubtful region: the measure of doubt, its threshold, and the sizes that suit organ and model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from MoBUncertaintyLib.appearance import LARGEST_VARIANCE
 from MoBUncertaintyLib.errors import SettingsError
 
 
@@ -21,11 +22,11 @@ class Measure(StrEnum):
     """Entropy of the mean probabilities, background included, in nats; at most ln C."""
 
 
-# The variance of a trained model is about 0.3 p (1 - p), so its threshold is that share of p (1 - p)'s.
+# The variance of a model trained for it is about 0.3 p (1 - p), so its threshold is that share of p (1 - p)'s.
 DEFAULT_THRESHOLD = {Measure.VARIANCE: 0.015, Measure.BERNOULLI: 0.05, Measure.ENTROPY: 0.2}
 
-SIZES = ("depth_mm", "window_mm", "grow_mm", "length_mm", "minimum_mm3")
-"""The settings that depend on how large an organ is; a model may state its own."""
+STATED_BY_MODELS = ("depth_mm", "window_mm", "grow_mm", "length_mm", "minimum_mm3", "variance_threshold")
+"""The settings that depend on how large an organ is and on how a model was trained; a model may state its own."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,16 @@ class RegionSettings:
 
     Attributes:
         measure: The measure of doubt.
-        threshold: The doubt of a voxel must exceed this (in units of the measure); None: `DEFAULT_THRESHOLD`.
+        threshold: The doubt of a voxel must exceed this (in units of the measure); None: `variance_threshold` or,
+            with another measure, `DEFAULT_THRESHOLD`.
         excess: The thickness of the doubt must exceed this many times the typical thickness along the surface,
         depth_mm: and exceed it by a layer this deep with doubt at the threshold.
         window_mm: Sigma of the Gaussian window in which the thickness is taken.
         grow_mm: Regions are grown by this distance.
         length_mm: Regions longer than this are cut into pieces about the clumps of expected error.
         minimum_mm3: Regions with less doubtful volume (before they are grown) are dropped.
+        variance_threshold: From this on the variance of the model counts as doubt, if nothing else is said. Two models
+            that are right equally often can differ in it: temperature scaling, for one, makes all variances smaller.
         max_regions: Only this many regions of the largest expected error are kept; None: all.
 
     Raises:
@@ -55,9 +59,15 @@ class RegionSettings:
     grow_mm: float = 5.0
     length_mm: float = 38.0
     minimum_mm3: float = 20.0
+    variance_threshold: float = DEFAULT_THRESHOLD[Measure.VARIANCE]
     max_regions: int | None = None
 
     def __post_init__(self) -> None:
+        if not 0 < self.variance_threshold < LARGEST_VARIANCE:
+            raise SettingsError(
+                f"Doubtful regions: variance_threshold must be between 0 and {LARGEST_VARIANCE}, the largest that the "
+                f"variance of a probability can be, not {self.variance_threshold}."
+            )
         for name in ("level", "excess", "window_mm", "length_mm"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"Doubtful regions: {name} must be above 0, not {getattr(self, name)}.")
@@ -70,7 +80,9 @@ class RegionSettings:
     @property
     def level(self) -> float:
         """The threshold in force."""
-        return DEFAULT_THRESHOLD[self.measure] if self.threshold is None else self.threshold
+        if self.threshold is not None:
+            return self.threshold
+        return self.variance_threshold if self.measure is Measure.VARIANCE else DEFAULT_THRESHOLD[self.measure]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RegionSettings:
@@ -91,32 +103,33 @@ class RegionSettings:
         return replace(self, **{**values, **measure})
 
 
-def read_sizes(entries: Iterable[str]) -> dict[str, float]:
-    """Sizes as a user states them, each NAME=NUMBER.
+def read_stated(entries: Iterable[str]) -> dict[str, float]:
+    """What a model may state, as a user does: each NAME=NUMBER.
 
     Raises:
-        SettingsError: One is not of that form, none of `SIZES`, or outside its range.
+        SettingsError: One is not of that form, none of `STATED_BY_MODELS`, or outside its range.
     """
-    sizes = {}
+    stated = {}
     for entry in entries:
         name, _, number = entry.partition("=")
         try:
-            sizes[name] = float(number)
+            stated[name] = float(number)
         except ValueError:
-            raise SettingsError(f"A size of the regions must be NAME=NUMBER, not {entry!r}.") from None
-    check_sizes(sizes)
-    return sizes
+            raise SettingsError(f"A setting of the regions must be NAME=NUMBER, not {entry!r}.") from None
+    check_stated(stated)
+    return stated
 
 
-def check_sizes(sizes: Mapping[str, float]) -> None:
-    """See that these are sizes of regions.
+def check_stated(stated: Mapping[str, float]) -> None:
+    """See that a model may state this.
 
     Raises:
-        SettingsError: One is none of `SIZES`, no finite number, or outside its range.
+        SettingsError: One is none of `STATED_BY_MODELS`, no finite number, or outside its range.
     """
-    for name, size in sizes.items():
-        if name not in SIZES:
-            raise SettingsError(f"Doubtful regions have no size {name!r}; there are {', '.join(SIZES)}.")
-        if not size < float("inf"):
-            raise SettingsError(f"Doubtful regions: {name} must be a number, not {size}.")
-    RegionSettings(**sizes)
+    for name, number in stated.items():
+        if name not in STATED_BY_MODELS:
+            known = ", ".join(STATED_BY_MODELS)
+            raise SettingsError(f"Doubtful regions have no setting {name!r} of that kind; there are {known}.")
+        if not number < float("inf"):
+            raise SettingsError(f"Doubtful regions: {name} must be a number, not {number}.")
+    RegionSettings(**stated)

@@ -22,7 +22,7 @@ from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.appearance import REGION_COLOUR, readable
 from MoBUncertaintyLib.card import Label
 from MoBUncertaintyLib.errors import OutputError
-from MoBUncertaintyLib.figures import brightest_variance, display_range, variance_threshold
+from MoBUncertaintyLib.figures import display_range, variance_scale
 from MoBUncertaintyLib.pictures import CORRECTED_COLOUR, PREDICTED_COLOUR, Scale, draw_region, heat_colours
 from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.review import Review, ReviewRegion, Verdict
@@ -188,9 +188,8 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def picture_scale(case: ReviewedCase) -> Scale:
-    """One scale for all pictures of a case, and of every other case unless its threshold is high."""
-    threshold = variance_threshold(case.review.settings or RegionSettings())
-    return Scale(*display_range(case.ct), threshold, brightest_variance(threshold))
+    """One scale for all pictures of a case, and of every other case of the model unless its threshold is high."""
+    return Scale(*display_range(case.ct), *variance_scale(case.review.settings or RegionSettings()))
 
 
 def _organs(case: ReviewedCase, corrected: np.ndarray) -> list[dict[str, Any]]:
@@ -266,7 +265,7 @@ def _facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
         ],
         "Doubtful regions": [
             ("Measure", found.get("measure")),
-            ("Threshold", found and RegionSettings(found["measure"], found["threshold"]).level),
+            ("Threshold", found and RegionSettings.from_dict(found).level),
             ("Smallest region", found and f"{found['minimum_mm3']:g} mm³"),
         ],
     }

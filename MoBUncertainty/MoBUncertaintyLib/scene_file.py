@@ -21,7 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.appearance import REGION_COLOUR, readable, region_title
-from MoBUncertaintyLib.figures import display_range, variance_threshold
+from MoBUncertaintyLib.figures import display_range, variance_scale
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.card import ModelCard
@@ -109,7 +109,8 @@ def scene_request(
         },
         "probability": save_channels("probability", prediction.probability),
         "variance": save_channels("variance", prediction.variance),
-        "threshold": variance_threshold(regions.settings),
+        "varianceThreshold": regions.settings.variance_threshold,
+        "threshold": variance_scale(regions.settings)[0],
         "segmentation": {
             "array": save("segmentation", segmentation),
             "segments": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,7 @@ def oblique(tmp_path_factory) -> tuple[Exam, Path, Path]:
     folder = tmp_path_factory.mktemp("with spaces and ü")
     case = exam(folder / "ct")
     write_dicom_seg(folder / "seg.dcm", case.files, case.labels, LABELS, model=MODEL)
-    write_parametric_map(folder / "map.dcm", case.files, case.variance, model=MODEL, organ="pancreas")
+    write_parametric_map(folder / "map.dcm", case.files, case.variance, model=MODEL, brightest=0.08, organ="pancreas")
     return case, folder / "seg.dcm", folder / "map.dcm"
 
 
@@ -158,7 +159,7 @@ class TestPlaces:
             assert len(expected) > 100
             assert np.allclose(found, expected, atol=0.11)
 
-        write_parametric_map(tmp_path / "map.dcm", case.files, turned(case.variance, how), model=MODEL)
+        write_parametric_map(tmp_path / "map.dcm", case.files, turned(case.variance, how), model=MODEL, brightest=0.08)
         assert np.array_equal(map_on_grid(tmp_path / "map.dcm", case.variance), values(case.variance))
 
     def test_each_frame_refers_to_its_slice(self, oblique):
@@ -279,7 +280,7 @@ class TestBoth:
 
 def write_both(folder: Path, files: list[Path], case: Exam) -> None:
     write_dicom_seg(folder / "seg.dcm", files, case.labels, LABELS, model=MODEL)
-    write_parametric_map(folder / "map.dcm", files, case.variance, model=MODEL)
+    write_parametric_map(folder / "map.dcm", files, case.variance, model=MODEL, brightest=0.08)
 
 
 class TestEnhanced:
@@ -318,7 +319,7 @@ class TestRefusals:
         """Both are refused with one sentence that says what to do, and nothing is written."""
         for write, image, rest in (
             (write_dicom_seg, case.labels, (LABELS,)),
-            (write_parametric_map, case.variance, ()),
+            (functools.partial(write_parametric_map, brightest=0.08), case.variance, ()),
         ):
             with pytest.raises(kind, match=message) as caught:
                 write(folder / "out.dcm", case.files, image, *rest, model=MODEL)
@@ -424,5 +425,5 @@ class TestRefusals:
         with pytest.raises(OutputError, match=r"seg\.dcm cannot be written \(No space left on device\); free some"):
             write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels, LABELS, model=MODEL)
         with pytest.raises(OutputError, match=r"map\.dcm cannot be written \(No space left on device\); free some"):
-            write_parametric_map(tmp_path / "map.dcm", case.files, case.variance, model=MODEL)
+            write_parametric_map(tmp_path / "map.dcm", case.files, case.variance, model=MODEL, brightest=0.08)
         assert list(tmp_path.iterdir()) == []

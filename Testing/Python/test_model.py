@@ -227,7 +227,7 @@ BROKEN_FOLDERS = {
     "half a code": (_set("labels", 0, "terminology", "type", to=["SCT"]), r"must be \[scheme, code, meaning\]"),
     "unknown covariance": (_set("covariance", "kind", to="wishart"), "'wishart' is not a valid Covariance"),
     "rank of zero": (_set("covariance", "rank", to=0), "rank must be a whole number from 1"),
-    "unknown size of regions": (_set("regions", to={"width_mm": 1}), "no size 'width_mm'"),
+    "unknown setting of regions": (_set("regions", to={"width_mm": 1}), "no setting 'width_mm'"),
     "negative size of regions": (_set("regions", to={"grow_mm": -1}), "grow_mm must not be negative"),
     "a text as a size": (_set("regions", to={"grow_mm": "2"}), "'regions' must hold numbers"),
     "orientation": (_set("orientation", to="RAR"), "'orientation' must be three letters"),
@@ -334,6 +334,10 @@ def test_a_card_states_what_suits_its_organ_and_the_rest_is_as_usual() -> None:
     assert card_from_json(without, "x").region_settings == RegionSettings()
     stock = card(covariance=CovarianceSpec(Covariance.DETERMINISTIC), regions={"depth_mm": 1.5})
     assert stock.region_settings == RegionSettings(Measure.BERNOULLI, depth_mm=1.5)
+    scaled = card(regions={"variance_threshold": 0.003}).region_settings
+    assert scaled.level == 0.003
+    assert replace(scaled, measure=Measure.ENTROPY).level == RegionSettings(Measure.ENTROPY).level
+    assert replace(scaled, threshold=0.01).level == 0.01
 
 
 def test_models_are_listed_and_found_by_name_with_broken_ones_shown(folder: Path) -> None:

@@ -14,7 +14,7 @@ from scipy.special import expit
 
 from MoBUncertaintyLib.doubt import DoubtMap
 from MoBUncertaintyLib.errors import ImageError, SettingsError
-from MoBUncertaintyLib.region_settings import Measure, RegionSettings, read_sizes
+from MoBUncertaintyLib.region_settings import Measure, RegionSettings, read_stated
 from MoBUncertaintyLib.regions import COLUMNS, RegionFinder, find_regions, regions_table, write_csv
 from shapes import farthest_corners
 
@@ -414,14 +414,15 @@ def test_a_full_ct_answers_a_new_threshold_at_once():
     assert min(seconds) < 0.15
 
 
-def test_sizes_are_read_as_a_user_states_them():
-    assert read_sizes(["depth_mm=1.5", "minimum_mm3=0"]) == {"depth_mm": 1.5, "minimum_mm3": 0}
+def test_what_a_model_states_is_read_as_a_user_states_it():
+    assert read_stated(["depth_mm=1.5", "minimum_mm3=0"]) == {"depth_mm": 1.5, "minimum_mm3": 0}
 
 
-NO_SIZES = ("depth_mm", "depth_mm=", "depth=2", "threshold=0.1", "grow_mm=-1", "length_mm=nan", "window_mm=inf")
+NOT_STATED = ("depth_mm", "depth_mm=", "depth=2", "threshold=0.1", "grow_mm=-1", "length_mm=nan", "window_mm=inf")
+NOT_STATED += ("variance_threshold=0", "variance_threshold=0.25", "variance_threshold=nan")
 
 
-@pytest.mark.parametrize("entry", NO_SIZES)
-def test_what_is_no_size_is_refused(entry):
-    with pytest.raises(SettingsError, match=r"(size|mm) .*\.$"):
-        read_sizes([entry])
+@pytest.mark.parametrize("entry", NOT_STATED)
+def test_what_no_model_may_state_is_refused(entry):
+    with pytest.raises(SettingsError, match=r"(setting|mm|variance_threshold) .*\.$"):
+        read_stated([entry])

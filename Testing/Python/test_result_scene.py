@@ -91,18 +91,41 @@ class TestMaps:
         assert results.overlay["threshold"] == 0.3
 
     def test_a_trained_models_variance_fills_the_window(self, world):
-        from MoBUncertaintyLib.app.maps import STYLES
+        from MoBUncertaintyLib.app.maps import mapStyle
 
         largest = 0.3 * 0.25  # of 0.3 p (1 - p)
-        assert 0.8 < largest / STYLES[world.rooms.MapKind.VARIANCE].window[1] <= 1
-        assert 0.8 < np.sqrt(largest) / STYLES[world.rooms.MapKind.STANDARD_DEVIATION].window[1] <= 1
+        assert 0.8 < largest / mapStyle(world.rooms.MapKind.VARIANCE).window[1] <= 1
+        assert 0.8 < np.sqrt(largest) / mapStyle(world.rooms.MapKind.STANDARD_DEVIATION).window[1] <= 1
 
     def test_threshold_is_the_one_that_regions_are_found_with(self, world):
-        from MoBUncertaintyLib.app.maps import STYLES
+        from MoBUncertaintyLib.app.maps import mapStyle
         from MoBUncertaintyLib.region_settings import DEFAULT_THRESHOLD, Measure
 
-        assert STYLES[world.rooms.MapKind.VARIANCE].threshold == DEFAULT_THRESHOLD[Measure.VARIANCE]
-        assert STYLES[world.rooms.MapKind.ENTROPY].threshold == DEFAULT_THRESHOLD[Measure.ENTROPY]
+        assert mapStyle(world.rooms.MapKind.VARIANCE).threshold == DEFAULT_THRESHOLD[Measure.VARIANCE]
+        assert mapStyle(world.rooms.MapKind.ENTROPY).threshold == DEFAULT_THRESHOLD[Measure.ENTROPY]
+
+    def test_maps_of_a_model_with_less_variance_are_as_bright(self, results, world):
+        """What the reader has set for the variance of one model does not hold for that of another."""
+        kinds = world.rooms.MapKind
+        results.setOverlay(threshold=0.03, window=(0.01, 0.1))
+        results.showMap(kinds.ENTROPY)
+        results.setOverlay(threshold=0.3)
+        results.setMaps(results.probability(), results.variance(), 0.003)
+        assert results.overlay["threshold"] == 0.3
+        results.showMap(kinds.VARIANCE)
+        assert results.overlay["threshold"] == 0.003
+        assert results.overlay["window"] == pytest.approx((0, 0.016))
+        (legend,) = [
+            each
+            for each in world.nodes.nodesByClass(world.scene, "vtkMRMLColorLegendDisplayNode")
+            if each.GetVisibility()
+        ]
+        assert legend.GetLabelFormat() == "%.3f"
+        results.showMap(kinds.STANDARD_DEVIATION)
+        assert results.overlay["threshold"] == pytest.approx(0.003**0.5)
+        results.setOverlay(threshold=0.1)
+        results.setMaps(results.probability(), results.variance(), 0.003)
+        assert results.overlay["threshold"] == 0.1
 
     def test_only_the_map_shown_has_a_legend_that_names_it(self, results, world):
         assert legends(world, results) == ["Variance"]

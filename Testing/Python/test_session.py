@@ -51,8 +51,8 @@ def volumes(scene) -> list:
     return nodesByClass(scene, "vtkMRMLScalarVolumeNode")
 
 
-def begin_again(ct):
-    """The stand-in worker's result for a CT that is in a scene."""
+def begin_again(ct, regions_settings=None):
+    """The stand-in worker's result for a CT that is in a scene; of a model that states something, if so."""
     from MoBUncertaintyLib.app.tasks import showResult
     from MoBUncertaintyLib.stand_in_worker import DOUBTS, LABEL, invent, row
 
@@ -64,7 +64,7 @@ def begin_again(ct):
         "variance": {"1": v},
         "rows": [row(label, place, regions, p, v, MATRIX) for label, place in enumerate(DOUBTS, start=1)],
         "labels": [LABEL],
-        "provenance": {},
+        "provenance": {"regions": {"settings": regions_settings or {}}},
         "warnings": [],
         "seconds": {},
     }
@@ -89,6 +89,26 @@ def test_a_new_review_lists_all_regions_as_pending(session):
     assert [region.region.location for region in session.review.regions] == ["left", "anterior", "superior"]
     assert session.review.reviewed == (0, 3)
     same(session)
+
+
+def test_a_map_is_shown_that_the_model_has(scene):
+    """Without a covariance there is no variance; another map that the reader has chosen stays."""
+    from MoBUncertaintyLib.app.scene import MapKind
+
+    stock = {"measure": "bernoulli"}
+    session = begin(scene)
+    assert session.results.overlay["kind"] == "variance"
+    results = begin_again(session.ctNode, stock).results
+    assert results.overlay["kind"] == "entropy"
+    results.showMap(MapKind.PROBABILITY)
+    assert begin_again(session.ctNode, stock).results.overlay["kind"] == "probability"
+
+
+def test_maps_are_drawn_from_the_threshold_that_the_model_states(scene):
+    session = begin(scene)
+    assert session.results.overlay["threshold"] == 0.015
+    session = begin_again(session.ctNode, {"variance_threshold": 0.003})
+    assert session.settings.level == session.results.overlay["threshold"] == 0.003
 
 
 def test_verdicts_change_the_regions_voxels_and_no_others(session):

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mob_training.settings import FineTuning, Likelihood, LossWeights, Preset, Schedule
-from MoBUncertaintyLib.cli import RegionSizes
+from MoBUncertaintyLib.cli import RegionOptions
 from MoBUncertaintyLib.covariance import Assignment, Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.errors import SettingsError, UserError
 
@@ -213,7 +213,7 @@ def evaluate(
     raters: Annotated[Path | None, typer.Option(help="Folder with CASE/raters/LABEL_1.nii.gz and so on.")] = None,
     drawn: Annotated[int, typer.Option(min=1, help="Segmentations drawn to compare with the raters.")] = 8,
     name: Annotated[str | None, typer.Option(help="What tables call the model; not given: as its plans say.")] = None,
-    region: RegionSizes = None,
+    region: RegionOptions = None,
     origin: Annotated[str | None, typer.Option(help="JSON kept with the scores: what the model was made from.")] = None,
     device: Device = "auto",
 ) -> None:
@@ -225,11 +225,11 @@ def evaluate(
     from mob_training.figures import draw_error_caught
     from mob_training.score_files import make_room, write_evaluation
     from MoBUncertaintyLib.prediction import PredictionSettings
-    from MoBUncertaintyLib.region_settings import read_sizes
+    from MoBUncertaintyLib.region_settings import read_stated
 
-    made_from, sizes = _json(origin), read_sizes(region or ())
+    made_from, stated = _json(origin), read_stated(region or ())
     make_room(output)
-    scores = run(model, dataset, PredictionSettings(device=device, tiling="full"), raters, drawn, name, sizes)
+    scores = run(model, dataset, PredictionSettings(device=device, tiling="full"), raters, drawn, name, stated)
     if made_from is not None:
         scores["run"]["origin"] = made_from
     write_evaluation(scores, output)

@@ -59,7 +59,7 @@ def evaluate(
         raters: Folder with the masks of several raters per case (`raters.read_raters`).
         drawn: Segmentations drawn from the model for the energy distance, if there are raters.
         name: What tables call the model; None: after its covariance and the name of its fine-tuning.
-        regions: Sizes of doubtful regions (`region_settings.SIZES`); those not given are the model's.
+        regions: What counts as a doubtful region (`region_settings.STATED_BY_MODELS`); the rest is as the model states.
         report: Told of each case.
 
     Returns:

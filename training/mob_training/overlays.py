@@ -23,7 +23,7 @@ from mob_training.case_scores import ScoredCase
 from mob_training.evaluation import check_labels, held_out_cases
 from mob_training.metrics import dice
 from mob_training.naming import describe_run
-from MoBUncertaintyLib.appearance import BRIGHTEST_VARIANCE
+from MoBUncertaintyLib.appearance import brightest_variance
 from MoBUncertaintyLib.doubt import bounding_box, shadows
 from MoBUncertaintyLib.errors import OutputError, SettingsError
 from MoBUncertaintyLib.figures import CT_RANGE
@@ -31,6 +31,7 @@ from MoBUncertaintyLib.images import read_image
 from MoBUncertaintyLib.model import Model, load_model
 from MoBUncertaintyLib.pictures import CORRECTED_COLOUR, PLANES, PREDICTED_COLOUR, Plane
 from MoBUncertaintyLib.prediction import PredictionSettings, predict
+from MoBUncertaintyLib.region_settings import RegionSettings
 
 COLUMNS = ("truth and prediction", "errors", "probability of foreground", "predictive variance")
 ERRORS = {1: ("missed", "#d55e00"), 2: ("too much", "#56b4e9"), 3: ("another class", "#cc79a7")}
@@ -182,14 +183,15 @@ def draw_sections(sections: Sequence[Section], where: Slice) -> Figure:
     height, width = where.image.shape * where.spacing
     place = {"extent": (0, width, height, 0), "interpolation": "nearest"}
     grey = {**place, "interpolation": "bilinear", "cmap": "gray", "vmin": where.window[0], "vmax": where.window[1]}
+    # The usual scale, whatever a model states, so that colours can be compared.
+    brightest = brightest_variance(RegionSettings().variance_threshold)
     for row, section in zip(grid, sections, strict=True):
         outlines, errors, probability, variance = row
         outlines.imshow(where.image, **grey)
         errors.imshow(where.image, **grey)
         errors.imshow(np.ma.masked_equal(section.errors, 0), cmap=_ERROR_COLOURS, vmin=1, vmax=len(ERRORS), **place)
         likely = probability.imshow(section.probability, cmap="cividis", vmin=0, vmax=1, **place)
-        # The scale of all displays, so that colours can be compared between cases, too.
-        spread = variance.imshow(section.variance, cmap="inferno", vmin=0, vmax=BRIGHTEST_VARIANCE, **place)
+        spread = variance.imshow(section.variance, cmap="inferno", vmin=0, vmax=brightest, **place)
         for axes in (outlines, probability, variance):
             _outline(axes, section.truth, where.spacing, _TRUTH)
             _outline(axes, section.labels, where.spacing, _PREDICTED)

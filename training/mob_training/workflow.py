@@ -207,7 +207,7 @@ def subjects_file(name: str) -> Path:
 
 
 def region_line(config: Mapping[str, Any], dataset: str) -> str:
-    """Options that state the sizes of doubtful regions in a data set, `--region depth_mm=1 ...`."""
+    """Options that state what counts as a doubtful region in a data set, `--region depth_mm=1 ...`."""
     return " ".join(f"--region {name}={size}" for name, size in config["datasets"][dataset].get("regions", {}).items())
 
 

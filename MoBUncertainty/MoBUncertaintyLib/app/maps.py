@@ -11,8 +11,9 @@ import slicer.util
 
 from MoBUncertaintyLib.app.i18n import tr as _
 from MoBUncertaintyLib.app.nodes import CtNodes, ijkToRas, occupied
-from MoBUncertaintyLib.appearance import BRIGHTEST_VARIANCE, LARGEST_VARIANCE
+from MoBUncertaintyLib.appearance import LARGEST_VARIANCE, brightest_variance
 from MoBUncertaintyLib.blocks import Box, hull
+from MoBUncertaintyLib.region_settings import DEFAULT_THRESHOLD, Measure
 
 # Below this probability no map reaches a value worth drawing: bounds the box in which maps are derived.
 NEGLIGIBLE = 0.001
@@ -39,8 +40,9 @@ class MapKind(StrEnum):
 class MapStyle:
     """How a kind of map is shown at first.
 
-    The windows are the same for every case, so that colours can be compared. Those of variance and standard deviation
-    end at `BRIGHTEST_VARIANCE`; that of the entropy goes a little beyond ln 2, where one organ is as likely as not.
+    The windows are the same for every case of a model, so that colours can be compared. Those of variance and standard
+    deviation end at `brightest_variance`; that of the entropy goes a little beyond ln 2, where one organ is as likely
+    as not.
 
     Attributes:
         window: The values drawn in the first and the last colour.
@@ -53,12 +55,20 @@ class MapStyle:
     largest: float
 
 
-STYLES = {
-    MapKind.VARIANCE: MapStyle((0.0, BRIGHTEST_VARIANCE), 0.015, LARGEST_VARIANCE),
-    MapKind.STANDARD_DEVIATION: MapStyle((0.0, 0.28), 0.12, 0.5),
-    MapKind.PROBABILITY: MapStyle((0.0, 1.0), 0.05, 1.0),
-    MapKind.ENTROPY: MapStyle((0.0, 0.8), 0.2, 1.4),
-}
+def mapStyle(kind: MapKind, varianceThreshold: float = DEFAULT_THRESHOLD[Measure.VARIANCE]) -> MapStyle:
+    """How a kind of map is shown at first.
+
+    Args:
+        kind: The kind.
+        varianceThreshold: From which on the model's variance counts as doubt.
+    """
+    variance = MapStyle((0.0, brightest_variance(varianceThreshold)), varianceThreshold, LARGEST_VARIANCE)
+    return {
+        MapKind.VARIANCE: variance,
+        MapKind.STANDARD_DEVIATION: MapStyle((0.0, variance.window[1] ** 0.5), variance.threshold**0.5, 0.5),
+        MapKind.PROBABILITY: MapStyle((0.0, 1.0), 0.05, 1.0),
+        MapKind.ENTROPY: MapStyle((0.0, 0.8), DEFAULT_THRESHOLD[Measure.ENTROPY], 1.4),
+    }[kind]
 
 
 class UncertaintyMaps:
@@ -141,7 +151,8 @@ class UncertaintyMaps:
                 legend.SetVisibility(False)
         legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(shown)
         legend.SetTitleText(title)
-        legend.SetLabelFormat("%.2f")
+        low, high = shown.GetDisplayNode().GetWindowLevelMin(), shown.GetDisplayNode().GetWindowLevelMax()
+        legend.SetLabelFormat("%.2f" if high - low >= 0.04 else "%.3f")
         legend.SetNumberOfLabels(5)
         for text, size in ((legend.GetTitleTextProperty(), 11), (legend.GetLabelTextProperty(), 10)):
             text.SetFontFamilyToArial()

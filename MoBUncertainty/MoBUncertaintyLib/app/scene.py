@@ -12,18 +12,20 @@ import slicer
 
 from MoBUncertaintyLib.app import views
 from MoBUncertaintyLib.app.i18n import tr as _
-from MoBUncertaintyLib.app.maps import STYLES, MapKind, UncertaintyMaps, mapName
+from MoBUncertaintyLib.app.maps import MapKind, UncertaintyMaps, mapName, mapStyle
 from MoBUncertaintyLib.app.nodes import REFERENCE_ROLE, CtNodes, nodesByClass
 from MoBUncertaintyLib.app.segments import LabelSegmentation, SegmentSpec
 from MoBUncertaintyLib.app.state import SceneState
 from MoBUncertaintyLib.app.surface import UncertaintySurface
 from MoBUncertaintyLib.blocks import Box
+from MoBUncertaintyLib.region_settings import RegionSettings
 
 __all__ = ["MapKind", "ResultScene", "SegmentSpec", "findResults"]
 
 FILL_OPACITY = 0.35
 OTHER_REGIONS_OPACITY = 0.35  # of the outlines, while one region is highlighted
 
+SCALED_BY_MODEL = (MapKind.VARIANCE, MapKind.STANDARD_DEVIATION)
 DEFAULT_OVERLAY = {
     "kind": MapKind.VARIANCE.value,
     "label": None,
@@ -146,14 +148,25 @@ class ResultScene:
 
     # Maps
 
-    def setMaps(self, probability: dict[int, np.ndarray], variance: dict[int, np.ndarray]):
+    def setMaps(
+        self,
+        probability: dict[int, np.ndarray],
+        variance: dict[int, np.ndarray],
+        varianceThreshold: float = RegionSettings().variance_threshold,
+    ):
         """Put the maps into volumes (float32, one copy); `showMap` shows one.
 
         Args:
             probability: By label.
             variance: For the same labels.
+            varianceThreshold: From which on the model's variance counts as doubt; at first, maps are drawn accordingly.
         """
         self._maps.set(probability, variance)
+        kept = self._state.get("overlay") or {}
+        if kept.get("varianceThreshold", RegionSettings().variance_threshold) != varianceThreshold:
+            # What the reader has set suits the variance of another model.
+            kinds = {kind: each for kind, each in kept.get("kinds", {}).items() if kind not in SCALED_BY_MODEL}
+            self._state.set("overlay", kept | {"kinds": kinds, "varianceThreshold": varianceThreshold})
         if self.node("shown"):
             self.showMap(MapKind(self.overlay["kind"]), self.overlay["label"])
 
@@ -208,7 +221,7 @@ class ResultScene:
         """How things are shown: `kind`, `label`, `opacity`, `threshold`, `window`, `legend`, `fill`, `surface`."""
         kept = self._state.get("overlay") or {}
         overlay = DEFAULT_OVERLAY | {name: kept[name] for name in DEFAULT_OVERLAY if name in kept}
-        style = STYLES[MapKind(overlay["kind"])]
+        style = mapStyle(MapKind(overlay["kind"]), kept.get("varianceThreshold", RegionSettings().variance_threshold))
         ofKind = kept.get("kinds", {}).get(overlay["kind"], {})
         overlay["threshold"] = ofKind.get("threshold", style.threshold)
         overlay["window"] = tuple(ofKind.get("window", style.window))

@@ -73,7 +73,7 @@ class ReviewSession:
             labels: Label map of the doubtful regions, uint16.
         """
         prediction = results.state("prediction")
-        found = FoundRegions(tuple(map(Region.from_dict, prediction["rows"])), labels, _foundBy(prediction))
+        found = FoundRegions(tuple(map(Region.from_dict, prediction["rows"])), labels, settingsOf(prediction))
         session = cls(results, Review(predicted, found, Grid.from_matrix(ijkToRas(results.ctNode))))
         session._showRegions()
         session._store()
@@ -121,7 +121,7 @@ class ReviewSession:
     @property
     def foundBy(self) -> RegionSettings:
         """What counted as a region when the CT was segmented, before the reader changed it."""
-        return _foundBy(self.prediction)
+        return settingsOf(self.prediction)
 
     @property
     def editing(self) -> str | None:
@@ -352,7 +352,8 @@ class ReviewSession:
             node.GetSegmentation().RemoveSegment(MASK_SEGMENT)
 
 
-def _foundBy(prediction: dict) -> RegionSettings:
+def settingsOf(prediction: dict) -> RegionSettings:
+    """What counted as a region when a CT was segmented, from what the worker said of the prediction."""
     return RegionSettings.from_dict(prediction["provenance"].get("regions", {}).get("settings", {}))
 
 

@@ -93,15 +93,17 @@ def writeRequestedScene(request: dict):
 
     Args:
         request: `output` (.mrb); `ct`: `array` (a .npy file) and what else `addCt` takes; `probability` and `variance`:
-            .npy files by label; `threshold`: of the variance drawn; `segmentation` and `regions`: `array` and
-            `segments` (`SegmentSpec`s); `position`: as for `ResultScene.showInViews`; `state`: documents by name.
+            .npy files by label; `varianceThreshold`: as for `ResultScene.setMaps`; `threshold`: of the variance drawn;
+            `segmentation` and `regions`: `array` and `segments` (`SegmentSpec`s); `position`: as for
+            `ResultScene.showInViews`; `state`: documents by name.
     """
     scene, _logics = createStandAloneScene()
     for key in ("ct", "segmentation", "regions"):
         request[key]["array"] = np.load(request[key]["array"], mmap_mode="r")
     results = ResultScene(addCt(scene, **request["ct"]))
     results.setMaps(
-        *({int(label): np.load(file, mmap_mode="r") for label, file in request[key].items()} for key in MAPS)
+        *({int(label): np.load(file, mmap_mode="r") for label, file in request[key].items()} for key in MAPS),
+        request["varianceThreshold"],
     )
     for key, show in (("segmentation", results.setSegmentation), ("regions", results.setRegions)):
         show(request[key]["array"], [SegmentSpec(**segment) for segment in request[key]["segments"]])

@@ -12,11 +12,12 @@ import slicer.util
 from MoBUncertaintyLib.app.i18n import tr as _
 from MoBUncertaintyLib.app.maps import MapKind
 from MoBUncertaintyLib.app.nodes import ijkToRas, shape
-from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec
-from MoBUncertaintyLib.app.session import ReviewSession
+from MoBUncertaintyLib.app.scene import SCALED_BY_MODEL, ResultScene, SegmentSpec
+from MoBUncertaintyLib.app.session import ReviewSession, settingsOf
 from MoBUncertaintyLib.appearance import readable
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.protocol import Command
+from MoBUncertaintyLib.region_settings import Measure
 
 SET_BY_READER = ("threshold", "minimum_mm3")
 """Of what counts as a doubtful region; the rest depends on the model."""
@@ -71,11 +72,15 @@ def _show(results: ResultScene, result: dict[str, Any]) -> ReviewSession:
         for label in result["labels"]
     ]
     results.setSegmentation(result["segmentation"], specs)
-    results.setMaps(_byLabel(result["probability"]), _byLabel(result["variance"]))
+    found = settingsOf(result)
+    results.setMaps(_byLabel(result["probability"]), _byLabel(result["variance"]), found.variance_threshold)
     results.setState(
         "prediction", {name: result[name] for name in ("labels", "rows", "provenance", "warnings", "seconds")}
     )
-    results.showMap(MapKind(results.overlay["kind"]), results.overlay["label"])
+    kind = MapKind(results.overlay["kind"])
+    if kind in SCALED_BY_MODEL and found.measure is not Measure.VARIANCE:
+        kind = MapKind.ENTROPY  # without a covariance the variance is nothing
+    results.showMap(kind, results.overlay["label"])
     if first:
         results.showSurface(True)
     session = ReviewSession.start(results, result["segmentation"], result["regions"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.app.maps import STYLES, mapName
+from MoBUncertaintyLib.app.maps import mapName, mapStyle
 from MoBUncertaintyLib.app.scene import MapKind
 from MoBUncertaintyLib.app.sections import shown
 
@@ -60,7 +60,7 @@ class OverlaySection:
         ui.mapSelector.currentIndex = self._kinds.index(kind)
         label = overlay["label"]
         ui.organSelector.currentIndex = self._labels.index(label) if label in self._labels else 0
-        largest = STYLES[kind].largest
+        largest = mapStyle(kind).largest
         ui.lowerThresholdSlider.maximum = ui.windowRangeWidget.maximum = largest
         ui.lowerThresholdSlider.singleStep = ui.windowRangeWidget.singleStep = largest / 100
         ui.lowerThresholdSlider.value = overlay["threshold"]
