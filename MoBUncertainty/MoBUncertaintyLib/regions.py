@@ -175,6 +175,10 @@ class RegionFinder:
         """
         return cls(DoubtMap(probability, variance, labels, Grid.from_matrix(ijk_to_ras), measure, window_mm))
 
+    def fits(self, settings: RegionSettings) -> bool:
+        """Whether this finder can find regions under `settings`: it knows one measure of doubt in one window."""
+        return (settings.measure, settings.window_mm) == (self._map.measure, self._map.window_mm)
+
     def find(self, settings: RegionSettings) -> Regions:
         """Find the regions under `settings`, whose measure and window must be those of this finder.
 
@@ -188,9 +192,9 @@ class RegionFinder:
 
     def find_arrays(self, settings: RegionSettings) -> FoundRegions:
         """As `find`, without a label map of the whole CT."""
-        doubt = self._map
-        if (settings.measure, settings.window_mm) != (doubt.measure, doubt.window_mm):
+        if not self.fits(settings):
             raise SettingsError("Another measure or window of doubt needs a new RegionFinder.")
+        doubt = self._map
         usual = np.maximum(settings.excess * doubt.typical, doubt.typical + settings.depth_mm * settings.level)
         doubtful = (doubt.doubt > settings.level) & (doubt.thickness > usual)
         near = bounding_box(shadows(doubtful), np.ceil(settings.grow_mm / doubt.spacing))

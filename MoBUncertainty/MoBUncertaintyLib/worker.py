@@ -30,6 +30,7 @@ from MoBUncertaintyLib.folders import remove_leftovers
 from MoBUncertaintyLib.protocol import HEARTBEAT_S, Command, Decoder, Event, ProtocolError, encode
 
 if TYPE_CHECKING:
+    from MoBUncertaintyLib.model import Model
     from MoBUncertaintyLib.pipeline import Analysis
     from MoBUncertaintyLib.prediction import PredictionSettings, Predictor
     from MoBUncertaintyLib.region_settings import RegionSettings
@@ -227,7 +228,7 @@ class Predictions:
         from MoBUncertaintyLib.results import describe
 
         predictor = self._warm(path, key, _settings(request))
-        region_settings = _region_settings(request, predictor.model.card.region_settings)
+        region_settings = _region_settings(request, predictor.model)
         tell("model", 1, 1)
         image, digest = read_volume(request["ct"])
         analysis = analyse(image, predictor, region_settings, lambda step: tell(step.stage, step.done, step.total))
@@ -284,8 +285,11 @@ def _settings(request: Fields) -> PredictionSettings:
         raise ProtocolError(f"The request's settings are not understood ({error}).") from error
 
 
-def _region_settings(request: Fields, usual: RegionSettings) -> RegionSettings:
-    """What counts as a region: what the request states, and the rest as usual."""
+def _region_settings(request: Fields, model: Model) -> RegionSettings:
+    """What counts as a region: what the request states, unless it was set for another model, and the rest as usual."""
+    usual = model.card.region_settings
+    if request.get("regions_of_model") not in (None, model.digest):
+        return usual
     try:
         return usual.changed(request.get("regions") or {})
     except (TypeError, ValueError) as error:

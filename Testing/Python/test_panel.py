@@ -152,12 +152,17 @@ class TestRun:
         assert desktop.ui.includeButton.enabled
 
     def test_a_new_run_keeps_what_counts_as_a_region(self, reviewed, monkeypatch):
+        from MoBUncertaintyLib.region_settings import Measure
+
         desktop, session = reviewed
         session.setDoubt(0.02, 50.0)
         asked = []
         monkeypatch.setattr(desktop.logic.client, "request", lambda message, *_: asked.append(message["regions"]))
         desktop.ui.applyButton.click()
-        assert asked == [{"threshold": 0.02, "minimum_mm3": 50.0}]
+        session.setDoubt(None, 50.0, Measure.ENTROPY)
+        desktop.ui.applyButton.click()
+        desktop.ui.applyButton.click()
+        assert asked == [{"threshold": 0.02, "minimum_mm3": 50.0}, {"measure": "entropy", "minimum_mm3": 50.0}]
         desktop.ui.applyButton.click()
 
     def test_what_the_reader_has_not_set_is_left_to_the_next_model(self, reviewed, monkeypatch):

@@ -105,6 +105,30 @@ class TestReview:
         assert ui.doubtThresholdSlider.value == pytest.approx(0.015)
         assert [region.region_id for region in session.review.regions] == before
 
+    def test_another_measure_of_doubt_starts_at_its_usual_threshold(self, reviewed):
+        desktop, session = reviewed
+        ui = desktop.ui
+        ui.excludeButton.click()
+        decided = session.review.regions[0].region_id
+        assert [ui.measureSelector.itemText(n) for n in range(3)] == ["Variance", "p (1 - p)", "Entropy"]
+        ui.doubtThresholdSlider.value = 0.02
+        desktop.process(until=lambda: session.settings.threshold == pytest.approx(0.02))
+        ui.measureSelector.currentIndex = 2
+        assert (session.settings.measure, session.settings.threshold) == ("entropy", None)
+        assert ui.doubtThresholdSlider.value == pytest.approx(0.2)
+        assert session.review.region(decided).verdict == "exclude"
+        ui.undoButton.click()
+        assert session.settings.measure == "variance"
+        assert ui.measureSelector.currentIndex == 0
+
+    def test_a_model_without_variance_offers_none(self, reviewed):
+        desktop, session = reviewed
+        for array in session.results.variance().values():
+            array[:] = 0
+        desktop.widget.panel.review.setSession(None)
+        desktop.widget.panel.review.setSession(session)
+        assert [desktop.ui.measureSelector.itemText(n) for n in range(2)] == ["p (1 - p)", "Entropy"]
+
     def test_edit_draws_in_the_region_and_discard_forgets(self, reviewed):
         desktop, session = reviewed
         ui = desktop.ui

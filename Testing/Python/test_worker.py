@@ -203,6 +203,15 @@ def test_the_model_says_what_counts_as_a_region_where_the_request_does_not(folde
     assert RegionSettings.from_dict(used) == RegionSettings(depth_mm=1.5, **asked)
 
 
+def test_what_was_set_for_another_model_is_not_taken(folder: Path) -> None:
+    """Its variance may be of another size, and then no region would be found."""
+    model = tiny_model.write_tiny(folder / "model", regions={"variance_threshold": 0.003})
+    for digest, used in ((model.digest, 0.1), ("0" * 64, 0.003)):
+        request = a_request(a_ct(), folder / "model", folder, regions={"threshold": 0.1}) | {"regions_of_model": digest}
+        settings = worker.Predictions()(request, Listener())["provenance"]["regions"]["settings"]
+        assert RegionSettings.from_dict(settings).level == used
+
+
 @pytest.mark.parametrize("part, value", [("settings", {"spead": 1}), ("regions", {"measure": "hope"})])
 def test_settings_that_are_none_are_called_so(model: Path, folder: Path, part: str, value: dict) -> None:
     with pytest.raises(ProtocolError, match=r"settings .*are not understood"):

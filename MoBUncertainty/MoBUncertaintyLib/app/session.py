@@ -22,7 +22,7 @@ from MoBUncertaintyLib.appearance import REGION_COLOUR, readable
 from MoBUncertaintyLib.blocks import Box, hull
 from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.region_settings import RegionSettings
+from MoBUncertaintyLib.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.regions import FoundRegions, Region, RegionFinder
 from MoBUncertaintyLib.review import Review, ReviewRegion, Verdict
 
@@ -128,6 +128,10 @@ class ReviewSession:
         """The region that is being edited, if any."""
         return self._editing
 
+    def hasVariance(self) -> bool:
+        """Whether there is any predictive variance: models without a covariance have none."""
+        return any(array.any() for array in self.results.variance().values())
+
     def isComplete(self) -> bool:
         """Whether all nodes are there still."""
         return areComplete(self.results)
@@ -160,14 +164,17 @@ class ReviewSession:
         self.review.withdraw()
         self._store()
 
-    def setDoubt(self, threshold: float, smallest: float) -> None:
+    def setDoubt(self, threshold: float | None, smallest: float, measure: Measure | None = None) -> None:
         """Find the regions anew; those with a verdict or a comment stay.
 
         Args:
-            threshold: In units of the measure of doubt.
+            threshold: In units of the measure of doubt; None: the usual one.
             smallest: mm3.
+            measure: The measure of doubt; None: as it was.
         """
-        settings = replace(self.settings, threshold=threshold, minimum_mm3=smallest)
+        settings = replace(
+            self.settings, measure=measure or self.settings.measure, threshold=threshold, minimum_mm3=smallest
+        )
         if settings == self.settings:
             return
         self.review.update_regions(self._regionFinder(settings).find_arrays(settings))
@@ -259,7 +266,7 @@ class ReviewSession:
     # Inside
 
     def _regionFinder(self, settings: RegionSettings) -> RegionFinder:
-        if self._finder is None:
+        if self._finder is None or not self._finder.fits(settings):
             self._finder = RegionFinder.from_arrays(
                 self.results.probability(),
                 self.results.variance(),

@@ -19,8 +19,8 @@ from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.protocol import Command
 from MoBUncertaintyLib.region_settings import Measure
 
-SET_BY_READER = ("threshold", "minimum_mm3")
-"""Of what counts as a doubtful region; the rest depends on the model."""
+SET_BY_READER = ("measure", "threshold", "minimum_mm3")
+"""Of what counts as a doubtful region; the rest is the model's."""
 
 
 def predictRequest(ct, model: str, settings: dict[str, Any], earlier: ReviewSession | None = None) -> dict[str, Any]:
@@ -30,18 +30,21 @@ def predictRequest(ct, model: str, settings: dict[str, Any], earlier: ReviewSess
         ct: vtkMRMLScalarVolumeNode.
         model: Name of a model, or its path.
         settings: Fields of `prediction.PredictionSettings`.
-        earlier: The review of the last result; what its reader has set of what counts as a region holds on.
+        earlier: The review of the last result; what its reader has set of what counts as a region holds on, if it was
+            the same model's.
     """
-    changed = {}
+    changed, digest = {}, None
     if earlier:
         now, found = earlier.settings, earlier.foundBy
         changed = {name: getattr(now, name) for name in SET_BY_READER if getattr(now, name) != getattr(found, name)}
+        digest = earlier.prediction["provenance"].get("model", {}).get("digest")
     return {
         "command": Command.PREDICT,
         "ct": _volume(ct),
         "model": model,
         "settings": settings,
         "regions": changed,
+        "regions_of_model": digest,
     }
 
 

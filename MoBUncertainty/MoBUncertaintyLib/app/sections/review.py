@@ -31,6 +31,7 @@ class ReviewSection:
         self._session = None
         self._entered = False
         self._commented = None  # the region that the comment's text belongs to
+        self._measures: list[Measure] = []
         self._table = RegionTable(ui.regionsTable, shown(self._onSelected))
         self._editor = RegionEditor(ui)
         self._tips = {name: widget.toolTip for name, widget in self._locked().items()}
@@ -60,6 +61,7 @@ class ReviewSection:
         self._table.clear()
         self._offerOrgans(session.organs if session else [])
         if session:
+            self._offerMeasures()
             self._showDoubt()
         self.refresh()
         if session and session.review.regions:
@@ -161,6 +163,7 @@ class ReviewSection:
                 self._addShortcut(window, key, button, act, whileEditing)
         ui.commentEdit.editingFinished.connect(shown(self._onComment))
         ui.reviewerEdit.textChanged.connect(self._refreshSignOff)
+        ui.measureSelector.currentIndexChanged.connect(shown(self._onMeasure))
         for slider in (ui.doubtThresholdSlider, ui.smallestRegionSlider):
             slider.valueChanged.connect(self._onDoubtMoved)
 
@@ -274,6 +277,16 @@ class ReviewSection:
         if self._session and not self._timer.active:
             self._timer.start()
 
+    def _onMeasure(self, *_args) -> None:
+        """Another measure starts at its own usual threshold."""
+        if self._session is None or self._ui.measureSelector.currentIndex < 0:
+            return
+        self._timer.stop()
+        measure = self._measures[self._ui.measureSelector.currentIndex]
+        self._session.setDoubt(None, self._ui.smallestRegionSlider.value, measure)
+        self._showDoubt()
+        self._changed()
+
     def _findRegions(self) -> None:
         self._timer.stop()
         if self._session is None or self._session.review.signature or self._session.editing:
@@ -292,22 +305,31 @@ class ReviewSection:
         self.refresh()
         self._surfaceTimer.start()
 
+    def _offerMeasures(self) -> None:
+        """Without a covariance there is no variance to choose."""
+        names = {Measure.VARIANCE: _("Variance"), Measure.BERNOULLI: _("p (1 - p)"), Measure.ENTROPY: _("Entropy")}
+        if not self._session.hasVariance():
+            del names[Measure.VARIANCE]
+        self._measures = list(names)
+        selector = self._ui.measureSelector
+        blocked = selector.blockSignals(True)
+        selector.clear()
+        for name in names.values():
+            selector.addItem(name)
+        selector.blockSignals(blocked)
+
     def _showDoubt(self) -> None:
         """Put the sliders where the session's regions were found."""
-        settings = self._session.settings
-        self._ui.doubtThresholdSliderCaption.text = {
-            Measure.VARIANCE: _("Variance above:"),
-            Measure.BERNOULLI: _("p (1 - p) above:"),
-            Measure.ENTROPY: _("Entropy above:"),
-        }[settings.measure]
-        self._ui.doubtThresholdSlider.maximum = LARGEST_DOUBT[settings.measure]
-        for slider, value in (
-            (self._ui.doubtThresholdSlider, settings.level),
-            (self._ui.smallestRegionSlider, settings.minimum_mm3),
-        ):
-            blocked = slider.blockSignals(True)
-            slider.value = value
-            slider.blockSignals(blocked)
+        settings, ui = self._session.settings, self._ui
+        controls = (ui.measureSelector, ui.doubtThresholdSlider, ui.smallestRegionSlider)
+        blocked = [control.blockSignals(True) for control in controls]
+        if settings.measure in self._measures:
+            ui.measureSelector.currentIndex = self._measures.index(settings.measure)
+        ui.doubtThresholdSlider.maximum = LARGEST_DOUBT[settings.measure]
+        ui.doubtThresholdSlider.value = settings.level
+        ui.smallestRegionSlider.value = settings.minimum_mm3
+        for control, before in zip(controls, blocked, strict=True):
+            control.blockSignals(before)
 
     def _offerOrgans(self, organs: list) -> None:
         """With several organs, Include asks which one; its key takes the one that most of the region is in."""
