@@ -20,6 +20,7 @@ from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.devices import Precision, autocast_dtype, select_device
 from MoBUncertaintyLib.errors import Cancelled, SettingsError, lack_of_memory_told
 from MoBUncertaintyLib.images import check_image
+from MoBUncertaintyLib.memory import check_memory
 from MoBUncertaintyLib.model import Fold, Model
 from MoBUncertaintyLib.moments import DEFAULT_SAMPLES
 from MoBUncertaintyLib.network import StochasticNetwork, load_network, load_weights
@@ -190,6 +191,7 @@ class Predictor:
         clock = _Clock(progress or (lambda update: None), cancelled or (lambda: False))
         clock.step("preprocess", 0, 1)
         checked, warnings = check_image(image)
+        check_memory(checked.GetNumberOfPixels(), len(self.model.card.labels))
         case = self._preprocessor.prepare(checked, self.settings.region_of_interest, self.settings.body_box)
         clock.step("preprocess", 1, 1)
         window = self._window()

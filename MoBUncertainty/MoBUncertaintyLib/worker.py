@@ -224,11 +224,13 @@ class Predictions:
 
         tell("model", 0, 1)
         from MoBUncertaintyLib.handover import read_volume
+        from MoBUncertaintyLib.memory import check_memory
         from MoBUncertaintyLib.pipeline import analyse
         from MoBUncertaintyLib.results import describe
 
         predictor = self._warm(path, key, _settings(request))
         region_settings = _region_settings(request, predictor.model)
+        check_memory(voxels, len(predictor.model.card.labels), holders=2)  # Slicer is the other one
         tell("model", 1, 1)
         image, digest = read_volume(request["ct"])
         analysis = analyse(image, predictor, region_settings, lambda step: tell(step.stage, step.done, step.total))

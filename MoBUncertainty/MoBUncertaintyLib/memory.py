@@ -1,0 +1,35 @@
+"""Whether results fit into the computer's memory, known before they are computed.
+
+An operating system may hand out memory that it does not have, and then end the program that uses most of it: in Slicer
+that can be Slicer, with all that was not saved.
+"""
+
+from __future__ import annotations
+
+import psutil
+
+from MoBUncertaintyLib.errors import SettingsError
+
+BYTES_OF_LABEL, BYTES_OF_MAPS = 1, 8
+"""Of a voxel: its label; and for each organ its probability and variance, float32."""
+
+
+def check_memory(voxels: int, organs: int, holders: int = 1) -> None:
+    """See that there is room for the results; what computing them needs on top is not counted.
+
+    Args:
+        voxels: Of the image.
+        organs: Foreground classes of the model.
+        holders: Programs that hold the results at the same time, each for itself.
+
+    Raises:
+        SettingsError: There is less memory, swap space included, than the results alone take.
+    """
+    needed = holders * voxels * (BYTES_OF_LABEL + BYTES_OF_MAPS * organs)
+    free = psutil.virtual_memory().available + psutil.swap_memory().free
+    if needed > free:
+        what = f"{organs} organs" if organs > 1 else "one organ"
+        raise SettingsError(
+            f"The results for {what} on {voxels / 1e6:,.0f} million voxels take {needed / 1e9:,.1f} GB of memory, of "
+            f"which {free / 1e9:,.1f} GB are free; close other programs, or crop or resample the image first."
+        )

@@ -1,0 +1,61 @@
+"""Results that do not fit into memory are refused before anything is computed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+import tiny
+import tiny_model
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.memory import check_memory
+from MoBUncertaintyLib.prediction import PredictionSettings, Predictor
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch):
+    """Sets how many bytes of memory and of swap space are free."""
+
+    def set_free(memory: int, swap: int = 0) -> None:
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=memory))
+        monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=swap))
+
+    return set_free
+
+
+def test_what_fits_is_allowed_to_the_last_byte(free):
+    free(1000 * 17)
+    check_memory(1000, organs=2)
+    free(1000 * 17 - 1, swap=1)
+    check_memory(1000, organs=2)
+    free(1000 * 17 - 1)
+    with pytest.raises(SettingsError):
+        check_memory(1000, organs=2)
+
+
+def test_results_that_are_held_twice_take_twice_as_much(free):
+    free(2 * 1000 * 9 - 1)
+    check_memory(1000, organs=1)
+    with pytest.raises(SettingsError):
+        check_memory(1000, organs=1, holders=2)
+
+
+def test_the_refusal_says_how_much_is_missing(free):
+    free(8 * 10**9)
+    with pytest.raises(SettingsError) as caught:
+        check_memory(512 * 512 * 300, organs=24)
+    assert str(caught.value) == (
+        "The results for 24 organs on 79 million voxels take 15.2 GB of memory, of which 8.0 GB are free; "
+        "close other programs, or crop or resample the image first."
+    )
+
+
+def test_nothing_is_computed_for_results_that_do_not_fit(free, tmp_path, monkeypatch):
+    model = tiny_model.write_tiny(tmp_path / "model")
+    predictor = Predictor(model, PredictionSettings(device="cpu"))
+    monkeypatch.setattr(predictor, "_window", lambda: pytest.fail("it was computed"))
+    free(9)
+    with pytest.raises(SettingsError, match="close other programs"):
+        predictor.predict(tiny.make_ct((12, 20, 20)))
