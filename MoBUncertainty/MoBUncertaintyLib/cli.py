@@ -91,8 +91,9 @@ def predict(
     ] = None,
     body_box: Annotated[bool, typer.Option("--body-box/--no-body-box", help="Skip the air around the body.")] = True,
     measure: Annotated[
-        Literal["variance", "bernoulli", "entropy"], typer.Option(help="What counts as doubt; bernoulli: p (1 - p).")
-    ] = "variance",
+        Literal["variance", "bernoulli", "entropy"] | None,
+        typer.Option(help="What counts as doubt; bernoulli: p (1 - p). Not given: the variance, if the model has one."),
+    ] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Doubt above which a voxel can belong to a region; in the measure's unit.")
     ] = None,

@@ -21,6 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.appearance import REGION_COLOUR, readable, region_title
+from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.figures import display_range, variance_scale
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def scene_request(
         return {label.value: save(f"{key}_{label.value}", channel) for label, channel in named}
 
     segmentation = sitk.GetArrayViewFromImage(prediction.segmentation)
+    sampled = card.covariance.kind is not Covariance.DETERMINISTIC  # else the variance is nothing
     return {
         "output": str(folder / "scene.mrb"),
         "ct": {
@@ -110,7 +112,8 @@ def scene_request(
         "probability": save_channels("probability", prediction.probability),
         "variance": save_channels("variance", prediction.variance),
         "varianceThreshold": regions.settings.variance_threshold,
-        "threshold": variance_scale(regions.settings)[0],
+        "map": "variance" if sampled else "entropy",
+        "threshold": variance_scale(regions.settings)[0] if sampled else None,
         "segmentation": {
             "array": save("segmentation", segmentation),
             "segments": [

@@ -117,6 +117,16 @@ def test_options_reach_the_prediction_and_the_regions(model: Path, ct: Path, tmp
     assert info["precision"] == "float32"
 
 
+def test_a_stock_model_is_asked_for_the_doubt_that_it_has(ct: Path, tmp_path: Path) -> None:
+    """Without a covariance there is no variance, and regions by it would be none whatever the doubt."""
+    raw = tiny.make_results_folder(tmp_path / "raw")
+    done = run("predict", ct, "--model", raw, "--output", tmp_path / "out", "--device", "cpu", "--no-scene")
+    assert done.exit_code == 0, done.output
+    assert (
+        json.loads((tmp_path / "out" / "prediction.json").read_text())["regions"]["settings"]["measure"] == "bernoulli"
+    )
+
+
 def test_scene_is_written_by_default(model: Path, ct: Path, tmp_path: Path) -> None:
     pytest.importorskip("slicer", reason="slicer-core is not installed")
     done = run("predict", ct, "--model", model, "--output", tmp_path / "out")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -15,6 +16,7 @@ import SimpleITK as sitk
 
 from invented import LEFT_HANDED, LEFT_KIDNEY, MARKER_HU, OBLIQUE, PANCREAS, invented_case
 from MoBUncertaintyLib import scene_file
+from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.region_settings import DEFAULT_THRESHOLD, Measure
 from MoBUncertaintyLib.scene_file import SceneError, ijk_to_ras, write_scene_file
 
@@ -192,6 +194,16 @@ def test_second_run_reuses_the_nodes():
     assert {name: each for name, each in children.items() if each} == {
         f"CT {name}": ["only"] for name in ("segmentation", "segmentation as predicted", "doubtful regions")
     }
+
+
+@pytest.mark.parametrize(
+    "kind, shown", [(Covariance.MIXTURE_OF_BASES, ("variance", 0.015)), (Covariance.DETERMINISTIC, ("entropy", None))]
+)
+def test_the_map_shown_is_one_that_the_model_has(tmp_path, kind, shown):
+    case = invented_case()
+    card = replace(case.card, covariance=CovarianceSpec(kind))
+    request = scene_file.scene_request(tmp_path, case.image, case.prediction, case.regions, card, "CT", ABOUT)
+    assert (request["map"], request["threshold"]) == shown
 
 
 @needs_slicer

@@ -93,9 +93,9 @@ def writeRequestedScene(request: dict):
 
     Args:
         request: `output` (.mrb); `ct`: `array` (a .npy file) and what else `addCt` takes; `probability` and `variance`:
-            .npy files by label; `varianceThreshold`: as for `ResultScene.setMaps`; `threshold`: of the variance drawn;
-            `segmentation` and `regions`: `array` and `segments` (`SegmentSpec`s); `position`: as for
-            `ResultScene.showInViews`; `state`: documents by name.
+            .npy files by label; `varianceThreshold`: as for `ResultScene.setMaps`; `map`: the `MapKind` shown;
+            `threshold`: of it, or None for the usual one; `segmentation` and `regions`: `array` and `segments`
+            (`SegmentSpec`s); `position`: as for `ResultScene.showInViews`; `state`: documents by name.
     """
     scene, _logics = createStandAloneScene()
     for key in ("ct", "segmentation", "regions"):
@@ -107,7 +107,7 @@ def writeRequestedScene(request: dict):
     )
     for key, show in (("segmentation", results.setSegmentation), ("regions", results.setRegions)):
         show(request[key]["array"], [SegmentSpec(**segment) for segment in request[key]["segments"]])
-    results.showMap(MapKind.VARIANCE)
+    results.showMap(MapKind(request["map"]))
     results.setOverlay(threshold=request["threshold"])
     for name, document in request["state"].items():
         results.setState(name, document)
