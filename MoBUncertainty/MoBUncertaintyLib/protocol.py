@@ -6,7 +6,8 @@ here, since both Slicer and the worker use this.
 
 Request        Fields beside `id` and `command`
 -------------  ----------------------------------------------------------------------------------------------------
-predict        `ct` {array, ijk_to_ras, name}, `model`, `settings`, `regions`, `folder`
+predict        `ct` {array, ijk_to_ras, name}, `model`, `settings`, `folder`; `regions`, settings that the reader has
+               changed, and `regions_of_model`, the digest of the model they were changed for, or null
 export         see `export.export_review`
 scratch        `folder` for the worker's own temporary files; it is removed when stdin is closed. Has no answer
 shutdown       -
