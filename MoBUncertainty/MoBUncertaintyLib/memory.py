@@ -6,6 +6,8 @@ that can be Slicer, with all that was not saved.
 
 from __future__ import annotations
 
+import sys
+
 import psutil
 
 from MoBUncertaintyLib.errors import SettingsError
@@ -26,10 +28,20 @@ def check_memory(voxels: int, organs: int, holders: int = 1) -> None:
         SettingsError: There is less memory, swap space included, than the results alone take.
     """
     needed = holders * voxels * (BYTES_OF_LABEL + BYTES_OF_MAPS * organs)
-    free = psutil.virtual_memory().available + psutil.swap_memory().free
-    if needed > free:
+    free = _free()
+    if free is not None and needed > free:
         what = f"{organs} organs" if organs > 1 else "one organ"
         raise SettingsError(
             f"The results for {what} on {voxels / 1e6:,.0f} million voxels take {needed / 1e9:,.1f} GB of memory, of "
             f"which {free / 1e9:,.1f} GB are free; close other programs, or crop or resample the image first."
         )
+
+
+def _free() -> int | None:
+    """Bytes that can be had; None where that is not known."""
+    if sys.platform == "darwin":  # makes swap space when it is needed
+        return None
+    try:
+        return psutil.virtual_memory().available + psutil.swap_memory().free
+    except (RuntimeError, OSError):  # Windows with its performance counters switched off
+        return None

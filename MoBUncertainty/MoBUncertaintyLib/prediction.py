@@ -248,6 +248,7 @@ class Predictor:
         return {
             "model": {"name": card.name, "path": str(self.model.path), "digest": self.model.digest},
             "settings": asdict(self.settings),
+            "covariance": card.covariance.kind.value,
             "folds": list(self.folds),
             "moments": f"Monte Carlo, K = {self.settings.samples or DEFAULT_SAMPLES}" if monte_carlo else "closed form",
             "device": str(window.placement.network),

@@ -19,7 +19,7 @@ from MoBUncertaintyLib.blocks import Box, hull, within
 from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.pieces import diameter
-from MoBUncertaintyLib.region_settings import RegionSettings
+from MoBUncertaintyLib.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.regions import FoundRegions, Region, Regions
 from MoBUncertaintyLib.review_regions import (
     ReviewRegion,
@@ -54,6 +54,11 @@ class _State:
     settings: RegionSettings | None
     signature: Signature | None = None
     found: bool = False  # made by `update_regions`: the next such state takes its place
+
+    @property
+    def measure(self) -> Measure | None:
+        """By which measure of doubt its regions were found."""
+        return self.settings.measure if self.settings else None
 
 
 class Review:
@@ -220,7 +225,7 @@ class Review:
         Regions with a verdict or a comment stay as they are. The new ones lose the voxels of these and are dropped if
         that leaves less than the smallest size; what is left of a region that lost some has its volume, centroid,
         extent and share measured anew, its expected error in proportion to its volume. Ranks are renewed. Several
-        updates in a row (a slider being dragged) are one step.
+        updates in a row by one measure of doubt (a slider being dragged) are one step.
 
         Raises:
             ReviewError: Another shape, or the review is signed.
@@ -239,7 +244,7 @@ class Review:
             elif left and left * self.grid.voxel_mm3 >= smallest:
                 new.append(self._new(self._rest(region, box, mask, free), box, free, used))
         state = _State(self._ranked(kept + new), settings, found=True)
-        if self._state.found:  # take the place of the last update
+        if self._state.found and self._state.measure == state.measure:  # take the place of the last update
             self._now -= 1
         self._push(state)
         return ()

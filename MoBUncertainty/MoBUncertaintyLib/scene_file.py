@@ -111,8 +111,7 @@ def scene_request(
         },
         "probability": save_channels("probability", prediction.probability),
         "variance": save_channels("variance", prediction.variance),
-        "varianceThreshold": regions.settings.variance_threshold,
-        "map": "variance" if sampled else "entropy",
+        "varianceThreshold": regions.settings.variance_threshold if sampled else None,
         "threshold": variance_scale(regions.settings)[0] if sampled else None,
         "segmentation": {
             "array": save("segmentation", segmentation),

@@ -22,6 +22,7 @@ from MoBUncertaintyLib import export
 from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
 from MoBUncertaintyLib.export import Format, export_review, write_export
 from MoBUncertaintyLib.images import read_image
+from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.report import ReviewedCase
 from MoBUncertaintyLib.review import Review
 from MoBUncertaintyLib.scene_file import ijk_to_ras
@@ -41,7 +42,7 @@ def case() -> ReviewedCase:
 
 @pytest.fixture(scope="module")
 def exam(tmp_path_factory) -> tuple[list[Path], ReviewedCase]:
-    """A CT from DICOM, with two organs."""
+    """A CT from DICOM, with two organs, segmented by a model with little variance."""
     folder = tmp_path_factory.mktemp("dicom")
     tags = {"0010|0010": "Doe^Jane", "0010|0030": "19800131", "0020|000d": "1.2.3", "0020|000e": "1.2.3.4"}
     tags["0020|0011"] = "7"
@@ -57,6 +58,7 @@ def exam(tmp_path_factory) -> tuple[list[Path], ReviewedCase]:
     for name in ("segmentation", "variance"):
         setattr(prediction, name, onto(getattr(prediction, name)))
     whole.regions.labels = onto(whole.regions.labels)
+    whole.regions.settings = RegionSettings(variance_threshold=0.003)
     return files, invented_review(Case(read, prediction, whole.regions, whole.card), r1="include")
 
 
@@ -95,6 +97,8 @@ class TestFiles:
         assert int(segmentation.pixel_array.sum()) == np.count_nonzero(case.review.corrected())
         variance = pydicom.dcmread(tmp_path / "out" / "variance_2.dcm")
         assert variance.SOPClassUID.name == "Parametric Map Storage"
+        (window,) = variance.SharedFunctionalGroupsSequence[0].FrameVOILUTSequence
+        assert (window.WindowCenter, window.WindowWidth) == (0.008, 0.016)
         assert variance.pixel_array.sum(dtype=float) == pytest.approx(case.variance[2].sum(dtype=float), rel=1e-4)
 
     def test_report_names_the_series_and_the_patient_only_if_asked_for(self, tmp_path, exam):

@@ -35,6 +35,16 @@ def test_what_fits_is_allowed_to_the_last_byte(free):
         check_memory(1000, organs=2)
 
 
+def test_where_nobody_knows_what_is_free_nothing_is_refused(free, monkeypatch):
+    free(0)
+
+    def fail():
+        raise RuntimeError("PdhAddEnglishCounterW failed. Performance counters may be disabled.")
+
+    monkeypatch.setattr(psutil, "swap_memory", fail)
+    check_memory(1000, organs=1)
+
+
 def test_results_that_are_held_twice_take_twice_as_much(free):
     free(2 * 1000 * 9 - 1)
     check_memory(1000, organs=1)

@@ -152,21 +152,27 @@ class TestRun:
         assert desktop.ui.includeButton.enabled
 
     def test_a_new_run_keeps_what_counts_as_a_region(self, reviewed, monkeypatch):
+        """All of it, for the model that it was set for: no later run must fall back, or have a half of it."""
         from MoBUncertaintyLib.region_settings import Measure
 
         desktop, session = reviewed
-        session.setDoubt(0.02, 50.0)
         asked = []
-        monkeypatch.setattr(desktop.logic.client, "request", lambda message, *_: asked.append(message["regions"]))
-        desktop.ui.applyButton.click()
-        session.setDoubt(None, 50.0, Measure.ENTROPY)
-        desktop.ui.applyButton.click()
-        desktop.ui.applyButton.click()
-        assert asked == [{"threshold": 0.02, "minimum_mm3": 50.0}, {"measure": "entropy", "minimum_mm3": 50.0}]
-        desktop.ui.applyButton.click()
+        monkeypatch.setattr(desktop.logic.client, "request", lambda message, *_: asked.append(message))
+        for threshold, measure in ((None, None), (0.02, None), (0.4, Measure.ENTROPY)):
+            session.setDoubt(threshold, 50.0, measure)
+            desktop.ui.applyButton.click()
+            desktop.ui.applyButton.click()
+        assert [message["regions"] for message in asked] == [
+            {"measure": "variance", "threshold": None, "minimum_mm3": 50.0},
+            {"measure": "variance", "threshold": 0.02, "minimum_mm3": 50.0},
+            {"measure": "entropy", "threshold": 0.4, "minimum_mm3": 50.0},
+        ]
+        assert {message["regions_of_model"] for message in asked} == {"0" * 64}
 
-    def test_what_the_reader_has_not_set_is_left_to_the_next_model(self, reviewed, monkeypatch):
-        desktop, _ = reviewed
+    def test_where_the_model_is_not_known_a_new_run_goes_by_its_own(self, reviewed, monkeypatch):
+        desktop, session = reviewed
+        session.setDoubt(0.02, 50.0)
+        del session.prediction["provenance"]["model"]
         asked = []
         monkeypatch.setattr(desktop.logic.client, "request", lambda message, *_: asked.append(message["regions"]))
         desktop.ui.applyButton.click()

@@ -330,6 +330,14 @@ def test_scale_is_that_of_every_case():
     assert (scale.black, scale.white, scale.threshold, scale.top) == (-160.0, 240.0, 0.015, 0.08)
 
 
+def test_scale_of_a_model_with_little_variance_is_written_in_full(tmp_path):
+    case = invented_case()
+    case.regions.settings = RegionSettings(variance_threshold=0.003)
+    review = invented_review(case)
+    write_html(tmp_path / "report.html", build_report(review), review)
+    assert ">0.016+</span>" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_report_of_17_regions_takes_seconds(tmp_path):
     case = invented_review()
     labels = np.zeros((100, 256, 256), np.uint16)

@@ -118,16 +118,39 @@ class TestReview:
         assert ui.doubtThresholdSlider.value == pytest.approx(0.2)
         assert session.review.region(decided).verdict == "exclude"
         ui.undoButton.click()
-        assert session.settings.measure == "variance"
-        assert ui.measureSelector.currentIndex == 0
+        assert (session.settings.measure, ui.measureSelector.currentIndex) == ("variance", 0)
+        assert session.settings.level == ui.doubtThresholdSlider.value == pytest.approx(0.02)
 
     def test_a_model_without_variance_offers_none(self, reviewed):
         desktop, session = reviewed
-        for array in session.results.variance().values():
-            array[:] = 0
-        desktop.widget.panel.review.setSession(None)
-        desktop.widget.panel.review.setSession(session)
-        assert [desktop.ui.measureSelector.itemText(n) for n in range(2)] == ["p (1 - p)", "Entropy"]
+        review, selector = desktop.widget.panel.review, desktop.ui.measureSelector
+
+        def offered() -> list[str]:
+            review.setSession(None)
+            review.setSession(session)
+            return [selector.itemText(n) for n in range(selector.count)]
+
+        session.prediction["provenance"]["covariance"] = "deterministic"
+        assert offered() == ["Variance", "p (1 - p)", "Entropy"]  # it is in force
+        selector.currentIndex = 1
+        assert offered() == ["p (1 - p)", "Entropy"]
+        assert selector.currentIndex == 0
+        assert session.settings.measure == "bernoulli"
+
+    def test_the_slider_rounds_no_threshold_that_a_model_states(self, reviewed):
+        desktop, session = reviewed
+        ui, review = desktop.ui, desktop.widget.panel.review
+        session.prediction["provenance"]["regions"] = {"settings": {"variance_threshold": 0.00333}}
+        session.results.setState("prediction", session.prediction)
+        scaled = type(session).start(session.results, session.review.predicted, session.review.label_map())
+        review.setSession(scaled)
+        assert (ui.doubtThresholdSlider.decimals, ui.doubtThresholdSlider.value) == (4, 0.0033)
+        assert ui.doubtThresholdSlider.maximum == pytest.approx(0.0222, abs=1e-4)
+        ui.smallestRegionSlider.value = 30
+        desktop.process(until=lambda: scaled.settings.minimum_mm3 == 30)
+        assert (scaled.settings.threshold, scaled.settings.level) == (None, 0.00333)
+        ui.doubtThresholdSlider.value = 0.004
+        desktop.process(until=lambda: scaled.settings.threshold == 0.004)
 
     def test_edit_draws_in_the_region_and_discard_forgets(self, reviewed):
         desktop, session = reviewed

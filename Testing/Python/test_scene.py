@@ -196,14 +196,13 @@ def test_second_run_reuses_the_nodes():
     }
 
 
-@pytest.mark.parametrize(
-    "kind, shown", [(Covariance.MIXTURE_OF_BASES, ("variance", 0.015)), (Covariance.DETERMINISTIC, ("entropy", None))]
-)
-def test_the_map_shown_is_one_that_the_model_has(tmp_path, kind, shown):
+@needs_slicer
+def test_a_stock_models_scene_shows_its_entropy(tmp_path):
+    """Without a covariance there is no variance to look at."""
     case = invented_case()
-    card = replace(case.card, covariance=CovarianceSpec(kind))
-    request = scene_file.scene_request(tmp_path, case.image, case.prediction, case.regions, card, "CT", ABOUT)
-    assert (request["map"], request["threshold"]) == shown
+    case.card = replace(case.card, covariance=CovarianceSpec(Covariance.DETERMINISTIC))
+    facts, _ = write_and_read(tmp_path, case)
+    assert facts["legend"][0] == "Entropy (nats)"
 
 
 @needs_slicer

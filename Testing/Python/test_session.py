@@ -51,8 +51,8 @@ def volumes(scene) -> list:
     return nodesByClass(scene, "vtkMRMLScalarVolumeNode")
 
 
-def begin_again(ct, regions_settings=None):
-    """The stand-in worker's result for a CT that is in a scene; of a model that states something, if so."""
+def begin_again(ct, **provenance):
+    """The stand-in worker's result for a CT that is in a scene."""
     from MoBUncertaintyLib.app.tasks import showResult
     from MoBUncertaintyLib.stand_in_worker import DOUBTS, LABEL, invent, row
 
@@ -64,7 +64,7 @@ def begin_again(ct, regions_settings=None):
         "variance": {"1": v},
         "rows": [row(label, place, regions, p, v, MATRIX) for label, place in enumerate(DOUBTS, start=1)],
         "labels": [LABEL],
-        "provenance": {"regions": {"settings": regions_settings or {}}},
+        "provenance": provenance,
         "warnings": [],
         "seconds": {},
     }
@@ -95,19 +95,26 @@ def test_a_map_is_shown_that_the_model_has(scene):
     """Without a covariance there is no variance; another map that the reader has chosen stays."""
     from MoBUncertaintyLib.app.scene import MapKind
 
-    stock = {"measure": "bernoulli"}
-    session = begin(scene)
-    assert session.results.overlay["kind"] == "variance"
-    results = begin_again(session.ctNode, stock).results
+    ct = begin(scene).ctNode
+    results = begin_again(ct, regions={"settings": {"measure": "bernoulli"}}).results
+    assert results.overlay["kind"] == "variance"
+    results = begin_again(ct, covariance="deterministic").results
     assert results.overlay["kind"] == "entropy"
+    assert results.kinds == [MapKind.PROBABILITY, MapKind.ENTROPY]
+    results.setOverlay(threshold=0.3)
+    assert results.overlay["threshold"] == 0.3
+    results.showMap(MapKind.VARIANCE)
+    assert results.overlay["kind"] == "entropy"
+    results = begin_again(ct).results
+    assert (results.overlay["kind"], results.overlay["threshold"]) == ("variance", 0.015)
     results.showMap(MapKind.PROBABILITY)
-    assert begin_again(session.ctNode, stock).results.overlay["kind"] == "probability"
+    assert begin_again(ct, covariance="deterministic").results.overlay["kind"] == "probability"
 
 
 def test_maps_are_drawn_from_the_threshold_that_the_model_states(scene):
     session = begin(scene)
     assert session.results.overlay["threshold"] == 0.015
-    session = begin_again(session.ctNode, {"variance_threshold": 0.003})
+    session = begin_again(session.ctNode, regions={"settings": {"variance_threshold": 0.003}})
     assert session.settings.level == session.results.overlay["threshold"] == 0.003
 
 

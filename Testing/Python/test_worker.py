@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 import tiny
 import tiny_model
-from MoBUncertaintyLib import prediction, worker
+from MoBUncertaintyLib import memory, prediction, worker
 from MoBUncertaintyLib.cli import app
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.errors import ImageError, ModelError, OutputError, SettingsError, UserError
@@ -201,6 +202,15 @@ def test_the_model_says_what_counts_as_a_region_where_the_request_does_not(folde
     request = a_request(a_ct(), folder / "model", folder, regions=asked)
     used = worker.Predictions()(request, Listener())["provenance"]["regions"]["settings"]
     assert RegionSettings.from_dict(used) == RegionSettings(depth_mm=1.5, **asked)
+
+
+def test_there_must_be_room_for_the_results_here_and_in_slicer(model: Path, folder: Path, monkeypatch) -> None:
+    ct = a_ct()
+    once = ct.GetNumberOfPixels() * 9
+    for free, enough in ((2 * once, True), (2 * once - 1, False)):
+        monkeypatch.setattr(memory, "_free", lambda free=free: free)
+        with nullcontext() if enough else pytest.raises(SettingsError, match="close other programs"):
+            worker.Predictions()(a_request(ct, model, folder), Listener())
 
 
 def test_what_was_set_for_another_model_is_not_taken(folder: Path) -> None:

@@ -169,11 +169,24 @@ def test_grid_is_every_model_of_every_data_set_and_seed_and_the_sweep():
 def test_sizes_of_regions_reach_the_commands_and_the_origin():
     config = small(datasets={"Eye": {"id": 1, "organ": "eye", "regions": {"depth_mm": 0.5, "grow_mm": 1}}})
     workflow.check_config(config)
-    assert region_line(config, "Eye") == "--region depth_mm=0.5 --region grow_mm=1"
-    assert region_line(small(), "Pancreas") == ""
     (first, *_) = grid(config)
+    assert region_line(first) == "--region depth_mm=0.5 --region grow_mm=1"
     assert origin(config, first)["regions"] == {"depth_mm": 0.5, "grow_mm": 1}
+    assert region_line(grid(small())[0]) == ""
     assert "regions" not in origin(small(), grid(small())[0])
+
+
+def test_a_model_may_have_regions_of_its_own():
+    own = {"covariance": "diagonal", "regions": {"variance_threshold": 0.003, "grow_mm": 2}}
+    config = small(
+        datasets={"Eye": {"id": 1, "organ": "eye", "regions": {"depth_mm": 0.5, "grow_mm": 1}}},
+        models={"scaled": own, "usual": {"covariance": "diagonal"}},
+    )
+    workflow.check_config(config)
+    runs = {run.model: run for run in grid(config)}
+    assert runs["scaled"].regions == {"depth_mm": 0.5, "grow_mm": 2, "variance_threshold": 0.003}
+    assert runs["usual"].regions == runs[DETERMINISTIC].regions == {"depth_mm": 0.5, "grow_mm": 1}
+    assert runs["scaled"].options == runs["usual"].options
 
 
 def test_data_set_may_have_a_split_of_its_own():

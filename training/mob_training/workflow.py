@@ -42,6 +42,7 @@ class PlannedRun:
         model: `deterministic`, or a name of the config's `models`; with `-bases-M` at the end if of the sweep.
         seed: Of the training; the split has its own.
         options: Of `mob-training finetune`, by their names in the config; empty for the deterministic stage.
+        regions: What counts as a doubtful region, where that is stated.
         sweep: Whether it is there for its number of bases only.
     """
 
@@ -49,6 +50,7 @@ class PlannedRun:
     model: str
     seed: int
     options: Mapping[str, Any]
+    regions: Mapping[str, float]
     sweep: bool = False
 
     @property
@@ -113,9 +115,17 @@ def grid(config: Mapping[str, Any]) -> list[PlannedRun]:
     runs = []
     for dataset in config["datasets"]:
         for model, own in {DETERMINISTIC: None, **config["models"]}.items():
-            options = {} if own is None else {**config["finetune"], **own}
-            runs += [PlannedRun(dataset, model, seed, options) for seed in config["seeds"]]
+            options, regions = _of_model(config, dataset, own)
+            runs += [PlannedRun(dataset, model, seed, options, regions) for seed in config["seeds"]]
     return runs + list(_sweep(config))
+
+
+def _of_model(
+    config: Mapping[str, Any], dataset: str, own: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Options of a model's fine-tuning, and what counts as a region; the deterministic stage has nothing of its own."""
+    options = {} if own is None else {**config["finetune"], **own}
+    return options, config["datasets"][dataset].get("regions", {}) | options.pop("regions", {})
 
 
 def split_of(config: Mapping[str, Any], dataset: str) -> dict[str, int]:
@@ -146,8 +156,8 @@ def origin(config: Mapping[str, Any], run: PlannedRun) -> dict[str, Any]:
         "seed": run.seed,
         "train": _in_full(cli.train, config["train"], schema()["$defs"]["schedule"]["properties"]),
     }
-    if "regions" in entry:
-        made["regions"] = entry["regions"]
+    if run.regions:
+        made["regions"] = run.regions
     if run.model != DETERMINISTIC:
         made["finetune"] = _finetuning(run.options)
     return json.loads(json.dumps(made))
@@ -206,9 +216,9 @@ def subjects_file(name: str) -> Path:
     return shipped if shipped.is_file() and not Path(name).exists() else Path(name)
 
 
-def region_line(config: Mapping[str, Any], dataset: str) -> str:
-    """Options that state what counts as a doubtful region in a data set, `--region depth_mm=1 ...`."""
-    return " ".join(f"--region {name}={size}" for name, size in config["datasets"][dataset].get("regions", {}).items())
+def region_line(run: PlannedRun) -> str:
+    """Options that state what counts as a doubtful region, `--region depth_mm=1 ...`."""
+    return " ".join(f"--region {name}={number}" for name, number in run.regions.items())
 
 
 def cohort(folder: Path) -> dict[str, Path]:
@@ -339,14 +349,13 @@ def _sweep(config: Mapping[str, Any]) -> Iterator[PlannedRun]:
     if "sweep" not in config:
         return
     sweep = config["sweep"]
-    options = {**config["finetune"], **config["models"][sweep["model"]]}
     for dataset in sweep["datasets"]:
+        options, regions = _of_model(config, dataset, config["models"][sweep["model"]])
         for bases in sweep["bases"]:
             if bases != options.get("bases", 3):
+                name = f"{sweep['model']}-bases-{bases}"
                 for seed in config["seeds"]:
-                    yield PlannedRun(
-                        dataset, f"{sweep['model']}-bases-{bases}", seed, {**options, "bases": bases}, True
-                    )
+                    yield PlannedRun(dataset, name, seed, {**options, "bases": bases}, regions, sweep=True)
 
 
 def _finetuning(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,8 @@ __all__ = ["MapKind", "ResultScene", "SegmentSpec", "findResults"]
 FILL_OPACITY = 0.35
 OTHER_REGIONS_OPACITY = 0.35  # of the outlines, while one region is highlighted
 
-SCALED_BY_MODEL = (MapKind.VARIANCE, MapKind.STANDARD_DEVIATION)
+OF_VARIANCE = (MapKind.VARIANCE, MapKind.STANDARD_DEVIATION)
+USUAL_THRESHOLD = RegionSettings().variance_threshold
 DEFAULT_OVERLAY = {
     "kind": MapKind.VARIANCE.value,
     "label": None,
@@ -152,7 +153,7 @@ class ResultScene:
         self,
         probability: dict[int, np.ndarray],
         variance: dict[int, np.ndarray],
-        varianceThreshold: float = RegionSettings().variance_threshold,
+        varianceThreshold: float | None = USUAL_THRESHOLD,
     ):
         """Put the maps into volumes (float32, one copy); `showMap` shows one.
 
@@ -160,12 +161,13 @@ class ResultScene:
             probability: By label.
             variance: For the same labels.
             varianceThreshold: From which on the model's variance counts as doubt; at first, maps are drawn accordingly.
+                None: the model has no variance, and none is shown.
         """
         self._maps.set(probability, variance)
         kept = self._state.get("overlay") or {}
-        if kept.get("varianceThreshold", RegionSettings().variance_threshold) != varianceThreshold:
+        if kept.get("varianceThreshold", USUAL_THRESHOLD) != varianceThreshold:
             # What the reader has set suits the variance of another model.
-            kinds = {kind: each for kind, each in kept.get("kinds", {}).items() if kind not in SCALED_BY_MODEL}
+            kinds = {kind: each for kind, each in kept.get("kinds", {}).items() if kind not in OF_VARIANCE}
             self._state.set("overlay", kept | {"kinds": kinds, "varianceThreshold": varianceThreshold})
         if self.node("shown"):
             self.showMap(MapKind(self.overlay["kind"]), self.overlay["label"])
@@ -174,15 +176,20 @@ class ResultScene:
         """Show a map over the CT in all slice views, and on the surface if that is shown.
 
         Args:
-            kind: What to show; its threshold and window are the ones last used for this kind.
+            kind: What to show; the entropy in place of what the model does not have. Threshold and window are those
+                last used for this kind.
             label: Of one organ; None, or an organ without maps: of all organs (see `UncertaintyMaps.volumeFor`).
 
         Returns:
             The vtkMRMLScalarVolumeNode shown, or None without maps.
         """
         label = label if label in self._maps.volumes("variance") else None
+        if kind not in self.kinds:
+            kind = MapKind.ENTROPY
         volume = self._maps.volumeFor(kind, label)
-        self._remember(kind=kind.value, label=label)
+        if kind != self.overlay["kind"]:  # what is shown for want of a variance is not what the reader has chosen
+            self._remember(kind=kind.value)
+        self._remember(label=label)
         self.ctNode.SetNodeReferenceID(REFERENCE_ROLE.format("shown"), volume.GetID() if volume else None)
         if volume:
             views.showVolumes(self.scene, self.ctNode, volume, self.overlay["opacity"])
@@ -217,11 +224,20 @@ class ResultScene:
         self._surface.setWindow(self.overlay["window"])
 
     @property
+    def kinds(self) -> list[MapKind]:
+        """The maps that the model has."""
+        kept = self._state.get("overlay") or {}
+        without = kept.get("varianceThreshold", USUAL_THRESHOLD) is None
+        return [kind for kind in MapKind if not (without and kind in OF_VARIANCE)]
+
+    @property
     def overlay(self) -> dict:
         """How things are shown: `kind`, `label`, `opacity`, `threshold`, `window`, `legend`, `fill`, `surface`."""
         kept = self._state.get("overlay") or {}
         overlay = DEFAULT_OVERLAY | {name: kept[name] for name in DEFAULT_OVERLAY if name in kept}
-        style = mapStyle(MapKind(overlay["kind"]), kept.get("varianceThreshold", RegionSettings().variance_threshold))
+        if overlay["kind"] not in self.kinds:
+            overlay["kind"] = MapKind.ENTROPY.value
+        style = mapStyle(MapKind(overlay["kind"]), kept.get("varianceThreshold") or USUAL_THRESHOLD)
         ofKind = kept.get("kinds", {}).get(overlay["kind"], {})
         overlay["threshold"] = ofKind.get("threshold", style.threshold)
         overlay["window"] = tuple(ofKind.get("window", style.window))
@@ -345,7 +361,7 @@ class ResultScene:
 
     def _remember(self, **changes):
         kept = self._state.get("overlay") or {}
-        kind = changes.get("kind", kept.get("kind", DEFAULT_OVERLAY["kind"]))
+        kind = changes.get("kind", self.overlay["kind"])
         kinds = kept.get("kinds", {})
         ofKind = {name: changes.pop(name) for name in ("threshold", "window") if name in changes}
         kinds = kinds | {kind: kinds.get(kind, {}) | ofKind}

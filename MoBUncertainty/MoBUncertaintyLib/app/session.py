@@ -20,6 +20,7 @@ from MoBUncertaintyLib.app.nodes import ijkToRas, occupied
 from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec
 from MoBUncertaintyLib.appearance import REGION_COLOUR, readable
 from MoBUncertaintyLib.blocks import Box, hull
+from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.region_settings import Measure, RegionSettings
@@ -119,18 +120,19 @@ class ReviewSession:
         return self.review.settings or RegionSettings()
 
     @property
-    def foundBy(self) -> RegionSettings:
-        """What counted as a region when the CT was segmented, before the reader changed it."""
-        return settingsOf(self.prediction)
+    def modelDigest(self) -> str | None:
+        """The SHA-256 of the model that made the prediction, where that is known."""
+        return self.prediction["provenance"].get("model", {}).get("digest")
 
     @property
     def editing(self) -> str | None:
         """The region that is being edited, if any."""
         return self._editing
 
+    @property
     def hasVariance(self) -> bool:
-        """Whether there is any predictive variance: models without a covariance have none."""
-        return any(array.any() for array in self.results.variance().values())
+        """Whether the model has a predictive variance; see `hasVariance`."""
+        return hasVariance(self.prediction)
 
     def isComplete(self) -> bool:
         """Whether all nodes are there still."""
@@ -362,6 +364,11 @@ class ReviewSession:
 def settingsOf(prediction: dict) -> RegionSettings:
     """What counted as a region when a CT was segmented, from what the worker said of the prediction."""
     return RegionSettings.from_dict(prediction["provenance"].get("regions", {}).get("settings", {}))
+
+
+def hasVariance(prediction: dict) -> bool:
+    """Whether a model has a predictive variance: without a covariance there is but the disagreement of tiles."""
+    return prediction["provenance"].get("covariance") != Covariance.DETERMINISTIC
 
 
 def areComplete(results: ResultScene) -> bool:

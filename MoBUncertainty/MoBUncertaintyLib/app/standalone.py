@@ -93,8 +93,8 @@ def writeRequestedScene(request: dict):
 
     Args:
         request: `output` (.mrb); `ct`: `array` (a .npy file) and what else `addCt` takes; `probability` and `variance`:
-            .npy files by label; `varianceThreshold`: as for `ResultScene.setMaps`; `map`: the `MapKind` shown;
-            `threshold`: of it, or None for the usual one; `segmentation` and `regions`: `array` and `segments`
+            .npy files by label; `varianceThreshold`: as for `ResultScene.setMaps`; `threshold`: of the map
+            shown, or None for the usual one; `segmentation` and `regions`: `array` and `segments`
             (`SegmentSpec`s); `position`: as for `ResultScene.showInViews`; `state`: documents by name.
     """
     scene, _logics = createStandAloneScene()
@@ -107,7 +107,7 @@ def writeRequestedScene(request: dict):
     )
     for key, show in (("segmentation", results.setSegmentation), ("regions", results.setRegions)):
         show(request[key]["array"], [SegmentSpec(**segment) for segment in request[key]["segments"]])
-    results.showMap(MapKind(request["map"]))
+    results.showMap(MapKind(results.overlay["kind"]))
     results.setOverlay(threshold=request["threshold"])
     for name, document in request["state"].items():
         results.setState(name, document)

@@ -12,12 +12,11 @@ import slicer.util
 from MoBUncertaintyLib.app.i18n import tr as _
 from MoBUncertaintyLib.app.maps import MapKind
 from MoBUncertaintyLib.app.nodes import ijkToRas, shape
-from MoBUncertaintyLib.app.scene import SCALED_BY_MODEL, ResultScene, SegmentSpec
-from MoBUncertaintyLib.app.session import ReviewSession, settingsOf
+from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec
+from MoBUncertaintyLib.app.session import ReviewSession, hasVariance, settingsOf
 from MoBUncertaintyLib.appearance import readable
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.protocol import Command
-from MoBUncertaintyLib.region_settings import Measure
 
 SET_BY_READER = ("measure", "threshold", "minimum_mm3")
 """Of what counts as a doubtful region; the rest is the model's."""
@@ -33,17 +32,15 @@ def predictRequest(ct, model: str, settings: dict[str, Any], earlier: ReviewSess
         earlier: The review of the last result; what its reader has set of what counts as a region holds on, if it was
             the same model's.
     """
-    changed, digest = {}, None
-    if earlier:
-        now, found = earlier.settings, earlier.foundBy
-        changed = {name: getattr(now, name) for name in SET_BY_READER if getattr(now, name) != getattr(found, name)}
-        digest = earlier.prediction["provenance"].get("model", {}).get("digest")
+    regions, digest = {}, earlier.modelDigest if earlier else None
+    if digest:
+        regions = {name: getattr(earlier.settings, name) for name in SET_BY_READER}
     return {
         "command": Command.PREDICT,
         "ct": _volume(ct),
         "model": model,
         "settings": settings,
-        "regions": changed,
+        "regions": regions,
         "regions_of_model": digest,
     }
 
@@ -75,15 +72,12 @@ def _show(results: ResultScene, result: dict[str, Any]) -> ReviewSession:
         for label in result["labels"]
     ]
     results.setSegmentation(result["segmentation"], specs)
-    found = settingsOf(result)
-    results.setMaps(_byLabel(result["probability"]), _byLabel(result["variance"]), found.variance_threshold)
+    threshold = settingsOf(result).variance_threshold if hasVariance(result) else None
+    results.setMaps(_byLabel(result["probability"]), _byLabel(result["variance"]), threshold)
     results.setState(
         "prediction", {name: result[name] for name in ("labels", "rows", "provenance", "warnings", "seconds")}
     )
-    kind = MapKind(results.overlay["kind"])
-    if kind in SCALED_BY_MODEL and found.measure is not Measure.VARIANCE:
-        kind = MapKind.ENTROPY  # without a covariance the variance is nothing
-    results.showMap(kind, results.overlay["label"])
+    results.showMap(MapKind(results.overlay["kind"]), results.overlay["label"])
     if first:
         results.showSurface(True)
     session = ReviewSession.start(results, result["segmentation"], result["regions"])

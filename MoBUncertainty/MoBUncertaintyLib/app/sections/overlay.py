@@ -20,10 +20,7 @@ class OverlaySection:
         self._ui = ui
         self._results = None
         self._labels: list[int | None] = []
-        self._kinds = list(MapKind)
-        ui.mapSelector.clear()
-        for kind in self._kinds:
-            ui.mapSelector.addItem(mapName(kind))
+        self._kinds: list[MapKind] = []
         ui.mapSelector.currentIndexChanged.connect(shown(self._onMap))
         ui.organSelector.currentIndexChanged.connect(shown(self._onMap))
         ui.opacitySlider.valueChanged.connect(shown(lambda value: self._set(opacity=value)))
@@ -46,12 +43,22 @@ class OverlaySection:
         for name in [_("All organs")] * (len(organs) != 1) + [organ.name for organ in organs]:
             selector.addItem(name)
         selector.blockSignals(blocked)
+        self._offerMaps(session.results.kinds if session else list(MapKind))
         self._ui.organSelector.visible = self._ui.organSelectorCaption.visible = len(organs) > 1
         for widget in self._controls():
             widget.enabled = bool(session)
         if session:
             self._show(session.results)
             self._results = session.results
+
+    def _offerMaps(self, kinds: list[MapKind]) -> None:
+        self._kinds = kinds
+        selector = self._ui.mapSelector
+        blocked = selector.blockSignals(True)
+        selector.clear()
+        for kind in kinds:
+            selector.addItem(mapName(kind))
+        selector.blockSignals(blocked)
 
     def _show(self, results) -> None:
         """Put the controls where the scene has them; `self._results` is None meanwhile, so that nothing acts."""
@@ -60,9 +67,10 @@ class OverlaySection:
         ui.mapSelector.currentIndex = self._kinds.index(kind)
         label = overlay["label"]
         ui.organSelector.currentIndex = self._labels.index(label) if label in self._labels else 0
-        largest = mapStyle(kind).largest
-        ui.lowerThresholdSlider.maximum = ui.windowRangeWidget.maximum = largest
-        ui.lowerThresholdSlider.singleStep = ui.windowRangeWidget.singleStep = largest / 100
+        largest, step = mapStyle(kind).largest, max(overlay["window"][1] / 50, 1e-4)
+        for control in (ui.lowerThresholdSlider, ui.windowRangeWidget):
+            control.decimals = 3 if step >= 1e-3 else 4
+            control.maximum, control.singleStep = largest, step
         ui.lowerThresholdSlider.value = overlay["threshold"]
         ui.windowRangeWidget.setValues(*overlay["window"])
         ui.opacitySlider.value = overlay["opacity"]

@@ -12,11 +12,12 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.app.sections import allow, shown
 from MoBUncertaintyLib.app.sections.editor import RegionEditor
 from MoBUncertaintyLib.app.sections.table import RegionTable
-from MoBUncertaintyLib.region_settings import Measure
+from MoBUncertaintyLib.region_settings import Measure, RegionSettings
 
 DEBOUNCE_MS = 50
 SURFACE_MS = 400  # the 3D surface follows once the reader pauses: on a large CT it takes longer than a click may
-LARGEST_DOUBT = {Measure.VARIANCE: 0.1, Measure.BERNOULLI: 0.25, Measure.ENTROPY: 1.0}  # that the slider offers
+# That the slider offers; of the variance, at its usual threshold.
+LARGEST_DOUBT = {Measure.VARIANCE: 0.1, Measure.BERNOULLI: 0.25, Measure.ENTROPY: 1.0}
 
 
 class ReviewSection:
@@ -282,6 +283,7 @@ class ReviewSection:
         if self._session is None or self._ui.measureSelector.currentIndex < 0:
             return
         self._timer.stop()
+        self._onComment()
         measure = self._measures[self._ui.measureSelector.currentIndex]
         self._session.setDoubt(None, self._ui.smallestRegionSlider.value, measure)
         self._showDoubt()
@@ -291,7 +293,10 @@ class ReviewSection:
         self._timer.stop()
         if self._session is None or self._session.review.signature or self._session.editing:
             return
-        self._session.setDoubt(self._ui.doubtThresholdSlider.value, self._ui.smallestRegionSlider.value)
+        slider, settings = self._ui.doubtThresholdSlider, self._session.settings
+        moved = abs(slider.value - settings.level) > 0.5 * 10**-slider.decimals  # the slider rounds what a model states
+        threshold = slider.value if moved else settings.threshold
+        self._session.setDoubt(threshold, self._ui.smallestRegionSlider.value)
         self._changed()
 
     def _updateSurfaces(self) -> None:
@@ -306,9 +311,9 @@ class ReviewSection:
         self._surfaceTimer.start()
 
     def _offerMeasures(self) -> None:
-        """Without a covariance there is no variance to choose."""
+        """Without a covariance there is no variance to choose, unless it was chosen before."""
         names = {Measure.VARIANCE: _("Variance"), Measure.BERNOULLI: _("p (1 - p)"), Measure.ENTROPY: _("Entropy")}
-        if not self._session.hasVariance():
+        if not self._session.hasVariance and self._session.settings.measure is not Measure.VARIANCE:
             del names[Measure.VARIANCE]
         self._measures = list(names)
         selector = self._ui.measureSelector
@@ -323,13 +328,22 @@ class ReviewSection:
         settings, ui = self._session.settings, self._ui
         controls = (ui.measureSelector, ui.doubtThresholdSlider, ui.smallestRegionSlider)
         blocked = [control.blockSignals(True) for control in controls]
-        if settings.measure in self._measures:
-            ui.measureSelector.currentIndex = self._measures.index(settings.measure)
-        ui.doubtThresholdSlider.maximum = LARGEST_DOUBT[settings.measure]
+        ui.measureSelector.currentIndex = self._measures.index(settings.measure)
+        self._fitSlider(settings)
         ui.doubtThresholdSlider.value = settings.level
         ui.smallestRegionSlider.value = settings.minimum_mm3
         for control, before in zip(controls, blocked, strict=True):
             control.blockSignals(before)
+
+    def _fitSlider(self, settings: RegionSettings) -> None:
+        """Let the slider reach from a hundredth of what it offers to the end, or to the threshold in force."""
+        slider, largest = self._ui.doubtThresholdSlider, LARGEST_DOUBT[settings.measure]
+        if settings.measure is Measure.VARIANCE:
+            largest *= settings.variance_threshold / RegionSettings().variance_threshold
+        slider.decimals = 3 if largest >= LARGEST_DOUBT[Measure.VARIANCE] else 4
+        slider.singleStep, slider.pageStep = largest / 100, largest / 20
+        slider.maximum = max(largest, settings.level)
+        slider.minimum = min(largest / 100, settings.level)
 
     def _offerOrgans(self, organs: list) -> None:
         """With several organs, Include asks which one; its key takes the one that most of the region is in."""
