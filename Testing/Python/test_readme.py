@@ -129,7 +129,11 @@ def test_keys_are_those_of_the_panel() -> None:
 
 
 def test_files_of_an_export_are_the_ones_that_are_written() -> None:
-    named = set(re.findall(r"`(\w+(?:\.\w+)+)`", section("Tutorial"))) - {"training/README.md", "model.json", "plans.json"}
+    named = set(re.findall(r"`(\w+(?:\.\w+)+)`", section("Tutorial"))) - {
+        "training/README.md",
+        "model.json",
+        "plans.json",
+    }
     written = "\n".join((LIBRARY / f"{room}.py").read_text(encoding="utf-8") for room in ("export", "dicom_export"))
     assert len(named) >= 7
     assert [name for name in named if name not in written] == []
