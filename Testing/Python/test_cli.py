@@ -79,7 +79,8 @@ def test_version_is_printed() -> None:
 
 def test_choices_of_the_options_are_those_of_the_core() -> None:
     hints = get_type_hints(cli.predict)
-    assert set(get_args(hints["measure"])) == {measure.value for measure in Measure}
+    measures, _none = get_args(hints["measure"])
+    assert set(get_args(measures)) == {measure.value for measure in Measure}
     assert set(get_args(hints["precision"])) == {precision.value for precision in Precision}
 
 
