@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import slicer.util
 
@@ -20,6 +20,15 @@ def allow(widget, reason: str | None, toolTip: str) -> None:
     """
     widget.enabled = reason is None
     widget.toolTip = toolTip if reason is None else reason
+
+
+def offer(selector, names: Iterable[str]) -> None:
+    """Fill a selector anew; nobody is told, since nothing was chosen."""
+    blocked = selector.blockSignals(True)
+    selector.clear()
+    for name in names:
+        selector.addItem(name)
+    selector.blockSignals(blocked)
 
 
 def shown(slot: Callable) -> Callable:

@@ -6,7 +6,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.app.maps import mapName, mapStyle
 from MoBUncertaintyLib.app.scene import MapKind
-from MoBUncertaintyLib.app.sections import shown
+from MoBUncertaintyLib.app.sections import offer, shown
 
 
 class OverlaySection:
@@ -35,30 +35,17 @@ class OverlaySection:
         """Show another CT's overlay, or none."""
         self._results = None
         organs = session.organs if session else []
-        selector = self._ui.organSelector
-        blocked = selector.blockSignals(True)
-        selector.clear()
         self._labels = [None] if len(organs) != 1 else []
         self._labels += [organ.value for organ in organs]
-        for name in [_("All organs")] * (len(organs) != 1) + [organ.name for organ in organs]:
-            selector.addItem(name)
-        selector.blockSignals(blocked)
-        self._offerMaps(session.results.kinds if session else list(MapKind))
+        offer(self._ui.organSelector, [_("All organs")] * (len(organs) != 1) + [organ.name for organ in organs])
+        self._kinds = session.results.kinds if session else list(MapKind)
+        offer(self._ui.mapSelector, map(mapName, self._kinds))
         self._ui.organSelector.visible = self._ui.organSelectorCaption.visible = len(organs) > 1
         for widget in self._controls():
             widget.enabled = bool(session)
         if session:
             self._show(session.results)
             self._results = session.results
-
-    def _offerMaps(self, kinds: list[MapKind]) -> None:
-        self._kinds = kinds
-        selector = self._ui.mapSelector
-        blocked = selector.blockSignals(True)
-        selector.clear()
-        for kind in kinds:
-            selector.addItem(mapName(kind))
-        selector.blockSignals(blocked)
 
     def _show(self, results) -> None:
         """Put the controls where the scene has them; `self._results` is None meanwhile, so that nothing acts."""

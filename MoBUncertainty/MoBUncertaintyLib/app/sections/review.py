@@ -9,7 +9,7 @@ import qt
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.app.sections import allow, shown
+from MoBUncertaintyLib.app.sections import allow, offer, shown
 from MoBUncertaintyLib.app.sections.editor import RegionEditor
 from MoBUncertaintyLib.app.sections.table import RegionTable
 from MoBUncertaintyLib.region_settings import Measure, RegionSettings
@@ -316,12 +316,7 @@ class ReviewSection:
         if not self._session.hasVariance and self._session.settings.measure is not Measure.VARIANCE:
             del names[Measure.VARIANCE]
         self._measures = list(names)
-        selector = self._ui.measureSelector
-        blocked = selector.blockSignals(True)
-        selector.clear()
-        for name in names.values():
-            selector.addItem(name)
-        selector.blockSignals(blocked)
+        offer(self._ui.measureSelector, names.values())
 
     def _showDoubt(self) -> None:
         """Put the sliders where the session's regions were found."""
