@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from torch import Tensor
 
-from mob_training.predictive import PredictiveNetwork
-from mob_training.temperature import TEMPERATURES, divide_logits, fit_temperature
+from mob_training.predictive import PredictiveNetwork, log_predictive_mean
+from mob_training.temperature import NOT_COUNTED, TEMPERATURES, divide_logits, fit_temperature, side_by_side
 from mob_training.trainer import FineTuningTrainer
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.devices import autocast
+from MoBUncertaintyLib.distribution import LogitGaussian
 from MoBUncertaintyLib.model import load_model
 from MoBUncertaintyLib.moments import logistic_normal_moments
+from MoBUncertaintyLib.network import load_network
 from tiny import CONFIGURATION, make_dataset, make_plans
-from tiny_training import make_workspace, same_weights, train, tune, weights
+from tiny_training import NAME, PATCH, make_workspace, same_weights, train, tune, weights
 
 SPECS = [CovarianceSpec(kind, rank=3, partitions=2) for kind in Covariance]
 KINDS = [spec.kind.value for spec in SPECS]
@@ -68,8 +72,8 @@ def test_finds_the_temperature_that_the_truth_was_drawn_with(spec, true):
     p = logistic_normal_moments(mean / true, variance / true**2)[0]
     target = (torch.rand(p.shape, generator=torch.Generator().manual_seed(2)) < p).long()
     kept = {name: value.clone() for name, value in network.state_dict().items()}
-    patches = [(x[i : i + 1], target[i : i + 1]) for i in range(len(x))]
-    temperature, before, after = fit_temperature(network, patches)
+    tiles = [(x[i : i + 1], target[i : i + 1]) for i in range(len(x))]
+    temperature, before, after = fit_temperature(network, tiles)
     assert temperature == pytest.approx(true, rel=0.06)
     assert all(torch.equal(kept[name], value) for name, value in network.state_dict().items())
     with torch.no_grad():
@@ -81,6 +85,38 @@ def test_finds_the_temperature_that_the_truth_was_drawn_with(spec, true):
 
 def _nll(network: PredictiveNetwork, x: Tensor, target: Tensor) -> float:
     return float(torch.nn.functional.nll_loss(network(x), target))
+
+
+def test_what_is_not_counted_has_no_say():
+    network, x = random_network(SPECS[-1]), images(2)
+    target = gaussian_of(network, x).mean.argmax(dim=1)
+    target[:, ::3] = 1 - target[:, ::3]
+    cut = target.clone()
+    cut[0, 8:] = NOT_COUNTED
+    cut[1] = NOT_COUNTED
+    counted = fit_temperature(network, [(x, cut)])
+    assert counted == pytest.approx(fit_temperature(network, [(x[:1], cut[:1]), (x[1:], cut[1:])]), rel=1e-2)
+    assert counted != pytest.approx(fit_temperature(network, [(x, target)]), rel=1e-2)
+    with torch.no_grad(), autocast(torch.device("cpu")):
+        log_p = network(x)
+    chosen = log_p[0, :, :8].gather(0, target[0, None, :8])
+    assert counted[1] == pytest.approx(-float(chosen.mean()), rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(20, 9, 33), (16, 16, 16), (5, 6, 7)])
+def test_tiles_show_a_case_whole_and_each_voxel_counts_once(shape):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(-1, 3, shape).astype(np.int8)
+    data = np.stack([np.arange(labels.size, dtype=np.float32).reshape(shape) + 1, rng.normal(size=shape)])
+    found = {}
+    for image, target in side_by_side(data, labels, PATCH):
+        assert image.shape == (1, 2, *PATCH) and image.dtype is torch.float32
+        assert target.shape == (1, *PATCH) and target.dtype is torch.int64
+        counted = target != NOT_COUNTED
+        numbers = image[:, 0][counted].int().tolist()
+        assert 0 not in numbers and not found.keys() & set(numbers)
+        found |= dict(zip(numbers, target[counted].tolist(), strict=True))
+    assert found == dict(enumerate(labels.clip(0).ravel().tolist(), 1))
 
 
 def test_three_classes_are_fitted_by_monte_carlo():
@@ -144,6 +180,23 @@ def test_a_checkpoint_older_than_the_option_is_gone_on_from(deterministic):
     assert not path.with_name("earlier").exists()
 
 
+@torch.no_grad()
+def _nll_of_validation(results: Path) -> float:
+    """Of the kept epoch, on the whole of the one validation case."""
+    network = load_network(load_model(results), 0).eval()
+    folder = results.parents[2] / "preprocessed" / NAME / "tiny_3d_fullres"
+    data, labels, _, _ = nnUNetDatasetBlosc2(str(folder), ["case0"]).load_case("case0")
+    total = 0.0
+    for image, target in side_by_side(data[:], labels[0], PATCH):
+        with autocast(image.device):
+            features, mean = network.features(image)
+        gaussian = LogitGaussian(mean) if network.head is None else network.head(features, mean)
+        counted = target != NOT_COUNTED
+        chosen = log_predictive_mean(gaussian).gather(1, target[:, None].clamp_min(0))[:, 0]
+        total -= float(chosen[counted].sum())
+    return total / labels[0].size
+
+
 @pytest.mark.parametrize("spec", [SPECS[0], SPECS[-1]], ids=[KINDS[0], KINDS[-1]])
 def test_only_the_kept_epoch_is_scaled_and_only_once(deterministic, spec):
     plain = tune(deterministic, spec, "plain")
@@ -152,12 +205,8 @@ def test_only_the_kept_epoch_is_scaled_and_only_once(deterministic, spec):
     best = scaled / "fold_0" / "checkpoint_best.pth"
     temperature = torch.load(best, weights_only=False)["temperature"]
     assert load_model(scaled).card.training["temperature"] == temperature
-    # On as many patches as an epoch is validated by, and the same: the NLL before is that epoch's.
-    with (scaled / "fold_0" / "progress.csv").open() as file:
-        epochs = list(csv.DictReader(file))
-    best_epoch = max(epochs, key=lambda row: float(row["validation_dice"]))
     log = "".join(path.read_text() for path in (scaled / "fold_0").glob("training_log*.txt"))
-    assert f"temperature {temperature:.3f}: validation NLL {float(best_epoch['validation_nll']):.4f} -> " in log
+    assert f"temperature {temperature:.3f}: validation NLL {_nll_of_validation(plain):.4f} -> " in log
     assert ("end of the range" in log) == (temperature in (TEMPERATURES[0], TEMPERATURES[-1]))
     before, after = weights(plain, "best"), weights(scaled, "best")
     for name, value in before.items():

@@ -167,7 +167,7 @@ def finetune(
     orthogonality_weight: Annotated[float, typer.Option(help="lambda_orth of Eq. 11.")] = 1.0,
     entropy_weight: Annotated[float, typer.Option(help="lambda_w of Eq. 11.")] = 0.05,
     temperature_scaling: Annotated[
-        bool, typer.Option(help="At the end divide the logits by the temperature that suits the validation patches.")
+        bool, typer.Option(help="At the end divide the logits by the temperature that suits the validation cases.")
     ] = False,
     epochs: Annotated[int, typer.Option(min=1, help="The paper's number is 20.")] = 20,
     iterations: Annotated[int, typer.Option(min=1, help="Patches per epoch.")] = 250,

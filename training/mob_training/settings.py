@@ -72,7 +72,7 @@ class FineTuning:
         head_learning_rate: Of the covariance head.
         weight_decay: AdamW's.
         reverse_kl: The other direction of Eq. 8.
-        temperature_scaling: Divide the logits by what the validation patches choose, at the end.
+        temperature_scaling: Divide the logits by what the validation cases choose, at the end.
         weights: The lambdas of Eq. 11.
         schedule: The paper's 20 epochs, unless stated otherwise.
         start_from: Results folder of the deterministic stage, relative to nnU-Net's results.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import random
+from collections.abc import Iterator
 from os.path import join
 from pathlib import Path
 from time import time
@@ -28,7 +29,7 @@ from mob_training.losses import training_loss
 from mob_training.predictive import PredictiveNetwork
 from mob_training.progress import add_progress, draw_progress
 from mob_training.settings import FineTuning, Likelihood, Schedule
-from mob_training.temperature import TEMPERATURES, divide_logits, fit_temperature
+from mob_training.temperature import TEMPERATURES, divide_logits, fit_temperature, side_by_side
 from MoBUncertaintyLib.covariance import CovarianceSpec
 from MoBUncertaintyLib.devices import autocast
 from MoBUncertaintyLib.distribution import LogitGaussian
@@ -370,9 +371,8 @@ class FineTuningTrainer(DeterministicTrainer):
         network = self.bare_network
         last = copy.deepcopy(network.state_dict())
         network.load_state_dict(checkpoint["network_weights"])
-        self.on_validation_epoch_start()
-        patches = (self._to_device(next(self.dataloader_val)) for _ in range(self.num_iterations_per_epoch))
-        temperature, before, after = fit_temperature(network, patches)
+        network.eval()
+        temperature, before, after = fit_temperature(network, self._validation_tiles())
         self.print_to_log_file(f"temperature {temperature:.3f}: validation NLL {before:.4f} -> {after:.4f}")
         if not 1.001 * TEMPERATURES[0] < temperature < 0.999 * TEMPERATURES[-1]:
             self.print_to_log_file("This is the end of the range that is tried; the least NLL may lie beyond.")
@@ -381,6 +381,14 @@ class FineTuningTrainer(DeterministicTrainer):
         torch.save(checkpoint, f"{best}.partial")
         os.replace(f"{best}.partial", best)
         network.load_state_dict(last)
+
+    def _validation_tiles(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The validation cases whole, on the network's device."""
+        _, cases = self.get_tr_and_val_datasets()
+        for name in cases.identifiers:
+            data, labels, _, _ = cases.load_case(name)
+            for image, target in side_by_side(data[:], labels[0], self.configuration_manager.patch_size):
+                yield image.to(self.device), target.to(self.device)
 
     def _to_device(self, batch: dict) -> tuple[Tensor, Tensor]:
         data = batch["data"].to(self.device, non_blocking=True)
