@@ -8,7 +8,10 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.regions import Region
 
 LARGEST_VARIANCE = 0.25
-"""That a probability can have."""
+"""That a probability can have; p (1 - p) is no larger, either."""
+
+BRIGHTEST_ENTROPY = 0.8
+"""Of the heat map's last colour, nats: a little beyond ln 2, where one organ is as likely as not."""
 
 REGION_COLOUR = (0, 220, 255)
 """Cyan: in neither the CT's greys nor Inferno nor an organ's colour."""

@@ -141,7 +141,7 @@ class DoubtMap:
             ImageError: The images do not have the same geometry or number of components.
         """
         _check_geometry(probability, variance, segmentation)
-        maps = [dict(enumerate(_channels(image), start=1)) for image in (probability, variance)]
+        maps = [dict(enumerate(components(image), start=1)) for image in (probability, variance)]
         return cls(*maps, sitk.GetArrayViewFromImage(segmentation), Grid.of(segmentation), measure, window_mm)
 
     def _gather(
@@ -160,7 +160,7 @@ class DoubtMap:
             self.expected_error[layer] = merge(1 - np.maximum.reduce([1 - foreground, *channels]))
             self.variance[layer] = merge(spread)
             self.peak[layer] = merge(spread, np.maximum)
-            self.doubt[layer] = merge(self._measured(channels, foreground, spread))
+            self.doubt[layer] = merge(voxel_doubt(self.measure, channels, [spread]))
             for share, value in zip(shares, probability, strict=True):
                 share[layer] = merge((labels[box] == value).astype(np.float32))
         for summed in (self.foreground, self.expected_error, self.variance, self.doubt, shares):
@@ -171,16 +171,25 @@ class DoubtMap:
             self.labels[share > most] = value
             most = np.maximum(share, most)
 
-    def _measured(self, channels: list[np.ndarray], foreground: np.ndarray, variance: np.ndarray) -> np.ndarray:
-        if self.measure is Measure.VARIANCE:
-            return variance
-        if self.measure is Measure.BERNOULLI:
-            return np.maximum.reduce([p * (1 - p) for p in channels])
-        return sum(special.entr(np.clip(p, 0, 1)) for p in [*channels, 1 - foreground])
-
     def to_ras(self, index: np.ndarray) -> np.ndarray:
         """RAS mm (N, 3) of the middles of blocks (N, 3), given as (z, y, x)."""
         return self.grid.to_ras(self.blocks.centres(index))
+
+
+def voxel_doubt(measure: Measure, probability: Sequence[np.ndarray], variance: Sequence[np.ndarray]) -> np.ndarray:
+    """How doubtful each voxel is, in the measure's unit.
+
+    Args:
+        measure: The measure of doubt.
+        probability: Of each foreground class, arrays of one shape.
+        variance: Predictive variance, likewise.
+    """
+    if measure is Measure.VARIANCE:
+        return np.maximum.reduce(variance)
+    if measure is Measure.BERNOULLI:
+        return np.maximum.reduce([p * (1 - p) for p in probability])
+    background = 1 - sum(probability[1:], probability[0])
+    return sum(special.entr(np.clip(p, 0, 1)) for p in (*probability, background))
 
 
 def bounding_box(shadows: Sequence[np.ndarray], margin: np.ndarray) -> Box:
@@ -230,8 +239,8 @@ def _check_geometry(probability: sitk.Image, variance: sitk.Image, segmentation:
             raise ImageError(f"The {name} does not lie on the probability's voxel grid; predict again.")
 
 
-def _channels(image: sitk.Image) -> list[np.ndarray]:
-    """Views (z, y, x) of each component."""
+def components(image: sitk.Image) -> list[np.ndarray]:
+    """Views (z, y, x) of each component; they do not outlive the image."""
     array = sitk.GetArrayViewFromImage(image)
     return [array] if array.ndim == 3 else [array[..., c] for c in range(array.shape[-1])]
 

@@ -171,7 +171,7 @@ def export_review(request: Mapping[str, Any], reporter: Reporter | None = None) 
         image,
         review,
         tuple(Label(**label) for label in request["labels"]),
-        {int(value): load(name) for value, name in request["variance"].items()},
+        *({int(value): load(name) for value, name in request[kind].items()} for kind in ("probability", "variance")),
         info,
     )
 

@@ -23,8 +23,15 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from MoBUncertaintyLib.appearance import REGION_COLOUR, brightest_variance, readable
-from MoBUncertaintyLib.region_settings import Measure, RegionSettings
+from MoBUncertaintyLib.appearance import (
+    BRIGHTEST_ENTROPY,
+    LARGEST_VARIANCE,
+    REGION_COLOUR,
+    brightest_variance,
+    readable,
+)
+from MoBUncertaintyLib.doubt import components, voxel_doubt
+from MoBUncertaintyLib.region_settings import MEASURE_NAMES, Measure, RegionSettings
 from MoBUncertaintyLib.regions import Regions
 
 if TYPE_CHECKING:
@@ -68,7 +75,7 @@ class _View:
 
     ct: np.ndarray
     segmentation: np.ndarray
-    variance: np.ndarray
+    doubt: np.ndarray
     regions: np.ndarray
     spacing: np.ndarray
     focus: np.ndarray
@@ -87,14 +94,14 @@ class _View:
 def draw_overlay(
     image: sitk.Image, prediction: Prediction, regions: Regions, labels: Sequence[Label], path: str | Path
 ) -> None:
-    """Draw three planes through the most doubtful region: CT with outlines above, variance heat map below.
+    """Draw three planes through the most doubtful region: CT with outlines above, a heat map of the doubt below.
 
     Without a region the planes go through the organ's centre, without an organ through the volume's.
 
     Args:
         image: The CT.
         prediction: In the CT's geometry.
-        regions: In the CT's geometry.
+        regions: In the CT's geometry; the measure by which they were found is what the heat map shows.
         labels: Foreground classes.
         path: PNG file to write.
 
@@ -102,7 +109,7 @@ def draw_overlay(
         OSError: The file cannot be written.
     """
     view = _look(image, prediction, regions)
-    threshold, brightest = variance_scale(regions.settings)
+    threshold, brightest = heat_scale(regions.settings)
     figure = Figure(figsize=(12.0, 8.6), dpi=120, facecolor=_PAPER)
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
@@ -116,13 +123,13 @@ def draw_overlay(
             _draw(axes, view, plane, view.ct, cmap="gray", vmin=black, vmax=white)
             _decorate(axes, view, plane)
         upper.set_title(plane.name, color=_QUIET, fontsize=11)
-        heat = _draw(lower, view, plane, view.variance, cmap=colours, vmin=0.0, vmax=brightest)
+        heat = _draw(lower, view, plane, view.doubt, cmap=colours, vmin=0.0, vmax=brightest)
         for label in labels:
             for axes, width in ((upper, 1.6), (lower, 1.0)):
                 _outline(axes, view, plane, view.segmentation == label.value, label.colour, width)
         for region in reversed(regions.regions):  # the first one lies on top and is the boldest
             _outline(upper, view, plane, view.regions == region.label, REGION_COLOUR, 2.0 if region.rank == 1 else 0.8)
-    _colour_bar(figure, heat, grid[1, 3], threshold)
+    _colour_bar(figure, heat, grid[1, 3], threshold, MEASURE_NAMES[regions.settings.measure])
     _caption(figure, view, regions, labels)
     figure.savefig(path, facecolor=_PAPER)
 
@@ -136,10 +143,14 @@ def display_range(image: sitk.Image) -> tuple[float, float]:
     return low, max(high, low + 1.0)
 
 
-def variance_scale(settings: RegionSettings) -> tuple[float, float]:
-    """Variance from which the heat map shows, and that of its last colour, which leaves room above the first."""
-    threshold = settings.level if settings.measure is Measure.VARIANCE else settings.variance_threshold
-    return threshold, max(brightest_variance(settings.variance_threshold), 1.5 * threshold)
+def heat_scale(settings: RegionSettings) -> tuple[float, float]:
+    """Doubt from which a heat map shows, and that of its last colour, which leaves room above the first."""
+    brightest = {
+        Measure.VARIANCE: brightest_variance(settings.variance_threshold),
+        Measure.BERNOULLI: LARGEST_VARIANCE,
+        Measure.ENTROPY: BRIGHTEST_ENTROPY,
+    }[settings.measure]
+    return settings.level, max(brightest, 1.5 * settings.level)
 
 
 def _heat_map(start: float) -> ListedColormap:
@@ -152,12 +163,6 @@ def _heat_map(start: float) -> ListedColormap:
     colours = colormaps["inferno"](share)
     colours[:, 3] = np.where(share < start, 0, 0.85)
     return ListedColormap(colours)
-
-
-def largest_component(image: sitk.Image) -> np.ndarray:
-    """The image as (z, y, x); with several foreground classes the largest value at each voxel."""
-    values = sitk.GetArrayViewFromImage(image)
-    return values.max(axis=-1) if image.GetNumberOfComponentsPerPixel() > 1 else np.array(values)
 
 
 def _look(image: sitk.Image, prediction: Prediction, regions: Regions) -> _View:
@@ -177,7 +182,7 @@ def _look(image: sitk.Image, prediction: Prediction, regions: Regions) -> _View:
         box = sitk.RegionOfInterest(part, (high - low)[::-1].tolist(), low[::-1].tolist())
         return sitk.DICOMOrient(box, "LPS")
 
-    ct = cut(image)
+    ct, *maps = map(cut, (image, prediction.probability, prediction.variance))
 
     def carry(position: np.ndarray) -> np.ndarray:
         """From voxels of the image to voxels of the cut."""
@@ -188,7 +193,7 @@ def _look(image: sitk.Image, prediction: Prediction, regions: Regions) -> _View:
     return _View(
         ct=sitk.GetArrayFromImage(ct),
         segmentation=sitk.GetArrayFromImage(cut(prediction.segmentation)),
-        variance=largest_component(cut(prediction.variance)),
+        doubt=np.array(voxel_doubt(regions.settings.measure, *map(components, maps))),
         regions=sitk.GetArrayFromImage(cut(regions.labels)),
         spacing=np.array(ct.GetSpacing())[::-1],
         focus=np.floor(focus).astype(int),
@@ -263,9 +268,9 @@ def _decorate(axes: Axes, view: _View, plane: _Plane) -> None:
     axes.text((left + right) / 2, 0.055, f"{_SCALE_BAR_MM / 10:.0f} cm", fontsize=8, va="bottom", **style)
 
 
-def _colour_bar(figure: Figure, heat: AxesImage, place: SubplotSpec, threshold: float) -> None:
+def _colour_bar(figure: Figure, heat: AxesImage, place: SubplotSpec, threshold: float, measure: str) -> None:
     bar = figure.colorbar(heat, cax=figure.add_subplot(place), extend="max", extendfrac=0.03)
-    bar.set_label("predictive variance", color=_INK, fontsize=11)
+    bar.set_label(measure, color=_INK, fontsize=11)
     bar.ax.set_facecolor(_PAPER)
     bar.ax.axhline(threshold, color=_INK, linewidth=1)
     bar.ax.tick_params(color=_QUIET, labelcolor=_INK, labelsize=9)
@@ -280,8 +285,10 @@ def _caption(figure: Figure, view: _View, regions: Regions, labels: Sequence[Lab
         region = regions.regions[0]
         detail = (
             f"doubtful region {region.rank} of {len(regions.regions)}: {region.location}, "
-            f"expected error {region.expected_error_mm3:,.0f} mm³, mean variance {region.mean_variance:.3f}"
+            f"expected error {region.expected_error_mm3:,.0f} mm³"
         )
+        if regions.settings.measure is Measure.VARIANCE:
+            detail += f", mean variance {region.mean_variance:.3f}"
     else:
         detail = "no doubtful region"
     figure.text(0.03, 0.965, title[:1].upper() + title[1:], color=_INK, fontsize=17, weight="bold", va="center")

@@ -7,7 +7,7 @@ space, so flipped, permuted, oblique and anisotropic volumes come out right. Pat
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -57,12 +57,14 @@ class Scale:
 
     Attributes:
         black, white: CT values.
-        threshold: Variance from which the heat map shows.
-        top: Variance of the heat map's brightest colour.
+        measure: Of the doubt that the heat map shows, as people call it.
+        threshold: Doubt from which the heat map shows.
+        top: Doubt of the heat map's brightest colour.
     """
 
     black: float
     white: float
+    measure: str
     threshold: float
     top: float
 
@@ -72,7 +74,7 @@ def draw_region(
     region: ReviewRegion,
     predicted: np.ndarray,
     corrected: np.ndarray,
-    variance: Sequence[np.ndarray],
+    doubt_in: Callable[[Box], np.ndarray],
     scale: Scale,
 ) -> dict[str, bytes]:
     """Draw a region: CT, heat map, outlines before and after, the region's own outline and a cross.
@@ -81,7 +83,7 @@ def draw_region(
         ct: The CT.
         region: What to show.
         predicted, corrected: Label maps (z, y, x) on the CT's grid.
-        variance: Of each foreground class, likewise; the largest is shown.
+        doubt_in: Gives the doubt in a box of them.
         scale: What values look like.
 
     Returns:
@@ -99,7 +101,7 @@ def draw_region(
     for labels, colour in ((after, CORRECTED_COLOUR), (before, PREDICTED_COLOUR)):
         outlines += [(labels == value, colour, 1.8) for value in np.unique(labels[labels > 0])]
     images = [(around.image(shape), colour, line) for shape, colour, line in outlines]
-    heat = around.image(np.maximum.reduce([values[box] for values in variance]))
+    heat = around.image(doubt_in(box))
     return {
         plane.name: _finished(
             _composed(

@@ -22,6 +22,13 @@ class Measure(StrEnum):
     """Entropy of the mean probabilities, background included, in nats; at most ln C."""
 
 
+MEASURE_NAMES = {
+    Measure.VARIANCE: "predictive variance",
+    Measure.BERNOULLI: "p (1 − p)",
+    Measure.ENTROPY: "entropy (nats)",
+}
+"""As pictures and reports call them."""
+
 # The variance of a model trained for it is about 0.3 p (1 - p), so its threshold is that share of p (1 - p)'s.
 DEFAULT_THRESHOLD = {Measure.VARIANCE: 0.015, Measure.BERNOULLI: 0.05, Measure.ENTROPY: 0.2}
 
@@ -80,9 +87,13 @@ class RegionSettings:
     @property
     def level(self) -> float:
         """The threshold in force."""
-        if self.threshold is not None:
+        return self.level_of(self.measure)
+
+    def level_of(self, measure: Measure) -> float:
+        """The threshold in force, or that which a measure would have."""
+        if measure is self.measure and self.threshold is not None:
             return self.threshold
-        return self.variance_threshold if self.measure is Measure.VARIANCE else DEFAULT_THRESHOLD[self.measure]
+        return self.variance_threshold if measure is Measure.VARIANCE else DEFAULT_THRESHOLD[measure]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RegionSettings:

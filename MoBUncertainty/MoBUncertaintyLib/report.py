@@ -20,11 +20,13 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.appearance import REGION_COLOUR, readable
+from MoBUncertaintyLib.blocks import Box
 from MoBUncertaintyLib.card import Label
+from MoBUncertaintyLib.doubt import voxel_doubt
 from MoBUncertaintyLib.errors import OutputError
-from MoBUncertaintyLib.figures import display_range, variance_scale
+from MoBUncertaintyLib.figures import display_range, heat_scale
 from MoBUncertaintyLib.pictures import CORRECTED_COLOUR, PREDICTED_COLOUR, Scale, draw_region, heat_colours
-from MoBUncertaintyLib.region_settings import RegionSettings
+from MoBUncertaintyLib.region_settings import MEASURE_NAMES, RegionSettings
 from MoBUncertaintyLib.review import Review, ReviewRegion, Verdict
 
 SCHEMA = "mob-uncertainty report"
@@ -53,15 +55,27 @@ class ReviewedCase:
         ct: The CT.
         review: Of a prediction on the CT's grid.
         labels: Foreground classes.
-        variance: Of each foreground class, by label value; float32 (z, y, x) on the CT's grid.
+        probability: Of each foreground class, by label value; float32 (z, y, x) on the CT's grid.
+        variance: Likewise.
         info: What made the prediction, as in `prediction.json`.
     """
 
     ct: sitk.Image
     review: Review
     labels: tuple[Label, ...]
+    probability: Mapping[int, np.ndarray]
     variance: Mapping[int, np.ndarray]
     info: Mapping[str, Any]
+
+    @property
+    def settings(self) -> RegionSettings:
+        """What counts as a doubtful region."""
+        return self.review.settings or RegionSettings()
+
+    def doubt_in(self, box: Box) -> np.ndarray:
+        """The measure of doubt in a box of the CT."""
+        maps = ([each[box] for each in kind.values()] for kind in (self.probability, self.variance))
+        return voxel_doubt(self.settings.measure, *maps)
 
 
 def build_report(
@@ -125,7 +139,7 @@ def write_html(path: Path, report: Mapping[str, Any], case: ReviewedCase, correc
     scale = picture_scale(case)
     pictures = {}
     for region in case.review.regions:
-        drawn = draw_region(case.ct, region, case.review.predicted, corrected, list(case.variance.values()), scale)
+        drawn = draw_region(case.ct, region, case.review.predicted, corrected, case.doubt_in, scale)
         pictures[region.region_id] = {plane: _data_url(png) for plane, png in drawn.items()}
     path.write_text(render_html(report, pictures, scale), encoding="utf-8")
 
@@ -189,7 +203,7 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
 
 def picture_scale(case: ReviewedCase) -> Scale:
     """One scale for all pictures of a case, and of every other case of the model unless its threshold is high."""
-    return Scale(*display_range(case.ct), *variance_scale(case.review.settings or RegionSettings()))
+    return Scale(*display_range(case.ct), MEASURE_NAMES[case.settings.measure], *heat_scale(case.settings))
 
 
 def _organs(case: ReviewedCase, corrected: np.ndarray) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from MoBUncertaintyLib.doubt import Grid
+from MoBUncertaintyLib.doubt import Grid, components
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.figures import draw_overlay
 from MoBUncertaintyLib.folders import FolderKind
@@ -195,15 +195,12 @@ def _write_review(
 ) -> list[str]:
     """The report of a case that nobody has reviewed yet; returns why it could not be made, if so."""
     predicted = sitk.GetArrayViewFromImage(prediction.segmentation)
-    variance = sitk.GetArrayViewFromImage(prediction.variance)
-    channels = [variance] if variance.ndim == 3 else [variance[..., c] for c in range(variance.shape[-1])]
-    case = ReviewedCase(
-        image,
-        Review(predicted, regions, Grid.of(image)),
-        card.labels,
-        {label.value: channel for label, channel in zip(card.labels, channels, strict=True)},
-        info,
+    values = [label.value for label in card.labels]
+    probability, variance = (
+        dict(zip(values, components(each), strict=True)) for each in (prediction.probability, prediction.variance)
     )
+    review = Review(predicted, regions, Grid.of(image))
+    case = ReviewedCase(image, review, card.labels, probability, variance, info)
     try:
         write_html(path, build_report(case, corrected=predicted), case, corrected=predicted)
     except OutputError as error:  # the prediction is worth keeping without it

@@ -23,7 +23,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.card import JSON_LIMIT, Label
-from MoBUncertaintyLib.doubt import Grid
+from MoBUncertaintyLib.doubt import Grid, components
 from MoBUncertaintyLib.errors import ImageError, ReviewError
 from MoBUncertaintyLib.export import REGIONS, SEGMENTATION
 from MoBUncertaintyLib.images import read_image
@@ -177,9 +177,12 @@ def reviewed_case(results: Results, ct: sitk.Image, review: Review) -> ReviewedC
         Label(organ["value"], organ["name"], organ.get("colour", UNKNOWN_COLOUR), organ["terminology"])
         for organ in results.info["organs"]
     )
-    variance = sitk.GetArrayFromImage(results.variance)  # a copy: a view would not outlive the results
-    channels = [variance] if variance.ndim == 3 else [variance[..., c] for c in range(variance.shape[-1])]
-    return ReviewedCase(ct, review, labels, dict(zip((x.value for x in labels), channels, strict=True)), results.info)
+    values = [label.value for label in labels]
+    probability, variance = (
+        dict(zip(values, map(np.array, components(image)), strict=True))  # copies, which outlive the results
+        for image in (results.probability, results.variance)
+    )
+    return ReviewedCase(ct, review, labels, probability, variance, results.info)
 
 
 def _region(row: Mapping[str, Any]) -> Region:

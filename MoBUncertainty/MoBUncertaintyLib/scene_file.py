@@ -22,7 +22,8 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.appearance import REGION_COLOUR, readable, region_title
 from MoBUncertaintyLib.covariance import Covariance
-from MoBUncertaintyLib.figures import display_range, variance_scale
+from MoBUncertaintyLib.figures import display_range
+from MoBUncertaintyLib.region_settings import Measure
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.card import ModelCard
@@ -112,7 +113,7 @@ def scene_request(
         "probability": save_channels("probability", prediction.probability),
         "variance": save_channels("variance", prediction.variance),
         "varianceThreshold": regions.settings.variance_threshold if sampled else None,
-        "threshold": variance_scale(regions.settings)[0] if sampled else None,
+        "threshold": regions.settings.level_of(Measure.VARIANCE) if sampled else None,
         "segmentation": {
             "array": save("segmentation", segmentation),
             "segments": [

@@ -6,7 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from invented import Case, invented_case
-from MoBUncertaintyLib.doubt import Grid
+from MoBUncertaintyLib.doubt import Grid, components
 from MoBUncertaintyLib.report import ReviewedCase
 from MoBUncertaintyLib.review import Review
 
@@ -23,7 +23,9 @@ def invented_review(case: Case | None = None, **decisions: str) -> ReviewedCase:
     review = Review(predicted, case.regions, Grid.of(case.image))
     for name, verdict in decisions.items():
         review.decide(name.removeprefix("r"), verdict)
-    variance = sitk.GetArrayFromImage(case.prediction.variance)
-    channels = [variance] if variance.ndim == 3 else list(np.moveaxis(variance, -1, 0))
+    probability, variance = (
+        dict(enumerate(map(np.array, components(image)), 1))
+        for image in (case.prediction.probability, case.prediction.variance)
+    )
     info = case.prediction.provenance | {"input": {"name": "ct.nii.gz", "sha256": "a" * 64, "path": "/home/jane/ct"}}
-    return ReviewedCase(case.image, review, case.card.labels, dict(enumerate(channels, 1)), info)
+    return ReviewedCase(case.image, review, case.card.labels, probability, variance, info)

@@ -154,11 +154,21 @@ def test_doubt_that_is_one_voxel_thick_is_seen(tmp_path):
     assert changed.any(axis=(1, 2)).sum() >= 2
 
 
-def test_threshold_of_another_measure_is_not_one_of_the_variance(tmp_path):
+@pytest.mark.parametrize(("measure", "threshold"), [(Measure.BERNOULLI, 0.015), (Measure.ENTROPY, 0.08)])
+def test_heat_map_shows_the_measure_that_regions_were_found_by(tmp_path, measure, threshold):
     case = invented_case()
-    as_variance = drawn(case, tmp_path)
-    case.regions = replace(case.regions, settings=RegionSettings(measure=Measure.ENTROPY, threshold=0.6))
-    assert np.array_equal(drawn(case, tmp_path), as_variance)
+    case.regions = replace(case.regions, settings=RegionSettings(measure, threshold))
+    shown = drawn(case, tmp_path)
+    case.prediction.variance *= 0  # as of a model without a covariance
+    assert np.array_equal(drawn(case, tmp_path), shown)
+    assert coloured(panels(shown)[1]).mean() > 0.01
+    case.regions = replace(case.regions, settings=RegionSettings())
+    without = panels(drawn(case, tmp_path))[1]
+    case.prediction.variance = case.prediction.probability * (1 - case.prediction.probability)
+    by_variance = panels(drawn(case, tmp_path))[1]
+    # The other measures show where the variance would, if it were p (1 - p): there is 0.015 where the entropy is 0.08.
+    hot = np.abs(by_variance - without).max(axis=-1) > 0.3
+    assert (np.abs(panels(shown)[1] - without).max(axis=-1) > 0.1)[hot].mean() > 0.9
 
 
 def test_planes_go_through_the_first_region(tmp_path):

@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import stats
 from scipy.spatial.distance import cdist
 from scipy.special import expit
 
-from MoBUncertaintyLib.doubt import DoubtMap
+from MoBUncertaintyLib.doubt import DoubtMap, voxel_doubt
 from MoBUncertaintyLib.errors import ImageError, SettingsError
 from MoBUncertaintyLib.region_settings import Measure, RegionSettings, read_stated
 from MoBUncertaintyLib.regions import COLUMNS, RegionFinder, find_regions, regions_table, write_csv
@@ -110,6 +111,17 @@ def test_certainty_has_no_regions(measure, value):
     assert found.regions == ()
     assert not sitk.GetArrayFromImage(found.labels).any()
     assert found.labels.GetSize() == (7, 6, 5)
+
+
+def test_each_measure_is_what_its_name_says():
+    rng = np.random.default_rng(0)
+    background, *organs = rng.dirichlet((1, 1, 1), 50).T
+    variance = list(rng.uniform(0, 0.25, (2, 50)))
+    assert np.array_equal(voxel_doubt(Measure.VARIANCE, organs, variance), np.maximum(*variance))
+    bernoulli = [stats.bernoulli(p).var() for p in organs]
+    assert voxel_doubt(Measure.BERNOULLI, organs, variance) == pytest.approx(np.maximum(*bernoulli))
+    assert voxel_doubt(Measure.ENTROPY, organs, variance) == pytest.approx(stats.entropy([background, *organs]))
+    assert voxel_doubt(Measure.ENTROPY, [np.array([0.0, 1.0, 1.0 + 1e-7])], variance) == pytest.approx(0, abs=1e-5)
 
 
 def test_zero_variance_has_no_regions_by_variance():

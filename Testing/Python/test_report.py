@@ -25,7 +25,7 @@ from MoBUncertaintyLib import report as report_module
 from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.pictures import PLANES, Scale, draw_region
-from MoBUncertaintyLib.region_settings import RegionSettings
+from MoBUncertaintyLib.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.regions import Region, Regions
 from MoBUncertaintyLib.report import (
     COLUMNS,
@@ -223,7 +223,7 @@ GRIDS = {
 }
 # Hot balls to the left, to anterior and to superior of the middle: LPS mm.
 LEFT, ANTERIOR, SUPERIOR = np.array([30.0, 0, 0]), np.array([0, -22.0, 0]), np.array([0, 0, 14.0])
-SCALE = Scale(-160, 240, 0.02, 0.2)
+SCALE = Scale(-160, 240, "predictive variance", 0.02, 0.2)
 
 
 def scene(direction: np.ndarray, spacing=(1.5, 2.0, 3.0)) -> tuple[sitk.Image, Review, np.ndarray]:
@@ -277,7 +277,7 @@ def near(spots: set[tuple[int, int]], *expected: tuple[float, float]) -> bool:
 @pytest.mark.parametrize("spacing", [(1.5, 2.0, 3.0), (3.0, 1.5, 1.5)], ids=["thick slices", "thick columns"])
 def test_pictures_show_the_patients_planes_however_the_volume_is_stored(direction, spacing):
     ct, review, variance = scene(direction, spacing)
-    drawn = draw_region(ct, review.regions[0], review.predicted, review.predicted, [variance], SCALE)
+    drawn = draw_region(ct, review.regions[0], review.predicted, review.predicted, variance.__getitem__, SCALE)
     assert list(drawn) == ["axial", "coronal", "sagittal"]
     assert near(hot_spots(drawn["axial"]), (30, 0), (0, -22))  # left is on the right, anterior is up
     assert near(hot_spots(drawn["coronal"]), (30, 0), (0, -14))  # superior is up
@@ -299,7 +299,7 @@ def test_corrected_outline_shows_where_it_differs():
     ct, review, variance = scene(STRAIGHT)
 
     def drawn() -> dict[str, bytes]:
-        return draw_region(ct, review.regions[0], review.predicted, review.corrected(), [variance], SCALE)
+        return draw_region(ct, review.regions[0], review.predicted, review.corrected(), variance.__getitem__, SCALE)
 
     assert green(drawn()["axial"]) == 0
     review.decide("1", "exclude")
@@ -307,7 +307,7 @@ def test_corrected_outline_shows_where_it_differs():
     assert differs > 50
     # Elsewhere it lies below the predicted one: with nothing predicted, all of it is seen.
     nothing = np.zeros_like(review.predicted)
-    alone = draw_region(ct, review.regions[0], nothing, review.corrected(), [variance], SCALE)
+    alone = draw_region(ct, review.regions[0], nothing, review.corrected(), variance.__getitem__, SCALE)
     assert green(alone["axial"]) > 1.5 * differs
 
 
@@ -319,9 +319,7 @@ def test_region_at_the_edge_of_the_volume_is_drawn():
     image = sitk.GetImageFromArray(labels)
     image.CopyInformation(case.ct)
     review = Review(case.review.predicted, Regions((row,), image, RegionSettings()), Grid.of(image))
-    drawn = draw_region(
-        case.ct, review.regions[0], review.predicted, review.predicted, list(case.variance.values()), SCALE
-    )
+    drawn = draw_region(case.ct, review.regions[0], review.predicted, review.predicted, case.doubt_in, SCALE)
     assert len(drawn) == 3
 
 
@@ -338,6 +336,18 @@ def test_scale_of_a_model_with_little_variance_is_written_in_full(tmp_path):
     assert ">0.016+</span>" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_pictures_show_the_measure_that_regions_were_found_by(tmp_path):
+    case = invented_case()
+    case.regions.settings = RegionSettings(Measure.BERNOULLI)
+    review = invented_review(case)
+    assert (picture_scale(review).measure, picture_scale(review).threshold) == ("p (1 − p)", 0.05)
+    box = review.review.regions[0].box
+    p = sitk.GetArrayFromImage(case.prediction.probability)[box]
+    assert np.array_equal(review.doubt_in(box), p * (1 - p))
+    shown = page(tmp_path, review).text
+    assert "p (1 − p) 0.050" in shown and "the doubt, that is p (1 − p), is thicker" in shown
+
+
 def test_a_report_of_17_regions_takes_seconds(tmp_path):
     case = invented_review()
     labels = np.zeros((100, 256, 256), np.uint16)
@@ -351,7 +361,8 @@ def test_a_report_of_17_regions_takes_seconds(tmp_path):
     noise[:10] = -1000
     ct, image = sitk.GetImageFromArray(noise), sitk.GetImageFromArray(labels)
     review = Review(predicted, Regions(tuple(rows), image, RegionSettings()), Grid.of(image))
-    large = ReviewedCase(ct, review, case.labels, {1: np.full(labels.shape, 0.03, np.float32)}, case.info)
+    probability, variance = ({1: np.full(labels.shape, value, np.float32)} for value in (0.5, 0.03))
+    large = ReviewedCase(ct, review, case.labels, probability, variance, case.info)
     start = time.process_time()
     write_html(tmp_path / "report.html", build_report(large), large)
     assert time.process_time() - start < 8.0  # 1 s on a fast core, 3 s on a slow one

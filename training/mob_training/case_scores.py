@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from scipy import special
 
 from mob_training.metrics import (
     Calibration,
@@ -20,7 +19,7 @@ from mob_training.metrics import (
 )
 from MoBUncertaintyLib.agreement import error_share, error_split
 from MoBUncertaintyLib.card import Label
-from MoBUncertaintyLib.doubt import bounding_box, shadows
+from MoBUncertaintyLib.doubt import bounding_box, shadows, voxel_doubt
 from MoBUncertaintyLib.errors import ImageError, SettingsError
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.region_settings import Measure, RegionSettings
@@ -110,14 +109,14 @@ class PlaceSums:
         for label, channel in zip(case.labels, p, strict=True):
             of_truth = np.where(truth == label.value, channel, of_truth)
         error = truth != case.segmentation[box]
-        maps = doubt_maps(p, case.variance[(slice(None), *box)])
+        variance = case.variance[(slice(None), *box)]
         return cls(
             negative_log_likelihood(of_truth),
             {
                 label.name: Calibration.of(channel, truth == label.value)
                 for label, channel in zip(case.labels, p, strict=True)
             },
-            {measure: ErrorRanking.of(doubt, error) for measure, doubt in maps.items()},
+            {measure: ErrorRanking.of(voxel_doubt(measure, p, variance), error) for measure in MEASURES},
         )
 
     def add(self, other: PlaceSums) -> None:
@@ -194,21 +193,6 @@ def caught_by_rank(regions: Regions, segmentation: sitk.Image, truth: sitk.Image
         counts = np.bincount(labels[mask], minlength=len(regions.regions) + 1)
         shares[name] = (np.cumsum(counts[1:]) / counts.sum()).tolist() if counts.any() else None
     return shares
-
-
-def doubt_maps(probability: np.ndarray, variance: np.ndarray) -> dict[Measure, np.ndarray]:
-    """Each measure of doubt at every voxel, as the regions define it (`Measure`), (z, y, x).
-
-    Args:
-        probability: Of each foreground class, (C - 1, z, y, x).
-        variance: Likewise.
-    """
-    background = np.clip(1 - probability.sum(axis=0), 0, 1)
-    return {
-        Measure.VARIANCE: variance.max(axis=0),
-        Measure.BERNOULLI: (probability * (1 - probability)).max(axis=0),
-        Measure.ENTROPY: special.entr(np.clip(probability, 0, 1)).sum(axis=0) + special.entr(background),
-    }
 
 
 def classes_first(image: sitk.Image) -> np.ndarray:

@@ -11,7 +11,7 @@ import slicer.util
 
 from MoBUncertaintyLib.app.i18n import tr as _
 from MoBUncertaintyLib.app.nodes import CtNodes, ijkToRas, occupied
-from MoBUncertaintyLib.appearance import LARGEST_VARIANCE, brightest_variance
+from MoBUncertaintyLib.appearance import BRIGHTEST_ENTROPY, LARGEST_VARIANCE, brightest_variance
 from MoBUncertaintyLib.blocks import Box, hull
 from MoBUncertaintyLib.region_settings import DEFAULT_THRESHOLD, Measure
 
@@ -41,8 +41,7 @@ class MapStyle:
     """How a kind of map is shown at first.
 
     The windows are the same for every case of a model, so that colours can be compared. Those of variance and standard
-    deviation end at `brightest_variance`; that of the entropy goes a little beyond ln 2, where one organ is as likely
-    as not.
+    deviation end at `brightest_variance`, that of the entropy at `BRIGHTEST_ENTROPY`.
 
     Attributes:
         window: The values drawn in the first and the last colour.
@@ -67,7 +66,7 @@ def mapStyle(kind: MapKind, varianceThreshold: float = DEFAULT_THRESHOLD[Measure
         MapKind.VARIANCE: variance,
         MapKind.STANDARD_DEVIATION: MapStyle((0.0, variance.window[1] ** 0.5), variance.threshold**0.5, 0.5),
         MapKind.PROBABILITY: MapStyle((0.0, 1.0), 0.05, 1.0),
-        MapKind.ENTROPY: MapStyle((0.0, 0.8), DEFAULT_THRESHOLD[Measure.ENTROPY], 1.4),
+        MapKind.ENTROPY: MapStyle((0.0, BRIGHTEST_ENTROPY), DEFAULT_THRESHOLD[Measure.ENTROPY], 1.4),
     }[kind]
 
 

@@ -101,7 +101,8 @@ def exportRequest(session: ReviewSession, folder: Path, formats: list[str], pati
         "dicom_files": dicomFiles(session.ctNode),
         "predicted": review.predicted,
         "corrected": review.corrected(),
-        "variance": {str(label): each for label, each in session.results.variance().items()},
+        "probability": _byText(session.results.probability()),
+        "variance": _byText(session.results.variance()),
         "labels": prediction["labels"],
         "review": review.to_dict(),
         "regions": review.label_map(),
@@ -117,6 +118,11 @@ def dicomFiles(ct) -> list[str] | None:
     instances = (ct.GetAttribute("DICOM.instanceUIDs") or "").split()
     files = [slicer.dicomDatabase.fileForInstance(uid) for uid in instances]
     return files if files and all(files) else None
+
+
+def _byText(arrays: dict[int, Any]) -> dict[str, Any]:
+    """As JSON's keys are."""
+    return {str(label): array for label, array in arrays.items()}
 
 
 def _byLabel(arrays: dict[str, Any]) -> dict[int, Any]:
