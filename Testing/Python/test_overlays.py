@@ -120,6 +120,16 @@ def test_rows_share_window_scales_and_view(section):
     assert "case, axial; a window" in [text.get_text() for text in figure.texts]
 
 
+def test_a_model_without_covariance_has_no_variance(section):
+    where = Slice(AXIAL, np.zeros((30, 20)), np.ones(2), "case, axial", (0.0, 1.0), "a window")
+    figure = draw_sections([replace(section, variance=None), section], where)
+    panels = np.reshape(figure.axes[:8], (2, 4))
+    assert [len(axes.images) for axes in panels[:, 3]] == [0, 1]
+    assert [[text.get_text() for text in axes.texts] for axes in panels[:, 3]] == [["none"], []]
+    alone = draw_sections([replace(section, variance=None)], where)
+    assert alone.axes[5].get_xlim() == (0, 0.08)  # its bar is there all the same
+
+
 @pytest.mark.parametrize("part", ["truth", "labels", "both"])
 def test_empty_masks_are_drawn(section, part, tmp_path):
     names = ("truth", "labels") if part == "both" else (part,)
@@ -175,6 +185,7 @@ def test_case_is_drawn_where_the_first_model_errs_most(held_out, drawn, tmp_path
     assert np.array_equal(panels[0, 0].images[0].get_array(), ct)
     assert np.allclose(panels[0, 2].images[0].get_array(), likely, atol=1e-5)
     assert np.ma.count(panels[0, 1].images[1].get_array()) == counts.max() > 0
+    assert [len(axes.images) for axes in panels[:, 3]] == [0, 1]
     dice = 2 * (found & true).sum() / (found.sum() + true.sum())
     names = [axes.get_ylabel() for axes in panels[:, 0]]
     assert names[0] == f"Deterministic\nDice {dice:.3f}"

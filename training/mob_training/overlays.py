@@ -12,9 +12,9 @@ import numpy as np
 import SimpleITK as sitk
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import ListedColormap
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
@@ -24,6 +24,7 @@ from mob_training.evaluation import check_labels, held_out_cases
 from mob_training.metrics import dice
 from mob_training.naming import describe_run
 from MoBUncertaintyLib.appearance import brightest_variance
+from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.doubt import bounding_box, shadows
 from MoBUncertaintyLib.errors import OutputError, SettingsError
 from MoBUncertaintyLib.figures import CT_RANGE
@@ -52,7 +53,8 @@ class Section:
         dice: Of the whole case.
         truth, labels: Label maps (rows, columns).
         probability: Of any foreground, likewise.
-        variance: The largest over the foreground classes, likewise.
+        variance: The largest over the foreground classes, likewise; None: the model has no covariance, and what would
+            be drawn is where its tiles disagree.
     """
 
     title: str
@@ -60,7 +62,7 @@ class Section:
     truth: np.ndarray
     labels: np.ndarray
     probability: np.ndarray
-    variance: np.ndarray
+    variance: np.ndarray | None
 
     @property
     def errors(self) -> np.ndarray:
@@ -131,8 +133,10 @@ def draw_case(
             scored = _predicted(model, image, truth, settings)
             channel = channel or str(next(iter(model.dataset["channel_names"].values())))
             names.append(_names(model, Path(dataset)))
+            sampled = model.card.covariance.kind is not Covariance.DETERMINISTIC
         index = worst_slice(scored, view) if index is None else index
-        sections.append(_section(scored, view, index))
+        section = _section(scored, view, index)
+        sections.append(section if sampled else replace(section, variance=None))
     sections = [replace(one, title=title) for one, title in zip(sections, _titles(names), strict=True)]
     where = _slice(image, view, index, case, channel)
     figure = draw_sections(sections, where)
@@ -184,14 +188,17 @@ def draw_sections(sections: Sequence[Section], where: Slice) -> Figure:
     place = {"extent": (0, width, height, 0), "interpolation": "nearest"}
     grey = {**place, "interpolation": "bilinear", "cmap": "gray", "vmin": where.window[0], "vmax": where.window[1]}
     # The usual scale, whatever a model states, so that colours can be compared.
-    brightest = brightest_variance(RegionSettings().variance_threshold)
+    spread = ScalarMappable(Normalize(0, brightest_variance(RegionSettings().variance_threshold)), "inferno")
     for row, section in zip(grid, sections, strict=True):
         outlines, errors, probability, variance = row
         outlines.imshow(where.image, **grey)
         errors.imshow(where.image, **grey)
         errors.imshow(np.ma.masked_equal(section.errors, 0), cmap=_ERROR_COLOURS, vmin=1, vmax=len(ERRORS), **place)
         likely = probability.imshow(section.probability, cmap="cividis", vmin=0, vmax=1, **place)
-        spread = variance.imshow(section.variance, cmap="inferno", vmin=0, vmax=brightest, **place)
+        if section.variance is None:
+            variance.text(0.5, 0.5, "none", transform=variance.transAxes, color="0.6", ha="center", va="center")
+        else:
+            variance.imshow(section.variance, cmap=spread.cmap, norm=spread.norm, **place)
         for axes in (outlines, probability, variance):
             _outline(axes, section.truth, where.spacing, _TRUTH)
             _outline(axes, section.labels, where.spacing, _PREDICTED)
@@ -328,7 +335,7 @@ def _panels(rows: int, ratio: float) -> tuple[Figure, np.ndarray]:
     return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=place)
 
 
-def _colour_bar(figure: Figure, drawn: AxesImage, above: Axes, **style: str) -> None:
+def _colour_bar(figure: Figure, drawn: ScalarMappable, above: Axes, **style: str) -> None:
     """A horizontal bar below a panel."""
     box, inch = above.get_position(), 1 / figure.get_figheight()
     place = (box.x0 + 0.06 * box.width, box.y0 - 0.28 * inch, 0.88 * box.width, 0.13 * inch)
