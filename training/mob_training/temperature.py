@@ -1,7 +1,7 @@
 """Temperature scaling (Guo et al. 2017): all logits are divided by one number, which the validation cases choose.
 
-They do so as whole cases: patches that are centred on an organ, as in training, would give its doubt too much weight, and
-the divided logits would make the rest of the body less sure than it is.
+They do so as whole cases: patches that are centred on an organ, as in training, would give its doubt too much weight,
+and the rest of the body would become less sure than it should be.
 
 A stochastic model's logits are divided as random numbers, eta / T: its mean and its loading by T, its variance by T^2.
 """
@@ -72,7 +72,7 @@ def fit_temperature(network: PredictiveNetwork, tiles: Iterable[tuple[Tensor, Te
 
 
 def side_by_side(data: np.ndarray, labels: np.ndarray, tile: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """As few tiles as cover a case, (1, C_in, *tile) fp32 and (1, *tile) int64, in which each of its voxels counts once.
+    """As few tiles as cover a case, in which each of its voxels counts once: (1, C_in, *tile) fp32, (1, *tile) int64.
 
     Args:
         data: The network's input, (C_in, *S); where it is smaller than a tile it is padded with 0, as nnU-Net does.
