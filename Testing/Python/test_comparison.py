@@ -273,7 +273,8 @@ def test_sweep_has_a_row_for_each_number_of_bases(written, compared):
     assert float(found["2 bases"]["Dice ↑"]) == pytest.approx(mean(seeds), rel=1e-5)
 
 
-SCORES = {"Dice": "dice", "NLL": "volume nll", "ECE": "volume ece", "AUROC of p (1 − p)": "bernoulli box auroc"}
+SCORES = {"Dice": "dice", "NLL": "volume nll", "ECE": "volume ece"}
+SCORES |= {f"AUROC of p (1 − p), {place}": f"bernoulli {place} auroc" for place in ("volume", "box")}
 
 
 def test_significance_is_scipys_on_the_cases_of_the_files(written, compared):
@@ -296,6 +297,19 @@ def test_significance_is_scipys_on_the_cases_of_the_files(written, compared):
         assert found[0]["Better in"] == f"{(better > 0).sum()} of 5"
         assert found[0]["Better"] == ("Deterministic" if signed_rank_sum(better) > 0 else CONTROL)
     assert max(seen) > min(seen) == 2 / 2**5
+
+
+def test_a_model_without_covariance_has_no_scores_of_its_variance(written, compared):
+    """In the files there are some: of where its tiles disagree."""
+    assert json.loads(of(written, "Parts", "deterministic")[0].read_text())["variance"]["box"]["auroc"]
+    shown = rows(compared / "Parts_variance.csv")
+    assert set(shown["Deterministic"].values()) == {"Deterministic", ""}
+    assert "" not in shown["Mixture-of-Bases"].values()
+    pooled = rows(compared / "Parts_pooled.csv")["Deterministic"]
+    assert pooled["AUROC of variance, box ↑"] == "" != pooled["AUROC of p (1 − p), box ↑"]
+    with (compared / "significance.csv").open(encoding="utf-8", newline="") as file:
+        tested = {row["Model"] for row in csv.DictReader(file) if "of variance" in row["Score"]}
+    assert "Mixture-of-Bases" in tested and not any(name.startswith("Deterministic") for name in tested)
 
 
 def test_sweep_alone_is_compared_too(written, tmp_path):

@@ -84,6 +84,20 @@ def test_marks_say_better_or_worse_and_only_beyond_chance():
     assert shown == {CONTROL: "", "Diagonal": BETTER, "Single-Basis": WORSE, "Mixture-of-Bases": ""}
 
 
+def test_no_mark_where_another_training_says_otherwise():
+    control, steps = np.linspace(0.1, 0.2, 8), 0.001 * np.arange(1, 9)
+
+    def tested(*shifts: float):
+        runs = [invented_run(CONTROL, seed, volume__nll=list(control)) for seed in range(len(shifts))]
+        runs += [invented_run("Diagonal", seed, volume__nll=list(control + x * steps)) for seed, x in enumerate(shifts)]
+        (test,) = paired_tests(runs)
+        return test
+
+    assert (tested(-3, -1, -1).alike, tested(-3, -1, -1).mark) == (3, BETTER)
+    assert (tested(-5, 1, -1).alike, tested(-5, 1, -1).mark) == (2, "")
+    assert tested(-5, 1, -1).p == tested(-3, -1, -1).p
+
+
 def test_better_is_what_the_ranks_say_and_marks_are_silent_where_means_disagree():
     """Better by little in eleven of twelve subjects and much worse in one."""
     steps = np.append(np.arange(1, 12), -100) * 1e-3
@@ -116,6 +130,7 @@ def test_a_stock_model_goes_with_any_seed():
     runs = [invented_run(CONTROL, s, dice=[0.5] * 6) for s in (0, 1)]
     (test,) = paired_tests([*runs, invented_run("Deterministic", None, dice=[0.6] * 6)])
     assert test.mean == pytest.approx(0.1)
+    assert (test.seeds, test.alike) == (2, 2)
 
 
 def test_variance_is_tested_against_the_references_bernoulli_variance():

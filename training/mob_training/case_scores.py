@@ -17,6 +17,7 @@ from mob_training.metrics import (
     review_curve,
     surface_dice,
 )
+from mob_training.scoreboard import BOX_MARGIN_MM
 from MoBUncertaintyLib.agreement import error_share, error_split
 from MoBUncertaintyLib.card import Label
 from MoBUncertaintyLib.doubt import bounding_box, shadows, voxel_doubt
@@ -27,9 +28,8 @@ from MoBUncertaintyLib.regions import Regions, find_regions
 
 MEASURES = (Measure.VARIANCE, Measure.BERNOULLI, Measure.ENTROPY)
 NSD_MM = 2.0
-BOX_MARGIN_MM = 10.0
 PLACES = ("volume", "box")
-"""Where voxels are scored: everywhere, or in the box of prediction and truth together, 10 mm wider on each side."""
+"""Where voxels are scored: everywhere, or in the box of prediction and truth together, `BOX_MARGIN_MM` wider."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from mob_training.datasets import CASES_FILE, read_subjects
 from mob_training.naming import describe_run
 from mob_training.raters import draw_segmentations, rater_scores, read_raters
 from MoBUncertaintyLib.card import Label
+from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.images import read_image
 from MoBUncertaintyLib.model import load_model
@@ -57,7 +58,8 @@ def evaluate(
         dataset: Raw nnU-Net data set.
         settings: How to predict.
         raters: Folder with the masks of several raters per case (`raters.read_raters`).
-        drawn: Segmentations drawn from the model for the energy distance, if there are raters.
+        drawn: Segmentations drawn from the model for the energy distance, if there are raters; a deterministic model has
+            its own only.
         name: What tables call the model; None: after its covariance and the name of its fine-tuning.
         regions: What counts as a doubtful region (`region_settings.STATED_BY_MODELS`); the rest is as the model states.
         report: Told of each case.
@@ -78,6 +80,7 @@ def evaluate(
     check_labels(dataset, labels)
     predictor = Predictor(model, settings)
     region_settings = model.card.region_settings.changed(regions or {})
+    sampled = model.card.covariance.kind is not Covariance.DETERMINISTIC
     pool = Pool(labels)
     known = dataset / CASES_FILE
     subjects = read_subjects(known) if known.exists() else {}
@@ -89,7 +92,8 @@ def evaluate(
         scores, sums = score(case, prediction, truth, region_settings)
         if raters is not None:
             read = read_raters(raters, case_name, labels, prediction.segmentation)
-            scores["raters"] = rater_scores(case, read, draw_segmentations(predictor, image, drawn))
+            samples = draw_segmentations(predictor, image, drawn) if sampled else [case.segmentation]
+            scores["raters"] = rater_scores(case, read, samples)
         pool.add(case, sums)
         rows.append(_plain({"case": case_name, "subject": subjects.get(case_name, case_name)} | scores))
         report(f"{case_name}: Dice {scores['dice']:.4f}, NLL {scores['volume']['nll']:.4f}")

@@ -14,11 +14,10 @@ from matplotlib.ticker import MaxNLocator
 from scipy.special import entr
 
 from mob_training import curves
-from mob_training.case_scores import BOX_MARGIN_MM
 from mob_training.curves import Curve
 from mob_training.metrics import BINS
 from mob_training.runs import ORDER, Run
-from mob_training.scoreboard import DICE, ECE, NLL
+from mob_training.scoreboard import BOX_MARGIN_MM, DICE, ECE, NLL
 from MoBUncertaintyLib.appearance import readable
 
 NAMES = {"variance": "predictive variance", "bernoulli": "p (1 − p)", "entropy": "entropy (nats)"}

@@ -13,7 +13,6 @@ import SimpleITK as sitk
 from mob_training.case_scores import ScoredCase, check_grid
 from mob_training.metrics import generalised_energy_distance, probability_error
 from MoBUncertaintyLib.card import Label
-from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.prediction import Predictor
 
@@ -62,10 +61,8 @@ def draw_segmentations(predictor: Predictor, image: sitk.Image, samples: int) ->
     """Segmentations drawn from a model, (z, y, x) each: the most probable class of one sample of the logits.
 
     z2 is drawn per voxel, cell or tile as the model says. Tiles overlap as little as they can: where they do, two
-    independent draws are blended, which takes from their spread. A deterministic model has one segmentation.
+    independent draws are blended, which takes from their spread. The seams between tiles cost something, too.
     """
-    if predictor.model.card.covariance.kind is Covariance.DETERMINISTIC:
-        samples = 1
     settings = predictor.settings
     try:
         drawn = []

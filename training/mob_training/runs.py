@@ -30,8 +30,8 @@ class Run:
         dataset, model, seed: Which; the seed is None for a stock model.
         bases: M of a Mixture-of-Bases.
         sweep: Whether it is there for its number of bases only.
-        pooled: As `evaluation.evaluate` returns it.
-        cases: Scores by name of the case.
+        pooled: As `evaluation.evaluate` returns it, without a deterministic model's variance.
+        cases: Scores by name of the case, likewise.
     """
 
     dataset: str
@@ -74,6 +74,9 @@ def read_runs(paths: Iterable[Path]) -> list[Run]:
             head = json.loads(path.read_text(encoding="utf-8"))
             rows = json.loads(path.with_name(f"{path.stem}{CASES}.json").read_text(encoding="utf-8"))
             what = head["run"]
+            if what["covariance"] == Covariance.DETERMINISTIC:  # its variance is where tiles disagree: no score of it
+                head["pooled"].pop("variance", None)
+                rows = [{name: value for name, value in row.items() if name != "variance"} for row in rows]
             run = Run(
                 *(what[name] for name in ("dataset", "model", "seed", "bases", "sweep")),
                 head["pooled"],

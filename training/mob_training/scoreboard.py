@@ -1,4 +1,8 @@
-"""Which scores the tables show, and how."""
+"""Which scores the tables show, and how.
+
+The box of prediction and truth is where doubt is looked for, but each model has its own. Models are best compared in the
+whole volume, whose voxels are the same for all.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ class Metric:
         digits: Decimals.
         factor: Shown is the score times this.
         against: The reference's score that it is tested against, if not the same: a model's variance is compared with
-            the p (1 - p) of the control, whose own variance is but the disagreement of overlapping tiles.
+            the p (1 - p) of the control, which has no variance.
     """
 
     key: str
@@ -31,22 +35,28 @@ class Metric:
         return f"{self.title} {'↑' if self.higher else '↓'}"
 
 
+BOX_MARGIN_MM = 10.0
+"""By which the box of prediction and truth is widened."""
+
+
 def _ranking(measure: str, word: str) -> tuple[Metric, ...]:
-    against = "bernoulli.box." if measure == "variance" else None
+    """How well a measure of doubt ranks errors, in the whole volume and in the box."""
+    per_volume, per_box = (" · 10⁶", 1, 1e6), (" · 10³", 2, 1e3)
     return tuple(
         Metric(
-            f"{measure}.box.{name}",
-            f"{name.upper()}{unit} of {word}",
+            f"{measure}.{place}.{name}",
+            f"{name.upper()}{unit} of {word}, {place}",
             name in ("auroc", "auprc"),
             digits,
             factor,
-            against and against + name,
+            f"bernoulli.{place}.{name}" if measure == "variance" else None,
         )
-        for name, unit, digits, factor in (
-            ("auroc", "", 4, 1.0),
-            ("auprc", "", 4, 1.0),
-            ("aurc", " · 10³", 2, 1e3),
-            ("augrc", " · 10³", 2, 1e3),
+        for place, risk in (("volume", per_volume), ("box", per_box))
+        for name, (unit, digits, factor) in (
+            ("auroc", ("", 4, 1.0)),
+            ("auprc", ("", 4, 1.0)),
+            ("aurc", risk),
+            ("augrc", risk),
         )
     )
 
@@ -66,7 +76,7 @@ GROUPS: dict[str, tuple[str, tuple[Metric, ...]]] = {
         ),
     ),
     "box": (
-        "Calibration in the box of prediction and truth, 10 mm wider",
+        f"Calibration in the box of prediction and truth, {BOX_MARGIN_MM:g} mm wider",
         (
             Metric("box.nll", "NLL, box"),
             Metric("box.brier", "Brier, box"),
@@ -74,9 +84,9 @@ GROUPS: dict[str, tuple[str, tuple[Metric, ...]]] = {
             Metric("box.mce", "MCE, box", digits=3),
         ),
     ),
-    "variance": ("How well the variance ranks errors, in that box", _ranking("variance", "variance")),
-    "bernoulli": ("How well p (1 − p) ranks errors, in that box", _ranking("bernoulli", "p (1 − p)")),
-    "entropy": ("How well the entropy ranks errors, in that box", _ranking("entropy", "entropy")),
+    "variance": ("How well the variance ranks errors", _ranking("variance", "variance")),
+    "bernoulli": ("How well p (1 − p) ranks errors", _ranking("bernoulli", "p (1 − p)")),
+    "entropy": ("How well the entropy ranks errors", _ranking("entropy", "entropy")),
     "raters": (
         "Against several raters",
         (

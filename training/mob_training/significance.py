@@ -26,6 +26,7 @@ class PairedTest:
         dataset, metric, model, reference: What is compared.
         differences: Model minus reference of each subject, its cases and the seeds averaged before.
         seeds: How many both have; with another seed comes another network to start from.
+        alike: In how many of them the mean difference has the sign that it has over all.
         p: Two-sided Wilcoxon signed-rank test; 1 where no subject differs.
         corrected: Holm's, over the models of this data set and score.
     """
@@ -36,6 +37,7 @@ class PairedTest:
     reference: str
     differences: tuple[float, ...]
     seeds: int
+    alike: int
     p: float
     corrected: float = 1.0
 
@@ -57,8 +59,13 @@ class PairedTest:
 
     @property
     def mark(self) -> str:
-        """For the model's cell in a table, which shows means: none where they say the opposite of the ranks."""
+        """For the model's cell in a table, which shows means: none where they say the opposite of the ranks.
+
+        The test knows these trained networks only; where another training says otherwise there is no mark, either.
+        """
         if self.corrected >= LEVEL or self.better is None or self.better != ((self.mean > 0) == self.metric.higher):
+            return ""
+        if self.alike < self.seeds:
             return ""
         return BETTER if self.better else WORSE
 
@@ -83,13 +90,13 @@ def paired_tests(runs: Sequence[Run], reference: str | None = None) -> list[Pair
             family = []
             for model in (name for name in groups if name != base):
                 ours, theirs = _of_shared_seeds(groups[model], groups[base])
-                found, expected = over_seeds(ours, metric.key), over_seeds(theirs, metric.against or metric.key)
-                shared = sorted(found.keys() & expected.keys())
-                if shared:
-                    paired = over_subjects(ours, {case: found[case] - expected[case] for case in shared})
-                    differences = tuple(paired.values())
+                differences = _differences(ours, theirs, metric)
+                if differences:
+                    mean = np.mean(differences)
+                    each = [_differences([a], [b], metric) for a, b in _pairs(ours, theirs)]
+                    alike = sum(bool(one) and np.sign(np.mean(one)) == np.sign(mean) for one in each)
                     p = signed_rank(differences)
-                    family.append(PairedTest(dataset, metric, model, base, differences, len(ours), p))
+                    family.append(PairedTest(dataset, metric, model, base, differences, len(each), alike, p))
             corrected = holm([test.p for test in family])
             tests += [replace(test, corrected=p) for test, p in zip(family, corrected, strict=True)]
     return tests
@@ -122,6 +129,18 @@ def _of_shared_seeds(ours: Sequence[Run], theirs: Sequence[Run]) -> tuple[list[R
     if any(run.seed is None for run in (*ours, *theirs)):
         return list(ours), list(theirs)
     return [run for run in ours if run.seed in shared], [run for run in theirs if run.seed in shared]
+
+
+def _pairs(ours: Sequence[Run], theirs: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """The runs of each seed; one without a seed stands beside each of the other's."""
+    return [(a, b) for a in ours for b in theirs if a.seed == b.seed or None in (a.seed, b.seed)]
+
+
+def _differences(ours: Sequence[Run], theirs: Sequence[Run], metric: Metric) -> tuple[float, ...]:
+    """Ours minus theirs of each subject, its cases and the runs averaged before."""
+    found, expected = over_seeds(ours, metric.key), over_seeds(theirs, metric.against or metric.key)
+    shared = sorted(found.keys() & expected.keys())
+    return tuple(over_subjects(ours, {case: found[case] - expected[case] for case in shared}).values())
 
 
 def _check_same_cases(runs: Sequence[Run]) -> None:
