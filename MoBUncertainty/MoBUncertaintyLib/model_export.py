@@ -1,4 +1,4 @@
-"""Models: write, zip, and export from an nnU-Net results folder; complete or not at all."""
+"""Models: written, and exported from an nnU-Net results folder; complete or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from MoBUncertaintyLib import archive
 from MoBUncertaintyLib.card import Fold, ModelCard
 from MoBUncertaintyLib.errors import ModelError, OutputError
-from MoBUncertaintyLib.model import Model, load_folder, load_model, sha256, verify
+from MoBUncertaintyLib.model import Model, load_folder, load_model, sha256
 from MoBUncertaintyLib.nnunet_folder import is_results_folder
 from MoBUncertaintyLib.weights import write_weights
 
@@ -24,45 +24,6 @@ if TYPE_CHECKING:
 
 # Lists of training files name patients and machines; inference needs none of them.
 PRIVATE_DATASET_KEYS = ("dataset", "training", "validation", "test")
-
-
-def write_model(
-    folder: Path | str,
-    card: ModelCard,
-    plans: dict[str, Any],
-    dataset: dict[str, Any],
-    weights_by_fold: Mapping[Fold, Mapping[str, Tensor]],
-    half: bool = False,
-) -> Model:
-    """Write a model folder, or a zip if the name ends in `.zip`; complete or not at all.
-
-    Args:
-        folder: Must not exist.
-        card: Its `files` are filled in.
-        plans, dataset: nnU-Net's; lists of training files are left out.
-        weights_by_fold: State dict of each fold, with the keys of `StochasticNetwork`.
-        half: Store the weights as float16.
-
-    Raises:
-        ModelError: What is to be written would not be a valid model.
-        OutputError: It exists already or cannot be written.
-    """
-    return _write(Path(folder), card, plans, dataset, weights_by_fold.items(), half)
-
-
-def zip_model(folder: Path | str, zip_path: Path | str) -> Path:
-    """Pack a model folder, after verifying it, into one zip; the same folder gives the same bytes.
-
-    Raises:
-        ModelError: The folder is not a sound model folder.
-        OutputError: The zip exists already or cannot be written.
-    """
-    model, zip_path = verify(folder), Path(zip_path)
-    if not model.card.files:
-        raise ModelError(f"{folder} is a raw nnU-Net results folder; export it first.")
-    with _published(zip_path) as partial:
-        archive.pack(model.path, ["model.json", *model.card.files], partial)
-    return zip_path
 
 
 def export(
@@ -121,17 +82,31 @@ def export(
     except ValueError as error:
         raise ModelError(f"The model cannot be exported: {error}.") from error
     weights = ((fold, model.state_dict(fold)) for fold in model.folds)
-    return _write(Path(output), card, model.plans, model.dataset, weights, half)
+    return write_model(output, card, model.plans, model.dataset, weights, half)
 
 
-def _write(
-    target: Path,
+def write_model(
+    target: Path | str,
     card: ModelCard,
     plans: dict[str, Any],
     dataset: dict[str, Any],
     weights: Iterable[tuple[Fold, Mapping[str, Tensor]]],
-    half: bool,
+    half: bool = False,
 ) -> Model:
+    """Write a model folder, or a zip if the name ends in `.zip`; complete or not at all.
+
+    Args:
+        target: Must not exist.
+        card: Its `files` are filled in.
+        plans, dataset: nnU-Net's; lists of training files are left out.
+        weights: Folds, each with its state dict, whose keys are those of `StochasticNetwork`.
+        half: Store the weights as float16.
+
+    Raises:
+        ModelError: What is to be written would not be a valid model.
+        OutputError: It exists already or cannot be written.
+    """
+    target = Path(target)
     # What model.json says must be said there alone.
     plans = {key: value for key, value in plans.items() if key not in ("covariance", "finetuning")}
     dataset = {key: value for key, value in dataset.items() if key not in PRIVATE_DATASET_KEYS}

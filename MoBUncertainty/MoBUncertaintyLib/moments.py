@@ -88,6 +88,8 @@ def _closed_form(mean: Tensor, variance: Tensor) -> Moments:
 def monte_carlo_moments(gaussian: LogitGaussian, samples: int, generator: torch.Generator | None = None) -> Moments:
     """Eq. 13 with K samples, one at a time, so that memory does not grow with K.
 
+    As printed: the variance that follows is on average (K - 1) / K of the distribution's.
+
     Raises:
         ValueError: K is below 1.
     """

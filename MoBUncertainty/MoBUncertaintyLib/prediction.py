@@ -211,7 +211,7 @@ class Predictor:
                 *warnings,
                 *case.warnings,
                 *window.warnings,
-                *_without_covariance(self.model.card),
+                *_without_variance(self.model.card, self.settings.samples),
                 *_not_found(segmentation, self.model.card.labels),
             ],
             timings={
@@ -264,14 +264,16 @@ class Predictor:
         }
 
 
-def _without_covariance(card: ModelCard) -> list[str]:
-    """What a reader of a stock nnU-Net's variance must know."""
-    if card.covariance.kind is not Covariance.DETERMINISTIC:
-        return []
-    return [
-        "This model has no covariance, so its variance shows only where tiles or folds disagree; doubtful regions are "
-        "found by p (1 - p), for which the entropy map is the one to look at."
-    ]
+def _without_variance(card: ModelCard, samples: int | None) -> list[str]:
+    """What a reader of a stock nnU-Net's variance, or of one sample's, must know."""
+    if card.covariance.kind is Covariance.DETERMINISTIC:
+        return [
+            "This model has no covariance, so its variance shows only where tiles or folds disagree; doubtful regions "
+            "are found by p (1 - p), for which the entropy map is the one to look at."
+        ]
+    if samples == 1:
+        return ["One Monte Carlo sample has no variance, only tiles and folds disagree; take 2 samples or more."]
+    return []
 
 
 def _not_found(segmentation: sitk.Image, labels: Sequence[Label]) -> list[str]:

@@ -33,7 +33,6 @@ from MoBUncertaintyLib.report import SCHEMA as REPORT_SCHEMA
 from MoBUncertaintyLib.report import ReviewedCase
 from MoBUncertaintyLib.results import Results, file_digest
 from MoBUncertaintyLib.review import SCHEMA, SCHEMA_VERSION, Review, Verdict
-from MoBUncertaintyLib.scene_file import ijk_to_ras
 
 UNKNOWN_COLOUR = (128, 174, 128)  # Slicer's tissue; for results that do not tell
 
@@ -162,7 +161,7 @@ def find_ct(results: Results, ct: str | Path | None = None) -> tuple[sitk.Image,
     if given.get("sha256") and file_digest(path) != given["sha256"]:
         raise ImageError(f"{path} is not the CT these results were made from (its SHA-256 differs); choose with --ct.")
     image, _ = read_image(path, given.get("series"))
-    matrices = [ijk_to_ras(each) for each in (image, results.segmentation)]
+    matrices = [Grid.of(each).matrix() for each in (image, results.segmentation)]
     if image.GetSize() != results.segmentation.GetSize() or not np.allclose(*matrices, atol=1e-2):
         raise ImageError(f"{path} has other voxels than the results; choose the CT they were made from with --ct.")
     if not path.is_dir():

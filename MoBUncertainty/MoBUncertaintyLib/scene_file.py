@@ -22,6 +22,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.appearance import REGION_COLOUR, readable, region_title
 from MoBUncertaintyLib.covariance import Covariance
+from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.figures import display_range
 from MoBUncertaintyLib.region_settings import Measure
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.regions import Regions
 
 NO_SLICER_CORE = "scene.mrb was not written, because slicer-core is not installed; get it with: pip install slicer-core"
-
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 class SceneError(RuntimeError):
@@ -106,7 +105,7 @@ def scene_request(
         "output": str(folder / "scene.mrb"),
         "ct": {
             "array": save("ct", sitk.GetArrayViewFromImage(image)),
-            "ijkToRas": ijk_to_ras(image).tolist(),
+            "ijkToRas": Grid.of(image).matrix().tolist(),
             "name": name,
             "displayRange": display_range(image),
         },
@@ -150,14 +149,6 @@ def scene_request(
             }
         },
     }
-
-
-def ijk_to_ras(image: sitk.Image) -> np.ndarray:
-    """4 x 4 matrix from voxel indices (i, j, k) to RAS mm."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    matrix[:3, 3] = image.GetOrigin()
-    return _LPS_TO_RAS @ matrix
 
 
 def _run(request_file: Path) -> None:

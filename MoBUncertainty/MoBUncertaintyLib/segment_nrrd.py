@@ -14,8 +14,8 @@ import SimpleITK as sitk
 from scipy.ndimage import find_objects
 
 from MoBUncertaintyLib.card import Label
+from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import OutputError
-from MoBUncertaintyLib.scene_file import ijk_to_ras
 
 STATUSES = ("notstarted", "inprogress", "completed", "flagged")
 """Slicer's own states of a segment."""
@@ -73,7 +73,7 @@ def values_in(array: np.ndarray, label_list: Sequence[Label]) -> set[int]:
 
 def _segmentation_fields(labels: sitk.Image) -> dict[str, str]:
     extent = [edge for n in labels.GetSize() for edge in (0, n - 1)]
-    geometry = "".join(f"{number:.17g};" for number in [*ijk_to_ras(labels).ravel(), *extent])
+    geometry = "".join(f"{number:.17g};" for number in [*Grid.of(labels).matrix().ravel(), *extent])
     return {
         "Segmentation_MasterRepresentation": "Binary labelmap",
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",

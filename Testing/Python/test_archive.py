@@ -14,7 +14,7 @@ import torch
 from MoBUncertaintyLib import archive
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.model import load_model, read_card
-from MoBUncertaintyLib.model_export import write_model, zip_model
+from MoBUncertaintyLib.model_export import write_model
 from tiny_model import (
     DATASET,
     PLANS,
@@ -34,7 +34,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def zipped(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return zip_model(written, tmp_path_factory.mktemp("zip") / "Tiny.zip")
+    return write_tiny(tmp_path_factory.mktemp("zip") / "Tiny.zip").path
 
 
 def test_a_zip_is_the_same_model_and_leaves_no_trace(
@@ -60,12 +60,12 @@ def test_an_unpacked_model_goes_when_nobody_holds_it(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_same_folder_gives_the_same_zip(written: Path, zipped: Path, tmp_path: Path) -> None:
-    assert zip_model(written, tmp_path / "Again.zip").read_bytes() == zipped.read_bytes()
+def test_the_same_model_gives_the_same_zip(zipped: Path, tmp_path: Path) -> None:
+    assert write_tiny(tmp_path / "Again.zip").path.read_bytes() == zipped.read_bytes()
 
 
 def test_a_model_can_be_written_as_a_zip_at_once(tmp_path: Path) -> None:
-    model = write_model(tmp_path / "Tiny.zip", card(), PLANS, DATASET, {0: network(0).state_dict()})
+    model = write_model(tmp_path / "Tiny.zip", card(), PLANS, DATASET, [(0, network(0).state_dict())])
     assert model.folds == (0,) and [path.name for path in tmp_path.iterdir()] == ["Tiny.zip"]
 
 

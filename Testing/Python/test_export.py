@@ -19,13 +19,13 @@ import SimpleITK as sitk
 from invented import LEFT_KIDNEY, OBLIQUE, PANCREAS, Case, invented_case
 from invented_review import invented_review
 from MoBUncertaintyLib import export
+from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
 from MoBUncertaintyLib.export import Format, export_review, write_export
 from MoBUncertaintyLib.images import read_image
 from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.report import ReviewedCase
 from MoBUncertaintyLib.review import Review
-from MoBUncertaintyLib.scene_file import ijk_to_ras
 from test_dicom_export import write_series
 
 
@@ -74,7 +74,7 @@ class TestFiles:
         write_export(case, tmp_path / "out", [Format.SEGMENTATION])
         stored = sitk.ReadImage(str(tmp_path / "out" / "segmentation.seg.nrrd"))
         assert np.array_equal(sitk.GetArrayFromImage(stored), case.review.corrected())
-        assert np.allclose(ijk_to_ras(stored), ijk_to_ras(case.ct), atol=1e-5)
+        assert np.allclose(Grid.of(stored).matrix(), Grid.of(case.ct).matrix(), atol=1e-5)
         assert stored.GetMetaData("Segment0_Name") == "pancreas"
         assert "Segmentation.Status:inprogress" in stored.GetMetaData("Segment0_Tags")
         regions = sitk.ReadImage(str(tmp_path / "out" / "regions.nrrd"))
@@ -235,7 +235,7 @@ class TestRequest:
 
         ct = sitk.GetArrayViewFromImage(case.ct)
         request = {
-            "ct": {"array": save("ct", ct), "ijk_to_ras": ijk_to_ras(case.ct).tolist(), "name": "Jäger CT"},
+            "ct": {"array": save("ct", ct), "ijk_to_ras": Grid.of(case.ct).matrix().tolist(), "name": "Jäger CT"},
             "dicom_files": None,
             "predicted": save("predicted", case.review.predicted),
             "corrected": save("corrected", case.review.corrected()),

@@ -22,7 +22,7 @@ from MoBUncertaintyLib.card import card_from_json
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.errors import ModelError, OutputError
 from MoBUncertaintyLib.model import find_model, list_models, load_model, read_card, verify
-from MoBUncertaintyLib.model_export import write_model, zip_model
+from MoBUncertaintyLib.model_export import write_model
 from MoBUncertaintyLib.network import load_network
 from MoBUncertaintyLib.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.terminology import describe_labels
@@ -87,7 +87,7 @@ def test_each_tensor_is_stored_once_whatever_its_names(written: Path) -> None:
 
 
 def test_half_precision_halves_the_file_and_reads_as_float32(written: Path, tmp_path: Path) -> None:
-    write_model(tmp_path / "Half", card(), PLANS, DATASET, {0: network(0).state_dict()}, half=True)
+    write_model(tmp_path / "Half", card(), PLANS, DATASET, [(0, network(0).state_dict())], half=True)
     stored = load_file(tmp_path / "Half" / "fold_0" / "weights.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     expected, found = network(0).state_dict(), load_model(tmp_path / "Half").state_dict(0)
@@ -100,7 +100,7 @@ def test_a_weight_outside_float16_is_refused_in_half_precision(tmp_path: Path) -
     state = network(0).state_dict()
     state["head.basis"] = state["head.basis"] * 1e6
     with pytest.raises(ModelError, match="float16"):
-        write_model(tmp_path / "Half", card(), PLANS, DATASET, {0: state}, half=True)
+        write_model(tmp_path / "Half", card(), PLANS, DATASET, [(0, state)], half=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -111,7 +111,7 @@ def test_the_digest_is_that_of_the_card_file(written: Path) -> None:
 def test_writing_never_replaces_what_is_there(folder: Path) -> None:
     before = (folder / "model.json").read_bytes()
     with pytest.raises(OutputError, match="exists already"):
-        write_model(folder, card(name="Other"), PLANS, DATASET, {0: network(0).state_dict()})
+        write_model(folder, card(name="Other"), PLANS, DATASET, [(0, network(0).state_dict())])
     assert (folder / "model.json").read_bytes() == before
 
 
@@ -123,30 +123,30 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(model_export, "write_weights", full)
     with pytest.raises(OutputError, match="No space left on device"):
-        write_model(tmp_path / name, card(), PLANS, DATASET, {0: {}})
+        write_model(tmp_path / name, card(), PLANS, DATASET, [(0, {})])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unwritable_place_is_said_to_be_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
-        write_model(tmp_path / "file" / "Tiny", card(), PLANS, DATASET, {0: network(0).state_dict()})
+        write_model(tmp_path / "file" / "Tiny", card(), PLANS, DATASET, [(0, network(0).state_dict())])
 
 
 def test_an_invalid_model_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"labels .*not those in dataset\.json"):
-        write_model(tmp_path / "Tiny", card(labels=describe_labels({1: "liver"})), PLANS, DATASET, {0: {}})
+        write_model(tmp_path / "Tiny", card(labels=describe_labels({1: "liver"})), PLANS, DATASET, [(0, {})])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_score_that_is_not_a_number_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be written"):
-        write_model(tmp_path / "Tiny", card(scores={"dice": float("nan")}), PLANS, DATASET, {0: {}})
+        write_model(tmp_path / "Tiny", card(scores={"dice": float("nan")}), PLANS, DATASET, [(0, {})])
 
 
 def test_lists_of_patients_are_left_out(tmp_path: Path) -> None:
     dataset = DATASET | {"training": [{"image": "DOE^JOHN.nii.gz"}], "test": ["x"], "dataset": {"a": {}}}
-    write_model(tmp_path / "Tiny", card(), PLANS, dataset, {0: network(0).state_dict()})
+    write_model(tmp_path / "Tiny", card(), PLANS, dataset, [(0, network(0).state_dict())])
     assert json.loads((tmp_path / "Tiny" / "dataset.json").read_text()) == DATASET
 
 
@@ -342,7 +342,7 @@ def test_a_card_states_what_suits_its_organ_and_the_rest_is_as_usual() -> None:
 
 def test_models_are_listed_and_found_by_name_with_broken_ones_shown(folder: Path) -> None:
     models = folder.parent
-    zip_model(folder, models / "Zipped.zip")
+    write_tiny(models / "Zipped.zip")
     (models / "broken").mkdir()
     (models / "broken" / "model.json").write_text("{}")
     (models / "unrelated").mkdir()

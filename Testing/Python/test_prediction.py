@@ -300,6 +300,12 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, calls: set[int], target: type, name
     return made
 
 
+@pytest.mark.parametrize(("samples", "warned"), [(1, True), (2, False), (None, False)])
+def test_one_sample_has_no_variance_and_that_is_said(mob: Model, ct: sitk.Image, samples: int | None, warned: bool):
+    said = [text for text in predict(ct, mob, one_fold(samples=samples)).warnings if "One Monte Carlo sample" in text]
+    assert bool(said) == warned
+
+
 @pytest.fixture
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU under another name, so that the ladder has somewhere to step down from."""

@@ -11,6 +11,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import MoBUncertaintyLib
 
@@ -78,6 +80,38 @@ def test_importing_a_room_that_needs_no_torch_does_not_load_it(room: str) -> Non
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_no_file_holds_two_rooms(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+
+
+def required(extra: str) -> set[str]:
+    """Names of the distributions that an extra of ours installs, all that they require included."""
+    found: set[tuple[str, str]] = set()
+    waiting = [(canonicalize_name("mob-uncertainty"), extra)]
+    while waiting:
+        distribution, wanted = place = waiting.pop()
+        if place in found:
+            continue
+        found.add(place)
+        try:
+            lines = importlib.metadata.requires(distribution) or []
+        except importlib.metadata.PackageNotFoundError:  # of another platform
+            continue
+        for requirement in map(Requirement, lines):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": wanted}):
+                waiting += [(canonicalize_name(requirement.name), one) for one in ("", *requirement.extras)]
+    return {distribution for distribution, _ in found}
+
+
+@pytest.mark.parametrize(("extra", "folder"), [("", CORE), ("training", TRAINING)])
+def test_what_the_code_imports_is_installed_with_it(extra: str, folder: Path) -> None:
+    """The tests' own environment has more, so nothing else would miss it."""
+    provided = importlib.metadata.packages_distributions()
+    installed = required(extra)
+    for path in sorted(folder.glob("**/*.py")):
+        if "app" in path.relative_to(folder).parts:  # what runs inside Slicer has what Slicer has
+            continue
+        for module in imported(path) - set(sys.stdlib_module_names) - {"inference"}:  # Testing/Benchmarks
+            origins = {canonicalize_name(one) for one in provided.get(module, [])}
+            assert origins & installed, f"{name(path)} imports {module}"
 
 
 def test_extension_metadata_is_complete() -> None:

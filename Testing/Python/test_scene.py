@@ -17,8 +17,9 @@ import SimpleITK as sitk
 from invented import LEFT_HANDED, LEFT_KIDNEY, MARKER_HU, OBLIQUE, PANCREAS, invented_case
 from MoBUncertaintyLib import scene_file
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.region_settings import DEFAULT_THRESHOLD, Measure
-from MoBUncertaintyLib.scene_file import SceneError, ijk_to_ras, write_scene_file
+from MoBUncertaintyLib.scene_file import SceneError, write_scene_file
 
 needs_slicer = pytest.mark.skipif(importlib.util.find_spec("slicer") is None, reason="slicer-core is not installed")
 needs_views = pytest.mark.skipif(
@@ -63,7 +64,7 @@ class TestReopenedScene:
     def test_ct_has_its_voxels_and_geometry(self, oblique):
         case, facts, arrays, _ = oblique
         assert np.array_equal(arrays["ct"], sitk.GetArrayFromImage(case.image))
-        assert np.allclose(facts["ijkToRas"], ijk_to_ras(case.image), atol=1e-4)
+        assert np.allclose(facts["ijkToRas"], Grid.of(case.image).matrix(), atol=1e-4)
 
     def test_ct_has_its_name_and_the_window_of_the_abdomen(self, oblique):
         assert oblique[1]["name"] == "Hübner CT"
@@ -73,7 +74,7 @@ class TestReopenedScene:
         case, facts, arrays, _ = oblique
         assert arrays["variance"].dtype == np.float32
         assert np.array_equal(arrays["variance"], sitk.GetArrayFromImage(case.prediction.variance))
-        assert np.allclose(facts["varianceIjkToRas"], ijk_to_ras(case.image), atol=1e-4)
+        assert np.allclose(facts["varianceIjkToRas"], Grid.of(case.image).matrix(), atol=1e-4)
 
     def test_variance_is_shown_from_the_threshold_on_one_fixed_scale(self, oblique):
         assert oblique[1]["threshold"] == pytest.approx(DEFAULT_THRESHOLD[Measure.VARIANCE])

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from mob_training.datasets import Split, read_subjects
+from mob_training.split import Split, read_subjects
 from mob_training.workflow import FOLDER
 from MoBUncertaintyLib.errors import SettingsError
 

@@ -20,6 +20,7 @@ import tiny_model
 from MoBUncertaintyLib import memory, prediction, worker
 from MoBUncertaintyLib.cli import app
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import ImageError, ModelError, OutputError, SettingsError, UserError
 from MoBUncertaintyLib.estimate import Estimate, Pace
 from MoBUncertaintyLib.handover import read_volume, write_array
@@ -29,7 +30,6 @@ from MoBUncertaintyLib.prediction import PredictionSettings, Predictor
 from MoBUncertaintyLib.protocol import Event, ProtocolError, check_event, encode
 from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.regions import Region
-from MoBUncertaintyLib.scene_file import ijk_to_ras
 
 SETTINGS = {"device": "cpu", "precision": "float32"}
 REGIONS = {"threshold": 0.01, "depth_mm": 0.0, "excess": 0.5, "max_regions": 3}
@@ -69,7 +69,7 @@ def a_ct() -> sitk.Image:
 def volume(image: sitk.Image, folder: Path) -> dict[str, Any]:
     path = folder / "ct.npy"
     np.save(path, sitk.GetArrayViewFromImage(image))
-    matrix = ijk_to_ras(image).tolist() if image.GetDimension() == 3 else np.eye(4).tolist()
+    matrix = Grid.of(image).matrix().tolist() if image.GetDimension() == 3 else np.eye(4).tolist()
     return {"array": str(path), "ijk_to_ras": matrix, "name": "Müller^Jürgen"}
 
 

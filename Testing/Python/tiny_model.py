@@ -117,8 +117,8 @@ def network(seed: int = 0) -> StochasticNetwork:
 
 
 def write_tiny(folder: Path, **changes: Any) -> Model:
-    """Write a model of two folds; `changes` of its card."""
-    weights = {fold: network(fold).state_dict() for fold in (0, 1)}
+    """Write a model of two folds, as a zip if the name says so; `changes` of its card."""
+    weights = [(fold, network(fold).state_dict()) for fold in (0, 1)]
     return write_model(folder, card(**changes), PLANS, DATASET, weights)
 
 

@@ -58,7 +58,8 @@ def totalsegmentator(
 
     Cases that do not show the organ or cannot be used are left out; cases.csv in the data set's folder says why.
     """
-    from mob_training.datasets import Split, new_dataset_folder, read_subjects, write_dataset
+    from mob_training.datasets import new_dataset_folder, write_dataset
+    from mob_training.split import Split, read_subjects
     from mob_training.totalsegmentator import find_cases
     from mob_training.workspace import use_workspace
 
@@ -95,7 +96,8 @@ def labelled(
     seed: Seed = 0,
 ) -> None:
     """Convert a folder of images and label maps into an nnU-Net data set of the labels named."""
-    from mob_training.datasets import Split, folder_cases, new_dataset_folder, read_subjects, write_dataset
+    from mob_training.datasets import folder_cases, new_dataset_folder, write_dataset
+    from mob_training.split import Split, read_subjects
     from mob_training.workspace import use_workspace
 
     use_workspace(workspace)

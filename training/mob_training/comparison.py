@@ -156,7 +156,8 @@ def _mark(cells: Sequence[Cell], marks: Sequence[str]) -> list[Cell]:
 
 def _significance(tests: Sequence[PairedTest]) -> Table:
     """Every test, in words and numbers."""
-    columns = ("Data set", "Score", "Reference", "Better", "Mean difference", "Better in", "Seeds", "Alike in", "p", "p (Holm)")
+    columns = ("Data set", "Score", "Reference", "Better", "Mean difference", "Better in", "Seeds", "Alike in")
+    columns += ("p", "p (Holm)")
     rows = []
     for test in tests:
         metric = test.metric
@@ -191,9 +192,9 @@ def _legend(runs: Sequence[Run], tests: Sequence[PairedTest]) -> str:
         references = " and ".join(dict.fromkeys(test.reference for test in tests))
         sentences.append(
             f"{BETTER} better, {WORSE} worse than {references} with p < {LEVEL:g}: Wilcoxon's signed-rank test over "
-            "the subjects, their cases and the seeds that both models have averaged, Holm-corrected over the models, where "
-            "the mean difference has one sign in all seeds. The test is of these trained networks: it does not say what "
-            "another training would give. A model's variance is tested against the reference's p (1 − p)."
+            "the subjects, their cases and the seeds that both models have averaged, Holm-corrected over the models, "
+            "where the mean difference has one sign in all seeds. The test is of these trained networks: it does not "
+            "say what another training would give. A model's variance is tested against the reference's p (1 − p)."
         )
     return " ".join(sentences) + "\n"
 

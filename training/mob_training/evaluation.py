@@ -16,9 +16,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from mob_training.case_scores import MEASURES, PLACES, PlaceSums, ScoredCase, score
-from mob_training.datasets import CASES_FILE, read_subjects
+from mob_training.datasets import CASES_FILE
 from mob_training.naming import describe_run
 from mob_training.raters import draw_segmentations, rater_scores, read_raters
+from mob_training.split import read_subjects
 from MoBUncertaintyLib.card import Label
 from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.errors import SettingsError
@@ -58,8 +59,8 @@ def evaluate(
         dataset: Raw nnU-Net data set.
         settings: How to predict.
         raters: Folder with the masks of several raters per case (`raters.read_raters`).
-        drawn: Segmentations drawn from the model for the energy distance, if there are raters; a deterministic model has
-            its own only.
+        drawn: Segmentations drawn from the model for the energy distance, if there are raters; a deterministic model
+            has its own only.
         name: What tables call the model; None: after its covariance and the name of its fine-tuning.
         regions: What counts as a doubtful region (`region_settings.STATED_BY_MODELS`); the rest is as the model states.
         report: Told of each case.

@@ -1,7 +1,7 @@
 """Which scores the tables show, and how.
 
-The box of prediction and truth is where doubt is looked for, but each model has its own. Models are best compared in the
-whole volume, whose voxels are the same for all.
+The box of prediction and truth is where doubt is looked for, but each model has its own. Models are best compared in
+the whole volume, whose voxels are the same for all.
 """
 
 from __future__ import annotations
