@@ -74,7 +74,7 @@ class ModelCard:
 
     Attributes:
         name: Short name, one line.
-        task: What it segments in what, one sentence.
+        task: What it segments in what, one sentence, printable.
         labels: Foreground classes, in the order of the network's channels 1, 2, ...
         covariance: Kind and shape of the covariance head.
         configuration: nnU-Net configuration, for example `3d_fullres`.
@@ -84,7 +84,7 @@ class ModelCard:
         mirror_axes: Axes of the network's input that it was trained mirrored along; empty: none (left is not right).
         training: What it was trained on and how.
         scores: How well it does, and on what.
-        licence: Licence of the weights.
+        licence: Licence of the weights, printable.
         regions: What counts as a doubtful region of what it segments (`region_settings.STATED_BY_MODELS`); what is not
             stated is as for abdominal organs.
         files: Path in the model folder -> SHA-256, for every file beside `model.json`; empty for a raw nnU-Net folder.
@@ -111,6 +111,8 @@ class ModelCard:
 
     def __post_init__(self) -> None:
         _require_line(self.name, "'name'")
+        for what, text in (("task", self.task), ("licence", self.licence)):
+            _require(_is(text, str) and text.isprintable(), f"'{what}' must be one line of printable text")
         _require_line(self.configuration, "'configuration'")
         labels = tuple(self.labels)
         _require(

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from MoBUncertaintyLib.errors import Cancelled, UserError
 
@@ -96,7 +97,7 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 def show_error(error: UserError, case: str = "") -> None:
     """One sentence on stderr."""
     prefix = f"{case}: " if case else ""
-    _stderr().print(f"[bold red]Error:[/] {escape(prefix + str(error))}", soft_wrap=True)
+    _stderr().print(Text("Error:", "bold red"), _verbatim(prefix + str(error)), soft_wrap=True)
 
 
 def run_each(
@@ -128,7 +129,8 @@ def run_each(
             show_error(error, source.name)
             failed.append(source.name)
     if failed:
-        _stderr().print(f"{len(failed)} of {len(cases)} cases failed: {escape(', '.join(failed))}.", soft_wrap=True)
+        sentence = f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}."
+        _stderr().print(_verbatim(sentence), soft_wrap=True)
         raise typer.Exit(BAD_INPUT)
 
 
@@ -137,10 +139,10 @@ def progress(title: str) -> Iterator[Callable[[Progress], None]]:
     """Show progress: bars with the time left, or plain lines where stderr is no terminal."""
     console = _stderr()
     if not console.is_terminal:
-        console.print(escape(title), soft_wrap=True)
+        console.print(_verbatim(title), soft_wrap=True)
         yield _PlainProgress(console)
         return
-    console.print(f"[bold]{escape(title)}[/]")
+    console.print(_verbatim(title, "bold"))
     columns = (
         TextColumn("{task.description:<17}"),
         BarColumn(),
@@ -185,13 +187,13 @@ def _duration_left(update: Progress) -> str:
 def show_warnings(warnings: Iterable[str]) -> None:
     """A line on stderr for each."""
     for warning in warnings:
-        _stderr().print(f"[bold yellow]Warning:[/] {escape(warning)}", soft_wrap=True)
+        _stderr().print(Text("Warning:", "bold yellow"), _verbatim(warning), soft_wrap=True)
 
 
 def show_summary(summary: CaseSummary) -> None:
     """What a case came to: volumes, regions, times and files; its warnings before."""
     show_warnings(summary.warnings)
-    table = _table(summary.name)
+    table = _Facts(summary.name)
     for name, volume in summary.volumes_ml.items():
         table.add_row(name, f"{volume:.1f} ml")
     table.add_row("doubtful regions", _count_regions(summary))
@@ -216,21 +218,21 @@ def _count_regions(summary: CaseSummary) -> str:
 def show_review(case: ReviewedCase, exported: Exported) -> None:
     """What a review came to, and its files; warnings before."""
     show_warnings(exported.warnings)
-    review, table = case.review, _table(str(case.info.get("input", {}).get("name") or "Review"))
+    review, table = case.review, _Facts(str(case.info.get("input", {}).get("name") or "Review"))
     for organ in exported.report["organs"]:
         table.add_row(organ["name"], "{predicted_ml:.1f} ml predicted, {corrected_ml:.1f} ml corrected".format(**organ))
     decided, total = review.reviewed
     table.add_row("reviewed", f"{decided} of {total} regions")
     signature = review.signature
     signed = f"{signature.name}, {signature.time:%Y-%m-%d %H:%M %Z}" if signature else "not signed off"
-    table.add_row("signed", escape(signed))
-    table.add_row("files", escape("\n".join(str(path) for path in exported.files)))
+    table.add_row("signed", signed)
+    table.add_row("files", *map(str, exported.files))
     _stdout().print(table)
 
 
 def show_demo(scores: DemoScores) -> None:
     """How the demo compares with the truth."""
-    table = _table("Compared with the truth, which the model has not seen")
+    table = _Facts("Compared with the truth, which the model has not seen")
     table.add_row("Dice", f"{scores.dice:.3f}")
     shares = {
         "of the wrongly labelled volume": scores.error_share_in_regions,
@@ -245,7 +247,7 @@ def show_demo(scores: DemoScores) -> None:
 def show_model(model: Model) -> None:
     """A model's card; the caller has verified the model."""
     card, spec = model.card, model.card.covariance
-    table = _table(card.name)
+    table = _Facts(card.name)
     table.add_row("task", card.task)
     for label in card.labels:
         kind = label.terminology["type"]
@@ -269,11 +271,26 @@ def show_model(model: Model) -> None:
     _stdout().print(table)
 
 
-def _table(title: str) -> Table:
-    table = Table(title=escape(title), title_justify="left", show_header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    return table
+class _Facts(Table):
+    """A table of names and what is to be said of each, all of it shown as it is."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__(title=_verbatim(title, "table.title"), title_justify="left", show_header=False)
+        self.add_column(style="bold", no_wrap=True)
+        self.add_column(overflow="fold")
+
+    def add_row(self, name: str, *lines: str) -> None:
+        super().add_row(_verbatim(name), Text("\n").join(map(_verbatim, lines)))
+
+
+def _verbatim(text: str, style: str = "") -> Text:
+    """Text that may be somebody else's, of a model or a file's name: no markup, and nothing that steers a terminal."""
+    return Text("".join(map(_visible, text)), style)
+
+
+def _visible(character: str) -> str:
+    steers = unicodedata.category(character).startswith("C")  # control, direction of writing, half a surrogate pair
+    return character.encode("unicode_escape").decode() if steers else character
 
 
 def _numbers(values: Sequence[float]) -> str:

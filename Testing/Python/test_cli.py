@@ -22,7 +22,7 @@ import tiny
 from MoBUncertaintyLib import cli, console, pipeline
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.devices import Precision
-from MoBUncertaintyLib.errors import Cancelled
+from MoBUncertaintyLib.errors import Cancelled, ModelError
 from MoBUncertaintyLib.model_export import export
 from MoBUncertaintyLib.prediction import Progress
 from MoBUncertaintyLib.region_settings import Measure
@@ -236,6 +236,31 @@ def test_inspect_shows_card_and_covariance(model: Path) -> None:
     assert done.exit_code == 0, done.output
     for expected in ("Tiny", "organ", "mixture-of-bases, rank 4, bases 2", "folds 0, 1", "SHA-256 as stated"):
         assert expected in done.stdout
+
+
+def test_what_a_card_says_is_shown_as_it_is(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever inspects a model does not trust it yet: its text is no markup, and steers no terminal."""
+    subprocess.run(["cp", "-r", model, tmp_path / "copy"], check=True)
+    card = json.loads((model / "model.json").read_text())
+    said = {"task": "Segments [/organ] in [link=http://evil]CT[/link]", "licence": "CC-BY [/] :smile:"}
+    said |= {"training": {"by [/]": "\x1b]0;owned\x07\nme"}, "scores": {"\x1b[2J": ["\u202e[/dice]"]}}
+    (tmp_path / "copy" / "model.json").write_text(json.dumps(card | said))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "150")
+    done = run("inspect", tmp_path / "copy")
+    assert done.exit_code == 0, done.output
+    for expected in (said["task"], said["licence"], "by [/]", r"\x1b]0;owned\x07\nme", r"\x1b[2J", r"\u202e[/dice]"):
+        assert expected in done.stdout
+    assert not set("\x07\u202e") & set(re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)) and "\x1b]" not in done.stdout
+
+
+def test_errors_and_warnings_steer_no_terminal(capsys: pytest.CaptureFixture) -> None:
+    console.show_error(ModelError("plans.json has no configuration [/] (there is: \x1b[2J\r)."), "a\udcff[b].nii")
+    console.show_warnings(["\x1b]0;owned\x07"])
+    assert capsys.readouterr().err.splitlines() == [
+        r"Error: a\udcff[b].nii: plans.json has no configuration [/] (there is: \x1b[2J\r).",
+        r"Warning: \x1b]0;owned\x07",
+    ]
 
 
 def test_inspect_finds_damage_in_any_weights_file(model: Path, tmp_path: Path) -> None:

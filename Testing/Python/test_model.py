@@ -220,6 +220,8 @@ BROKEN_FOLDERS = {
     "a boolean as a number": (_set("covariance", "rank", to=True), "'rank' must be a whole number"),
     "empty name": (_set("name", to=" "), "'name' must be one line"),
     "name of two lines": (_set("name", to="a\nb"), "'name' must be one line"),
+    "task that steers a terminal": (_set("task", to="Organ \x1b[2J"), "'task' must be one line of printable text"),
+    "licence of two lines": (_set("licence", to="CC\nBY"), "'licence' must be one line of printable text"),
     "no labels": (_set("labels", to=[]), "'labels' must have the values 1, 2"),
     "label without colour": (_drop("labels", 0, "colour"), "a label lacks 'colour'"),
     "impossible colour": (_set("labels", 0, "colour", to=[0, 0, 256]), "whole numbers from 0 to 255"),
