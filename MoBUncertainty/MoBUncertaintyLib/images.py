@@ -27,6 +27,8 @@ SPACING_MM = (0.2, 15.0)
 AIR_HU = -1024.0
 # Below this an image can only be in Hounsfield units: other modalities have no negative values of that size.
 HOUNSFIELD_BELOW = -100.0
+# By which products of two axes may differ from 0, and of an axis with itself from 1; cosines in files are rounded.
+LARGEST_SHEAR = 1e-3
 # mm by which slices of a DICOM series may lie beside each other; positions in files are rounded.
 LARGEST_SHIFT = 1.0
 
@@ -95,8 +97,8 @@ def check_image(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
         below -100; elsewhere the smallest value), and warnings for the user.
 
     Raises:
-        ImageError: 2D or a single slice, several components or time points, complex, every voxel alike, or a spacing
-            that is not within 0.2 to 15 mm.
+        ImageError: 2D or a single slice, several components or time points, complex, every voxel alike, or a geometry
+            that `check_geometry` refuses.
     """
     image = _scalar_3d(image)
     check_geometry(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
@@ -134,10 +136,10 @@ def _check_layout(size: tuple[int, ...], components: int) -> None:
 
 
 def check_geometry(spacing: Sequence[float], origin: Sequence[float], direction: Sequence[float]) -> None:
-    """Check where voxels are said to be: spacing and origin in mm, direction as nine cosines.
+    """Check where voxels are said to be: spacing and origin in mm, direction as nine cosines (either hand).
 
     Raises:
-        ImageError: One of them is not a number, or the spacing is not within 0.2 to 15 mm.
+        ImageError: One of them is not a number, the spacing is not within 0.2 to 15 mm, or the axes are sheared.
     """
     if not np.isfinite([*spacing, *origin, *direction]).all():
         raise ImageError("The image's spacing, origin or direction is not a number; correct the header.")
@@ -146,6 +148,12 @@ def check_geometry(spacing: Sequence[float], origin: Sequence[float], direction:
         found = " x ".join(f"{step:.3g}" for step in spacing)
         raise ImageError(
             f"The voxels measure {found} mm, outside {low:g} to {high:g} mm; correct the header or resample."
+        )
+    axes = np.reshape(direction, (3, 3))
+    if np.abs(axes.T @ axes - np.eye(3)).max() > LARGEST_SHEAR:  # a voxel's volume would not be its spacings' product
+        raise ImageError(
+            "The image's axes are not at right angles or not of length one (a tilted gantry, or a wrong header); "
+            "resample the image to a straight volume first, in 3D Slicer for example."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +248,27 @@ def test_sheared_nifti_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ImageError, match="orthonormal"):
         read_image(path)
+
+
+TILTED = "not at right angles .*tilted gantry.*resample the image to a straight volume"
+
+
+def test_sheared_nrrd_is_refused(tmp_path: Path) -> None:
+    """As of a tilted gantry; ITK makes an image of it without a word, and its volumes are wrong."""
+    path = tmp_path / "ct.nrrd"
+    sitk.WriteImage(volume(spacing=(1, 1, 1)), str(path), False)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"(1,0,0) (0,1,0) (0,0,1)", b"(1,0,0) (0,1,0) (0,0.3,1)"))
+    with pytest.raises(ImageError, match=TILTED):
+        read_image(path)
+
+
+@pytest.mark.parametrize("shear, refused", [(0.0, False), (5e-4, False), (2e-3, True)])
+def test_axes_may_be_rounded_and_of_either_hand_but_not_sheared(shear: float, refused: bool) -> None:
+    image = volume()
+    image.SetDirection((0.6, 0.8, 0, 0.8, -0.6, shear, 0, 0, 1))
+    with pytest.raises(ImageError, match=TILTED) if refused else nullcontext():
+        check_image(image)
 
 
 def test_folder_lists_its_volumes_in_order(tmp_path: Path) -> None:

@@ -246,6 +246,12 @@ def with_spacing(spacing: float) -> sitk.Image:
     return image
 
 
+def sheared() -> sitk.Image:
+    image = a_ct()
+    image.SetDirection((1, 0, 0, 0, 1, 0.287, 0, 0, 0.958))
+    return image
+
+
 BAD_IMAGES: dict[str, Callable[[], sitk.Image]] = {
     "all NaN": lambda: with_values(lambda a: a.fill(np.nan)),
     "all alike": lambda: with_values(lambda a: a.fill(40)),
@@ -253,6 +259,7 @@ BAD_IMAGES: dict[str, Callable[[], sitk.Image]] = {
     "colour": lambda: sitk.Compose([a_ct()] * 3),
     "too fine": lambda: with_spacing(0.01),
     "too coarse": lambda: with_spacing(50.0),
+    "sheared": sheared,
 }
 
 
