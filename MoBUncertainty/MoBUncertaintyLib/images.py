@@ -279,13 +279,11 @@ def _check_slices(reader: sitk.ImageSeriesReader, count: int) -> list[str]:
     """Warn of slices that are unevenly spaced: SimpleITK spreads them evenly, so sizes along that axis are wrong.
 
     Raises:
-        ImageError: Slices lie in one place, or beside each other: SimpleITK would stack them straight.
+        ImageError: Slices do not say where they lie, lie in one place, or beside each other: SimpleITK would stack them
+            straight, and 1 mm apart where nothing is said.
     """
-    tags = (_IMAGE_POSITION, _IMAGE_ORIENTATION)
-    if not all(reader.HasMetaDataKey(i, tag) for i in range(count) for tag in tags):
-        return []
-    row, column = np.reshape(reader.GetMetaData(0, _IMAGE_ORIENTATION).split("\\"), (2, 3)).astype(float)
-    positions = np.array([reader.GetMetaData(i, _IMAGE_POSITION).split("\\") for i in range(count)], dtype=float)
+    positions = _numbers(reader, count, _IMAGE_POSITION, 3)
+    row, column = _numbers(reader, count, _IMAGE_ORIENTATION, 6)[0].reshape(2, 3)
     normal = np.cross(row, column)
     gaps = np.abs(np.diff(positions @ normal))
     usual = float(np.median(gaps))
@@ -301,6 +299,25 @@ def _check_slices(reader: sitk.ImageSeriesReader, count: int) -> list[str]:
     if np.abs(gaps - usual).max() > 0.05 * usual:
         return [f"Slices are missing or unevenly spaced ({gaps.min():.3g} to {gaps.max():.3g} mm): sizes may be wrong."]
     return []
+
+
+def _numbers(reader: sitk.ImageSeriesReader, count: int, tag: str, length: int) -> np.ndarray:
+    """What each slice states in a tag, (count, length).
+
+    Raises:
+        ImageError: A slice lacks the tag, or states anything but so many numbers.
+    """
+    stated = [reader.GetMetaData(i, tag).split("\\") if reader.HasMetaDataKey(i, tag) else [] for i in range(count)]
+    try:
+        numbers = np.array(stated, dtype=float).reshape(count, length)
+    except ValueError:
+        numbers = np.array(np.nan)
+    if not np.isfinite(numbers).all():
+        raise ImageError(
+            f"Slices of the DICOM series do not say where they lie ({tag.replace('|', ',')} is missing or malformed); "
+            "export the series again, or give it as a NIfTI or NRRD file."
+        )
+    return numbers
 
 
 def _describe(folder: Path, uid: str) -> str:

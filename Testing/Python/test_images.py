@@ -5,8 +5,10 @@ from __future__ import annotations
 import struct
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 
@@ -113,6 +115,32 @@ def test_slices_of_a_tilted_gantry_are_refused(tmp_path: Path) -> None:
 def test_two_time_points_in_one_dicom_series_are_refused(tmp_path: Path) -> None:
     write_series(tmp_path, "1.2.3.1", [0, 0, 3, 3, 6, 6])
     with pytest.raises(ImageError, match="same place"):
+        read_image(tmp_path)
+
+
+@pytest.mark.parametrize("changed", [slice(2, 3), slice(None)], ids=["one slice", "all slices"])
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        ("ImagePositionPatient", None),
+        ("ImagePositionPatient", []),
+        ("ImagePositionPatient", [0, 3]),
+        ("ImageOrientationPatient", None),
+        ("ImageOrientationPatient", []),
+        ("ImageOrientationPatient", [1, 0, 0]),
+    ],
+)
+def test_slices_of_unknown_place_are_refused(tmp_path: Path, changed: slice, tag: str, value: Any) -> None:
+    """SimpleITK alone stacks them 1 mm apart, without a word."""
+    write_series(tmp_path, "1.2.3.1", [0, 3, 6, 9])
+    for path in sorted(tmp_path.iterdir())[changed]:
+        with pydicom.dcmread(path) as stored:
+            delattr(stored, tag)
+            if value is not None:
+                setattr(stored, tag, value)
+            stored.save_as(path)
+    number = "0020,0032" if tag == "ImagePositionPatient" else "0020,0037"
+    with pytest.raises(ImageError, match=rf"do not say where they lie \({number} is .*; export the series again"):
         read_image(tmp_path)
 
 
