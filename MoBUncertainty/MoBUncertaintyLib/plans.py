@@ -7,28 +7,25 @@ must be on a list of nnU-Net's own, and numbers must be in a sane range, before 
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
 from MoBUncertaintyLib.errors import ModelError
 
+PACKAGE = "dynamic_network_architectures"
 # nnU-Net's U-Nets; `residual_unet` is where old plans look for one, and nnU-Net finds it by its class name.
-NETWORK_CLASS = re.compile(r"dynamic_network_architectures\.architectures\.(unet|residual_unet)\.[A-Z]\w*")
-# A class directly inside torch.nn or a building block: no attribute path through a module's own imports.
-LAYER_CLASS = re.compile(
-    r"torch\.nn\.(modules\.[a-z_]+\.)?[A-Z]\w*|dynamic_network_architectures\.building_blocks\.[a-z_]+\.[A-Z]\w*"
-)
+NETWORKS = {
+    f"{PACKAGE}.architectures.{module}.{name}"
+    for module in ("unet", "residual_unet")
+    for name in ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")
+}
 RESAMPLERS = {
     "resample_data_or_seg_to_shape",
     "resample_torch_fornnunet",
     "resample_torch_simple",
     "no_resampling_hack",
 }
-RESAMPLER_ARGUMENTS = {
-    "is_seg", "order", "order_z", "force_separate_z", "separate_z_anisotropy_threshold", "num_threads", "mode",
-    "memefficient_seg_resampling", "aniso_axis_mode",
-}  # fmt: skip
 NORMALISATIONS = {
     "CTNormalization", "ZScoreNormalization", "NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization",
 }  # fmt: skip
@@ -67,6 +64,55 @@ OLD_LIMITS = {
     "pool_op_kernel_sizes": 16,
 }
 OLD_NETWORKS = {"PlainConvUNet", "ResidualEncoderUNet"}
+
+
+def _spelled(module: str, *names: str) -> set[str]:
+    """Both names of layers of torch: nnU-Net writes either."""
+    return {f"torch.nn.{path}{name}" for path in ("", f"modules.{module}.") for name in names}
+
+
+def _within(low: float, high: float, kinds: type | tuple[type, ...] = (int, float)) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_switch(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+# What a network is built of, and the arguments each takes. Others could have any number of weights, whatever the sizes
+# above say.
+OPERATORS = {
+    "conv_op": _spelled("conv", "Conv3d"),
+    "norm_op": _spelled("instancenorm", "InstanceNorm3d") | _spelled("batchnorm", "BatchNorm3d"),
+    "dropout_op": _spelled("dropout", "Dropout3d"),
+    "nonlin": _spelled("activation", "ReLU", "LeakyReLU"),
+    "block": {f"{PACKAGE}.building_blocks.residual.{name}" for name in ("BasicBlockD", "BottleneckD")},
+}
+OPERATOR_ARGUMENTS = {
+    "norm_op_kwargs": {
+        "eps": _within(0, 1),
+        "momentum": _within(0, 1),
+        "affine": _is_switch,
+        "track_running_stats": _is_switch,
+    },
+    "dropout_op_kwargs": {"p": _within(0, 1), "inplace": _is_switch},
+    "nonlin_kwargs": {"negative_slope": _within(0, 1), "inplace": _is_switch},
+}
+RESAMPLER_ARGUMENTS = {
+    "is_seg": _is_switch,
+    "order": _within(0, 5, int),  # of a spline
+    "order_z": _within(0, 5, int),
+    "force_separate_z": lambda value: value is None or _is_switch(value),
+    "separate_z_anisotropy_threshold": _within(0, 64),
+    "num_threads": _within(1, 64, int),
+    "mode": _is_text,
+    "memefficient_seg_resampling": _is_switch,
+    "aniso_axis_mode": _is_text,
+}
 
 
 def check_plans(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
@@ -173,12 +219,7 @@ def _check_axes(plans: dict[str, Any]) -> None:
 def _check_resampling(planned: dict[str, Any]) -> None:
     for what in ("data", "seg", "probabilities"):
         _one_of(planned.get(f"resampling_fn_{what}"), RESAMPLERS, "resampling function")
-        arguments = planned.get(f"resampling_fn_{what}_kwargs")
-        if not isinstance(arguments, dict) or not set(arguments) <= RESAMPLER_ARGUMENTS:
-            raise _unusable(f"'resampling_fn_{what}_kwargs' has arguments that nnU-Net's resampling does not")
-        for name, value in arguments.items():
-            if not (value is None or isinstance(value, str) or (_is_finite(value) and 0 <= value <= 64)):
-                raise _unusable(f"the resampling argument '{name}' is out of range")
+        _check_arguments(planned, f"resampling_fn_{what}_kwargs", RESAMPLER_ARGUMENTS)
 
 
 def _check_normalisation(plans: dict[str, Any], planned: dict[str, Any]) -> None:
@@ -220,19 +261,33 @@ def _check_network(planned: dict[str, Any], patch: list[float]) -> None:
     arguments = architecture.get("arch_kwargs") if isinstance(architecture, dict) else None
     if not isinstance(arguments, dict):
         raise _unusable("it does not describe a network")
-    _named(architecture.get("network_class_name"), NETWORK_CLASS)
+    _one_of(architecture.get("network_class_name"), NETWORKS, "network class")
     imported = architecture.get("_kw_requires_import")
-    if not isinstance(imported, list) or not all(isinstance(name, str) and name in arguments for name in imported):
-        raise _unusable("'_kw_requires_import' must list arguments of the network")
-    for name in imported:
-        if arguments[name] is not None:
-            _named(arguments[name], LAYER_CLASS)
+    if not isinstance(imported, list) or not set(map(str, imported)) <= OPERATORS.keys() & arguments.keys():
+        raise _unusable("'_kw_requires_import' must list operators of the network")
+    for name, known in OPERATORS.items():
+        if arguments.get(name) is not None:
+            _one_of(arguments[name], known, f"network's {name}")
+    for name, known in OPERATOR_ARGUMENTS.items():
+        if arguments.get(name) is not None:
+            _check_arguments(arguments, name, known)
     for name in REQUIRED_SIZES:
         if name not in arguments:
             raise _unusable(f"it lacks '{name}' of the network")
     _check_sizes(arguments, NETWORK_LIMITS)
     _check_weights(arguments)
     _check_strides(arguments["strides"], patch)
+
+
+def _check_arguments(holder: dict[str, Any], what: str, known: dict[str, Callable[[Any], bool]]) -> None:
+    arguments = holder.get(what)
+    if not isinstance(arguments, dict):
+        raise _unusable(f"'{what}' must be an object")
+    for name, value in arguments.items():
+        if name not in known:
+            raise _unusable(f"'{what}' has the argument {name!r}, which nnU-Net does not know")
+        if not known[name](value):
+            raise _unusable(f"the argument '{name}' in '{what}' is out of range")
 
 
 def _check_sizes(arguments: dict[str, Any], limits: dict[str, int]) -> None:
@@ -288,14 +343,6 @@ def _one_of(name: Any, known: set[str], what: str) -> None:
     if not isinstance(name, str) or name not in known:
         raise ModelError(
             f"plans.json names the {what} {name!r}, which is not one of nnU-Net's own; this model is not safe to load."
-        )
-
-
-def _named(name: Any, pattern: re.Pattern[str]) -> None:
-    if not isinstance(name, str) or not pattern.fullmatch(name):
-        raise ModelError(
-            f"plans.json asks to import {name!r}, which is not a part of nnU-Net's networks; "
-            "this model is not safe to load."
         )
 
 

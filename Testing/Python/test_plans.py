@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
+import SimpleITK as sitk
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.experiment_planners.resampling.planners_no_resampling import (
+    nnUNetPlannerResEncL_noResampling,
+)
+from nnunetv2.experiment_planning.experiment_planners.resampling.resample_with_torch import (
+    nnUNetPlanner_torchres,
+    nnUNetPlannerResEncL_torchres,
+    nnUNetPlannerResEncL_torchres_sepz,
+)
+from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
+    ResEncUNetPlanner,
+    nnUNetPlannerResEncL,
+    nnUNetPlannerResEncM,
+    nnUNetPlannerResEncXL,
+)
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from MoBUncertaintyLib.errors import ModelError
@@ -49,9 +68,26 @@ HOSTILE_PLANS = {
     "operator through torch's imports": (_planned(*ARCHITECTURE, "nonlin", to="torch.nn.functional.torch.load"), "not"),
     "operator with a trailing newline": (_planned(*ARCHITECTURE, "nonlin", to="torch.nn.ReLU\n"), "not safe"),
     "operator that is no name": (_planned(*ARCHITECTURE, "nonlin", to=3), "not safe"),
+    "operator of any size": (
+        _planned(
+            *ARCHITECTURE, to=ARGUMENTS | {"norm_op": "torch.nn.Linear", "norm_op_kwargs": {"out_features": 10**8}}
+        ),
+        "norm_op 'torch.nn.Linear', which is not one of nnU-Net's own",
+    ),
+    "operator in another's place": (_planned(*ARCHITECTURE, "nonlin", to="torch.nn.Conv3d"), "nonlin 'torch.nn.Conv3"),
+    "argument of another operator": (
+        _planned(*ARCHITECTURE, "norm_op_kwargs", to={"out_features": 10**8}),
+        "'out_features', which nnU-Net does not know",
+    ),
+    "argument of another kind": (_planned(*ARCHITECTURE, "nonlin_kwargs", "inplace", to="yes"), "'inplace' .* out of"),
+    "arguments that are none": (_planned(*ARCHITECTURE, "nonlin_kwargs", to=[1]), "'nonlin_kwargs' must be an object"),
+    "imported sizes": (_planned("architecture", "_kw_requires_import", to=["n_stages"]), "_kw_requires_import"),
     "argument that is not there": (_planned("architecture", "_kw_requires_import", to=["x"]), "_kw_requires_import"),
     "resampling": (_planned("resampling_fn_probabilities", to="subprocess"), "resampling function 'subprocess'"),
-    "resampling arguments": (_planned("resampling_fn_data_kwargs", to={"hook": 1}), "resampling does not"),
+    "resampling arguments": (_planned("resampling_fn_data_kwargs", to={"hook": 1}), "'hook', which nnU-Net does not"),
+    "no resampling arguments": (_planned("resampling_fn_seg_kwargs", to=None), "'resampling_fn_seg_kwargs' must be an"),
+    "spline of no order": (_planned("resampling_fn_data_kwargs", to={"order": 1.5}), "'order' .* out of range"),
+    "spline of too high an order": (_planned("resampling_fn_data_kwargs", to={"order": 6}), "'order' .* out of range"),
     "threads without end": (_planned("resampling_fn_data_kwargs", to={"num_threads": 10**9}), "out of range"),
     "normalisation": (_planned("normalization_schemes", to=["Popen"]), "normalisation 'Popen'"),
     "preprocessor": (_planned("preprocessor_name", to="MyPreprocessor"), "preprocessor"),
@@ -93,6 +129,40 @@ def test_plans_that_are_unsafe_or_absurd_are_refused(what: str) -> None:
     plans, message = HOSTILE_PLANS[what]
     with pytest.raises(ModelError, match=message):
         check_plans(plans, "3d_fullres")
+
+
+PLANNERS = [
+    ExperimentPlanner,
+    ResEncUNetPlanner,
+    nnUNetPlannerResEncM,
+    nnUNetPlannerResEncL,
+    nnUNetPlannerResEncXL,
+    nnUNetPlanner_torchres,
+    nnUNetPlannerResEncL_torchres,
+    nnUNetPlannerResEncL_torchres_sepz,
+    nnUNetPlannerResEncL_noResampling,
+]
+
+
+@pytest.mark.parametrize("planner", PLANNERS)
+def test_what_nnunet_plans_itself_is_accepted(planner: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(default_experiment_planner, "maybe_convert_to_dataset_name", lambda name: name)
+    for folder in ("nnUNet_raw", "nnUNet_preprocessed"):
+        monkeypatch.setattr(default_experiment_planner, folder, str(tmp_path / folder))
+        (tmp_path / folder / "Dataset007_Abdomen").mkdir(parents=True)
+    raw, preprocessed = (tmp_path / folder / "Dataset007_Abdomen" for folder in ("nnUNet_raw", "nnUNet_preprocessed"))
+    sitk.WriteImage(sitk.Image(4, 4, 4, sitk.sitkInt16), raw / "case.nii.gz")
+    case = {"images": [str(raw / "case.nii.gz")], "label": str(raw / "case.nii.gz")}
+    (raw / "dataset.json").write_text(json.dumps(DATASET | {"dataset": {"case": case}}))
+    fingerprint = {"spacings": [[3.0, 0.8, 0.8]], "shapes_after_crop": [[60, 200, 200]]}
+    intensities = "foreground_intensity_properties_per_channel"
+    fingerprint |= {"median_relative_size_after_cropping": 1.0, intensities: PLANS[intensities]}
+    (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
+    with torch.device("meta"):  # planning builds many networks
+        planning = planner(raw.name)
+        planning.plan_experiment()
+    plans = json.loads((preprocessed / f"{planning.plans_identifier}.json").read_text())
+    assert check_plans(plans, "3d_fullres")["architecture"]["arch_kwargs"]["conv_op"] == "torch.nn.modules.conv.Conv3d"
 
 
 def test_a_configuration_gets_what_it_inherits() -> None:
