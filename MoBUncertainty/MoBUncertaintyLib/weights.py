@@ -101,9 +101,8 @@ def read_weights(path: Path, where: str) -> StateDict:
         where: The model, as the user knows it, for messages.
 
     Raises:
-        ModelError: The file is damaged, too large or holds numbers that are not finite.
+        ModelError: The file is damaged, too large or holds numbers that are not finite or of another kind.
     """
-    import torch
     from safetensors import SafetensorError, safe_open
 
     name_in_model = f"{path.parent.name}/{path.name} in {where}"
@@ -114,10 +113,7 @@ def read_weights(path: Path, where: str) -> StateDict:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{name_in_model} is damaged or cut short ({error}); download the model again.") from error
-    for name, tensor in weights.items():
-        if tensor.dtype in (torch.float16, torch.bfloat16, torch.float64):
-            weights[name] = tensor.float()
-        _check_finite(name, weights[name], name_in_model)
+    weights = {name: _single(name, tensor, name_in_model) for name, tensor in weights.items()}
     for name, first in aliases.items():
         if first not in weights or name in weights:
             raise ModelError(f"{name_in_model} refers to the tensor '{first}' wrongly; export the model again.")
@@ -173,8 +169,7 @@ def _interpret(content: Any, name_in_model: str) -> Checkpoint:
         # DataParallel and torch.compile put their own prefix before the network's names.
         name = re.sub(r"^(module\.|_orig_mod\.)+", "", name)
         name = name if name.startswith(("backbone.", "head.")) else f"backbone.{name}"
-        weights[name] = tensor.float() if tensor.is_floating_point() else tensor
-        _check_finite(name, weights[name], name_in_model)
+        weights[name] = _single(name, tensor, name_in_model)
     axes = content.get("inference_allowed_mirroring_axes") or ()
     epoch, temperature = content.get("current_epoch"), content.get("temperature")
     return Checkpoint(
@@ -217,6 +212,25 @@ def _check_size(path: Path, name_in_model: str) -> None:
         raise ModelError(f"{name_in_model} cannot be read: {error.strerror}.") from error
     if size > WEIGHTS_LIMIT:
         raise ModelError(f"{name_in_model} is larger than {WEIGHTS_LIMIT >> 30} GB; this is not a model file.")
+
+
+def _single(name: str, tensor: Tensor, where: str) -> Tensor:
+    """Weights as float32; whole numbers, which layers count batches with, as they are.
+
+    Raises:
+        ModelError: They are of a kind that nnU-Net's networks do not compute with (quantised, say), or not finite.
+    """
+    import torch
+
+    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64):
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise ModelError(
+            f"The weights '{name}' of {where} are of the kind {kind}, which cannot be used; "
+            "export the model again as float32 or float16."
+        )
+    single = tensor.float() if tensor.is_floating_point() else tensor
+    _check_finite(name, single, where)
+    return single
 
 
 def _check_finite(name: str, tensor: Tensor, where: str) -> None:

@@ -198,6 +198,14 @@ def _with_nan(path: Path) -> None:
     save_file(state, path)
 
 
+def _with_kind(dtype: torch.dtype) -> Any:
+    def change(path: Path) -> None:
+        state = load_file(path)
+        save_file(state | {"head.basis": state["head.basis"].to(dtype)}, path)
+
+    return change
+
+
 def _with_bad_alias(path: Path) -> None:
     save_file(load_file(path), path, metadata={"head.other": "head.missing"})
 
@@ -252,6 +260,9 @@ BROKEN_FOLDERS = {
     "truncated weights": (_weights(truncate), "damaged or cut short"),
     "weights that are text": (_weights(lambda p: p.write_text("hello")), "damaged or cut short"),
     "weights not finite": (_weights(_with_nan), r"'head\.basis' .* not all finite"),
+    "weights of 8 bits": (_weights(_with_kind(torch.float8_e4m3fn)), r"'head\.basis' .* of the kind float8_e4m3fn"),
+    "quantised weights": (_weights(_with_kind(torch.int8)), r"'head\.basis' .* of the kind int8, which cannot be used"),
+    "complex weights": (_weights(_with_kind(torch.complex64)), "of the kind complex64"),
     "weights with a wrong alias": (_weights(_with_bad_alias), "refers to the tensor 'head.missing' wrongly"),
     "plans that import": (
         _forged("plans.json", lambda c: c["configurations"]["3d_fullres"].update(resampling_fn_data="os")),

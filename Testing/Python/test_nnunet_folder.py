@@ -229,6 +229,16 @@ def test_a_checkpoint_of_something_else_is_named_so(results: Path, tmp_path: Pat
         load_model(copied)
 
 
+def test_a_checkpoint_of_quantised_weights_is_refused(results: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(results, tmp_path / "copied")
+    path = copied / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=False)
+    content["network_weights"] = {name: tensor.to(torch.int8) for name, tensor in content["network_weights"].items()}
+    torch.save(content, path)
+    with pytest.raises(ModelError, match="of the kind int8, which cannot be used; export the model again"):
+        load_model(copied)
+
+
 def test_atruncated_checkpoint_is_refused(results: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(results, tmp_path / "copied")
     truncate(copied / "fold_0" / "checkpoint_final.pth")
