@@ -46,7 +46,7 @@ NETWORK_LIMITS = {
     "bottleneck_channels": 1024,
     "stem_channels": 1024,
 }
-WEIGHTS_LIMIT = 2e9  # residual encoder L, estimated alike: 1.7e8
+WEIGHTS_LIMIT = 2e9  # residual encoder L, estimated alike: 2e8
 REQUIRED_SIZES = ("n_stages", "features_per_stage", "kernel_sizes", "strides")
 OPTIONAL_SIZES = {
     "n_blocks_per_stage",
@@ -55,13 +55,13 @@ OPTIONAL_SIZES = {
     "bottleneck_channels",
     "stem_channels",
 }
-OLD_LIMITS = {
-    "UNet_base_num_features": 1024,
-    "unet_max_num_features": 1024,
-    "n_conv_per_stage_encoder": 32,
-    "n_conv_per_stage_decoder": 32,
-    "conv_kernel_sizes": 11,
-    "pool_op_kernel_sizes": 16,
+# What the sizes were called before nnU-Net 2.4; features double from a base up to the number given here.
+OLD_SIZES = {
+    "features_per_stage": "unet_max_num_features",
+    "kernel_sizes": "conv_kernel_sizes",
+    "strides": "pool_op_kernel_sizes",
+    "n_conv_per_stage": "n_conv_per_stage_encoder",
+    "n_conv_per_stage_decoder": "n_conv_per_stage_decoder",
 }
 OLD_NETWORKS = {"PlainConvUNet", "ResidualEncoderUNet"}
 
@@ -245,18 +245,17 @@ def _check_normalisation(plans: dict[str, Any], planned: dict[str, Any]) -> None
 
 
 def _check_network(planned: dict[str, Any], patch: list[float]) -> None:
-    if "architecture" not in planned:  # written before nnU-Net 2.4; nnU-Net converts it
-        _one_of(planned.get("UNet_class_name"), OLD_NETWORKS, "network class")
-        for name in ("num_pool_per_axis", *OLD_LIMITS):
-            if name not in planned:
-                raise _unusable(f"it lacks '{name}' of the network")
-        if not isinstance(planned["n_conv_per_stage_encoder"], list):
-            raise _unusable("'n_conv_per_stage_encoder' of the network must be a list")
-        for name in ("UNet_base_num_features", "unet_max_num_features"):
-            if not _is_whole(planned[name]):
-                raise _unusable(f"'{name}' of the network must be a whole number")
-        _check_sizes(planned, OLD_LIMITS)
-        return _check_strides(planned["pool_op_kernel_sizes"], patch)
+    arguments = _new_arguments(planned) if "architecture" in planned else _old_arguments(planned)
+    for name in REQUIRED_SIZES:
+        if name not in arguments:
+            raise _unusable(f"it lacks '{name}' of the network")
+    _check_sizes(arguments, NETWORK_LIMITS)
+    _check_weights(arguments)
+    _check_strides(arguments["strides"], patch)
+
+
+def _new_arguments(planned: dict[str, Any]) -> dict[str, Any]:
+    """The network's arguments; all but its sizes are checked."""
     architecture = planned["architecture"]
     arguments = architecture.get("arch_kwargs") if isinstance(architecture, dict) else None
     if not isinstance(arguments, dict):
@@ -271,12 +270,22 @@ def _check_network(planned: dict[str, Any], patch: list[float]) -> None:
     for name, known in OPERATOR_ARGUMENTS.items():
         if arguments.get(name) is not None:
             _check_arguments(arguments, name, known)
-    for name in REQUIRED_SIZES:
-        if name not in arguments:
+    return arguments
+
+
+def _old_arguments(planned: dict[str, Any]) -> dict[str, Any]:
+    """The sizes in plans written before nnU-Net 2.4, by their names now; nnU-Net converts these plans."""
+    _one_of(planned.get("UNet_class_name"), OLD_NETWORKS, "network class")
+    for name in ("num_pool_per_axis", "UNet_base_num_features", *OLD_SIZES.values()):
+        if name not in planned:
             raise _unusable(f"it lacks '{name}' of the network")
-    _check_sizes(arguments, NETWORK_LIMITS)
-    _check_weights(arguments)
-    _check_strides(arguments["strides"], patch)
+    encoder, width = planned["n_conv_per_stage_encoder"], NETWORK_LIMITS["features_per_stage"]
+    if not isinstance(encoder, list):
+        raise _unusable("'n_conv_per_stage_encoder' of the network must be a list")
+    for name in ("UNet_base_num_features", "unet_max_num_features"):
+        if not _within(1, width, int)(planned[name]):
+            raise _unusable(f"'{name}' of the network must be a whole number from 1 to {width}")
+    return {name: planned[old] for name, old in OLD_SIZES.items()} | {"n_stages": len(encoder)}
 
 
 def _check_arguments(holder: dict[str, Any], what: str, known: dict[str, Callable[[Any], bool]]) -> None:
@@ -300,10 +309,14 @@ def _check_sizes(arguments: dict[str, Any], limits: dict[str, int]) -> None:
 
 def _check_weights(arguments: dict[str, Any]) -> None:
     """Refuse a network larger than any weights file may be, by an estimate from above, before memory is taken."""
-    stages, features, kernel = (
-        max(_leaves(arguments[name]), default=0) for name in ("n_stages", "features_per_stage", "kernel_sizes")
-    )
-    convolutions = 0
+
+    def largest(*names: str) -> int:
+        return max((value or 0 for name in names for value in _leaves(arguments.get(name))), default=0)
+
+    stages = largest("n_stages")
+    features = largest("features_per_stage", "bottleneck_channels", "stem_channels")
+    kernel = largest("kernel_sizes", "strides")  # the kernel of a transposed convolution is its stride
+    convolutions = 2 * stages  # stem and transposed ones
     for name in ("n_blocks_per_stage", "n_conv_per_stage", "n_conv_per_stage_decoder"):
         blocks = [value or 0 for value in _leaves(arguments.get(name))]
         # One number stands for every stage; a residual block has two convolutions.

@@ -107,6 +107,18 @@ HOSTILE_PLANS = {
         _planned(*ARCHITECTURE, to=ARGUMENTS | {"features_per_stage": [1024] * 3, "kernel_sizes": [[11] * 3] * 3}),
         "more than 2e.09 weights",
     ),
+    "strides as large kernels": (
+        replaced(
+            _planned(*ARCHITECTURE, to=ARGUMENTS | {"features_per_stage": [1024] * 3, "strides": [1, 16, 16]}),
+            ("configurations", "3d_fullres", "patch_size"),
+            [256] * 3,
+        ),
+        "more than 2e.09 weights",
+    ),
+    "a wide bottleneck": (
+        _planned(*ARCHITECTURE, to=ARGUMENTS | {"bottleneck_channels": 1024, "kernel_sizes": [[11] * 3] * 3}),
+        "more than 2e.09 weights",
+    ),
     "features without end": (_planned(*ARCHITECTURE, "features_per_stage", to=[4, 8, 10**6]), "'features_per_stage'"),
     "kernels without end": (_planned(*ARCHITECTURE, "kernel_sizes", to=[[3, 3, 3], [999, 3, 3]]), "'kernel_sizes'"),
     "no strides": (_planned(*ARCHITECTURE, to={"n_stages": 2}), "lists|lacks|list"),
@@ -174,10 +186,12 @@ def test_a_configuration_gets_what_it_inherits() -> None:
 def test_plans_from_before_nnunet_2_4_are_still_read() -> None:
     with pytest.warns(UserWarning, match="old nnU-Net plans"):
         assert build_network(OLD_PLANS, DATASET, "3d_fullres", SPEC).backbone.encoder.output_channels == [4, 8]
+    old = ("configurations", "3d_fullres")
     with pytest.raises(ModelError, match="UNet_base_num_features"):
-        check_plans(
-            replaced(OLD_PLANS, ("configurations", "3d_fullres", "UNet_base_num_features"), 10**6), "3d_fullres"
-        )
+        check_plans(replaced(OLD_PLANS, (*old, "UNet_base_num_features"), 10**6), "3d_fullres")
+    large = replaced(OLD_PLANS, (*old, "unet_max_num_features"), 1024)
+    with pytest.raises(ModelError, match=r"more than 2e.09 weights"):
+        check_plans(replaced(large, (*old, "conv_kernel_sizes"), [[11] * 3] * 2), "3d_fullres")
 
 
 def test_spacing_is_given_along_the_axes_of_the_image() -> None:
