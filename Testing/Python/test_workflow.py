@@ -6,8 +6,10 @@ import fcntl
 import inspect
 import json
 import re
+import subprocess
 import sys
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -326,6 +328,30 @@ def test_what_cannot_start_is_refused_in_one_sentence(tmp_path, monkeypatch, arg
     assert isinstance(done.exception, SettingsError)
     assert str(done.exception).startswith(message)
     assert "\n" not in str(done.exception)
+
+
+def test_a_gpu_has_one_job_at_a_time_however_many_cores_there_are(tmp_path):
+    """Snakemake 9.10 to 9.16 forgot what a job takes that is ready alone, as a first stage of training often is."""
+    (tmp_path / "Snakefile").write_text(
+        """
+rule all:
+    input: expand("{n}.txt", n=range(3))
+rule first:
+    output: "first.txt"
+    resources: gpu=1
+    shell: "touch {output}"
+rule then:
+    input: "first.txt"
+    output: "{n}.txt"
+    resources: gpu=1
+    shell: "date +%s.%N > {output}; sleep 0.3; date +%s.%N >> {output}"
+"""
+    )
+    words = ["-m", "snakemake", "--profile", FOLDER / "profiles" / "local", "--cores", 4, "--directory", tmp_path]
+    subprocess.run([sys.executable, *map(str, words)], cwd=tmp_path, check=True, capture_output=True)
+    spans = sorted([float(line) for line in path.read_text().split()] for path in tmp_path.glob("[0-9].txt"))
+    assert len(spans) == 3
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
 def test_readme_names_commands_and_options_that_exist():
