@@ -387,6 +387,75 @@ def test_a_ct_that_was_moved_meanwhile_gets_no_results(scene):
     assert session.isComplete()
 
 
+class TestMoved:
+    """The CT is no longer what was segmented."""
+
+    @staticmethod
+    def harden(session, millimetres, roles=()):
+        """As the Data module does with a folder or a node."""
+        import slicer.util
+
+        transform = session.ctNode.GetScene().AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        matrix = np.eye(4)
+        matrix[0, 3] = millimetres
+        transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+        for node in (session.ctNode, *map(session.results.node, roles)):
+            node.SetAndObserveTransformNodeID(transform.GetID())
+            node.HardenTransform()
+
+    ALL = ("segmentation", "predicted", "probability", "variance", "regions")
+
+    @pytest.mark.parametrize("roles", [(), ALL, ("segmentation",)])
+    def test_every_step_is_refused_until_it_is_back(self, session, roles):
+        from MoBUncertaintyLib.app.session import ReviewSession
+        from MoBUncertaintyLib.errors import ReviewError
+
+        region = session.review.regions[0].region_id
+        session.decide(region, "include")
+        said = session.review.to_dict()
+        self.harden(session, 15, roles)
+        assert session.isComplete()
+        steps = (
+            lambda: session.decide(region, "exclude"),
+            lambda: session.setDoubt(0.02, 50.0),
+            lambda: session.show(session.review.regions[0]),
+            lambda: session.beginEdit(region),
+            lambda: session.sign("Dr. Ada Review"),
+            session.undo,
+            session.strayEdits,
+            lambda: ReviewSession.open(session.results),
+        )
+        for step in steps:
+            with pytest.raises(ReviewError, match="moved or changed after it was segmented"):
+                step()
+        assert session.review.to_dict() == said
+        self.harden(session, -15, roles)
+        assert session.strayEdits() == 0
+        session.decide(region, "exclude")
+        same(session)
+
+    def test_other_voxels_are_noticed(self, session):
+        import slicer.util
+
+        from MoBUncertaintyLib.errors import ReviewError
+
+        slicer.util.updateVolumeFromArray(session.ctNode, np.zeros((4, 5, 6), np.int16))
+        with pytest.raises(ReviewError, match="moved or changed"):
+            session.decide(session.review.regions[0].region_id, "include")
+        session.ctNode.SetAndObserveImageData(None)
+        assert not session.fits()
+
+    def test_a_remark_can_be_kept_all_the_same(self, session):
+        session.ctNode.SetOrigin(1, 2, 3)
+        session.comment(session.review.regions[0].region_id, "vessel")
+        assert session.results.state("review")["regions"][0]["comment"] == "vessel"
+
+    def test_what_rounding_moves_has_not_moved(self, session):
+        origin = np.array(session.ctNode.GetOrigin())
+        session.ctNode.SetOrigin(*(origin + 1e-4))
+        assert session.fits()
+
+
 def test_a_session_without_its_nodes_is_not_complete(session, scene):
     assert session.isComplete()
     scene.RemoveNode(session.results.node("variance"))

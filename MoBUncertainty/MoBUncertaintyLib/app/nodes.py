@@ -7,6 +7,8 @@ application's. Arrays are (z, y, x), matrices map voxel indices (i, j, k) to RAS
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import slicer
 import slicer.util
@@ -19,6 +21,8 @@ REFERENCE_ROLE = "MoBUncertainty.{}"  # from the CT to each node made for it: a 
 # And back: a copy of the CT, which Slicer gives the references of the original, must not take its results for its own.
 CT_ROLE = REFERENCE_ROLE.format("ct")
 ROLE_ATTRIBUTE = "MoBUncertainty.role"  # tells what a node is even when its CT is gone
+
+PLACE_TOLERANCE_MM = 0.01  # files round, a transform that was hardened and taken back does
 
 # The subject hierarchy's plugins, which a running Slicer chooses by itself and the bare core has to be told.
 _PLUGINS = {
@@ -150,9 +154,24 @@ def ijkToRas(volumeNode) -> np.ndarray:
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
-def shape(volumeNode) -> tuple[int, int, int]:
-    """Of its array: (z, y, x)."""
-    return tuple(reversed(volumeNode.GetImageData().GetDimensions()))
+def shape(volumeNode) -> tuple[int, ...]:
+    """Of its array: (z, y, x); () without voxels."""
+    image = volumeNode.GetImageData()
+    return tuple(reversed(image.GetDimensions())) if image else ()
+
+
+def isPlaced(volumeNode, matrix, size: Sequence[int]) -> bool:
+    """Whether a volume's voxels lie where they are meant to, the transform that it may be under left aside.
+
+    Args:
+        volumeNode: The volume.
+        matrix: From voxel to RAS mm, (4, 4).
+        size: Of its array: (z, y, x).
+    """
+    if not size or shape(volumeNode) != tuple(size):
+        return False
+    farthest = np.abs(ijkToRas(volumeNode) - matrix) @ (*reversed(size), 1)  # what no voxel is off by more than
+    return bool(farthest.max() < PLACE_TOLERANCE_MM)
 
 
 def occupied(array: np.ndarray, above: float = 0) -> Box:

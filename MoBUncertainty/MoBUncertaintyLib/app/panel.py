@@ -9,19 +9,21 @@ from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
 
+import qt
 import slicer
 import slicer.util
+import vtk
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.app.samples import loadSampleData
 from MoBUncertaintyLib.app.scene import ResultScene
-from MoBUncertaintyLib.app.sections import allow
+from MoBUncertaintyLib.app.sections import allow, shown
 from MoBUncertaintyLib.app.sections.export import ExportSection
 from MoBUncertaintyLib.app.sections.inputs import InputsSection
 from MoBUncertaintyLib.app.sections.overlay import OverlaySection
 from MoBUncertaintyLib.app.sections.review import ReviewSection
 from MoBUncertaintyLib.app.sections.run import RunSection, WorkButton, predictionSettings
-from MoBUncertaintyLib.app.sessions import hideOrphans, mapVolumes, showAlone
+from MoBUncertaintyLib.app.sessions import hideMisplaced, hideOrphans, mapVolumes, showAlone
 from MoBUncertaintyLib.errors import Cancelled, UserError
 
 
@@ -40,8 +42,12 @@ class Panel:
         self.parameters = None
         self.ensureReady = ensureReady
         self._work: WorkButton | None = None  # what the worker computes for
-        self._damaged = None  # the CT whose results cannot be shown: said once
-        self._watched = (None, 0)  # the CT whose transform is followed, and the observer's tag
+        self._refused = None  # the CT whose results cannot be shown, not tried again before it changes
+        self._said = ""  # why: said once
+        self._watched = (None, 0)  # the CT that results follow, and the observer's tag
+        self._changes = qt.QTimer()  # of that CT; looked at when all is done, since one act changes several nodes
+        self._changes.setInterval(0)
+        self._changes.timeout.connect(shown(self._onCtChanged))
         self.inputs = InputsSection(ui, logic.modelList, self.onDemo, self.onModel)
         self.run = RunSection(ui, self.onApply, self.onCancel)
         self.overlay = OverlaySection(ui)
@@ -80,6 +86,7 @@ class Panel:
     def close(self) -> None:
         """Let go of everything outside the panel."""
         self._watch(None)
+        self._changes.stop()
         self.review.cleanup()
 
     # What the user does
@@ -159,7 +166,7 @@ class Panel:
     # What comes back
 
     def _onResult(self, session) -> None:
-        self._damaged = None
+        self._refused = None
         seconds = sum(session.prediction["seconds"].values())
         self._finish(_("Done in {seconds} s.").format(seconds=max(1, round(seconds))))
         self.ui.inputsCollapsibleButton.collapsed = True  # room for the review
@@ -202,12 +209,13 @@ class Panel:
         self.export.setBusy(locked)
 
     def _show(self, ct) -> None:
+        session, refusal = None, None
         try:
-            session = self.logic.session(ct) if ct is not self._damaged or ct is None else None
+            session = self.logic.session(ct) if ct is not self._refused or ct is None else None
         except UserError as error:
-            self._damaged, session = ct, None
-            slicer.util.errorDisplay(str(error))
-        self._watch(ct if session else None)
+            self._refused, refusal = ct, str(error)
+            hideMisplaced(ct)
+        self._watch(ct)
         if session is not self.review.session or session is None:
             if session:
                 showAlone(ct)
@@ -215,18 +223,32 @@ class Panel:
             self.overlay.setSession(session)
             self.review.setSession(session)
             self.export.setSession(session)
+        if refusal and refusal != self._said:
+            slicer.util.errorDisplay(refusal)
+        self._said = refusal or ("" if session else self._said)
 
     def _watch(self, ct) -> None:
-        """Let the results follow the transform that the CT is put under."""
+        """Let the results follow the transform that the CT is put under, and notice when they no longer fit it."""
         node, tag = self._watched
         if ct is not node:
             if node:
                 node.RemoveObserver(tag)
-            event = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
-            self._watched = (ct, ct.AddObserver(event, self._onTransformed)) if ct else (None, 0)
+            # Of its place, its voxels, and which transform it is under.
+            self._watched = (ct, ct.AddObserver(vtk.vtkCommand.ModifiedEvent, self._onCtModified)) if ct else (None, 0)
 
-    def _onTransformed(self, ct, _event) -> None:
-        ResultScene(ct).followTransform()
+    def _onCtModified(self, ct, _event) -> None:
+        session = self.logic.sessions.opened(ct)
+        fits = session is not None and session.fits()
+        if fits:
+            session.results.followTransform()
+        if ct is self._refused or fits != (session is not None):
+            self._changes.start()
+
+    def _onCtChanged(self) -> None:
+        """Its results no longer fit it, or do so again."""
+        self._changes.stop()
+        self._refused = None
+        self.refresh()
 
     def _hideMaps(self, *_args) -> None:
         self.inputs.hide(mapVolumes())
@@ -244,6 +266,8 @@ class Panel:
     def _mayReplaceReview(self) -> bool:
         review = self.review.session.review if self.review.session else None
         lost = []
+        if review is None and ResultScene(self.parameters.ct).node("state.review"):
+            lost.append(_("The scene holds a review of this CT that cannot be shown now."))
         if review and review.signature:
             text, signature = _("The review of this CT was signed off by {name}, {time}."), review.signature
             lost.append(text.format(name=signature.name, time=f"{signature.time:%Y-%m-%d %H:%M}"))

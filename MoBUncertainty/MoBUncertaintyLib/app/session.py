@@ -6,6 +6,8 @@ scene that was saved.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +18,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from MoBUncertaintyLib.app.i18n import tr as _
 from MoBUncertaintyLib.app.names import regionTitle
-from MoBUncertaintyLib.app.nodes import ijkToRas, occupied
+from MoBUncertaintyLib.app.nodes import ijkToRas, isPlaced, occupied, shape
 from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec
 from MoBUncertaintyLib.appearance import REGION_COLOUR, readable
 from MoBUncertaintyLib.blocks import Box, hull
@@ -39,6 +41,17 @@ class Organ:
 
     value: int
     name: str
+
+
+def onItsCt(step: Callable) -> Callable:
+    """A step that would go wrong where the CT is not what was segmented; then it is a ReviewError instead."""
+
+    @functools.wraps(step)
+    def checked(session: ReviewSession, *args, **kwargs):
+        session.checkFit()
+        return step(session, *args, **kwargs)
+
+    return checked
 
 
 class ReviewSession:
@@ -85,8 +98,10 @@ class ReviewSession:
         """Go on with the review that the scene holds; begin one where a scene of the command line holds none yet.
 
         Raises:
-            ReviewError: What it holds is damaged, or belongs to another segmentation.
+            ReviewError: What it holds is damaged, or belongs to another segmentation or to the CT as it was.
         """
+        if not lieOnCt(results):
+            raise misfit(results.ctNode)
         begun, stored = results.node("state.review") is not None, results.state("review")
         if not results.state("prediction") or (begun and not stored):
             text = _("The scene has lost the review of {ct}; apply again.")
@@ -95,12 +110,10 @@ class ReviewSession:
             return cls.start(results, results.predicted(), results.regionLabels())
         review = Review.from_dict(stored, results.predicted(), results.regionLabels(), results.corrected())
         session = cls(results, review)
+        session.checkFit()
         session._mend()
         session._editing = session._masked()
-        if session.hasDrawn():  # saved amid an edit
-            session.finishEdit()
-        else:
-            session.cancelEdit()
+        session.settleEdit()  # saved amid it
         session._removeMask()  # of a region that is no more
         return session
 
@@ -138,8 +151,23 @@ class ReviewSession:
         """Whether all nodes are there still."""
         return areComplete(self.results)
 
+    def fits(self) -> bool:
+        """Whether CT and maps are still where the CT was segmented; if not, they may come back there."""
+        placed = isPlaced(self.ctNode, self.review.grid.matrix(), self.review.predicted.shape)
+        return placed and lieOnCt(self.results)
+
+    def checkFit(self) -> None:
+        """Refuse to go on with results that do not fit.
+
+        Raises:
+            ReviewError: The CT was moved or changed.
+        """
+        if not self.fits():
+            raise misfit(self.ctNode)
+
     # Steps of the review
 
+    @onItsCt
     def decide(self, regionId: str, verdict: Verdict, label: int | None = None) -> None:
         """Give a verdict; see `Review.decide`."""
         self._step(self.review.decide(regionId, verdict, label))
@@ -148,24 +176,29 @@ class ReviewSession:
         """Set a region's comment."""
         self._step(self.review.comment(regionId, text))
 
+    @onItsCt
     def undo(self) -> None:
         """Take the last step back."""
         self._step(self.review.undo())
 
+    @onItsCt
     def redo(self) -> None:
         """Take the last step again that was taken back."""
         self._step(self.review.redo())
 
+    @onItsCt
     def sign(self, name: str) -> None:
         """Sign off; see `Review.sign`."""
         self.review.sign(name)
         self._store()
 
+    @onItsCt
     def withdraw(self) -> None:
         """Take the signature back."""
         self.review.withdraw()
         self._store()
 
+    @onItsCt
     def setDoubt(self, threshold: float | None, smallest: float, measure: Measure | None = None) -> None:
         """Find the regions anew; those with a verdict or a comment stay.
 
@@ -183,17 +216,20 @@ class ReviewSession:
         self._showRegions()
         self._store()
 
+    @onItsCt
     def show(self, region: ReviewRegion | None) -> None:
         """Let all slice views jump to a region, zoom to it and mark it; None: no region is marked."""
         self.results.highlightRegion(region.label if region else None)
         if region:
             self.results.jumpTo(region.region.centroid_ras, region.region.extent_mm)
 
+    @onItsCt
     def strayEdits(self) -> int:
         """How many voxels of the segmentation were changed by other means than verdicts, in the Segment Editor say."""
         box = self._changeable()
         return int(np.count_nonzero(self.results.corrected()[box] != self.review.labels_in(box)))
 
+    @onItsCt
     def discardStrayEdits(self) -> None:
         """Let the segmentation be what the verdicts say."""
         box = self._changeable()
@@ -210,6 +246,7 @@ class ReviewSession:
 
     # Editing
 
+    @onItsCt
     def beginEdit(self, regionId: str):
         """Prepare the Segment Editor: it may draw inside the region only.
 
@@ -244,6 +281,7 @@ class ReviewSession:
         """Whether anything was drawn since `beginEdit`."""
         return self._editing is not None and self.strayEdits() > 0
 
+    @onItsCt
     def finishEdit(self) -> None:
         """Take what was drawn as the region's correction."""
         regionId, self._editing = self._editing, None
@@ -252,6 +290,14 @@ class ReviewSession:
             self._step(self.review.edit(regionId, self.results.corrected()))
             self.discardStrayEdits()  # drawn outside of the region, by an effect that does not heed the mask
 
+    def settleEdit(self) -> None:
+        """End an edit without having been told how: what was drawn is kept; to begin one is no verdict."""
+        if self.hasDrawn():
+            self.finishEdit()
+        else:
+            self.cancelEdit()
+
+    @onItsCt
     def cancelEdit(self) -> None:
         """Forget what was drawn."""
         regionId, self._editing = self._editing, None
@@ -369,6 +415,21 @@ def settingsOf(prediction: dict) -> RegionSettings:
 def hasVariance(prediction: dict) -> bool:
     """Whether a model has a predictive variance: without a covariance there is but the disagreement of tiles."""
     return prediction["provenance"].get("covariance") != Covariance.DETERMINISTIC
+
+
+def lieOnCt(results: ResultScene) -> bool:
+    """Whether a CT's maps have its voxels still; a transform that has not been hardened moves both."""
+    variance = results.node("variance")
+    return variance is None or isPlaced(results.ctNode, ijkToRas(variance), shape(variance))
+
+
+def misfit(ct) -> ReviewError:
+    """What the reader is told of a CT that has left its results."""
+    text = _(
+        "{ct} was moved or changed after it was segmented, so its results no longer fit it: take that back to go on"
+        " with the review, or apply again."
+    )
+    return ReviewError(text.format(ct=ct.GetName()))
 
 
 def areComplete(results: ResultScene) -> bool:

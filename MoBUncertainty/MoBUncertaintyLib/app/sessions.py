@@ -7,7 +7,7 @@ import slicer.util
 
 from MoBUncertaintyLib.app.nodes import CT_ROLE, ROLE_ATTRIBUTE
 from MoBUncertaintyLib.app.scene import ResultScene, findResults
-from MoBUncertaintyLib.app.session import ReviewSession, areComplete
+from MoBUncertaintyLib.app.session import ReviewSession, areComplete, lieOnCt
 
 CT_CLASS = "vtkMRMLScalarVolumeNode"  # label maps, vector and diffusion volumes are classes of their own
 
@@ -22,13 +22,15 @@ class Sessions:
         """The review of a CT; None if it has no results, or not all of them.
 
         Raises:
-            ReviewError: What the scene holds is damaged.
+            ReviewError: What the scene holds is damaged, or no longer fits the CT.
         """
         if ct is None or ct not in findResults(slicer.mrmlScene) or not areComplete(ResultScene(ct)):
             return None
         if ct.GetID() not in self._open:
             self._open[ct.GetID()] = ReviewSession.open(ResultScene(ct))
-        return self._open[ct.GetID()]
+        session = self._open[ct.GetID()]
+        session.checkFit()  # else it stays open: the CT may come back to where it was
+        return session
 
     def opened(self, ct) -> ReviewSession | None:
         """The review of a CT if it is open."""
@@ -60,9 +62,22 @@ def hideOrphans():
     for node in slicer.util.getNodesByClass("vtkMRMLDisplayableNode"):
         if node.GetAttribute(ROLE_ATTRIBUTE) and node.GetNodeReference(CT_ROLE) is None:
             node.SetDisplayVisibility(False)
-            for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
-                if composite.GetForegroundVolumeID() == node.GetID():
-                    composite.SetForegroundVolumeID(None)
+            _takeOffSlices(node)
+
+
+def hideMisplaced(ct) -> None:
+    """Take results out of the views that would lie beside the anatomy of their CT; `showAlone` brings them back."""
+    results = ResultScene(ct)
+    if not lieOnCt(results):
+        results.setVisible(False)
+        if results.node("shown"):
+            _takeOffSlices(results.node("shown"))
+
+
+def _takeOffSlices(volume) -> None:
+    for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        if composite.GetForegroundVolumeID() == volume.GetID():
+            composite.SetForegroundVolumeID(None)
 
 
 def defaultCt():

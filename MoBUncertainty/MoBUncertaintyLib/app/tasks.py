@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import slicer
 import slicer.util
 
 from MoBUncertaintyLib.app.i18n import tr as _
 from MoBUncertaintyLib.app.maps import MapKind
-from MoBUncertaintyLib.app.nodes import ijkToRas, shape
+from MoBUncertaintyLib.app.nodes import ijkToRas, isPlaced
 from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec
 from MoBUncertaintyLib.app.session import ReviewSession, hasVariance, settingsOf
 from MoBUncertaintyLib.appearance import readable
@@ -54,8 +53,7 @@ def showResult(ct, request: dict[str, Any], result: dict[str, Any]) -> ReviewSes
     """
     if ct.GetScene() is None:
         raise ImageError(_("The CT was removed while it was segmented; there is nothing to show."))
-    placed = np.allclose(ijkToRas(ct), request["ct"]["ijk_to_ras"])
-    if ct.GetImageData() is None or shape(ct) != result["segmentation"].shape or not placed:
+    if not isPlaced(ct, request["ct"]["ijk_to_ras"], result["segmentation"].shape):
         raise ImageError(_("The CT was changed while it was segmented, so the results do not fit it; apply again."))
     results = ResultScene(ct)
     try:

@@ -62,6 +62,7 @@ class ReviewSection:
         self._table.clear()
         self._offerOrgans(session.organs if session else [])
         if session:
+            self._settleEdit()  # one that the CT was moved away under
             self._offerMeasures()
             self._showDoubt()
         self.refresh()
@@ -79,10 +80,7 @@ class ReviewSection:
         """Keep a comment that is being typed, and what is being drawn."""
         if self._session and self._session.isComplete():
             self._onComment()
-            if self._session.hasDrawn():
-                self._finishEdit()
-            else:  # to open the editor is no verdict
-                self._onDiscard()
+            self._settleEdit()
             self._updateSurfaces()
 
     def refresh(self) -> None:
@@ -258,6 +256,13 @@ class ReviewSection:
         if self._session.editing:
             self._editor.hide()
             self._session.finishEdit()
+            self._changed()
+
+    def _settleEdit(self) -> None:
+        """Where the CT was moved meanwhile, nothing tells what was drawn: that waits until it is back."""
+        if self._session.editing and self._session.fits():
+            self._editor.hide()
+            self._session.settleEdit()
             self._changed()
 
     def _onDiscard(self, *_args) -> None:
