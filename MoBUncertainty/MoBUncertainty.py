@@ -129,7 +129,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
 
         self.logic = MoBUncertaintyLogic()
-        self.panel = Panel(self.ui, self.logic, lambda: ensureReady(TITLE))
+        self.panel = Panel(self.ui, self.logic, lambda formats=(): ensureReady(TITLE, formats))
 
         # These connections ensure that we update parameter node when scene is closed
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
@@ -498,7 +498,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
         else:
             widget.enter()
         ensureReady, reviewer = widget.panel.ensureReady, widget.ui.reviewerEdit.text
-        widget.panel.ensureReady = lambda: None
+        widget.panel.ensureReady = ignore
         widget.logic.client = self.standIn("normal")
         try:
             yield widget.logic, widget.ui

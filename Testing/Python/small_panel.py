@@ -29,7 +29,7 @@ def emptied(desktop) -> Iterator:
     desktop.scene.Clear(0)
     desktop.errors.clear()
     desktop.dialogs.clear()
-    desktop.widget.panel.ensureReady = lambda: None
+    desktop.widget.panel.ensureReady = lambda *_formats: None
     use_worker(desktop, "normal")
     desktop.process()
     yield desktop

@@ -371,11 +371,12 @@ def from_dicom(desktop, tmp_path, monkeypatch):
             return f"/dicom/{uid}.dcm"
 
     monkeypatch.setattr(slicer, "dicomDatabase", Database(), raising=False)
-    monkeypatch.setattr(desktop.widget.panel, "ensureReady", lambda *_: None)
     desktop.scene.Clear(0)
     small_panel.use_worker(desktop, "normal")
     small_panel.add_ct(desktop).SetAttribute("DICOM.instanceUIDs", "1 2")
-    small_panel.apply(desktop)
+    with monkeypatch.context() as patch:
+        patch.setattr(desktop.widget.panel, "ensureReady", lambda *_: None)
+        small_panel.apply(desktop)
     ui = desktop.ui
     ui.exportDirectoryEdit.currentPath = str(tmp_path)
     ui.reportCheckBox.checked = ui.segmentationCheckBox.checked = False

@@ -124,6 +124,59 @@ class TestRun:
         assert all(widget.enabled for widget in (ui.applyButton, ui.exportButton, ui.ctSelector, ui.includeButton))
         assert "MemoryError" in desktop.errors.pop()  # raised again, for Slicer's log
 
+    @pytest.mark.parametrize("name", ["applyButton", "exportButton"])
+    def test_nothing_else_can_be_begun_while_packages_are_installed(self, reviewed, tmp_path, name):
+        """Installing lets the application live on: a second click must not begin the same again."""
+        desktop, _ = reviewed
+        panel, ui = desktop.widget.panel, desktop.ui
+        ui.exportDirectoryEdit.currentPath = str(tmp_path)
+        asked, seen = [], []
+
+        def install(formats=()):
+            asked.append(formats)
+            desktop.process()
+            label = ui.statusLabel if name == "applyButton" else ui.exportStatusLabel
+            seen.append((label.text, ui.applyButton.enabled, ui.exportButton.enabled, ui.ctSelector.enabled))
+            ui.applyButton.click()
+            ui.exportButton.click()
+            panel.onApply()
+
+        panel.ensureReady = install
+        button = getattr(ui, name)
+        before = button.text
+        button.click()
+        assert asked == [() if name == "applyButton" else ["report", "segmentation"]]
+        assert seen == [("Installing what is missing...", False, False, False)]
+        assert button.text == "Cancel"
+        button.click()
+        assert not desktop.logic.busy
+        assert button.text == before
+        assert all(widget.enabled for widget in (ui.applyButton, ui.exportButton, ui.ctSelector))
+
+    @pytest.mark.parametrize("removed", ["scene", "ct", "results"])
+    @pytest.mark.parametrize("name", ["applyButton", "exportButton"])
+    def test_what_is_removed_while_packages_are_installed_is_not_worked_on(self, reviewed, tmp_path, name, removed):
+        desktop, session = reviewed
+        ui = desktop.ui
+        ui.exportDirectoryEdit.currentPath = str(tmp_path)
+
+        def install(_formats=()):
+            if removed == "scene":
+                desktop.scene.Clear(0)
+            else:
+                desktop.scene.RemoveNode(session.ctNode if removed == "ct" else session.results.node("variance"))
+            desktop.process()
+
+        desktop.widget.panel.ensureReady = install
+        getattr(ui, name).click()
+        label = ui.statusLabel if name == "applyButton" else ui.exportStatusLabel
+        assert label.text.startswith("The CT or its results were changed or removed meanwhile")
+        assert desktop.dialogs == []
+        assert not desktop.logic.busy
+        assert (ui.applyButton.text, ui.exportButton.text) == ("Apply", "Export")
+        assert ui.ctSelector.enabled
+        assert list(tmp_path.iterdir()) == []
+
     def test_what_is_quoted_is_shown_as_it_is(self, desktop):
         import qt
 

@@ -152,7 +152,7 @@ class TestInputs:
     def test_declining_the_installation_changes_nothing(self, desktop):
         from MoBUncertaintyLib.errors import Cancelled
 
-        def decline():
+        def decline(*_formats):
             raise Cancelled("Nothing was installed.")
 
         add_ct(desktop)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import chain, count
@@ -33,15 +33,17 @@ class Panel:
     Args:
         ui: The widgets of the .ui file.
         logic: The module's logic.
-        ensureReady: Installs what is missing, after asking; raises a UserError where the module cannot compute.
+        ensureReady: Installs what is missing for an export in some formats or, without any, for a segmentation, after
+            asking; raises a UserError where that cannot be.
     """
 
-    def __init__(self, ui, logic, ensureReady: Callable[[], None]) -> None:
+    def __init__(self, ui, logic, ensureReady: Callable[..., None]) -> None:
         self.ui = ui
         self.logic = logic
         self.parameters = None
         self.ensureReady = ensureReady
         self._work: WorkButton | None = None  # what the worker computes for
+        self._installing = False
         self._refused = None  # the CT whose results cannot be shown, not tried again before it changes
         self._said = ""  # why: said once
         self._watched = (None, 0)  # the CT that results follow, and the observer's tag
@@ -111,16 +113,13 @@ class Panel:
 
     def onApply(self) -> None:
         """Start the computation."""
-        self.review.leave()
-        try:
-            self.ensureReady()
-        except Cancelled as declined:
-            self.run.work.say(str(declined))
+        work = self.run.work
+        if not self._makeReady(work):
             return
+        self.review.leave()
         if not self._mayReplaceReview():
             return
         settings = predictionSettings(self.parameters, mirror=self.ui.mirrorCheckBox.enabled)
-        work = self.run.work
         with self._begin(work, _("Handing over the CT...")):
             self.ui.reviewCollapsibleButton.enabled = False  # what was decided meanwhile would be lost
             self.logic.run(
@@ -141,11 +140,13 @@ class Panel:
 
     def onExport(self, folder: Path, formats: list[str], patientFields: bool) -> None:
         """Start the export into a new folder of its own."""
+        work = self.export.work
+        if not self._makeReady(work, formats):
+            return
         self.review.leave()
         if not self.review.settleStrayEdits():
             return
         ct = self.parameters.ct
-        work = self.export.work
         with self._begin(work, _("Handing over the review...")):
             self.logic.export(
                 ct,
@@ -181,6 +182,31 @@ class Panel:
         slicer.util.errorDisplay(message, detailedText=details)
 
     # Inside
+
+    def _makeReady(self, work: WorkButton, formats: Collection[str] = ()) -> bool:
+        """Install what is missing; says whether to go on.
+
+        That lets the application live on, so nothing else can be begun meanwhile, and what is to be worked on may be
+        gone when it is done.
+        """
+        if self._work or self._installing:
+            return False
+        ct, session = self.parameters.ct, self.review.session
+        text = ""
+        self._installing = True
+        self._lock(True)
+        work.say(_("Installing what is missing..."))
+        try:
+            self.ensureReady(formats)
+            if self.parameters is None or self.parameters.ct is not ct or self.review.session is not session:
+                text = _("The CT or its results were changed or removed meanwhile, so nothing was begun; try again.")
+        except Cancelled as declined:
+            text = str(declined)
+        finally:
+            self._installing = False
+            self._lock(False)
+            work.say(text)
+        return not text
 
     @contextmanager
     def _begin(self, work: WorkButton, text: str) -> Iterator[None]:
@@ -254,6 +280,8 @@ class Panel:
         self.inputs.hide(mapVolumes())
 
     def _whyNotApply(self) -> str | None:
+        if self._installing:
+            return _("Wait until what is missing is installed.")
         if self._work:
             return _("Wait for the export to finish.")
         ct, model = self.parameters and self.parameters.ct, self.inputs.model

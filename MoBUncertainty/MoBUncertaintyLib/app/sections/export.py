@@ -9,11 +9,9 @@ from pathlib import Path
 import qt
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.app.installation import ensureReady
 from MoBUncertaintyLib.app.sections import allow
 from MoBUncertaintyLib.app.sections.run import WorkButton
 from MoBUncertaintyLib.app.tasks import dicomFiles
-from MoBUncertaintyLib.errors import Cancelled
 
 
 class ExportSection:
@@ -99,11 +97,6 @@ class ExportSection:
     def _onClicked(self) -> None:
         self._ui.exportDirectoryEdit.addCurrentPathToHistory()
         folder = Path(self._ui.exportDirectoryEdit.currentPath)
-        try:
-            ensureReady(_("MoB Uncertainty"), self._chosen())
-        except Cancelled as declined:
-            self.work.say(str(declined))
-            return
         self._onExport(folder, self._chosen(), self._ui.patientFieldsCheckBox.checked)
 
 
