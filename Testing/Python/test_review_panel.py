@@ -178,6 +178,20 @@ class TestReview:
         assert statuses(desktop)[0] == "Edited"
         assert (session.review.labels_in(region.box)[region.mask] == 1).all()
 
+    def test_undo_in_the_editor_leads_back_to_the_start_of_the_edit_and_no_farther(self, reviewed):
+        import slicer
+
+        desktop, _ = reviewed
+        ui = desktop.ui
+        ui.editButton.click()
+        editor = ui.segmentEditorPlace.findChild(slicer.qMRMLSegmentEditorWidget)
+        editor.history.append("before the first stroke")
+        ui.editButton.click()
+        ui.nextButton.click()
+        ui.editButton.click()
+        assert editor.history == []
+        ui.discardEditButton.click()
+
     def test_a_comment_stays_with_its_region_though_the_field_keeps_the_keyboard(self, reviewed, monkeypatch):
         desktop, session = reviewed
         ui = desktop.ui

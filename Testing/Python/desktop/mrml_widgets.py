@@ -198,12 +198,17 @@ class _SegmentsTableView(qt.QWidget):
 
 
 class qMRMLSegmentEditorWidget(qt.QWidget):
-    """Holds what the Segment Editor would show; a test paints through the segmentation node."""
+    """Holds what the Segment Editor would show; a test paints through the segmentation node.
+
+    Attributes:
+        history: What Undo leads back to; a test adds to it as it paints.
+    """
 
     def __init__(self, parent=None):
         super().__init__(parent)
         self._scene = self._editorNode = None
         self._effect = ""
+        self.history: list = []
         column = qt.QVBoxLayout(self)
         column.addWidget(qt.QLabel("Segment Editor"))
         table = _SegmentsTableView(self)
@@ -233,6 +238,12 @@ class qMRMLSegmentEditorWidget(qt.QWidget):
 
     def uninstallKeyboardShortcuts(self) -> None:
         self._shortcuts = False
+
+    def _setUndoEnabled(self, enabled: bool) -> None:
+        if enabled:
+            self.history.clear()
+
+    undoEnabled = property(lambda self: True, _setUndoEnabled)
 
     def setActiveEffectByName(self, name: str) -> None:
         self._effect = name

@@ -29,6 +29,7 @@ class RegionEditor:
         widget = self._widget
         widget.setMRMLScene(editorNode.GetScene())
         widget.setMRMLSegmentEditorNode(editorNode)
+        widget.undoEnabled = True  # its setter forgets the edits before, which Undo would take back in their regions
         self._place.visible = True
         table = slicer.util.findChild(widget, "SegmentsTableView")
         table.setHideSegments([MASK_SEGMENT])  # to draw in that one is not meant
