@@ -192,6 +192,25 @@ class TestReview:
         assert editor.history == []
         ui.discardEditButton.click()
 
+    def test_no_key_limits_drawing_to_some_grey_values(self, reviewed):
+        """The panel hides the Segment Editor's intensity mask, whose key is that of Include."""
+        from PySide6.QtCore import Qt
+        from PySide6.QtTest import QTest
+
+        from MoBUncertaintyLib.app.session import EDITOR_TAG
+
+        desktop, session = reviewed
+        desktop.window.activateWindow()
+        desktop.ui.editButton.click()
+        editor = desktop.scene.GetSingletonNode(EDITOR_TAG, "vtkMRMLSegmentEditorNode")
+        for _ in range(3):
+            QTest.keyClick(desktop.window, Qt.Key_I)
+            assert not editor.GetSourceVolumeIntensityMask()
+        assert session.editing
+        desktop.ui.discardEditButton.click()
+        QTest.keyClick(desktop.window, Qt.Key_I)
+        assert statuses(desktop)[0] == "Included"
+
     def test_a_comment_stays_with_its_region_though_the_field_keeps_the_keyboard(self, reviewed, monkeypatch):
         desktop, session = reviewed
         ui = desktop.ui

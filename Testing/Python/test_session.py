@@ -192,6 +192,12 @@ class TestEdit:
         assert editor.GetSourceVolumeNode() is session.ctNode
         assert not segmentation.GetDisplayNode().GetSegmentVisibility(editor.GetMaskSegmentID())
 
+    def test_the_editor_draws_on_all_grey_values(self, session):
+        editor = session.beginEdit(session.review.regions[0].region_id)
+        editor.SetSourceVolumeIntensityMask(True)  # as an earlier version let the key I do
+        session.cancelEdit()
+        assert not session.beginEdit(session.review.regions[0].region_id).GetSourceVolumeIntensityMask()
+
     def test_what_is_drawn_in_the_region_is_kept_and_no_more(self, session):
         region = session.review.regions[2]
         session.beginEdit(region.region_id)

@@ -379,6 +379,7 @@ class ReviewSession:
         editor.SetSelectedSegmentID(f"Segment_{wanted}")
         editor.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment)
         editor.SetMaskSegmentID(MASK_SEGMENT)
+        editor.SetSourceVolumeIntensityMask(False)  # the panel does not show whether it is on
         editor.SetOverwriteMode(slicer.vtkMRMLSegmentEditorNode.OverwriteVisibleSegments)
         return editor
 

@@ -207,7 +207,7 @@ class qMRMLSegmentEditorWidget(qt.QWidget):
     def __init__(self, parent=None):
         super().__init__(parent)
         self._scene = self._editorNode = None
-        self._effect = ""
+        self._effect, self._shortcut = "", None
         self.history: list = []
         column = qt.QVBoxLayout(self)
         column.addWidget(qt.QLabel("Segment Editor"))
@@ -234,10 +234,18 @@ class qMRMLSegmentEditorWidget(qt.QWidget):
         self._observes = False
 
     def installKeyboardShortcuts(self) -> None:
-        self._shortcuts = True
+        """Of Slicer's many, the one that the review's own keys meet."""
+        self.uninstallKeyboardShortcuts()
+        self._shortcut = qt.QShortcut(qt.QKeySequence("I"), slicer.util.mainWindow())
+        self._shortcut.activated.connect(self._toggleIntensityMask)
 
     def uninstallKeyboardShortcuts(self) -> None:
-        self._shortcuts = False
+        if self._shortcut:
+            self._shortcut.setParent(None)
+            self._shortcut = None
+
+    def _toggleIntensityMask(self) -> None:
+        self._editorNode.SetSourceVolumeIntensityMask(not self._editorNode.GetSourceVolumeIntensityMask())
 
     def _setUndoEnabled(self, enabled: bool) -> None:
         if enabled:

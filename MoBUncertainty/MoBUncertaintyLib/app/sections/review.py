@@ -148,7 +148,9 @@ class ReviewSection:
             (ui.previousButton, self._onPrevious, "P", False),
             (ui.nextButton, self._onNext, "N", False),
             (ui.acceptButton, self._onAccept, "A", False),
-            (ui.includeButton, self._onInclude, "I", False),
+            # While editing too, when it does nothing: the Segment Editor's I, which would limit drawing to a range of
+            # grey values out of sight, then is ambiguous, and an ambiguous key does nothing there.
+            (ui.includeButton, self._onInclude, "I", None),
             (ui.excludeButton, self._onExclude, "X", False),
             (ui.editButton, self._onEdit, "E", None),
             (ui.undoButton, self._onUndo, "Ctrl+Z", False),
