@@ -178,6 +178,21 @@ class TestReview:
         assert statuses(desktop)[0] == "Edited"
         assert (session.review.labels_in(region.box)[region.mask] == 1).all()
 
+    @pytest.mark.parametrize("cancelled", [True, False])
+    def test_edit_does_not_look_pressed_when_nothing_is_edited(self, reviewed, cancelled):
+        import qt
+
+        desktop, session = reviewed
+        ui = desktop.ui
+        if cancelled:
+            session.results.updateSegmentation(np.s_[0:2, 0:2, 0:2], np.ones((2, 2, 2), np.uint8))
+            desktop.answer(qt.QMessageBox.Cancel)
+        ui.editButton.click()
+        assert bool(session.editing) is not cancelled
+        ui.discardEditButton.click()
+        assert not ui.editButton.isChecked()
+        assert ui.editButton.text == "Edit"
+
     def test_undo_in_the_editor_leads_back_to_the_start_of_the_edit_and_no_farther(self, reviewed):
         import slicer
 
