@@ -193,6 +193,21 @@ class TestReview:
         assert not ui.editButton.isChecked()
         assert ui.editButton.text == "Edit"
 
+    def test_a_region_without_a_selected_row_gets_no_verdict(self, reviewed):
+        """Ctrl+click on the selected row would take the selection away, and the buttons would act on it still."""
+        from PySide6.QtCore import Qt
+        from PySide6.QtTest import QTest
+
+        desktop, _ = reviewed
+        table = desktop.ui.regionsTable
+        desktop.ui.nextButton.click()
+        place = table.visualItemRect(table.item(1, 2)).center()
+        QTest.mouseClick(table.viewport(), Qt.LeftButton, Qt.ControlModifier, place)
+        desktop.process()
+        assert [index.row() for index in table.selectionModel().selectedRows()] == [1]
+        desktop.ui.excludeButton.click()
+        assert statuses(desktop) == ["To review", "Excluded", "To review"]
+
     def test_undo_in_the_editor_leads_back_to_the_start_of_the_edit_and_no_farther(self, reviewed):
         import slicer
 

@@ -69,9 +69,7 @@ class RegionTable:
         row = self._row(regionId)
         if row is None:
             return
-        blocked = self._table.blockSignals(True)
-        self._table.selectRow(row)
-        self._table.blockSignals(blocked)
+        self._selectRow(row)
         self._selectedId = regionId
         self._onSelected()
 
@@ -91,6 +89,13 @@ class RegionTable:
         if rows:
             self._selectedId = self._regions[rows[0].row()].region_id
             self._onSelected()
+        elif self.selected:  # a click may take the selection away, but what is reviewed stays the same
+            self._selectRow(self._row(self._selectedId))
+
+    def _selectRow(self, row: int) -> None:
+        blocked = self._table.blockSignals(True)
+        self._table.selectRow(row)
+        self._table.blockSignals(blocked)
 
     def _setUpHeader(self) -> None:
         titles = {
