@@ -265,7 +265,8 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         """
         from MoBUncertaintyLib.app.client import WorkerClient
 
-        return WorkerClient(shutil.which("PythonSlicer") or "PythonSlicer", arguments=arguments)
+        program = shutil.which("PythonSlicer") or "PythonSlicer"
+        return WorkerClient(program, arguments=arguments, folder=slicer.app.temporaryPath)
 
     @property
     def busy(self) -> bool:

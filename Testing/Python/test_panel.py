@@ -294,6 +294,23 @@ class TestRun:
         assert session.review.signature
 
 
+def test_volumes_are_handed_over_in_slicers_own_temporary_folder(desktop, tmp_path, monkeypatch):
+    """Which users move to a disk with room, and which may have been cleared away meanwhile."""
+    import slicer
+
+    from MoBUncertaintyLib.app import client as room
+
+    folder = tmp_path / "cleared away"
+    monkeypatch.setattr(slicer.app, "temporaryPath", str(folder))
+    monkeypatch.setattr(room, "WorkerProcess", lambda *arguments: made.append(arguments[-1]) or 1 / 0)
+    made = []
+    client = desktop.logic.newClient("-c", "pass")
+    with pytest.raises(ZeroDivisionError):
+        client.request({})
+    assert made == [str(folder)]
+    assert folder.is_dir()
+
+
 def test_the_modules_own_test_passes(desktop, tmp_path, monkeypatch):
     """What ctest runs in Slicer; `PythonSlicer` is this Python."""
     import MoBUncertainty

@@ -49,7 +49,8 @@ class WorkerClient:
         heartbeatLimit: Seconds of silence after which the worker counts as hung. Loading torch from a slow disk can
             silence it for half a minute.
         progressLimit: Seconds without progress after which it counts as stuck.
-        folder: Where the worker's private folders are made; None: the system's place for temporary files.
+        folder: Where the worker's private folders are made, itself made if need be; None: the system's place for
+            temporary files.
     """
 
     def __init__(
@@ -135,6 +136,8 @@ class WorkerClient:
         self._processes = []
 
     def _startProcess(self) -> None:
+        if self._folder:
+            os.makedirs(self._folder, exist_ok=True)
         self._process = WorkerProcess(
             self._python, self._arguments, self._environment, self._onEvent, self._onEnd, self._folder
         )
