@@ -1,5 +1,6 @@
 import importlib.util
 import shutil
+import sys
 import time
 import traceback
 import unittest
@@ -149,6 +150,15 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.setParameterNode(None)
             self.logic.close()
         self.removeObservers()
+
+    def onReload(self) -> None:
+        """Called when a developer reloads the module: its library is loaded anew too, which Slicer does not do."""
+        # Slicer does so as well, but after it has loaded the new code, which the old panel must not meet. Twice does no
+        # harm.
+        self.cleanup()
+        for name in [name for name in sys.modules if name.partition(".")[0] == "MoBUncertaintyLib"]:
+            del sys.modules[name]
+        super().onReload()
 
     def enter(self) -> None:
         """Called each time the user opens this module."""

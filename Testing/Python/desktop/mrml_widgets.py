@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import ctk
 import qt
 import slicer
@@ -35,6 +37,13 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
 
     def self(self):
         return self.python
+
+    def reload(self) -> None:
+        """Make the Python object anew, of the code that the module has now."""
+        name = type(self.python).__name__
+        self.python = getattr(sys.modules[type(self.python).__module__], name)(self)
+        setattr(slicer.modules, name, self.python)
+        self.python.setup()
 
 
 def _option(name: str, kind: type) -> Property:

@@ -45,6 +45,9 @@ class ScriptedLoadableModuleWidget:
     def cleanup(self):
         pass
 
+    def onReload(self):
+        slicer.util.reloadScriptedModule(self.moduleName)
+
     def _onModuleAboutToBeUnloaded(self, moduleName):
         if moduleName == self.moduleName:
             self.cleanup()
