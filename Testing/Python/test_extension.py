@@ -13,6 +13,7 @@ import sys
 import tomllib
 from pathlib import Path
 from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -376,3 +377,37 @@ def test_icons_are_what_the_projects_script_draws(monkeypatch: pytest.MonkeyPatc
         with Image.open(RESOURCES / "Icons" / f"{name}.png") as stored:
             assert stored.size == drawn.size
             assert np.abs(np.asarray(stored, float) - np.asarray(drawn, float)).mean() < 1
+
+
+# The panel
+
+
+PANEL = ElementTree.parse(RESOURCES / "UI" / f"{NAME}.ui").getroot()
+SAYS_NOTHING = {"QWidget", "QLabel", "qMRMLWidget"}
+
+
+def text_of(widget: ElementTree.Element, name: str) -> str:
+    """A property of a widget, "" where it is not set."""
+    return "".join(widget.findtext(f"property[@name='{name}']/{kind}", "") for kind in ("string", "cstring", "bool"))
+
+
+def test_every_control_has_a_name_for_screen_readers() -> None:
+    """Its own text, the caption whose buddy it is, or a name of its own."""
+    widgets = {widget.get("name"): widget for widget in PANEL.iter("widget")}
+    captioned = {text_of(widget, "buddy") for widget in widgets.values()} - {""}
+    assert captioned <= widgets.keys()
+    named = captioned | {
+        name for name, widget in widgets.items() if text_of(widget, "text") or text_of(widget, "accessibleName")
+    }
+    assert {name for name, widget in widgets.items() if widget.get("class") not in SAYS_NOTHING} - named == set()
+
+
+def test_every_caption_leads_to_its_control() -> None:
+    captions = [widget for widget in PANEL.iter("widget") if widget.get("name").endswith("Caption")]
+    assert captions
+    assert [widget.get("name") for widget in captions if not text_of(widget, "buddy")] == []
+
+
+def test_the_tab_key_leaves_the_table() -> None:
+    (table,) = PANEL.iterfind(".//widget[@class='QTableWidget']")
+    assert text_of(table, "tabKeyNavigation") == "false"
