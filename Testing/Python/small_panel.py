@@ -71,3 +71,21 @@ def statuses(desktop) -> list[str]:
     """What the table says of each region."""
     table = desktop.ui.regionsTable
     return [table.item(row, 1).text() for row in range(table.rowCount)]
+
+
+def shown(desktop) -> list:
+    """The CTs whose results the views show; all views show the same CT."""
+    from MoBUncertaintyLib.app.nodes import nodesByClass
+    from MoBUncertaintyLib.app.scene import ResultScene, findResults
+
+    found = []
+    for ct in findResults(desktop.scene):
+        results = ResultScene(ct)
+        visible = {results.node(role).GetDisplayNode().GetVisibility() for role in ("segmentation", "regions")}
+        visible.add(results.node("surface").GetDisplayNode().GetVisibility())
+        assert len(visible) == 1
+        found += [ct] * visible.pop()
+    for view in nodesByClass(desktop.scene, "vtkMRMLSliceCompositeNode"):
+        assert [view.GetBackgroundVolumeID()] == [ct.GetID() for ct in found]
+        assert view.GetForegroundVolumeID() == ResultScene(found[0]).node("shown").GetID()
+    return found

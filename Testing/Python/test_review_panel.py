@@ -4,34 +4,9 @@ import numpy as np
 import pytest
 
 import small_panel
-from small_panel import MATRIX, SHAPE, add_ct, apply, statuses
+from small_panel import MATRIX, SHAPE, add_ct, apply, shown, statuses
 
 pytestmark = pytest.mark.own_process
-
-
-def shown(desktop) -> list:
-    """The CTs whose results the views show; all views show the same CT."""
-    from MoBUncertaintyLib.app.nodes import nodesByClass
-    from MoBUncertaintyLib.app.scene import ResultScene, findResults
-
-    found = []
-    for ct in findResults(desktop.scene):
-        results = ResultScene(ct)
-        visible = {results.node(role).GetDisplayNode().GetVisibility() for role in ("segmentation", "regions")}
-        visible.add(results.node("surface").GetDisplayNode().GetVisibility())
-        assert len(visible) == 1
-        found += [ct] * visible.pop()
-    for view in nodesByClass(desktop.scene, "vtkMRMLSliceCompositeNode"):
-        assert [view.GetBackgroundVolumeID()] == [ct.GetID() for ct in found]
-        assert view.GetForegroundVolumeID() == ResultScene(found[0]).node("shown").GetID()
-    return found
-
-
-def composites(desktop) -> list:
-    """What the slice views show."""
-    from MoBUncertaintyLib.app.nodes import nodesByClass
-
-    return nodesByClass(desktop.scene, "vtkMRMLSliceCompositeNode")
 
 
 class TestReview:
@@ -259,88 +234,6 @@ class TestReview:
         session.ctNode.SetAndObserveTransformNodeID(transform.GetID())
         for role in ("segmentation", "variance", "regions"):
             assert session.results.node(role).GetTransformNodeID() == transform.GetID()
-
-    def test_a_ct_that_is_hardened_alone_takes_its_results_out_of_the_views_until_it_is_back(self, reviewed):
-        """The maps would lie beside the anatomy: they are not taken from under the transform, and not shown."""
-        import slicer.util
-
-        desktop, session = reviewed
-        ui, results = desktop.ui, session.results
-        ui.includeButton.click()
-        said = session.review.to_dict()
-        ui.commentEdit.text = "Vessel"
-        transform = desktop.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
-        matrix = np.eye(4)
-        matrix[:3, 3] = 15, 0, 0
-        transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
-        session.ctNode.SetAndObserveTransformNodeID(transform.GetID())
-        session.ctNode.HardenTransform()
-        desktop.process()
-        (dialog,) = desktop.dialogs
-        assert dialog.text.startswith("CT was moved or changed after it was segmented")
-        assert results.node("variance").GetTransformNodeID() == transform.GetID()
-        assert ui.regionsTable.rowCount == 0
-        assert not any(widget.enabled for widget in (ui.includeButton, ui.nextButton, ui.exportButton, ui.mapSelector))
-        assert not results.node("segmentation").GetDisplayNode().GetVisibility()
-        assert not any(view.GetForegroundVolumeID() for view in composites(desktop))
-
-        matrix[:3, 3] *= -1
-        transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
-        session.ctNode.SetAndObserveTransformNodeID(transform.GetID())
-        session.ctNode.HardenTransform()
-        desktop.process()
-        assert len(desktop.dialogs) == 1
-        assert desktop.logic.session(session.ctNode) is session
-        assert results.node("variance").GetTransformNodeID() is None
-        assert shown(desktop) == [session.ctNode]
-        assert statuses(desktop)[0] == "Included"
-        assert session.review.regions[0].comment == "Vessel"
-        said["regions"][0]["comment"] = "Vessel"
-        assert session.review.to_dict() == said
-
-    @pytest.mark.parametrize("drawn", [True, False])
-    def test_a_ct_that_is_moved_amid_an_edit_loses_nothing_of_it(self, reviewed, drawn):
-        desktop, session = reviewed
-        region = session.review.regions[0]
-        desktop.ui.editButton.click()
-        if drawn:
-            session.results.updateSegmentation(region.box, np.ones(region.mask.shape, np.uint8))
-        origin = session.ctNode.GetOrigin()
-        session.ctNode.SetOrigin(100, 0, 0)
-        desktop.process()
-        assert len(desktop.dialogs) == 1
-        assert desktop.ui.segmentEditorPlace.isHidden()
-        session.ctNode.SetOrigin(origin)
-        desktop.process()
-        assert session.editing is None
-        assert desktop.ui.editButton.text == "Edit"
-        assert statuses(desktop)[0] == ("Edited" if drawn else "To review")
-        assert list(session.results.node("segmentation").GetSegmentation().GetSegmentIDs()) == ["Segment_1"]
-
-    def test_a_ct_with_other_voxels_can_be_segmented_again_after_a_question(self, reviewed):
-        import qt
-        import slicer.util
-
-        desktop, session = reviewed
-        desktop.ui.includeButton.click()
-        ct = session.ctNode
-        slicer.util.updateVolumeFromArray(ct, np.zeros([size + 2 for size in SHAPE], np.int16))
-        ct.SetOrigin(100, 0, 0)
-        desktop.process()
-        desktop.answer(qt.QMessageBox.Cancel)
-        desktop.ui.applyButton.click()
-        moved, question = desktop.dialogs
-        assert "moved or changed" in moved.text
-        assert "cannot be shown" in question.text
-        assert session.results.state("review")["regions"][0]["verdict"] == "include"
-        desktop.answer(qt.QMessageBox.Ok)
-        apply(desktop)
-        again = desktop.logic.session(ct)
-        assert again is not session
-        assert again.review.predicted.shape == tuple(size + 2 for size in SHAPE)
-        assert np.array_equal(again.results.corrected(), again.review.predicted)
-        assert statuses(desktop) == ["To review"] * 3
-        assert shown(desktop) == [ct]
 
     def test_results_of_a_ct_that_is_removed_are_not_shown_and_no_cts(self, reviewed):
         from MoBUncertaintyLib.app.nodes import nodesByClass
