@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 
 from mob_training.split import Split, read_subjects
-from mob_training.workflow import FOLDER
 from MoBUncertaintyLib.errors import SettingsError
 
 NAMES = [f"c{i}" for i in range(20)]
@@ -73,7 +73,7 @@ def test_subjects_are_read(tmp_path):
 
 
 def test_subjects_of_the_hippocampus_fill_its_split():
-    subjects = read_subjects(FOLDER / "config" / "hippocampus_subjects.csv")
+    subjects = read_subjects(Path("hippocampus_subjects.csv"))
     parts = Split(validation=30, test=50).assign(list(subjects), subjects)
     assert [len(parts[part]) for part in ("train", "val", "test")] == [120, 30, 50]
     assert len({subjects[name] for name in parts["test"]}) == 39

@@ -143,6 +143,14 @@ def test_another_date_of_the_data_is_no_reason_to_train_anew(tmp_path):
     assert "convert" in run(config, tmp_path / "w", "--dry-run", "--forcerun", "convert", "--", converted)
 
 
+def test_where_the_repository_lies_is_no_reason_to_train_anew(tmp_path):
+    """A path in what tells one job from another would make another clone begin again."""
+    printed = run(CONFIGS["hippocampus"], tmp_path, "--dry-run", "--printshellcmds", "--config", f"data={tmp_path}")
+    assert "--subjects hippocampus_subjects.csv" in printed
+    commands = [line for line in printed.splitlines() if "mob_training.cli" in line]
+    assert commands and not any(str(FOLDER) in line for line in commands)
+
+
 def test_data_that_are_not_there_are_named_before_anything_starts(tmp_path):
     with pytest.raises(AssertionError, match=r"data: there is no folder .*none; see --config data=FOLDER"):
         run(CONFIGS["hippocampus"], tmp_path, "--dry-run", "--config", "data=none")

@@ -24,7 +24,11 @@ Fold = Annotated[int, typer.Option(help="Fold of the data set's split.")]
 Test = Annotated[int | None, typer.Option(min=0, help="Cases kept aside for testing; a fifth if not given.")]
 Validation = Annotated[int | None, typer.Option(min=1, help="Cases that choose the best epoch; a fifth of the rest.")]
 Subjects = Annotated[
-    Path | None, typer.Option(help="CSV file with the columns case,subject: cases of one subject stay together.")
+    Path | None,
+    typer.Option(
+        help="CSV file with the columns case,subject, or the name of one beside the workflow's configs: cases of one "
+        "subject stay together."
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint of the same settings.")]
 

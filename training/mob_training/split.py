@@ -12,6 +12,8 @@ import numpy as np
 
 from MoBUncertaintyLib.errors import SettingsError
 
+SHIPPED = Path(__file__).parents[1] / "workflow" / "config"
+
 
 @dataclass(frozen=True)
 class Split:
@@ -80,11 +82,17 @@ def _fill(size: int, groups: Sequence[list[str]]) -> tuple[list[str], list[list[
 def read_subjects(path: Path) -> dict[str, str]:
     """The subject of each case, from a CSV file with the columns `case` and `subject`.
 
+    Args:
+        path: The file, or the name of one that lies beside the workflow's configs.
+
     Raises:
         SettingsError: It cannot be read, or has no such columns.
     """
+    shipped, path = SHIPPED / path, Path(path)
+    if shipped.is_file() and not path.exists():
+        path = shipped
     try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             return {row["case"]: row["subject"] for row in csv.DictReader(file) if row["subject"]}
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}.") from None

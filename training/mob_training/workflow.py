@@ -210,12 +210,6 @@ def option_line(options: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
-def subjects_file(name: str) -> Path:
-    """The file of a data set's `subjects`: a path, or the name of one that lies beside the shipped configs."""
-    shipped = FOLDER / "config" / name
-    return shipped if shipped.is_file() and not Path(name).exists() else Path(name)
-
-
 def region_line(run: PlannedRun) -> str:
     """Options that state what counts as a doubtful region, `--region depth_mm=1 ...`."""
     return " ".join(f"--region {name}={number}" for name, number in run.regions.items())
