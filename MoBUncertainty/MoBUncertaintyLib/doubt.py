@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
-from scipy import ndimage, special
+from scipy import ndimage
 
 from MoBUncertaintyLib.blocks import BlockGrid, Box
 from MoBUncertaintyLib.errors import ImageError
@@ -188,8 +188,8 @@ def voxel_doubt(measure: Measure, probability: Sequence[np.ndarray], variance: S
         return np.maximum.reduce(variance)
     if measure is Measure.BERNOULLI:
         return np.maximum.reduce([p * (1 - p) for p in probability])
-    background = 1 - sum(probability[1:], probability[0])
-    return sum(special.entr(np.clip(p, 0, 1)) for p in (*probability, background))
+    background = np.clip(1 - sum(probability[1:], probability[0]), 0, 1)
+    return -sum(p * np.log(np.maximum(p, np.float32(1e-12))) for p in (*probability, background))  # 0 ln 0 is 0
 
 
 def bounding_box(shadows: Sequence[np.ndarray], margin: np.ndarray) -> Box:

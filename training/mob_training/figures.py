@@ -19,8 +19,8 @@ from mob_training.metrics import BINS
 from mob_training.runs import ORDER, Run
 from mob_training.scoreboard import BOX_MARGIN_MM, DICE, ECE, NLL
 from MoBUncertaintyLib.appearance import readable
+from MoBUncertaintyLib.region_settings import MEASURE_NAMES, Measure
 
-NAMES = {"variance": "predictive variance", "bernoulli": "p (1 − p)", "entropy": "entropy (nats)"}
 KINDS = {"error": "of all error", "thick_error": "of the error thicker than one voxel"}
 COLOURS = {"variance": "#c2410c", "bernoulli": "#1d4ed8"}
 
@@ -67,7 +67,12 @@ def draw_error_caught(scores: dict, path: Path, most: int = curves.MOST_REGIONS)
             n = np.arange(most + 1)
             low, high = np.percentile(shares, (25, 75), axis=0)
             count = np.median([one["regions"] for one in found])
-            axes.plot(n, shares.mean(axis=0), color=colour, label=f"{NAMES[measure]} (median {count:g} regions)")
+            axes.plot(
+                n,
+                shares.mean(axis=0),
+                color=colour,
+                label=f"{MEASURE_NAMES[Measure(measure)]} (median {count:g} regions)",
+            )
             axes.fill_between(n, low, high, color=colour, alpha=0.12, linewidth=0)
         axes.set(xlim=(0, most), ylim=(0, 1), xlabel="regions looked at, most doubtful first", title=f"Share {words}")
         _tidy(axes)
@@ -115,7 +120,7 @@ def draw_doubt(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
     figure = _figure(13.5, 5.8)
     grid = figure.subplots(2, 3, sharex="col", sharey="row", height_ratios=(3.2, 1.2))
     looks = styles(groups)
-    for (rate, count), (measure, name) in zip(grid.T, NAMES.items(), strict=True):
+    for (rate, count), (measure, name) in zip(grid.T, MEASURE_NAMES.items(), strict=True):
         for model, runs in groups.items():
             curve = curves.error_rate(runs, measure)
             if curve is not None:
@@ -140,8 +145,8 @@ def draw_review(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
     """
     figure = _figure(13.5, 4.8)
     looks = styles(groups)
-    most = max(1, curves.most_regions(groups, list(NAMES)))
-    for axes, (measure, name) in zip(figure.subplots(1, 3, sharey=True), NAMES.items(), strict=True):
+    most = max(1, curves.most_regions(groups, list(MEASURE_NAMES)))
+    for axes, (measure, name) in zip(figure.subplots(1, 3, sharey=True), MEASURE_NAMES.items(), strict=True):
         for model, runs in groups.items():
             curve = curves.review(runs, measure, most)
             if curve is not None:

@@ -13,6 +13,7 @@ from MoBUncertaintyLib.app.i18n import tr as _
 from MoBUncertaintyLib.app.nodes import CtNodes, ijkToRas, occupied
 from MoBUncertaintyLib.appearance import BRIGHTEST_ENTROPY, LARGEST_VARIANCE, brightest_variance
 from MoBUncertaintyLib.blocks import Box, hull
+from MoBUncertaintyLib.doubt import voxel_doubt
 from MoBUncertaintyLib.region_settings import DEFAULT_THRESHOLD, Measure
 
 # Below this probability no map reaches a value worth drawing: bounds the box in which maps are derived.
@@ -204,11 +205,9 @@ def infernoColours() -> np.ndarray:
 
 def _derived(kind: MapKind, arrays: list[np.ndarray]) -> np.ndarray:
     """A map of several organs from the maps of each, float32."""
-    if kind == MapKind.VARIANCE:
-        return np.maximum.reduce(arrays)
-    if kind == MapKind.STANDARD_DEVIATION:
-        return np.sqrt(np.maximum(np.maximum.reduce(arrays), 0))
     if kind == MapKind.PROBABILITY:
         return np.minimum(sum(arrays), 1)
-    background = np.clip(1 - sum(arrays), 0, 1)
-    return -sum(p * np.log(np.maximum(p, np.float32(1e-12))) for p in (background, *arrays))
+    if kind == MapKind.ENTROPY:
+        return voxel_doubt(Measure.ENTROPY, arrays, [])
+    variance = voxel_doubt(Measure.VARIANCE, [], arrays)
+    return variance if kind == MapKind.VARIANCE else np.sqrt(np.maximum(variance, 0))
