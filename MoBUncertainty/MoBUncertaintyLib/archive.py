@@ -12,7 +12,8 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from MoBUncertaintyLib.card import JSON_LIMIT, MODEL_FILE
+from MoBUncertaintyLib import json_input
+from MoBUncertaintyLib.card import MODEL_FILE
 from MoBUncertaintyLib.errors import ModelError
 
 ENTRY_LIMIT = 1000
@@ -38,19 +39,14 @@ def pack(folder: Path, names: Iterable[str], target: Path) -> None:
 
 
 def read_card_bytes(path: Path) -> bytes:
-    """The `model.json` of a zipped model, without unpacking the rest.
+    """The `model.json` of a zipped model, without unpacking the rest; of an endless one no more than shows that it is.
 
     Raises:
         ModelError: See `unpack`.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            entry = _members(archive, path)["model.json"]
-            if entry.file_size > JSON_LIMIT:
-                raise ModelError(
-                    f"model.json in {path} is larger than {JSON_LIMIT >> 20} MB; this is not a model file."
-                )
-            return archive.read(entry)
+        with zipfile.ZipFile(path) as archive, archive.open(_members(archive, path)["model.json"]) as card:
+            return card.read(json_input.SIZE_LIMIT + 1)
     except _ZIP_ERRORS as error:
         raise _damaged(path, error) from error
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.errors import ModelError, SettingsError
+from MoBUncertaintyLib.json_input import SIZE_LIMIT, JsonError, parse_object
 from MoBUncertaintyLib.region_settings import Measure, RegionSettings, check_stated
 
 SCHEMA_VERSION = 1
-JSON_LIMIT = 16 * 2**20  # bytes; nnU-Net's own files are some ten kilobytes
 
 Fold = int | str
 """A fold of nnU-Net: 0, 1, ... or `"all"`."""
@@ -188,29 +188,24 @@ def card_from_json(data: dict[str, Any], where: str) -> ModelCard:
 
 
 def read_json(path: Path, where: str) -> dict[str, Any]:
-    """Read a JSON object of bounded size.
+    """Read a JSON object of a model, bounded as `json_input` does.
 
     Raises:
-        ModelError: The file cannot be read, is too large, or is not a JSON object.
+        ModelError: The file cannot be read or is not such an object.
     """
     try:
-        if path.stat().st_size > JSON_LIMIT:
-            raise ModelError(f"{path.name} in {where} is larger than {JSON_LIMIT >> 20} MB; this is not a model file.")
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            return parse_json(file.read(SIZE_LIMIT + 1), path.name, where)
     except OSError as error:
         raise ModelError(f"{path.name} in {where} cannot be read: {error.strerror}.") from error
-    return parse_json(content, path.name, where)
 
 
 def parse_json(content: bytes, name: str, where: str) -> dict[str, Any]:
     """Parse a JSON object; see `read_json`."""
     try:
-        data = json.loads(content.decode("utf-8"), parse_float=_finite, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{name} in {where} is not valid JSON ({error}); export the model again.") from error
-    if not isinstance(data, dict):
-        raise ModelError(f"{name} in {where} is not a JSON object; export the model again.")
-    return data
+        return parse_object(content)
+    except JsonError as error:
+        raise ModelError(f"{name} in {where} cannot be used: {error}; export the model again.") from error
 
 
 def _parse(data: dict[str, Any]) -> ModelCard:
@@ -286,13 +281,3 @@ def _require_line(text: str, what: str) -> None:
         _is(text, str) and 0 < len(text) <= 100 and text.isprintable() and text == text.strip(),
         f"{what} must be one line of 1 to 100 characters",
     )
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    _require(math.isfinite(number), f"{text[:20]} is not a number that can be stored")
-    return number
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number in JSON")

@@ -1,7 +1,7 @@
 """Read JSON that others wrote, such as a model card, a results folder's record or a decisions file.
 
-What passes here can be used without further care: bounded in size and depth, numbers that fit 64 bits, and text that can
-be written as UTF-8 again. Only the standard library is needed.
+What passes here can be used without further care: bounded in size and depth, numbers that fit 64 bits, and text that
+can be written as UTF-8 again. Only the standard library is needed.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ import json
 from enum import StrEnum
 from typing import Any
 
+from MoBUncertaintyLib.json_input import SIZE_LIMIT, JsonError, parse_object
+
 HEARTBEAT_S = 2.0
-LINE_LIMIT = 64 * 2**20
-"""Bytes; longer lines are no messages."""
 
 
 class Command(StrEnum):
@@ -99,8 +99,8 @@ class Decoder:
             lines[0] = bytes(self._rest) + lines[0]
             self._rest.clear()
         self._rest += rest
-        if len(self._rest) > LINE_LIMIT:
-            raise ProtocolError(f"A line is longer than {LINE_LIMIT >> 20} MB.")
+        if len(self._rest) > SIZE_LIMIT:
+            raise ProtocolError(f"A line is longer than {SIZE_LIMIT >> 20} MB.")
         return [_message(line) for line in lines if line.strip()]
 
 
@@ -120,13 +120,6 @@ def check_event(event: dict[str, Any]) -> None:
 
 def _message(line: bytes) -> dict[str, Any]:
     try:
-        message = json.loads(line.decode(), parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"This is no message: {line[:200]!r}.") from error
-    if not isinstance(message, dict):
-        raise ProtocolError(f"This is no message: {line[:200]!r}.")
-    return message
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+        return parse_object(line)
+    except JsonError as error:
+        raise ProtocolError(f"This is no message ({error}): {line[:200]!r}.") from error

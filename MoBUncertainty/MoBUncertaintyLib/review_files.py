@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.card import JSON_LIMIT, Label
+from MoBUncertaintyLib.card import Label
 from MoBUncertaintyLib.doubt import Grid, components
 from MoBUncertaintyLib.errors import ImageError, ReviewError
 from MoBUncertaintyLib.export import REGIONS, SEGMENTATION
 from MoBUncertaintyLib.images import read_image
+from MoBUncertaintyLib.json_input import SIZE_LIMIT as JSON_LIMIT
 from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.regions import COLUMNS, Region, Regions
 from MoBUncertaintyLib.report import SCHEMA as REPORT_SCHEMA

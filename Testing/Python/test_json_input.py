@@ -31,7 +31,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("content", "reason"), REFUSED.values(), ids=REFUSED.keys())
 def test_refused(content: bytes, reason: str) -> None:
-    with pytest.raises(JsonError, match="it|NaN") as caught:
+    with pytest.raises(JsonError, match=r"it|NaN") as caught:
         parse_object(content)
     assert reason in str(caught.value)
 

@@ -210,13 +210,22 @@ def _with_bad_alias(path: Path) -> None:
     save_file(load_file(path), path, metadata={"head.other": "head.missing"})
 
 
+def _nested_training(folder: Path) -> None:
+    path = folder / "model.json"
+    path.write_text(path.read_text().replace('"training": {', '"training": {"a": ' + "[" * 900 + "]" * 900 + ", ", 1))
+
+
 BROKEN_FOLDERS = {
     "no model.json": (lambda f: (f / "model.json").unlink(), r"has no model\.json"),
     "invalid JSON": (lambda f: (f / "model.json").write_text("{"), r"model\.json .* is not valid JSON"),
-    "not text": (lambda f: (f / "model.json").write_bytes(b"\xff\xfe{}"), "is not valid JSON"),
+    "not text": (lambda f: (f / "model.json").write_bytes(b"\xff\xfe{}"), "is not UTF-8 text"),
     "NaN in JSON": (lambda f: (f / "model.json").write_text('{"a": NaN}'), "NaN is not a number in JSON"),
-    "infinity in JSON": (lambda f: (f / "model.json").write_text('{"a": 1e999}'), "1e999 is not a number"),
-    "JSON nested too deep": (lambda f: (f / "model.json").write_text("[" * 100_000), "is not valid JSON"),
+    "infinity in JSON": (lambda f: (f / "model.json").write_text('{"a": 1e999}'), "number 1e999 is too large"),
+    "a number of 400 digits": (_set("spacing", to=[10**400, 1, 1]), r"number 1000\S* is too large"),
+    "regions of 400 digits": (_set("regions", to={"depth_mm": 10**400}), r"number 1000\S* is too large"),
+    "training nested 900 deep": (_nested_training, "nested more than 64 deep"),
+    "half a surrogate pair": (_set("licence", to="\ud800"), "half a surrogate pair"),
+    "JSON nested too deep": (lambda f: (f / "model.json").write_text("[" * 100_000), "nested more than 64 deep"),
     "not an object": (lambda f: (f / "model.json").write_text("[1]"), "is not a JSON object"),
     "huge JSON": (lambda f: (f / "model.json").write_text('"' + "a" * (16 << 20) + '"'), "larger than 16 MB"),
     "newer version": (_set("schema_version", to=2), "update MoB Uncertainty"),

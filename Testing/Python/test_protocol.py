@@ -11,11 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from MoBUncertaintyLib import protocol
+from MoBUncertaintyLib import json_input, protocol
 from MoBUncertaintyLib.protocol import Command, Decoder, Event, ProtocolError, check_event, encode
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
@@ -50,8 +54,17 @@ def test_empty_lines_and_carriage_returns_do_no_harm() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"Traceback (most recent call last):", b"\xff\xfe", b"[1, 2]", b"3", b'{"a": NaN}', b'{"a": 1', b"[" * 100_000],
-    ids=["text", "not UTF-8", "list", "number", "NaN", "half", "deep"],
+    [
+        b"Traceback (most recent call last):",
+        b"\xff\xfe",
+        b"[1, 2]",
+        b"3",
+        b'{"a": NaN}',
+        b'{"a": 1',
+        b"[" * 100_000,
+        b'{"id": "\\ud800"}',
+    ],
+    ids=["text", "not UTF-8", "list", "number", "NaN", "half", "deep", "surrogate"],
 )
 def test_nonsense_is_called_so(line: bytes) -> None:
     with pytest.raises(ProtocolError, match="This is no message"):
@@ -59,7 +72,7 @@ def test_nonsense_is_called_so(line: bytes) -> None:
 
 
 def test_a_line_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "LINE_LIMIT", 1000)
+    monkeypatch.setattr(protocol, "SIZE_LIMIT", 1000)
     decoder = Decoder()
     decoder.feed(b"x" * 900)
     with pytest.raises(ProtocolError, match="longer"):
@@ -93,8 +106,8 @@ def test_an_event_that_lacks_a_field_does_not(missing: str) -> None:
 
 
 def test_only_the_standard_library_is_needed() -> None:
-    tree = ast.parse(Path(protocol.__file__).read_text(encoding="utf-8"))
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    trees = [ast.parse(Path(room.__file__).read_text(encoding="utf-8")) for room in (protocol, json_input)]
+    imports = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {alias.name for node in imports for alias in node.names if isinstance(node, ast.Import)}
-    names |= {node.module for node in imports if isinstance(node, ast.ImportFrom)}
+    names |= {node.module for node in imports if isinstance(node, ast.ImportFrom)} - {json_input.__name__}
     assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
