@@ -1,0 +1,108 @@
+"""Tell whether a record, and the files it lists, are as they were written. Needs only the standard library.
+
+This finds damage, mixed-up files and careless edits. It is no signature: whoever changes a file on purpose can compute
+its SHA-256 anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+DIGEST = "sha256"
+"""Entry of a sealed record: the SHA-256 of all its other entries."""
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+class IntegrityError(ValueError):
+    """Something is not as it was written; the message is a phrase such as "variance.nii.gz has changed"."""
+
+
+def digest_of(record: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON object in its canonical form: UTF-8, keys in order, no spaces; its own `sha256` is left out.
+
+    Raises:
+        TypeError, ValueError: It cannot be written as JSON.
+    """
+    # To and fro once, so that it is the same before it is written (tuples, keys that are numbers) and when read again.
+    plain = json.loads(json.dumps({key: value for key, value in record.items() if key != DIGEST}, allow_nan=False))
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def seal(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with the digest of all else as its last entry, `sha256`."""
+    rest = {key: value for key, value in record.items() if key != DIGEST}
+    return rest | {DIGEST: digest_of(rest)}
+
+
+def check_seal(record: Mapping[str, Any]) -> None:
+    """Check a record that `seal` made.
+
+    Raises:
+        IntegrityError: Its `sha256` is missing or another.
+    """
+    if record.get(DIGEST) != digest_of(record):
+        raise IntegrityError("its SHA-256 does not fit its content")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def make_manifest(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
+    """SHA-256 of files of a folder by their names.
+
+    Args:
+        folder: Where they are.
+        names: Which; None: all files there, those of its folders not.
+
+    Raises:
+        OSError: One cannot be read.
+    """
+    if names is None:
+        names = (path.name for path in folder.iterdir() if path.is_file())
+    return {name: file_digest(folder / name) for name in sorted(names)}
+
+
+def check_manifest(folder: Path, manifest: Any) -> None:
+    """Check that the files a manifest lists are as they were; what else is in the folder does not matter.
+
+    Args:
+        folder: Where they are.
+        manifest: From `make_manifest`; it comes from a file, so that anything may be in it.
+
+    Raises:
+        IntegrityError: One is missing or has changed, or this is no manifest.
+    """
+    if not isinstance(manifest, dict) or not manifest:
+        raise IntegrityError("it lists no files")
+    for name, expected in manifest.items():
+        if not is_plain_name(name):
+            raise IntegrityError(f"it lists {name!r}, which is no name of a file")
+        if not isinstance(expected, str) or not _SHA256.fullmatch(expected):
+            raise IntegrityError(f"it gives {name} no SHA-256")
+        path = folder / name
+        try:
+            if not path.is_file():  # a named pipe, say, which would be waited for
+                raise IntegrityError(f"{name} is missing")
+            if file_digest(path) != expected:
+                raise IntegrityError(f"{name} has changed since it was written")
+        except OSError as error:
+            raise IntegrityError(f"{name} cannot be read ({error.strerror})") from error
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether it names something in a folder and leads nowhere else."""
+    return bool(name) and name not in (".", "..") and not re.search(r"[/\\:\0]", name)
