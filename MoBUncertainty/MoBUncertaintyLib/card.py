@@ -22,6 +22,9 @@ Fold = int | str
 # The only files of a model folder, beside model.json, that are ever read.
 MODEL_FILE = re.compile(r"plans\.json|dataset\.json|fold_(?P<fold>0|[1-9][0-9]{0,2}|all)/weights\.safetensors")
 
+CODE_LENGTHS = (16, 16, 64)
+"""Characters of a code's scheme, value and meaning: DICOM's short, short and long strings."""
+
 _KINDS = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "an object", type(None): "null"}
 
 
@@ -33,7 +36,8 @@ class Label:
         value: In the segmentation, 1 to 255.
         name: As in `dataset.json`.
         colour: Red, green, blue; 0 to 255.
-        terminology: `category`, `type` and `modifier` (or None), each (scheme, code, meaning), in SNOMED-CT.
+        terminology: `category`, `type` and `modifier` (or None), each (scheme, code, meaning), in SNOMED-CT, as DICOM
+            can hold them.
 
     Raises:
         ValueError: One of them is not so.
@@ -45,7 +49,7 @@ class Label:
     terminology: dict[str, tuple[str, str, str] | None]
 
     def __post_init__(self) -> None:
-        _require(1 <= self.value <= 255, f"label value {self.value} is not between 1 and 255")
+        _require(_is(self.value, int) and 1 <= self.value <= 255, f"label value {self.value} is not between 1 and 255")
         _require_line(self.name, f"the name of label {self.value}")
         colour = tuple(self.colour)
         _require(
@@ -62,8 +66,9 @@ class Label:
         )
         for key, code in codes.items():
             _require(
-                code is None or (len(code) == 3 and all(_is(part, str) and part for part in code)),
-                f"the terminology {key} of label '{self.name}' must be [scheme, code, meaning]",
+                code is None or _is_dicom_code(code),
+                f"the terminology {key} of label '{self.name}' must be [scheme, code, meaning], printable text of at "
+                f"most {', '.join(map(str, CODE_LENGTHS))} characters without backslash, as DICOM can hold it",
             )
         object.__setattr__(self, "terminology", {k: None if v is None else tuple(v) for k, v in codes.items()})
 
@@ -263,6 +268,14 @@ def _fields(data: Any, what: str, **kinds: Any) -> dict[str, Any]:
 def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
     """isinstance, but True and False are no numbers."""
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _is_dicom_code(code: Any) -> bool:
+    """Three texts that DICOM's strings can hold as they are: a backslash would part two values."""
+    return len(code) == len(CODE_LENGTHS) and all(
+        _is(part, str) and 0 < len(part) <= longest and part.isprintable() and part == part.strip() and "\\" not in part
+        for part, longest in zip(code, CODE_LENGTHS, strict=True)
+    )
 
 
 def _is_orientation(code: Any) -> bool:

@@ -55,3 +55,26 @@ def test_no_two_labels_share_a_colour(names: list[str]) -> None:
 def test_a_label_that_a_segmentation_cannot_hold_is_refused() -> None:
     with pytest.raises(ValueError, match="between 1 and 255"):
         Label(256, "x", (0, 0, 0), describe_labels({1: "x"})[0].terminology)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        ("SCHEME OF 17 LETT", "1", "a"),
+        ("SCT", "12345678901234567", "a"),
+        ("SCT", "1", "a" * 65),
+        ("SCT", "1\\2", "a"),
+        ("SCT", "1", "a\nb"),
+        ("SCT", "1", "a\x1bb"),
+        ("SCT", "1", "half \ud800 a pair"),
+        ("SCT", " 1", "a"),
+        ("SCT", "1", ""),
+        ("SCT", "1"),
+        ("SCT", 1, "a"),
+    ],
+)
+def test_codes_that_dicom_cannot_hold_are_refused(code: tuple) -> None:
+    known = describe_labels({1: "pancreas"})[0].terminology
+    for key in ("category", "type", "modifier"):
+        with pytest.raises(ValueError, match="terminology"):
+            Label(1, "pancreas", (0, 0, 0), known | {key: code})
