@@ -5,6 +5,7 @@ import time
 import traceback
 import unittest
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -130,7 +131,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
 
         self.logic = MoBUncertaintyLogic()
-        self.panel = Panel(self.ui, self.logic, lambda formats=(): ensureReady(TITLE, formats))
+        self.panel = Panel(self.ui, self.logic, partial(ensureReady, TITLE))
 
         # These connections ensure that we update parameter node when scene is closed
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)

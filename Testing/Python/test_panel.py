@@ -132,10 +132,12 @@ class TestRun:
         ui.exportDirectoryEdit.currentPath = str(tmp_path)
         asked, seen = [], []
 
-        def install(formats=()):
+        def install(formats, begun):
             asked.append(formats)
-            desktop.process()
             label = ui.statusLabel if name == "applyButton" else ui.exportStatusLabel
+            assert label.text == ""  # as long as the user is asked
+            begun()
+            desktop.process()
             seen.append((label.text, ui.applyButton.enabled, ui.exportButton.enabled, ui.ctSelector.enabled))
             ui.applyButton.click()
             ui.exportButton.click()
@@ -160,7 +162,7 @@ class TestRun:
         ui = desktop.ui
         ui.exportDirectoryEdit.currentPath = str(tmp_path)
 
-        def install(_formats=()):
+        def install(_formats, _begun):
             if removed == "scene":
                 desktop.scene.Clear(0)
             else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -32,12 +32,13 @@ TORCH = "torch>=2.6"
 KEPT = ["numpy", "scipy", "SimpleITK", "torch", "torchvision"]
 
 
-def ensureReady(requester: str, formats: Collection[str] = ()) -> None:
+def ensureReady(requester: str, formats: Collection[str] = (), onInstall: Callable[[], None] = lambda: None) -> None:
     """Install what is missing after asking once; at once if nothing is. Does nothing while Slicer is testing.
 
     Args:
         requester: Who asks, for the dialogs: the module's title.
         formats: What is to be exported, of `export.Format`; nothing: a CT is to be segmented.
+        onInstall: Called when the user has agreed.
 
     Raises:
         Cancelled: The user does not want it; nothing was installed.
@@ -55,49 +56,70 @@ def ensureReady(requester: str, formats: Collection[str] = ()) -> None:
             if formats
             else _("Nothing was installed, so nothing was computed; press Apply to be asked again.")
         )
+    onInstall()
     try:
         if pytorch:
             _installTorch(pytorch)
-        slicer.packaging.pip_ensure(
-            [requirement for requirement in missing if requirement != TORCH],
-            skip_packages=KEPT,
-            prompt_install=False,
-            prompt_restart=False,  # the worker, a process of its own, has loaded none of them
-            requester=requester,
-        )
+        _install(requester, formats)
     except CalledProcessError as error:
         raise _failed(missingPackages(formats) or missing) from error
     if still := missingPackages(formats):
         raise _failed(still)
 
 
+def _install(requester: str, formats: Collection[str]) -> None:
+    """Install all but PyTorch, until nothing is missing or what is missing was tried before.
+
+    More than one round where packages ask for extras of others: with `skip_packages`, `slicer.packaging` installs no
+    package that only an extra asks for, so those come in the next round.
+
+    Raises:
+        CalledProcessError: pip has failed.
+    """
+    tried = {TORCH}
+    while wanted := [requirement for requirement in missingPackages(formats) if requirement not in tried]:
+        tried.update(wanted)
+        slicer.packaging.pip_ensure(
+            wanted,
+            skip_packages=KEPT,
+            prompt_install=False,
+            prompt_restart=False,  # the worker, a process of its own, has loaded none of them
+            requester=requester,
+        )
+
+
 def missingPackages(formats: Collection[str] = ()) -> list[str]:
     """The requirements that Slicer's Python does not meet, PyTorch first.
 
-    What installed packages need in turn is among them: where that fails, pip only warns, and `pip_ensure` leaves
-    alone what the packages need that are there already.
+    What installed packages need in turn is among them, extras included: where that fails, pip only warns, and
+    `pip_ensure` leaves alone what the packages need that are there already.
 
     Args:
         formats: As for `ensureReady`.
     """
     import slicer.packaging
+    from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
     importlib.invalidate_caches()
     missing: list[str] = []
     asked: set[str] = set()
-    walked = {canonicalize_name(name) for name in KEPT}
+    walked: set[tuple[str, str]] = set()  # packages and their extras
+    kept = set(map(canonicalize_name, KEPT))
     requirements = _requirements(formats)
     for requirement in requirements:  # it grows meanwhile
         text, name = str(requirement), canonicalize_name(requirement.name)
         if text in asked:
             continue
         asked.add(text)
-        if not slicer.packaging.pip_check(requirement):
+        bare = Requirement(text)
+        bare.extras = set()
+        if not slicer.packaging.pip_check(bare):
             missing.append(text)
-        elif name not in walked:
-            walked.add(name)
-            requirements += _needs(name)
+        elif name not in kept:
+            new = {(name, extra) for extra in ("", *requirement.extras)} - walked
+            walked |= new
+            requirements += [need for _name, extra in sorted(new) for need in _needs(name, extra)]
     return missing
 
 
@@ -117,8 +139,8 @@ def _requirements(formats: Collection[str]) -> list[Requirement]:
     return requirements if formats else [Requirement(TORCH), *requirements]
 
 
-def _needs(name: str) -> Iterator[Requirement]:
-    """What an installed package needs here, without its extras and what is kept."""
+def _needs(name: str, extra: str) -> Iterator[Requirement]:
+    """What an installed package needs here with one of its extras ("": without), less what is kept."""
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
 
@@ -129,8 +151,7 @@ def _needs(name: str) -> Iterator[Requirement]:
         except InvalidRequirement:  # pip would have none of it either
             continue
         marker, need.marker = need.marker, None
-        applies = marker is None or ("extra" not in str(marker) and marker.evaluate())
-        if applies and canonicalize_name(need.name) not in kept:
+        if (marker is None or marker.evaluate({"extra": extra})) and canonicalize_name(need.name) not in kept:
             yield need
 
 
@@ -158,11 +179,20 @@ def _pytorchExtension():
 
 
 def _applyQuestion(requester: str, missing: list[str]) -> str:
-    return _(
-        "{requester} needs Python packages that Slicer lacks or has in an older version:\n\n{packages}\n\n"
-        "They and what they need are downloaded and installed into Slicer, up to 3 GB with PyTorch, "
-        "which takes some minutes.\nNothing of your data leaves this computer. Install them?"
-    ).format(requester=requester, packages=_list(missing))
+    text = (
+        _(
+            "{requester} needs Python packages that Slicer lacks or has in an older version:\n\n{packages}\n\n"
+            "They and what they need are downloaded and installed into Slicer, up to 3 GB with PyTorch, "
+            "which takes some minutes.\nNothing of your data leaves this computer. Install them?"
+        )
+        if TORCH in missing
+        else _(
+            "{requester} needs Python packages that Slicer lacks or has in an older version:\n\n{packages}\n\n"
+            "They and what they need are downloaded and installed into Slicer, which takes a minute or two.\n"
+            "Nothing of your data leaves this computer. Install them?"
+        )
+    )
+    return text.format(requester=requester, packages=_list(missing))
 
 
 def _exportQuestion(requester: str, missing: list[str]) -> str:

@@ -34,7 +34,7 @@ class Panel:
         ui: The widgets of the .ui file.
         logic: The module's logic.
         ensureReady: Installs what is missing for an export in some formats or, without any, for a segmentation, after
-            asking; raises a UserError where that cannot be.
+            asking, and calls its second argument once the user has agreed; raises a UserError where that cannot be.
     """
 
     def __init__(self, ui, logic, ensureReady: Callable[..., None]) -> None:
@@ -195,9 +195,9 @@ class Panel:
         text = ""
         self._installing = True
         self._lock(True)
-        work.say(_("Installing what is missing..."))
+        work.say("")
         try:
-            self.ensureReady(formats)
+            self.ensureReady(formats, lambda: work.say(_("Installing what is missing...")))
             if self.parameters is None or self.parameters.ct is not ct or self.review.session is not session:
                 text = _("The CT or its results were changed or removed meanwhile, so nothing was begun; try again.")
         except Cancelled as declined:
