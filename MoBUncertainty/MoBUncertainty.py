@@ -132,6 +132,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         self.logic = MoBUncertaintyLogic()
         self.panel = Panel(self.ui, self.logic, partial(ensureReady, TITLE))
+        self.panel.fixWidth(uiWidget)
 
         # These connections ensure that we update parameter node when scene is closed
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)

@@ -46,7 +46,8 @@ class TestReview:
         ui.previousButton.click()
         assert ui.commentEdit.text == "Vessel"
         assert [region.comment for region in session.review.regions] == ["Vessel", "", ""]
-        assert ui.regionsTable.item(0, 7).toolTip() == "Vessel"
+        assert [ui.regionsTable.item(row, 5).text() for row in (0, 1)] == ["✎", ""]
+        assert "Vessel" in ui.regionsTable.item(0, 5).toolTip()
 
     def test_sign_off_waits_for_every_verdict_and_a_name_then_locks(self, reviewed):
         desktop, session = reviewed

@@ -17,7 +17,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.app.samples import loadSampleData
 from MoBUncertaintyLib.app.scene import ResultScene
-from MoBUncertaintyLib.app.sections import allow, shown
+from MoBUncertaintyLib.app.sections import PANEL_WIDTH, allow, shown
 from MoBUncertaintyLib.app.sections.export import ExportSection
 from MoBUncertaintyLib.app.sections.inputs import InputsSection
 from MoBUncertaintyLib.app.sections.overlay import OverlaySection
@@ -57,6 +57,19 @@ class Panel:
         self.export = ExportSection(ui, self.onExport, self.onCancel)
         for selector in (ui.mapSelector, ui.organSelector):
             selector.currentIndexChanged.connect(self._hideMaps)  # another map may be a new volume
+
+    def fixWidth(self, widget) -> None:
+        """Let the panel be as wide as its widest part needs: one that grows moves all views.
+
+        Args:
+            widget: All that the .ui file holds.
+        """
+        folded = [part for part in vars(self.ui).values() if getattr(part, "collapsed", False) is True]
+        for part in folded:
+            part.collapsed = False
+        widget.minimumWidth = max(PANEL_WIDTH, widget.minimumSizeHint.width())
+        for part in folded:
+            part.collapsed = True
 
     def setParameters(self, parameters) -> None:
         """Show other parameters, or (the scene is about to be closed) none."""
@@ -170,7 +183,7 @@ class Panel:
         self._refused = None
         seconds = sum(session.prediction["seconds"].values())
         self._finish(_("Done in {seconds} s.").format(seconds=max(1, round(seconds))))
-        self.ui.inputsCollapsibleButton.collapsed = True  # room for the review
+        self._makeRoom(self.run.work.hasWarnings)
 
     def _onExported(self, files: list[str]) -> None:
         warnings = self.export.work.takeWarnings()
@@ -228,6 +241,13 @@ class Panel:
         self.ui.reviewCollapsibleButton.enabled = True
         self.refresh()
 
+    def _makeRoom(self, hasWarnings: bool) -> None:
+        """Fold all but the review, which then fits on a laptop, and what there are warnings in."""
+        ui = self.ui
+        ui.runCollapsibleButton.collapsed = not hasWarnings
+        for part in (ui.inputsCollapsibleButton, ui.overlayCollapsibleButton, ui.exportCollapsibleButton):
+            part.collapsed = True
+
     def _lock(self, locked: bool) -> None:
         self.inputs.lock(locked)
         self.run.lock(locked)
@@ -245,7 +265,7 @@ class Panel:
         if session is not self.review.session or session is None:
             if session:
                 showAlone(ct)
-                self.ui.overlayCollapsibleButton.collapsed = self.ui.reviewCollapsibleButton.collapsed = False
+                self.ui.reviewCollapsibleButton.collapsed = False
             self.overlay.setSession(session)
             self.review.setSession(session)
             self.export.setSession(session)

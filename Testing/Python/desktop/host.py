@@ -24,8 +24,30 @@ sys.modules["SampleData"] = files
 qt.QUiLoader = lambda: qt_namespace.UiLoader(mrml_widgets.classes())
 
 STAND_INS = Path(__file__).with_name("standins")
-PANEL_WIDTH = 460
 TURN_SECONDS = 0.002  # between two looks at what a test waits for
+
+
+class ModulePanel(qt.QScrollArea):
+    """As Slicer's qSlicerModulePanel: never scrolled sideways, as wide as the module needs, and never narrower again.
+
+    Attributes:
+        widths: All that it has had.
+    """
+
+    def __init__(self, panel):
+        super().__init__()
+        self.widths: list[int] = []
+        self.setHorizontalScrollBarPolicy(qt.Qt.ScrollBarAlwaysOff)
+        self.setFrameShape(qt.QFrame.NoFrame)
+        self.setWidget(panel)
+        self.setWidgetResizable(True)
+
+    def follow(self) -> None:
+        """Be as wide as the module needs now."""
+        width = self.widget().minimumSizeHint.width() + self.verticalScrollBar().sizeHint().width()
+        if not self.widths or width > self.widths[-1]:
+            self.widths.append(width)
+            self.setFixedWidth(width)
 
 
 class Desktop:
@@ -80,10 +102,7 @@ class Desktop:
         self.views += [manager.sliceWidget("Green"), manager.sliceWidget("Yellow")]
         for index, view in enumerate(self.views):
             grid.addWidget(view, index // 2, index % 2)
-        scroll = qt.QScrollArea()
-        scroll.setWidget(self.panel)
-        scroll.setWidgetResizable(True)
-        scroll.setFixedWidth(PANEL_WIDTH)
+        scroll = ModulePanel(self.panel)
         middle, row = qt.QWidget(), qt.QHBoxLayout()
         middle.setLayout(row)
         row.addWidget(scroll)
@@ -116,6 +135,7 @@ class Desktop:
     def _turn(self) -> None:
         began = time.thread_time()
         self.app.processEvents()
+        self.scroll.follow()
         self.turns.append(time.thread_time() - began)
         assert not self.errors, self.errors[0]
 

@@ -219,10 +219,20 @@ class qMRMLSegmentEditorWidget(qt.QWidget):
         self._effect, self._shortcut = "", None
         self.history: list = []
         column = qt.QVBoxLayout(self)
-        column.addWidget(qt.QLabel("Segment Editor"))
-        table = _SegmentsTableView(self)
+        for name, text in (
+            ("EffectsGroupBox", "Paint Draw Erase"),
+            ("UndoRedoGroupBox", "Undo"),
+            ("EffectHelpBrowser", ""),
+        ):
+            label = qt.QLabel(text)
+            label.setObjectName(name)
+            column.addWidget(label)
+        frame = qt.QFrame()
+        frame.setObjectName("SegmentsTableResizableFrame")
+        table = _SegmentsTableView()
         table.setObjectName("SegmentsTableView")
-        column.addWidget(table)
+        qt.QVBoxLayout(frame).addWidget(table)
+        column.addWidget(frame)
 
     def setMRMLScene(self, scene) -> None:
         self._scene = scene

@@ -9,6 +9,9 @@ import slicer.util
 
 from MoBUncertaintyLib.errors import UserError
 
+PANEL_WIDTH = 400  # pixels; with a scroll bar beside it, the least that the panel takes of Slicer's window
+MARGINS = 24  # around what stands in a part of the panel, left and right together
+
 
 def allow(widget, reason: str | None, toolTip: str) -> None:
     """Enable a widget, or disable it with a tooltip that says why.
@@ -20,6 +23,15 @@ def allow(widget, reason: str | None, toolTip: str) -> None:
     """
     widget.enabled = reason is None
     widget.toolTip = toolTip if reason is None else reason
+
+
+def write(label, text: str) -> None:
+    """Put a text into a label that wraps, and let the label be as high as that takes in the narrowest panel.
+
+    Otherwise its height would follow its width, and a layout that does not ask for that lets widgets overlap.
+    """
+    label.text = text
+    label.minimumHeight = label.heightForWidth(PANEL_WIDTH - MARGINS) if text else 0
 
 
 def offer(selector, names: Iterable[str]) -> None:

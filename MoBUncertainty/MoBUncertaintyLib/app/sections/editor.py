@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import qt
 import slicer
 import slicer.util
 
+from MoBUncertaintyLib.app.sections import write
 from MoBUncertaintyLib.app.session import MASK_SEGMENT
 
+SEGMENTS_HEIGHT = 80  # pixels, of the list of organs
 EFFECTS = ("Paint", "Draw", "Erase", "Scissors", "Islands", "Smoothing")
 
 
@@ -21,6 +24,7 @@ class RegionEditor:
         self._place = ui.segmentEditorPlace
         self._widget = None
         self._place.visible = False
+        write(ui.editHintLabel, ui.editHintLabel.text)
 
     def show(self, editorNode) -> None:
         """Let the user draw as a vtkMRMLSegmentEditorNode says."""
@@ -33,6 +37,8 @@ class RegionEditor:
         self._place.visible = True
         table = slicer.util.findChild(widget, "SegmentsTableView")
         table.setHideSegments([MASK_SEGMENT])  # to draw in that one is not meant
+        organs = editorNode.GetSegmentationNode().GetSegmentation().GetNumberOfSegments() - 1
+        slicer.util.findChild(widget, "SegmentsTableResizableFrame").visible = organs > 1
         widget.setupViewObservations()
         widget.installKeyboardShortcuts()
         widget.setActiveEffectByName("Paint")
@@ -66,5 +72,17 @@ class RegionEditor:
         widget.show3DButtonVisible = False
         widget.autoShowSourceVolumeNode = False  # it would replace what the views show, and their zoom
         widget.maximumNumberOfUndoStates = 10
-        self._place.layout().insertWidget(0, widget)
+        self._arrange(widget)
         return widget
+
+    def _arrange(self, widget) -> None:
+        """Put the effects in a row above their options, not in a column beside them, and leave out what is long."""
+        row = qt.QHBoxLayout()
+        for name in ("EffectsGroupBox", "UndoRedoGroupBox"):
+            row.addWidget(slicer.util.findChild(widget, name))
+        row.addStretch(1)
+        widget.effectColumnCount = len(EFFECTS) + 1  # and None
+        slicer.util.findChild(widget, "EffectHelpBrowser").visible = False
+        slicer.util.findChild(widget, "SegmentsTableView").maximumHeight = SEGMENTS_HEIGHT
+        self._place.layout().addLayout(row)
+        self._place.layout().addWidget(widget)

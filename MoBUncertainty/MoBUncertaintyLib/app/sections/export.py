@@ -9,7 +9,7 @@ from pathlib import Path
 import qt
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.app.sections import allow
+from MoBUncertaintyLib.app.sections import allow, write
 from MoBUncertaintyLib.app.sections.run import WorkButton
 from MoBUncertaintyLib.app.tasks import dicomFiles
 
@@ -63,7 +63,7 @@ class ExportSection:
         text = _("{count} files written.").format(count=len(paths)) + " " + " ".join(links)
         label = self._ui.exportStatusLabel
         label.textFormat = qt.Qt.RichText
-        label.text = "<br>".join([text, *map(escape, warnings)])
+        write(label, "<br>".join([text, *map(escape, warnings)]))
         label.visible = True
 
     def refresh(self, *_args) -> None:

@@ -10,7 +10,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.app.models import ModelList
-from MoBUncertaintyLib.app.sections import allow, shown
+from MoBUncertaintyLib.app.sections import allow, shown, write
 from MoBUncertaintyLib.model import ListedModel
 
 
@@ -31,6 +31,7 @@ class InputsSection:
         self._known: dict[str, ListedModel] = {}
         self._listed: dict[str, ListedModel] = {}
         self._locked = False
+        write(ui.sampleLabel, ui.sampleLabel.text)
         ui.sampleLabel.linkActivated.connect(shown(lambda link: loadDemo()))
         ui.modelSelector.currentIndexChanged.connect(self._onSelected)
         ui.addModelButton.clicked.connect(shown(self._onAdd))
@@ -125,7 +126,7 @@ class InputsSection:
             text = _("Results folder of nnU-Net; what it segments is read when it runs.")
         else:
             text = _("{task} Licence: {licence}.").format(task=model.card.task, licence=model.card.licence)
-        self._ui.modelInfoLabel.text = text
+        write(self._ui.modelInfoLabel, text)
         allow(
             self._ui.removeModelButton,
             self._whyNotRemove(),

@@ -9,7 +9,8 @@ import qt
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.app.sections import allow, offer, shown
+from MoBUncertaintyLib.app.names import placeText
+from MoBUncertaintyLib.app.sections import allow, offer, shown, write
 from MoBUncertaintyLib.app.sections.editor import RegionEditor
 from MoBUncertaintyLib.app.sections.table import RegionTable
 from MoBUncertaintyLib.region_settings import Measure, RegionSettings
@@ -103,11 +104,14 @@ class ReviewSection:
         if editing:
             for button in (ui.acceptButton, ui.includeButton, ui.excludeButton):
                 allow(button, _("Finish drawing first."), "")
+        for widget in self._notWhileEditing():
+            widget.visible = not editing
+        ui.discardEditButton.visible = editing
         commented = region.region_id if region else None
         if not ui.commentEdit.hasFocus() or commented != self._commented:
             ui.commentEdit.text = region.comment if region else ""
         self._commented = commented
-        ui.reviewProgressLabel.text = self._progress()
+        write(ui.reviewProgressLabel, self._progress())
         self._refreshSignOff()
         for shortcut, whileEditing in self._shortcuts:
             shortcut.enabled = self._entered and bool(session) and whileEditing in (editing, None)
@@ -182,6 +186,14 @@ class ReviewSection:
         """What needs a region that may be changed."""
         names = ("acceptButton", "includeButton", "excludeButton", "editButton", "commentEdit")
         return {name: getattr(self._ui, name) for name in names}
+
+    def _notWhileEditing(self) -> list:
+        """What makes room for the Segment Editor: on a laptop its tools would lie below the window."""
+        ui = self._ui
+        travel = [ui.previousButton, ui.nextButton, ui.undoButton, ui.redoButton]
+        verdicts = [ui.acceptButton, ui.includeButton, ui.excludeButton]
+        signing = [ui.signOffCaption, ui.reviewerEdit, ui.signOffButton]
+        return [ui.regionsTable, *travel, *verdicts, ui.listingCollapsibleButton, *signing]
 
     def _lockReason(self, region, signed) -> str | None:
         if not self._session:
@@ -367,6 +379,9 @@ class ReviewSection:
         if not self._session:
             return _("Doubtful regions are listed here once a CT is segmented.")
         review = self._session.review
+        if self._session.editing:
+            region = review.region(self._session.editing).region
+            return _("Region {rank}: {place}").format(rank=region.rank, place=placeText(region.location))
         if review.signature:
             when = review.signature.time.strftime("%Y-%m-%d %H:%M")
             return _("Signed off by {name}, {time}").format(name=review.signature.name, time=when)

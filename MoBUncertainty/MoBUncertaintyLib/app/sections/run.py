@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.app.choices import Method
 from MoBUncertaintyLib.app.roi import fitRoi, roiBounds
-from MoBUncertaintyLib.app.sections import allow, shown
+from MoBUncertaintyLib.app.sections import allow, shown, write
 
 
 class WorkButton:
@@ -65,6 +65,11 @@ class WorkButton:
         """Keep a warning; it is shown with what comes out."""
         self._warnings.append(message)
 
+    @property
+    def hasWarnings(self) -> bool:
+        """Whether the worker has warned of something since `start`."""
+        return bool(self._warnings)
+
     def takeWarnings(self) -> list[str]:
         """The warnings so far, to be shown elsewhere."""
         warnings, self._warnings = self._warnings, []
@@ -73,7 +78,7 @@ class WorkButton:
     def say(self, text: str) -> None:
         """Put a text under the button; plain, since it may quote what files and folders are called."""
         self._label.textFormat = qt.Qt.PlainText
-        self._label.text = text
+        write(self._label, text)
         self._label.visible = bool(text)
 
     def allow(self, whyNot: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from html import escape
 
 import qt
 from slicer.i18n import tr as _
@@ -10,7 +11,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.app.names import placeText
 from MoBUncertaintyLib.review import ReviewRegion, Verdict
 
-RANK, STATUS, PLACE, ERROR, VOLUME, MEAN, PEAK, COMMENT = range(8)
+RANK, STATUS, PLACE, ERROR, VOLUME, COMMENT = range(6)
 
 
 class RegionTable:
@@ -46,6 +47,7 @@ class RegionTable:
         blocked = table.blockSignals(True)
         table.setRowCount(len(self._regions))
         for row, region in enumerate(self._regions):
+            tip = _tip(region)
             for column, text in enumerate(_texts(region)):
                 item = table.item(row, column)
                 if item is None:
@@ -54,8 +56,7 @@ class RegionTable:
                         item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
                     table.setItem(row, column, item)
                 item.setText(text)
-            table.item(row, COMMENT).setToolTip(region.comment)
-            table.item(row, PLACE).setToolTip(table.item(row, PLACE).text())  # it may be cut
+                item.setToolTip(tip)
             _markStatus(table.item(row, STATUS), region.verdict)
         if self.selected is None:
             self._selectedId = None
@@ -107,8 +108,6 @@ class RegionTable:
                 _("Expected error: the volume that is labelled wrongly here if the model's probabilities are right."),
             ),
             VOLUME: (_("Size\nmm³"), _("Volume of the region.")),
-            MEAN: (_("Mean\nvar."), _("Mean predictive variance in the region; 0.25 is the largest there can be.")),
-            PEAK: (_("Peak\nvar."), _("Largest predictive variance in the region.")),
             COMMENT: ("✎", _("A mark where you left a comment.")),
         }
         self._table.setColumnCount(len(titles))
@@ -120,6 +119,7 @@ class RegionTable:
         for column in titles:
             header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
         header.setSectionResizeMode(PLACE, qt.QHeaderView.Stretch)
+        self._table.setIconSize(qt.QSize(12, 12))
         self._table.verticalHeader().visible = False
         self._table.verticalHeader().setDefaultSectionSize(self._table.fontMetrics().height() + 8)
 
@@ -143,10 +143,17 @@ def _texts(each: ReviewRegion) -> tuple[str, ...]:
         placeText(region.location),
         f"{region.expected_error_mm3:,.0f}",
         f"{region.volume_mm3:,.0f}",
-        f"{region.mean_variance:.3f}",
-        f"{region.peak_variance:.3f}",
         "✎" if each.comment else "",
     )
+
+
+def _tip(each: ReviewRegion) -> str:
+    """More of a region than the columns hold; HTML, since it quotes what the reader typed."""
+    region = each.region
+    variance = _("Predictive variance {mean} on average and {peak} at most (0.25 is the largest there can be).")
+    variance = variance.format(mean=f"{region.mean_variance:.3f}", peak=f"{region.peak_variance:.3f}")
+    lines = [f"{region.rank}: {placeText(region.location)}", variance, each.comment]
+    return f"<p>{'<br>'.join(escape(line) for line in lines if line)}</p>"
 
 
 def _markStatus(item, verdict: Verdict) -> None:
