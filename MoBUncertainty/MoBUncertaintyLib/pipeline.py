@@ -13,9 +13,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.agreement import dice, error_share
+from MoBUncertaintyLib.card import ModelCard
+from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.errors import Cancelled, ImageError, lack_of_memory_told
 from MoBUncertaintyLib.images import read_image, volume_stem
 from MoBUncertaintyLib.model import DEMO_MODEL, find_model, load_model
+from MoBUncertaintyLib.plausibility import unsuitable
 from MoBUncertaintyLib.prediction import (
     CancelledCallback,
     Prediction,
@@ -24,7 +27,7 @@ from MoBUncertaintyLib.prediction import (
     Progress,
     ProgressCallback,
 )
-from MoBUncertaintyLib.region_settings import RegionSettings
+from MoBUncertaintyLib.region_settings import MEASURE_NAMES, Measure, RegionSettings
 from MoBUncertaintyLib.regions import Region, Regions, find_regions
 from MoBUncertaintyLib.results import check_output, organ_volumes, write_results
 
@@ -192,16 +195,19 @@ def analyse(
     progress: ProgressCallback | None = None,
     cancelled: CancelledCallback | None = None,
 ) -> Analysis:
-    """Predict an image and find its doubtful regions; arguments and errors as for `run_case`."""
+    """Predict an image and find its doubtful regions; arguments and errors as for `run_case`.
+
+    What is noticed of both together is added to the prediction's warnings.
+    """
+    card = predictor.model.card
+    settings = region_settings or card.region_settings
     prediction = predictor.predict(image, progress, cancelled)
     seconds = dict(prediction.timings)
     with _stage("regions", seconds, progress, cancelled):
-        regions = find_regions(
-            prediction.probability,
-            prediction.variance,
-            prediction.segmentation,
-            region_settings or predictor.model.card.region_settings,
-        )
+        regions = find_regions(prediction.probability, prediction.variance, prediction.segmentation, settings)
+    prediction.warnings += _without_covariance(card, settings.measure)
+    problem = unsuitable(regions.regions, organ_volumes(prediction.segmentation, card))
+    prediction.warnings += [problem] if problem else []
     return Analysis(prediction, regions, seconds)
 
 
@@ -255,6 +261,18 @@ def _stage(
     seconds[name] = time.monotonic() - start
     if progress:
         progress(Progress(name, 1, 1, 0.0))
+
+
+def _without_covariance(card: ModelCard, measure: Measure) -> list[str]:
+    """What a reader of a stock nnU-Net's variance must know."""
+    if card.covariance.kind is not Covariance.DETERMINISTIC:
+        return []
+    found = (
+        "doubtful regions are found by it as you asked, so most are missed; entropy and p (1 - p) find them"
+        if measure is Measure.VARIANCE
+        else f"doubtful regions are found by {MEASURE_NAMES[measure]}"
+    )
+    return [f"This model has no covariance, so its variance shows only where tiles or folds disagree; {found}."]
 
 
 def _expected_error_voxels(probability: sitk.Image) -> float:

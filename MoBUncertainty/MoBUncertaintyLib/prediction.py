@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -14,8 +14,7 @@ import SimpleITK as sitk
 from torch import Tensor
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.appearance import readable
-from MoBUncertaintyLib.card import Label, ModelCard
+from MoBUncertaintyLib.card import ModelCard
 from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.devices import Precision, autocast_dtype, select_device
 from MoBUncertaintyLib.errors import Cancelled, SettingsError, lack_of_memory_told
@@ -24,6 +23,7 @@ from MoBUncertaintyLib.memory import check_memory
 from MoBUncertaintyLib.model import Fold, Model
 from MoBUncertaintyLib.moments import DEFAULT_SAMPLES
 from MoBUncertaintyLib.network import StochasticNetwork, load_network, load_weights
+from MoBUncertaintyLib.plausibility import cut_off, not_found
 from MoBUncertaintyLib.preprocessing import Bounds, Case, Preprocessor
 from MoBUncertaintyLib.rounding import rounded
 from MoBUncertaintyLib.sliding_window import Placement, SlidingWindow
@@ -211,8 +211,9 @@ class Predictor:
                 *warnings,
                 *case.warnings,
                 *window.warnings,
-                *_without_variance(self.model.card, self.settings.samples),
-                *_not_found(segmentation, self.model.card.labels),
+                *_one_sample(self.model.card, self.settings.samples),
+                *not_found(segmentation, self.model.card.labels),
+                *cut_off(segmentation, self.model.card.labels, case, self.settings.region_of_interest is not None),
             ],
             timings={
                 "preprocess": clock.seconds["preprocess"],
@@ -264,22 +265,10 @@ class Predictor:
         }
 
 
-def _without_variance(card: ModelCard, samples: int | None) -> list[str]:
-    """What a reader of a stock nnU-Net's variance, or of one sample's, must know."""
-    if card.covariance.kind is Covariance.DETERMINISTIC:
-        return [
-            "This model has no covariance, so its variance shows only where tiles or folds disagree; doubtful regions "
-            "are found by p (1 - p), for which the entropy map is the one to look at."
-        ]
-    if samples == 1:
-        return ["One Monte Carlo sample has no variance, only tiles and folds disagree; take 2 samples or more."]
-    return []
-
-
-def _not_found(segmentation: sitk.Image, labels: Sequence[Label]) -> list[str]:
-    """A sentence for each organ that no voxel was given to."""
-    array = sitk.GetArrayViewFromImage(segmentation)
-    return [f"No {readable(each.name)} was found in this image." for each in labels if not (array == each.value).any()]
+def _one_sample(card: ModelCard, samples: int | None) -> list[str]:
+    if samples != 1 or card.covariance.kind is Covariance.DETERMINISTIC:
+        return []
+    return ["One Monte Carlo sample has no variance, only tiles and folds disagree; take 2 samples or more."]
 
 
 class _Clock:

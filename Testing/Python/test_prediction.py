@@ -328,7 +328,8 @@ def test_out_of_memory_moves_the_sums_and_then_the_network_to_the_cpu_without_lo
     assert len(made) == 2 + len(failures)
     assert same(prediction, reference)
     expected = ["results are summed on the CPU", "the CPU computes"][:steps]
-    assert all(message in warning for message, warning in zip(expected, prediction.warnings, strict=True))
+    said = [warning for warning in prediction.warnings if "CPU" in warning]
+    assert all(message in warning for message, warning in zip(expected, said, strict=True))
 
 
 @pytest.mark.parametrize("target, name, call", [(sliding_window.Accumulator, "add", 1), (StochasticNetwork, "to", 0)])
@@ -338,7 +339,7 @@ def test_out_of_memory_while_summing_or_moving_takes_one_step(
     moved = fail_at(monkeypatch, set(), sliding_window.Accumulator, "to")
     fail_at(monkeypatch, {call}, target, name)
     prediction = predict(ct, mob, one_fold())
-    assert same(prediction, reference) and len(prediction.warnings) == 1
+    assert same(prediction, reference) and len([text for text in prediction.warnings if "CPU" in text]) == 1
     assert len(moved) == 2, "the sums are moved when it is said, and at the end"
 
 
