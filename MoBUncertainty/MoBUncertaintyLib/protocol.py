@@ -64,20 +64,35 @@ _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
     Event.RESULT: {"result": (dict,)},
     Event.ERROR: {"code": (str,), "message": (str,), "details": (str,)},
 }
+_NULL = type(None)
+_REQUESTS: dict[str, dict[str, tuple[type, ...]]] = {
+    Command.PREDICT: {"ct": (dict,), "model": (str,), "folder": (str,)}
+    | dict.fromkeys(("settings", "regions"), (dict, _NULL))
+    | {"regions_of_model": (str, _NULL)},
+    Command.EXPORT: dict.fromkeys(("predicted", "corrected", "regions", "output"), (str,))
+    | dict.fromkeys(("ct", "probability", "variance", "provenance", "review"), (dict,))
+    | {"labels": (list,), "formats": (list,), "dicom_files": (list, _NULL)},
+    Command.SCRATCH: {"folder": (str,)},
+}
+"""What the worker relies on; a field that may be null may be missing too."""
 
 
 class ProtocolError(Exception):
     """What was said is no message."""
 
 
-def encode(message: dict[str, Any]) -> bytes:
+def encode(message: dict[str, Any], errors: str = "strict") -> bytes:
     """A message as one line.
+
+    Args:
+        message: What to say.
+        errors: What to do with text that is not valid Unicode, such as the name of a file may be; see `str.encode`.
 
     Raises:
         ProtocolError: It holds something that JSON cannot, such as NaN or an array.
     """
     try:
-        return json.dumps(message, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        return json.dumps(message, ensure_ascii=False, allow_nan=False).encode(errors=errors) + b"\n"
     except (TypeError, ValueError) as error:
         raise ProtocolError(f"The message cannot be sent ({error}).") from error
 
@@ -102,6 +117,20 @@ class Decoder:
         if len(self._rest) > SIZE_LIMIT:
             raise ProtocolError(f"A line is longer than {SIZE_LIMIT >> 20} MB.")
         return [_message(line) for line in lines if line.strip()]
+
+
+def check_request(request: dict[str, Any]) -> None:
+    """Check that a request has a command and, if it is one of `Command`, all its fields.
+
+    Raises:
+        ProtocolError: It has not.
+    """
+    types = {"id": (int, str, _NULL), "command": (str,)}
+    if isinstance(command := request.get("command"), str):
+        types |= _REQUESTS.get(command, {})
+    for name, allowed in types.items():
+        if not isinstance(request.get(name), allowed):
+            raise ProtocolError(f"The request {command!r} has no proper {name!r}.")
 
 
 def check_event(event: dict[str, Any]) -> None:

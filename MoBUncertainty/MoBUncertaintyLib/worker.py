@@ -27,7 +27,7 @@ from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import NOT_ENOUGH_MEMORY, UserError, is_out_of_memory
 from MoBUncertaintyLib.estimate import Estimate, Pace
 from MoBUncertaintyLib.folders import remove_leftovers
-from MoBUncertaintyLib.protocol import HEARTBEAT_S, Command, Decoder, Event, ProtocolError, encode
+from MoBUncertaintyLib.protocol import HEARTBEAT_S, Command, Decoder, Event, ProtocolError, check_request, encode
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.model import Model
@@ -81,12 +81,12 @@ class Channel:
         os.dup2(2, 1)
 
     def send(self, event: Event, **fields: Any) -> None:
-        """Send one event; any thread may.
+        """Send one event; any thread may. A file's name that is not valid Unicode gets question marks.
 
         Raises:
             ProtocolError: The fields cannot be sent.
         """
-        line = encode({"event": event, **fields})
+        line = encode({"event": event, **fields}, errors="replace")
         with self._lock:
             try:
                 self._output.write(line)
@@ -95,7 +95,7 @@ class Channel:
                 self.hang_up()
 
     def requests(self) -> Iterator[Fields]:
-        """Each request as it comes, until stdin is closed.
+        """Each request as it comes, until stdin is closed; one without a proper field is refused.
 
         Raises:
             ProtocolError: Something that came is none.
@@ -103,19 +103,28 @@ class Channel:
         decoder = Decoder()
         while data := self._read(self._input):
             for request in decoder.feed(data):
-                if request.get("command") == Command.SCRATCH:
-                    self._scratch = tempfile.tempdir = request.get("folder")
+                try:
+                    check_request(request)
+                except ProtocolError as error:
+                    identity = request.get("id")
+                    self.send(Event.ERROR, id=identity, code="protocol", message=str(error), details="")
+                    continue
+                if request["command"] == Command.SCRATCH:
+                    self._scratch = tempfile.tempdir = request["folder"]
                 else:
-                    self._written = request.get("output", self._written)
+                    if request["command"] == Command.EXPORT:
+                        self._written = request["output"]
                     yield request
 
     def hang_up(self) -> NoReturn:
         """End the process and all that it has started, and leave no data of the patient, even if Slicer crashed."""
-        if self._scratch:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-        if self._written:
-            remove_leftovers(self._written)
-        end_process_tree()
+        try:
+            if self._scratch:
+                shutil.rmtree(self._scratch, ignore_errors=True)
+            if self._written:
+                remove_leftovers(self._written)
+        finally:  # whatever kind of path that was
+            end_process_tree()
 
     @staticmethod
     def _read(stream: BinaryIO) -> bytes:
@@ -140,7 +149,7 @@ def serve(handlers: Mapping[str, Handler]) -> None:
     threading.Thread(target=_beat, args=(channel,), daemon=True).start()
     while True:
         request = waiting.get()
-        if request.get("command") == Command.SHUTDOWN:
+        if request["command"] == Command.SHUTDOWN:
             channel.send(Event.RESULT, id=request.get("id"), result={})
             return
         _answer(channel, handlers, request)
@@ -153,7 +162,8 @@ def _listen(channel: Channel, waiting: queue.Queue[Fields]) -> None:
             waiting.put(request)
     except ProtocolError as error:
         channel.send(Event.ERROR, id=None, code="protocol", message=str(error), details="")
-    channel.hang_up()
+    finally:
+        channel.hang_up()
 
 
 def _beat(channel: Channel) -> None:
@@ -175,9 +185,9 @@ def _answer(channel: Channel, handlers: Mapping[str, Handler], request: Fields) 
     identity = request.get("id")
     report = Report(lambda event, fields: channel.send(event, id=identity, **fields))
     try:
-        handler = handlers.get(request.get("command"))
+        handler = handlers.get(request["command"])
         if handler is None:
-            raise ProtocolError(f"The worker does not know the command {request.get('command')!r}.")
+            raise ProtocolError(f"The worker does not know the command {request['command']!r}.")
         channel.send(Event.RESULT, id=identity, result=handler(request, report))
     except Exception as error:
         code, message = describe_error(error)

@@ -121,13 +121,13 @@ def handler(request, report):
     os.system("echo from a child")
     subprocess.run([sys.executable, "-c", "import sys; print('read', repr(sys.stdin.read()))"])
     return {}
-serve({"predict": handler})
+serve({"compute": handler})
 """
 
 
 def test_what_prints_does_not_disturb_the_protocol(start: Callable[..., Process]) -> None:
     process = start(PRINTS)
-    process.send(id=1, command="predict")
+    process.send(id=1, command="compute")
     assert [event["event"] for event in (next(process.events()), process.until(Event.RESULT))] == ["ready", "result"]
     process.send(id=2, command="shutdown")
     process.process.wait(SOON)
@@ -141,10 +141,10 @@ def test_its_heart_beats_while_it_computes(start: Callable[..., Process]) -> Non
 import time
 from MoBUncertaintyLib import worker
 worker.HEARTBEAT_S = 0.05
-worker.serve({"predict": lambda request, report: time.sleep(0.5) or {}})
+worker.serve({"compute": lambda request, report: time.sleep(0.5) or {}})
 """
     process = start(program)
-    process.send(id=1, command="predict")
+    process.send(id=1, command="compute")
     kinds = []
     for event in process.events():
         kinds.append(event["event"])
@@ -154,9 +154,9 @@ worker.serve({"predict": lambda request, report: time.sleep(0.5) or {}})
 
 
 def test_an_unforeseen_fault_tells_where(start: Callable[..., Process]) -> None:
-    process = start("from MoBUncertaintyLib import worker\nworker.serve({'predict': lambda request, report: 1 / 0})")
+    process = start("from MoBUncertaintyLib import worker\nworker.serve({'compute': lambda request, report: 1 / 0})")
     for number in (1, 2):  # and the worker goes on
-        process.send(id=number, command="predict")
+        process.send(id=number, command="compute")
         error = process.until(Event.ERROR)
         assert (error["id"], error["code"]) == (number, "internal")
         assert "ZeroDivisionError" in error["message"]
@@ -173,7 +173,7 @@ def handler(request, report):
     report.warning(str(child.pid))
     a @ a  # one kernel, many seconds on a core
     return {}
-serve({"predict": handler})
+serve({"compute": handler})
 """
 
 
@@ -183,7 +183,7 @@ def test_closing_stdin_ends_it_amid_a_torch_kernel_with_its_children_and_files(
     process = start(TORCH)
     (folder / "ct.npy").write_bytes(b"of a patient")
     process.send(command="scratch", folder=str(folder))
-    process.send(id=1, command="predict")
+    process.send(id=1, command="compute")
     child = int(process.until(Event.WARNING)["message"])
     time.sleep(0.3)
     assert process.process.poll() is None
@@ -209,12 +209,83 @@ serve({"export": handler})
 
 def test_closing_stdin_amid_an_export_leaves_nothing_of_it(start: Callable[..., Process], folder: Path) -> None:
     process = start(EXPORT)
-    process.send(id=1, command="export", output=str(folder / "review"))
+    process.send(id=1, command="export", **an_export(folder))
     partial = process.until(Event.WARNING)["message"]
     assert [path.name for path in folder.iterdir()] == [partial]
     process.process.stdin.close()
     assert wait_until(lambda: process.process.poll() is not None)
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("output", ["loop/review", f"{'x' * 5000}/review", "\0/review"], ids=["loop", "long", "null"])
+def test_closing_stdin_ends_it_whatever_folder_it_was_to_write(
+    start: Callable[..., Process], folder: Path, output: str
+) -> None:
+    (folder / "loop").symlink_to(folder / "loop")
+    process = start()
+    process.send(id=1, command="export", **an_export(folder) | {"output": str(folder / output)})
+    error = process.until(Event.ERROR)
+    assert (error["id"], error["code"]) == (1, "internal")  # there is no CT in this request
+    process.process.stdin.close()
+    assert wait_until(lambda: process.process.poll() is not None)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"output": 7}, "'output'"),
+        ({"output": None}, "'output'"),
+        ({"ct": "ct.npy"}, "'ct'"),
+        ({"formats": "report"}, "'formats'"),
+        ({"command": 3}, "'command'"),
+        ({"command": "predict", "model": 3}, "'model'"),
+        ({"command": "predict", "model": "m", "folder": "f", "settings": []}, "'settings'"),
+        ({"command": "scratch"}, "'folder'"),
+        ({"id": [1]}, "'id'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_request_without_a_proper_field_is_refused_and_the_next_is_answered(
+    start: Callable[..., Process], folder: Path, change: dict, named: str
+) -> None:
+    process = start()
+    process.send(**{"id": 1, "command": "export"} | an_export(folder) | change)
+    error = process.until(Event.ERROR)
+    assert error["code"] == "protocol"
+    assert named in error["message"]
+    process.send(id=2, command="shutdown")
+    assert process.until(Event.RESULT)["id"] == 2
+
+
+def test_half_a_surrogate_pair_is_no_message_and_not_a_crash(start: Callable[..., Process]) -> None:
+    process = start()
+    process.process.stdin.write(b'{"id": "\\ud800", "command": "dance"}\n')
+    process.process.stdin.flush()
+    assert "surrogate" in process.until(Event.ERROR)["message"]
+
+
+def test_a_message_about_a_name_that_is_no_text_is_sent(start: Callable[..., Process]) -> None:
+    process = start(UNTOLD)
+    for number in (1, 2):
+        process.send(id=number, command="read")
+        error = process.until(Event.ERROR)
+        assert (error["id"], error["message"]) == (number, "M?ller.nii.gz cannot be read.")
+
+
+UNTOLD = """
+from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.worker import serve
+def handler(request, report):
+    raise ImageError("M\\udcfcller.nii.gz cannot be read.")
+serve({"read": handler})
+"""
+
+
+def an_export(folder: Path) -> dict[str, Any]:
+    """The fields of a request, none of whose files are there."""
+    arrays = dict.fromkeys(("predicted", "corrected", "regions"), "none.npy")
+    given = {"labels": [], "provenance": {}, "review": {}, "variance": {}, "probability": {}}
+    return arrays | given | {"ct": {}, "output": str(folder / "review"), "formats": ["report"]}
 
 
 def test_it_ends_when_nobody_listens_any_more(start: Callable[..., Process]) -> None:
