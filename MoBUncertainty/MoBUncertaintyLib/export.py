@@ -15,9 +15,12 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.appearance import brightest_variance
 from MoBUncertaintyLib.card import Label
+from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError, UserError
 from MoBUncertaintyLib.folders import FolderKind
 from MoBUncertaintyLib.handover import read_volume
+from MoBUncertaintyLib.integrity import make_manifest, seal
+from MoBUncertaintyLib.region_description import RegionDescriber
 from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.report import SCHEMA, ReviewedCase, build_report, write_csv, write_html, write_json
 from MoBUncertaintyLib.review import Review
@@ -124,12 +127,13 @@ def write_export(
                 _write_dicom(kind, partial, folder, case, corrected, dicom_files, warnings)
             elif kind is Format.SEGMENTATION:
                 _write_segmentation(partial, folder, case, corrected)
-        # Last, so that the report lists the warnings.
+        # Last, so that the report lists the warnings, and its record all other files.
         report = build_report(case, dicom=dicom, patient=patient, warnings=warnings, corrected=corrected)
-        write_json(partial / RECORD, report)
         if Format.REPORT in wanted:
             write_html(partial / "report.html", report, case, corrected)
             write_csv(partial / "report.csv", report)
+        report = seal(report | {"files": make_manifest(partial)})
+        write_json(partial / RECORD, report)
         names = sorted(path.name for path in partial.iterdir())
     if progress:
         progress("Written", 1.0)
@@ -143,7 +147,7 @@ def export_review(request: Mapping[str, Any], reporter: Reporter | None = None) 
     has that name too. The CT's hash, and the number of its DICOM series, tell which one it is.
 
     Args:
-        request: `ct`, {`array`, `ijk_to_ras`, `name`}; `predicted`, `corrected`, `regions` and, by label value,
+        request: `ct`, {`array`, `ijk_to_ras`, `name`}; `predicted` and, by label value, `probability` and
             `variance`: .npy files (z, y, x); `labels` and `provenance`, from the answer to `predict`; `review`, from
             `Review.to_dict`; `dicom_files`, or null; `output`, `formats`, `patient_fields`, `overwrite`: as for
             `write_export`.
@@ -160,9 +164,9 @@ def export_review(request: Mapping[str, Any], reporter: Reporter | None = None) 
         return np.load(name, mmap_mode="r", allow_pickle=False)
 
     image, _ = read_volume(request["ct"])
-    review = Review.from_dict(
-        request["review"], load(request["predicted"]), load(request["regions"]), load(request["corrected"])
-    )
+    predicted, grid = load(request["predicted"]), Grid.of(image)
+    maps = [{int(value): load(name) for value, name in request[kind].items()} for kind in ("probability", "variance")]
+    review = Review.from_dict(request["review"], predicted, grid, RegionDescriber(*maps, predicted, grid))
     info = dict(request["provenance"])
     patient_fields = bool(request.get("patient_fields"))
     given = {"name": request["ct"].get("name")} | {k: v for k, v in info.get("input", {}).items() if v}
@@ -171,7 +175,7 @@ def export_review(request: Mapping[str, Any], reporter: Reporter | None = None) 
         image,
         review,
         tuple(Label(**label) for label in request["labels"]),
-        *({int(value): load(name) for value, name in request[kind].items()} for kind in ("probability", "variance")),
+        *maps,
         info,
     )
 

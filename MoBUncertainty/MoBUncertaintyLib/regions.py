@@ -245,7 +245,7 @@ class RegionFinder:
             "mean_probability": integral(doubt.foreground) / total,
             "inside_share": integral(doubt.inside) / total,
             "extent_mm": diameter(index, doubt.spacing),
-            "location": _location(centroid, doubt.labels[box][mask], self._organs),
+            "location": location_in(centroid, doubt.labels[box][mask], self._organs),
         }
 
 
@@ -285,8 +285,12 @@ def _drop_small(labels: np.ndarray, counted: np.ndarray, smallest: float) -> np.
     return np.where(keep[labels], labels, 0)
 
 
-def _organ_frames(doubt: DoubtMap) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Centroid and half extent (RAS, mm) of each label of the segmentation."""
+OrganFrame = tuple[np.ndarray, np.ndarray]
+"""Centroid and half extent of an organ, RAS mm."""
+
+
+def _organ_frames(doubt: DoubtMap) -> dict[int, OrganFrame]:
+    """The frame of each label of the segmentation."""
     frames = {}
     for value, box in enumerate(ndimage.find_objects(doubt.labels), start=1):
         if box:
@@ -295,8 +299,14 @@ def _organ_frames(doubt: DoubtMap) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     return frames
 
 
-def _location(centroid: np.ndarray, labels: np.ndarray, organs: dict[int, tuple[np.ndarray, np.ndarray]]) -> str:
-    """Where `centroid` lies in the organ that has most of the region's voxels (else: in the nearest one), in words."""
+def location_in(centroid: np.ndarray, labels: np.ndarray, organs: Mapping[int, OrganFrame]) -> str:
+    """Where a region lies in the organ that has most of its voxels (else: in the nearest one), in words.
+
+    Args:
+        centroid: The region's, RAS mm.
+        labels: Of its voxels.
+        organs: The frame of each organ that is segmented.
+    """
     if not organs:
         return "no organ segmented"
     votes = np.bincount(labels[labels > 0])

@@ -7,8 +7,8 @@ list of states. Arrays are (z, y, x).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,39 +21,27 @@ from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.pieces import diameter
 from MoBUncertaintyLib.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.regions import FoundRegions, Region, Regions
-from MoBUncertaintyLib.review_regions import (
-    ReviewRegion,
-    Verdict,
-    changed_boxes,
-    common,
-    covered,
-    masks,
-    occupied,
-    restored,
-)
+from MoBUncertaintyLib.review_record import Describe, Signature, plain_text, read_record, write_record
+from MoBUncertaintyLib.review_regions import ReviewRegion, Verdict, changed_boxes, common, covered, masks, occupied
 
-__all__ = ["SCHEMA", "SCHEMA_VERSION", "Box", "Review", "ReviewRegion", "Signature", "Verdict"]
-
-SCHEMA = "mob-uncertainty review"
-SCHEMA_VERSION = 1
+__all__ = ["Box", "Review", "ReviewRegion", "Signature", "Verdict"]
 
 _SURROUNDINGS = 20  # voxels
 
 
 @dataclass(frozen=True)
-class Signature:
-    """Who signed the review off, and when (with its time zone)."""
-
-    name: str
-    time: datetime
-
-
-@dataclass(frozen=True)
 class _State:
+    """What a review is at one time. Whatever it was made from, none is signed with regions left undecided."""
+
     regions: tuple[ReviewRegion, ...]
     settings: RegionSettings | None
     signature: Signature | None = None
     found: bool = False  # made by `update_regions`: the next such state takes its place
+
+    def __post_init__(self) -> None:
+        left, total = sum(not region.decided for region in self.regions), len(self.regions)
+        if self.signature and left:
+            raise ReviewError(f"{left} of {total} regions are not decided; decide them before signing off.")
 
     @property
     def measure(self) -> Measure | None:
@@ -81,8 +69,9 @@ class Review:
         self.grid = grid
         self._next_id = 1
         self._digest: str | None = None
+        # Ranked as they come: a reader has seen them in a table of the same ranks.
         made = [self._new(region, box, mask) for region, box, mask in masks(self._arrays(regions))]
-        self._states = [_State(self._ranked(made), regions.settings)]
+        self._states = [_State(self._numbered(made), regions.settings)]
         self._now = 0
 
     # What there is
@@ -216,8 +205,8 @@ class Review:
         return self._change(region, verdict=Verdict.EDIT, organ=None, edited=edited)
 
     def comment(self, region_id: str, text: str) -> tuple[Box, ...]:
-        """Set a region's comment; "" removes it."""
-        return self._change(self.region(region_id), comment=text.strip())
+        """Set a region's comment, without control characters; "" removes it."""
+        return self._change(self.region(region_id), comment=plain_text(text))
 
     def update_regions(self, regions: Regions | FoundRegions) -> tuple[Box, ...]:
         """Take regions that were found anew, with another threshold say.
@@ -257,17 +246,11 @@ class Review:
             when: Now, if not given; local time if it names no zone.
 
         Raises:
-            ReviewError: Regions are undecided, there is no name, or it is signed already.
+            ReviewError: Regions are undecided, the name is none, or it is signed already.
         """
         self._refuse_if_signed()
-        done, total = self.reviewed
-        if done < total:
-            raise ReviewError(f"{total - done} of {total} regions are not decided; decide them before signing off.")
-        name = " ".join(name.split())
-        if not name:
-            raise ReviewError("There is no name to sign with; enter the reviewer's name.")
-        when = (when or datetime.now()).astimezone().replace(microsecond=0)
-        self._push(replace(self._state, signature=Signature(name, when), found=False))
+        signature = Signature(name, (when or datetime.now()).replace(microsecond=0))
+        self._push(replace(self._state, signature=signature, found=False))
 
     def withdraw(self) -> None:
         """Take the signature back, so that the review can be changed again.
@@ -290,66 +273,29 @@ class Review:
     # For files and scenes
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the voxels, ready for JSON; the history is not kept."""
-        return {
-            "schema": SCHEMA,
-            "schema_version": SCHEMA_VERSION,
-            "predicted_sha256": self.digest,
-            "ijk_to_ras": self.grid.matrix().tolist(),
-            "settings": asdict(self.settings) if self.settings else None,
-            "regions": [
-                {
-                    "id": region.region_id,
-                    "rank": region.region.rank,
-                    "label": region.label,
-                    "verdict": region.verdict.value,
-                    "organ": region.organ,
-                    "comment": region.comment,
-                    "region": asdict(region.region),
-                }
-                for region in self.regions
-            ],
-            "signature": self.signature
-            and {"name": self.signature.name, "time": self.signature.time.isoformat(timespec="seconds")},
-        }
+        """All of it, sealed and ready for JSON (see `review_record`); only the history is not kept."""
+        return write_record(self.digest, self.grid, self.settings, self.regions, self.signature)
 
     @classmethod
-    def from_dict(
-        cls, data: dict[str, Any], predicted: np.ndarray, label_map: np.ndarray, corrected: np.ndarray
-    ) -> Review:
+    def from_dict(cls, data: Mapping[str, Any], predicted: np.ndarray, grid: Grid, describe: Describe) -> Review:
         """The review that `to_dict` described, with an empty history.
 
         Args:
             data: From `to_dict`.
             predicted: Predicted labels.
-            label_map: From `label_map()`.
-            corrected: From `corrected()`; what EDIT regions hold is taken from it.
+            grid: Where their voxels lie.
+            describe: Describes a region by the prediction, such as a `RegionDescriber`: what was stored of its numbers
+                and its place in the organ is not believed.
 
         Raises:
-            ReviewError: It is no such description, or it belongs to other volumes.
+            ReviewError: It is no such description, has changed since, belongs to another prediction or place, or is
+                signed where it could not have been.
         """
-        try:
-            if (data["schema"], data["schema_version"]) != (SCHEMA, SCHEMA_VERSION):
-                raise ReviewError("The review was stored by another version of this module; review the case again.")
-            entries = data["regions"]
-            found = tuple(Region.from_dict(entry["region"]) for entry in entries)
-            settings = data["settings"] and RegionSettings.from_dict(data["settings"])
-            grid = Grid.from_matrix(np.array(data["ijk_to_ras"], float).reshape(4, 4))
-            review = cls(predicted, FoundRegions(found, label_map, settings), grid)
-            if review.digest != data["predicted_sha256"]:
-                raise ReviewError("The review belongs to another prediction; review this one from the start.")
-            review._check_shape(corrected.shape)
-            by_label = {entry["label"]: entry for entry in entries}
-            regions = tuple(restored(region, by_label[region.label], corrected) for region in review.regions)
-            ids = [region.region_id for region in regions]
-            if len(set(ids)) < len(ids):
-                raise ValueError("two regions have one id")
-            signed = data["signature"]
-            signature = signed and Signature(str(signed["name"]), datetime.fromisoformat(signed["time"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ReviewError(f"The stored review is damaged ({error}); review the case again.") from error
-        review._states = [_State(regions, settings, signature)]
-        review._next_id = 1 + max((int(name) for name in ids if name.isdecimal()), default=0)
+        review = cls(predicted, FoundRegions((), np.zeros((0, 0, 0), np.uint16), None, hull(())), grid)
+        stored = read_record(data, review.digest, predicted.shape, grid, describe)
+        review.grid = stored.grid
+        review._states = [_State(stored.regions, stored.settings, stored.signature)]
+        review._next_id = 1 + max((int(region.region_id) for region in stored.regions), default=0)
         return review
 
     # Inside
@@ -408,12 +354,17 @@ class Review:
         self._next_id += 1
         return made
 
+    @classmethod
+    def _ranked(cls, regions: Iterable[ReviewRegion]) -> tuple[ReviewRegion, ...]:
+        return cls._numbered(
+            sorted(regions, key=lambda each: (-each.region.expected_error_mm3, each.region.centroid_ras))
+        )
+
     @staticmethod
-    def _ranked(regions: Iterable[ReviewRegion]) -> tuple[ReviewRegion, ...]:
-        order = sorted(regions, key=lambda each: (-each.region.expected_error_mm3, each.region.centroid_ras))
+    def _numbered(regions: Iterable[ReviewRegion]) -> tuple[ReviewRegion, ...]:
         return tuple(
             replace(each, region=replace(each.region, rank=rank, label=each.label))
-            for rank, each in enumerate(order, start=1)
+            for rank, each in enumerate(regions, start=1)
         )
 
     def _rest(self, region: Region, box: Box, mask: np.ndarray, free: np.ndarray) -> Region:

@@ -1,18 +1,18 @@
 """A review as files: what a results folder offers for review, and the decisions file that answers it.
 
-A decisions file is what `Review.to_dict` makes, the `report.json` of an export, or written by hand:
+A decisions file is the `report.json` of an export, which holds what `Review.to_dict` makes, or written by hand:
 
     {"schema": "mob-uncertainty review", "schema_version": 1,
      "regions": [{"rank": 1, "verdict": "include", "comment": "tail of the organ"}, {"rank": 2, "verdict": "accept"}],
      "signature": {"name": "A. Reader"}}
 
-Regions that it does not name stay undecided. Edits, and regions that were found with another threshold, need the label
-maps beside it that an export writes too.
+Regions that it does not name stay undecided. A `report.json` is taken only as it was written, with the files of its
+export that lie beside it; one that was changed is no decisions file any more. (So it is where its SHA-256 is wrong.
+Whoever takes that out of it has written a decisions file by hand, which cannot hold edits.)
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,21 +25,26 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.card import Label
 from MoBUncertaintyLib.doubt import Grid, components
 from MoBUncertaintyLib.errors import ImageError, ReviewError
-from MoBUncertaintyLib.export import REGIONS, SEGMENTATION
+from MoBUncertaintyLib.export import RECORD
 from MoBUncertaintyLib.images import read_image
-from MoBUncertaintyLib.json_input import SIZE_LIMIT as JSON_LIMIT
+from MoBUncertaintyLib.integrity import IntegrityError, check_manifest, check_seal, is_plain_name
+from MoBUncertaintyLib.json_input import JsonError, read_object
+from MoBUncertaintyLib.region_description import RegionDescriber
 from MoBUncertaintyLib.region_settings import RegionSettings
-from MoBUncertaintyLib.regions import COLUMNS, Region, Regions
 from MoBUncertaintyLib.report import SCHEMA as REPORT_SCHEMA
 from MoBUncertaintyLib.report import ReviewedCase
 from MoBUncertaintyLib.results import Results, file_digest
-from MoBUncertaintyLib.review import SCHEMA, SCHEMA_VERSION, Review, Verdict
+from MoBUncertaintyLib.review import Review, Verdict
+from MoBUncertaintyLib.review_record import SCHEMA, SCHEMA_VERSION
 
 UNKNOWN_COLOUR = (128, 174, 128)  # Slicer's tissue; for results that do not tell
 
+BY_HAND = 1
+"""Version of the schema for who writes a decisions file: what was found and drawn is not in it."""
+
 _KEYS = {"schema", "schema_version", "predicted_sha256", "ijk_to_ras", "settings", "regions", "signature"}
 _REGION_KEYS = {"id", "rank", "label", "verdict", "organ", "comment", "region"}
-_SAME_PLACE_MM = 1.0  # positions in regions.csv are rounded
+_SAME_PLACE_MM = 1.0  # people round
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,8 @@ class Decisions:
     Attributes:
         path: The file.
         data: Its review, as it stands.
-        entries: What it says about each region.
-        signer: Name and time of the signature; None if it is not signed.
+        entries: What it says about each region, if it was written by hand.
+        signer: Name and time of the signature, if it was written by hand; None if it is not signed.
     """
 
     path: Path
@@ -74,16 +79,34 @@ def read_decisions(path: str | Path) -> Decisions:
     """Read a decisions file strictly: a misspelt word must not pass for a decision that was not made.
 
     Raises:
-        ReviewError: It cannot be read, or it is no decisions file; the message says what and where.
+        ReviewError: It cannot be read, it is no decisions file, or it has changed since an export wrote it; the message
+            says what and where.
     """
     path = Path(path)
-    data = _read_json(path)
-    if data.get("schema") == REPORT_SCHEMA:
-        data = data.get("review")
-        _require(isinstance(data, dict), path, "it holds no review")
-    _require(data.get("schema") == SCHEMA, path, f'its "schema" is not "{SCHEMA}"')
-    version = data.get("schema_version")
-    _require(version == SCHEMA_VERSION, path, f'its "schema_version" is {version!r}, not {SCHEMA_VERSION}')
+    try:
+        data = read_object(path)
+        if data.get("schema") == REPORT_SCHEMA:
+            check_record(data, path)
+            data = data.get("review")
+            _require(isinstance(data, dict), path, "it holds no review")
+        _require(data.get("schema") == SCHEMA, path, f'its "schema" is not "{SCHEMA}"')
+        version = data.get("schema_version")
+        _require(
+            _is_whole(version) and version in (BY_HAND, SCHEMA_VERSION),
+            path,
+            f'its "schema_version" is {version!r}, not {BY_HAND}',
+        )
+        if version == SCHEMA_VERSION:
+            check_seal(data)
+            return Decisions(path, data, (), None)
+    except OSError as error:
+        raise ReviewError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except JsonError as error:
+        raise ReviewError(f"{path} cannot be used: {error}; correct it.") from error
+    except IntegrityError as error:
+        raise ReviewError(
+            f"{path} cannot be used: {error}; copy the whole export again, or write a decisions file by hand."
+        ) from error
     _check_keys(data, _KEYS, path, "it")
     regions = data.get("regions")
     _require(isinstance(regions, list), path, '"regions" must be a list')
@@ -94,10 +117,36 @@ def read_decisions(path: str | Path) -> Decisions:
     return Decisions(path, data, entries, _signer(data.get("signature"), path))
 
 
+def check_record(record: Mapping[str, Any], path: Path) -> None:
+    """Check that an export's record, and what lies beside it of the export, are as they were written.
+
+    Args:
+        record: Content of its `report.json`.
+        path: Of that file, under which name ever: only beside a `report.json` the files are its own.
+
+    Raises:
+        IntegrityError: They are not.
+    """
+    check_seal(record)
+    files = record.get("files")
+    if path.name == RECORD and isinstance(files, dict):
+        beside = {name: each for name, each in files.items() if is_plain_name(name) and (path.parent / name).exists()}
+        if beside:
+            check_manifest(path.parent, beside)
+
+
+def describer_of(results: Results) -> RegionDescriber:
+    """Describes regions by the maps of a results folder."""
+    values = [organ["value"] for organ in results.info["organs"]]
+    maps = (dict(zip(values, components(image), strict=True)) for image in (results.probability, results.variance))
+    grid = Grid.of(results.segmentation)
+    return RegionDescriber(*maps, sitk.GetArrayViewFromImage(results.segmentation), grid)
+
+
 def review_of(results: Results) -> Review:
     """The review of a results folder, nothing decided yet."""
     settings = RegionSettings.from_dict(results.info["regions"]["settings"])
-    regions = Regions(tuple(_region(row) for row in results.table), results.regions, settings)
+    regions = describer_of(results).describe_all(sitk.GetArrayViewFromImage(results.regions), settings)
     return Review(sitk.GetArrayFromImage(results.segmentation), regions, Grid.of(results.segmentation))
 
 
@@ -105,29 +154,29 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
     """Review a results folder as the decisions say.
 
     Raises:
-        ReviewError: They belong to another prediction, name a region or an organ that is not there, need label maps
-            that are not there, or are signed with regions left undecided.
+        ReviewError: They belong to another prediction, name a region or an organ that is not there, or are signed with
+            regions left undecided.
     """
     path, review = decisions.path, review_of(results)
     stated = decisions.data.get("predicted_sha256")
     _require(stated in (None, review.digest), path, "it belongs to another prediction than these results")
-    if stated and (path.parent / REGIONS).is_file() and (path.parent / SEGMENTATION).is_file():
-        maps = [_read_map(path.parent / name) for name in (REGIONS, SEGMENTATION)]
-        return Review.from_dict(decisions.data, review.predicted, *maps)
-    by_rank = {region.region.rank: region for region in review.regions}
     names = {organ["name"]: organ["value"] for organ in results.info["organs"]}
+    if decisions.data["schema_version"] == SCHEMA_VERSION:
+        review = Review.from_dict(decisions.data, review.predicted, review.grid, describer_of(results))
+        given = {value for region in review.regions for value in region.given}
+        _require(given <= {0, *names.values()}, path, "it gives voxels to an organ that the model does not have")
+        return review
+    by_rank = {region.region.rank: region for region in review.regions}
     for entry in decisions.entries:
         what, region = f"region {entry.rank}", by_rank.get(entry.rank)
         _require(region is not None, path, f"it decides {what}, but there are {len(by_rank)} regions")
         place = entry.centroid_ras
         moved = place is not None and np.linalg.norm(np.subtract(place, region.region.centroid_ras)) > _SAME_PLACE_MM
-        _require(
-            not moved, path, f"its {what} lies elsewhere; keep {REGIONS} and {SEGMENTATION} of the export beside it"
-        )
+        _require(not moved, path, f"its {what} lies elsewhere; use the {RECORD} of the export as it was written")
         _require(
             entry.verdict is not Verdict.EDIT,
             path,
-            f"{what} was edited; keep {REGIONS} and {SEGMENTATION} of the export beside it",
+            f"{what} was edited, and only the {RECORD} of an export, as it was written, holds what was drawn",
         )
         organ = names.get(entry.organ, entry.organ)
         _require(
@@ -185,26 +234,6 @@ def reviewed_case(results: Results, ct: sitk.Image, review: Review) -> ReviewedC
     return ReviewedCase(ct, review, labels, probability, variance, results.info)
 
 
-def _region(row: Mapping[str, Any]) -> Region:
-    """A row of regions.csv."""
-    values = {name: row[name] for name in COLUMNS if not name.startswith("centroid_")}
-    return Region(centroid_ras=tuple(float(row[name]) for name in COLUMNS[2:5]), **values)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        _require(path.stat().st_size <= JSON_LIMIT, path, f"it is larger than {JSON_LIMIT >> 20} MB")
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ReviewError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except json.JSONDecodeError as error:
-        raise ReviewError(f"{path} is not valid JSON (line {error.lineno}: {error.msg}); correct it.") from error
-    except (ValueError, RecursionError) as error:
-        raise ReviewError(f"{path} is not a text file in JSON; give a decisions file.") from error
-    _require(isinstance(data, dict), path, "it is not a JSON object")
-    return data
-
-
 def _decision(entry: Any, number: int, path: Path) -> Decision:
     where = f"entry {number} of its regions"
     _require(isinstance(entry, dict), path, f"{where} is not an object")
@@ -243,13 +272,6 @@ def _signer(signature: Any, path: Path) -> tuple[str, datetime | None] | None:
         return name, datetime.fromisoformat(time) if time is not None else None
     except (TypeError, ValueError):
         raise ReviewError(f"{path} cannot be used: its signature's time {time!r} is not as 2026-05-31T14:30.") from None
-
-
-def _read_map(path: Path) -> np.ndarray:
-    try:
-        return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-    except RuntimeError as error:
-        raise ReviewError(f"{path} cannot be read; copy it again from the export.") from error
 
 
 def _check_keys(data: Mapping[str, Any], known: set[str], path: Path, where: str) -> None:

@@ -5,9 +5,12 @@ Arrays are (z, y, x); a *box* is a tuple of three slices in them.
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -69,6 +72,19 @@ class ReviewRegion:
         """Whether the reader has given a verdict or a comment, so that the region must not vanish."""
         return self.decided or bool(self.comment)
 
+    @property
+    def given(self) -> set[int]:
+        """The labels that the verdict gives to voxels of the region."""
+        if self.verdict is Verdict.EDIT:
+            return set(np.unique(self.edited[self.mask]).tolist())
+        return {self.organ} if self.verdict is Verdict.INCLUDE else set()
+
+    @cached_property
+    def packed(self) -> dict[str, str | None]:
+        """Mask (`voxels`, eight to the byte) and `edited`, compressed, as text."""
+        edited = self.edited
+        return {"voxels": _pack(np.packbits(self.mask)), "edited": None if edited is None else _pack(edited)}
+
 
 def masks(found: FoundRegions) -> list[tuple[Region, Box, np.ndarray]]:
     """Box and mask of each region; the box lies in the CT's array."""
@@ -125,17 +141,5 @@ def changed_boxes(before: Iterable[ReviewRegion], after: Iterable[ReviewRegion])
     )
 
 
-def restored(region: ReviewRegion, entry: dict[str, Any], corrected: np.ndarray) -> ReviewRegion:
-    """A region with what was stored of its review; an edit is taken from the corrected labels."""
-    verdict = Verdict(entry["verdict"])
-    edited = np.where(region.mask, corrected[region.box], 0).astype(np.uint8) if verdict is Verdict.EDIT else None
-    organ = int(entry["organ"]) if verdict is Verdict.INCLUDE else None
-    return replace(
-        region,
-        region_id=str(entry["id"]),
-        region=replace(region.region, rank=int(entry["rank"])),
-        verdict=verdict,
-        organ=organ,
-        edited=edited,
-        comment=str(entry["comment"]),
-    )
+def _pack(array: np.ndarray) -> str:
+    return base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 1)).decode()

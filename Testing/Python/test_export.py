@@ -25,8 +25,8 @@ from MoBUncertaintyLib.export import Format, export_review, write_export
 from MoBUncertaintyLib.images import read_image
 from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.report import ReviewedCase
-from MoBUncertaintyLib.review import Review
 from test_dicom_export import write_series
+from test_review import stored_again
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -238,10 +238,8 @@ class TestRequest:
             "ct": {"array": save("ct", ct), "ijk_to_ras": Grid.of(case.ct).matrix().tolist(), "name": "Jäger CT"},
             "dicom_files": None,
             "predicted": save("predicted", case.review.predicted),
-            "corrected": save("corrected", case.review.corrected()),
-            "regions": save("regions", case.review.label_map()),
             "variance": {str(value): save(f"variance-{value}", each) for value, each in case.variance.items()},
-            "probability": {},
+            "probability": {str(value): save(f"probability-{value}", p) for value, p in case.probability.items()},
             "labels": [asdict(label) for label in case.labels],
             "review": case.review.to_dict(),
             "provenance": dict(case.info) | {"input": {"name": None, "sha256": "b" * 64}},
@@ -311,6 +309,7 @@ class TestRequest:
             sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / name)))
             for name in (export.REGIONS, export.SEGMENTATION)
         ]
-        again = Review.from_dict(record["review"], case.review.predicted, *maps)
-        assert again.to_dict() == case.review.to_dict()
+        again = stored_again(case.review, record["review"])
+        assert np.array_equal(again.label_map(), maps[0])
+        assert np.array_equal(again.corrected(), maps[1])
         assert np.array_equal(again.corrected(), case.review.corrected())

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from MoBUncertaintyLib.integrity import seal
 from small_panel import SHAPE, apply, shown, statuses
 
 pytestmark = pytest.mark.own_process
@@ -62,7 +63,7 @@ class TestSession:
         for step in steps:
             with pytest.raises(ReviewError, match="moved or changed after it was segmented"):
                 step()
-        assert session.review.to_dict() == said
+        assert session.review.to_dict() == seal(said)
         self.harden(session, -15, roles)
         assert session.strayEdits() == 0
         session.decide(region, "exclude")
@@ -127,7 +128,7 @@ class TestPanel:
         assert statuses(desktop)[0] == "Included"
         assert session.review.regions[0].comment == "Vessel"
         said["regions"][0]["comment"] = "Vessel"
-        assert session.review.to_dict() == said
+        assert session.review.to_dict() == seal(said)
 
     @pytest.mark.parametrize("drawn", [True, False])
     def test_a_ct_that_is_moved_amid_an_edit_loses_nothing_of_it(self, reviewed, drawn):

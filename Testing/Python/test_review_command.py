@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from invented import LEFT_KIDNEY, PANCREAS, invented_case
 from MoBUncertaintyLib import cli
 from MoBUncertaintyLib.export import write_export
+from MoBUncertaintyLib.integrity import seal
 from MoBUncertaintyLib.results import read_results, write_results
 from MoBUncertaintyLib.review_files import find_ct, review_of, reviewed_case
 from test_dicom_export import write_series
@@ -132,7 +133,7 @@ class TestApplied:
         stored = [json.loads(record.read_text(encoding="utf-8")) for record in records]
         assert stored[0]["regions"] == stored[1]["regions"]
 
-    def test_edits_and_regions_of_another_threshold_come_back_with_the_label_maps(self, place):
+    def test_edits_and_regions_of_another_threshold_come_back(self, place):
         results = read_results(place / "results")
         image, _ = find_ct(results)
         mine = review_of(results)
@@ -144,10 +145,6 @@ class TestApplied:
         done = review(place, place / "slicer" / "report.json", "--output", place / "again")
         assert done.exit_code == 0, done.output
         assert np.array_equal(labels(place / "again" / "segmentation.seg.nrrd"), mine.corrected())
-        (place / "slicer" / "regions.nrrd").unlink()
-        done = review(place, place / "slicer" / "report.json", "--output", place / "third")
-        assert done.exit_code == 2
-        assert "region 1 was edited; keep regions.nrrd and segmentation.seg.nrrd" in done.stderr.replace("\n", " ")
 
     def test_ct_that_was_moved_is_named(self, place, made):
         info_file = place / "results" / "prediction.json"
@@ -179,12 +176,13 @@ class TestApplied:
         assert record["patient"]["Name"] == "Doe, Jane"
 
 
+ALL_ACCEPTED = [{"rank": 1, "verdict": "accept"}, {"rank": 2, "verdict": "accept"}]
 BAD = {
     "no JSON": ('{"schema": ', "is not valid JSON (line 1: "),
     "no object": ("[]", "it is not a JSON object"),
-    "no text": ("\x00\ud83d".encode("utf-16", "surrogatepass"), "is not a text file in JSON"),
+    "no text": ("\x00\ud83d".encode("utf-16", "surrogatepass"), "it is not UTF-8 text"),
     "other schema": ({"regions": []}, 'its "schema" is not "mob-uncertainty review"'),
-    "other version": (entries() | {"schema_version": 2}, 'its "schema_version" is 2, not 1'),
+    "other version": (entries() | {"schema_version": 3}, 'its "schema_version" is 3, not 1'),
     "no list": (HEAD | {"regions": {}}, '"regions" must be a list'),
     "no rank": (entries({"verdict": "accept"}), 'entry 1 of its regions has no "rank" from 1 on'),
     "rank in words": (entries({"rank": "first", "verdict": "accept"}), 'has no "rank" from 1 on'),
@@ -201,10 +199,13 @@ BAD = {
     "organ": (entries({"rank": 1, "verdict": "include", "organ": "spleen"}), "not one of pancreas, kidney_left"),
     "organ's value": (entries({"rank": 1, "verdict": "include", "organ": 7}), "the organ 7 of region 1 is not one of"),
     "comment": (entries({"rank": 1, "verdict": "accept", "comment": 5}), "the comment of region 1 is no text"),
-    "edit without voxels": (entries({"rank": 1, "verdict": "edit"}), "region 1 was edited; keep regions.nrrd"),
+    "edit without voxels": (
+        entries({"rank": 1, "verdict": "edit"}),
+        "region 1 was edited, and only the report.json of an export",
+    ),
     "elsewhere": (
         entries({"rank": 1, "verdict": "accept", "region": {"centroid_ras": [0, 0, 0]}}),
-        "its region 1 lies elsewhere; keep regions.nrrd",
+        "its region 1 lies elsewhere; use the report.json of the export",
     ),
     "signature": (entries(signature={"name": " "}), "its signature has no name"),
     "time": (entries(signature={"name": "A", "time": "noon"}), "its signature's time 'noon' is not as"),
@@ -212,6 +213,16 @@ BAD = {
         entries({"rank": 1, "verdict": "accept"}, signature={"name": "A"}),
         "1 of 2 regions are not decided; decide them before signing off.",
     ),
+    "signed by nobody": (entries(signature={"name": ""}), "its signature has no name"),
+    "signed by a terminal": (
+        entries(*ALL_ACCEPTED, signature={"name": "A\x1b[2J"}),
+        "must be one line of at most 100 printable characters",
+    ),
+    "signed in another age": (
+        entries(*ALL_ACCEPTED, signature={"name": "A", "time": "0001-01-01T00:00:00"}),
+        "The year 1 of the signature is not possible",
+    ),
+    "not sealed": (entries() | {"schema_version": 2}, "its SHA-256 does not fit its content"),
     "another case": (entries(predicted_sha256="0" * 64), "it belongs to another prediction than these results"),
 }
 
@@ -230,6 +241,78 @@ def test_bad_decisions_are_one_sentence_and_nothing_is_written(place, content, s
     assert done.stderr.count("Error:") == 1
     assert "Traceback" not in done.output
     assert sorted(os.listdir(place / "results")) == before
+
+
+class TestExportThatWasChanged:
+    """Of an export, a file or the record is altered, by accident or by hand."""
+
+    @pytest.fixture
+    def exported(self, place) -> Path:
+        results = read_results(place / "results")
+        mine = review_of(results)
+        mine.edit("1", np.ones(mine.predicted.shape, np.uint8))
+        mine.decide("2", "exclude")
+        mine.sign("A. Reader")
+        write_export(reviewed_case(results, find_ct(results)[0], mine), place / "export")
+        return place / "export" / "report.json"
+
+    def refused(self, place: Path, record: Path, sentence: str) -> None:
+        done = review(place, record)
+        assert done.exit_code == 2, done.output
+        assert sentence in done.stderr.replace("\n", " ")
+        assert not (place / "results" / "review").exists()
+
+    @pytest.mark.parametrize(
+        "edit",
+        [
+            lambda d: [each.update(verdict="pending") for each in d["review"]["regions"]],
+            lambda d: d["review"]["signature"].update(name="B. Reader"),
+            lambda d: d["review"].update(ijk_to_ras=(2 * np.array(d["review"]["ijk_to_ras"])).tolist()),
+            lambda d: d["review"]["regions"][0]["region"].update(location="right"),
+            lambda d: d["organs"][0].update(corrected_ml=852.0),
+        ],
+    )
+    @pytest.mark.parametrize("name", ["report.json", "copy.json"])
+    def test_record(self, place, exported, edit, name):
+        record = json.loads(exported.read_text(encoding="utf-8"))
+        edit(record)
+        (exported.parent / name).write_text(json.dumps(record), encoding="utf-8")
+        self.refused(place, exported.parent / name, "its SHA-256 does not fit its content")
+
+    @pytest.mark.parametrize("name", ["segmentation.seg.nrrd", "regions.nrrd", "report.csv", "report.html"])
+    def test_one_bit_of_a_file_beside_it(self, place, exported, name):
+        content = bytearray((exported.parent / name).read_bytes())
+        content[len(content) // 2] ^= 4
+        (exported.parent / name).write_bytes(content)
+        self.refused(place, exported, f"{name} has changed since it was written")
+
+    def test_forged_with_a_new_hash_it_still_cannot_be_signed_with_regions_undecided(self, place, exported):
+        record = json.loads(exported.read_text(encoding="utf-8"))
+        for entry in record["review"]["regions"]:
+            entry["verdict"] = "pending"
+        record["review"] = seal(record["review"])
+        exported.write_text(json.dumps(seal(record)), encoding="utf-8")
+        self.refused(place, exported, "2 of 2 regions are not decided; decide them before signing off.")
+
+    def test_forged_with_a_new_hash_its_numbers_are_still_those_of_the_prediction(self, place, exported):
+        record = json.loads(exported.read_text(encoding="utf-8"))
+        true = json.loads(json.dumps(record["regions"]))
+        for entry in record["review"]["regions"]:
+            entry["region"] |= {"volume_mm3": 852000.0, "location": "right", "expected_error_mm3": 0.0}
+        record["review"] = seal(record["review"])
+        exported.write_text(json.dumps(seal(record)), encoding="utf-8")
+        assert review(place, exported).exit_code == 0
+        again = json.loads((place / "results" / "review" / "report.json").read_text(encoding="utf-8"))
+        assert again["regions"] == true
+        record["review"]["ijk_to_ras"] = (2 * np.array(record["review"]["ijk_to_ras"])).tolist()
+        record["review"] = seal(record["review"])
+        exported.write_text(json.dumps(seal(record)), encoding="utf-8")
+        done = review(place, exported, "--output", place / "moved")
+        assert "The review belongs to an image that lies elsewhere" in done.stderr.replace("\n", " ")
+
+    def test_files_may_be_left_behind(self, place, exported):
+        (exported.parent / "regions.nrrd").unlink()
+        assert review(place, exported).exit_code == 0
 
 
 def test_missing_decisions_file(place):

@@ -25,9 +25,11 @@ from MoBUncertaintyLib.blocks import Box, hull
 from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.region_description import RegionDescriber
 from MoBUncertaintyLib.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.regions import FoundRegions, Region, RegionFinder
 from MoBUncertaintyLib.review import Review, ReviewRegion, Verdict
+from MoBUncertaintyLib.review_record import MisplacedReviewError
 
 EDITOR_TAG = "MoBUncertainty"
 MASK_SEGMENT = "MoBUncertainty.Region"
@@ -86,12 +88,9 @@ class ReviewSession:
             predicted: Predicted label map, uint8 (z, y, x).
             labels: Label map of the doubtful regions, uint16.
         """
-        prediction = results.state("prediction")
+        prediction, grid = results.state("prediction"), Grid.from_matrix(ijkToRas(results.ctNode))
         found = FoundRegions(tuple(map(Region.from_dict, prediction["rows"])), labels, settingsOf(prediction))
-        session = cls(results, Review(predicted, found, Grid.from_matrix(ijkToRas(results.ctNode))))
-        session._showRegions()
-        session._store()
-        return session
+        return cls(results, Review(predicted, found, grid))._begun()
 
     @classmethod
     def open(cls, results: ResultScene) -> ReviewSession:
@@ -106,11 +105,18 @@ class ReviewSession:
         if not results.state("prediction") or (begun and not stored):
             text = _("The scene has lost the review of {ct}; apply again.")
             raise ReviewError(text.format(ct=results.ctNode.GetName()))
+        predicted, grid = results.predicted(), Grid.from_matrix(ijkToRas(results.ctNode))
+        describe = RegionDescriber(results.probability(), results.variance(), predicted, grid)
         if not begun:
-            return cls.start(results, results.predicted(), results.regionLabels())
-        review = Review.from_dict(stored, results.predicted(), results.regionLabels(), results.corrected())
-        session = cls(results, review)
-        session.checkFit()
+            found = describe.describe_all(results.regionLabels(), settingsOf(results.state("prediction")))
+            return cls(results, Review(predicted, found, grid))._begun()
+        try:
+            session = cls(results, Review.from_dict(stored, predicted, grid, describe))
+        except MisplacedReviewError as error:
+            raise misfit(results.ctNode) from error
+        if not np.array_equal(results.regionLabels(), session.review.label_map()):  # somebody has drawn in them
+            session._showRegions()
+        session._store()  # numbers that were found in blocks of voxels are rounded otherwise
         session._mend()
         session._editing = session._masked()
         session.settleEdit()  # saved amid it
@@ -361,6 +367,11 @@ class ReviewSession:
             status = logic.Completed if region.decided else logic.Flagged
             if self.results.regionStatus(region.label) != status:  # every change is announced to every table
                 self.results.setRegionStatus(region.label, status)
+
+    def _begun(self) -> ReviewSession:
+        self._showRegions()
+        self._store()
+        return self
 
     def _store(self) -> None:
         self.results.setState("review", self.review.to_dict())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from MoBUncertaintyLib.app.nodes import CtNodes
+from MoBUncertaintyLib.json_input import JsonError, parse_object
 
 
 class SceneState:
@@ -21,10 +22,9 @@ class SceneState:
         """The document of that name, or None; None as well where somebody has made the text unreadable."""
         node = self._nodes.node(_role(name))
         try:
-            document = json.loads(node.GetText()) if node else None
-        except ValueError:
+            return parse_object(node.GetText().encode()) if node else None
+        except (JsonError, UnicodeEncodeError):
             return None
-        return document if isinstance(document, dict) else None
 
     def set(self, name: str, data: dict):
         """Keep a document under that name.

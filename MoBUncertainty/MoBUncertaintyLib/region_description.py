@@ -1,0 +1,102 @@
+"""Describe regions whose voxels are known by the maps of their prediction: stored numbers need not be believed.
+
+Arrays are (z, y, x).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from MoBUncertaintyLib.blocks import Box
+from MoBUncertaintyLib.doubt import Grid, nested
+from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.pieces import diameter
+from MoBUncertaintyLib.region_settings import RegionSettings
+from MoBUncertaintyLib.regions import FoundRegions, OrganFrame, Region, location_in
+from MoBUncertaintyLib.review_regions import occupied
+
+
+class RegionDescriber:
+    """Describes regions of one prediction, voxel by voxel.
+
+    `RegionFinder` sums the same over blocks of voxels, so that its numbers differ by rounding, and extents by at most a
+    block.
+
+    Args:
+        probability: Foreground probability, by label value.
+        variance: Predictive variance, likewise.
+        predicted: Label map of the prediction.
+        grid: Where the voxels lie.
+    """
+
+    def __init__(
+        self,
+        probability: Mapping[int, np.ndarray],
+        variance: Mapping[int, np.ndarray],
+        predicted: np.ndarray,
+        grid: Grid,
+    ) -> None:
+        self._probability, self._variance = list(probability.values()), list(variance.values())
+        self._predicted, self._grid = predicted, grid
+
+    def __call__(self, box: Box, mask: np.ndarray) -> dict[str, Any]:
+        """All fields of a `Region` but its rank and label.
+
+        Args:
+            box: Where it lies.
+            mask: bool, fills the box; True somewhere.
+
+        Raises:
+            ReviewError: The maps hold what is no number there.
+        """
+        probability = [np.asarray(each[box][mask], float) for each in self._probability]
+        variance = np.maximum.reduce([np.asarray(each[box][mask], float) for each in self._variance])
+        if not np.isfinite([*probability, variance]).all():
+            raise ReviewError("The maps of the prediction hold values that are no numbers; predict again.")
+        foreground = np.clip(sum(probability), 0, 1)
+        labels, index = self._predicted[box][mask], np.argwhere(mask)
+        centroid = self._grid.to_ras(index.mean(axis=0) + [s.start for s in box])
+        return {
+            "centroid_ras": tuple(float(c) for c in centroid),
+            "volume_mm3": float(len(index) * self._grid.voxel_mm3),
+            "expected_error_mm3": float(
+                (1 - np.maximum.reduce([1 - foreground, *probability])).sum() * self._grid.voxel_mm3
+            ),
+            "mean_variance": float(variance.mean()),
+            "peak_variance": float(variance.max()),
+            "mean_probability": float(foreground.mean()),
+            "inside_share": float((labels > 0).mean()),
+            "extent_mm": diameter(index, self._grid.spacing),
+            "location": location_in(centroid, labels, self._organs),
+        }
+
+    def describe_all(self, labels: np.ndarray, settings: RegionSettings | None) -> FoundRegions:
+        """The regions of a label map whose values are their ranks."""
+        near = occupied(labels)
+        regions = tuple(
+            Region(rank=rank, label=rank, **self(nested(near, box), labels[near][box] == rank))
+            for rank, box in enumerate(ndimage.find_objects(labels[near]), start=1)
+            if box
+        )
+        return FoundRegions(regions, labels, settings)
+
+    @cached_property
+    def _organs(self) -> dict[int, OrganFrame]:
+        boxes = ndimage.find_objects(self._predicted)
+        return {value: self._frame(box, self._predicted[box] == value) for value, box in enumerate(boxes, 1) if box}
+
+    def _frame(self, box: Box, mask: np.ndarray) -> OrganFrame:
+        """Centroid and half extent; of each row of voxels only the first and the last are looked at for the latter."""
+        sums = [mask.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
+        centroid = [each @ np.arange(len(each)) / each.sum() for each in sums]
+        rows = np.argwhere(mask.any(axis=2))
+        lines = mask[tuple(rows.T)]
+        ends = (lines.argmax(axis=1), lines.shape[1] - 1 - lines[:, ::-1].argmax(axis=1))
+        start = [s.start for s in box]
+        outer = self._grid.to_ras(np.concatenate([np.column_stack([rows, end]) for end in ends]) + start)
+        return self._grid.to_ras(np.add(centroid, start)), np.ptp(outer, axis=0) / 2
