@@ -130,7 +130,7 @@ class TestMaps:
     def test_only_the_map_shown_has_a_legend_that_names_it(self, results, world):
         assert legends(world, results) == ["Variance"]
         results.showMap(world.rooms.MapKind.STANDARD_DEVIATION)
-        assert legends(world, results) == ["Standard deviation"]
+        assert legends(world, results) == ["Std. dev."]
         results.showMap(world.rooms.MapKind.PROBABILITY, 2)
         assert legends(world, results) == ["Probability\norgan 2"]
         results.setOverlay(legend=False)

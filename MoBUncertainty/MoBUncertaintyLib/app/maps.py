@@ -142,25 +142,6 @@ class UncertaintyMaps:
         display.SetAutoThreshold(False)
         display.SetApplyThreshold(True)
 
-    def setLegend(self, shown, title: str, visible: bool):
-        """Give the shown volume a legend, and no other."""
-        volumes = [node for role in ("variance", "probability", "map") for node in self._nodes.nodes(role)]
-        for node in volumes:
-            legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
-            if node is not shown and legend:
-                legend.SetVisibility(False)
-        legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(shown)
-        legend.SetTitleText(title)
-        low, high = shown.GetDisplayNode().GetWindowLevelMin(), shown.GetDisplayNode().GetWindowLevelMax()
-        legend.SetLabelFormat("%.2f" if high - low >= 0.04 else "%.3f")
-        legend.SetNumberOfLabels(5)
-        for text, size in ((legend.GetTitleTextProperty(), 11), (legend.GetLabelTextProperty(), 10)):
-            text.SetFontFamilyToArial()
-            text.SetFontSize(size)
-            text.SetShadow(True)  # white on bright bone would not be read
-        legend.SetSize(0.1, 0.4)
-        legend.SetVisibility(visible)
-
     def colours(self):
         """A colour table of our own, saved with the scene: the Slicer core knows no Inferno."""
         node = self._nodes.getOrCreate("inferno", "vtkMRMLColorTableNode", "Inferno")

@@ -15,6 +15,7 @@ import slicer.util
 import vtk
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.app.legend import LegendFollower
 from MoBUncertaintyLib.app.samples import loadSampleData
 from MoBUncertaintyLib.app.scene import ResultScene
 from MoBUncertaintyLib.app.sections import PANEL_WIDTH, allow, shown
@@ -50,6 +51,7 @@ class Panel:
         self._changes = qt.QTimer()  # of that CT; looked at when all is done, since one act changes several nodes
         self._changes.setInterval(0)
         self._changes.timeout.connect(shown(self._onCtChanged))
+        self._legends = LegendFollower(slicer.mrmlScene, lambda follow: qt.QTimer.singleShot(0, shown(follow)))
         self.inputs = InputsSection(ui, logic.modelList, self.onDemo, self.onModel)
         self.run = RunSection(ui, self.onApply, self.onCancel)
         self.overlay = OverlaySection(ui)
@@ -101,6 +103,7 @@ class Panel:
     def close(self) -> None:
         """Let go of everything outside the panel."""
         self._watch(None)
+        self._legends.stop()
         self._changes.stop()
         self.review.cleanup()
 

@@ -12,7 +12,8 @@ import slicer
 
 from MoBUncertaintyLib.app import views
 from MoBUncertaintyLib.app.i18n import tr as _
-from MoBUncertaintyLib.app.maps import MapKind, UncertaintyMaps, mapName, mapStyle
+from MoBUncertaintyLib.app.legend import followViews, legendTitle, setLegend
+from MoBUncertaintyLib.app.maps import MapKind, UncertaintyMaps, mapStyle
 from MoBUncertaintyLib.app.nodes import REFERENCE_ROLE, CtNodes, nodesByClass
 from MoBUncertaintyLib.app.segments import LabelSegmentation, SegmentSpec
 from MoBUncertaintyLib.app.state import SceneState
@@ -192,8 +193,8 @@ class ResultScene:
         self._remember(label=label)
         self.ctNode.SetNodeReferenceID(REFERENCE_ROLE.format("shown"), volume.GetID() if volume else None)
         if volume:
+            self._styleShown()
             views.showVolumes(self.scene, self.ctNode, volume, self.overlay["opacity"])
-            self._styleShown()  # after it, since a legend asks whether its volume is in the view
             if self.overlay["surface"]:
                 self.showSurface(True)
         return volume
@@ -370,11 +371,12 @@ class ResultScene:
     def _styleShown(self):
         shown, overlay = self.node("shown"), self.overlay
         self._maps.style(shown, overlay["window"], overlay["threshold"])
-        title = mapName(MapKind(overlay["kind"]))
+        title = legendTitle(MapKind(overlay["kind"]))
         organ = self._segmentation.segment(overlay["label"])
         if organ and len(self._segmentation.values()) > 1:
             title += f"\n{organ.GetName()}"
-        self._maps.setLegend(shown, title, overlay["legend"])
+        setLegend(shown, title)
+        followViews(self.scene)
 
     def _shownIn3d(self) -> bool:
         surface, display = self._surface.node, self.node("segmentation").GetDisplayNode()

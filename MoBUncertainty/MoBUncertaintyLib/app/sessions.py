@@ -8,6 +8,7 @@ import slicer.util
 from MoBUncertaintyLib.app.nodes import CT_ROLE, ROLE_ATTRIBUTE
 from MoBUncertaintyLib.app.scene import ResultScene, findResults
 from MoBUncertaintyLib.app.session import ReviewSession, areComplete, lieOnCt
+from MoBUncertaintyLib.app.views import takeOut
 
 CT_CLASS = "vtkMRMLScalarVolumeNode"  # label maps, vector and diffusion volumes are classes of their own
 
@@ -62,7 +63,7 @@ def hideOrphans():
     for node in slicer.util.getNodesByClass("vtkMRMLDisplayableNode"):
         if node.GetAttribute(ROLE_ATTRIBUTE) and node.GetNodeReference(CT_ROLE) is None:
             node.SetDisplayVisibility(False)
-            _takeOffSlices(node)
+            takeOut(node)
 
 
 def hideMisplaced(ct) -> None:
@@ -71,13 +72,7 @@ def hideMisplaced(ct) -> None:
     if not lieOnCt(results):
         results.setVisible(False)
         if results.node("shown"):
-            _takeOffSlices(results.node("shown"))
-
-
-def _takeOffSlices(volume) -> None:
-    for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
-        if composite.GetForegroundVolumeID() == volume.GetID():
-            composite.SetForegroundVolumeID(None)
+            takeOut(results.node("shown"))
 
 
 def defaultCt():

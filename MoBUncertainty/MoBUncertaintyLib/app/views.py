@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import vtk
 
+from MoBUncertaintyLib.app.legend import followViews
 from MoBUncertaintyLib.app.nodes import CtNodes, nodesByClass
 
 MARGIN = 1.4  # the field of view against the size of what is looked at
@@ -19,6 +20,15 @@ def showVolumes(scene, background, foreground, opacity: float):
         composite.SetBackgroundVolumeID(background.GetID())
         composite.SetForegroundVolumeID(foreground.GetID() if foreground else None)
         composite.SetForegroundOpacity(opacity)
+    followViews(scene)
+
+
+def takeOut(volume):
+    """Take a volume off all others in the slice views."""
+    for composite in nodesByClass(volume.GetScene(), "vtkMRMLSliceCompositeNode"):
+        if composite.GetForegroundVolumeID() == volume.GetID():
+            composite.SetForegroundVolumeID(None)
+    followViews(volume.GetScene())
 
 
 def look(scene, position, widthMm: float):
