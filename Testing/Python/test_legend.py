@@ -2,6 +2,7 @@
 
 import ctypes.util
 import importlib.util
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -146,7 +147,7 @@ def test_letters_are_small_and_do_not_touch(two, size, threshold):
     numbers = lines[-5:]
     heights = [last - first + 1 for first, last in numbers]
     assert 8 <= min(heights) <= max(heights) <= 12, lines
-    assert min(after[0] - before[1] for before, after in zip(numbers, numbers[1:], strict=False)) >= 4
+    assert min(after[0] - before[1] for before, after in itertools.pairwise(numbers)) >= 4
     columns = np.flatnonzero(white.any(axis=0))
     assert columns.min() > size[0] - 90  # the title, too, keeps to the edge
     assert columns.max() < size[0] - 2
