@@ -2,7 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar off
+# Of what pip says: the large packages, and the step that takes long without a word.
+PIP_NEWS := Downloading .*\.whl.* \([0-9]{2,}\.[0-9]+ MB\)|Installing collected packages
+SHELL := bash
 
 .PHONY: demo test test-slow lint icons screenshots clean
 
@@ -42,6 +45,7 @@ $(VENV)/.demo: EXTRA := scene
 $(VENV)/.test: EXTRA := test
 $(VENV)/.lint: EXTRA := lint
 $(VENV)/.%: pyproject.toml | $(BIN)/python
-	@echo "Installing into $(VENV) ($(EXTRA)): a few minutes the first time."
-	$(PIP) --editable '.[$(EXTRA)]'
+	@echo "Installing PyTorch, nnU-Net and what else pyproject.toml names into $(VENV): a few minutes the first time."
+	@set -o pipefail; $(PIP) --editable '.[$(EXTRA)]' | { grep --line-buffered -oE '$(PIP_NEWS)' || true; }
+	@echo "Installed."
 	@touch $@

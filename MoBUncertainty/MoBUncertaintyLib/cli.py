@@ -38,14 +38,14 @@ def main(
     """Options of the program itself."""
 
 
-Device = Annotated[str, typer.Option(help="auto (GPU first), cuda, cuda:1, mps or cpu.")]
+Device = Annotated[str, typer.Option(help="Where to compute: auto (a GPU if there is one), cuda, cuda:1, mps or cpu.")]
 Scene = Annotated[bool, typer.Option("--scene/--no-scene", help="Write scene.mrb, the results as a Slicer scene.")]
 RegionOptions = Annotated[
     list[str] | None,
     typer.Option(
         "--region",
-        help="What counts as a doubtful region, NAME=NUMBER: depth_mm, window_mm, grow_mm, length_mm, minimum_mm3, "
-        "variance_threshold; repeat for several. Not given: as the model states, else as for abdominal organs.",
+        help="What counts as a doubtful region, NAME=NUMBER with one of depth_mm, window_mm, grow_mm, length_mm, "
+        "minimum_mm3, variance_threshold; may be repeated. Default: as the model states, else as for abdominal organs.",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")]
@@ -67,42 +67,42 @@ def predict(
     output: Annotated[Path, typer.Option(help="Results folder; for a folder of volumes, the folder that holds them.")],
     samples: Annotated[
         int | None,
-        typer.Option(min=1, help="Monte Carlo samples; not given: exact for two classes, else 30."),
+        typer.Option(min=1, help="Monte Carlo samples. Default: exact computation for two classes, else 30 samples."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Makes Monte Carlo repeatable.")] = 0,
-    overlap: Annotated[float, typer.Option(help="Share of a tile that its neighbour covers too, 0 to 0.9.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Seed of the Monte Carlo samples.")] = 0,
+    overlap: Annotated[float, typer.Option(help="Fraction of a tile that its neighbour covers too, 0 to 0.9.")] = 0.5,
     tiling: Annotated[
         Literal["adaptive", "full"],
         typer.Option(help="adaptive: tiles overlap only where there may be an organ; full: everywhere, as in nnU-Net."),
     ] = "adaptive",
     mirror: Annotated[
-        bool, typer.Option("--mirror", help="Predict mirrored copies too (not for organs that have a side).")
+        bool, typer.Option("--mirror", help="Average over mirrored copies too; only for models trained with mirroring.")
     ] = False,
     device: Device = "auto",
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Number format of the backbone.")
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Floating-point format of the network.")
     ] = "auto",
     fold: Annotated[
-        list[str] | None, typer.Option(help="Fold to use; repeat for several. Not given: all of the model's.")
+        list[str] | None, typer.Option(help="Fold to use; may be repeated. Default: all folds of the model.")
     ] = None,
     roi: Annotated[
         tuple[float, float, float, float, float, float] | None,
-        typer.Option(help="Region of interest, RAS mm: right-left, posterior-anterior, inferior-superior from and to."),
+        typer.Option(help="Region of interest in RAS mm: R min, R max, A min, A max, S min, S max."),
     ] = None,
     body_box: Annotated[bool, typer.Option("--body-box/--no-body-box", help="Skip the air around the body.")] = True,
     measure: Annotated[
         Literal["variance", "bernoulli", "entropy"] | None,
-        typer.Option(help="What counts as doubt; bernoulli: p (1 - p). Not given: the variance, if the model has one."),
+        typer.Option(help="Measure of doubt; bernoulli is p (1 - p). Default: the variance, if the model has one."),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Doubt above which a voxel can belong to a region; in the measure's unit.")
+        float | None, typer.Option(help="Doubt above which a voxel can belong to a region, in the unit of the measure.")
     ] = None,
     min_volume: Annotated[
-        float | None, typer.Option("--min-volume", help="Smallest region, mm3 of doubtful voxels.")
+        float | None, typer.Option("--min-volume", help="Smallest region, as volume of its doubtful voxels in mm3.")
     ] = None,
     region: RegionOptions = None,
     series: Annotated[
-        str | None, typer.Option(help="Series instance UID, where a DICOM folder holds several series.")
+        str | None, typer.Option(help="Series instance UID, if a DICOM folder holds several series.")
     ] = None,
     scene: Scene = True,
     overwrite: Overwrite = False,
@@ -161,15 +161,15 @@ def predict(
 def review(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Results folder of predict.")],
     decisions: Annotated[
-        Path, typer.Option(help="JSON file with a verdict for each region; or the report.json of an export.")
+        Path, typer.Option(help="JSON file with a verdict for each region, or the report.json of an export.")
     ],
-    ct: Annotated[Path | None, typer.Option(help="The CT; not given: where predict found it.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder to make; not given: `review` in RESULTS.")] = None,
+    ct: Annotated[Path | None, typer.Option(help="The CT. Default: where predict found it.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to make. Default: review, inside RESULTS.")] = None,
     formats: Annotated[
         list[str] | None,
         typer.Option(
             "--format",
-            help="report, segmentation, dicom_seg or parametric_map; repeat for several. Not given: the first two.",
+            help="report, segmentation, dicom_seg or parametric_map; may be repeated. Default: the first two.",
         ),
     ] = None,
     patient_fields: Annotated[
@@ -239,11 +239,14 @@ def inspect(
 def export(
     results_folder: Annotated[Path, typer.Argument(help="nnU-Net results folder: plans.json, dataset.json, fold_K.")],
     output: Annotated[Path, typer.Option(help="Model folder to make, or a .zip.")],
-    name: Annotated[str | None, typer.Option(help="Name of the model; not given: the data set's.")] = None,
-    task: Annotated[str | None, typer.Option(help="What it segments in what, one sentence.")] = None,
-    fold: Annotated[list[str] | None, typer.Option(help="Fold to export; repeat for several.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of the data set.")] = None,
+    task: Annotated[str | None, typer.Option(help="What the model segments in which images, in one sentence.")] = None,
+    fold: Annotated[
+        list[str] | None, typer.Option(help="Fold to export; may be repeated. Default: all numbered, trained folds.")
+    ] = None,
     checkpoint: Annotated[
-        str | None, typer.Option(help="Checkpoint file; not given: a fine-tuning's best, else the last epoch.")
+        str | None,
+        typer.Option(help="Checkpoint file. Default: the best of a fine-tuning, else that of the last epoch."),
     ] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
     training: Annotated[
@@ -252,7 +255,8 @@ def export(
     scores: Annotated[Path | None, typer.Option(help="JSON file with the card's scores.")] = None,
     region: RegionOptions = None,
     orientation: Annotated[
-        str | None, typer.Option(help="Orientation of the training data, such as RAS, if its folder does not tell.")
+        str | None,
+        typer.Option(help="Orientation of the training data, such as RAS, if dataset.json does not state it."),
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the weights as float16: half the size.")] = False,
 ) -> None:
@@ -298,15 +302,15 @@ def benchmark(
     parts: Annotated[str, typer.Option(help="What to measure.")] = (
         "systems,sampling,accuracy,interactive,display,adaptive"
     ),
-    repeats: Annotated[int, typer.Option(help="Warm runs of each measurement.")] = 3,
-    rounds: Annotated[int, typer.Option(help="How often all systems take their turn.")] = 2,
-    samples: Annotated[int, typer.Option(help="K.")] = 30,
+    repeats: Annotated[int, typer.Option(help="Runs of each measurement, after a first one to warm up.")] = 3,
+    rounds: Annotated[int, typer.Option(help="How often all systems take turns.")] = 2,
+    samples: Annotated[int, typer.Option(help="Number of Monte Carlo samples (K).")] = 30,
     limit: Annotated[
-        float, typer.Option(help="Seconds of one measurement, beyond which it makes do with fewer runs and passes.")
+        float, typer.Option(help="Time limit of one measurement in seconds; beyond it fewer runs and passes are made.")
     ] = 1800.0,
     phantoms: Annotated[int, typer.Option(help="Phantoms that full and adaptive overlap are compared on.")] = 20,
     device: Device = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; not given: torch's own choice.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: what torch chooses.")] = None,
 ) -> None:
     """Measure speed, memory and accuracy beside stock nnU-Net, and write tables and plots. From a checkout only."""
     from MoBUncertaintyLib import console

@@ -235,11 +235,11 @@ def show_demo(scores: DemoScores) -> None:
     table = _Facts("Compared with the truth, which the model has not seen")
     table.add_row("Dice", f"{scores.dice:.3f}")
     shares = {
-        "of the wrongly labelled volume": scores.error_share_in_regions,
-        "of what is thicker than one voxel": scores.thick_error_share_in_regions,
+        "error in the regions": (scores.error_share_in_regions, "of the wrongly labelled volume"),
+        "thick error in them": (scores.thick_error_share_in_regions, "of what is thicker than one voxel"),
     }
-    for words, share in shares.items():
-        table.add_row("error inside the regions", f"none {words}" if share is None else f"{share:.0%} {words}")
+    for name, (share, whole) in shares.items():
+        table.add_row(name, f"none {whole}" if share is None else f"{share:.0%} {whole}")
     table.add_row("computing time", f"{scores.seconds:.0f} s")
     _stdout().print(table)
 

@@ -314,6 +314,8 @@ def test_demo_compares_with_the_truth(model: Path, ct: Path, tmp_path: Path, mon
     for _ in range(2):  # the second replaces the first's results
         done = run("demo", "--output", tmp_path / "demo", "--no-scene", "--device", "cpu")
         assert done.exit_code == 0, done.output
+    names = [line.split("│")[1].strip() for line in done.stdout.split("Compared with")[1].splitlines() if "│" in line]
+    assert names == ["Dice", "error in the regions", "thick error in them", "computing time"]
     scores = json.loads((tmp_path / "demo" / "demo.json").read_text())
     made = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "demo" / "segmentation.nii.gz")) == 1
     regions = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "demo" / "regions.nii.gz")) > 0
