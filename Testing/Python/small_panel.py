@@ -67,6 +67,39 @@ def segmented(desktop) -> tuple:
     return desktop, desktop.logic.session(ct)
 
 
+def with_regions(desktop, count: int):
+    """The session of a result with that many doubtful regions, of 8 voxels each."""
+    from MoBUncertaintyLib.app.tasks import showResult
+    from MoBUncertaintyLib.stand_in_worker import LABEL, row
+
+    ct = add_ct(desktop)
+    probability, regions = np.zeros(SHAPE, np.float32), np.zeros(SHAPE, np.uint16)
+    corners = [(z, y, x) for z in range(0, 18, 3) for y in range(0, 22, 3) for x in range(0, 26, 3)]
+    rows = []
+    for label, (z, y, x) in enumerate(corners[:count], start=1):
+        box = np.s_[z : z + 2, y : y + 2, x : x + 2]
+        probability[box], regions[box] = 0.6 - 0.0005 * label, label  # in the order of their expected errors
+    variance = probability / 10
+    rows = [row(label, "left", regions, probability, variance, MATRIX) for label in range(1, count + 1)]
+    rows.sort(key=lambda each: -each["expected_error_mm3"])
+    result = {
+        "segmentation": (probability > 0.5).astype(np.uint8),
+        "regions": regions,
+        "probability": {"1": probability},
+        "variance": {"1": variance},
+        "rows": [each | {"rank": rank} for rank, each in enumerate(rows, start=1)],
+        "labels": [LABEL],
+        "provenance": {},
+        "warnings": [],
+        "seconds": {},
+    }
+    session = showResult(ct, {"ct": {"ijk_to_ras": MATRIX}}, result)
+    desktop.logic.sessions.put(ct, session)
+    desktop.widget.panel.refresh()
+    desktop.process()
+    return session
+
+
 def statuses(desktop) -> list[str]:
     """What the table says of each region."""
     table = desktop.ui.regionsTable

@@ -166,7 +166,7 @@ class TestReopened:
         saved = world.rooms.ResultScene(world.standalone.addCt(world.scene, ct, matrix, "Hübner CT"))
         fill(world, saved)
         logic = world.slicer.vtkSlicerSegmentationsModuleLogic
-        saved.setRegionStatus(2, logic.Completed)
+        saved.setRegionStatuses({2: logic.Completed})
         saved.showMap(world.rooms.MapKind.ENTROPY)
         saved.setOverlay(opacity=0.4, threshold=0.3, window=(0.1, 0.6))
         saved.setSegmentationFill(True)

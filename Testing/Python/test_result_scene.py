@@ -288,7 +288,7 @@ class TestRegions:
         assert results.regionLabels().dtype == np.uint16
         assert np.array_equal(results.regionLabels(), region_labels())
         assert results.regionStatus(1) == logic.Flagged
-        results.setRegionStatus(1, logic.Completed)
+        results.setRegionStatuses({1: logic.Completed})
         assert [results.regionStatus(n) for n in (1, 2)] == [logic.Completed, logic.Flagged]
 
     def test_more_of_them_than_a_byte_can_count(self, results, world):

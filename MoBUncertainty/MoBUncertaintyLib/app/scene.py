@@ -7,6 +7,8 @@ under), colours are 0 to 255.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import slicer
 
@@ -288,9 +290,9 @@ class ResultScene:
         self.highlightRegion(None)
         return node
 
-    def setRegionStatus(self, label: int, status: int):
-        """Give a region one of Slicer's own segment statuses, `vtkSlicerSegmentationsModuleLogic.Flagged` and so on."""
-        slicer.vtkSlicerSegmentationsModuleLogic.SetSegmentStatus(self._regions.segment(label), status)
+    def setRegionStatuses(self, statuses: Mapping[int, int]):
+        """Give regions Slicer's own segment statuses, `vtkSlicerSegmentationsModuleLogic.Flagged` say, by label."""
+        self._regions.setStatuses(statuses)
 
     def regionStatus(self, label: int) -> int:
         """Slicer's own segment status of a region."""
@@ -298,10 +300,8 @@ class ResultScene:
 
     def highlightRegion(self, label: int | None):
         """Let one region stand out from the others; None: none."""
-        node = self.node("regions")
-        for value in self._regions.values():
-            opacity = 1.0 if label in (None, value) else OTHER_REGIONS_OPACITY
-            node.GetDisplayNode().SetSegmentOpacity2DOutline(f"Segment_{value}", opacity)
+        values = self._regions.values()
+        self._regions.setOutlines({each: 1.0 if label in (None, each) else OTHER_REGIONS_OPACITY for each in values})
 
     def listedRegions(self) -> set[int]:
         """The labels of the regions that have a segment."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +65,27 @@ class LabelSegmentation:
     def segment(self, value: int):
         """The vtkSegment of a value, or None."""
         return self._segments().get(value)
+
+    def setStatuses(self, statuses: Mapping[int, int]):
+        """Give segments Slicer's own statuses, `vtkSlicerSegmentationsModuleLogic.Flagged` and so on, by value."""
+        logic, segments = slicer.vtkSlicerSegmentationsModuleLogic, self._segments()
+        changed = {value: status for value, status in statuses.items() if value in segments}
+        changed = {value: each for value, each in changed.items() if logic.GetSegmentStatus(segments[value]) != each}
+        if not changed:
+            return
+        with slicer.util.NodeModify(self.node):  # else each is announced to every view and table
+            for value, status in changed.items():
+                logic.SetSegmentStatus(segments[value], status)
+
+    def setOutlines(self, opacities: Mapping[int, float]):
+        """Set how opaque the segments' outlines in the slices are, by value."""
+        display = self.node.GetDisplayNode() if self.node else None
+        if display is None:
+            return
+        with slicer.util.NodeModify(display):  # else all views are drawn anew for each
+            for value, opacity in opacities.items():
+                if display.GetSegmentOpacity2DOutline(segmentId(value)) != opacity:
+                    display.SetSegmentOpacity2DOutline(segmentId(value), opacity)
 
     def fill(self, labels: np.ndarray, segments: list[SegmentSpec], box: Box | None = None):
         """Show a label map; made of one image, cut to what it holds, whatever the number of segments.

@@ -363,10 +363,8 @@ class ReviewSession:
 
     def _showStatus(self) -> None:
         logic = slicer.vtkSlicerSegmentationsModuleLogic
-        for region in self.review.regions:
-            status = logic.Completed if region.decided else logic.Flagged
-            if self.results.regionStatus(region.label) != status:  # every change is announced to every table
-                self.results.setRegionStatus(region.label, status)
+        statuses = {each.label: logic.Completed if each.decided else logic.Flagged for each in self.review.regions}
+        self.results.setRegionStatuses(statuses)
 
     def _begun(self) -> ReviewSession:
         self._showRegions()

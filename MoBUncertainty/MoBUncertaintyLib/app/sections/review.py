@@ -388,7 +388,11 @@ class ReviewSection:
         done, total = review.reviewed
         if not total:
             return _("No doubtful regions at this threshold.")
-        return _("{done} of {total} reviewed").format(done=done, total=total)
+        text = _("{done} of {total} reviewed").format(done=done, total=total)
+        if self._table.unlisted:
+            more = _("{count} more, with less expected error, are listed once those above them are decided")
+            text = f"{text}; {more.format(count=self._table.unlisted)}"
+        return text
 
     def _refreshSignOff(self, *_args) -> None:
         ui, session = self._ui, self._session

@@ -13,9 +13,12 @@ from MoBUncertaintyLib.review import ReviewRegion, Verdict
 
 RANK, STATUS, PLACE, ERROR, VOLUME, COMMENT = range(6)
 
+PAGE = 50
+"""So many regions are listed at first, and so many more once these are decided: nobody reads a list of a thousand."""
+
 
 class RegionTable:
-    """One row per region, in order of rank.
+    """One row per region, in order of rank; see `PAGE`.
 
     Args:
         table: The QTableWidget.
@@ -25,7 +28,9 @@ class RegionTable:
     def __init__(self, table, onSelected: Callable[[], None]) -> None:
         self._table = table
         self._onSelected = onSelected
-        self._regions: tuple[ReviewRegion, ...] = ()
+        self._all: tuple[ReviewRegion, ...] = ()
+        self._regions: tuple[ReviewRegion, ...] = ()  # that are listed
+        self._rows: list[tuple] = []  # what the table's rows say
         self._setUpHeader()
         table.itemSelectionChanged.connect(self._onRow)
         self._selectedId: str | None = None
@@ -35,6 +40,11 @@ class RegionTable:
         """The selected region, as it was when last shown."""
         return next((each for each in self._regions if each.region_id == self._selectedId), None)
 
+    @property
+    def unlisted(self) -> int:
+        """How many regions come after those that are listed."""
+        return len(self._all) - len(self._regions)
+
     def clear(self) -> None:
         """Forget regions and selection."""
         self._selectedId = None
@@ -43,21 +53,13 @@ class RegionTable:
     def show(self, regions: Sequence[ReviewRegion]) -> None:
         """List the regions; the selected one stays selected as long as it is there."""
         table = self._table
-        self._regions = tuple(regions)
+        self._all = tuple(regions)
+        self._regions = self._all[: self._count()]
         blocked = table.blockSignals(True)
         table.setRowCount(len(self._regions))
+        del self._rows[len(self._regions) :]
         for row, region in enumerate(self._regions):
-            tip = _tip(region)
-            for column, text in enumerate(_texts(region)):
-                item = table.item(row, column)
-                if item is None:
-                    item = qt.QTableWidgetItem()
-                    if column not in (STATUS, PLACE):
-                        item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
-                    table.setItem(row, column, item)
-                item.setText(text)
-                item.setToolTip(tip)
-            _markStatus(table.item(row, STATUS), region.verdict)
+            self._fill(row, region)
         if self.selected is None:
             self._selectedId = None
             table.clearSelection()
@@ -66,12 +68,13 @@ class RegionTable:
         table.blockSignals(blocked)
 
     def select(self, regionId: str) -> None:
-        """Select a region."""
-        row = self._row(regionId)
-        if row is None:
+        """Select a region; one that is not listed yet is listed then."""
+        if regionId not in [each.region_id for each in self._all]:
             return
-        self._selectRow(row)
         self._selectedId = regionId
+        if self._row(regionId) is None:
+            self.show(self._all)
+        self._selectRow(self._row(regionId))
         self._onSelected()
 
     def move(self, by: int) -> None:
@@ -80,6 +83,30 @@ class RegionTable:
             row = self._row(self._selectedId)
             row = (row + by) % len(self._regions) if row is not None else (0 if by > 0 else len(self._regions) - 1)
             self.select(self._regions[row].region_id)
+
+    def _count(self) -> int:
+        """Of whole pages, the fewest that hold the selected region and one to decide."""
+        needed = [row for row, each in enumerate(self._all) if each.region_id == self._selectedId]
+        needed.append(next((row for row, each in enumerate(self._all) if not each.decided), len(self._all)))
+        return (max(needed) // PAGE + 1) * PAGE
+
+    def _fill(self, row: int, region: ReviewRegion) -> None:
+        """Say what a region is; only where it is not said already, since the table announces every word."""
+        texts, tip = _texts(region), _tip(region)
+        said = (*texts, tip, region.verdict)
+        if row < len(self._rows) and self._rows[row] == said:
+            return
+        self._rows[row : row + 1] = [said]
+        for column, text in enumerate(texts):
+            item = self._table.item(row, column)
+            if item is None:
+                item = qt.QTableWidgetItem()
+                if column not in (STATUS, PLACE):
+                    item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
+                self._table.setItem(row, column, item)
+            item.setText(text)
+            item.setToolTip(tip)
+        _markStatus(self._table.item(row, STATUS), region.verdict)
 
     def _row(self, regionId: str | None) -> int | None:
         ids = [each.region_id for each in self._regions]
