@@ -95,6 +95,7 @@ class MoBUncertaintyParameterNode:
     mirror: bool = False
     exportReport: bool = True
     exportSegmentation: bool = True
+    exportNifti: bool = False
     exportDicomSeg: bool = False
     exportParametricMap: bool = False
     exportPatientFields: bool = False
@@ -321,14 +322,17 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         Write a reviewed CT's files in the worker; returns at once.
         :param ct: CT volume with results
         :param folder: the files' own folder
-        :param formats: of "report", "segmentation", "dicom_seg", "parametric_map"
+        :param formats: of "report", "segmentation", "nifti", "dicom_seg", "parametric_map"
         :param patientFields: the report may name the patient
-        :param onResult: called with the paths of the files
+        :param onResult: called with the paths of the files, and with sentences about what could not be written
         """
         from MoBUncertaintyLib.app import tasks
 
+        def written(result):
+            onResult(result["files"], result["problems"])
+
         request = tasks.exportRequest(self.session(ct), Path(folder), formats, patientFields)
-        self.client.request(request, onProgress, onWarning, lambda result: onResult(result["files"]), onError)
+        self.client.request(request, onProgress, onWarning, written, onError)
 
     def cancel(self) -> None:
         """End what the worker computes, at once."""

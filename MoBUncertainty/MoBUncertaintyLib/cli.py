@@ -169,7 +169,8 @@ def review(
         list[str] | None,
         typer.Option(
             "--format",
-            help="report, segmentation, dicom_seg or parametric_map; may be repeated. Default: the first two.",
+            help="report, segmentation (.seg.nrrd), nifti, dicom_seg or parametric_map; may be repeated. "
+            "Default: the first two.",
         ),
     ] = None,
     patient_fields: Annotated[
@@ -185,21 +186,25 @@ def review(
         from MoBUncertaintyLib.results import read_results
 
         folder = output or results / "review"
+        wanted = export.read_formats(formats or (export.Format.REPORT, export.Format.SEGMENTATION))
         read = review_files.read_decisions(decisions)
         found = read_results(results)
         export.FOLDER.check(folder, overwrite)
-        applied = review_files.apply_decisions(found, read)
         image, dicom_files = review_files.find_ct(found, ct)
+        export.check_source(wanted, dicom_files)
+        applied = review_files.apply_decisions(found, read)
         case = review_files.reviewed_case(found, image, applied)
         done = export.write_export(
             case,
             folder,
-            formats or (export.Format.REPORT, export.Format.SEGMENTATION),
+            wanted,
             dicom_files=dicom_files,
             patient_fields=patient_fields,
             overwrite=overwrite,
         )
         console.show_review(case, done)
+        if done.problems:
+            raise typer.Exit(console.BAD_INPUT)
 
 
 @app.command()

@@ -94,7 +94,7 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def show_error(error: UserError, case: str = "") -> None:
+def show_error(error: UserError | str, case: str = "") -> None:
     """One sentence on stderr."""
     prefix = f"{case}: " if case else ""
     _stderr().print(Text("Error:", "bold red"), _verbatim(prefix + str(error)), soft_wrap=True)
@@ -216,8 +216,10 @@ def _count_regions(summary: CaseSummary) -> str:
 
 
 def show_review(case: ReviewedCase, exported: Exported) -> None:
-    """What a review came to, and its files; warnings before."""
+    """What a review came to, and its files; warnings, and what could not be written, before."""
     show_warnings(exported.warnings)
+    for problem in exported.problems:
+        show_error(problem)
     review, table = case.review, _Facts(str(case.info.get("input", {}).get("name") or "Review"))
     for organ in exported.report["organs"]:
         table.add_row(organ["name"], "{predicted_ml:.1f} ml predicted, {corrected_ml:.1f} ml corrected".format(**organ))

@@ -24,12 +24,13 @@ from MoBUncertaintyLib.region_description import RegionDescriber
 from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.report import SCHEMA, ReviewedCase, build_report, write_csv, write_html, write_json
 from MoBUncertaintyLib.review import Review
-from MoBUncertaintyLib.segment_nrrd import write_segmentation_nrrd
+from MoBUncertaintyLib.segment_nrrd import values_in, write_segmentation_nrrd
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.worker import Report as Reporter
 
 RECORD, SEGMENTATION, REGIONS = "report.json", "segmentation.seg.nrrd", "regions.nrrd"
+NIFTI_SEGMENTATION = "segmentation.nii.gz"
 
 _PATIENT = {
     "PatientName": "Name",
@@ -49,6 +50,8 @@ class Format(StrEnum):
     """`report.html` and `report.csv`."""
     SEGMENTATION = "segmentation"
     """`segmentation.seg.nrrd`, as corrected, and `regions.nrrd`, the label map of the regions."""
+    NIFTI = "nifti"
+    """`segmentation.nii.gz`, as corrected: a label map with the model's label values, as nnU-Net trains on."""
     DICOM_SEG = "dicom_seg"
     """`segmentation.dcm`."""
     PARAMETRIC_MAP = "parametric_map"
@@ -61,12 +64,14 @@ class Exported:
 
     Attributes:
         files: Paths, in the export's folder.
-        warnings: What could not be, and why, one sentence each.
+        warnings: What the user should know, one sentence each.
+        problems: What was asked for and could not be written, and why, one sentence each.
         report: What the report says.
     """
 
     files: tuple[Path, ...]
     warnings: tuple[str, ...]
+    problems: tuple[str, ...]
     report: dict[str, Any]
 
 
@@ -83,7 +88,9 @@ FOLDER = FolderKind(
     one="a review",
     earlier="an earlier review",
     recognises=is_export,
-    files=re.compile(r"report\.(html|csv|json)|segmentation\.seg\.nrrd|regions\.nrrd|(segmentation|variance.*)\.dcm"),
+    files=re.compile(
+        r"report\.(html|csv|json)|segmentation\.(seg\.nrrd|nii\.gz)|regions\.nrrd|(segmentation|variance.*)\.dcm"
+    ),
 )
 
 
@@ -102,33 +109,36 @@ def write_export(
     Args:
         case: The case.
         folder: To be made; missing parents are made too.
-        formats: Of `Format`. The DICOM objects need the CT's DICOM files; without them, or where the volume does not
-            lie on their slices, a warning takes their place.
+        formats: Of `Format`. Where the volume does not lie on the slices of the CT's DICOM files, or these lack what a
+            derived object must repeat, DICOM objects are left out, which is a problem, and the rest is written.
         dicom_files: The CT's slices, if it came from DICOM.
         patient_fields: The report may name the patient; the DICOM objects always do, since they join the CT's study.
         overwrite: Replace an older export.
         progress: Told what is being written, and the share that is done.
 
     Raises:
-        SettingsError: No format, or an unknown one.
+        SettingsError: No format, an unknown one, or DICOM of a CT that has no DICOM files.
         OutputError: The folder cannot be written; nothing of it is left, and an older export is as it was.
     """
-    wanted = _formats(formats)
+    wanted = read_formats(formats)
+    check_source(wanted, dicom_files)
     FOLDER.check(folder, overwrite)
     folder = Path(folder).resolve()
     corrected = case.review.corrected()
     warnings: list[str] = []
+    problems: list[str] = []
     dicom, patient = _read_dicom(dicom_files, patient_fields, warnings)
     with FOLDER.new(folder) as partial:
         for done, kind in enumerate(wanted):
             if progress:
                 progress(_WORDS[kind], done / len(wanted))
             if kind in (Format.DICOM_SEG, Format.PARAMETRIC_MAP):
-                _write_dicom(kind, partial, folder, case, corrected, dicom_files, warnings)
-            elif kind is Format.SEGMENTATION:
-                _write_segmentation(partial, folder, case, corrected)
+                _write_dicom(kind, partial, folder, case, corrected, dicom_files, problems)
+            elif kind in (Format.SEGMENTATION, Format.NIFTI):
+                _write_segmentation(kind, partial, folder, case, corrected)
         # Last, so that the report lists the warnings, and its record all other files.
-        report = build_report(case, dicom=dicom, patient=patient, warnings=warnings, corrected=corrected)
+        said = [*warnings, *problems]
+        report = build_report(case, dicom=dicom, patient=patient, warnings=said, corrected=corrected)
         if Format.REPORT in wanted:
             write_html(partial / "report.html", report, case, corrected)
             write_csv(partial / "report.csv", report)
@@ -137,7 +147,7 @@ def write_export(
         names = sorted(path.name for path in partial.iterdir())
     if progress:
         progress("Written", 1.0)
-    return Exported(tuple(folder / name for name in names), tuple(warnings), report)
+    return Exported(tuple(folder / name for name in names), tuple(warnings), tuple(problems), report)
 
 
 def export_review(request: Mapping[str, Any], reporter: Reporter | None = None) -> dict[str, Any]:
@@ -154,7 +164,7 @@ def export_review(request: Mapping[str, Any], reporter: Reporter | None = None) 
         reporter: Told of progress and warnings.
 
     Returns:
-        `files` and `warnings`, lists of text.
+        `files`, `warnings` and `problems`, as `Exported` has them, lists of text.
 
     Raises:
         UserError: As `write_export` and `Review.from_dict` do.
@@ -196,19 +206,31 @@ def export_review(request: Mapping[str, Any], reporter: Reporter | None = None) 
     if reporter:
         for warning in done.warnings:
             reporter.warning(warning)
-    return {"files": [str(path) for path in done.files], "warnings": list(done.warnings)}
+    return {
+        "files": [str(path) for path in done.files],
+        "warnings": list(done.warnings),
+        "problems": list(done.problems),
+    }
 
 
 _WORDS = {
     Format.SEGMENTATION: "Writing the segmentation",
+    Format.NIFTI: "Writing the segmentation as NIfTI",
     Format.DICOM_SEG: "Writing the DICOM segmentation",
     Format.PARAMETRIC_MAP: "Writing the DICOM parametric map",
     Format.REPORT: "Drawing the report",
 }
 
 
-def _formats(names: Iterable[str]) -> list[Format]:
-    """The formats in the order they are written in."""
+_DICOM = {Format.DICOM_SEG: "The DICOM segmentation", Format.PARAMETRIC_MAP: "The DICOM parametric map"}
+
+
+def read_formats(names: Iterable[str]) -> list[Format]:
+    """The formats in the order they are written in.
+
+    Raises:
+        SettingsError: No format, or an unknown one.
+    """
     names = set(names)
     unknown = sorted(names - set(Format))
     if unknown:
@@ -216,6 +238,20 @@ def _formats(names: Iterable[str]) -> list[Format]:
     if not names:
         raise SettingsError(f"There is nothing to export; choose among {', '.join(Format)}.")
     return [kind for kind in _WORDS if kind in names]
+
+
+def check_source(formats: Iterable[Format], dicom_files: Sequence[str | Path] | None) -> None:
+    """Refuse formats that the CT cannot have, before anything is computed.
+
+    Raises:
+        SettingsError: DICOM is asked for, and the CT has no DICOM files.
+    """
+    for kind in formats:
+        if kind in _DICOM and not dicom_files:
+            raise SettingsError(
+                f"{_DICOM[kind]} cannot be written, because the CT did not come from DICOM; "
+                f"choose {Format.SEGMENTATION} or {Format.NIFTI} instead of {kind}."
+            )
 
 
 def _read_dicom(
@@ -247,15 +283,15 @@ def _dicom_text(name: str, value: Any) -> str:
     return value.family_comma_given() if name == "PatientName" else text
 
 
-def _write_segmentation(partial: Path, folder: Path, case: ReviewedCase, corrected: np.ndarray) -> None:
+def _write_segmentation(kind: Format, partial: Path, folder: Path, case: ReviewedCase, corrected: np.ndarray) -> None:
     status = "completed" if case.review.signature else "inprogress"
     try:
+        if kind is Format.NIFTI:
+            values_in(corrected, case.labels)
+            _write_labels(partial / NIFTI_SEGMENTATION, corrected, case)
+            return
         write_segmentation_nrrd(partial / SEGMENTATION, _image(corrected, case), case.labels, status=status)
-        regions = case.review.label_map()
-        sitk.WriteImage(_image(regions, case), str(partial / REGIONS), useCompression=True)
-        # On a full disk SimpleITK cuts the file short without a word: see that all of it is there.
-        if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(partial / REGIONS))), regions):
-            raise RuntimeError("incomplete")
+        _write_labels(partial / REGIONS, case.review.label_map(), case)
     except (RuntimeError, OutputError) as error:
         if isinstance(error, OutputError) and error.__cause__ is None:  # not of the disk
             raise
@@ -264,20 +300,23 @@ def _write_segmentation(partial: Path, folder: Path, case: ReviewedCase, correct
         ) from error
 
 
+def _write_labels(path: Path, labels: np.ndarray, case: ReviewedCase) -> None:
+    sitk.WriteImage(_image(labels, case), str(path), useCompression=True)
+    # On a full disk SimpleITK cuts the file short without a word: see that all of it is there.
+    if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), labels):
+        raise RuntimeError("incomplete")
+
+
 def _write_dicom(
     kind: Format,
     partial: Path,
     folder: Path,
     case: ReviewedCase,
     corrected: np.ndarray,
-    files: Sequence[str | Path] | None,
-    warnings: list[str],
+    files: Sequence[str | Path],
+    problems: list[str],
 ) -> None:
     """Write a DICOM object, or say why it cannot be: the rest is worth having without it."""
-    what = "The DICOM segmentation" if kind is Format.DICOM_SEG else "The DICOM parametric map"
-    if not files:
-        warnings.append(f"{what} was not written, because the CT did not come from DICOM; use the NRRD file.")
-        return
     from MoBUncertaintyLib.dicom_export import write_dicom_seg, write_parametric_map
 
     model = {key: case.info.get("model", {}).get(key) or "not stated" for key in ("name", "digest")}
@@ -304,7 +343,7 @@ def _write_dicom(
     except UserError as error:
         if isinstance(error.__cause__, OSError) and isinstance(error, OutputError):
             raise FOLDER.error(folder, error.__cause__) from error
-        warnings.append(f"{what} was not written: {error}")
+        problems.append(f"{_DICOM[kind]} was not written: {error}")
 
 
 def _image(array: np.ndarray, case: ReviewedCase) -> sitk.Image:

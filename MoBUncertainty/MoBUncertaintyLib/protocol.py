@@ -69,7 +69,7 @@ _REQUESTS: dict[str, dict[str, tuple[type, ...]]] = {
     Command.PREDICT: {"ct": (dict,), "model": (str,), "folder": (str,)}
     | dict.fromkeys(("settings", "regions"), (dict, _NULL))
     | {"regions_of_model": (str, _NULL)},
-    Command.EXPORT: dict.fromkeys(("predicted", "corrected", "regions", "output"), (str,))
+    Command.EXPORT: dict.fromkeys(("predicted", "output"), (str,))
     | dict.fromkeys(("ct", "probability", "variance", "provenance", "review"), (dict,))
     | {"labels": (list,), "formats": (list,), "dicom_files": (list, _NULL)},
     Command.SCRATCH: {"folder": (str,)},

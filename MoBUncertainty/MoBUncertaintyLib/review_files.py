@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from pydicom.misc import is_dicom
 
 from MoBUncertaintyLib.card import Label
 from MoBUncertaintyLib.doubt import Grid, components
@@ -199,7 +200,7 @@ def find_ct(results: Results, ct: str | Path | None = None) -> tuple[sitk.Image,
         ct: Where it is; None: where it was.
 
     Returns:
-        The CT, and its DICOM files if it is a DICOM folder.
+        The CT, and its DICOM files if it came from DICOM.
 
     Raises:
         ImageError: It is not there, cannot be read, or is another one.
@@ -215,7 +216,7 @@ def find_ct(results: Results, ct: str | Path | None = None) -> tuple[sitk.Image,
     if image.GetSize() != results.segmentation.GetSize() or not np.allclose(*matrices, atol=1e-2):
         raise ImageError(f"{path} has other voxels than the results; choose the CT they were made from with --ct.")
     if not path.is_dir():
-        return image, None
+        return image, [path] if is_dicom(path) else None
     names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path), given.get("series") or "")
     return image, [Path(name) for name in names]
 

@@ -25,6 +25,7 @@ from MoBUncertaintyLib.export import Format, export_review, write_export
 from MoBUncertaintyLib.images import read_image
 from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.report import ReviewedCase
+from MoBUncertaintyLib.review import Review
 from test_dicom_export import write_series
 from test_review import stored_again
 
@@ -113,23 +114,37 @@ class TestFiles:
                 json.loads((tmp_path / f"{asked}" / "report.json").read_text())["ct"]["dicom"]["Series number"] == "7"
             )
 
-    def test_dicom_of_a_ct_that_has_none_is_a_warning(self, tmp_path, case):
-        done = write_export(case, tmp_path / "out", ["report", "dicom_seg", "parametric_map"], patient_fields=True)
-        assert done.warnings == (
-            "The report does not name the patient, because the CT did not come from DICOM.",
-            "The DICOM segmentation was not written, because the CT did not come from DICOM; use the NRRD file.",
-            "The DICOM parametric map was not written, because the CT did not come from DICOM; use the NRRD file.",
-        )
-        assert json.loads((tmp_path / "out" / "report.json").read_text())["warnings"] == list(done.warnings)
-        assert sorted(os.listdir(tmp_path / "out")) == ["report.csv", "report.html", "report.json"]
+    def test_nifti_is_the_corrected_label_map(self, tmp_path, case):
+        done = write_export(case, tmp_path / "out", ["nifti"])
+        assert [path.name for path in done.files] == ["report.json", "segmentation.nii.gz"]
+        stored = sitk.ReadImage(str(tmp_path / "out" / "segmentation.nii.gz"))
+        assert stored.GetPixelID() == sitk.sitkUInt8
+        assert np.array_equal(sitk.GetArrayFromImage(stored), case.review.corrected())
+        assert np.allclose(Grid.of(stored).matrix(), Grid.of(case.ct).matrix(), atol=1e-4)
+        write_export(case, tmp_path / "out", ["report"], overwrite=True)
 
-    def test_dicom_of_another_ct_is_a_warning_and_the_rest_is_written(self, tmp_path, exam, case):
+    def test_patient_of_a_ct_that_has_none_is_a_warning(self, tmp_path, case):
+        done = write_export(case, tmp_path / "out", ["report"], patient_fields=True)
+        assert done.warnings == ("The report does not name the patient, because the CT did not come from DICOM.",)
+        assert json.loads((tmp_path / "out" / "report.json").read_text())["warnings"] == list(done.warnings)
+
+    @pytest.mark.parametrize("kind", ["dicom_seg", "parametric_map"])
+    def test_dicom_of_a_ct_that_has_none_is_refused_before_anything_is_computed(
+        self, tmp_path, case, kind, monkeypatch
+    ):
+        monkeypatch.setattr(Review, "corrected", None)
+        with pytest.raises(SettingsError, match=rf"cannot be written.* from DICOM; choose .* instead of {kind}"):
+            write_export(case, tmp_path / "out", ["report", kind])
+        assert os.listdir(tmp_path) == []
+
+    def test_dicom_of_another_ct_is_a_problem_and_the_rest_is_written(self, tmp_path, exam, case):
         files, _ = exam
         done = write_export(case, tmp_path / "out", ["segmentation", "dicom_seg"], dicom_files=files[1:])
-        (warning,) = done.warnings
-        assert warning.startswith("The DICOM segmentation was not written: The volume does not lie on the slices")
+        (problem,) = done.problems
+        assert problem.startswith("The DICOM segmentation was not written: The volume does not lie on the slices")
         assert (tmp_path / "out" / "segmentation.seg.nrrd").exists()
         assert not (tmp_path / "out" / "segmentation.dcm").exists()
+        assert problem in json.loads((tmp_path / "out" / "report.json").read_text())["warnings"]
 
     def test_progress_reaches_the_end(self, tmp_path, case):
         told = []
@@ -297,9 +312,15 @@ class TestRequest:
 
     def test_warnings_are_told_and_returned(self, tmp_path, case):
         told = Told()
-        result = export_review(self.request(tmp_path, case, formats=["report", "dicom_seg"]), told)
+        result = export_review(self.request(tmp_path, case, patient_fields=True), told)
         assert result["warnings"] == told.warnings
         assert "did not come from DICOM" in told.warnings[0]
+        assert result["problems"] == []
+
+    def test_what_could_not_be_written_is_returned(self, tmp_path, exam, case):
+        files = [str(path) for path in exam[0][1:]]
+        result = export_review(self.request(tmp_path, case, formats=["report", "dicom_seg"], dicom_files=files))
+        assert "The DICOM segmentation was not written" in result["problems"][0]
 
     def test_record_brings_the_review_back(self, tmp_path, case):
         case.review.edit("2", np.ones(case.review.predicted.shape, np.uint8))

@@ -120,6 +120,13 @@ class TestExport:
             assert newFolder(tmp_path, "CT") == tmp_path / expected
             (tmp_path / expected).mkdir()
 
+    def test_what_could_not_be_written_is_an_error(self, reviewed, tmp_path):
+        desktop, _ = reviewed
+        problem = "The DICOM segmentation was not written: The slices differ."
+        desktop.widget.panel._onExported([str(tmp_path / "report.json")], [problem])
+        assert [shown.text for shown in desktop.dialogs] == [problem]
+        assert problem in desktop.ui.exportStatusLabel.text
+
     def test_what_was_written_can_be_opened_by_a_click(self, reviewed, tmp_path, monkeypatch):
         import qt
 

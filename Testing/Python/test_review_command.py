@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from click.testing import Result
@@ -174,6 +175,35 @@ class TestApplied:
         assert (tmp_path / "results" / "review" / "segmentation.dcm").exists()
         record = json.loads((tmp_path / "results" / "review" / "report.json").read_text())
         assert record["patient"]["Name"] == "Doe, Jane"
+
+
+class TestDicomThatCannotBeWritten:
+    def test_ct_of_a_file_is_refused_up_front(self, place):
+        done = run(place, BOTH, "--format", "dicom_seg")
+        assert done.exit_code == 2
+        assert "The DICOM segmentation cannot be written, because the CT did not come from DICOM" in done.stderr
+        assert not (place / "results" / "review").exists()
+
+    def test_slices_that_lack_what_must_be_repeated(self, tmp_path):
+        case = invented_case((1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+        (tmp_path / "dicom").mkdir()
+        for path in write_series(tmp_path / "dicom", case.image):
+            dataset = pydicom.dcmread(path)
+            del dataset.SOPClassUID
+            dataset.save_as(path, enforce_file_format=False)
+        write_results(
+            tmp_path / "results",
+            case.image,
+            case.prediction,
+            case.regions,
+            case.card,
+            source=tmp_path / "dicom",
+            scene=False,
+        )
+        done = run(tmp_path, entries({"rank": 1, "verdict": "include"}), "--format", "dicom_seg", "--format", "nifti")
+        assert done.exit_code == 2
+        assert "Error: The DICOM segmentation was not written: " in done.stderr
+        assert sorted(os.listdir(tmp_path / "results" / "review")) == ["report.json", "segmentation.nii.gz"]
 
 
 ALL_ACCEPTED = [{"rank": 1, "verdict": "accept"}, {"rank": 2, "verdict": "accept"}]

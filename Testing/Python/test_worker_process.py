@@ -283,9 +283,8 @@ serve({"read": handler})
 
 def an_export(folder: Path) -> dict[str, Any]:
     """The fields of a request, none of whose files are there."""
-    arrays = dict.fromkeys(("predicted", "corrected", "regions"), "none.npy")
-    given = {"labels": [], "provenance": {}, "review": {}, "variance": {}, "probability": {}}
-    return arrays | given | {"ct": {}, "output": str(folder / "review"), "formats": ["report"]}
+    given = {"predicted": "none.npy", "labels": [], "provenance": {}, "review": {}, "variance": {}, "probability": {}}
+    return given | {"ct": {}, "output": str(folder / "review"), "formats": ["report"]}
 
 
 def test_it_ends_when_nobody_listens_any_more(start: Callable[..., Process]) -> None:

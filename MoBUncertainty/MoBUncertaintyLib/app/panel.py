@@ -188,10 +188,12 @@ class Panel:
         self._finish(_("Done in {seconds} s.").format(seconds=max(1, round(seconds))))
         self._makeRoom(self.run.work.hasWarnings)
 
-    def _onExported(self, files: list[str]) -> None:
+    def _onExported(self, files: list[str], problems: list[str]) -> None:
         warnings = self.export.work.takeWarnings()
         self._finish("")
-        self.export.showResult(files, warnings)
+        self.export.showResult(files, warnings + problems)
+        if problems:
+            slicer.util.errorDisplay("\n".join(problems))
 
     def _onError(self, code: str, message: str, details: str) -> None:
         self._finish("")

@@ -89,7 +89,7 @@ def exportRequest(session: ReviewSession, folder: Path, formats: list[str], pati
     Args:
         session: The review.
         folder: Where the files go; made if need be.
-        formats: Of `report`, `segmentation`, `dicom_seg`, `parametric_map`.
+        formats: Of `report`, `segmentation`, `nifti`, `dicom_seg`, `parametric_map`.
         patientFields: The report may name the patient.
     """
     review, prediction = session.review, session.prediction

@@ -78,6 +78,7 @@ class ExportSection:
         return {
             "report": ui.reportCheckBox,
             "segmentation": ui.segmentationCheckBox,
+            "nifti": ui.niftiCheckBox,
             "dicom_seg": ui.dicomSegCheckBox,
             "parametric_map": ui.parametricMapCheckBox,
         }
