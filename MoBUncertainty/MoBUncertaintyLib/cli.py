@@ -109,14 +109,15 @@ def predict(
 ) -> None:
     """Segment a CT, with probability, variance and doubtful regions.
 
-    One bad volume in a folder is reported and the rest goes on; the exit code is then 2.
+    In a folder, each entry is predicted or reported with what is wrong with it, and the rest goes on; the exit code is
+    then 2. Entries with the same results already are left as they are.
     """
     from MoBUncertaintyLib import console
 
     with console.reporting() as cancelled:
-        from MoBUncertaintyLib.images import list_inputs
+        from MoBUncertaintyLib.inputs import case_folders, list_inputs
         from MoBUncertaintyLib.model import find_model, load_model
-        from MoBUncertaintyLib.pipeline import case_folders, run_case
+        from MoBUncertaintyLib.pipeline import is_done, run_case
         from MoBUncertaintyLib.prediction import PredictionSettings, Predictor
         from MoBUncertaintyLib.region_settings import read_stated
 
@@ -132,7 +133,7 @@ def predict(
             region_of_interest=roi,
             body_box=body_box,
         )
-        cases = case_folders(source, list_inputs(source), output)
+        cases = case_folders(list_inputs(source, output), output)
         predictor = Predictor(load_model(find_model(model)), settings)
         asked = {"measure": measure, "threshold": threshold, "minimum_mm3": min_volume}
         region_settings = predictor.model.card.region_settings.changed(
@@ -154,7 +155,10 @@ def predict(
                 )
             console.show_summary(result.summary)
 
-        console.run_each(cases, run, cancelled)
+        def done(case: Path, folder: Path) -> bool:
+            return not overwrite and is_done(case, folder, predictor, region_settings, series=series)
+
+        console.run_each(cases, run, done, cancelled)
 
 
 @app.command()

@@ -22,10 +22,11 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from MoBUncertaintyLib.errors import Cancelled, UserError
+from MoBUncertaintyLib.errors import Cancelled, ImageError, UserError
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.export import Exported
+    from MoBUncertaintyLib.inputs import Input
     from MoBUncertaintyLib.model import Model
     from MoBUncertaintyLib.pipeline import CaseSummary, DemoScores
     from MoBUncertaintyLib.prediction import Progress
@@ -101,37 +102,57 @@ def show_error(error: UserError | str, case: str = "") -> None:
 
 
 def run_each(
-    cases: Sequence[tuple[Path, Path]], run: Callable[[Path, Path], None], cancelled: Callable[[], bool]
+    cases: Sequence[tuple[Input, Path]],
+    run: Callable[[Path, Path], None],
+    done: Callable[[Path, Path], bool],
+    cancelled: Callable[[], bool],
 ) -> None:
-    """Run every case; with several, one that fails is reported and the rest goes on.
+    """Run every case of a folder; one that fails, however, is reported and the rest goes on.
 
     Args:
         cases: Input and results folder of each.
         run: What to do with them.
+        done: Whether that has been done before, with the same outcome.
         cancelled: Asked before each case.
 
     Raises:
         Cancelled: The user asked for it.
         UserError: The only case failed.
-        typer.Exit: Some of several failed; code 2.
+        typer.Exit: Some of a folder's failed, or could not be tried; code 2.
     """
-    failed = []
-    for source, folder in cases:
+    if len(cases) == 1 and not cases[0][0].name:
+        run(cases[0][0].path, cases[0][1])
+        return
+    failed, skipped, before = [], [], []
+    for case, folder in cases:
+        name = case.name
         if cancelled():
             raise Cancelled("Cancelled between two cases.")
         try:
-            run(source, folder)
-        except Cancelled:
+            if case.problem:
+                show_error(ImageError(f"skipped, because {case.problem}."), name)
+                skipped.append(name)
+            elif done(case.path, folder):
+                before.append(name)
+            else:
+                run(case.path, folder)
+        except (Cancelled, typer.Exit):
             raise
-        except UserError as error:
-            if len(cases) == 1:
-                raise
-            show_error(error, source.name)
-            failed.append(source.name)
-    if failed:
-        sentence = f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}."
-        _stderr().print(_verbatim(sentence), soft_wrap=True)
+        except Exception as error:  # of whatever kind: the other cases are waiting
+            show_error(error if isinstance(error, UserError) else unexpected(error), name)
+            failed.append(name)
+    counts = {"had these results already": before, "failed": failed, "were skipped": skipped}
+    for what, names in counts.items():
+        if names:
+            _stderr().print(_verbatim(f"{len(names)} of {len(cases)} {what}: {', '.join(names)}."), soft_wrap=True)
+    if failed or skipped:
         raise typer.Exit(BAD_INPUT)
+
+
+def unexpected(error: Exception) -> UserError:
+    """What is said of an error that nobody has foreseen."""
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+    return UserError(f"an unexpected error ({type(error).__name__}: {reason[:200].rstrip('.')}); please report it.")
 
 
 @contextmanager

@@ -1,38 +1,52 @@
 """Reading and checking the input: one scalar 3D volume with sane geometry, or an `ImageError` that says what to do.
 
-Volumes are SimpleITK images; their arrays are (z, y, x); spacing is in mm, origin and direction in LPS mm.
-SimpleITK alone is not enough for files that are damaged: it reads what a truncated NIfTI file lacks, and NaN or
-infinity in one, as zeros and a spacing of 0 or NaN as 1 mm, all without a word, so NIfTI files are checked here too.
+Volumes are SimpleITK images; their arrays are (z, y, x); spacing is in mm, origin and direction in LPS mm. SimpleITK
+reads volume files once `volume_files` has found all of their voxels intact; DICOM is read by `dicom_reading`.
 """
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ImageError
-
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+from MoBUncertaintyLib.input_files import digest_of_file, digest_of_series, is_dicom, unchanged
+from MoBUncertaintyLib.volume_files import check_voxels
+from MoBUncertaintyLib.volume_headers import VOLUME_SUFFIXES, VolumeHeader, read_header
 
 # Finer than any clinical CT, or a header in other units than mm; coarser than any organ can be resolved.
 SPACING_MM = (0.2, 15.0)
+# More than any scanner makes, and than an index of 32 bits counts.
+LARGEST_VOXELS = 2**31 - 1
 
 AIR_HU = -1024.0
 # Below this an image can only be in Hounsfield units: other modalities have no negative values of that size.
 HOUNSFIELD_BELOW = -100.0
 # By which products of two axes may differ from 0, and of an axis with itself from 1; cosines in files are rounded.
 LARGEST_SHEAR = 1e-3
-# mm by which slices of a DICOM series may lie beside each other; positions in files are rounded.
-LARGEST_SHIFT = 1.0
 
-_SERIES_DESCRIPTION, _IMAGE_POSITION, _IMAGE_ORIENTATION = "0008|103e", "0020|0032", "0020|0037"
+
+@dataclass(frozen=True)
+class ReadImage:
+    """An image and where it came from.
+
+    Attributes:
+        image: As `check_image` leaves it.
+        warnings: For the user, one sentence each.
+        files: What was read: the volume file, its voxels' file if that is another, or the series' DICOM files.
+        sha256: Of what was read; see `digest`.
+    """
+
+    image: sitk.Image
+    warnings: list[str]
+    files: tuple[Path, ...]
+    sha256: str
 
 
 def volume_stem(path: str | Path) -> str:
@@ -43,50 +57,67 @@ def volume_stem(path: str | Path) -> str:
     return name[: len(name) - len(suffix)]
 
 
-def list_inputs(path: str | Path) -> list[Path]:
-    """What there is to predict at `path`: a file, a DICOM folder, or each volume (or DICOM folder) in a folder.
-
-    Raises:
-        ImageError: There is nothing at `path`, or no volume in it.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise ImageError(f"{path} does not exist; check the path.")
-    if path.is_file():
-        return [path]
-    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    volumes = [entry for entry in entries if entry.is_file() and entry.name.lower().endswith(VOLUME_SUFFIXES)]
-    if volumes:
-        return volumes
-    if _series_ids(path):
-        return [path]
-    folders = [entry for entry in entries if entry.is_dir() and _series_ids(entry)]
-    if not folders:
-        raise ImageError(
-            f"{path} holds no image; give a folder with DICOM slices or {', '.join(VOLUME_SUFFIXES)} files."
-        )
-    return folders
-
-
-def read_image(path: str | Path, series: str | None = None) -> tuple[sitk.Image, list[str]]:
-    """Read a NIfTI, NRRD or MetaImage file or a folder with one DICOM series, and check it.
+def read_image(path: str | Path, series: str | None = None) -> ReadImage:
+    """Read a NIfTI, NRRD or MetaImage file, a DICOM file or a folder with one DICOM series, and check it.
 
     Args:
         path: File or DICOM folder.
         series: Series instance UID, where a DICOM folder has several.
 
-    Returns:
-        The image as `check_image` leaves it, and warnings for the user.
+    Raises:
+        ImageError: Missing, unreadable, truncated or damaged, several series, changed while it was read, or not a
+            volume that `check_image` accepts.
+    """
+    path = _existing(path)
+    files = _dicom_files(path, series)
+    if files:
+        from MoBUncertaintyLib.dicom_reading import read_slices
+
+        image, warnings, digests = read_slices(files)
+        digest = digest_of_series(files, digests) if path.is_dir() else digests[0]
+    else:
+        with unchanged([path]):
+            header = read_header(path)
+            with unchanged(header.files):
+                image, warnings = _read_volume(header)
+                files, digest = header.files, header.digest()
+    image, more = check_image(image)
+    return ReadImage(image, warnings + more, tuple(files), digest)
+
+
+def digest(path: str | Path, series: str | None = None) -> str:
+    """SHA-256 of an input, as `read_image` states it, without reading its voxels.
+
+    Of one file it is the file's; of a header with its voxels in another file, or of the files of a DICOM folder's
+    series in the order of their names, that of the list of their own, a hexadecimal line each. Other files in a DICOM
+    folder do not count.
 
     Raises:
-        ImageError: Missing, unreadable or truncated, several series, or not a volume that `check_image` accepts.
+        ImageError: As for `read_image`.
     """
+    path = _existing(path)
+    files = _dicom_files(path, series)
+    if not files:
+        return read_header(path).digest()
+    digests = [digest_of_file(file) for file in files]
+    return digest_of_series(files, digests) if path.is_dir() else digests[0]
+
+
+def _existing(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():
         raise ImageError(f"{path} does not exist; check the path.")
-    image, warnings = _read_series(path, series) if path.is_dir() else (_read_file(path), [])
-    image, more = check_image(image)
-    return image, warnings + more
+    return path
+
+
+def _dicom_files(path: Path, series: str | None) -> list[Path]:
+    """Those to read; none for a volume file."""
+    if path.is_dir():
+        from MoBUncertaintyLib.dicom_reading import choose_series  # needs pydicom, which Slicer may lack at first
+
+        return choose_series(path, series).files
+    is_volume = path.name.lower().endswith(VOLUME_SUFFIXES)
+    return [path] if not is_volume and is_dicom(path) else []
 
 
 def check_image(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
@@ -131,6 +162,8 @@ def _check_layout(size: tuple[int, ...], components: int) -> None:
         raise ImageError(f"The image has four dimensions ({shape}); extract one time point as a 3D volume.")
     if components != 1:
         raise ImageError(f"The image has {components} values per voxel, like a colour image; give a scalar volume.")
+    if math.prod(size) > LARGEST_VOXELS:
+        raise ImageError(f"The image is larger than any scanner's ({shape}); correct the header, or crop the image.")
     if len(size) < 3 or min(size[:3]) < 2:
         raise ImageError(f"The image is a single slice ({shape}); give a 3D volume or the folder of its DICOM series.")
 
@@ -174,49 +207,24 @@ def _without_non_finite(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
     return filled, [f"{count} voxels are not finite numbers and were set to air ({air:g})."]
 
 
-def _read_file(path: Path) -> sitk.Image:
-    is_nifti = path.name.lower().endswith((".nii", ".nii.gz"))
-    if is_nifti:
-        _check_nifti(path)
+def _read_volume(header: VolumeHeader) -> tuple[sitk.Image, list[str]]:
+    _check_layout(header.shape, header.components)
+    warnings = [*header.warnings, *check_voxels(header)]
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader.SetImageIO(header.reader)
+    reader.SetFileName(str(header.path))
     try:
         with _quiet():
             reader.ReadImageInformation()
             _check_layout(reader.GetSize(), reader.GetNumberOfComponents())
             image = reader.Execute()
-            return _with_non_finite(image, path) if is_nifti else image
     except RuntimeError as error:
         raise ImageError(
-            f"{path.name} cannot be read ({reason_of(error)}); give an intact NIfTI, NRRD, MetaImage or DICOM file."
+            f"{header.path.name} cannot be read ({reason_of(error)}); give an intact NIfTI, NRRD, MetaImage or DICOM "
+            "file."
         ) from error
-
-
-def _check_nifti(path: Path) -> None:
-    """Refuse what SimpleITK would silently repair: missing bytes (read as zeros), spacing 0 or NaN (read as 1 mm)."""
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.openers import ImageOpener
-    from nibabel.spatialimages import HeaderDataError
-
-    try:
-        header_class = nibabel.load(path).header_class
-        with ImageOpener(str(path)) as stream:
-            header = header_class.from_fileobj(stream, check=False)
-        # Reading to the end also verifies the checksum of a compressed file.
-        present = _count_bytes(path)
-        sizes = [int(n) for n in header.get_data_shape()]
-        needed = int(header["vox_offset"]) + math.prod(sizes) * header.get_data_dtype().itemsize
-    except (EOFError, zlib.error) as error:
-        raise ImageError(f"{path.name} is truncated or damaged; copy or download it again.") from error
-    except (ImageFileError, HeaderDataError, gzip.BadGzipFile, OSError, ValueError) as error:
-        raise ImageError(f"{path.name} is not a readable NIfTI image ({reason_of(error)}); export it again.") from error
-    if present < needed:
-        raise ImageError(f"{path.name} is truncated ({present} of {needed} bytes); copy or download it again.")
-    spacing = header["pixdim"][1:4]
-    if not (np.isfinite(spacing) & (spacing != 0)).all():
-        found = " x ".join(f"{s:g}" for s in spacing)
-        raise ImageError(f"The header of {path.name} states a spacing of {found} mm; correct the header.")
+    is_nifti = header.reader == "NiftiImageIO"
+    return _with_non_finite(image, header.path) if is_nifti else image, warnings
 
 
 def _with_non_finite(image: sitk.Image, path: Path) -> sitk.Image:
@@ -234,99 +242,6 @@ def _with_non_finite(image: sitk.Image, path: Path) -> sitk.Image:
     restored = sitk.GetImageFromArray(values)
     restored.CopyInformation(image)
     return restored
-
-
-def _count_bytes(path: Path) -> int:
-    if not path.name.lower().endswith(".gz"):
-        return path.stat().st_size
-    count = 0
-    with gzip.open(path) as stream:
-        while chunk := stream.read(1 << 22):
-            count += len(chunk)
-    return count
-
-
-def _series_ids(folder: Path) -> tuple[str, ...]:
-    with _quiet():
-        return tuple(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)))
-
-
-def _read_series(folder: Path, series: str | None) -> tuple[sitk.Image, list[str]]:
-    found = _series_ids(folder)
-    if not found:
-        raise ImageError(f"{folder} holds no DICOM series; give a DICOM folder or a volume file.")
-    if series is None and len(found) > 1:
-        names = "; ".join(f"{uid} ({_describe(folder, uid)})" for uid in found)
-        raise ImageError(f"{folder} holds {len(found)} DICOM series; choose one with --series: {names}.")
-    if series is not None and series not in found:
-        raise ImageError(f"{folder} holds no DICOM series {series}; choose one with --series: {'; '.join(found)}.")
-    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series or found[0])
-    if len(names) == 1:  # enhanced CT: one file with all slices
-        return _read_file(Path(names[0])), []
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(names)
-    reader.MetaDataDictionaryArrayUpdateOn()
-    try:
-        with _quiet():
-            image = reader.Execute()
-    except RuntimeError as error:
-        reason = reason_of(error)
-        raise ImageError(f"The DICOM series in {folder} cannot be read ({reason}); export it again.") from error
-    return image, _check_slices(reader, len(names))
-
-
-def _check_slices(reader: sitk.ImageSeriesReader, count: int) -> list[str]:
-    """Warn of slices that are unevenly spaced: SimpleITK spreads them evenly, so sizes along that axis are wrong.
-
-    Raises:
-        ImageError: Slices do not say where they lie, lie in one place, or beside each other: SimpleITK would stack them
-            straight, and 1 mm apart where nothing is said.
-    """
-    positions = _numbers(reader, count, _IMAGE_POSITION, 3)
-    row, column = _numbers(reader, count, _IMAGE_ORIENTATION, 6)[0].reshape(2, 3)
-    normal = np.cross(row, column)
-    gaps = np.abs(np.diff(positions @ normal))
-    usual = float(np.median(gaps))
-    if gaps.min() < 1e-3:
-        raise ImageError("Slices of the DICOM series lie in the same place; export one time point or phase only.")
-    offsets = positions - positions[0]
-    shift = float(np.linalg.norm(offsets - np.outer(offsets @ normal, normal), axis=1).max())
-    if shift > LARGEST_SHIFT:
-        raise ImageError(
-            f"Slices of the DICOM series are shifted beside each other by up to {shift:.3g} mm (a tilted gantry); "
-            "resample the series to a straight volume first, in 3D Slicer for example."
-        )
-    if np.abs(gaps - usual).max() > 0.05 * usual:
-        return [f"Slices are missing or unevenly spaced ({gaps.min():.3g} to {gaps.max():.3g} mm): sizes may be wrong."]
-    return []
-
-
-def _numbers(reader: sitk.ImageSeriesReader, count: int, tag: str, length: int) -> np.ndarray:
-    """What each slice states in a tag, (count, length).
-
-    Raises:
-        ImageError: A slice lacks the tag, or states anything but so many numbers.
-    """
-    stated = [reader.GetMetaData(i, tag).split("\\") if reader.HasMetaDataKey(i, tag) else [] for i in range(count)]
-    try:
-        numbers = np.array(stated, dtype=float).reshape(count, length)
-    except ValueError:
-        numbers = np.array(np.nan)
-    if not np.isfinite(numbers).all():
-        raise ImageError(
-            f"Slices of the DICOM series do not say where they lie ({tag.replace('|', ',')} is missing or malformed); "
-            "export the series again, or give it as a NIfTI or NRRD file."
-        )
-    return numbers
-
-
-def _describe(folder: Path, uid: str) -> str:
-    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(names[0])
-    reader.ReadImageInformation()
-    description = reader.GetMetaData(_SERIES_DESCRIPTION).strip() if reader.HasMetaDataKey(_SERIES_DESCRIPTION) else ""
-    return f"{description or 'no description'}, {len(names)} slices"
 
 
 def reason_of(error: Exception) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from MoBUncertaintyLib.agreement import dice, error_share
 from MoBUncertaintyLib.card import ModelCard
 from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.errors import Cancelled, ImageError, lack_of_memory_told
-from MoBUncertaintyLib.images import read_image, volume_stem
+from MoBUncertaintyLib.images import digest, read_image
 from MoBUncertaintyLib.model import DEMO_MODEL, find_model, load_model
 from MoBUncertaintyLib.plausibility import unsuitable
 from MoBUncertaintyLib.prediction import (
@@ -29,7 +29,7 @@ from MoBUncertaintyLib.prediction import (
 )
 from MoBUncertaintyLib.region_settings import MEASURE_NAMES, Measure, RegionSettings
 from MoBUncertaintyLib.regions import Region, Regions, find_regions
-from MoBUncertaintyLib.results import check_output, organ_volumes, write_results
+from MoBUncertaintyLib.results import check_output, organ_volumes, read_record, write_results
 
 SAMPLE_DATA = Path(__file__).parents[1] / "Resources" / "SampleData"
 """The phantom CT that ships with the extension, and its truth."""
@@ -107,23 +107,6 @@ class DemoScores:
     seconds: float
 
 
-def case_folders(source: Path, inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
-    """Where the results of each input go: `output` itself for one volume, else a folder in it for each.
-
-    Args:
-        source: What the user gave.
-        inputs: What `images.list_inputs` found there.
-        output: What the user wants the results in.
-    """
-    if list(inputs) == [source]:
-        return [(source, output)]
-    names = [volume_stem(path) for path in inputs]
-    return [
-        (path, output / (name if names.count(name) == 1 else path.name))
-        for path, name in zip(inputs, names, strict=True)
-    ]
-
-
 @lack_of_memory_told()
 def run_case(
     source: Path,
@@ -157,7 +140,8 @@ def run_case(
     check_output(output, overwrite)  # before the long computation
     seconds: dict[str, float] = {}
     with _stage("read", seconds, progress, cancelled):
-        image, warnings = read_image(source, series)
+        read = read_image(source, series)
+    image, warnings = read.image, read.warnings
     analysis = analyse(image, predictor, region_settings, progress, cancelled)
     prediction, regions = analysis.prediction, analysis.regions
     seconds |= analysis.seconds
@@ -169,6 +153,7 @@ def run_case(
             regions,
             predictor.model.card,
             source=source,
+            sha256=read.sha256,
             series=series,
             scene=scene,
             overwrite=overwrite,
@@ -186,6 +171,42 @@ def run_case(
         warnings=[*warnings, *prediction.warnings, *problems],
     )
     return CaseResult(summary, prediction, regions)
+
+
+def is_done(
+    source: Path,
+    output: Path,
+    predictor: Predictor,
+    region_settings: RegionSettings | None = None,
+    *,
+    series: str | None = None,
+) -> bool:
+    """Whether a results folder holds what `run_case` would write: of the same image, model and settings.
+
+    The device does not count. Arguments as for `run_case`.
+
+    Raises:
+        ImageError: There are results, and the image cannot be read.
+    """
+    record = read_record(output)
+    if record is None:
+        return False
+    wanted = {
+        "settings": asdict(replace(predictor.settings, device="auto")),
+        "regions": asdict(region_settings or predictor.model.card.region_settings),
+        "model": predictor.model.digest,
+    }
+    try:
+        found = {
+            "settings": record["settings"] | {"device": "auto"},
+            "regions": record["regions"]["settings"],
+            "model": record["model"]["digest"],
+        }
+        return found == json.loads(json.dumps(wanted, default=str)) and record["input"]["sha256"] == digest(
+            source, series
+        )
+    except (KeyError, TypeError):  # of an earlier version, or altered
+        return False
 
 
 def analyse(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import hashlib
 import json
 import math
 import os
@@ -73,6 +72,11 @@ def is_results_folder(folder: Path) -> bool:
         return False
 
 
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """`prediction.json` of a results folder; None where there is none."""
+    return _read_json(folder) if is_results_folder(folder) else None
+
+
 FOLDER = FolderKind(
     noun="results",
     one="results",
@@ -107,6 +111,7 @@ def write_results(
     card: ModelCard,
     *,
     source: str | Path | None = None,
+    sha256: str | None = None,
     series: str | None = None,
     scene: bool = True,
     overwrite: bool = False,
@@ -120,7 +125,8 @@ def write_results(
         prediction: Of that CT.
         regions: Of that prediction.
         card: Of the model.
-        source: The file or DICOM folder the CT was read from, to name, hash and find it again.
+        source: The file or DICOM folder the CT was read from, to name it and find it again.
+        sha256: Of what was read there; see `images.digest`.
         series: Series instance UID, where the folder has several.
         scene: Write `scene.mrb` too (a process of its own, with `slicer-core`).
         overwrite: Replace an older results folder.
@@ -141,7 +147,7 @@ def write_results(
         write_csv(regions, partial / "regions.csv")
         draw_overlay(image, prediction, regions, card.labels, partial / "overlay.png")
         problems = []
-        info = describe(image, prediction, regions, card, source, series)
+        info = describe(image, prediction, regions, card, source, sha256, series)
         info["warnings"] = [*warnings, *prediction.warnings]
         if scene:
             try:
@@ -266,6 +272,7 @@ def describe(
     regions: Regions,
     card: ModelCard,
     source: str | Path | None = None,
+    sha256: str | None = None,
     series: str | None = None,
 ) -> dict[str, Any]:
     """`prediction.json` but for the warnings: what came in, what was done with it, what came out."""
@@ -276,7 +283,7 @@ def describe(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "input": {
             "name": Path(source).name if source else None,
-            "sha256": file_digest(source) if source else None,
+            "sha256": sha256,
             "path": str(Path(source).resolve()) if source else None,
             "series": series,
             "size": image.GetSize(),
@@ -309,16 +316,6 @@ def organ_volumes(segmentation: sitk.Image, card: ModelCard) -> dict[str, float]
     voxel_ml = math.prod(segmentation.GetSpacing()) / 1000
     # Not by numpy's bincount, which makes int64 of the volume.
     return {label.name: voxel_ml * int(np.count_nonzero(array == label.value)) for label in card.labels}
-
-
-def file_digest(source: str | Path) -> str:
-    """SHA-256 of a file; of a folder, that of the list of its files' hashes, a hexadecimal line each, by name."""
-    source = Path(source)
-    if source.is_dir():
-        lines = "".join(f"{file_digest(path)}\n" for path in sorted(source.iterdir()) if path.is_file())
-        return hashlib.sha256(lines.encode()).hexdigest()
-    with open(source, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_json(folder: Path) -> Any:

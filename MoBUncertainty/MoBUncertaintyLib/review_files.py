@@ -34,7 +34,7 @@ from MoBUncertaintyLib.region_description import RegionDescriber
 from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.report import SCHEMA as REPORT_SCHEMA
 from MoBUncertaintyLib.report import ReviewedCase
-from MoBUncertaintyLib.results import Results, file_digest
+from MoBUncertaintyLib.results import Results
 from MoBUncertaintyLib.review import Review, Verdict
 from MoBUncertaintyLib.review_record import SCHEMA, SCHEMA_VERSION
 
@@ -209,16 +209,14 @@ def find_ct(results: Results, ct: str | Path | None = None) -> tuple[sitk.Image,
     path = Path(ct or given.get("path") or given.get("name") or "")
     if not path.name or not path.exists():
         raise ImageError(f"The CT {path if path.name else ''} is not there any more; say where it is with --ct.")
-    if given.get("sha256") and file_digest(path) != given["sha256"]:
+    read = read_image(path, given.get("series"))
+    if given.get("sha256") and read.sha256 != given["sha256"]:
         raise ImageError(f"{path} is not the CT these results were made from (its SHA-256 differs); choose with --ct.")
-    image, _ = read_image(path, given.get("series"))
+    image = read.image
     matrices = [Grid.of(each).matrix() for each in (image, results.segmentation)]
     if image.GetSize() != results.segmentation.GetSize() or not np.allclose(*matrices, atol=1e-2):
         raise ImageError(f"{path} has other voxels than the results; choose the CT they were made from with --ct.")
-    if not path.is_dir():
-        return image, [path] if is_dicom(path) else None
-    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path), given.get("series") or "")
-    return image, [Path(name) for name in names]
+    return image, list(read.files) if path.is_dir() or is_dicom(path) else None
 
 
 def reviewed_case(results: Results, ct: sitk.Image, review: Review) -> ReviewedCase:

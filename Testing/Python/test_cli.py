@@ -161,13 +161,6 @@ def test_bad_volume_in_a_folder_is_reported_and_the_rest_goes_on(model: Path, ct
     assert np.array_equal(*same)
 
 
-def test_volumes_of_one_name_get_folders_of_their_own() -> None:
-    inputs = [Path("cts/a.nii.gz"), Path("cts/a.mha"), Path("cts/b.c.nrrd"), Path("cts/series")]
-    folders = [folder for _, folder in pipeline.case_folders(Path("cts"), inputs, Path("out"))]
-    assert folders == [Path("out/a.nii.gz"), Path("out/a.mha"), Path("out/b.c"), Path("out/series")]
-    assert pipeline.case_folders(inputs[0], inputs[:1], Path("out")) == [(inputs[0], Path("out"))]
-
-
 def test_ctrl_c_ends_between_tiles_with_nothing_left(model: Path, ct: Path, tmp_path: Path) -> None:
     """A real signal to a real process, in the middle of many tiles."""
     arguments = ["predict", ct, "--model", model, "--output", tmp_path / "out", "--overlap", "0.9", "--device", "cpu"]

@@ -85,7 +85,7 @@ def exam(folder: Path, direction: tuple[float, ...] = OBLIQUE, tags: dict[str, s
     folder.mkdir(exist_ok=True)
     case = invented_case(direction, spacing=(1.5, 2.0, 3.0), labels=(PANCREAS, LEFT_KIDNEY))
     files = write_series(folder, case.image, tags)
-    read, _ = read_image(folder)
+    read = read_image(folder).image
     variance = sitk.VectorIndexSelectionCast(case.prediction.variance, 0)
     # SimpleITK may read the slices in the other order: what is at a place stays there.
     onto = [

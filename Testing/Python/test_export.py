@@ -49,7 +49,7 @@ def exam(tmp_path_factory) -> tuple[list[Path], ReviewedCase]:
     tags["0020|0011"] = "7"
     whole = invented_case(OBLIQUE, labels=(PANCREAS, LEFT_KIDNEY))
     files = write_series(folder, whole.image, tags)
-    read, _ = read_image(folder)
+    read = read_image(folder).image
 
     def onto(image: sitk.Image) -> sitk.Image:
         # SimpleITK may read the slices in the other order: what is at a place stays there.

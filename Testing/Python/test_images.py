@@ -13,7 +13,8 @@ import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ImageError
-from MoBUncertaintyLib.images import check_image, list_inputs, read_image
+from MoBUncertaintyLib.images import check_image, read_image
+from MoBUncertaintyLib.inputs import Input, list_inputs
 
 SHAPE = (20, 30, 40)
 
@@ -71,7 +72,8 @@ def test_reads_the_voxels_and_geometry_that_were_written(tmp_path: Path, suffix:
     image = volume()
     image.SetOrigin((-10, 20, 5))
     image.SetDirection((0, 1, 0, 1, 0, 0, 0, 0, -1))
-    read, warnings = read_image(written(image, tmp_path / f"ct{suffix}"))
+    found = read_image(written(image, tmp_path / f"ct{suffix}"))
+    read, warnings = found.image, found.warnings
     assert not warnings
     assert read.GetPixelID() == sitk.sitkInt16
     assert np.array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(image))
@@ -81,7 +83,8 @@ def test_reads_the_voxels_and_geometry_that_were_written(tmp_path: Path, suffix:
 
 def test_reads_a_dicom_folder_with_one_series(tmp_path: Path) -> None:
     write_series(tmp_path, "1.2.3.1", [0, 3, 6, 9])
-    image, warnings = read_image(tmp_path)
+    read = read_image(tmp_path)
+    image, warnings = read.image, read.warnings
     assert image.GetSize() == (40, 30, 4)
     assert image.GetSpacing() == pytest.approx((0.8, 0.8, 3))
     assert not warnings
@@ -92,14 +95,15 @@ def test_two_series_in_a_dicom_folder_are_named_and_one_can_be_chosen(tmp_path: 
     write_series(tmp_path, "1.2.3.2", [0, 3, 6], "venous")
     with pytest.raises(ImageError, match=r"2 DICOM series; choose one .*arterial, 4 slices.*venous, 3 slices"):
         read_image(tmp_path)
-    assert read_image(tmp_path, series="1.2.3.2")[0].GetSize()[2] == 3
+    assert read_image(tmp_path, series="1.2.3.2").image.GetSize()[2] == 3
     with pytest.raises(ImageError, match=r"no DICOM series 9\.9"):
         read_image(tmp_path, series="9.9")
 
 
 def test_missing_dicom_slices_are_reported(tmp_path: Path) -> None:
     write_series(tmp_path, "1.2.3.1", [0, 3, 6, 12, 15])
-    _, warnings = read_image(tmp_path)
+    read = read_image(tmp_path)
+    warnings = read.warnings
     assert len(warnings) == 1
     assert "unevenly spaced (3 to 6 mm)" in warnings[0]
 
@@ -303,16 +307,19 @@ def test_folder_lists_its_volumes_in_order(tmp_path: Path) -> None:
     for name in ("b.nrrd", "a.nii.gz", ".hidden.nii.gz"):
         written(volume(), tmp_path / name)
     (tmp_path / "notes.txt").write_text("x")
-    assert [path.name for path in list_inputs(tmp_path)] == ["a.nii.gz", "b.nrrd"]
-    assert list_inputs(tmp_path / "b.nrrd") == [tmp_path / "b.nrrd"]
+    found = list_inputs(tmp_path)
+    assert [(each.name, bool(each.problem)) for each in found] == [("a", False), ("b", False), ("notes.txt", True)]
+    assert list_inputs(tmp_path / "b.nrrd") == [Input(tmp_path / "b.nrrd", "")]
 
 
 def test_folder_of_dicom_folders_lists_them(tmp_path: Path) -> None:
     write_series(tmp_path / "one", "1.2.3.1", [0, 3])
     write_series(tmp_path / "two", "1.2.3.2", [0, 3])
     (tmp_path / "empty").mkdir()
-    assert list_inputs(tmp_path) == [tmp_path / "one", tmp_path / "two"]
-    assert list_inputs(tmp_path / "one") == [tmp_path / "one"]
+    empty, *found = list_inputs(tmp_path)
+    assert empty.problem == "it holds no image itself"
+    assert found == [Input(tmp_path / "one", "one"), Input(tmp_path / "two", "two")]
+    assert list_inputs(tmp_path / "one") == [Input(tmp_path / "one", "")]
     with pytest.raises(ImageError, match="holds no image"):
         list_inputs(tmp_path / "empty")
     with pytest.raises(ImageError, match="does not exist"):
@@ -326,7 +333,8 @@ def test_nan_in_a_nifti_file_is_not_mistaken_for_water(tmp_path: Path) -> None:
     values[1, 2, 3], values[4, 5, 6] = np.nan, np.inf
     path = tmp_path / "ct.nii.gz"
     sitk.WriteImage(sitk.GetImageFromArray(values), str(path))
-    image, warnings = read_image(path)
+    read = read_image(path)
+    image, warnings = read.image, read.warnings
     array = sitk.GetArrayFromImage(image)
     assert array[1, 2, 3] == array[4, 5, 6] <= -1000
     assert array[1, 2, 2] == values[1, 2, 2]

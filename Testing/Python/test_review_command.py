@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from invented import LEFT_KIDNEY, PANCREAS, invented_case
 from MoBUncertaintyLib import cli
 from MoBUncertaintyLib.export import write_export
+from MoBUncertaintyLib.images import digest
 from MoBUncertaintyLib.integrity import seal
 from MoBUncertaintyLib.results import read_results, write_results
 from MoBUncertaintyLib.review_files import find_ct, review_of, reviewed_case
@@ -39,6 +40,7 @@ def made(tmp_path_factory) -> Path:
         case.regions,
         case.card,
         source=folder / "ct.nii.gz",
+        sha256=digest(folder / "ct.nii.gz"),
         scene=False,
     )
     return folder
@@ -168,6 +170,7 @@ class TestApplied:
             case.regions,
             case.card,
             source=tmp_path / "dicom",
+            sha256=digest(tmp_path / "dicom"),
             scene=False,
         )
         done = run(tmp_path, entries({"rank": 1, "verdict": "include"}), "--format", "dicom_seg", "--patient-fields")

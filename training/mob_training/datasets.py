@@ -127,7 +127,7 @@ def check_case(name: str, image: Path, label: Path, values: Values, shown: str) 
     if not any(volumes):
         raise ImageError(f"{_short(label)} does not show {shown}.")
     try:
-        _, warnings = read_image(image)
+        warnings = read_image(image).warnings
     except ImageError as error:
         raise ImageError(f"The image cannot be used: {error}") from error
     if not same_grid(image, classes):
@@ -273,7 +273,7 @@ def _write_case(case: LabelledCase, folder: Path, suffix: str, turned_to: str | 
     """Write image and label map, with other axes if need be."""
     image, label = folder / f"images{suffix}" / f"{case.name}_0000.nii.gz", case.read_label()
     if case.mended or turned_to:
-        read = read_image(case.image)[0]
+        read = read_image(case.image).image
         sitk.WriteImage(_turned(read, turned_to), str(image), useCompression=True)
     else:
         shutil.copyfile(case.image, image)

@@ -87,7 +87,7 @@ def evaluate(
     subjects = read_subjects(known) if known.exists() else {}
     rows = []
     for case_name, image_path, truth_path in cases:
-        image, truth = read_image(image_path)[0], sitk.ReadImage(str(truth_path))
+        image, truth = read_image(image_path).image, sitk.ReadImage(str(truth_path))
         prediction = predictor.predict(image, exact=True)
         case = ScoredCase.of(prediction, truth, labels)
         scores, sums = score(case, prediction, truth, region_settings)

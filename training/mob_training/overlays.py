@@ -125,7 +125,7 @@ def draw_case(
     if case not in files:
         some = ", ".join(list(files)[:5]) + (", ..." if len(files) > 5 else "")
         raise SettingsError(f"{dataset} has no held-out case {case!r}; choose one of its {len(files)}: {some}")
-    image, truth = read_image(files[case][0])[0], sitk.ReadImage(str(files[case][1]))
+    image, truth = read_image(files[case][0]).image, sitk.ReadImage(str(files[case][1]))
     index, sections, names, channel = None, [], [], ""
     for path in models:
         with load_model(path) as model:

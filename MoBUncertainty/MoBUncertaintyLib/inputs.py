@@ -1,0 +1,127 @@
+"""What there is to predict at a path: one image, or each entry of a folder, none of which is passed over in silence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.images import volume_stem
+from MoBUncertaintyLib.input_files import is_dicom, is_regular
+from MoBUncertaintyLib.volume_headers import VOLUME_SUFFIXES, is_volume_name, read_header
+
+# Left in folders by operating systems, as are hidden files.
+_NOBODYS = ("thumbs.db", "desktop.ini")
+
+
+@dataclass(frozen=True)
+class Input:
+    """An entry of a folder, or the only one.
+
+    Attributes:
+        path: Volume file or DICOM folder.
+        name: What its results folder is called; empty for an image that was given itself.
+        problem: Why it cannot be predicted, as the rest of a sentence; empty if nothing speaks against it yet.
+    """
+
+    path: Path
+    name: str
+    problem: str = ""
+
+
+def list_inputs(path: str | Path, output: Path | None = None) -> list[Input]:
+    """What there is to predict at `path`: a file, a DICOM folder, or each entry of a folder of these.
+
+    An entry is a volume file, a DICOM folder or a folder with one volume file. Hidden files are no entries.
+
+    Args:
+        path: What the user gave.
+        output: Where the results go; it may lie in `path`, and is no entry then.
+
+    Raises:
+        ImageError: There is nothing at `path`, or no image in it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ImageError(f"{path} does not exist; check the path.")
+    if not path.is_dir():
+        return [Input(path, "")]
+    entries = [entry for entry in _entries(path) if output is None or entry.resolve() != output.resolve()]
+    slices = [entry for entry in entries if is_dicom(entry) and not is_volume_name(entry.name)]
+    beside = _voxel_files(entries)
+    found = [_entry(entry) for entry in entries if entry not in slices and entry not in beside]
+    good = [each for each in found if not each.problem]
+    if _holds_slices(slices):
+        if not good:
+            return [Input(path, "")]
+        found.append(Input(path, path.name, "DICOM files lie beside other images; give them a folder of their own"))
+    if not good:
+        reasons = "".join(f"; {each.path.name}: {each.problem}" for each in found[:3])
+        raise ImageError(
+            f"{path} holds no image{reasons}; give a folder with DICOM slices or {', '.join(VOLUME_SUFFIXES)} files."
+        )
+    return _with_own_names(found)
+
+
+def case_folders(inputs: Sequence[Input], output: Path) -> list[tuple[Input, Path]]:
+    """Where the results of each input go: `output` itself for an image that was given itself, else a folder in it."""
+    return [(each, output / each.name) for each in inputs]
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise ImageError(f"{folder} cannot be listed ({error.strerror}); check the path.") from error
+    return [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in _NOBODYS]
+
+
+def _voxel_files(entries: Sequence[Path]) -> set[Path]:
+    """Those that hold the voxels of a header beside them."""
+    files: set[Path] = set()
+    for entry in entries:
+        if is_volume_name(entry.name) and is_regular(entry):
+            try:
+                files |= set(read_header(entry).files) - {entry}
+            except ImageError:
+                continue  # said when it is read
+    return files
+
+
+def _entry(path: Path) -> Input:
+    if not path.is_dir():
+        is_volume = is_volume_name(path.name)
+        return Input(path, volume_stem(path), "" if is_volume else "it is no volume and no folder of DICOM files")
+    try:
+        entries = _entries(path)
+    except ImageError as error:
+        return Input(path, path.name, str(error).rstrip("."))
+    volumes = [entry for entry in entries if is_volume_name(entry.name) and not entry.is_dir()]
+    has_slices = _holds_slices([entry for entry in entries if entry not in volumes])
+    if has_slices and not volumes:
+        return Input(path, path.name)
+    if len(volumes) == 1 and not has_slices:
+        return Input(volumes[0], path.name)
+    if volumes:
+        count = f"{len(volumes)} volumes" if len(volumes) > 1 else "a volume"
+        return Input(
+            path, path.name, f"it holds {count}{' and DICOM files' if has_slices else ''}; keep one image there"
+        )
+    return Input(path, path.name, "it holds no image itself")
+
+
+def _holds_slices(entries: Sequence[Path]) -> bool:
+    return any(is_dicom(entry) and entry.name.upper() != "DICOMDIR" for entry in entries)
+
+
+def _with_own_names(inputs: Sequence[Input]) -> list[Input]:
+    """Names without suffixes where that keeps them apart, else as they are in the folder."""
+    count = Counter(name for each in inputs for name in {each.name, _entry_name(each)})
+    return [each if count[each.name] == 1 else replace(each, name=_entry_name(each)) for each in inputs]
+
+
+def _entry_name(each: Input) -> str:
+    """A volume may lie in a folder of its own, whose name it has then."""
+    return each.path.name if volume_stem(each.path) == each.name else each.name

@@ -1,0 +1,372 @@
+"""What the headers of NIfTI, NRRD and MetaImage files state: size, where the voxels lie in the file, geometry.
+
+They are read strictly, because SimpleITK opens whatever file a header names: voxels beside their header are taken from
+its own folder only. Geometry itself is SimpleITK's; here it is only seen whether it is stated, and once.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+
+from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.input_files import BoundedReader, check_regular, digest_of_file, digest_of_list
+from MoBUncertaintyLib.integrity import is_plain_name
+
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+
+# A text header of this size holds all that any program writes.
+_HEADER_LIMIT = 1 << 24
+# By which lengths that a NIfTI header states twice may differ.
+_SAME_SCALE = 0.01
+# Cosine of the angle, 60 degrees, from which on two statements of an axis cannot mean the same.
+_OPPOSED = 0.5
+
+
+@dataclass(frozen=True)
+class Voxels:
+    """Where a volume's voxels lie.
+
+    Attributes:
+        path: The file.
+        start: Byte of the file at which they, or their compressed stream, begin.
+        skip: Bytes of the stream before the first voxel.
+        length: Bytes of the voxels, unpacked.
+        packing: "raw", "gzip" or "zlib".
+        packed: Bytes of the compressed stream, where the header states it.
+    """
+
+    path: Path
+    start: int
+    skip: int
+    length: int
+    packing: str
+    packed: int | None = None
+
+
+@dataclass(frozen=True)
+class VolumeHeader:
+    """What a volume file states.
+
+    Attributes:
+        path: The file with the header.
+        reader: SimpleITK's name of its format.
+        shape: Voxels along each axis.
+        components: Values per voxel.
+        voxels: Where they lie.
+        warnings: Of geometry that is missing or contradicts itself.
+    """
+
+    path: Path
+    reader: str
+    shape: tuple[int, ...]
+    components: int
+    voxels: Voxels
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The header, and the file of the voxels if that is another."""
+        return (self.path,) if self.voxels.path == self.path else (self.path, self.voxels.path)
+
+    def digest(self) -> str:
+        """SHA-256 of the file; of header and voxels in two files, that of the list of theirs."""
+        digests = [digest_of_file(path) for path in self.files]
+        return digests[0] if len(digests) == 1 else digest_of_list(digests)
+
+
+def is_volume_name(name: str) -> bool:
+    """Whether a file of this name should be a volume."""
+    return name.lower().endswith(VOLUME_SUFFIXES)
+
+
+def read_header(path: str | Path) -> VolumeHeader:
+    """Read a volume file's header.
+
+    Raises:
+        ImageError: As for `check_file`, but for the voxels themselves.
+    """
+    path = Path(path)
+    check_regular(path)
+    name = path.name.lower()
+    read = {".nii": _nifti, ".nii.gz": _nifti, ".nrrd": _nrrd, ".nhdr": _nrrd, ".mha": _metaimage, ".mhd": _metaimage}
+    kind = next((suffix for suffix in sorted(read, key=len, reverse=True) if name.endswith(suffix)), None)
+    if kind is None:
+        raise ImageError(f"{path.name} is no NIfTI, NRRD, MetaImage or DICOM file; convert it to one of them first.")
+    try:
+        header = read[kind](path)
+    except gzip.BadGzipFile as error:
+        _malformed(path, "NIfTI", str(error))
+    except (EOFError, zlib.error) as error:
+        raise ImageError(f"{path.name} is truncated or damaged; copy or download it again.") from error
+    except OSError as error:
+        raise ImageError(f"{path.name} cannot be read ({error.strerror or error}); check the path.") from error
+    if header.voxels.path != path:
+        check_regular(header.voxels.path)
+    return header
+
+
+# --- NIfTI -----------------------------------------------------------------------------------------------------------
+
+
+def _nifti(path: Path) -> VolumeHeader:
+    import nibabel
+    from nibabel.spatialimages import HeaderDataError
+
+    packed = path.name.lower().endswith(".gz")
+    with BoundedReader(path) as file:
+        block = gzip.GzipFile(fileobj=file).read(540) if packed else file.read(540)
+    kinds = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
+    size = next((size for order in ("little", "big") if (size := int.from_bytes(block[:4], order)) in kinds), 0)
+    if not size or len(block) < size:
+        _malformed(path, "NIfTI", "it has no header")
+    header = kinds[size](block[:size], check=False)
+    if header["magic"].item()[:3] not in (b"n+1", b"n+2"):
+        _malformed(path, "NIfTI", "its voxels are said to be in another file" if b"ni" in block else "it has no header")
+    try:
+        shape = tuple(int(n) for n in header.get_data_shape())
+        dtype = header.get_data_dtype()
+        offset = float(header["vox_offset"])
+    except (HeaderDataError, KeyError, ValueError) as error:
+        _malformed(path, "NIfTI", str(error))
+    if not (shape and min(shape) > 0 and dtype.itemsize):
+        _malformed(path, "NIfTI", "it states no size")
+    if not (math.isfinite(offset) and offset == int(offset) and offset >= size + 4):
+        _malformed(path, "NIfTI", f"its voxels cannot begin at byte {offset:g}")
+    spacing = np.asarray(header["pixdim"][1:4], float)
+    if not (np.isfinite(spacing) & (spacing != 0)).all():
+        found = " x ".join(f"{s:g}" for s in spacing)
+        raise ImageError(f"The header of {path.name} states a spacing of {found} mm; correct the header.")
+    skip, start = (int(offset), 0) if packed else (0, int(offset))
+    length = math.prod(shape) * dtype.itemsize
+    voxels = Voxels(path, start, skip, length, "gzip" if packed else "raw")
+    components = len(dtype.names) if dtype.names else 1
+    return VolumeHeader(path, "NiftiImageIO", shape, components, voxels, tuple(_nifti_geometry(path, header, shape)))
+
+
+def _nifti_geometry(path: Path, header: Any, shape: Sequence[int]) -> list[str]:
+    """A NIfTI header can state the geometry twice, or not at all.
+
+    Raises:
+        ImageError: Left and right, say, are told apart in two ways.
+    """
+    qform, sform = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
+    if qform is None and sform is None:
+        return [_unknown_place(path, "its qform and sform codes are 0")]
+    if sform is None:
+        return []
+    stated = np.abs(np.asarray(header["pixdim"][1:4], float))
+    scale = np.linalg.norm(sform[:3, :3], axis=0)
+    if not np.isfinite(sform).all() or not scale.all():
+        return []  # SimpleITK takes the qform then, or refuses
+    warnings = []
+    if np.abs(scale / stated - 1).max() > _SAME_SCALE:
+        two = [" x ".join(f"{step:.3g}" for step in steps) for steps in (stated, scale)]
+        warnings.append(
+            f"{path.name} states two voxel sizes, {two[0]} mm (pixdim) and {two[1]} mm (sform); volumes may be wrong."
+        )
+    if qform is None or not np.isfinite(qform).all():
+        return warnings
+    cosines = (qform[:3, :3] / np.linalg.norm(qform[:3, :3], axis=0) * sform[:3, :3] / scale).sum(axis=0)
+    if cosines.min() < _OPPOSED:
+        raise ImageError(
+            f"{path.name} states two orientations that contradict each other (qform and sform), so that left and right "
+            "may be exchanged; correct the header, or convert the image again from its source."
+        )
+    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
+    corners[:, :3] *= np.array([*shape, 1, 1, 1][:3]) - 1
+    apart = float(np.linalg.norm((corners @ (qform - sform).T)[:, :3], axis=1).max())
+    if not warnings and apart > stated.max():
+        warnings.append(
+            f"{path.name} states two places (qform and sform), up to {apart:.3g} mm apart; sform was taken."
+        )
+    return warnings
+
+
+def _unknown_place(path: Path, reason: str) -> str:
+    return (
+        f"{path.name} does not say where its voxels lie in the patient ({reason}): left and right may be exchanged, "
+        "and sizes may be wrong."
+    )
+
+
+# --- NRRD ------------------------------------------------------------------------------------------------------------
+
+_SIZES = {"char": 1, "int8": 1, "short": 2, "int16": 2, "int": 4, "int32": 4, "longlong": 8, "int64": 8}
+_NRRD_BYTES = {
+    **_SIZES,
+    **{"u" + name: size for name, size in _SIZES.items()},
+    "float": 4,
+    "double": 8,
+}
+_NRRD_PACKINGS = {"raw": "raw", "gz": "gzip", "gzip": "gzip"}
+_PATIENT_SPACES = ("ras", "las", "lps", "right-anterior-superior", "left-anterior-superior", "left-posterior-superior")
+
+
+def _nrrd(path: Path) -> VolumeHeader:
+    with BoundedReader(path) as file:
+        fields, end = _nrrd_fields(path, file)
+    shape = _whole_numbers(path, "NRRD", fields.get("sizes", ""))
+    size = _NRRD_BYTES.get(_nrrd_type(fields.get("type", ""))) or _malformed(
+        path, "NRRD", f"its type is {fields.get('type')!r}"
+    )
+    encoding = fields.get("encoding", "").lower()
+    if encoding not in _NRRD_PACKINGS:
+        raise ImageError(f"{path.name} has the encoding {encoding!r}, which is not read; save it as raw or gzip.")
+    if int(fields.get("dimension", "0") or 0) != len(shape):
+        _malformed(path, "NRRD", "its dimension is not the number of its sizes")
+    if fields.get("lineskip", "0") != "0" or not re.fullmatch(r"-1|\d+", fields.get("byteskip", "0")):
+        raise ImageError(f"{path.name} skips lines before its voxels, which is not read; save it again.")
+    length, skip = math.prod(shape) * size, int(fields.get("byteskip", "0"))
+    packing = _NRRD_PACKINGS[encoding]
+    if skip and packing != "raw":
+        raise ImageError(f"{path.name} skips bytes of a compressed stream, which is not read; save it again.")
+    data, start = path, end
+    if "datafile" in fields:
+        data, start = _beside(path, fields["datafile"]), 0
+    start = data.stat().st_size - length if skip == -1 else start + skip
+    voxels = Voxels(data, max(start, 0), 0, length, packing)
+    # An axis that is no direction in space holds the values of a voxel, if it is the first.
+    directions = re.findall(r"none|\([^)]*\)", fields.get("spacedirections", "").lower())
+    kinds = fields.get("kinds", "").lower().split()
+    vector = directions[:1] == ["none"] or (kinds[:1] not in ([], ["domain"], ["space"], ["???"], ["none"]))
+    components, shape = (shape[0], shape[1:]) if vector and len(shape) > 3 else (1, shape)
+    return VolumeHeader(path, "NrrdImageIO", shape, components, voxels, tuple(_nrrd_geometry(path, fields)))
+
+
+def _nrrd_type(text: str) -> str:
+    """One name for the many that a type can have: "ushort" for "unsigned short int"."""
+    words = text.lower().removesuffix("_t").split()
+    name = "".join(word for word in words if word not in ("signed", "unsigned"))
+    name = name.removesuffix("int") if name in ("shortint", "longlongint") else name
+    return "u" + name if "unsigned" in words else name
+
+
+def _nrrd_fields(path: Path, file: BinaryIO) -> tuple[dict[str, str], int]:
+    """Fields of an NRRD header by their names without spaces, lower case, and the byte after it."""
+    if not re.fullmatch(rb"NRRD000[1-5]\r?\n", file.readline(_HEADER_LIMIT)):
+        _malformed(path, "NRRD", "it has no header")
+    fields: dict[str, str] = {}
+    while line := file.readline(_HEADER_LIMIT):
+        text = line.decode("utf-8", "replace").rstrip("\r\n")
+        if not text.strip():
+            break
+        name, separator, value = text.partition(":")
+        key = "".join(name.split()).lower()
+        if text.startswith("#") or (separator and value.startswith("=") and key != "datafile"):
+            continue  # a comment, or another program's own key
+        if not separator or "\0" in text or key in fields or file.tell() > _HEADER_LIMIT:
+            _malformed(path, "NRRD", f"its header has the line {text[:40]!r}")
+        fields[key] = value.strip()
+    return fields, file.tell()
+
+
+def _nrrd_geometry(path: Path, fields: dict[str, str]) -> list[str]:
+    space = fields.get("space", "").lower()
+    warnings = []
+    if space.removesuffix("-time") not in _PATIENT_SPACES:
+        reason = f"its space is {space!r}" if space else "its header names no space"
+        warnings.append(_unknown_place(path, reason))
+    elif "spacedirections" not in fields:
+        warnings.append(_unknown_place(path, "its header has no space directions"))
+    units = set(re.findall(r'"([^"]*)"', fields.get("spaceunits", ""))) - {"mm", "millimeter", "millimetre", "", "???"}
+    if units:
+        warnings.append(f"{path.name} states sizes in {', '.join(sorted(units))}; they were taken as mm.")
+    return warnings
+
+
+# --- MetaImage -------------------------------------------------------------------------------------------------------
+
+_META_BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8}
+_META_BYTES |= {"U" + name: size for name, size in _META_BYTES.items()} | {"FLOAT": 4, "DOUBLE": 8}
+
+
+def _metaimage(path: Path) -> VolumeHeader:
+    with BoundedReader(path) as file:
+        fields, end = _meta_fields(path, file)
+    shape = _whole_numbers(path, "MetaImage", fields.get("DimSize", ""))
+    if fields.get("NDims") != str(len(shape)):
+        _malformed(path, "MetaImage", "its NDims is not the number of its DimSize")
+    kind = fields.get("ElementType", "").removeprefix("MET_").removesuffix("_ARRAY")
+    size = _META_BYTES.get(kind) or _malformed(path, "MetaImage", f"its ElementType is {fields.get('ElementType')!r}")
+    components = _whole_numbers(path, "MetaImage", fields.get("ElementNumberOfChannels", "1"))[0]
+    if fields.get("BinaryData", "True").lower()[:1] not in ("t", "1", "y"):
+        raise ImageError(f"{path.name} has its voxels as text, which is not read; save it as binary.")
+    length = math.prod(shape) * components * size
+    packed = fields.get("CompressedData", "False").lower()[:1] in ("t", "1", "y")
+    data, start = path, end
+    if fields["ElementDataFile"].upper() != "LOCAL":
+        data, start = _beside(path, fields["ElementDataFile"]), 0
+    if (skip := fields.get("HeaderSize", "0")) != "0":
+        if packed or not re.fullmatch(r"-1|\d+", skip):
+            _malformed(path, "MetaImage", f"its HeaderSize is {skip!r}")
+        start = max(data.stat().st_size - length, 0) if skip == "-1" else int(skip)
+    stated = int(match[0]) if (match := re.fullmatch(r"[1-9]\d*", fields.get("CompressedDataSize", ""))) else None
+    voxels = Voxels(data, start, 0, length, "zlib" if packed else "raw", stated)
+    return VolumeHeader(path, "MetaImageIO", shape, components, voxels, tuple(_meta_geometry(path, fields)))
+
+
+def _meta_fields(path: Path, file: BinaryIO) -> tuple[dict[str, str], int]:
+    """Fields of a MetaImage header, of which the last names the voxels' file, and the byte after it."""
+    fields: dict[str, str] = {}
+    while "ElementDataFile" not in fields:
+        line = file.readline(_HEADER_LIMIT)
+        text = line.decode("utf-8", "replace").rstrip("\r\n")
+        name, separator, value = (part.strip() for part in text.partition("="))
+        if not (separator and line.endswith(b"\n") and re.fullmatch(r"\w[\w. -]*", name)) or "\0" in text:
+            _malformed(path, "MetaImage", f"its header has the line {text[:40]!r}" if text else "it has no header")
+        rest = value if name == "ElementDataFile" else text
+        if name in fields or file.tell() > _HEADER_LIMIT or "elementdatafile" in rest.lower():
+            _malformed(path, "MetaImage", f"its header has the line {text[:40]!r}")
+        fields[name] = value
+    return fields, file.tell()
+
+
+def _meta_geometry(path: Path, fields: dict[str, str]) -> list[str]:
+    missing = []
+    if not {"TransformMatrix", "Rotation", "Orientation"} & fields.keys():
+        missing.append("TransformMatrix")
+    if not {"ElementSpacing", "ElementSize"} & fields.keys():
+        missing.append("ElementSpacing")
+    return [_unknown_place(path, f"its header has no {' and no '.join(missing)}")] if missing else []
+
+
+# --- for several formats ---------------------------------------------------------------------------------------------
+
+
+def _beside(header: Path, name: str) -> Path:
+    """The file of a header's voxels.
+
+    Raises:
+        ImageError: It is not one file in the header's own folder.
+    """
+    name = name.removeprefix("./")
+    if name.split()[:1] == ["LIST"] or "%" in name:
+        raise ImageError(f"{header.name} has its voxels in several files, which is not read; save it as one file.")
+    if name == "-" or not is_plain_name(name):
+        raise ImageError(
+            f"{header.name} names voxels outside its own folder ({name[:80]!r}), which are not read; "
+            "put both files into one folder and correct the header."
+        )
+    path = header.parent / name
+    if not path.exists():
+        raise ImageError(f"{path} does not exist, which {header.name} names for its voxels; copy both files.")
+    return path
+
+
+def _whole_numbers(path: Path, kind: str, text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[1-9]\d{0,9}(\s+[1-9]\d{0,9}){0,15}", text):
+        _malformed(path, kind, f"its sizes are {text[:40]!r}")
+    return tuple(map(int, text.split()))
+
+
+def _malformed(path: Path, kind: str, reason: str) -> NoReturn:
+    raise ImageError(f"{path.name} is not a readable {kind} image ({reason}); export it again.")
