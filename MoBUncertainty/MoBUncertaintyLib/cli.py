@@ -141,7 +141,8 @@ def predict(
         )
 
         def run(case: Path, folder: Path) -> None:
-            with console.progress(case.name) as progress:
+            nested = case.parent not in (source, source.parent)
+            with console.progress(f"{case.parent.name}/{case.name}" if nested else case.name) as progress:
                 result = run_case(
                     case,
                     folder,

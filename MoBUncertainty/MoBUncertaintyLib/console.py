@@ -125,7 +125,7 @@ def run_each(
         return
     failed, skipped, before = [], [], []
     for case, folder in cases:
-        name = case.name
+        name = case.entry
         if cancelled():
             raise Cancelled("Cancelled between two cases.")
         try:
@@ -144,7 +144,9 @@ def run_each(
     counts = {"had these results already": before, "failed": failed, "were skipped": skipped}
     for what, names in counts.items():
         if names:
-            _stderr().print(_verbatim(f"{len(names)} of {len(cases)} {what}: {', '.join(names)}."), soft_wrap=True)
+            _stderr().print(
+                _verbatim(f"{len(names)} of {len(cases)} cases {what}: {', '.join(names)}."), soft_wrap=True
+            )
     if failed or skipped:
         raise typer.Exit(BAD_INPUT)
 

@@ -18,15 +18,17 @@ _NOBODYS = ("thumbs.db", "desktop.ini")
 
 @dataclass(frozen=True)
 class Input:
-    """An entry of a folder, or the only one.
+    """An entry of a folder, or an image that was given itself.
 
     Attributes:
         path: Volume file or DICOM folder.
-        name: What its results folder is called; empty for an image that was given itself.
+        entry: Its name in the folder; a volume may lie in a folder of its own there. Empty if there is no folder.
+        name: What its results folder is called; empty if there is no folder.
         problem: Why it cannot be predicted, as the rest of a sentence; empty if nothing speaks against it yet.
     """
 
     path: Path
+    entry: str
     name: str
     problem: str = ""
 
@@ -47,7 +49,7 @@ def list_inputs(path: str | Path, output: Path | None = None) -> list[Input]:
     if not path.exists():
         raise ImageError(f"{path} does not exist; check the path.")
     if not path.is_dir():
-        return [Input(path, "")]
+        return [Input(path, "", "")]
     entries = [entry for entry in _entries(path) if output is None or entry.resolve() != output.resolve()]
     slices = [entry for entry in entries if is_dicom(entry) and not is_volume_name(entry.name)]
     beside = _voxel_files(entries)
@@ -55,10 +57,12 @@ def list_inputs(path: str | Path, output: Path | None = None) -> list[Input]:
     good = [each for each in found if not each.problem]
     if _holds_slices(slices):
         if not good:
-            return [Input(path, "")]
-        found.append(Input(path, path.name, "DICOM files lie beside other images; give them a folder of their own"))
+            return [Input(path, "", "")]
+        found.append(
+            Input(path, path.name, path.name, "DICOM files lie beside other images; give them a folder of their own")
+        )
     if not good:
-        reasons = "".join(f"; {each.path.name}: {each.problem}" for each in found[:3])
+        reasons = "".join(f"; {each.entry}: {each.problem}" for each in found[:3])
         raise ImageError(
             f"{path} holds no image{reasons}; give a folder with DICOM slices or {', '.join(VOLUME_SUFFIXES)} files."
         )
@@ -93,23 +97,20 @@ def _voxel_files(entries: Sequence[Path]) -> set[Path]:
 def _entry(path: Path) -> Input:
     if not path.is_dir():
         is_volume = is_volume_name(path.name)
-        return Input(path, volume_stem(path), "" if is_volume else "it is no volume and no folder of DICOM files")
+        problem = "" if is_volume else "it is no volume and no folder of DICOM files"
+        return Input(path, path.name, volume_stem(path), problem)
     try:
         entries = _entries(path)
+        volumes = [entry for entry in entries if is_volume_name(entry.name) and not entry.is_dir()]
+        has_slices = _holds_slices([entry for entry in entries if entry not in volumes])
     except ImageError as error:
-        return Input(path, path.name, str(error).rstrip("."))
-    volumes = [entry for entry in entries if is_volume_name(entry.name) and not entry.is_dir()]
-    has_slices = _holds_slices([entry for entry in entries if entry not in volumes])
-    if has_slices and not volumes:
-        return Input(path, path.name)
-    if len(volumes) == 1 and not has_slices:
-        return Input(volumes[0], path.name)
-    if volumes:
-        count = f"{len(volumes)} volumes" if len(volumes) > 1 else "a volume"
-        return Input(
-            path, path.name, f"it holds {count}{' and DICOM files' if has_slices else ''}; keep one image there"
-        )
-    return Input(path, path.name, "it holds no image itself")
+        problem = str(error).rstrip(".")
+    else:
+        if len(volumes) + has_slices == 1:
+            return Input(volumes[0] if volumes else path, path.name, path.name)
+        several = f"it holds {len(volumes)} volumes{' and DICOM files' if has_slices else ''}; keep one image there"
+        problem = several if volumes else "it holds no image itself"
+    return Input(path, path.name, path.name, problem)
 
 
 def _holds_slices(entries: Sequence[Path]) -> bool:
@@ -118,10 +119,5 @@ def _holds_slices(entries: Sequence[Path]) -> bool:
 
 def _with_own_names(inputs: Sequence[Input]) -> list[Input]:
     """Names without suffixes where that keeps them apart, else as they are in the folder."""
-    count = Counter(name for each in inputs for name in {each.name, _entry_name(each)})
-    return [each if count[each.name] == 1 else replace(each, name=_entry_name(each)) for each in inputs]
-
-
-def _entry_name(each: Input) -> str:
-    """A volume may lie in a folder of its own, whose name it has then."""
-    return each.path.name if volume_stem(each.path) == each.name else each.name
+    count = Counter(name for each in inputs for name in {each.name, each.entry})
+    return [each if count[each.name] == 1 else replace(each, name=each.entry) for each in inputs]

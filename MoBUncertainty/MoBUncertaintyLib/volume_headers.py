@@ -288,6 +288,9 @@ def _nrrd_geometry(path: Path, fields: dict[str, str]) -> list[str]:
 _META_BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8}
 _META_BYTES |= {"U" + name: size for name, size in _META_BYTES.items()} | {"FLOAT": 4, "DOUBLE": 8}
 
+_META_FIELDS = {"NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "BinaryData", "CompressedData"}
+_META_FIELDS |= {"CompressedDataSize", "HeaderSize"}
+
 
 def _metaimage(path: Path) -> VolumeHeader:
     with BoundedReader(path) as file:
@@ -321,10 +324,10 @@ def _meta_fields(path: Path, file: BinaryIO) -> tuple[dict[str, str], int]:
         line = file.readline(_HEADER_LIMIT)
         text = line.decode("utf-8", "replace").rstrip("\r\n")
         name, separator, value = (part.strip() for part in text.partition("="))
-        if not (separator and line.endswith(b"\n") and re.fullmatch(r"\w[\w. -]*", name)) or "\0" in text:
+        if not (separator and line.endswith(b"\n") and name.isprintable() and name) or "\0" in text:
             _malformed(path, "MetaImage", f"its header has the line {text[:40]!r}" if text else "it has no header")
         rest = value if name == "ElementDataFile" else text
-        if name in fields or file.tell() > _HEADER_LIMIT or "elementdatafile" in rest.lower():
+        if name in _META_FIELDS & fields.keys() or file.tell() > _HEADER_LIMIT or "elementdatafile" in rest.lower():
             _malformed(path, "MetaImage", f"its header has the line {text[:40]!r}")
         fields[name] = value
     return fields, file.tell()

@@ -309,7 +309,7 @@ def test_folder_lists_its_volumes_in_order(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     found = list_inputs(tmp_path)
     assert [(each.name, bool(each.problem)) for each in found] == [("a", False), ("b", False), ("notes.txt", True)]
-    assert list_inputs(tmp_path / "b.nrrd") == [Input(tmp_path / "b.nrrd", "")]
+    assert list_inputs(tmp_path / "b.nrrd") == [Input(tmp_path / "b.nrrd", "", "")]
 
 
 def test_folder_of_dicom_folders_lists_them(tmp_path: Path) -> None:
@@ -318,8 +318,8 @@ def test_folder_of_dicom_folders_lists_them(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     empty, *found = list_inputs(tmp_path)
     assert empty.problem == "it holds no image itself"
-    assert found == [Input(tmp_path / "one", "one"), Input(tmp_path / "two", "two")]
-    assert list_inputs(tmp_path / "one") == [Input(tmp_path / "one", "")]
+    assert found == [Input(tmp_path / name, name, name) for name in ("one", "two")]
+    assert list_inputs(tmp_path / "one") == [Input(tmp_path / "one", "", "")]
     with pytest.raises(ImageError, match="holds no image"):
         list_inputs(tmp_path / "empty")
     with pytest.raises(ImageError, match="does not exist"):
