@@ -6,12 +6,10 @@ import json
 import math
 import re
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.errors import ModelError, SettingsError
-from MoBUncertaintyLib.json_input import SIZE_LIMIT, JsonError, parse_object
 from MoBUncertaintyLib.region_settings import Measure, RegionSettings, check_stated
 
 SCHEMA_VERSION = 1
@@ -190,27 +188,6 @@ def card_from_json(data: dict[str, Any], where: str) -> ModelCard:
         return _parse(data)
     except (ValueError, TypeError) as error:
         raise ModelError(f"model.json in {where} cannot be used: {error}; export the model again.") from error
-
-
-def read_json(path: Path, where: str) -> dict[str, Any]:
-    """Read a JSON object of a model, bounded as `json_input` does.
-
-    Raises:
-        ModelError: The file cannot be read or is not such an object.
-    """
-    try:
-        with path.open("rb") as file:
-            return parse_json(file.read(SIZE_LIMIT + 1), path.name, where)
-    except OSError as error:
-        raise ModelError(f"{path.name} in {where} cannot be read: {error.strerror}.") from error
-
-
-def parse_json(content: bytes, name: str, where: str) -> dict[str, Any]:
-    """Parse a JSON object; see `read_json`."""
-    try:
-        return parse_object(content)
-    except JsonError as error:
-        raise ModelError(f"{name} in {where} cannot be used: {error}; export the model again.") from error
 
 
 def _parse(data: dict[str, Any]) -> ModelCard:

@@ -274,12 +274,12 @@ def export(
     from MoBUncertaintyLib import console
 
     with console.reporting():
-        from MoBUncertaintyLib.card import read_json
         from MoBUncertaintyLib.model_export import export as export_model
+        from MoBUncertaintyLib.model_file import read_json
         from MoBUncertaintyLib.region_settings import read_stated
 
         def content(path: Path | None) -> dict | None:
-            return read_json(path, str(path.parent)) if path else None
+            return read_json(path) if path else None
 
         model = export_model(
             results_folder,

@@ -27,13 +27,13 @@ from MoBUncertaintyLib.card import (
     Label,
     ModelCard,
     card_from_json,
-    parse_json,
-    read_json,
 )
 from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.integrity import file_digest
+from MoBUncertaintyLib.model_file import ModelFile
 from MoBUncertaintyLib.nnunet_folder import is_results_folder, open_results
 from MoBUncertaintyLib.plans import check_dataset, check_plans, image_spacing
-from MoBUncertaintyLib.weights import read_checkpoint, read_weights
+from MoBUncertaintyLib.weights import WEIGHTS_LIMIT, read_checkpoint, read_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +73,8 @@ class Model:
         dataset: Content of `dataset.json`, checked by `check_dataset`.
         path: Where the user has it: a model folder, a zip, or an nnU-Net results folder.
         sources: Weights file of each fold.
+        digests: SHA-256 of each file, by its name in the model: as `model.json` states it or, in a raw results folder,
+            of what was read first. What is read later must have the same.
 
     A model from a zip owns a temporary folder, which goes with `close()`, at the end of a `with` block, when the model
     is garbage-collected, or when the program ends.
@@ -83,6 +85,7 @@ class Model:
     dataset: dict[str, Any]
     path: Path
     sources: Mapping[Fold, Path]
+    digests: dict[str, str]
 
     @property
     def folds(self) -> tuple[Fold, ...]:
@@ -95,28 +98,31 @@ class Model:
 
         For a raw results folder, that of what its `model.json` would say.
         """
-        first = next(iter(self.sources.values()))
-        root = first.parent.parent
-        if first.suffix == ".safetensors":
-            return sha256(root / "model.json")
-        used = [root / "plans.json", root / "dataset.json", *self.sources.values()]
-        files = {path.relative_to(root).as_posix(): sha256(path) for path in used}
-        stated = asdict(self.card) | {"files": files}
+        if "model.json" in self.digests:
+            return self.digests["model.json"]
+        for source in self.sources.values():
+            if _name_of(source) not in self.digests:
+                self.digests[_name_of(source)] = file_digest(source)
+        stated = asdict(self.card) | {"files": self.digests}
         return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
     def state_dict(self, fold: Fold) -> dict[str, Tensor]:
         """Weights of one fold, float32, with the keys of `StochasticNetwork`.
 
         Raises:
-            ModelError: There is no such fold, or its file is damaged or unsafe.
+            ModelError: There is no such fold, or its file is damaged or unsafe, or another than when the model was
+                opened.
         """
         if fold not in self.sources:
             there_are = ", ".join(map(str, self.folds))
             raise ModelError(f"{self.path} has no fold {fold} (there is: {there_are}).")
         source = self.sources[fold]
+        file = ModelFile.read(source.parents[1], _name_of(source), str(self.path), WEIGHTS_LIMIT)
+        if self.digests.setdefault(file.name, file.sha256) != file.sha256:
+            raise ModelError(f"{file} was changed while it was in use; start again with the model as it is now.")
         if source.suffix == ".safetensors":
-            return read_weights(source, str(self.path))
-        checkpoint = read_checkpoint(source, str(self.path))
+            return read_weights(file)
+        checkpoint = read_checkpoint(file)
         if checkpoint.configuration != self.card.configuration:
             raise ModelError(f"The folds of {self.path} have different configurations; train them alike.")
         return checkpoint.weights
@@ -176,20 +182,23 @@ def _open(path: Path, checkpoint: str | None, folds: Sequence[Fold] | None) -> M
     if (path / "model.json").is_file():
         return load_folder(path, path)
     if is_results_folder(path):
-        card, plans, dataset, sources = open_results(path, checkpoint, folds)
-        return Model(card, plans, dataset, path, sources)
+        card, plans, dataset, sources, digests = open_results(path, checkpoint, folds)
+        return Model(card, plans, dataset, path, sources, digests)
     raise _no_model(path)
 
 
 def verify(path: Path | str) -> Model:
-    """Open a model and read all of its weights too.
+    """Open a model, read all of its weights too, and see that they fit its network.
 
     Raises:
         ModelError: Whatever is wrong with it.
     """
+    from MoBUncertaintyLib.network import fitting_weights, planned_network
+
     model = load_model(path)
+    network = planned_network(model)
     for fold in model.folds:
-        model.state_dict(fold)
+        fitting_weights(network, model, fold)
     return model
 
 
@@ -210,9 +219,9 @@ def read_card(path: Path | str) -> ModelCard:
 
 def _read_card(path: Path) -> ModelCard:
     if path.is_file():
-        return card_from_json(parse_json(archive.read_card_bytes(path), "model.json", str(path)), str(path))
+        return card_from_json(ModelFile("model.json", str(path), archive.read_card_bytes(path)).json(), str(path))
     if (path / "model.json").is_file():
-        return card_from_json(read_json(path / "model.json", str(path)), str(path))
+        return card_from_json(ModelFile.read(path, "model.json", str(path)).json(), str(path))
     if not path.exists():
         raise ModelError(f"There is no model at {path}; check the path.")
     if is_results_folder(path):
@@ -261,15 +270,20 @@ def find_model(name_or_path: Path | str, folder: Path | str = MODELS_FOLDER) -> 
 def load_folder(root: Path, path: Path) -> Model:
     """Load the model folder `root`, which the user knows as `path`."""
     where = str(path)
-    card = card_from_json(read_json(root / "model.json", where), where)
+    stated = ModelFile.read(root, "model.json", where)
+    card = card_from_json(stated.json(), where)
     on_disk = {file.relative_to(root).as_posix() for file in root.glob("fold_*/weights.safetensors")}
     needed = {"plans.json", "dataset.json"}
     for name in sorted((on_disk | needed) - set(card.files)):
         raise ModelError(f"{where} uses {name}, which its model.json does not list; export the model again.")
+    read = {}
     for name, expected in card.files.items():
         if not (root / name).is_file():
             raise ModelError(f"{where} lacks {name}, which its model.json lists; copy or download the model again.")
-        if sha256(root / name) != expected:
+        if name in needed:
+            read[name] = ModelFile.read(root, name, where)
+        # Weights are read when they are used, and must have this SHA-256 then, too.
+        if (read[name].sha256 if name in needed else file_digest(root / name)) != expected:
             raise ModelError(
                 f"{name} in {where} has been changed or damaged (its SHA-256 is not the one in model.json); "
                 "copy or download the model again."
@@ -281,9 +295,9 @@ def load_folder(root: Path, path: Path) -> Model:
             sources["all" if fold == "all" else int(fold)] = root / name
     if not sources:
         raise ModelError(f"{where} lists no weights in its model.json; export the model again.")
-    plans, dataset = read_json(root / "plans.json", where), read_json(root / "dataset.json", where)
+    plans, dataset = read["plans.json"].json(), read["dataset.json"].json()
     _check_card_fits(card, plans, dataset, where)
-    return Model(card, plans, dataset, path, sources)
+    return Model(card, plans, dataset, path, sources, card.files | {stated.name: stated.sha256})
 
 
 def _check_card_fits(card: ModelCard, plans: dict[str, Any], dataset: dict[str, Any], where: str) -> None:
@@ -300,9 +314,9 @@ def _check_card_fits(card: ModelCard, plans: dict[str, Any], dataset: dict[str, 
         raise ModelError(f"The spacing in model.json of {where} is not that of plans.json; export the model again.")
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _name_of(source: Path) -> str:
+    """A weights file's name in its model."""
+    return f"{source.parent.name}/{source.name}"
 
 
 def _unreadable(path: Path, error: OSError) -> ModelError:

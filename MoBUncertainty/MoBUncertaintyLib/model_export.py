@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from MoBUncertaintyLib import archive
 from MoBUncertaintyLib.card import Fold, ModelCard
 from MoBUncertaintyLib.errors import ModelError, OutputError
-from MoBUncertaintyLib.model import Model, load_folder, load_model, sha256
+from MoBUncertaintyLib.integrity import file_digest
+from MoBUncertaintyLib.model import Model, load_folder, load_model
 from MoBUncertaintyLib.nnunet_folder import is_results_folder
 from MoBUncertaintyLib.weights import write_weights
 
@@ -81,7 +82,10 @@ def export(
         )
     except ValueError as error:
         raise ModelError(f"The model cannot be exported: {error}.") from error
-    weights = ((fold, model.state_dict(fold)) for fold in model.folds)
+    from MoBUncertaintyLib.network import fitting_weights, planned_network
+
+    network = planned_network(model)
+    weights = ((fold, fitting_weights(network, model, fold)) for fold in model.folds)
     return write_model(output, card, model.plans, model.dataset, weights, half)
 
 
@@ -121,7 +125,7 @@ def write_model(
                 files.append(f"fold_{fold}/weights.safetensors")
                 (folder / f"fold_{fold}").mkdir()
                 write_weights(folder / files[-1], dict(state), half)
-            card = replace(card, files={name: sha256(folder / name) for name in files})
+            card = replace(card, files={name: file_digest(folder / name) for name in files})
             _write_json(folder / "model.json", card.to_json())
             load_folder(folder, target)
             if folder != partial:

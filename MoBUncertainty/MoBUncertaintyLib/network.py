@@ -118,7 +118,7 @@ def load_network(model: Model, fold: Fold) -> StochasticNetwork:
     Raises:
         ModelError: The weights do not fit the network that the plans and the covariance describe.
     """
-    network = build_network(model.plans, model.dataset, model.card.configuration, model.card.covariance)
+    network = planned_network(model)
     load_weights(network, model, fold)
     return network.eval()
 
@@ -129,10 +129,35 @@ def load_weights(network: StochasticNetwork, model: Model, fold: Fold) -> None:
     Raises:
         ModelError: The weights do not fit the network.
     """
-    try:
-        network.load_state_dict(model.state_dict(fold), assign=True)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+    network.load_state_dict(fitting_weights(network, model, fold), assign=True)
+
+
+def planned_network(model: Model) -> StochasticNetwork:
+    """The network of a model without any weights in memory: they are loaded next, or only compared.
+
+    Raises:
+        ModelError: The plans do not describe a network that can be built.
+    """
+    with torch.device("meta"):
+        return build_network(model.plans, model.dataset, model.card.configuration, model.card.covariance)
+
+
+def fitting_weights(network: StochasticNetwork, model: Model, fold: Fold) -> dict[str, Tensor]:
+    """Weights of one fold, with all the names and shapes of the network's.
+
+    Raises:
+        ModelError: They do not fit the network.
+    """
+    weights, planned = model.state_dict(fold), network.state_dict()
+    names = [*planned, *(name for name in weights if name not in planned)]
+    wrong = [name for name in names if _shape(weights.get(name)) != _shape(planned.get(name))]
+    if wrong:
         raise ModelError(
-            f"The weights of fold {fold} do not fit the network in plans.json ({reason}); export the model again."
-        ) from error
+            f"The weights of fold {fold} do not fit the network in plans.json ({len(wrong)} of {len(planned)} tensors "
+            f"are missing or of another size, the first is '{wrong[0][:80]}'); export the model again."
+        )
+    return weights
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
+    return None if tensor is None else tuple(tensor.shape)

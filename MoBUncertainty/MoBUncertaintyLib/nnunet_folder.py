@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from MoBUncertaintyLib.card import Fold, ModelCard, covariance_from_json, read_json
+from MoBUncertaintyLib.card import Fold, ModelCard, covariance_from_json
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.model_file import ModelFile
 from MoBUncertaintyLib.plans import check_dataset, check_plans, image_spacing
 from MoBUncertaintyLib.terminology import describe_labels
-from MoBUncertaintyLib.weights import read_checkpoint
+from MoBUncertaintyLib.weights import checkpoint_file, read_checkpoint
 
 FINAL, BEST = "checkpoint_final.pth", "checkpoint_best.pth"
 
@@ -58,7 +59,7 @@ def find_checkpoints(folder: Path, preferred: Sequence[str], folds: Sequence[Fol
 
 def open_results(
     folder: Path, checkpoint: str | None = None, folds: Sequence[Fold] | None = None
-) -> tuple[ModelCard, dict[str, Any], dict[str, Any], dict[Fold, Path]]:
+) -> tuple[ModelCard, dict[str, Any], dict[str, Any], dict[Fold, Path], dict[str, str]]:
     """Read a results folder.
 
     The covariance model is the extra entry `covariance` of `plans.json`; a stock folder has none and is deterministic.
@@ -70,16 +71,18 @@ def open_results(
         folds: None: all that are trained.
 
     Returns:
-        Card, plans, dataset, and the checkpoint of each fold.
+        Card, plans, dataset, the checkpoint of each fold, and the SHA-256 of each file that was read, by its name.
 
     Raises:
         ModelError: Whatever is wrong with it.
     """
     where = str(folder)
-    plans, dataset = read_json(folder / "plans.json", where), read_json(folder / "dataset.json", where)
+    read = [ModelFile.read(folder, name, where) for name in ("plans.json", "dataset.json")]
+    plans, dataset = (file.json() for file in read)
     preferred = (BEST, FINAL) if "covariance" in plans else (FINAL, BEST)
     sources = find_checkpoints(folder, preferred if checkpoint is None else (checkpoint,), folds)
-    trained = read_checkpoint(next(iter(sources.values())), where)
+    read.append(checkpoint_file(next(iter(sources.values()))))
+    trained = read_checkpoint(read[-1])
     planned = check_plans(plans, trained.configuration)
     names = check_dataset(dataset)
     data_set = _text(plans.get("dataset_name")) or folder.parent.name
@@ -110,7 +113,7 @@ def open_results(
         )
     except (ValueError, TypeError) as error:
         raise ModelError(f"The results folder {folder} cannot be used: {error}.") from error
-    return card, plans, dataset, sources
+    return card, plans, dataset, sources, {file.name: file.sha256 for file in read}
 
 
 def _orientation(plans: dict[str, Any], dataset: dict[str, Any]) -> str | None:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from MoBUncertaintyLib import model_export, weights
+from MoBUncertaintyLib import model, model_export
 from MoBUncertaintyLib.card import card_from_json
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.errors import ModelError, OutputError
@@ -321,7 +321,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_weights_larger_than_allowed_are_refused(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "WEIGHTS_LIMIT", 1000)
+    monkeypatch.setattr(model, "WEIGHTS_LIMIT", 1000)
     with pytest.raises(ModelError, match="is larger than"):
         load_model(written).state_dict(0)
 

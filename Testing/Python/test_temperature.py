@@ -165,7 +165,7 @@ def test_a_finished_fine_tuning_is_scaled_without_training_it_again(deterministi
     # Not the other way round: what is scaled is not what the same training without scaling gives.
     tune(deterministic, SPECS[0], "later", resume=True)
     assert not same_weights(whole, results, "best")
-    assert results.joinpath("fold_0", "earlier", "checkpoint_best.pth").exists()
+    assert results.joinpath("fold_0", "earlier", "1", "checkpoint_best.pth").exists()
 
 
 def test_a_checkpoint_older_than_the_option_is_gone_on_from(deterministic):

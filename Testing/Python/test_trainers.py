@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -260,7 +262,31 @@ def test_damaged_checkpoint_is_not_gone_on_from(deterministic, damage):
     path.write_bytes(damage(path.read_bytes()))
     expected = tune(deterministic, MOB, "undamaged")
     assert same_weights(expected, tune(deterministic, MOB, "damaged", resume=True))
-    assert f"{FINAL} is damaged" in log(results) and "this training starts anew" in log(results)
+    assert (
+        f"{FINAL} is not used: " in log(results)
+        and "is damaged" in log(results)
+        and "this training starts anew" in log(results)
+    )
+
+
+def test_code_in_a_checkpoint_of_a_shared_workspace_does_not_run(deterministic, tmp_path):
+    results = tune(deterministic, MOB, "shared")
+    path, proof = results / "fold_0" / FINAL, tmp_path / "proof"
+
+    class Payload:
+        def __reduce__(self):
+            return os.mkdir, (str(proof),)
+
+    torch.save(torch.load(path, weights_only=False) | {"logging": Payload()}, path)
+    tune(deterministic, MOB, "shared", resume=True)
+    assert "asks to run code" in log(results) and not proof.exists()
+    trainer = trainer_of(MOB, deterministic)
+    torch.save({"network_weights": Payload()}, path)
+    with pytest.raises(pickle.UnpicklingError):  # as nnU-Net's own commands go on
+        trainer.load_checkpoint(str(path))
+    assert not proof.exists()
+    torch.load(path, weights_only=False)
+    assert proof.exists()
 
 
 def test_kill_amid_writing_a_checkpoint_leaves_the_one_before(deterministic, monkeypatch):
@@ -292,14 +318,17 @@ def test_training_that_starts_anew_does_not_keep_earlier_weights(deterministic):
     assert not list((results / "fold_0").glob("checkpoint_*"))
 
 
-def test_a_finished_training_outlives_one_that_starts_anew_in_its_folder(deterministic):
-    results = tune(deterministic, MOB, "again", learning_rate=1e-2)
-    before = torch.load(results / "fold_0" / FINAL, weights_only=False)["network_weights"]
+def test_finished_trainings_outlive_all_that_start_anew_in_their_folder(deterministic):
+    finished = []
+    for rate in (1e-2, 1e-3):
+        results = tune(deterministic, MOB, "again", learning_rate=rate)
+        finished.append(((results / "fold_0" / FINAL).read_bytes(), (results / "fold_0" / "progress.csv").read_bytes()))
     with killed_in_epoch(0):
         tune(deterministic, MOB, "again", resume=True)  # other settings
-    kept = torch.load(results / "fold_0" / "earlier" / FINAL, weights_only=False)["network_weights"]
-    assert all(torch.equal(before[name], kept[name]) for name in before)
-    assert "of an earlier training was moved to earlier/" in log(results)
+    for number, content in enumerate(finished, start=1):
+        kept = results / "fold_0" / "earlier" / str(number)
+        assert ((kept / FINAL).read_bytes(), (kept / "progress.csv").read_bytes()) == content
+    assert "of an earlier training was moved to earlier/2/" in log(results)
 
 
 # --- what comes of it

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from mob_training.trainer import LATEST, DeterministicTrainer, FineTuningTrainer
 from mob_training.workspace import dataset_folder
 from MoBUncertaintyLib.covariance import CovarianceSpec
 from MoBUncertaintyLib.devices import select_device
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.errors import ModelError, SettingsError
 from MoBUncertaintyLib.nnunet_folder import FINAL
+from MoBUncertaintyLib.weights import checkpoint_file, load_checkpoint
 
 # Processes that prepare patches beside the training; zero is repeatable to the last bit, but slower.
 AUGMENTATION_PROCESSES = "nnUNet_n_proc_DA"
@@ -148,12 +148,12 @@ def _to_resume(trainer: DeterministicTrainer) -> Path | None:
         if not path.exists():
             continue
         try:
-            # Written by this program, and nnU-Net loads it so as well.
-            stored = torch.load(path, map_location="cpu", weights_only=False, mmap=True)["init_args"]
-        except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
-            trainer.print_to_log_file(f"{name} is damaged ({type(error).__name__}): it is not used.")
+            stored = load_checkpoint(checkpoint_file(path))["init_args"]
+            same = _settings(wanted) in (_settings(stored), scaled and _settings(stored, temperature_scaling=True))
+        except (ModelError, LookupError, TypeError, AttributeError) as error:
+            trainer.print_to_log_file(f"{name} is not used: {error}")
             continue
-        if _settings(wanted) in (_settings(stored), scaled and _settings(stored, temperature_scaling=True)):
+        if same:
             return path
         trainer.print_to_log_file(f"{name} belongs to a training with other settings: it is not used.")
     trainer.print_to_log_file("There is no checkpoint to go on from: this training starts anew.")

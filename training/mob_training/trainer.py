@@ -10,6 +10,7 @@ import copy
 import os
 import random
 from collections.abc import Iterator
+from itertools import count
 from os.path import join
 from pathlib import Path
 from time import time
@@ -35,14 +36,15 @@ from MoBUncertaintyLib.devices import autocast
 from MoBUncertaintyLib.distribution import LogitGaussian
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.nnunet_folder import BEST, FINAL
-from MoBUncertaintyLib.weights import read_checkpoint
+from MoBUncertaintyLib.weights import checkpoint_file, load_checkpoint, only_weights_are_loaded, read_checkpoint
 
 FOREGROUND_RATE = 0.5
 """Share of patches centred on the organ. nnU-Net's own rate is rounded to zero at batch size 1."""
 
 LATEST = "checkpoint_latest.pth"
 EARLIER = "earlier"
-"""Folder beside the checkpoints, for those that a new training found there."""
+"""Folder beside the checkpoints, with a numbered one in it for those that each new training found there."""
+PROGRESS = ("progress.csv", "progress.png")
 
 
 class DeterministicTrainer(nnUNetTrainerNoMirroring):
@@ -110,11 +112,23 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
         """What an earlier training left in the folder makes room, or its best weights would be taken for this one's."""
         super().on_train_start()
         if self.current_epoch == 0 and self.local_rank == 0:
-            for path in (Path(self.output_folder, name) for name in (FINAL, LATEST, BEST)):
-                if path.exists():
-                    path.parent.joinpath(EARLIER).mkdir(exist_ok=True)
-                    path.replace(path.parent / EARLIER / path.name)
-                    self.print_to_log_file(f"{path.name} of an earlier training was moved to {EARLIER}/.")
+            self._keep_earlier()
+
+    def _keep_earlier(self) -> None:
+        folder = Path(self.output_folder)
+        found = [path for name in (FINAL, LATEST, BEST, *PROGRESS) if (path := folder / name).exists()]
+        if not found:
+            return
+        kept = next(kept for number in count(1) if not (kept := folder / EARLIER / str(number)).exists())
+        kept.mkdir(parents=True)
+        for path in found:
+            path.rename(kept / path.name)
+            self.print_to_log_file(f"{path.name} of an earlier training was moved to {EARLIER}/{kept.name}/.")
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """As nnU-Net's, but nothing in a file, which may be of a shared workspace, can run."""
+        with only_weights_are_loaded():
+            super().load_checkpoint(filename_or_checkpoint)
 
     def save_checkpoint(self, filename: str) -> None:
         """As nnU-Net's, but a run that is killed amid it leaves the earlier checkpoint whole."""
@@ -223,7 +237,7 @@ class FineTuningTrainer(DeterministicTrainer):
         checkpoint = results / f"fold_{self.fold}" / FINAL
         if not checkpoint.exists():
             raise SettingsError(f"{checkpoint} is missing; run the deterministic stage to its end first.")
-        stored = read_checkpoint(checkpoint, str(results)).weights
+        stored = read_checkpoint(checkpoint_file(checkpoint)).weights
         weights = {name.removeprefix("backbone."): value for name, value in stored.items()}
         self.bare_network.backbone.load_state_dict(weights)
 
@@ -344,9 +358,8 @@ class FineTuningTrainer(DeterministicTrainer):
         self.print_to_log_file(f"validation NLL {nll:.4f}, validation Dice {dice:.4f}, {end - start:.1f} s")
         if self.local_rank == 0:
             row = {"epoch": epoch, **self.means, "validation_nll": nll, "validation_dice": dice, "seconds": end - start}
-            draw_progress(
-                add_progress(Path(self.output_folder, "progress.csv"), row), Path(self.output_folder, "progress.png")
-            )
+            rows, drawing = (Path(self.output_folder, name) for name in PROGRESS)
+            draw_progress(add_progress(rows, row), drawing)
         if self._best_ema is None or dice > self._best_ema:
             self._best_ema = dice
             self.save_checkpoint(join(self.output_folder, BEST))
@@ -365,7 +378,7 @@ class FineTuningTrainer(DeterministicTrainer):
     def _scale_best(self) -> None:
         """Divide the logits of the epoch that is kept; once, however often the end of the training is reached."""
         best = join(self.output_folder, BEST)
-        checkpoint = torch.load(best, map_location=self.device, weights_only=False)  # written by this program
+        checkpoint = load_checkpoint(checkpoint_file(Path(best)))
         if "temperature" in checkpoint:
             return
         network = self.bare_network
