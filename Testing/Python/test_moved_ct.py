@@ -38,7 +38,7 @@ class TestSession:
             node.SetAndObserveTransformNodeID(transform.GetID())
             node.HardenTransform()
 
-    ALL = ("segmentation", "predicted", "probability", "variance", "regions")
+    ALL = ("segmentation", "probability", "variance", "regions")
 
     @pytest.mark.parametrize("roles", [(), ALL, ("segmentation",)])
     def test_every_step_is_refused_until_it_is_back(self, session, roles):

@@ -22,7 +22,17 @@ def results(world):
 
 @pytest.mark.parametrize(
     "role",
-    ["segmentation", "predicted", "probability", "variance", "map", "surface", "regions", "inferno", "state.overlay"],
+    [
+        "segmentation",
+        "state.predicted",
+        "probability",
+        "variance",
+        "map",
+        "surface",
+        "regions",
+        "inferno",
+        "state.overlay",
+    ],
 )
 def test_what_the_user_removes_is_made_anew(results, world, role):
     results.showMap(world.rooms.MapKind.ENTROPY)
@@ -38,7 +48,7 @@ def test_what_the_user_removes_is_made_anew(results, world, role):
     assert np.array_equal(results.corrected(), results.predicted())
     assert results.node("shown").GetDisplayNode().GetColorNode() is results.node("inferno")
     hierarchy = world.nodes.subjectHierarchy(world.scene)
-    roles = ("segmentation", "predicted", "probability", "variance", "map", "surface", "regions")
+    roles = ("segmentation", "probability", "variance", "map", "surface", "regions")
     items = [hierarchy.GetItemByDataNode(node) for node in (results.ctNode, *(results.node(role) for role in roles))]
     assert len({hierarchy.GetItemParent(item) for item in items}) == 1
 
@@ -90,7 +100,7 @@ def test_ct_in_a_study_stays_there_with_its_results_in_a_folder_beside_it(world)
     assert hierarchy.GetItemParent(item) == study
     folders = {
         hierarchy.GetItemParent(hierarchy.GetItemByDataNode(found.node(role)))
-        for role in ("segmentation", "predicted", "variance", "probability", "regions")
+        for role in ("segmentation", "variance", "probability", "regions")
     }
     (folder,) = folders
     assert hierarchy.GetItemParent(folder) == study
@@ -110,7 +120,7 @@ class TestTransform:
         results.showMap(world.rooms.MapKind.ENTROPY)
         results.showSurface(True)
         results.showInViews()
-        for role in ("segmentation", "predicted", "probability", "variance", "map", "surface", "regions"):
+        for role in ("segmentation", "probability", "variance", "map", "surface", "regions"):
             assert results.node(role).GetParentTransformNode() is moved[0], role
 
     @pytest.mark.parametrize("how", ["jumpTo", "showInViews"])
@@ -201,7 +211,6 @@ class TestReopened:
         assert found.node("surface").GetDisplayNode().GetVisibility()
         assert found.node("surface").GetPolyData().GetPointData().GetScalars().GetRange()[1] > 0.3
         assert not found.node("segmentation").GetDisplayNode().GetVisibility3D()
-        assert not found.node("predicted").GetDisplayNode().GetVisibility()
 
     def test_arrays_lie_on_the_same_voxels_of_the_ct(self, reopened, world):
         saved, found, _ = reopened

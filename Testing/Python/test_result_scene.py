@@ -227,8 +227,10 @@ class TestSegmentation:
         results.setSegmentationFill(False)
         assert display.GetOpacity2DFill() == 0
 
-    def test_prediction_is_hidden(self, results):
-        assert not results.node("predicted").GetDisplayNode().GetVisibility()
+    def test_no_editor_offers_the_copy_of_the_prediction(self, results, world):
+        found = [node for node in world.nodes.nodesByClass(world.scene, "vtkMRMLSegmentationNode")]
+        assert sorted(node.GetName() for node in found) == ["CT doubtful regions", "CT segmentation"]
+        assert results.node("state.predicted").GetHideFromEditors()
 
 
 class TestSurface:

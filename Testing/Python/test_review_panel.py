@@ -203,7 +203,7 @@ class TestReview:
         from PySide6.QtCore import Qt
         from PySide6.QtTest import QTest
 
-        from MoBUncertaintyLib.app.session import EDITOR_TAG
+        from MoBUncertaintyLib.app.drawing import EDITOR_TAG
 
         desktop, session = reviewed
         desktop.window.activateWindow()

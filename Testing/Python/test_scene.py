@@ -129,9 +129,8 @@ class TestReopenedScene:
             "predictive variance",
             "probability",
             "segmentation",
-            "segmentation as predicted",
         ]
-        assert sorted(len(children) for _, children in folder[1]) == [0, 0, 0, 1, 1, 2]
+        assert sorted(len(children) for _, children in folder[1]) == [0, 0, 0, 1, 2]
 
     def test_what_the_review_needs_comes_with_it(self, oblique):
         case, facts, _, _ = oblique
@@ -193,7 +192,7 @@ def test_second_run_reuses_the_nodes():
     (folder,) = facts["trees"][1]
     children = {name: [child for child, _ in children] for name, children in folder[1]}
     assert {name: each for name, each in children.items() if each} == {
-        f"CT {name}": ["only"] for name in ("segmentation", "segmentation as predicted", "doubtful regions")
+        f"CT {name}": ["only"] for name in ("segmentation", "doubtful regions")
     }
 
 

@@ -252,7 +252,8 @@ class TestEdit:
         same(again)
 
     def test_the_mask_of_a_region_that_is_no_more_goes(self, session):
-        from MoBUncertaintyLib.app.session import MASK_SEGMENT, REGION_TAG, ReviewSession
+        from MoBUncertaintyLib.app.drawing import MASK_SEGMENT, REGION_TAG
+        from MoBUncertaintyLib.app.session import ReviewSession
 
         session.beginEdit(session.review.regions[1].region_id)
         segmentation = session.results.node("segmentation").GetSegmentation()

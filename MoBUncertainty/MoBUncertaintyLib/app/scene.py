@@ -14,9 +14,10 @@ import slicer
 
 from MoBUncertaintyLib.app import views
 from MoBUncertaintyLib.app.i18n import tr as _
+from MoBUncertaintyLib.app.label_record import packLabels, unpackLabels
 from MoBUncertaintyLib.app.legend import followViews, legendTitle, setLegend
 from MoBUncertaintyLib.app.maps import MapKind, UncertaintyMaps, mapStyle
-from MoBUncertaintyLib.app.nodes import REFERENCE_ROLE, CtNodes, nodesByClass
+from MoBUncertaintyLib.app.nodes import REFERENCE_ROLE, CtNodes, ijkToRas, nodesByClass, shape
 from MoBUncertaintyLib.app.segments import LabelSegmentation, SegmentSpec
 from MoBUncertaintyLib.app.state import SceneState
 from MoBUncertaintyLib.app.surface import UncertaintySurface
@@ -56,7 +57,6 @@ class ResultScene:
         self.scene = ctNode.GetScene()
         self._nodes = CtNodes(ctNode)
         self._segmentation = LabelSegmentation(self._nodes, "segmentation", _("segmentation"))
-        self._predicted = LabelSegmentation(self._nodes, "predicted", _("segmentation as predicted"))
         self._regions = LabelSegmentation(self._nodes, "regions", _("doubtful regions"))
         self._maps = UncertaintyMaps(self._nodes)
         self._surface = UncertaintySurface(self._nodes)
@@ -69,7 +69,7 @@ class ResultScene:
     def node(self, role: str):
         """The first node made for this CT in that role, or None.
 
-        Roles: `segmentation`, `predicted`, `probability`, `variance`, `map` (derived), `shown` (the map over the CT),
+        Roles: `segmentation`, `probability`, `variance`, `map` (derived), `shown` (the map over the CT),
         `surface`, `regions`, `inferno`, and `state.` with the name of each document.
         """
         return self._nodes.node(role)
@@ -77,7 +77,7 @@ class ResultScene:
     # Segmentation
 
     def setSegmentation(self, labels: np.ndarray, segments: list[SegmentSpec]):
-        """Show the organs: outlines in the slices, surfaces in 3D. A hidden copy stays as predicted.
+        """Show the organs: outlines in the slices, surfaces in 3D. A copy is kept as predicted.
 
         Args:
             labels: Label map.
@@ -86,8 +86,7 @@ class ResultScene:
         Returns:
             The vtkMRMLSegmentationNode.
         """
-        hidden = self._predicted.fill(labels, segments)
-        hidden.GetDisplayNode().SetVisibility(False)
+        self._state.set("predicted", packLabels(labels, ijkToRas(self.ctNode)))
         node = self._segmentation.fill(labels, segments)
         display = node.GetDisplayNode()
         display.SetOpacity2DOutline(1.0)
@@ -117,9 +116,14 @@ class ResultScene:
         elif surfaces:
             self.updateSurfaces()
 
-    def restoreOrgans(self) -> bool:
-        """Bring back organs that somebody has deleted, as predicted; says whether there were any."""
-        return self._segmentation.restoreFrom(self._predicted)
+    def restoreOrgans(self, labels: np.ndarray, segments: list[SegmentSpec]) -> bool:
+        """Bring back organs that somebody has deleted; says whether there were any.
+
+        Args:
+            labels: What they are to hold at first.
+            segments: All organs.
+        """
+        return self._segmentation.restore(labels, segments)
 
     def followTransform(self):
         """Put all nodes under the transform that the CT is under."""
@@ -143,8 +147,12 @@ class ResultScene:
         return self._segmentation.boxes()
 
     def predicted(self) -> np.ndarray:
-        """The label map as predicted, uint8; a copy."""
-        return self._predicted.array(np.uint8)
+        """The label map as predicted, uint8; a copy.
+
+        Raises:
+            ValueError: It is damaged, or belongs to a CT that lies elsewhere; a phrase.
+        """
+        return unpackLabels(self._state.get("predicted") or {}, ijkToRas(self.ctNode), shape(self.ctNode))
 
     def corrected(self) -> np.ndarray:
         """The label map as it is shown, uint8; a copy."""

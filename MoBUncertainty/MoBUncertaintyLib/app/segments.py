@@ -114,14 +114,7 @@ class LabelSegmentation:
             known = segmentation.GetSegment(segmentId(spec.value))
             segment = known or slicer.vtkSegment()
             segment.RemoveAllRepresentations()
-            segment.SetName(spec.name)
-            segment.SetColor(*(channel / 255 for channel in spec.colour))
-            segment.SetLabelValue(spec.value)
-            if spec.terminology:
-                segment.SetTerminology(_terminologyEntry(spec.terminology))
-            if spec.flagged:
-                logic = slicer.vtkSlicerSegmentationsModuleLogic
-                logic.SetSegmentStatus(segment, logic.Flagged)
+            self._describe(segment, spec)
             segment.AddRepresentation(BINARY_LABELMAP, image)
             if not known:
                 segmentation.AddSegment(segment, segmentId(spec.value))
@@ -164,12 +157,21 @@ class LabelSegmentation:
         segmentation.InvokeEvent(slicer.vtkSegmentation.SourceRepresentationModified)
         segmentation.InvokeEvent(slicer.vtkSegmentation.RepresentationModified)
 
-    def restoreFrom(self, other: LabelSegmentation) -> bool:
-        """Copy the segments of another one that somebody has deleted here; says whether there were any."""
-        missing = [value for value in other.values() if value not in self.values()]
-        for value in missing:
-            source = other.node.GetSegmentation()
-            self.node.GetSegmentation().CopySegmentFromSegmentation(source, segmentId(value))
+    def restore(self, labels: np.ndarray, segments: list[SegmentSpec]) -> bool:
+        """Make segments anew that somebody has deleted; says whether there were any.
+
+        Args:
+            labels: Label map, of the CT's shape.
+            segments: All that there must be.
+        """
+        missing = [spec for spec in segments if self.segment(spec.value) is None]
+        for spec in missing:
+            mask = labels == spec.value
+            box = occupied(mask)
+            segment = slicer.vtkSegment()
+            self._describe(segment, spec)
+            segment.AddRepresentation(BINARY_LABELMAP, self._image(mask[box] * np.uint8(spec.value), box))
+            self.node.GetSegmentation().AddSegment(segment, segmentId(spec.value))
         return bool(missing)
 
     def updateSurfaces(self):
@@ -200,6 +202,17 @@ class LabelSegmentation:
         for (value, segment), part, inside in self._layers():
             whole[inside][part == segment.GetLabelValue()] = value
         return whole
+
+    @staticmethod
+    def _describe(segment, spec: SegmentSpec) -> None:
+        segment.SetName(spec.name)
+        segment.SetColor(*(channel / 255 for channel in spec.colour))
+        segment.SetLabelValue(spec.value)
+        if spec.terminology:
+            segment.SetTerminology(_terminologyEntry(spec.terminology))
+        if spec.flagged:
+            logic = slicer.vtkSlicerSegmentationsModuleLogic
+            logic.SetSegmentStatus(segment, logic.Flagged)
 
     def _layers(self) -> Iterator[tuple]:
         """Of each segment that holds anything: value and vtkSegment, its layer's voxels in the CT, and their box."""

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import slicer
-import vtk
-from vtk.util.numpy_support import vtk_to_numpy
 
+from MoBUncertaintyLib.app.drawing import addMask, maskedRegion, prepareEditor, removeMask
 from MoBUncertaintyLib.app.i18n import tr as _
+from MoBUncertaintyLib.app.label_record import ElsewhereError
 from MoBUncertaintyLib.app.names import regionTitle
 from MoBUncertaintyLib.app.nodes import ijkToRas, isPlaced, occupied, shape
 from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec
@@ -30,11 +30,6 @@ from MoBUncertaintyLib.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.regions import FoundRegions, Region, RegionFinder
 from MoBUncertaintyLib.review import Review, ReviewRegion, Verdict
 from MoBUncertaintyLib.review_record import MisplacedReviewError
-
-EDITOR_TAG = "MoBUncertainty"
-MASK_SEGMENT = "MoBUncertainty.Region"
-REGION_TAG = "MoBUncertainty.RegionId"
-"""Of that segment: the region it stands for, should the scene be saved meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +100,7 @@ class ReviewSession:
         if not results.state("prediction") or (begun and not stored):
             text = _("The scene has lost the review of {ct}; apply again.")
             raise ReviewError(text.format(ct=results.ctNode.GetName()))
-        predicted, grid = results.predicted(), Grid.from_matrix(ijkToRas(results.ctNode))
+        predicted, grid = _predicted(results), Grid.from_matrix(ijkToRas(results.ctNode))
         describe = RegionDescriber(results.probability(), results.variance(), predicted, grid)
         if not begun:
             found = describe.describe_all(results.regionLabels(), settingsOf(results.state("prediction")))
@@ -118,9 +113,10 @@ class ReviewSession:
             session._showRegions()
         session._store()  # numbers that were found in blocks of voxels are rounded otherwise
         session._mend()
-        session._editing = session._masked()
+        masked = maskedRegion(results)
+        session._editing = masked if masked in {region.region_id for region in session.review.regions} else None
         session.settleEdit()  # saved amid it
-        session._removeMask()  # of a region that is no more
+        removeMask(results)  # of a region that is no more
         return session
 
     @property
@@ -254,10 +250,7 @@ class ReviewSession:
 
     @onItsCt
     def beginEdit(self, regionId: str):
-        """Prepare the Segment Editor: it may draw inside the region only.
-
-        The editor's mask must be a segment of the segmentation that is edited, so the region becomes one until
-        `finishEdit` or `cancelEdit`.
+        """Prepare the Segment Editor: it may draw inside the region only, until `finishEdit` or `cancelEdit`.
 
         Returns:
             The vtkMRMLSegmentEditorNode.
@@ -270,18 +263,11 @@ class ReviewSession:
         self.cancelEdit()
         self._mend()
         region = self.review.region(regionId)
-        node = self.results.node("segmentation")
-        segment = slicer.vtkSegment()
-        segment.SetName(_("Region under review"))
-        segment.SetColor(*(channel / 255 for channel in REGION_COLOUR))
-        segment.SetTag(REGION_TAG, regionId)
-        name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-        segment.AddRepresentation(name, self._orientedImage(region))
-        node.GetSegmentation().AddSegment(segment, MASK_SEGMENT)
-        # Not to be seen, and therefore not to be overwritten by what is drawn.
-        node.GetDisplayNode().SetSegmentVisibility(MASK_SEGMENT, False)
+        addMask(self.results, region)
         self._editing = regionId
-        return self._prepareEditor(node, region)
+        organ = self.review.predicted[region.box][region.mask]
+        wanted = np.bincount(organ[organ > 0]).argmax() if organ.any() else self.organs[0].value
+        return prepareEditor(self.results, int(wanted))
 
     def hasDrawn(self) -> bool:
         """Whether anything was drawn since `beginEdit`."""
@@ -292,7 +278,7 @@ class ReviewSession:
         """Take what was drawn as the region's correction."""
         regionId, self._editing = self._editing, None
         if regionId is not None:
-            self._removeMask()
+            removeMask(self.results)
             self._step(self.review.edit(regionId, self.results.corrected()))
             self.discardStrayEdits()  # drawn outside of the region, by an effect that does not heed the mask
 
@@ -308,7 +294,7 @@ class ReviewSession:
         """Forget what was drawn."""
         regionId, self._editing = self._editing, None
         if regionId is not None:
-            self._removeMask()
+            removeMask(self.results)
             self.discardStrayEdits()
 
     def close(self) -> None:
@@ -343,7 +329,7 @@ class ReviewSession:
 
     def _mend(self) -> None:
         """Bring back organs that were deleted in the Segment Editor: verdicts change them."""
-        if self.results.restoreOrgans():
+        if self.results.restoreOrgans(self.review.predicted, organSpecs(self.prediction["labels"])):
             self.discardStrayEdits()
 
     def _changeable(self) -> Box:
@@ -374,47 +360,28 @@ class ReviewSession:
     def _store(self) -> None:
         self.results.setState("review", self.review.to_dict())
 
-    def _prepareEditor(self, node, region: ReviewRegion):
-        scene = self.ctNode.GetScene()
-        editor = scene.GetSingletonNode(EDITOR_TAG, "vtkMRMLSegmentEditorNode")
-        if editor is None:
-            editor = slicer.vtkMRMLSegmentEditorNode()
-            editor.SetSingletonTag(EDITOR_TAG)
-            editor = scene.AddNode(editor)
-        editor.SetAndObserveSegmentationNode(node)
-        editor.SetAndObserveSourceVolumeNode(self.ctNode)
-        organ = self.review.predicted[region.box][region.mask]
-        wanted = np.bincount(organ[organ > 0]).argmax() if organ.any() else self.organs[0].value
-        editor.SetSelectedSegmentID(f"Segment_{wanted}")
-        editor.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment)
-        editor.SetMaskSegmentID(MASK_SEGMENT)
-        editor.SetSourceVolumeIntensityMask(False)  # the panel does not show whether it is on
-        editor.SetOverwriteMode(slicer.vtkMRMLSegmentEditorNode.OverwriteVisibleSegments)
-        return editor
 
-    def _orientedImage(self, region: ReviewRegion):
-        image = slicer.vtkOrientedImageData()
-        image.SetExtent(*(edge for axis in reversed(region.box) for edge in (axis.start, axis.stop - 1)))
-        image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
-        voxels = vtk_to_numpy(image.GetPointData().GetScalars())
-        voxels[:] = region.mask.ravel()
-        matrix = vtk.vtkMatrix4x4()
-        self.ctNode.GetIJKToRASMatrix(matrix)
-        image.SetGeometryFromImageToWorldMatrix(matrix)
-        return image
+def organSpecs(labels: list[dict]) -> list[SegmentSpec]:
+    """How a model's labels are shown, from what the worker said of them."""
+    return [
+        SegmentSpec(label["value"], readable(label["name"]), tuple(label["colour"]), label["terminology"])
+        for label in labels
+    ]
 
-    def _masked(self) -> str | None:
-        """The region that the scene holds the mask of an edit for, if any."""
-        segment = self.results.node("segmentation").GetSegmentation().GetSegment(MASK_SEGMENT)
-        regionId = vtk.reference("")
-        known = {region.region_id for region in self.review.regions}
-        masked = segment is not None and segment.GetTag(REGION_TAG, regionId)
-        return regionId.get() if masked and regionId.get() in known else None
 
-    def _removeMask(self) -> None:
-        node = self.results.node("segmentation")
-        if node and node.GetSegmentation().GetSegment(MASK_SEGMENT):
-            node.GetSegmentation().RemoveSegment(MASK_SEGMENT)
+def _predicted(results: ResultScene) -> np.ndarray:
+    """The label map as predicted.
+
+    Raises:
+        ReviewError: The scene's copy of it is damaged, or the CT was moved.
+    """
+    try:
+        return results.predicted()
+    except ElsewhereError as error:
+        raise misfit(results.ctNode) from error
+    except ValueError as error:
+        text = _("The scene's copy of the prediction of {ct} cannot be used ({reason}); apply again.")
+        raise ReviewError(text.format(ct=results.ctNode.GetName(), reason=error)) from error
 
 
 def settingsOf(prediction: dict) -> RegionSettings:
@@ -444,5 +411,5 @@ def misfit(ct) -> ReviewError:
 
 def areComplete(results: ResultScene) -> bool:
     """Whether a CT, and all nodes that a review of it needs, are in the scene."""
-    roles = ("segmentation", "predicted", "probability", "variance", "regions", "state.prediction")
+    roles = ("segmentation", "state.predicted", "probability", "variance", "regions", "state.prediction")
     return results.ctNode.GetScene() is not None and all(results.node(role) for role in roles)

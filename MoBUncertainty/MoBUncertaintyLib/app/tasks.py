@@ -11,9 +11,8 @@ import slicer.util
 from MoBUncertaintyLib.app.i18n import tr as _
 from MoBUncertaintyLib.app.maps import MapKind
 from MoBUncertaintyLib.app.nodes import ijkToRas, isPlaced
-from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec
-from MoBUncertaintyLib.app.session import ReviewSession, hasVariance, settingsOf
-from MoBUncertaintyLib.appearance import readable
+from MoBUncertaintyLib.app.scene import ResultScene
+from MoBUncertaintyLib.app.session import ReviewSession, hasVariance, organSpecs, settingsOf
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.protocol import Command
 
@@ -65,11 +64,7 @@ def showResult(ct, request: dict[str, Any], result: dict[str, Any]) -> ReviewSes
 
 def _show(results: ResultScene, result: dict[str, Any]) -> ReviewSession:
     first = results.node("segmentation") is None
-    specs = [
-        SegmentSpec(label["value"], readable(label["name"]), tuple(label["colour"]), label["terminology"])
-        for label in result["labels"]
-    ]
-    results.setSegmentation(result["segmentation"], specs)
+    results.setSegmentation(result["segmentation"], organSpecs(result["labels"]))
     threshold = settingsOf(result).variance_threshold if hasVariance(result) else None
     results.setMaps(_byLabel(result["probability"]), _byLabel(result["variance"]), threshold)
     results.setState(

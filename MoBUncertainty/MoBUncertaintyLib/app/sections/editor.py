@@ -6,8 +6,8 @@ import qt
 import slicer
 import slicer.util
 
+from MoBUncertaintyLib.app.drawing import MASK_SEGMENT
 from MoBUncertaintyLib.app.sections import write
-from MoBUncertaintyLib.app.session import MASK_SEGMENT
 
 SEGMENTS_HEIGHT = 80  # pixels, of the list of organs
 EFFECTS = ("Paint", "Draw", "Erase", "Scissors", "Islands", "Smoothing")
