@@ -27,9 +27,9 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.input_files import (
     BoundedReader,
+    begins_as_dicom,
     check_regular,
     digest_of_bytes,
-    is_dicom,
     unchanged,
 )
 
@@ -98,7 +98,7 @@ def find_series(folder: Path) -> dict[str, Series]:
 
 def _read_header(path: Path) -> Dataset | None:
     """What tells series apart; None where a file is not DICOM."""
-    if not is_dicom(path):
+    if not begins_as_dicom(path):
         if path.name.lower().endswith(_SUFFIXES) and not path.name.startswith("."):
             raise ImageError(f"{path} is no DICOM file, though its name says so; copy it again, or remove it.")
         return None

@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ImageError
-from MoBUncertaintyLib.input_files import digest_of_file, digest_of_series, is_dicom, unchanged
+from MoBUncertaintyLib.input_files import begins_as_dicom, digest_of_file, digest_of_series, unchanged
 from MoBUncertaintyLib.volume_files import check_voxels
 from MoBUncertaintyLib.volume_headers import VOLUME_SUFFIXES, VolumeHeader, read_header
 
@@ -41,12 +41,14 @@ class ReadImage:
         warnings: For the user, one sentence each.
         files: What was read: the volume file, its voxels' file if that is another, or the series' DICOM files.
         sha256: Of what was read; see `digest`.
+        is_dicom: Whether the files are DICOM.
     """
 
     image: sitk.Image
     warnings: list[str]
     files: tuple[Path, ...]
     sha256: str
+    is_dicom: bool
 
 
 def volume_stem(path: str | Path) -> str:
@@ -69,20 +71,21 @@ def read_image(path: str | Path, series: str | None = None) -> ReadImage:
             volume that `check_image` accepts.
     """
     path = _existing(path)
-    files = _dicom_files(path, series)
-    if files:
+    files: Sequence[Path] = _dicom_files(path, series)
+    is_dicom = bool(files)
+    if is_dicom:
         from MoBUncertaintyLib.dicom_reading import read_slices
 
         image, warnings, digests = read_slices(files)
-        digest = digest_of_series(files, digests) if path.is_dir() else digests[0]
+        sha256 = digest_of_series(files, digests) if path.is_dir() else digests[0]
     else:
         with unchanged([path]):
             header = read_header(path)
             with unchanged(header.files):
                 image, warnings = _read_volume(header)
-                files, digest = header.files, header.digest()
+                files, sha256 = header.files, header.digest()
     image, more = check_image(image)
-    return ReadImage(image, warnings + more, tuple(files), digest)
+    return ReadImage(image, warnings + more, tuple(files), sha256, is_dicom)
 
 
 def digest(path: str | Path, series: str | None = None) -> str:
@@ -117,7 +120,7 @@ def _dicom_files(path: Path, series: str | None) -> list[Path]:
 
         return choose_series(path, series).files
     is_volume = path.name.lower().endswith(VOLUME_SUFFIXES)
-    return [path] if not is_volume and is_dicom(path) else []
+    return [path] if not is_volume and begins_as_dicom(path) else []
 
 
 def check_image(image: sitk.Image) -> tuple[sitk.Image, list[str]]:

@@ -26,7 +26,7 @@ def is_regular(path: Path) -> bool:
         return False
 
 
-def is_dicom(path: Path) -> bool:
+def begins_as_dicom(path: Path) -> bool:
     """Whether a regular file begins as DICOM does, with or without its preamble."""
     if not is_regular(path):
         return False

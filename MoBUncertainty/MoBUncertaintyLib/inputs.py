@@ -9,7 +9,7 @@ from pathlib import Path
 
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.images import volume_stem
-from MoBUncertaintyLib.input_files import is_dicom, is_regular
+from MoBUncertaintyLib.input_files import begins_as_dicom, is_regular
 from MoBUncertaintyLib.volume_headers import VOLUME_SUFFIXES, is_volume_name, read_header
 
 # Left in folders by operating systems, as are hidden files.
@@ -51,7 +51,7 @@ def list_inputs(path: str | Path, output: Path | None = None) -> list[Input]:
     if not path.is_dir():
         return [Input(path, "", "")]
     entries = [entry for entry in _entries(path) if output is None or entry.resolve() != output.resolve()]
-    slices = [entry for entry in entries if is_dicom(entry) and not is_volume_name(entry.name)]
+    slices = [entry for entry in entries if begins_as_dicom(entry) and not is_volume_name(entry.name)]
     beside = _voxel_files(entries)
     found = [_entry(entry) for entry in entries if entry not in slices and entry not in beside]
     good = [each for each in found if not each.problem]
@@ -114,7 +114,7 @@ def _entry(path: Path) -> Input:
 
 
 def _holds_slices(entries: Sequence[Path]) -> bool:
-    return any(is_dicom(entry) and entry.name.upper() != "DICOMDIR" for entry in entries)
+    return any(begins_as_dicom(entry) and entry.name.upper() != "DICOMDIR" for entry in entries)
 
 
 def _with_own_names(inputs: Sequence[Input]) -> list[Input]:

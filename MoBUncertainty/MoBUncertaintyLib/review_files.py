@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from pydicom.misc import is_dicom
 
 from MoBUncertaintyLib.card import Label
 from MoBUncertaintyLib.doubt import Grid, components
@@ -216,7 +215,7 @@ def find_ct(results: Results, ct: str | Path | None = None) -> tuple[sitk.Image,
     matrices = [Grid.of(each).matrix() for each in (image, results.segmentation)]
     if image.GetSize() != results.segmentation.GetSize() or not np.allclose(*matrices, atol=1e-2):
         raise ImageError(f"{path} has other voxels than the results; choose the CT they were made from with --ct.")
-    return image, list(read.files) if path.is_dir() or is_dicom(path) else None
+    return image, list(read.files) if read.is_dicom else None
 
 
 def reviewed_case(results: Results, ct: sitk.Image, review: Review) -> ReviewedCase:

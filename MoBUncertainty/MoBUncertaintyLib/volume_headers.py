@@ -23,8 +23,8 @@ from MoBUncertaintyLib.integrity import is_plain_name
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
-# A text header of this size holds all that any program writes.
-_HEADER_LIMIT = 1 << 24
+# A text header of this size, in bytes, holds all that any program writes.
+_HEADER_LIMIT = 1 << 22
 # By which lengths that a NIfTI header states twice may differ.
 _SAME_SCALE = 0.01
 # Cosine of the angle, 60 degrees, from which on two statements of an axis cannot mean the same.
@@ -261,9 +261,11 @@ def _nrrd_fields(path: Path, file: BinaryIO) -> tuple[dict[str, str], int]:
             break
         name, separator, value = text.partition(":")
         key = "".join(name.split()).lower()
+        if file.tell() > _HEADER_LIMIT:
+            _malformed(path, "NRRD", "its header has no end")
         if text.startswith("#") or (separator and value.startswith("=") and key != "datafile"):
             continue  # a comment, or another program's own key
-        if not separator or "\0" in text or key in fields or file.tell() > _HEADER_LIMIT:
+        if not separator or "\0" in text or key in fields:
             _malformed(path, "NRRD", f"its header has the line {text[:40]!r}")
         fields[key] = value.strip()
     return fields, file.tell()
@@ -326,8 +328,10 @@ def _meta_fields(path: Path, file: BinaryIO) -> tuple[dict[str, str], int]:
         name, separator, value = (part.strip() for part in text.partition("="))
         if not (separator and line.endswith(b"\n") and name.isprintable() and name) or "\0" in text:
             _malformed(path, "MetaImage", f"its header has the line {text[:40]!r}" if text else "it has no header")
+        if file.tell() > _HEADER_LIMIT:
+            _malformed(path, "MetaImage", "its header has no end")
         rest = value if name == "ElementDataFile" else text
-        if name in _META_FIELDS & fields.keys() or file.tell() > _HEADER_LIMIT or "elementdatafile" in rest.lower():
+        if (name in _META_FIELDS and name in fields) or "elementdatafile" in rest.lower():
             _malformed(path, "MetaImage", f"its header has the line {text[:40]!r}")
         fields[name] = value
     return fields, file.tell()

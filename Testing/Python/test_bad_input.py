@@ -6,8 +6,10 @@ folder; what can be worked around ends well, with a warning.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -89,13 +91,33 @@ def with_values(make: Callable[[np.ndarray], np.ndarray], name: str = "bad.nii.g
     return with_image(refill, name)
 
 
-def with_bytes(make: Callable[[bytes], bytes]) -> Change:
+def with_bytes(make: Callable[[bytes], bytes], name: str = "bad.nii.gz") -> Change:
     def change(run: Run) -> Run:
-        path = run.scratch / "bad.nii.gz"
-        path.write_bytes(make(run.source.read_bytes()))
+        path = run.scratch / name
+        if not name.endswith(".nii.gz"):
+            sitk.WriteImage(sitk.ReadImage(run.source), path, useCompression=name.endswith(".mha"))
+        path.write_bytes(make((path if path.exists() else run.source).read_bytes()))
         return replace(run, source=path)
 
     return change
+
+
+def with_flipped_bit(content: bytes) -> bytes:
+    middle = len(content) * 2 // 3
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def with_mirrored_sform(content: bytes) -> bytes:
+    """Left and right exchanged in one of the two statements of a NIfTI header, whose third number is srow_x[0]."""
+    plain = bytearray(gzip.decompress(content))
+    plain[252:256] = struct.pack("<hh", 1, 1)  # both count
+    plain[280:284] = struct.pack("<f", -struct.unpack_from("<f", plain, 280)[0])
+    return gzip.compress(plain)
+
+
+def named_pipe(run: Run) -> Run:
+    os.mkfifo(run.scratch / "pipe.nii.gz")
+    return replace(run, source=run.scratch / "pipe.nii.gz")
 
 
 def with_spacing(millimetres: float) -> Change:
@@ -216,6 +238,19 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "empty folder": (empty_folder, "holds no image; give a folder with DICOM slices or"),
     "text file named .nii.gz": (with_bytes(lambda content: b"Dear colleague, " * 99), "not a readable NIfTI image"),
     "truncated gzip": (with_bytes(lambda content: content[: len(content) // 2]), "is truncated or damaged; copy"),
+    "bit flipped in a compressed MHA": (
+        with_bytes(with_flipped_bit, "bad.mha"),
+        "bad.mha is truncated or damaged; copy",
+    ),
+    "header that names another file": (
+        with_bytes(lambda content: content.replace(b"bad.raw", b"/etc/passwd"), "bad.mhd"),
+        "bad.mhd names voxels outside its own folder ('/etc/passwd'), which are not read; put both files",
+    ),
+    "left and right exchanged in the sform": (
+        with_bytes(with_mirrored_sform),
+        "bad.nii.gz states two orientations that contradict each other (qform and sform)",
+    ),
+    "named pipe": (named_pipe, "pipe.nii.gz is not a regular file (a folder, pipe, device or socket); give a file."),
     "2D image": (with_image(lambda image: image[:, :, 5]), "single slice"),
     "RGB image": (
         with_image(lambda image: sitk.Compose([sitk.Cast(image, sitk.sitkUInt8)] * 3)),
@@ -252,6 +287,12 @@ WORKED_AROUND: dict[str, tuple[Change, str]] = {
     "NaN and infinity, NIfTI": (
         with_values(nan_and_infinity, "bad.nii.gz"),
         "5 voxels are not finite numbers and were set to air",
+    ),
+    "NRRD without a space": (
+        with_bytes(
+            lambda content: content.replace(b"space: left-posterior-superior", b"space dimension: 3"), "bad.nrrd"
+        ),
+        "bad.nrrd does not say where its voxels lie in the patient (its header names no space)",
     ),
     "smaller than one tile": (with_image(lambda image: image[20:36, 16:32, 12:24]), ""),
 }
