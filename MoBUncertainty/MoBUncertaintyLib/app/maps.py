@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 import slicer
 import slicer.util
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk
 
 from MoBUncertaintyLib.app.i18n import tr as _
 from MoBUncertaintyLib.app.nodes import CtNodes, ijkToRas, occupied
@@ -16,8 +19,9 @@ from MoBUncertaintyLib.blocks import Box, hull
 from MoBUncertaintyLib.doubt import voxel_doubt
 from MoBUncertaintyLib.region_settings import DEFAULT_THRESHOLD, Measure
 
-# Below this probability no map reaches a value worth drawing: bounds the box in which maps are derived.
-NEGLIGIBLE = 0.001
+NEGLIGIBLE = 0.001  # below this probability no map reaches a value worth drawing, and derived ones are 0
+MAPS_KEPT = 3  # derived ones, each of up to the size of the CT
+SLAB = 8  # slices in which a map is derived at a time
 LABEL_ATTRIBUTE = "MoBUncertainty.label"  # of a volume: the organ's value in the label map
 
 # Every fifth of matplotlib's 256 Inferno colours; straight lines between them are true to 2/255.
@@ -81,15 +85,19 @@ class UncertaintyMaps:
     def __init__(self, nodes: CtNodes):
         self._nodes = nodes
         self._boxes: dict[int, Box] = {}  # by label: where there is any probability
+        self._images: dict[tuple, object] = {}  # by kind and labels: derived maps
 
     def set(self, probability: dict[int, np.ndarray], variance: dict[int, np.ndarray]):
-        """Put the maps into volumes, one copy each as float32; volumes of organs that are not among them are removed.
+        """Put the maps into volumes as float32; volumes of organs that are not among them are removed.
+
+        Arrays that can be become the volumes' voxels, without a copy: they must not be changed afterwards.
 
         Args:
             probability: By label; of the CT's shape.
             variance: For the same labels.
         """
         self._boxes.clear()
+        self._images.clear()
         for role, title, arrays in (
             ("probability", _("probability"), probability),
             ("variance", _("predictive variance"), variance),
@@ -100,7 +108,7 @@ class UncertaintyMaps:
             for label, array in arrays.items():
                 node = volumes.get(label) or self._nodes.add(role, "vtkMRMLScalarVolumeNode", title)
                 node.SetAttribute(LABEL_ATTRIBUTE, str(label))
-                self._fill(node, array, ijkToRas(self._nodes.ctNode))
+                self._fill(node, _image(array), ijkToRas(self._nodes.ctNode))
 
     def volumes(self, role: str) -> dict[int, object]:
         """The volumes of `probability` or `variance`, by label."""
@@ -125,13 +133,24 @@ class UncertaintyMaps:
         if kind in (MapKind.VARIANCE, MapKind.PROBABILITY) and len(labels) == 1:
             return self.volumes(kind)[labels[0]]
         box = self._box(labels)
-        role = "probability" if kind in (MapKind.PROBABILITY, MapKind.ENTROPY) else "variance"
-        arrays = [array[box] for label, array in self.arrays(role).items() if label in labels]
         matrix = ijkToRas(self._nodes.ctNode)
         matrix[:3, 3] += matrix[:3, :3] @ [axis.start for axis in reversed(box)]
         node = self._nodes.getOrCreate("map", "vtkMRMLScalarVolumeNode", _("uncertainty map"))
-        self._fill(node, _derived(kind, arrays), matrix)
+        self._fill(node, self._derived(kind, labels, box), matrix)
         return node
+
+    def _derived(self, kind: MapKind, labels: list[int], box: Box):
+        """The voxels of a map that is made of others, a vtkImageData; the last few are kept."""
+        key = (kind, *labels)
+        image = self._images.pop(key, None)
+        if image is None:
+            role = "probability" if kind in (MapKind.PROBABILITY, MapKind.ENTROPY) else "variance"
+            arrays = [array[box] for label, array in self.arrays(role).items() if label in labels]
+            image = _image(_derive(kind, arrays))
+        self._images[key] = image  # as the last one
+        while len(self._images) > MAPS_KEPT:
+            del self._images[next(iter(self._images))]
+        return image
 
     def style(self, node, window: tuple[float, float], threshold: float):
         """Draw a volume in Inferno, from the threshold on."""
@@ -152,12 +171,12 @@ class UncertaintyMaps:
                 node.SetColor(index, f"{index / 255:.3f}", red, green, blue)
         return node
 
-    def _fill(self, node, array: np.ndarray, matrix: np.ndarray):
+    def _fill(self, node, image, matrix: np.ndarray):
         node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
         # Before the voxels: automatic levels would take a histogram of them.
         node.GetDisplayNode().SetAutoWindowLevel(False)
         node.GetDisplayNode().SetAutoThreshold(False)
-        slicer.util.updateVolumeFromArray(node, array.astype(np.float32, copy=False))
+        node.SetAndObserveImageData(image)
 
     def _box(self, labels: list[int]) -> Box:
         """Where any of the organs has a probability worth a look."""
@@ -184,11 +203,33 @@ def infernoColours() -> np.ndarray:
     return np.stack([np.interp(np.arange(256), np.arange(0, 256, 5), channel) for channel in stops.T], axis=1)
 
 
-def _derived(kind: MapKind, arrays: list[np.ndarray]) -> np.ndarray:
-    """A map of several organs from the maps of each, float32."""
+def _image(array: np.ndarray):
+    """A vtkImageData of an array (z, y, x) as float32, whose memory it shares if that can be."""
+    voxels = np.ascontiguousarray(array, np.float32)
+    if not voxels.flags.writeable:  # a file's, perhaps
+        voxels = voxels.copy()
+    image = vtk.vtkImageData()
+    image.SetDimensions(*reversed(voxels.shape))
+    image.GetPointData().SetScalars(numpy_to_vtk(voxels.ravel(), deep=False))
+    return image
+
+
+def _derive(kind: MapKind, arrays: list[np.ndarray]) -> np.ndarray:
+    """A map of several organs from the maps of each, float32; slab by slab, and only where there is anything."""
+    least = NEGLIGIBLE if kind in (MapKind.PROBABILITY, MapKind.ENTROPY) else 0
+    derived = np.zeros(arrays[0].shape, np.float32)
+    for start in range(0, len(derived), SLAB):
+        parts = [array[start : start + SLAB].ravel() for array in arrays]
+        there = np.flatnonzero(functools.reduce(np.logical_or, [part > least for part in parts]))
+        if len(there):
+            derived[start : start + SLAB].ravel()[there] = _derivedVoxels(kind, [part[there] for part in parts])
+    return derived
+
+
+def _derivedVoxels(kind: MapKind, values: list[np.ndarray]) -> np.ndarray:
     if kind == MapKind.PROBABILITY:
-        return np.minimum(sum(arrays), 1)
+        return np.minimum(sum(values), 1)
     if kind == MapKind.ENTROPY:
-        return voxel_doubt(Measure.ENTROPY, arrays, [])
-    variance = voxel_doubt(Measure.VARIANCE, [], arrays)
-    return variance if kind == MapKind.VARIANCE else np.sqrt(np.maximum(variance, 0))
+        return voxel_doubt(Measure.ENTROPY, values, [])
+    variance = voxel_doubt(Measure.VARIANCE, [], values)
+    return variance if kind == MapKind.VARIANCE else np.sqrt(variance)
