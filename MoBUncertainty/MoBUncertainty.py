@@ -253,6 +253,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         self.modelList = modelList or ModelList()
         self.sessions = Sessions()
         self._client = client
+        self._showing = None  # the steps in which results come into the scene
 
     def getParameterNode(self):
         return MoBUncertaintyParameterNode(super().getParameterNode())
@@ -284,7 +285,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
     @property
     def busy(self) -> bool:
         """Whether the worker computes something."""
-        return self._client is not None and self._client.busy
+        return self._showing is not None or (self._client is not None and self._client.busy)
 
     def run(self, ct, model, settings, onProgress, onWarning, onResult, onError) -> None:
         """
@@ -298,20 +299,27 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         :param onError: called with code, message and details
         """
         from MoBUncertaintyLib.app import tasks
+        from MoBUncertaintyLib.app.steps import Steps
 
         def show(result):
-            try:
-                session = tasks.showResult(ct, request, result)
-            except UserError as error:
-                onError("scene", str(error), "")
-                return
-            except Exception as error:  # of whatever kind: the run is over, and the user must learn it
-                self.sessions.forgetIncomplete()
-                text = _("The results could not be shown ({reason}), and this CT has none now; apply again.")
-                onError("scene", text.format(reason=type(error).__name__), traceback.format_exc())
-                return
+            onProgress(tasks.SHOWING)
+            self._showing = Steps(tasks.showResultInSteps(ct, request, result), shown, failed)
+
+        def shown(session):
+            self._showing = None
             self.sessions.put(ct, session)
             onResult(session)
+
+        def failed(error):
+            self._showing = None
+            if isinstance(error, UserError):
+                onError("scene", str(error), "")
+                return
+            # Of whatever kind: the run is over, and the user must learn it.
+            self.sessions.forgetIncomplete()
+            text = _("The results could not be shown ({reason}), and this CT has none now; apply again.")
+            details = "".join(traceback.format_exception(error))
+            onError("scene", text.format(reason=type(error).__name__), details)
 
         # A new segmentation is looked through as the last one was.
         request = tasks.predictRequest(ct, str(model), settings, self.sessions.opened(ct))
@@ -335,7 +343,10 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         self.client.request(request, onProgress, onWarning, written, onError)
 
     def cancel(self) -> None:
-        """End what the worker computes, at once."""
+        """End what the worker computes, at once; results that are just being shown are gone, as are earlier ones."""
+        if self._showing is not None:
+            self._showing.cancel()
+            self._showing = None
         self.client.cancel()
 
     def session(self, ct):
@@ -347,6 +358,8 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
 
     def close(self) -> None:
         """End the worker."""
+        if self._showing is not None:
+            self._showing.cancel()
         self.sessions.forget()
         if self._client is not None:
             self._client.close()

@@ -11,8 +11,9 @@ p = sigmoid(d / s) and u = p(1 - p) it is s, in mm). Its median over an organ's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -120,14 +121,37 @@ class DoubtMap:
         measure: Measure = Measure.VARIANCE,
         window_mm: float = 4.0,
     ) -> None:
+        for _step in self._make(probability, variance, labels, grid, measure, window_mm):
+            pass
+
+    @classmethod
+    def in_steps(cls, *arguments: Any) -> Generator[None, None, DoubtMap]:
+        """As the constructor, for those who have other things to do: a generator that returns the map."""
+        made = cls.__new__(cls)
+        yield from made._make(*arguments)
+        return made
+
+    def _make(
+        self,
+        probability: Mapping[int, np.ndarray],
+        variance: Mapping[int, np.ndarray],
+        labels: np.ndarray,
+        grid: Grid,
+        measure: Measure,
+        window_mm: float,
+    ) -> Iterator[None]:
         _check_shapes(probability, variance, labels)
         self.measure, self.window_mm = Measure(measure), window_mm
         self.shape, self.grid = labels.shape, grid
         box = _box_of_interest(list(probability.values()), np.ceil(3 * window_mm / grid.spacing))
         self.blocks = BlockGrid(box, grid.spacing)
         self.spacing, self.voxels = self.blocks.spacing, self.blocks.voxels
-        self._gather(probability, variance, labels)
-        smooth = ndimage.gaussian_filter(self.doubt, window_mm / self.spacing, mode="nearest", truncate=3)
+        yield
+        yield from self._gather(probability, variance, labels)
+        smooth = self.doubt
+        for axis, sigma in enumerate(window_mm / self.spacing):
+            smooth = ndimage.gaussian_filter1d(smooth, sigma, axis, mode="nearest", truncate=3)
+            yield
         self.thickness = smooth * np.float32(window_mm * np.sqrt(2 * np.pi))
         self.typical = _typical(self.thickness, self.labels, self.spacing)
 
@@ -146,8 +170,8 @@ class DoubtMap:
 
     def _gather(
         self, probability: Mapping[int, np.ndarray], variance: Mapping[int, np.ndarray], labels: np.ndarray
-    ) -> None:
-        """Fill the maps layer by layer of blocks, so that no volume is copied."""
+    ) -> Iterator[None]:
+        """Fill the maps layer by layer of blocks, one in each step, so that no volume is copied."""
         maps = np.empty((5, *self.blocks.shape), np.float32)
         self.foreground, self.expected_error, self.variance, self.peak, self.doubt = maps
         shares = np.empty((len(probability), *self.blocks.shape), np.float32)
@@ -163,6 +187,7 @@ class DoubtMap:
             self.doubt[layer] = merge(voxel_doubt(self.measure, channels, [spread]))
             for share, value in zip(shares, probability, strict=True):
                 share[layer] = merge((labels[box] == value).astype(np.float32))
+            yield
         for summed in (self.foreground, self.expected_error, self.variance, self.doubt, shares):
             summed /= self.voxels
         self.inside = shares.sum(axis=0)

@@ -14,7 +14,7 @@ that fit one view (`pieces.py`), and ranked by the expected error volume, the in
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,19 @@ class RegionFinder:
             ImageError: The arrays do not have the same shape or classes.
         """
         return cls(DoubtMap(probability, variance, labels, Grid.from_matrix(ijk_to_ras), measure, window_mm))
+
+    @classmethod
+    def in_steps(
+        cls,
+        probability: Mapping[int, np.ndarray],
+        variance: Mapping[int, np.ndarray],
+        labels: np.ndarray,
+        ijk_to_ras: np.ndarray,
+        settings: RegionSettings,
+    ) -> Generator[None, None, RegionFinder]:
+        """As `from_arrays`, for those who have other things to do: a generator that returns the finder."""
+        grid, looked_at = Grid.from_matrix(ijk_to_ras), (settings.measure, settings.window_mm)
+        return cls((yield from DoubtMap.in_steps(probability, variance, labels, grid, *looked_at)))
 
     def fits(self, settings: RegionSettings) -> bool:
         """Whether this finder can find regions under `settings`: it knows one measure of doubt in one window."""

@@ -65,7 +65,7 @@ class TestRun:
         use_worker(desktop, "slow")
         add_ct(desktop)
         desktop.ui.applyButton.click()
-        desktop.process(until=lambda: desktop.ui.progressBar.value > 0)
+        desktop.process(until=lambda: desktop.ui.statusLabel.text.startswith("Predicting"))
         desktop.scene.Clear(0)
         desktop.process()
         assert not desktop.logic.busy
@@ -96,15 +96,39 @@ class TestRun:
         from MoBUncertaintyLib.app import tasks
 
         def fail(*_):
+            yield
             raise MemoryError
 
-        monkeypatch.setattr(tasks, "showResult", fail)
+        monkeypatch.setattr(tasks, "showResultInSteps", fail)
         add_ct(desktop)
         apply(desktop)
         (dialog,) = desktop.dialogs
         assert "could not be shown (MemoryError)" in dialog.text
         assert "Traceback" in dialog.details
         assert desktop.ui.applyButton.enabled
+
+    def test_showing_results_cannot_be_cancelled_but_the_scene_can_be_closed(self, desktop):
+        add_ct(desktop)
+        desktop.ui.applyButton.click()
+        desktop.process(until=lambda: desktop.ui.statusLabel.text == "Showing the results")
+        assert (desktop.ui.applyButton.text, desktop.ui.applyButton.enabled) == ("Cancel", False)
+        desktop.app.processEvents()
+        desktop.scene.Clear(0)
+        desktop.process()
+        assert not desktop.logic.busy
+        assert desktop.ui.applyButton.text == "Apply"
+        assert desktop.dialogs == []
+
+    def test_the_bar_shows_a_share_only_where_it_is_known(self, desktop):
+        work, bar = desktop.widget.panel.run.work, desktop.ui.progressBar
+        work.start("Handing over the CT...")
+        assert bar.maximum == 0  # moves to and fro
+        step = {"stage": "model", "text": "", "done": 1, "total": 1, "fraction": 0.31, "seconds_left": None}
+        work.progress(step)
+        assert bar.maximum == 0
+        work.progress(step | {"stage": "network", "total": 9, "seconds_left": 8.0})
+        assert (bar.value, bar.maximum, bar.format) == (310, 1000, "%p %, 8 s left")
+        work.stop("")
 
     @pytest.mark.parametrize(("name", "request_of"), [("applyButton", "predict"), ("exportButton", "export")])
     def test_what_cannot_even_be_asked_for_is_one_dialog(self, reviewed, monkeypatch, name, request_of):

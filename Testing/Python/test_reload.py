@@ -40,7 +40,7 @@ def test_reload_amid_a_run_ends_it(desktop):
     small_panel.use_worker(desktop, "slow")
     small_panel.add_ct(desktop)
     desktop.ui.applyButton.click()
-    desktop.process(until=lambda: desktop.ui.progressBar.value > 0)
+    desktop.process(until=lambda: desktop.ui.statusLabel.text.startswith("Predicting"))
     logic = desktop.logic
     desktop.widget.onReload()
     assert not logic.busy

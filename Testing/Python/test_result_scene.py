@@ -127,6 +127,19 @@ class TestMaps:
         results.setMaps(results.probability(), results.variance(), 0.003)
         assert results.overlay["threshold"] == 0.1
 
+    def test_maps_are_not_copied_and_derived_ones_are_kept(self, results, world):
+        variance = np.full(results.variance()[1].shape, 0.04, np.float32)
+        results.setMaps({1: 5 * variance}, {1: variance})
+        assert np.shares_memory(results.variance()[1], variance)
+        kinds = world.rooms.MapKind
+        first = results.showMap(kinds.STANDARD_DEVIATION).GetImageData()
+        assert world.slicer.util.arrayFromVolume(results.node("map")) == pytest.approx(0.2)
+        entropy = results.showMap(kinds.ENTROPY).GetImageData()
+        assert entropy is not first
+        assert results.showMap(kinds.STANDARD_DEVIATION).GetImageData() is first
+        results.setMaps({1: variance}, {1: variance})
+        assert results.showMap(kinds.STANDARD_DEVIATION).GetImageData() is not first
+
     def test_only_the_map_shown_has_a_legend_that_names_it(self, results, world):
         assert legends(world, results) == ["Variance"]
         results.showMap(world.rooms.MapKind.STANDARD_DEVIATION)

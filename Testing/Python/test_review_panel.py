@@ -343,6 +343,23 @@ class TestReview:
         desktop.process()
 
 
+def test_regions_of_a_large_ct_are_looked_for_in_steps(reviewed, monkeypatch):
+    """The first move of a slider does not hold the application; what is moved meanwhile holds."""
+    from MoBUncertaintyLib.app.sections import review as room
+
+    desktop, session = reviewed
+    monkeypatch.setattr(room, "AT_ONCE_S", 0.0)
+    session._finder, slider = None, desktop.ui.doubtThresholdSlider
+    prepared = []
+    prepare = session.prepare
+    monkeypatch.setattr(session, "prepare", lambda *measure: prepared.append(1) or prepare(*measure))
+    slider.value = 0.02
+    desktop.process(until=lambda: prepared)
+    assert session._finder is None
+    slider.value = 0.03
+    desktop.process(until=lambda: abs(session.settings.level - 0.03) < 1e-6)
+
+
 class TestSeveralOrgans:
     @pytest.fixture
     def organs(self, desktop):

@@ -7,7 +7,7 @@ scene that was saved.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -199,6 +199,17 @@ class ReviewSession:
         """Take the signature back."""
         self.review.withdraw()
         self._store()
+
+    def prepare(self, measure: Measure | None = None) -> Iterator[None]:
+        """Get ready for `setDoubt`, in steps: the first time takes seconds on a large CT.
+
+        Args:
+            measure: The measure of doubt; None: as it is.
+        """
+        settings = replace(self.settings, measure=measure or self.settings.measure)
+        if self._finder is None or not self._finder.fits(settings):
+            maps = self.results.probability(), self.results.variance(), self.review.predicted
+            self._finder = yield from RegionFinder.in_steps(*maps, ijkToRas(self.ctNode), settings)
 
     @onItsCt
     def setDoubt(self, threshold: float | None, smallest: float, measure: Measure | None = None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +32,7 @@ class Steps:
         generator: Works in steps; each `yield` gives the application a turn.
         onDone: Called with what the generator returns.
         onFailed: Called with what the generator or `onDone` raises: nobody else is there to catch it.
+        atOnce: Seconds within which it is run, perhaps to its end, before this constructor returns.
     """
 
     def __init__(
@@ -38,11 +40,18 @@ class Steps:
         generator: Iterator[None],
         onDone: Callable[[Any], None] = lambda value: None,
         onFailed: Callable[[Exception], None] = _log,
+        atOnce: float = 0.0,
     ) -> None:
         self._generator = generator
         self._onDone = onDone
         self._onFailed = onFailed
-        self._next()
+        self._latest = time.monotonic() + atOnce
+        (self._step if atOnce else self._next)()
+
+    @property
+    def running(self) -> bool:
+        """Whether there is still something to do."""
+        return self._generator is not None
 
     def cancel(self) -> None:
         """Stop; neither callback is called any more."""
@@ -58,6 +67,8 @@ class Steps:
             return
         try:
             next(self._generator)
+            while time.monotonic() < self._latest:
+                next(self._generator)
         except StopIteration as end:
             value = end.value
         except Exception as error:

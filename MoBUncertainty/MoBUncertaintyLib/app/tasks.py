@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from MoBUncertaintyLib.app.scene import ResultScene
 from MoBUncertaintyLib.app.session import ReviewSession, hasVariance, organSpecs, settingsOf
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.protocol import Command
+
+SHOWING = {"stage": "show", "text": "", "done": 0, "total": 1, "fraction": 1.0, "seconds_left": None}
+"""The step of progress that follows the worker's; see `protocol`."""
 
 SET_BY_READER = ("measure", "threshold", "minimum_mm3")
 """Of what counts as a doubtful region; the rest is the model's."""
@@ -44,7 +48,17 @@ def predictRequest(ct, model: str, settings: dict[str, Any], earlier: ReviewSess
 
 
 def showResult(ct, request: dict[str, Any], result: dict[str, Any]) -> ReviewSession:
-    """Put the answer to a request of `predictRequest` into the scene, and begin its review.
+    """As `showResultInSteps`, at once."""
+    steps = showResultInSteps(ct, request, result)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def showResultInSteps(ct, request: dict[str, Any], result: dict[str, Any]) -> Iterator[None]:
+    """Put the answer to a request of `predictRequest` into the scene, and begin its review: returns a ReviewSession.
 
     Raises:
         ImageError: The CT is no longer what it was when it was handed over; the scene is as it was.
@@ -56,23 +70,27 @@ def showResult(ct, request: dict[str, Any], result: dict[str, Any]) -> ReviewSes
         raise ImageError(_("The CT was changed while it was segmented, so the results do not fit it; apply again."))
     results = ResultScene(ct)
     try:
-        return _show(results, result)
-    except Exception:
+        return (yield from _show(results, result))
+    except BaseException:  # GeneratorExit too: somebody has stopped it
         results.remove()  # half of them would be taken for the whole
         raise
 
 
-def _show(results: ResultScene, result: dict[str, Any]) -> ReviewSession:
+def _show(results: ResultScene, result: dict[str, Any]) -> Iterator[None]:
     first = results.node("segmentation") is None
     results.setSegmentation(result["segmentation"], organSpecs(result["labels"]))
+    yield
     threshold = settingsOf(result).variance_threshold if hasVariance(result) else None
     results.setMaps(_byLabel(result["probability"]), _byLabel(result["variance"]), threshold)
     results.setState(
         "prediction", {name: result[name] for name in ("labels", "rows", "provenance", "warnings", "seconds")}
     )
+    yield
     results.showMap(MapKind(results.overlay["kind"]), results.overlay["label"])
+    yield
     if first:
         results.showSurface(True)
+        yield
     session = ReviewSession.start(results, result["segmentation"], result["regions"])
     results.showInViews()
     return session

@@ -13,9 +13,11 @@ from MoBUncertaintyLib.app.names import placeText
 from MoBUncertaintyLib.app.sections import allow, offer, shown, write
 from MoBUncertaintyLib.app.sections.editor import RegionEditor
 from MoBUncertaintyLib.app.sections.table import RegionTable
+from MoBUncertaintyLib.app.steps import Steps
 from MoBUncertaintyLib.region_settings import Measure, RegionSettings
 
 DEBOUNCE_MS = 50
+AT_ONCE_S = 0.1  # what is prepared within that time makes nobody wait
 SURFACE_MS = 400  # the 3D surface follows once the reader pauses: on a large CT it takes longer than a click may
 # That the slider offers; of the variance, at its usual threshold.
 LARGEST_DOUBT = {Measure.VARIANCE: 0.1, Measure.BERNOULLI: 0.25, Measure.ENTROPY: 1.0}
@@ -38,6 +40,7 @@ class ReviewSection:
         self._editor = RegionEditor(ui)
         self._tips = {name: widget.toolTip for name, widget in self._locked().items()}
         self._tips["signOffButton"] = ui.signOffButton.toolTip
+        self._preparation = Steps(iter(()))  # of the session, for finding regions
         self._timer = qt.QTimer()
         self._timer.setInterval(DEBOUNCE_MS)
         self._timer.timeout.connect(shown(self._findRegions))
@@ -58,6 +61,7 @@ class ReviewSection:
             return
         self.leave()
         self._editor.hide()  # leave() does not where nodes are gone
+        self._preparation.cancel()
         self._session = session
         self._commented = None
         self._table.clear()
@@ -171,6 +175,7 @@ class ReviewSection:
         ui.measureSelector.currentIndexChanged.connect(shown(self._onMeasure))
         for slider in (ui.doubtThresholdSlider, ui.smallestRegionSlider):
             slider.valueChanged.connect(self._onDoubtMoved)
+        ui.listingCollapsibleButton.contentsCollapsed.connect(shown(self._onListing))
 
     def _addShortcut(self, window, key: str, button, act: Callable, whileEditing: bool | None) -> None:
         def press(*_args) -> None:
@@ -297,6 +302,11 @@ class ReviewSection:
         if self._session and not self._timer.active:
             self._timer.start()
 
+    def _onListing(self, collapsed: bool) -> None:
+        """The sliders are shown, so they will be moved."""
+        if self._session and not collapsed and not self._preparation.running:
+            self._preparation = Steps(self._session.prepare())
+
     def _onMeasure(self, *_args) -> None:
         """Another measure starts at its own usual threshold."""
         if self._session is None or self._ui.measureSelector.currentIndex < 0:
@@ -304,12 +314,15 @@ class ReviewSection:
         self._timer.stop()
         self._onComment()
         measure = self._measures[self._ui.measureSelector.currentIndex]
-        self._session.setDoubt(None, self._ui.smallestRegionSlider.value, measure)
-        self._showDoubt()
-        self._changed()
+        self._whenPrepared(measure, lambda: self._setDoubt(None, measure))
 
     def _findRegions(self) -> None:
         self._timer.stop()
+        if self._session is None or self._session.review.signature or self._session.editing:
+            return
+        self._whenPrepared(None, self._findRegionsNow)
+
+    def _findRegionsNow(self) -> None:
         if self._session is None or self._session.review.signature or self._session.editing:
             return
         slider, settings = self._ui.doubtThresholdSlider, self._session.settings
@@ -317,6 +330,22 @@ class ReviewSection:
         threshold = slider.value if moved else settings.threshold
         self._session.setDoubt(threshold, self._ui.smallestRegionSlider.value)
         self._changed()
+
+    def _setDoubt(self, threshold: float | None, measure: Measure) -> None:
+        self._session.setDoubt(threshold, self._ui.smallestRegionSlider.value, measure)
+        self._showDoubt()
+        self._changed()
+
+    def _whenPrepared(self, measure: Measure | None, act: Callable[[], None]) -> None:
+        """Do something once regions can be found quickly: on all but large CTs that is now."""
+        self._preparation.cancel()
+        act = shown(act)
+
+        def fail(error: Exception) -> None:
+            raise error
+
+        steps = self._session.prepare(measure)
+        self._preparation = Steps(steps, lambda _none: act(), shown(fail), AT_ONCE_S)
 
     def _updateSurfaces(self) -> None:
         self._surfaceTimer.stop()

@@ -11,9 +11,14 @@ from MoBUncertaintyLib.app.choices import Method
 from MoBUncertaintyLib.app.roi import fitRoi, roiBounds
 from MoBUncertaintyLib.app.sections import allow, shown, write
 
+BAR = 1000  # steps of a bar
+
 
 class WorkButton:
     """A button that lets the worker begin something and is its Cancel meanwhile, with a bar and a text below it.
+
+    The bar moves to and fro as long as nobody can know how far the work is: while a model is loaded, until the network
+    has shown its pace, and while results are shown.
 
     Args:
         button: The QPushButton.
@@ -42,16 +47,20 @@ class WorkButton:
         self._warnings = []
         self._button.text = _("Cancel")
         allow(self._button, None, self._cancelTip)
-        self._bar.value = 0
-        self._bar.format = "%p %"
+        self._bar.maximum, self._bar.value, self._bar.format = 0, 0, "%p %"
         self._bar.visible = True
         self.say(text)
 
     def progress(self, step: dict) -> None:
         """How far it is: the fields of a `progress` event, see `protocol`."""
         bar, left = self._bar, step["seconds_left"]
-        bar.value = round(bar.maximum * step["fraction"])
-        bar.format = "%p %" if left is None else _("%p %, {time} left").format(time=duration(left))
+        known = left is not None or step["stage"] == "export"
+        bar.maximum = BAR if known else 0  # which lets it move to and fro
+        if known:
+            bar.value = round(BAR * step["fraction"])
+            bar.format = "%p %" if left is None else _("%p %, {time} left").format(time=duration(left))
+        if step["stage"] == "show":
+            allow(self._button, _("The results are being shown."), self._cancelTip)
         self.say(stageText(step))
 
     def stop(self, text: str) -> None:
@@ -129,6 +138,7 @@ def stageText(step: dict) -> str:
         "regions": _("Finding doubtful regions"),
         "write": _("Handing over the results"),
         "export": _("Writing the files"),
+        "show": _("Showing the results"),
     }
     text = words.get(step["stage"], step["text"])
     if step["total"] > 1:
