@@ -15,9 +15,10 @@ from scipy import ndimage
 from MoBUncertaintyLib.blocks import Box
 from MoBUncertaintyLib.doubt import Grid, nested
 from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.location import OrganFrame, location_in, organ_frames
 from MoBUncertaintyLib.pieces import diameter
 from MoBUncertaintyLib.region_settings import RegionSettings
-from MoBUncertaintyLib.regions import FoundRegions, OrganFrame, Region, location_in
+from MoBUncertaintyLib.regions import FoundRegions, Region
 from MoBUncertaintyLib.review_regions import occupied
 
 
@@ -87,16 +88,4 @@ class RegionDescriber:
 
     @cached_property
     def _organs(self) -> dict[int, OrganFrame]:
-        boxes = ndimage.find_objects(self._predicted)
-        return {value: self._frame(box, self._predicted[box] == value) for value, box in enumerate(boxes, 1) if box}
-
-    def _frame(self, box: Box, mask: np.ndarray) -> OrganFrame:
-        """Centroid and half extent; of each row of voxels only the first and the last are looked at for the latter."""
-        sums = [mask.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
-        centroid = [each @ np.arange(len(each)) / each.sum() for each in sums]
-        rows = np.argwhere(mask.any(axis=2))
-        lines = mask[tuple(rows.T)]
-        ends = (lines.argmax(axis=1), lines.shape[1] - 1 - lines[:, ::-1].argmax(axis=1))
-        start = [s.start for s in box]
-        outer = self._grid.to_ras(np.concatenate([np.column_stack([rows, end]) for end in ends]) + start)
-        return self._grid.to_ras(np.add(centroid, start)), np.ptp(outer, axis=0) / 2
+        return organ_frames(self._predicted, self._grid)

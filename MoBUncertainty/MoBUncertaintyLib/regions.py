@@ -26,6 +26,7 @@ from scipy import ndimage
 from MoBUncertaintyLib.blocks import Box, hull, within
 from MoBUncertaintyLib.doubt import DoubtMap, Grid, bounding_box, nested, shadows
 from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.location import OrganFrame, location_in, organ_frames
 from MoBUncertaintyLib.pieces import CONNECTIVITY, compact_pieces, diameter, grow
 from MoBUncertaintyLib.region_settings import Measure, RegionSettings
 
@@ -128,11 +129,12 @@ class RegionFinder:
 
     Args:
         doubt: What is known about the doubt; keep to `of` and `from_arrays`.
+        organs: Where the organs lie.
     """
 
-    def __init__(self, doubt: DoubtMap) -> None:
+    def __init__(self, doubt: DoubtMap, organs: Mapping[int, OrganFrame]) -> None:
         self._map = doubt
-        self._organs = _organ_frames(doubt)
+        self._organs = organs
 
     @classmethod
     def of(
@@ -148,7 +150,8 @@ class RegionFinder:
         Raises:
             ImageError: The three images do not have the same geometry or number of components.
         """
-        return cls(DoubtMap.of(probability, variance, segmentation, measure, window_mm))
+        doubt = DoubtMap.of(probability, variance, segmentation, measure, window_mm)
+        return cls(doubt, organ_frames(sitk.GetArrayViewFromImage(segmentation), Grid.of(segmentation)))
 
     @classmethod
     def from_arrays(
@@ -173,7 +176,9 @@ class RegionFinder:
         Raises:
             ImageError: The arrays do not have the same shape or classes.
         """
-        return cls(DoubtMap(probability, variance, labels, Grid.from_matrix(ijk_to_ras), measure, window_mm))
+        grid = Grid.from_matrix(ijk_to_ras)
+        doubt = DoubtMap(probability, variance, labels, grid, measure, window_mm)
+        return cls(doubt, organ_frames(labels, grid))
 
     @classmethod
     def in_steps(
@@ -296,40 +301,3 @@ def _drop_small(labels: np.ndarray, counted: np.ndarray, smallest: float) -> np.
     keep = (size > 0) & (size >= smallest - 1e-6)
     keep[0] = False
     return np.where(keep[labels], labels, 0)
-
-
-OrganFrame = tuple[np.ndarray, np.ndarray]
-"""Centroid and half extent of an organ, RAS mm."""
-
-
-def _organ_frames(doubt: DoubtMap) -> dict[int, OrganFrame]:
-    """The frame of each label of the segmentation."""
-    frames = {}
-    for value, box in enumerate(ndimage.find_objects(doubt.labels), start=1):
-        if box:
-            points = doubt.to_ras(np.argwhere(doubt.labels[box] == value) + [s.start for s in box])
-            frames[value] = points.mean(axis=0), np.ptp(points, axis=0) / 2
-    return frames
-
-
-def location_in(centroid: np.ndarray, labels: np.ndarray, organs: Mapping[int, OrganFrame]) -> str:
-    """Where a region lies in the organ that has most of its voxels (else: in the nearest one), in words.
-
-    Args:
-        centroid: The region's, RAS mm.
-        labels: Of its voxels.
-        organs: The frame of each organ that is segmented.
-    """
-    if not organs:
-        return "no organ segmented"
-    votes = np.bincount(labels[labels > 0])
-    organ = int(votes.argmax()) if votes.size else min(organs, key=lambda o: np.linalg.norm(organs[o][0] - centroid))
-    middle, half = organs[organ]
-    # More than a third of the way from the centre to the organ's end is called by that end's name.
-    right, anterior, superior = np.trunc((centroid - middle) / np.maximum(half, 1.0) * 3).clip(-1, 1).astype(int)
-    words = (
-        ("", "superior", "inferior")[superior],
-        ("", "anterior", "posterior")[anterior],
-        ("", "right", "left")[right],
-    )
-    return " ".join(word for word in words if word) or "central"

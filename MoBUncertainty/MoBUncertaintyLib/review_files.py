@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from reprlib import repr as short  # what others wrote may be long
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,7 @@ def read_decisions(path: str | Path) -> Decisions:
         _require(
             _is_whole(version) and version in (BY_HAND, SCHEMA_VERSION),
             path,
-            f'its "schema_version" is {version!r}, not {BY_HAND}',
+            f'its "schema_version" is {short(version)}, not {BY_HAND}',
         )
         if version == SCHEMA_VERSION:
             check_seal(data)
@@ -182,7 +183,7 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
         _require(
             organ is None or organ in names.values(),
             path,
-            f"the organ {organ!r} of {what} is not one of {', '.join(names)}",
+            f"the organ {short(organ)} of {what} is not one of {', '.join(names)}",
         )
         review.decide(region.region_id, entry.verdict, organ if entry.verdict is Verdict.INCLUDE else None)
         review.comment(region.region_id, entry.comment)
@@ -243,7 +244,7 @@ def _decision(entry: Any, number: int, path: Path) -> Decision:
     _require(
         isinstance(verdict, str) and verdict in set(Verdict),
         path,
-        f"the verdict of {where} is {verdict!r}, not one of {', '.join(Verdict)}",
+        f"the verdict of {where} is {short(verdict)}, not one of {', '.join(Verdict)}",
     )
     _require(organ is None or _is_whole(organ) or isinstance(organ, str), path, f"the organ of {where} is no label")
     _require(isinstance(comment, str), path, f"the comment of {where} is no text")
@@ -269,12 +270,14 @@ def _signer(signature: Any, path: Path) -> tuple[str, datetime | None] | None:
     try:
         return name, datetime.fromisoformat(time) if time is not None else None
     except (TypeError, ValueError):
-        raise ReviewError(f"{path} cannot be used: its signature's time {time!r} is not as 2026-05-31T14:30.") from None
+        raise ReviewError(
+            f"{path} cannot be used: its signature's time {short(time)} is not as 2026-05-31T14:30."
+        ) from None
 
 
 def _check_keys(data: Mapping[str, Any], known: set[str], path: Path, where: str) -> None:
     unknown: Sequence[str] = sorted(set(data) - known)
-    _require(not unknown, path, f"{where} has an unknown entry {unknown[0] if unknown else ''!r}")
+    _require(not unknown, path, f"{where} has an unknown entry {short(unknown[0] if unknown else '')}")
 
 
 def _is_whole(value: Any) -> bool:

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,8 @@ def read_record(
             None if signed is None else Signature(signed["name"], datetime.fromisoformat(signed["time"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, zlib.error, SettingsError) as error:
-        raise ReviewError(f"The stored review is damaged ({error}); review the case again.") from error
+        problem = shorten(str(error), 120, placeholder="...")  # others' text may be in it
+        raise ReviewError(f"The stored review is damaged ({problem}); review the case again.") from error
 
 
 def plain_text(text: str) -> str:
@@ -223,7 +225,8 @@ def _read_box(entry: Mapping[str, Any], shape: tuple[int, ...]) -> Box:
 
 
 def _check_place(matrix: np.ndarray, shape: tuple[int, ...], grid: Grid) -> None:
-    off = np.abs(matrix - grid.matrix()) @ (*reversed(shape), 1)  # no voxel is off by more
+    with np.errstate(over="ignore"):
+        off = np.abs(matrix - grid.matrix()) @ (*reversed(shape), 1)  # no voxel is off by more
     if not off.max() < _SAME_PLACE_MM:
         raise MisplacedReviewError("The review belongs to an image that lies elsewhere; review this one anew.")
 
