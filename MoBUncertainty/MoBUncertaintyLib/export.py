@@ -14,12 +14,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.appearance import brightest_variance
-from MoBUncertaintyLib.card import Label
 from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError, UserError
 from MoBUncertaintyLib.folders import FolderKind
 from MoBUncertaintyLib.handover import read_volume
 from MoBUncertaintyLib.integrity import make_manifest, seal
+from MoBUncertaintyLib.provenance import check_provenance, read_labels
 from MoBUncertaintyLib.region_description import RegionDescriber
 from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.report import SCHEMA, ReviewedCase, build_report, write_csv, write_html, write_json
@@ -178,13 +178,14 @@ def export_review(request: Mapping[str, Any], reporter: Reporter | None = None) 
     maps = [{int(value): load(name) for value, name in request[kind].items()} for kind in ("probability", "variance")]
     review = Review.from_dict(request["review"], predicted, grid, RegionDescriber(*maps, predicted, grid))
     info = dict(request["provenance"])
+    check_provenance(info)
     patient_fields = bool(request.get("patient_fields"))
     given = {"name": request["ct"].get("name")} | {k: v for k, v in info.get("input", {}).items() if v}
     info["input"] = given if patient_fields else given | {"name": None}
     case = ReviewedCase(
         image,
         review,
-        tuple(Label(**label) for label in request["labels"]),
+        read_labels(request["labels"]),
         *maps,
         info,
     )

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.card import Label
 from MoBUncertaintyLib.doubt import Grid, components
 from MoBUncertaintyLib.errors import ImageError, ReviewError
 from MoBUncertaintyLib.export import RECORD
 from MoBUncertaintyLib.images import read_image
 from MoBUncertaintyLib.integrity import IntegrityError, check_manifest, check_seal, is_plain_name
 from MoBUncertaintyLib.json_input import JsonError, read_object
+from MoBUncertaintyLib.provenance import check_provenance, read_labels
 from MoBUncertaintyLib.region_description import RegionDescriber
 from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.report import SCHEMA as REPORT_SCHEMA
@@ -37,8 +37,6 @@ from MoBUncertaintyLib.report import ReviewedCase
 from MoBUncertaintyLib.results import Results
 from MoBUncertaintyLib.review import Review, Verdict
 from MoBUncertaintyLib.review_record import SCHEMA, SCHEMA_VERSION
-
-UNKNOWN_COLOUR = (128, 174, 128)  # Slicer's tissue; for results that do not tell
 
 BY_HAND = 1
 """Version of the schema for who writes a decisions file: what was found and drawn is not in it."""
@@ -138,15 +136,14 @@ def check_record(record: Mapping[str, Any], path: Path) -> None:
 
 def describer_of(results: Results) -> RegionDescriber:
     """Describes regions by the maps of a results folder."""
-    values = [organ["value"] for organ in results.info["organs"]]
-    maps = (dict(zip(values, components(image), strict=True)) for image in (results.probability, results.variance))
-    grid = Grid.of(results.segmentation)
-    return RegionDescriber(*maps, sitk.GetArrayViewFromImage(results.segmentation), grid)
+    predicted = sitk.GetArrayViewFromImage(results.segmentation)
+    return RegionDescriber(*_maps(results), predicted, Grid.of(results.segmentation))
 
 
 def review_of(results: Results) -> Review:
     """The review of a results folder, nothing decided yet."""
-    settings = RegionSettings.from_dict(results.info["regions"]["settings"])
+    check_provenance(results.info)
+    settings = RegionSettings.from_dict(results.info.get("regions", {}).get("settings", {}))
     regions = describer_of(results).describe_all(sitk.GetArrayViewFromImage(results.regions), settings)
     return Review(sitk.GetArrayFromImage(results.segmentation), regions, Grid.of(results.segmentation))
 
@@ -161,7 +158,7 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
     path, review = decisions.path, review_of(results)
     stated = decisions.data.get("predicted_sha256")
     _require(stated in (None, review.digest), path, "it belongs to another prediction than these results")
-    names = {organ["name"]: organ["value"] for organ in results.info["organs"]}
+    names = {label.name: label.value for label in read_labels(results.info.get("organs"))}
     if decisions.data["schema_version"] == SCHEMA_VERSION:
         review = Review.from_dict(decisions.data, review.predicted, review.grid, describer_of(results))
         given = {value for region in review.regions for value in region.given}
@@ -205,7 +202,8 @@ def find_ct(results: Results, ct: str | Path | None = None) -> tuple[sitk.Image,
     Raises:
         ImageError: It is not there, cannot be read, or is another one.
     """
-    given = results.info["input"]
+    check_provenance(results.info)
+    given = results.info.get("input", {})
     path = Path(ct or given.get("path") or given.get("name") or "")
     if not path.name or not path.exists():
         raise ImageError(f"The CT {path if path.name else ''} is not there any more; say where it is with --ct.")
@@ -221,16 +219,21 @@ def find_ct(results: Results, ct: str | Path | None = None) -> tuple[sitk.Image,
 
 def reviewed_case(results: Results, ct: sitk.Image, review: Review) -> ReviewedCase:
     """A results folder and its review, as reports and exports take them."""
-    labels = tuple(
-        Label(organ["value"], organ["name"], organ.get("colour", UNKNOWN_COLOUR), organ["terminology"])
-        for organ in results.info["organs"]
-    )
-    values = [label.value for label in labels]
+    labels = read_labels(results.info.get("organs"))
     probability, variance = (
-        dict(zip(values, map(np.array, components(image)), strict=True))  # copies, which outlive the results
-        for image in (results.probability, results.variance)
+        {value: np.array(each) for value, each in maps.items()}  # copies, which outlive the results
+        for maps in _maps(results)
     )
     return ReviewedCase(ct, review, labels, probability, variance, results.info)
+
+
+def _maps(results: Results) -> tuple[dict[int, np.ndarray], ...]:
+    """Views of probability and variance, by label value."""
+    labels = read_labels(results.info.get("organs"))
+    maps = [components(image) for image in (results.probability, results.variance)]
+    if any(len(each) != len(labels) for each in maps):
+        raise ReviewError(f"The results name {len(labels)} organs and hold maps of {len(maps[0])}; predict again.")
+    return tuple({label.value: each for label, each in zip(labels, arrays, strict=True)} for arrays in maps)
 
 
 def _decision(entry: Any, number: int, path: Path) -> Decision:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from json_mutants import mutants, values
 from MoBUncertaintyLib.errors import UserError
 from MoBUncertaintyLib.export import write_export
 from MoBUncertaintyLib.integrity import seal
-from MoBUncertaintyLib.report import build_report, write_csv
+from MoBUncertaintyLib.report import build_report, picture_scale, render_html, write_csv
 from MoBUncertaintyLib.results import Results, describe
 from MoBUncertaintyLib.review_files import apply_decisions, read_decisions, review_of, reviewed_case
 
@@ -111,3 +112,27 @@ def test_records_that_are_sealed_anew(results, image, tmp_path, record, count):
         taken.append(judge(results, image, tmp_path / "copy.json", content))
     assert any(taken)
     assert not all(taken)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_what_is_stored_of_the_prediction(results, image, count):
+    """Mutants of `prediction.json`: a report is made, or a sentence said."""
+    settings = {"overlap": 0.5, "tiling": "full", "mirror": False, "region_of_interest": [0, 1, 0, 1, 0, 1]}
+    info = results.info | {"settings": settings, "folds": [0, "all"], "moments": "exact", "precision": "float32"}
+    taken = 0
+    for mutant in values(info, count, seed=4):
+        if not isinstance(mutant, dict):
+            continue
+        damaged = replace(results, info=mutant)
+        try:
+            review = review_of(damaged)
+            case = reviewed_case(damaged, image, review)
+        except UserError as error:
+            assert str(error).endswith("; predict again.")
+            continue
+        report = build_report(case)
+        pictures = {each.region_id: dict.fromkeys(("axial", "coronal", "sagittal"), "") for each in review.regions}
+        render_html(report, pictures, picture_scale(case))
+        json.dumps(report, allow_nan=False, ensure_ascii=False).encode()
+        taken += 1
+    assert count / 10 < taken < count
