@@ -16,6 +16,9 @@ BRIGHTEST_ENTROPY = 0.8
 REGION_COLOUR = (0, 220, 255)
 """Cyan: in neither the CT's greys nor Inferno nor an organ's colour."""
 
+LISTED_REGIONS, DRAWN_REGIONS = 50, 30
+"""How many doubtful regions, of largest expected error, pages and pictures show; tables hold all."""
+
 
 def brightest_variance(threshold: float) -> float:
     """Variance of the heat map's last colour, the same for every case of a model, so that colours can be compared.

@@ -1,102 +1,47 @@
-"""The picture of a prediction: three planes through the most doubtful region, as a radiologist looks at them.
-
-Patient's right is on the left, anterior and superior are up; all panels have one scale. Arrays are (z, y, x) in LPS, so
-that index axes run to the left, to posterior and to superior, whatever the axes of the file.
-"""
+"""The picture of a prediction, `overlay.png`: three planes through the most doubtful region."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.gridspec import SubplotSpec
-from matplotlib.image import AxesImage
-from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
-from MoBUncertaintyLib.appearance import (
-    BRIGHTEST_ENTROPY,
-    LARGEST_VARIANCE,
-    REGION_COLOUR,
-    brightest_variance,
-    readable,
-)
-from MoBUncertaintyLib.doubt import components, voxel_doubt
-from MoBUncertaintyLib.region_settings import MEASURE_NAMES, Measure, RegionSettings
+from MoBUncertaintyLib.appearance import DRAWN_REGIONS, REGION_COLOUR, readable
+from MoBUncertaintyLib.blocks import Box, hull
+from MoBUncertaintyLib.doubt import bounding_box, components, nested, shadows, voxel_doubt
+from MoBUncertaintyLib.pictures import Outline, draw_plane, font, outlines_of
+from MoBUncertaintyLib.planes import PLANES, Camera, View, central_voxel, extent
+from MoBUncertaintyLib.region_settings import Measure
 from MoBUncertaintyLib.regions import Regions
+from MoBUncertaintyLib.scales import Scale, heat_colours
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.card import Label
     from MoBUncertaintyLib.prediction import Prediction
 
-CT_RANGE = (-160.0, 240.0)  # HU, black and white: the window of the abdomen (400 wide, level 40)
-HOUNSFIELD_BELOW = -100.0  # without voxels below this (air, fat) an image is no CT and is shown by its own range
-
-_MARGIN_MM, _SMALLEST_VIEW_MM, _SCALE_BAR_MM = 20.0, 100.0, 20.0
-_INK, _QUIET, _PAPER = "white", "0.65", "black"
-
-
-@dataclass(frozen=True)
-class _Plane:
-    """How a plane is cut out of an LPS volume. The letters stand at the panel's left, right, top and bottom."""
-
-    name: str
-    normal: int  # axis of the array that runs through the panel
-    letters: str
-    upwards: bool  # rows of the array run up the panel
-
-
-_PLANES = (
-    _Plane("axial", 0, "RLAP", False),
-    _Plane("coronal", 1, "RLSI", True),
-    _Plane("sagittal", 2, "APSI", True),
-)
-
-
-@dataclass(frozen=True)
-class _View:
-    """What is drawn: the surroundings of interest, arrays (z, y, x) in LPS.
-
-    Attributes:
-        spacing: mm.
-        focus: The voxel the planes go through.
-        middle: Centre of the panels, in voxels (voxel n reaches from n to n + 1).
-        width: Of the panels, mm.
-    """
-
-    ct: np.ndarray
-    segmentation: np.ndarray
-    doubt: np.ndarray
-    regions: np.ndarray
-    spacing: np.ndarray
-    focus: np.ndarray
-    middle: np.ndarray
-    width: float
-
-    def section(self, volume: np.ndarray, plane: _Plane) -> np.ndarray:
-        """The plane's voxels."""
-        return volume.take(self.focus[plane.normal], axis=plane.normal)
-
-    def in_plane(self, values: np.ndarray, plane: _Plane) -> np.ndarray:
-        """(vertical, horizontal) of a value per axis."""
-        return np.delete(values, plane.normal)
+_MARGIN_MM, _SMALLEST_VIEW_MM = 20.0, 100.0
+_COARSE_MM = 4.0  # what hangs together is judged on a grid about this coarse: a box needs no more
+_SIDE, _EDGE, _GAP, _HEAD, _FOOT = 456, 24, 12, 112, 76  # pixels
+_INK, _QUIET, _PAPER, _FRAME, _ALERT = "white", "#b0b0b0", "black", "#404040", "#ff8a80"
 
 
 def draw_overlay(
-    image: sitk.Image, prediction: Prediction, regions: Regions, labels: Sequence[Label], path: str | Path
+    image: sitk.Image,
+    prediction: Prediction,
+    regions: Regions,
+    labels: Sequence[Label],
+    path: str | Path,
+    name: str = "",
 ) -> None:
     """Draw three planes through the most doubtful region: CT with outlines above, a heat map of the doubt below.
 
-    Without a region the planes go through the organ's centre, without an organ through the volume's.
+    Without a region the planes go through the organ's middle, without an organ through the volume's. Of many regions
+    the first `DRAWN_REGIONS` are drawn.
 
     Args:
         image: The CT.
@@ -104,199 +49,151 @@ def draw_overlay(
         regions: In the CT's geometry; the measure by which they were found is what the heat map shows.
         labels: Foreground classes.
         path: PNG file to write.
+        name: Of the CT, where it may be named.
 
     Raises:
         OSError: The file cannot be written.
     """
-    view = _look(image, prediction, regions)
-    threshold, brightest = heat_scale(regions.settings)
-    figure = Figure(figsize=(12.0, 8.6), dpi=120, facecolor=_PAPER)
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(
-        2, 4, width_ratios=(1, 1, 1, 0.04), left=0.03, right=0.92, top=0.89, bottom=0.07, wspace=0.04, hspace=0.05
-    )
-    black, white = display_range(image)
-    colours = _heat_map(threshold / brightest)
-    for column, plane in enumerate(_PLANES):
-        upper, lower = (figure.add_subplot(grid[row, column]) for row in (0, 1))
-        for axes in (upper, lower):
-            _draw(axes, view, plane, view.ct, cmap="gray", vmin=black, vmax=white)
-            _decorate(axes, view, plane)
-        upper.set_title(plane.name, color=_QUIET, fontsize=11)
-        heat = _draw(lower, view, plane, view.doubt, cmap=colours, vmin=0.0, vmax=brightest)
-        for label in labels:
-            for axes, width in ((upper, 1.6), (lower, 1.0)):
-                _outline(axes, view, plane, view.segmentation == label.value, label.colour, width)
-        for region in reversed(regions.regions):  # the first one lies on top and is the boldest
-            _outline(upper, view, plane, view.regions == region.label, REGION_COLOUR, 2.0 if region.rank == 1 else 0.8)
-    _colour_bar(figure, heat, grid[1, 3], threshold, MEASURE_NAMES[regions.settings.measure])
-    _caption(figure, view, regions, labels)
-    figure.savefig(path, facecolor=_PAPER)
+    segmentation = sitk.GetArrayViewFromImage(prediction.segmentation)
+    found = sitk.GetArrayViewFromImage(regions.labels)
+    boxes = ndimage.find_objects(found, max_label=min(DRAWN_REGIONS, len(regions.regions)))
+    camera = Camera(image, _view(image, segmentation, found, boxes), _SIDE)
+    scale = Scale.of(image, regions.settings)
+    maps = ([part[camera.box] for part in components(each)] for each in (prediction.probability, prediction.variance))
+    heat = camera.sections(voxel_doubt(regions.settings.measure, *maps), camera.box)
+    seen = segmentation[camera.box]
+    colours = {label.value: label.colour for label in labels}
+    others, first = _region_outlines(found, boxes, camera)
+    upper = [*others, *outlines_of(seen, camera, colours.__getitem__, 2.4), *first]
+    lower = outlines_of(seen, camera, colours.__getitem__, 1.6)
+    sheet = Image.new("RGB", (2 * _EDGE + 3 * _SIDE + 2 * _GAP, _HEAD + 2 * _SIDE + _GAP + _FOOT), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for index, plane in enumerate(PLANES):
+        left = _EDGE + index * (_SIDE + _GAP)
+        draw.text((left + _SIDE / 2, _HEAD - 14), plane.title(camera.view.focus), _QUIET, font(14), anchor="mm")
+        for top, picture in (
+            (_HEAD, draw_plane(camera, index, scale, upper)),
+            (_HEAD + _SIDE + _GAP, draw_plane(camera, index, scale, lower, heat)),
+        ):
+            sheet.paste(picture, (left, top))
+            draw.rectangle((left - 1, top - 1, left + _SIDE, top + _SIDE), outline=_FRAME)
+    organs = [label for label in labels if (segmentation == label.value).any()]
+    _write_head(draw, sheet.width, organs, regions, name)
+    visible = [label for label in organs if (seen == label.value).any()]
+    _write_foot(sheet, draw, visible, regions, scale)
+    sheet.save(path, "PNG")
 
 
-def display_range(image: sitk.Image) -> tuple[float, float]:
-    """Values shown as black and as white: the abdominal window for a CT, the central 99 % for other images."""
-    values = sitk.GetArrayViewFromImage(image)
-    if values.min() < HOUNSFIELD_BELOW:
-        return CT_RANGE
-    low, high = (float(value) for value in np.percentile(values, (0.5, 99.5)))
-    return low, max(high, low + 1.0)
-
-
-def heat_scale(settings: RegionSettings) -> tuple[float, float]:
-    """Doubt from which a heat map shows, and that of its last colour, which leaves room above the first."""
-    brightest = {
-        Measure.VARIANCE: brightest_variance(settings.variance_threshold),
-        Measure.BERNOULLI: LARGEST_VARIANCE,
-        Measure.ENTROPY: BRIGHTEST_ENTROPY,
-    }[settings.measure]
-    return settings.level, max(brightest, 1.5 * settings.level)
-
-
-def _heat_map(start: float) -> ListedColormap:
-    """Inferno, transparent up to a share of its range.
-
-    Masked voxels would do the same, but what is interpolated between them and others vanishes, and with it doubt that
-    is one voxel thick.
-    """
-    share = np.linspace(0, 1, 256)
-    colours = colormaps["inferno"](share)
-    colours[:, 3] = np.where(share < start, 0, 0.85)
-    return ListedColormap(colours)
-
-
-def _look(image: sitk.Image, prediction: Prediction, regions: Regions) -> _View:
-    """Cut out what is of interest before anything is reoriented: the rest of a large CT is not copied."""
-    organ = sitk.GetArrayViewFromImage(prediction.segmentation) > 0
-    first = np.zeros_like(organ)
-    if regions.regions:
-        first = sitk.GetArrayViewFromImage(regions.labels) == regions.regions[0].label
+def _view(image: sitk.Image, segmentation: np.ndarray, found: np.ndarray, boxes: Sequence[Box | None]) -> View:
+    """What to show: the first region, and the organ's largest part if the region lies at it."""
     spacing = np.array(image.GetSpacing())[::-1]
-    start, stop = _box(organ | first)
-    width = max(float(((stop - start) * spacing).max()) + 2 * _MARGIN_MM, _SMALLEST_VIEW_MM)
-    middle = (start + stop) / 2
-    low = np.maximum(0, np.floor(middle - width / 2 / spacing)).astype(int)
-    high = np.minimum(organ.shape, np.ceil(middle + width / 2 / spacing)).astype(int)
+    part = _largest_part(segmentation, spacing)
+    if boxes and boxes[0]:
+        focus = central_voxel(found[boxes[0]] == 1, spacing) + [side.start for side in boxes[0]]
+        part = hull([part, boxes[0]]) if part and _are_close(image, part, boxes[0]) else boxes[0]
+    elif part:
+        focus = central_voxel(segmentation[part] > 0, spacing) + [side.start for side in part]
+    else:
+        part = tuple(slice(0, size) for size in segmentation.shape)
+        focus = np.array(segmentation.shape) // 2
+    low, high = extent(image, part)
+    width = max(float((high - low).max()) + 2 * _MARGIN_MM, _SMALLEST_VIEW_MM)
+    point = np.array(image.TransformIndexToPhysicalPoint(focus[::-1].tolist()))
+    return View.of(image, point, (low + high) / 2, width)
 
-    def cut(part: sitk.Image) -> sitk.Image:
-        box = sitk.RegionOfInterest(part, (high - low)[::-1].tolist(), low[::-1].tolist())
-        return sitk.DICOMOrient(box, "LPS")
 
-    ct, *maps = map(cut, (image, prediction.probability, prediction.variance))
-
-    def carry(position: np.ndarray) -> np.ndarray:
-        """From voxels of the image to voxels of the cut."""
-        point = image.TransformContinuousIndexToPhysicalPoint((position - 0.5)[::-1].tolist())
-        return np.array(ct.TransformPhysicalPointToContinuousIndex(point))[::-1] + 0.5
-
-    focus = carry(_central_voxel(first if first.any() else organ, spacing) + 0.5)
-    return _View(
-        ct=sitk.GetArrayFromImage(ct),
-        segmentation=sitk.GetArrayFromImage(cut(prediction.segmentation)),
-        doubt=np.array(voxel_doubt(regions.settings.measure, *map(components, maps))),
-        regions=sitk.GetArrayFromImage(cut(regions.labels)),
-        spacing=np.array(ct.GetSpacing())[::-1],
-        focus=np.floor(focus).astype(int),
-        middle=carry(middle),
-        width=width,
+def _largest_part(segmentation: np.ndarray, spacing: np.ndarray) -> Box | None:
+    """The box of what hangs together and is largest: far false positives, if any, do not decide what is shown."""
+    steps = [max(1, int(_COARSE_MM / step)) for step in spacing]
+    parts, count = ndimage.label(segmentation[tuple(slice(None, None, step) for step in steps)] > 0)
+    if not count:
+        return None
+    coarse = ndimage.find_objects(parts)[int(np.bincount(parts.ravel())[1:].argmax())]
+    around = tuple(
+        slice(max((side.start - 1) * step, 0), min((side.stop + 1) * step, size))
+        for side, step, size in zip(coarse, steps, segmentation.shape, strict=True)
     )
+    return nested(around, bounding_box(shadows(segmentation[around] > 0), np.zeros(3)))
 
 
-def _box(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First and one past the last index of what is set, per axis; of the whole array if nothing is."""
-    edges = []
-    for axis, length in enumerate(mask.shape):
-        used = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
-        edges.append((used[0], used[-1] + 1) if len(used) else (0, length))
-    start, stop = np.array(edges).T
-    return start, stop
+def _are_close(image: sitk.Image, one: Box, other: Box) -> bool:
+    (low, high), (other_low, other_high) = extent(image, one), extent(image, other)
+    return bool(((low - _MARGIN_MM < other_high) & (other_low < high + _MARGIN_MM)).all())
 
 
-def _central_voxel(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """The voxel of the mask that is nearest to its centroid (which can lie outside); of the array's if it is empty."""
-    voxels = np.argwhere(mask)
-    if not len(voxels):
-        return np.array(mask.shape) // 2
-    distance = (((voxels - voxels.mean(axis=0)) * spacing) ** 2).sum(axis=1)
-    return voxels[np.argmin(distance)]
+def _region_outlines(
+    found: np.ndarray, boxes: Sequence[Box | None], camera: Camera
+) -> tuple[list[Outline], list[Outline]]:
+    """Outlines of all regions but the first, and of the first, each with its number."""
+    outlines = []
+    for rank, box in enumerate(boxes, start=1):
+        if box:
+            # One voxel more on each side, so that the outline has its place between voxels.
+            box = tuple(slice(max(s.start - 1, 0), min(s.stop + 1, n)) for s, n in zip(box, found.shape, strict=True))
+            sections = camera.sections(found[box] == rank, box)
+            outlines.append(Outline(sections, REGION_COLOUR, 3.0 if rank == 1 else 1.4, str(rank)))
+    return outlines[:0:-1], outlines[:1]
 
 
-def _draw(axes: Axes, view: _View, plane: _Plane, volume: np.ndarray, **style: Any) -> AxesImage:
-    """A section as picture, in mm from the cut's first corner."""
-    height, width = view.in_plane(volume.shape * view.spacing, plane)
-    return axes.imshow(
-        view.section(volume, plane), extent=(0, width, height, 0), origin="upper", interpolation="bilinear", **style
-    )
-
-
-def _outline(axes: Axes, view: _View, plane: _Plane, mask: np.ndarray, colour: Sequence[int], width: float) -> None:
-    section = view.section(mask, plane)
-    if not section.any():
-        return
-    section = np.pad(section, 1)  # closes outlines that meet the edge of the volume
-    rows, columns = (
-        (np.arange(n) - 0.5) * step for n, step in zip(section.shape, view.in_plane(view.spacing, plane), strict=True)
-    )
-    lines = axes.contour(columns, rows, section, levels=[0.5], colors=[np.array(colour) / 255], linewidths=width)
-    lines.set_path_effects([_rim(width)])
-
-
-def _rim(width: float) -> withStroke:
-    """A dark rim, so that lines and letters stand out from bright bone and from the heat map."""
-    return withStroke(linewidth=width + 1.6, foreground=_PAPER, alpha=0.6)
-
-
-def _decorate(axes: Axes, view: _View, plane: _Plane) -> None:
-    """Limits, letters at the sides, marks that point to the focus, and a scale bar."""
-    row, column = view.in_plane(view.middle * view.spacing, plane)
-    half = view.width / 2
-    axes.set_xlim(column - half, column + half)
-    axes.set_ylim(*((row - half, row + half) if plane.upwards else (row + half, row - half)))
-    axes.set_facecolor(_PAPER)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_color("0.25")
-    style = {"transform": axes.transAxes, "color": _INK, "ha": "center", "path_effects": [_rim(1.0)]}
-    for letter, x, y in zip(plane.letters, (0.03, 0.97, 0.5, 0.5), (0.5, 0.5, 0.96, 0.04), strict=True):
-        axes.text(x, y, letter, fontsize=11, weight="bold", va="center", **style)
-    focus_row, focus_column = view.in_plane((view.focus + 0.5) * view.spacing, plane)
-    axes.axvline(focus_column, color=_INK, linewidth=0.5, alpha=0.45, linestyle=(0, (4, 6)))
-    axes.axhline(focus_row, color=_INK, linewidth=0.5, alpha=0.45, linestyle=(0, (4, 6)))
-    left, right = 0.95 - _SCALE_BAR_MM / view.width, 0.95
-    axes.plot((left, right), (0.04, 0.04), transform=axes.transAxes, color=_INK, linewidth=2, solid_capstyle="butt")
-    axes.text((left + right) / 2, 0.055, f"{_SCALE_BAR_MM / 10:.0f} cm", fontsize=8, va="bottom", **style)
-
-
-def _colour_bar(figure: Figure, heat: AxesImage, place: SubplotSpec, threshold: float, measure: str) -> None:
-    bar = figure.colorbar(heat, cax=figure.add_subplot(place), extend="max", extendfrac=0.03)
-    bar.set_label(measure, color=_INK, fontsize=11)
-    bar.ax.set_facecolor(_PAPER)
-    bar.ax.axhline(threshold, color=_INK, linewidth=1)
-    bar.ax.tick_params(color=_QUIET, labelcolor=_INK, labelsize=9)
-    bar.outline.set_edgecolor(_QUIET)
-
-
-def _caption(figure: Figure, view: _View, regions: Regions, labels: Sequence[Label]) -> None:
-    """What is seen, above; what the outlines mean, below."""
-    organs = [label for label in labels if (view.segmentation == label.value).any()]
+def _write_head(draw: ImageDraw.ImageDraw, width: int, organs: Sequence[Label], regions: Regions, name: str) -> None:
+    """What is seen: organs and CT, then the region that the planes go through."""
+    notice = "Not for clinical use"
+    room = width - 3 * _EDGE - draw.textlength(notice, font(16, bold=True)) - 20
+    end = width - _EDGE
+    draw.text((end - 10, 34), notice, _ALERT, font(16, bold=True), anchor="rm")
+    left = end - 20 - draw.textlength(notice, font(16, bold=True))
+    draw.rounded_rectangle((left, 18, end, 50), 5, outline=_ALERT, width=2)
     title = ", ".join(readable(label.name) for label in organs) or "nothing was segmented"
+    title = f"{title[:1].upper()}{title[1:]}"
+    draw.text((_EDGE, 34), fitting(title, font(22, bold=True), room), _INK, font(22, bold=True), anchor="lm")
+    detail = "No doubtful region"
     if regions.regions:
         region = regions.regions[0]
         detail = (
-            f"doubtful region {region.rank} of {len(regions.regions)}: {region.location}, "
+            f"Doubtful region {region.rank} of {len(regions.regions):,}: {region.location}, "
             f"expected error {region.expected_error_mm3:,.0f} mm³"
         )
         if regions.settings.measure is Measure.VARIANCE:
             detail += f", mean variance {region.mean_variance:.3f}"
-    else:
-        detail = "no doubtful region"
-    figure.text(0.03, 0.965, title[:1].upper() + title[1:], color=_INK, fontsize=17, weight="bold", va="center")
-    figure.text(0.03, 0.93, detail, color=_INK, fontsize=12, va="center")
-    outlines = [(readable(label.name), label.colour) for label in organs]
-    if regions.regions:
-        outlines.append(("doubtful region", REGION_COLOUR))
-    lines = [Line2D([], [], color=np.array(colour) / 255, linewidth=2, label=name) for name, colour in outlines]
-    figure.legend(
-        handles=lines, loc="lower left", bbox_to_anchor=(0.022, 0.005), ncols=8, frameon=False, labelcolor=_INK
-    )
+    if name:
+        detail = f"{fitting(name, font(16), room - draw.textlength(detail, font(16)))}  ·  {detail}"
+    draw.text((_EDGE, 68), detail, _INK, font(16), anchor="lm")
+
+
+def _write_foot(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, organs: Sequence[Label], regions: Regions, scale: Scale
+) -> None:
+    """What the lines, the colours and the greys mean."""
+    top = sheet.height - _FOOT
+    keys = [(readable(label.name), label.colour, 3) for label in organs[:6]]
+    if len(organs) > 6:
+        keys.append((f"and {len(organs) - 6} more", (0, 0, 0), 1))
+    count = len(regions.regions)
+    if count:
+        keys.append(("region 1, which the planes go through", REGION_COLOUR, 4))
+    if count > 1:
+        which = "other doubtful regions" if count <= DRAWN_REGIONS else f"regions 2 to {DRAWN_REGIONS} of {count:,}"
+        keys.append((which, REGION_COLOUR, 2))
+    left = _EDGE
+    for words, colour, width in keys:
+        draw.line((left, top + 24, left + 30, top + 24), fill=tuple(colour), width=width)
+        words = fitting(words, font(14), sheet.width - _EDGE - left - 38)
+        draw.text((left + 38, top + 24), words, _INK, font(14), anchor="lm")
+        left += 38 + draw.textlength(words, font(14)) + 26
+    low, high = scale.heat_ends
+    words = f"{scale.measure}  {low}"
+    draw.text((_EDGE, top + 54), words, _INK, font(14), anchor="lm")
+    left = round(_EDGE + draw.textlength(words, font(14)) + 8)
+    sheet.paste(Image.fromarray(np.repeat(heat_colours(180)[None], 14, axis=0)), (left, top + 47))
+    draw.text((left + 188, top + 54), high, _INK, font(14), anchor="lm")
+    draw.text((sheet.width - _EDGE, top + 54), f"grey: {scale.window}", _QUIET, font(14), anchor="rm")
+
+
+def fitting(text: str, letters: ImageFont.FreeTypeFont, width: float) -> str:
+    """The text, cut to a width in pixels, without characters that cannot be shown."""
+    text = "".join(character if character.isprintable() else "\ufffd" for character in text)
+    if letters.getlength(text) <= width:
+        return text
+    while text and letters.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

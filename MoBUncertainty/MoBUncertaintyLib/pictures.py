@@ -1,15 +1,12 @@
-"""Pictures of a doubtful region: true axial, coronal and sagittal planes through it, as PNG.
-
-The planes are the patient's, whatever the axes of the volume: each picture is sampled from the voxels by their place in
-space, so flipped, permuted, oblique and anisotropic volumes come out right. Patient's right is on the left.
-"""
+"""Pictures of a doubtful region: CT, heat map, outlines, letters, cross and scale bar, as PNG."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -17,56 +14,37 @@ import SimpleITK as sitk
 from PIL import Image, ImageDraw, ImageFont
 
 from MoBUncertaintyLib.appearance import REGION_COLOUR
-from MoBUncertaintyLib.review_regions import Box, ReviewRegion
+from MoBUncertaintyLib.blocks import Box, within
+from MoBUncertaintyLib.planes import PLANES, Camera, Plane, View, central_voxel
+from MoBUncertaintyLib.review_regions import ReviewRegion
+from MoBUncertaintyLib.scales import Scale, heat_colours
 
-PREDICTED_COLOUR = (255, 255, 255)
-CORRECTED_COLOUR = (70, 235, 110)
+CORRECTED_COLOUR = (255, 255, 255)
+"""White: in no organ's colour, and light on every heat map. What is predicted has the organ's own colour."""
+
+Colour = Sequence[int]
 
 _PIXELS = 300  # of a side
 _MARGIN_MM, _SMALLEST_MM, _LARGEST_MM = 25.0, 90.0, 240.0
-_BAR_MM = 20.0
-_AIR = -1024.0
+_BARS_MM = (50, 20, 10, 5, 2)
+_GAP = 22  # pixels about the focus that the cross leaves free
 
 
 @dataclass(frozen=True)
-class Plane:
-    """A plane of the patient.
+class Outline:
+    """A line around a part of the volume.
 
     Attributes:
-        name: As radiologists say.
-        right, down: Where the picture's columns and rows run to, LPS.
-        letters: At its left, right, top and bottom.
+        sections: The part in each of `PLANES`, as `Camera.sections` samples a mask.
+        colour: Of the line.
+        width: Of the line, pixels.
+        number: Written beside it, if it is not empty.
     """
 
-    name: str
-    right: tuple[int, int, int]
-    down: tuple[int, int, int]
-    letters: str
-
-
-PLANES = (
-    Plane("axial", (1, 0, 0), (0, 1, 0), "RLAP"),
-    Plane("coronal", (1, 0, 0), (0, 0, -1), "RLSI"),
-    Plane("sagittal", (0, 1, 0), (0, 0, -1), "APSI"),
-)
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What values look like, the same in all pictures of a case.
-
-    Attributes:
-        black, white: CT values.
-        measure: Of the doubt that the heat map shows, as people call it.
-        threshold: Doubt from which the heat map shows.
-        top: Doubt of the heat map's brightest colour.
-    """
-
-    black: float
-    white: float
-    measure: str
-    threshold: float
-    top: float
+    sections: Sequence[np.ndarray]
+    colour: Colour
+    width: float
+    number: str = ""
 
 
 def draw_region(
@@ -76,6 +54,7 @@ def draw_region(
     corrected: np.ndarray,
     doubt_in: Callable[[Box], np.ndarray],
     scale: Scale,
+    colours: Mapping[int, Colour],
 ) -> dict[str, bytes]:
     """Draw a region: CT, heat map, outlines before and after, the region's own outline and a cross.
 
@@ -85,109 +64,79 @@ def draw_region(
         predicted, corrected: Label maps (z, y, x) on the CT's grid.
         doubt_in: Gives the doubt in a box of them.
         scale: What values look like.
+        colours: Of each label.
 
     Returns:
-        A PNG file for each of `PLANES`, by name. The outline of `corrected` is drawn where it differs.
+        A PNG file for each of `PLANES`, by its title. The outline of `corrected` is drawn where it differs.
     """
-    focus = np.array(ct.TransformIndexToPhysicalPoint(_middle(region, ct.GetSpacing())[::-1].tolist()))
+    spacing = np.array(ct.GetSpacing())[::-1]
+    middle = central_voxel(region.mask, spacing) + [part.start for part in region.box]
+    focus = np.array(ct.TransformIndexToPhysicalPoint(middle[::-1].tolist()))
     width = float(np.clip(region.region.extent_mm + 2 * _MARGIN_MM, _SMALLEST_MM, _LARGEST_MM))
-    box = _surroundings(ct, focus, width)
-    around = _Surroundings(ct, box, focus, width)
-    before, after = predicted[box], corrected[box]
+    camera = Camera(ct, View.of(ct, focus, focus, width), _PIXELS)
+    before, after = predicted[camera.box], corrected[camera.box]
     mask = np.zeros(before.shape, bool)
-    mask[tuple(slice(r.start - b.start, r.stop - b.start) for r, b in zip(region.box, box, strict=True))] = region.mask
-    outlines = [(mask, REGION_COLOUR, 1.3)]
+    mask[within(region.box, camera.box)] = region.mask
+    outlines = [Outline(camera.sections(mask, camera.box), REGION_COLOUR, 1.6)]
     # The corrected outline below the predicted one, so that it is seen where it differs.
-    for labels, colour in ((after, CORRECTED_COLOUR), (before, PREDICTED_COLOUR)):
-        outlines += [(labels == value, colour, 1.8) for value in np.unique(labels[labels > 0])]
-    images = [(around.image(shape), colour, line) for shape, colour, line in outlines]
-    heat = around.image(doubt_in(box))
+    for labels, colour_of in ((after, lambda value: CORRECTED_COLOUR), (before, colours.__getitem__)):
+        outlines += outlines_of(labels, camera, colour_of, 1.8)
+    heat = camera.sections(doubt_in(camera.box), camera.box)
     return {
-        plane.name: _finished(
-            _composed(
-                around.section(around.ct, plane, _AIR),
-                around.section(heat, plane),
-                [(around.section(image, plane), colour, line) for image, colour, line in images],
-                scale,
-            ),
-            plane,
-            width,
-        )
-        for plane in PLANES
+        plane.title(focus): png(draw_plane(camera, index, scale, outlines, heat)) for index, plane in enumerate(PLANES)
     }
 
 
-def heat_colours(count: int) -> np.ndarray:
-    """Inferno without its black end, which would be lost on a dark CT; uint8 (count, 3)."""
-    return (matplotlib.colormaps["inferno"](np.linspace(0.2, 1, count))[:, :3] * 255).round().astype(np.uint8)
+def outlines_of(labels: np.ndarray, camera: Camera, colour_of: Callable[[int], Colour], width: float) -> list[Outline]:
+    """An outline for each label in the camera's box."""
+    return [
+        Outline(camera.sections(labels == value, camera.box), colour_of(int(value)), width)
+        for value in np.unique(labels[labels > 0])
+    ]
 
 
-class _Surroundings:
-    """What lies around a region, cut out of the volume: a large CT is not touched as a whole."""
+def draw_plane(
+    camera: Camera, index: int, scale: Scale, outlines: Sequence[Outline], heat: Sequence[np.ndarray] | None = None
+) -> Image.Image:
+    """Draw one plane.
 
-    def __init__(self, ct: sitk.Image, box: Box, focus: np.ndarray, width: float) -> None:
-        self._focus, self._width = focus, width
-        size, start = [s.stop - s.start for s in box[::-1]], [s.start for s in box[::-1]]
-        self.ct = sitk.Cast(sitk.RegionOfInterest(ct, size, start), sitk.sitkFloat32)
-
-    def image(self, values: np.ndarray) -> sitk.Image:
-        """Values of the box as an image."""
-        image = sitk.GetImageFromArray(np.ascontiguousarray(values, np.float32))
-        image.CopyInformation(self.ct)
-        return image
-
-    def section(self, image: sitk.Image, plane: Plane, outside: float = 0.0) -> np.ndarray:
-        """The plane through the focus, (row, column), in pixels of one size both ways."""
-        right, down = np.array(plane.right, float), np.array(plane.down, float)
-        step = self._width / _PIXELS
-        corner = self._focus - (_PIXELS - 1) / 2 * step * (right + down)
-        direction = np.stack([right, down, np.cross(right, down)], axis=1)
-        section = sitk.Resample(
-            image,
-            [_PIXELS, _PIXELS, 1],
-            sitk.Transform(),
-            sitk.sitkLinear,
-            corner.tolist(),
-            [step, step, step],
-            direction.ravel().tolist(),
-            outside,
-        )
-        return sitk.GetArrayFromImage(section)[0]
-
-
-def _middle(region: ReviewRegion, spacing: Sequence[float]) -> np.ndarray:
-    """The region's voxel (z, y, x) nearest to its centroid, which can lie outside of it."""
-    voxels = np.argwhere(region.mask)
-    distance = (((voxels - voxels.mean(axis=0)) * spacing[::-1]) ** 2).sum(axis=1)
-    return voxels[np.argmin(distance)] + [s.start for s in region.box]
-
-
-def _surroundings(ct: sitk.Image, focus: np.ndarray, width: float) -> Box:
-    """The box of voxels that holds a cube about the focus, as far as the volume goes."""
-    corners = focus + width / 2 * (np.indices((2, 2, 2)).reshape(3, 8).T * 2 - 1)
-    index = np.array([ct.TransformPhysicalPointToContinuousIndex(corner.tolist()) for corner in corners])[:, ::-1]
-    size = np.array(ct.GetSize())[::-1]
-    start = np.clip(np.floor(index.min(axis=0)).astype(int) - 1, 0, size - 1)
-    stop = np.clip(np.ceil(index.max(axis=0)).astype(int) + 2, start + 1, size)
-    return tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
-
-
-def _composed(
-    ct: np.ndarray, heat: np.ndarray, outlines: list[tuple[np.ndarray, tuple[int, int, int], float]], scale: Scale
-) -> np.ndarray:
-    """Grey CT, heat map over it, lines over both; uint8 (row, column, 3)."""
-    grey = np.clip((ct - scale.black) / (scale.white - scale.black), 0, 1)
+    Args:
+        camera: Where.
+        index: Of the plane in `PLANES`.
+        scale: What values look like.
+        outlines: In the order in which they are drawn.
+        heat: The doubt in each of `PLANES`, if it is to be shown.
+    """
+    plane = PLANES[index]
+    grey = np.clip((camera.ct(plane) - scale.black) / (scale.white - scale.black), 0, 1)
     grey = np.round(grey * 85) * 3  # 86 greys: no eye sees the difference, and the file is a good deal smaller
-    picture = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
-    share = (heat - scale.threshold) / (scale.top - scale.threshold)
-    warm = heat_colours(64)[(63 * np.clip(share, 0, 1)).astype(np.uint8)]
-    # Clear below the threshold, with a soft edge.
-    _blend(picture, warm, 0.7 * np.clip(2 * heat / scale.threshold - 1.5, 0, 1))
-    for section, colour, width in outlines:
-        distance = _distance(section)
-        _blend(picture, (0, 0, 0), 0.5 * np.clip(width / 2 + 1.5 - distance, 0, 1))
-        _blend(picture, colour, np.clip(width / 2 + 0.5 - distance, 0, 1))
-    return np.round(picture).astype(np.uint8)
+    pixels = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
+    if heat is not None:
+        share = (heat[index] - scale.threshold) / (scale.top - scale.threshold)
+        warm = heat_colours(64)[(63 * np.clip(share, 0, 1)).astype(np.uint8)]
+        # Clear below the threshold, with a soft edge.
+        _blend(pixels, warm, 0.7 * np.clip(2 * heat[index] / scale.threshold - 1.5, 0, 1))
+    for outline in outlines:
+        distance = _distance(outline.sections[index])
+        _blend(pixels, (0, 0, 0), 0.75 * np.clip(outline.width / 2 + 2.0 - distance, 0, 1))  # a rim, for bright places
+        _blend(pixels, outline.colour, np.clip(outline.width / 2 + 0.5 - distance, 0, 1))
+    picture = Image.fromarray(np.round(pixels).astype(np.uint8))
+    _annotate(picture, plane, camera)
+    _write_numbers(picture, [(outline, outline.sections[index]) for outline in outlines if outline.number])
+    return picture
+
+
+def png(picture: Image.Image) -> bytes:
+    """The picture as a PNG file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=4)
+    return file.getvalue()
+
+
+@cache
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), f"fonts/ttf/DejaVuSans{'-Bold' * bold}.ttf"), size)
 
 
 def _distance(section: np.ndarray) -> np.ndarray:
@@ -196,7 +145,7 @@ def _distance(section: np.ndarray) -> np.ndarray:
     return np.abs(section - 0.5) / np.maximum(np.hypot(rows, columns), 1e-3)
 
 
-def _blend(picture: np.ndarray, colour: np.ndarray | tuple[int, int, int], share: np.ndarray) -> None:
+def _blend(picture: np.ndarray, colour: np.ndarray | Colour, share: np.ndarray) -> None:
     """Mix a colour (or one for each pixel) into the picture, in place."""
     where = share > 0
     below = picture[where]
@@ -204,30 +153,51 @@ def _blend(picture: np.ndarray, colour: np.ndarray | tuple[int, int, int], share
     picture[where] = below + (above - below) * share[where][:, None]
 
 
-def _finished(pixels: np.ndarray, plane: Plane, width_mm: float) -> bytes:
-    """The picture with its letters, cross and scale bar, as PNG."""
-    picture = Image.fromarray(pixels)
+def _annotate(picture: Image.Image, plane: Plane, camera: Camera) -> None:
+    """Letters at the sides, a cross about the focus, a scale bar on a ground of its own."""
     draw = ImageDraw.Draw(picture, "RGBA")
-    middle, end = _PIXELS / 2, _PIXELS - 1
-    for near, far in ((10, middle - 22), (middle + 22, end - 10)):
-        draw.line((near, middle, far, middle), fill=(255, 255, 255, 90))
-        draw.line((middle, near, middle, far), fill=(255, 255, 255, 90))
+    side, (column, row) = picture.width, camera.pixel(plane)
+    middle, end, faint = side / 2, side - 1, (255, 255, 255, 90)
+    for start, stop in ((10, column - _GAP), (column + _GAP, end - 10)):
+        if start < stop:
+            draw.line((start, row, stop, row), fill=faint)
+    for start, stop in ((10, row - _GAP), (row + _GAP, end - 10)):
+        if start < stop:
+            draw.line((column, start, column, stop), fill=faint)
     places = ((12, middle), (end - 12, middle), (middle, 12), (middle, end - 13))
     for letter, place in zip(plane.letters, places, strict=True):
-        draw.text(place, letter, fill="white", font=_font(17), anchor="mm", stroke_width=2, stroke_fill=(0, 0, 0, 200))
-    right, length = end - 12, _BAR_MM / width_mm * _PIXELS
-    draw.rectangle((right - length - 1, end - 15, right + 1, end - 11), fill=(0, 0, 0, 160))
-    draw.rectangle((right - length, end - 14, right, end - 12), fill="white")
-    label = f"{_BAR_MM / 10:.0f} cm"
-    draw.text(
-        (right - length / 2, end - 24), label, fill="white", font=_font(12), anchor="mm", stroke_width=2,
-        stroke_fill=(0, 0, 0, 200),
-    )  # fmt: skip
-    file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=4)
-    return file.getvalue()
+        _write(draw, place, letter, "white", font(15, bold=True))
+    length_mm = next((bar for bar in _BARS_MM if bar <= camera.view.width / 4), _BARS_MM[-1])
+    length = length_mm / camera.view.width * side
+    words = f"{length_mm / 10:.0f} cm" if length_mm >= 10 else f"{length_mm} mm"
+    half = max(length, draw.textlength(words, font(12))) / 2
+    centre = end - 13 - half
+    draw.rounded_rectangle((centre - half - 7, end - 36, end - 6, end - 6), 4, fill=(0, 0, 0, 190))
+    draw.rectangle((centre - length / 2, end - 14, centre + length / 2, end - 12), fill="white")
+    draw.text((centre, end - 25), words, fill="white", font=font(12), anchor="mm")
 
 
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
+def _write_numbers(picture: Image.Image, numbered: Sequence[tuple[Outline, np.ndarray]]) -> None:
+    """Each outline's number at the corner of it that is freest; the last outline, which lies on top, chooses first."""
+    draw, taken = ImageDraw.Draw(picture), [np.full(2, -np.inf)]
+    for outline, section in reversed(numbered):
+        rows, columns = np.nonzero(section > 0.5)
+        if not len(rows):
+            continue
+        places = []
+        for right, down in ((1, -1), (-1, -1), (1, 1), (-1, 1)):
+            corner = int((right * columns + down * rows).argmax())
+            place = (columns[corner] + 9 * right, rows[corner] + 9 * down)
+            places.append(np.clip(place, 12, picture.width - 13).astype(float))
+        room = [min(np.linalg.norm(place - other) for other in taken) for place in places]
+        place = next((each for each, free in zip(places, room, strict=True) if free > 22), places[int(np.argmax(room))])
+        taken.append(place)
+        size = 12 + 2 * (outline.width > 2)
+        _write(draw, place.tolist(), outline.number, tuple(outline.colour), font(size, bold=True))
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, place: Sequence[float], text: str, colour: str | Colour, letters: ImageFont.FreeTypeFont
+) -> None:
+    """Letters with a dark rim."""
+    draw.text(tuple(place), text, fill=colour, font=letters, anchor="mm", stroke_width=2, stroke_fill="black")

@@ -19,15 +19,15 @@ import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.appearance import REGION_COLOUR, readable
+from MoBUncertaintyLib.appearance import DRAWN_REGIONS, LISTED_REGIONS, REGION_COLOUR, readable
 from MoBUncertaintyLib.blocks import Box
 from MoBUncertaintyLib.card import Label
 from MoBUncertaintyLib.doubt import voxel_doubt
 from MoBUncertaintyLib.errors import OutputError
-from MoBUncertaintyLib.figures import display_range, heat_scale
-from MoBUncertaintyLib.pictures import CORRECTED_COLOUR, PREDICTED_COLOUR, Scale, draw_region, heat_colours
-from MoBUncertaintyLib.region_settings import MEASURE_NAMES, RegionSettings
+from MoBUncertaintyLib.pictures import CORRECTED_COLOUR, draw_region
+from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.review import Review, ReviewRegion, Verdict
+from MoBUncertaintyLib.scales import Scale, heat_colours
 
 SCHEMA = "mob-uncertainty report"
 SCHEMA_VERSION = 1
@@ -128,29 +128,48 @@ def build_report(
 _PREDICTION = ("created", "settings", "moments", "folds", "device", "precision", "tiles", "passes_per_tile", "versions")
 
 
-def write_html(path: Path, report: Mapping[str, Any], case: ReviewedCase, corrected: np.ndarray | None = None) -> None:
+def write_html(
+    path: Path,
+    report: Mapping[str, Any],
+    case: ReviewedCase,
+    corrected: np.ndarray | None = None,
+    table: str = "report.csv",
+) -> None:
     """Write the report as one HTML file: no script, no other file, pictures inside.
+
+    Of many regions it lists the first `LISTED_REGIONS` and draws the first `DRAWN_REGIONS`.
+
+    Args:
+        path: The file.
+        report: From `build_report`.
+        case: The case.
+        corrected: `case.review.corrected()`, if it is at hand.
+        table: Name of the file that lists all regions.
 
     Raises:
         OutputError: The template is not installed.
         OSError: The file cannot be written.
     """
     corrected = case.review.corrected() if corrected is None else corrected
-    scale = picture_scale(case)
+    scale = Scale.of(case.ct, case.settings)
+    colours = {label.value: label.colour for label in case.labels}
     pictures = {}
-    for region in case.review.regions:
-        drawn = draw_region(case.ct, region, case.review.predicted, corrected, case.doubt_in, scale)
-        pictures[region.region_id] = {plane: _data_url(png) for plane, png in drawn.items()}
-    path.write_text(render_html(report, pictures, scale), encoding="utf-8")
+    for region in case.review.regions[:DRAWN_REGIONS]:
+        drawn = draw_region(case.ct, region, case.review.predicted, corrected, case.doubt_in, scale, colours)
+        pictures[region.region_id] = {title: _data_url(png) for title, png in drawn.items()}
+    path.write_text(render_html(report, pictures, scale, table), encoding="utf-8")
 
 
-def render_html(report: Mapping[str, Any], pictures: Mapping[str, Mapping[str, str]], scale: Scale) -> str:
+def render_html(
+    report: Mapping[str, Any], pictures: Mapping[str, Mapping[str, str]], scale: Scale, table: str = "report.csv"
+) -> str:
     """The HTML text; everything in `report` is text to it, never markup.
 
     Args:
         report: From `build_report`.
-        pictures: Data URLs of each region's pictures: region id -> plane -> URL.
+        pictures: Data URLs of the pictures of each region that is drawn: region id -> title -> URL.
         scale: How they were drawn.
+        table: Name of the file that lists all regions.
 
     Raises:
         OutputError: The template is not installed.
@@ -169,11 +188,9 @@ def render_html(report: Mapping[str, Any], pictures: Mapping[str, Mapping[str, s
         pictures=pictures,
         scale=scale,
         heat_stops=stops,
-        colours={
-            "predicted": f"rgb{PREDICTED_COLOUR}",
-            "corrected": f"rgb{CORRECTED_COLOUR}",
-            "region": f"rgb{REGION_COLOUR}",
-        },
+        colours={"corrected": f"rgb{CORRECTED_COLOUR}", "region": f"rgb{REGION_COLOUR}"},
+        listed=report["regions"][:LISTED_REGIONS],
+        table=table,
         total_error=sum(row["expected_error_mm3"] for row in report["regions"]),
     )
 
@@ -199,11 +216,6 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
         OSError: The file cannot be written.
     """
     path.write_text(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def picture_scale(case: ReviewedCase) -> Scale:
-    """One scale for all pictures of a case, and of every other case of the model unless its threshold is high."""
-    return Scale(*display_range(case.ct), MEASURE_NAMES[case.settings.measure], *heat_scale(case.settings))
 
 
 def _organs(case: ReviewedCase, corrected: np.ndarray) -> list[dict[str, Any]]:

@@ -145,7 +145,7 @@ def write_results(
         _write_volumes(partial, prediction, card)
         _write_nifti(regions.labels, partial / "regions.nii.gz")
         write_csv(regions, partial / "regions.csv")
-        draw_overlay(image, prediction, regions, card.labels, partial / "overlay.png")
+        draw_overlay(image, prediction, regions, card.labels, partial / "overlay.png", Path(source or "").name)
         problems = []
         info = describe(image, prediction, regions, card, source, sha256, series)
         info["warnings"] = [*warnings, *prediction.warnings]
@@ -208,7 +208,7 @@ def _write_review(
     review = Review(predicted, regions, Grid.of(image))
     case = ReviewedCase(image, review, card.labels, probability, variance, info)
     try:
-        write_html(path, build_report(case, corrected=predicted), case, corrected=predicted)
+        write_html(path, build_report(case, corrected=predicted), case, corrected=predicted, table="regions.csv")
     except OutputError as error:  # the prediction is worth keeping without it
         return [str(error)]
     return []

@@ -23,8 +23,8 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.appearance import REGION_COLOUR, readable, region_title
 from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.doubt import Grid
-from MoBUncertaintyLib.figures import display_range
 from MoBUncertaintyLib.region_settings import Measure
+from MoBUncertaintyLib.scales import display_range
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.card import ModelCard

@@ -1,27 +1,42 @@
 """`overlay.png`: looked at through its pixels."""
 
 import itertools
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from matplotlib.figure import Figure
 from matplotlib.image import imread
+from PIL import ImageDraw
 
 from invented import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, invented_case
-from MoBUncertaintyLib.figures import CT_RANGE, display_range, draw_overlay
+from MoBUncertaintyLib.appearance import REGION_COLOUR
+from MoBUncertaintyLib.figures import draw_overlay
+from MoBUncertaintyLib.planes import PLANES
 from MoBUncertaintyLib.region_settings import Measure, RegionSettings
-
-# Where letters stand, in shares of a panel.
-SIDES = {(0.03, 0.5): "left", (0.97, 0.5): "right", (0.5, 0.96): "top", (0.5, 0.04): "bottom"}
+from MoBUncertaintyLib.scales import CT_RANGE, display_range
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
-def drawn(case, folder, name="overlay.png") -> np.ndarray:
-    draw_overlay(case.image, case.prediction, case.regions, case.card.labels, folder / name)
-    return imread(folder / name)[..., :3]
+def drawn(case, folder, ct_name="") -> np.ndarray:
+    draw_overlay(case.image, case.prediction, case.regions, case.card.labels, folder / "overlay.png", ct_name)
+    return imread(folder / "overlay.png")[..., :3]
+
+
+@pytest.fixture
+def texts(monkeypatch) -> list[str]:
+    """All that is written into pictures."""
+    found = []
+    write = ImageDraw.ImageDraw.text
+
+    def text(draw, place, words, *arguments, **options):
+        found.append(words)
+        write(draw, place, words, *arguments, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    return found
 
 
 def panels(picture: np.ndarray) -> np.ndarray:
@@ -84,25 +99,93 @@ def test_planes_are_as_radiologists_hold_them(tmp_path, towards, axial, coronal,
             assert half == [int(share < 0.4) for share in expected]
 
 
-def test_letters_and_title_say_what_is_where(tmp_path, monkeypatch):
-    figures = []
-    save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (figures.append(figure), save(figure, *a, **k)))
-    drawn(invented_case(), tmp_path)
-    (figure,) = figures
-    sides = [
-        {side: text.get_text() for text in axes.texts if (side := SIDES.get(text.get_position()))}
-        for axes in figure.axes[:6]
-    ]
-    axial = {"left": "R", "right": "L", "top": "A", "bottom": "P"}
-    coronal = {"left": "R", "right": "L", "top": "S", "bottom": "I"}
-    sagittal = {"left": "A", "right": "P", "top": "S", "bottom": "I"}
-    assert sides == [axial, axial, coronal, coronal, sagittal, sagittal]
-    assert [text.get_text() for text in figure.texts] == [
+def test_all_that_must_be_known_to_judge_the_picture_is_written(tmp_path, texts):
+    case = invented_case(IDENTITY)
+    drawn(case, tmp_path, "patient 7.nii.gz")
+    letters = [text for text in texts if len(text) == 1 and text.isalpha()]
+    assert letters == [letter for plane in PLANES for _ in range(2) for letter in plane.letters]
+    middle = np.array(case.regions.regions[0].centroid_ras)
+    positions = [re.fullmatch(r"(axial|coronal|sagittal), ([RLAPSI]) (\d+\.\d) mm", text) for text in texts]
+    positions = [found.groups() for found in positions if found]
+    assert [name for name, *_ in positions] == ["axial", "coronal", "sagittal"]
+    for (_, letter, value), axis in zip(positions, (2, 1, 0), strict=True):
+        assert (1 if letter in "RAS" else -1) * float(value) == pytest.approx(middle[axis], abs=3.0)
+    said = "\n".join(texts)
+    for words in (
         "Pancreas",
-        "doubtful region 1 of 2: left, expected error 1,234 mm³, mean variance 0.150",
-    ]
-    assert figure.axes[6].get_ylabel() == "predictive variance"
+        "patient 7.nii.gz  ·  Doubtful region 1 of 2: left, expected error 1,234 mm³, mean variance 0.150",
+        "Not for clinical use",
+        "region 1, which the planes go through",
+        "other doubtful regions",
+        "predictive variance  0.015",
+        "0.08+",
+        "grey: −160 to 240 HU",
+        "2 cm",
+    ):
+        assert words in said
+    assert "1" in texts  # beside the region
+
+
+def test_a_ct_that_may_not_be_named_is_not(tmp_path, texts):
+    drawn(invented_case(), tmp_path)
+    assert "Doubtful region 1 of 2: left, expected error 1,234 mm³, mean variance 0.150" in texts
+
+
+def test_a_long_or_hostile_name_stays_in_its_place(tmp_path, texts):
+    drawn(invented_case(), tmp_path, "a" * 300 + "\n\udcff\u202e.nii.gz")
+    (line,) = [text for text in texts if "Doubtful region 1 of 2" in text]
+    assert line.startswith("aaa") and "…  ·  Doubtful" in line and len(line) < 200
+
+
+def test_a_small_volume_fills_its_panels(tmp_path):
+    case = invented_case(IDENTITY, (1.0, 1.0, 1.0))
+    for panel in panels(drawn(case, tmp_path))[0]:
+        assert (panel.max(axis=-1) > 0.1).mean() > 0.6  # 40 x 36 x 28 mm, a sixth of a view of 100 mm
+
+
+def test_a_far_false_positive_does_not_zoom_out(tmp_path):
+    """The volume is large and has a few voxels of organ in a far corner."""
+    case = invented_case(IDENTITY)
+    for part in ("segmentation", "variance", "probability"):
+        setattr(case.prediction, part, sitk.ConstantPad(getattr(case.prediction, part), (0, 0, 0), (80, 80, 80), 0.0))
+    case.image = sitk.ConstantPad(case.image, (0, 0, 0), (80, 80, 80), -1000.0)
+    case.regions.labels = sitk.ConstantPad(case.regions.labels, (0, 0, 0), (80, 80, 80), 0.0)
+    alone = panels(drawn(case, tmp_path))
+    case.prediction.segmentation[110:114, 110:114, 100:104] = 1
+    assert np.array_equal(panels(drawn(case, tmp_path)), alone)
+
+
+def test_of_many_regions_the_first_thirty_are_drawn(tmp_path, texts):
+    case = invented_case(IDENTITY)
+    labels = np.zeros_like(sitk.GetArrayFromImage(case.regions.labels))
+    middle = np.array(labels.shape) // 2
+    for rank in range(1, 41):  # all of them in the axial plane of the first one
+        labels[middle[0], 2 * (rank // 8) + 10, 4 * (rank % 8) : 4 * (rank % 8) + 3] = rank
+    image = sitk.GetImageFromArray(labels)
+    image.CopyInformation(case.image)
+    rows = tuple(replace(case.regions.regions[0], rank=n, label=n) for n in range(1, 41))
+    case.regions = replace(case.regions, labels=image, regions=rows)
+    drawn(case, tmp_path)
+    assert {int(text) for text in texts if text.isdigit()} == set(range(1, 31))
+    assert "regions 2 to 30 of 40" in texts
+
+
+def test_the_scale_bar_is_read_on_bone(tmp_path):
+    case = invented_case(IDENTITY)
+    case.image = case.image * 0 + 1000
+    case.image[0, 0, 0] = -1000
+    corner = panels(drawn(case, tmp_path))[0, 0][-34:-10, -60:-10]
+    assert corner.min() < 0.3 and corner.max() == 1  # white on dark, though all around is white
+
+
+def test_thin_outlines_have_a_dark_rim(tmp_path):
+    case = invented_case(IDENTITY, with_regions=True)
+    case.image = case.image * 0 + 1000
+    case.image[0, 0, 0] = -1000
+    panel = panels(drawn(case, tmp_path))[0, 0]
+    assert (panel.max(axis=-1) < 0.35).sum() > (
+        np.abs(panel - np.array(REGION_COLOUR) / 255).max(axis=-1) < 0.05
+    ).sum() / 2
 
 
 @pytest.mark.parametrize("direction", [OBLIQUE, LEFT_HANDED], ids=["oblique", "left-handed"])

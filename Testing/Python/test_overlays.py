@@ -19,9 +19,9 @@ from mob_training.case_scores import ScoredCase
 from mob_training.overlays import Section, Slice, draw_case, draw_sections, view_mm, window, worst_slice
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.errors import OutputError, SettingsError
-from MoBUncertaintyLib.figures import CT_RANGE
-from MoBUncertaintyLib.pictures import PLANES
+from MoBUncertaintyLib.planes import PLANES
 from MoBUncertaintyLib.prediction import PredictionSettings, predict
+from MoBUncertaintyLib.scales import CT_RANGE
 
 # Empty bins and undefined values are no reason for numpy or matplotlib to complain.
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")

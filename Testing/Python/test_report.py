@@ -22,21 +22,23 @@ from scipy import ndimage
 from invented import LEFT_KIDNEY, PANCREAS, invented_case
 from invented_review import invented_review
 from MoBUncertaintyLib import report as report_module
+from MoBUncertaintyLib.appearance import DRAWN_REGIONS, LISTED_REGIONS
 from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import OutputError
-from MoBUncertaintyLib.pictures import PLANES, Scale, draw_region
+from MoBUncertaintyLib.pictures import draw_region
+from MoBUncertaintyLib.planes import PLANES
 from MoBUncertaintyLib.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.regions import Region, Regions
 from MoBUncertaintyLib.report import (
     COLUMNS,
     ReviewedCase,
     build_report,
-    picture_scale,
     write_csv,
     write_html,
     write_json,
 )
 from MoBUncertaintyLib.review import Review
+from MoBUncertaintyLib.scales import Scale
 
 HOSTILE = "\"><script>alert(1)</script><img src='http://x/y'> & {{ 7 * 7 }}"
 
@@ -223,6 +225,7 @@ GRIDS = {
 }
 # Hot balls to the left, to anterior and to superior of the middle: LPS mm.
 LEFT, ANTERIOR, SUPERIOR = np.array([30.0, 0, 0]), np.array([0, -22.0, 0]), np.array([0, 0, 14.0])
+ORANGE = (249, 150, 60)
 SCALE = Scale(-160, 240, "predictive variance", 0.02, 0.2)
 
 
@@ -251,6 +254,16 @@ def scene(direction: np.ndarray, spacing=(1.5, 2.0, 3.0)) -> tuple[sitk.Image, R
     return ct, Review(predicted, Regions((region,), image, RegionSettings()), Grid.of(image)), variance
 
 
+def scale_of(case: ReviewedCase) -> Scale:
+    return Scale.of(case.ct, case.settings)
+
+
+def drawn_region(ct, review, predicted, corrected, doubt_in) -> dict[str, bytes]:
+    """Pictures by the plane's name."""
+    drawn = draw_region(ct, review.regions[0], predicted, corrected, doubt_in, SCALE, {1: ORANGE})
+    return {title.split(",")[0]: png for title, png in drawn.items()}
+
+
 def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png))).astype(int)
 
@@ -277,7 +290,7 @@ def near(spots: set[tuple[int, int]], *expected: tuple[float, float]) -> bool:
 @pytest.mark.parametrize("spacing", [(1.5, 2.0, 3.0), (3.0, 1.5, 1.5)], ids=["thick slices", "thick columns"])
 def test_pictures_show_the_patients_planes_however_the_volume_is_stored(direction, spacing):
     ct, review, variance = scene(direction, spacing)
-    drawn = draw_region(ct, review.regions[0], review.predicted, review.predicted, variance.__getitem__, SCALE)
+    drawn = drawn_region(ct, review, review.predicted, review.predicted, variance.__getitem__)
     assert list(drawn) == ["axial", "coronal", "sagittal"]
     assert near(hot_spots(drawn["axial"]), (30, 0), (0, -22))  # left is on the right, anterior is up
     assert near(hot_spots(drawn["coronal"]), (30, 0), (0, -14))  # superior is up
@@ -290,25 +303,33 @@ def test_letters_name_what_the_pictures_show():
     assert all(plane.letters == axes[plane.right] + axes[plane.down] for plane in PLANES)
 
 
-def green(png: bytes) -> int:
-    red, green, blue = np.moveaxis(pixels(png), -1, 0)
-    return int(((green > 200) & (red < 120) & (blue < 160)).sum())
+def white(png: bytes) -> int:
+    """White pixels of lines; letters and scale bar keep to the sides."""
+    return int((pixels(png)[30:-45, 30:-45].min(axis=-1) > 235).sum())
+
+
+def test_predicted_outline_has_the_colour_of_its_label():
+    ct, review, variance = scene(STRAIGHT)
+    drawn = drawn_region(ct, review, review.predicted, review.predicted, variance.__getitem__)
+    for png in drawn.values():
+        assert (np.abs(pixels(png) - ORANGE).max(axis=-1) < 12).sum() > 50
+        assert white(png) == 0
 
 
 def test_corrected_outline_shows_where_it_differs():
     ct, review, variance = scene(STRAIGHT)
 
     def drawn() -> dict[str, bytes]:
-        return draw_region(ct, review.regions[0], review.predicted, review.corrected(), variance.__getitem__, SCALE)
+        return drawn_region(ct, review, review.predicted, review.corrected(), variance.__getitem__)
 
-    assert green(drawn()["axial"]) == 0
+    assert white(drawn()["axial"]) == 0
     review.decide("1", "exclude")
-    differs = green(drawn()["axial"])
-    assert differs > 50
+    differs = white(drawn()["axial"])
+    assert differs > 30
     # Elsewhere it lies below the predicted one: with nothing predicted, all of it is seen.
     nothing = np.zeros_like(review.predicted)
-    alone = draw_region(ct, review.regions[0], nothing, review.corrected(), variance.__getitem__, SCALE)
-    assert green(alone["axial"]) > 1.5 * differs
+    alone = drawn_region(ct, review, nothing, review.corrected(), variance.__getitem__)
+    assert white(alone["axial"]) > 1.5 * differs
 
 
 def test_region_at_the_edge_of_the_volume_is_drawn():
@@ -319,12 +340,12 @@ def test_region_at_the_edge_of_the_volume_is_drawn():
     image = sitk.GetImageFromArray(labels)
     image.CopyInformation(case.ct)
     review = Review(case.review.predicted, Regions((row,), image, RegionSettings()), Grid.of(image))
-    drawn = draw_region(case.ct, review.regions[0], review.predicted, review.predicted, case.doubt_in, SCALE)
+    drawn = drawn_region(case.ct, review, review.predicted, review.predicted, case.doubt_in)
     assert len(drawn) == 3
 
 
 def test_scale_is_that_of_every_case():
-    scale = picture_scale(invented_review())
+    scale = scale_of(invented_review())
     assert (scale.black, scale.white, scale.threshold, scale.top) == (-160.0, 240.0, 0.015, 0.08)
 
 
@@ -340,7 +361,7 @@ def test_pictures_show_the_measure_that_regions_were_found_by(tmp_path):
     case = invented_case()
     case.regions.settings = RegionSettings(Measure.BERNOULLI)
     review = invented_review(case)
-    assert (picture_scale(review).measure, picture_scale(review).threshold) == ("p (1 − p)", 0.05)
+    assert (scale_of(review).measure, scale_of(review).threshold) == ("p (1 − p)", 0.05)
     box = review.review.regions[0].box
     p = sitk.GetArrayFromImage(case.prediction.probability)[box]
     assert np.array_equal(review.doubt_in(box), p * (1 - p))
@@ -348,25 +369,63 @@ def test_pictures_show_the_measure_that_regions_were_found_by(tmp_path):
     assert "p (1 − p) 0.050" in shown and "the doubt, that is p (1 − p), is thicker" in shown
 
 
-def test_a_report_of_17_regions_takes_seconds(tmp_path):
+def large_case(count: int) -> ReviewedCase:
+    """A noisy CT with many doubtful regions."""
     case = invented_review()
     labels = np.zeros((100, 256, 256), np.uint16)
     predicted = np.zeros(labels.shape, np.uint8)
     predicted[20:80, 80:160, 80:160] = 1
     rows = []
-    for n in range(1, 18):
-        labels[20 + 3 * n : 26 + 3 * n, 80:90, 70 + 5 * n : 74 + 5 * n] = n
-        rows.append(replace(case.review.regions[0].region, rank=n, label=n, extent_mm=35.0))
+    for n in range(1, count + 1):
+        z, y, x = 20 + 3 * (n % 17), 80 + 10 * (n // 17), 70 + 5 * (n % 17)
+        labels[z : z + 6, y : y + 10, x : x + 4] = n
+        error = 2000.0 - n
+        rows.append(replace(case.review.regions[0].region, rank=n, label=n, extent_mm=35.0, expected_error_mm3=error))
     noise = np.random.default_rng(0).normal(40, 15, labels.shape).astype(np.int16)
     noise[:10] = -1000
     ct, image = sitk.GetImageFromArray(noise), sitk.GetImageFromArray(labels)
     review = Review(predicted, Regions(tuple(rows), image, RegionSettings()), Grid.of(image))
     probability, variance = ({1: np.full(labels.shape, value, np.float32)} for value in (0.5, 0.03))
-    large = ReviewedCase(ct, review, case.labels, probability, variance, case.info)
+    return ReviewedCase(ct, review, case.labels, probability, variance, case.info)
+
+
+def test_a_report_of_17_regions_takes_seconds(tmp_path):
+    large = large_case(17)
     start = time.process_time()
     write_html(tmp_path / "report.html", build_report(large), large)
     assert time.process_time() - start < 8.0  # 1 s on a fast core, 3 s on a slow one
     assert (tmp_path / "report.html").stat().st_size < 8e6
+
+
+def test_of_many_regions_the_first_are_listed_and_drawn_and_the_table_holds_all(tmp_path):
+    large = large_case(70)
+    report = build_report(large)
+    write_html(tmp_path / "report.html", report, large, table="regions.csv")
+    write_csv(tmp_path / "report.csv", report)
+    found = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    listed = [attributes for tag, attributes in found.tags if tag == "td" and attributes.get("class") == "rank"]
+    assert len(listed) == LISTED_REGIONS == 50
+    assert len(found.images()) == 3 * DRAWN_REGIONS == 90
+    rest = sum(2000.0 - n for n in range(51, 71)) / 1000
+    assert (
+        f"These are the first 50 regions by expected error. 20 more, with {rest:.2f} ml of expected error in all, "
+        "are listed in regions.csv." in found.text
+    )
+    assert "Pictures show the first 30 of 70 regions." in found.text
+    assert len((tmp_path / "report.csv").read_text(encoding="utf-8-sig").splitlines()) == 71
+    assert len(report["regions"]) == len(large.review.regions) == 70
+    links = {attributes["href"].lstrip("#") for tag, attributes in found.tags if tag == "a"}
+    assert links == {attributes["id"] for _, attributes in found.tags if "id" in attributes}
+    assert (tmp_path / "report.html").stat().st_size < 10e6  # of noise, which no picture packs worse
+
+
+def test_a_phone_shows_every_number_with_its_name(tmp_path, signed):
+    """On a narrow screen the head of a table is not shown."""
+    found = page(tmp_path, signed)
+    cells = [attributes for tag, attributes in found.tags if tag == "td"]
+    named = [cell["data-label"] for cell in cells if "class" not in cell or cell["class"] == "first"]
+    assert len(named) == 4 + 2 * 7
+    assert {"expected error, mm³", "volume, mm³", "added, mm³", "change, %"} <= set(named)
 
 
 def test_html_is_well_formed(tmp_path, signed):

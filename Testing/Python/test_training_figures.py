@@ -17,7 +17,7 @@ from mob_training.naming import CONTROL
 from mob_training.runs import ORDER, Run
 from mob_training.scoreboard import DICE
 from MoBUncertaintyLib.covariance import Covariance
-from MoBUncertaintyLib.pictures import PLANES
+from MoBUncertaintyLib.planes import PLANES
 from MoBUncertaintyLib.prediction import PredictionSettings
 
 # Empty bins and undefined values are no reason for numpy or matplotlib to complain.

@@ -27,18 +27,18 @@ from MoBUncertaintyLib.appearance import brightest_variance
 from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.doubt import bounding_box, shadows
 from MoBUncertaintyLib.errors import OutputError, SettingsError
-from MoBUncertaintyLib.figures import CT_RANGE
 from MoBUncertaintyLib.images import read_image
 from MoBUncertaintyLib.model import Model, load_model
-from MoBUncertaintyLib.pictures import CORRECTED_COLOUR, PLANES, PREDICTED_COLOUR, Plane
+from MoBUncertaintyLib.planes import PLANES, Plane
 from MoBUncertaintyLib.prediction import PredictionSettings, predict
 from MoBUncertaintyLib.region_settings import RegionSettings
+from MoBUncertaintyLib.scales import CT_RANGE
 
 COLUMNS = ("truth and prediction", "errors", "probability of foreground", "predictive variance")
 ERRORS = {1: ("missed", "#d55e00"), 2: ("too much", "#56b4e9"), 3: ("another class", "#cc79a7")}
 """What is wrong at a voxel: foreground is called background, background foreground, or one class another."""
 
-_TRUTH, _PREDICTED = (tuple(part / 255 for part in colour) for colour in (CORRECTED_COLOUR, PREDICTED_COLOUR))
+_TRUTH, _PREDICTED = (70 / 255, 235 / 255, 110 / 255), (1.0, 1.0, 1.0)
 _MARGIN_MM = 6.0  # about the organ
 _PANEL = 2.5  # width of a panel, inches
 _BARS_MM = (50, 20, 10, 5, 2)
