@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from MoBUncertaintyLib.regions import Region
 
+CT_RANGE = (-160.0, 240.0)
+"""HU of black and white: the window of the abdomen, 400 wide around 40."""
+
+HOUNSFIELD_BELOW = -100.0
+"""With voxels below this (air, fat) an image is in Hounsfield units: others have no negative values of that size."""
+
 LARGEST_VARIANCE = 0.25
 """That a probability can have; p (1 - p) is no larger, either."""
 

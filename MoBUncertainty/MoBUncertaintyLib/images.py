@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from MoBUncertaintyLib.appearance import HOUNSFIELD_BELOW
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.input_files import begins_as_dicom, digest_of_file, digest_of_series, unchanged
 from MoBUncertaintyLib.volume_files import check_voxels
@@ -26,8 +27,6 @@ SPACING_MM = (0.2, 15.0)
 LARGEST_VOXELS = 2**31 - 1
 
 AIR_HU = -1024.0
-# Below this an image can only be in Hounsfield units: other modalities have no negative values of that size.
-HOUNSFIELD_BELOW = -100.0
 # By which products of two axes may differ from 0, and of an axis with itself from 1; cosines in files are rounded.
 LARGEST_SHEAR = 1e-3
 

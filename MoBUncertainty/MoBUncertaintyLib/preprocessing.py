@@ -25,8 +25,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy import ndimage
 from torch import Tensor
 
+from MoBUncertaintyLib.appearance import HOUNSFIELD_BELOW
 from MoBUncertaintyLib.errors import ImageError, SettingsError
-from MoBUncertaintyLib.images import HOUNSFIELD_BELOW
 from MoBUncertaintyLib.resampling import planes, resample
 
 Box = tuple[slice, slice, slice]

@@ -8,11 +8,14 @@ import matplotlib
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.appearance import BRIGHTEST_ENTROPY, LARGEST_VARIANCE, brightest_variance
-from MoBUncertaintyLib.images import HOUNSFIELD_BELOW
+from MoBUncertaintyLib.appearance import (
+    BRIGHTEST_ENTROPY,
+    CT_RANGE,
+    HOUNSFIELD_BELOW,
+    LARGEST_VARIANCE,
+    brightest_variance,
+)
 from MoBUncertaintyLib.region_settings import MEASURE_NAMES, Measure, RegionSettings
-
-CT_RANGE = (-160.0, 240.0)  # HU, black and white: the window of the abdomen (400 wide, level 40)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import errno
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -16,6 +18,8 @@ import tiny
 from MoBUncertaintyLib import model as models
 from MoBUncertaintyLib.cli import app
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.folders import FolderKind
 from MoBUncertaintyLib.model_export import export
 from MoBUncertaintyLib.review_files import read_decisions
 from test_extension import SLICERS_PACKAGES, requirements
@@ -104,6 +108,22 @@ def test_messages_of_the_troubleshooting_are_the_codes_own() -> None:
     quoted = {re.match(r"\| `([^`]+)` \|", row).group(1) for row in rows}
     assert len(quoted) == len(rows) >= 12
     assert quoted - texts() == set()
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_folder_that_cannot_be_written_to_gives_a_sentence_of_the_table(tmp_path, monkeypatch, missing) -> None:
+    """What is missing cannot be made in a place that is gone; what is there may belong to somebody else."""
+    kind = FolderKind("export", "an export", "an earlier export", lambda folder: False, re.compile("report.html"))
+    if missing:
+        gone = FileNotFoundError(errno.ENOENT, "No such file or directory")
+        message = str(kind.error(tmp_path / "stick" / "export", gone))
+    else:
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        with pytest.raises(OutputError) as caught:
+            kind.check(tmp_path / "export")
+        message = str(caught.value)
+    patterns = [re.escape(row).replace("…", ".+") for row in re.findall(r"^\| `([^`]+)` \|", README, re.MULTILINE)]
+    assert sum(bool(re.fullmatch(pattern, message)) for pattern in patterns) == 1
 
 
 def test_what_the_tutorial_names_is_on_the_panel() -> None:

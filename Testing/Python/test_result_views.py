@@ -148,3 +148,21 @@ def test_jump_fills_the_view_with_the_region(axial):
     assert abs(row - SIZE / 2) < 3
     assert abs(column - SIZE / 2) < 3
     assert near(drawn(axial), CYAN).any()
+
+
+def test_a_ct_without_a_window_gets_that_of_the_abdomen(axial):
+    """One that has its own, and images that are no CT, stay as they are."""
+    from MoBUncertaintyLib.app.standalone import addCt
+    from MoBUncertaintyLib.app.views import giveWindow
+
+    windows = []
+    for lowest, automatic in ((-1000, True), (-1000, False), (0, True)):
+        array = np.full((3, 4, 5), lowest, np.int16)
+        array[0] = 900
+        display = addCt(axial.app.scene, array, MATRIX, "CT", (-5.0, 5.0)).GetDisplayNode()
+        display.SetAutoWindowLevel(automatic)
+        giveWindow(display.GetDisplayableNode())
+        windows.append((display.GetWindowLevelMin(), display.GetWindowLevelMax()))
+    assert windows[0] == (-160, 240)
+    assert windows[1] == (-5, 5)
+    assert windows[2] != (-160, 240)

@@ -36,5 +36,9 @@ def loadSampleData():
     """
     import SampleData
 
+    from MoBUncertaintyLib.app.views import giveWindow
+
     registerSampleData()
-    return SampleData.downloadSample(SAMPLE_NAME)
+    ct = SampleData.downloadSample(SAMPLE_NAME)
+    giveWindow(ct)
+    return ct

@@ -335,6 +335,7 @@ class ResultScene:
             position: The slices go through it; None: through the middle of what is shown.
         """
         self._nodes.followTransform()
+        views.giveWindow(self.ctNode)
         bounds = views.boundsOfInterest(self._nodes)
         middle, size = bounds.mean(axis=1), float(np.ptp(bounds, axis=1).max())
         views.showVolumes(self.scene, self.ctNode, self.node("shown"), self.overlay["opacity"])

@@ -7,6 +7,7 @@ import vtk
 
 from MoBUncertaintyLib.app.legend import followViews
 from MoBUncertaintyLib.app.nodes import CtNodes, nodesByClass
+from MoBUncertaintyLib.appearance import CT_RANGE, HOUNSFIELD_BELOW
 
 MARGIN = 1.4  # the field of view against the size of what is looked at
 SMALLEST_VIEW_MM = 100.0
@@ -29,6 +30,15 @@ def takeOut(volume):
         if composite.GetForegroundVolumeID() == volume.GetID():
             composite.SetForegroundVolumeID(None)
     followViews(volume.GetScene())
+
+
+def giveWindow(ct):
+    """Show a CT in the window of the abdomen, unless it has one of its own; other images stay as they are."""
+    display = ct.GetDisplayNode()
+    automatic = display and display.GetAutoWindowLevel() and ct.GetImageData()
+    if automatic and ct.GetImageData().GetScalarRange()[0] < HOUNSFIELD_BELOW:
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevelMinMax(*CT_RANGE)
 
 
 def look(scene, position, widthMm: float):
