@@ -15,9 +15,10 @@ from json_mutants import mutants, values
 from MoBUncertaintyLib.errors import UserError
 from MoBUncertaintyLib.export import write_export
 from MoBUncertaintyLib.integrity import seal
-from MoBUncertaintyLib.report import build_report, picture_scale, render_html, write_csv
+from MoBUncertaintyLib.report import build_report, render_html, write_csv
 from MoBUncertaintyLib.results import Results, describe
 from MoBUncertaintyLib.review_files import apply_decisions, read_decisions, review_of, reviewed_case
+from MoBUncertaintyLib.scales import Scale
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def test_what_is_stored_of_the_prediction(results, image, count):
             continue
         report = build_report(case)
         pictures = {each.region_id: dict.fromkeys(("axial", "coronal", "sagittal"), "") for each in review.regions}
-        render_html(report, pictures, picture_scale(case))
+        render_html(report, pictures, Scale.of(case.ct, case.settings))
         json.dumps(report, allow_nan=False, ensure_ascii=False).encode()
         taken += 1
     assert count / 10 < taken < count
