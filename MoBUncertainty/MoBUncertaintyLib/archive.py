@@ -6,7 +6,6 @@ import errno
 import re
 import shutil
 import stat
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from MoBUncertaintyLib import json_input
 from MoBUncertaintyLib.card import MODEL_FILE
 from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.publishing import make_private_folder, remove_private_folder
 
 ENTRY_LIMIT = 1000
 SIZE_LIMIT = 16 * 2**30  # bytes, unpacked
@@ -52,14 +52,14 @@ def read_card_bytes(path: Path) -> bytes:
 
 
 def unpack(path: Path) -> Path:
-    """Unpack a zipped model into a new private temporary folder, which the caller removes.
+    """Unpack a zipped model into a new private temporary folder, which the caller removes (`remove_private_folder`).
 
     Only the files of a model are unpacked; a single folder around them is allowed.
 
     Raises:
         ModelError: The zip is damaged, too large, holds unsafe names or links, or no model.
     """
-    folder = Path(tempfile.mkdtemp(prefix="mob-model-"))
+    folder = make_private_folder("mob-model")
     try:
         with zipfile.ZipFile(path) as archive:
             members = _members(archive, path)
@@ -77,10 +77,10 @@ def unpack(path: Path) -> Path:
                 with archive.open(entry) as source, target.open("xb") as unpacked:
                     shutil.copyfileobj(source, unpacked, 2**20)
     except _ZIP_ERRORS as error:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_private_folder(folder)
         raise _damaged(path, error) from error
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_private_folder(folder)
         raise
     return folder
 

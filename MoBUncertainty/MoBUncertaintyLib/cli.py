@@ -114,7 +114,7 @@ def predict(
     """
     from MoBUncertaintyLib import console
 
-    with console.reporting() as cancelled:
+    with console.reporting(steps=True) as cancelled:
         from MoBUncertaintyLib.inputs import case_folders, list_inputs
         from MoBUncertaintyLib.model import find_model, load_model
         from MoBUncertaintyLib.pipeline import is_done, run_case
@@ -221,7 +221,7 @@ def demo(
     """Predict the phantom CT that is shipped and compare with its truth, which the model has never seen."""
     from MoBUncertaintyLib import console
 
-    with console.reporting() as cancelled:
+    with console.reporting(steps=True) as cancelled:
         from MoBUncertaintyLib.pipeline import run_demo
 
         with console.progress("PhantomCT") as progress:
@@ -325,7 +325,7 @@ def benchmark(
     """Measure speed, memory and accuracy beside stock nnU-Net, and write tables and plots. From a checkout only."""
     from MoBUncertaintyLib import console
 
-    with console.reporting() as cancelled:
+    with console.reporting(steps=True) as cancelled:
         _find_benchmarks()
         from inference.run import run
         from inference.tasks import BenchmarkSettings, parse_sizes

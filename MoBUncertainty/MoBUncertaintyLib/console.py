@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import signal
 import sys
+import tempfile
 import threading
 import time
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from MoBUncertaintyLib.errors import Cancelled, ImageError, UserError
+from MoBUncertaintyLib.file_names import printable
+from MoBUncertaintyLib.publishing import sweep
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.export import Exported
@@ -54,20 +56,26 @@ def _stderr() -> Console:
 
 
 @contextmanager
-def reporting() -> Iterator[Callable[[], bool]]:
+def reporting(steps: bool = False) -> Iterator[Callable[[], bool]]:
     """End a command as its user expects: one sentence for what they can mend, and the exit codes of `cli`.
 
-    The first Ctrl-C (or SIGTERM, a cluster's way to say so) asks for cancellation, which happens between two tiles; a
-    second one interrupts at once.
+    Ctrl-C (or SIGTERM, a cluster's way to say so, or SIGHUP, when the terminal is closed) interrupts. What killed runs
+    have left in the system's place for temporary files is removed first.
+
+    Args:
+        steps: The command asks between its steps, such as two tiles, whether to go on: the first Ctrl-C waits for that,
+            a second one interrupts at once.
 
     Yields:
         Whether cancellation was asked for.
     """
+    sweep(Path(tempfile.gettempdir()))
     try:
-        with _interrupts() as cancelled:
+        with _interrupts(steps) as cancelled:
             yield cancelled
     except (Cancelled, KeyboardInterrupt):
-        _stderr().print("Cancelled; nothing was written that is not complete.")
+        with suppress(OSError):  # the terminal may be gone
+            _stderr().print("Cancelled; nothing was written that is not complete.")
         raise typer.Exit(CANCELLED) from None
     except UserError as error:
         show_error(error)
@@ -75,19 +83,24 @@ def reporting() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
+def _interrupts(steps: bool) -> Iterator[Callable[[], bool]]:
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # Python lets only the main thread handle signals
         yield asked.is_set
         return
 
     def handle(number: int, frame: Any) -> None:
-        if asked.is_set():
+        if asked.is_set() or not steps:
             raise KeyboardInterrupt
         asked.set()
-        _stderr().print("Cancelling after this step; press Ctrl-C again to stop at once.")
+        with suppress(OSError):  # the terminal may be gone
+            _stderr().print("Cancelling after this step; press Ctrl-C again to stop at once.")
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+            before[number] = signal.signal(number, handle)
     try:
         yield asked.is_set
     finally:
@@ -310,12 +323,7 @@ class _Facts(Table):
 
 def _verbatim(text: str, style: str = "") -> Text:
     """Text that may be somebody else's, of a model or a file's name: no markup, and nothing that steers a terminal."""
-    return Text("".join(map(_visible, text)), style)
-
-
-def _visible(character: str) -> str:
-    steers = unicodedata.category(character).startswith("C")  # control, direction of writing, half a surrogate pair
-    return character.encode("unicode_escape").decode() if steers else character
+    return Text(printable(text), style)
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,15 @@ from MoBUncertaintyLib.integrity import make_manifest, seal
 from MoBUncertaintyLib.provenance import check_provenance, read_labels
 from MoBUncertaintyLib.region_description import RegionDescriber
 from MoBUncertaintyLib.region_settings import RegionSettings
-from MoBUncertaintyLib.report import SCHEMA, ReviewedCase, build_report, write_csv, write_html, write_json
+from MoBUncertaintyLib.report import (
+    SCHEMA,
+    ReviewedCase,
+    build_report,
+    check_template,
+    write_csv,
+    write_html,
+    write_json,
+)
 from MoBUncertaintyLib.review import Review
 from MoBUncertaintyLib.segment_nrrd import values_in, write_segmentation_nrrd
 
@@ -75,22 +82,13 @@ class Exported:
     report: dict[str, Any]
 
 
-def is_export(folder: Path) -> bool:
-    """Whether the folder was written by `write_export`."""
-    try:
-        return json.loads((folder / RECORD).read_text(encoding="utf-8"))["schema"] == SCHEMA
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
-
-
 FOLDER = FolderKind(
     noun="review",
     one="a review",
     earlier="an earlier review",
-    recognises=is_export,
-    files=re.compile(
-        r"report\.(html|csv|json)|segmentation\.(seg\.nrrd|nii\.gz)|regions\.nrrd|(segmentation|variance.*)\.dcm"
-    ),
+    main=SEGMENTATION,
+    record=RECORD,
+    schema=SCHEMA,
 )
 
 
@@ -123,12 +121,14 @@ def write_export(
     wanted = read_formats(formats)
     check_source(wanted, dicom_files)
     FOLDER.check(folder, overwrite)
+    if Format.REPORT in wanted:
+        check_template()
     folder = Path(folder).resolve()
     corrected = case.review.corrected()
     warnings: list[str] = []
     problems: list[str] = []
     dicom, patient = _read_dicom(dicom_files, patient_fields, warnings)
-    with FOLDER.new(folder) as partial:
+    with FOLDER.reserve(folder, overwrite) as place, place.writing() as partial:
         for done, kind in enumerate(wanted):
             if progress:
                 progress(_WORDS[kind], done / len(wanted))
@@ -145,6 +145,7 @@ def write_export(
         report = seal(report | {"files": make_manifest(partial)})
         write_json(partial / RECORD, report)
         names = sorted(path.name for path in partial.iterdir())
+    warnings += place.warnings
     if progress:
         progress("Written", 1.0)
     return Exported(tuple(folder / name for name in names), tuple(warnings), tuple(problems), report)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -33,6 +32,7 @@ from MoBUncertaintyLib.integrity import file_digest
 from MoBUncertaintyLib.model_file import ModelFile
 from MoBUncertaintyLib.nnunet_folder import is_results_folder, open_results
 from MoBUncertaintyLib.plans import check_dataset, check_plans, image_spacing
+from MoBUncertaintyLib.publishing import remove_private_folder
 from MoBUncertaintyLib.weights import WEIGHTS_LIMIT, read_checkpoint, read_weights
 
 if TYPE_CHECKING:
@@ -173,9 +173,9 @@ def _open(path: Path, checkpoint: str | None, folds: Sequence[Fold] | None) -> M
         try:
             model = load_folder(root, path)
         except BaseException:
-            shutil.rmtree(root, ignore_errors=True)
+            remove_private_folder(root)
             raise
-        model.__dict__["_remove"] = weakref.finalize(model, shutil.rmtree, root, ignore_errors=True)
+        model.__dict__["_remove"] = weakref.finalize(model, remove_private_folder, root)
         return model
     if not path.exists():
         raise ModelError(f"There is no model at {path}; check the path.")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from MoBUncertaintyLib import archive
 from MoBUncertaintyLib.card import Fold, ModelCard
 from MoBUncertaintyLib.errors import ModelError, OutputError
+from MoBUncertaintyLib.file_names import is_unicode, printable
 from MoBUncertaintyLib.integrity import file_digest
 from MoBUncertaintyLib.model import Model, load_folder, load_model
 from MoBUncertaintyLib.nnunet_folder import is_results_folder
+from MoBUncertaintyLib.publishing import absolute, reserve
 from MoBUncertaintyLib.weights import write_weights
 
 if TYPE_CHECKING:
@@ -115,9 +115,9 @@ def write_model(
     plans = {key: value for key, value in plans.items() if key not in ("covariance", "finetuning")}
     dataset = {key: value for key, value in dataset.items() if key not in PRIVATE_DATASET_KEYS}
     with _published(target) as partial:
-        folder = partial.with_name(partial.name + "-folder") if target.suffix == ".zip" else partial
+        folder = partial / "model" if target.suffix == ".zip" else partial
         try:
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             _write_json(folder / "plans.json", json.dumps(plans, indent=1))
             _write_json(folder / "dataset.json", json.dumps(dataset, indent=1, ensure_ascii=False))
             files = ["plans.json", "dataset.json"]
@@ -129,32 +129,32 @@ def write_model(
             _write_json(folder / "model.json", card.to_json())
             load_folder(folder, target)
             if folder != partial:
-                archive.pack(folder, ["model.json", *files], partial)
+                archive.pack(folder, ["model.json", *files], partial / target.name)
         except (ValueError, TypeError) as error:
             raise ModelError(f"The model cannot be written: {error}.") from error
-        finally:
-            if folder != partial:
-                shutil.rmtree(folder, ignore_errors=True)
     return load_model(target)
 
 
 @contextmanager
 def _published(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write to, renamed to `target` at the end and removed on failure."""
-    if target.exists():
-        raise OutputError(f"{target} exists already; choose another name or delete it.")
-    partial = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
+    """A hidden folder beside `target` to write to. At the end it, or the zip in it, becomes `target`."""
+    if not is_unicode(str(target.absolute())):
+        raise OutputError(f"{printable(str(target))} is not a name in UTF-8; choose another name.")
+    _check_new(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        os.rename(partial, target)
+        with reserve(absolute(target)) as reservation:
+            _check_new(target)
+            reservation.partial.mkdir()
+            yield reservation.partial
+            reservation.publish_new(target.name if target.suffix == ".zip" else "")
     except OSError as error:
+        _check_new(target)
         raise OutputError(f"The model cannot be written to {target}: {error.strerror or error}.") from error
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        with suppress(OSError):
-            partial.unlink()
+
+
+def _check_new(target: Path) -> None:
+    if os.path.lexists(target):
+        raise OutputError(f"{target} exists already; choose another name or delete it.")
 
 
 def _write_json(path: Path, text: str) -> None:

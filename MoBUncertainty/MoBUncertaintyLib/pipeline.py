@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,9 @@ from MoBUncertaintyLib.prediction import (
 )
 from MoBUncertaintyLib.region_settings import MEASURE_NAMES, Measure, RegionSettings
 from MoBUncertaintyLib.regions import Region, Regions, find_regions
-from MoBUncertaintyLib.results import check_output, organ_volumes, read_record, write_results
+from MoBUncertaintyLib.report import check_template
+from MoBUncertaintyLib.results import FOLDER, check_output, organ_volumes, write_results
+from MoBUncertaintyLib.results_record import read_record
 
 SAMPLE_DATA = Path(__file__).parents[1] / "Resources" / "SampleData"
 """The phantom CT that ships with the extension, and its truth."""
@@ -119,6 +122,7 @@ def run_case(
     overwrite: bool = False,
     progress: ProgressCallback | None = None,
     cancelled: CancelledCallback | None = None,
+    more: Callable[[Analysis, Path], None] | None = None,
 ) -> CaseResult:
     """Read a volume, predict it, find its doubtful regions and write the results folder.
 
@@ -132,33 +136,35 @@ def run_case(
         overwrite: Replace results that are there.
         progress: Told of each step.
         cancelled: Asked between steps, and between tiles.
+        more: Writes more files to the folder that it is called with.
 
     Raises:
         UserError: Whatever the user can mend; no folder is left then.
         Cancelled: `cancelled` said so; no folder is left then.
     """
-    check_output(output, overwrite)  # before the long computation
+    check_template()
     seconds: dict[str, float] = {}
-    with _stage("read", seconds, progress, cancelled):
-        read = read_image(source, series)
-    image, warnings = read.image, read.warnings
-    analysis = analyse(image, predictor, region_settings, progress, cancelled)
-    prediction, regions = analysis.prediction, analysis.regions
-    seconds |= analysis.seconds
-    with _stage("write", seconds, progress, cancelled):
-        problems = write_results(
-            output,
-            image,
-            prediction,
-            regions,
-            predictor.model.card,
-            source=source,
-            sha256=read.sha256,
-            series=series,
-            scene=scene,
-            overwrite=overwrite,
-            warnings=warnings,
-        )
+    with FOLDER.reserve(output, overwrite) as place:  # before the long computation
+        with _stage("read", seconds, progress, cancelled):
+            read = read_image(source, series)
+        image, warnings = read.image, read.warnings
+        analysis = analyse(image, predictor, region_settings, progress, cancelled)
+        prediction, regions = analysis.prediction, analysis.regions
+        seconds |= analysis.seconds
+        with _stage("write", seconds, progress, cancelled):
+            problems = write_results(
+                place,
+                image,
+                prediction,
+                regions,
+                predictor.model.card,
+                source=source,
+                sha256=read.sha256,
+                series=series,
+                scene=scene,
+                warnings=warnings,
+                more=partial(more, analysis) if more else None,
+            )
     voxel_ml = float(np.prod(image.GetSpacing())) / 1000
     summary = CaseSummary(
         name=source.name,
@@ -188,8 +194,7 @@ def is_done(
     Raises:
         ImageError: There are results, and the image cannot be read.
     """
-    record = read_record(output)
-    if record is None:
+    if not FOLDER.recognises(output):
         return False
     wanted = {
         "settings": asdict(replace(predictor.settings, device="auto")),
@@ -197,6 +202,7 @@ def is_done(
         "model": predictor.model.digest,
     }
     try:
+        record = read_record(output)
         found = {
             "settings": record["settings"] | {"device": "auto"},
             "regions": record["regions"]["settings"],
@@ -205,7 +211,7 @@ def is_done(
         return found == json.loads(json.dumps(wanted, default=str)) and record["input"]["sha256"] == digest(
             source, series
         )
-    except (KeyError, TypeError):  # of an earlier version, or altered
+    except (OSError, ValueError, KeyError, TypeError):  # of another version, damaged or altered
         return False
 
 
@@ -256,16 +262,28 @@ def run_demo(
     check_output(output, overwrite=own)
     start = time.monotonic()
     predictor = Predictor(load_model(find_model(DEMO_MODEL)), PredictionSettings(device=device))
-    result = run_case(source, output, predictor, scene=scene, overwrite=True, progress=progress, cancelled=cancelled)
-    seconds = time.monotonic() - start
-    truth = sitk.ReadImage(str(truth_file))
-    segmentation = result.prediction.segmentation
-    shares = error_share(result.regions, segmentation, truth)
-    scores = DemoScores(
-        dice(segmentation, truth), shares["error_share"], shares["thick_error_share"], round(seconds, 1)
+    scores: list[DemoScores] = []
+
+    def compare(analysis: Analysis, folder: Path) -> None:
+        segmentation, truth = analysis.prediction.segmentation, sitk.ReadImage(str(truth_file))
+        shares = error_share(analysis.regions, segmentation, truth)
+        seconds = round(time.monotonic() - start, 1)
+        scores.append(
+            DemoScores(dice(segmentation, truth), shares["error_share"], shares["thick_error_share"], seconds)
+        )
+        (folder / "demo.json").write_text(json.dumps(asdict(scores[0]), indent=2) + "\n", encoding="utf-8")
+
+    result = run_case(
+        source,
+        output,
+        predictor,
+        scene=scene,
+        overwrite=own,
+        progress=progress,
+        cancelled=cancelled,
+        more=compare,
     )
-    (output / "demo.json").write_text(json.dumps(asdict(scores), indent=2) + "\n", encoding="utf-8")
-    return result.summary, scores
+    return result.summary, scores[0]
 
 
 @contextmanager

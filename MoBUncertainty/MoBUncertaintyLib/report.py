@@ -160,6 +160,16 @@ def write_html(
     path.write_text(render_html(report, pictures, scale, table), encoding="utf-8")
 
 
+def check_template() -> None:
+    """Find out before hours of computing whether a report can be written.
+
+    Raises:
+        OutputError: The template is not installed.
+    """
+    if not TEMPLATE.is_file():
+        raise OutputError(f"The report's template {TEMPLATE} is not installed; run from a checkout of the project.")
+
+
 def render_html(
     report: Mapping[str, Any], pictures: Mapping[str, Mapping[str, str]], scale: Scale, table: str = "report.csv"
 ) -> str:
@@ -176,8 +186,7 @@ def render_html(
     """
     from jinja2 import Environment, StrictUndefined
 
-    if not TEMPLATE.exists():
-        raise OutputError(f"The report's template {TEMPLATE} is not installed; run from a checkout of the project.")
+    check_template()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": _number, "readable": readable, "moment": _moment, "share": _share}
     stops = ", ".join(f"rgb{tuple(colour)}" for colour in heat_colours(9).tolist())

@@ -6,15 +6,14 @@ CT's geometry; positions in `regions.csv` are RAS mm.
 
 from __future__ import annotations
 
-import csv
 import errno
 import json
 import math
 import os
-import re
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,10 +28,14 @@ from nibabel.spatialimages import HeaderDataError
 from MoBUncertaintyLib.doubt import Grid, components
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.figures import draw_overlay
-from MoBUncertaintyLib.folders import FolderKind
+from MoBUncertaintyLib.file_names import label_file_names, printable
+from MoBUncertaintyLib.folders import FolderInProgress, FolderKind
 from MoBUncertaintyLib.images import volume_stem
+from MoBUncertaintyLib.integrity import make_manifest, seal
+from MoBUncertaintyLib.publishing import absolute, remove_leftovers
 from MoBUncertaintyLib.regions import write_csv
-from MoBUncertaintyLib.report import ReviewedCase, build_report, write_html
+from MoBUncertaintyLib.report import ReviewedCase, build_report, check_template, write_html
+from MoBUncertaintyLib.results_record import RECORD, SCHEMA, SCHEMA_VERSION, read_record, read_table
 from MoBUncertaintyLib.review import Review
 from MoBUncertaintyLib.scene_file import SceneError, write_scene_file
 
@@ -40,9 +43,6 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.card import ModelCard
     from MoBUncertaintyLib.prediction import Prediction
     from MoBUncertaintyLib.regions import Regions
-
-SCHEMA = "mob-uncertainty results"
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -64,30 +64,15 @@ class Results:
     info: dict[str, Any]
 
 
-def is_results_folder(folder: Path) -> bool:
-    """Whether the folder was written by `write_results`."""
-    try:
-        return _read_json(folder)["schema"] == SCHEMA
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """`prediction.json` of a results folder; None where there is none."""
-    return _read_json(folder) if is_results_folder(folder) else None
-
-
 FOLDER = FolderKind(
     noun="results",
     one="results",
     earlier="earlier results",
-    recognises=is_results_folder,
-    files=re.compile(
-        r"(segmentation|regions|(probability|variance)(_.*)?)\.nii\.gz|regions\.csv|review\.html|overlay\.png|scene\.mrb"
-        r"|(prediction|demo)\.json"
-    ),
+    main="segmentation.nii.gz",
+    record=RECORD,
+    schema=SCHEMA,
 )
-"""A folder with anything else in it, a reader's review say, is never replaced."""
+"""A folder with anything else in it than its record lists, a reader's review say, is never replaced."""
 
 
 def check_output(folder: str | Path, overwrite: bool = False) -> None:
@@ -98,13 +83,15 @@ def check_output(folder: str | Path, overwrite: bool = False) -> None:
         overwrite: An older results folder may be replaced.
 
     Raises:
-        OutputError: Something else is there, or older results that may not be replaced, or it may not be written to.
+        OutputError: Something else is there, or older results that may not be replaced, or it may not be written to;
+            or this program is not installed as a whole.
     """
+    check_template()
     FOLDER.check(folder, overwrite)
 
 
 def write_results(
-    folder: str | Path,
+    folder: str | Path | FolderInProgress,
     image: sitk.Image,
     prediction: Prediction,
     regions: Regions,
@@ -116,11 +103,12 @@ def write_results(
     scene: bool = True,
     overwrite: bool = False,
     warnings: Sequence[str] = (),
+    more: Callable[[Path], None] | None = None,
 ) -> list[str]:
     """Write a results folder.
 
     Args:
-        folder: To be made; missing parents are made too.
+        folder: To be made; missing parents are made too. Or what `FOLDER.reserve` gave for it.
         image: The CT.
         prediction: Of that CT.
         regions: Of that prediction.
@@ -131,6 +119,7 @@ def write_results(
         scene: Write `scene.mrb` too (a process of its own, with `slicer-core`).
         overwrite: Replace an older results folder.
         warnings: What was noticed before, for `prediction.json`.
+        more: Writes more files to the folder that it is called with.
 
     Returns:
         What could not be written and why, one sentence each; also in `prediction.json`.
@@ -138,10 +127,10 @@ def write_results(
     Raises:
         OutputError: The folder cannot be written; nothing of it is left, and older results are as they were.
     """
-    check_output(folder, overwrite)
-    folder = Path(folder).resolve()
-    name = volume_stem(source) if source else "CT"
-    with FOLDER.new(folder) as partial:
+    check_template()
+    reserved = isinstance(folder, FolderInProgress)
+    name = printable(volume_stem(source)) if source else "CT"
+    with nullcontext(folder) if reserved else FOLDER.reserve(folder, overwrite) as place, place.writing() as partial:
         _write_volumes(partial, prediction, card)
         _write_nifti(regions.labels, partial / "regions.nii.gz")
         write_csv(regions, partial / "regions.csv")
@@ -155,11 +144,13 @@ def write_results(
             except SceneError as error:  # the prediction is worth keeping without it
                 problems.append(str(error))
         info["warnings"] += problems
-        problems += _write_review(partial / "review.html", image, prediction, regions, card, info)
-        info["warnings"] = [*warnings, *prediction.warnings, *problems]
-        text = json.dumps(info, indent=2, ensure_ascii=False, allow_nan=False, default=str)
-        (partial / "prediction.json").write_text(text + "\n", encoding="utf-8")
-    return problems
+        _write_review(partial / "review.html", image, prediction, regions, card, info)
+        if more:
+            more(partial)
+        record = seal(json.loads(json.dumps(info, default=str)) | {"files": make_manifest(partial)})
+        text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
+        (partial / RECORD).write_text(text + "\n", encoding="utf-8")
+    return problems + place.warnings
 
 
 def read_results(folder: str | Path) -> Results:
@@ -168,24 +159,47 @@ def read_results(folder: str | Path) -> Results:
     Raises:
         OutputError: It is not one, or one of its files cannot be read.
     """
-    folder = Path(folder)
-    if not is_results_folder(folder):
+    folder = absolute(folder)
+    if not folder.exists():
+        remove_leftovers(folder)  # an earlier result may be hidden, where a run was killed that replaced it
+    if not FOLDER.recognises(folder):
         raise OutputError(f"{folder} is not a results folder; give one that mob-uncertainty predict has written.")
     try:
-        info = _read_json(folder)
+        info = read_record(folder)
         names = [organ["name"] for organ in info["organs"]]
-        with open(folder / "regions.csv", newline="", encoding="utf-8") as file:
-            table = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
-        return Results(
+        results = Results(
             segmentation=_read_nifti(folder / "segmentation.nii.gz"),
             probability=_read_per_class(folder, "probability", names),
             variance=_read_per_class(folder, "variance", names),
             regions=_read_nifti(folder / "regions.nii.gz"),
-            table=table,
+            table=read_table(folder / "regions.csv"),
             info=info,
         )
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        _check_volumes(results)
+    except (OSError, RuntimeError, ValueError) as error:
         raise OutputError(f"The results in {folder} are damaged ({error}); predict again.") from error
+    return results
+
+
+def _check_volumes(results: Results) -> None:
+    """Check that the volumes fit each other, and what the record says of them.
+
+    Raises:
+        ValueError: They do not.
+    """
+    for image in (results.segmentation, results.probability, results.variance, results.regions):
+        if list(image.GetSize()) != results.info["input"]["size"]:
+            raise ValueError("its volumes differ in size")
+    organs = [organ["value"] for organ in results.info["organs"]]
+    regions = [row["label"] for row in results.table]
+    for name, labels in (("segmentation", organs), ("regions", regions)):
+        array = sitk.GetArrayViewFromImage(getattr(results, name))
+        if array.dtype.kind != "u" or array.max() > max(labels, default=0):
+            raise ValueError(f"{name}.nii.gz has values that stand for nothing")
+    for image in (results.probability, results.variance):
+        array = sitk.GetArrayViewFromImage(image)
+        if array.dtype != np.float32 or not math.isfinite(array.min()) or not math.isfinite(array.max()):
+            raise ValueError("its maps have values that are not finite numbers")
 
 
 def _write_volumes(folder: Path, prediction: Prediction, card: ModelCard) -> None:
@@ -198,8 +212,8 @@ def _write_volumes(folder: Path, prediction: Prediction, card: ModelCard) -> Non
 
 def _write_review(
     path: Path, image: sitk.Image, prediction: Prediction, regions: Regions, card: ModelCard, info: dict[str, Any]
-) -> list[str]:
-    """The report of a case that nobody has reviewed yet; returns why it could not be made, if so."""
+) -> None:
+    """The report of a case that nobody has reviewed yet."""
     predicted = sitk.GetArrayViewFromImage(prediction.segmentation)
     values = [label.value for label in card.labels]
     probability, variance = (
@@ -207,23 +221,14 @@ def _write_review(
     )
     review = Review(predicted, regions, Grid.of(image))
     case = ReviewedCase(image, review, card.labels, probability, variance, info)
-    try:
-        write_html(path, build_report(case, corrected=predicted), case, corrected=predicted, table="regions.csv")
-    except OutputError as error:  # the prediction is worth keeping without it
-        return [str(error)]
-    return []
+    write_html(path, build_report(case, corrected=predicted), case, corrected=predicted, table="regions.csv")
 
 
 def _per_class(folder: Path, kind: str, names: list[str]) -> list[Path]:
     """One file for one organ; with several organs one for each, in the order of the labels."""
     if len(names) == 1:
         return [folder / f"{kind}.nii.gz"]
-    # A name is free text: what a file name cannot hold is replaced, and the number keeps names apart.
-    safe = ["".join(c if c.isalnum() else "_" for c in name) for name in names]
-    return [
-        folder / f"{kind}_{name if safe.count(name) == 1 else f'{name}_{number}'}.nii.gz"
-        for number, name in enumerate(safe, 1)
-    ]
+    return [folder / f"{kind}_{name}.nii.gz" for name in label_file_names(names)]
 
 
 def _read_nifti(path: Path) -> sitk.Image:
@@ -282,9 +287,9 @@ def describe(
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "input": {
-            "name": Path(source).name if source else None,
+            "name": printable(Path(source).name) if source else None,
             "sha256": sha256,
-            "path": str(Path(source).resolve()) if source else None,
+            "path": printable(str(absolute(source))) if source else None,
             "series": series,
             "size": image.GetSize(),
             "spacing_mm": image.GetSpacing(),
@@ -316,16 +321,3 @@ def organ_volumes(segmentation: sitk.Image, card: ModelCard) -> dict[str, float]
     voxel_ml = math.prod(segmentation.GetSpacing()) / 1000
     # Not by numpy's bincount, which makes int64 of the volume.
     return {label.name: voxel_ml * int(np.count_nonzero(array == label.value)) for label in card.labels}
-
-
-def _read_json(folder: Path) -> Any:
-    return json.loads((folder / "prediction.json").read_text(encoding="utf-8"))
-
-
-def _number(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import NOT_ENOUGH_MEMORY, UserError, is_out_of_memory
 from MoBUncertaintyLib.estimate import Estimate, Pace
-from MoBUncertaintyLib.folders import remove_leftovers
 from MoBUncertaintyLib.protocol import HEARTBEAT_S, Command, Decoder, Event, ProtocolError, check_request, encode
+from MoBUncertaintyLib.publishing import remove_leftovers, sweep
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.model import Model
@@ -121,6 +121,7 @@ class Channel:
         try:
             if self._scratch:
                 shutil.rmtree(self._scratch, ignore_errors=True)
+                remove_leftovers(self._scratch)
             if self._written:
                 remove_leftovers(self._written)
         finally:  # whatever kind of path that was
@@ -147,6 +148,7 @@ def serve(handlers: Mapping[str, Handler]) -> None:
     waiting: queue.Queue[Fields] = queue.Queue()
     threading.Thread(target=_listen, args=(channel, waiting), daemon=True).start()
     threading.Thread(target=_beat, args=(channel,), daemon=True).start()
+    sweep(Path(tempfile.gettempdir()))
     while True:
         request = waiting.get()
         if request["command"] == Command.SHUTDOWN:

@@ -251,7 +251,7 @@ def test_errors_and_warnings_steer_no_terminal(capsys: pytest.CaptureFixture) ->
     console.show_error(ModelError("plans.json has no configuration [/] (there is: \x1b[2J\r)."), "a\udcff[b].nii")
     console.show_warnings(["\x1b]0;owned\x07"])
     assert capsys.readouterr().err.splitlines() == [
-        r"Error: a\udcff[b].nii: plans.json has no configuration [/] (there is: \x1b[2J\r).",
+        r"Error: a\xff[b].nii: plans.json has no configuration [/] (there is: \x1b[2J\r).",
         r"Warning: \x1b]0;owned\x07",
     ]
 

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 from invented import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, invented_case
-from MoBUncertaintyLib import results, scene_file
+from MoBUncertaintyLib import publishing, results, scene_file
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.results import check_output, read_results, write_results
 
@@ -126,7 +126,7 @@ class TestReading:
         write(tmp_path / "out")
         path = tmp_path / "out" / "variance.nii.gz"
         path.write_bytes(path.read_bytes()[:-100])
-        with pytest.raises(OutputError, match=r"damaged \(variance\.nii\.gz is missing or incomplete\)"):
+        with pytest.raises(OutputError, match=r"damaged \(variance\.nii\.gz has changed since it was written\)"):
             read_results(tmp_path / "out")
 
 
@@ -216,14 +216,14 @@ class TestFailure:
         assert os.listdir(tmp_path) == []
 
     def test_earlier_results_come_back_if_the_new_ones_cannot_take_their_place(self, earlier, monkeypatch):
-        rename = Path.rename
+        rename = publishing.rename_new
 
-        def fail_once(self, target):
-            if self.suffix == ".tmp":
+        def fail_once(source, target):
+            if source.suffix == ".tmp":
                 raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-            return rename(self, target)
+            return rename(source, target)
 
-        monkeypatch.setattr(Path, "rename", fail_once)
+        monkeypatch.setattr(publishing, "rename_new", fail_once)
         with pytest.raises(OutputError, match="busy"):
             write(earlier, overwrite=True)
         assert read_results(earlier).info["regions"]["count"] == 2

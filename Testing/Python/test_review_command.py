@@ -19,7 +19,7 @@ from invented import LEFT_KIDNEY, PANCREAS, invented_case
 from MoBUncertaintyLib import cli
 from MoBUncertaintyLib.export import write_export
 from MoBUncertaintyLib.images import digest
-from MoBUncertaintyLib.integrity import seal
+from MoBUncertaintyLib.integrity import make_manifest, seal
 from MoBUncertaintyLib.results import read_results, write_results
 from MoBUncertaintyLib.review_files import find_ct, review_of, reviewed_case
 from test_dicom_export import write_series
@@ -153,7 +153,7 @@ class TestApplied:
         info_file = place / "results" / "prediction.json"
         info = json.loads(info_file.read_text())
         info["input"]["path"] = "/gone/ct.nii.gz"
-        info_file.write_text(json.dumps(info))
+        info_file.write_text(json.dumps(seal(info)))
         lost = run(place, BOTH)
         assert lost.exit_code == 2
         assert "The CT /gone/ct.nii.gz is not there any more; say where it is with --ct." in lost.stderr
@@ -368,6 +368,9 @@ def test_ct_on_another_grid_than_the_results(place):
         image = sitk.ReadImage(str(path))
         image.SetOrigin((0.0, 0.0, 0.0))
         sitk.WriteImage(image, str(path))
+    record = place / "results" / "prediction.json"
+    info = json.loads(record.read_text())
+    record.write_text(json.dumps(seal(info | {"files": make_manifest(place / "results", info["files"])})))
     done = run(place, BOTH)
     assert done.exit_code == 2
     assert "has other voxels than the results" in done.stderr.replace("\n", " ")

@@ -211,7 +211,7 @@ def test_closing_stdin_amid_an_export_leaves_nothing_of_it(start: Callable[..., 
     process = start(EXPORT)
     process.send(id=1, command="export", **an_export(folder))
     partial = process.until(Event.WARNING)["message"]
-    assert [path.name for path in folder.iterdir()] == [partial]
+    assert {path.name for path in folder.iterdir()} == {partial, ".review.mob-lock"}
     process.process.stdin.close()
     assert wait_until(lambda: process.process.poll() is not None)
     assert list(folder.iterdir()) == []

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,8 +15,8 @@ from typing import Any
 import qt
 
 from MoBUncertaintyLib.app.steps import Steps, removeFolder
-from MoBUncertaintyLib.folders import remove_leftovers
 from MoBUncertaintyLib.protocol import Command, Decoder, Event, ProtocolError, check_event, encode
+from MoBUncertaintyLib.publishing import make_private_folder, remove_leftovers, remove_private_folder
 
 LIBRARY_FOLDER = str(Path(__file__).parents[2])
 LOG_LINES = 60
@@ -57,7 +55,7 @@ class WorkerProcess:
         onEnd: Callable[[WorkerProcess, End], None],
         parentFolder: str | None = None,
     ) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="MoBUncertainty-", dir=parentFolder))
+        self.folder = make_private_folder("MoBUncertainty", parentFolder)
         self._onEvent = onEvent
         self._onEnd = onEnd
         self._decoder = Decoder()
@@ -101,7 +99,7 @@ class WorkerProcess:
         if self._process is not None:
             self._process.waitForFinished(CLOSE_MILLISECONDS)
         self._removeLeftovers()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_private_folder(self.folder)
 
     def _killTree(self) -> None:
         if os.name == "nt":
@@ -175,6 +173,7 @@ class WorkerProcess:
         self._removeLeftovers()
         yield
         yield from removeFolder(self.folder)
+        remove_private_folder(self.folder)
 
     def _removeLeftovers(self) -> None:
         """Remove what it was writing: a process that is killed cannot do so itself."""

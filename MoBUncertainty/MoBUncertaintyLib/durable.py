@@ -1,0 +1,72 @@
+"""Put files and folders in place so that a power cut finds them whole, or not there at all."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+with suppress(ImportError):  # Windows
+    import fcntl
+
+
+def sync_tree(path: Path) -> None:
+    """Wait until a file, or a folder with all that is in it, is on the disk.
+
+    Raises:
+        OSError: It cannot be written there.
+    """
+    if not path.is_dir():
+        _sync_file(path)
+        return
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _sync_file(Path(folder, name))
+        sync_folder(Path(folder))
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    if os.name == "nt":  # which cannot do so, and keeps the names in a journal
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # network disks may know no such thing
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Rename a file or folder; never in place of another one (an empty folder does not count).
+
+    Raises:
+        OSError: It cannot be renamed, or something is there.
+    """
+    if os.name == "nt" or source.is_dir() or source.is_symlink():
+        os.rename(source, target)
+        return
+    try:
+        os.link(source, target)  # unlike a renaming, this fails if something is there
+    except FileExistsError:
+        raise
+    except OSError:  # a disk without such links
+        if target.exists():
+            raise FileExistsError(f"{target} exists") from None
+        os.rename(source, target)
+        return
+    os.unlink(source)
+
+
+def _sync_file(path: Path) -> None:
+    # Windows writes only what is open for writing.
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        if sys.platform == "darwin":  # whose fsync leaves it in the disk's own memory
+            with suppress(OSError):
+                fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+                return
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,82 @@
+"""Names of files that every disk takes and that differ from each other, and names as they are shown.
+
+A label, a patient's file or a model may be called anything. What is written is named by these functions alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+
+LIMIT = 100
+"""Bytes of a name in UTF-8; most disks take 255, and prefixes, endings and hidden names are to fit in as well."""
+
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*]')  # on Windows
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # likewise
+
+
+def printable(text: str) -> str:
+    """The text with escapes such as `\\x07` for what cannot be seen, steers a terminal or is not Unicode."""
+    return "".join(map(_visible, text))
+
+
+def label_file_names(names: Sequence[str]) -> list[str]:
+    """A part of a file's name for each label: letters, digits and underscores, each its own."""
+    return unique_names(["".join(c if c.isalnum() else "_" for c in name) for name in names])
+
+
+def unique_names(texts: Sequence[str]) -> list[str]:
+    """A name for each text that every disk takes; as like the text as may be, and each its own, also without case."""
+    names = [short_name(_safe(text)) for text in texts]
+    counts = Counter(map(_folded, names))
+    taken = {name for name, count in counts.items() if count == 1}
+    unique = []
+    for number, name in enumerate(names, 1):
+        base = name
+        while counts[_folded(base)] > 1 and _folded(name := f"{base}_{number}") in taken:
+            number += 1
+        taken.add(_folded(name))
+        unique.append(name)
+    return unique
+
+
+def short_name(name: str, limit: int = LIMIT) -> str:
+    """The name, or its beginning and a digest of it if it has more bytes than `limit`."""
+    if len(_bytes(name)) <= limit:
+        return name
+    digest = hashlib.sha256(_bytes(name)).hexdigest()[:8]
+    return f"{_bytes(name)[: limit - 9].decode(errors='ignore')}_{digest}"
+
+
+def is_unicode(name: str) -> bool:
+    """Whether a name, or path, from the system is valid text; names of files may be any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _safe(text: str) -> str:
+    text = _FORBIDDEN.sub("_", "".join(c if _visible(c) == c else "_" for c in text)).rstrip(". ")
+    return f"_{text}" if not text or _RESERVED.fullmatch(text) else text
+
+
+def _folded(name: str) -> str:
+    """As disks compare names that keep no case (Windows, macOS) and other forms of one letter apart (macOS)."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _visible(character: str) -> str:
+    if not unicodedata.category(character).startswith("C"):  # control, direction of writing, half a surrogate pair
+        return character
+    if "\udc80" <= character <= "\udcff":  # how Python passes a byte on that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode(errors="surrogateescape")
