@@ -13,6 +13,7 @@ import pytest
 
 from caller import SMOOTH, STAND_IN, Start, pid_of
 from processes import SOON, gone, wait_until
+from test_worker_process import an_export
 
 BUSY = """
 import subprocess, sys
@@ -151,7 +152,7 @@ serve({"export": handler})
 def test_an_export_that_is_ended_leaves_nothing(end: str, start: Start, tmp_path: Path) -> None:
     place = tmp_path / "Befunde 報告"
     place.mkdir()
-    caller = start(arguments=("-u", "-c", EXPORTS)).ask(command="export", output=str(place / "review"))
+    caller = start(arguments=("-u", "-c", EXPORTS)).ask(command="export", **an_export(place))
     caller.until(lambda: caller.warnings)
     assert {path.name for path in place.iterdir()} == {*caller.warnings, ".review.mob-lock"}
     if end == "kill":  # by the system, for want of memory
