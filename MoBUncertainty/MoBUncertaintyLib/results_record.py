@@ -18,83 +18,95 @@ from MoBUncertaintyLib.regions import COLUMNS
 RECORD = "prediction.json"
 SCHEMA = "mob-uncertainty results"
 SCHEMA_VERSION = 2
+TEXT_LIMIT = 10_000  # characters
 CSV_LIMIT = 64 * 2**20  # bytes; a region takes some hundred
 
 
-def _numbers(count: int, **range_: Any) -> dict[str, Any]:
-    return {"type": "array", "items": {"type": "number"} | range_, "minItems": count, "maxItems": count}
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= TEXT_LIMIT
 
 
-_TEXT = {"type": "string", "maxLength": 10_000}
-_TEXT_OR_NULL = {"type": ["string", "null"], "maxLength": 10_000}
-_COUNT = {"type": "integer", "minimum": 0}
-_AMOUNT = {"type": "number", "minimum": 0}
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
-FORMAT: dict[str, Any] = {
-    "type": "object",
-    "required": ["schema", "schema_version", "created", "input", "organs", "regions", "warnings", "files", "sha256"],
-    "properties": {
-        "schema": {"const": SCHEMA},
-        "schema_version": {"const": SCHEMA_VERSION},
-        "created": _TEXT,
-        "input": {
-            "type": "object",
-            "required": ["size", "spacing_mm"],
-            "properties": {
-                "name": _TEXT_OR_NULL,
-                "path": _TEXT_OR_NULL,
-                "sha256": _TEXT_OR_NULL,
-                "series": _TEXT_OR_NULL,
-                "size": _numbers(3, exclusiveMinimum=0),
-                "spacing_mm": _numbers(3, exclusiveMinimum=0),
-                "origin_lps_mm": _numbers(3),
-                "direction": _numbers(9),
-            },
-        },
-        "organs": {
-            "type": "array",
-            "minItems": 1,
-            "maxItems": 255,
-            "items": {
-                "type": "object",
-                "required": ["name", "value", "colour", "terminology", "volume_ml"],
-                "properties": {
-                    "name": _TEXT,
-                    "value": {"type": "integer", "minimum": 1, "maximum": 255},
-                    "colour": _numbers(3),
-                    "terminology": {"type": "object"},
-                    "volume_ml": _AMOUNT,
-                },
-            },
-        },
-        "regions": {
-            "type": "object",
-            "required": ["count", "expected_error_mm3", "settings"],
-            "properties": {"count": _COUNT, "expected_error_mm3": _AMOUNT, "settings": {"type": "object"}},
-        },
-        "warnings": {"type": "array", "items": _TEXT},
-        "timings_s": {"type": "object", "additionalProperties": _AMOUNT},
-        "model": {"type": "object", "properties": {"name": _TEXT, "digest": _TEXT}},
-        "settings": {
-            "type": "object",
-            "properties": {
-                "overlap": {"type": "number"},
-                "tiling": _TEXT,
-                "mirror": {"type": "boolean"},
-                "samples": {"type": ["integer", "null"]},
-                "region_of_interest": {"anyOf": [{"type": "null"}, _numbers(6)]},
-            },
-        },
-        "moments": _TEXT,
-        "folds": {"type": "array", "items": {"type": ["integer", "string"]}},
-        "device": _TEXT,
-        "precision": _TEXT,
-        "versions": {"type": "object", "additionalProperties": _TEXT_OR_NULL},
-        "files": {"type": "object", "additionalProperties": _TEXT},
-        "sha256": _TEXT,
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_amount(value: Any) -> bool:
+    return _is_number(value) and value >= 0
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and value > 0
+
+
+def _is_text_or_null(value: Any) -> bool:
+    return value is None or _is_text(value)
+
+
+def _is_fold(value: Any) -> bool:
+    return _is_count(value) or value == "all"
+
+
+FORM: dict[str, Any] = {
+    "created": _is_text,
+    "input": {
+        "name": _is_text_or_null,
+        "path": _is_text_or_null,
+        "sha256": _is_text_or_null,
+        "series": _is_text_or_null,
+        "size": (_is_positive, _is_positive, _is_positive),
+        "spacing_mm": (_is_positive, _is_positive, _is_positive),
     },
+    "organs": [
+        {
+            "name": _is_text,
+            "value": _is_count,
+            "colour": (_is_count, _is_count, _is_count),
+            "terminology": {},
+            "volume_ml": _is_amount,
+        }
+    ],
+    "regions": {"count": _is_count, "expected_error_mm3": _is_amount, "settings": {}},
+    "warnings": [_is_text],
+    "files": {},
+    "model?": {"name?": _is_text, "digest?": _is_text},
+    "settings?": {
+        "overlap?": _is_number,
+        "tiling?": _is_text,
+        "mirror?": lambda value: isinstance(value, bool),
+        "region_of_interest?": lambda value: value is None or _fault(value, (_is_number,) * 6) is None,
+    },
+    "moments?": _is_text,
+    "folds?": [_is_fold],
+    "device?": _is_text,
+    "precision?": _is_text,
+    "versions?": {},
 }
-"""The form of `prediction.json` as a JSON Schema; what is not named here may be anything."""
+"""The form of `prediction.json`: objects by their entries (`?`: may be missing), lists by what is in them, and tests of
+values. What is not named here may be anything."""
+
+
+def _fault(value: Any, form: Any, place: str = "") -> str | None:
+    """The first place where a value has not its form; None: it has."""
+    if callable(form):
+        return None if form(value) else place
+    if not isinstance(value, dict if isinstance(form, dict) else list):
+        return place
+    if isinstance(form, dict):
+        inside = [(name.rstrip("?"), part) for name, part in form.items() if name[-1] != "?" or name[:-1] in value]
+        missing = next((name for name, _ in inside if name not in value), None)
+        if missing:
+            return f"{place}.{missing}"
+        parts = [(value[name], part, f"{place}.{name}") for name, part in inside]
+    else:
+        if isinstance(form, tuple) and len(value) != len(form):
+            return place
+        forms = form if isinstance(form, tuple) else form * len(value)
+        parts = [(each, part, f"{place}[{i}]") for i, (each, part) in enumerate(zip(value, forms, strict=True))]
+    return next((fault for fault in (_fault(*part) for part in parts) if fault is not None), None)
 
 
 class RecordError(ValueError):
@@ -123,19 +135,16 @@ def check_form(record: dict[str, Any]) -> None:
     Raises:
         RecordError: It has not.
     """
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import best_match
-
-    if wrong := best_match(Draft202012Validator(FORMAT).iter_errors(record)):
-        place = wrong.json_path.removeprefix("$").removeprefix(".") or "content"
-        reason = f"is not {wrong.validator_value}" if wrong.validator in ("type", "const") else "is not as it should be"
-        raise RecordError(f"its {_short(place)} {reason}")
+    if fault := _fault(record, FORM):
+        raise RecordError(f"its {fault.removeprefix('.')} is missing or not as it should be")
     try:
         labels = [label_of(organ) for organ in record["organs"]]
         RegionSettings.from_dict(record["regions"]["settings"])
         datetime.fromisoformat(record["created"])
     except (SettingsError, TypeError, ValueError) as error:
         raise RecordError(_short(error)) from error
+    if not labels:
+        raise RecordError("it names no organs")
     for what in ("value", "name"):
         if len({getattr(label, what) for label in labels}) < len(labels):
             raise RecordError(f"two of its organs have the same {what}")

@@ -318,7 +318,7 @@ def dependencies() -> dict[str, str]:
 
 def test_requirements_are_the_projects_without_torch_and_what_slicer_has() -> None:
     elsewhere = {"torch", "numpy", "scipy", "simpleitk"}  # PyTorchUtils', and Slicer's own
-    terminal = {"jsonschema", "rich", "typer"}  # of the command line only
+    terminal = {"rich", "typer"}  # of the command line only
     assert requirements() == {name: v for name, v in dependencies().items() if name not in elsewhere | terminal}
 
 
