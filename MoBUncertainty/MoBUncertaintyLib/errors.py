@@ -15,7 +15,9 @@ SIGNS_OF_IT = (
     "cudnn_status_not_initialized",  # cuDNN, where its own memory does not fit
     "unable to find an engine",  # cuDNN, where no algorithm's workspace fits
     "invalid buffer size",  # MPS
+    "could not create a primitive",  # oneDNN
 )
+NOT_SIGNS_OF_IT = ("could not create a primitive descriptor",)  # oneDNN cannot do this at all
 
 
 class UserError(Exception):
@@ -87,4 +89,7 @@ def lack_of_memory_told() -> Iterator[None]:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device, or the computer, ran out of memory; of other libraries than NumPy only the message says so."""
-    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in SIGNS_OF_IT)
+    text = str(error).lower()
+    for other in NOT_SIGNS_OF_IT:
+        text = text.replace(other, "")
+    return isinstance(error, MemoryError) or any(sign in text for sign in SIGNS_OF_IT)

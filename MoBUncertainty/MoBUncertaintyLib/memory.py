@@ -6,7 +6,9 @@ that can be Slicer, with all that was not saved.
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Sequence
 
 import psutil
 
@@ -14,6 +16,30 @@ from MoBUncertaintyLib.errors import SettingsError
 
 BYTES_OF_LABEL, BYTES_OF_MAPS = 1, 8
 """Of a voxel: its label; and for each organ its probability and variance, float32."""
+
+MAPS_OF_TILE = 3
+"""Sets of features at full resolution that a U-Net holds at once, at the least: a layer's input and output, and a skip
+connection. Measured with 4 features on 67 million voxels: 3.6."""
+
+
+def check_tile(tile: Sequence[int], features: int, number_size: int) -> None:
+    """See that there is room for the computer itself to compute one tile.
+
+    Args:
+        tile: Voxels along each axis; a smaller image is padded to it.
+        features: Of the network's first stage.
+        number_size: Bytes of each of their numbers.
+
+    Raises:
+        SettingsError: There is less memory, swap space included, than that takes at the least.
+    """
+    needed = MAPS_OF_TILE * math.prod(tile) * features * number_size
+    free = _free()
+    if free is not None and needed > free:
+        raise SettingsError(
+            f"The network's tiles of {' x '.join(map(str, tile))} voxels take {needed / 1e9:,.1f} GB of memory, of "
+            f"which {free / 1e9:,.1f} GB are free; close other programs, or use a GPU or another model."
+        )
 
 
 def check_memory(voxels: int, organs: int, holders: int = 1) -> None:

@@ -7,7 +7,7 @@ must be on a list of nnU-Net's own, and numbers must be in a sane range, before 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from copy import deepcopy
 from typing import Any
 
@@ -20,19 +20,13 @@ NETWORKS = {
     for module in ("unet", "residual_unet")
     for name in ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")
 }
-RESAMPLERS = {
-    "resample_data_or_seg_to_shape",
-    "resample_torch_fornnunet",
-    "resample_torch_simple",
-    "no_resampling_hack",
-}
 NORMALISATIONS = {
-    "CTNormalization", "ZScoreNormalization", "NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization",
+    "CTNormalization", "ZScoreNormalization", "NoNormalization", "RescaleTo01Normalization",
 }  # fmt: skip
 READERS = {"SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient"}
 
 MAX_PATCH = 1024  # voxels along one axis
-MAX_PATCH_VOXELS = 2**26
+MAX_PATCH_VOXELS = 2**25
 SPACING_RANGE = (0.01, 100.0)  # mm
 # Largest number allowed anywhere in these arguments of a network.
 NETWORK_LIMITS = {
@@ -79,10 +73,6 @@ def _is_switch(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
 # What a network is built of, and the arguments each takes. Others could have any number of weights, whatever the sizes
 # above say.
 OPERATORS = {
@@ -102,16 +92,20 @@ OPERATOR_ARGUMENTS = {
     "dropout_op_kwargs": {"p": _within(0, 1), "inplace": _is_switch},
     "nonlin_kwargs": {"negative_slope": _within(0, 1), "inplace": _is_switch},
 }
-RESAMPLER_ARGUMENTS = {
+_SEPARATE_Z = {
     "is_seg": _is_switch,
-    "order": _within(0, 5, int),  # of a spline
-    "order_z": _within(0, 5, int),
     "force_separate_z": lambda value: value is None or _is_switch(value),
     "separate_z_anisotropy_threshold": _within(0, 64),
-    "num_threads": _within(1, 64, int),
-    "mode": _is_text,
-    "memefficient_seg_resampling": _is_switch,
-    "aniso_axis_mode": _is_text,
+}
+_MODES = ("linear", "nearest", "nearest-exact", "area")
+# nnU-Net's resampling functions, and the arguments each takes.
+RESAMPLERS: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "resample_data_or_seg_to_shape": _SEPARATE_Z
+    | {"order": _within(0, 5, int), "order_z": _within(0, 5, int)},  # of splines
+    "resample_torch_fornnunet": _SEPARATE_Z
+    | {"num_threads": _within(1, 64, int), "memefficient_seg_resampling": _is_switch}
+    | dict.fromkeys(("mode", "aniso_axis_mode"), lambda value: value in _MODES),
+    "no_resampling_hack": {},
 }
 
 
@@ -164,6 +158,8 @@ def check_dataset(dataset: dict[str, Any]) -> dict[int, str]:
         raise ModelError("dataset.json does not name the input channels; export the model again.")
     if len(channels) != 1:
         raise ModelError(f"The model needs {len(channels)} images per case; MoB Uncertainty works on one image.")
+    if not all(isinstance(name, str) for name in channels.values()):
+        raise ModelError("The name of the input channel in dataset.json is not text; export the model again.")
     labels = dataset.get("labels")
     if not isinstance(labels, dict):
         raise ModelError("dataset.json does not name the labels; export the model again.")
@@ -173,10 +169,11 @@ def check_dataset(dataset: dict[str, Any]) -> dict[int, str]:
     if not all(isinstance(value, int) and not isinstance(value, bool) for value in labels.values()):
         raise ModelError("The label values in dataset.json are not whole numbers; export the model again.")
     foreground = {value: name for name, value in sorted(values.items(), key=lambda item: item[1]) if value != 0}
-    consecutive = sorted(values.values()) == list(range(len(values)))
+    consecutive = sorted(labels.values()) == list(range(len(labels))) and labels.get("ignore") in (None, len(values))
     if values.get("background") != 0 or not consecutive or not 1 <= len(foreground) <= 255:
         raise ModelError(
-            "The labels in dataset.json must be background = 0 and then 1, 2, ...; export the model again."
+            "The labels in dataset.json must be background = 0 and then 1, 2, ..., with ignore as the last if there is "
+            "such a label; export the model again."
         )
     return foreground
 
@@ -199,8 +196,10 @@ def _resolve(plans: dict[str, Any], name: str) -> dict[str, Any]:
         if planned is not None and name in visited:
             raise _unusable(f"the configuration {name} inherits from itself")
         if not isinstance(planned, dict):
-            there = ", ".join(configurations) or "none"
-            raise ModelError(f"plans.json has no configuration {name!r} (there is: {there}); export the model again.")
+            there = ", ".join(configurations)[:200] or "none"
+            raise ModelError(
+                f"plans.json has no configuration {_shown(name)} (there is: {there}); export the model again."
+            )
         visited.add(name)
         resolved = {**deepcopy(planned), **resolved}
         name = planned.get("inherits_from")
@@ -218,14 +217,19 @@ def _check_axes(plans: dict[str, Any]) -> None:
 
 def _check_resampling(planned: dict[str, Any]) -> None:
     for what in ("data", "seg", "probabilities"):
-        _one_of(planned.get(f"resampling_fn_{what}"), RESAMPLERS, "resampling function")
-        _check_arguments(planned, f"resampling_fn_{what}_kwargs", RESAMPLER_ARGUMENTS)
+        function = planned.get(f"resampling_fn_{what}")
+        if function == "resample_torch_simple":
+            raise _unusable("nnU-Net's resample_torch_simple is called by other functions only, not by plans")
+        _one_of(function, RESAMPLERS.keys(), "resampling function")
+        _check_arguments(planned, f"resampling_fn_{what}_kwargs", RESAMPLERS[function])
 
 
 def _check_normalisation(plans: dict[str, Any], planned: dict[str, Any]) -> None:
     schemes, masked = planned.get("normalization_schemes"), planned.get("use_mask_for_norm")
     if not isinstance(schemes, list) or len(schemes) != 1:
         raise _unusable("'normalization_schemes' must have one entry, for the one image")
+    if schemes[0] == "RGBTo01Normalization":
+        raise ModelError("The model is for colour images; MoB Uncertainty works on one image with one value per voxel.")
     _one_of(schemes[0], NORMALISATIONS, "normalisation")
     if not isinstance(masked, list) or len(masked) != 1 or not isinstance(masked[0], bool):
         raise _unusable("'use_mask_for_norm' must have one entry, true or false")
@@ -294,7 +298,7 @@ def _check_arguments(holder: dict[str, Any], what: str, known: dict[str, Callabl
         raise _unusable(f"'{what}' must be an object")
     for name, value in arguments.items():
         if name not in known:
-            raise _unusable(f"'{what}' has the argument {name!r}, which nnU-Net does not know")
+            raise _unusable(f"'{what}' has the argument {_shown(name)}, which nnU-Net does not know")
         if not known[name](value):
             raise _unusable(f"the argument '{name}' in '{what}' is out of range")
 
@@ -352,11 +356,18 @@ def _numbers(planned: dict[str, Any], name: str, low: float, high: float, whole:
     return values
 
 
-def _one_of(name: Any, known: set[str], what: str) -> None:
+def _one_of(name: Any, known: Set[str], what: str) -> None:
     if not isinstance(name, str) or name not in known:
         raise ModelError(
-            f"plans.json names the {what} {name!r}, which is not one of nnU-Net's own; this model is not safe to load."
+            f"plans.json names the {what} {_shown(name)}, which is not one of nnU-Net's own; this model is not safe to "
+            "load."
         )
+
+
+def _shown(value: Any) -> str:
+    """What is wrong, as short as a sentence needs it."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _unusable(problem: str) -> ModelError:

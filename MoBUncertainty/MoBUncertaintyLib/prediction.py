@@ -19,7 +19,7 @@ from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.devices import Precision, autocast_dtype, select_device
 from MoBUncertaintyLib.errors import Cancelled, SettingsError, lack_of_memory_told
 from MoBUncertaintyLib.images import check_image
-from MoBUncertaintyLib.memory import check_memory
+from MoBUncertaintyLib.memory import check_memory, check_tile
 from MoBUncertaintyLib.model import Fold, Model
 from MoBUncertaintyLib.moments import DEFAULT_SAMPLES
 from MoBUncertaintyLib.network import StochasticNetwork, load_network, load_weights
@@ -192,6 +192,9 @@ class Predictor:
         clock.step("preprocess", 0, 1)
         checked, warnings = check_image(image)
         check_memory(checked.GetNumberOfPixels(), len(self.model.card.labels))
+        if self.device.type == "cpu":  # a GPU says itself that its memory is not enough
+            number = autocast_dtype(self.device, self.settings.precision).itemsize
+            check_tile(self._preprocessor.patch, self._preprocessor.features, number)
         case = self._preprocessor.prepare(checked, self.settings.region_of_interest, self.settings.body_box)
         clock.step("preprocess", 1, 1)
         window = self._window()

@@ -168,6 +168,8 @@ class Preprocessor:
         self.manager = PlansManager(deepcopy(plans))
         self.configuration = self.manager.get_configuration(configuration)
         self.patch = tuple(self.configuration.patch_size)
+        features = self.configuration.network_arch_init_kwargs["features_per_stage"]
+        self.features = features[0] if isinstance(features, (list, tuple)) else features
         self.spacing = tuple(self.configuration.spacing)
         self.is_pointwise = self.configuration.normalization_schemes[0] in POINTWISE
         self.is_ct = self.is_pointwise and next(iter(dataset["channel_names"].values())).lower() == "ct"

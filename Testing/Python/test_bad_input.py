@@ -214,6 +214,41 @@ def other_plans(run: Run) -> Run:
     return replace(run, model=folder)
 
 
+def with_raw(name: str, *path: str, to: object) -> Change:
+    """A raw results folder with another entry in `plans.json` or `dataset.json`."""
+
+    def change(run: Run) -> Run:
+        folder = tiny.make_results_folder(run.scratch / "raw")
+        content = inner = json.loads((folder / name).read_text())
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = to
+        (folder / name).write_text(json.dumps(content))
+        return replace(run, model=folder)
+
+    return change
+
+
+def with_planned(name: str, to: object) -> Change:
+    return with_raw("plans.json", "configurations", tiny.CONFIGURATION, name, to=to)
+
+
+def with_card(**changes: object) -> Change:
+    def change(run: Run) -> Run:
+        path = run.model / "model.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        return run
+
+    return change
+
+
+def nested(depth: int) -> list:
+    inner: list = []
+    for _ in range(depth):
+        inner = [inner]
+    return inner
+
+
 # --- outputs ---------------------------------------------------------------------------------------------------------
 
 
@@ -273,7 +308,22 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "model with a wrong hash": (changed_weights, "fold_0/weights.safetensors in"),
     "model of an unknown schema": (unknown_schema, "newer version of MoB Uncertainty (schema 99"),
     "checkpoint that runs code": (code_in_checkpoint, "checkpoint_final.pth"),
-    "network that does not fit its plans": (other_plans, "do not fit"),
+    "network that does not fit its plans": (other_plans, "do not fit the network in plans.json ("),
+    "spacing of 400 digits": (with_card(spacing=[10**400, 1, 1]), "is too large; export the model again"),
+    "regions of 400 digits": (with_card(regions={"depth_mm": 10**400}), "is too large; export the model again"),
+    "training nested 900 deep": (with_card(training={"a": nested(900)}), "is nested more than 64 deep"),
+    "half a surrogate pair": (with_card(licence="\ud800"), "not valid Unicode (half a surrogate pair)"),
+    "channel's name that is a number": (with_raw("dataset.json", "channel_names", to={"0": 5}), "is not text"),
+    "ignore label amid others": (
+        with_raw("dataset.json", "labels", to={"background": 0, "organ": 1, "ignore": 7}),
+        "with ignore as the last",
+    ),
+    "normalisation of photographs": (with_planned("normalization_schemes", ["RGBTo01Normalization"]), "colour images"),
+    "resampling that plans cannot name": (
+        with_planned("resampling_fn_data", "resample_torch_simple"),
+        "nnU-Net's resample_torch_simple is called by other functions only",
+    ),
+    "patch of a whole scan": (with_planned("patch_size", [1024, 1024, 64]), "'patch_size' and 'spacing' must have"),
     "output below a file": (file_in_the_way, "choose another folder"),
     "output in a folder of other things": (others_folder, "holds other things than results"),
     "output where nothing can be made": (unwritable, "/proc"),

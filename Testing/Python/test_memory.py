@@ -10,7 +10,8 @@ import pytest
 import tiny
 import tiny_model
 from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.memory import check_memory
+from MoBUncertaintyLib.memory import check_memory, check_tile
+from MoBUncertaintyLib.model import load_model
 from MoBUncertaintyLib.prediction import PredictionSettings, Predictor
 
 
@@ -68,4 +69,25 @@ def test_nothing_is_computed_for_results_that_do_not_fit(free, tmp_path, monkeyp
     monkeypatch.setattr(predictor, "_window", lambda: pytest.fail("it was computed"))
     free(9)
     with pytest.raises(SettingsError, match="close other programs"):
+        predictor.predict(tiny.make_ct((12, 20, 20)))
+
+
+def test_a_tile_that_does_not_fit_is_refused_before_it_is_computed(free, tmp_path, monkeypatch):
+    """The tile counts, not the image: that is padded to it."""
+    needed = 3 * 1024 * 1024 * 32 * 4 * 4
+    free(needed)
+    check_tile((1024, 1024, 32), 4, 4)
+    free(needed - 1)
+    with pytest.raises(SettingsError) as caught:
+        check_tile((1024, 1024, 32), 4, 4)
+    assert str(caught.value) == (
+        "The network's tiles of 1024 x 1024 x 32 voxels take 1.6 GB of memory, of which 1.6 GB are free; "
+        "close other programs, or use a GPU or another model."
+    )
+    plans = tiny.make_plans((512, 512, 96))
+    model = load_model(tiny.make_results_folder(tmp_path / "large", plans=plans))
+    predictor = Predictor(model, PredictionSettings(device="cpu"))
+    monkeypatch.setattr(predictor, "_window", lambda: pytest.fail("it was computed"))
+    free(500 * 10**6)
+    with pytest.raises(SettingsError, match="tiles of 512 x 512 x 96 voxels"):
         predictor.predict(tiny.make_ct((12, 20, 20)))

@@ -67,8 +67,10 @@ def test_output_that_is_no_number_is_an_error(tmp_path, monkeypatch, organs, kin
         "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
         "GET was unable to find an engine to execute this computation",
         "Invalid buffer size: 12.00 GiB",
+        "could not create a primitive",  # oneDNN, on a CPU
     ],
 )
-def test_what_gpus_say_when_their_memory_is_full_is_known(message):
+def test_what_libraries_say_when_the_memory_is_full_is_known(message):
     assert is_out_of_memory(RuntimeError(message))
+    assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a convolution"))
     assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))

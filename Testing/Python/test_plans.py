@@ -48,6 +48,11 @@ def _planned(*path: str, to: Any) -> dict[str, Any]:
     return replaced(PLANS, ("configurations", "3d_fullres", *path), to)
 
 
+def _resampled(function: str, **arguments: Any) -> dict[str, Any]:
+    planned = _planned("resampling_fn_data", to=function)
+    return replaced(planned, ("configurations", "3d_fullres", "resampling_fn_data_kwargs"), arguments)
+
+
 ARCHITECTURE = ("architecture", "arch_kwargs")
 ARGUMENTS = PLANS["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
 HOSTILE_PLANS = {
@@ -88,7 +93,15 @@ HOSTILE_PLANS = {
     "no resampling arguments": (_planned("resampling_fn_seg_kwargs", to=None), "'resampling_fn_seg_kwargs' must be an"),
     "spline of no order": (_planned("resampling_fn_data_kwargs", to={"order": 1.5}), "'order' .* out of range"),
     "spline of too high an order": (_planned("resampling_fn_data_kwargs", to={"order": 6}), "'order' .* out of range"),
-    "threads without end": (_planned("resampling_fn_data_kwargs", to={"num_threads": 10**9}), "out of range"),
+    "threads without end": (_resampled("resample_torch_fornnunet", num_threads=10**9), "out of range"),
+    "splines for torch": (_resampled("resample_torch_fornnunet", order=3), "'order', which nnU-Net does not know"),
+    "torch's mode for splines": (_resampled("resample_data_or_seg_to_shape", mode="linear"), "'mode', which nnU-Net"),
+    "mode that torch lacks": (_resampled("resample_torch_fornnunet", mode="best"), "'mode' .* out of range"),
+    "no resampling of segmentations": (_resampled("no_resampling_hack", is_seg=True), "'is_seg', which nnU-Net does"),
+    "resampling that plans cannot name": (_resampled("resample_torch_simple"), "resample_torch_simple is called by"),
+    "normalisation of photographs": (_planned("normalization_schemes", to=["RGBTo01Normalization"]), "colour images"),
+    "a name of a megabyte": (_planned("resampling_fn_data", to="x" * 2**20), "resampling function 'xxxxx"),
+    "patch of a whole scan": (_planned("patch_size", to=[1024, 1024, 64]), "'patch_size'"),
     "normalisation": (_planned("normalization_schemes", to=["Popen"]), "normalisation 'Popen'"),
     "preprocessor": (_planned("preprocessor_name", to="MyPreprocessor"), "preprocessor"),
     "reader": (PLANS | {"image_reader_writer": "Popen"}, "image reader 'Popen'"),
@@ -139,8 +152,29 @@ HOSTILE_PLANS = {
 @pytest.mark.parametrize("what", HOSTILE_PLANS)
 def test_plans_that_are_unsafe_or_absurd_are_refused(what: str) -> None:
     plans, message = HOSTILE_PLANS[what]
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=message) as caught:
         check_plans(plans, "3d_fullres")
+    assert len(str(caught.value)) < 400
+
+
+UNSUITABLE_DATASETS = {
+    "a channel's name that is none": ({"channel_names": {"0": 5}}, "name of the input channel .* is not text"),
+    "a list of channels": ({"channel_names": {"0": ["CT"]}}, "name of the input channel .* is not text"),
+    "an ignore label amid others": ({"labels": {"background": 0, "ignore": 1, "organ": 2}}, "with ignore as the last"),
+    "an ignore label of an organ": ({"labels": {"background": 0, "organ": 1, "ignore": 1}}, "with ignore as the last"),
+    "an ignore label far off": ({"labels": {"background": 0, "organ": 1, "ignore": 255}}, "with ignore as the last"),
+    "a negative ignore label": ({"labels": {"background": 0, "organ": 1, "ignore": -1}}, "with ignore as the last"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), UNSUITABLE_DATASETS.values(), ids=UNSUITABLE_DATASETS.keys())
+def test_datasets_that_nnunet_would_fail_on_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        check_dataset(DATASET | change)
+
+
+def test_an_ignore_label_is_no_class() -> None:
+    assert check_dataset(DATASET | {"labels": {"background": 0, "organ": 1, "ignore": 2}}) == {1: "organ"}
 
 
 PLANNERS = [
