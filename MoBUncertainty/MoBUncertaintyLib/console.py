@@ -22,6 +22,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from MoBUncertaintyLib.card_text import covariance_text, plain, score_lines, training_lines
 from MoBUncertaintyLib.errors import Cancelled, ImageError, UserError
 from MoBUncertaintyLib.file_names import printable
 from MoBUncertaintyLib.publishing import sweep
@@ -284,24 +285,20 @@ def show_demo(scores: DemoScores) -> None:
 
 def show_model(model: Model) -> None:
     """A model's card; the caller has verified the model."""
-    card, spec = model.card, model.card.covariance
+    card = model.card
     table = _Facts(card.name)
     table.add_row("task", card.task)
     for label in card.labels:
         kind = label.terminology["type"]
         table.add_row(f"label {label.value}", label.name + (f" ({kind[0]} {kind[1]}, {kind[2]})" if kind else ""))
-    table.add_row(
-        "covariance",
-        f"{spec.kind.value}, rank {spec.rank}, bases {spec.bases}, partitions {spec.partitions} per axis, "
-        f"one draw per {spec.scope.value}",
-    )
+    table.add_row("covariance", covariance_text(card.covariance))
     table.add_row("configuration", f"{card.configuration}, folds {', '.join(map(str, model.folds))}")
     table.add_row("input", f"orientation {card.orientation or 'as stored'}, {_numbers(card.spacing)} mm")
-    for title, content in (("training", card.training), ("scores", card.scores)):
-        for key, value in content.items() or [("", "not stated")]:
-            table.add_row(f"{title}: {key}" if key else title, _plain(value))
+    for title, lines in (("training", training_lines(card.training)), ("scores", score_lines(card.scores))):
+        for key, text in lines or [("", "not stated")]:
+            table.add_row(f"{title}: {key}" if key else title, text)
     if card.regions:
-        table.add_row("regions", _plain(card.regions))
+        table.add_row("regions", plain(card.regions))
     table.add_row("licence", card.licence)
     verified = f"{len(card.files)} files, SHA-256 as stated" if card.files else "raw nnU-Net folder, no hashes to check"
     table.add_row("verified", verified)
@@ -328,11 +325,3 @@ def _verbatim(text: str, style: str = "") -> Text:
 
 def _numbers(values: Sequence[float]) -> str:
     return " x ".join(f"{value:g}" for value in values)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(entry)}" for key, entry in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
