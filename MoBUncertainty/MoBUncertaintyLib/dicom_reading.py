@@ -11,9 +11,10 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 import pydicom
@@ -82,34 +83,38 @@ def find_series(folder: Path) -> dict[str, Series]:
         raise ImageError(f"{folder} cannot be listed ({error.strerror}); check the path.") from error
     found: dict[str, Series] = {}
     for path in paths:
-        header = _read_header(path)
-        if header is None:
+        if not begins_as_dicom(path):
+            if _should_be_dicom(path):
+                raise ImageError(f"{path} is no DICOM file, though its name says so; copy it again, or remove it.")
             continue
-        if "Rows" not in header or "Columns" not in header:
-            kind = header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or ""
-            if "Image Storage" in UID(kind).name:
-                raise ImageError(f"{path} is damaged (its header states no size); copy or export it again.")
-            continue  # a report or contours, say
-        uid = str(header.get("SeriesInstanceUID", ""))
-        description = str(header.get("SeriesDescription", "") or "").strip()
-        found.setdefault(uid, Series(uid, description or "no description")).files.append(path)
+        with BoundedReader(path) as file:
+            try:
+                uid, description = _read_series(path, file)
+            except ImageError:
+                file.seek(128)
+                if file.read(4) == b"DICM" or _should_be_dicom(path):
+                    raise
+                continue  # another file that happens to begin so
+        if uid is not None:
+            found.setdefault(uid, Series(uid, description)).files.append(path)
     return found
 
 
-def _read_header(path: Path) -> Dataset | None:
-    """What tells series apart; None where a file is not DICOM."""
-    if not begins_as_dicom(path):
-        if path.name.lower().endswith(_SUFFIXES) and not path.name.startswith("."):
-            raise ImageError(f"{path} is no DICOM file, though its name says so; copy it again, or remove it.")
-        return None
-    with BoundedReader(path) as file:
-        try:
-            return _parse(path, file, specific_tags=list(_HEADER), stop_before_pixels=True)
-        except ImageError:
-            file.seek(128)
-            if file.read(4) == b"DICM" or path.name.lower().endswith(_SUFFIXES):
-                raise
-            return None  # another file that happens to begin so
+def _should_be_dicom(path: Path) -> bool:
+    return path.name.lower().endswith(_SUFFIXES) and not path.name.startswith(".")
+
+
+def _read_series(path: Path, file: BinaryIO) -> tuple[str | None, str]:
+    """UID and description of the series; no UID where a file holds a report or contours, say, and no image."""
+    with _parsing(path):
+        header = pydicom.dcmread(file, force=True, specific_tags=list(_HEADER), stop_before_pixels=True)
+        if "Rows" not in header or "Columns" not in header:
+            kind = header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or ""
+            if "Image Storage" in UID(str(kind)).name:
+                raise ImageError(f"{path} is damaged (its header states no size); copy or export it again.")
+            return None, ""
+        description = str(header.get("SeriesDescription", "") or "").strip()
+        return str(header.get("SeriesInstanceUID", "")), description or "no description"
 
 
 def choose_series(folder: Path, uid: str | None = None) -> Series:
@@ -151,23 +156,28 @@ def read_slices(files: Sequence[Path]) -> tuple[sitk.Image, list[str], list[str]
             except OSError as error:
                 raise ImageError(f"{path} cannot be read ({error.strerror}); check the path.") from error
             digests.append(digest_of_bytes(content))
-            slices += _slices_of(path, _parse(path, io.BytesIO(content)))
+            with _parsing(path):
+                slices += _slices_of(path, _parse(content))
+            del content
     image, warnings_ = _stack(slices)
     return image, warnings_, digests
 
 
-def _parse(path: Path, file: Any, **options: Any) -> Dataset:
-    """Read a dataset; damaged ones fail in as many ways as there are elements."""
+@contextmanager
+def _parsing(path: Path) -> Iterator[None]:
+    """pydicom parses elements at their first use, and damaged ones fail in as many ways as there are elements."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            dataset = pydicom.dcmread(file, force=True, **options)
-            for name in _HEADER:
-                dataset.get(name)  # parsed at their first use
-        except MemoryError:
+            yield
+        except (ImageError, MemoryError):
             raise
         except Exception as error:
             raise ImageError(f"{path.name} is damaged ({_phrase(error)}); copy or export it again.") from error
+
+
+def _parse(content: bytes) -> Dataset:
+    dataset = pydicom.dcmread(io.BytesIO(content), force=True)
     if not dataset.file_meta.get("TransferSyntaxUID"):
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -176,49 +186,30 @@ def _parse(path: Path, file: Any, **options: Any) -> Dataset:
 
 
 def _slices_of(path: Path, dataset: Dataset) -> list[_Slice]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            absent = [name for name in ("Rows", "Columns", "PhotometricInterpretation") if name not in dataset]
-            if absent:
-                raise ImageError(f"{path.name} is damaged (it has no {absent[0]}); copy or export it again.")
-            if int(dataset.get("SamplesPerPixel", 1)) != 1 or dataset.get("PhotometricInterpretation") not in (
-                "MONOCHROME1",
-                "MONOCHROME2",
-            ):
-                raise ImageError(
-                    f"{path.name} has several values per voxel, like a colour image; give a scalar volume."
-                )
-            if {"RescaleSlope", "RescaleIntercept"} & set(dataset.dir()) and not _is_rescaled(dataset):
-                raise ImageError(f"{path.name} states only one of RescaleSlope and RescaleIntercept; export it again.")
-            frames = list(_frames(dataset))
-            return [
-                _Slice(*place, _is_rescaled(dataset), values)
-                for place, values in zip(frames, _values(path, dataset, len(frames)), strict=True)
-            ]
-        except (ImageError, MemoryError):
-            raise
-        except Exception as error:
-            raise ImageError(f"{path.name} is damaged ({_phrase(error)}); copy or export it again.") from error
+    absent = [name for name in ("Rows", "Columns", "PhotometricInterpretation") if name not in dataset]
+    if absent:
+        raise ImageError(f"{path.name} is damaged (it has no {absent[0]}); copy or export it again.")
+    grey = dataset.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2")
+    if int(dataset.get("SamplesPerPixel", 1)) != 1 or not grey:
+        raise ImageError(f"{path.name} has several values per voxel, like a colour image; give a scalar volume.")
+    if ("RescaleSlope" in dataset) != ("RescaleIntercept" in dataset):
+        raise ImageError(f"{path.name} states only one of RescaleSlope and RescaleIntercept; export it again.")
+    places = list(_places(dataset))
+    values = _values(path, dataset, len(places))
+    return [_Slice(*place, values=frame) for place, frame in zip(places, values, strict=True)]
 
 
-def _is_rescaled(dataset: Dataset) -> bool:
-    return "ModalityLUTSequence" in dataset or ("RescaleSlope" in dataset and "RescaleIntercept" in dataset)
-
-
-def _frames(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Cosines, position and spacing of each frame. What is alike for all frames of a file may stand once."""
-    if "PerFrameFunctionalGroupsSequence" in dataset:
-        shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-        for frame in dataset.PerFrameFunctionalGroupsSequence:
-            yield _place(
-                *(
-                    _group(frame, shared, f"{name}Sequence")
-                    for name in ("PlaneOrientation", "PlanePosition", "PixelMeasures")
-                )
-            )
-    else:
-        yield _place(dataset, dataset, dataset)
+def _places(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, bool]]:
+    """Cosines, position, spacing and whether it is rescaled, of each frame. What is alike for all may stand once."""
+    if "PerFrameFunctionalGroupsSequence" not in dataset:
+        rescaled = "ModalityLUTSequence" in dataset or "RescaleSlope" in dataset
+        yield *_place(dataset, dataset, dataset), rescaled
+        return
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        names = ("PlaneOrientation", "PlanePosition", "PixelMeasures", "PixelValueTransformation")
+        *groups, transform = (_group(frame, shared, f"{name}Sequence") for name in names)
+        yield *_place(*groups), "RescaleSlope" in transform
 
 
 def _group(frame: Dataset, shared: Dataset, name: str) -> Dataset:

@@ -225,17 +225,17 @@ def _read_volume(header: VolumeHeader) -> tuple[sitk.Image, list[str]]:
             f"{header.path.name} cannot be read ({reason_of(error)}); give an intact NIfTI, NRRD, MetaImage or DICOM "
             "file."
         ) from error
-    is_nifti = header.reader == "NiftiImageIO"
-    return _with_non_finite(image, header.path) if is_nifti else image, warnings
+    return _with_non_finite(image, header), warnings
 
 
-def _with_non_finite(image: sitk.Image, path: Path) -> sitk.Image:
+def _with_non_finite(image: sitk.Image, header: VolumeHeader) -> sitk.Image:
     """SimpleITK reads NaN and infinity in NIfTI files as 0 (water in CT), without a word: put NaN back."""
-    import nibabel
-
-    stored = nibabel.load(path).dataobj
-    if not np.issubdtype(stored.dtype, np.floating):
+    if header.reader != "NiftiImageIO" or header.dtype is None or header.dtype.kind != "f":
         return image
+    from nibabel.arrayproxy import ArrayProxy
+
+    voxels = header.voxels
+    stored = ArrayProxy(str(header.path), (header.shape, header.dtype, voxels.start + voxels.skip))
     bad = ~np.isfinite(np.asanyarray(stored)).T  # nibabel's axes are x, y, z
     if not bad.any():
         return image

@@ -111,7 +111,7 @@ class BoundedReader(io.BufferedReader):
     """A file from which more can be asked than it holds: Python would first allocate what a damaged length asks for."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(io.FileIO(path))
+        super().__init__(io.FileIO(str(path)))
         self._size = os.fstat(self.fileno()).st_size
 
     def read(self, size: int | None = -1) -> bytes:

@@ -17,7 +17,8 @@ from MoBUncertaintyLib.input_files import BoundedReader
 from MoBUncertaintyLib.volume_headers import VolumeHeader, Voxels, read_header
 
 _CHUNK = 1 << 22
-# Bytes behind the voxels that are ignored with a warning; more of them, and the header states the wrong size.
+# Bytes behind uncompressed voxels, fewer than a slice, that are ignored with a warning; more of them, or any in a
+# compressed stream, and the header states the wrong size.
 _SURPLUS = 4096
 
 
@@ -46,15 +47,16 @@ def check_voxels(header: VolumeHeader) -> list[str]:
     """
     voxels = header.voxels
     name, needed = voxels.path.name, voxels.skip + voxels.length
+    surplus = min(_SURPLUS, voxels.length // header.shape[-1] - 1) if voxels.packing == "raw" else 0
     try:
-        present = _count_bytes(voxels, needed + _SURPLUS + 1)
+        present = _count_bytes(voxels, needed + surplus + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ImageError(f"{name} is truncated or damaged; copy or download it again.") from error
     except OSError as error:
         raise ImageError(f"{name} cannot be read ({error.strerror or error}); check the path.") from error
     if present < needed:
         raise ImageError(f"{name} is truncated ({present} of {needed} bytes); copy or download it again.")
-    if present > needed + _SURPLUS:
+    if present > needed + surplus:
         raise ImageError(f"{name} holds more than the {needed} bytes of its voxels; its header is wrong, or the file.")
     if present > needed:
         return [f"{name} holds {present - needed} bytes more than its voxels, which were ignored."]
@@ -91,6 +93,5 @@ def _zlib_lengths(file: BinaryIO, packed: int | None) -> Iterator[int]:
         if not stream.unconsumed_tail:
             taken += len(block)
         yield len(stream.decompress(block, _CHUNK))
-    taken -= len(stream.unused_data)
-    if packed not in (None, taken) or len(stream.unused_data) > _SURPLUS or file.read(1):
+    if packed not in (None, taken) or stream.unused_data or file.read(1):
         raise zlib.error("the stream has another length than stated")

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -21,7 +21,8 @@ from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.input_files import BoundedReader, check_regular, digest_of_file, digest_of_list
 from MoBUncertaintyLib.integrity import is_plain_name
 
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+_SUFFIXES = {"NIfTI": (".nii", ".nii.gz"), "NRRD": (".nrrd", ".nhdr"), "MetaImage": (".mha", ".mhd")}
+VOLUME_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 
 # A text header of this size, in bytes, holds all that any program writes.
 _HEADER_LIMIT = 1 << 22
@@ -63,6 +64,7 @@ class VolumeHeader:
         components: Values per voxel.
         voxels: Where they lie.
         warnings: Of geometry that is missing or contradicts itself.
+        dtype: Of the stored voxels, byte order included, where that is known.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class VolumeHeader:
     components: int
     voxels: Voxels
     warnings: tuple[str, ...] = ()
+    dtype: np.dtype | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -96,19 +99,19 @@ def read_header(path: str | Path) -> VolumeHeader:
     """
     path = Path(path)
     check_regular(path)
-    name = path.name.lower()
-    read = {".nii": _nifti, ".nii.gz": _nifti, ".nrrd": _nrrd, ".nhdr": _nrrd, ".mha": _metaimage, ".mhd": _metaimage}
-    kind = next((suffix for suffix in sorted(read, key=len, reverse=True) if name.endswith(suffix)), None)
+    kind = next((name for name, suffixes in _SUFFIXES.items() if path.name.lower().endswith(suffixes)), None)
     if kind is None:
         raise ImageError(f"{path.name} is no NIfTI, NRRD, MetaImage or DICOM file; convert it to one of them first.")
     try:
-        header = read[kind](path)
-    except gzip.BadGzipFile as error:
-        _malformed(path, "NIfTI", str(error))
+        header = {"NIfTI": _nifti, "NRRD": _nrrd, "MetaImage": _metaimage}[kind](path)
+    except (ImageError, MemoryError):
+        raise
     except (EOFError, zlib.error) as error:
         raise ImageError(f"{path.name} is truncated or damaged; copy or download it again.") from error
-    except OSError as error:
-        raise ImageError(f"{path.name} cannot be read ({error.strerror or error}); check the path.") from error
+    except Exception as error:  # a header can be wrong in as many ways as it has fields, in libraries' words or ours
+        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+        reason = reason[:120].rstrip(".")
+        raise ImageError(f"{path.name} is not a readable {kind} image ({reason}); export it again.") from error
     if header.voxels.path != path:
         check_regular(header.voxels.path)
     return header
@@ -119,7 +122,6 @@ def read_header(path: str | Path) -> VolumeHeader:
 
 def _nifti(path: Path) -> VolumeHeader:
     import nibabel
-    from nibabel.spatialimages import HeaderDataError
 
     packed = path.name.lower().endswith(".gz")
     with BoundedReader(path) as file:
@@ -127,20 +129,17 @@ def _nifti(path: Path) -> VolumeHeader:
     kinds = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
     size = next((size for order in ("little", "big") if (size := int.from_bytes(block[:4], order)) in kinds), 0)
     if not size or len(block) < size:
-        _malformed(path, "NIfTI", "it has no header")
+        raise ValueError("it has no header")
     header = kinds[size](block[:size], check=False)
     if header["magic"].item()[:3] not in (b"n+1", b"n+2"):
-        _malformed(path, "NIfTI", "its voxels are said to be in another file" if b"ni" in block else "it has no header")
-    try:
-        shape = tuple(int(n) for n in header.get_data_shape())
-        dtype = header.get_data_dtype()
-        offset = float(header["vox_offset"])
-    except (HeaderDataError, KeyError, ValueError) as error:
-        _malformed(path, "NIfTI", str(error))
+        raise ValueError("its voxels are said to be in another file" if b"ni" in block else "it has no header")
+    shape = tuple(int(n) for n in header.get_data_shape())
+    dtype = header.get_data_dtype()
+    offset = float(header["vox_offset"])
     if not (shape and min(shape) > 0 and dtype.itemsize):
-        _malformed(path, "NIfTI", "it states no size")
+        raise ValueError("it states no size")
     if not (math.isfinite(offset) and offset == int(offset) and offset >= size + 4):
-        _malformed(path, "NIfTI", f"its voxels cannot begin at byte {offset:g}")
+        raise ValueError(f"its voxels cannot begin at byte {offset:g}")
     spacing = np.asarray(header["pixdim"][1:4], float)
     if not (np.isfinite(spacing) & (spacing != 0)).all():
         found = " x ".join(f"{s:g}" for s in spacing)
@@ -149,7 +148,9 @@ def _nifti(path: Path) -> VolumeHeader:
     length = math.prod(shape) * dtype.itemsize
     voxels = Voxels(path, start, skip, length, "gzip" if packed else "raw")
     components = len(dtype.names) if dtype.names else 1
-    return VolumeHeader(path, "NiftiImageIO", shape, components, voxels, tuple(_nifti_geometry(path, header, shape)))
+    return VolumeHeader(
+        path, "NiftiImageIO", shape, components, voxels, tuple(_nifti_geometry(path, header, shape)), dtype
+    )
 
 
 def _nifti_geometry(path: Path, header: Any, shape: Sequence[int]) -> list[str]:
@@ -158,14 +159,29 @@ def _nifti_geometry(path: Path, header: Any, shape: Sequence[int]) -> list[str]:
     Raises:
         ImageError: Left and right, say, are told apart in two ways.
     """
-    qform, sform = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
+    from nibabel.spatialimages import HeaderDataError
+
+    stated = [header[f"quatern_{axis}"] for axis in "bcd"] + [header[f"qoffset_{axis}"] for axis in "xyz"]
+    stated = stated if header["qform_code"] > 0 else []
+    rows = [header[f"srow_{axis}"] for axis in "xyz"] if header["sform_code"] > 0 else []
+    if not (np.isfinite(stated).all() and np.isfinite(rows).all()):
+        raise ValueError("its qform or sform is not a number")
+    if header["pixdim"][0] == 0:
+        header["pixdim"][0] = 1  # as the standard says
+    sform = header.get_sform(coded=True)[0]
+    try:
+        qform = header.get_qform(coded=True)[0]
+    except (HeaderDataError, ValueError):  # not quite a rotation, which SimpleITK makes one
+        if sform is None:
+            raise
+        qform = None
     if qform is None and sform is None:
         return [_unknown_place(path, "its qform and sform codes are 0")]
     if sform is None:
         return []
     stated = np.abs(np.asarray(header["pixdim"][1:4], float))
     scale = np.linalg.norm(sform[:3, :3], axis=0)
-    if not np.isfinite(sform).all() or not scale.all():
+    if not scale.all():
         return []  # SimpleITK takes the qform then, or refuses
     warnings = []
     if np.abs(scale / stated - 1).max() > _SAME_SCALE:
@@ -173,7 +189,7 @@ def _nifti_geometry(path: Path, header: Any, shape: Sequence[int]) -> list[str]:
         warnings.append(
             f"{path.name} states two voxel sizes, {two[0]} mm (pixdim) and {two[1]} mm (sform); volumes may be wrong."
         )
-    if qform is None or not np.isfinite(qform).all():
+    if qform is None:
         return warnings
     cosines = (qform[:3, :3] / np.linalg.norm(qform[:3, :3], axis=0) * sform[:3, :3] / scale).sum(axis=0)
     if cosines.min() < _OPPOSED:
@@ -213,16 +229,16 @@ _PATIENT_SPACES = ("ras", "las", "lps", "right-anterior-superior", "left-anterio
 
 def _nrrd(path: Path) -> VolumeHeader:
     with BoundedReader(path) as file:
-        fields, end = _nrrd_fields(path, file)
-    shape = _whole_numbers(path, "NRRD", fields.get("sizes", ""))
-    size = _NRRD_BYTES.get(_nrrd_type(fields.get("type", ""))) or _malformed(
-        path, "NRRD", f"its type is {fields.get('type')!r}"
-    )
+        fields, end = _nrrd_fields(file)
+    shape = _whole_numbers(fields.get("sizes", ""))
+    size = _NRRD_BYTES.get(_nrrd_type(fields.get("type", "")))
+    if size is None:
+        raise ValueError("NRRD", f"its type is {fields.get('type')!r}")
     encoding = fields.get("encoding", "").lower()
     if encoding not in _NRRD_PACKINGS:
         raise ImageError(f"{path.name} has the encoding {encoding!r}, which is not read; save it as raw or gzip.")
     if int(fields.get("dimension", "0") or 0) != len(shape):
-        _malformed(path, "NRRD", "its dimension is not the number of its sizes")
+        raise ValueError("its dimension is not the number of its sizes")
     if fields.get("lineskip", "0") != "0" or not re.fullmatch(r"-1|\d+", fields.get("byteskip", "0")):
         raise ImageError(f"{path.name} skips lines before its voxels, which is not read; save it again.")
     length, skip = math.prod(shape) * size, int(fields.get("byteskip", "0"))
@@ -250,10 +266,10 @@ def _nrrd_type(text: str) -> str:
     return "u" + name if "unsigned" in words else name
 
 
-def _nrrd_fields(path: Path, file: BinaryIO) -> tuple[dict[str, str], int]:
+def _nrrd_fields(file: BinaryIO) -> tuple[dict[str, str], int]:
     """Fields of an NRRD header by their names without spaces, lower case, and the byte after it."""
     if not re.fullmatch(rb"NRRD000[1-5]\r?\n", file.readline(_HEADER_LIMIT)):
-        _malformed(path, "NRRD", "it has no header")
+        raise ValueError("it has no header")
     fields: dict[str, str] = {}
     while line := file.readline(_HEADER_LIMIT):
         text = line.decode("utf-8", "replace").rstrip("\r\n")
@@ -262,11 +278,11 @@ def _nrrd_fields(path: Path, file: BinaryIO) -> tuple[dict[str, str], int]:
         name, separator, value = text.partition(":")
         key = "".join(name.split()).lower()
         if file.tell() > _HEADER_LIMIT:
-            _malformed(path, "NRRD", "its header has no end")
+            raise ValueError("its header has no end")
         if text.startswith("#") or (separator and value.startswith("=") and key != "datafile"):
             continue  # a comment, or another program's own key
         if not separator or "\0" in text or key in fields:
-            _malformed(path, "NRRD", f"its header has the line {text[:40]!r}")
+            raise ValueError(f"its header has the line {text[:40]!r}")
         fields[key] = value.strip()
     return fields, file.tell()
 
@@ -296,13 +312,15 @@ _META_FIELDS |= {"CompressedDataSize", "HeaderSize"}
 
 def _metaimage(path: Path) -> VolumeHeader:
     with BoundedReader(path) as file:
-        fields, end = _meta_fields(path, file)
-    shape = _whole_numbers(path, "MetaImage", fields.get("DimSize", ""))
+        fields, end = _meta_fields(file)
+    shape = _whole_numbers(fields.get("DimSize", ""))
     if fields.get("NDims") != str(len(shape)):
-        _malformed(path, "MetaImage", "its NDims is not the number of its DimSize")
+        raise ValueError("its NDims is not the number of its DimSize")
     kind = fields.get("ElementType", "").removeprefix("MET_").removesuffix("_ARRAY")
-    size = _META_BYTES.get(kind) or _malformed(path, "MetaImage", f"its ElementType is {fields.get('ElementType')!r}")
-    components = _whole_numbers(path, "MetaImage", fields.get("ElementNumberOfChannels", "1"))[0]
+    size = _META_BYTES.get(kind)
+    if size is None:
+        raise ValueError(f"its ElementType is {fields.get('ElementType')!r}")
+    components = _whole_numbers(fields.get("ElementNumberOfChannels", "1"))[0]
     if fields.get("BinaryData", "True").lower()[:1] not in ("t", "1", "y"):
         raise ImageError(f"{path.name} has its voxels as text, which is not read; save it as binary.")
     length = math.prod(shape) * components * size
@@ -312,14 +330,18 @@ def _metaimage(path: Path) -> VolumeHeader:
         data, start = _beside(path, fields["ElementDataFile"]), 0
     if (skip := fields.get("HeaderSize", "0")) != "0":
         if packed or not re.fullmatch(r"-1|\d+", skip):
-            _malformed(path, "MetaImage", f"its HeaderSize is {skip!r}")
+            raise ValueError(f"its HeaderSize is {skip!r}")
         start = max(data.stat().st_size - length, 0) if skip == "-1" else int(skip)
-    stated = int(match[0]) if (match := re.fullmatch(r"[1-9]\d*", fields.get("CompressedDataSize", ""))) else None
-    voxels = Voxels(data, start, 0, length, "zlib" if packed else "raw", stated)
+    stated = fields.get("CompressedDataSize", "")
+    if stated and not packed:
+        raise ValueError("it states a CompressedDataSize, and that its voxels are not compressed")
+    if packed and not re.fullmatch(r"[1-9]\d{0,17}", stated):  # SimpleITK reads anything then
+        raise ValueError(f"its CompressedDataSize is {stated!r}")
+    voxels = Voxels(data, start, 0, length, "zlib" if packed else "raw", int(stated) if packed else None)
     return VolumeHeader(path, "MetaImageIO", shape, components, voxels, tuple(_meta_geometry(path, fields)))
 
 
-def _meta_fields(path: Path, file: BinaryIO) -> tuple[dict[str, str], int]:
+def _meta_fields(file: BinaryIO) -> tuple[dict[str, str], int]:
     """Fields of a MetaImage header, of which the last names the voxels' file, and the byte after it."""
     fields: dict[str, str] = {}
     while "ElementDataFile" not in fields:
@@ -327,12 +349,12 @@ def _meta_fields(path: Path, file: BinaryIO) -> tuple[dict[str, str], int]:
         text = line.decode("utf-8", "replace").rstrip("\r\n")
         name, separator, value = (part.strip() for part in text.partition("="))
         if not (separator and line.endswith(b"\n") and name.isprintable() and name) or "\0" in text:
-            _malformed(path, "MetaImage", f"its header has the line {text[:40]!r}" if text else "it has no header")
+            raise ValueError(f"its header has the line {text[:40]!r}" if text else "it has no header")
         if file.tell() > _HEADER_LIMIT:
-            _malformed(path, "MetaImage", "its header has no end")
+            raise ValueError("its header has no end")
         rest = value if name == "ElementDataFile" else text
         if (name in _META_FIELDS and name in fields) or "elementdatafile" in rest.lower():
-            _malformed(path, "MetaImage", f"its header has the line {text[:40]!r}")
+            raise ValueError(f"its header has the line {text[:40]!r}")
         fields[name] = value
     return fields, file.tell()
 
@@ -369,11 +391,7 @@ def _beside(header: Path, name: str) -> Path:
     return path
 
 
-def _whole_numbers(path: Path, kind: str, text: str) -> tuple[int, ...]:
+def _whole_numbers(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9]\d{0,9}(\s+[1-9]\d{0,9}){0,15}", text):
-        _malformed(path, kind, f"its sizes are {text[:40]!r}")
+        raise ValueError(f"its sizes are {text[:40]!r}")
     return tuple(map(int, text.split()))
-
-
-def _malformed(path: Path, kind: str, reason: str) -> NoReturn:
-    raise ImageError(f"{path.name} is not a readable {kind} image ({reason}); export it again.")

@@ -188,6 +188,11 @@ def intercept_of_each_frame(dataset: Dataset) -> None:
     dataset.PixelData = stored.tobytes()
 
 
+def one_frame_not_rescaled(dataset: Dataset) -> None:
+    intercept_of_each_frame(dataset)
+    del dataset.PerFrameFunctionalGroupsSequence[3].PixelValueTransformationSequence
+
+
 def without_measures(dataset: Dataset) -> None:
     del dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
 
@@ -220,6 +225,7 @@ def test_enhanced_ct_with_a_frame_missing_is_read_with_the_warning_that_slices_g
         (half_of_the_pixels, "is damaged"),
         (without_measures, r"\(0028,0030 is missing or malformed\)"),
         (turned_frames, "differ in their direction"),
+        (one_frame_not_rescaled, "differ in their having a rescale slope"),
         (without("PerFrameFunctionalGroupsSequence"), r"frames and says where|do not say where they lie"),
         (frames(lambda groups: groups.pop()), "has 6 frames and says where 5 lie"),
         (setting("NumberOfFrames", 2**31 - 1), "has 2147483647 frames and says where 6 lie"),

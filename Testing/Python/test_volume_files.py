@@ -259,6 +259,15 @@ def test_sizes_that_cannot_be_are_refused(tmp_path: Path, sizes: str) -> None:
                 read(path)
 
 
+@pytest.mark.parametrize("stated", ["", "0", "9", "8x"])
+def test_compressed_metaimage_that_states_another_length_is_refused(tmp_path: Path, stated: str) -> None:
+    """SimpleITK alone makes an image of memory that nothing was written to."""
+    path, _ = written(tmp_path / "ct.mha", True)
+    line = f"CompressedDataSize = {stated}\n" if stated else ""
+    path.write_bytes(re.sub(rb"CompressedDataSize = \d+\n", line.encode(), path.read_bytes()))
+    assert "CompressedDataSize" in refused(path) or "is truncated or damaged" in refused(path)
+
+
 @pytest.mark.parametrize("name", ["ct.nrrd", "ct.mha"])
 def test_endless_header_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
