@@ -308,6 +308,10 @@ _META_BYTES |= {"U" + name: size for name, size in _META_BYTES.items()} | {"FLOA
 
 _META_FIELDS = {"NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "BinaryData", "CompressedData"}
 _META_FIELDS |= {"CompressedDataSize", "HeaderSize"}
+_TRUE = ("T", "t", "1")
+# Powers of the number of axes: so many numbers they have.
+_META_VECTORS = {"TransformMatrix": 2, "Rotation": 2, "Orientation": 2, "Offset": 1, "Position": 1, "Origin": 1}
+_META_VECTORS |= {"CenterOfRotation": 1, "ElementSpacing": 1, "ElementSize": 1}
 
 
 def _metaimage(path: Path) -> VolumeHeader:
@@ -321,10 +325,13 @@ def _metaimage(path: Path) -> VolumeHeader:
     if size is None:
         raise ValueError(f"its ElementType is {fields.get('ElementType')!r}")
     components = _whole_numbers(fields.get("ElementNumberOfChannels", "1"))[0]
-    if fields.get("BinaryData", "True").lower()[:1] not in ("t", "1", "y"):
+    for name, count in _META_VECTORS.items():
+        if name in fields and not _are_numbers(fields[name], len(shape) ** count):
+            raise ValueError(f"its {name} is {fields[name][:40]!r}")
+    if fields.get("BinaryData", "True")[:1] not in _TRUE:
         raise ImageError(f"{path.name} has its voxels as text, which is not read; save it as binary.")
     length = math.prod(shape) * components * size
-    packed = fields.get("CompressedData", "False").lower()[:1] in ("t", "1", "y")
+    packed = fields.get("CompressedData", "False")[:1] in _TRUE
     data, start = path, end
     if fields["ElementDataFile"].upper() != "LOCAL":
         data, start = _beside(path, fields["ElementDataFile"]), 0
@@ -389,6 +396,11 @@ def _beside(header: Path, name: str) -> Path:
     if not path.exists():
         raise ImageError(f"{path} does not exist, which {header.name} names for its voxels; copy both files.")
     return path
+
+
+def _are_numbers(text: str, count: int) -> bool:
+    words = text.split()
+    return len(words) == count and all(math.isfinite(float(word)) for word in words)
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:

@@ -194,7 +194,7 @@ def test_metaimage_header_without_a_spacing_is_refused(tmp_path: Path, spacing: 
     path = tmp_path / "ct.mha"
     sitk.WriteImage(volume(), str(path), False)
     path.write_bytes(path.read_bytes().replace(b"ElementSpacing = 1 2 3", f"ElementSpacing = {spacing}".encode()))
-    with pytest.raises(ImageError, match="cannot be read"):
+    with pytest.raises(ImageError, match=r"cannot be read|its ElementSpacing is"):
         read_image(path)
 
 
