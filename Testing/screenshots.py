@@ -1,4 +1,7 @@
-"""Pictures of the panel in each of its states, for the README: `python Testing/screenshots.py [FOLDER]`."""
+"""Pictures of the panel in each of its states, for the README: `python Testing/screenshots.py [FOLDER]`.
+
+With a FOLDER, states that the README does not show are drawn as well.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "Python"))
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
-from desktop.panel import load_demo, open_panel, running
+from desktop.panel import apply, load_demo, open_panel, running
 
 FOLDER = Path(__file__).parents[1] / "MoBUncertainty" / "Resources" / "Screenshots"
-SIZE = (1340, 900)
+SIZE = (1366, 768)  # of a laptop's screen
 EXPORTS = "/home/reader/Documents"
 READER = "Dr. A. Reader"
 
@@ -22,22 +25,27 @@ def main(folder: Path = FOLDER) -> None:
     desktop.window.resize(*SIZE)
     ui = desktop.ui
 
-    def take(state: str, section=None) -> None:
+    def take(state: str, section=None, of_readme: bool = True) -> None:
         """Take a picture, with a part of the panel in view."""
-        if section:
-            desktop.process()
-            desktop.scroll.verticalScrollBar().value = section.mapTo(desktop.panel, section.rect.topLeft()).y() - 10
+        if not (of_readme or folder != FOLDER):
+            return
+        desktop.process()
+        top = section.mapTo(desktop.panel, section.rect.topLeft()).y() if section else 0
+        desktop.scroll.verticalScrollBar().value = top
         desktop.screenshot(folder / f"panel-{state}.png")
 
-    load_demo(desktop)
+    first = load_demo(desktop)
     take("ready")
+    ask(desktop, lambda: take("asking"))
     ui.applyButton.click()
-    desktop.process(until=lambda: ui.statusLabel.text.startswith("Predicting tiles: 9 of"), seconds=120)
+    desktop.process(until=lambda: ui.progressBar.value > 0 and ui.progressBar.maximum, seconds=120)
     take("running")
     desktop.process(until=lambda: not running(desktop), seconds=240)
-    session = desktop.logic.session(ui.ctSelector.currentNode())
+    session = desktop.logic.session(first)
     session.results.showInViews(session.review.regions[0].region.centroid_ras)
+    ui.overlayCollapsibleButton.collapsed = False
     take("overlay")
+    ui.overlayCollapsibleButton.collapsed = True
     ui.regionsTable.selectRow(0)
     ui.acceptButton.click()
     ui.regionsTable.selectRow(1)
@@ -45,7 +53,10 @@ def main(folder: Path = FOLDER) -> None:
     ui.commentEdit.text = "Duodenum"
     ui.commentEdit.editingFinished.emit()
     ui.regionsTable.selectRow(2)
-    take("review", ui.reviewCollapsibleButton)
+    take("review")
+    ui.editButton.click()
+    take("edit", of_readme=False)
+    ui.discardEditButton.click()
     for row in range(2, ui.regionsTable.rowCount):
         ui.regionsTable.selectRow(row)
         (ui.includeButton if row == 2 else ui.acceptButton).click()
@@ -56,7 +67,43 @@ def main(folder: Path = FOLDER) -> None:
     ui.exportCollapsibleButton.collapsed = False
     ui.exportDirectoryEdit.currentPath = EXPORTS
     take("signed-off", ui.reviewCollapsibleButton)
+    if folder != FOLDER:
+        ui.exportCollapsibleButton.collapsed = True
+        ui.ctSelector.setCurrentNode(None)
+        load_demo(desktop)
+        apply(desktop)
+        ui.inputsCollapsibleButton.collapsed = False
+        take("second-ct")
+        ui.ctSelector.setCurrentNode(first)
+        take("first-ct-again")
     desktop.close()
+
+
+def ask(desktop, take) -> None:
+    """Ask whether missing packages may be installed, take a picture of the question, and say no."""
+    import ctk
+    import qt
+
+    from MoBUncertaintyLib.app import installation
+
+    def show(box) -> int:
+        box.setParent(desktop.window, qt.Qt.Widget)
+        box.setAutoFillBackground(True)
+        box.setStyleSheet("QMessageBox { border: 1px solid #808080; }")  # in place of a window's frame
+        box.adjustSize()
+        box.move((desktop.window.width - box.width) // 2, (desktop.window.height - box.height) // 2)
+        box.show()
+        take()
+        box.hide()
+        return qt.QMessageBox.Cancel
+
+    missing, shown = installation.missingPackages, ctk.ctkMessageBox.exec_
+    installation.missingPackages = lambda formats=(): ["nnunetv2>=2.6", "highdicom>=0.26"]
+    ctk.ctkMessageBox.exec_ = show
+    try:
+        desktop.ui.applyButton.click()
+    finally:
+        installation.missingPackages, ctk.ctkMessageBox.exec_ = missing, shown
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ class ctkCollapsibleButton(qt.QAbstractButton):
     def _show(self, child: qt.QWidget, visible: bool) -> None:
         self._folding = True
         child.setVisible(visible)
+        child.setAttribute(qt.Qt.WA_WState_ExplicitShowHide, not self._wanted.get(child, True))  # as CTK does
         self._folding = False
 
     def eventFilter(self, child, event):
@@ -87,6 +88,7 @@ class ctkCollapsibleButton(qt.QAbstractButton):
         painter.drawText(title.adjusted(22, 0, 0, 0), qt.Qt.AlignVCenter | qt.Qt.AlignLeft, self.text)
 
     collapsed = Property(bool, isCollapsed, setCollapsed)
+    collapsedHeight = Property(int, lambda self: 0, lambda self, height: None)  # what is left open when folded
 
 
 class ctkSliderWidget(qt.QWidget):
