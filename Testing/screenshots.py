@@ -12,6 +12,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "Python"))
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
+from PIL import Image
+
 from desktop.panel import apply, load_demo, open_panel, running
 
 FOLDER = Path(__file__).parents[1] / "MoBUncertainty" / "Resources" / "Screenshots"
@@ -33,6 +35,7 @@ def main(folder: Path = FOLDER) -> None:
         top = section.mapTo(desktop.panel, section.rect.topLeft()).y() if section else 0
         desktop.scroll.verticalScrollBar().value = top
         desktop.screenshot(folder / f"panel-{state}.png")
+        make_small(folder / f"panel-{state}.png")
 
     first = load_demo(desktop)
     take("ready")
@@ -77,6 +80,12 @@ def main(folder: Path = FOLDER) -> None:
         ui.ctSelector.setCurrentNode(first)
         take("first-ct-again")
     desktop.close()
+
+
+def make_small(path: Path) -> None:
+    """Keep a picture's 256 most useful colours, in half of the bytes."""
+    picture = Image.open(path).convert("RGB")
+    picture.quantize(256, Image.Quantize.MEDIANCUT, kmeans=4, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def ask(desktop, take) -> None:

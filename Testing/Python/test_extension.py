@@ -216,6 +216,7 @@ def test_licence_is_in_the_root_and_named_in_the_readme() -> None:
 
 def test_a_clone_is_small() -> None:
     assert sum(path.stat().st_size for path in tracked()) < 50e6
+    # The README's pictures of the panel add a megabyte whenever they are drawn anew.
     # Not the size of .git: a checkout may hold an object twice, loose and packed, of which a clone gets one.
     history = subprocess.run(
         ["git", "rev-list", "--disk-usage", "--objects", "HEAD"],
@@ -224,7 +225,7 @@ def test_a_clone_is_small() -> None:
         encoding="utf-8",
         check=True,
     )
-    assert int(history.stdout) < 50e6
+    assert int(history.stdout) < 60e6
 
 
 def test_lines_end_with_lf() -> None:
