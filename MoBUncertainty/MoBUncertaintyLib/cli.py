@@ -181,6 +181,13 @@ def review(
     patient_fields: Annotated[
         bool, typer.Option("--patient-fields", help="Let the report name the patient, as the DICOM files do.")
     ] = False,
+    sign_with: Annotated[
+        Path | None,
+        typer.Option(
+            help="Ed25519 private key (PEM or OpenSSH) to sign the report with, in report.sig; the passphrase of an "
+            "encrypted one is asked for, or taken from the environment variable MOB_UNCERTAINTY_PASSPHRASE."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier review.")] = False,
 ) -> None:
     """Apply a reader's decisions to the doubtful regions: corrected segmentation and report."""
@@ -192,6 +199,7 @@ def review(
 
         folder = output or results / "review"
         wanted = export.read_formats(formats or (export.Format.REPORT, export.Format.SEGMENTATION))
+        key = console.load_key(sign_with) if sign_with else None
         read = review_files.read_decisions(decisions)
         found = read_results(results)
         export.FOLDER.check(folder, overwrite)
@@ -206,10 +214,32 @@ def review(
             dicom_files=dicom_files,
             patient_fields=patient_fields,
             overwrite=overwrite,
+            key=key,
         )
         console.show_review(case, done)
         if done.problems:
             raise typer.Exit(console.BAD_INPUT)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="REVIEW", help="Folder of an exported review, whole.")],
+    trusted: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of trusted Ed25519 public keys, in PEM or as in OpenSSH's authorized_keys; one of them must "
+            "have signed the report. Not given: signatures are not checked."
+        ),
+    ] = None,
+) -> None:
+    """Verify that a review is as it was written and, with --trusted, who signed it."""
+    from MoBUncertaintyLib import console
+
+    with console.reporting():
+        from MoBUncertaintyLib import signing
+
+        keys = signing.read_trusted(trusted) if trusted else None
+        console.show_verified(folder, signing.verify(folder, keys))
 
 
 @app.command()

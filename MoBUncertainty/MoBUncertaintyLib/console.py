@@ -5,6 +5,7 @@ Progress, warnings and errors go to stderr, results to stdout. Where stderr is n
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import tempfile
@@ -23,18 +24,22 @@ from rich.table import Table
 from rich.text import Text
 
 from MoBUncertaintyLib.card_text import covariance_text, plain, score_lines, training_lines
-from MoBUncertaintyLib.errors import Cancelled, ImageError, UserError
+from MoBUncertaintyLib.errors import Cancelled, ImageError, SettingsError, UserError
 from MoBUncertaintyLib.file_names import printable
 from MoBUncertaintyLib.publishing import sweep
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from MoBUncertaintyLib.export import Exported
     from MoBUncertaintyLib.inputs import Input
     from MoBUncertaintyLib.model import Model
     from MoBUncertaintyLib.pipeline import CaseSummary, DemoScores
     from MoBUncertaintyLib.prediction import Progress
     from MoBUncertaintyLib.report import ReviewedCase
+    from MoBUncertaintyLib.signing import Verified
 
+PASSPHRASE = "MOB_UNCERTAINTY_PASSPHRASE"
 BAD_INPUT, CANCELLED = 2, 130
 PLAIN_LINE_EVERY_S = 5.0
 STAGES = {
@@ -266,6 +271,33 @@ def show_review(case: ReviewedCase, exported: Exported) -> None:
     signed = f"{signature.name}, {signature.time:%Y-%m-%d %H:%M %Z}" if signature else "not signed off"
     table.add_row("signed", signed)
     table.add_row("files", *map(str, exported.files))
+    _stdout().print(table)
+
+
+def load_key(path: Path) -> Ed25519PrivateKey:
+    """A private key; see `signing.load_key`. Its passphrase is asked for on a terminal.
+
+    Raises:
+        UserError: It cannot be used.
+    """
+    from MoBUncertaintyLib.signing import load_key
+
+    def passphrase() -> str:
+        given = os.environ.get(PASSPHRASE)
+        if given is None and not sys.stdin.isatty():
+            raise SettingsError(f"The key {path} is encrypted; give its passphrase in {PASSPHRASE}.")
+        return typer.prompt(f"Passphrase of {path}", hide_input=True, err=True) if given is None else given
+
+    return load_key(path, passphrase)
+
+
+def show_verified(folder: Path, verified: Verified) -> None:
+    """What is certain of a review."""
+    table = _Facts(str(folder))
+    table.add_row("report", f"as it was written, with {verified.files} more files")
+    table.add_row("signed off", verified.signed_off or "no")
+    key = "not checked; give --trusted" if verified.fingerprint is None else verified.fingerprint
+    table.add_row("key", *filter(None, (key, verified.key_name)))
     _stdout().print(table)
 
 

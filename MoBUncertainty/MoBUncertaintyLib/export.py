@@ -34,10 +34,13 @@ from MoBUncertaintyLib.review import Review
 from MoBUncertaintyLib.segment_nrrd import values_in, write_segmentation_nrrd
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from MoBUncertaintyLib.worker import Report as Reporter
 
 RECORD, SEGMENTATION, REGIONS = "report.json", "segmentation.seg.nrrd", "regions.nrrd"
 NIFTI_SEGMENTATION = "segmentation.nii.gz"
+SIGNATURE = "report.sig"
 
 _PATIENT = {
     "PatientName": "Name",
@@ -100,6 +103,7 @@ def write_export(
     dicom_files: Sequence[str | Path] | None = None,
     patient_fields: bool = False,
     overwrite: bool = False,
+    key: Ed25519PrivateKey | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Exported:
     """Write what the reader wants of a reviewed case into a folder of its own, all of it or nothing.
@@ -112,14 +116,18 @@ def write_export(
         dicom_files: The CT's slices, if it came from DICOM.
         patient_fields: The report may name the patient; the DICOM objects always do, since they join the CT's study.
         overwrite: Replace an older export.
+        key: Sign the record with it, in `report.sig` (see `signing`); only of a review that is signed off.
         progress: Told what is being written, and the share that is done.
 
     Raises:
-        SettingsError: No format, an unknown one, or DICOM of a CT that has no DICOM files.
+        SettingsError: No format, an unknown one, or DICOM of a CT that has no DICOM files; or a key for a review that
+            is not signed off.
         OutputError: The folder cannot be written; nothing of it is left, and an older export is as it was.
     """
     wanted = read_formats(formats)
     check_source(wanted, dicom_files)
+    if key and not case.review.signature:
+        raise SettingsError("The review is not signed off, so it cannot be signed with a key; sign it off first.")
     FOLDER.check(folder, overwrite)
     if Format.REPORT in wanted:
         check_template()
@@ -142,8 +150,12 @@ def write_export(
         if Format.REPORT in wanted:
             write_html(partial / "report.html", report, case, corrected)
             write_csv(partial / "report.csv", report)
-        report = seal(report | {"files": make_manifest(partial)})
+        report = seal(report | {"files": make_manifest(partial), "signed_in": SIGNATURE if key else None})
         write_json(partial / RECORD, report)
+        if key:
+            from MoBUncertaintyLib.signing import sign_record
+
+            write_json(partial / SIGNATURE, sign_record(report, key))
         names = sorted(path.name for path in partial.iterdir())
     warnings += place.warnings
     if progress:

@@ -188,9 +188,10 @@ def remove_private_folder(folder: Path) -> None:
 
 
 def listed_in(record: dict[str, Any]) -> set[str]:
-    """Names of the files that a record lists, and of what operating systems leave in any folder."""
-    files = record.get("files")
-    return (set(files) if isinstance(files, dict) else set()) | _OF_THE_SYSTEM
+    """Names of the files that a record lists, of its signature, and of what operating systems leave in any folder."""
+    files, signature = record.get("files"), record.get("signed_in")
+    listed = set(files) if isinstance(files, dict) else set()
+    return listed | ({signature} if isinstance(signature, str) else set()) | _OF_THE_SYSTEM
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
