@@ -29,15 +29,13 @@ from MoBUncertaintyLib.file_names import printable
 from MoBUncertaintyLib.publishing import sweep
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
     from MoBUncertaintyLib.export import Exported
     from MoBUncertaintyLib.inputs import Input
     from MoBUncertaintyLib.model import Model
     from MoBUncertaintyLib.pipeline import CaseSummary, DemoScores
     from MoBUncertaintyLib.prediction import Progress
     from MoBUncertaintyLib.report import ReviewedCase
-    from MoBUncertaintyLib.signing import Verified
+    from MoBUncertaintyLib.signing import SigningKey, Verified
 
 PASSPHRASE = "MOB_UNCERTAINTY_PASSPHRASE"
 BAD_INPUT, CANCELLED = 2, 130
@@ -274,7 +272,7 @@ def show_review(case: ReviewedCase, exported: Exported) -> None:
     _stdout().print(table)
 
 
-def load_key(path: Path) -> Ed25519PrivateKey:
+def load_key(path: Path) -> SigningKey:
     """A private key; see `signing.load_key`. Its passphrase is asked for on a terminal.
 
     Raises:

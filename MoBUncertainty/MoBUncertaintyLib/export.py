@@ -34,8 +34,7 @@ from MoBUncertaintyLib.review import Review
 from MoBUncertaintyLib.segment_nrrd import values_in, write_segmentation_nrrd
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
+    from MoBUncertaintyLib.signing import SigningKey
     from MoBUncertaintyLib.worker import Report as Reporter
 
 RECORD, SEGMENTATION, REGIONS = "report.json", "segmentation.seg.nrrd", "regions.nrrd"
@@ -103,7 +102,7 @@ def write_export(
     dicom_files: Sequence[str | Path] | None = None,
     patient_fields: bool = False,
     overwrite: bool = False,
-    key: Ed25519PrivateKey | None = None,
+    key: SigningKey | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Exported:
     """Write what the reader wants of a reviewed case into a folder of its own, all of it or nothing.

@@ -27,7 +27,8 @@ from MoBUncertaintyLib.report import SCHEMA as REPORT_SCHEMA
 from MoBUncertaintyLib.review import Verdict
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey as SigningKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 SCHEMA = "mob-uncertainty signature"
 SCHEMA_VERSION = 1
@@ -51,7 +52,7 @@ class Verified:
     key_name: str = ""
 
 
-def load_key(path: str | Path, passphrase: Callable[[], str]) -> Ed25519PrivateKey:
+def load_key(path: str | Path, passphrase: Callable[[], str]) -> SigningKey:
     """Load a private key, PEM or OpenSSH.
 
     Args:
@@ -84,7 +85,7 @@ def load_key(path: str | Path, passphrase: Callable[[], str]) -> Ed25519PrivateK
     return key
 
 
-def sign_record(record: Mapping[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
+def sign_record(record: Mapping[str, Any], key: SigningKey) -> dict[str, Any]:
     """The content of `report.sig`.
 
     Args:

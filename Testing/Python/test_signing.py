@@ -160,9 +160,18 @@ class TestVerify:
     @pytest.mark.parametrize("name", ["report.json", "report.sig", "segmentation.seg.nrrd"])
     def test_a_file_that_is_missing(self, signed, export, name):
         (export / name).unlink()
-        self.refused(
-            export, signed / "key.pub", "is missing" if name != "report.sig" else "it is not signed with a key"
-        )
+        self.refused(export, signed / "key.pub", f"{name} is missing")
+        with pytest.raises(ReviewError, match=f"{name} is missing"):
+            verify(export)
+
+    def test_not_signed(self, signed, tmp_path):
+        write_export(invented_review(), tmp_path / "out", ["report"])
+        assert verify(tmp_path / "out").signed_off is None
+        self.refused(tmp_path / "out", signed / "key.pub", "it is not signed with a key")
+
+    def test_a_signed_review_may_be_replaced(self, export):
+        write_export(invented_review(), export, ["report"], overwrite=True)
+        assert not (export / "report.sig").exists()
 
     def test_a_file_that_was_added(self, signed, export):
         shutil.copy(export / "regions.nrrd", export / "variance.dcm")
