@@ -199,7 +199,7 @@ def review(
 
         folder = output or results / "review"
         wanted = export.read_formats(formats or (export.Format.REPORT, export.Format.SEGMENTATION))
-        key = console.load_key(sign_with) if sign_with else None
+        sign = console.signer(sign_with) if sign_with else None
         read = review_files.read_decisions(decisions)
         found = read_results(results)
         export.FOLDER.check(folder, overwrite)
@@ -214,7 +214,7 @@ def review(
             dicom_files=dicom_files,
             patient_fields=patient_fields,
             overwrite=overwrite,
-            key=key,
+            sign=sign,
         )
         console.show_review(case, done)
         if done.problems:

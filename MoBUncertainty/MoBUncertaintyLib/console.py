@@ -11,8 +11,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.pipeline import CaseSummary, DemoScores
     from MoBUncertaintyLib.prediction import Progress
     from MoBUncertaintyLib.report import ReviewedCase
-    from MoBUncertaintyLib.signing import SigningKey, Verified
+    from MoBUncertaintyLib.signing import Verified
 
 PASSPHRASE = "MOB_UNCERTAINTY_PASSPHRASE"
 BAD_INPUT, CANCELLED = 2, 130
@@ -272,13 +273,13 @@ def show_review(case: ReviewedCase, exported: Exported) -> None:
     _stdout().print(table)
 
 
-def load_key(path: Path) -> SigningKey:
-    """A private key; see `signing.load_key`. Its passphrase is asked for on a terminal.
+def signer(path: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Signs records with a private key (see `signing`), whose passphrase is asked for on a terminal.
 
     Raises:
         UserError: It cannot be used.
     """
-    from MoBUncertaintyLib.signing import load_key
+    from MoBUncertaintyLib.signing import load_key, sign_record
 
     def passphrase() -> str:
         given = os.environ.get(PASSPHRASE)
@@ -286,7 +287,7 @@ def load_key(path: Path) -> SigningKey:
             raise SettingsError(f"The key {path} is encrypted; give its passphrase in {PASSPHRASE}.")
         return typer.prompt(f"Passphrase of {path}", hide_input=True, err=True) if given is None else given
 
-    return load_key(path, passphrase)
+    return partial(sign_record, key=load_key(path, passphrase))
 
 
 def show_verified(folder: Path, verified: Verified) -> None:

@@ -34,7 +34,6 @@ from MoBUncertaintyLib.review import Review
 from MoBUncertaintyLib.segment_nrrd import values_in, write_segmentation_nrrd
 
 if TYPE_CHECKING:
-    from MoBUncertaintyLib.signing import SigningKey
     from MoBUncertaintyLib.worker import Report as Reporter
 
 RECORD, SEGMENTATION, REGIONS = "report.json", "segmentation.seg.nrrd", "regions.nrrd"
@@ -102,7 +101,7 @@ def write_export(
     dicom_files: Sequence[str | Path] | None = None,
     patient_fields: bool = False,
     overwrite: bool = False,
-    key: SigningKey | None = None,
+    sign: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Exported:
     """Write what the reader wants of a reviewed case into a folder of its own, all of it or nothing.
@@ -115,17 +114,17 @@ def write_export(
         dicom_files: The CT's slices, if it came from DICOM.
         patient_fields: The report may name the patient; the DICOM objects always do, since they join the CT's study.
         overwrite: Replace an older export.
-        key: Sign the record with it, in `report.sig` (see `signing`); only of a review that is signed off.
+        sign: Makes of the record what `report.sig` holds (see `signing`); only for a review that is signed off.
         progress: Told what is being written, and the share that is done.
 
     Raises:
-        SettingsError: No format, an unknown one, or DICOM of a CT that has no DICOM files; or a key for a review that
-            is not signed off.
+        SettingsError: No format, an unknown one, or DICOM of a CT that has no DICOM files; or `sign` for a review
+            that is not signed off.
         OutputError: The folder cannot be written; nothing of it is left, and an older export is as it was.
     """
     wanted = read_formats(formats)
     check_source(wanted, dicom_files)
-    if key and not case.review.signature:
+    if sign and not case.review.signature:
         raise SettingsError("The review is not signed off, so it cannot be signed with a key; sign it off first.")
     FOLDER.check(folder, overwrite)
     if Format.REPORT in wanted:
@@ -149,12 +148,10 @@ def write_export(
         if Format.REPORT in wanted:
             write_html(partial / "report.html", report, case, corrected)
             write_csv(partial / "report.csv", report)
-        report = seal(report | {"files": make_manifest(partial), "signed_in": SIGNATURE if key else None})
+        report = seal(report | {"files": make_manifest(partial), "signed_in": SIGNATURE if sign else None})
         write_json(partial / RECORD, report)
-        if key:
-            from MoBUncertaintyLib.signing import sign_record
-
-            write_json(partial / SIGNATURE, sign_record(report, key))
+        if sign:
+            write_json(partial / SIGNATURE, sign(report))
         names = sorted(path.name for path in partial.iterdir())
     warnings += place.warnings
     if progress:

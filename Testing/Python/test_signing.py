@@ -17,7 +17,7 @@ from MoBUncertaintyLib import cli, console
 from MoBUncertaintyLib.errors import ReviewError, SettingsError
 from MoBUncertaintyLib.export import write_export
 from MoBUncertaintyLib.integrity import make_manifest, seal
-from MoBUncertaintyLib.signing import load_key, read_trusted, verify
+from MoBUncertaintyLib.signing import load_key, read_trusted, sign_record, verify
 from test_review_command import BOTH, entries, made, place, run  # noqa: F401
 
 cryptography = pytest.importorskip("cryptography")
@@ -53,7 +53,9 @@ def signed(tmp_path_factory) -> Path:
     case = invented_review(r1="include", r2="exclude")
     case.review.sign("A. Reader")
     key = load_key(write_key(folder / "key"), lambda: "")
-    write_export(case, folder / "review", ["report", "segmentation", "nifti"], key=key)
+    write_export(
+        case, folder / "review", ["report", "segmentation", "nifti"], sign=lambda record: sign_record(record, key)
+    )
     return folder
 
 
@@ -96,14 +98,14 @@ class TestKeys:
             pytest.importorskip("bcrypt")
         path = write_key(tmp_path / "key", form=form, passphrase=passphrase)
         monkeypatch.setenv(console.PASSPHRASE, PASSPHRASE)
-        assert isinstance(console.load_key(path), Ed25519PrivateKey)
+        assert console.signer(path)(seal({}))["algorithm"] == "Ed25519"
         if passphrase:
             monkeypatch.setenv(console.PASSPHRASE, "wrong")
             with pytest.raises(SettingsError, match="cannot be used as a private key; give an Ed25519 key"):
-                console.load_key(path)
+                console.signer(path)
             monkeypatch.delenv(console.PASSPHRASE)
             with pytest.raises(SettingsError, match=f"is encrypted; give its passphrase in {console.PASSPHRASE}"):
-                console.load_key(path)
+                console.signer(path)
 
     def test_other_things_are_no_key(self, tmp_path):
         (tmp_path / "text").write_text("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
