@@ -191,7 +191,8 @@ class RegionFinder:
     ) -> Generator[None, None, RegionFinder]:
         """As `from_arrays`, for those who have other things to do: a generator that returns the finder."""
         grid, looked_at = Grid.from_matrix(ijk_to_ras), (settings.measure, settings.window_mm)
-        return cls((yield from DoubtMap.in_steps(probability, variance, labels, grid, *looked_at)))
+        doubt = yield from DoubtMap.in_steps(probability, variance, labels, grid, *looked_at)
+        return cls(doubt, organ_frames(labels, grid))
 
     def fits(self, settings: RegionSettings) -> bool:
         """Whether this finder can find regions under `settings`: it knows one measure of doubt in one window."""

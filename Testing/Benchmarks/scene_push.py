@@ -1,9 +1,10 @@
-"""How long the results of a 512 x 512 x 300 CT take into the scene, and a verdict on one region of them.
+"""How long a 512 x 448 x 320 CT holds Slicer: its results put into the scene, other maps, a new threshold, a verdict.
 
     python Testing/Benchmarks/scene_push.py
 
-Needs slicer-core. Prints seconds of wall clock and the memory that numpy took; ends with 1 where the push of one organ
-takes longer than 2 s, a verdict longer than 0.05 s, or where numpy held as much as a float64 copy of one volume.
+Needs slicer-core. Prints seconds of this thread's own computing, without drawing; where work is done in steps between
+which the application lives, the longest of them counts. Ends with 1 where anything holds it for longer than 0.5 s, a
+verdict for longer than 0.05 s, or where numpy held as much as a float64 copy of one volume.
 """
 
 from __future__ import annotations
@@ -13,69 +14,117 @@ import sys
 import tempfile
 import time
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
-SHAPE = (300, 512, 512)  # z, y, x
+SHAPE = (320, 448, 512)  # z, y, x
 SPACING = (0.8, 0.8, 1.0)  # x, y, z, mm
-ORGANS = (1, 2)
-REGIONS = 12
-PUSH_S, VERDICT_S = 2.0, 0.05
-RUNS = 3
+CENTRE, RADIUS = np.array([150, 200, 170]), 45  # mm, of the organ
+DOUBTFUL, FAINT = 17, 400  # places on its surface, and spots of little probability all over the CT
+LONGEST_S, VERDICT_S = 0.5, 0.05
+LABEL = {"value": 1, "name": "organ", "colour": [200, 90, 0], "terminology": None}
 
 
 def invent(folder: Path) -> None:
-    """Write what the worker would: two organs of 9 cm, and regions along their border."""
-    z, y, x = (np.arange(n, dtype=np.float32) * step for n, step in zip(SHAPE, SPACING[::-1], strict=True))
-    labels, regions = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint16)
-    for organ in ORGANS:
-        centre = np.array([150, 200, 70 + 130 * (organ - 1)], np.float32)
+    """Write what the worker would: an organ of 9 cm with doubtful places."""
+    random, spacing = np.random.default_rng(0), np.array(SPACING[::-1])
+    low, high = ((CENTRE + side * 80) // spacing for side in (-1, 1))
+    box = tuple(slice(int(first), int(last)) for first, last in zip(low, high, strict=True))
+    axes = [axis.astype(np.float32) * step for axis, step in zip(np.ogrid[box], spacing, strict=True)]
 
-        def distance(point: np.ndarray) -> np.ndarray:
-            squares = ((axis - value) ** 2 for axis, value in zip((z, y, x), point, strict=True))
-            return np.sqrt(sum(np.expand_dims(s, tuple({0, 1, 2} - {axis})) for axis, s in enumerate(squares)))
+    def distance(point: np.ndarray) -> np.ndarray:
+        return np.sqrt(sum((axis - value) ** 2 for axis, value in zip(axes, point.astype(np.float32), strict=True)))
 
-        probability = 1 / (1 + np.exp(np.clip((distance(centre) - 45) / 1.5, -50, 50)))
-        probability[probability < 1e-4] = 0
-        np.save(folder / f"probability_{organ}.npy", probability)
-        np.save(folder / f"variance_{organ}.npy", np.float32(0.3) * probability * (1 - probability))
-        labels[probability > 0.5] = organ
-        for n in range(organ, REGIONS + 1, len(ORGANS)):
-            angle = 2 * np.pi * n / REGIONS
-            place = centre + 45 * np.array([0, np.sin(angle), np.cos(angle)], np.float32)
-            regions[distance(place) < 8] = n
-    np.save(folder / "segmentation.npy", labels)
-    np.save(folder / "regions.npy", regions)
+    blur = 1.2
+    for way in random.normal(size=(DOUBTFUL, 3)):
+        blur = blur + 5 * np.exp(-0.5 * (distance(CENTRE + RADIUS * way / np.linalg.norm(way)) / 8) ** 2)
+    probability = np.zeros(SHAPE, np.float32)
+    probability[box] = 1 / (1 + np.exp(np.clip((distance(CENTRE) - RADIUS) / blur, -50, 50)))
+    for z, y, x in random.integers(0, np.array(SHAPE) - 2, (FAINT, 3)):
+        probability[z : z + 2, y : y + 2, x : x + 2] += np.float32(0.01)
+    probability = np.round(np.clip(probability, 0, 1) * 2**17) / 2**17
+    np.save(folder / "probability.npy", probability.astype(np.float32))
+    np.save(folder / "variance.npy", (0.3 * probability * (1 - probability)).astype(np.float32))
+    np.save(folder / "segmentation.npy", (probability > 0.5).astype(np.uint8))
 
 
-def push(folder: Path, organs: tuple[int, ...]):
-    """Load the files and show them as the module does; the `ResultScene` and what keeps its scene alive."""
-    from MoBUncertaintyLib.app.scene import MapKind, ResultScene, SegmentSpec
+def seconds(act) -> float:
+    """That something takes of this thread."""
+    began = time.thread_time()
+    act()
+    return time.thread_time() - began
+
+
+def longest(steps: Iterator[None]) -> tuple[float, float, object]:
+    """Seconds of the longest step of a generator, of all together, and what it returns."""
+    taken: list[float] = []
+    while True:
+        began = time.thread_time()
+        try:
+            next(steps)
+        except StopIteration as end:
+            taken.append(time.thread_time() - began)
+            return max(taken), sum(taken), end.value
+        taken.append(time.thread_time() - began)
+
+
+def load(folder: Path) -> SimpleNamespace:
+    """The arrays as the module reads them, with the regions that the worker would find in them."""
+    from MoBUncertaintyLib.region_settings import RegionSettings
+    from MoBUncertaintyLib.regions import RegionFinder
+
+    found = SimpleNamespace(**{name: np.load(folder / f"{name}.npy") for name in ("probability", "variance")})
+    found.segmentation, found.matrix = np.load(folder / "segmentation.npy"), np.diag([*SPACING, 1.0])
+    finder = RegionFinder.from_arrays({1: found.probability}, {1: found.variance}, found.segmentation, found.matrix)
+    regions = finder.find_arrays(RegionSettings())
+    found.regions = np.zeros(SHAPE, np.uint16)
+    found.regions[regions.box] = regions.labels
+    found.rows = [vars(region) for region in regions.regions]
+    return found
+
+
+def show(found: SimpleNamespace):
+    """Put the results into a scene: seconds of the longest step and of all, the session, and what keeps its scene."""
     from MoBUncertaintyLib.app.standalone import addCt, createStandAloneScene
-
-    def load(name: str) -> np.ndarray:
-        return np.load(folder / f"{name}.npy", mmap_mode="r")
+    from MoBUncertaintyLib.app.tasks import showResultInSteps
 
     scene, logics = createStandAloneScene()
-    results = ResultScene(addCt(scene, np.zeros(SHAPE, np.int16), np.diag([*SPACING, 1.0]), "CT"))
-    start = time.perf_counter()
-    results.setMaps(*({organ: load(f"{name}_{organ}") for organ in organs} for name in ("probability", "variance")))
-    results.setSegmentation(load("segmentation"), [SegmentSpec(organ, str(organ), (200, 90, 0)) for organ in ORGANS])
-    results.setRegions(load("regions"), [SegmentSpec(n, str(n), (0, 220, 255)) for n in range(1, REGIONS + 1)])
-    results.showMap(MapKind.VARIANCE)
-    results.showInViews()
-    return time.perf_counter() - start, results, (scene, logics)
+    ct = addCt(scene, np.zeros(SHAPE, np.int16), found.matrix, "CT")
+    result = {
+        "segmentation": found.segmentation,
+        "regions": found.regions,
+        "probability": {"1": found.probability},
+        "variance": {"1": found.variance},
+        "rows": found.rows,
+        "labels": [LABEL],
+        "provenance": {},
+        "warnings": [],
+        "seconds": {},
+    }
+    return *longest(showResultInSteps(ct, {"ct": {"ijk_to_ras": found.matrix}}, result)), (scene, logics)
 
 
-def verdict(results) -> float:
-    """Seconds that a change of 60 x 60 x 60 voxels takes, surfaces apart."""
-    box = (slice(120, 180), slice(220, 280), slice(100, 160))
-    labels = np.zeros((60, 60, 60), np.uint8)
-    labels[:, 20:50], labels[:, 50:] = ORGANS
-    start = time.perf_counter()
-    results.updateSegmentation(box, labels, surfaces=False)
-    return time.perf_counter() - start
+def measure(folder: Path) -> tuple[dict[str, float], float]:
+    """Seconds that each act holds the application, and how many bytes numpy took for them."""
+    from MoBUncertaintyLib.app.scene import MapKind
+
+    found, held = load(folder), {}
+    tracemalloc.start()
+    held["results into the scene, longest step"], whole, session, _scene = show(found)
+    print(f"{'results into the scene, all steps':40s} {whole:6.3f} s")
+    results, first = session.results, session.review.regions[0].region_id
+    for kind in (MapKind.STANDARD_DEVIATION, MapKind.ENTROPY):
+        held[f"{kind.value}, first time"] = seconds(lambda kind=kind: results.showMap(kind))
+    held["standard deviation again"] = seconds(lambda: results.showMap(MapKind.STANDARD_DEVIATION))
+    held["getting ready for thresholds, longest step"], whole, _none = longest(session.prepare())
+    print(f"{'getting ready for thresholds, all steps':40s} {whole:6.3f} s")
+    held["another threshold"] = seconds(lambda: session.setDoubt(0.012, 20.0))
+    held["verdict"] = seconds(lambda: session.decide(first, "include"))
+    held["surface after it"] = seconds(session.updateSurfaces)
+    return held, tracemalloc.get_traced_memory()[1]
 
 
 def main() -> int:
@@ -85,25 +134,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         # In a process of its own, whose memory is not counted.
         subprocess.run([sys.executable, __file__, "--invent", name], check=True)
-        singles, pushes, verdicts = [], [], []
-        for _ in range(RUNS):
-            singles.append(push(Path(name), ORGANS[:1])[0])
-            seconds, results, kept = push(Path(name), ORGANS)
-            pushes.append(seconds)
-            verdicts.append(verdict(results))
-            start = time.perf_counter()
-            results.updateSurfaces()
-            surfaces = time.perf_counter() - start
-            del results, kept
-        tracemalloc.start()
-        push(Path(name), ORGANS)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    print(f"push of one organ  {min(singles):6.3f} s to {max(singles):.3f} s")
-    print(f"push of {len(ORGANS)} organs   {min(pushes):6.3f} s to {max(pushes):.3f} s")
-    print(f"verdict            {min(verdicts):6.3f} s to {max(verdicts):.3f} s; surfaces after it {surfaces:.3f} s")
-    print(f"numpy's memory     {peak / 1e6:6.0f} MB; one volume as float64 has {np.prod(SHAPE) * 8 / 1e6:.0f} MB")
-    return int(min(singles) > PUSH_S or min(verdicts) > VERDICT_S or peak > np.prod(SHAPE) * 8)
+        held, peak = measure(Path(name))
+    for act, taken in held.items():
+        print(f"{act:40s} {taken:6.3f} s")
+    print(f"numpy's memory {peak / 1e6:.0f} MB; one volume as float64 has {np.prod(SHAPE) * 8 / 1e6:.0f} MB")
+    return int(max(held.values()) > LONGEST_S or held["verdict"] > VERDICT_S or peak > np.prod(SHAPE) * 8)
 
 
 if __name__ == "__main__":
