@@ -120,6 +120,7 @@ def predict(
         from MoBUncertaintyLib.pipeline import is_done, run_case
         from MoBUncertaintyLib.prediction import PredictionSettings, Predictor
         from MoBUncertaintyLib.region_settings import read_stated
+        from MoBUncertaintyLib.results import FOLDER
 
         settings = PredictionSettings(
             samples=samples,
@@ -133,6 +134,7 @@ def predict(
             region_of_interest=roi,
             body_box=body_box,
         )
+        FOLDER.check_name(output)
         cases = case_folders(list_inputs(source, output), output)
         predictor = Predictor(load_model(find_model(model)), settings)
         asked = {"measure": measure, "threshold": threshold, "minimum_mm3": min_volume}
@@ -198,6 +200,7 @@ def review(
         from MoBUncertaintyLib.results import read_results
 
         folder = output or results / "review"
+        export.FOLDER.check_name(folder)
         wanted = export.read_formats(formats or (export.Format.REPORT, export.Format.SEGMENTATION))
         sign = console.signer(sign_with) if sign_with else None
         read = review_files.read_decisions(decisions)
@@ -253,7 +256,9 @@ def demo(
 
     with console.reporting(steps=True) as cancelled:
         from MoBUncertaintyLib.pipeline import run_demo
+        from MoBUncertaintyLib.results import FOLDER
 
+        FOLDER.check_name(output)
         with console.progress("PhantomCT") as progress:
             summary, scores = run_demo(output, device=device, scene=scene, progress=progress, cancelled=cancelled)
         console.show_summary(summary)

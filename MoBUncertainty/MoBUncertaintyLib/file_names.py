@@ -24,31 +24,20 @@ def printable(text: str) -> str:
 
 
 def label_file_names(names: Sequence[str]) -> list[str]:
-    """A part of a file's name for each label: letters, digits and underscores, each its own."""
-    return unique_names(["".join(c if c.isalnum() else "_" for c in name) for name in names])
+    """A part of a file's name for each label, or node of a scene: letters, digits and underscores, each its own."""
+    return _told_apart(names, [short_name("".join(c if c.isalnum() else "_" for c in name)) for name in names])
 
 
 def unique_names(texts: Sequence[str]) -> list[str]:
     """A name for each text that every disk takes; as like the text as may be, and each its own, also without case."""
-    names = [short_name(_safe(text)) for text in texts]
-    counts = Counter(map(_folded, names))
-    taken = {name for name, count in counts.items() if count == 1}
-    unique = []
-    for number, name in enumerate(names, 1):
-        base = name
-        while counts[_folded(base)] > 1 and _folded(name := f"{base}_{number}") in taken:
-            number += 1
-        taken.add(_folded(name))
-        unique.append(name)
-    return unique
+    return _told_apart(texts, [short_name(_safe(text)) for text in texts])
 
 
 def short_name(name: str, limit: int = LIMIT) -> str:
     """The name, or its beginning and a digest of it if it has more bytes than `limit`."""
     if len(_bytes(name)) <= limit:
         return name
-    digest = hashlib.sha256(_bytes(name)).hexdigest()[:8]
-    return f"{_bytes(name)[: limit - 9].decode(errors='ignore')}_{digest}"
+    return f"{_bytes(name)[: limit - 9].decode(errors='ignore')}_{_digest(name)}"
 
 
 def is_unicode(name: str) -> bool:
@@ -61,8 +50,19 @@ def is_unicode(name: str) -> bool:
 
 
 def _safe(text: str) -> str:
-    text = _FORBIDDEN.sub("_", "".join(c if _visible(c) == c else "_" for c in text)).rstrip(". ")
+    text = _FORBIDDEN.sub("_", "".join(c if c.isprintable() else "_" for c in text)).rstrip(". ")
     return f"_{text}" if not text or _RESERVED.fullmatch(text) else text
+
+
+def _told_apart(texts: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The names, with a digest of their texts where they are the same."""
+    counts, seen = Counter(map(_folded, names)), Counter[str]()
+    apart = []
+    for text, name in zip(texts, names, strict=True):
+        seen[text] += 1
+        again = "" if seen[text] == 1 else str(seen[text])
+        apart.append(name if counts[_folded(name)] == 1 else short_name(f"{name}_{_digest(text)}{again}"))
+    return apart
 
 
 def _folded(name: str) -> str:
@@ -71,12 +71,18 @@ def _folded(name: str) -> str:
 
 
 def _visible(character: str) -> str:
-    if not unicodedata.category(character).startswith("C"):  # control, direction of writing, half a surrogate pair
+    kind = unicodedata.category(character)
+    if not kind.startswith("C") and kind not in ("Zl", "Zp"):  # control, direction of writing, half a pair; line ends
         return character
     if "\udc80" <= character <= "\udcff":  # how Python passes a byte on that is not UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
 
 
+def _digest(name: str) -> str:
+    """Eight characters that tell it from others, whatever else there is, so that it has them the next time, too."""
+    return hashlib.sha256(_bytes(name)).hexdigest()[:8]
+
+
 def _bytes(name: str) -> bytes:
-    return name.encode(errors="surrogateescape")
+    return name.encode(errors="surrogatepass")

@@ -85,7 +85,7 @@ class FolderKind:
             OutputError: It is one.
         """
         name = Path(folder).name
-        if _FILE_NAME.fullmatch(name) and not Path(folder).is_dir():
+        if _FILE_NAME.fullmatch(name) and not os.path.isdir(folder):
             stem = name.split(".")[0] or "out"
             raise OutputError(
                 f"{folder} is the name of a file, but the {self.noun} are a folder with {self.main} in it; "

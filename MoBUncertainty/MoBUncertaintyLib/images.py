@@ -7,6 +7,7 @@ reads volume files once `volume_files` has found all of their voxels intact; DIC
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.appearance import HOUNSFIELD_BELOW
 from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.file_names import is_unicode, printable
 from MoBUncertaintyLib.input_files import begins_as_dicom, digest_of_file, digest_of_series, unchanged
 from MoBUncertaintyLib.volume_files import check_voxels
 from MoBUncertaintyLib.volume_headers import VOLUME_SUFFIXES, VolumeHeader, read_header
@@ -107,8 +109,10 @@ def digest(path: str | Path, series: str | None = None) -> str:
 
 def _existing(path: str | Path) -> Path:
     path = Path(path)
-    if not path.exists():
-        raise ImageError(f"{path} does not exist; check the path.")
+    if not os.path.exists(path):
+        raise ImageError(f"{printable(str(path))} does not exist; check the path.")
+    if not is_unicode(str(path.absolute())):  # which ends the process inside ITK
+        raise ImageError(f"{printable(str(path))} is not a name in UTF-8; rename the file or its folder.")
     return path
 
 

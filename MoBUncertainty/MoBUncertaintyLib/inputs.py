@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.file_names import printable, unique_names
 from MoBUncertaintyLib.images import volume_stem
 from MoBUncertaintyLib.input_files import begins_as_dicom, is_regular
 from MoBUncertaintyLib.volume_headers import VOLUME_SUFFIXES, is_volume_name, read_header
@@ -46,8 +48,8 @@ def list_inputs(path: str | Path, output: Path | None = None) -> list[Input]:
         ImageError: There is nothing at `path`, or no image in it.
     """
     path = Path(path)
-    if not path.exists():
-        raise ImageError(f"{path} does not exist; check the path.")
+    if not os.path.exists(path):
+        raise ImageError(f"{printable(str(path))} does not exist; check the path.")
     if not path.is_dir():
         return [Input(path, "", "")]
     entries = [entry for entry in _entries(path) if output is None or entry.resolve() != output.resolve()]
@@ -71,7 +73,8 @@ def list_inputs(path: str | Path, output: Path | None = None) -> list[Input]:
 
 def case_folders(inputs: Sequence[Input], output: Path) -> list[tuple[Input, Path]]:
     """Where the results of each input go: `output` itself for an image that was given itself, else a folder in it."""
-    return [(each, output / each.name) for each in inputs]
+    names = unique_names([each.name for each in inputs])
+    return [(each, output / name if each.name else output) for each, name in zip(inputs, names, strict=True)]
 
 
 def _entries(folder: Path) -> list[Path]:

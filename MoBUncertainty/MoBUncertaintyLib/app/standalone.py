@@ -18,6 +18,7 @@ import slicer.util
 from MoBUncertaintyLib.app.maps import MapKind
 from MoBUncertaintyLib.app.nodes import nodesByClass
 from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec
+from MoBUncertaintyLib.file_names import label_file_names
 
 MAPS = ("probability", "variance")
 
@@ -83,9 +84,23 @@ def writeScene(scene, path: str | Path):
     for node in nodesByClass(scene, "vtkMRMLScalarVolumeNode"):
         node.AddDefaultStorageNode()
         node.GetStorageNode().SetCompressionParameter("gzip_fastest")
+    _nameFiles(scene)
     messages = slicer.vtkMRMLMessageCollection()
     if not scene.WriteToMRB(os.fspath(path), None, messages):
         raise OSError(messages.GetAllMessagesAsString() or f"Slicer's core could not write {path}.")
+
+
+def _nameFiles(scene):
+    """Name the data files, which would else be called as their nodes are: with an ampersand in a name, say, the core
+    writes a scene that it cannot read.
+    """
+    nodes = [node for node in nodesByClass(scene, "vtkMRMLStorableNode") if node.GetSaveWithScene()]
+    for node in nodes:
+        node.AddDefaultStorageNode()
+    stored = [node for node in nodes if node.GetStorageNode()]
+    for node, name in zip(stored, label_file_names([node.GetName() for node in stored]), strict=True):
+        storage = node.GetStorageNode()
+        storage.SetFileName(f"{name}.{storage.GetDefaultWriteFileExtension()}")
 
 
 def writeRequestedScene(request: dict):
