@@ -25,6 +25,7 @@ from pydicom.pixels import apply_modality_lut, get_decoder
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit
 
+from MoBUncertaintyLib import memory
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.input_files import (
     BoundedReader,
@@ -40,6 +41,8 @@ LARGEST_SHIFT = 1.0
 _SAME_SPACING = 1e-3
 # By which direction cosines of slices may differ.
 _SAME_DIRECTION = 1e-3
+# Pixels of a slice; a damaged header can state up to 65535 x 65535.
+_LARGEST_SLICE = 1 << 26
 # Names of files that should be DICOM.
 _SUFFIXES = (".dcm", ".ima", ".dicom")
 _HEADER = ("SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "Rows", "Columns")
@@ -146,9 +149,11 @@ def read_slices(files: Sequence[Path]) -> tuple[sitk.Image, list[str], list[str]
     Raises:
         ImageError: A file is damaged or lacks pixels, slices do not say where they lie, or differ in size, direction,
             spacing or place so that they are no straight volume.
+        SettingsError: There is less memory than the files take.
     """
     slices, digests = [], []
     with unchanged(files):
+        memory.check_image(sum(path.stat().st_size for path in files))
         for path in files:
             check_regular(path)
             try:
@@ -189,6 +194,10 @@ def _slices_of(path: Path, dataset: Dataset) -> list[_Slice]:
     absent = [name for name in ("Rows", "Columns", "PhotometricInterpretation") if name not in dataset]
     if absent:
         raise ImageError(f"{path.name} is damaged (it has no {absent[0]}); copy or export it again.")
+    if int(dataset.Rows) * int(dataset.Columns) > _LARGEST_SLICE:
+        raise ImageError(
+            f"{path.name} states {dataset.Rows} x {dataset.Columns} pixels, more than any scanner's slice."
+        )
     grey = dataset.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2")
     if int(dataset.get("SamplesPerPixel", 1)) != 1 or not grey:
         raise ImageError(f"{path.name} has several values per voxel, like a colour image; give a scalar volume.")

@@ -19,6 +19,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.valuerep import DSfloat
 
 from MoBUncertaintyLib.errors import ImageError, OutputError
+from MoBUncertaintyLib.input_files import BoundedReader, check_regular
 
 TOLERANCE = 0.1  # of the smallest side of a voxel: positions in files are rounded
 _ANGLE = 1e-3  # of a direction cosine
@@ -139,12 +140,16 @@ def read_series(files: Sequence[str | Path]) -> DicomSeries:
 
 
 def _read_header(path: Path) -> Dataset:
+    check_regular(path)
     try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        with BoundedReader(path) as file:
+            dataset = pydicom.dcmread(file, stop_before_pixels=True)
+        missing = next((name for name in _NEEDED if not dataset.get(name)), None)
     except (OSError, EOFError, InvalidDicomError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or "it is no DICOM file"
         raise ImageError(f"{path} cannot be read ({reason}); give the CT's DICOM files.") from error
-    missing = next((name for name in _NEEDED if not dataset.get(name)), None)
+    except Exception as error:  # elements are parsed at their first use, and damaged in as many ways as there are
+        raise ImageError(f"{path} is damaged; give the CT's DICOM files.") from error
     if missing:
         raise ImageError(f"{path} has no {missing}, which results in DICOM must repeat; export as NRRD.")
     for name in _MAY_BE_EMPTY:

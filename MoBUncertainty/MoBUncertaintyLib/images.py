@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from MoBUncertaintyLib import memory
 from MoBUncertaintyLib.appearance import HOUNSFIELD_BELOW
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.file_names import is_unicode, printable
@@ -70,6 +71,7 @@ def read_image(path: str | Path, series: str | None = None) -> ReadImage:
     Raises:
         ImageError: Missing, unreadable, truncated or damaged, several series, changed while it was read, or not a
             volume that `check_image` accepts.
+        SettingsError: There is less memory than the image takes.
     """
     path = _existing(path)
     files: Sequence[Path] = _dicom_files(path, series)
@@ -215,6 +217,7 @@ def _without_non_finite(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
 
 def _read_volume(header: VolumeHeader) -> tuple[sitk.Image, list[str]]:
     _check_layout(header.shape, header.components)
+    memory.check_image(header.voxels.length)
     warnings = [*header.warnings, *check_voxels(header)]
     reader = sitk.ImageFileReader()
     reader.SetImageIO(header.reader)

@@ -18,7 +18,7 @@ import pydicom.data
 import pytest
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
-from pydicom.uid import JPEGLosslessSV1
+from pydicom.uid import JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
 import dicom_files as dicom
 from MoBUncertaintyLib.errors import ImageError
@@ -353,6 +353,33 @@ def test_damaged_length_takes_no_memory(tmp_path: Path, element: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 50e6
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+def test_damaged_size_takes_no_memory(tmp_path: Path, syntax: str) -> None:
+    """A packed slice can state any size."""
+    path = dicom.write_slices(tmp_path, HU)[0]
+    dataset = pydicom.dcmread(path)
+    dataset.compress(syntax)
+    dataset.Rows = dataset.Columns = 40000
+    dataset.save_as(path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match=r"0000\.dcm states 40000 x 40000 pixels, more than any scanner's slice"):
+            read_image(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_sequences_nested_without_end_are_refused(tmp_path: Path) -> None:
+    path = dicom.write_slices(tmp_path, HU)[0]
+    content = path.read_bytes()
+    pixels = content.index(b"\xe0\x7f\x10\0")
+    nested = b"\x32\0\x64\x10SQ\0\0" + b"\xff" * 4 + b"\xfe\xff\0\xe0" + b"\xff" * 4
+    path.write_bytes(content[:pixels] + nested * 20000 + content[pixels:])
+    with pytest.raises(ImageError, match=r"0000\.dcm is damaged .*copy or export it again\.$"):
+        read_image(tmp_path)
 
 
 def test_three_hundred_slices_take_seconds(tmp_path: Path) -> None:

@@ -6,10 +6,13 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import SimpleITK as sitk
 
 import tiny
 import tiny_model
+from dicom_files import hounsfield, write_slices
 from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.images import read_image
 from MoBUncertaintyLib.memory import check_memory, check_tile
 from MoBUncertaintyLib.model import load_model
 from MoBUncertaintyLib.prediction import PredictionSettings, Predictor
@@ -34,6 +37,19 @@ def test_what_fits_is_allowed_to_the_last_byte(free):
     free(1000 * 17 - 1)
     with pytest.raises(SettingsError):
         check_memory(1000, organs=2)
+
+
+@pytest.mark.parametrize("name", ["ct.nii.gz", "ct.mha", "dicom"])
+def test_image_that_does_not_fit_is_refused_before_it_is_read(free, tmp_path, name):
+    if name == "dicom":
+        write_slices(tmp_path / name, hounsfield())
+    else:
+        sitk.WriteImage(tiny.make_ct(), tmp_path / name)
+    free(1000)
+    with pytest.raises(SettingsError, match=r"The image takes 0\.0 GB of memory, of which 0\.0 GB are free; close"):
+        read_image(tmp_path / name)
+    free(10**9)
+    read_image(tmp_path / name)
 
 
 def test_where_nobody_knows_what_is_free_nothing_is_refused(free, monkeypatch):

@@ -173,6 +173,7 @@ class TestApplied:
             sha256=digest(tmp_path / "dicom"),
             scene=False,
         )
+        (tmp_path / "dicom" / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")  # a look at the folder, on a Mac
         done = run(tmp_path, entries({"rank": 1, "verdict": "include"}), "--format", "dicom_seg", "--patient-fields")
         assert done.exit_code == 0, done.output
         assert (tmp_path / "results" / "review" / "segmentation.dcm").exists()
