@@ -139,7 +139,8 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         # A scene that is loaded may bring results, and a parameter node of its own
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
 
         # Make sure parameter node is initialized (needed for module reload)
@@ -186,15 +187,30 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic.sessions.forget()
 
     def onSceneEndClose(self, caller, event) -> None:
-        """Called just after the scene is closed, or another one has been read."""
+        """Called just after the scene is closed."""
         # If this module is shown while the scene is closed then recreate a new parameter node immediately
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onSceneEndImport(self, caller, event) -> None:
+        """Called when another scene has been read, while Slicer still shows that it is loading."""
+        self.panel.afterLoading.later(self.onSceneImported)
+
+    def onSceneImported(self) -> None:
+        """Called once the application is back in its event loop after that."""
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAboutToBeRemoved(self, caller, event, node) -> None:
+        """Called whenever a node is going to be removed: with a CT its results go."""
+        if self._parameterNode:
+            self.logic.sessions.noteOrphans(node)
+
     def onNodeRemoved(self, caller, event) -> None:
-        """Called whenever a node is removed: a CT that has lost a part of its results has none."""
-        if self._parameterNode and self.logic.sessions.forgetIncomplete():
-            self.panel.onResultsRemoved()
+        """Called whenever a node has been removed."""
+        if self._parameterNode:
+            self.panel.onNodeRemoved()
 
     def onParametersModified(self, caller=None, event=None) -> None:
         """Called whenever a parameter changes."""

@@ -73,13 +73,14 @@ class TestRun:
         assert desktop.ui.ctSelector.enabled
         assert desktop.dialogs == []
 
-    def test_a_ct_that_is_removed_meanwhile_is_no_crash(self, desktop):
+    def test_a_ct_that_is_removed_meanwhile_is_not_computed_on(self, desktop):
         ct = add_ct(desktop)
         desktop.ui.applyButton.click()
         desktop.scene.RemoveNode(ct)
-        desktop.process(until=lambda: desktop.ui.applyButton.text == "Apply")
-        (dialog,) = desktop.dialogs
-        assert "removed" in dialog.text
+        assert not desktop.logic.busy
+        assert desktop.ui.applyButton.text == "Apply"
+        assert desktop.ui.statusLabel.text == "The CT was removed, so its computation was cancelled."
+        assert desktop.dialogs == []
 
     def test_a_ct_that_is_changed_meanwhile_gets_no_results(self, desktop):
         import slicer.util

@@ -275,7 +275,7 @@ class TestSurface:
         assert display.GetScalarRange() == pytest.approx((0, 0.2))
         results.showSurface(False)
         assert not display.GetVisibility()
-        assert plain.GetVisibility3D()
+        assert not plain.GetVisibility3D()  # off is off: no plain organ in its place
 
     def test_it_is_of_the_organ_whose_map_is_shown(self, results, world):
         results.showSurface(True)

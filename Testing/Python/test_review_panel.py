@@ -143,6 +143,9 @@ class TestReview:
         assert ui.editButton.text == "Done"
         assert not ui.segmentEditorPlace.isHidden()
         assert not any(button.enabled for button in (ui.acceptButton, ui.nextButton, ui.undoButton, ui.regionsTable))
+        ui.editButton.click()
+        assert statuses(desktop)[0] == "To review"  # nothing was drawn
+        ui.editButton.click()
         session.results.updateSegmentation(region.box, np.ones(region.mask.shape, np.uint8))
         ui.discardEditButton.click()
         assert statuses(desktop)[0] == "To review"
@@ -243,6 +246,8 @@ class TestReview:
         left = [session.results.node(role) for role in ("segmentation", "regions", "surface")]
         desktop.scene.RemoveNode(session.ctNode)
         assert [node.GetDisplayVisibility() for node in left] == [0, 0, 0]
+        desktop.process()
+        assert [node.GetScene() for node in left] == [None] * 3
         assert desktop.ui.ctSelector.nodes() == []
         views = nodesByClass(desktop.scene, "vtkMRMLSliceCompositeNode")
         assert {view.GetForegroundVolumeID() for view in views} == {None}

@@ -209,7 +209,7 @@ class WorkerClient:
             message = text.format(exit=process.exit)
         else:
             message = _("The computing process sent something that is no message and was ended; apply again.")
-        self._fail(reason.name.lower(), message, process.log)
+        self._fail(reason.name.lower(), message, process.report)
 
     def _fail(self, code: str, message: str, details: str | None = None, endProcess: bool = False) -> None:
         if details is None:

@@ -8,6 +8,7 @@ application's. Arrays are (z, y, x), matrices map voxel indices (i, j, k) to RAS
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import slicer
@@ -84,22 +85,24 @@ class CtNodes:
 
     def followTransform(self):
         """Put all nodes under the transform that the CT is under."""
-        for node in self._all():
+        for node in self.all():
             if node.IsA("vtkMRMLTransformableNode"):
                 node.SetAndObserveTransformNodeID(self.ctNode.GetTransformNodeID())
 
     def removeAll(self):
         """Remove all nodes; the CT leaves their folder, which goes too if it was made for them."""
+        self.leftovers().remove()
+
+    def leftovers(self) -> Leftovers:
+        """What is to go with the CT, or without it; taken down while the CT is in the scene."""
         hierarchy = subjectHierarchy(self.scene)
         item = hierarchy.GetItemByDataNode(self.ctNode)
         folder = hierarchy.GetItemParent(item)
-        for node in self._all():
-            self.scene.RemoveNode(node)
-        if hierarchy.GetItemName(folder) == self._folderName and hierarchy.GetNumberOfItemChildren(folder) == 1:
-            hierarchy.SetItemParent(item, hierarchy.GetItemParent(folder))
-            hierarchy.RemoveItem(folder)
+        ours = hierarchy.GetItemName(folder) == self._folderName
+        return Leftovers(self.scene, self.ctNode, item, self.all(), folder if ours else 0)
 
-    def _all(self) -> list:
+    def all(self) -> list:
+        """All nodes, whatever their role."""
         roles: list[str] = []
         self.ctNode.GetNodeReferenceRoles(roles)
         prefix = REFERENCE_ROLE.format("")
@@ -133,6 +136,35 @@ class CtNodes:
     def _hierarchyItem(self, hierarchy, node) -> int:
         item = hierarchy.GetItemByDataNode(node)
         return item or hierarchy.CreateItem(hierarchy.GetSceneItemID(), node, _PLUGINS.get(node.GetClassName(), ""))
+
+
+@dataclass
+class Leftovers:
+    """The nodes made for a CT, the CT, and the folder made for them (an item of the subject hierarchy; 0: none)."""
+
+    scene: object
+    ctNode: object
+    ctItem: int
+    nodes: list
+    folder: int
+
+    def remove(self) -> None:
+        """Remove them; a CT that is in the scene still leaves the folder."""
+        hierarchy = subjectHierarchy(self.scene)
+        for node in self.nodes:
+            if node.GetScene() is not self.scene:
+                continue
+            item = hierarchy.GetItemByDataNode(node)
+            if item:  # which the bare core would keep
+                hierarchy.RemoveItem(item, False)
+            self.scene.RemoveNode(node)
+        children: list[int] = []
+        if self.folder:
+            hierarchy.GetItemChildren(self.folder, children)
+        if self.ctItem in children and self.ctNode.GetScene() is self.scene:
+            hierarchy.SetItemParent(self.ctItem, hierarchy.GetItemParent(self.folder))
+        if self.folder and set(children) <= {self.ctItem}:
+            hierarchy.RemoveItem(self.folder)
 
 
 def subjectHierarchy(scene):

@@ -15,6 +15,7 @@ import slicer.util
 import vtk
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.app.dialogs import AfterLoading, confirmLoss, isLoading, showError
 from MoBUncertaintyLib.app.legend import LegendFollower
 from MoBUncertaintyLib.app.samples import loadSampleData
 from MoBUncertaintyLib.app.scene import ResultScene
@@ -44,6 +45,7 @@ class Panel:
         self.parameters = None
         self.ensureReady = ensureReady
         self._work: WorkButton | None = None  # what the worker computes for
+        self._worked = None  # and of which CT
         self._installing = False
         self._refused = None  # the CT whose results cannot be shown, not tried again before it changes
         self._said = ""  # why: said once
@@ -52,6 +54,7 @@ class Panel:
         self._changes.setInterval(0)
         self._changes.timeout.connect(shown(self._onCtChanged))
         self._legends = LegendFollower(slicer.mrmlScene, lambda follow: qt.QTimer.singleShot(0, shown(follow)))
+        self.afterLoading = AfterLoading(shown)
         self.inputs = InputsSection(ui, logic.modelList, self.onDemo, self.onModel)
         self.run = RunSection(ui, self.onApply, self.onCancel)
         self.overlay = OverlaySection(ui)
@@ -78,6 +81,8 @@ class Panel:
         self.parameters = parameters
         if parameters is None:
             self._show(None)
+            for work in (self.run.work, self.export.work):
+                work.say("")
             return
         self.inputs.choose(parameters.model)
         self.onModel()
@@ -87,12 +92,15 @@ class Panel:
         """Show what goes with the parameters: the CT's results, and whether Apply can be pressed."""
         if self.parameters is None:
             return
+        if isLoading():
+            self.afterLoading.later(self.refresh)
+            return
         self._hideMaps()
         self.inputs.showDemoLink(self.parameters.ct is None)
         self.run.showMethod(self.parameters.method)
         if self._work is None:
             self._show(self.parameters.ct)
-        self.run.work.allow(self._whyNotApply())
+        self._allowApply()
 
     def leave(self) -> None:
         """Keep what is being typed or drawn, and stop what is computed: the scene is about to be closed."""
@@ -105,6 +113,7 @@ class Panel:
         self._watch(None)
         self._legends.stop()
         self._changes.stop()
+        self.afterLoading.stop()
         self.review.cleanup()
 
     # What the user does
@@ -125,7 +134,7 @@ class Panel:
             None if mirrors else _("This model was trained without mirroring: for it, left is not right."),
             _("Average over mirrored copies of the CT; takes up to eight times as long."),
         )
-        self.run.work.allow(self._whyNotApply())
+        self._allowApply()
 
     def onApply(self) -> None:
         """Start the computation."""
@@ -175,10 +184,16 @@ class Panel:
                 self._onError,
             )
 
-    def onResultsRemoved(self) -> None:
-        """A part of the results is gone, or their CT."""
-        hideOrphans()
-        self.refresh()
+    def onNodeRemoved(self) -> None:
+        """A node is gone: the CT that is computed, a CT with results, or a part of them."""
+        if self._work and self._worked.GetScene() is None:
+            self.logic.cancel()
+            self._finish(_("The CT was removed, so its computation was cancelled."))
+        if self.logic.sessions.hasOrphans:
+            self.afterLoading.later(self.logic.sessions.removeOrphans)
+        if self.logic.sessions.forgetIncomplete():
+            hideOrphans()
+            self.refresh()
 
     # What comes back
 
@@ -197,7 +212,7 @@ class Panel:
 
     def _onError(self, code: str, message: str, details: str) -> None:
         self._finish("")
-        slicer.util.errorDisplay(message, detailedText=details)
+        showError(message, details)
 
     # Inside
 
@@ -229,7 +244,7 @@ class Panel:
     @contextmanager
     def _begin(self, work: WorkButton, text: str) -> Iterator[None]:
         """Within, the worker is asked for something; what cannot even be asked for leaves the panel as it was."""
-        self._work = work
+        self._work, self._worked = work, self.parameters.ct
         work.start(text)
         self._lock(True)
         try:
@@ -256,7 +271,7 @@ class Panel:
     def _lock(self, locked: bool) -> None:
         self.inputs.lock(locked)
         self.run.lock(locked)
-        self.run.work.allow(self._whyNotApply())
+        self._allowApply()
         self.export.setBusy(locked)
 
     def _show(self, ct) -> None:
@@ -271,11 +286,13 @@ class Panel:
             if session:
                 showAlone(ct)
                 self.ui.reviewCollapsibleButton.collapsed = False
+                self.inputs.chooseMaker(session.prediction["provenance"].get("model") or {})
+                self.run.showRoi(False)
             self.overlay.setSession(session)
             self.review.setSession(session)
             self.export.setSession(session)
         if refusal and refusal != self._said:
-            slicer.util.errorDisplay(refusal)
+            self.afterLoading.do(lambda: showError(refusal))
         self._said = refusal or ("" if session else self._said)
 
     def _watch(self, ct) -> None:
@@ -304,6 +321,9 @@ class Panel:
     def _hideMaps(self, *_args) -> None:
         self.inputs.hide(mapVolumes())
 
+    def _allowApply(self) -> None:
+        self.run.work.allow(self._whyNotApply(), isTold=not (self._work or self._installing))
+
     def _whyNotApply(self) -> str | None:
         if self._installing:
             return _("Wait until what is missing is installed.")
@@ -331,7 +351,7 @@ class Panel:
         if stray:
             lost.append(_("Voxels that were changed outside of the review: {count}.").format(count=stray))
         question = _("A new segmentation begins a new review, and all of this is lost. Apply?")
-        return not lost or slicer.util.confirmOkCancelDisplay(" ".join([*lost, question]))
+        return not lost or confirmLoss(" ".join([*lost, question]))
 
 
 def newFolder(parent: Path, name: str) -> Path:

@@ -274,7 +274,7 @@ class ResultScene:
             values = [] if self._segmentation.isEmpty() else values
             self._surface.show(node, values, volume, self._maps.colours(), self.overlay["window"])
         if node:
-            node.GetDisplayNode().SetVisibility3D(not show)
+            node.GetDisplayNode().SetVisibility3D(False)  # its plain surface is never shown beside or in place of it
 
     # Regions
 

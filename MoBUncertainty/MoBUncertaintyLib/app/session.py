@@ -286,12 +286,17 @@ class ReviewSession:
 
     @onItsCt
     def finishEdit(self) -> None:
-        """Take what was drawn as the region's correction."""
-        regionId, self._editing = self._editing, None
-        if regionId is not None:
-            removeMask(self.results)
-            self._step(self.review.edit(regionId, self.results.corrected()))
-            self.discardStrayEdits()  # drawn outside of the region, by an effect that does not heed the mask
+        """Take what was drawn as the region's correction; where nothing was drawn in it, its verdict stays."""
+        if self._editing is None:
+            return
+        region, drawn = self.review.region(self._editing), self.results.corrected()
+        if np.array_equal(drawn[region.box][region.mask], self.review.labels_in(region.box)[region.mask]):
+            self.cancelEdit()
+            return
+        self._editing = None
+        removeMask(self.results)
+        self._step(self.review.edit(region.region_id, drawn))
+        self.discardStrayEdits()  # drawn outside of the region, by an effect that does not heed the mask
 
     def settleEdit(self) -> None:
         """End an edit without having been told how: what was drawn is kept; to begin one is no verdict."""

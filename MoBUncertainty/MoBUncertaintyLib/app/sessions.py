@@ -5,7 +5,7 @@ from __future__ import annotations
 import slicer
 import slicer.util
 
-from MoBUncertaintyLib.app.nodes import CT_ROLE, ROLE_ATTRIBUTE
+from MoBUncertaintyLib.app.nodes import CT_ROLE, ROLE_ATTRIBUTE, CtNodes, Leftovers
 from MoBUncertaintyLib.app.scene import ResultScene, findResults
 from MoBUncertaintyLib.app.session import ReviewSession, areComplete, lieOnCt
 from MoBUncertaintyLib.app.views import takeOut
@@ -18,6 +18,7 @@ class Sessions:
 
     def __init__(self) -> None:
         self._open: dict[str, ReviewSession] = {}
+        self._orphans: list[Leftovers] = []
 
     def get(self, ct) -> ReviewSession | None:
         """The review of a CT; None if it has no results, or not all of them.
@@ -44,6 +45,22 @@ class Sessions:
     def forget(self) -> None:
         """Close all reviews; the scene holds them."""
         self._open.clear()
+        self._orphans.clear()
+
+    @property
+    def hasOrphans(self) -> bool:
+        """Whether there are results whose CT was removed."""
+        return bool(self._orphans)
+
+    def noteOrphans(self, node) -> None:
+        """Note the results of a CT that is about to be removed; copies that somebody has made of them are none."""
+        if node.GetClassName() == CT_CLASS and CtNodes(node).all():
+            self._orphans.append(CtNodes(node).leftovers())
+
+    def removeOrphans(self) -> None:
+        """Remove the results of CTs that were removed."""
+        while self._orphans:
+            self._orphans.pop().remove()
 
     def forgetIncomplete(self) -> bool:
         """Close the reviews of CTs whose results are no longer all in the scene; says whether there were any."""
@@ -59,7 +76,7 @@ def mapVolumes() -> list:
 
 
 def hideOrphans():
-    """Take results out of the views whose CT somebody has removed; as nodes they stay, for whoever wants them."""
+    """Take what was made of a CT out of the views when somebody has removed that CT, copies too."""
     for node in slicer.util.getNodesByClass("vtkMRMLDisplayableNode"):
         if node.GetAttribute(ROLE_ATTRIBUTE) and node.GetNodeReference(CT_ROLE) is None:
             node.SetDisplayVisibility(False)

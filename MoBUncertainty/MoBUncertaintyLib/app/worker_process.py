@@ -64,6 +64,7 @@ class WorkerProcess:
         self._output: str | None = None  # the folder that it was last asked to write
         self._told = False  # to end
         self.exit = "still running"
+        self._command = " ".join((program, *arguments))
         self._process = qt.QProcess()
         self._process.setProcessEnvironment(_processEnvironment(environment))
         self._process.readyReadStandardOutput.connect(self._onOutput)
@@ -77,6 +78,12 @@ class WorkerProcess:
     def log(self) -> str:
         """The last lines that the worker has printed."""
         return "\n".join(self._log).strip()
+
+    @property
+    def report(self) -> str:
+        """For a report of its end: what was run, how it ended, and the last lines it has printed."""
+        log = self.log or "It has printed nothing."
+        return f"{self._command}\n{self.exit}\n\n{log}"
 
     def send(self, message: dict[str, Any]) -> None:
         """Send a request."""

@@ -39,6 +39,7 @@ class Application(qt.QApplication):
         qt.QSettings.setPath(qt.QSettings.IniFormat, qt.QSettings.UserScope, folder)
         self.setStyle("Fusion")
         self.setFont(qt.QFont("DejaVu Sans", 9))
+        self.setDoubleClickInterval(0)  # tests click faster than people
         self.temporaryPath = folder
         self.core = SlicerApp()
         self._moduleManager, self._layoutManager = ModuleManager(), LayoutManager(self.core)

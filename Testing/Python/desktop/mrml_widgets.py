@@ -270,6 +270,10 @@ class qMRMLSegmentEditorWidget(qt.QWidget):
         if enabled:
             self.history.clear()
 
+    def _setMaskingSectionVisible(self, visible: bool) -> None:
+        assert self._editorNode, "Invalid segment editor parameter set node"  # Slicer's complains in the console
+
+    maskingSectionVisible = property(lambda self: True, _setMaskingSectionVisible)
     undoEnabled = property(lambda self: True, _setUndoEnabled)
 
     def setActiveEffectByName(self, name: str) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable
 
 import slicer.util
 
+from MoBUncertaintyLib.app.dialogs import showError
 from MoBUncertaintyLib.errors import UserError
 
 PANEL_WIDTH = 400  # pixels; with a scroll bar beside it, the least that the panel takes of Slicer's window
+LONGEST_TITLE = 31  # characters of a model's name
 MARGINS = 24  # around what stands in a part of the panel, left and right together
 
 
@@ -52,6 +54,14 @@ def shown(slot: Callable) -> Callable:
             try:
                 slot(*args)
             except UserError as error:
-                slicer.util.errorDisplay(str(error))
+                showError(str(error))
 
     return run
+
+
+def shortened(title: str) -> str:
+    """A title that fits into the list: what tells two of them apart may stand at either end."""
+    if len(title) <= LONGEST_TITLE:
+        return title
+    half = (LONGEST_TITLE - 1) // 2
+    return f"{title[:half]}…{title[-half:]}"

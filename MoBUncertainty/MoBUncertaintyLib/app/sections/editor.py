@@ -33,6 +33,7 @@ class RegionEditor:
         widget = self._widget
         widget.setMRMLScene(editorNode.GetScene())
         widget.setMRMLSegmentEditorNode(editorNode)
+        widget.maskingSectionVisible = False  # after the node: its setter complains without one
         widget.undoEnabled = True  # its setter forgets the edits before, which Undo would take back in their regions
         self._place.visible = True
         table = slicer.util.findChild(widget, "SegmentsTableView")
@@ -67,7 +68,6 @@ class RegionEditor:
         widget.sourceVolumeNodeSelectorVisible = False
         widget.switchToSegmentationsButtonVisible = False
         widget.addRemoveSegmentButtonsVisible = False
-        widget.maskingSectionVisible = False
         widget.specifyGeometryButtonVisible = False
         widget.show3DButtonVisible = False
         widget.autoShowSourceVolumeNode = False  # it would replace what the views show, and their zoom

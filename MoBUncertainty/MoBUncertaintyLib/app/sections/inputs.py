@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import qt
@@ -10,7 +11,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.app.models import ModelList
-from MoBUncertaintyLib.app.sections import allow, shown, write
+from MoBUncertaintyLib.app.sections import allow, shortened, shown, write
 from MoBUncertaintyLib.model import ListedModel
 
 
@@ -69,13 +70,29 @@ class InputsSection:
         selector = self._ui.modelSelector
         blocked = selector.blockSignals(True)
         selector.clear()
-        for listed, model in self._listed.items():
-            selector.addItem(modelName(model))
-            selector.setItemData(selector.count - 1, str(model.path), qt.Qt.ToolTipRole)
+        titles = modelTitles(list(self._listed.values()))
+        for (listed, model), title in zip(self._listed.items(), titles, strict=True):
+            selector.addItem(shortened(title))
+            selector.setItemData(selector.count - 1, f"{title}\n{model.path}", qt.Qt.ToolTipRole)
             if listed == name:
                 selector.currentIndex = selector.count - 1
         selector.blockSignals(blocked)
         self._describe()
+
+    def chooseMaker(self, about: Mapping[str, str]) -> None:
+        """Choose the model that has made a result, if it is listed.
+
+        Args:
+            about: What the result says of it: `name`, `path`.
+        """
+        path = Path(about.get("path") or about.get("name") or "")
+        shipped = self._models.folder / path.name  # which lies elsewhere on each computer
+        for wanted in (path, shipped):
+            for name, model in self._known.items():
+                if model.path == wanted:
+                    self.choose(name)
+                    self._onModel()
+                    return
 
     def lock(self, locked: bool) -> None:
         """What is being computed cannot be changed meanwhile."""
@@ -127,6 +144,8 @@ class InputsSection:
         else:
             text = _("{task} Licence: {licence}.").format(task=model.card.task, licence=model.card.licence)
         write(self._ui.modelInfoLabel, text)
+        selector = self._ui.modelSelector
+        selector.toolTip = selector.itemData(selector.currentIndex, qt.Qt.ToolTipRole) if model else ""
         allow(
             self._ui.removeModelButton,
             self._whyNotRemove(),
@@ -139,6 +158,16 @@ class InputsSection:
         if self.model is None or self._models.ships(self.model):
             return _("This model comes with the extension.")
         return None
+
+
+def modelTitles(models: Sequence[ListedModel]) -> list[str]:
+    """The models' names; those that have one name with the folder they lie in."""
+    names = [modelName(model) for model in models]
+    count = Counter(names)
+    return [
+        f"{name} ({model.path.parent.name}/{model.path.name})" if count[name] > 1 else name
+        for name, model in zip(names, models, strict=True)
+    ]
 
 
 def modelName(model: ListedModel) -> str:

@@ -10,17 +10,16 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.app.names import placeText
-from MoBUncertaintyLib.app.sections import allow, offer, shown, write
+from MoBUncertaintyLib.app.sections import allow, shortened, shown, write
 from MoBUncertaintyLib.app.sections.editor import RegionEditor
+from MoBUncertaintyLib.app.sections.listing import ListingControls
 from MoBUncertaintyLib.app.sections.table import RegionTable
 from MoBUncertaintyLib.app.steps import Steps
-from MoBUncertaintyLib.region_settings import Measure, RegionSettings
+from MoBUncertaintyLib.region_settings import Measure
 
 DEBOUNCE_MS = 50
 AT_ONCE_S = 0.1  # what is prepared within that time makes nobody wait
 SURFACE_MS = 400  # the 3D surface follows once the reader pauses: on a large CT it takes longer than a click may
-# That the slider offers; of the variance, at its usual threshold.
-LARGEST_DOUBT = {Measure.VARIANCE: 0.1, Measure.BERNOULLI: 0.25, Measure.ENTROPY: 1.0}
 
 
 class ReviewSection:
@@ -35,8 +34,8 @@ class ReviewSection:
         self._session = None
         self._entered = False
         self._commented = None  # the region that the comment's text belongs to
-        self._measures: list[Measure] = []
         self._table = RegionTable(ui.regionsTable, shown(self._onSelected))
+        self._listing = ListingControls(ui)
         self._editor = RegionEditor(ui)
         self._tips = {name: widget.toolTip for name, widget in self._locked().items()}
         self._tips["signOffButton"] = ui.signOffButton.toolTip
@@ -68,8 +67,8 @@ class ReviewSection:
         self._offerOrgans(session.organs if session else [])
         if session:
             self._settleEdit()  # one that the CT was moved away under
-            self._offerMeasures()
-            self._showDoubt()
+            self._listing.offer(session)
+            self._listing.show(session.settings)
         self.refresh()
         if session and session.review.regions:
             self._table.select(self._firstPending())
@@ -115,6 +114,7 @@ class ReviewSection:
         if not ui.commentEdit.hasFocus() or commented != self._commented:
             ui.commentEdit.text = region.comment if region else ""
         self._commented = commented
+        self._nameModel()
         write(ui.reviewProgressLabel, self._progress())
         self._refreshSignOff()
         for shortcut, whileEditing in self._shortcuts:
@@ -245,7 +245,7 @@ class ReviewSection:
         """Undo or redo, and go where something changed."""
         before = {each.region_id: (each.verdict, each.comment) for each in self._session.review.regions}
         step()
-        self._showDoubt()
+        self._listing.show(self._session.settings)
         self._changed()
         for each in self._session.review.regions:
             if before.get(each.region_id, (each.verdict, each.comment)) != (each.verdict, each.comment):
@@ -313,7 +313,7 @@ class ReviewSection:
             return
         self._timer.stop()
         self._onComment()
-        measure = self._measures[self._ui.measureSelector.currentIndex]
+        measure = self._listing.measure
         self._whenPrepared(measure, lambda: self._setDoubt(None, measure))
 
     def _findRegions(self) -> None:
@@ -325,15 +325,13 @@ class ReviewSection:
     def _findRegionsNow(self) -> None:
         if self._session is None or self._session.review.signature or self._session.editing:
             return
-        slider, settings = self._ui.doubtThresholdSlider, self._session.settings
-        moved = abs(slider.value - settings.level) > 0.5 * 10**-slider.decimals  # the slider rounds what a model states
-        threshold = slider.value if moved else settings.threshold
+        threshold = self._listing.threshold(self._session.settings)
         self._session.setDoubt(threshold, self._ui.smallestRegionSlider.value)
         self._changed()
 
     def _setDoubt(self, threshold: float | None, measure: Measure) -> None:
         self._session.setDoubt(threshold, self._ui.smallestRegionSlider.value, measure)
-        self._showDoubt()
+        self._listing.show(self._session.settings)
         self._changed()
 
     def _whenPrepared(self, measure: Measure | None, act: Callable[[], None]) -> None:
@@ -358,36 +356,6 @@ class ReviewSection:
         self.refresh()
         self._surfaceTimer.start()
 
-    def _offerMeasures(self) -> None:
-        """Without a covariance there is no variance to choose, unless it was chosen before."""
-        names = {Measure.VARIANCE: _("Variance"), Measure.BERNOULLI: _("p (1 - p)"), Measure.ENTROPY: _("Entropy")}
-        if not self._session.hasVariance and self._session.settings.measure is not Measure.VARIANCE:
-            del names[Measure.VARIANCE]
-        self._measures = list(names)
-        offer(self._ui.measureSelector, names.values())
-
-    def _showDoubt(self) -> None:
-        """Put the sliders where the session's regions were found."""
-        settings, ui = self._session.settings, self._ui
-        controls = (ui.measureSelector, ui.doubtThresholdSlider, ui.smallestRegionSlider)
-        blocked = [control.blockSignals(True) for control in controls]
-        ui.measureSelector.currentIndex = self._measures.index(settings.measure)
-        self._fitSlider(settings)
-        ui.doubtThresholdSlider.value = settings.level
-        ui.smallestRegionSlider.value = settings.minimum_mm3
-        for control, before in zip(controls, blocked, strict=True):
-            control.blockSignals(before)
-
-    def _fitSlider(self, settings: RegionSettings) -> None:
-        """Let the slider reach from a hundredth of what it offers to the end, or to the threshold in force."""
-        slider, largest = self._ui.doubtThresholdSlider, LARGEST_DOUBT[settings.measure]
-        if settings.measure is Measure.VARIANCE:
-            largest *= settings.variance_threshold / RegionSettings().variance_threshold
-        slider.decimals = 3 if largest >= LARGEST_DOUBT[Measure.VARIANCE] else 4
-        slider.singleStep, slider.pageStep = largest / 100, largest / 20
-        slider.maximum = max(largest, settings.level)
-        slider.minimum = min(largest / 100, settings.level)
-
     def _offerOrgans(self, organs: list) -> None:
         """With several organs, Include asks which one; its key takes the one that most of the region is in."""
         menu, old = None, self._ui.includeButton.menu()
@@ -403,6 +371,14 @@ class ReviewSection:
     def _firstPending(self) -> str:
         regions = self._session.review.regions
         return next((each for each in regions if not each.decided), regions[0]).region_id
+
+    def _nameModel(self) -> None:
+        """Say which model has made the results: another one may be chosen for the next run by now."""
+        button, model = self._ui.reviewCollapsibleButton, None
+        if self._session:
+            model = (self._session.prediction["provenance"].get("model") or {}).get("name") or _("unknown model")
+        button.text = _("Review ({model})").format(model=shortened(model)) if model else _("Review")
+        button.toolTip = _("The results are those of {model}.").format(model=model) if model else ""
 
     def _progress(self) -> str:
         if not self._session:

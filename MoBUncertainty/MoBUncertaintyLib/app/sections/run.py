@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.app.choices import Method
@@ -36,6 +39,8 @@ class WorkButton:
         self._onStart, self._onCancel = onStart, onCancel
         self._text, self._tip, self._cancelTip = button.text, button.toolTip, cancelTip
         self._running = False
+        self._said = self._whyNot = ""  # under the button: why it cannot start, where nothing else is to be said
+        self._turned = -math.inf  # when the button has last become another one
         self._warnings: list[str] = []
         bar.visible = False
         button.clicked.connect(shown(self._onClicked))
@@ -43,7 +48,7 @@ class WorkButton:
 
     def start(self, text: str) -> None:
         """The worker has something to do from now on."""
-        self._running = True
+        self._running, self._turned = True, time.monotonic()
         self._warnings = []
         self._button.text = _("Cancel")
         allow(self._button, None, self._cancelTip)
@@ -65,7 +70,7 @@ class WorkButton:
 
     def stop(self, text: str) -> None:
         """The worker has nothing to do any more."""
-        self._running = False
+        self._running, self._turned = False, time.monotonic()
         self._button.text = self._text
         self._bar.visible = False
         self.say("\n".join(filter(None, [text, *self._warnings])))
@@ -86,16 +91,27 @@ class WorkButton:
 
     def say(self, text: str) -> None:
         """Put a text under the button; plain, since it may quote what files and folders are called."""
+        self._said = text
         self._label.textFormat = qt.Qt.PlainText
-        write(self._label, text)
-        self._label.visible = bool(text)
+        write(self._label, self._said or self._whyNot)
+        self._label.visible = bool(self._said or self._whyNot)
 
-    def allow(self, whyNot: str | None) -> None:
-        """Let the button start, unless there is a reason not to; a Cancel stays one."""
+    def allow(self, whyNot: str | None, isTold: bool = False) -> None:
+        """Let the button start, unless there is a reason not to; a Cancel stays one.
+
+        Args:
+            whyNot: The reason.
+            isTold: Whether it is put under the button, too.
+        """
+        self._whyNot = (whyNot or "") if isTold and not self._running else ""
+        self.say(self._said)
         if not self._running:
             allow(self._button, whyNot, self._tip)
 
     def _onClicked(self, *_args) -> None:
+        # The second click of a double click is not meant for what the button is only since the first.
+        if time.monotonic() - self._turned < slicer.app.doubleClickInterval / 1000:
+            return
         (self._onCancel if self._running else self._onStart)()
 
 
@@ -113,6 +129,13 @@ class RunSection:
         tip = _("Stop the computation; the scene stays as it is.")
         self.work = WorkButton(ui.applyButton, ui.progressBar, ui.statusLabel, onApply, onCancel, tip)
         ui.roiSelector.nodeAddedByUserAction.connect(shown(self._onRoiAdded))
+        ui.runCollapsibleButton.contentsCollapsed.connect(lambda collapsed: self.showRoi(not collapsed))
+
+    def showRoi(self, visible: bool) -> None:
+        """Show the region of interest in the views, or hide it, lest its handles lie over what is reviewed."""
+        roi = self._ui.roiSelector.currentNode()
+        if roi and roi.GetDisplayNode():
+            roi.GetDisplayNode().SetVisibility(visible)
 
     def showMethod(self, method: Method) -> None:
         """Ask for what the method needs to know."""
