@@ -7,6 +7,7 @@ however the volume's axes are permuted or flipped, and a volume that does not li
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,8 +181,9 @@ def _code(code: tuple[str, str, str] | None) -> CodedConcept | None:
 
 
 def _line(text: str) -> str:
-    """Text as DICOM's long strings can hold it: a backslash would part two values."""
-    return " ".join(str(text).replace("\\", "/").split())[:_LONGEST]
+    """Text as DICOM's long strings can hold it: a backslash would part two values, an escape begin another script."""
+    plain = "".join(" " if unicodedata.category(each) in ("Cc", "Cs") else each for each in str(text))
+    return " ".join(plain.replace("\\", "/").split())[:_LONGEST].strip()
 
 
 def _person(name: str | None) -> str | None:

@@ -14,11 +14,10 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.appearance import brightest_variance
 from MoBUncertaintyLib.doubt import Grid
-from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError, UserError
+from MoBUncertaintyLib.errors import ImageError, OutputError, ReviewError, SettingsError, UserError
 from MoBUncertaintyLib.folders import FolderKind
 from MoBUncertaintyLib.handover import read_volume
 from MoBUncertaintyLib.integrity import make_manifest, seal
-from MoBUncertaintyLib.provenance import check_provenance, read_labels
 from MoBUncertaintyLib.region_description import RegionDescriber
 from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.report import (
@@ -30,6 +29,7 @@ from MoBUncertaintyLib.report import (
     write_html,
     write_json,
 )
+from MoBUncertaintyLib.results_record import RecordError, check_provenance, read_labels
 from MoBUncertaintyLib.review import Review
 from MoBUncertaintyLib.segment_nrrd import values_in, write_segmentation_nrrd
 
@@ -187,14 +187,18 @@ def export_review(request: Mapping[str, Any], reporter: Reporter | None = None) 
     maps = [{int(value): load(name) for value, name in request[kind].items()} for kind in ("probability", "variance")]
     review = Review.from_dict(request["review"], predicted, grid, RegionDescriber(*maps, predicted, grid))
     info = dict(request["provenance"])
-    check_provenance(info)
+    try:
+        check_provenance(info)
+        labels = read_labels(request["labels"])
+    except RecordError as error:
+        raise ReviewError(f"What the scene keeps of the prediction is damaged ({error}); apply again.") from error
     patient_fields = bool(request.get("patient_fields"))
     given = {"name": request["ct"].get("name")} | {k: v for k, v in info.get("input", {}).items() if v}
     info["input"] = given if patient_fields else given | {"name": None}
     case = ReviewedCase(
         image,
         review,
-        read_labels(request["labels"]),
+        labels,
         *maps,
         info,
     )

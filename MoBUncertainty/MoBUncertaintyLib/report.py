@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -329,7 +330,7 @@ def _cell(value: Any) -> Any:
     """A cell of a spreadsheet, which must not take a reader's text for a formula."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
-    if isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@")):
+    if isinstance(value, str) and unicodedata.normalize("NFKC", value.lstrip()[:1]) in ("=", "+", "-", "@"):
         return f"'{value}"
     return value
 

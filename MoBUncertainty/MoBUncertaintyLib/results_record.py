@@ -89,14 +89,15 @@ FORM: dict[str, Any] = {
 values. What is not named here may be anything."""
 
 
-def _fault(value: Any, form: Any, place: str = "") -> str | None:
-    """The first place where a value has not its form; None: it has."""
+def _fault(value: Any, form: Any, place: str = "", whole: bool = True) -> str | None:
+    """The first place where a value has not its form; None: it has. Unless `whole`, entries may be missing."""
     if callable(form):
         return None if form(value) else place
     if not isinstance(value, dict if isinstance(form, dict) else list):
         return place
     if isinstance(form, dict):
-        inside = [(name.rstrip("?"), part) for name, part in form.items() if name[-1] != "?" or name[:-1] in value]
+        entries = [(name.rstrip("?"), part, whole and name[-1] != "?") for name, part in form.items()]
+        inside = [(name, part) for name, part, needed in entries if needed or name in value]
         missing = next((name for name, _ in inside if name not in value), None)
         if missing:
             return f"{place}.{missing}"
@@ -106,7 +107,7 @@ def _fault(value: Any, form: Any, place: str = "") -> str | None:
             return place
         forms = form if isinstance(form, tuple) else form * len(value)
         parts = [(each, part, f"{place}[{i}]") for i, (each, part) in enumerate(zip(value, forms, strict=True))]
-    return next((fault for fault in (_fault(*part) for part in parts) if fault is not None), None)
+    return next((fault for fault in (_fault(*part, whole) for part in parts) if fault is not None), None)
 
 
 class RecordError(ValueError):
@@ -137,17 +138,48 @@ def check_form(record: dict[str, Any]) -> None:
     """
     if fault := _fault(record, FORM):
         raise RecordError(f"its {fault.removeprefix('.')} is missing or not as it should be")
+    _check_values(record)
+    read_labels(record["organs"])
+
+
+def check_provenance(provenance: dict[str, Any]) -> None:
+    """Check what a scene keeps of a record: entries may be missing, but none is of another form.
+
+    Raises:
+        RecordError: One is.
+    """
+    fault = _fault(provenance, FORM, whole=False)
+    if fault is not None:
+        raise RecordError(f"its {fault.removeprefix('.') or 'content'} is not as it should be")
+    _check_values(provenance)
+
+
+def _check_values(record: dict[str, Any]) -> None:
+    """What a form cannot say."""
     try:
-        labels = [label_of(organ) for organ in record["organs"]]
-        RegionSettings.from_dict(record["regions"]["settings"])
-        datetime.fromisoformat(record["created"])
+        RegionSettings.from_dict(record.get("regions", {}).get("settings", {}))
+        if "created" in record:
+            datetime.fromisoformat(record["created"])
     except (SettingsError, TypeError, ValueError) as error:
         raise RecordError(_short(error)) from error
+
+
+def read_labels(organs: Any) -> tuple[Label, ...]:
+    """The organs of a record, or the labels that a scene keeps.
+
+    Raises:
+        RecordError: They are none, or not different.
+    """
+    try:
+        labels = tuple(map(label_of, organs))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"its organs are not as they should be: {_short(error)}") from error
     if not labels:
         raise RecordError("it names no organs")
     for what in ("value", "name"):
         if len({getattr(label, what) for label in labels}) < len(labels):
             raise RecordError(f"two of its organs have the same {what}")
+    return labels
 
 
 def label_of(organ: dict[str, Any]) -> Label:

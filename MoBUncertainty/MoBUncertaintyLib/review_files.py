@@ -29,12 +29,12 @@ from MoBUncertaintyLib.export import RECORD
 from MoBUncertaintyLib.images import read_image
 from MoBUncertaintyLib.integrity import IntegrityError, check_manifest, check_seal, is_plain_name
 from MoBUncertaintyLib.json_input import JsonError, read_object
-from MoBUncertaintyLib.provenance import check_provenance, read_labels
 from MoBUncertaintyLib.region_description import RegionDescriber
 from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.report import SCHEMA as REPORT_SCHEMA
 from MoBUncertaintyLib.report import ReviewedCase
 from MoBUncertaintyLib.results import Results
+from MoBUncertaintyLib.results_record import read_labels
 from MoBUncertaintyLib.review import Review, Verdict
 from MoBUncertaintyLib.review_record import SCHEMA, SCHEMA_VERSION
 
@@ -142,8 +142,7 @@ def describer_of(results: Results) -> RegionDescriber:
 
 def review_of(results: Results) -> Review:
     """The review of a results folder, nothing decided yet."""
-    check_provenance(results.info)
-    settings = RegionSettings.from_dict(results.info.get("regions", {}).get("settings", {}))
+    settings = RegionSettings.from_dict(results.info["regions"]["settings"])
     regions = describer_of(results).describe_all(sitk.GetArrayViewFromImage(results.regions), settings)
     return Review(sitk.GetArrayFromImage(results.segmentation), regions, Grid.of(results.segmentation))
 
@@ -158,7 +157,7 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
     path, review = decisions.path, review_of(results)
     stated = decisions.data.get("predicted_sha256")
     _require(stated in (None, review.digest), path, "it belongs to another prediction than these results")
-    names = {label.name: label.value for label in read_labels(results.info.get("organs"))}
+    names = {label.name: label.value for label in read_labels(results.info["organs"])}
     if decisions.data["schema_version"] == SCHEMA_VERSION:
         review = Review.from_dict(decisions.data, review.predicted, review.grid, describer_of(results))
         given = {value for region in review.regions for value in region.given}
@@ -202,8 +201,7 @@ def find_ct(results: Results, ct: str | Path | None = None) -> tuple[sitk.Image,
     Raises:
         ImageError: It is not there, cannot be read, or is another one.
     """
-    check_provenance(results.info)
-    given = results.info.get("input", {})
+    given = results.info["input"]
     path = Path(ct or given.get("path") or given.get("name") or "")
     if not path.name or not path.exists():
         raise ImageError(f"The CT {path if path.name else ''} is not there any more; say where it is with --ct.")
@@ -219,7 +217,7 @@ def find_ct(results: Results, ct: str | Path | None = None) -> tuple[sitk.Image,
 
 def reviewed_case(results: Results, ct: sitk.Image, review: Review) -> ReviewedCase:
     """A results folder and its review, as reports and exports take them."""
-    labels = read_labels(results.info.get("organs"))
+    labels = read_labels(results.info["organs"])
     probability, variance = (
         {value: np.array(each) for value, each in maps.items()}  # copies, which outlive the results
         for maps in _maps(results)
@@ -229,7 +227,7 @@ def reviewed_case(results: Results, ct: sitk.Image, review: Review) -> ReviewedC
 
 def _maps(results: Results) -> tuple[dict[int, np.ndarray], ...]:
     """Views of probability and variance, by label value."""
-    labels = read_labels(results.info.get("organs"))
+    labels = read_labels(results.info["organs"])
     maps = [components(image) for image in (results.probability, results.variance)]
     if any(len(each) != len(labels) for each in maps):
         raise ReviewError(f"The results name {len(labels)} organs and hold maps of {len(maps[0])}; predict again.")

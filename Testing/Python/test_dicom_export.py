@@ -220,11 +220,13 @@ class TestSegmentation:
 
     def test_reviewed_by_a_reader_it_is_semi_automatic_and_bears_the_name(self, oblique, tmp_path):
         case, _, _ = oblique
-        arguments = {"corrected": True, "reader": "Jörg 山田=^", "series_description": "Korrigiert: größer"}
-        write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels, LABELS, model=MODEL, **arguments)
+        arguments = {"corrected": True, "reader": "Jörg\x1b\\山田=^", "series_description": "Korrigiert: größer\0"}
+        model = {"name": "a\x1b$B\nb \ud800", "digest": MODEL["digest"]}
+        write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels, LABELS, model=model, **arguments)
         dataset = pydicom.dcmread(tmp_path / "seg.dcm")
         assert {segment.SegmentAlgorithmType for segment in dataset.SegmentSequence} == {"SEMIAUTOMATIC"}
-        assert dataset.ContentCreatorName.family_name.strip() == "Jörg 山田"
+        assert dataset.ContentCreatorName.family_name.strip() == "Jörg /山田"
+        assert dataset.ManufacturerModelName == "a $B b"
         assert dataset.SeriesDescription == "Korrigiert: größer"
 
     def test_segmentation_without_any_organ_says_so(self, oblique, tmp_path):

@@ -190,7 +190,9 @@ class TestTables:
             signed.review.regions[0].region.centroid_ras[0], rel=1e-5
         )
 
-    @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", '=HYPERLINK("http://x")', "\t=1", " =1", "\r=1"])
+    @pytest.mark.parametrize(
+        "text", ["=1+1", "+1", "-1", "@SUM(A1)", '=HYPERLINK("http://x")', "\t=1", " =1", "\r=1", "＝1", "＠1"]
+    )
     def test_comment_is_no_formula_to_a_spreadsheet(self, tmp_path, signed, text):
         report = build_report(signed)
         report["regions"][0]["comment"] = text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from MoBUncertaintyLib.export import write_export
 from MoBUncertaintyLib.integrity import seal
 from MoBUncertaintyLib.report import build_report, render_html, write_csv
 from MoBUncertaintyLib.results import Results, describe
+from MoBUncertaintyLib.results_record import RecordError, check_provenance, read_labels
 from MoBUncertaintyLib.review_files import apply_decisions, read_decisions, review_of, reviewed_case
 from MoBUncertaintyLib.scales import Scale
 
@@ -116,24 +117,23 @@ def test_records_that_are_sealed_anew(results, image, tmp_path, record, count):
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_what_is_stored_of_the_prediction(results, image, count):
-    """Mutants of `prediction.json`: a report is made, or a sentence said."""
+def test_what_a_scene_keeps_of_the_prediction(results, image, count):
+    """A report is made, or a sentence said."""
     settings = {"overlap": 0.5, "tiling": "full", "mirror": False, "region_of_interest": [0, 1, 0, 1, 0, 1]}
-    info = results.info | {"settings": settings, "folds": [0, "all"], "moments": "exact", "precision": "float32"}
+    about = {"settings": settings, "folds": [0, "all"], "moments": "exact", "precision": "float32"}
+    case = reviewed_case(results, image, review_of(results))
+    kept = {"provenance": results.info | about, "labels": [asdict(label) for label in case.labels]}
+    pictures = {each.region_id: dict.fromkeys(("axial", "coronal", "sagittal"), "") for each in case.review.regions}
     taken = 0
-    for mutant in values(info, count, seed=4):
-        if not isinstance(mutant, dict):
-            continue
-        damaged = replace(results, info=mutant)
+    for mutant in values(kept, count, seed=4):
         try:
-            review = review_of(damaged)
-            case = reviewed_case(damaged, image, review)
-        except UserError as error:
-            assert str(error).endswith("; predict again.")
+            check_provenance(mutant["provenance"])
+            labels = read_labels(mutant["labels"])
+        except (KeyError, TypeError, RecordError):
             continue
-        report = build_report(case)
-        pictures = {each.region_id: dict.fromkeys(("axial", "coronal", "sagittal"), "") for each in review.regions}
-        render_html(report, pictures, Scale.of(case.ct, case.settings))
+        mutated = replace(case, labels=labels, info=mutant["provenance"])
+        report = build_report(mutated)
+        render_html(report, pictures, Scale.of(image, mutated.settings))
         json.dumps(report, allow_nan=False, ensure_ascii=False).encode()
         taken += 1
     assert count / 10 < taken < count

@@ -28,6 +28,7 @@ from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.region_description import RegionDescriber
 from MoBUncertaintyLib.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.regions import FoundRegions, Region, RegionFinder
+from MoBUncertaintyLib.results_record import RecordError, check_provenance, read_labels
 from MoBUncertaintyLib.review import Review, ReviewRegion, Verdict
 from MoBUncertaintyLib.review_record import MisplacedReviewError
 
@@ -100,6 +101,7 @@ class ReviewSession:
         if not results.state("prediction") or (begun and not stored):
             text = _("The scene has lost the review of {ct}; apply again.")
             raise ReviewError(text.format(ct=results.ctNode.GetName()))
+        _checkPrediction(results)
         predicted, grid = _predicted(results), Grid.from_matrix(ijkToRas(results.ctNode))
         describe = RegionDescriber(results.probability(), results.variance(), predicted, grid)
         if not begun:
@@ -398,6 +400,16 @@ def _predicted(results: ResultScene) -> np.ndarray:
     except ValueError as error:
         text = _("The scene's copy of the prediction of {ct} cannot be used ({reason}); apply again.")
         raise ReviewError(text.format(ct=results.ctNode.GetName(), reason=error)) from error
+
+
+def _checkPrediction(results: ResultScene) -> None:
+    prediction = results.state("prediction")
+    try:
+        check_provenance(prediction["provenance"])
+        read_labels(prediction["labels"])
+    except (KeyError, RecordError) as error:
+        text = _("What the scene keeps of the prediction is damaged ({reason}); apply again.")
+        raise ReviewError(text.format(reason=error)) from error
 
 
 def settingsOf(prediction: dict) -> RegionSettings:
