@@ -90,7 +90,7 @@ def _anything(chance: random.Random) -> Any:
 
 def _nested(chance: random.Random) -> Any:
     value: Any = 0
-    for _ in range(chance.choice((3, 60, 70, 500))):
+    for _ in range(chance.choice((3, 60, 70, 250))):
         value = [value] if chance.random() < 0.5 else {"a": value}
     return value
 
@@ -115,5 +115,7 @@ def _write(document: Any, chance: random.Random) -> bytes:
             return b"\xef\xbb\xbf" + text.encode()
         case 6:
             return text.encode() + b"\0" * chance.choice((1, 17 * 2**20))
+        case 7:  # deeper than any recursion goes
+            return text.replace(":", ":" + "[" * 100_000 + "]" * 100_000 + ',"x":', 1).encode()
         case _:
             return text.encode()
