@@ -15,6 +15,7 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -161,8 +162,9 @@ def test_bad_volume_in_a_folder_is_reported_and_the_rest_goes_on(model: Path, ct
     assert np.array_equal(*same)
 
 
-def test_ctrl_c_ends_between_tiles_with_nothing_left(model: Path, ct: Path, tmp_path: Path) -> None:
-    """A real signal to a real process, in the middle of many tiles."""
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_ctrl_c_ends_between_tiles_with_nothing_left(model: Path, ct: Path, tmp_path: Path, name: str) -> None:
+    """A real signal to a real process, in the middle of many tiles; so do a cluster's and a closed terminal's."""
     arguments = ["predict", ct, "--model", model, "--output", tmp_path / "out", "--overlap", "0.9", "--device", "cpu"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, encoding="utf-8", env=environment) as process:
@@ -171,11 +173,52 @@ def test_ctrl_c_ends_between_tiles_with_nothing_left(model: Path, ct: Path, tmp_
             if "Predicting tiles" in line:
                 break
         time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(getattr(signal, name))
         rest = "".join(lines)
     assert process.returncode == 130, rest
     assert "Cancelling" in rest
     assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_asks_nobody_between_steps_ends_at_once() -> None:
+    with pytest.raises(typer.Exit) as ended, console.reporting():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    assert ended.value.exit_code == 130
+
+
+def test_programs_under_nohup_outlive_their_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with console.reporting():
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_command_removes_what_killed_ones_have_left(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "mob-model-0123456789ab").mkdir()
+    (tmp_path / "mob-model-0123456789ab" / "weights.safetensors").write_bytes(b"")
+    (tmp_path / "MoBUncertainty-0123456789ab").mkdir()
+    (tmp_path / "MoBUncertainty-0123456789ab" / "ct.npy").write_bytes(b"of a patient")
+    (tmp_path / "mine").mkdir()
+    assert run("inspect", model).exit_code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_report_that_cannot_be_made_is_said_before_the_work(
+    model: Path, ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("MoBUncertaintyLib.report.TEMPLATE", tmp_path / "nowhere.jinja")
+    done = run("predict", ct, "--model", model, "--output", tmp_path / "out", "--no-scene")
+    assert done.exit_code == 2
+    assert "nowhere.jinja is not installed" in done.stderr
+    assert "Predicting" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

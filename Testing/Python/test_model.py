@@ -116,6 +116,34 @@ def test_writing_never_replaces_what_is_there(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["Tiny", "Tiny.zip"])
+def test_what_appears_in_its_place_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def load(*given: Any) -> Any:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").write_text("of somebody else")
+        return load_folder(*given)
+
+    load_folder = model_export.load_folder
+    monkeypatch.setattr(model_export, "load_folder", load)
+    with pytest.raises(OutputError, match="exists already; choose another name or delete it"):
+        write_model(tmp_path / name, card(), PLANS, DATASET, [(0, network(0).state_dict())])
+    assert (tmp_path / name / "notes.txt").read_text() == "of somebody else"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_zip_that_appears_in_its_place_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pack(*given: Any) -> None:
+        archive_pack(*given)
+        (tmp_path / "Tiny.zip").write_text("of somebody else")
+
+    archive_pack = model_export.archive.pack
+    monkeypatch.setattr(model_export.archive, "pack", pack)
+    with pytest.raises(OutputError, match="exists already; choose another name or delete it"):
+        write_model(tmp_path / "Tiny.zip", card(), PLANS, DATASET, [(0, network(0).state_dict())])
+    assert (tmp_path / "Tiny.zip").read_text() == "of somebody else"
+    assert [path.name for path in tmp_path.iterdir()] == ["Tiny.zip"]
+
+
+@pytest.mark.parametrize("name", ["Tiny", "Tiny.zip"])
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def full(path: Path, *_: Any) -> None:
         path.write_bytes(b"half of the wei")

@@ -113,7 +113,7 @@ def test_messages_of_the_troubleshooting_are_the_codes_own() -> None:
 @pytest.mark.parametrize("missing", [True, False])
 def test_a_folder_that_cannot_be_written_to_gives_a_sentence_of_the_table(tmp_path, monkeypatch, missing) -> None:
     """What is missing cannot be made in a place that is gone; what is there may belong to somebody else."""
-    kind = FolderKind("export", "an export", "an earlier export", lambda folder: False, re.compile("report.html"))
+    kind = FolderKind("export", "an export", "an earlier export", "report.html", "report.json", "a schema")
     if missing:
         gone = FileNotFoundError(errno.ENOENT, "No such file or directory")
         message = str(kind.error(tmp_path / "stick" / "export", gone))

@@ -129,6 +129,29 @@ class TestReading:
         with pytest.raises(OutputError, match=r"damaged \(variance\.nii\.gz has changed since it was written\)"):
             read_results(tmp_path / "out")
 
+    def test_results_whose_overwriting_was_killed_are_found(self, tmp_path, monkeypatch):
+        write(tmp_path / "out")
+
+        def killed(*_):
+            raise SystemExit  # and nothing is put back, as if the process were gone
+
+        monkeypatch.setattr(publishing, "rename_new", killed)
+        with pytest.raises(SystemExit):
+            write(tmp_path / "out", overwrite=True)
+        monkeypatch.undo()
+        assert not (tmp_path / "out").exists()
+        assert read_results(tmp_path / "out").info["regions"]["count"] == 2
+        assert os.listdir(tmp_path) == ["out"]
+
+    def test_more_files_are_in_the_record(self, tmp_path):
+        write(tmp_path / "out", more=lambda folder: (folder / "demo.json").write_text("{}"))
+        assert "demo.json" in read_results(tmp_path / "out").info["files"]
+        (tmp_path / "out" / "demo.json").write_text("[]")
+        with pytest.raises(
+            OutputError, match=r"damaged \(demo\.json has changed since it was written\); predict again"
+        ):
+            read_results(tmp_path / "out")
+
 
 class TestPlace:
     def test_missing_parents_are_made(self, tmp_path):
