@@ -324,6 +324,25 @@ def test_lossless_jpeg_is_read(tmp_path: Path) -> None:
     check_true(read_image(lossless_jpeg(tmp_path / "ct")))
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [3, 0, 5, 1, 4, 2]])
+def test_lossless_jpeg_in_an_enhanced_ct_is_read(tmp_path: Path, order: list[int]) -> None:
+    slices = [pydicom.dcmread(path) for path in sorted(lossless_jpeg(tmp_path / "slices").iterdir())]
+    packed = [next(pydicom.encaps.generate_frames(each.PixelData, number_of_frames=1)) for each in slices]
+
+    def pack(dataset: Dataset) -> None:
+        groups = list(dataset.PerFrameFunctionalGroupsSequence)
+        dataset.PerFrameFunctionalGroupsSequence = [groups[index] for index in order]
+        transform = dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence[0]
+        transform.RescaleIntercept = slices[0].RescaleIntercept
+        dataset.PixelRepresentation = slices[0].PixelRepresentation
+        dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+        dataset.PixelData = pydicom.encaps.encapsulate([packed[index] for index in order])
+        dataset["PixelData"].VR = "OB"
+        dataset["PixelData"].is_undefined_length = True
+
+    check_true(read_image(dicom.write_enhanced(tmp_path / "enhanced.dcm", HU, pack)))
+
+
 def test_truncated_lossless_jpeg_is_refused(tmp_path: Path) -> None:
     path = lossless_jpeg(tmp_path / "ct") / "3.dcm"
     path.write_bytes(path.read_bytes()[:-80])

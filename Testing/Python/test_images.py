@@ -326,6 +326,44 @@ def test_folder_of_dicom_folders_lists_them(tmp_path: Path) -> None:
         list_inputs(tmp_path / "nowhere")
 
 
+def entries(folder: Path) -> dict[str, str]:
+    """What is wrong with each entry of a folder, by the names of their results folders."""
+    found = list_inputs(folder)
+    assert len({each.name for each in found}) == len(found)
+    return {each.name: each.problem for each in found}
+
+
+def test_folder_with_a_dicom_directory_file_lists_its_series(tmp_path: Path) -> None:
+    write_series(tmp_path / "one", "1.2.3.1", [0, 3])
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    assert entries(tmp_path) == {"one": ""}
+
+
+def test_dicom_files_that_lie_beside_other_images_are_named(tmp_path: Path) -> None:
+    write_series(tmp_path, "1.2.3.1", [0, 3])
+    (tmp_path / "report.pdf").write_bytes(b"%PDF")
+    assert list_inputs(tmp_path) == [Input(tmp_path, "", "")]
+    written(volume(), tmp_path / "a.nii.gz")
+    assert entries(tmp_path) == {
+        "a": "",
+        "report.pdf": "it is no volume and no folder of DICOM files",
+        tmp_path.name: "DICOM files lie beside other images; give them a folder of their own",
+    }
+
+
+def test_results_folders_have_names_of_their_own(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "a.mha", "b.c.nrrd", "d.nrrd.nii", "d.nrrd", "a/a.nii.gz", "e/a.mha"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        written(volume(), tmp_path / name)
+    assert set(entries(tmp_path)) == {"a", "a.mha", "a.nii.gz", "b.c", "d.nrrd.nii", "d", "e"}
+
+
+def test_results_in_the_folder_of_the_images_are_no_images(tmp_path: Path) -> None:
+    written(volume(), tmp_path / "a.nii.gz")
+    (tmp_path / "out" / "a").mkdir(parents=True)
+    assert [each.name for each in list_inputs(tmp_path, tmp_path / "out")] == ["a"]
+
+
 def test_nan_in_a_nifti_file_is_not_mistaken_for_water(tmp_path: Path) -> None:
     """SimpleITK alone reads it as 0 HU, without a word."""
     values = np.random.default_rng(0).normal(40, 10, (6, 7, 8)).astype(np.float32)
