@@ -65,8 +65,12 @@ class Series:
 
 @dataclass(frozen=True)
 class _Slice:
-    """A slice: `cosines` of a row and a column, `position` of its first pixel, `spacing` between rows and columns."""
+    """A slice: `cosines` of a row and a column, `position` of its first pixel, `spacing` between rows and columns.
 
+    `frame` is the UID of the frame of reference, in which positions of slices can be compared.
+    """
+
+    frame: str
     cosines: np.ndarray
     position: np.ndarray
     spacing: np.ndarray
@@ -196,7 +200,8 @@ def _slices_of(path: Path, dataset: Dataset) -> list[_Slice]:
         raise ImageError(f"{path.name} is damaged (it has no {absent[0]}); copy or export it again.")
     if int(dataset.Rows) * int(dataset.Columns) > _LARGEST_SLICE:
         raise ImageError(
-            f"{path.name} states {dataset.Rows} x {dataset.Columns} pixels, more than any scanner's slice."
+            f"{path.name} states {dataset.Rows} x {dataset.Columns} pixels, more than a scanner's slice; "
+            "export it again."
         )
     grey = dataset.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2")
     if int(dataset.get("SamplesPerPixel", 1)) != 1 or not grey:
@@ -205,7 +210,8 @@ def _slices_of(path: Path, dataset: Dataset) -> list[_Slice]:
         raise ImageError(f"{path.name} states only one of RescaleSlope and RescaleIntercept; export it again.")
     places = list(_places(dataset))
     values = _values(path, dataset, len(places))
-    return [_Slice(*place, values=frame) for place, frame in zip(places, values, strict=True)]
+    frame = str(dataset.get("FrameOfReferenceUID", ""))
+    return [_Slice(frame, *place, values=each) for place, each in zip(places, values, strict=True)]
 
 
 def _places(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, bool]]:
@@ -323,6 +329,7 @@ def _stack(slices: list[_Slice]) -> tuple[sitk.Image, list[str]]:
         "number of pixels": len({each.values.shape for each in slices}) > 1,
         "direction": np.ptp(cosines, axis=0).max() > _SAME_DIRECTION,
         "pixel spacing": np.ptp(spacings, axis=0).max() > _SAME_SPACING,
+        "frame of reference": len({each.frame for each in slices}) > 1,
         "having a rescale slope and intercept": len({each.rescaled for each in slices}) > 1,
     }
     if different := [name for name, differs in differences.items() if differs]:
