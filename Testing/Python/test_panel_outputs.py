@@ -68,6 +68,16 @@ class TestExport:
         ui.exportDirectoryEdit.currentPath = ""
         assert (ui.exportButton.enabled, ui.exportButton.toolTip) == (False, "Choose a folder.")
 
+    def test_every_format_can_be_chosen(self, reviewed):
+        from MoBUncertaintyLib.export import Format
+
+        desktop, _ = reviewed
+        section = desktop.widget.panel.export
+        assert set(section._formats()) == set(Format)
+        desktop.ui.niftiCheckBox.checked = True
+        assert "nifti" in section._chosen()
+        desktop.ui.niftiCheckBox.checked = False
+
     def test_dicom_is_offered_to_a_ct_from_dicom(self, desktop, monkeypatch):
         import slicer
 

@@ -13,10 +13,12 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from invented_review import invented_review
+from json_mutants import mutants
 from MoBUncertaintyLib import cli, console
 from MoBUncertaintyLib.errors import ReviewError, SettingsError
 from MoBUncertaintyLib.export import write_export
 from MoBUncertaintyLib.integrity import make_manifest, seal
+from MoBUncertaintyLib.json_input import parse_object
 from MoBUncertaintyLib.signing import load_key, read_trusted, sign_record, verify
 from test_review_command import BOTH, entries, made, place, run  # noqa: F401
 
@@ -210,3 +212,16 @@ class TestVerify:
         content = json.loads((export / "report.sig").read_text())
         (export / "report.sig").write_text(json.dumps(content | damage))
         self.refused(export, signed / "key.pub", r"report\.sig is damaged|the signature is not of this record")
+
+    def test_mutants_of_a_signature(self, signed, export):
+        trusted = read_trusted(signed / "key.pub")
+        whole = json.loads((export / "report.sig").read_text())
+        used = ("schema", "schema_version", "algorithm", "public_key", "signature")
+        for each in mutants(whole, 100):
+            (export / "report.sig").write_bytes(each)
+            try:
+                verify(export, trusted)
+            except ReviewError as error:
+                assert str(error).endswith(".")
+            else:  # what is beside these tells a person
+                assert {name: parse_object(each)[name] for name in used} == {name: whole[name] for name in used}
