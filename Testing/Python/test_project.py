@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -112,14 +113,78 @@ def required(extra: str) -> set[str]:
 @pytest.mark.parametrize(("extra", "folder"), [("", CORE), ("training", TRAINING)])
 def test_what_the_code_imports_is_installed_with_it(extra: str, folder: Path) -> None:
     """The tests' own environment has more, so nothing else would miss it."""
-    provided = importlib.metadata.packages_distributions()
     installed, signing = required(extra), required("signing")
     for path in sorted(folder.glob("**/*.py")):
         if "app" in path.relative_to(folder).parts:  # what runs inside Slicer has what Slicer has
             continue
         for module in imported(path) - set(sys.stdlib_module_names) - {"inference"}:  # Testing/Benchmarks
-            origins = {canonicalize_name(one) for one in provided.get(module, [])}
-            assert origins & (signing if path.stem == "signing" else installed), f"{name(path)} imports {module}"
+            known = signing if path.stem == "signing" else installed
+            assert distributions().get(module, set()) & known, f"{name(path)} imports {module}"
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+OF_SLICER = {"numpy", "scipy", "simpleitk", "torch", "mob-uncertainty"}
+COMMANDS = {"cli.py", "console.py", "signing.py"}  # never run inside Slicer
+
+
+def declared(*extras: str) -> list[Requirement]:
+    """What `pyproject.toml` itself names, without what that requires in turn."""
+    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])]
+    return [Requirement(line) for line in lines]
+
+
+@cache
+def distributions() -> dict[str, set[str]]:
+    """Which distributions each installed package comes from."""
+    found = importlib.metadata.packages_distributions()
+    return {module: set(map(canonicalize_name, origins)) for module, origins in found.items()}
+
+
+def third_party(path: Path) -> dict[str, set[str]]:
+    """The packages of others that a file imports, and the distributions that each may come from."""
+    modules = imported(path) - set(sys.stdlib_module_names)
+    return {module: distributions()[module] for module in modules if module in distributions()}
+
+
+@pytest.mark.parametrize(
+    ("extras", "folder"),
+    [(("signing",), CORE), (("training",), TRAINING), (tuple(EXTRAS), ROOT / "Testing")],
+    ids=["core", "training", "tests"],
+)
+def test_what_the_code_imports_is_declared(extras: tuple[str, ...], folder: Path) -> None:
+    """What only comes with another package may go with its next version."""
+    known = {canonicalize_name(requirement.name) for requirement in declared(*extras)} | {"mob-uncertainty"}
+    for path in sorted(folder.glob("**/*.py")):
+        if "app" not in path.relative_to(folder).parts:
+            missing = {module for module, origins in third_party(path).items() if not origins & known}
+            assert not missing, name(path)
+
+
+def test_what_the_worker_imports_is_declared_for_slicer() -> None:
+    lines = [line for path in (CORE.parent / "Resources").glob("requirements*.txt") for line in path.open()]
+    known = OF_SLICER | {canonicalize_name(Requirement(line).name) for line in lines if line[0] not in "#\n"}
+    for path in sorted(CORE.glob("*.py")):
+        if path.name not in COMMANDS:
+            missing = {module for module, origins in third_party(path).items() if not origins & known}
+            assert not missing, name(path)
+
+
+def test_constraints_hold_a_version_of_each_dependency_that_its_range_allows() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    stated = [Requirement(line) for line in lines if not line.startswith("#")]
+    assert [one.name for one in stated] == sorted({canonicalize_name(one.name) for one in stated})
+    pinned = {}
+    for one in stated:
+        (specifier,) = one.specifier
+        # What has builds for each kind of GPU is not to be had in one version everywhere.
+        assert specifier.operator == ("<=" if one.name.startswith("torch") and one.name != "torchmetrics" else "==")
+        assert not one.url and "+" not in specifier.version
+        pinned[one.name] = specifier.version
+    for requirement in declared(*EXTRAS):
+        distribution = canonicalize_name(requirement.name)
+        if distribution != "mob-uncertainty":
+            assert requirement.specifier.contains(pinned.get(distribution, "0")), requirement
 
 
 def test_extension_metadata_is_complete() -> None:
