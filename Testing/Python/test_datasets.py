@@ -171,6 +171,19 @@ def test_other_organs_are_taken_where_the_ct_shows_them(phantoms):
     assert left_out == [LeftOut("s0001", "There is no segmentations/vertebrae_L5.nii.gz.")]
 
 
+@pytest.mark.parametrize(
+    ("organ", "hint"),
+    [("milz", ""), ("pancras", r" \(do you mean pancreas\?\)"), ("Liver", r" \(do you mean liver\?\)")],
+)
+def test_organ_that_no_case_has_is_refused_with_those_that_there_are(phantoms, tmp_path, organ, hint):
+    with pytest.raises(SettingsError, match=f"has a mask of '{organ}'{hint}; choose one of: .*liver.*, pancreas"):
+        find_cases(phantoms, organ, pytest.fail)
+    options = ["--name", "T", "--dataset-id", "1", "--workspace", str(tmp_path / "ws")]
+    done = CliRunner().invoke(app, ["totalsegmentator", str(phantoms), "--organ", organ, *options])
+    assert isinstance(done.exception, SettingsError)
+    assert not (tmp_path / "ws").exists()
+
+
 @pytest.mark.parametrize("content", [b"case,age\ns0001,4\n", b"\xff\xfe\x00\x01", b""])
 def test_meta_csv_of_another_kind_is_not_used(phantoms, tmp_path, content):
     source = shutil.copytree(phantoms, tmp_path / "source")
@@ -435,3 +448,19 @@ def test_labels_that_cannot_be_told_apart_are_refused(tmp_path, labels):
     done = CliRunner().invoke(app, ["labelled", str(tmp_path), *options])
     assert isinstance(done.exception, SettingsError)
     assert str(done.exception).startswith(f"--label {labels[-1]}: each name and value may come once")
+
+
+@pytest.mark.parametrize("command", ["plan", "train", "finetune"])
+def test_a_workspace_that_is_not_there_is_named_and_not_made(tmp_path, command):
+    options = {
+        "plan": ["--dataset-id", "1"],
+        "train": ["--dataset-id", "1", "--epochs", "1"],
+        "finetune": [str(tmp_path)],
+    }
+    done = CliRunner().invoke(app, [command, *options[command], "--workspace", str(tmp_path / "typo")])
+    assert isinstance(done.exception, SettingsError)
+    assert "typo is no workspace: it holds none of the folders raw, preprocessed and results" in str(done.exception)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "typo" / "raw").mkdir(parents=True)
+    done = CliRunner().invoke(app, ["plan", "--dataset-id", "1", "--workspace", str(tmp_path / "typo")])
+    assert "There is no data set 1 in" in str(done.exception)

@@ -67,7 +67,7 @@ def totalsegmentator(
     from mob_training.totalsegmentator import find_cases
     from mob_training.workspace import use_workspace
 
-    use_workspace(workspace)
+    use_workspace(workspace, new=True)
     split = Split(validation=validation, test=test, seed=seed)
     known = read_subjects(subjects) if subjects else None
     folder = new_dataset_folder(dataset_id, name)
@@ -104,7 +104,7 @@ def labelled(
     from mob_training.split import Split, read_subjects
     from mob_training.workspace import use_workspace
 
-    use_workspace(workspace)
+    use_workspace(workspace, new=True)
     names, values = _classes(label)
     split = Split(validation=validation, test=test, seed=seed)
     known = read_subjects(subjects) if subjects else None

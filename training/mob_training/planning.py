@@ -61,7 +61,11 @@ def plan_and_preprocess(dataset_id: int, preset: Preset, processes: int = 2) -> 
 
     Returns:
         The name of the plans.
+
+    Raises:
+        SettingsError: There is no data set of that number.
     """
+    raw = dataset_folder("raw", dataset_id)
     # nnU-Net's planner takes this, meant for training, as its number of threads, and 0 is none.
     os.environ["nnUNet_n_proc_DA"] = str(processes)
     extract_fingerprint_dataset(dataset_id, num_processes=processes)
@@ -73,7 +77,7 @@ def plan_and_preprocess(dataset_id: int, preset: Preset, processes: int = 2) -> 
         configurations=(CONFIGURATION,),
         num_processes=(processes,),
     )
-    splits = dataset_folder("raw", dataset_id) / "splits_final.json"
+    splits = raw / "splits_final.json"
     if splits.exists():
         shutil.copy(splits, dataset_folder("preprocessed", dataset_id))
     return planner.plans_identifier

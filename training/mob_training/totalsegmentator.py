@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 
 from mob_training.datasets import LabelledCase, LeftOut, check_case, gather_cases
 from MoBUncertaintyLib.errors import ImageError, SettingsError
+
+MASKS, ENDING = "segmentations", ".nii.gz"
 
 
 def find_cases(
@@ -28,7 +31,7 @@ def find_cases(
         report: Takes one line for each case that is left out or mended.
 
     Raises:
-        SettingsError: The folder holds no cases.
+        SettingsError: The folder holds no cases, or none with a mask of that name.
     """
     source = Path(source)
     if not source.is_dir():
@@ -36,16 +39,26 @@ def find_cases(
     folders = {path.name: path for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")}
     if not any((folder / "ct.nii.gz").is_file() for folder in folders.values()):
         raise SettingsError(f"{source} holds no CASE/ct.nii.gz; give the folder that holds TotalSegmentator's cases.")
+    _check_name(organ, source, {path.name for folder in folders.values() for path in folder.glob(f"{MASKS}/*{ENDING}")})
 
     def read(name: str) -> LabelledCase:
         if name not in folders:
             raise ImageError("It is listed in meta.csv, but there is no folder of that name.")
         folder = folders[name]
-        return check_case(
-            name, folder / "ct.nii.gz", folder / "segmentations" / f"{organ}.nii.gz", None, f"the {organ}"
-        )
+        return check_case(name, folder / "ct.nii.gz", folder / MASKS / f"{organ}{ENDING}", None, f"the {organ}")
 
     return gather_cases(folders.keys() | _listed(source / "meta.csv", report), read, report)
+
+
+def _check_name(organ: str, source: Path, files: set[str]) -> None:
+    """Refuse a structure that no case has a mask of, and name those that there are."""
+    names = sorted(name.removesuffix(ENDING) for name in files)
+    if organ in names:
+        return
+    nearest = get_close_matches(organ.lower(), names, n=1)
+    hint = f" (do you mean {nearest[0]}?)" if nearest else ""
+    there_are = ", ".join(names) or "none"
+    raise SettingsError(f"No case of {source} has a mask of '{organ}'{hint}; choose one of: {there_are}.")
 
 
 def _listed(meta: Path, report: Callable[[str], None]) -> set[str]:

@@ -7,16 +7,28 @@ from pathlib import Path
 
 from MoBUncertaintyLib.errors import SettingsError
 
+FOLDERS = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": "results"}
+"""nnU-Net's variables, and the folders of a workspace that they point at."""
 
-def use_workspace(folder: Path) -> None:
-    """Point nnU-Net at `folder`/{raw,preprocessed,results}; call before nnunetv2 is first imported."""
-    for variable, name in (
-        ("nnUNet_raw", "raw"),
-        ("nnUNet_preprocessed", "preprocessed"),
-        ("nnUNet_results", "results"),
-    ):
-        path = Path(folder).resolve() / name
-        path.mkdir(parents=True, exist_ok=True)
+
+def use_workspace(folder: Path, new: bool = False) -> None:
+    """Point nnU-Net at `folder`/{raw,preprocessed,results}; call before nnunetv2 is first imported.
+
+    Args:
+        folder: The workspace.
+        new: It need not be there: a data set is going to be written to it. Nothing is made here then.
+
+    Raises:
+        SettingsError: There is no workspace.
+    """
+    paths = {variable: Path(folder).resolve() / name for variable, name in FOLDERS.items()}
+    if not new and not any(path.is_dir() for path in paths.values()):
+        raise SettingsError(
+            f"{folder} is no workspace: it holds none of the folders raw, preprocessed and results; check --workspace."
+        )
+    for variable, path in paths.items():
+        if not new:
+            path.mkdir(exist_ok=True)
         os.environ[variable] = str(path)
 
 
