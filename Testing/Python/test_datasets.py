@@ -448,19 +448,3 @@ def test_labels_that_cannot_be_told_apart_are_refused(tmp_path, labels):
     done = CliRunner().invoke(app, ["labelled", str(tmp_path), *options])
     assert isinstance(done.exception, SettingsError)
     assert str(done.exception).startswith(f"--label {labels[-1]}: each name and value may come once")
-
-
-@pytest.mark.parametrize("command", ["plan", "train", "finetune"])
-def test_a_workspace_that_is_not_there_is_named_and_not_made(tmp_path, command):
-    options = {
-        "plan": ["--dataset-id", "1"],
-        "train": ["--dataset-id", "1", "--epochs", "1"],
-        "finetune": [str(tmp_path)],
-    }
-    done = CliRunner().invoke(app, [command, *options[command], "--workspace", str(tmp_path / "typo")])
-    assert isinstance(done.exception, SettingsError)
-    assert "typo is no workspace: it holds none of the folders raw, preprocessed and results" in str(done.exception)
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "typo" / "raw").mkdir(parents=True)
-    done = CliRunner().invoke(app, ["plan", "--dataset-id", "1", "--workspace", str(tmp_path / "typo")])
-    assert "There is no data set 1 in" in str(done.exception)
