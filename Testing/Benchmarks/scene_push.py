@@ -4,7 +4,7 @@
 
 Needs slicer-core. Prints seconds of this thread's own computing, without drawing; where work is done in steps between
 which the application lives, the longest of them counts. Ends with 1 where anything holds it for longer than 0.5 s, a
-verdict for longer than 0.05 s, or where numpy held as much as a float64 copy of one volume.
+verdict for longer than 0.05 s, or where numpy took as much as a float64 copy of one volume to show the results.
 """
 
 from __future__ import annotations
@@ -108,23 +108,26 @@ def show(found: SimpleNamespace):
 
 
 def measure(folder: Path) -> tuple[dict[str, float], float]:
-    """Seconds that each act holds the application, and how many bytes numpy took for them."""
+    """Seconds that each act holds the application, and how many bytes numpy took while the results were shown."""
     from MoBUncertaintyLib.app.scene import MapKind
 
     found, held = load(folder), {}
     tracemalloc.start()
     held["results into the scene, longest step"], whole, session, _scene = show(found)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     print(f"{'results into the scene, all steps':40s} {whole:6.3f} s")
-    results, first = session.results, session.review.regions[0].region_id
+    results = session.results
     for kind in (MapKind.STANDARD_DEVIATION, MapKind.ENTROPY):
         held[f"{kind.value}, first time"] = seconds(lambda kind=kind: results.showMap(kind))
     held["standard deviation again"] = seconds(lambda: results.showMap(MapKind.STANDARD_DEVIATION))
     held["getting ready for thresholds, longest step"], whole, _none = longest(session.prepare())
     print(f"{'getting ready for thresholds, all steps':40s} {whole:6.3f} s")
     held["another threshold"] = seconds(lambda: session.setDoubt(0.012, 20.0))
+    first = session.review.regions[0].region_id
     held["verdict"] = seconds(lambda: session.decide(first, "include"))
     held["surface after it"] = seconds(session.updateSurfaces)
-    return held, tracemalloc.get_traced_memory()[1]
+    return held, peak
 
 
 def main() -> int:

@@ -219,10 +219,9 @@ def _derive(kind: MapKind, arrays: list[np.ndarray]) -> np.ndarray:
     least = NEGLIGIBLE if kind in (MapKind.PROBABILITY, MapKind.ENTROPY) else 0
     derived = np.zeros(arrays[0].shape, np.float32)
     for start in range(0, len(derived), SLAB):
-        parts = [array[start : start + SLAB].ravel() for array in arrays]
-        there = np.flatnonzero(functools.reduce(np.logical_or, [part > least for part in parts]))
-        if len(there):
-            derived[start : start + SLAB].ravel()[there] = _derivedVoxels(kind, [part[there] for part in parts])
+        parts = [array[start : start + SLAB] for array in arrays]
+        where = functools.reduce(np.logical_or, [part > least for part in parts])
+        derived[start : start + SLAB][where] = _derivedVoxels(kind, [part[where] for part in parts])
     return derived
 
 
