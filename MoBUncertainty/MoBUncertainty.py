@@ -303,6 +303,11 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         """Whether the worker computes something."""
         return self._showing is not None or (self._client is not None and self._client.busy)
 
+    @property
+    def niceness(self) -> int:
+        """How nice the worker is to other programs, 0 to 19."""
+        return self._client.niceness if self._client is not None else 0
+
     def run(self, ct, model, settings, onProgress, onWarning, onResult, onError) -> None:
         """
         Segment a CT in the worker and show the results; returns at once. The scene changes only when all went well.

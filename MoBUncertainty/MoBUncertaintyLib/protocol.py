@@ -14,7 +14,7 @@ shutdown       -
 
 Event          Fields beside `event` and `id`
 -------------  ----------------------------------------------------------------------------------------------------
-ready          `pid`, `version`; once, before anything is asked
+ready          `pid`, `version`, `niceness` (0: of usual priority); once, before anything is asked
 heartbeat      none; every `HEARTBEAT_S`, whatever is computed
 progress       `stage`, its `done` and `total` steps, `text` in English, `fraction` of the whole request 0 to 1,
                `seconds_left` or null
@@ -56,7 +56,7 @@ class Event(StrEnum):
 
 _NUMBER = (int, float)
 _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
-    Event.READY: {"pid": (int,), "version": (str,)},
+    Event.READY: {"pid": (int,), "version": (str,), "niceness": (int,)},
     Event.HEARTBEAT: {},
     Event.PROGRESS: {"stage": (str,), "done": (int,), "total": (int,), "text": (str,)}
     | {"fraction": _NUMBER, "seconds_left": (*_NUMBER, type(None))},

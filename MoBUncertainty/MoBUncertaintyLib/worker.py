@@ -141,10 +141,9 @@ def serve(handlers: Mapping[str, Handler]) -> None:
     Args:
         handlers: What answers each command.
     """
-    if os.name == "posix" and os.getpgrp() != os.getpid():
-        os.setsid()  # a group of its own, which can be ended as a whole
+    niceness = stand_alone()
     channel = Channel()
-    channel.send(Event.READY, pid=os.getpid(), version=__version__)
+    channel.send(Event.READY, pid=os.getpid(), version=__version__, niceness=niceness)
     waiting: queue.Queue[Fields] = queue.Queue()
     threading.Thread(target=_listen, args=(channel, waiting), daemon=True).start()
     threading.Thread(target=_beat, args=(channel,), daemon=True).start()
@@ -155,6 +154,34 @@ def serve(handlers: Mapping[str, Handler]) -> None:
             channel.send(Event.RESULT, id=request.get("id"), result={})
             return
         _answer(channel, handlers, request)
+
+
+def stand_alone() -> int:
+    """Become a session of its own, at the usual priority where permitted: Slicer's may be low, and is inherited.
+
+    The session's group of processes can be ended as a whole.
+
+    Returns:
+        How nice (0 to 19) this process is to other programs now. 0 too where the kernel shares processor time among
+        sessions first (Linux, autogroup), so that within one of its own niceness costs nothing.
+    """
+    if os.name != "posix":
+        return 0
+    if os.getpgrp() != os.getpid():
+        os.setsid()
+    if os.getpriority(os.PRIO_PROCESS, 0) > 0:
+        with suppress(OSError):  # an ordinary user may not
+            os.setpriority(os.PRIO_PROCESS, 0, 0)
+    if os.getsid(0) == os.getpid() and _shares_among_sessions():
+        return 0
+    return max(0, os.getpriority(os.PRIO_PROCESS, 0))
+
+
+def _shares_among_sessions() -> bool:
+    try:
+        return Path("/proc/sys/kernel/sched_autogroup_enabled").read_text().strip() == "1"
+    except OSError:
+        return False
 
 
 def _listen(channel: Channel, waiting: queue.Queue[Fields]) -> None:

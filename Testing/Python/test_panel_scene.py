@@ -161,6 +161,18 @@ class TestModels:
         assert shortened("PhantomPancreas") == "PhantomPancreas"
 
 
+def test_a_low_priority_is_said_under_advanced(desktop, monkeypatch):
+    label = desktop.ui.priorityLabel
+    add_ct(desktop)
+    apply(desktop)
+    assert label.isHidden()
+    monkeypatch.setattr(type(desktop.logic), "niceness", 19)
+    apply(desktop)
+    assert label.text.startswith("Computed at a low priority (nice 19)")
+    desktop.ui.advancedCollapsibleButton.collapsed = False
+    assert not label.isHidden()
+
+
 class TestFailures:
     def test_a_worker_that_is_killed_leaves_details_and_a_title(self, desktop):
         from MoBUncertaintyLib.app.client import WorkerClient

@@ -84,6 +84,26 @@ def test_it_is_ready_before_anything_heavy_is_loaded(start: Callable[..., Proces
     assert process.process.wait(SOON) == 0
 
 
+@pytest.mark.skipif(os.name != "posix", reason="niceness is Unix's")
+@pytest.mark.parametrize("sharing", [True, False])
+@pytest.mark.parametrize("permitted", [True, False])
+def test_it_does_not_inherit_a_low_priority(permitted: bool, sharing: bool) -> None:
+    """As of a Slicer that runs at nice 19; an ordinary user may not take that back."""
+    code = f"""
+import os
+from MoBUncertaintyLib import worker
+os.nice(19)
+def refuse(*_): raise PermissionError
+if not {permitted}: os.setpriority = refuse
+worker._shares_among_sessions = lambda: {sharing}
+print(worker.stand_alone(), os.getsid(0) == os.getpid())
+"""
+    if permitted and os.getuid():
+        pytest.skip("only root may raise a priority")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0" if permitted or sharing else "19", "True"]
+
+
 def test_requests_are_answered_one_after_the_other(start: Callable[..., Process], folder: Path) -> None:
     model = tiny.make_results_folder(folder / "Modèle", dataset=tiny.make_dataset(orientation="RAS"))
     np.save(folder / "ct.npy", sitk.GetArrayFromImage(tiny.make_ct((20, 24, 28))))

@@ -82,6 +82,11 @@ class WorkerClient:
         """Whether a request is under way."""
         return self._request is not None
 
+    @property
+    def niceness(self) -> int:
+        """How nice the running worker is to other programs: 0, or up to 19 where it computes at a low priority."""
+        return self._process.niceness if self._process else 0
+
     def request(
         self,
         message: dict[str, Any],

@@ -255,6 +255,7 @@ class Panel:
 
     def _finish(self, text: str) -> None:
         work, self._work = self._work, None
+        self.run.sayPriority(self.logic.niceness)
         if work:  # None where showing a result has failed
             work.stop(text)
         self._lock(False)

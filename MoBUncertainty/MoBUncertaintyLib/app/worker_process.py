@@ -37,6 +37,7 @@ class WorkerProcess:
     Attributes:
         folder: Private to it; gone soon after it is, with all that it has left half written elsewhere.
         exit: How it ended: "exit code 1", "signal 9".
+        niceness: How nice it is to other programs, 0 to 19.
 
     Args:
         program, arguments: What to run.
@@ -64,6 +65,7 @@ class WorkerProcess:
         self._output: str | None = None  # the folder that it was last asked to write
         self._told = False  # to end
         self.exit = "still running"
+        self.niceness = 0
         self._command = " ".join((program, *arguments))
         self._process = qt.QProcess()
         self._process.setProcessEnvironment(_processEnvironment(environment))
@@ -136,7 +138,7 @@ class WorkerProcess:
             if self._told:
                 return
             if event["event"] == Event.READY:
-                self._pid = event["pid"]
+                self._pid, self.niceness = event["pid"], event["niceness"]
             self._onEvent(event)
 
     def _onLog(self) -> None:

@@ -128,6 +128,7 @@ class RunSection:
         self._ui = ui
         tip = _("Stop the computation; the scene stays as it is.")
         self.work = WorkButton(ui.applyButton, ui.progressBar, ui.statusLabel, onApply, onCancel, tip)
+        self.sayPriority(0)
         ui.roiSelector.nodeAddedByUserAction.connect(shown(self._onRoiAdded))
         ui.runCollapsibleButton.contentsCollapsed.connect(lambda collapsed: self.showRoi(not collapsed))
 
@@ -141,6 +142,12 @@ class RunSection:
         """Ask for what the method needs to know."""
         ui, visible = self._ui, method is Method.MONTE_CARLO
         ui.samplesSpinBox.visible = ui.samplesSpinBoxCaption.visible = visible
+
+    def sayPriority(self, niceness: int) -> None:
+        """Say where the worker computes at a low priority, which it inherits from Slicer and may not raise."""
+        text = _("Computed at a low priority (nice {n}): other programs slow it down. Start Slicer without nice.")
+        write(self._ui.priorityLabel, text.format(n=niceness) if niceness else "")
+        self._ui.priorityLabel.visible = niceness > 0
 
     def lock(self, locked: bool) -> None:
         """What is being computed cannot be changed meanwhile."""
