@@ -240,6 +240,11 @@ class TestSegmentation:
         results.setSegmentationFill(False)
         assert display.GetOpacity2DFill() == 0
 
+    def test_a_region_is_seen_beside_the_outline_of_an_organ_that_has_become_the_same(self, results):
+        """Outlines are drawn inwards, and that of the organ may lie on top."""
+        organ, region = (results.node(role).GetDisplayNode() for role in ("segmentation", "regions"))
+        assert region.GetSliceIntersectionThickness() >= organ.GetSliceIntersectionThickness() + 2
+
     def test_no_editor_offers_the_copy_of_the_prediction(self, results, world):
         found = [node for node in world.nodes.nodesByClass(world.scene, "vtkMRMLSegmentationNode")]
         assert sorted(node.GetName() for node in found) == ["CT doubtful regions", "CT segmentation"]

@@ -293,7 +293,9 @@ class ResultScene:
         display = node.GetDisplayNode()
         display.SetOpacity2DFill(0.0)
         display.SetOpacity2DOutline(1.0)
-        display.SetSliceIntersectionThickness(3)
+        display.SetSliceIntersectionThickness(
+            4
+        )  # wider than an organ's, which may lie on top: Include makes them coincide
         display.SetVisibility3D(False)
         self.highlightRegion(None)
         return node
