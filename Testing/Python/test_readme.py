@@ -161,7 +161,7 @@ def test_files_of_an_export_are_the_ones_that_are_written() -> None:
 
 def test_places_of_the_privacy_section_are_the_codes_own() -> None:
     privacy = section("Privacy")
-    assert 'mkdtemp(prefix="MoBUncertainty-"' in (LIBRARY / "app" / "worker_process.py").read_text(encoding="utf-8")
+    assert 'make_private_folder("MoBUncertainty"' in (LIBRARY / "app" / "worker_process.py").read_text(encoding="utf-8")
     assert "`MoBUncertainty-…`" in privacy
     sources = [MODULE / "MoBUncertainty.py", *LIBRARY.glob("**/*.py"), MODULE / "Resources/UI/MoBUncertainty.ui"]
     code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
