@@ -266,7 +266,9 @@ def _repair(target: Path) -> None:
 def _retire(old: Path, target: Path, earlier: bytes | None) -> Path | None:
     """Remove what has been moved aside if it is the earlier folder, as it was written; else keep it, and say where."""
     if _is_replaceable(old, earlier):
-        _remove(old)
+        doomed = _hidden(target, "tmp")  # a name that says so, if the process is killed amid the removal
+        os.rename(old, doomed)
+        _remove(doomed)
         return None
     for number in itertools.count(1):
         kept = target.with_name(f"{short_name(target.name, _HIDDEN_LIMIT)}.kept-{number}")

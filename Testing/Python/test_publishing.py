@@ -228,6 +228,19 @@ class TestKilled:
         assert content(out) == left
         assert json.loads((out / "prediction.json").read_text())["files"] == make_manifest(out, ["map.nii.gz"])
 
+    def test_half_removed_earlier_folder_is_not_kept(self, tmp_path, monkeypatch):
+        def killed(path, **_options):
+            (path / "map.nii.gz").unlink()
+            raise SystemExit
+
+        out = fill(tmp_path / "out", "earlier")
+        with monkeypatch.context() as patched, pytest.raises(SystemExit):
+            patched.setattr(publishing.shutil, "rmtree", killed)
+            written(out, "new", overwrite=True)
+        sweep(tmp_path)
+        assert names(tmp_path) == ["out"]
+        assert content(out) == "new"
+
     def test_next_run_repairs_and_replaces(self, tmp_path, writer):
         out = fill(tmp_path / "out", "earlier")
         kill(writer(out, "before the second renaming"))
@@ -356,7 +369,8 @@ class TestPowerCut:
             ("rename", "out", "HIDDEN.old"),
             ("rename", "HIDDEN.tmp", "out"),
             ("sync", "."),
-            ("remove", "HIDDEN.old"),
+            ("rename", "HIDDEN.old", "HIDDEN.tmp"),
+            ("remove", "HIDDEN.tmp"),
         ]
 
     def test_file_that_cannot_reach_the_disk_leaves_all_as_it_was(self, tmp_path, monkeypatch):
