@@ -90,6 +90,12 @@ def test_results_of_another_image_or_other_settings_are_not_taken_for_done(
     assert again.stderr == "1 of 1 cases had these results already: a.nii.gz.\n"
     assert "holds earlier results" in run(*arguments, "--min-volume", "3").stderr
     assert "holds earlier results" in run(*arguments, "--seed", "1").stderr
+    table = tmp_path / "out" / "a" / "regions.csv"
+    intact = table.read_bytes()
+    table.write_bytes(intact + b"\n")
+    assert "holds earlier results" in run(*arguments).stderr
+    table.write_bytes(intact)
+    assert run(*arguments).exit_code == 0
     sitk.WriteImage(sitk.ReadImage(ct) + 1, folder / "a.nii.gz")
     changed = run(*arguments)
     assert changed.exit_code == 2
