@@ -10,7 +10,7 @@ import gzip
 import math
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -268,21 +268,19 @@ def _nrrd_type(text: str) -> str:
 
 def _nrrd_fields(file: BinaryIO) -> tuple[dict[str, str], int]:
     """Fields of an NRRD header by their names without spaces, lower case, and the byte after it."""
-    if not re.fullmatch(rb"NRRD000[1-5]\r?\n", file.readline(_HEADER_LIMIT)):
-        raise ValueError("it has no header")
     fields: dict[str, str] = {}
-    while line := file.readline(_HEADER_LIMIT):
-        text = line.decode("utf-8", "replace").rstrip("\r\n")
-        if not text.strip():
+    lines = _lines(file)
+    if not re.fullmatch("NRRD000[1-5]", next(lines, "")):
+        raise ValueError("it has no header")
+    for line in lines:
+        if not line:
             break
-        name, separator, value = text.partition(":")
+        name, separator, value = line.partition(":")
         key = "".join(name.split()).lower()
-        if file.tell() > _HEADER_LIMIT:
-            raise ValueError("its header has no end")
-        if text.startswith("#") or (separator and value.startswith("=") and key != "datafile"):
+        if line.startswith("#") or (separator and value.startswith("=") and key != "datafile"):
             continue  # a comment, or another program's own key
-        if not separator or "\0" in text or key in fields:
-            raise ValueError(f"its header has the line {text[:40]!r}")
+        if not separator or key in fields:
+            raise ValueError(f"its header has the line {line[:40]!r}")
         fields[key] = value.strip()
     return fields, file.tell()
 
@@ -333,7 +331,7 @@ def _metaimage(path: Path) -> VolumeHeader:
     length = math.prod(shape) * components * size
     packed = fields.get("CompressedData", "False")[:1] in _TRUE
     data, start = path, end
-    if fields["ElementDataFile"].upper() != "LOCAL":
+    if fields["ElementDataFile"] not in ("LOCAL", "Local", "local"):
         data, start = _beside(path, fields["ElementDataFile"]), 0
     if (skip := fields.get("HeaderSize", "0")) != "0":
         if packed or not re.fullmatch(r"-1|\d+", skip):
@@ -351,19 +349,17 @@ def _metaimage(path: Path) -> VolumeHeader:
 def _meta_fields(file: BinaryIO) -> tuple[dict[str, str], int]:
     """Fields of a MetaImage header, of which the last names the voxels' file, and the byte after it."""
     fields: dict[str, str] = {}
-    while "ElementDataFile" not in fields:
-        line = file.readline(_HEADER_LIMIT)
-        text = line.decode("utf-8", "replace").rstrip("\r\n")
-        name, separator, value = (part.strip() for part in text.partition("="))
-        if not (separator and line.endswith(b"\n") and name.isprintable() and name) or "\0" in text:
-            raise ValueError(f"its header has the line {text[:40]!r}" if text else "it has no header")
-        if file.tell() > _HEADER_LIMIT:
-            raise ValueError("its header has no end")
-        rest = value if name == "ElementDataFile" else text
-        if (name in _META_FIELDS and name in fields) or "elementdatafile" in rest.lower():
-            raise ValueError(f"its header has the line {text[:40]!r}")
+    for line in _lines(file):
+        name, separator, value = (part.strip() for part in line.partition("="))
+        is_last = re.fullmatch(r"ElementDataFile ?= ?\S.*", line)
+        # Nowhere else may anything look like that line.
+        misleading = not is_last and "elementdatafile" in line.lower()
+        if not name or not separator or misleading or (name in _META_FIELDS and name in fields):
+            raise ValueError(f"its header has the line {line[:40]!r}" if line else "it has no header")
         fields[name] = value
-    return fields, file.tell()
+        if is_last:
+            return fields, file.tell()
+    raise ValueError("its header has no ElementDataFile")
 
 
 def _meta_geometry(path: Path, fields: dict[str, str]) -> list[str]:
@@ -378,6 +374,17 @@ def _meta_geometry(path: Path, fields: dict[str, str]) -> list[str]:
 # --- for several formats ---------------------------------------------------------------------------------------------
 
 
+def _lines(file: BinaryIO) -> Iterator[str]:
+    """Lines of a header, without their ends; none that another program could read as two, or as a shorter one."""
+    while line := file.readline(_HEADER_LIMIT):
+        text = line.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
+        if file.tell() > _HEADER_LIMIT:
+            raise ValueError("its header has no end")
+        if "\r" in text or "\0" in text:
+            raise ValueError(f"its header has the line {text[:40]!r}")
+        yield text
+
+
 def _beside(header: Path, name: str) -> Path:
     """The file of a header's voxels.
 
@@ -385,7 +392,7 @@ def _beside(header: Path, name: str) -> Path:
         ImageError: It is not one file in the header's own folder.
     """
     name = name.removeprefix("./")
-    if name.split()[:1] == ["LIST"] or "%" in name:
+    if name.startswith("LIST") or "%" in name:
         raise ImageError(f"{header.name} has its voxels in several files, which is not read; save it as one file.")
     if name == "-" or not is_plain_name(name):
         raise ImageError(

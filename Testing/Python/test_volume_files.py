@@ -166,6 +166,7 @@ SEVERAL = "has its voxels in several files"
         ("C:secret.raw", OUTSIDE),
         ("-", OUTSIDE),
         ("LIST", SEVERAL),
+        ("LISTING", SEVERAL),
         ("ct%03d.raw 1 6 1", SEVERAL),
         ("pipe", "is not a regular file"),
         ("folder", "is not a regular file"),
@@ -194,6 +195,30 @@ def test_voxels_of_a_header_in_any_spelling(tmp_path: Path, spelling: str) -> No
     path, _ = written(tmp_path / "ct.nrrd", False)
     path.write_bytes(path.read_bytes().replace(b"encoding:", f"{spelling} /etc/passwd\nencoding:".encode()))
     assert "passwd" in refused(path) or "header has the line" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ElementDataFile = LOcAL",  # a file of that name, SimpleITK says
+        "ElementDataFile\t= LOCAL\nElementDataFile = /etc/passwd",
+        "elementdatafile = LOCAL\nElementDataFile = /etc/passwd",
+        "Comment = ElementDataFile = /etc/passwd",
+        "Comment = a\rElementDataFile = /etc/passwd",
+        "ElementDataFile = LOCAL\0",
+    ],
+)
+def test_metaimage_headers_that_can_be_read_in_two_ways_are_refused(tmp_path: Path, line: str) -> None:
+    path, _ = written(tmp_path / "ct.mha", False)
+    path.write_bytes(path.read_bytes().replace(b"ElementDataFile = LOCAL", line.encode()))
+    assert "its header has the line" in refused(path) or "LOcAL does not exist" in refused(path)
+
+
+@pytest.mark.parametrize("line", [" \ndata file: /etc/passwd", "# a\rdata file: /etc/passwd", "a:=b\0\ndata file: x"])
+def test_nrrd_headers_that_can_be_read_in_two_ways_are_refused(tmp_path: Path, line: str) -> None:
+    path, _ = written(tmp_path / "ct.nrrd", False)
+    path.write_bytes(path.read_bytes().replace(b"encoding: raw", f"{line}\nencoding: raw".encode()))
+    assert "its header has the line" in refused(path)
 
 
 def test_voxels_may_be_a_link_to_a_regular_file(tmp_path: Path) -> None:
