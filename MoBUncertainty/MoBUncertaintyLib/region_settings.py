@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -55,7 +56,7 @@ class RegionSettings:
         max_regions: Only this many regions of the largest expected error are kept; None: all.
 
     Raises:
-        SettingsError: A number is outside its range.
+        SettingsError: A number is not finite or outside its range.
     """
 
     measure: Measure = Measure.VARIANCE
@@ -70,6 +71,10 @@ class RegionSettings:
     max_regions: int | None = None
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            number = getattr(self, field.name)
+            if isinstance(number, float) and not math.isfinite(number):
+                raise SettingsError(f"Doubtful regions: {field.name} must be a number, not {number}.")
         if not 0 < self.variance_threshold < LARGEST_VARIANCE:
             raise SettingsError(
                 f"Doubtful regions: variance_threshold must be between 0 and {LARGEST_VARIANCE}, the largest that the "
@@ -135,12 +140,10 @@ def check_stated(stated: Mapping[str, float]) -> None:
     """See that a model may state this.
 
     Raises:
-        SettingsError: One is none of `STATED_BY_MODELS`, no finite number, or outside its range.
+        SettingsError: One is none of `STATED_BY_MODELS`, or outside its range.
     """
-    for name, number in stated.items():
+    for name in stated:
         if name not in STATED_BY_MODELS:
             known = ", ".join(STATED_BY_MODELS)
             raise SettingsError(f"Doubtful regions have no setting {name!r} of that kind; there are {known}.")
-        if not number < float("inf"):
-            raise SettingsError(f"Doubtful regions: {name} must be a number, not {number}.")
     RegionSettings(**stated)

@@ -28,7 +28,7 @@ from inference.sampling import measure_sampling
 from inference.tasks import BenchmarkSettings, Task, parse_sizes, plan, size_title
 from MoBUncertaintyLib import cli
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec, Scope
-from MoBUncertaintyLib.errors import Cancelled, ModelError, OutputError, SettingsError
+from MoBUncertaintyLib.errors import Cancelled, ModelError, OutputError, SettingsError, UserError
 from MoBUncertaintyLib.moments import moments
 from MoBUncertaintyLib.network import load_network
 from processes import gone
@@ -158,6 +158,14 @@ def test_network_without_the_mixture_of_bases_is_refused(tmp_path: Path) -> None
     folder = tiny.make_results_folder(tmp_path / "plain")
     with pytest.raises(ModelError, match="Mixture-of-Bases"):
         make_network(tmp_path, str(folder))
+
+
+@pytest.mark.parametrize("change", [{"networks": ("tiny",)}, {"device": "cuda:99"}], ids=["network", "device"])
+def test_what_is_not_there_is_named_before_anything_is_measured(tmp_path: Path, change: dict) -> None:
+    settings = BenchmarkSettings(**{"networks": ("small",), "sizes": (SIZE,), "device": "cpu"} | change)
+    with pytest.raises(UserError, match=r"There is no model 'tiny'|The device 'cuda:99' is not available|no 'cuda:99'"):
+        run.run(tmp_path / "out", settings)
+    assert not (tmp_path / "out").exists()
 
 
 def test_cancelled_benchmark_ends_its_process_and_keeps_what_it_has(tmp_path: Path, monkeypatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import time
 from dataclasses import replace
 
@@ -438,3 +439,10 @@ NOT_STATED += ("variance_threshold=0", "variance_threshold=0.25", "variance_thre
 def test_what_no_model_may_state_is_refused(entry):
     with pytest.raises(SettingsError, match=r"(setting|mm|variance_threshold) .*\.$"):
         read_stated([entry])
+
+
+@pytest.mark.parametrize("name", ["threshold", "excess", "minimum_mm3", "grow_mm"])
+@pytest.mark.parametrize("number", [math.inf, math.nan])
+def test_a_setting_that_is_no_number_is_refused_before_anything_is_computed(name, number):
+    with pytest.raises(SettingsError, match=f"{name} must be a number, not {number}"):
+        RegionSettings(**{name: number})

@@ -44,15 +44,25 @@ def make_network(folder: Path, name: str) -> dict[str, Any]:
             network, plans, dataset = _large()
             _write_results(target / "model", network, plans, dataset)
         else:
-            model = load_model(find_model(DEMO_MODEL if name == "small" else name))
-            if model.card.covariance.kind is not Covariance.MIXTURE_OF_BASES or len(model.card.labels) != 1:
-                raise ModelError(f"The benchmark needs a Mixture-of-Bases model of one organ; {name} is none.")
+            model = find_network(name)
             network, plans, dataset = load_network(model, model.folds[0]), model.plans, model.dataset
             _copy_model(model, target / "model")
         _write_results(target / "stock", network, plans, dataset, stock=True)
         about = describe(network, plans, random=name == "large")
         (target / "about.json").write_text(json.dumps(about), encoding="utf-8")  # last: it says that all is there
     return json.loads((target / "about.json").read_text(encoding="utf-8"))
+
+
+def find_network(name: str) -> Model:
+    """The model that is `small`, or that a path names.
+
+    Raises:
+        ModelError: There is none, or it is not of the kind that is measured.
+    """
+    model = load_model(find_model(DEMO_MODEL if name == "small" else name))
+    if model.card.covariance.kind is not Covariance.MIXTURE_OF_BASES or len(model.card.labels) != 1:
+        raise ModelError(f"The benchmark needs a Mixture-of-Bases model of one organ; {name} is none.")
+    return model
 
 
 def network_folder(folder: Path, name: str) -> Path:

@@ -60,11 +60,17 @@ def run(
 
     Raises:
         OutputError: The folder holds something else or cannot be written.
-        UserError: A CT or a network cannot be made.
+        UserError: There is no such device or network, or a CT or a network cannot be made.
         Cancelled: `cancelled` said so; finished measurements stay.
     """
+    from inference.networks import find_network
     from inference.report import write_report
+    from MoBUncertaintyLib.devices import select_device
 
+    select_device(settings.device)
+    for name in settings.networks:
+        if name != "large":
+            find_network(name).close()
     tasks = plan(settings, [size for size in settings.sizes if shows_all(size)])
     try:
         store = Store(folder)
