@@ -66,6 +66,10 @@ class ReviewError(UserError):
     code = "review"
 
 
+class LostReviewError(ReviewError):
+    """The review that a scene holds cannot be read, but a new one can be begun of the same results."""
+
+
 class Cancelled(UserError):  # noqa: N818 - not a fault: the user asked for it
     """The user cancelled; nothing was written."""
 

@@ -26,7 +26,10 @@ def damaged(reviewed, tmp_path) -> tuple:
 
 class TestLoading:
     def test_no_dialog_opens_while_a_scene_is_loaded(self, damaged):
+        import qt
+
         desktop, path = damaged
+        desktop.answer(qt.QMessageBox.Cancel)
         scene, seen = desktop.scene, []
         for event in ("NodeAddedEvent", "EndImportEvent"):
             scene.AddObserver(getattr(scene, event), lambda *_: seen.append(len(desktop.dialogs)))
@@ -37,8 +40,24 @@ class TestLoading:
         assert len(desktop.dialogs) == 1
         assert set(seen) == {0}
 
+    def test_a_review_that_cannot_be_read_can_be_begun_anew(self, damaged):
+        import qt
+
+        desktop, path = damaged
+        desktop.answer(qt.QMessageBox.Ok)
+        assert desktop.scene.ReadFromMRB(path, True)
+        desktop.process(until=lambda: desktop.ui.regionsTable.rowCount)
+        (dialog,) = desktop.dialogs
+        assert dialog.text.endswith("Cancel keeps the stored one in the scene, unread.")
+        assert small_panel.statuses(desktop) == ["To review"] * 3
+        session = desktop.widget.panel.review.session
+        assert np.array_equal(session.results.corrected(), session.review.predicted)
+
     def test_half_a_scene_is_not_looked_at(self, reviewed):
+        import qt
+
         desktop, session = reviewed
+        desktop.answer(qt.QMessageBox.Cancel)
         scene = desktop.scene
         scene.StartState(scene.BatchProcessState)
         session.results.setState("review", {})

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from MoBUncertaintyLib.app.sections.overlay import OverlaySection
 from MoBUncertaintyLib.app.sections.review import ReviewSection
 from MoBUncertaintyLib.app.sections.run import RunSection, WorkButton, predictionSettings
 from MoBUncertaintyLib.app.sessions import hideMisplaced, hideOrphans, mapVolumes, showAlone
-from MoBUncertaintyLib.errors import Cancelled, UserError
+from MoBUncertaintyLib.errors import Cancelled, LostReviewError, UserError
 
 
 class Panel:
@@ -280,7 +281,7 @@ class Panel:
         try:
             session = self.logic.session(ct) if ct is not self._refused or ct is None else None
         except UserError as error:
-            self._refused, refusal = ct, str(error)
+            self._refused, refusal = ct, error
             hideMisplaced(ct)
         self._watch(ct)
         if session is not self.review.session or session is None:
@@ -292,9 +293,20 @@ class Panel:
             self.overlay.setSession(session)
             self.review.setSession(session)
             self.export.setSession(session)
-        if refusal and refusal != self._said:
-            self.afterLoading.do(lambda: showError(refusal))
-        self._said = refusal or ("" if session else self._said)
+        if refusal and str(refusal) != self._said:
+            self.afterLoading.do(partial(self._refuse, ct, refusal))
+        self._said = str(refusal) if refusal else "" if session else self._said
+
+    def _refuse(self, ct, error: UserError) -> None:
+        """Say why results cannot be shown; where only their review is lost, offer to begin it anew."""
+        if not isinstance(error, LostReviewError):
+            showError(str(error))
+            return
+        question = _("Begin a new review of these results? Cancel keeps the stored one in the scene, unread.")
+        if confirmLoss(f"{error} {question}"):
+            self.logic.sessions.startOver(ct)
+            self._refused = None
+            self.refresh()
 
     def _watch(self, ct) -> None:
         """Let the results follow the transform that the CT is put under, and notice when they no longer fit it."""

@@ -24,7 +24,7 @@ from MoBUncertaintyLib.appearance import REGION_COLOUR, readable
 from MoBUncertaintyLib.blocks import Box, hull
 from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.doubt import Grid
-from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.errors import LostReviewError, ReviewError
 from MoBUncertaintyLib.region_description import RegionDescriber
 from MoBUncertaintyLib.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.regions import FoundRegions, Region, RegionFinder
@@ -100,7 +100,7 @@ class ReviewSession:
         begun, stored = results.node("state.review") is not None, results.state("review")
         if not results.state("prediction") or (begun and not stored):
             text = _("The scene has lost the review of {ct}; apply again.")
-            raise ReviewError(text.format(ct=results.ctNode.GetName()))
+            raise (LostReviewError if begun else ReviewError)(text.format(ct=results.ctNode.GetName()))
         _checkPrediction(results)
         predicted, grid = _predicted(results), Grid.from_matrix(ijkToRas(results.ctNode))
         describe = RegionDescriber(results.probability(), results.variance(), predicted, grid)
@@ -111,6 +111,8 @@ class ReviewSession:
             session = cls(results, Review.from_dict(stored, predicted, grid, describe))
         except MisplacedReviewError as error:
             raise misfit(results.ctNode) from error
+        except ReviewError as error:
+            raise LostReviewError(str(error)) from error
         if not np.array_equal(results.regionLabels(), session.review.label_map()):  # somebody has drawn in them
             session._showRegions()
         session._store()  # numbers that were found in blocks of voxels are rounded otherwise

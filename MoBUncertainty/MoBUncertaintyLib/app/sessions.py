@@ -34,6 +34,17 @@ class Sessions:
         session.checkFit()  # else it stays open: the CT may come back to where it was
         return session
 
+    def startOver(self, ct) -> None:
+        """Begin the review of a CT's results anew: regions as they are shown, the segmentation as predicted.
+
+        Raises:
+            ReviewError: More than the stored review is damaged.
+        """
+        review = ResultScene(ct).node("state.review")
+        if review:
+            slicer.mrmlScene.RemoveNode(review)
+        self.get(ct).discardStrayEdits()
+
     def opened(self, ct) -> ReviewSession | None:
         """The review of a CT if it is open."""
         return self._open.get(ct.GetID())
