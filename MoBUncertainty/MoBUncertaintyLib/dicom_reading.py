@@ -116,8 +116,10 @@ def _read_series(path: Path, file: BinaryIO) -> tuple[str | None, str]:
     with _parsing(path):
         header = pydicom.dcmread(file, force=True, specific_tags=list(_HEADER), stop_before_pixels=True)
         if "Rows" not in header or "Columns" not in header:
-            kind = header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or ""
-            if "Image Storage" in UID(str(kind)).name:
+            kind = UID(str(header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or ""))
+            is_known = kind.name != kind
+            # A damaged header may lack anything, and its kind may be damaged, too.
+            if "Image Storage" in kind.name or not (is_known or (kind.is_private and kind.is_valid)):
                 raise ImageError(f"{path} is damaged (its header states no size); copy or export it again.")
             return None, ""
         description = str(header.get("SeriesDescription", "") or "").strip()

@@ -19,6 +19,8 @@ SIGNS_OF_IT = (
 )
 NOT_SIGNS_OF_IT = ("could not create a primitive descriptor",)  # oneDNN cannot do this at all
 
+LONGEST_MESSAGE = 900  # characters: what others wrote, a model's card or a file's name, may be quoted in it
+
 
 class UserError(Exception):
     """Base of every failure that is shown to the user as it stands.
@@ -28,6 +30,14 @@ class UserError(Exception):
     """
 
     code = "error"
+
+    def __str__(self) -> str:
+        """The message; of one that quotes something very long, its start and its end."""
+        text = super().__str__()
+        if len(text) <= LONGEST_MESSAGE:
+            return text
+        half = LONGEST_MESSAGE // 2 - 3
+        return f"{text[:half]} ... {text[-half:]}"
 
 
 class ImageError(UserError):

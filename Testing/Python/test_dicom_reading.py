@@ -411,3 +411,26 @@ def test_three_hundred_slices_take_seconds(tmp_path: Path) -> None:
     start = time.process_time()
     read_image(tmp_path)
     assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize("kind", [b"", b"1.2.840.10008.5.1.1e4.2", b"1.2.nan.5.1.4.1.1.2"])
+def test_a_slice_whose_header_is_damaged_is_not_left_out(tmp_path: Path, kind: bytes) -> None:
+    """It may be the last one, which no gap gives away."""
+    path = dicom.write_slices(tmp_path, HU)[-1]
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = kind.decode()
+    del dataset.Rows, dataset.Columns
+    dataset.save_as(path, enforce_file_format=False)
+    with pytest.raises(ImageError, match=r"is damaged \(its header states no size\); copy or export it again\.$"):
+        read_image(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["1.2.840.10008.5.1.4.1.1.88.11", "1.3.12.2.1107.5.9.1"])
+def test_what_is_no_image_is_left_out(tmp_path: Path, kind: str) -> None:
+    """A report, and a manufacturer's own data."""
+    path = dicom.write_slices(tmp_path, HU)[-1]
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = kind
+    del dataset.Rows, dataset.Columns
+    dataset.save_as(path)
+    assert read_image(tmp_path).image.GetSize()[2] == len(HU) - 1
