@@ -39,7 +39,7 @@ class ReviewSection:
         self._editor = RegionEditor(ui)
         self._tips = {name: widget.toolTip for name, widget in self._locked().items()}
         self._tips["signOffButton"] = ui.signOffButton.toolTip
-        self._preparation = Steps(iter(()))  # of the session, for finding regions
+        self._preparation = Steps(nothing for nothing in ())  # of the session, for finding regions
         self._timer = qt.QTimer()
         self._timer.setInterval(DEBOUNCE_MS)
         self._timer.timeout.connect(shown(self._findRegions))
