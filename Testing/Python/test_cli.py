@@ -152,11 +152,13 @@ def test_bad_volume_in_a_folder_is_reported_and_the_rest_goes_on(model: Path, ct
     folder.mkdir()
     (folder / "a.nii.gz").write_bytes(ct.read_bytes())
     (folder / "b.nii.gz").write_text("no image")
+    Path(os.fsdecode(os.fsencode(folder) + b"/M\xfcller.nii.gz")).write_bytes(ct.read_bytes())
     sitk.WriteImage(sitk.ReadImage(ct), folder / "c.nrrd")
     done = run("predict", folder, "--model", model, "--output", tmp_path / "out", "--no-scene")
     assert done.exit_code == 2
     assert "b.nii.gz: " in done.stderr
-    assert "1 of 3 cases failed" in done.stderr
+    assert "2 of 4 cases failed" in done.stderr
+    assert r"M\xfcller.nii.gz: " in done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "c"]
     same = [sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "out" / c / "variance.nii.gz")) for c in "ac"]
     assert np.array_equal(*same)

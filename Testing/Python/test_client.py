@@ -212,7 +212,7 @@ def test_a_folder_that_cannot_be_made_is_said(start: Start, monkeypatch: pytest.
     def full(*_: object, **__: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    monkeypatch.setattr("MoBUncertaintyLib.app.worker_process.make_private_folder", full)
     caller = start().ask()
     ((code, message, _),) = caller.errors
     assert (code, "No space left on device" in message) == ("output", True)
