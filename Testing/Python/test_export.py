@@ -23,6 +23,7 @@ from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
 from MoBUncertaintyLib.export import Format, export_review, write_export
 from MoBUncertaintyLib.images import read_image
+from MoBUncertaintyLib.protocol import Command, check_request
 from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.report import ReviewedCase
 from MoBUncertaintyLib.review import Review
@@ -301,7 +302,9 @@ class TestRequest:
     def test_writes_what_is_asked_for(self, tmp_path, case):
         case.review.edit("2", np.ones(case.review.predicted.shape, np.uint8))
         told = Told()
-        result = export_review(self.request(tmp_path, case, patient_fields=True), told)
+        request = self.request(tmp_path, case, patient_fields=True)
+        check_request({"id": 1, "command": Command.EXPORT} | request)  # asks for no more than is needed
+        result = export_review(request, told)
         assert {Path(path).name for path in result["files"]} == set(os.listdir(tmp_path / "out"))
         stored = sitk.ReadImage(str(tmp_path / "out" / "segmentation.seg.nrrd"))
         assert np.array_equal(sitk.GetArrayFromImage(stored), case.review.corrected())
