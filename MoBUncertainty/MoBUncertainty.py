@@ -227,6 +227,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             from MoBUncertaintyLib.app.sessions import defaultCt
 
             self._parameterNode.ct = defaultCt()
+        self.panel.showOpened()
 
     def setParameterNode(self, inputParameterNode: "MoBUncertaintyParameterNode | None") -> None:
         """

@@ -46,6 +46,7 @@ class Panel:
         self.parameters = None
         self.ensureReady = ensureReady
         self._work: WorkButton | None = None  # what the worker computes for
+        self._roomFor = None  # the session whose review was shown alone at first
         self._worked = None  # and of which CT
         self._installing = False
         self._refused = None  # the CT whose results cannot be shown, not tried again before it changes
@@ -73,7 +74,10 @@ class Panel:
         folded = [part for part in vars(self.ui).values() if getattr(part, "collapsed", False) is True]
         for part in folded:
             part.collapsed = False
-        widget.minimumWidth = max(PANEL_WIDTH, widget.minimumSizeHint.width())
+        # Slicer's module panel adds the length of a horizontal scroll bar; a vertical one takes some of that.
+        bar = widget.style().pixelMetric(qt.QStyle.PM_ScrollBarExtent)
+        more = 2 * bar + widget.style().pixelMetric(qt.QStyle.PM_ScrollBarSliderMin)
+        widget.minimumWidth = max(PANEL_WIDTH, widget.minimumSizeHint.width() + bar) - more
         for part in folded:
             part.collapsed = True
 
@@ -88,6 +92,11 @@ class Panel:
         self.inputs.choose(parameters.model)
         self.onModel()
         self.refresh()
+
+    def showOpened(self) -> None:
+        """Where a scene that was opened has brought results, show their review first."""
+        if self.review.session not in (None, self._roomFor):
+            self._makeRoom(hasWarnings=False)
 
     def refresh(self) -> None:
         """Show what goes with the parameters: the CT's results, and whether Apply can be pressed."""
@@ -265,7 +274,7 @@ class Panel:
 
     def _makeRoom(self, hasWarnings: bool) -> None:
         """Fold all but the review, which then fits on a laptop, and what there are warnings in."""
-        ui = self.ui
+        ui, self._roomFor = self.ui, self.review.session
         ui.runCollapsibleButton.collapsed = not hasWarnings
         for part in (ui.inputsCollapsibleButton, ui.overlayCollapsibleButton, ui.exportCollapsibleButton):
             part.collapsed = True

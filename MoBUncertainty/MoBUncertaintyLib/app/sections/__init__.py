@@ -10,9 +10,9 @@ import slicer.util
 from MoBUncertaintyLib.app.dialogs import showError
 from MoBUncertaintyLib.errors import UserError
 
-PANEL_WIDTH = 400  # pixels; with a scroll bar beside it, the least that the panel takes of Slicer's window
+PANEL_WIDTH = 420  # pixels: the least that the panel takes of Slicer's window, scroll bar included
 LONGEST_TITLE = 31  # characters of a model's name
-MARGINS = 24  # around what stands in a part of the panel, left and right together
+MARGINS = 40  # of them around what stands in a part of the panel, scroll bar included
 
 
 def allow(widget, reason: str | None, toolTip: str) -> None:

@@ -82,7 +82,16 @@ class RegionEditor:
             row.addWidget(slicer.util.findChild(widget, name))
         row.addStretch(1)
         widget.effectColumnCount = len(EFFECTS) + 1  # and None
+        widget.layout().setContentsMargins(0, 0, 0, 0)
+        for index in range(widget.layout().count()):
+            columns = widget.layout().itemAt(index).layout()
+            if columns is not None and columns.objectName == "horizontalLayout":
+                columns.takeAt(0)  # where the effects were
         slicer.util.findChild(widget, "EffectHelpBrowser").visible = False
+        in3d = slicer.app.translate("qSlicerSegmentEditorPaintEffect", "Edit in 3D views")
+        for box in slicer.util.findChildren(widget, className="QCheckBox"):
+            if box.text == in3d:
+                box.visible = False
         slicer.util.findChild(widget, "SegmentsTableView").maximumHeight = SEGMENTS_HEIGHT
         self._place.layout().addLayout(row)
         self._place.layout().addWidget(widget)
