@@ -1,6 +1,7 @@
 """`mob-uncertainty`: from a CT to its segmentation, the predictive variance and the doubtful regions.
 
-Exit codes: 0 all went well; 2 bad input, model, setting or output, said in one sentence on stderr; 130 cancelled.
+Exit codes: 0 all went well; 2 bad input, model, setting or output, said in one sentence on stderr; 1 an unexpected
+error, likewise; 130 cancelled.
 The commands only read their options and present: what they do is `pipeline`'s. Everything heavy is imported inside the
 commands, so that `--help` answers at once.
 """
@@ -34,8 +35,15 @@ def main(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an unexpected error, for a report of it.")
+    ] = False,
 ) -> None:
     """Options of the program itself."""
+    if debug:
+        from MoBUncertaintyLib import console
+
+        console.debug = True
 
 
 Device = Annotated[str, typer.Option(help="Where to compute: auto (a GPU if there is one), cuda, cuda:1, mps or cpu.")]

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -39,8 +40,12 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.signing import Verified
 
 PASSPHRASE = "MOB_UNCERTAINTY_PASSPHRASE"
-BAD_INPUT, CANCELLED = 2, 130
+UNEXPECTED, BAD_INPUT, CANCELLED = 1, 2, 130
 PLAIN_LINE_EVERY_S = 5.0
+
+debug = False
+"""Whether an unexpected error shows its traceback."""
+
 STAGES = {
     "read": "Reading",
     "preprocess": "Preprocessing",
@@ -67,6 +72,8 @@ def reporting(steps: bool = False) -> Iterator[Callable[[], bool]]:
     Ctrl-C (or SIGTERM, a cluster's way to say so, or SIGHUP, when the terminal is closed) interrupts. What killed runs
     have left in the system's place for temporary files is removed first.
 
+    An error that nobody has foreseen is one sentence too, unless the user wants its traceback (`--debug`).
+
     Args:
         steps: The command asks between its steps, such as two tiles, whether to go on: the first Ctrl-C waits for that,
             a second one interrupts at once.
@@ -85,6 +92,11 @@ def reporting(steps: bool = False) -> Iterator[Callable[[], bool]]:
     except UserError as error:
         show_error(error)
         raise typer.Exit(BAD_INPUT) from error
+    except typer.Exit:
+        raise
+    except Exception as error:
+        show_unexpected(error)
+        raise typer.Exit(UNEXPECTED) from error
 
 
 @contextmanager
@@ -156,8 +168,11 @@ def run_each(
                 run(case.path, folder)
         except (Cancelled, typer.Exit):
             raise
+        except UserError as error:
+            show_error(error, name)
+            failed.append(name)
         except Exception as error:  # of whatever kind: the other cases are waiting
-            show_error(error if isinstance(error, UserError) else unexpected(error), name)
+            show_unexpected(error, name)
             failed.append(name)
     counts = {"had these results already": before, "failed": failed, "were skipped": skipped}
     for what, names in counts.items():
@@ -169,10 +184,13 @@ def run_each(
         raise typer.Exit(BAD_INPUT)
 
 
-def unexpected(error: Exception) -> UserError:
-    """What is said of an error that nobody has foreseen."""
+def show_unexpected(error: Exception, case: str = "") -> None:
+    """One sentence on an error that nobody has foreseen; with `--debug` its traceback before."""
+    if debug:
+        traceback.print_exception(error)
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
-    return UserError(f"an unexpected error ({type(error).__name__}: {reason[:200].rstrip('.')}); please report it.")
+    what = f"{type(error).__name__}: {reason[:200].rstrip('.')}"
+    show_error(f"an unexpected error ({what}); please report it, with what mob-uncertainty --debug shows.", case)
 
 
 @contextmanager

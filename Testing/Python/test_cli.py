@@ -383,3 +383,19 @@ def test_expected_error_is_what_is_left_to_the_most_probable_class(values: np.nd
     image = sitk.GetImageFromArray(values.astype(np.float32), isVector=values.ndim == 4)
     expected = {3: 0.2 + 0.1, 4: 0.5 + 0.2}[values.ndim]
     assert pipeline._expected_error_voxels(image) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_unexpected_error_is_one_sentence_and_a_traceback_only_if_asked_for(
+    ct: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, debug: bool
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(pipeline, "run_case", fail)
+    monkeypatch.setattr(console, "debug", False)
+    done = run(*["--debug"] * debug, "predict", ct, "--model", model, "--output", tmp_path / "out")
+    assert done.exit_code == 1
+    assert ("Traceback" in done.stderr) is debug
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("Error: an unexpected error (ZeroDivisionError: a fault of ours); please report it")

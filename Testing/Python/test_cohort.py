@@ -118,5 +118,5 @@ def test_unexpected_error_in_one_case_does_not_end_the_batch(error: Exception, c
     assert ran == ["a", "b", "c"]
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith(f"Error: a: an unexpected error ({type(error).__name__}: ")
-    assert said[0].endswith("); please report it.")
+    assert said[0].endswith("); please report it, with what mob-uncertainty --debug shows.")
     assert said[1:] == ["1 of 3 cases failed: a."]
