@@ -29,6 +29,20 @@ SEED = 12
 Judge = Callable[[Path], str]
 """Uses a damaged file; says in a word what came of it, or raises."""
 
+ABOUT = """# Faults
+
+What came of faults that were put in on purpose, by `python Testing/Python/faults.py`.
+
+- *killed*: what is there at once is looked at; then the command runs again, without `--overwrite`. What was there must
+  be refused and whole, what was not there must be made, and nothing hidden may be left in the end.
+- *flipped*: one bit of a file. In a stream with a checksum, and in a file whose SHA-256 is recorded, it must be refused
+  unless nothing depends on it. Other images are read twice, and compared with what SimpleITK or pydicom reads. Of
+  `model.json` only the form is checked.
+- *mutants*: one to three changes. They are taken, or refused in one sentence.
+
+A traceback, a crash, a sentence too long, more than 60 s, a difference between two readings, anything lost: failures.
+"""
+
 BAD = ("traceback", "no sentence", "hang", "crash", "lost", "not refused", "wrong", "differs", "left behind")
 
 
@@ -213,7 +227,7 @@ def kill_all(name: str, command: Command, count: int, folder: Path) -> Figures:
     Args:
         name: Of the kind of fault.
         command: The command.
-        count: How often.
+        count: How often; runs that end before they are killed come on top.
         folder: For its log.
     """
     figures, chance, log = Figures(name), random.Random(f"{SEED} {name}"), folder / "log.txt"
@@ -221,7 +235,8 @@ def kill_all(name: str, command: Command, count: int, folder: Path) -> Figures:
     if code := run(command.arguments, log):
         raise RuntimeError(f"{name} failed with {code} without a kill: {log.read_text()}")
     duration = time.monotonic() - begun
-    for _ in range(count):
+    killed = 0
+    while killed < count:
         if not command.overwrites:
             command.clear()
         # Half of the kills at any time, half while things are written, at the end.
@@ -230,6 +245,7 @@ def kill_all(name: str, command: Command, count: int, folder: Path) -> Figures:
         time.sleep(share * duration)
         os.kill(process, signal.SIGKILL)
         ended = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) != -signal.SIGKILL
+        killed += not ended
         duration *= 0.9 if ended else 1.04  # others may use the computer, too
         begun = time.monotonic()
         outcome, detail = _after_kill(command, log)
@@ -278,6 +294,14 @@ def table(all_figures: Sequence[Figures]) -> str:
     return "\n".join(lines)
 
 
+def write(folder: Path, found: Sequence[Figures]) -> None:
+    """Write `faults.json` and, with the table, `faults.md`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"seed": SEED, "faults": [vars(each) for each in found]}
+    (folder / "faults.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (folder / "faults.md").write_text(f"{ABOUT}\n{table(found)}\n", encoding="utf-8")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Put in faults and count what came of them.")
     parser.add_argument("--output", type=Path, help="folder for faults.json and faults.md")
@@ -293,13 +317,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.only in name:
                 found.append(measure())
                 print(f"{found[-1].name}: {dict(found[-1].outcomes)}", *found[-1].failures[:3], sep="\n  ", flush=True)
-    text = table(found)
-    print(text)
+    print(table(found))
     if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        record = [vars(each) | {"seed": SEED} for each in found]
-        (options.output / "faults.json").write_text(json.dumps(record, indent=1) + "\n")
-        (options.output / "faults.md").write_text(text + "\n")
+        write(options.output, found)
     return int(any(each.failures for each in found))
 
 
