@@ -209,7 +209,7 @@ class TestReopened:
         assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == pytest.approx((0.1, 0.6))
         assert display.GetColorNode() is found.node("inferno")
         assert found.node("surface").GetDisplayNode().GetVisibility()
-        assert found.node("surface").GetPolyData().GetPointData().GetScalars().GetRange()[1] > 0.3
+        assert found.node("surface").GetPolyData().GetPointData().GetArray("Uncertainty").GetRange()[1] > 0.3
         assert not found.node("segmentation").GetDisplayNode().GetVisibility3D()
 
     def test_arrays_lie_on_the_same_voxels_of_the_ct(self, reopened, world):

@@ -251,6 +251,14 @@ class TestSegmentation:
         assert results.node("state.predicted").GetHideFromEditors()
 
 
+def surface_colours(results) -> np.ndarray:
+    """The colour shown at each point of the surface, 0 to 255."""
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    node = results.node("surface")
+    return vtk_to_numpy(node.GetPolyData().GetPointData().GetArray(node.GetDisplayNode().GetActiveScalarName()))
+
+
 class TestSurface:
     def test_points_have_the_maps_value_there(self, results, world):
         from scipy import ndimage
@@ -261,7 +269,7 @@ class TestSurface:
         points = vtk_to_numpy(surface.GetPoints().GetData())
         index = np.linalg.solve(MATRIX, np.c_[points, np.ones(len(points))].T)[2::-1]
         expected = ndimage.map_coordinates(np.maximum(*results.variance().values()), index, order=1)
-        values = vtk_to_numpy(surface.GetPointData().GetScalars())
+        values = vtk_to_numpy(surface.GetPointData().GetArray("Uncertainty"))
         assert len(points) > 100
         assert np.allclose(values, expected, atol=1e-4)
         assert values.max() > 0.05
@@ -273,14 +281,29 @@ class TestSurface:
         display = results.node("surface").GetDisplayNode()
         assert display.GetVisibility()
         assert not plain.GetVisibility3D()
-        assert display.GetScalarRange() == pytest.approx((0, 0.08))
-        assert display.GetScalarRangeFlag() == display.UseManualScalarRange
-        assert display.GetColorNode() is results.node("inferno")
+        assert display.GetScalarRangeFlag() == display.UseDirectMapping
+        before = surface_colours(results)
         results.setOverlay(window=(0.0, 0.2))
-        assert display.GetScalarRange() == pytest.approx((0, 0.2))
+        assert surface_colours(results).mean() < before.mean()
         results.showSurface(False)
         assert not display.GetVisibility()
         assert not plain.GetVisibility3D()  # off is off: no plain organ in its place
+
+    def test_where_the_map_is_hidden_it_has_the_organs_colour(self, results):
+        """Else what a reader includes, where the model had no doubt at all, would be a black lump."""
+        from vtk.util.numpy_support import vtk_to_numpy
+
+        results.setOverlay(threshold=0.02)
+        results.showSurface(True)
+        values = vtk_to_numpy(results.node("surface").GetPolyData().GetPointData().GetArray("Uncertainty"))
+        segmentation = results.node("segmentation").GetSegmentation()
+        segments = (segmentation.GetNthSegment(n) for n in range(segmentation.GetNumberOfSegments()))
+        organs = {tuple(round(255 * part) for part in segment.GetColor()) for segment in segments}
+        colours = [tuple(colour) for colour in surface_colours(results).tolist()]
+        assert {colour for colour, value in zip(colours, values, strict=True) if value < 0.02} <= organs
+        assert not {colour for colour, value in zip(colours, values, strict=True) if value >= 0.02} & organs
+        results.setOverlay(threshold=1.0)
+        assert set(map(tuple, surface_colours(results).tolist())) == organs
 
     def test_it_is_of_the_organ_whose_map_is_shown(self, results, world):
         results.showSurface(True)

@@ -232,7 +232,7 @@ class ResultScene:
             for composite in nodesByClass(self.scene, "vtkMRMLSliceCompositeNode"):
                 if composite.GetForegroundVolumeID() == shown.GetID():
                     composite.SetForegroundOpacity(self.overlay["opacity"])
-        self._surface.setWindow(self.overlay["window"])
+        self._surface.setColours(self.overlay["window"], self.overlay["threshold"])
 
     @property
     def kinds(self) -> list[MapKind]:
@@ -272,7 +272,7 @@ class ResultScene:
             label = self.overlay["label"]
             values = self._segmentation.values() if label is None else [label]
             values = [] if self._segmentation.isEmpty() else values
-            self._surface.show(node, values, volume, self._maps.colours(), self.overlay["window"])
+            self._surface.show(node, values, volume, self.overlay["window"], self.overlay["threshold"])
         if node:
             node.GetDisplayNode().SetVisibility3D(False)  # its plain surface is never shown beside or in place of it
 
