@@ -85,7 +85,7 @@ def reporting(steps: bool = False) -> Iterator[Callable[[], bool]]:
     try:
         with _interrupts(steps) as cancelled:
             yield cancelled
-    except (Cancelled, KeyboardInterrupt):
+    except (Cancelled, KeyboardInterrupt, typer.Abort):  # the last at a prompt
         with suppress(OSError):  # the terminal may be gone
             _stderr().print("Cancelled; nothing was written that is not complete.")
         raise typer.Exit(CANCELLED) from None

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 LIMIT = 100
 """Bytes of a name in UTF-8; most disks take 255, and prefixes, endings and hidden names are to fit in as well."""
 
+_SYSTEM_FILES = (".ds_store", "thumbs.db", "desktop.ini")
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*]')  # on Windows
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # likewise
 
@@ -47,6 +48,11 @@ def is_unicode(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_system_file(name: str) -> bool:
+    """Whether it is one of the files that operating systems leave in any folder, which nobody misses."""
+    return name.lower() in _SYSTEM_FILES or name.startswith("._")  # macOS, on disks of other systems
 
 
 def _safe(text: str) -> str:

@@ -18,10 +18,10 @@ from MoBUncertaintyLib.publishing import (
     Reservation,
     absolute,
     content_of,
-    listed_in,
     read_record,
     reserve,
     sweep,
+    unlisted_in,
 )
 
 _FILE_NAME = re.compile(r".*\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|dcm|zip|mrb|json|csv|html|png)", re.IGNORECASE)
@@ -172,7 +172,7 @@ class FolderKind:
             raise OutputError(f"{folder} holds other things than {self.one}; choose a new or empty folder.")
         if not overwrite:
             raise OutputError(f"{folder} holds {self.earlier}; choose another folder, or say --overwrite.")
-        for name in sorted(names - listed_in(record) - {self.record}):
+        for name in sorted(unlisted_in(folder, record) - {self.record}):
             if HIDDEN.fullmatch(name):
                 raise OutputError(f"Another run writes in {folder}; wait until it has ended.")
             raise OutputError(

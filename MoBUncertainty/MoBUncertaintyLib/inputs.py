@@ -9,13 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from MoBUncertaintyLib.errors import ImageError
-from MoBUncertaintyLib.file_names import printable, unique_names
+from MoBUncertaintyLib.file_names import is_system_file, printable, unique_names
 from MoBUncertaintyLib.images import volume_stem
 from MoBUncertaintyLib.input_files import begins_as_dicom, is_regular
 from MoBUncertaintyLib.volume_headers import VOLUME_SUFFIXES, is_volume_name, read_header
-
-# Left in folders by operating systems, as are hidden files.
-_NOBODYS = ("thumbs.db", "desktop.ini")
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,7 @@ def list_inputs(path: str | Path, output: Path | None = None) -> list[Input]:
         return [Input(path, "", "")]
     entries = [entry for entry in _entries(path) if output is None or entry.resolve() != output.resolve()]
     slices = [entry for entry in entries if begins_as_dicom(entry) and not is_volume_name(entry.name)]
-    beside = _voxel_files(entries)
-    found = [_entry(entry) for entry in entries if entry not in slices and entry not in beside]
+    found = [_entry(entry) for entry in entries if entry not in slices]
     good = [each for each in found if not each.problem]
     if _holds_slices(slices):
         if not good:
@@ -78,11 +74,14 @@ def case_folders(inputs: Sequence[Input], output: Path) -> list[tuple[Input, Pat
 
 
 def _entries(folder: Path) -> list[Path]:
+    """What is in a folder, but for hidden files and voxels whose header lies beside them, which may look like DICOM."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise ImageError(f"{folder} cannot be listed ({error.strerror}); check the path.") from error
-    return [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in _NOBODYS]
+    entries = [entry for entry in entries if not entry.name.startswith(".") and not is_system_file(entry.name)]
+    beside = _voxel_files(entries)
+    return [entry for entry in entries if entry not in beside]
 
 
 def _voxel_files(entries: Sequence[Path]) -> set[Path]:
@@ -111,7 +110,8 @@ def _entry(path: Path) -> Input:
     else:
         if len(volumes) + has_slices == 1:
             return Input(volumes[0] if volumes else path, path.name, path.name)
-        several = f"it holds {len(volumes)} volumes{' and DICOM files' if has_slices else ''}; keep one image there"
+        count = f"{len(volumes)} volumes" if len(volumes) > 1 else "a volume"
+        several = f"it holds {count}{' and DICOM files' if has_slices else ''}; keep one image there"
         problem = several if volumes else "it holds no image itself"
     return Input(path, path.name, path.name, problem)
 

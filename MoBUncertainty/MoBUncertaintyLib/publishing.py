@@ -22,7 +22,7 @@ from typing import Any
 
 from MoBUncertaintyLib.durable import rename_new, sync_folder, sync_tree
 from MoBUncertaintyLib.errors import OutputError
-from MoBUncertaintyLib.file_names import short_name
+from MoBUncertaintyLib.file_names import is_system_file, short_name
 from MoBUncertaintyLib.integrity import IntegrityError, check_manifest
 from MoBUncertaintyLib.json_input import JsonError, read_object
 from MoBUncertaintyLib.locks import PATIENCE_S, Lock
@@ -34,7 +34,6 @@ HIDDEN = re.compile(r"\.(?P<name>.+)\.mob-(?P<what>lock|[0-9a-f]{8}\.tmp|[0-9a-f
 """Names that only this module makes."""
 _HIDDEN_LIMIT = 200  # bytes of the name in a hidden name
 _PRIVATE = re.compile(r"(?:mob-model|MoBUncertainty)-[0-9a-f]{12}")
-_OF_THE_SYSTEM = {".DS_Store", "Thumbs.db", "desktop.ini"}
 
 _held: dict[Path, Lock] = {}
 _moving = threading.RLock()  # nothing takes its place any more once the process is about to end
@@ -187,11 +186,11 @@ def remove_private_folder(folder: Path) -> None:
         lock.release()
 
 
-def listed_in(record: dict[str, Any]) -> set[str]:
-    """Names of the files that a record lists, of its signature, and of what operating systems leave in any folder."""
+def unlisted_in(folder: Path, record: dict[str, Any]) -> set[str]:
+    """Names in a folder that neither its record lists nor an operating system leaves there; the record's own is one."""
     files, signature = record.get("files"), record.get("signed_in")
-    listed = set(files) if isinstance(files, dict) else set()
-    return listed | ({signature} if isinstance(signature, str) else set()) | _OF_THE_SYSTEM
+    listed = {*(files if isinstance(files, dict) else ()), signature}
+    return {path.name for path in folder.iterdir() if not is_system_file(path.name)} - listed
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -282,12 +281,11 @@ def _retire(old: Path, target: Path, earlier: bytes | None) -> Path | None:
 def _is_replaceable(old: Path, earlier: bytes | None) -> bool:
     if old.is_symlink() or not old.is_dir():
         return False
-    names = {path.name for path in old.iterdir()} - _OF_THE_SYSTEM
-    if not names:
+    if all(is_system_file(path.name) for path in old.iterdir()):
         return True
     for name in RECORDS:
         record = read_record(old / name)
-        if record and earlier is not None and content_of(old / name) == earlier and names <= listed_in(record) | {name}:
+        if record and earlier is not None and content_of(old / name) == earlier and unlisted_in(old, record) == {name}:
             with suppress(IntegrityError):
                 check_manifest(old, record["files"])
                 return True

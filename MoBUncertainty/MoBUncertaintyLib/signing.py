@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib.errors import InstallationError, ReviewError, SettingsError
 from MoBUncertaintyLib.export import RECORD, SIGNATURE
+from MoBUncertaintyLib.file_names import is_system_file
 from MoBUncertaintyLib.integrity import DIGEST, IntegrityError, check_manifest, check_seal, digest_of
 from MoBUncertaintyLib.json_input import SIZE_LIMIT, JsonError, read_object
 from MoBUncertaintyLib.report import SCHEMA as REPORT_SCHEMA
@@ -163,7 +164,8 @@ def verify(folder: str | Path, trusted: Mapping[str, str] | None = None) -> Veri
         files = record.get("files")
         if files != {}:
             check_manifest(folder, files)
-        others = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+        names = {path.name for path in folder.iterdir()}
+        others = {name for name in names if not name.startswith(".") and not is_system_file(name)}
         for name in sorted(others - {RECORD, SIGNATURE} - set(files)):
             raise IntegrityError(f"{name} is not of it")
         if record.get("signed_in") and not (folder / SIGNATURE).is_file():

@@ -14,7 +14,7 @@ import tiny
 from dicom_files import write_slices
 from MoBUncertaintyLib import cli, console
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
-from MoBUncertaintyLib.inputs import Input
+from MoBUncertaintyLib.inputs import Input, list_inputs
 from MoBUncertaintyLib.model_export import export
 
 
@@ -77,6 +77,17 @@ def test_every_entry_of_a_mixed_cohort_is_predicted_or_named(model: Path, ct: Pa
     assert skipped == "3 of 9 cases were skipped: patient5, patient6, patient7.zip."
 
 
+def test_voxels_beside_their_header_are_no_dicom_files(ct: Path, tmp_path: Path) -> None:
+    image = sitk.ReadImage(ct)
+    image[0, 0, 0] = 8  # as the first element of a DICOM file begins, without a preamble
+    (tmp_path / "b").mkdir()
+    for path in (tmp_path / "a.mhd", tmp_path / "b" / "b.mhd"):
+        sitk.WriteImage(sitk.Cast(image, sitk.sitkInt16), path)
+        assert path.with_suffix(".raw").read_bytes()[:2] == b"\x08\0"
+    found = [(each.entry, each.path, each.problem) for each in list_inputs(tmp_path)]
+    assert found == [("a.mhd", tmp_path / "a.mhd", ""), ("b", tmp_path / "b" / "b.mhd", "")]
+
+
 def test_results_of_another_image_or_other_settings_are_not_taken_for_done(
     model: Path, ct: Path, tmp_path: Path
 ) -> None:
@@ -120,3 +131,10 @@ def test_unexpected_error_in_one_case_does_not_end_the_batch(error: Exception, c
     assert said[0].startswith(f"Error: a: an unexpected error ({type(error).__name__}: ")
     assert said[0].endswith("); please report it, with what mob-uncertainty --debug shows.")
     assert said[1:] == ["1 of 3 cases failed: a."]
+
+
+def test_ctrl_c_at_a_prompt_is_a_cancellation(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(typer.Exit) as exit_, console.reporting():
+        raise typer.Abort  # as typer.prompt does
+    assert exit_.value.exit_code == console.CANCELLED
+    assert "report it" not in capsys.readouterr().err

@@ -107,7 +107,8 @@ class TestWhatIsNotOfThisRun:
 
     def test_untouched_earlier_results_go_and_what_the_system_leaves_does_not_matter(self, tmp_path):
         out = fill(tmp_path / "out", "earlier")
-        (out / ".DS_Store").write_bytes(b"of the Finder")
+        for name in (".DS_Store", "._map.nii.gz", "Thumbs.db"):
+            (out / name).write_bytes(b"of the system")
         assert written(out, "new", overwrite=True) == []
         assert names(tmp_path) == ["out"]
         assert names(out) == ["map.nii.gz", "prediction.json"]
