@@ -60,8 +60,7 @@ def rename_new(source: Path, target: Path) -> None:
 
 
 def _sync_file(path: Path) -> None:
-    # Windows writes only what is open for writing.
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR)  # Windows, and some network disks, synchronise no other
     try:
         if sys.platform == "darwin":  # whose fsync leaves it in the disk's own memory
             with suppress(OSError):

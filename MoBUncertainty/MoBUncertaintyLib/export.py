@@ -18,6 +18,7 @@ from MoBUncertaintyLib.errors import ImageError, OutputError, ReviewError, Setti
 from MoBUncertaintyLib.folders import FolderKind
 from MoBUncertaintyLib.handover import read_volume
 from MoBUncertaintyLib.integrity import make_manifest, seal
+from MoBUncertaintyLib.publishing import absolute
 from MoBUncertaintyLib.region_description import RegionDescriber
 from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.report import (
@@ -129,7 +130,7 @@ def write_export(
     FOLDER.check(folder, overwrite)
     if Format.REPORT in wanted:
         check_template()
-    folder = Path(folder).resolve()
+    folder = absolute(folder)
     corrected = case.review.corrected()
     warnings: list[str] = []
     problems: list[str] = []

@@ -233,7 +233,7 @@ def _nrrd(path: Path) -> VolumeHeader:
     shape = _whole_numbers(fields.get("sizes", ""))
     size = _NRRD_BYTES.get(_nrrd_type(fields.get("type", "")))
     if size is None:
-        raise ValueError("NRRD", f"its type is {fields.get('type')!r}")
+        raise ValueError(f"its type is {fields.get('type')!r}")
     encoding = fields.get("encoding", "").lower()
     if encoding not in _NRRD_PACKINGS:
         raise ImageError(f"{path.name} has the encoding {encoding!r}, which is not read; save it as raw or gzip.")
