@@ -10,16 +10,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from MoBUncertaintyLib.blocks import Box
-from MoBUncertaintyLib.doubt import Grid, nested
+from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.location import OrganFrame, location_in, organ_frames
 from MoBUncertaintyLib.pieces import diameter
 from MoBUncertaintyLib.region_settings import RegionSettings
 from MoBUncertaintyLib.regions import FoundRegions, Region
-from MoBUncertaintyLib.review_regions import occupied
+from MoBUncertaintyLib.review_regions import boxes_of
 
 
 class RegionDescriber:
@@ -78,10 +77,9 @@ class RegionDescriber:
 
     def describe_all(self, labels: np.ndarray, settings: RegionSettings | None) -> FoundRegions:
         """The regions of a label map whose values are their ranks."""
-        near = occupied(labels)
         regions = tuple(
-            Region(rank=rank, label=rank, **self(nested(near, box), labels[near][box] == rank))
-            for rank, box in enumerate(ndimage.find_objects(labels[near]), start=1)
+            Region(rank=rank, label=rank, **self(box, labels[box] == rank))
+            for rank, box in enumerate(boxes_of(labels), start=1)
             if box
         )
         return FoundRegions(regions, labels, settings)

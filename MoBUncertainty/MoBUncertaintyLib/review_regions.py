@@ -17,6 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from MoBUncertaintyLib.blocks import Box, within
+from MoBUncertaintyLib.doubt import nested
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.regions import FoundRegions, Region
 
@@ -88,19 +89,22 @@ class ReviewRegion:
 
 def masks(found: FoundRegions) -> list[tuple[Region, Box, np.ndarray]]:
     """Box and mask of each region; the box lies in the CT's array."""
-    near = occupied(found.labels)
-    labels, start = found.labels[near], [s.start for s in near]
-    if found.box is not None:
-        start = np.add(start, [s.start for s in found.box])
-    boxes = ndimage.find_objects(labels) if labels.size else []  # it fails where nothing is
+    boxes = boxes_of(found.labels)
     masks = []
     for region in found.regions:
         box = boxes[region.label - 1] if 0 < region.label <= len(boxes) else None
         if box is None:
             raise ReviewError(f"The label map of the regions lacks region {region.rank}; find the regions again.")
-        place = tuple(slice(int(n + b.start), int(n + b.stop)) for n, b in zip(start, box, strict=True))
-        masks.append((region, place, labels[box] == region.label))
+        place = box if found.box is None else nested(found.box, box)
+        masks.append((region, place, found.labels[box] == region.label))
     return masks
+
+
+def boxes_of(labels: np.ndarray) -> list[Box | None]:
+    """Find the box of each label 1, 2, ... in a label map; None for one that is nowhere."""
+    near = occupied(labels)
+    boxes = ndimage.find_objects(labels[near]) if labels[near].size else []  # it fails where nothing is
+    return [box and nested(near, box) for box in boxes]
 
 
 def occupied(labels: np.ndarray) -> Box:

@@ -45,3 +45,9 @@ def test_maps_with_values_that_are_no_numbers():
     describe = RegionDescriber({1: p}, {1: v}, (p > 0.5).astype(np.uint8), Grid.from_matrix(np.eye(4)))
     with pytest.raises(ReviewError, match="hold values that are no numbers; predict again"):
         describe.describe_all(regions, None)
+
+
+def test_without_regions_there_is_nothing_to_describe():
+    p, v, regions = invent((20, 24, 28))
+    describe = RegionDescriber({1: p}, {1: v}, (p > 0.5).astype(np.uint8), Grid.from_matrix(np.eye(4)))
+    assert describe.describe_all(np.zeros_like(regions), None).regions == ()
