@@ -19,7 +19,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.valuerep import DSfloat
 
 from MoBUncertaintyLib.errors import ImageError, OutputError
-from MoBUncertaintyLib.input_files import BoundedReader, check_regular
+from MoBUncertaintyLib.input_files import BoundedReader, begins_as_dicom, check_regular
 
 TOLERANCE = 0.1  # of the smallest side of a voxel: positions in files are rounded
 _ANGLE = 1e-3  # of a direction cosine
@@ -143,7 +143,7 @@ def _read_header(path: Path) -> Dataset:
     check_regular(path)
     try:
         with BoundedReader(path) as file:
-            dataset = pydicom.dcmread(file, stop_before_pixels=True)
+            dataset = pydicom.dcmread(file, stop_before_pixels=True, force=begins_as_dicom(path))
         missing = next((name for name in _NEEDED if not dataset.get(name)), None)
     except (OSError, EOFError, InvalidDicomError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or "it is no DICOM file"

@@ -17,6 +17,7 @@ from MoBUncertaintyLib.doubt import Grid
 from MoBUncertaintyLib.errors import ImageError, OutputError, ReviewError, SettingsError, UserError
 from MoBUncertaintyLib.folders import FolderKind
 from MoBUncertaintyLib.handover import read_volume
+from MoBUncertaintyLib.input_files import begins_as_dicom
 from MoBUncertaintyLib.integrity import make_manifest, seal
 from MoBUncertaintyLib.publishing import absolute
 from MoBUncertaintyLib.region_description import RegionDescriber
@@ -281,7 +282,7 @@ def _read_dicom(
     from pydicom.errors import InvalidDicomError
 
     try:
-        header = pydicom.dcmread(files[0], stop_before_pixels=True)
+        header = pydicom.dcmread(files[0], stop_before_pixels=True, force=begins_as_dicom(Path(files[0])))
     except (OSError, InvalidDicomError) as error:
         raise ImageError(f"{files[0]} cannot be read; check the CT's DICOM files.") from error
 

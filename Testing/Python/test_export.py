@@ -222,6 +222,18 @@ class TestPlace:
         assert ".tmp" not in str(caught.value)
         assert os.listdir(tmp_path) == []
 
+    def test_dicom_files_without_a_preamble_are_read_like_others(self, tmp_path, exam):
+        files, case = exam
+        old = [tmp_path / file.name for file in files]
+        for file, path in zip(files, old, strict=True):
+            dataset = pydicom.dcmread(file)
+            del dataset.preamble, dataset.file_meta
+            dataset.save_as(path, implicit_vr=True, little_endian=True, enforce_file_format=False)
+            assert path.read_bytes()[:2] == b"\x08\0"
+        read_image(tmp_path)
+        done = write_export(case, tmp_path / "out", ["dicom_seg"], dicom_files=old)
+        assert done.problems == ()
+
     def test_unreadable_dicom_files(self, tmp_path, case):
         (tmp_path / "1.dcm").write_bytes(b"no DICOM")
         with pytest.raises(ImageError, match=r"1\.dcm cannot be read; check the CT's DICOM files"):
