@@ -103,6 +103,20 @@ class TestRemovedCt:
         assert session.isComplete()
 
 
+def test_a_ct_without_results_is_not_seen_under_those_of_another(reviewed):
+    desktop, session = reviewed
+    composites = desktop.scene.GetNodesByClass("vtkMRMLSliceCompositeNode")
+    other = add_ct(desktop, "Other")
+    shown = [session.results.node(role).GetDisplayNode() for role in ("segmentation", "regions", "surface")]
+    assert not any(display.GetVisibility() for display in shown)
+    for index in range(composites.GetNumberOfItems()):
+        composite = composites.GetItemAsObject(index)
+        assert (composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID()) == (other.GetID(), None)
+    desktop.ui.ctSelector.setCurrentNode(session.ctNode)
+    desktop.process()
+    assert all(display.GetVisibility() for display in shown)
+
+
 class TestClicks:
     @pytest.fixture
     def interval(self, desktop):

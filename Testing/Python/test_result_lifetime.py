@@ -212,6 +212,14 @@ class TestReopened:
         assert found.node("surface").GetPolyData().GetPointData().GetArray("Uncertainty").GetRange()[1] > 0.3
         assert not found.node("segmentation").GetDisplayNode().GetVisibility3D()
 
+    def test_the_window_is_as_exact_as_it_was(self, reopened):
+        """A scene's file holds window and level to six digits: the legend would begin at -0.00."""
+        _, found, _ = reopened
+        found.setOverlay(window=(0.0, 0.08**0.5))
+        found.node("shown").GetDisplayNode().SetWindowLevelMinMax(-5e-7, 0.282843)  # as read from a file
+        found.showInViews()
+        assert found.node("shown").GetDisplayNode().GetWindowLevelMin() >= 0
+
     def test_arrays_lie_on_the_same_voxels_of_the_ct(self, reopened, world):
         saved, found, _ = reopened
         before, after = (world.slicer.util.arrayFromVolume(each.ctNode).ravel() for each in (saved, found))

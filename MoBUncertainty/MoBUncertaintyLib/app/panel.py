@@ -19,7 +19,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.app.dialogs import AfterLoading, confirmLoss, isLoading, showError
 from MoBUncertaintyLib.app.legend import LegendFollower
 from MoBUncertaintyLib.app.samples import loadSampleData
-from MoBUncertaintyLib.app.scene import ResultScene
+from MoBUncertaintyLib.app.scene import ResultScene, findResults
 from MoBUncertaintyLib.app.sections import PANEL_WIDTH, allow, shown
 from MoBUncertaintyLib.app.sections.export import ExportSection
 from MoBUncertaintyLib.app.sections.inputs import InputsSection
@@ -292,7 +292,10 @@ class Panel:
         except UserError as error:
             self._refused, refusal = ct, error
             hideMisplaced(ct)
+        isAnother = ct is not None and ct is not self._watched[0]
         self._watch(ct)
+        if session is None and isAnother and ct is not self._refused and findResults(ct.GetScene()):
+            showAlone(ct)
         if session is not self.review.session or session is None:
             if session:
                 showAlone(ct)

@@ -337,6 +337,8 @@ class ResultScene:
             position: The slices go through it; None: through the middle of what is shown.
         """
         self._nodes.followTransform()
+        if self.node("shown"):
+            self._styleShown()  # a scene's file holds the ends of the window to six digits: -0.00 instead of 0.00
         views.giveWindow(self.ctNode)
         bounds = views.boundsOfInterest(self._nodes)
         middle, size = bounds.mean(axis=1), float(np.ptp(bounds, axis=1).max())

@@ -111,7 +111,7 @@ def defaultCt():
 
 
 def showAlone(ct) -> None:
-    """Put a CT's results into the views, and take those of other CTs out: their outlines would lie over this CT."""
+    """Put a CT and its results, if any, into the views, and take those of others out: they would lie over this CT."""
     for each in findResults(slicer.mrmlScene):
         ResultScene(each).setVisible(each is ct)
     ResultScene(ct).showInViews()

@@ -142,7 +142,7 @@ class InputsSection:
         elif model.card is None:
             text = _("Results folder of nnU-Net; what it segments is read when it runs.")
         else:
-            text = _("{task} Licence: {licence}.").format(task=model.card.task, licence=model.card.licence)
+            text = _("{task}. Licence: {licence}.").format(task=model.card.task.rstrip("."), licence=model.card.licence)
         write(self._ui.modelInfoLabel, text)
         selector = self._ui.modelSelector
         selector.toolTip = selector.itemData(selector.currentIndex, qt.Qt.ToolTipRole) if model else ""

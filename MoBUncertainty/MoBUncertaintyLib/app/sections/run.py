@@ -62,8 +62,8 @@ class WorkButton:
         known = left is not None or step["stage"] == "export"
         bar.maximum = BAR if known else 0  # which lets it move to and fro
         if known:
-            bar.value = round(BAR * step["fraction"])
             bar.format = "%p %" if left is None else _("%p %, {time} left").format(time=duration(left))
+            bar.value = round(BAR * step["fraction"])  # which is drawn at once
         if step["stage"] == "show":
             allow(self._button, _("The results are being shown."), self._cancelTip)
         self.say(stageText(step))
