@@ -210,14 +210,18 @@ def _slices_of(path: Path, dataset: Dataset) -> list[_Slice]:
         raise ImageError(f"{path.name} has several values per voxel, like a colour image; give a scalar volume.")
     if ("RescaleSlope" in dataset) != ("RescaleIntercept" in dataset):
         raise ImageError(f"{path.name} states only one of RescaleSlope and RescaleIntercept; export it again.")
-    places = list(_places(dataset))
+    places = list(places_of(dataset))
     values = _values(path, dataset, len(places))
     frame = str(dataset.get("FrameOfReferenceUID", ""))
     return [_Slice(frame, *place, values=each) for place, each in zip(places, values, strict=True)]
 
 
-def _places(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, bool]]:
-    """Cosines, position, spacing and whether it is rescaled, of each frame. What is alike for all may stand once."""
+def places_of(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, bool]]:
+    """Read cosines, position, spacing and whether it is rescaled, of each frame; what is alike for all may stand once.
+
+    Raises:
+        ImageError: A frame does not say where it lies.
+    """
     if "PerFrameFunctionalGroupsSequence" not in dataset:
         rescaled = "ModalityLUTSequence" in dataset or "RescaleSlope" in dataset
         yield *_place(dataset, dataset, dataset), rescaled

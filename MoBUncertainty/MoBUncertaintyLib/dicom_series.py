@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
@@ -18,6 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.valuerep import DSfloat
 
+from MoBUncertaintyLib.dicom_reading import places_of
 from MoBUncertaintyLib.errors import ImageError, OutputError
 from MoBUncertaintyLib.input_files import BoundedReader, begins_as_dicom, check_regular
 
@@ -123,12 +123,12 @@ def read_series(files: Sequence[str | Path]) -> DicomSeries:
     if enhanced and len(datasets) > 1:
         raise ImageError("The CT lies in several multi-frame DICOM files; export as NRRD.")
     try:
-        planes = _planes_of_frames(datasets[0]) if enhanced else [_plane(ds, ds, ds) for ds in datasets]
+        planes = [place[:3] for dataset in datasets for place in places_of(dataset)]
         sizes = {(int(dataset.Columns), int(dataset.Rows)) for dataset in datasets}
         cosines, positions, spacings = (np.array(values, dtype=float) for values in zip(*planes, strict=True))
         rows, columns = np.moveaxis(cosines.reshape(-1, 2, 3), 1, 0)
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise ImageError(f"The DICOM files do not say where their slices lie ({error}); export as NRRD.") from error
+    except (ImageError, AttributeError, TypeError, ValueError) as error:
+        raise ImageError("The DICOM files do not say where their slices lie; export as NRRD.") from error
     if len(sizes) > 1 or np.ptp(cosines, axis=0).max() > _ANGLE or np.ptp(spacings, axis=0).max() > 1e-3:
         raise ImageError("The slices of the DICOM series differ in size, direction or spacing; export as NRRD.")
     orientation = np.stack([rows[0], columns[0], np.cross(rows[0], columns[0])], axis=1)
@@ -156,20 +156,6 @@ def _read_header(path: Path) -> Dataset:
         if name not in dataset:
             setattr(dataset, name, None)
     return dataset
-
-
-def _plane(orientation: Dataset, position: Dataset, measures: Dataset) -> tuple[Any, Any, Any]:
-    return orientation.ImageOrientationPatient, position.ImagePositionPatient, measures.PixelSpacing
-
-
-def _planes_of_frames(dataset: Dataset) -> list[tuple[Any, Any, Any]]:
-    """Of an enhanced CT. What is alike for all frames may stand once."""
-    shared = dataset.SharedFunctionalGroupsSequence[0]
-    groups = ("PlaneOrientationSequence", "PlanePositionSequence", "PixelMeasuresSequence")
-    return [
-        _plane(*((frame if group in frame else shared)[group].value[0] for group in groups))
-        for frame in dataset.PerFrameFunctionalGroupsSequence
-    ]
 
 
 def _state_distances(datasets: list[Dataset], positions: np.ndarray) -> None:
