@@ -26,7 +26,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit
 
 from MoBUncertaintyLib import memory
-from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.errors import ImageError, reason_of
 from MoBUncertaintyLib.input_files import (
     BoundedReader,
     begins_as_dicom,
@@ -184,7 +184,7 @@ def _parsing(path: Path) -> Iterator[None]:
         except (ImageError, MemoryError):
             raise
         except Exception as error:
-            raise ImageError(f"{path.name} is damaged ({_phrase(error)}); copy or export it again.") from error
+            raise ImageError(f"{path.name} is damaged ({reason_of(error)}); copy or export it again.") from error
 
 
 def _parse(content: bytes) -> Dataset:
@@ -379,9 +379,3 @@ def _check_positions(positions: np.ndarray, normal: np.ndarray) -> list[str]:
     if np.abs(gaps - usual).max() > 0.05 * usual:
         return [f"Slices are missing or unevenly spaced ({gaps.min():.3g} to {gaps.max():.3g} mm): sizes may be wrong."]
     return []
-
-
-def _phrase(error: Exception) -> str:
-    """The first line of a library's message."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return text[:120].rstrip(".")

@@ -101,6 +101,13 @@ def lack_of_memory_told() -> Iterator[None]:
         raise
 
 
+def reason_of(error: Exception, limit: int = 120) -> str:
+    """Quote an error of a library in a sentence: the system's reason, or the message's first line, or its kind."""
+    text = str(getattr(error, "strerror", None) or error)
+    line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    return line[:limit].rstrip(".")
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device, or the computer, ran out of memory; of other libraries than NumPy only the message says so."""
     text = str(error).lower()

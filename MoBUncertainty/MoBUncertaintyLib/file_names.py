@@ -42,7 +42,7 @@ def short_name(name: str, limit: int = LIMIT) -> str:
 
 
 def is_unicode(name: str) -> bool:
-    """Whether a name, or path, from the system is valid text; names of files may be any bytes."""
+    """Whether text can be written as UTF-8; names of files may be any bytes, and JSON may hold half a pair."""
     try:
         name.encode()
     except UnicodeEncodeError:

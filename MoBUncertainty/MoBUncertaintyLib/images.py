@@ -229,7 +229,7 @@ def _read_volume(header: VolumeHeader) -> tuple[sitk.Image, list[str]]:
             image = reader.Execute()
     except RuntimeError as error:
         raise ImageError(
-            f"{header.path.name} cannot be read ({reason_of(error)}); give an intact NIfTI, NRRD, MetaImage or DICOM "
+            f"{header.path.name} cannot be read ({sitk_reason(error)}); give an intact NIfTI, NRRD, MetaImage or DICOM "
             "file."
         ) from error
     return _with_non_finite(image, header), warnings
@@ -253,8 +253,8 @@ def _with_non_finite(image: sitk.Image, header: VolumeHeader) -> sitk.Image:
     return restored
 
 
-def reason_of(error: Exception) -> str:
-    """The last line of a library's message, without its source positions."""
+def sitk_reason(error: Exception) -> str:
+    """Quote an error of SimpleITK: the last line of its message, without positions in the source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].split("ERROR: ")[-1].rstrip(".") if lines else type(error).__name__
 

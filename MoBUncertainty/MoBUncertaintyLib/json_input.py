@@ -11,6 +11,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from MoBUncertaintyLib.file_names import is_unicode
+
 SIZE_LIMIT = 16 * 2**20
 """Bytes; the largest file of this kind has some hundred kilobytes."""
 DEPTH_LIMIT = 64
@@ -70,20 +72,12 @@ def _check(data: dict[str, Any]) -> None:
                 below += value.values()
             elif isinstance(value, list):
                 below += value
-            elif isinstance(value, str) and not _is_text(value):
+            elif isinstance(value, str) and not is_unicode(value):
                 raise JsonError("it holds text that is not valid Unicode (half a surrogate pair)")
         level = below
         if not level:
             return
     raise JsonError(f"it is nested more than {DEPTH_LIMIT} deep")
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _integer(text: str) -> int:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.errors import ImageError, reason_of
 from MoBUncertaintyLib.input_files import BoundedReader, check_regular, digest_of_file, digest_of_list
 from MoBUncertaintyLib.integrity import is_plain_name
 
@@ -109,9 +109,9 @@ def read_header(path: str | Path) -> VolumeHeader:
     except (EOFError, zlib.error) as error:
         raise ImageError(f"{path.name} is truncated or damaged; copy or download it again.") from error
     except Exception as error:  # a header can be wrong in as many ways as it has fields, in libraries' words or ours
-        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
-        reason = reason[:120].rstrip(".")
-        raise ImageError(f"{path.name} is not a readable {kind} image ({reason}); export it again.") from error
+        raise ImageError(
+            f"{path.name} is not a readable {kind} image ({reason_of(error)}); export it again."
+        ) from error
     if header.voxels.path != path:
         check_regular(header.voxels.path)
     return header

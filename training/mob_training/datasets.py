@@ -21,7 +21,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from mob_training.split import Split, subjects_of
 from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
-from MoBUncertaintyLib.images import read_image, reason_of
+from MoBUncertaintyLib.images import read_image, sitk_reason
 
 CASES_FILE = "cases.csv"
 LEFT_OUT = "left out"
@@ -152,7 +152,7 @@ def read_classes(path: Path, values: Values) -> sitk.Image:
     except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
         raise ImageError(f"{_short(path)} is damaged, truncated or not a NIfTI file.") from error
     except RuntimeError as error:  # SimpleITK's
-        raise ImageError(f"{_short(path)} cannot be read ({reason_of(error)}).") from error
+        raise ImageError(f"{_short(path)} cannot be read ({sitk_reason(error)}).") from error
     if stored.GetDimension() != 3 or stored.GetNumberOfComponentsPerPixel() != 1:
         raise ImageError(f"{_short(path)} is not a single volume.")
     array = sitk.GetArrayViewFromImage(stored)
