@@ -24,7 +24,7 @@ class TestRun:
         asked = []
 
         class Recorder:
-            busy = False
+            busy, niceness = False, 0
 
             def request(self, message, *_callbacks):
                 asked.append(message)
