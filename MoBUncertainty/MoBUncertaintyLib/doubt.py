@@ -126,7 +126,7 @@ class DoubtMap:
 
     @classmethod
     def in_steps(cls, *arguments: Any) -> Generator[None, None, DoubtMap]:
-        """As the constructor, for those who have other things to do: a generator that returns the map."""
+        """Make the map in steps, between which a user interface can answer: a generator that returns it."""
         made = cls.__new__(cls)
         yield from made._make(*arguments)
         return made

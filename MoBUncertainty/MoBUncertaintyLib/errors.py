@@ -87,11 +87,11 @@ class Cancelled(UserError):  # noqa: N818 - not a fault: the user asked for it
 
 
 @contextmanager
-def lack_of_memory_told() -> Iterator[None]:
-    """Make a lack of memory, of whichever library, a failure that the user is told of.
+def reporting_out_of_memory() -> Iterator[None]:
+    """Turn an out-of-memory error of any library into one for the user.
 
     Raises:
-        SettingsError: The memory is not enough.
+        SettingsError: There is not enough memory.
     """
     try:
         yield

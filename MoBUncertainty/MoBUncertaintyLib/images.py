@@ -22,7 +22,7 @@ from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.file_names import is_unicode, printable
 from MoBUncertaintyLib.input_files import begins_as_dicom, digest_of_file, digest_of_series, unchanged
 from MoBUncertaintyLib.volume_files import check_voxels
-from MoBUncertaintyLib.volume_headers import VOLUME_SUFFIXES, VolumeHeader, read_header
+from MoBUncertaintyLib.volume_headers import VOLUME_SUFFIXES, VolumeHeader, is_volume_name, read_header
 
 # Finer than any clinical CT, or a header in other units than mm; coarser than any organ can be resolved.
 SPACING_MM = (0.2, 15.0)
@@ -124,8 +124,7 @@ def _dicom_files(path: Path, series: str | None) -> list[Path]:
         from MoBUncertaintyLib.dicom_reading import choose_series  # needs pydicom, which Slicer may lack at first
 
         return choose_series(path, series).files
-    is_volume = path.name.lower().endswith(VOLUME_SUFFIXES)
-    return [path] if not is_volume and begins_as_dicom(path) else []
+    return [path] if not is_volume_name(path.name) and begins_as_dicom(path) else []
 
 
 def check_image(image: sitk.Image) -> tuple[sitk.Image, list[str]]:

@@ -1,4 +1,4 @@
-"""What there is to predict at a path: one image, or each entry of a folder, none of which is passed over in silence."""
+"""List what there is to predict at a path: one image, or every entry of a folder, with what is wrong with it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Input:
 
 
 def list_inputs(path: str | Path, output: Path | None = None) -> list[Input]:
-    """What there is to predict at `path`: a file, a DICOM folder, or each entry of a folder of these.
+    """List what there is to predict at `path`: a file, a DICOM folder, or each entry of a folder of these.
 
     An entry is a volume file, a DICOM folder or a folder with one volume file. Hidden files are no entries.
 

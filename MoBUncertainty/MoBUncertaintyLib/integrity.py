@@ -29,7 +29,7 @@ def digest_of(record: Mapping[str, Any]) -> str:
     Raises:
         TypeError, ValueError: It cannot be written as JSON.
     """
-    # To and fro once, so that it is the same before it is written (tuples, keys that are numbers) and when read again.
+    # As it will be when it is read again: JSON has no tuples, and no keys that are numbers.
     plain = json.loads(json.dumps({key: value for key, value in record.items() if key != DIGEST}, allow_nan=False))
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.agreement import dice, error_share
 from MoBUncertaintyLib.card import ModelCard
 from MoBUncertaintyLib.covariance import Covariance
-from MoBUncertaintyLib.errors import Cancelled, ImageError, lack_of_memory_told
+from MoBUncertaintyLib.errors import Cancelled, ImageError, reporting_out_of_memory
 from MoBUncertaintyLib.images import digest, read_image
 from MoBUncertaintyLib.model import DEMO_MODEL, find_model, load_model
 from MoBUncertaintyLib.plausibility import unsuitable
@@ -110,7 +110,7 @@ class DemoScores:
     seconds: float
 
 
-@lack_of_memory_told()
+@reporting_out_of_memory()
 def run_case(
     source: Path,
     output: Path,

@@ -17,7 +17,7 @@ from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.card import ModelCard
 from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.devices import Precision, autocast_dtype, select_device
-from MoBUncertaintyLib.errors import Cancelled, SettingsError, lack_of_memory_told
+from MoBUncertaintyLib.errors import Cancelled, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.images import check_image
 from MoBUncertaintyLib.memory import check_memory, check_tile
 from MoBUncertaintyLib.model import Fold, Model
@@ -165,7 +165,7 @@ class Predictor:
             raise SettingsError("The model was trained without mirroring; switch mirroring off.")
         self.settings, self.device, self.folds = settings, device, folds
 
-    @lack_of_memory_told()
+    @reporting_out_of_memory()
     def predict(
         self,
         image: sitk.Image,

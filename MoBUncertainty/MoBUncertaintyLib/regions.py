@@ -189,7 +189,7 @@ class RegionFinder:
         ijk_to_ras: np.ndarray,
         settings: RegionSettings,
     ) -> Generator[None, None, RegionFinder]:
-        """As `from_arrays`, for those who have other things to do: a generator that returns the finder."""
+        """Make a finder in steps, between which a user interface can answer: a generator that returns it."""
         grid, looked_at = Grid.from_matrix(ijk_to_ras), (settings.measure, settings.window_mm)
         doubt = yield from DoubtMap.in_steps(probability, variance, labels, grid, *looked_at)
         return cls(doubt, organ_frames(labels, grid))

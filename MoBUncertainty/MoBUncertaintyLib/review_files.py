@@ -7,8 +7,7 @@ A decisions file is the `report.json` of an export, which holds what `Review.to_
      "signature": {"name": "A. Reader"}}
 
 Regions that it does not name stay undecided. A `report.json` is taken only as it was written, with the files of its
-export that lie beside it; one that was changed is no decisions file any more. (So it is where its SHA-256 is wrong.
-Whoever takes that out of it has written a decisions file by hand, which cannot hold edits.)
+export that lie beside it: one whose SHA-256 is missing or wrong is refused.
 """
 
 from __future__ import annotations
@@ -121,7 +120,7 @@ def check_record(record: Mapping[str, Any], path: Path) -> None:
 
     Args:
         record: Content of its `report.json`.
-        path: Of that file, under which name ever: only beside a `report.json` the files are its own.
+        path: Of that file. The export's other files are looked for only if it is still called `report.json`.
 
     Raises:
         IntegrityError: They are not.

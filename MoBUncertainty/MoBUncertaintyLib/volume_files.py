@@ -9,31 +9,16 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.input_files import BoundedReader
-from MoBUncertaintyLib.volume_headers import VolumeHeader, Voxels, read_header
+from MoBUncertaintyLib.volume_headers import VolumeHeader, Voxels
 
 _CHUNK = 1 << 22
 # Bytes behind uncompressed voxels, fewer than a slice, that are ignored with a warning; more of them, or any in a
 # compressed stream, and the header states the wrong size.
 _SURPLUS = 4096
-
-
-def check_file(path: str | Path) -> list[str]:
-    """Check a NIfTI, NRRD or MetaImage file whole, without keeping its voxels.
-
-    Returns:
-        Warnings for the user.
-
-    Raises:
-        ImageError: It is no regular file, its header is malformed or names voxels outside its folder, or voxels are
-            missing, damaged (as the checksum of a compressed stream tells) or more than the header states.
-    """
-    header = read_header(path)
-    return [*header.warnings, *check_voxels(header)]
 
 
 def check_voxels(header: VolumeHeader) -> list[str]:

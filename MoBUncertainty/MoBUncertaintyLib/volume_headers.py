@@ -95,7 +95,7 @@ def read_header(path: str | Path) -> VolumeHeader:
     """Read a volume file's header.
 
     Raises:
-        ImageError: As for `check_file`, but for the voxels themselves.
+        ImageError: It is no regular file, its header is malformed, or it names voxels outside of its folder.
     """
     path = Path(path)
     check_regular(path)
@@ -154,10 +154,10 @@ def _nifti(path: Path) -> VolumeHeader:
 
 
 def _nifti_geometry(path: Path, header: Any, shape: Sequence[int]) -> list[str]:
-    """A NIfTI header can state the geometry twice, or not at all.
+    """Find what to warn of, as a NIfTI header can state the geometry twice, or not at all.
 
     Raises:
-        ImageError: Left and right, say, are told apart in two ways.
+        ImageError: The two statements contradict each other, so that left and right, say, may be exchanged.
     """
     from nibabel.spatialimages import HeaderDataError
 

@@ -19,10 +19,17 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.images import digest, read_image
-from MoBUncertaintyLib.volume_files import check_file
+from MoBUncertaintyLib.volume_files import check_voxels
+from MoBUncertaintyLib.volume_headers import read_header
 
 PACKED = ("ct.nii.gz", "ct.nrrd", "ct.nhdr", "ct.mha", "ct.mhd")
 PLAIN = ("ct.nii", *PACKED[1:])
+
+
+def check_file(path: Path) -> list[str]:
+    """Check a file whole, without keeping its voxels; warnings for the user."""
+    header = read_header(path)
+    return [*header.warnings, *check_voxels(header)]
 
 
 def volume(shape: tuple[int, ...] = (6, 8, 10)) -> sitk.Image:
