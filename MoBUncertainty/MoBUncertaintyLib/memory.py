@@ -31,7 +31,12 @@ def check_image(size: int) -> None:
     Raises:
         SettingsError: There is less memory, swap space included.
     """
-    _require(size, "The image takes", "crop or resample the image first")
+    free = _free()
+    if free is not None and size > free:
+        raise SettingsError(
+            f"The image takes {size / 1e9:,.1f} GB of memory, of which {free / 1e9:,.1f} GB are free; close other "
+            "programs, or crop or resample the image first."
+        )
 
 
 def check_tile(tile: Sequence[int], features: int, number_size: int) -> None:
@@ -46,8 +51,12 @@ def check_tile(tile: Sequence[int], features: int, number_size: int) -> None:
         SettingsError: There is less memory, swap space included, than that takes at the least.
     """
     needed = MAPS_OF_TILE * math.prod(tile) * features * number_size
-    shape = " x ".join(map(str, tile))
-    _require(needed, f"The network's tiles of {shape} voxels take", "use a GPU or another model")
+    free = _free()
+    if free is not None and needed > free:
+        raise SettingsError(
+            f"The network's tiles of {' x '.join(map(str, tile))} voxels take {needed / 1e9:,.1f} GB of memory, of "
+            f"which {free / 1e9:,.1f} GB are free; close other programs, or use a GPU or another model."
+        )
 
 
 def check_memory(voxels: int, organs: int, holders: int = 1) -> None:
@@ -62,18 +71,12 @@ def check_memory(voxels: int, organs: int, holders: int = 1) -> None:
         SettingsError: There is less memory, swap space included, than the results alone take.
     """
     needed = holders * voxels * (BYTES_OF_LABEL + BYTES_OF_MAPS * organs)
-    what = f"{organs} organs" if organs > 1 else "one organ"
-    results = f"The results for {what} on {voxels / 1e6:,.0f} million voxels take"
-    _require(needed, results, "crop or resample the image first")
-
-
-def _require(needed: int, what: str, remedy: str) -> None:
-    """Refuse what takes more bytes than are free; what takes them, and what to do, are parts of the sentence."""
     free = _free()
     if free is not None and needed > free:
+        what = f"{organs} organs" if organs > 1 else "one organ"
         raise SettingsError(
-            f"{what} {needed / 1e9:,.1f} GB of memory, of which {free / 1e9:,.1f} GB are free; "
-            f"close other programs, or {remedy}."
+            f"The results for {what} on {voxels / 1e6:,.0f} million voxels take {needed / 1e9:,.1f} GB of memory, of "
+            f"which {free / 1e9:,.1f} GB are free; close other programs, or crop or resample the image first."
         )
 
 
