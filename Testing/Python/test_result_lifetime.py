@@ -220,6 +220,12 @@ class TestReopened:
         found.showInViews()
         assert found.node("shown").GetDisplayNode().GetWindowLevelMin() >= 0
 
+    def test_a_surface_that_was_changed_by_hand_is_left_as_it_is(self, reopened):
+        _, found, _ = reopened
+        found.node("surface").GetPolyData().GetPointData().RemoveArray("Organ")
+        found.setOverlay(threshold=0.4)
+        assert found.overlay["threshold"] == 0.4
+
     def test_arrays_lie_on_the_same_voxels_of_the_ct(self, reopened, world):
         saved, found, _ = reopened
         before, after = (world.slicer.util.arrayFromVolume(each.ctNode).ravel() for each in (saved, found))

@@ -73,7 +73,7 @@ class UncertaintySurface:
             threshold: Below this the organ's own colour is shown.
         """
         data = self.node.GetPolyData().GetPointData() if self.node else None
-        if not data or not data.HasArray(VALUES):
+        if not data or not (data.HasArray(VALUES) and data.HasArray(ORGAN)):  # or a file's, changed by hand
             return
         values, organ = (vtk_to_numpy(data.GetArray(name)) for name in (VALUES, ORGAN))
         low, high = window
