@@ -32,7 +32,7 @@ from MoBUncertaintyLib.file_names import label_file_names, printable
 from MoBUncertaintyLib.folders import FolderInProgress, FolderKind
 from MoBUncertaintyLib.images import volume_stem
 from MoBUncertaintyLib.integrity import make_manifest, seal
-from MoBUncertaintyLib.publishing import absolute, remove_leftovers
+from MoBUncertaintyLib.publishing import absolute, sweep
 from MoBUncertaintyLib.regions import write_csv
 from MoBUncertaintyLib.report import ReviewedCase, build_report, check_template, write_html
 from MoBUncertaintyLib.results_record import RECORD, SCHEMA, SCHEMA_VERSION, read_record, read_table
@@ -161,7 +161,7 @@ def read_results(folder: str | Path) -> Results:
     """
     folder = absolute(folder)
     if not folder.exists():
-        remove_leftovers(folder)  # an earlier result may be hidden, where a run was killed that replaced it
+        sweep(folder.parent)  # an earlier result may be hidden, where a run was killed that replaced it
     if not FOLDER.recognises(folder):
         raise OutputError(f"{folder} is not a results folder; give one that mob-uncertainty predict has written.")
     try:

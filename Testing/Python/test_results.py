@@ -13,9 +13,9 @@ import pytest
 import SimpleITK as sitk
 
 from invented import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, invented_case
-from MoBUncertaintyLib import publishing, results, scene_file
+from MoBUncertaintyLib import locks, publishing, results, scene_file
 from MoBUncertaintyLib.errors import OutputError
-from MoBUncertaintyLib.results import check_output, read_results, write_results
+from MoBUncertaintyLib.results import FOLDER, RECORD, check_output, read_results, write_results
 
 
 def write(folder: Path, case=None, **options) -> list[str]:
@@ -307,3 +307,15 @@ class TestScene:
 def test_writing_results_needs_no_torch():
     code = "import sys, MoBUncertaintyLib.results; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_reading_takes_nothing_from_a_run_that_writes_to_a_disk_without_locks(tmp_path, monkeypatch):
+    def no_locks(descriptor):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(locks, "_lock", no_locks)
+    with FOLDER.reserve(tmp_path / "out") as place, place.writing() as partial:
+        with pytest.raises(OutputError, match="is not a results folder"):
+            read_results(tmp_path / "out")
+        assert partial.is_dir()
+        (partial / RECORD).write_text("{}")
