@@ -369,9 +369,9 @@ def test_two_volumes_are_held_beside_the_input_whatever_the_number_of_samples(mo
     def measure(done: int, total: int) -> None:
         if done != total - 1:
             return
-        tensors = [o for o in gc.get_objects() if type(o) is torch.Tensor and o.numel() >= data.size]
+        tensors = [o for o in gc.get_objects() if type(o) is torch.Tensor and o.is_cpu and o.layout is torch.strided]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-        held.append(sum(storages.values()))
+        held.append(sum(size for size in storages.values() if size >= data.nbytes))
 
     window.run(data, PATCH, [lambda: None], measure)
     assert held == [3 * data.nbytes]
