@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -124,9 +125,11 @@ class TestClicks:
         yield
         desktop.app.setDoubleClickInterval(0)
 
-    def test_a_double_click_on_apply_is_one_click(self, desktop, interval):
+    def test_a_double_click_on_apply_is_one_click(self, desktop, interval, monkeypatch):
         add_ct(desktop)
         small_panel.use_worker(desktop, "slow")
+        started = desktop.logic.run
+        monkeypatch.setattr(desktop.logic, "run", lambda *given: (started(*given), time.sleep(0.4)))  # a slow start
         button = desktop.ui.applyButton
         button.click()
         button.click()

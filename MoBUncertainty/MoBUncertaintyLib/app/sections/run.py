@@ -40,7 +40,7 @@ class WorkButton:
         self._text, self._tip, self._cancelTip = button.text, button.toolTip, cancelTip
         self._running = False
         self._said = self._whyNot = ""  # under the button: why it cannot start, where nothing else is to be said
-        self._turned = -math.inf  # when the button has last become another one
+        self._turned = -math.inf  # when the button has last become another one, or what it started has begun
         self._warnings: list[str] = []
         bar.visible = False
         button.clicked.connect(shown(self._onClicked))
@@ -113,6 +113,7 @@ class WorkButton:
         if time.monotonic() - self._turned < slicer.app.doubleClickInterval / 1000:
             return
         (self._onCancel if self._running else self._onStart)()
+        self._turned = time.monotonic()  # that second click waits while a slow start keeps the event loop
 
 
 class RunSection:
