@@ -106,3 +106,16 @@ def test_text_that_is_no_record(session, text):
     session.results.node("state.review").SetText(text)
     with pytest.raises(ReviewError, match="has lost the review of CT; apply again"):
         reopened(session)
+
+
+def test_a_region_stays_marked_when_the_list_is_renewed(scene):  # noqa: F811
+    session = begin(scene)
+    region = session.review.regions[1]
+    session.decide(region.region_id, "accept")
+    session.show(region)
+    session.setDoubt(0.02, 20.0)
+    display = session.results.node("regions").GetDisplayNode()
+    regions = session.review.regions
+    opacity = {each.region_id: display.GetSegmentOpacity2DOutline(f"Segment_{each.label}") for each in regions}
+    assert opacity.pop(region.region_id) == 1.0
+    assert max(opacity.values()) < 1.0

@@ -74,6 +74,7 @@ class ReviewSession:
         self._surfacesAreOld = False
         self._predictedBox = occupied(review.predicted)
         self._listed = self._list()
+        self._marked: str | None = None  # the region that was shown last
 
     @classmethod
     def start(cls, results: ResultScene, predicted: np.ndarray, labels: np.ndarray) -> ReviewSession:
@@ -236,6 +237,7 @@ class ReviewSession:
     @onItsCt
     def show(self, region: ReviewRegion | None) -> None:
         """Let all slice views jump to a region, zoom to it and mark it; None: no region is marked."""
+        self._marked = region.region_id if region else None
         self.results.highlightRegion(region.label if region else None)
         if region:
             self.results.jumpTo(region.region.centroid_ras, region.region.extent_mm)
@@ -365,6 +367,7 @@ class ReviewSession:
         box, labels = self.review.listed()
         self.results.setRegions(labels, specs, box)
         self._listed = self._list()
+        self.results.highlightRegion({name: label for label, name in self._listed}.get(self._marked))
         self._showStatus()
 
     def _showStatus(self) -> None:
