@@ -82,7 +82,8 @@ def start(client_module: ModuleType, tmp_path: Path) -> Iterator[Start]:
     yield start
     for caller in callers:
         caller.client.close()
-    assert list(folder.iterdir()) == []
+    # A worker killed as it starts can leave its lock: an empty file, which the next one removes.
+    assert [path for path in folder.iterdir() if path.suffix != ".mob-lock" or path.stat().st_size] == []
 
 
 # Of the files that click through the panel, each in a process of its own.

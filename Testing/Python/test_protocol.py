@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from MoBUncertaintyLib import json_input, protocol
+from MoBUncertaintyLib import file_names, json_input, protocol
 from MoBUncertaintyLib.protocol import Command, Decoder, Event, ProtocolError, check_event, encode
 
 values = st.recursive(
@@ -106,8 +106,9 @@ def test_an_event_that_lacks_a_field_does_not(missing: str) -> None:
 
 
 def test_only_the_standard_library_is_needed() -> None:
-    trees = [ast.parse(Path(room.__file__).read_text(encoding="utf-8")) for room in (protocol, json_input)]
+    trees = [ast.parse(Path(room.__file__).read_text(encoding="utf-8")) for room in (protocol, json_input, file_names)]
     imports = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {alias.name for node in imports for alias in node.names if isinstance(node, ast.Import)}
-    names |= {node.module for node in imports if isinstance(node, ast.ImportFrom)} - {json_input.__name__}
+    ours = {json_input.__name__, file_names.__name__}
+    names |= {node.module for node in imports if isinstance(node, ast.ImportFrom)} - ours
     assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
