@@ -48,7 +48,7 @@ def score_lines(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and text of the main scores; all others, such as the points of curves, are counted.
 
     The main ones are those at the top and one level below. `mob-training evaluate` writes a score as its mean, median,
-    least and greatest.
+    minimum and maximum.
     """
     lines, hidden = [], []
     for name, value in scores.items():

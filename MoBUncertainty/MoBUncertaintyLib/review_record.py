@@ -143,7 +143,8 @@ def read_record(
             None if signed is None else Signature(signed["name"], datetime.fromisoformat(signed["time"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, zlib.error, SettingsError) as error:
-        problem = shorten(str(error), 120, placeholder="...")  # others' text may be in it
+        said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)  # a KeyError's text is the bare key
+        problem = shorten(said, 120, placeholder="...")  # others' text may be in it
         raise ReviewError(f"The stored review is damaged ({problem}); review the case again.") from error
 
 

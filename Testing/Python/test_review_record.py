@@ -130,3 +130,9 @@ class TestStoring:
         data = review.to_dict() | {"schema_version": version}
         with pytest.raises(ReviewError, match="another version"):
             Review.from_dict(data, review.predicted, GRID, describe_as_in(review))
+
+    def test_what_is_missing_is_said_in_words(self, review):
+        data = review.to_dict()
+        del data["schema_version"]
+        with pytest.raises(ReviewError, match=r"damaged \(it lacks 'schema_version'\)"):
+            Review.from_dict(data, review.predicted, GRID, describe_as_in(review))
