@@ -27,7 +27,7 @@ lint: $(VENV)/.lint
 icons: $(VENV)/.demo
 	$(BIN)/python Testing/draw_icons.py
 
-# The README's pictures: of the panel, and what the demo draws.
+# The documents' pictures: of the panel, and what the demo draws.
 screenshots: $(VENV)/.test demo
 	$(BIN)/python Testing/screenshots.py
 	cp demo-results/overlay.png MoBUncertainty/Resources/Screenshots/command-line.png
