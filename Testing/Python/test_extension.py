@@ -236,10 +236,10 @@ def test_lines_end_with_lf() -> None:
 def test_every_address_of_the_repository_is_the_same() -> None:
     """Until it is known they hold a placeholder: replacing it everywhere sets them all."""
     pattern = re.compile(rf"(?:github\.com|raw\.githubusercontent\.com)/([\w.-]+/Slicer{NAME})\b")
-    text = [path for path in tracked("*.txt", "*.md", "*.json", "*.py", "*.toml") if path != Path(__file__)]
+    text = [path for path in tracked("*.txt", "*.md", "*.json", "*.py", "*.toml", "*.cff") if path != Path(__file__)]
     found = {path: set(pattern.findall(path.read_text(encoding="utf-8"))) for path in text}
     named = {path.relative_to(ROOT).as_posix(): where for path, where in found.items() if where}
-    assert {"CMakeLists.txt", "README.md", f"{NAME}/Documentation/{NAME}.json"} <= set(named)
+    assert {"CMakeLists.txt", "README.md", "CITATION.cff", f"{NAME}/Documentation/{NAME}.json"} <= set(named)
     assert len(set.union(*named.values())) == 1
 
 

@@ -13,13 +13,16 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+import yaml
 from click.testing import Result
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import MoBUncertaintyLib
 import tiny
 from invented import invented_case
 from mob_training.cli import app as training_app
@@ -35,7 +38,7 @@ from MoBUncertaintyLib.model import load_model
 from MoBUncertaintyLib.model_export import export
 from MoBUncertaintyLib.region_settings import DEFAULT_THRESHOLD, Measure, RegionSettings
 from MoBUncertaintyLib.results import write_results
-from test_extension import SLICERS_PACKAGES, requirements, tracked
+from test_extension import SLICERS_PACKAGES, requirements, setting, tracked
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -404,6 +407,21 @@ def test_every_picture_is_shown() -> None:
     shown = {link.split("/")[-1] for text in DOCUMENTS.values() for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)}
     pictures = {path.name for path in (MODULE / "Resources" / "Screenshots").iterdir()}
     assert pictures == pictures & shown
+
+
+def test_citation_is_of_this_version_and_paper() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == MoBUncertaintyLib.__version__
+    assert cited["authors"] == [{"name": setting("CONTRIBUTORS")}]
+    assert cited["repository-code"] == setting("HOMEPAGE")
+    words = " ".join(section(README, "Citation").replace("*", " ").lower().split())
+    assert all(reference["title"].split(":")[-1].strip().lower() in words for reference in cited["references"][:2])
+
+
+def test_changelog_has_an_entry_for_what_comes_next() -> None:
+    versions = re.findall(r"^## \[([^]]+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert versions[0] == "Unreleased"
+    assert versions[1:] == sorted(versions[1:], key=Version, reverse=True)
 
 
 def test_the_readme_is_short() -> None:
