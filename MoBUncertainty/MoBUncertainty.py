@@ -512,6 +512,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
             self.assertTrue((drawn == session.review.predicted[region.box])[~region.mask].all())
 
             ui.mapSelector.currentIndex = 1
+            self.waitFor(lambda: session.results.overlay["kind"] == "standard deviation")
             ui.lowerThresholdSlider.value = 0.2
             shown = session.results.node("shown")
             self.assertEqual(session.results.overlay["kind"], "standard deviation")

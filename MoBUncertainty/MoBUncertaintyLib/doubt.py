@@ -195,6 +195,7 @@ class DoubtMap:
         for share, value in zip(shares, probability, strict=True):
             self.labels[share > most] = value
             most = np.maximum(share, most)
+            yield
 
     def to_ras(self, index: np.ndarray) -> np.ndarray:
         """RAS mm (N, 3) of the middles of blocks (N, 3), given as (z, y, x)."""

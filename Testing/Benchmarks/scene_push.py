@@ -25,6 +25,7 @@ SPACING = (0.8, 0.8, 1.0)  # x, y, z, mm
 CENTRE, RADIUS = np.array([150, 200, 170]), 45  # mm, of the organ
 DOUBTFUL, FAINT = 17, 400  # places on its surface, and spots of little probability all over the CT
 LONGEST_S, VERDICT_S = 0.5, 0.05
+WIDTH = 44  # of what is printed before the seconds
 LABEL = {"value": 1, "name": "organ", "colour": [200, 90, 0], "terminology": None}
 
 
@@ -86,13 +87,10 @@ def load(folder: Path) -> SimpleNamespace:
     return found
 
 
-def show(found: SimpleNamespace):
-    """Put the results into a scene: seconds of the longest step and of all, the session, and what keeps its scene."""
-    from MoBUncertaintyLib.app.standalone import addCt, createStandAloneScene
+def show(found: SimpleNamespace, ct) -> Iterator[None]:
+    """Put the results of a CT into its scene: returns the session."""
     from MoBUncertaintyLib.app.tasks import showResultInSteps
 
-    scene, logics = createStandAloneScene()
-    ct = addCt(scene, np.zeros(SHAPE, np.int16), found.matrix, "CT")
     result = {
         "segmentation": found.segmentation,
         "regions": found.regions,
@@ -104,25 +102,32 @@ def show(found: SimpleNamespace):
         "warnings": [],
         "seconds": {},
     }
-    return *longest(showResultInSteps(ct, {"ct": {"ijk_to_ras": found.matrix}}, result)), (scene, logics)
+    return showResultInSteps(ct, {"ct": {"ijk_to_ras": found.matrix}}, result)
 
 
 def measure(folder: Path) -> tuple[dict[str, float], float]:
     """Seconds that each act holds the application, and how many bytes numpy took while the results were shown."""
     from MoBUncertaintyLib.app.scene import MapKind
+    from MoBUncertaintyLib.app.standalone import addCt, createStandAloneScene
 
     found, held = load(folder), {}
+    scene, _logics = createStandAloneScene()
+    ct = addCt(scene, np.zeros(SHAPE, np.int16), found.matrix, "CT")
+
+    def take(act: str, steps: Iterator[None]):
+        held[f"{act}, longest step"], whole, value = longest(steps)
+        print(f"{f'{act}, all steps':{WIDTH}s} {whole:6.3f} s")
+        return value
+
     tracemalloc.start()
-    held["results into the scene, longest step"], whole, session, _scene = show(found)
+    results = take("results into the scene", show(found, ct)).results
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    print(f"{'results into the scene, all steps':40s} {whole:6.3f} s")
-    results = session.results
     for kind in (MapKind.STANDARD_DEVIATION, MapKind.ENTROPY):
-        held[f"{kind.value}, first time"] = seconds(lambda kind=kind: results.showMap(kind))
-    held["standard deviation again"] = seconds(lambda: results.showMap(MapKind.STANDARD_DEVIATION))
-    held["getting ready for thresholds, longest step"], whole, _none = longest(session.prepare())
-    print(f"{'getting ready for thresholds, all steps':40s} {whole:6.3f} s")
+        take(kind.value, results.showMapInSteps(kind))
+    take("standard deviation again", results.showMapInSteps(MapKind.STANDARD_DEVIATION))
+    session = take("results of another run", show(found, ct))
+    take("getting ready for thresholds", session.prepare())
     held["another threshold"] = seconds(lambda: session.setDoubt(0.012, 20.0))
     first = session.review.regions[0].region_id
     held["verdict"] = seconds(lambda: session.decide(first, "include"))
@@ -139,7 +144,7 @@ def main() -> int:
         subprocess.run([sys.executable, __file__, "--invent", name], check=True)
         held, peak = measure(Path(name))
     for act, taken in held.items():
-        print(f"{act:40s} {taken:6.3f} s")
+        print(f"{act:{WIDTH}s} {taken:6.3f} s")
     print(f"numpy's memory {peak / 1e6:.0f} MB; one volume as float64 has {np.prod(SHAPE) * 8 / 1e6:.0f} MB")
     return int(max(held.values()) > LONGEST_S or held["verdict"] > VERDICT_S or peak > np.prod(SHAPE) * 8)
 

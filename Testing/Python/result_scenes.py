@@ -67,6 +67,14 @@ def fill(world, found, organs=(1, 2)):
     found.showMap(world.rooms.MapKind.VARIANCE)
 
 
+def region_status(found, label):
+    """Slicer's own segment status of a region."""
+    import slicer
+
+    segment = found.node("regions").GetSegmentation().GetSegment(f"Segment_{label}")
+    return slicer.vtkSlicerSegmentationsModuleLogic.GetSegmentStatus(segment)
+
+
 def legends(world, found):
     """Title and visibility of the legend of each volume that has one."""
     volumes = [node for role in ("variance", "probability", "map") for node in found._nodes.nodes(role)]

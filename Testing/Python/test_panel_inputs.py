@@ -24,6 +24,7 @@ class TestInputs:
         assert session.results.node("variance")
         assert ui.ctSelector.nodes() == [session.ctNode]
         ui.mapSelector.currentText = "Entropy (nats)"
+        desktop.process(until=lambda: session.results.node("map"))
         assert session.results.node("map")
         assert ui.ctSelector.nodes() == [session.ctNode]
         assert ui.ctSelector.currentNode() is session.ctNode

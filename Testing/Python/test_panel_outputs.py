@@ -37,6 +37,59 @@ class TestOverlay:
         assert ui.lowerThresholdSlider.value == pytest.approx(0.03)
         assert ui.windowRangeWidget.maximum == 0.25
 
+    @pytest.fixture
+    def slow(self, reviewed, monkeypatch):
+        """Even a small CT's maps are derived in turns of the event loop."""
+        monkeypatch.setattr("MoBUncertaintyLib.app.sections.AT_ONCE_S", 0.0)
+        monkeypatch.setattr("MoBUncertaintyLib.app.maps.SLAB", 1)
+        return reviewed
+
+    def test_a_switch_that_takes_long_keeps_the_old_map_until_it_is_done(self, slow):
+        import qt
+
+        desktop, session = slow
+        ui, results = desktop.ui, session.results
+        ui.mapSelector.currentText = "Standard deviation"
+        desktop.process()
+        assert results.overlay["kind"] == "variance"
+        assert qt.QApplication.overrideCursor() is not None
+        assert not ui.lowerThresholdSlider.enabled
+        desktop.process(until=lambda: results.overlay["kind"] == "standard deviation")
+        assert results.node("shown") is results.node("map")
+        assert ui.windowRangeWidget.maximum == 0.5
+        assert ui.lowerThresholdSlider.enabled
+        assert qt.QApplication.overrideCursor() is None
+
+    def test_of_two_switches_the_second_counts(self, slow, monkeypatch):
+        import qt
+
+        desktop, session = slow
+        ui, results, switched = desktop.ui, session.results, []
+        show = results.showMap
+        monkeypatch.setattr(results, "showMap", lambda kind, label: switched.append(kind) or show(kind, label))
+        ui.mapSelector.currentText = "Standard deviation"
+        desktop.process()
+        ui.mapSelector.currentText = "Entropy (nats)"
+        desktop.process(until=lambda: switched)
+        for _turn in range(50):
+            desktop.process()
+        assert switched == ["entropy"]
+        assert qt.QApplication.overrideCursor() is None
+
+    def test_a_switch_ends_with_its_scene(self, slow):
+        import qt
+
+        desktop, _ = slow
+        desktop.ui.mapSelector.currentText = "Entropy (nats)"
+        desktop.process()
+        desktop.scene.Clear(0)
+        for _turn in range(50):
+            desktop.process()
+        assert desktop.scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 0
+        assert desktop.dialogs == []
+        assert qt.QApplication.overrideCursor() is None
+        assert not desktop.ui.lowerThresholdSlider.enabled
+
     def test_nodes_and_segments_are_named_in_the_users_language(self, desktop, monkeypatch):
         from MoBUncertaintyLib.app import maps, names, nodes, scene, surface
 
@@ -44,8 +97,9 @@ class TestOverlay:
             monkeypatch.setattr(room, "_", lambda text: f"«{text}»")
         ct = add_ct(desktop)
         apply(desktop)
-        desktop.ui.mapSelector.currentIndex = 1
         results = desktop.logic.session(ct).results
+        desktop.ui.mapSelector.currentIndex = 1
+        desktop.process(until=lambda: results.node("map"))
         found = [results.node(role).GetName() for role in ("variance", "map", "surface", "regions")]
         named = ("predictive variance", "uncertainty map", "uncertainty surface", "doubtful regions")
         assert found == [f"CT «{name}»" for name in named]

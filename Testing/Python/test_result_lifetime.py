@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from result_scenes import MATRIX, SHAPE, arrays, fill, legends, make_results, make_world, needs_slicer
+from result_scenes import MATRIX, SHAPE, arrays, fill, legends, make_results, make_world, needs_slicer, region_status
 
 pytestmark = [pytest.mark.own_process, needs_slicer]
 
@@ -202,7 +202,7 @@ class TestReopened:
             "threshold": 0.3, "window": (0.1, 0.6),
         }  # fmt: skip
         assert found.state("review") == {"name": "Hübner", "decisions": [1, None]}
-        assert [found.regionStatus(n) for n in (1, 2)] == [saved.regionStatus(n) for n in (1, 2)]
+        assert [region_status(found, n) for n in (1, 2)] == [region_status(saved, n) for n in (1, 2)]
         assert legends(world, found) == ["Entropy (nats)"]
         display = found.node("shown").GetDisplayNode()
         assert display.GetLowerThreshold() == pytest.approx(0.3)

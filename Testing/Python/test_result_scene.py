@@ -14,6 +14,7 @@ from result_scenes import (
     make_world,
     needs_slicer,
     region_labels,
+    region_status,
     surface_points,
 )
 
@@ -139,6 +140,38 @@ class TestMaps:
         assert results.showMap(kinds.STANDARD_DEVIATION).GetImageData() is first
         results.setMaps({1: variance}, {1: variance})
         assert results.showMap(kinds.STANDARD_DEVIATION).GetImageData() is not first
+
+    def test_switching_in_steps_changes_the_scene_in_the_last_one(self, results, world, monkeypatch):
+        kinds = world.rooms.MapKind
+        monkeypatch.setattr("MoBUncertaintyLib.app.maps.SLAB", 1)
+        results.showMap(kinds.STANDARD_DEVIATION)
+        before = results.node("map").GetImageData(), results.node("state.overlay").GetText()
+        steps = 0
+        for _step in results.showMapInSteps(kinds.ENTROPY):
+            assert (results.node("map").GetImageData(), results.node("state.overlay").GetText()) == before
+            steps += 1
+        assert steps > 5  # slices
+        assert results.overlay["kind"] == "entropy"
+        assert list(results.showMapInSteps(kinds.STANDARD_DEVIATION)) == []  # kept
+        assert results.node("map").GetImageData() is before[0]
+
+    def test_switching_while_the_maps_are_set_anew_shows_the_new_ones(self, results, world):
+        steps = results.showMapInSteps(world.rooms.MapKind.STANDARD_DEVIATION, 2)
+        next(steps)
+        variance = np.full(results.variance()[1].shape, 0.04, np.float32)
+        world.rooms.ResultScene(results.ctNode).setMaps({1: 5 * variance}, {1: variance})
+        assert list(steps)
+        assert results.overlay["label"] is None
+        assert world.slicer.util.arrayFromVolume(results.node("shown")) == pytest.approx(0.2)
+
+    def test_switching_leaves_the_scene_alone_once_the_ct_is_gone(self, results, world):
+        steps = results.showMapInSteps(world.rooms.MapKind.ENTROPY)
+        next(steps)
+        results.remove()
+        world.scene.RemoveNode(results.ctNode)
+        before = world.scene.GetNumberOfNodes()
+        assert list(steps)
+        assert world.scene.GetNumberOfNodes() == before
 
     def test_only_the_map_shown_has_a_legend_that_names_it(self, results, world):
         assert legends(world, results) == ["Variance"]
@@ -330,9 +363,9 @@ class TestRegions:
         logic = world.slicer.vtkSlicerSegmentationsModuleLogic
         assert results.regionLabels().dtype == np.uint16
         assert np.array_equal(results.regionLabels(), region_labels())
-        assert results.regionStatus(1) == logic.Flagged
+        assert region_status(results, 1) == logic.Flagged
         results.setRegionStatuses({1: logic.Completed})
-        assert [results.regionStatus(n) for n in (1, 2)] == [logic.Completed, logic.Flagged]
+        assert [region_status(results, n) for n in (1, 2)] == [logic.Completed, logic.Flagged]
 
     def test_more_of_them_than_a_byte_can_count(self, results, world):
         labels = np.zeros(SHAPE, np.uint16)

@@ -350,10 +350,8 @@ class TestReview:
 
 def test_regions_of_a_large_ct_are_looked_for_in_steps(reviewed, monkeypatch):
     """The first move of a slider does not hold the application; what is moved meanwhile holds."""
-    from MoBUncertaintyLib.app.sections import review as room
-
     desktop, session = reviewed
-    monkeypatch.setattr(room, "AT_ONCE_S", 0.0)
+    monkeypatch.setattr("MoBUncertaintyLib.app.sections.AT_ONCE_S", 0.0)
     session._finder, slider = None, desktop.ui.doubtThresholdSlider
     prepared = []
     prepare = session.prepare
@@ -400,9 +398,9 @@ class TestSeveralOrgans:
         assert not selector.isHidden()
         assert [selector.itemText(index) for index in range(3)] == ["All organs", "pancreas", "adrenal gland left"]
         selector.currentIndex = 2
-        assert session.results.overlay["label"] == 2
+        desktop.process(until=lambda: session.results.overlay["label"] == 2)
         selector.currentIndex = 0
-        assert session.results.overlay["label"] is None
+        desktop.process(until=lambda: session.results.overlay["label"] is None)
 
     def test_include_asks_which_organ(self, organs):
         desktop, session = organs

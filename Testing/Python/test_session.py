@@ -6,6 +6,8 @@ import random
 import numpy as np
 import pytest
 
+from result_scenes import region_status
+
 pytestmark = pytest.mark.own_process
 
 SHAPE = (22, 26, 30)
@@ -81,7 +83,7 @@ def same(session):
     assert np.array_equal(results.regionLabels(), review.label_map())
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     for region in review.regions:
-        assert results.regionStatus(region.label) == (logic.Completed if region.decided else logic.Flagged)
+        assert region_status(results, region.label) == (logic.Completed if region.decided else logic.Flagged)
     assert results.state("review") == json.loads(json.dumps(review.to_dict()))
 
 

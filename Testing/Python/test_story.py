@@ -100,7 +100,7 @@ def test_from_the_demo_ct_to_a_signed_export(desktop, tmp_path):
     assert {node.GetForegroundVolumeID() for node in composites} == {variance.GetID()}
     ui.opacitySlider.value = 0.5
     assert {node.GetForegroundOpacity() for node in composites} == {0.5}
-    ui.mapSelector.currentText = "Probability"
+    ui.mapSelector.currentText = "Probability"  # not derived: at once
     assert {node.GetForegroundVolumeID() for node in composites} == {results.node("probability").GetID()}
     ui.mapSelector.currentText = "Variance"
     assert {node.GetForegroundVolumeID() for node in composites} == {variance.GetID()}
@@ -182,6 +182,7 @@ def test_saved_scene_brings_back_overlay_and_verdicts(desktop, tmp_path):
     load_demo(desktop)
     apply(desktop)
     ui.mapSelector.currentText = "Standard deviation"
+    desktop.process(until=lambda: session(desktop).results.overlay["kind"] == "standard deviation")
     ui.opacitySlider.value = 0.4
     ui.lowerThresholdSlider.value = 0.11
     ui.includeButton.click()

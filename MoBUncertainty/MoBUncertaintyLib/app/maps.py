@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,13 +16,13 @@ from vtk.util.numpy_support import numpy_to_vtk
 from MoBUncertaintyLib.app.i18n import tr as _
 from MoBUncertaintyLib.app.nodes import CtNodes, ijkToRas, occupied
 from MoBUncertaintyLib.appearance import BRIGHTEST_ENTROPY, LARGEST_VARIANCE, brightest_variance
-from MoBUncertaintyLib.blocks import Box, hull
+from MoBUncertaintyLib.blocks import hull
 from MoBUncertaintyLib.doubt import voxel_doubt
 from MoBUncertaintyLib.region_settings import DEFAULT_THRESHOLD, Measure
 
 NEGLIGIBLE = 0.001  # below this probability no map reaches a value worth drawing, and derived ones are 0
 MAPS_KEPT = 3  # derived ones, each of up to the size of the CT
-SLAB = 8  # slices in which a map is derived at a time
+SLAB = 8  # slices of which a map is derived in one step: a few milliseconds
 LABEL_ATTRIBUTE = "MoBUncertainty.label"  # of a volume: the organ's value in the label map
 
 # Every fifth of matplotlib's 256 Inferno colours; straight lines between them are true to 2/255.
@@ -39,6 +40,11 @@ class MapKind(StrEnum):
     STANDARD_DEVIATION = "standard deviation"
     PROBABILITY = "probability"
     ENTROPY = "entropy"
+
+
+OF_PROBABILITY = (MapKind.PROBABILITY, MapKind.ENTROPY)
+OF_VARIANCE = (MapKind.VARIANCE, MapKind.STANDARD_DEVIATION)
+"""What each kind is derived from."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +90,7 @@ class UncertaintyMaps:
 
     def __init__(self, nodes: CtNodes):
         self._nodes = nodes
-        self._boxes: dict[int, Box] = {}  # by label: where there is any probability
-        self._images: dict[tuple, object] = {}  # by kind and labels: derived maps
+        self._derived: dict[tuple, tuple] = {}  # by kind and what it is derived from: its box and vtkImageData
 
     def set(self, probability: dict[int, np.ndarray], variance: dict[int, np.ndarray]):
         """Put the maps into volumes as float32; volumes of organs that are not among them are removed.
@@ -96,8 +101,7 @@ class UncertaintyMaps:
             probability: By label; of the CT's shape.
             variance: For the same labels.
         """
-        self._boxes.clear()
-        self._images.clear()
+        self._derived.clear()
         for role, title, arrays in (
             ("probability", _("probability"), probability),
             ("variance", _("predictive variance"), variance),
@@ -127,30 +131,42 @@ class UncertaintyMaps:
             label: Of one organ; None: of all, which means the largest variance and standard deviation of any organ,
                 the probability of any organ, and the entropy of all classes together.
         """
-        labels = [label] if label is not None else list(self.volumes("variance"))
-        if not labels or not set(labels) <= set(self.volumes("variance")) & set(self.volumes("probability")):
-            return None
-        if kind in (MapKind.VARIANCE, MapKind.PROBABILITY) and len(labels) == 1:
-            return self.volumes(kind)[labels[0]]
-        box = self._box(labels)
+        sources = self._sources(kind, label)
+        if not _isDerived(kind, sources):
+            return sources[0] if sources else None
+        for _step in self.deriveInSteps(kind, label):
+            pass
+        box, image = self._derived[_key(kind, sources)]
         matrix = ijkToRas(self._nodes.ctNode)
         matrix[:3, 3] += matrix[:3, :3] @ [axis.start for axis in reversed(box)]
         node = self._nodes.getOrCreate("map", "vtkMRMLScalarVolumeNode", _("uncertainty map"))
-        self._fill(node, self._derived(kind, labels, box), matrix)
+        self._fill(node, image, matrix)
         return node
 
-    def _derived(self, kind: MapKind, labels: list[int], box: Box):
-        """The voxels of a map that is made of others, a vtkImageData; the last few are kept."""
-        key = (kind, *labels)
-        image = self._images.pop(key, None)
-        if image is None:
-            role = "probability" if kind in (MapKind.PROBABILITY, MapKind.ENTROPY) else "variance"
-            arrays = [array[box] for label, array in self.arrays(role).items() if label in labels]
-            image = _image(_derive(kind, arrays))
-        self._images[key] = image  # as the last one
-        while len(self._images) > MAPS_KEPT:
-            del self._images[next(iter(self._images))]
-        return image
+    def deriveInSteps(self, kind: MapKind, label: int | None) -> Iterator[None]:
+        """Get ready for `volumeFor`; nothing in the scene changes. The last few maps derived are kept."""
+        sources = self._sources(kind, label)
+        if not _isDerived(kind, sources):
+            return
+        key = _key(kind, sources)
+        if key not in self._derived:
+            arrays, probability = (
+                [slicer.util.arrayFromVolume(node) for node in nodes]
+                for nodes in (sources, self._sources(MapKind.PROBABILITY, label))
+            )
+            box = yield from _occupied(probability)
+            self._derived[key] = box, (yield from _derive(kind, [array[box] for array in arrays]))
+        self._derived[key] = self._derived.pop(key)  # as the last one
+        while len(self._derived) > MAPS_KEPT:
+            del self._derived[next(iter(self._derived))]
+
+    def _sources(self, kind: MapKind, label: int | None) -> list:
+        """The volumes that a map is derived from, or the one that is the map itself; none without maps."""
+        probability, variance = self.volumes("probability"), self.volumes("variance")
+        labels = [label] if label is not None else list(variance)
+        if not set(labels) <= set(variance) & set(probability):
+            return []
+        return [(probability if kind in OF_PROBABILITY else variance)[each] for each in labels]
 
     def style(self, node, window: tuple[float, float], threshold: float):
         """Draw a volume in Inferno, from the threshold on."""
@@ -177,14 +193,6 @@ class UncertaintyMaps:
         node.GetDisplayNode().SetAutoWindowLevel(False)
         node.GetDisplayNode().SetAutoThreshold(False)
         node.SetAndObserveImageData(image)
-
-    def _box(self, labels: list[int]) -> Box:
-        """Where any of the organs has a probability worth a look."""
-        for label in labels:
-            if label not in self._boxes:
-                array = slicer.util.arrayFromVolume(self.volumes("probability")[label])
-                self._boxes[label] = occupied(array, NEGLIGIBLE)
-        return hull(self._boxes[label] for label in labels)
 
 
 def mapName(kind: MapKind) -> str:
@@ -214,15 +222,34 @@ def _image(array: np.ndarray):
     return image
 
 
-def _derive(kind: MapKind, arrays: list[np.ndarray]) -> np.ndarray:
-    """A map of several organs from the maps of each, float32; slab by slab, and only where there is anything."""
-    least = NEGLIGIBLE if kind in (MapKind.PROBABILITY, MapKind.ENTROPY) else 0
+def _isDerived(kind: MapKind, sources: list) -> bool:
+    return len(sources) > 1 or (bool(sources) and kind not in (MapKind.VARIANCE, MapKind.PROBABILITY))
+
+
+def _key(kind: MapKind, sources: list) -> tuple:
+    """Under which a derived map is kept; another one once a map has other voxels."""
+    return (kind, *(node.GetImageData().GetPointData().GetScalars().GetMTime() for node in sources))
+
+
+def _occupied(probability: list[np.ndarray]) -> Iterator[None]:
+    """Return the box in which any organ has a probability worth a look; one organ in each step."""
+    boxes = []
+    for array in probability:
+        boxes.append(occupied(array, NEGLIGIBLE))
+        yield
+    return hull(boxes)
+
+
+def _derive(kind: MapKind, arrays: list[np.ndarray]) -> Iterator[None]:
+    """Return a vtkImageData of a map, made of each organ's; slab by slab, and only where there is anything."""
+    least = NEGLIGIBLE if kind in OF_PROBABILITY else 0
     derived = np.zeros(arrays[0].shape, np.float32)
     for start in range(0, len(derived), SLAB):
         parts = [array[start : start + SLAB] for array in arrays]
         where = functools.reduce(np.logical_or, [part > least for part in parts])
         derived[start : start + SLAB][where] = _derivedVoxels(kind, [part[where] for part in parts])
-    return derived
+        yield
+    return _image(derived)
 
 
 def _derivedVoxels(kind: MapKind, values: list[np.ndarray]) -> np.ndarray:

@@ -7,16 +7,15 @@ under), colours are 0 to 255.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
-import slicer
 
 from MoBUncertaintyLib.app import views
 from MoBUncertaintyLib.app.i18n import tr as _
 from MoBUncertaintyLib.app.label_record import packLabels, unpackLabels
 from MoBUncertaintyLib.app.legend import followViews, legendTitle, setLegend
-from MoBUncertaintyLib.app.maps import MapKind, UncertaintyMaps, mapStyle
+from MoBUncertaintyLib.app.maps import OF_VARIANCE, MapKind, UncertaintyMaps, mapStyle
 from MoBUncertaintyLib.app.nodes import REFERENCE_ROLE, CtNodes, ijkToRas, nodesByClass, shape
 from MoBUncertaintyLib.app.segments import LabelSegmentation, SegmentSpec
 from MoBUncertaintyLib.app.state import SceneState
@@ -29,7 +28,6 @@ __all__ = ["MapKind", "ResultScene", "SegmentSpec", "findResults"]
 FILL_OPACITY = 0.35
 OTHER_REGIONS_OPACITY = 0.35  # of the outlines, while one region is highlighted
 
-OF_VARIANCE = (MapKind.VARIANCE, MapKind.STANDARD_DEVIATION)
 USUAL_THRESHOLD = RegionSettings().variance_threshold
 DEFAULT_OVERLAY = {
     "kind": MapKind.VARIANCE.value,
@@ -86,17 +84,23 @@ class ResultScene:
         Returns:
             The vtkMRMLSegmentationNode.
         """
+        for _step in self.setSegmentationInSteps(labels, segments):
+            pass
+        return self.node("segmentation")
+
+    def setSegmentationInSteps(self, labels: np.ndarray, segments: list[SegmentSpec]) -> Iterator[None]:
+        """As `setSegmentation`, in steps."""
         self._state.set("predicted", packLabels(labels, ijkToRas(self.ctNode)))
         node = self._segmentation.fill(labels, segments)
         display = node.GetDisplayNode()
         display.SetOpacity2DOutline(1.0)
         display.SetSliceIntersectionThickness(2)
+        self.setSegmentationFill(self.overlay["fill"])
+        yield
         if not self._segmentation.isEmpty():
             node.CreateClosedSurfaceRepresentation()
-        self.setSegmentationFill(self.overlay["fill"])
         if self.overlay["surface"]:
             self.showSurface(True)
-        return node
 
     def updateSegmentation(self, box: Box, labels: np.ndarray, surfaces: bool = True):
         """Change the segmentation in a box, as a verdict does; in a few ms, whatever the size of the CT.
@@ -166,7 +170,7 @@ class ResultScene:
         variance: dict[int, np.ndarray],
         varianceThreshold: float | None = USUAL_THRESHOLD,
     ):
-        """Put the maps into volumes (float32, one copy); `showMap` shows one.
+        """Put the maps into volumes (float32, one copy); `showMap` shows one, and anew what was shown of earlier ones.
 
         Args:
             probability: By label.
@@ -180,8 +184,6 @@ class ResultScene:
             # What the reader has set suits the variance of another model.
             kinds = {kind: each for kind, each in kept.get("kinds", {}).items() if kind not in OF_VARIANCE}
             self._state.set("overlay", kept | {"kinds": kinds, "varianceThreshold": varianceThreshold})
-        if self.node("shown"):
-            self.showMap(MapKind(self.overlay["kind"]), self.overlay["label"])
 
     def showMap(self, kind: MapKind, label: int | None = None):
         """Show a map over the CT in all slice views, and on the surface if that is shown.
@@ -194,9 +196,7 @@ class ResultScene:
         Returns:
             The vtkMRMLScalarVolumeNode shown, or None without maps.
         """
-        label = label if label in self._maps.volumes("variance") else None
-        if kind not in self.kinds:
-            kind = MapKind.ENTROPY
+        kind, label = self._available(kind, label)
         volume = self._maps.volumeFor(kind, label)
         if kind != self.overlay["kind"]:  # what is shown for want of a variance is not what the reader has chosen
             self._remember(kind=kind.value)
@@ -208,6 +208,12 @@ class ResultScene:
             if self.overlay["surface"]:
                 self.showSurface(True)
         return volume
+
+    def showMapInSteps(self, kind: MapKind, label: int | None = None) -> Iterator[None]:
+        """As `showMap`, in steps; the scene changes in the last one, unless the CT has been removed from it."""
+        yield from self._maps.deriveInSteps(*self._available(kind, label))
+        if self.ctNode.GetScene() is not None:
+            self.showMap(kind, label)
 
     def setOverlay(
         self,
@@ -304,10 +310,6 @@ class ResultScene:
         """Give regions Slicer's own segment statuses, `vtkSlicerSegmentationsModuleLogic.Flagged` say, by label."""
         self._regions.setStatuses(statuses)
 
-    def regionStatus(self, label: int) -> int:
-        """Slicer's own segment status of a region."""
-        return slicer.vtkSlicerSegmentationsModuleLogic.GetSegmentStatus(self._regions.segment(label))
-
     def highlightRegion(self, label: int | None):
         """Let one region stand out from the others; None: none."""
         values = self._regions.values()
@@ -380,6 +382,11 @@ class ResultScene:
         ofKind = {name: changes.pop(name) for name in ("threshold", "window") if name in changes}
         kinds = kinds | {kind: kinds.get(kind, {}) | ofKind}
         self._state.set("overlay", kept | changes | {"kinds": kinds})
+
+    def _available(self, kind: MapKind, label: int | None) -> tuple[MapKind, int | None]:
+        """What is shown in place of a kind or an organ that there is no map of."""
+        label = label if label in self._maps.volumes("variance") else None
+        return kind if kind in self.kinds else MapKind.ENTROPY, label
 
     def _styleShown(self):
         shown, overlay = self.node("shown"), self.overlay

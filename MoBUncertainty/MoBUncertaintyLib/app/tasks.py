@@ -78,7 +78,7 @@ def showResultInSteps(ct, request: dict[str, Any], result: dict[str, Any]) -> It
 
 def _show(results: ResultScene, result: dict[str, Any]) -> Iterator[None]:
     first = results.node("segmentation") is None
-    results.setSegmentation(result["segmentation"], organSpecs(result["labels"]))
+    yield from results.setSegmentationInSteps(result["segmentation"], organSpecs(result["labels"]))
     yield
     threshold = settingsOf(result).variance_threshold if hasVariance(result) else None
     results.setMaps(_byLabel(result["probability"]), _byLabel(result["variance"]), threshold)
@@ -86,7 +86,7 @@ def _show(results: ResultScene, result: dict[str, Any]) -> Iterator[None]:
         "prediction", {name: result[name] for name in ("labels", "rows", "provenance", "warnings", "seconds")}
     )
     yield
-    results.showMap(MapKind(results.overlay["kind"]), results.overlay["label"])
+    yield from results.showMapInSteps(MapKind(results.overlay["kind"]), results.overlay["label"])
     yield
     if first:
         results.showSurface(True)

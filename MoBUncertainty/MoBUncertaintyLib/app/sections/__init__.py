@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import slicer.util
 
 from MoBUncertaintyLib.app.dialogs import showError
+from MoBUncertaintyLib.app.steps import Steps
 from MoBUncertaintyLib.errors import UserError
 
+AT_ONCE_S = 0.1  # what is done within that time makes nobody wait
 PANEL_WIDTH = 420  # pixels: the least that the panel takes of Slicer's window, scroll bar included
 LONGEST_TITLE = 31  # characters of a model's name
 MARGINS = 40  # of them around what stands in a part of the panel, scroll bar included
@@ -57,6 +60,18 @@ def shown(slot: Callable) -> Callable:
                 showError(str(error))
 
     return run
+
+
+def inSteps(steps: Iterator[None], onDone: Callable[[Any], None]) -> Steps:
+    """Do something in steps, where it is quick at once, and then something with what it returns.
+
+    Failures of either reach the user, as with `shown`.
+    """
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    return Steps(steps, onDone, shown(fail), AT_ONCE_S)
 
 
 def shortened(title: str) -> str:

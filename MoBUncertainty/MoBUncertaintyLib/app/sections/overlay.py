@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.app.maps import mapName, mapStyle
 from MoBUncertaintyLib.app.scene import MapKind
-from MoBUncertaintyLib.app.sections import offer, shown
+from MoBUncertaintyLib.app.sections import inSteps, offer, shown
+from MoBUncertaintyLib.app.steps import Steps
 
 
 class OverlaySection:
@@ -19,6 +23,7 @@ class OverlaySection:
     def __init__(self, ui) -> None:
         self._ui = ui
         self._results = None
+        self._switch = Steps(nothing for nothing in ())  # to another map
         self._labels: list[int | None] = []
         self._kinds: list[MapKind] = []
         ui.mapSelector.currentIndexChanged.connect(shown(self._onMap))
@@ -33,6 +38,7 @@ class OverlaySection:
 
     def setSession(self, session) -> None:
         """Show another CT's overlay, or none."""
+        self._switch.cancel()
         self._results = None
         organs = session.organs if session else []
         self._labels = [None] if len(organs) != 1 else []
@@ -69,8 +75,26 @@ class OverlaySection:
         results, ui = self._results, self._ui
         if results is None or ui.mapSelector.currentIndex < 0 or ui.organSelector.currentIndex < 0:
             return
-        results.showMap(self._kinds[ui.mapSelector.currentIndex], self._labels[ui.organSelector.currentIndex])
-        self._results = None
+        kind, label = self._kinds[ui.mapSelector.currentIndex], self._labels[ui.organSelector.currentIndex]
+        self._switch.cancel()
+        self._switch = inSteps(self._switchTo(kind, label), lambda _none: self._onSwitched())
+
+    def _switchTo(self, kind: MapKind, label: int | None) -> Iterator[None]:
+        """Show another map; until it is there, the controls of what it will be drawn with are locked."""
+        qt.QApplication.setOverrideCursor(qt.QCursor(qt.Qt.BusyCursor))
+        self._lockStyle(True)
+        try:
+            yield from self._results.showMapInSteps(kind, label)
+        finally:
+            self._lockStyle(False)
+            qt.QApplication.restoreOverrideCursor()
+
+    def _lockStyle(self, locked: bool) -> None:
+        for control in (self._ui.lowerThresholdSlider, self._ui.windowRangeWidget):
+            control.enabled = not locked
+
+    def _onSwitched(self) -> None:
+        results, self._results = self._results, None
         self._show(results)
         self._results = results
 

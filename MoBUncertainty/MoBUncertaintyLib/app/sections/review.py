@@ -10,7 +10,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.app.names import placeText
-from MoBUncertaintyLib.app.sections import allow, shortened, shown, write
+from MoBUncertaintyLib.app.sections import allow, inSteps, shortened, shown, write
 from MoBUncertaintyLib.app.sections.editor import RegionEditor
 from MoBUncertaintyLib.app.sections.listing import ListingControls
 from MoBUncertaintyLib.app.sections.table import RegionTable
@@ -18,7 +18,6 @@ from MoBUncertaintyLib.app.steps import Steps
 from MoBUncertaintyLib.region_settings import Measure
 
 DEBOUNCE_MS = 50
-AT_ONCE_S = 0.1  # what is prepared within that time makes nobody wait
 SURFACE_MS = 400  # the 3D surface follows once the reader pauses: on a large CT it takes longer than a click may
 
 
@@ -337,13 +336,7 @@ class ReviewSection:
     def _whenPrepared(self, measure: Measure | None, act: Callable[[], None]) -> None:
         """Do something once regions can be found quickly: on all but large CTs that is now."""
         self._preparation.cancel()
-        act = shown(act)
-
-        def fail(error: Exception) -> None:
-            raise error
-
-        steps = self._session.prepare(measure)
-        self._preparation = Steps(steps, lambda _none: act(), shown(fail), AT_ONCE_S)
+        self._preparation = inSteps(self._session.prepare(measure), lambda _none: act())
 
     def _updateSurfaces(self) -> None:
         self._surfaceTimer.stop()
