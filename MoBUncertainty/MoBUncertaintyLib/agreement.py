@@ -38,12 +38,12 @@ def error_split(segmentation: sitk.Image, truth: sitk.Image) -> tuple[np.ndarray
     return error, ndimage.binary_opening(error, np.ones((2, 2, 2), bool))
 
 
-def error_share(regions: Regions, segmentation: sitk.Image, truth: sitk.Image) -> dict[str, float | None]:
+def error_fraction(regions: Regions, segmentation: sitk.Image, truth: sitk.Image) -> dict[str, float | None]:
     """How much of the segmentation's true error lies inside the doubtful regions.
 
     Returns:
-        `error_mm3` and `thick_error_mm3`, the volumes; `error_share` and `thick_error_share`, the shares of them inside
-        the regions (None where there is no such error); `regions_mm3`, the volume to be looked at.
+        `error_mm3` and `thick_error_mm3`, the volumes; `error_fraction` and `thick_error_fraction`, the fractions of
+        them inside the regions (None where there is no such error); `regions_mm3`, the volume to be looked at.
 
     Raises:
         ImageError: The images differ in size.
@@ -56,7 +56,7 @@ def error_share(regions: Regions, segmentation: sitk.Image, truth: sitk.Image) -
     for name, mask in (("error", error), ("thick_error", thick)):
         count = int(mask.sum())
         result[f"{name}_mm3"] = voxel * count
-        result[f"{name}_share"] = int((mask & inside).sum()) / count if count else None
+        result[f"{name}_fraction"] = int((mask & inside).sum()) / count if count else None
     return result
 
 

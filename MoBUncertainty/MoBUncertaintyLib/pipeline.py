@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.agreement import dice, error_share
+from MoBUncertaintyLib.agreement import dice, error_fraction
 from MoBUncertaintyLib.card import ModelCard
 from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.errors import Cancelled, ImageError, reporting_out_of_memory
@@ -266,10 +266,12 @@ def run_demo(
 
     def compare(analysis: Analysis, folder: Path) -> None:
         segmentation, truth = analysis.prediction.segmentation, sitk.ReadImage(str(truth_file))
-        shares = error_share(analysis.regions, segmentation, truth)
+        fractions = error_fraction(analysis.regions, segmentation, truth)
         seconds = round(time.monotonic() - start, 1)
         scores.append(
-            DemoScores(dice(segmentation, truth), shares["error_share"], shares["thick_error_share"], seconds)
+            DemoScores(
+                dice(segmentation, truth), fractions["error_fraction"], fractions["thick_error_fraction"], seconds
+            )
         )
         (folder / "demo.json").write_text(json.dumps(asdict(scores[0]), indent=2) + "\n", encoding="utf-8")
 

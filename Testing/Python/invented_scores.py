@@ -17,8 +17,7 @@ import SimpleITK as sitk
 from scipy import ndimage, special
 
 from mob_training import evaluation
-from mob_training.runs import Run
-from mob_training.score_files import write_evaluation
+from mob_training.score_files import Run, write_runs
 from MoBUncertaintyLib.card import ModelCard
 from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.terminology import describe_labels
@@ -122,7 +121,7 @@ def write_dataset(folder: Path, name: str, cases: int = 5, classes: int = 1, num
     return target
 
 
-def evaluate(model: InventedModel, dataset: Path, name: str | None = None, **settings: Any) -> dict:
+def evaluate(model: InventedModel, dataset: Path, name: str | None = None, **settings: Any) -> Run:
     """What `evaluation.evaluate` returns for an invented model; further `settings` are its own."""
     with (
         patch.object(evaluation, "load_model", lambda found: found),
@@ -132,12 +131,11 @@ def evaluate(model: InventedModel, dataset: Path, name: str | None = None, **set
 
 
 def write_scores(folder: Path, dataset: Path, models: Sequence[InventedModel]) -> list[Path]:
-    """Files of `mob-training evaluate` for some models on a data set."""
+    """Scores folders of `mob-training evaluate` for some models on a data set."""
     paths = []
     for model in models:
-        run = model.tuning or model.kind.value
-        path = folder / dataset.name / run / f"seed_{model.seed}.json"
-        write_evaluation(evaluate(model, dataset), path)
+        path = folder / dataset.name / (model.tuning or model.kind.value) / f"seed_{model.seed}"
+        write_runs([evaluate(model, dataset)], path)
         paths.append(path)
     return paths
 
@@ -162,15 +160,18 @@ def _image(array: np.ndarray) -> sitk.Image:
 
 
 def invented_run(
-    model: str, seed: int = 0, dataset: str = "D", sweep: bool = False, **scores: list[float | None]
+    model: str, seed: int | None = 0, dataset: str = "D", sweep: bool = False, **scores: list[float | None]
 ) -> Run:
     """A run whose cases a, b, c, ... have the scores given; `__` in a name stands for a dot."""
     cases: dict[str, dict] = {}
     for key, values in scores.items():
         for name, value in zip("abcdefghijkl", values, strict=False):
-            place = cases.setdefault(name, {})
-            *outer, last = key.split("__")
-            for part in outer:
-                place = place.setdefault(part, {})
-            place[last] = value
-    return Run(dataset, model, seed, None, sweep, {}, cases)
+            cases.setdefault(name, {})[key.replace("__", ".")] = value
+    return run_of(cases, model=model, seed=seed, dataset=dataset, sweep=sweep)
+
+
+def run_of(cases: dict[str, dict], pooled: dict[str, Any] | None = None, **description: Any) -> Run:
+    """A run with these scores; what is not described is invented."""
+    usual = {"dataset": "D", "model": "A", "covariance": "diagonal", "seed": 0, "bases": None, "sweep": False}
+    usual |= {"name": description.get("model", "A"), "labels": ["part"]}
+    return Run(usual | description, pooled or {}, cases)

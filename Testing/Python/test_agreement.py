@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.agreement import dice, error_share, error_split
+from MoBUncertaintyLib.agreement import dice, error_fraction, error_split
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.regions import find_regions
 from test_regions import BERNOULLI, ball, image
@@ -30,7 +30,7 @@ def test_the_error_of_a_ball_half_a_voxel_too_large_is_thin():
     assert error.sum() > 1000 and not thick.any()
 
 
-def test_error_share_counts_what_lies_inside_the_regions():
+def test_error_fraction_counts_what_lies_inside_the_regions():
     probability, variance, segmentation = ball()
     found = find_regions(probability, variance, segmentation, BERNOULLI)
     labels = sitk.GetArrayFromImage(found.labels) > 0
@@ -39,18 +39,18 @@ def test_error_share_counts_what_lies_inside_the_regions():
     half = inside.copy()
     half[:2, :2, :2] = 1 - half[:2, :2, :2]
     truth = sitk.GetImageFromArray(half)
-    shares = error_share(found, segmentation, truth)
-    assert shares["error_mm3"] == 8 * (labels.sum() + 8)
-    assert shares["error_share"] == pytest.approx(labels.sum() / (labels.sum() + 8))
-    assert shares["regions_mm3"] == pytest.approx(sum(r.volume_mm3 for r in found.regions))
-    assert 0.9 < shares["thick_error_share"] < 1
+    fractions = error_fraction(found, segmentation, truth)
+    assert fractions["error_mm3"] == 8 * (labels.sum() + 8)
+    assert fractions["error_fraction"] == pytest.approx(labels.sum() / (labels.sum() + 8))
+    assert fractions["regions_mm3"] == pytest.approx(sum(r.volume_mm3 for r in found.regions))
+    assert 0.9 < fractions["thick_error_fraction"] < 1
 
 
-def test_error_share_is_none_without_error():
+def test_error_fraction_is_none_without_error():
     probability, variance, segmentation = ball()
-    shares = error_share(find_regions(probability, variance, segmentation), segmentation, segmentation)
-    assert shares["error_mm3"] == 0
-    assert shares["error_share"] is None and shares["thick_error_share"] is None
+    fractions = error_fraction(find_regions(probability, variance, segmentation), segmentation, segmentation)
+    assert fractions["error_mm3"] == 0
+    assert fractions["error_fraction"] is None and fractions["thick_error_fraction"] is None
 
 
 def test_dice_agrees_with_simpleitk():

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import tiny
 from mob_training.evaluation import evaluate
-from mob_training.score_files import write_evaluation
+from mob_training.score_files import summarise, write_json
 from MoBUncertaintyLib.card_text import covariance_text, score_lines, training_lines
 from MoBUncertaintyLib.cli import app
 from MoBUncertaintyLib.covariance import Assignment, Covariance, CovarianceSpec, Scope
@@ -72,7 +72,8 @@ def test_whatever_a_card_holds_it_takes_a_few_lines(lines: Any) -> None:
 def test_scores_of_evaluate_do_not_flood_the_terminal(tmp_path: Path) -> None:
     dataset = tiny_held_out(tmp_path / "Dataset001_Tiny")
     results = tiny.make_results_folder(tmp_path / "raw")
-    write_evaluation(evaluate(results, dataset), tmp_path / "scores.json")
+    run = evaluate(results, dataset)
+    write_json({"held_out_cases": 1, **summarise(run), "pooled": run.pooled}, tmp_path / "scores.json")
     command = ["export", str(results), "--output", str(tmp_path / "model"), "--scores", str(tmp_path / "scores.json")]
     done = CliRunner().invoke(app, command, env={"COLUMNS": "120"})
     assert done.exit_code == 0, done.output

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-import json
+import gzip
 import re
+import shutil
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -13,11 +14,12 @@ import pytest
 from scipy.stats import wilcoxon
 from typer.testing import CliRunner
 
-from invented_scores import InventedModel, invented_run, write_dataset, write_scores
+from invented_scores import InventedModel, invented_run, run_of, write_dataset, write_scores
 from mob_training.cli import app
-from mob_training.comparison import compare
+from mob_training.comparison import compare, tables
 from mob_training.naming import CONTROL
-from mob_training.runs import ORDER, by_model, datasets, over_seeds, read_runs, sweeps
+from mob_training.runs import ORDER, by_model, datasets, over_seeds, sweeps
+from mob_training.score_files import FILES, flatten, read_runs, summarise, write_runs
 from mob_training.significance import holm, paired_tests, signed_rank_sum
 from mob_training.tables import BETTER, WORSE, Cell, Table, with_best
 from MoBUncertaintyLib.covariance import Covariance
@@ -33,7 +35,7 @@ SEEDS = (0, 1)
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> list[Path]:
-    """Files of three models, two seeds and two data sets (of one class and of two), and a sweep over the bases."""
+    """Scores folders of three models, two seeds and two data sets (one class and two), and a sweep of the bases."""
     folder = tmp_path_factory.mktemp("scores")
     paths = []
     for number, (name, classes) in enumerate((("Organ", 1), ("Parts", 2)), start=1):
@@ -59,12 +61,14 @@ def rows(path: Path) -> dict[str, dict[str, str]]:
         return {next(iter(row.values())): row for row in csv.DictReader(file)}
 
 
-def per_case(path: Path, *keys: str) -> list[float]:
-    """A score of each case, straight from the file."""
-    found = json.loads(path.with_name(f"{path.stem}_cases.json").read_text())
-    for key in keys:
-        found = [case[key] for case in found]
-    return found
+def table(folder: Path, name: str = "cases.csv.gz") -> list[dict[str, str]]:
+    """Rows of a scores folder's table, straight from the file."""
+    with gzip.open(folder / name, "rt", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def per_case(folder: Path, key: str) -> list[float]:
+    return [float(row[key]) for row in table(folder)]
 
 
 def of(written: list[Path], dataset: str, model: str) -> list[Path]:
@@ -91,10 +95,26 @@ def test_runs_are_sorted_by_data_set_model_and_number_of_bases(written):
     assert list(found[1]) == [1, 2, 3]
 
 
-def test_scores_of_cases_are_passed_over_where_a_wildcard_names_them(written):
-    both = [file for path in written[:2] for file in sorted(path.parent.glob(f"{path.stem}*.json"))]
-    assert len(both) == 4
-    assert len(read_runs(both)) == 2
+def test_scores_are_read_as_they_were_written(tmp_path):
+    run = run_of(
+        {"a": {"subject": "s 1, x", "dice": 0.25, "review": [0.5, None], "caught": []}}, {"nll": 3e-7}, seed=None
+    )
+    write_runs([run], tmp_path)
+    assert read_runs([tmp_path]) == [run]
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write_runs(read_runs([tmp_path]), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
+
+
+def test_flat_scores_leave_out_what_is_undefined():
+    scores = {"a": {"b": float("nan"), "c": [1, float("nan")], "d": None}, "e": 2}
+    assert dict(flatten(scores)) == {"a.c": [1, None], "e": 2}
+
+
+def test_summary_is_nested_and_of_the_cases_in_which_a_score_is_defined():
+    scores = {"a": {"subject": "s", "x.y": 1.0, "list": [1]}, "b": {"x.y": 4}, "c": {"x.y": 2}, "d": {}}
+    expected = {"mean": pytest.approx(7 / 3), "median": 2, "min": 1.0, "max": 4}
+    assert summarise(run_of(scores)) == {"x": {"y": expected}}
 
 
 def test_variants_come_after_the_model_they_vary():
@@ -107,35 +127,41 @@ def test_variants_come_after_the_model_they_vary():
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda path: path.unlink(), "cannot be read"),
-        (lambda path: path.with_name("seed_0_cases.json").unlink(), "seed_0_cases.json cannot be read"),
-        (lambda path: path.write_text("{"), "no file of `mob-training evaluate`"),
-        (lambda path: path.write_text("[1, 2]"), "no file of `mob-training evaluate`"),
-        (lambda path: path.write_text('{"dice": {"mean": 0.9}}'), "evaluate the model again"),
+        (lambda folder: (folder / "summary.json").unlink(), r"summary\.json cannot be read"),
+        (lambda folder: (folder / "cases.csv.gz").unlink(), r"cases\.csv\.gz cannot be read"),
+        (lambda folder: (folder / "summary.json").write_text("{"), "no scores of `mob-training evaluate`"),
+        (lambda folder: (folder / "summary.json").write_text("[1, 2]"), "no scores of `mob-training evaluate`"),
+        (lambda folder: (folder / "summary.json").write_text('{"runs": [{"dice": 0.9}]}'), "evaluate the model again"),
+        (lambda folder: (folder / "pooled.csv.gz").write_bytes(b"dice"), "no scores of `mob-training evaluate`"),
+        (lambda folder: cut(folder / "cases.csv.gz"), "no scores of `mob-training evaluate`"),
     ],
-    ids=["missing", "no cases", "cut off", "list", "of an earlier version"],
+    ids=["missing", "no cases", "cut off", "list", "of an earlier version", "no table", "table cut off"],
 )
 def test_files_that_are_no_scores(written, tmp_path, damage, message):
-    for name in ("seed_0.json", "seed_0_cases.json"):
-        (tmp_path / name).write_bytes(written[0].with_name(name).read_bytes())
-    damage(tmp_path / "seed_0.json")
+    folder = Path(shutil.copytree(written[0], tmp_path / "scores"))
+    damage(folder)
     with pytest.raises(SettingsError, match=message):
-        compare([tmp_path / "seed_0.json"], tmp_path / "out")
+        compare([folder], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
 @pytest.mark.parametrize(
-    "choose, reference, message",
+    "choose, options, message",
     [
-        (lambda paths: [], None, "no scores to compare"),
-        (lambda paths: [paths[0], paths[0]], None, "two files of Mixture-of-Bases on Organ with seed 0"),
-        (lambda paths: paths, "Diagonal", "Organ has no model 'Diagonal'; choose among Deterministic, "),
+        (lambda paths: [], {}, "no scores to compare"),
+        (lambda paths: paths, {"only": ["Organ/none/*"]}, "no scores to compare; .*check --only"),
+        (lambda paths: [paths[0], paths[0]], {}, "there are two runs Organ/mixture-of-bases/seed_0"),
+        (lambda paths: paths, {"reference": "Diagonal"}, "Organ has no model 'Diagonal'; choose among Deterministic, "),
     ],
-    ids=["none", "twice", "reference"],
+    ids=["none", "none of that name", "twice", "reference"],
 )
-def test_scores_that_do_not_fit_together(written, tmp_path, choose, reference, message):
+def test_scores_that_do_not_fit_together(written, tmp_path, choose, options, message):
     with pytest.raises(SettingsError, match=message):
-        compare(choose(written), tmp_path / "out", reference)
+        compare(choose(written), tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
@@ -150,7 +176,7 @@ def test_what_is_undefined_has_no_say():
     seeds = [invented_run("A", 0, x__y=[1.0, None, 4.0]), invented_run("A", 1, x__y=[2.0, None, None])]
     assert seeds[0].per_case("x.y") == {"a": 1.0, "c": 4.0}
     assert seeds[0].mean("x.y") == 2.5
-    assert seeds[0].mean("x.z") is seeds[0].mean("x.y.z") is None
+    assert seeds[0].mean("x.z") is None
     assert over_seeds(seeds, "x.y") == {"a": 1.5, "c": 4.0}
 
 
@@ -225,21 +251,23 @@ def compared(written, tmp_path_factory) -> Path:
     return folder
 
 
-def test_every_table_comes_in_three_forms(compared):
+def test_every_table_of_scores_comes_in_two_forms(compared):
     stems = {path.stem for path in compared.glob("*.csv")}
     own = {f"{dataset}_{group}" for dataset in ("Organ", "Parts") for group in ("scores", "box", "variance", "pooled")}
-    assert stems >= own | {"dice", "nll", "ece", "significance", "Organ_bases_mixture-of-bases", "Parts_entropy"}
+    stems.remove("significance")
+    assert stems >= own | {"dice", "nll", "ece", "Organ_bases_mixture-of-bases", "Parts_entropy"}
     assert not any("raters" in stem for stem in stems)  # there are none
     assert not any("Parts_bases" in stem for stem in stems)
     for stem in stems:
-        assert (compared / f"{stem}.md").stat().st_size > 50
         assert (compared / f"{stem}.tex").read_text().endswith("\\end{tabular}\n")
 
 
-def test_page_shows_all_tables_and_figures(compared):
+def test_page_shows_all_tables_and_figures(written, compared):
     page = (compared / "comparison.md").read_text()
-    for path in compared.glob("*.md"):
-        assert path.name == "comparison.md" or path.read_text() in page
+    runs = read_runs(written)
+    made = tables(runs, paired_tests(runs))
+    assert {path.stem for path in compared.glob("*.tex")} == made.keys()
+    assert all(table.markdown() in page for table in made.values())
     pictures = re.findall(r"\]\((.+\.png)\)", page)
     assert set(pictures) == {path.name for path in compared.glob("*.png")}
     assert len(pictures) == 2 * 3 + 1
@@ -248,21 +276,21 @@ def test_page_shows_all_tables_and_figures(compared):
 
 
 @pytest.mark.parametrize("dataset", ["Organ", "Parts"])
-@pytest.mark.parametrize("table, keys, factor", [("dice", ["dice"], 100), ("nll", ["volume", "nll"], 1)])
-def test_tables_hold_mean_and_deviation_over_seeds_of_means_over_cases(written, compared, dataset, table, keys, factor):
+@pytest.mark.parametrize("table, key, factor", [("dice", "dice", 100), ("nll", "volume.nll", 1)])
+def test_tables_hold_mean_and_deviation_over_seeds_of_means_over_cases(written, compared, dataset, table, key, factor):
     found = rows(compared / f"{table}.csv")
     for shown, model in {CONTROL: "deterministic-fine-tuned", "Mixture-of-Bases": "mixture-of-bases"}.items():
-        seeds = [factor * mean(per_case(path, *keys)) for path in of(written, dataset, model)]
+        seeds = [factor * mean(per_case(path, key)) for path in of(written, dataset, model)]
         assert len(seeds) == 2
         assert float(found[shown][dataset]) == pytest.approx(mean(seeds), rel=1e-5)
         assert float(found[shown][f"{dataset} (standard deviation)"]) == pytest.approx(stdev(seeds), rel=1e-4)
 
 
 def test_pooled_table_holds_the_pooled_scores(written, compared):
-    seeds = [json.loads(path.read_text())["pooled"] for path in of(written, "Parts", "mixture-of-bases")]
+    seeds = [one for path in of(written, "Parts", "mixture-of-bases") for one in table(path, "pooled.csv.gz")]
     row = rows(compared / "Parts_pooled.csv")["Mixture-of-Bases"]
-    assert float(row["ECE ↓"]) == pytest.approx(mean(one["volume"]["ece"] for one in seeds), rel=1e-5)
-    auroc = mean(one["variance"]["box"]["auroc"] for one in seeds)
+    assert float(row["ECE ↓"]) == pytest.approx(mean(float(one["volume.ece"]) for one in seeds), rel=1e-5)
+    auroc = mean(float(one["variance.box.auroc"]) for one in seeds)
     assert float(row["AUROC of variance, box ↑"]) == pytest.approx(auroc, rel=1e-5)
 
 
@@ -273,19 +301,19 @@ def test_sweep_has_a_row_for_each_number_of_bases(written, compared):
     assert float(found["2 bases"]["Dice ↑"]) == pytest.approx(mean(seeds), rel=1e-5)
 
 
-SCORES = {"Dice": "dice", "NLL": "volume nll", "ECE": "volume ece"}
-SCORES |= {f"AUROC of p (1 − p), {place}": f"bernoulli {place} auroc" for place in ("volume", "box")}
+SCORES = {"Dice": "dice", "NLL": "volume.nll", "ECE": "volume.ece"}
+SCORES |= {f"AUROC of p (1 − p), {place}": f"bernoulli.{place}.auroc" for place in ("volume", "box")}
 
 
 def test_significance_is_scipys_on_the_cases_of_the_files(written, compared):
     with (compared / "significance.csv").open(encoding="utf-8", newline="") as file:
         table = [row for row in csv.DictReader(file) if row["Data set"] == "Parts"]
     seen = set()
-    for score, keys in SCORES.items():
+    for score, key in SCORES.items():
         found = [row for row in table if row["Score"] == score]
         assert [row["Model"] for row in found] == ["Deterministic", "Mixture-of-Bases"]
         stock, control, mixture = (
-            np.mean([per_case(path, *keys.split()) for path in of(written, "Parts", model)], axis=0)
+            np.mean([per_case(path, key) for path in of(written, "Parts", model)], axis=0)
             for model in ("deterministic", "deterministic-fine-tuned", "mixture-of-bases")
         )
         expected = [wilcoxon(values - control).pvalue for values in (stock, mixture)]
@@ -301,7 +329,7 @@ def test_significance_is_scipys_on_the_cases_of_the_files(written, compared):
 
 def test_a_model_without_covariance_has_no_scores_of_its_variance(written, compared):
     """In the files there are some: of where its tiles disagree."""
-    assert json.loads(of(written, "Parts", "deterministic")[0].read_text())["variance"]["box"]["auroc"]
+    assert table(of(written, "Parts", "deterministic")[0], "pooled.csv.gz")[0]["variance.box.auroc"]
     shown = rows(compared / "Parts_variance.csv")
     assert set(shown["Deterministic"].values()) == {"Deterministic", ""}
     assert "" not in shown["Mixture-of-Bases"].values()
@@ -329,14 +357,32 @@ def test_command_compares_one_run_with_nothing(written, tmp_path):
     assert rows(tmp_path / "out" / "dice.csv")["Deterministic"]["Organ (standard deviation)"] == ""
 
 
+def test_comparison_keeps_the_scores_and_is_made_from_them_again(written, compared, tmp_path):
+    compare([compared], tmp_path / "again")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == {
+        path.name: path.read_bytes() for path in compared.iterdir()
+    }
+
+
+def test_some_runs_are_chosen_by_name_and_all_scores_are_kept_where_they_are(written, compared, tmp_path):
+    folder = Path(shutil.copytree(compared, tmp_path / "compared"))
+    arguments = ["compare", str(folder), "--output", str(folder), "--only", "*/deterministic*/seed_1"]
+    done = CliRunner().invoke(app, [*arguments, "--only", "Parts/mixture-of-bases/*"])
+    assert done.exit_code == 0, done.output
+    assert list(rows(folder / "Organ_scores.csv")) == ["Deterministic", CONTROL]
+    assert list(rows(folder / "Parts_scores.csv")) == ["Deterministic", CONTROL, "Mixture-of-Bases"]
+    for name in FILES:
+        assert (folder / name).read_bytes() == (compared / name).read_bytes()
+
+
 def test_without_any_doubtful_region_no_review_is_drawn(written, tmp_path):
-    for path in written[:2]:
-        rows = json.loads(path.with_name(f"{path.stem}_cases.json").read_text())
-        for row in rows:
-            for measure in ("variance", "bernoulli", "entropy"):
-                row[measure] |= {"regions": 0, "review": row[measure]["review"][:1]}
-        (tmp_path / path.name).write_text(path.read_text())
-        (tmp_path / f"{path.stem}_cases.json").write_text(json.dumps(rows))
-    page = compare([tmp_path / path.name for path in written[:2]], tmp_path / "out").read_text()
+    runs = read_runs(written[:2])
+    for scores in (scores for run in runs for scores in run.cases.values()):
+        for measure in ("variance", "bernoulli", "entropy"):
+            scores |= {f"{measure}.regions": 0, f"{measure}.review": scores[f"{measure}.review"][:1]}
+    write_runs(runs, tmp_path / "scores")
+    page = compare([tmp_path / "scores"], tmp_path / "out").read_text()
     assert "No case has a doubtful region" in page and "_review.png" not in page
-    assert (tmp_path / "out" / "Organ_doubt.png").exists() and not (tmp_path / "out" / "Organ_review.png").exists()
+    assert (tmp_path / "out" / "Organ_uncertainty.png").exists() and not (
+        tmp_path / "out" / "Organ_review.png"
+    ).exists()

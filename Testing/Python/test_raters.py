@@ -38,8 +38,8 @@ def raters(dataset: Path, tmp_path: Path) -> Path:
 
 def test_a_deterministic_model_is_its_segmentation(dataset, raters, monkeypatch):
     monkeypatch.setattr(evaluation, "draw_segmentations", lambda *_: pytest.fail("there is nothing to draw"))
-    for case in evaluate(InventedModel(Covariance.DETERMINISTIC), dataset, raters=raters)["cases"]:
-        assert case["raters"]["ged"] == case["raters"]["ged_segmentation"] > 0
+    for case in evaluate(InventedModel(Covariance.DETERMINISTIC), dataset, raters=raters).cases.values():
+        assert case["raters.ged"] == case["raters.ged_segmentation"] > 0
 
 
 def test_a_stochastic_model_is_what_is_drawn_from_it(dataset, raters, monkeypatch):
@@ -48,10 +48,10 @@ def test_a_stochastic_model_is_what_is_drawn_from_it(dataset, raters, monkeypatc
 
     drawn = [masks("case0")[0], masks("case0")[2]]
     monkeypatch.setattr(evaluation, "draw_segmentations", lambda *_: drawn)
-    for case in evaluate(InventedModel(Covariance.DIAGONAL), dataset, raters=raters)["cases"]:
-        expected = generalised_energy_distance(drawn, masks(case["case"]))
-        assert case["raters"]["ged"] == pytest.approx(expected)
-        assert case["raters"]["ged"] != pytest.approx(case["raters"]["ged_segmentation"])
+    for name, case in evaluate(InventedModel(Covariance.DIAGONAL), dataset, raters=raters).cases.items():
+        expected = generalised_energy_distance(drawn, masks(name))
+        assert case["raters.ged"] == pytest.approx(expected)
+        assert case["raters.ged"] != pytest.approx(case["raters.ged_segmentation"])
 
 
 def test_raters_that_are_missing_or_on_another_grid_are_named(dataset, raters):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from mob_training.score_files import read_runs
 from MoBUncertaintyLib.agreement import dice
 from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.model import load_model
@@ -41,12 +42,15 @@ def test_commands_train_a_model_that_predicts(tmp_path):
     assert model.card.orientation == "RAS"
 
     dataset = next((tmp_path / "ws" / "raw").iterdir())
-    scores_path = tmp_path / "scores.json"
-    run("mob_training.cli", "evaluate", model.path, dataset, "--output", scores_path, "--device", "cpu")
-    scores = json.loads(scores_path.read_text())
-    assert scores["held_out_cases"] == len(json.loads((tmp_path / "scores_cases.json").read_text())) == 1
+    folder = tmp_path / "scores"
+    run("mob_training.cli", "evaluate", model.path, dataset, "--output", folder, "--device", "cpu")
+    scores = json.loads((folder / "scores.json").read_text())
+    (found,) = read_runs([folder])
+    assert scores["held_out_cases"] == len(found.cases) == 1
+    assert scores["dice"]["mean"] == pytest.approx(found.mean("dice"), rel=1e-5)
     assert scores["dice"]["mean"] > 0.8
-    assert scores_path.with_suffix(".png").stat().st_size > 5_000
+    assert scores["pooled"] == found.pooled
+    assert (folder / "error_caught.png").stat().st_size > 5_000
 
 
 @pytest.mark.slow

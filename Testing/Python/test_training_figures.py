@@ -9,12 +9,13 @@ import pytest
 from matplotlib.image import imread
 
 from drawn_figures import looks_like_a_picture
-from invented_scores import InventedModel, evaluate, write_dataset
+from invented_scores import InventedModel, evaluate, run_of, write_dataset
 from mob_training import curves, figures
 from mob_training.case_scores import MEASURES
 from mob_training.curves import Curve
 from mob_training.naming import CONTROL
-from mob_training.runs import ORDER, Run
+from mob_training.runs import ORDER
+from mob_training.score_files import Run, flatten
 from mob_training.scoreboard import DICE
 from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.planes import PLANES
@@ -35,11 +36,7 @@ def groups(tmp_path_factory) -> dict[str, list[Run]]:
     models += [InventedModel(Covariance.LOW_RANK, "low-rank", seed, classes=2) for seed in (0, 1)]
     found: dict[str, list[Run]] = {}
     for model in models:
-        scores = evaluate(model, dataset)
-        what = scores["run"]
-        run = Run(
-            "Parts", what["model"], what["seed"], None, False, scores["pooled"], {c["case"]: c for c in scores["cases"]}
-        )
+        run = evaluate(model, dataset)
         found.setdefault(run.model, []).append(run)
     return found
 
@@ -49,8 +46,8 @@ def test_sizes_of_regions_are_those_asked_for(tmp_path):
     model = InventedModel(Covariance.LOW_RANK, "low-rank", 0, classes=2)
 
     def regions(sizes: dict[str, float]) -> list[int]:
-        (case,) = evaluate(model, dataset, regions=sizes)["cases"]
-        return [case[measure]["regions"] for measure in MEASURES]
+        (case,) = evaluate(model, dataset, regions=sizes).cases.values()
+        return [case[f"{measure}.regions"] for measure in MEASURES]
 
     assert min(regions({"depth_mm": 0, "grow_mm": 1})) > 0
     assert regions({"minimum_mm3": 1e9}) == [0] * len(MEASURES)
@@ -58,12 +55,13 @@ def test_sizes_of_regions_are_those_asked_for(tmp_path):
 
 def hollow_run(cases: int = 1, bins: int = 15) -> Run:
     """A run in which nothing is defined."""
-    nothing = {"count": [0] * bins} | dict.fromkeys(("confidence", "frequency", "doubt", "error"), [None] * bins)
+    nothing = {"count": [0] * bins} | dict.fromkeys(("confidence", "frequency", "uncertainty", "error"), [None] * bins)
     place = {"curve": nothing} | dict.fromkeys(("auroc", "nll", "ece"))
     pooled = {"volume": {"curve": {"part": nothing}, "nll": None}} | {m.value: {"box": place} for m in MEASURES}
     case = {"dice": 1.0, "volume": {"nll": None, "ece": None}}
     case |= {measure.value: {"regions": 0, "review": [1.0]} for measure in MEASURES}
-    return Run("Hollow", "Deterministic", 0, 3, False, pooled, {f"case{i}": case for i in range(cases)})
+    scores = dict(flatten(case))
+    return run_of({f"case{i}": scores for i in range(cases)}, dict(flatten(pooled)), bases=3)
 
 
 def lines(axes, label: str) -> np.ndarray:
@@ -101,34 +99,32 @@ def test_changed_curve_scales_its_deviation():
 
 def test_calibration_is_that_of_the_pooled_voxels(groups):
     curve = curves.calibration(groups["Diagonal + Low-rank"], "part_2")
-    pooled = [run.pooled["volume"]["curve"]["part_2"] for run in groups["Diagonal + Low-rank"]]
-    assert curve.x[0] == pytest.approx(np.mean([one["confidence"][0] for one in pooled]))
-    assert curve.mean[-1] == pytest.approx(np.mean([one["frequency"][-1] for one in pooled]))
-    assert curve.deviation[-1] == pytest.approx(np.std([one["frequency"][-1] for one in pooled], ddof=1))
-    assert curve.count.tolist() == np.mean([one["count"] for one in pooled], axis=0).tolist()
+
+    def pooled(name: str) -> list[list[float]]:
+        return [run.pooled[f"volume.curve.part_2.{name}"] for run in groups["Diagonal + Low-rank"]]
+
+    assert curve.x[0] == pytest.approx(np.mean([one[0] for one in pooled("confidence")]))
+    assert curve.mean[-1] == pytest.approx(np.mean([one[-1] for one in pooled("frequency")]))
+    assert curve.deviation[-1] == pytest.approx(np.std([one[-1] for one in pooled("frequency")], ddof=1))
+    assert curve.count.tolist() == np.mean(pooled("count"), axis=0).tolist()
     assert curves.labels(groups) == ["part_1", "part_2"]
-    assert curves.calibration(
-        [replace(run, pooled=run.pooled | {"box": {}}) for run in groups["Deterministic"]], "part_1"
-    )
     assert curves.calibration(groups["Deterministic"], "part_3") is None
 
 
 def test_error_rate_is_that_of_the_boxes(groups):
-    pooled = [run.pooled["bernoulli"]["box"]["curve"] for run in groups["Diagonal + Low-rank"]]
-    boxes = [{"bernoulli": {"box": {"curve": one}, "volume": {}}} for one in pooled]
-    curve = curves.error_rate([Run("D", "A", 0, None, False, box, {}) for box in boxes], "bernoulli")
-    assert curve.x[-1] == pytest.approx(np.mean([one["doubt"][-1] for one in pooled]))
-    assert curve.mean[-1] == pytest.approx(np.mean([one["error"][-1] for one in pooled]))
-    assert np.isfinite(curves.error_rate(groups["Deterministic"], "variance").mean).tolist() == [True] + [False] * 14
+    runs = groups["Diagonal + Low-rank"]
+    curve = curves.error_rate(runs, "bernoulli")
+    assert curve.x[-1] == pytest.approx(np.mean([run.pooled["bernoulli.box.curve.uncertainty"][-1] for run in runs]))
+    assert curve.mean[-1] == pytest.approx(np.mean([run.pooled["bernoulli.box.curve.error"][-1] for run in runs]))
+    assert curves.error_rate(groups["Deterministic"], "variance") is None
     assert curves.error_rate([replace(hollow_run(), pooled={})], "variance") is None
 
 
 def test_review_curve_goes_on_with_a_cases_last_dice():
     def run(*reviews: list[float]) -> Run:
-        cases = {
-            f"c{i}": {"entropy": {"review": review, "regions": len(review) - 1}} for i, review in enumerate(reviews)
-        }
-        return Run("D", "A", 0, None, False, {}, cases)
+        return run_of(
+            {f"c{i}": {"entropy.review": dice, "entropy.regions": len(dice) - 1} for i, dice in enumerate(reviews)}
+        )
 
     seeds = [run([0.5, 0.7], [0.7, 0.8, 0.9]), run([0.8], [0.6, 0.6, 0.6, 1.0])]
     curve = curves.review(seeds, "entropy", 2)
@@ -143,7 +139,7 @@ def test_review_curve_goes_on_with_a_cases_last_dice():
 
 def test_scores_over_the_number_of_bases():
     def run(dice: float) -> Run:
-        return Run("D", "A", 0, None, False, {}, {"a": {"dice": dice - 0.1}, "b": {"dice": dice + 0.1}})
+        return run_of({"a": {"dice": dice - 0.1}, "b": {"dice": dice + 0.1}})
 
     curve, values = curves.over_bases({1: [run(0.7), run(0.8), run(0.9)], 4: [run(0.5)]}, DICE)
     assert curve.x.tolist() == [1, 4]
@@ -169,7 +165,7 @@ def test_models_can_be_told_apart_in_colour_and_without():
 def test_calibration_shows_curve_gap_and_count_of_each_class(groups, drawn, tmp_path):
     figures.draw_calibration(groups, tmp_path / "new" / "calibration.png")
     (figure,) = drawn
-    looks_like_a_picture(tmp_path / "new" / "calibration.png", (1200, 1700), (900, 1200))
+    looks_like_a_picture(tmp_path / "new" / "calibration.png", (700, 1100), (500, 700))
     reliability, gap, count = np.reshape(figure.axes, (3, 2))[:, 1]
     assert reliability.get_title() == "part 2"
     curve = curves.calibration(groups["Deterministic"], "part_2")
@@ -198,9 +194,9 @@ def test_legend_of_many_long_names_is_as_wide_as_its_figure(groups, drawn, tmp_p
 
 
 def test_doubt_shows_error_rates_of_each_measure(groups, drawn, tmp_path):
-    figures.draw_doubt(groups, tmp_path / "doubt.png")
+    figures.draw_uncertainty(groups, tmp_path / "uncertainty.png")
     (figure,) = drawn
-    looks_like_a_picture(tmp_path / "doubt.png", (1500, 2000), (600, 1000))
+    looks_like_a_picture(tmp_path / "uncertainty.png", (900, 1200), (400, 600))
     rates, counts = np.reshape(figure.axes, (2, 3))
     assert [axes.get_xlabel() for axes in counts] == ["predictive variance", "p (1 − p)", "entropy (nats)"]
     for axes, measure in zip(rates, MEASURES, strict=True):
@@ -209,7 +205,7 @@ def test_doubt_shows_error_rates_of_each_measure(groups, drawn, tmp_path):
         assert len(expected) > 3
         assert lines(axes, "Diagonal + Low-rank") == pytest.approx(expected)
         assert axes.get_ylim()[0] == 0 and axes.get_ylim()[1] >= expected[:, 1].max()
-    assert len(lines(rates[0], "Deterministic")) == 1  # it has no variance
+    assert [line.get_label() for line in rates[0].lines] == ["Diagonal + Low-rank"]  # the other has no variance
     assert "perfectly calibrated" not in [
         line.get_label() for line in rates[1].lines
     ]  # three classes have no such line
@@ -217,7 +213,7 @@ def test_doubt_shows_error_rates_of_each_measure(groups, drawn, tmp_path):
 
 def test_guides_of_two_classes_are_the_error_rate_of_a_calibrated_model(drawn, tmp_path):
     """Against draws: at p the label is wrong with the probability min(p, 1 - p)."""
-    figures.draw_doubt({"Deterministic": [hollow_run()]}, tmp_path / "doubt.png")
+    figures.draw_uncertainty({"Deterministic": [hollow_run()]}, tmp_path / "uncertainty.png")
     p = np.random.default_rng(0).uniform(size=400_000)
     wrong = np.random.default_rng(1).uniform(size=p.size) < np.minimum(p, 1 - p)
     for axes, doubt in zip(drawn[0].axes[1:3], (p * (1 - p), -p * np.log(p) - (1 - p) * np.log(1 - p)), strict=True):
@@ -230,23 +226,24 @@ def test_guides_of_two_classes_are_the_error_rate_of_a_calibrated_model(drawn, t
 def test_review_shows_dice_in_percent(groups, drawn, tmp_path):
     figures.draw_review(groups, tmp_path / "review.png")
     (figure,) = drawn
-    looks_like_a_picture(tmp_path / "review.png", (1500, 2000), (500, 800))
-    for axes in figure.axes:
-        for model, runs in groups.items():
+    looks_like_a_picture(tmp_path / "review.png", (900, 1200), (300, 500))
+    assert [line.get_label() for line in figure.axes[0].lines] == ["Diagonal + Low-rank"]  # the other has no variance
+    for axes, models in zip(figure.axes, (["Diagonal + Low-rank"], groups, groups), strict=True):
+        for model in models:
             points = lines(axes, model)
+            runs = groups[model]
             assert points[0] == pytest.approx([0, 100 * np.mean([run.mean("dice") for run in runs])])
             assert (np.diff(points[:, 1]) >= -1e-9).all()
-    gain = [np.ptp(lines(figure.axes[0], model)[:, 1]) for model in groups]
-    assert gain[0] == 0 < gain[1]  # without a variance there are no regions
+    assert np.ptp(lines(figure.axes[0], "Diagonal + Low-rank")[:, 1]) > 0
 
 
 def test_bases_show_mean_deviation_and_seeds(drawn, tmp_path):
     def run(dice: float) -> Run:
-        return Run("D", "A", 0, None, False, {}, {"a": {"dice": dice, "volume": {"nll": 1 - dice, "ece": 0.01}}})
+        return run_of({"a": {"dice": dice, "volume.nll": 1 - dice, "volume.ece": 0.01}})
 
     figures.draw_bases({1: [run(0.7), run(0.9)], 2: [run(0.8)], 5: [run(0.85), run(0.85)]}, tmp_path / "bases.png")
     (figure,) = drawn
-    looks_like_a_picture(tmp_path / "bases.png", (1300, 1700), (400, 600))
+    looks_like_a_picture(tmp_path / "bases.png", (800, 1100), (250, 400))
     dice, nll, _ = figure.axes
     assert [axes.get_title() for axes in figure.axes] == ["Dice ↑ in %", "NLL ↓", "ECE ↓"]
     (bars,) = dice.containers
@@ -259,7 +256,7 @@ def test_bases_show_mean_deviation_and_seeds(drawn, tmp_path):
     assert nll.containers[0].lines[0].get_ydata() == pytest.approx([0.2, 0.2, 0.15])
 
 
-@pytest.mark.parametrize("draw", [figures.draw_calibration, figures.draw_doubt, figures.draw_review])
+@pytest.mark.parametrize("draw", [figures.draw_calibration, figures.draw_uncertainty, figures.draw_review])
 @pytest.mark.parametrize("runs", [1, 2])
 def test_what_is_undefined_is_left_out(draw, runs, tmp_path):
     draw({"Deterministic": [hollow_run()] * runs, CONTROL: [hollow_run()]}, tmp_path / "hollow.png")
@@ -273,13 +270,14 @@ def test_bases_without_a_score(tmp_path):
 
 def test_error_caught_is_the_mean_over_cases(drawn, tmp_path):
     def case(*shares: float) -> dict:
-        one = {"regions": len(shares), "caught": {"error": list(shares), "thick_error": [1.0] * len(shares)}}
-        return {"variance": one, "bernoulli": {"regions": 0, "caught": {"error": [], "thick_error": []}}}
+        caught = {"error": list(shares), "thick_error": [1.0] * len(shares)}
+        nothing = {"error": [], "thick_error": []}
+        return dict(flatten({"variance": {"caught": caught}, "bernoulli": {"caught": nothing}}))
 
-    perfect = {"regions": 1, "caught": {"error": None, "thick_error": None}}
-    cases = [case(0.2, 0.6), case(0.4), {"variance": perfect, "bernoulli": perfect}]
-    figures.draw_error_caught({"cases": cases}, tmp_path / "caught.png", most=3)
+    without_error: dict = {}
+    run = run_of({"a": case(0.2, 0.6), "b": case(0.4), "c": without_error})
+    figures.draw_error_caught(run, tmp_path / "caught.png", most=3)
     left = drawn[0].axes[0]
     assert lines(left, "predictive variance (median 1.5 regions)")[:, 1] == pytest.approx([0, 0.3, 0.5, 0.5])
     assert lines(left, "p (1 − p) (median 0 regions)")[:, 1].tolist() == [0, 0, 0, 0]
-    looks_like_a_picture(tmp_path / "caught.png", (1000, 1500), (400, 600))
+    looks_like_a_picture(tmp_path / "caught.png", (700, 1000), (250, 400))

@@ -18,6 +18,7 @@ import yaml
 from typer.testing import CliRunner
 
 from mob_training import cli, workflow
+from mob_training.score_files import read_runs, write_runs
 from mob_training.workflow import (
     DETERMINISTIC,
     FOLDER,
@@ -224,19 +225,27 @@ def test_kept_scores_are_those_of_the_same_options(tmp_path):
     folders = write_kept(tmp_path, config, 1)
     kept = kept_scores(config, grid(config))
     assert list(kept) == folders == [f"Pancreas/{model}/seed_1" for model in (DETERMINISTIC, "diagonal", "mob")]
-    for folder, (summary, cases) in kept.items():
-        assert (summary, cases) == (tmp_path / f"{folder}.json", tmp_path / f"{folder}_cases.json")
+    assert all(place == tmp_path / folder for folder, place in kept.items())
     # Said in full: what is not given is at its default.
     explicit = small(scores=str(tmp_path), preset="small", finetune={"epochs": 1, "kl_weight": 5e-4, "bases": 3})
     assert kept_scores(explicit, grid(explicit)) == kept
 
 
+def test_kept_scores_of_all_runs_may_be_in_one_folder(tmp_path):
+    config = small(scores=str(tmp_path / "all"))
+    write_kept(tmp_path / "each", config, 0)
+    write_kept(tmp_path / "each", config, 1)
+    write_runs(read_runs([path.parent for path in tmp_path.rglob("summary.json")]), tmp_path / "all" / "Pancreas")
+    kept = kept_scores(config, grid(config))
+    assert len(kept) == 6 and set(kept.values()) == {tmp_path / "all" / "Pancreas"}
+
+
 def test_scores_older_than_an_option_had_it_at_its_default(tmp_path):
     config = small(scores=str(tmp_path))
     write_kept(tmp_path, config, 1)
-    summary = tmp_path / "Pancreas" / "mob" / "seed_1.json"
+    summary = tmp_path / "Pancreas" / "mob" / "seed_1" / "summary.json"
     content = json.loads(summary.read_text())
-    del content["run"]["origin"]["finetune"]["temperature_scaling"]
+    del content["runs"][0]["origin"]["finetune"]["temperature_scaling"]
     summary.write_text(json.dumps(content))
     assert kept_scores(config, grid(config))
     config["models"]["mob"]["temperature_scaling"] = True
@@ -261,22 +270,27 @@ STALE = {
 def test_stale_scores_are_refused(tmp_path, changes, message):
     write_kept(tmp_path, small(), 1)
     config = small(scores=str(tmp_path), **changes)
-    with pytest.raises(SettingsError, match=rf"was made with {re.escape(message)}; remove it to train that run anew"):
+    with pytest.raises(
+        SettingsError, match=rf"was made with {re.escape(message)}; take it out of `scores` to train it anew"
+    ):
         kept_scores(config, grid(config))
 
 
 def test_scores_that_do_not_say_what_they_are_of_are_refused(tmp_path):
     config = small(scores=str(tmp_path))
-    with pytest.raises(SettingsError, match=r"holds no DATASET/MODEL/seed_N\.json of the config's runs"):
+    with pytest.raises(SettingsError, match=r"holds no scores of the config's runs"):
         kept_scores(config, grid(config))
     (folder, *_) = write_kept(tmp_path, config, 1)
-    for damaged in ('{"run": {}}', '{"run": {"origin": {"finetune": 3}}}', '{"run": {"origin": 3}}', "{"):
-        (tmp_path / f"{folder}.json").write_text(damaged)
+    summary = tmp_path / folder / "summary.json"
+    (described,) = json.loads(summary.read_text())["runs"]
+    for damaged in (None, 3, {"finetune": 3}):
+        summary.write_text(json.dumps({"runs": [described | {"origin": damaged}]}))
         with pytest.raises(SettingsError, match="does not say what it was made from"):
             kept_scores(config, grid(config))
-    (tmp_path / f"{folder}_cases.json").unlink()
-    with pytest.raises(SettingsError, match=r"lacks its seed_1_cases\.json"):
-        kept_scores(config, grid(config))
+    for damaged in ("{", "{}", '{"runs": [{}]}', '{"runs": [3]}'):
+        summary.write_text(damaged)
+        with pytest.raises(SettingsError, match="holds no scores of `mob-training evaluate`"):
+            kept_scores(config, grid(config))
 
 
 def test_evaluate_refuses_an_origin_that_is_no_json(tmp_path):
@@ -287,7 +301,7 @@ def test_evaluate_refuses_an_origin_that_is_no_json(tmp_path):
 
 def test_evaluate_sees_that_it_can_write_before_it_computes(tmp_path):
     (tmp_path / "file").touch()
-    place = tmp_path / "file" / "scores.json"
+    place = tmp_path / "file" / "scores"
     done = CliRunner().invoke(cli.app, ["evaluate", "no model", "no data", "--output", str(place)])
     assert isinstance(done.exception, OutputError)
     assert str(done.exception).startswith(f"{place} cannot be written (")

@@ -218,7 +218,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_tables(whole, tmp_path):
     while not left:
         assert process.poll() is None
         time.sleep(0.05)
-        if len(list(tmp_path.glob("scores/*/*/seed_?.json"))) >= 2:
+        if len(list(tmp_path.glob("scores/*/*/seed_?/summary.json"))) >= 2:
             left = list(tmp_path.glob("runs/**/checkpoint_latest.pth"))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -239,9 +239,10 @@ def test_killed_in_the_middle_it_ends_with_the_same_tables(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_kept_scores_give_the_same_tables(whole, tmp_path):
+@pytest.mark.parametrize("kept", ["scores", "comparison"])
+def test_kept_scores_give_the_same_tables(whole, tmp_path, kept):
     """From the scores alone, on another machine, say: nothing is trained or evaluated."""
-    run(CONFIGS["tiny"], tmp_path, "--cores", 2, "--config", f"scores={whole[0] / 'scores'}")
+    run(CONFIGS["tiny"], tmp_path, "--cores", 2, "--config", f"scores={whole[0] / kept}")
     assert tables(tmp_path) == tables(whole[0])
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "scores").exists()

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from mob_training.score_files import write_scores
+from invented_scores import run_of
+from mob_training.score_files import write_runs
 from mob_training.workflow import FOLDER, grid, origin
 
 CONFIGS = {path.stem: path for path in sorted((FOLDER / "config").glob("*.yaml"))}
@@ -69,9 +70,9 @@ def written(folder: Path, config: dict[str, Any]) -> Path:
 
 
 def write_kept(folder: Path, config: dict[str, Any], seed: int) -> list[str]:
-    """Scores of all runs of one seed, as `evaluate` writes them; returns the runs."""
+    """Scores folders of all runs of one seed, invented but for their origin; returns the runs."""
     runs = [one for one in grid(config) if one.seed == seed]
     for one in runs:
-        write_scores({"run": {"origin": origin(config, one)}}, folder / f"{one.folder}.json")
-        write_scores([], folder / f"{one.folder}_cases.json")
+        description = {"dataset": one.dataset, "name": one.model, "seed": one.seed, "origin": origin(config, one)}
+        write_runs([run_of({"a": {"dice": 0.5}}, {"dice": 0.5}, **description)], folder / one.folder)
     return [one.folder for one in runs]

@@ -18,7 +18,7 @@ from mob_training.metrics import (
     surface_dice,
 )
 from mob_training.scoreboard import BOX_MARGIN_MM
-from MoBUncertaintyLib.agreement import error_share, error_split
+from MoBUncertaintyLib.agreement import error_fraction, error_split
 from MoBUncertaintyLib.card import Label
 from MoBUncertaintyLib.doubt import bounding_box, shadows, voxel_doubt
 from MoBUncertaintyLib.errors import ImageError, SettingsError
@@ -169,7 +169,7 @@ def score(
         row[measure.value] = {
             "regions": len(found.regions),
             "longest_mm": max((region.extent_mm for region in found.regions), default=0.0),
-            **error_share(found, prediction.segmentation, truth),
+            **error_fraction(found, prediction.segmentation, truth),
             "caught": caught_by_rank(found, prediction.segmentation, truth),
             "review": review_curve(
                 case.segmentation,

@@ -215,7 +215,7 @@ def finetune(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model folder, or a results folder of nnU-Net.")],
     dataset: Annotated[Path, typer.Argument(help="Raw data set with held-out cases (imagesTs, labelsTs).")],
-    output: Annotated[Path, typer.Option(help="JSON file for the summary, as `export --scores` takes it.")],
+    output: Annotated[Path, typer.Option(help="Folder for the scores.")],
     raters: Annotated[Path | None, typer.Option(help="Folder with CASE/raters/LABEL_1.nii.gz and so on.")] = None,
     drawn: Annotated[int, typer.Option(min=1, help="Segmentations drawn to compare with the raters.")] = 8,
     name: Annotated[str | None, typer.Option(help="What tables call the model; not given: as its plans say.")] = None,
@@ -225,36 +225,41 @@ def evaluate(
 ) -> None:
     """Score a model on whole held-out cases: overlap, calibration, how well doubt ranks errors, what review is worth.
 
-    Beside the summary come the scores of each case (NAME_cases.json) and a figure (NAME.png).
+    Writes the tables that `compare` reads, scores.json for `mob-uncertainty export --scores`, and a figure.
     """
     from mob_training.evaluation import evaluate as run
     from mob_training.figures import draw_error_caught
-    from mob_training.score_files import make_room, write_evaluation
+    from mob_training.score_files import make_folder, summarise, write_json, write_runs
     from MoBUncertaintyLib.prediction import PredictionSettings
     from MoBUncertaintyLib.region_settings import read_stated
 
     made_from, stated = _json(origin), read_stated(region or ())
-    make_room(output)
+    make_folder(output)
     scores = run(model, dataset, PredictionSettings(device=device, tiling="full"), raters, drawn, name, stated)
     if made_from is not None:
-        scores["run"]["origin"] = made_from
-    write_evaluation(scores, output)
-    draw_error_caught(scores, output.with_suffix(".png"))
-    print(f"mean Dice {scores['summary']['dice']['mean']:.4f} over {len(scores['cases'])} cases")
+        scores.description["origin"] = made_from
+    summary = {"run": scores.description, "held_out_cases": len(scores.cases)} | summarise(scores)
+    write_json(summary | {"pooled": scores.pooled}, output / "scores.json")
+    draw_error_caught(scores, output / "error_caught.png")
+    write_runs([scores], output)
+    print(f"mean Dice {scores.mean('dice'):.4f} over {len(scores.cases)} cases")
 
 
 @app.command()
 def compare(
-    scores: Annotated[list[Path], typer.Argument(help="Files of `evaluate`, of all models and seeds to compare.")],
-    output: Annotated[Path, typer.Option(help="Folder for tables (CSV, Markdown, LaTeX) and figures.")],
+    scores: Annotated[list[Path], typer.Argument(help="Folders of `evaluate`, or of an earlier `compare`.")],
+    output: Annotated[Path, typer.Option(help="Folder for the scores, tables (CSV, Markdown, LaTeX) and figures.")],
     reference: Annotated[
         str | None, typer.Option(help="Model to test the others against; not given: the fine-tuned control.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Pattern of the runs to compare, DATASET/MODEL/seed_N; repeat for several.")
     ] = None,
 ) -> None:
     """Tables and figures over models and seeds: mean and standard deviation, paired tests, calibration, review."""
     from mob_training.comparison import compare as run
 
-    print(run(scores, output, reference))
+    print(run(scores, output, reference, only or ()))
 
 
 @app.command()

@@ -11,7 +11,8 @@ from types import MappingProxyType
 
 from mob_training import figures
 from mob_training.curves import most_regions
-from mob_training.runs import Run, by_model, datasets, look_up, read_runs, sweeps
+from mob_training.runs import by_model, datasets, sweeps
+from mob_training.score_files import Run, read_runs, write_runs
 from mob_training.scoreboard import DICE, ECE, GROUPS, NLL, POOLED, Metric
 from mob_training.significance import LEVEL, PairedTest, paired_tests
 from mob_training.tables import BETTER, WORSE, Cell, Table, with_best
@@ -20,7 +21,7 @@ from MoBUncertaintyLib.region_settings import Measure
 
 FIGURES = (
     ("calibration", figures.draw_calibration, "Calibration"),
-    ("doubt", figures.draw_doubt, "Error rate by doubt"),
+    ("uncertainty", figures.draw_uncertainty, "Error rate by uncertainty"),
     ("review", figures.draw_review, "Dice after review of the first regions"),
 )
 
@@ -28,38 +29,39 @@ Marks = Mapping[tuple[str, str, str], str]
 """Of a data set, a score's key and a model."""
 
 
-def _mean(run: Run, key: str) -> float | None:
-    return run.mean(key)
-
-
-def _pooled(run: Run, key: str) -> float | None:
-    return look_up(run.pooled, key)
-
-
-def compare(paths: Sequence[Path], output: Path, reference: str | None = None) -> Path:
-    """Write every table and figure of some scores.
+def compare(folders: Sequence[Path], output: Path, reference: str | None = None, only: Sequence[str] = ()) -> Path:
+    """Write every table and figure of some scores, and the scores beside them.
 
     Args:
-        paths: Files of `mob-training evaluate`.
-        output: Folder, made if there is none.
+        folders: Scores folders, of `mob-training evaluate` or of an earlier comparison.
+        output: Folder, made if there is none. One that is among `folders` keeps its scores as they are.
         reference: Model that the others are tested against; None: the fine-tuned control, else the deterministic one,
             else the first.
+        only: Patterns of DATASET/NAME/seed_N that choose runs; empty: all.
 
     Returns:
         `comparison.md`, which shows all of them.
 
     Raises:
-        SettingsError: The files do not fit together, or there is no such reference.
+        SettingsError: The scores do not fit together, or there is no such reference.
     """
-    runs = read_runs(paths)
+    runs = read_runs(folders, only)
     if not runs:
-        raise SettingsError("There are no scores to compare; name at least one file of `mob-training evaluate`.")
+        raise SettingsError(
+            "There are no scores to compare; name folders of `mob-training evaluate`, and check --only."
+        )
     tests = paired_tests(runs, reference)
     output.mkdir(parents=True, exist_ok=True)
+    if output.resolve() not in (folder.resolve() for folder in folders):
+        write_runs(runs, output)
     page = ["# Comparison\n", _legend(runs, tests)]
     for stem, table in tables(runs, tests).items():
         table.write(output / stem)
         page += [f"## {table.title}\n", table.markdown()]
+    if tests:
+        table = significance(tests)
+        (output / "significance.csv").write_text(table.csv(), encoding="utf-8")
+        page += [f"## {table.title}\n", "[significance.csv](significance.csv)\n"]
     for dataset in datasets(runs):
         page += [f"## {dataset}: figures\n", *_draw(dataset, runs, output)]
     path = output / "comparison.md"
@@ -102,14 +104,12 @@ def tables(runs: Sequence[Run], tests: Sequence[PairedTest]) -> dict[str, Table]
         for group, (title, metrics) in GROUPS.items():
             made[f"{dataset}_{group}"] = _within(dataset, title, groups, metrics, marks)
         title = "all voxels of all cases together"
-        made[f"{dataset}_pooled"] = _within(dataset, title, groups, POOLED, value=_pooled)
+        made[f"{dataset}_pooled"] = _within(dataset, title, groups, POOLED, value=Run.over_voxels)
         for model, numbers in sweeps(own).items():
             named = {f"{bases} bases" if bases > 1 else "1 basis": seeds for bases, seeds in numbers.items()}
             title = f"number of bases, {model}"
             sweep = _within(dataset, title, named, GROUPS["scores"][1])
             made[f"{dataset}_{_sweep_name(model)}"] = replace(sweep, corner="Bases")
-    if tests:
-        made["significance"] = _significance(tests)
     return {stem: table for stem, table in made.items() if _has_numbers(table)}
 
 
@@ -119,7 +119,7 @@ def _across(runs: Sequence[Run], metric: Metric, marks: Marks) -> Table:
     columns = []
     for dataset in names:
         groups = {model: [run for run in seeds if run.dataset == dataset] for model, seeds in models.items()}
-        cells = _column(groups, metric, _mean)
+        cells = _column(groups, metric, Run.mean)
         columns.append(_mark(cells, [marks.get((dataset, metric.key, model), "") for model in models]))
     rows = tuple((model, tuple(column[i] for column in columns)) for i, model in enumerate(models))
     return Table(f"{metric.title}{' in %' if metric.factor == 100 else ''}", "Model", tuple(names), rows)
@@ -131,7 +131,7 @@ def _within(
     groups: dict[str, list[Run]],
     metrics: Sequence[Metric],
     marks: Marks = MappingProxyType({}),
-    value: Callable[[Run, str], float | None] = _mean,
+    value: Callable[[Run, str], float | None] = Run.mean,
 ) -> Table:
     """Several scores of one data set (the paper's Table 4); columns without a number are left out."""
     columns = {}
@@ -154,7 +154,7 @@ def _mark(cells: Sequence[Cell], marks: Sequence[str]) -> list[Cell]:
     return [replace(cell, mark=mark) for cell, mark in zip(cells, marks, strict=True)]
 
 
-def _significance(tests: Sequence[PairedTest]) -> Table:
+def significance(tests: Sequence[PairedTest]) -> Table:
     """Every test, in words and numbers."""
     columns = ("Data set", "Score", "Reference", "Better", "Mean difference", "Better in", "Seeds", "Alike in")
     columns += ("p", "p (Holm)")

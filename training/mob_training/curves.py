@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from mob_training.runs import Run, look_up
+from mob_training.score_files import Run
 from mob_training.scoreboard import Metric
 
 MOST_REGIONS = 12
@@ -53,8 +52,7 @@ class Curve:
 
 def labels(groups: Mapping[str, Sequence[Run]]) -> list[str]:
     """The foreground classes of a data set, in the order of their values."""
-    found = [look_up(run.pooled, "volume.curve") or {} for runs in groups.values() for run in runs]
-    return list(dict.fromkeys(name for curves in found for name in curves))
+    return list(dict.fromkeys(name for runs in groups.values() for run in runs for name in run.description["labels"]))
 
 
 def calibration(runs: Sequence[Run], label: str) -> Curve | None:
@@ -67,7 +65,7 @@ def calibration(runs: Sequence[Run], label: str) -> Curve | None:
     Returns:
         None if no run has such a curve.
     """
-    return _binned([(look_up(run.pooled, "volume.curve") or {}).get(label) for run in runs], "confidence", "frequency")
+    return _binned(runs, f"volume.curve.{label}", "confidence", "frequency")
 
 
 def error_rate(runs: Sequence[Run], measure: str) -> Curve | None:
@@ -80,7 +78,7 @@ def error_rate(runs: Sequence[Run], measure: str) -> Curve | None:
     Returns:
         None if no run has such a curve.
     """
-    return _binned([look_up(run.pooled, f"{measure}.box.curve") for run in runs], "doubt", "error")
+    return _binned(runs, f"{measure}.box.curve", "uncertainty", "error")
 
 
 def review(runs: Sequence[Run], measure: str, most: int) -> Curve | None:
@@ -137,9 +135,8 @@ def over_bases(numbers: Mapping[int, Sequence[Run]], metric: Metric) -> tuple[Cu
     return Curve.over(np.array(list(numbers), float), values), values
 
 
-def _binned(curves: Sequence[dict[str, Any] | None], x: str, y: str) -> Curve | None:
-    there = [curve for curve in curves if curve]
-    if not there:
-        return None
+def _binned(runs: Sequence[Run], place: str, x: str, y: str) -> Curve | None:
+    curves = [[run.over_voxels(f"{place}.{name}") for name in (x, y, "count")] for run in runs]
+    curves = [curve for curve in curves if None not in curve]
     # An empty bin has None.
-    return Curve.over(*(np.array([curve[name] for curve in there], float) for name in (x, y, "count")))
+    return Curve.over(*np.array(curves, float).swapaxes(0, 1)) if curves else None

@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from statistics import mean, median
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from mob_training.case_scores import MEASURES, PLACES, PlaceSums, ScoredCase, sc
 from mob_training.datasets import CASES_FILE
 from mob_training.naming import describe_run
 from mob_training.raters import draw_segmentations, rater_scores, read_raters
+from mob_training.score_files import Run, flatten
 from mob_training.split import read_subjects
 from MoBUncertaintyLib.card import Label
 from MoBUncertaintyLib.covariance import Covariance
@@ -51,7 +51,7 @@ def evaluate(
     name: str | None = None,
     regions: Mapping[str, float] | None = None,
     report: Callable[[str], None] = print,
-) -> dict[str, Any]:
+) -> Run:
     """Score a model on whole held-out cases.
 
     Args:
@@ -64,11 +64,6 @@ def evaluate(
         name: What tables call the model; None: after its covariance and the name of its fine-tuning.
         regions: What counts as a doubtful region (`region_settings.STATED_BY_MODELS`); the rest is as the model states.
         report: Told of each case.
-
-    Returns:
-        `run` (what was scored), `summary` (mean, median, least and greatest over the cases of every score), `pooled`
-        (scores over the voxels of all cases together, with the calibration curve and the error rate by doubt) and
-        `cases`, ready to be written as JSON; what is undefined is None (`mob_training.metrics`).
 
     Raises:
         SettingsError: The data set has no held-out cases, or other labels than the model.
@@ -85,7 +80,7 @@ def evaluate(
     pool = Pool(labels)
     known = dataset / CASES_FILE
     subjects = read_subjects(known) if known.exists() else {}
-    rows = []
+    scored = {}
     for case_name, image_path, truth_path in cases:
         image, truth = read_image(image_path).image, sitk.ReadImage(str(truth_path))
         prediction = predictor.predict(image, exact=True)
@@ -96,10 +91,9 @@ def evaluate(
             samples = draw_segmentations(predictor, image, drawn) if sampled else [case.segmentation]
             scores["raters"] = rater_scores(case, read, samples)
         pool.add(case, sums)
-        rows.append(_plain({"case": case_name, "subject": subjects.get(case_name, case_name)} | scores))
+        scored[case_name] = {"subject": subjects.get(case_name, case_name), **dict(flatten(scores))}
         report(f"{case_name}: Dice {scores['dice']:.4f}, NLL {scores['volume']['nll']:.4f}")
-    described = describe_run(model, dataset, name)
-    return {"run": described, "summary": summarise(rows), "pooled": _plain(pool.scores()), "cases": rows}
+    return Run(describe_run(model, dataset, name), dict(flatten(pool.scores())), scored)
 
 
 class Pool:
@@ -137,36 +131,6 @@ class Pool:
                 for place, one in self._sums.items()
             }
         return result
-
-
-def summarise(rows: list[dict]) -> dict:
-    """Mean, median, least and greatest over the cases of every number in the rows, nested as they are."""
-    summary = {}
-    for key, value in rows[0].items():
-        if isinstance(value, dict):
-            nested = summarise([row[key] for row in rows])
-            if nested:
-                summary[key] = nested
-        else:
-            # What is undefined in a case has no say in the mean.
-            values = [row[key] for row in rows if isinstance(row[key], int | float)]
-            if values:
-                summary[key] = {
-                    "mean": mean(values),
-                    "median": median(values),
-                    "least": min(values),
-                    "greatest": max(values),
-                }
-    return summary
-
-
-def _plain(value: Any) -> Any:
-    """For JSON: what is not a number becomes None."""
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _description(dataset: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, product
 from pathlib import Path
@@ -11,12 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 from scipy.special import entr
 
 from mob_training import curves
 from mob_training.curves import Curve
 from mob_training.metrics import BINS
-from mob_training.runs import ORDER, Run
+from mob_training.runs import ORDER
+from mob_training.score_files import Run
 from mob_training.scoreboard import BOX_MARGIN_MM, DICE, ECE, NLL
 from MoBUncertaintyLib.appearance import readable
 from MoBUncertaintyLib.region_settings import MEASURE_NAMES, Measure
@@ -49,24 +52,24 @@ _BINARY = {"bernoulli": lambda p: p * (1 - p), "entropy": lambda p: entr(p) + en
 """Doubt of a voxel of two classes that is wrong with the probability p."""
 
 
-def draw_error_caught(scores: dict, path: Path, most: int = curves.MOST_REGIONS) -> None:
+def draw_error_caught(run: Run, path: Path, most: int = curves.MOST_REGIONS) -> None:
     """Mean share of the error inside the first n regions of the ranking, for each measure of doubt.
 
     Args:
-        scores: As `evaluation.evaluate` returns them.
+        run: The scores of a model.
         path: PNG to write.
         most: Largest n drawn; a case with fewer regions keeps its last share, one without error has none.
     """
     figure = _figure(9.5, 3.8)
     for axes, (kind, words) in zip(figure.subplots(1, 2, sharey=True), KINDS.items(), strict=True):
         for measure, colour in COLOURS.items():
-            found = [case[measure] for case in scores["cases"] if case[measure]["caught"][kind] is not None]
-            if not found:
+            caught = run.per_case(f"{measure}.caught.{kind}")
+            if not caught:
                 continue
-            shares = np.array([curves.padded([0.0, *one["caught"][kind]], most + 1) for one in found])
+            shares = np.array([curves.padded([0.0, *one], most + 1) for one in caught.values()])
             n = np.arange(most + 1)
             low, high = np.percentile(shares, (25, 75), axis=0)
-            count = np.median([one["regions"] for one in found])
+            count = np.median([len(one) for one in caught.values()])
             axes.plot(
                 n,
                 shares.mean(axis=0),
@@ -110,7 +113,7 @@ def draw_calibration(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
     _finish(figure, f"All voxels of all test cases; {_BINNED}", path)
 
 
-def draw_doubt(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
+def draw_uncertainty(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
     """Share of wrong voxels by their doubt, for each measure of doubt, and how many voxels there are.
 
     Args:
@@ -250,5 +253,9 @@ def _legend(figure: Figure, lines: Mapping[str, object]) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
+    """Write a small PNG: lines and words need few colours."""
+    file = io.BytesIO()
+    figure.savefig(file, dpi=80)
+    picture = Image.open(file).convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE, 2, dither=Image.Dither.NONE)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    picture.save(path, optimize=True)

@@ -41,6 +41,7 @@ def describe_run(model: Model, dataset: Path, name: str | None = None) -> dict[s
     seed = finetuning.get("seed", (model.plans.get("schedule") or {}).get("seed"))
     return {
         "dataset": re.sub(r"^Dataset\d+_", "", dataset.resolve().name),
+        "name": name or run_name or Covariance.DETERMINISTIC.value,
         "model": name or shown,
         "covariance": card.covariance.kind.value,
         "scope": card.covariance.scope.value,

@@ -9,7 +9,8 @@ import numpy as np
 from scipy.stats import rankdata, wilcoxon
 
 from mob_training.naming import CONTROL
-from mob_training.runs import ORDER, Run, by_model, datasets, over_seeds, over_subjects
+from mob_training.runs import ORDER, by_model, datasets, over_seeds, over_subjects
+from mob_training.score_files import Run
 from mob_training.scoreboard import GROUPS, Metric
 from mob_training.tables import BETTER, WORSE
 from MoBUncertaintyLib.errors import SettingsError

@@ -118,14 +118,10 @@ class Table:
             lines.append(" & ".join([_escape(name), *shown]) + r" \\")
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
-    def write(self, stem: Path) -> list[Path]:
-        """Write `STEM.csv`, `STEM.md` and `STEM.tex`."""
-        written = []
-        for ending, text in (("csv", self.csv()), ("md", self.markdown()), ("tex", self.latex())):
-            path = stem.with_name(f"{stem.name}.{ending}")
-            path.write_text(text, encoding="utf-8")
-            written.append(path)
-        return written
+    def write(self, stem: Path) -> None:
+        """Write `STEM.csv` and `STEM.tex`."""
+        stem.with_name(f"{stem.name}.csv").write_text(self.csv(), encoding="utf-8")
+        stem.with_name(f"{stem.name}.tex").write_text(self.latex(), encoding="utf-8")
 
 
 def with_best(cells: Sequence[Cell], higher: bool) -> list[Cell]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from mob_training.score_files import rounded
+from mob_training.score_files import SUMMARY, flatten, read_descriptions, rounded
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.images import VOLUME_SUFFIXES, volume_stem
 
@@ -163,24 +163,26 @@ def origin(config: Mapping[str, Any], run: PlannedRun) -> dict[str, Any]:
     return json.loads(json.dumps(made))
 
 
-def kept_scores(config: Mapping[str, Any], runs: Iterable[PlannedRun]) -> dict[str, tuple[Path, Path]]:
-    """Scores in the config's folder `scores`, by the runs' folders: summary and cases. These are not trained again.
+def kept_scores(config: Mapping[str, Any], runs: Iterable[PlannedRun]) -> dict[str, Path]:
+    """The scores folder of every run that the config's folder `scores` has. These are not trained again.
 
     Raises:
-        SettingsError: There is no such folder or nothing in it, a file is damaged, or a run was made from something
-            else than the config says.
+        SettingsError: There is no such folder or no run of the config in it, a file is missing or damaged, or a run was
+            made from something else than the config says.
     """
     if "scores" not in config:
         return {}
-    folder = Path(config["scores"])
+    top = Path(config["scores"])
+    found = {}
+    for summary in sorted(top.rglob(SUMMARY)):
+        found |= {path: (summary.parent, one) for path, one in read_descriptions(summary.parent).items()}
     kept = {}
     for run in runs:
-        summary = folder / f"{run.folder}.json"
-        if summary.exists():
-            _check_origin(summary, origin(config, run))
-            kept[run.folder] = summary, summary.with_name(f"{summary.stem}_cases.json")
+        if run.folder in found:
+            kept[run.folder], description = found[run.folder]
+            _check_origin(kept[run.folder], run, description.get("origin"), origin(config, run))
     if not kept:
-        raise SettingsError(f"scores: {folder.resolve()} holds no DATASET/MODEL/seed_N.json of the config's runs.")
+        raise SettingsError(f"scores: {top.resolve()} holds no scores of the config's runs.")
     return kept
 
 
@@ -372,35 +374,23 @@ def _in_full(command: Callable, options: Mapping[str, Any], names: Iterable[str]
     return {name: options.get(name, known.get(name)) for name in names or {**known, **options}}
 
 
-def _check_origin(summary: Path, expected: Mapping[str, Any]) -> None:
+def _check_origin(folder: Path, run: PlannedRun, found: Any, expected: Mapping[str, Any]) -> None:
     """See that kept scores are of the run that the config describes.
 
     Raises:
-        SettingsError: They are not, or cannot be read.
+        SettingsError: They are not, or do not say.
     """
-    mend = "remove it to train that run anew"
-    if not summary.with_name(f"{summary.stem}_cases.json").exists():
-        raise SettingsError(f"scores: {summary} lacks its {summary.stem}_cases.json; put it there, or {mend}.")
+    kept, mend = f"scores: {run.folder} of {folder}", "take it out of `scores` to train it anew"
     try:
-        found = json.loads(summary.read_text(encoding="utf-8"))["run"]["origin"]
         if "finetune" in found:  # an option that is younger than the scores was at its default
-            found["finetune"] |= _finetuning(found["finetune"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise SettingsError(f"scores: {summary} does not say what it was made from; {mend}.") from None
-    theirs, ours = (dict(_flat(rounded(one))) for one in (found, expected))
+            found = found | {"finetune": found["finetune"] | _finetuning(found["finetune"])}
+        theirs, ours = (dict(flatten(rounded(one))) for one in (found, expected))
+    except (TypeError, AttributeError):
+        raise SettingsError(f"{kept} does not say what it was made from; {mend}.") from None
     differences = [
         f"{key} {theirs.get(key, 'not given')} in place of {ours.get(key, 'none')}"
         for key in sorted(theirs.keys() | ours.keys())
         if theirs.get(key) != ours.get(key)
     ]
     if differences:
-        raise SettingsError(f"scores: {summary} was made with {', '.join(differences)}; {mend}, or change the config.")
-
-
-def _flat(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Every entry of nested dictionaries by its place, `a.b.c`."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{place}.{key}" if place else key)
-    else:
-        yield place, value
+        raise SettingsError(f"{kept} was made with {', '.join(differences)}; {mend}, or change the config.")

@@ -91,7 +91,7 @@ class ErrorRanking:
         return {"auroc": auroc, "auprc": auprc, **_risks(count[::-1], wrong[::-1])}
 
     def binned(self, top: float, bins: int = 15) -> dict[str, list]:
-        """Mean `doubt`, share of wrong voxels (`error`) and `count` in equal bins of doubt from 0 to `top`, as lists.
+        """Mean `uncertainty`, fraction of wrong voxels (`error`) and `count` in equal bins from 0 to `top`, as lists.
 
         The first two are NaN for an empty bin.
         """
@@ -102,7 +102,7 @@ class ErrorRanking:
         )
         divisor = np.where(total, total, np.nan)
         return {
-            "doubt": (summed / divisor).tolist(),
+            "uncertainty": (summed / divisor).tolist(),
             "error": (missed / divisor).tolist(),
             "count": total.astype(int).tolist(),
         }
