@@ -75,7 +75,7 @@ def _main(value: Any) -> tuple[str, list[Any]]:
     if not isinstance(value, dict):
         return plain(value), []
     if (mean := _mean(value)) is not None:
-        bounds = [plain(value[bound]) for bound in ("least", "greatest") if bound in value]
+        bounds = [plain(value[bound]) for bound in ("min", "max") if bound in value]
         return mean + (f" ({' to '.join(bounds)})" if bounds else ""), []
     means = {name: mean for name, entry in value.items() if (mean := _mean(entry)) is not None}
     shown = dict(list(means.items())[:ITEMS])

@@ -41,7 +41,7 @@ def test_only_what_says_something_about_the_kind_is_said(spec: CovarianceSpec, t
 
 
 def test_main_scores_are_shown_and_the_rest_is_counted() -> None:
-    dice = {"mean": 0.92884, "median": 0.93, "least": 0.86479, "greatest": 0.96138}
+    dice = {"mean": 0.92884, "median": 0.93, "min": 0.86479, "max": 0.96138}
     curve = [[0.1, 0.2]] * 50
     scores = {
         "held_out_cases": 20,

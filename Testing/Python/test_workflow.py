@@ -368,15 +368,22 @@ rule then:
     assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
-def test_readme_names_commands_and_options_that_exist():
-    readme = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
-    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", readme, re.DOTALL)).replace("\\\n", " ")
-    commands = re.findall(r"^mob-training (\w[\w-]*)(.*)$", blocks, re.MULTILINE)
-    assert len(commands) >= 10
+def test_pages_name_commands_options_and_files_that_exist():
+    top = FOLDER.parent
+    pages = {path: path.read_text(encoding="utf-8") for path in (*top.glob("*.md"), *top.rglob("results/**/README.md"))}
+    blocks = "\n".join(block for text in pages.values() for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+    commands = re.findall(r"^mob-training (\w[\w-]*)(.*)$", blocks.replace("\\\n", " "), re.MULTILINE)
+    assert len(commands) >= 20
+    shown: dict[str, str] = {}
     for name, rest in commands:
-        shown = CliRunner().invoke(cli.app, [name, "--help"], env={"COLUMNS": "200"})
-        assert shown.exit_code == 0, name
+        if name not in shown:
+            help_page = CliRunner().invoke(cli.app, [name, "--help"], env={"COLUMNS": "200"})
+            assert help_page.exit_code == 0, name
+            shown[name] = help_page.output
         if name != "workflow":
-            assert [word for word in re.findall(r"--[a-z-]+", rest) if word not in shown.output] == [], name
-    for path in re.findall(r"training/workflow/config/\w+\.yaml", readme):
-        assert (FOLDER.parents[1] / path).exists()
+            assert [word for word in re.findall(r"--[a-z-]+", rest) if word not in shown[name]] == [], name
+    for page, text in pages.items():
+        for path in re.findall(r"training/(?:workflow|results)/[\w/.]*\w", text):
+            assert (top.parent / path).exists(), f"{page}: {path}"
+        for link in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", text):
+            assert (page.parent / link).exists(), f"{page}: {link}"
