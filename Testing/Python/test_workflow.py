@@ -240,6 +240,18 @@ def test_kept_scores_of_all_runs_may_be_in_one_folder(tmp_path):
     assert len(kept) == 6 and set(kept.values()) == {tmp_path / "all" / "Pancreas"}
 
 
+BENCHMARKS = {"hippocampus": 33, "hippocampus_anterior": 42, "phantom": 27}
+"""Runs that are kept."""
+
+
+@pytest.mark.parametrize(("name", "runs"), BENCHMARKS.items(), ids=BENCHMARKS)
+def test_scores_of_the_benchmarks_are_those_of_their_configs(name, runs):
+    config = workflow.read_config(CONFIGS[name])
+    (dataset,) = config["datasets"]
+    kept = kept_scores(config | {"scores": str(FOLDER.parent / "results" / dataset)}, grid(config))
+    assert len(kept) == runs
+
+
 def test_scores_older_than_an_option_had_it_at_its_default(tmp_path):
     config = small(scores=str(tmp_path))
     write_kept(tmp_path, config, 1)

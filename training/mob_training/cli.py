@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mob_training.settings import FineTuning, Likelihood, LossWeights, Preset, Schedule
+from mob_training.settings import CHANNEL, FineTuning, Likelihood, LossWeights, Preset, Schedule, default_options
 from MoBUncertaintyLib.cli import RegionOptions
 from MoBUncertaintyLib.covariance import Assignment, Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.errors import SettingsError, UserError
@@ -31,6 +31,8 @@ Subjects = Annotated[
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint of the same settings.")]
+
+DEFAULTS = default_options()
 
 
 @app.command()
@@ -95,7 +97,7 @@ def labelled(
     workspace: Workspace,
     test: Test = None,
     validation: Validation = None,
-    channel: Annotated[str, typer.Option(help="CT, or another name for images that are z-scored.")] = "MRI",
+    channel: Annotated[str, typer.Option(help="CT, or another name for images that are z-scored.")] = CHANNEL,
     subjects: Subjects = None,
     seed: Seed = 0,
 ) -> None:
@@ -134,7 +136,7 @@ def train(
     dataset_id: DatasetId,
     workspace: Workspace,
     epochs: Annotated[int, typer.Option(min=1, help="nnU-Net's own number is 1000.")],
-    iterations: Annotated[int, typer.Option(min=1, help="Batches per epoch.")] = 250,
+    iterations: Annotated[int, typer.Option(min=1, help="Batches per epoch.")] = DEFAULTS["iterations"],
     plans: Annotated[str, typer.Option(help="Name of the plans, as printed by `plan`.")] = "mobSmallPlans",
     fold: Fold = 0,
     seed: Seed = 0,
@@ -154,29 +156,33 @@ def train(
 def finetune(
     results: Annotated[Path, typer.Argument(help="Results folder of the deterministic stage.")],
     workspace: Workspace,
-    covariance: Annotated[Covariance, typer.Option(help="Covariance model.")] = Covariance.MIXTURE_OF_BASES,
+    covariance: Annotated[Covariance, typer.Option(help="Covariance model.")] = DEFAULTS["covariance"],
     name: Annotated[str | None, typer.Option(help="Name of this run; the covariance model's if not given.")] = None,
-    rank: Annotated[int, typer.Option(help="R.")] = 16,
-    bases: Annotated[int, typer.Option(help="M.")] = 3,
-    partitions: Annotated[int, typer.Option(help="P, cells per axis of a tile.")] = 4,
-    scope: Annotated[Scope, typer.Option(help="How often z2 is drawn.")] = Scope.VOXEL,
+    rank: Annotated[int, typer.Option(help="R.")] = DEFAULTS["rank"],
+    bases: Annotated[int, typer.Option(help="M.")] = DEFAULTS["bases"],
+    partitions: Annotated[int, typer.Option(help="P, cells per axis of a tile.")] = DEFAULTS["partitions"],
+    scope: Annotated[Scope, typer.Option(help="How often z2 is drawn.")] = DEFAULTS["scope"],
     assignment: Annotated[
         Assignment, typer.Option(help="A cell takes the most probable basis, or the mean of the bases.")
-    ] = Assignment.HARD,
-    likelihood: Annotated[Likelihood, typer.Option(help="mean is Eq. 12.")] = Likelihood.MEAN,
-    samples: Annotated[int, typer.Option(min=1, help="k, samples per training step.")] = 5,
-    learning_rate: Annotated[float, typer.Option(help="Of the backbone.")] = 1e-4,
-    head_learning_rate: Annotated[float, typer.Option(help="Of the covariance head.")] = 1e-4,
-    dice_weight: Annotated[float, typer.Option(help="lambda_Dice of Eq. 11; less of it, better calibrated.")] = 1.0,
-    kl_weight: Annotated[float, typer.Option(help="lambda_KL of Eq. 11.")] = 5e-4,
-    reverse_kl: Annotated[bool, typer.Option(help="The other direction of Eq. 8.")] = False,
-    orthogonality_weight: Annotated[float, typer.Option(help="lambda_orth of Eq. 11.")] = 1.0,
-    entropy_weight: Annotated[float, typer.Option(help="lambda_w of Eq. 11.")] = 0.05,
+    ] = DEFAULTS["assignment"],
+    likelihood: Annotated[Likelihood, typer.Option(help="mean is Eq. 12.")] = DEFAULTS["likelihood"],
+    samples: Annotated[int, typer.Option(min=1, help="k, samples per training step.")] = DEFAULTS["samples"],
+    learning_rate: Annotated[float, typer.Option(help="Of the backbone.")] = DEFAULTS["learning_rate"],
+    head_learning_rate: Annotated[float, typer.Option(help="Of the covariance head.")] = DEFAULTS["head_learning_rate"],
+    dice_weight: Annotated[
+        float, typer.Option(help="lambda_Dice of Eq. 11; less of it, better calibrated.")
+    ] = DEFAULTS["dice_weight"],
+    kl_weight: Annotated[float, typer.Option(help="lambda_KL of Eq. 11.")] = DEFAULTS["kl_weight"],
+    reverse_kl: Annotated[bool, typer.Option(help="The other direction of Eq. 8.")] = DEFAULTS["reverse_kl"],
+    orthogonality_weight: Annotated[float, typer.Option(help="lambda_orth of Eq. 11.")] = DEFAULTS[
+        "orthogonality_weight"
+    ],
+    entropy_weight: Annotated[float, typer.Option(help="lambda_w of Eq. 11.")] = DEFAULTS["entropy_weight"],
     temperature_scaling: Annotated[
         bool, typer.Option(help="At the end divide the logits by the temperature that suits the validation cases.")
-    ] = False,
-    epochs: Annotated[int, typer.Option(min=1, help="The paper's number is 20.")] = 20,
-    iterations: Annotated[int, typer.Option(min=1, help="Patches per epoch.")] = 250,
+    ] = DEFAULTS["temperature_scaling"],
+    epochs: Annotated[int, typer.Option(min=1, help="The paper's number is 20.")] = DEFAULTS["epochs"],
+    iterations: Annotated[int, typer.Option(min=1, help="Patches per epoch.")] = DEFAULTS["iterations"],
     fold: Fold = 0,
     seed: Seed = 0,
     device: Device = "auto",

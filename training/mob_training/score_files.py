@@ -108,9 +108,13 @@ def flatten(scores: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, A
         if isinstance(value, Mapping):
             yield from flatten(value, f"{place}{key}.")
         elif isinstance(value, list):
-            yield place + key, [None if one is None or math.isnan(one) else one for one in value]
-        elif value is not None and value == value:
+            yield place + key, [None if _undefined(one) else one for one in value]
+        elif not _undefined(value):
             yield place + key, value
+
+
+def _undefined(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def summarise(run: Run) -> dict[str, Any]:

@@ -14,6 +14,9 @@ from typing import Any
 
 from MoBUncertaintyLib.covariance import CovarianceSpec
 
+CHANNEL = "MRI"
+"""Name of the images of a data set, unless stated: nnU-Net z-scores all but CT."""
+
 
 class Preset(StrEnum):
     """Size of the planned network."""
@@ -102,6 +105,31 @@ class FineTuning:
         rest["likelihood"] = Likelihood(rest["likelihood"])
         rest["weights"] = LossWeights(**rest["weights"])
         return cls(**rest, schedule=Schedule(**{name: values[name] for name in times if name in values}))
+
+
+def default_options() -> dict[str, Any]:
+    """Every option of a fine-tuning by its name on the command line and in a workflow's config, at its default."""
+    spec, settings = CovarianceSpec(), FineTuning()
+    return {
+        "covariance": spec.kind,
+        "rank": spec.rank,
+        "bases": spec.bases,
+        "partitions": spec.partitions,
+        "scope": spec.scope,
+        "assignment": spec.assignment,
+        "likelihood": settings.likelihood,
+        "samples": settings.samples,
+        "learning_rate": settings.learning_rate,
+        "head_learning_rate": settings.head_learning_rate,
+        "dice_weight": settings.weights.dice,
+        "kl_weight": settings.weights.kl,
+        "reverse_kl": settings.reverse_kl,
+        "orthogonality_weight": settings.weights.orthogonality,
+        "entropy_weight": settings.weights.weight,
+        "temperature_scaling": settings.temperature_scaling,
+        "epochs": settings.schedule.epochs,
+        "iterations": settings.schedule.iterations,
+    }
 
 
 def deterministic_plans(plans: dict[str, Any], schedule: Schedule) -> dict[str, Any]:

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from mob_training.score_files import SUMMARY, flatten, read_descriptions, rounded
+from mob_training.settings import CHANNEL, default_options
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.images import VOLUME_SUFFIXES, volume_stem
 
@@ -97,8 +98,21 @@ def check_config(config: Any) -> None:
 
 @cache
 def schema() -> dict[str, Any]:
-    """JSON schema of the config."""
-    return yaml.safe_load((FOLDER / "config.schema.yaml").read_text(encoding="utf-8"))
+    """JSON schema of the config: that of the file, with the options of a fine-tuning."""
+    found = yaml.safe_load((FOLDER / "config.schema.yaml").read_text(encoding="utf-8"))
+    options = {name: _allowed(default) for name, default in default_options().items()}
+    for name in ("finetuning", "model"):
+        found["$defs"][name]["properties"] |= options
+    return found
+
+
+def _allowed(default: Any) -> dict[str, Any]:
+    """What an option may be, by its default."""
+    if isinstance(default, Enum):
+        return {"enum": [member.value for member in type(default)]}
+    if isinstance(default, bool):
+        return {"type": "boolean"}
+    return {"type": "integer", "minimum": 1} if isinstance(default, int) else {"type": "number", "minimum": 0}
 
 
 def typed(value: Any) -> Any:
@@ -139,27 +153,25 @@ def origin(config: Mapping[str, Any], run: PlannedRun) -> dict[str, Any]:
 
     Where the data lie, and on what device a run is trained, is not part of it.
     """
-    from mob_training import cli
-
     entry = config["datasets"][run.dataset]
     data = {key: entry[key] for key in ("organ", "labels") if key in entry}
     if "labels" in entry:
-        data |= _in_full(cli.labelled, entry, ["channel"])
+        data["channel"] = entry.get("channel", CHANNEL)
     if "subjects" in entry:
         data["subjects"] = Path(entry["subjects"]).name
     if "phantom" in config:
-        data["phantom"] = _in_full(cli.phantom, config["phantom"])
+        data["phantom"] = phantom_options(config)
     made = {
         "data": data,
         "split": split_of(config, run.dataset),
         "preset": config.get("preset", "small"),
         "seed": run.seed,
-        "train": _in_full(cli.train, config["train"], schema()["$defs"]["schedule"]["properties"]),
+        "train": {"iterations": default_options()["iterations"]} | config["train"],
     }
     if run.regions:
         made["regions"] = run.regions
     if run.model != DETERMINISTIC:
-        made["finetune"] = _finetuning(run.options)
+        made["finetune"] = default_options() | run.options
     return json.loads(json.dumps(made))
 
 
@@ -201,6 +213,11 @@ def check_source(config: Mapping[str, Any]) -> None:
 def raw_folder_name(config: Mapping[str, Any], dataset: str) -> str:
     """nnU-Net's name of a data set's folder."""
     return f"Dataset{config['datasets'][dataset]['id']:03d}_{dataset}"
+
+
+def phantom_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `mob-training phantom`, in full."""
+    return {"raters": 0, "seed": 0} | config.get("phantom", {})
 
 
 def option_line(options: Mapping[str, Any]) -> str:
@@ -354,26 +371,6 @@ def _sweep(config: Mapping[str, Any]) -> Iterator[PlannedRun]:
                     yield PlannedRun(dataset, name, seed, {**options, "bases": bases}, regions, sweep=True)
 
 
-def _finetuning(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Every option of a fine-tuning."""
-    from mob_training import cli
-
-    return _in_full(cli.finetune, options, schema()["$defs"]["finetuning"]["properties"])
-
-
-def _in_full(command: Callable, options: Mapping[str, Any], names: Iterable[str] | None = None) -> dict[str, Any]:
-    """Options of a command, with its defaults for those that are not given.
-
-    Args:
-        command: A function of `mob_training.cli`.
-        options: Those that are given.
-        names: Which there are; None: all that have a default, and those given.
-    """
-    defaults = {name: entry.default for name, entry in inspect.signature(command).parameters.items()}
-    known = {name: value for name, value in defaults.items() if value is not inspect.Parameter.empty}
-    return {name: options.get(name, known.get(name)) for name in names or {**known, **options}}
-
-
 def _check_origin(folder: Path, run: PlannedRun, found: Any, expected: Mapping[str, Any]) -> None:
     """See that kept scores are of the run that the config describes.
 
@@ -383,7 +380,7 @@ def _check_origin(folder: Path, run: PlannedRun, found: Any, expected: Mapping[s
     kept, mend = f"scores: {run.folder} of {folder}", "take it out of `scores` to train it anew"
     try:
         if "finetune" in found:  # an option that is younger than the scores was at its default
-            found = found | {"finetune": found["finetune"] | _finetuning(found["finetune"])}
+            found = found | {"finetune": default_options() | found["finetune"]}
         theirs, ours = (dict(flatten(rounded(one))) for one in (found, expected))
     except (TypeError, AttributeError):
         raise SettingsError(f"{kept} does not say what it was made from; {mend}.") from None
