@@ -22,6 +22,7 @@ test-slow: $(VENV)/.test
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 # The icon of extension and module, and the sample's picture.
 icons: $(VENV)/.demo

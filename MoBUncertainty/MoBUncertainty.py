@@ -23,9 +23,9 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from MoBUncertaintyLib.app.choices import Device, Method
-from MoBUncertaintyLib.app.samples import loadSampleData, registerSampleData
 from MoBUncertaintyLib.errors import UserError
+from MoBUncertaintyLib.slicer_app.panel.choices import Device, Method
+from MoBUncertaintyLib.slicer_app.samples import loadSampleData, registerSampleData
 
 # What needs scipy or SimpleITK (review, regions and the panel's parts on top of them) is imported where it is first
 # used, so that Slicer starts as fast as without this module.
@@ -107,7 +107,7 @@ class MoBUncertaintyParameterNode:
 
 
 class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """What the panel does is in MoBUncertaintyLib/app/panel.py; this class keeps it in step with the scene."""
+    """Keeps the panel, which is in MoBUncertaintyLib/slicer_app/panel, in step with the scene."""
 
     def __init__(self, parent=None) -> None:
         """Called when the user opens the module the first time and the widget is initialized."""
@@ -120,8 +120,8 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def setup(self) -> None:
         """Called when the user opens the module the first time and the widget is initialized."""
-        from MoBUncertaintyLib.app.installation import ensureReady
-        from MoBUncertaintyLib.app.panel import Panel
+        from MoBUncertaintyLib.slicer_app.installation import ensureReady
+        from MoBUncertaintyLib.slicer_app.panel.panel import Panel
 
         ScriptedLoadableModuleWidget.setup(self)
 
@@ -224,7 +224,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         # Select default input nodes if nothing is selected yet to save a few clicks for the user
         if not self._parameterNode.ct:
-            from MoBUncertaintyLib.app.sessions import defaultCt
+            from MoBUncertaintyLib.slicer_app.sessions import defaultCt
 
             self._parameterNode.ct = defaultCt()
         self.panel.showOpened()
@@ -264,8 +264,8 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
     def __init__(self, client=None, modelList=None) -> None:
         """Called when the logic class is instantiated."""
         ScriptedLoadableModuleLogic.__init__(self)
-        from MoBUncertaintyLib.app.models import ModelList
-        from MoBUncertaintyLib.app.sessions import Sessions
+        from MoBUncertaintyLib.slicer_app.models import ModelList
+        from MoBUncertaintyLib.slicer_app.sessions import Sessions
 
         self.modelList = modelList or ModelList()
         self.sessions = Sessions()
@@ -294,7 +294,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         A client for a worker in Slicer's Python.
         :param arguments: of Python
         """
-        from MoBUncertaintyLib.app.client import WorkerClient
+        from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 
         program = shutil.which("PythonSlicer") or "PythonSlicer"
         return WorkerClient(program, arguments=arguments, folder=slicer.app.temporaryPath)
@@ -320,12 +320,12 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         :param onResult: called with the ReviewSession of the CT
         :param onError: called with code, message and details
         """
-        from MoBUncertaintyLib.app import tasks
-        from MoBUncertaintyLib.app.steps import Steps
+        from MoBUncertaintyLib.slicer_app import requests
+        from MoBUncertaintyLib.slicer_app.steps import Steps
 
         def show(result):
-            onProgress(tasks.SHOWING)
-            self._showing = Steps(tasks.showResultInSteps(ct, request, result), shown, failed)
+            onProgress(requests.SHOWING)
+            self._showing = Steps(requests.showResultInSteps(ct, request, result), shown, failed)
 
         def shown(session):
             self._showing = None
@@ -344,7 +344,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
             onError("scene", text.format(reason=type(error).__name__), details)
 
         # A new segmentation is looked through as the last one was.
-        request = tasks.predictRequest(ct, str(model), settings, self.sessions.opened(ct))
+        request = requests.predictRequest(ct, str(model), settings, self.sessions.opened(ct))
         self.client.request(request, onProgress, onWarning, show, onError)
 
     def export(self, ct, folder, formats, patientFields, onProgress, onWarning, onResult, onError) -> None:
@@ -356,12 +356,12 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         :param patientFields: the report may name the patient
         :param onResult: called with the paths of the files, and with sentences about what could not be written
         """
-        from MoBUncertaintyLib.app import tasks
+        from MoBUncertaintyLib.slicer_app import requests
 
         def written(result):
             onResult(result["files"], result["problems"])
 
-        request = tasks.exportRequest(self.session(ct), Path(folder), formats, patientFields)
+        request = requests.exportRequest(self.session(ct), Path(folder), formats, patientFields)
         self.client.request(request, onProgress, onWarning, written, onError)
 
     def cancel(self) -> None:
@@ -480,8 +480,8 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
         """The panel's buttons lead from a CT to a signed review, whose verdicts change the scene."""
         import numpy as np
 
-        from MoBUncertaintyLib.app.sections.table import STATUS, statusText
-        from MoBUncertaintyLib.review import Verdict
+        from MoBUncertaintyLib.review.region import Verdict
+        from MoBUncertaintyLib.slicer_app.panel.table import STATUS, statusText
 
         with self.openPanel() as (logic, ui):
             ct = loadSampleData()
@@ -567,7 +567,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
     @staticmethod
     def standIn(mode):
         """A client for the stand-in worker in that mode."""
-        return MoBUncertaintyLogic.newClient("-u", "-m", "MoBUncertaintyLib.stand_in_worker", mode)
+        return MoBUncertaintyLogic.newClient("-u", "-m", "MoBUncertaintyLib.worker.fake", mode)
 
     def segment(self, ct, mode):
         """Run to the end, and return the session."""

@@ -14,7 +14,7 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 from PIL import Image
 
-from desktop.panel import apply, load_demo, open_panel, running
+from slicer_host.panel import apply, load_demo, open_panel, running
 
 FOLDER = Path(__file__).parents[1] / "MoBUncertainty" / "Resources" / "Screenshots"
 SIZE = (1366, 768)  # of a laptop's screen
@@ -93,7 +93,7 @@ def ask(desktop, take) -> None:
     import ctk
     import qt
 
-    from MoBUncertaintyLib.app import installation
+    from MoBUncertaintyLib.slicer_app import installation
 
     def show(box) -> int:
         box.setParent(desktop.window, qt.Qt.Widget)

@@ -13,14 +13,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.agreement import dice, error_fraction
-from MoBUncertaintyLib.card import ModelCard
-from MoBUncertaintyLib.covariance import Covariance
 from MoBUncertaintyLib.errors import Cancelled, ImageError, reporting_out_of_memory
-from MoBUncertaintyLib.images import digest, read_image
-from MoBUncertaintyLib.model import DEMO_MODEL, find_model, load_model
-from MoBUncertaintyLib.plausibility import unsuitable
-from MoBUncertaintyLib.prediction import (
+from MoBUncertaintyLib.images.reader import digest, read_image
+from MoBUncertaintyLib.inference.plausibility import unsuitable
+from MoBUncertaintyLib.inference.predictor import (
     CancelledCallback,
     Prediction,
     PredictionSettings,
@@ -28,11 +24,15 @@ from MoBUncertaintyLib.prediction import (
     Progress,
     ProgressCallback,
 )
-from MoBUncertaintyLib.region_settings import MEASURE_NAMES, Measure, RegionSettings
-from MoBUncertaintyLib.regions import Region, Regions, find_regions
-from MoBUncertaintyLib.report import check_template
-from MoBUncertaintyLib.results import FOLDER, check_output, organ_volumes, write_results
-from MoBUncertaintyLib.results_record import read_record
+from MoBUncertaintyLib.model.card import ModelCard
+from MoBUncertaintyLib.model.covariance import Covariance
+from MoBUncertaintyLib.model.folder import DEMO_MODEL, find_model, load_model
+from MoBUncertaintyLib.output.report import check_template
+from MoBUncertaintyLib.output.results_folder import FOLDER, check_output, organ_volumes, write_results
+from MoBUncertaintyLib.output.results_record import read_record
+from MoBUncertaintyLib.regions.agreement import dice, error_fraction
+from MoBUncertaintyLib.regions.finder import Region, Regions, find_regions
+from MoBUncertaintyLib.regions.settings import MEASURE_NAMES, Measure, RegionSettings
 
 SAMPLE_DATA = Path(__file__).parents[1] / "Resources" / "SampleData"
 """The phantom CT that ships with the extension, and its truth."""

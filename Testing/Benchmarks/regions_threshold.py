@@ -22,8 +22,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from MoBUncertaintyLib.region_settings import RegionSettings
-from MoBUncertaintyLib.regions import RegionFinder
+from MoBUncertaintyLib.regions.finder import RegionFinder
+from MoBUncertaintyLib.regions.settings import RegionSettings
 
 PANCREAS = Path(__file__).parents[2] / "MoBUncertainty" / "Resources" / "SampleData" / "PhantomCT-pancreas.nii.gz"
 SIZE = (512, 512, 300)
@@ -60,9 +60,10 @@ def timed(what: str, work: Callable) -> tuple[float, object]:
 
 def begin(probability: np.ndarray, variance: np.ndarray, labels: np.ndarray, matrix: np.ndarray):
     """The review of that result in a scene, one region decided; and what keeps the scene alive."""
-    from MoBUncertaintyLib.app.scene import ResultScene, SegmentSpec
-    from MoBUncertaintyLib.app.session import ReviewSession
-    from MoBUncertaintyLib.app.standalone import addCt, createStandAloneScene
+    from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
+    from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
+    from MoBUncertaintyLib.slicer_app.scene.segments import SegmentSpec
+    from MoBUncertaintyLib.slicer_app.scene.standalone import addCt, createStandAloneScene
 
     scene, logics = createStandAloneScene()
     results = ResultScene(addCt(scene, np.zeros(labels.shape, np.int16), matrix, "CT"))

@@ -74,8 +74,8 @@ def longest(steps: Iterator[None]) -> tuple[float, float, object]:
 
 def load(folder: Path) -> SimpleNamespace:
     """The arrays as the module reads them, with the regions that the worker would find in them."""
-    from MoBUncertaintyLib.region_settings import RegionSettings
-    from MoBUncertaintyLib.regions import RegionFinder
+    from MoBUncertaintyLib.regions.finder import RegionFinder
+    from MoBUncertaintyLib.regions.settings import RegionSettings
 
     found = SimpleNamespace(**{name: np.load(folder / f"{name}.npy") for name in ("probability", "variance")})
     found.segmentation, found.matrix = np.load(folder / "segmentation.npy"), np.diag([*SPACING, 1.0])
@@ -89,7 +89,7 @@ def load(folder: Path) -> SimpleNamespace:
 
 def show(found: SimpleNamespace, ct) -> Iterator[None]:
     """Put the results of a CT into its scene: returns the session."""
-    from MoBUncertaintyLib.app.tasks import showResultInSteps
+    from MoBUncertaintyLib.slicer_app.requests import showResultInSteps
 
     result = {
         "segmentation": found.segmentation,
@@ -107,8 +107,8 @@ def show(found: SimpleNamespace, ct) -> Iterator[None]:
 
 def measure(folder: Path) -> tuple[dict[str, float], float]:
     """Seconds that each act holds the application, and how many bytes numpy took while the results were shown."""
-    from MoBUncertaintyLib.app.scene import MapKind
-    from MoBUncertaintyLib.app.standalone import addCt, createStandAloneScene
+    from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
+    from MoBUncertaintyLib.slicer_app.scene.standalone import addCt, createStandAloneScene
 
     found, held = load(folder), {}
     scene, _logics = createStandAloneScene()

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-import small_panel
-from caller import STAND_IN, Caller, Start
+from support import TESTS, small_panel
+from support.caller import STAND_IN, Caller, Start
 
-pytest_plugins = ["desktop.isolation"]
+pytest_plugins = ["slicer_host.isolation"]
 
 LOCALE = locale.setlocale(locale.LC_ALL)
 
-I18N = Path(__file__).with_name("desktop") / "standins" / "i18n.py"
+I18N = TESTS / "slicer_host" / "fakes" / "i18n.py"
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list:
 @pytest.fixture(scope="module")
 def client_module() -> Iterator[ModuleType]:
     """`app.client` with PySide6 as `qt`, and without the rest of Slicer."""
-    from desktop import qt_namespace
+    from slicer_host import qt_namespace
 
     qt = qt_namespace.install()
     spec = importlib.util.spec_from_file_location("slicer.i18n", I18N)
@@ -57,10 +57,10 @@ def client_module() -> Iterator[ModuleType]:
         patch.setitem(sys.modules, "slicer", ModuleType("slicer"))
         patch.setitem(sys.modules, "slicer.i18n", i18n)
         application = qt.QCoreApplication.instance() or qt.QCoreApplication([])
-        yield importlib.import_module("MoBUncertaintyLib.app.client")
+        yield importlib.import_module("MoBUncertaintyLib.slicer_app.worker.client")
         application.processEvents()
     for name in set(sys.modules) - before:
-        if name.startswith("MoBUncertaintyLib.app"):
+        if name.startswith("MoBUncertaintyLib.slicer_app"):
             del sys.modules[name]
 
 

@@ -9,10 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from mob_training.settings import CHANNEL, FineTuning, Likelihood, LossWeights, Preset, Schedule, default_options
-from MoBUncertaintyLib.cli import RegionOptions
-from MoBUncertaintyLib.covariance import Assignment, Covariance, CovarianceSpec, Scope
+from mob_training.training.settings import (
+    CHANNEL,
+    FineTuning,
+    Likelihood,
+    LossWeights,
+    Preset,
+    Schedule,
+    default_options,
+)
+from MoBUncertaintyLib.cli.app import RegionOptions
 from MoBUncertaintyLib.errors import SettingsError, UserError
+from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
@@ -43,7 +51,7 @@ def phantom(
     seed: Seed = 0,
 ) -> None:
     """Make abdominal CT phantoms in TotalSegmentator's layout."""
-    from mob_training.phantom import write_cohort
+    from mob_training.data.phantom import write_cohort
 
     write_cohort(output, cases, seed, raters=raters, progress=lambda done, total: print(f"{done}/{total} phantoms"))
 
@@ -64,10 +72,10 @@ def totalsegmentator(
 
     Cases that do not show the organ or cannot be used are left out; cases.csv in the data set's folder says why.
     """
-    from mob_training.datasets import new_dataset_folder, write_dataset
-    from mob_training.split import Split, read_subjects
-    from mob_training.totalsegmentator import find_cases
-    from mob_training.workspace import use_workspace
+    from mob_training.data.datasets import new_dataset_folder, write_dataset
+    from mob_training.data.split import Split, read_subjects
+    from mob_training.data.totalsegmentator import find_cases
+    from mob_training.training.workspace import use_workspace
 
     use_workspace(workspace, new=True)
     split = Split(validation=validation, test=test, seed=seed)
@@ -83,7 +91,7 @@ def table1(
     output: Annotated[Path, typer.Option(help="Folder for table1.csv and table1.md.")],
 ) -> None:
     """Table 1 of the paper: cases that train, validate and test, per structure, and the structures' volumes."""
-    from mob_training.table1 import write_table
+    from mob_training.data.table1 import write_table
 
     print(write_table(datasets, output).read_text())
 
@@ -102,9 +110,9 @@ def labelled(
     seed: Seed = 0,
 ) -> None:
     """Convert a folder of images and label maps into an nnU-Net data set of the labels named."""
-    from mob_training.datasets import folder_cases, new_dataset_folder, write_dataset
-    from mob_training.split import Split, read_subjects
-    from mob_training.workspace import use_workspace
+    from mob_training.data.datasets import folder_cases, new_dataset_folder, write_dataset
+    from mob_training.data.split import Split, read_subjects
+    from mob_training.training.workspace import use_workspace
 
     use_workspace(workspace, new=True)
     names, values = _classes(label)
@@ -123,10 +131,10 @@ def plan(
     processes: Annotated[int, typer.Option(min=1, help="Processes to preprocess with.")] = 2,
 ) -> None:
     """Let nnU-Net take the data set's fingerprint, plan a network and preprocess the cases."""
-    from mob_training.workspace import use_workspace
+    from mob_training.training.workspace import use_workspace
 
     use_workspace(workspace)
-    from mob_training.planning import plan_and_preprocess
+    from mob_training.training.planning import plan_and_preprocess
 
     print(plan_and_preprocess(dataset_id, preset, processes))
 
@@ -144,10 +152,10 @@ def train(
     resume: Resume = False,
 ) -> None:
     """Deterministic stage: nnU-Net without mirroring."""
-    from mob_training.workspace import use_workspace
+    from mob_training.training.workspace import use_workspace
 
     use_workspace(workspace)
-    from mob_training.stages import train_deterministic
+    from mob_training.training.stages import train_deterministic
 
     print(train_deterministic(dataset_id, plans, Schedule.of(epochs, iterations, seed), fold, device, resume))
 
@@ -190,11 +198,11 @@ def finetune(
     prepare: Annotated[bool, typer.Option("--prepare", help="Only write the plans, for nnUNetv2_train.")] = False,
 ) -> None:
     """Fine-tune one of the five covariance models on the deterministic checkpoint (Eqs. 8 to 12)."""
-    from mob_training.workspace import use_workspace
+    from mob_training.training.workspace import use_workspace
 
     use_workspace(workspace)
-    from mob_training.stages import finetune as run
-    from mob_training.stages import prepare_finetuning
+    from mob_training.training.stages import finetune as run
+    from mob_training.training.stages import prepare_finetuning
 
     settings = FineTuning(
         likelihood=likelihood,
@@ -233,11 +241,11 @@ def evaluate(
 
     Writes the tables that `compare` reads, scores.json for `mob-uncertainty export --scores`, and a figure.
     """
-    from mob_training.evaluation import evaluate as run
-    from mob_training.figures import draw_error_caught
-    from mob_training.score_files import make_folder, summarise, write_json, write_runs
-    from MoBUncertaintyLib.prediction import PredictionSettings
-    from MoBUncertaintyLib.region_settings import read_stated
+    from mob_training.comparison.figures import draw_error_caught
+    from mob_training.evaluation.held_out import evaluate as run
+    from mob_training.evaluation.score_files import make_folder, summarise, write_json, write_runs
+    from MoBUncertaintyLib.inference.predictor import PredictionSettings
+    from MoBUncertaintyLib.regions.settings import read_stated
 
     made_from, stated = _json(origin), read_stated(region or ())
     make_folder(output)
@@ -263,7 +271,7 @@ def compare(
     ] = None,
 ) -> None:
     """Tables and figures over models and seeds: mean and standard deviation, paired tests, calibration, review."""
-    from mob_training.comparison import compare as run
+    from mob_training.comparison.compare import compare as run
 
     print(run(scores, output, reference, only or ()))
 
@@ -278,8 +286,8 @@ def overlay(
     device: Device = "auto",
 ) -> None:
     """Draw predictions beside the truth: outlines, probability and variance, where the first model errs most."""
-    from mob_training.overlays import draw_case
-    from MoBUncertaintyLib.prediction import PredictionSettings
+    from mob_training.comparison.overlays import draw_case
+    from MoBUncertaintyLib.inference.predictor import PredictionSettings
 
     print(draw_case(dataset, case, models, output, plane, PredictionSettings(device=device, tiling="full")))
 

@@ -18,10 +18,11 @@ from typing import Any
 
 import yaml
 
-from mob_training.score_files import SUMMARY, flatten, read_descriptions, rounded
-from mob_training.settings import CHANNEL, default_options
+from mob_training.evaluation.score_files import SUMMARY, flatten, read_descriptions, rounded
+from mob_training.training.settings import CHANNEL, default_options
 from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.images import VOLUME_SUFFIXES, volume_stem
+from MoBUncertaintyLib.images.reader import volume_stem
+from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES
 
 FOLDER = Path(__file__).parents[1] / "workflow"
 DETERMINISTIC = "deterministic"

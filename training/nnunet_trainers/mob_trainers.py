@@ -3,6 +3,6 @@
 nnU-Net imports every file of that folder and forgets it again, so the trainers themselves live in `mob_training`.
 """
 
-from mob_training.trainer import DeterministicTrainer, FineTuningTrainer
+from mob_training.training.trainer import DeterministicTrainer, FineTuningTrainer
 
 __all__ = ["DeterministicTrainer", "FineTuningTrainer"]

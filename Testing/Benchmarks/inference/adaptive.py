@@ -11,9 +11,9 @@ import SimpleITK as sitk
 from inference.cases import SEED, phantom, sample
 from inference.ours import settings_of
 from inference.tasks import Size
-from MoBUncertaintyLib.agreement import dice
-from MoBUncertaintyLib.model import Model
-from MoBUncertaintyLib.prediction import Predictor
+from MoBUncertaintyLib.inference.predictor import Predictor
+from MoBUncertaintyLib.model.folder import Model
+from MoBUncertaintyLib.regions.agreement import dice
 
 
 def measure_adaptive(model: Model, size: Size, number: int, device: str) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def measure_adaptive(model: Model, size: Size, number: int, device: str) -> dict
     Returns:
         For each way tiles and seconds; Dice between the two and the difference of the organ's volume, %.
     """
-    from mob_training.phantom import case_seed
+    from mob_training.data.phantom import case_seed
 
     ct = sample(phantom(case_seed(SEED, number)), size)
     predictor = Predictor(model, settings_of("e", device, 1))

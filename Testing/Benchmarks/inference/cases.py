@@ -39,7 +39,7 @@ def make_case(folder: Path, size: Size) -> Path:
 
 def phantom(seed: int) -> sitk.Image:
     """A phantom's CT on its own grid, as wide as `FIELD_MM`: there is more air beside the patient."""
-    from mob_training.phantom import make_phantom
+    from mob_training.data.phantom import make_phantom
 
     ct = make_phantom(seed).ct
     extent = np.multiply(ct.GetSize(), ct.GetSpacing())

@@ -20,8 +20,8 @@ def measure_region_of_interest(ct: Path, model: Any, device: str, repeats: int) 
     The settings are the usual ones, adaptive overlap among them.
     """
     from inference.cases import middle_box
+    from MoBUncertaintyLib.inference.predictor import PredictionSettings, Predictor
     from MoBUncertaintyLib.pipeline import analyse
-    from MoBUncertaintyLib.prediction import PredictionSettings, Predictor
 
     image = sitk.ReadImage(str(ct))
     region = middle_box(image, REGION)
@@ -47,8 +47,8 @@ def measure_display(repeats: int) -> dict[str, Any]:
     regions can be timed. Needs no torch, as Slicer's own process.
     """
     import regions_threshold
-    from MoBUncertaintyLib.region_settings import RegionSettings
-    from MoBUncertaintyLib.regions import RegionFinder
+    from MoBUncertaintyLib.regions.finder import RegionFinder
+    from MoBUncertaintyLib.regions.settings import RegionSettings
 
     probability, variance, labels, matrix = regions_threshold.invent()
     finder = RegionFinder.from_arrays({1: probability}, {1: variance}, labels, matrix)
@@ -68,7 +68,7 @@ def measure_display(repeats: int) -> dict[str, Any]:
 def _map_seconds(repeats: int) -> list[float]:
     """Seconds until another map is shown, each map in turn."""
     import scene_push
-    from MoBUncertaintyLib.app.scene import MapKind
+    from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
 
     with tempfile.TemporaryDirectory() as folder:
         scene_push.invent(Path(folder))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from MoBUncertaintyLib.covariance import Scope
-from MoBUncertaintyLib.distribution import LogitGaussian
-from MoBUncertaintyLib.moments import Moments
+from MoBUncertaintyLib.model.covariance import Scope
+from MoBUncertaintyLib.network.distribution import LogitGaussian
+from MoBUncertaintyLib.network.moments import Moments
 
 
 @dataclass

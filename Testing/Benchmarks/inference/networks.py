@@ -16,10 +16,10 @@ import SimpleITK as sitk
 import torch
 
 from inference.tasks import network_name
-from MoBUncertaintyLib.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.errors import ModelError
-from MoBUncertaintyLib.model import DEMO_MODEL, Model, find_model, load_model
-from MoBUncertaintyLib.network import StochasticNetwork, build_network, load_network
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.folder import DEMO_MODEL, Model, find_model, load_model
+from MoBUncertaintyLib.network.backbone import StochasticNetwork, build_network, load_network
 
 CONFIGURATION = "3d_fullres"
 # Of TotalSegmentator's CTs, which the paper's networks were trained on: spacing, and a typical abdomen, z y x.
@@ -147,7 +147,8 @@ def plan_large(dataset: dict[str, Any], intensities: dict[str, Any]) -> dict[str
     The planner wants a data set's fingerprint and an example of its files. Both are written where the environment says
     that nnU-Net's data lie (see `run.environment`), and removed.
     """
-    from mob_training.planning import PLANNERS, Preset
+    from mob_training.training.planning import PLANNERS
+    from mob_training.training.settings import Preset
 
     name = "Dataset705_Benchmark"
     raw, preprocessed = (Path(os.environ[f"nnUNet_{part}"]) / name for part in ("raw", "preprocessed"))

@@ -9,11 +9,12 @@ from typing import Any
 
 from inference.literal import LiteralHead
 from inference.measure import StageClock, settle
-from MoBUncertaintyLib import prediction, results
-from MoBUncertaintyLib.devices import select_device
-from MoBUncertaintyLib.model import Model
+from MoBUncertaintyLib.inference import predictor
+from MoBUncertaintyLib.inference.devices import select_device
+from MoBUncertaintyLib.inference.predictor import PredictionSettings, Predictor
+from MoBUncertaintyLib.model.folder import Model
+from MoBUncertaintyLib.output import results_folder
 from MoBUncertaintyLib.pipeline import run_case
-from MoBUncertaintyLib.prediction import PredictionSettings, Predictor
 
 STAGES = {"network": "backbone", "moments": "moments"}
 """What the tables call the stages of `Prediction.timings`; the others keep their names."""
@@ -75,7 +76,7 @@ class OurSystem:
         return stated | {"passes": 1, "extrapolated": False, "without": notes}
 
     def _time_steps(self) -> None:
-        load = prediction.load_network
+        load = predictor.load_network
 
         def load_and_hook(*args: Any) -> Any:
             network = load(*args)
@@ -83,8 +84,8 @@ class OurSystem:
                 self.literal.attach(network.head)
             return network
 
-        prediction.load_network = load_and_hook
-        self.clock.wrap(prediction, "load_network", "load")
+        predictor.load_network = load_and_hook
+        self.clock.wrap(predictor, "load_network", "load")
         self.clock.wrap(self.predictor, "predict", "predict")
-        self.clock.wrap(results, "_write_volumes", "write")
-        self.clock.wrap(results, "write_scene_file", "scene")
+        self.clock.wrap(results_folder, "_write_volumes", "write")
+        self.clock.wrap(results_folder, "write_scene_file", "scene")

@@ -65,7 +65,7 @@ def run(
     """
     from inference.networks import find_network
     from inference.report import write_report
-    from MoBUncertaintyLib.devices import select_device
+    from MoBUncertaintyLib.inference.devices import select_device
 
     select_device(settings.device)
     for name in settings.networks:

@@ -11,10 +11,10 @@ import torch
 
 from inference.literal import literal_moments
 from inference.measure import settle
-from MoBUncertaintyLib.devices import autocast, autocast_dtype, select_device
-from MoBUncertaintyLib.model import Model
-from MoBUncertaintyLib.moments import moments
-from MoBUncertaintyLib.network import load_network
+from MoBUncertaintyLib.inference.devices import autocast, autocast_dtype, select_device
+from MoBUncertaintyLib.model.folder import Model
+from MoBUncertaintyLib.network.backbone import load_network
+from MoBUncertaintyLib.network.moments import moments
 
 SAMPLES = (1, 5, 10, 30, 100)
 

@@ -22,7 +22,7 @@ from nnunetv2.inference import export_prediction
 from torch import Tensor
 
 from inference.measure import StageClock, settle
-from MoBUncertaintyLib.devices import select_device
+from MoBUncertaintyLib.inference.devices import select_device
 
 FEWEST_PASSES = 3
 

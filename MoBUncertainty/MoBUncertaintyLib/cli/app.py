@@ -1,0 +1,430 @@
+"""`mob-uncertainty`: from a CT to its segmentation, the predictive variance and the doubtful regions.
+
+Exit codes: 0 all went well; 2 bad input, model, setting or output, said in one sentence on stderr; 1 an unexpected
+error, likewise; 130 cancelled.
+The commands only read their options and present: what they do is `pipeline`'s. Everything heavy is imported inside the
+commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+import MoBUncertaintyLib
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Segment an organ in a CT and show where the segmentation is doubtful. Not for clinical use.",
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mob-uncertainty {MoBUncertaintyLib.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an unexpected error, for a report of it.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+    if debug:
+        from MoBUncertaintyLib.cli import console
+
+        console.debug = True
+
+
+Device = Annotated[str, typer.Option(help="Where to compute: auto (a GPU if there is one), cuda, cuda:1, mps or cpu.")]
+Scene = Annotated[bool, typer.Option("--scene/--no-scene", help="Write scene.mrb, the results as a Slicer scene.")]
+RegionOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--region",
+        help="What counts as a doubtful region, NAME=NUMBER with one of depth_mm, window_mm, grow_mm, length_mm, "
+        "minimum_mm3, variance_threshold; may be repeated. Default: as the model states, else as for abdominal organs.",
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")]
+
+
+@app.command()
+def predict(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT",
+            help="NIfTI, NRRD or MHA file, DICOM folder, or a folder of volumes (one results folder for each).",
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(help="Model folder or .zip, nnU-Net results folder, or the name of a model that is shipped."),
+    ],
+    output: Annotated[Path, typer.Option(help="Results folder; for a folder of volumes, the folder that holds them.")],
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Monte Carlo samples. Default: exact computation for two classes, else 30 samples."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the Monte Carlo samples.")] = 0,
+    overlap: Annotated[float, typer.Option(help="Fraction of a tile that its neighbour covers too, 0 to 0.9.")] = 0.5,
+    tiling: Annotated[
+        Literal["adaptive", "full"],
+        typer.Option(help="adaptive: tiles overlap only where there may be an organ; full: everywhere, as in nnU-Net."),
+    ] = "adaptive",
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Average over mirrored copies too; only for models trained with mirroring.")
+    ] = False,
+    device: Device = "auto",
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Floating-point format of the network.")
+    ] = "auto",
+    fold: Annotated[
+        list[str] | None, typer.Option(help="Fold to use; may be repeated. Default: all folds of the model.")
+    ] = None,
+    roi: Annotated[
+        tuple[float, float, float, float, float, float] | None,
+        typer.Option(help="Region of interest in RAS mm: R min, R max, A min, A max, S min, S max."),
+    ] = None,
+    body_box: Annotated[bool, typer.Option("--body-box/--no-body-box", help="Skip the air around the body.")] = True,
+    measure: Annotated[
+        Literal["variance", "bernoulli", "entropy"] | None,
+        typer.Option(help="Measure of doubt; bernoulli is p (1 - p). Default: the variance, if the model has one."),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Doubt above which a voxel can belong to a region, in the unit of the measure.")
+    ] = None,
+    min_volume: Annotated[
+        float | None, typer.Option("--min-volume", help="Smallest region, as volume of its doubtful voxels in mm3.")
+    ] = None,
+    region: RegionOptions = None,
+    series: Annotated[
+        str | None, typer.Option(help="Series instance UID, if a DICOM folder holds several series.")
+    ] = None,
+    scene: Scene = True,
+    overwrite: Overwrite = False,
+) -> None:
+    """Segment a CT, with probability, variance and doubtful regions.
+
+    In a folder, each entry is predicted or reported with what is wrong with it, and the rest goes on; the exit code is
+    then 2. Entries with the same results already are left as they are.
+    """
+    from MoBUncertaintyLib.cli import console
+
+    with console.reporting(steps=True) as cancelled:
+        from MoBUncertaintyLib.images.inputs import case_folders, list_inputs
+        from MoBUncertaintyLib.inference.predictor import PredictionSettings, Predictor
+        from MoBUncertaintyLib.model.folder import find_model, load_model
+        from MoBUncertaintyLib.output.results_folder import FOLDER
+        from MoBUncertaintyLib.pipeline import is_done, run_case
+        from MoBUncertaintyLib.regions.settings import read_stated
+
+        settings = PredictionSettings(
+            samples=samples,
+            seed=seed,
+            overlap=overlap,
+            tiling=tiling,
+            mirror=mirror,
+            device=device,
+            precision=precision,
+            folds=_folds(fold),
+            region_of_interest=roi,
+            body_box=body_box,
+        )
+        FOLDER.check_name(output)
+        cases = case_folders(list_inputs(source, output), output)
+        predictor = Predictor(load_model(find_model(model)), settings)
+        asked = {"measure": measure, "threshold": threshold, "minimum_mm3": min_volume}
+        region_settings = predictor.model.card.region_settings.changed(
+            read_stated(region or ()) | {name: value for name, value in asked.items() if value is not None}
+        )
+
+        def run(case: Path, folder: Path) -> None:
+            nested = case.parent not in (source, source.parent)
+            with console.progress(f"{case.parent.name}/{case.name}" if nested else case.name) as progress:
+                result = run_case(
+                    case,
+                    folder,
+                    predictor,
+                    region_settings,
+                    series=series,
+                    scene=scene,
+                    overwrite=overwrite,
+                    progress=progress,
+                    cancelled=cancelled,
+                )
+            console.show_summary(result.summary)
+
+        def done(case: Path, folder: Path) -> bool:
+            return not overwrite and is_done(case, folder, predictor, region_settings, series=series)
+
+        console.run_each(cases, run, done, cancelled)
+
+
+@app.command()
+def review(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Results folder of predict.")],
+    decisions: Annotated[
+        Path, typer.Option(help="JSON file with a verdict for each region, or the report.json of an export.")
+    ],
+    ct: Annotated[Path | None, typer.Option(help="The CT. Default: where predict found it.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to make. Default: review, inside RESULTS.")] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="report, segmentation (.seg.nrrd), nifti, dicom_seg or parametric_map; may be repeated. "
+            "Default: the first two.",
+        ),
+    ] = None,
+    patient_fields: Annotated[
+        bool, typer.Option("--patient-fields", help="Let the report name the patient, as the DICOM files do.")
+    ] = False,
+    sign_with: Annotated[
+        Path | None,
+        typer.Option(
+            help="Ed25519 private key (PEM or OpenSSH) to sign the report with, in report.sig; the passphrase of an "
+            "encrypted one is asked for, or taken from the environment variable MOB_UNCERTAINTY_PASSPHRASE."
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier review.")] = False,
+) -> None:
+    """Apply a reader's decisions to the doubtful regions: corrected segmentation and report."""
+    from MoBUncertaintyLib.cli import console
+
+    with console.reporting():
+        from MoBUncertaintyLib.output import review_export, review_files
+        from MoBUncertaintyLib.output.results_folder import read_results
+
+        folder = output or results / "review"
+        review_export.FOLDER.check_name(folder)
+        wanted = review_export.read_formats(formats or (review_export.Format.REPORT, review_export.Format.SEGMENTATION))
+        sign = console.signer(sign_with) if sign_with else None
+        read = review_files.read_decisions(decisions)
+        found = read_results(results)
+        review_export.FOLDER.check(folder, overwrite)
+        image, dicom_files = review_files.find_ct(found, ct)
+        review_export.check_source(wanted, dicom_files)
+        applied = review_files.apply_decisions(found, read)
+        case = review_files.reviewed_case(found, image, applied)
+        done = review_export.write_export(
+            case,
+            folder,
+            wanted,
+            dicom_files=dicom_files,
+            patient_fields=patient_fields,
+            overwrite=overwrite,
+            sign=sign,
+        )
+        console.show_review(case, done)
+        if done.problems:
+            raise typer.Exit(console.BAD_INPUT)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="REVIEW", help="Folder of an exported review, whole.")],
+    trusted: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of trusted Ed25519 public keys, in PEM or as in OpenSSH's authorized_keys; one of them must "
+            "have signed the report. Not given: signatures are not checked."
+        ),
+    ] = None,
+) -> None:
+    """Verify that a review is as it was written and, with --trusted, who signed it."""
+    from MoBUncertaintyLib.cli import console
+
+    with console.reporting():
+        from MoBUncertaintyLib.output import signing
+
+        keys = signing.read_trusted(trusted) if trusted else None
+        console.show_verified(folder, signing.verify(folder, keys))
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Results folder; an earlier demo's is replaced.")] = Path("demo-results"),
+    device: Device = "auto",
+    scene: Scene = True,
+) -> None:
+    """Predict the phantom CT that is shipped and compare with its truth, which the model has never seen."""
+    from MoBUncertaintyLib.cli import console
+
+    with console.reporting(steps=True) as cancelled:
+        from MoBUncertaintyLib.output.results_folder import FOLDER
+        from MoBUncertaintyLib.pipeline import run_demo
+
+        FOLDER.check_name(output)
+        with console.progress("PhantomCT") as progress:
+            summary, scores = run_demo(output, device=device, scene=scene, progress=progress, cancelled=cancelled)
+        console.show_summary(summary)
+        console.show_demo(scores)
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        str, typer.Argument(help="Model folder or .zip, nnU-Net results folder, or a shipped model's name.")
+    ],
+) -> None:
+    """Verify a model and show what it is, how it was trained and how it scored."""
+    from MoBUncertaintyLib.cli import console
+
+    with console.reporting():
+        from MoBUncertaintyLib.model.folder import find_model
+        from MoBUncertaintyLib.network.backbone import verify
+
+        console.show_model(verify(find_model(model)))
+
+
+@app.command()
+def export(
+    results_folder: Annotated[Path, typer.Argument(help="nnU-Net results folder: plans.json, dataset.json, fold_K.")],
+    output: Annotated[Path, typer.Option(help="Model folder to make, or a .zip.")],
+    name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of the data set.")] = None,
+    task: Annotated[str | None, typer.Option(help="What the model segments in which images, in one sentence.")] = None,
+    fold: Annotated[
+        list[str] | None, typer.Option(help="Fold to export; may be repeated. Default: all numbered, trained folds.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint file. Default: the best of a fine-tuning, else that of the last epoch."),
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
+    training: Annotated[
+        Path | None, typer.Option(help="JSON file to add to what the card says about the training.")
+    ] = None,
+    scores: Annotated[Path | None, typer.Option(help="JSON file with the card's scores.")] = None,
+    region: RegionOptions = None,
+    orientation: Annotated[
+        str | None,
+        typer.Option(help="Orientation of the training data, such as RAS, if dataset.json does not state it."),
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store the weights as float16: half the size.")] = False,
+) -> None:
+    """Make a model folder from an nnU-Net results folder, stock or fine-tuned by mob-training."""
+    from MoBUncertaintyLib.cli import console
+
+    with console.reporting():
+        from MoBUncertaintyLib.model.files import read_json
+        from MoBUncertaintyLib.network.export import export as export_model
+        from MoBUncertaintyLib.regions.settings import read_stated
+
+        def content(path: Path | None) -> dict | None:
+            return read_json(path) if path else None
+
+        model = export_model(
+            results_folder,
+            output,
+            name=name,
+            task=task,
+            folds=_folds(fold),
+            checkpoint=checkpoint,
+            licence=licence,
+            training=content(training),
+            scores=content(scores),
+            regions=read_stated(region) if region else None,
+            orientation=orientation,
+            half=half,
+        )
+        console.show_model(model)
+
+
+@app.command()
+def benchmark(
+    output: Annotated[Path, typer.Option(help="Folder for the report; measurements that are there already are kept.")],
+    networks: Annotated[
+        str, typer.Option(help="small (shipped), large (residual encoder L, random weights), or a model's path.")
+    ] = "small,large",
+    sizes: Annotated[str, typer.Option(help="Voxels of the CTs.")] = "128,192,256,512x512x300",
+    systems: Annotated[
+        str,
+        typer.Option(help="a: stock nnU-Net; b: K passes of it; c: Eq. 14 literally; d: our Monte Carlo; e: exact."),
+    ] = "a,b,c,d,e",
+    parts: Annotated[str, typer.Option(help="What to measure.")] = (
+        "systems,sampling,accuracy,interactive,display,adaptive"
+    ),
+    repeats: Annotated[int, typer.Option(help="Runs of each measurement, after a first one to warm up.")] = 3,
+    rounds: Annotated[int, typer.Option(help="How often all systems take turns.")] = 2,
+    samples: Annotated[int, typer.Option(help="Number of Monte Carlo samples (K).")] = 30,
+    limit: Annotated[
+        float, typer.Option(help="Time limit of one measurement in seconds; beyond it fewer runs and passes are made.")
+    ] = 1800.0,
+    phantoms: Annotated[int, typer.Option(help="Phantoms that full and adaptive overlap are compared on.")] = 20,
+    device: Device = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: what torch chooses.")] = None,
+) -> None:
+    """Measure speed, memory and accuracy beside stock nnU-Net, and write tables and plots. From a checkout only."""
+    from MoBUncertaintyLib.cli import console
+
+    with console.reporting(steps=True) as cancelled:
+        _find_benchmarks()
+        from inference.run import run
+        from inference.tasks import BenchmarkSettings, parse_sizes
+        from MoBUncertaintyLib.inference.predictor import Progress
+
+        settings = BenchmarkSettings(
+            networks=_listed(networks),
+            sizes=parse_sizes(sizes),
+            systems=_listed(systems),
+            parts=_listed(parts),
+            repeats=repeats,
+            rounds=rounds,
+            samples=samples,
+            limit=limit,
+            phantoms=phantoms,
+            device=device,
+            threads=threads,
+        )
+        with console.progress("Benchmark") as progress:
+            done = run(output, settings, lambda *step: progress(Progress(*step)), cancelled)
+        judged = [target["met"] for target in done["targets"] if target["met"] is not None]
+        console.show_warnings(f"{each['what']}: {each['why']}" for each in done["failed"])
+        typer.echo(f"{sum(judged)} of {len(judged)} targets hold; see {output / 'benchmark.md'}")
+
+
+def _find_benchmarks() -> None:
+    """Make the benchmark's code, which lies beside this package in a checkout, importable."""
+    from MoBUncertaintyLib.errors import InstallationError
+
+    folder = Path(MoBUncertaintyLib.__file__).parents[2] / "Testing" / "Benchmarks"
+    if not (folder / "inference").is_dir():
+        raise InstallationError(
+            "The benchmark is not part of the installed package; get a checkout of the project and run it there, "
+            "after pip install --editable ."
+        )
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """The words between commas, each once."""
+    return tuple(dict.fromkeys(filter(None, (word.strip() for word in text.split(",")))))
+
+
+def _folds(given: list[str] | None) -> tuple[int | str, ...] | None:
+    """nnU-Net's folds are numbers, or `all`."""
+    from MoBUncertaintyLib.errors import SettingsError
+
+    if not given:
+        return None
+    for fold in given:
+        if fold != "all" and not fold.isdecimal():
+            raise SettingsError(f"There is no fold {fold!r}; give its number, or all.")
+    return tuple(fold if fold == "all" else int(fold) for fold in given)
+
+
+if __name__ == "__main__":
+    app()

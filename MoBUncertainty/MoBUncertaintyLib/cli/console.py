@@ -1,0 +1,376 @@
+"""What the commands show on a terminal, and how they end: progress, warnings, tables, exit codes, Ctrl-C.
+
+Progress, warnings and errors go to stderr, results to stdout. Where stderr is no terminal, progress is plain lines.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from MoBUncertaintyLib.errors import Cancelled, ImageError, SettingsError, UserError
+from MoBUncertaintyLib.files.names import printable
+from MoBUncertaintyLib.files.publishing import sweep
+from MoBUncertaintyLib.model.card_text import covariance_text, plain, score_lines, training_lines
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.images.inputs import Input
+    from MoBUncertaintyLib.inference.predictor import Progress
+    from MoBUncertaintyLib.model.folder import Model
+    from MoBUncertaintyLib.output.report import ReviewedCase
+    from MoBUncertaintyLib.output.review_export import Exported
+    from MoBUncertaintyLib.output.signing import Verified
+    from MoBUncertaintyLib.pipeline import CaseSummary, DemoScores
+
+PASSPHRASE = "MOB_UNCERTAINTY_PASSPHRASE"
+UNEXPECTED, BAD_INPUT, CANCELLED = 1, 2, 130
+PLAIN_LINE_EVERY_S = 5.0
+
+debug = False
+"""Whether an unexpected error shows its traceback."""
+
+STAGES = {
+    "read": "Reading",
+    "preprocess": "Preprocessing",
+    "network": "Predicting tiles",
+    "resample": "Resampling",
+    "regions": "Finding regions",
+    "write": "Writing",
+}
+
+
+def _stdout() -> Console:
+    """Made anew for each use, because tests and callers may replace sys.stdout."""
+    return Console(file=sys.stdout, highlight=False)
+
+
+def _stderr() -> Console:
+    return Console(file=sys.stderr, highlight=False)
+
+
+@contextmanager
+def reporting(steps: bool = False) -> Iterator[Callable[[], bool]]:
+    """End a command as its user expects: one sentence for what they can mend, and the exit codes of `cli`.
+
+    Ctrl-C (or SIGTERM, a cluster's way to say so, or SIGHUP, when the terminal is closed) interrupts. What killed runs
+    have left in the system's place for temporary files is removed first.
+
+    An error that nobody has foreseen is one sentence too, unless the user wants its traceback (`--debug`).
+
+    Args:
+        steps: The command asks between its steps, such as two tiles, whether to go on: the first Ctrl-C waits for that,
+            a second one interrupts at once.
+
+    Yields:
+        Whether cancellation was asked for.
+    """
+    sweep(Path(tempfile.gettempdir()))
+    try:
+        with _interrupts(steps) as cancelled:
+            yield cancelled
+    except (Cancelled, KeyboardInterrupt, typer.Abort):  # the last at a prompt
+        with suppress(OSError):  # the terminal may be gone
+            _stderr().print("Cancelled; nothing was written that is not complete.")
+        raise typer.Exit(CANCELLED) from None
+    except UserError as error:
+        show_error(error)
+        raise typer.Exit(BAD_INPUT) from error
+    except typer.Exit:
+        raise
+    except Exception as error:
+        show_unexpected(error)
+        raise typer.Exit(UNEXPECTED) from error
+
+
+@contextmanager
+def _interrupts(steps: bool) -> Iterator[Callable[[], bool]]:
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # Python lets only the main thread handle signals
+        yield asked.is_set
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if asked.is_set() or not steps:
+            raise KeyboardInterrupt
+        asked.set()
+        with suppress(OSError):  # the terminal may be gone
+            _stderr().print("Cancelling after this step; press Ctrl-C again to stop at once.")
+
+    before = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+            before[number] = signal.signal(number, handle)
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def show_error(error: UserError | str, case: str = "") -> None:
+    """One sentence on stderr."""
+    prefix = f"{case}: " if case else ""
+    _stderr().print(Text("Error:", "bold red"), _verbatim(prefix + str(error)), soft_wrap=True)
+
+
+def run_each(
+    cases: Sequence[tuple[Input, Path]],
+    run: Callable[[Path, Path], None],
+    done: Callable[[Path, Path], bool],
+    cancelled: Callable[[], bool],
+) -> None:
+    """Run every case of a folder; one that fails, however, is reported and the rest goes on.
+
+    Args:
+        cases: Input and results folder of each.
+        run: What to do with them.
+        done: Whether that has been done before, with the same outcome.
+        cancelled: Asked before each case.
+
+    Raises:
+        Cancelled: The user asked for it.
+        UserError: The only case failed.
+        typer.Exit: Some of a folder's failed, or could not be tried; code 2.
+    """
+    if len(cases) == 1 and not cases[0][0].name:
+        run(cases[0][0].path, cases[0][1])
+        return
+    failed, skipped, before = [], [], []
+    for case, folder in cases:
+        name = case.entry
+        if cancelled():
+            raise Cancelled("Cancelled between two cases.")
+        try:
+            if case.problem:
+                show_error(ImageError(f"skipped, because {case.problem}."), name)
+                skipped.append(name)
+            elif done(case.path, folder):
+                before.append(name)
+            else:
+                run(case.path, folder)
+        except (Cancelled, typer.Exit):
+            raise
+        except UserError as error:
+            show_error(error, name)
+            failed.append(name)
+        except Exception as error:  # of whatever kind: the other cases are waiting
+            show_unexpected(error, name)
+            failed.append(name)
+    counts = {"had these results already": before, "failed": failed, "were skipped": skipped}
+    for what, names in counts.items():
+        if names:
+            _stderr().print(
+                _verbatim(f"{len(names)} of {len(cases)} cases {what}: {', '.join(names)}."), soft_wrap=True
+            )
+    if failed or skipped:
+        raise typer.Exit(BAD_INPUT)
+
+
+def show_unexpected(error: Exception, case: str = "") -> None:
+    """One sentence on an error that nobody has foreseen; with `--debug` its traceback before."""
+    if debug:
+        traceback.print_exception(error)
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+    what = f"{type(error).__name__}: {reason[:200].rstrip('.')}"
+    show_error(f"an unexpected error ({what}); please report it, with what mob-uncertainty --debug shows.", case)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[Progress], None]]:
+    """Show progress: bars with the time left, or plain lines where stderr is no terminal."""
+    console = _stderr()
+    if not console.is_terminal:
+        console.print(_verbatim(title), soft_wrap=True)
+        yield _PlainProgress(console)
+        return
+    console.print(_verbatim(title, "bold"))
+    columns = (
+        TextColumn("{task.description:<17}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Bars(*columns, console=console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(update: Progress) -> None:
+            if update.stage not in tasks:
+                tasks[update.stage] = bars.add_task(STAGES.get(update.stage, update.stage), total=update.total, left="")
+            left = _duration_left(update)
+            bars.update(tasks[update.stage], completed=update.done, total=update.total, left=left)
+
+        yield show
+
+
+class _PlainProgress:
+    """A line per stage, and one every few seconds within a long one: readable in a log file."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._stage, self._next = console, "", 0.0
+
+    def __call__(self, update: Progress) -> None:
+        begins, ends = update.stage != self._stage, update.done >= update.total
+        if not begins and (update.total == 1 or (time.monotonic() < self._next and not ends)):
+            return
+        self._stage, self._next = update.stage, time.monotonic() + PLAIN_LINE_EVERY_S
+        count = f": {update.done} of {update.total}" if update.total > 1 else ""
+        left = _duration_left(update)
+        self._console.print(f"  {STAGES.get(update.stage, update.stage)}{count}{', ' + left if left else ''}")
+
+
+def _duration_left(update: Progress) -> str:
+    if update.seconds_left is None or update.done >= update.total:
+        return ""
+    minutes, seconds = divmod(round(update.seconds_left), 60)
+    return f"{minutes} min {seconds:02d} s left" if minutes else f"{seconds} s left"
+
+
+def show_warnings(warnings: Iterable[str]) -> None:
+    """A line on stderr for each."""
+    for warning in warnings:
+        _stderr().print(Text("Warning:", "bold yellow"), _verbatim(warning), soft_wrap=True)
+
+
+def show_summary(summary: CaseSummary) -> None:
+    """What a case came to: volumes, regions, times and files; its warnings before."""
+    show_warnings(summary.warnings)
+    table = _Facts(summary.name)
+    for name, volume in summary.volumes_ml.items():
+        table.add_row(name, f"{volume:.1f} ml")
+    table.add_row("doubtful regions", _count_regions(summary))
+    table.add_row("expected error", f"{summary.expected_error_ml:.2f} ml in all")
+    table.add_row("computed on", summary.device)
+    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary.seconds.items())
+    table.add_row("time", f"{sum(summary.seconds.values()):.1f} s ({stages})")
+    table.add_row("results", str(summary.folder))
+    _stdout().print(table)
+
+
+def _count_regions(summary: CaseSummary) -> str:
+    if not summary.regions:
+        return "none"
+    first = summary.regions[0]
+    return (
+        f"{len(summary.regions)}, {summary.expected_error_in_regions_ml:.2f} ml of expected error in them; "
+        f"first: {first.location}, {first.extent_mm:.0f} mm"
+    )
+
+
+def show_review(case: ReviewedCase, exported: Exported) -> None:
+    """What a review came to, and its files; warnings, and what could not be written, before."""
+    show_warnings(exported.warnings)
+    for problem in exported.problems:
+        show_error(problem)
+    review, table = case.review, _Facts(str(case.info.get("input", {}).get("name") or "Review"))
+    for organ in exported.report["organs"]:
+        table.add_row(organ["name"], "{predicted_ml:.1f} ml predicted, {corrected_ml:.1f} ml corrected".format(**organ))
+    decided, total = review.reviewed
+    table.add_row("reviewed", f"{decided} of {total} regions")
+    signature = review.signature
+    signed = f"{signature.name}, {signature.time:%Y-%m-%d %H:%M %Z}" if signature else "not signed off"
+    table.add_row("signed", signed)
+    table.add_row("files", *map(str, exported.files))
+    _stdout().print(table)
+
+
+def signer(path: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Signs records with a private key (see `signing`), whose passphrase is asked for on a terminal.
+
+    Raises:
+        UserError: It cannot be used.
+    """
+    from MoBUncertaintyLib.output.signing import load_key, sign_record
+
+    def passphrase() -> str:
+        given = os.environ.get(PASSPHRASE)
+        if given is None and not sys.stdin.isatty():
+            raise SettingsError(f"The key {path} is encrypted; give its passphrase in {PASSPHRASE}.")
+        return typer.prompt(f"Passphrase of {path}", hide_input=True, err=True) if given is None else given
+
+    return partial(sign_record, key=load_key(path, passphrase))
+
+
+def show_verified(folder: Path, verified: Verified) -> None:
+    """What is certain of a review."""
+    table = _Facts(str(folder))
+    table.add_row("report", f"as it was written, with {verified.files} more files")
+    table.add_row("signed off", verified.signed_off or "no")
+    key = "not checked; give --trusted" if verified.fingerprint is None else verified.fingerprint
+    table.add_row("key", *filter(None, (key, verified.key_name)))
+    _stdout().print(table)
+
+
+def show_demo(scores: DemoScores) -> None:
+    """How the demo compares with the truth."""
+    table = _Facts("Compared with the truth, which the model has not seen")
+    table.add_row("Dice", f"{scores.dice:.3f}")
+    shares = {
+        "error in the regions": (scores.error_share_in_regions, "of the wrongly labelled volume"),
+        "thick error in them": (scores.thick_error_share_in_regions, "of what is thicker than one voxel"),
+    }
+    for name, (share, whole) in shares.items():
+        table.add_row(name, f"none {whole}" if share is None else f"{share:.0%} {whole}")
+    table.add_row("computing time", f"{scores.seconds:.0f} s")
+    _stdout().print(table)
+
+
+def show_model(model: Model) -> None:
+    """A model's card; the caller has verified the model."""
+    card = model.card
+    table = _Facts(card.name)
+    table.add_row("task", card.task)
+    for label in card.labels:
+        kind = label.terminology["type"]
+        table.add_row(f"label {label.value}", label.name + (f" ({kind[0]} {kind[1]}, {kind[2]})" if kind else ""))
+    table.add_row("covariance", covariance_text(card.covariance))
+    table.add_row("configuration", f"{card.configuration}, folds {', '.join(map(str, model.folds))}")
+    table.add_row("input", f"orientation {card.orientation or 'as stored'}, {_numbers(card.spacing)} mm")
+    for title, lines in (("training", training_lines(card.training)), ("scores", score_lines(card.scores))):
+        for key, text in lines or [("", "not stated")]:
+            table.add_row(f"{title}: {key}" if key else title, text)
+    if card.regions:
+        table.add_row("regions", plain(card.regions))
+    table.add_row("licence", card.licence)
+    verified = f"{len(card.files)} files, SHA-256 as stated" if card.files else "raw nnU-Net folder, no hashes to check"
+    table.add_row("verified", verified)
+    table.add_row("model's SHA-256", model.digest)
+    _stdout().print(table)
+
+
+class _Facts(Table):
+    """A table of names and what is to be said of each, all of it shown as it is."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__(title=_verbatim(title, "table.title"), title_justify="left", show_header=False)
+        self.add_column(style="bold", no_wrap=True)
+        self.add_column(overflow="fold")
+
+    def add_row(self, name: str, *lines: str) -> None:
+        super().add_row(_verbatim(name), Text("\n").join(map(_verbatim, lines)))
+
+
+def _verbatim(text: str, style: str = "") -> Text:
+    """Text that may be somebody else's, of a model or a file's name: no markup, and nothing that steers a terminal."""
+    return Text(printable(text), style)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:g}" for value in values)

@@ -1,0 +1,97 @@
+"""Read JSON that others wrote, such as a model card, a results folder's record or a decisions file.
+
+What passes here can be used without further care: bounded in size and depth, numbers that fit 64 bits, and text that
+can be written as UTF-8 again. Only the standard library is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from MoBUncertaintyLib.files.names import is_unicode
+
+SIZE_LIMIT = 16 * 2**20
+"""Bytes; the largest file of this kind has some hundred kilobytes."""
+DEPTH_LIMIT = 64
+"""Objects and lists within each other; nnU-Net's plans have 7."""
+
+
+class JsonError(ValueError):
+    """The text is not JSON within the limits; the message is a phrase such as "it is not a JSON object"."""
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file.
+
+    Raises:
+        JsonError: As `parse_object` does.
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        return parse_object(file.read(SIZE_LIMIT + 1))
+
+
+def parse_object(content: bytes) -> dict[str, Any]:
+    """Parse a JSON object; a byte order mark may come first.
+
+    Raises:
+        JsonError: It is larger than 16 MB, nested more than 64 deep, no UTF-8, no JSON object, or it holds a number
+            beyond 64 bits, NaN, infinity or half a surrogate pair.
+    """
+    if len(content) > SIZE_LIMIT:
+        raise JsonError(f"it is larger than {SIZE_LIMIT >> 20} MB")
+    try:
+        data = json.loads(
+            content.decode("utf-8-sig"), parse_int=_integer, parse_float=_number, parse_constant=_refuse_constant
+        )
+    except JsonError:
+        raise
+    except json.JSONDecodeError as error:
+        raise JsonError(f"it is not valid JSON (line {error.lineno}: {error.msg})") from error
+    except UnicodeDecodeError as error:
+        raise JsonError("it is not UTF-8 text") from error
+    except RecursionError as error:
+        raise JsonError(f"it is nested more than {DEPTH_LIMIT} deep") from error
+    if not isinstance(data, dict):
+        raise JsonError("it is not a JSON object")
+    _check(data)
+    return data
+
+
+def _check(data: dict[str, Any]) -> None:
+    """Check depth and text, level by level, since recursion is what deep nesting breaks."""
+    level: list[Any] = [data]
+    for _ in range(DEPTH_LIMIT):
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                below += value.keys()
+                below += value.values()
+            elif isinstance(value, list):
+                below += value
+            elif isinstance(value, str) and not is_unicode(value):
+                raise JsonError("it holds text that is not valid Unicode (half a surrogate pair)")
+        level = below
+        if not level:
+            return
+    raise JsonError(f"it is nested more than {DEPTH_LIMIT} deep")
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= (number := int(text)) < 2**63:
+        raise JsonError(f"its number {text[:20]}... is too large")
+    return number
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise JsonError(f"its number {text[:20]} is too large")
+    return number
+
+
+def _refuse_constant(name: str) -> None:
+    raise JsonError(f"{name} is not a number in JSON")

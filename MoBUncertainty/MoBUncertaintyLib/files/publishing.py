@@ -1,0 +1,300 @@
+"""What is written appears whole or not at all, by one run at a time, and never in place of what is not of its kind.
+
+Everything is written to a hidden name beside the target, `.NAME.mob-1a2b3c4d.tmp`, which takes the target's name at the
+end. Who writes holds the lock `.NAME.mob-lock`. So hidden names whose lock nobody holds are those of killed processes.
+Only the standard library is needed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.files.durable import rename_new, sync_folder, sync_tree
+from MoBUncertaintyLib.files.integrity import IntegrityError, check_manifest
+from MoBUncertaintyLib.files.json_input import JsonError, read_object
+from MoBUncertaintyLib.files.locks import PATIENCE_S, Lock
+from MoBUncertaintyLib.files.names import is_system_file, short_name
+
+RECORDS = ("prediction.json", "report.json")
+"""The file in each kind of folder that says what it is and lists its other files, `{"files": {NAME: SHA-256}}`."""
+
+HIDDEN = re.compile(r"\.(?P<name>.+)\.mob-(?P<what>lock|[0-9a-f]{8}\.tmp|[0-9a-f]{8}\.old)", re.DOTALL)
+"""Names that only this module makes."""
+_HIDDEN_LIMIT = 200  # bytes of the name in a hidden name
+_PRIVATE = re.compile(r"(?:mob-model|MoBUncertainty)-[0-9a-f]{12}")
+
+_held: dict[Path, Lock] = {}
+_moving = threading.RLock()  # nothing takes its place any more once the process is about to end
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """A name that no other process writes to.
+
+    Attributes:
+        target: What will be written.
+        partial: The hidden name beside it that everything is written to first.
+    """
+
+    target: Path
+    partial: Path
+
+    def publish_new(self, part: str = "") -> None:
+        """Give `partial`, or something in it, the target's name, safely on the disk.
+
+        Args:
+            part: Its name.
+
+        Raises:
+            OSError: It cannot be put there, or something is there.
+        """
+        sync_tree(self.partial / part)
+        with _moving:
+            rename_new(self.partial / part, self.target)
+            sync_folder(self.target.parent)
+
+    def publish(self, earlier: bytes | None) -> Path | None:
+        """As `publish_new`, but what is there already is moved aside first. If it is the earlier folder, unchanged and
+        with nothing else in it, it is removed at the end; anything else is kept.
+
+        Args:
+            earlier: The record of the folder that may be removed; None: nothing was there.
+
+        Returns:
+            Where something is kept.
+
+        Raises:
+            OSError: It cannot be put there; all is as it was.
+        """
+        sync_tree(self.partial)
+        with _moving:
+            old = None
+            if os.path.lexists(self.target):
+                old = _hidden(self.target, "old")
+                os.rename(self.target, old)
+            try:
+                rename_new(self.partial, self.target)
+            except BaseException:
+                if old:
+                    rename_new(old, self.target)
+                raise
+            sync_folder(self.target.parent)
+        return _retire(old, self.target, earlier) if old else None
+
+
+@contextmanager
+def reserve(target: Path) -> Iterator[Reservation]:
+    """Write to a name while no other process may; missing parents are made. What is not published vanishes at the end.
+
+    Raises:
+        OutputError: Another process writes there.
+        OSError: Nothing can be written there.
+    """
+    sweep(target.parent)
+    with _parents_made(target.parent), _locked(target) as lock:
+        if lock.works:
+            _repair(target)
+        reservation = Reservation(target, _hidden(target, "tmp"))
+        try:
+            yield reservation
+        finally:
+            _remove(reservation.partial)
+
+
+def absolute(path: str | Path) -> Path:
+    """The path with its links followed, as far as it exists; unlike `Path.resolve`, links in a circle do no harm."""
+    return Path(os.path.realpath(path))
+
+
+def remove_leftovers(target: str | Path) -> None:
+    """Remove what a killed process has left of writing something, unless another process is writing it.
+
+    Whoever kills a writer calls this, since what it leaves are a patient's data under a hidden name. What was moved
+    aside comes back if nothing has taken its place. A process that is about to end may call it for what it writes.
+
+    Args:
+        target: What was to be written.
+    """
+    with suppress(OSError, ValueError, TypeError, OutputError):  # anything may have been asked for
+        target = absolute(target)
+        if not target.parent.is_dir():
+            return
+        with _moving:
+            if mine := _held.pop(_lock_path(target), None):
+                mine.release()
+            with _locked(target, patience_s=0):
+                _repair(target)
+
+
+def sweep(folder: Path) -> None:
+    """Remove all that killed processes have left in a folder; see `remove_leftovers`."""
+    names: set[str] = set()
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            # What a cut name stood for is not known: the next run that writes there cleans up.
+            if (match := HIDDEN.fullmatch(entry.name)) and len(match["name"].encode()) < _HIDDEN_LIMIT - 4:
+                names.add(match["name"])
+            elif _PRIVATE.fullmatch(entry.name):
+                names.add(entry.name)
+    for name in names:
+        with suppress(OSError, ValueError, OutputError), _locked(folder / name, patience_s=0) as lock:
+            if not lock.works:
+                continue
+            _repair(folder / name)
+            if _PRIVATE.fullmatch(name):
+                shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def make_private_folder(prefix: str, parent: str | Path | None = None) -> Path:
+    """Make a folder for temporary files that others may not read; `remove_private_folder` removes it.
+
+    Args:
+        prefix: `mob-model` or `MoBUncertainty`.
+        parent: Where; None: the system's place for temporary files.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    folder = Path(parent or tempfile.gettempdir()) / f"{prefix}-{uuid.uuid4().hex[:12]}"
+    lock = Lock(_lock_path(folder))
+    lock.acquire()
+    _held[lock.path] = lock
+    try:
+        folder.mkdir(mode=0o700)
+    except BaseException:
+        remove_private_folder(folder)
+        raise
+    return folder
+
+
+def remove_private_folder(folder: Path) -> None:
+    """Remove a folder that `make_private_folder` made."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if lock := _held.pop(_lock_path(folder), None):
+        lock.release()
+
+
+def unlisted_in(folder: Path, record: dict[str, Any]) -> set[str]:
+    """Names in a folder that neither its record lists nor an operating system leaves there; the record's own is one."""
+    files, signature = record.get("files"), record.get("signed_in")
+    listed = {*(files if isinstance(files, dict) else ()), signature}
+    return {path.name for path in folder.iterdir() if not is_system_file(path.name)} - listed
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """A folder's record; None if there is none that can be read."""
+    try:
+        return read_object(path) if path.is_file() else None
+    except (OSError, JsonError):
+        return None
+
+
+def content_of(path: Path) -> bytes | None:
+    """What is in a file; None if there is none that can be read."""
+    try:
+        return path.read_bytes() if path.is_file() else None
+    except OSError:
+        return None
+
+
+def _lock_path(target: Path) -> Path:
+    return target.with_name(f".{short_name(target.name, _HIDDEN_LIMIT)}.mob-lock")
+
+
+def _hidden(target: Path, ending: str) -> Path:
+    return target.with_name(f".{short_name(target.name, _HIDDEN_LIMIT)}.mob-{uuid.uuid4().hex[:8]}.{ending}")
+
+
+@contextmanager
+def _locked(target: Path, patience_s: float = PATIENCE_S) -> Iterator[Lock]:
+    lock = Lock(_lock_path(target))
+    if not lock.acquire(patience_s):
+        raise OutputError(f"Another run writes to {target}; wait until it has ended, or choose another name.")
+    _held[lock.path] = lock
+    try:
+        yield lock
+    finally:
+        _held.pop(lock.path, None)
+        lock.release()
+
+
+@contextmanager
+def _parents_made(folder: Path) -> Iterator[None]:
+    """Make a folder with its parents; those that are still empty at the end are removed again."""
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for parent in missing:
+            with suppress(OSError):
+                parent.rmdir()
+        for parent in missing:
+            if parent.exists():
+                sync_folder(parent.parent)
+
+
+def _repair(target: Path) -> None:
+    """Remove what is left of writing a target whose lock is held; what was moved aside comes back if it can."""
+    name = short_name(target.name, _HIDDEN_LIMIT)
+    found = [(path, match) for path in target.parent.iterdir() if (match := HIDDEN.fullmatch(path.name))]
+    for path, match in found:
+        if match["name"] != name or match["what"] == "lock":
+            continue
+        if match["what"].endswith("tmp"):
+            _remove(path)
+        elif os.path.lexists(target):
+            _retire(path, target, next(filter(None, (content_of(path / record) for record in RECORDS)), None))
+        else:
+            rename_new(path, target)
+            sync_folder(target.parent)
+
+
+def _retire(old: Path, target: Path, earlier: bytes | None) -> Path | None:
+    """Remove what has been moved aside if it is the earlier folder, as it was written; else keep it, and say where."""
+    if _is_replaceable(old, earlier):
+        doomed = _hidden(target, "tmp")  # a name that says so, if the process is killed amid the removal
+        os.rename(old, doomed)
+        _remove(doomed)
+        return None
+    for number in itertools.count(1):
+        kept = target.with_name(f"{short_name(target.name, _HIDDEN_LIMIT)}.kept-{number}")
+        if not os.path.lexists(kept):
+            with suppress(FileExistsError):
+                rename_new(old, kept)
+                sync_folder(kept.parent)
+                return kept
+
+
+def _is_replaceable(old: Path, earlier: bytes | None) -> bool:
+    if old.is_symlink() or not old.is_dir():
+        return False
+    if all(is_system_file(path.name) for path in old.iterdir()):
+        return True
+    for name in RECORDS:
+        record = read_record(old / name)
+        if record and earlier is not None and content_of(old / name) == earlier and unlisted_in(old, record) == {name}:
+            with suppress(IntegrityError):
+                check_manifest(old, record["files"])
+                return True
+    return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()

@@ -1,0 +1,1 @@
+"""Images from files: found, checked and read."""

@@ -1,0 +1,381 @@
+"""CT and MR from DICOM files: a series of slices, or multi-frame files, as one straight volume.
+
+pydicom reads the files, and highdicom the frames of multi-frame ones: each slice has its own rescaling, its own
+geometry, and all of its pixels, or is refused. Frames that neither can unpack (lossless JPEG, mostly) are unpacked by
+SimpleITK's GDCM. Positions are LPS mm. Voxels are what slope and intercept make of the stored values, which in CT are
+Hounsfield units; that an image is to be shown inverted (MONOCHROME1) does not change them.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut, get_decoder
+from pydicom.tag import Tag
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit
+
+from MoBUncertaintyLib.errors import ImageError, reason_of
+from MoBUncertaintyLib.files.input_files import (
+    BoundedReader,
+    begins_as_dicom,
+    check_regular,
+    digest_of_bytes,
+    unchanged,
+)
+from MoBUncertaintyLib.images import memory
+
+# mm by which slices may lie beside each other, and by which their pixels' sizes may differ; numbers in files are
+# rounded.
+LARGEST_SHIFT = 1.0
+_SAME_SPACING = 1e-3
+# By which direction cosines of slices may differ.
+_SAME_DIRECTION = 1e-3
+# Pixels of a slice; a damaged header can state up to 65535 x 65535.
+_LARGEST_SLICE = 1 << 26
+# Names of files that should be DICOM.
+_SUFFIXES = (".dcm", ".ima", ".dicom")
+_HEADER = ("SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "Rows", "Columns")
+
+
+@dataclass
+class Series:
+    """One series in a folder.
+
+    Attributes:
+        uid: Series instance UID.
+        description: Its own, or "no description".
+        files: Those that hold images, by name.
+    """
+
+    uid: str
+    description: str
+    files: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """A slice: `cosines` of a row and a column, `position` of its first pixel, `spacing` between rows and columns.
+
+    `frame` is the UID of the frame of reference, in which positions of slices can be compared.
+    """
+
+    frame: str
+    cosines: np.ndarray
+    position: np.ndarray
+    spacing: np.ndarray
+    rescaled: bool
+    values: np.ndarray
+
+
+def find_series(folder: Path) -> dict[str, Series]:
+    """The series in a folder, by their UID; folders in it are not searched.
+
+    Raises:
+        ImageError: The folder cannot be listed, or a file with a name for DICOM is damaged.
+    """
+    try:
+        paths = sorted(path for path in folder.iterdir() if not path.is_dir())
+    except OSError as error:
+        raise ImageError(f"{folder} cannot be listed ({error.strerror}); check the path.") from error
+    found: dict[str, Series] = {}
+    for path in paths:
+        if not begins_as_dicom(path):
+            if _should_be_dicom(path):
+                raise ImageError(f"{path} is no DICOM file, though its name says so; copy it again, or remove it.")
+            continue
+        with BoundedReader(path) as file:
+            try:
+                uid, description = _read_series(path, file)
+            except ImageError:
+                file.seek(128)
+                if file.read(4) == b"DICM" or _should_be_dicom(path):
+                    raise
+                continue  # another file that happens to begin so
+        if uid is not None:
+            found.setdefault(uid, Series(uid, description)).files.append(path)
+    return found
+
+
+def _should_be_dicom(path: Path) -> bool:
+    return path.name.lower().endswith(_SUFFIXES) and not path.name.startswith(".")
+
+
+def _read_series(path: Path, file: BinaryIO) -> tuple[str | None, str]:
+    """UID and description of the series; no UID where a file holds a report or contours, say, and no image."""
+    with _parsing(path):
+        header = pydicom.dcmread(file, force=True, specific_tags=list(_HEADER), stop_before_pixels=True)
+        if "Rows" not in header or "Columns" not in header:
+            kind = UID(str(header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or ""))
+            is_known = kind.name != kind
+            # A damaged header may lack anything, and its kind may be damaged, too.
+            if "Image Storage" in kind.name or not (is_known or (kind.is_private and kind.is_valid)):
+                raise ImageError(f"{path} is damaged (its header states no size); copy or export it again.")
+            return None, ""
+        description = str(header.get("SeriesDescription", "") or "").strip()
+        return str(header.get("SeriesInstanceUID", "")), description or "no description"
+
+
+def choose_series(folder: Path, uid: str | None = None) -> Series:
+    """The series in a folder, or the one of this UID.
+
+    Raises:
+        ImageError: There is none, or there are several and none is chosen.
+    """
+    found = find_series(folder)
+    if not found:
+        raise ImageError(f"{folder} holds no DICOM series; give a DICOM folder or a volume file.")
+    if uid is None and len(found) > 1:
+        names = "; ".join(f"{each.uid} ({each.description}, {len(each.files)} slices)" for each in found.values())
+        raise ImageError(f"{folder} holds {len(found)} DICOM series; choose one with --series: {names}.")
+    if uid is not None and uid not in found:
+        raise ImageError(f"{folder} holds no DICOM series {uid}; choose one with --series: {'; '.join(found)}.")
+    return found[uid] if uid is not None else next(iter(found.values()))
+
+
+def read_slices(files: Sequence[Path]) -> tuple[sitk.Image, list[str], list[str]]:
+    """Read a series.
+
+    Args:
+        files: All of its files, of one slice or several frames each.
+
+    Returns:
+        The volume, int16 or float32, its slices along the normal of the first; warnings; and the files' SHA-256.
+
+    Raises:
+        ImageError: A file is damaged or lacks pixels, slices do not say where they lie, or differ in size, direction,
+            spacing or place so that they are no straight volume.
+        SettingsError: There is less memory than the files take.
+    """
+    slices, digests = [], []
+    with unchanged(files):
+        memory.check_image(sum(path.stat().st_size for path in files))
+        for path in files:
+            check_regular(path)
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise ImageError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+            digests.append(digest_of_bytes(content))
+            with _parsing(path):
+                slices += _slices_of(path, _parse(content))
+            del content
+    image, warnings_ = _stack(slices)
+    return image, warnings_, digests
+
+
+@contextmanager
+def _parsing(path: Path) -> Iterator[None]:
+    """pydicom parses elements at their first use, and damaged ones fail in as many ways as there are elements."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except (ImageError, MemoryError):
+            raise
+        except Exception as error:
+            raise ImageError(f"{path.name} is damaged ({reason_of(error)}); copy or export it again.") from error
+
+
+def _parse(content: bytes) -> Dataset:
+    dataset = pydicom.dcmread(io.BytesIO(content), force=True)
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return dataset
+
+
+def _slices_of(path: Path, dataset: Dataset) -> list[_Slice]:
+    absent = [name for name in ("Rows", "Columns", "PhotometricInterpretation") if name not in dataset]
+    if absent:
+        raise ImageError(f"{path.name} is damaged (it has no {absent[0]}); copy or export it again.")
+    if int(dataset.Rows) * int(dataset.Columns) > _LARGEST_SLICE:
+        raise ImageError(
+            f"{path.name} states {dataset.Rows} x {dataset.Columns} pixels, more than a scanner's slice; "
+            "export it again."
+        )
+    grey = dataset.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2")
+    if int(dataset.get("SamplesPerPixel", 1)) != 1 or not grey:
+        raise ImageError(f"{path.name} has several values per voxel, like a colour image; give a scalar volume.")
+    if ("RescaleSlope" in dataset) != ("RescaleIntercept" in dataset):
+        raise ImageError(f"{path.name} states only one of RescaleSlope and RescaleIntercept; export it again.")
+    places = list(places_of(dataset))
+    values = _values(path, dataset, len(places))
+    frame = str(dataset.get("FrameOfReferenceUID", ""))
+    return [_Slice(frame, *place, values=each) for place, each in zip(places, values, strict=True)]
+
+
+def places_of(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, bool]]:
+    """Read cosines, position, spacing and whether it is rescaled, of each frame; what is alike for all may stand once.
+
+    Raises:
+        ImageError: A frame does not say where it lies.
+    """
+    if "PerFrameFunctionalGroupsSequence" not in dataset:
+        rescaled = "ModalityLUTSequence" in dataset or "RescaleSlope" in dataset
+        yield *_place(dataset, dataset, dataset), rescaled
+        return
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        names = ("PlaneOrientation", "PlanePosition", "PixelMeasures", "PixelValueTransformation")
+        *groups, transform = (_group(frame, shared, f"{name}Sequence") for name in names)
+        yield *_place(*groups), "RescaleSlope" in transform
+
+
+def _group(frame: Dataset, shared: Dataset, name: str) -> Dataset:
+    return (frame.get(name) or shared.get(name) or [Dataset()])[0]
+
+
+def _place(orientation: Dataset, position: Dataset, measures: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return (
+        _numbers(orientation, "ImageOrientationPatient", 6),
+        _numbers(position, "ImagePositionPatient", 3),
+        _numbers(measures, "PixelSpacing", 2),
+    )
+
+
+def _numbers(dataset: Dataset, keyword: str, count: int) -> np.ndarray:
+    try:
+        numbers = np.array(dataset.get(keyword), dtype=float).reshape(count)
+    except (TypeError, ValueError):
+        numbers = np.array(np.nan)
+    if not np.isfinite(numbers).all():
+        tag = Tag(tag_for_keyword(keyword))
+        raise ImageError(
+            f"Slices of the DICOM series do not say where they lie ({tag.group:04x},{tag.element:04x} is missing or "
+            "malformed); export the series again, or give it as a NIfTI or NRRD file."
+        )
+    return numbers
+
+
+def _values(path: Path, dataset: Dataset, count: int) -> np.ndarray:
+    """Voxels of a file's frames, (frame, row, column), rescaled."""
+    if int(dataset.get("NumberOfFrames", 1) or 1) != count:
+        raise ImageError(
+            f"{path.name} has {dataset.NumberOfFrames} frames and says where {count} lie; export it again."
+        )
+    if not _can_unpack(dataset):
+        values = _unpacked_by_gdcm(path, dataset)
+    elif "PerFrameFunctionalGroupsSequence" in dataset:
+        import highdicom
+
+        image = highdicom.Image.from_dataset(dataset, copy=False)
+        options = {"apply_real_world_transform": False, "apply_presentation_lut": False, "apply_voi_transform": False}
+        values = image.get_frames(dtype=np.float32, **options)
+    else:
+        values = apply_modality_lut(dataset.pixel_array, dataset)[None]
+    if values.shape != (count, dataset.Rows, dataset.Columns):
+        raise ImageError(f"{path.name} has other pixels than its header states; copy or export it again.")
+    return _narrow(values)
+
+
+def _can_unpack(dataset: Dataset) -> bool:
+    """Whether pydicom has what it takes."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax == JPEGExtended12Bit and int(dataset.BitsAllocated) > 8:
+        return False  # pillow stops at 8 bits
+    try:
+        return get_decoder(syntax).is_available
+    except NotImplementedError:
+        return False
+
+
+def _unpacked_by_gdcm(path: Path, dataset: Dataset) -> np.ndarray:
+    """Frames by SimpleITK, which rescales all of a file alike and turns MONOCHROME1 round."""
+    kind = dataset.file_meta.TransferSyntaxUID.name
+    groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    scales = {str(group.get("PixelValueTransformationSequence")) for group in groups}
+    if len(scales) > 1 or dataset.PhotometricInterpretation != "MONOCHROME2":
+        raise ImageError(f"{path.name} is packed as {kind}, which cannot be unpacked; export it uncompressed.")
+    for frame in pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=max(len(groups), 1)):
+        if b"\xff\xd9" not in frame[-4:]:  # the end of a JPEG image
+            raise ImageError(f"{path.name} is truncated; copy or export it again.")
+    try:
+        values = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
+    except RuntimeError as error:
+        raise ImageError(
+            f"{path.name} is packed as {kind}, which cannot be unpacked; export it uncompressed."
+        ) from error
+    return values.reshape(-1, *values.shape[-2:])
+
+
+def _narrow(values: np.ndarray) -> np.ndarray:
+    """As int16 where that holds them, as a CT's, else float32."""
+    whole = values if values.dtype.kind in "iu" else np.round(values)
+    limits = np.iinfo(np.int16)
+    fits = limits.min <= whole.min() and whole.max() <= limits.max and (whole is values or (whole == values).all())
+    return whole.astype(np.int16) if fits else values.astype(np.float32)
+
+
+def _stack(slices: list[_Slice]) -> tuple[sitk.Image, list[str]]:
+    """Slices as one volume; uneven distances between them are evened out, with a warning.
+
+    Raises:
+        ImageError: They differ in size, direction, spacing or rescaling, or lie in one place or beside each other.
+    """
+    first = slices[0]
+    size = "{1} x {0}".format(*first.values.shape)
+    if len(slices) == 1:
+        raise ImageError(f"The image is a single slice ({size}); give a 3D volume or the folder of its DICOM series.")
+    cosines, positions, spacings = (
+        np.array([getattr(each, name) for each in slices]) for name in ("cosines", "position", "spacing")
+    )
+    differences = {
+        "number of pixels": len({each.values.shape for each in slices}) > 1,
+        "direction": np.ptp(cosines, axis=0).max() > _SAME_DIRECTION,
+        "pixel spacing": np.ptp(spacings, axis=0).max() > _SAME_SPACING,
+        "frame of reference": len({each.frame for each in slices}) > 1,
+        "having a rescale slope and intercept": len({each.rescaled for each in slices}) > 1,
+    }
+    if different := [name for name, differs in differences.items() if differs]:
+        raise ImageError(
+            f"Slices of the DICOM series differ in their {' and '.join(different)}; export those of one volume alone."
+        )
+    row, column = first.cosines.reshape(2, 3)
+    normal = np.cross(row, column)
+    order = np.argsort(positions @ normal, kind="stable")
+    positions = positions[order]
+    warnings_ = _check_positions(positions, normal)
+    kind = np.result_type(*{each.values.dtype for each in slices})
+    volume = np.empty((len(slices), *first.values.shape), kind)
+    for index, place in enumerate(order):
+        volume[index] = slices[place].values
+    image = sitk.GetImageFromArray(volume)
+    between_rows, between_columns = first.spacing
+    distance = float((positions[-1] - positions[0]) @ normal) / (len(slices) - 1)
+    try:
+        image.SetSpacing([float(between_columns), float(between_rows), distance])
+        image.SetOrigin(positions[0].tolist())
+        image.SetDirection(np.stack([row, column, normal], axis=1).ravel().tolist())
+    except RuntimeError as error:
+        raise ImageError("Slices of the DICOM series state a spacing or direction of 0; export it again.") from error
+    return image, warnings_
+
+
+def _check_positions(positions: np.ndarray, normal: np.ndarray) -> list[str]:
+    """Warn of slices that are unevenly spaced: they are spread evenly, so sizes along that axis are wrong."""
+    gaps = np.abs(np.diff(positions @ normal))
+    usual = float(np.median(gaps))
+    if gaps.min() < 1e-3:
+        raise ImageError("Slices of the DICOM series lie in the same place; export one time point or phase only.")
+    offsets = positions - positions[0]
+    shift = float(np.linalg.norm(offsets - np.outer(offsets @ normal, normal), axis=1).max())
+    if shift > LARGEST_SHIFT:
+        raise ImageError(
+            f"Slices of the DICOM series are shifted beside each other by up to {shift:.3g} mm (a tilted gantry); "
+            "resample the series to a straight volume first, in 3D Slicer for example."
+        )
+    if np.abs(gaps - usual).max() > 0.05 * usual:
+        return [f"Slices are missing or unevenly spaced ({gaps.min():.3g} to {gaps.max():.3g} mm): sizes may be wrong."]
+    return []

@@ -1,0 +1,268 @@
+"""Reading and checking the input: one scalar 3D volume with sane geometry, or an `ImageError` that says what to do.
+
+Volumes are SimpleITK images; their arrays are (z, y, x); spacing is in mm, origin and direction in LPS mm. SimpleITK
+reads volume files once `volume_files` has found all of their voxels intact; DICOM is read by `dicom_reading`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.files.input_files import begins_as_dicom, digest_of_file, digest_of_series, unchanged
+from MoBUncertaintyLib.files.names import is_unicode, printable
+from MoBUncertaintyLib.images import memory
+from MoBUncertaintyLib.images.hounsfield import AIR_HU, HOUNSFIELD_BELOW
+from MoBUncertaintyLib.images.volume_files import check_voxels
+from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES, VolumeHeader, is_volume_name, read_header
+
+# Finer than any clinical CT, or a header in other units than mm; coarser than any organ can be resolved.
+SPACING_MM = (0.2, 15.0)
+# More than any scanner makes, and than an index of 32 bits counts.
+LARGEST_VOXELS = 2**31 - 1
+
+# By which products of two axes may differ from 0, and of an axis with itself from 1; cosines in files are rounded.
+LARGEST_SHEAR = 1e-3
+
+
+@dataclass(frozen=True)
+class ReadImage:
+    """An image and where it came from.
+
+    Attributes:
+        image: As `check_image` leaves it.
+        warnings: For the user, one sentence each.
+        files: What was read: the volume file, its voxels' file if that is another, or the series' DICOM files.
+        sha256: Of what was read; see `digest`.
+        is_dicom: Whether the files are DICOM.
+    """
+
+    image: sitk.Image
+    warnings: list[str]
+    files: tuple[Path, ...]
+    sha256: str
+    is_dicom: bool
+
+
+def volume_stem(path: str | Path) -> str:
+    """The name of a volume without its suffix, .nii.gz whole; a DICOM folder's name as it is."""
+    name = Path(path).name
+    suffixes = sorted(VOLUME_SUFFIXES, key=len, reverse=True)
+    suffix = next((suffix for suffix in suffixes if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)]
+
+
+def read_image(path: str | Path, series: str | None = None) -> ReadImage:
+    """Read a NIfTI, NRRD or MetaImage file, a DICOM file or a folder with one DICOM series, and check it.
+
+    Args:
+        path: File or DICOM folder.
+        series: Series instance UID, where a DICOM folder has several.
+
+    Raises:
+        ImageError: Missing, unreadable, truncated or damaged, several series, changed while it was read, or not a
+            volume that `check_image` accepts.
+        SettingsError: There is less memory than the image takes.
+    """
+    path = _existing(path)
+    files: Sequence[Path] = _dicom_files(path, series)
+    is_dicom = bool(files)
+    if is_dicom:
+        from MoBUncertaintyLib.images.dicom import read_slices
+
+        image, warnings, digests = read_slices(files)
+        sha256 = digest_of_series(files, digests) if path.is_dir() else digests[0]
+    else:
+        with unchanged([path]):
+            header = read_header(path)
+            with unchanged(header.files):
+                image, warnings = _read_volume(header)
+                files, sha256 = header.files, header.digest()
+    image, more = check_image(image)
+    return ReadImage(image, warnings + more, tuple(files), sha256, is_dicom)
+
+
+def digest(path: str | Path, series: str | None = None) -> str:
+    """SHA-256 of an input, as `read_image` states it, without reading its voxels.
+
+    Of one file it is the file's; of a header with its voxels in another file, or of the files of a DICOM folder's
+    series in the order of their names, that of the list of their own, a hexadecimal line each. Other files in a DICOM
+    folder do not count.
+
+    Raises:
+        ImageError: As for `read_image`.
+    """
+    path = _existing(path)
+    files = _dicom_files(path, series)
+    if not files:
+        return read_header(path).digest()
+    digests = [digest_of_file(file) for file in files]
+    return digest_of_series(files, digests) if path.is_dir() else digests[0]
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not os.path.exists(path):
+        raise ImageError(f"{printable(str(path))} does not exist; check the path.")
+    if not is_unicode(str(path.absolute())):  # which ends the process inside ITK
+        raise ImageError(f"{printable(str(path))} is not a name in UTF-8; rename the file or its folder.")
+    return path
+
+
+def _dicom_files(path: Path, series: str | None) -> list[Path]:
+    """Those to read; none for a volume file."""
+    if path.is_dir():
+        from MoBUncertaintyLib.images.dicom import choose_series  # needs pydicom, which Slicer may lack at first
+
+        return choose_series(path, series).files
+    return [path] if not is_volume_name(path.name) and begins_as_dicom(path) else []
+
+
+def check_image(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
+    """Check that an image is one scalar 3D volume that can be segmented.
+
+    Returns:
+        The image as int16 or float32, with non-finite voxels set to air (-1024 HU in CT, which is recognised by values
+        below -100; elsewhere the smallest value), and warnings for the user.
+
+    Raises:
+        ImageError: 2D or a single slice, several components or time points, complex, every voxel alike, or a geometry
+            that `check_geometry` refuses.
+    """
+    image = _scalar_3d(image)
+    check_geometry(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    if image.GetPixelID() in (sitk.sitkInt8, sitk.sitkUInt8):
+        image = sitk.Cast(image, sitk.sitkInt16)
+    elif image.GetPixelID() != sitk.sitkInt16:
+        image = sitk.Cast(image, sitk.sitkFloat32)
+    image, warnings = _without_non_finite(image)
+    values = sitk.GetArrayViewFromImage(image)
+    if values.min() == values.max():
+        raise ImageError(f"Every voxel of the image has the value {values.min():g}; choose an image with content.")
+    return image, warnings
+
+
+def _scalar_3d(image: sitk.Image) -> sitk.Image:
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        image = image[:, :, :, 0]
+    if image.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
+        raise ImageError("The image has complex values; give a magnitude image or a CT.")
+    _check_layout(image.GetSize(), image.GetNumberOfComponentsPerPixel())
+    if "vector" in image.GetPixelIDTypeAsString():
+        image = sitk.VectorIndexSelectionCast(image, 0)
+    return image
+
+
+def _check_layout(size: tuple[int, ...], components: int) -> None:
+    """Checks that need only the header, so that a huge wrong file is refused before it is read."""
+    shape = " x ".join(str(n) for n in size)
+    if len(size) == 4 and size[3] > 1:
+        raise ImageError(f"The image has four dimensions ({shape}); extract one time point as a 3D volume.")
+    if components != 1:
+        raise ImageError(f"The image has {components} values per voxel, like a colour image; give a scalar volume.")
+    if math.prod(size) > LARGEST_VOXELS:
+        raise ImageError(f"The image is larger than any scanner's ({shape}); correct the header, or crop the image.")
+    if len(size) < 3 or min(size[:3]) < 2:
+        raise ImageError(f"The image is a single slice ({shape}); give a 3D volume or the folder of its DICOM series.")
+
+
+def check_geometry(spacing: Sequence[float], origin: Sequence[float], direction: Sequence[float]) -> None:
+    """Check where voxels are said to be: spacing and origin in mm, direction as nine cosines (either hand).
+
+    Raises:
+        ImageError: One of them is not a number, the spacing is not within 0.2 to 15 mm, or the axes are sheared.
+    """
+    if not np.isfinite([*spacing, *origin, *direction]).all():
+        raise ImageError("The image's spacing, origin or direction is not a number; correct the header.")
+    low, high = SPACING_MM
+    if not all(low <= step <= high for step in spacing):
+        found = " x ".join(f"{step:.3g}" for step in spacing)
+        raise ImageError(
+            f"The voxels measure {found} mm, outside {low:g} to {high:g} mm; correct the header or resample."
+        )
+    axes = np.reshape(direction, (3, 3))
+    if np.abs(axes.T @ axes - np.eye(3)).max() > LARGEST_SHEAR:  # a voxel's volume would not be its spacings' product
+        raise ImageError(
+            "The image's axes are not at right angles or not of length one (a tilted gantry, or a wrong header); "
+            "resample the image to a straight volume first, in 3D Slicer for example."
+        )
+
+
+def _without_non_finite(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
+    if image.GetPixelID() == sitk.sitkInt16:
+        return image, []
+    values = sitk.GetArrayViewFromImage(image)
+    finite = np.isfinite(values)
+    if finite.all():
+        return image, []
+    if not finite.any():
+        raise ImageError("No voxel of the image has a finite value; convert it again from its source.")
+    smallest = float(values[finite].min())
+    air = AIR_HU if smallest < HOUNSFIELD_BELOW else smallest
+    filled = sitk.GetImageFromArray(np.where(finite, values, np.float32(air)))
+    filled.CopyInformation(image)
+    count = int(finite.size - finite.sum())
+    return filled, [f"{count} voxels are not finite numbers and were set to air ({air:g})."]
+
+
+def _read_volume(header: VolumeHeader) -> tuple[sitk.Image, list[str]]:
+    _check_layout(header.shape, header.components)
+    memory.check_image(header.voxels.length)
+    warnings = [*header.warnings, *check_voxels(header)]
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(header.reader)
+    reader.SetFileName(str(header.path))
+    try:
+        with _quiet():
+            reader.ReadImageInformation()
+            _check_layout(reader.GetSize(), reader.GetNumberOfComponents())
+            image = reader.Execute()
+    except RuntimeError as error:
+        raise ImageError(
+            f"{header.path.name} cannot be read ({sitk_reason(error)}); give an intact NIfTI, NRRD, MetaImage or DICOM "
+            "file."
+        ) from error
+    return _with_non_finite(image, header), warnings
+
+
+def _with_non_finite(image: sitk.Image, header: VolumeHeader) -> sitk.Image:
+    """SimpleITK reads NaN and infinity in NIfTI files as 0 (water in CT), without a word: put NaN back."""
+    if header.reader != "NiftiImageIO" or header.dtype is None or header.dtype.kind != "f":
+        return image
+    from nibabel.arrayproxy import ArrayProxy
+
+    voxels = header.voxels
+    stored = ArrayProxy(str(header.path), (header.shape, header.dtype, voxels.start + voxels.skip))
+    bad = ~np.isfinite(np.asanyarray(stored)).T  # nibabel's axes are x, y, z
+    if not bad.any():
+        return image
+    values = sitk.GetArrayFromImage(image)
+    values[bad.reshape(values.shape)] = np.nan
+    restored = sitk.GetImageFromArray(values)
+    restored.CopyInformation(image)
+    return restored
+
+
+def sitk_reason(error: Exception) -> str:
+    """Quote an error of SimpleITK: the last line of its message, without positions in the source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].split("ERROR: ")[-1].rstrip(".") if lines else type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """ITK's warnings go to stderr; what matters of them is reported as a warning of ours."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)

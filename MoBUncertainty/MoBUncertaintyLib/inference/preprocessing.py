@@ -1,0 +1,288 @@
+"""From an image to the network's input, and the way back: orientation, box, intensities, spacing.
+
+The steps are nnU-Net's own (`DefaultPreprocessor.run_case_npy`), in its order, with two additions: the image is seen
+in the orientation that the model was trained in (nnU-Net takes the axes as they are stored), and a CT is cropped to
+the body, or to a region of interest with the context that the network needs around it.
+
+Orientation, mirroring and nnU-Net's transposition are one signed permutation of the axes, which numpy does as a view:
+nothing is copied or resampled, and the way back is the same view of an empty volume.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from scipy import ndimage
+from torch import Tensor
+
+from MoBUncertaintyLib.errors import ImageError, SettingsError
+from MoBUncertaintyLib.images.hounsfield import HOUNSFIELD_BELOW
+from MoBUncertaintyLib.inference.resampling import planes, resample
+
+Box = tuple[slice, slice, slice]
+Bounds = tuple[float, float, float, float, float, float]
+
+BODY_HU = -500.0
+BODY_MARGIN_MM = 10.0
+# The body is searched on a grid about this coarse: its box needs no more, and a CT has 10^8 voxels.
+BODY_GRID_MM = 4.0
+# Parts at least this large against the largest belong to the patient too: the second leg does, the table does not.
+BODY_PART = 0.25
+# These act on each voxel alone, so they give the same values on a part of an image as on all of it.
+POINTWISE = {"CTNormalization", "NoNormalization", "RGBTo01Normalization"}
+# 4 GB per fp32 volume: beyond it the header's spacing is wrong, or the machine too small.
+MAX_VOXELS = 10**9
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How the network's three axes lie in a stored volume.
+
+    Attributes:
+        image: The image whose geometry it is.
+        axes: The stored array's axis (0, 1, 2 = z, y, x) that each network axis runs along.
+        flips: Whether it runs against it.
+    """
+
+    image: sitk.Image
+    axes: tuple[int, ...]
+    flips: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, image: sitk.Image, orientation: str | None, transpose: Sequence[int] = (0, 1, 2)) -> Frame:
+        """The frame of a model that was trained in `orientation` and transposes as nnU-Net's plans say.
+
+        Args:
+            image: 3D image.
+            orientation: Where the axes of the training images point, as `sitk.DICOMOrient` names it ("RAS": x to the
+                right, y to anterior, z to superior); None takes the axes as they are stored. Oblique axes count as
+                the anatomical axes that are closest to them.
+            transpose: nnU-Net's `transpose_forward`.
+        """
+        permutation = np.eye(3)
+        if orientation is not None:
+            probe = sitk.Image([1, 1, 1], sitk.sitkUInt8)
+            probe.SetDirection(image.GetDirection())
+            oriented = sitk.DICOMOrient(probe, orientation)
+            before, after = (np.reshape(one.GetDirection(), (3, 3)) for one in (probe, oriented))
+            permutation = np.rint(np.linalg.solve(before, after))
+        # SimpleITK's axes are x, y, z; those of its arrays, which nnU-Net transposes, are z, y, x.
+        columns = [permutation[:, 2 - axis] for axis in transpose]
+        axes = tuple(2 - int(np.abs(column).argmax()) for column in columns)
+        return cls(image, axes, tuple(bool(column.sum() < 0) for column in columns))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along the network's axes."""
+        return tuple(self.image.GetSize()[2 - axis] for axis in self.axes)
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Spacing along the network's axes, mm."""
+        return tuple(self.image.GetSpacing()[2 - axis] for axis in self.axes)
+
+    def view(self, volume: np.ndarray) -> np.ndarray:
+        """A stored volume (z, y, x) in the network's axes, without copying; writing to it writes to the volume."""
+        steps = tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
+        return volume.transpose(self.axes)[steps]
+
+    def box(self, bounds: Bounds) -> Box:
+        """The box of voxels whose centres lie between `bounds` = (R min, R max, A min, A max, S min, S max), RAS mm.
+
+        Where the image is oblique, the box around them.
+
+        Raises:
+            SettingsError: The bounds are not in order, or lie outside the image.
+        """
+        low, high = np.reshape(bounds, (3, 2)).T
+        if not (np.isfinite(bounds).all() and (low < high).all()):
+            raise SettingsError("The region of interest must be six numbers in mm, each minimum below its maximum.")
+        corners = np.stack(np.meshgrid(*np.reshape(bounds, (3, 2)), indexing="ij"), axis=-1).reshape(-1, 3)
+        lps = corners * (-1, -1, 1)
+        indices = np.array([self.image.TransformPhysicalPointToContinuousIndex(point.tolist()) for point in lps])
+        along = [indices[:, 2 - axis] for axis in self.axes]
+        seen = [n - 1 - i if flip else i for i, n, flip in zip(along, self.shape, self.flips, strict=True)]
+        box = []
+        for i, size in zip(seen, self.shape, strict=True):
+            start, stop = math.ceil(i.min() - 1e-6), math.floor(i.max() + 1e-6) + 1
+            if start >= stop:  # thinner than a voxel
+                start, stop = round(i.mean()), round(i.mean()) + 1
+            start, stop = max(start, 0), min(stop, size)
+            if start >= stop:
+                raise SettingsError("The region of interest lies outside the image; move it onto the image.")
+            box.append(slice(start, stop))
+        return tuple(box)
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image as the network sees it, with the way back to the image's own grid.
+
+    Attributes:
+        data: (1, *S) float32, normalised and resampled, in the network's axes.
+        frame: How those axes lie in the image.
+        box: The part of the image (in the network's axes, at its own spacing) that `data` shows.
+        kept: The part of it that results are wanted for; lies within `box`.
+        warnings: What the user should know.
+    """
+
+    data: np.ndarray
+    frame: Frame
+    box: Box
+    kept: Box
+    warnings: list[str] = field(default_factory=list)
+
+    def planes(self, volumes: Tensor) -> Iterator[np.ndarray]:
+        """Results on the network's grid, (C, *S), as planes on the image's grid within `kept`; see `resampling`."""
+        return planes(volumes, [part.stop - part.start for part in self.box], _relative(self.kept, self.box))
+
+    def view(self, volume: np.ndarray) -> np.ndarray:
+        """`kept` in a volume of the whole image, (z, y, x), in the network's axes; writing to it writes there."""
+        return self.frame.view(volume)[self.kept]
+
+
+class Preprocessor:
+    """nnU-Net's preprocessing as its plans describe it, for one image of one channel.
+
+    Args:
+        plans: Content of `plans.json`, checked by `plans.check_plans`; it is not altered.
+        dataset: Content of `dataset.json`.
+        configuration: For example `3d_fullres`.
+        orientation: Of the training images, see `Frame.of`.
+    """
+
+    def __init__(
+        self, plans: dict[str, Any], dataset: dict[str, Any], configuration: str, orientation: str | None
+    ) -> None:
+        self.orientation = orientation
+        self.manager = PlansManager(deepcopy(plans))
+        self.configuration = self.manager.get_configuration(configuration)
+        self.patch = tuple(self.configuration.patch_size)
+        features = self.configuration.network_arch_init_kwargs["features_per_stage"]
+        self.features = features[0] if isinstance(features, (list, tuple)) else features
+        self.spacing = tuple(self.configuration.spacing)
+        self.is_pointwise = self.configuration.normalization_schemes[0] in POINTWISE
+        self.is_ct = self.is_pointwise and next(iter(dataset["channel_names"].values())).lower() == "ct"
+
+    def prepare(self, image: sitk.Image, region: Bounds | None = None, body_box: bool = True) -> Case:
+        """Make the network's input of a checked image (see `images.check_image`).
+
+        Args:
+            image: Scalar 3D image.
+            region: Region of interest, RAS mm: results are wanted for it only. The network is shown half a tile more
+                on each side, and statistics of the whole image where its normalisation needs them.
+            body_box: Crop a CT to the body. Without it, and for other images, the crop is nnU-Net's, to the voxels
+                that are not 0.
+
+        Raises:
+            SettingsError: The region of interest does not fit the image.
+            ImageError: At the model's spacing the image is too large.
+        """
+        frame = Frame.of(image, self.orientation, self.manager.transpose_forward)
+        volume = frame.view(sitk.GetArrayViewFromImage(image))
+        outer, mask, warnings = self._outer_box(volume, frame, body_box)
+        kept = outer
+        box = outer
+        if region is not None:
+            wanted = frame.box(region)
+            context = [
+                math.ceil(n * s / 2 / t) for n, s, t in zip(self.patch, self.spacing, frame.spacing, strict=True)
+            ]
+            if _intersection(wanted, outer) is None:
+                if mask is not None:
+                    mask = _filled(mask[0], outer, frame.shape)[None]
+                outer = tuple(slice(0, size) for size in frame.shape)
+                warnings = [*warnings, "The region of interest holds nothing but air or background."]
+            kept = _intersection(wanted, outer)
+            box = _intersection(_grown(wanted, context, frame.shape), outer)
+        shape = self._new_shape(box, frame)
+        if self.is_pointwise:
+            outer, mask = box, None if mask is None else mask[(slice(None), *_relative(box, outer))]
+        data = volume[outer][None].astype(np.float32, order="C")
+        data = self._normalise(data, mask)[(slice(None), *_relative(box, outer))]
+        data = resample(data[0], shape, frame.spacing, self.spacing, self.configuration.resampling_fn_data)
+        return Case(np.ascontiguousarray(data, dtype=np.float32)[None], frame, box, kept, warnings)
+
+    def _outer_box(self, volume: np.ndarray, frame: Frame, body_box: bool) -> tuple[Box, np.ndarray | None, list[str]]:
+        """The part of the image that matters, nnU-Net's mask of it (-1 = outside) if it has one, and warnings."""
+        if not (self.is_ct and body_box):
+            _, mask, bounds = crop_to_nonzero(volume[None])
+            return tuple(slice(start, stop) for start, stop in bounds), mask, []
+        warnings = []
+        if volume.min() > HOUNSFIELD_BELOW:
+            warnings.append("The model is for CT, but the image's values do not look like Hounsfield units.")
+        box = find_body(volume, frame.spacing)
+        if box is None:
+            box = tuple(slice(0, size) for size in volume.shape)
+            warnings.append("No body was found in the CT, so the whole image is processed.")
+        return box, None, warnings
+
+    def _new_shape(self, box: Box, frame: Frame) -> np.ndarray:
+        old = [part.stop - part.start for part in box]
+        shape = np.maximum(compute_new_shape(old, frame.spacing, self.spacing), 1)
+        if math.prod(int(n) for n in shape) > MAX_VOXELS:
+            raise ImageError(
+                f"At the model's spacing the image would have {' x '.join(str(n) for n in shape)} voxels; "
+                "choose a region of interest or check the spacing in its header."
+            )
+        return shape
+
+    def _normalise(self, data: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+        intensities = self.manager.foreground_intensity_properties_per_channel
+        mask = [None] if mask is None else mask
+        return DefaultPreprocessor(verbose=False)._normalize(data, mask, self.configuration, intensities)
+
+
+def _filled(mask: np.ndarray, box: Box, shape: Sequence[int]) -> np.ndarray:
+    """nnU-Net's mask of a box as one of the whole image, -1 outside."""
+    whole = np.full(shape, -1, mask.dtype)
+    whole[box] = mask
+    return whole
+
+
+def find_body(volume: np.ndarray, spacing: Sequence[float]) -> Box | None:
+    """The box around the patient in a CT (HU), with a margin of 10 mm; None where there is nothing but air.
+
+    The patient is what lies above -500 HU and hangs together: the largest component, and others at least a quarter as
+    large, since two legs are two components. Arms, or a table that touches, only make the box larger.
+    """
+    steps = [max(1, int(BODY_GRID_MM / s)) for s in spacing]
+    coarse = volume[tuple(slice(None, None, step) for step in steps)] > BODY_HU
+    parts, count = ndimage.label(coarse)
+    if count == 0:
+        return None
+    sizes = np.bincount(parts.ravel())[1:]
+    large = np.flatnonzero(sizes >= BODY_PART * sizes.max())
+    boxes = [ndimage.find_objects(parts)[index] for index in large]
+    box = []
+    for axis, (step, s, size) in enumerate(zip(steps, spacing, volume.shape, strict=True)):
+        margin = math.ceil(BODY_MARGIN_MM / s)
+        start = min(part[axis].start for part in boxes) * step - margin
+        stop = max(part[axis].stop for part in boxes) * step + margin
+        box.append(slice(max(start, 0), min(stop, size)))
+    return tuple(box)
+
+
+def _intersection(a: Box, b: Box) -> Box | None:
+    box = tuple(slice(max(p.start, q.start), min(p.stop, q.stop)) for p, q in zip(a, b, strict=True))
+    return box if all(part.start < part.stop for part in box) else None
+
+
+def _grown(box: Box, margin: Sequence[int], shape: Sequence[int]) -> Box:
+    grown = zip(box, margin, shape, strict=True)
+    return tuple(slice(max(part.start - more, 0), min(part.stop + more, size)) for part, more, size in grown)
+
+
+def _relative(inner: Box, outer: Box) -> Box:
+    """`inner` as seen from the start of `outer`."""
+    return tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(inner, outer, strict=True))

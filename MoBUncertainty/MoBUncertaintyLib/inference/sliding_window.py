@@ -1,0 +1,206 @@
+"""The network's passes over the tiles of a volume, and what to do when the memory of the device is not enough."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from torch import Tensor
+
+from MoBUncertaintyLib.errors import NOT_ENOUGH_MEMORY, ModelError, SettingsError, is_out_of_memory
+from MoBUncertaintyLib.inference.devices import Precision, autocast, autocast_dtype
+from MoBUncertaintyLib.inference.tiles import Accumulator, Box, TileGrid, Tiling
+from MoBUncertaintyLib.network.backbone import StochasticNetwork
+from MoBUncertaintyLib.network.distribution import LogitGaussian
+from MoBUncertaintyLib.network.moments import Moments, moments
+
+T = TypeVar("T")
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where things are computed and held.
+
+    Attributes:
+        network: Device of the network and the moments.
+        sums: Device of the accumulators.
+        precision: Number format of the backbone.
+    """
+
+    network: torch.device
+    sums: torch.device
+    precision: Precision = Precision.AUTO
+
+    def relieved(self) -> tuple[Placement, str]:
+        """The placement that needs less memory of the device, and what to tell the user.
+
+        Raises:
+            SettingsError: There is none.
+        """
+        if self.sums != CPU:
+            return replace(self, sums=CPU), "The device ran short of memory, so the results are summed on the CPU."
+        if self.network != CPU:
+            placement = replace(self, network=CPU, precision=Precision.AUTO)
+            return placement, "The device ran out of memory, so the CPU computes; this takes longer."
+        raise SettingsError(NOT_ENOUGH_MEMORY)
+
+
+class SlidingWindow:
+    """Runs a network over the tiles of a volume and blends what it says.
+
+    Args:
+        network: The network; it is moved to where it is needed.
+        placement: Where to begin. `self.placement` is where it ended.
+        overlap: Share of a tile that its neighbour covers too.
+        samples: K for Monte Carlo; None as in `moments`.
+        seed: Of Monte Carlo: the same seed gives the same result on the same kind of device.
+        mirror_axes: Axes of the network's input along which every tile is also shown mirrored.
+        tiling: Which of the tiles are looked at.
+
+    Attributes:
+        tiles: How many tiles were looked at.
+        seconds: Spent in `network` (backbone), `moments` (head and moments) and `blend`.
+        warnings: What the user should know.
+    """
+
+    def __init__(
+        self,
+        network: StochasticNetwork,
+        placement: Placement,
+        overlap: float = 0.5,
+        samples: int | None = None,
+        seed: int = 0,
+        mirror_axes: Sequence[int] = (),
+        tiling: Tiling = Tiling.FULL,
+    ) -> None:
+        self.network = network
+        self.placement = placement
+        self.overlap = overlap
+        self.samples = samples
+        self.seed = seed
+        axes = range(len(mirror_axes) + 1)
+        self.mirrors = [m for n in axes for m in itertools.combinations(mirror_axes, n)]
+        self.tiling = tiling
+        self.warnings: list[str] = []
+        self.seconds = {"network": 0.0, "moments": 0.0, "blend": 0.0}
+        self.tiles = 0
+
+    @torch.inference_mode()
+    def run(
+        self,
+        data: np.ndarray,
+        tile: Sequence[int],
+        folds: Sequence[Callable[[], None]],
+        step: Callable[[int, int], None] = lambda done, total: None,
+    ) -> tuple[Tensor, Tensor]:
+        """Probability and variance of the foreground classes, each (C - 1, *S) fp32 on the CPU.
+
+        Args:
+            data: The network's input, (C_in, *S) float32; where it is smaller than a tile it is padded with 0, as
+                nnU-Net does.
+            tile: Voxels of a tile.
+            folds: For each fold, what loads its weights into the network.
+            step: Called before each pass and after the last with the passes done and in total; may raise to stop.
+
+        Raises:
+            ModelError: The network's output is not finite.
+            SettingsError: The memory is not enough, even on the CPU.
+        """
+        padded, inside = pad_nd_image(torch.from_numpy(data), tile, "constant", {"value": 0}, True, None)
+        grid = TileGrid(padded.shape[1:], tile, self.overlap)
+        sums = self._relieving(lambda: Accumulator(grid, self.network.classes - 1, self.placement.sums), None)
+        done, per_tile = itertools.count(), len(folds) * len(self.mirrors)
+        for tiles, expected in self._rounds(grid, sums):
+            for fold, load in enumerate(folds):
+                load()
+                self._relieving(lambda: self.network.to(self.placement.network), sums)
+                for number, (turn, mirror) in itertools.product(tiles, enumerate(self.mirrors)):
+                    step(next(done), expected * per_tile)
+                    # Each pass has a seed of its own: one that is repeated, or comes at another time, draws the same.
+                    seed = (fold * len(grid) + number) * len(self.mirrors) + turn
+                    self._pass(padded, grid[number], mirror, seed, sums)
+            self.tiles += len(tiles)
+        step(self.tiles * per_tile, self.tiles * per_tile)
+        with self._timed("blend"):
+            results = sums.result()
+        return tuple(result[(slice(None), *inside[1:])] for result in results)
+
+    def _rounds(self, grid: TileGrid, sums: Accumulator) -> Iterator[tuple[list[int], int]]:
+        """Numbers of tiles to look at next, by what all folds have shown so far, and how many it may be in all.
+
+        At first that is the whole grid, the most it can be; then what is known to be needed, which a later round may
+        find to be a few more.
+        """
+        if self.tiling is Tiling.FULL:
+            yield list(range(len(grid))), len(grid)
+            return
+        chosen = set(grid.side_by_side())
+        yield sorted(chosen), len(grid)
+        while True:
+            with self._timed("blend"):
+                added = set(grid.that_count(sums.foreground())) - chosen
+            if not added:
+                return
+            chosen |= added
+            yield sorted(added), len(chosen)
+
+    def _pass(self, data: Tensor, place: Box, mirror: Sequence[int], seed: int, sums: Accumulator) -> None:
+        """Add what the network says about one tile in one mirrored pass."""
+        found = self._relieving(lambda: self._look(data[(slice(None), *place)], mirror, seed), sums)
+        with self._timed("blend"):
+            self._relieving(lambda: sums.add(place, found), sums)
+
+    def _look(self, tile: Tensor, mirror: Sequence[int], number: int) -> Moments:
+        """The moments of one tile (C_in, *tile) in one mirrored pass, mirrored back; `number` seeds its noise."""
+        device = self.placement.network
+        axes = [axis + 2 for axis in mirror]
+        with self._timed("network"):
+            x = tile[None].to(device)
+            with autocast(device, self.placement.precision):
+                features, mean = self.network.features(x.flip(axes) if axes else x)
+        with self._timed("moments"):
+            head = self.network.head
+            gaussian = LogitGaussian(mean) if head is None else head(features, mean)
+            seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)[0] >> 1)
+            found = moments(gaussian, self.samples, torch.Generator(device).manual_seed(seed))
+            finite = bool(torch.isfinite(found.first.sum() + found.second.sum()))
+        if finite:
+            return Moments(found.first.flip(axes), found.second.flip(axes)) if axes else found
+        if autocast_dtype(device, self.placement.precision) is torch.float32:
+            raise ModelError("The network's output is not a finite number; its weights are damaged, so train it again.")
+        self.placement = replace(self.placement, precision=Precision.FLOAT32)
+        self.warnings.append("The network's output overflowed in half precision, so it computes in float32.")
+        return self._look(tile, mirror, number)
+
+    def _relieving(self, action: Callable[[], T], sums: Accumulator | None) -> T:
+        """Do something, with ever less of the device's memory until it succeeds."""
+        while True:
+            try:
+                return action()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside the handler, since the error holds on to the tensors of the failed attempt.
+            self.placement, message = self.placement.relieved()
+            self.warnings.append(message)
+            if sums is not None:
+                sums.to(self.placement.sums)
+            self.network.to(self.placement.network)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self.placement.network.type == "cuda":
+            torch.cuda.synchronize(self.placement.network)
+        self.seconds[stage] += time.perf_counter() - start

@@ -1,0 +1,1 @@
+"""Trained models as files: read with suspicion, without torch."""

@@ -1,0 +1,128 @@
+"""A model folder as one zip file: packed reproducibly, unpacked with suspicion. Needs no torch."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.files import json_input
+from MoBUncertaintyLib.files.publishing import make_private_folder, remove_private_folder
+from MoBUncertaintyLib.model.card import MODEL_FILE
+
+ENTRY_LIMIT = 1000
+SIZE_LIMIT = 16 * 2**30  # bytes, unpacked
+
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
+
+
+def pack(folder: Path, names: Iterable[str], target: Path) -> None:
+    """Write the named files of a folder into a zip; the same files give the same bytes.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with zipfile.ZipFile(target, "w") as archive:
+        for name in sorted(names):
+            entry = zipfile.ZipInfo(name)  # dated 1980
+            entry.external_attr = 0o644 << 16
+            # Weights do not compress.
+            entry.compress_type = zipfile.ZIP_STORED if name.endswith(".safetensors") else zipfile.ZIP_DEFLATED
+            with (folder / name).open("rb") as source, archive.open(entry, "w", force_zip64=True) as packed:
+                shutil.copyfileobj(source, packed, 2**20)
+
+
+def read_card_bytes(path: Path) -> bytes:
+    """The `model.json` of a zipped model, without unpacking the rest; of an endless one no more than shows that it is.
+
+    Raises:
+        ModelError: See `unpack`.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(_members(archive, path)["model.json"]) as card:
+            return card.read(json_input.SIZE_LIMIT + 1)
+    except _ZIP_ERRORS as error:
+        raise _damaged(path, error) from error
+
+
+def unpack(path: Path) -> Path:
+    """Unpack a zipped model into a new private temporary folder, which the caller removes (`remove_private_folder`).
+
+    Only the files of a model are unpacked; a single folder around them is allowed.
+
+    Raises:
+        ModelError: The zip is damaged, too large, holds unsafe names or links, or no model.
+    """
+    folder = make_private_folder("mob-model")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = _members(archive, path)
+            needed = sum(entry.file_size for entry in members.values())
+            if needed > SIZE_LIMIT:
+                raise ModelError(f"{path} would unpack to more than {SIZE_LIMIT >> 20} MB; this is not a model.")
+            if needed > shutil.disk_usage(folder).free:
+                raise ModelError(
+                    f"There is no room to unpack {path} ({needed >> 20} MB in {folder.parent}); free some."
+                )
+            for name, entry in members.items():
+                target = folder / name
+                target.parent.mkdir(exist_ok=True)
+                # zipfile never reads more than the size that was added up above.
+                with archive.open(entry) as source, target.open("xb") as unpacked:
+                    shutil.copyfileobj(source, unpacked, 2**20)
+    except _ZIP_ERRORS as error:
+        remove_private_folder(folder)
+        raise _damaged(path, error) from error
+    except BaseException:
+        remove_private_folder(folder)
+        raise
+    return folder
+
+
+def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
+    """The files of the model by their name in it."""
+    entries = archive.infolist()
+    if len(entries) > ENTRY_LIMIT:
+        raise ModelError(f"{path} holds more than {ENTRY_LIMIT} files; this is not a model.")
+    for entry in entries:
+        _check_entry(entry, path)
+    cards = [name for entry in entries if (name := PurePosixPath(entry.filename)).name == "model.json"]
+    cards = [name for name in cards if len(name.parts) <= 2]
+    if len(cards) != 1:
+        what = "more than one" if cards else "no"
+        raise ModelError(f"{path} holds {what} model.json; choose a zip made by `mob-uncertainty export`.")
+    root = cards[0].parent
+    members: dict[str, zipfile.ZipInfo] = {}
+    for entry in entries:
+        name = PurePosixPath(entry.filename)
+        inside = name.relative_to(root).as_posix() if name.is_relative_to(root) else ""
+        if inside != "model.json" and not MODEL_FILE.fullmatch(inside):
+            continue
+        if inside in members:
+            raise ModelError(f"{path} holds {inside} twice; choose a zip made by `mob-uncertainty export`.")
+        members[inside] = entry
+    return members
+
+
+def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
+    name = entry.filename
+    unsafe = name.startswith("/") or re.search(r"^[A-Za-z]:|\\|\0", name) or ".." in PurePosixPath(name).parts
+    # zipfile turns a backslash into a slash on Windows and cuts names at a null byte; orig_filename keeps both.
+    if unsafe or "\\" in entry.orig_filename or "\0" in entry.orig_filename:
+        raise ModelError(f"{path} holds the unsafe file name {entry.orig_filename!r}; do not use this model.")
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        raise ModelError(f"{path} holds the link {name!r} instead of a file; do not use this model.")
+    if entry.flag_bits & 1:
+        raise ModelError(f"{path} is protected by a password; unpack it and choose the folder.")
+
+
+def _damaged(path: Path, error: Exception) -> ModelError:
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT):
+        return ModelError(f"{path} cannot be unpacked ({error.strerror}); mend that and try again.")
+    return ModelError(f"{path} is not a readable zip file ({error}); download it again.")

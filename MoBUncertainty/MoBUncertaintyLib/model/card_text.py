@@ -1,0 +1,101 @@
+"""A model's card in a few lines of text. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
+
+LINES = 12
+"""Entries of scores or training that are shown."""
+ITEMS = 8
+"""Of one entry."""
+LENGTH = 300
+"""Characters of one entry."""
+
+
+def covariance_text(spec: CovarianceSpec) -> str:
+    """What kind a covariance is, and the numbers that say something about that kind."""
+    if spec.kind is Covariance.DETERMINISTIC:
+        return "none (deterministic)"
+    if spec.kind is Covariance.DIAGONAL:
+        return f"{spec.kind.value}, one draw per voxel"
+    parts = [spec.kind.value, f"rank {spec.rank}"]
+    mixed = spec.kind is Covariance.MIXTURE_OF_BASES
+    if mixed:
+        parts.append(f"bases {spec.bases}")
+    if mixed or spec.scope is Scope.PARTITION:
+        parts.append(f"partitions {spec.partitions} per axis")
+    if mixed and spec.assignment is Assignment.SOFT:
+        parts.append("soft assignment")
+    return ", ".join([*parts, f"one draw per {spec.scope.value}"])
+
+
+def training_lines(training: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and text of each entry; what is too long is counted."""
+    lines, hidden = [], []
+    for name, value in training.items():
+        text = plain(value)
+        if len(lines) == LINES or len(text) > LENGTH:
+            hidden.append(value)
+        else:
+            lines.append((name, text))
+    return lines + _counted(hidden)
+
+
+def score_lines(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and text of the main scores; all others, such as the points of curves, are counted.
+
+    The main ones are those at the top and one level below. `mob-training evaluate` writes a score as its mean, median,
+    minimum and maximum.
+    """
+    lines, hidden = [], []
+    for name, value in scores.items():
+        text, left = _main(value)
+        if not text or len(lines) == LINES or len(text) > LENGTH:
+            hidden.append(value)
+        else:
+            lines.append((name, text))
+            hidden += left
+    return lines + _counted(hidden)
+
+
+def plain(value: Any) -> str:
+    """JSON as text without its brackets."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(entry)}" for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _main(value: Any) -> tuple[str, list[Any]]:
+    """Text of a score, or of the first scores of a group, and what of the group is not in it."""
+    if not isinstance(value, dict):
+        return plain(value), []
+    if (mean := _mean(value)) is not None:
+        bounds = [plain(value[bound]) for bound in ("min", "max") if bound in value]
+        return mean + (f" ({' to '.join(bounds)})" if bounds else ""), []
+    means = {name: mean for name, entry in value.items() if (mean := _mean(entry)) is not None}
+    shown = dict(list(means.items())[:ITEMS])
+    text = ", ".join(f"{name} {mean}" for name, mean in shown.items())
+    return text, [entry for name, entry in value.items() if name not in shown]
+
+
+def _mean(value: Any) -> str | None:
+    """A number, or the mean of a score over cases; None of anything else."""
+    if isinstance(value, dict):
+        value = value.get("mean")
+    return plain(value) if isinstance(value, int | float) else None
+
+
+def _counted(hidden: list[Any]) -> list[tuple[str, str]]:
+    count = _leaves(hidden)
+    return [("more", f"{count:,} {'value' if count == 1 else 'values'} in model.json")] if hidden else []
+
+
+def _leaves(value: Any) -> int:
+    if isinstance(value, dict | list):
+        return sum(map(_leaves, value.values() if isinstance(value, dict) else value))
+    return 1

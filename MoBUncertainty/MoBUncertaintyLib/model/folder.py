@@ -1,0 +1,295 @@
+"""Models: read safely, listed and found. `network.export` writes them.
+
+A model folder holds `model.json` (the card), nnU-Net's `plans.json` and `dataset.json`, and
+`fold_K/weights.safetensors`. It may come as one zip, and a raw results folder of nnU-Net is a model too. Nothing in any
+of them is executed.
+This module imports no torch until weights, or a raw results folder, are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.files.integrity import file_digest
+from MoBUncertaintyLib.files.publishing import remove_private_folder
+from MoBUncertaintyLib.model import archive
+from MoBUncertaintyLib.model.card import (
+    MODEL_FILE,
+    Fold,
+    ModelCard,
+    card_from_json,
+)
+from MoBUncertaintyLib.model.files import ModelFile
+from MoBUncertaintyLib.model.nnunet import is_results_folder, open_results
+from MoBUncertaintyLib.model.plans import check_dataset, check_plans, image_spacing
+from MoBUncertaintyLib.model.weights import WEIGHTS_LIMIT, read_checkpoint, read_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MODELS_FOLDER = Path(__file__).parents[2] / "Resources" / "Models"
+"""The models that ship with the extension."""
+
+DEMO_MODEL = "PhantomPancreas"
+"""Which of them goes with the sample CT."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A checked model, its weights still on disk.
+
+    Attributes:
+        card: What it is.
+        plans: Content of `plans.json`, checked by `check_plans`.
+        dataset: Content of `dataset.json`, checked by `check_dataset`.
+        path: Where the user has it: a model folder, a zip, or an nnU-Net results folder.
+        sources: Weights file of each fold.
+        digests: SHA-256 of each file, by its name in the model: as `model.json` states it or, in a raw results folder,
+            of what was read first. What is read later must have the same.
+
+    A model from a zip owns a temporary folder, which goes with `close()`, at the end of a `with` block, when the model
+    is garbage-collected, or when the program ends.
+    """
+
+    card: ModelCard
+    plans: dict[str, Any]
+    dataset: dict[str, Any]
+    path: Path
+    sources: Mapping[Fold, Path]
+    digests: dict[str, str]
+
+    @property
+    def folds(self) -> tuple[Fold, ...]:
+        """The folds it has weights for."""
+        return tuple(self.sources)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of `model.json`, which holds that of every other file.
+
+        For a raw results folder, that of what its `model.json` would say.
+        """
+        if "model.json" in self.digests:
+            return self.digests["model.json"]
+        for source in self.sources.values():
+            if _name_of(source) not in self.digests:
+                self.digests[_name_of(source)] = file_digest(source)
+        stated = asdict(self.card) | {"files": self.digests}
+        return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
+
+    def state_dict(self, fold: Fold) -> dict[str, Tensor]:
+        """Weights of one fold, float32, with the keys of `StochasticNetwork`.
+
+        Raises:
+            ModelError: There is no such fold, or its file is damaged or unsafe, or another than when the model was
+                opened.
+        """
+        if fold not in self.sources:
+            there_are = ", ".join(map(str, self.folds))
+            raise ModelError(f"{self.path} has no fold {fold} (there is: {there_are}).")
+        source = self.sources[fold]
+        file = ModelFile.read(source.parents[1], _name_of(source), str(self.path), WEIGHTS_LIMIT)
+        if self.digests.setdefault(file.name, file.sha256) != file.sha256:
+            raise ModelError(f"{file} was changed while it was in use; start again with the model as it is now.")
+        if source.suffix == ".safetensors":
+            return read_weights(file)
+        checkpoint = read_checkpoint(file)
+        if checkpoint.configuration != self.card.configuration:
+            raise ModelError(f"The folds of {self.path} have different configurations; train them alike.")
+        return checkpoint.weights
+
+    def close(self) -> None:
+        """Remove what a zip was unpacked to. Weights already read stay valid."""
+        remove = self.__dict__.get("_remove")
+        if remove is not None:
+            remove()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """A model in a folder of models; one that cannot be read has a problem, in one sentence, instead of a card."""
+
+    path: Path
+    card: ModelCard | None
+    problem: str | None = None
+
+
+def load_model(path: Path | str, checkpoint: str | None = None, folds: Sequence[Fold] | None = None) -> Model:
+    """Open a model folder, a zipped model or a raw nnU-Net results folder, and check all but the numbers.
+
+    Args:
+        path: Where it is.
+        checkpoint: For a raw results folder: name of the checkpoint file; None: as `nnunet_folder.open_results` says.
+        folds: For a raw results folder: which folds; None: all that are trained.
+
+    Raises:
+        ModelError: Whatever is wrong with it.
+    """
+    path = Path(path)
+    try:
+        return _open(path, checkpoint, folds)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _open(path: Path, checkpoint: str | None, folds: Sequence[Fold] | None) -> Model:
+    if path.is_file():
+        root = archive.unpack(path)
+        try:
+            model = load_folder(root, path)
+        except BaseException:
+            remove_private_folder(root)
+            raise
+        model.__dict__["_remove"] = weakref.finalize(model, remove_private_folder, root)
+        return model
+    if not path.exists():
+        raise ModelError(f"There is no model at {path}; check the path.")
+    if (path / "model.json").is_file():
+        return load_folder(path, path)
+    if is_results_folder(path):
+        card, plans, dataset, sources, digests = open_results(path, checkpoint, folds)
+        return Model(card, plans, dataset, path, sources, digests)
+    raise _no_model(path)
+
+
+def read_card(path: Path | str) -> ModelCard:
+    """What a model says it is, without reading, unpacking or checking the rest.
+
+    Only a raw results folder needs torch for that.
+
+    Raises:
+        ModelError: There is no readable card.
+    """
+    path = Path(path)
+    try:
+        return _read_card(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_card(path: Path) -> ModelCard:
+    if path.is_file():
+        return card_from_json(ModelFile("model.json", str(path), archive.read_card_bytes(path)).json(), str(path))
+    if (path / "model.json").is_file():
+        return card_from_json(ModelFile.read(path, "model.json", str(path)).json(), str(path))
+    if not path.exists():
+        raise ModelError(f"There is no model at {path}; check the path.")
+    if is_results_folder(path):
+        return open_results(path)[0]
+    raise _no_model(path)
+
+
+def list_models(folder: Path | str = MODELS_FOLDER) -> list[ListedModel]:
+    """The model folders and zips in a folder, by file name; broken ones are listed with their problem.
+
+    Args:
+        folder: By default, the models that ship with the extension; one that does not exist holds none.
+    """
+    folder = Path(folder)
+    listed = []
+    for child in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if child.name.startswith(".") or not (child.suffix == ".zip" or (child / "model.json").is_file()):
+            continue
+        try:
+            listed.append(ListedModel(child, read_card(child)))
+        except ModelError as error:
+            listed.append(ListedModel(child, None, str(error)))
+    return listed
+
+
+def find_model(name_or_path: Path | str, folder: Path | str = MODELS_FOLDER) -> Path:
+    """Where a model is: a path that exists, or the name of a model in `folder` (its card's or its folder's).
+
+    Raises:
+        ModelError: Neither.
+    """
+    path = Path(name_or_path)
+    with suppress(OSError):  # a name too long for a path
+        if path.exists():
+            return path
+    wanted = str(name_or_path).casefold()
+    listed = list_models(folder)
+    for model in listed:
+        names = {model.path.name, model.path.stem} | ({model.card.name} if model.card else set())
+        if wanted in {name.casefold() for name in names}:
+            return model.path
+    there_are = ", ".join(model.path.stem for model in listed) or "none"
+    raise ModelError(f"There is no model '{name_or_path}', neither as a path nor installed (installed: {there_are}).")
+
+
+def load_folder(root: Path, path: Path) -> Model:
+    """Load the model folder `root`, which the user knows as `path`."""
+    where = str(path)
+    stated = ModelFile.read(root, "model.json", where)
+    card = card_from_json(stated.json(), where)
+    on_disk = {file.relative_to(root).as_posix() for file in root.glob("fold_*/weights.safetensors")}
+    needed = {"plans.json", "dataset.json"}
+    for name in sorted((on_disk | needed) - set(card.files)):
+        raise ModelError(f"{where} uses {name}, which its model.json does not list; export the model again.")
+    read = {}
+    for name, expected in card.files.items():
+        if not (root / name).is_file():
+            raise ModelError(f"{where} lacks {name}, which its model.json lists; copy or download the model again.")
+        if name in needed:
+            read[name] = ModelFile.read(root, name, where)
+        # Weights are read when they are used, and must have this SHA-256 then, too.
+        if (read[name].sha256 if name in needed else file_digest(root / name)) != expected:
+            raise ModelError(
+                f"{name} in {where} has been changed or damaged (its SHA-256 is not the one in model.json); "
+                "copy or download the model again."
+            )
+    sources: dict[Fold, Path] = {}
+    for name in card.files:
+        fold = MODEL_FILE.fullmatch(name)["fold"]  # type: ignore[index]
+        if fold is not None:
+            sources["all" if fold == "all" else int(fold)] = root / name
+    if not sources:
+        raise ModelError(f"{where} lists no weights in its model.json; export the model again.")
+    plans, dataset = read["plans.json"].json(), read["dataset.json"].json()
+    _check_card_fits(card, plans, dataset, where)
+    return Model(card, plans, dataset, path, sources, card.files | {stated.name: stated.sha256})
+
+
+def _check_card_fits(card: ModelCard, plans: dict[str, Any], dataset: dict[str, Any], where: str) -> None:
+    planned = check_plans(plans, card.configuration)
+    names = check_dataset(dataset)
+    stated = {label.value: label.name for label in card.labels}
+    if stated != names:
+        raise ModelError(
+            f"The labels in model.json of {where} ({', '.join(stated.values())}) are not those in dataset.json "
+            f"({', '.join(names.values())}); export the model again."
+        )
+    spacing = image_spacing(plans, planned)
+    if any(abs(a - b) > 1e-3 for a, b in zip(card.spacing, spacing, strict=True)):
+        raise ModelError(f"The spacing in model.json of {where} is not that of plans.json; export the model again.")
+
+
+def _name_of(source: Path) -> str:
+    """A weights file's name in its model."""
+    return f"{source.parent.name}/{source.name}"
+
+
+def _unreadable(path: Path, error: OSError) -> ModelError:
+    return ModelError(f"The model {path} cannot be read: {error.strerror or error}.")
+
+
+def _no_model(path: Path) -> ModelError:
+    return ModelError(
+        f"{path} has no model.json; choose a model folder or zip made by `mob-uncertainty export`, "
+        "or a results folder of nnU-Net."
+    )

@@ -1,0 +1,330 @@
+"""Weights on disk: safetensors of a model folder, and nnU-Net's own checkpoints read without running what is in them.
+
+nnU-Net's modules hold the same parameter under several names (`encoder.` is also `decoder.encoder.`, `conv` is also
+`all_modules.0`): a state dict names each two to four times. A file keeps each tensor once and its other names in the
+metadata, as `safetensors.torch.save_model` does. torch is imported only by the functions that need it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.files.json_input import SIZE_LIMIT, JsonError, parse_object
+from MoBUncertaintyLib.model.files import ModelFile
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+StateDict = dict[str, "Tensor"]
+
+WEIGHTS_LIMIT = 8 * 2**30  # bytes of one file; a residual encoder L has 0.4 GB, its checkpoint 1.2 GB
+TENSORS_LIMIT = 10_000  # of one network; a residual encoder L has 1,500, each under all its names
+PICKLE_LIMIT = 8 * 2**20  # bytes of a checkpoint without its tensors; with 1,000 logged epochs it has 1 MB
+
+ONLY_WEIGHTS = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""Environment variable of torch, which overrides what its callers ask for."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What inference needs of an nnU-Net checkpoint.
+
+    Attributes:
+        weights: State dict with the keys of `StochasticNetwork` ("backbone." and "head.").
+        configuration: Name of the configuration in the plans.
+        trainer: Name of the trainer's class.
+        epoch: Epochs trained.
+        mirror_axes: Axes of the input that the training mirrored.
+        temperature: What the logits were divided by at the end of a fine-tuning; None where they were not.
+    """
+
+    weights: StateDict
+    configuration: str
+    trainer: str
+    epoch: int
+    mirror_axes: tuple[int, ...]
+    temperature: float | None = None
+
+
+def write_weights(path: Path, weights: StateDict, half: bool = False) -> None:
+    """Write a state dict, each tensor once; equal weights give equal files.
+
+    Args:
+        path: The safetensors file.
+        weights: State dict.
+        half: Store floating-point numbers as float16 (half the size; relative error up to 5e-4).
+
+    Raises:
+        ModelError: A weight is not finite, or not within float16's range if `half`.
+        OSError: The file cannot be written.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    first_name: dict[tuple[Any, ...], str] = {}
+    stored: StateDict = {}
+    aliases: dict[str, str] = {}
+    for name, tensor in weights.items():
+        identity = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        if tensor.numel() and identity in first_name:
+            aliases[name] = first_name[identity]
+            continue
+        first_name[identity] = name
+        dtype = torch.float16 if half and tensor.is_floating_point() else tensor.dtype
+        stored[name] = tensor.detach().to("cpu", dtype, copy=True).contiguous()
+        _check_finite(name, stored[name], "the network" if not half else "the network, as float16,")
+    try:
+        save_file(stored, path, metadata={"format": "pt", **aliases})
+    except SafetensorError as error:  # how the library reports a full disk
+        raise OSError(str(error)) from error
+    _sort_metadata(path)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Rewrite the metadata in order, which the library writes in another order each time."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        assert len(text) == length
+        file.seek(8)
+        file.write(text)
+
+
+def read_weights(file: ModelFile) -> StateDict:
+    """Read a state dict; floating-point numbers come as float32.
+
+    Args:
+        file: Of safetensors.
+
+    Raises:
+        ModelError: The file is damaged, or holds too many tensors, or numbers that are not finite or of another kind.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        length = int.from_bytes(file.content[:8], "little")
+        if SIZE_LIMIT < length <= len(file.content):
+            raise _too_many(file)
+        header = parse_object(file.content[8 : 8 + min(length, SIZE_LIMIT)])
+        metadata = header.pop("__metadata__", {})
+        if len(header) > TENSORS_LIMIT or len(metadata) > TENSORS_LIMIT:
+            raise _too_many(file)
+        stored = load(file.content)
+    except (JsonError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise ModelError(f"{file} is damaged or cut short ({_brief(error)}); download the model again.") from error
+    weights = _singles(stored, file)
+    for name, first in metadata.items():
+        if name == "format":
+            continue
+        if first not in weights or name in stored:
+            raise ModelError(f"{file} refers to the tensor '{first[:80]}' wrongly; export the model again.")
+        weights[name] = weights[first]
+    return weights
+
+
+def read_checkpoint(file: ModelFile) -> Checkpoint:
+    """Read an nnU-Net checkpoint, stock or fine-tuned; see `load_checkpoint`.
+
+    Raises:
+        ModelError: The file asks for code, is damaged, or is not a checkpoint of nnU-Net.
+    """
+    return _interpret(load_checkpoint(file), file)
+
+
+def checkpoint_file(path: Path) -> ModelFile:
+    """`fold_K/checkpoint_*.pth` of a results folder.
+
+    Raises:
+        ModelError: It cannot be read or is too large.
+    """
+    results = path.parents[1]
+    return ModelFile.read(results, f"{path.parent.name}/{path.name}", str(results), WEIGHTS_LIMIT)
+
+
+def load_checkpoint(file: ModelFile) -> Any:
+    """All of a checkpoint; nothing in it can run.
+
+    Raises:
+        ModelError: The file asks for code, is damaged, or is not what torch writes.
+    """
+    import torch
+
+    try:
+        _check_archive(file)
+        with only_weights_are_loaded():
+            return torch.load(io.BytesIO(file.content), map_location="cpu", weights_only=True)
+    except (ModelError, MemoryError):
+        raise
+    except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error))
+        what = f"asks to run code ({asked[1]})" if asked else "holds more than weights"
+        raise ModelError(
+            f"{file} {what}, which is never done; ask for the model as exported by `mob-uncertainty export`."
+        ) from error
+    except Exception as error:  # torch raises a dozen types on files that are not checkpoints
+        raise ModelError(f"{file} is damaged or not a checkpoint of nnU-Net; copy it again.") from error
+
+
+@contextmanager
+def only_weights_are_loaded() -> Iterator[None]:
+    """Make every `torch.load`, nnU-Net's own too, refuse what could run.
+
+    Beside tensors and plain Python data, nnU-Net's checkpoints hold its logged scores, which are NumPy scalars; exactly
+    those are allowed.
+
+    Raises:
+        ModelError: This torch cannot.
+    """
+    import torch
+
+    _check_torch_is_safe(torch.__version__)
+    before = os.environ.get(ONLY_WEIGHTS)
+    os.environ[ONLY_WEIGHTS] = "1"
+    try:
+        with torch.serialization.safe_globals(_nnunet_globals()):
+            yield
+    finally:
+        if before is None:
+            del os.environ[ONLY_WEIGHTS]
+        else:
+            os.environ[ONLY_WEIGHTS] = before
+
+
+def _check_archive(file: ModelFile) -> None:
+    """Refuse what would take minutes, or more memory than the file, before torch reads it.
+
+    Raises:
+        ModelError: There are too many tensors.
+        ValueError: torch did not write this.
+        zipfile.BadZipFile: This is no zip file.
+    """
+    with zipfile.ZipFile(io.BytesIO(file.content)) as archive:
+        entries = archive.infolist()
+    if len(entries) > 8 * TENSORS_LIMIT:  # the optimiser has some for each weight
+        raise _too_many(file)
+    for entry in entries:
+        pickled = entry.filename.endswith("data.pkl")
+        if entry.compress_type != zipfile.ZIP_STORED or (pickled and entry.file_size > PICKLE_LIMIT):
+            raise ValueError(entry.filename)
+
+
+def _interpret(content: Any, file: ModelFile) -> Checkpoint:
+    import torch
+
+    lacking = f"{file} is not a checkpoint of nnU-Net: it lacks "
+    for key, kind in (("network_weights", dict), ("init_args", dict), ("trainer_name", str)):
+        if not isinstance(content, dict) or not isinstance(content.get(key), kind):
+            raise ModelError(f"{lacking}'{key}'.")
+    configuration = content["init_args"].get("configuration")
+    if not isinstance(configuration, str):
+        raise ModelError(f"{lacking}the name of its configuration.")
+    weights: StateDict = {}
+    for name, tensor in content["network_weights"].items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise ModelError(f"{lacking}proper 'network_weights'.")
+        # DataParallel and torch.compile put their own prefix before the network's names.
+        name = re.sub(r"^(module\.|_orig_mod\.)+", "", name)
+        name = name if name.startswith(("backbone.", "head.")) else f"backbone.{name}"
+        weights[name] = tensor
+    axes = content.get("inference_allowed_mirroring_axes")
+    epoch, temperature = content.get("current_epoch"), content.get("temperature")
+    return Checkpoint(
+        weights=_singles(weights, file),
+        configuration=configuration,
+        trainer="".join(filter(str.isprintable, content["trainer_name"]))[:100],
+        epoch=epoch if isinstance(epoch, int) else 0,
+        mirror_axes=tuple(a for a in axes if isinstance(a, int) and 0 <= a <= 2)
+        if isinstance(axes, (tuple, list))
+        else (),
+        temperature=temperature if isinstance(temperature, float) and math.isfinite(temperature) else None,
+    )
+
+
+def _nnunet_globals() -> list[Any]:
+    """What unpickling NumPy's scalars takes, under NumPy 2's name of it and NumPy 1's."""
+    import numpy as np
+
+    try:
+        from numpy._core.multiarray import scalar
+    except ImportError:  # NumPy 1
+        from numpy.core.multiarray import scalar
+
+    names = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")
+    kinds = [type(np.dtype(kind)) for kind in (np.float32, np.float64)]
+    return [*((scalar, name) for name in names), np.dtype, *kinds]
+
+
+def _check_torch_is_safe(version: str) -> None:
+    """`weights_only=True` could be circumvented before torch 2.6 (CVE-2025-32434)."""
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < (2, 6):
+        raise ModelError(
+            f"torch {version} cannot read nnU-Net's checkpoints safely; update torch to 2.6 or newer, "
+            "or use a model exported by `mob-uncertainty export`."
+        )
+
+
+def _singles(tensors: StateDict, file: ModelFile) -> StateDict:
+    """Weights as float32; whole numbers, which layers count batches with, as they are. What is one tensor stays one.
+
+    Raises:
+        ModelError: There are too many, or they are of a kind that nnU-Net's networks do not compute with (quantised,
+            say), or not finite.
+    """
+    import torch
+
+    if len(tensors) > TENSORS_LIMIT:
+        raise _too_many(file)
+    singles: dict[tuple[Any, ...], Tensor] = {}
+    weights: StateDict = {}
+    total = 0
+    for name, tensor in tensors.items():
+        allowed = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
+        plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
+        if not plain or tensor.dtype not in allowed:
+            kind = str(tensor.dtype if plain else tensor.layout if tensor.device.type == "cpu" else tensor.device.type)
+            raise ModelError(
+                f"The weights '{name[:80]}' of {file} are of the kind {kind.removeprefix('torch.')}, which cannot be "
+                "used; export the model again as float32 or float16."
+            )
+        identity = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        if identity not in singles:
+            total += tensor.numel() * 4
+            # A tensor can claim any size with few numbers in memory, all of which a copy would have.
+            if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes() or total > WEIGHTS_LIMIT:
+                raise ModelError(f"The weights of {file} are larger than they are on disk; do not use this model.")
+            singles[identity] = tensor.float() if tensor.is_floating_point() else tensor
+            _check_finite(name, singles[identity], str(file))
+        weights[name] = singles[identity]
+    return weights
+
+
+def _too_many(file: ModelFile) -> ModelError:
+    return ModelError(f"{file} holds more than {TENSORS_LIMIT:,} tensors; this is not a model file.")
+
+
+def _brief(error: Exception) -> str:
+    """What a library says, in one line that fits a sentence."""
+    return " ".join("".join(filter(str.isprintable, str(error))).split())[:200] or type(error).__name__
+
+
+def _check_finite(name: str, tensor: Tensor, where: str) -> None:
+    import torch
+
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise ModelError(f"The weights '{name[:80]}' of {where} are not all finite; train or download the model again.")

@@ -1,0 +1,175 @@
+"""nnU-Net's backbone as its plans describe it, with a covariance head on its last feature map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.model.card import Fold
+from MoBUncertaintyLib.model.covariance import CovarianceSpec
+from MoBUncertaintyLib.model.folder import Model, load_model
+from MoBUncertaintyLib.model.plans import check_plans
+from MoBUncertaintyLib.network.distribution import LogitGaussian
+from MoBUncertaintyLib.network.heads import build_head, project
+
+
+class MeanLayer(nn.Conv3d):
+    """The backbone's last segmentation layer, handing on its input beside its output.
+
+    It keeps the names of its parameters, so an nnU-Net checkpoint loads as it is; a hook would do the same but
+    `torch.compile` would break the graph there. Runs in fp32.
+    """
+
+    @classmethod
+    def of(cls, layer: nn.Conv3d) -> MeanLayer:
+        """Take over the parameters of a segmentation layer."""
+        taken = cls(layer.in_channels, layer.out_channels, kernel_size=1)
+        taken.weight, taken.bias = layer.weight, layer.bias
+        return taken
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        with torch.autocast(device_type=features.device.type, enabled=False):
+            features = features.float()
+            return features, project(features, self)[0]
+
+
+class StochasticNetwork(nn.Module):
+    """Image tile (B, C_in, *S) -> `LogitGaussian` over its logits; mean = the backbone's last segmentation layer.
+
+    Args:
+        backbone: An nnU-Net network for `classes` classes whose `decoder` has `seg_layers`.
+        spec: Which covariance head to put on its last feature map.
+        classes: Number of classes C, background included.
+
+    Raises:
+        ModelError: The architecture has no decoder with segmentation layers, or is not three-dimensional.
+    """
+
+    def __init__(self, backbone: nn.Module, spec: CovarianceSpec, classes: int) -> None:
+        super().__init__()
+        decoder = getattr(backbone, "decoder", None)
+        layers = getattr(decoder, "seg_layers", None)
+        if not layers or not isinstance(layers[-1], nn.Conv3d):
+            raise ModelError(
+                f"The architecture {type(backbone).__name__} has no 3D decoder with segmentation layers; "
+                "train with one of nnU-Net's U-Nets."
+            )
+        decoder.deep_supervision = False
+        layers[-1] = MeanLayer.of(layers[-1])
+        self.backbone = backbone
+        self.head = build_head(spec, layers[-1].in_channels, classes)
+        self.spec = spec
+        self.classes = classes
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Last feature map (B, F, *S) and mean logits (B, C, *S), both fp32."""
+        return self.backbone(x)
+
+    def forward(self, x: Tensor) -> LogitGaussian:
+        features, mean = self.features(x)
+        return LogitGaussian(mean) if self.head is None else self.head(features, mean)
+
+
+def build_network(
+    plans: dict[str, Any], dataset: dict[str, Any], configuration: str, spec: CovarianceSpec
+) -> StochasticNetwork:
+    """The network of an nnU-Net configuration, with random weights.
+
+    Args:
+        plans: Content of `plans.json`, checked by `model.check_plans` (its strings name classes to import).
+        dataset: Content of `dataset.json`.
+        configuration: For example `3d_fullres`.
+        spec: Covariance head.
+
+    Raises:
+        ModelError: The plans do not describe a network that can be built.
+    """
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    check_plans(plans, configuration)
+    manager = PlansManager(plans)
+    configured = manager.get_configuration(configuration)
+    classes = manager.get_label_manager(dataset).num_segmentation_heads
+    try:
+        backbone = get_network_from_plans(
+            configured.network_arch_class_name,
+            configured.network_arch_init_kwargs,
+            configured.network_arch_init_kwargs_req_import,
+            len(dataset["channel_names"]),
+            classes,
+            deep_supervision=False,
+        )
+    except Exception as error:
+        raise ModelError(
+            f"The network planned in plans.json cannot be built ({error}); export the model again."
+        ) from error
+    return StochasticNetwork(backbone, spec, classes)
+
+
+def load_network(model: Model, fold: Fold) -> StochasticNetwork:
+    """The network of one fold with its trained weights, in evaluation mode on the CPU.
+
+    Raises:
+        ModelError: The weights do not fit the network that the plans and the covariance describe.
+    """
+    network = planned_network(model)
+    load_weights(network, model, fold)
+    return network.eval()
+
+
+def load_weights(network: StochasticNetwork, model: Model, fold: Fold) -> None:
+    """Replace the weights of `network` by those of another fold.
+
+    Raises:
+        ModelError: The weights do not fit the network.
+    """
+    network.load_state_dict(fitting_weights(network, model, fold), assign=True)
+
+
+def planned_network(model: Model) -> StochasticNetwork:
+    """The network of a model without any weights in memory: they are loaded next, or only compared.
+
+    Raises:
+        ModelError: The plans do not describe a network that can be built.
+    """
+    with torch.device("meta"):
+        return build_network(model.plans, model.dataset, model.card.configuration, model.card.covariance)
+
+
+def fitting_weights(network: StochasticNetwork, model: Model, fold: Fold) -> dict[str, Tensor]:
+    """Weights of one fold, with all the names and shapes of the network's.
+
+    Raises:
+        ModelError: They do not fit the network.
+    """
+    weights, planned = model.state_dict(fold), network.state_dict()
+    names = [*planned, *(name for name in weights if name not in planned)]
+    wrong = [name for name in names if _shape(weights.get(name)) != _shape(planned.get(name))]
+    if wrong:
+        raise ModelError(
+            f"The weights of fold {fold} do not fit the network in plans.json ({len(wrong)} of {len(planned)} tensors "
+            f"are missing or of another size, the first is '{wrong[0][:80]}'); export the model again."
+        )
+    return weights
+
+
+def verify(path: Path | str) -> Model:
+    """Open a model, read all of its weights too, and see that they fit its network.
+
+    Raises:
+        ModelError: Whatever is wrong with it.
+    """
+    model = load_model(path)
+    network = planned_network(model)
+    for fold in model.folds:
+        fitting_weights(network, model, fold)
+    return model
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
+    return None if tensor is None else tuple(tensor.shape)

@@ -1,0 +1,247 @@
+"""The one distribution of all five models: a Gaussian over the logits of a tile (paper, Eqs. 2 to 7, 14).
+
+    eta_n = mu_n + sqrt(d_n) * z1_n + L_n z2,     Sigma_n = L_n L_n^T + diag(d_n)
+
+Shapes: B tiles in a batch, C classes, R rank, *S the tile's three spatial axes, k samples.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from MoBUncertaintyLib.model.covariance import Scope
+from MoBUncertaintyLib.network.partitions import cell_bounds, spread_cells
+
+
+def cached_voxels(device: torch.device, voxels: int) -> int:
+    """How many voxels to work on at once: on a CPU as many as its cache holds with their intermediate results."""
+    return min(voxels, 2**16) if device.type == "cpu" else voxels
+
+
+class Loading(ABC):
+    """L_n in R^(C x R) at every voxel n, in whatever form is cheapest to hold."""
+
+    @property
+    @abstractmethod
+    def rank(self) -> int:
+        """R, the number of columns."""
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """The loading itself, (B, C, R, *S)."""
+
+    @abstractmethod
+    def gram(self) -> Tensor:
+        """L_n L_n^T, (B, C, C, *S)."""
+
+    @abstractmethod
+    def contrast_variance(self) -> Tensor:
+        """|L_1 - L_0|^2 at every voxel, (B, *S): what the loading adds to the variance of eta_1 - eta_0."""
+
+    @abstractmethod
+    def apply(self, z: Tensor) -> Tensor:
+        """L_n z_n: z (k, B, R, *S), or with axes of length one where voxels share a draw -> (k, B, C, *S)."""
+
+
+@dataclass
+class DenseLoading(Loading):
+    """The low-rank model's predicted P(x) (Eq. 3). values: (B, C, R, *S)."""
+
+    values: Tensor
+
+    @property
+    def rank(self) -> int:
+        return self.values.shape[2]
+
+    def dense(self) -> Tensor:
+        return self.values
+
+    def gram(self) -> Tensor:
+        return torch.einsum("bcr...,bdr...->bcd...", self.values, self.values)
+
+    def contrast_variance(self) -> Tensor:
+        return (self.values[:, 1] - self.values[:, 0]).square().sum(dim=1)
+
+    def apply(self, z: Tensor) -> Tensor:
+        return torch.einsum("bcr...,kbr...->kbc...", self.values, z)
+
+
+@dataclass
+class BasisLoading(Loading):
+    """L_n = B_m diag(a_n): one of M learned bases, chosen per partition cell, scaled per voxel (Eqs. 4 and 7).
+
+    Attributes:
+        bases: B_1 ... B_M, (M, C, R).
+        scales: a, (B, R, *S), signed.
+        choice: Which basis a cell takes, one-hot, (B, M, P, P, P); None where there is but one.
+        weights: W(x), the probability of each basis in each cell, like `choice`, for the loss of Eq. 10.
+        soft: `choice` is not one-hot; a cell's basis is the sum of the bases weighted by it.
+    """
+
+    bases: Tensor
+    scales: Tensor
+    choice: Tensor | None = None
+    weights: Tensor | None = None
+    soft: bool = False
+
+    @property
+    def rank(self) -> int:
+        return self.scales.shape[1]
+
+    def dense(self) -> Tensor:
+        if self.choice is None:
+            return self.bases[:, :, :, None, None, None] * self.scales[:, None]
+        basis = torch.einsum("mcr,bm...->bcr...", self.bases, self.choice)
+        return spread_cells(basis, tuple(self.scales.shape[2:])) * self.scales[:, None]
+
+    def gram(self) -> Tensor:
+        if self.soft:
+            return DenseLoading(self.dense()).gram()
+        products = torch.einsum("mcr,mdr->mcdr", self.bases, self.bases)
+        flat = self._contract(products.flatten(1, 2), self.scales.square()[None])[0]
+        return flat.unflatten(1, products.shape[1:3])
+
+    def contrast_variance(self) -> Tensor:
+        if self.soft:
+            return DenseLoading(self.dense()).contrast_variance()
+        weights = (self.bases[:, 1] - self.bases[:, 0]).square()
+        shape = self.scales.shape[2:]
+        size = cached_voxels(self.scales.device, shape.numel())
+        scales = self.scales.flatten(2).split(size, dim=2)
+        if self.choice is None:
+            return torch.cat([(weights @ a.square())[:, 0] for a in scales], dim=1).unflatten(1, shape)
+        choices = spread_cells(self.choice, tuple(shape)).flatten(2).split(size, dim=2)
+        pieces = [((weights @ a.square()) * c).sum(dim=1) for a, c in zip(scales, choices, strict=True)]
+        return torch.cat(pieces, dim=1).unflatten(1, shape)
+
+    def apply(self, z: Tensor) -> Tensor:
+        return self._contract(self.bases, self.scales * z)
+
+    def _contract(self, weights: Tensor, values: Tensor) -> Tensor:
+        """sum_r w[m, q, r] v[r, n] with n's own m: weights (M, Q, R), values (k, B, R, *S) -> (k, B, Q, *S).
+
+        One small matrix product for all bases and a choice among M results costs less than a product per cell.
+        """
+        every = torch.einsum("mqr,kbr...->kbmq...", weights, values)
+        if self.choice is None:
+            return every[:, :, 0]
+        spread = spread_cells(self.choice, tuple(values.shape[3:]))
+        return (every * spread[None, :, :, None]).sum(dim=2)
+
+
+@dataclass
+class LogitGaussian:
+    """A Gaussian over the logits of a tile.
+
+    Attributes:
+        mean: mu, (B, C, *S).
+        log_variance: ln d, (B, C, *S); None where there is no noise (d = 0, the deterministic model).
+        loading: L; None for the deterministic and the diagonal model.
+        scope: How often z2 is drawn.
+        partitions: P, cells per axis for the scope `partition`.
+    """
+
+    mean: Tensor
+    log_variance: Tensor | None = None
+    loading: Loading | None = None
+    scope: Scope = Scope.VOXEL
+    partitions: int = 1
+
+    @property
+    def num_classes(self) -> int:
+        return self.mean.shape[1]
+
+    @property
+    def is_deterministic(self) -> bool:
+        return self.log_variance is None and self.loading is None
+
+    def variance(self) -> Tensor:
+        """d, the diagonal part's variance, (B, C, *S)."""
+        return torch.zeros_like(self.mean) if self.log_variance is None else self.log_variance.exp()
+
+    def contrast(self) -> tuple[Tensor, Tensor]:
+        """Mean m and variance s^2 of eta_1 - eta_0, each (B, *S): all that a two-class softmax depends on.
+
+        Raises:
+            ValueError: The model has other than two classes.
+        """
+        if self.num_classes != 2:
+            raise ValueError(f"the contrast is defined for two classes, this model has {self.num_classes}")
+        mean = self.mean[:, 1] - self.mean[:, 0]
+        variance = torch.zeros_like(mean) if self.log_variance is None else self.log_variance.exp().sum(dim=1)
+        if self.loading is not None:
+            variance = variance + self.loading.contrast_variance()
+        return mean, variance
+
+    def marginal_covariance(self) -> Tensor:
+        """Sigma_n = L_n L_n^T + diag(d_n) at every voxel, (B, C, C, *S)."""
+        covariance = torch.diag_embed(self.variance().movedim(1, -1)).movedim((-2, -1), (1, 2))
+        return covariance if self.loading is None else covariance + self.loading.gram()
+
+    def rsample(self, k: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw k samples of the logits, (k, B, C, *S), differentiable in all parameters (Eq. 14 with sqrt(d) for D).
+
+        z1 is drawn per voxel and class; z2 once per voxel, cell or tile as `scope` says.
+        """
+        eta = self.mean.expand(k, *self.mean.shape)
+        if self.log_variance is not None:
+            eta = eta + (0.5 * self.log_variance).exp() * self._normal((k, *self.mean.shape), generator)
+        if self.loading is not None:
+            eta = eta + self.loading.apply(self._latent(k, generator))
+        return eta
+
+    def softmax_sampler(self, generator: torch.Generator | None = None) -> Callable[[int], Tensor]:
+        """A function k -> logits (k, B, C, *S) whose softmax is distributed as that of `rsample`, at the least cost.
+
+        Noise that is independent between voxels is drawn from each voxel's C x C marginal, with C normals a voxel; for
+        two classes with one, of the contrast (the background's logit is then 0). Noise that voxels share is Eq. 14.
+        """
+        if self.loading is None and self.num_classes != 2:
+            return lambda k: self.rsample(k, generator)
+        if self.loading is not None and self.scope is not Scope.VOXEL:
+            return lambda k: self.rsample(k, generator)
+        if self.num_classes == 2:
+            mean, variance = self.contrast()
+            deviation = variance.sqrt()
+
+            def contrast_logits(k: int) -> Tensor:
+                delta = mean + deviation * self._normal((k, *mean.shape), generator)
+                return torch.stack((torch.zeros_like(delta), delta), dim=2)
+
+            return contrast_logits
+        covariance = self.marginal_covariance().movedim((1, 2), (-2, -1))
+        # fp32 would lose a small d beside a large loading, and with it the factor.
+        size = covariance.detach().diagonal(dim1=-2, dim2=-1).mean(dim=-1, keepdim=True)
+        covariance = covariance + torch.diag_embed(1e-6 * size.expand(*size.shape[:-1], self.num_classes))
+        factor, failed = torch.linalg.cholesky_ex(covariance)
+        # What is no number, as after an overflow in half precision, stays none, for those who look at the result.
+        factor = factor.masked_fill((failed > 0)[..., None, None], torch.nan).movedim((-2, -1), (1, 2))
+
+        def marginal_logits(k: int) -> Tensor:
+            z = self._normal((k, *self.mean.shape), generator)
+            return self.mean + torch.einsum("bcd...,kbd...->kbc...", factor, z)
+
+        return marginal_logits
+
+    def _latent(self, k: int, generator: torch.Generator | None) -> Tensor:
+        """z2 (k, B, R, *S), or with axes of length one where the whole tile shares a draw."""
+        assert self.loading is not None
+        batch, shape = self.mean.shape[0], tuple(self.mean.shape[2:])
+        drawn = {
+            Scope.VOXEL: shape,
+            Scope.PARTITION: tuple(len(cell_bounds(size, self.partitions)) for size in shape),
+            Scope.TILE: (1,) * len(shape),
+        }[self.scope]
+        z = self._normal((k, batch, self.loading.rank, *drawn), generator)
+        return spread_cells(z, shape) if self.scope is Scope.PARTITION else z
+
+    def _normal(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        # Drawn where the generator lives, so that one seed gives one result on every device.
+        device = self.mean.device if generator is None else generator.device
+        z = torch.randn(shape, generator=generator, device=device, dtype=self.mean.dtype)
+        return z.to(self.mean.device)

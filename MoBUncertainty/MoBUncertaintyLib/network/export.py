@@ -1,0 +1,161 @@
+"""Models: written, and exported from an nnU-Net results folder; complete or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from MoBUncertaintyLib.errors import ModelError, OutputError
+from MoBUncertaintyLib.files.integrity import file_digest
+from MoBUncertaintyLib.files.names import is_unicode, printable
+from MoBUncertaintyLib.files.publishing import absolute, reserve
+from MoBUncertaintyLib.model import archive
+from MoBUncertaintyLib.model.card import Fold, ModelCard
+from MoBUncertaintyLib.model.folder import Model, load_folder, load_model
+from MoBUncertaintyLib.model.nnunet import is_results_folder
+from MoBUncertaintyLib.model.weights import write_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Lists of training files name patients and machines; inference needs none of them.
+PRIVATE_DATASET_KEYS = ("dataset", "training", "validation", "test")
+
+
+def export(
+    results_folder: Path | str,
+    output: Path | str,
+    *,
+    name: str | None = None,
+    task: str | None = None,
+    folds: Sequence[Fold] | None = None,
+    checkpoint: str | None = None,
+    licence: str | None = None,
+    training: dict[str, Any] | None = None,
+    scores: dict[str, Any] | None = None,
+    regions: dict[str, float] | None = None,
+    orientation: str | None = None,
+    half: bool = False,
+) -> Model:
+    """Make a model folder (or `.zip`) from an nnU-Net results folder, stock or fine-tuned.
+
+    Args:
+        results_folder: Holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
+        output: Must not exist.
+        name, task, licence: Of the card; None: from `dataset.json`.
+        folds: None: all numbered folds that are trained.
+        checkpoint: File name; None: as `nnunet_folder.open_results` chooses.
+        training: Added to what the folder tells about the training.
+        scores, regions: Of the card.
+        orientation: Of the training data, e.g. `RAS`; None: as the folder tells.
+        half: Store the weights as float16.
+
+    Raises:
+        ModelError: The results folder cannot be used.
+        OutputError: The output exists already or cannot be written.
+    """
+    results_folder = Path(results_folder)
+    if not is_results_folder(results_folder):
+        raise ModelError(
+            f"{results_folder} is not a results folder of nnU-Net (plans.json, dataset.json and fold_K); "
+            "choose the folder that holds them."
+        )
+    model = load_model(results_folder, checkpoint, folds)
+    stated = {
+        "name": name,
+        "task": task,
+        "licence": licence,
+        "scores": scores,
+        "regions": regions,
+        "orientation": orientation,
+    }
+    try:
+        card = replace(
+            model.card,
+            training=model.card.training | (training or {}),
+            **{key: value for key, value in stated.items() if value is not None},
+        )
+    except ValueError as error:
+        raise ModelError(f"The model cannot be exported: {error}.") from error
+    from MoBUncertaintyLib.network.backbone import fitting_weights, planned_network
+
+    network = planned_network(model)
+    weights = ((fold, fitting_weights(network, model, fold)) for fold in model.folds)
+    return write_model(output, card, model.plans, model.dataset, weights, half)
+
+
+def write_model(
+    target: Path | str,
+    card: ModelCard,
+    plans: dict[str, Any],
+    dataset: dict[str, Any],
+    weights: Iterable[tuple[Fold, Mapping[str, Tensor]]],
+    half: bool = False,
+) -> Model:
+    """Write a model folder, or a zip if the name ends in `.zip`; complete or not at all.
+
+    Args:
+        target: Must not exist.
+        card: Its `files` are filled in.
+        plans, dataset: nnU-Net's; lists of training files are left out.
+        weights: Folds, each with its state dict, whose keys are those of `StochasticNetwork`.
+        half: Store the weights as float16.
+
+    Raises:
+        ModelError: What is to be written would not be a valid model.
+        OutputError: It exists already or cannot be written.
+    """
+    target = Path(target)
+    # What model.json says must be said there alone.
+    plans = {key: value for key, value in plans.items() if key not in ("covariance", "finetuning")}
+    dataset = {key: value for key, value in dataset.items() if key not in PRIVATE_DATASET_KEYS}
+    with _published(target) as partial:
+        folder = partial / "model" if target.suffix == ".zip" else partial
+        try:
+            folder.mkdir(exist_ok=True)
+            _write_json(folder / "plans.json", json.dumps(plans, indent=1))
+            _write_json(folder / "dataset.json", json.dumps(dataset, indent=1, ensure_ascii=False))
+            files = ["plans.json", "dataset.json"]
+            for fold, state in weights:
+                files.append(f"fold_{fold}/weights.safetensors")
+                (folder / f"fold_{fold}").mkdir()
+                write_weights(folder / files[-1], dict(state), half)
+            card = replace(card, files={name: file_digest(folder / name) for name in files})
+            _write_json(folder / "model.json", card.to_json())
+            load_folder(folder, target)
+            if folder != partial:
+                archive.pack(folder, ["model.json", *files], partial / target.name)
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"The model cannot be written: {error}.") from error
+    return load_model(target)
+
+
+@contextmanager
+def _published(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target` to write to. At the end it, or the zip in it, becomes `target`."""
+    if not is_unicode(str(target.absolute())):
+        raise OutputError(f"{printable(str(target))} is not a name in UTF-8; choose another name.")
+    _check_new(target)
+    try:
+        with reserve(absolute(target)) as reservation:
+            _check_new(target)
+            reservation.partial.mkdir()
+            yield reservation.partial
+            reservation.publish_new(target.name if target.suffix == ".zip" else "")
+    except OSError as error:
+        _check_new(target)
+        raise OutputError(f"The model cannot be written to {target}: {error.strerror or error}.") from error
+
+
+def _check_new(target: Path) -> None:
+    if os.path.lexists(target):
+        raise OutputError(f"{target} exists already; choose another name or delete it.")
+
+
+def _write_json(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

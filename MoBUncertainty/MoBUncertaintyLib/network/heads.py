@@ -1,0 +1,166 @@
+"""One small module per covariance model: features of the backbone's last stage -> a `LogitGaussian`.
+
+The mean is not made here: it is the backbone's own last segmentation layer. Heads run in fp32.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec
+from MoBUncertaintyLib.network.distribution import BasisLoading, DenseLoading, Loading, LogitGaussian
+from MoBUncertaintyLib.network.partitions import cell_means
+
+LOG_VARIANCE_LIMIT = 10.0
+# At the start the low-rank part adds this share of the prior variance (1), so that fine-tuning begins near the prior.
+INITIAL_LOADING_VARIANCE = 0.1
+
+
+def project(features: Tensor, *layers: nn.Conv3d) -> tuple[Tensor, ...]:
+    """What several 1 x 1 x 1 convolutions make of the same features, as one matrix product that reads them once.
+
+    On CPUs this is several times faster than the convolutions, which rearrange the features first.
+    """
+    weight = torch.cat([layer.weight.flatten(1) for layer in layers])
+    bias = torch.cat([layer.bias for layer in layers])
+    flat = features.flatten(2)
+    made = torch.baddbmm(bias[:, None], weight.expand(flat.shape[0], *weight.shape), flat)
+    return made.unflatten(2, features.shape[2:]).split([layer.out_channels for layer in layers], dim=1)
+
+
+class CovarianceHead(nn.Module):
+    """Base: the diagonal part, shared by all stochastic models.
+
+    The log-variance is predicted, since Eq. 4 needs a variance and Eq. 14 a standard deviation,
+    and clamped to [-10, 10].
+    """
+
+    def __init__(self, spec: CovarianceSpec, features: int, classes: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.classes = classes
+        self.log_variance = nn.Conv3d(features, classes, kernel_size=1)
+        # Starts at the prior, d = 1, everywhere (Eq. 8 is then zero).
+        nn.init.zeros_(self.log_variance.weight)
+        nn.init.zeros_(self.log_variance.bias)
+
+    @property
+    def loading_layers(self) -> tuple[nn.Conv3d, ...]:
+        """The layers whose output `loading` takes."""
+        return ()
+
+    def loading(self, features: Tensor, *predicted: Tensor) -> Loading | None:
+        """L of the tile, from its features and from what `loading_layers` make of them."""
+        return None
+
+    def forward(self, features: Tensor, mean: Tensor) -> LogitGaussian:
+        """features (B, F, *S) and mean (B, C, *S) of the same tile -> its distribution, in fp32."""
+        with torch.autocast(device_type=features.device.type, enabled=False):
+            features = features.float()
+            log_variance, *predicted = project(features, self.log_variance, *self.loading_layers)
+            return LogitGaussian(
+                mean=mean.float(),
+                log_variance=log_variance.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT),
+                loading=self.loading(features, *predicted),
+                scope=self.spec.scope,
+                partitions=self.spec.partitions,
+            )
+
+
+class DiagonalHead(CovarianceHead):
+    """Sigma = diag(d(x))."""
+
+
+class LowRankHead(CovarianceHead):
+    """Sigma = P(x) P(x)^T + diag(d(x)) with predicted P (Eq. 3; Stochastic Segmentation Networks)."""
+
+    def __init__(self, spec: CovarianceSpec, features: int, classes: int) -> None:
+        super().__init__(spec, features, classes)
+        self.factors = nn.Conv3d(features, classes * spec.rank, kernel_size=1)
+        _init_loading(self.factors, spec.rank)
+
+    @property
+    def loading_layers(self) -> tuple[nn.Conv3d, ...]:
+        return (self.factors,)
+
+    def loading(self, features: Tensor, *predicted: Tensor) -> DenseLoading:
+        # Channels are ordered class x rank.
+        return DenseLoading(predicted[0].unflatten(1, (self.classes, self.spec.rank)))
+
+
+class SingleBasisHead(CovarianceHead):
+    """Sigma_n = B diag(a_n)^2 B^T + diag(d_n) with one learned basis B (Eq. 4)."""
+
+    def __init__(self, spec: CovarianceSpec, features: int, classes: int, bases: int = 1) -> None:
+        super().__init__(spec, features, classes)
+        self.basis = nn.Parameter(torch.randn(bases, classes, spec.rank))
+        self.scales = nn.Conv3d(features, spec.rank, kernel_size=1)
+        _init_loading(self.scales, spec.rank, per_class=classes)
+
+    def unit_basis(self) -> Tensor:
+        """The bases with columns of unit norm, (M, C, R): scale is left to a, or the two could not be told apart."""
+        return self.basis / self.basis.norm(dim=1, keepdim=True).clamp_min(1e-6)
+
+    @property
+    def loading_layers(self) -> tuple[nn.Conv3d, ...]:
+        return (self.scales,)
+
+    def loading(self, features: Tensor, *predicted: Tensor) -> BasisLoading:
+        return BasisLoading(self.unit_basis(), *predicted)
+
+
+class MixtureOfBasesHead(SingleBasisHead):
+    """Sigma_n = B_m diag(a_n)^2 B_m^T + diag(d_n), m the most probable of M bases in n's partition cell (Eqs. 6, 7).
+
+    The choice is hard in the forward pass; in training its gradient is the softmax's (straight-through), since an
+    argmax would leave W to the entropy term alone. With the soft assignment B_m is the mean of the bases under W.
+    """
+
+    def __init__(self, spec: CovarianceSpec, features: int, classes: int) -> None:
+        super().__init__(spec, features, classes, spec.bases)
+        self.weighting = nn.Conv3d(features, spec.bases, kernel_size=1)
+
+    def weights(self, features: Tensor) -> Tensor:
+        """W(x): probability of each basis in each cell, (B, M, P, P, P).
+
+        Pooling before the 1 x 1 x 1 convolution equals pooling after it and reads the features once.
+        """
+        pooled = cell_means(features.float(), self.spec.partitions)
+        return torch.softmax(self.weighting(pooled), dim=1)
+
+    def loading(self, features: Tensor, *predicted: Tensor) -> BasisLoading:
+        weights = self.weights(features)
+        if self.spec.assignment is Assignment.SOFT:
+            return BasisLoading(self.unit_basis(), *predicted, weights, weights, soft=True)
+        chosen = torch.zeros_like(weights).scatter_(1, weights.argmax(dim=1, keepdim=True), 1.0)
+        if self.training:
+            chosen = chosen + weights - weights.detach()
+        return BasisLoading(self.unit_basis(), *predicted, chosen, weights)
+
+
+HEADS: dict[Covariance, type[CovarianceHead]] = {
+    Covariance.DIAGONAL: DiagonalHead,
+    Covariance.LOW_RANK: LowRankHead,
+    Covariance.SINGLE_BASIS: SingleBasisHead,
+    Covariance.MIXTURE_OF_BASES: MixtureOfBasesHead,
+}
+
+
+def build_head(spec: CovarianceSpec, features: int, classes: int) -> CovarianceHead | None:
+    """The head that `spec` describes; None for the deterministic model."""
+    if spec.kind is Covariance.DETERMINISTIC:
+        return None
+    return HEADS[spec.kind](spec, features, classes)
+
+
+def _init_loading(layer: nn.Conv3d, rank: int, per_class: int = 1) -> None:
+    """Start a loading so that L L^T has about INITIAL_LOADING_VARIANCE on its diagonal, for features of unit scale.
+
+    A basis column of unit norm over C classes has mean square 1 / C per class, which `per_class` makes up for.
+    """
+    deviation = math.sqrt(INITIAL_LOADING_VARIANCE * per_class / rank / layer.in_channels)
+    nn.init.normal_(layer.weight, std=deviation)
+    nn.init.zeros_(layer.bias)

@@ -1,0 +1,1 @@
+"""What is written: results folders, reports, pictures, DICOM and scene files."""

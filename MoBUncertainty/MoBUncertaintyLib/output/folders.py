@@ -1,0 +1,184 @@
+"""A folder that is written whole or not at all, and never over anything that is not of its kind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.files.names import is_unicode, printable
+from MoBUncertaintyLib.files.publishing import (
+    HIDDEN,
+    Reservation,
+    absolute,
+    content_of,
+    read_record,
+    reserve,
+    sweep,
+    unlisted_in,
+)
+
+_FILE_NAME = re.compile(r".*\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|dcm|zip|mrb|json|csv|html|png)", re.IGNORECASE)
+
+
+class FolderInProgress:
+    """A folder that is being written.
+
+    Attributes:
+        warnings: What the user should know once it is written.
+
+    Args:
+        kind: Of it.
+        reservation: Of its name.
+    """
+
+    def __init__(self, kind: FolderKind, reservation: Reservation) -> None:
+        self._kind, self._reservation = kind, reservation
+        self._earlier = content_of(reservation.target / kind.record)
+        self.warnings: list[str] = []
+
+    @contextmanager
+    def writing(self) -> Iterator[Path]:
+        """Write to the folder that this gives; at the end it is put in place.
+
+        Raises:
+            OutputError: It cannot be written; an older folder is as it was.
+        """
+        target = self._reservation.target
+        with self._kind.errors(target):
+            yield self._reservation.partial
+            kept = self._reservation.publish(self._earlier)
+        if kept:
+            self.warnings.append(f"{target} held something that was not of the earlier run; it is kept in {kept}.")
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """A kind of folder that the program writes.
+
+    Attributes:
+        noun: What it holds: "results".
+        one: The same with its article.
+        earlier: One that is there already: "earlier results".
+        main: Its file that most users look for.
+        record: Name of the file in it that says so, of `RECORDS`.
+        schema: The record's `schema`.
+    """
+
+    noun: str
+    one: str
+    earlier: str
+    main: str
+    record: str
+    schema: str
+
+    def check_name(self, folder: str | Path) -> None:
+        """Refuse the name of a file, which a user may take the folder for.
+
+        Raises:
+            OutputError: It is one.
+        """
+        name = Path(folder).name
+        if _FILE_NAME.fullmatch(name) and not os.path.isdir(folder):
+            stem = name.split(".")[0] or "out"
+            raise OutputError(
+                f"{folder} is the name of a file, but the {self.noun} are a folder with {self.main} in it; "
+                f"give a folder's name, such as {stem}."
+            )
+
+    def check(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Refuse a folder before hours of work rather than after.
+
+        Args:
+            folder: What will be written.
+            overwrite: An older one of this kind may be replaced.
+
+        Raises:
+            OutputError: Something else is there, or an older one that may not be replaced, or it may not be written to.
+        """
+        folder = absolute(folder)
+        with self.errors(folder):
+            self._check(folder, overwrite)
+
+    @contextmanager
+    def reserve(self, folder: str | Path, overwrite: bool = False) -> Iterator[FolderInProgress]:
+        """Keep a folder's name for this run until it is written, or given up; a hidden folder beside it is made.
+
+        Raises:
+            OutputError: As `check` does; another run writes there; nothing can be written there.
+        """
+        self.check(folder, overwrite)
+        folder = absolute(folder)
+        with ExitStack() as stack:
+            with self.errors(folder):
+                reservation = stack.enter_context(reserve(folder))
+                self._check(folder, overwrite)  # again, now that nobody else writes there
+                reservation.partial.mkdir()
+            yield FolderInProgress(self, reservation)
+
+    @contextmanager
+    def new(self, folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
+        """`reserve` and write at once."""
+        with self.reserve(folder, overwrite) as place, place.writing() as partial:
+            yield partial
+
+    @contextmanager
+    def errors(self, folder: Path) -> Iterator[None]:
+        """Say in the user's words what the system says about writing there."""
+        try:
+            yield
+        except OSError as error:
+            raise self.error(folder, error) from error
+
+    def recognises(self, folder: Path) -> bool:
+        """Whether a folder is of this kind."""
+        return self._read(folder) is not None
+
+    def error(self, folder: Path, error: OSError) -> OutputError:
+        """What the system says, in the user's words."""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return OutputError(f"The disk of {folder} is full; free some space or choose another folder.")
+        reason = error.strerror or error
+        return OutputError(f"The {self.noun} cannot be written to {folder} ({reason}); choose another folder.")
+
+    def _check(self, folder: Path, overwrite: bool) -> None:
+        if not is_unicode(str(folder)):
+            raise OutputError(f"{printable(str(folder))} is not a name in UTF-8; choose another folder.")
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder} is a file; choose a folder for the {self.noun}.")
+        if folder.is_dir():
+            sweep(folder)
+            self._check_content(folder, overwrite)
+        if os.path.ismount(folder):
+            raise OutputError(f"{folder} is a disk of its own, which cannot be replaced; choose a folder in it.")
+        existing = next(parent for parent in folder.parents if parent.exists())
+        if not existing.is_dir():
+            raise OutputError(f"{folder} cannot be made, because {existing} is a file; choose another folder.")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise OutputError(f"{existing} may not be written to; choose another folder.")
+
+    def _check_content(self, folder: Path, overwrite: bool) -> None:
+        names = {path.name for path in folder.iterdir()}
+        if not names:
+            return
+        record = self._read(folder)
+        if record is None:
+            raise OutputError(f"{folder} holds other things than {self.one}; choose a new or empty folder.")
+        if not overwrite:
+            raise OutputError(f"{folder} holds {self.earlier}; choose another folder, or say --overwrite.")
+        for name in sorted(unlisted_in(folder, record) - {self.record}):
+            if HIDDEN.fullmatch(name):
+                raise OutputError(f"Another run writes in {folder}; wait until it has ended.")
+            raise OutputError(
+                f"{folder} also holds {printable(name)}, which would be lost; move it or choose another folder."
+            )
+
+    def _read(self, folder: Path) -> dict[str, Any] | None:
+        record = read_record(folder / self.record)
+        return record if record and record.get("schema") == self.schema else None

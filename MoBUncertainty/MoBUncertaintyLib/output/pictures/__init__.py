@@ -1,0 +1,1 @@
+"""What maps and regions look like, and the pictures of them."""

@@ -1,0 +1,200 @@
+"""The picture of a prediction, `overlay.png`: three planes through the most doubtful region."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import SimpleITK as sitk
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, View, central_voxel, extent
+from MoBUncertaintyLib.output.pictures.region_pictures import Outline, draw_plane, font, outlines_of
+from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
+from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, REGION_COLOUR
+from MoBUncertaintyLib.regions.blocks import Box, hull
+from MoBUncertaintyLib.regions.finder import Regions
+from MoBUncertaintyLib.regions.settings import Measure
+from MoBUncertaintyLib.regions.uncertainty import bounding_box, components, nested, shadows, voxel_doubt
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.inference.predictor import Prediction
+    from MoBUncertaintyLib.model.card import Label
+
+_MARGIN_MM, _SMALLEST_VIEW_MM = 20.0, 100.0
+_COARSE_MM = 4.0  # what hangs together is judged on a grid about this coarse: a box needs no more
+_SIDE, _EDGE, _GAP, _HEAD, _FOOT = 456, 24, 12, 112, 76  # pixels
+_INK, _QUIET, _PAPER, _FRAME, _ALERT = "white", "#b0b0b0", "black", "#404040", "#ff8a80"
+
+
+def draw_overlay(
+    image: sitk.Image,
+    prediction: Prediction,
+    regions: Regions,
+    labels: Sequence[Label],
+    path: str | Path,
+    name: str = "",
+) -> None:
+    """Draw three planes through the most doubtful region: CT with outlines above, a heat map of the doubt below.
+
+    Without a region the planes go through the organ's middle, without an organ through the volume's. Of many regions
+    the first `DRAWN_REGIONS` are drawn.
+
+    Args:
+        image: The CT.
+        prediction: In the CT's geometry.
+        regions: In the CT's geometry; the measure by which they were found is what the heat map shows.
+        labels: Foreground classes.
+        path: PNG file to write.
+        name: Of the CT, where it may be named.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    segmentation = sitk.GetArrayViewFromImage(prediction.segmentation)
+    found = sitk.GetArrayViewFromImage(regions.labels)
+    boxes = ndimage.find_objects(found, max_label=min(DRAWN_REGIONS, len(regions.regions)))
+    camera = Camera(image, _view(image, segmentation, found, boxes), _SIDE)
+    scale = Scale.of(image, regions.settings)
+    maps = ([part[camera.box] for part in components(each)] for each in (prediction.probability, prediction.variance))
+    heat = camera.sections(voxel_doubt(regions.settings.measure, *maps), camera.box)
+    seen = segmentation[camera.box]
+    colours = {label.value: label.colour for label in labels}
+    others, first = _region_outlines(found, boxes, camera)
+    upper = [*others, *outlines_of(seen, camera, colours.__getitem__, 2.4), *first]
+    lower = outlines_of(seen, camera, colours.__getitem__, 1.6)
+    sheet = Image.new("RGB", (2 * _EDGE + 3 * _SIDE + 2 * _GAP, _HEAD + 2 * _SIDE + _GAP + _FOOT), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for index, plane in enumerate(PLANES):
+        left = _EDGE + index * (_SIDE + _GAP)
+        draw.text((left + _SIDE / 2, _HEAD - 14), plane.title(camera.view.focus), _QUIET, font(14), anchor="mm")
+        for top, picture in (
+            (_HEAD, draw_plane(camera, index, scale, upper)),
+            (_HEAD + _SIDE + _GAP, draw_plane(camera, index, scale, lower, heat)),
+        ):
+            sheet.paste(picture, (left, top))
+            draw.rectangle((left - 1, top - 1, left + _SIDE, top + _SIDE), outline=_FRAME)
+    organs = [label for label in labels if (segmentation == label.value).any()]
+    _write_head(draw, sheet.width, organs, regions, name)
+    visible = [label for label in organs if (seen == label.value).any()]
+    _write_foot(sheet, draw, visible, regions, scale)
+    sheet.save(path, "PNG")
+
+
+def _view(image: sitk.Image, segmentation: np.ndarray, found: np.ndarray, boxes: Sequence[Box | None]) -> View:
+    """What to show: the first region, and the organ's largest part if the region lies at it."""
+    spacing = np.array(image.GetSpacing())[::-1]
+    part = _largest_part(segmentation, spacing)
+    if boxes and boxes[0]:
+        focus = central_voxel(found[boxes[0]] == 1, spacing) + [side.start for side in boxes[0]]
+        part = hull([part, boxes[0]]) if part and _are_close(image, part, boxes[0]) else boxes[0]
+    elif part:
+        focus = central_voxel(segmentation[part] > 0, spacing) + [side.start for side in part]
+    else:
+        part = tuple(slice(0, size) for size in segmentation.shape)
+        focus = np.array(segmentation.shape) // 2
+    low, high = extent(image, part)
+    width = max(float((high - low).max()) + 2 * _MARGIN_MM, _SMALLEST_VIEW_MM)
+    point = np.array(image.TransformIndexToPhysicalPoint(focus[::-1].tolist()))
+    return View.of(image, point, (low + high) / 2, width)
+
+
+def _largest_part(segmentation: np.ndarray, spacing: np.ndarray) -> Box | None:
+    """The box of what hangs together and is largest: far false positives, if any, do not decide what is shown."""
+    steps = [max(1, int(_COARSE_MM / step)) for step in spacing]
+    parts, count = ndimage.label(segmentation[tuple(slice(None, None, step) for step in steps)] > 0)
+    if not count:
+        return None
+    coarse = ndimage.find_objects(parts)[int(np.bincount(parts.ravel())[1:].argmax())]
+    around = tuple(
+        slice(max((side.start - 1) * step, 0), min((side.stop + 1) * step, size))
+        for side, step, size in zip(coarse, steps, segmentation.shape, strict=True)
+    )
+    return nested(around, bounding_box(shadows(segmentation[around] > 0), np.zeros(3)))
+
+
+def _are_close(image: sitk.Image, one: Box, other: Box) -> bool:
+    (low, high), (other_low, other_high) = extent(image, one), extent(image, other)
+    return bool(((low - _MARGIN_MM < other_high) & (other_low < high + _MARGIN_MM)).all())
+
+
+def _region_outlines(
+    found: np.ndarray, boxes: Sequence[Box | None], camera: Camera
+) -> tuple[list[Outline], list[Outline]]:
+    """Outlines of all regions but the first, and of the first, each with its number."""
+    outlines = []
+    for rank, box in enumerate(boxes, start=1):
+        if box:
+            # One voxel more on each side, so that the outline has its place between voxels.
+            box = tuple(slice(max(s.start - 1, 0), min(s.stop + 1, n)) for s, n in zip(box, found.shape, strict=True))
+            sections = camera.sections(found[box] == rank, box)
+            outlines.append(Outline(sections, REGION_COLOUR, 3.0 if rank == 1 else 1.4, str(rank)))
+    return outlines[:0:-1], outlines[:1]
+
+
+def _write_head(draw: ImageDraw.ImageDraw, width: int, organs: Sequence[Label], regions: Regions, name: str) -> None:
+    """What is seen: organs and CT, then the region that the planes go through."""
+    notice = "Not for clinical use"
+    room = width - 3 * _EDGE - draw.textlength(notice, font(16, bold=True)) - 20
+    end = width - _EDGE
+    draw.text((end - 10, 34), notice, _ALERT, font(16, bold=True), anchor="rm")
+    left = end - 20 - draw.textlength(notice, font(16, bold=True))
+    draw.rounded_rectangle((left, 18, end, 50), 5, outline=_ALERT, width=2)
+    title = ", ".join(readable(label.name) for label in organs) or "nothing was segmented"
+    title = f"{title[:1].upper()}{title[1:]}"
+    draw.text((_EDGE, 34), fitting(title, font(22, bold=True), room), _INK, font(22, bold=True), anchor="lm")
+    detail = "No doubtful region"
+    if regions.regions:
+        region = regions.regions[0]
+        detail = (
+            f"Doubtful region {region.rank} of {len(regions.regions):,}: {region.location}, "
+            f"expected error {region.expected_error_mm3:,.0f} mm³"
+        )
+        if regions.settings.measure is Measure.VARIANCE:
+            detail += f", mean variance {region.mean_variance:.3f}"
+    if name:
+        detail = f"{fitting(name, font(16), room - draw.textlength(detail, font(16)))}  ·  {detail}"
+    draw.text((_EDGE, 68), detail, _INK, font(16), anchor="lm")
+
+
+def _write_foot(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, organs: Sequence[Label], regions: Regions, scale: Scale
+) -> None:
+    """What the lines, the colours and the greys mean."""
+    top = sheet.height - _FOOT
+    keys = [(readable(label.name), label.colour, 3) for label in organs[:6]]
+    if len(organs) > 6:
+        keys.append((f"and {len(organs) - 6} more", (0, 0, 0), 1))
+    count = len(regions.regions)
+    if count:
+        keys.append(("region 1, which the planes go through", REGION_COLOUR, 4))
+    if count > 1:
+        which = "other doubtful regions" if count <= DRAWN_REGIONS else f"regions 2 to {DRAWN_REGIONS} of {count:,}"
+        keys.append((which, REGION_COLOUR, 2))
+    left = _EDGE
+    for words, colour, width in keys:
+        draw.line((left, top + 24, left + 30, top + 24), fill=tuple(colour), width=width)
+        words = fitting(words, font(14), sheet.width - _EDGE - left - 38)
+        draw.text((left + 38, top + 24), words, _INK, font(14), anchor="lm")
+        left += 38 + draw.textlength(words, font(14)) + 26
+    low, high = scale.heat_ends
+    words = f"{scale.measure}  {low}"
+    draw.text((_EDGE, top + 54), words, _INK, font(14), anchor="lm")
+    left = round(_EDGE + draw.textlength(words, font(14)) + 8)
+    sheet.paste(Image.fromarray(np.repeat(heat_colours(180)[None], 14, axis=0)), (left, top + 47))
+    draw.text((left + 188, top + 54), high, _INK, font(14), anchor="lm")
+    draw.text((sheet.width - _EDGE, top + 54), f"grey: {scale.window}", _QUIET, font(14), anchor="rm")
+
+
+def fitting(text: str, letters: ImageFont.FreeTypeFont, width: float) -> str:
+    """The text, cut to a width in pixels, without characters that cannot be shown."""
+    text = "".join(character if character.isprintable() else "\ufffd" for character in text)
+    if letters.getlength(text) <= width:
+        return text
+    while text and letters.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

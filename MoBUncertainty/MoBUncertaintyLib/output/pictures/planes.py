@@ -1,0 +1,157 @@
+"""True axial, coronal and sagittal planes of the patient, sampled out of a volume.
+
+The planes are the patient's, whatever the axes of the volume: each pixel is sampled from the voxels by its place in
+space, so flipped, permuted, oblique and anisotropic volumes come out right. Patient's right is on the left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.regions.blocks import Box
+
+_AIR = -1024.0
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A plane of the patient.
+
+    Attributes:
+        name: As radiologists say.
+        right, down: Where the picture's columns and rows run to, LPS.
+        letters: At its left, right, top and bottom.
+    """
+
+    name: str
+    right: tuple[int, int, int]
+    down: tuple[int, int, int]
+    letters: str
+
+    @property
+    def normal(self) -> int:
+        """The axis, of L, P and S, that runs through the plane."""
+        return 3 - int(np.abs(self.right).argmax()) - int(np.abs(self.down).argmax())
+
+    def title(self, point: np.ndarray) -> str:
+        """Its name and where it is if it goes through a point (LPS mm): `axial, S 33.0 mm`."""
+        place = float(point[self.normal])
+        return f"{self.name}, {('LR', 'PA', 'SI')[self.normal][int(place < 0)]} {abs(place):.1f} mm"
+
+
+PLANES = (
+    Plane("axial", (1, 0, 0), (0, 1, 0), "RLAP"),
+    Plane("coronal", (1, 0, 0), (0, 0, -1), "RLSI"),
+    Plane("sagittal", (0, 1, 0), (0, 0, -1), "APSI"),
+)
+
+
+@dataclass(frozen=True)
+class View:
+    """What the pictures of a place show, all in LPS mm.
+
+    Attributes:
+        focus: The point that the planes go through.
+        middle: What lies in the middle of the pictures.
+        width: Of the pictures.
+    """
+
+    focus: np.ndarray
+    middle: np.ndarray
+    width: float
+
+    @classmethod
+    def of(cls, image: sitk.Image, focus: np.ndarray, middle: np.ndarray, width: float) -> View:
+        """A view that shows no more beyond the volume than it must: a small volume fills its pictures."""
+        low, high = extent(image, tuple(slice(0, size) for size in image.GetSize()[::-1]))
+        width = min(width, float((high - low).max()))
+        inner = np.minimum(width / 2, (high - low) / 2)
+        return cls(focus, np.clip(middle, low + inner, high - inner), width)
+
+
+def extent(image: sitk.Image, box: Box) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest coordinates (LPS mm) of a box of voxels, from outer corner to outer corner."""
+    ends = np.array([(part.start, part.stop) for part in box[::-1]]) - 0.5
+    corners = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3)
+    points = np.array([image.TransformContinuousIndexToPhysicalPoint(corner.tolist()) for corner in corners])
+    return points.min(axis=0), points.max(axis=0)
+
+
+def central_voxel(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """The voxel of a mask nearest to its centroid, which can lie outside of it; in the order of the array's axes."""
+    voxels = np.argwhere(mask)
+    distance = (((voxels - voxels.mean(axis=0)) * spacing) ** 2).sum(axis=1)
+    return voxels[np.argmin(distance)]
+
+
+class Camera:
+    """Samples the planes of a view. Only what lies around is cut out: a large CT is not touched as a whole.
+
+    Args:
+        image: The CT.
+        view: What to show.
+        pixels: Of each side of a picture.
+
+    Attributes:
+        box: The part of the volume that is seen.
+    """
+
+    def __init__(self, image: sitk.Image, view: View, pixels: int) -> None:
+        self.view, self.pixels = view, pixels
+        self._image = image
+        self.box = _surroundings(image, view)
+        size, start = [s.stop - s.start for s in self.box[::-1]], [s.start for s in self.box[::-1]]
+        self._ct = sitk.Cast(sitk.RegionOfInterest(image, size, start), sitk.sitkFloat32)
+
+    def ct(self, plane: Plane) -> np.ndarray:
+        """The CT in a plane, (row, column); air beyond the volume."""
+        return self._section(self._ct, plane, _AIR)
+
+    def sections(self, values: np.ndarray, box: Box) -> list[np.ndarray]:
+        """Values of a box of the volume in each of `PLANES`, 0 beyond the box."""
+        image = sitk.GetImageFromArray(np.ascontiguousarray(values, np.float32))
+        image.SetSpacing(self._image.GetSpacing())
+        image.SetDirection(self._image.GetDirection())
+        image.SetOrigin(self._image.TransformIndexToPhysicalPoint([int(part.start) for part in box[::-1]]))
+        return [self._section(image, plane, 0.0) for plane in PLANES]
+
+    def pixel(self, plane: Plane) -> tuple[float, float]:
+        """Column and row of the focus."""
+        away = (self.view.focus - self.view.middle) / self._step
+        middle = (self.pixels - 1) / 2
+        return middle + float(away @ plane.right), middle + float(away @ plane.down)
+
+    @property
+    def _step(self) -> float:
+        return self.view.width / self.pixels
+
+    def _section(self, image: sitk.Image, plane: Plane, outside: float) -> np.ndarray:
+        right, down = np.array(plane.right, float), np.array(plane.down, float)
+        middle = self.view.middle.copy()
+        middle[plane.normal] = self.view.focus[plane.normal]
+        corner = middle - (self.pixels - 1) / 2 * self._step * (right + down)
+        direction = np.stack([right, down, np.cross(right, down)], axis=1)
+        section = sitk.Resample(
+            image,
+            [self.pixels, self.pixels, 1],
+            sitk.Transform(),
+            sitk.sitkLinear,
+            corner.tolist(),
+            [self._step] * 3,
+            direction.ravel().tolist(),
+            outside,
+        )
+        return sitk.GetArrayFromImage(section)[0]
+
+
+def _surroundings(image: sitk.Image, view: View) -> Box:
+    """The box of voxels that holds a cube about the view's middle, as far as the volume goes."""
+    corners = view.middle + view.width / 2 * (np.indices((2, 2, 2)).reshape(3, 8).T * 2 - 1)
+    index = np.array([image.TransformPhysicalPointToContinuousIndex(corner.tolist()) for corner in corners])[:, ::-1]
+    size = np.array(image.GetSize())[::-1]
+    start = np.clip(np.floor(index.min(axis=0)).astype(int) - 1, 0, size - 1)
+    stop = np.clip(np.ceil(index.max(axis=0)).astype(int) + 2, start + 1, size)
+    return tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))

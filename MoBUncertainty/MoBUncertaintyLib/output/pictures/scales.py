@@ -1,0 +1,71 @@
+"""What values look like in pictures: the grey of the image, the colours of the doubt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.images.hounsfield import HOUNSFIELD_BELOW
+from MoBUncertaintyLib.output.pictures.style import BRIGHTEST_ENTROPY, CT_RANGE, brightest_variance
+from MoBUncertaintyLib.regions.settings import LARGEST_VARIANCE, MEASURE_NAMES, Measure, RegionSettings
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What values look like, the same in all pictures of a case.
+
+    Attributes:
+        black, white: Values of the image.
+        measure: Of the doubt that the heat map shows, as people call it.
+        threshold: Doubt from which the heat map shows.
+        top: Doubt of the heat map's brightest colour.
+    """
+
+    black: float
+    white: float
+    measure: str
+    threshold: float
+    top: float
+
+    @classmethod
+    def of(cls, image: sitk.Image, settings: RegionSettings) -> Scale:
+        """One scale for a case, and for every other case of the model unless its threshold is high."""
+        return cls(*display_range(image), MEASURE_NAMES[settings.measure], *heat_scale(settings))
+
+    @property
+    def window(self) -> str:
+        """The values of black and white, with their unit if they are Hounsfield units."""
+        unit = " HU" if (self.black, self.white) == CT_RANGE else ""
+        return f"{self.black:,.0f} to {self.white:,.0f}{unit}".replace("-", "−")
+
+    @property
+    def heat_ends(self) -> tuple[str, str]:
+        """The doubt at either end of the heat map's colours."""
+        return f"{self.threshold:.3f}", f"{self.top:.{2 if self.top >= 0.04 else 3}f}+"
+
+
+def display_range(image: sitk.Image) -> tuple[float, float]:
+    """Values shown as black and as white: the abdominal window for a CT, the central 99 % for other images."""
+    values = sitk.GetArrayViewFromImage(image)
+    if values.min() < HOUNSFIELD_BELOW:  # air, fat
+        return CT_RANGE
+    low, high = (float(value) for value in np.percentile(values, (0.5, 99.5)))
+    return low, max(high, low + 1.0)
+
+
+def heat_scale(settings: RegionSettings) -> tuple[float, float]:
+    """Doubt from which a heat map shows, and that of its last colour, which leaves room above the first."""
+    brightest = {
+        Measure.VARIANCE: brightest_variance(settings.variance_threshold),
+        Measure.BERNOULLI: LARGEST_VARIANCE,
+        Measure.ENTROPY: BRIGHTEST_ENTROPY,
+    }[settings.measure]
+    return settings.level, max(brightest, 1.5 * settings.level)
+
+
+def heat_colours(count: int) -> np.ndarray:
+    """Inferno without its black end, which would be lost on a dark CT; uint8 (count, 3)."""
+    return (matplotlib.colormaps["inferno"](np.linspace(0.2, 1, count))[:, :3] * 255).round().astype(np.uint8)

@@ -1,0 +1,350 @@
+"""The report of a review, reviewed or not yet: one self-contained HTML file, and the same as CSV and JSON.
+
+`build_report` gathers everything as plain numbers and text; the three formats only present it. Paths of the computer
+are left out, and what is known of the patient comes in only if it is handed in.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from MoBUncertaintyLib import __version__
+from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.model.card import Label, readable
+from MoBUncertaintyLib.output.pictures.region_pictures import CORRECTED_COLOUR, draw_region
+from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
+from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, REGION_COLOUR
+from MoBUncertaintyLib.regions.blocks import Box
+from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.regions.uncertainty import voxel_doubt
+from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
+from MoBUncertaintyLib.review.review import Review
+
+SCHEMA = "mob-uncertainty report"
+SCHEMA_VERSION = 1
+TEMPLATE = Path(__file__).parents[2] / "Resources" / "Report" / "report.html.jinja"
+
+VERDICTS = {
+    Verdict.PENDING: "not decided",
+    Verdict.ACCEPT: "accepted",
+    Verdict.INCLUDE: "included",
+    Verdict.EXCLUDE: "excluded",
+    Verdict.EDIT: "edited",
+}
+COLUMNS = (
+    "rank", "id", "location", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "volume_mm3", "expected_error_mm3",
+    "mean_variance", "peak_variance", "mean_probability", "inside_share", "extent_mm",
+    "verdict", "organ", "added_mm3", "removed_mm3", "comment",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ReviewedCase:
+    """A case and its review.
+
+    Attributes:
+        ct: The CT.
+        review: Of a prediction on the CT's grid.
+        labels: Foreground classes.
+        probability: Of each foreground class, by label value; float32 (z, y, x) on the CT's grid.
+        variance: Likewise.
+        info: What made the prediction, as in `prediction.json`.
+    """
+
+    ct: sitk.Image
+    review: Review
+    labels: tuple[Label, ...]
+    probability: Mapping[int, np.ndarray]
+    variance: Mapping[int, np.ndarray]
+    info: Mapping[str, Any]
+
+    @property
+    def settings(self) -> RegionSettings:
+        """What counts as a doubtful region."""
+        return self.review.settings or RegionSettings()
+
+    def doubt_in(self, box: Box) -> np.ndarray:
+        """The measure of doubt in a box of the CT."""
+        maps = ([each[box] for each in kind.values()] for kind in (self.probability, self.variance))
+        return voxel_doubt(self.settings.measure, *maps)
+
+
+def build_report(
+    case: ReviewedCase,
+    *,
+    dicom: Mapping[str, str] | None = None,
+    patient: Mapping[str, str] | None = None,
+    warnings: Sequence[str] = (),
+    corrected: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Everything the report says, ready for JSON.
+
+    Args:
+        case: The case.
+        dicom: Number and UIDs of the CT's series and study, by name.
+        patient: Fields of the patient, by name; only if they were asked for.
+        warnings: One sentence each.
+        corrected: `case.review.corrected()`, if it is at hand.
+    """
+    review, info = case.review, case.info
+    corrected = review.corrected() if corrected is None else corrected
+    given, model = info.get("input", {}), info.get("model", {})
+    done, total = review.reviewed
+    report = {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "notice": "Research software. Not for clinical use.",
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "software": f"MoB Uncertainty {__version__}",
+        "ct": {
+            "name": given.get("name"),
+            "sha256": given.get("sha256"),
+            "size": list(case.ct.GetSize()),
+            "spacing_mm": list(case.ct.GetSpacing()),
+            "dicom": dict(dicom or {}),
+        },
+        "model": {key: model.get(key) for key in ("name", "digest")},
+        "prediction": {key: info[key] for key in _PREDICTION if key in info},
+        "organs": _organs(case, corrected),
+        "regions": [_region_row(region, case) for region in review.regions],
+        "reviewed": {"decided": done, "of": total},
+        "warnings": [*info.get("warnings", ()), *warnings],
+        "review": review.to_dict(),
+    }
+    if patient is not None:
+        report["patient"] = dict(patient)
+    return report
+
+
+_PREDICTION = ("created", "settings", "moments", "folds", "device", "precision", "tiles", "passes_per_tile", "versions")
+
+
+def write_html(
+    path: Path,
+    report: Mapping[str, Any],
+    case: ReviewedCase,
+    corrected: np.ndarray | None = None,
+    table: str = "report.csv",
+) -> None:
+    """Write the report as one HTML file: no script, no other file, pictures inside.
+
+    Of many regions it lists the first `LISTED_REGIONS` and draws the first `DRAWN_REGIONS`.
+
+    Args:
+        path: The file.
+        report: From `build_report`.
+        case: The case.
+        corrected: `case.review.corrected()`, if it is at hand.
+        table: Name of the file that lists all regions.
+
+    Raises:
+        OutputError: The template is not installed.
+        OSError: The file cannot be written.
+    """
+    corrected = case.review.corrected() if corrected is None else corrected
+    scale = Scale.of(case.ct, case.settings)
+    colours = {label.value: label.colour for label in case.labels}
+    pictures = {}
+    for region in case.review.regions[:DRAWN_REGIONS]:
+        drawn = draw_region(case.ct, region, case.review.predicted, corrected, case.doubt_in, scale, colours)
+        pictures[region.region_id] = {title: _data_url(png) for title, png in drawn.items()}
+    path.write_text(render_html(report, pictures, scale, table), encoding="utf-8")
+
+
+def check_template() -> None:
+    """Find out before hours of computing whether a report can be written.
+
+    Raises:
+        OutputError: The template is not installed.
+    """
+    if not TEMPLATE.is_file():
+        raise OutputError(f"The report's template {TEMPLATE} is not installed; run from a checkout of the project.")
+
+
+def render_html(
+    report: Mapping[str, Any], pictures: Mapping[str, Mapping[str, str]], scale: Scale, table: str = "report.csv"
+) -> str:
+    """The HTML text; everything in `report` is text to it, never markup.
+
+    Args:
+        report: From `build_report`.
+        pictures: Data URLs of the pictures of each region that is drawn: region id -> title -> URL.
+        scale: How they were drawn.
+        table: Name of the file that lists all regions.
+
+    Raises:
+        OutputError: The template is not installed.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    check_template()
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": _number, "readable": readable, "moment": _moment, "share": _share}
+    stops = ", ".join(f"rgb{tuple(colour)}" for colour in heat_colours(9).tolist())
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        report,
+        facts=_facts(report),
+        verdicts={verdict.value: words for verdict, words in VERDICTS.items()},
+        pictures=pictures,
+        scale=scale,
+        heat_stops=stops,
+        colours={"corrected": f"rgb{CORRECTED_COLOUR}", "region": f"rgb{REGION_COLOUR}"},
+        listed=report["regions"][:LISTED_REGIONS],
+        table=table,
+        total_error=sum(row["expected_error_mm3"] for row in report["regions"]),
+    )
+
+
+def write_csv(path: Path, report: Mapping[str, Any]) -> None:
+    """Write one row for each region, with the columns `COLUMNS`.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    # With its mark at the start, spreadsheets read UTF-8 as such.
+    with open(path, "w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for row in report["regions"]:
+            writer.writerow({name: _cell(row[name]) for name in COLUMNS})
+
+
+def write_json(path: Path, report: Mapping[str, Any]) -> None:
+    """Write the report as JSON; `mob-uncertainty review --decisions` takes it too.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path.write_text(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _organs(case: ReviewedCase, corrected: np.ndarray) -> list[dict[str, Any]]:
+    voxel_ml = case.review.grid.voxel_mm3 / 1000
+    before, after = (_counts(labels) * voxel_ml for labels in (case.review.predicted, corrected))
+    return [
+        {
+            "value": label.value,
+            "name": label.name,
+            "colour": list(label.colour),
+            "terminology": label.terminology,
+            "predicted_ml": round(float(before[label.value]), 3),
+            "corrected_ml": round(float(after[label.value]), 3),
+        }
+        for label in case.labels
+    ]
+
+
+def _counts(labels: np.ndarray) -> np.ndarray:
+    """Voxels of each value; where nothing is segmented (most of a CT) is not counted."""
+    return np.bincount(labels[labels > 0], minlength=256)
+
+
+def _region_row(region: ReviewRegion, case: ReviewedCase) -> dict[str, Any]:
+    found, names = region.region, {label.value: label.name for label in case.labels}
+    before = case.review.predicted[region.box][region.mask] > 0
+    after = case.review.labels_in(region.box)[region.mask] > 0
+    r, a, s = found.centroid_ras
+    return {
+        "rank": found.rank,
+        "id": region.region_id,
+        "location": found.location,
+        "centroid_r_mm": r,
+        "centroid_a_mm": a,
+        "centroid_s_mm": s,
+        "volume_mm3": found.volume_mm3,
+        "expected_error_mm3": found.expected_error_mm3,
+        "mean_variance": found.mean_variance,
+        "peak_variance": found.peak_variance,
+        "mean_probability": found.mean_probability,
+        "inside_share": found.inside_share,
+        "extent_mm": found.extent_mm,
+        "verdict": region.verdict.value,
+        "organ": names.get(region.organ, "") if region.organ else "",
+        "added_mm3": float((after & ~before).sum() * case.review.grid.voxel_mm3),
+        "removed_mm3": float((before & ~after).sum() * case.review.grid.voxel_mm3),
+        "comment": region.comment,
+    }
+
+
+def _facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """What the report's first page lists, by heading; what is not known is left out."""
+    ct, prediction, found = report["ct"], report["prediction"], report["review"]["settings"] or {}
+    settings = prediction.get("settings", {})
+    facts: dict[str, list[tuple[str, Any]]] = {
+        "CT": [
+            ("Name", ct["name"]),
+            ("Voxels", " x ".join(str(n) for n in ct["size"])),
+            ("Voxel size", " x ".join(f"{step:.4g}" for step in ct["spacing_mm"]) + " mm"),
+            *ct["dicom"].items(),
+            ("SHA-256", ct["sha256"]),
+        ],
+        "Model": [("Name", report["model"]["name"]), ("SHA-256", report["model"]["digest"])],
+        "Prediction": [
+            ("Made", _moment(prediction["created"]) if "created" in prediction else None),
+            ("Moments", prediction.get("moments")),
+            ("Folds", ", ".join(map(str, prediction.get("folds", ())))),
+            ("Overlap of tiles", settings.get("overlap")),
+            ("Tiling", settings.get("tiling")),
+            ("Mirrored copies", {True: "yes", False: "no"}.get(settings.get("mirror"))),
+            ("Region of interest", _roi(settings.get("region_of_interest"))),
+            ("Computed on", ", ".join(str(prediction[key]) for key in ("device", "precision") if key in prediction)),
+        ],
+        "Doubtful regions": [
+            ("Measure", found.get("measure")),
+            ("Threshold", found and RegionSettings.from_dict(found).level),
+            ("Smallest region", found and f"{found['minimum_mm3']:g} mm³"),
+        ],
+    }
+    if "patient" in report:
+        facts = {"Patient": list(report["patient"].items())} | facts
+    known = {title: [(k, str(v)) for k, v in rows if v not in (None, "", {})] for title, rows in facts.items()}
+    return {title: rows for title, rows in known.items() if rows}
+
+
+def _roi(bounds: Sequence[float] | None) -> str | None:
+    if bounds is None:
+        return None
+    return (
+        ", ".join(
+            f"{axis} {low:.0f} to {high:.0f}" for axis, low, high in zip("RAS", bounds[::2], bounds[1::2], strict=True)
+        )
+        + " mm"
+    )
+
+
+def _data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _cell(value: Any) -> Any:
+    """A cell of a spreadsheet, which must not take a reader's text for a formula."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, str) and unicodedata.normalize("NFKC", value.lstrip()[:1]) in ("=", "+", "-", "@"):
+        return f"'{value}"
+    return value
+
+
+def _number(value: float, digits: int = 0) -> str:
+    """A number with thin spaces between thousands and a true minus sign."""
+    return f"{value:,.{digits}f}".replace(",", "\u2009").replace("-", "\u2212")
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}".replace("%", "\u2009%")
+
+
+def _moment(text: str) -> str:
+    """A date and time as people write it, with its zone."""
+    return datetime.fromisoformat(text).strftime("%d %B %Y, %H:%M %Z").strip()

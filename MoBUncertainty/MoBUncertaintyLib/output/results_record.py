@@ -1,0 +1,238 @@
+"""What stands in a results folder's `prediction.json` and `regions.csv`, read strictly."""
+
+from __future__ import annotations
+
+import csv
+import math
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.files.integrity import check_manifest, check_seal
+from MoBUncertaintyLib.files.json_input import read_object
+from MoBUncertaintyLib.model.card import Label
+from MoBUncertaintyLib.regions.finder import COLUMNS
+from MoBUncertaintyLib.regions.settings import RegionSettings
+
+RECORD = "prediction.json"
+SCHEMA = "mob-uncertainty results"
+SCHEMA_VERSION = 2
+TEXT_LIMIT = 10_000  # characters
+CSV_LIMIT = 64 * 2**20  # bytes; a region takes some hundred
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= TEXT_LIMIT
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_amount(value: Any) -> bool:
+    return _is_number(value) and value >= 0
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and value > 0
+
+
+def _is_text_or_null(value: Any) -> bool:
+    return value is None or _is_text(value)
+
+
+def _is_fold(value: Any) -> bool:
+    return _is_count(value) or value == "all"
+
+
+FORM: dict[str, Any] = {
+    "created": _is_text,
+    "input": {
+        "name": _is_text_or_null,
+        "path": _is_text_or_null,
+        "sha256": _is_text_or_null,
+        "series": _is_text_or_null,
+        "size": (_is_positive, _is_positive, _is_positive),
+        "spacing_mm": (_is_positive, _is_positive, _is_positive),
+    },
+    "organs": [
+        {
+            "name": _is_text,
+            "value": _is_count,
+            "colour": (_is_count, _is_count, _is_count),
+            "terminology": {},
+            "volume_ml": _is_amount,
+        }
+    ],
+    "regions": {"count": _is_count, "expected_error_mm3": _is_amount, "settings": {}},
+    "warnings": [_is_text],
+    "files": {},
+    "model?": {"name?": _is_text, "digest?": _is_text},
+    "settings?": {
+        "overlap?": _is_number,
+        "tiling?": _is_text,
+        "mirror?": lambda value: isinstance(value, bool),
+        "region_of_interest?": lambda value: value is None or _fault(value, (_is_number,) * 6) is None,
+    },
+    "moments?": _is_text,
+    "folds?": [_is_fold],
+    "device?": _is_text,
+    "precision?": _is_text,
+    "versions?": {},
+}
+"""The form of `prediction.json`: objects by their entries (`?`: may be missing), lists by what is in them, and tests of
+values. What is not named here may be anything."""
+
+
+def _fault(value: Any, form: Any, place: str = "", whole: bool = True) -> str | None:
+    """The first place where a value has not its form; None: it has. Unless `whole`, entries may be missing."""
+    if callable(form):
+        return None if form(value) else place
+    if not isinstance(value, dict if isinstance(form, dict) else list):
+        return place
+    if isinstance(form, dict):
+        entries = [(name.rstrip("?"), part, whole and name[-1] != "?") for name, part in form.items()]
+        inside = [(name, part) for name, part, needed in entries if needed or name in value]
+        missing = next((name for name, _ in inside if name not in value), None)
+        if missing:
+            return f"{place}.{missing}"
+        parts = [(value[name], part, f"{place}.{name}") for name, part in inside]
+    else:
+        if isinstance(form, tuple) and len(value) != len(form):
+            return place
+        forms = form if isinstance(form, tuple) else form * len(value)
+        parts = [(each, part, f"{place}[{i}]") for i, (each, part) in enumerate(zip(value, forms, strict=True))]
+    return next((fault for fault in (_fault(*part, whole) for part in parts) if fault is not None), None)
+
+
+class RecordError(ValueError):
+    """The record is not as it should be; the message is a phrase such as "its organs[0].value is not valid"."""
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read `prediction.json`, and make sure that it and the files it lists are as they were written.
+
+    Raises:
+        RecordError, JsonError, IntegrityError: They are not; the message is a phrase.
+        OSError: It cannot be read.
+    """
+    record = read_object(folder / RECORD)
+    if record.get("schema_version") != SCHEMA_VERSION:
+        raise RecordError(f"it was written by another version of this program, {_short(record.get('schema_version'))}")
+    check_seal(record)
+    check_form(record)
+    check_manifest(folder, record["files"])
+    return record
+
+
+def check_form(record: dict[str, Any]) -> None:
+    """Check that a record has the form it should, so that its values can be used without further care.
+
+    Raises:
+        RecordError: It has not.
+    """
+    if fault := _fault(record, FORM):
+        raise RecordError(f"its {fault.removeprefix('.')} is missing or not as it should be")
+    _check_values(record)
+    read_labels(record["organs"])
+
+
+def check_provenance(provenance: dict[str, Any]) -> None:
+    """Check what a scene keeps of a record: entries may be missing, but none is of another form.
+
+    Raises:
+        RecordError: One is.
+    """
+    fault = _fault(provenance, FORM, whole=False)
+    if fault is not None:
+        raise RecordError(f"its {fault.removeprefix('.') or 'content'} is not as it should be")
+    _check_values(provenance)
+
+
+def _check_values(record: dict[str, Any]) -> None:
+    """What a form cannot say."""
+    try:
+        RegionSettings.from_dict(record.get("regions", {}).get("settings", {}))
+        if "created" in record:
+            datetime.fromisoformat(record["created"])
+    except (SettingsError, TypeError, ValueError) as error:
+        raise RecordError(_short(error)) from error
+
+
+def read_labels(organs: Any) -> tuple[Label, ...]:
+    """The organs of a record, or the labels that a scene keeps.
+
+    Raises:
+        RecordError: They are none, or not different.
+    """
+    try:
+        labels = tuple(map(label_of, organs))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"its organs are not as they should be: {_short(error)}") from error
+    if not labels:
+        raise RecordError("it names no organs")
+    for what in ("value", "name"):
+        if len({getattr(label, what) for label in labels}) < len(labels):
+            raise RecordError(f"two of its organs have the same {what}")
+    return labels
+
+
+def label_of(organ: dict[str, Any]) -> Label:
+    """An entry of a record's organs as a label.
+
+    Raises:
+        TypeError, ValueError: It is none.
+    """
+    return Label(**{name: organ[name] for name in ("value", "name", "colour", "terminology")})
+
+
+def read_table(path: Path) -> list[dict[str, int | float | str]]:
+    """Read `regions.csv`: rows with the keys `COLUMNS`, in order of rank.
+
+    Raises:
+        RecordError: It is not such a table.
+        OSError: It cannot be read.
+    """
+    if path.stat().st_size > CSV_LIMIT:
+        raise RecordError(f"{path.name} is larger than {CSV_LIMIT >> 20} MB")
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise RecordError(f"{path.name} has other columns than {', '.join(COLUMNS)}")
+            rows = [_row(row) for row in reader]
+    except (csv.Error, TypeError, ValueError) as error:
+        raise error if isinstance(error, RecordError) else RecordError(f"{path.name}: {_short(error)}") from error
+    if [row["rank"] for row in rows] != list(range(1, len(rows) + 1)):
+        raise RecordError(f"the ranks in {path.name} are not 1, 2, ...")
+    return rows
+
+
+def _row(row: dict[str, str]) -> dict[str, int | float | str]:
+    if None in row or None in row.values():
+        raise ValueError("a row has not as many fields as there are columns")
+    return {name: _cell(name, row[name]) for name in COLUMNS}
+
+
+def _cell(name: str, text: str) -> int | float | str:
+    if name == "location":
+        return text
+    if name in ("rank", "label"):
+        return int(text) if len(text) < 10 else _refuse(name, text)
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(name, text)
+
+
+def _refuse(name: str, text: str) -> int:
+    raise ValueError(f"{name} is {text[:20]}")
+
+
+def _short(text: Any) -> str:
+    """At most a line of what may be anything."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= 100 else f"{line[:97]}..."

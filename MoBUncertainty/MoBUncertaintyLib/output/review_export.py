@@ -1,0 +1,292 @@
+"""What is written of a reviewed case: report, corrected segmentation, DICOM objects, in one folder or not at all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError, UserError
+from MoBUncertaintyLib.files.input_files import begins_as_dicom
+from MoBUncertaintyLib.files.integrity import make_manifest, seal
+from MoBUncertaintyLib.files.publishing import absolute
+from MoBUncertaintyLib.output.folders import FolderKind
+from MoBUncertaintyLib.output.pictures.style import brightest_variance
+from MoBUncertaintyLib.output.report import (
+    SCHEMA,
+    ReviewedCase,
+    build_report,
+    check_template,
+    write_csv,
+    write_html,
+    write_json,
+)
+from MoBUncertaintyLib.output.segment_nrrd import values_in, write_segmentation_nrrd
+from MoBUncertaintyLib.regions.settings import RegionSettings
+
+RECORD, SEGMENTATION, REGIONS = "report.json", "segmentation.seg.nrrd", "regions.nrrd"
+NIFTI_SEGMENTATION = "segmentation.nii.gz"
+SIGNATURE = "report.sig"
+
+_PATIENT = {
+    "PatientName": "Name",
+    "PatientID": "ID",
+    "PatientBirthDate": "Born",
+    "PatientSex": "Sex",
+    "StudyDate": "Study of",
+    "AccessionNumber": "Accession number",
+}
+_SERIES = {"SeriesNumber": "Series number", "StudyInstanceUID": "Study UID", "SeriesInstanceUID": "Series UID"}
+
+
+class Format(StrEnum):
+    """What an export can hold beside its record, `report.json`."""
+
+    REPORT = "report"
+    """`report.html` and `report.csv`."""
+    SEGMENTATION = "segmentation"
+    """`segmentation.seg.nrrd`, as corrected, and `regions.nrrd`, the label map of the regions."""
+    NIFTI = "nifti"
+    """`segmentation.nii.gz`, as corrected: a label map with the model's label values, as nnU-Net trains on."""
+    DICOM_SEG = "dicom_seg"
+    """`segmentation.dcm`."""
+    PARAMETRIC_MAP = "parametric_map"
+    """`variance.dcm`; with several organs one for each."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        files: Paths, in the export's folder.
+        warnings: What the user should know, one sentence each.
+        problems: What was asked for and could not be written, and why, one sentence each.
+        report: What the report says.
+    """
+
+    files: tuple[Path, ...]
+    warnings: tuple[str, ...]
+    problems: tuple[str, ...]
+    report: dict[str, Any]
+
+
+FOLDER = FolderKind(
+    noun="review",
+    one="a review",
+    earlier="an earlier review",
+    main=SEGMENTATION,
+    record=RECORD,
+    schema=SCHEMA,
+)
+
+
+def write_export(
+    case: ReviewedCase,
+    folder: str | Path,
+    formats: Iterable[str] = (Format.REPORT, Format.SEGMENTATION),
+    *,
+    dicom_files: Sequence[str | Path] | None = None,
+    patient_fields: bool = False,
+    overwrite: bool = False,
+    sign: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> Exported:
+    """Write what the reader wants of a reviewed case into a folder of its own, all of it or nothing.
+
+    Args:
+        case: The case.
+        folder: To be made; missing parents are made too.
+        formats: Of `Format`. Where the volume does not lie on the slices of the CT's DICOM files, or these lack what a
+            derived object must repeat, DICOM objects are left out, which is a problem, and the rest is written.
+        dicom_files: The CT's slices, if it came from DICOM.
+        patient_fields: The report may name the patient; the DICOM objects always do, since they join the CT's study.
+        overwrite: Replace an older export.
+        sign: Makes of the record what `report.sig` holds (see `signing`); only for a review that is signed off.
+        progress: Told what is being written, and the share that is done.
+
+    Raises:
+        SettingsError: No format, an unknown one, or DICOM of a CT that has no DICOM files; or `sign` for a review
+            that is not signed off.
+        OutputError: The folder cannot be written; nothing of it is left, and an older export is as it was.
+    """
+    wanted = read_formats(formats)
+    check_source(wanted, dicom_files)
+    if sign and not case.review.signature:
+        raise SettingsError("The review is not signed off, so it cannot be signed with a key; sign it off first.")
+    FOLDER.check(folder, overwrite)
+    if Format.REPORT in wanted:
+        check_template()
+    folder = absolute(folder)
+    corrected = case.review.corrected()
+    warnings: list[str] = []
+    problems: list[str] = []
+    dicom, patient = _read_dicom(dicom_files, patient_fields, warnings)
+    with FOLDER.reserve(folder, overwrite) as place, place.writing() as partial:
+        for done, kind in enumerate(wanted):
+            if progress:
+                progress(_WORDS[kind], done / len(wanted))
+            if kind in (Format.DICOM_SEG, Format.PARAMETRIC_MAP):
+                _write_dicom(kind, partial, folder, case, corrected, dicom_files, problems)
+            elif kind in (Format.SEGMENTATION, Format.NIFTI):
+                _write_segmentation(kind, partial, folder, case, corrected)
+        # Last, so that the report lists the warnings, and its record all other files.
+        said = [*warnings, *problems]
+        report = build_report(case, dicom=dicom, patient=patient, warnings=said, corrected=corrected)
+        if Format.REPORT in wanted:
+            write_html(partial / "report.html", report, case, corrected)
+            write_csv(partial / "report.csv", report)
+        report = seal(report | {"files": make_manifest(partial), "signed_in": SIGNATURE if sign else None})
+        write_json(partial / RECORD, report)
+        if sign:
+            write_json(partial / SIGNATURE, sign(report))
+        names = sorted(path.name for path in partial.iterdir())
+    warnings += place.warnings
+    if progress:
+        progress("Written", 1.0)
+    return Exported(tuple(folder / name for name in names), tuple(warnings), tuple(problems), report)
+
+
+_WORDS = {
+    Format.SEGMENTATION: "Writing the segmentation",
+    Format.NIFTI: "Writing the segmentation as NIfTI",
+    Format.DICOM_SEG: "Writing the DICOM segmentation",
+    Format.PARAMETRIC_MAP: "Writing the DICOM parametric map",
+    Format.REPORT: "Drawing the report",
+}
+
+
+_DICOM = {Format.DICOM_SEG: "The DICOM segmentation", Format.PARAMETRIC_MAP: "The DICOM parametric map"}
+
+
+def read_formats(names: Iterable[str]) -> list[Format]:
+    """The formats in the order they are written in.
+
+    Raises:
+        SettingsError: No format, or an unknown one.
+    """
+    names = set(names)
+    unknown = sorted(names - set(Format))
+    if unknown:
+        raise SettingsError(f"There is no export format {unknown[0]!r}; choose among {', '.join(Format)}.")
+    if not names:
+        raise SettingsError(f"There is nothing to export; choose among {', '.join(Format)}.")
+    return [kind for kind in _WORDS if kind in names]
+
+
+def check_source(formats: Iterable[Format], dicom_files: Sequence[str | Path] | None) -> None:
+    """Refuse formats that the CT cannot have, before anything is computed.
+
+    Raises:
+        SettingsError: DICOM is asked for, and the CT has no DICOM files.
+    """
+    for kind in formats:
+        if kind in _DICOM and not dicom_files:
+            raise SettingsError(
+                f"{_DICOM[kind]} cannot be written, because the CT did not come from DICOM; "
+                f"choose {Format.SEGMENTATION} or {Format.NIFTI} instead of {kind}."
+            )
+
+
+def _read_dicom(
+    files: Sequence[str | Path] | None, patient_fields: bool, warnings: list[str]
+) -> tuple[dict[str, str], dict[str, str] | None]:
+    """Which series the CT is and, if asked for, patient fields, in the report's words."""
+    if not files:
+        if patient_fields:
+            warnings.append("The report does not name the patient, because the CT did not come from DICOM.")
+        return {}, None
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        header = pydicom.dcmread(files[0], stop_before_pixels=True, force=begins_as_dicom(Path(files[0])))
+    except (OSError, InvalidDicomError) as error:
+        raise ImageError(f"{files[0]} cannot be read; check the CT's DICOM files.") from error
+
+    def fields(names: Mapping[str, str]) -> dict[str, str]:
+        return {words: _dicom_text(name, header.get(name)) for name, words in names.items() if header.get(name)}
+
+    return fields(_SERIES), fields(_PATIENT) if patient_fields else None
+
+
+def _dicom_text(name: str, value: Any) -> str:
+    text = str(value)
+    if name.endswith("Date") and re.fullmatch(r"\d{8}", text):
+        return f"{text[:4]}-{text[4:6]}-{text[6:]}"
+    return value.family_comma_given() if name == "PatientName" else text
+
+
+def _write_segmentation(kind: Format, partial: Path, folder: Path, case: ReviewedCase, corrected: np.ndarray) -> None:
+    status = "completed" if case.review.signature else "inprogress"
+    try:
+        if kind is Format.NIFTI:
+            values_in(corrected, case.labels)
+            _write_labels(partial / NIFTI_SEGMENTATION, corrected, case)
+            return
+        write_segmentation_nrrd(partial / SEGMENTATION, _image(corrected, case), case.labels, status=status)
+        _write_labels(partial / REGIONS, case.review.label_map(), case)
+    except (RuntimeError, OutputError) as error:
+        if isinstance(error, OutputError) and error.__cause__ is None:  # not of the disk
+            raise
+        raise OutputError(
+            f"The review cannot be written to {folder}; free some space or choose another folder."
+        ) from error
+
+
+def _write_labels(path: Path, labels: np.ndarray, case: ReviewedCase) -> None:
+    sitk.WriteImage(_image(labels, case), str(path), useCompression=True)
+    # On a full disk SimpleITK cuts the file short without a word: see that all of it is there.
+    if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), labels):
+        raise RuntimeError("incomplete")
+
+
+def _write_dicom(
+    kind: Format,
+    partial: Path,
+    folder: Path,
+    case: ReviewedCase,
+    corrected: np.ndarray,
+    files: Sequence[str | Path],
+    problems: list[str],
+) -> None:
+    """Write a DICOM object, or say why it cannot be: the rest is worth having without it."""
+    from MoBUncertaintyLib.output.dicom.export import write_dicom_seg, write_parametric_map
+
+    model = {key: case.info.get("model", {}).get(key) or "not stated" for key in ("name", "digest")}
+    signature = case.review.signature
+    try:
+        if kind is Format.DICOM_SEG:
+            write_dicom_seg(
+                partial / "segmentation.dcm",
+                files,
+                _image(corrected, case),
+                case.labels,
+                model=model,
+                corrected=case.review.reviewed[0] > 0,
+                reader=signature.name if signature else None,
+            )
+            return
+        several = len(case.labels) > 1
+        brightest = brightest_variance((case.review.settings or RegionSettings()).variance_threshold)
+        for label in case.labels:
+            name = f"variance_{label.value}.dcm" if several else "variance.dcm"
+            variance = _image(case.variance[label.value], case)
+            organ = label.name if several else None
+            write_parametric_map(partial / name, files, variance, model=model, brightest=brightest, organ=organ)
+    except UserError as error:
+        if isinstance(error.__cause__, OSError) and isinstance(error, OutputError):
+            raise FOLDER.error(folder, error.__cause__) from error
+        problems.append(f"{_DICOM[kind]} was not written: {error}")
+
+
+def _image(array: np.ndarray, case: ReviewedCase) -> sitk.Image:
+    image = sitk.GetImageFromArray(array)
+    image.CopyInformation(case.ct)
+    return image

@@ -1,0 +1,290 @@
+"""A review as files: what a results folder offers for review, and the decisions file that answers it.
+
+A decisions file is the `report.json` of an export, which holds what `Review.to_dict` makes, or written by hand:
+
+    {"schema": "mob-uncertainty review", "schema_version": 1,
+     "regions": [{"rank": 1, "verdict": "include", "comment": "tail of the organ"}, {"rank": 2, "verdict": "accept"}],
+     "signature": {"name": "A. Reader"}}
+
+Regions that it does not name stay undecided. A `report.json` is taken only as it was written, with the files of its
+export that lie beside it: one whose SHA-256 is missing or wrong is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from reprlib import repr as short  # what others wrote may be long
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.errors import ImageError, ReviewError
+from MoBUncertaintyLib.files.integrity import IntegrityError, check_manifest, check_seal, is_plain_name
+from MoBUncertaintyLib.files.json_input import JsonError, read_object
+from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.output.report import SCHEMA as REPORT_SCHEMA
+from MoBUncertaintyLib.output.report import ReviewedCase
+from MoBUncertaintyLib.output.results_folder import Results
+from MoBUncertaintyLib.output.results_record import read_labels
+from MoBUncertaintyLib.output.review_export import RECORD
+from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.regions.uncertainty import Grid, components
+from MoBUncertaintyLib.review.description import RegionDescriber
+from MoBUncertaintyLib.review.record import SCHEMA, SCHEMA_VERSION
+from MoBUncertaintyLib.review.region import Verdict
+from MoBUncertaintyLib.review.review import Review
+
+BY_HAND = 1
+"""Version of the schema for who writes a decisions file: what was found and drawn is not in it."""
+
+_KEYS = {"schema", "schema_version", "predicted_sha256", "ijk_to_ras", "settings", "regions", "signature"}
+_REGION_KEYS = {"id", "rank", "label", "verdict", "organ", "comment", "region"}
+_SAME_PLACE_MM = 1.0  # people round
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a decisions file says about one region; `organ` is a label's value or name."""
+
+    rank: int
+    verdict: Verdict
+    organ: int | str | None
+    comment: str
+    centroid_ras: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """A decisions file, checked as far as it can be without the results.
+
+    Attributes:
+        path: The file.
+        data: Its review, as it stands.
+        entries: What it says about each region, if it was written by hand.
+        signer: Name and time of the signature, if it was written by hand; None if it is not signed.
+    """
+
+    path: Path
+    data: dict[str, Any]
+    entries: tuple[Decision, ...]
+    signer: tuple[str, datetime | None] | None
+
+
+def read_decisions(path: str | Path) -> Decisions:
+    """Read a decisions file strictly: a misspelt word must not pass for a decision that was not made.
+
+    Raises:
+        ReviewError: It cannot be read, it is no decisions file, or it has changed since an export wrote it; the message
+            says what and where.
+    """
+    path = Path(path)
+    try:
+        data = read_object(path)
+        if data.get("schema") == REPORT_SCHEMA:
+            check_record(data, path)
+            data = data.get("review")
+            _require(isinstance(data, dict), path, "it holds no review")
+        _require(data.get("schema") == SCHEMA, path, f'its "schema" is not "{SCHEMA}"')
+        version = data.get("schema_version")
+        _require(
+            _is_whole(version) and version in (BY_HAND, SCHEMA_VERSION),
+            path,
+            f'its "schema_version" is {short(version)}, not {BY_HAND}',
+        )
+        if version == SCHEMA_VERSION:
+            check_seal(data)
+            return Decisions(path, data, (), None)
+    except OSError as error:
+        raise ReviewError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except JsonError as error:
+        raise ReviewError(f"{path} cannot be used: {error}; correct it.") from error
+    except IntegrityError as error:
+        raise ReviewError(
+            f"{path} cannot be used: {error}; copy the whole export again, or write a decisions file by hand."
+        ) from error
+    _check_keys(data, _KEYS, path, "it")
+    regions = data.get("regions")
+    _require(isinstance(regions, list), path, '"regions" must be a list')
+    entries = tuple(_decision(entry, number, path) for number, entry in enumerate(regions, 1))
+    ranks = [entry.rank for entry in entries]
+    twice = sorted({rank for rank in ranks if ranks.count(rank) > 1})
+    _require(not twice, path, f"it decides region {twice[0] if twice else ''} twice")
+    return Decisions(path, data, entries, _signer(data.get("signature"), path))
+
+
+def check_record(record: Mapping[str, Any], path: Path) -> None:
+    """Check that an export's record, and what lies beside it of the export, are as they were written.
+
+    Args:
+        record: Content of its `report.json`.
+        path: Of that file. The export's other files are looked for only if it is still called `report.json`.
+
+    Raises:
+        IntegrityError: They are not.
+    """
+    check_seal(record)
+    files = record.get("files")
+    if path.name == RECORD and isinstance(files, dict):
+        beside = {name: each for name, each in files.items() if is_plain_name(name) and (path.parent / name).exists()}
+        if beside:
+            check_manifest(path.parent, beside)
+
+
+def describer_of(results: Results) -> RegionDescriber:
+    """Describes regions by the maps of a results folder."""
+    predicted = sitk.GetArrayViewFromImage(results.segmentation)
+    return RegionDescriber(*_maps(results), predicted, Grid.of(results.segmentation))
+
+
+def review_of(results: Results) -> Review:
+    """The review of a results folder, nothing decided yet."""
+    settings = RegionSettings.from_dict(results.info["regions"]["settings"])
+    regions = describer_of(results).describe_all(sitk.GetArrayViewFromImage(results.regions), settings)
+    return Review(sitk.GetArrayFromImage(results.segmentation), regions, Grid.of(results.segmentation))
+
+
+def apply_decisions(results: Results, decisions: Decisions) -> Review:
+    """Review a results folder as the decisions say.
+
+    Raises:
+        ReviewError: They belong to another prediction, name a region or an organ that is not there, or are signed with
+            regions left undecided.
+    """
+    path, review = decisions.path, review_of(results)
+    stated = decisions.data.get("predicted_sha256")
+    _require(stated in (None, review.digest), path, "it belongs to another prediction than these results")
+    names = {label.name: label.value for label in read_labels(results.info["organs"])}
+    if decisions.data["schema_version"] == SCHEMA_VERSION:
+        review = Review.from_dict(decisions.data, review.predicted, review.grid, describer_of(results))
+        given = {value for region in review.regions for value in region.given}
+        _require(given <= {0, *names.values()}, path, "it gives voxels to an organ that the model does not have")
+        return review
+    by_rank = {region.region.rank: region for region in review.regions}
+    for entry in decisions.entries:
+        what, region = f"region {entry.rank}", by_rank.get(entry.rank)
+        _require(region is not None, path, f"it decides {what}, but there are {len(by_rank)} regions")
+        place = entry.centroid_ras
+        moved = place is not None and np.linalg.norm(np.subtract(place, region.region.centroid_ras)) > _SAME_PLACE_MM
+        _require(not moved, path, f"its {what} lies elsewhere; use the {RECORD} of the export as it was written")
+        _require(
+            entry.verdict is not Verdict.EDIT,
+            path,
+            f"{what} was edited, and only the {RECORD} of an export, as it was written, holds what was drawn",
+        )
+        organ = names.get(entry.organ, entry.organ)
+        _require(
+            organ is None or organ in names.values(),
+            path,
+            f"the organ {short(organ)} of {what} is not one of {', '.join(names)}",
+        )
+        review.decide(region.region_id, entry.verdict, organ if entry.verdict is Verdict.INCLUDE else None)
+        review.comment(region.region_id, entry.comment)
+    if decisions.signer:
+        review.sign(*decisions.signer)
+    return review
+
+
+def find_ct(results: Results, ct: str | Path | None = None) -> tuple[sitk.Image, list[Path] | None]:
+    """Read the CT of a results folder again, and make sure that it is the same.
+
+    Args:
+        results: The results.
+        ct: Where it is; None: where it was.
+
+    Returns:
+        The CT, and its DICOM files if it came from DICOM.
+
+    Raises:
+        ImageError: It is not there, cannot be read, or is another one.
+    """
+    given = results.info["input"]
+    path = Path(ct or given.get("path") or given.get("name") or "")
+    if not path.name or not path.exists():
+        raise ImageError(f"The CT {path if path.name else ''} is not there any more; say where it is with --ct.")
+    read = read_image(path, given.get("series"))
+    if given.get("sha256") and read.sha256 != given["sha256"]:
+        raise ImageError(f"{path} is not the CT these results were made from (its SHA-256 differs); choose with --ct.")
+    image = read.image
+    matrices = [Grid.of(each).matrix() for each in (image, results.segmentation)]
+    if image.GetSize() != results.segmentation.GetSize() or not np.allclose(*matrices, atol=1e-2):
+        raise ImageError(f"{path} has other voxels than the results; choose the CT they were made from with --ct.")
+    return image, list(read.files) if read.is_dicom else None
+
+
+def reviewed_case(results: Results, ct: sitk.Image, review: Review) -> ReviewedCase:
+    """A results folder and its review, as reports and exports take them."""
+    labels = read_labels(results.info["organs"])
+    probability, variance = (
+        {value: np.array(each) for value, each in maps.items()}  # copies, which outlive the results
+        for maps in _maps(results)
+    )
+    return ReviewedCase(ct, review, labels, probability, variance, results.info)
+
+
+def _maps(results: Results) -> tuple[dict[int, np.ndarray], ...]:
+    """Views of probability and variance, by label value."""
+    labels = read_labels(results.info["organs"])
+    maps = [components(image) for image in (results.probability, results.variance)]
+    if any(len(each) != len(labels) for each in maps):
+        raise ReviewError(f"The results name {len(labels)} organs and hold maps of {len(maps[0])}; predict again.")
+    return tuple({label.value: each for label, each in zip(labels, arrays, strict=True)} for arrays in maps)
+
+
+def _decision(entry: Any, number: int, path: Path) -> Decision:
+    where = f"entry {number} of its regions"
+    _require(isinstance(entry, dict), path, f"{where} is not an object")
+    rank = entry.get("rank")
+    _require(_is_whole(rank) and rank > 0, path, f'{where} has no "rank" from 1 on')
+    where = f"region {rank}"
+    _check_keys(entry, _REGION_KEYS, path, where)
+    verdict, organ, comment = entry.get("verdict"), entry.get("organ"), entry.get("comment", "")
+    _require(
+        isinstance(verdict, str) and verdict in set(Verdict),
+        path,
+        f"the verdict of {where} is {short(verdict)}, not one of {', '.join(Verdict)}",
+    )
+    _require(organ is None or _is_whole(organ) or isinstance(organ, str), path, f"the organ of {where} is no label")
+    _require(isinstance(comment, str), path, f"the comment of {where} is no text")
+    return Decision(rank, Verdict(verdict), organ, comment, _centroid(entry.get("region"), path, where))
+
+
+def _centroid(region: Any, path: Path, where: str) -> tuple[float, float, float] | None:
+    if region is None:
+        return None
+    try:
+        r, a, s = (float(value) for value in region["centroid_ras"])
+    except (KeyError, TypeError, ValueError):
+        raise ReviewError(f"{path} cannot be used: {where} does not say where it lies.") from None
+    return r, a, s
+
+
+def _signer(signature: Any, path: Path) -> tuple[str, datetime | None] | None:
+    if signature is None:
+        return None
+    name = signature.get("name") if isinstance(signature, dict) else None
+    _require(isinstance(name, str) and bool(name.strip()), path, "its signature has no name")
+    time = signature.get("time")
+    try:
+        return name, datetime.fromisoformat(time) if time is not None else None
+    except (TypeError, ValueError):
+        raise ReviewError(
+            f"{path} cannot be used: its signature's time {short(time)} is not as 2026-05-31T14:30."
+        ) from None
+
+
+def _check_keys(data: Mapping[str, Any], known: set[str], path: Path, where: str) -> None:
+    unknown: Sequence[str] = sorted(set(data) - known)
+    _require(not unknown, path, f"{where} has an unknown entry {short(unknown[0] if unknown else '')}")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _require(condition: bool, path: Path, problem: str) -> None:
+    if not condition:
+        raise ReviewError(f"{path} cannot be used: {problem}.")

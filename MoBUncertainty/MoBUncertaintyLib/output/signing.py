@@ -1,0 +1,252 @@
+"""Cryptographic signatures of exported reviews, with Ed25519: who has the key, and that nothing has changed since.
+
+`report.sig` lies beside the record `report.json` and signs its SHA-256, which covers all of it; the record in turn
+holds the SHA-256 of the export's other files. What is signed is the text
+
+    mob-uncertainty signature
+    sha256:<SHA-256 of the record's canonical JSON, see `integrity.digest_of`>
+
+Needs the package `cryptography`, the extra `signing`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from MoBUncertaintyLib.errors import InstallationError, ReviewError, SettingsError
+from MoBUncertaintyLib.files.integrity import DIGEST, IntegrityError, check_manifest, check_seal, digest_of
+from MoBUncertaintyLib.files.json_input import SIZE_LIMIT, JsonError, read_object
+from MoBUncertaintyLib.files.names import is_system_file
+from MoBUncertaintyLib.output.report import SCHEMA as REPORT_SCHEMA
+from MoBUncertaintyLib.output.review_export import RECORD, SIGNATURE
+from MoBUncertaintyLib.review.region import Verdict
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey as SigningKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+SCHEMA = "mob-uncertainty signature"
+SCHEMA_VERSION = 1
+ALGORITHM = "Ed25519"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """An export that is as it was written.
+
+    Attributes:
+        signed_off: Name and time of the reader's signature, as its `report.json` states them; None: not signed off.
+        files: How many files beside it were checked.
+        fingerprint: Of the key it is signed with, as `ssh-keygen -l` shows it; None: not asked for.
+        key_name: What the list of trusted keys calls it.
+    """
+
+    signed_off: str | None
+    files: int
+    fingerprint: str | None = None
+    key_name: str = ""
+
+
+def load_key(path: str | Path, passphrase: Callable[[], str]) -> SigningKey:
+    """Load a private key, PEM or OpenSSH.
+
+    Args:
+        path: The file.
+        passphrase: Asked for the passphrase if the key is encrypted.
+
+    Raises:
+        SettingsError: It cannot be read, is no Ed25519 key, or the passphrase is wrong.
+        InstallationError: `cryptography` is not installed.
+    """
+    _require_cryptography()
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
+
+    content = _read(Path(path))
+    load = load_ssh_private_key if b"OPENSSH PRIVATE KEY" in content else load_pem_private_key
+    try:
+        try:
+            key = load(content, None)
+        except TypeError:  # it is encrypted
+            key = load(content, passphrase().encode())
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise SettingsError(
+            f"{path} cannot be used as a private key; give an {ALGORITHM} key in PEM or OpenSSH format, and its "
+            "passphrase if it has one."
+        ) from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise SettingsError(f"{path} is no {ALGORITHM} key; make one with: ssh-keygen -t ed25519")
+    return key
+
+
+def sign_record(record: Mapping[str, Any], key: SigningKey) -> dict[str, Any]:
+    """The content of `report.sig`.
+
+    Args:
+        record: Of an export, sealed.
+        key: The signer's.
+    """
+    public = key.public_key()
+    return {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "algorithm": ALGORITHM,
+        "public_key": _openssh(public),
+        "fingerprint": fingerprint(public),
+        "record_sha256": record[DIGEST],
+        "signature": base64.b64encode(key.sign(_message(record))).decode(),
+    }
+
+
+def fingerprint(key: Ed25519PublicKey) -> str:
+    """As `ssh-keygen -l` shows it."""
+    digest = hashlib.sha256(base64.b64decode(_openssh(key).split()[1])).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
+def read_trusted(path: str | Path) -> dict[str, str]:
+    """The fingerprints of trusted keys, and what their file calls each.
+
+    Args:
+        path: Public keys in PEM, or a line for each as in OpenSSH's `authorized_keys`; other kinds are left out.
+
+    Raises:
+        SettingsError: It cannot be read, or holds no Ed25519 key.
+        InstallationError: `cryptography` is not installed.
+    """
+    _require_cryptography()
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_public_key
+
+    text = _read(Path(path)).decode("utf-8", "replace")
+    found = [(block, "", load_pem_public_key) for block in _PEM.findall(text)]
+    found += [(line["key"], line["name"].strip(), load_ssh_public_key) for line in _SSH.finditer(text)]
+    trusted = {}
+    for block, name, load in found:
+        try:
+            key = load(block.encode())
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise SettingsError(f"{path} holds a public key that is damaged ({block[:30]}...); correct it.") from error
+        if isinstance(key, Ed25519PublicKey):
+            trusted[fingerprint(key)] = name
+    if not trusted:
+        raise SettingsError(
+            f"{path} holds no {ALGORITHM} public key; give a file of such keys, in PEM or OpenSSH format."
+        )
+    return trusted
+
+
+def verify(folder: str | Path, trusted: Mapping[str, str] | None = None) -> Verified:
+    """Check that an export is as it was written and, given trusted keys, that one of them has signed it.
+
+    Args:
+        folder: Of the export, whole.
+        trusted: From `read_trusted`.
+
+    Raises:
+        ReviewError: It is not, or is none.
+        InstallationError: `cryptography` is not installed, and keys are given.
+    """
+    folder = Path(folder)
+    try:
+        record = read_object(folder / RECORD)
+        if record.get("schema") != REPORT_SCHEMA:
+            raise IntegrityError(f"{RECORD} is not an export's")
+        check_seal(record)
+        files = record.get("files")
+        if files != {}:
+            check_manifest(folder, files)
+        names = {path.name for path in folder.iterdir()}
+        others = {name for name in names if not name.startswith(".") and not is_system_file(name)}
+        for name in sorted(others - {RECORD, SIGNATURE} - set(files)):
+            raise IntegrityError(f"{name} is not of it")
+        if record.get("signed_in") and not (folder / SIGNATURE).is_file():
+            raise IntegrityError(f"{SIGNATURE} is missing")
+        signed_off = _signed_off(record)
+        if trusted is None:
+            return Verified(signed_off, len(files))
+        used = _check_signature(record, read_object(folder / SIGNATURE))
+    except FileNotFoundError as error:
+        missing = Path(error.filename or "").name
+        reason = "it is not signed with a key" if missing == SIGNATURE else f"{missing} is missing"
+        raise ReviewError(f"The review in {folder} cannot be verified: {reason}.") from error
+    except OSError as error:
+        raise ReviewError(f"The review in {folder} cannot be verified: {error.strerror}.") from error
+    except (JsonError, IntegrityError) as error:
+        raise ReviewError(f"The review in {folder} cannot be verified: {error}.") from error
+    if used not in trusted:
+        raise ReviewError(f"The review in {folder} is signed with the key {used}, which is not among the trusted ones.")
+    return Verified(signed_off, len(files), used, trusted[used])
+
+
+def _signed_off(record: Mapping[str, Any]) -> str | None:
+    try:
+        review = record["review"]
+        signature, verdicts = review["signature"], [region["verdict"] for region in review["regions"]]
+        if signature is None:
+            return None
+        if Verdict.PENDING in verdicts:
+            raise IntegrityError("it is signed off with regions left undecided")
+        return f"{signature['name']}, {signature['time']}"
+    except (KeyError, TypeError) as error:
+        raise IntegrityError(f"the review in {RECORD} is damaged") from error
+
+
+def _check_signature(record: Mapping[str, Any], signed: Mapping[str, Any]) -> str:
+    """Check a signature, and return the fingerprint of the key it was made with, whoever's it is."""
+    _require_cryptography()
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+
+    try:
+        if (signed["schema"], signed["schema_version"], signed["algorithm"]) != (SCHEMA, SCHEMA_VERSION, ALGORITHM):
+            raise ValueError("another version")
+        key = load_ssh_public_key(signed["public_key"].encode())
+        if not isinstance(key, Ed25519PublicKey):
+            raise ValueError("another kind of key")
+        key.verify(base64.b64decode(signed["signature"], validate=True), _message(record))
+    except InvalidSignature as error:
+        raise IntegrityError("the signature is not of this record") from error
+    except (KeyError, TypeError, ValueError, AttributeError, UnsupportedAlgorithm) as error:
+        raise IntegrityError(f"{SIGNATURE} is damaged") from error
+    return fingerprint(key)
+
+
+_PEM = re.compile(r"-----BEGIN PUBLIC KEY-----[^-]*-----END PUBLIC KEY-----")
+_SSH = re.compile(r"^(?!\s*#).*?(?P<key>ssh-ed25519 [A-Za-z0-9+/=]+)(?P<name>.*)$", re.MULTILINE)
+
+
+def _message(record: Mapping[str, Any]) -> bytes:
+    return f"{SCHEMA}\nsha256:{digest_of(record)}\n".encode()
+
+
+def _openssh(key: Ed25519PublicKey) -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(SIZE_LIMIT)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+
+
+def _require_cryptography() -> None:
+    try:
+        import cryptography.hazmat.primitives.asymmetric.ed25519  # noqa: F401
+    except ImportError as error:
+        raise InstallationError(
+            "Signatures need the package cryptography; get it with: pip install 'mob-uncertainty[signing]'"
+        ) from error

@@ -1,0 +1,1 @@
+"""From a prediction to a ranked list of doubtful regions."""

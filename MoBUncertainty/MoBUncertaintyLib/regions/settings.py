@@ -1,0 +1,151 @@
+"""What counts as a doubtful region: the measure of doubt, its threshold, and the sizes that suit organ and model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import Any
+
+from MoBUncertaintyLib.errors import SettingsError
+
+LARGEST_VARIANCE = 0.25
+"""That a probability can have; p (1 - p) is no larger, either."""
+
+
+class Measure(StrEnum):
+    """What is called doubt at a voxel."""
+
+    VARIANCE = "variance"
+    """Predictive variance, the largest over the foreground classes; at most 0.25."""
+    BERNOULLI = "bernoulli"
+    """p (1 - p), the largest over the foreground classes; at most 0.25."""
+    ENTROPY = "entropy"
+    """Entropy of the mean probabilities, background included, in nats; at most ln C."""
+
+
+MEASURE_NAMES = {
+    Measure.VARIANCE: "predictive variance",
+    Measure.BERNOULLI: "p (1 − p)",
+    Measure.ENTROPY: "entropy (nats)",
+}
+"""As pictures and reports call them."""
+
+# The variance of a model trained for it is about 0.3 p (1 - p), so its threshold is that share of p (1 - p)'s.
+DEFAULT_THRESHOLD = {Measure.VARIANCE: 0.015, Measure.BERNOULLI: 0.05, Measure.ENTROPY: 0.2}
+
+STATED_BY_MODELS = ("depth_mm", "window_mm", "grow_mm", "length_mm", "minimum_mm3", "variance_threshold")
+"""The settings that depend on how large an organ is and on how a model was trained; a model may state its own."""
+
+
+@dataclass(frozen=True)
+class RegionSettings:
+    """What counts as a doubtful region. The sizes are those of abdominal organs.
+
+    Attributes:
+        measure: The measure of doubt.
+        threshold: The doubt of a voxel must exceed this (in units of the measure); None: `variance_threshold` or,
+            with another measure, `DEFAULT_THRESHOLD`.
+        excess: The thickness of the doubt must exceed this many times the typical thickness along the surface,
+        depth_mm: and exceed it by a layer this deep with doubt at the threshold.
+        window_mm: Sigma of the Gaussian window in which the thickness is taken.
+        grow_mm: Regions are grown by this distance.
+        length_mm: Regions longer than this are cut into pieces about the clumps of expected error.
+        minimum_mm3: Regions with less doubtful volume (before they are grown) are dropped.
+        variance_threshold: From this on the variance of the model counts as doubt, if nothing else is said. Two models
+            that are right equally often can differ in it: temperature scaling, for one, makes all variances smaller.
+        max_regions: Only this many regions of the largest expected error are kept; None: all.
+
+    Raises:
+        SettingsError: A number is not finite or outside its range.
+    """
+
+    measure: Measure = Measure.VARIANCE
+    threshold: float | None = None
+    excess: float = 1.2
+    depth_mm: float = 6.0
+    window_mm: float = 4.0
+    grow_mm: float = 5.0
+    length_mm: float = 38.0
+    minimum_mm3: float = 20.0
+    variance_threshold: float = DEFAULT_THRESHOLD[Measure.VARIANCE]
+    max_regions: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            number = getattr(self, field.name)
+            if isinstance(number, float) and not math.isfinite(number):
+                raise SettingsError(f"Doubtful regions: {field.name} must be a number, not {number}.")
+        if not 0 < self.variance_threshold < LARGEST_VARIANCE:
+            raise SettingsError(
+                f"Doubtful regions: variance_threshold must be between 0 and {LARGEST_VARIANCE}, the largest that the "
+                f"variance of a probability can be, not {self.variance_threshold}."
+            )
+        for name in ("level", "excess", "window_mm", "length_mm"):
+            if not getattr(self, name) > 0:
+                raise SettingsError(f"Doubtful regions: {name} must be above 0, not {getattr(self, name)}.")
+        for name in ("depth_mm", "grow_mm", "minimum_mm3"):
+            if not getattr(self, name) >= 0:
+                raise SettingsError(f"Doubtful regions: {name} must not be negative, but is {getattr(self, name)}.")
+        if self.max_regions is not None and self.max_regions < 1:
+            raise SettingsError("Doubtful regions: max_regions must be at least 1, or None for all.")
+
+    @property
+    def level(self) -> float:
+        """The threshold in force."""
+        return self.level_of(self.measure)
+
+    def level_of(self, measure: Measure) -> float:
+        """The threshold in force, or that which a measure would have."""
+        if measure is self.measure and self.threshold is not None:
+            return self.threshold
+        return self.variance_threshold if measure is Measure.VARIANCE else DEFAULT_THRESHOLD[measure]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RegionSettings:
+        """From what JSON makes of `dataclasses.asdict`; what is missing is as usual.
+
+        Raises:
+            SettingsError, TypeError, ValueError: These are no such settings.
+        """
+        return cls().changed(values)
+
+    def changed(self, values: Mapping[str, Any]) -> RegionSettings:
+        """These settings with some of them, as JSON states them, in place of what they were.
+
+        Raises:
+            SettingsError, TypeError, ValueError: These are no such settings.
+        """
+        measure = {"measure": Measure(values["measure"])} if "measure" in values else {}
+        return replace(self, **{**values, **measure})
+
+
+def read_stated(entries: Iterable[str]) -> dict[str, float]:
+    """What a model may state, as a user does: each NAME=NUMBER.
+
+    Raises:
+        SettingsError: One is not of that form, none of `STATED_BY_MODELS`, or outside its range.
+    """
+    stated = {}
+    for entry in entries:
+        name, _, number = entry.partition("=")
+        try:
+            stated[name] = float(number)
+        except ValueError:
+            raise SettingsError(f"A setting of the regions must be NAME=NUMBER, not {entry!r}.") from None
+    check_stated(stated)
+    return stated
+
+
+def check_stated(stated: Mapping[str, float]) -> None:
+    """See that a model may state this.
+
+    Raises:
+        SettingsError: One is none of `STATED_BY_MODELS`, or outside its range.
+    """
+    for name in stated:
+        if name not in STATED_BY_MODELS:
+            known = ", ".join(STATED_BY_MODELS)
+            raise SettingsError(f"Doubtful regions have no setting {name!r} of that kind; there are {known}.")
+    RegionSettings(**stated)

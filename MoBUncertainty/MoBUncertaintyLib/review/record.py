@@ -1,0 +1,245 @@
+"""A review as a JSON object: verdicts, comments, signature, and the voxels of regions and edits.
+
+It is whole, so that nothing that others can draw in is read back: the segmentation that a scene or an export shows is
+made from it. Its SHA-256 tells whether it is as it was stored. That finds damage and careless edits; it is no
+cryptographic signature, because whoever changes a record on purpose can compute its SHA-256 anew.
+
+Arrays are (z, y, x).
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import unicodedata
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from textwrap import shorten
+from typing import Any
+
+import numpy as np
+
+from MoBUncertaintyLib.errors import ReviewError, SettingsError
+from MoBUncertaintyLib.files.integrity import check_seal, seal
+from MoBUncertaintyLib.regions.blocks import Box, hull, within
+from MoBUncertaintyLib.regions.finder import Region
+from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.regions.uncertainty import Grid
+from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
+
+SCHEMA = "mob-uncertainty review"
+SCHEMA_VERSION = 2
+
+Describe = Callable[[Box, np.ndarray], dict[str, Any]]
+"""Describes the region that a mask is in a box, as `region_description.RegionDescriber` does."""
+
+_ID = re.compile("[1-9][0-9]{0,8}")
+_YEARS = range(1970, 2200)
+_LONGEST_NAME = 100
+_JOINERS = "\u200c\u200d"  # of Persian and Indian scripts; Python calls them not printable
+_SAME_PLACE_MM = 0.01  # files round
+_LARGEST_BOXES = 2**27  # voxels of all regions' boxes; with a large CT, eight times its own
+
+
+class MisplacedReviewError(ReviewError):
+    """The review belongs to an image that lies elsewhere."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Who signed the review off, and when (with its time zone, else local time).
+
+    Raises:
+        ReviewError: The name is empty, too long or holds control characters, or the time is out of range.
+    """
+
+    name: str
+    time: datetime
+
+    def __post_init__(self) -> None:
+        name = " ".join(self.name.split())
+        if not name:
+            raise ReviewError("There is no name to sign with; enter the reviewer's name.")
+        if len(name) > _LONGEST_NAME or not all(each.isprintable() or each in _JOINERS for each in name):
+            raise ReviewError(
+                f"The name to sign with must be one line of at most {_LONGEST_NAME} printable characters; shorten it."
+            )
+        if self.time.year not in _YEARS:
+            raise ReviewError(f"The year {self.time.year} of the signature is not possible; correct its time.")
+        object.__setattr__(self, "name", name)
+        if self.time.tzinfo is None:
+            object.__setattr__(self, "time", self.time.astimezone())
+
+
+@dataclass(frozen=True)
+class StoredReview:
+    """What a record holds; its grid is the image's, but for rounding."""
+
+    grid: Grid
+    regions: tuple[ReviewRegion, ...]
+    settings: RegionSettings | None
+    signature: Signature | None
+
+
+def write_record(
+    predicted_sha256: str,
+    grid: Grid,
+    settings: RegionSettings | None,
+    regions: Sequence[ReviewRegion],
+    signature: Signature | None,
+) -> dict[str, Any]:
+    """The record of a review, ready for JSON.
+
+    Args:
+        predicted_sha256: Tells which prediction it is the review of.
+        grid: Where its voxels lie.
+        settings: How the regions were found.
+        regions: In order of rank.
+        signature: None: not signed.
+    """
+    return seal(
+        {
+            "schema": SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            "predicted_sha256": predicted_sha256,
+            "ijk_to_ras": grid.matrix().tolist(),
+            "settings": asdict(settings) if settings else None,
+            "regions": [_write_region(region) for region in regions],
+            "signature": signature and {"name": signature.name, "time": signature.time.isoformat(timespec="seconds")},
+        }
+    )
+
+
+def read_record(
+    data: Mapping[str, Any], predicted_sha256: str, shape: tuple[int, ...], grid: Grid, describe: Describe
+) -> StoredReview:
+    """Read a record. Where the regions are and what the reader said is taken from it; the rest is described anew.
+
+    Args:
+        data: From `write_record`.
+        predicted_sha256: Of the prediction at hand.
+        shape: Of the prediction at hand.
+        grid: Where its voxels lie.
+        describe: Describes a region.
+
+    Raises:
+        ReviewError: It is no record, has changed since it was stored, or belongs to another prediction or place.
+    """
+    try:
+        if (data["schema"], data["schema_version"]) != (SCHEMA, SCHEMA_VERSION):
+            raise ReviewError("The review was stored by another version of this module; review the case again.")
+        check_seal(data)
+        if data["predicted_sha256"] != predicted_sha256:
+            raise ReviewError("The review belongs to another prediction; review this one from the start.")
+        matrix = np.array(data["ijk_to_ras"], float).reshape(4, 4)
+        _check_place(matrix, shape, grid)
+        settings, signed = data["settings"], data["signature"]
+        return StoredReview(
+            Grid.from_matrix(matrix),
+            _read_regions(data["regions"], shape, describe),
+            None if settings is None else RegionSettings.from_dict(settings),
+            None if signed is None else Signature(signed["name"], datetime.fromisoformat(signed["time"])),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, zlib.error, SettingsError) as error:
+        said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)  # a KeyError's text is the bare key
+        problem = shorten(said, 120, placeholder="...")  # others' text may be in it
+        raise ReviewError(f"The stored review is damaged ({problem}); review the case again.") from error
+
+
+def plain_text(text: str) -> str:
+    """A comment as every file can hold it: control characters but line breaks and tabs are left out."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n").encode("utf-8", "replace").decode()
+    return "".join(each for each in text if each in "\n\t" or unicodedata.category(each) != "Cc").strip()
+
+
+def _write_region(region: ReviewRegion) -> dict[str, Any]:
+    return {
+        "id": region.region_id,
+        "rank": region.region.rank,
+        "label": region.label,
+        "verdict": region.verdict.value,
+        "organ": region.organ,
+        "comment": region.comment,
+        "region": asdict(region.region),
+        "first_voxel": [s.start for s in region.box],
+        "size": list(region.mask.shape),
+        **region.packed,
+    }
+
+
+def _read_regions(entries: Sequence[Mapping[str, Any]], shape: tuple[int, ...], describe: Describe) -> tuple:
+    boxes = [_read_box(entry, shape) for entry in entries]
+    volume = sum(int(np.prod([s.stop - s.start for s in box])) for box in boxes)
+    if volume > max(_LARGEST_BOXES, 8 * int(np.prod(shape))):
+        raise ValueError("its regions are larger than the image")
+    regions = tuple(
+        _read_region(entry, rank, box, describe)
+        for rank, (entry, box) in enumerate(zip(entries, boxes, strict=True), 1)
+    )
+    for what in ("region_id", "label"):
+        if len({getattr(region, what) for region in regions}) < len(regions):
+            raise ValueError(f"two regions have one {what}")
+    whole = hull(boxes)
+    taken = np.zeros([s.stop - s.start for s in whole], bool)
+    for region in regions:
+        there = taken[within(region.box, whole)]
+        if (there & region.mask).any():
+            raise ValueError("two regions share voxels")
+        there |= region.mask
+    return regions
+
+
+def _read_region(entry: Mapping[str, Any], rank: int, box: Box, describe: Describe) -> ReviewRegion:
+    size = tuple(s.stop - s.start for s in box)
+    count = int(np.prod(size))
+    bits = np.frombuffer(_unpack(entry["voxels"], -(-count // 8)), np.uint8)
+    mask = np.unpackbits(bits, count=count).astype(bool).reshape(size)
+    verdict, label, region_id = Verdict(entry["verdict"]), entry["label"], entry["id"]
+    edited = None
+    if verdict is Verdict.EDIT:
+        edited = np.where(mask, np.frombuffer(_unpack(entry["edited"], count), np.uint8).reshape(size), np.uint8(0))
+    organ = entry["organ"] if verdict is Verdict.INCLUDE else None
+    for problem, found in {
+        "a region is empty": not mask.any(),
+        "its ranks are not 1, 2, ...": entry["rank"] != rank,
+        "an id is no number": not (isinstance(region_id, str) and _ID.fullmatch(region_id)),
+        "a label is out of range": not _is_label(label, 2**16),
+        "an organ is out of range": verdict is Verdict.INCLUDE and not _is_label(organ, 2**8),
+        "a comment is no plain text": plain_text(entry["comment"]) != entry["comment"],
+    }.items():
+        if found:
+            raise ValueError(problem)
+    region = Region(rank=rank, label=label, **describe(box, mask))
+    return ReviewRegion(region_id, label, region, box, mask, verdict, organ, edited, entry["comment"])
+
+
+def _read_box(entry: Mapping[str, Any], shape: tuple[int, ...]) -> Box:
+    first, size = entry["first_voxel"], entry["size"]
+    if not all(
+        isinstance(a, int) and isinstance(n, int) and 0 <= a < a + n <= most
+        for a, n, most in zip(first, size, shape, strict=True)
+    ):
+        raise ValueError("a region lies outside of the image")
+    return tuple(slice(a, a + n) for a, n in zip(first, size, strict=True))
+
+
+def _check_place(matrix: np.ndarray, shape: tuple[int, ...], grid: Grid) -> None:
+    with np.errstate(over="ignore"):
+        off = np.abs(matrix - grid.matrix()) @ (*reversed(shape), 1)  # no voxel is off by more
+    if not off.max() < _SAME_PLACE_MM:
+        raise MisplacedReviewError("The review belongs to an image that lies elsewhere; review this one anew.")
+
+
+def _is_label(value: Any, end: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < end
+
+
+def _unpack(text: str, size: int) -> bytes:
+    """As many bytes as there must be, and never more."""
+    stream = zlib.decompressobj()
+    content = stream.decompress(base64.b64decode(text, validate=True), size + 1)
+    if len(content) != size or not stream.eof or stream.unused_data:
+        raise ValueError("voxels are missing")
+    return content

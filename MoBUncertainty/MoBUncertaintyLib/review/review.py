@@ -1,0 +1,388 @@
+"""The reader's review of a prediction: a verdict on each doubtful region, corrections, undo and sign-off.
+
+Knows nothing of Slicer, files or pictures. Every step makes a new immutable state, so undo and redo are moves along the
+list of states. Arrays are (z, y, x).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.regions.blocks import Box, hull, within
+from MoBUncertaintyLib.regions.finder import FoundRegions, Region, Regions
+from MoBUncertaintyLib.regions.pieces import diameter
+from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
+from MoBUncertaintyLib.regions.uncertainty import Grid
+from MoBUncertaintyLib.review.record import Describe, Signature, plain_text, read_record, write_record
+from MoBUncertaintyLib.review.region import ReviewRegion, Verdict, changed_boxes, common, covered, masks, occupied
+
+_SURROUNDINGS = 20  # voxels
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a review is at one time. Whatever it was made from, none is signed with regions left undecided."""
+
+    regions: tuple[ReviewRegion, ...]
+    settings: RegionSettings | None
+    signature: Signature | None = None
+    found: bool = False  # made by `update_regions`: the next such state takes its place
+
+    def __post_init__(self) -> None:
+        left, total = sum(not region.decided for region in self.regions), len(self.regions)
+        if self.signature and left:
+            raise ReviewError(f"{left} of {total} regions are not decided; decide them before signing off.")
+
+    @property
+    def measure(self) -> Measure | None:
+        """By which measure of doubt its regions were found."""
+        return self.settings.measure if self.settings else None
+
+
+class Review:
+    """The review of one prediction.
+
+    Every step returns the boxes in which the corrected segmentation may have changed, so that a display need not be
+    drawn anew as a whole; `labels_in(box)` is what belongs there. What changes nothing is no step in the history.
+
+    Args:
+        predicted: The predicted label map, uint8 (z, y, x); not copied, never changed.
+        regions: The doubtful regions, in the same shape.
+        grid: Where the voxels lie.
+
+    Raises:
+        ReviewError: The label map of the regions has another shape, or lacks a region.
+    """
+
+    def __init__(self, predicted: np.ndarray, regions: Regions | FoundRegions, grid: Grid) -> None:
+        self.predicted = predicted
+        self.grid = grid
+        self._next_id = 1
+        self._digest: str | None = None
+        # Ranked as they come: a reader has seen them in a table of the same ranks.
+        made = [self._new(region, box, mask) for region, box, mask in masks(self._arrays(regions))]
+        self._states = [_State(self._numbered(made), regions.settings)]
+        self._now = 0
+
+    # What there is
+
+    @property
+    def regions(self) -> tuple[ReviewRegion, ...]:
+        """All regions in order of rank."""
+        return self._state.regions
+
+    @property
+    def settings(self) -> RegionSettings | None:
+        """What the regions were last found with; undo takes it back too."""
+        return self._state.settings
+
+    @property
+    def signature(self) -> Signature | None:
+        """Who signed, and when; None as long as nobody has."""
+        return self._state.signature
+
+    @property
+    def reviewed(self) -> tuple[int, int]:
+        """How many regions are decided, and how many there are."""
+        return sum(region.decided for region in self.regions), len(self.regions)
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a step to take back."""
+        return self._now > 0
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a step that was taken back."""
+        return self._now + 1 < len(self._states)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the predicted label map (its shape, where it is occupied, and the voxels there).
+
+        It tells which prediction this is the review of.
+        """
+        if self._digest is None:
+            box = occupied(self.predicted)
+            head = f"{self.predicted.shape} {[(s.start, s.stop) for s in box]}".encode()
+            self._digest = hashlib.sha256(head + self.predicted[box].astype(np.uint8).tobytes()).hexdigest()
+        return self._digest
+
+    def region(self, region_id: str) -> ReviewRegion:
+        """The region of that id.
+
+        Raises:
+            ReviewError: There is none.
+        """
+        for region in self.regions:
+            if region.region_id == region_id:
+                return region
+        raise ReviewError(f"There is no region {region_id!r} in this review; choose one of its list.")
+
+    def corrected(self) -> np.ndarray:
+        """The predicted labels, changed inside the decided regions only; uint8 (z, y, x), a new array."""
+        return self.labels_in(tuple(slice(0, n) for n in self.predicted.shape))
+
+    def labels_in(self, box: Box) -> np.ndarray:
+        """The corrected labels in a box."""
+        labels = np.array(self.predicted[box], dtype=np.uint8)
+        for region in self.regions:
+            inner = common(box, region.box)
+            if inner and region.verdict in (Verdict.INCLUDE, Verdict.EXCLUDE, Verdict.EDIT):
+                there = labels[within(inner, box)]
+                own = within(inner, region.box)
+                mask = region.mask[own]
+                there[mask] = region.edited[own][mask] if region.verdict is Verdict.EDIT else region.organ or 0
+        return labels
+
+    def label_map(self) -> np.ndarray:
+        """All regions, each by its `label`, 0 elsewhere; uint16 (z, y, x)."""
+        whole = np.zeros(self.predicted.shape, np.uint16)
+        box, labels = self.listed()
+        whole[box] = labels
+        return whole
+
+    def listed(self) -> tuple[Box, np.ndarray]:
+        """The box in which all regions lie, and `label_map()` in it."""
+        box = hull(region.box for region in self.regions)
+        labels = np.zeros([s.stop - s.start for s in box], np.uint16)
+        for region in self.regions:
+            labels[within(region.box, box)][region.mask] = region.label
+        return box, labels
+
+    # Steps
+
+    def decide(self, region_id: str, verdict: Verdict | str, label: int | None = None) -> tuple[Box, ...]:
+        """Give a verdict, or take it back with PENDING.
+
+        Args:
+            region_id: The region.
+            verdict: Any but EDIT.
+            label: Organ to INCLUDE as; None: the one with most of the region's voxels, or else of its surroundings.
+
+        Raises:
+            ReviewError: No such region, EDIT, no label value, or the review is signed.
+        """
+        region, verdict = self.region(region_id), Verdict(verdict)
+        if verdict is Verdict.EDIT:
+            raise ReviewError("An edit needs the labels that were drawn; draw them in the region and try again.")
+        if label is not None and not 1 <= label <= 255:
+            raise ReviewError(f"An organ's label is a number from 1 to 255, not {label}; choose an organ of the model.")
+        organ = None
+        if verdict is Verdict.INCLUDE:
+            organ = self._usual_organ(region) if label is None else int(label)
+        return self._change(region, verdict=verdict, organ=organ, edited=None)
+
+    def edit(self, region_id: str, corrected: np.ndarray) -> tuple[Box, ...]:
+        """Take what the reader has drawn in a region; what was drawn outside of it does not count.
+
+        Args:
+            region_id: The region.
+            corrected: Labels of the whole volume, or of the region's box.
+
+        Raises:
+            ReviewError: No such region, another shape, or the review is signed.
+        """
+        region = self.region(region_id)
+        if corrected.shape == self.predicted.shape:
+            corrected = corrected[region.box]
+        elif corrected.shape != region.mask.shape:
+            raise ReviewError(
+                f"The edited labels have the shape {corrected.shape}, not the CT's {self.predicted.shape}; "
+                "draw on the CT's own voxels."
+            )
+        edited = np.where(region.mask, corrected, 0).astype(np.uint8)
+        return self._change(region, verdict=Verdict.EDIT, organ=None, edited=edited)
+
+    def comment(self, region_id: str, text: str) -> tuple[Box, ...]:
+        """Set a region's comment, without control characters; "" removes it."""
+        return self._change(self.region(region_id), comment=plain_text(text))
+
+    def update_regions(self, regions: Regions | FoundRegions) -> tuple[Box, ...]:
+        """Take regions that were found anew, with another threshold say.
+
+        Regions with a verdict or a comment stay as they are. The new ones lose the voxels of these and are dropped if
+        that leaves less than the smallest size; what is left of a region that lost some has its volume, centroid,
+        extent and share measured anew, its expected error in proportion to its volume. Ranks are renewed. Several
+        updates in a row by one measure of doubt (a slider being dragged) are one step.
+
+        Raises:
+            ReviewError: Another shape, or the review is signed.
+        """
+        self._refuse_if_signed()
+        settings = regions.settings
+        smallest = (settings or RegionSettings).minimum_mm3
+        kept = [region for region in self.regions if region.touched]
+        used = {region.label for region in kept}
+        new = []
+        for region, box, mask in masks(self._arrays(regions)):
+            free = mask & ~covered(box, kept)
+            left = int(free.sum())
+            if left == mask.sum():
+                new.append(self._new(region, box, mask, used))
+            elif left and left * self.grid.voxel_mm3 >= smallest:
+                new.append(self._new(self._rest(region, box, mask, free), box, free, used))
+        state = _State(self._ranked(kept + new), settings, found=True)
+        if self._state.found and self._state.measure == state.measure:  # take the place of the last update
+            self._now -= 1
+        self._push(state)
+        return ()
+
+    def sign(self, name: str, when: datetime | None = None) -> None:
+        """Sign the review off.
+
+        Args:
+            name: The reader's.
+            when: Now, if not given; local time if it names no zone.
+
+        Raises:
+            ReviewError: Regions are undecided, the name is none, or it is signed already.
+        """
+        self._refuse_if_signed()
+        signature = Signature(name, (when or datetime.now()).replace(microsecond=0))
+        self._push(replace(self._state, signature=signature, found=False))
+
+    def withdraw(self) -> None:
+        """Take the signature back, so that the review can be changed again.
+
+        No step in the history: undo then goes on with what was done before the signature, and never signs.
+        """
+        if self.signature:
+            unsigned = replace(self._state, signature=None)
+            self._states = self._states[: self._now] or [unsigned]
+            self._now = len(self._states) - 1
+
+    def undo(self) -> tuple[Box, ...]:
+        """Take the last step back; does nothing without one."""
+        return self._move(-1) if self.can_undo else ()
+
+    def redo(self) -> tuple[Box, ...]:
+        """Take the last step again that was taken back; does nothing without one."""
+        return self._move(1) if self.can_redo else ()
+
+    # For files and scenes
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, sealed and ready for JSON (see `review_record`); only the history is not kept."""
+        return write_record(self.digest, self.grid, self.settings, self.regions, self.signature)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], predicted: np.ndarray, grid: Grid, describe: Describe) -> Review:
+        """The review that `to_dict` described, with an empty history.
+
+        Args:
+            data: From `to_dict`.
+            predicted: Predicted labels.
+            grid: Where their voxels lie.
+            describe: Describes a region by the prediction, such as a `RegionDescriber`: what was stored of its numbers
+                and its place in the organ is not believed.
+
+        Raises:
+            ReviewError: It is no such description, has changed since, belongs to another prediction or place, or is
+                signed where it could not have been.
+        """
+        review = cls(predicted, FoundRegions((), np.zeros((0, 0, 0), np.uint16), None, hull(())), grid)
+        stored = read_record(data, review.digest, predicted.shape, grid, describe)
+        review.grid = stored.grid
+        review._states = [_State(stored.regions, stored.settings, stored.signature)]
+        review._next_id = 1 + max((int(region.region_id) for region in stored.regions), default=0)
+        return review
+
+    # Inside
+
+    @property
+    def _state(self) -> _State:
+        return self._states[self._now]
+
+    def _push(self, state: _State) -> None:
+        del self._states[self._now + 1 :]
+        self._states.append(state)
+        self._now += 1
+
+    def _move(self, by: int) -> tuple[Box, ...]:
+        before = self._state
+        self._now += by
+        return changed_boxes(before.regions, self._state.regions)
+
+    def _change(self, region: ReviewRegion, **values: Any) -> tuple[Box, ...]:
+        if all(np.array_equal(getattr(region, name), value) for name, value in values.items()):
+            return ()
+        self._refuse_if_signed()
+        changed = replace(region, **values)
+        regions = tuple(changed if each is region else each for each in self.regions)
+        self._push(replace(self._state, regions=regions, found=False))
+        return changed_boxes((region,), (changed,))
+
+    def _refuse_if_signed(self) -> None:
+        if self.signature:
+            raise ReviewError(
+                f"The review is signed off by {self.signature.name}; withdraw the signature to change it."
+            )
+
+    def _arrays(self, regions: Regions | FoundRegions) -> FoundRegions:
+        if isinstance(regions.labels, sitk.Image):
+            array = sitk.GetArrayViewFromImage(regions.labels)
+            regions = FoundRegions(tuple(regions.regions), array, regions.settings)
+        if regions.box is None:
+            self._check_shape(regions.labels.shape)
+        return regions
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        if shape != self.predicted.shape:
+            raise ReviewError(
+                f"The label map has the shape {shape}, the segmentation {self.predicted.shape}; "
+                "both must have the CT's voxels."
+            )
+
+    def _new(self, region: Region, box: Box, mask: np.ndarray, used: set[int] | None = None) -> ReviewRegion:
+        """A region of its own id; its label is the one it was found with, or, among `used` ones, the first free one."""
+        label = region.label
+        if used is not None:
+            label = next(number for number in range(1, 2**16) if number not in used)
+            used.add(label)
+        made = ReviewRegion(str(self._next_id), label, region, box, mask)
+        self._next_id += 1
+        return made
+
+    @classmethod
+    def _ranked(cls, regions: Iterable[ReviewRegion]) -> tuple[ReviewRegion, ...]:
+        return cls._numbered(
+            sorted(regions, key=lambda each: (-each.region.expected_error_mm3, each.region.centroid_ras))
+        )
+
+    @staticmethod
+    def _numbered(regions: Iterable[ReviewRegion]) -> tuple[ReviewRegion, ...]:
+        return tuple(
+            replace(each, region=replace(each.region, rank=rank, label=each.label))
+            for rank, each in enumerate(regions, start=1)
+        )
+
+    def _rest(self, region: Region, box: Box, mask: np.ndarray, free: np.ndarray) -> Region:
+        """What is known of a region once only `free` is left of it."""
+        index = np.argwhere(free)
+        centroid = self.grid.to_ras(index.mean(axis=0) + [s.start for s in box])
+        return replace(
+            region,
+            volume_mm3=float(len(index) * self.grid.voxel_mm3),
+            expected_error_mm3=region.expected_error_mm3 * float(len(index) / mask.sum()),
+            inside_share=float((self.predicted[box][free] > 0).mean()),
+            centroid_ras=tuple(float(c) for c in centroid),
+            extent_mm=diameter(index, self.grid.spacing),
+        )
+
+    def _usual_organ(self, region: ReviewRegion) -> int:
+        """The organ with most voxels in the region, else in its surroundings, else the first one."""
+        around = tuple(slice(max(0, s.start - _SURROUNDINGS), s.stop + _SURROUNDINGS) for s in region.box)
+        for labels in (self.predicted[region.box][region.mask], self.predicted[around]):
+            votes = np.bincount(labels.ravel(), minlength=2)[1:]
+            if votes.any():
+                return int(votes.argmax()) + 1
+        return 1

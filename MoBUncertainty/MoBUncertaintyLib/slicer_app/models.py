@@ -1,0 +1,95 @@
+"""The models a user can choose from: those that ship with the extension, and those they added.
+
+Added models stay where they are; Slicer's settings keep their paths. Only cards are read, and without torch.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import slicer
+import slicer.util
+from slicer.i18n import tr as _
+
+from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.model.folder import DEMO_MODEL, MODELS_FOLDER, ListedModel, list_models, read_card
+from MoBUncertaintyLib.model.nnunet import is_results_folder
+
+SETTINGS_KEY = "MoBUncertainty/Models"
+
+
+class ModelList:
+    """The models of this user.
+
+    Args:
+        folder: Where the models lie that ship with the extension.
+    """
+
+    def __init__(self, folder: Path = MODELS_FOLDER) -> None:
+        self.folder = Path(folder)
+
+    def models(self) -> dict[str, ListedModel]:
+        """Shipped models first, of these that of the demo, then the added ones; each with its card, or with its problem
+        in one sentence.
+
+        They go by the names that a scene remembers them by, see `name`.
+        """
+        shipped = sorted(list_models(self.folder), key=lambda model: model.path.name != DEMO_MODEL)
+        every = [*shipped, *map(_listed, self.added())]
+        return {self.name(model): model for model in every}
+
+    def name(self, model: ListedModel) -> str:
+        """That of its folder if it ships with the extension, which lies elsewhere on each computer; else its path."""
+        return model.path.name if self.ships(model) else str(model.path)
+
+    def ships(self, model: ListedModel) -> bool:
+        """Whether it comes with the extension."""
+        return model.path.parent == self.folder
+
+    def find(self, name: str) -> ListedModel:
+        """The model of a name that is not among `models`: a scene may come from another computer."""
+        path = Path(name)
+        if path.is_absolute():
+            return _listed(path)
+        text = _("There is no model {name} on this computer; add it, or choose another one.")
+        return ListedModel(path, None, text.format(name=name))
+
+    def add(self, path: Path | str) -> ListedModel:
+        """Remember a model that the user has chosen.
+
+        Args:
+            path: A model folder or its model.json, a .zip, or a results folder of nnU-Net or its plans.json.
+
+        Raises:
+            ModelError: It is no model that can be used.
+        """
+        path = Path(path).absolute()
+        if path.name in ("model.json", "plans.json"):
+            path = path.parent
+        listed = _listed(path)
+        if listed.problem:
+            raise ModelError(listed.problem)
+        if path not in [model.path for model in self.models().values()]:
+            self._keep([*self.added(), path])
+        return listed
+
+    def remove(self, path: Path | str) -> None:
+        """Forget an added model; its files stay."""
+        self._keep([added for added in self.added() if added != Path(path)])
+
+    def added(self) -> list[Path]:
+        """Where the models lie that the user has added."""
+        return [Path(path) for path in slicer.util.settingsValue(SETTINGS_KEY, [], converter=json.loads)]
+
+    def _keep(self, paths: list[Path]) -> None:
+        slicer.app.userSettings().setValue(SETTINGS_KEY, json.dumps([str(path) for path in paths]))
+
+
+def _listed(path: Path) -> ListedModel:
+    if is_results_folder(path):  # what it is stands in a checkpoint, which torch alone can read: the worker will
+        return ListedModel(path, None)
+    try:
+        return ListedModel(path, read_card(path))
+    except ModelError as error:
+        return ListedModel(path, None, str(error))

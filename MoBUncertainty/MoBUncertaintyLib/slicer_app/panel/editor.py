@@ -1,0 +1,97 @@
+"""The Segment Editor inside the panel, made when it is first needed."""
+
+from __future__ import annotations
+
+import qt
+import slicer
+import slicer.util
+
+from MoBUncertaintyLib.slicer_app.panel.section import write
+from MoBUncertaintyLib.slicer_app.scene.drawing import MASK_SEGMENT
+
+SEGMENTS_HEIGHT = 80  # pixels, of the list of organs
+EFFECTS = ("Paint", "Draw", "Erase", "Scissors", "Islands", "Smoothing")
+
+
+class RegionEditor:
+    """Shows the Segment Editor in the place that the panel keeps for it.
+
+    Args:
+        ui: The panel's widgets.
+    """
+
+    def __init__(self, ui) -> None:
+        self._place = ui.segmentEditorPlace
+        self._widget = None
+        self._place.visible = False
+        write(ui.editHintLabel, ui.editHintLabel.text)
+
+    def show(self, editorNode) -> None:
+        """Let the user draw as a vtkMRMLSegmentEditorNode says."""
+        if self._widget is None:
+            self._widget = self._make()
+        widget = self._widget
+        widget.setMRMLScene(editorNode.GetScene())
+        widget.setMRMLSegmentEditorNode(editorNode)
+        widget.maskingSectionVisible = False  # after the node: its setter complains without one
+        widget.undoEnabled = True  # its setter forgets the edits before, which Undo would take back in their regions
+        self._place.visible = True
+        table = slicer.util.findChild(widget, "SegmentsTableView")
+        table.setHideSegments([MASK_SEGMENT])  # to draw in that one is not meant
+        organs = editorNode.GetSegmentationNode().GetSegmentation().GetNumberOfSegments() - 1
+        slicer.util.findChild(widget, "SegmentsTableResizableFrame").visible = organs > 1
+        widget.setupViewObservations()
+        widget.installKeyboardShortcuts()
+        widget.setActiveEffectByName("Paint")
+
+    def hide(self) -> None:
+        """Put the tools away; what was drawn stays in the segmentation."""
+        if self._widget is None:
+            return
+        self._widget.setActiveEffectByName("")
+        self._widget.uninstallKeyboardShortcuts()
+        self._widget.removeViewObservations()
+        self._place.visible = False
+
+    def cleanup(self) -> None:
+        """Let go of the scene."""
+        self.hide()
+        if self._widget is not None:
+            self._widget.setMRMLScene(None)
+
+    def _make(self):
+        widget = slicer.qMRMLSegmentEditorWidget()
+        widget.setEffectNameOrder(list(EFFECTS))
+        widget.unorderedEffectsVisible = False
+        # Which segmentation, which CT and where one may draw is settled by the review.
+        widget.segmentationNodeSelectorVisible = False
+        widget.sourceVolumeNodeSelectorVisible = False
+        widget.switchToSegmentationsButtonVisible = False
+        widget.addRemoveSegmentButtonsVisible = False
+        widget.specifyGeometryButtonVisible = False
+        widget.show3DButtonVisible = False
+        widget.autoShowSourceVolumeNode = False  # it would replace what the views show, and their zoom
+        widget.maximumNumberOfUndoStates = 10
+        self._arrange(widget)
+        return widget
+
+    def _arrange(self, widget) -> None:
+        """Put the effects in a row above their options, not in a column beside them, and leave out what is long."""
+        row = qt.QHBoxLayout()
+        for name in ("EffectsGroupBox", "UndoRedoGroupBox"):
+            row.addWidget(slicer.util.findChild(widget, name))
+        row.addStretch(1)
+        widget.effectColumnCount = len(EFFECTS) + 1  # and None
+        widget.layout().setContentsMargins(0, 0, 0, 0)
+        for index in range(widget.layout().count()):
+            columns = widget.layout().itemAt(index).layout()
+            if columns is not None and columns.objectName == "horizontalLayout":
+                columns.takeAt(0)  # where the effects were
+        slicer.util.findChild(widget, "EffectHelpBrowser").visible = False
+        in3d = slicer.app.translate("qSlicerSegmentEditorPaintEffect", "Edit in 3D views")
+        for box in slicer.util.findChildren(widget, className="QCheckBox"):
+            if box.text == in3d:
+                box.visible = False
+        slicer.util.findChild(widget, "SegmentsTableView").maximumHeight = SEGMENTS_HEIGHT
+        self._place.layout().addLayout(row)
+        self._place.layout().addWidget(widget)

@@ -1,0 +1,175 @@
+"""Inputs: which CT, which model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import qt
+import slicer.util
+from slicer.i18n import tr as _
+
+from MoBUncertaintyLib.model.folder import ListedModel
+from MoBUncertaintyLib.slicer_app.models import ModelList
+from MoBUncertaintyLib.slicer_app.panel.section import allow, shortened, shown, write
+
+
+class InputsSection:
+    """The list of models with what they are, and the way to the demo CT.
+
+    Args:
+        ui: The panel's widgets.
+        models: What there is to choose from.
+        loadDemo: Loads the demo CT and selects it.
+        onModel: Told when another model is chosen.
+    """
+
+    def __init__(self, ui, models: ModelList, loadDemo: Callable[[], None], onModel: Callable[[], None]) -> None:
+        self._ui = ui
+        self._models = models
+        self._onModel = onModel
+        self._known: dict[str, ListedModel] = {}
+        self._listed: dict[str, ListedModel] = {}
+        self._locked = False
+        write(ui.sampleLabel, ui.sampleLabel.text)
+        ui.sampleLabel.linkActivated.connect(shown(lambda link: loadDemo()))
+        ui.modelSelector.currentIndexChanged.connect(self._onSelected)
+        ui.addModelButton.clicked.connect(shown(self._onAdd))
+        ui.removeModelButton.clicked.connect(shown(self._onRemove))
+        self.fill("")
+
+    @property
+    def model(self) -> ListedModel | None:
+        """The chosen model; None where there is none."""
+        return self._listed.get(self.name)
+
+    @property
+    def name(self) -> str:
+        """What a scene remembers the chosen model by, see `ModelList.name`; "" where there is none."""
+        index = self._ui.modelSelector.currentIndex
+        return list(self._listed)[index] if 0 <= index < len(self._listed) else ""
+
+    def fill(self, name: str) -> None:
+        """Read the list of models anew, and `choose`."""
+        self._known = self._models.models()
+        self.choose(name)
+
+    def choose(self, name: str) -> None:
+        """Choose a model by its name.
+
+        One that is not on this computer is listed with its problem: another one in its place would segment something
+        else. Without a name, a model that can be used is chosen, shipped ones first.
+        """
+        self._listed = dict(self._known)
+        if not name:
+            usable = [known for known, model in self._known.items() if model.problem is None]
+            name = next(iter(usable or self._known), "")
+        elif name not in self._known:
+            self._listed[name] = self._models.find(name)
+        selector = self._ui.modelSelector
+        blocked = selector.blockSignals(True)
+        selector.clear()
+        titles = modelTitles(list(self._listed.values()))
+        for (listed, model), title in zip(self._listed.items(), titles, strict=True):
+            selector.addItem(shortened(title))
+            selector.setItemData(selector.count - 1, f"{title}\n{model.path}", qt.Qt.ToolTipRole)
+            if listed == name:
+                selector.currentIndex = selector.count - 1
+        selector.blockSignals(blocked)
+        self._describe()
+
+    def chooseMaker(self, about: Mapping[str, str]) -> None:
+        """Choose the model that has made a result, if it is listed.
+
+        Args:
+            about: What the result says of it: `name`, `path`.
+        """
+        path = Path(about.get("path") or about.get("name") or "")
+        shipped = self._models.folder / path.name  # which lies elsewhere on each computer
+        for wanted in (path, shipped):
+            for name, model in self._known.items():
+                if model.path == wanted:
+                    self.choose(name)
+                    self._onModel()
+                    return
+
+    def lock(self, locked: bool) -> None:
+        """What is being computed cannot be changed meanwhile."""
+        ui, self._locked = self._ui, locked
+        for widget in (ui.ctSelector, ui.modelSelector, ui.addModelButton, ui.sampleLabel):
+            widget.enabled = not locked
+        self._describe()
+
+    def hide(self, nodes: list) -> None:
+        """Offer all volumes as CTs but these."""
+        self._ui.ctSelector.sortFilterProxyModel().hiddenNodeIDs = [node.GetID() for node in nodes]
+
+    def showDemoLink(self, visible: bool) -> None:
+        """Offer the demo CT, or not."""
+        self._ui.sampleLabel.visible = visible
+
+    def _onSelected(self, *_args) -> None:
+        self._describe()
+        self._onModel()
+
+    def _onAdd(self, *_args) -> None:
+        path = self.askForModel()
+        if path:
+            self.fill(self._models.name(self._models.add(path)))
+            self._onModel()
+
+    def _onRemove(self, *_args) -> None:
+        self._models.remove(self.model.path)
+        self.fill("")
+        self._onModel()
+
+    def askForModel(self) -> Path | None:
+        """A file dialog; None if the user cancels it."""
+        dialog = qt.QFileDialog(slicer.util.mainWindow(), _("Add a model"))
+        dialog.setFileMode(qt.QFileDialog.ExistingFile)
+        dialog.setNameFilters([_("Models (*.zip model.json)"), _("Results folder of nnU-Net (plans.json)")])
+        if not dialog.exec_():
+            return None
+        return Path(dialog.selectedFiles()[0])
+
+    def _describe(self) -> None:
+        model = self.model
+        if model is None:
+            text = _("There is no model; add one with the button above.")
+        elif model.problem:
+            text = model.problem
+        elif model.card is None:
+            text = _("Results folder of nnU-Net; what it segments is read when it runs.")
+        else:
+            text = _("{task}. Licence: {licence}.").format(task=model.card.task.rstrip("."), licence=model.card.licence)
+        write(self._ui.modelInfoLabel, text)
+        selector = self._ui.modelSelector
+        selector.toolTip = selector.itemData(selector.currentIndex, qt.Qt.ToolTipRole) if model else ""
+        allow(
+            self._ui.removeModelButton,
+            self._whyNotRemove(),
+            _("Take this model off the list; its files stay where they are."),
+        )
+
+    def _whyNotRemove(self) -> str | None:
+        if self._locked:
+            return _("Wait for the running computation to finish.")
+        if self.model is None or self._models.ships(self.model):
+            return _("This model comes with the extension.")
+        return None
+
+
+def modelTitles(models: Sequence[ListedModel]) -> list[str]:
+    """The models' names; those that have one name with the folder they lie in."""
+    names = [modelName(model) for model in models]
+    count = Counter(names)
+    return [
+        f"{name} ({model.path.parent.name}/{model.path.name})" if count[name] > 1 else name
+        for name, model in zip(names, models, strict=True)
+    ]
+
+
+def modelName(model: ListedModel) -> str:
+    """As the user knows it."""
+    return model.card.name if model.card else model.path.stem

@@ -1,0 +1,123 @@
+"""Overlay: what lies over the CT, and how. Each control acts at once; the scene remembers them with the CT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import qt
+from slicer.i18n import tr as _
+
+from MoBUncertaintyLib.slicer_app.panel.section import inSteps, offer, shown
+from MoBUncertaintyLib.slicer_app.scene.maps import MapKind, mapName, mapStyle
+from MoBUncertaintyLib.slicer_app.steps import Steps
+
+
+class OverlaySection:
+    """The panel's part for map, segmentation and surface of one CT.
+
+    Args:
+        ui: The panel's widgets.
+    """
+
+    def __init__(self, ui) -> None:
+        self._ui = ui
+        self._results = None
+        self._switch = Steps(nothing for nothing in ())  # to another map
+        self._labels: list[int | None] = []
+        self._kinds: list[MapKind] = []
+        ui.mapSelector.currentIndexChanged.connect(shown(self._onMap))
+        ui.organSelector.currentIndexChanged.connect(shown(self._onMap))
+        ui.opacitySlider.valueChanged.connect(shown(lambda value: self._set(opacity=value)))
+        ui.lowerThresholdSlider.valueChanged.connect(shown(lambda value: self._set(threshold=value)))
+        ui.windowRangeWidget.valuesChanged.connect(shown(lambda low, high: self._set(window=(low, high))))
+        ui.legendCheckBox.toggled.connect(shown(lambda checked: self._set(legend=checked)))
+        ui.fillCheckBox.toggled.connect(shown(self._onFill))
+        ui.surfaceCheckBox.toggled.connect(shown(self._onSurface))
+        self.setSession(None)
+
+    def setSession(self, session) -> None:
+        """Show another CT's overlay, or none."""
+        self._switch.cancel()
+        self._results = None
+        organs = session.organs if session else []
+        self._labels = [None] if len(organs) != 1 else []
+        self._labels += [organ.value for organ in organs]
+        offer(self._ui.organSelector, [_("All organs")] * (len(organs) != 1) + [organ.name for organ in organs])
+        self._kinds = session.results.kinds if session else list(MapKind)
+        offer(self._ui.mapSelector, map(mapName, self._kinds))
+        self._ui.organSelector.visible = self._ui.organSelectorCaption.visible = len(organs) > 1
+        for widget in self._controls():
+            widget.enabled = bool(session)
+        if session:
+            self._show(session.results)
+            self._results = session.results
+
+    def _show(self, results) -> None:
+        """Put the controls where the scene has them; `self._results` is None meanwhile, so that nothing acts."""
+        ui, overlay = self._ui, results.overlay
+        kind = MapKind(overlay["kind"])
+        ui.mapSelector.currentIndex = self._kinds.index(kind)
+        label = overlay["label"]
+        ui.organSelector.currentIndex = self._labels.index(label) if label in self._labels else 0
+        largest, step = mapStyle(kind).largest, max(overlay["window"][1] / 50, 1e-4)
+        for control in (ui.lowerThresholdSlider, ui.windowRangeWidget):
+            control.decimals = 3 if step >= 1e-3 else 4
+            control.maximum, control.singleStep = largest, step
+        ui.lowerThresholdSlider.value = overlay["threshold"]
+        ui.windowRangeWidget.setValues(*overlay["window"])
+        ui.opacitySlider.value = overlay["opacity"]
+        ui.legendCheckBox.checked = overlay["legend"]
+        ui.fillCheckBox.checked = overlay["fill"]
+        ui.surfaceCheckBox.checked = overlay["surface"]
+
+    def _onMap(self, *_args) -> None:
+        results, ui = self._results, self._ui
+        if results is None or ui.mapSelector.currentIndex < 0 or ui.organSelector.currentIndex < 0:
+            return
+        kind, label = self._kinds[ui.mapSelector.currentIndex], self._labels[ui.organSelector.currentIndex]
+        self._switch.cancel()
+        self._switch = inSteps(self._switchTo(kind, label), lambda _none: self._onSwitched())
+
+    def _switchTo(self, kind: MapKind, label: int | None) -> Iterator[None]:
+        """Show another map; until it is there, the controls of what it will be drawn with are locked."""
+        qt.QApplication.setOverrideCursor(qt.QCursor(qt.Qt.BusyCursor))
+        self._lockStyle(True)
+        try:
+            yield from self._results.showMapInSteps(kind, label)
+        finally:
+            self._lockStyle(False)
+            qt.QApplication.restoreOverrideCursor()
+
+    def _lockStyle(self, locked: bool) -> None:
+        for control in (self._ui.lowerThresholdSlider, self._ui.windowRangeWidget):
+            control.enabled = not locked
+
+    def _onSwitched(self) -> None:
+        results, self._results = self._results, None
+        self._show(results)
+        self._results = results
+
+    def _onFill(self, checked: bool) -> None:
+        if self._results:
+            self._results.setSegmentationFill(checked)
+
+    def _onSurface(self, checked: bool) -> None:
+        if self._results:
+            self._results.showSurface(checked)
+
+    def _set(self, **values) -> None:
+        if self._results:
+            self._results.setOverlay(**values)
+
+    def _controls(self) -> list:
+        ui = self._ui
+        return [
+            ui.mapSelector,
+            ui.organSelector,
+            ui.opacitySlider,
+            ui.lowerThresholdSlider,
+            ui.windowRangeWidget,
+            ui.legendCheckBox,
+            ui.fillCheckBox,
+            ui.surfaceCheckBox,
+        ]

@@ -1,0 +1,413 @@
+"""Review: the list of doubtful regions, a verdict on each, and the sign-off."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import qt
+import slicer.util
+from slicer.i18n import tr as _
+
+from MoBUncertaintyLib.regions.settings import Measure
+from MoBUncertaintyLib.slicer_app.panel.editor import RegionEditor
+from MoBUncertaintyLib.slicer_app.panel.listing import ListingControls
+from MoBUncertaintyLib.slicer_app.panel.section import allow, inSteps, shortened, shown, write
+from MoBUncertaintyLib.slicer_app.panel.table import RegionTable
+from MoBUncertaintyLib.slicer_app.region_names import placeText
+from MoBUncertaintyLib.slicer_app.steps import Steps
+
+DEBOUNCE_MS = 50
+SURFACE_MS = 400  # the 3D surface follows once the reader pauses: on a large CT it takes longer than a click may
+
+
+class ReviewSection:
+    """The panel's part for the review of one CT.
+
+    Args:
+        ui: The panel's widgets.
+    """
+
+    def __init__(self, ui) -> None:
+        self._ui = ui
+        self._session = None
+        self._entered = False
+        self._commented = None  # the region that the comment's text belongs to
+        self._table = RegionTable(ui.regionsTable, shown(self._onSelected))
+        self._listing = ListingControls(ui)
+        self._editor = RegionEditor(ui)
+        self._tips = {name: widget.toolTip for name, widget in self._locked().items()}
+        self._tips["signOffButton"] = ui.signOffButton.toolTip
+        self._preparation = Steps(nothing for nothing in ())  # of the session, for finding regions
+        self._timer = qt.QTimer()
+        self._timer.setInterval(DEBOUNCE_MS)
+        self._timer.timeout.connect(shown(self._findRegions))
+        self._surfaceTimer = qt.QTimer()
+        self._surfaceTimer.setInterval(SURFACE_MS)
+        self._surfaceTimer.timeout.connect(shown(self._updateSurfaces))
+        self._connect()
+        self.refresh()
+
+    @property
+    def session(self):
+        """The review that is shown, or None."""
+        return self._session
+
+    def setSession(self, session) -> None:
+        """Show another CT's review, or none."""
+        if session is self._session:
+            return
+        self.leave()
+        self._editor.hide()  # leave() does not where nodes are gone
+        self._preparation.cancel()
+        self._session = session
+        self._commented = None
+        self._table.clear()
+        self._offerOrgans(session.organs if session else [])
+        if session:
+            self._settleEdit()  # one that the CT was moved away under
+            self._listing.offer(session)
+            self._listing.show(session.settings)
+        self.refresh()
+        if session and session.review.regions:
+            self._table.select(self._firstPending())
+
+    def setEntered(self, entered: bool) -> None:
+        """Keys work only while the module is shown."""
+        if not entered:
+            self.leave()
+        self._entered = entered
+        self.refresh()
+
+    def leave(self) -> None:
+        """Keep a comment that is being typed, and what is being drawn."""
+        if self._session and self._session.isComplete():
+            self._onComment()
+            self._settleEdit()
+            self._updateSurfaces()
+
+    def refresh(self) -> None:
+        """Show what the review is now."""
+        session, ui = self._session, self._ui
+        self._table.show(session.review.regions if session else ())
+        region = self._table.selected
+        signed = session.review.signature if session else None
+        editing = bool(session and session.editing)
+        lock = self._lockReason(region, signed)
+        for name, widget in self._locked().items():
+            allow(widget, lock, self._tips[name])
+        travel = bool(session) and not signed and not editing
+        ui.undoButton.enabled = travel and session.review.can_undo
+        ui.redoButton.enabled = travel and session.review.can_redo
+        ui.previousButton.enabled = ui.nextButton.enabled = bool(session and session.review.regions) and not editing
+        ui.regionsTable.enabled = not editing
+        ui.listingCollapsibleButton.enabled = bool(session) and not signed and not editing
+        ui.editButton.text = _("Done") if editing else _("Edit")
+        if editing:
+            for button in (ui.acceptButton, ui.includeButton, ui.excludeButton):
+                allow(button, _("Finish drawing first."), "")
+        for widget in self._notWhileEditing():
+            widget.visible = not editing
+        ui.discardEditButton.visible = editing
+        commented = region.region_id if region else None
+        if not ui.commentEdit.hasFocus() or commented != self._commented:
+            ui.commentEdit.text = region.comment if region else ""
+        self._commented = commented
+        self._nameModel()
+        write(ui.reviewProgressLabel, self._progress())
+        self._refreshSignOff()
+        for shortcut, whileEditing in self._shortcuts:
+            shortcut.enabled = self._entered and bool(session) and whileEditing in (editing, None)
+
+    def settleStrayEdits(self) -> bool:
+        """Ask what becomes of voxels that were changed by other means than verdicts; says whether to go on."""
+        count = self._session.strayEdits()
+        text = _(
+            "{count} voxels of the segmentation were changed outside of this review, in the Segment Editor perhaps;"
+            " they are no part of it. Take them back and go on? To keep a change, cancel, select the region that it"
+            " lies in and draw it with Edit."
+        )
+        if count and not slicer.util.confirmOkCancelDisplay(text.format(count=count)):
+            return False
+        if count:
+            self._session.discardStrayEdits()
+        return True
+
+    def cleanup(self) -> None:
+        """Let go of what lies outside the panel."""
+        self._timer.stop()
+        self.leave()
+        self._surfaceTimer.stop()
+        self._editor.cleanup()
+        for shortcut, _whileEditing in self._shortcuts:
+            shortcut.enabled = False
+            shortcut.deleteLater()
+        self._shortcuts = []
+
+    # Wiring
+
+    def _connect(self) -> None:
+        ui = self._ui
+        # Keys reach the slice views too, so they belong to the window. Letters do not fire while text is typed.
+        window = slicer.util.mainWindow() or ui.regionsTable
+        self._shortcuts = []
+        for button, slot, key, whileEditing in (
+            (ui.previousButton, self._onPrevious, "P", False),
+            (ui.nextButton, self._onNext, "N", False),
+            (ui.acceptButton, self._onAccept, "A", False),
+            # While editing too, when it does nothing: the Segment Editor's I, which would limit drawing to a range of
+            # grey values out of sight, then is ambiguous, and an ambiguous key does nothing there.
+            (ui.includeButton, self._onInclude, "I", None),
+            (ui.excludeButton, self._onExclude, "X", False),
+            (ui.editButton, self._onEdit, "E", None),
+            (ui.undoButton, self._onUndo, "Ctrl+Z", False),
+            (ui.redoButton, self._onRedo, "Ctrl+Shift+Z", False),
+            (ui.discardEditButton, self._onDiscard, None, None),
+            (ui.signOffButton, self._onSignOff, None, None),
+        ):
+            act = shown(slot)
+            button.clicked.connect(act)
+            if key:
+                self._addShortcut(window, key, button, act, whileEditing)
+        ui.commentEdit.editingFinished.connect(shown(self._onComment))
+        ui.reviewerEdit.textChanged.connect(self._refreshSignOff)
+        ui.measureSelector.currentIndexChanged.connect(shown(self._onMeasure))
+        for slider in (ui.doubtThresholdSlider, ui.smallestRegionSlider):
+            slider.valueChanged.connect(self._onDoubtMoved)
+        ui.listingCollapsibleButton.contentsCollapsed.connect(shown(self._onListing))
+
+    def _addShortcut(self, window, key: str, button, act: Callable, whileEditing: bool | None) -> None:
+        def press(*_args) -> None:
+            if button.enabled:
+                act()
+
+        shortcut = qt.QShortcut(qt.QKeySequence(key), window)
+        shortcut.activated.connect(press)
+        shortcut.activatedAmbiguously.connect(press)  # another extension may know the same key
+        self._shortcuts.append((shortcut, whileEditing))
+
+    def _locked(self) -> dict:
+        """What needs a region that may be changed."""
+        names = ("acceptButton", "includeButton", "excludeButton", "editButton", "commentEdit")
+        return {name: getattr(self._ui, name) for name in names}
+
+    def _notWhileEditing(self) -> list:
+        """What makes room for the Segment Editor: on a laptop its tools would lie below the window."""
+        ui = self._ui
+        travel = [ui.previousButton, ui.nextButton, ui.undoButton, ui.redoButton]
+        verdicts = [ui.acceptButton, ui.includeButton, ui.excludeButton]
+        signing = [ui.signOffCaption, ui.reviewerEdit, ui.signOffButton]
+        return [ui.regionsTable, *travel, *verdicts, ui.listingCollapsibleButton, *signing]
+
+    def _lockReason(self, region, signed) -> str | None:
+        if not self._session:
+            return _("Segment a CT first.")
+        if signed:
+            return _("Signed off; press Reopen to change it.")
+        return None if region else _("Select a region in the list first.")
+
+    # What the user does
+
+    def _onSelected(self) -> None:
+        self._onComment()  # of the region that was selected before
+        self._session.show(self._table.selected)
+        self.refresh()
+
+    def _onPrevious(self, *_args) -> None:
+        self._table.move(-1)
+
+    def _onNext(self, *_args) -> None:
+        self._table.move(1)
+
+    def _onAccept(self, *_args) -> None:
+        self._decide("accept")
+
+    def _onInclude(self, *_args) -> None:
+        self._decide("include")
+
+    def _onExclude(self, *_args) -> None:
+        self._decide("exclude")
+
+    def _decide(self, verdict: str, label: int | None = None) -> None:
+        region = self._table.selected
+        if region:
+            self._session.decide(region.region_id, verdict, label)
+            self._changed()
+
+    def _onUndo(self, *_args) -> None:
+        self._travel(self._session.undo)
+
+    def _onRedo(self, *_args) -> None:
+        self._travel(self._session.redo)
+
+    def _travel(self, step: Callable[[], None]) -> None:
+        """Undo or redo, and go where something changed."""
+        before = {each.region_id: (each.verdict, each.comment) for each in self._session.review.regions}
+        step()
+        self._listing.show(self._session.settings)
+        self._changed()
+        for each in self._session.review.regions:
+            if before.get(each.region_id, (each.verdict, each.comment)) != (each.verdict, each.comment):
+                self._table.select(each.region_id)
+                break
+
+    def _onComment(self) -> None:
+        regions = self._session.review.regions if self._session and not self._session.review.signature else ()
+        text = self._ui.commentEdit.text.strip()
+        for region in regions:
+            if region.region_id == self._commented and region.comment != text:
+                self._session.comment(region.region_id, text)
+                self._changed()
+
+    def _onEdit(self, *_args) -> None:
+        if self._session.editing:
+            self._finishEdit()
+            return
+        self._onComment()
+        if not self.settleStrayEdits():
+            return
+        node = self._session.beginEdit(self._table.selected.region_id)
+        self._editor.show(node)
+        self.refresh()
+
+    def _finishEdit(self) -> None:
+        if self._session.editing:
+            self._editor.hide()
+            self._session.finishEdit()
+            self._changed()
+
+    def _settleEdit(self) -> None:
+        """Where the CT was moved meanwhile, nothing tells what was drawn: that waits until it is back."""
+        if self._session.editing and self._session.fits():
+            self._editor.hide()
+            self._session.settleEdit()
+            self._changed()
+
+    def _onDiscard(self, *_args) -> None:
+        if self._session.editing:
+            self._editor.hide()
+            self._session.cancelEdit()
+            self._changed()
+
+    def _onSignOff(self, *_args) -> None:
+        if self._session.review.signature:
+            self._session.withdraw()
+        elif self.settleStrayEdits():
+            self._onComment()
+            self._session.sign(self._ui.reviewerEdit.text.strip())
+        self._changed()
+
+    def _onDoubtMoved(self, *_args) -> None:
+        if self._session and not self._timer.active:
+            self._timer.start()
+
+    def _onListing(self, collapsed: bool) -> None:
+        """The sliders are shown, so they will be moved."""
+        if self._session and not collapsed and not self._preparation.running:
+            self._preparation = Steps(self._session.prepare())
+
+    def _onMeasure(self, *_args) -> None:
+        """Another measure starts at its own usual threshold."""
+        if self._session is None or self._ui.measureSelector.currentIndex < 0:
+            return
+        self._timer.stop()
+        self._onComment()
+        measure = self._listing.measure
+        self._whenPrepared(measure, lambda: self._setDoubt(None, measure))
+
+    def _findRegions(self) -> None:
+        self._timer.stop()
+        if self._session is None or self._session.review.signature or self._session.editing:
+            return
+        self._whenPrepared(None, self._findRegionsNow)
+
+    def _findRegionsNow(self) -> None:
+        if self._session is None or self._session.review.signature or self._session.editing:
+            return
+        threshold = self._listing.threshold(self._session.settings)
+        self._session.setDoubt(threshold, self._ui.smallestRegionSlider.value)
+        self._changed()
+
+    def _setDoubt(self, threshold: float | None, measure: Measure) -> None:
+        self._session.setDoubt(threshold, self._ui.smallestRegionSlider.value, measure)
+        self._listing.show(self._session.settings)
+        self._changed()
+
+    def _whenPrepared(self, measure: Measure | None, act: Callable[[], None]) -> None:
+        """Do something once regions can be found quickly: on all but large CTs that is now."""
+        self._preparation.cancel()
+        self._preparation = inSteps(self._session.prepare(measure), lambda _none: act())
+
+    def _updateSurfaces(self) -> None:
+        self._surfaceTimer.stop()
+        if self._session and self._session.isComplete():
+            self._session.updateSurfaces()
+
+    # Inside
+
+    def _changed(self) -> None:
+        self.refresh()
+        self._surfaceTimer.start()
+
+    def _offerOrgans(self, organs: list) -> None:
+        """With several organs, Include asks which one; its key takes the one that most of the region is in."""
+        menu, old = None, self._ui.includeButton.menu()
+        if old:
+            old.deleteLater()
+        if len(organs) > 1:
+            menu = qt.QMenu(self._ui.includeButton)
+            for organ in organs:
+                include = shown(functools.partial(self._decide, "include", organ.value))
+                menu.addAction(organ.name).triggered.connect(lambda *_args, include=include: include())
+        self._ui.includeButton.setMenu(menu)
+
+    def _firstPending(self) -> str:
+        regions = self._session.review.regions
+        return next((each for each in regions if not each.decided), regions[0]).region_id
+
+    def _nameModel(self) -> None:
+        """Say which model has made the results: another one may be chosen for the next run by now."""
+        button, model = self._ui.reviewCollapsibleButton, None
+        if self._session:
+            model = (self._session.prediction["provenance"].get("model") or {}).get("name") or _("unknown model")
+        button.text = _("Review ({model})").format(model=shortened(model)) if model else _("Review")
+        button.toolTip = _("The results are those of {model}.").format(model=model) if model else ""
+
+    def _progress(self) -> str:
+        if not self._session:
+            return _("Doubtful regions are listed here once a CT is segmented.")
+        review = self._session.review
+        if self._session.editing:
+            region = review.region(self._session.editing).region
+            return _("Region {rank}: {place}").format(rank=region.rank, place=placeText(region.location))
+        if review.signature:
+            when = review.signature.time.strftime("%Y-%m-%d %H:%M")
+            return _("Signed off by {name}, {time}").format(name=review.signature.name, time=when)
+        done, total = review.reviewed
+        if not total:
+            return _("No doubtful regions at this threshold.")
+        text = _("{done} of {total} reviewed").format(done=done, total=total)
+        if self._table.unlisted:
+            more = _("{count} more, with less expected error, are listed once those above them are decided")
+            text = f"{text}; {more.format(count=self._table.unlisted)}"
+        return text
+
+    def _refreshSignOff(self, *_args) -> None:
+        ui, session = self._ui, self._session
+        signed = bool(session and session.review.signature)
+        ui.signOffButton.text = _("Reopen") if signed else _("Sign off")
+        ui.reviewerEdit.enabled = bool(session) and not signed
+        if signed:
+            allow(ui.signOffButton, None, _("Take the signature back, so that the review can be changed."))
+            return
+        allow(ui.signOffButton, self._whyNotSign(), self._tips["signOffButton"])
+
+    def _whyNotSign(self) -> str | None:
+        if not self._session:
+            return _("Segment a CT first.")
+        done, total = self._session.review.reviewed
+        if self._session.editing:
+            return _("Finish drawing first.")
+        if done < total:
+            return _("Still to decide: {count} of {total} regions.").format(count=total - done, total=total)
+        return None if self._ui.reviewerEdit.text.strip() else _("Enter your name as the reviewer first.")

@@ -1,0 +1,201 @@
+"""Run: how to compute, Apply and Cancel, and how far it is."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from MoBUncertaintyLib.slicer_app.panel.choices import Method
+from MoBUncertaintyLib.slicer_app.panel.section import allow, shown, write
+from MoBUncertaintyLib.slicer_app.scene.roi import fitRoi, roiBounds
+
+BAR = 1000  # steps of a bar
+
+
+class WorkButton:
+    """A button that lets the worker begin something and is its Cancel meanwhile, with a bar and a text below it.
+
+    The bar moves to and fro as long as nobody can know how far the work is: while a model is loaded, until the network
+    has shown its pace, and while results are shown.
+
+    Args:
+        button: The QPushButton.
+        bar: The QProgressBar; hidden while there is nothing to wait for.
+        label: The QLabel of the text; hidden while there is none.
+        onStart: Lets the worker begin.
+        onCancel: Ends what the worker does.
+        cancelTip: What the button says while it is a Cancel.
+    """
+
+    def __init__(
+        self, button, bar, label, onStart: Callable[[], None], onCancel: Callable[[], None], cancelTip: str
+    ) -> None:
+        self._button, self._bar, self._label = button, bar, label
+        self._onStart, self._onCancel = onStart, onCancel
+        self._text, self._tip, self._cancelTip = button.text, button.toolTip, cancelTip
+        self._running = False
+        self._said = self._whyNot = ""  # under the button: why it cannot start, where nothing else is to be said
+        self._turned = -math.inf  # when the button has last become another one, or what it started has begun
+        self._warnings: list[str] = []
+        bar.visible = False
+        button.clicked.connect(shown(self._onClicked))
+        self.say("")
+
+    def start(self, text: str) -> None:
+        """The worker has something to do from now on."""
+        self._running, self._turned = True, time.monotonic()
+        self._warnings = []
+        self._button.text = _("Cancel")
+        allow(self._button, None, self._cancelTip)
+        self._bar.maximum, self._bar.value, self._bar.format = 0, 0, "%p %"
+        self._bar.visible = True
+        self.say(text)
+
+    def progress(self, step: dict) -> None:
+        """How far it is: the fields of a `progress` event, see `protocol`."""
+        bar, left = self._bar, step["seconds_left"]
+        known = left is not None or step["stage"] == "export"
+        bar.maximum = BAR if known else 0  # which lets it move to and fro
+        if known:
+            bar.format = "%p %" if left is None else _("%p %, {time} left").format(time=duration(left))
+            bar.value = round(BAR * step["fraction"])  # which is drawn at once
+        if step["stage"] == "show":
+            allow(self._button, _("The results are being shown."), self._cancelTip)
+        self.say(stageText(step))
+
+    def stop(self, text: str) -> None:
+        """The worker has nothing to do any more."""
+        self._running, self._turned = False, time.monotonic()
+        self._button.text = self._text
+        self._bar.visible = False
+        self.say("\n".join(filter(None, [text, *self._warnings])))
+
+    def warn(self, message: str) -> None:
+        """Keep a warning; it is shown with what comes out."""
+        self._warnings.append(message)
+
+    @property
+    def hasWarnings(self) -> bool:
+        """Whether the worker has warned of something since `start`."""
+        return bool(self._warnings)
+
+    def takeWarnings(self) -> list[str]:
+        """The warnings so far, to be shown elsewhere."""
+        warnings, self._warnings = self._warnings, []
+        return warnings
+
+    def say(self, text: str) -> None:
+        """Put a text under the button; plain, since it may quote what files and folders are called."""
+        self._said = text
+        self._label.textFormat = qt.Qt.PlainText
+        write(self._label, self._said or self._whyNot)
+        self._label.visible = bool(self._said or self._whyNot)
+
+    def allow(self, whyNot: str | None, isTold: bool = False) -> None:
+        """Let the button start, unless there is a reason not to; a Cancel stays one.
+
+        Args:
+            whyNot: The reason.
+            isTold: Whether it is put under the button, too.
+        """
+        self._whyNot = (whyNot or "") if isTold and not self._running else ""
+        self.say(self._said)
+        if not self._running:
+            allow(self._button, whyNot, self._tip)
+
+    def _onClicked(self, *_args) -> None:
+        # The second click of a double click is not meant for what the button is only since the first.
+        if time.monotonic() - self._turned < slicer.app.doubleClickInterval / 1000:
+            return
+        (self._onCancel if self._running else self._onStart)()
+        self._turned = time.monotonic()  # that second click waits while a slow start keeps the event loop
+
+
+class RunSection:
+    """How to compute, and Apply.
+
+    Args:
+        ui: The panel's widgets.
+        onApply: Starts the computation.
+        onCancel: Ends it.
+    """
+
+    def __init__(self, ui, onApply: Callable[[], None], onCancel: Callable[[], None]) -> None:
+        self._ui = ui
+        tip = _("Stop the computation; the scene stays as it is.")
+        self.work = WorkButton(ui.applyButton, ui.progressBar, ui.statusLabel, onApply, onCancel, tip)
+        self.sayPriority(0)
+        ui.roiSelector.nodeAddedByUserAction.connect(shown(self._onRoiAdded))
+        ui.runCollapsibleButton.contentsCollapsed.connect(lambda collapsed: self.showRoi(not collapsed))
+
+    def showRoi(self, visible: bool) -> None:
+        """Show the region of interest in the views, or hide it, lest its handles lie over what is reviewed."""
+        roi = self._ui.roiSelector.currentNode()
+        if roi and roi.GetDisplayNode():
+            roi.GetDisplayNode().SetVisibility(visible)
+
+    def showMethod(self, method: Method) -> None:
+        """Ask for what the method needs to know."""
+        ui, visible = self._ui, method is Method.MONTE_CARLO
+        ui.samplesSpinBox.visible = ui.samplesSpinBoxCaption.visible = visible
+
+    def sayPriority(self, niceness: int) -> None:
+        """Say where the worker computes at a low priority, which it inherits from Slicer and may not raise."""
+        text = _("Computed at a low priority (nice {n}): other programs slow it down. Start Slicer without nice.")
+        write(self._ui.priorityLabel, text.format(n=niceness) if niceness else "")
+        self._ui.priorityLabel.visible = niceness > 0
+
+    def lock(self, locked: bool) -> None:
+        """What is being computed cannot be changed meanwhile."""
+        self._ui.roiSelector.enabled = self._ui.advancedCollapsibleButton.enabled = not locked
+
+    def _onRoiAdded(self, roi) -> None:
+        """A new region of interest has no size yet."""
+        fitRoi(roi, self._ui.ctSelector.currentNode())
+
+
+def stageText(step: dict) -> str:
+    """What the worker does, in the user's language."""
+    words = {
+        "model": _("Loading the model"),
+        "preprocess": _("Preprocessing"),
+        "network": _("Predicting tiles"),
+        "resample": _("Resampling"),
+        "regions": _("Finding doubtful regions"),
+        "write": _("Handing over the results"),
+        "export": _("Writing the files"),
+        "show": _("Showing the results"),
+    }
+    text = words.get(step["stage"], step["text"])
+    if step["total"] > 1:
+        return _("{stage}: {done} of {total}").format(stage=text, done=step["done"], total=step["total"])
+    return text
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    seconds = max(1, round(seconds))
+    if seconds < 90:
+        return _("{n} s").format(n=seconds)
+    return _("{n} min").format(n=round(seconds / 60))
+
+
+def predictionSettings(parameters, mirror: bool) -> dict[str, object]:
+    """Fields of `prediction.PredictionSettings`.
+
+    Args:
+        parameters: The module's.
+        mirror: Whether the model can be mirrored.
+    """
+    return {
+        "samples": parameters.samples if parameters.method is Method.MONTE_CARLO else None,
+        "overlap": parameters.overlap,
+        "mirror": parameters.mirror and mirror,
+        "device": parameters.device.value,
+        "region_of_interest": roiBounds(parameters.roi, parameters.ct),
+    }

@@ -1,0 +1,82 @@
+"""The parts of the panel, one file each. A part knows its widgets and one CT's session, and no other part."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import slicer.util
+
+from MoBUncertaintyLib.errors import UserError
+from MoBUncertaintyLib.slicer_app.panel.dialogs import showError
+from MoBUncertaintyLib.slicer_app.steps import Steps
+
+AT_ONCE_S = 0.1  # what is done within that time makes nobody wait
+PANEL_WIDTH = 420  # pixels: the least that the panel takes of Slicer's window, scroll bar included
+LONGEST_TITLE = 31  # characters of a model's name
+MARGINS = 40  # of them around what stands in a part of the panel, scroll bar included
+
+
+def allow(widget, reason: str | None, toolTip: str) -> None:
+    """Enable a widget, or disable it with a tooltip that says why.
+
+    Args:
+        widget: Any.
+        reason: Why it cannot be used; None: it can.
+        toolTip: What it says when it can be used.
+    """
+    widget.enabled = reason is None
+    widget.toolTip = toolTip if reason is None else reason
+
+
+def write(label, text: str) -> None:
+    """Put a text into a label that wraps, and let the label be as high as that takes in the narrowest panel.
+
+    Otherwise its height would follow its width, and a layout that does not ask for that lets widgets overlap.
+    """
+    label.text = text
+    label.minimumHeight = label.heightForWidth(PANEL_WIDTH - MARGINS) if text else 0
+
+
+def offer(selector, names: Iterable[str]) -> None:
+    """Fill a selector anew; nobody is told, since nothing was chosen."""
+    blocked = selector.blockSignals(True)
+    selector.clear()
+    for name in names:
+        selector.addItem(name)
+    selector.blockSignals(blocked)
+
+
+def shown(slot: Callable) -> Callable:
+    """Let the failures of a slot reach the user: an expected one as its sentence, any other with its traceback."""
+
+    @functools.wraps(slot)
+    def run(*args):
+        with slicer.util.tryWithErrorDisplay():
+            try:
+                slot(*args)
+            except UserError as error:
+                showError(str(error))
+
+    return run
+
+
+def inSteps(steps: Iterator[None], onDone: Callable[[Any], None]) -> Steps:
+    """Do something in steps, where it is quick at once, and then something with what it returns.
+
+    Failures of either reach the user, as with `shown`.
+    """
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    return Steps(steps, onDone, shown(fail), AT_ONCE_S)
+
+
+def shortened(title: str) -> str:
+    """A title that fits into the list: what tells two of them apart may stand at either end."""
+    if len(title) <= LONGEST_TITLE:
+        return title
+    half = (LONGEST_TITLE - 1) // 2
+    return f"{title[:half]}…{title[-half:]}"

@@ -1,0 +1,188 @@
+"""The table of doubtful regions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+
+import qt
+from slicer.i18n import tr as _
+
+from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
+from MoBUncertaintyLib.slicer_app.region_names import placeText
+
+RANK, STATUS, PLACE, ERROR, VOLUME, COMMENT = range(6)
+
+PAGE = 50
+"""So many regions are listed at first, and so many more once these are decided: nobody reads a list of a thousand."""
+
+
+class RegionTable:
+    """One row per region, in order of rank; see `PAGE`.
+
+    Args:
+        table: The QTableWidget.
+        onSelected: Told when another region is selected, by whatever way.
+    """
+
+    def __init__(self, table, onSelected: Callable[[], None]) -> None:
+        self._table = table
+        self._onSelected = onSelected
+        self._all: tuple[ReviewRegion, ...] = ()
+        self._regions: tuple[ReviewRegion, ...] = ()  # that are listed
+        self._rows: list[tuple] = []  # what the table's rows say
+        self._setUpHeader()
+        table.itemSelectionChanged.connect(self._onRow)
+        self._selectedId: str | None = None
+
+    @property
+    def selected(self) -> ReviewRegion | None:
+        """The selected region, as it was when last shown."""
+        return next((each for each in self._regions if each.region_id == self._selectedId), None)
+
+    @property
+    def unlisted(self) -> int:
+        """How many regions come after those that are listed."""
+        return len(self._all) - len(self._regions)
+
+    def clear(self) -> None:
+        """Forget regions and selection."""
+        self._selectedId = None
+        self.show(())
+
+    def show(self, regions: Sequence[ReviewRegion]) -> None:
+        """List the regions; the selected one stays selected as long as it is there."""
+        table = self._table
+        self._all = tuple(regions)
+        self._regions = self._all[: self._count()]
+        blocked = table.blockSignals(True)
+        table.setRowCount(len(self._regions))
+        del self._rows[len(self._regions) :]
+        for row, region in enumerate(self._regions):
+            self._fill(row, region)
+        if self.selected is None:
+            self._selectedId = None
+            table.clearSelection()
+        else:
+            table.selectRow(self._row(self._selectedId))
+        table.blockSignals(blocked)
+
+    def select(self, regionId: str) -> None:
+        """Select a region; one that is not listed yet is listed then."""
+        if regionId not in [each.region_id for each in self._all]:
+            return
+        self._selectedId = regionId
+        if self._row(regionId) is None:
+            self.show(self._all)
+        self._selectRow(self._row(regionId))
+        self._onSelected()
+
+    def move(self, by: int) -> None:
+        """Select the next (1) or previous (-1) region; after the last one comes the first."""
+        if self._regions:
+            row = self._row(self._selectedId)
+            row = (row + by) % len(self._regions) if row is not None else (0 if by > 0 else len(self._regions) - 1)
+            self.select(self._regions[row].region_id)
+
+    def _count(self) -> int:
+        """Of whole pages, the fewest that hold the selected region and one to decide."""
+        needed = [row for row, each in enumerate(self._all) if each.region_id == self._selectedId]
+        needed.append(next((row for row, each in enumerate(self._all) if not each.decided), len(self._all)))
+        return (max(needed) // PAGE + 1) * PAGE
+
+    def _fill(self, row: int, region: ReviewRegion) -> None:
+        """Say what a region is; only where it is not said already, since the table announces every word."""
+        texts, tip = _texts(region), _tip(region)
+        said = (*texts, tip, region.verdict)
+        if row < len(self._rows) and self._rows[row] == said:
+            return
+        self._rows[row : row + 1] = [said]
+        for column, text in enumerate(texts):
+            item = self._table.item(row, column)
+            if item is None:
+                item = qt.QTableWidgetItem()
+                if column not in (STATUS, PLACE):
+                    item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
+                self._table.setItem(row, column, item)
+            item.setText(text)
+            item.setToolTip(tip)
+        _markStatus(self._table.item(row, STATUS), region.verdict)
+
+    def _row(self, regionId: str | None) -> int | None:
+        ids = [each.region_id for each in self._regions]
+        return ids.index(regionId) if regionId in ids else None
+
+    def _onRow(self) -> None:
+        rows = self._table.selectionModel().selectedRows()
+        if rows:
+            self._selectedId = self._regions[rows[0].row()].region_id
+            self._onSelected()
+        elif self.selected:  # a click may take the selection away, but what is reviewed stays the same
+            self._selectRow(self._row(self._selectedId))
+
+    def _selectRow(self, row: int) -> None:
+        blocked = self._table.blockSignals(True)
+        self._table.selectRow(row)
+        self._table.blockSignals(blocked)
+
+    def _setUpHeader(self) -> None:
+        titles = {
+            RANK: ("#", _("Rank: the region where most error is expected comes first.")),
+            STATUS: (_("Status"), _("Your verdict.")),
+            PLACE: (_("Where"), _("Where the region lies in the organ, from the patient's point of view.")),
+            ERROR: (
+                _("Error\nmm³"),
+                _("Expected error: the volume that is labelled wrongly here if the model's probabilities are right."),
+            ),
+            VOLUME: (_("Size\nmm³"), _("Volume of the region.")),
+            COMMENT: ("✎", _("A mark where you left a comment.")),
+        }
+        self._table.setColumnCount(len(titles))
+        for column, (title, tip) in titles.items():
+            item = qt.QTableWidgetItem(title)
+            item.setToolTip(tip)
+            self._table.setHorizontalHeaderItem(column, item)
+        header = self._table.horizontalHeader()
+        for column in titles:
+            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
+        header.setSectionResizeMode(PLACE, qt.QHeaderView.Stretch)
+        self._table.setIconSize(qt.QSize(12, 12))
+        self._table.verticalHeader().visible = False
+        self._table.verticalHeader().setDefaultSectionSize(self._table.fontMetrics().height() + 8)
+
+
+def statusText(verdict: Verdict) -> str:
+    """A verdict in the reader's words."""
+    return {
+        Verdict.PENDING: _("To review"),
+        Verdict.ACCEPT: _("Accepted"),
+        Verdict.INCLUDE: _("Included"),
+        Verdict.EXCLUDE: _("Excluded"),
+        Verdict.EDIT: _("Edited"),
+    }[verdict]
+
+
+def _texts(each: ReviewRegion) -> tuple[str, ...]:
+    region = each.region
+    return (
+        str(region.rank),
+        statusText(each.verdict),
+        placeText(region.location),
+        f"{region.expected_error_mm3:,.0f}",
+        f"{region.volume_mm3:,.0f}",
+        "✎" if each.comment else "",
+    )
+
+
+def _tip(each: ReviewRegion) -> str:
+    """More of a region than the columns hold; HTML, since it quotes what the reader typed."""
+    region = each.region
+    variance = _("Predictive variance {mean} on average and {peak} at most (0.25 is the largest there can be).")
+    variance = variance.format(mean=f"{region.mean_variance:.3f}", peak=f"{region.peak_variance:.3f}")
+    lines = [f"{region.rank}: {placeText(region.location)}", variance, each.comment]
+    return f"<p>{'<br>'.join(escape(line) for line in lines if line)}</p>"
+
+
+def _markStatus(item, verdict: Verdict) -> None:
+    """Slicer's own icons for the status of a segment."""
+    item.setIcon(qt.QIcon(":Icons/Flagged.png" if verdict is Verdict.PENDING else ":Icons/Completed.png"))

@@ -1,0 +1,27 @@
+"""What doubtful regions are called, in the user's language."""
+
+from __future__ import annotations
+
+from MoBUncertaintyLib.regions.finder import Region
+from MoBUncertaintyLib.slicer_app.i18n import tr as _
+
+
+def placeText(location: str) -> str:
+    """Where a region lies (`Region.location`), in the reader's words."""
+    words = {
+        "superior": _("superior"),
+        "inferior": _("inferior"),
+        "anterior": _("anterior"),
+        "posterior": _("posterior"),
+        "left": _("left"),
+        "right": _("right"),
+        "central": _("central"),
+    }
+    return " ".join(words.get(word, word) for word in location.split())
+
+
+def regionTitle(region: Region) -> str:
+    """A region in a list, as `appearance.region_title` has it in English."""
+    text = _("{rank}: {place}, expected error {volume} mm³")
+    volume = f"{region.expected_error_mm3:,.0f}"
+    return text.format(rank=region.rank, place=placeText(region.location), volume=volume)

@@ -1,0 +1,143 @@
+"""What the worker is asked for, and what becomes of its answers in the scene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import slicer
+import slicer.util
+
+from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.slicer_app.i18n import tr as _
+from MoBUncertaintyLib.slicer_app.review_session import ReviewSession, hasVariance, organSpecs, settingsOf
+from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
+from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, isPlaced
+from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
+from MoBUncertaintyLib.worker.protocol import Command
+
+SHOWING = {"stage": "show", "text": "", "done": 0, "total": 1, "fraction": 1.0, "seconds_left": None}
+"""The step of progress that follows the worker's; see `protocol`."""
+
+SET_BY_READER = ("measure", "threshold", "minimum_mm3")
+"""Of what counts as a doubtful region; the rest is the model's."""
+
+
+def predictRequest(ct, model: str, settings: dict[str, Any], earlier: ReviewSession | None = None) -> dict[str, Any]:
+    """Ask for a prediction.
+
+    Args:
+        ct: vtkMRMLScalarVolumeNode.
+        model: Name of a model, or its path.
+        settings: Fields of `prediction.PredictionSettings`.
+        earlier: The review of the last result; what its reader has set of what counts as a region holds on, if it was
+            the same model's.
+    """
+    regions, digest = {}, earlier.modelDigest if earlier else None
+    if digest:
+        regions = {name: getattr(earlier.settings, name) for name in SET_BY_READER}
+    return {
+        "command": Command.PREDICT,
+        "ct": _volume(ct),
+        "model": model,
+        "settings": settings,
+        "regions": regions,
+        "regions_of_model": digest,
+    }
+
+
+def showResult(ct, request: dict[str, Any], result: dict[str, Any]) -> ReviewSession:
+    """As `showResultInSteps`, at once."""
+    steps = showResultInSteps(ct, request, result)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def showResultInSteps(ct, request: dict[str, Any], result: dict[str, Any]) -> Iterator[None]:
+    """Put the answer to a request of `predictRequest` into the scene, and begin its review: returns a ReviewSession.
+
+    Raises:
+        ImageError: The CT is no longer what it was when it was handed over; the scene is as it was.
+        Exception: Of any kind, from want of memory perhaps; then the CT has no results, earlier ones neither.
+    """
+    if ct.GetScene() is None:
+        raise ImageError(_("The CT was removed while it was segmented; there is nothing to show."))
+    if not isPlaced(ct, request["ct"]["ijk_to_ras"], result["segmentation"].shape):
+        raise ImageError(_("The CT was changed while it was segmented, so the results do not fit it; apply again."))
+    results = ResultScene(ct)
+    try:
+        return (yield from _show(results, result))
+    except BaseException:  # GeneratorExit too: somebody has stopped it
+        results.remove()  # half of them would be taken for the whole
+        raise
+
+
+def _show(results: ResultScene, result: dict[str, Any]) -> Iterator[None]:
+    first = results.node("segmentation") is None
+    yield from results.setSegmentationInSteps(result["segmentation"], organSpecs(result["labels"]))
+    yield
+    threshold = settingsOf(result).variance_threshold if hasVariance(result) else None
+    results.setMaps(_byLabel(result["probability"]), _byLabel(result["variance"]), threshold)
+    results.setState(
+        "prediction", {name: result[name] for name in ("labels", "rows", "provenance", "warnings", "seconds")}
+    )
+    yield
+    yield from results.showMapInSteps(MapKind(results.overlay["kind"]), results.overlay["label"])
+    yield
+    if first:
+        results.showSurface(True)
+        yield
+    session = ReviewSession.start(results, result["segmentation"], result["regions"])
+    results.showInViews()
+    return session
+
+
+def exportRequest(session: ReviewSession, folder: Path, formats: list[str], patientFields: bool) -> dict[str, Any]:
+    """Ask for the files of a review.
+
+    Args:
+        session: The review.
+        folder: Where the files go; made if need be.
+        formats: Of `report`, `segmentation`, `nifti`, `dicom_seg`, `parametric_map`.
+        patientFields: The report may name the patient.
+    """
+    review, prediction = session.review, session.prediction
+    return {
+        "command": Command.EXPORT,
+        "ct": _volume(session.ctNode),
+        "dicom_files": dicomFiles(session.ctNode),
+        "predicted": review.predicted,
+        "probability": _byText(session.results.probability()),
+        "variance": _byText(session.results.variance()),
+        "labels": prediction["labels"],
+        "review": review.to_dict(),
+        "provenance": prediction["provenance"],
+        "output": str(folder),
+        "formats": formats,
+        "patient_fields": patientFields,
+    }
+
+
+def dicomFiles(ct) -> list[str] | None:
+    """The files of a CT that came from Slicer's DICOM database, or None."""
+    instances = (ct.GetAttribute("DICOM.instanceUIDs") or "").split()
+    files = [slicer.dicomDatabase.fileForInstance(uid) for uid in instances]
+    return files if files and all(files) else None
+
+
+def _byText(arrays: dict[int, Any]) -> dict[str, Any]:
+    """As JSON's keys are."""
+    return {str(label): array for label, array in arrays.items()}
+
+
+def _byLabel(arrays: dict[str, Any]) -> dict[int, Any]:
+    """JSON's keys are text."""
+    return {int(label): array for label, array in arrays.items()}
+
+
+def _volume(ct) -> dict[str, Any]:
+    return {"array": slicer.util.arrayFromVolume(ct), "ijk_to_ras": ijkToRas(ct).tolist(), "name": ct.GetName()}

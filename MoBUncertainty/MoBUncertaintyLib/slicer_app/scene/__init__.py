@@ -1,0 +1,1 @@
+"""A prediction in Slicer's scene: nodes, maps, segments, surface and views."""

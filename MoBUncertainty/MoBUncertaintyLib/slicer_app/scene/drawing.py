@@ -1,0 +1,84 @@
+"""Drawing inside one doubtful region: the mask that the Segment Editor heeds, and its settings.
+
+The editor's mask must be a segment of the segmentation that is edited, so the region becomes one meanwhile.
+"""
+
+from __future__ import annotations
+
+import slicer
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+from MoBUncertaintyLib.output.pictures.style import REGION_COLOUR
+from MoBUncertaintyLib.review.region import ReviewRegion
+from MoBUncertaintyLib.slicer_app.i18n import tr as _
+from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
+from MoBUncertaintyLib.slicer_app.scene.segments import segmentId
+
+EDITOR_TAG = "MoBUncertainty"
+MASK_SEGMENT = "MoBUncertainty.Region"
+REGION_TAG = "MoBUncertainty.RegionId"
+"""Of that segment: the region it stands for, should the scene be saved meanwhile."""
+
+
+def addMask(results: ResultScene, region: ReviewRegion) -> None:
+    """Make a region a segment of the organs' segmentation."""
+    node = results.node("segmentation")
+    segment = slicer.vtkSegment()
+    segment.SetName(_("Region under review"))
+    segment.SetColor(*(channel / 255 for channel in REGION_COLOUR))
+    segment.SetTag(REGION_TAG, region.region_id)
+    name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    segment.AddRepresentation(name, _orientedImage(results.ctNode, region))
+    node.GetSegmentation().AddSegment(segment, MASK_SEGMENT)
+    # Not to be seen, and therefore not to be overwritten by what is drawn.
+    node.GetDisplayNode().SetSegmentVisibility(MASK_SEGMENT, False)
+
+
+def maskedRegion(results: ResultScene) -> str | None:
+    """The id of the region that the scene holds the mask of, if any."""
+    segment = results.node("segmentation").GetSegmentation().GetSegment(MASK_SEGMENT)
+    regionId = vtk.reference("")
+    return regionId.get() if segment is not None and segment.GetTag(REGION_TAG, regionId) else None
+
+
+def removeMask(results: ResultScene) -> None:
+    """Remove the mask, where there is one."""
+    node = results.node("segmentation")
+    if node and node.GetSegmentation().GetSegment(MASK_SEGMENT):
+        node.GetSegmentation().RemoveSegment(MASK_SEGMENT)
+
+
+def prepareEditor(results: ResultScene, organ: int):
+    """The vtkMRMLSegmentEditorNode, set to draw an organ inside the mask only.
+
+    Args:
+        results: Of the CT.
+        organ: Its value in the label map.
+    """
+    scene = results.ctNode.GetScene()
+    editor = scene.GetSingletonNode(EDITOR_TAG, "vtkMRMLSegmentEditorNode")
+    if editor is None:
+        editor = slicer.vtkMRMLSegmentEditorNode()
+        editor.SetSingletonTag(EDITOR_TAG)
+        editor = scene.AddNode(editor)
+    editor.SetAndObserveSegmentationNode(results.node("segmentation"))
+    editor.SetAndObserveSourceVolumeNode(results.ctNode)
+    editor.SetSelectedSegmentID(segmentId(organ))
+    editor.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment)
+    editor.SetMaskSegmentID(MASK_SEGMENT)
+    editor.SetSourceVolumeIntensityMask(False)  # the panel does not show whether it is on
+    editor.SetOverwriteMode(slicer.vtkMRMLSegmentEditorNode.OverwriteVisibleSegments)
+    return editor
+
+
+def _orientedImage(ct, region: ReviewRegion):
+    image = slicer.vtkOrientedImageData()
+    image.SetExtent(*(edge for axis in reversed(region.box) for edge in (axis.start, axis.stop - 1)))
+    image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+    voxels = vtk_to_numpy(image.GetPointData().GetScalars())
+    voxels[:] = region.mask.ravel()
+    matrix = vtk.vtkMatrix4x4()
+    ct.GetIJKToRASMatrix(matrix)
+    image.SetGeometryFromImageToWorldMatrix(matrix)
+    return image

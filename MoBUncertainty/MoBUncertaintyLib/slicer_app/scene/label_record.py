@@ -1,0 +1,92 @@
+"""A label map as a JSON object, kept in the scene's own file: no editor offers it to draw in, as it does segmentations.
+
+Arrays are (z, y, x), matrices map voxel indices (i, j, k) to RAS mm.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from typing import Any
+
+import numpy as np
+
+from MoBUncertaintyLib.files.integrity import check_seal, seal
+from MoBUncertaintyLib.slicer_app.scene.nodes import occupied
+
+FASTEST = 1  # of zlib's levels; label maps are small at any
+
+
+class ElsewhereError(ValueError):
+    """A label map does not lie on the image."""
+
+
+def packLabels(labels: np.ndarray, matrix: np.ndarray) -> dict[str, Any]:
+    """The record of a label map, cut to what it holds.
+
+    Args:
+        labels: Label map, uint8.
+        matrix: Where its voxels lie.
+    """
+    box = occupied(labels)
+    voxels = zlib.compress(np.ascontiguousarray(labels[box], np.uint8).data, FASTEST)
+    return seal(
+        {
+            "ijk_to_ras": matrix.tolist(),
+            "shape": list(labels.shape),
+            "first_voxel": [axis.start for axis in box],
+            "size": [axis.stop - axis.start for axis in box],
+            "voxels": base64.b64encode(voxels).decode("ascii"),
+        }
+    )
+
+
+def unpackLabels(record: dict[str, Any], matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The label map of a record, uint8, in the order of an image's voxels.
+
+    That may be another one than when it was stored: Slicer turns the axes of left-handed images when it reads them.
+
+    Args:
+        record: From `packLabels`.
+        matrix: Where the image's voxels lie.
+        shape: Of the image's array.
+
+    Raises:
+        ElsewhereError: The record is of an image that lies elsewhere; a phrase.
+        ValueError: It has changed since it was stored; a phrase.
+    """
+    try:
+        check_seal(record)
+        first, size, stored = (tuple(map(int, record[name])) for name in ("first_voxel", "size", "shape"))
+        if sorted(stored) != sorted(shape):  # before there is an array of it
+            raise ElsewhereError("its image has another size")
+        whole = np.zeros(stored, np.uint8)
+        inside = tuple(slice(start, start + length) for start, length in zip(first, size, strict=True))
+        voxels = zlib.decompressobj().decompress(base64.b64decode(record["voxels"], validate=True), whole.size)
+        whole[inside] = np.frombuffer(voxels, np.uint8).reshape(size)
+        labels = _turned(whole, np.linalg.inv(matrix) @ np.reshape(record["ijk_to_ras"], (4, 4)))
+    except (KeyError, TypeError, zlib.error) as error:
+        raise ValueError(f"it is damaged ({error})") from error
+    if labels.shape != tuple(shape):
+        raise ElsewhereError("its image has another size")
+    return labels
+
+
+def _turned(labels: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """Reorder the axes of a label map.
+
+    Args:
+        labels: The label map.
+        change: From its voxel indices to those of the image it belongs to, (4, 4).
+    """
+    axes = np.rint(change[:3, :3]).astype(int)
+    if not (np.abs(axes).sum(axis=0) == 1).all() or not (np.abs(axes).sum(axis=1) == 1).all():
+        raise ElsewhereError("its image lies elsewhere")
+    order = [int(np.flatnonzero(row)[0]) for row in axes]  # of the image's axes i, j, k, those of the label map
+    size = np.array(labels.shape[::-1])[order]
+    flipped = axes.sum(axis=1) < 0
+    moved = change - np.block([[axes, np.where(flipped, size - 1, 0)[:, None]], [np.zeros((1, 3)), np.ones((1, 1))]])
+    if np.abs(moved @ (*labels.shape[::-1], 1)).max() > 0.01:  # voxels
+        raise ElsewhereError("its image lies elsewhere")
+    turned = labels.transpose([2 - axis for axis in reversed(order)])
+    return np.ascontiguousarray(np.flip(turned, [axis for axis in range(3) if flipped[2 - axis]]))

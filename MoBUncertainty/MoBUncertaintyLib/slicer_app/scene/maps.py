@@ -1,0 +1,261 @@
+"""The maps of a prediction as volumes, and the one of them that is shown over the CT."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk
+
+from MoBUncertaintyLib.output.pictures.style import BRIGHTEST_ENTROPY, brightest_variance
+from MoBUncertaintyLib.regions.blocks import hull
+from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, LARGEST_VARIANCE, Measure
+from MoBUncertaintyLib.regions.uncertainty import voxel_doubt
+from MoBUncertaintyLib.slicer_app.i18n import tr as _
+from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas, occupied
+
+NEGLIGIBLE = 0.001  # below this probability no map reaches a value worth drawing, and derived ones are 0
+MAPS_KEPT = 3  # derived ones, each of up to the size of the CT
+SLAB = 8  # slices of which a map is derived in one step: a few milliseconds
+LABEL_ATTRIBUTE = "MoBUncertainty.label"  # of a volume: the organ's value in the label map
+
+# Every fifth of matplotlib's 256 Inferno colours; straight lines between them are true to 2/255.
+_INFERNO = (
+    "00000402020c0504170a072210092d160b391e0c45260c512f0a5b380962400a67490b6a510e6c59106e61136e69166e71196e781c6d"
+    "801f6c88226a902568982766a02a63a82e5fb0315bb73557bf3952c63d4dcc4248d34743d94d3ddf5337e45a31e9612bed6925f1711f"
+    "f47918f78212f98b0bfa9407fb9d07fca60cfcb014fbba1ffac42af8cd37f6d746f4e156f2ea69f2f27df5f992fcffa4"
+)
+
+
+class MapKind(StrEnum):
+    """What may be shown over the CT."""
+
+    VARIANCE = "variance"
+    STANDARD_DEVIATION = "standard deviation"
+    PROBABILITY = "probability"
+    ENTROPY = "entropy"
+
+
+OF_PROBABILITY = (MapKind.PROBABILITY, MapKind.ENTROPY)
+OF_VARIANCE = (MapKind.VARIANCE, MapKind.STANDARD_DEVIATION)
+"""What each kind is derived from."""
+
+
+@dataclass(frozen=True)
+class MapStyle:
+    """How a kind of map is shown at first.
+
+    The windows are the same for every case of a model, so that colours can be compared. Those of variance and standard
+    deviation end at `brightest_variance`, that of the entropy at `BRIGHTEST_ENTROPY`.
+
+    Attributes:
+        window: The values drawn in the first and the last colour.
+        threshold: Below this nothing is drawn; that of the variance is what `regions` calls doubtful.
+        largest: Value that the map can have at all (entropy: with three organs).
+    """
+
+    window: tuple[float, float]
+    threshold: float
+    largest: float
+
+
+def mapStyle(kind: MapKind, varianceThreshold: float = DEFAULT_THRESHOLD[Measure.VARIANCE]) -> MapStyle:
+    """How a kind of map is shown at first.
+
+    Args:
+        kind: The kind.
+        varianceThreshold: From which on the model's variance counts as doubt.
+    """
+    variance = MapStyle((0.0, brightest_variance(varianceThreshold)), varianceThreshold, LARGEST_VARIANCE)
+    return {
+        MapKind.VARIANCE: variance,
+        MapKind.STANDARD_DEVIATION: MapStyle((0.0, variance.window[1] ** 0.5), variance.threshold**0.5, 0.5),
+        MapKind.PROBABILITY: MapStyle((0.0, 1.0), 0.05, 1.0),
+        MapKind.ENTROPY: MapStyle((0.0, BRIGHTEST_ENTROPY), DEFAULT_THRESHOLD[Measure.ENTROPY], 1.4),
+    }[kind]
+
+
+class UncertaintyMaps:
+    """Probability and variance of each organ as volumes, and what is derived from them.
+
+    Args:
+        nodes: Of the CT.
+    """
+
+    def __init__(self, nodes: CtNodes):
+        self._nodes = nodes
+        self._derived: dict[tuple, tuple] = {}  # by kind and what it is derived from: its box and vtkImageData
+
+    def set(self, probability: dict[int, np.ndarray], variance: dict[int, np.ndarray]):
+        """Put the maps into volumes as float32; volumes of organs that are not among them are removed.
+
+        Arrays that can be become the volumes' voxels, without a copy: they must not be changed afterwards.
+
+        Args:
+            probability: By label; of the CT's shape.
+            variance: For the same labels.
+        """
+        self._derived.clear()
+        for role, title, arrays in (
+            ("probability", _("probability"), probability),
+            ("variance", _("predictive variance"), variance),
+        ):
+            volumes = self.volumes(role)
+            for gone in set(volumes) - set(arrays):
+                self._nodes.scene.RemoveNode(volumes[gone])
+            for label, array in arrays.items():
+                node = volumes.get(label) or self._nodes.add(role, "vtkMRMLScalarVolumeNode", title)
+                node.SetAttribute(LABEL_ATTRIBUTE, str(label))
+                self._fill(node, _image(array), ijkToRas(self._nodes.ctNode))
+
+    def volumes(self, role: str) -> dict[int, object]:
+        """The volumes of `probability` or `variance`, by label."""
+        found = {node.GetAttribute(LABEL_ATTRIBUTE): node for node in self._nodes.nodes(role)}
+        return {label: found[str(label)] for label in sorted(int(label) for label in found if label)}
+
+    def arrays(self, role: str) -> dict[int, np.ndarray]:
+        """The voxels of `probability` or `variance` by label, not copies; all maps have the CT's shape."""
+        return {label: slicer.util.arrayFromVolume(node) for label, node in self.volumes(role).items()}
+
+    def volumeFor(self, kind: MapKind, label: int | None):
+        """The volume that shows a kind of map, derived where it has to be, or None without maps.
+
+        Args:
+            kind: What to show.
+            label: Of one organ; None: of all, which means the largest variance and standard deviation of any organ,
+                the probability of any organ, and the entropy of all classes together.
+        """
+        sources = self._sources(kind, label)
+        if not _isDerived(kind, sources):
+            return sources[0] if sources else None
+        for _step in self.deriveInSteps(kind, label):
+            pass
+        box, image = self._derived[_key(kind, sources)]
+        matrix = ijkToRas(self._nodes.ctNode)
+        matrix[:3, 3] += matrix[:3, :3] @ [axis.start for axis in reversed(box)]
+        node = self._nodes.getOrCreate("map", "vtkMRMLScalarVolumeNode", _("uncertainty map"))
+        self._fill(node, image, matrix)
+        return node
+
+    def deriveInSteps(self, kind: MapKind, label: int | None) -> Iterator[None]:
+        """Get ready for `volumeFor`; nothing in the scene changes. The last few maps derived are kept."""
+        sources = self._sources(kind, label)
+        if not _isDerived(kind, sources):
+            return
+        key = _key(kind, sources)
+        if key not in self._derived:
+            arrays, probability = (
+                [slicer.util.arrayFromVolume(node) for node in nodes]
+                for nodes in (sources, self._sources(MapKind.PROBABILITY, label))
+            )
+            box = yield from _occupied(probability)
+            self._derived[key] = box, (yield from _derive(kind, [array[box] for array in arrays]))
+        self._derived[key] = self._derived.pop(key)  # as the last one
+        while len(self._derived) > MAPS_KEPT:
+            del self._derived[next(iter(self._derived))]
+
+    def _sources(self, kind: MapKind, label: int | None) -> list:
+        """The volumes that a map is derived from, or the one that is the map itself; none without maps."""
+        probability, variance = self.volumes("probability"), self.volumes("variance")
+        labels = [label] if label is not None else list(variance)
+        if not set(labels) <= set(variance) & set(probability):
+            return []
+        return [(probability if kind in OF_PROBABILITY else variance)[each] for each in labels]
+
+    def style(self, node, window: tuple[float, float], threshold: float):
+        """Draw a volume in Inferno, from the threshold on."""
+        display = node.GetDisplayNode()
+        display.SetAndObserveColorNodeID(self.colours().GetID())
+        display.SetWindowLevelMinMax(*window)
+        display.SetThreshold(threshold, max(10.0, threshold))  # 10: above all that a map can hold
+        display.SetAutoThreshold(False)
+        display.SetApplyThreshold(True)
+
+    def colours(self):
+        """A colour table of our own, saved with the scene: the Slicer core knows no Inferno."""
+        node = self._nodes.getOrCreate("inferno", "vtkMRMLColorTableNode", "Inferno")
+        if node.GetNumberOfColors() != 256:  # new, or its file was lost
+            node.SetTypeToUser()
+            node.SetNumberOfColors(256)
+            for index, (red, green, blue) in enumerate(infernoColours()):
+                node.SetColor(index, f"{index / 255:.3f}", red, green, blue)
+        return node
+
+    def _fill(self, node, image, matrix: np.ndarray):
+        node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+        # Before the voxels: automatic levels would take a histogram of them.
+        node.GetDisplayNode().SetAutoWindowLevel(False)
+        node.GetDisplayNode().SetAutoThreshold(False)
+        node.SetAndObserveImageData(image)
+
+
+def mapName(kind: MapKind) -> str:
+    """As the user reads it."""
+    return {
+        MapKind.VARIANCE: _("Variance"),
+        MapKind.STANDARD_DEVIATION: _("Standard deviation"),
+        MapKind.PROBABILITY: _("Probability"),
+        MapKind.ENTROPY: _("Entropy (nats)"),
+    }[kind]
+
+
+def infernoColours() -> np.ndarray:
+    """Matplotlib's Inferno to 2/255: (256, 3), 0 to 1."""
+    stops = np.frombuffer(bytes.fromhex(_INFERNO), np.uint8).reshape(-1, 3) / 255
+    return np.stack([np.interp(np.arange(256), np.arange(0, 256, 5), channel) for channel in stops.T], axis=1)
+
+
+def _image(array: np.ndarray):
+    """A vtkImageData of an array (z, y, x) as float32, whose memory it shares if that can be."""
+    voxels = np.ascontiguousarray(array, np.float32)
+    if not voxels.flags.writeable:  # a file's, perhaps
+        voxels = voxels.copy()
+    image = vtk.vtkImageData()
+    image.SetDimensions(*reversed(voxels.shape))
+    image.GetPointData().SetScalars(numpy_to_vtk(voxels.ravel(), deep=False))
+    return image
+
+
+def _isDerived(kind: MapKind, sources: list) -> bool:
+    return len(sources) > 1 or (bool(sources) and kind not in (MapKind.VARIANCE, MapKind.PROBABILITY))
+
+
+def _key(kind: MapKind, sources: list) -> tuple:
+    """Under which a derived map is kept; another one once a map has other voxels."""
+    return (kind, *(node.GetImageData().GetPointData().GetScalars().GetMTime() for node in sources))
+
+
+def _occupied(probability: list[np.ndarray]) -> Iterator[None]:
+    """Return the box in which any organ has a probability worth a look; one organ in each step."""
+    boxes = []
+    for array in probability:
+        boxes.append(occupied(array, NEGLIGIBLE))
+        yield
+    return hull(boxes)
+
+
+def _derive(kind: MapKind, arrays: list[np.ndarray]) -> Iterator[None]:
+    """Return a vtkImageData of a map, made of each organ's; slab by slab, and only where there is anything."""
+    least = NEGLIGIBLE if kind in OF_PROBABILITY else 0
+    derived = np.zeros(arrays[0].shape, np.float32)
+    for start in range(0, len(derived), SLAB):
+        parts = [array[start : start + SLAB] for array in arrays]
+        where = functools.reduce(np.logical_or, [part > least for part in parts])
+        derived[start : start + SLAB][where] = _derivedVoxels(kind, [part[where] for part in parts])
+        yield
+    return _image(derived)
+
+
+def _derivedVoxels(kind: MapKind, values: list[np.ndarray]) -> np.ndarray:
+    if kind == MapKind.PROBABILITY:
+        return np.minimum(sum(values), 1)
+    if kind == MapKind.ENTROPY:
+        return voxel_doubt(Measure.ENTROPY, values, [])
+    variance = voxel_doubt(Measure.VARIANCE, [], values)
+    return variance if kind == MapKind.VARIANCE else np.sqrt(variance)

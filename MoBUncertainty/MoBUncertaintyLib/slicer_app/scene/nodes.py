@@ -1,0 +1,216 @@
+"""The nodes made for one CT: found again by their role, in one subject-hierarchy folder, under the CT's transform.
+
+Imports only `slicer`, `vtk` and `numpy`, as do the rooms built on it (`segments`, `maps`, `surface`, `views`, `state`,
+`scene`): they run in 3D Slicer as well as on the Slicer core from PyPI (`slicer-core`), and on any scene, not just the
+application's. Arrays are (z, y, x), matrices map voxel indices (i, j, k) to RAS mm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+
+from MoBUncertaintyLib.regions.blocks import Box
+from MoBUncertaintyLib.slicer_app.i18n import tr as _
+
+REFERENCE_ROLE = "MoBUncertainty.{}"  # from the CT to each node made for it: a second run finds and reuses them
+# And back: a copy of the CT, which Slicer gives the references of the original, must not take its results for its own.
+CT_ROLE = REFERENCE_ROLE.format("ct")
+ROLE_ATTRIBUTE = "MoBUncertainty.role"  # tells what a node is even when its CT is gone
+
+PLACE_TOLERANCE_MM = 0.01  # files round, a transform that was hardened and taken back does
+
+# The subject hierarchy's plugins, which a running Slicer chooses by itself and the bare core has to be told.
+_PLUGINS = {
+    "vtkMRMLScalarVolumeNode": "Volumes",
+    "vtkMRMLSegmentationNode": "Segmentations",
+    "vtkMRMLModelNode": "Models",
+}
+
+
+class CtNodes:
+    """The CT and the nodes made for it.
+
+    Args:
+        ctNode: The CT, in a scene. Nothing is changed before the first node is made.
+    """
+
+    def __init__(self, ctNode):
+        self.ctNode = ctNode
+        self.scene = ctNode.GetScene()
+
+    @property
+    def name(self) -> str:
+        return self.ctNode.GetName() or "CT"
+
+    @property
+    def _folderName(self) -> str:
+        return _("{ct} with uncertainty").format(ct=self.name)
+
+    def nodes(self, role: str) -> list:
+        """All nodes of that role, in the order in which they were made."""
+        role = REFERENCE_ROLE.format(role)
+        found = [self.ctNode.GetNthNodeReference(role, n) for n in range(self.ctNode.GetNumberOfNodeReferences(role))]
+        return [node for node in found if node and node.GetNodeReference(CT_ROLE) is self.ctNode]
+
+    def node(self, role: str):
+        """The first node of that role, or None."""
+        return next(iter(self.nodes(role)), None)
+
+    def getOrCreate(self, role: str, className: str, name: str):
+        """The node of that role; made if there is none, or if the user has removed it."""
+        return self.node(role) or self.add(role, className, name)
+
+    def add(self, role: str, className: str, name: str):
+        """Make one more node of that role."""
+        node = self.scene.CreateNodeByClass(className)
+        node.UnRegister(None)
+        node.SetName(self.scene.GenerateUniqueName(f"{self.name} {name}"))
+        # Only what can be looked at belongs in the user's lists; the hierarchy asks once, when the node is added.
+        node.SetHideFromEditors(className not in _PLUGINS)
+        self.scene.AddNode(node)
+        if node.IsA("vtkMRMLDisplayableNode"):
+            node.CreateDefaultDisplayNodes()
+            self._placeInFolder(node)
+        node.SetAttribute(ROLE_ATTRIBUTE, role)
+        node.SetNodeReferenceID(CT_ROLE, self.ctNode.GetID())
+        self.ctNode.AddNodeReferenceID(REFERENCE_ROLE.format(role), node.GetID())
+        self.followTransform()
+        return node
+
+    def followTransform(self):
+        """Put all nodes under the transform that the CT is under."""
+        for node in self.all():
+            if node.IsA("vtkMRMLTransformableNode"):
+                node.SetAndObserveTransformNodeID(self.ctNode.GetTransformNodeID())
+
+    def removeAll(self):
+        """Remove all nodes; the CT leaves their folder, which goes too if it was made for them."""
+        self.leftovers().remove()
+
+    def leftovers(self) -> Leftovers:
+        """What is to go with the CT, or without it; taken down while the CT is in the scene."""
+        hierarchy = subjectHierarchy(self.scene)
+        item = hierarchy.GetItemByDataNode(self.ctNode)
+        folder = hierarchy.GetItemParent(item)
+        ours = hierarchy.GetItemName(folder) == self._folderName
+        return Leftovers(self.scene, self.ctNode, item, self.all(), folder if ours else 0)
+
+    def all(self) -> list:
+        """All nodes, whatever their role."""
+        roles: list[str] = []
+        self.ctNode.GetNodeReferenceRoles(roles)
+        prefix = REFERENCE_ROLE.format("")
+        found = [node for role in roles if role.startswith(prefix) for node in self.nodes(role[len(prefix) :])]
+        return list({node.GetID(): node for node in found}.values())  # one may have two roles
+
+    def toWorld(self, position) -> np.ndarray:
+        """Where a position of the CT's own coordinates (RAS mm) lies in the world, the CT's transform applied."""
+        world = [0.0, 0.0, 0.0]
+        self.ctNode.TransformPointToWorld([float(value) for value in position], world)
+        return np.array(world)
+
+    def _placeInFolder(self, node):
+        hierarchy = subjectHierarchy(self.scene)
+        ct, item = (self._hierarchyItem(hierarchy, each) for each in (self.ctNode, node))
+        hierarchy.SetItemParent(item, self._folder(hierarchy, ct))
+
+    def _folder(self, hierarchy, ct: int) -> int:
+        """Where earlier results lie, else a new folder. A CT that lies in none moves into it; one in a study stays."""
+        for role in ("segmentation", "variance", "probability", "predicted", "regions", "map", "surface"):
+            item = hierarchy.GetItemByDataNode(self.node(role)) if self.node(role) else 0
+            if item and hierarchy.GetItemParent(item) != hierarchy.GetSceneItemID():
+                return hierarchy.GetItemParent(item)
+        parent = hierarchy.GetItemParent(ct)
+        folder = hierarchy.CreateFolderItem(parent, self._folderName)
+        hierarchy.SetItemOwnerPluginName(folder, "Folder")
+        if parent == hierarchy.GetSceneItemID():
+            hierarchy.SetItemParent(ct, folder)
+        return folder
+
+    def _hierarchyItem(self, hierarchy, node) -> int:
+        item = hierarchy.GetItemByDataNode(node)
+        return item or hierarchy.CreateItem(hierarchy.GetSceneItemID(), node, _PLUGINS.get(node.GetClassName(), ""))
+
+
+@dataclass
+class Leftovers:
+    """The nodes made for a CT, the CT, and the folder made for them (an item of the subject hierarchy; 0: none)."""
+
+    scene: object
+    ctNode: object
+    ctItem: int
+    nodes: list
+    folder: int
+
+    def remove(self) -> None:
+        """Remove them; a CT that is in the scene still leaves the folder."""
+        hierarchy = subjectHierarchy(self.scene)
+        for node in self.nodes:
+            if node.GetScene() is not self.scene:
+                continue
+            item = hierarchy.GetItemByDataNode(node)
+            if item:  # which the bare core would keep
+                hierarchy.RemoveItem(item, False)
+            self.scene.RemoveNode(node)
+        children: list[int] = []
+        if self.folder:
+            hierarchy.GetItemChildren(self.folder, children)
+        if self.ctItem in children and self.ctNode.GetScene() is self.scene:
+            hierarchy.SetItemParent(self.ctItem, hierarchy.GetItemParent(self.folder))
+        if self.folder and set(children) <= {self.ctItem}:
+            hierarchy.RemoveItem(self.folder)
+
+
+def subjectHierarchy(scene):
+    """The scene's one vtkMRMLSubjectHierarchyNode."""
+    return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+
+
+def nodesByClass(scene, className: str) -> list:
+    """`slicer.util.getNodesByClass` asks the application's scene, whatever scene it is given."""
+    nodes = scene.GetNodesByClass(className)
+    nodes.UnRegister(None)
+    return [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]
+
+
+def ijkToRas(volumeNode) -> np.ndarray:
+    """4 x 4, without the transform that the volume may be under."""
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def shape(volumeNode) -> tuple[int, ...]:
+    """Of its array: (z, y, x); () without voxels."""
+    image = volumeNode.GetImageData()
+    return tuple(reversed(image.GetDimensions())) if image else ()
+
+
+def isPlaced(volumeNode, matrix, size: Sequence[int]) -> bool:
+    """Whether a volume's voxels lie where they are meant to, the transform that it may be under left aside.
+
+    Args:
+        volumeNode: The volume.
+        matrix: From voxel to RAS mm, (4, 4).
+        size: Of its array: (z, y, x).
+    """
+    if not size or shape(volumeNode) != tuple(size):
+        return False
+    farthest = np.abs(ijkToRas(volumeNode) - matrix) @ (*reversed(size), 1)  # what no voxel is off by more than
+    return bool(farthest.max() < PLACE_TOLERANCE_MM)
+
+
+def occupied(array: np.ndarray, above: float = 0) -> Box:
+    """The box of what lies above a value, found without a copy of the array; one voxel where nothing does."""
+    box: list[slice] = []
+    for axis in range(3):
+        # Narrowed by the axes done before: after the first, little is left to look at.
+        used = np.flatnonzero(array[tuple(box)].max(axis=tuple({0, 1, 2} - {axis})) > above)
+        box.append(slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1))
+    return tuple(box)

@@ -1,0 +1,51 @@
+"""The region of interest: a box that the user draws around the organ."""
+
+from __future__ import annotations
+
+import vtk
+
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.slicer_app.i18n import tr as _
+
+
+def fitRoi(roi, ct) -> None:
+    """Let a new box hold the whole CT and be drawn as lines with handles, as Crop Volume does.
+
+    Args:
+        roi: vtkMRMLMarkupsROINode.
+        ct: What it is to hold; with None it keeps its size.
+    """
+    roi.CreateDefaultDisplayNodes()
+    roi.GetDisplayNode().SetHandlesInteractive(True)
+    roi.GetDisplayNode().SetFillVisibility(False)
+    if ct is not None:
+        bounds = [0.0] * 6
+        ct.GetRASBounds(bounds)
+        roi.SetCenterWorld([(bounds[axis] + bounds[axis + 1]) / 2 for axis in (0, 2, 4)])
+        roi.SetSizeWorld([bounds[axis + 1] - bounds[axis] for axis in (0, 2, 4)])
+
+
+def roiBounds(roi, ct) -> list[float] | None:
+    """The box around a region of interest, (R-, R+, A-, A+, S-, S+) in mm of the CT's own coordinates.
+
+    Args:
+        roi: vtkMRMLMarkupsROINode, or None.
+        ct: The CT, which may be under a transform.
+
+    Raises:
+        SettingsError: The region has no size.
+    """
+    if roi is None:
+        return None
+    world = [0.0] * 6
+    roi.GetRASBounds(world)
+    if not all(world[axis] < world[axis + 1] for axis in (0, 2, 4)):
+        raise SettingsError(_("The region of interest has no size yet; drag its handles, or choose the whole CT."))
+    box = vtk.vtkBoundingBox()
+    for corner in ((r, a, s) for r in world[:2] for a in world[2:4] for s in world[4:]):
+        point = [0.0] * 3
+        ct.TransformPointFromWorld(corner, point)
+        box.AddPoint(point)
+    bounds = [0.0] * 6
+    box.GetBounds(bounds)
+    return bounds

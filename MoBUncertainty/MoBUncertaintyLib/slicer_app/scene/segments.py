@@ -1,0 +1,336 @@
+"""A label map shown as a segmentation: filled at once, changed in a box, read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from MoBUncertaintyLib.regions.blocks import Box, hull, within
+from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas, occupied, shape, subjectHierarchy
+
+BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+
+
+@dataclass(frozen=True)
+class SegmentSpec:
+    """What is shown of one value of a label map.
+
+    Attributes:
+        value: In the label map; above 0.
+        name: As the user reads it.
+        colour: Red, green, blue; 0 to 255.
+        terminology: `category`, `type` and `modifier` (or None), each (scheme, code, meaning); None: left to Slicer.
+        flagged: The segment gets Slicer's status Flagged: somebody should look at it.
+    """
+
+    value: int
+    name: str
+    colour: tuple[int, int, int]
+    terminology: dict | None = None
+    flagged: bool = False
+
+
+class LabelSegmentation:
+    """One segmentation node in the role of a label map.
+
+    A segment is known by its ID, `segmentId(value)`: the value it has in Slicer's own label maps may change, as may
+    their number, when segments are edited.
+
+    Args:
+        nodes: Of the CT.
+        role: Of the node.
+        name: Of the node, after the CT's.
+    """
+
+    def __init__(self, nodes: CtNodes, role: str, name: str):
+        self._nodes, self.role, self._name = nodes, role, name
+        self._changed: set[int] = set()  # values whose closed surface is no longer true
+
+    @property
+    def node(self):
+        """The vtkMRMLSegmentationNode, or None."""
+        return self._nodes.node(self.role)
+
+    def values(self) -> list[int]:
+        """The values that have a segment."""
+        return list(self._segments())
+
+    def segment(self, value: int):
+        """The vtkSegment of a value, or None."""
+        return self._segments().get(value)
+
+    def setStatuses(self, statuses: Mapping[int, int]):
+        """Give segments Slicer's own statuses, `vtkSlicerSegmentationsModuleLogic.Flagged` and so on, by value."""
+        logic, segments = slicer.vtkSlicerSegmentationsModuleLogic, self._segments()
+        changed = {value: status for value, status in statuses.items() if value in segments}
+        changed = {value: each for value, each in changed.items() if logic.GetSegmentStatus(segments[value]) != each}
+        if not changed:
+            return
+        with slicer.util.NodeModify(self.node):  # else each is announced to every view and table
+            for value, status in changed.items():
+                logic.SetSegmentStatus(segments[value], status)
+
+    def setOutlines(self, opacities: Mapping[int, float]):
+        """Set how opaque the segments' outlines in the slices are, by value."""
+        display = self.node.GetDisplayNode() if self.node else None
+        if display is None:
+            return
+        with slicer.util.NodeModify(display):  # else all views are drawn anew for each
+            for value, opacity in opacities.items():
+                if display.GetSegmentOpacity2DOutline(segmentId(value)) != opacity:
+                    display.SetSegmentOpacity2DOutline(segmentId(value), opacity)
+
+    def fill(self, labels: np.ndarray, segments: list[SegmentSpec], box: Box | None = None):
+        """Show a label map; made of one image, cut to what it holds, whatever the number of segments.
+
+        Args:
+            labels: Of the CT's shape, or what lies in the box.
+            segments: One for each value.
+            box: Where in the CT's array `labels` lies, and nothing outside of it; None: it is all of the CT.
+
+        Returns:
+            The vtkMRMLSegmentationNode.
+        """
+        node = self._nodes.getOrCreate(self.role, "vtkMRMLSegmentationNode", self._name)
+        node.SetReferenceImageGeometryParameterFromVolumeNode(self._nodes.ctNode)
+        segmentation = node.GetSegmentation()
+        segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
+        self._changed.clear()
+        if box is None or not labels.size:
+            box = occupied(labels) if labels.size else (slice(0, 1),) * 3
+            labels = labels[box] if labels.size else np.zeros((1, 1, 1), labels.dtype)
+        image = self._image(labels.astype(np.uint8 if labels.max() < 256 else np.uint16, copy=False), box)
+        wasModifying = node.StartModify()  # else every segment is announced to every view and table
+        for gone in set(self.values()) - {spec.value for spec in segments}:  # the user's own segments stay
+            segmentation.RemoveSegment(segmentId(gone))
+        for spec in segments:
+            known = segmentation.GetSegment(segmentId(spec.value))
+            segment = known or slicer.vtkSegment()
+            segment.RemoveAllRepresentations()
+            self._describe(segment, spec)
+            segment.AddRepresentation(BINARY_LABELMAP, image)
+            if not known:
+                segmentation.AddSegment(segment, segmentId(spec.value))
+        node.EndModify(wasModifying)
+        self._listSegments(node)
+        return node
+
+    def update(self, box: Box, labels: np.ndarray):
+        """Replace the labels in a box; costs as much as the box, and leaves segments that are not ours alone.
+
+        Closed surfaces stay as they were until `updateSurfaces`.
+
+        Args:
+            box: In the CT's array.
+            labels: All there is in it.
+
+        Raises:
+            ValueError: A value has no segment.
+        """
+        ours = self._segments()
+        unknown = set(np.unique(labels).tolist()) - {0, *ours}
+        if unknown:
+            raise ValueError(f"The segmentation has no segment for the labels {sorted(unknown)}.")
+        layers: dict = {}  # one for all segments, unless the user has drawn segments that overlap
+        for value, segment in ours.items():
+            layers.setdefault(self._layer(segment, box), []).append(value)
+        for image, values in layers.items():
+            image = self._covering(image, box)
+            content = _array(image)[within(box, self._onCt(image)[1])]
+            old = content.copy()
+            content[np.isin(old, [ours[value].GetLabelValue() for value in values])] = 0
+            for value in values:
+                shown = ours[value].GetLabelValue()
+                content[labels == value] = shown
+                if not np.array_equal(content == shown, old == shown):
+                    self._changed.add(value)
+            # Not `image.Modified()`: the segmentation would take it as the sign to drop all closed surfaces.
+            image.GetPointData().GetScalars().Modified()
+        segmentation = self.node.GetSegmentation()
+        segmentation.InvokeEvent(slicer.vtkSegmentation.SourceRepresentationModified)
+        segmentation.InvokeEvent(slicer.vtkSegmentation.RepresentationModified)
+
+    def restore(self, labels: np.ndarray, segments: list[SegmentSpec]) -> bool:
+        """Make segments anew that somebody has deleted; says whether there were any.
+
+        Args:
+            labels: Label map, of the CT's shape.
+            segments: All that there must be.
+        """
+        missing = [spec for spec in segments if self.segment(spec.value) is None]
+        for spec in missing:
+            mask = labels == spec.value
+            box = occupied(mask)
+            segment = slicer.vtkSegment()
+            self._describe(segment, spec)
+            segment.AddRepresentation(BINARY_LABELMAP, self._image(mask[box] * np.uint8(spec.value), box))
+            self.node.GetSegmentation().AddSegment(segment, segmentId(spec.value))
+        return bool(missing)
+
+    def updateSurfaces(self):
+        """Make the closed surfaces of changed segments anew, if the segmentation has any."""
+        segmentation = self.node.GetSegmentation() if self.node else None
+        if segmentation and segmentation.ContainsRepresentation(CLOSED_SURFACE):
+            for value in self._changed & set(self.values()):
+                self.segment(value).RemoveRepresentation(CLOSED_SURFACE)
+            segmentation.CreateRepresentation(CLOSED_SURFACE)
+        self._changed.clear()
+
+    def dropSurfaces(self):
+        """Remove all closed surfaces: Slicer makes them when they are first shown."""
+        self.node.GetSegmentation().RemoveRepresentation(CLOSED_SURFACE)
+        self._changed.clear()
+
+    def isEmpty(self) -> bool:
+        """Whether no voxel has a value."""
+        return not any(part.any() for _segment, part, _box in self._layers())
+
+    def boxes(self) -> list[Box]:
+        """All that is not 0 lies in one of these boxes of the CT's array."""
+        return [inside for _segment, _values, inside in self._layers()]
+
+    def array(self, dtype) -> np.ndarray:
+        """The label map, of the CT's shape; a copy."""
+        whole = np.zeros(shape(self._nodes.ctNode), dtype)
+        for (value, segment), part, inside in self._layers():
+            whole[inside][part == segment.GetLabelValue()] = value
+        return whole
+
+    @staticmethod
+    def _describe(segment, spec: SegmentSpec) -> None:
+        segment.SetName(spec.name)
+        segment.SetColor(*(channel / 255 for channel in spec.colour))
+        segment.SetLabelValue(spec.value)
+        if spec.terminology:
+            segment.SetTerminology(_terminologyEntry(spec.terminology))
+        if spec.flagged:
+            logic = slicer.vtkSlicerSegmentationsModuleLogic
+            logic.SetSegmentStatus(segment, logic.Flagged)
+
+    def _layers(self) -> Iterator[tuple]:
+        """Of each segment that holds anything: value and vtkSegment, its layer's voxels in the CT, and their box."""
+        size = shape(self._nodes.ctNode)
+        for value, segment in self._segments().items():
+            image = segment.GetRepresentation(BINARY_LABELMAP)
+            if image is None or image.GetPointData().GetScalars() is None:
+                continue
+            image, box = self._onCt(image)
+            inside = tuple(slice(max(0, s.start), min(length, s.stop)) for s, length in zip(box, size, strict=True))
+            yield (value, segment), _array(image)[within(inside, box)], inside
+
+    def _segments(self) -> dict:
+        segmentation = self.node.GetSegmentation() if self.node else None
+        found = {}
+        for identifier in segmentation.GetSegmentIDs() if segmentation else ():
+            prefix, _, value = identifier.rpartition("_")
+            if prefix == "Segment" and value.isdecimal():
+                found[int(value)] = segmentation.GetSegment(identifier)
+        return found
+
+    def _layer(self, segment, box: Box):
+        """The image that holds a segment; an empty one of that box if the segment was cleared in the Segment Editor."""
+        image = segment.GetRepresentation(BINARY_LABELMAP)
+        if image is None or image.GetPointData().GetScalars() is None:
+            image = self._image(np.zeros([axis.stop - axis.start for axis in box], np.uint8), box)
+            segment.AddRepresentation(BINARY_LABELMAP, image)
+        return image
+
+    def _image(self, values: np.ndarray, box: Box):
+        """A vtkOrientedImageData of what lies in a box of the CT; a copy."""
+        image = slicer.vtkOrientedImageData()
+        image.SetExtent(_extent(box))
+        image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(values).ravel(), deep=True))
+        matrix = vtk.vtkMatrix4x4()
+        self._nodes.ctNode.GetIJKToRASMatrix(matrix)
+        image.SetGeometryFromImageToWorldMatrix(matrix)
+        return image
+
+    def _covering(self, image, box: Box):
+        """The layer itself, if it covers that box of the CT; else a larger one that takes its place."""
+        onCt, held = self._onCt(image)
+        union = hull((held, box))
+        if onCt is image and union == held:
+            return image
+        values = np.zeros([axis.stop - axis.start for axis in union], _array(onCt).dtype)
+        values[within(held, union)] = _array(onCt)
+        larger = self._image(values, union)
+        segmentation = self.node.GetSegmentation()
+        for identifier in segmentation.GetSegmentIDs():
+            segment = segmentation.GetSegment(identifier)
+            if segment.GetRepresentation(BINARY_LABELMAP) is image:
+                segment.AddRepresentation(BINARY_LABELMAP, larger)
+        return larger
+
+    def _onCt(self, image) -> tuple[object, Box]:
+        """The image on the CT's grid (itself, if it is) and its box there; Slicer turns the axes of some on reading."""
+        matrix = vtk.vtkMatrix4x4()
+        image.GetImageToWorldMatrix(matrix)
+        toCt = np.linalg.inv(ijkToRas(self._nodes.ctNode)) @ slicer.util.arrayFromVTKMatrix(matrix)
+        offset = np.round(toCt[:3, 3]).astype(int)
+        if not np.allclose(toCt[:3, :3], np.eye(3), atol=1e-3) or not np.allclose(toCt[:3, 3], offset, atol=0.01):
+            turned = slicer.vtkOrientedImageData()
+            size = shape(self._nodes.ctNode)
+            reference = self._image(np.zeros(size, np.uint8), tuple(slice(0, length) for length in size))
+            slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(image, reference, turned)
+            image, offset = turned, np.zeros(3, int)
+        extent = np.reshape(image.GetExtent(), (3, 2)) + offset[:, None]
+        return image, tuple(slice(int(first), int(last) + 1) for first, last in extent[::-1])
+
+    def _listSegments(self, node):
+        """Slicer's own segments in the subject hierarchy; a running Slicer has made them by now."""
+        hierarchy = subjectHierarchy(self._nodes.scene)
+        parent = hierarchy.GetItemByDataNode(node)
+        attribute = node.GetSegmentIDAttributeName()
+        hierarchy.SetItemAttribute(
+            parent, slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyVirtualBranchAttributeName(), "1"
+        )
+        children = vtk.vtkIdList()
+        hierarchy.GetItemChildren(parent, children)
+        items = [children.GetId(index) for index in range(children.GetNumberOfIds())]
+        listed = {hierarchy.GetItemAttribute(item, attribute): item for item in items}
+        segmentIds = list(node.GetSegmentation().GetSegmentIDs())
+        for gone in set(listed) - set(segmentIds):
+            hierarchy.RemoveItem(listed[gone])
+        for identifier in segmentIds:
+            name = node.GetSegmentation().GetSegment(identifier).GetName()
+            item = listed.get(identifier) or hierarchy.CreateHierarchyItem(parent, name, "Subseries")
+            hierarchy.SetItemName(item, name)
+            hierarchy.SetItemAttribute(item, attribute, identifier)
+            hierarchy.SetItemOwnerPluginName(item, "Segments")
+
+
+def segmentId(value: int) -> str:
+    """Of the segment that shows a value of a label map."""
+    return f"Segment_{value}"
+
+
+def _terminologyEntry(terminology: dict) -> str:
+    def code(key: str) -> tuple[str, str, str]:
+        scheme, value, meaning = terminology.get(key) or ("", "", "")
+        return value, scheme, meaning
+
+    return slicer.vtkSlicerTerminologiesModuleLogic.SerializeTerminologyEntry(
+        "Segmentation category and type - 3D Slicer General Anatomy list",
+        *code("category"),
+        *code("type"),
+        *code("modifier"),
+        "Anatomic codes - DICOM master list",
+        *("",) * 6,
+    )
+
+
+def _array(image) -> np.ndarray:
+    """The voxels themselves, not a copy."""
+    first, last = np.reshape(image.GetExtent(), (3, 2)).T
+    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape((last - first + 1)[::-1])
+
+
+def _extent(box: Box) -> list[int]:
+    return [edge for axis in reversed(box) for edge in (axis.start, axis.stop - 1)]

@@ -1,0 +1,144 @@
+"""Writes a scene file without a running Slicer: `python -m MoBUncertaintyLib.slicer_app.scene.standalone request.json`.
+
+The command line runs this in a process of its own: VTK and torch stay apart, and what Slicer's core prints does not
+reach the user's terminal. Positions are RAS mm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import slicer
+import slicer.util
+
+from MoBUncertaintyLib.files.names import label_file_names
+from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
+from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
+from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
+from MoBUncertaintyLib.slicer_app.scene.segments import SegmentSpec
+
+MAPS = ("probability", "variance")
+
+
+def addCt(scene, array: np.ndarray, ijkToRas: np.ndarray, name: str, displayRange=(-160.0, 240.0)):
+    """Add a CT.
+
+    Args:
+        scene: Where to add it.
+        array: Hounsfield units, (z, y, x).
+        ijkToRas: 4 x 4.
+        name: As the user knows it.
+        displayRange: Values shown as black and as white.
+
+    Returns:
+        The vtkMRMLScalarVolumeNode.
+    """
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(np.asarray(ijkToRas, float)))
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    display.AutoWindowLevelOff()
+    display.SetWindowLevelMinMax(*displayRange)
+    slicer.util.updateVolumeFromArray(node, array)
+    return node
+
+
+def createStandAloneScene():
+    """A scene with what a running Slicer would hold: node classes, four-up layout, slice views, 3D view and camera.
+
+    Returns:
+        The vtkMRMLScene and the logics that keep it in order; hold on to both.
+    """
+    scene = slicer.vtkMRMLScene()
+    application = slicer.vtkSlicerApplicationLogic()
+    application.SetMRMLScene(scene)
+    logics = [application]
+    scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
+    for logicClass in (slicer.vtkSlicerSegmentationsModuleLogic, slicer.vtkSlicerSubjectHierarchyModuleLogic):
+        logic = logicClass()
+        logic.SetMRMLApplicationLogic(application)
+        logic.SetMRMLScene(scene)
+        logics.append(logic)
+
+    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
+    layoutLogic = slicer.vtkMRMLLayoutLogic()  # makes the nodes of the views
+    layoutLogic.SetMRMLScene(scene)
+    layoutLogic.GetLayoutNode().SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    logics.append(layoutLogic)
+    for view in nodesByClass(scene, "vtkMRMLSliceNode"):
+        _addForView(scene, "vtkMRMLSliceCompositeNode", view.GetLayoutName())
+    for view in nodesByClass(scene, "vtkMRMLViewNode"):
+        _addForView(scene, "vtkMRMLCameraNode", view.GetLayoutName())
+    return scene, logics
+
+
+def writeScene(scene, path: str | Path):
+    """Write the scene and all its data into one .mrb file.
+
+    Raises:
+        OSError: It could not be written; with the core's own messages.
+    """
+    for node in nodesByClass(scene, "vtkMRMLScalarVolumeNode"):
+        node.AddDefaultStorageNode()
+        node.GetStorageNode().SetCompressionParameter("gzip_fastest")
+    _nameFiles(scene)
+    messages = slicer.vtkMRMLMessageCollection()
+    if not scene.WriteToMRB(os.fspath(path), None, messages):
+        raise OSError(messages.GetAllMessagesAsString() or f"Slicer's core could not write {path}.")
+
+
+def _nameFiles(scene):
+    """Name the data files, which would else be called as their nodes are: with an ampersand in a name, say, the core
+    writes a scene that it cannot read.
+    """
+    nodes = [node for node in nodesByClass(scene, "vtkMRMLStorableNode") if node.GetSaveWithScene()]
+    for node in nodes:
+        node.AddDefaultStorageNode()
+    stored = [node for node in nodes if node.GetStorageNode()]
+    for node, name in zip(stored, label_file_names([node.GetName() for node in stored]), strict=True):
+        storage = node.GetStorageNode()
+        storage.SetFileName(f"{name}.{storage.GetDefaultWriteFileExtension()}")
+
+
+def writeRequestedScene(request: dict):
+    """Build and write the scene that a request describes.
+
+    Args:
+        request: `output` (.mrb); `ct`: `array` (a .npy file) and what else `addCt` takes; `probability` and `variance`:
+            .npy files by label; `varianceThreshold`: as for `ResultScene.setMaps`; `threshold`: of the map
+            shown, or None for the usual one; `segmentation` and `regions`: `array` and `segments`
+            (`SegmentSpec`s); `position`: as for `ResultScene.showInViews`; `state`: documents by name.
+    """
+    scene, _logics = createStandAloneScene()
+    for key in ("ct", "segmentation", "regions"):
+        request[key]["array"] = np.load(request[key]["array"], mmap_mode="r")
+    results = ResultScene(addCt(scene, **request["ct"]))
+    results.setMaps(
+        *({int(label): np.load(file, mmap_mode="r") for label, file in request[key].items()} for key in MAPS),
+        request["varianceThreshold"],
+    )
+    for key, show in (("segmentation", results.setSegmentation), ("regions", results.setRegions)):
+        show(request[key]["array"], [SegmentSpec(**segment) for segment in request[key]["segments"]])
+    results.showMap(MapKind(results.overlay["kind"]))
+    results.setOverlay(threshold=request["threshold"])
+    for name, document in request["state"].items():
+        results.setState(name, document)
+    results.showInViews(request["position"])
+    writeScene(scene, request["output"])
+
+
+def _addForView(scene, className: str, layoutName: str):
+    """The one node of a class that belongs to a view, as its widget would make it."""
+    node = scene.CreateNodeByClass(className)
+    node.UnRegister(None)
+    node.SetSingletonTag(layoutName)
+    node.SetLayoutName(layoutName)
+    scene.AddNode(node)
+
+
+if __name__ == "__main__":
+    writeRequestedScene(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))

@@ -1,0 +1,42 @@
+"""What the nodes themselves cannot say, kept with them: JSON in text nodes of the CT, saved in the scene file."""
+
+from __future__ import annotations
+
+import json
+
+from MoBUncertaintyLib.files.json_input import JsonError, parse_object
+from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes
+
+
+class SceneState:
+    """Named JSON documents of one CT's results, each in a text node of its own: a slider does not rewrite the review.
+
+    Args:
+        nodes: Of the CT.
+    """
+
+    def __init__(self, nodes: CtNodes):
+        self._nodes = nodes
+
+    def get(self, name: str) -> dict | None:
+        """The document of that name, or None; None as well where somebody has made the text unreadable."""
+        node = self._nodes.node(_role(name))
+        try:
+            return parse_object(node.GetText().encode()) if node else None
+        except (JsonError, UnicodeEncodeError):
+            return None
+
+    def set(self, name: str, data: dict):
+        """Keep a document under that name.
+
+        Raises:
+            TypeError, ValueError: `data` is not plain JSON (not a number, infinite).
+        """
+        text = json.dumps(data, allow_nan=False)
+        node = self._nodes.getOrCreate(_role(name), "vtkMRMLTextNode", f"uncertainty {name}")
+        node.SetForceCreateStorageNode(node.CreateStorageNodeNever)  # the text lies in the scene file itself
+        node.SetText(text)
+
+
+def _role(name: str) -> str:
+    return f"state.{name}"

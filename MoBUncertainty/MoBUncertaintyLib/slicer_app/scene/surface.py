@@ -1,0 +1,130 @@
+"""The organs' surface in 3D: in the map's colours where it is shown in the slices, else in the organ's own.
+
+Where nothing is uncertain the map's first colour, black, would hide the shape.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from MoBUncertaintyLib.slicer_app.i18n import tr as _
+from MoBUncertaintyLib.slicer_app.scene.maps import infernoColours
+from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas
+from MoBUncertaintyLib.slicer_app.scene.segments import CLOSED_SURFACE, segmentId
+
+VALUES, ORGAN, COLOURS = "Uncertainty", "Organ", "Colour"
+"""Arrays at the surface's points: the map's value, the organ's colour, and the colour that is shown."""
+_AROUND = 2  # voxels: the map is cut to the surface's box, widened by this
+
+
+class UncertaintySurface:
+    """A model of the segmentation's closed surface with a map's values at its points.
+
+    Args:
+        nodes: Of the CT.
+    """
+
+    def __init__(self, nodes: CtNodes):
+        self._nodes = nodes
+
+    @property
+    def node(self):
+        """The vtkMRMLModelNode, or None."""
+        return self._nodes.node("surface")
+
+    def show(self, segmentationNode, values: list[int], mapNode, window: tuple[float, float], threshold: float):
+        """Make the surface anew and show it.
+
+        Args:
+            segmentationNode: Whose segments are taken; their closed surfaces are made if need be.
+            values: Of the segments.
+            mapNode: The volume whose values colour it.
+            window, threshold: As for `setColours`.
+        """
+        if values:
+            segmentationNode.CreateClosedSurfaceRepresentation()
+        together = vtk.vtkAppendPolyData()
+        for value in values:
+            segment = segmentationNode.GetSegmentation().GetSegment(segmentId(value))
+            surface = segment.GetRepresentation(CLOSED_SURFACE) if segment else None
+            if surface and surface.GetNumberOfPoints():
+                together.AddInputData(withValues(surface, mapNode, segment.GetColor()))
+        node = self._nodes.getOrCreate("surface", "vtkMRMLModelNode", _("uncertainty surface"))
+        if together.GetNumberOfInputConnections(0):
+            together.Update()
+            node.SetAndObservePolyData(together.GetOutput())
+        else:
+            node.SetAndObservePolyData(vtk.vtkPolyData())
+        display = node.GetDisplayNode()
+        display.SetActiveScalar(COLOURS, vtk.vtkAssignAttribute.POINT_DATA)
+        display.SetScalarRangeFlag(display.UseDirectMapping)
+        display.SetScalarVisibility(True)
+        display.SetVisibility2D(False)  # the outline is the segmentation's own
+        display.SetVisibility(True)
+        self.setColours(window, threshold)
+
+    def setColours(self, window: tuple[float, float], threshold: float):
+        """Colour the surface anew, if there is one.
+
+        Args:
+            window: The values of the map's first and last colour.
+            threshold: Below this the organ's own colour is shown.
+        """
+        data = self.node.GetPolyData().GetPointData() if self.node else None
+        if not data or not (data.HasArray(VALUES) and data.HasArray(ORGAN)):  # or a file's, changed by hand
+            return
+        values, organ = (vtk_to_numpy(data.GetArray(name)) for name in (VALUES, ORGAN))
+        low, high = window
+        index = np.clip((values - low) / max(high - low, 1e-9) * 255, 0, 255).astype(int)
+        colours = np.where((values >= threshold)[:, None], np.round(infernoColours() * 255)[index], organ)
+        data.RemoveArray(COLOURS)
+        data.AddArray(_array(COLOURS, colours.astype(np.uint8)))
+        self.node.GetPolyData().Modified()
+
+    def hide(self):
+        """Hide the surface, if there is one."""
+        if self.node:
+            self.node.GetDisplayNode().SetVisibility(False)
+
+
+def withValues(surface: vtk.vtkPolyData, volumeNode, colour: tuple[float, float, float]) -> vtk.vtkPolyData:
+    """A surface with the values of a volume at its points, interpolated, and a colour.
+
+    Args:
+        surface: In the volume's own coordinates, RAS mm.
+        volumeNode: A vtkMRMLScalarVolumeNode.
+        colour: Of the organ, each part 0 to 1.
+
+    Returns:
+        A copy that shares the surface's points and cells.
+    """
+    points = vtk_to_numpy(surface.GetPoints().GetData()).astype(float)
+    toIjk = np.linalg.inv(ijkToRas(volumeNode))
+    ijk = vtk.vtkPolyData()
+    ijk.SetPoints(vtk.vtkPoints())
+    ijk.GetPoints().SetData(numpy_to_vtk(points @ toIjk[:3, :3].T + toIjk[:3, 3], deep=True))
+    # Cut to the surface's box: the probe would look at every voxel's cell.
+    bounds = np.reshape(ijk.GetBounds(), (3, 2)) + np.array([-_AROUND, _AROUND])
+    cut = vtk.vtkExtractVOI()
+    cut.SetInputData(volumeNode.GetImageData())
+    size = np.array(volumeNode.GetImageData().GetDimensions())[:, None]
+    cut.SetVOI(*np.clip(np.round(bounds).astype(int), 0, size - 1).ravel().tolist())
+    probe = vtk.vtkProbeFilter()
+    probe.SetInputData(ijk)
+    probe.SetSourceConnection(cut.GetOutputPort())
+    probe.Update()
+    values = vtk_to_numpy(probe.GetOutput().GetPointData().GetScalars())
+    result = vtk.vtkPolyData()
+    result.ShallowCopy(surface)
+    result.GetPointData().AddArray(_array(VALUES, values.astype(np.float32)))
+    organ = np.round(np.multiply(colour, 255)).astype(np.uint8)
+    result.GetPointData().AddArray(_array(ORGAN, np.tile(organ, (len(points), 1))))
+    return result
+
+
+def _array(name: str, values: np.ndarray) -> vtk.vtkDataArray:
+    array = numpy_to_vtk(values, deep=True)
+    array.SetName(name)
+    return array

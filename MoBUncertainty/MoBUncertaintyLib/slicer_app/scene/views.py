@@ -1,0 +1,83 @@
+"""What slice views and 3D view show, and where."""
+
+from __future__ import annotations
+
+import numpy as np
+import vtk
+
+from MoBUncertaintyLib.images.hounsfield import HOUNSFIELD_BELOW
+from MoBUncertaintyLib.output.pictures.style import CT_RANGE
+from MoBUncertaintyLib.slicer_app.scene.legend import followViews
+from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, nodesByClass
+
+MARGIN = 1.4  # the field of view against the size of what is looked at
+SMALLEST_VIEW_MM = 100.0
+CLOSE_MARGIN = 2.5  # for one region: enough around it to know where one is
+SMALLEST_CLOSE_VIEW_MM = 80.0
+
+
+def showVolumes(scene, background, foreground, opacity: float):
+    """Put two volumes into all slice views; `foreground` may be None."""
+    for composite in nodesByClass(scene, "vtkMRMLSliceCompositeNode"):
+        composite.SetBackgroundVolumeID(background.GetID())
+        composite.SetForegroundVolumeID(foreground.GetID() if foreground else None)
+        composite.SetForegroundOpacity(opacity)
+    followViews(scene)
+
+
+def takeOut(volume):
+    """Take a volume off all others in the slice views."""
+    for composite in nodesByClass(volume.GetScene(), "vtkMRMLSliceCompositeNode"):
+        if composite.GetForegroundVolumeID() == volume.GetID():
+            composite.SetForegroundVolumeID(None)
+    followViews(volume.GetScene())
+
+
+def giveWindow(ct):
+    """Show a CT in the window of the abdomen, unless it has one of its own; other images stay as they are."""
+    display = ct.GetDisplayNode()
+    automatic = display and display.GetAutoWindowLevel() and ct.GetImageData()
+    if automatic and ct.GetImageData().GetScalarRange()[0] < HOUNSFIELD_BELOW:
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevelMinMax(*CT_RANGE)
+
+
+def look(scene, position, widthMm: float):
+    """Centre all slice views on a position of the world (RAS mm), that many mm wide."""
+    for view in nodesByClass(scene, "vtkMRMLSliceNode"):
+        pixels = view.GetDimensions()
+        scale = widthMm / max(1, min(pixels[0], pixels[1]))
+        view.SetFieldOfView(pixels[0] * scale, pixels[1] * scale, view.GetFieldOfView()[2])
+        view.JumpSliceByCentering(*position)
+
+
+def sliceThrough(scene, position):
+    """Move all slices to a position of the world (RAS mm); what they are centred on stays."""
+    for view in nodesByClass(scene, "vtkMRMLSliceNode"):
+        view.JumpSliceByOffsetting(*position)
+
+
+def pointCameras(scene, position, sizeMm: float):
+    """Look from the front at something of that size at a position of the world (RAS mm)."""
+    for camera in nodesByClass(scene, "vtkMRMLCameraNode"):
+        camera.SetFocalPoint(*position)
+        camera.SetPosition(position[0], position[1] + 3 * sizeMm, position[2])
+        camera.SetViewUp(0, 0, 1)
+        camera.ResetClippingRange()
+
+
+def boundsOfInterest(nodes: CtNodes) -> np.ndarray:
+    """((R-, R+), (A-, A+), (S-, S+)) in mm of the world: of organs and regions together, of the CT without any."""
+    box = vtk.vtkBoundingBox()
+    for node in (nodes.node("segmentation"), nodes.node("regions")):
+        bounds = [0.0, -1.0, 0.0, -1.0, 0.0, -1.0]  # not valid: stays so where there is no segment
+        if node is not None:
+            node.GetRASBounds(bounds)
+        if vtk.vtkMath.AreBoundsInitialized(bounds):
+            box.AddBounds(bounds)
+    bounds = [0.0] * 6
+    if box.IsValid():
+        box.GetBounds(bounds)
+    else:
+        nodes.ctNode.GetRASBounds(bounds)
+    return np.reshape(bounds, (3, 2))

@@ -1,0 +1,117 @@
+"""Which CTs of the application's scene have results, and their reviews."""
+
+from __future__ import annotations
+
+import slicer
+import slicer.util
+
+from MoBUncertaintyLib.slicer_app.review_session import ReviewSession, areComplete, lieOnCt
+from MoBUncertaintyLib.slicer_app.scene.nodes import CT_ROLE, ROLE_ATTRIBUTE, CtNodes, Leftovers
+from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
+from MoBUncertaintyLib.slicer_app.scene.views import takeOut
+
+CT_CLASS = "vtkMRMLScalarVolumeNode"  # label maps, vector and diffusion volumes are classes of their own
+
+
+class Sessions:
+    """The reviews that are open, by CT; each is opened from the scene when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, ReviewSession] = {}
+        self._orphans: list[Leftovers] = []
+
+    def get(self, ct) -> ReviewSession | None:
+        """The review of a CT; None if it has no results, or not all of them.
+
+        Raises:
+            ReviewError: What the scene holds is damaged, or no longer fits the CT.
+        """
+        if ct is None or ct not in findResults(slicer.mrmlScene) or not areComplete(ResultScene(ct)):
+            return None
+        if ct.GetID() not in self._open:
+            self._open[ct.GetID()] = ReviewSession.open(ResultScene(ct))
+        session = self._open[ct.GetID()]
+        session.checkFit()  # else it stays open: the CT may come back to where it was
+        return session
+
+    def startOver(self, ct) -> None:
+        """Begin the review of a CT's results anew: regions as they are shown, the segmentation as predicted.
+
+        Raises:
+            ReviewError: More than the stored review is damaged.
+        """
+        review = ResultScene(ct).node("state.review")
+        if review:
+            slicer.mrmlScene.RemoveNode(review)
+        self.get(ct).discardStrayEdits()
+
+    def opened(self, ct) -> ReviewSession | None:
+        """The review of a CT if it is open."""
+        return self._open.get(ct.GetID())
+
+    def put(self, ct, session: ReviewSession) -> None:
+        """A new review of a CT has begun."""
+        self._open[ct.GetID()] = session
+
+    def forget(self) -> None:
+        """Close all reviews; the scene holds them."""
+        self._open.clear()
+        self._orphans.clear()
+
+    @property
+    def hasOrphans(self) -> bool:
+        """Whether there are results whose CT was removed."""
+        return bool(self._orphans)
+
+    def noteOrphans(self, node) -> None:
+        """Note the results of a CT that is about to be removed; copies that somebody has made of them are none."""
+        if node.GetClassName() == CT_CLASS and CtNodes(node).all():
+            self._orphans.append(CtNodes(node).leftovers())
+
+    def removeOrphans(self) -> None:
+        """Remove the results of CTs that were removed."""
+        while self._orphans:
+            self._orphans.pop().remove()
+
+    def forgetIncomplete(self) -> bool:
+        """Close the reviews of CTs whose results are no longer all in the scene; says whether there were any."""
+        gone = [name for name, session in self._open.items() if not session.isComplete()]
+        for name in gone:
+            del self._open[name]
+        return bool(gone)
+
+
+def mapVolumes() -> list:
+    """All volumes of the scene that are maps made of a CT, be it gone, and copies of such."""
+    return [node for node in slicer.util.getNodesByClass(CT_CLASS) if node.GetAttribute(ROLE_ATTRIBUTE)]
+
+
+def hideOrphans():
+    """Take what was made of a CT out of the views when somebody has removed that CT, copies too."""
+    for node in slicer.util.getNodesByClass("vtkMRMLDisplayableNode"):
+        if node.GetAttribute(ROLE_ATTRIBUTE) and node.GetNodeReference(CT_ROLE) is None:
+            node.SetDisplayVisibility(False)
+            takeOut(node)
+
+
+def hideMisplaced(ct) -> None:
+    """Take results out of the views that would lie beside the anatomy of their CT; `showAlone` brings them back."""
+    results = ResultScene(ct)
+    if not lieOnCt(results):
+        results.setVisible(False)
+        if results.node("shown"):
+            takeOut(results.node("shown"))
+
+
+def defaultCt():
+    """The first volume of the scene that may be a CT, or None."""
+    maps = mapVolumes()
+    volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    return next((node for node in volumes if node not in maps and node.GetClassName() == CT_CLASS), None)
+
+
+def showAlone(ct) -> None:
+    """Put a CT and its results, if any, into the views, and take those of others out: they would lie over this CT."""
+    for each in findResults(slicer.mrmlScene):
+        ResultScene(each).setVisible(each is ct)
+    ResultScene(ct).showInViews()

@@ -1,0 +1,1 @@
+"""The process that computes for Slicer, and the protocol that it speaks."""

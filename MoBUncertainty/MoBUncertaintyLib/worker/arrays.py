@@ -1,0 +1,60 @@
+"""Volumes and arrays as the worker takes them from files and hands them over: .npy, (z, y, x), no copy in between."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.images.reader import check_geometry
+from MoBUncertaintyLib.regions.uncertainty import Grid
+
+
+def read_volume(volume: Mapping[str, Any]) -> tuple[sitk.Image, str]:
+    """The image that a request names, unchecked but for its geometry.
+
+    Args:
+        volume: `array`, the .npy file (z, y, x), or (z, y, x, components); `ijk_to_ras`, 4 x 4, mm.
+
+    Returns:
+        The image, and the SHA-256 of its voxels (in memory's order) and matrix.
+
+    Raises:
+        ImageError: The matrix is not that of a volume.
+    """
+    array = np.load(volume["array"], mmap_mode="r", allow_pickle=False)
+    matrix = np.array(volume["ijk_to_ras"], dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        grid = Grid.from_matrix(matrix)
+    check_geometry(grid.spacing[::-1], grid.origin, grid.rotation.ravel())
+    image = grid.image(array)
+    digest = hashlib.sha256(np.ascontiguousarray(array).data)
+    digest.update(matrix.tobytes())
+    return image, digest.hexdigest()
+
+
+def write_array(folder: Path | str, name: str, array: np.ndarray) -> str:
+    """Write an array, or a view of one, to `name`.npy in a folder.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        OutputError: It cannot be written, because the disk is full, say.
+    """
+    path = Path(folder) / f"{name}.npy"
+    try:
+        np.save(path, array, allow_pickle=False)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full" if full else error.strerror or str(error)
+        raise OutputError(
+            f"The results cannot be handed over in {path.parent} ({reason}); free some space there and apply again."
+        ) from error
+    return str(path)

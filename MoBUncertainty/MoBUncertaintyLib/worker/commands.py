@@ -1,0 +1,218 @@
+"""What the worker does on request: predict a CT, and write a reviewed case.
+
+Nothing heavy is imported before a request needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from MoBUncertaintyLib.worker.progress import Estimate, Pace
+from MoBUncertaintyLib.worker.protocol import ProtocolError
+from MoBUncertaintyLib.worker.server import Fields, Report
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from MoBUncertaintyLib.inference.predictor import PredictionSettings, Predictor
+    from MoBUncertaintyLib.model.folder import Model
+    from MoBUncertaintyLib.pipeline import Analysis
+    from MoBUncertaintyLib.regions.settings import RegionSettings
+
+
+class Predictions:
+    """Answers `predict` and keeps the last model loaded, whatever the settings."""
+
+    def __init__(self) -> None:
+        self._pace = Pace()
+        self._predictor: Predictor | None = None
+        self._key: object = None
+
+    def __call__(self, request: Fields, report: Report) -> Fields:
+        """Predict, find the doubtful regions and write the arrays; see `protocol`."""
+        import numpy as np
+
+        voxels = int(np.prod(np.load(request["ct"]["array"], mmap_mode="r").shape))
+        path, key = _identify_model(request["model"])
+        estimate = Estimate(self._pace.expected(voxels, warm=key == self._key))
+
+        def tell(stage: str, done: int, total: int) -> None:
+            report.progress(estimate.step(stage, done, total))
+
+        tell("model", 0, 1)
+        from MoBUncertaintyLib.images.memory import check_memory
+        from MoBUncertaintyLib.output.results_folder import describe
+        from MoBUncertaintyLib.pipeline import analyse
+        from MoBUncertaintyLib.worker.arrays import read_volume
+
+        predictor = self._warm(path, key, _settings(request))
+        region_settings = _region_settings(request, predictor.model)
+        check_memory(voxels, len(predictor.model.card.labels), holders=2)  # Slicer is the other one
+        tell("model", 1, 1)
+        image, digest = read_volume(request["ct"])
+        analysis = analyse(image, predictor, region_settings, lambda step: tell(step.stage, step.done, step.total))
+        for message in analysis.prediction.warnings:
+            report.warning(message)
+        files = _hand_over(Path(request["folder"]), analysis, tell)
+        self._pace.learn(estimate.seconds, voxels)
+        about = describe(image, analysis.prediction, analysis.regions, predictor.model.card)
+        about["input"] |= {"name": request["ct"].get("name"), "sha256": digest}
+        return files | {
+            "rows": [asdict(region) for region in analysis.regions.regions],
+            "labels": [asdict(label) for label in predictor.model.card.labels],
+            "provenance": about | {"warnings": report.warnings},
+            "warnings": report.warnings,
+            "seconds": {stage: round(seconds, 3) for stage, seconds in estimate.seconds.items()},
+        }
+
+    def _warm(self, path: Path, key: object, settings: PredictionSettings) -> Predictor:
+        """The predictor of a model, loaded only if it is another one or has changed on disk."""
+        from MoBUncertaintyLib.inference.predictor import Predictor
+        from MoBUncertaintyLib.model.folder import load_model
+
+        if self._predictor is None or key != self._key:
+            if self._predictor is not None:
+                self._predictor.model.close()
+            self._predictor, self._key = None, None  # its memory is free before the next one needs it
+            self._predictor, self._key = Predictor(load_model(path), settings), key
+        self._predictor.use(settings)
+        return self._predictor
+
+
+def _identify_model(name: str) -> tuple[Path, object]:
+    """Where a model is, and what changes when its files do."""
+    from MoBUncertaintyLib.model.folder import find_model
+
+    path = Path(find_model(name)).absolute()
+    files = [path, *path.glob("*"), *path.glob("fold_*/*")]
+    stamps = []
+    for file in sorted(files):
+        with suppress(OSError):
+            status = file.stat()
+            stamps.append((str(file), status.st_size, status.st_mtime_ns))
+    return path, tuple(stamps)
+
+
+def _settings(request: Fields) -> PredictionSettings:
+    """How to predict; JSON has lists where the settings have tuples."""
+    from MoBUncertaintyLib.inference.predictor import PredictionSettings
+
+    fields = request.get("settings") or {}
+    try:
+        return PredictionSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    except (TypeError, ValueError) as error:
+        raise ProtocolError(f"The request's settings are not understood ({error}).") from error
+
+
+def _region_settings(request: Fields, model: Model) -> RegionSettings:
+    """What counts as a region: what the request states, unless it was set for another model, and the rest as usual."""
+    usual = model.card.region_settings
+    if request.get("regions_of_model") not in (None, model.digest):
+        return usual
+    try:
+        return usual.changed(request.get("regions") or {})
+    except (TypeError, ValueError) as error:
+        raise ProtocolError(f"The request's settings of regions are not understood ({error}).") from error
+
+
+def _hand_over(folder: Path, analysis: Analysis, tell: Callable[[str, int, int], None]) -> Fields:
+    """Write the arrays, each straight from its image's memory."""
+    import SimpleITK as sitk
+
+    from MoBUncertaintyLib.worker.arrays import write_array
+
+    prediction = analysis.prediction
+    classes = prediction.probability.GetNumberOfComponentsPerPixel()
+    total, done = 2 + 2 * classes, 0
+
+    def write(name: str, array: Any) -> str:
+        nonlocal done
+        tell("write", done, total)
+        done += 1
+        return write_array(folder, name, array)
+
+    files: Fields = {
+        "segmentation": write("segmentation", sitk.GetArrayViewFromImage(prediction.segmentation)),
+        "regions": write("regions", sitk.GetArrayViewFromImage(analysis.regions.labels)),
+    }
+    for kind, image in (("probability", prediction.probability), ("variance", prediction.variance)):
+        array = sitk.GetArrayViewFromImage(image)
+        parts = [array] if classes == 1 else [array[..., c] for c in range(classes)]
+        files[kind] = {str(value): write(f"{kind}-{value}", part) for value, part in enumerate(parts, start=1)}
+    tell("write", total, total)
+    return files
+
+
+def export_review(request: Fields, report: Report) -> Fields:
+    """Write what the reader wants of a reviewed case.
+
+    The report names the CT only where it may name the patient: the volume of a file that is called after its patient
+    has that name too. The CT's hash, and the number of its DICOM series, tell which one it is.
+
+    Args:
+        request: `ct`, {`array`, `ijk_to_ras`, `name`}; `predicted` and, by label value, `probability` and
+            `variance`: .npy files (z, y, x); `labels` and `provenance`, from the answer to `predict`; `review`, from
+            `Review.to_dict`; `dicom_files`, or null; `output`, `formats`, `patient_fields`, `overwrite`: as for
+            `write_export`.
+        report: Told of progress and warnings.
+
+    Returns:
+        `files`, `warnings` and `problems`, as `Exported` has them, lists of text.
+
+    Raises:
+        UserError: As `write_export` and `Review.from_dict` do.
+    """
+
+    import numpy as np
+
+    from MoBUncertaintyLib.errors import ReviewError
+    from MoBUncertaintyLib.output.report import ReviewedCase
+    from MoBUncertaintyLib.output.results_record import RecordError, check_provenance, read_labels
+    from MoBUncertaintyLib.output.review_export import write_export
+    from MoBUncertaintyLib.regions.uncertainty import Grid
+    from MoBUncertaintyLib.review.description import RegionDescriber
+    from MoBUncertaintyLib.review.review import Review
+    from MoBUncertaintyLib.worker.arrays import read_volume
+
+    def load(name: str) -> np.ndarray:
+        return np.load(name, mmap_mode="r", allow_pickle=False)
+
+    image, _ = read_volume(request["ct"])
+    predicted, grid = load(request["predicted"]), Grid.of(image)
+    maps = [{int(value): load(name) for value, name in request[kind].items()} for kind in ("probability", "variance")]
+    review = Review.from_dict(request["review"], predicted, grid, RegionDescriber(*maps, predicted, grid))
+    info = dict(request["provenance"])
+    try:
+        check_provenance(info)
+        labels = read_labels(request["labels"])
+    except RecordError as error:
+        raise ReviewError(f"What the scene keeps of the prediction is damaged ({error}); apply again.") from error
+    patient_fields = bool(request.get("patient_fields"))
+    given = {"name": request["ct"].get("name")} | {k: v for k, v in info.get("input", {}).items() if v}
+    info["input"] = given if patient_fields else given | {"name": None}
+    case = ReviewedCase(image, review, labels, *maps, info)
+
+    def tell(text: str, fraction: float) -> None:
+        step = {"stage": "export", "done": 0, "total": 1, "text": text}
+        report.progress(step | {"fraction": fraction, "seconds_left": None})
+
+    done = write_export(
+        case,
+        request["output"],
+        request["formats"],
+        dicom_files=request.get("dicom_files"),
+        patient_fields=patient_fields,
+        overwrite=bool(request.get("overwrite")),
+        progress=tell,
+    )
+    for warning in done.warnings:
+        report.warning(warning)
+    return {
+        "files": [str(path) for path in done.files],
+        "warnings": list(done.warnings),
+        "problems": list(done.problems),
+    }

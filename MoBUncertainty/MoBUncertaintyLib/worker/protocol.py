@@ -1,0 +1,154 @@
+"""What the application and its worker say to each other: one JSON object per line, UTF-8, on stdin and stdout.
+
+Requests hold `id` and `command`; events hold `event`, and the `id` of the request that they belong to. Arrays are not
+in them: they are handed over as .npy files in the folder that a request names. Only the standard library is imported
+here, since both Slicer and the worker use this.
+
+Request        Fields beside `id` and `command`
+-------------  ----------------------------------------------------------------------------------------------------
+predict        `ct` {array, ijk_to_ras, name}, `model`, `settings`, `folder`; `regions`, settings that the reader has
+               changed, and `regions_of_model`, the digest of the model they were changed for, or null
+export         see `export.export_review`
+scratch        `folder` for the worker's own temporary files; it is removed when stdin is closed. Has no answer
+shutdown       -
+
+Event          Fields beside `event` and `id`
+-------------  ----------------------------------------------------------------------------------------------------
+ready          `pid`, `version`, `niceness` (0: of usual priority); once, before anything is asked
+heartbeat      none; every `HEARTBEAT_S`, whatever is computed
+progress       `stage`, its `done` and `total` steps, `text` in English, `fraction` of the whole request 0 to 1,
+               `seconds_left` or null
+warning        `message`, one sentence
+result         `result`; ends the request
+error          `code`, `message`, one sentence, and `details` for a report of the fault, or ""; ends the request
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Any
+
+from MoBUncertaintyLib.files.json_input import SIZE_LIMIT, JsonError, parse_object
+
+HEARTBEAT_S = 2.0
+
+
+class Command(StrEnum):
+    """What the worker can be asked for."""
+
+    PREDICT = "predict"
+    EXPORT = "export"
+    SCRATCH = "scratch"
+    SHUTDOWN = "shutdown"
+
+
+class Event(StrEnum):
+    """What the worker says."""
+
+    READY = "ready"
+    HEARTBEAT = "heartbeat"
+    PROGRESS = "progress"
+    WARNING = "warning"
+    RESULT = "result"
+    ERROR = "error"
+
+
+_NUMBER = (int, float)
+_FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
+    Event.READY: {"pid": (int,), "version": (str,), "niceness": (int,)},
+    Event.HEARTBEAT: {},
+    Event.PROGRESS: {"stage": (str,), "done": (int,), "total": (int,), "text": (str,)}
+    | {"fraction": _NUMBER, "seconds_left": (*_NUMBER, type(None))},
+    Event.WARNING: {"message": (str,)},
+    Event.RESULT: {"result": (dict,)},
+    Event.ERROR: {"code": (str,), "message": (str,), "details": (str,)},
+}
+_NULL = type(None)
+_REQUESTS: dict[str, dict[str, tuple[type, ...]]] = {
+    Command.PREDICT: {"ct": (dict,), "model": (str,), "folder": (str,)}
+    | dict.fromkeys(("settings", "regions"), (dict, _NULL))
+    | {"regions_of_model": (str, _NULL)},
+    Command.EXPORT: dict.fromkeys(("predicted", "output"), (str,))
+    | dict.fromkeys(("ct", "probability", "variance", "provenance", "review"), (dict,))
+    | {"labels": (list,), "formats": (list,), "dicom_files": (list, _NULL)},
+    Command.SCRATCH: {"folder": (str,)},
+}
+"""What the worker relies on; a field that may be null may be missing too."""
+
+
+class ProtocolError(Exception):
+    """What was said is no message."""
+
+
+def encode(message: dict[str, Any], errors: str = "strict") -> bytes:
+    """A message as one line.
+
+    Args:
+        message: What to say.
+        errors: What to do with text that is not valid Unicode, such as the name of a file may be; see `str.encode`.
+
+    Raises:
+        ProtocolError: It holds something that JSON cannot, such as NaN or an array.
+    """
+    try:
+        return json.dumps(message, ensure_ascii=False, allow_nan=False).encode(errors=errors) + b"\n"
+    except (TypeError, ValueError) as error:
+        raise ProtocolError(f"The message cannot be sent ({error}).") from error
+
+
+class Decoder:
+    """Makes messages out of bytes as they come; what is not yet a whole line waits for the rest."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """The messages that `data` completes.
+
+        Raises:
+            ProtocolError: A line is not a JSON object, or too long to be a message.
+        """
+        *lines, rest = data.split(b"\n")
+        if lines:
+            lines[0] = bytes(self._rest) + lines[0]
+            self._rest.clear()
+        self._rest += rest
+        if len(self._rest) > SIZE_LIMIT:
+            raise ProtocolError(f"A line is longer than {SIZE_LIMIT >> 20} MB.")
+        return [_message(line) for line in lines if line.strip()]
+
+
+def check_request(request: dict[str, Any]) -> None:
+    """Check that a request has a command and, if it is one of `Command`, all its fields.
+
+    Raises:
+        ProtocolError: It has not.
+    """
+    types = {"id": (int, str, _NULL), "command": (str,)}
+    if isinstance(command := request.get("command"), str):
+        types |= _REQUESTS.get(command, {})
+    for name, allowed in types.items():
+        if not isinstance(request.get(name), allowed):
+            raise ProtocolError(f"The request {command!r} has no proper {name!r}.")
+
+
+def check_event(event: dict[str, Any]) -> None:
+    """Check that an event is one, with all its fields.
+
+    Raises:
+        ProtocolError: It is not.
+    """
+    kind = event.get("event")
+    if not isinstance(kind, str) or kind not in _FIELDS:
+        raise ProtocolError(f"There is no event {kind!r}.")
+    for name, types in _FIELDS[kind].items():
+        if not isinstance(event.get(name), types) or (name not in event):
+            raise ProtocolError(f"The event {kind} has no proper {name!r}.")
+
+
+def _message(line: bytes) -> dict[str, Any]:
+    try:
+        return parse_object(line)
+    except JsonError as error:
+        raise ProtocolError(f"This is no message ({error}): {line[:200]!r}.") from error

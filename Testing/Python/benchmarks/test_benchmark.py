@@ -1,0 +1,370 @@
+"""The inference benchmark: end to end on a tiny CT and network."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from scipy.integrate import quad
+from scipy.special import expit
+from scipy.stats import norm
+from typer.testing import CliRunner
+
+import MoBUncertaintyLib
+from inference import adaptive, cases, measure, ours, run, summary
+from inference.accuracy import logistic_normal_reference, measure_accuracy
+from inference.interactive import measure_region_of_interest
+from inference.literal import literal, literal_moments
+from inference.networks import make_network, open_model, stock_folder
+from inference.sampling import measure_sampling
+from inference.tasks import BenchmarkSettings, Task, parse_sizes, plan, size_title
+from MoBUncertaintyLib.cli import app
+from MoBUncertaintyLib.errors import Cancelled, ModelError, OutputError, SettingsError, UserError
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
+from MoBUncertaintyLib.network.backbone import load_network
+from MoBUncertaintyLib.network.moments import moments
+from support import tiny
+from support.processes import gone
+
+SIZE = (40, 40, 40)
+MOB = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=4, bases=2, partitions=2)
+SYSTEMS = {"a", "b", "c", "d", "e", "e-adaptive"}
+
+
+def ready(folder: Path) -> tuple[Path, Path]:
+    """A benchmark's folder that has its CT already, and a tiny network for it."""
+    network = tiny.make_results_folder(folder / "tiny", dataset=tiny.make_dataset(orientation="LPS"), covariance=MOB)
+    output = folder / "benchmark"
+    (output / "cases").mkdir(parents=True)
+    sitk.WriteImage(tiny.make_ct(SIZE), str(cases.case_file(output, SIZE)))
+    (output / run.FILE).touch()
+    run.Store(output).add(Task("cases", size=SIZE), {"result": {}})
+    return output, network
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Of a benchmark of all systems that has been run; the limit leaves each a first run only."""
+    output, network = ready(tmp_path_factory.mktemp("benchmark"))
+    given = ["benchmark", "--output", str(output), "--networks", str(network), "--sizes", "40", "--samples", "4"]
+    given += ["--parts", "systems", "--rounds", "1", "--threads", "1", "--device", "cpu", "--limit", "0.001"]
+    done = CliRunner().invoke(app.app, given)
+    assert done.exit_code == 0, done.output
+    assert "targets hold" in done.output
+    return given
+
+
+@pytest.fixture
+def finished(arguments: list[str]) -> dict[str, Any]:
+    return json.loads((Path(arguments[2]) / "benchmark.json").read_text(encoding="utf-8"))
+
+
+def test_every_system_is_measured_stage_by_stage(finished: dict[str, Any]) -> None:
+    table = {row["system"]: row for row in finished["systems"]}
+    assert finished["failed"] == []
+    assert set(table) == SYSTEMS
+    for system, row in table.items():
+        stages = row["stages_s"]
+        assert row["runs"] == 1 and row["first_run_only"] and row["tiles"] <= 27
+        assert {"read", "preprocess", "backbone", "blend", "resample", "write", "other"} <= set(stages), system
+        assert all(seconds >= 0 for seconds in stages.values())
+        assert row["total_s"] == pytest.approx(sum(stages.values()), rel=1e-6)
+        assert 0 < row["volumes_s"] <= row["total_s"] < row["cold_s"]
+        assert row["import_s"] > 0 and row["load_s"] > 0 and row["peak_bytes"] > 1e8
+    assert "moments" not in table["a"]["stages_s"] and "regions" not in table["a"]["stages_s"]
+    assert all("moments" in table[system]["stages_s"] for system in SYSTEMS - {"a"})
+    assert all(table[system]["tiles"] == 27 for system in SYSTEMS - {"e-adaptive"})
+
+
+def test_passes_that_do_not_fit_the_limit_are_extrapolated_and_marked(
+    arguments: list[str], finished: dict[str, Any]
+) -> None:
+    table = {row["system"]: row for row in finished["systems"]}
+    assert {system for system, row in table.items() if row["extrapolated"]} == {"b"}
+    assert table["b"]["passes"] == 3
+    assert summary.marks_of(table["b"]) == {"*", "†"} and summary.marks_of(table["a"]) == {"†"}
+    (target,) = [t for t in finished["targets"] if t["what"] == "(b) / (e), end to end"]
+    assert target["marks"] == "*†"
+    seconds = summary.number(table["b"]["volumes_s"])
+    assert f"**{seconds}**\\*†" in (Path(arguments[2]) / "benchmark.md").read_text(encoding="utf-8")
+    kept = [json.loads(line) for line in (Path(arguments[2]) / run.FILE).read_text().splitlines()]
+    (stages,) = [e["result"]["cold"]["stages"] for e in kept if e["task"]["system"] == "b"]
+    assert stages["backbone"] > 2 * table["a"]["stages_s"]["backbone"], "four passes, of which three were made"
+
+
+def test_warm_runs_follow_the_first(arguments: list[str]) -> None:
+    options = {"device": "cpu", "threads": 1, "repeats": 2, "limit": 600.0, "samples": 4}
+    task = Task("system", arguments[4], SIZE, "a", 0, options)
+    outcome = run.in_child(task, Path(arguments[2]), lambda: False)
+    assert len(outcome["result"]["warm"]) == 2
+    (row,) = summary.rows([{"key": task.key, "task": asdict(task), "revision": None, **outcome}])
+    totals = [each["total"] for each in outcome["result"]["warm"]]
+    assert (row["runs"], row["first_run_only"], row["total_s"]) == (2, False, pytest.approx(np.median(totals)))
+
+
+def test_report_names_machine_targets_and_pictures(arguments: list[str], finished: dict[str, Any]) -> None:
+    folder = Path(arguments[2])
+    assert finished["machine"]["processor"] and finished["machine"]["cores"] >= 1
+    assert finished["machine"]["gpu"] is None
+    assert finished["machine"]["versions"]["torch"] == torch.__version__
+    text = (folder / "benchmark.md").read_text(encoding="utf-8")
+    for words in (finished["machine"]["processor"], "(e) / (a), end to end", "(b) / (e), end to end", "(d) / (e)"):
+        assert words in text
+    for picture in ("memory.png", "stages.png"):
+        assert f"({picture})" in text
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+    # Nothing is left of what the systems wrote, or of the requests.
+    assert not list(folder.glob("scratch-*"))
+
+
+def test_second_run_measures_nothing_and_other_settings_do(arguments: list[str], monkeypatch, finished) -> None:
+    started: list[Task] = []
+    monkeypatch.setattr(run, "in_child", lambda task, folder, cancelled: started.append(task) or {"failed": "not now"})
+    assert CliRunner().invoke(app.app, arguments).exit_code == 0
+    assert started == []
+    output, given = Path(arguments[2]), BenchmarkSettings(**as_settings(finished["settings"]))
+    found = run.run(output, replace(given, samples=5, systems=("e",)))
+    assert {task.system for task in started} <= {"e", "e-adaptive"}
+    assert "not now" in found["failed"][0]["why"]
+    failed = len(started)
+    run.run(output, replace(given, samples=5, systems=("e",)))
+    assert len(started) == 2 * failed, "what failed is tried again"
+    run.run(output, given)
+
+
+def as_settings(content: dict[str, Any]) -> dict[str, Any]:
+    lists = {name: tuple(content[name]) for name in ("networks", "systems", "parts")}
+    return content | lists | {"sizes": tuple(tuple(size) for size in content["sizes"])}
+
+
+def test_stock_folder_has_the_models_own_backbone(arguments: list[str]) -> None:
+    output, network = Path(arguments[2]), arguments[4]
+    model = open_model(output, network)
+    weights = load_network(model, 0).backbone.state_dict()
+    stock = torch.load(stock_folder(output, network) / "fold_0" / "checkpoint_final.pth", weights_only=True)
+    assert all(torch.equal(value, weights[name]) for name, value in stock["network_weights"].items())
+    assert "covariance" not in json.loads((stock_folder(output, network) / "plans.json").read_text())
+    assert model.card.covariance == MOB
+
+
+def test_network_without_the_mixture_of_bases_is_refused(tmp_path: Path) -> None:
+    folder = tiny.make_results_folder(tmp_path / "plain")
+    with pytest.raises(ModelError, match="Mixture-of-Bases"):
+        make_network(tmp_path, str(folder))
+
+
+@pytest.mark.parametrize("change", [{"networks": ("tiny",)}, {"device": "cuda:99"}], ids=["network", "device"])
+def test_what_is_not_there_is_named_before_anything_is_measured(tmp_path: Path, change: dict) -> None:
+    settings = BenchmarkSettings(**{"networks": ("small",), "sizes": (SIZE,), "device": "cpu"} | change)
+    with pytest.raises(UserError, match=r"There is no model 'tiny'|The device 'cuda:99' is not available|no 'cuda:99'"):
+        run.run(tmp_path / "out", settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_cancelled_benchmark_ends_its_process_and_keeps_what_it_has(tmp_path: Path, monkeypatch) -> None:
+    output, network = ready(tmp_path)
+    started: list[int] = []
+    popen = run.subprocess.Popen
+
+    def noted(command: list[str], **options: Any) -> Any:
+        process = popen(command, **options)
+        if "inference.child" in command:
+            started.append(process.pid)
+        return process
+
+    monkeypatch.setattr(run.subprocess, "Popen", noted)
+    settings = BenchmarkSettings(networks=(str(network),), sizes=(SIZE,), parts=("accuracy",), device="cpu")
+    done = Task("cases", size=SIZE)
+    with pytest.raises(Cancelled, match="finished measurements are kept"):
+        run.run(output, settings, cancelled=lambda: bool(started))
+    assert len(started) == 1 and gone(started[0])
+    assert run.Store(output).is_done(done)
+    assert not list(output.glob("scratch-*"))
+
+
+def test_line_cut_short_is_measured_again_and_swallows_no_other(tmp_path: Path) -> None:
+    store = run.Store(tmp_path / "new")
+    first, second, third = (Task("display", number=n) for n in range(3))
+    store.add(first, {"result": {"x": 1}})
+    store.path.write_text(store.path.read_text() + '{"key": "' + second.key)
+    again = run.Store(tmp_path / "new")
+    assert again.is_done(first) and not again.is_done(second)
+    again.add(third, {"result": {}})
+    assert run.Store(tmp_path / "new").is_done(third)
+
+
+def test_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(OutputError, match="holds other things"):
+        run.Store(tmp_path)
+
+
+def test_without_a_checkout_one_sentence_says_what_to_do(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(MoBUncertaintyLib, "__file__", str(tmp_path / "a" / "MoBUncertaintyLib" / "__init__.py"))
+    done = CliRunner().invoke(app.app, ["benchmark", "--output", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert "get a checkout of the project and run it there" in done.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["", "x", "12x", "1x2", "0", "4x4x4x4", "4,,4", "-3"])
+def test_wrong_sizes_are_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="is no size"):
+        parse_sizes(text)
+
+
+def test_sizes_are_read_and_named() -> None:
+    assert parse_sizes("128,512x512x300") == ((128, 128, 128), (512, 512, 300))
+    assert [size_title(size) for size in parse_sizes("128,512x512x300")] == ["128³", "512 x 512 x 300"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"systems": ("f",)}, {"parts": ("all",)}, {"repeats": 0}, {"networks": ()}, {"systems": ()}]
+)
+def test_wrong_settings_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError):
+        BenchmarkSettings(**change)
+
+
+def test_defaults_of_the_command_are_those_of_the_settings() -> None:
+    shown = {
+        parameter.name: parameter.default
+        for command in [__import__("typer").main.get_command(app.app).commands["benchmark"]]
+        for parameter in command.params
+    }
+    settings = BenchmarkSettings()
+    for name in ("networks", "systems", "parts"):
+        assert tuple(shown[name].split(",")) == getattr(settings, name)
+    assert parse_sizes(shown["sizes"]) == settings.sizes
+    for name in ("repeats", "rounds", "samples", "limit", "phantoms", "device", "threads"):
+        assert shown[name] == getattr(settings, name)
+
+
+def test_systems_take_turns() -> None:
+    planned = plan(BenchmarkSettings(phantoms=2), [(256, 256, 256), (512, 512, 300)])
+    turn = [t.system for t in planned if t.kind == "system" and t.network == "small" and t.size == (128,) * 3]
+    assert turn == ["a", "e", "e-adaptive", "d", "c", "b"] * 2
+    study = [(t.network, t.size) for t in planned if t.kind == "adaptive"]
+    assert study == [("small", (256, 256, 256))] * 2
+    assert len({task.key for task in planned}) == len(planned)
+
+
+# --- the systems' mathematics
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory):
+    model = tiny.make_model(tmp_path_factory.mktemp("model") / "tiny", covariance=MOB)
+    return model, load_network(model, 0)
+
+
+@pytest.mark.parametrize("scope", [Scope.VOXEL, Scope.TILE])
+@torch.inference_mode()
+def test_literal_draws_have_the_moments_of_ours(network, scope: Scope) -> None:
+    gaussian = replace(network[1](torch.randn(1, 1, 24, 24, 24)), scope=scope)
+    exact = moments(gaussian)
+    count = 400
+    drawn = literal_moments(gaussian, count, torch.Generator().manual_seed(0))
+    through_ours = moments(literal(gaussian), count, torch.Generator().manual_seed(0))
+    assert torch.allclose(drawn.first, through_ours.first, atol=1e-5)
+    # Where the outcome is open enough for the mean of 400 draws to be normal; of some 10,000 voxels.
+    open_to_doubt = exact.variance() > 1e-3
+    error = ((drawn.first - exact.first) / (exact.variance() / count).sqrt())[open_to_doubt]
+    assert len(error) > 1000
+    assert error.abs().max() < 6
+    assert error.mean().abs() < 5 / len(error) ** 0.5
+    assert error.square().mean().sqrt().item() == pytest.approx(1.0, abs=0.05)
+    ratio = (drawn.second - drawn.first.square())[open_to_doubt] / exact.variance()[open_to_doubt]
+    assert ratio.mean().item() == pytest.approx(1 - 1 / count, abs=0.02)
+
+
+def test_reference_is_the_integral() -> None:
+    mean, deviation = np.meshgrid([-6.0, -0.3, 0.0, 2.5], [1e-3, 0.7, 4.0, 30.0])
+    found = logistic_normal_reference(*(torch.from_numpy(v.reshape(1, 4, 4)) for v in (mean, deviation**2)))
+    for power, moment in ((1, found.first), (2, found.second)):
+        for m, s, value in zip(mean.flat, deviation.flat, moment.flatten().tolist(), strict=True):
+            corner = sorted({float(np.clip(-m / s, -8.9, 8.9)), 0.0})
+
+            def integrand(z: float, m: float = m, s: float = s, power: int = power) -> float:
+                return expit(m + s * z) ** power * norm.pdf(z)
+
+            expected = quad(integrand, -9, 9, points=corner, limit=500, epsabs=1e-12)[0]
+            assert value == pytest.approx(expected, abs=1e-10)
+
+
+def test_closed_form_is_accurate_and_samples_are_noisy(network) -> None:
+    errors = measure_accuracy(network[0], tiny.make_ct(SIZE), "cpu", samples=30)["errors"]
+    assert errors["e, float32"]["mean_largest"] < 1e-5  # 5e-6 of the form, and fp32's
+    assert errors["e, float32"]["variance_largest"] < 3e-5
+    for system in ("c", "d"):
+        assert 1e-2 < errors[f"{system}, float32"]["mean_largest"] < 0.6
+
+
+def test_sampling_and_region_of_interest_are_timed(network, tmp_path: Path) -> None:
+    timed = measure_sampling(network[0], "cpu", repeats=1, samples=2, limit=60.0)
+    assert set(timed["c_s"]) == set(timed["d_s"]) == {"1", "2", "5", "10", "30", "100"}
+    assert timed["c_s"]["100"] > timed["e_s"] > 0
+    assert set(measure_sampling(network[0], "cpu", repeats=1, samples=2, limit=0.0)["c_s"]) == {"1"}
+    path = tmp_path / "ct.nii.gz"
+    sitk.WriteImage(tiny.make_ct(SIZE), str(path))
+    waited = measure_region_of_interest(path, network[0], "cpu", repeats=2)
+    assert len(waited["warm"]) == 2 and waited["tiles"] >= 1
+
+
+# --- the CTs and the clock
+
+
+def test_cts_show_the_field_or_a_cut_out_and_keep_their_middle() -> None:
+    ct = tiny.make_ct((50, 60, 70), (6.0, 6.0, 6.0), (-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    whole, part = cases.sample(ct, (256, 256, 200)), cases.sample(ct, (64, 64, 64))
+    assert whole.GetPixelID() == sitk.sitkInt16
+    assert np.multiply(whole.GetSize(), whole.GetSpacing()) == pytest.approx(cases.FIELD_MM)
+    assert part.GetSpacing() == pytest.approx((1.5, 1.5, 0.9375))
+    middles = [cases._middle(image) for image in (ct, whole, part)]
+    assert np.ptp(middles, axis=0) == pytest.approx([0, 0, 0], abs=1e-6)
+    bounds = cases.middle_box(part, (10, 10, 100))
+    assert np.diff(np.reshape(bounds, (3, 2)))[:, 0] == pytest.approx([9 * 1.5, 9 * 1.5, 63 * 0.9375])
+
+
+def test_stages_within_stages_are_counted_once() -> None:
+    now = iter([0.0, 1.0, 4.0, 10.0])
+    clock = measure.StageClock()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure.time, "perf_counter", lambda: next(now))
+        with clock.stage("outer"), clock.stage("inner"):
+            pass
+    assert dict(clock.seconds) == {"inner": 3.0, "outer": 7.0}
+    assert clock.peaks["outer"] > 1e6
+    clock.wrap(object(), "not_there", "stage")
+
+
+def test_warm_runs_stop_at_the_limit() -> None:
+    runs = measure.repeated(lambda: {"total": 4.0}, repeats=5, limit=13.0)
+    assert len(runs["warm"]) == 2
+    assert measure.repeated(lambda: {"total": 40.0}, repeats=5, limit=13.0)["warm"] == []
+
+
+def test_environment_has_this_checkout_first_and_the_threads_everywhere(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    found = run.environment(tmp_path, 3)
+    root = Path(MoBUncertaintyLib.__file__).parents[2]
+    assert found["PYTHONPATH"].split(os.pathsep)[-1] == "elsewhere"
+    assert found["PYTHONPATH"].startswith(str(root / "Testing" / "Benchmarks"))
+    assert found["OMP_NUM_THREADS"] == found["nnUNet_def_n_proc"] == "3"
+
+
+def test_study_predicts_both_ways(network, monkeypatch) -> None:
+    assert ours.settings_of("c", "cpu", 7).samples == 7 and ours.settings_of("e", "cpu", 7).samples is None
+    ways = [ours.settings_of(system, "cpu", 7).tiling for system in ("c", "d", "e", "e-adaptive")]
+    assert ways == ["full", "full", "full", "adaptive"]
+    monkeypatch.setattr(adaptive, "phantom", lambda seed: tiny.make_ct((40, 48, 56)))
+    found = adaptive.measure_adaptive(network[0], (96, 96, 96), 0, "cpu")
+    assert 1 <= found["adaptive"]["tiles"] <= found["full"]["tiles"]
+    assert found["dice"] > 0.9 and found["volume_difference_percent"] < 10

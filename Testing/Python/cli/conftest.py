@@ -1,0 +1,39 @@
+"""Results to review."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.images.reader import digest
+from MoBUncertaintyLib.output.results_folder import write_results
+from support.fake_case import LEFT_KIDNEY, PANCREAS, invented_case
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A folder with a CT and its results."""
+    folder = tmp_path_factory.mktemp("case")
+    case = invented_case(labels=(PANCREAS, LEFT_KIDNEY))
+    sitk.WriteImage(case.image, str(folder / "ct.nii.gz"))
+    write_results(
+        folder / "results",
+        case.image,
+        case.prediction,
+        case.regions,
+        case.card,
+        source=folder / "ct.nii.gz",
+        sha256=digest(folder / "ct.nii.gz"),
+        scene=False,
+    )
+    return folder
+
+
+@pytest.fixture
+def place(made, tmp_path) -> Path:
+    """The same in a folder of the test's own; the CT stays where it was."""
+    shutil.copytree(made / "results", tmp_path / "results")
+    return tmp_path

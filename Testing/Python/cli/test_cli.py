@@ -1,0 +1,402 @@
+"""The commands as a user meets them: what they print, write and return."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from MoBUncertaintyLib import pipeline
+from MoBUncertaintyLib.cli import app, console
+from MoBUncertaintyLib.errors import Cancelled, ModelError
+from MoBUncertaintyLib.inference.devices import Precision
+from MoBUncertaintyLib.inference.predictor import Progress
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.network.export import export
+from MoBUncertaintyLib.regions.settings import Measure
+from support import tiny
+
+FILES = {"segmentation.nii.gz", "probability.nii.gz", "variance.nii.gz", "regions.nii.gz", "regions.csv"}
+FILES |= {"overlay.png", "prediction.json", "review.html"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with a Mixture-of-Bases head."""
+    folder = tmp_path_factory.mktemp("model")
+    spec = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=4, bases=2, partitions=2)
+    export(tiny.make_results_folder(folder / "raw", covariance=spec, folds=2), folder / "model", name="Tiny")
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ct") / "ct.nii.gz"
+    sitk.WriteImage(tiny.make_ct(), path)
+    return path
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app.app, [str(argument) for argument in arguments])
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The same in a process of its own."""
+    return [sys.executable, "-m", "MoBUncertaintyLib.cli.app", *(str(argument) for argument in arguments)]
+
+
+def test_help_answers_at_once_and_loads_nothing_heavy() -> None:
+    program = (
+        "import sys, time; sys.argv = ['mob-uncertainty', 'predict', '--help']\n"
+        "from MoBUncertaintyLib.cli.app import app\n"
+        "try: app()\n"
+        "except SystemExit: pass\n"
+        "print('HEAVY', sorted({'torch', 'numpy', 'SimpleITK', 'scipy', 'matplotlib'} & set(sys.modules)))\n"
+        "print('SECONDS', time.process_time())"  # of the processor: others may keep it busy
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True)
+    assert "--model" in done.stdout
+    assert "HEAVY []" in done.stdout
+    assert float(done.stdout.rsplit("SECONDS", 1)[1]) < 1.0  # 0.2 s usually
+
+
+def test_version_is_printed() -> None:
+    done = run("--version")
+    assert done.exit_code == 0
+    assert re.fullmatch(r"mob-uncertainty \d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_choices_of_the_options_are_those_of_the_core() -> None:
+    hints = get_type_hints(app.predict)
+    measures, _none = get_args(hints["measure"])
+    assert set(get_args(measures)) == {measure.value for measure in Measure}
+    assert set(get_args(hints["precision"])) == {precision.value for precision in Precision}
+
+
+def test_predict_writes_the_results_folder_and_says_where(model: Path, ct: Path, tmp_path: Path) -> None:
+    done = run("predict", ct, "--model", model, "--output", tmp_path / "out", "--no-scene", "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    given, made = sitk.ReadImage(ct), sitk.ReadImage(tmp_path / "out" / "segmentation.nii.gz")
+    for method in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(made, method)() == getattr(given, method)()
+    millilitres = np.prod(given.GetSpacing()) * int((sitk.GetArrayFromImage(made) == 1).sum()) / 1000
+    assert f"{millilitres:.1f} ml" in done.stdout
+    assert "doubtful regions" in done.stdout
+    assert "Predicting tiles" in done.stderr
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "out"]  # no temporary folder left
+
+
+def test_options_reach_the_prediction_and_the_regions(model: Path, ct: Path, tmp_path: Path) -> None:
+    options = "--samples 4 --seed 7 --overlap 0.25 --precision float32 --fold 1 --no-body-box --device cpu"
+    options += (
+        " --tiling full --roi -60 60 -60 60 -60 60 --measure bernoulli --threshold 0.1 --min-volume 50 --no-scene"
+        " --region depth_mm=2 --region grow_mm=0"
+    )
+    done = run("predict", ct, "--model", model, "--output", tmp_path / "out", *options.split())
+    assert done.exit_code == 0, done.output
+    info = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    expected = {"samples": 4, "seed": 7, "overlap": 0.25, "precision": "float32", "folds": [1], "body_box": False}
+    expected |= {"region_of_interest": [-60, 60, -60, 60, -60, 60], "device": "cpu", "mirror": False, "tiling": "full"}
+    assert info["settings"] == expected
+    region_settings = info["regions"]["settings"]
+    assert region_settings["measure"] == "bernoulli"
+    assert region_settings["threshold"] == 0.1
+    assert region_settings["minimum_mm3"] == 50
+    assert (region_settings["depth_mm"], region_settings["grow_mm"]) == (2, 0)
+    assert info["precision"] == "float32"
+
+
+def test_a_stock_model_is_asked_for_the_doubt_that_it_has(ct: Path, tmp_path: Path) -> None:
+    """Without a covariance there is no variance, and regions by it would be none whatever the doubt."""
+    raw = tiny.make_results_folder(tmp_path / "raw")
+    done = run("predict", ct, "--model", raw, "--output", tmp_path / "out", "--device", "cpu", "--no-scene")
+    assert done.exit_code == 0, done.output
+    assert (
+        json.loads((tmp_path / "out" / "prediction.json").read_text())["regions"]["settings"]["measure"] == "bernoulli"
+    )
+
+
+def test_scene_is_written_by_default(model: Path, ct: Path, tmp_path: Path) -> None:
+    pytest.importorskip("slicer", reason="slicer-core is not installed")
+    done = run("predict", ct, "--model", model, "--output", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | {"scene.mrb"}
+
+
+def test_earlier_results_are_replaced_only_when_asked(model: Path, ct: Path, tmp_path: Path) -> None:
+    arguments = ["predict", ct, "--model", model, "--output", tmp_path / "out", "--no-scene"]
+    assert run(*arguments, "--seed", "1").exit_code == 0
+    refused = run(*arguments, "--seed", "2")
+    assert refused.exit_code == 2
+    assert "--overwrite" in refused.stderr
+    assert json.loads((tmp_path / "out" / "prediction.json").read_text())["settings"]["seed"] == 1
+    assert run(*arguments, "--seed", "2", "--overwrite").exit_code == 0
+    assert json.loads((tmp_path / "out" / "prediction.json").read_text())["settings"]["seed"] == 2
+
+
+def test_bad_volume_in_a_folder_is_reported_and_the_rest_goes_on(model: Path, ct: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cts"
+    folder.mkdir()
+    (folder / "a.nii.gz").write_bytes(ct.read_bytes())
+    (folder / "b.nii.gz").write_text("no image")
+    Path(os.fsdecode(os.fsencode(folder) + b"/M\xfcller.nii.gz")).write_bytes(ct.read_bytes())
+    sitk.WriteImage(sitk.ReadImage(ct), folder / "c.nrrd")
+    done = run("predict", folder, "--model", model, "--output", tmp_path / "out", "--no-scene")
+    assert done.exit_code == 2
+    assert "b.nii.gz: " in done.stderr
+    assert "2 of 4 cases failed" in done.stderr
+    assert r"M\xfcller.nii.gz: " in done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "c"]
+    same = [sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "out" / c / "variance.nii.gz")) for c in "ac"]
+    assert np.array_equal(*same)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_ctrl_c_ends_between_tiles_with_nothing_left(model: Path, ct: Path, tmp_path: Path, name: str) -> None:
+    """A real signal to a real process, in the middle of many tiles; so do a cluster's and a closed terminal's."""
+    arguments = ["predict", ct, "--model", model, "--output", tmp_path / "out", "--overlap", "0.9", "--device", "cpu"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, encoding="utf-8", env=environment) as process:
+        lines = iter(process.stderr.readline, "")
+        for line in lines:
+            if "Predicting tiles" in line:
+                break
+        time.sleep(0.5)
+        process.send_signal(getattr(signal, name))
+        rest = "".join(lines)
+    assert process.returncode == 130, rest
+    assert "Cancelling" in rest
+    assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_asks_nobody_between_steps_ends_at_once() -> None:
+    with pytest.raises(typer.Exit) as ended, console.reporting():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    assert ended.value.exit_code == 130
+
+
+def test_programs_under_nohup_outlive_their_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with console.reporting():
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_command_removes_what_killed_ones_have_left(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "mob-model-0123456789ab").mkdir()
+    (tmp_path / "mob-model-0123456789ab" / "weights.safetensors").write_bytes(b"")
+    (tmp_path / "MoBUncertainty-0123456789ab").mkdir()
+    (tmp_path / "MoBUncertainty-0123456789ab" / "ct.npy").write_bytes(b"of a patient")
+    (tmp_path / "mine").mkdir()
+    assert run("inspect", model).exit_code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_report_that_cannot_be_made_is_said_before_the_work(
+    model: Path, ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("MoBUncertaintyLib.output.report.TEMPLATE", tmp_path / "nowhere.jinja")
+    done = run("predict", ct, "--model", model, "--output", tmp_path / "out", "--no-scene")
+    assert done.exit_code == 2
+    assert "nowhere.jinja is not installed" in done.stderr
+    assert "Predicting" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stage", ["read", "preprocess", "network", "resample", "regions", "write"])
+def test_cancelling_before_any_stage_leaves_nothing(model: Path, ct: Path, tmp_path: Path, stage: str) -> None:
+    predictor = pipeline.Predictor(pipeline.load_model(model))
+    reached: list[str] = []
+    with pytest.raises(Cancelled):
+        pipeline.run_case(
+            ct,
+            tmp_path / "out",
+            predictor,
+            scene=False,
+            progress=lambda update: reached.append(update.stage),
+            cancelled=lambda: stage == "read" or (bool(reached) and reached[-1] == _before(stage)),
+        )
+    assert stage not in reached or stage == "network"
+    assert list(tmp_path.iterdir()) == []
+
+
+def _before(stage: str) -> str:
+    stages = ["read", "preprocess", "network", "resample", "regions", "write"]
+    return stages[stages.index(stage) - 1]
+
+
+def test_progress_is_plain_lines_with_time_left_where_there_is_no_terminal(capsys: pytest.CaptureFixture) -> None:
+    with console.progress("ct [1]") as show:
+        show(Progress("read", 0, 1, None))
+        show(Progress("read", 1, 1, 0.0))
+        show(Progress("network", 0, 900, None))
+        for done in range(1, 900):
+            show(Progress("network", done, 900, 75.0))
+        show(Progress("network", 900, 900, 0.0))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["ct [1]", "  Reading", "  Predicting tiles: 0 of 900", "  Predicting tiles: 900 of 900"]
+
+
+def test_progress_shows_bars_and_time_left_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    with console.progress("ct") as show:
+        show(Progress("network", 450, 900, 75.0))
+    printed = capsys.readouterr().err
+    assert "450/900" in printed
+    assert "1 min 15 s left" in printed
+    assert "━" in printed
+
+
+def test_inspect_shows_card_and_covariance(model: Path) -> None:
+    done = run("inspect", model)
+    assert done.exit_code == 0, done.output
+    for expected in ("Tiny", "organ", "mixture-of-bases, rank 4, bases 2", "folds 0, 1", "SHA-256 as stated"):
+        assert expected in done.stdout
+
+
+def test_what_a_card_says_is_shown_as_it_is(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever inspects a model does not trust it yet: its text is no markup, and steers no terminal."""
+    subprocess.run(["cp", "-r", model, tmp_path / "copy"], check=True)
+    card = json.loads((model / "model.json").read_text())
+    said = {"task": "Segments [/organ] in [link=http://evil]CT[/link]", "licence": "CC-BY [/] :smile:"}
+    said |= {"training": {"by [/]": "\x1b]0;owned\x07\nme"}, "scores": {"\x1b[2J": ["\u202e[/dice]"]}}
+    (tmp_path / "copy" / "model.json").write_text(json.dumps(card | said))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "150")
+    done = run("inspect", tmp_path / "copy")
+    assert done.exit_code == 0, done.output
+    for expected in (said["task"], said["licence"], "by [/]", r"\x1b]0;owned\x07\nme", r"\x1b[2J", r"\u202e[/dice]"):
+        assert expected in done.stdout
+    assert not set("\x07\u202e") & set(re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)) and "\x1b]" not in done.stdout
+
+
+def test_errors_and_warnings_steer_no_terminal(capsys: pytest.CaptureFixture) -> None:
+    console.show_error(ModelError("plans.json has no configuration [/] (there is: \x1b[2J\r)."), "a\udcff[b].nii")
+    console.show_warnings(["\x1b]0;owned\x07"])
+    assert capsys.readouterr().err.splitlines() == [
+        r"Error: a\xff[b].nii: plans.json has no configuration [/] (there is: \x1b[2J\r).",
+        r"Warning: \x1b]0;owned\x07",
+    ]
+
+
+def test_inspect_finds_damage_in_any_weights_file(model: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", model, copy], check=True)
+    weights = copy / "fold_1" / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    done = run("inspect", copy)
+    assert done.exit_code == 2
+    assert "fold_1/weights.safetensors" in done.stderr
+
+
+def test_export_passes_every_option_to_the_card(tmp_path: Path) -> None:
+    raw = tiny.make_results_folder(tmp_path / "raw", folds=2)
+    (tmp_path / "scores.json").write_text('{"dice": 0.9}')
+    (tmp_path / "training.json").write_text('{"who": "a test"}')
+    options = ["--name", "Exported", "--task", "Organ in CT", "--fold", "1", "--licence", "CC0", "--half"]
+    options += ["--scores", tmp_path / "scores.json", "--training", tmp_path / "training.json", "--orientation", "RAS"]
+    options += ["--region", "depth_mm=1.5", "--region", "length_mm=20"]
+    done = run("export", raw, "--output", tmp_path / "model.zip", "--checkpoint", "checkpoint_final.pth", *options)
+    assert done.exit_code == 0, done.output
+    with pipeline.load_model(tmp_path / "model.zip") as model:
+        card = model.card
+        assert (card.name, card.task, card.licence, card.orientation) == ("Exported", "Organ in CT", "CC0", "RAS")
+        assert card.scores == {"dice": 0.9}
+        assert card.regions == {"depth_mm": 1.5, "length_mm": 20}
+        assert card.training["who"] == "a test"
+        assert model.folds == (1,)
+        assert card.covariance.kind is Covariance.DETERMINISTIC
+
+
+def test_fold_that_is_no_number_is_refused_in_one_sentence(model: Path, ct: Path, tmp_path: Path) -> None:
+    done = run("predict", ct, "--model", model, "--output", tmp_path / "out", "--fold", "first")
+    assert done.exit_code == 2
+    assert "There is no fold 'first'" in done.stderr
+
+
+def test_demo_compares_with_the_truth(model: Path, ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo's own path on a small case; that it reaches its Dice with the shipped model is a slow test."""
+    sample = tmp_path / "sample"
+    sample.mkdir()
+    image = sitk.ReadImage(ct)
+    truth = sitk.GetImageFromArray(tiny.truth(image).astype(np.uint8))
+    truth.CopyInformation(image)
+    sitk.WriteImage(image, sample / "PhantomCT.nii.gz")
+    sitk.WriteImage(truth, sample / "PhantomCT-pancreas.nii.gz")
+    monkeypatch.setattr(pipeline, "SAMPLE_DATA", sample)
+    monkeypatch.setattr(pipeline, "DEMO_MODEL", str(model))
+    for _ in range(2):  # the second replaces the first's results
+        done = run("demo", "--output", tmp_path / "demo", "--no-scene", "--device", "cpu")
+        assert done.exit_code == 0, done.output
+    names = [line.split("│")[1].strip() for line in done.stdout.split("Compared with")[1].splitlines() if "│" in line]
+    assert names == ["Dice", "error in the regions", "thick error in them", "computing time"]
+    scores = json.loads((tmp_path / "demo" / "demo.json").read_text())
+    made = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "demo" / "segmentation.nii.gz")) == 1
+    regions = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "demo" / "regions.nii.gz")) > 0
+    organ = tiny.truth(image)
+    wrong = made != organ
+    assert scores["dice"] == pytest.approx(
+        2 * (made & tiny.truth(image)).sum() / (made.sum() + tiny.truth(image).sum())
+    )
+    assert scores["error_share_in_regions"] == pytest.approx((wrong & regions).sum() / wrong.sum())
+    assert 0 < scores["seconds"] < 120
+    assert f"{scores['dice']:.3f}" in done.stdout
+
+
+@pytest.mark.slow
+def test_demo_reaches_its_dice_with_the_shipped_model(tmp_path: Path) -> None:
+    done = run("demo", "--output", tmp_path / "demo")
+    assert done.exit_code == 0, done.output
+    scores = json.loads((tmp_path / "demo" / "demo.json").read_text())
+    assert scores["dice"] >= 0.85
+    assert scores["seconds"] < 120
+
+
+@pytest.mark.parametrize(
+    "values", [np.array([[[0.2, 0.9]]]), np.array([[[[0.2, 0.5], [0.1, 0.1]]]])], ids=["two classes", "three classes"]
+)
+def test_expected_error_is_what_is_left_to_the_most_probable_class(values: np.ndarray) -> None:
+    image = sitk.GetImageFromArray(values.astype(np.float32), isVector=values.ndim == 4)
+    expected = {3: 0.2 + 0.1, 4: 0.5 + 0.2}[values.ndim]
+    assert pipeline._expected_error_voxels(image) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_unexpected_error_is_one_sentence_and_a_traceback_only_if_asked_for(
+    ct: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, debug: bool
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(pipeline, "run_case", fail)
+    monkeypatch.setattr(console, "debug", False)
+    done = run(*["--debug"] * debug, "predict", ct, "--model", model, "--output", tmp_path / "out")
+    assert done.exit_code == 1
+    assert ("Traceback" in done.stderr) is debug
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("Error: an unexpected error (ZeroDivisionError: a fault of ours); please report it")

@@ -1,0 +1,329 @@
+"""`mob-uncertainty review`: decisions files, good and bad, applied to a results folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.files.integrity import make_manifest, seal
+from MoBUncertaintyLib.images.reader import digest
+from MoBUncertaintyLib.output.results_folder import read_results, write_results
+from MoBUncertaintyLib.output.review_export import write_export
+from MoBUncertaintyLib.output.review_files import find_ct, review_of, reviewed_case
+from support.dicom_files import write_series
+from support.fake_case import LEFT_KIDNEY, PANCREAS, invented_case
+from support.review_commands import BOTH, HEAD, decisions, entries, labels, review, run
+
+
+class TestApplied:
+    def test_corrected_segmentation_differs_exactly_where_it_was_decided(self, place):
+        done = run(place, BOTH)
+        assert done.exit_code == 0, done.output
+        regions = labels(place / "results" / "regions.nii.gz")
+        expected = labels(place / "results" / "segmentation.nii.gz")
+        expected[regions == 1], expected[regions == 2] = 2, 0
+        assert np.array_equal(labels(place / "results" / "review" / "segmentation.seg.nrrd"), expected)
+
+    def test_terminal_shows_volumes_progress_and_signature(self, place):
+        shown = run(place, BOTH).stdout
+        assert "2 of 2 regions" in shown
+        assert "Ada Müller, 2026-05-31 " in shown
+        assert "ml predicted" in shown
+        assert "report.html" in shown.replace("\n", "")
+
+    def test_report_has_comment_and_signature(self, place):
+        run(place, BOTH)
+        text = (place / "results" / "review" / "report.html").read_text(encoding="utf-8")
+        assert "köstlich" in text
+        assert "Ada Müller" in text
+        assert "included as kidney left" in text
+
+    def test_regions_that_are_not_named_stay_open(self, place):
+        assert run(place, entries({"rank": 2, "verdict": "accept"})).exit_code == 0
+        record = json.loads((place / "results" / "review" / "report.json").read_text(encoding="utf-8"))
+        assert record["reviewed"] == {"decided": 1, "of": 2}
+        assert record["review"]["signature"] is None
+
+    def test_output_and_formats(self, place):
+        assert run(place, BOTH, "--output", str(place / "mine"), "--format", "segmentation").exit_code == 0
+        assert sorted(os.listdir(place / "mine")) == ["regions.nrrd", "report.json", "segmentation.seg.nrrd"]
+        assert not (place / "results" / "review").exists()
+
+    def test_second_time_needs_overwrite(self, place):
+        run(place, BOTH)
+        again = run(place, entries({"rank": 1, "verdict": "accept"}))
+        assert again.exit_code == 2
+        assert "holds an earlier review" in again.stderr
+        assert run(place, entries({"rank": 1, "verdict": "accept"}), "--overwrite").exit_code == 0
+
+    def test_record_of_an_export_is_a_decisions_file(self, place):
+        run(place, BOTH)
+        first = place / "results" / "review"
+        alone = Path(shutil.copy(first / "report.json", place / "alone.json"))
+        assert review(place, alone, "--output", place / "again").exit_code == 0
+        assert (place / "again" / "segmentation.seg.nrrd").read_bytes() == (
+            first / "segmentation.seg.nrrd"
+        ).read_bytes()
+        records = (folder / "report.json" for folder in (first, place / "again"))
+        stored = [json.loads(record.read_text(encoding="utf-8")) for record in records]
+        assert stored[0]["regions"] == stored[1]["regions"]
+
+    def test_edits_and_regions_of_another_threshold_come_back(self, place):
+        results = read_results(place / "results")
+        image, _ = find_ct(results)
+        mine = review_of(results)
+        mine.edit("1", np.random.default_rng(0).integers(0, 3, mine.predicted.shape).astype(np.uint8))
+        whole = invented_case(labels=(PANCREAS, LEFT_KIDNEY)).regions
+        mine.update_regions(whole)
+        mine.decide(mine.regions[-1].region_id, "exclude")
+        write_export(reviewed_case(results, image, mine), place / "slicer")
+        done = review(place, place / "slicer" / "report.json", "--output", place / "again")
+        assert done.exit_code == 0, done.output
+        assert np.array_equal(labels(place / "again" / "segmentation.seg.nrrd"), mine.corrected())
+
+    def test_ct_that_was_moved_is_named(self, place, made):
+        info_file = place / "results" / "prediction.json"
+        info = json.loads(info_file.read_text())
+        info["input"]["path"] = "/gone/ct.nii.gz"
+        info_file.write_text(json.dumps(seal(info)))
+        lost = run(place, BOTH)
+        assert lost.exit_code == 2
+        assert "The CT /gone/ct.nii.gz is not there any more; say where it is with --ct." in lost.stderr
+        assert run(place, BOTH, "--ct", str(made / "ct.nii.gz")).exit_code == 0
+
+    def test_dicom_folder(self, tmp_path):
+        case = invented_case((1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+        (tmp_path / "dicom").mkdir()
+        write_series(tmp_path / "dicom", case.image)
+        write_results(
+            tmp_path / "results",
+            case.image,
+            case.prediction,
+            case.regions,
+            case.card,
+            source=tmp_path / "dicom",
+            sha256=digest(tmp_path / "dicom"),
+            scene=False,
+        )
+        (tmp_path / "dicom" / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")  # a look at the folder, on a Mac
+        done = run(tmp_path, entries({"rank": 1, "verdict": "include"}), "--format", "dicom_seg", "--patient-fields")
+        assert done.exit_code == 0, done.output
+        assert (tmp_path / "results" / "review" / "segmentation.dcm").exists()
+        record = json.loads((tmp_path / "results" / "review" / "report.json").read_text())
+        assert record["patient"]["Name"] == "Doe, Jane"
+
+
+class TestDicomThatCannotBeWritten:
+    def test_ct_of_a_file_is_refused_up_front(self, place):
+        done = run(place, BOTH, "--format", "dicom_seg")
+        assert done.exit_code == 2
+        assert "The DICOM segmentation cannot be written, because the CT did not come from DICOM" in done.stderr
+        assert not (place / "results" / "review").exists()
+
+    def test_slices_that_lack_what_must_be_repeated(self, tmp_path):
+        case = invented_case((1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+        (tmp_path / "dicom").mkdir()
+        for path in write_series(tmp_path / "dicom", case.image):
+            dataset = pydicom.dcmread(path)
+            del dataset.SOPClassUID
+            dataset.save_as(path, enforce_file_format=False)
+        write_results(
+            tmp_path / "results",
+            case.image,
+            case.prediction,
+            case.regions,
+            case.card,
+            source=tmp_path / "dicom",
+            scene=False,
+        )
+        done = run(tmp_path, entries({"rank": 1, "verdict": "include"}), "--format", "dicom_seg", "--format", "nifti")
+        assert done.exit_code == 2
+        assert "Error: The DICOM segmentation was not written: " in done.stderr
+        assert sorted(os.listdir(tmp_path / "results" / "review")) == ["report.json", "segmentation.nii.gz"]
+
+
+ALL_ACCEPTED = [{"rank": 1, "verdict": "accept"}, {"rank": 2, "verdict": "accept"}]
+BAD = {
+    "no JSON": ('{"schema": ', "is not valid JSON (line 1: "),
+    "no object": ("[]", "it is not a JSON object"),
+    "no text": ("\x00\ud83d".encode("utf-16", "surrogatepass"), "it is not UTF-8 text"),
+    "other schema": ({"regions": []}, 'its "schema" is not "mob-uncertainty review"'),
+    "other version": (entries() | {"schema_version": 3}, 'its "schema_version" is 3, not 1'),
+    "no list": (HEAD | {"regions": {}}, '"regions" must be a list'),
+    "no rank": (entries({"verdict": "accept"}), 'entry 1 of its regions has no "rank" from 1 on'),
+    "rank in words": (entries({"rank": "first", "verdict": "accept"}), 'has no "rank" from 1 on'),
+    "no such rank": (entries({"rank": 3, "verdict": "accept"}), "it decides region 3, but there are 2 regions"),
+    "rank twice": (entries(*[{"rank": 1, "verdict": "accept"}] * 2), "it decides region 1 twice"),
+    "verdict": (
+        entries({"rank": 1, "verdict": "perhaps"}),
+        "the verdict of region 1 is 'perhaps', not one of pending, accept, include, exclude, edit",
+    ),
+    "no verdict": (entries({"rank": 1}), "the verdict of region 1 is None"),
+    "verdict is a list": (entries({"rank": 1, "verdict": []}), "the verdict of region 1 is []"),
+    "misspelt": (entries({"rank": 1, "verdict": "accept", "coment": ""}), "region 1 has an unknown entry 'coment'"),
+    "misspelt above": (entries(signed="me"), "it has an unknown entry 'signed'"),
+    "organ": (entries({"rank": 1, "verdict": "include", "organ": "spleen"}), "not one of pancreas, kidney_left"),
+    "organ's value": (entries({"rank": 1, "verdict": "include", "organ": 7}), "the organ 7 of region 1 is not one of"),
+    "comment": (entries({"rank": 1, "verdict": "accept", "comment": 5}), "the comment of region 1 is no text"),
+    "edit without voxels": (
+        entries({"rank": 1, "verdict": "edit"}),
+        "region 1 was edited, and only the report.json of an export",
+    ),
+    "elsewhere": (
+        entries({"rank": 1, "verdict": "accept", "region": {"centroid_ras": [0, 0, 0]}}),
+        "its region 1 lies elsewhere; use the report.json of the export",
+    ),
+    "signature": (entries(signature={"name": " "}), "its signature has no name"),
+    "time": (entries(signature={"name": "A", "time": "noon"}), "its signature's time 'noon' is not as"),
+    "signed too early": (
+        entries({"rank": 1, "verdict": "accept"}, signature={"name": "A"}),
+        "1 of 2 regions are not decided; decide them before signing off.",
+    ),
+    "signed by nobody": (entries(signature={"name": ""}), "its signature has no name"),
+    "signed by a terminal": (
+        entries(*ALL_ACCEPTED, signature={"name": "A\x1b[2J"}),
+        "must be one line of at most 100 printable characters",
+    ),
+    "signed in another age": (
+        entries(*ALL_ACCEPTED, signature={"name": "A", "time": "0001-01-01T00:00:00"}),
+        "The year 1 of the signature is not possible",
+    ),
+    "not sealed": (entries() | {"schema_version": 2}, "its SHA-256 does not fit its content"),
+    "another case": (entries(predicted_sha256="0" * 64), "it belongs to another prediction than these results"),
+}
+
+
+@pytest.mark.parametrize("content, sentence", BAD.values(), ids=BAD)
+def test_bad_decisions_are_one_sentence_and_nothing_is_written(place, content, sentence):
+    path = place / "decisions.json"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        decisions(place, content)
+    before = sorted(os.listdir(place / "results"))
+    done = review(place, path)
+    assert done.exit_code == 2
+    assert sentence in done.stderr.replace("\n", " ")
+    assert done.stderr.count("Error:") == 1
+    assert "Traceback" not in done.output
+    assert sorted(os.listdir(place / "results")) == before
+
+
+class TestExportThatWasChanged:
+    """Of an export, a file or the record is altered, by accident or by hand."""
+
+    @pytest.fixture
+    def exported(self, place) -> Path:
+        results = read_results(place / "results")
+        mine = review_of(results)
+        mine.edit("1", np.ones(mine.predicted.shape, np.uint8))
+        mine.decide("2", "exclude")
+        mine.sign("A. Reader")
+        write_export(reviewed_case(results, find_ct(results)[0], mine), place / "export")
+        return place / "export" / "report.json"
+
+    def refused(self, place: Path, record: Path, sentence: str) -> None:
+        done = review(place, record)
+        assert done.exit_code == 2, done.output
+        assert sentence in done.stderr.replace("\n", " ")
+        assert not (place / "results" / "review").exists()
+
+    @pytest.mark.parametrize(
+        "edit",
+        [
+            lambda d: [each.update(verdict="pending") for each in d["review"]["regions"]],
+            lambda d: d["review"]["signature"].update(name="B. Reader"),
+            lambda d: d["review"].update(ijk_to_ras=(2 * np.array(d["review"]["ijk_to_ras"])).tolist()),
+            lambda d: d["review"]["regions"][0]["region"].update(location="right"),
+            lambda d: d["organs"][0].update(corrected_ml=852.0),
+        ],
+    )
+    @pytest.mark.parametrize("name", ["report.json", "copy.json"])
+    def test_record(self, place, exported, edit, name):
+        record = json.loads(exported.read_text(encoding="utf-8"))
+        edit(record)
+        (exported.parent / name).write_text(json.dumps(record), encoding="utf-8")
+        self.refused(place, exported.parent / name, "its SHA-256 does not fit its content")
+
+    @pytest.mark.parametrize("name", ["segmentation.seg.nrrd", "regions.nrrd", "report.csv", "report.html"])
+    def test_one_bit_of_a_file_beside_it(self, place, exported, name):
+        content = bytearray((exported.parent / name).read_bytes())
+        content[len(content) // 2] ^= 4
+        (exported.parent / name).write_bytes(content)
+        self.refused(place, exported, f"{name} has changed since it was written")
+
+    def test_forged_with_a_new_hash_it_still_cannot_be_signed_with_regions_undecided(self, place, exported):
+        record = json.loads(exported.read_text(encoding="utf-8"))
+        for entry in record["review"]["regions"]:
+            entry["verdict"] = "pending"
+        record["review"] = seal(record["review"])
+        exported.write_text(json.dumps(seal(record)), encoding="utf-8")
+        self.refused(place, exported, "2 of 2 regions are not decided; decide them before signing off.")
+
+    def test_forged_with_a_new_hash_its_numbers_are_still_those_of_the_prediction(self, place, exported):
+        record = json.loads(exported.read_text(encoding="utf-8"))
+        true = json.loads(json.dumps(record["regions"]))
+        for entry in record["review"]["regions"]:
+            entry["region"] |= {"volume_mm3": 852000.0, "location": "right", "expected_error_mm3": 0.0}
+        record["review"] = seal(record["review"])
+        exported.write_text(json.dumps(seal(record)), encoding="utf-8")
+        assert review(place, exported).exit_code == 0
+        again = json.loads((place / "results" / "review" / "report.json").read_text(encoding="utf-8"))
+        assert again["regions"] == true
+        record["review"]["ijk_to_ras"] = (2 * np.array(record["review"]["ijk_to_ras"])).tolist()
+        record["review"] = seal(record["review"])
+        exported.write_text(json.dumps(seal(record)), encoding="utf-8")
+        done = review(place, exported, "--output", place / "moved")
+        assert "The review belongs to an image that lies elsewhere" in done.stderr.replace("\n", " ")
+
+    def test_files_may_be_left_behind(self, place, exported):
+        (exported.parent / "regions.nrrd").unlink()
+        assert review(place, exported).exit_code == 0
+
+
+def test_missing_decisions_file(place):
+    done = review(place, place / "nowhere.json")
+    assert done.exit_code == 2
+    assert "nowhere.json cannot be read (No such file or directory); check the path." in done.stderr.replace("\n", " ")
+
+
+def test_another_ct(place):
+    other = invented_case(spacing=(2.5, 2.0, 3.0)).image
+    sitk.WriteImage(other, str(place / "other.nii.gz"))
+    done = run(place, BOTH, "--ct", str(place / "other.nii.gz"))
+    assert done.exit_code == 2
+    assert "is not the CT these results were made from (its SHA-256 differs)" in done.stderr
+
+
+def test_ct_on_another_grid_than_the_results(place):
+    for name in ("segmentation", "regions"):
+        path = place / "results" / f"{name}.nii.gz"
+        image = sitk.ReadImage(str(path))
+        image.SetOrigin((0.0, 0.0, 0.0))
+        sitk.WriteImage(image, str(path))
+    record = place / "results" / "prediction.json"
+    info = json.loads(record.read_text())
+    record.write_text(json.dumps(seal(info | {"files": make_manifest(place / "results", info["files"])})))
+    done = run(place, BOTH)
+    assert done.exit_code == 2
+    assert "has other voxels than the results" in done.stderr.replace("\n", " ")
+
+
+def test_unknown_format(place):
+    done = run(place, BOTH, "--format", "pdf")
+    assert done.exit_code == 2
+    assert "There is no export format 'pdf'" in done.stderr
+
+
+def test_not_a_results_folder(place):
+    (place / "results" / "prediction.json").unlink()
+    done = run(place, BOTH)
+    assert done.exit_code == 2
+    assert "is not a results folder" in done.stderr

@@ -1,0 +1,47 @@
+"""Which device is taken, on computers that pretend to have others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.inference.devices import select_device
+
+CUDA = ["sm_75", "sm_80", "sm_90a", "compute_90"]
+
+
+def pretend(monkeypatch, capability: tuple[int, int], built: list[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "taken"),
+    [
+        ((8, 6), CUDA, "cuda"),  # code for 8.0 runs on 8.6
+        ((9, 0), CUDA, "cuda"),
+        ((12, 0), CUDA, "cuda"),  # compiled when it is loaded, from compute_90
+        ((12, 0), ["sm_75", "sm_80"], "cpu"),  # too new
+        ((6, 1), CUDA, "cpu"),  # too old
+        ((9, 4), ["gfx90a", "gfx942"], "cuda"),  # AMD
+        ((8, 0), [], "cuda"),  # unknown
+    ],
+)
+def test_auto_takes_a_gpu_that_pytorch_has_code_for(monkeypatch, capability, built, taken):
+    pretend(monkeypatch, capability, built)
+    assert select_device("auto").type == taken
+    if taken == "cpu":
+        with pytest.raises(SettingsError, match="'cuda' is not available on this computer; choose auto or one of: cpu"):
+            select_device("cuda")
+
+
+def test_a_gpu_that_is_not_there_is_said(monkeypatch):
+    pretend(monkeypatch, (8, 0), CUDA)
+    assert select_device("cuda:0") == torch.device("cuda:0")
+    with pytest.raises(SettingsError, match=r"There is no 'cuda:3': this computer has 1 CUDA device"):
+        select_device("cuda:3")
+    with pytest.raises(SettingsError, match="'tpu' is not available"):
+        select_device("tpu")

@@ -1,0 +1,76 @@
+"""What the network says is no number: in half precision it is asked again in float32, and there it is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from MoBUncertaintyLib.errors import ModelError, is_out_of_memory
+from MoBUncertaintyLib.inference.predictor import PredictionSettings, predict
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.network.backbone import StochasticNetwork
+from support.tiny import make_ct, make_dataset, make_model
+
+KINDS = [kind for kind in Covariance if kind is not Covariance.DETERMINISTIC]
+
+
+def overflowing(only_in_half: bool) -> Callable[[StochasticNetwork, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    features = StochasticNetwork.features
+
+    def spoiled(self: StochasticNetwork, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found, mean = features(self, x)
+        if not torch.is_autocast_enabled("cpu") and only_in_half:
+            return found, mean
+        place = torch.tensor([3])
+        return found.index_fill(2, place, float("inf")), mean.index_fill(2, place, float("nan"))
+
+    return spoiled
+
+
+@pytest.fixture(params=[1, 3], ids=["two classes", "four classes"])
+def organs(request) -> list[str]:
+    return ["liver", "spleen", "pancreas"][: request.param]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_output_that_overflows_in_half_precision_is_computed_again_in_float32(tmp_path, monkeypatch, organs, kind):
+    spec = CovarianceSpec(kind, rank=4, partitions=2)
+    model, ct = make_model(tmp_path / "model", dataset=make_dataset(organs), covariance=spec), make_ct((16, 20, 18))
+    expected = predict(ct, model, PredictionSettings(device="cpu", precision="float32"))
+    monkeypatch.setattr(StochasticNetwork, "features", overflowing(only_in_half=True))
+    found = predict(ct, model, PredictionSettings(device="cpu", precision="bfloat16"))
+    assert "The network's output overflowed in half precision, so it computes in float32." in found.warnings
+    assert found.provenance["precision"] == "float32"
+    for name in ("probability", "variance"):
+        arrays = [sitk.GetArrayFromImage(getattr(prediction, name)) for prediction in (found, expected)]
+        assert np.array_equal(*arrays)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_output_that_is_no_number_is_an_error(tmp_path, monkeypatch, organs, kind):
+    spec = CovarianceSpec(kind, rank=4, partitions=2)
+    model = make_model(tmp_path / "model", dataset=make_dataset(organs), covariance=spec)
+    monkeypatch.setattr(StochasticNetwork, "features", overflowing(only_in_half=False))
+    with pytest.raises(ModelError, match="not a finite number"):
+        predict(make_ct((16, 20, 18)), model, PredictionSettings(device="cpu", precision="float32"))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+        "GET was unable to find an engine to execute this computation",
+        "Invalid buffer size: 12.00 GiB",
+        "could not create a primitive",  # oneDNN, on a CPU
+    ],
+)
+def test_what_libraries_say_when_the_memory_is_full_is_known(message):
+    assert is_out_of_memory(RuntimeError(message))
+    assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a convolution"))
+    assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))

@@ -1,0 +1,106 @@
+"""What a finished prediction itself gives away: organs cut off, a model that does not suit."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.inference.plausibility import unsuitable
+from MoBUncertaintyLib.inference.predictor import PredictionSettings, Predictor
+from MoBUncertaintyLib.model.folder import Model
+from MoBUncertaintyLib.pipeline import analyse
+from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
+from support import tiny
+
+ALL = (-85.0, 85.0, -70.0, 70.0, -58.0, 58.0)  # RAS mm, what `make_ct` shows; the organ's middle is at -14, 8, 5
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A stock nnU-Net, trained in RAS."""
+    return tiny.make_model(tmp_path_factory.mktemp("stock") / "raw", dataset=tiny.make_dataset(orientation="RAS"))
+
+
+def warnings(model: Model, image: sitk.Image, regions: RegionSettings | None = None, **options: object) -> list[str]:
+    return analyse(image, Predictor(model, PredictionSettings(overlap=0.25, **options)), regions).prediction.warnings
+
+
+def test_an_organ_that_ends_within_the_image_is_not_called_cut(stock: Model) -> None:
+    for options in ({}, {"region_of_interest": ALL}):
+        assert not any("edge" in text or "suit" in text for text in warnings(stock, tiny.make_ct(), **options))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "sides"),
+    [
+        ((-85, -14, *ALL[2:]), "right"),
+        ((*ALL[:3], 8, *ALL[4:]), "anterior"),
+        ((*ALL[:2], 8, *ALL[3:]), "posterior"),
+        ((*ALL[:5], 5), "superior"),
+        ((*ALL[:4], 5, 58), "inferior"),
+        ((-20, -10, *ALL[2:5], 5), "right, left, superior"),
+    ],
+)
+def test_an_organ_cut_by_the_region_of_interest_is_named_with_its_sides(
+    stock: Model, bounds: tuple[float, ...], sides: str
+) -> None:
+    image = sitk.Flip(sitk.PermuteAxes(tiny.make_ct(), (2, 0, 1)), (True, False, True))  # axes in no usual order
+    (said,) = [text for text in warnings(stock, image, region_of_interest=bounds) if "edge" in text]
+    start, end = "The segmentation reaches the edge of the region of interest: organ (", ") may be cut off there."
+    assert said.startswith(start) and said.endswith(end)
+    assert set(said.removeprefix(start).removesuffix(end).split(", ")) == set(sides.split(", "))
+
+
+def test_an_organ_at_the_edge_of_the_image_is_named(stock: Model) -> None:
+    image = tiny.make_ct()[:, :, :22]
+    assert "The segmentation reaches the edge of the image: organ (superior) may be cut off there." in warnings(
+        stock, image
+    )
+
+
+@pytest.mark.parametrize("measure", Measure)
+def test_a_model_without_covariance_says_by_what_regions_are_found(stock: Model, measure: Measure) -> None:
+    (said,) = [text for text in warnings(stock, tiny.make_ct(), RegionSettings(measure)) if "no covariance" in text]
+    words = {
+        Measure.VARIANCE: "found by it as you asked, so most are missed",
+        Measure.BERNOULLI: "found by p (1 − p).",
+        Measure.ENTROPY: "found by entropy (nats).",
+    }
+    for each, text in words.items():
+        assert (text in said) == (each is measure)
+
+
+# Number of regions, expected error in them, organs and segmented volume, ml; measured with the models that are shipped.
+SUITED = [(17, 9.4, 1, 106.5), (13, 8.9, 1, 79.0), (3, 0.19, 1, 2.11), (3, 1.0, 1, 0.0), (150, 60.0, 24, 3000.0)]
+UNSUITED = [
+    ((1462, 286.2, 1, 1118.0), "1,462 doubtful regions were found, and 286.2 ml in doubtful regions"),
+    ((748, 115.3, 1, 424.3), "748 doubtful regions were found, and 115.3 ml in doubtful regions are expected to be"),
+    ((6, 5.67, 1, 12.5), "image: 5.7 ml in doubtful regions are expected to be wrong where 12.5 ml are segmented; che"),
+    ((150, 5.0, 1, 300.0), "image: 150 doubtful regions were found; check that the image shows what"),
+]
+
+
+def judge(count: int, error_ml: float, organs: int, segmented_ml: float) -> str | None:
+    regions = [SimpleNamespace(expected_error_mm3=1000 * error_ml / count)] * count
+    return unsuitable(regions, {f"organ {n}": segmented_ml / organs for n in range(organs)})
+
+
+@pytest.mark.parametrize("figures", SUITED)
+def test_a_model_that_suits_gets_no_word(figures: tuple) -> None:
+    assert judge(*figures) is None
+
+
+@pytest.mark.parametrize(("figures", "words"), UNSUITED)
+def test_a_model_that_does_not_suit_is_called_so_with_the_reason(figures: tuple, words: str) -> None:
+    assert words in judge(*figures)
+
+
+def test_an_image_of_something_else_is_noticed(stock: Model) -> None:
+    image = tiny.make_ct()
+    noise = np.random.default_rng(0).normal(0, 250, image.GetSize()[::-1]).astype(np.int16)
+    other = sitk.GetImageFromArray(noise)
+    other.CopyInformation(image)
+    assert any("does not seem to suit" in text for text in warnings(stock, other))

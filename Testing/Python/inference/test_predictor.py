@@ -1,0 +1,437 @@
+"""The whole path from an image to a prediction, against stock nnU-Net and against what physics and probability ask."""
+
+from __future__ import annotations
+
+import gc
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from nnunetv2.inference import predict_from_raw_data
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+
+from MoBUncertaintyLib.errors import Cancelled, ImageError, SettingsError
+from MoBUncertaintyLib.inference import sliding_window
+from MoBUncertaintyLib.inference.predictor import Prediction, PredictionSettings, Predictor, Progress, predict
+from MoBUncertaintyLib.inference.rounding import STEP, rounded
+from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.folder import Model
+from MoBUncertaintyLib.network.backbone import StochasticNetwork, build_network
+from support.tiny import CONFIGURATION, PATCH, make_ct, make_dataset, make_model, make_plans, make_weights
+
+EXACT = PredictionSettings(device="cpu", precision="float32")
+MOB = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=4, partitions=2)
+
+
+@pytest.fixture(scope="module")
+def mob(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A Mixture-of-Bases model with two folds, trained on RAS images."""
+    dataset = make_dataset(orientation="RAS")
+    return make_model(tmp_path_factory.mktemp("mob") / "results", dataset=dataset, covariance=MOB, folds=2)
+
+
+@pytest.fixture(scope="module")
+def ct() -> sitk.Image:
+    """Two tiles along one axis."""
+    return make_ct((24, 24, 30))
+
+
+@pytest.fixture(scope="module")
+def reference(mob: Model, ct: sitk.Image) -> Prediction:
+    return predict(ct, mob, one_fold())
+
+
+def one_fold(**options: object) -> PredictionSettings:
+    return PredictionSettings(**{"device": "cpu", "precision": "float32", "folds": (0,)} | options)
+
+
+def arrays(prediction: Prediction) -> list[np.ndarray]:
+    return [sitk.GetArrayFromImage(i) for i in (prediction.segmentation, prediction.probability, prediction.variance)]
+
+
+def same(a: Prediction, b: Prediction, atol: float = 0.0) -> bool:
+    return all(np.allclose(x, y, rtol=0, atol=atol) for x, y in zip(arrays(a), arrays(b), strict=True))
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+
+
+# --- against stock nnU-Net ------------------------------------------------------------------------------------------
+
+
+def stock(model: Model, image: sitk.Image, mirror: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Segmentation and foreground probability by `nnUNetPredictor`, (z, y, x)."""
+    predictor = predict_from_raw_data.nnUNetPredictor(
+        use_mirroring=mirror, device=torch.device("cpu"), allow_tqdm=False
+    )
+    predictor.initialize_from_trained_model_folder(str(model.path), model.folds)
+    managers = predictor.plans_manager, predictor.configuration_manager
+    properties = {"spacing": list(image.GetSpacing())[::-1]}
+    data, _, properties = DefaultPreprocessor(verbose=False).run_case_npy(
+        sitk.GetArrayFromImage(image)[None], None, properties, *managers, predictor.dataset_json
+    )
+    logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data))
+    segmentation, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
+        logits, *managers, predictor.label_manager, properties, True, 1
+    )
+    return segmentation, probabilities[1]
+
+
+@pytest.fixture
+def fp32_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stock nnU-Net sums logits and weights in float16, which alone moves probabilities by up to 1e-2. Raised to
+    float32 here, so that what is left is what we do differently."""
+    in_fp32 = SimpleNamespace(**vars(torch) | {"half": torch.float32})
+    monkeypatch.setattr(predict_from_raw_data, "torch", in_fp32)
+    monkeypatch.setattr(
+        predict_from_raw_data,
+        "compute_gaussian",
+        lambda size, sigma_scale, value_scaling_factor, device: compute_gaussian(
+            size, sigma_scale, value_scaling_factor, torch.float32, device
+        ),
+    )
+
+
+@pytest.mark.parametrize("shape", [PATCH, (20, 22, 24)])
+def test_one_tile_gives_the_probabilities_of_stock_nnunet(tmp_path: Path, shape: tuple[int, ...], fp32_sums) -> None:
+    model, image = make_model(tmp_path / "model"), make_ct(shape)
+    segmentation, probability, _ = arrays(predict(image, model, EXACT))
+    expected_segmentation, expected = stock(model, image)
+    assert 0.1 < expected_segmentation.mean() < 0.9
+    np.testing.assert_allclose(probability, expected, atol=1e-4)
+    assert (segmentation != expected_segmentation).mean() < 1e-4
+
+
+def test_mirrored_passes_are_those_of_stock_nnunet(tmp_path: Path, fp32_sums) -> None:
+    model, image = make_model(tmp_path / "model", mirror_axes=(0, 2)), make_ct(PATCH)
+    prediction = predict(image, model, PredictionSettings(device="cpu", precision="float32", mirror=True))
+    expected_segmentation, expected = stock(model, image, mirror=True)
+    assert prediction.provenance["passes_per_tile"] == 4
+    # Stock averages the logits of the four passes, we their probabilities: equal where the passes agree.
+    assert (arrays(prediction)[0] != expected_segmentation).mean() < 2e-3
+    assert np.median(np.abs(arrays(prediction)[1] - expected)) < 2e-3
+
+
+def test_one_tile_of_another_spacing_differs_from_stock_only_by_the_order_of_softmax_and_resampling(
+    tmp_path: Path, fp32_sums
+) -> None:
+    model = make_model(tmp_path / "model", plans=make_plans(transpose=(1, 0, 2)))
+    image = make_ct((24, 24, 28), (2.5, 3.0, 2.9))
+    prediction = predict(image, model, EXACT)
+    assert prediction.provenance["tiles"] == 1
+    expected_segmentation, expected = stock(model, image)
+    segmentation, probability, _ = arrays(prediction)
+    # Stock interpolates logits and then takes the softmax, we interpolate probabilities: between two voxels whose p
+    # differ a lot, the two differ by up to about 0.1, and the border moves by a fraction of a voxel.
+    assert np.abs(probability - expected).max() < 0.15
+    assert np.abs(probability - expected).mean() < 2e-3
+    assert (segmentation != expected_segmentation).mean() < 3e-3
+
+
+def test_several_tiles_give_the_labels_of_stock_nnunet(tmp_path: Path) -> None:
+    """At 99.9 % of the voxels. The rest is where overlapping tiles disagree about a border: stock averages their
+    logits and so follows the tile that is surer, we average their probabilities, of which the variance needs the
+    mixture. Stock is left as it is, with its sums in float16."""
+    model, image = make_model(tmp_path / "model"), make_ct((36, 36, 48))
+    prediction = predict(image, model, PredictionSettings(device="cpu", precision="float32", body_box=False))
+    assert prediction.provenance["tiles"] == 12
+    expected, _ = stock(model, image)
+    assert dice(arrays(prediction)[0] > 0, expected > 0) > 0.98
+    assert (arrays(prediction)[0] == expected).mean() >= 0.999
+
+
+# --- geometry -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spacing, code", [((3, 3, 3), "RAS"), ((2.1, 3.7, 4.5), "PSL")])
+def test_results_have_exactly_the_images_geometry(mob: Model, spacing: tuple[float, ...], code: str) -> None:
+    turned = sitk.VersorTransform([0.1, -0.2, 0.3], 0.2).GetMatrix()
+    image = sitk.DICOMOrient(make_ct((15, 17, 19), spacing, turned, centre=(11, -3, 7)), code)
+    prediction = predict(image, mob, one_fold())
+    for result in (prediction.segmentation, prediction.probability, prediction.variance):
+        for name in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+            assert getattr(result, name)() == getattr(image, name)()
+    pixels = [r.GetPixelID() for r in (prediction.segmentation, prediction.probability, prediction.variance)]
+    assert pixels == [sitk.sitkUInt8, sitk.sitkFloat32, sitk.sitkFloat32]
+
+
+@pytest.mark.parametrize("code", ["LPS", "RAI", "SLP", "ASL"])
+def test_flipped_and_permuted_axes_give_the_same_physical_result(mob: Model, code: str) -> None:
+    image = make_ct((22, 24, 26), (3.1, 2.9, 3.4))
+    straight, stored = (predict(sitk.DICOMOrient(image, c), mob, one_fold()) for c in ("RAS", code))
+    for name in ("segmentation", "probability", "variance"):
+        back = sitk.DICOMOrient(getattr(stored, name), "RAS")
+        assert np.array_equal(sitk.GetArrayFromImage(back), sitk.GetArrayFromImage(getattr(straight, name)))
+
+
+def test_an_oblique_grid_over_the_same_anatomy_gives_the_same_physical_organ(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", dataset=make_dataset(orientation="LPS"))
+    turned = sitk.VersorTransform([1.0, 2.0, 3.0], np.deg2rad(6)).GetMatrix()
+    centre = (14, -8, 5)
+    straight, oblique = (
+        make_ct((48, 44, 52), (1.8, 1.8, 1.8), direction, centre) for direction in ((1, 0, 0, 0, 1, 0, 0, 0, 1), turned)
+    )
+    settings = PredictionSettings(device="cpu", precision="float32", body_box=False)
+    expected = arrays(predict(straight, model, settings))[0] > 0
+    found = sitk.Resample(predict(sitk.DICOMOrient(oblique, "PIR"), model, settings).probability, straight)
+    assert expected.sum() > 1000
+    assert dice(sitk.GetArrayFromImage(found) > 0.5, expected) >= 0.99
+
+
+def test_a_region_of_interest_is_filled_and_the_rest_is_zero(mob: Model) -> None:
+    image = make_ct((30, 32, 34))
+    bounds = (-40, 2, -10, 26, -20, 25)  # RAS
+    whole = predict(image, mob, one_fold())
+    part = predict(image, mob, one_fold(region_of_interest=bounds))
+    geometry = image.GetOrigin(), image.GetSpacing(), image.GetDirection()
+    lps = sitk.GetArrayFromImage(sitk.PhysicalPointSource(sitk.sitkVectorFloat64, image.GetSize(), *geometry))
+    low, high = np.reshape(bounds, (3, 2)).T
+    inside = ((low <= lps * (-1, -1, 1)) & (lps * (-1, -1, 1) <= high)).all(axis=-1)
+    for result in arrays(part):
+        assert result[inside].any()
+        assert not result[~inside].any()
+    assert dice(arrays(part)[0][inside] > 0, arrays(whole)[0][inside] > 0) > 0.9
+
+
+def test_outside_the_body_everything_is_zero(mob: Model) -> None:
+    image = make_ct((24, 24, 80))  # 240 mm wide, the body 144 mm
+    _, probability, variance = arrays(predict(image, mob, one_fold()))
+    assert not probability[..., :10].any()
+    assert not variance[..., :10].any()
+    assert probability.any()
+
+
+# --- moments and variance -------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_asked_for_exactly_is_the_same_rounded(mob: Model, ct: sitk.Image, reference: Prediction) -> None:
+    segmentation, *exact = arrays(Predictor(mob, one_fold()).predict(ct, exact=True))
+    assert np.array_equal(segmentation, arrays(reference)[0])
+    for found, given in zip(exact, arrays(reference)[1:], strict=True):
+        assert np.array_equal(rounded(found), given)
+        assert not np.array_equal(found, given)
+
+
+def test_variance_lies_between_zero_and_that_of_a_coin(mob: Model) -> None:
+    _, p, variance = arrays(predict(make_ct((20, 22, 30), (2, 4, 3.5)), mob, EXACT))
+    assert p.min() >= 0
+    assert p.max() <= 1
+    assert variance.min() >= 0
+    assert (variance <= p * (1 - p) + 1e-7).all()
+    assert variance.max() > 0.05
+
+
+def test_a_deterministic_model_has_no_variance_where_one_tile_decides_also_after_resampling(tmp_path: Path) -> None:
+    prediction = predict(make_ct((30, 24, 28), (2.5, 3, 2.4)), make_model(tmp_path / "model"), EXACT)
+    assert prediction.provenance["tiles"] == 1
+    _, probability, variance = arrays(prediction)
+    assert probability.max() > 0.9
+    # Interpolating E[p^2] instead would leave the squared step of p between voxels, up to 0.25.
+    assert variance.max() < 1e-6
+
+
+def test_folds_are_a_mixture_and_their_disagreement_is_variance(mob: Model) -> None:
+    image = make_ct(PATCH)
+    (_, p0, v0), (_, p1, v1) = (arrays(predict(image, mob, one_fold(folds=(fold,)))) for fold in (0, 1))
+    _, p, v = arrays(predict(image, mob, EXACT))
+    assert np.abs(p0 - p1).max() > 0.05
+    np.testing.assert_allclose(p, (p0 + p1) / 2, atol=STEP)
+    np.testing.assert_allclose(v, (v0 + v1) / 2 + ((p0 - p1) / 2) ** 2, atol=2 * STEP)  # law of total variance
+
+
+def test_a_warm_predictor_repeats_itself_with_several_folds(mob: Model) -> None:
+    predictor, image = Predictor(mob, EXACT), make_ct(PATCH)
+    assert same(predictor.predict(image), predictor.predict(image))
+
+
+def test_monte_carlo_repeats_with_its_seed_and_approaches_the_closed_form(
+    mob: Model, ct: sitk.Image, reference: Prediction
+) -> None:
+    first, again, other = (predict(ct, mob, one_fold(samples=50, seed=seed)) for seed in (1, 1, 2))
+    assert same(first, again)
+    assert not same(first, other)
+    _, p, v = arrays(reference)
+    # The error in standard errors: mean 0, mean square 1; less where two tiles were averaged.
+    doubtful = v > 1e-3
+    error = (arrays(first)[1] - p)[doubtful] / np.sqrt(v[doubtful] / 50)
+    assert abs(error.mean()) < 0.03
+    assert 0.5 < (error**2).mean() < 1.05
+    assert first.provenance["moments"] == "Monte Carlo, K = 50"
+    assert reference.provenance["moments"] == "closed form"
+
+
+def test_more_than_two_classes_give_one_component_per_label(tmp_path: Path) -> None:
+    dataset = make_dataset(("liver", "spleen", "kidney"))
+    model = make_model(tmp_path / "model", dataset=dataset, covariance=CovarianceSpec(Covariance.SINGLE_BASIS, rank=3))
+    prediction = predict(make_ct((16, 20, 18)), model, EXACT)
+    segmentation, p, variance = arrays(prediction)
+    assert p.shape == variance.shape == (16, 20, 18, 3)
+    background = 1 - p.sum(axis=-1, keepdims=True)
+    assert background.min() > -1e-5
+    assert np.array_equal(segmentation, np.concatenate([background, p], axis=-1).argmax(axis=-1))
+    assert len(np.unique(segmentation)) > 1
+    assert (variance <= p * (1 - p) + 1e-6).all()
+    assert prediction.provenance["moments"] == "Monte Carlo, K = 30"
+
+
+# --- memory, precision, devices -------------------------------------------------------------------------------------
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, calls: set[int], target: type, name: str) -> list[int]:
+    """Let the given calls of a method run out of memory; returns the list of calls made."""
+    made: list[int] = []
+    method = getattr(target, name)
+
+    def failing(self: object, *args: object, **options: object) -> object:
+        made.append(len(made))
+        if made[-1] in calls:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return method(self, *args, **options)
+
+    monkeypatch.setattr(target, name, failing)
+    return made
+
+
+@pytest.mark.parametrize(("samples", "warned"), [(1, True), (2, False), (None, False)])
+def test_one_sample_has_no_variance_and_that_is_said(mob: Model, ct: sitk.Image, samples: int | None, warned: bool):
+    said = [text for text in predict(ct, mob, one_fold(samples=samples)).warnings if "One Monte Carlo sample" in text]
+    assert bool(said) == warned
+
+
+@pytest.fixture
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU under another name, so that the ladder has somewhere to step down from."""
+    monkeypatch.setattr(sliding_window, "CPU", torch.device("cpu", 0))
+    monkeypatch.setattr(sliding_window, "autocast", lambda device, precision: torch.autocast("cpu", enabled=False))
+
+
+@pytest.mark.parametrize("failures, steps", [({1}, 1), ({0, 2}, 2)])
+def test_out_of_memory_moves_the_sums_and_then_the_network_to_the_cpu_without_losing_a_tile(
+    mob: Model,
+    ct: sitk.Image,
+    reference: Prediction,
+    monkeypatch: pytest.MonkeyPatch,
+    pretend_gpu,
+    failures: set[int],
+    steps: int,
+) -> None:
+    made = fail_at(monkeypatch, failures, StochasticNetwork, "features")
+    prediction = predict(ct, mob, one_fold())
+    assert len(made) == 2 + len(failures)
+    assert same(prediction, reference)
+    expected = ["results are summed on the CPU", "the CPU computes"][:steps]
+    said = [warning for warning in prediction.warnings if "CPU" in warning]
+    assert all(message in warning for message, warning in zip(expected, said, strict=True))
+
+
+@pytest.mark.parametrize("target, name, call", [(sliding_window.Accumulator, "add", 1), (StochasticNetwork, "to", 0)])
+def test_out_of_memory_while_summing_or_moving_takes_one_step(
+    mob: Model, ct: sitk.Image, reference: Prediction, monkeypatch, pretend_gpu, target: type, name: str, call: int
+) -> None:
+    moved = fail_at(monkeypatch, set(), sliding_window.Accumulator, "to")
+    fail_at(monkeypatch, {call}, target, name)
+    prediction = predict(ct, mob, one_fold())
+    assert same(prediction, reference) and len([text for text in prediction.warnings if "CPU" in text]) == 1
+    assert len(moved) == 2, "the sums are moved when it is said, and at the end"
+
+
+def test_out_of_memory_on_the_cpu_says_what_to_do(mob: Model, ct: sitk.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_at(monkeypatch, {0}, StochasticNetwork, "features")
+    with pytest.raises(SettingsError, match=r"not enough memory .* choose a region of interest"):
+        predict(ct, mob, one_fold())
+
+
+def test_half_precision_of_the_backbone_moves_the_result_little(
+    mob: Model, ct: sitk.Image, reference: Prediction
+) -> None:
+    prediction = predict(ct, mob, one_fold(precision="bfloat16"))
+    assert not same(prediction, reference)
+    assert np.abs(arrays(prediction)[1] - arrays(reference)[1]).mean() < 0.01
+    assert prediction.provenance["precision"] == "bfloat16"
+
+
+@pytest.mark.parametrize("samples", [None, 3, 60])
+def test_two_volumes_are_held_beside_the_input_whatever_the_number_of_samples(mob: Model, samples: int | None) -> None:
+    data = np.zeros((1, 40, 41, 42), np.float32)
+    network = build_network(mob.plans, mob.dataset, CONFIGURATION, MOB)
+    network.load_state_dict(make_weights(MOB))
+    window = SlidingWindow(network.eval(), Placement(torch.device("cpu"), torch.device("cpu")), 0, samples)
+    held: list[int] = []
+
+    def measure(done: int, total: int) -> None:
+        if done != total - 1:
+            return
+        tensors = [o for o in gc.get_objects() if type(o) is torch.Tensor and o.is_cpu and o.layout is torch.strided]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+        held.append(sum(size for size in storages.values() if size >= data.nbytes))
+
+    window.run(data, PATCH, [lambda: None], measure)
+    assert held == [3 * data.nbytes]
+
+
+# --- progress, cancelling, settings ---------------------------------------------------------------------------------
+
+
+def test_progress_counts_tiles_and_estimates_the_time_left(mob: Model, ct: sitk.Image) -> None:
+    updates: list[Progress] = []
+    prediction = predict(ct, mob, EXACT, updates.append)
+    stages = list(dict.fromkeys(update.stage for update in updates))
+    assert stages == ["preprocess", "network", "resample"]
+    network = [update for update in updates if update.stage == "network"]
+    assert [(u.done, u.total) for u in network] == [(i, 4) for i in range(5)]  # two tiles, two folds
+    assert network[0].seconds_left is None
+    assert all(u.seconds_left > 0 for u in network[1:-1])
+    assert network[-1].seconds_left == 0
+    assert set(prediction.timings) == {"preprocess", "network", "moments", "blend", "resample"}
+    assert all(seconds > 0 for seconds in prediction.timings.values())
+
+
+def test_cancelling_stops_before_the_next_tile(mob: Model, ct: sitk.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = fail_at(monkeypatch, set(), StochasticNetwork, "features")
+    with pytest.raises(Cancelled):
+        predict(ct, mob, EXACT, cancelled=lambda: len(made) == 1)
+    assert made == [0]
+
+
+def test_provenance_is_json_and_names_the_model(mob: Model, reference: Prediction) -> None:
+    provenance = json.loads(json.dumps(reference.provenance))
+    assert provenance["model"]["digest"] == mob.digest
+    assert provenance["folds"] == [0]
+    assert provenance["tiles"] == 2
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"samples": 0}, "at least one sample"),
+        ({"overlap": 1.0}, "overlap"),
+        ({"seed": -1}, "seed"),
+        ({"precision": "int8"}, "precision must be one of auto, float32"),
+        ({"region_of_interest": (1, 2, 3)}, "six numbers"),
+        ({"folds": (7,)}, "has the folds 0, 1"),
+        ({"folds": ()}, "has the folds 0, 1"),
+        ({"mirror": True}, "without mirroring"),
+        ({"device": "cuda:9"}, "not available"),
+    ],
+)
+def test_a_setting_that_cannot_be_met_is_refused(mob: Model, options: dict, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Predictor(mob, PredictionSettings(**options))
+
+
+def test_a_bad_image_is_refused_and_air_for_non_finite_voxels_is_reported(mob: Model, ct: sitk.Image) -> None:
+    with pytest.raises(ImageError, match="single slice"):
+        predict(ct[:, :, 3], mob, EXACT)
+    values = sitk.GetArrayFromImage(ct).astype(np.float32)
+    values[0, 0, 0] = np.nan
+    spoiled = sitk.GetImageFromArray(values)
+    spoiled.CopyInformation(ct)
+    assert "1 voxels" in predict(spoiled, mob, one_fold()).warnings[0]

@@ -1,0 +1,90 @@
+"""Resampling against nnU-Net's own."""
+
+from __future__ import annotations
+
+import tracemalloc
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
+from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
+
+from MoBUncertaintyLib.inference.resampling import planes, resample
+
+CUBIC = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
+shapes = st.tuples(*[st.integers(1, 12)] * 3)
+spacings = st.tuples(*[st.sampled_from([0.5, 1.0, 1.7, 6.0])] * 3)
+
+
+def volume(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@settings(max_examples=200, deadline=None)
+@given(shapes, shapes, spacings, spacings, st.sampled_from([None, True, False]))
+def test_any_grid_gives_nnunets_values(
+    old: tuple[int, ...],
+    new: tuple[int, ...],
+    spacing: tuple[float, ...],
+    new_spacing: tuple[float, ...],
+    separate: bool | None,
+) -> None:
+    data, function = volume(old), partial(resample_data_or_seg_to_shape, **CUBIC | {"force_separate_z": separate})
+    found = resample(data.copy(), new, spacing, new_spacing, function)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, function(data[None], new, spacing, new_spacing)[0], rtol=0, atol=1e-5)
+
+
+def test_overshoot_is_cut_as_in_nnunet() -> None:
+    """Splines overshoot beside an edge, here by a tenth; nnU-Net holds the result within the image's values."""
+    step = np.zeros((4, 4, 40), np.float32)
+    step[..., 20:] = 1
+    function = partial(resample_data_or_seg_to_shape, **CUBIC)
+    found = resample(step, (4, 4, 97), (1, 1, 1), (1, 1, 0.41), function)
+    assert (found.min(), found.max()) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        partial(resample_data_or_seg_to_shape, **CUBIC | {"order": 1}),
+        partial(resample_data_or_seg_to_shape, **CUBIC | {"order_z": 1}),
+        partial(resample_torch_fornnunet, is_seg=False, force_separate_z=False, memefficient_seg_resampling=False),
+    ],
+)
+def test_whatever_else_the_plans_call_for_is_called(function: partial) -> None:
+    data = volume((6, 20, 22))
+    expected = function(data[None].copy(), np.array((9, 10, 11)), (6, 1, 1), (4, 2, 2))
+    assert np.array_equal(resample(data, (9, 10, 11), (6, 1, 1), (4, 2, 2), function), np.asarray(expected)[0])
+
+
+def test_it_needs_less_memory_than_the_image_itself() -> None:
+    data = volume((60, 128, 128))
+    tracemalloc.start()
+    resample(data, (40, 50, 50), (2, 1, 1), (3, 2.5, 2.5), partial(resample_data_or_seg_to_shape, **CUBIC))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < data.nbytes
+
+
+@settings(max_examples=100, deadline=None)
+@given(shapes, shapes, st.data())
+def test_planes_are_those_of_the_interpolated_volume(old: tuple[int, ...], new: tuple[int, ...], data: st.DataObject):
+    volumes = torch.from_numpy(volume((2, *old)))
+    starts = [data.draw(st.integers(0, n - 1)) for n in new]
+    wanted = tuple(slice(start, data.draw(st.integers(start + 1, n))) for start, n in zip(starts, new, strict=True))
+    whole = torch.nn.functional.interpolate(volumes[None], size=new, mode="trilinear", align_corners=False)[0]
+    found = np.stack(list(planes(volumes, new, wanted)), axis=1)
+    np.testing.assert_allclose(found, whole[(slice(None), *wanted)], rtol=0, atol=5e-6)
+
+
+def test_planes_need_no_volume_of_their_own():
+    volumes = torch.from_numpy(volume((2, 90, 40, 40)))
+    with torch.profiler.profile(profile_memory=True) as profile:
+        count = sum(1 for _ in planes(volumes, (30, 200, 200)))
+    assert count == 30
+    assert max(event.self_cpu_memory_usage for event in profile.events()) <= 2 * 4 * 200 * 200

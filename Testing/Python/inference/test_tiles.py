@@ -1,0 +1,195 @@
+"""Tiles: layout and weights against nnU-Net's, and sums against their definition."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+
+from MoBUncertaintyLib.inference.tiles import Accumulator, Box, TileGrid
+from MoBUncertaintyLib.network.moments import Moments
+
+sizes = st.tuples(*[st.integers(1, 6)] * 3)
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> TileGrid:
+    tile, more = draw(sizes), draw(st.tuples(*[st.integers(0, 8)] * 3))
+    return TileGrid([a + b for a, b in zip(tile, more, strict=True)], tile, draw(st.floats(0, 0.9)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(grids())
+def test_tiles_cover_every_voxel_and_the_greatest_weight_is_separable(grid: TileGrid) -> None:
+    tiles = all_of(grid)
+    assert len(tiles) == len(grid)
+    greatest = greatest_weight(grid)
+    assert (greatest > 0).all()
+    z, y, x = grid.greatest
+    torch.testing.assert_close(z[:, None, None] * y[:, None] * x, greatest, rtol=1e-5, atol=0)
+
+
+def all_of(grid: TileGrid) -> list[Box]:
+    return [grid[number] for number in range(len(grid))]
+
+
+def greatest_weight(grid: TileGrid) -> torch.Tensor:
+    greatest = torch.zeros(grid.shape)
+    for tile in all_of(grid):
+        greatest[tile] = torch.maximum(greatest[tile], grid.weight())
+    return greatest
+
+
+@pytest.mark.parametrize("tile", [(32, 32, 32), (17, 24, 40)])
+def test_weights_are_those_of_nnunet(tile: tuple[int, ...]) -> None:
+    theirs = compute_gaussian(tile, dtype=torch.float64, device=torch.device("cpu"))
+    torch.testing.assert_close(TileGrid(tile, tile).weight().double(), theirs, rtol=1e-5, atol=0)
+
+
+def test_layout_of_nnunets_own_example() -> None:
+    # nnU-Net's comment on compute_steps_for_sliding_window: 110 voxels, patch 64, step 0.5 -> 0, 23, 46.
+    assert TileGrid((110, 64, 64), (64, 64, 64), 0.5).starts == [[0, 23, 46], [0], [0]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(grids())
+def test_tiles_side_by_side_cover_every_voxel_and_none_can_be_spared(grid: TileGrid) -> None:
+    chosen = grid.side_by_side()
+    count = torch.zeros(grid.shape)
+    for number in chosen:
+        count[grid[number]] += 1
+    assert (count > 0).all()
+    assert len(chosen) == len(set(chosen)) <= len(grid)
+    for number in chosen:
+        assert count[grid[number]].min() == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(grids(), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.02, 0.3, 0.9]))
+def test_tiles_that_count_are_those_of_that_part_of_the_greatest_weight_somewhere(
+    grid: TileGrid, seed: int, minimum: float
+) -> None:
+    where = torch.rand(grid.shape, generator=torch.Generator().manual_seed(seed)) > 0.9
+    greatest = greatest_weight(grid)
+    parts = [(grid.weight() / greatest[tile])[where[tile]] for tile in all_of(grid)]
+    # What lies within rounding of the limit may fall on either side.
+    expected = {i for i, each in enumerate(parts) if each.numel() and each.max() >= minimum * 1.001}
+    possible = {i for i, each in enumerate(parts) if each.numel() and each.max() >= minimum * 0.999}
+    assert expected <= set(grid.that_count(where, minimum)) <= possible
+
+
+@pytest.mark.parametrize("overlap", [0.25, 0.5, 0.75, 0.9])
+def test_tiles_left_out_at_a_voxel_have_a_small_part_of_its_weight_however_much_tiles_overlap(overlap: float) -> None:
+    grid = TileGrid((60, 60, 60), (20, 20, 20), overlap)
+    for voxel in [(30, 30, 30), (19, 27, 33), (0, 59, 25), (40, 20, 10)]:
+        where = torch.zeros(grid.shape, dtype=torch.bool)
+        where[voxel] = True
+        own = torch.zeros(len(grid))
+        for number, tile in enumerate(all_of(grid)):
+            if where[tile].any():
+                own[number] = grid.weight()[where[tile]].item()
+        assert own[grid.that_count(where)].sum() >= 0.85 * own.sum()
+
+
+def test_volume_smaller_than_a_tile_is_refused() -> None:
+    with pytest.raises(ValueError, match="smaller than a tile"):
+        TileGrid((8, 7, 8), (8, 8, 8))
+
+
+def random_moments(grid: TileGrid, classes: int, generator: torch.Generator) -> Moments:
+    first = torch.rand((1, classes, *grid.tile), generator=generator) / classes
+    second = first.square() + torch.rand(first.shape, generator=generator) * first * (1 - first)
+    return Moments(first, second)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_blending_is_the_weighted_mean_of_the_moments_and_its_variance_the_mixtures(classes: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    grid = TileGrid((9, 11, 13), (6, 5, 7))
+    sums = Accumulator(grid, classes)
+    # The definition, in float64: sum g m / sum g, variance = E[p^2] - E[p]^2.
+    weight, expected = np.zeros(grid.shape), np.zeros((2, classes, *grid.shape))
+    for tile in all_of(grid) * 2:  # two passes, as with two folds
+        found = random_moments(grid, classes, generator)
+        sums.add(tile, found)
+        weight[tile] += grid.weight().numpy()
+        for i, moment in enumerate((found.first, found.second)):
+            expected[(i, slice(None), *tile)] += grid.weight().double().numpy() * moment[0].double().numpy()
+    expected /= weight
+    probability, variance = sums.result()
+    np.testing.assert_allclose(probability, expected[0], atol=1e-6)
+    np.testing.assert_allclose(variance, expected[1] - expected[0] ** 2, atol=1e-6)
+
+
+def test_tiles_that_were_not_added_have_no_weight() -> None:
+    generator = torch.Generator().manual_seed(0)
+    grid = TileGrid((16, 20, 12), (8, 8, 8))
+    sums = Accumulator(grid, 2)
+    weight, expected = torch.zeros(grid.shape), torch.zeros((2, *grid.shape))
+    for number in [*grid.side_by_side(), 7, 7]:
+        found = random_moments(grid, 2, generator)
+        sums.add(grid[number], found)
+        weight[grid[number]] += grid.weight()
+        expected[(slice(None), *grid[number])] += grid.weight() * found.first[0]
+    expected /= weight
+    assert torch.equal(sums.foreground(0.3), (expected >= 0.3).any(dim=0))
+    torch.testing.assert_close(sums.result()[0], expected)
+
+
+def test_two_passes_that_are_sure_but_disagree_leave_the_variance_of_a_coin() -> None:
+    grid = TileGrid((4, 4, 4), (4, 4, 4))
+    sums = Accumulator(grid, 1)
+    for value in (0.0, 1.0):
+        p = torch.full((1, 1, 4, 4, 4), value)
+        sums.add(grid[0], Moments(p, p.square()))
+    probability, variance = sums.result()
+    torch.testing.assert_close(probability, torch.full_like(probability, 0.5))
+    torch.testing.assert_close(variance, torch.full_like(variance, 0.25))
+
+
+def test_corners_of_the_volume_keep_fp32_accuracy_though_their_weight_is_least() -> None:
+    grid = TileGrid((64, 64, 64), (64, 64, 64))
+    sums = Accumulator(grid, 1)
+    p = torch.full((1, 1, 64, 64, 64), 0.3)
+    sums.add(grid[0], Moments(p, p.square() + 0.05))
+    probability, variance = sums.result()
+    torch.testing.assert_close(probability, torch.full_like(probability, 0.3))
+    torch.testing.assert_close(variance, torch.full_like(variance, 0.05), atol=1e-6, rtol=0)
+
+
+def test_two_classes_need_two_fp32_volumes_and_no_third_to_finish() -> None:
+    grid = TileGrid((40, 50, 60), (8, 8, 8))
+    voxels = math.prod(grid.shape)
+    sums = Accumulator(grid, 1)
+    assert sums.first.nbytes + sums.second.nbytes == 2 * 4 * voxels
+    generator = torch.Generator().manual_seed(0)
+    for tile in all_of(grid):
+        sums.add(tile, random_moments(grid, 1, generator))
+    with torch.profiler.profile(profile_memory=True) as profile:
+        known = sums.foreground()
+        probability, variance = sums.result()
+    assert known.any() and probability.isfinite().all() and variance.isfinite().all()
+    # The largest that is made on the way is the mask, of a byte per voxel.
+    assert max(event.self_cpu_memory_usage for event in profile.events()) <= voxels
+    assert probability.data_ptr() == sums.first.data_ptr()
+    assert variance.data_ptr() == sums.second.data_ptr()
+
+
+def test_a_tile_that_runs_out_of_memory_while_added_leaves_the_sums_as_they_were() -> None:
+    grid = TileGrid((4, 4, 4), (4, 4, 4))
+    sums = Accumulator(grid, 1)
+
+    class Exhausted(torch.Tensor):
+        def to(self, *args: object, **options: object) -> torch.Tensor:
+            raise torch.OutOfMemoryError("out of memory")
+
+    found = Moments(torch.ones(1, 1, 4, 4, 4), torch.ones(1, 1, 4, 4, 4).as_subclass(Exhausted))
+    with pytest.raises(torch.OutOfMemoryError):
+        sums.add(grid[0], found)
+    assert not sums.first.any()
+    assert not sums.second.any()

@@ -1,0 +1,151 @@
+"""Models as zip files: the same model, no trace left, nothing hostile unpacked."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.model import archive
+from MoBUncertaintyLib.model.folder import load_model, read_card
+from MoBUncertaintyLib.network.export import write_model
+from support.tiny_model import (
+    DATASET,
+    PLANS,
+    card,
+    network,
+    write_tiny,
+)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of two folds. Tests that change it copy it."""
+    folder = tmp_path_factory.mktemp("models") / "Tiny"
+    write_tiny(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def zipped(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("zip") / "Tiny.zip").path
+
+
+def test_a_zip_is_the_same_model_and_leaves_no_trace(
+    zipped: Path, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with load_model(zipped) as model:
+        assert model.digest == load_model(written).digest
+        assert torch.equal(model.state_dict(1)["head.basis"], network(1).state_dict()["head.basis"])
+        (unpacked,) = tmp_path.glob("mob-model-*")
+        assert unpacked.stat().st_mode & 0o077 == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unpacked_model_goes_when_nobody_holds_it(
+    zipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    model = load_model(zipped)
+    assert len(list(tmp_path.glob("mob-model-*"))) == 1
+    del model
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_model_gives_the_same_zip(zipped: Path, tmp_path: Path) -> None:
+    assert write_tiny(tmp_path / "Again.zip").path.read_bytes() == zipped.read_bytes()
+
+
+def test_a_model_can_be_written_as_a_zip_at_once(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "Tiny.zip", card(), PLANS, DATASET, [(0, network(0).state_dict())])
+    assert model.folds == (0,) and [path.name for path in tmp_path.iterdir()] == ["Tiny.zip"]
+
+
+def test_a_zip_of_the_folder_itself_is_read_too(written: Path, tmp_path: Path) -> None:
+    shutil.make_archive(str(tmp_path / "Tiny"), "zip", written.parent, "Tiny")
+    assert read_card(tmp_path / "Tiny.zip").name == load_model(tmp_path / "Tiny.zip").card.name == "Tiny"
+
+
+def test_the_card_of_a_zip_is_read_without_unpacking(zipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "unpack", lambda path: pytest.fail("unpacked"))
+    assert read_card(zipped).name == "Tiny"
+
+
+def _entry(name: str, mode: int = 0o644) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name)
+    entry.external_attr = mode << 16
+    return entry
+
+
+HOSTILE_ENTRIES = {
+    "parent": (_entry("../evil.json"), "unsafe file name"),
+    "parent inside": (_entry("fold_0/../../evil.json"), "unsafe file name"),
+    "absolute": (_entry("/tmp/evil.json"), "unsafe file name"),
+    "drive": (_entry("C:evil.json"), "unsafe file name"),
+    "backslash": (_entry("..\\evil.json"), "unsafe file name"),
+    "link": (_entry("fold_5/weights.safetensors", 0o120777), "link"),
+    "twice": (_entry("plans.json"), "twice"),
+    "two models": (_entry("other/model.json"), r"more than one model\.json"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("what", HOSTILE_ENTRIES)
+def test_a_hostile_zip_is_refused_and_nothing_is_left(
+    zipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    entry, message = HOSTILE_ENTRIES[what]
+    hostile = Path(shutil.copy(zipped, tmp_path / "hostile.zip"))
+    with zipfile.ZipFile(hostile, "a") as packed:
+        packed.writestr(entry, "/etc/passwd")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    for read in (load_model, read_card):
+        with pytest.raises(ModelError, match=message):
+            read(hostile)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["hostile.zip", "temporary"]
+
+
+def test_a_zip_bomb_is_refused_before_it_unpacks(zipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(archive, "SIZE_LIMIT", 10_000)
+    with pytest.raises(ModelError, match="would unpack to more than"):
+        load_model(zipped)
+    monkeypatch.setattr(archive, "ENTRY_LIMIT", 2)
+    with pytest.raises(ModelError, match="more than 2 files"):
+        load_model(zipped)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.99])
+def test_atruncated_zip_is_refused(zipped: Path, tmp_path: Path, keep: float) -> None:
+    content = zipped.read_bytes()
+    (tmp_path / "cut.zip").write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(ModelError, match="not a readable zip"):
+        load_model(tmp_path / "cut.zip")
+
+
+def test_a_zip_of_something_else_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as packed:
+        packed.writestr("holiday.txt", "sun")
+    with pytest.raises(ModelError, match=r"holds no model\.json"):
+        load_model(tmp_path / "photos.zip")
+
+
+def test_a_full_disk_is_not_called_a_damaged_zip(zipped: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(ModelError, match="cannot be unpacked"):
+        load_model(zipped)
+    assert list(tmp_path.iterdir()) == []

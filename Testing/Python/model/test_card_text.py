@@ -1,0 +1,99 @@
+"""What `inspect` and `export` print of a model's card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from mob_training.evaluation.held_out import evaluate
+from mob_training.evaluation.score_files import summarise, write_json
+from MoBUncertaintyLib.cli.app import app
+from MoBUncertaintyLib.model.card_text import covariance_text, score_lines, training_lines
+from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
+from support import tiny
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        (CovarianceSpec(Covariance.DETERMINISTIC), "none (deterministic)"),
+        (CovarianceSpec(Covariance.DIAGONAL), "diagonal, one draw per voxel"),
+        (CovarianceSpec(Covariance.LOW_RANK, rank=8), "low-rank, rank 8, one draw per tile"),
+        (CovarianceSpec(Covariance.SINGLE_BASIS), "single-basis, rank 16, one draw per voxel"),
+        (
+            CovarianceSpec(Covariance.SINGLE_BASIS, scope=Scope.PARTITION),
+            "single-basis, rank 16, partitions 4 per axis, one draw per partition",
+        ),
+        (CovarianceSpec(), "mixture-of-bases, rank 16, bases 3, partitions 4 per axis, one draw per voxel"),
+        (
+            CovarianceSpec(assignment=Assignment.SOFT),
+            "mixture-of-bases, rank 16, bases 3, partitions 4 per axis, soft assignment, one draw per voxel",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_only_what_says_something_about_the_kind_is_said(spec: CovarianceSpec, text: str) -> None:
+    assert covariance_text(spec) == text
+
+
+def test_main_scores_are_shown_and_the_rest_is_counted() -> None:
+    dice = {"mean": 0.92884, "median": 0.93, "min": 0.86479, "max": 0.96138}
+    curve = [[0.1, 0.2]] * 50
+    scores = {
+        "held_out_cases": 20,
+        "dice": dice,
+        "volume": {"nll": dice, "curve": curve, "organ": {"nll": dice}},
+        "pooled": {"dice": 0.5, "volume": {"curve": {"organ": curve}}},
+        "curve": curve,
+    }
+    assert score_lines(scores) == [
+        ("held_out_cases", "20"),
+        ("dice", "0.9288 (0.8648 to 0.9614)"),
+        ("volume", "nll 0.9288"),
+        ("pooled", "dice 0.5"),
+        ("more", "304 values in model.json"),
+    ]
+    assert score_lines({}) == []
+
+
+@pytest.mark.parametrize("lines", [score_lines, training_lines])
+def test_whatever_a_card_holds_it_takes_a_few_lines(lines: Any) -> None:
+    content = {f"key {number}": "x" * number**2 for number in range(40)} | {"list": [1] * 10**5, "none": None}
+    shown = lines(content)
+    assert len(shown) <= 13
+    assert max(len(text) for _, text in shown) <= 300
+    assert shown[-1][0] == "more"
+
+
+def test_scores_of_evaluate_do_not_flood_the_terminal(tmp_path: Path) -> None:
+    dataset = tiny_held_out(tmp_path / "Dataset001_Tiny")
+    results = tiny.make_results_folder(tmp_path / "raw")
+    run = evaluate(results, dataset)
+    write_json({"held_out_cases": 1, **summarise(run), "pooled": run.pooled}, tmp_path / "scores.json")
+    command = ["export", str(results), "--output", str(tmp_path / "model"), "--scores", str(tmp_path / "scores.json")]
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "120"})
+    assert done.exit_code == 0, done.output
+    again = CliRunner().invoke(app, ["inspect", str(tmp_path / "model")], env={"COLUMNS": "120"})
+    assert again.stdout == done.stdout
+    assert len(done.stdout.splitlines()) < 40
+    assert "none (deterministic)" in done.stdout and "rank" not in done.stdout
+    assert json.loads((tmp_path / "model" / "model.json").read_text())["scores"]["pooled"]
+    for said in ("scores: dice", "values in model.json"):
+        assert said in done.stdout
+
+
+def tiny_held_out(dataset: Path) -> Path:
+    """A raw data set with one held-out case."""
+    import SimpleITK as sitk
+
+    for name in ("imagesTs", "labelsTs"):
+        (dataset / name).mkdir(parents=True)
+    image = tiny.make_ct((20, 24, 28))
+    sitk.WriteImage(image, str(dataset / "imagesTs" / "case0_0000.nii.gz"))
+    sitk.WriteImage(sitk.Cast(image > 30, sitk.sitkUInt8), str(dataset / "labelsTs" / "case0.nii.gz"))
+    (dataset / "dataset.json").write_text(json.dumps(tiny.make_dataset()))
+    return dataset

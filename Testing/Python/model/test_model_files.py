@@ -1,0 +1,231 @@
+"""The bytes of a model: what was checked and recorded is what is used, and weights are what they claim to be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.model import weights
+from MoBUncertaintyLib.model.files import ModelFile, read_json
+from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.network.backbone import load_network, verify
+from support import tiny
+from support.tiny_model import rehash, write_tiny
+
+CHECKPOINT, WEIGHTS = "fold_0/checkpoint_final.pth", "fold_0/weights.safetensors"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model folder and a raw results folder, two folds each."""
+    folder = tmp_path_factory.mktemp("models")
+    write_tiny(folder / "model")
+    return folder / "model", tiny.make_results_folder(folder / "raw", folds=2)
+
+
+@pytest.fixture
+def model(made: tuple[Path, Path], tmp_path: Path) -> Path:
+    return shutil.copytree(made[0], tmp_path / "model")
+
+
+@pytest.fixture
+def raw(made: tuple[Path, Path], tmp_path: Path) -> Path:
+    return shutil.copytree(made[1], tmp_path / "raw")
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# --- what is used is what was checked ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["model", "raw"])
+def test_weights_that_are_swapped_after_the_check_are_not_used(kind: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(kind)
+    opened = load_model(folder)
+    name = WEIGHTS if kind == "model" else CHECKPOINT
+    os.replace(folder / name.replace("fold_0", "fold_1"), folder / name)
+    with pytest.raises(ModelError, match=f"{name} in .* was changed while it was in use; start again"):
+        load_network(opened, 0)
+
+
+def test_weights_that_are_swapped_between_two_uses_are_not_used(raw: Path) -> None:
+    opened = load_model(raw)
+    opened.state_dict(1)
+    os.replace(raw / CHECKPOINT, raw / CHECKPOINT.replace("fold_0", "fold_1"))
+    with pytest.raises(ModelError, match="was changed while it was in use"):
+        opened.state_dict(1)
+
+
+def test_recorded_digest_is_that_of_what_was_used(model: Path, raw: Path) -> None:
+    card, used = load_model(model), load_model(raw)
+    expected = sha256(model / "model.json"), load_model(raw).digest
+    assert expected == (card.digest, used.digest)
+    card, used = load_model(model), load_model(raw)
+    for folder in (model, raw):
+        for name in ("model.json", "plans.json", "dataset.json", CHECKPOINT):
+            if (folder / name).exists():
+                (folder / name).write_text("{}")
+    assert expected == (card.digest, used.digest)
+
+
+@pytest.mark.parametrize("name", ["model.json", "plans.json", "dataset.json"])
+def test_what_is_swapped_amid_the_opening_is_not_read(model: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Each is read once, so that there is nothing between its check and its use."""
+    digests, plans = load_model(model).digests, load_model(model).plans
+    read = ModelFile.read.__func__
+
+    def swap(cls: type, root: Path, wanted: str, *arguments: Any) -> ModelFile:
+        file = read(cls, root, wanted, *arguments)
+        (root / name).write_text("{}")
+        return file
+
+    monkeypatch.setattr(ModelFile, "read", classmethod(swap))
+    if name != "model.json":
+        monkeypatch.setattr(
+            ModelFile, "read", classmethod(lambda cls, r, n, *a: (swap if n == name else read)(cls, r, n, *a))
+        )
+    opened = load_model(model)
+    assert (opened.digests, opened.plans) == (digests, plans)
+
+
+# --- files that are none of a model -----------------------------------------------------------------------------------
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "scores.json")
+    with pytest.raises(ModelError, match=r"scores\.json in .* is not a regular file"):
+        read_json(tmp_path / "scores.json")
+
+
+def _checkpoint(change: Callable[[dict[str, Any]], None]) -> Callable[[Path, Path], Path]:
+    def apply(_model: Path, raw: Path) -> Path:
+        content = torch.load(raw / CHECKPOINT, weights_only=True)
+        change(content)
+        torch.save(content, raw / CHECKPOINT)
+        return raw
+
+    return apply
+
+
+def _weights(change: Callable[[torch.Tensor], Any]) -> Callable[[Path, Path], Path]:
+    """A change to the first tensor of a checkpoint."""
+
+    def apply(content: dict[str, Any]) -> None:
+        name, tensor = next(iter(content["network_weights"].items()))
+        content["network_weights"][name] = change(tensor)
+
+    return _checkpoint(apply)
+
+
+def _safetensors(tensors: dict[str, torch.Tensor]) -> Callable[[Path, Path], Path]:
+    def apply(model: Path, _raw: Path) -> Path:
+        save_file(tensors, model / WEIGHTS)
+        rehash(model)
+        return model
+
+    return apply
+
+
+def _header(content: bytes) -> Callable[[Path, Path], Path]:
+    def apply(model: Path, _raw: Path) -> Path:
+        (model / WEIGHTS).write_bytes(len(content).to_bytes(8, "little") + content)
+        rehash(model)
+        return model
+
+    return apply
+
+
+def _set(**changes: Any) -> Callable[[Path, Path], Path]:
+    return _checkpoint(lambda content: content.update(changes))
+
+
+def _compressed(_model: Path, raw: Path) -> Path:
+    """As a bomb would be: torch reads compressed entries, but writes none."""
+    import zipfile
+
+    with zipfile.ZipFile(raw / CHECKPOINT) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(raw / CHECKPOINT, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return raw
+
+
+MANY = {str(number): torch.zeros(0) for number in range(10_001)}
+LARGE = torch.zeros(1).expand(2**40)
+REFUSED: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
+    "sparse weights": (_weights(lambda tensor: tensor.to_sparse()), "are of the kind sparse_coo, which cannot be used"),
+    "weights on the meta device": (_weights(lambda tensor: tensor.to("meta")), "are of the kind meta, which cannot"),
+    "weights of 4 TB in 4 bytes": (_weights(lambda tensor: LARGE), "are larger than they are on disk"),
+    "too many tensors": (_safetensors(MANY), "holds more than 10,000 tensors"),
+    "too many tensors in a checkpoint": (_set(network_weights=MANY), "holds more than 10,000 tensors"),
+    "too many views of one tensor": (
+        _set(network_weights=dict.fromkeys(MANY, torch.zeros(0))),
+        "holds more than 10,000 tensors",
+    ),
+    "a header of 400,000 empty tensors": (
+        _header(
+            json.dumps(
+                {str(n): {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(400_000)}
+            ).encode()
+        ),
+        "holds more than 10,000 tensors",
+    ),
+    "a header nested 900 deep": (_header(b'{"a":' + b"[" * 900 + b"]" * 900 + b"}"), "nested more than 64 deep"),
+    "a header that is a list": (_header(b"[]"), "damaged or cut short"),
+    "a kind of number that torch lacks": (
+        _header(b'{"a":{"dtype":"F4","shape":[0],"data_offsets":[0,0]}}'),
+        "damaged or cut short",
+    ),
+    "compressed checkpoint": (_compressed, "damaged or not a checkpoint"),
+    "pickle of 9 MB": (_set(logging="x" * (9 << 20)), "damaged or not a checkpoint"),
+    "mirror axes that are tensors": (_set(inference_allowed_mirroring_axes=(torch.zeros(2),)), ""),
+    "a tensor of mirror axes": (_set(inference_allowed_mirroring_axes=torch.zeros(2)), ""),
+    "a trainer's name that is no text": (_set(trainer_name="\ud800\x1b[2J\n"), ""),
+    "weights of another name": (
+        _checkpoint(lambda c: c["network_weights"].update({"x" * 9000: torch.zeros(1)})),
+        "do not fit the network in plans.json (1 of ",
+    ),
+    "weights of another shape": (_weights(lambda tensor: tensor[:1]), "do not fit the network in plans.json (1 of "),
+    "no weights": (_set(network_weights={}), "do not fit the network in plans.json ("),
+}
+
+
+@pytest.mark.parametrize(("change", "sentence"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused_in_one_sentence_wherever_it_is_read(model: Path, raw: Path, change: Any, sentence: str) -> None:
+    folder = change(model, raw)
+    said = []
+    for read in (verify, lambda path: load_network(load_model(path), 0)):
+        try:
+            read(folder)
+        except ModelError as error:
+            said.append(str(error))
+    if not sentence:
+        assert said == []
+        verify(folder).card.to_json().encode()
+        return
+    assert sentence in said[0]
+    assert said[0] == said[1]
+    assert "\n" not in said[0] and said[0].endswith(".") and len(said[0]) < 600
+
+
+def test_what_is_one_tensor_stays_one(raw: Path) -> None:
+    """nnU-Net names each two to four times; as float16 each would have become two to four."""
+    content = torch.load(raw / CHECKPOINT, weights_only=True)
+    single = next(iter(content["network_weights"].values())).half()
+    file = ModelFile(CHECKPOINT, "x", b"")
+    read = weights._singles({"a": single, "b": single}, file)
+    assert read["a"].dtype is torch.float32
+    assert read["a"].data_ptr() == read["b"].data_ptr()

@@ -1,0 +1,252 @@
+"""nnU-Net's own results folders as models, and checkpoints that try to run code."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.folder import load_model, read_card
+from MoBUncertaintyLib.network.backbone import load_network
+from MoBUncertaintyLib.network.export import export
+from support.tiny_model import (
+    DATASET,
+    PLANS,
+    SPEC,
+    edit,
+    network,
+    truncate,
+)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder that nnU-Net's own trainer wrote after an epoch of one iteration."""
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    root = tmp_path_factory.mktemp("nnunet")
+    plans = copy.deepcopy(PLANS) | {"continue_training": False}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("raw", "preprocessed", "results"):
+            (root / name).mkdir()
+            patch.setenv(f"nnUNet_{name}", str(root / name))
+        case = root / "preprocessed" / "Dataset007_Abdomen" / "tinyPlans_3d_fullres" / "case.b2nd"
+        case.parent.mkdir(parents=True)
+        case.touch()
+        patch.setattr("nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png", lambda *_: None)
+        trainer = nnUNetTrainer(plans, "3d_fullres", 0, copy.deepcopy(DATASET), torch.device("cpu"))
+        trainer.initialize()
+        trainer.inference_allowed_mirroring_axes = (0, 1, 2)
+        batch = {
+            "data": torch.randn(2, 1, 8, 8, 8),
+            "target": [torch.randint(0, 2, (2, 1, size, size, size)).float() for size in (8, 4)],
+        }
+        trainer.on_epoch_start()
+        trainer.on_train_epoch_start()
+        trainer.on_train_epoch_end([trainer.train_step(batch)])
+        trainer.on_validation_epoch_start()
+        trainer.on_validation_epoch_end([trainer.validation_step(batch)])
+        trainer.on_epoch_end()
+        results = Path(trainer.output_folder_base)
+        trainer.save_checkpoint(str(results / "fold_0" / "checkpoint_final.pth"))
+    # As nnU-Net's run_training.py does.
+    (results / "plans.json").write_text(json.dumps(PLANS))
+    (results / "dataset.json").write_text(json.dumps(DATASET | {"training": [{"image": "/home/jane/DOE^JOHN.nii.gz"}]}))
+    return results
+
+
+def test_a_stock_results_folder_is_the_deterministic_model(results: Path) -> None:
+    model = load_model(results)
+    assert model.card.covariance.kind is Covariance.DETERMINISTIC
+    assert model.card.name == "Abdomen" and model.card.spacing == (1.0, 1.5, 3.0)
+    assert model.card.mirror_axes == (0, 1, 2) and model.card.orientation is None
+    assert model.folds == (0,) and len(model.digest) == 64
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_an_exported_stock_model_computes_what_nnunet_computes(results: Path, tmp_path: Path, half: bool) -> None:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    manager = PlansManager(PLANS)
+    reference = nnUNetTrainer.build_network_architecture(manager, manager.get_configuration("3d_fullres"), 1, 2, False)
+    trained = torch.load(results / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    reference.load_state_dict(trained)
+    x = torch.randn(1, 1, 8, 8, 8)
+    with torch.no_grad():
+        expected = reference.eval()(x)
+        found = load_network(export(results, tmp_path / "Stock", half=half), 0)(x).mean
+    torch.testing.assert_close(found, expected, **({"rtol": 1e-2, "atol": 1e-2} if half else {"rtol": 0, "atol": 0}))
+
+
+def test_export_states_what_it_is_told_and_keeps_patients_out(results: Path, tmp_path: Path) -> None:
+    model = export(
+        results,
+        tmp_path / "Stock",
+        name="Pancreas CT",
+        task="Pancreas in portal venous CT.",
+        licence="CC0-1.0",
+        training={"cases": 99, "note": "x"},
+        scores={"dice": 0.5},
+        orientation="LPS",
+    )
+    assert (model.card.name, model.card.licence, model.card.orientation) == ("Pancreas CT", "CC0-1.0", "LPS")
+    assert model.card.training["cases"] == 99 and model.card.training["trainer"] == "nnUNetTrainer"
+    assert model.card.scores == {"dice": 0.5} and model.card.task == "Pancreas in portal venous CT."
+    written = "".join(path.read_text() for path in (tmp_path / "Stock").glob("*.json"))
+    assert "JOHN" not in written and str(results.parents[2]) not in written
+
+
+def test_a_fine_tuned_results_folder_brings_its_covariance(results: Path, tmp_path: Path) -> None:
+    tuned = shutil.copytree(results, tmp_path / "tuned")
+    spec = {"kind": "mixture-of-bases", "rank": 4, "bases": 2, "partitions": 2, "scope": "voxel"}
+    edit(tuned / "plans.json", lambda content: content.update(covariance=spec, finetuning={"samples": 5}))
+    edit(tuned / "dataset.json", lambda content: content.update(orientation="RAS"))
+    content = torch.load(results / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    torch.save(content | {"network_weights": network(3).state_dict()}, tuned / "fold_0" / "checkpoint_best.pth")
+    model = export(tuned, tmp_path / "Tuned")
+    assert model.card.covariance == SPEC and model.card.orientation == "RAS"
+    assert model.card.training["finetuning"] == {"samples": 5}
+    assert not {"covariance", "finetuning"} & set(model.plans)
+    x = torch.randn(1, 1, 8, 8, 8)
+    assert torch.equal(load_network(model, 0)(x).marginal_covariance(), network(3)(x).marginal_covariance())
+
+
+def test_a_stock_folder_gives_its_last_epoch_and_a_fine_tuned_one_its_best(results: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(results, tmp_path / "copied")
+    best, final = (copied / "fold_0" / f"checkpoint_{name}.pth" for name in ("best", "final"))
+    assert load_model(copied).sources[0].name == final.name
+    assert load_model(copied, best.name).sources[0].name == best.name
+    control = asdict(CovarianceSpec(Covariance.DETERMINISTIC))
+    edit(copied / "plans.json", lambda content: content.update(covariance=control))
+    assert load_model(copied).sources[0].name == best.name
+    best.unlink()
+    assert load_model(copied).sources[0].name == final.name
+    with pytest.raises(ModelError, match=r"no fold with checkpoint_best\.pth"):
+        export(copied, tmp_path / "out", checkpoint=best.name)
+    with pytest.raises(ModelError, match="no trained fold 3"):
+        export(copied, tmp_path / "out", folds=(3,))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fold_that_is_still_trained_is_left_out_unless_it_is_asked_for(results: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(results, tmp_path / "copied")
+    shutil.copytree(copied / "fold_0", copied / "fold_1")
+    assert load_model(copied).folds == (0, 1)
+    (copied / "fold_1" / "checkpoint_final.pth").unlink()
+    assert load_model(copied).folds == (0,)
+    both = export(copied, tmp_path / "both", folds=(0, 1))
+    assert both.folds == (0, 1) and both.card.training["checkpoint"] == "checkpoint_best.pth"
+    (copied / "fold_0" / "checkpoint_best.pth").unlink()
+    with pytest.raises(ModelError, match="no checkpoint of the same name"):
+        export(copied, tmp_path / "none", folds=(0, 1))
+
+
+def test_a_model_trained_on_all_cases_keeps_its_fold_name(results: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(results, tmp_path / "copied")
+    (copied / "fold_0").rename(copied / "fold_all")
+    model = export(copied, tmp_path / "All")
+    assert model.folds == ("all",) and "fold_all/weights.safetensors" in model.card.files
+
+
+def test_weights_saved_by_a_parallel_or_compiled_network_load(results: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(results, tmp_path / "copied")
+    path = copied / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=False)
+    content["network_weights"] = {f"module._orig_mod.{k}": v for k, v in content["network_weights"].items()}
+    torch.save(content, path)
+    assert load_model(copied).state_dict(0).keys() == load_model(results).state_dict(0).keys()
+
+
+def test_export_of_something_else_says_what_is_needed(results: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="not a results folder of nnU-Net"):
+        export(results / "fold_0", tmp_path / "out")
+
+
+class Payload:
+    """Pickles to a call that leaves a file."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.proof),)
+
+
+def _save_with_torch(content: dict[str, Any], path: Path) -> None:
+    torch.save(content, path)
+
+
+def _save_old_format(content: dict[str, Any], path: Path) -> None:
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def _save_pickle(content: dict[str, Any], path: Path) -> None:
+    path.write_bytes(pickle.dumps(content["trainer_name"]))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("save", [_save_with_torch, _save_old_format, _save_pickle])
+@pytest.mark.parametrize("key", ["trainer_name", "optimizer_state"])
+def test_code_in_a_checkpoint_never_runs(results: Path, tmp_path: Path, save: Any, key: str) -> None:
+    hostile = shutil.copytree(results, tmp_path / "hostile")
+    path, proof = hostile / "fold_0" / "checkpoint_final.pth", tmp_path / "proof"
+    content = torch.load(path, weights_only=False)
+    content[key] = Payload(proof)
+    if save is _save_pickle:
+        content["trainer_name"] = Payload(proof)
+    save(content, path)
+    for read in (load_model, read_card, lambda folder: export(folder, tmp_path / "out")):
+        with pytest.raises(ModelError, match=r"asks to run code|holds more than weights|damaged or not a checkpoint"):
+            read(hostile)
+    assert not proof.exists() and not (tmp_path / "out").exists()
+    # The payload is a real one: read carelessly, it does run.
+    if save is _save_pickle:
+        pickle.loads(path.read_bytes())
+    else:
+        torch.load(path, weights_only=False)
+    assert proof.exists()
+
+
+@pytest.mark.parametrize("key", ["network_weights", "init_args", "trainer_name"])
+def test_a_checkpoint_of_something_else_is_named_so(results: Path, tmp_path: Path, key: str) -> None:
+    copied = shutil.copytree(results, tmp_path / "copied")
+    path = copied / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=False)
+    del content[key]
+    torch.save(content, path)
+    with pytest.raises(ModelError, match=f"not a checkpoint of nnU-Net: it lacks '{key}'"):
+        load_model(copied)
+
+
+def test_a_checkpoint_of_quantised_weights_is_refused(results: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(results, tmp_path / "copied")
+    path = copied / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=False)
+    content["network_weights"] = {name: tensor.to(torch.int8) for name, tensor in content["network_weights"].items()}
+    torch.save(content, path)
+    with pytest.raises(ModelError, match="of the kind int8, which cannot be used; export the model again"):
+        load_model(copied)
+
+
+def test_atruncated_checkpoint_is_refused(results: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(results, tmp_path / "copied")
+    truncate(copied / "fold_0" / "checkpoint_final.pth")
+    with pytest.raises(ModelError, match="damaged or not a checkpoint"):
+        load_model(copied)
+
+
+def test_a_torch_that_cannot_read_safely_is_not_used(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cu121")
+    with pytest.raises(ModelError, match=r"torch 2\.5\.1\+cu121 cannot read .* safely"):
+        load_model(results)

@@ -1,0 +1,262 @@
+"""nnU-Net's plans and data set descriptions as hostile input."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import SimpleITK as sitk
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.experiment_planners.resampling.planners_no_resampling import (
+    nnUNetPlannerResEncL_noResampling,
+)
+from nnunetv2.experiment_planning.experiment_planners.resampling.resample_with_torch import (
+    nnUNetPlanner_torchres,
+    nnUNetPlannerResEncL_torchres,
+    nnUNetPlannerResEncL_torchres_sepz,
+)
+from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
+    ResEncUNetPlanner,
+    nnUNetPlannerResEncL,
+    nnUNetPlannerResEncM,
+    nnUNetPlannerResEncXL,
+)
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.model.plans import check_dataset, check_plans, image_spacing
+from MoBUncertaintyLib.network.backbone import build_network
+from support.tiny_model import (
+    DATASET,
+    OLD_PLANS,
+    PLANS,
+    SPEC,
+    json_values,
+    paths,
+    replaced,
+)
+
+
+def _planned(*path: str, to: Any) -> dict[str, Any]:
+    return replaced(PLANS, ("configurations", "3d_fullres", *path), to)
+
+
+def _resampled(function: str, **arguments: Any) -> dict[str, Any]:
+    planned = _planned("resampling_fn_data", to=function)
+    return replaced(planned, ("configurations", "3d_fullres", "resampling_fn_data_kwargs"), arguments)
+
+
+ARCHITECTURE = ("architecture", "arch_kwargs")
+ARGUMENTS = PLANS["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+HOSTILE_PLANS = {
+    "network of another package": (_planned("architecture", "network_class_name", to="os.system"), "'os.system'"),
+    "path through a module's imports": (
+        _planned("architecture", "network_class_name", to="dynamic_network_architectures.architectures.unet.torch.hub"),
+        "not safe",
+    ),
+    "network that unpickles": (
+        _planned(
+            "architecture",
+            "network_class_name",
+            to="dynamic_network_architectures.architectures.dinov2_eva.DinoVisionTransformer",
+        ),
+        "not safe",
+    ),
+    "operator of another package": (_planned(*ARCHITECTURE, "conv_op", to="subprocess.Popen"), "not safe"),
+    "operator through torch's imports": (_planned(*ARCHITECTURE, "nonlin", to="torch.nn.functional.torch.load"), "not"),
+    "operator with a trailing newline": (_planned(*ARCHITECTURE, "nonlin", to="torch.nn.ReLU\n"), "not safe"),
+    "operator that is no name": (_planned(*ARCHITECTURE, "nonlin", to=3), "not safe"),
+    "operator of any size": (
+        _planned(
+            *ARCHITECTURE, to=ARGUMENTS | {"norm_op": "torch.nn.Linear", "norm_op_kwargs": {"out_features": 10**8}}
+        ),
+        "norm_op 'torch.nn.Linear', which is not one of nnU-Net's own",
+    ),
+    "operator in another's place": (_planned(*ARCHITECTURE, "nonlin", to="torch.nn.Conv3d"), "nonlin 'torch.nn.Conv3"),
+    "argument of another operator": (
+        _planned(*ARCHITECTURE, "norm_op_kwargs", to={"out_features": 10**8}),
+        "'out_features', which nnU-Net does not know",
+    ),
+    "argument of another kind": (_planned(*ARCHITECTURE, "nonlin_kwargs", "inplace", to="yes"), "'inplace' .* out of"),
+    "arguments that are none": (_planned(*ARCHITECTURE, "nonlin_kwargs", to=[1]), "'nonlin_kwargs' must be an object"),
+    "imported sizes": (_planned("architecture", "_kw_requires_import", to=["n_stages"]), "_kw_requires_import"),
+    "argument that is not there": (_planned("architecture", "_kw_requires_import", to=["x"]), "_kw_requires_import"),
+    "resampling": (_planned("resampling_fn_probabilities", to="subprocess"), "resampling function 'subprocess'"),
+    "resampling arguments": (_planned("resampling_fn_data_kwargs", to={"hook": 1}), "'hook', which nnU-Net does not"),
+    "no resampling arguments": (_planned("resampling_fn_seg_kwargs", to=None), "'resampling_fn_seg_kwargs' must be an"),
+    "spline of no order": (_planned("resampling_fn_data_kwargs", to={"order": 1.5}), "'order' .* out of range"),
+    "spline of too high an order": (_planned("resampling_fn_data_kwargs", to={"order": 6}), "'order' .* out of range"),
+    "threads without end": (_resampled("resample_torch_fornnunet", num_threads=10**9), "out of range"),
+    "splines for torch": (_resampled("resample_torch_fornnunet", order=3), "'order', which nnU-Net does not know"),
+    "torch's mode for splines": (_resampled("resample_data_or_seg_to_shape", mode="linear"), "'mode', which nnU-Net"),
+    "mode that torch lacks": (_resampled("resample_torch_fornnunet", mode="best"), "'mode' .* out of range"),
+    "no resampling of segmentations": (_resampled("no_resampling_hack", is_seg=True), "'is_seg', which nnU-Net does"),
+    "resampling that plans cannot name": (_resampled("resample_torch_simple"), "resample_torch_simple is called by"),
+    "normalisation of photographs": (_planned("normalization_schemes", to=["RGBTo01Normalization"]), "colour images"),
+    "a name of a megabyte": (_planned("resampling_fn_data", to="x" * 2**20), "resampling function 'xxxxx"),
+    "patch of a whole scan": (_planned("patch_size", to=[1024, 1024, 64]), "'patch_size'"),
+    "normalisation": (_planned("normalization_schemes", to=["Popen"]), "normalisation 'Popen'"),
+    "preprocessor": (_planned("preprocessor_name", to="MyPreprocessor"), "preprocessor"),
+    "reader": (PLANS | {"image_reader_writer": "Popen"}, "image reader 'Popen'"),
+    "label manager": (PLANS | {"label_manager": "Popen"}, "label manager 'Popen'"),
+    "transposition": (PLANS | {"transpose_forward": [0, 1, 1]}, "orders of the axes"),
+    "transpositions that disagree": (
+        PLANS | {"transpose_forward": [1, 2, 0], "transpose_backward": [1, 2, 0]},
+        "does not undo",
+    ),
+    "infinite spacing": (_planned("spacing", to=[1.0, float("inf"), 1.0]), "'spacing'"),
+    "zero spacing": (_planned("spacing", to=[0, 1, 1]), "'spacing'"),
+    "huge patch": (_planned("patch_size", to=[1024, 1024, 1024]), "'patch_size'"),
+    "fractional patch": (_planned("patch_size", to=[8.5, 8, 8]), "'patch_size'"),
+    "patch unlike the strides": (_planned("patch_size", to=[8, 8, 7]), "not divisible"),
+    "a network larger than any computer": (
+        _planned(*ARCHITECTURE, to=ARGUMENTS | {"features_per_stage": [1024] * 3, "kernel_sizes": [[11] * 3] * 3}),
+        "more than 2e.09 weights",
+    ),
+    "strides as large kernels": (
+        replaced(
+            _planned(*ARCHITECTURE, to=ARGUMENTS | {"features_per_stage": [1024] * 3, "strides": [1, 16, 16]}),
+            ("configurations", "3d_fullres", "patch_size"),
+            [256] * 3,
+        ),
+        "more than 2e.09 weights",
+    ),
+    "a wide bottleneck": (
+        _planned(*ARCHITECTURE, to=ARGUMENTS | {"bottleneck_channels": 1024, "kernel_sizes": [[11] * 3] * 3}),
+        "more than 2e.09 weights",
+    ),
+    "features without end": (_planned(*ARCHITECTURE, "features_per_stage", to=[4, 8, 10**6]), "'features_per_stage'"),
+    "kernels without end": (_planned(*ARCHITECTURE, "kernel_sizes", to=[[3, 3, 3], [999, 3, 3]]), "'kernel_sizes'"),
+    "no strides": (_planned(*ARCHITECTURE, to={"n_stages": 2}), "lists|lacks|list"),
+    "intensities": (PLANS | {"foreground_intensity_properties_per_channel": {}}, "intensities"),
+    "no deviation": (
+        replaced(PLANS, ("foreground_intensity_properties_per_channel", "0", "std"), 0),
+        "contradictory",
+    ),
+    "two images": (_planned("normalization_schemes", to=["CTNormalization"] * 2), "one entry"),
+    "two-dimensional": (_planned("patch_size", to=[64, 64]), "two-dimensional"),
+    "cascade": (_planned("previous_stage", to="3d_lowres"), "second stage of a cascade"),
+    "inherits from itself": (_planned("inherits_from", to="3d_fullres"), "inherits from itself"),
+    "inherits from nothing": (_planned("inherits_from", to="3d_none"), "no configuration '3d_none'"),
+    "no configurations": (PLANS | {"configurations": None}, "no configurations"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE_PLANS)
+def test_plans_that_are_unsafe_or_absurd_are_refused(what: str) -> None:
+    plans, message = HOSTILE_PLANS[what]
+    with pytest.raises(ModelError, match=message) as caught:
+        check_plans(plans, "3d_fullres")
+    assert len(str(caught.value)) < 400
+
+
+UNSUITABLE_DATASETS = {
+    "a channel's name that is none": ({"channel_names": {"0": 5}}, "name of the input channel .* is not text"),
+    "a list of channels": ({"channel_names": {"0": ["CT"]}}, "name of the input channel .* is not text"),
+    "an ignore label amid others": ({"labels": {"background": 0, "ignore": 1, "organ": 2}}, "with ignore as the last"),
+    "an ignore label of an organ": ({"labels": {"background": 0, "organ": 1, "ignore": 1}}, "with ignore as the last"),
+    "an ignore label far off": ({"labels": {"background": 0, "organ": 1, "ignore": 255}}, "with ignore as the last"),
+    "a negative ignore label": ({"labels": {"background": 0, "organ": 1, "ignore": -1}}, "with ignore as the last"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), UNSUITABLE_DATASETS.values(), ids=UNSUITABLE_DATASETS.keys())
+def test_datasets_that_nnunet_would_fail_on_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        check_dataset(DATASET | change)
+
+
+def test_an_ignore_label_is_no_class() -> None:
+    assert check_dataset(DATASET | {"labels": {"background": 0, "organ": 1, "ignore": 2}}) == {1: "organ"}
+
+
+PLANNERS = [
+    ExperimentPlanner,
+    ResEncUNetPlanner,
+    nnUNetPlannerResEncM,
+    nnUNetPlannerResEncL,
+    nnUNetPlannerResEncXL,
+    nnUNetPlanner_torchres,
+    nnUNetPlannerResEncL_torchres,
+    nnUNetPlannerResEncL_torchres_sepz,
+    nnUNetPlannerResEncL_noResampling,
+]
+
+
+@pytest.mark.parametrize("planner", PLANNERS)
+def test_what_nnunet_plans_itself_is_accepted(planner: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(default_experiment_planner, "maybe_convert_to_dataset_name", lambda name: name)
+    for folder in ("nnUNet_raw", "nnUNet_preprocessed"):
+        monkeypatch.setattr(default_experiment_planner, folder, str(tmp_path / folder))
+        (tmp_path / folder / "Dataset007_Abdomen").mkdir(parents=True)
+    raw, preprocessed = (tmp_path / folder / "Dataset007_Abdomen" for folder in ("nnUNet_raw", "nnUNet_preprocessed"))
+    sitk.WriteImage(sitk.Image(4, 4, 4, sitk.sitkInt16), raw / "case.nii.gz")
+    case = {"images": [str(raw / "case.nii.gz")], "label": str(raw / "case.nii.gz")}
+    (raw / "dataset.json").write_text(json.dumps(DATASET | {"dataset": {"case": case}}))
+    fingerprint = {"spacings": [[3.0, 0.8, 0.8]], "shapes_after_crop": [[60, 200, 200]]}
+    intensities = "foreground_intensity_properties_per_channel"
+    fingerprint |= {"median_relative_size_after_cropping": 1.0, intensities: PLANS[intensities]}
+    (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
+    with torch.device("meta"):  # planning builds many networks
+        planning = planner(raw.name)
+        planning.plan_experiment()
+    plans = json.loads((preprocessed / f"{planning.plans_identifier}.json").read_text())
+    assert check_plans(plans, "3d_fullres")["architecture"]["arch_kwargs"]["conv_op"] == "torch.nn.modules.conv.Conv3d"
+
+
+def test_a_configuration_gets_what_it_inherits() -> None:
+    plans = replaced(PLANS, ("configurations", "3d_more"), {"inherits_from": "3d_fullres", "spacing": [2.0, 2.0, 2.0]})
+    planned = check_plans(plans, "3d_more")
+    assert planned["spacing"] == [2.0, 2.0, 2.0] and planned["patch_size"] == [8, 8, 8]
+
+
+def test_plans_from_before_nnunet_2_4_are_still_read() -> None:
+    with pytest.warns(UserWarning, match="old nnU-Net plans"):
+        assert build_network(OLD_PLANS, DATASET, "3d_fullres", SPEC).backbone.encoder.output_channels == [4, 8]
+    old = ("configurations", "3d_fullres")
+    with pytest.raises(ModelError, match="UNet_base_num_features"):
+        check_plans(replaced(OLD_PLANS, (*old, "UNet_base_num_features"), 10**6), "3d_fullres")
+    large = replaced(OLD_PLANS, (*old, "unet_max_num_features"), 1024)
+    with pytest.raises(ModelError, match=r"more than 2e.09 weights"):
+        check_plans(replaced(large, (*old, "conv_kernel_sizes"), [[11] * 3] * 2), "3d_fullres")
+
+
+def test_spacing_is_given_along_the_axes_of_the_image() -> None:
+    # nnU-Net's arrays are z, y, x; transposed to x, z, y here, and so is the planned spacing.
+    plans = {"transpose_backward": [1, 2, 0]}
+    assert image_spacing(plans, {"spacing": [1.0, 3.0, 1.5]}) == (1.0, 1.5, 3.0)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(path=st.sampled_from(paths(PLANS)), value=json_values)
+def test_no_content_of_plans_fails_but_with_a_model_error(path: tuple[Any, ...], value: Any) -> None:
+    # What passes the checks must not trip nnU-Net either. On torch's meta device a network takes no memory.
+    with suppress(ModelError), torch.device("meta"):
+        build_network(replaced(PLANS, path, value), DATASET, "3d_fullres", SPEC)
+
+
+@pytest.mark.filterwarnings("ignore:Detected old nnU-Net plans")
+@settings(max_examples=100, deadline=None)
+@given(path=st.sampled_from(paths(OLD_PLANS)), value=json_values)
+def test_no_content_of_old_plans_fails_but_with_a_model_error(path: tuple[Any, ...], value: Any) -> None:
+    plans = replaced(OLD_PLANS, path, value)
+    with suppress(ModelError):
+        check_plans(plans, "3d_fullres")
+        PlansManager(plans).get_configuration("3d_fullres")
+
+
+@settings(max_examples=100, deadline=None)
+@given(path=st.sampled_from(paths(DATASET)), value=json_values)
+def test_no_content_of_a_dataset_fails_but_with_a_model_error(path: tuple[Any, ...], value: Any) -> None:
+    try:
+        names = check_dataset(replaced(DATASET, path, value))
+    except ModelError:
+        return
+    assert list(names) == list(range(1, len(names) + 1))

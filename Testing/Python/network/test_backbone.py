@@ -1,0 +1,106 @@
+"""nnU-Net's backbone with a head: its keys, its mean, other architectures, `torch.compile`, and plans that lie."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.network.backbone import StochasticNetwork, build_network
+from MoBUncertaintyLib.network.moments import moments
+from support.tiny import CONFIGURATION, make_dataset, make_plans
+
+SPEC = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=4, bases=2, partitions=3)
+
+
+def stock_network(plans: dict) -> torch.nn.Module:
+    """What nnU-Net itself builds from the plans."""
+    architecture = plans["configurations"][CONFIGURATION]["architecture"]
+    return get_network_from_plans(
+        architecture["network_class_name"],
+        architecture["arch_kwargs"],
+        architecture["_kw_requires_import"],
+        1,
+        2,
+        deep_supervision=False,
+    )
+
+
+def test_mean_is_the_stock_networks_output_for_the_same_checkpoint():
+    plans = make_plans()
+    stock = stock_network(plans).eval()
+    ours = build_network(plans, make_dataset(), CONFIGURATION, SPEC).eval()
+    ours.backbone.load_state_dict(stock.state_dict())
+    x = torch.randn(1, 1, *plans["configurations"][CONFIGURATION]["patch_size"])
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x).mean, stock(x))
+
+
+@pytest.mark.parametrize("name", ["PlainConvUNet", "ResidualUNet", "ResidualEncoderUNet"])
+def test_any_architecture_with_segmentation_layers_will_do(name):
+    plans = copy.deepcopy(make_plans())
+    architecture = plans["configurations"][CONFIGURATION]["architecture"]
+    architecture["network_class_name"] = f"dynamic_network_architectures.architectures.unet.{name}"
+    kwargs = architecture["arch_kwargs"]
+    if name == "PlainConvUNet":
+        kwargs["n_conv_per_stage"] = kwargs.pop("n_blocks_per_stage")
+    network = build_network(plans, make_dataset(), CONFIGURATION, SPEC).eval()
+    with torch.no_grad():
+        result = moments(network(torch.randn(1, 1, 32, 32, 32)))
+    assert result.first.shape == (1, 1, 32, 32, 32)
+    assert (result.variance() > 0).any()
+
+
+def test_architecture_without_segmentation_layers_is_refused():
+    with pytest.raises(ModelError, match="no 3D decoder"):
+        StochasticNetwork(torch.nn.Conv3d(1, 2, 3), SPEC, 2)
+
+
+@pytest.mark.parametrize("kind", list(Covariance))
+def test_state_dict_keys_tell_backbone_from_head(kind):
+    network = build_network(make_plans(), make_dataset(), CONFIGURATION, CovarianceSpec(kind))
+    stock = set(stock_network(make_plans()).state_dict())
+    keys = set(network.state_dict())
+    assert {key.removeprefix("backbone.") for key in keys if key.startswith("backbone.")} == stock
+    assert all(key.startswith(("backbone.", "head.")) for key in keys)
+    assert any(key.startswith("head.") for key in keys) is (kind is not Covariance.DETERMINISTIC)
+
+
+@pytest.mark.parametrize("kind", list(Covariance))
+def test_graph_is_captured_whole(kind):
+    """`torch.compile` sees one graph: no break, which would cost speed, and the same result."""
+    network = build_network(make_plans(), make_dataset(), CONFIGURATION, CovarianceSpec(kind, rank=3, partitions=3))
+    network.eval()
+
+    def predict(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        result = moments(network(x))
+        return result.first, result.second
+
+    x = torch.randn(1, 1, 32, 32, 32)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(predict, fullgraph=True, backend="eager")
+        for ours, expected in zip(compiled(x), predict(x), strict=True):
+            torch.testing.assert_close(ours, expected)
+
+
+def test_plans_that_cannot_be_built_are_one_sentence():
+    plans = copy.deepcopy(make_plans())
+    plans["configurations"][CONFIGURATION]["architecture"]["arch_kwargs"]["strides"] = [[1, 1, 1]]
+    with pytest.raises(ModelError, match="export the model again"):
+        build_network(plans, make_dataset(), CONFIGURATION, SPEC)
+
+
+def test_backbone_and_head_apart_make_what_the_network_makes():
+    """The sliding window times them apart, so it calls them itself."""
+    network = build_network(make_plans(), make_dataset(), CONFIGURATION, SPEC).eval()
+    x = torch.randn(1, 1, 24, 24, 24)
+    with torch.no_grad():
+        whole, parts = network(x), network.head(*network.features(x))
+    torch.testing.assert_close(whole.mean, parts.mean)
+    torch.testing.assert_close(whole.contrast()[1], parts.contrast()[1])

@@ -1,0 +1,169 @@
+"""`LogitGaussian` against `torch.distributions` and its own definition, for all five models."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
+
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
+from MoBUncertaintyLib.network.distribution import BasisLoading, DenseLoading, LogitGaussian
+from MoBUncertaintyLib.network.partitions import cell_bounds, cell_means, spread_cells
+from support.gaussians import SHAPE, STOCHASTIC, gaussian_of
+
+
+def flat(values: torch.Tensor) -> torch.Tensor:
+    """(k, 1, C, *S) -> (k, N, C)."""
+    return values[:, 0].flatten(2).transpose(1, 2)
+
+
+@pytest.mark.parametrize("kind", STOCHASTIC)
+def test_marginal_covariance_is_loading_times_its_transpose_plus_diagonal(kind):
+    gaussian = gaussian_of(kind)
+    expected = torch.diag_embed(gaussian.log_variance.exp().movedim(1, -1))
+    if gaussian.loading is not None:
+        dense = gaussian.loading.dense().movedim((1, 2), (-2, -1))
+        expected = expected + dense @ dense.transpose(-1, -2)
+    torch.testing.assert_close(gaussian.marginal_covariance().movedim((1, 2), (-2, -1)), expected)
+
+
+@pytest.mark.parametrize("kind", STOCHASTIC)
+def test_contrast_is_the_difference_of_the_two_logits(kind):
+    gaussian = gaussian_of(kind, classes=2)
+    mean, variance = gaussian.contrast()
+    c = gaussian.marginal_covariance()
+    torch.testing.assert_close(mean, gaussian.mean[:, 1] - gaussian.mean[:, 0])
+    torch.testing.assert_close(variance, c[:, 0, 0] + c[:, 1, 1] - 2 * c[:, 0, 1])
+
+
+def test_contrast_needs_two_classes():
+    with pytest.raises(ValueError, match="two classes"):
+        gaussian_of(Covariance.DIAGONAL, classes=3).contrast()
+
+
+@pytest.mark.parametrize("kind", STOCHASTIC)
+def test_samples_have_the_marginal_covariance(kind):
+    gaussian = gaussian_of(kind)
+    k = 5_000
+    samples = flat(gaussian.rsample(k, torch.Generator().manual_seed(1)))
+    centred = samples - flat(gaussian.mean[None])
+    empirical = torch.einsum("knc,knd->ncd", centred, centred) / k
+    expected = gaussian.marginal_covariance()[0].flatten(2).movedim(-1, 0)
+    # Standard error of a Gaussian's covariance entry, sqrt((s_ii s_jj + s_ij^2) / k); five of them over ~1,000 entries.
+    diagonal = expected.diagonal(dim1=-2, dim2=-1)
+    error = ((diagonal[:, :, None] * diagonal[:, None, :] + expected.square()) / k).sqrt()
+    assert ((empirical - expected).abs() < 5 * error).all()
+
+
+def test_low_rank_samples_covary_between_voxels_as_torch_distributions_says():
+    gaussian = gaussian_of(Covariance.LOW_RANK, classes=2)
+    factor = gaussian.loading.dense()[0].movedim(1, -1).reshape(-1, 4)
+    oracle = LowRankMultivariateNormal(gaussian.mean.flatten(), factor, gaussian.log_variance.exp().flatten())
+    k = 10_000
+    samples = gaussian.rsample(k, torch.Generator().manual_seed(2)).reshape(k, -1)
+    centred = samples - gaussian.mean.flatten()
+    empirical = centred.T @ centred / k
+    covariance = oracle.covariance_matrix
+    d = covariance.diagonal()
+    error = ((d[:, None] * d[None] + covariance.square()) / k).sqrt()
+    assert ((empirical - covariance).abs() < 5.5 * error).all()
+    assert (covariance - torch.diag(d)).abs().max() > 20 * error.max(), "the test would not see a missing correlation"
+
+
+@pytest.mark.parametrize("kind", [Covariance.SINGLE_BASIS, Covariance.MIXTURE_OF_BASES])
+def test_basis_log_density_agrees_with_torch_distributions_at_each_voxel(kind):
+    """Eqs. 4 and 7: the covariance at a voxel, has the density that its factors have."""
+    gaussian = gaussian_of(kind)
+    dense = gaussian.loading.dense()[0].flatten(2).movedim(-1, 0)
+    d = gaussian.log_variance.exp()[0].flatten(1).T
+    mean = gaussian.mean[0].flatten(1).T
+    point = mean + 0.3
+    ours = MultivariateNormal(mean, gaussian.marginal_covariance()[0].flatten(2).movedim(-1, 0)).log_prob(point)
+    torch.testing.assert_close(ours, LowRankMultivariateNormal(mean, dense, d).log_prob(point), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scope", "same_cell", "other_cell"),
+    [(Scope.VOXEL, False, False), (Scope.PARTITION, True, False), (Scope.TILE, True, True)],
+)
+def test_scope_says_which_voxels_share_their_noise(scope, same_cell, other_cell):
+    ones = torch.ones(1, 1, 2, *SHAPE)
+    gaussian = LogitGaussian(torch.zeros(1, 1, *SHAPE), loading=DenseLoading(ones), scope=scope, partitions=2)
+    drawn = gaussian.rsample(1, torch.Generator().manual_seed(0))[0, 0, 0]
+    assert bool(drawn[0, 0, 0] == drawn[1, 1, 1]) is same_cell
+    assert bool(drawn[0, 0, 0] == drawn[4, 3, 5]) is other_cell
+
+
+def test_one_seed_gives_one_sample():
+    gaussian = gaussian_of(Covariance.MIXTURE_OF_BASES)
+    first, second, third = (gaussian.rsample(2, torch.Generator().manual_seed(seed)) for seed in (7, 7, 8))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, third)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("kind", STOCHASTIC)
+def test_softmax_sampler_draws_the_same_probabilities_as_the_literal_samples(kind, classes):
+    gaussian = gaussian_of(kind, classes)
+    k = 5_000
+    cheap = gaussian.softmax_sampler(torch.Generator().manual_seed(3))(k).softmax(dim=2)
+    literal = gaussian.rsample(k, torch.Generator().manual_seed(4)).softmax(dim=2)
+    for power in (1, 2):
+        a, b = cheap**power, literal**power
+        error = ((a.var(dim=0) + b.var(dim=0)) / k).sqrt()
+        assert ((a.mean(dim=0) - b.mean(dim=0)).abs() < 5 * error + 1e-6).all()
+
+
+def test_two_class_sampler_draws_one_normal_per_voxel(monkeypatch):
+    gaussian = gaussian_of(Covariance.MIXTURE_OF_BASES, classes=2)
+    drawn = []
+    original = torch.randn
+    monkeypatch.setattr(torch, "randn", lambda shape, **kw: drawn.append(tuple(shape)) or original(shape, **kw))
+    gaussian.softmax_sampler()(1)
+    assert drawn == [(1, 1, *SHAPE)]
+
+
+@pytest.mark.parametrize(("size", "partitions"), [(10, 4), (48, 5), (3, 4), (1, 2)])
+def test_cells_cover_an_axis_that_partitions_do_not_divide(size, partitions):
+    bounds = cell_bounds(size, partitions)
+    assert [i for a, b in bounds for i in range(a, b)] == list(range(size))
+    lengths = {b - a for a, b in bounds}
+    assert max(lengths) - min(lengths) <= 1
+    assert min(lengths) >= 1
+
+
+def test_cell_means_and_spread_agree_with_a_loop():
+    values = torch.randn(2, 3, 5, 7, 6)
+    means = cell_means(values, 4)
+    spread = spread_cells(means, (5, 7, 6))
+    axes = [list(enumerate(cell_bounds(size, 4))) for size in (5, 7, 6)]
+    for cell in itertools.product(*axes):
+        index, box = [i for i, _ in cell], [slice(*bounds) for _, bounds in cell]
+        expected = values[(..., *box)].mean(dim=(-3, -2, -1))
+        torch.testing.assert_close(means[(..., *index)], expected)
+        assert (spread[(..., *box)] == means[(..., *index)][..., None, None, None]).all()
+
+
+def test_partition_with_one_basis_is_the_single_basis_model():
+    scales = torch.randn(1, 4, *SHAPE)
+    basis = torch.randn(1, 3, 4)
+    single = BasisLoading(basis, scales)
+    mixed = BasisLoading(basis, scales, choice=torch.ones(1, 1, 3, 3, 3))
+    torch.testing.assert_close(single.gram(), mixed.gram())
+    torch.testing.assert_close(single.dense(), mixed.dense())
+
+
+def test_apply_is_the_dense_product():
+    gaussian = gaussian_of(Covariance.MIXTURE_OF_BASES)
+    z = torch.randn(2, 1, 4, *SHAPE)
+    expected = torch.einsum("bcr...,kbr...->kbc...", gaussian.loading.dense(), z)
+    torch.testing.assert_close(gaussian.loading.apply(z), expected)
+
+
+def test_spec_refuses_nonsense():
+    with pytest.raises(ValueError, match="rank"):
+        CovarianceSpec(rank=0)
+    with pytest.raises(ValueError):
+        CovarianceSpec("full")

@@ -1,0 +1,101 @@
+"""Heads: shapes, starting point, which parameters learn, and the choice of bases."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mob_training.training.losses import training_loss
+from mob_training.training.settings import Likelihood
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.network.heads import INITIAL_LOADING_VARIANCE, LOG_VARIANCE_LIMIT, build_head
+from support.gaussians import STOCHASTIC
+
+FEATURES = 8
+
+
+def run(kind: Covariance, shape=(6, 7, 5), classes=2, training=False, **options):
+    torch.manual_seed(0)
+    head = build_head(CovarianceSpec(kind, **options), FEATURES, classes).train(training)
+    features = torch.randn(2, FEATURES, *shape)
+    return head, features, head(features, torch.randn(2, classes, *shape))
+
+
+@pytest.mark.parametrize("kind", STOCHASTIC)
+def test_starts_near_the_prior(kind):
+    _, _, gaussian = run(kind, shape=(12, 12, 12))
+    assert (gaussian.variance() == 1).all()
+    if gaussian.loading is not None:
+        added = gaussian.loading.gram().diagonal(dim1=1, dim2=2).mean().item()
+        assert added == pytest.approx(INITIAL_LOADING_VARIANCE, rel=0.5)
+
+
+@pytest.mark.parametrize("kind", STOCHASTIC)
+@pytest.mark.parametrize("likelihood", list(Likelihood))
+def test_gradients_reach_every_parameter(kind, likelihood):
+    head, _, gaussian = run(kind, training=True, rank=3, partitions=2)
+    target = (torch.rand(2, 6, 7, 5) > 0.5).long()
+    training_loss(gaussian, target, likelihood=likelihood)["total"].backward()
+    for name, parameter in head.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_low_rank_channels_are_ordered_class_by_rank():
+    head, features, gaussian = run(Covariance.LOW_RANK, rank=3)
+    raw = head.factors(features)
+    torch.testing.assert_close(gaussian.loading.dense()[:, 1, 2], raw[:, 1 * 3 + 2])
+
+
+def test_log_variance_is_clamped():
+    head, features, _ = run(Covariance.DIAGONAL)
+    torch.nn.init.constant_(head.log_variance.bias, 99.0)
+    assert head(features, torch.zeros(2, 2, 6, 7, 5)).log_variance.max() == LOG_VARIANCE_LIMIT
+
+
+def test_single_basis_is_eq_4():
+    head, features, gaussian = run(Covariance.SINGLE_BASIS, rank=3)
+    b = head.unit_basis()[0]
+    a = head.scales(features)[1, :, 2, 3, 4]
+    d = gaussian.log_variance[1, :, 2, 3, 4].exp()
+    expected = b @ torch.diag(a).square() @ b.T + torch.diag(d)
+    torch.testing.assert_close(gaussian.marginal_covariance()[1, :, :, 2, 3, 4], expected)
+
+
+def test_mixture_is_eq_7_with_the_most_probable_basis_of_the_cell():
+    """P = 4 does not divide 6, 7 or 5: voxel (5, 6, 0) lies in cell (3, 3, 0)."""
+    head, features, gaussian = run(Covariance.MIXTURE_OF_BASES, rank=3, bases=3, partitions=4)
+    weights = head.weights(features)
+    assert weights.shape == (2, 3, 4, 4, 4)
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(2, 4, 4, 4))
+    b = head.unit_basis()[weights[0, :, 3, 3, 0].argmax()]
+    a = head.scales(features)[0, :, 5, 6, 0]
+    d = gaussian.log_variance[0, :, 5, 6, 0].exp()
+    torch.testing.assert_close(
+        gaussian.marginal_covariance()[0, :, :, 5, 6, 0], b @ torch.diag(a).square() @ b.T + torch.diag(d)
+    )
+
+
+def test_pooling_before_the_weighting_equals_pooling_after_it():
+    head, features, _ = run(Covariance.MIXTURE_OF_BASES, shape=(8, 8, 8), partitions=4)
+    after = torch.nn.functional.avg_pool3d(head.weighting(features), 2).softmax(dim=1)
+    torch.testing.assert_close(head.weights(features), after)
+
+
+def test_choice_is_hard_in_training_too_but_passes_the_softmax_gradient():
+    head, features, trained = run(Covariance.MIXTURE_OF_BASES, training=True)
+    evaluated = head.eval()(features, trained.mean)
+    torch.testing.assert_close(trained.marginal_covariance(), evaluated.marginal_covariance())
+    (trained.contrast()[1] * torch.randn(2, 6, 7, 5)).sum().backward()
+    assert head.weighting.weight.grad.abs().sum() > 0
+
+
+def test_columns_of_every_basis_have_unit_norm():
+    head, *_ = run(Covariance.MIXTURE_OF_BASES)
+    torch.testing.assert_close(head.unit_basis().norm(dim=1), torch.ones(3, 16))
+
+
+def test_heads_stay_in_fp32_under_autocast():
+    head, features, _ = run(Covariance.MIXTURE_OF_BASES)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        gaussian = head(features.bfloat16(), torch.zeros(2, 2, 6, 7, 5, dtype=torch.bfloat16))
+    assert gaussian.mean.dtype == gaussian.log_variance.dtype == gaussian.loading.scales.dtype == torch.float32

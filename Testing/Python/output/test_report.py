@@ -1,0 +1,444 @@
+"""The report: what its three formats say, that typed text stays text, and pictures that show the patient's planes."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+from scipy import ndimage
+
+from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.output import report as report_module
+from MoBUncertaintyLib.output.pictures.planes import PLANES
+from MoBUncertaintyLib.output.pictures.region_pictures import draw_region
+from MoBUncertaintyLib.output.pictures.scales import Scale
+from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS
+from MoBUncertaintyLib.output.report import (
+    COLUMNS,
+    ReviewedCase,
+    build_report,
+    write_csv,
+    write_html,
+    write_json,
+)
+from MoBUncertaintyLib.regions.finder import Region, Regions
+from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
+from MoBUncertaintyLib.regions.uncertainty import Grid
+from MoBUncertaintyLib.review.review import Review
+from support.fake_case import LEFT_KIDNEY, PANCREAS, invented_case
+from support.fake_review import invented_review
+
+HOSTILE = "\"><script>alert(1)</script><img src='http://x/y'> & {{ 7 * 7 }}"
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._style = False
+        self.feed(text)
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._style = tag == "style"
+
+    def handle_endtag(self, tag):
+        self._style = False
+
+    def handle_data(self, data):
+        self.text += "" if self._style else f" {data}"
+
+    def images(self) -> list[Image.Image]:
+        urls = [attributes["src"] for tag, attributes in self.tags if tag == "img"]
+        return [Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,")))) for url in urls]
+
+
+def page(tmp_path: Path, case: ReviewedCase, **options) -> Page:
+    write_html(tmp_path / "report.html", build_report(case, **options), case)
+    return Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def signed() -> ReviewedCase:
+    case = invented_review(r1="include", r2="exclude")
+    case.review.comment("2", "stomach, not pancreas")
+    case.review.sign("Ada Müller", datetime(2026, 5, 31, 14, 30, tzinfo=UTC))
+    return case
+
+
+class TestHtml:
+    def test_says_what_a_reader_needs(self, tmp_path, signed):
+        text = page(tmp_path, signed, warnings=["read with care"]).text
+        for words in (
+            "Not for clinical use",
+            "ct.nii.gz",
+            "a" * 64,
+            "Invented",
+            "40 x 36 x 28",
+            "2 x 2 x 3 mm",
+            "2 of 2",
+            "included",
+            "excluded",
+            "stomach, not pancreas",
+            "Ada Müller on 31 May 2026, 14:30",
+            "Superior anterior",
+            "read with care",
+        ):
+            assert words in text
+
+    def test_volumes_before_and_after(self, tmp_path, signed):
+        text = page(tmp_path, signed).text
+        before, after = (
+            int((labels > 0).sum()) * 12 / 1000 for labels in (signed.review.predicted, signed.review.corrected())
+        )
+        assert f"Volume of pancreas {before:.1f} → {after:.1f} ml" in text
+        assert f"pancreas {before:.2f} {after:.2f}" in text
+
+    def test_is_one_file_without_scripts(self, tmp_path, signed):
+        found = page(tmp_path, signed)
+        assert not [tag for tag, _ in found.tags if tag in ("script", "link", "iframe", "object", "form")]
+        links = [value for _, attributes in found.tags for name, value in attributes.items() if name in ("src", "href")]
+        assert links
+        assert all(link.startswith(("data:image/png;base64,", "#region-")) for link in links)
+        assert not [name for _, attributes in found.tags for name in attributes if name.startswith("on")]
+        assert "url(" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+        policies = [
+            each.get("content") for _, each in found.tags if each.get("http-equiv") == "Content-Security-Policy"
+        ]
+        assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+    def test_three_pictures_for_each_region(self, tmp_path, signed):
+        images = page(tmp_path, signed).images()
+        assert len(images) == 6
+        assert all(image.format == "PNG" and image.width == image.height >= 256 for image in images)
+
+    def test_typed_text_is_never_markup(self, tmp_path):
+        case = invented_review(r1="accept", r2="accept")
+        case.review.comment("1", HOSTILE)
+        case.review.sign(HOSTILE)
+        found = page(tmp_path, case, patient={HOSTILE: HOSTILE}, dicom={"Study UID": HOSTILE}, warnings=[HOSTILE])
+        assert "script" not in {tag for tag, _ in found.tags}
+        assert found.text.count(HOSTILE) == 6
+
+    def test_organ_names_and_ct_names_are_text_too(self, tmp_path):
+        case = invented_review(invented_case(labels=(replace(PANCREAS, name="<b>p</b>"), LEFT_KIDNEY)), r1="include")
+        case.info["input"]["name"] = "<i>ct</i>"
+        found = page(tmp_path, case)
+        assert "<b>p</b>" in found.text
+        assert "<i>ct</i>" in found.text
+
+    def test_not_reviewed_yet(self, tmp_path):
+        text = page(tmp_path, invented_review()).text
+        assert "not reviewed yet" in text
+        assert "Not signed off 2 of 2 regions are not decided." in text
+        assert "→" not in text
+        assert "corrected" not in text.lower()
+
+    def test_begun(self, tmp_path):
+        text = page(tmp_path, invented_review(r1="accept")).text
+        assert "not finished" in text
+        assert "1 of 2 regions are not decided" in text
+
+    def test_without_regions(self, tmp_path):
+        found = page(tmp_path, invented_review(invented_case(with_regions=False)))
+        assert "No doubtful region was found." in found.text
+        assert found.images() == []
+
+    def test_patient_is_named_only_if_asked_for(self, tmp_path, signed):
+        assert "Patient Name" not in page(tmp_path, signed).text
+        assert "Patient Name Doe, Jane" in page(tmp_path, signed, patient={"Name": "Doe, Jane"}).text
+
+    def test_folders_of_the_computer_stay_out(self, tmp_path, signed):
+        report = build_report(signed)
+        write_html(tmp_path / "report.html", report, signed)
+        write_json(tmp_path / "report.json", report)
+        for name in ("report.html", "report.json"):
+            assert "/home/jane" not in (tmp_path / name).read_text(encoding="utf-8")
+
+    def test_missing_template_is_one_sentence(self, tmp_path, signed, monkeypatch):
+        monkeypatch.setattr(report_module, "TEMPLATE", tmp_path / "nowhere.jinja")
+        with pytest.raises(OutputError, match=r"nowhere\.jinja is not installed"):
+            page(tmp_path, signed)
+
+
+class TestTables:
+    def test_csv_has_a_row_for_each_region(self, tmp_path, signed):
+        write_csv(tmp_path / "report.csv", build_report(signed))
+        with open(tmp_path / "report.csv", newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0]) == list(COLUMNS)
+        assert [(row["verdict"], row["organ"]) for row in rows] == [("include", "pancreas"), ("exclude", "")]
+        added = (signed.review.corrected() > 0) & (signed.review.predicted == 0)
+        assert float(rows[0]["added_mm3"]) == added.sum() * 12
+        assert float(rows[0]["centroid_r_mm"]) == pytest.approx(
+            signed.review.regions[0].region.centroid_ras[0], rel=1e-5
+        )
+
+    @pytest.mark.parametrize(
+        "text", ["=1+1", "+1", "-1", "@SUM(A1)", '=HYPERLINK("http://x")', "\t=1", " =1", "\r=1", "＝1", "＠1"]
+    )
+    def test_comment_is_no_formula_to_a_spreadsheet(self, tmp_path, signed, text):
+        report = build_report(signed)
+        report["regions"][0]["comment"] = text
+        write_csv(tmp_path / "report.csv", report)
+        with open(tmp_path / "report.csv", newline="", encoding="utf-8-sig") as file:
+            assert next(csv.DictReader(file))["comment"] == "'" + text
+
+    def test_numbers_below_zero_stay_numbers(self, tmp_path, signed):
+        write_csv(tmp_path / "report.csv", build_report(signed))
+        with open(tmp_path / "report.csv", newline="", encoding="utf-8-sig") as file:
+            assert any(float(row["centroid_s_mm"]) < 0 for row in csv.DictReader(file))
+
+    def test_json_is_the_same(self, tmp_path, signed):
+        report = build_report(signed, patient={"Name": "Doe, Jane"})
+        write_json(tmp_path / "report.json", report)
+        stored = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+        assert stored == json.loads(json.dumps(report))
+        assert stored["review"] == json.loads(json.dumps(signed.review.to_dict()))
+        assert stored["organs"][0]["corrected_ml"] == round((signed.review.corrected() > 0).sum() * 12 / 1000, 3)
+        assert stored["patient"] == {"Name": "Doe, Jane"}
+
+
+# Pictures
+
+STRAIGHT = np.eye(3)
+GRIDS = {
+    "straight": STRAIGHT,
+    "flipped": np.diag([-1.0, -1.0, 1.0]),
+    "left-handed": np.diag([1.0, 1.0, -1.0]),
+    "permuted": STRAIGHT[[2, 0, 1]],
+    "oblique": np.reshape(sitk.VersorTransform((0.3, -0.5, 0.8), 0.6).GetMatrix(), (3, 3)),
+}
+# Hot balls to the left, to anterior and to superior of the middle: LPS mm.
+LEFT, ANTERIOR, SUPERIOR = np.array([30.0, 0, 0]), np.array([0, -22.0, 0]), np.array([0, 0, 14.0])
+ORANGE = (249, 150, 60)
+SCALE = Scale(-160, 240, "predictive variance", 0.02, 0.2)
+
+
+def scene(direction: np.ndarray, spacing=(1.5, 2.0, 3.0)) -> tuple[sitk.Image, Review, np.ndarray]:
+    """The hot balls about a region, on a grid with a voxel in the very middle."""
+    size = np.ceil(96 / np.array(spacing)).astype(int) | 1
+    ct = sitk.Image(size.tolist(), sitk.sitkInt16)
+    ct.SetSpacing(spacing)
+    ct.SetDirection(direction.ravel().tolist())
+    focus = np.array([12.0, -7.0, 33.0])
+    ct.SetOrigin((focus - direction @ (size // 2 * spacing)).tolist())
+    index = np.indices(size[::-1])[::-1].reshape(3, -1)
+    points = (np.array(ct.GetOrigin())[:, None] + direction @ (index * np.array(spacing)[:, None])).T - focus
+
+    def ball(centre, radius: float) -> np.ndarray:
+        return (np.linalg.norm(points - centre, axis=1) < radius).reshape(size[::-1])
+
+    variance = np.zeros(size[::-1], np.float32)
+    for centre in (LEFT, ANTERIOR, SUPERIOR):
+        variance[ball(centre, 4.5)] = SCALE.top
+    labels = ball(np.zeros(3), 6.0).astype(np.uint16)
+    region = Region(1, 1, (-12.0, 7.0, 33.0), 900.0, 9.0, 0.1, 0.2, 0.5, 0.5, 12.0, "central")
+    predicted = ball(np.array([6.0, 0, 0]), 8.0).astype(np.uint8)
+    image = sitk.GetImageFromArray(labels)
+    image.CopyInformation(ct)
+    return ct, Review(predicted, Regions((region,), image, RegionSettings()), Grid.of(image)), variance
+
+
+def scale_of(case: ReviewedCase) -> Scale:
+    return Scale.of(case.ct, case.settings)
+
+
+def drawn_region(ct, review, predicted, corrected, doubt_in) -> dict[str, bytes]:
+    """Pictures by the plane's name."""
+    drawn = draw_region(ct, review.regions[0], predicted, corrected, doubt_in, SCALE, {1: ORANGE})
+    return {title.split(",")[0]: png for title, png in drawn.items()}
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png))).astype(int)
+
+
+def hot_spots(png: bytes, width_mm: float = 90.0) -> set[tuple[int, int]]:
+    """Where the heat map shows balls: mm to the right and down of the middle, rounded to 4 mm."""
+    red, green, blue = np.moveaxis(pixels(png), -1, 0)
+    spots, count = ndimage.label(
+        ndimage.binary_opening((red > 120) & (blue < red - 40) & (green < red + 5), iterations=2)
+    )
+    centres = np.array(ndimage.center_of_mass(spots > 0, spots, range(1, count + 1)))
+    millimetres = (centres - (red.shape[0] - 1) / 2) * width_mm / red.shape[0]
+    return {(round(x / 2), round(y / 2)) for y, x in millimetres}
+
+
+def near(spots: set[tuple[int, int]], *expected: tuple[float, float]) -> bool:
+    """Whether the spots are these, to 2 mm."""
+    return len(spots) == len(expected) and all(
+        min(np.hypot(x * 2 - a, y * 2 - b) for x, y in spots) <= 2.0 for a, b in expected
+    )
+
+
+@pytest.mark.parametrize("direction", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("spacing", [(1.5, 2.0, 3.0), (3.0, 1.5, 1.5)], ids=["thick slices", "thick columns"])
+def test_pictures_show_the_patients_planes_however_the_volume_is_stored(direction, spacing):
+    ct, review, variance = scene(direction, spacing)
+    drawn = drawn_region(ct, review, review.predicted, review.predicted, variance.__getitem__)
+    assert list(drawn) == ["axial", "coronal", "sagittal"]
+    assert near(hot_spots(drawn["axial"]), (30, 0), (0, -22))  # left is on the right, anterior is up
+    assert near(hot_spots(drawn["coronal"]), (30, 0), (0, -14))  # superior is up
+    assert near(hot_spots(drawn["sagittal"]), (-22, 0), (0, -14))  # anterior is on the left
+
+
+def test_letters_name_what_the_pictures_show():
+    assert {plane.name: plane.letters for plane in PLANES} == {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
+    axes = {(1, 0, 0): "RL", (0, 1, 0): "AP", (0, 0, -1): "SI"}
+    assert all(plane.letters == axes[plane.right] + axes[plane.down] for plane in PLANES)
+
+
+def white(png: bytes) -> int:
+    """White pixels of lines; letters and scale bar keep to the sides."""
+    return int((pixels(png)[30:-45, 30:-45].min(axis=-1) > 235).sum())
+
+
+def test_predicted_outline_has_the_colour_of_its_label():
+    ct, review, variance = scene(STRAIGHT)
+    drawn = drawn_region(ct, review, review.predicted, review.predicted, variance.__getitem__)
+    for png in drawn.values():
+        assert (np.abs(pixels(png) - ORANGE).max(axis=-1) < 12).sum() > 50
+        assert white(png) == 0
+
+
+def test_corrected_outline_shows_where_it_differs():
+    ct, review, variance = scene(STRAIGHT)
+
+    def drawn() -> dict[str, bytes]:
+        return drawn_region(ct, review, review.predicted, review.corrected(), variance.__getitem__)
+
+    assert white(drawn()["axial"]) == 0
+    review.decide("1", "exclude")
+    differs = white(drawn()["axial"])
+    assert differs > 30
+    # Elsewhere it lies below the predicted one: with nothing predicted, all of it is seen.
+    nothing = np.zeros_like(review.predicted)
+    alone = drawn_region(ct, review, nothing, review.corrected(), variance.__getitem__)
+    assert white(alone["axial"]) > 1.5 * differs
+
+
+def test_region_at_the_edge_of_the_volume_is_drawn():
+    case = invented_review()
+    labels = np.zeros(case.review.predicted.shape, np.uint16)
+    labels[0, 0, 0:2] = 1
+    row = replace(case.review.regions[0].region, extent_mm=6.0)
+    image = sitk.GetImageFromArray(labels)
+    image.CopyInformation(case.ct)
+    review = Review(case.review.predicted, Regions((row,), image, RegionSettings()), Grid.of(image))
+    drawn = drawn_region(case.ct, review, review.predicted, review.predicted, case.doubt_in)
+    assert len(drawn) == 3
+
+
+def test_scale_is_that_of_every_case():
+    scale = scale_of(invented_review())
+    assert (scale.black, scale.white, scale.threshold, scale.top) == (-160.0, 240.0, 0.015, 0.08)
+
+
+def test_scale_of_a_model_with_little_variance_is_written_in_full(tmp_path):
+    case = invented_case()
+    case.regions.settings = RegionSettings(variance_threshold=0.003)
+    review = invented_review(case)
+    write_html(tmp_path / "report.html", build_report(review), review)
+    assert ">0.016+</span>" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_pictures_show_the_measure_that_regions_were_found_by(tmp_path):
+    case = invented_case()
+    case.regions.settings = RegionSettings(Measure.BERNOULLI)
+    review = invented_review(case)
+    assert (scale_of(review).measure, scale_of(review).threshold) == ("p (1 − p)", 0.05)
+    box = review.review.regions[0].box
+    p = sitk.GetArrayFromImage(case.prediction.probability)[box]
+    assert np.array_equal(review.doubt_in(box), p * (1 - p))
+    shown = page(tmp_path, review).text
+    assert "p (1 − p) 0.050" in shown and "the doubt, that is p (1 − p), is thicker" in shown
+
+
+def large_case(count: int) -> ReviewedCase:
+    """A noisy CT with many doubtful regions."""
+    case = invented_review()
+    labels = np.zeros((100, 256, 256), np.uint16)
+    predicted = np.zeros(labels.shape, np.uint8)
+    predicted[20:80, 80:160, 80:160] = 1
+    rows = []
+    for n in range(1, count + 1):
+        z, y, x = 20 + 3 * (n % 17), 80 + 10 * (n // 17), 70 + 5 * (n % 17)
+        labels[z : z + 6, y : y + 10, x : x + 4] = n
+        error = 2000.0 - n
+        rows.append(replace(case.review.regions[0].region, rank=n, label=n, extent_mm=35.0, expected_error_mm3=error))
+    noise = np.random.default_rng(0).normal(40, 15, labels.shape).astype(np.int16)
+    noise[:10] = -1000
+    ct, image = sitk.GetImageFromArray(noise), sitk.GetImageFromArray(labels)
+    review = Review(predicted, Regions(tuple(rows), image, RegionSettings()), Grid.of(image))
+    probability, variance = ({1: np.full(labels.shape, value, np.float32)} for value in (0.5, 0.03))
+    return ReviewedCase(ct, review, case.labels, probability, variance, case.info)
+
+
+def test_a_report_of_17_regions_takes_seconds(tmp_path):
+    large = large_case(17)
+    start = time.process_time()
+    write_html(tmp_path / "report.html", build_report(large), large)
+    assert time.process_time() - start < 8.0  # 1 s on a fast core, 3 s on a slow one
+    assert (tmp_path / "report.html").stat().st_size < 8e6
+
+
+def test_of_many_regions_the_first_are_listed_and_drawn_and_the_table_holds_all(tmp_path):
+    large = large_case(70)
+    report = build_report(large)
+    write_html(tmp_path / "report.html", report, large, table="regions.csv")
+    write_csv(tmp_path / "report.csv", report)
+    found = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    listed = [attributes for tag, attributes in found.tags if tag == "td" and attributes.get("class") == "rank"]
+    assert len(listed) == LISTED_REGIONS == 50
+    assert len(found.images()) == 3 * DRAWN_REGIONS == 90
+    rest = sum(2000.0 - n for n in range(51, 71)) / 1000
+    assert (
+        f"These are the first 50 regions by expected error. 20 more, with {rest:.2f} ml of expected error in all, "
+        "are listed in regions.csv." in found.text
+    )
+    assert "Pictures show the first 30 of 70 regions." in found.text
+    assert len((tmp_path / "report.csv").read_text(encoding="utf-8-sig").splitlines()) == 71
+    assert len(report["regions"]) == len(large.review.regions) == 70
+    links = {attributes["href"].lstrip("#") for tag, attributes in found.tags if tag == "a"}
+    assert links == {attributes["id"] for _, attributes in found.tags if "id" in attributes}
+    assert (tmp_path / "report.html").stat().st_size < 10e6  # of noise, which no picture packs worse
+
+
+def test_a_phone_shows_every_number_with_its_name(tmp_path, signed):
+    """On a narrow screen the head of a table is not shown."""
+    found = page(tmp_path, signed)
+    cells = [attributes for tag, attributes in found.tags if tag == "td"]
+    named = [cell["data-label"] for cell in cells if "class" not in cell or cell["class"] == "first"]
+    assert len(named) == 4 + 2 * 7
+    assert {"expected error, mm³", "volume, mm³", "added, mm³", "change, %"} <= set(named)
+
+
+def test_html_is_well_formed(tmp_path, signed):
+    write_html(tmp_path / "report.html", build_report(signed), signed)
+    text = re.sub(r"(?s)<style>.*?</style>", "", (tmp_path / "report.html").read_text(encoding="utf-8"))
+    open_tags: list[str] = []
+    for closing, tag in re.findall(r"<(/?)([a-z0-9]+)", text):
+        if tag in ("meta", "img", "br"):
+            continue
+        if not closing:
+            open_tags.append(tag)
+        else:
+            assert open_tags.pop() == tag
+    assert open_tags == []

@@ -1,0 +1,323 @@
+"""The results folder: what is in it, and that it is there whole or not at all."""
+
+import csv
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.files import locks, publishing
+from MoBUncertaintyLib.output import results_folder, scene_file
+from MoBUncertaintyLib.output.results_folder import FOLDER, check_output, read_results, write_results
+from MoBUncertaintyLib.output.results_record import RECORD
+from support import TESTS
+from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, invented_case
+
+
+def write(folder: Path, case=None, **options) -> list[str]:
+    case = case or invented_case()
+    options.setdefault("scene", False)
+    return write_results(folder, case.image, case.prediction, case.regions, case.card, **options)
+
+
+def same_geometry(a: sitk.Image, b: sitk.Image) -> bool:
+    return a.GetSize() == b.GetSize() and all(
+        np.allclose(getattr(a, get)(), getattr(b, get)(), rtol=0, atol=1e-6)
+        for get in ("GetSpacing", "GetOrigin", "GetDirection")
+    )
+
+
+class TestContent:
+    def test_files(self, tmp_path):
+        write(tmp_path / "out")
+        assert sorted(os.listdir(tmp_path / "out")) == [
+            "overlay.png",
+            "prediction.json",
+            "probability.nii.gz",
+            "regions.csv",
+            "regions.nii.gz",
+            "review.html",
+            "segmentation.nii.gz",
+            "variance.nii.gz",
+        ]
+
+    @pytest.mark.parametrize("direction", [OBLIQUE, LEFT_HANDED], ids=["oblique", "left-handed"])
+    def test_volumes_have_their_values_and_the_geometry_of_the_ct(self, tmp_path, direction):
+        case = invented_case(direction)
+        write(tmp_path / "out", case)
+        for name, image in (
+            ("segmentation", case.prediction.segmentation),
+            ("probability", case.prediction.probability),
+            ("variance", case.prediction.variance),
+            ("regions", case.regions.labels),
+        ):
+            stored = sitk.ReadImage(str(tmp_path / "out" / f"{name}.nii.gz"))
+            assert same_geometry(stored, case.image)
+            assert stored.GetPixelID() == image.GetPixelID()
+            assert np.array_equal(sitk.GetArrayFromImage(stored), sitk.GetArrayFromImage(image))
+
+    def test_several_organs_have_a_file_each(self, tmp_path):
+        case = invented_case(labels=(PANCREAS, LEFT_KIDNEY))
+        write(tmp_path / "out", case)
+        stored = sitk.ReadImage(str(tmp_path / "out" / "variance_kidney_left.nii.gz"))
+        assert np.array_equal(sitk.GetArrayFromImage(stored), sitk.GetArrayFromImage(case.prediction.variance)[..., 1])
+        assert (tmp_path / "out" / "probability_pancreas.nii.gz").exists()
+
+    def test_regions_are_listed_in_order(self, tmp_path):
+        write(tmp_path / "out")
+        with open(tmp_path / "out" / "regions.csv", newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["rank"] for row in rows] == ["1", "2"]
+        assert [row["location"] for row in rows] == ["left", "superior anterior"]
+
+    def test_prediction_json_names_input_model_settings_device_times_and_organs(self, tmp_path):
+        source = tmp_path / "Müller CT.nii.gz"
+        case = invented_case()
+        sitk.WriteImage(case.image, str(source))
+        write(tmp_path / "out", case, source=source, sha256="5" * 64, warnings=["read with care"])
+        info = json.loads((tmp_path / "out" / "prediction.json").read_text(encoding="utf-8"))
+        assert info["input"]["name"] == "Müller CT.nii.gz"
+        assert info["input"]["sha256"] == "5" * 64
+        assert info["input"]["path"] == str(source)
+        assert info["organs"][0]["colour"] == list(PANCREAS.colour)
+        assert info["input"]["size"] == list(case.image.GetSize())
+        assert info["input"]["spacing_mm"] == list(case.image.GetSpacing())
+        assert info["model"]["digest"] == "0" * 64
+        assert info["settings"] == {"samples": None}
+        assert info["device"] == "cpu"
+        assert info["timings_s"] == {"network": 1.25}
+        assert info["regions"]["count"] == 2
+        assert info["warnings"] == ["read with care", "one voxel was not finite"]
+        voxels = int(sitk.GetArrayViewFromImage(case.prediction.segmentation).sum())
+        assert info["organs"][0]["name"] == "pancreas"
+        assert info["organs"][0]["volume_ml"] == pytest.approx(voxels * 2 * 2 * 3 / 1000, abs=1e-3)
+
+    def test_permissions_are_those_of_any_new_folder(self, tmp_path):
+        write(tmp_path / "out")
+        (tmp_path / "other").mkdir()
+        assert (tmp_path / "out").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+class TestReading:
+    @pytest.mark.parametrize("labels", [(PANCREAS,), (PANCREAS, LEFT_KIDNEY)], ids=["one organ", "two organs"])
+    def test_what_was_written_comes_back(self, tmp_path, labels):
+        case = invented_case(labels=labels)
+        write(tmp_path / "out", case)
+        found = read_results(tmp_path / "out")
+        for part in ("segmentation", "probability", "variance"):
+            image, original = getattr(found, part), getattr(case.prediction, part)
+            assert np.array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(original))
+        assert np.array_equal(sitk.GetArrayFromImage(found.regions), sitk.GetArrayFromImage(case.regions.labels))
+        assert found.table[1]["rank"] == 2
+        assert found.table[1]["location"] == "superior anterior"
+        assert found.table[0]["expected_error_mm3"] == pytest.approx(1234.5)
+        assert found.info["regions"]["count"] == 2
+
+    def test_another_folder_is_refused(self, tmp_path):
+        (tmp_path / "prediction.json").write_text('{"schema": "something else"}')
+        with pytest.raises(OutputError, match="is not a results folder"):
+            read_results(tmp_path)
+
+    def test_truncated_volume_is_refused(self, tmp_path):
+        write(tmp_path / "out")
+        path = tmp_path / "out" / "variance.nii.gz"
+        path.write_bytes(path.read_bytes()[:-100])
+        with pytest.raises(OutputError, match=r"damaged \(variance\.nii\.gz has changed since it was written\)"):
+            read_results(tmp_path / "out")
+
+    def test_results_whose_overwriting_was_killed_are_found(self, tmp_path, monkeypatch):
+        write(tmp_path / "out")
+
+        def killed(*_):
+            raise SystemExit  # and nothing is put back, as if the process were gone
+
+        monkeypatch.setattr(publishing, "rename_new", killed)
+        with pytest.raises(SystemExit):
+            write(tmp_path / "out", overwrite=True)
+        monkeypatch.undo()
+        assert not (tmp_path / "out").exists()
+        assert read_results(tmp_path / "out").info["regions"]["count"] == 2
+        assert os.listdir(tmp_path) == ["out"]
+
+    def test_more_files_are_in_the_record(self, tmp_path):
+        write(tmp_path / "out", more=lambda folder: (folder / "demo.json").write_text("{}"))
+        assert "demo.json" in read_results(tmp_path / "out").info["files"]
+        (tmp_path / "out" / "demo.json").write_text("[]")
+        with pytest.raises(
+            OutputError, match=r"damaged \(demo\.json has changed since it was written\); predict again"
+        ):
+            read_results(tmp_path / "out")
+
+
+class TestPlace:
+    def test_missing_parents_are_made(self, tmp_path):
+        write(tmp_path / "new" / "deep" / "out")
+        assert (tmp_path / "new" / "deep" / "out" / "prediction.json").exists()
+
+    def test_empty_folder_is_used(self, tmp_path):
+        (tmp_path / "out").mkdir()
+        write(tmp_path / "out")
+        assert (tmp_path / "out" / "prediction.json").exists()
+
+    def test_folder_with_other_things_is_left_alone_even_with_overwrite(self, tmp_path):
+        (tmp_path / "thesis.tex").write_text("years of work")
+        with pytest.raises(OutputError, match="holds other things than results; choose a new or empty folder"):
+            write(tmp_path, overwrite=True)
+        assert os.listdir(tmp_path) == ["thesis.tex"]
+
+    def test_earlier_results_need_overwrite(self, tmp_path):
+        write(tmp_path / "out")
+        before = (tmp_path / "out" / "prediction.json").read_bytes()
+        with pytest.raises(OutputError, match="holds earlier results"):
+            write(tmp_path / "out")
+        assert (tmp_path / "out" / "prediction.json").read_bytes() == before
+
+    def test_readers_review_is_never_replaced(self, tmp_path):
+        write(tmp_path / "out")
+        (tmp_path / "out" / "review").mkdir()
+        (tmp_path / "out" / "review" / "report.json").write_text("hours of work")
+        with pytest.raises(OutputError, match="also holds review, which would be lost"):
+            write(tmp_path / "out", overwrite=True)
+        assert (tmp_path / "out" / "review" / "report.json").read_text() == "hours of work"
+
+    def test_overwrite_leaves_nothing_of_earlier_results(self, tmp_path):
+        write(tmp_path / "out", invented_case(labels=(PANCREAS, LEFT_KIDNEY)))
+        write(tmp_path / "out", overwrite=True)
+        assert not (tmp_path / "out" / "variance_pancreas.nii.gz").exists()
+        assert os.listdir(tmp_path) == ["out"]
+
+    @pytest.mark.parametrize(
+        "place, message", [("file", "is a file; choose a folder"), ("file/out", "because .*file is a file")]
+    )
+    def test_file_in_the_way(self, tmp_path, place, message):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(OutputError, match=message):
+            check_output(tmp_path / place)
+
+    def test_folder_that_may_not_be_written_to_is_refused_before_the_work(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(os, "access", lambda *_: False)  # the tests may run as root, who may write everywhere
+        with pytest.raises(OutputError, match="may not be written to; choose another folder"):
+            check_output(tmp_path / "out")
+
+    def test_place_that_refuses_new_folders(self):
+        with pytest.raises(OutputError, match="cannot be written to /proc/mob-results"):
+            write(Path("/proc/mob-results"))
+
+
+class TestFailure:
+    @pytest.fixture
+    def earlier(self, tmp_path) -> Path:
+        write(tmp_path / "out")
+        return tmp_path / "out"
+
+    @pytest.mark.parametrize(
+        "code, message",
+        [(errno.ENOSPC, "The disk of .*out is full; free some space"), (errno.EACCES, "Permission denied")],
+    )
+    def test_error_in_the_middle_leaves_earlier_results_and_nothing_else(self, earlier, monkeypatch, code, message):
+        def fail(*_):
+            raise OSError(code, os.strerror(code))
+
+        before = {path.name: path.read_bytes() for path in earlier.iterdir()}
+        monkeypatch.setattr(results_folder, "draw_overlay", fail)
+        with pytest.raises(OutputError, match=message):
+            write(earlier, overwrite=True)
+        assert {path.name: path.read_bytes() for path in earlier.iterdir()} == before
+        assert os.listdir(earlier.parent) == ["out"]
+
+    def test_interruption_leaves_nothing(self, tmp_path, monkeypatch):
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(results_folder, "draw_overlay", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "out")
+        assert os.listdir(tmp_path) == []
+
+    def test_earlier_results_come_back_if_the_new_ones_cannot_take_their_place(self, earlier, monkeypatch):
+        rename = publishing.rename_new
+
+        def fail_once(source, target):
+            if source.suffix == ".tmp":
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            return rename(source, target)
+
+        monkeypatch.setattr(publishing, "rename_new", fail_once)
+        with pytest.raises(OutputError, match="busy"):
+            write(earlier, overwrite=True)
+        assert read_results(earlier).info["regions"]["count"] == 2
+        assert os.listdir(earlier.parent) == ["out"]
+
+    def test_volume_cut_short_by_the_system_is_noticed(self, tmp_path):
+        # SimpleITK says nothing when a write fails. A limit on file sizes makes writes fail for real.
+        done = in_child(
+            "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))",
+            tmp_path / "out",
+        )
+        assert f"OutputError: The results cannot be written to {tmp_path / 'out'} (Input/output error)" in done.stderr
+        assert os.listdir(tmp_path) == []
+
+    def test_full_disk(self, tmp_path):
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        if subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=12k", "tmpfs", str(disk)], capture_output=True
+        ).returncode:
+            pytest.skip("a small disk cannot be mounted here")
+        try:
+            done = in_child("", disk / "out")
+            assert f"OutputError: The disk of {disk / 'out'} is full; free some space" in done.stderr
+            assert os.listdir(disk) == []
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+
+
+def in_child(preparation: str, folder: Path) -> subprocess.CompletedProcess:
+    """Write results in another process."""
+    code = (
+        "from support.fake_case import invented_case\n"
+        "from MoBUncertaintyLib.output.results_folder import write_results\nc = invented_case()\n"
+        f"{preparation}\nwrite_results({str(folder)!r}, c.image, c.prediction, c.regions, c.card, scene=False)"
+    )
+    return subprocess.run([sys.executable, "-c", code], cwd=TESTS, capture_output=True, encoding="utf-8")
+
+
+class TestScene:
+    def test_without_slicer_core_the_rest_is_written_and_the_warning_says_how_to_get_it(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(scene_file.importlib.util, "find_spec", lambda name: None)
+        (warning,) = write(tmp_path / "out", scene=True)
+        assert warning == (
+            "scene.mrb was not written, because slicer-core is not installed; get it with: pip install slicer-core"
+        )
+        assert not (tmp_path / "out" / "scene.mrb").exists()
+        assert read_results(tmp_path / "out").info["warnings"][-1] == warning
+
+    def test_with_slicer_core_the_scene_is_in_the_folder(self, tmp_path):
+        pytest.importorskip("slicer_core", reason="slicer-core is not installed")
+        assert write(tmp_path / "out", scene=True) == []
+        assert (tmp_path / "out" / "scene.mrb").stat().st_size > 10_000
+
+
+def test_writing_results_needs_no_torch():
+    code = "import sys, MoBUncertaintyLib.output.results_folder; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_reading_takes_nothing_from_a_run_that_writes_to_a_disk_without_locks(tmp_path, monkeypatch):
+    def no_locks(descriptor):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(locks, "_lock", no_locks)
+    with FOLDER.reserve(tmp_path / "out") as place, place.writing() as partial:
+        with pytest.raises(OutputError, match="is not a results folder"):
+            read_results(tmp_path / "out")
+        assert partial.is_dir()
+        (partial / RECORD).write_text("{}")

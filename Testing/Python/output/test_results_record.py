@@ -1,0 +1,149 @@
+"""A results folder that others have written, or damaged, is read or refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.files.integrity import make_manifest, seal
+from MoBUncertaintyLib.output.results_folder import read_results, write_results
+from MoBUncertaintyLib.output.results_record import RecordError, check_form, read_table
+from support.fake_case import LEFT_KIDNEY, PANCREAS, invented_case
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results") / "out"
+    case = invented_case(labels=(PANCREAS, LEFT_KIDNEY))
+    write_results(folder, case.image, case.prediction, case.regions, case.card, scene=False)
+    return folder
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    """The results in links, of which a test replaces some."""
+    for path in written.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    return tmp_path
+
+
+def replace(path: Path, content: bytes) -> None:
+    path.unlink()
+    path.write_bytes(content)
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "prediction.json").read_text(encoding="utf-8"))
+
+
+def test_a_flipped_bit_in_any_file_is_refused_and_the_file_named(folder: Path, written: Path) -> None:
+    dice = random.Random(1)
+    for path in sorted(written.iterdir()):
+        content = bytearray(path.read_bytes())
+        for _ in range(3):
+            changed = bytearray(content)
+            changed[dice.randrange(len(changed))] ^= 1 << dice.randrange(8)
+            replace(folder / path.name, bytes(changed))
+            with pytest.raises(OutputError) as refused:
+                read_results(folder)
+            assert path.name in str(refused.value) or path.name == "prediction.json"
+        replace(folder / path.name, bytes(content))
+    read_results(folder)
+
+
+def test_a_record_altered_at_random_is_refused_in_one_sentence(folder: Path, written: Path) -> None:
+    dice, good = random.Random(2), (written / "prediction.json").read_bytes()
+    for _ in range(150):
+        changed = bytearray(good)
+        for _ in range(dice.choice((1, 1, 4))):
+            start = dice.randrange(len(changed))
+            changed[start : start + dice.choice((0, 1, 40))] = dice.choice(
+                (b"[" * 2000, b"1e999", b'"\\ud800"', b"null", b"\xff", b"", b"9" * 400, b"{}")
+            )
+        if b"".join(changed.split()) == b"".join(good.split()):
+            continue  # the same in another layout
+        replace(folder / "prediction.json", bytes(changed))
+        with pytest.raises(OutputError, match=r"^[^\n]*\.$"):
+            read_results(folder)
+
+
+SPOILT: dict[str, Callable[[dict[str, Any]], object]] = {
+    "its created is missing": lambda record: record.pop("created"),
+    "Invalid isoformat": lambda record: record.update(created="yesterday"),
+    "its organs is missing or not": lambda record: record.update(organs={}),
+    "it names no organs": lambda record: record.update(organs=[]),
+    "its organs[0].value is": lambda record: record["organs"][0].update(value=True),
+    "label value 0 is not between": lambda record: record["organs"][0].update(value=0),
+    "its organs[1].colour is": lambda record: record["organs"][1].update(colour=[1, 2]),
+    "two of its organs have the same name": lambda record: record["organs"][1].update(name="pancreas"),
+    "its input.path is": lambda record: record["input"].update(path=["/etc/passwd"]),
+    "its input.size is": lambda record: record["input"].update(size=[1, 2]),
+    "its input.size[2] is": lambda record: record["input"]["size"].__setitem__(2, -1),
+    "volumes differ in size": lambda record: record["input"]["size"].__setitem__(2, 1),
+    "its regions.settings is": lambda record: record["regions"].update(settings=None),
+    "unexpected keyword": lambda record: record["regions"].update(settings={"x": 1}),
+    "its warnings[0] is": lambda record: record.update(warnings=[{}]),
+    "its settings.region_of_interest is": lambda record: record["settings"].update(region_of_interest=[1]),
+    "its folds[0] is": lambda record: record.update(folds=[[]]),
+    "another version of this program, 1": lambda record: record.update(schema_version=1),
+    "lists '../x'": lambda record: record["files"].update({"../x": "0" * 64}),
+}
+
+
+@pytest.mark.parametrize(("phrase", "spoil"), SPOILT.items(), ids=SPOILT.keys())
+def test_a_record_sealed_anew_must_still_have_its_form(folder: Path, phrase: str, spoil: Callable) -> None:
+    record = record_of(folder)
+    spoil(record)
+    replace(folder / "prediction.json", json.dumps(seal(record)).encode())
+    with pytest.raises(OutputError) as refused:
+        read_results(folder)
+    assert phrase in str(refused.value)
+    assert str(refused.value).endswith("; predict again.")
+
+
+def test_what_is_not_named_may_be_anything(written: Path) -> None:
+    check_form(record_of(written) | {"tiles": None, "of a later version": [1]})
+
+
+TABLE = (
+    "rank,label,centroid_r_mm,centroid_a_mm,centroid_s_mm,location,volume_mm3,expected_error_mm3,"
+    "mean_variance,peak_variance,mean_probability,inside_share,extent_mm\n"
+)
+ROW = "1,1,0,0,0,left,1,1,0.1,0.2,0.5,0.5,10\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase"),
+    [
+        ("rank\n1\n", "other columns"),
+        (TABLE + "1,1\n", "not as many fields"),
+        (TABLE + ROW.replace("\n", ",7\n"), "not as many fields"),
+        (TABLE + ROW.replace("left", "x" * 140_000), "field larger than field limit"),
+        (TABLE + ROW.replace("0.1", "nan"), "mean_variance is nan"),
+        (TABLE + ROW.replace("1,1,0", "1,1.5,0", 1), "invalid literal"),
+        (TABLE + ROW.replace("1,1,0", "1," + "9" * 5000 + ",0", 1), "label is 9999"),
+        (TABLE + ROW + ROW, "the ranks in regions.csv are not"),
+        (TABLE + ROW.replace("left", '"left'), "unexpected end of data"),
+        ("", "other columns"),
+    ],
+)
+def test_table_that_is_not_as_it_should_be(tmp_path: Path, text: str, phrase: str) -> None:
+    (tmp_path / "regions.csv").write_text(text)
+    with pytest.raises(RecordError) as refused:
+        read_table(tmp_path / "regions.csv")
+    assert phrase in str(refused.value)
+    assert len(str(refused.value)) < 250
+
+
+def test_table_with_a_manifest_of_its_own_is_read(folder: Path) -> None:
+    replace(folder / "regions.csv", (TABLE + ROW + ROW.replace("1,1", "2,2", 1)).encode())
+    record = record_of(folder)
+    record["files"] |= make_manifest(folder, ["regions.csv"])
+    replace(folder / "prediction.json", json.dumps(seal(record)).encode())
+    assert [row["rank"] for row in read_results(folder).table] == [1, 2]

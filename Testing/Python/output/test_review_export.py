@@ -1,0 +1,353 @@
+"""What an export writes of a reviewed case: all of it or nothing, and nothing over what is not its own."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
+from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.output import review_export
+from MoBUncertaintyLib.output.report import ReviewedCase
+from MoBUncertaintyLib.output.review_export import Format, write_export
+from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.regions.uncertainty import Grid
+from MoBUncertaintyLib.review.review import Review
+from MoBUncertaintyLib.worker.commands import export_review
+from MoBUncertaintyLib.worker.protocol import Command, check_request
+from support.dicom_files import write_series
+from support.fake_case import LEFT_KIDNEY, OBLIQUE, PANCREAS, Case, invented_case
+from support.fake_review import invented_review
+from support.review_cases import stored_again
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def case() -> ReviewedCase:
+    case = invented_review(r1="include", r2="exclude")
+    case.review.comment("1", "tail")
+    return case
+
+
+@pytest.fixture(scope="module")
+def exam(tmp_path_factory) -> tuple[list[Path], ReviewedCase]:
+    """A CT from DICOM, with two organs, segmented by a model with little variance."""
+    folder = tmp_path_factory.mktemp("dicom")
+    tags = {"0010|0010": "Doe^Jane", "0010|0030": "19800131", "0020|000d": "1.2.3", "0020|000e": "1.2.3.4"}
+    tags["0020|0011"] = "7"
+    whole = invented_case(OBLIQUE, labels=(PANCREAS, LEFT_KIDNEY))
+    files = write_series(folder, whole.image, tags)
+    read = read_image(folder).image
+
+    def onto(image: sitk.Image) -> sitk.Image:
+        # SimpleITK may read the slices in the other order: what is at a place stays there.
+        return sitk.Resample(image, read, sitk.Transform(), sitk.sitkNearestNeighbor)
+
+    prediction = whole.prediction
+    for name in ("segmentation", "variance"):
+        setattr(prediction, name, onto(getattr(prediction, name)))
+    whole.regions.labels = onto(whole.regions.labels)
+    whole.regions.settings = RegionSettings(variance_threshold=0.003)
+    return files, invented_review(Case(read, prediction, whole.regions, whole.card), r1="include")
+
+
+class TestFiles:
+    def test_report_and_segmentation_unless_said_otherwise(self, tmp_path, case):
+        done = write_export(case, tmp_path / "out")
+        names = ["regions.nrrd", "report.csv", "report.html", "report.json", "segmentation.seg.nrrd"]
+        assert sorted(os.listdir(tmp_path / "out")) == names
+        assert [path.name for path in done.files] == names
+        assert done.warnings == ()
+
+    def test_segmentation_is_the_corrected_one_with_its_segments(self, tmp_path, case):
+        write_export(case, tmp_path / "out", [Format.SEGMENTATION])
+        stored = sitk.ReadImage(str(tmp_path / "out" / "segmentation.seg.nrrd"))
+        assert np.array_equal(sitk.GetArrayFromImage(stored), case.review.corrected())
+        assert np.allclose(Grid.of(stored).matrix(), Grid.of(case.ct).matrix(), atol=1e-5)
+        assert stored.GetMetaData("Segment0_Name") == "pancreas"
+        assert "Segmentation.Status:inprogress" in stored.GetMetaData("Segment0_Tags")
+        regions = sitk.ReadImage(str(tmp_path / "out" / "regions.nrrd"))
+        assert np.array_equal(sitk.GetArrayFromImage(regions), case.review.label_map())
+
+    def test_signed_segmentation_is_completed(self, tmp_path, case):
+        case.review.sign("A. Reader")
+        write_export(case, tmp_path / "out", [Format.SEGMENTATION])
+        stored = sitk.ReadImage(str(tmp_path / "out" / "segmentation.seg.nrrd"))
+        assert "Segmentation.Status:completed" in stored.GetMetaData("Segment0_Tags")
+
+    def test_dicom(self, tmp_path, exam):
+        files, case = exam
+        done = write_export(case, tmp_path / "out", list(Format), dicom_files=files, patient_fields=True)
+        assert done.warnings == ()
+        assert {path.name for path in done.files} >= {"segmentation.dcm", "variance_1.dcm", "variance_2.dcm"}
+        segmentation = pydicom.dcmread(tmp_path / "out" / "segmentation.dcm")
+        assert segmentation.SOPClassUID.name == "Segmentation Storage"
+        assert segmentation.StudyInstanceUID == "1.2.3"
+        assert int(segmentation.pixel_array.sum()) == np.count_nonzero(case.review.corrected())
+        variance = pydicom.dcmread(tmp_path / "out" / "variance_2.dcm")
+        assert variance.SOPClassUID.name == "Parametric Map Storage"
+        (window,) = variance.SharedFunctionalGroupsSequence[0].FrameVOILUTSequence
+        assert (window.WindowCenter, window.WindowWidth) == (0.008, 0.016)
+        assert variance.pixel_array.sum(dtype=float) == pytest.approx(case.variance[2].sum(dtype=float), rel=1e-4)
+
+    def test_report_names_the_series_and_the_patient_only_if_asked_for(self, tmp_path, exam):
+        files, case = exam
+        for asked in (False, True):
+            write_export(case, tmp_path / f"{asked}", ["report"], dicom_files=files, patient_fields=asked)
+            everything = b"".join(contents(tmp_path / f"{asked}").values())
+            assert (b"Doe, Jane" in everything) is asked
+            assert (b"1980-01-31" in everything) is asked
+            assert b"1.2.3.4" in everything
+            assert (
+                json.loads((tmp_path / f"{asked}" / "report.json").read_text())["ct"]["dicom"]["Series number"] == "7"
+            )
+
+    def test_nifti_is_the_corrected_label_map(self, tmp_path, case):
+        done = write_export(case, tmp_path / "out", ["nifti"])
+        assert [path.name for path in done.files] == ["report.json", "segmentation.nii.gz"]
+        stored = sitk.ReadImage(str(tmp_path / "out" / "segmentation.nii.gz"))
+        assert stored.GetPixelID() == sitk.sitkUInt8
+        assert np.array_equal(sitk.GetArrayFromImage(stored), case.review.corrected())
+        assert np.allclose(Grid.of(stored).matrix(), Grid.of(case.ct).matrix(), atol=1e-4)
+        write_export(case, tmp_path / "out", ["report"], overwrite=True)
+
+    def test_patient_of_a_ct_that_has_none_is_a_warning(self, tmp_path, case):
+        done = write_export(case, tmp_path / "out", ["report"], patient_fields=True)
+        assert done.warnings == ("The report does not name the patient, because the CT did not come from DICOM.",)
+        assert json.loads((tmp_path / "out" / "report.json").read_text())["warnings"] == list(done.warnings)
+
+    @pytest.mark.parametrize("kind", ["dicom_seg", "parametric_map"])
+    def test_dicom_of_a_ct_that_has_none_is_refused_before_anything_is_computed(
+        self, tmp_path, case, kind, monkeypatch
+    ):
+        monkeypatch.setattr(Review, "corrected", None)
+        with pytest.raises(SettingsError, match=rf"cannot be written.* from DICOM; choose .* instead of {kind}"):
+            write_export(case, tmp_path / "out", ["report", kind])
+        assert os.listdir(tmp_path) == []
+
+    def test_dicom_of_another_ct_is_a_problem_and_the_rest_is_written(self, tmp_path, exam, case):
+        files, _ = exam
+        done = write_export(case, tmp_path / "out", ["segmentation", "dicom_seg"], dicom_files=files[1:])
+        (problem,) = done.problems
+        assert problem.startswith("The DICOM segmentation was not written: The volume does not lie on the slices")
+        assert (tmp_path / "out" / "segmentation.seg.nrrd").exists()
+        assert not (tmp_path / "out" / "segmentation.dcm").exists()
+        assert problem in json.loads((tmp_path / "out" / "report.json").read_text())["warnings"]
+
+    def test_progress_reaches_the_end(self, tmp_path, case):
+        told = []
+        write_export(case, tmp_path / "out", progress=lambda text, fraction: told.append((text, fraction)))
+        fractions = [fraction for _, fraction in told]
+        assert fractions == sorted(fractions)
+        assert fractions[-1] == 1.0
+
+
+class TestPlace:
+    @pytest.mark.parametrize(
+        "formats, message", [([], "nothing to export; choose"), (["pdf"], "no export format 'pdf'")]
+    )
+    def test_formats(self, tmp_path, case, formats, message):
+        with pytest.raises(SettingsError, match=message):
+            write_export(case, tmp_path / "out", formats)
+        assert os.listdir(tmp_path) == []
+
+    def test_folder_with_other_things_is_left_alone(self, tmp_path, case):
+        (tmp_path / "thesis.tex").write_text("years of work")
+        with pytest.raises(OutputError, match="holds other things than a review; choose a new or empty folder"):
+            write_export(case, tmp_path, overwrite=True)
+        assert os.listdir(tmp_path) == ["thesis.tex"]
+
+    def test_earlier_review_is_kept_unless_it_may_be_replaced(self, tmp_path, case):
+        write_export(case, tmp_path / "out", ["report"])
+        before = contents(tmp_path / "out")
+        with pytest.raises(OutputError, match="holds an earlier review"):
+            write_export(case, tmp_path / "out", ["segmentation"])
+        assert contents(tmp_path / "out") == before
+        write_export(case, tmp_path / "out", ["segmentation"], overwrite=True)
+        assert not (tmp_path / "out" / "report.html").exists()
+
+    def test_what_was_put_beside_an_earlier_review_is_kept(self, tmp_path, case):
+        write_export(case, tmp_path / "out")
+        (tmp_path / "out" / "letter.docx").write_text("dear colleague")
+        with pytest.raises(OutputError, match=r"also holds letter\.docx, which would be lost"):
+            write_export(case, tmp_path / "out", overwrite=True)
+
+    @pytest.mark.parametrize("step", ["write_html", "write_segmentation_nrrd", "write_csv"])
+    def test_full_disk_in_the_middle_leaves_the_earlier_review_and_nothing_else(
+        self, tmp_path, case, monkeypatch, step
+    ):
+        def fail(*_, **__):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        write_export(case, tmp_path / "out")
+        before = contents(tmp_path / "out")
+        monkeypatch.setattr(review_export, step, fail)
+        with pytest.raises(OutputError, match=r"The disk of .*out is full; free some space"):
+            write_export(case, tmp_path / "out", overwrite=True)
+        assert contents(tmp_path / "out") == before
+        assert os.listdir(tmp_path) == ["out"]
+
+    def test_full_disk_at_the_dicom_file_is_no_warning(self, tmp_path, exam, monkeypatch):
+        def fail(*_, **__):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        files, case = exam
+        monkeypatch.setattr(pydicom.Dataset, "save_as", fail)
+        with pytest.raises(OutputError, match=r"The disk of .*out is full"):
+            write_export(case, tmp_path / "out", ["dicom_seg"], dicom_files=files)
+        assert os.listdir(tmp_path) == []
+
+    def test_segmentation_that_is_cut_short_is_noticed(self, tmp_path, case, monkeypatch):
+        def cut_short(image, path, **options):
+            sitk_write(image, path, **options)
+            Path(path).write_bytes(Path(path).read_bytes()[:-200])
+
+        sitk_write = sitk.WriteImage
+        monkeypatch.setattr(sitk, "WriteImage", cut_short)
+        with pytest.raises(OutputError, match=r"The review cannot be written to .*out; free some space") as caught:
+            write_export(case, tmp_path / "out")
+        assert ".tmp" not in str(caught.value)
+        assert os.listdir(tmp_path) == []
+
+    def test_dicom_files_without_a_preamble_are_read_like_others(self, tmp_path, exam):
+        files, case = exam
+        old = [tmp_path / file.name for file in files]
+        for file, path in zip(files, old, strict=True):
+            dataset = pydicom.dcmread(file)
+            del dataset.preamble, dataset.file_meta
+            dataset.save_as(path, implicit_vr=True, little_endian=True, enforce_file_format=False)
+            assert path.read_bytes()[:2] == b"\x08\0"
+        read_image(tmp_path)
+        done = write_export(case, tmp_path / "out", ["dicom_seg"], dicom_files=old)
+        assert done.problems == ()
+
+    def test_unreadable_dicom_files(self, tmp_path, case):
+        (tmp_path / "1.dcm").write_bytes(b"no DICOM")
+        with pytest.raises(ImageError, match=r"1\.dcm cannot be read; check the CT's DICOM files"):
+            write_export(case, tmp_path / "out", dicom_files=[tmp_path / "1.dcm"])
+
+
+class Told:
+    """What the worker would have sent."""
+
+    def __init__(self) -> None:
+        self.steps, self.warnings = [], []
+
+    def progress(self, fields) -> None:
+        self.steps.append(json.loads(json.dumps(fields)))
+
+    def warning(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+class TestRequest:
+    def request(self, folder: Path, case: ReviewedCase, **changes) -> dict:
+        """As the module sends it: JSON, with arrays as files."""
+
+        def save(name: str, array: np.ndarray) -> str:
+            np.save(folder / f"{name}.npy", array)
+            return str(folder / f"{name}.npy")
+
+        ct = sitk.GetArrayViewFromImage(case.ct)
+        request = {
+            "ct": {"array": save("ct", ct), "ijk_to_ras": Grid.of(case.ct).matrix().tolist(), "name": "Jäger CT"},
+            "dicom_files": None,
+            "predicted": save("predicted", case.review.predicted),
+            "variance": {str(value): save(f"variance-{value}", each) for value, each in case.variance.items()},
+            "probability": {str(value): save(f"probability-{value}", p) for value, p in case.probability.items()},
+            "labels": [asdict(label) for label in case.labels],
+            "review": case.review.to_dict(),
+            "provenance": dict(case.info) | {"input": {"name": None, "sha256": "b" * 64}},
+            "output": str(folder / "out"),
+            "formats": ["report", "segmentation"],
+            "patient_fields": False,
+            "overwrite": False,
+        }
+        return json.loads(json.dumps(request | changes))
+
+    @pytest.mark.parametrize("named", [False, True])
+    def test_name_of_the_ct_may_be_the_patients(self, tmp_path, case, named):
+        """A file, and the volume that was loaded from it, are often called after the patient."""
+        request = self.request(tmp_path, case, patient_fields=named)
+        request["ct"]["name"] = request["provenance"]["input"]["name"] = "Doe_Jane"
+        export_review(request, Told())
+        written = contents(tmp_path / "out")
+        assert [name for name, content in written.items() if b"Doe_Jane" in content] == (
+            ["report.html", "report.json"] if named else []
+        )
+        assert b"b" * 64 in written["report.html"]  # the CT's hash still tells which one it was
+
+    @pytest.mark.parametrize("formats, packages", [(["report", "segmentation"], "-export"), (list(Format), "-dicom")])
+    def test_needs_only_what_is_installed_for_an_export(self, tmp_path, exam, formats, packages):
+        """Where nothing is segmented, neither PyTorch nor nnU-Net is there."""
+        files, case = exam
+        changes = {"formats": formats, "dicom_files": [str(path) for path in files]}
+        (tmp_path / "request.json").write_text(json.dumps(self.request(tmp_path, case, **changes)))
+        script = """
+            import json, sys
+            for name in sys.argv[2].split():
+                sys.modules[name] = None
+            from MoBUncertaintyLib.worker.commands import export_review
+            from MoBUncertaintyLib.worker.server import Report
+            with open(sys.argv[1], encoding="utf-8") as file:
+                done = export_review(json.load(file), Report(lambda *_: None))
+            print(done["warnings"])
+        """
+        absent = ["torch", "nnunetv2", "acvl_utils", "nibabel", "safetensors"]
+        absent += ["highdicom"] if packages == "-export" else []
+        command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "request.json"), " ".join(absent)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.stdout.strip() == "[]", done.stderr
+
+    def test_writes_what_is_asked_for(self, tmp_path, case):
+        case.review.edit("2", np.ones(case.review.predicted.shape, np.uint8))
+        told = Told()
+        request = self.request(tmp_path, case, patient_fields=True)
+        check_request({"id": 1, "command": Command.EXPORT} | request)  # asks for no more than is needed
+        result = export_review(request, told)
+        assert {Path(path).name for path in result["files"]} == set(os.listdir(tmp_path / "out"))
+        stored = sitk.ReadImage(str(tmp_path / "out" / "segmentation.seg.nrrd"))
+        assert np.array_equal(sitk.GetArrayFromImage(stored), case.review.corrected())
+        record = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+        assert record["ct"]["name"] == "Jäger CT"
+        assert record["ct"]["sha256"] == "b" * 64
+        assert told.steps[-1]["fraction"] == 1.0
+
+    def test_warnings_are_told_and_returned(self, tmp_path, case):
+        told = Told()
+        result = export_review(self.request(tmp_path, case, patient_fields=True), told)
+        assert result["warnings"] == told.warnings
+        assert "did not come from DICOM" in told.warnings[0]
+        assert result["problems"] == []
+
+    def test_what_could_not_be_written_is_returned(self, tmp_path, exam, case):
+        files = [str(path) for path in exam[0][1:]]
+        result = export_review(self.request(tmp_path, case, formats=["report", "dicom_seg"], dicom_files=files), Told())
+        assert "The DICOM segmentation was not written" in result["problems"][0]
+
+    def test_record_brings_the_review_back(self, tmp_path, case):
+        case.review.edit("2", np.ones(case.review.predicted.shape, np.uint8))
+        export_review(self.request(tmp_path, case), Told())
+        record = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+        maps = [
+            sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / name)))
+            for name in (review_export.REGIONS, review_export.SEGMENTATION)
+        ]
+        again = stored_again(case.review, record["review"])
+        assert np.array_equal(again.label_map(), maps[0])
+        assert np.array_equal(again.corrected(), maps[1])
+        assert np.array_equal(again.corrected(), case.review.corrected())

@@ -1,0 +1,139 @@
+"""Mutants of decisions files, records and labels: each is taken, or refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.errors import UserError
+from MoBUncertaintyLib.files.integrity import seal
+from MoBUncertaintyLib.output.pictures.scales import Scale
+from MoBUncertaintyLib.output.report import build_report, render_html, write_csv
+from MoBUncertaintyLib.output.results_folder import Results, describe
+from MoBUncertaintyLib.output.results_record import RecordError, check_provenance, read_labels
+from MoBUncertaintyLib.output.review_export import write_export
+from MoBUncertaintyLib.output.review_files import apply_decisions, read_decisions, review_of, reviewed_case
+from support.fake_case import LEFT_KIDNEY, PANCREAS, invented_case
+from support.json_mutants import mutants, values
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    case = invented_case(labels=(PANCREAS, LEFT_KIDNEY))
+    prediction = case.prediction
+    info = json.loads(json.dumps(describe(case.image, prediction, case.regions, case.card) | {"warnings": []}))
+    maps = (prediction.segmentation, prediction.probability, prediction.variance, case.regions.labels)
+    return Results(*maps, table=[], info=info)
+
+
+@pytest.fixture(scope="module")
+def image(results) -> sitk.Image:
+    return sitk.Cast(results.segmentation, sitk.sitkInt16)
+
+
+@pytest.fixture(scope="module")
+def record(results, image, tmp_path_factory) -> dict:
+    """A report.json."""
+    review = review_of(results)
+    review.edit("1", np.ones(review.predicted.shape, np.uint8))
+    review.decide("2", "exclude")
+    review.comment("2", "tail")
+    review.sign("A. Reader")
+    folder = tmp_path_factory.mktemp("export") / "out"
+    write_export(reviewed_case(results, image, review), folder, ["report"])
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+PLACE = (11.8, -87.4, -162.0)
+BY_HAND = {
+    "schema": "mob-uncertainty review",
+    "schema_version": 1,
+    "regions": [
+        {"rank": 1, "verdict": "include", "organ": "kidney_left", "comment": "köstlich"},
+        {"rank": 2, "verdict": "exclude", "region": {"centroid_ras": PLACE}},
+    ],
+    "signature": {"name": "Ada Müller", "time": "2026-05-31T14:30:00+02:00"},
+}
+
+
+def judge(results: Results, image: sitk.Image, path: Path, content: bytes) -> bool:
+    """Whether a decisions file is taken; then all that is made of it must be possible, too."""
+    path.write_bytes(content)
+    try:
+        review = apply_decisions(results, read_decisions(path))
+    except UserError as error:
+        assert "\n" not in str(error)
+        assert str(error).endswith(".")
+        assert len(str(error)) < 1000
+        return False
+    if review.signature:
+        assert review.reviewed[0] == review.reviewed[1]
+        assert review.signature.name.strip()
+    case = reviewed_case(results, image, review)
+    report = build_report(case)
+    json.dumps(report, allow_nan=False, ensure_ascii=False).encode()
+    write_csv(path.with_suffix(".csv"), report)
+    assert {region.verdict for region in review.regions} <= {"pending", "accept", "include", "exclude", "edit"}
+    assert set(np.unique(review.corrected())) <= {0, 1, 2}
+    return True
+
+
+COUNTS = [pytest.param(60, id="some"), pytest.param(300, id="many", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_decisions_by_hand(results, image, tmp_path, count):
+    taken = [judge(results, image, tmp_path / "decisions.json", each) for each in mutants(BY_HAND, count, seed=1)]
+    assert any(taken)
+    assert not all(taken)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_records(results, image, tmp_path, record, count):
+    """Whatever is done to a record, it is refused; only its form as text may change."""
+    assert judge(results, image, tmp_path / "whole.json", json.dumps(record).encode())
+    for each in mutants(record, count, seed=2):
+        if judge(results, image, tmp_path / "copy.json", each):
+            assert json.loads(each.decode("utf-8-sig")) == record
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_records_that_are_sealed_anew(results, image, tmp_path, record, count):
+    """As somebody would who knows how."""
+    taken = []
+    for review in values(record["review"], count, seed=3):
+        try:
+            content = json.dumps(seal(record | {"review": seal(review)})).encode()
+        except (TypeError, AttributeError, RecursionError):
+            continue
+        taken.append(judge(results, image, tmp_path / "copy.json", content))
+    assert any(taken)
+    assert not all(taken)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_what_a_scene_keeps_of_the_prediction(results, image, count):
+    """A report is made, or a sentence said."""
+    settings = {"overlap": 0.5, "tiling": "full", "mirror": False, "region_of_interest": [0, 1, 0, 1, 0, 1]}
+    about = {"settings": settings, "folds": [0, "all"], "moments": "exact", "precision": "float32"}
+    case = reviewed_case(results, image, review_of(results))
+    kept = {"provenance": results.info | about, "labels": [asdict(label) for label in case.labels]}
+    pictures = {each.region_id: dict.fromkeys(("axial", "coronal", "sagittal"), "") for each in case.review.regions}
+    taken = 0
+    for mutant in values(kept, count, seed=4):
+        try:
+            check_provenance(mutant["provenance"])
+            labels = read_labels(mutant["labels"])
+        except (KeyError, TypeError, RecordError):
+            continue
+        mutated = replace(case, labels=labels, info=mutant["provenance"])
+        report = build_report(mutated)
+        render_html(report, pictures, Scale.of(image, mutated.settings))
+        json.dumps(report, allow_nan=False, ensure_ascii=False).encode()
+        taken += 1
+    assert count / 10 < taken < count

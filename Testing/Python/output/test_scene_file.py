@@ -1,0 +1,224 @@
+"""`scene.mrb` through the real Slicer core: written by the product, read and drawn again in fresh processes."""
+
+import ctypes.util
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.output import scene_file
+from MoBUncertaintyLib.output.scene_file import SceneError, write_scene_file
+from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, Measure
+from MoBUncertaintyLib.regions.uncertainty import Grid
+from support import TESTS
+from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, MARKER_HU, OBLIQUE, PANCREAS, invented_case
+
+needs_slicer = pytest.mark.skipif(importlib.util.find_spec("slicer") is None, reason="slicer-core is not installed")
+needs_views = pytest.mark.skipif(
+    importlib.util.find_spec("trame_slicer") is None, reason="trame-slicer is not installed"
+)
+needs_mesa = pytest.mark.skipif(
+    not any(map(ctypes.util.find_library, ("OSMesa", "EGL"))), reason="no OSMesa or EGL library to draw off screen"
+)
+
+NAME = "Hübner & Söhne: 'CT' <1>"  # the core writes no scene that can be read with it as a file's name
+ABOUT = {"input": {"name": "CT", "path": "/home/reader/Doe^John.nii.gz"}, "warnings": [], "timings_s": {}}
+
+
+def in_slicer(*arguments: str) -> dict:
+    """Run `slicer_side.py`."""
+    script = TESTS / "support" / "slicer_side.py"
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, encoding="utf-8", errors="replace"
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("FACTS ")]
+    assert lines, done.stderr[-3000:]
+    return json.loads(lines[-1].removeprefix("FACTS "))
+
+
+def write_and_read(folder: Path, case) -> tuple[dict, dict]:
+    path = folder / "scene.mrb"
+    write_scene_file(path, case.image, case.prediction, case.regions, case.card, NAME, ABOUT)
+    facts = in_slicer("describe", str(path), str(folder / "arrays.npz"))
+    return facts, dict(np.load(folder / "arrays.npz"))
+
+
+@pytest.fixture(scope="module")
+def oblique(tmp_path_factory):
+    """An oblique CT's scene, reopened: case, facts, arrays, path."""
+    folder = tmp_path_factory.mktemp("oblique scene")
+    case = invented_case(OBLIQUE)
+    return case, *write_and_read(folder, case), folder / "scene.mrb"
+
+
+@needs_slicer
+@needs_views
+class TestReopenedScene:
+    def test_ct_has_its_voxels_and_geometry(self, oblique):
+        case, facts, arrays, _ = oblique
+        assert np.array_equal(arrays["ct"], sitk.GetArrayFromImage(case.image))
+        assert np.allclose(facts["ijkToRas"], Grid.of(case.image).matrix(), atol=1e-4)
+
+    def test_ct_has_its_name_and_the_window_of_the_abdomen(self, oblique):
+        assert oblique[1]["name"] == NAME
+        assert oblique[1]["ctRange"] == [-160, 240]
+
+    def test_variance_lies_on_the_ct(self, oblique):
+        case, facts, arrays, _ = oblique
+        assert arrays["variance"].dtype == np.float32
+        assert np.array_equal(arrays["variance"], sitk.GetArrayFromImage(case.prediction.variance))
+        assert np.allclose(facts["varianceIjkToRas"], Grid.of(case.image).matrix(), atol=1e-4)
+
+    def test_variance_is_shown_from_the_threshold_on_one_fixed_scale(self, oblique):
+        assert oblique[1]["threshold"] == pytest.approx(DEFAULT_THRESHOLD[Measure.VARIANCE])
+        assert oblique[1]["varianceRange"] == pytest.approx([0, 0.08])
+
+    def test_its_colours_are_inferno(self, oblique):
+        inferno = matplotlib.colormaps["inferno"](np.arange(256))[:, :3]
+        assert np.abs(oblique[2]["colours"] - inferno).max() <= 2 / 255
+
+    def test_legend_shows_two_decimals(self, oblique):
+        assert oblique[1]["legend"] == ["Variance", "%.2f", True]
+
+    def test_organ_is_named_coloured_and_coded(self, oblique):
+        (organ,) = oblique[1]["segmentation"]
+        assert organ["name"] == "pancreas"
+        assert np.allclose(np.array(organ["colour"]) * 255, PANCREAS.colour, atol=0.5)
+        assert "~SCT^123037004^Anatomical Structure~SCT^15776009^Pancreas~^^~" in organ["terminology"]
+
+    def test_organ_and_regions_cover_their_voxels(self, oblique):
+        case, _, arrays, _ = oblique
+        assert np.array_equal(arrays["segmentation"], sitk.GetArrayFromImage(case.prediction.segmentation))
+        assert np.array_equal(arrays["regions"], sitk.GetArrayFromImage(case.regions.labels))
+
+    def test_organ_has_a_surface_for_the_3d_view(self, oblique):
+        assert oblique[1]["surface"] is True
+
+    def test_regions_are_flagged_and_say_where_they_are_and_what_is_expected(self, oblique):
+        regions = oblique[1]["regions"]
+        assert [region["flagged"] for region in regions] == [True, True]
+        assert [region["name"] for region in regions] == [
+            "1: left, expected error 1,234 mm³",
+            "2: superior anterior, expected error 617 mm³",
+        ]
+
+    def test_heat_map_lies_over_the_ct_in_every_slice_view(self, oblique):
+        assert oblique[1]["foreground"] == [[True, 0.75]] * 3
+
+    def test_four_up_layout_goes_through_the_first_region(self, oblique):
+        case, facts, _, _ = oblique
+        assert facts["layout"] == 3  # vtkMRMLLayoutNode.SlicerLayoutFourUpView
+        centroid = np.array(case.regions.regions[0].centroid_ras)
+        for matrix in np.array(facts["slices"]):
+            assert matrix[:3, 2] @ (centroid - matrix[:3, 3]) == pytest.approx(0, abs=0.01)
+
+    def test_everything_lies_in_one_folder(self, oblique):
+        (folder,) = oblique[1]["tree"]
+        names = [name for name, _ in folder[1]]
+        assert folder[0] == f"{NAME} with uncertainty"
+        assert sorted(name.removeprefix(NAME).strip() for name in names) == [
+            "",
+            "doubtful regions",
+            "predictive variance",
+            "probability",
+            "segmentation",
+        ]
+        assert sorted(len(children) for _, children in folder[1]) == [0, 0, 0, 1, 2]
+
+    def test_what_the_review_needs_comes_with_it(self, oblique):
+        case, facts, _, _ = oblique
+        assert [label["name"] for label in facts["state"]["labels"]] == ["pancreas"]
+        assert [row["expected_error_mm3"] for row in facts["state"]["rows"]] == [
+            region.expected_error_mm3 for region in case.regions.regions
+        ]
+        assert facts["state"]["provenance"]["input"] == {"name": "CT"}  # no path: scenes are passed on
+
+    @needs_mesa
+    def test_drawn_slice_has_the_heat_map_where_the_variance_is(self, oblique, tmp_path):
+        facts = in_slicer("render", str(oblique[3]), str(tmp_path / "axial.png"))
+        assert facts["doubtful pixels"] > 200
+        assert facts["coloured where doubtful"] > 0.9
+        assert facts["coloured elsewhere"] < 0.05  # the outlines
+        assert facts["coloured legend"] > 100
+
+
+@needs_slicer
+@needs_views
+def test_left_handed_axes_stay_where_they_are_in_the_patient(tmp_path):
+    # Slicer turns such volumes when it reads them: positions, not indices, must agree.
+    case = invented_case(LEFT_HANDED, labels=(PANCREAS, LEFT_KIDNEY))
+    facts, arrays = write_and_read(tmp_path, case)
+    z, y, x = np.argwhere(arrays["ct"] == MARKER_HU)[0]
+    position = (np.array(facts["ijkToRas"]) @ (x, y, z, 1))[:3]
+    stored = sitk.GetArrayFromImage(case.image)
+    index = np.argwhere(stored == MARKER_HU)[0][::-1]
+    expected = np.array(case.image.TransformIndexToPhysicalPoint(index.tolist())) * (-1, -1, 1)
+    assert np.allclose(position, expected, atol=1e-3)
+    assert np.array_equal(facts["varianceIjkToRas"], facts["ijkToRas"])
+    turned = np.flip(sitk.GetArrayFromImage(case.prediction.segmentation), 0)
+    assert np.array_equal(arrays["segmentation"], turned)
+    kidney = facts["segmentation"][1]
+    assert kidney["name"] == "kidney left"
+    assert "~SCT^64033007^Kidney~SCT^7771000^Left~" in kidney["terminology"]
+    # With several organs the heat map is of the most doubtful one at each voxel.
+    assert np.array_equal(arrays["variance"], np.flip(sitk.GetArrayFromImage(case.prediction.variance).max(-1), 0))
+
+
+@needs_slicer
+@needs_views
+def test_prediction_without_organ_and_region_gives_an_empty_segment_to_draw_in(tmp_path):
+    case = invented_case(with_regions=False)
+    case.prediction.segmentation *= 0
+    facts, arrays = write_and_read(tmp_path, case)
+    assert [segment["name"] for segment in facts["segmentation"]] == ["pancreas"]
+    assert not arrays["segmentation"].any()
+    assert facts["regions"] == []
+    assert arrays["ct"].shape == arrays["variance"].shape
+
+
+@needs_slicer
+def test_second_run_reuses_the_nodes():
+    facts = in_slicer("reuse")
+    first, second = facts["nodes"]
+    assert first == second
+    assert facts["segments"] == [["first", "second", "third"], ["only"]]
+    (folder,) = facts["trees"][1]
+    children = {name: [child for child, _ in children] for name, children in folder[1]}
+    assert {name: each for name, each in children.items() if each} == {
+        f"CT {name}": ["only"] for name in ("segmentation", "doubtful regions")
+    }
+
+
+@needs_slicer
+def test_a_stock_models_scene_shows_its_entropy(tmp_path):
+    """Without a covariance there is no variance to look at."""
+    case = invented_case()
+    case.card = replace(case.card, covariance=CovarianceSpec(Covariance.DETERMINISTIC))
+    facts, _ = write_and_read(tmp_path, case)
+    assert facts["legend"][0] == "Entropy (nats)"
+
+
+@needs_slicer
+def test_nothing_but_the_scene_is_left_in_the_folder(tmp_path):
+    case = invented_case()
+    write_scene_file(tmp_path / "scene.mrb", case.image, case.prediction, case.regions, case.card, "CT", ABOUT)
+    assert os.listdir(tmp_path) == ["scene.mrb"]
+
+
+@needs_slicer
+def test_failure_of_the_core_is_reported_with_its_reason_and_leaves_nothing(tmp_path, monkeypatch):
+    case = invented_case()
+    damaged = {"output": str(tmp_path / "scene.mrb.tmp" / "scene.mrb"), "ct": {"array": str(tmp_path / "missing.npy")}}
+    monkeypatch.setattr(scene_file, "scene_request", lambda *_: damaged)
+    with pytest.raises(SceneError, match=r"Slicer's core failed: FileNotFoundError: .*missing\.npy"):
+        write_scene_file(tmp_path / "scene.mrb", case.image, case.prediction, case.regions, case.card, "CT", ABOUT)
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,153 @@
+"""`.seg.nrrd` files, as Slicer's core reads them in a process of its own, and as any other NRRD reader does."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.model.card import Label
+from MoBUncertaintyLib.output.segment_nrrd import terminology_entry, write_segmentation_nrrd
+from support import TESTS
+from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, invented_case
+
+needs_slicer = pytest.mark.skipif(importlib.util.find_spec("slicer") is None, reason="slicer-core is not installed")
+
+SPLEEN = Label(7, "Milz «groß»", (157, 108, 162), PANCREAS.terminology | {"type": ("SCT", "78961009", "Spleen")})
+SAGITTAL = (0.0, 0.0, 1.0, -1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
+
+
+def in_slicer(*paths: Path) -> list[dict]:
+    """Run `slicer_segmentations.py`."""
+    script = TESTS / "support" / "slicer_segmentations.py"
+    done = subprocess.run(
+        [sys.executable, str(script), *map(str, paths)], capture_output=True, encoding="utf-8", errors="replace"
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("FACTS ")]
+    assert lines, done.stderr[-3000:]
+    assert "ERROR" not in done.stderr.upper(), done.stderr[-3000:]
+    return json.loads(lines[-1].removeprefix("FACTS "))
+
+
+def points_ras(labels: sitk.Image, value: int) -> np.ndarray:
+    """Positions of the voxels of one value."""
+    indices = np.argwhere(sitk.GetArrayFromImage(labels) == value)[:, ::-1]
+    matrix = np.reshape(labels.GetDirection(), (3, 3)) * labels.GetSpacing()
+    return (indices @ matrix.T + labels.GetOrigin()) * (-1, -1, 1)
+
+
+def in_order(points) -> np.ndarray:
+    points = np.round(np.reshape(points, (-1, 3)), 3) + 0.0
+    return points[np.lexsort(points.T)]
+
+
+LABELS = (PANCREAS, LEFT_KIDNEY, SPLEEN)
+DIRECTIONS = {"oblique": OBLIQUE, "left-handed": LEFT_HANDED, "sagittal": SAGITTAL}
+
+
+@pytest.fixture(scope="module")
+def read_back(tmp_path_factory):
+    """Direction -> the label map and what Slicer finds in its file; one start of Slicer's core for all."""
+    folder = tmp_path_factory.mktemp("nrrd with spaces and ü")
+    maps = {name: invented_case(d, labels=LABELS[:2]).prediction.segmentation for name, d in DIRECTIONS.items()}
+    paths = [folder / f"{name}.seg.nrrd" for name in maps]
+    for labels, path in zip(maps.values(), paths, strict=True):
+        write_segmentation_nrrd(path, labels, LABELS, status="completed")
+    found = in_slicer(*paths)
+    return {name: (labels, facts) for (name, labels), facts in zip(maps.items(), found, strict=True)}
+
+
+@needs_slicer
+class TestInSlicer:
+    @pytest.mark.parametrize("direction", DIRECTIONS)
+    def test_each_segment_lies_where_the_organ_lies(self, read_back, direction):
+        labels, facts = read_back[direction]
+        for label, segment in zip(LABELS[:2], facts["segments"], strict=False):
+            expected = points_ras(labels, label.value)
+            assert len(expected) > 100
+            assert np.allclose(in_order(segment["points"]), in_order(expected), atol=2e-3)
+
+    def test_segments_have_ids_names_and_label_values(self, read_back):
+        segments = read_back["oblique"][1]["segments"]
+        assert [(s["id"], s["name"], s["value"]) for s in segments] == [
+            ("Segment_1", "pancreas", 1),
+            ("Segment_2", "kidney_left", 2),
+            ("Segment_7", "Milz «groß»", 7),
+        ]
+
+    def test_an_organ_that_is_nowhere_is_an_empty_segment(self, read_back):
+        assert read_back["oblique"][1]["segments"][2]["points"] == []
+
+    def test_colours_are_the_labels(self, read_back):
+        for label, segment in zip(LABELS, read_back["oblique"][1]["segments"], strict=True):
+            assert np.allclose(np.array(segment["colour"]) * 255, label.colour, atol=0.01)
+
+    def test_terminology_has_category_type_and_side(self, read_back):
+        kidney = read_back["oblique"][1]["segments"][1]["terminology"]
+        assert "~SCT^123037004^Anatomical Structure~SCT^64033007^Kidney~SCT^7771000^Left~" in kidney
+
+    def test_status_is_slicers_own(self, read_back):
+        assert {s["status"] for s in read_back["oblique"][1]["segments"]} == {"completed"}
+
+    @pytest.mark.parametrize("direction", DIRECTIONS)
+    def test_the_segment_editor_gets_the_cts_grid(self, read_back, direction):
+        labels, facts = read_back[direction]
+        numbers = [float(number) for number in facts["geometry"].split(";") if number]
+        assert facts["source"] == "Binary labelmap"
+        assert numbers[16:] == [0, 39, 0, 35, 0, 27]
+        corner = labels.TransformIndexToPhysicalPoint((39, 35, 27))
+        assert np.allclose(
+            np.reshape(numbers[:16], (4, 4)) @ (39, 35, 27, 1), [-corner[0], -corner[1], corner[2], 1], atol=1e-6
+        )
+
+
+@needs_slicer
+def test_a_segmentation_without_any_voxel_keeps_its_segments(tmp_path):
+    labels = invented_case().prediction.segmentation * 0
+    write_segmentation_nrrd(tmp_path / "empty.seg.nrrd", labels, LABELS)
+    (facts,) = in_slicer(tmp_path / "empty.seg.nrrd")
+    assert [(s["name"], s["points"], s["status"]) for s in facts["segments"]] == [
+        (label.name, [], "notstarted") for label in LABELS
+    ]
+
+
+def test_other_readers_find_the_label_map(tmp_path):
+    labels = invented_case(labels=LABELS[:2]).prediction.segmentation
+    write_segmentation_nrrd(tmp_path / "a.seg.nrrd", labels, LABELS)
+    read = sitk.ReadImage(str(tmp_path / "a.seg.nrrd"))
+    assert np.array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(labels))
+    for name in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(read, name)() == pytest.approx(getattr(labels, name)(), abs=1e-9)
+
+
+def test_metadata_of_the_image_stay_out_and_the_image_stays_as_it_was(tmp_path):
+    labels = invented_case().prediction.segmentation
+    labels.SetMetaData("0010|0010", "Patient^Name")
+    write_segmentation_nrrd(tmp_path / "a.seg.nrrd", labels, [PANCREAS])
+    assert b"Patient" not in (tmp_path / "a.seg.nrrd").read_bytes()
+    assert labels.GetMetaDataKeys() == ("0010|0010",)
+
+
+def test_terminology_that_slicers_line_cannot_hold_is_left_out():
+    assert terminology_entry(PANCREAS.terminology | {"type": ("SCT", "1", "a|b")}) is None
+    assert terminology_entry(PANCREAS.terminology).count("~") == 6
+
+
+def test_value_without_a_label_is_refused(tmp_path):
+    labels = invented_case(labels=LABELS[:2]).prediction.segmentation
+    with pytest.raises(OutputError, match=r"^The segmentation has the value 2, which the model has no label for; use"):
+        write_segmentation_nrrd(tmp_path / "a.seg.nrrd", labels, [PANCREAS])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_full_disk_is_noticed_and_nothing_is_left(tmp_path):
+    (tmp_path / "a.seg.nrrd").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match=r"a\.seg\.nrrd cannot be written; free some space or choose another folder"):
+        write_segmentation_nrrd(tmp_path / "a.seg.nrrd", invented_case().prediction.segmentation, [PANCREAS])
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,381 @@
+"""The extension as Slicer's build and the Extensions Index see it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from urllib.parse import urlsplit
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from PIL import Image
+
+from support import ROOT
+from support.repository import setting, tracked
+from support.requirements import SLICERS_PACKAGES, requirements
+
+NAME = "MoBUncertainty"
+MODULE = ROOT / NAME
+LIBRARY = MODULE / f"{NAME}Lib"
+RESOURCES = MODULE / "Resources"
+CATALOGUE = MODULE / "Documentation" / f"{NAME}.json"
+CMAKE = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+SLICER_HAS = {"slicer", "vtk", "qt", "ctk", "SimpleITK", "numpy", "scipy"}
+SLICERS_OWN_MODULES = {"SampleData", "PyTorchUtils"}
+"""Python packages that come with Slicer 5.12 and 5.13, whatever else is installed."""
+
+
+# Lists against the tree
+
+
+def listed(variable: str) -> list[str]:
+    """Files that a list of the module's CMakeLists.txt names."""
+    text = (MODULE / "CMakeLists.txt").read_text(encoding="utf-8").replace("${MODULE_NAME}", NAME)
+    return re.search(rf"set\({variable}\s([^)]*)\)", text).group(1).split()
+
+
+def in_tree(folder: Path, pattern: str) -> list[str]:
+    return sorted(p.relative_to(MODULE).as_posix() for p in tracked(str(folder.relative_to(ROOT))) if p.match(pattern))
+
+
+def test_every_script_is_listed() -> None:
+    assert sorted(listed("MODULE_PYTHON_SCRIPTS")) == sorted([f"{NAME}.py", *in_tree(LIBRARY, "*.py")])
+
+
+def test_every_resource_is_listed() -> None:
+    """Screenshots are for the README and are not installed."""
+    resources = [name for name in in_tree(RESOURCES, "*") if not name.startswith("Resources/Screenshots/")]
+    assert sorted(listed("MODULE_PYTHON_RESOURCES")) == resources
+
+
+def test_every_folder_of_the_library_is_a_package() -> None:
+    """Else it would be missing where the library is installed."""
+    assert {path.parent for path in LIBRARY.glob("**/*.py")} == {path.parent for path in LIBRARY.glob("**/__init__.py")}
+
+
+def test_the_modules_own_test_is_registered() -> None:
+    text = (ROOT / "Testing" / "Python" / "CMakeLists.txt").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^slicer_add_python_unittest\(SCRIPT \$\{MoBUncertainty_SOURCE_DIR\}/(\S+)\)", text, re.M)
+    tree = ast.parse((ROOT / script).read_text(encoding="utf-8"))
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    tests = [node.name for node in classes[f"{NAME}Test"].body if isinstance(node, ast.FunctionDef)]
+    assert any(name.startswith("test_") for name in tests)
+    assert "runTest" in tests
+
+
+SLICER_CONFIG = """
+set(Slicer_USE_FILE ${CMAKE_CURRENT_LIST_DIR}/use.cmake)
+set(Slicer_EXTENSION_GENERATE_CONFIG ${CMAKE_CURRENT_LIST_DIR}/nothing.cmake)
+set(Slicer_EXTENSION_CPACK ${CMAKE_CURRENT_LIST_DIR}/nothing.cmake)
+"""
+SLICER_USE = """
+include(CTest)
+macro(slicerMacroBuildScriptedModule)
+  cmake_parse_arguments(BUILD "WITH_GENERIC_TESTS" "NAME" "SCRIPTS;RESOURCES" ${ARGN})
+  foreach(file ${BUILD_SCRIPTS} ${BUILD_RESOURCES})
+    if(NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${file})
+      message(FATAL_ERROR "nonexistent ${file}")
+    endif()
+  endforeach()
+  message(STATUS "module ${BUILD_NAME} ${BUILD_UNPARSED_ARGUMENTS}")
+endmacro()
+macro(slicer_add_python_unittest)
+  cmake_parse_arguments(TEST "" "SCRIPT" "" ${ARGN})
+  message(STATUS "test ${TEST_SCRIPT} ${TEST_UNPARSED_ARGUMENTS}")
+endmacro()
+"""
+
+
+@pytest.mark.skipif(not shutil.which("cmake"), reason="there is no CMake here")
+def test_cmake_configures_the_extension(tmp_path: Path) -> None:
+    (tmp_path / "SlicerConfig.cmake").write_text(SLICER_CONFIG)
+    (tmp_path / "use.cmake").write_text(SLICER_USE)
+    (tmp_path / "nothing.cmake").write_text("")
+    command = ["cmake", "-S", str(ROOT), "-B", str(tmp_path / "build"), f"-DSlicer_DIR={tmp_path}"]
+    # No compiler is needed to see what is configured.
+    command += [f"-DCMAKE_{language}_COMPILER_FORCED=TRUE" for language in ("C", "CXX")]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    if "No CMAKE_C_COMPILER could be found" in done.stderr:
+        pytest.skip("there is no compiler here")
+    assert done.returncode == 0, done.stderr
+    said = [line.removeprefix("-- ").rstrip() for line in done.stdout.splitlines()]
+    assert f"module {NAME}" in said
+    assert [Path(line.removeprefix("test ")).name for line in said if line.startswith("test ")] == [f"{NAME}.py"]
+
+
+# What the Extensions Index checks
+
+
+@pytest.fixture(scope="module")
+def entry() -> dict:
+    return json.loads(CATALOGUE.read_text(encoding="utf-8"))
+
+
+def test_catalogue_entry_follows_the_schema(entry: dict) -> None:
+    allowed = {
+        "$schema": str,
+        "build_dependencies": list,
+        "build_subdirectory": str,
+        "category": str,
+        "scm_revision": str,
+        "scm_url": str,
+        "tier": int,
+    }
+    assert {key: type(value) for key, value in entry.items()} == allowed
+    assert urlsplit(entry["$schema"]).path.endswith("/slicer-extension-catalog-entry-schema-v1.0.1.json")
+    assert 1 <= entry["tier"] <= 5
+    assert entry["category"] == "Segmentation"
+    assert entry["build_subdirectory"] == "."
+
+
+def test_names_are_as_the_index_wants_them(entry: dict) -> None:
+    assert re.findall(r"project\s*\(\s*([^\s\)\n\r]+)", CMAKE, re.IGNORECASE)[0] == CATALOGUE.stem == NAME
+    assert not CATALOGUE.stem.lower().startswith("slicer")
+    url = urlsplit(entry["scm_url"])
+    assert url.scheme == "https"
+    assert Path(url.path).stem.startswith("Slicer")
+
+
+def test_dependencies_are_those_of_cmake(entry: dict) -> None:
+    assert entry["build_dependencies"] == setting("DEPENDS").split(";")
+
+
+def test_description_is_one_or_two_sentences_that_say_what_mob_means() -> None:
+    description = setting("DESCRIPTION")
+    assert 1 <= len(re.findall(r"\.(?:\s|$)", description)) <= 2
+    assert "Mixture-of-Bases" in description
+
+
+def picture_at(url: str, entry: dict) -> Path:
+    """The file of this repository that an address of a raw file on GitHub leads to."""
+    parts = urlsplit(url)
+    assert parts.scheme == "https"
+    assert parts.netloc == "raw.githubusercontent.com"
+    owner, repository, revision, *path = parts.path.lstrip("/").split("/")
+    assert f"/{owner}/{repository}.git" == urlsplit(entry["scm_url"]).path
+    assert revision == entry["scm_revision"]
+    return ROOT.joinpath(*path)
+
+
+def test_icon_is_there_and_has_its_size(entry: dict) -> None:
+    path = picture_at(setting("ICONURL"), entry)
+    assert path == RESOURCES / "Icons" / f"{NAME}.png"
+    with Image.open(path) as icon:
+        assert (icon.format, icon.size, icon.mode) == ("PNG", (128, 128), "RGBA")
+
+
+def test_screenshots_are_there(entry: dict) -> None:
+    urls = setting("SCREENSHOTURLS").split(" ")
+    assert len(urls) >= 3
+    for url in urls:
+        with Image.open(picture_at(url, entry)) as picture:
+            assert picture.format == "PNG"
+            assert min(picture.size) >= 400
+
+
+def test_licence_is_in_the_root_and_named_in_the_readme() -> None:
+    assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache-2.0" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_clone_is_small() -> None:
+    assert sum(path.stat().st_size for path in tracked()) < 50e6
+    # The README's pictures of the panel add a megabyte whenever they are drawn anew.
+    # Not the size of .git: a checkout may hold an object twice, loose and packed, of which a clone gets one.
+    history = subprocess.run(
+        ["git", "rev-list", "--disk-usage", "--objects", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    assert int(history.stdout) < 60e6
+
+
+def test_lines_end_with_lf() -> None:
+    text = ("*.py", "*.txt", "*.md", "*.json", "*.ui", "*.toml", "*.jinja", "Makefile")
+    assert [path for path in tracked(*text) if b"\r" in path.read_bytes()] == []
+
+
+def test_every_address_of_the_repository_is_the_same() -> None:
+    """Until it is known they hold a placeholder: replacing it everywhere sets them all."""
+    pattern = re.compile(rf"(?:github\.com|raw\.githubusercontent\.com)/([\w.-]+/Slicer{NAME})\b")
+    text = [path for path in tracked("*.txt", "*.md", "*.json", "*.py", "*.toml", "*.cff") if path != Path(__file__)]
+    found = {path: set(pattern.findall(path.read_text(encoding="utf-8"))) for path in text}
+    named = {path.relative_to(ROOT).as_posix(): where for path, where in found.items() if where}
+    assert {"CMakeLists.txt", "README.md", "CITATION.cff", f"{NAME}/Documentation/{NAME}.json"} <= set(named)
+    assert len(set.union(*named.values())) == 1
+
+
+def file_scope_imports(path: Path) -> set[str]:
+    """Full names of what a file imports when it is imported itself."""
+    found: set[str] = set()
+    todo = list(ast.parse(path.read_text(encoding="utf-8")).body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Try | ast.With):
+            todo += node.body
+        elif isinstance(node, ast.If) and ast.unparse(node.test) != "TYPE_CHECKING":
+            todo += [*node.body, *node.orelse]
+    return found
+
+
+def every_import(path: Path) -> set[str]:
+    """Full names of what a file imports anywhere."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def foreign(starts: list[Path], imports) -> set[str]:
+    """Packages, neither of Python nor of this project, that these files import, directly or through the library."""
+    seen, todo, found = set(), list(starts), set()
+    while todo:
+        path = todo.pop()
+        if path in seen or not path.is_file():
+            continue
+        seen.add(path)
+        for name in imports(path):
+            first, *rest = name.split(".")
+            if first == LIBRARY.name:
+                todo += [LIBRARY.joinpath(*rest).with_suffix(".py"), LIBRARY.joinpath(*rest, "__init__.py")]
+            elif first not in sys.stdlib_module_names:
+                found.add(first)
+    return found
+
+
+def test_at_file_scope_the_module_imports_only_what_slicer_has() -> None:
+    assert foreign([MODULE / f"{NAME}.py"], file_scope_imports) <= SLICER_HAS
+
+
+def test_what_runs_in_slicer_imports_only_what_slicer_has() -> None:
+    inside = [MODULE / f"{NAME}.py", *LIBRARY.glob("slicer_app/**/*.py")]
+    assert foreign(inside, file_scope_imports) <= SLICER_HAS
+
+
+# Packages
+
+
+def dependencies() -> dict[str, str]:
+    wanted = [Requirement(line) for line in PROJECT["dependencies"]]
+    return {canonicalize_name(requirement.name): str(requirement.specifier) for requirement in wanted}
+
+
+def test_requirements_are_the_projects_without_torch_and_what_slicer_has() -> None:
+    elsewhere = {"torch", "numpy", "scipy", "simpleitk"}  # PyTorchUtils', and Slicer's own
+    terminal = {"rich", "typer"}  # of the command line only
+    assert requirements() == {name: v for name, v in dependencies().items() if name not in elsewhere | terminal}
+
+
+def test_requirements_pin_nothing() -> None:
+    assert [text for text in requirements().values() if not re.fullmatch(r">=[\d.]+", text)] == []
+
+
+def test_torch_is_the_one_of_the_project() -> None:
+    text = (LIBRARY / "slicer_app" / "installation.py").read_text(encoding="utf-8")
+    assert re.search(r'^TORCH = "torch(.*)"$', text, re.MULTILINE).group(1) == dependencies()["torch"]
+
+
+def test_dicom_asks_for_one_package_that_nothing_else_needs() -> None:
+    assert list(requirements("-dicom")) == ["highdicom"]
+    needing = sorted(
+        path.name for path in LIBRARY.glob("**/*.py") if any(n.startswith("highdicom") for n in every_import(path))
+    )
+    assert needing == ["dicom.py", "export.py"]  # the panel has its CT from Slicer
+    room = f"{NAME}Lib.output.dicom.export"
+    assert [path.name for path in LIBRARY.glob("**/*.py") if room in every_import(path)] == ["review_export.py"]
+    assert room not in file_scope_imports(LIBRARY / "output" / "review_export.py")
+
+
+@pytest.mark.skipif("SLICER_SOURCE" not in os.environ, reason="Slicer's sources say what it ships")
+def test_at_apply_slicers_own_packages_stay_as_they_are() -> None:
+    """What Slicer pins is new enough, but for DICOM."""
+    files = Path(os.environ["SLICER_SOURCE"]).glob("SuperBuild/External_python*.cmake")
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    shipped = {canonicalize_name(name): v for name, v in re.findall(r"^\s+([\w.-]+)==(\S+) --hash", text, re.MULTILINE)}
+    assert shipped.keys() >= SLICERS_PACKAGES
+    wanted = requirements("", "-export")
+    assert {"pillow", "pydicom"} <= wanted.keys() & shipped.keys()
+    assert [name for name in wanted.keys() & shipped.keys() if shipped[name] not in SpecifierSet(wanted[name])] == []
+
+
+def test_everything_the_worker_may_import_is_required() -> None:
+    """What its packages bring along, such as nnU-Net its acvl_utils, needs no line of its own."""
+    owners = importlib.metadata.packages_distributions()
+    brought = {canonicalize_name(Requirement(r).name) for r in importlib.metadata.requires("nnunetv2") or []}
+    allowed = {*requirements(), *brought, "torch", "numpy", "scipy", "simpleitk"}
+    needed = {
+        canonicalize_name(owners[name][0])
+        for name in foreign([LIBRARY / "worker" / "__main__.py"], every_import) - {"slicer"}
+    }
+    assert {"torch", "nnunetv2", "highdicom"} <= needed
+    assert needed <= allowed
+
+
+# Pictures
+
+
+def test_icons_are_what_the_projects_script_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "Testing"))
+    import draw_icons
+
+    for name, drawn in ((NAME, draw_icons.icon()), ("PhantomCT", draw_icons.thumbnail())):
+        with Image.open(RESOURCES / "Icons" / f"{name}.png") as stored:
+            assert stored.size == drawn.size
+            assert np.abs(np.asarray(stored, float) - np.asarray(drawn, float)).mean() < 1
+
+
+# The panel
+
+
+PANEL = ElementTree.parse(RESOURCES / "UI" / f"{NAME}.ui").getroot()
+SAYS_NOTHING = {"QWidget", "QLabel", "qMRMLWidget"}
+
+
+def text_of(widget: ElementTree.Element, name: str) -> str:
+    """A property of a widget, "" where it is not set."""
+    return "".join(widget.findtext(f"property[@name='{name}']/{kind}", "") for kind in ("string", "cstring", "bool"))
+
+
+def test_every_control_has_a_name_for_screen_readers() -> None:
+    """Its own text, the caption whose buddy it is, or a name of its own."""
+    widgets = {widget.get("name"): widget for widget in PANEL.iter("widget")}
+    captioned = {text_of(widget, "buddy") for widget in widgets.values()} - {""}
+    assert captioned <= widgets.keys()
+    named = captioned | {
+        name for name, widget in widgets.items() if text_of(widget, "text") or text_of(widget, "accessibleName")
+    }
+    assert {name for name, widget in widgets.items() if widget.get("class") not in SAYS_NOTHING} - named == set()
+
+
+def test_every_caption_leads_to_its_control() -> None:
+    captions = [widget for widget in PANEL.iter("widget") if widget.get("name").endswith("Caption")]
+    assert captions
+    assert [widget.get("name") for widget in captions if not text_of(widget, "buddy")] == []
+
+
+def test_the_tab_key_leaves_the_table() -> None:
+    (table,) = PANEL.iterfind(".//widget[@class='QTableWidget']")
+    assert text_of(table, "tabKeyNavigation") == "false"

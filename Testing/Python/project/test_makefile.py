@@ -1,0 +1,55 @@
+"""`make`: what it says while it installs, and that it fails when pip does."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support import ROOT
+
+PIP_SAYS = """Obtaining file:///project
+  Preparing metadata (pyproject.toml): started
+Collecting torch<3,>=2.3
+  Downloading torch-2.6.0-cp312-cp312-manylinux1_x86_64.whl.metadata (28 kB)
+Downloading torch-2.6.0-cp312-cp312-manylinux1_x86_64.whl (766.6 MB)
+Downloading rich-14.0.0-py3-none-any.whl (243 kB)
+Downloading typer-1.0.0-py3-none-any.whl (1.2 MB)
+Installing collected packages: torch, rich, typer
+Successfully installed torch-2.6.0
+"""
+
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+
+
+def make(folder: Path, pip: str) -> subprocess.CompletedProcess:
+    """Install with a shell script in place of pip."""
+    (folder / "pip").write_text(pip)
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").touch()  # so that no virtual environment is made
+    command = ["make", "--no-print-directory", f"VENV={folder}", f"PIP=sh {folder}/pip", f"{folder}/.lint"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
+
+
+def test_an_installation_names_large_downloads_and_its_last_long_step(tmp_path: Path) -> None:
+    (tmp_path / "says.txt").write_text(PIP_SAYS)
+    done = make(tmp_path, f"cat {tmp_path}/says.txt")
+    assert done.returncode == 0, done.stderr
+    first, *rest = done.stdout.splitlines()
+    assert first.startswith("Installing PyTorch, nnU-Net")
+    assert rest == [
+        "Downloading torch-2.6.0-cp312-cp312-manylinux1_x86_64.whl (766.6 MB)",
+        "Installing collected packages",
+        "Installed.",
+    ]
+    assert (tmp_path / ".lint").exists()
+
+
+def test_an_installation_that_fails_is_no_installation(tmp_path: Path) -> None:
+    done = make(tmp_path, "echo 'ERROR: no network' >&2; exit 1")
+    assert done.returncode != 0
+    assert "ERROR: no network" in done.stderr
+    assert "Installed." not in done.stdout
+    assert not (tmp_path / ".lint").exists()

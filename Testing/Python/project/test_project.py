@@ -1,0 +1,188 @@
+"""The project's own rules: licence, version, and what it is made of."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import MoBUncertaintyLib
+from support import ROOT
+
+CORE = ROOT / "MoBUncertainty" / "MoBUncertaintyLib"
+TRAINING = ROOT / "training" / "mob_training"
+
+# Rooms that Slicer's own process, or a program that only looks at results, may import.
+WITHOUT_TORCH = ["regions.finder", "regions.agreement", "model.folder", "model.card", "images.reader", "cli.app"]
+WITHOUT_TORCH += [
+    "cli.console",
+    "output.results_folder",
+    "output.pictures.overlay",
+    "output.report",
+    "output.review_export",
+]
+WITHOUT_TORCH += ["output.review_files", "review.review", "worker.__main__", "worker.progress", "worker.arrays"]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imported(path: Path, top_level_only: bool = False) -> set[str]:
+    """Names of the packages that a file imports, the first part only."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = set()
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_licence_is_apache_2_in_full() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"] == "Apache-2.0"
+
+
+def test_installed_version_is_the_one_the_code_states() -> None:
+    assert importlib.metadata.version("mob-uncertainty") == MoBUncertaintyLib.__version__
+    assert re.fullmatch(r"\d+\.\d+\.\d+", MoBUncertaintyLib.__version__)
+
+
+@pytest.mark.parametrize("room", WITHOUT_TORCH)
+def test_importing_a_room_that_needs_no_torch_does_not_load_it(room: str) -> None:
+    program = f"import sys, MoBUncertaintyLib.{room}; sys.exit('torch' in sys.modules or 'nnunetv2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def own(extra: str) -> list[str]:
+    """What the project requires, as it stands: what was installed may be older."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["dependencies"] + (project["optional-dependencies"][extra] if extra else [])
+
+
+def required(extra: str) -> set[str]:
+    """Names of the distributions that an extra of ours installs, all that they require included."""
+    found: set[tuple[str, str]] = set()
+    waiting = [(canonicalize_name("mob-uncertainty"), extra)]
+    while waiting:
+        distribution, wanted = place = waiting.pop()
+        if place in found:
+            continue
+        found.add(place)
+        try:
+            lines = (
+                own(wanted) if distribution == "mob-uncertainty" else importlib.metadata.requires(distribution) or []
+            )
+        except importlib.metadata.PackageNotFoundError:  # of another platform
+            continue
+        for requirement in map(Requirement, lines):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": wanted}):
+                waiting += [(canonicalize_name(requirement.name), one) for one in ("", *requirement.extras)]
+    return {distribution for distribution, _ in found}
+
+
+@pytest.mark.parametrize(("extra", "folder"), [("", CORE), ("training", TRAINING)])
+def test_what_the_code_imports_is_installed_with_it(extra: str, folder: Path) -> None:
+    """The tests' own environment has more, so nothing else would miss it."""
+    installed, signing = required(extra), required("signing")
+    for path in sorted(folder.glob("**/*.py")):
+        if "slicer_app" in path.relative_to(folder).parts:  # what runs inside Slicer has what Slicer has
+            continue
+        for module in imported(path) - set(sys.stdlib_module_names) - {"inference"}:  # Testing/Benchmarks
+            known = signing if path.stem == "signing" else installed
+            assert distributions().get(module, set()) & known, f"{name(path)} imports {module}"
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+OF_SLICER = {"numpy", "scipy", "simpleitk", "torch", "mob-uncertainty"}
+COMMANDS = {"signing.py"}  # never run inside Slicer
+
+
+def declared(*extras: str) -> list[Requirement]:
+    """What `pyproject.toml` itself names, without what that requires in turn."""
+    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])]
+    return [Requirement(line) for line in lines]
+
+
+@cache
+def distributions() -> dict[str, set[str]]:
+    """Which distributions each installed package comes from."""
+    found = importlib.metadata.packages_distributions()
+    return {module: set(map(canonicalize_name, origins)) for module, origins in found.items()}
+
+
+def third_party(path: Path) -> dict[str, set[str]]:
+    """The packages of others that a file imports, and the distributions that each may come from."""
+    modules = imported(path) - set(sys.stdlib_module_names)
+    return {module: distributions()[module] for module in modules if module in distributions()}
+
+
+@pytest.mark.parametrize(
+    ("extras", "folder"),
+    [(("signing",), CORE), (("training",), TRAINING), (tuple(EXTRAS), ROOT / "Testing")],
+    ids=["core", "training", "tests"],
+)
+def test_what_the_code_imports_is_declared(extras: tuple[str, ...], folder: Path) -> None:
+    """What only comes with another package may go with its next version."""
+    known = {canonicalize_name(requirement.name) for requirement in declared(*extras)} | {"mob-uncertainty"}
+    for path in sorted(folder.glob("**/*.py")):
+        if "slicer_app" not in path.relative_to(folder).parts:
+            missing = {module for module, origins in third_party(path).items() if not origins & known}
+            assert not missing, name(path)
+
+
+def test_what_the_worker_imports_is_declared_for_slicer() -> None:
+    lines = [line for path in (CORE.parent / "Resources").glob("requirements*.txt") for line in path.open()]
+    known = OF_SLICER | {canonicalize_name(Requirement(line).name) for line in lines if line[0] not in "#\n"}
+    for path in sorted(CORE.glob("**/*.py")):
+        if path.relative_to(CORE).parts[0] not in {"cli", "slicer_app"} and path.name not in COMMANDS:
+            missing = {module for module, origins in third_party(path).items() if not origins & known}
+            assert not missing, name(path)
+
+
+def test_constraints_hold_a_version_of_each_dependency_that_its_range_allows() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    stated = [Requirement(line) for line in lines if not line.startswith("#")]
+    assert [one.name for one in stated] == sorted({canonicalize_name(one.name) for one in stated})
+    pinned = {}
+    for one in stated:
+        (specifier,) = one.specifier
+        # What has builds for each kind of GPU is not to be had in one version everywhere.
+        assert specifier.operator == ("<=" if one.name.startswith("torch") and one.name != "torchmetrics" else "==")
+        assert not one.url and "+" not in specifier.version
+        pinned[one.name] = specifier.version
+    for requirement in declared(*EXTRAS):
+        distribution = canonicalize_name(requirement.name)
+        if distribution != "mob-uncertainty":
+            assert requirement.specifier.contains(pinned.get(distribution, "0")), requirement
+
+
+def test_extension_metadata_is_complete() -> None:
+    text = (ROOT / "CMakeLists.txt").read_text()
+    assert "project(MoBUncertainty)" in text
+    for key in ("HOMEPAGE", "CONTRIBUTORS", "DESCRIPTION", "DEPENDS"):
+        assert re.search(rf"^set\(EXTENSION_{key} \S", text, re.MULTILINE), key
+    for folder in re.findall(r"^add_subdirectory\((\S+)\)", text, re.MULTILINE):
+        assert (ROOT / folder / "CMakeLists.txt").is_file()
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "test-slow", "lint", "clean"])
+def test_make_knows_its_targets(target: str) -> None:
+    done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,53 @@
+"""Regions described by the maps alone: as the finder describes them, whatever else was said of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.regions.finder import RegionFinder
+from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.regions.uncertainty import Grid
+from MoBUncertaintyLib.review.description import RegionDescriber
+from MoBUncertaintyLib.worker.fake import invent
+
+OBLIQUE = np.array([[0.8, -0.6, 0, -20], [0.6, 0.8, 0, 30], [0, 0, 1.0, -100], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("millimetres", [0.7, 1.0, 2.5])
+@pytest.mark.parametrize("organs", [1, 2])
+def test_as_the_finder_describes_them(millimetres, organs):
+    p, v, _ = invent((56, 72, 70))
+    right = np.arange(70) > 34
+    maps = [{1: each} if organs == 1 else {1: each * ~right, 2: each * right} for each in (p, v)]
+    labels = (p > 0.5).astype(np.uint8) * np.where(right, organs, 1).astype(np.uint8)
+    matrix = OBLIQUE @ np.diag([millimetres] * 3 + [1])
+    settings = RegionSettings(minimum_mm3=5.0)
+    found = RegionFinder.from_arrays(*maps, labels, matrix).find(settings)
+    assert found.regions
+    describe = RegionDescriber(*maps, labels, Grid.from_matrix(matrix))
+    again = describe.describe_all(sitk.GetArrayViewFromImage(found.labels), settings).regions
+    for before, after in zip(found.regions, again, strict=True):
+        before, after = asdict(before), asdict(after)
+        assert after["location"] == before.pop("location")
+        assert after["extent_mm"] == pytest.approx(before.pop("extent_mm"), abs=2.0)
+        assert np.allclose(after.pop("centroid_ras"), before.pop("centroid_ras"), atol=1e-3)
+        assert {name: after[name] for name in before} == pytest.approx(before, rel=1e-4)
+
+
+def test_maps_with_values_that_are_no_numbers():
+    p, v, regions = invent((20, 24, 28))
+    p[regions == 2] = np.nan
+    describe = RegionDescriber({1: p}, {1: v}, (p > 0.5).astype(np.uint8), Grid.from_matrix(np.eye(4)))
+    with pytest.raises(ReviewError, match="hold values that are no numbers; predict again"):
+        describe.describe_all(regions, None)
+
+
+def test_without_regions_there_is_nothing_to_describe():
+    p, v, regions = invent((20, 24, 28))
+    describe = RegionDescriber({1: p}, {1: v}, (p > 0.5).astype(np.uint8), Grid.from_matrix(np.eye(4)))
+    assert describe.describe_all(np.zeros_like(regions), None).regions == ()

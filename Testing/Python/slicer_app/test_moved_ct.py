@@ -1,0 +1,175 @@
+"""A CT that is moved or changed under its results: said in one sentence, nothing lost, and it may come back."""
+
+import numpy as np
+import pytest
+
+from MoBUncertaintyLib.files.integrity import seal
+from support.small_panel import SHAPE, apply, shown, statuses
+
+pytestmark = pytest.mark.own_process
+
+
+@pytest.fixture
+def session(reviewed):
+    """The review alone."""
+    return reviewed[1]
+
+
+def composites(desktop) -> list:
+    """What the slice views show."""
+    from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
+
+    return nodesByClass(desktop.scene, "vtkMRMLSliceCompositeNode")
+
+
+class TestSession:
+    """The CT is no longer what was segmented."""
+
+    @staticmethod
+    def harden(session, millimetres, roles=()):
+        """As the Data module does with a folder or a node."""
+        import slicer.util
+
+        transform = session.ctNode.GetScene().AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        matrix = np.eye(4)
+        matrix[0, 3] = millimetres
+        transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+        for node in (session.ctNode, *map(session.results.node, roles)):
+            node.SetAndObserveTransformNodeID(transform.GetID())
+            node.HardenTransform()
+
+    ALL = ("segmentation", "probability", "variance", "regions")
+
+    @pytest.mark.parametrize("roles", [(), ALL, ("segmentation",)])
+    def test_every_step_is_refused_until_it_is_back(self, session, roles):
+        from MoBUncertaintyLib.errors import ReviewError
+        from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
+
+        region = session.review.regions[0].region_id
+        session.decide(region, "include")
+        said = session.review.to_dict()
+        self.harden(session, 15, roles)
+        assert session.isComplete()
+        steps = (
+            lambda: session.decide(region, "exclude"),
+            lambda: session.setDoubt(0.02, 50.0),
+            lambda: session.show(session.review.regions[0]),
+            lambda: session.beginEdit(region),
+            lambda: session.sign("Dr. Ada Review"),
+            session.undo,
+            session.strayEdits,
+            lambda: ReviewSession.open(session.results),
+        )
+        for step in steps:
+            with pytest.raises(ReviewError, match="moved or changed after it was segmented"):
+                step()
+        assert session.review.to_dict() == seal(said)
+        self.harden(session, -15, roles)
+        assert session.strayEdits() == 0
+        session.decide(region, "exclude")
+        assert np.array_equal(session.results.corrected(), session.review.corrected())
+
+    def test_other_voxels_are_noticed(self, session):
+        import slicer.util
+
+        from MoBUncertaintyLib.errors import ReviewError
+
+        slicer.util.updateVolumeFromArray(session.ctNode, np.zeros((4, 5, 6), np.int16))
+        with pytest.raises(ReviewError, match="moved or changed"):
+            session.decide(session.review.regions[0].region_id, "include")
+        session.ctNode.SetAndObserveImageData(None)
+        assert not session.fits()
+
+    def test_a_remark_can_be_kept_all_the_same(self, session):
+        session.ctNode.SetOrigin(1, 2, 3)
+        session.comment(session.review.regions[0].region_id, "vessel")
+        assert session.results.state("review")["regions"][0]["comment"] == "vessel"
+
+    def test_what_rounding_moves_has_not_moved(self, session):
+        origin = np.array(session.ctNode.GetOrigin())
+        session.ctNode.SetOrigin(*(origin + 1e-4))
+        assert session.fits()
+
+
+class TestPanel:
+    def test_a_ct_that_is_hardened_alone_takes_its_results_out_of_the_views_until_it_is_back(self, reviewed):
+        """The maps would lie beside the anatomy: they are not taken from under the transform, and not shown."""
+        import slicer.util
+
+        desktop, session = reviewed
+        ui, results = desktop.ui, session.results
+        ui.includeButton.click()
+        said = session.review.to_dict()
+        ui.commentEdit.text = "Vessel"
+        transform = desktop.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        matrix = np.eye(4)
+        matrix[:3, 3] = 15, 0, 0
+        transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+        session.ctNode.SetAndObserveTransformNodeID(transform.GetID())
+        session.ctNode.HardenTransform()
+        desktop.process()
+        (dialog,) = desktop.dialogs
+        assert dialog.text.startswith("CT was moved or changed after it was segmented")
+        assert results.node("variance").GetTransformNodeID() == transform.GetID()
+        assert ui.regionsTable.rowCount == 0
+        assert not any(widget.enabled for widget in (ui.includeButton, ui.nextButton, ui.exportButton, ui.mapSelector))
+        assert not results.node("segmentation").GetDisplayNode().GetVisibility()
+        assert not any(view.GetForegroundVolumeID() for view in composites(desktop))
+
+        matrix[:3, 3] *= -1
+        transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+        session.ctNode.SetAndObserveTransformNodeID(transform.GetID())
+        session.ctNode.HardenTransform()
+        desktop.process()
+        assert len(desktop.dialogs) == 1
+        assert desktop.logic.session(session.ctNode) is session
+        assert results.node("variance").GetTransformNodeID() is None
+        assert shown(desktop) == [session.ctNode]
+        assert statuses(desktop)[0] == "Included"
+        assert session.review.regions[0].comment == "Vessel"
+        said["regions"][0]["comment"] = "Vessel"
+        assert session.review.to_dict() == seal(said)
+
+    @pytest.mark.parametrize("drawn", [True, False])
+    def test_a_ct_that_is_moved_amid_an_edit_loses_nothing_of_it(self, reviewed, drawn):
+        desktop, session = reviewed
+        region = session.review.regions[0]
+        desktop.ui.editButton.click()
+        if drawn:
+            session.results.updateSegmentation(region.box, np.ones(region.mask.shape, np.uint8))
+        origin = session.ctNode.GetOrigin()
+        session.ctNode.SetOrigin(100, 0, 0)
+        desktop.process()
+        assert len(desktop.dialogs) == 1
+        assert desktop.ui.segmentEditorPlace.isHidden()
+        session.ctNode.SetOrigin(origin)
+        desktop.process()
+        assert session.editing is None
+        assert desktop.ui.editButton.text == "Edit"
+        assert statuses(desktop)[0] == ("Edited" if drawn else "To review")
+        assert list(session.results.node("segmentation").GetSegmentation().GetSegmentIDs()) == ["Segment_1"]
+
+    def test_a_ct_with_other_voxels_can_be_segmented_again_after_a_question(self, reviewed):
+        import qt
+        import slicer.util
+
+        desktop, session = reviewed
+        desktop.ui.includeButton.click()
+        ct = session.ctNode
+        slicer.util.updateVolumeFromArray(ct, np.zeros([size + 2 for size in SHAPE], np.int16))
+        ct.SetOrigin(100, 0, 0)
+        desktop.process()
+        desktop.answer(qt.QMessageBox.Cancel)
+        desktop.ui.applyButton.click()
+        moved, question = desktop.dialogs
+        assert "moved or changed" in moved.text
+        assert "cannot be shown" in question.text
+        assert session.results.state("review")["regions"][0]["verdict"] == "include"
+        desktop.answer(qt.QMessageBox.Ok)
+        apply(desktop)
+        again = desktop.logic.session(ct)
+        assert again is not session
+        assert again.review.predicted.shape == tuple(size + 2 for size in SHAPE)
+        assert np.array_equal(again.results.corrected(), again.review.predicted)
+        assert statuses(desktop) == ["To review"] * 3
+        assert shown(desktop) == [ct]

@@ -1,0 +1,378 @@
+"""Run, the module's own test, and what importing the module costs; with the stand-in worker."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from support import MODULE_FOLDER, TESTS
+from support.small_panel import MATRIX, add_ct, apply, statuses, use_worker
+
+pytestmark = pytest.mark.own_process
+
+DEMO_MODEL = MODULE_FOLDER / "Resources" / "Models" / "PhantomPancreas"
+
+
+class TestRun:
+    def test_what_the_widgets_say_is_what_is_asked_for(self, desktop):
+        import slicer
+        import vtk
+
+        asked = []
+
+        class Recorder:
+            busy, niceness = False, 0
+
+            def request(self, message, *_callbacks):
+                asked.append(message)
+
+            def close(self):
+                pass
+
+            cancel = close
+
+        desktop.logic.client = Recorder()
+        ct, ui = add_ct(desktop), desktop.ui
+        shift = desktop.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        matrix = vtk.vtkMatrix4x4()
+        matrix.SetElement(0, 3, 100.0)
+        shift.SetMatrixTransformToParent(matrix)
+        ct.SetAndObserveTransformNodeID(shift.GetID())
+        roi = desktop.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
+        roi.SetCenter(110.0, 10.0, 12.0)
+        roi.SetSize(8.0, 6.0, 4.0)
+        ui.roiSelector.setCurrentNode(roi)
+        ui.methodSelector.currentText = "Monte Carlo"
+        ui.samplesSpinBox.value = 12
+        ui.deviceSelector.currentText = "CPU (processor)"
+        ui.overlapSlider.value = 0.25
+        ui.applyButton.click()
+        settings = asked[0]["settings"]
+        assert settings.pop("region_of_interest") == pytest.approx([6, 14, 7, 13, 10, 14])
+        assert settings == {"samples": 12, "overlap": 0.25, "mirror": False, "device": "cpu"}
+        assert asked[0]["ct"]["array"] is not None
+        assert np.array_equal(asked[0]["ct"]["array"], slicer.util.arrayFromVolume(ct))
+        assert asked[0]["ct"]["ijk_to_ras"] == MATRIX.tolist()
+        assert asked[0]["model"] == str(DEMO_MODEL)
+        ui.applyButton.click()
+        ui.methodSelector.currentIndex = 0
+        ui.deviceSelector.currentIndex = 0
+
+    def test_closing_the_scene_ends_the_run(self, desktop):
+        use_worker(desktop, "slow")
+        add_ct(desktop)
+        desktop.ui.applyButton.click()
+        desktop.process(until=lambda: desktop.ui.statusLabel.text.startswith("Predicting"))
+        desktop.scene.Clear(0)
+        desktop.process()
+        assert not desktop.logic.busy
+        assert desktop.ui.applyButton.text == "Apply"
+        assert desktop.ui.ctSelector.enabled
+        assert desktop.dialogs == []
+
+    def test_a_ct_that_is_removed_meanwhile_is_not_computed_on(self, desktop):
+        ct = add_ct(desktop)
+        desktop.ui.applyButton.click()
+        desktop.scene.RemoveNode(ct)
+        assert not desktop.logic.busy
+        assert desktop.ui.applyButton.text == "Apply"
+        assert desktop.ui.statusLabel.text == "The CT was removed, so its computation was cancelled."
+        assert desktop.dialogs == []
+
+    def test_a_ct_that_is_changed_meanwhile_gets_no_results(self, desktop):
+        import slicer.util
+
+        ct = add_ct(desktop)
+        desktop.ui.applyButton.click()
+        slicer.util.updateVolumeFromArray(ct, np.zeros((4, 5, 6), np.int16))
+        desktop.process(until=lambda: desktop.ui.applyButton.text == "Apply")
+        (dialog,) = desktop.dialogs
+        assert "changed while it was segmented" in dialog.text
+        assert desktop.logic.session(ct) is None
+
+    def test_results_that_cannot_be_shown_are_one_dialog(self, desktop, monkeypatch):
+        from MoBUncertaintyLib.slicer_app import requests
+
+        def fail(*_):
+            yield
+            raise MemoryError
+
+        monkeypatch.setattr(requests, "showResultInSteps", fail)
+        add_ct(desktop)
+        apply(desktop)
+        (dialog,) = desktop.dialogs
+        assert "could not be shown (MemoryError)" in dialog.text
+        assert "Traceback" in dialog.details
+        assert desktop.ui.applyButton.enabled
+
+    def test_showing_results_cannot_be_cancelled_but_the_scene_can_be_closed(self, desktop):
+        add_ct(desktop)
+        desktop.ui.applyButton.click()
+        desktop.process(until=lambda: desktop.ui.statusLabel.text == "Showing the results")
+        assert (desktop.ui.applyButton.text, desktop.ui.applyButton.enabled) == ("Cancel", False)
+        desktop.app.processEvents()
+        desktop.scene.Clear(0)
+        desktop.process()
+        assert not desktop.logic.busy
+        assert desktop.ui.applyButton.text == "Apply"
+        assert desktop.dialogs == []
+
+    def test_the_bar_shows_a_share_only_where_it_is_known(self, desktop):
+        work, bar = desktop.widget.panel.run.work, desktop.ui.progressBar
+        work.start("Handing over the CT...")
+        assert bar.maximum == 0  # moves to and fro
+        step = {"stage": "model", "text": "", "done": 1, "total": 1, "fraction": 0.31, "seconds_left": None}
+        work.progress(step)
+        assert bar.maximum == 0
+        work.progress(step | {"stage": "network", "total": 9, "seconds_left": 8.0})
+        assert (bar.value, bar.maximum, bar.format) == (310, 1000, "%p %, 8 s left")
+        work.stop("")
+
+    @pytest.mark.parametrize(("name", "request_of"), [("applyButton", "predict"), ("exportButton", "export")])
+    def test_what_cannot_even_be_asked_for_is_one_dialog(self, reviewed, monkeypatch, name, request_of):
+        from MoBUncertaintyLib.slicer_app import requests
+
+        def fail(*_):
+            raise MemoryError
+
+        desktop, _ = reviewed
+        button, ui = getattr(desktop.ui, name), desktop.ui
+        ui.exportDirectoryEdit.currentPath = "/somewhere"
+        monkeypatch.setattr(requests, f"{request_of}Request", fail)
+        before = button.text
+        button.click()
+        assert len(desktop.dialogs) == 1
+        assert (button.text, button.enabled) == (before, True)
+        assert all(widget.enabled for widget in (ui.applyButton, ui.exportButton, ui.ctSelector, ui.includeButton))
+        assert "MemoryError" in desktop.errors.pop()  # raised again, for Slicer's log
+
+    @pytest.mark.parametrize("name", ["applyButton", "exportButton"])
+    def test_nothing_else_can_be_begun_while_packages_are_installed(self, reviewed, tmp_path, name):
+        """Installing lets the application live on: a second click must not begin the same again."""
+        desktop, _ = reviewed
+        panel, ui = desktop.widget.panel, desktop.ui
+        ui.exportDirectoryEdit.currentPath = str(tmp_path)
+        asked, seen = [], []
+
+        def install(formats, begun):
+            asked.append(formats)
+            label = ui.statusLabel if name == "applyButton" else ui.exportStatusLabel
+            assert label.text == ""  # as long as the user is asked
+            begun()
+            desktop.process()
+            seen.append((label.text, ui.applyButton.enabled, ui.exportButton.enabled, ui.ctSelector.enabled))
+            ui.applyButton.click()
+            ui.exportButton.click()
+            panel.onApply()
+
+        panel.ensureReady = install
+        button = getattr(ui, name)
+        before = button.text
+        button.click()
+        assert asked == [() if name == "applyButton" else ["report", "segmentation"]]
+        assert seen == [("Installing what is missing...", False, False, False)]
+        assert button.text == "Cancel"
+        button.click()
+        assert not desktop.logic.busy
+        assert button.text == before
+        assert all(widget.enabled for widget in (ui.applyButton, ui.exportButton, ui.ctSelector))
+
+    @pytest.mark.parametrize("removed", ["scene", "ct", "results"])
+    @pytest.mark.parametrize("name", ["applyButton", "exportButton"])
+    def test_what_is_removed_while_packages_are_installed_is_not_worked_on(self, reviewed, tmp_path, name, removed):
+        desktop, session = reviewed
+        ui = desktop.ui
+        ui.exportDirectoryEdit.currentPath = str(tmp_path)
+
+        def install(_formats, _begun):
+            if removed == "scene":
+                desktop.scene.Clear(0)
+            else:
+                desktop.scene.RemoveNode(session.ctNode if removed == "ct" else session.results.node("variance"))
+            desktop.process()
+
+        desktop.widget.panel.ensureReady = install
+        getattr(ui, name).click()
+        label = ui.statusLabel if name == "applyButton" else ui.exportStatusLabel
+        assert label.text.startswith("The CT or its results were changed or removed meanwhile")
+        assert desktop.dialogs == []
+        assert not desktop.logic.busy
+        assert (ui.applyButton.text, ui.exportButton.text) == ("Apply", "Export")
+        assert ui.ctSelector.enabled
+        assert list(tmp_path.iterdir()) == []
+
+    def test_what_is_quoted_is_shown_as_it_is(self, desktop):
+        import qt
+
+        work = desktop.widget.panel.run.work
+        work.start("")
+        work.warn("The CT <b>Lung</b> is odd.")
+        work.stop("")
+        labels = (desktop.ui.statusLabel, desktop.ui.modelInfoLabel, desktop.ui.reviewProgressLabel)
+        assert [label.textFormat for label in labels] == [qt.Qt.PlainText] * 3
+        assert labels[0].text == "The CT <b>Lung</b> is odd."
+        work.say("")
+
+    def test_a_run_unlocks_only_what_it_has_locked(self, desktop):
+        add_ct(desktop)
+        desktop.ui.applyButton.click()
+        assert not desktop.ui.modelSelector.enabled
+        desktop.process(until=lambda: desktop.ui.applyButton.text == "Apply")
+        assert desktop.ui.modelSelector.enabled
+        assert not desktop.ui.removeModelButton.enabled
+
+    def test_the_review_waits_while_its_ct_is_segmented_anew(self, reviewed):
+        desktop, _ = reviewed
+        desktop.ui.applyButton.click()
+        assert not desktop.ui.includeButton.enabled
+        desktop.ui.applyButton.click()
+        assert desktop.ui.includeButton.enabled
+
+    def test_a_new_run_keeps_what_counts_as_a_region(self, reviewed, monkeypatch):
+        """All of it, for the model that it was set for: no later run must fall back, or have a half of it."""
+        from MoBUncertaintyLib.regions.settings import Measure
+
+        desktop, session = reviewed
+        asked = []
+        monkeypatch.setattr(desktop.logic.client, "request", lambda message, *_: asked.append(message))
+        for threshold, measure in ((None, None), (0.02, None), (0.4, Measure.ENTROPY)):
+            session.setDoubt(threshold, 50.0, measure)
+            desktop.ui.applyButton.click()
+            desktop.ui.applyButton.click()
+        assert [message["regions"] for message in asked] == [
+            {"measure": "variance", "threshold": None, "minimum_mm3": 50.0},
+            {"measure": "variance", "threshold": 0.02, "minimum_mm3": 50.0},
+            {"measure": "entropy", "threshold": 0.4, "minimum_mm3": 50.0},
+        ]
+        assert {message["regions_of_model"] for message in asked} == {"0" * 64}
+
+    def test_where_the_model_is_not_known_a_new_run_goes_by_its_own(self, reviewed, monkeypatch):
+        desktop, session = reviewed
+        session.setDoubt(0.02, 50.0)
+        del session.prediction["provenance"]["model"]
+        asked = []
+        monkeypatch.setattr(desktop.logic.client, "request", lambda message, *_: asked.append(message["regions"]))
+        desktop.ui.applyButton.click()
+        assert asked == [{}]
+        desktop.ui.applyButton.click()
+
+    def test_a_new_run_asks_before_it_overwrites_what_was_drawn_outside_of_the_review(self, reviewed):
+        import qt
+
+        desktop, session = reviewed
+        session.results.updateSegmentation(np.s_[0:2, 0:2, 0:2], np.ones((2, 2, 2), np.uint8))
+        desktop.answer(qt.QMessageBox.Cancel)
+        desktop.ui.applyButton.click()
+        (dialog,) = desktop.dialogs
+        assert "Voxels that were changed outside of the review: 8." in dialog.text
+        assert session.strayEdits() == 8
+
+    def test_a_region_of_interest_without_a_size_is_said(self, desktop):
+        add_ct(desktop)
+        roi = desktop.ui.roiSelector.addNode()
+        roi.SetSize(0, 0, 0)
+        desktop.ui.applyButton.click()
+        (dialog,) = desktop.dialogs
+        assert "has no size yet" in dialog.text
+        assert desktop.ui.applyButton.text == "Apply"
+
+    def test_progress_is_told_in_the_panels_words(self, desktop):
+        from MoBUncertaintyLib.slicer_app.panel.run import stageText
+        from MoBUncertaintyLib.worker.progress import STAGES, Estimate
+
+        estimate = Estimate(dict.fromkeys(STAGES, 1.0))
+        for stage in STAGES:  # none is left to the worker's English
+            assert stageText(estimate.step(stage, 1, 1) | {"text": "?"}) == STAGES[stage]
+        step = estimate.step("network", 3, 40)
+        assert stageText(step | {"text": "?"}) == step["text"] == "Predicting tiles: 3 of 40"
+
+    def test_a_new_run_asks_before_it_ends_a_review(self, reviewed):
+        import qt
+
+        desktop, session = reviewed
+        desktop.ui.includeButton.click()
+        desktop.answer(qt.QMessageBox.Cancel)
+        desktop.ui.applyButton.click()
+        assert desktop.ui.applyButton.text == "Apply"
+        assert statuses(desktop)[0] == "Included"
+        desktop.answer(qt.QMessageBox.Ok)
+        apply(desktop)
+        assert statuses(desktop) == ["To review"] * 3
+        assert desktop.logic.session(session.ctNode) is not session
+
+    @pytest.mark.parametrize("threshold", [0.015, 0.24])  # with regions, and without any
+    def test_the_question_before_a_new_run_names_who_has_signed(self, reviewed, threshold):
+        import qt
+
+        desktop, session = reviewed
+        session.setDoubt(threshold, 20.0)
+        for region in session.review.regions:
+            session.decide(region.region_id, "accept")
+        session.sign("Dr. Åse Müller")
+        desktop.answer(qt.QMessageBox.Cancel)
+        desktop.ui.applyButton.click()
+        (dialog,) = desktop.dialogs
+        assert f"signed off by Dr. Åse Müller, {session.review.signature.time:%Y-%m-%d %H:%M}." in dialog.text
+        touched = len(session.review.regions)
+        assert bool(touched) == (threshold < 0.1) == (f"comment: {touched}." in dialog.text)
+        assert session.review.signature
+
+
+def test_volumes_are_handed_over_in_slicers_own_temporary_folder(desktop, tmp_path, monkeypatch):
+    """Which users move to a disk with room, and which may have been cleared away meanwhile."""
+    import slicer
+
+    from MoBUncertaintyLib.slicer_app.worker import client as room
+
+    folder = tmp_path / "cleared away"
+    monkeypatch.setattr(slicer.app, "temporaryPath", str(folder))
+    monkeypatch.setattr(room, "WorkerProcess", lambda *arguments: made.append(arguments[-1]) or 1 / 0)
+    made = []
+    client = desktop.logic.newClient("-c", "pass")
+    with pytest.raises(ZeroDivisionError):
+        client.request({})
+    assert made == [str(folder)]
+    assert folder.is_dir()
+
+
+def test_the_modules_own_test_passes(desktop, tmp_path, monkeypatch):
+    """What ctest runs in Slicer; `PythonSlicer` is this Python."""
+    import MoBUncertainty
+
+    program = tmp_path / "PythonSlicer"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    MoBUncertainty.MoBUncertaintyTest().runTest()
+
+
+def test_importing_the_module_costs_little():
+    """Beyond what Slicer has imported itself; neither torch nor what takes long comes with it."""
+    script = """
+        import sys, time
+        from pathlib import Path
+        from slicer_host import host
+        host.application.start()
+        import slicer
+        slicer.__path__.append(str(host.STAND_INS))
+        import slicer.ScriptedLoadableModule, slicer.parameterNodeWrapper, slicer.i18n
+        sys.path.insert(0, sys.argv[1])
+        had, began = set(sys.modules), time.perf_counter()
+        import MoBUncertainty
+        print("SECONDS", time.perf_counter() - began)
+        heavy = {"torch", "scipy", "SimpleITK", "matplotlib", "nnunetv2"}
+        print("HEAVY", sorted(heavy & (set(sys.modules) - had)))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(MODULE_FOLDER)],
+        env=os.environ | {"PYTHONPATH": str(TESTS), "QT_QPA_PLATFORM": "offscreen"},
+        capture_output=True,
+        text=True,
+    )
+    told = dict(line.split(" ", 1) for line in done.stdout.splitlines() if line.startswith(("SECONDS", "HEAVY")))
+    assert told, done.stderr
+    assert told["HEAVY"] == "[]"
+    assert float(told["SECONDS"]) < 0.3

@@ -1,0 +1,167 @@
+"""The panel's inputs through their widgets: what can be chosen, and what says why it cannot."""
+
+import shutil
+
+import pytest
+
+from support import MODULE_FOLDER
+from support.small_panel import add_ct
+
+pytestmark = pytest.mark.own_process
+
+DEMO_MODEL = MODULE_FOLDER / "Resources" / "Models" / "PhantomPancreas"
+
+
+class TestInputs:
+    def test_apply_says_what_is_missing(self, desktop):
+        ui = desktop.ui
+        assert (ui.applyButton.enabled, ui.applyButton.toolTip) == (False, "Select a CT first.")
+        add_ct(desktop)
+        assert ui.applyButton.enabled
+
+    def test_maps_are_not_offered_as_cts(self, reviewed):
+        desktop, session = reviewed
+        ui = desktop.ui
+        assert session.results.node("variance")
+        assert ui.ctSelector.nodes() == [session.ctNode]
+        ui.mapSelector.currentText = "Entropy (nats)"
+        desktop.process(until=lambda: session.results.node("map"))
+        assert session.results.node("map")
+        assert ui.ctSelector.nodes() == [session.ctNode]
+        assert ui.ctSelector.currentNode() is session.ctNode
+
+    def test_a_new_region_of_interest_holds_the_ct(self, desktop):
+        import qt
+
+        from MoBUncertaintyLib.slicer_app.scene.roi import roiBounds
+
+        ct = add_ct(desktop)
+        made = desktop.ui.roiSelector.addNode()  # by code, which knows what it wants
+        assert tuple(made.GetSize()) == (0, 0, 0)
+        menu = desktop.ui.roiSelector.findChild(qt.QComboBox)
+        menu.activated.emit(menu.findData("add"))
+        roi = desktop.ui.roiSelector.currentNode()
+        assert roi is not made
+        bounds = [0.0] * 6
+        ct.GetRASBounds(bounds)
+        assert desktop.widget.panel.parameters.roi is roi
+        assert roiBounds(roi, ct) == pytest.approx(bounds)
+        assert bounds[1] > bounds[0]
+        assert not roi.GetDisplayNode().GetFillVisibility()
+
+    def test_a_volume_without_voxels_is_refused(self, desktop):
+        desktop.ui.ctSelector.setCurrentNode(desktop.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty"))
+        assert not desktop.ui.applyButton.enabled
+        assert "no voxels" in desktop.ui.applyButton.toolTip
+
+    def test_a_model_is_added_chosen_and_remembered(self, desktop, tmp_path):
+        from MoBUncertaintyLib.slicer_app.models import ModelList
+
+        folder = tmp_path / "Modèle à moi"
+        shutil.copytree(DEMO_MODEL, folder)
+        ui = desktop.ui
+        before = ui.modelSelector.count
+        desktop.choose(folder / "model.json")
+        ui.addModelButton.click()
+        assert ui.modelSelector.count == before + 1
+        assert desktop.widget.panel.inputs.model.path == folder
+        assert "Apache" in ui.modelInfoLabel.text
+        assert str(folder) in ModelList().models()
+        assert desktop.widget.panel.parameters.model == str(folder)
+        ui.modelSelector.currentIndex = 0
+        assert desktop.widget.panel.inputs.model.path == DEMO_MODEL
+        assert desktop.widget.panel.parameters.model == DEMO_MODEL.name
+        assert not ui.removeModelButton.enabled
+        assert "comes with the extension" in ui.removeModelButton.toolTip
+        ui.modelSelector.currentIndex = before
+        ui.removeModelButton.click()
+        assert ui.modelSelector.count == before
+        assert str(folder) not in ModelList().models()
+        assert folder.is_dir()
+
+    def test_what_is_no_model_is_one_dialog(self, desktop, tmp_path):
+        (tmp_path / "model.zip").write_bytes(b"PK, but no more")
+        before = desktop.ui.modelSelector.count
+        desktop.choose(tmp_path / "model.zip")
+        desktop.ui.addModelButton.click()
+        (dialog,) = desktop.dialogs
+        assert "not a readable zip file" in dialog.text
+        assert desktop.ui.modelSelector.count == before
+
+    def test_a_model_that_has_gone_keeps_apply_from_being_pressed(self, desktop, tmp_path):
+        folder = tmp_path / "gone"
+        shutil.copytree(DEMO_MODEL, folder)
+        add_ct(desktop)
+        desktop.choose(folder / "model.json")
+        desktop.ui.addModelButton.click()
+        shutil.rmtree(folder)
+        desktop.widget.panel.inputs.fill(str(folder))
+        desktop.widget.panel.onModel()
+        assert not desktop.ui.applyButton.enabled
+        assert "There is no model at" in desktop.ui.modelInfoLabel.text
+        desktop.ui.removeModelButton.click()
+        assert desktop.ui.applyButton.enabled
+
+    @pytest.mark.parametrize("name", ["{folder}/Liver.zip", "C:\\models\\Liver", "Liver"])
+    def test_a_model_of_another_computer_is_not_replaced(self, desktop, tmp_path, name):
+        name, parameters, ui = name.format(folder=tmp_path), desktop.widget.panel.parameters, desktop.ui
+        add_ct(desktop)
+        parameters.model = name  # as a scene that was saved there brings it
+        desktop.widget.exit()
+        desktop.widget.enter()
+        assert parameters.model == name
+        assert ui.modelSelector.currentText.endswith("Liver")
+        assert not ui.applyButton.enabled
+        assert ui.applyButton.toolTip == ui.modelInfoLabel.text
+        assert ui.modelInfoLabel.text.startswith("There is no model ")
+        assert name in ui.modelInfoLabel.text
+        ui.removeModelButton.click()
+        assert parameters.model == DEMO_MODEL.name
+        assert ui.applyButton.enabled
+
+    def test_a_model_that_a_scene_names_is_used_where_it_is(self, desktop, tmp_path):
+        add_ct(desktop)
+        desktop.widget.panel.parameters.model = str(shutil.copytree(DEMO_MODEL, tmp_path / "network drive"))
+        desktop.widget.exit()
+        desktop.widget.enter()
+        assert desktop.widget.panel.inputs.model.path == tmp_path / "network drive"
+        assert desktop.ui.applyButton.enabled
+
+    def test_messages_of_models_are_in_the_users_language(self, monkeypatch):
+        from MoBUncertaintyLib.slicer_app import models
+
+        monkeypatch.setattr(models, "_", lambda text: "«" + text.replace("There is no model", "Es gibt kein Modell"))
+        assert models.ModelList().find("Liver").problem.startswith("«Es gibt kein Modell Liver")
+
+    def test_each_inference_is_explained_by_its_name(self, desktop):
+        from MoBUncertaintyLib.slicer_app.panel.choices import Method
+
+        lines = desktop.ui.methodSelector.toolTip.splitlines()[1:]
+        assert [line.split(":")[0] for line in lines] == [method.label() for method in Method]
+
+    def test_only_monte_carlo_asks_for_the_number_of_samples(self, desktop):
+        from MoBUncertaintyLib.slicer_app.panel.choices import Method
+
+        desktop.ui.advancedCollapsibleButton.collapsed = False
+        for method in (Method.MONTE_CARLO, Method.EXACT):
+            desktop.widget.panel.parameters.method = method
+            assert desktop.ui.samplesSpinBox.isHidden() == (method is Method.EXACT)
+
+    def test_mirroring_is_offered_only_to_models_trained_with_it(self, desktop):
+        assert not desktop.ui.mirrorCheckBox.enabled
+        assert "left is not right" in desktop.ui.mirrorCheckBox.toolTip
+
+    def test_declining_the_installation_changes_nothing(self, desktop):
+        from MoBUncertaintyLib.errors import Cancelled
+
+        def decline(*_formats):
+            raise Cancelled("Nothing was installed.")
+
+        add_ct(desktop)
+        before = desktop.scene.GetNumberOfNodes()
+        desktop.widget.panel.ensureReady = decline
+        desktop.ui.applyButton.click()
+        assert desktop.ui.statusLabel.text == "Nothing was installed."
+        assert desktop.ui.applyButton.text == "Apply"
+        assert desktop.scene.GetNumberOfNodes() == before
+        assert desktop.dialogs == []

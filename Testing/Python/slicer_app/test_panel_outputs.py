@@ -1,0 +1,209 @@
+"""Overlay and export through their widgets, with the stand-in worker."""
+
+import pytest
+
+from support import MODULE_FOLDER
+from support.small_panel import add_ct, apply
+
+pytestmark = pytest.mark.own_process
+
+DEMO_MODEL = MODULE_FOLDER / "Resources" / "Models" / "PhantomPancreas"
+
+
+class TestOverlay:
+    def test_controls_act_at_once(self, reviewed):
+        desktop, session = reviewed
+        ui, results = desktop.ui, session.results
+        display = results.node("variance").GetDisplayNode()
+        ui.lowerThresholdSlider.value = 0.05
+        assert display.GetLowerThreshold() == pytest.approx(0.05)
+        ui.windowRangeWidget.setValues(0.01, 0.2)
+        assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == pytest.approx((0.01, 0.2))
+        organ = results.node("segmentation").GetDisplayNode()
+        ui.fillCheckBox.checked = True
+        assert organ.GetOpacity2DFill() > 0
+        ui.surfaceCheckBox.checked = False
+        assert not results.node("surface").GetDisplayNode().GetVisibility()
+        ui.surfaceCheckBox.checked = True
+        assert results.node("surface").GetDisplayNode().GetVisibility()
+
+    def test_each_map_has_a_range_of_its_own(self, reviewed):
+        desktop, _ = reviewed
+        ui = desktop.ui
+        ui.lowerThresholdSlider.value = 0.03
+        ui.mapSelector.currentText = "Probability"
+        assert ui.windowRangeWidget.maximum == 1.0
+        ui.lowerThresholdSlider.value = 0.5
+        ui.mapSelector.currentText = "Variance"
+        assert ui.lowerThresholdSlider.value == pytest.approx(0.03)
+        assert ui.windowRangeWidget.maximum == 0.25
+
+    @pytest.fixture
+    def slow(self, reviewed, monkeypatch):
+        """Even a small CT's maps are derived in turns of the event loop."""
+        monkeypatch.setattr("MoBUncertaintyLib.slicer_app.panel.section.AT_ONCE_S", 0.0)
+        monkeypatch.setattr("MoBUncertaintyLib.slicer_app.scene.maps.SLAB", 1)
+        return reviewed
+
+    def test_a_switch_that_takes_long_keeps_the_old_map_until_it_is_done(self, slow):
+        import qt
+
+        desktop, session = slow
+        ui, results = desktop.ui, session.results
+        ui.mapSelector.currentText = "Standard deviation"
+        desktop.process()
+        assert results.overlay["kind"] == "variance"
+        assert qt.QApplication.overrideCursor() is not None
+        assert not ui.lowerThresholdSlider.enabled
+        desktop.process(until=lambda: results.overlay["kind"] == "standard deviation")
+        assert results.node("shown") is results.node("map")
+        assert ui.windowRangeWidget.maximum == 0.5
+        assert ui.lowerThresholdSlider.enabled
+        assert qt.QApplication.overrideCursor() is None
+
+    def test_of_two_switches_the_second_counts(self, slow, monkeypatch):
+        import qt
+
+        desktop, session = slow
+        ui, results, switched = desktop.ui, session.results, []
+        show = results.showMap
+        monkeypatch.setattr(results, "showMap", lambda kind, label: switched.append(kind) or show(kind, label))
+        ui.mapSelector.currentText = "Standard deviation"
+        desktop.process()
+        ui.mapSelector.currentText = "Entropy (nats)"
+        desktop.process(until=lambda: switched)
+        for _turn in range(50):
+            desktop.process()
+        assert switched == ["entropy"]
+        assert qt.QApplication.overrideCursor() is None
+
+    def test_a_switch_ends_with_its_scene(self, slow):
+        import qt
+
+        desktop, _ = slow
+        desktop.ui.mapSelector.currentText = "Entropy (nats)"
+        desktop.process()
+        desktop.scene.Clear(0)
+        for _turn in range(50):
+            desktop.process()
+        assert desktop.scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 0
+        assert desktop.dialogs == []
+        assert qt.QApplication.overrideCursor() is None
+        assert not desktop.ui.lowerThresholdSlider.enabled
+
+    def test_nodes_and_segments_are_named_in_the_users_language(self, desktop, monkeypatch):
+        from MoBUncertaintyLib.slicer_app import region_names
+        from MoBUncertaintyLib.slicer_app.scene import maps, nodes, results, surface
+
+        for room in (maps, region_names, nodes, results, surface):
+            monkeypatch.setattr(room, "_", lambda text: f"«{text}»")
+        ct = add_ct(desktop)
+        apply(desktop)
+        results = desktop.logic.session(ct).results
+        desktop.ui.mapSelector.currentIndex = 1
+        desktop.process(until=lambda: results.node("map"))
+        found = [results.node(role).GetName() for role in ("variance", "map", "surface", "regions")]
+        named = ("predictive variance", "uncertainty map", "uncertainty surface", "doubtful regions")
+        assert found == [f"CT «{name}»" for name in named]
+        segment = results.node("regions").GetSegmentation().GetSegment("Segment_1")
+        assert segment.GetName().startswith("«1: «left», expected error ")
+        hierarchy = nodes.subjectHierarchy(desktop.scene)
+        folder = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(ct))
+        assert hierarchy.GetItemName(folder) == "«CT with uncertainty»"
+
+
+class TestExport:
+    def test_it_says_what_is_missing(self, reviewed):
+        desktop, _ = reviewed
+        ui = desktop.ui
+        ui.exportDirectoryEdit.currentPath = "/somewhere"
+        assert ui.exportButton.enabled
+        ui.reportCheckBox.checked = ui.segmentationCheckBox.checked = False
+        assert (ui.exportButton.enabled, ui.exportButton.toolTip) == (False, "Choose at least one kind of file.")
+        ui.reportCheckBox.checked = ui.segmentationCheckBox.checked = True
+        ui.exportDirectoryEdit.currentPath = ""
+        assert (ui.exportButton.enabled, ui.exportButton.toolTip) == (False, "Choose a folder.")
+
+    def test_every_format_can_be_chosen(self, reviewed):
+        from MoBUncertaintyLib.output.review_export import Format
+
+        desktop, _ = reviewed
+        section = desktop.widget.panel.export
+        assert set(section._formats()) == set(Format)
+        desktop.ui.niftiCheckBox.checked = True
+        assert "nifti" in section._chosen()
+        desktop.ui.niftiCheckBox.checked = False
+
+    def test_dicom_is_offered_to_a_ct_from_dicom(self, desktop, monkeypatch):
+        import slicer
+
+        ui, files = desktop.ui, {"1.2.3": "/dicom/1.dcm", "1.2.4": "/dicom/2.dcm"}
+
+        class Database:
+            def fileForInstance(self, uid):  # noqa: N802
+                return files.get(uid, "")
+
+        monkeypatch.setattr(slicer, "dicomDatabase", Database(), raising=False)
+        ct = add_ct(desktop)
+        apply(desktop)
+        assert not ui.dicomSegCheckBox.enabled
+        assert "DICOM database" in ui.dicomSegCheckBox.toolTip
+        ct.SetAttribute("DICOM.instanceUIDs", "1.2.3 1.2.4")
+        desktop.widget.panel.export.setSession(desktop.logic.session(ct))
+        assert ui.dicomSegCheckBox.enabled
+        assert ui.parametricMapCheckBox.enabled
+        files.pop("1.2.4")
+        desktop.widget.panel.export.setSession(desktop.logic.session(ct))
+        assert not ui.dicomSegCheckBox.enabled
+
+    def test_progress_and_cancel_are_where_the_export_was_started(self, reviewed, tmp_path):
+        desktop, _ = reviewed
+        ui = desktop.ui
+        ui.runCollapsibleButton.collapsed, ui.exportCollapsibleButton.collapsed = True, False
+        ui.exportDirectoryEdit.currentPath = str(tmp_path)
+        ui.exportButton.click()
+        assert (ui.exportButton.text, ui.exportButton.enabled) == ("Cancel", True)
+        assert (ui.applyButton.text, ui.applyButton.enabled) == ("Apply", False)
+        assert ui.applyButton.toolTip == "Wait for the export to finish."
+        assert not ui.exportProgressBar.isHidden()
+        assert ui.exportStatusLabel.text == "Handing over the review..."
+        said = []
+        ui.exportProgressBar.valueChanged.connect(lambda _: said.append(ui.exportStatusLabel.text))
+        desktop.process(until=lambda: said)
+        ui.exportButton.click()
+        assert (ui.exportButton.text, ui.exportButton.enabled) == ("Export", True)
+        assert ui.exportProgressBar.isHidden()
+        assert ui.exportStatusLabel.text == "Cancelled; nothing was written."
+        assert ui.applyButton.enabled
+        assert ui.statusLabel.text.startswith("Done")  # of the run
+        ui.runCollapsibleButton.collapsed = False
+
+    def test_a_folder_that_is_there_is_not_written_to_again(self, tmp_path):
+        from MoBUncertaintyLib.slicer_app.panel.panel import newFolder
+
+        assert newFolder(tmp_path, "CT: 1/2").name == "CT_ 1_2"
+        for expected in ("CT", "CT (2)", "CT (3)"):
+            assert newFolder(tmp_path, "CT") == tmp_path / expected
+            (tmp_path / expected).mkdir()
+
+    def test_what_could_not_be_written_is_an_error(self, reviewed, tmp_path):
+        desktop, _ = reviewed
+        problem = "The DICOM segmentation was not written: The slices differ."
+        desktop.widget.panel._onExported([str(tmp_path / "report.json")], [problem])
+        assert [shown.text for shown in desktop.dialogs] == [problem]
+        assert problem in desktop.ui.exportStatusLabel.text
+
+    def test_what_was_written_can_be_opened_by_a_click(self, reviewed, tmp_path, monkeypatch):
+        import qt
+
+        desktop, _ = reviewed
+        ui, opened = desktop.ui, []
+        monkeypatch.setattr(qt.QDesktopServices, "openUrl", lambda url: opened.append(url.toLocalFile()))
+        ui.exportDirectoryEdit.currentPath = str(tmp_path)
+        ui.exportButton.click()
+        desktop.process(until=lambda: ui.exportButton.text == "Export", seconds=60)
+        assert desktop.dialogs == []
+        (made,) = tmp_path.iterdir()
+        assert "files written" in ui.exportStatusLabel.text
+        ui.exportStatusLabel.linkActivated.emit((made / "report.html").as_uri())
+        assert opened == [str(made / "report.html")]

@@ -1,0 +1,250 @@
+"""The panel while scenes are loaded and closed, CTs and models change, and clicks come too fast."""
+
+import os
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from support import small_panel
+from support.small_panel import add_ct, apply
+
+pytestmark = pytest.mark.own_process
+
+
+@pytest.fixture
+def damaged(reviewed, tmp_path) -> tuple:
+    """The panel, and a scene file whose review is damaged."""
+    desktop, session = reviewed
+    session.results.setState("review", {"schema": "another"})
+    path = str(tmp_path / "scene.mrb")
+    assert desktop.scene.WriteToMRB(path)
+    desktop.scene.Clear(0)
+    desktop.process()
+    return desktop, path
+
+
+class TestLoading:
+    def test_no_dialog_opens_while_a_scene_is_loaded(self, damaged):
+        import qt
+
+        desktop, path = damaged
+        desktop.answer(qt.QMessageBox.Cancel)
+        scene, seen = desktop.scene, []
+        for event in ("NodeAddedEvent", "EndImportEvent"):
+            scene.AddObserver(getattr(scene, event), lambda *_: seen.append(len(desktop.dialogs)))
+        assert scene.ReadFromMRB(path, True)
+        assert desktop.dialogs == []
+        desktop.process()
+        assert "review" in desktop.dialogs[0].text
+        assert len(desktop.dialogs) == 1
+        assert set(seen) == {0}
+
+    def test_a_review_that_cannot_be_read_can_be_begun_anew(self, damaged):
+        import qt
+
+        desktop, path = damaged
+        desktop.answer(qt.QMessageBox.Ok)
+        assert desktop.scene.ReadFromMRB(path, True)
+        desktop.process(until=lambda: desktop.ui.regionsTable.rowCount)
+        (dialog,) = desktop.dialogs
+        assert dialog.text.endswith("Cancel keeps the stored one in the scene, unread.")
+        assert small_panel.statuses(desktop) == ["To review"] * 3
+        session = desktop.widget.panel.review.session
+        assert np.array_equal(session.results.corrected(), session.review.predicted)
+
+    def test_half_a_scene_is_not_looked_at(self, reviewed):
+        import qt
+
+        desktop, session = reviewed
+        desktop.answer(qt.QMessageBox.Cancel)
+        scene = desktop.scene
+        scene.StartState(scene.BatchProcessState)
+        session.results.setState("review", {})
+        desktop.logic.sessions.forget()
+        desktop.widget.panel.refresh()
+        desktop.process()
+        assert desktop.dialogs == []
+        scene.EndState(scene.BatchProcessState)
+        desktop.process(until=lambda: desktop.dialogs)
+
+    def test_nothing_of_the_last_scene_is_said_in_the_next(self, reviewed):
+        desktop, _session = reviewed
+        assert desktop.ui.statusLabel.text.startswith("Done in")
+        desktop.scene.Clear(0)
+        desktop.process()
+        assert desktop.ui.statusLabel.text == "Select a CT first."
+
+
+class TestRemovedCt:
+    def test_its_results_and_their_folder_go_but_not_a_copy_of_theirs(self, reviewed):
+        from MoBUncertaintyLib.slicer_app.scene.nodes import subjectHierarchy
+
+        desktop, session = reviewed
+        scene = desktop.scene
+        made = session.results._nodes.all()
+        copy = scene.CreateNodeByClass("vtkMRMLScalarVolumeNode")
+        copy.UnRegister(None)
+        copy.Copy(session.results.node("variance"))  # as Slicer's Clone does
+        scene.AddNode(copy)
+        scene.RemoveNode(session.ctNode)
+        desktop.process()
+        assert {node.GetScene() for node in made} == {None}
+        assert copy.GetScene() is scene
+        hierarchy = subjectHierarchy(scene)
+        assert hierarchy.GetItemByName("CT with uncertainty") == 0
+
+    def test_other_results_stay(self, reviewed):
+        desktop, session = reviewed
+        other = add_ct(desktop, "other")
+        apply(desktop)
+        desktop.scene.RemoveNode(other)
+        desktop.process()
+        assert session.isComplete()
+
+
+def test_a_ct_without_results_is_not_seen_under_those_of_another(reviewed):
+    desktop, session = reviewed
+    composites = desktop.scene.GetNodesByClass("vtkMRMLSliceCompositeNode")
+    other = add_ct(desktop, "Other")
+    shown = [session.results.node(role).GetDisplayNode() for role in ("segmentation", "regions", "surface")]
+    assert not any(display.GetVisibility() for display in shown)
+    for index in range(composites.GetNumberOfItems()):
+        composite = composites.GetItemAsObject(index)
+        assert (composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID()) == (other.GetID(), None)
+    desktop.ui.ctSelector.setCurrentNode(session.ctNode)
+    desktop.process()
+    assert all(display.GetVisibility() for display in shown)
+
+
+class TestClicks:
+    def test_a_double_click_on_apply_is_one_click(self, desktop, monkeypatch):
+        add_ct(desktop)
+        small_panel.use_worker(desktop, "slow")
+        started = desktop.logic.run
+        monkeypatch.setattr(desktop.logic, "run", lambda *given: (started(*given), time.sleep(0.4)))  # a slow start
+        button = desktop.ui.applyButton
+        button.click()  # the interval is 0 here, so that what an earlier test has clicked does not count
+        desktop.app.setDoubleClickInterval(5000)  # a busy machine is slow between the clicks, too
+        button.click()
+        desktop.app.setDoubleClickInterval(0)  # as if time had passed
+        assert button.text == "Cancel"
+        assert desktop.logic.busy
+        button.click()
+        assert not desktop.logic.busy
+
+    def test_why_apply_cannot_be_pressed_is_said_beside_it(self, desktop):
+        ui = desktop.ui
+        assert (ui.applyButton.enabled, ui.statusLabel.text) == (False, "Select a CT first.")
+        assert not ui.statusLabel.isHidden()
+        add_ct(desktop)
+        assert ui.applyButton.enabled
+        assert ui.statusLabel.isHidden()
+
+
+class TestRegionOfInterest:
+    def test_it_is_hidden_as_long_as_findings_are_looked_at(self, desktop):
+        ct = add_ct(desktop)
+        roi = desktop.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
+        desktop.ui.roiSelector.setCurrentNode(roi)
+        desktop.widget.panel.run._onRoiAdded(roi)
+        display = roi.GetDisplayNode()
+        assert display.GetVisibility()
+        apply(desktop)
+        assert desktop.logic.session(ct)
+        assert not display.GetVisibility()
+        desktop.ui.runCollapsibleButton.collapsed = True
+        desktop.ui.runCollapsibleButton.collapsed = False
+        assert display.GetVisibility()
+
+
+class TestModels:
+    def test_what_made_the_results_is_said_and_chosen_with_their_ct(self, reviewed):
+        desktop, session = reviewed
+        ui = desktop.ui
+        first, title = ui.modelSelector.currentText, ui.reviewCollapsibleButton
+        assert "PhantomPancreas" in title.toolTip
+        ui.modelSelector.currentText = "HippocampusAnterior"
+        assert "PhantomPancreas" in title.toolTip
+        add_ct(desktop, "other")
+        assert title.text == "Review"
+        apply(desktop)
+        assert title.text.startswith("Review (")
+        assert "HippocampusAnterior" in title.toolTip
+        ui.ctSelector.setCurrentNode(session.ctNode)
+        assert ui.modelSelector.currentText == first
+        assert desktop.widget.panel.parameters.model == first
+
+    def test_models_of_one_name_are_told_apart(self):
+        from pathlib import Path
+        from types import SimpleNamespace
+
+        from MoBUncertaintyLib.slicer_app.panel.inputs import modelTitles
+        from MoBUncertaintyLib.slicer_app.panel.section import shortened
+
+        named = [
+            SimpleNamespace(card=SimpleNamespace(name=name), path=Path("/models") / folder)
+            for name, folder in (("Liver", "a/liver"), ("Liver", "b/liver"), ("Spleen", "spleen"))
+        ]
+        assert modelTitles(named) == ["Liver (a/liver)", "Liver (b/liver)", "Spleen"]
+        assert shortened("A model with a very long name, version 2") == "A model with a …name, version 2"
+        assert shortened("PhantomPancreas") == "PhantomPancreas"
+
+
+def test_a_low_priority_is_said_under_advanced(desktop, monkeypatch):
+    label = desktop.ui.priorityLabel
+    add_ct(desktop)
+    apply(desktop)
+    assert label.isHidden()
+    monkeypatch.setattr(type(desktop.logic), "niceness", 19)
+    apply(desktop)
+    assert label.text.startswith("Computed at a low priority (nice 19)")
+    desktop.ui.advancedCollapsibleButton.collapsed = False
+    assert not label.isHidden()
+
+
+class TestFailures:
+    def test_a_worker_that_is_killed_leaves_details_and_a_title(self, desktop):
+        from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
+
+        add_ct(desktop)
+        code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+        desktop.logic.client = WorkerClient(sys.executable, dict(os.environ), ("-c", code))
+        apply(desktop)
+        (dialog,) = desktop.dialogs
+        assert dialog.title == "MoB Uncertainty"
+        assert "see the details" in dialog.text
+        assert "signal 9" in dialog.details
+        assert "It has printed nothing." in dialog.details
+
+    def test_a_signed_review_is_not_lost_by_pressing_enter(self, reviewed, monkeypatch):
+        import ctk
+        import qt
+
+        desktop, session = reviewed
+        for region in session.review.regions:
+            session.decide(region.region_id, "accept")
+        session.sign("A. Reader")
+        seen = []
+        press = ctk.ctkMessageBox.exec_
+        monkeypatch.setattr(
+            ctk.ctkMessageBox,
+            "exec_",
+            lambda box: (seen.append(box.standardButton(box.defaultButton())), press(box))[1],
+        )
+        desktop.answer(qt.QMessageBox.Cancel)
+        desktop.ui.applyButton.click()
+        assert seen == [qt.QMessageBox.Cancel]
+        assert session.review.signature
+
+
+def test_an_edit_without_a_stroke_leaves_the_verdict(reviewed):
+    desktop, session = reviewed
+    ui = desktop.ui
+    ui.includeButton.click()
+    ui.editButton.click()
+    session.results.updateSegmentation(np.s_[0:1, 0:1, 0:1], np.ones((1, 1, 1), np.uint8))  # outside of the region
+    ui.editButton.click()
+    assert session.review.regions[0].verdict == "include"
+    assert session.strayEdits() == 0

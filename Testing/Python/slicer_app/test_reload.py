@@ -1,0 +1,53 @@
+"""Reload in Slicer's developer mode, in a process of its own: all of the module's code is new afterwards."""
+
+import sys
+
+import pytest
+
+from support import small_panel
+from support.small_panel import statuses
+
+pytestmark = pytest.mark.own_process
+
+
+def test_reload_takes_the_code_of_every_file_anew_and_the_results_stay(reviewed):
+    import slicer
+
+    desktop, session = reviewed
+    desktop.ui.excludeButton.click()
+    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "MoBUncertaintyLib"}
+    old = desktop.widget
+    old.onReload()
+    new = slicer.modules.MoBUncertaintyWidget
+    desktop.widget, desktop.ui, desktop.logic = new, new.ui, new.logic
+    assert new is not old
+    assert old.panel.parameters is None
+    assert type(new).__module__ == "MoBUncertainty"
+    for name in (
+        "MoBUncertaintyLib.slicer_app.panel.panel",
+        "MoBUncertaintyLib.slicer_app.review_session",
+        "MoBUncertaintyLib.errors",
+    ):
+        assert sys.modules[name] is not before[name]
+    assert type(new.panel) is sys.modules["MoBUncertaintyLib.slicer_app.panel.panel"].Panel
+    again = desktop.logic.session(session.ctNode)
+    assert type(again) is not type(session)
+    assert statuses(desktop) == ["Excluded", "To review", "To review"]
+    desktop.ui.includeButton.click()
+    assert statuses(desktop) == ["Excluded", "Included", "To review"]
+    assert not [shown.text for shown in desktop.dialogs]
+
+
+def test_reload_amid_a_run_ends_it(desktop):
+    import slicer
+
+    small_panel.use_worker(desktop, "slow")
+    small_panel.add_ct(desktop)
+    desktop.ui.applyButton.click()
+    desktop.process(until=lambda: desktop.ui.statusLabel.text.startswith("Predicting"))
+    logic = desktop.logic
+    desktop.widget.onReload()
+    assert not logic.busy
+    desktop.widget = slicer.modules.MoBUncertaintyWidget
+    desktop.ui, desktop.logic = desktop.widget.ui, desktop.widget.logic
+    assert desktop.ui.applyButton.text == "Apply"

@@ -1,0 +1,262 @@
+"""What becomes of a `ResultScene`'s nodes: removed by the user, under a transform, saved and opened again."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from support.result_scenes import (
+    MATRIX,
+    SHAPE,
+    arrays,
+    fill,
+    legends,
+    make_results,
+    make_world,
+    needs_slicer,
+    region_status,
+)
+
+pytestmark = [pytest.mark.own_process, needs_slicer]
+
+
+@pytest.fixture
+def world():
+    return make_world()
+
+
+@pytest.fixture
+def results(world):
+    return make_results(world)
+
+
+@pytest.mark.parametrize(
+    "role",
+    [
+        "segmentation",
+        "state.predicted",
+        "probability",
+        "variance",
+        "map",
+        "surface",
+        "regions",
+        "inferno",
+        "state.overlay",
+    ],
+)
+def test_what_the_user_removes_is_made_anew(results, world, role):
+    results.showMap(world.rooms.MapKind.ENTROPY)
+    results.showSurface(True)
+    removed = results.node(role)
+    world.scene.RemoveNode(removed)
+    assert results.node(role) is not removed
+    fill(world, results)
+    results.showMap(world.rooms.MapKind.ENTROPY)
+    results.showSurface(True)
+    assert results.node(role) is not None
+    assert list(results.variance()) == list(results.probability()) == [1, 2]
+    assert np.array_equal(results.corrected(), results.predicted())
+    assert results.node("shown").GetDisplayNode().GetColorNode() is results.node("inferno")
+    hierarchy = world.nodes.subjectHierarchy(world.scene)
+    roles = ("segmentation", "probability", "variance", "map", "surface", "regions")
+    items = [hierarchy.GetItemByDataNode(node) for node in (results.ctNode, *(results.node(role) for role in roles))]
+    assert len({hierarchy.GetItemParent(item) for item in items}) == 1
+
+
+def test_nothing_is_changed_by_looking(world):
+    ct = world.standalone.addCt(world.scene, np.zeros(SHAPE, np.int16), MATRIX, "CT")
+    before = world.scene.GetNumberOfNodes()
+    found = world.rooms.ResultScene(ct)
+    assert (found.state("review"), found.node("segmentation"), found.variance()) == (None, None, {})
+    assert found.overlay["kind"] == "variance"
+    assert world.scene.GetNumberOfNodes() == before
+    assert world.rooms.findResults(world.scene) == []
+
+
+def test_results_are_found_by_their_ct(results, world):
+    world.standalone.addCt(world.scene, np.zeros(SHAPE, np.int16), MATRIX, "another CT")
+    assert world.rooms.findResults(world.scene) == [results.ctNode]
+
+
+def test_a_copy_of_the_ct_has_results_of_its_own(results, world):
+    copy = world.scene.CreateNodeByClass("vtkMRMLScalarVolumeNode")
+    copy.UnRegister(None)
+    copy.Copy(results.ctNode)  # with its references, as Slicer's Clone does
+    world.scene.AddNode(copy)
+    assert world.rooms.findResults(world.scene) == [results.ctNode]
+    other = world.rooms.ResultScene(copy)
+    fill(world, other, organs=(1,))
+    assert list(results.variance()) == [1, 2]
+    assert list(other.variance()) == [1]
+    assert other.node("segmentation") is not results.node("segmentation")
+
+
+def test_an_organ_less_takes_its_volumes_with_it(results, world):
+    results.showMap(world.rooms.MapKind.VARIANCE, 2)
+    fill(world, results, organs=(1,))
+    assert list(results.variance()) == list(results.probability()) == [1]
+    assert results.overlay["label"] is None
+    assert results.node("shown") is results.node("variance")
+
+
+def test_ct_in_a_study_stays_there_with_its_results_in_a_folder_beside_it(world):
+    ct = world.standalone.addCt(world.scene, np.zeros(SHAPE, np.int16), MATRIX, "CT")
+    hierarchy = world.nodes.subjectHierarchy(world.scene)
+    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "study")
+    item = hierarchy.GetItemByDataNode(ct) or hierarchy.CreateItem(study, ct, "Volumes")
+    hierarchy.SetItemParent(item, study)
+    found = world.rooms.ResultScene(ct)
+    fill(world, found)
+    assert hierarchy.GetItemParent(item) == study
+    folders = {
+        hierarchy.GetItemParent(hierarchy.GetItemByDataNode(found.node(role)))
+        for role in ("segmentation", "variance", "probability", "regions")
+    }
+    (folder,) = folders
+    assert hierarchy.GetItemParent(folder) == study
+
+
+class TestTransform:
+    @pytest.fixture
+    def moved(self, results, world):
+        """The CT's transform, put on after the results were made."""
+        matrix = np.array([[0.0, -1, 0, 40], [1, 0, 0, -10], [0, 0, 1, 25], [0, 0, 0, 1]])
+        node = world.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        node.SetMatrixTransformToParent(world.slicer.util.vtkMatrixFromArray(matrix))
+        results.ctNode.SetAndObserveTransformNodeID(node.GetID())
+        return node, matrix
+
+    def test_all_nodes_follow(self, results, world, moved):
+        results.showMap(world.rooms.MapKind.ENTROPY)
+        results.showSurface(True)
+        results.showInViews()
+        for role in ("segmentation", "probability", "variance", "map", "surface", "regions"):
+            assert results.node(role).GetParentTransformNode() is moved[0], role
+
+    @pytest.mark.parametrize("how", ["jumpTo", "showInViews"])
+    def test_views_go_to_the_place_in_the_world(self, results, world, moved, how):
+        position = (MATRIX @ (7, 9, 6, 1))[:3]
+        results.jumpTo(position, 20.0) if how == "jumpTo" else results.showInViews(position)
+        expected = (moved[1] @ (*position, 1))[:3]
+        views = world.nodes.nodesByClass(world.scene, "vtkMRMLSliceNode")
+        assert len(views) == 3
+        for view in views:
+            matrix = world.slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS())
+            assert matrix[:3, 2] @ (expected - matrix[:3, 3]) == pytest.approx(0, abs=1e-3)
+            if how == "jumpTo":
+                assert np.allclose(matrix[:3, 3], expected, atol=1e-3)
+                assert min(view.GetFieldOfView()[:2]) == pytest.approx(80)
+
+    def test_arrays_are_the_cts_own(self, results, moved):
+        labels = arrays()[2]
+        box = (slice(1, 6), slice(0, 15), slice(2, 22))
+        labels[box] = 2
+        results.updateSegmentation(box, labels[box])
+        assert np.array_equal(results.corrected(), labels)
+
+
+class TestState:
+    def test_documents_come_back(self, results):
+        awkward = {"text": "Hübner \"q\" 'a' <&>\n;:%20", "numbers": [1, 2.5, None, True], "deep": {"": []}}
+        results.setState("review", awkward)
+        results.setState("prediction", {"a": 1})
+        assert results.state("review") == awkward
+        assert results.state("prediction") == {"a": 1}
+        assert results.state("nothing") is None
+
+    @pytest.mark.parametrize("wrong", [float("nan"), np.float32(1)])
+    def test_what_is_not_json_is_refused_and_nothing_is_lost(self, results, wrong):
+        results.setState("review", {"a": 1})
+        with pytest.raises((TypeError, ValueError)):
+            results.setState("review", {"a": wrong})
+        assert results.state("review") == {"a": 1}
+
+    def test_a_text_spoilt_by_hand_counts_as_none(self, results):
+        results.node("state.overlay").SetText("{spoilt")
+        assert results.state("overlay") is None
+        assert results.overlay["threshold"] == 0.015
+
+
+class TestReopened:
+    @pytest.fixture(params=["right-handed", "left-handed"])
+    def reopened(self, world, request, tmp_path):
+        """Results saved with everything changed, and the same opened in another scene."""
+        matrix = MATRIX @ np.diag([1, 1, -1 if request.param == "left-handed" else 1, 1.0])
+        ct = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
+        saved = world.rooms.ResultScene(world.standalone.addCt(world.scene, ct, matrix, "Hübner CT"))
+        fill(world, saved)
+        logic = world.slicer.vtkSlicerSegmentationsModuleLogic
+        saved.setRegionStatuses({2: logic.Completed})
+        saved.showMap(world.rooms.MapKind.ENTROPY)
+        saved.setOverlay(opacity=0.4, threshold=0.3, window=(0.1, 0.6))
+        saved.setSegmentationFill(True)
+        saved.showSurface(True)
+        saved.updateSegmentation((slice(0, 3), slice(1, 4), slice(2, 5)), np.full((3, 3, 3), 2, np.uint8))
+        saved.setState("review", {"name": "Hübner", "decisions": [1, None]})
+        path = tmp_path / "scene.mrb"
+        world.standalone.writeScene(world.scene, path)
+        again, logics = world.standalone.createStandAloneScene()
+        manager = world.slicer.vtkDataIOManager()
+        manager.SetCacheManager(world.slicer.vtkCacheManager())
+        manager.GetCacheManager().SetRemoteCacheDirectory(str(tmp_path))
+        again.SetDataIOManager(manager)
+        assert again.ReadFromMRB(str(path), True)
+        (node,) = world.rooms.findResults(again)
+        return saved, world.rooms.ResultScene(node), logics
+
+    def test_everything_is_found_again(self, reopened, world):
+        saved, found, _ = reopened
+        assert found.overlay == saved.overlay
+        assert found.overlay == {
+            "kind": "entropy", "label": None, "opacity": 0.4, "legend": True, "fill": True, "surface": True,
+            "threshold": 0.3, "window": (0.1, 0.6),
+        }  # fmt: skip
+        assert found.state("review") == {"name": "Hübner", "decisions": [1, None]}
+        assert [region_status(found, n) for n in (1, 2)] == [region_status(saved, n) for n in (1, 2)]
+        assert legends(world, found) == ["Entropy (nats)"]
+        display = found.node("shown").GetDisplayNode()
+        assert display.GetLowerThreshold() == pytest.approx(0.3)
+        assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == pytest.approx((0.1, 0.6))
+        assert display.GetColorNode() is found.node("inferno")
+        assert found.node("surface").GetDisplayNode().GetVisibility()
+        assert found.node("surface").GetPolyData().GetPointData().GetArray("Uncertainty").GetRange()[1] > 0.3
+        assert not found.node("segmentation").GetDisplayNode().GetVisibility3D()
+
+    def test_the_window_is_as_exact_as_it_was(self, reopened):
+        """A scene's file holds window and level to six digits: the legend would begin at -0.00."""
+        _, found, _ = reopened
+        found.setOverlay(window=(0.0, 0.08**0.5))
+        found.node("shown").GetDisplayNode().SetWindowLevelMinMax(-5e-7, 0.282843)  # as read from a file
+        found.showInViews()
+        assert found.node("shown").GetDisplayNode().GetWindowLevelMin() >= 0
+
+    def test_a_surface_that_was_changed_by_hand_is_left_as_it_is(self, reopened):
+        _, found, _ = reopened
+        found.node("surface").GetPolyData().GetPointData().RemoveArray("Organ")
+        found.setOverlay(threshold=0.4)
+        assert found.overlay["threshold"] == 0.4
+
+    def test_arrays_lie_on_the_same_voxels_of_the_ct(self, reopened, world):
+        saved, found, _ = reopened
+        before, after = (world.slicer.util.arrayFromVolume(each.ctNode).ravel() for each in (saved, found))
+        order = np.argsort(after)  # Slicer turns left-handed volumes when it reads them
+        assert np.array_equal(after[order], before)
+        for name in ("predicted", "corrected", "regionLabels"):
+            assert np.array_equal(getattr(found, name)().ravel()[order], getattr(saved, name)().ravel()), name
+        for organ, name in itertools.product((1, 2), ("variance", "probability")):
+            assert np.array_equal(getattr(found, name)()[organ].ravel()[order], getattr(saved, name)()[organ].ravel())
+
+    def test_it_can_be_changed_on(self, reopened):
+        _, found, _ = reopened
+        expected = found.corrected()
+        box = (slice(8, 14), slice(5, 20), slice(0, 9))
+        expected[box] = 1
+        found.updateSegmentation(box, expected[box])
+        assert np.array_equal(found.corrected(), expected)
+        assert not np.array_equal(found.corrected(), found.predicted())
+
+    def test_another_run_reuses_the_nodes(self, reopened, world):
+        _, found, _ = reopened
+        before = found.scene.GetNumberOfNodes()
+        fill(world, found)
+        assert found.scene.GetNumberOfNodes() == before

@@ -1,0 +1,416 @@
+"""The review in the panel, with the stand-in worker: keys, comments, sign-off, slider, drawing, CTs and organs."""
+
+import numpy as np
+import pytest
+
+from support import small_panel
+from support.small_panel import MATRIX, SHAPE, add_ct, apply, shown, statuses
+
+pytestmark = pytest.mark.own_process
+
+
+class TestReview:
+    def test_keys_act_while_the_module_is_shown(self, reviewed):
+        from PySide6.QtCore import Qt
+        from PySide6.QtTest import QTest
+
+        desktop, _ = reviewed
+        desktop.window.activateWindow()
+
+        def press(*keys):
+            for key in keys:
+                QTest.keyClick(desktop.window, key)
+            desktop.process()
+
+        press(Qt.Key_I, Qt.Key_N, Qt.Key_X, Qt.Key_N, Qt.Key_A, Qt.Key_P)
+        assert statuses(desktop) == ["Included", "Excluded", "Accepted"]
+        assert desktop.ui.regionsTable.selectionModel().selectedRows()[0].row() == 1
+        QTest.keyClick(desktop.window, Qt.Key_Z, Qt.ControlModifier)
+        assert statuses(desktop)[2] == "To review"
+        QTest.keyClick(desktop.window, Qt.Key_Z, Qt.ControlModifier | Qt.ShiftModifier)
+        assert statuses(desktop)[2] == "Accepted"
+        desktop.widget.exit()
+        press(Qt.Key_I)
+        assert statuses(desktop) == ["Included", "Excluded", "Accepted"]
+        desktop.widget.enter()
+        press(Qt.Key_I)
+        assert "Accepted" not in statuses(desktop)
+
+    def test_a_comment_belongs_to_its_region(self, reviewed):
+        desktop, session = reviewed
+        ui = desktop.ui
+        ui.commentEdit.text = "Vessel"
+        ui.commentEdit.editingFinished.emit()
+        ui.nextButton.click()
+        assert ui.commentEdit.text == ""
+        ui.previousButton.click()
+        assert ui.commentEdit.text == "Vessel"
+        assert [region.comment for region in session.review.regions] == ["Vessel", "", ""]
+        assert [ui.regionsTable.item(row, 5).text() for row in (0, 1)] == ["✎", ""]
+        assert "Vessel" in ui.regionsTable.item(0, 5).toolTip()
+
+    def test_sign_off_waits_for_every_verdict_and_a_name_then_locks(self, reviewed):
+        desktop, session = reviewed
+        ui = desktop.ui
+        ui.reviewerEdit.text = ""
+        assert ui.signOffButton.toolTip == "Still to decide: 3 of 3 regions."
+        for _ in range(3):
+            ui.acceptButton.click()
+            ui.nextButton.click()
+        assert not ui.signOffButton.enabled
+        assert "name" in ui.signOffButton.toolTip
+        ui.reviewerEdit.text = "Dr. Åse Müller"
+        ui.signOffButton.click()
+        assert session.review.signature.name == "Dr. Åse Müller"
+        assert ui.reviewProgressLabel.text.startswith("Signed off by Dr. Åse Müller")
+        locked = (ui.acceptButton, ui.includeButton, ui.excludeButton, ui.editButton, ui.commentEdit, ui.undoButton)
+        assert not any(widget.enabled for widget in (*locked, ui.listingCollapsibleButton))
+        assert "Reopen" in ui.includeButton.toolTip
+        assert ui.nextButton.enabled
+        ui.signOffButton.click()
+        assert session.review.signature is None
+        assert all(widget.enabled for widget in locked)
+        assert ui.reviewProgressLabel.text == "3 of 3 reviewed"
+
+    def test_the_list_follows_the_slider_and_undo_leads_it_back(self, reviewed):
+        desktop, session = reviewed
+        ui = desktop.ui
+        ui.nextButton.click()
+        ui.excludeButton.click()
+        decided = session.review.regions[1].region_id
+        before = [region.region_id for region in session.review.regions]
+        for value in np.linspace(0.02, 0.04, 30):  # a drag
+            ui.doubtThresholdSlider.value = value
+        desktop.process(until=lambda: session.settings.threshold == pytest.approx(0.04))
+        assert session.review.region(decided).verdict == "exclude"
+        assert ui.regionsTable.rowCount == len(session.review.regions)
+        ui.undoButton.click()
+        assert ui.doubtThresholdSlider.value == pytest.approx(0.015)
+        assert [region.region_id for region in session.review.regions] == before
+
+    def test_another_measure_of_doubt_starts_at_its_usual_threshold(self, reviewed):
+        desktop, session = reviewed
+        ui = desktop.ui
+        ui.excludeButton.click()
+        decided = session.review.regions[0].region_id
+        assert [ui.measureSelector.itemText(n) for n in range(3)] == ["Variance", "p (1 - p)", "Entropy"]
+        ui.doubtThresholdSlider.value = 0.02
+        desktop.process(until=lambda: session.settings.threshold == pytest.approx(0.02))
+        ui.measureSelector.currentIndex = 2
+        assert (session.settings.measure, session.settings.threshold) == ("entropy", None)
+        assert ui.doubtThresholdSlider.value == pytest.approx(0.2)
+        assert session.review.region(decided).verdict == "exclude"
+        ui.undoButton.click()
+        assert (session.settings.measure, ui.measureSelector.currentIndex) == ("variance", 0)
+        assert session.settings.level == ui.doubtThresholdSlider.value == pytest.approx(0.02)
+
+    def test_a_model_without_variance_offers_none(self, reviewed):
+        desktop, session = reviewed
+        review, selector = desktop.widget.panel.review, desktop.ui.measureSelector
+
+        def offered() -> list[str]:
+            review.setSession(None)
+            review.setSession(session)
+            return [selector.itemText(n) for n in range(selector.count)]
+
+        session.prediction["provenance"]["covariance"] = "deterministic"
+        assert offered() == ["Variance", "p (1 - p)", "Entropy"]  # it is in force
+        selector.currentIndex = 1
+        assert offered() == ["p (1 - p)", "Entropy"]
+        assert selector.currentIndex == 0
+        assert session.settings.measure == "bernoulli"
+
+    def test_the_slider_rounds_no_threshold_that_a_model_states(self, reviewed):
+        desktop, session = reviewed
+        ui, review = desktop.ui, desktop.widget.panel.review
+        session.prediction["provenance"]["regions"] = {"settings": {"variance_threshold": 0.00333}}
+        session.results.setState("prediction", session.prediction)
+        scaled = type(session).start(session.results, session.review.predicted, session.review.label_map())
+        review.setSession(scaled)
+        assert (ui.doubtThresholdSlider.decimals, ui.doubtThresholdSlider.value) == (4, 0.0033)
+        assert ui.doubtThresholdSlider.maximum == pytest.approx(0.0222, abs=1e-4)
+        ui.smallestRegionSlider.value = 30
+        desktop.process(until=lambda: scaled.settings.minimum_mm3 == 30)
+        assert (scaled.settings.threshold, scaled.settings.level) == (None, 0.00333)
+        ui.doubtThresholdSlider.value = 0.004
+        desktop.process(until=lambda: scaled.settings.threshold == 0.004)
+
+    def test_edit_draws_in_the_region_and_discard_forgets(self, reviewed):
+        desktop, session = reviewed
+        ui = desktop.ui
+        ui.editButton.click()
+        region = session.review.regions[0]
+        assert ui.editButton.text == "Done"
+        assert not ui.segmentEditorPlace.isHidden()
+        assert not any(button.enabled for button in (ui.acceptButton, ui.nextButton, ui.undoButton, ui.regionsTable))
+        ui.editButton.click()
+        assert statuses(desktop)[0] == "To review"  # nothing was drawn
+        ui.editButton.click()
+        session.results.updateSegmentation(region.box, np.ones(region.mask.shape, np.uint8))
+        ui.discardEditButton.click()
+        assert statuses(desktop)[0] == "To review"
+        assert np.array_equal(session.results.corrected(), session.review.predicted)
+        ui.editButton.click()
+        session.results.updateSegmentation(region.box, np.ones(region.mask.shape, np.uint8))
+        ui.editButton.click()
+        assert ui.segmentEditorPlace.isHidden()
+        assert statuses(desktop)[0] == "Edited"
+        assert (session.review.labels_in(region.box)[region.mask] == 1).all()
+
+    @pytest.mark.parametrize("cancelled", [True, False])
+    def test_edit_does_not_look_pressed_when_nothing_is_edited(self, reviewed, cancelled):
+        import qt
+
+        desktop, session = reviewed
+        ui = desktop.ui
+        if cancelled:
+            session.results.updateSegmentation(np.s_[0:2, 0:2, 0:2], np.ones((2, 2, 2), np.uint8))
+            desktop.answer(qt.QMessageBox.Cancel)
+        ui.editButton.click()
+        assert bool(session.editing) is not cancelled
+        ui.discardEditButton.click()
+        assert not ui.editButton.isChecked()
+        assert ui.editButton.text == "Edit"
+
+    def test_a_region_without_a_selected_row_gets_no_verdict(self, reviewed):
+        """Ctrl+click on the selected row would take the selection away, and the buttons would act on it still."""
+        from PySide6.QtCore import Qt
+        from PySide6.QtTest import QTest
+
+        desktop, _ = reviewed
+        table = desktop.ui.regionsTable
+        desktop.ui.nextButton.click()
+        place = table.visualItemRect(table.item(1, 2)).center()
+        QTest.mouseClick(table.viewport(), Qt.LeftButton, Qt.ControlModifier, place)
+        desktop.process()
+        assert [index.row() for index in table.selectionModel().selectedRows()] == [1]
+        desktop.ui.excludeButton.click()
+        assert statuses(desktop) == ["To review", "Excluded", "To review"]
+
+    def test_undo_in_the_editor_leads_back_to_the_start_of_the_edit_and_no_farther(self, reviewed):
+        import slicer
+
+        desktop, _ = reviewed
+        ui = desktop.ui
+        ui.editButton.click()
+        editor = ui.segmentEditorPlace.findChild(slicer.qMRMLSegmentEditorWidget)
+        editor.history.append("before the first stroke")
+        ui.editButton.click()
+        ui.nextButton.click()
+        ui.editButton.click()
+        assert editor.history == []
+        ui.discardEditButton.click()
+
+    def test_no_key_limits_drawing_to_some_grey_values(self, reviewed):
+        """The panel hides the Segment Editor's intensity mask, whose key is that of Include."""
+        from PySide6.QtCore import Qt
+        from PySide6.QtTest import QTest
+
+        from MoBUncertaintyLib.slicer_app.scene.drawing import EDITOR_TAG
+
+        desktop, session = reviewed
+        desktop.window.activateWindow()
+        desktop.ui.editButton.click()
+        editor = desktop.scene.GetSingletonNode(EDITOR_TAG, "vtkMRMLSegmentEditorNode")
+        for _ in range(3):
+            QTest.keyClick(desktop.window, Qt.Key_I)
+            assert not editor.GetSourceVolumeIntensityMask()
+        assert session.editing
+        desktop.ui.discardEditButton.click()
+        QTest.keyClick(desktop.window, Qt.Key_I)
+        assert statuses(desktop)[0] == "Included"
+
+    def test_a_comment_stays_with_its_region_though_the_field_keeps_the_keyboard(self, reviewed, monkeypatch):
+        desktop, session = reviewed
+        ui = desktop.ui
+        monkeypatch.setattr(type(ui.commentEdit), "hasFocus", lambda _self: True)
+        first, second = (region.region_id for region in session.review.regions[:2])
+        ui.commentEdit.text = "belongs to the first"
+        ui.nextButton.click()
+        assert ui.commentEdit.text == ""
+        ui.commentEdit.editingFinished.emit()
+        assert session.review.region(first).comment == "belongs to the first"
+        assert session.review.region(second).comment == ""
+
+    def test_results_follow_the_transform_that_the_ct_is_put_under(self, reviewed):
+        desktop, session = reviewed
+        transform = desktop.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        session.ctNode.SetAndObserveTransformNodeID(transform.GetID())
+        for role in ("segmentation", "variance", "regions"):
+            assert session.results.node(role).GetTransformNodeID() == transform.GetID()
+
+    def test_results_of_a_ct_that_is_removed_are_not_shown_and_no_cts(self, reviewed):
+        from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
+
+        desktop, session = reviewed
+        left = [session.results.node(role) for role in ("segmentation", "regions", "surface")]
+        desktop.scene.RemoveNode(session.ctNode)
+        assert [node.GetDisplayVisibility() for node in left] == [0, 0, 0]
+        desktop.process()
+        assert [node.GetScene() for node in left] == [None] * 3
+        assert desktop.ui.ctSelector.nodes() == []
+        views = nodesByClass(desktop.scene, "vtkMRMLSliceCompositeNode")
+        assert {view.GetForegroundVolumeID() for view in views} == {None}
+
+    @pytest.mark.parametrize(("drawn", "status"), [(True, "Edited"), (False, "To review")])
+    def test_leaving_the_module_keeps_what_is_being_drawn(self, reviewed, drawn, status):
+        desktop, session = reviewed
+        desktop.ui.editButton.click()
+        if drawn:
+            region = session.review.regions[0]
+            session.results.updateSegmentation(region.box, np.ones(region.mask.shape, np.uint8))
+        desktop.widget.exit()
+        assert session.editing is None
+        assert statuses(desktop)[0] == status
+        desktop.widget.enter()
+
+    @pytest.mark.parametrize("button", ["signOffButton", "exportButton", "editButton"])
+    def test_what_was_drawn_outside_of_the_review_is_asked_about(self, reviewed, button):
+        import qt
+
+        desktop, session = reviewed
+        for region in session.review.regions:
+            session.decide(region.region_id, "accept")
+        desktop.ui.reviewerEdit.text = "A. Reader"
+        desktop.widget.panel.refresh()
+        desktop.widget.panel.review.refresh()
+        session.results.updateSegmentation(np.s_[0:2, 0:2, 0:2], np.ones((2, 2, 2), np.uint8))
+        desktop.answer(qt.QMessageBox.Cancel)
+        getattr(desktop.ui, button).click()
+        (dialog,) = desktop.dialogs
+        assert "8 voxels" in dialog.text
+        assert session.strayEdits() == 8
+        assert session.review.signature is None
+        assert session.editing is None
+        assert not desktop.logic.busy
+
+    def test_each_ct_shows_its_own_results(self, reviewed):
+        desktop, session = reviewed
+        desktop.ui.includeButton.click()
+        other = add_ct(desktop, "other")
+        assert desktop.ui.regionsTable.rowCount == 0
+        assert not desktop.ui.includeButton.enabled
+        apply(desktop)
+        assert statuses(desktop) == ["To review"] * 3
+        desktop.ui.ctSelector.setCurrentNode(session.ctNode)
+        assert statuses(desktop)[0] == "Included"
+        assert shown(desktop) == [session.ctNode]
+        desktop.ui.ctSelector.setCurrentNode(other)
+        assert statuses(desktop)[0] == "To review"
+        assert shown(desktop) == [other]
+
+    def test_segments_deleted_in_the_segment_editor_come_back_with_the_next_verdict(self, reviewed):
+        desktop, session = reviewed
+        results, ui = session.results, desktop.ui
+        results.node("segmentation").GetSegmentation().RemoveSegment("Segment_1")
+        results.node("regions").GetSegmentation().RemoveSegment("Segment_2")
+        results.node("regions").GetSegmentation().GetSegment("Segment_3").SetName("renamed")
+        ui.excludeButton.click()
+        assert desktop.dialogs == []
+        assert np.array_equal(results.corrected(), session.review.corrected())
+        assert np.array_equal(results.regionLabels(), session.review.label_map())
+        assert results.node("segmentation").GetSegmentation().GetSegment("Segment_1").GetName() == "pancreas"
+
+    @pytest.mark.parametrize("editing", [False, True])
+    @pytest.mark.parametrize("role", ["segmentation", "variance", "ct"])
+    def test_removed_nodes_end_the_review_without_a_crash(self, reviewed, role, editing):
+        desktop, session = reviewed
+        desktop.ui.commentEdit.text = "never stored"
+        if editing:
+            desktop.ui.editButton.click()
+        desktop.scene.RemoveNode(session.ctNode if role == "ct" else session.results.node(role))
+        desktop.process()
+        assert desktop.ui.regionsTable.rowCount == 0
+        assert not desktop.ui.exportButton.enabled
+        assert desktop.ui.segmentEditorPlace.isHidden()
+
+    def test_the_module_can_be_opened_anew(self, reviewed):
+        """As Reload does: the old widget is cleaned up, and a new one finds all in the scene."""
+        import qt
+
+        import MoBUncertainty
+
+        desktop, session = reviewed
+        desktop.ui.excludeButton.click()
+        desktop.second = parent = type(desktop.panel)()  # kept: the host's node selectors observe the scene for ever
+        parent.setLayout(qt.QVBoxLayout())
+        parent.setMRMLScene(desktop.scene)
+        parent.isEntered = True
+        again = MoBUncertainty.MoBUncertaintyWidget(parent)
+        again.setup()
+        try:
+            assert again.ui.regionsTable.item(0, 1).text() == "Excluded"
+            assert again.ui.ctSelector.currentNode() is session.ctNode
+            assert all(shortcut.enabled for shortcut, _ in again.panel.review._shortcuts)
+        finally:
+            again.cleanup()
+        desktop.scene.Clear(0)
+        desktop.process()
+
+
+def test_regions_of_a_large_ct_are_looked_for_in_steps(reviewed, monkeypatch):
+    """The first move of a slider does not hold the application; what is moved meanwhile holds."""
+    desktop, session = reviewed
+    monkeypatch.setattr("MoBUncertaintyLib.slicer_app.panel.section.AT_ONCE_S", 0.0)
+    session._finder, slider = None, desktop.ui.doubtThresholdSlider
+    prepared = []
+    prepare = session.prepare
+    monkeypatch.setattr(session, "prepare", lambda *measure: prepared.append(1) or prepare(*measure))
+    slider.value = 0.02
+    desktop.process(until=lambda: prepared)
+    assert session._finder is None
+    slider.value = 0.03
+    desktop.process(until=lambda: abs(session.settings.level - 0.03) < 1e-6)
+
+
+class TestSeveralOrgans:
+    @pytest.fixture
+    def organs(self, desktop):
+        """A result of two organs, one above the other."""
+        from MoBUncertaintyLib.slicer_app.requests import showResult
+        from MoBUncertaintyLib.worker.fake import DOUBTS, LABEL, invent, row
+
+        ct = add_ct(desktop)
+        p, v, regions = invent(SHAPE)
+        below, above = p.copy(), p.copy()
+        below[SHAPE[0] // 2 :], above[: SHAPE[0] // 2] = 0, 0
+        labels = np.where(above > 0.5, 2, below > 0.5).astype(np.uint8)
+        result = {
+            "segmentation": labels,
+            "regions": regions,
+            "probability": {"1": below, "2": above},
+            "variance": {"1": v * (below > 0), "2": v * (above > 0)},
+            "rows": [row(label, place, regions, p, v, MATRIX) for label, place in enumerate(DOUBTS, start=1)],
+            "labels": [LABEL, LABEL | {"value": 2, "name": "adrenal_gland_left"}],
+            "provenance": {},
+            "warnings": [],
+            "seconds": {},
+        }
+        session = showResult(ct, {"ct": {"ijk_to_ras": small_panel.MATRIX}}, result)
+        desktop.logic.sessions.put(ct, session)
+        desktop.ui.overlayCollapsibleButton.collapsed = False
+        desktop.widget.panel.refresh()
+        return desktop, session
+
+    def test_the_map_of_one_organ_or_of_all_is_shown(self, organs):
+        desktop, session = organs
+        selector = desktop.ui.organSelector
+        assert not selector.isHidden()
+        assert [selector.itemText(index) for index in range(3)] == ["All organs", "pancreas", "adrenal gland left"]
+        selector.currentIndex = 2
+        desktop.process(until=lambda: session.results.overlay["label"] == 2)
+        selector.currentIndex = 0
+        desktop.process(until=lambda: session.results.overlay["label"] is None)
+
+    def test_include_asks_which_organ(self, organs):
+        desktop, session = organs
+        actions = desktop.ui.includeButton.menu().actions()
+        assert [action.text for action in actions] == ["pancreas", "adrenal gland left"]
+        actions[1].trigger()
+        region = session.review.regions[0]
+        assert (region.verdict, region.organ) == ("include", 2)
+        assert (session.results.corrected()[session.review.label_map() == region.label] == 2).all()
+        add_ct(desktop, "other")
+        apply(desktop)  # a model of one organ
+        assert desktop.ui.includeButton.menu() is None
+        assert desktop.ui.organSelector.isHidden()

@@ -1,0 +1,384 @@
+"""The review session on the real Slicer core: what the review says is what the scene shows, step by step."""
+
+import random
+
+import numpy as np
+import pytest
+
+from support.sessions import SHAPE, begin, begin_again, same
+
+pytestmark = pytest.mark.own_process
+
+
+@pytest.fixture
+def session(scene):
+    return begin(scene)
+
+
+def volumes(scene) -> list:
+    """All volumes of a scene."""
+    from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
+
+    return nodesByClass(scene, "vtkMRMLScalarVolumeNode")
+
+
+def decided(review):
+    """All that is stored of a review but the regions' numbers, which are described anew when it is opened."""
+    record = {key: value for key, value in review.to_dict().items() if key != "sha256"}
+    return record | {"regions": [{**entry, "region": None} for entry in record["regions"]]}
+
+
+def test_a_new_review_lists_all_regions_as_pending(session):
+    assert [region.region.location for region in session.review.regions] == ["left", "anterior", "superior"]
+    assert session.review.reviewed == (0, 3)
+    same(session)
+
+
+def test_a_map_is_shown_that_the_model_has(scene):
+    """Without a covariance there is no variance; another map that the reader has chosen stays."""
+    from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
+
+    ct = begin(scene).ctNode
+    results = begin_again(ct, regions={"settings": {"measure": "bernoulli"}}).results
+    assert results.overlay["kind"] == "variance"
+    results = begin_again(ct, covariance="deterministic").results
+    assert results.overlay["kind"] == "entropy"
+    assert results.kinds == [MapKind.PROBABILITY, MapKind.ENTROPY]
+    results.setOverlay(threshold=0.3)
+    assert results.overlay["threshold"] == 0.3
+    results.showMap(MapKind.VARIANCE)
+    assert results.overlay["kind"] == "entropy"
+    results = begin_again(ct).results
+    assert (results.overlay["kind"], results.overlay["threshold"]) == ("variance", 0.015)
+    results.showMap(MapKind.PROBABILITY)
+    assert begin_again(ct, covariance="deterministic").results.overlay["kind"] == "probability"
+
+
+def test_maps_are_drawn_from_the_threshold_that_the_model_states(scene):
+    session = begin(scene)
+    assert session.results.overlay["threshold"] == 0.015
+    session = begin_again(session.ctNode, regions={"settings": {"variance_threshold": 0.003}})
+    assert session.settings.level == session.results.overlay["threshold"] == 0.003
+
+
+def test_verdicts_change_the_regions_voxels_and_no_others(session):
+    first, second, third = session.review.regions
+    session.decide(first.region_id, "include")
+    session.decide(second.region_id, "exclude")
+    session.decide(third.region_id, "accept")
+    changed = session.results.corrected() != session.review.predicted
+    labels = session.review.label_map()
+    assert changed.any()
+    assert not changed[(labels != first.label) & (labels != second.label)].any()
+    assert (session.results.corrected()[labels == first.label] == 1).all()
+    assert (session.results.corrected()[labels == second.label] == 0).all()
+    same(session)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_walk_is_shown_and_undo_leads_back(session, seed):
+    chance = random.Random(seed)
+    thresholds = [0.015, 0.02, 0.03]
+    for _ in range(12):
+        region = chance.choice(session.review.regions)
+        step = chance.choice(["include", "exclude", "accept", "pending", "comment", "undo", "redo", "doubt"])
+        if step == "comment":
+            session.comment(region.region_id, chance.choice(["", "vessel", "duodenum?"]))
+        elif step in ("undo", "redo"):
+            getattr(session, step)()
+        elif step == "doubt":
+            session.setDoubt(chance.choice(thresholds), chance.choice([20.0, 200.0]))
+        else:
+            session.decide(region.region_id, step)
+        same(session)
+    while session.review.can_undo:
+        session.undo()
+        same(session)
+    assert session.review.reviewed == (0, 3)
+    assert np.array_equal(session.results.corrected(), session.review.predicted)
+
+
+def test_another_threshold_renews_the_list_and_keeps_what_is_decided(session):
+    decided = session.review.regions[1]
+    session.decide(decided.region_id, "exclude")
+    session.setDoubt(0.02, 50.0)
+    assert session.settings.threshold == 0.02
+    assert session.settings.minimum_mm3 == 50.0
+    kept = session.review.region(decided.region_id)
+    assert kept.verdict == "exclude"
+    assert np.array_equal(kept.mask, decided.mask)
+    same(session)
+
+
+class TestEdit:
+    """Drawing in the segmentation, as the Segment Editor does."""
+
+    def draw(self, session, value):
+        """All of the image becomes organ or background, as by a brush that heeds no mask."""
+        box = tuple(slice(0, size) for size in SHAPE)
+        session.results.updateSegmentation(box, np.full(SHAPE, value, np.uint8))
+
+    def test_the_editor_is_told_where_it_may_draw(self, session):
+        import slicer.util
+
+        region = session.review.regions[0]
+        editor = session.beginEdit(region.region_id)
+        segmentation = session.results.node("segmentation")
+        exported = session.ctNode.GetScene().AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
+        export = slicer.vtkSlicerSegmentationsModuleLogic.ExportSegmentsToLabelmapNode
+        assert export(segmentation, [editor.GetMaskSegmentID()], exported, session.ctNode)
+        mask = slicer.util.arrayFromVolume(exported)
+        assert np.array_equal(mask > 0, session.review.label_map() == region.label)
+        assert editor.GetMaskMode() == slicer.vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment
+        assert editor.GetSelectedSegmentID() == "Segment_1"
+        assert editor.GetSegmentationNode() is segmentation
+        assert editor.GetSourceVolumeNode() is session.ctNode
+        assert not segmentation.GetDisplayNode().GetSegmentVisibility(editor.GetMaskSegmentID())
+
+    def test_the_editor_draws_on_all_grey_values(self, session):
+        editor = session.beginEdit(session.review.regions[0].region_id)
+        editor.SetSourceVolumeIntensityMask(True)  # as an earlier version let the key I do
+        session.cancelEdit()
+        assert not session.beginEdit(session.review.regions[0].region_id).GetSourceVolumeIntensityMask()
+
+    def test_what_is_drawn_in_the_region_is_kept_and_no_more(self, session):
+        region = session.review.regions[2]
+        session.beginEdit(region.region_id)
+        self.draw(session, 1)
+        session.finishEdit()
+        assert session.editing is None
+        assert session.review.region(region.region_id).verdict == "edit"
+        labels = session.review.label_map()
+        assert (session.results.corrected()[labels == region.label] == 1).all()
+        changed = session.results.corrected() != session.review.predicted
+        assert not changed[labels != region.label].any()
+        assert list(session.results.node("segmentation").GetSegmentation().GetSegmentIDs()) == ["Segment_1"]
+        same(session)
+        session.undo()
+        assert np.array_equal(session.results.corrected(), session.review.predicted)
+
+    @pytest.mark.parametrize("way", ["cancelEdit", "close"])
+    def test_discarding_leaves_everything_as_it_was(self, session, way):
+        session.decide(session.review.regions[0].region_id, "include")
+        before = session.results.corrected()
+        session.beginEdit(session.review.regions[2].region_id)
+        self.draw(session, 0)
+        getattr(session, way)()
+        assert np.array_equal(session.results.corrected(), before)
+        same(session)
+
+    @pytest.mark.parametrize("drawn", [True, False])
+    def test_a_scene_saved_meanwhile_holds_what_is_drawn(self, session, scene, tmp_path, drawn):
+        from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
+        from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
+
+        region = session.review.regions[1]
+        session.beginEdit(region.region_id)
+        if drawn:
+            self.draw(session, 1)
+        path = str(tmp_path / "scene.mrb")
+        assert scene.WriteToMRB(path)
+        assert session.editing == region.region_id  # goes on
+        scene.Clear(False)
+        assert scene.ReadFromMRB(path, True)
+        again = ReviewSession.open(ResultScene(findResults(scene)[0]))
+        assert again.editing is None
+        assert again.review.region(region.region_id).verdict == ("edit" if drawn else "pending")
+        assert (again.results.corrected()[again.review.label_map() == region.label] == 1).all() or not drawn
+        assert list(again.results.node("segmentation").GetSegmentation().GetSegmentIDs()) == ["Segment_1"]
+        same(again)
+
+    def test_the_mask_of_a_region_that_is_no_more_goes(self, session):
+        from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
+        from MoBUncertaintyLib.slicer_app.scene.drawing import MASK_SEGMENT, REGION_TAG
+
+        session.beginEdit(session.review.regions[1].region_id)
+        segmentation = session.results.node("segmentation").GetSegmentation()
+        segmentation.GetSegment(MASK_SEGMENT).SetTag(REGION_TAG, "another")
+        again = ReviewSession.open(session.results)
+        assert list(segmentation.GetSegmentIDs()) == ["Segment_1"]
+        assert again.editing is None
+        same(again)
+
+    def test_an_organ_that_is_cleared_meanwhile_leaves_a_review_that_goes_on(self, session):
+        """ "Clear selected segments" in the Segment Editor leaves a segment without voxels."""
+        import slicer
+
+        first, second, _ = session.review.regions
+        session.beginEdit(first.region_id)
+        clear = slicer.vtkSlicerSegmentationsModuleLogic.ClearSegment
+        assert clear(session.results.node("segmentation"), "Segment_1")
+        session.finishEdit()
+        assert session.review.region(first.region_id).verdict == "edit"
+        same(session)
+        assert clear(session.results.node("segmentation"), "Segment_1")
+        session.decide(second.region_id, "include")
+        session.discardStrayEdits()
+        same(session)
+        session.undo()
+        session.undo()
+        assert np.array_equal(session.results.corrected(), session.review.predicted)
+
+    def test_a_signed_review_cannot_be_edited(self, session):
+        from MoBUncertaintyLib.errors import ReviewError
+
+        for region in session.review.regions:
+            session.decide(region.region_id, "accept")
+        session.sign("Dr. Ada Review")
+        with pytest.raises(ReviewError, match="reopen"):
+            session.beginEdit(session.review.regions[0].region_id)
+        session.withdraw()
+        session.beginEdit(session.review.regions[0].region_id)
+        assert session.editing == session.review.regions[0].region_id
+
+
+def test_a_saved_scene_goes_on_where_it_was_left(session, scene, tmp_path):
+    from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
+    from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
+
+    first, second, third = session.review.regions
+    session.decide(first.region_id, "include")
+    session.comment(second.region_id, "Gefäß?")
+    session.beginEdit(third.region_id)
+    session.results.updateSegmentation(third.box, np.ones(third.mask.shape, np.uint8))
+    session.finishEdit()
+    said, corrected = decided(session.review), session.review.corrected()
+    path = str(tmp_path / "scene.mrb")
+    assert scene.WriteToMRB(path)
+    scene.Clear(False)
+    assert scene.ReadFromMRB(path, True)
+
+    (ct,) = findResults(scene)
+    again = ReviewSession.open(ResultScene(ct))
+    assert decided(again.review) == said
+    assert [each.region.location for each in again.review.regions] == ["left", "anterior", "superior"]
+    assert np.array_equal(again.review.corrected(), corrected)
+    assert [region.verdict for region in again.review.regions] == ["include", "pending", "edit"]
+    same(again)
+    again.decide(second.region_id, "exclude")
+    same(again)
+
+
+def test_a_damaged_review_is_refused_in_one_sentence(session):
+    from MoBUncertaintyLib.errors import ReviewError
+    from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
+
+    session.results.setState("review", {"schema": "something else"})
+    with pytest.raises(ReviewError, match="again"):
+        ReviewSession.open(session.results)
+    session.results.setState("review", {})
+    with pytest.raises(ReviewError, match="CT"):
+        ReviewSession.open(session.results)
+
+
+def test_a_scene_without_a_review_gets_one(session):
+    """That is a scene of the command line."""
+    from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
+
+    before = decided(session.review)
+    session.ctNode.GetScene().RemoveNode(session.results.node("state.review"))
+    assert session.isComplete()
+    again = ReviewSession.open(session.results)
+    assert decided(again.review) == before
+    same(again)
+
+
+class TestStrayEdits:
+    """The user changes the segmentation in the Segment Editor, outside of the review."""
+
+    @pytest.fixture
+    def strayed(self, session):
+        session.decide(session.review.regions[0].region_id, "exclude")
+        box = np.s_[0:2, 0:2, 0:2]
+        session.results.updateSegmentation(box, np.ones((2, 2, 2), np.uint8))
+        return session
+
+    def test_they_are_counted_and_taken_back(self, strayed):
+        assert strayed.strayEdits() == 8
+        strayed.discardStrayEdits()
+        assert strayed.strayEdits() == 0
+        same(strayed)
+
+    def test_they_survive_saving_until_they_are_settled(self, strayed):
+        from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
+
+        assert ReviewSession.open(strayed.results).strayEdits() == 8
+
+    def test_verdicts_are_no_stray_edits(self, session):
+        for region, verdict in zip(session.review.regions, ("include", "exclude", "accept"), strict=True):
+            session.decide(region.region_id, verdict)
+        assert session.strayEdits() == 0
+
+
+def test_results_that_cannot_be_shown_leave_none(scene, monkeypatch):
+    from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
+
+    first = begin(scene)
+    kept = {node.GetID() for node in (first.ctNode,)}
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ResultScene, "setMaps", fail)
+        with pytest.raises(MemoryError):
+            begin_again(first.ctNode)
+    assert not first.isComplete()
+    assert {each.GetID() for each in volumes(scene)} == kept
+    assert begin_again(first.ctNode).isComplete()
+
+
+def test_a_ct_that_was_moved_meanwhile_gets_no_results(scene):
+    from MoBUncertaintyLib.errors import ImageError
+
+    session = begin(scene)
+    session.ctNode.SetOrigin(100, 0, 0)
+    with pytest.raises(ImageError, match="changed while it was segmented"):
+        begin_again(session.ctNode)
+    assert session.isComplete()
+
+
+def test_a_session_without_its_nodes_is_not_complete(session, scene):
+    assert session.isComplete()
+    scene.RemoveNode(session.results.node("variance"))
+    assert not session.isComplete()
+
+
+def test_a_verdict_is_kept_though_it_cannot_be_shown(session, monkeypatch):
+    region = session.review.regions[0]
+    monkeypatch.setattr(type(session.results), "updateSegmentation", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        session.decide(region.region_id, "include")
+    assert session.results.state("review")["regions"][0]["verdict"] == "include"
+
+
+def test_segments_of_the_user_stay_when_the_ct_is_segmented_again(session):
+    segmentation = session.results.node("segmentation").GetSegmentation()
+    segmentation.AddEmptySegment("", "Tumour")
+    again = begin_again(session.ctNode)
+    names = [segmentation.GetSegment(identifier).GetName() for identifier in segmentation.GetSegmentIDs()]
+    assert "Tumour" in names and len(names) == 2
+    again.decide(again.review.regions[0].region_id, "include")
+    same(again)
+
+
+def test_each_ct_has_a_review_of_its_own(scene):
+    one, other = begin(scene, "one"), begin(scene, "other")
+    one.decide(one.review.regions[0].region_id, "include")
+    assert other.review.reviewed == (0, 3)
+    same(one)
+    same(other)
+
+
+def test_a_region_is_jumped_to_and_marked(session, scene):
+    from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
+
+    region = session.review.regions[1]
+    session.show(region)
+    display = session.results.node("regions").GetDisplayNode()
+    opacities = [display.GetSegmentOpacity2DOutline(f"Segment_{each.label}") for each in session.review.regions]
+    assert opacities[1] == 1.0
+    assert max(opacities[0], opacities[2]) < 1.0
+    for view in nodesByClass(scene, "vtkMRMLSliceNode"):
+        centre = [view.GetSliceToRAS().GetElement(axis, 3) for axis in range(3)]
+        assert centre == pytest.approx(region.region.centroid_ras, abs=1e-3)

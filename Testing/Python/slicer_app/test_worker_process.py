@@ -1,0 +1,311 @@
+"""The worker as a process: it speaks the protocol, and never outlives the application."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.worker.protocol import Event, check_event, encode
+from support import tiny
+from support.processes import SOON, gone, wait_until
+from support.worker_requests import an_export
+
+
+class Process:
+    """A worker as the application has it."""
+
+    def __init__(self, program: str = "", **environment: str) -> None:
+        arguments = ["-c", program] if program else ["-m", "MoBUncertaintyLib.worker"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        )
+
+    def send(self, **message: Any) -> None:
+        self.process.stdin.write(encode(message))
+        self.process.stdin.flush()
+
+    def events(self) -> Iterator[dict]:
+        for line in self.process.stdout:
+            event = json.loads(line)
+            check_event(event)
+            yield event
+
+    def until(self, kind: Event) -> dict:
+        return next(event for event in self.events() if event["event"] == kind)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "Ärzte & Söhne 文件"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Process]]:
+    started: list[Process] = []
+
+    def start(*arguments: str, **environment: str) -> Process:
+        started.append(Process(*arguments, **environment))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.process.kill()
+        each.process.wait()
+        for stream in (each.process.stdin, each.process.stdout, each.process.stderr):
+            with suppress(OSError):
+                stream.close()
+
+
+def test_it_is_ready_before_anything_heavy_is_loaded(start: Callable[..., Process]) -> None:
+    began = time.monotonic()
+    process = start()
+    ready = process.until(Event.READY)
+    assert time.monotonic() - began < SOON
+    assert ready["pid"] == process.process.pid
+    assert ready["version"]
+    process.send(id=1, command="shutdown")
+    assert process.until(Event.RESULT)["id"] == 1
+    assert process.process.wait(SOON) == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="niceness is Unix's")
+@pytest.mark.parametrize("sharing", [True, False])
+@pytest.mark.parametrize("permitted", [True, False])
+def test_it_does_not_inherit_a_low_priority(permitted: bool, sharing: bool) -> None:
+    """As of a Slicer that runs at nice 19; an ordinary user may not take that back."""
+    code = f"""
+import os
+from MoBUncertaintyLib.worker import server
+os.nice(19)
+def refuse(*_): raise PermissionError
+if not {permitted}: os.setpriority = refuse
+worker._shares_among_sessions = lambda: {sharing}
+print(worker.stand_alone(), os.getsid(0) == os.getpid())
+"""
+    if permitted and os.getuid():
+        pytest.skip("only root may raise a priority")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0" if permitted or sharing else "19", "True"]
+
+
+def test_requests_are_answered_one_after_the_other(start: Callable[..., Process], folder: Path) -> None:
+    model = tiny.make_results_folder(folder / "Modèle", dataset=tiny.make_dataset(orientation="RAS"))
+    np.save(folder / "ct.npy", sitk.GetArrayFromImage(tiny.make_ct((20, 24, 28))))
+    np.save(folder / "slice.npy", np.zeros((1, 9, 9), np.int16))
+    request = {"command": "predict", "model": str(model), "folder": str(folder), "settings": {"device": "cpu"}}
+
+    def volume(name: str) -> dict[str, Any]:
+        return {"array": str(folder / name), "ijk_to_ras": np.diag([3.0, 3.0, 3.0, 1.0]).tolist()}
+
+    process = start(LC_ALL="C", LANG="C")  # paths with other letters do not depend on the locale
+    process.send(id=1, command="dance")
+    process.send(id=2, ct=volume("slice.npy"), **request)
+    assert process.until(Event.ERROR)["code"] == "protocol"
+    assert process.until(Event.ERROR)["code"] == "image"
+    process.send(id=3, ct=volume("ct.npy"), **request)
+    answer = process.until(Event.RESULT)
+    assert answer["id"] == 3
+    assert np.load(answer["result"]["segmentation"]).shape == (20, 24, 28)
+
+
+def test_nonsense_is_answered_and_ends_it(start: Callable[..., Process]) -> None:
+    process = start()
+    process.process.stdin.write(b"hello\n")
+    process.process.stdin.flush()
+    error = process.until(Event.ERROR)
+    assert error["code"] == "protocol"
+    assert wait_until(lambda: process.process.poll() is not None)
+
+
+PRINTS = """
+import os, sys, subprocess
+from MoBUncertaintyLib.worker.server import serve
+def handler(request, report):
+    print("printed")
+    os.system("echo from a child")
+    subprocess.run([sys.executable, "-c", "import sys; print('read', repr(sys.stdin.read()))"])
+    return {}
+serve({"compute": handler})
+"""
+
+
+def test_what_prints_does_not_disturb_the_protocol(start: Callable[..., Process]) -> None:
+    process = start(PRINTS)
+    process.send(id=1, command="compute")
+    assert [event["event"] for event in (next(process.events()), process.until(Event.RESULT))] == ["ready", "result"]
+    process.send(id=2, command="shutdown")
+    process.process.wait(SOON)
+    printed = process.process.stderr.read().decode()
+    for line in ("printed", "from a child", "read ''"):
+        assert line in printed.splitlines()
+
+
+def test_its_heart_beats_while_it_computes(start: Callable[..., Process]) -> None:
+    program = """
+import time
+from MoBUncertaintyLib.worker import server
+server.HEARTBEAT_S = 0.05
+server.serve({"compute": lambda request, report: time.sleep(0.5) or {}})
+"""
+    process = start(program)
+    process.send(id=1, command="compute")
+    kinds = []
+    for event in process.events():
+        kinds.append(event["event"])
+        if kinds[-1] == Event.RESULT:
+            break
+    assert kinds.count(Event.HEARTBEAT) >= 5
+
+
+def test_an_unforeseen_fault_tells_where(start: Callable[..., Process]) -> None:
+    process = start(
+        "from MoBUncertaintyLib.worker import server\nserver.serve({'compute': lambda request, report: 1 / 0})"
+    )
+    for number in (1, 2):  # and the worker goes on
+        process.send(id=number, command="compute")
+        error = process.until(Event.ERROR)
+        assert (error["id"], error["code"]) == (number, "internal")
+        assert "ZeroDivisionError" in error["message"]
+        assert "Traceback" in error["details"]
+
+
+TORCH = """
+import subprocess, sys
+from MoBUncertaintyLib.worker.server import serve
+def handler(request, report):
+    import torch
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    a = torch.ones(9000, 9000)
+    report.warning(str(child.pid))
+    a @ a  # one kernel, many seconds on a core
+    return {}
+serve({"compute": handler})
+"""
+
+
+def test_closing_stdin_ends_it_amid_a_torch_kernel_with_its_children_and_files(
+    start: Callable[..., Process], folder: Path
+) -> None:
+    process = start(TORCH)
+    (folder / "ct.npy").write_bytes(b"of a patient")
+    process.send(command="scratch", folder=str(folder))
+    process.send(id=1, command="compute")
+    child = int(process.until(Event.WARNING)["message"])
+    time.sleep(0.3)
+    assert process.process.poll() is None
+    assert not gone(child)
+    process.process.stdin.close()
+    assert wait_until(lambda: process.process.poll() is not None and gone(child))
+    assert not folder.exists()
+
+
+EXPORT = """
+import time
+from pathlib import Path
+from MoBUncertaintyLib.output.review_export import FOLDER
+from MoBUncertaintyLib.worker.server import serve
+def handler(request, report):
+    with FOLDER.new(Path(request["output"])) as partial:
+        (partial / "report.html").write_text("Doe, Jane")
+        report.warning(partial.name)
+        time.sleep(600)
+serve({"export": handler})
+"""
+
+
+def test_closing_stdin_amid_an_export_leaves_nothing_of_it(start: Callable[..., Process], folder: Path) -> None:
+    process = start(EXPORT)
+    process.send(id=1, command="export", **an_export(folder))
+    partial = process.until(Event.WARNING)["message"]
+    assert {path.name for path in folder.iterdir()} == {partial, ".review.mob-lock"}
+    process.process.stdin.close()
+    assert wait_until(lambda: process.process.poll() is not None)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("output", ["loop/review", f"{'x' * 5000}/review", "\0/review"], ids=["loop", "long", "null"])
+def test_closing_stdin_ends_it_whatever_folder_it_was_to_write(
+    start: Callable[..., Process], folder: Path, output: str
+) -> None:
+    (folder / "loop").symlink_to(folder / "loop")
+    process = start()
+    process.send(id=1, command="export", **an_export(folder) | {"output": str(folder / output)})
+    error = process.until(Event.ERROR)
+    assert (error["id"], error["code"]) == (1, "internal")  # there is no CT in this request
+    process.process.stdin.close()
+    assert wait_until(lambda: process.process.poll() is not None)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"output": 7}, "'output'"),
+        ({"output": None}, "'output'"),
+        ({"ct": "ct.npy"}, "'ct'"),
+        ({"formats": "report"}, "'formats'"),
+        ({"command": 3}, "'command'"),
+        ({"command": "predict", "model": 3}, "'model'"),
+        ({"command": "predict", "model": "m", "folder": "f", "settings": []}, "'settings'"),
+        ({"command": "scratch"}, "'folder'"),
+        ({"id": [1]}, "'id'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_request_without_a_proper_field_is_refused_and_the_next_is_answered(
+    start: Callable[..., Process], folder: Path, change: dict, named: str
+) -> None:
+    process = start()
+    process.send(**{"id": 1, "command": "export"} | an_export(folder) | change)
+    error = process.until(Event.ERROR)
+    assert error["code"] == "protocol"
+    assert named in error["message"]
+    process.send(id=2, command="shutdown")
+    assert process.until(Event.RESULT)["id"] == 2
+
+
+def test_half_a_surrogate_pair_is_no_message_and_not_a_crash(start: Callable[..., Process]) -> None:
+    process = start()
+    process.process.stdin.write(b'{"id": "\\ud800", "command": "dance"}\n')
+    process.process.stdin.flush()
+    assert "surrogate" in process.until(Event.ERROR)["message"]
+
+
+def test_a_message_about_a_name_that_is_no_text_is_sent(start: Callable[..., Process]) -> None:
+    process = start(UNTOLD)
+    for number in (1, 2):
+        process.send(id=number, command="read")
+        error = process.until(Event.ERROR)
+        assert (error["id"], error["message"]) == (number, "M?ller.nii.gz cannot be read.")
+
+
+UNTOLD = """
+from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.worker.server import serve
+def handler(request, report):
+    raise ImageError("M\\udcfcller.nii.gz cannot be read.")
+serve({"read": handler})
+"""
+
+
+def test_it_ends_when_nobody_listens_any_more(start: Callable[..., Process]) -> None:
+    process = start("from MoBUncertaintyLib.worker import server\nserver.HEARTBEAT_S = 0.05\nserver.serve({})")
+    process.until(Event.READY)
+    process.process.stdout.close()
+    assert wait_until(lambda: process.process.poll() is not None)

@@ -1,0 +1,368 @@
+"""Every bad input that is tried, on disk, and the sentence that the user is to read.
+
+`python -m support.bad_inputs FOLDER` makes them for those who cannot import torch, and prints JSON: for each row the
+`source`, the `model`, the `output` and the `sentence`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.network.export import export
+from support import tiny
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is given to `predict`; each row of the table changes one thing of a run that would end well."""
+
+    source: Path
+    model: Path
+    output: Path
+    scratch: Path
+
+
+Change = Callable[[Run], Run]
+
+
+def make_good(folder: Path) -> Run:
+    """A run that ends well."""
+    spec = CovarianceSpec(Covariance.DIAGONAL)
+    export(tiny.make_results_folder(folder / "raw", covariance=spec), folder / "model")
+    sitk.WriteImage(tiny.make_ct(), folder / "ct.nii.gz")
+    return Run(folder / "ct.nii.gz", folder / "model", folder, folder)
+
+
+def make_start(good: Run, folder: Path) -> Run:
+    """A run of its own: it may spoil the model, and writes to an empty folder."""
+    subprocess.run(["cp", "-r", good.model, folder / "model"], check=True)
+    (folder / "results").mkdir()
+    return Run(good.source, folder / "model", folder / "results" / "out", folder)
+
+
+def with_image(make: Callable[[sitk.Image], sitk.Image], name: str = "bad.nii.gz") -> Change:
+    def change(run: Run) -> Run:
+        sitk.WriteImage(make(sitk.ReadImage(run.source)), run.scratch / name)
+        return replace(run, source=run.scratch / name)
+
+    return change
+
+
+def with_values(make: Callable[[np.ndarray], np.ndarray], name: str = "bad.nii.gz") -> Change:
+    def refill(image: sitk.Image) -> sitk.Image:
+        changed = sitk.GetImageFromArray(make(sitk.GetArrayFromImage(image).astype(np.float32)))
+        changed.CopyInformation(image)
+        return changed
+
+    return with_image(refill, name)
+
+
+def with_bytes(make: Callable[[bytes], bytes], name: str = "bad.nii.gz") -> Change:
+    def change(run: Run) -> Run:
+        path = run.scratch / name
+        if not name.endswith(".nii.gz"):
+            sitk.WriteImage(sitk.ReadImage(run.source), path, useCompression=name.endswith(".mha"))
+        path.write_bytes(make((path if path.exists() else run.source).read_bytes()))
+        return replace(run, source=path)
+
+    return change
+
+
+def with_flipped_bit(content: bytes) -> bytes:
+    middle = len(content) * 2 // 3
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def with_mirrored_sform(content: bytes) -> bytes:
+    """Left and right exchanged in one of the two statements of a NIfTI header, whose third number is srow_x[0]."""
+    plain = bytearray(gzip.decompress(content))
+    plain[252:256] = struct.pack("<hh", 1, 1)  # both count
+    plain[280:284] = struct.pack("<f", -struct.unpack_from("<f", plain, 280)[0])
+    return gzip.compress(plain)
+
+
+def named_pipe(run: Run) -> Run:
+    os.mkfifo(run.scratch / "pipe.nii.gz")
+    return replace(run, source=run.scratch / "pipe.nii.gz")
+
+
+def with_spacing(millimetres: float) -> Change:
+    def respace(image: sitk.Image) -> sitk.Image:
+        image.SetSpacing((millimetres,) * 3)
+        return image
+
+    return with_image(respace)
+
+
+def missing_file(run: Run) -> Run:
+    return replace(run, source=run.scratch / "nowhere.nii.gz")
+
+
+def empty_folder(run: Run) -> Run:
+    (run.scratch / "empty").mkdir()
+    return replace(run, source=run.scratch / "empty")
+
+
+def two_series(run: Run) -> Run:
+    folder = run.scratch / "dicom"
+    folder.mkdir()
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for series, number in ((series, number) for series in (1, 2) for number in range(3)):
+        slice_ = sitk.GetImageFromArray(np.arange(400, dtype=np.int16).reshape(20, 20))
+        tags = {"0008|0060": "CT", "0020|000d": "1.2", "0020|000e": f"1.2.{series}", "0020|0013": str(number)}
+        tags |= {"0008|0018": f"1.2.{series}.{number}", "0020|0032": f"0\\0\\{3 * number}"}
+        for tag, value in tags.items():
+            slice_.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{series}-{number}.dcm"))
+        writer.Execute(slice_)
+    return replace(run, source=folder)
+
+
+def nan_and_infinity(values: np.ndarray) -> np.ndarray:
+    values[0, 0, :3] = np.nan
+    values[-1, -1, -1] = np.inf
+    values[-1, -1, 0] = -np.inf
+    return values
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def without_weights(run: Run) -> Run:
+    (run.model / "fold_0" / "weights.safetensors").unlink()
+    return run
+
+
+def changed_weights(run: Run) -> Run:
+    path = run.model / "fold_0" / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    return run
+
+
+def unknown_schema(run: Run) -> Run:
+    path = run.model / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
+    return run
+
+
+def no_model(run: Run) -> Run:
+    return replace(run, model=run.scratch / "nowhere")
+
+
+class _Touch:
+    """Unpickled, it would make a file: the sign that code of a checkpoint has run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch '{self.path}'",)
+
+
+def code_in_checkpoint(run: Run) -> Run:
+    folder = tiny.make_results_folder(run.scratch / "raw")
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"optimizer_state": _Touch(run.scratch / "the-code-ran")}, path)
+    return replace(run, model=folder)
+
+
+def other_plans(run: Run) -> Run:
+    """A checkpoint of another width than its plans say."""
+    folder = tiny.make_results_folder(run.scratch / "raw")
+    plans = json.loads((folder / "plans.json").read_text())
+    arguments = plans["configurations"][tiny.CONFIGURATION]["architecture"]["arch_kwargs"]
+    arguments["features_per_stage"] = [2 * features for features in arguments["features_per_stage"]]
+    (folder / "plans.json").write_text(json.dumps(plans))
+    return replace(run, model=folder)
+
+
+def with_raw(name: str, *path: str, to: object) -> Change:
+    """A raw results folder with another entry in `plans.json` or `dataset.json`."""
+
+    def change(run: Run) -> Run:
+        folder = tiny.make_results_folder(run.scratch / "raw")
+        content = inner = json.loads((folder / name).read_text())
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = to
+        (folder / name).write_text(json.dumps(content))
+        return replace(run, model=folder)
+
+    return change
+
+
+def with_planned(name: str, to: object) -> Change:
+    return with_raw("plans.json", "configurations", tiny.CONFIGURATION, name, to=to)
+
+
+def with_card(**changes: object) -> Change:
+    def change(run: Run) -> Run:
+        path = run.model / "model.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        return run
+
+    return change
+
+
+def nested(depth: int) -> list:
+    inner: list = []
+    for _ in range(depth):
+        inner = [inner]
+    return inner
+
+
+# --- outputs ---------------------------------------------------------------------------------------------------------
+
+
+def file_in_the_way(run: Run) -> Run:
+    (run.scratch / "file").write_text("something else")
+    return replace(run, output=run.scratch / "file" / "out")
+
+
+def others_folder(run: Run) -> Run:
+    (run.scratch / "thesis").mkdir()
+    (run.scratch / "thesis" / "thesis.tex").write_text("three years of work")
+    return replace(run, output=run.scratch / "thesis")
+
+
+def unwritable(run: Run) -> Run:
+    """Not even root may make a folder there."""
+    return replace(run, output=Path("/proc/mob-uncertainty-out"))
+
+
+def named_as_a_file(run: Run) -> Run:
+    return replace(run, output=run.scratch / "results" / "seg.nii.gz")
+
+
+def no_text_as_input(run: Run) -> Run:
+    path = os.fsdecode(os.fsencode(run.scratch) + b"/M\xfcller.nii.gz")
+    shutil.copyfile(run.source, path)
+    return replace(run, source=Path(path))
+
+
+def no_text_as_output(run: Run) -> Run:
+    return replace(run, output=Path(os.fsdecode(os.fsencode(run.output) + b"\xfc")))
+
+
+def name_too_long(run: Run) -> Run:
+    return replace(run, output=run.scratch / "results" / ("n" * 256))
+
+
+REFUSED: dict[str, tuple[Change, str]] = {
+    "missing file": (missing_file, "nowhere.nii.gz does not exist; check the path."),
+    "empty folder": (empty_folder, "holds no image; give a folder with DICOM slices or"),
+    "text file named .nii.gz": (with_bytes(lambda content: b"Dear colleague, " * 99), "not a readable NIfTI image"),
+    "truncated gzip": (with_bytes(lambda content: content[: len(content) // 2]), "is truncated or damaged; copy"),
+    "bit flipped in a compressed MHA": (
+        with_bytes(with_flipped_bit, "bad.mha"),
+        "bad.mha is truncated or damaged; copy",
+    ),
+    "header that names another file": (
+        with_bytes(lambda content: content.replace(b"bad.raw", b"/etc/passwd"), "bad.mhd"),
+        "bad.mhd names voxels outside its own folder ('/etc/passwd'), which are not read; put both files",
+    ),
+    "left and right exchanged in the sform": (
+        with_bytes(with_mirrored_sform),
+        "bad.nii.gz states two orientations that contradict each other (qform and sform)",
+    ),
+    "named pipe": (named_pipe, "pipe.nii.gz is not a regular file (a folder, pipe, device or socket); give a file."),
+    "2D image": (with_image(lambda image: image[:, :, 5]), "single slice"),
+    "RGB image": (
+        with_image(lambda image: sitk.Compose([sitk.Cast(image, sitk.sitkUInt8)] * 3)),
+        "has 3 values per voxel, like a colour image; give a scalar volume.",
+    ),
+    "4D series": (
+        with_image(lambda image: sitk.JoinSeries([image, image])),
+        "four dimensions (56 x 48 x 40 x 2); extract one time point",
+    ),
+    "all-constant volume": (with_values(lambda values: values * 0 - 5), "Every voxel of the image has the value -5"),
+    "no finite voxel": (
+        with_values(lambda values: values * np.nan, "bad.mha"),
+        "No voxel of the image has a finite value",
+    ),
+    "spacing of 0.1 mm": (with_spacing(0.1), "0.1 x 0.1 x 0.1 mm, outside"),
+    "spacing of 20 mm": (with_spacing(20), "20 x 20 x 20 mm, outside"),
+    "DICOM folder with two series": (two_series, "holds 2 DICOM series; choose one with --series: 1.2.1"),
+    "no model": (no_model, "There is no model '"),
+    "model without its weights": (without_weights, "lacks fold_0/weights.safetensors"),
+    "model with a wrong hash": (changed_weights, "fold_0/weights.safetensors in"),
+    "model of an unknown schema": (unknown_schema, "newer version of MoB Uncertainty (schema 99"),
+    "checkpoint that runs code": (code_in_checkpoint, "checkpoint_final.pth"),
+    "network that does not fit its plans": (other_plans, "do not fit the network in plans.json ("),
+    "spacing of 400 digits": (with_card(spacing=[10**400, 1, 1]), "is too large; export the model again"),
+    "regions of 400 digits": (with_card(regions={"depth_mm": 10**400}), "is too large; export the model again"),
+    "training nested 900 deep": (with_card(training={"a": nested(900)}), "is nested more than 64 deep"),
+    "a setting with a name of 100,000 letters": (with_card(regions={"x" * 100_000: 1}), " ... "),
+    "half a surrogate pair": (with_card(licence="\ud800"), "not valid Unicode (half a surrogate pair)"),
+    "channel's name that is a number": (with_raw("dataset.json", "channel_names", to={"0": 5}), "is not text"),
+    "ignore label amid others": (
+        with_raw("dataset.json", "labels", to={"background": 0, "organ": 1, "ignore": 7}),
+        "with ignore as the last",
+    ),
+    "normalisation of photographs": (with_planned("normalization_schemes", ["RGBTo01Normalization"]), "colour images"),
+    "resampling that plans cannot name": (
+        with_planned("resampling_fn_data", "resample_torch_simple"),
+        "nnU-Net's resample_torch_simple is called by other functions only",
+    ),
+    "patch of a whole scan": (with_planned("patch_size", [1024, 1024, 64]), "'patch_size' and 'spacing' must have"),
+    "output below a file": (file_in_the_way, "choose another folder"),
+    "output in a folder of other things": (others_folder, "holds other things than results"),
+    "output where nothing can be made": (unwritable, "/proc"),
+    "output that is the name of a file": (named_as_a_file, "give a folder's name, such as seg."),
+    "output with too long a name": (name_too_long, "File name too long"),
+    "output that is no text": (no_text_as_output, r"out\xfc is not a name in UTF-8; choose another folder."),
+    "input that is no text": (no_text_as_input, r"M\xfcller.nii.gz is not a name in UTF-8; rename the file"),
+}
+
+WORKED_AROUND: dict[str, tuple[Change, str]] = {
+    "NaN and infinity, MHA": (
+        with_values(nan_and_infinity, "bad.mha"),
+        "5 voxels are not finite numbers and were set to air",
+    ),
+    "NaN and infinity, NIfTI": (
+        with_values(nan_and_infinity, "bad.nii.gz"),
+        "5 voxels are not finite numbers and were set to air",
+    ),
+    "NRRD without a space": (
+        with_bytes(
+            lambda content: content.replace(b"space: left-posterior-superior", b"space dimension: 3"), "bad.nrrd"
+        ),
+        "bad.nrrd does not say where its voxels lie in the patient (its header names no space)",
+    ),
+    "smaller than one tile": (with_image(lambda image: image[20:36, 16:32, 12:24]), ""),
+}
+
+
+def make(folder: Path) -> dict[str, dict[str, str]]:
+    (folder / "good").mkdir()
+    good = make_good(folder / "good")
+    rows = {}
+    for name, (change, sentence) in ({"good": (lambda run: run, "")} | REFUSED | WORKED_AROUND).items():
+        scratch = folder / name.replace(" ", "-").replace(".", "-")
+        scratch.mkdir(exist_ok=name == "good")
+        run = change(make_start(good, scratch) if name != "good" else good)
+        paths = {"source": str(run.source), "model": str(run.model), "output": str(run.output)}
+        rows[name] = paths | {"sentence": sentence}
+    return rows
+
+
+if __name__ == "__main__":
+    print(json.dumps(make(Path(sys.argv[1]))))

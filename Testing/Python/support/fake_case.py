@@ -1,0 +1,117 @@
+"""An invented prediction, small and with everything in it that a real one has; no network needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.model.card import Label, ModelCard
+from MoBUncertaintyLib.model.covariance import CovarianceSpec
+from MoBUncertaintyLib.regions.finder import Region, Regions
+from MoBUncertaintyLib.regions.settings import RegionSettings
+
+SIZE = (40, 36, 28)  # x, y, z
+OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
+LEFT_HANDED = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+MARKER_HU = 2000
+
+ANATOMY = ("SCT", "123037004", "Anatomical Structure")
+PANCREAS = Label(
+    1, "pancreas", (249, 180, 111), {"category": ANATOMY, "type": ("SCT", "15776009", "Pancreas"), "modifier": None}
+)
+LEFT_KIDNEY = Label(
+    2,
+    "kidney_left",
+    (185, 102, 83),
+    {"category": ANATOMY, "type": ("SCT", "64033007", "Kidney"), "modifier": ("SCT", "7771000", "Left")},
+)
+
+
+@dataclass
+class Case:
+    """What `write_results` and `draw_overlay` take."""
+
+    image: sitk.Image
+    prediction: SimpleNamespace
+    regions: Regions
+    card: ModelCard
+
+
+def invented_case(
+    direction: tuple[float, ...] = OBLIQUE,
+    spacing: tuple[float, float, float] = (2.0, 2.0, 3.0),
+    labels: tuple[Label, ...] = (PANCREAS,),
+    with_regions: bool = True,
+) -> Case:
+    """A ball of an organ (one half each for two labels) with two doubtful places at its surface and a bright marker."""
+    z, y, x = np.indices(SIZE[::-1]).astype(float)
+    position = np.stack([x, y, z], axis=-1) * spacing
+    middle = np.array(SIZE) * spacing / 2
+
+    def distance(centre: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(position - centre, axis=-1)
+
+    organ = 1 / (1 + np.exp((distance(middle) - 14) / 0.8))
+    ct = np.full(SIZE[::-1], -80, np.int16) + (120 * organ).astype(np.int16)
+    ct[:, :2] = -1000  # air
+    ct[4, 6, 8] = MARKER_HU
+    places = [middle + np.array((14.0, 0.0, 0.0)), middle + np.array((0.0, -13.0, 6.0))]
+    doubt = sum(
+        height * np.exp(-((distance(place) / 6) ** 2)) for place, height in zip(places, (0.2, 0.15), strict=True)
+    )
+    probability = np.clip(organ + 0.4 * doubt, 0, 1)
+    variance = np.minimum(doubt + 0.3 * probability * (1 - probability), 0.25) * (doubt > 0.002)
+    region_labels = np.zeros(SIZE[::-1], np.uint16)
+    for rank, place in reversed(list(enumerate(places, 1))):
+        region_labels[distance(place) < 5.5] = rank if with_regions else 0
+
+    segmentation = (probability > 0.5).astype(np.uint8)
+    if len(labels) == 2:
+        half = (x > SIZE[0] / 2)[..., None] == np.array([False, True])
+        segmentation *= np.where(half[..., 1], 2, 1).astype(np.uint8)
+        probability, variance = (values[..., None] * half for values in (probability, variance))
+
+    def to_image(array: np.ndarray, kind: type) -> sitk.Image:
+        image = sitk.GetImageFromArray(array.astype(kind), isVector=array.ndim == 4)
+        image.SetSpacing(spacing)
+        image.SetOrigin((-30.0, 45.0, -210.0))
+        image.SetDirection(direction)
+        return image
+
+    image = to_image(ct, np.int16)
+    found = tuple(
+        Region(
+            rank=rank,
+            label=rank,
+            centroid_ras=tuple(
+                np.array(image.TransformContinuousIndexToPhysicalPoint((place / spacing).tolist())) * (-1, -1, 1)
+            ),
+            volume_mm3=690.0,
+            expected_error_mm3=1234.5 / rank,
+            mean_variance=0.15,
+            peak_variance=0.22,
+            mean_probability=0.5,
+            inside_share=0.4,
+            extent_mm=11.0,
+            location=location,
+        )
+        for rank, (place, location) in enumerate(zip(places, ("left", "superior anterior"), strict=True), 1)
+    )
+    prediction = SimpleNamespace(
+        segmentation=to_image(segmentation, np.uint8),
+        probability=to_image(probability, np.float32),
+        variance=to_image(variance, np.float32),
+        provenance={"model": {"name": "Invented", "digest": "0" * 64}, "settings": {"samples": None}, "device": "cpu"},
+        warnings=["one voxel was not finite"],
+        timings={"network": 1.25},
+    )
+    card = ModelCard("Invented", "Nothing.", labels, CovarianceSpec(), "3d_fullres", "RAS", (2.0, 2.0, 2.0))
+    return Case(
+        image,
+        prediction,
+        Regions(found if with_regions else (), to_image(region_labels, np.uint16), RegionSettings()),
+        card,
+    )

@@ -1,0 +1,25 @@
+"""Random Gaussians over the logits of a small tile."""
+
+from __future__ import annotations
+
+import torch
+
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.network.distribution import LogitGaussian
+from MoBUncertaintyLib.network.heads import build_head
+
+STOCHASTIC = [kind for kind in Covariance if kind is not Covariance.DETERMINISTIC]
+
+
+SHAPE = (5, 4, 6)
+
+
+def gaussian_of(kind: Covariance, classes: int = 3, **options) -> LogitGaussian:
+    """A random Gaussian from a random head, with noise far from its initial values."""
+    torch.manual_seed(0)
+    spec = CovarianceSpec(kind, rank=4, partitions=3, **options)
+    head = build_head(spec, features=6, classes=classes).eval()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    with torch.no_grad():
+        return head(torch.randn(1, 6, *SHAPE), torch.randn(1, classes, *SHAPE))

@@ -1,0 +1,54 @@
+"""Predictions of a ball whose border is blurred in places."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+from scipy.special import expit
+
+from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
+
+BERNOULLI = RegionSettings(measure=Measure.BERNOULLI)
+
+
+STRAIGHT = tuple(np.eye(3).ravel())
+
+
+def image(array, spacing=(2.0, 2.0, 2.0), origin=(0.0, 0.0, 0.0), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1), vector=False):
+    result = sitk.GetImageFromArray(array, isVector=vector)
+    result.SetSpacing(spacing)
+    result.SetOrigin(origin)
+    result.SetDirection(direction)
+    return result
+
+
+def prediction(probability, **geometry):
+    """Probability, variance and segmentation images of an array (z, y, x)."""
+    p = probability.astype(np.float32)
+    return (
+        image(p, **geometry),
+        image(0.6 * p * (1 - p), **geometry),
+        image((p > 0.5).astype(np.uint8), **geometry),
+    )
+
+
+def ras_grid(size, spacing, origin, direction):
+    """RAS mm (z, y, x, 3) of every voxel."""
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in size], indexing="ij"), axis=-1).transpose(2, 1, 0, 3)
+    lps = np.asarray(origin) + (index * spacing) @ np.asarray(direction).reshape(3, 3).T
+    return lps * (-1, -1, 1)
+
+
+def anatomy(ras, zones=((28.0, 0.0, 0.0),), width=5.0, reach=7.0):
+    """A ball of 28 mm at the origin, its border 0.8 mm and `width` mm in zones of `reach` mm on its surface."""
+    distance = np.linalg.norm(ras, axis=-1) - 28
+    closest = np.min([np.linalg.norm(ras - np.asarray(zone), axis=-1) for zone in zones], axis=0)
+    return expit(-distance / (0.8 + (width - 0.8) * np.exp(-0.5 * (closest / (reach / 2)) ** 2)))
+
+
+def ball(zones=((28.0, 0.0, 0.0),), size=(44, 44, 44), spacing=(2.0, 2.0, 2.0), direction=STRAIGHT, **shape):
+    """A prediction of `anatomy` on a grid centred at the origin."""
+    half = (np.array(size) - 1) * spacing / 2
+    origin = -np.asarray(direction).reshape(3, 3) @ half
+    geometry = {"spacing": spacing, "origin": origin.tolist(), "direction": list(np.asarray(direction, float))}
+    return prediction(anatomy(ras_grid(size, **geometry), zones, **shape), **geometry)

@@ -1,0 +1,51 @@
+"""The review of a fake result in a scene."""
+
+import json
+
+import numpy as np
+
+from support.result_scenes import region_status
+
+SHAPE = (22, 26, 30)
+MATRIX = np.array([[-1.6, 0, 0, 20], [0, -1.5, 0, 15], [0, 0, 2.0, -9], [0, 0, 0, 1]])
+
+
+def begin(scene, name="CT"):
+    """A CT with the stand-in worker's result in the scene."""
+    from MoBUncertaintyLib.slicer_app.scene.standalone import addCt
+
+    return begin_again(addCt(scene, np.zeros(SHAPE, np.int16), MATRIX, name))
+
+
+def begin_again(ct, **provenance):
+    """The stand-in worker's result for a CT that is in a scene."""
+    from MoBUncertaintyLib.slicer_app.requests import showResult
+    from MoBUncertaintyLib.worker.fake import DOUBTS, LABEL, invent, row
+
+    p, v, regions = invent(SHAPE)
+    result = {
+        "segmentation": (p > 0.5).astype(np.uint8),
+        "regions": regions,
+        "probability": {"1": p},
+        "variance": {"1": v},
+        "rows": [row(label, place, regions, p, v, MATRIX) for label, place in enumerate(DOUBTS, start=1)],
+        "labels": [LABEL],
+        "provenance": provenance,
+        "warnings": [],
+        "seconds": {},
+    }
+    return showResult(ct, {"ct": {"ijk_to_ras": MATRIX}}, result)
+
+
+def same(session):
+    """The scene holds what the review says: labels, list of regions, their status, their stored description."""
+    import slicer
+
+    results, review = session.results, session.review
+    assert np.array_equal(results.corrected(), review.corrected())
+    assert np.array_equal(results.predicted(), review.predicted)
+    assert np.array_equal(results.regionLabels(), review.label_map())
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    for region in review.regions:
+        assert region_status(results, region.label) == (logic.Completed if region.decided else logic.Flagged)
+    assert results.state("review") == json.loads(json.dumps(review.to_dict()))

@@ -1,0 +1,195 @@
+"""What tests do with Slicer's core, in a process of its own: `python slicer_side.py COMMAND FILE...` prints JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import slicer
+import slicer.util
+from vtk import vtkMatrix4x4, vtkWindowToImageFilter
+from vtk.util.numpy_support import vtk_to_numpy
+
+from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
+from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
+from MoBUncertaintyLib.slicer_app.scene.segments import SegmentSpec
+from MoBUncertaintyLib.slicer_app.scene.standalone import addCt, createStandAloneScene
+
+
+def describe(path: str, arrays: str) -> dict:
+    """Read an .mrb file into a fresh scene; voxels go to the .npz file `arrays`."""
+    app = application()
+    scene = app.scene
+    assert scene.ReadFromMRB(path, True)
+    composite = scene.GetNodeByID("vtkMRMLSliceCompositeNodeRed")
+    ct = scene.GetNodeByID(composite.GetBackgroundVolumeID())
+    results = ResultScene(ct)
+    variance, shown = results.node("variance"), results.node("shown")
+    display, legend = shown.GetDisplayNode(), slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(shown)
+    np.savez(
+        arrays,
+        ct=slicer.util.arrayFromVolume(ct),
+        variance=np.maximum.reduce(list(results.variance().values())),
+        colours=[display.GetColorNode().GetLookupTable().GetTableValue(index)[:3] for index in range(256)],
+        segmentation=labels(results.node("segmentation"), ct),
+        regions=labels(results.node("regions"), ct),
+    )
+    return {
+        "name": ct.GetName(),
+        "ijkToRas": matrix(ct),
+        "ctRange": [ct.GetDisplayNode().GetWindowLevelMin(), ct.GetDisplayNode().GetWindowLevelMax()],
+        "varianceIjkToRas": matrix(variance),
+        "varianceRange": [display.GetWindowLevelMin(), display.GetWindowLevelMax()],
+        "threshold": display.GetLowerThreshold() if display.GetApplyThreshold() else None,
+        "legend": [legend.GetTitleText(), legend.GetLabelFormat(), bool(legend.GetVisibility())],
+        "foreground": [
+            [node.GetForegroundVolumeID() == shown.GetID(), node.GetForegroundOpacity()]
+            for node in nodes(scene, "vtkMRMLSliceCompositeNode")
+        ],
+        "slices": [
+            np.reshape(flat(node.GetSliceToRAS()), (4, 4)).tolist() for node in nodes(scene, "vtkMRMLSliceNode")
+        ],
+        "layout": nodes(scene, "vtkMRMLLayoutNode")[0].GetViewArrangement(),
+        "segmentation": segments(results.node("segmentation")),
+        "regions": segments(results.node("regions")),
+        "state": results.state("prediction"),
+        "surface": results.node("segmentation").GetSegmentation().ContainsRepresentation("Closed surface"),
+        "tree": tree(scene),
+    }
+
+
+def render(path: str, picture: str) -> dict:
+    """Draw the axial view of an .mrb file; how much of it is coloured where the heat map should be, and elsewhere."""
+    from PIL import Image
+    from trame_slicer.views import SliceView
+    from trame_slicer.views.render_scheduler import ScheduledRenderStrategy
+
+    class Never(ScheduledRenderStrategy):
+        """Nothing is drawn but on request."""
+
+        def schedule_render(self) -> None:
+            pass
+
+    app = application()
+    scene = app.scene
+    view = SliceView(scene, app.app_logic, "Red", scheduled_render_strategy=Never())
+    view.render_window().SetSize(240, 240)
+    assert scene.ReadFromMRB(path, True)
+    node = scene.GetNodeByID("vtkMRMLSliceNodeRed")
+    view._logic.ResizeSliceNode(240, 240)
+    view.render_window().Render()
+    shot = vtkWindowToImageFilter()
+    shot.SetInput(view.render_window())
+    shot.ReadFrontBufferOff()
+    shot.Update()
+    pixels = vtk_to_numpy(shot.GetOutput().GetPointData().GetScalars()).reshape(240, 240, -1)[..., :3].astype(int)
+    Image.fromarray(pixels[::-1].astype(np.uint8)).save(picture)
+
+    variance = scene.GetNodeByID(scene.GetNodeByID("vtkMRMLSliceCompositeNodeRed").GetForegroundVolumeID())
+    xy_to_ras = np.array(flat(node.GetXYToRAS())).reshape(4, 4)
+    y, x = np.indices((240, 240))
+    ras = xy_to_ras @ np.stack([x.ravel(), y.ravel(), 0 * x.ravel(), 0 * x.ravel() + 1])
+    ijk = np.round(np.linalg.inv(np.array(matrix(variance))) @ ras)[:3].astype(int)
+    values = slicer.util.arrayFromVolume(variance)
+    inside = np.all((ijk >= 0) & (ijk < np.array(values.shape)[::-1, None]), axis=0)
+    doubt = np.zeros(inside.shape)
+    doubt[inside] = values[tuple(ijk[::-1, inside])]
+    coloured = np.ptp(pixels, axis=-1).ravel() > 30
+    left = (x < 170).ravel()  # the legend is on the right
+    return {
+        "doubtful pixels": int((left & (doubt > 0.07)).sum()),
+        "coloured where doubtful": float(coloured[left & (doubt > 0.07)].mean()),
+        "coloured elsewhere": float(coloured[left & (doubt < 0.03)].mean()),
+        "coloured legend": int(coloured[~left].sum()),
+    }
+
+
+def reuse() -> dict:
+    """Show two predictions of one CT after another."""
+    scene, _logics = createStandAloneScene()
+    results = ResultScene(addCt(scene, np.zeros((8, 9, 10), np.int16), np.eye(4), "CT"))
+    counts, segment_lists, trees = [], [], []
+    for names in (["first", "second", "third"], ["only"]):
+        labels = np.zeros((8, 9, 10), np.uint8)
+        for value in range(1, len(names) + 1):
+            labels[2, 2, value] = value
+        specs = [SegmentSpec(value, name, (255, 0, 0)) for value, name in enumerate(names, 1)]
+        again = ResultScene(results.ctNode)
+        again.setMaps(*({1: np.zeros((8, 9, 10), np.float32)},) * 2)
+        again.setSegmentation(labels, specs)
+        again.showMap(MapKind.STANDARD_DEVIATION)
+        again.showMap(MapKind.VARIANCE)
+        again.setRegions(labels, specs)
+        again.showInViews()
+        counts.append(scene.GetNumberOfNodes())
+        segment_lists.append([segment["name"] for segment in segments(again.node("regions"))])
+        trees.append(tree(scene))
+    return {"nodes": counts, "segments": segment_lists, "trees": trees}
+
+
+def application():
+    """Slicer's logics and a scene, as a running Slicer has them."""
+    from trame_slicer.core import SlicerApp
+
+    app = SlicerApp()
+    slicer.mrmlScene = app.scene
+    app.scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
+    return app
+
+
+def nodes(scene, class_name: str) -> list:
+    found = scene.GetNodesByClass(class_name)
+    found.UnRegister(None)
+    return [found.GetItemAsObject(index) for index in range(found.GetNumberOfItems())]
+
+
+def flat(m: vtkMatrix4x4) -> list[float]:
+    return [m.GetElement(row, column) for row in range(4) for column in range(4)]
+
+
+def matrix(volume) -> list[list[float]]:
+    m = vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(m)
+    return np.reshape(flat(m), (4, 4)).tolist()
+
+
+def labels(segmentation, ct) -> np.ndarray:
+    """A label map of the CT's shape: 1 for the first segment, and so on."""
+    ids = list(segmentation.GetSegmentation().GetSegmentIDs())
+    if not ids:
+        return np.zeros_like(slicer.util.arrayFromVolume(ct))
+    volume = ct.GetScene().AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
+    slicer.vtkSlicerSegmentationsModuleLogic.ExportSegmentsToLabelmapNode(segmentation, ids, volume, ct)
+    return slicer.util.arrayFromVolume(volume)
+
+
+def segments(node) -> list[dict]:
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    segmentation = node.GetSegmentation()
+    found = [segmentation.GetSegment(segment_id) for segment_id in segmentation.GetSegmentIDs()]
+    return [
+        {
+            "name": segment.GetName(),
+            "colour": segment.GetColor(),
+            "terminology": segment.GetTerminology(),
+            "flagged": logic.GetSegmentStatus(segment) == logic.Flagged,
+        }
+        for segment in found
+    ]
+
+
+def tree(scene) -> list:
+    """The subject hierarchy as nested [name, children]."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+
+    def below(item: int) -> list:
+        children: list[int] = []
+        hierarchy.GetItemChildren(item, children)
+        return [[hierarchy.GetItemName(child), below(child)] for child in children]
+
+    return below(hierarchy.GetSceneItemID())
+
+
+if __name__ == "__main__":
+    print("\nFACTS " + json.dumps({"describe": describe, "render": render, "reuse": reuse}[sys.argv[1]](*sys.argv[2:])))

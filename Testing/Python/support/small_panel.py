@@ -1,0 +1,124 @@
+"""The module's panel with the stand-in worker and a small CT, for tests in a process of their own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+
+from support import MODULE_FOLDER
+
+SHAPE = (20, 24, 28)
+MATRIX = np.diag([1.5, 1.5, 2.0, 1.0])
+
+
+def opened() -> Iterator:
+    """The panel, one for all tests of a file."""
+    from slicer_host.panel import open_panel
+
+    desktop = open_panel()
+    yield desktop
+    desktop.close()
+    assert "torch" not in sys.modules
+
+
+def emptied(desktop) -> Iterator:
+    """The panel in an empty scene; whatever a slot raises is a failure."""
+    desktop.scene.Clear(0)
+    desktop.errors.clear()
+    desktop.dialogs.clear()
+    desktop.widget.panel.ensureReady = lambda *_formats: None
+    use_worker(desktop, "normal")
+    desktop.process()
+    yield desktop
+    assert not desktop.errors
+
+
+def use_worker(desktop, mode: str) -> None:
+    """The stand-in worker in a mode of its."""
+    from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
+
+    arguments = ("-u", "-m", "MoBUncertaintyLib.worker.fake", mode)
+    desktop.logic.client = WorkerClient(sys.executable, os.environ | {"PYTHONPATH": str(MODULE_FOLDER)}, arguments)
+
+
+def add_ct(desktop, name: str = "CT"):
+    """A small CT, selected."""
+    from MoBUncertaintyLib.slicer_app.scene.standalone import addCt
+
+    ct = addCt(desktop.scene, np.zeros(SHAPE, np.int16), MATRIX, name)
+    desktop.ui.ctSelector.setCurrentNode(ct)
+    desktop.process()
+    return ct
+
+
+def apply(desktop) -> None:
+    """Press Apply and wait for the result."""
+    desktop.ui.applyButton.click()
+    desktop.process(until=lambda: desktop.ui.applyButton.text == "Apply")
+
+
+def segmented(desktop) -> tuple:
+    """The panel with a result, and the session of its review."""
+    ct = add_ct(desktop)
+    apply(desktop)
+    return desktop, desktop.logic.session(ct)
+
+
+def with_regions(desktop, count: int):
+    """The session of a result with that many doubtful regions, of 8 voxels each."""
+    from MoBUncertaintyLib.slicer_app.requests import showResult
+    from MoBUncertaintyLib.worker.fake import LABEL, row
+
+    ct = add_ct(desktop)
+    probability, regions = np.zeros(SHAPE, np.float32), np.zeros(SHAPE, np.uint16)
+    corners = [(z, y, x) for z in range(0, 18, 3) for y in range(0, 22, 3) for x in range(0, 26, 3)]
+    rows = []
+    for label, (z, y, x) in enumerate(corners[:count], start=1):
+        box = np.s_[z : z + 2, y : y + 2, x : x + 2]
+        probability[box], regions[box] = 0.6 - 0.0005 * label, label  # in the order of their expected errors
+    variance = probability / 10
+    rows = [row(label, "left", regions, probability, variance, MATRIX) for label in range(1, count + 1)]
+    rows.sort(key=lambda each: -each["expected_error_mm3"])
+    result = {
+        "segmentation": (probability > 0.5).astype(np.uint8),
+        "regions": regions,
+        "probability": {"1": probability},
+        "variance": {"1": variance},
+        "rows": [each | {"rank": rank} for rank, each in enumerate(rows, start=1)],
+        "labels": [LABEL],
+        "provenance": {},
+        "warnings": [],
+        "seconds": {},
+    }
+    session = showResult(ct, {"ct": {"ijk_to_ras": MATRIX}}, result)
+    desktop.logic.sessions.put(ct, session)
+    desktop.widget.panel.refresh()
+    desktop.process()
+    return session
+
+
+def statuses(desktop) -> list[str]:
+    """What the table says of each region."""
+    table = desktop.ui.regionsTable
+    return [table.item(row, 1).text() for row in range(table.rowCount)]
+
+
+def shown(desktop) -> list:
+    """The CTs whose results the views show; all views show the same CT."""
+    from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
+    from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
+
+    found = []
+    for ct in findResults(desktop.scene):
+        results = ResultScene(ct)
+        visible = {results.node(role).GetDisplayNode().GetVisibility() for role in ("segmentation", "regions")}
+        visible.add(results.node("surface").GetDisplayNode().GetVisibility())
+        assert len(visible) == 1
+        found += [ct] * visible.pop()
+    for view in nodesByClass(desktop.scene, "vtkMRMLSliceCompositeNode"):
+        assert [view.GetBackgroundVolumeID()] == [ct.GetID() for ct in found]
+        assert view.GetForegroundVolumeID() == ResultScene(found[0]).node("shown").GetID()
+    return found

@@ -1,0 +1,267 @@
+"""A tiny nnU-Net with real plans and a synthetic CT, for tests: models that run in milliseconds, written as nnU-Net
+writes them, and briefly trained so that their probabilities have the structure of a segmentation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.folder import Model, load_model
+from MoBUncertaintyLib.network.backbone import StochasticNetwork, build_network
+
+WEIGHTS = Path(__file__).with_suffix(".safetensors")
+"""Of the backbone for two classes; made by running this file."""
+
+CONFIGURATION = "3d_fullres"
+PATCH = (24, 24, 24)
+SPACING = (3.0, 3.0, 3.0)
+FEATURES = (4, 8, 16)
+INTENSITIES = {"mean": 50.0, "std": 60.0, "percentile_00_5": -160.0, "percentile_99_5": 240.0}
+INTENSITIES |= {"min": -1000.0, "max": 500.0, "median": 50.0}
+DETERMINISTIC = CovarianceSpec(Covariance.DETERMINISTIC)
+
+
+def make_plans(
+    patch: Sequence[int] = PATCH,
+    spacing: Sequence[float] = SPACING,
+    transpose: Sequence[int] = (0, 1, 2),
+    normalisation: str = "CTNormalization",
+    use_mask: bool = False,
+) -> dict[str, Any]:
+    """`plans.json` of a residual encoder with three stages.
+
+    Args:
+        patch, spacing: In the network's axes, that is, transposed.
+        transpose: `transpose_forward`.
+        normalisation: Name of nnU-Net's class.
+        use_mask: `use_mask_for_norm`.
+    """
+    stages = len(FEATURES)
+    resampling = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
+    configuration = {
+        "data_identifier": "tiny_3d_fullres",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": list(patch),
+        "median_image_size_in_voxels": list(patch),
+        "spacing": list(spacing),
+        "normalization_schemes": [normalisation],
+        "use_mask_for_norm": [use_mask],
+        "resampling_fn_data": "resample_data_or_seg_to_shape",
+        "resampling_fn_seg": "resample_data_or_seg_to_shape",
+        "resampling_fn_data_kwargs": resampling | {"order": 3},
+        "resampling_fn_seg_kwargs": resampling | {"is_seg": True},
+        "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+        "resampling_fn_probabilities_kwargs": resampling,
+        "architecture": {
+            "network_class_name": "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
+            "arch_kwargs": {
+                "n_stages": stages,
+                "features_per_stage": list(FEATURES),
+                "conv_op": "torch.nn.modules.conv.Conv3d",
+                "kernel_sizes": [[3, 3, 3]] * stages,
+                "strides": [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
+                "n_blocks_per_stage": [1] * stages,
+                "n_conv_per_stage_decoder": [1] * (stages - 1),
+                "conv_bias": True,
+                "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+                "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+                "dropout_op": None,
+                "dropout_op_kwargs": None,
+                "nonlin": "torch.nn.LeakyReLU",
+                "nonlin_kwargs": {"inplace": True},
+            },
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        },
+        "batch_dice": False,
+    }
+    return {
+        "dataset_name": "Dataset001_Tiny",
+        "plans_name": "tinyPlans",
+        "original_median_spacing_after_transp": list(spacing),
+        "original_median_shape_after_transp": list(patch),
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": list(transpose),
+        "transpose_backward": [int(i) for i in np.argsort(transpose)],
+        "configurations": {CONFIGURATION: configuration},
+        "experiment_planner_used": "ExperimentPlanner",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {"0": INTENSITIES},
+    }
+
+
+def make_dataset(
+    labels: Sequence[str] = ("organ",), channel: str = "CT", orientation: str | None = None
+) -> dict[str, Any]:
+    """`dataset.json` with the foreground labels 1, 2, ..."""
+    values = {"background": 0} | {name: value for value, name in enumerate(labels, start=1)}
+    dataset = {"channel_names": {"0": channel}, "labels": values, "numTraining": 1, "file_ending": ".nii.gz"}
+    return dataset if orientation is None else dataset | {"orientation": orientation}
+
+
+def make_results_folder(
+    folder: Path,
+    plans: dict[str, Any] | None = None,
+    dataset: dict[str, Any] | None = None,
+    covariance: CovarianceSpec = DETERMINISTIC,
+    folds: int = 1,
+    mirror_axes: Sequence[int] | None = None,
+) -> Path:
+    """Write what nnU-Net leaves after training: a stock folder if deterministic, else as `mob-training finetune` does.
+
+    Fold 0 has the trained weights; the others are disturbed versions of them.
+    """
+    plans, dataset = plans or make_plans(), dataset or make_dataset()
+    deterministic = covariance.kind is Covariance.DETERMINISTIC
+    if not deterministic:
+        plans = plans | {"covariance": {**vars(covariance), "kind": covariance.kind, "scope": covariance.scope}}
+    folder.mkdir(parents=True)
+    (folder / "plans.json").write_text(json.dumps(plans))
+    (folder / "dataset.json").write_text(json.dumps(dataset))
+    for fold in range(folds):
+        weights = make_weights(covariance, len(dataset["labels"]), fold)
+        if deterministic:
+            weights = {name.removeprefix("backbone."): value for name, value in weights.items()}
+        checkpoint = {
+            "network_weights": weights,
+            "trainer_name": "nnUNetTrainer",
+            "init_args": {"configuration": CONFIGURATION, "fold": fold},
+            "inference_allowed_mirroring_axes": mirror_axes,
+            "current_epoch": 1,
+        }
+        (folder / f"fold_{fold}").mkdir()
+        torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")
+    return folder
+
+
+def make_model(folder: Path, **options: Any) -> Model:
+    """The same, opened; options as for `make_results_folder`."""
+    return load_model(make_results_folder(folder, **options))
+
+
+def make_weights(covariance: CovarianceSpec = DETERMINISTIC, classes: int = 2, fold: int = 0) -> dict[str, Tensor]:
+    """State dict of a `StochasticNetwork`; the backbone is trained where there are two classes."""
+    generator = torch.Generator().manual_seed(fold)
+    network = _network(covariance, classes)
+    if classes == 2:
+        network.backbone.load_state_dict(_trained_backbone())
+    weights = {}
+    for name, value in network.state_dict().items():
+        scale = 0.0 if fold == 0 else 0.03
+        # A log-variance that differs from voxel to voxel, not the prior that heads start from.
+        noise = torch.randn(value.shape, generator=generator)
+        weights[name] = (
+            0.3 * noise if name == "head.log_variance.weight" else value + scale * value.abs().mean() * noise
+        )
+    return weights
+
+
+def make_ct(
+    shape: Sequence[int] = (40, 48, 56),
+    spacing: Sequence[float] = SPACING,
+    direction: Sequence[float] = (1, 0, 0, 0, 1, 0, 0, 0, 1),
+    centre: Sequence[float] = (0, 0, 0),
+) -> sitk.Image:
+    """A CT (int16) of the one patient there is: the anatomy is a function of the point in space, LPS mm.
+
+    Args:
+        shape: Voxels, z y x.
+        spacing: mm, x y z.
+        direction: SimpleITK direction.
+        centre: The point, LPS mm, in the middle of the image.
+    """
+    image = sitk.Image([int(n) for n in shape[::-1]], sitk.sitkInt16)
+    image.SetSpacing([float(s) for s in spacing])
+    image.SetDirection([float(d) for d in direction])
+    middle = [(n - 1) / 2 for n in image.GetSize()]
+    image.SetOrigin((np.asarray(centre) - image.TransformContinuousIndexToPhysicalPoint(middle)).tolist())
+    values, _ = _anatomy(_points(image))
+    filled = sitk.GetImageFromArray(np.round(values).astype(np.int16))
+    filled.CopyInformation(image)
+    return filled
+
+
+def truth(image: sitk.Image) -> np.ndarray:
+    """Where the organ is in an image of `make_ct`, (z, y, x) bool."""
+    return _anatomy(_points(image))[1] > 0.5
+
+
+def _points(image: sitk.Image) -> np.ndarray:
+    """LPS mm of every voxel, (3, z, y, x)."""
+    z, y, x = np.meshgrid(*(np.arange(n) for n in image.GetSize()[::-1]), indexing="ij")
+    matrix = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    return np.einsum("ij,jzyx->izyx", matrix, np.stack([x, y, z])) + np.reshape(image.GetOrigin(), (3, 1, 1, 1))
+
+
+def _anatomy(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """HU and share of organ at points (3, ...), LPS mm: an ellipsoid of soft tissue, an organ off its centre."""
+    x, y, z = points
+
+    def inside(centre: Sequence[float], radii: Sequence[float], width: float) -> np.ndarray:
+        distance = np.sqrt(sum(((p - c) / r) ** 2 for p, c, r in zip(points, centre, radii, strict=True)))
+        return 1 / (1 + np.exp((distance - 1) * min(radii) / width))
+
+    body = inside((0, 0, 0), (72, 60, 75), 1.5)
+    organ = inside((14, -8, 5), (34, 26, 30), 3.0)
+    texture = 5 * np.sin(x / 9) * np.cos(y / 7 + z / 11) + 4 * np.sin(x / 5 + z / 4)
+    return -1000 + body * (1010 + texture + 110 * organ), organ
+
+
+def _network(covariance: CovarianceSpec, classes: int) -> StochasticNetwork:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        names = [f"organ {i}" for i in range(1, classes)]
+        return build_network(make_plans(), make_dataset(names), CONFIGURATION, covariance)
+
+
+@lru_cache(maxsize=1)
+def _trained_backbone() -> dict[str, Tensor]:
+    return {name: value.float() for name, value in load_file(WEIGHTS).items()}
+
+
+def train(steps: int = 1000) -> None:
+    """Fit the backbone to images of the patient in many positions and write `WEIGHTS`; about a minute."""
+    rng = np.random.default_rng(0)
+    images = []
+    for _ in range(16):
+        turned = sitk.VersorTransform(rng.normal(size=3).tolist(), rng.uniform(0, 0.3)).GetMatrix()
+        images.append(make_ct((48, 48, 56), rng.uniform(2.5, 3.5, 3), turned, rng.uniform(-9, 9, 3)))
+    low, high = INTENSITIES["percentile_00_5"], INTENSITIES["percentile_99_5"]
+    data = np.stack([np.clip(sitk.GetArrayFromImage(image), low, high) for image in images])
+    data = torch.from_numpy((data - INTENSITIES["mean"]) / INTENSITIES["std"]).float()
+    # Soft borders, as where readers disagree: thresholded between voxels they are accurate to a fraction of one.
+    organ = np.stack([_anatomy(_points(image))[1] for image in images])
+    target = torch.from_numpy(np.stack([1 - organ, organ], axis=1)).float()
+    network = _network(DETERMINISTIC, 2).train()
+    optimiser = torch.optim.Adam(network.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.02, total_steps=steps)
+    for _ in range(steps):
+        starts = rng.integers(0, np.subtract(data.shape[1:], PATCH) + 1, (3, 3))
+        places = [
+            (rng.integers(len(images)), *(slice(i, i + n) for i, n in zip(start, PATCH, strict=True)))
+            for start in starts
+        ]
+        logits = network(torch.stack([data[place] for place in places])[:, None]).mean
+        loss = cross_entropy(logits, torch.stack([target[(image, slice(None), *place)] for image, *place in places]))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    print(f"loss {loss.item():.4f}")
+    # float16 keeps the file small; a test needs no more.
+    save_file({name: value.half().contiguous() for name, value in network.backbone.state_dict().items()}, WEIGHTS)
+
+
+if __name__ == "__main__":
+    train()

@@ -1,0 +1,78 @@
+"""The workflow as a user runs it, a small config, and scores that are kept from elsewhere."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mob_training.evaluation.score_files import write_runs
+from mob_training.workflow import FOLDER, grid, origin
+from support.fake_scores import run_of
+
+CONFIGS = {path.stem: path for path in sorted((FOLDER / "config").glob("*.yaml"))}
+SMALL: dict[str, Any] = {
+    "phantom": {"cases": 5},
+    "datasets": {"Pancreas": {"id": 1, "organ": "pancreas"}},
+    "split": {"validation": 1, "test": 1},
+    "seeds": [0, 1],
+    "train": {"epochs": 3},
+    "finetune": {"epochs": 1},
+    "models": {"diagonal": {"covariance": "diagonal"}, "mob": {"covariance": "mixture-of-bases", "rank": 4}},
+}
+
+
+def small(**changes: Any) -> dict[str, Any]:
+    """A config; a change of None takes an entry away."""
+    config = copy.deepcopy(SMALL) | changes
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def command(config: Path, output: Path, *arguments: object) -> list[str]:
+    words = [sys.executable, "-m", "mob_training.cli", "workflow", config, "--output", output, *arguments]
+    return [str(word) for word in words]
+
+
+def run(config: Path, output: Path, *arguments: object, **environment: str) -> str:
+    """`mob-training workflow`; returns what it printed.
+
+    Raises:
+        AssertionError: It failed; with the end of its log.
+    """
+    done = subprocess.run(
+        command(config, output, *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        env=os.environ | environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+def jobs(config: Path, output: Path, *arguments: object, **environment: str) -> dict[str, int]:
+    """How many jobs of each rule a dry run counts."""
+    printed = run(config, output, "--dry-run", *arguments, **environment)
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", printed, re.MULTILINE)}
+
+
+def written(folder: Path, config: dict[str, Any]) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def write_kept(folder: Path, config: dict[str, Any], seed: int) -> list[str]:
+    """Scores folders of all runs of one seed, invented but for their origin; returns the runs."""
+    runs = [one for one in grid(config) if one.seed == seed]
+    for one in runs:
+        description = {"dataset": one.dataset, "name": one.model, "seed": one.seed, "origin": origin(config, one)}
+        write_runs([run_of({"a": {"dice": 0.5}}, {"dice": 0.5}, **description)], folder / one.folder)
+    return [one.folder for one in runs]

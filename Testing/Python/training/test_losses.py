@@ -1,0 +1,155 @@
+"""Each term of the training loss against a hand-computed value, autograd or `torch.distributions`."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from torch.distributions import Normal, kl_divergence
+
+from mob_training.training.losses import (
+    analytic_loss,
+    kl_to_prior,
+    log_mean_exp_loss,
+    orthogonality,
+    sample_loss,
+    soft_dice_loss,
+    training_loss,
+    weight_negentropy,
+)
+from mob_training.training.settings import Likelihood, LossWeights
+from MoBUncertaintyLib.model.covariance import Covariance
+from support.gaussians import SHAPE, gaussian_of
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_kl_is_that_of_torch_distributions(reverse):
+    log_variance = torch.randn(2, 3, 4, 4, 4)
+    prior = Normal(torch.zeros_like(log_variance), 1.0)
+    predicted = Normal(torch.zeros_like(log_variance), (0.5 * log_variance).exp())
+    pair = (predicted, prior) if reverse else (prior, predicted)
+    torch.testing.assert_close(kl_to_prior(log_variance, reverse), kl_divergence(*pair).mean())
+
+
+def test_kl_is_zero_at_the_prior_only():
+    assert kl_to_prior(torch.zeros(1, 2, 3, 3, 3)) == 0
+    assert kl_to_prior(torch.full((1, 2, 3, 3, 3), 0.1)) > 0
+    assert kl_to_prior(torch.full((1, 2, 3, 3, 3), -0.1)) > 0
+
+
+def test_orthogonality_of_hand_computed_bases():
+    # Cosines 0.6 between the two: 2 * 0.36 / (2 * 1).
+    bases = torch.tensor([[[2.0, 0.0]], [[3.0, 4.0]]])
+    assert orthogonality(bases) == pytest.approx(0.36)
+    assert orthogonality(torch.tensor([[[1.0, 0.0]], [[0.0, -5.0]]])) == 0
+
+
+def test_orthogonality_is_a_mean_over_pairs_and_takes_all_classes():
+    # Two classes and rank 1, so four numbers a basis; cosines 0.6, 0.8 and 0 between the three, each counted twice.
+    bases = torch.tensor([[[1.0], [0.0]], [[0.6], [0.8]], [[0.0], [1.0]]])
+    assert orthogonality(bases) == pytest.approx(2 * (0.6**2 + 0.8**2 + 0) / 6)
+
+
+def test_orthogonality_of_a_single_basis_is_skipped():
+    assert orthogonality(torch.randn(1, 2, 4)) == 0
+
+
+def test_weight_negentropy_is_least_at_uniform_weights():
+    uniform = torch.full((1, 4, 2, 2, 2), 0.25)
+    assert weight_negentropy(uniform) == pytest.approx(-math.log(4))
+    certain = torch.zeros(1, 4, 2, 2, 2)
+    certain[:, 1] = 1
+    assert weight_negentropy(certain) == 0
+
+
+def test_weight_negentropy_is_a_mean_over_cells():
+    """One cell in eight is uniform, the others are certain."""
+    weights = torch.zeros(1, 2, 2, 2, 2)
+    weights[:, 0] = 1
+    weights[:, :, 1, 0, 1] = 0.5
+    assert weight_negentropy(weights) == pytest.approx(-math.log(2) / 8)
+
+
+def test_dice_is_nnunets():
+    logits = torch.randn(3, 3, 5, 6, 4)
+    target = torch.randint(0, 3, (3, 5, 6, 4))
+    theirs = MemoryEfficientSoftDiceLoss(
+        apply_nonlin=lambda x: x.softmax(dim=1), batch_dice=False, do_bg=False, smooth=1e-5
+    )
+    torch.testing.assert_close(soft_dice_loss(logits.softmax(dim=1), target), 1 + theirs(logits, target[:, None]))
+
+
+def test_sample_loss_is_the_mean_over_samples():
+    samples = torch.randn(4, 2, 3, 4, 4, 4)
+    target = torch.randint(0, 3, (2, 4, 4, 4))
+    cross_entropy, dice = sample_loss(samples, target)
+    each = [(torch.nn.functional.cross_entropy(s, target), soft_dice_loss(s.softmax(1), target)) for s in samples]
+    torch.testing.assert_close(cross_entropy, torch.stack([c for c, _ in each]).mean())
+    torch.testing.assert_close(dice, torch.stack([d for _, d in each]).mean())
+
+
+def test_log_mean_exp_of_a_hand_computed_case():
+    """One voxel, two samples with p = 0.2 and 0.6 of the right class: -ln 0.4."""
+    p = torch.tensor([0.2, 0.6])
+    samples = torch.stack(((1 - p).log(), p.log()), dim=1)[:, None, :, None, None, None]
+    loss = log_mean_exp_loss(samples, torch.ones(1, 1, 1, 1, dtype=torch.long))
+    assert loss.item() == pytest.approx(-math.log(0.4), rel=1e-6)
+
+
+def test_log_mean_exp_is_of_the_voxels_together():
+    """Two voxels, two samples, each right at one of them and none at both. Voxel by voxel it would be -ln 0.5."""
+    p = torch.tensor([[0.9, 0.1], [0.1, 0.9]])  # sample, voxel: of the right class
+    samples = torch.stack(((1 - p).log(), p.log()), dim=1)[:, None, :, :, None, None]
+    loss = log_mean_exp_loss(samples, torch.ones(1, 2, 1, 1, dtype=torch.long))
+    assert loss.item() == pytest.approx(-math.log(0.9 * 0.1) / 2, rel=1e-6)
+
+
+def test_log_mean_exp_is_at_most_the_mean_of_the_cross_entropies():
+    samples = 3 * torch.randn(8, 1, 2, 3, 3, 3)
+    target = torch.randint(0, 2, (1, 3, 3, 3))
+    assert log_mean_exp_loss(samples, target) < sample_loss(samples, target)[0]
+
+
+def test_analytic_loss_is_the_likelihood_of_many_samples_mean():
+    gaussian = gaussian_of(Covariance.MIXTURE_OF_BASES, classes=2)
+    target = torch.randint(0, 2, (1, *SHAPE))
+    p = gaussian.rsample(5_000, torch.Generator().manual_seed(0)).softmax(dim=2).mean(dim=0)
+    expected = torch.nn.functional.nll_loss(p.log(), target)
+    cross_entropy, dice = analytic_loss(gaussian, target)
+    assert cross_entropy == pytest.approx(expected.item(), rel=5e-3)
+    assert dice == pytest.approx(soft_dice_loss(p, target).item(), rel=5e-3)
+
+
+def test_total_adds_each_weighted_term_once():
+    gaussian = gaussian_of(Covariance.MIXTURE_OF_BASES, classes=2)
+    target = torch.randint(0, 2, (1, *SHAPE))
+    weights = LossWeights(cross_entropy=2, dice=3, kl=0.5, orthogonality=0.7, weight=0.2)
+    loss = training_loss(gaussian, target, weights=weights, samples=3, generator=torch.Generator().manual_seed(0))
+    drawn = gaussian.softmax_sampler(torch.Generator().manual_seed(0))(3)
+    cross_entropy, dice = sample_loss(drawn, target)
+    expected = (
+        2 * cross_entropy
+        + 3 * dice
+        + 0.5 * kl_to_prior(gaussian.log_variance)
+        + 0.7 * orthogonality(gaussian.loading.bases)
+        + 0.2 * weight_negentropy(gaussian.loading.weights)
+    )
+    torch.testing.assert_close(loss["total"], expected)
+
+
+@pytest.mark.parametrize("likelihood", list(Likelihood))
+def test_deterministic_control_has_the_plain_loss(likelihood):
+    gaussian = gaussian_of(Covariance.DIAGONAL, classes=2)
+    gaussian.log_variance = None
+    target = torch.randint(0, 2, (1, *SHAPE))
+    loss = training_loss(gaussian, target, likelihood=likelihood)
+    assert set(loss) == {"cross_entropy", "dice", "total"}
+    torch.testing.assert_close(loss["cross_entropy"], torch.nn.functional.cross_entropy(gaussian.mean, target))
+
+
+def test_a_weight_that_underflows_has_a_gradient():
+    logits = torch.tensor([0.0, -200.0]).reshape(1, 2, 1, 1, 1).requires_grad_()
+    weight_negentropy(logits.softmax(dim=1)).backward()
+    assert torch.isfinite(logits.grad).all()

@@ -1,0 +1,283 @@
+"""Figures of the comparison and overlays beside the truth: the numbers drawn, and that nothing breaks them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from mob_training.comparison import curves, figures
+from mob_training.comparison.curves import Curve
+from mob_training.comparison.runs import ORDER
+from mob_training.evaluation.case_scores import MEASURES
+from mob_training.evaluation.naming import CONTROL
+from mob_training.evaluation.score_files import Run, flatten
+from mob_training.evaluation.scoreboard import DICE
+from MoBUncertaintyLib.inference.predictor import PredictionSettings
+from MoBUncertaintyLib.model.covariance import Covariance
+from MoBUncertaintyLib.output.pictures.planes import PLANES
+from support.drawn_figures import looks_like_a_picture
+from support.fake_scores import InventedModel, evaluate, run_of, write_dataset
+
+# Empty bins and undefined values are no reason for numpy or matplotlib to complain.
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
+CPU = PredictionSettings(device="cpu")
+AXIAL, CORONAL, SAGITTAL = PLANES
+NAN = float("nan")
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory) -> dict[str, list[Run]]:
+    """Two seeds of two models, scored for real, with what is undefined as None, as it comes from a file."""
+    dataset = write_dataset(tmp_path_factory.mktemp("scores"), "Parts", cases=3, classes=2)
+    models = [InventedModel(Covariance.DETERMINISTIC, seed=seed, classes=2, steepness=3) for seed in (0, 1)]
+    models += [InventedModel(Covariance.LOW_RANK, "low-rank", seed, classes=2) for seed in (0, 1)]
+    found: dict[str, list[Run]] = {}
+    for model in models:
+        run = evaluate(model, dataset)
+        found.setdefault(run.model, []).append(run)
+    return found
+
+
+def test_sizes_of_regions_are_those_asked_for(tmp_path):
+    dataset = write_dataset(tmp_path, "Parts", cases=1, classes=2)
+    model = InventedModel(Covariance.LOW_RANK, "low-rank", 0, classes=2)
+
+    def regions(sizes: dict[str, float]) -> list[int]:
+        (case,) = evaluate(model, dataset, regions=sizes).cases.values()
+        return [case[f"{measure}.regions"] for measure in MEASURES]
+
+    assert min(regions({"depth_mm": 0, "grow_mm": 1})) > 0
+    assert regions({"minimum_mm3": 1e9}) == [0] * len(MEASURES)
+
+
+def hollow_run(cases: int = 1, bins: int = 15) -> Run:
+    """A run in which nothing is defined."""
+    nothing = {"count": [0] * bins} | dict.fromkeys(("confidence", "frequency", "uncertainty", "error"), [None] * bins)
+    place = {"curve": nothing} | dict.fromkeys(("auroc", "nll", "ece"))
+    pooled = {"volume": {"curve": {"part": nothing}, "nll": None}} | {m.value: {"box": place} for m in MEASURES}
+    case = {"dice": 1.0, "volume": {"nll": None, "ece": None}}
+    case |= {measure.value: {"regions": 0, "review": [1.0]} for measure in MEASURES}
+    scores = dict(flatten(case))
+    return run_of({f"case{i}": scores for i in range(cases)}, dict(flatten(pooled)), bases=3)
+
+
+def lines(axes, label: str) -> np.ndarray:
+    """Points of the line of that name, (n, 2)."""
+    (line,) = [line for line in axes.lines if line.get_label() == label]
+    return np.asarray(line.get_xydata())
+
+
+# Curves
+
+
+def test_curve_is_mean_and_deviation_of_the_seeds_that_have_the_point():
+    x = np.array([[0.1, 0.5, NAN, NAN], [0.3, 0.5, 0.8, NAN]])
+    y = np.array([[1.0, 0.2, NAN, NAN], [2.0, 0.4, 0.7, NAN]])
+    curve = Curve.over(x, y, np.array([[30, 50, 0, 0], [40, 20, 30, 0]]))
+    assert curve.x == pytest.approx([0.2, 0.5, 0.8, NAN], nan_ok=True)
+    assert curve.mean == pytest.approx([1.5, 0.3, 0.7, NAN], nan_ok=True)
+    assert curve.deviation == pytest.approx([np.sqrt(0.5), np.sqrt(0.02), NAN, NAN], nan_ok=True)
+    assert curve.count.tolist() == [35, 35, 15, 0]
+    assert curve.drawn.tolist() == [True, True, False, False]  # the third stands on too few voxels
+    assert Curve.over(x, y).drawn.tolist() == [True, True, True, False]
+
+
+def test_curve_of_one_seed_has_no_deviation():
+    curve = Curve.over(np.arange(3), np.array([[1.0, 2.0, NAN]]))
+    assert curve.mean == pytest.approx([1, 2, NAN], nan_ok=True)
+    assert np.isnan(curve.deviation).all()
+
+
+def test_changed_curve_scales_its_deviation():
+    curve = Curve.over(np.arange(2.0), np.array([[1.0, 2.0], [3.0, 2.0]])).changed(offset=-np.arange(2.0), factor=100)
+    assert curve.mean.tolist() == [200, 100]
+    assert curve.deviation == pytest.approx([100 * np.sqrt(2), 0])
+
+
+def test_calibration_is_that_of_the_pooled_voxels(groups):
+    curve = curves.calibration(groups["Diagonal + Low-rank"], "part_2")
+
+    def pooled(name: str) -> list[list[float]]:
+        return [run.pooled[f"volume.curve.part_2.{name}"] for run in groups["Diagonal + Low-rank"]]
+
+    assert curve.x[0] == pytest.approx(np.mean([one[0] for one in pooled("confidence")]))
+    assert curve.mean[-1] == pytest.approx(np.mean([one[-1] for one in pooled("frequency")]))
+    assert curve.deviation[-1] == pytest.approx(np.std([one[-1] for one in pooled("frequency")], ddof=1))
+    assert curve.count.tolist() == np.mean(pooled("count"), axis=0).tolist()
+    assert curves.labels(groups) == ["part_1", "part_2"]
+    assert curves.calibration(groups["Deterministic"], "part_3") is None
+
+
+def test_error_rate_is_that_of_the_boxes(groups):
+    runs = groups["Diagonal + Low-rank"]
+    curve = curves.error_rate(runs, "bernoulli")
+    assert curve.x[-1] == pytest.approx(np.mean([run.pooled["bernoulli.box.curve.uncertainty"][-1] for run in runs]))
+    assert curve.mean[-1] == pytest.approx(np.mean([run.pooled["bernoulli.box.curve.error"][-1] for run in runs]))
+    assert curves.error_rate(groups["Deterministic"], "variance") is None
+    assert curves.error_rate([replace(hollow_run(), pooled={})], "variance") is None
+
+
+def test_review_curve_goes_on_with_a_cases_last_dice():
+    def run(*reviews: list[float]) -> Run:
+        return run_of(
+            {f"c{i}": {"entropy.review": dice, "entropy.regions": len(dice) - 1} for i, dice in enumerate(reviews)}
+        )
+
+    seeds = [run([0.5, 0.7], [0.7, 0.8, 0.9]), run([0.8], [0.6, 0.6, 0.6, 1.0])]
+    curve = curves.review(seeds, "entropy", 2)
+    assert curve.x.tolist() == [0, 1, 2]
+    assert curve.mean == pytest.approx(np.mean([[0.6, 0.75, 0.8], [0.7, 0.7, 0.7]], axis=0))
+    assert curve.deviation == pytest.approx(np.std([[0.6, 0.75, 0.8], [0.7, 0.7, 0.7]], axis=0, ddof=1))
+    assert curves.review(seeds, "variance", 2) is None
+    assert curves.most_regions({"A": seeds}, ["entropy"]) == 3
+    assert curves.most_regions({"A": seeds}, ["variance"]) == 0
+    assert curves.most_regions({"A": [run([0.5] * 40)]}, ["entropy"]) == curves.MOST_REGIONS
+
+
+def test_scores_over_the_number_of_bases():
+    def run(dice: float) -> Run:
+        return run_of({"a": {"dice": dice - 0.1}, "b": {"dice": dice + 0.1}})
+
+    curve, values = curves.over_bases({1: [run(0.7), run(0.8), run(0.9)], 4: [run(0.5)]}, DICE)
+    assert curve.x.tolist() == [1, 4]
+    assert curve.mean == pytest.approx([80, 50])
+    assert curve.deviation == pytest.approx([10, NAN], nan_ok=True)
+    assert values == pytest.approx(np.array([[70, 50], [80, NAN], [90, NAN]]), nan_ok=True)
+
+
+# Figures
+
+
+def test_models_can_be_told_apart_in_colour_and_without():
+    names = [*ORDER, *(f"Mixture-of-Bases ({word})" for word in ("tile", "partition", "soft", "analytic")), "Mine"]
+    looks = figures.styles(names)
+    for what in ("color", "marker"):
+        assert len({look[what] for look in looks.values()}) == len(names)
+    assert all(figures.styles([name])[name] == looks[name] for name in ORDER)  # whoever else is compared
+    many = figures.styles([*ORDER, *(f"variant {number}" for number in range(12))])
+    assert len({tuple(map(str, look.values())) for look in many.values()}) == len(many)
+    assert len(figures.styles([f"variant {number}" for number in range(30)])) == 30
+
+
+def test_calibration_shows_curve_gap_and_count_of_each_class(groups, drawn, tmp_path):
+    figures.draw_calibration(groups, tmp_path / "new" / "calibration.png")
+    (figure,) = drawn
+    looks_like_a_picture(tmp_path / "new" / "calibration.png", (700, 1100), (500, 700))
+    reliability, gap, count = np.reshape(figure.axes, (3, 2))[:, 1]
+    assert reliability.get_title() == "part 2"
+    curve = curves.calibration(groups["Deterministic"], "part_2")
+    assert 2 < curve.drawn.sum() < 15  # so sure a model leaves bins nearly empty
+    expected = np.stack([curve.x, curve.mean], axis=1)[curve.drawn]
+    assert lines(reliability, "Deterministic") == pytest.approx(expected)
+    assert gap.lines[0].get_ydata() == pytest.approx(expected[:, 1] - expected[:, 0])
+    assert count.lines[0].get_ydata().tolist() == curve.count[curve.count > 0].tolist()
+    assert count.get_yscale() == "log"
+    assert lines(reliability, "perfectly calibrated").tolist() == [[0, 0], [1, 1]]
+    band = reliability.collections[0].get_paths()[0].vertices
+    top = (curve.mean + curve.deviation)[curve.drawn]
+    assert band[:, 1].max() == pytest.approx(np.nanmax(top))
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [*groups, "perfectly calibrated"]
+
+
+def test_legend_of_many_long_names_is_as_wide_as_its_figure(groups, drawn, tmp_path):
+    runs = groups["Deterministic"]
+    many = {f"Deterministic, fine-tuned (a variant of number {number})": runs for number in range(10)}
+    for draw, columns in ((figures.draw_calibration, 2), (figures.draw_review, 3)):
+        draw(many, tmp_path / "many.png")
+        (legend,) = drawn[-1].legends
+        assert legend.get_window_extent().width <= drawn[-1].bbox.width
+        assert legend._ncols >= columns
+
+
+def test_doubt_shows_error_rates_of_each_measure(groups, drawn, tmp_path):
+    figures.draw_uncertainty(groups, tmp_path / "uncertainty.png")
+    (figure,) = drawn
+    looks_like_a_picture(tmp_path / "uncertainty.png", (900, 1200), (400, 600))
+    rates, counts = np.reshape(figure.axes, (2, 3))
+    assert [axes.get_xlabel() for axes in counts] == ["predictive variance", "p (1 − p)", "entropy (nats)"]
+    for axes, measure in zip(rates, MEASURES, strict=True):
+        curve = curves.error_rate(groups["Diagonal + Low-rank"], measure.value)
+        expected = np.stack([curve.x, curve.mean], axis=1)[curve.drawn]
+        assert len(expected) > 3
+        assert lines(axes, "Diagonal + Low-rank") == pytest.approx(expected)
+        assert axes.get_ylim()[0] == 0 and axes.get_ylim()[1] >= expected[:, 1].max()
+    assert [line.get_label() for line in rates[0].lines] == ["Diagonal + Low-rank"]  # the other has no variance
+    assert "perfectly calibrated" not in [
+        line.get_label() for line in rates[1].lines
+    ]  # three classes have no such line
+
+
+def test_guides_of_two_classes_are_the_error_rate_of_a_calibrated_model(drawn, tmp_path):
+    """Against draws: at p the label is wrong with the probability min(p, 1 - p)."""
+    figures.draw_uncertainty({"Deterministic": [hollow_run()]}, tmp_path / "uncertainty.png")
+    p = np.random.default_rng(0).uniform(size=400_000)
+    wrong = np.random.default_rng(1).uniform(size=p.size) < np.minimum(p, 1 - p)
+    for axes, doubt in zip(drawn[0].axes[1:3], (p * (1 - p), -p * np.log(p) - (1 - p) * np.log(1 - p)), strict=True):
+        guide = lines(axes, "perfectly calibrated")
+        for place in (0.3, 0.6, 0.9):
+            near = np.abs(doubt - place * doubt.max()) < 0.005 * doubt.max()
+            assert np.interp(place * doubt.max(), *guide.T) == pytest.approx(wrong[near].mean(), abs=0.03)
+
+
+def test_review_shows_dice_in_percent(groups, drawn, tmp_path):
+    figures.draw_review(groups, tmp_path / "review.png")
+    (figure,) = drawn
+    looks_like_a_picture(tmp_path / "review.png", (900, 1200), (300, 500))
+    assert [line.get_label() for line in figure.axes[0].lines] == ["Diagonal + Low-rank"]  # the other has no variance
+    for axes, models in zip(figure.axes, (["Diagonal + Low-rank"], groups, groups), strict=True):
+        for model in models:
+            points = lines(axes, model)
+            runs = groups[model]
+            assert points[0] == pytest.approx([0, 100 * np.mean([run.mean("dice") for run in runs])])
+            assert (np.diff(points[:, 1]) >= -1e-9).all()
+    assert np.ptp(lines(figure.axes[0], "Diagonal + Low-rank")[:, 1]) > 0
+
+
+def test_bases_show_mean_deviation_and_seeds(drawn, tmp_path):
+    def run(dice: float) -> Run:
+        return run_of({"a": {"dice": dice, "volume.nll": 1 - dice, "volume.ece": 0.01}})
+
+    figures.draw_bases({1: [run(0.7), run(0.9)], 2: [run(0.8)], 5: [run(0.85), run(0.85)]}, tmp_path / "bases.png")
+    (figure,) = drawn
+    looks_like_a_picture(tmp_path / "bases.png", (800, 1100), (250, 400))
+    dice, nll, _ = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["Dice ↑ in %", "NLL ↓", "ECE ↓"]
+    (bars,) = dice.containers
+    assert bars.lines[0].get_xydata() == pytest.approx(np.array([[1, 80], [2, 80], [5, 85]]))
+    low, high = bars.lines[2][0].get_segments()[0][:, 1]
+    assert (low, high) == pytest.approx((80 - 10 * np.sqrt(2), 80 + 10 * np.sqrt(2)))
+    assert sorted(y for line in dice.lines[:2] for y in line.get_ydata() if y == y) == pytest.approx(
+        [70, 80, 85, 85, 90]
+    )
+    assert nll.containers[0].lines[0].get_ydata() == pytest.approx([0.2, 0.2, 0.15])
+
+
+@pytest.mark.parametrize("draw", [figures.draw_calibration, figures.draw_uncertainty, figures.draw_review])
+@pytest.mark.parametrize("runs", [1, 2])
+def test_what_is_undefined_is_left_out(draw, runs, tmp_path):
+    draw({"Deterministic": [hollow_run()] * runs, CONTROL: [hollow_run()]}, tmp_path / "hollow.png")
+    assert imread(tmp_path / "hollow.png").shape[1] > 500
+
+
+def test_bases_without_a_score(tmp_path):
+    figures.draw_bases({1: [hollow_run()], 2: [hollow_run(), hollow_run()]}, tmp_path / "hollow.png")
+    assert imread(tmp_path / "hollow.png").shape[1] > 500
+
+
+def test_error_caught_is_the_mean_over_cases(drawn, tmp_path):
+    def case(*shares: float) -> dict:
+        caught = {"error": list(shares), "thick_error": [1.0] * len(shares)}
+        nothing = {"error": [], "thick_error": []}
+        return dict(flatten({"variance": {"caught": caught}, "bernoulli": {"caught": nothing}}))
+
+    without_error: dict = {}
+    run = run_of({"a": case(0.2, 0.6), "b": case(0.4), "c": without_error})
+    figures.draw_error_caught(run, tmp_path / "caught.png", most=3)
+    left = drawn[0].axes[0]
+    assert lines(left, "predictive variance (median 1.5 regions)")[:, 1] == pytest.approx([0, 0.3, 0.5, 0.5])
+    assert lines(left, "p (1 − p) (median 0 regions)")[:, 1].tolist() == [0, 0, 0, 0]
+    looks_like_a_picture(tmp_path / "caught.png", (700, 1000), (250, 400))

@@ -1,0 +1,401 @@
+"""The workflow's config and what it comes to: data sets, runs, splits, CTs, scores that are kept."""
+
+from __future__ import annotations
+
+import fcntl
+import inspect
+import json
+import re
+import subprocess
+import sys
+from enum import Enum
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from mob_training import cli, workflow
+from mob_training.evaluation.score_files import read_runs, write_runs
+from mob_training.workflow import (
+    DETERMINISTIC,
+    FOLDER,
+    check_config,
+    cohort,
+    grid,
+    kept_scores,
+    option_line,
+    origin,
+    region_line,
+)
+from MoBUncertaintyLib.errors import OutputError, SettingsError
+from support.workflow_commands import CONFIGS, small, write_kept
+
+
+@pytest.mark.parametrize("path", CONFIGS.values(), ids=CONFIGS)
+def test_configs_that_are_shipped_are_valid(path):
+    assert grid(workflow.read_config(path))
+
+
+MOB = {"covariance": "mixture-of-bases"}
+WRONG = {
+    "no models": ({"models": None}, "the config: 'models' is a required property"),
+    "misspelt option": (
+        {"finetune": {"epoch": 1}},
+        "finetune: Additional properties are not allowed ('epoch' was unexpected)",
+    ),
+    "word for a number": ({"train": {"epochs": "many"}}, "train.epochs: 'many' is not of type 'integer'"),
+    "unknown covariance": (
+        {"models": {"a": {"covariance": "full"}}},
+        "models.a.covariance: 'full' is not one of ['deterministic', 'diagonal', 'low-rank', 'single-basis', "
+        "'mixture-of-bases']",
+    ),
+    "raters of another organ": (
+        {"phantom": {"cases": 5, "raters": 2}, "datasets": {"Liver": {"id": 1, "organ": "liver"}}},
+        "datasets.Liver: the phantom's raters read the pancreas only.",
+    ),
+    "model without covariance": ({"models": {"a": {}}}, "models.a: 'covariance' is a required property"),
+    "data and phantom": ({"data": "d"}, "give either data, a folder, or phantom, to have the data made"),
+    "no data": ({"phantom": None}, "give either data, a folder, or phantom, to have the data made"),
+    "organ and labels": (
+        {"datasets": {"A": {"id": 1, "organ": "liver", "labels": ["liver=1"]}}},
+        "datasets.A: give either organ or labels",
+    ),
+    "label without a value": (
+        {"datasets": {"A": {"id": 1, "labels": ["liver"]}}},
+        "datasets.A.labels.0: 'liver' is not of the form wanted (NAME=VALUE or NAME=VALUE,VALUE)",
+    ),
+    "labels of phantoms": (
+        {"datasets": {"A": {"id": 1, "labels": ["liver=1"]}}},
+        "datasets.A: phantoms have an organ, not labels",
+    ),
+    "one id twice": (
+        {"datasets": {"A": {"id": 1, "organ": "liver"}, "B": {"id": 1, "organ": "spleen"}}},
+        "datasets: the id 1 is given twice",
+    ),
+    "name with a blank": (
+        {"datasets": {"My organ": {"id": 1, "organ": "liver"}}},
+        "datasets: 'My organ' is not of the form wanted (letters as in ^[A-Za-z0-9]+$)",
+    ),
+    "too few phantoms": ({"phantom": {"cases": 3}, "split": {"test": 2}}, "phantom.cases: 3 are too few to validate"),
+    "first stage as a model": (
+        {"models": {"deterministic": MOB}},
+        "models: 'deterministic' is the first stage and always compared; choose another name",
+    ),
+    "model named like a sweep": ({"models": {"mob-bases-2": MOB}}, "models: mob-bases-2 ends as the names of a sweep"),
+    "sweep of another model": (
+        {"sweep": {"model": "diagonal", "datasets": ["Pancreas"], "bases": [1]}},
+        "sweep.model: diagonal is not a model of the config with a mixture of bases",
+    ),
+    "sweep of no data set": (
+        {"sweep": {"model": "mob", "datasets": ["Liver"], "bases": [1]}},
+        "sweep.datasets: Liver is not a data set of the config",
+    ),
+    "seed twice": ({"seeds": [1, 1]}, "seeds: [1, 1] has non-unique elements"),
+    "unknown plane": (
+        {"overlays": {"cases": 1, "plane": "oblique"}},
+        "overlays.plane: 'oblique' is not one of ['axial', 'coronal', 'sagittal']",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_configs_are_refused_in_one_sentence(changes, message):
+    check_config(small())
+    with pytest.raises(SettingsError) as refused:
+        check_config(small(**changes))
+    assert str(refused.value).startswith(message)
+    assert "\n" not in str(refused.value)
+
+
+SCHEMA = workflow.schema()
+DATASET = SCHEMA["properties"]["datasets"]["additionalProperties"]["properties"]
+COMMANDS = {
+    "finetune": SCHEMA["$defs"]["finetuning"]["properties"],
+    "train": SCHEMA["$defs"]["schedule"]["properties"],
+    "phantom": SCHEMA["properties"]["phantom"]["properties"],
+    "totalsegmentator": {key: DATASET[key] for key in ("organ", "subjects", "validation", "test")},
+    "labelled": {key: DATASET[key] for key in ("channel", "subjects", "validation", "test")},
+}
+WORKFLOWS = {"results", "workspace", "name", "fold", "seed", "device", "resume", "prepare", "dataset_id", "plans"}
+WORKFLOWS |= {"source", "output", "label"}
+"""What the workflow itself gives to commands."""
+
+
+@pytest.mark.parametrize(("name", "properties"), COMMANDS.items(), ids=COMMANDS)
+def test_options_of_the_config_are_the_commands(name, properties):
+    """Each option of a command is the config's to set, with the same values, or the workflow's to give."""
+    command = getattr(cli, name)
+    assert properties.keys() - {"seed"} == inspect.signature(command).parameters.keys() - WORKFLOWS
+    hints = get_type_hints(command)
+    words = {int: "integer", float: "number", bool: "boolean", str: "string", Path: "string"}
+    for key, entry in properties.items():
+        kind = next(one for one in (*get_args(hints[key]), hints[key]) if one is not type(None))
+        if issubclass(kind, Enum):
+            assert entry["enum"] == [member.value for member in kind], key
+        else:
+            assert entry["type"] == words[kind], key
+
+
+def test_schema_has_no_words_that_became_keys():
+    """As those behind a comma do, in YAML's {braces}, if they are not quoted."""
+
+    def empty(value: Any) -> bool:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return value is None or any(map(empty, inner))
+
+    assert not empty(SCHEMA)
+
+
+def test_options_become_a_command_line():
+    options = {"head_learning_rate": 0.001, "reverse_kl": True, "scope": "tile"}
+    assert option_line(options) == "--head-learning-rate 0.001 --reverse-kl --scope tile"
+    assert option_line({"reverse_kl": False}) == "--no-reverse-kl"
+
+
+def test_grid_is_every_model_of_every_data_set_and_seed_and_the_sweep():
+    runs = grid(workflow.read_config(CONFIGS["paper"]))
+    assert len(runs) == len({one.folder for one in runs}) == 4 * 6 * 5 + 4 * 5
+    swept = [one for one in runs if one.sweep]
+    assert {(one.model, one.options["bases"]) for one in swept} == {
+        (f"mixture-of-bases-bases-{bases}", bases) for bases in (1, 2, 4, 5)
+    }
+    assert {one.dataset for one in swept} == {"Pancreas"}
+    assert all(not one.options for one in runs if one.model == DETERMINISTIC)
+    (own,) = [one for one in grid(small(seeds=[7])) if one.model == "mob"]
+    assert own.options == {"epochs": 1, "covariance": "mixture-of-bases", "rank": 4}
+    assert own.folder == "Pancreas/mob/seed_7"
+
+
+def test_sizes_of_regions_reach_the_commands_and_the_origin():
+    config = small(datasets={"Eye": {"id": 1, "organ": "eye", "regions": {"depth_mm": 0.5, "grow_mm": 1}}})
+    workflow.check_config(config)
+    (first, *_) = grid(config)
+    assert region_line(first) == "--region depth_mm=0.5 --region grow_mm=1"
+    assert origin(config, first)["regions"] == {"depth_mm": 0.5, "grow_mm": 1}
+    assert region_line(grid(small())[0]) == ""
+    assert "regions" not in origin(small(), grid(small())[0])
+
+
+def test_a_model_may_have_regions_of_its_own():
+    own = {"covariance": "diagonal", "regions": {"variance_threshold": 0.003, "grow_mm": 2}}
+    config = small(
+        datasets={"Eye": {"id": 1, "organ": "eye", "regions": {"depth_mm": 0.5, "grow_mm": 1}}},
+        models={"scaled": own, "usual": {"covariance": "diagonal"}},
+    )
+    workflow.check_config(config)
+    runs = {run.model: run for run in grid(config)}
+    assert runs["scaled"].regions == {"depth_mm": 0.5, "grow_mm": 2, "variance_threshold": 0.003}
+    assert runs["usual"].regions == runs[DETERMINISTIC].regions == {"depth_mm": 0.5, "grow_mm": 1}
+    assert runs["scaled"].options == runs["usual"].options
+
+
+def test_data_set_may_have_a_split_of_its_own():
+    config = small(datasets={"A": {"id": 1, "organ": "a"}, "B": {"id": 2, "organ": "b", "test": 2}})
+    assert workflow.split_of(config, "A") == {"validation": 1, "test": 1, "seed": 0}
+    assert workflow.split_of(config, "B") == {"validation": 1, "test": 2, "seed": 0}
+    assert workflow.split_of(small(split=None), "Pancreas") == {"seed": 0}
+
+
+def test_cohort_has_one_name_for_each_image(tmp_path):
+    for name in ("a.nii.gz", "b.NRRD", "c.mha", "notes.txt", ".hidden.nii.gz"):
+        (tmp_path / name).touch()
+    for name in ("s0001", "dicom"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "s0001" / "ct.nii.gz").touch()
+    found = cohort(tmp_path)
+    expected = {"a": "a.nii.gz", "b": "b.NRRD", "c": "c.mha", "dicom": "dicom", "s0001": "s0001/ct.nii.gz"}
+    assert {name: path.relative_to(tmp_path).as_posix() for name, path in found.items()} == expected
+    (tmp_path / "a.nrrd").touch()
+    with pytest.raises(SettingsError, match=r"a\.nii\.gz and a\.nrrd have one name; rename one"):
+        cohort(tmp_path)
+
+
+def test_cohort_of_nothing_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match=r"cohort\.images: there are no volumes in"):
+        cohort(tmp_path)
+    with pytest.raises(SettingsError, match=r"cohort\.images: there is no folder"):
+        cohort(tmp_path / "elsewhere")
+
+
+def test_kept_scores_are_those_of_the_same_options(tmp_path):
+    config = small(scores=str(tmp_path))
+    folders = write_kept(tmp_path, config, 1)
+    kept = kept_scores(config, grid(config))
+    assert list(kept) == folders == [f"Pancreas/{model}/seed_1" for model in (DETERMINISTIC, "diagonal", "mob")]
+    assert all(place == tmp_path / folder for folder, place in kept.items())
+    # Said in full: what is not given is at its default.
+    explicit = small(scores=str(tmp_path), preset="small", finetune={"epochs": 1, "kl_weight": 5e-4, "bases": 3})
+    assert kept_scores(explicit, grid(explicit)) == kept
+
+
+def test_kept_scores_of_all_runs_may_be_in_one_folder(tmp_path):
+    config = small(scores=str(tmp_path / "all"))
+    write_kept(tmp_path / "each", config, 0)
+    write_kept(tmp_path / "each", config, 1)
+    write_runs(read_runs([path.parent for path in tmp_path.rglob("summary.json")]), tmp_path / "all" / "Pancreas")
+    kept = kept_scores(config, grid(config))
+    assert len(kept) == 6 and set(kept.values()) == {tmp_path / "all" / "Pancreas"}
+
+
+BENCHMARKS = {"hippocampus": 33, "hippocampus_anterior": 42, "phantom": 27}
+"""Runs that are kept."""
+
+
+@pytest.mark.parametrize(("name", "runs"), BENCHMARKS.items(), ids=BENCHMARKS)
+def test_scores_of_the_benchmarks_are_those_of_their_configs(name, runs):
+    config = workflow.read_config(CONFIGS[name])
+    (dataset,) = config["datasets"]
+    kept = kept_scores(config | {"scores": str(FOLDER.parent / "results" / dataset)}, grid(config))
+    assert len(kept) == runs
+
+
+def test_scores_older_than_an_option_had_it_at_its_default(tmp_path):
+    config = small(scores=str(tmp_path))
+    write_kept(tmp_path, config, 1)
+    summary = tmp_path / "Pancreas" / "mob" / "seed_1" / "summary.json"
+    content = json.loads(summary.read_text())
+    del content["runs"][0]["origin"]["finetune"]["temperature_scaling"]
+    summary.write_text(json.dumps(content))
+    assert kept_scores(config, grid(config))
+    config["models"]["mob"]["temperature_scaling"] = True
+    with pytest.raises(SettingsError, match=r"finetune\.temperature_scaling False in place of True"):
+        kept_scores(config, grid(config))
+
+
+STALE = {
+    "longer training": ({"train": {"epochs": 4}}, "train.epochs 3 in place of 4"),
+    "another loss": (
+        {"models": {"diagonal": {"covariance": "diagonal", "kl_weight": 0.1}}},
+        "finetune.kl_weight 0.0005 in place of 0.1",
+    ),
+    "other data": ({"phantom": {"cases": 6}}, "data.phantom.cases 5 in place of 6"),
+    "another organ": ({"datasets": {"Pancreas": {"id": 1, "organ": "liver"}}}, "data.organ pancreas in place of liver"),
+    "another split": ({"split": {"validation": 2, "test": 1}}, "split.validation 1 in place of 2"),
+    "another network": ({"preset": "large"}, "preset small in place of large"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), STALE.values(), ids=STALE)
+def test_stale_scores_are_refused(tmp_path, changes, message):
+    write_kept(tmp_path, small(), 1)
+    config = small(scores=str(tmp_path), **changes)
+    with pytest.raises(
+        SettingsError, match=rf"was made with {re.escape(message)}; take it out of `scores` to train it anew"
+    ):
+        kept_scores(config, grid(config))
+
+
+def test_scores_that_do_not_say_what_they_are_of_are_refused(tmp_path):
+    config = small(scores=str(tmp_path))
+    with pytest.raises(SettingsError, match=r"holds no scores of the config's runs"):
+        kept_scores(config, grid(config))
+    (folder, *_) = write_kept(tmp_path, config, 1)
+    summary = tmp_path / folder / "summary.json"
+    (described,) = json.loads(summary.read_text())["runs"]
+    for damaged in (None, 3, {"finetune": 3}):
+        summary.write_text(json.dumps({"runs": [described | {"origin": damaged}]}))
+        with pytest.raises(SettingsError, match="does not say what it was made from"):
+            kept_scores(config, grid(config))
+    for damaged in ("{", "{}", '{"runs": [{}]}', '{"runs": [3]}'):
+        summary.write_text(damaged)
+        with pytest.raises(SettingsError, match="holds no scores of `mob-training evaluate`"):
+            kept_scores(config, grid(config))
+
+
+def test_evaluate_refuses_an_origin_that_is_no_json(tmp_path):
+    done = CliRunner().invoke(cli.app, ["evaluate", "m", "d", "--output", str(tmp_path / "s"), "--origin", "{"])
+    assert isinstance(done.exception, SettingsError)
+    assert str(done.exception).startswith("--origin is no JSON")
+
+
+def test_evaluate_sees_that_it_can_write_before_it_computes(tmp_path):
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "scores"
+    done = CliRunner().invoke(cli.app, ["evaluate", "no model", "no data", "--output", str(place)])
+    assert isinstance(done.exception, OutputError)
+    assert str(done.exception).startswith(f"{place} cannot be written (")
+
+
+def test_what_the_system_refuses_is_one_sentence(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["mob-training", "phantom", str(tmp_path / "file" / "cohort"), "--cases", "1"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert re.fullmatch(r"Error: .*file.*: Not a directory; choose another place.*\n", capsys.readouterr().err)
+
+
+REFUSED = {
+    "no config": (["none.yaml"], "Cannot read the config none.yaml: No such file or directory."),
+    "no YAML": (["broken.yaml"], "The config broken.yaml is no YAML: "),
+    "wrong config": (["wrong.yaml"], "wrong.yaml: seeds: [] should be non-empty."),
+    "unknown profile": (
+        ["good.yaml", "--profile", "pbs"],
+        "There is no profile pbs; choose kubernetes, local, slurm, or a folder with a config.yaml.",
+    ),
+    "output that is a file": (["good.yaml", "--output", "good.yaml"], "Cannot write to the folder "),
+    "output that is held": (["good.yaml", "--output", "held"], "Another workflow is running in "),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_start_is_refused_in_one_sentence(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path("broken.yaml").write_text("a: [")
+    for name, config in {"wrong": small(seeds=[]), "good": small()}.items():
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(config))
+    Path("held").mkdir()
+    with Path("held/.workflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = CliRunner().invoke(cli.app, ["workflow", "--output", "w", *arguments])
+    assert isinstance(done.exception, SettingsError)
+    assert str(done.exception).startswith(message)
+    assert "\n" not in str(done.exception)
+
+
+def test_a_gpu_has_one_job_at_a_time_however_many_cores_there_are(tmp_path):
+    """Snakemake 9.10 to 9.16 forgot what a job takes that is ready alone, as a first stage of training often is."""
+    (tmp_path / "Snakefile").write_text(
+        """
+rule all:
+    input: expand("{n}.txt", n=range(3))
+rule first:
+    output: "first.txt"
+    resources: gpu=1
+    shell: "touch {output}"
+rule then:
+    input: "first.txt"
+    output: "{n}.txt"
+    resources: gpu=1
+    shell: "date +%s.%N > {output}; sleep 0.3; date +%s.%N >> {output}"
+"""
+    )
+    words = ["-m", "snakemake", "--profile", FOLDER / "profiles" / "local", "--cores", 4, "--directory", tmp_path]
+    subprocess.run([sys.executable, *map(str, words)], cwd=tmp_path, check=True, capture_output=True)
+    spans = sorted([float(line) for line in path.read_text().split()] for path in tmp_path.glob("[0-9].txt"))
+    assert len(spans) == 3
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
+
+
+def test_pages_name_commands_options_and_files_that_exist():
+    top = FOLDER.parent
+    pages = {path: path.read_text(encoding="utf-8") for path in (*top.glob("*.md"), *top.rglob("results/**/README.md"))}
+    blocks = "\n".join(block for text in pages.values() for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+    commands = re.findall(r"^mob-training (\w[\w-]*)(.*)$", blocks.replace("\\\n", " "), re.MULTILINE)
+    assert len(commands) >= 20
+    shown: dict[str, str] = {}
+    for name, rest in commands:
+        if name not in shown:
+            help_page = CliRunner().invoke(cli.app, [name, "--help"], env={"COLUMNS": "200"})
+            assert help_page.exit_code == 0, name
+            shown[name] = help_page.output
+        if name != "workflow":
+            assert [word for word in re.findall(r"--[a-z-]+", rest) if word not in shown[name]] == [], name
+    for page, text in pages.items():
+        for path in re.findall(r"training/(?:workflow|results)/[\w/.]*\w", text):
+            assert (top.parent / path).exists(), f"{page}: {path}"
+        for link in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", text):
+            assert (page.parent / link).exists(), f"{page}: {link}"

@@ -1,0 +1,247 @@
+"""What Snakemake does with the workflow: dry runs of the paper, profiles, GPUs and, slowly, the way to tables."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import math
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk
+import yaml
+
+from mob_training.comparison.runs import ORDER
+from mob_training.workflow import FOLDER, raw_folder_name
+from support import tiny, tiny_model
+from support.workflow_commands import CONFIGS, command, jobs, run, small, write_kept, written
+
+PROFILES = {path.parent.name: path for path in sorted((FOLDER / "profiles").glob("*/config.yaml"))}
+PAPER_JOBS = {"convert": 4, "plan": 4, "table1": 1, "train": 20, "finetune": 120, "evaluate": 140}
+PAPER_JOBS |= {"overlay": 4, "compare": 1, "all": 1, "total": 295}
+
+
+def test_runs_whose_scores_are_kept_are_not_trained_again(tmp_path):
+    config = small(scores=str(tmp_path / "kept"), overlays={"cases": 1})
+    write_kept(tmp_path / "kept", config, 1)
+    own = {"phantom": 1, "convert": 1, "plan": 1, "table1": 1, "train": 1, "finetune": 2, "evaluate": 3, "compare": 1}
+    assert jobs(written(tmp_path, config), tmp_path / "w") == own | {"overlay": 1, "all": 1, "total": 13}
+    write_kept(tmp_path / "kept", config, 0)
+    rest = {"phantom": 1, "convert": 1, "table1": 1, "compare": 1, "all": 1, "total": 5}
+    assert jobs(written(tmp_path, config), tmp_path / "w") == rest
+
+
+@pytest.fixture
+def papers_folder(tmp_path: Path) -> Path:
+    """A workflow's folder with the paper's data set, invented and empty."""
+    (tmp_path / "Totalsegmentator_dataset_v201").mkdir()
+    return tmp_path
+
+
+def test_dry_run_of_the_paper(papers_folder):
+    assert jobs(CONFIGS["paper"], papers_folder) == PAPER_JOBS
+
+
+def test_seeds_of_the_command_line_replace_those_of_the_config(papers_folder):
+    two = jobs(CONFIGS["paper"], papers_folder, "--config", "seeds=[3, 4]")
+    assert two["evaluate"] == PAPER_JOBS["evaluate"] * 2 // 5
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("snakemake_executor_plugin_slurm"), reason="pip install -e .[cluster]")
+def test_dry_run_of_the_paper_on_slurm(papers_folder):
+    assert jobs(CONFIGS["paper"], papers_folder, "--profile", "slurm") == PAPER_JOBS
+
+
+@pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("snakemake_executor_plugin_kubernetes", "snakemake_storage_plugin_fs"))),
+    reason="pip install -e .[cluster] snakemake-storage-plugin-fs",
+)
+def test_dry_run_of_the_paper_on_kubernetes(papers_folder):
+    """With a folder in the place of the bucket."""
+    bucket = ["--default-storage-provider", "fs", "--default-storage-prefix", papers_folder]
+    assert jobs(CONFIGS["paper"], papers_folder / "w", "--profile", "kubernetes", *bucket) == PAPER_JOBS
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_profiles_name_options_that_snakemake_has(name):
+    from snakemake.cli import get_argument_parser
+
+    options = {word for action in get_argument_parser()._actions for word in action.option_strings}
+    profile = yaml.safe_load(PROFILES[name].read_text())
+    executor = profile.get("executor")
+    if executor and not importlib.util.find_spec(f"snakemake_executor_plugin_{executor}"):
+        profile = {key: value for key, value in profile.items() if not key.startswith(f"{executor}-")}
+        del profile["executor"]
+    assert {f"--{key}" for key in profile} <= options
+    # A run that was killed goes on, and a change of the Snakefile's text trains nothing anew.
+    assert profile["rerun-incomplete"] is True
+    assert profile["rerun-triggers"] == ["mtime", "params", "input"]
+
+
+def test_each_job_takes_a_gpu_of_its_own(tmp_path):
+    """Of those that the machine has, or of those that the user has chosen; a cluster's choice is left alone."""
+    (text,) = re.findall(r'^TAKE_GPU = """\n(.*?)"""', (FOLDER / "Snakefile").read_text(), re.DOTALL | re.MULTILINE)
+    script = "set -euo pipefail\n" + text.replace("{{", "{").replace("}}", "}")
+    script += 'echo "${CUDA_VISIBLE_DEVICES:-none}"\nread -r line\n'
+
+    def taken(gpus: int, *chosen: str | None) -> list[str]:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\nseq 0 {gpus - 1}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+        known = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+        known |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
+        running, seen = [], []
+        for choice in chosen:  # all at once: each has taken its own before the next begins
+            environment = known if choice is None else known | {"CUDA_VISIBLE_DEVICES": choice}
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
+            running.append(subprocess.Popen(["bash", "-c", script], env=environment, **pipes))
+            seen.append(running[-1].stdout.readline().strip())
+        for process in running:
+            process.communicate("\n")
+        return seen
+
+    assert taken(3, None, None, None) == ["0", "1", "2"]
+    assert taken(3, None) == ["0"]  # it was given back
+    assert taken(8, "4,6", "4,6") == ["4", "6"]
+    assert taken(3, "2", "2") == ["2", "2"]
+    assert taken(1, None) == taken(0, None) == ["none"]
+    lock = tmp_path / "mob-training-gpu-0.lock"
+    lock.unlink()
+    lock.mkdir()  # cannot be opened, like that of another user
+    assert taken(3, None) == ["1"]
+
+
+def test_a_training_starts_on_a_file_system_without_locks(tmp_path):
+    (line,) = re.findall(r"^ *(! command -v flock.*)$", (FOLDER / "Snakefile").read_text(), re.MULTILINE)
+    (tmp_path / "flock").write_text("#!/bin/sh\nexit 71\n")
+    (tmp_path / "flock").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    script = f"set -euo pipefail\nexec 8> {tmp_path}/.lock\n{line}\necho it starts"
+    assert subprocess.check_output(["bash", "-c", script], env=os.environ | {"PATH": path}) == b"it starts\n"
+
+
+def test_a_folder_of_data_may_have_a_space_in_its_name(tmp_path):
+    (tmp_path / "my cts").mkdir()
+    config = written(tmp_path, small(phantom=None, data=str(tmp_path / "my cts")))
+    printed = run(config, tmp_path / "w", "--dry-run", "--printshellcmds")
+    assert f"totalsegmentator --organ pancreas '{tmp_path}/my cts' --name" in printed
+
+
+def test_another_date_of_the_data_is_no_reason_to_train_anew(tmp_path):
+    config = written(tmp_path, small(phantom=None, data=str(tmp_path / "cts")))
+    converted = f"data/raw/{raw_folder_name(small(), 'Pancreas')}"
+    (tmp_path / "cts").mkdir()
+    (tmp_path / "w" / converted).mkdir(parents=True)
+    later = time.time() + 60
+    os.utime(tmp_path / "cts", (later, later))
+    assert "Nothing to be done" in run(config, tmp_path / "w", "--dry-run", converted)
+    assert "convert" in run(config, tmp_path / "w", "--dry-run", "--forcerun", "convert", "--", converted)
+
+
+def test_where_the_repository_lies_is_no_reason_to_train_anew(tmp_path):
+    """A path in what tells one job from another would make another clone begin again."""
+    printed = run(CONFIGS["hippocampus"], tmp_path, "--dry-run", "--printshellcmds", "--config", f"data={tmp_path}")
+    assert "--subjects hippocampus_subjects.csv" in printed
+    commands = [line for line in printed.splitlines() if "mob_training.cli" in line]
+    assert commands and not any(str(FOLDER) in line for line in commands)
+
+
+def test_data_that_are_not_there_are_named_before_anything_starts(tmp_path):
+    with pytest.raises(AssertionError, match=r"data: there is no folder .*none; see --config data=FOLDER"):
+        run(CONFIGS["hippocampus"], tmp_path, "--dry-run", "--config", "data=none")
+
+
+def test_cohort_is_predicted(tmp_path):
+    """Two volumes and the tiny model; a second run finds nothing to do."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("one.nii.gz", "two.nrrd"):
+        sitk.WriteImage(tiny.make_ct((12, 20, 20)), images / name)
+    tiny_model.write_tiny(tmp_path / "model")
+    config = written(
+        tmp_path,
+        small(device="cpu", cohort={"images": "../images", "model": "../model", "options": "--overlap 0 --samples 2"}),
+    )
+    run(config, tmp_path / "w", "--cores", 2, "predict_cohort")
+    for name in ("one", "two"):
+        written_there = {path.name for path in (tmp_path / "w" / "predictions" / name).iterdir()}
+        assert {"segmentation.nii.gz", "variance.nii.gz", "regions.csv", "prediction.json"} <= written_there
+    assert "Nothing to be done" in run(config, tmp_path / "w", "predict_cohort")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[Path, float]:
+    """The tiny config from an empty folder to tables; the folder, and the seconds of a processor that it took."""
+    folder = tmp_path_factory.mktemp("whole")
+    before = os.times()
+    run(CONFIGS["tiny"], folder, "--cores", 2)
+    after = os.times()
+    return folder, after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def tables(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted((folder / "comparison").glob("*.csv"))}
+
+
+@pytest.mark.slow
+def test_from_an_empty_folder_to_tables(whole):
+    folder, seconds = whole
+    # Under 15 minutes on two cores that are used to three quarters; computing time, so that other work does not count.
+    assert seconds / (2 * 0.75) < 15 * 60
+    made = tables(folder)
+    for name in ("dice.csv", "nll.csv", "ece.csv", "Pancreas_scores.csv"):
+        rows = list(csv.reader(made[name].splitlines()))
+        assert [row[0] for row in rows[1:]] == list(ORDER)
+        assert all(math.isfinite(float(value)) for row in rows[1:] for value in row[1:])
+    assert "pancreas" in made["table1.csv"]
+    assert len(made["Pancreas_bases_mixture-of-bases.csv"].splitlines()) == 3
+    pages = [*(folder / "comparison").glob("Pancreas_*.png"), *(folder / "overlays" / "Pancreas").glob("*.png")]
+    assert len(pages) == 4 + 1
+    assert "Nothing to be done" in run(CONFIGS["tiny"], folder)
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_it_ends_with_the_same_tables(whole, tmp_path):
+    process = subprocess.Popen(
+        command(CONFIGS["tiny"], tmp_path, "--cores", 2),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    # In the middle: some runs are finished, and of another there is a checkpoint to go on from.
+    left: list[Path] = []
+    while not left:
+        assert process.poll() is None
+        time.sleep(0.05)
+        if len(list(tmp_path.glob("scores/*/*/seed_?/summary.json"))) >= 2:
+            left = list(tmp_path.glob("runs/**/checkpoint_latest.pth"))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    left = [path for path in left if path.exists()]
+    assert left
+    # The benchmark is a job's last file, so what has one was finished.
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("benchmarks/**/*.tsv")}
+    finished |= {path: path.stat().st_mtime_ns for path in (tmp_path / "cohort", *tmp_path.glob("data/*/Dataset*"))}
+    assert len(finished) >= 3 + 4
+
+    run(CONFIGS["tiny"], tmp_path, "--cores", 2)
+    assert tables(tmp_path) == tables(whole[0])
+    assert [path for path, stamp in finished.items() if path.stat().st_mtime_ns != stamp] == []
+    for path in left:
+        *_, first, last = sorted(path.parent.glob("training_log_*.txt"))
+        assert "Epoch 0" in first.read_text()
+        assert "Epoch 0" not in last.read_text() and "Epoch 1" in last.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", ["scores", "comparison"])
+def test_kept_scores_give_the_same_tables(whole, tmp_path, kept):
+    """From the scores alone, on another machine, say: nothing is trained or evaluated."""
+    run(CONFIGS["tiny"], tmp_path, "--cores", 2, "--config", f"scores={whole[0] / kept}")
+    assert tables(tmp_path) == tables(whole[0])
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "scores").exists()

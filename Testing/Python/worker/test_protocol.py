@@ -1,0 +1,115 @@
+"""The lines that the application and its worker exchange."""
+
+from __future__ import annotations
+
+import ast
+import math
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from MoBUncertaintyLib.files import json_input, names
+from MoBUncertaintyLib.worker import protocol
+from MoBUncertaintyLib.worker.protocol import Command, Decoder, Event, ProtocolError, check_event, encode
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+messages = st.dictionaries(st.text(), values, max_size=4)
+
+PROGRESS = {"event": "progress", "stage": "network", "done": 1, "total": 2, "text": "Predicting"}
+PROGRESS |= {"fraction": 0.5, "seconds_left": None}
+
+
+@given(st.lists(messages, max_size=4), st.data())
+def test_messages_survive_however_the_bytes_are_cut(sent: list[dict], data: st.DataObject) -> None:
+    stream = b"".join(encode(message) for message in sent)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    decoder = Decoder()
+    received = []
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        received += decoder.feed(stream[start:end])
+    assert received == sent
+
+
+def test_a_message_is_one_line_of_utf8() -> None:
+    line = encode({"command": Command.PREDICT, "name": "Bauch\nspät ≥ 3"})
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    assert "spät ≥ 3" in line.decode()
+    assert Decoder().feed(line) == [{"command": "predict", "name": "Bauch\nspät ≥ 3"}]
+
+
+def test_empty_lines_and_carriage_returns_do_no_harm() -> None:
+    assert Decoder().feed(b'\r\n\n{"event": "heartbeat"}\r\n') == [{"event": "heartbeat"}]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Traceback (most recent call last):",
+        b"\xff\xfe",
+        b"[1, 2]",
+        b"3",
+        b'{"a": NaN}',
+        b'{"a": 1',
+        b"[" * 100_000,
+        b'{"id": "\\ud800"}',
+    ],
+    ids=["text", "not UTF-8", "list", "number", "NaN", "half", "deep", "surrogate"],
+)
+def test_nonsense_is_called_so(line: bytes) -> None:
+    with pytest.raises(ProtocolError, match="This is no message"):
+        Decoder().feed(line + b"\n")
+
+
+def test_a_line_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "SIZE_LIMIT", 1000)
+    decoder = Decoder()
+    decoder.feed(b"x" * 900)
+    with pytest.raises(ProtocolError, match="longer"):
+        decoder.feed(b"x" * 200)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, {1, 2}, b"bytes", pytest.param(object(), id="object")], ids=repr)
+def test_what_json_cannot_hold_is_refused(value: object) -> None:
+    with pytest.raises(ProtocolError, match="cannot be sent"):
+        encode({"value": value})
+
+
+def test_a_proper_event_passes() -> None:
+    check_event(PROGRESS)
+    check_event(PROGRESS | {"seconds_left": 3, "fraction": 1, "id": 4, "more": []})
+    check_event({"event": Event.READY, "pid": 3, "version": "1", "niceness": 0})
+
+
+@pytest.mark.parametrize(
+    "change", [{"fraction": None}, {"fraction": "half"}, {"text": 3}, {"event": "party"}], ids=repr
+)
+def test_an_event_with_a_wrong_field_does_not(change: dict) -> None:
+    with pytest.raises(ProtocolError):
+        check_event(PROGRESS | change)
+
+
+@pytest.mark.parametrize("missing", sorted(PROGRESS))
+def test_an_event_that_lacks_a_field_does_not(missing: str) -> None:
+    with pytest.raises(ProtocolError):
+        check_event({name: value for name, value in PROGRESS.items() if name != missing})
+
+
+def test_only_the_standard_library_is_needed() -> None:
+    trees = [ast.parse(Path(room.__file__).read_text(encoding="utf-8")) for room in (protocol, json_input, names)]
+    imports = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    imported = {alias.name for node in imports for alias in node.names if isinstance(node, ast.Import)}
+    ours = {json_input.__name__, names.__name__}
+    imported |= {node.module for node in imports if isinstance(node, ast.ImportFrom)} - ours
+    assert {name.split(".")[0] for name in imported} <= sys.stdlib_module_names

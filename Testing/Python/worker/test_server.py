@@ -1,0 +1,377 @@
+"""What the worker answers, and how it reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from typer.testing import CliRunner
+
+from MoBUncertaintyLib.cli.app import app
+from MoBUncertaintyLib.errors import ImageError, ModelError, OutputError, SettingsError, UserError
+from MoBUncertaintyLib.images import memory
+from MoBUncertaintyLib.inference import predictor
+from MoBUncertaintyLib.inference.predictor import PredictionSettings, Predictor
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.pipeline import analyse
+from MoBUncertaintyLib.regions.finder import Region
+from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.regions.uncertainty import Grid
+from MoBUncertaintyLib.worker import commands, server
+from MoBUncertaintyLib.worker.arrays import read_volume, write_array
+from MoBUncertaintyLib.worker.progress import Estimate, Pace
+from MoBUncertaintyLib.worker.protocol import Event, ProtocolError, check_event, encode
+from support import tiny, tiny_model
+
+SETTINGS = {"device": "cpu", "precision": "float32"}
+REGIONS = {"threshold": 0.01, "depth_mm": 0.0, "excess": 0.5, "max_regions": 3}
+OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, -1.0)
+
+
+class Listener(server.Report):
+    """Keeps what is reported."""
+
+    def __init__(self) -> None:
+        self.events: list[dict] = []
+        super().__init__(lambda event, fields: self.events.append({"event": event, **fields}))
+
+    @property
+    def progressed(self) -> list[dict]:
+        return [event for event in self.events if event["event"] == Event.PROGRESS]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("Modèle für Bäuche 模型") / "results"
+    dataset = tiny.make_dataset(orientation="RAS")
+    return tiny.make_results_folder(folder, dataset=dataset, covariance=CovarianceSpec(Covariance.DIAGONAL), folds=2)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "Ärzte & Söhne 文件"
+    path.mkdir()
+    return path
+
+
+def a_ct() -> sitk.Image:
+    return tiny.make_ct((20, 24, 28), (3.0, 2.5, 3.5), OBLIQUE)
+
+
+def volume(image: sitk.Image, folder: Path) -> dict[str, Any]:
+    path = folder / "ct.npy"
+    np.save(path, sitk.GetArrayViewFromImage(image))
+    matrix = Grid.of(image).matrix().tolist() if image.GetDimension() == 3 else np.eye(4).tolist()
+    return {"array": str(path), "ijk_to_ras": matrix, "name": "Müller^Jürgen"}
+
+
+def a_request(image: sitk.Image, model: Path, folder: Path, **changes: Any) -> dict[str, Any]:
+    request = {"ct": volume(image, folder), "model": str(model), "folder": str(folder)}
+    return request | {"settings": SETTINGS, "regions": REGIONS} | changes
+
+
+# --- volumes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint8", "float32"])
+def test_a_volume_comes_back_as_the_same_image(folder: Path, dtype: str) -> None:
+    image = sitk.Cast(a_ct() / 100 + 20, getattr(sitk, f"sitk{dtype.capitalize().replace('Ui', 'UI')}"))
+    read, digest = read_volume(volume(image, folder))
+    assert np.array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(image))
+    assert read.GetPixelID() == image.GetPixelID()
+    for what in ("Spacing", "Origin", "Direction"):
+        assert getattr(read, f"Get{what}")() == pytest.approx(getattr(image, f"Get{what}")(), abs=1e-9)
+    assert re.fullmatch("[0-9a-f]{64}", digest)
+    assert digest == read_volume(volume(image, folder))[1]
+    image[0, 0, 0] = 7
+    assert digest != read_volume(volume(image, folder))[1]
+
+
+@pytest.mark.parametrize("place, value", [((0, 3), np.nan), ((1, 1), np.inf), ((2, 2), 100.0), ((0, 0), 0.0)])
+def test_a_matrix_of_no_volume_is_an_image_error(folder: Path, place: tuple[int, int], value: float) -> None:
+    named = volume(tiny.make_ct((6, 6, 6)), folder)
+    named["ijk_to_ras"][place[0]][place[1]] = value
+    with pytest.raises(ImageError, match="correct the header"):
+        read_volume(named)
+
+
+def test_a_full_disk_is_said(folder: Path) -> None:
+    (folder / "variance.npy").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match=r"cannot be handed over in .* \(the disk is full\); free some space"):
+        write_array(folder, "variance", np.ones((40, 40, 40), np.float32))
+
+
+# --- predictions ------------------------------------------------------------------------------------------------------
+
+
+def test_a_prediction_is_that_of_the_core(model: Path, folder: Path) -> None:
+    request = a_request(a_ct(), model, folder)
+    result = commands.Predictions()(request, Listener())
+    image, digest = read_volume(request["ct"])
+    predictor = Predictor(load_model(model), PredictionSettings(**SETTINGS))
+    expected = analyse(image, predictor, RegionSettings(**REGIONS))
+    pairs = [
+        (result["segmentation"], expected.prediction.segmentation, np.uint8),
+        (result["probability"]["1"], expected.prediction.probability, np.float32),
+        (result["variance"]["1"], expected.prediction.variance, np.float32),
+        (result["regions"], expected.regions.labels, np.uint16),
+    ]
+    for path, wanted, dtype in pairs:
+        array = np.load(path)
+        assert array.dtype == dtype
+        assert np.array_equal(array, sitk.GetArrayFromImage(wanted)), path
+    assert len(result["rows"]) == 3
+    sent = json.loads(encode(result))
+    rows = [Region(**row | {"centroid_ras": tuple(row["centroid_ras"])}) for row in sent["rows"]]
+    assert tuple(rows) == expected.regions.regions
+    assert [label["name"] for label in sent["labels"]] == ["organ"]
+    assert sent["provenance"]["input"]["name"] == "Müller^Jürgen"
+    assert sent["provenance"]["input"]["sha256"] == digest
+    assert sent["provenance"]["model"]["digest"] == load_model(model).digest
+    assert sent["provenance"]["settings"]["device"] == "cpu"
+    assert set(sent["seconds"]) == {"model", "preprocess", "network", "resample", "regions", "write"}
+
+
+def test_several_organs_have_a_file_each(tmp_path: Path, folder: Path) -> None:
+    several = tiny.make_results_folder(tmp_path / "several", dataset=tiny.make_dataset(("liver", "spleen")))
+    result = commands.Predictions()(a_request(a_ct(), several, folder), Listener())
+    expected = Predictor(load_model(several), PredictionSettings(**SETTINGS)).predict(a_ct())
+    for kind in ("probability", "variance"):
+        wanted = sitk.GetArrayFromImage(getattr(expected, kind))
+        assert list(result[kind]) == ["1", "2"]
+        for value, path in result[kind].items():
+            assert np.array_equal(np.load(path), wanted[..., int(value) - 1])
+
+
+@pytest.fixture
+def loadings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Each time that a network is read."""
+    seen = []
+    load = predictor.load_network
+    monkeypatch.setattr(predictor, "load_network", lambda model, fold: seen.append(model.path) or load(model, fold))
+    return seen
+
+
+def test_the_model_stays_warm_whatever_the_settings(model: Path, folder: Path, loadings: list[Path]) -> None:
+    predictions, image = commands.Predictions(), a_ct()
+    changes = [{}, {"overlap": 0.0}, {"samples": 3, "seed": 2}, {"region_of_interest": [-30, 30, -30, 30, -20, 20]}]
+    changes += [{"folds": [1]}, {"body_box": False}, {"region_of_interest": None}]
+    for change in changes:
+        got = np.load(
+            predictions(a_request(image, model, folder, settings=SETTINGS | change), Listener())["variance"]["1"]
+        )
+        change = {name: tuple(value) if isinstance(value, list) else value for name, value in change.items()}
+        wanted = Predictor(load_model(model), PredictionSettings(**SETTINGS | change)).predict(image).variance
+        assert np.array_equal(got, sitk.GetArrayFromImage(wanted)), change
+    assert len(loadings) == 1 + len(changes)  # one of the worker's, and one of each new Predictor
+
+
+def test_another_model_or_new_files_are_loaded(tmp_path: Path, folder: Path, loadings: list[Path]) -> None:
+    first, second = (tiny.make_results_folder(tmp_path / name) for name in ("first", "second"))
+    predictions = commands.Predictions()
+    for path in (first, first, second, first):
+        predictions(a_request(a_ct(), path, folder), Listener())
+    assert loadings == [first, second, first]
+    weights = next(first.glob("fold_0/*.pth"))
+    os.utime(weights, (1, 1))
+    predictions(a_request(a_ct(), first, folder), Listener())
+    assert len(loadings) == 4
+
+
+def test_a_wrong_setting_leaves_the_model_warm(model: Path, folder: Path, loadings: list[Path]) -> None:
+    predictions = commands.Predictions()
+    predictions(a_request(a_ct(), model, folder), Listener())
+    for wrong in ({"folds": [7]}, {"mirror": True}, {"device": "cuda:99"}, {"overlap": 2}):
+        with pytest.raises(SettingsError):
+            predictions(a_request(a_ct(), model, folder, settings=SETTINGS | wrong), Listener())
+    predictions(a_request(a_ct(), model, folder), Listener())
+    assert len(loadings) == 1
+
+
+def test_the_model_says_what_counts_as_a_region_where_the_request_does_not(folder: Path) -> None:
+    tiny_model.write_tiny(folder / "model", regions={"depth_mm": 1.5, "grow_mm": 0})
+    asked = {"threshold": 0.01, "grow_mm": 2.0}
+    request = a_request(a_ct(), folder / "model", folder, regions=asked)
+    used = commands.Predictions()(request, Listener())["provenance"]["regions"]["settings"]
+    assert RegionSettings.from_dict(used) == RegionSettings(depth_mm=1.5, **asked)
+
+
+def test_there_must_be_room_for_the_results_here_and_in_slicer(model: Path, folder: Path, monkeypatch) -> None:
+    ct = a_ct()
+    once = ct.GetNumberOfPixels() * 9
+    monkeypatch.setattr(predictor, "check_tile", lambda *_: None)  # of its own memory there is enough
+    for free, enough in ((2 * once, True), (2 * once - 1, False)):
+        monkeypatch.setattr(memory, "_free", lambda free=free: free)
+        with nullcontext() if enough else pytest.raises(SettingsError, match="close other programs"):
+            commands.Predictions()(a_request(ct, model, folder), Listener())
+
+
+def test_what_was_set_for_another_model_is_not_taken(folder: Path) -> None:
+    """Its variance may be of another size, and then no region would be found."""
+    model = tiny_model.write_tiny(folder / "model", regions={"variance_threshold": 0.003})
+    for digest, used in ((model.digest, 0.1), ("0" * 64, 0.003)):
+        request = a_request(a_ct(), folder / "model", folder, regions={"threshold": 0.1}) | {"regions_of_model": digest}
+        settings = commands.Predictions()(request, Listener())["provenance"]["regions"]["settings"]
+        assert RegionSettings.from_dict(settings).level == used
+
+
+@pytest.mark.parametrize("part, value", [("settings", {"spead": 1}), ("regions", {"measure": "hope"})])
+def test_settings_that_are_none_are_called_so(model: Path, folder: Path, part: str, value: dict) -> None:
+    with pytest.raises(ProtocolError, match=r"settings .*are not understood"):
+        commands.Predictions()(a_request(a_ct(), model, folder, **{part: value}), Listener())
+
+
+# --- bad input: the same sentence as the command's --------------------------------------------------------------------
+
+
+def with_values(change: Callable[[np.ndarray], None], dtype: type = np.float32) -> sitk.Image:
+    image = a_ct()
+    array = sitk.GetArrayFromImage(image).astype(dtype)
+    change(array)
+    changed = sitk.GetImageFromArray(array)
+    changed.CopyInformation(image)
+    return changed
+
+
+def with_spacing(spacing: float) -> sitk.Image:
+    image = tiny.make_ct((8, 8, 8))
+    image.SetSpacing((spacing,) * 3)
+    return image
+
+
+def sheared() -> sitk.Image:
+    image = a_ct()
+    image.SetDirection((1, 0, 0, 0, 1, 0.287, 0, 0, 0.958))
+    return image
+
+
+BAD_IMAGES: dict[str, Callable[[], sitk.Image]] = {
+    "all NaN": lambda: with_values(lambda a: a.fill(np.nan)),
+    "all alike": lambda: with_values(lambda a: a.fill(40)),
+    "one slice": lambda: a_ct()[:, :, 3:4],
+    "colour": lambda: sitk.Compose([a_ct()] * 3),
+    "too fine": lambda: with_spacing(0.01),
+    "too coarse": lambda: with_spacing(50.0),
+    "sheared": sheared,
+}
+
+
+def command_says(image: sitk.Image, model: Path, folder: Path, *options: str) -> str:
+    path = folder / "same.nrrd"
+    sitk.WriteImage(image, str(path))
+    arguments = ["predict", str(path), "--model", str(model), "--output", str(folder / "out"), "--no-scene"]
+    return CliRunner().invoke(app, [*arguments, "--device", "cpu", *options]).stderr.strip()
+
+
+@pytest.mark.parametrize("case", BAD_IMAGES)
+def test_a_bad_image_gets_the_commands_sentence(case: str, model: Path, folder: Path) -> None:
+    image = BAD_IMAGES[case]()
+    with pytest.raises(UserError) as caught:
+        commands.Predictions()(a_request(image, model, folder), Listener())
+    said = command_says(image, model, folder)
+    assert said.endswith(f"Error: {caught.value}")
+    assert server.describe_error(caught.value) == ("image", str(caught.value))
+
+
+def test_a_region_outside_gets_the_commands_sentence(model: Path, folder: Path) -> None:
+    far = [900, 990, 0, 10, 0, 10]
+    with pytest.raises(SettingsError) as caught:
+        request = a_request(a_ct(), model, folder, settings=SETTINGS | {"region_of_interest": far})
+        commands.Predictions()(request, Listener())
+    assert command_says(a_ct(), model, folder, "--roi", *map(str, far)).endswith(f"Error: {caught.value}")
+
+
+def test_a_missing_model_gets_the_commands_sentence(folder: Path) -> None:
+    nowhere = folder / "nowhere"
+    with pytest.raises(ModelError) as caught:
+        commands.Predictions()(a_request(a_ct(), nowhere, folder), Listener())
+    assert command_says(a_ct(), nowhere, folder).endswith(f"Error: {caught.value}")
+
+
+def test_some_nan_voxels_get_the_commands_warning(model: Path, folder: Path) -> None:
+    def spoil(array: np.ndarray) -> None:
+        array[0, 0, :3] = np.nan
+
+    image, report = with_values(spoil), Listener()
+    result = commands.Predictions()(a_request(image, model, folder), report)
+    assert result["warnings"] == report.warnings
+    assert report.warnings[0].startswith("3 voxels are not finite numbers")
+    said = command_says(image, model, folder)
+    assert all(f"Warning: {warning}" in said for warning in report.warnings)
+
+
+def test_memory_and_unforeseen_errors_are_one_sentence() -> None:
+    code, message = server.describe_error(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
+    assert (code, message) == (
+        "settings", "The computer has not enough memory for this image; choose a region of interest."
+    )  # fmt: skip
+    code, message = server.describe_error(ModuleNotFoundError("No module named 'torch'", name="torch"))
+    assert (code, message) == ("installation", "The Python package torch cannot be loaded; install it and apply again.")
+    code, message = server.describe_error(KeyError("ct"))
+    assert code == "internal"
+    assert message == "The computation failed unexpectedly (KeyError: 'ct'); please report it."
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+
+def test_progress_runs_from_0_to_1_through_all_stages(model: Path, folder: Path) -> None:
+    predictions = commands.Predictions()
+    for settings in (SETTINGS, SETTINGS | {"overlap": 0.0}):
+        report = Listener()
+        predictions(a_request(a_ct(), model, folder, settings=settings), report)
+        for event in report.events:
+            check_event(event)
+        fractions = [event["fraction"] for event in report.progressed]
+        assert fractions[0] == 0.0
+        assert fractions[-1] == 1.0
+        assert fractions == sorted(fractions)
+        stages = list(dict.fromkeys(event["stage"] for event in report.progressed))
+        assert stages == ["model", "preprocess", "network", "resample", "regions", "write"]
+        assert all(event["seconds_left"] >= 0 for event in report.progressed if event["stage"] in stages[3:])
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_fraction_and_seconds_left_by_hand() -> None:
+    clock = Clock()
+    estimate = Estimate({"model": 10.0, "network": 80.0, "resample": 10.0}, clock)
+    steps = []
+    for seconds, stage, done, total in [
+        (0, "model", 0, 1), (10, "model", 1, 1), (10, "network", 0, 4), (40, "network", 1, 4), (100, "network", 3, 4),
+        (130, "network", 4, 4), (130, "resample", 0, 1), (135, "resample", 1, 1),
+    ]:  # fmt: skip
+        clock.now = seconds
+        step = estimate.step(stage, done, total)
+        steps.append((step["fraction"], step["seconds_left"]))
+    # A quarter of the network took 30 s: three more, and the 10 s that resampling is expected to take, 140 s in all.
+    assert steps == [
+        (0.0, None), (0.1, None), (0.1, None), (pytest.approx(40 / 140, abs=1e-4), 100.0),
+        (pytest.approx(100 / 140, abs=1e-4), 40.0), (pytest.approx(130 / 140, abs=1e-4), 10.0),
+        (pytest.approx(130 / 140, abs=1e-4), 10.0), (1.0, 0.0),
+    ]  # fmt: skip
+    assert estimate.seconds == {"model": 10, "network": 120, "resample": 5}
+
+
+def test_the_pace_is_learnt() -> None:
+    pace = Pace()
+    pace.learn({"resample": 6.0, "model": 9.0}, voxels=3_000_000)
+    expected = pace.expected(6_000_000, warm=True)
+    assert expected["resample"] == pytest.approx(12.0)
+    assert expected["model"] == 0.0
+    assert Pace().expected(1_000_000, warm=False)["model"] > 0

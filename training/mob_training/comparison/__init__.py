@@ -1,0 +1,1 @@
+"""Many models and seeds side by side: tables, tests and figures."""

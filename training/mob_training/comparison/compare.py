@@ -1,0 +1,215 @@
+"""Scores of many models and seeds -> tables, paired tests and figures (the paper's Tables 2 to 4, Figures 3 and 4)."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+from mob_training.comparison import figures
+from mob_training.comparison.curves import most_regions
+from mob_training.comparison.runs import by_model, datasets, sweeps
+from mob_training.comparison.significance import LEVEL, PairedTest, paired_tests
+from mob_training.comparison.tables import BETTER, WORSE, Cell, Table, with_best
+from mob_training.evaluation.score_files import Run, read_runs, write_runs
+from mob_training.evaluation.scoreboard import DICE, ECE, GROUPS, NLL, POOLED, Metric
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.regions.settings import Measure
+
+FIGURES = (
+    ("calibration", figures.draw_calibration, "Calibration"),
+    ("uncertainty", figures.draw_uncertainty, "Error rate by uncertainty"),
+    ("review", figures.draw_review, "Dice after review of the first regions"),
+)
+
+Marks = Mapping[tuple[str, str, str], str]
+"""Of a data set, a score's key and a model."""
+
+
+def compare(folders: Sequence[Path], output: Path, reference: str | None = None, only: Sequence[str] = ()) -> Path:
+    """Write every table and figure of some scores, and the scores beside them.
+
+    Args:
+        folders: Scores folders, of `mob-training evaluate` or of an earlier comparison.
+        output: Folder, made if there is none. One that is among `folders` keeps its scores as they are.
+        reference: Model that the others are tested against; None: the fine-tuned control, else the deterministic one,
+            else the first.
+        only: Patterns of DATASET/NAME/seed_N that choose runs; empty: all.
+
+    Returns:
+        `comparison.md`, which shows all of them.
+
+    Raises:
+        SettingsError: The scores do not fit together, or there is no such reference.
+    """
+    runs = read_runs(folders, only)
+    if not runs:
+        raise SettingsError(
+            "There are no scores to compare; name folders of `mob-training evaluate`, and check --only."
+        )
+    tests = paired_tests(runs, reference)
+    output.mkdir(parents=True, exist_ok=True)
+    if output.resolve() not in (folder.resolve() for folder in folders):
+        write_runs(runs, output)
+    page = ["# Comparison\n", _legend(runs, tests)]
+    for stem, table in tables(runs, tests).items():
+        table.write(output / stem)
+        page += [f"## {table.title}\n", table.markdown()]
+    if tests:
+        table = significance(tests)
+        (output / "significance.csv").write_text(table.csv(), encoding="utf-8")
+        page += [f"## {table.title}\n", "[significance.csv](significance.csv)\n"]
+    for dataset in datasets(runs):
+        page += [f"## {dataset}: figures\n", *_draw(dataset, runs, output)]
+    path = output / "comparison.md"
+    path.write_text("\n".join(page), encoding="utf-8")
+    return path
+
+
+def _draw(dataset: str, runs: Sequence[Run], output: Path) -> list[str]:
+    """Draw the figures of a data set; returns how the page shows them."""
+    groups = by_model(_main(runs, dataset))
+    drawn = []
+    for name, draw, title in FIGURES if groups else ():
+        if name == "review" and not most_regions(groups, [measure.value for measure in Measure]):
+            drawn.append("No case has a doubtful region, so there is no review to draw.\n")
+            continue
+        draw(groups, output / f"{dataset}_{name}.png")
+        drawn.append(f"![{title}]({dataset}_{name}.png)\n")
+    for model, numbers in sweeps([run for run in runs if run.dataset == dataset]).items():
+        name = f"{dataset}_{_sweep_name(model)}.png"
+        figures.draw_bases(numbers, output / name)
+        drawn.append(f"![Number of bases of {model}]({name})\n")
+    return drawn
+
+
+def tables(runs: Sequence[Run], tests: Sequence[PairedTest]) -> dict[str, Table]:
+    """All tables that have a number, by the stem of their files.
+
+    Args:
+        runs: The scores.
+        tests: Against the reference; what differs by more than chance is marked.
+    """
+    main = [run for run in runs if not run.sweep]
+    marks = {(test.dataset, test.metric.key, test.model): test.mark for test in tests}
+    made: dict[str, Table] = {}
+    for metric in (DICE, NLL, ECE):
+        made[metric.key.rpartition(".")[2]] = _across(main, metric, marks)
+    for dataset in datasets(runs):
+        own = [run for run in runs if run.dataset == dataset]
+        groups = by_model([run for run in own if not run.sweep])
+        for group, (title, metrics) in GROUPS.items():
+            made[f"{dataset}_{group}"] = _within(dataset, title, groups, metrics, marks)
+        title = "all voxels of all cases together"
+        made[f"{dataset}_pooled"] = _within(dataset, title, groups, POOLED, value=Run.over_voxels)
+        for model, numbers in sweeps(own).items():
+            named = {f"{bases} bases" if bases > 1 else "1 basis": seeds for bases, seeds in numbers.items()}
+            title = f"number of bases, {model}"
+            sweep = _within(dataset, title, named, GROUPS["scores"][1])
+            made[f"{dataset}_{_sweep_name(model)}"] = replace(sweep, corner="Bases")
+    return {stem: table for stem, table in made.items() if _has_numbers(table)}
+
+
+def _across(runs: Sequence[Run], metric: Metric, marks: Marks) -> Table:
+    """One score, models by data sets (the paper's Tables 2 and 3)."""
+    models, names = by_model(runs), datasets(runs)
+    columns = []
+    for dataset in names:
+        groups = {model: [run for run in seeds if run.dataset == dataset] for model, seeds in models.items()}
+        cells = _column(groups, metric, Run.mean)
+        columns.append(_mark(cells, [marks.get((dataset, metric.key, model), "") for model in models]))
+    rows = tuple((model, tuple(column[i] for column in columns)) for i, model in enumerate(models))
+    return Table(f"{metric.title}{' in %' if metric.factor == 100 else ''}", "Model", tuple(names), rows)
+
+
+def _within(
+    dataset: str,
+    title: str,
+    groups: dict[str, list[Run]],
+    metrics: Sequence[Metric],
+    marks: Marks = MappingProxyType({}),
+    value: Callable[[Run, str], float | None] = Run.mean,
+) -> Table:
+    """Several scores of one data set (the paper's Table 4); columns without a number are left out."""
+    columns = {}
+    for metric in metrics:
+        cells = _column(groups, metric, value)
+        if any(cell.mean is not None for cell in cells):
+            columns[metric.header] = _mark(cells, [marks.get((dataset, metric.key, model), "") for model in groups])
+    rows = tuple((name, tuple(column[i] for column in columns.values())) for i, name in enumerate(groups))
+    return Table(f"{dataset}: {title}", "Model", tuple(columns), rows)
+
+
+def _column(groups: dict[str, list[Run]], metric: Metric, value: Callable[[Run, str], float | None]) -> list[Cell]:
+    """A score of each model over its seeds."""
+    found = [[value(run, metric.key) for run in seeds] for seeds in groups.values()]
+    cells = [Cell.over([metric.factor * v for v in values if v is not None], metric.digits) for values in found]
+    return with_best(cells, metric.higher)
+
+
+def _mark(cells: Sequence[Cell], marks: Sequence[str]) -> list[Cell]:
+    return [replace(cell, mark=mark) for cell, mark in zip(cells, marks, strict=True)]
+
+
+def significance(tests: Sequence[PairedTest]) -> Table:
+    """Every test, in words and numbers."""
+    columns = ("Data set", "Score", "Reference", "Better", "Mean difference", "Better in", "Seeds", "Alike in")
+    columns += ("p", "p (Holm)")
+    rows = []
+    for test in tests:
+        metric = test.metric
+        names = ("model's variance", "reference's p (1 − p)") if metric.against else (test.model, test.reference)
+        better = "neither" if test.better is None else names[0 if test.better else 1]
+        cells = (
+            test.dataset,
+            metric.title,
+            test.reference,
+            better,
+            f"{metric.factor * test.mean:+.{metric.digits}f}",
+            f"{test.wins} of {len(test.differences)}",
+            str(test.seeds),
+            str(test.alike),
+            _p(test.p),
+            _p(test.corrected),
+        )
+        rows.append((test.model, cells))
+    title = f"Paired tests against {' and '.join(dict.fromkeys(test.reference for test in tests))}"
+    return Table(title, "Model", columns, tuple(rows))
+
+
+def _legend(runs: Sequence[Run], tests: Sequence[PairedTest]) -> str:
+    """What the tables' signs mean."""
+    seeds = sorted(Counter((run.dataset, run.model, run.bases, run.sweep) for run in runs).values())
+    counted = " to ".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))
+    sentences = [
+        f"Mean over the test cases, then mean ± standard deviation over {counted} seed{'s' * (seeds[-1] > 1)}. "
+        "In bold the best of each column; ↑ more is better, ↓ less is better."
+    ]
+    if tests:
+        references = " and ".join(dict.fromkeys(test.reference for test in tests))
+        sentences.append(
+            f"{BETTER} better, {WORSE} worse than {references} with p < {LEVEL:g}: Wilcoxon's signed-rank test over "
+            "the subjects, their cases and the seeds that both models have averaged, Holm-corrected over the models, "
+            "where the mean difference has one sign in all seeds. The test is of these trained networks: it does not "
+            "say what another training would give. A model's variance is tested against the reference's p (1 − p)."
+        )
+    return " ".join(sentences) + "\n"
+
+
+def _main(runs: Sequence[Run], dataset: str) -> list[Run]:
+    return [run for run in runs if run.dataset == dataset and not run.sweep]
+
+
+def _has_numbers(table: Table) -> bool:
+    return bool(table.columns) and bool(table.rows)
+
+
+def _sweep_name(model: str) -> str:
+    return "bases_" + re.sub(r"[^A-Za-z0-9]+", "-", model).strip("-").lower()
+
+
+def _p(value: float) -> str:
+    return f"{value:.1e}" if value < 0.001 else f"{value:.3f}"

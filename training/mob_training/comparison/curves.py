@@ -1,0 +1,142 @@
+"""The numbers that figures of a comparison draw: a curve of each seed, then mean and spread over the seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mob_training.evaluation.score_files import Run
+from mob_training.evaluation.scoreboard import Metric
+
+MOST_REGIONS = 12
+FEWEST_VOXELS = 20
+"""A bin with fewer, in the mean over the seeds, has a count but no point: its share would be noise."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve over seeds, (n,) each; NaN where no seed has a point.
+
+    Attributes:
+        x: Mean over the seeds that have the point.
+        mean: Of y, likewise.
+        deviation: Standard deviation of y (n - 1); NaN with fewer than two seeds.
+        count: Voxels behind each point, mean over all seeds; None where it is not about voxels.
+    """
+
+    x: np.ndarray
+    mean: np.ndarray
+    deviation: np.ndarray
+    count: np.ndarray | None = None
+
+    @classmethod
+    def over(cls, x: np.ndarray, y: np.ndarray, count: np.ndarray | None = None) -> Curve:
+        """Of the seeds' curves, (seeds, n) each; NaN where one has no point."""
+        x, y = (np.ma.masked_invalid(np.broadcast_to(values, np.shape(y))) for values in (x, y))
+        deviation = y.std(axis=0, ddof=1) if len(y) > 1 else np.ma.masked_all(y.shape[1])
+        voxels = None if count is None else np.mean(count, axis=0)
+        return cls(x.mean(axis=0).filled(np.nan), y.mean(axis=0).filled(np.nan), deviation.filled(np.nan), voxels)
+
+    @property
+    def drawn(self) -> np.ndarray:
+        """Which points there are and stand on enough voxels, (n,) bool."""
+        known = np.isfinite(self.mean)
+        return known if self.count is None else known & (self.count >= FEWEST_VOXELS)
+
+    def changed(self, offset: np.ndarray | float = 0.0, factor: float = 1.0) -> Curve:
+        """The same with (y + offset) * factor in place of y."""
+        return replace(self, mean=(self.mean + offset) * factor, deviation=self.deviation * factor)
+
+
+def labels(groups: Mapping[str, Sequence[Run]]) -> list[str]:
+    """The foreground classes of a data set, in the order of their values."""
+    return list(dict.fromkeys(name for runs in groups.values() for run in runs for name in run.description["labels"]))
+
+
+def calibration(runs: Sequence[Run], label: str) -> Curve | None:
+    """Share of voxels that belong to a class, by the probability predicted (15 bins), over all voxels of all cases.
+
+    Args:
+        runs: Of one model.
+        label: Name of the class.
+
+    Returns:
+        None if no run has such a curve.
+    """
+    return _binned(runs, f"volume.curve.{label}", "confidence", "frequency")
+
+
+def error_rate(runs: Sequence[Run], measure: str) -> Curve | None:
+    """Share of wrong voxels by their doubt (15 bins), in the boxes of all cases together.
+
+    Args:
+        runs: Of one model.
+        measure: `variance`, `bernoulli` or `entropy`.
+
+    Returns:
+        None if no run has such a curve.
+    """
+    return _binned(runs, f"{measure}.box.curve", "uncertainty", "error")
+
+
+def review(runs: Sequence[Run], measure: str, most: int) -> Curve | None:
+    """Dice after a perfect reader has resolved the first 0, 1, ... `most` regions, mean over the cases.
+
+    A case with fewer regions keeps its last Dice.
+
+    Args:
+        runs: Of one model.
+        measure: The doubt that makes and ranks the regions.
+        most: Largest number of regions.
+
+    Returns:
+        None if no run has such a curve.
+    """
+    seeds = [list(run.per_case(f"{measure}.review").values()) for run in runs]
+    means = [np.mean([padded(case, most + 1) for case in cases], axis=0) for cases in seeds if cases]
+    return Curve.over(np.arange(most + 1), np.array(means)) if means else None
+
+
+def most_regions(groups: Mapping[str, Sequence[Run]], measures: Sequence[str]) -> int:
+    """Regions of the case that has most of them, at most `MOST_REGIONS`."""
+    counts = [
+        count
+        for runs in groups.values()
+        for run in runs
+        for measure in measures
+        for count in run.per_case(f"{measure}.regions").values()
+    ]
+    return int(min(max(counts, default=0), MOST_REGIONS))
+
+
+def padded(values: Sequence[float], length: int) -> list[float]:
+    """The first `length` values; if there are fewer, the last one again and again."""
+    return [*values[:length], *[values[-1]] * (length - len(values))]
+
+
+def over_bases(numbers: Mapping[int, Sequence[Run]], metric: Metric) -> tuple[Curve, np.ndarray]:
+    """A score against the number of bases (paper, Fig. 4), in the units of the tables.
+
+    Args:
+        numbers: The seeds of each number.
+        metric: Mean over the cases.
+
+    Returns:
+        Mean and standard deviation over the seeds, and the seeds' own values, (seeds, numbers); NaN where a number has
+        fewer seeds than another.
+    """
+    values = np.full((max(map(len, numbers.values())), len(numbers)), np.nan)
+    for column, runs in enumerate(numbers.values()):
+        for row, run in enumerate(runs):
+            mean = run.mean(metric.key)
+            values[row, column] = np.nan if mean is None else metric.factor * mean
+    return Curve.over(np.array(list(numbers), float), values), values
+
+
+def _binned(runs: Sequence[Run], place: str, x: str, y: str) -> Curve | None:
+    curves = [[run.over_voxels(f"{place}.{name}") for name in (x, y, "count")] for run in runs]
+    curves = [curve for curve in curves if None not in curve]
+    # An empty bin has None.
+    return Curve.over(*np.array(curves, float).swapaxes(0, 1)) if curves else None

@@ -1,0 +1,261 @@
+"""Pictures of scores: of one model, and of models beside each other (the paper's Figures 3 and 4)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle, product
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+from scipy.special import entr
+
+from mob_training.comparison import curves
+from mob_training.comparison.curves import Curve
+from mob_training.comparison.runs import ORDER
+from mob_training.evaluation.metrics import BINS
+from mob_training.evaluation.score_files import Run
+from mob_training.evaluation.scoreboard import BOX_MARGIN_MM, DICE, ECE, NLL
+from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.regions.settings import MEASURE_NAMES, Measure
+
+KINDS = {"error": "of all error", "thick_error": "of the error thicker than one voxel"}
+COLOURS = {"variance": "#c2410c", "bernoulli": "#1d4ed8"}
+
+# The palette of Okabe and Ito, which the colour-blind can tell apart, without its yellow, which is lost on white. The
+# dashes and markers say it again.
+_LOOKS = (
+    ("#000000", "-", "o"),
+    ("#7f7f7f", (0, (5, 1.5)), "s"),
+    ("#e69f00", "-", "^"),
+    ("#56b4e9", (0, (5, 1.5)), "v"),
+    ("#009e73", "-", "D"),
+    ("#d55e00", "-", "*"),
+    ("#cc79a7", (0, (5, 1.5)), "P"),
+    ("#0072b2", (0, (3, 1, 1, 1)), "X"),
+    # Beyond that palette, for many variants.
+    ("#882255", "-", "<"),
+    ("#999933", (0, (5, 1.5)), ">"),
+    ("#332288", (0, (1, 1)), "p"),
+    ("#44aa99", (0, (3, 1, 1, 1)), "h"),
+)
+
+_GUIDE = {"color": "0.45", "linestyle": ":", "linewidth": 1.2, "zorder": 1}
+_BINNED = f"{BINS} bins, points of at least {curves.FEWEST_VOXELS} voxels"
+_CALIBRATION = ("frequency of the class", "frequency − probability", "voxels in the bin")
+_BINARY = {"bernoulli": lambda p: p * (1 - p), "entropy": lambda p: entr(p) + entr(1 - p)}
+"""Doubt of a voxel of two classes that is wrong with the probability p."""
+
+
+def draw_error_caught(run: Run, path: Path, most: int = curves.MOST_REGIONS) -> None:
+    """Mean share of the error inside the first n regions of the ranking, for each measure of doubt.
+
+    Args:
+        run: The scores of a model.
+        path: PNG to write.
+        most: Largest n drawn; a case with fewer regions keeps its last share, one without error has none.
+    """
+    figure = _figure(9.5, 3.8)
+    for axes, (kind, words) in zip(figure.subplots(1, 2, sharey=True), KINDS.items(), strict=True):
+        for measure, colour in COLOURS.items():
+            caught = run.per_case(f"{measure}.caught.{kind}")
+            if not caught:
+                continue
+            shares = np.array([curves.padded([0.0, *one], most + 1) for one in caught.values()])
+            n = np.arange(most + 1)
+            low, high = np.percentile(shares, (25, 75), axis=0)
+            count = np.median([len(one) for one in caught.values()])
+            axes.plot(
+                n,
+                shares.mean(axis=0),
+                color=colour,
+                label=f"{MEASURE_NAMES[Measure(measure)]} (median {count:g} regions)",
+            )
+            axes.fill_between(n, low, high, color=colour, alpha=0.12, linewidth=0)
+        axes.set(xlim=(0, most), ylim=(0, 1), xlabel="regions looked at, most doubtful first", title=f"Share {words}")
+        _tidy(axes)
+    figure.axes[0].set_ylabel("inside the regions (mean of the cases with error)")
+    figure.axes[1].legend(loc="lower right", frameon=False)
+    _save(figure, path)
+
+
+def draw_calibration(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
+    """Calibration curves (paper, Fig. 3): how often a class is there by its predicted probability, the distance of that
+    from the diagonal, and how many voxels there are; a column for each class.
+
+    Args:
+        groups: The seeds of each model.
+        path: PNG to write.
+    """
+    labels = curves.labels(groups)
+    figure = _figure(max(7.6, 5.6 * len(labels)), 8.2)
+    grid = figure.subplots(3, len(labels), sharex=True, sharey="row", squeeze=False, height_ratios=(4, 2.6, 1.6))
+    looks = styles(groups)
+    for (reliability, gap, count), label in zip(grid.T, labels, strict=True):
+        for model, runs in groups.items():
+            curve = curves.calibration(runs, label)
+            if curve is None:
+                continue
+            _plot(reliability, curve, looks[model], model)
+            _plot(gap, curve.changed(offset=-curve.x), looks[model])
+            _plot_count(count, curve, looks[model])
+        reliability.plot((0, 1), (0, 1), **_GUIDE, label="perfectly calibrated")
+        gap.axhline(0, **_GUIDE)
+        reliability.set(title=readable(label), ylim=(0, 1))
+        count.set(xlabel="predicted probability", xlim=(0, 1))
+    for axes, words in zip(grid[:, 0], _CALIBRATION, strict=True):
+        axes.set_ylabel(words)
+    _finish(figure, f"All voxels of all test cases; {_BINNED}", path)
+
+
+def draw_uncertainty(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
+    """Share of wrong voxels by their doubt, for each measure of doubt, and how many voxels there are.
+
+    Args:
+        groups: The seeds of each model.
+        path: PNG to write.
+    """
+    figure = _figure(13.5, 5.8)
+    grid = figure.subplots(2, 3, sharex="col", sharey="row", height_ratios=(3.2, 1.2))
+    looks = styles(groups)
+    for (rate, count), (measure, name) in zip(grid.T, MEASURE_NAMES.items(), strict=True):
+        for model, runs in groups.items():
+            curve = curves.error_rate(runs, measure)
+            if curve is not None:
+                _plot(rate, curve, looks[model], model)
+                _plot_count(count, curve, looks[model])
+        if measure in _BINARY and len(curves.labels(groups)) == 1:
+            p = np.linspace(0, 0.5, 101)
+            rate.plot(_BINARY[measure](p), p, **_GUIDE, label="perfectly calibrated")
+        count.set(xlabel=name, xlim=(0, None))
+    grid[0, 0].set(ylabel="share of wrong voxels", ylim=(0, None))
+    grid[1, 0].set_ylabel("voxels in the bin")
+    place = f"Boxes of prediction and truth, {BOX_MARGIN_MM:g} mm wider, of all test cases"
+    _finish(figure, f"{place}; {_BINNED}", path)
+
+
+def draw_review(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
+    """Dice after a perfect reader has resolved the first n doubtful regions, for each measure of doubt.
+
+    Args:
+        groups: The seeds of each model.
+        path: PNG to write.
+    """
+    figure = _figure(13.5, 4.8)
+    looks = styles(groups)
+    most = max(1, curves.most_regions(groups, list(MEASURE_NAMES)))
+    for axes, (measure, name) in zip(figure.subplots(1, 3, sharey=True), MEASURE_NAMES.items(), strict=True):
+        for model, runs in groups.items():
+            curve = curves.review(runs, measure, most)
+            if curve is not None:
+                _plot(axes, curve.changed(factor=DICE.factor), looks[model], model)
+        axes.set(
+            title=f"regions by {name.removesuffix(' (nats)')}", xlabel="regions resolved, most expected error first"
+        )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.axes[0].set_ylabel("Dice in %, mean over the cases")
+    _finish(figure, "Dice after the first regions were given the truth", path)
+
+
+def draw_bases(numbers: Mapping[int, Sequence[Run]], path: Path) -> None:
+    """Dice, NLL and ECE against the number of bases (paper, Fig. 4), mean and standard deviation over the seeds.
+
+    Args:
+        numbers: The seeds of each number of bases.
+        path: PNG to write.
+    """
+    figure = _figure(11.5, 3.8)
+    colour = _LOOKS[5][0]
+    for axes, metric in zip(figure.subplots(1, 3), (DICE, NLL, ECE), strict=True):
+        curve, values = curves.over_bases(numbers, metric)
+        for seed in values:
+            axes.plot(curve.x, seed, linestyle="", marker="o", color=colour, alpha=0.35, markersize=4)
+        axes.errorbar(curve.x, curve.mean, curve.deviation, color=colour, marker="D", markersize=5, capsize=4)
+        axes.set(xlabel="bases", title=f"{metric.header}{' in %' if metric.factor == 100 else ''}")
+        axes.set_xticks(list(numbers))
+        axes.margins(x=0.08)
+        _tidy(axes)
+    figure.suptitle("Mean ± standard deviation over the seeds; pale points are single seeds", fontsize=10)
+    _save(figure, path)
+
+
+def styles(models: Iterable[str]) -> dict[str, dict[str, object]]:
+    """Colour, dashes and marker of each model: the paper's look alike in all figures, others take what is left.
+
+    When nothing is left, the same again with hollow markers, and from the start again after those.
+    """
+    taken = dict(zip(ORDER, _LOOKS, strict=False))
+    spare = cycle(product((False, True), _LOOKS[len(ORDER) :]))
+    chosen = {model: (False, taken[model]) if model in taken else next(spare) for model in models}
+    return {
+        model: {
+            "color": colour,
+            "linestyle": dashes,
+            "marker": marker,
+            "markerfacecolor": "white" if hollow else colour,
+            "markeredgewidth": float(hollow),
+            "markersize": 7 if marker == "*" else 5,
+        }
+        for model, (hollow, (colour, dashes, marker)) in chosen.items()
+    }
+
+
+def _plot(axes: Axes, curve: Curve, look: Mapping[str, object], label: str | None = None) -> None:
+    """Mean and, as a band, standard deviation."""
+    x, mean, deviation = (values[curve.drawn] for values in (curve.x, curve.mean, curve.deviation))
+    axes.plot(x, mean, label=label, linewidth=1.4, **look)
+    axes.fill_between(x, mean - deviation, mean + deviation, color=look["color"], alpha=0.1, linewidth=0)
+
+
+def _plot_count(axes: Axes, curve: Curve, look: Mapping[str, object]) -> None:
+    shown = curve.count > 0
+    small = {**look, "markersize": 0.6 * look["markersize"]}
+    axes.plot(curve.x[shown], curve.count[shown], linewidth=1.0, **small)
+    axes.set_yscale("log")
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _tidy(axes: Axes) -> None:
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _finish(figure: Figure, title: str, path: Path) -> None:
+    """One legend below all panels, what the bands are, and the file."""
+    lines: dict[str, object] = {}
+    for axes in figure.axes:
+        _tidy(axes)
+        lines |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    figure.suptitle(f"{title}\nLine and band: mean ± standard deviation over the seeds", fontsize=10)
+    if lines:
+        _legend(figure, lines)
+    _save(figure, path)
+
+
+def _legend(figure: Figure, lines: Mapping[str, object]) -> None:
+    """In as many columns as there is room for."""
+    for columns in range(len(lines), 0, -1):
+        legend = figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=columns, frameon=False)
+        if legend.get_window_extent().width <= figure.bbox.width:
+            return
+        if columns > 1:
+            legend.remove()
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write a small PNG: lines and words need few colours."""
+    file = io.BytesIO()
+    figure.savefig(file, dpi=80)
+    picture = Image.open(file).convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE, 2, dither=Image.Dither.NONE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, optimize=True)

@@ -1,0 +1,57 @@
+"""Runs grouped by model, seed and number of bases, and their scores averaged over seeds and subjects."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from mob_training.evaluation.naming import CONTROL, NAMES
+from mob_training.evaluation.score_files import Run
+from MoBUncertaintyLib.model.covariance import Covariance
+
+ORDER = (NAMES[Covariance.DETERMINISTIC], CONTROL, *list(NAMES.values())[1:])
+"""The paper's, with the control after the model it controls."""
+
+
+def datasets(runs: Iterable[Run]) -> list[str]:
+    """Names of the data sets, in the order in which they come."""
+    return list(dict.fromkeys(run.dataset for run in runs))
+
+
+def by_model(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The seeds of each model, in the paper's order; variants after the model they vary."""
+
+    def place(name: str) -> tuple[int, str]:
+        stem = name.partition(" (")[0]
+        return (ORDER.index(stem) if stem in ORDER else len(ORDER)), name
+
+    names = sorted({run.model for run in runs}, key=place)
+    return {name: [run for run in runs if run.model == name] for name in names}
+
+
+def sweeps(runs: Sequence[Run]) -> dict[str, dict[int, list[Run]]]:
+    """The seeds of each number of bases, for each model that was tried with several."""
+    numbers: dict[str, dict[int, list[Run]]] = defaultdict(dict)
+    for run in sorted((run for run in runs if run.bases is not None), key=lambda run: run.bases or 0):
+        numbers[run.model].setdefault(run.bases, []).append(run)
+    return {model: found for model, found in numbers.items() if len(found) > 1}
+
+
+def over_seeds(runs: Sequence[Run], key: str) -> dict[str, float]:
+    """Each case's score, mean over the seeds in which it is defined."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for run in runs:
+        for case, value in run.per_case(key).items():
+            values[case].append(value)
+    return {case: float(np.mean(several)) for case, several in values.items()}
+
+
+def over_subjects(runs: Sequence[Run], values: Mapping[str, float]) -> dict[str, float]:
+    """Each subject's value, mean over its cases: two of one subject are not two witnesses."""
+    subjects = {case: scores.get("subject", case) for run in runs for case, scores in run.cases.items()}
+    together: dict[str, list[float]] = defaultdict(list)
+    for case, value in values.items():
+        together[subjects[case]].append(value)
+    return {subject: float(np.mean(several)) for subject, several in together.items()}

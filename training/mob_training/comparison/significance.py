@@ -1,0 +1,153 @@
+"""Whether models differ by more than chance: paired tests over the subjects, corrected for the number of models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.stats import rankdata, wilcoxon
+
+from mob_training.comparison.runs import ORDER, by_model, datasets, over_seeds, over_subjects
+from mob_training.comparison.tables import BETTER, WORSE
+from mob_training.evaluation.naming import CONTROL
+from mob_training.evaluation.score_files import Run
+from mob_training.evaluation.scoreboard import GROUPS, Metric
+from MoBUncertaintyLib.errors import SettingsError
+
+LEVEL = 0.05
+"""Of the Holm-corrected p below which a difference is marked in the tables."""
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """A model against the reference over the same subjects and seeds.
+
+    Attributes:
+        dataset, metric, model, reference: What is compared.
+        differences: Model minus reference of each subject, its cases and the seeds averaged before.
+        seeds: How many both have; with another seed comes another network to start from.
+        alike: In how many of them the mean difference has the sign that it has over all.
+        p: Two-sided Wilcoxon signed-rank test; 1 where no subject differs.
+        corrected: Holm's, over the models of this data set and score.
+    """
+
+    dataset: str
+    metric: Metric
+    model: str
+    reference: str
+    differences: tuple[float, ...]
+    seeds: int
+    alike: int
+    p: float
+    corrected: float = 1.0
+
+    @property
+    def mean(self) -> float:
+        """Mean difference."""
+        return float(np.mean(self.differences))
+
+    @property
+    def better(self) -> bool | None:
+        """Whether the model is better by what is tested, the ranks, whatever the mean; None where neither is."""
+        ranks = signed_rank_sum(self.differences)
+        return (ranks > 0) == self.metric.higher if ranks else None
+
+    @property
+    def wins(self) -> int:
+        """In how many subjects the model is better."""
+        return sum((d > 0) == self.metric.higher for d in self.differences if d)
+
+    @property
+    def mark(self) -> str:
+        """For the model's cell in a table, which shows means: none where they say the opposite of the ranks.
+
+        The test knows these trained networks only; where another training says otherwise there is no mark, either.
+        """
+        if self.corrected >= LEVEL or self.better is None or self.better != ((self.mean > 0) == self.metric.higher):
+            return ""
+        if self.alike < self.seeds:
+            return ""
+        return BETTER if self.better else WORSE
+
+
+def paired_tests(runs: Sequence[Run], reference: str | None = None) -> list[PairedTest]:
+    """Test every model against the reference, for every score that both have, over the seeds that both have.
+
+    Raises:
+        SettingsError: There is no such reference, or two models were scored on different cases.
+    """
+    tests: list[PairedTest] = []
+    for dataset in datasets(runs):
+        own = [run for run in runs if run.dataset == dataset]
+        _check_same_cases(own)
+        groups = by_model([run for run in own if not run.sweep])
+        if not groups:
+            continue
+        if reference is not None and reference not in groups:
+            raise SettingsError(f"{dataset} has no model {reference!r}; choose among {', '.join(groups)}.")
+        base = reference or next((name for name in (CONTROL, ORDER[0]) if name in groups), next(iter(groups)))
+        for metric in (metric for _, metrics in GROUPS.values() for metric in metrics):
+            family = []
+            for model in (name for name in groups if name != base):
+                ours, theirs = _of_shared_seeds(groups[model], groups[base])
+                differences = _differences(ours, theirs, metric)
+                if differences:
+                    mean = np.mean(differences)
+                    each = [_differences([a], [b], metric) for a, b in _pairs(ours, theirs)]
+                    alike = sum(bool(one) and np.sign(np.mean(one)) == np.sign(mean) for one in each)
+                    p = signed_rank(differences)
+                    family.append(PairedTest(dataset, metric, model, base, differences, len(each), alike, p))
+            corrected = holm([test.p for test in family])
+            tests += [replace(test, corrected=p) for test, p in zip(family, corrected, strict=True)]
+    return tests
+
+
+def signed_rank(differences: Sequence[float]) -> float:
+    """p of the two-sided Wilcoxon signed-rank test; where there is no difference is left out, 1 if nothing is left."""
+    nonzero = [d for d in differences if d]
+    return float(wilcoxon(nonzero).pvalue) if nonzero else 1.0
+
+
+def signed_rank_sum(differences: Sequence[float]) -> float:
+    """What that test is about: the ranks of the differences by size, each with its difference's sign, summed."""
+    nonzero = np.array([d for d in differences if d])
+    return float(np.sign(nonzero) @ rankdata(np.abs(nonzero))) if nonzero.size else 0.0
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: p_(i) times the number of hypotheses not yet rejected, never falling, at most 1."""
+    order = np.argsort(p, kind="stable")
+    scaled = np.asarray(p, float)[order] * np.arange(len(p), 0, -1)
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return corrected.tolist()
+
+
+def _of_shared_seeds(ours: Sequence[Run], theirs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs of two models whose seeds both have; a stock model, which states none, goes with any."""
+    shared = {run.seed for run in ours} & {run.seed for run in theirs}
+    if any(run.seed is None for run in (*ours, *theirs)):
+        return list(ours), list(theirs)
+    return [run for run in ours if run.seed in shared], [run for run in theirs if run.seed in shared]
+
+
+def _pairs(ours: Sequence[Run], theirs: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """The runs of each seed; one without a seed stands beside each of the other's."""
+    return [(a, b) for a in ours for b in theirs if a.seed == b.seed or None in (a.seed, b.seed)]
+
+
+def _differences(ours: Sequence[Run], theirs: Sequence[Run], metric: Metric) -> tuple[float, ...]:
+    """Ours minus theirs of each subject, its cases and the runs averaged before."""
+    found, expected = over_seeds(ours, metric.key), over_seeds(theirs, metric.against or metric.key)
+    shared = sorted(found.keys() & expected.keys())
+    return tuple(over_subjects(ours, {case: found[case] - expected[case] for case in shared}).values())
+
+
+def _check_same_cases(runs: Sequence[Run]) -> None:
+    for run in runs[1:]:
+        if run.cases.keys() != runs[0].cases.keys():
+            raise SettingsError(
+                f"{run.model} and {runs[0].model} were scored on different cases of {run.dataset}; "
+                "evaluate both on the same data set."
+            )

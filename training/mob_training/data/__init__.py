@@ -1,0 +1,1 @@
+"""Labelled data sets, real and synthetic, in nnU-Net's layout."""

@@ -1,0 +1,334 @@
+"""Turn a labelled data set into nnU-Net's raw layout, one organ at a time, with a fixed split that nnU-Net follows."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from mob_training.data.split import Split, subjects_of
+from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
+from MoBUncertaintyLib.images.reader import read_image, sitk_reason
+
+CASES_FILE = "cases.csv"
+LEFT_OUT = "left out"
+SUFFIX = ".nii.gz"
+
+Values = Sequence[Sequence[int]] | None
+
+
+@dataclass(frozen=True)
+class LabelledCase:
+    """One image with its label map on the same grid. Holds neither: data sets are larger than memory.
+
+    Attributes:
+        name: Unique in its data set.
+        image: File of the image.
+        read_label: Reads the label map, uint8 with the classes 1, 2, ...
+        volumes_ml: Volume of each class.
+        mended: What `read_image` mends in the image; nothing: the file can be taken as it is.
+    """
+
+    name: str
+    image: Path
+    read_label: Callable[[], sitk.Image]
+    volumes_ml: tuple[float, ...] = ()
+    mended: str = ""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A case that cannot be used, and why."""
+
+    name: str
+    problem: str
+
+
+def folder_cases(
+    source: Path, values: list[list[int]], report: Callable[[str], None] = print
+) -> tuple[list[LabelledCase], list[LeftOut]]:
+    """Cases of a folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`, and those that cannot be used.
+
+    Args:
+        source: The folder.
+        values: Class 1, 2, ... is where the label map has one of the values of the first, second, ... list.
+        report: Takes one line for each case that is left out or mended.
+
+    Raises:
+        SettingsError: The folder holds no images.
+    """
+    images, labels = Path(source) / "images", Path(source) / "labels"
+    files = {path.name for folder in (images, labels) for path in folder.glob(f"*{SUFFIX}")}
+    names = {file.removesuffix(SUFFIX) for file in files if not file.startswith(".")}
+    if not any((images / f"{name}{SUFFIX}").is_file() for name in names):
+        raise SettingsError(f"{source} holds no images/NAME{SUFFIX}; give the folder with images/ and labels/.")
+
+    def read(name: str) -> LabelledCase:
+        file = f"{name}{SUFFIX}"
+        return check_case(name, images / file, labels / file, values, "any of the labels")
+
+    return gather_cases(names, read, report)
+
+
+def gather_cases(
+    names: Iterable[str], read: Callable[[str], LabelledCase], report: Callable[[str], None]
+) -> tuple[list[LabelledCase], list[LeftOut]]:
+    """Read and check cases one after the other, and leave out those that cannot be used.
+
+    Args:
+        names: Of the cases.
+        read: Reads one, or raises an `ImageError` that says why it cannot be used.
+        report: Takes one line for each case that is left out or mended.
+    """
+    found, left_out = [], []
+    for name in sorted(names):
+        try:
+            case = read(name)
+        except ImageError as problem:
+            left_out.append(LeftOut(name, str(problem)))
+            report(f"{name} is left out: {problem}")
+        else:
+            found.append(case)
+            if case.mended:
+                report(f"{name} is mended: {case.mended}")
+    return found, left_out
+
+
+def check_case(name: str, image: Path, label: Path, values: Values, shown: str) -> LabelledCase:
+    """Read both files of a case, to their ends, and check that they can be used together.
+
+    Args:
+        name: Of the case.
+        image, label: The files.
+        values: As for `read_classes`.
+        shown: What the label map must show, for the message.
+
+    Raises:
+        ImageError: A file is missing, damaged or not a volume, the label map is empty, or the two are on two grids.
+    """
+    for path in (image, label):
+        if not path.is_file():
+            raise ImageError(f"There is no {_short(path)}.")
+    classes = read_classes(label, values)
+    volumes = volumes_ml(classes, 1 if values is None else len(values))
+    if not any(volumes):
+        raise ImageError(f"{_short(label)} does not show {shown}.")
+    try:
+        warnings = read_image(image).warnings
+    except ImageError as error:
+        raise ImageError(f"The image cannot be used: {error}") from error
+    if not same_grid(image, classes):
+        raise ImageError(f"{_short(label)} is on another grid than {_short(image)}.")
+    return LabelledCase(name, image, lambda: read_classes(label, values), volumes, " ".join(warnings))
+
+
+def read_classes(path: Path, values: Values) -> sitk.Image:
+    """A label map as uint8: class 1, 2, ... where it has one of the values of the first, second, ... list, else 0.
+
+    Args:
+        path: The file.
+        values: The lists; None: class 1 is wherever it is not 0.
+
+    Raises:
+        ImageError: It is damaged, or not a volume.
+    """
+    try:
+        # SimpleITK reads what a truncated file lacks as zeros; nibabel does not.
+        np.asanyarray(nibabel.load(path).dataobj)
+        stored = sitk.ReadImage(str(path))
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
+        raise ImageError(f"{_short(path)} is damaged, truncated or not a NIfTI file.") from error
+    except RuntimeError as error:  # SimpleITK's
+        raise ImageError(f"{_short(path)} cannot be read ({sitk_reason(error)}).") from error
+    if stored.GetDimension() != 3 or stored.GetNumberOfComponentsPerPixel() != 1:
+        raise ImageError(f"{_short(path)} is not a single volume.")
+    array = sitk.GetArrayViewFromImage(stored)
+    if values is None:
+        classes = (array != 0).astype(np.uint8)
+    else:
+        classes = np.zeros(array.shape, np.uint8)
+        for index, members in enumerate(values, start=1):
+            classes[np.isin(array, members)] = index
+    label = sitk.GetImageFromArray(classes)
+    label.CopyInformation(stored)
+    return label
+
+
+def _short(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def new_dataset_folder(dataset_id: int, name: str) -> Path:
+    """Where a new raw data set goes: `nnUNet_raw/DatasetXXX_NAME`.
+
+    Raises:
+        SettingsError: There is one of that number already.
+    """
+    raw = Path(os.environ["nnUNet_raw"])
+    taken = sorted(raw.glob(f"Dataset{dataset_id:03d}_*"))
+    if taken:
+        raise SettingsError(f"{taken[0]} exists already; choose another --dataset-id or remove it.")
+    return raw / f"Dataset{dataset_id:03d}_{name}"
+
+
+def write_dataset(
+    folder: Path,
+    cases: Sequence[LabelledCase],
+    labels: Sequence[str],
+    channel: str,
+    split: Split,
+    source: str,
+    left_out: Sequence[LeftOut] = (),
+    subjects: Mapping[str, str] | None = None,
+    report: Callable[[str], None] = print,
+) -> Path:
+    """Write a raw data set with images, label maps, `dataset.json`, `splits_final.json` and `cases.csv`.
+
+    The split also goes to nnU-Net's preprocessed folder, where nnU-Net follows it. One case is in memory at a time; the
+    folder appears when it is complete. Cases whose axes are stored otherwise than most are turned, since a network is
+    trained on stored axes.
+
+    Args:
+        folder: As `new_dataset_folder` gives it.
+        cases: What to write.
+        labels: Names of the classes from 1 on.
+        channel: `CT` for Hounsfield units with nnU-Net's CT normalisation; anything else is z-scored.
+        split: Train, validation and test.
+        source: Where the data came from, kept in `dataset.json`.
+        left_out: Cases that could not be used, for `cases.csv`.
+        subjects: The subject of each case, where several are of one; these are not parted.
+        report: Takes one line for each case that is turned, and one if the subject of some is not known.
+
+    Raises:
+        SettingsError: There are too few cases for the split, or `subjects` knows none of them.
+        OutputError: The disk is full, or the folder cannot be written.
+
+    Returns:
+        The folder. Test cases lie in `imagesTs` and `labelsTs`, which nnU-Net does not look at in training.
+    """
+    subjects = subjects_of([case.name for case in cases], subjects, report)
+    parts = split.assign(list(subjects), subjects)
+    part_of = {name: part for part, names in parts.items() for name in names}
+    partial = folder.with_name(f".{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for kind in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+            (partial / kind).mkdir(parents=True)
+        used = {case: stored_orientation(case.image) for case in cases if case.name in part_of}
+        ((orientation, _),) = Counter(sorted(used.values())).most_common(1)
+        turned = {case.name: f"Turned from {own} to {orientation}." for case, own in used.items() if own != orientation}
+        for name, note in turned.items():
+            report(f"{name}: {note}")
+        for case in used:
+            kind = "Ts" if part_of[case.name] == "test" else "Tr"
+            _write_case(case, partial, kind, orientation if case.name in turned else None)
+        description = {
+            "channel_names": {"0": channel},
+            "labels": {"background": 0} | {label: value for value, label in enumerate(labels, start=1)},
+            "numTraining": len(parts["train"]) + len(parts["val"]),
+            "file_ending": ".nii.gz",
+            "reference": source,
+            # Not nnU-Net's: kept so that `mob-uncertainty export` can state the axes the model was trained in.
+            "orientation": orientation,
+        }
+        splits = [{"train": parts["train"], "val": parts["val"]}]
+        _write_json(partial / "dataset.json", description)
+        _write_json(partial / "splits_final.json", splits)
+        notes = {case.name: " ".join(filter(None, (case.mended, turned.get(case.name)))) for case in cases}
+        _write_cases_file(partial / CASES_FILE, cases, part_of, subjects, notes, labels, left_out)
+        partial.rename(folder)
+    except (OSError, RuntimeError) as error:  # SimpleITK's are RuntimeErrors
+        raise OutputError(f"{folder} cannot be written ({error}); free some space or choose another folder.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    if "nnUNet_preprocessed" in os.environ:
+        preprocessed = Path(os.environ["nnUNet_preprocessed"]) / folder.name
+        preprocessed.mkdir(parents=True, exist_ok=True)
+        _write_json(preprocessed / "splits_final.json", splits)
+    return folder
+
+
+def stored_orientation(path: Path) -> str:
+    """Where the axes of an image file run to, such as `LPS`."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(reader.GetDirection())
+
+
+def _write_case(case: LabelledCase, folder: Path, suffix: str, turned_to: str | None) -> None:
+    """Write image and label map, with other axes if need be."""
+    image, label = folder / f"images{suffix}" / f"{case.name}_0000.nii.gz", case.read_label()
+    if case.mended or turned_to:
+        read = read_image(case.image).image
+        sitk.WriteImage(_turned(read, turned_to), str(image), useCompression=True)
+    else:
+        shutil.copyfile(case.image, image)
+    target = folder / f"labels{suffix}" / f"{case.name}.nii.gz"
+    sitk.WriteImage(_turned(label, turned_to), str(target), useCompression=True)
+
+
+def _turned(image: sitk.Image, orientation: str | None) -> sitk.Image:
+    return sitk.DICOMOrient(image, orientation) if orientation else image
+
+
+def _write_cases_file(
+    path: Path,
+    cases: Sequence[LabelledCase],
+    part_of: dict[str, str],
+    subjects: Mapping[str, str],
+    notes: Mapping[str, str],
+    labels: Sequence[str],
+    left_out: Sequence[LeftOut],
+) -> None:
+    """`cases.csv`: of each case its part of the split, subject and volume of each class, or why it was left out."""
+    rows = [
+        {
+            "case": case.name,
+            "part": part_of.get(case.name, "not used"),
+            "subject": subjects[case.name],
+            "note": notes[case.name],
+        }
+        | {f"{label}_ml": f"{volume:.3f}" for label, volume in zip(labels, case.volumes_ml, strict=False)}
+        for case in cases
+    ]
+    rows += [{"case": case.name, "part": LEFT_OUT, "note": case.problem} for case in left_out]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["case", "part", "subject", "note", *(f"{label}_ml" for label in labels)])
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: row["case"]))
+
+
+def volumes_ml(label: sitk.Image, classes: int) -> tuple[float, ...]:
+    """Volume in ml of the classes 1 to `classes` of a label map."""
+    counts = np.bincount(sitk.GetArrayViewFromImage(label).ravel(), minlength=classes + 1)
+    return tuple(float(count) * math.prod(label.GetSpacing()) / 1000 for count in counts[1 : classes + 1])
+
+
+def same_grid(image: Path, label: sitk.Image) -> bool:
+    """Whether an image file has the size, spacing, origin and direction (to 0.001) of a label map."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(image))
+    reader.ReadImageInformation()
+    return reader.GetSize() == label.GetSize() and np.allclose(
+        (*reader.GetSpacing(), *reader.GetOrigin(), *reader.GetDirection()),
+        (*label.GetSpacing(), *label.GetOrigin(), *label.GetDirection()),
+        atol=1e-3,
+    )
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")

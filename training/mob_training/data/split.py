@@ -1,0 +1,117 @@
+"""Which cases train, validate and test: a split from a seed that keeps the cases of a subject together."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from MoBUncertaintyLib.errors import SettingsError
+
+SHIPPED = Path(__file__).parents[2] / "workflow" / "config"
+
+
+@dataclass(frozen=True)
+class Split:
+    """How many cases train, validate and test, in an order that comes from the seed alone.
+
+    Cases of one subject stay together. Where a part has no room for all of a subject's, the next subject has its turn,
+    so a part may have fewer cases than it should.
+
+    Attributes:
+        train: At least 1; None: what the others leave.
+        validation: At least 1; None: a fifth of the cases that are not tested, rounded up (paper, section 4).
+        test: None: a fifth of all, rounded up.
+        seed: Of the order.
+    """
+
+    train: int | None = None
+    validation: int | None = None
+    test: int | None = None
+    seed: int = 0
+
+    def assign(self, names: Sequence[str], subjects: Mapping[str, str] | None = None) -> dict[str, list[str]]:
+        """Names by `train`, `val` and `test`, disjoint, whatever the order they are given in.
+
+        Args:
+            names: Of the cases.
+            subjects: The subject of each case, where it is known; a case without one has a subject of its own.
+
+        Raises:
+            SettingsError: There are too few cases.
+        """
+        together: dict[str, list[str]] = {}
+        for name in sorted(names):
+            together.setdefault((subjects or {}).get(name, name), []).append(name)
+        groups = list(together.values())
+        waiting = [groups[i] for i in np.random.default_rng(self.seed).permutation(len(groups))]
+        total = len(names)
+        test = math.ceil(total / 5) if self.test is None else self.test
+        validation = math.ceil((total - test) / 5) if self.validation is None else self.validation
+        train = total - validation - test if self.train is None else self.train
+        if min(train, validation) < 1 or test < 0 or train + validation + test > total:
+            self._refuse(total, train, validation, test)
+        tested, waiting = _fill(test, waiting)
+        validating, waiting = _fill(validation, waiting)
+        training, _ = _fill(total if self.train is None else train, waiting)
+        if not validating or not training or (test and not tested):
+            self._refuse(total, train, validation, test)
+        return {"train": sorted(training), "val": sorted(validating), "test": sorted(tested)}
+
+    def _refuse(self, total: int, train: int, validation: int, test: int) -> None:
+        wanted = f"train {max(train, 1)}, validate {max(validation, 1)} and test {max(test, 0)}"
+        raise SettingsError(f"{total} cases are too few to {wanted}; add cases or change the split.")
+
+
+def _fill(size: int, groups: Sequence[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Take groups in their order, each if there is room for all of it; returns what was taken, and the groups left."""
+    taken: list[str] = []
+    left = []
+    for group in groups:
+        if len(taken) + len(group) <= size:
+            taken += group
+        else:
+            left.append(group)
+    return taken, left
+
+
+def read_subjects(path: Path) -> dict[str, str]:
+    """The subject of each case, from a CSV file with the columns `case` and `subject`.
+
+    Args:
+        path: The file, or the name of one that lies beside the workflow's configs.
+
+    Raises:
+        SettingsError: It cannot be read, or has no such columns.
+    """
+    shipped, path = SHIPPED / path, Path(path)
+    if shipped.is_file() and not path.exists():
+        path = shipped
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return {row["case"]: row["subject"] for row in csv.DictReader(file) if row["subject"]}
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}.") from None
+    except (KeyError, ValueError, csv.Error):
+        raise SettingsError(f"{path} is no table of subjects; give a CSV file with the columns case,subject.") from None
+
+
+def subjects_of(names: Sequence[str], known: Mapping[str, str] | None, report: Callable[[str], None]) -> dict[str, str]:
+    """The subject of each case; one that is not known has a subject of its own."""
+    known = known or {}
+    unknown = [name for name in names if name not in known]
+    if known and names and len(unknown) == len(names):
+        raise SettingsError(
+            f"The table of subjects names none of the cases: it has {next(iter(known))}, a case is {names[0]}; "
+            "write their names as here."
+        )
+    if known and unknown:
+        report(
+            f"{len(unknown)} of {len(names)} cases are not in the table of subjects ({unknown[0]} for one): "
+            "each counts as a subject of its own"
+        )
+    return {name: known.get(name, name) for name in names}

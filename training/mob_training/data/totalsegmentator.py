@@ -1,0 +1,73 @@
+"""Cases of the TotalSegmentator data set, version 2.0.1 (Wasserthal et al. 2023), that show an organ.
+
+Its layout: `CASE/ct.nii.gz`, `CASE/segmentations/ORGAN.nii.gz` for 117 structures, and `meta.csv` with one case a line.
+A mask of a structure that the CT does not show is there, but empty.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+
+from mob_training.data.datasets import LabelledCase, LeftOut, check_case, gather_cases
+from MoBUncertaintyLib.errors import ImageError, SettingsError
+
+MASKS, ENDING = "segmentations", ".nii.gz"
+
+
+def find_cases(
+    source: Path, organ: str, report: Callable[[str], None] = print
+) -> tuple[list[LabelledCase], list[LeftOut]]:
+    """Cases that show the organ, and those left out: without it, incomplete, damaged, or on two grids.
+
+    Every file is read once, one case at a time.
+
+    Args:
+        source: The data set's folder. `meta.csv` need not be there; where it is, cases that it lists and that have no
+            folder are left out by name.
+        organ: Name of the structure, such as `adrenal_gland_left`.
+        report: Takes one line for each case that is left out or mended.
+
+    Raises:
+        SettingsError: The folder holds no cases, or none with a mask of that name.
+    """
+    source = Path(source)
+    if not source.is_dir():
+        raise SettingsError(f"{source} is not a folder; give the one that holds TotalSegmentator's cases.")
+    folders = {path.name: path for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    if not any((folder / "ct.nii.gz").is_file() for folder in folders.values()):
+        raise SettingsError(f"{source} holds no CASE/ct.nii.gz; give the folder that holds TotalSegmentator's cases.")
+    _check_name(organ, source, {path.name for folder in folders.values() for path in folder.glob(f"{MASKS}/*{ENDING}")})
+
+    def read(name: str) -> LabelledCase:
+        if name not in folders:
+            raise ImageError("It is listed in meta.csv, but there is no folder of that name.")
+        folder = folders[name]
+        return check_case(name, folder / "ct.nii.gz", folder / MASKS / f"{organ}{ENDING}", None, f"the {organ}")
+
+    return gather_cases(folders.keys() | _listed(source / "meta.csv", report), read, report)
+
+
+def _check_name(organ: str, source: Path, files: set[str]) -> None:
+    """Refuse a structure that no case has a mask of, and name those that there are."""
+    names = sorted(name.removesuffix(ENDING) for name in files)
+    if organ in names:
+        return
+    nearest = get_close_matches(organ.lower(), names, n=1)
+    hint = f" (do you mean {nearest[0]}?)" if nearest else ""
+    there_are = ", ".join(names) or "none"
+    raise SettingsError(f"No case of {source} has a mask of '{organ}'{hint}; choose one of: {there_are}.")
+
+
+def _listed(meta: Path, report: Callable[[str], None]) -> set[str]:
+    """Names of the cases that `meta.csv` lists; none where there is no such file or it is of another kind."""
+    if not meta.is_file():
+        return set()
+    try:
+        with meta.open(newline="", encoding="utf-8-sig") as file:
+            return {row["image_id"] for row in csv.DictReader(file, delimiter=";") if row["image_id"]}
+    except (KeyError, UnicodeDecodeError, csv.Error):
+        report(f"{meta.name} is not a list of cases and is not used")
+        return set()

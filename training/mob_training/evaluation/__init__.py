@@ -1,0 +1,1 @@
+"""A trained model on held-out cases, and its scores."""

@@ -1,0 +1,227 @@
+"""The scores of one case, and the sums that pool them over cases without keeping a volume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from mob_training.evaluation.metrics import (
+    Calibration,
+    ErrorRanking,
+    dice,
+    negative_log_likelihood,
+    review_curve,
+    surface_dice,
+)
+from mob_training.evaluation.scoreboard import BOX_MARGIN_MM
+from MoBUncertaintyLib.errors import ImageError, SettingsError
+from MoBUncertaintyLib.inference.predictor import Prediction
+from MoBUncertaintyLib.model.card import Label
+from MoBUncertaintyLib.regions.agreement import error_fraction, error_split
+from MoBUncertaintyLib.regions.finder import Regions, find_regions
+from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
+from MoBUncertaintyLib.regions.uncertainty import bounding_box, shadows, voxel_doubt
+
+MEASURES = (Measure.VARIANCE, Measure.BERNOULLI, Measure.ENTROPY)
+NSD_MM = 2.0
+PLACES = ("volume", "box")
+"""Where voxels are scored: everywhere, or in the box of prediction and truth together, `BOX_MARGIN_MM` wider."""
+
+
+@dataclass(frozen=True)
+class ScoredCase:
+    """A prediction beside the truth, as arrays.
+
+    Attributes:
+        segmentation: Label map (z, y, x).
+        truth: Likewise.
+        probability: Of each foreground class, (C - 1, z, y, x).
+        variance: Likewise.
+        spacing: mm, (z, y, x).
+        labels: The foreground classes, in that order.
+    """
+
+    segmentation: np.ndarray
+    truth: np.ndarray
+    probability: np.ndarray
+    variance: np.ndarray
+    spacing: np.ndarray
+    labels: tuple[Label, ...]
+
+    @classmethod
+    def of(cls, prediction: Prediction, truth: sitk.Image, labels: Sequence[Label]) -> ScoredCase:
+        """From images.
+
+        Raises:
+            ImageError: The truth is not on the prediction's grid.
+            SettingsError: The truth has a class that the model does not know.
+        """
+        check_grid(truth, prediction.segmentation, "truth")
+        true = sitk.GetArrayFromImage(truth)
+        unknown = set(np.unique(true).tolist()) - {0, *(label.value for label in labels)}
+        if unknown:
+            listed = ", ".join(f"{value:g}" for value in sorted(unknown))
+            raise SettingsError(f"The truth has the values {listed}, which are no label of the model.")
+        return cls(
+            sitk.GetArrayFromImage(prediction.segmentation),
+            true,
+            classes_first(prediction.probability),
+            classes_first(prediction.variance),
+            np.array(truth.GetSpacing())[::-1],
+            tuple(labels),
+        )
+
+    def places(self) -> dict[str, tuple[slice, ...] | None]:
+        """The voxels of each of `PLACES`; None for the box where neither prediction nor truth has any foreground."""
+        organ = (self.segmentation > 0) | (self.truth > 0)
+        margin = np.ceil(BOX_MARGIN_MM / self.spacing)
+        return {
+            "volume": (slice(None),) * 3,
+            "box": bounding_box(shadows(organ), margin) if organ.any() else None,
+        }
+
+
+@dataclass
+class PlaceSums:
+    """Sums over the voxels of one place, from which its scores follow; those of several cases add up.
+
+    Attributes:
+        nll: Sum of -ln p of the true class.
+        calibrations: Of each foreground class against the rest, by name.
+        rankings: Of doubt against error (any class), for each measure.
+    """
+
+    nll: float = 0.0
+    calibrations: dict[str, Calibration] = field(default_factory=dict)
+    rankings: dict[Measure, ErrorRanking] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, case: ScoredCase, box: tuple[slice, ...] | None) -> PlaceSums:
+        """Sums over a box of a case; of nothing without a box."""
+        box = (slice(0),) * 3 if box is None else box
+        truth, p = case.truth[box], case.probability[(slice(None), *box)]
+        background = np.clip(1 - p.sum(axis=0), 0, 1)
+        of_truth = background
+        for label, channel in zip(case.labels, p, strict=True):
+            of_truth = np.where(truth == label.value, channel, of_truth)
+        error = truth != case.segmentation[box]
+        variance = case.variance[(slice(None), *box)]
+        return cls(
+            negative_log_likelihood(of_truth),
+            {
+                label.name: Calibration.of(channel, truth == label.value)
+                for label, channel in zip(case.labels, p, strict=True)
+            },
+            {measure: ErrorRanking.of(voxel_doubt(measure, p, variance), error) for measure in MEASURES},
+        )
+
+    def add(self, other: PlaceSums) -> None:
+        """Add the voxels of another case."""
+        self.nll += other.nll
+        for name, calibration in other.calibrations.items():
+            known = self.calibrations.get(name)
+            self.calibrations[name] = calibration if known is None else known + calibration
+        for measure, ranking in other.rankings.items():
+            self.rankings.setdefault(measure, ErrorRanking()).add(ranking)
+
+    def scores(self) -> dict[str, float]:
+        """`nll` of all classes; `brier`, `ece`, `mce` as means over the foreground classes, each against the rest."""
+        voxels = next(iter(self.calibrations.values())).voxels
+        each = list(self.calibrations.values())
+        return {"nll": self.nll / voxels if voxels else float("nan")} | {
+            name: float(np.mean([getattr(one, name) for one in each])) for name in ("brier", "ece", "mce")
+        }
+
+
+def score(
+    case: ScoredCase, prediction: Prediction, truth: sitk.Image, regions: RegionSettings
+) -> tuple[dict[str, Any], dict[str, PlaceSums]]:
+    """All scores of one case, and the sums of each of `PLACES` to pool.
+
+    Args:
+        case: The case.
+        prediction: Of the same case.
+        truth: Its label map.
+        regions: What counts as a doubtful region, but for the measure: each has its turn, at its usual threshold.
+
+    Returns:
+        The scores, nested: `dice`, `nsd_2mm`; for each place `nll`, `brier`, `ece`, `mce`; for each measure of doubt
+        its regions, the error inside them, the review curve, and for each place `auroc`, `auprc`, `aurc`, `augrc`. Dice
+        and the like are means over the foreground classes; with more than one, `labels` has them class by class.
+    """
+    sums = {place: PlaceSums.of(case, box) for place, box in case.places().items()}
+    classes = {label.name: _class_scores(case, label, sums) for label in case.labels}
+    row: dict[str, Any] = {
+        name: float(np.mean([scores[name] for scores in classes.values()])) for name in ("dice", "nsd_2mm")
+    }
+    row |= {place: one.scores() for place, one in sums.items()}
+    for measure in MEASURES:
+        found = find_regions(
+            prediction.probability,
+            prediction.variance,
+            prediction.segmentation,
+            replace(regions, measure=measure, threshold=None),
+        )
+        row[measure.value] = {
+            "regions": len(found.regions),
+            "longest_mm": max((region.extent_mm for region in found.regions), default=0.0),
+            **error_fraction(found, prediction.segmentation, truth),
+            "caught": caught_by_rank(found, prediction.segmentation, truth),
+            "review": review_curve(
+                case.segmentation,
+                case.truth,
+                sitk.GetArrayViewFromImage(found.labels),
+                len(found.regions),
+                [label.value for label in case.labels],
+            ),
+            **{place: one.rankings[measure].scores() for place, one in sums.items()},
+        }
+    if len(case.labels) > 1:
+        row["labels"] = classes
+    return row, sums
+
+
+def caught_by_rank(regions: Regions, segmentation: sitk.Image, truth: sitk.Image) -> dict[str, list[float] | None]:
+    """Share of the error, and of the thick error, inside the first 1, 2, ... regions of the ranking; None of none."""
+    labels = sitk.GetArrayViewFromImage(regions.labels)
+    shares: dict[str, list[float] | None] = {}
+    for name, mask in zip(("error", "thick_error"), error_split(segmentation, truth), strict=True):
+        counts = np.bincount(labels[mask], minlength=len(regions.regions) + 1)
+        shares[name] = (np.cumsum(counts[1:]) / counts.sum()).tolist() if counts.any() else None
+    return shares
+
+
+def classes_first(image: sitk.Image) -> np.ndarray:
+    """A scalar or vector image as (C - 1, z, y, x)."""
+    array = sitk.GetArrayFromImage(image)
+    return np.moveaxis(array, -1, 0) if image.GetNumberOfComponentsPerPixel() > 1 else array[None]
+
+
+def check_grid(image: sitk.Image, reference: sitk.Image, name: str) -> None:
+    """Compare two grids.
+
+    Raises:
+        ImageError: They differ.
+    """
+    alike = image.GetSize() == reference.GetSize() and all(
+        np.allclose(getattr(image, get)(), getattr(reference, get)(), atol=1e-3)
+        for get in ("GetSpacing", "GetOrigin", "GetDirection")
+    )
+    if not alike:
+        raise ImageError(f"The {name} does not lie on the image's voxel grid; convert the data set again.")
+
+
+def _class_scores(case: ScoredCase, label: Label, sums: dict[str, PlaceSums]) -> dict[str, Any]:
+    predicted, true = case.segmentation == label.value, case.truth == label.value
+    return {
+        "dice": dice(predicted, true),
+        "nsd_2mm": surface_dice(predicted, true, case.spacing, NSD_MM),
+        **{
+            place: {name: getattr(one.calibrations[label.name], name) for name in ("brier", "ece", "mce")}
+            for place, one in sums.items()
+        },
+    }

@@ -1,0 +1,153 @@
+"""Whole cases in the image's own geometry: a model folder and a data set's held-out cases -> scores.
+
+One case is in memory at a time. What is pooled over cases is kept as sums and tables of counts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from mob_training.data.datasets import CASES_FILE
+from mob_training.data.split import read_subjects
+from mob_training.evaluation.case_scores import MEASURES, PLACES, PlaceSums, ScoredCase, score
+from mob_training.evaluation.naming import describe_run
+from mob_training.evaluation.raters import draw_segmentations, rater_scores, read_raters
+from mob_training.evaluation.score_files import Run, flatten
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.inference.predictor import PredictionSettings, Predictor
+from MoBUncertaintyLib.model.card import Label
+from MoBUncertaintyLib.model.covariance import Covariance
+from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.regions.settings import Measure
+
+DRAWN = 8
+"""Segmentations drawn from a model for the energy distance to several raters."""
+
+
+def held_out_cases(dataset: Path) -> list[tuple[str, Path, Path]]:
+    """Name, image and label map of every held-out case of a raw nnU-Net data set (`imagesTs`, `labelsTs`)."""
+    ending = _description(dataset).get("file_ending", ".nii.gz")
+    return [
+        (name, dataset / "imagesTs" / f"{name}_0000{ending}", path)
+        for path in sorted((dataset / "labelsTs").glob(f"*{ending}"))
+        for name in [path.name.removesuffix(ending)]
+    ]
+
+
+def evaluate(
+    model_path: Path,
+    dataset: Path,
+    settings: PredictionSettings | None = None,
+    raters: Path | None = None,
+    drawn: int = DRAWN,
+    name: str | None = None,
+    regions: Mapping[str, float] | None = None,
+    report: Callable[[str], None] = print,
+) -> Run:
+    """Score a model on whole held-out cases.
+
+    Args:
+        model_path: A model folder, a zip, or a results folder of nnU-Net, stock or ours.
+        dataset: Raw nnU-Net data set.
+        settings: How to predict.
+        raters: Folder with the masks of several raters per case (`raters.read_raters`).
+        drawn: Segmentations drawn from the model for the energy distance, if there are raters; a deterministic model
+            has its own only.
+        name: What tables call the model; None: after its covariance and the name of its fine-tuning.
+        regions: What counts as a doubtful region (`region_settings.STATED_BY_MODELS`); the rest is as the model states.
+        report: Told of each case.
+
+    Raises:
+        SettingsError: The data set has no held-out cases, or other labels than the model.
+    """
+    cases = held_out_cases(dataset)
+    if not cases:
+        raise SettingsError(f"{dataset} has no held-out cases (imagesTs, labelsTs).")
+    model = load_model(model_path)
+    labels = model.card.labels
+    check_labels(dataset, labels)
+    predictor = Predictor(model, settings)
+    region_settings = model.card.region_settings.changed(regions or {})
+    sampled = model.card.covariance.kind is not Covariance.DETERMINISTIC
+    pool = Pool(labels)
+    known = dataset / CASES_FILE
+    subjects = read_subjects(known) if known.exists() else {}
+    scored = {}
+    for case_name, image_path, truth_path in cases:
+        image, truth = read_image(image_path).image, sitk.ReadImage(str(truth_path))
+        prediction = predictor.predict(image, exact=True)
+        case = ScoredCase.of(prediction, truth, labels)
+        scores, sums = score(case, prediction, truth, region_settings)
+        if raters is not None:
+            read = read_raters(raters, case_name, labels, prediction.segmentation)
+            samples = draw_segmentations(predictor, image, drawn) if sampled else [case.segmentation]
+            scores["raters"] = rater_scores(case, read, samples)
+        pool.add(case, sums)
+        scored[case_name] = {"subject": subjects.get(case_name, case_name), **dict(flatten(scores))}
+        report(f"{case_name}: Dice {scores['dice']:.4f}, NLL {scores['volume']['nll']:.4f}")
+    return Run(describe_run(model, dataset, name), dict(flatten(pool.scores())), scored)
+
+
+class Pool:
+    """Scores over the voxels of all cases together.
+
+    Args:
+        labels: The foreground classes.
+    """
+
+    def __init__(self, labels: tuple[Label, ...]) -> None:
+        self._overlap = {label.value: np.zeros(2, np.int64) for label in labels}
+        self._sums = {place: PlaceSums() for place in PLACES}
+
+    def add(self, case: ScoredCase, sums: dict[str, PlaceSums]) -> None:
+        """Add a case; `sums` as `case_scores.score` returns them."""
+        for value, counts in self._overlap.items():
+            predicted, true = case.segmentation == value, case.truth == value
+            counts += np.count_nonzero(predicted & true), np.count_nonzero(predicted) + np.count_nonzero(true)
+        for place, one in sums.items():
+            self._sums[place].add(one)
+
+    def scores(self) -> dict[str, Any]:
+        """`dice` of all voxels; for each place the scores, and the calibration `curve` of each class; for each measure
+        of doubt and place the ranking's scores, and the error rate by doubt (`curve`).
+        """
+        ratios = [2 * both / total if total else 1.0 for both, total in self._overlap.values()]
+        tops = dict.fromkeys(MEASURES, 0.25) | {Measure.ENTROPY: math.log(len(self._overlap) + 1)}
+        result: dict[str, Any] = {"dice": float(np.mean(ratios))}
+        for place, one in self._sums.items():
+            curves = {name: calibration.curve() for name, calibration in one.calibrations.items()}
+            result[place] = one.scores() | {"curve": curves}
+        for measure, top in tops.items():
+            result[measure.value] = {
+                place: one.rankings[measure].scores() | {"curve": one.rankings[measure].binned(top)}
+                for place, one in self._sums.items()
+            }
+        return result
+
+
+def _description(dataset: Path) -> dict[str, Any]:
+    path = dataset / "dataset.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def check_labels(dataset: Path, labels: tuple[Label, ...]) -> None:
+    """Make sure that a model segments what a raw data set has labels of.
+
+    Raises:
+        SettingsError: It segments something else.
+    """
+    stated = _description(dataset).get("labels")
+    known = {label.name: label.value for label in labels}
+    if stated is not None and {name: value for name, value in stated.items() if value != 0} != known:
+        raise SettingsError(
+            f"{dataset.name} has the labels {', '.join(stated)}, the model segments {', '.join(known)}; "
+            "use the model on its own task."
+        )

@@ -1,0 +1,110 @@
+"""What several raters drew, beside a prediction: energy distance, and the error of the predicted probability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from mob_training.evaluation.case_scores import ScoredCase, check_grid
+from mob_training.evaluation.metrics import generalised_energy_distance, probability_error
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.inference.predictor import Predictor
+from MoBUncertaintyLib.model.card import Label
+
+
+@dataclass(frozen=True)
+class Raters:
+    """The raters of one case.
+
+    Attributes:
+        maps: The label map of each, (z, y, x).
+        probability: Of each foreground class, (C - 1, z, y, x): what is known of it, or the share of the raters.
+    """
+
+    maps: list[np.ndarray]
+    probability: np.ndarray
+
+
+def read_raters(folder: Path, case: str, labels: Sequence[Label], reference: sitk.Image) -> Raters:
+    """Read what `mob-training phantom --raters` wrote, or what lies likewise.
+
+    Masks are `CASE/raters/LABEL_1.nii.gz`, `LABEL_2.nii.gz`, ...; the probability that a rater calls a voxel so, where
+    it is known, is `CASE/raters/LABEL_probability.nii.gz`.
+
+    Raises:
+        SettingsError: There are no masks of a label, or not as many as of another.
+        ImageError: A mask is on another grid than the image.
+    """
+    place = folder / case / "raters"
+    maps: list[np.ndarray] = []
+    probabilities = []
+    for label in labels:
+        files = sorted(place.glob(f"{label.name}_[0-9]*.nii.gz"))
+        if not files or (maps and len(files) != len(maps)):
+            raise SettingsError(f"{place} has {len(files)} raters' masks of {label.name}; check --raters.")
+        masks = [_read(file, reference) > 0 for file in files]
+        if not maps:
+            maps = [np.zeros(mask.shape, np.uint8) for mask in masks]
+        for drawn, mask in zip(maps, masks, strict=True):
+            drawn[mask] = label.value
+        known = place / f"{label.name}_probability.nii.gz"
+        probabilities.append(_read(known, reference) if known.exists() else np.mean(masks, axis=0, dtype=np.float32))
+    return Raters(maps, np.stack(probabilities))
+
+
+def draw_segmentations(predictor: Predictor, image: sitk.Image, samples: int) -> list[np.ndarray]:
+    """Segmentations drawn from a model, (z, y, x) each: the most probable class of one sample of the logits.
+
+    z2 is drawn per voxel, cell or tile as the model says. Tiles overlap as little as they can: where they do, two
+    independent draws are blended, which takes from their spread. The seams between tiles cost something, too.
+    """
+    settings = predictor.settings
+    try:
+        drawn = []
+        for seed in range(samples):
+            predictor.use(replace(settings, samples=1, seed=seed, overlap=0.0))
+            drawn.append(sitk.GetArrayFromImage(predictor.predict(image).segmentation))
+        return drawn
+    finally:
+        predictor.use(settings)
+
+
+def rater_scores(case: ScoredCase, raters: Raters, drawn: Sequence[np.ndarray]) -> dict[str, Any]:
+    """A case against its raters.
+
+    Args:
+        case: The prediction.
+        raters: Of that case.
+        drawn: Segmentations drawn from the model.
+
+    Returns:
+        `ged` of the drawn segmentations and `ged_segmentation` of the segmentation alone; `probability`, the error of
+        the predicted probability (mean over the classes) in the `volume`, the `box`, and where raters differ
+        (`ambiguous`, 0 < q < 1).
+    """
+    values = [label.value for label in case.labels]
+    places = {
+        name: None if box is None else (slice(None), *box) for name, box in case.places().items()
+    }  # fmt: skip
+    predicted, true = case.probability, raters.probability
+    errors = {
+        name: probability_error(*((predicted[box], true[box]) if box else (predicted[:0], true[:0])))
+        for name, box in places.items()
+    }
+    errors["ambiguous"] = probability_error(predicted, true, (true > 0) & (true < 1))
+    return {
+        "ged": generalised_energy_distance(drawn, raters.maps, values),
+        "ged_segmentation": generalised_energy_distance([case.segmentation], raters.maps, values),
+        "probability": errors,
+    }
+
+
+def _read(path: Path, reference: sitk.Image) -> np.ndarray:
+    image = sitk.ReadImage(str(path))
+    check_grid(image, reference, f"raters' file {path.name}")
+    return sitk.GetArrayFromImage(image)

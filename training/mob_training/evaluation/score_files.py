@@ -1,0 +1,274 @@
+"""The scores of trained models, and the scores folders that keep them.
+
+A scores folder holds one run or many: `cases.csv.gz` has a row for each run and case, `pooled.csv.gz` a row for each
+run, over the voxels of all its cases together, and `summary.json` says what each run is and was made from. Cells are
+JSON, lists such as the points of a curve too. What is undefined is empty.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import math
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+
+from MoBUncertaintyLib.errors import OutputError, SettingsError
+from MoBUncertaintyLib.model.covariance import Covariance
+
+SUMMARY, CASES, POOLED = "summary.json", "cases.csv.gz", "pooled.csv.gz"
+FILES = (SUMMARY, CASES, POOLED)
+KEY = ("dataset", "name", "seed")
+"""Columns that tell one run from another."""
+TEXT = ("case", "subject")
+"""Columns that are not JSON."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The scores of one model and seed.
+
+    Attributes:
+        description: What was scored, as `naming.describe_run` returns it.
+        pooled: Scores over the voxels of all cases together by name, `volume.nll`; numbers, or lists of them.
+        cases: Scores of each case, likewise, and its `subject`.
+    """
+
+    description: dict[str, Any]
+    pooled: dict[str, Any]
+    cases: dict[str, dict[str, Any]]
+
+    @property
+    def dataset(self) -> str:
+        return self.description["dataset"]
+
+    @property
+    def model(self) -> str:
+        """The name that tables show."""
+        return self.description["model"]
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of the training; None for a stock model."""
+        return self.description["seed"]
+
+    @property
+    def bases(self) -> int | None:
+        """M of a Mixture-of-Bases."""
+        return self.description["bases"]
+
+    @property
+    def sweep(self) -> bool:
+        """Whether the run is there for its number of bases only."""
+        return self.description["sweep"]
+
+    @property
+    def path(self) -> str:
+        """DATASET/NAME/seed_N, which no two runs of a comparison share."""
+        return run_path(self.description)
+
+    def per_case(self, key: str) -> dict[str, Any]:
+        """The score of each case, a number or a list of them, where it is defined."""
+        values = {case: scores.get(key) for case, scores in self.cases.items() if self._has(key)}
+        return {case: value for case, value in values.items() if value is not None}
+
+    def mean(self, key: str) -> float | None:
+        """Mean over the cases."""
+        values = list(self.per_case(key).values())
+        return float(np.mean(values)) if values else None
+
+    def over_voxels(self, key: str) -> Any:
+        """The pooled score, a number or a list of them; None where it is undefined."""
+        return self.pooled.get(key) if self._has(key) else None
+
+    def _has(self, key: str) -> bool:
+        """A deterministic model's variance is where its tiles disagree: no score of the model."""
+        return self.description["covariance"] != Covariance.DETERMINISTIC or not key.startswith("variance.")
+
+
+def run_path(description: Mapping[str, Any]) -> str:
+    """DATASET/NAME/seed_N of a run's description."""
+    return "{}/{}/seed_{}".format(*(description[name] for name in KEY))
+
+
+def flatten(scores: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested scores by their names, `volume.nll`. What is undefined is left out, and None in a list."""
+    for key, value in scores.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{place}{key}.")
+        elif isinstance(value, list):
+            yield place + key, [None if _undefined(one) else one for one in value]
+        elif not _undefined(value):
+            yield place + key, value
+
+
+def _undefined(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def summarise(run: Run) -> dict[str, Any]:
+    """Mean, median, min and max over the cases of every score, nested as a model's card shows them."""
+    summary: dict[str, Any] = {}
+    for key in dict.fromkeys(key for scores in run.cases.values() for key in scores):
+        values = [scores[key] for scores in run.cases.values() if isinstance(scores.get(key), int | float)]
+        if values:
+            *outer, last = key.split(".")
+            place = summary
+            for part in outer:
+                place = place.setdefault(part, {})
+            place[last] = {"mean": mean(values), "median": median(values), "min": min(values), "max": max(values)}
+    return summary
+
+
+def rounded(scores: Any) -> Any:
+    """Scores as their files have them: plain JSON, six digits."""
+    return json.loads(json.dumps(scores), parse_float=lambda text: float(f"{float(text):.6g}"))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that is to be written to after a long computation.
+
+    Raises:
+        OutputError: It cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".partial"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written ({error.strerror}); choose another folder.") from error
+
+
+def write_runs(runs: Sequence[Run], folder: Path) -> None:
+    """Write a scores folder; the same runs give the same bytes.
+
+    Raises:
+        OutputError: It cannot be written there.
+    """
+    cases = [_key(run) | {"case": case} | scores for run in runs for case, scores in run.cases.items()]
+    _write(_table(cases), folder / CASES)
+    _write(_table([_key(run) | run.pooled for run in runs]), folder / POOLED)
+    write_json({"runs": [run.description for run in runs]}, folder / SUMMARY)
+
+
+def write_json(content: Any, path: Path) -> None:
+    """Write JSON, `rounded`; whole or not at all.
+
+    Raises:
+        OutputError: It cannot be written there.
+    """
+    _write((json.dumps(rounded(content), indent=1) + "\n").encode(), path)
+
+
+def read_descriptions(folder: Path) -> dict[str, dict[str, Any]]:
+    """What a scores folder has the scores of, by DATASET/NAME/seed_N.
+
+    Raises:
+        SettingsError: It is no such folder.
+    """
+    with _readable(folder):
+        described = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["runs"]
+        return {run_path(one): one for one in described}
+
+
+def read_runs(folders: Iterable[Path], only: Sequence[str] = ()) -> list[Run]:
+    """Read scores folders.
+
+    Args:
+        folders: Written by `write_runs`.
+        only: Patterns of DATASET/NAME/seed_N, of which a run must match one; empty: all runs.
+
+    Raises:
+        SettingsError: One is missing or no scores folder, or there is a run twice.
+    """
+    runs: dict[str, Run] = {}
+    for folder in map(Path, folders):
+        for run in _read(folder):
+            if only and not any(fnmatch(run.path, pattern) for pattern in only):
+                continue
+            if run.path in runs:
+                raise SettingsError(
+                    f"{folder}: there are two runs {run.path}; give one another name (evaluate --name)."
+                )
+            runs[run.path] = run
+    return list(runs.values())
+
+
+def _read(folder: Path) -> list[Run]:
+    runs = []
+    with _readable(folder):
+        cases, pooled = (_rows(folder / name) for name in (CASES, POOLED))
+        for description in read_descriptions(folder).values():
+            key = tuple(_cell(description[name]) for name in KEY)
+            (voxels,) = pooled[key]
+            runs.append(Run(description, voxels, {row.pop("case"): row for row in cases[key]}))
+    return runs
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Say in one sentence what is wrong with a scores folder.
+
+    Raises:
+        SettingsError: A file is missing or damaged.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zlib.error, gzip.BadGzipFile):
+        raise SettingsError(f"{folder} holds no scores of `mob-training evaluate`; evaluate the model again.") from None
+    except OSError as error:
+        raise SettingsError(f"{error.filename} cannot be read: {error.strerror}.") from None
+
+
+def _key(run: Run) -> dict[str, Any]:
+    return {name: run.description[name] for name in KEY}
+
+
+def _table(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """A gzipped CSV table, in an order that keeps what is alike together: it compresses best."""
+    rows = [{name: _cell(value) for name, value in row.items()} for row in rows]
+    rows.sort(key=lambda row: [row.get(name, "") for name in ("dataset", "case", "seed", "name")])
+    file = io.StringIO()
+    writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row), "", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return gzip.compress(file.getvalue().encode(), mtime=0)
+
+
+def _rows(path: Path) -> dict[tuple[str, ...], list[dict[str, Any]]]:
+    """The rows of a table, by run."""
+    found = defaultdict(list)
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            key = tuple(row.pop(name) for name in KEY)
+            found[key].append({name: cell if name in TEXT else json.loads(cell) for name, cell in row.items() if cell})
+    return dict(found)
+
+
+def _cell(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(rounded(value), separators=(",", ":"))
+
+
+def _write(content: bytes, path: Path) -> None:
+    """Write a file; whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error.strerror}); choose another place for it.") from error

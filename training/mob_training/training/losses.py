@@ -1,0 +1,121 @@
+"""The terms of the training loss (paper, Eqs. 8 to 12), each a plain function of tensors.
+
+Shapes: k samples, B tiles, C classes, *S the three spatial axes; targets are integer label maps (B, *S).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from mob_training.training.settings import Likelihood, LossWeights
+from MoBUncertaintyLib.network.distribution import BasisLoading, LogitGaussian
+from MoBUncertaintyLib.network.moments import logistic_normal_moments
+
+DICE_SMOOTH = 1e-5
+PAPER_WEIGHTS = LossWeights()
+
+
+def kl_to_prior(log_variance: Tensor, reverse: bool = False) -> Tensor:
+    """Eq. 8, KL(N(mu, I) || N(mu, D)) = (1/d - 1 + ln d) / 2, as a mean over voxels and classes.
+
+    `reverse` is KL(N(mu, D) || N(mu, I)) = (d - 1 - ln d) / 2.
+    """
+    sign = -1.0 if reverse else 1.0
+    return 0.5 * (torch.exp(-sign * log_variance) - 1 + sign * log_variance).mean()
+
+
+def orthogonality(bases: Tensor) -> Tensor:
+    """Eq. 9: mean square of the cosines between different bases, bases (M, C, R). Zero for a single basis."""
+    count = bases.shape[0]
+    if count == 1:
+        return bases.new_zeros(())
+    flat = F.normalize(bases.flatten(1), dim=1)
+    gram = flat @ flat.T
+    return (gram - torch.eye(count, device=gram.device)).square().sum() / (count * (count - 1))
+
+
+def weight_negentropy(weights: Tensor) -> Tensor:
+    """Eq. 10: mean over partitions of sum_i W ln W, weights (B, M, P, P, P). Its minimum, -ln M, is at uniform W."""
+    # Not xlogy, whose gradient is not a number where a weight has underflowed to 0.
+    return (weights * weights.clamp_min(1e-12).log()).sum(dim=1).mean()
+
+
+def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
+    """1 - soft Dice of the foreground classes, mean over the N volumes: probabilities (N, C, *S), target (N, *S)."""
+    truth = F.one_hot(target, probabilities.shape[1]).movedim(-1, 1)[:, 1:].to(probabilities.dtype)
+    p = probabilities[:, 1:]
+    axes = tuple(range(2, p.ndim))
+    intersection = (p * truth).sum(axes)
+    total = p.sum(axes) + truth.sum(axes)
+    return 1 - ((2 * intersection + DICE_SMOOTH) / (total + DICE_SMOOTH)).mean()
+
+
+def sample_loss(samples: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Eq. 12's two terms, cross entropy and Dice, each averaged over the k samples: samples (k, B, C, *S)."""
+    flat = samples.flatten(0, 1)
+    targets = target.repeat(samples.shape[0], *(1,) * (target.ndim - 1))
+    return F.cross_entropy(flat, targets), soft_dice_loss(flat.softmax(dim=1), targets)
+
+
+def log_mean_exp_loss(samples: Tensor, target: Tensor) -> Tensor:
+    """-(ln 1/k sum_k prod_n p(t_n | eta_n^k)) / N, mean over tiles: samples (k, B, C, *S)."""
+    k = samples.shape[0]
+    log_p = samples.log_softmax(dim=2)
+    index = target[None, :, None].expand(k, -1, -1, *target.shape[1:])
+    likelihood = log_p.gather(2, index).flatten(2).sum(dim=2)
+    return -(likelihood.logsumexp(dim=0) - math.log(k)).mean() / target[0].numel()
+
+
+def analytic_loss(gaussian: LogitGaussian, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy and Dice of the closed-form predictive mean (two classes)."""
+    p = logistic_normal_moments(*gaussian.contrast())[0].clamp(1e-7, 1 - 1e-7)
+    cross_entropy = F.binary_cross_entropy(p, target.to(p.dtype))
+    return cross_entropy, soft_dice_loss(torch.stack((1 - p, p), dim=1), target)
+
+
+def training_loss(
+    gaussian: LogitGaussian,
+    target: Tensor,
+    *,
+    likelihood: Likelihood = Likelihood.MEAN,
+    samples: int = 5,
+    weights: LossWeights = PAPER_WEIGHTS,
+    reverse_kl: bool = False,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """Eqs. 11 and 12: every weighted term and their sum, `total`.
+
+    One forward pass gives the distribution; the segmentation terms are means over its samples, the regularisers are
+    added once.
+
+    Args:
+        gaussian: The network's output for a batch.
+        target: Label map (B, *S).
+        likelihood: How samples meet the target.
+        samples: k.
+        weights: The lambdas.
+        reverse_kl: Direction of Eq. 8.
+        generator: Source of the normals.
+    """
+    if gaussian.is_deterministic:
+        cross_entropy, dice = sample_loss(gaussian.mean[None], target)
+    elif likelihood is Likelihood.ANALYTIC:
+        cross_entropy, dice = analytic_loss(gaussian, target)
+    else:
+        drawn = gaussian.softmax_sampler(generator)(samples)
+        cross_entropy, dice = sample_loss(drawn, target)
+        if likelihood is Likelihood.LOG_MEAN_EXP:
+            cross_entropy = log_mean_exp_loss(drawn, target)
+    terms = {"cross_entropy": weights.cross_entropy * cross_entropy, "dice": weights.dice * dice}
+    if gaussian.log_variance is not None:
+        terms["kl"] = weights.kl * kl_to_prior(gaussian.log_variance, reverse_kl)
+    loading = gaussian.loading
+    if isinstance(loading, BasisLoading) and loading.weights is not None:
+        terms["orthogonality"] = weights.orthogonality * orthogonality(loading.bases)
+        terms["weight"] = weights.weight * weight_negentropy(loading.weights)
+    terms["total"] = torch.stack(list(terms.values())).sum()
+    return terms

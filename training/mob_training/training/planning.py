@@ -1,0 +1,83 @@
+"""nnU-Net's planning, with a small residual encoder that trains on two CPU cores beside nnU-Net's own large one."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+
+from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
+    ResEncUNetPlanner,
+    nnUNetPlannerResEncL,
+)
+from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
+
+from mob_training.training.settings import Preset
+from mob_training.training.workspace import dataset_folder
+
+CONFIGURATION = "3d_fullres"
+
+
+class SmallResEncPlanner(ResEncUNetPlanner):
+    """nnU-Net's plan (spacing, normalisation, resampling) with a network that a CPU can train."""
+
+    FEATURES = (16, 32, 64, 96)
+    BLOCKS = (1, 1, 2, 2)
+    PATCH = (48, 64, 64)
+    BATCH_SIZE = 2
+
+    def __init__(self, dataset_id: int) -> None:
+        super().__init__(dataset_id, plans_name="mobSmallPlans")
+        self.UNet_min_batch_size = self.BATCH_SIZE
+
+    def get_plans_for_configuration(self, spacing, median_shape, data_identifier, approximate_n_voxels_dataset, _cache):
+        plan = super().get_plans_for_configuration(
+            spacing, median_shape, data_identifier, approximate_n_voxels_dataset, _cache
+        )
+        if len(spacing) == 3:
+            stages = len(self.FEATURES)
+            step = 2 ** (stages - 1)
+            plan["patch_size"] = [
+                min(size, step * math.ceil(extent / step))
+                for size, extent in zip(self.PATCH, median_shape, strict=True)
+            ]
+            plan["batch_size"] = self.BATCH_SIZE
+            plan["architecture"]["arch_kwargs"].update(
+                n_stages=stages,
+                features_per_stage=self.FEATURES,
+                kernel_sizes=[[3, 3, 3]] * stages,
+                strides=[[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
+                n_blocks_per_stage=self.BLOCKS,
+                n_conv_per_stage_decoder=(1,) * (stages - 1),
+            )
+        return plan
+
+
+PLANNERS = {Preset.SMALL: SmallResEncPlanner, Preset.LARGE: nnUNetPlannerResEncL}
+
+
+def plan_and_preprocess(dataset_id: int, preset: Preset, processes: int = 2) -> str:
+    """Fingerprint, plan and preprocess a raw data set; the data set's own split becomes nnU-Net's.
+
+    Returns:
+        The name of the plans.
+
+    Raises:
+        SettingsError: There is no data set of that number.
+    """
+    raw = dataset_folder("raw", dataset_id)
+    # nnU-Net's planner takes this, meant for training, as its number of threads, and 0 is none.
+    os.environ["nnUNet_n_proc_DA"] = str(processes)
+    extract_fingerprint_dataset(dataset_id, num_processes=processes)
+    planner = PLANNERS[preset](dataset_id)
+    planner.plan_experiment()
+    preprocess_dataset(
+        dataset_id,
+        plans_identifier=planner.plans_identifier,
+        configurations=(CONFIGURATION,),
+        num_processes=(processes,),
+    )
+    splits = raw / "splits_final.json"
+    if splits.exists():
+        shutil.copy(splits, dataset_folder("preprocessed", dataset_id))
+    return planner.plans_identifier

@@ -1,0 +1,152 @@
+"""How a stage of the training goes, as data. Needs no torch.
+
+It is kept in the plans of a results folder, so that nnU-Net's own commands run our trainers and a results folder can be
+read without the command that made it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+from MoBUncertaintyLib.model.covariance import CovarianceSpec
+
+CHANNEL = "MRI"
+"""Name of the images of a data set, unless stated: nnU-Net z-scores all but CT."""
+
+
+class Preset(StrEnum):
+    """Size of the planned network."""
+
+    SMALL = "small"
+    """Four stages of 16 to 96 features, patch of at most 48 x 64 x 64 voxels: minutes on two CPU cores."""
+    LARGE = "large"
+    """nnU-Net's residual encoder L, the paper's backbone: a GPU of 24 GB."""
+
+
+class Likelihood(StrEnum):
+    """How samples of the logits meet the target."""
+
+    MEAN = "mean"
+    """Eq. 12: mean over the samples of CE + Dice."""
+    LOG_MEAN_EXP = "log-mean-exp"
+    """The likelihood of Stochastic Segmentation Networks, plus the same Dice."""
+    ANALYTIC = "analytic"
+    """Two classes: CE + Dice of the closed-form predictive mean; nothing is sampled."""
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """The lambdas of Eq. 11. The paper gives all but `weight`, which is its authors' code's."""
+
+    cross_entropy: float = 1.0
+    dice: float = 1.0
+    kl: float = 5e-4
+    orthogonality: float = 1.0
+    weight: float = 0.05
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a stage trains, in epochs and batches per epoch, and the source of its random numbers."""
+
+    epochs: int
+    iterations: int = 250
+    validation_iterations: int = 50
+    seed: int = 0
+
+    @classmethod
+    def of(cls, epochs: int, iterations: int, seed: int) -> Schedule:
+        """A fifth as many validation as training batches, as in nnU-Net, and at least 5."""
+        return cls(epochs, iterations, max(5, iterations // 5), seed)
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """What the fine-tuning stage does beside the shape of its head.
+
+    Attributes:
+        likelihood: How samples meet the target.
+        samples: k.
+        learning_rate: Of the backbone.
+        head_learning_rate: Of the covariance head.
+        weight_decay: AdamW's.
+        reverse_kl: The other direction of Eq. 8.
+        temperature_scaling: Divide the logits by what the validation cases choose, at the end.
+        weights: The lambdas of Eq. 11.
+        schedule: The paper's 20 epochs, unless stated otherwise.
+        start_from: Results folder of the deterministic stage, relative to nnU-Net's results.
+    """
+
+    likelihood: Likelihood = Likelihood.MEAN
+    samples: int = 5
+    learning_rate: float = 1e-4
+    head_learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    reverse_kl: bool = False
+    temperature_scaling: bool = False
+    weights: LossWeights = field(default_factory=LossWeights)
+    schedule: Schedule = field(default_factory=lambda: Schedule(20))
+    start_from: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON, the schedule's entries beside the others."""
+        values = json.loads(json.dumps(asdict(self)))
+        return values | values.pop("schedule")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FineTuning:
+        """The inverse of `to_dict`."""
+        times = {entry.name for entry in fields(Schedule)}
+        rest = {name: value for name, value in values.items() if name not in times}
+        rest["likelihood"] = Likelihood(rest["likelihood"])
+        rest["weights"] = LossWeights(**rest["weights"])
+        return cls(**rest, schedule=Schedule(**{name: values[name] for name in times if name in values}))
+
+
+def default_options() -> dict[str, Any]:
+    """Every option of a fine-tuning by its name on the command line and in a workflow's config, at its default."""
+    spec, settings = CovarianceSpec(), FineTuning()
+    return {
+        "covariance": spec.kind,
+        "rank": spec.rank,
+        "bases": spec.bases,
+        "partitions": spec.partitions,
+        "scope": spec.scope,
+        "assignment": spec.assignment,
+        "likelihood": settings.likelihood,
+        "samples": settings.samples,
+        "learning_rate": settings.learning_rate,
+        "head_learning_rate": settings.head_learning_rate,
+        "dice_weight": settings.weights.dice,
+        "kl_weight": settings.weights.kl,
+        "reverse_kl": settings.reverse_kl,
+        "orthogonality_weight": settings.weights.orthogonality,
+        "entropy_weight": settings.weights.weight,
+        "temperature_scaling": settings.temperature_scaling,
+        "epochs": settings.schedule.epochs,
+        "iterations": settings.schedule.iterations,
+    }
+
+
+def deterministic_plans(plans: dict[str, Any], schedule: Schedule) -> dict[str, Any]:
+    """nnU-Net's plans with a schedule for the deterministic stage."""
+    return plans | {"schedule": asdict(schedule)}
+
+
+def finetuning_plans(
+    plans: dict[str, Any], name: str, spec: CovarianceSpec, settings: FineTuning, configuration: str
+) -> dict[str, Any]:
+    """Plans of the deterministic stage, made into those of a fine-tuning called `name`: one patch per step."""
+    plans = copy.deepcopy(plans)
+    if "schedule" in plans:
+        plans["deterministic_schedule"] = plans.pop("schedule")
+    plans["plans_name"] = f"{plans['plans_name']}-{name}"
+    plans["configurations"][configuration]["batch_size"] = 1
+    # As plain JSON, so that checkpoints hold nothing but numbers and strings and load with weights_only=True.
+    plans["covariance"] = json.loads(json.dumps(asdict(spec)))
+    plans["finetuning"] = settings.to_dict()
+    return plans

@@ -1,0 +1,182 @@
+"""The two stages of a training as functions: nnU-Net's own, then the fine-tuning of a covariance head."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mob_training.training.planning import CONFIGURATION
+from mob_training.training.settings import FineTuning, Schedule, deterministic_plans, finetuning_plans
+from mob_training.training.trainer import LATEST, DeterministicTrainer, FineTuningTrainer
+from mob_training.training.workspace import dataset_folder
+from MoBUncertaintyLib.errors import ModelError, SettingsError
+from MoBUncertaintyLib.inference.devices import select_device
+from MoBUncertaintyLib.model.covariance import CovarianceSpec
+from MoBUncertaintyLib.model.nnunet import FINAL
+from MoBUncertaintyLib.model.weights import checkpoint_file, load_checkpoint
+
+# Processes that prepare patches beside the training; zero is repeatable to the last bit, but slower.
+AUGMENTATION_PROCESSES = "nnUNet_n_proc_DA"
+
+
+def train_deterministic(
+    dataset_id: int, plans_name: str, schedule: Schedule, fold: int = 0, device: str = "auto", resume: bool = False
+) -> Path:
+    """nnU-Net's training from random weights.
+
+    Args:
+        dataset_id: nnU-Net's number of the data set.
+        plans_name: Its plans.
+        schedule: Length and seed.
+        fold: Of the data set's split.
+        device: `auto`, `cuda`, `mps` or `cpu`.
+        resume: Go on from the latest checkpoint, if there is one of the same settings.
+
+    Raises:
+        SettingsError: The data set is not planned, or not with these plans, or its split has no such fold.
+
+    Returns:
+        The results folder, which holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
+    """
+    folder = dataset_folder("preprocessed", dataset_id)
+    plans = deterministic_plans(_read(folder / f"{plans_name}.json"), schedule)
+    plans["continue_training"] = resume
+    dataset = _read(folder / "dataset.json")
+    splits = folder / "splits_final.json"
+    if splits.exists() and fold >= (count := len(_read(splits))):
+        raise SettingsError(f"The split of {folder.name} has no fold {fold}; its last is fold {count - 1}.")
+    return _run(DeterministicTrainer(plans, CONFIGURATION, fold, dataset, _device(device)), resume)
+
+
+def prepare_finetuning(results: Path, name: str, spec: CovarianceSpec, settings: FineTuning, fold: int = 0) -> Path:
+    """Write the plans of a fine-tuning where nnU-Net's own commands look for them.
+
+    Args:
+        results: Results folder of `train_deterministic`, or of stock nnU-Net.
+        name: Tells this fine-tuning from others of the same data set.
+        spec: The head.
+        settings: Loss, optimiser and schedule; what it starts from is filled in.
+        fold: Which fold's checkpoint to start from.
+
+    Returns:
+        The file of the plans, for `nnUNetv2_train DATASET 3d_fullres FOLD -tr FineTuningTrainer -p NAME`.
+
+    Raises:
+        SettingsError: The deterministic stage left no checkpoint, or is not in the workspace.
+    """
+    results = Path(results).resolve()
+    checkpoint = results / f"fold_{fold}" / FINAL
+    if not checkpoint.exists():
+        raise SettingsError(f"{checkpoint} is missing; run the deterministic stage to its end first.")
+    base = Path(os.environ["nnUNet_results"]).resolve()
+    if not results.is_relative_to(base):
+        raise SettingsError(f"{results} is not in the workspace's results, {base}; give the --workspace it belongs to.")
+    plans = _read(results / "plans.json")
+    settings = replace(settings, start_from=results.relative_to(base).as_posix())
+    plans = finetuning_plans(plans, name, spec, settings, CONFIGURATION)
+    folder = Path(os.environ["nnUNet_preprocessed"]) / plans["dataset_name"]
+    if not folder.is_dir():
+        raise SettingsError(f"{folder} is missing; plan and preprocess the data set first.")
+    path = folder / f"{plans['plans_name']}.json"
+    path.write_text(json.dumps(plans, indent=1) + "\n")
+    return path
+
+
+def finetune(
+    results: Path,
+    name: str,
+    spec: CovarianceSpec,
+    settings: FineTuning,
+    fold: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+) -> Path:
+    """Fine-tune a covariance head, and the backbone with it, from a deterministic results folder.
+
+    Args:
+        results, name, spec, settings, fold: As for `prepare_finetuning`.
+        device: `auto`, `cuda`, `mps` or `cpu`.
+        resume: Go on from the latest checkpoint, if there is one of the same settings.
+
+    Returns:
+        The new results folder.
+
+    Raises:
+        SettingsError: As `prepare_finetuning`, or the loss is not defined for the data set's labels.
+    """
+    plans = _read(prepare_finetuning(results, name, spec, settings, fold))
+    plans["continue_training"] = resume
+    dataset = _read(Path(results) / "dataset.json")
+    return _run(FineTuningTrainer(plans, CONFIGURATION, fold, dataset, _device(device)), resume)
+
+
+def _device(name: str) -> torch.device:
+    """As `select_device`, but nnU-Net's trainer takes the first GPU whatever it is told."""
+    device = select_device(name)
+    if device.index:
+        raise SettingsError(f"A training takes the first GPU: set CUDA_VISIBLE_DEVICES={device.index}, and give cuda.")
+    return device
+
+
+def _run(trainer: DeterministicTrainer, resume: bool) -> Path:
+    if trainer.device.type != "cuda":  # a GPU waits for one process: there it is nnU-Net's own number, up to 12
+        os.environ.setdefault(AUGMENTATION_PROCESSES, "1")
+    torch.backends.cudnn.benchmark = True
+    checkpoint = _to_resume(trainer) if resume else None
+    if checkpoint is not None:
+        arguments = trainer.my_init_kwargs
+        trainer.load_checkpoint(str(checkpoint))
+        trainer.my_init_kwargs = arguments  # nnU-Net takes over the checkpoint's, which may lack the scaling
+    trainer.run_training()
+    return Path(trainer.output_folder_base)
+
+
+def _to_resume(trainer: DeterministicTrainer) -> Path | None:
+    """The checkpoint to go on from: the last one of this very training, if there is one; the log says if not.
+
+    A fine-tuning without temperature scaling is on the way to the same with it, whose last step that is.
+    """
+    wanted = trainer.my_init_kwargs
+    scaled = wanted["plans"].get("finetuning", {}).get("temperature_scaling", False)
+    for name in (FINAL, LATEST):
+        path = Path(trainer.output_folder, name)
+        if not path.exists():
+            continue
+        try:
+            stored = load_checkpoint(checkpoint_file(path))["init_args"]
+            same = _settings(wanted) in (_settings(stored), scaled and _settings(stored, temperature_scaling=True))
+        except (ModelError, LookupError, TypeError, AttributeError) as error:
+            trainer.print_to_log_file(f"{name} is not used: {error}")
+            continue
+        if same:
+            return path
+        trainer.print_to_log_file(f"{name} belongs to a training with other settings: it is not used.")
+    trainer.print_to_log_file("There is no checkpoint to go on from: this training starts anew.")
+    return None
+
+
+def _settings(arguments: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """What a trainer was made with that tells one training from another: plans, data set and fold, not the device.
+
+    Args:
+        arguments: The trainer's.
+        changes: To be made to the settings of a fine-tuning.
+    """
+    plans = {name: value for name, value in arguments["plans"].items() if name != "continue_training"}
+    if "finetuning" in plans:  # in full: an option that is younger than a checkpoint was at its default
+        plans["finetuning"] = FineTuning().to_dict() | plans["finetuning"] | changes
+    return {name: value for name, value in arguments.items() if name != "device"} | {"plans": plans}
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise SettingsError(
+            f"{path} is missing; run mob-training plan, and name its plans if they are not the small ones."
+        ) from None

@@ -1,0 +1,426 @@
+"""nnU-Net trainers: the deterministic stage, and the fine-tuning of a covariance head on it (paper, section 3.1).
+
+All that a trainer needs to know is in its plans (`schedule`; `covariance` and `finetuning`), so `nnUNetv2_train` runs
+them as well as `mob-training` does, on several GPUs too.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+from collections.abc import Iterator
+from itertools import count
+from os.path import join
+from pathlib import Path
+from time import time
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from mob_training.training.losses import training_loss
+from mob_training.training.predictive import PredictiveNetwork
+from mob_training.training.progress import add_progress, draw_progress
+from mob_training.training.settings import FineTuning, Likelihood, Schedule
+from mob_training.training.temperature import TEMPERATURES, divide_logits, fit_temperature, side_by_side
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.inference.devices import autocast
+from MoBUncertaintyLib.model.covariance import CovarianceSpec
+from MoBUncertaintyLib.model.nnunet import BEST, FINAL
+from MoBUncertaintyLib.model.weights import checkpoint_file, load_checkpoint, only_weights_are_loaded, read_checkpoint
+from MoBUncertaintyLib.network.distribution import LogitGaussian
+
+FOREGROUND_RATE = 0.5
+"""Share of patches centred on the organ. nnU-Net's own rate is rounded to zero at batch size 1."""
+
+LATEST = "checkpoint_latest.pth"
+EARLIER = "earlier"
+"""Folder beside the checkpoints, with a numbered one in it for those that each new training found there."""
+PROGRESS = ("progress.csv", "progress.png")
+
+
+class DeterministicTrainer(nnUNetTrainerNoMirroring):
+    """nnU-Net's training without mirroring, which would swap left and right organs, and repeatable on a CPU.
+
+    On a CPU with bfloat16 units the network runs under autocast there too; nnU-Net does so on CUDA only.
+
+    Args:
+        plans: nnU-Net's; the key `schedule`, where there is one, is a `Schedule`.
+    """
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net inspects this signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.probabilistic_oversampling = True
+        self.oversample_foreground_percent = FOREGROUND_RATE
+        self.schedule = self._schedule(plans)
+        if self.schedule is not None:
+            self.num_epochs = self.schedule.epochs
+            self.num_iterations_per_epoch = self.schedule.iterations
+            self.num_val_iterations_per_epoch = self.schedule.validation_iterations
+        self.save_every = max(1, self.num_epochs // 20)
+
+    def _schedule(self, plans: dict) -> Schedule | None:
+        return Schedule(**plans["schedule"]) if "schedule" in plans else None
+
+    def _set_batch_size_and_oversample(self) -> None:
+        """Every process of several draws its patches at the same rate; nnU-Net would give some all the organ's."""
+        super()._set_batch_size_and_oversample()
+        self.oversample_foreground_percent = FOREGROUND_RATE
+
+    def initialize(self) -> None:
+        self.seed_epoch(0)
+        super().initialize()
+
+    def seed_epoch(self, epoch: int) -> None:
+        """Seed every source of random numbers, each process of several differently.
+
+        Every epoch has seeds of its own, so that a training that was interrupted ends as one that was not.
+        """
+        if self.schedule is None:
+            return
+        seed = int(np.random.SeedSequence([self.schedule.seed, self.local_rank, epoch]).generate_state(1)[0])
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
+    @staticmethod
+    def get_training_transforms(*args: Any, **kwargs: Any) -> Any:
+        """nnU-Net's, but blurred by one method: it chooses by the clock between two that differ in the last digits."""
+        composed = nnUNetTrainerNoMirroring.get_training_transforms(*args, **kwargs)
+        for transform in composed.transforms:
+            inner = transform.transform if isinstance(transform, RandomTransform) else transform
+            if isinstance(inner, GaussianBlurTransform):
+                inner.benchmark = False
+        return composed
+
+    def on_train_start(self) -> None:
+        """What an earlier training left in the folder makes room, or its best weights would be taken for this one's."""
+        super().on_train_start()
+        if self.current_epoch == 0 and self.local_rank == 0:
+            self._keep_earlier()
+
+    def _keep_earlier(self) -> None:
+        folder = Path(self.output_folder)
+        found = [path for name in (FINAL, LATEST, BEST, *PROGRESS) if (path := folder / name).exists()]
+        if not found:
+            return
+        kept = next(kept for number in count(1) if not (kept := folder / EARLIER / str(number)).exists())
+        kept.mkdir(parents=True)
+        for path in found:
+            path.rename(kept / path.name)
+            self.print_to_log_file(f"{path.name} of an earlier training was moved to {EARLIER}/{kept.name}/.")
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """As nnU-Net's, but nothing in a file, which may be of a shared workspace, can run."""
+        with only_weights_are_loaded():
+            super().load_checkpoint(filename_or_checkpoint)
+
+    def save_checkpoint(self, filename: str) -> None:
+        """As nnU-Net's, but a run that is killed amid it leaves the earlier checkpoint whole."""
+        partial = f"{filename}.partial"
+        super().save_checkpoint(partial)
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            os.replace(partial, filename)
+
+    def on_train_epoch_start(self) -> None:
+        self.seed_epoch(self.current_epoch)
+        super().on_train_epoch_start()
+
+    def train_step(self, batch: dict) -> dict:
+        if self.device.type != "cpu":
+            return super().train_step(batch)
+        with autocast(self.device):
+            return super().train_step(batch)
+
+    def validation_step(self, batch: dict) -> dict:
+        if self.device.type != "cpu":
+            return super().validation_step(batch)
+        with autocast(self.device):
+            return super().validation_step(batch)
+
+    def plot_network_architecture(self) -> None:
+        """Nothing: the drawing needs packages that add nothing to a result."""
+
+
+class FineTuningTrainer(DeterministicTrainer):
+    """Stage two: the deterministic checkpoint with a covariance head, AdamW, batch size 1, no deep supervision.
+
+    What DDP, nnU-Net's way to several GPUs, asks of it: one patch per process; noise and patches that differ between
+    processes; no parameter without a gradient; what is logged is a mean over processes.
+
+    Args:
+        plans: nnU-Net's plans with the keys `covariance` (a `CovarianceSpec`) and `finetuning` (a `FineTuning`).
+
+    Raises:
+        SettingsError: The plans lack those, or the loss is not defined for the data set's labels.
+    """
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net inspects this signature
+    ) -> None:
+        if "finetuning" not in plans or "covariance" not in plans:
+            raise SettingsError(
+                f"The plans {plans.get('plans_name')} describe no fine-tuning; make some by mob-training finetune."
+            )
+        self.settings = FineTuning.from_dict(plans["finetuning"])
+        super().__init__(copy.deepcopy(plans), configuration, fold, dataset_json, device)
+        self._check_labels()
+        self.enable_deep_supervision = False
+        self.means: dict[str, float] = {}
+        self.start_folder = Path(os.environ.get("nnUNet_results", ".")) / self.settings.start_from
+
+    def _schedule(self, plans: dict) -> Schedule:
+        return self.settings.schedule
+
+    def _check_labels(self) -> None:
+        if self.label_manager.has_regions or self.label_manager.has_ignore_label:
+            raise SettingsError("Overlapping regions and an ignore label cannot be fine-tuned; use exclusive labels.")
+        classes = self.label_manager.num_segmentation_heads
+        if self.settings.likelihood is Likelihood.ANALYTIC and classes != 2:
+            raise SettingsError(
+                f"The analytic likelihood is for two classes, this data set has {classes}; choose mean or log-mean-exp."
+            )
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision=False
+    ) -> nn.Module:
+        backbone = nnUNetTrainerNoMirroring.build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, False
+        )
+        spec = CovarianceSpec(**plans_manager.plans["covariance"])
+        network = PredictiveNetwork(backbone, spec, num_output_channels)
+        for unused in network.backbone.decoder.seg_layers[:-1]:  # DDP waits for the gradient of all that may have one
+            unused.requires_grad_(False)
+        return network
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Nothing: a stochastic network has one output."""
+
+    def _set_batch_size_and_oversample(self) -> None:
+        self.batch_size = 1
+
+    @property
+    def bare_network(self) -> PredictiveNetwork:
+        """The network without the wrappers of DDP and `torch.compile`."""
+        network = getattr(self.network, "module", self.network)
+        return getattr(network, "_orig_mod", network)
+
+    def start_from(self, results: Path) -> None:
+        """Load the deterministic stage's weights, the mean's segmentation layer included.
+
+        nnU-Net's own loader of pretrained weights would skip that layer.
+
+        Raises:
+            SettingsError: The deterministic stage left no checkpoint.
+        """
+        checkpoint = results / f"fold_{self.fold}" / FINAL
+        if not checkpoint.exists():
+            raise SettingsError(f"{checkpoint} is missing; run the deterministic stage to its end first.")
+        stored = read_checkpoint(checkpoint_file(checkpoint)).weights
+        weights = {name.removeprefix("backbone."): value for name, value in stored.items()}
+        self.bare_network.backbone.load_state_dict(weights)
+
+    def on_train_start(self) -> None:
+        if not self.was_initialized:
+            self.initialize()
+        if self.current_epoch == 0:
+            self.start_from(self.start_folder)
+        super().on_train_start()
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Validation patches come from this process, so that `on_validation_epoch_start` can repeat them."""
+        train, validation = super().get_dataloaders()
+        if isinstance(validation, NonDetMultiThreadedAugmenter):
+            validation._finish()
+            validation = SingleThreadedAugmenter(validation.generator, None)
+        return train, validation
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        network = self.bare_network
+        groups = [{"params": list(network.backbone.parameters()), "lr": self.settings.learning_rate}]
+        if network.head is not None:
+            groups.append({"params": list(network.head.parameters()), "lr": self.settings.head_learning_rate})
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay)
+        return optimizer, _ConstantRate()
+
+    def _build_loss(self) -> None:
+        """None: the loss needs the whole distribution and is taken in `train_step`."""
+
+    def train_step(self, batch: dict) -> dict:
+        data, target = self._to_device(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.device):
+            gaussian = self.network(data)
+        terms = training_loss(
+            gaussian,
+            target,
+            likelihood=self.settings.likelihood,
+            samples=self.settings.samples,
+            weights=self.settings.weights,
+            reverse_kl=self.settings.reverse_kl,
+        )
+        pulls = self._backward(terms, gaussian)
+        logged = {name: float(value.detach()) for name, value in terms.items() if name != "total"}
+        return {"loss": terms["total"].detach().cpu().numpy()} | logged | pulls | _chosen(gaussian)
+
+    def _backward(self, terms: dict[str, Tensor], gaussian: LogitGaussian) -> dict[str, float]:
+        """One step of the optimiser; returns what pulled at the variance.
+
+        The pulls are the negative gradients with respect to ln d, summed over voxels and classes: of the prior's term,
+        and of the rest of the loss. Where they cancel, the variance stays.
+        """
+        loss, log_variance, pulls = terms["total"], gaussian.log_variance, {}
+        scaler = self.grad_scaler
+        if log_variance is not None:
+            (prior,) = torch.autograd.grad(terms["kl"], log_variance, retain_graph=True)
+            log_variance.retain_grad()
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        if log_variance is not None:
+            whole = float(log_variance.grad.sum()) / (1.0 if scaler is None else scaler.get_scale())
+            pulls = {
+                "prior_pull": -float(prior.sum()),
+                "likelihood_pull": float(prior.sum()) - whole,
+                "mean_variance": float(log_variance.detach().exp().mean()),
+            }
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        if scaler is None:
+            self.optimizer.step()
+        else:
+            scaler.step(self.optimizer)
+            scaler.update()
+        return pulls
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        super().on_train_epoch_end([{"loss": output["loss"]} for output in train_outputs])
+        self.means = self._mean_over_processes(
+            {name: float(np.mean([output[name] for output in train_outputs])) for name in train_outputs[0]}
+        )
+        self.print_to_log_file({name: round(value, 5) for name, value in self.means.items()})
+
+    def _mean_over_processes(self, means: dict[str, float]) -> dict[str, float]:
+        if not self.is_ddp:
+            return means
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, means)
+        return {name: float(np.mean([each[name] for each in everyone])) for name in means}
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        # The same validation patches every epoch, so that epochs can be compared.
+        np.random.seed(int(np.random.SeedSequence([self.schedule.seed, self.local_rank]).generate_state(1)[0]))
+
+    @torch.no_grad()
+    def validation_step(self, batch: dict) -> dict:
+        data, target = self._to_device(batch)
+        with autocast(self.device):
+            log_p = self.network(data)
+        nll = nn.functional.nll_loss(log_p, target)
+        predicted = log_p.argmax(dim=1)
+        counts: dict[str, list[float]] = {"tp_hard": [], "fp_hard": [], "fn_hard": []}
+        for label in range(1, log_p.shape[1]):
+            here, there = predicted == label, target == label
+            counts["tp_hard"].append(float((here & there).sum()))
+            counts["fp_hard"].append(float((here & ~there).sum()))
+            counts["fn_hard"].append(float((~here & there).sum()))
+        return {"loss": nll.cpu().numpy()} | {name: np.array(values) for name, values in counts.items()}
+
+    def on_epoch_end(self) -> None:
+        """Keep the epoch with the best validation Dice itself; nnU-Net's moving average is too slow for 20 epochs."""
+        epoch, log = self.current_epoch, self.logger
+        log.log("epoch_end_timestamps", time(), epoch)
+        nll, dice = (float(log.get_value(name, step=-1)) for name in ("val_losses", "mean_fg_dice"))
+        # Where no validation patch shows any organ, rightly or wrongly, there is no Dice.
+        dice = 0.0 if np.isnan(dice) else dice
+        start, end = (log.get_value(f"epoch_{name}_timestamps", step=-1) for name in ("start", "end"))
+        self.print_to_log_file(f"validation NLL {nll:.4f}, validation Dice {dice:.4f}, {end - start:.1f} s")
+        if self.local_rank == 0:
+            row = {"epoch": epoch, **self.means, "validation_nll": nll, "validation_dice": dice, "seconds": end - start}
+            rows, drawing = (Path(self.output_folder, name) for name in PROGRESS)
+            draw_progress(add_progress(rows, row), drawing)
+        if self._best_ema is None or dice > self._best_ema:
+            self._best_ema = dice
+            self.save_checkpoint(join(self.output_folder, BEST))
+        if (epoch + 1) % self.save_every == 0 and epoch + 1 < self.num_epochs:
+            self.save_checkpoint(join(self.output_folder, LATEST))
+        self.current_epoch += 1
+
+    def on_train_end(self) -> None:
+        if self.settings.temperature_scaling and not self.disable_checkpointing:
+            if self.local_rank == 0:
+                self._scale_best()
+            if self.is_ddp:  # the others would go on to predict with the checkpoint as it was
+                dist.barrier()
+        super().on_train_end()
+
+    def _scale_best(self) -> None:
+        """Divide the logits of the epoch that is kept; once, however often the end of the training is reached."""
+        best = join(self.output_folder, BEST)
+        checkpoint = load_checkpoint(checkpoint_file(Path(best)))
+        if "temperature" in checkpoint:
+            return
+        network = self.bare_network
+        last = copy.deepcopy(network.state_dict())
+        network.load_state_dict(checkpoint["network_weights"])
+        network.eval()
+        temperature, before, after = fit_temperature(network, self._validation_tiles())
+        self.print_to_log_file(f"temperature {temperature:.3f}: validation NLL {before:.4f} -> {after:.4f}")
+        if not 1.001 * TEMPERATURES[0] < temperature < 0.999 * TEMPERATURES[-1]:
+            self.print_to_log_file("This is the end of the range that is tried; the least NLL may lie beyond.")
+        divide_logits(network, temperature)
+        checkpoint |= {"network_weights": network.state_dict(), "temperature": temperature}
+        torch.save(checkpoint, f"{best}.partial")
+        os.replace(f"{best}.partial", best)
+        network.load_state_dict(last)
+
+    def _validation_tiles(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The validation cases whole, on the network's device."""
+        _, cases = self.get_tr_and_val_datasets()
+        for name in cases.identifiers:
+            data, labels, _, _ = cases.load_case(name)
+            for image, target in side_by_side(data[:], labels[0], self.configuration_manager.patch_size):
+                yield image.to(self.device), target.to(self.device)
+
+    def _to_device(self, batch: dict) -> tuple[Tensor, Tensor]:
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = batch["target"].to(self.device, non_blocking=True)
+        return data, target[:, 0].long()
+
+
+class _ConstantRate:
+    """The paper's learning rate does not change."""
+
+    def step(self, epoch: int) -> None:
+        pass
+
+
+def _chosen(gaussian: LogitGaussian) -> dict[str, float]:
+    """Share of the partition cells in which each basis is the most probable one."""
+    weights = getattr(gaussian.loading, "weights", None)
+    if weights is None:
+        return {}
+    choice = weights.detach().argmax(dim=1).flatten()
+    share = torch.bincount(choice, minlength=weights.shape[1]) / choice.numel()
+    return {f"basis_{number}": value for number, value in enumerate(share.tolist(), 1)}
