@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import errno
 import json
 import os
 import pkgutil
 import re
+import textwrap
+import tomllib
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+import torch
+import typer
 import yaml
 from click.testing import Result
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -24,6 +29,7 @@ from typer.testing import CliRunner
 
 import MoBUncertaintyLib
 from mob_training.cli import app as training_app
+from MoBUncertaintyLib.cli import app as cli_app
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.app import app
 from MoBUncertaintyLib.errors import OutputError
@@ -31,13 +37,14 @@ from MoBUncertaintyLib.images.reader import digest
 from MoBUncertaintyLib.model import folder as models
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.network import heads
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.folders import FolderKind
 from MoBUncertaintyLib.output.results_folder import write_results
 from MoBUncertaintyLib.regions.blocks import LONGEST_MM
 from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, Measure, RegionSettings
 from support import ROOT, tiny
-from support.fake_case import invented_case
+from support.fake_case import Case, invented_case
 from support.repository import setting, tracked
 from support.requirements import SLICERS_PACKAGES, requirements
 
@@ -111,11 +118,17 @@ def test_predict_as_shown_writes_the_files_of_the_table(reader: Path) -> None:
     assert {path.name for path in (reader / "results").iterdir()} == named
 
 
-def test_review_and_signature_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def write_case(folder: Path) -> Case:
+    """Write a CT and its results, without a network."""
     case = invented_case()
-    sitk.WriteImage(case.image, tmp_path / "ct.nii.gz")
-    source = {"source": tmp_path / "ct.nii.gz", "sha256": digest(tmp_path / "ct.nii.gz")}
-    write_results(tmp_path / "results", case.image, case.prediction, case.regions, case.card, scene=False, **source)
+    sitk.WriteImage(case.image, folder / "ct.nii.gz")
+    source = {"source": folder / "ct.nii.gz", "sha256": digest(folder / "ct.nii.gz")}
+    write_results(folder / "results", case.image, case.prediction, case.regions, case.card, scene=False, **source)
+    return case
+
+
+def test_review_and_signature_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_case(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     decisions, signature = re.findall(r"```json\n(.*?)```", section(COMMAND_LINE, "Review"), re.DOTALL)
@@ -309,6 +322,91 @@ def test_numbers_about_regions_are_the_settings() -> None:
     dice, cases = re.search(r"Dice ([\d.]+) on (\d+) held-out", row).groups()
     assert states(dice, card.scores["dice"]["mean"])
     assert int(cases) == card.scores["held_out_cases"]
+
+
+# CONTRIBUTING.md
+
+
+def test_packages_are_listed_in_the_order_that_imports_follow() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    (layers,) = (one["layers"] for one in contracts if one.get("containers") == ["MoBUncertaintyLib"])
+    expected = [{name.strip(" ()") for name in layer.split("|")} for layer in layers]
+    expected = [{name for name in layer if list(LIBRARY.glob(f"{name}*"))} for layer in expected]
+    table = section(CONTRIBUTING, "Where things are").split("| package of")[1]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert [set(re.findall(r"`(\w+)", row)) for row in rows] == [layer for layer in expected if layer]
+
+
+# Its worked examples
+
+
+EXAMPLES = [section(CONTRIBUTING, f"Add a {what}") for what in ("covariance model", "map", "command")]
+
+
+def python_blocks(text: str) -> list[str]:
+    return [
+        textwrap.dedent(block) for block in re.findall(r"^ *```python\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    ]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=["covariance", "map", "command"])
+def test_every_step_names_what_its_files_hold(example: str) -> None:
+    sources = {path: path.read_text(encoding="utf-8") for path in tracked("*.py", "*.yaml")}
+    named: list[str] = []
+    checked = 0
+    for step in re.split(r"^(?=\d+\. )", example, flags=re.MULTILINE):
+        prose = re.sub(r"^ *```.*?^ *```", "", step, flags=re.MULTILINE | re.DOTALL)
+        found = re.findall(r"`([\w/]+\.(?:py|yaml))`", prose)
+        named = found if "same file" not in prose else [*named, *found]
+        text = "\n".join(source for path, source in sources.items() if path.as_posix().endswith(tuple(named)))
+        for name in re.findall(r"`([A-Za-z_]\w*(?:\.\w+)?)`", prose) if named else ():
+            assert re.search(rf"\b{name.split('.')[-1]}\b", text), f"{name} is not in {', '.join(named)}"
+            checked += 1
+        for block in python_blocks(step):
+            assert names_used_in(block) <= {*names_in(text), *dir(builtins), "kind", "values"}, block
+    assert checked >= 2
+
+
+def names_used_in(block: str) -> set[str]:
+    """Return the names that a piece of code takes from elsewhere; entries of a dict and returns are pieces, too."""
+    try:
+        tree = ast.parse(block)
+    except SyntaxError:
+        tree = ast.parse("{" + block + "}")
+    nodes = list(ast.walk(tree))
+    bound = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    bound |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    bound |= {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    return {node.id for node in nodes if isinstance(node, ast.Name)} - bound
+
+
+def names_in(source: str) -> set[str]:
+    return set(re.findall(r"\w+", source))
+
+
+def test_head_of_the_example_has_the_covariance_that_it_states() -> None:
+    (example,) = python_blocks(EXAMPLES[0])
+    scope = dict(vars(heads))
+    exec(compile(example, "CONTRIBUTING.md", "exec"), scope)
+    head = scope["TriangularHead"](CovarianceSpec(), features=5, classes=3)
+    features = torch.randn(2, 5, 4, 3, 2)
+    gaussian = head(features, torch.zeros(2, 3, 4, 3, 2))
+    triangle = torch.zeros(2, 3, 3, 4, 3, 2)
+    triangle[:, [0, 1, 1, 2, 2, 2], [0, 0, 1, 0, 1, 2]] = head.triangle(features)
+    expected = torch.einsum("bcr...,bdr...->bcd...", triangle, triangle) + torch.eye(3)[None, :, :, None, None, None]
+    torch.testing.assert_close(gaussian.marginal_covariance(), expected)
+
+
+def test_command_of_the_example_lists_the_regions(tmp_path: Path) -> None:
+    (example,) = python_blocks(EXAMPLES[2])
+    case = write_case(tmp_path)
+    program = typer.Typer()
+    program.callback()(lambda: None)
+    exec(compile(example, "CONTRIBUTING.md", "exec"), dict(vars(cli_app)) | {"app": program})
+    lines = CliRunner().invoke(program, ["regions", str(tmp_path / "results")]).stdout.splitlines()
+    assert [line.split("  ")[:2] for line in lines] == [[str(r.rank), r.location] for r in case.regions.regions]
 
 
 # Commands and links

@@ -21,7 +21,7 @@ def tracked(*patterns: str) -> list[Path]:
         check=False,
     )
     if done.returncode:
-        pytest.skip("not a checkout")
+        pytest.skip("not a checkout", allow_module_level=True)
     return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
