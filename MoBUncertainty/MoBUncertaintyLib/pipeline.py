@@ -14,6 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import Cancelled, ImageError, reporting_out_of_memory
+from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.images.reader import digest, read_image
 from MoBUncertaintyLib.inference.plausibility import unsuitable
 from MoBUncertaintyLib.inference.predictor import (
@@ -34,7 +35,7 @@ from MoBUncertaintyLib.regions.agreement import dice, error_fraction
 from MoBUncertaintyLib.regions.finder import Region, Regions, find_regions
 from MoBUncertaintyLib.regions.settings import MEASURE_NAMES, Measure, RegionSettings
 
-SAMPLE_DATA = Path(__file__).parents[1] / "Resources" / "SampleData"
+SAMPLE_DATA = RESOURCES / "SampleData"
 """The phantom CT that ships with the extension, and its truth."""
 
 
@@ -257,7 +258,7 @@ def run_demo(
     """
     source, truth_file = SAMPLE_DATA / "PhantomCT.nii.gz", SAMPLE_DATA / "PhantomCT-pancreas.nii.gz"
     if not source.exists():
-        raise ImageError(f"The sample CT {source} is not installed; run the demo from a checkout of the project.")
+        raise ImageError(f"The sample CT {source} is not installed; install MoB Uncertainty again.")
     own = not output.exists() or (output / "demo.json").exists()
     check_output(output, overwrite=own)
     start = time.monotonic()

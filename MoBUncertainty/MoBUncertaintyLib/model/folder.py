@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.files.integrity import file_digest
 from MoBUncertaintyLib.files.publishing import remove_private_folder
+from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import (
     MODEL_FILE,
@@ -36,7 +37,7 @@ from MoBUncertaintyLib.model.weights import WEIGHTS_LIMIT, read_checkpoint, read
 if TYPE_CHECKING:
     from torch import Tensor
 
-MODELS_FOLDER = Path(__file__).parents[2] / "Resources" / "Models"
+MODELS_FOLDER = RESOURCES / "Models"
 """The models that ship with the extension."""
 
 DEMO_MODEL = "PhantomPancreas"

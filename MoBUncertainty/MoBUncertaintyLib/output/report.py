@@ -21,6 +21,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.output.pictures.region_pictures import CORRECTED_COLOUR, draw_region
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
@@ -33,7 +34,7 @@ from MoBUncertaintyLib.review.review import Review
 
 SCHEMA = "mob-uncertainty report"
 SCHEMA_VERSION = 1
-TEMPLATE = Path(__file__).parents[2] / "Resources" / "Report" / "report.html.jinja"
+TEMPLATE = RESOURCES / "Report" / "report.html.jinja"
 
 VERDICTS = {
     Verdict.PENDING: "not decided",
@@ -169,7 +170,7 @@ def check_template() -> None:
         OutputError: The template is not installed.
     """
     if not TEMPLATE.is_file():
-        raise OutputError(f"The report's template {TEMPLATE} is not installed; run from a checkout of the project.")
+        raise OutputError(f"The report's template {TEMPLATE} is not installed; install MoB Uncertainty again.")
 
 
 def render_html(

@@ -11,7 +11,6 @@ import importlib.metadata
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from subprocess import CalledProcessError
 from typing import TYPE_CHECKING
 
@@ -20,12 +19,12 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.errors import Cancelled, InstallationError
+from MoBUncertaintyLib.files.resources import RESOURCES
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 OLDEST_SLICER = (5, 12)
-RESOURCES = Path(__file__).parents[2] / "Resources"  # requirements*.txt
 DICOM_FORMATS = {"dicom_seg", "parametric_map"}
 TORCH = "torch>=2.6"
 # Slicer's own packages and PyTorch's: whatever another package asks for, pip leaves them as they are.

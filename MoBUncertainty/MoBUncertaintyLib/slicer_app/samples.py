@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from MoBUncertaintyLib.files.resources import RESOURCES
 
 CATEGORY = "MoB Uncertainty"
 SAMPLE_NAME = "PhantomCT"
 SAMPLE_SHA256 = "e23decf5e6e83ca395037c8e4ed264e5ad35422cc3a92c2da59730b8c46f1ac4"
-RESOURCES = Path(__file__).parents[2] / "Resources"
 
 
 def registerSampleData():

@@ -1,0 +1,55 @@
+"""The wheel, which `pip install .` makes and installs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import hatchling.build
+import pytest
+
+from support import ROOT
+from support.repository import tracked
+
+MODULE = ROOT / "MoBUncertainty"
+LIBRARY = MODULE / "MoBUncertaintyLib"
+USED = ("Models", "Report", "SampleData")  # of Resources; the rest is Slicer's
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        folder = tmp_path_factory.mktemp("wheel")
+        return folder / hatchling.build.build_wheel(str(folder))
+
+
+def test_wheel_holds_the_code_and_the_resources_that_it_uses(wheel: Path) -> None:
+    expected = {path.relative_to(MODULE).as_posix() for path in tracked("MoBUncertainty/MoBUncertaintyLib")}
+    expected |= {path.relative_to(ROOT / "training").as_posix() for path in tracked("training/mob_training")}
+    for name in USED:
+        files = tracked(f"MoBUncertainty/Resources/{name}")
+        assert files, name
+        expected |= {f"{LIBRARY.name}/{path.relative_to(MODULE).as_posix()}" for path in files}
+    with zipfile.ZipFile(wheel) as archive:
+        assert {name for name in archive.namelist() if ".dist-info/" not in name} == expected
+
+
+def test_what_is_installed_finds_its_model_template_and_sample(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import MoBUncertaintyLib.pipeline as pipeline, MoBUncertaintyLib.model.folder as folder\n"
+        "from MoBUncertaintyLib.output.report import check_template\n"
+        f"assert pipeline.__file__.startswith({str(tmp_path)!r})\n"
+        "check_template()\n"
+        "with folder.load_model(folder.find_model(folder.DEMO_MODEL)) as model: model.state_dict(model.folds[0])\n"
+        "sys.exit(not (pipeline.SAMPLE_DATA / 'PhantomCT.nii.gz').is_file())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, encoding="utf-8", check=False
+    )
+    assert done.returncode == 0, done.stderr
