@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 PASSPHRASE = "MOB_UNCERTAINTY_PASSPHRASE"
 UNEXPECTED, BAD_INPUT, CANCELLED = 1, 2, 130
 PLAIN_LINE_EVERY_S = 5.0
+DONE_BEFORE, FAILED, SKIPPED = "had these results already", "failed", "were skipped"
 
 debug = False
 """Whether an unexpected error shows its traceback."""
@@ -106,7 +107,7 @@ def _interrupts(steps: bool) -> Iterator[Callable[[], bool]]:
         yield asked.is_set
         return
 
-    def handle(number: int, frame: Any) -> None:
+    def handle(_number: int, _frame: Any) -> None:
         if asked.is_set() or not steps:
             raise KeyboardInterrupt
         asked.set()
@@ -153,35 +154,41 @@ def run_each(
     if len(cases) == 1 and not cases[0][0].name:
         run(cases[0][0].path, cases[0][1])
         return
-    failed, skipped, before = [], [], []
+    outcomes: dict[str, list[str]] = {DONE_BEFORE: [], FAILED: [], SKIPPED: []}
     for case, folder in cases:
-        name = case.entry
         if cancelled():
             raise Cancelled("Cancelled between two cases.")
-        try:
-            if case.problem:
-                show_error(ImageError(f"skipped, because {case.problem}."), name)
-                skipped.append(name)
-            elif done(case.path, folder):
-                before.append(name)
-            else:
-                run(case.path, folder)
-        except (Cancelled, typer.Exit):
-            raise
-        except UserError as error:
-            show_error(error, name)
-            failed.append(name)
-        except Exception as error:  # of whatever kind: the other cases are waiting
-            show_unexpected(error, name)
-            failed.append(name)
-    counts = {"had these results already": before, "failed": failed, "were skipped": skipped}
-    for what, names in counts.items():
+        if outcome := _run_one(case, folder, run, done):
+            outcomes[outcome].append(case.entry)
+    for outcome, names in outcomes.items():
         if names:
             _stderr().print(
-                _verbatim(f"{len(names)} of {len(cases)} cases {what}: {', '.join(names)}."), soft_wrap=True
+                _verbatim(f"{len(names)} of {len(cases)} cases {outcome}: {', '.join(names)}."), soft_wrap=True
             )
-    if failed or skipped:
+    if outcomes[FAILED] or outcomes[SKIPPED]:
         raise typer.Exit(BAD_INPUT)
+
+
+def _run_one(
+    case: Input, folder: Path, run: Callable[[Path, Path], None], done: Callable[[Path, Path], bool]
+) -> str | None:
+    """Run one case of a folder; return what became of it, or None if it was run."""
+    if case.problem:
+        show_error(ImageError(f"skipped, because {case.problem}."), case.entry)
+        return SKIPPED
+    try:
+        if done(case.path, folder):
+            return DONE_BEFORE
+        run(case.path, folder)
+    except (Cancelled, typer.Exit):
+        raise
+    except UserError as error:
+        show_error(error, case.entry)
+        return FAILED
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other cases are waiting
+        show_unexpected(error, case.entry)
+        return FAILED
+    return None
 
 
 def show_unexpected(error: Exception, case: str = "") -> None:

@@ -45,7 +45,7 @@ def rename_new(source: Path, target: Path) -> None:
         OSError: It cannot be renamed, or something is there.
     """
     if os.name == "nt" or source.is_dir() or source.is_symlink():
-        os.rename(source, target)
+        source.rename(target)
         return
     try:
         os.link(source, target)  # unlike a renaming, this fails if something is there
@@ -54,9 +54,9 @@ def rename_new(source: Path, target: Path) -> None:
     except OSError:  # a disk without such links
         if target.exists():
             raise FileExistsError(f"{target} exists") from None
-        os.rename(source, target)
+        source.rename(target)
         return
-    os.unlink(source)
+    source.unlink()
 
 
 def _sync_file(path: Path) -> None:

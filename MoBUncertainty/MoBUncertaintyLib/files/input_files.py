@@ -21,7 +21,7 @@ from MoBUncertaintyLib.files.integrity import file_digest
 def is_regular(path: Path) -> bool:
     """Whether there is a regular file, or a link to one."""
     try:
-        return stat.S_ISREG(os.stat(path).st_mode)
+        return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):
         return False
 
@@ -31,7 +31,7 @@ def begins_as_dicom(path: Path) -> bool:
     if not is_regular(path):
         return False
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             start = file.read(132)
     except OSError:
         return False
@@ -46,7 +46,7 @@ def check_regular(path: Path) -> None:
         ImageError: It does not exist, is a folder, a pipe, a device or a socket, or may not be read.
     """
     try:
-        mode = os.stat(path).st_mode
+        mode = path.stat().st_mode
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{path} cannot be read ({reason}); check the path.") from error
@@ -100,7 +100,7 @@ def unchanged(paths: Sequence[Path]) -> Iterator[None]:
 
 def _state(path: Path) -> tuple[int, ...] | None:
     try:
-        found = os.stat(path)
+        found = path.stat()
     except OSError:
         return None
     # The change time is set by the system and cannot be put back, unlike the time of modification.

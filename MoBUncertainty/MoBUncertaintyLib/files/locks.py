@@ -89,7 +89,7 @@ class Lock:
     def _is_in_place(self, descriptor: int) -> bool:
         """Whether the file that was locked is still the one of that name: its holder removes it at the end."""
         try:
-            return os.path.samestat(os.fstat(descriptor), os.stat(self.path))
+            return os.path.samestat(os.fstat(descriptor), self.path.stat())
         except FileNotFoundError:
             return False
 

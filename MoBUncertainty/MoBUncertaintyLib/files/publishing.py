@@ -83,7 +83,7 @@ class Reservation:
             old = None
             if os.path.lexists(self.target):
                 old = _hidden(self.target, "old")
-                os.rename(self.target, old)
+                self.target.rename(old)
             try:
                 rename_new(self.partial, self.target)
             except BaseException:
@@ -266,7 +266,7 @@ def _retire(old: Path, target: Path, earlier: bytes | None) -> Path | None:
     """Remove what has been moved aside if it is the earlier folder, as it was written; else keep it, and say where."""
     if _is_replaceable(old, earlier):
         doomed = _hidden(target, "tmp")  # a name that says so, if the process is killed amid the removal
-        os.rename(old, doomed)
+        old.rename(doomed)
         _remove(doomed)
         return None
     for number in itertools.count(1):
@@ -276,6 +276,7 @@ def _retire(old: Path, target: Path, earlier: bytes | None) -> Path | None:
                 rename_new(old, kept)
                 sync_folder(kept.parent)
                 return kept
+    return None
 
 
 def _is_replaceable(old: Path, earlier: bytes | None) -> bool:

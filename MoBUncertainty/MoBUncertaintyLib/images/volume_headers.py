@@ -159,22 +159,7 @@ def _nifti_geometry(path: Path, header: Any, shape: Sequence[int]) -> list[str]:
     Raises:
         ImageError: The two statements contradict each other, so that left and right, say, may be exchanged.
     """
-    from nibabel.spatialimages import HeaderDataError
-
-    stated = [header[f"quatern_{axis}"] for axis in "bcd"] + [header[f"qoffset_{axis}"] for axis in "xyz"]
-    stated = stated if header["qform_code"] > 0 else []
-    rows = [header[f"srow_{axis}"] for axis in "xyz"] if header["sform_code"] > 0 else []
-    if not (np.isfinite(stated).all() and np.isfinite(rows).all()):
-        raise ValueError("its qform or sform is not a number")
-    if header["pixdim"][0] == 0:
-        header["pixdim"][0] = 1  # as the standard says
-    sform = header.get_sform(coded=True)[0]
-    try:
-        qform = header.get_qform(coded=True)[0]
-    except (HeaderDataError, ValueError):  # not quite a rotation, which SimpleITK makes one
-        if sform is None:
-            raise
-        qform = None
+    qform, sform = _nifti_forms(header)
     if qform is None and sform is None:
         return [_unknown_place(path, "its qform and sform codes are 0")]
     if sform is None:
@@ -205,6 +190,26 @@ def _nifti_geometry(path: Path, header: Any, shape: Sequence[int]) -> list[str]:
             f"{path.name} states two places (qform and sform), up to {apart:.3g} mm apart; sform was taken."
         )
     return warnings
+
+
+def _nifti_forms(header: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Read the two matrices, qform and sform; None for one that is not stated, or cannot be used beside the other."""
+    from nibabel.spatialimages import HeaderDataError
+
+    stated = [header[f"quatern_{axis}"] for axis in "bcd"] + [header[f"qoffset_{axis}"] for axis in "xyz"]
+    stated = stated if header["qform_code"] > 0 else []
+    rows = [header[f"srow_{axis}"] for axis in "xyz"] if header["sform_code"] > 0 else []
+    if not (np.isfinite(stated).all() and np.isfinite(rows).all()):
+        raise ValueError("its qform or sform is not a number")
+    if header["pixdim"][0] == 0:
+        header["pixdim"][0] = 1  # as the standard says
+    sform = header.get_sform(coded=True)[0]
+    try:
+        return header.get_qform(coded=True)[0], sform
+    except (HeaderDataError, ValueError):  # not quite a rotation, which SimpleITK makes one
+        if sform is None:
+            raise
+        return None, sform
 
 
 def _unknown_place(path: Path, reason: str) -> str:
@@ -328,7 +333,12 @@ def _metaimage(path: Path) -> VolumeHeader:
             raise ValueError(f"its {name} is {fields[name][:40]!r}")
     if fields.get("BinaryData", "True")[:1] not in _TRUE:
         raise ImageError(f"{path.name} has its voxels as text, which is not read; save it as binary.")
-    length = math.prod(shape) * components * size
+    voxels = _meta_voxels(path, fields, end, math.prod(shape) * components * size)
+    return VolumeHeader(path, "MetaImageIO", shape, components, voxels, tuple(_meta_geometry(path, fields)))
+
+
+def _meta_voxels(path: Path, fields: dict[str, str], end: int, length: int) -> Voxels:
+    """Find `length` bytes of voxels, which lie after the `end` of the header or in a file of their own."""
     packed = fields.get("CompressedData", "False")[:1] in _TRUE
     data, start = path, end
     if fields["ElementDataFile"] not in ("LOCAL", "Local", "local"):
@@ -342,8 +352,7 @@ def _metaimage(path: Path) -> VolumeHeader:
         raise ValueError("it states a CompressedDataSize, and that its voxels are not compressed")
     if packed and not re.fullmatch(r"[1-9]\d{0,17}", stated):  # SimpleITK reads anything then
         raise ValueError(f"its CompressedDataSize is {stated!r}")
-    voxels = Voxels(data, start, 0, length, "zlib" if packed else "raw", int(stated) if packed else None)
-    return VolumeHeader(path, "MetaImageIO", shape, components, voxels, tuple(_meta_geometry(path, fields)))
+    return Voxels(data, start, 0, length, "zlib" if packed else "raw", int(stated) if packed else None)
 
 
 def _meta_fields(file: BinaryIO) -> tuple[dict[str, str], int]:

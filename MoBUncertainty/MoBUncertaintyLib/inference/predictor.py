@@ -188,7 +188,7 @@ class Predictor:
             ModelError: The weights are damaged, do not fit the plans, or give no finite numbers.
             Cancelled: `cancelled` said so.
         """
-        clock = _Clock(progress or (lambda update: None), cancelled or (lambda: False))
+        clock = _Clock(progress or (lambda _: None), cancelled or (lambda: False))
         clock.step("preprocess", 0, 1)
         checked, warnings = check_image(image)
         check_memory(checked.GetNumberOfPixels(), len(self.model.card.labels))

@@ -99,7 +99,7 @@ class SlidingWindow:
         data: np.ndarray,
         tile: Sequence[int],
         folds: Sequence[Callable[[], None]],
-        step: Callable[[int, int], None] = lambda done, total: None,
+        step: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> tuple[Tensor, Tensor]:
         """Probability and variance of the foreground classes, each (C - 1, *S) fp32 on the CPU.
 

@@ -214,7 +214,7 @@ def write_csv(path: Path, report: Mapping[str, Any]) -> None:
         OSError: The file cannot be written.
     """
     # With its mark at the start, spreadsheets read UTF-8 as such.
-    with open(path, "w", newline="", encoding="utf-8-sig") as file:
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for row in report["regions"]:

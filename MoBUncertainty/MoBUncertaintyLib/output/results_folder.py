@@ -251,7 +251,7 @@ def _is_complete(path: Path) -> bool:
     """Whether a .nii.gz file ends as it should: the last thing of a gzip file is its unpacked length (modulo 2^32)."""
     try:
         voxels = nibabel.load(path).dataobj
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             file.seek(-4, os.SEEK_END)
             unpacked = int.from_bytes(file.read(), "little")
     except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError):

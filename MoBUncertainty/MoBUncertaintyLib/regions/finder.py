@@ -285,7 +285,7 @@ def regions_table(regions: Regions) -> list[dict[str, int | float | str]]:
 
 def write_csv(regions: Regions, path: str | Path) -> None:
     """Write `regions_table` with four significant digits, 0.1 mm or mm3 at least; without regions only the header."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for row in regions_table(regions):

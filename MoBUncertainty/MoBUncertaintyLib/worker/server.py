@@ -209,7 +209,7 @@ def _answer(channel: Channel, handlers: Mapping[str, Handler], request: Fields) 
         if handler is None:
             raise ProtocolError(f"The worker does not know the command {request['command']!r}.")
         channel.send(Event.RESULT, id=identity, result=handler(request, report))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the application is told
         code, message = describe_error(error)
         details = "" if isinstance(error, UserError) else traceback.format_exc()
         channel.send(Event.ERROR, id=identity, code=code, message=message, details=details)

@@ -176,5 +176,5 @@ class SeveralPasses(stock.nnUNetPredictor):
 @contextlib.contextmanager
 def _quiet():
     """nnU-Net prints what it does; nobody reads it here."""
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         yield

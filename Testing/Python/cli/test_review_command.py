@@ -200,7 +200,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("content, sentence", BAD.values(), ids=BAD)
+@pytest.mark.parametrize(("content", "sentence"), BAD.values(), ids=BAD)
 def test_bad_decisions_are_one_sentence_and_nothing_is_written(place, content, sentence):
     path = place / "decisions.json"
     if isinstance(content, bytes):

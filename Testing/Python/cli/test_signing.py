@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -180,13 +179,13 @@ class TestVerify:
     def test_a_file_that_was_added(self, signed, export):
         shutil.copy(export / "regions.nrrd", export / "variance.dcm")
         self.refused(export, signed / "key.pub", r"variance\.dcm is not of it")
-        os.rename(export / "variance.dcm", export / ".DS_Store")
+        (export / "variance.dcm").rename(export / ".DS_Store")
         verify(export, read_trusted(signed / "key.pub"))
 
     def test_forged_with_new_hashes(self, signed, export):
         (export / "report.csv").write_text("rank\n1\n")
         record = json.loads((export / "report.json").read_text(encoding="utf-8"))
-        names = [name for name in record["files"]]
+        names = list(record["files"])
         record["review"]["signature"]["name"] = "B. Reader"
         record = seal(record | {"review": seal(record["review"]), "files": make_manifest(export, names)})
         (export / "report.json").write_text(json.dumps(record), encoding="utf-8")

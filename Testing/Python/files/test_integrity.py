@@ -82,7 +82,7 @@ def pipe(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change, phrase",
+    ("change", "phrase"),
     [
         (flipped, "a.bin has changed since it was written"),
         (missing, "a.bin is missing"),
@@ -97,7 +97,7 @@ def test_a_file_that_changed_is_named(folder: Path, change, phrase: str) -> None
 
 
 @pytest.mark.parametrize(
-    "manifest, phrase",
+    ("manifest", "phrase"),
     [
         (None, "it lists no files"),
         ({}, "it lists no files"),

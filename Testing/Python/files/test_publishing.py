@@ -203,7 +203,7 @@ class TestLock:
 
 class TestKilled:
     @pytest.mark.parametrize(
-        "stop, left",
+        ("stop", "left"),
         [
             ("while writing", "earlier"),
             ("before the second renaming", "earlier"),

@@ -73,7 +73,7 @@ def without(name: str) -> Callable[[Dataset], None]:
 
 
 def later_half(change: Callable[[Dataset], None]) -> dict[int, Callable[[Dataset], None]]:
-    return {index: change for index in range(len(HU) // 2, len(HU))}
+    return dict.fromkeys(range(len(HU) // 2, len(HU)), change)
 
 
 READ: dict[str, dict[int, Callable[[Dataset], None]]] = {

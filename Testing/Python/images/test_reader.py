@@ -295,7 +295,7 @@ def test_sheared_nrrd_is_refused(tmp_path: Path) -> None:
         read_image(path)
 
 
-@pytest.mark.parametrize("shear, refused", [(0.0, False), (5e-4, False), (2e-3, True)])
+@pytest.mark.parametrize(("shear", "refused"), [(0.0, False), (5e-4, False), (2e-3, True)])
 def test_axes_may_be_rounded_and_of_either_hand_but_not_sheared(shear: float, refused: bool) -> None:
     image = volume()
     image.SetDirection((0.6, 0.8, 0, 0.8, -0.6, shear, 0, 0, 1))

@@ -151,7 +151,7 @@ def test_several_tiles_give_the_labels_of_stock_nnunet(tmp_path: Path) -> None:
 # --- geometry -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spacing, code", [((3, 3, 3), "RAS"), ((2.1, 3.7, 4.5), "PSL")])
+@pytest.mark.parametrize(("spacing", "code"), [((3, 3, 3), "RAS"), ((2.1, 3.7, 4.5), "PSL")])
 def test_results_have_exactly_the_images_geometry(mob: Model, spacing: tuple[float, ...], code: str) -> None:
     turned = sitk.VersorTransform([0.1, -0.2, 0.3], 0.2).GetMatrix()
     image = sitk.DICOMOrient(make_ct((15, 17, 19), spacing, turned, centre=(11, -3, 7)), code)
@@ -313,7 +313,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sliding_window, "autocast", lambda device, precision: torch.autocast("cpu", enabled=False))
 
 
-@pytest.mark.parametrize("failures, steps", [({1}, 1), ({0, 2}, 2)])
+@pytest.mark.parametrize(("failures", "steps"), [({1}, 1), ({0, 2}, 2)])
 def test_out_of_memory_moves_the_sums_and_then_the_network_to_the_cpu_without_losing_a_tile(
     mob: Model,
     ct: sitk.Image,
@@ -332,7 +332,9 @@ def test_out_of_memory_moves_the_sums_and_then_the_network_to_the_cpu_without_lo
     assert all(message in warning for message, warning in zip(expected, said, strict=True))
 
 
-@pytest.mark.parametrize("target, name, call", [(sliding_window.Accumulator, "add", 1), (StochasticNetwork, "to", 0)])
+@pytest.mark.parametrize(
+    ("target", "name", "call"), [(sliding_window.Accumulator, "add", 1), (StochasticNetwork, "to", 0)]
+)
 def test_out_of_memory_while_summing_or_moving_takes_one_step(
     mob: Model, ct: sitk.Image, reference: Prediction, monkeypatch, pretend_gpu, target: type, name: str, call: int
 ) -> None:
@@ -409,7 +411,7 @@ def test_provenance_is_json_and_names_the_model(mob: Model, reference: Predictio
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         ({"samples": 0}, "at least one sample"),
         ({"overlap": 1.0}, "overlap"),

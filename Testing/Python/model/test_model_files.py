@@ -55,7 +55,7 @@ def test_weights_that_are_swapped_after_the_check_are_not_used(kind: str, reques
     folder = request.getfixturevalue(kind)
     opened = load_model(folder)
     name = WEIGHTS if kind == "model" else CHECKPOINT
-    os.replace(folder / name.replace("fold_0", "fold_1"), folder / name)
+    (folder / name.replace("fold_0", "fold_1")).replace(folder / name)
     with pytest.raises(ModelError, match=f"{name} in .* was changed while it was in use; start again"):
         load_network(opened, 0)
 
@@ -63,7 +63,7 @@ def test_weights_that_are_swapped_after_the_check_are_not_used(kind: str, reques
 def test_weights_that_are_swapped_between_two_uses_are_not_used(raw: Path) -> None:
     opened = load_model(raw)
     opened.state_dict(1)
-    os.replace(raw / CHECKPOINT, raw / CHECKPOINT.replace("fold_0", "fold_1"))
+    (raw / CHECKPOINT).replace(raw / CHECKPOINT.replace("fold_0", "fold_1"))
     with pytest.raises(ModelError, match="was changed while it was in use"):
         opened.state_dict(1)
 

@@ -70,7 +70,7 @@ def test_six_panels_of_one_size(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "towards, axial, coronal, sagittal",
+    ("towards", "axial", "coronal", "sagittal"),
     [
         ((-1, 0, 0), (0.5, 0.2), (0.5, 0.2), None),  # LPS: the patient's right is on the left
         ((0, -1, 0), (0.2, 0.5), None, (0.5, 0.2)),  # anterior is up, and on the left in the sagittal plane

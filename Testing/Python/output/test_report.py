@@ -180,7 +180,7 @@ class TestHtml:
 class TestTables:
     def test_csv_has_a_row_for_each_region(self, tmp_path, signed):
         write_csv(tmp_path / "report.csv", build_report(signed))
-        with open(tmp_path / "report.csv", newline="", encoding="utf-8-sig") as file:
+        with (tmp_path / "report.csv").open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
         assert list(rows[0]) == list(COLUMNS)
         assert [(row["verdict"], row["organ"]) for row in rows] == [("include", "pancreas"), ("exclude", "")]
@@ -197,12 +197,12 @@ class TestTables:
         report = build_report(signed)
         report["regions"][0]["comment"] = text
         write_csv(tmp_path / "report.csv", report)
-        with open(tmp_path / "report.csv", newline="", encoding="utf-8-sig") as file:
+        with (tmp_path / "report.csv").open(newline="", encoding="utf-8-sig") as file:
             assert next(csv.DictReader(file))["comment"] == "'" + text
 
     def test_numbers_below_zero_stay_numbers(self, tmp_path, signed):
         write_csv(tmp_path / "report.csv", build_report(signed))
-        with open(tmp_path / "report.csv", newline="", encoding="utf-8-sig") as file:
+        with (tmp_path / "report.csv").open(newline="", encoding="utf-8-sig") as file:
             assert any(float(row["centroid_s_mm"]) < 0 for row in csv.DictReader(file))
 
     def test_json_is_the_same(self, tmp_path, signed):

@@ -72,7 +72,7 @@ class TestContent:
 
     def test_regions_are_listed_in_order(self, tmp_path):
         write(tmp_path / "out")
-        with open(tmp_path / "out" / "regions.csv", newline="", encoding="utf-8") as file:
+        with (tmp_path / "out" / "regions.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         assert [row["rank"] for row in rows] == ["1", "2"]
         assert [row["location"] for row in rows] == ["left", "superior anterior"]
@@ -194,7 +194,7 @@ class TestPlace:
         assert os.listdir(tmp_path) == ["out"]
 
     @pytest.mark.parametrize(
-        "place, message", [("file", "is a file; choose a folder"), ("file/out", "because .*file is a file")]
+        ("place", "message"), [("file", "is a file; choose a folder"), ("file/out", "because .*file is a file")]
     )
     def test_file_in_the_way(self, tmp_path, place, message):
         (tmp_path / "file").write_text("")
@@ -218,7 +218,7 @@ class TestFailure:
         return tmp_path / "out"
 
     @pytest.mark.parametrize(
-        "code, message",
+        ("code", "message"),
         [(errno.ENOSPC, "The disk of .*out is full; free some space"), (errno.EACCES, "Permission denied")],
     )
     def test_error_in_the_middle_leaves_earlier_results_and_nothing_else(self, earlier, monkeypatch, code, message):

@@ -158,7 +158,7 @@ class TestFiles:
 
 class TestPlace:
     @pytest.mark.parametrize(
-        "formats, message", [([], "nothing to export; choose"), (["pdf"], "no export format 'pdf'")]
+        ("formats", "message"), [([], "nothing to export; choose"), (["pdf"], "no export format 'pdf'")]
     )
     def test_formats(self, tmp_path, case, formats, message):
         with pytest.raises(SettingsError, match=message):
@@ -291,7 +291,9 @@ class TestRequest:
         )
         assert b"b" * 64 in written["report.html"]  # the CT's hash still tells which one it was
 
-    @pytest.mark.parametrize("formats, packages", [(["report", "segmentation"], "-export"), (list(Format), "-dicom")])
+    @pytest.mark.parametrize(
+        ("formats", "packages"), [(["report", "segmentation"], "-export"), (list(Format), "-dicom")]
+    )
     def test_needs_only_what_is_installed_for_an_export(self, tmp_path, exam, formats, packages):
         """Where nothing is segmented, neither PyTorch nor nnU-Net is there."""
         files, case = exam

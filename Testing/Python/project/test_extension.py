@@ -69,7 +69,8 @@ def test_every_folder_of_the_library_is_a_package() -> None:
 
 def test_the_modules_own_test_is_registered() -> None:
     text = (ROOT / "Testing" / "Python" / "CMakeLists.txt").read_text(encoding="utf-8")
-    (script,) = re.findall(r"^slicer_add_python_unittest\(SCRIPT \$\{MoBUncertainty_SOURCE_DIR\}/(\S+)\)", text, re.M)
+    command = r"^slicer_add_python_unittest\(SCRIPT \$\{MoBUncertainty_SOURCE_DIR\}/(\S+)\)"
+    (script,) = re.findall(command, text, re.MULTILINE)
     tree = ast.parse((ROOT / script).read_text(encoding="utf-8"))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     tests = [node.name for node in classes[f"{NAME}Test"].body if isinstance(node, ast.FunctionDef)]

@@ -105,7 +105,7 @@ def test_python_example_runs(reader: Path, capsys: pytest.CaptureFixture) -> Non
 
 
 def run(command: str) -> Result:
-    done = CliRunner().invoke(app, [os.path.expanduser(word) for word in command.split()[1:]])
+    done = CliRunner().invoke(app, [str(Path(word).expanduser()) for word in command.split()[1:]])
     assert done.exit_code == 0, done.output
     return done
 

@@ -207,7 +207,7 @@ def test_only_the_first_regions_are_kept_when_asked(six):
 
 def test_the_table_is_what_the_csv_holds(six, tmp_path):
     write_csv(six[1], tmp_path / "regions.csv")
-    with open(tmp_path / "regions.csv", newline="", encoding="utf-8") as file:
+    with (tmp_path / "regions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     table = regions_table(six[1])
     assert tuple(rows[0]) == tuple(table[0]) == COLUMNS

@@ -52,7 +52,7 @@ class TestVerdicts:
         assert review.reviewed == (0, 3)
         assert np.array_equal(review.corrected(), predicted)
 
-    @pytest.mark.parametrize("verdict, expected", [("include", 1), ("exclude", 0)])
+    @pytest.mark.parametrize(("verdict", "expected"), [("include", 1), ("exclude", 0)])
     def test_include_and_exclude_fill_the_region_and_nothing_else(self, review, predicted, verdict, expected):
         review.decide("2", verdict)
         wanted = predicted.copy()
@@ -142,7 +142,7 @@ class TestVerdicts:
         assert np.array_equal(predicted, before)
 
     @pytest.mark.parametrize(
-        "step, message",
+        ("step", "message"),
         [
             (lambda r: r.decide("9", "accept"), "no region '9'"),
             (lambda r: r.decide("1", "edit"), "needs the labels that were drawn"),

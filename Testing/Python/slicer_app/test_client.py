@@ -145,7 +145,7 @@ def test_the_workers_own_sentence_is_shown(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    "mode, limits, words, log",
+    ("mode", "limits", "words", "log"),
     [
         ("dies", {}, r"ended unexpectedly \(exit code 3\)", "this worker dies"),
         ("nonsense", {}, "no message", "Segmentation fault"),
@@ -200,7 +200,7 @@ def test_a_program_that_cannot_start_is_named(start: Start, program: str) -> Non
 def test_a_full_disk_is_said(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     caller = start()
     caller.ask()
-    os.symlink("/dev/full", caller.client._request.folder / "0.npy")
+    (caller.client._request.folder / "0.npy").symlink_to("/dev/full")
     monkeypatch.setattr(os, "listdir", lambda folder: [])
     caller.finish()
     code, message, _ = caller.errors[0]

@@ -279,7 +279,7 @@ class TestSegmentation:
         assert region.GetSliceIntersectionThickness() >= organ.GetSliceIntersectionThickness() + 2
 
     def test_no_editor_offers_the_copy_of_the_prediction(self, results, world):
-        found = [node for node in world.nodes.nodesByClass(world.scene, "vtkMRMLSegmentationNode")]
+        found = list(world.nodes.nodesByClass(world.scene, "vtkMRMLSegmentationNode"))
         assert sorted(node.GetName() for node in found) == ["CT doubtful regions", "CT segmentation"]
         assert results.node("state.predicted").GetHideFromEditors()
 

@@ -49,7 +49,7 @@ def make_kinds(folder: Path, share: float = 1.0) -> Kinds:
     torch.set_num_threads(1)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     tempfile.tempdir = str(folder / "tmp")
-    os.mkdir(tempfile.tempdir)
+    Path(tempfile.tempdir).mkdir()
     prepared = os.fork()  # torch computes in other processes only, so that this one can be forked at any time
     if prepared == 0:
         try:

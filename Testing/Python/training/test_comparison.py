@@ -125,7 +125,7 @@ def test_variants_come_after_the_model_they_vary():
 
 
 @pytest.mark.parametrize(
-    "damage, message",
+    ("damage", "message"),
     [
         (lambda folder: (folder / "summary.json").unlink(), r"summary\.json cannot be read"),
         (lambda folder: (folder / "cases.csv.gz").unlink(), r"cases\.csv\.gz cannot be read"),
@@ -150,7 +150,7 @@ def cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "choose, options, message",
+    ("choose", "options", "message"),
     [
         (lambda paths: [], {}, "no scores to compare"),
         (lambda paths: paths, {"only": ["Organ/none/*"]}, "no scores to compare; .*check --only"),
@@ -276,7 +276,7 @@ def test_page_shows_all_tables_and_figures(written, compared):
 
 
 @pytest.mark.parametrize("dataset", ["Organ", "Parts"])
-@pytest.mark.parametrize("table, key, factor", [("dice", "dice", 100), ("nll", "volume.nll", 1)])
+@pytest.mark.parametrize(("table", "key", "factor"), [("dice", "dice", 100), ("nll", "volume.nll", 1)])
 def test_tables_hold_mean_and_deviation_over_seeds_of_means_over_cases(written, compared, dataset, table, key, factor):
     found = rows(compared / f"{table}.csv")
     for shown, model in {CONTROL: "deterministic-fine-tuned", "Mixture-of-Bases": "mixture-of-bases"}.items():

@@ -38,7 +38,7 @@ def scored(shape=(4, 5, 6), **marked: tuple[int, int, int]) -> ScoredCase:
     return ScoredCase(**maps, probability=nothing, variance=nothing, spacing=np.ones(3), labels=())
 
 
-@pytest.mark.parametrize("plane, expected", [(AXIAL, 3), (CORONAL, 1), (SAGITTAL, 4)])
+@pytest.mark.parametrize(("plane", "expected"), [(AXIAL, 3), (CORONAL, 1), (SAGITTAL, 4)])
 def test_slice_is_where_most_is_wrong(plane, expected):
     case = scored(segmentation=(3, 1, 4), truth=(0, 0, 0))
     case.segmentation[2:, 1, 4] = case.segmentation[3, :, 4] = case.segmentation[3, 1, :] = 1
@@ -133,7 +133,7 @@ def test_a_model_without_covariance_has_no_variance(section):
 @pytest.mark.parametrize("part", ["truth", "labels", "both"])
 def test_empty_masks_are_drawn(section, part, tmp_path):
     names = ("truth", "labels") if part == "both" else (part,)
-    section = replace(section, **{name: 0 * section.truth for name in names})
+    section = replace(section, **dict.fromkeys(names, 0 * section.truth))
     where = Slice(SAGITTAL, np.zeros((30, 20)), np.ones(2), "case", (0.0, 1.0), "a window")
     draw_sections([section], where).savefig(tmp_path / "empty.png")
     looks_like_a_picture(tmp_path / "empty.png", (1000, 1200), (300, 800))
@@ -218,7 +218,7 @@ def test_models_of_one_name_are_told_apart(held_out, drawn, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         ({"case": "nobody"}, "no held-out case 'nobody'; choose one of its 1: patient$"),
         ({"plane": "oblique"}, "no plane 'oblique'; choose axial, coronal, sagittal"),

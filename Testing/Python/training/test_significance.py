@@ -31,7 +31,7 @@ def test_signed_rank_of_few_or_no_differences():
 
 
 @pytest.mark.parametrize(
-    "p, corrected",
+    ("p", "corrected"),
     [
         ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),  # 3 x .01; 2 x .03; .04 must not fall below that
         ([0.2, 0.001, 0.6, 0.04], [0.4, 0.004, 0.6, 0.12]),

@@ -67,7 +67,7 @@ def test_one_seed_trains_one_model(tmp_path):
     for seed in (3, 3, 4):
         options = ["--epochs", 1, "--iterations", 2, "--device", "cpu", "--seed", seed]
         results = Path(run("mob_training.cli", "train", *known, *options))
-        log = sorted((results / "fold_0").glob("training_log_*.txt"))[-1].read_text()
+        log = max((results / "fold_0").glob("training_log_*.txt")).read_text()
         losses.append([line.split("train_loss")[1] for line in log.splitlines() if "train_loss" in line])
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]

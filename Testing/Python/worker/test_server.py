@@ -96,7 +96,7 @@ def test_a_volume_comes_back_as_the_same_image(folder: Path, dtype: str) -> None
     assert digest != read_volume(volume(image, folder))[1]
 
 
-@pytest.mark.parametrize("place, value", [((0, 3), np.nan), ((1, 1), np.inf), ((2, 2), 100.0), ((0, 0), 0.0)])
+@pytest.mark.parametrize(("place", "value"), [((0, 3), np.nan), ((1, 1), np.inf), ((2, 2), 100.0), ((0, 0), 0.0)])
 def test_a_matrix_of_no_volume_is_an_image_error(folder: Path, place: tuple[int, int], value: float) -> None:
     named = volume(tiny.make_ct((6, 6, 6)), folder)
     named["ijk_to_ras"][place[0]][place[1]] = value
@@ -224,7 +224,7 @@ def test_what_was_set_for_another_model_is_not_taken(folder: Path) -> None:
         assert RegionSettings.from_dict(settings).level == used
 
 
-@pytest.mark.parametrize("part, value", [("settings", {"spead": 1}), ("regions", {"measure": "hope"})])
+@pytest.mark.parametrize(("part", "value"), [("settings", {"spead": 1}), ("regions", {"measure": "hope"})])
 def test_settings_that_are_none_are_called_so(model: Path, folder: Path, part: str, value: dict) -> None:
     with pytest.raises(ProtocolError, match=r"settings .*are not understood"):
         commands.Predictions()(a_request(a_ct(), model, folder, **{part: value}), Listener())

@@ -125,7 +125,7 @@ def make_phantom(seed: int, raters: int = 0, spacing: tuple[float, float, float]
 
     undisturbed = pancreas < 0
     truth = _draw(undisturbed, sites, drawing)
-    labels = _labels([*scene.parts, *scene.outer], undisturbed, truth, sites)
+    labels = _labels([*scene.parts, *scene.outer], truth, sites)
     result = Phantom(
         _image(ct, grid), {k: _image(v, grid) for k, v in labels.items()}, sites=sites, phase=PHASES[phase]
     )
@@ -235,7 +235,7 @@ def _scan(density: FloatArray, grid: Grid, rng: np.random.Generator) -> np.ndarr
     return np.clip(np.round(blurred + grain + white), -1024, 1500).astype(np.int16)
 
 
-def _labels(parts: list[Part], undisturbed: np.ndarray, truth: np.ndarray, sites: list[Site]) -> dict[str, np.ndarray]:
+def _labels(parts: list[Part], truth: np.ndarray, sites: list[Site]) -> dict[str, np.ndarray]:
     """Disjoint masks uint8 (z, y, x). What the truth leaves of the ambiguous tissue belongs to the neighbour."""
     free = ~truth
     labels = {"pancreas": truth.astype(np.uint8)}

@@ -11,7 +11,6 @@ import os
 import random
 from collections.abc import Iterator
 from itertools import count
-from os.path import join
 from pathlib import Path
 from time import time
 from typing import Any
@@ -135,7 +134,7 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
         partial = f"{filename}.partial"
         super().save_checkpoint(partial)
         if self.local_rank == 0 and not self.disable_checkpointing:
-            os.replace(partial, filename)
+            Path(partial).replace(filename)
 
     def on_train_epoch_start(self) -> None:
         self.seed_epoch(self.current_epoch)
@@ -203,7 +202,11 @@ class FineTuningTrainer(DeterministicTrainer):
 
     @staticmethod
     def build_network_architecture(
-        plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision=False
+        plans_manager,
+        configuration_manager,
+        num_input_channels,
+        num_output_channels,
+        enable_deep_supervision=False,  # noqa: ARG004
     ) -> nn.Module:
         backbone = nnUNetTrainerNoMirroring.build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, False
@@ -362,9 +365,9 @@ class FineTuningTrainer(DeterministicTrainer):
             draw_progress(add_progress(rows, row), drawing)
         if self._best_ema is None or dice > self._best_ema:
             self._best_ema = dice
-            self.save_checkpoint(join(self.output_folder, BEST))
+            self.save_checkpoint(f"{self.output_folder}/{BEST}")
         if (epoch + 1) % self.save_every == 0 and epoch + 1 < self.num_epochs:
-            self.save_checkpoint(join(self.output_folder, LATEST))
+            self.save_checkpoint(f"{self.output_folder}/{LATEST}")
         self.current_epoch += 1
 
     def on_train_end(self) -> None:
@@ -377,8 +380,8 @@ class FineTuningTrainer(DeterministicTrainer):
 
     def _scale_best(self) -> None:
         """Divide the logits of the epoch that is kept; once, however often the end of the training is reached."""
-        best = join(self.output_folder, BEST)
-        checkpoint = load_checkpoint(checkpoint_file(Path(best)))
+        best = Path(self.output_folder, BEST)
+        checkpoint = load_checkpoint(checkpoint_file(best))
         if "temperature" in checkpoint:
             return
         network = self.bare_network
@@ -391,8 +394,9 @@ class FineTuningTrainer(DeterministicTrainer):
             self.print_to_log_file("This is the end of the range that is tried; the least NLL may lie beyond.")
         divide_logits(network, temperature)
         checkpoint |= {"network_weights": network.state_dict(), "temperature": temperature}
-        torch.save(checkpoint, f"{best}.partial")
-        os.replace(f"{best}.partial", best)
+        partial = best.with_name(f"{best.name}.partial")
+        torch.save(checkpoint, partial)
+        partial.replace(best)
         network.load_state_dict(last)
 
     def _validation_tiles(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -79,7 +79,7 @@ def draw_region(
     mask[within(region.box, camera.box)] = region.mask
     outlines = [Outline(camera.sections(mask, camera.box), REGION_COLOUR, 1.6)]
     # The corrected outline below the predicted one, so that it is seen where it differs.
-    for labels, colour_of in ((after, lambda value: CORRECTED_COLOUR), (before, colours.__getitem__)):
+    for labels, colour_of in ((after, lambda _: CORRECTED_COLOUR), (before, colours.__getitem__)):
         outlines += outlines_of(labels, camera, colour_of, 1.8)
     heat = camera.sections(doubt_in(camera.box), camera.box)
     return {

@@ -14,7 +14,7 @@ def load_requirements(path):
 
 def pip_check(requirements):
     requirements = [requirements] if isinstance(requirements, Requirement | str) else requirements
-    for requirement in map(lambda r: Requirement(str(r)), requirements):
+    for requirement in (Requirement(str(r)) for r in requirements):
         try:
             if not requirement.specifier.contains(importlib.metadata.version(requirement.name), prereleases=True):
                 return False
