@@ -15,11 +15,12 @@ from torch import Tensor
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import Cancelled, SettingsError, reporting_out_of_memory
+from MoBUncertaintyLib.geometry import Bounds
 from MoBUncertaintyLib.images.memory import check_memory, check_tile
 from MoBUncertaintyLib.images.reader import check_image
 from MoBUncertaintyLib.inference.devices import Precision, autocast_dtype, select_device
 from MoBUncertaintyLib.inference.plausibility import cut_off, not_found
-from MoBUncertaintyLib.inference.preprocessing import Bounds, Case, Preprocessor
+from MoBUncertaintyLib.inference.preprocessing import Case, Preprocessor
 from MoBUncertaintyLib.inference.rounding import rounded
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
 from MoBUncertaintyLib.inference.tiles import Tiling

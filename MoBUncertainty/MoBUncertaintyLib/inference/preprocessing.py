@@ -26,11 +26,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from MoBUncertaintyLib.errors import ImageError, SettingsError
+from MoBUncertaintyLib.geometry import LPS_TO_RAS, Bounds, Box, intersection, shape_of, whole, widened, within
 from MoBUncertaintyLib.images.hounsfield import HOUNSFIELD_BELOW
 from MoBUncertaintyLib.inference.resampling import planes, resample
-
-Box = tuple[slice, slice, slice]
-Bounds = tuple[float, float, float, float, float, float]
 
 BODY_HU = -500.0
 BODY_MARGIN_MM = 10.0
@@ -108,7 +106,7 @@ class Frame:
         if not (np.isfinite(bounds).all() and (low < high).all()):
             raise SettingsError("The region of interest must be six numbers in mm, each minimum below its maximum.")
         corners = np.stack(np.meshgrid(*np.reshape(bounds, (3, 2)), indexing="ij"), axis=-1).reshape(-1, 3)
-        lps = corners * (-1, -1, 1)
+        lps = corners * LPS_TO_RAS
         indices = np.array([self.image.TransformPhysicalPointToContinuousIndex(point.tolist()) for point in lps])
         along = [indices[:, 2 - axis] for axis in self.axes]
         seen = [n - 1 - i if flip else i for i, n, flip in zip(along, self.shape, self.flips, strict=True)]
@@ -144,7 +142,7 @@ class Case:
 
     def planes(self, volumes: Tensor) -> Iterator[np.ndarray]:
         """Results on the network's grid, (C, *S), as planes on the image's grid within `kept`; see `resampling`."""
-        return planes(volumes, [part.stop - part.start for part in self.box], _relative(self.kept, self.box))
+        return planes(volumes, shape_of(self.box), within(self.kept, self.box))
 
     def view(self, volume: np.ndarray) -> np.ndarray:
         """`kept` in a volume of the whole image, (z, y, x), in the network's axes; writing to it writes there."""
@@ -198,18 +196,18 @@ class Preprocessor:
             context = [
                 math.ceil(n * s / 2 / t) for n, s, t in zip(self.patch, self.spacing, frame.spacing, strict=True)
             ]
-            if _intersection(wanted, outer) is None:
+            if intersection(wanted, outer) is None:
                 if mask is not None:
                     mask = _filled(mask[0], outer, frame.shape)[None]
-                outer = tuple(slice(0, size) for size in frame.shape)
+                outer = whole(frame.shape)
                 warnings = [*warnings, "The region of interest holds nothing but air or background."]
-            kept = _intersection(wanted, outer)
-            box = _intersection(_grown(wanted, context, frame.shape), outer)
+            kept = intersection(wanted, outer)
+            box = intersection(widened(wanted, context, frame.shape), outer)
         shape = self._new_shape(box, frame)
         if self.is_pointwise:
-            outer, mask = box, None if mask is None else mask[(slice(None), *_relative(box, outer))]
+            outer, mask = box, None if mask is None else mask[(slice(None), *within(box, outer))]
         data = volume[outer][None].astype(np.float32, order="C")
-        data = self._normalise(data, mask)[(slice(None), *_relative(box, outer))]
+        data = self._normalise(data, mask)[(slice(None), *within(box, outer))]
         data = resample(data[0], shape, frame.spacing, self.spacing, self.configuration.resampling_fn_data)
         return Case(np.ascontiguousarray(data, dtype=np.float32)[None], frame, box, kept, warnings)
 
@@ -223,13 +221,12 @@ class Preprocessor:
             warnings.append("The model is for CT, but the image's values do not look like Hounsfield units.")
         box = find_body(volume, frame.spacing)
         if box is None:
-            box = tuple(slice(0, size) for size in volume.shape)
+            box = whole(volume.shape)
             warnings.append("No body was found in the CT, so the whole image is processed.")
         return box, None, warnings
 
     def _new_shape(self, box: Box, frame: Frame) -> np.ndarray:
-        old = [part.stop - part.start for part in box]
-        shape = np.maximum(compute_new_shape(old, frame.spacing, self.spacing), 1)
+        shape = np.maximum(compute_new_shape(shape_of(box), frame.spacing, self.spacing), 1)
         if math.prod(int(n) for n in shape) > MAX_VOXELS:
             raise ImageError(
                 f"At the model's spacing the image would have {' x '.join(str(n) for n in shape)} voxels; "
@@ -271,18 +268,3 @@ def find_body(volume: np.ndarray, spacing: Sequence[float]) -> Box | None:
         stop = max(part[axis].stop for part in boxes) * step + margin
         box.append(slice(max(start, 0), min(stop, size)))
     return tuple(box)
-
-
-def _intersection(a: Box, b: Box) -> Box | None:
-    box = tuple(slice(max(p.start, q.start), min(p.stop, q.stop)) for p, q in zip(a, b, strict=True))
-    return box if all(part.start < part.stop for part in box) else None
-
-
-def _grown(box: Box, margin: Sequence[int], shape: Sequence[int]) -> Box:
-    grown = zip(box, margin, shape, strict=True)
-    return tuple(slice(max(part.start - more, 0), min(part.stop + more, size)) for part, more, size in grown)
-
-
-def _relative(inner: Box, outer: Box) -> Box:
-    """`inner` as seen from the start of `outer`."""
-    return tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(inner, outer, strict=True))

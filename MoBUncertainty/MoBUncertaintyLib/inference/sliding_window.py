@@ -15,8 +15,9 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor
 
 from MoBUncertaintyLib.errors import NOT_ENOUGH_MEMORY, ModelError, SettingsError, is_out_of_memory
+from MoBUncertaintyLib.geometry import Box
 from MoBUncertaintyLib.inference.devices import Precision, autocast, autocast_dtype
-from MoBUncertaintyLib.inference.tiles import Accumulator, Box, TileGrid, Tiling
+from MoBUncertaintyLib.inference.tiles import Accumulator, TileGrid, Tiling
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.moments import Moments, moments

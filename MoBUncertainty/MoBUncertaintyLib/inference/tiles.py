@@ -20,9 +20,8 @@ import torch
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from torch import Tensor
 
+from MoBUncertaintyLib.geometry import Box
 from MoBUncertaintyLib.network.moments import Moments
-
-Box = tuple[slice, slice, slice]
 
 SIGMA = 1 / 8  # of the tile's size
 

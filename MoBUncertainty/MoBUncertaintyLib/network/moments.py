@@ -5,18 +5,13 @@ For two classes both have closed forms; otherwise, or on request, Monte Carlo wi
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
 from MoBUncertaintyLib.network.distribution import LogitGaussian, cached_voxels
-
-# sigma(t) ~ sum_k WEIGHTS_k Phi(SLOPES_k t): four terms bring the error of the mean below 5e-6 and of the variance
-# below 2e-5, uniformly in m and s (design, section 2).
-WEIGHTS = (0.060968, 0.374193, 0.458337, 0.106502)
-SLOPES = (0.321077, 0.47514, 0.698778, 1.023129)
 
 DEFAULT_SAMPLES = 30
 
@@ -32,30 +27,6 @@ class Moments:
         """E[p^2] - E[p]^2, held within its possible range [0, p (1 - p)]."""
         bound = self.first * (1 - self.first)
         return torch.minimum((self.second - self.first.square()).clamp_min(0), bound)
-
-
-def logistic_normal_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """E[sigma(t)] and Var[sigma(t)] for t ~ N(mean, variance), in closed form; any common shape.
-
-    The logistic function is a mixture of probits, so with r_k = c_k / sqrt(1 + c_k^2 s^2)
-
-        E = sum_k p_k Phi(r_k m),     Var = E - E^2 - sum_k p_k r_k phi(r_k m),   since sigma^2 = sigma - sigma'.
-
-    Differentiable. As s goes to 0 the variance goes to 0 up to the approximation's error, so it is held at 0 or above.
-    """
-    # With u = r / sqrt 2 = 1 / sqrt(2 / c^2 + 2 s^2): Phi(r m) = (1 + erf(u m)) / 2 and
-    # r phi(r m) = u exp(-(u m)^2) / sqrt pi.
-    # erf is vectorised on every device, the normal's own function is not.
-    doubled = 2 * variance
-    expectation, slope = torch.full_like(mean, 0.5), torch.zeros_like(mean)
-    for weight, c in zip(WEIGHTS, SLOPES, strict=True):
-        u = torch.rsqrt(doubled + 2 / c**2)
-        t = u * mean
-        expectation = torch.add(expectation, torch.erf(t), alpha=0.5 * weight)
-        slope = torch.addcmul(slope, u, torch.exp(-t * t), value=weight / math.sqrt(math.pi))
-    expectation = expectation.clamp(0, 1)
-    bound = expectation * (1 - expectation)
-    return expectation, torch.minimum((bound - slope).clamp_min(0), bound)
 
 
 def moments(gaussian: LogitGaussian, samples: int | None = None, generator: torch.Generator | None = None) -> Moments:

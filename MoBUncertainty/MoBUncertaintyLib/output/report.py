@@ -22,11 +22,11 @@ import SimpleITK as sitk
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.geometry import Box
 from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.output.pictures.region_pictures import CORRECTED_COLOUR, draw_region
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, REGION_COLOUR
-from MoBUncertaintyLib.regions.blocks import Box
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.regions.uncertainty import voxel_doubt
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict

@@ -29,6 +29,7 @@ from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files.integrity import make_manifest, seal
 from MoBUncertaintyLib.files.names import label_file_names, printable
 from MoBUncertaintyLib.files.publishing import absolute, sweep
+from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import volume_stem
 from MoBUncertaintyLib.output.folders import FolderInProgress, FolderKind
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
@@ -36,7 +37,7 @@ from MoBUncertaintyLib.output.report import ReviewedCase, build_report, check_te
 from MoBUncertaintyLib.output.results_record import RECORD, SCHEMA, SCHEMA_VERSION, read_record, read_table
 from MoBUncertaintyLib.output.scene_file import SceneError, write_scene_file
 from MoBUncertaintyLib.regions.finder import write_csv
-from MoBUncertaintyLib.regions.uncertainty import Grid, components
+from MoBUncertaintyLib.regions.uncertainty import components
 from MoBUncertaintyLib.review.review import Review
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def _write_review(
     probability, variance = (
         dict(zip(values, components(each), strict=True)) for each in (prediction.probability, prediction.variance)
     )
-    review = Review(predicted, regions, Grid.of(image))
+    review = Review(predicted, regions, grid_of(image))
     case = ReviewedCase(image, review, card.labels, probability, variance, info)
     write_html(path, build_report(case, corrected=predicted), case, corrected=predicted, table="regions.csv")
 

@@ -25,6 +25,7 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.errors import ImageError, ReviewError
 from MoBUncertaintyLib.files.integrity import IntegrityError, check_manifest, check_seal, is_plain_name
 from MoBUncertaintyLib.files.json_input import JsonError, read_object
+from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.output.report import SCHEMA as REPORT_SCHEMA
 from MoBUncertaintyLib.output.report import ReviewedCase
@@ -32,7 +33,7 @@ from MoBUncertaintyLib.output.results_folder import Results
 from MoBUncertaintyLib.output.results_record import read_labels
 from MoBUncertaintyLib.output.review_export import RECORD
 from MoBUncertaintyLib.regions.settings import RegionSettings
-from MoBUncertaintyLib.regions.uncertainty import Grid, components
+from MoBUncertaintyLib.regions.uncertainty import components
 from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.record import SCHEMA, SCHEMA_VERSION
 from MoBUncertaintyLib.review.region import Verdict
@@ -137,14 +138,14 @@ def check_record(record: Mapping[str, Any], path: Path) -> None:
 def describer_of(results: Results) -> RegionDescriber:
     """Describes regions by the maps of a results folder."""
     predicted = sitk.GetArrayViewFromImage(results.segmentation)
-    return RegionDescriber(*_maps(results), predicted, Grid.of(results.segmentation))
+    return RegionDescriber(*_maps(results), predicted, grid_of(results.segmentation))
 
 
 def review_of(results: Results) -> Review:
     """The review of a results folder, nothing decided yet."""
     settings = RegionSettings.from_dict(results.info["regions"]["settings"])
     regions = describer_of(results).describe_all(sitk.GetArrayViewFromImage(results.regions), settings)
-    return Review(sitk.GetArrayFromImage(results.segmentation), regions, Grid.of(results.segmentation))
+    return Review(sitk.GetArrayFromImage(results.segmentation), regions, grid_of(results.segmentation))
 
 
 def apply_decisions(results: Results, decisions: Decisions) -> Review:
@@ -209,7 +210,7 @@ def find_ct(results: Results, ct: str | Path | None = None) -> tuple[sitk.Image,
     if given.get("sha256") and read.sha256 != given["sha256"]:
         raise ImageError(f"{path} is not the CT these results were made from (its SHA-256 differs); choose with --ct.")
     image = read.image
-    matrices = [Grid.of(each).matrix() for each in (image, results.segmentation)]
+    matrices = [grid_of(each).matrix() for each in (image, results.segmentation)]
     if image.GetSize() != results.segmentation.GetSize() or not np.allclose(*matrices, atol=1e-2):
         raise ImageError(f"{path} has other voxels than the results; choose the CT they were made from with --ct.")
     return image, list(read.files) if read.is_dicom else None

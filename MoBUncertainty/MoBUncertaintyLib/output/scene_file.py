@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 
+from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.output.pictures.scales import display_range
 from MoBUncertaintyLib.output.pictures.style import REGION_COLOUR, region_title
 from MoBUncertaintyLib.regions.settings import Measure
-from MoBUncertaintyLib.regions.uncertainty import Grid
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.inference.predictor import Prediction
@@ -106,7 +106,7 @@ def scene_request(
         "output": str(folder / "scene.mrb"),
         "ct": {
             "array": save("ct", sitk.GetArrayViewFromImage(image)),
-            "ijkToRas": Grid.of(image).matrix().tolist(),
+            "ijkToRas": grid_of(image).matrix().tolist(),
             "name": name,
             "displayRange": display_range(image),
         },

@@ -14,8 +14,8 @@ import SimpleITK as sitk
 from scipy.ndimage import find_objects
 
 from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.model.card import Label
-from MoBUncertaintyLib.regions.uncertainty import Grid
 
 STATUSES = ("notstarted", "inprogress", "completed", "flagged")
 """Slicer's own states of a segment."""
@@ -73,7 +73,7 @@ def values_in(array: np.ndarray, label_list: Sequence[Label]) -> set[int]:
 
 def _segmentation_fields(labels: sitk.Image) -> dict[str, str]:
     extent = [edge for n in labels.GetSize() for edge in (0, n - 1)]
-    geometry = "".join(f"{number:.17g};" for number in [*Grid.of(labels).matrix().ravel(), *extent])
+    geometry = "".join(f"{number:.17g};" for number in [*grid_of(labels).matrix().ravel(), *extent])
     return {
         "Segmentation_MasterRepresentation": "Binary labelmap",
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",

@@ -6,25 +6,14 @@ block is one voxel and all is as if there were no blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import reduce
 
 import numpy as np
 
-Box = tuple[slice, slice, slice]
+from MoBUncertaintyLib.geometry import Box
 
 LONGEST_MM = 2.0
-
-
-def hull(boxes: Iterable[Box]) -> Box:
-    """The smallest box that holds all boxes; an empty one without any."""
-    axes = list(zip(*boxes, strict=True)) or [(slice(0, 0),)] * 3
-    return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in axes)
-
-
-def within(inner: Box, outer: Box) -> Box:
-    """`inner` in the coordinates of `outer`, which holds it."""
-    return tuple(slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
 
 
 class BlockGrid:

@@ -24,11 +24,12 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.regions.blocks import Box, hull, within
+from MoBUncertaintyLib.geometry import Box, Grid, bounding_box, hull, nested, shadows, shape_of, within
+from MoBUncertaintyLib.images.grid import grid_of, image_on
 from MoBUncertaintyLib.regions.location import OrganFrame, location_in, organ_frames
 from MoBUncertaintyLib.regions.pieces import CONNECTIVITY, compact_pieces, diameter, grow
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
-from MoBUncertaintyLib.regions.uncertainty import DoubtMap, Grid, bounding_box, nested, shadows
+from MoBUncertaintyLib.regions.uncertainty import DoubtMap
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class RegionFinder:
             ImageError: The three images do not have the same geometry or number of components.
         """
         doubt = DoubtMap.of(probability, variance, segmentation, measure, window_mm)
-        return cls(doubt, organ_frames(sitk.GetArrayViewFromImage(segmentation), Grid.of(segmentation)))
+        return cls(doubt, organ_frames(sitk.GetArrayViewFromImage(segmentation), grid_of(segmentation)))
 
     @classmethod
     def from_arrays(
@@ -207,7 +208,7 @@ class RegionFinder:
         found = self.find_arrays(settings)
         labels = np.zeros(self._map.shape, np.uint16)
         labels[found.box] = found.labels
-        return Regions(found.regions, self._map.grid.image(labels), settings)
+        return Regions(found.regions, image_on(self._map.grid, labels), settings)
 
     def find_arrays(self, settings: RegionSettings) -> FoundRegions:
         """As `find`, without a label map of the whole CT."""
@@ -227,7 +228,7 @@ class RegionFinder:
         found = found[: settings.max_regions]
         places = [doubt.blocks.expand(where, mask) for _, mask, where in found]
         box = hull(where for where, _ in places)
-        labels = np.zeros([s.stop - s.start for s in box], np.uint16)
+        labels = np.zeros(shape_of(box), np.uint16)
         for rank, (where, mask) in enumerate(places, start=1):
             labels[within(where, box)][mask] = rank
         regions = tuple(Region(rank=n, label=n, **what) for n, (what, _, _) in enumerate(found, start=1))

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import ndimage
 
-from MoBUncertaintyLib.regions.blocks import Box
-from MoBUncertaintyLib.regions.uncertainty import Grid
+from MoBUncertaintyLib.geometry import Box, Grid
 
 OrganFrame = tuple[np.ndarray, np.ndarray]
 """Centroid and half extent of an organ, RAS mm."""

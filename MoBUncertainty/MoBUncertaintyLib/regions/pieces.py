@@ -12,6 +12,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.cluster.vq import vq
 
+from MoBUncertaintyLib.geometry import shape_of
+
 CONNECTIVITY = np.ones((3, 3, 3), bool)
 # Lattice directions, at most 10 degrees apart and closed under flips and permutations of the axes.
 _DIRECTIONS = np.array([v for v in itertools.product(range(-3, 4), repeat=3) if v > (0, 0, 0)], float)
@@ -77,7 +79,7 @@ def compact_pieces(mask: np.ndarray, weight: np.ndarray, spacing: np.ndarray, le
         index = np.argwhere(parts[box] == part)
         owner = _share_out(index, weight[box][tuple(index.T)].astype(float), spacing, length_mm)
         for piece in range(owner.max() + 1):
-            fragment = np.zeros([s.stop - s.start for s in box], bool)
+            fragment = np.zeros(shape_of(box), bool)
             fragment[tuple(index[owner == piece].T)] = True
             # Voxels that are near in space can still be apart within a bent part.
             labels, n = ndimage.label(fragment, CONNECTIVITY)

@@ -12,7 +12,6 @@ p = sigmoid(d / s) and u = p(1 - p) it is s, in mm). Its median over an organ's 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,64 +19,13 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from MoBUncertaintyLib.errors import ImageError
-from MoBUncertaintyLib.regions.blocks import BlockGrid, Box
+from MoBUncertaintyLib.geometry import Box, Grid, bounding_box
+from MoBUncertaintyLib.images.grid import grid_of
+from MoBUncertaintyLib.regions.blocks import BlockGrid
 from MoBUncertaintyLib.regions.settings import Measure
 
-LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 # Below this probability no measure reaches a useful threshold: bounds the box that is looked at.
 NEGLIGIBLE = 0.005
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where the voxels of an array (z, y, x) lie.
-
-    Attributes:
-        spacing: mm, (z, y, x).
-        rotation: (3, 3), from the array's axes to RAS.
-        origin: Centre of the first voxel, RAS mm.
-    """
-
-    spacing: np.ndarray
-    rotation: np.ndarray
-    origin: np.ndarray
-
-    @classmethod
-    def of(cls, image: sitk.Image) -> Grid:
-        """The grid of an image."""
-        rotation = LPS_TO_RAS[:, None] * np.array(image.GetDirection()).reshape(3, 3)[:, ::-1]
-        return cls(np.array(image.GetSpacing())[::-1], rotation, LPS_TO_RAS * image.GetOrigin())
-
-    @classmethod
-    def from_matrix(cls, ijk_to_ras: np.ndarray) -> Grid:
-        """The grid of a (4, 4) matrix from voxel (i, j, k) to RAS mm, as Slicer's volumes have it."""
-        axes = np.asarray(ijk_to_ras, float)[:3, 2::-1]
-        spacing = np.linalg.norm(axes, axis=0)
-        return cls(spacing, axes / spacing, np.asarray(ijk_to_ras, float)[:3, 3])
-
-    @property
-    def voxel_mm3(self) -> float:
-        """Volume of a voxel."""
-        return float(self.spacing.prod())
-
-    def matrix(self) -> np.ndarray:
-        """The (4, 4) matrix that `from_matrix` takes."""
-        matrix = np.eye(4)
-        matrix[:3, 2::-1] = self.rotation * self.spacing
-        matrix[:3, 3] = self.origin
-        return matrix
-
-    def to_ras(self, index: np.ndarray) -> np.ndarray:
-        """RAS mm of voxel indices (..., 3) in the order (z, y, x)."""
-        return self.origin + (index * self.spacing) @ self.rotation.T
-
-    def image(self, array: np.ndarray) -> sitk.Image:
-        """The array as an image on this grid."""
-        image = sitk.GetImageFromArray(array)
-        image.SetSpacing(self.spacing[::-1])
-        image.SetOrigin(LPS_TO_RAS * self.origin)
-        image.SetDirection((LPS_TO_RAS[:, None] * self.rotation[:, ::-1]).ravel())
-        return image
 
 
 class DoubtMap:
@@ -166,7 +114,7 @@ class DoubtMap:
         """
         _check_geometry(probability, variance, segmentation)
         maps = [dict(enumerate(components(image), start=1)) for image in (probability, variance)]
-        return cls(*maps, sitk.GetArrayViewFromImage(segmentation), Grid.of(segmentation), measure, window_mm)
+        return cls(*maps, sitk.GetArrayViewFromImage(segmentation), grid_of(segmentation), measure, window_mm)
 
     def _gather(
         self, probability: Mapping[int, np.ndarray], variance: Mapping[int, np.ndarray], labels: np.ndarray
@@ -216,32 +164,6 @@ def voxel_doubt(measure: Measure, probability: Sequence[np.ndarray], variance: S
         return np.maximum.reduce([p * (1 - p) for p in probability])
     background = np.clip(1 - sum(probability[1:], probability[0]), 0, 1)
     return -sum(p * np.log(np.maximum(p, np.float32(1e-12))) for p in (*probability, background))  # 0 ln 0 is 0
-
-
-def bounding_box(shadows: Sequence[np.ndarray], margin: np.ndarray) -> Box:
-    """Smallest box of a mask, widened by `margin` voxels as far as the array goes; one voxel if the mask is empty.
-
-    Args:
-        shadows: For each axis (z, y, x), a mask along it of where there is anything.
-        margin: Along each axis.
-    """
-    if not shadows[0].any():
-        return (slice(0, 1),) * 3
-    ends = [np.flatnonzero(shadow)[[0, -1]] for shadow in shadows]
-    return tuple(
-        slice(max(0, first - int(m)), min(len(shadow), last + 1 + int(m)))
-        for shadow, (first, last), m in zip(shadows, ends, margin, strict=True)
-    )
-
-
-def shadows(mask: np.ndarray) -> list[np.ndarray]:
-    """For each axis, where along it the mask has anything."""
-    return [mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)) for axis in range(mask.ndim)]
-
-
-def nested(outer: Box, inner: Box) -> Box:
-    """`inner`, a box within the box `outer`, in the coordinates that `outer` is given in."""
-    return tuple(slice(o.start + i.start, o.start + i.stop) for o, i in zip(outer, inner, strict=True))
 
 
 def _check_shapes(

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.regions.blocks import Box
+from MoBUncertaintyLib.geometry import Box, Grid
 from MoBUncertaintyLib.regions.finder import FoundRegions, Region
 from MoBUncertaintyLib.regions.location import OrganFrame, location_in, organ_frames
 from MoBUncertaintyLib.regions.pieces import diameter
 from MoBUncertaintyLib.regions.settings import RegionSettings
-from MoBUncertaintyLib.regions.uncertainty import Grid
 from MoBUncertaintyLib.review.region import boxes_of
 
 

@@ -23,10 +23,9 @@ import numpy as np
 
 from MoBUncertaintyLib.errors import ReviewError, SettingsError
 from MoBUncertaintyLib.files.integrity import check_seal, seal
-from MoBUncertaintyLib.regions.blocks import Box, hull, within
+from MoBUncertaintyLib.geometry import Box, Grid, hull, largest_shift, shape_of, within
 from MoBUncertaintyLib.regions.finder import Region
 from MoBUncertaintyLib.regions.settings import RegionSettings
-from MoBUncertaintyLib.regions.uncertainty import Grid
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 
 SCHEMA = "mob-uncertainty review"
@@ -171,7 +170,7 @@ def _write_region(region: ReviewRegion) -> dict[str, Any]:
 
 def _read_regions(entries: Sequence[Mapping[str, Any]], shape: tuple[int, ...], describe: Describe) -> tuple:
     boxes = [_read_box(entry, shape) for entry in entries]
-    volume = sum(int(np.prod([s.stop - s.start for s in box])) for box in boxes)
+    volume = sum(int(np.prod(shape_of(box))) for box in boxes)
     if volume > max(_LARGEST_BOXES, 8 * int(np.prod(shape))):
         raise ValueError("its regions are larger than the image")
     regions = tuple(
@@ -182,7 +181,7 @@ def _read_regions(entries: Sequence[Mapping[str, Any]], shape: tuple[int, ...], 
         if len({getattr(region, what) for region in regions}) < len(regions):
             raise ValueError(f"two regions have one {what}")
     whole = hull(boxes)
-    taken = np.zeros([s.stop - s.start for s in whole], bool)
+    taken = np.zeros(shape_of(whole), bool)
     for region in regions:
         there = taken[within(region.box, whole)]
         if (there & region.mask).any():
@@ -192,7 +191,7 @@ def _read_regions(entries: Sequence[Mapping[str, Any]], shape: tuple[int, ...], 
 
 
 def _read_region(entry: Mapping[str, Any], rank: int, box: Box, describe: Describe) -> ReviewRegion:
-    size = tuple(s.stop - s.start for s in box)
+    size = shape_of(box)
     count = int(np.prod(size))
     bits = np.frombuffer(_unpack(entry["voxels"], -(-count // 8)), np.uint8)
     mask = np.unpackbits(bits, count=count).astype(bool).reshape(size)
@@ -226,9 +225,7 @@ def _read_box(entry: Mapping[str, Any], shape: tuple[int, ...]) -> Box:
 
 
 def _check_place(matrix: np.ndarray, shape: tuple[int, ...], grid: Grid) -> None:
-    with np.errstate(over="ignore"):
-        off = np.abs(matrix - grid.matrix()) @ (*reversed(shape), 1)  # no voxel is off by more
-    if not off.max() < _SAME_PLACE_MM:
+    if not largest_shift(matrix, grid.matrix(), shape) < _SAME_PLACE_MM:
         raise MisplacedReviewError("The review belongs to an image that lies elsewhere; review this one anew.")
 
 

@@ -17,9 +17,8 @@ import numpy as np
 from scipy import ndimage
 
 from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.regions.blocks import Box, within
+from MoBUncertaintyLib.geometry import Box, intersection, nested, occupied_rows, shape_of, within
 from MoBUncertaintyLib.regions.finder import FoundRegions, Region
-from MoBUncertaintyLib.regions.uncertainty import nested
 
 
 class Verdict(StrEnum):
@@ -102,30 +101,16 @@ def masks(found: FoundRegions) -> list[tuple[Region, Box, np.ndarray]]:
 
 def boxes_of(labels: np.ndarray) -> list[Box | None]:
     """Find the box of each label 1, 2, ... in a label map; None for one that is nowhere."""
-    near = occupied(labels)
+    near = occupied_rows(labels)
     boxes = ndimage.find_objects(labels[near]) if labels[near].size else []  # it fails where nothing is
     return [box and nested(near, box) for box in boxes]
 
 
-def occupied(labels: np.ndarray) -> Box:
-    """The slices and rows that hold anything: what is segmented is small in a CT, and looking elsewhere takes time."""
-    slices, rows = (np.flatnonzero(labels.max(axis=axes, initial=0)) for axes in ((1, 2), (0, 2)))
-    start = [int(used[0]) if used.size else 0 for used in (slices, rows)]
-    stop = [int(used[-1]) + 1 if used.size else 0 for used in (slices, rows)]
-    return (*map(slice, start, stop), slice(0, labels.shape[2]))
-
-
-def common(a: Box, b: Box) -> Box | None:
-    """Where two boxes overlap; None if they do not."""
-    box = tuple(slice(max(i.start, j.start), min(i.stop, j.stop)) for i, j in zip(a, b, strict=True))
-    return box if all(s.start < s.stop for s in box) else None
-
-
 def covered(box: Box, regions: Iterable[ReviewRegion]) -> np.ndarray:
     """Which voxels of the box belong to one of the regions."""
-    covered = np.zeros([s.stop - s.start for s in box], bool)
+    covered = np.zeros(shape_of(box), bool)
     for region in regions:
-        inner = common(box, region.box)
+        inner = intersection(box, region.box)
         if inner:
             covered[within(inner, box)] |= region.mask[within(inner, region.box)]
     return covered

@@ -16,13 +16,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.regions.blocks import Box, hull, within
+from MoBUncertaintyLib.geometry import Box, Grid, hull, intersection, occupied_rows, shape_of, whole, widened, within
 from MoBUncertaintyLib.regions.finder import FoundRegions, Region, Regions
 from MoBUncertaintyLib.regions.pieces import diameter
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
-from MoBUncertaintyLib.regions.uncertainty import Grid
 from MoBUncertaintyLib.review.record import Describe, Signature, plain_text, read_record, write_record
-from MoBUncertaintyLib.review.region import ReviewRegion, Verdict, changed_boxes, common, covered, masks, occupied
+from MoBUncertaintyLib.review.region import ReviewRegion, Verdict, changed_boxes, covered, masks
 
 _SURROUNDINGS = 20  # voxels
 
@@ -111,7 +110,7 @@ class Review:
         It tells which prediction this is the review of.
         """
         if self._digest is None:
-            box = occupied(self.predicted)
+            box = occupied_rows(self.predicted)
             head = f"{self.predicted.shape} {[(s.start, s.stop) for s in box]}".encode()
             self._digest = hashlib.sha256(head + self.predicted[box].astype(np.uint8).tobytes()).hexdigest()
         return self._digest
@@ -129,13 +128,13 @@ class Review:
 
     def corrected(self) -> np.ndarray:
         """The predicted labels, changed inside the decided regions only; uint8 (z, y, x), a new array."""
-        return self.labels_in(tuple(slice(0, n) for n in self.predicted.shape))
+        return self.labels_in(whole(self.predicted.shape))
 
     def labels_in(self, box: Box) -> np.ndarray:
         """The corrected labels in a box."""
         labels = np.array(self.predicted[box], dtype=np.uint8)
         for region in self.regions:
-            inner = common(box, region.box)
+            inner = intersection(box, region.box)
             if inner and region.verdict in (Verdict.INCLUDE, Verdict.EXCLUDE, Verdict.EDIT):
                 there = labels[within(inner, box)]
                 own = within(inner, region.box)
@@ -153,7 +152,7 @@ class Review:
     def listed(self) -> tuple[Box, np.ndarray]:
         """The box in which all regions lie, and `label_map()` in it."""
         box = hull(region.box for region in self.regions)
-        labels = np.zeros([s.stop - s.start for s in box], np.uint16)
+        labels = np.zeros(shape_of(box), np.uint16)
         for region in self.regions:
             labels[within(region.box, box)][region.mask] = region.label
         return box, labels
@@ -380,7 +379,7 @@ class Review:
 
     def _usual_organ(self, region: ReviewRegion) -> int:
         """The organ with most voxels in the region, else in its surroundings, else the first one."""
-        around = tuple(slice(max(0, s.start - _SURROUNDINGS), s.stop + _SURROUNDINGS) for s in region.box)
+        around = widened(region.box, [_SURROUNDINGS] * 3, self.predicted.shape)
         for labels in (self.predicted[region.box][region.mask], self.predicted[around]):
             votes = np.bincount(labels.ravel(), minlength=2)[1:]
             if votes.any():

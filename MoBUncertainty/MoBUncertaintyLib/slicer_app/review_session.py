@@ -15,14 +15,13 @@ import numpy as np
 import slicer
 
 from MoBUncertaintyLib.errors import LostReviewError, ReviewError
+from MoBUncertaintyLib.geometry import Box, Grid, hull, occupied
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.output.pictures.style import REGION_COLOUR
 from MoBUncertaintyLib.output.results_record import RecordError, check_provenance, read_labels
-from MoBUncertaintyLib.regions.blocks import Box, hull
 from MoBUncertaintyLib.regions.finder import FoundRegions, Region, RegionFinder
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
-from MoBUncertaintyLib.regions.uncertainty import Grid
 from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.record import MisplacedReviewError
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
@@ -31,7 +30,7 @@ from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.region_names import regionTitle
 from MoBUncertaintyLib.slicer_app.scene.drawing import addMask, maskedRegion, prepareEditor, removeMask
 from MoBUncertaintyLib.slicer_app.scene.label_record import ElsewhereError
-from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, isPlaced, occupied, shape
+from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, isPlaced, shape
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.segments import SegmentSpec
 

@@ -12,8 +12,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.images.reader import check_geometry
-from MoBUncertaintyLib.regions.uncertainty import Grid
 
 
 def read_volume(volume: Mapping[str, Any]) -> tuple[sitk.Image, str]:
@@ -33,7 +34,7 @@ def read_volume(volume: Mapping[str, Any]) -> tuple[sitk.Image, str]:
     with np.errstate(divide="ignore", invalid="ignore"):
         grid = Grid.from_matrix(matrix)
     check_geometry(grid.spacing[::-1], grid.origin, grid.rotation.ravel())
-    image = grid.image(array)
+    image = image_on(grid, array)
     digest = hashlib.sha256(np.ascontiguousarray(array).data)
     digest.update(matrix.tobytes())
     return image, digest.hexdigest()

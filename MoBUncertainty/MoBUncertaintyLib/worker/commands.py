@@ -170,10 +170,10 @@ def export_review(request: Fields, report: Report) -> Fields:
     import numpy as np
 
     from MoBUncertaintyLib.errors import ReviewError
+    from MoBUncertaintyLib.images.grid import grid_of
     from MoBUncertaintyLib.output.report import ReviewedCase
     from MoBUncertaintyLib.output.results_record import RecordError, check_provenance, read_labels
     from MoBUncertaintyLib.output.review_export import write_export
-    from MoBUncertaintyLib.regions.uncertainty import Grid
     from MoBUncertaintyLib.review.description import RegionDescriber
     from MoBUncertaintyLib.review.review import Review
     from MoBUncertaintyLib.worker.arrays import read_volume
@@ -182,7 +182,7 @@ def export_review(request: Fields, report: Report) -> Fields:
         return np.load(name, mmap_mode="r", allow_pickle=False)
 
     image, _ = read_volume(request["ct"])
-    predicted, grid = load(request["predicted"]), Grid.of(image)
+    predicted, grid = load(request["predicted"]), grid_of(image)
     maps = [{int(value): load(name) for value, name in request[kind].items()} for kind in ("probability", "variance")]
     review = Review.from_dict(request["review"], predicted, grid, RegionDescriber(*maps, predicted, grid))
     info = dict(request["provenance"])

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 
-from MoBUncertaintyLib.inference.tiles import Accumulator, Box, TileGrid
+from MoBUncertaintyLib.geometry import Box
+from MoBUncertaintyLib.inference.tiles import Accumulator, TileGrid
 from MoBUncertaintyLib.network.moments import Moments
 
 sizes = st.tuples(*[st.integers(1, 6)] * 3)

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.special import expit
 
+from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
 from MoBUncertaintyLib.model.covariance import Covariance, Scope
 from MoBUncertaintyLib.network.distribution import DenseLoading, LogitGaussian
-from MoBUncertaintyLib.network.moments import Moments, logistic_normal_moments, moments, monte_carlo_moments
+from MoBUncertaintyLib.network.moments import Moments, moments, monte_carlo_moments
 from support.gaussians import STOCHASTIC, gaussian_of
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from scipy import ndimage
 
 from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.output import report as report_module
 from MoBUncertaintyLib.output.pictures.planes import PLANES
 from MoBUncertaintyLib.output.pictures.region_pictures import draw_region
@@ -35,7 +36,6 @@ from MoBUncertaintyLib.output.report import (
 )
 from MoBUncertaintyLib.regions.finder import Region, Regions
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
-from MoBUncertaintyLib.regions.uncertainty import Grid
 from MoBUncertaintyLib.review.review import Review
 from support.fake_case import LEFT_KIDNEY, PANCREAS, invented_case
 from support.fake_review import invented_review
@@ -253,7 +253,7 @@ def scene(direction: np.ndarray, spacing=(1.5, 2.0, 3.0)) -> tuple[sitk.Image, R
     predicted = ball(np.array([6.0, 0, 0]), 8.0).astype(np.uint8)
     image = sitk.GetImageFromArray(labels)
     image.CopyInformation(ct)
-    return ct, Review(predicted, Regions((region,), image, RegionSettings()), Grid.of(image)), variance
+    return ct, Review(predicted, Regions((region,), image, RegionSettings()), grid_of(image)), variance
 
 
 def scale_of(case: ReviewedCase) -> Scale:
@@ -341,7 +341,7 @@ def test_region_at_the_edge_of_the_volume_is_drawn():
     row = replace(case.review.regions[0].region, extent_mm=6.0)
     image = sitk.GetImageFromArray(labels)
     image.CopyInformation(case.ct)
-    review = Review(case.review.predicted, Regions((row,), image, RegionSettings()), Grid.of(image))
+    review = Review(case.review.predicted, Regions((row,), image, RegionSettings()), grid_of(image))
     drawn = drawn_region(case.ct, review, review.predicted, review.predicted, case.doubt_in)
     assert len(drawn) == 3
 
@@ -386,7 +386,7 @@ def large_case(count: int) -> ReviewedCase:
     noise = np.random.default_rng(0).normal(40, 15, labels.shape).astype(np.int16)
     noise[:10] = -1000
     ct, image = sitk.GetImageFromArray(noise), sitk.GetImageFromArray(labels)
-    review = Review(predicted, Regions(tuple(rows), image, RegionSettings()), Grid.of(image))
+    review = Review(predicted, Regions(tuple(rows), image, RegionSettings()), grid_of(image))
     probability, variance = ({1: np.full(labels.shape, value, np.float32)} for value in (0.5, 0.03))
     return ReviewedCase(ct, review, case.labels, probability, variance, case.info)
 

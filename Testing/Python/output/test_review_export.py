@@ -17,12 +17,12 @@ import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
+from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.output import review_export
 from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.output.review_export import Format, write_export
 from MoBUncertaintyLib.regions.settings import RegionSettings
-from MoBUncertaintyLib.regions.uncertainty import Grid
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.worker.commands import export_review
 from MoBUncertaintyLib.worker.protocol import Command, check_request
@@ -77,7 +77,7 @@ class TestFiles:
         write_export(case, tmp_path / "out", [Format.SEGMENTATION])
         stored = sitk.ReadImage(str(tmp_path / "out" / "segmentation.seg.nrrd"))
         assert np.array_equal(sitk.GetArrayFromImage(stored), case.review.corrected())
-        assert np.allclose(Grid.of(stored).matrix(), Grid.of(case.ct).matrix(), atol=1e-5)
+        assert np.allclose(grid_of(stored).matrix(), grid_of(case.ct).matrix(), atol=1e-5)
         assert stored.GetMetaData("Segment0_Name") == "pancreas"
         assert "Segmentation.Status:inprogress" in stored.GetMetaData("Segment0_Tags")
         regions = sitk.ReadImage(str(tmp_path / "out" / "regions.nrrd"))
@@ -122,7 +122,7 @@ class TestFiles:
         stored = sitk.ReadImage(str(tmp_path / "out" / "segmentation.nii.gz"))
         assert stored.GetPixelID() == sitk.sitkUInt8
         assert np.array_equal(sitk.GetArrayFromImage(stored), case.review.corrected())
-        assert np.allclose(Grid.of(stored).matrix(), Grid.of(case.ct).matrix(), atol=1e-4)
+        assert np.allclose(grid_of(stored).matrix(), grid_of(case.ct).matrix(), atol=1e-4)
         write_export(case, tmp_path / "out", ["report"], overwrite=True)
 
     def test_patient_of_a_ct_that_has_none_is_a_warning(self, tmp_path, case):
@@ -264,7 +264,7 @@ class TestRequest:
 
         ct = sitk.GetArrayViewFromImage(case.ct)
         request = {
-            "ct": {"array": save("ct", ct), "ijk_to_ras": Grid.of(case.ct).matrix().tolist(), "name": "Jäger CT"},
+            "ct": {"array": save("ct", ct), "ijk_to_ras": grid_of(case.ct).matrix().tolist(), "name": "Jäger CT"},
             "dicom_files": None,
             "predicted": save("predicted", case.review.predicted),
             "variance": {str(value): save(f"variance-{value}", each) for value, each in case.variance.items()},

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.output import scene_file
 from MoBUncertaintyLib.output.scene_file import SceneError, write_scene_file
 from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, Measure
-from MoBUncertaintyLib.regions.uncertainty import Grid
 from support import TESTS
 from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, MARKER_HU, OBLIQUE, PANCREAS, invented_case
 
@@ -66,7 +66,7 @@ class TestReopenedScene:
     def test_ct_has_its_voxels_and_geometry(self, oblique):
         case, facts, arrays, _ = oblique
         assert np.array_equal(arrays["ct"], sitk.GetArrayFromImage(case.image))
-        assert np.allclose(facts["ijkToRas"], Grid.of(case.image).matrix(), atol=1e-4)
+        assert np.allclose(facts["ijkToRas"], grid_of(case.image).matrix(), atol=1e-4)
 
     def test_ct_has_its_name_and_the_window_of_the_abdomen(self, oblique):
         assert oblique[1]["name"] == NAME
@@ -76,7 +76,7 @@ class TestReopenedScene:
         case, facts, arrays, _ = oblique
         assert arrays["variance"].dtype == np.float32
         assert np.array_equal(arrays["variance"], sitk.GetArrayFromImage(case.prediction.variance))
-        assert np.allclose(facts["varianceIjkToRas"], Grid.of(case.image).matrix(), atol=1e-4)
+        assert np.allclose(facts["varianceIjkToRas"], grid_of(case.image).matrix(), atol=1e-4)
 
     def test_variance_is_shown_from_the_threshold_on_one_fixed_scale(self, oblique):
         assert oblique[1]["threshold"] == pytest.approx(DEFAULT_THRESHOLD[Measure.VARIANCE])

@@ -9,9 +9,9 @@ import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.geometry import Grid
 from MoBUncertaintyLib.regions.finder import RegionFinder
 from MoBUncertaintyLib.regions.settings import RegionSettings
-from MoBUncertaintyLib.regions.uncertainty import Grid
 from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.worker.fake import invent
 

@@ -12,9 +12,10 @@ import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.regions.finder import FoundRegions
 from MoBUncertaintyLib.regions.settings import RegionSettings
-from MoBUncertaintyLib.regions.uncertainty import Grid
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 from support.fake_case import invented_case
@@ -218,7 +219,7 @@ class TestOtherThreshold:
     def test_centroid_of_what_is_left_is_measured_anew(self, predicted):
         case = invented_case()
         labels = sitk.GetArrayFromImage(case.regions.labels)
-        review = Review(np.zeros_like(labels, np.uint8), case.regions, Grid.of(case.image))
+        review = Review(np.zeros_like(labels, np.uint8), case.regions, grid_of(case.image))
         half = (labels == 1) & (np.indices(labels.shape)[2] > 27)
         review.update_regions(found(half))
         review.decide(review.regions[0].region_id, "accept")

@@ -10,8 +10,8 @@ import pytest
 
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.files.integrity import seal
+from MoBUncertaintyLib.geometry import Grid
 from MoBUncertaintyLib.regions.settings import Measure
-from MoBUncertaintyLib.regions.uncertainty import Grid
 from MoBUncertaintyLib.review.review import Review
 from support.review_cases import GRID, LEFT, MIDDLE, RIGHT, SHAPE, describe_as_in, found, label_map, state, stored_again
 

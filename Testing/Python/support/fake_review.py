@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
+from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.output.report import ReviewedCase
-from MoBUncertaintyLib.regions.uncertainty import Grid, components
+from MoBUncertaintyLib.regions.uncertainty import components
 from MoBUncertaintyLib.review.review import Review
 from support.fake_case import Case, invented_case
 
@@ -20,7 +21,7 @@ def invented_review(case: Case | None = None, **decisions: str) -> ReviewedCase:
     """
     case = case or invented_case()
     predicted = sitk.GetArrayFromImage(case.prediction.segmentation)
-    review = Review(predicted, case.regions, Grid.of(case.image))
+    review = Review(predicted, case.regions, grid_of(case.image))
     for name, verdict in decisions.items():
         review.decide(name.removeprefix("r"), verdict)
     probability, variance = (

@@ -6,9 +6,9 @@ import json
 
 import numpy as np
 
+from MoBUncertaintyLib.geometry import Grid
 from MoBUncertaintyLib.regions.finder import FoundRegions, Region
 from MoBUncertaintyLib.regions.settings import RegionSettings
-from MoBUncertaintyLib.regions.uncertainty import Grid
 from MoBUncertaintyLib.review.review import Review
 
 SHAPE = (5, 6, 7)

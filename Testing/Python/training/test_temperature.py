@@ -15,11 +15,11 @@ from mob_training.training.predictive import PredictiveNetwork, log_predictive_m
 from mob_training.training.temperature import NOT_COUNTED, TEMPERATURES, divide_logits, fit_temperature, side_by_side
 from mob_training.training.trainer import FineTuningTrainer
 from MoBUncertaintyLib.inference.devices import autocast
+from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network.backbone import load_network
 from MoBUncertaintyLib.network.distribution import LogitGaussian
-from MoBUncertaintyLib.network.moments import logistic_normal_moments
 from support.tiny import CONFIGURATION, make_dataset, make_plans
 from support.tiny_training import NAME, PATCH, make_workspace, same_weights, train, tune, weights
 

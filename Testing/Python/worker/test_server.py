@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from MoBUncertaintyLib.cli.app import app
 from MoBUncertaintyLib.errors import ImageError, ModelError, OutputError, SettingsError, UserError
 from MoBUncertaintyLib.images import memory
+from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.inference import predictor
 from MoBUncertaintyLib.inference.predictor import PredictionSettings, Predictor
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
@@ -25,7 +26,6 @@ from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.pipeline import analyse
 from MoBUncertaintyLib.regions.finder import Region
 from MoBUncertaintyLib.regions.settings import RegionSettings
-from MoBUncertaintyLib.regions.uncertainty import Grid
 from MoBUncertaintyLib.worker import commands, server
 from MoBUncertaintyLib.worker.arrays import read_volume, write_array
 from MoBUncertaintyLib.worker.progress import Estimate, Pace
@@ -70,7 +70,7 @@ def a_ct() -> sitk.Image:
 def volume(image: sitk.Image, folder: Path) -> dict[str, Any]:
     path = folder / "ct.npy"
     np.save(path, sitk.GetArrayViewFromImage(image))
-    matrix = Grid.of(image).matrix().tolist() if image.GetDimension() == 3 else np.eye(4).tolist()
+    matrix = grid_of(image).matrix().tolist() if image.GetDimension() == 3 else np.eye(4).tolist()
     return {"array": str(path), "ijk_to_ras": matrix, "name": "Müller^Jürgen"}
 
 

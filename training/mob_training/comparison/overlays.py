@@ -24,6 +24,7 @@ from mob_training.evaluation.held_out import check_labels, held_out_cases
 from mob_training.evaluation.metrics import dice
 from mob_training.evaluation.naming import describe_run
 from MoBUncertaintyLib.errors import OutputError, SettingsError
+from MoBUncertaintyLib.geometry import bounding_box, shadows
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import PredictionSettings, predict
 from MoBUncertaintyLib.model.covariance import Covariance
@@ -31,7 +32,6 @@ from MoBUncertaintyLib.model.folder import Model, load_model
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Plane
 from MoBUncertaintyLib.output.pictures.style import CT_RANGE, brightest_variance
 from MoBUncertaintyLib.regions.settings import RegionSettings
-from MoBUncertaintyLib.regions.uncertainty import bounding_box, shadows
 
 COLUMNS = ("truth and prediction", "errors", "probability of foreground", "predictive variance")
 ERRORS = {1: ("missed", "#d55e00"), 2: ("too much", "#56b4e9"), 3: ("another class", "#cc79a7")}

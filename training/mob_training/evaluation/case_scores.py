@@ -19,12 +19,13 @@ from mob_training.evaluation.metrics import (
 )
 from mob_training.evaluation.scoreboard import BOX_MARGIN_MM
 from MoBUncertaintyLib.errors import ImageError, SettingsError
+from MoBUncertaintyLib.geometry import bounding_box, shadows
 from MoBUncertaintyLib.inference.predictor import Prediction
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.regions.agreement import error_fraction, error_split
 from MoBUncertaintyLib.regions.finder import Regions, find_regions
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
-from MoBUncertaintyLib.regions.uncertainty import bounding_box, shadows, voxel_doubt
+from MoBUncertaintyLib.regions.uncertainty import voxel_doubt
 
 MEASURES = (Measure.VARIANCE, Measure.BERNOULLI, Measure.ENTROPY)
 NSD_MM = 2.0

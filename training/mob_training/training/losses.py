@@ -12,8 +12,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from mob_training.training.settings import Likelihood, LossWeights
+from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
 from MoBUncertaintyLib.network.distribution import BasisLoading, LogitGaussian
-from MoBUncertaintyLib.network.moments import logistic_normal_moments
 
 DICE_SMOOTH = 1e-5
 PAPER_WEIGHTS = LossWeights()

@@ -11,15 +11,15 @@ import SimpleITK as sitk
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from MoBUncertaintyLib.geometry import Box, bounding_box, hull, nested, shadows, whole, widened
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, View, central_voxel, extent
 from MoBUncertaintyLib.output.pictures.region_pictures import Outline, draw_plane, font, outlines_of
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, REGION_COLOUR
-from MoBUncertaintyLib.regions.blocks import Box, hull
 from MoBUncertaintyLib.regions.finder import Regions
 from MoBUncertaintyLib.regions.settings import Measure
-from MoBUncertaintyLib.regions.uncertainty import bounding_box, components, nested, shadows, voxel_doubt
+from MoBUncertaintyLib.regions.uncertainty import components, voxel_doubt
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.inference.predictor import Prediction
@@ -95,7 +95,7 @@ def _view(image: sitk.Image, segmentation: np.ndarray, found: np.ndarray, boxes:
     elif part:
         focus = central_voxel(segmentation[part] > 0, spacing) + [side.start for side in part]
     else:
-        part = tuple(slice(0, size) for size in segmentation.shape)
+        part = whole(segmentation.shape)
         focus = np.array(segmentation.shape) // 2
     low, high = extent(image, part)
     width = max(float((high - low).max()) + 2 * _MARGIN_MM, _SMALLEST_VIEW_MM)
@@ -114,7 +114,7 @@ def _largest_part(segmentation: np.ndarray, spacing: np.ndarray) -> Box | None:
         slice(max((side.start - 1) * step, 0), min((side.stop + 1) * step, size))
         for side, step, size in zip(coarse, steps, segmentation.shape, strict=True)
     )
-    return nested(around, bounding_box(shadows(segmentation[around] > 0), np.zeros(3)))
+    return nested(around, bounding_box(shadows(segmentation[around] > 0)))
 
 
 def _are_close(image: sitk.Image, one: Box, other: Box) -> bool:
@@ -130,7 +130,7 @@ def _region_outlines(
     for rank, box in enumerate(boxes, start=1):
         if box:
             # One voxel more on each side, so that the outline has its place between voxels.
-            box = tuple(slice(max(s.start - 1, 0), min(s.stop + 1, n)) for s, n in zip(box, found.shape, strict=True))
+            box = widened(box, (1, 1, 1), found.shape)
             sections = camera.sections(found[box] == rank, box)
             outlines.append(Outline(sections, REGION_COLOUR, 3.0 if rank == 1 else 1.4, str(rank)))
     return outlines[:0:-1], outlines[:1]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.regions.blocks import Box
+from MoBUncertaintyLib.geometry import Box, shape_of, whole
 
 _AIR = -1024.0
 
@@ -66,7 +66,7 @@ class View:
     @classmethod
     def of(cls, image: sitk.Image, focus: np.ndarray, middle: np.ndarray, width: float) -> View:
         """A view that shows no more beyond the volume than it must: a small volume fills its pictures."""
-        low, high = extent(image, tuple(slice(0, size) for size in image.GetSize()[::-1]))
+        low, high = extent(image, whole(image.GetSize()[::-1]))
         width = min(width, float((high - low).max()))
         inner = np.minimum(width / 2, (high - low) / 2)
         return cls(focus, np.clip(middle, low + inner, high - inner), width)
@@ -103,7 +103,7 @@ class Camera:
         self.view, self.pixels = view, pixels
         self._image = image
         self.box = _surroundings(image, view)
-        size, start = [s.stop - s.start for s in self.box[::-1]], [s.start for s in self.box[::-1]]
+        size, start = shape_of(self.box[::-1]), [s.start for s in self.box[::-1]]
         self._ct = sitk.Cast(sitk.RegionOfInterest(image, size, start), sitk.sitkFloat32)
 
     def ct(self, plane: Plane) -> np.ndarray:

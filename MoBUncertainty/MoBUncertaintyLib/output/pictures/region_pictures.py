@@ -13,10 +13,10 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image, ImageDraw, ImageFont
 
+from MoBUncertaintyLib.geometry import Box, within
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, Plane, View, central_voxel
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import REGION_COLOUR
-from MoBUncertaintyLib.regions.blocks import Box, within
 from MoBUncertaintyLib.review.region import ReviewRegion
 
 CORRECTED_COLOUR = (255, 255, 255)

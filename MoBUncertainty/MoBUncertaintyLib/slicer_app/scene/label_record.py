@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from MoBUncertaintyLib.files.integrity import check_seal, seal
-from MoBUncertaintyLib.slicer_app.scene.nodes import occupied
+from MoBUncertaintyLib.geometry import occupied, shape_of
 
 FASTEST = 1  # of zlib's levels; label maps are small at any
 
@@ -35,7 +35,7 @@ def packLabels(labels: np.ndarray, matrix: np.ndarray) -> dict[str, Any]:
             "ijk_to_ras": matrix.tolist(),
             "shape": list(labels.shape),
             "first_voxel": [axis.start for axis in box],
-            "size": [axis.stop - axis.start for axis in box],
+            "size": shape_of(box),
             "voxels": base64.b64encode(voxels).decode("ascii"),
         }
     )

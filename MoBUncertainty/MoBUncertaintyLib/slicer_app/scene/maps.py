@@ -13,12 +13,12 @@ import slicer.util
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk
 
+from MoBUncertaintyLib.geometry import hull, occupied
 from MoBUncertaintyLib.output.pictures.style import BRIGHTEST_ENTROPY, brightest_variance
-from MoBUncertaintyLib.regions.blocks import hull
 from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, LARGEST_VARIANCE, Measure
 from MoBUncertaintyLib.regions.uncertainty import voxel_doubt
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
-from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas, occupied
+from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas
 
 NEGLIGIBLE = 0.001  # below this probability no map reaches a value worth drawing, and derived ones are 0
 MAPS_KEPT = 3  # derived ones, each of up to the size of the CT

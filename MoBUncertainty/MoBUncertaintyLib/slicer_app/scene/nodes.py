@@ -15,7 +15,7 @@ import slicer
 import slicer.util
 import vtk
 
-from MoBUncertaintyLib.regions.blocks import Box
+from MoBUncertaintyLib.geometry import largest_shift
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 
 REFERENCE_ROLE = "MoBUncertainty.{}"  # from the CT to each node made for it: a second run finds and reuses them
@@ -202,15 +202,4 @@ def isPlaced(volumeNode, matrix, size: Sequence[int]) -> bool:
     """
     if not size or shape(volumeNode) != tuple(size):
         return False
-    farthest = np.abs(ijkToRas(volumeNode) - matrix) @ (*reversed(size), 1)  # what no voxel is off by more than
-    return bool(farthest.max() < PLACE_TOLERANCE_MM)
-
-
-def occupied(array: np.ndarray, above: float = 0) -> Box:
-    """The box of what lies above a value, found without a copy of the array; one voxel where nothing does."""
-    box: list[slice] = []
-    for axis in range(3):
-        # Narrowed by the axes done before: after the first, little is left to look at.
-        used = np.flatnonzero(array[tuple(box)].max(axis=tuple({0, 1, 2} - {axis})) > above)
-        box.append(slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1))
-    return tuple(box)
+    return largest_shift(ijkToRas(volumeNode), matrix, size) < PLACE_TOLERANCE_MM

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from MoBUncertaintyLib.regions.blocks import Box
+from MoBUncertaintyLib.geometry import Box
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene import views

@@ -11,8 +11,8 @@ import slicer.util
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from MoBUncertaintyLib.regions.blocks import Box, hull, within
-from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas, occupied, shape, subjectHierarchy
+from MoBUncertaintyLib.geometry import Box, hull, intersection, occupied, shape_of, whole, within
+from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas, shape, subjectHierarchy
 
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
@@ -222,8 +222,9 @@ class LabelSegmentation:
             if image is None or image.GetPointData().GetScalars() is None:
                 continue
             image, box = self._onCt(image)
-            inside = tuple(slice(max(0, s.start), min(length, s.stop)) for s, length in zip(box, size, strict=True))
-            yield (value, segment), _array(image)[within(inside, box)], inside
+            inside = intersection(box, whole(size))
+            if inside:
+                yield (value, segment), _array(image)[within(inside, box)], inside
 
     def _segments(self) -> dict:
         segmentation = self.node.GetSegmentation() if self.node else None
@@ -238,7 +239,7 @@ class LabelSegmentation:
         """The image that holds a segment; an empty one of that box if the segment was cleared in the Segment Editor."""
         image = segment.GetRepresentation(BINARY_LABELMAP)
         if image is None or image.GetPointData().GetScalars() is None:
-            image = self._image(np.zeros([axis.stop - axis.start for axis in box], np.uint8), box)
+            image = self._image(np.zeros(shape_of(box), np.uint8), box)
             segment.AddRepresentation(BINARY_LABELMAP, image)
         return image
 
@@ -258,7 +259,7 @@ class LabelSegmentation:
         union = hull((held, box))
         if onCt is image and union == held:
             return image
-        values = np.zeros([axis.stop - axis.start for axis in union], _array(onCt).dtype)
+        values = np.zeros(shape_of(union), _array(onCt).dtype)
         values[within(held, union)] = _array(onCt)
         larger = self._image(values, union)
         segmentation = self.node.GetSegmentation()
@@ -277,7 +278,7 @@ class LabelSegmentation:
         if not np.allclose(toCt[:3, :3], np.eye(3), atol=1e-3) or not np.allclose(toCt[:3, 3], offset, atol=0.01):
             turned = slicer.vtkOrientedImageData()
             size = shape(self._nodes.ctNode)
-            reference = self._image(np.zeros(size, np.uint8), tuple(slice(0, length) for length in size))
+            reference = self._image(np.zeros(size, np.uint8), whole(size))
             slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(image, reference, turned)
             image, offset = turned, np.zeros(3, int)
         extent = np.reshape(image.GetExtent(), (3, 2)) + offset[:, None]

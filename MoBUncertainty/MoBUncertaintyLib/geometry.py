@@ -1,0 +1,138 @@
+"""Where voxels lie: grids and boxes, and what is computed with them.
+
+Arrays are (z, y, x), as SimpleITK and nnU-Net have them. A box is a part of such an array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Box = tuple[slice, slice, slice]
+"""A part of an array: a slice along each axis, with `start` and `stop`."""
+
+Bounds = tuple[float, float, float, float, float, float]
+"""R min, R max, A min, A max, S min, S max, RAS mm."""
+
+LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the voxels of an array (z, y, x) lie.
+
+    Attributes:
+        spacing: mm, (z, y, x).
+        rotation: (3, 3), from the array's axes to RAS.
+        origin: Centre of the first voxel, RAS mm.
+    """
+
+    spacing: np.ndarray
+    rotation: np.ndarray
+    origin: np.ndarray
+
+    @classmethod
+    def from_matrix(cls, ijk_to_ras: np.ndarray) -> Grid:
+        """Make the grid of a (4, 4) matrix from voxel (i, j, k) to RAS mm, as Slicer's volumes have it."""
+        axes = np.asarray(ijk_to_ras, float)[:3, 2::-1]
+        spacing = np.linalg.norm(axes, axis=0)
+        return cls(spacing, axes / spacing, np.asarray(ijk_to_ras, float)[:3, 3])
+
+    @property
+    def voxel_mm3(self) -> float:
+        """Volume of a voxel."""
+        return float(self.spacing.prod())
+
+    def matrix(self) -> np.ndarray:
+        """Return the (4, 4) matrix that `from_matrix` takes."""
+        matrix = np.eye(4)
+        matrix[:3, 2::-1] = self.rotation * self.spacing
+        matrix[:3, 3] = self.origin
+        return matrix
+
+    def to_ras(self, index: np.ndarray) -> np.ndarray:
+        """Convert voxel indices (..., 3) in the order (z, y, x) to RAS mm."""
+        return self.origin + (index * self.spacing) @ self.rotation.T
+
+
+def largest_shift(matrix: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
+    """Bound how far apart two `ijk_to_ras` matrices put any voxel of an array of that shape, along each axis; mm."""
+    with np.errstate(over="ignore"):
+        return float((np.abs(matrix - other) @ (*reversed(shape), 1)).max())
+
+
+def whole(shape: Sequence[int]) -> Box:
+    """Return the box of all of an array."""
+    return tuple(slice(0, size) for size in shape)
+
+
+def shape_of(box: Box) -> tuple[int, ...]:
+    """Return the shape of what lies in a box."""
+    return tuple(part.stop - part.start for part in box)
+
+
+def hull(boxes: Iterable[Box]) -> Box:
+    """Return the smallest box that holds all boxes; an empty one without any."""
+    axes = list(zip(*boxes, strict=True)) or [(slice(0, 0),)] * 3
+    return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in axes)
+
+
+def intersection(a: Box, b: Box) -> Box | None:
+    """Return where two boxes overlap; None if they do not."""
+    box = tuple(slice(max(p.start, q.start), min(p.stop, q.stop)) for p, q in zip(a, b, strict=True))
+    return box if all(part.start < part.stop for part in box) else None
+
+
+def within(inner: Box, outer: Box) -> Box:
+    """Express `inner` in the coordinates of `outer`, which holds it."""
+    return tuple(slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
+
+
+def nested(outer: Box, inner: Box) -> Box:
+    """Express `inner`, a box within the box `outer`, in the coordinates that `outer` is given in."""
+    return tuple(slice(o.start + i.start, o.start + i.stop) for o, i in zip(outer, inner, strict=True))
+
+
+def widened(box: Box, margin: Sequence[int], shape: Sequence[int]) -> Box:
+    """Widen a box by so many voxels on each side, as far as an array of that shape goes."""
+    axes = zip(box, margin, shape, strict=True)
+    return tuple(slice(max(part.start - int(more), 0), min(part.stop + int(more), size)) for part, more, size in axes)
+
+
+def shadows(mask: np.ndarray) -> list[np.ndarray]:
+    """Return, for each axis, where along it the mask has anything."""
+    return [mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)) for axis in range(mask.ndim)]
+
+
+def bounding_box(shadows: Sequence[np.ndarray], margin: Sequence[float] = (0, 0, 0)) -> Box:
+    """Return the smallest box of a mask, widened as far as the array goes; one voxel if the mask is empty.
+
+    Args:
+        shadows: For each axis (z, y, x), a mask along it of where there is anything.
+        margin: Voxels along each axis.
+    """
+    if not shadows[0].any():
+        return (slice(0, 1),) * 3
+    ends = [np.flatnonzero(shadow)[[0, -1]] for shadow in shadows]
+    box = tuple(slice(int(first), int(last) + 1) for first, last in ends)
+    return widened(box, margin, [len(shadow) for shadow in shadows])
+
+
+def occupied(array: np.ndarray, above: float = 0) -> Box:
+    """Return the box of what lies above a value, without a copy of the array; one voxel where nothing does."""
+    box: list[slice] = []
+    for axis in range(3):
+        # Narrowed by the axes done before: after the first, little is left to look at.
+        used = np.flatnonzero(array[tuple(box)].max(axis=tuple({0, 1, 2} - {axis})) > above)
+        box.append(slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1))
+    return tuple(box)
+
+
+def occupied_rows(labels: np.ndarray) -> Box:
+    """Return the slices and rows of a label map that hold anything, whole; an empty box where nothing does."""
+    slices, rows = (np.flatnonzero(labels.max(axis=axes, initial=0)) for axes in ((1, 2), (0, 2)))
+    start = [int(used[0]) if used.size else 0 for used in (slices, rows)]
+    stop = [int(used[-1]) + 1 if used.size else 0 for used in (slices, rows)]
+    return (*map(slice, start, stop), slice(0, labels.shape[2]))
