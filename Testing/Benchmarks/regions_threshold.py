@@ -31,7 +31,7 @@ ALLOWED = 0.3  # s
 THRESHOLDS = (0.015, 0.02, 0.03, 0.01, 0.012)
 
 
-def invent() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def make_prediction() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Probability and variance (float32), labels (uint8), all (z, y, x) of `SIZE`, and their matrix to RAS mm."""
     organ = sitk.ReadImage(str(PANCREAS), sitk.sitkFloat32)
     spacing = np.multiply(organ.GetSize(), organ.GetSpacing()) / SIZE
@@ -81,7 +81,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5, help="number of thresholds to try")
     runs = parser.parse_args().runs
-    probability, variance, labels, matrix = invent()
+    probability, variance, labels, matrix = make_prediction()
     print(f"{' x '.join(map(str, SIZE))} voxels of {np.round(np.diag(matrix)[:3], 2)} mm")
     session, _kept = begin(probability, variance, labels, matrix)
     timed("first look", lambda: session.setDoubt(0.016, 20.0))

@@ -29,7 +29,7 @@ WIDTH = 44  # of what is printed before the seconds
 LABEL = {"value": 1, "name": "organ", "colour": [200, 90, 0], "terminology": None}
 
 
-def invent(folder: Path) -> None:
+def make_prediction(folder: Path) -> None:
     """Write what the worker would: an organ of 9 cm with doubtful places."""
     random, spacing = np.random.default_rng(0), np.array(SPACING[::-1])
     low, high = ((CENTRE + side * 80) // spacing for side in (-1, 1))
@@ -136,12 +136,12 @@ def measure(folder: Path) -> tuple[dict[str, float], float]:
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["--invent"]:
-        invent(Path(sys.argv[2]))
+    if sys.argv[1:2] == ["--make"]:
+        make_prediction(Path(sys.argv[2]))
         return 0
     with tempfile.TemporaryDirectory() as name:
         # In a process of its own, whose memory is not counted.
-        subprocess.run([sys.executable, __file__, "--invent", name], check=True)
+        subprocess.run([sys.executable, __file__, "--make", name], check=True)
         held, peak = measure(Path(name))
     for act, taken in held.items():
         print(f"{act:{WIDTH}s} {taken:6.3f} s")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from support import TESTS, small_panel
-from support.caller import STAND_IN, Caller, Start
+from support.caller import FAKE_WORKER, Caller, Start
 
 pytest_plugins = ["slicer_host.isolation"]
 
@@ -72,7 +72,7 @@ def start(client_module: ModuleType, tmp_path: Path) -> Iterator[Start]:
     callers: list[Caller] = []
 
     def start(mode: str = "normal", **options: Any) -> Caller:
-        arguments = options.pop("arguments", (*STAND_IN, mode))
+        arguments = options.pop("arguments", (*FAKE_WORKER, mode))
         program = options.pop("python", sys.executable)
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         client = client_module.WorkerClient(program, environment, arguments, folder=str(folder), **options)
@@ -97,7 +97,7 @@ def panel() -> Iterator[Any]:
 
 @pytest.fixture
 def desktop(panel: Any) -> Iterator[Any]:
-    """The panel with the stand-in worker, in an empty scene."""
+    """The panel with the fake worker, in an empty scene."""
     yield from small_panel.emptied(panel)
 
 

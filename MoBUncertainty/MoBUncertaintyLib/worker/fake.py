@@ -1,4 +1,4 @@
-"""Stands in for the worker in tests: speaks its protocol, but invents the prediction, so that it needs only numpy.
+"""A fake worker for tests: it speaks the protocol, but makes up the prediction, so that it needs only numpy.
 
 It lies here so that the module's own test finds it in an installed extension, too.
 
@@ -44,18 +44,18 @@ LABEL = {
         "modifier": None,
     },
 }
-DOUBTS = {"left": (0, 0, 1), "anterior": (0, -1, 0), "superior": (1, 0, 0)}
+PLACES = {"left": (0, 0, 1), "anterior": (0, -1, 0), "superior": (1, 0, 0)}
 """Where the doubtful places lie at the organ's surface, (z, y, x) for axial slices in the usual orientation."""
 
 
-def invent(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def make_prediction(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Probability and variance (float32) and regions (uint16) of an ellipsoid with three doubtful places, (z, y, x)."""
     axes = [((np.arange(n, dtype=np.float32) - (n - 1) / 2) / (0.25 * n)).astype(np.float32) for n in shape]
     z, y, x = np.ix_(*axes)
     distance = np.sqrt(z * z + y * y + x * x)
     probability = 1 / (1 + np.exp(np.clip(12 * (distance - 1), -50, 50)))
     regions = np.zeros(shape, np.uint16)
-    for label, (a, b, c) in enumerate(DOUBTS.values(), start=1):
+    for label, (a, b, c) in enumerate(PLACES.values(), start=1):
         regions[(z - a) ** 2 + (y - b) ** 2 + (x - c) ** 2 < (0.5 - 0.08 * label) ** 2] = label
     doubtful = regions > 0
     probability[doubtful] = 0.3 + 0.4 * probability[doubtful]
@@ -86,7 +86,7 @@ def row(label: int, location: str, regions: np.ndarray, p: np.ndarray, v: np.nda
 
 def misbehave(mode: str) -> None:
     """What goes wrong amid the request, if anything does."""
-    print(f"stand-in: this worker {mode}", file=sys.stderr, flush=True)
+    print(f"fake: this worker {mode}", file=sys.stderr, flush=True)
     if mode == "fails":
         raise ImageError(SENTENCE)
     if mode == "dies":
@@ -115,8 +115,8 @@ def predict(mode: str, request: dict, report: server.Report) -> dict:
         time.sleep(10.0 if mode == "slow" else 0.02)
         if tile == 1:
             misbehave(mode)
-    report.warning("This result is invented.")
-    probability, variance, regions = invent(ct.shape)
+    report.warning("This result is fake.")
+    probability, variance, regions = make_prediction(ct.shape)
     folder = Path(request["folder"])
 
     def write(name: str, array: np.ndarray) -> str:
@@ -130,13 +130,13 @@ def predict(mode: str, request: dict, report: server.Report) -> dict:
         "probability": {"1": write("probability-1", probability)},
         "variance": {"1": write("variance-1", variance)},
         "rows": [
-            row(label, place, regions, probability, variance, matrix) for label, place in enumerate(DOUBTS, start=1)
+            row(label, place, regions, probability, variance, matrix) for label, place in enumerate(PLACES, start=1)
         ],
         "labels": [LABEL],
         "provenance": {
             "model": {"name": request["model"], "path": "", "digest": "0" * 64},
             "settings": request.get("settings") or {},
-            "device": "invented",
+            "device": "fake",
             "input": {"name": request["ct"].get("name"), "size": ct.shape[::-1], "sha256": "0" * 64},
             "versions": {"numpy": np.__version__},
         },

@@ -50,7 +50,7 @@ def measure_display(repeats: int) -> dict[str, Any]:
     from MoBUncertaintyLib.regions.finder import RegionFinder
     from MoBUncertaintyLib.regions.settings import RegionSettings
 
-    probability, variance, labels, matrix = regions_threshold.invent()
+    probability, variance, labels, matrix = regions_threshold.make_prediction()
     finder = RegionFinder.from_arrays({1: probability}, {1: variance}, labels, matrix)
     finder.find(RegionSettings(threshold=0.016))
     thresholds = [regions_threshold.THRESHOLDS[n % len(regions_threshold.THRESHOLDS)] for n in range(repeats)]
@@ -71,7 +71,7 @@ def _map_seconds(repeats: int) -> list[float]:
     from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
 
     with tempfile.TemporaryDirectory() as folder:
-        scene_push.invent(Path(folder))
+        scene_push.make_prediction(Path(folder))
         _longest, _all, session, _kept = scene_push.show(scene_push.load(Path(folder)))
         shown = session.results
         for kind in MapKind:  # derived maps are computed at their first sight

@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic and its report, on invented measurements."""
+"""The benchmark's arithmetic and its report, on made-up measurements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def finished_machine() -> dict[str, Any]:
     return {"processor": "Abacus", "cores": 2, "memory_bytes": None, "system": "Desk", "versions": {}, "revision": None}
 
 
-def invented(system: str, seconds: float, size: tuple[int, ...] = (512, 512, 300), **changes: Any) -> dict[str, Any]:
+def measurement(system: str, seconds: float, size: tuple[int, ...] = (512, 512, 300), **changes: Any) -> dict[str, Any]:
     """A measurement whose warm runs took `seconds` end to end, half of it in the backbone."""
     stages = {"read": 0.1 * seconds, "backbone": 0.5 * seconds, "blend": 0.4 * seconds}
     if system not in ("a", "b"):
@@ -38,11 +38,11 @@ def judged(entries: list[dict[str, Any]], **networks: Any) -> dict[str, dict[str
 
 def test_ratios_bounds_and_marks_are_right() -> None:
     entries = [
-        invented("a", 100.0, peak_bytes=10e9),
-        invented("b", 2000.0, extrapolated=True, passes=3),
-        invented("d", 84.0),
-        invented("e", 80.0, peak_bytes=5e9),
-        invented("e-adaptive", 50.0, tiles=15),
+        measurement("a", 100.0, peak_bytes=10e9),
+        measurement("b", 2000.0, extrapolated=True, passes=3),
+        measurement("d", 84.0),
+        measurement("e", 80.0, peak_bytes=5e9),
+        measurement("e-adaptive", 50.0, tiles=15),
     ]
     found = judged(entries)
     expected = {
@@ -60,20 +60,20 @@ def test_ratios_bounds_and_marks_are_right() -> None:
         assert (found[what]["met"], found[what]["marks"]) == (met, marks), what
     random = judged(entries, large={"random_weights": True})
     assert random["tiles, full / adaptive"]["met"] is None, "random weights find no organ"
-    small_ct = judged([invented("a", 1.0, SIZE), invented("e", 1.1, SIZE)])
+    small_ct = judged([measurement("a", 1.0, SIZE), measurement("e", 1.1, SIZE)])
     assert small_ct["peak memory, (e) / (a)"]["met"] is None and small_ct["(e) / (a), end to end"]["met"] is False
 
 
 def test_what_failed_is_said_and_judged_by_nothing() -> None:
-    failed = {key: value for key, value in invented("a", 1.0).items() if key != "result"} | {"failed": "No memory."}
+    failed = {key: value for key, value in measurement("a", 1.0).items() if key != "result"} | {"failed": "No memory."}
     (row,) = summary.rows([failed])
     assert row["failed"] == "No memory." and judged([failed]) == {}
-    assert "failed" not in summary.rows([failed, invented("a", 1.0)])[0]
+    assert "failed" not in summary.rows([failed, measurement("a", 1.0)])[0]
 
 
 def test_lines_through_cost_against_size() -> None:
     sizes = [(100, 100, 100), (200, 100, 100), (400, 100, 100)]
-    entries = [invented("e", 2.0 + 3.0 * size[0] / 100, size) for size in sizes]
+    entries = [measurement("e", 2.0 + 3.0 * size[0] / 100, size) for size in sizes]
     by = {fit["of"]: fit for fit in summary.fits(summary.rows(entries))}
     assert by["all"]["seconds_per_mvoxel"] == pytest.approx(3.0) and by["all"]["seconds"] == pytest.approx(2.0)
     assert by["network"]["seconds_per_mvoxel"] == pytest.approx(0.9 * 3.0 * 8)
@@ -92,7 +92,7 @@ def test_study_of_adaptive_overlap_counts_its_worst_case(tmp_path: Path) -> None
     assert (study["dice_smallest"], study["volume_difference_percent_largest"]) == (0.994, 0.6)
     assert study["tiles_ratio_median"] == pytest.approx(40 / 11) and study["seconds_ratio_median"] == 3.0
     assert [target["met"] for target in study["targets"]] == [True, False, False]
-    entries += [invented(s, t, size) for s, t in (("a", 9.0), ("e", 8.0)) for size in [SIZE, (512, 512, 300)]]
+    entries += [measurement(s, t, size) for s, t in (("a", 9.0), ("e", 8.0)) for size in [SIZE, (512, 512, 300)]]
     found = report.write_report(tmp_path, BenchmarkSettings(), entries, finished_machine())
     text = (tmp_path / "benchmark.md").read_text(encoding="utf-8")
     assert "| small | 3 | 3.64 | 3 | 0.9940 | 0.60 |" in text
@@ -101,7 +101,7 @@ def test_study_of_adaptive_overlap_counts_its_worst_case(tmp_path: Path) -> None
 
 def test_sizes_that_hardly_differ_make_no_line() -> None:
     sizes = [(100, 100, 100), (101, 100, 100), (400, 100, 100)]
-    assert summary.fits(summary.rows([invented("e", size[0] / 100, size) for size in sizes])) == []
+    assert summary.fits(summary.rows([measurement("e", size[0] / 100, size) for size in sizes])) == []
     assert summary.differing([10, 11, 15, 16, 40]) == 3
 
 

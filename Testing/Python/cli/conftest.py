@@ -10,14 +10,14 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.images.reader import digest
 from MoBUncertaintyLib.output.results_folder import write_results
-from support.fake_case import LEFT_KIDNEY, PANCREAS, invented_case
+from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """A folder with a CT and its results."""
     folder = tmp_path_factory.mktemp("case")
-    case = invented_case(labels=(PANCREAS, LEFT_KIDNEY))
+    case = fake_case(labels=(PANCREAS, LEFT_KIDNEY))
     sitk.WriteImage(case.image, str(folder / "ct.nii.gz"))
     write_results(
         folder / "results",

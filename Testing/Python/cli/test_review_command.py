@@ -18,7 +18,7 @@ from MoBUncertaintyLib.output.results_folder import read_results, write_results
 from MoBUncertaintyLib.output.review_export import write_export
 from MoBUncertaintyLib.output.review_files import find_ct, review_of, reviewed_case
 from support.dicom_files import write_series
-from support.fake_case import LEFT_KIDNEY, PANCREAS, invented_case
+from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
 from support.review_commands import BOTH, HEAD, decisions, entries, labels, review, run
 
 
@@ -80,7 +80,7 @@ class TestApplied:
         image, _ = find_ct(results)
         mine = review_of(results)
         mine.edit("1", np.random.default_rng(0).integers(0, 3, mine.predicted.shape).astype(np.uint8))
-        whole = invented_case(labels=(PANCREAS, LEFT_KIDNEY)).regions
+        whole = fake_case(labels=(PANCREAS, LEFT_KIDNEY)).regions
         mine.update_regions(whole)
         mine.decide(mine.regions[-1].region_id, "exclude")
         write_export(reviewed_case(results, image, mine), place / "slicer")
@@ -99,7 +99,7 @@ class TestApplied:
         assert run(place, BOTH, "--ct", str(made / "ct.nii.gz")).exit_code == 0
 
     def test_dicom_folder(self, tmp_path):
-        case = invented_case((1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+        case = fake_case((1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
         (tmp_path / "dicom").mkdir()
         write_series(tmp_path / "dicom", case.image)
         write_results(
@@ -128,7 +128,7 @@ class TestDicomThatCannotBeWritten:
         assert not (place / "results" / "review").exists()
 
     def test_slices_that_lack_what_must_be_repeated(self, tmp_path):
-        case = invented_case((1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+        case = fake_case((1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
         (tmp_path / "dicom").mkdir()
         for path in write_series(tmp_path / "dicom", case.image):
             dataset = pydicom.dcmread(path)
@@ -295,7 +295,7 @@ def test_missing_decisions_file(place):
 
 
 def test_another_ct(place):
-    other = invented_case(spacing=(2.5, 2.0, 3.0)).image
+    other = fake_case(spacing=(2.5, 2.0, 3.0)).image
     sitk.WriteImage(other, str(place / "other.nii.gz"))
     done = run(place, BOTH, "--ct", str(place / "other.nii.gz"))
     assert done.exit_code == 2

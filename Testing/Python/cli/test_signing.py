@@ -17,7 +17,7 @@ from MoBUncertaintyLib.files.integrity import make_manifest, seal
 from MoBUncertaintyLib.files.json_input import parse_object
 from MoBUncertaintyLib.output.review_export import write_export
 from MoBUncertaintyLib.output.signing import load_key, read_trusted, sign_record, verify
-from support.fake_review import invented_review
+from support.fake_review import fake_review
 from support.json_mutants import mutants
 from support.review_commands import BOTH, entries, run
 
@@ -51,7 +51,7 @@ def verified(folder: Path, *options: object) -> Result:
 def signed(tmp_path_factory) -> Path:
     """A folder with a key and a review that it has signed."""
     folder = tmp_path_factory.mktemp("signed")
-    case = invented_review(r1="include", r2="exclude")
+    case = fake_review(r1="include", r2="exclude")
     case.review.sign("A. Reader")
     key = load_key(write_key(folder / "key"), lambda: "")
     write_export(
@@ -168,12 +168,12 @@ class TestVerify:
             verify(export)
 
     def test_not_signed(self, signed, tmp_path):
-        write_export(invented_review(), tmp_path / "out", ["report"])
+        write_export(fake_review(), tmp_path / "out", ["report"])
         assert verify(tmp_path / "out").signed_off is None
         self.refused(tmp_path / "out", signed / "key.pub", "it is not signed with a key")
 
     def test_a_signed_review_may_be_replaced(self, export):
-        write_export(invented_review(), export, ["report"], overwrite=True)
+        write_export(fake_review(), export, ["report"], overwrite=True)
         assert not (export / "report.sig").exists()
 
     def test_a_file_that_was_added(self, signed, export):

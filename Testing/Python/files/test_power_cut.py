@@ -15,13 +15,13 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.output.results_folder import read_results
 from support import TESTS
-from support.fake_case import invented_case
+from support.fake_case import fake_case
 
 WRITE = """
 import os, sys
-from support.fake_case import invented_case
+from support.fake_case import fake_case
 from MoBUncertaintyLib.output.results_folder import write_results
-case = invented_case()
+case = fake_case()
 options = {"scene": False, "overwrite": True, "warnings": [sys.argv[2]]}
 write_results(sys.argv[1], case.image, case.prediction, case.regions, case.card, **options)
 os._exit(0)
@@ -74,5 +74,5 @@ def test_results_are_whole_after_a_power_cut(cut: Callable, times: int) -> None:
     with cut(work) as disk:
         found = read_results(disk / "study" / "out")
         assert found.info["warnings"][0] == f"run {times - 1}"
-        expected = sitk.GetArrayFromImage(invented_case().prediction.variance)
+        expected = sitk.GetArrayFromImage(fake_case().prediction.variance)
         assert np.array_equal(sitk.GetArrayFromImage(found.variance), expected)

@@ -1,4 +1,4 @@
-"""DICOM SEG and Parametric Map of an invented CT series: read back with highdicom, pydicom and SimpleITK."""
+"""DICOM SEG and Parametric Map of a fake CT series: read back with highdicom, pydicom and SimpleITK."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.dicom.export import write_dicom_seg, write_parametric_map
 from support.dicom_files import write_series
-from support.fake_case import LEFT_KIDNEY, OBLIQUE, PANCREAS, invented_case
+from support.fake_case import LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case
 
 MODEL = {"name": "Pancreas, MoB rank 4", "digest": "5e" * 32}
 AXIAL, CORONAL = (1, 0, 0, 0, 1, 0, 0, 0, 1), (1, 0, 0, 0, 0, 1, 0, -1, 0)
@@ -54,7 +54,7 @@ class Exam:
 
 def exam(folder: Path, direction: tuple[float, ...] = OBLIQUE, tags: dict[str, str] | None = None) -> Exam:
     folder.mkdir(exist_ok=True)
-    case = invented_case(direction, spacing=(1.5, 2.0, 3.0), labels=(PANCREAS, LEFT_KIDNEY))
+    case = fake_case(direction, spacing=(1.5, 2.0, 3.0), labels=(PANCREAS, LEFT_KIDNEY))
     files = write_series(folder, case.image, tags)
     read = read_image(folder).image
     variance = sitk.VectorIndexSelectionCast(case.prediction.variance, 0)

@@ -15,7 +15,7 @@ from MoBUncertaintyLib.output.pictures.planes import PLANES
 from MoBUncertaintyLib.output.pictures.scales import display_range
 from MoBUncertaintyLib.output.pictures.style import CT_RANGE, REGION_COLOUR
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
-from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, invented_case
+from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
@@ -66,7 +66,7 @@ def coloured(picture: np.ndarray) -> np.ndarray:
 
 
 def test_six_panels_of_one_size(tmp_path):
-    assert panels(drawn(invented_case(), tmp_path)).shape[:2] == (2, 3)
+    assert panels(drawn(fake_case(), tmp_path)).shape[:2] == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_six_panels_of_one_size(tmp_path):
     ids=["right", "anterior", "superior"],
 )
 def test_planes_are_as_radiologists_hold_them(tmp_path, towards, axial, coronal, sagittal):
-    case = invented_case(IDENTITY, (2.0, 2.0, 2.0), with_regions=False)
+    case = fake_case(IDENTITY, (2.0, 2.0, 2.0), with_regions=False)
     values = sitk.GetArrayFromImage(case.image)
     values[:] = -80
     middle = np.array(values.shape[::-1]) // 2
@@ -100,7 +100,7 @@ def test_planes_are_as_radiologists_hold_them(tmp_path, towards, axial, coronal,
 
 
 def test_all_that_must_be_known_to_judge_the_picture_is_written(tmp_path, texts):
-    case = invented_case(IDENTITY)
+    case = fake_case(IDENTITY)
     drawn(case, tmp_path, "patient 7.nii.gz")
     letters = [text for text in texts if len(text) == 1 and text.isalpha()]
     assert letters == [letter for plane in PLANES for _ in range(2) for letter in plane.letters]
@@ -127,25 +127,25 @@ def test_all_that_must_be_known_to_judge_the_picture_is_written(tmp_path, texts)
 
 
 def test_a_ct_that_may_not_be_named_is_not(tmp_path, texts):
-    drawn(invented_case(), tmp_path)
+    drawn(fake_case(), tmp_path)
     assert "Doubtful region 1 of 2: left, expected error 1,234 mm³, mean variance 0.150" in texts
 
 
 def test_a_long_or_hostile_name_stays_in_its_place(tmp_path, texts):
-    drawn(invented_case(), tmp_path, "a" * 300 + "\n\udcff\u202e.nii.gz")
+    drawn(fake_case(), tmp_path, "a" * 300 + "\n\udcff\u202e.nii.gz")
     (line,) = [text for text in texts if "Doubtful region 1 of 2" in text]
     assert line.startswith("aaa") and "…  ·  Doubtful" in line and len(line) < 200
 
 
 def test_a_small_volume_fills_its_panels(tmp_path):
-    case = invented_case(IDENTITY, (1.0, 1.0, 1.0))
+    case = fake_case(IDENTITY, (1.0, 1.0, 1.0))
     for panel in panels(drawn(case, tmp_path))[0]:
         assert (panel.max(axis=-1) > 0.1).mean() > 0.6  # 40 x 36 x 28 mm, a sixth of a view of 100 mm
 
 
 def test_a_far_false_positive_does_not_zoom_out(tmp_path):
     """The volume is large and has a few voxels of organ in a far corner."""
-    case = invented_case(IDENTITY)
+    case = fake_case(IDENTITY)
     for part in ("segmentation", "variance", "probability"):
         setattr(case.prediction, part, sitk.ConstantPad(getattr(case.prediction, part), (0, 0, 0), (80, 80, 80), 0.0))
     case.image = sitk.ConstantPad(case.image, (0, 0, 0), (80, 80, 80), -1000.0)
@@ -156,7 +156,7 @@ def test_a_far_false_positive_does_not_zoom_out(tmp_path):
 
 
 def test_of_many_regions_the_first_thirty_are_drawn(tmp_path, texts):
-    case = invented_case(IDENTITY)
+    case = fake_case(IDENTITY)
     labels = np.zeros_like(sitk.GetArrayFromImage(case.regions.labels))
     middle = np.array(labels.shape) // 2
     for rank in range(1, 41):  # all of them in the axial plane of the first one
@@ -171,7 +171,7 @@ def test_of_many_regions_the_first_thirty_are_drawn(tmp_path, texts):
 
 
 def test_the_scale_bar_is_read_on_bone(tmp_path):
-    case = invented_case(IDENTITY)
+    case = fake_case(IDENTITY)
     case.image = case.image * 0 + 1000
     case.image[0, 0, 0] = -1000
     corner = panels(drawn(case, tmp_path))[0, 0][-34:-10, -60:-10]
@@ -179,7 +179,7 @@ def test_the_scale_bar_is_read_on_bone(tmp_path):
 
 
 def test_thin_outlines_have_a_dark_rim(tmp_path):
-    case = invented_case(IDENTITY, with_regions=True)
+    case = fake_case(IDENTITY, with_regions=True)
     case.image = case.image * 0 + 1000
     case.image[0, 0, 0] = -1000
     panel = panels(drawn(case, tmp_path))[0, 0]
@@ -190,7 +190,7 @@ def test_thin_outlines_have_a_dark_rim(tmp_path):
 
 @pytest.mark.parametrize("direction", [OBLIQUE, LEFT_HANDED], ids=["oblique", "left-handed"])
 def test_how_the_axes_are_stored_does_not_change_the_picture(tmp_path, direction):
-    case = invented_case(direction)
+    case = fake_case(direction)
     as_stored = drawn(case, tmp_path)
     for part in ("segmentation", "variance", "probability"):
         setattr(case.prediction, part, turned(getattr(case.prediction, part)))
@@ -204,7 +204,7 @@ def turned(image: sitk.Image) -> sitk.Image:
 
 
 def test_unequal_spacing_leaves_a_ball_round(tmp_path):
-    case = invented_case(IDENTITY, (1.5, 1.5, 3.0), (replace(PANCREAS, colour=(0, 255, 0)),), with_regions=False)
+    case = fake_case(IDENTITY, (1.5, 1.5, 3.0), (replace(PANCREAS, colour=(0, 255, 0)),), with_regions=False)
     for panel in panels(drawn(case, tmp_path))[0]:
         outline = np.argwhere((panel[..., 1] > 0.8) & (panel[..., 0] < 0.3))
         height, width = np.ptp(outline, axis=0)
@@ -212,7 +212,7 @@ def test_unequal_spacing_leaves_a_ball_round(tmp_path):
 
 
 def test_heat_map_is_drawn_in_the_lower_row_where_the_variance_is(tmp_path):
-    case = invented_case()
+    case = fake_case()
     without = replace(case.regions, settings=RegionSettings(threshold=0.3))  # above all variances: nothing is drawn
     upper, lower = panels(drawn(case, tmp_path))
     case.regions = without
@@ -225,7 +225,7 @@ def test_heat_map_is_drawn_in_the_lower_row_where_the_variance_is(tmp_path):
 
 
 def test_doubt_that_is_one_voxel_thick_is_seen(tmp_path):
-    case = invented_case(with_regions=False)
+    case = fake_case(with_regions=False)
     variance = np.zeros_like(sitk.GetArrayFromImage(case.prediction.variance))
     case.prediction.variance = blank = sitk.GetImageFromArray(variance)
     blank.CopyInformation(case.image)
@@ -239,7 +239,7 @@ def test_doubt_that_is_one_voxel_thick_is_seen(tmp_path):
 
 @pytest.mark.parametrize(("measure", "threshold"), [(Measure.BERNOULLI, 0.015), (Measure.ENTROPY, 0.08)])
 def test_heat_map_shows_the_measure_that_regions_were_found_by(tmp_path, measure, threshold):
-    case = invented_case()
+    case = fake_case()
     case.regions = replace(case.regions, settings=RegionSettings(measure, threshold))
     shown = drawn(case, tmp_path)
     case.prediction.variance *= 0  # as of a model without a covariance
@@ -255,14 +255,14 @@ def test_heat_map_shows_the_measure_that_regions_were_found_by(tmp_path, measure
 
 
 def test_planes_go_through_the_first_region(tmp_path):
-    case = invented_case(IDENTITY)
+    case = fake_case(IDENTITY)
     cyan = [(panel[..., 2] > 0.8) & (panel[..., 0] < 0.2) for panel in panels(drawn(case, tmp_path))[0]]
     assert all(mask.any() for mask in cyan)
 
 
 @pytest.mark.parametrize("organ", [True, False], ids=["organ", "nothing"])
 def test_picture_without_region(tmp_path, organ):
-    case = invented_case(with_regions=False)
+    case = fake_case(with_regions=False)
     if not organ:
         case.prediction.segmentation *= 0
         case.prediction.variance *= 0
@@ -271,14 +271,14 @@ def test_picture_without_region(tmp_path, organ):
 
 
 def test_two_organs_are_outlined_in_their_colours(tmp_path):
-    case = invented_case(labels=(replace(PANCREAS, colour=(0, 255, 0)), replace(LEFT_KIDNEY, colour=(255, 0, 255))))
+    case = fake_case(labels=(replace(PANCREAS, colour=(0, 255, 0)), replace(LEFT_KIDNEY, colour=(255, 0, 255))))
     axial = panels(drawn(case, tmp_path))[0, 0]
     assert ((axial[..., 1] > 0.8) & (axial[..., 0] < 0.3)).any()
     assert ((axial[..., 1] < 0.3) & (axial[..., 0] > 0.8)).any()
 
 
 def test_single_slice_is_drawn(tmp_path):
-    case = invented_case()
+    case = fake_case()
     for part in ("segmentation", "variance", "probability"):
         setattr(case.prediction, part, getattr(case.prediction, part)[:, :, 14:15])
     case.image, case.regions.labels = case.image[:, :, 14:15], case.regions.labels[:, :, 14:15]
@@ -286,7 +286,7 @@ def test_single_slice_is_drawn(tmp_path):
 
 
 def test_ct_is_shown_in_the_window_of_the_abdomen_and_other_images_by_their_own_range():
-    ct = invented_case().image
+    ct = fake_case().image
     assert display_range(ct) == CT_RANGE
     low, high = display_range(
         sitk.Cast(sitk.RescaleIntensity(sitk.Cast(ct, sitk.sitkFloat32), 0, 5000), sitk.sitkInt16)

@@ -37,8 +37,8 @@ from MoBUncertaintyLib.output.report import (
 from MoBUncertaintyLib.regions.finder import Region, Regions
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from MoBUncertaintyLib.review.review import Review
-from support.fake_case import LEFT_KIDNEY, PANCREAS, invented_case
-from support.fake_review import invented_review
+from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
+from support.fake_review import fake_review
 
 HOSTILE = "\"><script>alert(1)</script><img src='http://x/y'> & {{ 7 * 7 }}"
 
@@ -76,7 +76,7 @@ def page(tmp_path: Path, case: ReviewedCase, **options) -> Page:
 
 @pytest.fixture
 def signed() -> ReviewedCase:
-    case = invented_review(r1="include", r2="exclude")
+    case = fake_review(r1="include", r2="exclude")
     case.review.comment("2", "stomach, not pancreas")
     case.review.sign("Ada Müller", datetime(2026, 5, 31, 14, 30, tzinfo=UTC))
     return case
@@ -89,7 +89,7 @@ class TestHtml:
             "Not for clinical use",
             "ct.nii.gz",
             "a" * 64,
-            "Invented",
+            "Fake",
             "40 x 36 x 28",
             "2 x 2 x 3 mm",
             "2 of 2",
@@ -129,7 +129,7 @@ class TestHtml:
         assert all(image.format == "PNG" and image.width == image.height >= 256 for image in images)
 
     def test_typed_text_is_never_markup(self, tmp_path):
-        case = invented_review(r1="accept", r2="accept")
+        case = fake_review(r1="accept", r2="accept")
         case.review.comment("1", HOSTILE)
         case.review.sign(HOSTILE)
         found = page(tmp_path, case, patient={HOSTILE: HOSTILE}, dicom={"Study UID": HOSTILE}, warnings=[HOSTILE])
@@ -137,26 +137,26 @@ class TestHtml:
         assert found.text.count(HOSTILE) == 6
 
     def test_organ_names_and_ct_names_are_text_too(self, tmp_path):
-        case = invented_review(invented_case(labels=(replace(PANCREAS, name="<b>p</b>"), LEFT_KIDNEY)), r1="include")
+        case = fake_review(fake_case(labels=(replace(PANCREAS, name="<b>p</b>"), LEFT_KIDNEY)), r1="include")
         case.info["input"]["name"] = "<i>ct</i>"
         found = page(tmp_path, case)
         assert "<b>p</b>" in found.text
         assert "<i>ct</i>" in found.text
 
     def test_not_reviewed_yet(self, tmp_path):
-        text = page(tmp_path, invented_review()).text
+        text = page(tmp_path, fake_review()).text
         assert "not reviewed yet" in text
         assert "Not signed off 2 of 2 regions are not decided." in text
         assert "→" not in text
         assert "corrected" not in text.lower()
 
     def test_begun(self, tmp_path):
-        text = page(tmp_path, invented_review(r1="accept")).text
+        text = page(tmp_path, fake_review(r1="accept")).text
         assert "not finished" in text
         assert "1 of 2 regions are not decided" in text
 
     def test_without_regions(self, tmp_path):
-        found = page(tmp_path, invented_review(invented_case(with_regions=False)))
+        found = page(tmp_path, fake_review(fake_case(with_regions=False)))
         assert "No doubtful region was found." in found.text
         assert found.images() == []
 
@@ -335,7 +335,7 @@ def test_corrected_outline_shows_where_it_differs():
 
 
 def test_region_at_the_edge_of_the_volume_is_drawn():
-    case = invented_review()
+    case = fake_review()
     labels = np.zeros(case.review.predicted.shape, np.uint16)
     labels[0, 0, 0:2] = 1
     row = replace(case.review.regions[0].region, extent_mm=6.0)
@@ -347,22 +347,22 @@ def test_region_at_the_edge_of_the_volume_is_drawn():
 
 
 def test_scale_is_that_of_every_case():
-    scale = scale_of(invented_review())
+    scale = scale_of(fake_review())
     assert (scale.black, scale.white, scale.threshold, scale.top) == (-160.0, 240.0, 0.015, 0.08)
 
 
 def test_scale_of_a_model_with_little_variance_is_written_in_full(tmp_path):
-    case = invented_case()
+    case = fake_case()
     case.regions.settings = RegionSettings(variance_threshold=0.003)
-    review = invented_review(case)
+    review = fake_review(case)
     write_html(tmp_path / "report.html", build_report(review), review)
     assert ">0.016+</span>" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_pictures_show_the_measure_that_regions_were_found_by(tmp_path):
-    case = invented_case()
+    case = fake_case()
     case.regions.settings = RegionSettings(Measure.BERNOULLI)
-    review = invented_review(case)
+    review = fake_review(case)
     assert (scale_of(review).measure, scale_of(review).threshold) == ("p (1 − p)", 0.05)
     box = review.review.regions[0].box
     p = sitk.GetArrayFromImage(case.prediction.probability)[box]
@@ -373,7 +373,7 @@ def test_pictures_show_the_measure_that_regions_were_found_by(tmp_path):
 
 def large_case(count: int) -> ReviewedCase:
     """A noisy CT with many doubtful regions."""
-    case = invented_review()
+    case = fake_review()
     labels = np.zeros((100, 256, 256), np.uint16)
     predicted = np.zeros(labels.shape, np.uint8)
     predicted[20:80, 80:160, 80:160] = 1

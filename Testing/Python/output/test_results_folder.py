@@ -18,11 +18,11 @@ from MoBUncertaintyLib.output import results_folder, scene_file
 from MoBUncertaintyLib.output.results_folder import FOLDER, check_output, read_results, write_results
 from MoBUncertaintyLib.output.results_record import RECORD
 from support import TESTS
-from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, invented_case
+from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case
 
 
 def write(folder: Path, case=None, **options) -> list[str]:
-    case = case or invented_case()
+    case = case or fake_case()
     options.setdefault("scene", False)
     return write_results(folder, case.image, case.prediction, case.regions, case.card, **options)
 
@@ -50,7 +50,7 @@ class TestContent:
 
     @pytest.mark.parametrize("direction", [OBLIQUE, LEFT_HANDED], ids=["oblique", "left-handed"])
     def test_volumes_have_their_values_and_the_geometry_of_the_ct(self, tmp_path, direction):
-        case = invented_case(direction)
+        case = fake_case(direction)
         write(tmp_path / "out", case)
         for name, image in (
             ("segmentation", case.prediction.segmentation),
@@ -64,7 +64,7 @@ class TestContent:
             assert np.array_equal(sitk.GetArrayFromImage(stored), sitk.GetArrayFromImage(image))
 
     def test_several_organs_have_a_file_each(self, tmp_path):
-        case = invented_case(labels=(PANCREAS, LEFT_KIDNEY))
+        case = fake_case(labels=(PANCREAS, LEFT_KIDNEY))
         write(tmp_path / "out", case)
         stored = sitk.ReadImage(str(tmp_path / "out" / "variance_kidney_left.nii.gz"))
         assert np.array_equal(sitk.GetArrayFromImage(stored), sitk.GetArrayFromImage(case.prediction.variance)[..., 1])
@@ -79,7 +79,7 @@ class TestContent:
 
     def test_prediction_json_names_input_model_settings_device_times_and_organs(self, tmp_path):
         source = tmp_path / "Müller CT.nii.gz"
-        case = invented_case()
+        case = fake_case()
         sitk.WriteImage(case.image, str(source))
         write(tmp_path / "out", case, source=source, sha256="5" * 64, warnings=["read with care"])
         info = json.loads((tmp_path / "out" / "prediction.json").read_text(encoding="utf-8"))
@@ -108,7 +108,7 @@ class TestContent:
 class TestReading:
     @pytest.mark.parametrize("labels", [(PANCREAS,), (PANCREAS, LEFT_KIDNEY)], ids=["one organ", "two organs"])
     def test_what_was_written_comes_back(self, tmp_path, labels):
-        case = invented_case(labels=labels)
+        case = fake_case(labels=labels)
         write(tmp_path / "out", case)
         found = read_results(tmp_path / "out")
         for part in ("segmentation", "probability", "variance"):
@@ -188,7 +188,7 @@ class TestPlace:
         assert (tmp_path / "out" / "review" / "report.json").read_text() == "hours of work"
 
     def test_overwrite_leaves_nothing_of_earlier_results(self, tmp_path):
-        write(tmp_path / "out", invented_case(labels=(PANCREAS, LEFT_KIDNEY)))
+        write(tmp_path / "out", fake_case(labels=(PANCREAS, LEFT_KIDNEY)))
         write(tmp_path / "out", overwrite=True)
         assert not (tmp_path / "out" / "variance_pancreas.nii.gz").exists()
         assert os.listdir(tmp_path) == ["out"]
@@ -283,8 +283,8 @@ class TestFailure:
 def in_child(preparation: str, folder: Path) -> subprocess.CompletedProcess:
     """Write results in another process."""
     code = (
-        "from support.fake_case import invented_case\n"
-        "from MoBUncertaintyLib.output.results_folder import write_results\nc = invented_case()\n"
+        "from support.fake_case import fake_case\n"
+        "from MoBUncertaintyLib.output.results_folder import write_results\nc = fake_case()\n"
         f"{preparation}\nwrite_results({str(folder)!r}, c.image, c.prediction, c.regions, c.card, scene=False)"
     )
     return subprocess.run([sys.executable, "-c", code], cwd=TESTS, capture_output=True, encoding="utf-8")

@@ -14,13 +14,13 @@ from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files.integrity import make_manifest, seal
 from MoBUncertaintyLib.output.results_folder import read_results, write_results
 from MoBUncertaintyLib.output.results_record import RecordError, check_form, read_table
-from support.fake_case import LEFT_KIDNEY, PANCREAS, invented_case
+from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results") / "out"
-    case = invented_case(labels=(PANCREAS, LEFT_KIDNEY))
+    case = fake_case(labels=(PANCREAS, LEFT_KIDNEY))
     write_results(folder, case.image, case.prediction, case.regions, case.card, scene=False)
     return folder
 

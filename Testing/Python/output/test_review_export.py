@@ -27,8 +27,8 @@ from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.worker.commands import export_review
 from MoBUncertaintyLib.worker.protocol import Command, check_request
 from support.dicom_files import write_series
-from support.fake_case import LEFT_KIDNEY, OBLIQUE, PANCREAS, Case, invented_case
-from support.fake_review import invented_review
+from support.fake_case import LEFT_KIDNEY, OBLIQUE, PANCREAS, Case, fake_case
+from support.fake_review import fake_review
 from support.review_cases import stored_again
 
 
@@ -38,7 +38,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def case() -> ReviewedCase:
-    case = invented_review(r1="include", r2="exclude")
+    case = fake_review(r1="include", r2="exclude")
     case.review.comment("1", "tail")
     return case
 
@@ -49,7 +49,7 @@ def exam(tmp_path_factory) -> tuple[list[Path], ReviewedCase]:
     folder = tmp_path_factory.mktemp("dicom")
     tags = {"0010|0010": "Doe^Jane", "0010|0030": "19800131", "0020|000d": "1.2.3", "0020|000e": "1.2.3.4"}
     tags["0020|0011"] = "7"
-    whole = invented_case(OBLIQUE, labels=(PANCREAS, LEFT_KIDNEY))
+    whole = fake_case(OBLIQUE, labels=(PANCREAS, LEFT_KIDNEY))
     files = write_series(folder, whole.image, tags)
     read = read_image(folder).image
 
@@ -62,7 +62,7 @@ def exam(tmp_path_factory) -> tuple[list[Path], ReviewedCase]:
         setattr(prediction, name, onto(getattr(prediction, name)))
     whole.regions.labels = onto(whole.regions.labels)
     whole.regions.settings = RegionSettings(variance_threshold=0.003)
-    return files, invented_review(Case(read, prediction, whole.regions, whole.card), r1="include")
+    return files, fake_review(Case(read, prediction, whole.regions, whole.card), r1="include")
 
 
 class TestFiles:

@@ -18,13 +18,13 @@ from MoBUncertaintyLib.output.results_folder import Results, describe
 from MoBUncertaintyLib.output.results_record import RecordError, check_provenance, read_labels
 from MoBUncertaintyLib.output.review_export import write_export
 from MoBUncertaintyLib.output.review_files import apply_decisions, read_decisions, review_of, reviewed_case
-from support.fake_case import LEFT_KIDNEY, PANCREAS, invented_case
+from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
 from support.json_mutants import mutants, values
 
 
 @pytest.fixture(scope="module")
 def results() -> Results:
-    case = invented_case(labels=(PANCREAS, LEFT_KIDNEY))
+    case = fake_case(labels=(PANCREAS, LEFT_KIDNEY))
     prediction = case.prediction
     info = json.loads(json.dumps(describe(case.image, prediction, case.regions, case.card) | {"warnings": []}))
     maps = (prediction.segmentation, prediction.probability, prediction.variance, case.regions.labels)

@@ -20,7 +20,7 @@ from MoBUncertaintyLib.output import scene_file
 from MoBUncertaintyLib.output.scene_file import SceneError, write_scene_file
 from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, Measure
 from support import TESTS
-from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, MARKER_HU, OBLIQUE, PANCREAS, invented_case
+from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, MARKER_HU, OBLIQUE, PANCREAS, fake_case
 
 needs_slicer = pytest.mark.skipif(importlib.util.find_spec("slicer") is None, reason="slicer-core is not installed")
 needs_views = pytest.mark.skipif(
@@ -56,7 +56,7 @@ def write_and_read(folder: Path, case) -> tuple[dict, dict]:
 def oblique(tmp_path_factory):
     """An oblique CT's scene, reopened: case, facts, arrays, path."""
     folder = tmp_path_factory.mktemp("oblique scene")
-    case = invented_case(OBLIQUE)
+    case = fake_case(OBLIQUE)
     return case, *write_and_read(folder, case), folder / "scene.mrb"
 
 
@@ -155,7 +155,7 @@ class TestReopenedScene:
 @needs_views
 def test_left_handed_axes_stay_where_they_are_in_the_patient(tmp_path):
     # Slicer turns such volumes when it reads them: positions, not indices, must agree.
-    case = invented_case(LEFT_HANDED, labels=(PANCREAS, LEFT_KIDNEY))
+    case = fake_case(LEFT_HANDED, labels=(PANCREAS, LEFT_KIDNEY))
     facts, arrays = write_and_read(tmp_path, case)
     z, y, x = np.argwhere(arrays["ct"] == MARKER_HU)[0]
     position = (np.array(facts["ijkToRas"]) @ (x, y, z, 1))[:3]
@@ -176,7 +176,7 @@ def test_left_handed_axes_stay_where_they_are_in_the_patient(tmp_path):
 @needs_slicer
 @needs_views
 def test_prediction_without_organ_and_region_gives_an_empty_segment_to_draw_in(tmp_path):
-    case = invented_case(with_regions=False)
+    case = fake_case(with_regions=False)
     case.prediction.segmentation *= 0
     facts, arrays = write_and_read(tmp_path, case)
     assert [segment["name"] for segment in facts["segmentation"]] == ["pancreas"]
@@ -201,7 +201,7 @@ def test_second_run_reuses_the_nodes():
 @needs_slicer
 def test_a_stock_models_scene_shows_its_entropy(tmp_path):
     """Without a covariance there is no variance to look at."""
-    case = invented_case()
+    case = fake_case()
     case.card = replace(case.card, covariance=CovarianceSpec(Covariance.DETERMINISTIC))
     facts, _ = write_and_read(tmp_path, case)
     assert facts["legend"][0] == "Entropy (nats)"
@@ -209,14 +209,14 @@ def test_a_stock_models_scene_shows_its_entropy(tmp_path):
 
 @needs_slicer
 def test_nothing_but_the_scene_is_left_in_the_folder(tmp_path):
-    case = invented_case()
+    case = fake_case()
     write_scene_file(tmp_path / "scene.mrb", case.image, case.prediction, case.regions, case.card, "CT", ABOUT)
     assert os.listdir(tmp_path) == ["scene.mrb"]
 
 
 @needs_slicer
 def test_failure_of_the_core_is_reported_with_its_reason_and_leaves_nothing(tmp_path, monkeypatch):
-    case = invented_case()
+    case = fake_case()
     damaged = {"output": str(tmp_path / "scene.mrb.tmp" / "scene.mrb"), "ct": {"array": str(tmp_path / "missing.npy")}}
     monkeypatch.setattr(scene_file, "scene_request", lambda *_: damaged)
     with pytest.raises(SceneError, match=r"Slicer's core failed: FileNotFoundError: .*missing\.npy"):

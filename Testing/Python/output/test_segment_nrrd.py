@@ -14,7 +14,7 @@ from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.segment_nrrd import terminology_entry, write_segmentation_nrrd
 from support import TESTS
-from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, invented_case
+from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case
 
 needs_slicer = pytest.mark.skipif(importlib.util.find_spec("slicer") is None, reason="slicer-core is not installed")
 
@@ -54,7 +54,7 @@ DIRECTIONS = {"oblique": OBLIQUE, "left-handed": LEFT_HANDED, "sagittal": SAGITT
 def read_back(tmp_path_factory):
     """Direction -> the label map and what Slicer finds in its file; one start of Slicer's core for all."""
     folder = tmp_path_factory.mktemp("nrrd with spaces and ü")
-    maps = {name: invented_case(d, labels=LABELS[:2]).prediction.segmentation for name, d in DIRECTIONS.items()}
+    maps = {name: fake_case(d, labels=LABELS[:2]).prediction.segmentation for name, d in DIRECTIONS.items()}
     paths = [folder / f"{name}.seg.nrrd" for name in maps]
     for labels, path in zip(maps.values(), paths, strict=True):
         write_segmentation_nrrd(path, labels, LABELS, status="completed")
@@ -108,7 +108,7 @@ class TestInSlicer:
 
 @needs_slicer
 def test_a_segmentation_without_any_voxel_keeps_its_segments(tmp_path):
-    labels = invented_case().prediction.segmentation * 0
+    labels = fake_case().prediction.segmentation * 0
     write_segmentation_nrrd(tmp_path / "empty.seg.nrrd", labels, LABELS)
     (facts,) = in_slicer(tmp_path / "empty.seg.nrrd")
     assert [(s["name"], s["points"], s["status"]) for s in facts["segments"]] == [
@@ -117,7 +117,7 @@ def test_a_segmentation_without_any_voxel_keeps_its_segments(tmp_path):
 
 
 def test_other_readers_find_the_label_map(tmp_path):
-    labels = invented_case(labels=LABELS[:2]).prediction.segmentation
+    labels = fake_case(labels=LABELS[:2]).prediction.segmentation
     write_segmentation_nrrd(tmp_path / "a.seg.nrrd", labels, LABELS)
     read = sitk.ReadImage(str(tmp_path / "a.seg.nrrd"))
     assert np.array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(labels))
@@ -126,7 +126,7 @@ def test_other_readers_find_the_label_map(tmp_path):
 
 
 def test_metadata_of_the_image_stay_out_and_the_image_stays_as_it_was(tmp_path):
-    labels = invented_case().prediction.segmentation
+    labels = fake_case().prediction.segmentation
     labels.SetMetaData("0010|0010", "Patient^Name")
     write_segmentation_nrrd(tmp_path / "a.seg.nrrd", labels, [PANCREAS])
     assert b"Patient" not in (tmp_path / "a.seg.nrrd").read_bytes()
@@ -139,7 +139,7 @@ def test_terminology_that_slicers_line_cannot_hold_is_left_out():
 
 
 def test_value_without_a_label_is_refused(tmp_path):
-    labels = invented_case(labels=LABELS[:2]).prediction.segmentation
+    labels = fake_case(labels=LABELS[:2]).prediction.segmentation
     with pytest.raises(OutputError, match=r"^The segmentation has the value 2, which the model has no label for; use"):
         write_segmentation_nrrd(tmp_path / "a.seg.nrrd", labels, [PANCREAS])
     assert list(tmp_path.iterdir()) == []
@@ -149,5 +149,5 @@ def test_value_without_a_label_is_refused(tmp_path):
 def test_full_disk_is_noticed_and_nothing_is_left(tmp_path):
     (tmp_path / "a.seg.nrrd").symlink_to("/dev/full")
     with pytest.raises(OutputError, match=r"a\.seg\.nrrd cannot be written; free some space or choose another folder"):
-        write_segmentation_nrrd(tmp_path / "a.seg.nrrd", invented_case().prediction.segmentation, [PANCREAS])
+        write_segmentation_nrrd(tmp_path / "a.seg.nrrd", fake_case().prediction.segmentation, [PANCREAS])
     assert list(tmp_path.iterdir()) == []

@@ -44,7 +44,7 @@ from MoBUncertaintyLib.output.results_folder import write_results
 from MoBUncertaintyLib.regions.blocks import LONGEST_MM
 from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, Measure, RegionSettings
 from support import ROOT, tiny
-from support.fake_case import Case, invented_case
+from support.fake_case import Case, fake_case
 from support.repository import setting, tracked
 from support.requirements import SLICERS_PACKAGES, requirements
 
@@ -120,7 +120,7 @@ def test_predict_as_shown_writes_the_files_of_the_table(reader: Path) -> None:
 
 def write_case(folder: Path) -> Case:
     """Write a CT and its results, without a network."""
-    case = invented_case()
+    case = fake_case()
     sitk.WriteImage(case.image, folder / "ct.nii.gz")
     source = {"source": folder / "ct.nii.gz", "sha256": digest(folder / "ct.nii.gz")}
     write_results(folder / "results", case.image, case.prediction, case.regions, case.card, scene=False, **source)

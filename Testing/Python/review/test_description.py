@@ -13,7 +13,7 @@ from MoBUncertaintyLib.geometry import Grid
 from MoBUncertaintyLib.regions.finder import RegionFinder
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.description import RegionDescriber
-from MoBUncertaintyLib.worker.fake import invent
+from MoBUncertaintyLib.worker.fake import make_prediction
 
 OBLIQUE = np.array([[0.8, -0.6, 0, -20], [0.6, 0.8, 0, 30], [0, 0, 1.0, -100], [0, 0, 0, 1]])
 
@@ -21,7 +21,7 @@ OBLIQUE = np.array([[0.8, -0.6, 0, -20], [0.6, 0.8, 0, 30], [0, 0, 1.0, -100], [
 @pytest.mark.parametrize("millimetres", [0.7, 1.0, 2.5])
 @pytest.mark.parametrize("organs", [1, 2])
 def test_as_the_finder_describes_them(millimetres, organs):
-    p, v, _ = invent((56, 72, 70))
+    p, v, _ = make_prediction((56, 72, 70))
     right = np.arange(70) > 34
     maps = [{1: each} if organs == 1 else {1: each * ~right, 2: each * right} for each in (p, v)]
     labels = (p > 0.5).astype(np.uint8) * np.where(right, organs, 1).astype(np.uint8)
@@ -40,7 +40,7 @@ def test_as_the_finder_describes_them(millimetres, organs):
 
 
 def test_maps_with_values_that_are_no_numbers():
-    p, v, regions = invent((20, 24, 28))
+    p, v, regions = make_prediction((20, 24, 28))
     p[regions == 2] = np.nan
     describe = RegionDescriber({1: p}, {1: v}, (p > 0.5).astype(np.uint8), Grid.from_matrix(np.eye(4)))
     with pytest.raises(ReviewError, match="hold values that are no numbers; predict again"):
@@ -48,6 +48,6 @@ def test_maps_with_values_that_are_no_numbers():
 
 
 def test_without_regions_there_is_nothing_to_describe():
-    p, v, regions = invent((20, 24, 28))
+    p, v, regions = make_prediction((20, 24, 28))
     describe = RegionDescriber({1: p}, {1: v}, (p > 0.5).astype(np.uint8), Grid.from_matrix(np.eye(4)))
     assert describe.describe_all(np.zeros_like(regions), None).regions == ()

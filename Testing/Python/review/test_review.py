@@ -18,7 +18,7 @@ from MoBUncertaintyLib.regions.finder import FoundRegions
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
-from support.fake_case import invented_case
+from support.fake_case import fake_case
 from support.review_cases import (
     GRID,
     LEFT,
@@ -217,7 +217,7 @@ class TestOtherThreshold:
         assert new.region.expected_error_mm3 == pytest.approx(999 / 2)
 
     def test_centroid_of_what_is_left_is_measured_anew(self, predicted):
-        case = invented_case()
+        case = fake_case()
         labels = sitk.GetArrayFromImage(case.regions.labels)
         review = Review(np.zeros_like(labels, np.uint8), case.regions, grid_of(case.image))
         half = (labels == 1) & (np.indices(labels.shape)[2] > 27)

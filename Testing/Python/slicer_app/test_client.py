@@ -19,7 +19,7 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.worker import fake
 from MoBUncertaintyLib.worker.server import describe_error
 from support import TESTS
-from support.caller import SMOOTH, STAND_IN, Caller, Start, pid_of
+from support.caller import FAKE_WORKER, SMOOTH, Caller, Start, pid_of
 from support.processes import SOON, gone
 
 I18N = TESTS / "slicer_host" / "fakes" / "i18n.py"
@@ -32,8 +32,8 @@ def test_a_result_comes_with_its_arrays(start: Start) -> None:
     caller = start().ask().finish()
     (result,) = caller.results
     assert caller.errors == []
-    assert caller.warnings == ["This result is invented."]
-    probability, variance, regions = fake.invent((12, 20, 16))
+    assert caller.warnings == ["This result is fake."]
+    probability, variance, regions = fake.make_prediction((12, 20, 16))
     for got, wanted in [
         (result["probability"]["1"], probability),
         (result["variance"]["1"], variance),
@@ -49,14 +49,14 @@ def test_a_result_comes_with_its_arrays(start: Start) -> None:
     assert set(caller.progress[0]) == {"stage", "done", "total", "text", "fraction", "seconds_left"}
 
 
-def test_the_stand_ins_regions_are_regions() -> None:
+def test_the_fake_workers_regions_are_regions() -> None:
     from MoBUncertaintyLib.regions.finder import Region
 
-    probability, variance, regions = fake.invent((30, 40, 50))
+    probability, variance, regions = fake.make_prediction((30, 40, 50))
     matrix = np.array([[-2.0, 0, 0, 50], [0, -2.0, 0, 40], [0, 0, 3.0, -45], [0, 0, 0, 1]])
     rows = [
         Region(**fake.row(label, place, regions, probability, variance, matrix))
-        for label, place in enumerate(fake.DOUBTS, start=1)
+        for label, place in enumerate(fake.PLACES, start=1)
     ]
     errors = [row.expected_error_mm3 for row in rows]
     assert errors == sorted(errors, reverse=True)
@@ -166,7 +166,7 @@ def test_a_worker_that_fails_is_one_sentence_with_its_log(
     assert error[1].endswith(".")
     assert log in error[2]
     caller.until(lambda: gone(pid), SOON)
-    caller.client._arguments = STAND_IN  # the next request has a new worker
+    caller.client._arguments = FAKE_WORKER  # the next request has a new worker
     caller.ask().finish()
     assert len(caller.results) == 1
 

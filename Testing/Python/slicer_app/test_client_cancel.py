@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from support import TESTS
-from support.caller import SMOOTH, STAND_IN, Start, pid_of
+from support.caller import FAKE_WORKER, SMOOTH, Start, pid_of
 from support.processes import SOON, gone, wait_until
 from support.worker_requests import an_export
 
@@ -75,7 +75,7 @@ def test_a_request_right_after_cancel_has_a_new_worker(start: Start) -> None:
     caller.until(lambda: caller.progress)
     pid = pid_of(caller)
     caller.client.cancel()
-    caller.client._arguments = STAND_IN
+    caller.client._arguments = FAKE_WORKER
     caller.ask().finish()
     assert len(caller.results) == 1
     assert gone(pid)
@@ -109,7 +109,7 @@ i18n.tr = str
 sys.modules |= {{"slicer": types.ModuleType("slicer"), "slicer.i18n": i18n}}
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 application = qt.QCoreApplication([])
-client = WorkerClient(sys.executable, arguments={(*STAND_IN, "slow")!r}, folder={str(tmp_path)!r})
+client = WorkerClient(sys.executable, arguments={(*FAKE_WORKER, "slow")!r}, folder={str(tmp_path)!r})
 ct = {{"array": np.ones((9, 9, 9)), "ijk_to_ras": np.eye(4).tolist()}}
 client.request({{"command": "predict", "ct": ct, "model": "tiny"}}, lambda step: os.kill(os.getpid(), 9))
 print(client._process._process.processId(), flush=True)

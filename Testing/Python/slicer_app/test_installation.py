@@ -246,7 +246,7 @@ def test_slicers_own_tests_install_nothing(desktop, installation, machine, monke
     assert not here.done
 
 
-# What packages need in turn, and what an export needs. No stand-in for the check here.
+# What packages need in turn, and what an export needs. No fake for the check here.
 
 
 @pytest.fixture

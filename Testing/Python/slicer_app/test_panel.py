@@ -1,4 +1,4 @@
-"""Run, the module's own test, and what importing the module costs; with the stand-in worker."""
+"""Run, the module's own test, and what importing the module costs; with the fake worker."""
 
 import os
 import subprocess
@@ -357,7 +357,7 @@ def test_importing_the_module_costs_little():
         from slicer_host import host
         host.application.start()
         import slicer
-        slicer.__path__.append(str(host.STAND_INS))
+        slicer.__path__.append(str(host.FAKES))
         import slicer.ScriptedLoadableModule, slicer.parameterNodeWrapper, slicer.i18n
         sys.path.insert(0, sys.argv[1])
         had, began = set(sys.modules), time.perf_counter()

@@ -1,4 +1,4 @@
-"""Overlay and export through their widgets, with the stand-in worker."""
+"""Overlay and export through their widgets, with the fake worker."""
 
 import pytest
 

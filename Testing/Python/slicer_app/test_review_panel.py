@@ -1,4 +1,4 @@
-"""The review in the panel, with the stand-in worker: keys, comments, sign-off, slider, drawing, CTs and organs."""
+"""The review in the panel, with the fake worker: keys, comments, sign-off, slider, drawing, CTs and organs."""
 
 import numpy as np
 import pytest
@@ -368,10 +368,10 @@ class TestSeveralOrgans:
     def organs(self, desktop):
         """A result of two organs, one above the other."""
         from MoBUncertaintyLib.slicer_app.requests import showResult
-        from MoBUncertaintyLib.worker.fake import DOUBTS, LABEL, invent, row
+        from MoBUncertaintyLib.worker.fake import LABEL, PLACES, make_prediction, row
 
         ct = add_ct(desktop)
-        p, v, regions = invent(SHAPE)
+        p, v, regions = make_prediction(SHAPE)
         below, above = p.copy(), p.copy()
         below[SHAPE[0] // 2 :], above[: SHAPE[0] // 2] = 0, 0
         labels = np.where(above > 0.5, 2, below > 0.5).astype(np.uint8)
@@ -380,7 +380,7 @@ class TestSeveralOrgans:
             "regions": regions,
             "probability": {"1": below, "2": above},
             "variance": {"1": v * (below > 0), "2": v * (above > 0)},
-            "rows": [row(label, place, regions, p, v, MATRIX) for label, place in enumerate(DOUBTS, start=1)],
+            "rows": [row(label, place, regions, p, v, MATRIX) for label, place in enumerate(PLACES, start=1)],
             "labels": [LABEL, LABEL | {"value": 2, "name": "adrenal_gland_left"}],
             "provenance": {},
             "warnings": [],

@@ -23,7 +23,7 @@ from slicer_host import application, files, mrml_widgets  # noqa: E402
 sys.modules["SampleData"] = files
 qt.QUiLoader = lambda: qt_namespace.UiLoader(mrml_widgets.classes())
 
-STAND_INS = Path(__file__).with_name("fakes")
+FAKES = Path(__file__).with_name("fakes")
 TURN_SECONDS = 0.002  # between two looks at what a test waits for
 
 
@@ -166,5 +166,5 @@ class Desktop:
 def open_module(name: str, folder: Path) -> Desktop:
     """Open the scripted module `name` of `folder`. One for each process."""
     sources = os.environ.get("SLICER_SOURCE")
-    slicer.__path__.append(str(Path(sources) / "Base" / "Python" / "slicer" if sources else STAND_INS))
+    slicer.__path__.append(str(Path(sources) / "Base" / "Python" / "slicer" if sources else FAKES))
     return Desktop(name, Path(folder))

@@ -283,7 +283,7 @@ class qMRMLSegmentEditorWidget(qt.QWidget):
 
 
 def classes() -> dict[str, type]:
-    """All stand-ins that a .ui file may name."""
+    """All fakes that a .ui file may name."""
     here = {name: member for name, member in globals().items() if name.startswith("qMRML")}
     return here | {name: member for name, member in vars(ctk).items() if name.startswith("ctk")}
 

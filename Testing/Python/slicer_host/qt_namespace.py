@@ -40,7 +40,7 @@ def disconnect(self: QtCore.QObject, signal: str, slot) -> None:
 
 
 class UiLoader(QtUiTools.QUiLoader):
-    """Knows the stand-ins of Slicer's and CTK's widgets, and connects signals and slots that were written in Python."""
+    """Knows the fakes of Slicer's and CTK's widgets, and connects signals and slots that were written in Python."""
 
     def __init__(self, classes: dict[str, type]):
         super().__init__()

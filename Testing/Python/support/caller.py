@@ -13,8 +13,8 @@ from support.processes import wait_until
 SMOOTH = 0.05
 """Seconds that the main thread may be held."""
 
-STAND_IN = ("-u", "-m", "MoBUncertaintyLib.worker.fake")
-"""Arguments of Python for the worker's stand-in; its mode follows."""
+FAKE_WORKER = ("-u", "-m", "MoBUncertaintyLib.worker.fake")
+"""Arguments of Python for the fake worker; its mode follows."""
 
 
 class Caller:

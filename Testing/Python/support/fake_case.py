@@ -1,4 +1,4 @@
-"""An invented prediction, small and with everything in it that a real one has; no network needed."""
+"""A fake prediction, small and with everything in it that a real one has; no network needed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Case:
     card: ModelCard
 
 
-def invented_case(
+def fake_case(
     direction: tuple[float, ...] = OBLIQUE,
     spacing: tuple[float, float, float] = (2.0, 2.0, 3.0),
     labels: tuple[Label, ...] = (PANCREAS,),
@@ -104,11 +104,11 @@ def invented_case(
         segmentation=to_image(segmentation, np.uint8),
         probability=to_image(probability, np.float32),
         variance=to_image(variance, np.float32),
-        provenance={"model": {"name": "Invented", "digest": "0" * 64}, "settings": {"samples": None}, "device": "cpu"},
+        provenance={"model": {"name": "Fake", "digest": "0" * 64}, "settings": {"samples": None}, "device": "cpu"},
         warnings=["one voxel was not finite"],
         timings={"network": 1.25},
     )
-    card = ModelCard("Invented", "Nothing.", labels, CovarianceSpec(), "3d_fullres", "RAS", (2.0, 2.0, 2.0))
+    card = ModelCard("Fake", "Nothing.", labels, CovarianceSpec(), "3d_fullres", "RAS", (2.0, 2.0, 2.0))
     return Case(
         image,
         prediction,

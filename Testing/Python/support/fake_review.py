@@ -1,4 +1,4 @@
-"""The invented prediction with its review."""
+"""The fake prediction with its review."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.regions.uncertainty import components
 from MoBUncertaintyLib.review.review import Review
-from support.fake_case import Case, invented_case
+from support.fake_case import Case, fake_case
 
 
-def invented_review(case: Case | None = None, **decisions: str) -> ReviewedCase:
+def fake_review(case: Case | None = None, **decisions: str) -> ReviewedCase:
     """A case under review.
 
     Args:
-        case: What `invented_case` made.
+        case: What `fake_case` made.
         **decisions: Verdicts by region, such as `r1="include"`.
     """
-    case = case or invented_case()
+    case = case or fake_case()
     predicted = sitk.GetArrayFromImage(case.prediction.segmentation)
     review = Review(predicted, case.regions, grid_of(case.image))
     for name, verdict in decisions.items():

@@ -1,4 +1,4 @@
-"""Scores of invented models on invented data sets: stand-ins predict, the real evaluation scores and writes."""
+"""Scores of fake models on fake data sets: a fake predicts, the real evaluation scores and writes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SHARES = {
 
 
 @dataclass(frozen=True)
-class InventedModel:
+class FakeModel:
     """A model that knows what the image shows, but for a smooth error; takes the place of a `Model` in an evaluation.
 
     Attributes:
@@ -61,7 +61,7 @@ class InventedModel:
         labels = describe_labels({value: f"part_{value}" for value in range(1, self.classes + 1)})
         training = {"finetuning": {"seed": self.seed}} if self.tuning else {}
         spec = CovarianceSpec(self.kind, bases=self.bases)
-        return ModelCard("Invented", "Nothing.", labels, spec, "3d_fullres", None, SPACING, training=training)
+        return ModelCard("Fake", "Nothing.", labels, spec, "3d_fullres", None, SPACING, training=training)
 
     @cached_property
     def plans(self) -> dict:
@@ -73,10 +73,10 @@ class InventedModel:
         return "0" * 64
 
 
-class InventedPredictor:
+class FakePredictor:
     """Takes the place of `Predictor`."""
 
-    def __init__(self, model: InventedModel, settings: object = None) -> None:
+    def __init__(self, model: FakeModel, settings: object = None) -> None:
         self.model = model
 
     def predict(self, image: sitk.Image, exact: bool = False) -> SimpleNamespace:
@@ -121,16 +121,16 @@ def write_dataset(folder: Path, name: str, cases: int = 5, classes: int = 1, num
     return target
 
 
-def evaluate(model: InventedModel, dataset: Path, name: str | None = None, **settings: Any) -> Run:
-    """What `evaluation.evaluate` returns for an invented model; further `settings` are its own."""
+def evaluate(model: FakeModel, dataset: Path, name: str | None = None, **settings: Any) -> Run:
+    """What `evaluation.evaluate` returns for a fake model; further `settings` are its own."""
     with (
         patch.object(held_out, "load_model", lambda found: found),
-        patch.object(held_out, "Predictor", InventedPredictor),
+        patch.object(held_out, "Predictor", FakePredictor),
     ):
         return held_out.evaluate(model, dataset, name=name, report=lambda line: None, **settings)
 
 
-def write_scores(folder: Path, dataset: Path, models: Sequence[InventedModel]) -> list[Path]:
+def write_scores(folder: Path, dataset: Path, models: Sequence[FakeModel]) -> list[Path]:
     """Scores folders of `mob-training evaluate` for some models on a data set."""
     paths = []
     for model in models:
@@ -152,14 +152,14 @@ def _side(shape: Sequence[int]) -> np.ndarray:
 
 
 def _image(array: np.ndarray) -> sitk.Image:
-    """On the invented grid; the last axis of a four-dimensional array holds the classes."""
+    """On the fake images' grid; the last axis of a four-dimensional array holds the classes."""
     scalar = array.ndim == 3 or array.shape[-1] == 1
     image = sitk.GetImageFromArray(array.reshape(array.shape[:3]) if scalar else array, isVector=not scalar)
     image.SetSpacing(SPACING)
     return image
 
 
-def invented_run(
+def fake_run(
     model: str, seed: int | None = 0, dataset: str = "D", sweep: bool = False, **scores: list[float | None]
 ) -> Run:
     """A run whose cases a, b, c, ... have the scores given; `__` in a name stands for a dot."""
@@ -171,7 +171,7 @@ def invented_run(
 
 
 def run_of(cases: dict[str, dict], pooled: dict[str, Any] | None = None, **description: Any) -> Run:
-    """A run with these scores; what is not described is invented."""
+    """A run with these scores; what is not described has a default."""
     usual = {"dataset": "D", "model": "A", "covariance": "diagonal", "seed": 0, "bases": None, "sweep": False}
     usual |= {"name": description.get("model", "A"), "labels": ["part"]}
     return Run(usual | description, pooled or {}, cases)

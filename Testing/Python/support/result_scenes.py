@@ -1,4 +1,4 @@
-"""A small invented prediction of two organs in a scene of Slicer's own core, for tests in a process of their own."""
+"""A small fake prediction of two organs in a scene of Slicer's own core, for tests in a process of their own."""
 
 from __future__ import annotations
 

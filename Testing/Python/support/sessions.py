@@ -11,24 +11,24 @@ MATRIX = np.array([[-1.6, 0, 0, 20], [0, -1.5, 0, 15], [0, 0, 2.0, -9], [0, 0, 0
 
 
 def begin(scene, name="CT"):
-    """A CT with the stand-in worker's result in the scene."""
+    """A CT with the fake worker's result in the scene."""
     from MoBUncertaintyLib.slicer_app.scene.standalone import addCt
 
     return begin_again(addCt(scene, np.zeros(SHAPE, np.int16), MATRIX, name))
 
 
 def begin_again(ct, **provenance):
-    """The stand-in worker's result for a CT that is in a scene."""
+    """The fake worker's result for a CT that is in a scene."""
     from MoBUncertaintyLib.slicer_app.requests import showResult
-    from MoBUncertaintyLib.worker.fake import DOUBTS, LABEL, invent, row
+    from MoBUncertaintyLib.worker.fake import LABEL, PLACES, make_prediction, row
 
-    p, v, regions = invent(SHAPE)
+    p, v, regions = make_prediction(SHAPE)
     result = {
         "segmentation": (p > 0.5).astype(np.uint8),
         "regions": regions,
         "probability": {"1": p},
         "variance": {"1": v},
-        "rows": [row(label, place, regions, p, v, MATRIX) for label, place in enumerate(DOUBTS, start=1)],
+        "rows": [row(label, place, regions, p, v, MATRIX) for label, place in enumerate(PLACES, start=1)],
         "labels": [LABEL],
         "provenance": provenance,
         "warnings": [],

@@ -1,4 +1,4 @@
-"""The module's panel with the stand-in worker and a small CT, for tests in a process of their own."""
+"""The module's panel with the fake worker and a small CT, for tests in a process of their own."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def emptied(desktop) -> Iterator:
 
 
 def use_worker(desktop, mode: str) -> None:
-    """The stand-in worker in a mode of its."""
+    """The fake worker in a mode of its."""
     from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 
     arguments = ("-u", "-m", "MoBUncertaintyLib.worker.fake", mode)

@@ -70,7 +70,7 @@ def written(folder: Path, config: dict[str, Any]) -> Path:
 
 
 def write_kept(folder: Path, config: dict[str, Any], seed: int) -> list[str]:
-    """Scores folders of all runs of one seed, invented but for their origin; returns the runs."""
+    """Scores folders of all runs of one seed, fake but for their origin; returns the runs."""
     runs = [one for one in grid(config) if one.seed == seed]
     for one in runs:
         description = {"dataset": one.dataset, "name": one.model, "seed": one.seed, "origin": origin(config, one)}

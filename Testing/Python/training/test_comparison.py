@@ -23,7 +23,7 @@ from mob_training.evaluation.naming import CONTROL
 from mob_training.evaluation.score_files import FILES, flatten, read_runs, summarise, write_runs
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.model.covariance import Covariance
-from support.fake_scores import InventedModel, invented_run, run_of, write_dataset, write_scores
+from support.fake_scores import FakeModel, fake_run, run_of, write_dataset, write_scores
 
 MODELS = {
     (Covariance.MIXTURE_OF_BASES, "mixture-of-bases"): {"steepness": 1.2, "blunder": 0.5},
@@ -41,13 +41,13 @@ def written(tmp_path_factory) -> list[Path]:
     for number, (name, classes) in enumerate((("Organ", 1), ("Parts", 2)), start=1):
         dataset = write_dataset(folder, name, classes=classes, number=number)
         models = [
-            InventedModel(kind, tuning, seed, classes=classes, **how)
+            FakeModel(kind, tuning, seed, classes=classes, **how)
             for (kind, tuning), how in MODELS.items()
             for seed in SEEDS
         ]
         if name == "Organ":
             models += [
-                InventedModel(Covariance.MIXTURE_OF_BASES, f"mixture-of-bases-bases-{bases}", seed, bases=bases)
+                FakeModel(Covariance.MIXTURE_OF_BASES, f"mixture-of-bases-bases-{bases}", seed, bases=bases)
                 for bases in (2, 1)
                 for seed in SEEDS
             ]
@@ -119,7 +119,7 @@ def test_summary_is_nested_and_of_the_cases_in_which_a_score_is_defined():
 
 def test_variants_come_after_the_model_they_vary():
     names = ["Mine", "Mixture-of-Bases (tile)", "Mixture-of-Bases", "Diagonal (slow)", "Diagonal", "Deterministic"]
-    runs = [invented_run(name, dice=[1.0]) for name in names]
+    runs = [fake_run(name, dice=[1.0]) for name in names]
     assert list(by_model(runs)) == [*reversed(names[3:]), "Mixture-of-Bases", "Mixture-of-Bases (tile)", "Mine"]
     assert set(ORDER) >= {CONTROL, "Diagonal"}
 
@@ -167,13 +167,13 @@ def test_scores_that_do_not_fit_together(written, tmp_path, choose, options, mes
 
 @pytest.mark.parametrize("sweep", [False, True])
 def test_models_scored_on_different_cases_are_not_compared(sweep):
-    runs = [invented_run("A", dice=[0.9, 0.8]), invented_run("B", sweep=sweep, dice=[0.9, 0.8, 0.7])]
+    runs = [fake_run("A", dice=[0.9, 0.8]), fake_run("B", sweep=sweep, dice=[0.9, 0.8, 0.7])]
     with pytest.raises(SettingsError, match="B and A were scored on different cases of D"):
         paired_tests(runs)
 
 
 def test_what_is_undefined_has_no_say():
-    seeds = [invented_run("A", 0, x__y=[1.0, None, 4.0]), invented_run("A", 1, x__y=[2.0, None, None])]
+    seeds = [fake_run("A", 0, x__y=[1.0, None, 4.0]), fake_run("A", 1, x__y=[2.0, None, None])]
     assert seeds[0].per_case("x.y") == {"a": 1.0, "c": 4.0}
     assert seeds[0].mean("x.y") == 2.5
     assert seeds[0].mean("x.z") is None

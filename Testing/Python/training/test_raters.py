@@ -12,7 +12,7 @@ from mob_training.evaluation import held_out
 from mob_training.evaluation.metrics import generalised_energy_distance
 from MoBUncertaintyLib.errors import ImageError, SettingsError
 from MoBUncertaintyLib.model.covariance import Covariance
-from support.fake_scores import InventedModel, evaluate, write_dataset
+from support.fake_scores import FakeModel, evaluate, write_dataset
 
 RATERS = 3
 
@@ -38,7 +38,7 @@ def raters(dataset: Path, tmp_path: Path) -> Path:
 
 def test_a_deterministic_model_is_its_segmentation(dataset, raters, monkeypatch):
     monkeypatch.setattr(held_out, "draw_segmentations", lambda *_: pytest.fail("there is nothing to draw"))
-    for case in evaluate(InventedModel(Covariance.DETERMINISTIC), dataset, raters=raters).cases.values():
+    for case in evaluate(FakeModel(Covariance.DETERMINISTIC), dataset, raters=raters).cases.values():
         assert case["raters.ged"] == case["raters.ged_segmentation"] > 0
 
 
@@ -48,14 +48,14 @@ def test_a_stochastic_model_is_what_is_drawn_from_it(dataset, raters, monkeypatc
 
     drawn = [masks("case0")[0], masks("case0")[2]]
     monkeypatch.setattr(held_out, "draw_segmentations", lambda *_: drawn)
-    for name, case in evaluate(InventedModel(Covariance.DIAGONAL), dataset, raters=raters).cases.items():
+    for name, case in evaluate(FakeModel(Covariance.DIAGONAL), dataset, raters=raters).cases.items():
         expected = generalised_energy_distance(drawn, masks(name))
         assert case["raters.ged"] == pytest.approx(expected)
         assert case["raters.ged"] != pytest.approx(case["raters.ged_segmentation"])
 
 
 def test_raters_that_are_missing_or_on_another_grid_are_named(dataset, raters):
-    model, place = InventedModel(Covariance.DETERMINISTIC), raters / "case1" / "raters"
+    model, place = FakeModel(Covariance.DETERMINISTIC), raters / "case1" / "raters"
     mask = sitk.ReadImage(str(place / "part_1_2.nii.gz"))
     mask.SetSpacing((9.0, 9.0, 9.0))
     sitk.WriteImage(mask, str(place / "part_1_2.nii.gz"))

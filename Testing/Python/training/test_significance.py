@@ -12,7 +12,7 @@ from mob_training.comparison.significance import holm, paired_tests, signed_rank
 from mob_training.comparison.tables import BETTER, WORSE
 from mob_training.evaluation.naming import CONTROL
 from mob_training.evaluation.scoreboard import DICE, NLL
-from support.fake_scores import invented_run
+from support.fake_scores import fake_run
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -46,15 +46,14 @@ def test_holm(p, corrected):
 
 def test_paired_tests_average_seeds_and_correct_over_models():
     control = [0.80, 0.81, 0.82, 0.83, 0.84, 0.85]
-    runs = [invented_run(CONTROL, dice=control)]
-    runs += [invented_run(CONTROL, 1, dice=control)]
+    runs = [fake_run(CONTROL, dice=control)]
+    runs += [fake_run(CONTROL, 1, dice=control)]
     # Up by 1 to 6 % in the mean of two seeds; down by as much; up and down.
     runs += [
-        invented_run("Diagonal", s, dice=[v + 0.01 * i + (-0.1, 0.1)[s] for i, v in enumerate(control, 1)])
-        for s in (0, 1)
+        fake_run("Diagonal", s, dice=[v + 0.01 * i + (-0.1, 0.1)[s] for i, v in enumerate(control, 1)]) for s in (0, 1)
     ]
-    runs += [invented_run("Single-Basis", dice=[v - 0.01 * i for i, v in enumerate(control, 1)])]
-    runs += [invented_run("Mixture-of-Bases", dice=[v + 0.01 * i * (-1) ** i for i, v in enumerate(control, 1)])]
+    runs += [fake_run("Single-Basis", dice=[v - 0.01 * i for i, v in enumerate(control, 1)])]
+    runs += [fake_run("Mixture-of-Bases", dice=[v + 0.01 * i * (-1) ** i for i, v in enumerate(control, 1)])]
     tests = {test.model: test for test in paired_tests(runs)}
     assert {test.reference for test in tests.values()} == {CONTROL}
     assert {test.metric for test in tests.values()} == {DICE}
@@ -72,10 +71,10 @@ def test_marks_say_better_or_worse_and_only_beyond_chance():
     control = np.linspace(0.1, 0.2, 8)
     steps = 0.001 * np.arange(1, 9)
     runs = [
-        invented_run(CONTROL, volume__nll=list(control)),
-        invented_run("Diagonal", volume__nll=list(control - steps)),
-        invented_run("Single-Basis", volume__nll=list(control + steps)),
-        invented_run("Mixture-of-Bases", volume__nll=list(control + steps * (-1) ** np.arange(8))),
+        fake_run(CONTROL, volume__nll=list(control)),
+        fake_run("Diagonal", volume__nll=list(control - steps)),
+        fake_run("Single-Basis", volume__nll=list(control + steps)),
+        fake_run("Mixture-of-Bases", volume__nll=list(control + steps * (-1) ** np.arange(8))),
     ]
     tests = paired_tests(runs)
     assert {test.metric for test in tests} == {NLL}
@@ -88,8 +87,8 @@ def test_no_mark_where_another_training_says_otherwise():
     control, steps = np.linspace(0.1, 0.2, 8), 0.001 * np.arange(1, 9)
 
     def tested(*shifts: float):
-        runs = [invented_run(CONTROL, seed, volume__nll=list(control)) for seed in range(len(shifts))]
-        runs += [invented_run("Diagonal", seed, volume__nll=list(control + x * steps)) for seed, x in enumerate(shifts)]
+        runs = [fake_run(CONTROL, seed, volume__nll=list(control)) for seed in range(len(shifts))]
+        runs += [fake_run("Diagonal", seed, volume__nll=list(control + x * steps)) for seed, x in enumerate(shifts)]
         (test,) = paired_tests(runs)
         return test
 
@@ -101,14 +100,14 @@ def test_no_mark_where_another_training_says_otherwise():
 def test_better_is_what_the_ranks_say_and_marks_are_silent_where_means_disagree():
     """Better by little in eleven of twelve subjects and much worse in one."""
     steps = np.append(np.arange(1, 12), -100) * 1e-3
-    runs = [invented_run(CONTROL, dice=[0.5] * 12), invented_run("Diagonal", dice=list(0.5 + steps))]
+    runs = [fake_run(CONTROL, dice=[0.5] * 12), fake_run("Diagonal", dice=list(0.5 + steps))]
     (test,) = paired_tests(runs)
     assert test.p < 0.05
     assert (test.mean < 0, test.better, test.wins, test.mark) == (True, True, 11, "")
 
 
 def test_cases_of_one_subject_are_one_witness():
-    control, model = invented_run(CONTROL, dice=[0.5] * 7), invented_run("Diagonal", dice=[0.6, 0.4, *[0.7] * 5])
+    control, model = fake_run(CONTROL, dice=[0.5] * 7), fake_run("Diagonal", dice=[0.6, 0.4, *[0.7] * 5])
     for run in (control, model):
         for case in "ab":
             run.cases[case]["subject"] = "S"
@@ -118,17 +117,17 @@ def test_cases_of_one_subject_are_one_witness():
 
 
 def test_only_seeds_that_both_have_are_compared():
-    runs = [invented_run(CONTROL, 0, dice=[0.5] * 6), invented_run(CONTROL, 1, dice=[0.9] * 6)]
-    runs += [invented_run("Diagonal", s, dice=[0.6] * 6) for s in (1, 2)]
-    runs += [invented_run("Single-Basis", 3, dice=[0.6] * 6)]
+    runs = [fake_run(CONTROL, 0, dice=[0.5] * 6), fake_run(CONTROL, 1, dice=[0.9] * 6)]
+    runs += [fake_run("Diagonal", s, dice=[0.6] * 6) for s in (1, 2)]
+    runs += [fake_run("Single-Basis", 3, dice=[0.6] * 6)]
     (test,) = paired_tests(runs)
     assert (test.model, test.seeds) == ("Diagonal", 1)
     assert test.mean == pytest.approx(-0.3)
 
 
 def test_a_stock_model_goes_with_any_seed():
-    runs = [invented_run(CONTROL, s, dice=[0.5] * 6) for s in (0, 1)]
-    (test,) = paired_tests([*runs, invented_run("Deterministic", None, dice=[0.6] * 6)])
+    runs = [fake_run(CONTROL, s, dice=[0.5] * 6) for s in (0, 1)]
+    (test,) = paired_tests([*runs, fake_run("Deterministic", None, dice=[0.6] * 6)])
     assert test.mean == pytest.approx(0.1)
     assert (test.seeds, test.alike) == (2, 2)
 
@@ -136,7 +135,7 @@ def test_a_stock_model_goes_with_any_seed():
 def test_variance_is_tested_against_the_references_bernoulli_variance():
     scores = {"bernoulli__box__auroc": [0.9] * 6, "variance__box__auroc": [0.5] * 6}
     better = {"bernoulli__box__auroc": [0.9] * 6, "variance__box__auroc": [0.91, 0.92, 0.93, 0.94, 0.95, 0.96]}
-    tests = paired_tests([invented_run(CONTROL, **scores), invented_run("Diagonal", **better)])
+    tests = paired_tests([fake_run(CONTROL, **scores), fake_run("Diagonal", **better)])
     found = {test.metric.key: test for test in tests}
     assert found["variance.box.auroc"].mean == pytest.approx(0.035)
     assert found["variance.box.auroc"].p == 2 / 2**6
@@ -146,7 +145,7 @@ def test_variance_is_tested_against_the_references_bernoulli_variance():
 
 def test_reference_is_the_control_the_deterministic_model_or_the_first():
     names = ["Mixture-of-Bases", "Deterministic", CONTROL, "Diagonal"]
-    runs = {name: invented_run(name, dice=[0.8, 0.9]) for name in names}
+    runs = {name: fake_run(name, dice=[0.8, 0.9]) for name in names}
 
     def reference(*wanted: str, given: str | None = None) -> set[str]:
         return {test.reference for test in paired_tests([runs[name] for name in wanted], given)}

@@ -19,7 +19,7 @@ from MoBUncertaintyLib.inference.predictor import PredictionSettings
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.output.pictures.planes import PLANES
 from support.drawn_figures import looks_like_a_picture
-from support.fake_scores import InventedModel, evaluate, run_of, write_dataset
+from support.fake_scores import FakeModel, evaluate, run_of, write_dataset
 
 # Empty bins and undefined values are no reason for numpy or matplotlib to complain.
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
@@ -32,8 +32,8 @@ NAN = float("nan")
 def groups(tmp_path_factory) -> dict[str, list[Run]]:
     """Two seeds of two models, scored for real, with what is undefined as None, as it comes from a file."""
     dataset = write_dataset(tmp_path_factory.mktemp("scores"), "Parts", cases=3, classes=2)
-    models = [InventedModel(Covariance.DETERMINISTIC, seed=seed, classes=2, steepness=3) for seed in (0, 1)]
-    models += [InventedModel(Covariance.LOW_RANK, "low-rank", seed, classes=2) for seed in (0, 1)]
+    models = [FakeModel(Covariance.DETERMINISTIC, seed=seed, classes=2, steepness=3) for seed in (0, 1)]
+    models += [FakeModel(Covariance.LOW_RANK, "low-rank", seed, classes=2) for seed in (0, 1)]
     found: dict[str, list[Run]] = {}
     for model in models:
         run = evaluate(model, dataset)
@@ -43,7 +43,7 @@ def groups(tmp_path_factory) -> dict[str, list[Run]]:
 
 def test_sizes_of_regions_are_those_asked_for(tmp_path):
     dataset = write_dataset(tmp_path, "Parts", cases=1, classes=2)
-    model = InventedModel(Covariance.LOW_RANK, "low-rank", 0, classes=2)
+    model = FakeModel(Covariance.LOW_RANK, "low-rank", 0, classes=2)
 
     def regions(sizes: dict[str, float]) -> list[int]:
         (case,) = evaluate(model, dataset, regions=sizes).cases.values()

@@ -38,7 +38,7 @@ def test_runs_whose_scores_are_kept_are_not_trained_again(tmp_path):
 
 @pytest.fixture
 def papers_folder(tmp_path: Path) -> Path:
-    """A workflow's folder with the paper's data set, invented and empty."""
+    """A workflow's folder with the paper's data set, fake and empty."""
     (tmp_path / "Totalsegmentator_dataset_v201").mkdir()
     return tmp_path
 
