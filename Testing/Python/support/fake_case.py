@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import SimpleITK as sitk
 
+from MoBUncertaintyLib.images.reader import digest
 from MoBUncertaintyLib.model.card import Label, ModelCard
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
+from MoBUncertaintyLib.output.results_folder import write_results
 from MoBUncertaintyLib.regions.finder import Region, Regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
 
@@ -115,3 +118,12 @@ def fake_case(
         Regions(found if with_regions else (), to_image(region_labels, np.uint16), RegionSettings()),
         card,
     )
+
+
+def write_case(folder: Path) -> Case:
+    """Write a CT and its results, without a network."""
+    case = fake_case()
+    sitk.WriteImage(case.image, folder / "ct.nii.gz")
+    source = {"source": folder / "ct.nii.gz", "sha256": digest(folder / "ct.nii.gz")}
+    write_results(folder / "results", case.image, case.prediction, case.regions, case.card, scene=False, **source)
+    return case

@@ -1,0 +1,101 @@
+"""CONTRIBUTING.md: the packages are those of the code, and the worked examples work."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from MoBUncertaintyLib.cli import app as cli_app
+from MoBUncertaintyLib.model.covariance import CovarianceSpec
+from MoBUncertaintyLib.network import heads
+from support import MODULE_FOLDER, ROOT
+from support.documents import CONTRIBUTING, python_blocks, section
+from support.fake_case import write_case
+from support.repository import tracked
+
+EXAMPLES = [section(CONTRIBUTING, f"Add a {what}") for what in ("covariance model", "map", "command")]
+
+
+def test_packages_are_listed_in_the_order_that_imports_follow() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    (layers,) = (one["layers"] for one in contracts if one.get("containers") == ["MoBUncertaintyLib"])
+    expected = [{name.strip(" ()") for name in layer.split("|")} for layer in layers]
+    expected = [
+        {name for name in layer if list((MODULE_FOLDER / "MoBUncertaintyLib").glob(f"{name}*"))} for layer in expected
+    ]
+    table = section(CONTRIBUTING, "Where things are").split("| package of")[1]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert [set(re.findall(r"`(\w+)", row)) for row in rows] == [layer for layer in expected if layer]
+
+
+def test_every_benchmark_is_named() -> None:
+    benchmarks = {path.name for path in (ROOT / "Testing" / "Benchmarks").glob("*.py")}
+    assert set(re.findall(r"`(\w+\.py)`", section(CONTRIBUTING, "Benchmarks"))) == benchmarks
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=["covariance", "map", "command"])
+def test_every_step_names_what_its_files_hold(example: str) -> None:
+    sources = {path: path.read_text(encoding="utf-8") for path in tracked("*.py", "*.yaml")}
+    named: list[str] = []
+    checked = 0
+    for step in re.split(r"^(?=\d+\. )", example, flags=re.MULTILINE):
+        prose = re.sub(r"^ *```.*?^ *```", "", step, flags=re.MULTILINE | re.DOTALL)
+        found = re.findall(r"`([\w/]+\.(?:py|yaml))`", prose)
+        named = found if "same file" not in prose else [*named, *found]
+        text = "\n".join(source for path, source in sources.items() if path.as_posix().endswith(tuple(named)))
+        for name in re.findall(r"`([A-Za-z_]\w*(?:\.\w+)?)`", prose) if named else ():
+            assert re.search(rf"\b{name.split('.')[-1]}\b", text), f"{name} is not in {', '.join(named)}"
+            checked += 1
+        for block in python_blocks(step):
+            assert names_used_in(block) <= {*names_in(text), *dir(builtins), "kind", "values"}, block
+    assert checked >= 2
+
+
+def names_used_in(block: str) -> set[str]:
+    """Return the names that a piece of code takes from elsewhere; entries of a dict and returns are pieces, too."""
+    try:
+        tree = ast.parse(block)
+    except SyntaxError:
+        tree = ast.parse("{" + block + "}")
+    nodes = list(ast.walk(tree))
+    bound = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    bound |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    bound |= {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    return {node.id for node in nodes if isinstance(node, ast.Name)} - bound
+
+
+def names_in(source: str) -> set[str]:
+    return set(re.findall(r"\w+", source))
+
+
+def test_head_of_the_example_has_the_covariance_that_it_states() -> None:
+    (example,) = python_blocks(EXAMPLES[0])
+    scope = dict(vars(heads))
+    exec(compile(example, "CONTRIBUTING.md", "exec"), scope)
+    head = scope["TriangularHead"](CovarianceSpec(), features=5, classes=3)
+    features = torch.randn(2, 5, 4, 3, 2)
+    gaussian = head(features, torch.zeros(2, 3, 4, 3, 2))
+    triangle = torch.zeros(2, 3, 3, 4, 3, 2)
+    triangle[:, [0, 1, 1, 2, 2, 2], [0, 0, 1, 0, 1, 2]] = head.triangle(features)
+    expected = torch.einsum("bcr...,bdr...->bcd...", triangle, triangle) + torch.eye(3)[None, :, :, None, None, None]
+    torch.testing.assert_close(gaussian.marginal_covariance(), expected)
+
+
+def test_command_of_the_example_lists_the_regions(tmp_path: Path) -> None:
+    (example,) = python_blocks(EXAMPLES[2])
+    case = write_case(tmp_path)
+    program = typer.Typer()
+    program.callback()(lambda: None)
+    exec(compile(example, "CONTRIBUTING.md", "exec"), dict(vars(cli_app)) | {"app": program})
+    lines = CliRunner().invoke(program, ["regions", str(tmp_path / "results")]).stdout.splitlines()
+    assert [line.split("  ")[:2] for line in lines] == [[str(r.rank), r.location] for r in case.regions.regions]

@@ -1,0 +1,206 @@
+"""What README and pages show is true: examples run; files, buttons, keys and messages are the product's."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import json
+import os
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk
+from click.testing import Result
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from packaging.utils import canonicalize_name
+from typer.testing import CliRunner
+
+from MoBUncertaintyLib.cli import console
+from MoBUncertaintyLib.cli.app import app
+from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.model import folder as models
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.network.export import export
+from MoBUncertaintyLib.output.folders import FolderKind
+from support import MODULE_FOLDER, tiny
+from support.documents import PAGES, README, section, shell_commands
+from support.fake_case import write_case
+from support.requirements import SLICERS_PACKAGES, requirements
+
+LIBRARY = MODULE_FOLDER / "MoBUncertaintyLib"
+COMMAND_LINE, TUTORIAL, PRIVACY = PAGES["command-line"], PAGES["tutorial"], PAGES["privacy"]
+
+
+def steps(text: str) -> str:
+    """Return a numbered list, which ends where something else stands at the start of a line."""
+    return re.search(r"^1\. .*?(?=^[^\s\d])", text, re.MULTILINE | re.DOTALL)[0]
+
+
+def texts() -> set[str]:
+    """Every text in the code, with … for what is put in."""
+    found = set()
+    for path in [MODULE_FOLDER / "MoBUncertainty.py", *LIBRARY.glob("**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                found.add("".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(re.sub(r"\{\w*\}", "…", node.value))
+    return found
+
+
+def on_the_panel() -> set[str]:
+    """Every text of the .ui file."""
+    tree = ElementTree.parse(MODULE_FOLDER / "Resources" / "UI" / "MoBUncertainty.ui")
+    return {re.sub("<[^>]+>", "", string.text or "").strip().rstrip(":") for string in tree.iter("string")}
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a CT, as the README's reader has, where the model it names is a tiny one."""
+    raw = tiny.make_results_folder(tmp_path / "raw", covariance=CovarianceSpec(Covariance.DIAGONAL))
+    export(raw, tmp_path / "models" / "PhantomPancreas", name="PhantomPancreas")
+    sitk.WriteImage(tiny.make_ct(), tmp_path / "ct.nii.gz")
+    monkeypatch.setattr(models.find_model, "__defaults__", (tmp_path / "models",))
+    monkeypatch.setattr(models.list_models, "__defaults__", (tmp_path / "models",))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_python_example_runs(reader: Path, capsys: pytest.CaptureFixture) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", PAGES["python"], re.DOTALL)
+    scope: dict = {}
+    exec(compile(example, "python.md", "exec"), scope)
+    assert scope["prediction"].segmentation.GetSize() == scope["image"].GetSize()
+    assert len(capsys.readouterr().out.splitlines()) == len(scope["regions"].regions)
+
+
+def run(command: str) -> Result:
+    done = CliRunner().invoke(app, [str(Path(word).expanduser()) for word in command.split()[1:]])
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def test_predict_as_shown_writes_the_files_of_the_table(reader: Path) -> None:
+    (command,) = shell_commands(section(COMMAND_LINE, "Predict"))
+    run(command)
+    rows = [line.split("|")[1] for line in section(COMMAND_LINE, "Results folder").splitlines() if line[:3] == "| `"]
+    named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    assert {path.name for path in (reader / "results").iterdir()} == named
+
+
+def test_review_and_signature_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_case(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    decisions, signature = re.findall(r"```json\n(.*?)```", section(COMMAND_LINE, "Review"), re.DOTALL)
+    (tmp_path / "decisions.json").write_text(decisions, encoding="utf-8")
+    (review,) = shell_commands(section(COMMAND_LINE, "Review"))
+    run(review)
+    assert not json.loads((tmp_path / "results" / "review" / "report.json").read_text())["review"]["signature"]
+    signed = json.loads(decisions) | json.loads("{" + signature + "}")
+    (tmp_path / "decisions.json").write_text(json.dumps(signed), encoding="utf-8")
+    key = Ed25519PrivateKey.generate()
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "id_ed25519").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    )
+    (tmp_path / "colleagues.pub").write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
+    sign, verify = shell_commands(section(COMMAND_LINE, "Sign and verify"))
+    run(sign)
+    assert (tmp_path / "results" / "review" / "report.sig").is_file()
+    assert "SHA256:" in run(verify).stdout  # the key's fingerprint
+
+
+def test_model_commands_as_shown(reader: Path) -> None:
+    inspect, export_model = shell_commands(section(COMMAND_LINE, "Models"))
+    assert "PhantomPancreas" in run(inspect).stdout
+    run(export_model.replace("TRAINING_FOLDER", "raw").replace("MODEL", "model"))
+    card = section(COMMAND_LINE, "Models").split("**model folder**")[1].split("The card")[0]
+    assert {path.relative_to(reader / "model").as_posix() for path in (reader / "model").rglob("*.*")} == {
+        name.replace("fold_K", "fold_0") for name in re.findall(r"`(\w[\w/]*\.\w+)`", card)
+    }
+
+
+def test_exit_codes_are_the_programs() -> None:
+    codes = {int(code) for code in re.findall(r"^\| (\d+) \|", section(COMMAND_LINE, "Exit codes"), re.MULTILINE)}
+    assert codes == {0, console.UNEXPECTED, console.BAD_INPUT, console.CANCELLED}
+
+
+def test_messages_of_the_troubleshooting_are_the_codes_own() -> None:
+    rows = [line for line in PAGES["troubleshooting"].splitlines() if line.startswith("| `")]
+    quoted = {re.match(r"\| `([^`]+)` \|", row).group(1) for row in rows}
+    assert len(quoted) == len(rows) >= 24
+    assert quoted - texts() == set()
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_folder_that_cannot_be_written_to_gives_a_sentence_of_the_table(tmp_path, monkeypatch, missing) -> None:
+    """What is missing cannot be made in a place that is gone; what is there may belong to somebody else."""
+    kind = FolderKind("export", "an export", "an earlier export", "report.html", "report.json", "a schema")
+    if missing:
+        gone = FileNotFoundError(errno.ENOENT, "No such file or directory")
+        message = str(kind.error(tmp_path / "stick" / "export", gone))
+    else:
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        with pytest.raises(OutputError) as caught:
+            kind.check(tmp_path / "export")
+        message = str(caught.value)
+    quoted = re.findall(r"^\| `([^`]+)` \|", PAGES["troubleshooting"], re.MULTILINE)
+    patterns = [re.escape(row).replace("…", ".+") for row in quoted]
+    assert sum(bool(re.fullmatch(pattern, message)) for pattern in patterns) == 1
+
+
+@pytest.mark.parametrize("text", [TUTORIAL, section(README, "First result in Slicer")], ids=["tutorial", "README"])
+def test_what_the_steps_name_is_on_the_panel(text: str) -> None:
+    named = set(re.findall(r"\*{1,2}([^*]+)\*{1,2}", re.sub(r"!\[[^]]*\]|\s+", " ", steps(text))))
+    elsewhere = {"Segmentation > MoB Uncertainty", "Sample Data", "MoB Uncertainty", "PhantomCT", "PhantomPancreas"}
+    elsewhere.add("expected error")  # emphasis
+    assert {"Apply", "Accept", "Include", "Exclude", "Sign off", "Export", "the demo CT"} <= named
+    panel = on_the_panel()
+    seen = {name for name in named if name in panel or any(name in text for text in panel if "\n" not in text)}
+    assert named - seen - elsewhere - texts() == set()
+
+
+def test_keys_are_those_of_the_panel() -> None:
+    """The buttons' tips name their keys, and the code reacts to them."""
+    tips = [re.search(r"\(((?:\w+\+)*[A-Z])\)\.$", text) for text in on_the_panel()]
+    keys = {tip.group(1) for tip in tips if tip}
+    table = [line for line in section(TUTORIAL, "Keys").splitlines() if line.startswith("| `")]
+    assert keys == {key for row in table for key in re.findall(r"`((?:\w+\+)*[A-Z])`", row)}
+    code = (LIBRARY / "slicer_app" / "panel" / "review.py").read_text(encoding="utf-8")
+    assert [key for key in keys if f'"{key}"' not in code] == []
+    assert len(keys) >= 8
+
+
+def test_files_of_an_export_are_the_ones_that_are_written() -> None:
+    named = set(re.findall(r"`(\w+(?:\.\w+)+)`", section(TUTORIAL, "What an export writes")))
+    written = "\n".join(path.read_text(encoding="utf-8") for path in LIBRARY.glob("output/**/*.py"))
+    assert len(named) >= 7
+    assert [name for name in named if name not in written] == []
+
+
+def test_places_of_the_privacy_page_are_the_codes_own() -> None:
+    assert 'make_private_folder("MoBUncertainty"' in (LIBRARY / "slicer_app" / "worker" / "process.py").read_text(
+        encoding="utf-8"
+    )
+    assert "`MoBUncertainty-…`" in PRIVACY
+    sources = [
+        MODULE_FOLDER / "MoBUncertainty.py",
+        *LIBRARY.glob("**/*.py"),
+        MODULE_FOLDER / "Resources/UI/MoBUncertainty.ui",
+    ]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    kept = set(re.findall(r"""["'>](MoBUncertainty/\w+)["'<]""", code))
+    assert "MoBUncertainty/Models" in kept
+    assert set(re.findall(r"`(MoBUncertainty/\w+)`", PRIVACY)) == kept  # what Slicer's settings remember, all of it
+    assert set(re.findall(r'userSettings\(\)\.remove\("([^"]+)"\)', PRIVACY)) <= kept
+
+
+def test_packages_that_can_be_removed_are_this_modules_and_not_slicers() -> None:
+    (listed,) = re.findall(r'pip_uninstall\("([^"]+)"\)', PRIVACY)
+    packages = {canonicalize_name(name) for name in listed.split()}
+    assert packages <= requirements("", "-export").keys()
+    assert packages & SLICERS_PACKAGES == set()
