@@ -1,10 +1,7 @@
 import importlib.util
 import shutil
 import sys
-import time
 import traceback
-import unittest
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +22,7 @@ from slicer.util import VTKObservationMixin
 
 from MoBUncertaintyLib.errors import UserError
 from MoBUncertaintyLib.slicer_app.panel.choices import Device, Method
-from MoBUncertaintyLib.slicer_app.samples import loadSampleData, registerSampleData
+from MoBUncertaintyLib.slicer_app.samples import registerSampleData
 
 # What needs scipy or SimpleITK (review, regions and the panel's parts on top of them) is imported where it is first
 # used, so that Slicer starts as fast as without this module.
@@ -392,201 +389,13 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
 #
 
 
-def ignore(*_values) -> None:
-    """A callback that does nothing."""
-
-
 class MoBUncertaintyTest(ScriptedLoadableModuleTest):
-    """
-    Runs the module on its demo CT. A stand-in takes the worker's place, which invents a result and needs no PyTorch;
-    with PyTorch and nnU-Net in Slicer's Python, the demo model is run as well.
-    """
-
-    def setUp(self):
-        slicer.mrmlScene.Clear()
-        self.logic = MoBUncertaintyLogic()
-
-    def tearDown(self):
-        self.logic.close()
+    """What Reload and Test runs: Testing/Python/MoBUncertaintyTest.py, which only a checkout has."""
 
     def runTest(self):
         """Run as few or as many tests as needed here."""
-        for test in (
-            self.test_segmentReviewAndReopen,
-            self.test_cancelLeavesTheSceneAsItWas,
-            self.test_failureIsOneSentence,
-            self.test_panel,
-            self.test_demoModel,
-        ):
-            self.setUp()
-            try:
-                test()
-            except unittest.SkipTest as reason:
-                self.delayDisplay(str(reason))
-            finally:
-                self.tearDown()
-        self.delayDisplay("Test passed")
-
-    def test_segmentReviewAndReopen(self):
-        """A verdict changes its region and nothing else, undo takes it back, and the scene keeps it."""
-        ct = loadSampleData()
-        session = self.segment(ct, mode="normal")
-        first, second, third = session.review.regions
-        session.decide(first.region_id, "include")
-        session.decide(second.region_id, "exclude")
-        session.decide(third.region_id, "accept")
-        changed = session.results.corrected() != session.review.predicted
-        labels = session.review.label_map()
-        self.assertTrue(changed.any())
-        self.assertFalse(changed[(labels != first.label) & (labels != second.label)].any())
-        session.undo()
-        self.assertEqual(session.review.reviewed, (2, 3))
-        session.decide(third.region_id, "accept")
-        session.sign("Test Reader")
-
-        self.logic.sessions.forget()  # as if the scene had been saved and opened again
-        again = self.logic.session(ct)
-        self.assertIsNot(again, session)
-        self.assertEqual(again.review.signature, session.review.signature)
-        for before, after in zip(session.review.regions, again.review.regions, strict=True):
-            self.assertEqual((after.region_id, after.verdict), (before.region_id, before.verdict))
-        self.assertTrue((again.results.corrected() == session.review.corrected()).all())
-
-    def test_cancelLeavesTheSceneAsItWas(self):
-        """Cancel comes back at once; no node has been added."""
-        ct = loadSampleData()
-        before = slicer.mrmlScene.GetNumberOfNodes()
-        progress = []
-        self.start(ct, mode="slow", onProgress=progress.append)
-        self.waitFor(lambda: progress)
-        self.logic.cancel()
-        self.assertFalse(self.logic.busy)
-        self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)
-        self.assertIsNone(self.logic.session(ct))
-
-    def test_failureIsOneSentence(self):
-        """The worker's own sentence comes through, and one is made for a worker that dies."""
-        ct = loadSampleData()
-        before = slicer.mrmlScene.GetNumberOfNodes()
-        for mode, expected in (("fails", "single slice"), ("dies", "ended unexpectedly")):
-            errors = []
-            self.start(ct, mode, onError=lambda code, message, details, into=errors: into.append(message))
-            self.waitFor(lambda into=errors: into)
-            self.assertIn(expected, errors[0])
-            self.assertEqual(len(errors), 1)
-            self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)
-
-    def test_panel(self):
-        """The panel's buttons lead from a CT to a signed review, whose verdicts change the scene."""
-        import numpy as np
-
-        from MoBUncertaintyLib.review.region import Verdict
-        from MoBUncertaintyLib.slicer_app.panel.table import STATUS, statusText
-
-        with self.openPanel() as (logic, ui):
-            ct = loadSampleData()
-            ui.ctSelector.setCurrentNode(ct)
-            ui.applyButton.click()
-            self.waitFor(lambda: not logic.busy)
-            session = logic.session(ct)
-            self.assertIsNotNone(session)
-
-            def expect(*verdicts):
-                shown = [ui.regionsTable.item(row, STATUS).text() for row in range(ui.regionsTable.rowCount)]
-                self.assertEqual(shown, [statusText(verdict) for verdict in verdicts])
-
-            expect(Verdict.PENDING, Verdict.PENDING, Verdict.PENDING)
-            ui.includeButton.click()
-            expect(Verdict.INCLUDE, Verdict.PENDING, Verdict.PENDING)
-            ui.undoButton.click()
-            expect(Verdict.PENDING, Verdict.PENDING, Verdict.PENDING)
-            self.assertTrue((session.results.corrected() == session.review.predicted).all())
-
-            ui.editButton.click()
-            region = session.review.region(session.editing)
-            session.results.updateSegmentation(region.box, np.ones_like(region.mask, np.uint8))  # as if it were painted
-            ui.editButton.click()
-            expect(Verdict.EDIT, Verdict.PENDING, Verdict.PENDING)
-            drawn = session.results.corrected()[region.box]
-            self.assertTrue(drawn[region.mask].all())
-            self.assertTrue((drawn == session.review.predicted[region.box])[~region.mask].all())
-
-            ui.mapSelector.currentIndex = 1
-            self.waitFor(lambda: session.results.overlay["kind"] == "standard deviation")
-            ui.lowerThresholdSlider.value = 0.2
-            shown = session.results.node("shown")
-            self.assertEqual(session.results.overlay["kind"], "standard deviation")
-            self.assertIs(shown, session.results.node("map"))
-            self.assertAlmostEqual(shown.GetDisplayNode().GetLowerThreshold(), 0.2)
-
-            ui.doubtThresholdSlider.value = 0.02
-            self.waitFor(lambda: abs(session.settings.level - 0.02) < 1e-6)
-            self.assertEqual(session.review.region(region.region_id).verdict, Verdict.EDIT)
-            for _region in session.review.regions:
-                ui.nextButton.click()
-                ui.acceptButton.click()
-            expect(*[Verdict.ACCEPT] * len(session.review.regions))
-            ui.reviewerEdit.text = "Test Reader"
-            ui.signOffButton.click()
-            self.assertEqual(session.review.signature.name, "Test Reader")
-            self.assertFalse(ui.includeButton.enabled)
-
-    def test_demoModel(self):
-        """The demo model finds most of the phantom's pancreas."""
-        if not all(map(importlib.util.find_spec, ("torch", "nnunetv2"))):
-            self.skipTest("PyTorch or nnU-Net is not installed; the demo model was not run.")
-        ct = loadSampleData()
-        session = self.segment(ct, mode=None)
-        truth = slicer.util.loadLabelVolume(str(FOLDER / "Resources/SampleData/PhantomCT-pancreas.nii.gz"))
-        expected, found = slicer.util.arrayFromVolume(truth) > 0, session.review.predicted > 0
-        dice = 2 * (expected & found).sum() / (expected.sum() + found.sum())
-        self.assertGreater(dice, 0.8)
-        self.assertGreater(len(session.review.regions), 0)
-
-    @contextmanager
-    def openPanel(self):
-        """The module's own panel, with the stand-in worker until the test is over."""
-        widget = slicer.util.getModuleWidget("MoBUncertainty")
-        hasWindow = slicer.util.mainWindow() is not None
-        if hasWindow:
-            slicer.util.selectModule("MoBUncertainty")
-        else:
-            widget.enter()
-        ensureReady, reviewer = widget.panel.ensureReady, widget.ui.reviewerEdit.text
-        widget.panel.ensureReady = ignore
-        widget.logic.client = self.standIn("normal")
-        try:
-            yield widget.logic, widget.ui
-        finally:
-            widget.panel.leave()
-            widget.logic.client = None
-            widget.panel.ensureReady, widget.ui.reviewerEdit.text = ensureReady, reviewer
-            if not hasWindow:
-                widget.exit()
-
-    @staticmethod
-    def standIn(mode):
-        """A client for the stand-in worker in that mode."""
-        return MoBUncertaintyLogic.newClient("-u", "-m", "MoBUncertaintyLib.worker.fake", mode)
-
-    def segment(self, ct, mode):
-        """Run to the end, and return the session."""
-        sessions, errors = [], []
-        self.start(ct, mode, onResult=sessions.append, onError=lambda *error: errors.append(error))
-        self.waitFor(lambda: sessions or errors, seconds=300)
-        self.assertFalse(errors)
-        return sessions[0]
-
-    def start(self, ct, mode, onProgress=ignore, onResult=ignore, onError=ignore):
-        """Run with the stand-in worker in that mode; with None, with the real one."""
-        if mode:
-            self.logic.client = self.standIn(mode)
-        self.logic.run(ct, "PhantomPancreas", {}, onProgress, ignore, onResult, onError)
-
-    def waitFor(self, condition, seconds=60):
-        """Let the application run until something is true."""
-        end = time.monotonic() + seconds
-        while not condition():
-            self.assertLess(time.monotonic(), end)
-            slicer.app.processEvents()
-            time.sleep(0.01)
+        path = FOLDER.parent / "Testing" / "Python" / "MoBUncertaintyTest.py"
+        spec = importlib.util.spec_from_file_location("MoBUncertaintyTest", path)
+        tests = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(tests)
+        tests.MoBUncertaintyTest().runTest()
