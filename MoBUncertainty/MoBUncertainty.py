@@ -1,7 +1,6 @@
 import importlib.util
 import shutil
 import sys
-import traceback
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -20,8 +19,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from MoBUncertaintyLib.errors import UserError
-from MoBUncertaintyLib.slicer_app.panel.choices import Device, Method
+from MoBUncertaintyLib.slicer_app.choices import Device, Method
 from MoBUncertaintyLib.slicer_app.samples import registerSampleData
 
 # What needs scipy or SimpleITK (review, regions and the panel's parts on top of them) is imported where it is first
@@ -267,7 +265,6 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         self.modelList = modelList or ModelList()
         self.sessions = Sessions()
         self._client = client
-        self._showing = None  # the steps in which results come into the scene
 
     def getParameterNode(self):
         return MoBUncertaintyParameterNode(super().getParameterNode())
@@ -298,74 +295,48 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
 
     @property
     def busy(self) -> bool:
-        """Whether the worker computes something."""
-        return self._showing is not None or (self._client is not None and self._client.busy)
+        """Whether a CT is segmented, or a review exported."""
+        return self._client is not None and self._client.busy
 
     @property
     def niceness(self) -> int:
         """How nice the worker is to other programs, 0 to 19."""
         return self._client.niceness if self._client is not None else 0
 
-    def run(self, ct, model, settings, onProgress, onWarning, onResult, onError) -> None:
+    def run(self, ct, model, settings):
         """
         Segment a CT in the worker and show the results; returns at once. The scene changes only when all went well.
         :param ct: CT volume
         :param model: name of a model, or its path
         :param settings: fields of prediction.PredictionSettings
-        :param onProgress: called with dicts of stage, text, fraction (0 to 1) and seconds_left
-        :param onWarning: called with each warning
-        :param onResult: called with the ReviewSession of the CT
-        :param onError: called with code, message and details
+        :return: the Job, whose result is the ReviewSession of the CT
         """
         from MoBUncertaintyLib.slicer_app import requests
-        from MoBUncertaintyLib.slicer_app.steps import Steps
 
         def show(result):
-            onProgress(requests.SHOWING)
-            self._showing = Steps(requests.showResultInSteps(ct, request, result), shown, failed)
-
-        def shown(session):
-            self._showing = None
-            self.sessions.put(ct, session)
-            onResult(session)
-
-        def failed(error):
-            self._showing = None
-            if isinstance(error, UserError):
-                onError("scene", str(error), "")
-                return
-            # Of whatever kind: the run is over, and the user must learn it.
-            self.sessions.forgetIncomplete()
-            text = _("The results could not be shown ({reason}), and this CT has none now; apply again.")
-            details = "".join(traceback.format_exception(error))
-            onError("scene", text.format(reason=type(error).__name__), details)
+            job.progress.emit(requests.SHOWING)
+            return self.sessions.begin(ct, request, result)
 
         # A new segmentation is looked through as the last one was.
         request = requests.predictRequest(ct, str(model), settings, self.sessions.opened(ct))
-        self.client.request(request, onProgress, onWarning, show, onError)
+        job = self.client.request(request, show)
+        return job
 
-    def export(self, ct, folder, formats, patientFields, onProgress, onWarning, onResult, onError) -> None:
+    def export(self, ct, folder, formats, patientFields):
         """
         Write a reviewed CT's files in the worker; returns at once.
         :param ct: CT volume with results
         :param folder: the files' own folder
         :param formats: of "report", "segmentation", "nifti", "dicom_seg", "parametric_map"
         :param patientFields: the report may name the patient
-        :param onResult: called with the paths of the files, and with sentences about what could not be written
+        :return: the Job, whose result has the paths of the `files`, and `problems`: what could not be written
         """
         from MoBUncertaintyLib.slicer_app import requests
 
-        def written(result):
-            onResult(result["files"], result["problems"])
-
-        request = requests.exportRequest(self.session(ct), Path(folder), formats, patientFields)
-        self.client.request(request, onProgress, onWarning, written, onError)
+        return self.client.request(requests.exportRequest(self.session(ct), Path(folder), formats, patientFields))
 
     def cancel(self) -> None:
         """End what the worker computes, at once; results that are just being shown are gone, as are earlier ones."""
-        if self._showing is not None:
-            self._showing.cancel()
-            self._showing = None
         self.client.cancel()
 
     def session(self, ct):
@@ -377,8 +348,6 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
 
     def close(self) -> None:
         """End the worker."""
-        if self._showing is not None:
-            self._showing.cancel()
         self.sessions.forget()
         if self._client is not None:
             self._client.close()

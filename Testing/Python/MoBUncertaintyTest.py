@@ -12,10 +12,6 @@ from MoBUncertainty import MoBUncertaintyLogic
 from MoBUncertaintyLib.slicer_app.samples import RESOURCES, loadSampleData
 
 
-def ignore(*_values) -> None:
-    """A callback that does nothing."""
-
-
 class MoBUncertaintyTest(ScriptedLoadableModuleTest):
     """
     Run the module on its demo CT. A fake takes the worker's place, which makes up a result and needs no PyTorch; with
@@ -77,7 +73,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
         ct = loadSampleData()
         before = slicer.mrmlScene.GetNumberOfNodes()
         progress = []
-        self.start(ct, mode="slow", onProgress=progress.append)
+        self.start(ct, mode="slow").progress.connect(progress.append)
         self.waitFor(lambda: progress)
         self.logic.cancel()
         self.assertFalse(self.logic.busy)
@@ -90,10 +86,10 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
         before = slicer.mrmlScene.GetNumberOfNodes()
         for mode, expected in (("fails", "single slice"), ("dies", "ended unexpectedly")):
             errors = []
-            self.start(ct, mode, onError=lambda code, message, details, into=errors: into.append(message))
-            self.waitFor(lambda into=errors: into)
-            self.assertIn(expected, errors[0])
-            self.assertEqual(len(errors), 1)
+            self.start(ct, mode).failed.connect(lambda *error, errors=errors: errors.append(error))
+            self.waitFor(lambda errors=errors: errors)
+            ((_code, message, _details),) = errors
+            self.assertIn(expected, message)
             self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)
 
     def test_panel(self):
@@ -173,7 +169,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
         else:
             widget.enter()
         ensureReady, reviewer = widget.panel.ensureReady, widget.ui.reviewerEdit.text
-        widget.panel.ensureReady = ignore
+        widget.panel.ensureReady = lambda *_formats: None
         widget.logic.client = self.fakeWorker("normal")
         try:
             yield widget.logic, widget.ui
@@ -192,16 +188,18 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
     def segment(self, ct, mode):
         """Run to the end, and return the session."""
         sessions, errors = [], []
-        self.start(ct, mode, onResult=sessions.append, onError=lambda *error: errors.append(error))
+        job = self.start(ct, mode)
+        job.finished.connect(sessions.append)
+        job.failed.connect(lambda *error: errors.append(error))
         self.waitFor(lambda: sessions or errors, seconds=300)
         self.assertFalse(errors)
         return sessions[0]
 
-    def start(self, ct, mode, onProgress=ignore, onResult=ignore, onError=ignore):
+    def start(self, ct, mode):
         """Run with the fake worker in a mode; with None, with the real one."""
         if mode:
             self.logic.client = self.fakeWorker(mode)
-        self.logic.run(ct, "PhantomPancreas", {}, onProgress, ignore, onResult, onError)
+        return self.logic.run(ct, "PhantomPancreas", {})
 
     def waitFor(self, condition, seconds=60):
         """Let the application run until something is true."""

@@ -45,7 +45,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list:
 
 @pytest.fixture(scope="module")
 def client_module() -> Iterator[ModuleType]:
-    """`app.client` with PySide6 as `qt`, and without the rest of Slicer."""
+    """`slicer_app.worker.client` with PySide6 as `qt`, and without the rest of Slicer."""
     from slicer_host import qt_namespace
 
     qt = qt_namespace.install()

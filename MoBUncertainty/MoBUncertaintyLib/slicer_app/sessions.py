@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import slicer
 import slicer.util
+from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.errors import ImageError, UserError
+from MoBUncertaintyLib.slicer_app import requests
 from MoBUncertaintyLib.slicer_app.review_session import ReviewSession, areComplete, lieOnCt
 from MoBUncertaintyLib.slicer_app.scene.nodes import CT_ROLE, ROLE_ATTRIBUTE, CtNodes, Leftovers
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
@@ -49,9 +55,21 @@ class Sessions:
         """The review of a CT if it is open."""
         return self._open.get(ct.GetID())
 
-    def put(self, ct, session: ReviewSession) -> None:
-        """A new review of a CT has begun."""
-        self._open[ct.GetID()] = session
+    def begin(self, ct, request: dict[str, Any], result: dict[str, Any]) -> Iterator[None]:
+        """Put the answer to a request of `predictRequest` into the scene, in steps; returns its ReviewSession.
+
+        Raises:
+            UserError: The CT has changed meanwhile; or, of whatever kind the cause, the results could not be shown.
+        """
+        try:
+            self._open[ct.GetID()] = session = yield from requests.showResultInSteps(ct, request, result)
+        except UserError:
+            raise
+        except Exception as error:
+            self.forgetIncomplete()
+            text = _("The results could not be shown ({reason}), and this CT has none now; apply again.")
+            raise ImageError(text.format(reason=type(error).__name__)) from error
+        return session
 
     def forget(self) -> None:
         """Close all reviews; the scene holds them."""

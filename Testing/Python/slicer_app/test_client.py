@@ -78,7 +78,7 @@ def test_the_worker_stays_for_the_next_request(start: Start) -> None:
 
 
 def test_an_array_in_any_layout_arrives_as_it_is(start: Start) -> None:
-    from MoBUncertaintyLib.slicer_app.steps import Steps, readArrays, writeArrays
+    from MoBUncertaintyLib.slicer_app.worker.steps import Steps, readArrays, writeArrays
 
     caller = start()
     arrays = {
@@ -197,12 +197,15 @@ def test_a_program_that_cannot_start_is_named(start: Start, program: str) -> Non
     assert program in message
 
 
-def test_a_full_disk_is_said(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    caller = start()
-    caller.ask()
-    (caller.client._request.folder / "0.npy").symlink_to("/dev/full")
-    monkeypatch.setattr(os, "listdir", lambda folder: [])
-    caller.finish()
+def test_a_full_disk_is_said(start: Start, monkeypatch: pytest.MonkeyPatch, client_module: ModuleType) -> None:
+    write = client_module.writeArrays
+
+    def write_to_full_disk(message: dict, folder: Path) -> Iterator[None]:
+        (folder / "1.npy").symlink_to("/dev/full")  # the file that is written next
+        return write(message, folder)
+
+    monkeypatch.setattr(client_module, "writeArrays", write_to_full_disk)
+    caller = start().ask().finish()
     code, message, _ = caller.errors[0]
     assert code == "output"
     assert "No space left on device" in message
@@ -214,7 +217,7 @@ def test_a_folder_that_cannot_be_made_is_said(start: Start, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("MoBUncertaintyLib.slicer_app.worker.process.make_private_folder", full)
-    caller = start().ask()
+    caller = start().ask().finish()
     ((code, message, _),) = caller.errors
     assert (code, "No space left on device" in message) == ("output", True)
     assert not caller.client.busy
@@ -288,7 +291,7 @@ def test_a_result_that_nobody_can_take_is_said(start: Start) -> None:
 
 
 def test_a_failure_that_nobody_waits_for_is_logged(start: Start, caplog: pytest.LogCaptureFixture) -> None:
-    from MoBUncertaintyLib.slicer_app.steps import Steps
+    from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
     def work() -> Iterator[None]:
         yield

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support import TESTS
+from support import MODULE_FOLDER, TESTS
 from support.caller import FAKE_WORKER, SMOOTH, Start, pid_of
 from support.processes import SOON, gone, wait_until
 from support.worker_requests import an_export
@@ -51,7 +51,7 @@ def test_cancel_ends_the_whole_tree_amid(what: str, start: Start, tmp_path: Path
 
 def test_cancel_before_the_worker_is_up(start: Start) -> None:
     caller = start("slow").ask(np.zeros((2, 3, 4), np.int16))
-    caller.until(lambda: caller.client._request.steps is None)  # the request is written, nobody has read it
+    caller.until(lambda: caller.client._job.steps is None)  # the request is written, nobody has read it
     process = caller.client._process
     caller.client.cancel()
     caller.until(lambda: not process.folder.exists(), SOON)
@@ -63,7 +63,7 @@ def test_cancel_while_the_ct_is_written_keeps_the_worker(start: Start) -> None:
     pid = pid_of(caller)
     caller.ask(np.zeros((60, 512, 512), np.int16))
     caller.turn()
-    assert caller.client._request.steps is not None
+    assert caller.client._job.steps is not None
     caller.client.cancel()
     caller.ask().finish()
     assert pid_of(caller) == pid
@@ -82,7 +82,7 @@ def test_a_request_right_after_cancel_has_a_new_worker(start: Start) -> None:
     assert pid_of(caller) != pid
 
 
-def test_cancel_in_a_callback(start: Start) -> None:
+def test_cancel_in_a_slot(start: Start) -> None:
     caller = start("slow")
     told: list[dict] = []
 
@@ -91,7 +91,7 @@ def test_cancel_in_a_callback(start: Start) -> None:
         caller.client.cancel()
 
     array = {"array": np.zeros((3, 4, 5), np.int16), "ijk_to_ras": np.eye(4).tolist()}
-    caller.client.request({"command": "predict", "ct": array, "model": "tiny"}, cancel)
+    caller.client.request({"command": "predict", "ct": array, "model": "tiny"}).progress.connect(cancel)
     caller.until(lambda: told)
     assert not caller.client.busy
     caller.until(lambda: not caller.client._processes[0].folder.exists(), SOON)
@@ -111,11 +111,17 @@ from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 application = qt.QCoreApplication([])
 client = WorkerClient(sys.executable, arguments={(*FAKE_WORKER, "slow")!r}, folder={str(tmp_path)!r})
 ct = {{"array": np.ones((9, 9, 9)), "ijk_to_ras": np.eye(4).tolist()}}
-client.request({{"command": "predict", "ct": ct, "model": "tiny"}}, lambda step: os.kill(os.getpid(), 9))
+job = client.request({{"command": "predict", "ct": ct, "model": "tiny"}})
+job.progress.connect(lambda step: os.kill(os.getpid(), 9))
+while client._process is None:
+    application.processEvents()
 print(client._process._process.processId(), flush=True)
 application.exec()
 """
-    environment = os.environ | {"PYTHONPATH": str(TESTS), "QT_QPA_PLATFORM": "offscreen"}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(map(str, (TESTS, MODULE_FOLDER))),
+        "QT_QPA_PLATFORM": "offscreen",
+    }
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, timeout=30, check=False
     )

@@ -21,13 +21,16 @@ class TestRun:
         import slicer
         import vtk
 
+        from MoBUncertaintyLib.slicer_app.worker.job import Job
+
         asked = []
 
         class Recorder:
             busy, niceness = False, 0
 
-            def request(self, message, *_callbacks):
+            def request(self, message, _receive):
                 asked.append(message)
+                return Job()
 
             def close(self):
                 pass
@@ -234,10 +237,11 @@ class TestRun:
     def test_a_new_run_keeps_what_counts_as_a_region(self, reviewed, monkeypatch):
         """All of it, for the model that it was set for: no later run must fall back, or have a half of it."""
         from MoBUncertaintyLib.regions.settings import Measure
+        from MoBUncertaintyLib.slicer_app.worker.job import Job
 
         desktop, session = reviewed
         asked = []
-        monkeypatch.setattr(desktop.logic.client, "request", lambda message, *_: asked.append(message))
+        monkeypatch.setattr(desktop.logic.client, "request", lambda message, _receive: asked.append(message) or Job())
         for threshold, measure in ((None, None), (0.02, None), (0.4, Measure.ENTROPY)):
             session.setDoubt(threshold, 50.0, measure)
             desktop.ui.applyButton.click()
@@ -250,11 +254,15 @@ class TestRun:
         assert {message["regions_of_model"] for message in asked} == {"0" * 64}
 
     def test_where_the_model_is_not_known_a_new_run_goes_by_its_own(self, reviewed, monkeypatch):
+        from MoBUncertaintyLib.slicer_app.worker.job import Job
+
         desktop, session = reviewed
         session.setDoubt(0.02, 50.0)
         del session.prediction["provenance"]["model"]
         asked = []
-        monkeypatch.setattr(desktop.logic.client, "request", lambda message, *_: asked.append(message["regions"]))
+        monkeypatch.setattr(
+            desktop.logic.client, "request", lambda message, _receive: asked.append(message["regions"]) or Job()
+        )
         desktop.ui.applyButton.click()
         assert asked == [{}]
         desktop.ui.applyButton.click()
@@ -331,9 +339,10 @@ def test_volumes_are_handed_over_in_slicers_own_temporary_folder(desktop, tmp_pa
     monkeypatch.setattr(slicer.app, "temporaryPath", str(folder))
     monkeypatch.setattr(room, "WorkerProcess", lambda *arguments: made.append(arguments[-1]) or 1 / 0)
     made = []
-    client = desktop.logic.newClient("-c", "pass")
-    with pytest.raises(ZeroDivisionError):
-        client.request({})
+    failures = []
+    desktop.logic.newClient("-c", "pass").request({}).failed.connect(lambda *error: failures.append(error))
+    desktop.process(until=lambda: failures)
+    assert "ZeroDivisionError" in failures[0][1]
     assert made == [str(folder)]
     assert folder.is_dir()
 

@@ -134,13 +134,13 @@ class TestInputs:
         assert models.ModelList().find("Liver").problem.startswith("«Es gibt kein Modell Liver")
 
     def test_each_inference_is_explained_by_its_name(self, desktop):
-        from MoBUncertaintyLib.slicer_app.panel.choices import Method
+        from MoBUncertaintyLib.slicer_app.choices import Method
 
         lines = desktop.ui.methodSelector.toolTip.splitlines()[1:]
         assert [line.split(":")[0] for line in lines] == [method.label() for method in Method]
 
     def test_only_monte_carlo_asks_for_the_number_of_samples(self, desktop):
-        from MoBUncertaintyLib.slicer_app.panel.choices import Method
+        from MoBUncertaintyLib.slicer_app.choices import Method
 
         desktop.ui.advancedCollapsibleButton.collapsed = False
         for method in (Method.MONTE_CARLO, Method.EXACT):

@@ -189,7 +189,7 @@ class TestExport:
     def test_what_could_not_be_written_is_an_error(self, reviewed, tmp_path):
         desktop, _ = reviewed
         problem = "The DICOM segmentation was not written: The slices differ."
-        desktop.widget.panel._onExported([str(tmp_path / "report.json")], [problem])
+        desktop.widget.panel._onExported({"files": [str(tmp_path / "report.json")], "problems": [problem]})
         assert [shown.text for shown in desktop.dialogs] == [problem]
         assert problem in desktop.ui.exportStatusLabel.text
 

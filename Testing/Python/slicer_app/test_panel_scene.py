@@ -123,7 +123,7 @@ class TestClicks:
         add_ct(desktop)
         small_panel.use_worker(desktop, "slow")
         started = desktop.logic.run
-        monkeypatch.setattr(desktop.logic, "run", lambda *given: (started(*given), time.sleep(0.4)))  # a slow start
+        monkeypatch.setattr(desktop.logic, "run", lambda *given: time.sleep(0.4) or started(*given))  # a slow start
         button = desktop.ui.applyButton
         button.click()  # the interval is 0 here, so that what an earlier test has clicked does not count
         desktop.app.setDoubleClickInterval(5000)  # a busy machine is slow between the clicks, too

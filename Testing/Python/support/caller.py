@@ -18,7 +18,7 @@ FAKE_WORKER = ("-u", "-m", "MoBUncertaintyLib.worker.fake")
 
 
 class Caller:
-    """Asks, and keeps what the callbacks are told."""
+    """Asks, and keeps what the signals tell."""
 
     def __init__(self, client: Any) -> None:
         self.client = client
@@ -37,8 +37,11 @@ class Caller:
         array = np.zeros((12, 20, 16), np.int16) if ct is None else ct
         named = {"array": array, "ijk_to_ras": np.diag([2.0, 2.0, 3.0, 1.0]).tolist(), "name": "Müller"}
         message = {"command": "predict", "ct": named, "model": "tiny", "settings": {}, "regions": {}} | fields
-        callbacks = self.progress.append, self.warnings.append, self.results.append
-        self.client.request(message, *callbacks, lambda *error: self.errors.append(error))
+        job = self.client.request(message)
+        job.progress.connect(self.progress.append)
+        job.warning.connect(self.warnings.append)
+        job.finished.connect(self.results.append)
+        job.failed.connect(lambda *error: self.errors.append(error))
         return self
 
     def turn(self) -> None:
@@ -64,6 +67,6 @@ Start = Callable[..., Caller]
 """The fixture `start`."""
 
 
-def pid_of(caller: Caller) -> int:
-    """The worker's process."""
-    return caller.client._process._pid
+def pid_of(caller: Caller) -> int | None:
+    """The worker's process; None before it has said which."""
+    return caller.client._process and caller.client._process._pid

@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.slicer_app.panel.section import inSteps, offer, shown
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind, mapName, mapStyle
-from MoBUncertaintyLib.slicer_app.steps import Steps
+from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
 
 class OverlaySection:

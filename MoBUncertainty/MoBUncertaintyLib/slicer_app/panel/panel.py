@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from datetime import datetime
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import qt
 import slicer
@@ -28,6 +28,7 @@ from MoBUncertaintyLib.slicer_app.samples import loadSampleData
 from MoBUncertaintyLib.slicer_app.scene.legend import LegendFollower
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
 from MoBUncertaintyLib.slicer_app.sessions import hideMisplaced, hideOrphans, mapVolumes, showAlone
+from MoBUncertaintyLib.slicer_app.worker.job import Job
 
 
 class Panel:
@@ -155,17 +156,9 @@ class Panel:
         if not self._mayReplaceReview():
             return
         settings = predictionSettings(self.parameters, mirror=self.ui.mirrorCheckBox.enabled)
-        with self._begin(work, _("Handing over the CT...")):
-            self.ui.reviewCollapsibleButton.enabled = False  # what was decided meanwhile would be lost
-            self.logic.run(
-                self.parameters.ct,
-                self.inputs.model.path,
-                settings,
-                work.progress,
-                work.warn,
-                self._onResult,
-                self._onError,
-            )
+        job = self.logic.run(self.parameters.ct, self.inputs.model.path, settings)
+        self.ui.reviewCollapsibleButton.enabled = False  # what was decided meanwhile would be lost
+        self._follow(job, work, _("Handing over the CT..."), self._onResult)
 
     def onCancel(self) -> None:
         """End what is computed; scene and folder are as they were before."""
@@ -182,17 +175,9 @@ class Panel:
         if not self.review.settleStrayEdits():
             return
         ct = self.parameters.ct
-        with self._begin(work, _("Handing over the review...")):
-            self.logic.export(
-                ct,
-                newFolder(folder, f"{ct.GetName()} {datetime.now():%Y-%m-%d %H.%M.%S}"),
-                formats,
-                patientFields,
-                work.progress,
-                work.warn,
-                self._onExported,
-                self._onError,
-            )
+        place = newFolder(folder, f"{ct.GetName()} {datetime.now():%Y-%m-%d %H.%M.%S}")
+        job = self.logic.export(ct, place, formats, patientFields)
+        self._follow(job, work, _("Handing over the review..."), self._onExported)
 
     def onNodeRemoved(self) -> None:
         """A node is gone: the CT that is computed, a CT with results, or a part of them."""
@@ -213,14 +198,15 @@ class Panel:
         self._finish(_("Done in {seconds} s.").format(seconds=max(1, round(seconds))))
         self._makeRoom(self.run.work.hasWarnings)
 
-    def _onExported(self, files: list[str], problems: list[str]) -> None:
+    def _onExported(self, result: dict[str, list[str]]) -> None:
+        problems = result["problems"]
         warnings = self.export.work.takeWarnings()
         self._finish("")
-        self.export.showResult(files, warnings + problems)
+        self.export.showResult(result["files"], warnings + problems)
         if problems:
             slicer.util.errorDisplay("\n".join(problems))
 
-    def _onError(self, code: str, message: str, details: str) -> None:
+    def _onFailed(self, code: str, message: str, details: str) -> None:
         self._finish("")
         showError(message, details)
 
@@ -251,17 +237,15 @@ class Panel:
             work.say(text)
         return not text
 
-    @contextmanager
-    def _begin(self, work: WorkButton, text: str) -> Iterator[None]:
-        """Within, the worker is asked for something; what cannot even be asked for leaves the panel as it was."""
+    def _follow(self, job: Job, work: WorkButton, text: str, onFinished: Callable[[Any], None]) -> None:
+        """Show how far a job is, and what comes of it."""
         self._work, self._worked = work, self.parameters.ct
         work.start(text)
         self._lock(True)
-        try:
-            yield
-        except BaseException:
-            self._finish("")
-            raise
+        job.progress.connect(work.progress)
+        job.warning.connect(work.warn)
+        job.finished.connect(onFinished)
+        job.failed.connect(self._onFailed)
 
     def _finish(self, text: str) -> None:
         work, self._work = self._work, None

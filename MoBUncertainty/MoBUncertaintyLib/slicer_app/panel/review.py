@@ -15,7 +15,7 @@ from MoBUncertaintyLib.slicer_app.panel.listing import ListingControls
 from MoBUncertaintyLib.slicer_app.panel.section import allow, inSteps, shortened, shown, write
 from MoBUncertaintyLib.slicer_app.panel.table import RegionTable
 from MoBUncertaintyLib.slicer_app.region_names import placeText
-from MoBUncertaintyLib.slicer_app.steps import Steps
+from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
 DEBOUNCE_MS = 50
 SURFACE_MS = 400  # the 3D surface follows once the reader pauses: on a large CT it takes longer than a click may

@@ -10,7 +10,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.slicer_app.panel.choices import Method
+from MoBUncertaintyLib.slicer_app.choices import Method
 from MoBUncertaintyLib.slicer_app.panel.section import allow, shown, write
 from MoBUncertaintyLib.slicer_app.scene.roi import fitRoi, roiBounds
 

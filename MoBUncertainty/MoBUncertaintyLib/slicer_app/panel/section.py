@@ -10,7 +10,7 @@ import slicer.util
 
 from MoBUncertaintyLib.errors import UserError
 from MoBUncertaintyLib.slicer_app.panel.dialogs import showError
-from MoBUncertaintyLib.slicer_app.steps import Steps
+from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
 AT_ONCE_S = 0.1  # what is done within that time makes nobody wait
 PANEL_WIDTH = 420  # pixels: the least that the panel takes of Slicer's window, scroll bar included

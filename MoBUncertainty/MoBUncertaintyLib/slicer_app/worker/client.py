@@ -1,4 +1,4 @@
-"""The application's side of the worker: one request at a time, callbacks on the main thread, which is never blocked."""
+"""The application's side of the worker: one job at a time, signals on the main thread, which is never blocked."""
 
 from __future__ import annotations
 
@@ -6,37 +6,20 @@ import os
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import qt
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.slicer_app.steps import Steps, readArrays, removeFolder, writeArrays
+from MoBUncertaintyLib.errors import UserError
+from MoBUncertaintyLib.slicer_app.worker.job import Job
 from MoBUncertaintyLib.slicer_app.worker.process import End, WorkerProcess
+from MoBUncertaintyLib.slicer_app.worker.steps import Steps, readArrays, removeFolder, writeArrays
 from MoBUncertaintyLib.worker.protocol import Event
 
 WORKER = ("-u", "-m", "MoBUncertaintyLib.worker")
 TICK_MILLISECONDS = 250
 PROGRESS_FIELDS = ("stage", "done", "total", "text", "fraction", "seconds_left")
-
-
-def _ignore(*_values: Any) -> None:
-    pass
-
-
-@dataclass
-class _Request:
-    """What is asked for at present."""
-
-    number: int
-    folder: Path
-    onProgress: Callable[[dict[str, Any]], None]
-    onWarning: Callable[[str], None]
-    onResult: Callable[[dict[str, Any]], None]
-    onError: Callable[[str, str, str], None]
-    steps: Steps | None = field(default=None)
 
 
 class WorkerClient:
@@ -70,8 +53,8 @@ class WorkerClient:
         self._folder = folder
         self._process: WorkerProcess | None = None
         self._processes: list[WorkerProcess] = []  # with those that are ending
-        self._request: _Request | None = None
-        self._count = 0
+        self._job: Job | None = None
+        self._count = 0  # of requests: the number of the job's
         # Seconds are counted in ticks: while something blocks the application, or the computer sleeps, none pass.
         self._silence = self._standstill = 0.0
         self._timer = qt.QTimer()
@@ -79,8 +62,8 @@ class WorkerClient:
 
     @property
     def busy(self) -> bool:
-        """Whether a request is under way."""
-        return self._request is not None
+        """Whether a job is under way."""
+        return self._job is not None
 
     @property
     def niceness(self) -> int:
@@ -88,22 +71,15 @@ class WorkerClient:
         return self._process.niceness if self._process else 0
 
     def request(
-        self,
-        message: dict[str, Any],
-        onProgress: Callable[[dict[str, Any]], None] = _ignore,
-        onWarning: Callable[[str], None] = _ignore,
-        onResult: Callable[[dict[str, Any]], None] = _ignore,
-        onError: Callable[[str, str, str], None] = _ignore,
-    ) -> None:
-        """Ask the worker for something; returns at once.
+        self, message: dict[str, Any], receive: Callable[[dict[str, Any]], Iterator[None]] | None = None
+    ) -> Job:
+        """Ask the worker for something; returns at once, and before the job emits anything.
 
         Args:
             message: `command` and its fields, see `protocol`. Where they have files of arrays, give the arrays
                 themselves, (z, y, x): they are written in slabs while the application goes on. `folder` is added.
-            onProgress: Called with `PROGRESS_FIELDS`, see `protocol`.
-            onWarning: Called with each warning, one sentence.
-            onResult: Called with the result, its files of arrays replaced by the arrays.
-            onError: Called with code, message (one sentence) and details (the last lines of the worker's log).
+            receive: Takes the worker's result, its files of arrays replaced by the arrays, in steps, and returns the
+                job's result; None: that is the worker's.
 
         Raises:
             RuntimeError: The client is busy.
@@ -111,34 +87,34 @@ class WorkerClient:
         if self.busy:
             raise RuntimeError("The worker is busy with another request.")
         self._count += 1
-        try:
-            if self._process is None:
-                self._startProcess()
-            folder = self._process.folder / f"request {self._count}"
-            folder.mkdir(parents=True)
-        except OSError as error:
-            onError("output", _diskSentence(self._folder or tempfile.gettempdir(), error), "")
-            return
-        request = _Request(self._count, folder, onProgress, onWarning, onResult, onError)
-        self._request = request
-        self._inSteps(request, writeArrays({**message, "folder": str(folder)}, folder), self._send)
+        self._job = job = Job(receive)
+        self._inSteps(job, self._handOver(job, message), self._send)
+        return job
 
     def cancel(self) -> None:
-        """Drop the request; if the worker computes, it ends with all that it has started. Returns at once.
+        """Drop the job; if the worker computes, it ends with all that it has started. Returns at once.
 
-        None of the request's callbacks is called any more. What was half written goes when the worker is gone.
+        What was half written goes when the worker is gone.
         """
-        request = self._finishRequest()
-        if request is not None and request.steps is None:
+        job = self._finish()
+        if job is not None and job.steps is None:
             self._endProcess()
 
     def close(self) -> None:
-        """Drop the request and end the worker; it is gone, and all files too, when this returns."""
-        self._finishRequest()
+        """Drop the job and end the worker; it is gone, and all files too, when this returns."""
+        self._finish()
         self._process = None
         for process in self._processes:
             process.close()
         self._processes = []
+
+    def _handOver(self, job: Job, message: dict[str, Any]) -> Iterator[None]:
+        """Write the request's arrays, for a worker that is started if there is none; returns the message to be sent."""
+        if self._process is None:
+            self._startProcess()
+        job.folder = self._process.folder / f"request {self._count}"
+        job.folder.mkdir(parents=True)
+        return (yield from writeArrays({**message, "folder": str(job.folder)}, job.folder))
 
     def _startProcess(self) -> None:
         if self._folder:
@@ -148,41 +124,52 @@ class WorkerClient:
         )
         self._processes = [each for each in self._processes if each.folder.exists()] + [self._process]
 
-    def _inSteps(self, request: _Request, work: Iterator[None], onDone: Callable[[Any], None]) -> None:
-        request.steps = Steps(work, onDone, lambda error: self._onStepsFailed(request, error))
+    def _inSteps(self, job: Job, work: Iterator[None], onDone: Callable[[Any], None]) -> None:
+        job.steps = Steps(work, onDone, lambda error: self._onStepsFailed(job, error))
 
     def _send(self, message: dict[str, Any]) -> None:
-        self._request.steps = None
+        self._job.steps = None
         self._silence = self._standstill = 0.0
         self._timer.start(TICK_MILLISECONDS)
-        self._process.send({**message, "id": self._request.number})
+        self._process.send({**message, "id": self._count})
 
     def _onEvent(self, event: dict[str, Any]) -> None:
         self._silence = 0.0
-        request = self._request
-        if request is None or event.get("id") not in (request.number, None):
+        job = self._job
+        if job is None or event.get("id") not in (self._count, None):
             return
         kind = event["event"]
         if kind == Event.PROGRESS:
             self._standstill = 0.0
-            request.onProgress({key: event[key] for key in PROGRESS_FIELDS})
+            job.progress.emit({key: event[key] for key in PROGRESS_FIELDS})
         elif kind == Event.WARNING:
-            request.onWarning(event["message"])
+            job.warning.emit(event["message"])
         elif kind == Event.RESULT:
             self._timer.stop()
-            self._inSteps(request, readArrays(event["result"], request.folder), self._onRead)
+            self._inSteps(
+                job, self._takeOver(job, event["result"]), lambda result: self._finish().finished.emit(result)
+            )
         elif kind == Event.ERROR:
             self._fail(event["code"], event["message"], "\n".join(filter(None, (self._process.log, event["details"]))))
 
-    def _onRead(self, result: dict[str, Any]) -> None:
-        self._finishRequest().onResult(result)
+    def _onTakenOver(self, result: Any) -> None:
+        self._finish().finished.emit(result)
 
-    def _onStepsFailed(self, request: _Request, error: Exception) -> None:
-        if request is self._request:  # not where onResult has failed
-            self._finishRequest()
-        code, message = _describe(error, request.folder.parent)
+    @staticmethod
+    def _takeOver(job: Job, result: dict[str, Any]) -> Iterator[None]:
+        """Read the result's arrays, and let the job receive them; returns the job's result."""
+        result = yield from readArrays(result, job.folder)
+        return (yield from job.receive(result)) if job.receive else result
+
+    def _onStepsFailed(self, job: Job, error: Exception) -> None:
+        if job is self._job:  # not where a slot of `finished` has failed
+            self._finish()
+        if isinstance(error, UserError) and error.__cause__ is None:  # foreseen
+            job.failed.emit(error.code, str(error), "")
+            return
+        code, message = _describe(error, self._folder or tempfile.gettempdir())
         log = self._process.log if self._process else ""
-        request.onError(code, message, "\n".join(filter(None, (log, *traceback.format_exception(error)))))
+        job.failed.emit(code, message, "\n".join(filter(None, (log, *traceback.format_exception(error)))))
 
     def _onTick(self) -> None:
         self._silence += TICK_MILLISECONDS / 1000
@@ -201,7 +188,7 @@ class WorkerClient:
         if process is not self._process:
             return
         self._process = None
-        if self._request is None:
+        if self._job is None or self._job.received:
             return  # the next request starts another one
         if reason is End.NOT_STARTED:
             text = _("The computing process cannot be started with {program}; install Slicer again.")
@@ -219,19 +206,19 @@ class WorkerClient:
     def _fail(self, code: str, message: str, details: str | None = None, endProcess: bool = False) -> None:
         if details is None:
             details = self._process.log
-        request = self._finishRequest()
+        job = self._finish()
         if endProcess:
             self._endProcess()
-        request.onError(code, message, details)
+        job.failed.emit(code, message, details)
 
-    def _finishRequest(self) -> _Request | None:
+    def _finish(self) -> Job | None:
         self._timer.stop()
-        request, self._request = self._request, None
-        if request is not None and request.steps is not None:
-            request.steps.cancel()
-        if request is not None and request.folder.exists():
-            Steps(removeFolder(request.folder))
-        return request
+        job, self._job = self._job, None
+        if job is not None and job.steps is not None:
+            job.steps.cancel()
+        if job is not None and job.folder is not None and job.folder.exists():
+            Steps(removeFolder(job.folder))
+        return job
 
     def _endProcess(self) -> None:
         process, self._process = self._process, None
@@ -239,16 +226,14 @@ class WorkerClient:
             process.end()
 
 
-def _describe(error: Exception, folder: Path) -> tuple[str, str]:
-    """Code and one sentence of what went wrong while a request or its result was handed over."""
+def _describe(error: Exception, folder: str) -> tuple[str, str]:
+    """Say what went wrong while a request or its result was handed over: a code and one sentence."""
+    if isinstance(error, UserError):
+        return error.code, str(error)
     if isinstance(error, OSError):
-        return "output", _diskSentence(folder, error)
+        text = _("The volumes cannot be written to or read from {folder} ({reason}); free some space there.")
+        return "output", text.format(folder=folder, reason=error.strerror or error)
     if isinstance(error, MemoryError):
         return "settings", _("The computer has not enough memory for this image; choose a region of interest.")
     text = _("Something went wrong between Slicer and the computing process ({reason}); report it, with the details.")
     return "internal", text.format(reason=f"{type(error).__name__}: {error}")
-
-
-def _diskSentence(folder: str | Path, error: OSError) -> str:
-    text = _("The volumes cannot be written to or read from {folder} ({reason}); free some space there.")
-    return text.format(folder=folder, reason=error.strerror or error)
