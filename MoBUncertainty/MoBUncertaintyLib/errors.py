@@ -32,7 +32,7 @@ class UserError(Exception):
     code = "error"
 
     def __str__(self) -> str:
-        """The message; of one that quotes something very long, its start and its end."""
+        """Return the message; of one that quotes something very long, its start and its end."""
         text = super().__str__()
         if len(text) <= LONGEST_MESSAGE:
             return text

@@ -1,4 +1,4 @@
-"""Put files and folders in place so that a power cut finds them whole, or not there at all."""
+"""Put files and folders in place so that after a power cut they are whole, or not there at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-with suppress(ImportError):  # Windows
+if sys.platform != "win32":
     import fcntl
 
 
@@ -28,18 +28,18 @@ def sync_tree(path: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Wait until the names in a folder are on the disk."""
-    if os.name == "nt":  # which cannot do so, and keeps the names in a journal
+    if os.name == "nt":  # cannot, and journals names anyway
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # network disks may know no such thing
+        with suppress(OSError):  # some network disks cannot
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
 def rename_new(source: Path, target: Path) -> None:
-    """Rename a file or folder; never in place of another one (an empty folder does not count).
+    """Rename a file or folder, but never replace anything other than an empty folder.
 
     Raises:
         OSError: It cannot be renamed, or something is there.
@@ -48,7 +48,7 @@ def rename_new(source: Path, target: Path) -> None:
         source.rename(target)
         return
     try:
-        os.link(source, target)  # unlike a renaming, this fails if something is there
+        os.link(source, target)  # unlike rename, fails if something is there
     except FileExistsError:
         raise
     except OSError:  # a disk without such links
@@ -60,9 +60,9 @@ def rename_new(source: Path, target: Path) -> None:
 
 
 def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR)  # Windows, and some network disks, synchronise no other
+    descriptor = os.open(path, os.O_RDWR)  # Windows and some network disks sync writable files only
     try:
-        if sys.platform == "darwin":  # whose fsync leaves it in the disk's own memory
+        if sys.platform == "darwin":  # where fsync leaves data in the drive's cache
             with suppress(OSError):
                 fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
                 return

@@ -1,4 +1,4 @@
-"""Files that others wrote, before they are read: regular files only, their SHA-256, and whether they change meanwhile.
+"""Check files that others wrote before they are read: regular files only, their SHA-256, and whether they change.
 
 Headers can name other files, and a folder can hold anything. A pipe, a device or a socket would be waited for without
 end, so it is never opened.
@@ -40,7 +40,7 @@ def begins_as_dicom(path: Path) -> bool:
 
 
 def check_regular(path: Path) -> None:
-    """Refuse what is no file with content, before it is opened.
+    """Refuse anything but a readable regular file, before it is opened.
 
     Raises:
         ImageError: It does not exist, is a folder, a pipe, a device or a socket, or may not be read.
@@ -57,12 +57,12 @@ def check_regular(path: Path) -> None:
 
 
 def digest_of_bytes(content: bytes) -> str:
-    """SHA-256, hexadecimal."""
+    """Compute the SHA-256 of bytes, hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 
 def digest_of_file(path: Path) -> str:
-    """SHA-256 of a regular file, hexadecimal.
+    """Compute the SHA-256 of a regular file, hexadecimal.
 
     Raises:
         ImageError: It cannot be read.
@@ -75,18 +75,18 @@ def digest_of_file(path: Path) -> str:
 
 
 def digest_of_list(digests: Sequence[str]) -> str:
-    """One SHA-256 for several files: that of the list of their own, a hexadecimal line each."""
+    """Compute one SHA-256 for several files: that of the list of their own, one hexadecimal line each."""
     return digest_of_bytes("".join(f"{digest}\n" for digest in digests).encode())
 
 
 def digest_of_series(files: Sequence[Path], digests: Sequence[str]) -> str:
-    """SHA-256 of a series: that of its files' list, by name."""
+    """Compute the SHA-256 of a series: that of the list of its files, sorted by name."""
     return digest_of_list([digest for _, digest in sorted(zip(files, digests, strict=True))])
 
 
 @contextmanager
 def unchanged(paths: Sequence[Path]) -> Iterator[None]:
-    """See that files are the same before and after they are read: what is hashed is then what is read.
+    """Check that files do not change while they are read, so that what is hashed is what is read.
 
     Raises:
         ImageError: One was written to, replaced or removed meanwhile.
@@ -108,7 +108,7 @@ def _state(path: Path) -> tuple[int, ...] | None:
 
 
 class BoundedReader(io.BufferedReader):
-    """A file from which more can be asked than it holds: Python would first allocate what a damaged length asks for."""
+    """A file that never allocates more than it holds, however much a damaged length field asks for."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(str(path)))

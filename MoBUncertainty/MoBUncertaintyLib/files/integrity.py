@@ -1,7 +1,7 @@
 """Tell whether a record, and the files it lists, are as they were written. Needs only the standard library.
 
-This finds damage, mixed-up files and careless edits. It is no signature: whoever changes a file on purpose can compute
-its SHA-256 anew.
+This finds damage, mixed-up files and careless edits. It is no signature: whoever changes a file on purpose can also
+recompute its SHA-256.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ class IntegrityError(ValueError):
 
 
 def digest_of(record: Mapping[str, Any]) -> str:
-    """SHA-256 of a JSON object in its canonical form: UTF-8, keys in order, no spaces; its own `sha256` is left out.
+    """Compute the SHA-256 of a JSON object without its own entry `sha256`.
+
+    The object is taken in its canonical form: UTF-8, keys sorted, no spaces.
 
     Raises:
         TypeError, ValueError: It cannot be written as JSON.
@@ -36,7 +38,7 @@ def digest_of(record: Mapping[str, Any]) -> str:
 
 
 def seal(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with the digest of all else as its last entry, `sha256`."""
+    """Add the digest of all else to a record as its last entry, `sha256`."""
     rest = {key: value for key, value in record.items() if key != DIGEST}
     return rest | {DIGEST: digest_of(rest)}
 
@@ -52,7 +54,7 @@ def check_seal(record: Mapping[str, Any]) -> None:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file.
+    """Compute the SHA-256 of a file.
 
     Raises:
         OSError: It cannot be read.
@@ -62,11 +64,11 @@ def file_digest(path: Path) -> str:
 
 
 def make_manifest(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
-    """SHA-256 of files of a folder by their names.
+    """Compute the SHA-256 of each file in a folder.
 
     Args:
         folder: Where they are.
-        names: Which; None: all files there, those of its folders not.
+        names: Names of the files; None: all files there, but not those in subfolders.
 
     Raises:
         OSError: One cannot be read.
@@ -77,7 +79,7 @@ def make_manifest(folder: Path, names: Iterable[str] | None = None) -> dict[str,
 
 
 def check_manifest(folder: Path, manifest: Any) -> None:
-    """Check that the files a manifest lists are as they were; what else is in the folder does not matter.
+    """Check that the files a manifest lists are unchanged; other files in the folder do not matter.
 
     Args:
         folder: Where they are.
@@ -104,5 +106,5 @@ def check_manifest(folder: Path, manifest: Any) -> None:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether it names something in a folder and leads nowhere else."""
+    """Whether a name stays within its folder: it has no separators and is not a parent."""
     return bool(name) and name not in (".", "..") and not re.search(r"[/\\:\0]", name)

@@ -1,7 +1,7 @@
 """Read JSON that others wrote, such as a model card, a results folder's record or a decisions file.
 
-What passes here can be used without further care: bounded in size and depth, numbers that fit 64 bits, and text that
-can be written as UTF-8 again. Only the standard library is needed.
+What passes is bounded in size and depth, its numbers fit 64 bits, and its text can be written as UTF-8 again. Needs
+only the standard library.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from MoBUncertaintyLib.files.names import is_unicode
 
 SIZE_LIMIT = 16 * 2**20
-"""Bytes; the largest file of this kind has some hundred kilobytes."""
+"""Bytes; the largest such file has a few hundred kilobytes."""
 DEPTH_LIMIT = 64
 """Objects and lists within each other; nnU-Net's plans have 7."""
 
@@ -93,5 +93,5 @@ def _number(text: str) -> float:
     return number
 
 
-def _refuse_constant(name: str) -> None:
+def _refuse_constant(name: str) -> NoReturn:
     raise JsonError(f"{name} is not a number in JSON")

@@ -1,29 +1,30 @@
-"""A lock on something that is written to disk: held by one process, and gone with it, however it ends."""
+"""Lock files: held by one process, and released when it ends, however it ends."""
 
 from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows
+if sys.platform == "win32":
     import msvcrt
+else:
+    import fcntl
 
 PATIENCE_S = 1.0
-"""Whoever removes what a killed process has left holds the lock for a moment."""
+"""How long to wait: a process that cleans up after a killed one holds the lock briefly."""
 _POLL_S = 0.02
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 class Lock:
-    """A lock file that exists only as long as somebody holds it, or after a process that was killed.
+    """A lock file, which exists while a process holds it, or after one was killed.
 
     Attributes:
-        works: Whether it keeps others off; some network disks know no locks.
+        works: Whether it keeps other processes out; some network disks have no locks.
 
     Args:
         path: The lock file, in a folder that exists.
@@ -68,7 +69,7 @@ class Lock:
             os.close(descriptor)
 
     def _try(self) -> bool:
-        # A link in place of the file is not followed, and the file is not left to programs that are started meanwhile.
+        # Follow no link in place of the file, and let no program that is started meanwhile inherit it.
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
         descriptor = os.open(self.path, flags, 0o666)
         try:
@@ -87,7 +88,7 @@ class Lock:
         return False
 
     def _is_in_place(self, descriptor: int) -> bool:
-        """Whether the file that was locked is still the one of that name: its holder removes it at the end."""
+        """Whether the locked file still has its name: its holder removes it at the end."""
         try:
             return os.path.samestat(os.fstat(descriptor), self.path.stat())
         except FileNotFoundError:
@@ -96,7 +97,7 @@ class Lock:
 
 def _lock(descriptor: int) -> bool:
     try:
-        if os.name == "nt":
+        if sys.platform == "win32":
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

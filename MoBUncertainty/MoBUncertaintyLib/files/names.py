@@ -1,4 +1,4 @@
-"""Names of files that every disk takes and that differ from each other, and names as they are shown.
+"""Make file names that every file system accepts and that differ from each other, and text that is safe to show.
 
 A label, a patient's file or a model may be called anything. What is written is named by these functions alone.
 """
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 LIMIT = 100
-"""Bytes of a name in UTF-8; most disks take 255, and prefixes, endings and hidden names are to fit in as well."""
+"""Bytes of a name in UTF-8; most file systems take 255, and prefixes and suffixes have to fit in as well."""
 
 _SYSTEM_FILES = (".ds_store", "thumbs.db", "desktop.ini")
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*]')  # on Windows
@@ -20,29 +20,29 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  
 
 
 def printable(text: str) -> str:
-    """The text with escapes such as `\\x07` for what cannot be seen, steers a terminal or is not Unicode."""
+    r"""Escape, as in `\x07`, what cannot be seen, controls a terminal or is not Unicode."""
     return "".join(map(_visible, text))
 
 
 def label_file_names(names: Sequence[str]) -> list[str]:
-    """A part of a file's name for each label, or node of a scene: letters, digits and underscores, each its own."""
-    return _told_apart(names, [short_name("".join(c if c.isalnum() else "_" for c in name)) for name in names])
+    """Make a distinct part of a file name for each label or scene node: letters, digits and underscores only."""
+    return _distinct(names, [short_name("".join(c if c.isalnum() else "_" for c in name)) for name in names])
 
 
 def unique_names(texts: Sequence[str]) -> list[str]:
-    """A name for each text that every disk takes; as like the text as may be, and each its own, also without case."""
-    return _told_apart(texts, [short_name(_safe(text)) for text in texts])
+    """Make a file name for each text: close to it, and distinct even where upper and lower case are the same."""
+    return _distinct(texts, [short_name(_safe(text)) for text in texts])
 
 
 def short_name(name: str, limit: int = LIMIT) -> str:
-    """The name, or its beginning and a digest of it if it has more bytes than `limit`."""
+    """Shorten a name of more than `limit` bytes to its beginning and a digest of it."""
     if len(_bytes(name)) <= limit:
         return name
     return f"{_bytes(name)[: limit - 9].decode(errors='ignore')}_{_digest(name)}"
 
 
 def is_unicode(name: str) -> bool:
-    """Whether text can be written as UTF-8; names of files may be any bytes, and JSON may hold half a pair."""
+    """Whether text can be written as UTF-8; file names may be any bytes, and JSON may hold half a surrogate pair."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -51,7 +51,7 @@ def is_unicode(name: str) -> bool:
 
 
 def is_system_file(name: str) -> bool:
-    """Whether it is one of the files that operating systems leave in any folder, which nobody misses."""
+    """Whether operating systems leave files of this name in any folder."""
     return name.lower() in _SYSTEM_FILES or name.startswith("._")  # macOS, on disks of other systems
 
 
@@ -60,8 +60,8 @@ def _safe(text: str) -> str:
     return f"_{text}" if not text or _RESERVED.fullmatch(text) else text
 
 
-def _told_apart(texts: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The names, with a digest of their texts where they are the same."""
+def _distinct(texts: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Append a digest of its text to each name that is not unique."""
     counts, seen = Counter(map(_folded, names)), Counter[str]()
     apart = []
     for text, name in zip(texts, names, strict=True):
@@ -72,7 +72,7 @@ def _told_apart(texts: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def _folded(name: str) -> str:
-    """As disks compare names that keep no case (Windows, macOS) and other forms of one letter apart (macOS)."""
+    """Fold a name as file systems do that ignore case (Windows, macOS) and Unicode normalisation (macOS)."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
@@ -86,7 +86,7 @@ def _visible(character: str) -> str:
 
 
 def _digest(name: str) -> str:
-    """Eight characters that tell it from others, whatever else there is, so that it has them the next time, too."""
+    """Compute eight characters that depend on this name alone, so that it gets the same ones next time."""
     return hashlib.sha256(_bytes(name)).hexdigest()[:8]
 
 

@@ -1,8 +1,8 @@
-"""What is written appears whole or not at all, by one run at a time, and never in place of what is not of its kind.
+"""Publish files and folders whole or not at all, one run at a time, and never replace anything of another kind.
 
-Everything is written to a hidden name beside the target, `.NAME.mob-1a2b3c4d.tmp`, which takes the target's name at the
-end. Who writes holds the lock `.NAME.mob-lock`. So hidden names whose lock nobody holds are those of killed processes.
-Only the standard library is needed.
+Everything is written to a hidden name beside the target, `.NAME.mob-1a2b3c4d.tmp`, which is renamed at the end. The
+writer holds the lock `.NAME.mob-lock`, so hidden names whose lock nobody holds were left by killed processes.
+Needs only the standard library.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _HIDDEN_LIMIT = 200  # bytes of the name in a hidden name
 _PRIVATE = re.compile(r"(?:mob-model|MoBUncertainty)-[0-9a-f]{12}")
 
 _held: dict[Path, Lock] = {}
-_moving = threading.RLock()  # nothing takes its place any more once the process is about to end
+_moving = threading.RLock()  # held by a process about to end, so that nothing is published any more
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,10 @@ class Reservation:
             sync_folder(self.target.parent)
 
     def publish(self, earlier: bytes | None) -> Path | None:
-        """As `publish_new`, but what is there already is moved aside first. If it is the earlier folder, unchanged and
-        with nothing else in it, it is removed at the end; anything else is kept.
+        """Publish like `publish_new`, but move what is there already aside first.
+
+        If that is the earlier folder, unchanged and with nothing else in it, it is removed at the end; anything else is
+        kept.
 
         Args:
             earlier: The record of the folder that may be removed; None: nothing was there.
@@ -96,7 +98,7 @@ class Reservation:
 
 @contextmanager
 def reserve(target: Path) -> Iterator[Reservation]:
-    """Write to a name while no other process may; missing parents are made. What is not published vanishes at the end.
+    """Reserve a name for writing, and make missing parents; what is not published is removed at the end.
 
     Raises:
         OutputError: Another process writes there.
@@ -114,20 +116,20 @@ def reserve(target: Path) -> Iterator[Reservation]:
 
 
 def absolute(path: str | Path) -> Path:
-    """The path with its links followed, as far as it exists; unlike `Path.resolve`, links in a circle do no harm."""
+    """Follow a path's links as far as it exists; unlike `Path.resolve`, a loop of links raises nothing."""
     return Path(os.path.realpath(path))
 
 
 def remove_leftovers(target: str | Path) -> None:
     """Remove what a killed process has left of writing something, unless another process is writing it.
 
-    Whoever kills a writer calls this, since what it leaves are a patient's data under a hidden name. What was moved
-    aside comes back if nothing has taken its place. A process that is about to end may call it for what it writes.
+    Call this after killing a writer, since it leaves a patient's data under a hidden name. What was moved aside comes
+    back if nothing has taken its place. A process that is about to end may call it for what it writes itself.
 
     Args:
-        target: What was to be written.
+        target: Path that was to be written.
     """
-    with suppress(OSError, ValueError, TypeError, OutputError):  # anything may have been asked for
+    with suppress(OSError, ValueError, TypeError, OutputError):  # the path comes from a request, and may be anything
         target = absolute(target)
         if not target.parent.is_dir():
             return
@@ -139,11 +141,11 @@ def remove_leftovers(target: str | Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove all that killed processes have left in a folder; see `remove_leftovers`."""
+    """Remove everything that killed processes have left in a folder; see `remove_leftovers`."""
     names: set[str] = set()
     with suppress(OSError):
         for entry in os.scandir(folder):
-            # What a cut name stood for is not known: the next run that writes there cleans up.
+            # A shortened name does not tell its target: the next run that writes there cleans up.
             if (match := HIDDEN.fullmatch(entry.name)) and len(match["name"].encode()) < _HIDDEN_LIMIT - 4:
                 names.add(match["name"])
             elif _PRIVATE.fullmatch(entry.name):
@@ -162,7 +164,7 @@ def make_private_folder(prefix: str, parent: str | Path | None = None) -> Path:
 
     Args:
         prefix: `mob-model` or `MoBUncertainty`.
-        parent: Where; None: the system's place for temporary files.
+        parent: Folder to make it in; None: the system's folder for temporary files.
 
     Raises:
         OSError: It cannot be made.
@@ -187,14 +189,14 @@ def remove_private_folder(folder: Path) -> None:
 
 
 def unlisted_in(folder: Path, record: dict[str, Any]) -> set[str]:
-    """Names in a folder that neither its record lists nor an operating system leaves there; the record's own is one."""
+    """List the names in a folder that its record does not list, the record's own included and system files left out."""
     files, signature = record.get("files"), record.get("signed_in")
-    listed = {*(files if isinstance(files, dict) else ()), signature}
+    listed: set[object] = {*(files if isinstance(files, dict) else ()), signature}
     return {path.name for path in folder.iterdir() if not is_system_file(path.name)} - listed
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """A folder's record; None if there is none that can be read."""
+    """Read a folder's record; None if there is none that can be read."""
     try:
         return read_object(path) if path.is_file() else None
     except (OSError, JsonError):
@@ -202,7 +204,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def content_of(path: Path) -> bytes | None:
-    """What is in a file; None if there is none that can be read."""
+    """Read a file; None if there is none that can be read."""
     try:
         return path.read_bytes() if path.is_file() else None
     except OSError:
@@ -232,7 +234,7 @@ def _locked(target: Path, patience_s: float = PATIENCE_S) -> Iterator[Lock]:
 
 @contextmanager
 def _parents_made(folder: Path) -> Iterator[None]:
-    """Make a folder with its parents; those that are still empty at the end are removed again."""
+    """Make a folder and its parents; remove those again that are still empty at the end."""
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -247,7 +249,7 @@ def _parents_made(folder: Path) -> Iterator[None]:
 
 
 def _repair(target: Path) -> None:
-    """Remove what is left of writing a target whose lock is held; what was moved aside comes back if it can."""
+    """Clean up beside a target whose lock is held, and put back what was moved aside if nothing took its place."""
     name = short_name(target.name, _HIDDEN_LIMIT)
     found = [(path, match) for path in target.parent.iterdir() if (match := HIDDEN.fullmatch(path.name))]
     for path, match in found:
@@ -263,9 +265,9 @@ def _repair(target: Path) -> None:
 
 
 def _retire(old: Path, target: Path, earlier: bytes | None) -> Path | None:
-    """Remove what has been moved aside if it is the earlier folder, as it was written; else keep it, and say where."""
+    """Remove what was moved aside if it is the earlier folder, unchanged; otherwise keep it, and return where."""
     if _is_replaceable(old, earlier):
-        doomed = _hidden(target, "tmp")  # a name that says so, if the process is killed amid the removal
+        doomed = _hidden(target, "tmp")  # is cleaned up later if the process is killed during the removal
         old.rename(doomed)
         _remove(doomed)
         return None

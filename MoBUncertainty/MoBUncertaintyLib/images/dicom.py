@@ -1,9 +1,9 @@
-"""CT and MR from DICOM files: a series of slices, or multi-frame files, as one straight volume.
+"""Read CT and MR from DICOM: a series of slices, or multi-frame files, as one straight volume.
 
-pydicom reads the files, and highdicom the frames of multi-frame ones: each slice has its own rescaling, its own
-geometry, and all of its pixels, or is refused. Frames that neither can unpack (lossless JPEG, mostly) are unpacked by
-SimpleITK's GDCM. Positions are LPS mm. Voxels are what slope and intercept make of the stored values, which in CT are
-Hounsfield units; that an image is to be shown inverted (MONOCHROME1) does not change them.
+pydicom reads the files, and highdicom the frames of multi-frame files. Each slice has its own rescaling and geometry,
+and all of its pixels, or is refused. Frames that neither can decompress (mostly lossless JPEG) are decompressed by
+SimpleITK's GDCM. Positions are LPS mm. Voxels are rescaled by slope and intercept, to Hounsfield units in CT; an image
+that is to be shown inverted (MONOCHROME1) keeps its values.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import BinaryIO
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_modality_lut, get_decoder
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_modality_lut
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit
 
@@ -35,14 +35,14 @@ from MoBUncertaintyLib.files.input_files import (
 )
 from MoBUncertaintyLib.images import memory
 
-# mm by which slices may lie beside each other, and by which their pixels' sizes may differ; numbers in files are
-# rounded.
-LARGEST_SHIFT = 1.0
+# mm by which slices may be shifted in their plane, and by which their pixel spacings may differ (files hold rounded
+# numbers).
+MAX_SHIFT = 1.0
 _SAME_SPACING = 1e-3
 # By which direction cosines of slices may differ.
 _SAME_DIRECTION = 1e-3
 # Pixels of a slice; a damaged header can state up to 65535 x 65535.
-_LARGEST_SLICE = 1 << 26
+_MAX_PIXELS = 1 << 26
 # Names of files that should be DICOM.
 _SUFFIXES = (".dcm", ".ima", ".dicom")
 _HEADER = ("SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "Rows", "Columns")
@@ -54,8 +54,8 @@ class Series:
 
     Attributes:
         uid: Series instance UID.
-        description: Its own, or "no description".
-        files: Those that hold images, by name.
+        description: The series' own, or "no description".
+        files: Files that hold images, sorted by name.
     """
 
     uid: str
@@ -79,7 +79,7 @@ class _Slice:
 
 
 def find_series(folder: Path) -> dict[str, Series]:
-    """The series in a folder, by their UID; folders in it are not searched.
+    """Find the series in a folder, by their UID; subfolders are not searched.
 
     Raises:
         ImageError: The folder cannot be listed, or a file with a name for DICOM is damaged.
@@ -112,7 +112,7 @@ def _should_be_dicom(path: Path) -> bool:
 
 
 def _read_series(path: Path, file: BinaryIO) -> tuple[str | None, str]:
-    """UID and description of the series; no UID where a file holds a report or contours, say, and no image."""
+    """Read UID and description of a file's series; no UID where it holds no image but, say, a report or contours."""
     with _parsing(path):
         header = pydicom.dcmread(file, force=True, specific_tags=list(_HEADER), stop_before_pixels=True)
         if "Rows" not in header or "Columns" not in header:
@@ -127,7 +127,7 @@ def _read_series(path: Path, file: BinaryIO) -> tuple[str | None, str]:
 
 
 def choose_series(folder: Path, uid: str | None = None) -> Series:
-    """The series in a folder, or the one of this UID.
+    """Return the only series in a folder, or the one with this UID.
 
     Raises:
         ImageError: There is none, or there are several and none is chosen.
@@ -176,7 +176,7 @@ def read_slices(files: Sequence[Path]) -> tuple[sitk.Image, list[str], list[str]
 
 @contextmanager
 def _parsing(path: Path) -> Iterator[None]:
-    """pydicom parses elements at their first use, and damaged ones fail in as many ways as there are elements."""
+    """Report any error of pydicom, which parses elements at their first use and fails in many ways on damaged ones."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -200,7 +200,7 @@ def _slices_of(path: Path, dataset: Dataset) -> list[_Slice]:
     absent = [name for name in ("Rows", "Columns", "PhotometricInterpretation") if name not in dataset]
     if absent:
         raise ImageError(f"{path.name} is damaged (it has no {absent[0]}); copy or export it again.")
-    if int(dataset.Rows) * int(dataset.Columns) > _LARGEST_SLICE:
+    if int(dataset.Rows) * int(dataset.Columns) > _MAX_PIXELS:
         raise ImageError(
             f"{path.name} states {dataset.Rows} x {dataset.Columns} pixels, more than a scanner's slice; "
             "export it again."
@@ -217,7 +217,7 @@ def _slices_of(path: Path, dataset: Dataset) -> list[_Slice]:
 
 
 def places_of(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, bool]]:
-    """Read cosines, position, spacing and whether it is rescaled, of each frame; what is alike for all may stand once.
+    """Read cosines, position, spacing and whether it is rescaled, of each frame; shared groups count for all frames.
 
     Raises:
         ImageError: A frame does not say where it lies.
@@ -234,7 +234,8 @@ def places_of(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray, np.nda
 
 
 def _group(frame: Dataset, shared: Dataset, name: str) -> Dataset:
-    return (frame.get(name) or shared.get(name) or [Dataset()])[0]
+    group: Dataset = (frame.get(name) or shared.get(name) or [Dataset()])[0]
+    return group
 
 
 def _place(orientation: Dataset, position: Dataset, measures: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -251,7 +252,7 @@ def _numbers(dataset: Dataset, keyword: str, count: int) -> np.ndarray:
     except (TypeError, ValueError):
         numbers = np.array(np.nan)
     if not np.isfinite(numbers).all():
-        tag = Tag(tag_for_keyword(keyword))
+        tag = Tag(keyword)
         raise ImageError(
             f"Slices of the DICOM series do not say where they lie ({tag.group:04x},{tag.element:04x} is missing or "
             "malformed); export the series again, or give it as a NIfTI or NRRD file."
@@ -260,7 +261,7 @@ def _numbers(dataset: Dataset, keyword: str, count: int) -> np.ndarray:
 
 
 def _values(path: Path, dataset: Dataset, count: int) -> np.ndarray:
-    """Voxels of a file's frames, (frame, row, column), rescaled."""
+    """Read the voxels of a file's frames, (frame, row, column), rescaled."""
     if int(dataset.get("NumberOfFrames", 1) or 1) != count:
         raise ImageError(
             f"{path.name} has {dataset.NumberOfFrames} frames and says where {count} lie; export it again."
@@ -271,8 +272,12 @@ def _values(path: Path, dataset: Dataset, count: int) -> np.ndarray:
         import highdicom
 
         image = highdicom.Image.from_dataset(dataset, copy=False)
-        options = {"apply_real_world_transform": False, "apply_presentation_lut": False, "apply_voi_transform": False}
-        values = image.get_frames(dtype=np.float32, **options)
+        values = image.get_frames(
+            dtype=np.float32,
+            apply_real_world_transform=False,
+            apply_presentation_lut=False,
+            apply_voi_transform=False,
+        )
     else:
         values = apply_modality_lut(dataset.pixel_array, dataset)[None]
     if values.shape != (count, dataset.Rows, dataset.Columns):
@@ -281,18 +286,18 @@ def _values(path: Path, dataset: Dataset, count: int) -> np.ndarray:
 
 
 def _can_unpack(dataset: Dataset) -> bool:
-    """Whether pydicom has what it takes."""
+    """Whether pydicom can decompress the pixels."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax == JPEGExtended12Bit and int(dataset.BitsAllocated) > 8:
         return False  # pillow stops at 8 bits
     try:
-        return get_decoder(syntax).is_available
+        return bool(get_decoder(syntax).is_available)
     except NotImplementedError:
         return False
 
 
 def _unpacked_by_gdcm(path: Path, dataset: Dataset) -> np.ndarray:
-    """Frames by SimpleITK, which rescales all of a file alike and turns MONOCHROME1 round."""
+    """Read frames with SimpleITK, which rescales all frames of a file alike and inverts MONOCHROME1."""
     kind = dataset.file_meta.TransferSyntaxUID.name
     groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
     scales = {str(group.get("PixelValueTransformationSequence")) for group in groups}
@@ -311,7 +316,7 @@ def _unpacked_by_gdcm(path: Path, dataset: Dataset) -> np.ndarray:
 
 
 def _narrow(values: np.ndarray) -> np.ndarray:
-    """As int16 where that holds them, as a CT's, else float32."""
+    """Convert to int16 if that holds all values, as it does a CT's, else to float32."""
     whole = values if values.dtype.kind in "iu" else np.round(values)
     limits = np.iinfo(np.int16)
     fits = limits.min <= whole.min() and whole.max() <= limits.max and (whole is values or (whole == values).all())
@@ -319,10 +324,10 @@ def _narrow(values: np.ndarray) -> np.ndarray:
 
 
 def _stack(slices: list[_Slice]) -> tuple[sitk.Image, list[str]]:
-    """Slices as one volume; uneven distances between them are evened out, with a warning.
+    """Stack slices to one volume; uneven distances between them are evened out, with a warning.
 
     Raises:
-        ImageError: They differ in size, direction, spacing or rescaling, or lie in one place or beside each other.
+        ImageError: They differ in size, direction, spacing or rescaling, or lie in the same place or are shifted.
     """
     first = slices[0]
     size = "{1} x {0}".format(*first.values.shape)
@@ -364,14 +369,14 @@ def _stack(slices: list[_Slice]) -> tuple[sitk.Image, list[str]]:
 
 
 def _check_positions(positions: np.ndarray, normal: np.ndarray) -> list[str]:
-    """Warn of slices that are unevenly spaced: they are spread evenly, so sizes along that axis are wrong."""
+    """Warn of unevenly spaced slices: they are stacked evenly, so sizes along that axis are wrong."""
     gaps = np.abs(np.diff(positions @ normal))
     usual = float(np.median(gaps))
     if gaps.min() < 1e-3:
         raise ImageError("Slices of the DICOM series lie in the same place; export one time point or phase only.")
     offsets = positions - positions[0]
     shift = float(np.linalg.norm(offsets - np.outer(offsets @ normal, normal), axis=1).max())
-    if shift > LARGEST_SHIFT:
+    if shift > MAX_SHIFT:
         raise ImageError(
             f"Slices of the DICOM series are shifted beside each other by up to {shift:.3g} mm (a tilted gantry); "
             "resample the series to a straight volume first, in 3D Slicer for example."

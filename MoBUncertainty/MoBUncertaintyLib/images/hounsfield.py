@@ -1,6 +1,6 @@
-"""What intensities of a CT mean, in Hounsfield units (HU)."""
+"""Intensities of a CT, in Hounsfield units (HU)."""
 
 AIR_HU = -1024.0
 
 HOUNSFIELD_BELOW = -100.0
-"""With voxels below this (air, fat) an image is in Hounsfield units: others have no negative values of that size."""
+"""An image with voxels below this (air, fat) is taken to be in Hounsfield units; others have no such values."""

@@ -1,4 +1,4 @@
-"""List what there is to predict at a path: one image, or every entry of a folder, with what is wrong with it."""
+"""List the images at a path: one image, or every entry of a folder, with the reason if it cannot be predicted."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES, is_volume_n
 
 @dataclass(frozen=True)
 class Input:
-    """An entry of a folder, or an image that was given itself.
+    """An image that was named itself, or an entry of a folder that was.
 
     Attributes:
         path: Volume file or DICOM folder.
-        entry: Its name in the folder; a volume may lie in a folder of its own there. Empty if there is no folder.
-        name: What its results folder is called; empty if there is no folder.
-        problem: Why it cannot be predicted, as the rest of a sentence; empty if nothing speaks against it yet.
+        entry: Name in the folder; a volume may lie in a subfolder of its own. Empty if the image was named itself.
+        name: Name of its results folder; empty if the image was named itself.
+        problem: Why it cannot be predicted, as the end of a sentence; empty if no reason is known yet.
     """
 
     path: Path
@@ -33,13 +33,13 @@ class Input:
 
 
 def list_inputs(path: str | Path, output: Path | None = None) -> list[Input]:
-    """List what there is to predict at `path`: a file, a DICOM folder, or each entry of a folder of these.
+    """List the images at `path`: a file, a DICOM folder, or each entry of a folder of these.
 
     An entry is a volume file, a DICOM folder or a folder with one volume file. Hidden files are no entries.
 
     Args:
-        path: What the user gave.
-        output: Where the results go; it may lie in `path`, and is no entry then.
+        path: Path that the user named.
+        output: Folder for the results; if it lies in `path`, it is not an entry.
 
     Raises:
         ImageError: There is nothing at `path`, or no image in it.
@@ -64,17 +64,17 @@ def list_inputs(path: str | Path, output: Path | None = None) -> list[Input]:
         raise ImageError(
             f"{path} holds no image{reasons}; give a folder with DICOM slices or {', '.join(VOLUME_SUFFIXES)} files."
         )
-    return _with_own_names(found)
+    return _with_distinct_names(found)
 
 
 def case_folders(inputs: Sequence[Input], output: Path) -> list[tuple[Input, Path]]:
-    """Where the results of each input go: `output` itself for an image that was given itself, else a folder in it."""
+    """Pair each input with its results folder: `output` for an image that was named itself, else a folder in it."""
     names = unique_names([each.name for each in inputs])
     return [(each, output / name if each.name else output) for each, name in zip(inputs, names, strict=True)]
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, but for hidden files and voxels whose header lies beside them, which may look like DICOM."""
+    """List a folder without hidden files and without voxels that belong to a header beside them."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -85,14 +85,14 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _voxel_files(entries: Sequence[Path]) -> set[Path]:
-    """Those that hold the voxels of a header beside them."""
+    """Find the files that hold the voxels of a header beside them."""
     files: set[Path] = set()
     for entry in entries:
         if is_volume_name(entry.name) and is_regular(entry):
             try:
                 files |= set(read_header(entry).files) - {entry}
             except ImageError:
-                continue  # said when it is read
+                continue  # is reported when it is read
     return files
 
 
@@ -120,7 +120,7 @@ def _holds_slices(entries: Sequence[Path]) -> bool:
     return any(begins_as_dicom(entry) and entry.name.upper() != "DICOMDIR" for entry in entries)
 
 
-def _with_own_names(inputs: Sequence[Input]) -> list[Input]:
-    """Names without suffixes where that keeps them apart, else as they are in the folder."""
+def _with_distinct_names(inputs: Sequence[Input]) -> list[Input]:
+    """Name inputs without suffixes if that keeps them distinct, else as in the folder."""
     count = Counter(name for each in inputs for name in {each.name, each.entry})
     return [each if count[each.name] == 1 else replace(each, name=each.entry) for each in inputs]

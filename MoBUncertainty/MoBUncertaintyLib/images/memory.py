@@ -1,7 +1,7 @@
-"""Whether results fit into the computer's memory, known before they are computed.
+"""Check before a computation that its results fit into the computer's memory.
 
-An operating system may hand out memory that it does not have, and then end the program that uses most of it: in Slicer
-that can be Slicer, with all that was not saved.
+An operating system may promise memory that it does not have, and then end the program that uses most of it. That can be
+Slicer, with everything that was not saved.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import psutil
 from MoBUncertaintyLib.errors import SettingsError
 
 BYTES_OF_LABEL, BYTES_OF_MAPS = 1, 8
-"""Of a voxel: its label; and for each organ its probability and variance, float32."""
+"""Per voxel: the label; and for each organ the probability and variance, float32."""
 
 MAPS_OF_TILE = 3
-"""Sets of features at full resolution that a U-Net holds at once, at the least: a layer's input and output, and a skip
+"""Feature maps at full resolution that a U-Net holds at once, at least: a layer's input and output, and a skip
 connection. Measured with 4 features on 67 million voxels: 3.6."""
 
 
 def check_image(size: int) -> None:
-    """See that there is room for an image that is about to be read.
+    """Check that there is memory for an image that is about to be read.
 
     Args:
         size: Bytes of its voxels.
@@ -40,7 +40,7 @@ def check_image(size: int) -> None:
 
 
 def check_tile(tile: Sequence[int], features: int, number_size: int) -> None:
-    """See that there is room for the computer itself to compute one tile.
+    """Check that there is memory to compute one tile on the CPU.
 
     Args:
         tile: Voxels along each axis; a smaller image is padded to it.
@@ -48,7 +48,7 @@ def check_tile(tile: Sequence[int], features: int, number_size: int) -> None:
         number_size: Bytes of each of their numbers.
 
     Raises:
-        SettingsError: There is less memory, swap space included, than that takes at the least.
+        SettingsError: There is less memory, swap space included, than that takes at least.
     """
     needed = MAPS_OF_TILE * math.prod(tile) * features * number_size
     free = _free()
@@ -60,12 +60,12 @@ def check_tile(tile: Sequence[int], features: int, number_size: int) -> None:
 
 
 def check_memory(voxels: int, organs: int, holders: int = 1) -> None:
-    """See that there is room for the results; what computing them needs on top is not counted.
+    """Check that there is memory for the results, not counting what computing them needs on top.
 
     Args:
         voxels: Of the image.
         organs: Foreground classes of the model.
-        holders: Programs that hold the results at the same time, each for itself.
+        holders: Number of programs that hold a copy of the results at the same time.
 
     Raises:
         SettingsError: There is less memory, swap space included, than the results alone take.
@@ -81,10 +81,10 @@ def check_memory(voxels: int, organs: int, holders: int = 1) -> None:
 
 
 def _free() -> int | None:
-    """Bytes that can be had; None where that is not known."""
-    if sys.platform == "darwin":  # makes swap space when it is needed
+    """Return the bytes of free memory; None where that is not known."""
+    if sys.platform == "darwin":  # adds swap space when it is needed
         return None
     try:
-        return psutil.virtual_memory().available + psutil.swap_memory().free
+        return int(psutil.virtual_memory().available + psutil.swap_memory().free)
     except (RuntimeError, OSError):  # Windows with its performance counters switched off
         return None

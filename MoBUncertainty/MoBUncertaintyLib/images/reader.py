@@ -1,7 +1,7 @@
-"""Reading and checking the input: one scalar 3D volume with sane geometry, or an `ImageError` that says what to do.
+"""Read and check the input: one scalar 3D volume with sane geometry, or an `ImageError` that says what to do.
 
 Volumes are SimpleITK images; their arrays are (z, y, x); spacing is in mm, origin and direction in LPS mm. SimpleITK
-reads volume files once `volume_files` has found all of their voxels intact; DICOM is read by `dicom_reading`.
+reads volume files once `volume_files` has found all of their voxels intact; `images.dicom` reads DICOM.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES, VolumeHeade
 
 # Finer than any clinical CT, or a header in other units than mm; coarser than any organ can be resolved.
 SPACING_MM = (0.2, 15.0)
-# More than any scanner makes, and than an index of 32 bits counts.
-LARGEST_VOXELS = 2**31 - 1
+# More than any scanner makes, and all that a 32-bit index can count.
+MAX_VOXELS = 2**31 - 1
 
-# By which products of two axes may differ from 0, and of an axis with itself from 1; cosines in files are rounded.
-LARGEST_SHEAR = 1e-3
+# By how much the axes' dot products may differ from 0, or from 1 with themselves; cosines in files are rounded.
+MAX_SHEAR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class ReadImage:
 
     Attributes:
         image: As `check_image` leaves it.
-        warnings: For the user, one sentence each.
-        files: What was read: the volume file, its voxels' file if that is another, or the series' DICOM files.
-        sha256: Of what was read; see `digest`.
+        warnings: Sentences for the user.
+        files: Files that were read: the volume file, a separate file of its voxels, or the series' DICOM files.
+        sha256: Digest of these files; see `digest`.
         is_dicom: Whether the files are DICOM.
     """
 
@@ -53,7 +53,7 @@ class ReadImage:
 
 
 def volume_stem(path: str | Path) -> str:
-    """The name of a volume without its suffix, .nii.gz whole; a DICOM folder's name as it is."""
+    """Strip the suffix, such as .nii.gz, from a volume's name; a DICOM folder keeps its name."""
     name = Path(path).name
     suffixes = sorted(VOLUME_SUFFIXES, key=len, reverse=True)
     suffix = next((suffix for suffix in suffixes if name.lower().endswith(suffix)), "")
@@ -91,11 +91,11 @@ def read_image(path: str | Path, series: str | None = None) -> ReadImage:
 
 
 def digest(path: str | Path, series: str | None = None) -> str:
-    """SHA-256 of an input, as `read_image` states it, without reading its voxels.
+    """Compute the SHA-256 of an input, the same as `read_image` returns, without reading its voxels.
 
-    Of one file it is the file's; of a header with its voxels in another file, or of the files of a DICOM folder's
-    series in the order of their names, that of the list of their own, a hexadecimal line each. Other files in a DICOM
-    folder do not count.
+    For one file it is the file's own. For a header with its voxels in another file, and for a DICOM series (sorted by
+    file name), it is that of the list of the files' own, one hexadecimal line each. Other files in a DICOM folder do
+    not count.
 
     Raises:
         ImageError: As for `read_image`.
@@ -112,13 +112,13 @@ def _existing(path: str | Path) -> Path:
     path = Path(path)
     if not os.path.exists(path):
         raise ImageError(f"{printable(str(path))} does not exist; check the path.")
-    if not is_unicode(str(path.absolute())):  # which ends the process inside ITK
+    if not is_unicode(str(path.absolute())):  # ITK would end the process
         raise ImageError(f"{printable(str(path))} is not a name in UTF-8; rename the file or its folder.")
     return path
 
 
 def _dicom_files(path: Path, series: str | None) -> list[Path]:
-    """Those to read; none for a volume file."""
+    """List the DICOM files to read; none for a volume file."""
     if path.is_dir():
         from MoBUncertaintyLib.images.dicom import choose_series  # needs pydicom, which Slicer may lack at first
 
@@ -162,20 +162,20 @@ def _scalar_3d(image: sitk.Image) -> sitk.Image:
 
 
 def _check_layout(size: tuple[int, ...], components: int) -> None:
-    """Checks that need only the header, so that a huge wrong file is refused before it is read."""
+    """Check what the header states, so that a huge wrong file is refused before it is read."""
     shape = " x ".join(str(n) for n in size)
     if len(size) == 4 and size[3] > 1:
         raise ImageError(f"The image has four dimensions ({shape}); extract one time point as a 3D volume.")
     if components != 1:
         raise ImageError(f"The image has {components} values per voxel, like a colour image; give a scalar volume.")
-    if math.prod(size) > LARGEST_VOXELS:
+    if math.prod(size) > MAX_VOXELS:
         raise ImageError(f"The image is larger than any scanner's ({shape}); correct the header, or crop the image.")
     if len(size) < 3 or min(size[:3]) < 2:
         raise ImageError(f"The image is a single slice ({shape}); give a 3D volume or the folder of its DICOM series.")
 
 
 def check_geometry(spacing: Sequence[float], origin: Sequence[float], direction: Sequence[float]) -> None:
-    """Check where voxels are said to be: spacing and origin in mm, direction as nine cosines (either hand).
+    """Check spacing and origin (mm), and direction (nine cosines, left- or right-handed).
 
     Raises:
         ImageError: One of them is not a number, the spacing is not within 0.2 to 15 mm, or the axes are sheared.
@@ -189,7 +189,7 @@ def check_geometry(spacing: Sequence[float], origin: Sequence[float], direction:
             f"The voxels measure {found} mm, outside {low:g} to {high:g} mm; correct the header or resample."
         )
     axes = np.reshape(direction, (3, 3))
-    if np.abs(axes.T @ axes - np.eye(3)).max() > LARGEST_SHEAR:  # a voxel's volume would not be its spacings' product
+    if np.abs(axes.T @ axes - np.eye(3)).max() > MAX_SHEAR:  # a voxel's volume would not be its spacings' product
         raise ImageError(
             "The image's axes are not at right angles or not of length one (a tilted gantry, or a wrong header); "
             "resample the image to a straight volume first, in 3D Slicer for example."
@@ -234,7 +234,7 @@ def _read_volume(header: VolumeHeader) -> tuple[sitk.Image, list[str]]:
 
 
 def _with_non_finite(image: sitk.Image, header: VolumeHeader) -> sitk.Image:
-    """SimpleITK reads NaN and infinity in NIfTI files as 0 (water in CT), without a word: put NaN back."""
+    """Put NaN back where SimpleITK has silently read NaN or infinity in a NIfTI file as 0 (water in CT)."""
     if header.reader != "NiftiImageIO" or header.dtype is None or header.dtype.kind != "f":
         return image
     from nibabel.arrayproxy import ArrayProxy
@@ -259,7 +259,7 @@ def sitk_reason(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """ITK's warnings go to stderr; what matters of them is reported as a warning of ours."""
+    """Silence ITK's warnings on stderr; those that matter are reported as warnings of ours."""
     before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:

@@ -1,7 +1,7 @@
-"""NIfTI, NRRD and MetaImage files, checked before SimpleITK reads them: all voxels are there, and as they were written.
+"""Check the voxels of NIfTI, NRRD and MetaImage files before SimpleITK reads them.
 
-SimpleITK alone reads damaged voxels without a word, and missing ones as zeros. So the voxels are read to their end
-first, which verifies the checksum of a compressed stream.
+SimpleITK silently reads damaged voxels as they are, and missing ones as zeros. So all voxels are read once before,
+which also verifies the checksum of a compressed stream.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from MoBUncertaintyLib.files.input_files import BoundedReader
 from MoBUncertaintyLib.images.volume_headers import VolumeHeader, Voxels
 
 _CHUNK = 1 << 22
-# Bytes behind uncompressed voxels, fewer than a slice, that are ignored with a warning; more of them, or any in a
-# compressed stream, and the header states the wrong size.
+# Up to this many bytes after uncompressed voxels, if fewer than a slice, are ignored with a warning. More of them, or
+# any in a compressed stream, mean that the header states a wrong size.
 _SURPLUS = 4096
 
 
 def check_voxels(header: VolumeHeader) -> list[str]:
-    """Read a volume's voxels to their end: as many as stated, with the right checksum.
+    """Check that a volume has as many voxels as its header states, with the right checksum.
 
     Returns:
         A warning if a few bytes follow them.
@@ -49,7 +49,7 @@ def check_voxels(header: VolumeHeader) -> list[str]:
 
 
 def _count_bytes(voxels: Voxels, limit: int) -> int:
-    """Unpacked bytes, no more than about `limit`; a stream that ends before is verified."""
+    """Count the unpacked bytes up to about `limit`; a stream that ends before is verified."""
     with BoundedReader(voxels.path) as file:
         if voxels.packing == "raw":
             return voxels.path.stat().st_size - voxels.start

@@ -1,7 +1,7 @@
-"""What the headers of NIfTI, NRRD and MetaImage files state: size, where the voxels lie in the file, geometry.
+"""Read the headers of NIfTI, NRRD and MetaImage files: size, where the voxels lie in the file, geometry.
 
-They are read strictly, because SimpleITK opens whatever file a header names: voxels beside their header are taken from
-its own folder only. Geometry itself is SimpleITK's; here it is only seen whether it is stated, and once.
+They are read strictly, because SimpleITK opens whatever file a header names: detached voxels are accepted in the
+header's own folder only. The geometry itself comes from SimpleITK; here it is only checked that it is stated, and once.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from MoBUncertaintyLib.files.integrity import is_plain_name
 _SUFFIXES = {"NIfTI": (".nii", ".nii.gz"), "NRRD": (".nrrd", ".nhdr"), "MetaImage": (".mha", ".mhd")}
 VOLUME_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 
-# A text header of this size, in bytes, holds all that any program writes.
+# Bytes; no program writes a longer text header.
 _HEADER_LIMIT = 1 << 22
-# By which lengths that a NIfTI header states twice may differ.
+# Relative difference that is allowed between the two voxel sizes of a NIfTI header.
 _SAME_SCALE = 0.01
-# Cosine of the angle, 60 degrees, from which on two statements of an axis cannot mean the same.
+# Cosine of 60 degrees: at a larger angle two statements of an axis contradict each other.
 _OPPOSED = 0.5
 
 
@@ -55,16 +55,16 @@ class Voxels:
 
 @dataclass(frozen=True)
 class VolumeHeader:
-    """What a volume file states.
+    """The contents of a volume file's header.
 
     Attributes:
         path: The file with the header.
-        reader: SimpleITK's name of its format.
+        reader: SimpleITK's name for the format.
         shape: Voxels along each axis.
         components: Values per voxel.
         voxels: Where they lie.
-        warnings: Of geometry that is missing or contradicts itself.
-        dtype: Of the stored voxels, byte order included, where that is known.
+        warnings: Sentences on geometry that is missing or contradicts itself.
+        dtype: Type of the stored voxels, byte order included, where it is known.
     """
 
     path: Path
@@ -81,7 +81,7 @@ class VolumeHeader:
         return (self.path,) if self.voxels.path == self.path else (self.path, self.voxels.path)
 
     def digest(self) -> str:
-        """SHA-256 of the file; of header and voxels in two files, that of the list of theirs."""
+        """Compute the SHA-256 of the file or, for two files, of the list of their own."""
         digests = [digest_of_file(path) for path in self.files]
         return digests[0] if len(digests) == 1 else digest_of_list(digests)
 
@@ -108,7 +108,7 @@ def read_header(path: str | Path) -> VolumeHeader:
         raise
     except (EOFError, zlib.error) as error:
         raise ImageError(f"{path.name} is truncated or damaged; copy or download it again.") from error
-    except Exception as error:  # a header can be wrong in as many ways as it has fields, in libraries' words or ours
+    except Exception as error:  # a header can be wrong in as many ways as it has fields
         raise ImageError(
             f"{path.name} is not a readable {kind} image ({reason_of(error)}); export it again."
         ) from error
@@ -126,7 +126,7 @@ def _nifti(path: Path) -> VolumeHeader:
     packed = path.name.lower().endswith(".gz")
     with BoundedReader(path) as file:
         block = gzip.GzipFile(fileobj=file).read(540) if packed else file.read(540)
-    kinds = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
+    kinds: dict[int, Any] = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
     size = next((size for order in ("little", "big") if (size := int.from_bytes(block[:4], order)) in kinds), 0)
     if not size or len(block) < size:
         raise ValueError("it has no header")
@@ -264,7 +264,7 @@ def _nrrd(path: Path) -> VolumeHeader:
 
 
 def _nrrd_type(text: str) -> str:
-    """One name for the many that a type can have: "ushort" for "unsigned short int"."""
+    """Reduce the many names of a type to one: "ushort" for "unsigned short int"."""
     words = text.lower().removesuffix("_t").split()
     name = "".join(word for word in words if word not in ("signed", "unsigned"))
     name = name.removesuffix("int") if name in ("shortint", "longlongint") else name
@@ -272,7 +272,7 @@ def _nrrd_type(text: str) -> str:
 
 
 def _nrrd_fields(file: BinaryIO) -> tuple[dict[str, str], int]:
-    """Fields of an NRRD header by their names without spaces, lower case, and the byte after it."""
+    """Read the fields of an NRRD header, by lower-case name without spaces, and the offset of the byte after it."""
     fields: dict[str, str] = {}
     lines = _lines(file)
     if not re.fullmatch("NRRD000[1-5]", next(lines, "")):
@@ -356,7 +356,7 @@ def _meta_voxels(path: Path, fields: dict[str, str], end: int, length: int) -> V
 
 
 def _meta_fields(file: BinaryIO) -> tuple[dict[str, str], int]:
-    """Fields of a MetaImage header, of which the last names the voxels' file, and the byte after it."""
+    """Read the fields of a MetaImage header, the last of which names the voxels' file, and the offset after it."""
     fields: dict[str, str] = {}
     for line in _lines(file):
         name, separator, value = (part.strip() for part in line.partition("="))
@@ -384,7 +384,7 @@ def _meta_geometry(path: Path, fields: dict[str, str]) -> list[str]:
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:
-    """Lines of a header, without their ends; none that another program could read as two, or as a shorter one."""
+    """Read the lines of a header; refuse those that another program could read as two, or as a shorter one."""
     while line := file.readline(_HEADER_LIMIT):
         text = line.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
         if file.tell() > _HEADER_LIMIT:
@@ -395,10 +395,10 @@ def _lines(file: BinaryIO) -> Iterator[str]:
 
 
 def _beside(header: Path, name: str) -> Path:
-    """The file of a header's voxels.
+    """Find the file of a header's detached voxels.
 
     Raises:
-        ImageError: It is not one file in the header's own folder.
+        ImageError: It is not a single file in the header's own folder.
     """
     name = name.removeprefix("./")
     if name.startswith("LIST") or "%" in name:
