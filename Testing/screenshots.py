@@ -1,6 +1,6 @@
-"""Pictures of the panel in each of its states, for the README: `python Testing/screenshots.py [FOLDER]`.
+"""Draw the panel in each of its states, for the documents: `python Testing/screenshots.py [FOLDER]`.
 
-With a FOLDER, states that the README does not show are drawn as well.
+With a FOLDER, states that no document shows are drawn as well.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def main(folder: Path = FOLDER) -> None:
     desktop.window.resize(*SIZE)
     ui = desktop.ui
 
-    def take(state: str, section=None, of_readme: bool = True) -> None:
+    def take(state: str, section=None, in_documents: bool = True) -> None:
         """Take a picture, with a part of the panel in view."""
-        if not (of_readme or folder != FOLDER):
+        if not (in_documents or folder != FOLDER):
             return
         desktop.process()
         top = section.mapTo(desktop.panel, section.rect.topLeft()).y() if section else 0
@@ -58,7 +58,7 @@ def main(folder: Path = FOLDER) -> None:
     ui.regionsTable.selectRow(2)
     take("review")
     ui.editButton.click()
-    take("edit", of_readme=False)
+    take("edit", in_documents=False)
     ui.discardEditButton.click()
     for row in range(2, ui.regionsTable.rowCount):
         ui.regionsTable.selectRow(row)

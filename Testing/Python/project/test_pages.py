@@ -8,6 +8,7 @@ import json
 import os
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from MoBUncertaintyLib.model import folder as models
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.folders import FolderKind
+from MoBUncertaintyLib.pipeline import DemoScores
 from support import MODULE_FOLDER, tiny
 from support.documents import PAGES, README, section, shell_commands
 from support.fake_case import write_case
@@ -85,7 +87,10 @@ def run(command: str) -> Result:
 
 def test_predict_as_shown_writes_the_files_of_the_table(reader: Path) -> None:
     (command,) = shell_commands(section(COMMAND_LINE, "Predict"))
-    run(command)
+    shown = " ".join(run(command).stdout.replace("│", " ").split())
+    (sample,) = re.findall(r"```text\n(.*?)```", section(COMMAND_LINE, "Predict"), re.DOTALL)
+    assert [name for line in sample.splitlines()[1:] if (name := line.split("  ")[0]) not in shown] == []
+    assert re.findall(r"(\w+) [\d.]+[,)]", sample.splitlines()[-1]) == re.findall(r"(\w+) \d\.\d[,)]", shown)
     rows = [line.split("|")[1] for line in section(COMMAND_LINE, "Results folder").splitlines() if line[:3] == "| `"]
     named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
     assert {path.name for path in (reader / "results").iterdir()} == named
@@ -124,6 +129,11 @@ def test_model_commands_as_shown(reader: Path) -> None:
     }
 
 
+def test_scores_of_the_demo_are_those_that_it_writes() -> None:
+    text = section(README, "Without Slicer").split("`demo.json` holds the scores")[1]
+    assert re.findall(r"`(\w+)`", text) == [field.name for field in fields(DemoScores)]
+
+
 def test_exit_codes_are_the_programs() -> None:
     codes = {int(code) for code in re.findall(r"^\| (\d+) \|", section(COMMAND_LINE, "Exit codes"), re.MULTILINE)}
     assert codes == {0, console.UNEXPECTED, console.BAD_INPUT, console.CANCELLED}
@@ -153,15 +163,36 @@ def test_a_folder_that_cannot_be_written_to_gives_a_sentence_of_the_table(tmp_pa
     assert sum(bool(re.fullmatch(pattern, message)) for pattern in patterns) == 1
 
 
+OF_SLICER = {
+    *("Edit", "Application Settings", "Modules", "Additional module paths", "Cache", "Clear cache", "View"),
+    *("Extensions Manager", "Install", "Segmentation", "Sample Data", "PyTorch", "PyTorch Utils", "Reload"),
+    *("Crop Volume", "Resample Scalar Volume", "Volumes", "Volume Information"),
+}
+NO_NAMES = {"MoB", "Mixture-of-Bases", "expected error", "phantoms", "highdicom", "Nothing leaves your computer."}
+NO_NAMES |= {"where the segmentation may be wrong", "Not for clinical use.", "not for clinical use"}
+
+
 @pytest.mark.parametrize("text", [TUTORIAL, section(README, "First result in Slicer")], ids=["tutorial", "README"])
-def test_what_the_steps_name_is_on_the_panel(text: str) -> None:
-    named = set(re.findall(r"\*{1,2}([^*]+)\*{1,2}", re.sub(r"!\[[^]]*\]|\s+", " ", steps(text))))
-    elsewhere = {"Segmentation > MoB Uncertainty", "Sample Data", "MoB Uncertainty", "PhantomCT", "PhantomPancreas"}
-    elsewhere.add("expected error")  # emphasis
-    assert {"Apply", "Accept", "Include", "Exclude", "Sign off", "Export", "the demo CT"} <= named
-    panel = on_the_panel()
-    seen = {name for name in named if name in panel or any(name in text for text in panel if "\n" not in text)}
-    assert named - seen - elsewhere - texts() == set()
+def test_steps_name_the_buttons(text: str) -> None:
+    assert {"Apply", "Accept", "Include", "Exclude", "Sign off", "Export", "the demo CT"} <= emphasised(steps(text))
+
+
+@pytest.mark.parametrize("page", ["README", "tutorial", "troubleshooting", "privacy"])
+def test_names_in_slicer_are_those_of_the_panel(page: str) -> None:
+    text = README.split("\n## Citation")[0] if page == "README" else PAGES[page]
+    named = {part for name in emphasised(text) for part in name.split(" > ")} - NO_NAMES - OF_SLICER
+    lines = {text for text in on_the_panel() | texts() if "\n" not in text}
+    assert len(named) >= 3
+    shown = {name for name in named if any(name in line for line in lines)}
+    if "uncertainty …" in lines:  # of the nodes that hold a document
+        shown |= {name for name in named if name.startswith("uncertainty ")}
+    assert named - shown - {"MoB Uncertainty", "PhantomCT", "PhantomPancreas"} == set()
+
+
+def emphasised(text: str) -> set[str]:
+    """Return what is set in italics or bold, which names of the user interface are."""
+    plain = re.sub(r"!\[[^]]*\]|`[^`]*`|\s+", " ", text)
+    return set(re.findall(r"\*{1,2}([^*]+)\*{1,2}", plain))
 
 
 def test_keys_are_those_of_the_panel() -> None:
