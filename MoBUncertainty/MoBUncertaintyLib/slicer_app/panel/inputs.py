@@ -149,7 +149,7 @@ class InputsSection:
         allow(
             self._ui.removeModelButton,
             self._whyNotRemove(),
-            _("Take this model off the list; its files stay where they are."),
+            _("Remove this model from the list; its files stay where they are."),
         )
 
     def _whyNotRemove(self) -> str | None:
