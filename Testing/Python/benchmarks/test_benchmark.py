@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from inference.interactive import measure_region_of_interest
 from inference.literal import literal, literal_moments
 from inference.networks import make_network, open_model, stock_folder
 from inference.sampling import measure_sampling
+from inference.stock import StockSystem
 from inference.tasks import BenchmarkSettings, Task, parse_sizes, plan, size_title
 from MoBUncertaintyLib.cli import app
 from MoBUncertaintyLib.errors import Cancelled, ModelError, OutputError, SettingsError, UserError
@@ -31,6 +34,7 @@ from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.network.backbone import load_network
 from MoBUncertaintyLib.network.moments import moments
 from support import tiny
+from support.forks import Fork
 from support.processes import gone
 
 SIZE = (40, 40, 40)
@@ -50,12 +54,15 @@ def ready(folder: Path) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def arguments(tmp_path_factory: pytest.TempPathFactory, network: tuple) -> list[str]:
     """Of a benchmark of all systems that has been run; the limit leaves each a first run only."""
+    assert network and StockSystem, "the forks find imported what both need"
     output, network = ready(tmp_path_factory.mktemp("benchmark"))
     given = ["benchmark", "--output", str(output), "--networks", str(network), "--sizes", "40", "--samples", "4"]
     given += ["--parts", "systems", "--rounds", "1", "--threads", "1", "--device", "cpu", "--limit", "0.001"]
-    done = CliRunner().invoke(app.app, given)
+    with pytest.MonkeyPatch.context() as patch:  # the test of warm runs begins a process from nothing
+        patch.setattr(run, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": Fork}))
+        done = CliRunner().invoke(app.app, given)
     assert done.exit_code == 0, done.output
     assert "targets hold" in done.output
     return given
