@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Box = tuple[slice, slice, slice]
+Box = tuple[slice, ...]
 """A part of an array: a slice along each axis, with `start` and `stop`."""
 
 Bounds = tuple[float, float, float, float, float, float]

@@ -169,7 +169,9 @@ def finetune(
     rank: Annotated[int, typer.Option(help="R.")] = DEFAULTS["rank"],
     bases: Annotated[int, typer.Option(help="M.")] = DEFAULTS["bases"],
     partitions: Annotated[int, typer.Option(help="P, cells per axis of a tile.")] = DEFAULTS["partitions"],
-    scope: Annotated[Scope, typer.Option(help="How often z2 is drawn.")] = DEFAULTS["scope"],
+    scope: Annotated[
+        Scope | None, typer.Option(help="How often z2 is drawn. Default: tile for low-rank, voxel for the others.")
+    ] = None,
     assignment: Annotated[
         Assignment, typer.Option(help="A cell takes the most probable basis, or the mean of the bases.")
     ] = DEFAULTS["assignment"],
@@ -215,7 +217,7 @@ def finetune(
         schedule=Schedule.of(epochs, iterations, seed),
     )
     try:
-        spec = CovarianceSpec(covariance, rank, bases, partitions, scope, assignment)
+        spec = CovarianceSpec(covariance, rank, bases, partitions, scope or covariance.usual_scope, assignment)
     except ValueError as error:
         raise SettingsError(f"{str(error).capitalize()}.") from error
     name = name or covariance.value

@@ -107,6 +107,11 @@ def schema() -> dict[str, Any]:
     return found
 
 
+def _all_options(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the defaults to the options that a run of the config states."""
+    return default_options(**{key: stated[key] for key in ("covariance",) if key in stated}) | stated
+
+
 def _allowed(default: Any) -> dict[str, Any]:
     """What an option may be, by its default."""
     if isinstance(default, Enum):
@@ -172,7 +177,7 @@ def origin(config: Mapping[str, Any], run: PlannedRun) -> dict[str, Any]:
     if run.regions:
         made["regions"] = run.regions
     if run.model != DETERMINISTIC:
-        made["finetune"] = default_options() | run.options
+        made["finetune"] = _all_options(run.options)
     return json.loads(json.dumps(made))
 
 
@@ -381,7 +386,7 @@ def _check_origin(folder: Path, run: PlannedRun, found: Any, expected: Mapping[s
     kept, mend = f"scores: {run.folder} of {folder}", "take it out of `scores` to train it anew"
     try:
         if "finetune" in found:  # an option that is younger than the scores was at its default
-            found = found | {"finetune": default_options() | found["finetune"]}
+            found = found | {"finetune": _all_options(found["finetune"])}
         theirs, ours = (dict(flatten(rounded(one))) for one in (found, expected))
     except (TypeError, AttributeError):
         raise SettingsError(f"{kept} does not say what it was made from; {mend}.") from None

@@ -1,4 +1,4 @@
-"""Which device computes, and in which precision its backbone runs."""
+"""Choose the device, and the precision of the backbone on it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Precision(StrEnum):
 
 
 def select_device(name: str = "auto") -> torch.device:
-    """`auto` takes CUDA, then Apple's MPS, then the CPU.
+    """Choose a device by name; `auto` takes CUDA, then Apple's MPS, then the CPU.
 
     Raises:
-        SettingsError: The device asked for is not there.
+        SettingsError: This computer does not have the device.
     """
     available = {"cuda": _cuda_runs(), "mps": _mps_runs_unets(), "cpu": True}
     if name == "auto":
@@ -43,7 +43,7 @@ def select_device(name: str = "auto") -> torch.device:
 
 
 def autocast_dtype(device: torch.device, precision: Precision | str = Precision.AUTO) -> torch.dtype:
-    """The backbone's number format on a device: half precision where the hardware has units for it, else fp32."""
+    """Choose the backbone's number format on a device: half precision where the hardware supports it, else fp32."""
     precision = Precision(precision)
     if device.type == "mps" and precision in (Precision.BFLOAT16, Precision.FLOAT16):
         raise SettingsError(f"Apple's GPU runs the network in float32 only, not {precision}; choose auto or float32.")
@@ -56,25 +56,26 @@ def autocast_dtype(device: torch.device, precision: Precision | str = Precision.
     return torch.float32
 
 
-def autocast(device: torch.device, precision: Precision | str = Precision.AUTO) -> AbstractContextManager:
-    """Context in which the backbone runs."""
+def autocast(device: torch.device, precision: Precision | str = Precision.AUTO) -> AbstractContextManager[object]:
+    """Make the context in which the backbone runs."""
     dtype = autocast_dtype(device, precision)
     return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
 def _cuda_runs() -> bool:
-    """Whether there is a GPU that this build of PyTorch has code for: old ones are there, but every kernel fails."""
+    """Whether there is a GPU that this build of PyTorch has code for: on old ones every kernel fails."""
     if not torch.cuda.is_available():
         return False
-    built = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name) for name in torch.cuda.get_arch_list()]
-    if not all(built):  # AMD's, which go by other names
+    names = torch.cuda.get_arch_list()
+    built = [match for name in names if (match := re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name))]
+    if not names or len(built) < len(names):  # AMD's have other names
         return True
-    major, minor = torch.cuda.get_device_capability()
-    for kind, *version in (match.groups() for match in built):
-        of = tuple(map(int, version))
-        if of <= (major, minor) and (kind == "compute" or of[0] == major):
+    own = torch.cuda.get_device_capability()
+    for match in built:
+        version = int(match[2]), int(match[3])
+        if version <= own and (match[1] == "compute" or version[0] == own[0]):
             return True
-    return not built
+    return False
 
 
 def _mps_runs_unets() -> bool:
@@ -84,7 +85,7 @@ def _mps_runs_unets() -> bool:
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Whether bfloat16 has units of its own (AVX512-BF16 or AMX); where it is emulated, it is slower than fp32."""
+    """Whether the CPU computes in bfloat16 (AVX512-BF16 or AMX); emulated, it is slower than fp32."""
     try:
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     except AttributeError:

@@ -1,4 +1,4 @@
-"""What a finished prediction itself gives away: an organ that is missing or cut off, a model that does not suit."""
+"""Warn of a prediction that is implausible: an organ is missing or cut off, or the model does not suit the image."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.model.card import Label
     from MoBUncertaintyLib.regions.finder import Region
 
-# On images like those a model was trained on (16 phantoms, 12 hippocampi) it finds 2 to 17 regions for one organ, with
-# an expected error of 0.04 to 0.11 of the organ's volume in them; on images of something else (the hippocampus model on
-# the abdomen, the phantoms' model on a real CT) 748 and 1,462 regions, or 0.26 to 0.45 of the volume.
-MOST_REGIONS, MOST_REGIONS_OF_AN_ORGAN = 100, 25
-LARGEST_ERROR = 0.2
+# On images like its training images (16 phantoms, 12 hippocampi) a model finds 2 to 17 regions per organ, with an
+# expected error of 0.04 to 0.11 of the organ's volume in them. On others (the hippocampus model on an abdomen, the
+# phantoms' model on a real CT) it finds 748 and 1,462 regions, or 0.26 to 0.45 of the volume.
+MAX_REGIONS, MAX_REGIONS_PER_ORGAN = 100, 25
+MAX_ERROR_FRACTION = 0.2
 
 _TOWARDS = (("right", "left"), ("anterior", "posterior"), ("inferior", "superior"))  # against and along each axis, LPS
 
 
 def unsuitable(regions: Sequence[Region], volumes_ml: Mapping[str, float]) -> str | None:
-    """A sentence if the model evidently does not suit the image, else None.
+    """Warn in a sentence if the model evidently does not suit the image; None if it may.
 
     Args:
         regions: All doubtful regions.
         volumes_ml: Segmented volume of each organ that the model knows.
     """
     reasons = []
-    if len(regions) > max(MOST_REGIONS, MOST_REGIONS_OF_AN_ORGAN * len(volumes_ml)):
+    if len(regions) > max(MAX_REGIONS, MAX_REGIONS_PER_ORGAN * len(volumes_ml)):
         reasons.append(f"{len(regions):,} doubtful regions were found")
     error, segmented = sum(region.expected_error_mm3 for region in regions) / 1000, sum(volumes_ml.values())
-    if error > LARGEST_ERROR * segmented > 0:
+    if error > MAX_ERROR_FRACTION * segmented > 0:
         reasons.append(
             f"{error:,.1f} ml in doubtful regions are expected to be wrong where {segmented:,.1f} ml are segmented"
         )
@@ -48,18 +48,18 @@ def unsuitable(regions: Sequence[Region], volumes_ml: Mapping[str, float]) -> st
 
 
 def not_found(segmentation: sitk.Image, labels: Iterable[Label]) -> list[str]:
-    """A sentence for each organ that no voxel was given to."""
+    """Warn of each organ that has no voxel, in a sentence."""
     array = sitk.GetArrayViewFromImage(segmentation)
     return [f"No {readable(each.name)} was found in this image." for each in labels if not (array == each.value).any()]
 
 
 def cut_off(segmentation: sitk.Image, labels: Sequence[Label], case: Case, region_of_interest: bool) -> list[str]:
-    """A sentence for each kind of edge that organs reach: beyond it there may be more of them.
+    """Warn of organs that reach an edge and may continue beyond it, in a sentence for each kind of edge.
 
     Args:
         segmentation: Label map of the whole image.
         labels: Its foreground classes.
-        case: Says which part of the image was processed.
+        case: The network's input, which tells the part of the image that was processed.
         region_of_interest: Whether the user chose that part.
     """
     inside = case.view(sitk.GetArrayViewFromImage(segmentation))
@@ -80,7 +80,7 @@ def cut_off(segmentation: sitk.Image, labels: Sequence[Label], case: Case, regio
 
 
 def _side(case: Case, axis: int, end: int) -> str:
-    """Where the patient's body goes on beyond the first (0) or last (-1) plane along an axis of the network."""
+    """Name the patient's side beyond the first (0) or last (-1) plane along an axis of the network."""
     direction = np.reshape(case.frame.image.GetDirection(), (3, 3))[:, 2 - case.frame.axes[axis]]
     outward = direction * (-1 if (end == 0) != case.frame.flips[axis] else 1)
     nearest = int(np.abs(outward).argmax())

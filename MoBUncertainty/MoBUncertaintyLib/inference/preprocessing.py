@@ -1,11 +1,11 @@
-"""From an image to the network's input, and the way back: orientation, box, intensities, spacing.
+"""Prepare the network's input from an image, and map results back: orientation, box, intensities, spacing.
 
-The steps are nnU-Net's own (`DefaultPreprocessor.run_case_npy`), in its order, with two additions: the image is seen
-in the orientation that the model was trained in (nnU-Net takes the axes as they are stored), and a CT is cropped to
-the body, or to a region of interest with the context that the network needs around it.
+The steps are nnU-Net's own (`DefaultPreprocessor.run_case_npy`), in its order, with two additions. The image is
+reoriented as the model's training images were (nnU-Net takes the axes as they are stored), and a CT is cropped to the
+body, or to a region of interest with the context that the network needs.
 
-Orientation, mirroring and nnU-Net's transposition are one signed permutation of the axes, which numpy does as a view:
-nothing is copied or resampled, and the way back is the same view of an empty volume.
+Orientation, mirroring and nnU-Net's transposition are one signed permutation of the axes, which is a view in numpy:
+nothing is copied or resampled, and results are written back through the same view of an empty volume.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from MoBUncertaintyLib.inference.resampling import planes, resample
 
 BODY_HU = -500.0
 BODY_MARGIN_MM = 10.0
-# The body is searched on a grid about this coarse: its box needs no more, and a CT has 10^8 voxels.
+# The body is searched on a coarse grid, since a CT has 10^8 voxels and its box need not be exact.
 BODY_GRID_MM = 4.0
-# Parts at least this large against the largest belong to the patient too: the second leg does, the table does not.
-BODY_PART = 0.25
-# These act on each voxel alone, so they give the same values on a part of an image as on all of it.
+# Components of at least this fraction of the largest belong to the patient: the second leg does, the table does not.
+BODY_FRACTION = 0.25
+# Normalisations of each voxel alone, which give the same values on a part of an image as on all of it.
 POINTWISE = {"CTNormalization", "NoNormalization", "RGBTo01Normalization"}
 # 4 GB per fp32 volume: beyond it the header's spacing is wrong, or the machine too small.
 MAX_VOXELS = 10**9
@@ -47,9 +47,9 @@ class Frame:
     """How the network's three axes lie in a stored volume.
 
     Attributes:
-        image: The image whose geometry it is.
-        axes: The stored array's axis (0, 1, 2 = z, y, x) that each network axis runs along.
-        flips: Whether it runs against it.
+        image: The image.
+        axes: For each network axis the stored array's axis (0, 1, 2 = z, y, x) that it runs along.
+        flips: Whether it runs in the opposite direction.
     """
 
     image: sitk.Image
@@ -58,13 +58,13 @@ class Frame:
 
     @classmethod
     def of(cls, image: sitk.Image, orientation: str | None, transpose: Sequence[int] = (0, 1, 2)) -> Frame:
-        """The frame of a model that was trained in `orientation` and transposes as nnU-Net's plans say.
+        """Make the frame of a model from the orientation of its training images and nnU-Net's transposition.
 
         Args:
             image: 3D image.
-            orientation: Where the axes of the training images point, as `sitk.DICOMOrient` names it ("RAS": x to the
-                right, y to anterior, z to superior); None takes the axes as they are stored. Oblique axes count as
-                the anatomical axes that are closest to them.
+            orientation: Directions of the training images' axes, as `sitk.DICOMOrient` names them ("RAS": x to the
+                right, y to anterior, z to superior); None takes the axes as they are stored. An oblique axis counts
+                as the closest anatomical one.
             transpose: nnU-Net's `transpose_forward`.
         """
         permutation = np.eye(3)
@@ -90,14 +90,14 @@ class Frame:
         return tuple(self.image.GetSpacing()[2 - axis] for axis in self.axes)
 
     def view(self, volume: np.ndarray) -> np.ndarray:
-        """A stored volume (z, y, x) in the network's axes, without copying; writing to it writes to the volume."""
+        """View a stored volume (z, y, x) in the network's axes; writing to the view writes to the volume."""
         steps = tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
         return volume.transpose(self.axes)[steps]
 
     def box(self, bounds: Bounds) -> Box:
-        """The box of voxels whose centres lie between `bounds` = (R min, R max, A min, A max, S min, S max), RAS mm.
+        """Find the box of voxels with centres within (R min, R max, A min, A max, S min, S max), RAS mm.
 
-        Where the image is oblique, the box around them.
+        In an oblique image it is the bounding box of these voxels.
 
         Raises:
             SettingsError: The bounds are not in order, or lie outside the image.
@@ -129,8 +129,8 @@ class Case:
     Attributes:
         data: (1, *S) float32, normalised and resampled, in the network's axes.
         frame: How those axes lie in the image.
-        box: The part of the image (in the network's axes, at its own spacing) that `data` shows.
-        kept: The part of it that results are wanted for; lies within `box`.
+        box: Part of the image (in the network's axes, at the image's spacing) that `data` covers.
+        kept: Part of the image for which results are wanted; lies within `box`.
         warnings: What the user should know.
     """
 
@@ -141,11 +141,11 @@ class Case:
     warnings: list[str] = field(default_factory=list)
 
     def planes(self, volumes: Tensor) -> Iterator[np.ndarray]:
-        """Results on the network's grid, (C, *S), as planes on the image's grid within `kept`; see `resampling`."""
+        """Resample results (C, *S) from the network's grid to planes of the image's grid, within `kept`."""
         return planes(volumes, shape_of(self.box), within(self.kept, self.box))
 
     def view(self, volume: np.ndarray) -> np.ndarray:
-        """`kept` in a volume of the whole image, (z, y, x), in the network's axes; writing to it writes there."""
+        """View `kept` of a volume of the whole image, (z, y, x), in the network's axes; it can be written to."""
         return self.frame.view(volume)[self.kept]
 
 
@@ -153,10 +153,10 @@ class Preprocessor:
     """nnU-Net's preprocessing as its plans describe it, for one image of one channel.
 
     Args:
-        plans: Content of `plans.json`, checked by `plans.check_plans`; it is not altered.
+        plans: Content of `plans.json`, checked by `plans.check_plans`; it is not changed.
         dataset: Content of `dataset.json`.
         configuration: For example `3d_fullres`.
-        orientation: Of the training images, see `Frame.of`.
+        orientation: Orientation of the training images, see `Frame.of`.
     """
 
     def __init__(
@@ -173,14 +173,14 @@ class Preprocessor:
         self.is_ct = self.is_pointwise and next(iter(dataset["channel_names"].values())).lower() == "ct"
 
     def prepare(self, image: sitk.Image, region: Bounds | None = None, body_box: bool = True) -> Case:
-        """Make the network's input of a checked image (see `images.check_image`).
+        """Make the network's input from a checked image (see `images.check_image`).
 
         Args:
             image: Scalar 3D image.
-            region: Region of interest, RAS mm: results are wanted for it only. The network is shown half a tile more
-                on each side, and statistics of the whole image where its normalisation needs them.
-            body_box: Crop a CT to the body. Without it, and for other images, the crop is nnU-Net's, to the voxels
-                that are not 0.
+            region: Region of interest, RAS mm, to which the results are limited. The network sees half a tile more
+                on each side, and statistics of the whole image where the normalisation needs them.
+            body_box: Crop a CT to the body. Otherwise, and for other images, crop to the non-zero voxels, as nnU-Net
+                does.
 
         Raises:
             SettingsError: The region of interest does not fit the image.
@@ -189,8 +189,8 @@ class Preprocessor:
         frame = Frame.of(image, self.orientation, self.manager.transpose_forward)
         volume = frame.view(sitk.GetArrayViewFromImage(image))
         outer, mask, warnings = self._outer_box(volume, frame, body_box)
-        kept = outer
-        box = outer
+        box: Box | None = outer
+        kept: Box | None = outer
         if region is not None:
             wanted = frame.box(region)
             context = [
@@ -203,16 +203,17 @@ class Preprocessor:
                 warnings = [*warnings, "The region of interest holds nothing but air or background."]
             kept = intersection(wanted, outer)
             box = intersection(widened(wanted, context, frame.shape), outer)
+        assert box is not None and kept is not None  # `wanted` meets `outer`
         shape = self._new_shape(box, frame)
         if self.is_pointwise:
             outer, mask = box, None if mask is None else mask[(slice(None), *within(box, outer))]
         data = volume[outer][None].astype(np.float32, order="C")
         data = self._normalise(data, mask)[(slice(None), *within(box, outer))]
-        data = resample(data[0], shape, frame.spacing, self.spacing, self.configuration.resampling_fn_data)
+        data = resample(data[0], shape.tolist(), frame.spacing, self.spacing, self.configuration.resampling_fn_data)
         return Case(np.ascontiguousarray(data, dtype=np.float32)[None], frame, box, kept, warnings)
 
     def _outer_box(self, volume: np.ndarray, frame: Frame, body_box: bool) -> tuple[Box, np.ndarray | None, list[str]]:
-        """The part of the image that matters, nnU-Net's mask of it (-1 = outside) if it has one, and warnings."""
+        """Find the part of the image to process, nnU-Net's mask of it (-1 = outside) or None, and warnings."""
         if not (self.is_ct and body_box):
             _, mask, bounds = crop_to_nonzero(volume[None])
             return tuple(slice(start, stop) for start, stop in bounds), mask, []
@@ -226,7 +227,7 @@ class Preprocessor:
         return box, None, warnings
 
     def _new_shape(self, box: Box, frame: Frame) -> np.ndarray:
-        shape = np.maximum(compute_new_shape(shape_of(box), frame.spacing, self.spacing), 1)
+        shape: np.ndarray = np.maximum(compute_new_shape(shape_of(box), frame.spacing, self.spacing), 1)
         if math.prod(int(n) for n in shape) > MAX_VOXELS:
             raise ImageError(
                 f"At the model's spacing the image would have {' x '.join(str(n) for n in shape)} voxels; "
@@ -236,22 +237,25 @@ class Preprocessor:
 
     def _normalise(self, data: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
         intensities = self.manager.foreground_intensity_properties_per_channel
-        mask = [None] if mask is None else mask
-        return DefaultPreprocessor(verbose=False)._normalize(data, mask, self.configuration, intensities)
+        masks = [None] if mask is None else mask
+        normalised: np.ndarray = DefaultPreprocessor(verbose=False)._normalize(
+            data, masks, self.configuration, intensities
+        )
+        return normalised
 
 
 def _filled(mask: np.ndarray, box: Box, shape: Sequence[int]) -> np.ndarray:
-    """nnU-Net's mask of a box as one of the whole image, -1 outside."""
+    """Extend nnU-Net's mask of a box to the whole image, with -1 outside."""
     whole = np.full(shape, -1, mask.dtype)
     whole[box] = mask
     return whole
 
 
 def find_body(volume: np.ndarray, spacing: Sequence[float]) -> Box | None:
-    """The box around the patient in a CT (HU), with a margin of 10 mm; None where there is nothing but air.
+    """Find the box around the patient in a CT (HU), with a margin of 10 mm; None if there is only air.
 
-    The patient is what lies above -500 HU and hangs together: the largest component, and others at least a quarter as
-    large, since two legs are two components. Arms, or a table that touches, only make the box larger.
+    The patient is the largest connected component above -500 HU, and others at least a quarter as large, since two legs
+    are two components. Arms, or a table that touches the patient, only enlarge the box.
     """
     steps = [max(1, int(BODY_GRID_MM / s)) for s in spacing]
     coarse = volume[tuple(slice(None, None, step) for step in steps)] > BODY_HU
@@ -259,7 +263,7 @@ def find_body(volume: np.ndarray, spacing: Sequence[float]) -> Box | None:
     if count == 0:
         return None
     sizes = np.bincount(parts.ravel())[1:]
-    large = np.flatnonzero(sizes >= BODY_PART * sizes.max())
+    large = np.flatnonzero(sizes >= BODY_FRACTION * sizes.max())
     boxes = [ndimage.find_objects(parts)[index] for index in large]
     box = []
     for axis, (step, s, size) in enumerate(zip(steps, spacing, volume.shape, strict=True)):

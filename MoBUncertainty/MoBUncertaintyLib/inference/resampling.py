@@ -1,9 +1,8 @@
-"""From the image's grid to the network's, as nnU-Net does it, and back.
+"""Resample from the image's grid to the network's, as nnU-Net does, and back.
 
-The way there is a product with one small matrix per axis. nnU-Net interpolates with cubic splines, on a grid whose
-edges coincide with the image's. That is linear, and separable, so a matrix per axis says all of it. A product with each
-gives nnU-Net's values to float32's rounding, in a thirtieth of the time, and without its several float64 copies of the
-image.
+nnU-Net interpolates with cubic splines on a grid whose edges coincide with the image's. That is linear and separable,
+so it is a product with one small matrix per axis. The product has nnU-Net's values up to float32's rounding, takes a
+thirtieth of the time, and does not make several float64 copies of the image.
 """
 
 from __future__ import annotations
@@ -21,8 +20,10 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from MoBUncertaintyLib.geometry import Box
+
 CUBIC = {"is_seg": False, "order": 3, "order_z": 0}
-"""The options of nnU-Net's function for which `resample` takes its place; they are its default for images."""
+"""Options of nnU-Net's function, its defaults for images, for which `resample` replaces it."""
 
 
 def resample(
@@ -32,28 +33,29 @@ def resample(
     new_spacing: Sequence[float],
     function: Callable[..., Any],
 ) -> np.ndarray:
-    """An image on the network's grid.
+    """Resample an image to the network's grid.
 
     Args:
         data: (*S) float32.
-        shape: Of the result.
-        spacing, new_spacing: Before and after, mm. Where they are anisotropic, nnU-Net takes the nearest slice along
-            the axis of the coarse spacing.
-        function: What nnU-Net's plans call for; it is called, unless it is nnU-Net's cubic splines.
+        shape: Shape of the result.
+        spacing, new_spacing: Spacing before and after, mm. If one is anisotropic, nnU-Net takes the nearest slice
+            along the axis of coarse spacing.
+        function: The function that nnU-Net's plans name; it is called unless it is the one with cubic splines.
     """
     if tuple(shape) == data.shape:
         return data
     options = function.keywords if isinstance(function, partial) else {}
     is_cubic = getattr(function, "func", None) is resample_data_or_seg_to_shape
     if not is_cubic or {name: options.get(name, value) for name, value in CUBIC.items()} != CUBIC:
-        return np.asarray(function(data[None], np.asarray(shape), spacing, new_spacing))[0]
+        resampled: np.ndarray = np.asarray(function(data[None], np.asarray(shape), spacing, new_spacing))[0]
+        return resampled
     rules = {"force_separate_z": False} | {k: v for k, v in options.items() if k not in CUBIC}
     separate, coarse = determine_do_sep_z_and_axis(current_spacing=spacing, new_spacing=new_spacing, **rules)
     splines = [axis for axis in range(3) if not (separate and axis == coarse)]
-    # Where it may overshoot, the result is held within the values of what is interpolated: a slice, or all.
+    # Splines overshoot, so the result is clipped to the range of what is interpolated: a slice, or all.
     bounded = tuple(splines)
     low, high = data.min(axis=bounded, keepdims=True), data.max(axis=bounded, keepdims=True)
-    # What shrinks the data most comes first.
+    # The axis that shrinks the data most comes first.
     for axis in sorted(splines, key=lambda axis: shape[axis] / data.shape[axis]):
         if data.shape[axis] != shape[axis]:
             data = _along(axis, spline_matrix(data.shape[axis], shape[axis]), data)
@@ -62,36 +64,35 @@ def resample(
 
 
 def spline_matrix(old: int, new: int) -> np.ndarray:
-    """(new, old) float32: what cubic splines make of `old` values on a grid of `new` points with the same edges."""
-    return ndimage.zoom(np.eye(old), (new / old, 1), order=3, mode="nearest", grid_mode=True).astype(np.float32)
+    """Compute the (new, old) float32 matrix of cubic spline interpolation between grids with the same edges."""
+    matrix: np.ndarray = ndimage.zoom(np.eye(old), (new / old, 1), order=3, mode="nearest", grid_mode=True)
+    return matrix.astype(np.float32)
 
 
 def nearest(old: int, new: int) -> np.ndarray:
-    """For each of `new` points the nearest of `old` on a grid with the same edges."""
+    """Find the nearest of `old` points to each of `new` points on a grid with the same edges."""
     position = (np.arange(new) + 0.5) * (old / new) - 0.5
-    return np.clip(np.floor(position + 0.5).astype(int), 0, old - 1)
+    index: np.ndarray = np.clip(np.floor(position + 0.5).astype(int), 0, old - 1)
+    return index
 
 
 def _along(axis: int, matrix: np.ndarray, data: np.ndarray) -> np.ndarray:
-    """The matrix times each line of the data along an axis."""
-    if axis == 2:
-        return data @ matrix.T
-    if axis == 1:
-        return matrix @ data
-    return np.tensordot(matrix, data, axes=1)
+    """Multiply each line of the data along an axis by the matrix."""
+    product: np.ndarray = (
+        data @ matrix.T if axis == 2 else matrix @ data if axis == 1 else np.tensordot(matrix, data, 1)
+    )
+    return product
 
 
-def planes(
-    volumes: Tensor, shape: Sequence[int], wanted: tuple[slice, slice, slice] = (slice(None),) * 3
-) -> Iterator[np.ndarray]:
-    """Results on another grid, linearly, one plane along the first axis after the other; no more than that is held.
+def planes(volumes: Tensor, shape: Sequence[int], wanted: Box = (slice(None),) * 3) -> Iterator[np.ndarray]:
+    """Resample results linearly to another grid, plane by plane along the first axis, to save memory.
 
-    The edges of both grids coincide (`align_corners=False`), as in the way there.
+    The edges of both grids coincide (`align_corners=False`), as in `resample`.
 
     Args:
         volumes: (C, *S) float32 on the CPU.
-        shape: Of the other grid.
-        wanted: The part of it that is wanted.
+        shape: Shape of the other grid.
+        wanted: Part of the other grid to return.
 
     Yields:
         (C, rows, columns) float32.

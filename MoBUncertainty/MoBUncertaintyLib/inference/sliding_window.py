@@ -1,4 +1,4 @@
-"""The network's passes over the tiles of a volume, and what to do when the memory of the device is not enough."""
+"""Run the network over the tiles of a volume, with less of the device's memory if that runs out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from MoBUncertaintyLib.geometry import Box
 from MoBUncertaintyLib.inference.devices import Precision, autocast, autocast_dtype
 from MoBUncertaintyLib.inference.tiles import Accumulator, TileGrid, Tiling
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
-from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.moments import Moments, moments
 
 T = TypeVar("T")
@@ -28,7 +27,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Placement:
-    """Where things are computed and held.
+    """The devices that compute and hold results.
 
     Attributes:
         network: Device of the network and the moments.
@@ -40,8 +39,8 @@ class Placement:
     sums: torch.device
     precision: Precision = Precision.AUTO
 
-    def relieved(self) -> tuple[Placement, str]:
-        """The placement that needs less memory of the device, and what to tell the user.
+    def lighter(self) -> tuple[Placement, str]:
+        """Return a placement that needs less of the device's memory, and a message for the user.
 
         Raises:
             SettingsError: There is none.
@@ -55,21 +54,21 @@ class Placement:
 
 
 class SlidingWindow:
-    """Runs a network over the tiles of a volume and blends what it says.
+    """Run a network over the tiles of a volume and blend the moments.
 
     Args:
-        network: The network; it is moved to where it is needed.
-        placement: Where to begin. `self.placement` is where it ended.
-        overlap: Share of a tile that its neighbour covers too.
+        network: The network; it is moved between devices as needed.
+        placement: Devices to start on; `self.placement` is where the run ended.
+        overlap: Fraction of a tile that its neighbour also covers.
         samples: K for Monte Carlo; None as in `moments`.
-        seed: Of Monte Carlo: the same seed gives the same result on the same kind of device.
-        mirror_axes: Axes of the network's input along which every tile is also shown mirrored.
-        tiling: Which of the tiles are looked at.
+        seed: Seed of Monte Carlo; it gives the same result on the same kind of device.
+        mirror_axes: Axes of the network's input along which every tile is also predicted mirrored.
+        tiling: Which tiles are predicted.
 
     Attributes:
-        tiles: How many tiles were looked at.
-        seconds: Spent in `network` (backbone), `moments` (head and moments) and `blend`.
-        warnings: What the user should know.
+        tiles: Number of tiles predicted.
+        seconds: Time spent in `network` (backbone), `moments` (head and moments) and `blend`.
+        warnings: Sentences for the user.
     """
 
     def __init__(
@@ -102,43 +101,45 @@ class SlidingWindow:
         folds: Sequence[Callable[[], None]],
         step: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> tuple[Tensor, Tensor]:
-        """Probability and variance of the foreground classes, each (C - 1, *S) fp32 on the CPU.
+        """Compute probability and variance of the foreground classes, each (C - 1, *S) fp32 on the CPU.
 
         Args:
-            data: The network's input, (C_in, *S) float32; where it is smaller than a tile it is padded with 0, as
-                nnU-Net does.
-            tile: Voxels of a tile.
-            folds: For each fold, what loads its weights into the network.
-            step: Called before each pass and after the last with the passes done and in total; may raise to stop.
+            data: The network's input, (C_in, *S) float32; if smaller than a tile, it is padded with 0, as nnU-Net
+                does.
+            tile: Voxels of a tile along each axis.
+            folds: For each fold, a function that loads its weights into the network.
+            step: Called with the number of passes done and in total, before each pass and after the last; may raise
+                to stop.
 
         Raises:
             ModelError: The network's output is not finite.
-            SettingsError: The memory is not enough, even on the CPU.
+            SettingsError: There is not enough memory, even on the CPU.
         """
         padded, inside = pad_nd_image(torch.from_numpy(data), tile, "constant", {"value": 0}, True, None)
         grid = TileGrid(padded.shape[1:], tile, self.overlap)
-        sums = self._relieving(lambda: Accumulator(grid, self.network.classes - 1, self.placement.sums), None)
+        sums = self._retrying(lambda: Accumulator(grid, self.network.classes - 1, self.placement.sums), None)
         done, per_tile = itertools.count(), len(folds) * len(self.mirrors)
         for tiles, expected in self._rounds(grid, sums):
             for fold, load in enumerate(folds):
                 load()
-                self._relieving(lambda: self.network.to(self.placement.network), sums)
+                self._retrying(lambda: self.network.to(self.placement.network), sums)
                 for number, (turn, mirror) in itertools.product(tiles, enumerate(self.mirrors)):
                     step(next(done), expected * per_tile)
-                    # Each pass has a seed of its own: one that is repeated, or comes at another time, draws the same.
+                    # Each pass has its own seed, so that it draws the same noise whenever it is run, or run again.
                     seed = (fold * len(grid) + number) * len(self.mirrors) + turn
                     self._pass(padded, grid[number], mirror, seed, sums)
             self.tiles += len(tiles)
         step(self.tiles * per_tile, self.tiles * per_tile)
         with self._timed("blend"):
             results = sums.result()
-        return tuple(result[(slice(None), *inside[1:])] for result in results)
+        probability, variance = (result[(slice(None), *inside[1:])] for result in results)
+        return probability, variance
 
     def _rounds(self, grid: TileGrid, sums: Accumulator) -> Iterator[tuple[list[int], int]]:
-        """Numbers of tiles to look at next, by what all folds have shown so far, and how many it may be in all.
+        """Choose the tiles to predict next from the results so far; yield their numbers, and the expected total.
 
-        At first that is the whole grid, the most it can be; then what is known to be needed, which a later round may
-        find to be a few more.
+        At first the total is that of the whole grid, an upper bound; then that of all tiles known to be needed, to
+        which a later round may add a few.
         """
         if self.tiling is Tiling.FULL:
             yield list(range(len(grid))), len(grid)
@@ -147,20 +148,20 @@ class SlidingWindow:
         yield sorted(chosen), len(grid)
         while True:
             with self._timed("blend"):
-                added = set(grid.that_count(sums.foreground())) - chosen
+                added = set(grid.tiles_that_matter(sums.foreground())) - chosen
             if not added:
                 return
             chosen |= added
             yield sorted(added), len(chosen)
 
     def _pass(self, data: Tensor, place: Box, mirror: Sequence[int], seed: int, sums: Accumulator) -> None:
-        """Add what the network says about one tile in one mirrored pass."""
-        found = self._relieving(lambda: self._look(data[(slice(None), *place)], mirror, seed), sums)
+        """Predict one tile in one mirrored pass and add the result."""
+        found = self._retrying(lambda: self._look(data[(slice(None), *place)], mirror, seed), sums)
         with self._timed("blend"):
-            self._relieving(lambda: sums.add(place, found), sums)
+            self._retrying(lambda: sums.add(place, found), sums)
 
     def _look(self, tile: Tensor, mirror: Sequence[int], number: int) -> Moments:
-        """The moments of one tile (C_in, *tile) in one mirrored pass, mirrored back; `number` seeds its noise."""
+        """Compute the moments of a tile (C_in, *tile) in one mirrored pass, mirrored back; `number` seeds its noise."""
         device = self.placement.network
         axes = [axis + 2 for axis in mirror]
         with self._timed("network"):
@@ -168,8 +169,7 @@ class SlidingWindow:
             with autocast(device, self.placement.precision):
                 features, mean = self.network.features(x.flip(axes) if axes else x)
         with self._timed("moments"):
-            head = self.network.head
-            gaussian = LogitGaussian(mean) if head is None else head(features, mean)
+            gaussian = self.network.gaussian(features, mean)
             seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)[0] >> 1)
             found = moments(gaussian, self.samples, torch.Generator(device).manual_seed(seed))
             finite = bool(torch.isfinite(found.first.sum() + found.second.sum()))
@@ -181,16 +181,16 @@ class SlidingWindow:
         self.warnings.append("The network's output overflowed in half precision, so it computes in float32.")
         return self._look(tile, mirror, number)
 
-    def _relieving(self, action: Callable[[], T], sums: Accumulator | None) -> T:
-        """Do something, with ever less of the device's memory until it succeeds."""
+    def _retrying(self, action: Callable[[], T], sums: Accumulator | None) -> T:
+        """Retry an action with less and less of the device's memory until it succeeds."""
         while True:
             try:
                 return action()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            # Outside the handler, since the error holds on to the tensors of the failed attempt.
-            self.placement, message = self.placement.relieved()
+            # Outside the handler, since the error keeps the tensors of the failed attempt alive.
+            self.placement, message = self.placement.lighter()
             self.warnings.append(message)
             if sums is not None:
                 sums.to(self.placement.sums)

@@ -1,1 +1,1 @@
-"""Trained models as files: read with suspicion, without torch."""
+"""Trained models as files: read safely, without torch."""

@@ -1,4 +1,4 @@
-"""A model folder as one zip file: packed reproducibly, unpacked with suspicion. Needs no torch."""
+"""Pack a model folder to one zip file, reproducibly, and unpack untrusted ones safely. Needs no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Ru
 
 
 def pack(folder: Path, names: Iterable[str], target: Path) -> None:
-    """Write the named files of a folder into a zip; the same files give the same bytes.
+    """Write files of a folder to a zip; the same files give the same bytes.
 
     Raises:
         OSError: It cannot be written.
@@ -39,7 +39,7 @@ def pack(folder: Path, names: Iterable[str], target: Path) -> None:
 
 
 def read_card_bytes(path: Path) -> bytes:
-    """The `model.json` of a zipped model, without unpacking the rest; of an endless one no more than shows that it is.
+    """Read the `model.json` of a zipped model without unpacking the rest, up to one byte more than is allowed.
 
     Raises:
         ModelError: See `unpack`.
@@ -86,7 +86,7 @@ def unpack(path: Path) -> Path:
 
 
 def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
-    """The files of the model by their name in it."""
+    """List the files of the model by their name in it."""
     entries = archive.infolist()
     if len(entries) > ENTRY_LIMIT:
         raise ModelError(f"{path} holds more than {ENTRY_LIMIT} files; this is not a model.")

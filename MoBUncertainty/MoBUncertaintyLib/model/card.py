@@ -1,4 +1,4 @@
-"""The card of a model, `model.json`: everything about a model but its weights. Needs no torch."""
+"""The card of a model, `model.json`: all about a model except its weights. Needs no torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from MoBUncertaintyLib.errors import ModelError, SettingsError
-from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings, check_stated
 
 SCHEMA_VERSION = 1
@@ -23,7 +23,8 @@ MODEL_FILE = re.compile(r"plans\.json|dataset\.json|fold_(?P<fold>0|[1-9][0-9]{0
 CODE_LENGTHS = (16, 16, 64)
 """Characters of a code's scheme, value and meaning: DICOM's short, short and long strings."""
 
-_KINDS = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "an object", type(None): "null"}
+_KINDS = {str: "text", int: "a whole number", float: "a number", list: "a list", tuple: "a list", dict: "an object"}
+_KINDS |= {type(None): "null"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Label:
             can hold them.
 
     Raises:
-        ValueError: One of them is not so.
+        ValueError: An attribute is out of range.
     """
 
     value: int
@@ -49,52 +50,55 @@ class Label:
     def __post_init__(self) -> None:
         _require(_is(self.value, int) and 1 <= self.value <= 255, f"label value {self.value} is not between 1 and 255")
         _require_line(self.name, f"the name of label {self.value}")
-        colour = tuple(self.colour)
         _require(
-            len(colour) == 3 and all(_is(part, int) and 0 <= part <= 255 for part in colour),
+            len(self.colour) == 3 and all(_is(part, int) and 0 <= part <= 255 for part in self.colour),
             f"the colour of label '{self.name}' must be three whole numbers from 0 to 255",
         )
-        object.__setattr__(self, "colour", colour)
-        codes = _fields(
-            self.terminology,
-            f"the terminology of label '{self.name}'",
-            category=(list, tuple),
-            type=(list, tuple),
-            modifier=(list, tuple, type(None)),
-        )
+        where = f"the terminology of label '{self.name}'"
+        codes = _fields(self.terminology, where, category=tuple, type=tuple, modifier=(tuple, type(None)))
         for key, code in codes.items():
             _require(
                 code is None or _is_dicom_code(code),
                 f"the terminology {key} of label '{self.name}' must be [scheme, code, meaning], printable text of at "
                 f"most {', '.join(map(str, CODE_LENGTHS))} characters without backslash, as DICOM can hold it",
             )
-        object.__setattr__(self, "terminology", {k: None if v is None else tuple(v) for k, v in codes.items()})
+
+    @classmethod
+    def from_json(cls, data: Any) -> Label:
+        """Read a label; its entries must be exactly the attributes.
+
+        Raises:
+            ValueError: An entry is missing, unknown, of another type or out of range.
+        """
+        fields = _fields(data, "a label", value=int, name=str, colour=list, terminology=dict)
+        codes = {key: tuple(code) if isinstance(code, list) else code for key, code in fields["terminology"].items()}
+        return cls(fields["value"], fields["name"], tuple(fields["colour"]), codes)
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a model is.
+    """The description of a model.
 
     Attributes:
         name: Short name, one line.
-        task: What it segments in what, one sentence, printable.
+        task: What it segments in which images, one sentence, printable.
         labels: Foreground classes, in the order of the network's channels 1, 2, ...
         covariance: Kind and shape of the covariance head.
         configuration: nnU-Net configuration, for example `3d_fullres`.
         orientation: Orientation of the arrays the model was trained on (`RAS`: axes run to right, anterior, superior;
             SimpleITK's DICOMOrient code); None: stored axes are used as they are.
         spacing: Voxel size the network works at, mm; x, y, z of the image in that orientation.
-        mirror_axes: Axes of the network's input that it was trained mirrored along; empty: none (left is not right).
-        training: What it was trained on and how.
-        scores: How well it does, and on what.
+        mirror_axes: Axes of the network's input that were mirrored in training; empty: none.
+        training: The training data and settings.
+        scores: Measured scores, and the data they were measured on.
         licence: Licence of the weights, printable.
-        regions: What counts as a doubtful region of what it segments (`region_settings.STATED_BY_MODELS`); what is not
-            stated is as for abdominal organs.
+        regions: Region settings that suit its organs (`regions.settings.STATED_BY_MODELS`); the others are those of
+            abdominal organs.
         files: Path in the model folder -> SHA-256, for every file beside `model.json`; empty for a raw nnU-Net folder.
         schema_version: Of `model.json`.
 
     Raises:
-        ValueError: One of them is not so.
+        ValueError: An attribute is out of range.
     """
 
     name: str
@@ -117,30 +121,24 @@ class ModelCard:
         for what, text in (("task", self.task), ("licence", self.licence)):
             _require(_is(text, str) and text.isprintable(), f"'{what}' must be one line of printable text")
         _require_line(self.configuration, "'configuration'")
-        labels = tuple(self.labels)
         _require(
-            [label.value for label in labels] == list(range(1, len(labels) + 1)) and bool(labels),
+            [label.value for label in self.labels] == list(range(1, len(self.labels) + 1)) and bool(self.labels),
             "'labels' must have the values 1, 2, ... in this order",
         )
-        object.__setattr__(self, "labels", labels)
         _require(
             self.orientation is None or _is_orientation(self.orientation),
             f"'orientation' must be three letters such as RAS, or null, not {self.orientation!r}",
         )
-        spacing = tuple(self.spacing)
         _require(
-            len(spacing) == 3 and all(_is(step, (int, float)) and 0 < step < math.inf for step in spacing),
+            len(self.spacing) == 3 and all(_is(step, (int, float)) and 0 < step < math.inf for step in self.spacing),
             "'spacing' must be three positive numbers in mm",
         )
-        object.__setattr__(self, "spacing", tuple(float(step) for step in spacing))
-        axes = tuple(self.mirror_axes)
+        axes = self.mirror_axes
         _require(
             all(_is(axis, int) and axis in (0, 1, 2) for axis in axes) and len(set(axes)) == len(axes),
             "'mirror_axes' must be different numbers out of 0, 1, 2",
         )
-        object.__setattr__(self, "mirror_axes", axes)
-        numbers = all(_is(size, (int, float)) for size in self.regions.values())
-        _require(numbers, "'regions' must hold numbers")
+        _require(all(_is(size, (int, float)) for size in self.regions.values()), "'regions' must hold numbers")
         try:
             check_stated(self.regions)
         except SettingsError as error:
@@ -154,12 +152,13 @@ class ModelCard:
 
     @property
     def region_settings(self) -> RegionSettings:
-        """What counts as a doubtful region of what it segments; without a covariance p (1 - p) is the measure."""
+        """The region settings of its organs; the measure of a model without covariance is p (1 - p)."""
         without = self.covariance.kind is Covariance.DETERMINISTIC
-        return RegionSettings(Measure.BERNOULLI if without else Measure.VARIANCE, **self.regions)
+        stated: dict[str, Any] = {**self.regions}
+        return RegionSettings(Measure.BERNOULLI if without else Measure.VARIANCE, **stated)
 
     def to_json(self) -> str:
-        """The text of `model.json`."""
+        """Write the text of `model.json`."""
         content = {"schema_version": self.schema_version} | asdict(self)
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -175,7 +174,7 @@ def card_from_json(data: dict[str, Any], where: str) -> ModelCard:
         ModelError: It is not a card of this schema version.
     """
     version = data.get("schema_version")
-    if not _is(version, int):
+    if not isinstance(version, int) or isinstance(version, bool):
         raise ModelError(f"model.json in {where} does not say its schema version; export the model again.")
     if version > SCHEMA_VERSION:
         raise ModelError(
@@ -209,16 +208,15 @@ def _parse(data: dict[str, Any]) -> ModelCard:
         regions=dict,
         files=dict,
     )
-    fields["labels"] = tuple(
-        Label(**_fields(label, "a label", value=int, name=str, colour=list, terminology=dict))
-        for label in fields["labels"]
-    )
+    fields["labels"] = tuple(map(Label.from_json, fields["labels"]))
+    fields["spacing"] = tuple(float(step) if _is(step, int) else step for step in fields["spacing"])
+    fields["mirror_axes"] = tuple(fields["mirror_axes"])
     fields["covariance"] = covariance_from_json(fields["covariance"])
     return ModelCard(**fields)
 
 
 def covariance_from_json(data: Any) -> CovarianceSpec:
-    """The covariance model as JSON states it; one that does not state its assignment has the hard one.
+    """Read a covariance; the assignment is hard unless stated.
 
     Raises:
         ValueError: An entry is missing, unknown or out of range.
@@ -226,11 +224,13 @@ def covariance_from_json(data: Any) -> CovarianceSpec:
     if isinstance(data, dict):
         data = {"assignment": "hard"} | data
     kinds = {"kind": str, "rank": int, "bases": int, "partitions": int, "scope": str, "assignment": str}
-    return CovarianceSpec(**_fields(data, "'covariance'", **kinds))
+    fields = _fields(data, "'covariance'", **kinds)
+    named = {"kind": Covariance(fields["kind"]), "scope": Scope(fields["scope"])}
+    return CovarianceSpec(**fields | named | {"assignment": Assignment(fields["assignment"])})
 
 
 def _fields(data: Any, what: str, **kinds: Any) -> dict[str, Any]:
-    """The entries of an object, which must be exactly `kinds`, each of its type."""
+    """Check that an object has exactly the entries `kinds`, each of its type, and return a copy."""
     _require(isinstance(data, dict), f"{what} must be an object")
     for name, kind in kinds.items():
         _require(name in data, f"{what} lacks '{name}'")
@@ -243,20 +243,20 @@ def _fields(data: Any, what: str, **kinds: Any) -> dict[str, Any]:
 
 
 def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
-    """isinstance, but True and False are no numbers."""
+    """Like isinstance, but True and False are not numbers."""
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _is_dicom_code(code: Any) -> bool:
-    """Three texts that DICOM's strings can hold as they are: a backslash would part two values."""
+    """Whether DICOM can hold three strings unchanged: a backslash would separate two values."""
     return len(code) == len(CODE_LENGTHS) and all(
-        _is(part, str) and 0 < len(part) <= longest and part.isprintable() and part == part.strip() and "\\" not in part
-        for part, longest in zip(code, CODE_LENGTHS, strict=True)
+        _is(part, str) and 0 < len(part) <= length and part.isprintable() and part == part.strip() and "\\" not in part
+        for part, length in zip(code, CODE_LENGTHS, strict=True)
     )
 
 
 def _is_orientation(code: Any) -> bool:
-    """One letter out of each of R/L, A/P, S/I, in any order."""
+    """Whether a code has one letter of each of R/L, A/P and S/I, in any order."""
     axes = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
     return _is(code, str) and len(code) == 3 and {axes.get(letter) for letter in code} == {0, 1, 2}
 
@@ -274,5 +274,5 @@ def _require_line(text: str, what: str) -> None:
 
 
 def readable(name: str) -> str:
-    """A label's name as people write it: `adrenal_gland_left` is the adrenal gland left."""
+    """Write a label's name for people: "adrenal gland left" for `adrenal_gland_left`."""
     return name.replace("_", " ")

@@ -1,4 +1,4 @@
-"""A model's card in a few lines of text. Needs no torch."""
+"""Describe a model's card in a few lines of text. Needs no torch."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 
 LINES = 12
-"""Entries of scores or training that are shown."""
+"""Number of entries of scores or training that are shown."""
 ITEMS = 8
-"""Of one entry."""
+"""Number of values shown of one entry."""
 LENGTH = 300
-"""Characters of one entry."""
+"""Maximum number of characters of one entry."""
 
 
 def covariance_text(spec: CovarianceSpec) -> str:
-    """What kind a covariance is, and the numbers that say something about that kind."""
+    """Name a covariance's kind, with the numbers that matter for it."""
     if spec.kind is Covariance.DETERMINISTIC:
         return "none (deterministic)"
     if spec.kind is Covariance.DIAGONAL:
@@ -33,8 +33,9 @@ def covariance_text(spec: CovarianceSpec) -> str:
 
 
 def training_lines(training: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and text of each entry; what is too long is counted."""
-    lines, hidden = [], []
+    """List name and text of each entry; long ones are only counted."""
+    lines: list[tuple[str, str]] = []
+    hidden: list[Any] = []
     for name, value in training.items():
         text = plain(value)
         if len(lines) == LINES or len(text) > LENGTH:
@@ -45,12 +46,13 @@ def training_lines(training: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def score_lines(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and text of the main scores; all others, such as the points of curves, are counted.
+    """List name and text of the main scores; all others, such as the points of curves, are only counted.
 
     The main ones are those at the top and one level below. `mob-training evaluate` writes a score as its mean, median,
     minimum and maximum.
     """
-    lines, hidden = [], []
+    lines: list[tuple[str, str]] = []
+    hidden: list[Any] = []
     for name, value in scores.items():
         text, left = _main(value)
         if not text or len(lines) == LINES or len(text) > LENGTH:
@@ -62,7 +64,7 @@ def score_lines(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def plain(value: Any) -> str:
-    """JSON as text without its brackets."""
+    """Write JSON as text without brackets."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {plain(entry)}" for key, entry in value.items())
     if isinstance(value, list | tuple):
@@ -71,7 +73,7 @@ def plain(value: Any) -> str:
 
 
 def _main(value: Any) -> tuple[str, list[Any]]:
-    """Text of a score, or of the first scores of a group, and what of the group is not in it."""
+    """Write a score, or the first scores of a group; return the text and the scores left out."""
     if not isinstance(value, dict):
         return plain(value), []
     if (mean := _mean(value)) is not None:
@@ -84,7 +86,7 @@ def _main(value: Any) -> tuple[str, list[Any]]:
 
 
 def _mean(value: Any) -> str | None:
-    """A number, or the mean of a score over cases; None of anything else."""
+    """Write a number, or the mean of a score over cases; None for anything else."""
     if isinstance(value, dict):
         value = value.get("mean")
     return plain(value) if isinstance(value, int | float) else None

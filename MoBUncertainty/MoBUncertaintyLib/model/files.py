@@ -1,7 +1,7 @@
-"""The files of a model, each read whole once: what is checked and recorded is what is used. Needs no torch.
+"""Read each file of a model whole, once, so that what is checked and recorded is what is used. Needs no torch.
 
-A file on disk can be replaced, or written to, between two looks at it. So its bytes are taken into memory first, and
-both its SHA-256 and its content come from there.
+A file on disk can be replaced or changed between two reads. So its bytes are read into memory first, and both its
+SHA-256 and its content come from there.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class ModelFile:
     """A file of a model.
 
     Attributes:
-        name: In the model, such as `fold_0/weights.safetensors`.
-        where: The model, as the user knows it.
-        content: All of it.
+        name: Path in the model, such as `fold_0/weights.safetensors`.
+        where: The model, as the user knows it, for messages.
+        content: The file's bytes.
     """
 
     name: str
@@ -40,12 +40,12 @@ class ModelFile:
 
         Args:
             root: The model's folder.
-            name: Of the file in it.
+            name: Path of the file in it.
             where: The model, as the user knows it.
-            limit: Bytes; a larger file is none of a model.
+            limit: Maximum size in bytes.
 
         Raises:
-            ModelError: It cannot be read, is too large, or is something else than a file, such as a named pipe.
+            ModelError: It cannot be read, is too large, or is not a regular file (a named pipe, say).
         """
         path = root / name
         if path.exists() and not path.is_file():  # opening a named pipe would wait for its other end
@@ -61,14 +61,14 @@ class ModelFile:
 
     @cached_property
     def sha256(self) -> str:
-        """Of its content."""
+        """SHA-256 of the content."""
         return hashlib.sha256(self.content).hexdigest()
 
     def json(self) -> dict[str, Any]:
-        """Its content as a JSON object, bounded as `json_input` does.
+        """Parse the content as a JSON object within the limits of `json_input`.
 
         Raises:
-            ModelError: It is no such object.
+            ModelError: It is not such an object.
         """
         try:
             return parse_object(self.content)

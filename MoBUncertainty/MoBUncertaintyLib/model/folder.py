@@ -1,9 +1,8 @@
-"""Models: read safely, listed and found. `network.export` writes them.
+"""Open, list and find models; `network.export` writes them.
 
 A model folder holds `model.json` (the card), nnU-Net's `plans.json` and `dataset.json`, and
-`fold_K/weights.safetensors`. It may come as one zip, and a raw results folder of nnU-Net is a model too. Nothing in any
-of them is executed.
-This module imports no torch until weights, or a raw results folder, are read.
+`fold_K/weights.safetensors`. A zip of it, and nnU-Net's own training folder, are models too. Nothing in any of them is
+executed. This module imports no torch until weights, or a training folder, are read.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +22,7 @@ from MoBUncertaintyLib.files.integrity import file_digest
 from MoBUncertaintyLib.files.publishing import remove_private_folder
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.model import archive
-from MoBUncertaintyLib.model.card import (
-    MODEL_FILE,
-    Fold,
-    ModelCard,
-    card_from_json,
-)
+from MoBUncertaintyLib.model.card import MODEL_FILE, Fold, ModelCard, card_from_json
 from MoBUncertaintyLib.model.files import ModelFile
 from MoBUncertaintyLib.model.nnunet import is_results_folder, open_results
 from MoBUncertaintyLib.model.plans import check_dataset, check_plans, image_spacing
@@ -41,24 +35,24 @@ MODELS_FOLDER = RESOURCES / "Models"
 """The models that ship with the extension."""
 
 DEMO_MODEL = "PhantomPancreas"
-"""Which of them goes with the sample CT."""
+"""The one that goes with the sample CT."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Model:
     """A checked model, its weights still on disk.
 
     Attributes:
-        card: What it is.
+        card: Its description.
         plans: Content of `plans.json`, checked by `check_plans`.
         dataset: Content of `dataset.json`, checked by `check_dataset`.
-        path: Where the user has it: a model folder, a zip, or an nnU-Net results folder.
+        path: Path that the user gave: a model folder, a zip, or nnU-Net's training folder.
         sources: Weights file of each fold.
-        digests: SHA-256 of each file, by its name in the model: as `model.json` states it or, in a raw results folder,
-            of what was read first. What is read later must have the same.
+        digests: SHA-256 of each file, by its name in the model: as `model.json` states it or, in nnU-Net's training
+            folder, as it was when first read. What is read later must have the same.
 
-    A model from a zip owns a temporary folder, which goes with `close()`, at the end of a `with` block, when the model
-    is garbage-collected, or when the program ends.
+    A model from a zip owns a temporary folder, which is removed by `close()`, at the end of a `with` block, when the
+    model is garbage-collected, or when the program ends.
     """
 
     card: ModelCard
@@ -67,6 +61,7 @@ class Model:
     path: Path
     sources: Mapping[Fold, Path]
     digests: dict[str, str]
+    _remove: Callable[[], object] | None = field(default=None, repr=False)
 
     @property
     def folds(self) -> tuple[Fold, ...]:
@@ -77,7 +72,7 @@ class Model:
     def digest(self) -> str:
         """SHA-256 of `model.json`, which holds that of every other file.
 
-        For a raw results folder, that of what its `model.json` would say.
+        For nnU-Net's training folder, the SHA-256 of what its `model.json` would say.
         """
         if "model.json" in self.digests:
             return self.digests["model.json"]
@@ -88,11 +83,10 @@ class Model:
         return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
     def state_dict(self, fold: Fold) -> dict[str, Tensor]:
-        """Weights of one fold, float32, with the keys of `StochasticNetwork`.
+        """Read the weights of one fold, float32, with the keys of `StochasticNetwork`.
 
         Raises:
-            ModelError: There is no such fold, or its file is damaged or unsafe, or another than when the model was
-                opened.
+            ModelError: There is no such fold, or its file is damaged, unsafe or changed since the model was opened.
         """
         if fold not in self.sources:
             there_are = ", ".join(map(str, self.folds))
@@ -109,10 +103,9 @@ class Model:
         return checkpoint.weights
 
     def close(self) -> None:
-        """Remove what a zip was unpacked to. Weights already read stay valid."""
-        remove = self.__dict__.get("_remove")
-        if remove is not None:
-            remove()
+        """Remove the folder that a zip was unpacked to. Weights already read stay valid."""
+        if self._remove is not None:
+            self._remove()
 
     def __enter__(self) -> Model:
         return self
@@ -131,15 +124,15 @@ class ListedModel:
 
 
 def load_model(path: Path | str, checkpoint: str | None = None, folds: Sequence[Fold] | None = None) -> Model:
-    """Open a model folder, a zipped model or a raw nnU-Net results folder, and check all but the numbers.
+    """Open a model folder, a zipped model or nnU-Net's training folder, and check all but the weights' values.
 
     Args:
-        path: Where it is.
-        checkpoint: For a raw results folder: name of the checkpoint file; None: as `nnunet_folder.open_results` says.
-        folds: For a raw results folder: which folds; None: all that are trained.
+        path: Path of the model.
+        checkpoint: For nnU-Net's training folder: name of the checkpoint file; None: as `nnunet.open_results` chooses.
+        folds: For nnU-Net's training folder: folds to use; None: all that are trained.
 
     Raises:
-        ModelError: Whatever is wrong with it.
+        ModelError: It is not a model, or damaged, altered or unsafe.
     """
     path = Path(path)
     try:
@@ -156,7 +149,7 @@ def _open(path: Path, checkpoint: str | None, folds: Sequence[Fold] | None) -> M
         except BaseException:
             remove_private_folder(root)
             raise
-        model.__dict__["_remove"] = weakref.finalize(model, remove_private_folder, root)
+        model._remove = weakref.finalize(model, remove_private_folder, root)
         return model
     if not path.exists():
         raise ModelError(f"There is no model at {path}; check the path.")
@@ -169,9 +162,9 @@ def _open(path: Path, checkpoint: str | None, folds: Sequence[Fold] | None) -> M
 
 
 def read_card(path: Path | str) -> ModelCard:
-    """What a model says it is, without reading, unpacking or checking the rest.
+    """Read a model's card without reading, unpacking or checking the rest.
 
-    Only a raw results folder needs torch for that.
+    Only nnU-Net's training folder needs torch for that.
 
     Raises:
         ModelError: There is no readable card.
@@ -196,10 +189,10 @@ def _read_card(path: Path) -> ModelCard:
 
 
 def list_models(folder: Path | str = MODELS_FOLDER) -> list[ListedModel]:
-    """The model folders and zips in a folder, by file name; broken ones are listed with their problem.
+    """List the model folders and zips in a folder, sorted by file name; broken ones come with their problem.
 
     Args:
-        folder: By default, the models that ship with the extension; one that does not exist holds none.
+        folder: By default, that of the models that ship with the extension; a missing folder holds no models.
     """
     folder = Path(folder)
     listed = []
@@ -214,10 +207,10 @@ def list_models(folder: Path | str = MODELS_FOLDER) -> list[ListedModel]:
 
 
 def find_model(name_or_path: Path | str, folder: Path | str = MODELS_FOLDER) -> Path:
-    """Where a model is: a path that exists, or the name of a model in `folder` (its card's or its folder's).
+    """Find a model by its path, or by its name in `folder` (that of its card or of its file).
 
     Raises:
-        ModelError: Neither.
+        ModelError: There is neither.
     """
     path = Path(name_or_path)
     with suppress(OSError):  # a name too long for a path
@@ -248,7 +241,7 @@ def load_folder(root: Path, path: Path) -> Model:
             raise ModelError(f"{where} lacks {name}, which its model.json lists; copy or download the model again.")
         if name in needed:
             read[name] = ModelFile.read(root, name, where)
-        # Weights are read when they are used, and must have this SHA-256 then, too.
+        # Weights are read later, and must still have this SHA-256 then.
         if (read[name].sha256 if name in needed else file_digest(root / name)) != expected:
             raise ModelError(
                 f"{name} in {where} has been changed or damaged (its SHA-256 is not the one in model.json); "
@@ -281,7 +274,7 @@ def _check_card_fits(card: ModelCard, plans: dict[str, Any], dataset: dict[str, 
 
 
 def _name_of(source: Path) -> str:
-    """A weights file's name in its model."""
+    """Return a weights file's name in its model."""
     return f"{source.parent.name}/{source.name}"
 
 

@@ -1,4 +1,4 @@
-"""A raw results folder of nnU-Net, stock or fine-tuned by `mob-training`, seen as a model."""
+"""Open nnU-Net's training folder, stock or fine-tuned by `mob-training`, as a model."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ FINAL, BEST = "checkpoint_final.pth", "checkpoint_best.pth"
 
 
 def is_results_folder(folder: Path) -> bool:
-    """Whether nnU-Net's `plans.json`, `dataset.json` and a `fold_*` are there, and no weights of a model folder."""
+    """Whether a folder has nnU-Net's `plans.json`, `dataset.json` and a `fold_*`, and no weights of a model folder."""
     has_plans = all((folder / name).is_file() for name in ("plans.json", "dataset.json"))
     return has_plans and any(folder.glob("fold_*")) and not any(folder.glob("fold_*/weights.safetensors"))
 
 
 def find_checkpoints(folder: Path, preferred: Sequence[str], folds: Sequence[Fold] | None = None) -> dict[Fold, Path]:
-    """The checkpoint of each fold: of the same file name for all.
+    """Find the checkpoint of each fold, with the same file name for all.
 
     Args:
-        folder: Results folder.
+        folder: Training folder.
         preferred: File names, best first; the first that all the folds have is taken.
-        folds: Which folds; None: all numbered ones that have the first of `preferred` that any has, so that a fold that
-            is still being trained is not among them, or, if there are none, `fold_all`.
+        folds: Folds to use; None: all numbered folds that have the first of `preferred` that any has (which leaves out
+            a fold that is still being trained) or, if there are none, `fold_all`.
 
     Raises:
         ModelError: A fold, or every fold, has no such checkpoint.
@@ -60,21 +60,21 @@ def find_checkpoints(folder: Path, preferred: Sequence[str], folds: Sequence[Fol
 def open_results(
     folder: Path, checkpoint: str | None = None, folds: Sequence[Fold] | None = None
 ) -> tuple[ModelCard, dict[str, Any], dict[str, Any], dict[Fold, Path], dict[str, str]]:
-    """Read a results folder.
+    """Read a training folder.
 
-    The covariance model is the extra entry `covariance` of `plans.json`; a stock folder has none and is deterministic.
+    The covariance is the extra entry `covariance` of `plans.json`; a stock folder has none and is deterministic.
 
     Args:
         folder: Holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
-        checkpoint: File name; None: the last epoch of a stock training, which is what nnU-Net predicts with and what a
-            fine-tuning starts from, and the best epoch of a fine-tuning; where that is missing, the other.
+        checkpoint: File name; None: the last epoch of a stock training, with which nnU-Net predicts and a fine-tuning
+            starts, and the best epoch of a fine-tuning; where that is missing, the other one.
         folds: None: all that are trained.
 
     Returns:
         Card, plans, dataset, the checkpoint of each fold, and the SHA-256 of each file that was read, by its name.
 
     Raises:
-        ModelError: Whatever is wrong with it.
+        ModelError: It is damaged, unsafe or incomplete.
     """
     where = str(folder)
     read = [ModelFile.read(folder, name, where) for name in ("plans.json", "dataset.json")]
@@ -117,8 +117,8 @@ def open_results(
 
 
 def _orientation(plans: dict[str, Any], dataset: dict[str, Any]) -> str | None:
-    """What `mob-training` wrote, or what nnU-Net's reorienting readers do; its other readers keep the stored axes."""
-    stated = dataset.get("orientation")
+    """Return what `mob-training` wrote, or RAS for nnU-Net's reorienting readers; others keep the stored axes."""
+    stated: str | None = dataset.get("orientation")
     if stated is not None:
         return stated
     return "RAS" if str(plans.get("image_reader_writer")).endswith("WithReorient") else None
@@ -129,5 +129,5 @@ def _channel(dataset: dict[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    """Free text of nnU-Net's files as one line that fits a card."""
+    """Cut free text of nnU-Net's files to one line that fits a card."""
     return " ".join(value.split())[:100].strip() if isinstance(value, str) else ""

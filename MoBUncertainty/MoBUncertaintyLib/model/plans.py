@@ -1,7 +1,7 @@
-"""Checks of nnU-Net's `plans.json` and `dataset.json` as what they are: input from somebody else. Needs no torch.
+"""Check nnU-Net's `plans.json` and `dataset.json`, which come from others. Needs no torch.
 
-nnU-Net imports whatever these files name (`pydoc.locate`), and reserves memory for whatever sizes they state. So names
-must be on a list of nnU-Net's own, and numbers must be in a sane range, before nnU-Net sees them.
+nnU-Net imports whatever these files name (`pydoc.locate`), and allocates memory for whatever sizes they state. So,
+before nnU-Net reads them, names must be on a list of nnU-Net's own, and numbers in a sane range.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ READERS = {"SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWith
 MAX_PATCH = 1024  # voxels along one axis
 MAX_PATCH_VOXELS = 2**25
 SPACING_RANGE = (0.01, 100.0)  # mm
-# Largest number allowed anywhere in these arguments of a network.
+# Maximum of any number in these arguments of a network.
 NETWORK_LIMITS = {
     "n_stages": 10,
     "features_per_stage": 1024,
@@ -40,7 +40,7 @@ NETWORK_LIMITS = {
     "bottleneck_channels": 1024,
     "stem_channels": 1024,
 }
-WEIGHTS_LIMIT = 2e9  # residual encoder L, estimated alike: 2e8
+WEIGHTS_LIMIT = 2e9  # by the same estimate, residual encoder L has 2e8
 REQUIRED_SIZES = ("n_stages", "features_per_stage", "kernel_sizes", "strides")
 OPTIONAL_SIZES = {
     "n_blocks_per_stage",
@@ -49,7 +49,7 @@ OPTIONAL_SIZES = {
     "bottleneck_channels",
     "stem_channels",
 }
-# What the sizes were called before nnU-Net 2.4; features double from a base up to the number given here.
+# Names of the sizes before nnU-Net 2.4; features double from a base up to the number given here.
 OLD_SIZES = {
     "features_per_stage": "unet_max_num_features",
     "kernel_sizes": "conv_kernel_sizes",
@@ -61,20 +61,22 @@ OLD_NETWORKS = {"PlainConvUNet", "ResidualEncoderUNet"}
 
 
 def _spelled(module: str, *names: str) -> set[str]:
-    """Both names of layers of torch: nnU-Net writes either."""
+    """List both names of torch's layers: nnU-Net writes either."""
     return {f"torch.nn.{path}{name}" for path in ("", f"modules.{module}.") for name in names}
 
 
-def _within(low: float, high: float, kinds: type | tuple[type, ...] = (int, float)) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
+def _within(low: float, high: float, kind: type[int | float] = float) -> Callable[[Any], bool]:
+    def check(value: Any) -> bool:
+        return isinstance(value, int | kind) and not isinstance(value, bool) and low <= value <= high
+
+    return check
 
 
 def _is_switch(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-# What a network is built of, and the arguments each takes. Others could have any number of weights, whatever the sizes
-# above say.
+# The layers of a network, and the arguments of each. Others could have any number of weights, whatever the sizes above.
 OPERATORS = {
     "conv_op": _spelled("conv", "Conv3d"),
     "norm_op": _spelled("instancenorm", "InstanceNorm3d") | _spelled("batchnorm", "BatchNorm3d"),
@@ -120,7 +122,7 @@ def check_plans(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
         The configuration with what it inherits.
 
     Raises:
-        ModelError: What is wrong.
+        ModelError: They are so; the message says which.
     """
     planned = _resolve(plans, configuration)
     if "previous_stage" in planned:
@@ -142,7 +144,7 @@ def check_plans(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
 
 
 def check_dataset(dataset: dict[str, Any]) -> dict[int, str]:
-    """Refuse data sets that do not describe one image and exclusive classes.
+    """Refuse data sets with several images per case or overlapping classes.
 
     Args:
         dataset: Content of `dataset.json`.
@@ -151,7 +153,7 @@ def check_dataset(dataset: dict[str, Any]) -> dict[int, str]:
         Label value -> name of the foreground classes, in order; the values are 1, 2, ...
 
     Raises:
-        ModelError: What is wrong.
+        ModelError: It is so, or malformed; the message says what.
     """
     channels = dataset.get("channel_names")
     if not isinstance(channels, dict) or not channels:
@@ -179,35 +181,37 @@ def check_dataset(dataset: dict[str, Any]) -> dict[int, str]:
 
 
 def image_spacing(plans: dict[str, Any], planned: dict[str, Any]) -> tuple[float, float, float]:
-    """Spacing of the network's input, mm, as x, y, z of the image: undoes nnU-Net's transposition and z, y, x order."""
+    """Return the network's spacing, mm, as x, y, z of the image: undo nnU-Net's transposition and z, y, x order."""
     z, y, x = (float(planned["spacing"][axis]) for axis in plans["transpose_backward"])
     return x, y, z
 
 
 def _resolve(plans: dict[str, Any], name: str) -> dict[str, Any]:
-    """A configuration with what it inherits; the nearest definition wins."""
+    """Merge a configuration with those that it inherits from; the nearest definition wins."""
     configurations = plans.get("configurations")
     if not isinstance(configurations, dict):
         raise _unusable("it has no configurations")
     resolved: dict[str, Any] = {}
-    visited: set[str] = set()
-    while name is not None:
-        planned = configurations.get(name) if isinstance(name, str) else None
-        if planned is not None and name in visited:
-            raise _unusable(f"the configuration {name} inherits from itself")
+    visited: list[str] = []
+    heir: Any = name
+    while heir is not None:
+        planned = configurations.get(heir) if isinstance(heir, str) else None
+        if planned is not None and heir in visited:
+            raise _unusable(f"the configuration {heir} inherits from itself")
         if not isinstance(planned, dict):
             there = ", ".join(configurations)[:200] or "none"
             raise ModelError(
-                f"plans.json has no configuration {_shown(name)} (there is: {there}); export the model again."
+                f"plans.json has no configuration {_shown(heir)} (there is: {there}); export the model again."
             )
-        visited.add(name)
+        visited.append(heir)
         resolved = {**deepcopy(planned), **resolved}
-        name = planned.get("inherits_from")
+        heir = planned.get("inherits_from")
     return resolved
 
 
 def _check_axes(plans: dict[str, Any]) -> None:
-    forward, backward = plans.get("transpose_forward"), plans.get("transpose_backward")
+    forward: Any = plans.get("transpose_forward")
+    backward: Any = plans.get("transpose_backward")
     for order in (forward, backward):
         if not isinstance(order, list) or sorted(map(str, order)) != ["0", "1", "2"] or not all(map(_is_whole, order)):
             raise _unusable("'transpose_forward' and 'transpose_backward' must be orders of the axes 0, 1, 2")
@@ -217,7 +221,7 @@ def _check_axes(plans: dict[str, Any]) -> None:
 
 def _check_resampling(planned: dict[str, Any]) -> None:
     for what in ("data", "seg", "probabilities"):
-        function = planned.get(f"resampling_fn_{what}")
+        function: Any = planned.get(f"resampling_fn_{what}")
         if function == "resample_torch_simple":
             raise _unusable("nnU-Net's resample_torch_simple is called by other functions only, not by plans")
         _one_of(function, RESAMPLERS.keys(), "resampling function")
@@ -259,7 +263,7 @@ def _check_network(planned: dict[str, Any], patch: list[float]) -> None:
 
 
 def _new_arguments(planned: dict[str, Any]) -> dict[str, Any]:
-    """The network's arguments; all but its sizes are checked."""
+    """Return the network's arguments, all checked except its sizes."""
     architecture = planned["architecture"]
     arguments = architecture.get("arch_kwargs") if isinstance(architecture, dict) else None
     if not isinstance(arguments, dict):
@@ -271,14 +275,14 @@ def _new_arguments(planned: dict[str, Any]) -> dict[str, Any]:
     for name, known in OPERATORS.items():
         if arguments.get(name) is not None:
             _one_of(arguments[name], known, f"network's {name}")
-    for name, known in OPERATOR_ARGUMENTS.items():
+    for name, allowed in OPERATOR_ARGUMENTS.items():
         if arguments.get(name) is not None:
-            _check_arguments(arguments, name, known)
+            _check_arguments(arguments, name, allowed)
     return arguments
 
 
 def _old_arguments(planned: dict[str, Any]) -> dict[str, Any]:
-    """The sizes in plans written before nnU-Net 2.4, by their names now; nnU-Net converts these plans."""
+    """Return the sizes of plans written before nnU-Net 2.4, by today's names; nnU-Net converts these plans."""
     _one_of(planned.get("UNet_class_name"), OLD_NETWORKS, "network class")
     for name in ("num_pool_per_axis", "UNet_base_num_features", *OLD_SIZES.values()):
         if name not in planned:
@@ -312,7 +316,7 @@ def _check_sizes(arguments: dict[str, Any], limits: dict[str, int]) -> None:
 
 
 def _check_weights(arguments: dict[str, Any]) -> None:
-    """Refuse a network larger than any weights file may be, by an estimate from above, before memory is taken."""
+    """Refuse a network larger than any weights file may be, by an upper bound, before memory is allocated."""
 
     def largest(*names: str) -> int:
         return max((value or 0 for name in names for value in _leaves(arguments.get(name))), default=0)
@@ -330,7 +334,7 @@ def _check_weights(arguments: dict[str, Any]) -> None:
 
 
 def _check_strides(strides: Any, patch: list[float]) -> None:
-    """The patch must halve evenly down to the last stage, or the decoder's skips do not fit."""
+    """Check that the strides divide the patch evenly down to the last stage, or the decoder's skips do not fit."""
     if not isinstance(strides, list):
         raise _unusable("'strides' of the network must be a list")
     for axis, size in enumerate(patch):
@@ -340,7 +344,7 @@ def _check_strides(strides: Any, patch: list[float]) -> None:
 
 
 def _leaves(value: Any, depth: int = 0) -> list[Any]:
-    """All entries of nested lists."""
+    """List all entries of nested lists."""
     if not isinstance(value, list):
         return [value]
     if depth > 2 or len(value) > 32:
@@ -365,7 +369,7 @@ def _one_of(name: Any, known: Set[str], what: str) -> None:
 
 
 def _shown(value: Any) -> str:
-    """What is wrong, as short as a sentence needs it."""
+    """Show a wrong value, cut to a length that fits a sentence."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
 

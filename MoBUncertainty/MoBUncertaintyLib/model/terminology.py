@@ -1,4 +1,4 @@
-"""SNOMED-CT terminology and colour of a label, from its name. Codes and colours are those of 3D Slicer's own tables."""
+"""Look up SNOMED-CT terminology and colour of a label by its name. Codes and colours are from 3D Slicer's tables."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ ALIASES = {
 
 
 def terminology(name: str, context: str = "") -> tuple[dict[str, Any], tuple[int, int, int] | None]:
-    """Terminology of a label and Slicer's colour for it.
+    """Look up the terminology of a label and Slicer's colour for it.
 
     Args:
         name: For example `pancreas`, `adrenal_gland_left`, `Left Kidney`.
@@ -84,7 +84,7 @@ def terminology(name: str, context: str = "") -> tuple[dict[str, Any], tuple[int
 
 
 def describe_labels(names: dict[int, str], context: str = "") -> tuple[Label, ...]:
-    """Labels with terminology and a colour each; no two have the same colour.
+    """Make labels with terminology and a colour each; no two have the same colour.
 
     Args:
         names: Label value -> name, foreground only.
@@ -103,6 +103,6 @@ def describe_labels(names: dict[int, str], context: str = "") -> tuple[Label, ..
 
 
 def _generated_colour(number: int) -> tuple[int, int, int]:
-    """Steps of the golden ratio around the hue circle keep neighbours far apart."""
+    """Make a colour; steps of the golden ratio around the hue circle keep neighbours far apart."""
     red, green, blue = colorsys.hsv_to_rgb(number * 0.618034 % 1.0, 0.65, 0.95)
     return round(red * 255), round(green * 255), round(blue * 255)

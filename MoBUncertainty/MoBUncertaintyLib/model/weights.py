@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors of a model folder, and nnU-Net's own checkpoints read without running what is in them.
+"""Read and write weights: safetensors of a model folder, and nnU-Net's own checkpoints without executing them.
 
 nnU-Net's modules hold the same parameter under several names (`encoder.` is also `decoder.encoder.`, `conv` is also
 `all_modules.0`): a state dict names each two to four times. A file keeps each tensor once and its other names in the
@@ -47,7 +47,7 @@ class Checkpoint:
         trainer: Name of the trainer's class.
         epoch: Epochs trained.
         mirror_axes: Axes of the input that the training mirrored.
-        temperature: What the logits were divided by at the end of a fine-tuning; None where they were not.
+        temperature: Divisor of the logits, fitted at the end of a fine-tuning; None if there was none.
     """
 
     weights: StateDict
@@ -94,7 +94,7 @@ def write_weights(path: Path, weights: StateDict, half: bool = False) -> None:
 
 
 def _sort_metadata(path: Path) -> None:
-    """Rewrite the metadata in order, which the library writes in another order each time."""
+    """Sort the metadata, which the library writes in another order each time."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -106,10 +106,10 @@ def _sort_metadata(path: Path) -> None:
 
 
 def read_weights(file: ModelFile) -> StateDict:
-    """Read a state dict; floating-point numbers come as float32.
+    """Read a state dict from safetensors; floating-point numbers are returned as float32.
 
     Args:
-        file: Of safetensors.
+        file: The safetensors file.
 
     Raises:
         ModelError: The file is damaged, or holds too many tensors, or numbers that are not finite or of another kind.
@@ -148,7 +148,7 @@ def read_checkpoint(file: ModelFile) -> Checkpoint:
 
 
 def checkpoint_file(path: Path) -> ModelFile:
-    """`fold_K/checkpoint_*.pth` of a results folder.
+    """Read `fold_K/checkpoint_*.pth` of a training folder.
 
     Raises:
         ModelError: It cannot be read or is too large.
@@ -158,7 +158,7 @@ def checkpoint_file(path: Path) -> ModelFile:
 
 
 def load_checkpoint(file: ModelFile) -> Any:
-    """All of a checkpoint; nothing in it can run.
+    """Load a whole checkpoint; nothing in it can be executed.
 
     Raises:
         ModelError: The file asks for code, is damaged, or is not what torch writes.
@@ -183,13 +183,13 @@ def load_checkpoint(file: ModelFile) -> Any:
 
 @contextmanager
 def only_weights_are_loaded() -> Iterator[None]:
-    """Make every `torch.load`, nnU-Net's own too, refuse what could run.
+    """Make every `torch.load`, nnU-Net's own too, refuse anything that could execute code.
 
-    Beside tensors and plain Python data, nnU-Net's checkpoints hold its logged scores, which are NumPy scalars; exactly
-    those are allowed.
+    Besides tensors and plain Python data, nnU-Net's checkpoints hold its logged scores, which are NumPy scalars;
+    exactly those are allowed.
 
     Raises:
-        ModelError: This torch cannot.
+        ModelError: This version of torch cannot do so.
     """
     import torch
 
@@ -207,7 +207,7 @@ def only_weights_are_loaded() -> Iterator[None]:
 
 
 def _check_archive(file: ModelFile) -> None:
-    """Refuse what would take minutes, or more memory than the file, before torch reads it.
+    """Refuse a file that would take minutes, or more memory than its size, before torch reads it.
 
     Raises:
         ModelError: There are too many tensors.
@@ -257,13 +257,13 @@ def _interpret(content: Any, file: ModelFile) -> Checkpoint:
 
 
 def _nnunet_globals() -> list[Any]:
-    """What unpickling NumPy's scalars takes, under NumPy 2's name of it and NumPy 1's."""
+    """List what unpickling NumPy's scalars needs, by the names of NumPy 2 and NumPy 1."""
     import numpy as np
 
     try:
         from numpy._core.multiarray import scalar
     except ImportError:  # NumPy 1
-        from numpy.core.multiarray import scalar
+        from numpy.core.multiarray import scalar  # type: ignore[no-redef]
 
     names = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")
     kinds = [type(np.dtype(kind)) for kind in (np.float32, np.float64)]
@@ -271,7 +271,7 @@ def _nnunet_globals() -> list[Any]:
 
 
 def _check_torch_is_safe(version: str) -> None:
-    """`weights_only=True` could be circumvented before torch 2.6 (CVE-2025-32434)."""
+    """Refuse torch before 2.6, whose `weights_only=True` can be circumvented (CVE-2025-32434)."""
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < (2, 6):
         raise ModelError(
             f"torch {version} cannot read nnU-Net's checkpoints safely; update torch to 2.6 or newer, "
@@ -280,7 +280,7 @@ def _check_torch_is_safe(version: str) -> None:
 
 
 def _singles(tensors: StateDict, file: ModelFile) -> StateDict:
-    """Weights as float32; whole numbers, which layers count batches with, as they are. What is one tensor stays one.
+    """Convert weights to float32, except integers, which count batches; a shared tensor stays shared.
 
     Raises:
         ModelError: There are too many, or they are of a kind that nnU-Net's networks do not compute with (quantised,
@@ -319,7 +319,7 @@ def _too_many(file: ModelFile) -> ModelError:
 
 
 def _brief(error: Exception) -> str:
-    """What a library says, in one line that fits a sentence."""
+    """Cut a library's message to one line that fits a sentence."""
     return " ".join("".join(filter(str.isprintable, str(error))).split())[:200] or type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""nnU-Net's backbone as its plans describe it, with a covariance head on its last feature map."""
+"""Build nnU-Net's backbone from its plans, with a covariance head on its last feature map."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from MoBUncertaintyLib.network.heads import build_head, project
 
 
 class MeanLayer(nn.Conv3d):
-    """The backbone's last segmentation layer, handing on its input beside its output.
+    """The backbone's last segmentation layer, which also returns its input.
 
-    It keeps the names of its parameters, so an nnU-Net checkpoint loads as it is; a hook would do the same but
-    `torch.compile` would break the graph there. Runs in fp32.
+    It keeps the names of its parameters, so that an nnU-Net checkpoint loads unchanged. A hook would do the same, but
+    break `torch.compile`'s graph. Runs in fp32.
     """
 
     @classmethod
@@ -42,7 +42,7 @@ class StochasticNetwork(nn.Module):
 
     Args:
         backbone: An nnU-Net network for `classes` classes whose `decoder` has `seg_layers`.
-        spec: Which covariance head to put on its last feature map.
+        spec: Covariance head on its last feature map.
         classes: Number of classes C, background included.
 
     Raises:
@@ -53,7 +53,7 @@ class StochasticNetwork(nn.Module):
         super().__init__()
         decoder = getattr(backbone, "decoder", None)
         layers = getattr(decoder, "seg_layers", None)
-        if not layers or not isinstance(layers[-1], nn.Conv3d):
+        if decoder is None or not layers or not isinstance(layers[-1], nn.Conv3d):
             raise ModelError(
                 f"The architecture {type(backbone).__name__} has no 3D decoder with segmentation layers; "
                 "train with one of nnU-Net's U-Nets."
@@ -66,21 +66,26 @@ class StochasticNetwork(nn.Module):
         self.classes = classes
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Last feature map (B, F, *S) and mean logits (B, C, *S), both fp32."""
-        return self.backbone(x)
+        """Compute the last feature map (B, F, *S) and the mean logits (B, C, *S), both fp32."""
+        features, mean = self.backbone(x)
+        return features, mean
 
     def forward(self, x: Tensor) -> LogitGaussian:
-        features, mean = self.features(x)
-        return LogitGaussian(mean) if self.head is None else self.head(features, mean)
+        return self.gaussian(*self.features(x))
+
+    def gaussian(self, features: Tensor, mean: Tensor) -> LogitGaussian:
+        """Apply the head to what `features` returned."""
+        gaussian: LogitGaussian = LogitGaussian(mean) if self.head is None else self.head(features, mean)
+        return gaussian
 
 
 def build_network(
     plans: dict[str, Any], dataset: dict[str, Any], configuration: str, spec: CovarianceSpec
 ) -> StochasticNetwork:
-    """The network of an nnU-Net configuration, with random weights.
+    """Build the network of an nnU-Net configuration, with random weights.
 
     Args:
-        plans: Content of `plans.json`, checked by `model.check_plans` (its strings name classes to import).
+        plans: Content of `plans.json`; its strings name classes to import, so it is checked by `check_plans`.
         dataset: Content of `dataset.json`.
         configuration: For example `3d_fullres`.
         spec: Covariance head.
@@ -112,7 +117,7 @@ def build_network(
 
 
 def load_network(model: Model, fold: Fold) -> StochasticNetwork:
-    """The network of one fold with its trained weights, in evaluation mode on the CPU.
+    """Load the network of one fold with its trained weights, in evaluation mode on the CPU.
 
     Raises:
         ModelError: The weights do not fit the network that the plans and the covariance describe.
@@ -123,7 +128,7 @@ def load_network(model: Model, fold: Fold) -> StochasticNetwork:
 
 
 def load_weights(network: StochasticNetwork, model: Model, fold: Fold) -> None:
-    """Replace the weights of `network` by those of another fold.
+    """Replace the weights of `network` with those of another fold.
 
     Raises:
         ModelError: The weights do not fit the network.
@@ -132,7 +137,7 @@ def load_weights(network: StochasticNetwork, model: Model, fold: Fold) -> None:
 
 
 def planned_network(model: Model) -> StochasticNetwork:
-    """The network of a model without any weights in memory: they are loaded next, or only compared.
+    """Build the network of a model without allocating its weights, which are loaded next, or only compared.
 
     Raises:
         ModelError: The plans do not describe a network that can be built.
@@ -142,7 +147,7 @@ def planned_network(model: Model) -> StochasticNetwork:
 
 
 def fitting_weights(network: StochasticNetwork, model: Model, fold: Fold) -> dict[str, Tensor]:
-    """Weights of one fold, with all the names and shapes of the network's.
+    """Read the weights of one fold, checked to have the names and shapes of the network's.
 
     Raises:
         ModelError: They do not fit the network.
@@ -159,10 +164,10 @@ def fitting_weights(network: StochasticNetwork, model: Model, fold: Fold) -> dic
 
 
 def verify(path: Path | str) -> Model:
-    """Open a model, read all of its weights too, and see that they fit its network.
+    """Open a model, read all its weights, and check that they fit its network.
 
     Raises:
-        ModelError: Whatever is wrong with it.
+        ModelError: It is damaged, altered, unsafe or does not fit.
     """
     model = load_model(path)
     network = planned_network(model)

@@ -1,4 +1,4 @@
-"""The one distribution of all five models: a Gaussian over the logits of a tile (paper, Eqs. 2 to 7, 14).
+"""The common distribution of all five models: a Gaussian over the logits of a tile (paper, Eqs. 2 to 7, 14).
 
     eta_n = mu_n + sqrt(d_n) * z1_n + L_n z2,     Sigma_n = L_n L_n^T + diag(d_n)
 
@@ -19,12 +19,12 @@ from MoBUncertaintyLib.network.partitions import cell_bounds, spread_cells
 
 
 def cached_voxels(device: torch.device, voxels: int) -> int:
-    """How many voxels to work on at once: on a CPU as many as its cache holds with their intermediate results."""
+    """Choose how many voxels to process at once: on a CPU as many as fit in its cache."""
     return min(voxels, 2**16) if device.type == "cpu" else voxels
 
 
 class Loading(ABC):
-    """L_n in R^(C x R) at every voxel n, in whatever form is cheapest to hold."""
+    """L_n in R^(C x R) at every voxel n, stored in the cheapest form."""
 
     @property
     @abstractmethod
@@ -33,19 +33,19 @@ class Loading(ABC):
 
     @abstractmethod
     def dense(self) -> Tensor:
-        """The loading itself, (B, C, R, *S)."""
+        """Compute the loading itself, (B, C, R, *S)."""
 
     @abstractmethod
     def gram(self) -> Tensor:
-        """L_n L_n^T, (B, C, C, *S)."""
+        """Compute L_n L_n^T, (B, C, C, *S)."""
 
     @abstractmethod
     def contrast_variance(self) -> Tensor:
-        """|L_1 - L_0|^2 at every voxel, (B, *S): what the loading adds to the variance of eta_1 - eta_0."""
+        """Compute |L_1 - L_0|^2, (B, *S): the loading's part of the variance of eta_1 - eta_0."""
 
     @abstractmethod
     def apply(self, z: Tensor) -> Tensor:
-        """L_n z_n: z (k, B, R, *S), or with axes of length one where voxels share a draw -> (k, B, C, *S)."""
+        """Compute L_n z_n: z (k, B, R, *S), with axes of length one where voxels share a draw -> (k, B, C, *S)."""
 
 
 @dataclass
@@ -78,9 +78,9 @@ class BasisLoading(Loading):
     Attributes:
         bases: B_1 ... B_M, (M, C, R).
         scales: a, (B, R, *S), signed.
-        choice: Which basis a cell takes, one-hot, (B, M, P, P, P); None where there is but one.
+        choice: One-hot choice of each cell's basis, (B, M, P, P, P); None if there is only one basis.
         weights: W(x), the probability of each basis in each cell, like `choice`, for the loss of Eq. 10.
-        soft: `choice` is not one-hot; a cell's basis is the sum of the bases weighted by it.
+        soft: `choice` is not one-hot; a cell's basis is the sum of the bases, weighted by it.
     """
 
     bases: Tensor
@@ -104,7 +104,8 @@ class BasisLoading(Loading):
             return DenseLoading(self.dense()).gram()
         products = torch.einsum("mcr,mdr->mcdr", self.bases, self.bases)
         flat = self._contract(products.flatten(1, 2), self.scales.square()[None])[0]
-        return flat.unflatten(1, products.shape[1:3])
+        gram: Tensor = flat.unflatten(1, products.shape[1:3])
+        return gram
 
     def contrast_variance(self) -> Tensor:
         if self.soft:
@@ -114,18 +115,20 @@ class BasisLoading(Loading):
         size = cached_voxels(self.scales.device, shape.numel())
         scales = self.scales.flatten(2).split(size, dim=2)
         if self.choice is None:
-            return torch.cat([(weights @ a.square())[:, 0] for a in scales], dim=1).unflatten(1, shape)
-        choices = spread_cells(self.choice, tuple(shape)).flatten(2).split(size, dim=2)
-        pieces = [((weights @ a.square()) * c).sum(dim=1) for a, c in zip(scales, choices, strict=True)]
-        return torch.cat(pieces, dim=1).unflatten(1, shape)
+            pieces = [(weights @ a.square())[:, 0] for a in scales]
+        else:
+            choices = spread_cells(self.choice, tuple(shape)).flatten(2).split(size, dim=2)
+            pieces = [((weights @ a.square()) * c).sum(dim=1) for a, c in zip(scales, choices, strict=True)]
+        variance: Tensor = torch.cat(pieces, dim=1).unflatten(1, shape)
+        return variance
 
     def apply(self, z: Tensor) -> Tensor:
         return self._contract(self.bases, self.scales * z)
 
     def _contract(self, weights: Tensor, values: Tensor) -> Tensor:
-        """sum_r w[m, q, r] v[r, n] with n's own m: weights (M, Q, R), values (k, B, R, *S) -> (k, B, Q, *S).
+        """Sum w[m, q, r] v[r, n] over r with n's own m: weights (M, Q, R), values (k, B, R, *S) -> (k, B, Q, *S).
 
-        One small matrix product for all bases and a choice among M results costs less than a product per cell.
+        One small matrix product with all bases, then a choice among M results, is cheaper than a product per cell.
         """
         every = torch.einsum("mqr,kbr...->kbmq...", weights, values)
         if self.choice is None:
@@ -140,7 +143,7 @@ class LogitGaussian:
 
     Attributes:
         mean: mu, (B, C, *S).
-        log_variance: ln d, (B, C, *S); None where there is no noise (d = 0, the deterministic model).
+        log_variance: ln d, (B, C, *S); None for the deterministic model (d = 0).
         loading: L; None for the deterministic and the diagonal model.
         scope: How often z2 is drawn.
         partitions: P, cells per axis for the scope `partition`.
@@ -161,14 +164,14 @@ class LogitGaussian:
         return self.log_variance is None and self.loading is None
 
     def variance(self) -> Tensor:
-        """d, the diagonal part's variance, (B, C, *S)."""
+        """Compute d, the variance of the diagonal part, (B, C, *S)."""
         return torch.zeros_like(self.mean) if self.log_variance is None else self.log_variance.exp()
 
     def contrast(self) -> tuple[Tensor, Tensor]:
-        """Mean m and variance s^2 of eta_1 - eta_0, each (B, *S): all that a two-class softmax depends on.
+        """Compute mean m and variance s^2 of eta_1 - eta_0, each (B, *S): all that a two-class softmax depends on.
 
         Raises:
-            ValueError: The model has other than two classes.
+            ValueError: The model does not have two classes.
         """
         if self.num_classes != 2:
             raise ValueError(f"the contrast is defined for two classes, this model has {self.num_classes}")
@@ -179,7 +182,7 @@ class LogitGaussian:
         return mean, variance
 
     def marginal_covariance(self) -> Tensor:
-        """Sigma_n = L_n L_n^T + diag(d_n) at every voxel, (B, C, C, *S)."""
+        """Compute Sigma_n = L_n L_n^T + diag(d_n) at every voxel, (B, C, C, *S)."""
         covariance = torch.diag_embed(self.variance().movedim(1, -1)).movedim((-2, -1), (1, 2))
         return covariance if self.loading is None else covariance + self.loading.gram()
 
@@ -196,10 +199,10 @@ class LogitGaussian:
         return eta
 
     def softmax_sampler(self, generator: torch.Generator | None = None) -> Callable[[int], Tensor]:
-        """A function k -> logits (k, B, C, *S) whose softmax is distributed as that of `rsample`, at the least cost.
+        """Make the cheapest function k -> logits (k, B, C, *S) whose softmax is distributed as that of `rsample`.
 
-        Noise that is independent between voxels is drawn from each voxel's C x C marginal, with C normals a voxel; for
-        two classes with one, of the contrast (the background's logit is then 0). Noise that voxels share is Eq. 14.
+        Noise that is independent between voxels is drawn from each voxel's C x C marginal, with C normals per voxel, or
+        one for two classes: the contrast, with 0 for the background. Noise that voxels share is drawn by Eq. 14.
         """
         if self.loading is None and self.num_classes != 2:
             return lambda k: self.rsample(k, generator)
@@ -219,7 +222,7 @@ class LogitGaussian:
         size = covariance.detach().diagonal(dim1=-2, dim2=-1).mean(dim=-1, keepdim=True)
         covariance = covariance + torch.diag_embed(1e-6 * size.expand(*size.shape[:-1], self.num_classes))
         factor, failed = torch.linalg.cholesky_ex(covariance)
-        # What is no number, as after an overflow in half precision, stays none, for those who look at the result.
+        # NaN, as after an overflow in half precision, stays NaN, so that callers can see it.
         factor = factor.masked_fill((failed > 0)[..., None, None], torch.nan).movedim((-2, -1), (1, 2))
 
         def marginal_logits(k: int) -> Tensor:
@@ -229,7 +232,7 @@ class LogitGaussian:
         return marginal_logits
 
     def _latent(self, k: int, generator: torch.Generator | None) -> Tensor:
-        """z2 (k, B, R, *S), or with axes of length one where the whole tile shares a draw."""
+        """Draw z2 (k, B, R, *S), with axes of length one where the whole tile shares a draw."""
         assert self.loading is not None
         batch, shape = self.mean.shape[0], tuple(self.mean.shape[2:])
         drawn = {
@@ -241,7 +244,7 @@ class LogitGaussian:
         return spread_cells(z, shape) if self.scope is Scope.PARTITION else z
 
     def _normal(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-        # Drawn where the generator lives, so that one seed gives one result on every device.
+        # Drawn on the generator's device, so that a seed gives the same result on every device.
         device = self.mean.device if generator is None else generator.device
         z = torch.randn(shape, generator=generator, device=device, dtype=self.mean.dtype)
         return z.to(self.mean.device)

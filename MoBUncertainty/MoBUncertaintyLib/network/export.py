@@ -1,4 +1,4 @@
-"""Models: written, and exported from an nnU-Net results folder; complete or not at all."""
+"""Write models, and export them from nnU-Net's training folder; complete or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from MoBUncertaintyLib.model.weights import write_weights
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Lists of training files name patients and machines; inference needs none of them.
+# Lists of training files name patients and machines; inference does not need them.
 PRIVATE_DATASET_KEYS = ("dataset", "training", "validation", "test")
 
 
@@ -42,21 +42,21 @@ def export(
     orientation: str | None = None,
     half: bool = False,
 ) -> Model:
-    """Make a model folder (or `.zip`) from an nnU-Net results folder, stock or fine-tuned.
+    """Export nnU-Net's training folder, stock or fine-tuned, to a model folder (or `.zip`).
 
     Args:
         results_folder: Holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
         output: Must not exist.
-        name, task, licence: Of the card; None: from `dataset.json`.
-        folds: None: all numbered folds that are trained.
-        checkpoint: File name; None: as `nnunet_folder.open_results` chooses.
-        training: Added to what the folder tells about the training.
-        scores, regions: Of the card.
-        orientation: Of the training data, e.g. `RAS`; None: as the folder tells.
+        name, task, licence: Entries of the card; None: from `dataset.json`.
+        folds: Folds to export; None: all numbered folds that are trained.
+        checkpoint: File name; None: as `nnunet.open_results` chooses.
+        training: Added to what the folder states about the training.
+        scores, regions: Entries of the card.
+        orientation: Orientation of the training data, e.g. `RAS`; None: as the folder states.
         half: Store the weights as float16.
 
     Raises:
-        ModelError: The results folder cannot be used.
+        ModelError: The training folder cannot be used.
         OutputError: The output exists already or cannot be written.
     """
     results_folder = Path(results_folder)
@@ -66,7 +66,7 @@ def export(
             "choose the folder that holds them."
         )
     model = load_model(results_folder, checkpoint, folds)
-    stated = {
+    stated: dict[str, Any] = {
         "name": name,
         "task": task,
         "licence": licence,
@@ -101,17 +101,17 @@ def write_model(
 
     Args:
         target: Must not exist.
-        card: Its `files` are filled in.
-        plans, dataset: nnU-Net's; lists of training files are left out.
-        weights: Folds, each with its state dict, whose keys are those of `StochasticNetwork`.
+        card: The card; its `files` are filled in.
+        plans, dataset: Content of nnU-Net's files; lists of training files are left out.
+        weights: Pairs of a fold and its state dict, with the keys of `StochasticNetwork`.
         half: Store the weights as float16.
 
     Raises:
-        ModelError: What is to be written would not be a valid model.
-        OutputError: It exists already or cannot be written.
+        ModelError: The parts do not make a valid model.
+        OutputError: The target exists already or cannot be written.
     """
     target = Path(target)
-    # What model.json says must be said there alone.
+    # What model.json states must be stated there alone.
     plans = {key: value for key, value in plans.items() if key not in ("covariance", "finetuning")}
     dataset = {key: value for key, value in dataset.items() if key not in PRIVATE_DATASET_KEYS}
     with _published(target) as partial:
@@ -137,7 +137,7 @@ def write_model(
 
 @contextmanager
 def _published(target: Path) -> Iterator[Path]:
-    """A hidden folder beside `target` to write to. At the end it, or the zip in it, becomes `target`."""
+    """Make a hidden folder beside `target` to write to; at the end it, or the zip in it, becomes `target`."""
     if not is_unicode(str(target.absolute())):
         raise OutputError(f"{printable(str(target))} is not a name in UTF-8; choose another name.")
     _check_new(target)

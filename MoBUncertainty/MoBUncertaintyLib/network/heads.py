@@ -1,6 +1,6 @@
-"""One small module per covariance model: features of the backbone's last stage -> a `LogitGaussian`.
+"""Covariance heads, one per model: features of the backbone's last stage -> a `LogitGaussian`.
 
-The mean is not made here: it is the backbone's own last segmentation layer. Heads run in fp32.
+The mean comes from the backbone's own last segmentation layer. Heads run in fp32.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from MoBUncertaintyLib.network.distribution import BasisLoading, DenseLoading, L
 from MoBUncertaintyLib.network.partitions import cell_means
 
 LOG_VARIANCE_LIMIT = 10.0
-# At the start the low-rank part adds this share of the prior variance (1), so that fine-tuning begins near the prior.
+# At first the low-rank part adds this fraction of the prior variance (1), so that fine-tuning starts near the prior.
 INITIAL_LOADING_VARIANCE = 0.1
 
 
 def project(features: Tensor, *layers: nn.Conv3d) -> tuple[Tensor, ...]:
-    """What several 1 x 1 x 1 convolutions make of the same features, as one matrix product that reads them once.
+    """Apply several 1 x 1 x 1 convolutions to the same features as one matrix product, which reads them once.
 
-    On CPUs this is several times faster than the convolutions, which rearrange the features first.
+    On CPUs this is several times faster than the convolutions, which first rearrange the features.
     """
     weight = torch.cat([layer.weight.flatten(1) for layer in layers])
-    bias = torch.cat([layer.bias for layer in layers])
+    bias = torch.cat([layer.bias for layer in layers if layer.bias is not None])
     flat = features.flatten(2)
-    made = torch.baddbmm(bias[:, None], weight.expand(flat.shape[0], *weight.shape), flat)
-    return made.unflatten(2, features.shape[2:]).split([layer.out_channels for layer in layers], dim=1)
+    made: Tensor = torch.baddbmm(bias[:, None], weight.expand(flat.shape[0], *weight.shape), flat)
+    return torch.split(made.unflatten(2, features.shape[2:]), [layer.out_channels for layer in layers], dim=1)
 
 
 class CovarianceHead(nn.Module):
-    """Base: the diagonal part, shared by all stochastic models.
+    """Base class: the diagonal part, which all stochastic models share.
 
-    The log-variance is predicted, since Eq. 4 needs a variance and Eq. 14 a standard deviation,
-    and clamped to [-10, 10].
+    The log-variance is predicted, since Eq. 4 needs a variance and Eq. 14 a standard deviation, and clamped to
+    [-10, 10].
     """
 
     def __init__(self, spec: CovarianceSpec, features: int, classes: int) -> None:
@@ -45,19 +45,19 @@ class CovarianceHead(nn.Module):
         self.log_variance = nn.Conv3d(features, classes, kernel_size=1)
         # Starts at the prior, d = 1, everywhere (Eq. 8 is then zero).
         nn.init.zeros_(self.log_variance.weight)
-        nn.init.zeros_(self.log_variance.bias)
+        _zero_bias(self.log_variance)
 
     @property
     def loading_layers(self) -> tuple[nn.Conv3d, ...]:
-        """The layers whose output `loading` takes."""
+        """Layers whose output `loading` takes."""
         return ()
 
     def loading(self, features: Tensor, *predicted: Tensor) -> Loading | None:
-        """L of the tile, from its features and from what `loading_layers` make of them."""
+        """Compute L of a tile from its features and the outputs of `loading_layers`."""
         return None
 
     def forward(self, features: Tensor, mean: Tensor) -> LogitGaussian:
-        """features (B, F, *S) and mean (B, C, *S) of the same tile -> its distribution, in fp32."""
+        """Map features (B, F, *S) and mean (B, C, *S) of a tile to its distribution, in fp32."""
         with torch.autocast(device_type=features.device.type, enabled=False):
             features = features.float()
             log_variance, *predicted = project(features, self.log_variance, *self.loading_layers)
@@ -101,15 +101,17 @@ class SingleBasisHead(CovarianceHead):
         _init_loading(self.scales, spec.rank, per_class=classes)
 
     def unit_basis(self) -> Tensor:
-        """The bases with columns of unit norm, (M, C, R): scale is left to a, or the two could not be told apart."""
-        return self.basis / self.basis.norm(dim=1, keepdim=True).clamp_min(1e-6)
+        """Normalise the columns of the bases, (M, C, R), to unit norm, so that the scale is identified by a alone."""
+        unit: Tensor = self.basis / self.basis.norm(dim=1, keepdim=True).clamp_min(1e-6)
+        return unit
 
     @property
     def loading_layers(self) -> tuple[nn.Conv3d, ...]:
         return (self.scales,)
 
     def loading(self, features: Tensor, *predicted: Tensor) -> BasisLoading:
-        return BasisLoading(self.unit_basis(), *predicted)
+        (scales,) = predicted
+        return BasisLoading(self.unit_basis(), scales)
 
 
 class MixtureOfBasesHead(SingleBasisHead):
@@ -124,21 +126,22 @@ class MixtureOfBasesHead(SingleBasisHead):
         self.weighting = nn.Conv3d(features, spec.bases, kernel_size=1)
 
     def weights(self, features: Tensor) -> Tensor:
-        """W(x): probability of each basis in each cell, (B, M, P, P, P).
+        """Compute W(x), the probability of each basis in each cell, (B, M, P, P, P).
 
-        Pooling before the 1 x 1 x 1 convolution equals pooling after it and reads the features once.
+        Pooling before the 1 x 1 x 1 convolution equals pooling after it, and reads the features once.
         """
         pooled = cell_means(features.float(), self.spec.partitions)
         return torch.softmax(self.weighting(pooled), dim=1)
 
     def loading(self, features: Tensor, *predicted: Tensor) -> BasisLoading:
+        (scales,) = predicted
         weights = self.weights(features)
         if self.spec.assignment is Assignment.SOFT:
-            return BasisLoading(self.unit_basis(), *predicted, weights, weights, soft=True)
+            return BasisLoading(self.unit_basis(), scales, weights, weights, soft=True)
         chosen = torch.zeros_like(weights).scatter_(1, weights.argmax(dim=1, keepdim=True), 1.0)
         if self.training:
             chosen = chosen + weights - weights.detach()
-        return BasisLoading(self.unit_basis(), *predicted, chosen, weights)
+        return BasisLoading(self.unit_basis(), scales, chosen, weights)
 
 
 HEADS: dict[Covariance, type[CovarianceHead]] = {
@@ -150,17 +153,22 @@ HEADS: dict[Covariance, type[CovarianceHead]] = {
 
 
 def build_head(spec: CovarianceSpec, features: int, classes: int) -> CovarianceHead | None:
-    """The head that `spec` describes; None for the deterministic model."""
+    """Build the head that `spec` describes; None for the deterministic model."""
     if spec.kind is Covariance.DETERMINISTIC:
         return None
     return HEADS[spec.kind](spec, features, classes)
 
 
 def _init_loading(layer: nn.Conv3d, rank: int, per_class: int = 1) -> None:
-    """Start a loading so that L L^T has about INITIAL_LOADING_VARIANCE on its diagonal, for features of unit scale.
+    """Initialise a loading so that L L^T has about INITIAL_LOADING_VARIANCE on its diagonal for features of unit scale.
 
-    A basis column of unit norm over C classes has mean square 1 / C per class, which `per_class` makes up for.
+    A basis column of unit norm over C classes has mean square 1 / C per class, which `per_class` compensates.
     """
     deviation = math.sqrt(INITIAL_LOADING_VARIANCE * per_class / rank / layer.in_channels)
     nn.init.normal_(layer.weight, std=deviation)
-    nn.init.zeros_(layer.bias)
+    _zero_bias(layer)
+
+
+def _zero_bias(layer: nn.Conv3d) -> None:
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -1,4 +1,4 @@
-"""The predictive mean and second moment of the class probabilities under a Gaussian over the logits (Eq. 13).
+"""Compute mean and second moment of the class probabilities under a Gaussian over the logits (Eq. 13).
 
 For two classes both have closed forms; otherwise, or on request, Monte Carlo with K samples.
 """
@@ -24,18 +24,18 @@ class Moments:
     second: Tensor
 
     def variance(self) -> Tensor:
-        """E[p^2] - E[p]^2, held within its possible range [0, p (1 - p)]."""
+        """Compute E[p^2] - E[p]^2, clamped to its possible range [0, p (1 - p)]."""
         bound = self.first * (1 - self.first)
         return torch.minimum((self.second - self.first.square()).clamp_min(0), bound)
 
 
 def moments(gaussian: LogitGaussian, samples: int | None = None, generator: torch.Generator | None = None) -> Moments:
-    """Both moments of the class probabilities.
+    """Compute both moments of the class probabilities.
 
     Args:
         gaussian: Distribution of the logits.
         samples: K for Monte Carlo; None takes the closed form for two classes and K = 30 for more.
-        generator: Source of the normals, for repeatable results.
+        generator: Source of the normals, for reproducible results.
     """
     if gaussian.is_deterministic:
         p = _foreground(gaussian.mean)
@@ -46,7 +46,7 @@ def moments(gaussian: LogitGaussian, samples: int | None = None, generator: torc
 
 
 def _closed_form(mean: Tensor, variance: Tensor) -> Moments:
-    """Two-class moments of a whole tile, in pieces whose some forty intermediate results stay in a CPU's cache."""
+    """Compute two-class moments of a tile, in pieces whose forty or so intermediate results fit a CPU's cache."""
     pieces = cached_voxels(mean.device, mean.numel())
     first, second = [], []
     for m, v in zip(mean.flatten().split(pieces), variance.flatten().split(pieces), strict=True):
@@ -57,9 +57,9 @@ def _closed_form(mean: Tensor, variance: Tensor) -> Moments:
 
 
 def monte_carlo_moments(gaussian: LogitGaussian, samples: int, generator: torch.Generator | None = None) -> Moments:
-    """Eq. 13 with K samples, one at a time, so that memory does not grow with K.
+    """Compute Eq. 13 with K samples, one at a time, so that memory does not grow with K.
 
-    As printed: the variance that follows is on average (K - 1) / K of the distribution's.
+    As in the paper, the resulting variance is on average (K - 1) / K of the distribution's.
 
     Raises:
         ValueError: K is below 1.
@@ -77,7 +77,7 @@ def monte_carlo_moments(gaussian: LogitGaussian, samples: int, generator: torch.
 
 
 def _foreground(logits: Tensor) -> Tensor:
-    """Softmax (Eq. 1) without the background: (B, C, *S) -> (B, C - 1, *S)."""
+    """Apply the softmax (Eq. 1) and drop the background: (B, C, *S) -> (B, C - 1, *S)."""
     if logits.shape[1] == 2:
         return torch.sigmoid(logits[:, 1:] - logits[:, :1])
     return torch.softmax(logits, dim=1)[:, 1:]

@@ -1,4 +1,4 @@
-"""A tile cut into P x P x P boxes of nearly equal size (paper, section 3): their bounds, means, and maps to voxels.
+"""Partition a tile into P x P x P cells of nearly equal size (paper, section 3).
 
 `adaptive_avg_pool3d` is not used because its bins overlap where P does not divide the tile.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def cell_bounds(size: int, partitions: int) -> list[tuple[int, int]]:
-    """Start and stop of each cell along an axis of `size` voxels; at most one voxel apart in length, never empty.
+    """List start and stop of each cell along an axis of `size` voxels; lengths differ by at most one voxel.
 
     An axis shorter than `partitions` has as many cells as voxels.
     """
@@ -22,7 +22,8 @@ def cell_bounds(size: int, partitions: int) -> list[tuple[int, int]]:
 
 
 def cell_means(values: Tensor, partitions: int) -> Tensor:
-    """Mean over each cell: (B, F, *S) -> (B, F, P, P, P). A cell is a box, so the axes can be reduced one by one."""
+    """Average over each cell: (B, F, *S) -> (B, F, P, P, P)."""
+    # A cell is a box, so the axes can be reduced one by one.
     for axis in range(2, values.ndim):
         bounds = cell_bounds(values.shape[axis], partitions)
         values = torch.cat([values.narrow(axis, a, b - a).mean(dim=axis, keepdim=True) for a, b in bounds], dim=axis)

@@ -188,7 +188,7 @@ def label_of(organ: dict[str, Any]) -> Label:
     Raises:
         TypeError, ValueError: It is none.
     """
-    return Label(**{name: organ[name] for name in ("value", "name", "colour", "terminology")})
+    return Label.from_json({name: organ[name] for name in ("value", "name", "colour", "terminology")})
 
 
 def read_table(path: Path) -> list[dict[str, int | float | str]]:

@@ -38,7 +38,7 @@ def organs(request) -> list[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_output_that_overflows_in_half_precision_is_computed_again_in_float32(tmp_path, monkeypatch, organs, kind):
-    spec = CovarianceSpec(kind, rank=4, partitions=2)
+    spec = CovarianceSpec.of_kind(kind, rank=4, partitions=2)
     model, ct = make_model(tmp_path / "model", dataset=make_dataset(organs), covariance=spec), make_ct((16, 20, 18))
     expected = predict(ct, model, PredictionSettings(device="cpu", precision="float32"))
     monkeypatch.setattr(StochasticNetwork, "features", overflowing(only_in_half=True))
@@ -52,7 +52,7 @@ def test_output_that_overflows_in_half_precision_is_computed_again_in_float32(tm
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_output_that_is_no_number_is_an_error(tmp_path, monkeypatch, organs, kind):
-    spec = CovarianceSpec(kind, rank=4, partitions=2)
+    spec = CovarianceSpec.of_kind(kind, rank=4, partitions=2)
     model = make_model(tmp_path / "model", dataset=make_dataset(organs), covariance=spec)
     monkeypatch.setattr(StochasticNetwork, "features", overflowing(only_in_half=False))
     with pytest.raises(ModelError, match="not a finite number"):

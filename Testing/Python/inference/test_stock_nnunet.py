@@ -37,7 +37,7 @@ from support.training_commands import run
 
 SHIM = ROOT / "training" / "nnunet_trainers"
 MOB = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, bases=3, partitions=2)
-SPECS = [CovarianceSpec(kind, rank=3, partitions=2) for kind in Covariance]
+SPECS = [CovarianceSpec.of_kind(kind, rank=3, partitions=2) for kind in Covariance]
 SPECS.append(CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, partitions=2, scope=Scope.TILE))
 
 

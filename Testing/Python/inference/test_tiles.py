@@ -26,12 +26,12 @@ def grids(draw: st.DrawFn) -> TileGrid:
 
 @settings(max_examples=30, deadline=None)
 @given(grids())
-def test_tiles_cover_every_voxel_and_the_greatest_weight_is_separable(grid: TileGrid) -> None:
+def test_tiles_cover_every_voxel_and_the_maximum_weight_is_separable(grid: TileGrid) -> None:
     tiles = all_of(grid)
     assert len(tiles) == len(grid)
     greatest = greatest_weight(grid)
     assert (greatest > 0).all()
-    z, y, x = grid.greatest
+    z, y, x = grid.max_weights
     torch.testing.assert_close(z[:, None, None] * y[:, None] * x, greatest, rtol=1e-5, atol=0)
 
 
@@ -72,7 +72,7 @@ def test_tiles_side_by_side_cover_every_voxel_and_none_can_be_spared(grid: TileG
 
 @settings(max_examples=30, deadline=None)
 @given(grids(), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.02, 0.3, 0.9]))
-def test_tiles_that_count_are_those_of_that_part_of_the_greatest_weight_somewhere(
+def test_tiles_that_matter_have_that_fraction_of_the_maximum_weight_somewhere(
     grid: TileGrid, seed: int, minimum: float
 ) -> None:
     where = torch.rand(grid.shape, generator=torch.Generator().manual_seed(seed)) > 0.9
@@ -81,7 +81,7 @@ def test_tiles_that_count_are_those_of_that_part_of_the_greatest_weight_somewher
     # What lies within rounding of the limit may fall on either side.
     expected = {i for i, each in enumerate(parts) if each.numel() and each.max() >= minimum * 1.001}
     possible = {i for i, each in enumerate(parts) if each.numel() and each.max() >= minimum * 0.999}
-    assert expected <= set(grid.that_count(where, minimum)) <= possible
+    assert expected <= set(grid.tiles_that_matter(where, minimum)) <= possible
 
 
 @pytest.mark.parametrize("overlap", [0.25, 0.5, 0.75, 0.9])
@@ -94,7 +94,7 @@ def test_tiles_left_out_at_a_voxel_have_a_small_part_of_its_weight_however_much_
         for number, tile in enumerate(all_of(grid)):
             if where[tile].any():
                 own[number] = grid.weight()[where[tile]].item()
-        assert own[grid.that_count(where)].sum() >= 0.85 * own.sum()
+        assert own[grid.tiles_that_matter(where)].sum() >= 0.85 * own.sum()
 
 
 def test_volume_smaller_than_a_tile_is_refused() -> None:

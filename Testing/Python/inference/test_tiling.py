@@ -27,7 +27,7 @@ class Bright(nn.Module):
         super().__init__()
         self.classes = 2
         self.gain = nn.Parameter(torch.tensor(gain))
-        self.head = build_head(CovarianceSpec(covariance, rank=2, partitions=2), 1, 2)
+        self.head = build_head(CovarianceSpec.of_kind(covariance, rank=2, partitions=2), 1, 2)
         for parameter in self.parameters():
             parameter.requires_grad_(False)
 

@@ -22,7 +22,7 @@ from support import tiny
     [
         (CovarianceSpec(Covariance.DETERMINISTIC), "none (deterministic)"),
         (CovarianceSpec(Covariance.DIAGONAL), "diagonal, one draw per voxel"),
-        (CovarianceSpec(Covariance.LOW_RANK, rank=8), "low-rank, rank 8, one draw per tile"),
+        (CovarianceSpec.of_kind(Covariance.LOW_RANK, rank=8), "low-rank, rank 8, one draw per tile"),
         (CovarianceSpec(Covariance.SINGLE_BASIS), "single-basis, rank 16, one draw per voxel"),
         (
             CovarianceSpec(Covariance.SINGLE_BASIS, scope=Scope.PARTITION),

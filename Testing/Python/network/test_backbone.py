@@ -63,7 +63,7 @@ def test_architecture_without_segmentation_layers_is_refused():
 
 @pytest.mark.parametrize("kind", list(Covariance))
 def test_state_dict_keys_tell_backbone_from_head(kind):
-    network = build_network(make_plans(), make_dataset(), CONFIGURATION, CovarianceSpec(kind))
+    network = build_network(make_plans(), make_dataset(), CONFIGURATION, CovarianceSpec.of_kind(kind))
     stock = set(stock_network(make_plans()).state_dict())
     keys = set(network.state_dict())
     assert {key.removeprefix("backbone.") for key in keys if key.startswith("backbone.")} == stock
@@ -74,7 +74,9 @@ def test_state_dict_keys_tell_backbone_from_head(kind):
 @pytest.mark.parametrize("kind", list(Covariance))
 def test_graph_is_captured_whole(kind):
     """`torch.compile` sees one graph: no break, which would cost speed, and the same result."""
-    network = build_network(make_plans(), make_dataset(), CONFIGURATION, CovarianceSpec(kind, rank=3, partitions=3))
+    network = build_network(
+        make_plans(), make_dataset(), CONFIGURATION, CovarianceSpec.of_kind(kind, rank=3, partitions=3)
+    )
     network.eval()
 
     def predict(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

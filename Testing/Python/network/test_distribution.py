@@ -165,5 +165,5 @@ def test_apply_is_the_dense_product():
 def test_spec_refuses_nonsense():
     with pytest.raises(ValueError, match="rank"):
         CovarianceSpec(rank=0)
-    with pytest.raises(ValueError):
-        CovarianceSpec("full")
+    with pytest.raises(ValueError, match="the scope of the low-rank model must be partition or tile"):
+        CovarianceSpec(Covariance.LOW_RANK, scope=Scope.VOXEL)

@@ -16,7 +16,7 @@ FEATURES = 8
 
 def run(kind: Covariance, shape=(6, 7, 5), classes=2, training=False, **options):
     torch.manual_seed(0)
-    head = build_head(CovarianceSpec(kind, **options), FEATURES, classes).train(training)
+    head = build_head(CovarianceSpec.of_kind(kind, **options), FEATURES, classes).train(training)
     features = torch.randn(2, FEATURES, *shape)
     return head, features, head(features, torch.randn(2, classes, *shape))
 

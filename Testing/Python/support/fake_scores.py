@@ -60,7 +60,7 @@ class FakeModel:
     def card(self) -> ModelCard:
         labels = describe_labels({value: f"part_{value}" for value in range(1, self.classes + 1)})
         training = {"finetuning": {"seed": self.seed}} if self.tuning else {}
-        spec = CovarianceSpec(self.kind, bases=self.bases)
+        spec = CovarianceSpec.of_kind(self.kind, bases=self.bases)
         return ModelCard("Fake", "Nothing.", labels, spec, "3d_fullres", None, SPACING, training=training)
 
     @cached_property

@@ -23,7 +23,7 @@ from MoBUncertaintyLib.network.distribution import LogitGaussian
 from support.tiny import CONFIGURATION, make_dataset, make_plans
 from support.tiny_training import NAME, PATCH, make_workspace, same_weights, train, tune, weights
 
-SPECS = [CovarianceSpec(kind, rank=3, partitions=2) for kind in Covariance]
+SPECS = [CovarianceSpec.of_kind(kind, rank=3, partitions=2) for kind in Covariance]
 KINDS = [spec.kind.value for spec in SPECS]
 
 

@@ -30,7 +30,7 @@ from support.tiny_training import PLANS, SHORT, make_workspace, same_weights, tr
 
 MOB = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, bases=3, partitions=2)
 SOFT = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, partitions=2, assignment=Assignment.SOFT)
-SPECS = [CovarianceSpec(kind, rank=3, partitions=2) for kind in Covariance] + [SOFT]
+SPECS = [CovarianceSpec.of_kind(kind, rank=3, partitions=2) for kind in Covariance] + [SOFT]
 SPECS += [CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, partitions=2, scope=scope) for scope in Scope]
 
 

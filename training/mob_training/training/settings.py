@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
-from MoBUncertaintyLib.model.covariance import CovarianceSpec
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 
 CHANNEL = "MRI"
 """Name of the images of a data set, unless stated: nnU-Net z-scores all but CT."""
@@ -107,9 +107,9 @@ class FineTuning:
         return cls(**rest, schedule=Schedule(**{name: values[name] for name in times if name in values}))
 
 
-def default_options() -> dict[str, Any]:
-    """Every option of a fine-tuning by its name on the command line and in a workflow's config, at its default."""
-    spec, settings = CovarianceSpec(), FineTuning()
+def default_options(covariance: str = Covariance.MIXTURE_OF_BASES) -> dict[str, Any]:
+    """List the options of a fine-tuning at their defaults, by their names on the command line and in a config."""
+    spec, settings = CovarianceSpec.of_kind(Covariance(covariance)), FineTuning()
     return {
         "covariance": spec.kind,
         "rank": spec.rank,

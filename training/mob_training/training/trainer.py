@@ -32,7 +32,7 @@ from mob_training.training.settings import FineTuning, Likelihood, Schedule
 from mob_training.training.temperature import TEMPERATURES, divide_logits, fit_temperature, side_by_side
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.inference.devices import autocast
-from MoBUncertaintyLib.model.covariance import CovarianceSpec
+from MoBUncertaintyLib.model.card import covariance_from_json
 from MoBUncertaintyLib.model.nnunet import BEST, FINAL
 from MoBUncertaintyLib.model.weights import checkpoint_file, load_checkpoint, only_weights_are_loaded, read_checkpoint
 from MoBUncertaintyLib.network.distribution import LogitGaussian
@@ -211,7 +211,7 @@ class FineTuningTrainer(DeterministicTrainer):
         backbone = nnUNetTrainerNoMirroring.build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, False
         )
-        spec = CovarianceSpec(**plans_manager.plans["covariance"])
+        spec = covariance_from_json(plans_manager.plans["covariance"])
         network = PredictiveNetwork(backbone, spec, num_output_channels)
         for unused in network.backbone.decoder.seg_layers[:-1]:  # DDP waits for the gradient of all that may have one
             unused.requires_grad_(False)
