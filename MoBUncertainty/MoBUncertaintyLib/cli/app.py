@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -39,7 +39,7 @@ def main(
         bool, typer.Option("--debug", help="Show the traceback of an unexpected error, for a report of it.")
     ] = False,
 ) -> None:
-    """Options of the program itself."""
+    """Set the options of the program itself."""
     if debug:
         from MoBUncertaintyLib.cli import console
 
@@ -322,7 +322,7 @@ def export(
         from MoBUncertaintyLib.network.export import export as export_model
         from MoBUncertaintyLib.regions.settings import read_stated
 
-        def content(path: Path | None) -> dict | None:
+        def content(path: Path | None) -> dict[str, Any] | None:
             return read_json(path) if path else None
 
         model = export_model(
@@ -410,12 +410,12 @@ def _find_benchmarks() -> None:
 
 
 def _listed(text: str) -> tuple[str, ...]:
-    """The words between commas, each once."""
+    """Split at commas, and drop repeated words."""
     return tuple(dict.fromkeys(filter(None, (word.strip() for word in text.split(",")))))
 
 
 def _folds(given: list[str] | None) -> tuple[int | str, ...] | None:
-    """nnU-Net's folds are numbers, or `all`."""
+    """Read nnU-Net's folds, which are numbers or `all`."""
     from MoBUncertaintyLib.errors import SettingsError
 
     if not given:

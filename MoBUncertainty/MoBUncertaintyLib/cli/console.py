@@ -1,4 +1,4 @@
-"""What the commands show on a terminal, and how they end: progress, warnings, tables, exit codes, Ctrl-C.
+"""Show commands' output on a terminal, and end them: progress, warnings, tables, exit codes, Ctrl-C.
 
 Progress, warnings and errors go to stderr, results to stdout. Where stderr is no terminal, progress is plain lines.
 """
@@ -58,7 +58,7 @@ STAGES = {
 
 
 def _stdout() -> Console:
-    """Made anew for each use, because tests and callers may replace sys.stdout."""
+    """Make a console for each use, because tests and callers may replace sys.stdout."""
     return Console(file=sys.stdout, highlight=False)
 
 
@@ -68,19 +68,18 @@ def _stderr() -> Console:
 
 @contextmanager
 def reporting(steps: bool = False) -> Iterator[Callable[[], bool]]:
-    """End a command as its user expects: one sentence for what they can mend, and the exit codes of `cli`.
+    """End a command with one sentence for a user's error, and the exit codes of `cli`.
 
-    Ctrl-C (or SIGTERM, a cluster's way to say so, or SIGHUP, when the terminal is closed) interrupts. What killed runs
-    have left in the system's place for temporary files is removed first.
-
-    An error that nobody has foreseen is one sentence too, unless the user wants its traceback (`--debug`).
+    Ctrl-C (or SIGTERM, from a cluster, or SIGHUP, when the terminal is closed) interrupts. What killed runs have left
+    in the system's folder for temporary files is removed first. An unexpected error is one sentence too, or its
+    traceback with `--debug`.
 
     Args:
-        steps: The command asks between its steps, such as two tiles, whether to go on: the first Ctrl-C waits for that,
-            a second one interrupts at once.
+        steps: The command checks for cancellation between its steps, such as tiles: the first Ctrl-C waits for that, a
+            second one interrupts at once.
 
     Yields:
-        Whether cancellation was asked for.
+        Function that tells whether the user has cancelled.
     """
     sweep(Path(tempfile.gettempdir()))
     try:
@@ -127,7 +126,7 @@ def _interrupts(steps: bool) -> Iterator[Callable[[], bool]]:
 
 
 def show_error(error: UserError | str, case: str = "") -> None:
-    """One sentence on stderr."""
+    """Print one sentence on stderr."""
     prefix = f"{case}: " if case else ""
     _stderr().print(Text("Error:", "bold red"), _verbatim(prefix + str(error)), soft_wrap=True)
 
@@ -138,18 +137,18 @@ def run_each(
     done: Callable[[Path, Path], bool],
     cancelled: Callable[[], bool],
 ) -> None:
-    """Run every case of a folder; one that fails, however, is reported and the rest goes on.
+    """Run every case of a folder; report one that fails, and go on.
 
     Args:
-        cases: Input and results folder of each.
-        run: What to do with them.
-        done: Whether that has been done before, with the same outcome.
-        cancelled: Asked before each case.
+        cases: Input and results folder of each case.
+        run: Function that predicts a case.
+        done: Function that tells whether a case has its results already.
+        cancelled: Function that tells whether the user has cancelled; called before each case.
 
     Raises:
-        Cancelled: The user asked for it.
+        Cancelled: The user has cancelled.
         UserError: The only case failed.
-        typer.Exit: Some of a folder's failed, or could not be tried; code 2.
+        typer.Exit: Some cases of a folder failed or were skipped; code 2.
     """
     if len(cases) == 1 and not cases[0][0].name:
         run(cases[0][0].path, cases[0][1])
@@ -192,7 +191,7 @@ def _run_one(
 
 
 def show_unexpected(error: Exception, case: str = "") -> None:
-    """One sentence on an error that nobody has foreseen; with `--debug` its traceback before."""
+    """Print one sentence on an unexpected error, after its traceback with `--debug`."""
     if debug:
         traceback.print_exception(error)
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
@@ -228,7 +227,7 @@ def progress(title: str) -> Iterator[Callable[[Progress], None]]:
 
 
 class _PlainProgress:
-    """A line per stage, and one every few seconds within a long one: readable in a log file."""
+    """Progress as lines that are readable in a log file: one per stage, and one every few seconds within it."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._stage, self._next = console, "", 0.0
@@ -251,23 +250,23 @@ def _duration_left(update: Progress) -> str:
 
 
 def show_warnings(warnings: Iterable[str]) -> None:
-    """A line on stderr for each."""
+    """Print each warning on a line on stderr."""
     for warning in warnings:
         _stderr().print(Text("Warning:", "bold yellow"), _verbatim(warning), soft_wrap=True)
 
 
 def show_summary(summary: CaseSummary) -> None:
-    """What a case came to: volumes, regions, times and files; its warnings before."""
+    """Print a case's warnings, and then its volumes, regions, times and files."""
     show_warnings(summary.warnings)
     table = _Facts(summary.name)
     for name, volume in summary.volumes_ml.items():
-        table.add_row(name, f"{volume:.1f} ml")
-    table.add_row("doubtful regions", _count_regions(summary))
-    table.add_row("expected error", f"{summary.expected_error_ml:.2f} ml in all")
-    table.add_row("computed on", summary.device)
+        table.fact(name, f"{volume:.1f} ml")
+    table.fact("doubtful regions", _count_regions(summary))
+    table.fact("expected error", f"{summary.expected_error_ml:.2f} ml in all")
+    table.fact("computed on", summary.device)
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary.seconds.items())
-    table.add_row("time", f"{sum(summary.seconds.values()):.1f} s ({stages})")
-    table.add_row("results", str(summary.folder))
+    table.fact("time", f"{sum(summary.seconds.values()):.1f} s ({stages})")
+    table.fact("results", str(summary.folder))
     _stdout().print(table)
 
 
@@ -282,27 +281,27 @@ def _count_regions(summary: CaseSummary) -> str:
 
 
 def show_review(case: ReviewedCase, exported: Exported) -> None:
-    """What a review came to, and its files; warnings, and what could not be written, before."""
+    """Print a review's warnings and problems, and then its outcome and files."""
     show_warnings(exported.warnings)
     for problem in exported.problems:
         show_error(problem)
     review, table = case.review, _Facts(str(case.info.get("input", {}).get("name") or "Review"))
     for organ in exported.report["organs"]:
-        table.add_row(organ["name"], "{predicted_ml:.1f} ml predicted, {corrected_ml:.1f} ml corrected".format(**organ))
+        table.fact(organ["name"], "{predicted_ml:.1f} ml predicted, {corrected_ml:.1f} ml corrected".format(**organ))
     decided, total = review.reviewed
-    table.add_row("reviewed", f"{decided} of {total} regions")
+    table.fact("reviewed", f"{decided} of {total} regions")
     signature = review.signature
     signed = f"{signature.name}, {signature.time:%Y-%m-%d %H:%M %Z}" if signature else "not signed off"
-    table.add_row("signed", signed)
-    table.add_row("files", *map(str, exported.files))
+    table.fact("signed", signed)
+    table.fact("files", *map(str, exported.files))
     _stdout().print(table)
 
 
 def signer(path: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """Signs records with a private key (see `signing`), whose passphrase is asked for on a terminal.
+    """Make a function that signs records with a private key (see `signing`); a terminal asks for its passphrase.
 
     Raises:
-        UserError: It cannot be used.
+        UserError: The key cannot be used.
     """
     from MoBUncertaintyLib.output.signing import load_key, sign_record
 
@@ -316,66 +315,67 @@ def signer(path: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
 
 
 def show_verified(folder: Path, verified: Verified) -> None:
-    """What is certain of a review."""
+    """Print what was verified of a review."""
     table = _Facts(str(folder))
-    table.add_row("report", f"as it was written, with {verified.files} more files")
-    table.add_row("signed off", verified.signed_off or "no")
+    table.fact("report", f"as it was written, with {verified.files} more files")
+    table.fact("signed off", verified.signed_off or "no")
     key = "not checked; give --trusted" if verified.fingerprint is None else verified.fingerprint
-    table.add_row("key", *filter(None, (key, verified.key_name)))
+    table.fact("key", *filter(None, (key, verified.key_name)))
     _stdout().print(table)
 
 
 def show_demo(scores: DemoScores) -> None:
-    """How the demo compares with the truth."""
+    """Print how the demo compares with the truth."""
     table = _Facts("Compared with the truth, which the model has not seen")
-    table.add_row("Dice", f"{scores.dice:.3f}")
+    table.fact("Dice", f"{scores.dice:.3f}")
     shares = {
         "error in the regions": (scores.error_share_in_regions, "of the wrongly labelled volume"),
         "thick error in them": (scores.thick_error_share_in_regions, "of what is thicker than one voxel"),
     }
     for name, (share, whole) in shares.items():
-        table.add_row(name, f"none {whole}" if share is None else f"{share:.0%} {whole}")
-    table.add_row("computing time", f"{scores.seconds:.0f} s")
+        table.fact(name, f"none {whole}" if share is None else f"{share:.0%} {whole}")
+    table.fact("computing time", f"{scores.seconds:.0f} s")
     _stdout().print(table)
 
 
 def show_model(model: Model) -> None:
-    """A model's card; the caller has verified the model."""
+    """Print the card of a model, which the caller has verified."""
     card = model.card
     table = _Facts(card.name)
-    table.add_row("task", card.task)
+    table.fact("task", card.task)
     for label in card.labels:
         kind = label.terminology["type"]
-        table.add_row(f"label {label.value}", label.name + (f" ({kind[0]} {kind[1]}, {kind[2]})" if kind else ""))
-    table.add_row("covariance", covariance_text(card.covariance))
-    table.add_row("configuration", f"{card.configuration}, folds {', '.join(map(str, model.folds))}")
-    table.add_row("input", f"orientation {card.orientation or 'as stored'}, {_numbers(card.spacing)} mm")
+        table.fact(f"label {label.value}", label.name + (f" ({kind[0]} {kind[1]}, {kind[2]})" if kind else ""))
+    table.fact("covariance", covariance_text(card.covariance))
+    table.fact("configuration", f"{card.configuration}, folds {', '.join(map(str, model.folds))}")
+    table.fact("input", f"orientation {card.orientation or 'as stored'}, {_numbers(card.spacing)} mm")
     for title, lines in (("training", training_lines(card.training)), ("scores", score_lines(card.scores))):
         for key, text in lines or [("", "not stated")]:
-            table.add_row(f"{title}: {key}" if key else title, text)
+            table.fact(f"{title}: {key}" if key else title, text)
     if card.regions:
-        table.add_row("regions", plain(card.regions))
-    table.add_row("licence", card.licence)
+        table.fact("regions", plain(card.regions))
+    table.fact("licence", card.licence)
     verified = f"{len(card.files)} files, SHA-256 as stated" if card.files else "raw nnU-Net folder, no hashes to check"
-    table.add_row("verified", verified)
-    table.add_row("model's SHA-256", model.digest)
+    table.fact("verified", verified)
+    table.fact("model's SHA-256", model.digest)
     _stdout().print(table)
 
 
 class _Facts(Table):
-    """A table of names and what is to be said of each, all of it shown as it is."""
+    """A table of names and facts, all of it printed verbatim."""
 
     def __init__(self, title: str) -> None:
         super().__init__(title=_verbatim(title, "table.title"), title_justify="left", show_header=False)
         self.add_column(style="bold", no_wrap=True)
         self.add_column(overflow="fold")
 
-    def add_row(self, name: str, *lines: str) -> None:
-        super().add_row(_verbatim(name), Text("\n").join(map(_verbatim, lines)))
+    def fact(self, name: str, *lines: str) -> None:
+        """Add a row."""
+        self.add_row(_verbatim(name), Text("\n").join(map(_verbatim, lines)))
 
 
 def _verbatim(text: str, style: str = "") -> Text:
-    """Text that may be somebody else's, of a model or a file's name: no markup, and nothing that steers a terminal."""
+    """Make text verbatim that others may have written: without markup and without terminal control characters."""
     return Text(printable(text), style)
 
 

@@ -1,16 +1,16 @@
 """A fake worker for tests: it speaks the protocol, but makes up the prediction, so that it needs only numpy.
 
-It lies here so that the module's own test finds it in an installed extension, too.
+It is part of the library so that the module's self-test finds it in an installed extension.
 
     python -u -m MoBUncertaintyLib.worker.fake [MODE]
 
-MODE  normal    a result after a few steps (the default)
-      slow      the same in a minute, with a child process of its own that would outlive it
-      fails     the sentence of an image that cannot be segmented
-      dies      ends amid the request, as if killed
-      hangs     stops, so that not even its heartbeat comes
-      stuck     its heart beats, but nothing goes on
-      nonsense  says what is no message
+MODE  normal    sends a result after a few steps (the default)
+      slow      does so in a minute, and starts a child process that would outlive it
+      fails     reports an image that cannot be segmented
+      dies      exits during the request, as if killed
+      hangs     stops, without even a heartbeat
+      stuck     sends heartbeats, but makes no progress
+      nonsense  sends a line that is not a message
 
 `export` is the real worker's.
 """
@@ -45,11 +45,11 @@ LABEL = {
     },
 }
 PLACES = {"left": (0, 0, 1), "anterior": (0, -1, 0), "superior": (1, 0, 0)}
-"""Where the doubtful places lie at the organ's surface, (z, y, x) for axial slices in the usual orientation."""
+"""Positions of the doubtful regions on the organ's surface, (z, y, x) for axial slices in the usual orientation."""
 
 
 def make_prediction(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probability and variance (float32) and regions (uint16) of an ellipsoid with three doubtful places, (z, y, x)."""
+    """Make probability, variance (float32) and regions (uint16) of an ellipsoid with three doubtful regions."""
     axes = [((np.arange(n, dtype=np.float32) - (n - 1) / 2) / (0.25 * n)).astype(np.float32) for n in shape]
     z, y, x = np.ix_(*axes)
     distance = np.sqrt(z * z + y * y + x * x)
@@ -63,8 +63,10 @@ def make_prediction(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.
     return probability, variance, regions
 
 
-def row(label: int, location: str, regions: np.ndarray, p: np.ndarray, v: np.ndarray, matrix: np.ndarray) -> dict:
-    """The fields of `regions.Region`."""
+def row(
+    label: int, location: str, regions: np.ndarray, p: np.ndarray, v: np.ndarray, matrix: np.ndarray
+) -> server.Fields:
+    """Compute the fields of `regions.Region`."""
     mask = regions == label
     index = np.argwhere(mask)
     voxel = abs(float(np.linalg.det(matrix[:3, :3])))
@@ -85,7 +87,7 @@ def row(label: int, location: str, regions: np.ndarray, p: np.ndarray, v: np.nda
 
 
 def misbehave(mode: str) -> None:
-    """What goes wrong amid the request, if anything does."""
+    """Do during a request what the mode says."""
     print(f"fake: this worker {mode}", file=sys.stderr, flush=True)
     if mode == "fails":
         raise ImageError(SENTENCE)
@@ -95,14 +97,14 @@ def misbehave(mode: str) -> None:
         os.write(PROTOCOL_OUTPUT, b"Segmentation fault? No: \xff\xfe, and no JSON.\n")
         time.sleep(600)
     if mode == "hangs":
-        server.HEARTBEAT_S = 1e6
+        server.heartbeat_s = 1e6
         time.sleep(600)
     if mode == "stuck":
         time.sleep(600)
 
 
-def predict(mode: str, request: dict, report: server.Report) -> dict:
-    """Answer as the worker does, see `protocol`."""
+def predict(mode: str, request: server.Fields, report: server.Report) -> server.Fields:
+    """Answer like the worker, see `protocol`."""
     ct = np.load(request["ct"]["array"], mmap_mode="r")
     matrix = np.array(request["ct"]["ijk_to_ras"], float)
     estimate = Estimate({"model": 1.0, "network": 5.0, "write": 0.5})

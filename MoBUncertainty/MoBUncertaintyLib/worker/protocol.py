@@ -1,8 +1,8 @@
-"""What the application and its worker say to each other: one JSON object per line, UTF-8, on stdin and stdout.
+"""The protocol between the application and its worker: one JSON object per line, UTF-8, on stdin and stdout.
 
-Requests hold `id` and `command`; events hold `event`, and the `id` of the request that they belong to. Arrays are not
-in them: they are handed over as .npy files in the folder that a request names. Only the standard library is imported
-here, since both Slicer and the worker use this.
+Requests hold `id` and `command`; events hold `event`, and the `id` of the request that they belong to. Arrays are
+passed as .npy files in the folder that a request names. This module imports only the standard library, since both
+Slicer and the worker use it.
 
 Request        Fields beside `id` and `command`
 -------------  ----------------------------------------------------------------------------------------------------
@@ -15,12 +15,12 @@ shutdown       -
 Event          Fields beside `event` and `id`
 -------------  ----------------------------------------------------------------------------------------------------
 ready          `pid`, `version`, `niceness` (0: of usual priority); once, before anything is asked
-heartbeat      none; every `HEARTBEAT_S`, whatever is computed
+heartbeat      none; every `HEARTBEAT_S`, also during a computation
 progress       `stage`, its `done` and `total` steps, `text` in English, `fraction` of the whole request 0 to 1,
                `seconds_left` or null
 warning        `message`, one sentence
 result         `result`; ends the request
-error          `code`, `message`, one sentence, and `details` for a report of the fault, or ""; ends the request
+error          `code`, `message`, one sentence, and `details` for a bug report, or ""; ends the request
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HEARTBEAT_S = 2.0
 
 
 class Command(StrEnum):
-    """What the worker can be asked for."""
+    """Commands of the application to the worker."""
 
     PREDICT = "predict"
     EXPORT = "export"
@@ -44,7 +44,7 @@ class Command(StrEnum):
 
 
 class Event(StrEnum):
-    """What the worker says."""
+    """Events that the worker sends."""
 
     READY = "ready"
     HEARTBEAT = "heartbeat"
@@ -74,19 +74,19 @@ _REQUESTS: dict[str, dict[str, tuple[type, ...]]] = {
     | {"labels": (list,), "formats": (list,), "dicom_files": (list, _NULL)},
     Command.SCRATCH: {"folder": (str,)},
 }
-"""What the worker relies on; a field that may be null may be missing too."""
+"""Types of the fields that the worker relies on; a field that may be null may also be missing."""
 
 
 class ProtocolError(Exception):
-    """What was said is no message."""
+    """A line is not a valid message."""
 
 
 def encode(message: dict[str, Any], errors: str = "strict") -> bytes:
-    """A message as one line.
+    """Encode a message as one line.
 
     Args:
-        message: What to say.
-        errors: What to do with text that is not valid Unicode, such as the name of a file may be; see `str.encode`.
+        message: The message.
+        errors: How to handle text that is not valid Unicode, as a file name may be; see `str.encode`.
 
     Raises:
         ProtocolError: It holds something that JSON cannot, such as NaN or an array.
@@ -98,16 +98,16 @@ def encode(message: dict[str, Any], errors: str = "strict") -> bytes:
 
 
 class Decoder:
-    """Makes messages out of bytes as they come; what is not yet a whole line waits for the rest."""
+    """Decode messages from bytes as they arrive, and keep an incomplete line until the rest comes."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
-        """The messages that `data` completes.
+        """Return the messages that `data` completes.
 
         Raises:
-            ProtocolError: A line is not a JSON object, or too long to be a message.
+            ProtocolError: A line is not a JSON object, or too long.
         """
         *lines, rest = data.split(b"\n")
         if lines:
@@ -123,7 +123,7 @@ def check_request(request: dict[str, Any]) -> None:
     """Check that a request has a command and, if it is one of `Command`, all its fields.
 
     Raises:
-        ProtocolError: It has not.
+        ProtocolError: One is missing or of another type.
     """
     types = {"id": (int, str, _NULL), "command": (str,)}
     if isinstance(command := request.get("command"), str):
@@ -134,10 +134,10 @@ def check_request(request: dict[str, Any]) -> None:
 
 
 def check_event(event: dict[str, Any]) -> None:
-    """Check that an event is one, with all its fields.
+    """Check that an event is one of `Event`, with all its fields.
 
     Raises:
-        ProtocolError: It is not.
+        ProtocolError: It is not, or a field is missing or of another type.
     """
     kind = event.get("event")
     if not isinstance(kind, str) or kind not in _FIELDS:

@@ -1,8 +1,8 @@
 """The process that computes for Slicer: `python -m MoBUncertaintyLib.worker` speaks `protocol` on stdin and stdout.
 
-One request is answered at a time; the model of the last prediction stays loaded. The process ends, with all that it
-has started, as soon as its stdin is closed, whatever it computes, so that it never outlives the application.
-Nothing heavy is imported before a request needs it: `ready` is said at once.
+It answers one request at a time; the model of the last prediction stays loaded. The process ends, with all its child
+processes, as soon as its stdin is closed, even during a computation, so that it never outlives the application.
+Nothing heavy is imported before a request needs it, so that `ready` is sent at once.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ from MoBUncertaintyLib.worker.protocol import HEARTBEAT_S, Command, Decoder, Eve
 
 Fields = dict[str, Any]
 
+heartbeat_s = HEARTBEAT_S
+"""Seconds between heartbeats; the fake worker changes them."""
+
 
 class Report:
-    """What a handler can say while it works on a request.
+    """Reports a handler's progress and warnings while it works on a request.
 
     Args:
-        send: Sends an event of that request: its kind and fields.
+        send: Function that sends an event of that request, by its kind and fields.
     """
 
     def __init__(self, send: Callable[[Event, Fields], None]) -> None:
@@ -41,24 +44,24 @@ class Report:
         self.warnings: list[str] = []
 
     def progress(self, fields: Fields) -> None:
-        """The fields of a `progress` event, as `Estimate.step` gives them."""
+        """Report progress with the fields that `Estimate.step` returns."""
         self._send(Event.PROGRESS, fields)
 
     def warning(self, message: str) -> None:
-        """What the user should know, one sentence."""
+        """Warn the user in one sentence."""
         self.warnings.append(message)
         self._send(Event.WARNING, {"message": message})
 
 
 Handler = Callable[[Fields, Report], Fields]
-"""Answers a request; its `UserError`s reach the user as they stand."""
+"""Answers a request; the message of a `UserError` is shown to the user."""
 
 
 class Channel:
-    """The two pipes to the application, taken away from everything else in the process.
+    """The two pipes to the application, hidden from the rest of the process.
 
-    What prints goes to stderr instead of stdout, and what reads stdin finds it empty. (On Windows a library that looks
-    at stdin as it is loaded would wait for a thread that reads it.)
+    Output to stdout is redirected to stderr, and stdin looks empty. (On Windows a library that inspects stdin while it
+    is loaded would wait for the thread that reads it.)
     """
 
     def __init__(self) -> None:
@@ -72,7 +75,7 @@ class Channel:
         os.dup2(2, 1)
 
     def send(self, event: Event, **fields: Any) -> None:
-        """Send one event; any thread may. A file's name that is not valid Unicode gets question marks.
+        """Send one event, from any thread; invalid Unicode, as in a file's name, becomes question marks.
 
         Raises:
             ProtocolError: The fields cannot be sent.
@@ -82,14 +85,14 @@ class Channel:
             try:
                 self._output.write(line)
                 self._output.flush()
-            except OSError:  # nobody listens any more
+            except OSError:  # the application is gone
                 self.hang_up()
 
     def requests(self) -> Iterator[Fields]:
-        """Each request as it comes, until stdin is closed; one without a proper field is refused.
+        """Yield requests as they arrive, until stdin is closed; refuse those with a missing or wrong field.
 
         Raises:
-            ProtocolError: Something that came is none.
+            ProtocolError: A line is not a message.
         """
         decoder = Decoder()
         while data := self._read(self._input):
@@ -108,14 +111,14 @@ class Channel:
                     yield request
 
     def hang_up(self) -> NoReturn:
-        """End the process and all that it has started, and leave no data of the patient, even if Slicer crashed."""
+        """End the process and its child processes, and leave no patient data behind, even if Slicer crashed."""
         try:
             if self._scratch:
                 shutil.rmtree(self._scratch, ignore_errors=True)
                 remove_leftovers(self._scratch)
             if self._written:
                 remove_leftovers(self._written)
-        finally:  # whatever kind of path that was
+        finally:  # even if the path was not one
             end_process_tree()
 
     @staticmethod
@@ -130,7 +133,7 @@ def serve(handlers: Mapping[str, Handler]) -> None:
     """Answer requests until `shutdown`, or until stdin is closed.
 
     Args:
-        handlers: What answers each command.
+        handlers: Handler of each command.
     """
     niceness = stand_alone()
     channel = Channel()
@@ -148,13 +151,13 @@ def serve(handlers: Mapping[str, Handler]) -> None:
 
 
 def stand_alone() -> int:
-    """Become a session of its own, at the usual priority where permitted: Slicer's may be low, and is inherited.
+    """Start a session of its own, at normal priority if permitted, since Slicer's priority may be low and is inherited.
 
-    The session's group of processes can be ended as a whole.
+    The session's process group can be ended as a whole.
 
     Returns:
-        How nice (0 to 19) this process is to other programs now. 0 too where the kernel shares processor time among
-        sessions first (Linux, autogroup), so that within one of its own niceness costs nothing.
+        The effective niceness (0 to 19) of this process: 0 also where the kernel first divides processor time among
+        sessions (Linux, autogroup), so that niceness has no effect in a session of its own.
     """
     if os.name != "posix":
         return 0
@@ -176,7 +179,7 @@ def _shares_among_sessions() -> bool:
 
 
 def _listen(channel: Channel, waiting: queue.Queue[Fields]) -> None:
-    """Runs in a thread of its own, so that the end of stdin is noticed amid any computation."""
+    """Read requests in a thread of its own, which notices the end of stdin during any computation."""
     try:
         for request in channel.requests():
             waiting.put(request)
@@ -188,12 +191,12 @@ def _listen(channel: Channel, waiting: queue.Queue[Fields]) -> None:
 
 def _beat(channel: Channel) -> None:
     while True:
-        time.sleep(HEARTBEAT_S)
+        time.sleep(heartbeat_s)
         channel.send(Event.HEARTBEAT)
 
 
 def end_process_tree() -> NoReturn:
-    """End this process and all that it has started, now."""
+    """End this process and its child processes at once."""
     if os.name == "posix" and os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)
     elif os.name == "nt":
@@ -216,7 +219,7 @@ def _answer(channel: Channel, handlers: Mapping[str, Handler], request: Fields) 
 
 
 def describe_error(error: Exception) -> tuple[str, str]:
-    """Code and one sentence for the user of whatever went wrong."""
+    """Describe any error by a code and one sentence for the user."""
     text = str(error)
     if isinstance(error, UserError):
         return error.code, text

@@ -161,7 +161,7 @@ def test_its_heart_beats_while_it_computes(start: Callable[..., Process]) -> Non
     program = """
 import time
 from MoBUncertaintyLib.worker import server
-server.HEARTBEAT_S = 0.05
+server.heartbeat_s = 0.05
 server.serve({"compute": lambda request, report: time.sleep(0.5) or {}})
 """
     process = start(program)
@@ -305,7 +305,7 @@ serve({"read": handler})
 
 
 def test_it_ends_when_nobody_listens_any_more(start: Callable[..., Process]) -> None:
-    process = start("from MoBUncertaintyLib.worker import server\nserver.HEARTBEAT_S = 0.05\nserver.serve({})")
+    process = start("from MoBUncertaintyLib.worker import server\nserver.heartbeat_s = 0.05\nserver.serve({})")
     process.until(Event.READY)
     process.process.stdout.close()
     assert wait_until(lambda: process.process.poll() is not None)
