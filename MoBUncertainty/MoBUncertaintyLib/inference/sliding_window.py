@@ -19,6 +19,7 @@ from MoBUncertaintyLib.geometry import Box
 from MoBUncertaintyLib.inference.devices import Precision, autocast, autocast_dtype
 from MoBUncertaintyLib.inference.tiles import Accumulator, TileGrid, Tiling
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
+from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.moments import Moments, moments
 
 T = TypeVar("T")
@@ -169,7 +170,8 @@ class SlidingWindow:
             with autocast(device, self.placement.precision):
                 features, mean = self.network.features(x.flip(axes) if axes else x)
         with self._timed("moments"):
-            gaussian = self.network.gaussian(features, mean)
+            head = self.network.head
+            gaussian = LogitGaussian(mean) if head is None else head(features, mean)
             seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)[0] >> 1)
             found = moments(gaussian, self.samples, torch.Generator(device).manual_seed(seed))
             finite = bool(torch.isfinite(found.first.sum() + found.second.sum()))

@@ -71,10 +71,7 @@ class StochasticNetwork(nn.Module):
         return features, mean
 
     def forward(self, x: Tensor) -> LogitGaussian:
-        return self.gaussian(*self.features(x))
-
-    def gaussian(self, features: Tensor, mean: Tensor) -> LogitGaussian:
-        """Apply the head to what `features` returned."""
+        features, mean = self.features(x)
         gaussian: LogitGaussian = LogitGaussian(mean) if self.head is None else self.head(features, mean)
         return gaussian
 
