@@ -56,7 +56,7 @@ class TestPages:
         desktop, session = crowded
         for region in session.review.regions[:49]:
             session.decide(region.region_id, "accept")
-        desktop.widget.panel.review.refresh()
+        desktop.widget.panel.update()
         assert desktop.ui.regionsTable.rowCount == 50
         desktop.ui.previousButton.click()
         desktop.ui.acceptButton.click()

@@ -64,6 +64,39 @@ class TestRun:
         ui.methodSelector.currentIndex = 0
         ui.deviceSelector.currentIndex = 0
 
+    def test_the_states_from_apply_to_a_signed_export(self, desktop, tmp_path):
+        panel, ui, seen = desktop.widget.panel, desktop.ui, []
+
+        def note():
+            state = panel.state.value
+            if seen[-1:] != [state]:
+                seen.append(state)
+
+        panel.ensureReady = lambda *_formats: note()
+        note()
+        ct = add_ct(desktop)
+        ui.applyButton.click()
+        note()
+        desktop.process(until=lambda: ui.applyButton.text == "Apply")
+        note()
+        for _region in desktop.logic.session(ct).review.regions:
+            ui.acceptButton.click()
+            ui.nextButton.click()
+        ui.reviewerEdit.text = "A. Reader"
+        ui.signOffButton.click()
+        note()
+        ui.exportDirectoryEdit.currentPath = str(tmp_path)
+        ui.exportButton.click()
+        note()
+        ui.exportButton.click()
+        note()
+        ui.signOffButton.click()  # Reopen
+        note()
+        desktop.scene.Clear(0)
+        note()
+        begun = ["ready", "needs packages", "running", "reviewing", "signed"]
+        assert seen == [*begun, "needs packages", "exporting", "signed", "reviewing", "ready"]
+
     def test_closing_the_scene_ends_the_run(self, desktop):
         use_worker(desktop, "slow")
         add_ct(desktop)
@@ -124,13 +157,16 @@ class TestRun:
         assert desktop.dialogs == []
 
     def test_the_bar_shows_a_share_only_where_it_is_known(self, desktop):
+        from MoBUncertaintyLib.slicer_app.worker.job import Job
+
         work, bar = desktop.widget.panel.run.work, desktop.ui.progressBar
-        work.start("Handing over the CT...")
+        job = Job()
+        work.follow(job)
         assert bar.maximum == 0  # moves to and fro
         step = {"stage": "model", "text": "", "done": 1, "total": 1, "fraction": 0.31, "seconds_left": None}
-        work.progress(step)
+        job.progress.emit(step)
         assert bar.maximum == 0
-        work.progress(step | {"stage": "network", "total": 9, "seconds_left": 8.0})
+        job.progress.emit(step | {"stage": "network", "total": 9, "seconds_left": 8.0})
         assert (bar.value, bar.maximum, bar.format) == (310, 1000, "%p %, 8 s left")
         work.stop("")
 
@@ -210,9 +246,12 @@ class TestRun:
     def test_what_is_quoted_is_shown_as_it_is(self, desktop):
         import qt
 
+        from MoBUncertaintyLib.slicer_app.worker.job import Job
+
         work = desktop.widget.panel.run.work
-        work.start("")
-        work.warn("The CT <b>Lung</b> is odd.")
+        job = Job()
+        work.follow(job)
+        job.warning.emit("The CT <b>Lung</b> is odd.")
         work.stop("")
         labels = (desktop.ui.statusLabel, desktop.ui.modelInfoLabel, desktop.ui.reviewProgressLabel)
         assert [label.textFormat for label in labels] == [qt.Qt.PlainText] * 3

@@ -150,10 +150,12 @@ class TestExport:
         assert "DICOM database" in ui.dicomSegCheckBox.toolTip
         ct.SetAttribute("DICOM.instanceUIDs", "1.2.3 1.2.4")
         desktop.widget.panel.export.setSession(desktop.logic.session(ct))
+        desktop.widget.panel.update()
         assert ui.dicomSegCheckBox.enabled
         assert ui.parametricMapCheckBox.enabled
         files.pop("1.2.4")
         desktop.widget.panel.export.setSession(desktop.logic.session(ct))
+        desktop.widget.panel.update()
         assert not ui.dicomSegCheckBox.enabled
 
     def test_progress_and_cancel_are_where_the_export_was_started(self, reviewed, tmp_path):

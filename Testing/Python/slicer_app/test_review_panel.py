@@ -273,7 +273,7 @@ class TestReview:
             session.decide(region.region_id, "accept")
         desktop.ui.reviewerEdit.text = "A. Reader"
         desktop.widget.panel.refresh()
-        desktop.widget.panel.review.refresh()
+        desktop.widget.panel.update()
         session.results.updateSegmentation(np.s_[0:2, 0:2, 0:2], np.ones((2, 2, 2), np.uint8))
         desktop.answer(qt.QMessageBox.Cancel)
         getattr(desktop.ui, button).click()
@@ -367,7 +367,6 @@ class TestSeveralOrgans:
     @pytest.fixture
     def organs(self, desktop):
         """A result of two organs, one above the other."""
-        from MoBUncertaintyLib.slicer_app.requests import showResult
         from MoBUncertaintyLib.worker.fake import LABEL, PLACES, make_prediction, row
 
         ct = add_ct(desktop)
@@ -386,10 +385,8 @@ class TestSeveralOrgans:
             "warnings": [],
             "seconds": {},
         }
-        session = showResult(ct, {"ct": {"ijk_to_ras": small_panel.MATRIX}}, result)
-        desktop.logic.sessions.put(ct, session)
+        session = small_panel.show_result(desktop, ct, result)
         desktop.ui.overlayCollapsibleButton.collapsed = False
-        desktop.widget.panel.refresh()
         return desktop, session
 
     def test_the_map_of_one_organ_or_of_all_is_shown(self, organs):

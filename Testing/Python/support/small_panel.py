@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
@@ -69,7 +70,6 @@ def segmented(desktop) -> tuple:
 
 def with_regions(desktop, count: int):
     """The session of a result with that many doubtful regions, of 8 voxels each."""
-    from MoBUncertaintyLib.slicer_app.requests import showResult
     from MoBUncertaintyLib.worker.fake import LABEL, row
 
     ct = add_ct(desktop)
@@ -93,11 +93,15 @@ def with_regions(desktop, count: int):
         "warnings": [],
         "seconds": {},
     }
-    session = showResult(ct, {"ct": {"ijk_to_ras": MATRIX}}, result)
-    desktop.logic.sessions.put(ct, session)
+    return show_result(desktop, ct, result)
+
+
+def show_result(desktop, ct, result: dict):
+    """Show what a worker might have sent; returns the session of its review."""
+    deque(desktop.logic.sessions.begin(ct, {"ct": {"ijk_to_ras": MATRIX}}, result), maxlen=0)
     desktop.widget.panel.refresh()
     desktop.process()
-    return session
+    return desktop.logic.session(ct)
 
 
 def statuses(desktop) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from html import escape
+from itertools import chain, count
 from pathlib import Path
 
 import qt
@@ -11,6 +13,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.slicer_app.panel.run import WorkButton
 from MoBUncertaintyLib.slicer_app.panel.section import allow, write
+from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.requests import dicomFiles
 
 
@@ -21,26 +24,36 @@ class ExportSection:
         ui: The panel's widgets.
         onExport: Writes the files: called with folder, formats and whether the patient may be named.
         onCancel: Ends the writing.
+        onChange: Called when something else is chosen; `update` has to follow.
     """
 
-    def __init__(self, ui, onExport: Callable[[Path, list[str], bool], None], onCancel: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        ui,
+        onExport: Callable[[Path, list[str], bool], None],
+        onCancel: Callable[[], None],
+        onChange: Callable[[], None],
+    ) -> None:
         self._ui = ui
         self._onExport = onExport
         self._session = None
         self._fromDicom = False
-        self._busy = False
         self._tips = {box.name: box.toolTip for box in self._formats().values()}
-        tip = _("Stop the export; nothing is left of it.")
         self.work = WorkButton(
-            ui.exportButton, ui.exportProgressBar, ui.exportStatusLabel, self._onClicked, onCancel, tip
+            ui.exportButton,
+            ui.exportProgressBar,
+            ui.exportStatusLabel,
+            self._onClicked,
+            onCancel,
+            _("Handing over the review..."),
+            _("Stop the export; nothing is left of it."),
         )
         if not ui.exportDirectoryEdit.currentPath:
             ui.exportDirectoryEdit.currentPath = qt.QStandardPaths.writableLocation(qt.QStandardPaths.DocumentsLocation)
         for box in self._formats().values():
-            box.toggled.connect(self.refresh)
-        ui.exportDirectoryEdit.currentPathChanged.connect(self.refresh)
+            box.toggled.connect(lambda *_args: onChange())
+        ui.exportDirectoryEdit.currentPathChanged.connect(lambda *_args: onChange())
         ui.exportStatusLabel.linkActivated.connect(lambda link: qt.QDesktopServices.openUrl(qt.QUrl(link)))
-        self.refresh()
 
     def setSession(self, session) -> None:
         """Offer the export of another CT, or of none."""
@@ -48,12 +61,6 @@ class ExportSection:
             self.work.say("")
         self._session = session
         self._fromDicom = bool(session and dicomFiles(session.ctNode))
-        self.refresh()
-
-    def setBusy(self, busy: bool) -> None:
-        """The worker has something to do."""
-        self._busy = busy
-        self.refresh()
 
     def showResult(self, files: list[str], warnings: list[str]) -> None:
         """Say what was written, with links to it, and what was not."""
@@ -66,12 +73,12 @@ class ExportSection:
         write(label, "<br>".join([text, *map(escape, warnings)]))
         label.visible = True
 
-    def refresh(self, *_args) -> None:
-        """Enable what can be done."""
+    def update(self, state: State) -> None:
+        """Enable what can be done in a state of the panel."""
         noDicom = None if self._fromDicom else _("Only for a CT that was loaded from Slicer's DICOM database.")
         for name, box in self._formats().items():
             allow(box, noDicom if name in ("dicom_seg", "parametric_map") else None, self._tips[box.name])
-        self.work.allow(self._whyNot())
+        self.work.update(state is State.EXPORTING, self._whyNot(state))
 
     def _formats(self) -> dict:
         ui = self._ui
@@ -86,10 +93,10 @@ class ExportSection:
     def _chosen(self) -> list[str]:
         return [name for name, box in self._formats().items() if box.checked and box.enabled]
 
-    def _whyNot(self) -> str | None:
+    def _whyNot(self, state: State) -> str | None:
         if not self._session:
             return _("Segment a CT first.")
-        if self._busy:
+        if state.busy:
             return _("Wait for the running computation to finish.")
         if not self._chosen():
             return _("Choose at least one kind of file.")
@@ -99,6 +106,19 @@ class ExportSection:
         self._ui.exportDirectoryEdit.addCurrentPathToHistory()
         folder = Path(self._ui.exportDirectoryEdit.currentPath)
         self._onExport(folder, self._chosen(), self._ui.patientFieldsCheckBox.checked)
+
+
+def newFolder(parent: Path, name: str) -> Path:
+    """Name a folder that is not there yet.
+
+    Args:
+        parent: Where.
+        name: What it is to be called; characters that no file system takes are replaced, and a number is added to a
+            name that is taken.
+    """
+    name = "".join("_" if character in '<>:"/\\|?*' else character for character in name)
+    names = chain([name], (f"{name} ({number})" for number in count(2)))
+    return next(parent / name for name in names if not os.path.exists(parent / name))
 
 
 def _link(path: Path, text: str) -> str:

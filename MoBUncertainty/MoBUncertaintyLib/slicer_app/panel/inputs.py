@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.model.folder import ListedModel
 from MoBUncertaintyLib.slicer_app.models import ModelList
 from MoBUncertaintyLib.slicer_app.panel.section import allow, shortened, shown, write
+from MoBUncertaintyLib.slicer_app.panel.state import State
 
 
 class InputsSection:
@@ -22,7 +23,7 @@ class InputsSection:
         ui: The panel's widgets.
         models: What there is to choose from.
         loadDemo: Loads the demo CT and selects it.
-        onModel: Told when another model is chosen.
+        onModel: Called when another model is chosen.
     """
 
     def __init__(self, ui, models: ModelList, loadDemo: Callable[[], None], onModel: Callable[[], None]) -> None:
@@ -31,10 +32,9 @@ class InputsSection:
         self._onModel = onModel
         self._known: dict[str, ListedModel] = {}
         self._listed: dict[str, ListedModel] = {}
-        self._locked = False
         write(ui.sampleLabel, ui.sampleLabel.text)
         ui.sampleLabel.linkActivated.connect(shown(lambda link: loadDemo()))
-        ui.modelSelector.currentIndexChanged.connect(self._onSelected)
+        ui.modelSelector.currentIndexChanged.connect(lambda *_args: onModel())
         ui.addModelButton.clicked.connect(shown(self._onAdd))
         ui.removeModelButton.clicked.connect(shown(self._onRemove))
         self.fill("")
@@ -77,41 +77,41 @@ class InputsSection:
             if listed == name:
                 selector.currentIndex = selector.count - 1
         selector.blockSignals(blocked)
-        self._describe()
 
-    def chooseMaker(self, about: Mapping[str, str]) -> None:
+    def chooseMaker(self, model: Mapping[str, str]) -> None:
         """Choose the model that has made a result, if it is listed.
 
         Args:
-            about: What the result says of it: `name`, `path`.
+            model: Its `name` and `path` in the result's provenance.
         """
-        path = Path(about.get("path") or about.get("name") or "")
+        path = Path(model.get("path") or model.get("name") or "")
         shipped = self._models.folder / path.name  # which lies elsewhere on each computer
         for wanted in (path, shipped):
-            for name, model in self._known.items():
-                if model.path == wanted:
+            for name, known in self._known.items():
+                if known.path == wanted:
                     self.choose(name)
                     self._onModel()
                     return
 
-    def lock(self, locked: bool) -> None:
-        """What is being computed cannot be changed meanwhile."""
-        ui, self._locked = self._ui, locked
+    def update(self, state: State, parameters) -> None:
+        """Let the widgets follow from the state, the parameters (None while the scene is closed) and the model."""
+        ui = self._ui
         for widget in (ui.ctSelector, ui.modelSelector, ui.addModelButton, ui.sampleLabel):
-            widget.enabled = not locked
-        self._describe()
+            widget.enabled = not state.busy
+        if parameters:
+            ui.sampleLabel.visible = parameters.ct is None
+        write(ui.modelInfoLabel, self._description())
+        selector = ui.modelSelector
+        selector.toolTip = selector.itemData(selector.currentIndex, qt.Qt.ToolTipRole) if self.model else ""
+        allow(
+            ui.removeModelButton,
+            self._whyNotRemove(state),
+            _("Remove this model from the list; its files stay where they are."),
+        )
 
     def hide(self, nodes: list) -> None:
         """Offer all volumes as CTs but these."""
         self._ui.ctSelector.sortFilterProxyModel().hiddenNodeIDs = [node.GetID() for node in nodes]
-
-    def showDemoLink(self, visible: bool) -> None:
-        """Offer the demo CT, or not."""
-        self._ui.sampleLabel.visible = visible
-
-    def _onSelected(self, *_args) -> None:
-        self._describe()
-        self._onModel()
 
     def _onAdd(self, *_args) -> None:
         path = self.askForModel()
@@ -133,27 +133,19 @@ class InputsSection:
             return None
         return Path(dialog.selectedFiles()[0])
 
-    def _describe(self) -> None:
+    def _description(self) -> str:
         model = self.model
         if model is None:
-            text = _("There is no model; add one with the button above.")
-        elif model.problem:
-            text = model.problem
-        elif model.card is None:
-            text = _("Results folder of nnU-Net; what it segments is read when it runs.")
-        else:
-            text = _("{task}. Licence: {licence}.").format(task=model.card.task.rstrip("."), licence=model.card.licence)
-        write(self._ui.modelInfoLabel, text)
-        selector = self._ui.modelSelector
-        selector.toolTip = selector.itemData(selector.currentIndex, qt.Qt.ToolTipRole) if model else ""
-        allow(
-            self._ui.removeModelButton,
-            self._whyNotRemove(),
-            _("Remove this model from the list; its files stay where they are."),
-        )
+            return _("There is no model; add one with the button above.")
+        if model.problem:
+            return model.problem
+        if model.card is None:
+            return _("Results folder of nnU-Net; what it segments is read when it runs.")
+        text = _("{task}. Licence: {licence}.")
+        return text.format(task=model.card.task.rstrip("."), licence=model.card.licence)
 
-    def _whyNotRemove(self) -> str | None:
-        if self._locked:
+    def _whyNotRemove(self, state: State) -> str | None:
+        if state.busy:
             return _("Wait for the running computation to finish.")
         if self.model is None or self._models.ships(self.model):
             return _("This model comes with the extension.")

@@ -13,6 +13,7 @@ from MoBUncertaintyLib.regions.settings import Measure
 from MoBUncertaintyLib.slicer_app.panel.editor import RegionEditor
 from MoBUncertaintyLib.slicer_app.panel.listing import ListingControls
 from MoBUncertaintyLib.slicer_app.panel.section import allow, inSteps, shortened, shown, write
+from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.panel.table import RegionTable
 from MoBUncertaintyLib.slicer_app.region_names import placeText
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
@@ -26,10 +27,12 @@ class ReviewSection:
 
     Args:
         ui: The panel's widgets.
+        onChange: Called when the review has changed; `update` has to follow.
     """
 
-    def __init__(self, ui) -> None:
+    def __init__(self, ui, onChange: Callable[[], None]) -> None:
         self._ui = ui
+        self._onChange = onChange
         self._session = None
         self._entered = False
         self._commented = None  # the region that the comment's text belongs to
@@ -46,7 +49,6 @@ class ReviewSection:
         self._surfaceTimer.setInterval(SURFACE_MS)
         self._surfaceTimer.timeout.connect(shown(self._updateSurfaces))
         self._connect()
-        self.refresh()
 
     @property
     def session(self):
@@ -68,7 +70,7 @@ class ReviewSection:
             self._settleEdit()  # one that the CT was moved away under
             self._listing.offer(session)
             self._listing.show(session.settings)
-        self.refresh()
+        self._onChange()
         if session and session.review.regions:
             self._table.select(self._firstPending())
 
@@ -77,7 +79,7 @@ class ReviewSection:
         if not entered:
             self.leave()
         self._entered = entered
-        self.refresh()
+        self._onChange()
 
     def leave(self) -> None:
         """Keep a comment that is being typed, and what is being drawn."""
@@ -86,9 +88,10 @@ class ReviewSection:
             self._settleEdit()
             self._updateSurfaces()
 
-    def refresh(self) -> None:
-        """Show what the review is now."""
+    def update(self, state: State) -> None:
+        """Show what the review is now, in a state of the panel."""
         session, ui = self._session, self._ui
+        ui.reviewCollapsibleButton.enabled = state is not State.RUNNING  # what would be decided meanwhile would be lost
         self._table.show(session.review.regions if session else ())
         region = self._table.selected
         signed = session.review.signature if session else None
@@ -115,7 +118,7 @@ class ReviewSection:
         self._commented = commented
         self._nameModel()
         write(ui.reviewProgressLabel, self._progress())
-        self._refreshSignOff()
+        self._updateSignOff()
         for shortcut, whileEditing in self._shortcuts:
             shortcut.enabled = self._entered and bool(session) and whileEditing in (editing, None)
 
@@ -170,7 +173,7 @@ class ReviewSection:
             if key:
                 self._addShortcut(window, key, button, act, whileEditing)
         ui.commentEdit.editingFinished.connect(shown(self._onComment))
-        ui.reviewerEdit.textChanged.connect(self._refreshSignOff)
+        ui.reviewerEdit.textChanged.connect(lambda *_args: self._onChange())
         ui.measureSelector.currentIndexChanged.connect(shown(self._onMeasure))
         for slider in (ui.doubtThresholdSlider, ui.smallestRegionSlider):
             slider.valueChanged.connect(self._onDoubtMoved)
@@ -211,7 +214,7 @@ class ReviewSection:
     def _onSelected(self) -> None:
         self._onComment()  # of the region that was selected before
         self._session.show(self._table.selected)
-        self.refresh()
+        self._onChange()
 
     def _onPrevious(self, *_args) -> None:
         self._table.move(-1)
@@ -268,7 +271,7 @@ class ReviewSection:
             return
         node = self._session.beginEdit(self._table.selected.region_id)
         self._editor.show(node)
-        self.refresh()
+        self._onChange()
 
     def _finishEdit(self) -> None:
         if self._session.editing:
@@ -346,7 +349,7 @@ class ReviewSection:
     # Inside
 
     def _changed(self) -> None:
-        self.refresh()
+        self._onChange()
         self._surfaceTimer.start()
 
     def _offerOrgans(self, organs: list) -> None:
@@ -392,7 +395,7 @@ class ReviewSection:
             text = f"{text}; {more.format(count=self._table.unlisted)}"
         return text
 
-    def _refreshSignOff(self, *_args) -> None:
+    def _updateSignOff(self) -> None:
         ui, session = self._ui, self._session
         signed = bool(session and session.review.signature)
         ui.signOffButton.text = _("Reopen") if signed else _("Sign off")

@@ -10,9 +10,12 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.model.folder import ListedModel
 from MoBUncertaintyLib.slicer_app.choices import Method
 from MoBUncertaintyLib.slicer_app.panel.section import allow, shown, write
+from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.scene.roi import fitRoi, roiBounds
+from MoBUncertaintyLib.slicer_app.worker.job import Job
 
 BAR = 1000  # steps of a bar
 
@@ -29,50 +32,52 @@ class WorkButton:
         label: The QLabel of the text; hidden while there is none.
         onStart: Lets the worker begin.
         onCancel: Ends what the worker does.
+        startText: The text before the worker says anything.
         cancelTip: What the button says while it is a Cancel.
     """
 
     def __init__(
-        self, button, bar, label, onStart: Callable[[], None], onCancel: Callable[[], None], cancelTip: str
+        self,
+        button,
+        bar,
+        label,
+        onStart: Callable[[], None],
+        onCancel: Callable[[], None],
+        startText: str,
+        cancelTip: str,
     ) -> None:
         self._button, self._bar, self._label = button, bar, label
         self._onStart, self._onCancel = onStart, onCancel
-        self._text, self._tip, self._cancelTip = button.text, button.toolTip, cancelTip
+        self._text, self._tip, self._startText, self._cancelTip = button.text, button.toolTip, startText, cancelTip
         self._running = False
         self._said = self._whyNot = ""  # under the button: why it cannot start, where nothing else is to be said
         self._turned = -math.inf  # when the button has last become another one, or what it started has begun
+        self._stage = ""  # of the work, as the worker calls it
         self._warnings: list[str] = []
-        bar.visible = False
         button.clicked.connect(shown(self._onClicked))
         self.say("")
 
-    def start(self, text: str) -> None:
-        """The worker has something to do from now on."""
-        self._running, self._turned = True, time.monotonic()
-        self._warnings = []
-        self._button.text = _("Cancel")
-        allow(self._button, None, self._cancelTip)
+    def follow(self, job: Job) -> None:
+        """Show how far a job is from now on."""
+        self._stage, self._warnings = "", []
         self._bar.maximum, self._bar.value, self._bar.format = 0, 0, "%p %"
-        self._bar.visible = True
-        self.say(text)
+        job.progress.connect(self.progress)
+        job.warning.connect(self.warn)
+        self.say(self._startText)
 
     def progress(self, step: dict) -> None:
-        """How far it is: the fields of a `progress` event, see `protocol`."""
-        bar, left = self._bar, step["seconds_left"]
-        known = left is not None or step["stage"] == "export"
+        """Show how far it is: the fields of a `progress` event, see `protocol`."""
+        bar, left, self._stage = self._bar, step["seconds_left"], step["stage"]
+        known = left is not None or self._stage == "export"
         bar.maximum = BAR if known else 0  # which lets it move to and fro
         if known:
             bar.format = "%p %" if left is None else _("%p %, {time} left").format(time=duration(left))
             bar.value = round(BAR * step["fraction"])  # which is drawn at once
-        if step["stage"] == "show":
-            allow(self._button, _("The results are being shown."), self._cancelTip)
+        self.update(self._running)
         self.say(stageText(step))
 
     def stop(self, text: str) -> None:
-        """The worker has nothing to do any more."""
-        self._running, self._turned = False, time.monotonic()
-        self._button.text = self._text
-        self._bar.visible = False
+        """Show how the work has ended, and the warnings."""
         self.say("\n".join(filter(None, [text, *self._warnings])))
 
     def warn(self, message: str) -> None:
@@ -81,7 +86,7 @@ class WorkButton:
 
     @property
     def hasWarnings(self) -> bool:
-        """Whether the worker has warned of something since `start`."""
+        """Whether the worker has warned of something since `follow`."""
         return bool(self._warnings)
 
     def takeWarnings(self) -> list[str]:
@@ -96,17 +101,25 @@ class WorkButton:
         write(self._label, self._said or self._whyNot)
         self._label.visible = bool(self._said or self._whyNot)
 
-    def allow(self, whyNot: str | None, isTold: bool = False) -> None:
-        """Let the button start, unless there is a reason not to; a Cancel stays one.
+    def update(self, running: bool, whyNot: str | None = None, isTold: bool = False) -> None:
+        """Be Cancel while the work goes on; otherwise let it start, unless there is a reason not to.
 
         Args:
+            running: Whether the work goes on.
             whyNot: The reason.
             isTold: Whether it is put under the button, too.
         """
-        self._whyNot = (whyNot or "") if isTold and not self._running else ""
-        self.say(self._said)
-        if not self._running:
-            allow(self._button, whyNot, self._tip)
+        if running is not self._running:
+            self._running, self._turned = running, time.monotonic()
+        self._button.text = _("Cancel") if running else self._text
+        self._bar.visible = running
+        if running:
+            whyNot = _("The results are being shown.") if self._stage == "show" else None
+        allow(self._button, whyNot, self._cancelTip if running else self._tip)
+        told = whyNot if isTold and whyNot and not running else ""
+        if told != self._whyNot:
+            self._whyNot = told
+            self.say(self._said)
 
     def _onClicked(self, *_args) -> None:
         # The second click of a double click is not meant for what the button is only since the first.
@@ -127,8 +140,15 @@ class RunSection:
 
     def __init__(self, ui, onApply: Callable[[], None], onCancel: Callable[[], None]) -> None:
         self._ui = ui
-        tip = _("Stop the computation; the scene stays as it is.")
-        self.work = WorkButton(ui.applyButton, ui.progressBar, ui.statusLabel, onApply, onCancel, tip)
+        self.work = WorkButton(
+            ui.applyButton,
+            ui.progressBar,
+            ui.statusLabel,
+            onApply,
+            onCancel,
+            _("Handing over the CT..."),
+            _("Stop the computation; the scene stays as it is."),
+        )
         self.sayPriority(0)
         ui.roiSelector.nodeAddedByUserAction.connect(shown(self._onRoiAdded))
         ui.runCollapsibleButton.contentsCollapsed.connect(lambda collapsed: self.showRoi(not collapsed))
@@ -139,10 +159,26 @@ class RunSection:
         if roi and roi.GetDisplayNode():
             roi.GetDisplayNode().SetVisibility(visible)
 
-    def showMethod(self, method: Method) -> None:
-        """Ask for what the method needs to know."""
-        ui, visible = self._ui, method is Method.MONTE_CARLO
-        ui.samplesSpinBox.visible = ui.samplesSpinBoxCaption.visible = visible
+    def update(self, state: State, parameters, model: ListedModel | None, whyNot: str | None) -> None:
+        """Let the widgets follow from the state, the parameters and the chosen model.
+
+        Args:
+            state: What the panel is doing.
+            parameters: The module's; None while the scene is closed.
+            model: The chosen one, if any.
+            whyNot: Why Apply cannot be pressed; None: it can.
+        """
+        ui = self._ui
+        if parameters:
+            monteCarlo = parameters.method is Method.MONTE_CARLO
+            ui.samplesSpinBox.visible = ui.samplesSpinBoxCaption.visible = monteCarlo
+        ui.roiSelector.enabled = ui.advancedCollapsibleButton.enabled = not state.busy
+        allow(
+            ui.mirrorCheckBox,
+            None if canMirror(model) else _("This model was trained without mirroring: for it, left is not right."),
+            _("Average over mirrored copies of the CT; takes up to eight times as long."),
+        )
+        self.work.update(state is State.RUNNING, whyNot, isTold=not state.busy)
 
     def sayPriority(self, niceness: int) -> None:
         """Say where the worker computes at a low priority, which it inherits from Slicer and may not raise."""
@@ -150,17 +186,18 @@ class RunSection:
         write(self._ui.priorityLabel, text.format(n=niceness) if niceness else "")
         self._ui.priorityLabel.visible = niceness > 0
 
-    def lock(self, locked: bool) -> None:
-        """What is being computed cannot be changed meanwhile."""
-        self._ui.roiSelector.enabled = self._ui.advancedCollapsibleButton.enabled = not locked
-
     def _onRoiAdded(self, roi) -> None:
         """A new region of interest has no size yet."""
         fitRoi(roi, self._ui.ctSelector.currentNode())
 
 
+def canMirror(model: ListedModel | None) -> bool:
+    """Whether a model can segment mirrored copies of a CT, as far as its card says."""
+    return bool(model and (model.card is None or model.card.mirror_axes))
+
+
 def stageText(step: dict) -> str:
-    """What the worker does, in the user's language."""
+    """Say what the worker does, in the user's language."""
     words = {
         "model": _("Loading the model"),
         "preprocess": _("Preprocessing"),
@@ -178,7 +215,7 @@ def stageText(step: dict) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Say seconds as a person does."""
     seconds = max(1, round(seconds))
     if seconds < 90:
         return _("{n} s").format(n=seconds)
@@ -186,7 +223,7 @@ def duration(seconds: float) -> str:
 
 
 def predictionSettings(parameters, mirror: bool) -> dict[str, object]:
-    """Fields of `prediction.PredictionSettings`.
+    """Collect the fields of `prediction.PredictionSettings`.
 
     Args:
         parameters: The module's.
