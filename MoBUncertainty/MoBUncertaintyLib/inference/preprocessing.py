@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -23,12 +23,14 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy import ndimage
-from torch import Tensor
 
 from MoBUncertaintyLib.errors import ImageError, SettingsError
 from MoBUncertaintyLib.geometry import LPS_TO_RAS, Bounds, Box, intersection, shape_of, whole, widened, within
 from MoBUncertaintyLib.images.hounsfield import HOUNSFIELD_BELOW
 from MoBUncertaintyLib.inference.resampling import planes, resample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BODY_HU = -500.0
 BODY_MARGIN_MM = 10.0

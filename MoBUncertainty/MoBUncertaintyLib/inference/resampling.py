@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nnunetv2.preprocessing.resampling.default_resampling import (
@@ -17,10 +17,12 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
     resample_data_or_seg_to_shape,
 )
 from scipy import ndimage
-from torch import Tensor
 from torch.nn.functional import interpolate
 
-from MoBUncertaintyLib.geometry import Box
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from MoBUncertaintyLib.geometry import Box
 
 CUBIC = {"is_seg": False, "order": 3, "order_z": 0}
 """Options of nnU-Net's function, its defaults for images, for which `resample` replaces it."""

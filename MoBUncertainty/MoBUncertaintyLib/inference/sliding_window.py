@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -15,12 +15,14 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor
 
 from MoBUncertaintyLib.errors import NOT_ENOUGH_MEMORY, ModelError, SettingsError, is_out_of_memory
-from MoBUncertaintyLib.geometry import Box
 from MoBUncertaintyLib.inference.devices import Precision, autocast, autocast_dtype
 from MoBUncertaintyLib.inference.tiles import Accumulator, TileGrid, Tiling
-from MoBUncertaintyLib.network.backbone import StochasticNetwork
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.moments import Moments, moments
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.geometry import Box
+    from MoBUncertaintyLib.network.backbone import StochasticNetwork
 
 T = TypeVar("T")
 CPU = torch.device("cpu")

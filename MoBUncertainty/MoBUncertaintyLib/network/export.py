@@ -15,13 +15,14 @@ from MoBUncertaintyLib.files.integrity import file_digest
 from MoBUncertaintyLib.files.names import is_unicode, printable
 from MoBUncertaintyLib.files.publishing import absolute, reserve
 from MoBUncertaintyLib.model import archive
-from MoBUncertaintyLib.model.card import Fold, ModelCard
 from MoBUncertaintyLib.model.folder import Model, load_folder, load_model
 from MoBUncertaintyLib.model.nnunet import is_results_folder
 from MoBUncertaintyLib.model.weights import write_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from MoBUncertaintyLib.model.card import Fold, ModelCard
 
 # Lists of training files name patients and machines; inference does not need them.
 PRIVATE_DATASET_KEYS = ("dataset", "training", "validation", "test")
