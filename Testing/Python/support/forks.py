@@ -34,13 +34,19 @@ class Fork(multiprocessing.get_context("fork").Process):
 
 
 def _run(command: list[str], env: dict[str, str], output: int) -> None:
-    python, option, module, *arguments = command
-    assert (python, option) == (sys.executable, "-m")
     os.environ.clear()
     os.environ.update(env)
+    os.execv = lambda _, words: _become(words)
     torch.set_num_threads(1)  # the threads of the parent's pool are not here
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
     sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, encoding="utf-8", closefd=False)
+    _become(command)
+
+
+def _become(command: list[str]) -> None:
+    python, option, module, *arguments = command
+    assert (python, option) == (sys.executable, "-m")
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.exit()

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from mob_training.evaluation.score_files import write_runs
 from mob_training.workflow import FOLDER, grid, origin
 from support.fake_scores import run_of
+from support.forks import Fork
 
 CONFIGS = {path.stem: path for path in sorted((FOLDER / "config").glob("*.yaml"))}
 SMALL: dict[str, Any] = {
@@ -57,9 +59,21 @@ def run(config: Path, output: Path, *arguments: object, **environment: str) -> s
     return done.stdout
 
 
-def jobs(config: Path, output: Path, *arguments: object, **environment: str) -> dict[str, int]:
+def dry_run(config: Path, output: Path, *arguments: object) -> str:
+    """The same with `--dry-run`, in a fork."""
+    import snakemake.cli  # noqa: F401 - once, for all forks
+
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+        code = Fork(command(config, output, "--dry-run", *arguments), dict(os.environ), file).wait()
+        file.seek(0)
+        printed = file.read()
+    assert code == 0, printed[-3000:]
+    return printed
+
+
+def jobs(config: Path, output: Path, *arguments: object) -> dict[str, int]:
     """How many jobs of each rule a dry run counts."""
-    printed = run(config, output, "--dry-run", *arguments, **environment)
+    printed = dry_run(config, output, *arguments)
     return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", printed, re.MULTILINE)}
 
 

@@ -19,7 +19,7 @@ import yaml
 from mob_training.comparison.runs import ORDER
 from mob_training.workflow import FOLDER, raw_folder_name
 from support import tiny, tiny_model
-from support.workflow_commands import CONFIGS, command, jobs, run, small, write_kept, written
+from support.workflow_commands import CONFIGS, command, dry_run, jobs, run, small, write_kept, written
 
 PROFILES = {path.parent.name: path for path in sorted((FOLDER / "profiles").glob("*/config.yaml"))}
 PAPER_JOBS = {"convert": 4, "plan": 4, "table1": 1, "train": 20, "finetune": 120, "evaluate": 140}
@@ -127,7 +127,7 @@ def test_a_training_starts_on_a_file_system_without_locks(tmp_path):
 def test_a_folder_of_data_may_have_a_space_in_its_name(tmp_path):
     (tmp_path / "my cts").mkdir()
     config = written(tmp_path, small(phantom=None, data=str(tmp_path / "my cts")))
-    printed = run(config, tmp_path / "w", "--dry-run", "--printshellcmds")
+    printed = dry_run(config, tmp_path / "w", "--printshellcmds")
     assert f"totalsegmentator --organ pancreas '{tmp_path}/my cts' --name" in printed
 
 
@@ -138,13 +138,13 @@ def test_another_date_of_the_data_is_no_reason_to_train_anew(tmp_path):
     (tmp_path / "w" / converted).mkdir(parents=True)
     later = time.time() + 60
     os.utime(tmp_path / "cts", (later, later))
-    assert "Nothing to be done" in run(config, tmp_path / "w", "--dry-run", converted)
-    assert "convert" in run(config, tmp_path / "w", "--dry-run", "--forcerun", "convert", "--", converted)
+    assert "Nothing to be done" in dry_run(config, tmp_path / "w", converted)
+    assert "convert" in dry_run(config, tmp_path / "w", "--forcerun", "convert", "--", converted)
 
 
 def test_where_the_repository_lies_is_no_reason_to_train_anew(tmp_path):
     """A path in what tells one job from another would make another clone begin again."""
-    printed = run(CONFIGS["hippocampus"], tmp_path, "--dry-run", "--printshellcmds", "--config", f"data={tmp_path}")
+    printed = dry_run(CONFIGS["hippocampus"], tmp_path, "--printshellcmds", "--config", f"data={tmp_path}")
     assert "--subjects hippocampus_subjects.csv" in printed
     commands = [line for line in printed.splitlines() if "mob_training.cli" in line]
     assert commands and not any(str(FOLDER) in line for line in commands)
@@ -152,11 +152,11 @@ def test_where_the_repository_lies_is_no_reason_to_train_anew(tmp_path):
 
 def test_data_that_are_not_there_are_named_before_anything_starts(tmp_path):
     with pytest.raises(AssertionError, match=r"data: there is no folder .*none; see --config data=FOLDER"):
-        run(CONFIGS["hippocampus"], tmp_path, "--dry-run", "--config", "data=none")
+        dry_run(CONFIGS["hippocampus"], tmp_path, "--config", "data=none")
 
 
 def test_cohort_is_predicted(tmp_path):
-    """Two volumes and the tiny model; a second run finds nothing to do."""
+    """Two volumes and the tiny model; what is there already is not predicted again."""
     images = tmp_path / "images"
     images.mkdir()
     for name in ("one.nii.gz", "two.nrrd"):
@@ -166,11 +166,11 @@ def test_cohort_is_predicted(tmp_path):
         tmp_path,
         small(device="cpu", cohort={"images": "../images", "model": "../model", "options": "--overlap 0 --samples 2"}),
     )
-    run(config, tmp_path / "w", "--cores", 2, "predict_cohort")
-    for name in ("one", "two"):
-        written_there = {path.name for path in (tmp_path / "w" / "predictions" / name).iterdir()}
-        assert {"segmentation.nii.gz", "variance.nii.gz", "regions.csv", "prediction.json"} <= written_there
-    assert "Nothing to be done" in run(config, tmp_path / "w", "predict_cohort")
+    assert jobs(config, tmp_path / "w", "predict_cohort") == {"predict": 2, "predict_cohort": 1, "total": 3}
+    run(config, tmp_path / "w", "--cores", 2, "predictions/two")
+    made = {path.name for path in (tmp_path / "w" / "predictions" / "two").iterdir()}
+    assert {"segmentation.nii.gz", "variance.nii.gz", "regions.csv", "prediction.json"} <= made
+    assert jobs(config, tmp_path / "w", "predict_cohort") == {"predict": 1, "predict_cohort": 1, "total": 2}
 
 
 @pytest.fixture(scope="module")
