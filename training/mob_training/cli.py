@@ -1,4 +1,4 @@
-"""`mob-training`: from a labelled data set to a trained covariance model, one command a step."""
+"""`mob-training`: from a labelled data set to a trained covariance model, one command per step."""
 
 from __future__ import annotations
 
@@ -26,19 +26,21 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pret
 
 Workspace = Annotated[Path, typer.Option(help="Folder that holds nnU-Net's raw, preprocessed and results folders.")]
 DatasetId = Annotated[int, typer.Option(help="nnU-Net's number of the data set.")]
-Seed = Annotated[int, typer.Option(help="Source of every random number.")]
+Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
 Fold = Annotated[int, typer.Option(help="Fold of the data set's split.")]
-Test = Annotated[int | None, typer.Option(min=0, help="Cases kept aside for testing; a fifth if not given.")]
-Validation = Annotated[int | None, typer.Option(min=1, help="Cases that choose the best epoch; a fifth of the rest.")]
+Test = Annotated[int | None, typer.Option(min=0, help="Cases held out for testing; default: a fifth.")]
+Validation = Annotated[
+    int | None, typer.Option(min=1, help="Cases that choose the best epoch; default: a fifth of the rest.")
+]
 Subjects = Annotated[
     Path | None,
     typer.Option(
-        help="CSV file with the columns case,subject, or the name of one beside the workflow's configs: cases of one "
-        "subject stay together."
+        help="CSV file with the columns case,subject, or the name of one beside the workflow's configs: keeps the "
+        "cases of one subject together."
     ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint of the same settings.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume from the latest checkpoint with the same settings.")]
 
 DEFAULTS = default_options()
 
@@ -47,7 +49,7 @@ DEFAULTS = default_options()
 def phantom(
     output: Annotated[Path, typer.Argument(help="Folder to write the cases to.")],
     cases: Annotated[int, typer.Option(min=1, help="Number of CTs.")] = 60,
-    raters: Annotated[int, typer.Option(min=0, help="Extra readers' masks per case.")] = 0,
+    raters: Annotated[int, typer.Option(min=0, help="Masks of further raters per case.")] = 0,
     seed: Seed = 0,
 ) -> None:
     """Make abdominal CT phantoms in TotalSegmentator's layout."""
@@ -70,7 +72,7 @@ def totalsegmentator(
 ) -> None:
     """Convert CTs with organ masks into an nnU-Net data set of one organ.
 
-    Cases that do not show the organ or cannot be used are left out; cases.csv in the data set's folder says why.
+    Cases without the organ and unusable ones are left out; cases.csv in the data set's folder says why.
     """
     from mob_training.data.datasets import new_dataset_folder, write_dataset
     from mob_training.data.split import Split, read_subjects
@@ -90,7 +92,7 @@ def table1(
     datasets: Annotated[list[Path], typer.Argument(help="Raw data sets that were converted here.")],
     output: Annotated[Path, typer.Option(help="Folder for table1.csv and table1.md.")],
 ) -> None:
-    """Table 1 of the paper: cases that train, validate and test, per structure, and the structures' volumes."""
+    """Write Table 1 of the paper: training, validation and test cases per structure, and the structures' volumes."""
     from mob_training.data.table1 import write_table
 
     print(write_table(datasets, output).read_text())
@@ -109,7 +111,7 @@ def labelled(
     subjects: Subjects = None,
     seed: Seed = 0,
 ) -> None:
-    """Convert a folder of images and label maps into an nnU-Net data set of the labels named."""
+    """Convert a folder of images and label maps into an nnU-Net data set of the given labels."""
     from mob_training.data.datasets import folder_cases, new_dataset_folder, write_dataset
     from mob_training.data.split import Split, read_subjects
     from mob_training.training.workspace import use_workspace
@@ -130,7 +132,7 @@ def plan(
     preset: Annotated[Preset, typer.Option(help="For two CPU cores, or residual encoder L.")] = Preset.SMALL,
     processes: Annotated[int, typer.Option(min=1, help="Processes to preprocess with.")] = 2,
 ) -> None:
-    """Let nnU-Net take the data set's fingerprint, plan a network and preprocess the cases."""
+    """Run nnU-Net's fingerprinting, planning and preprocessing of a data set."""
     from mob_training.training.workspace import use_workspace
 
     use_workspace(workspace)
@@ -151,7 +153,7 @@ def train(
     device: Device = "auto",
     resume: Resume = False,
 ) -> None:
-    """Deterministic stage: nnU-Net without mirroring."""
+    """Train the deterministic stage: nnU-Net without mirroring."""
     from mob_training.training.workspace import use_workspace
 
     use_workspace(workspace)
@@ -165,7 +167,7 @@ def finetune(
     results: Annotated[Path, typer.Argument(help="Results folder of the deterministic stage.")],
     workspace: Workspace,
     covariance: Annotated[Covariance, typer.Option(help="Covariance model.")] = DEFAULTS["covariance"],
-    name: Annotated[str | None, typer.Option(help="Name of this run; the covariance model's if not given.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of this run; default: the covariance model's.")] = None,
     rank: Annotated[int, typer.Option(help="R.")] = DEFAULTS["rank"],
     bases: Annotated[int, typer.Option(help="M.")] = DEFAULTS["bases"],
     partitions: Annotated[int, typer.Option(help="P, cells per axis of a tile.")] = DEFAULTS["partitions"],
@@ -179,17 +181,17 @@ def finetune(
     samples: Annotated[int, typer.Option(min=1, help="k, samples per training step.")] = DEFAULTS["samples"],
     learning_rate: Annotated[float, typer.Option(help="Of the backbone.")] = DEFAULTS["learning_rate"],
     head_learning_rate: Annotated[float, typer.Option(help="Of the covariance head.")] = DEFAULTS["head_learning_rate"],
-    dice_weight: Annotated[
-        float, typer.Option(help="lambda_Dice of Eq. 11; less of it, better calibrated.")
-    ] = DEFAULTS["dice_weight"],
+    dice_weight: Annotated[float, typer.Option(help="lambda_Dice of Eq. 11; lower is better calibrated.")] = DEFAULTS[
+        "dice_weight"
+    ],
     kl_weight: Annotated[float, typer.Option(help="lambda_KL of Eq. 11.")] = DEFAULTS["kl_weight"],
-    reverse_kl: Annotated[bool, typer.Option(help="The other direction of Eq. 8.")] = DEFAULTS["reverse_kl"],
+    reverse_kl: Annotated[bool, typer.Option(help="Reverse the direction of Eq. 8.")] = DEFAULTS["reverse_kl"],
     orthogonality_weight: Annotated[float, typer.Option(help="lambda_orth of Eq. 11.")] = DEFAULTS[
         "orthogonality_weight"
     ],
     entropy_weight: Annotated[float, typer.Option(help="lambda_w of Eq. 11.")] = DEFAULTS["entropy_weight"],
     temperature_scaling: Annotated[
-        bool, typer.Option(help="At the end divide the logits by the temperature that suits the validation cases.")
+        bool, typer.Option(help="At the end divide the logits by the temperature with the lowest validation NLL.")
     ] = DEFAULTS["temperature_scaling"],
     epochs: Annotated[int, typer.Option(min=1, help="The paper's number is 20.")] = DEFAULTS["epochs"],
     iterations: Annotated[int, typer.Option(min=1, help="Patches per epoch.")] = DEFAULTS["iterations"],
@@ -233,13 +235,15 @@ def evaluate(
     dataset: Annotated[Path, typer.Argument(help="Raw data set with held-out cases (imagesTs, labelsTs).")],
     output: Annotated[Path, typer.Option(help="Folder for the scores.")],
     raters: Annotated[Path | None, typer.Option(help="Folder with CASE/raters/LABEL_1.nii.gz and so on.")] = None,
-    drawn: Annotated[int, typer.Option(min=1, help="Segmentations drawn to compare with the raters.")] = 8,
-    name: Annotated[str | None, typer.Option(help="What tables call the model; not given: as its plans say.")] = None,
+    drawn: Annotated[int, typer.Option(min=1, help="Segmentations to draw for comparison with the raters.")] = 8,
+    name: Annotated[str | None, typer.Option(help="Name of the model in tables; default: from its plans.")] = None,
     region: RegionOptions = None,
-    origin: Annotated[str | None, typer.Option(help="JSON kept with the scores: what the model was made from.")] = None,
+    provenance: Annotated[
+        str | None, typer.Option(help="JSON stored with the scores: what the model was made from.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
-    """Score a model on whole held-out cases: overlap, calibration, how well doubt ranks errors, what review is worth.
+    """Score a model on whole held-out cases: overlap, calibration, ranking of errors by uncertainty, gain by review.
 
     Writes the tables that `compare` reads, scores.json for `mob-uncertainty export --scores`, and a figure.
     """
@@ -249,11 +253,11 @@ def evaluate(
     from MoBUncertaintyLib.inference.predictor import PredictionSettings
     from MoBUncertaintyLib.regions.settings import read_stated
 
-    made_from, stated = _json(origin), read_stated(region or ())
+    made_from, stated = _json(provenance), read_stated(region or ())
     make_folder(output)
     scores = run(model, dataset, PredictionSettings(device=device, tiling="full"), raters, drawn, name, stated)
     if made_from is not None:
-        scores.description["origin"] = made_from
+        scores.description["provenance"] = made_from
     summary = {"run": scores.description, "held_out_cases": len(scores.cases)} | summarise(scores)
     write_json(summary | {"pooled": scores.pooled}, output / "scores.json")
     draw_error_caught(scores, output / "error_caught.png")
@@ -266,13 +270,13 @@ def compare(
     scores: Annotated[list[Path], typer.Argument(help="Folders of `evaluate`, or of an earlier `compare`.")],
     output: Annotated[Path, typer.Option(help="Folder for the scores, tables (CSV, Markdown, LaTeX) and figures.")],
     reference: Annotated[
-        str | None, typer.Option(help="Model to test the others against; not given: the fine-tuned control.")
+        str | None, typer.Option(help="Model to test the others against; default: the fine-tuned control.")
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Pattern of the runs to compare, DATASET/MODEL/seed_N; repeat for several.")
     ] = None,
 ) -> None:
-    """Tables and figures over models and seeds: mean and standard deviation, paired tests, calibration, review."""
+    """Compare models and seeds in tables and figures: mean and SD, paired tests, calibration, review."""
     from mob_training.comparison.compare import compare as run
 
     print(run(scores, output, reference, only or ()))
@@ -301,10 +305,10 @@ def workflow(
     output: Annotated[Path, typer.Option(help="Folder of the workflow: data, runs, scores, tables.")],
     profile: Annotated[str, typer.Option(help="local, slurm, kubernetes, or a folder with a profile.")] = "local",
 ) -> None:
-    """Run the whole comparison, from data to tables and figures, or go on where it was stopped.
+    """Run the whole comparison, from data to tables and figures, or resume it.
 
-    Everything else goes to snakemake: targets (all, models, predict_cohort, or a file) and options (--cores 2,
-    --dry-run, --config data=FOLDER). Run the same command again after a stop or a crash.
+    All other arguments are passed to Snakemake: targets (all, models, predict_cohort, or a file) and options
+    (--cores 2, --dry-run, --config data=FOLDER). Run the same command again after a stop or a crash.
     """
     from mob_training.workflow import start
 
@@ -312,7 +316,7 @@ def workflow(
 
 
 def _classes(labels: list[str]) -> tuple[list[str], list[list[int]]]:
-    """Names and label values of `--label NAME=VALUE[,VALUE...]`.
+    """Parse the names and label values of `--label NAME=VALUE[,VALUE...]`.
 
     Raises:
         SettingsError: One is not of that form, or a name or a value comes twice.
@@ -333,7 +337,7 @@ def _classes(labels: list[str]) -> tuple[list[str], list[list[int]]]:
 
 
 def _json(text: str | None) -> Any:
-    """What `--origin` says.
+    """Parse the value of `--provenance`.
 
     Raises:
         SettingsError: It is no JSON.
@@ -341,11 +345,11 @@ def _json(text: str | None) -> Any:
     try:
         return None if text is None else json.loads(text)
     except ValueError as error:
-        raise SettingsError(f"--origin is no JSON: {error}.") from None
+        raise SettingsError(f"--provenance is not JSON: {error}.") from None
 
 
 def main() -> None:
-    """The command: what a user can mend is one sentence and exit code 2."""
+    """Run the command; report what a user can fix in one sentence, with exit code 2."""
     try:
         app()
     except UserError as error:
@@ -354,7 +358,7 @@ def main() -> None:
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"Error: {error.filename}: {error.strerror}; choose another place or mend this one.", file=sys.stderr)
+        print(f"Error: {error.filename}: {error.strerror}; choose another place or repair this one.", file=sys.stderr)
         sys.exit(2)
 
 

@@ -1,6 +1,6 @@
-"""The workflow's config, what it comes to (data sets, runs, CTs), and `mob-training workflow`, its door.
+"""The workflow's config, the runs that it describes, and the start of Snakemake.
 
-`workflow/Snakefile` imports this module; everything here but `start` is free of Snakemake.
+`workflow/Snakefile` imports this module; only `start` needs Snakemake.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ DETERMINISTIC = "deterministic"
 """Name of the first stage among the models."""
 
 SPLIT = ("validation", "test")
-"""What a split says, beside its seed."""
+"""Parts of a split that are stated; the rest trains."""
 READ_BY_RATERS = "pancreas"
-"""The phantom's one structure whose border is a matter of opinion."""
+"""The phantom's only structure with an ambiguous border."""
 IN_TOTALSEGMENTATOR = "ct.nii.gz"
 
 
@@ -44,8 +44,8 @@ class PlannedRun:
         model: `deterministic`, or a name of the config's `models`; with `-bases-M` at the end if of the sweep.
         seed: Of the training; the split has its own.
         options: Of `mob-training finetune`, by their names in the config; empty for the deterministic stage.
-        regions: What counts as a doubtful region, where that is stated.
-        sweep: Whether it is there for its number of bases only.
+        regions: Region settings, if stated.
+        sweep: Whether the run is part of the sweep.
     """
 
     dataset: str
@@ -62,7 +62,7 @@ class PlannedRun:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A config file that has been checked.
+    """Read and check a config file.
 
     Raises:
         SettingsError: There is no such file, it is no YAML, or not a valid config.
@@ -81,7 +81,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def check_config(config: Any) -> None:
-    """Compare a config with its schema, and its parts with each other.
+    """Validate a config against its schema, and its parts against each other.
 
     Raises:
         SettingsError: Names the place and what is wrong there.
@@ -92,14 +92,14 @@ def check_config(config: Any) -> None:
     error = best_match(Draft202012Validator(schema()).iter_errors(config))
     if error is not None:
         place = ".".join(map(str, error.absolute_path)) or "the config"
-        raise SettingsError(f"{place}: {_in_words(error)}.")
+        raise SettingsError(f"{place}: {_describe_error(error)}.")
     _check_data(config)
     _check_models(config)
 
 
 @cache
 def schema() -> dict[str, Any]:
-    """JSON schema of the config: that of the file, with the options of a fine-tuning."""
+    """Return the config's JSON schema: the file's, with the options of a fine-tuning."""
     found = yaml.safe_load((FOLDER / "config.schema.yaml").read_text(encoding="utf-8"))
     options = {name: _allowed(default) for name, default in default_options().items()}
     for name in ("finetuning", "model"):
@@ -113,7 +113,7 @@ def _all_options(stated: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _allowed(default: Any) -> dict[str, Any]:
-    """What an option may be, by its default."""
+    """Return the JSON schema of an option, derived from its default."""
     if isinstance(default, Enum):
         return {"enum": [member.value for member in type(default)]}
     if isinstance(default, bool):
@@ -121,17 +121,17 @@ def _allowed(default: Any) -> dict[str, Any]:
     return {"type": "integer", "minimum": 1} if isinstance(default, int) else {"type": "number", "minimum": 0}
 
 
-def typed(value: Any) -> Any:
-    """A part of the config with its numbers as numbers: Snakemake reads those in a list after `--config` as text."""
+def parse_numbers(value: Any) -> Any:
+    """Convert numbers given as text: Snakemake reads those in a list after `--config` so."""
     if isinstance(value, dict):
-        return {key: typed(inner) for key, inner in value.items()}
+        return {key: parse_numbers(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [typed(inner) for inner in value]
+        return [parse_numbers(inner) for inner in value]
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
-def grid(config: Mapping[str, Any]) -> list[PlannedRun]:
-    """Every run of a config: each data set, the deterministic stage and each model, each seed; then the sweep."""
+def planned_runs(config: Mapping[str, Any]) -> list[PlannedRun]:
+    """List every run of a config: each data set, the deterministic stage and each model, each seed; then the sweep."""
     runs = []
     for dataset in config["datasets"]:
         for model, own in {DETERMINISTIC: None, **config["models"]}.items():
@@ -143,21 +143,21 @@ def grid(config: Mapping[str, Any]) -> list[PlannedRun]:
 def _of_model(
     config: Mapping[str, Any], dataset: str, own: Mapping[str, Any] | None
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Options of a model's fine-tuning, and what counts as a region; the deterministic stage has nothing of its own."""
+    """Return the options of a model's fine-tuning, and its region settings; the deterministic stage has no options."""
     options = {} if own is None else {**config["finetune"], **own}
     return options, config["datasets"][dataset].get("regions", {}) | options.pop("regions", {})
 
 
 def split_of(config: Mapping[str, Any], dataset: str) -> dict[str, int]:
-    """Options that split a data set: the config's `split`, and in place of it what the data set says of its own."""
+    """Return the split options of a data set: the config's `split`, overridden by the data set's own."""
     stated = {**config.get("split", {}), **config["datasets"][dataset]}
     return {key: stated[key] for key in SPLIT if key in stated} | {"seed": stated.get("seed", 0)}
 
 
-def origin(config: Mapping[str, Any], run: PlannedRun) -> dict[str, Any]:
-    """What a run is made from, in full: every option that its scores depend on, those left at their defaults, too.
+def provenance(config: Mapping[str, Any], run: PlannedRun) -> dict[str, Any]:
+    """Return the provenance of a run: every option that its scores depend on, defaults included.
 
-    Where the data lie, and on what device a run is trained, is not part of it.
+    The place of the data and the device of the training are not part of it.
     """
     entry = config["datasets"][run.dataset]
     data = {key: entry[key] for key in ("organ", "labels") if key in entry}
@@ -182,7 +182,7 @@ def origin(config: Mapping[str, Any], run: PlannedRun) -> dict[str, Any]:
 
 
 def kept_scores(config: Mapping[str, Any], runs: Iterable[PlannedRun]) -> dict[str, Path]:
-    """The scores folder of every run that the config's folder `scores` has. These are not trained again.
+    """Find the scores folder of every run that `scores` of the config has. These are not trained again.
 
     Raises:
         SettingsError: There is no such folder or no run of the config in it, a file is missing or damaged, or a run was
@@ -198,14 +198,14 @@ def kept_scores(config: Mapping[str, Any], runs: Iterable[PlannedRun]) -> dict[s
     for run in runs:
         if run.folder in found:
             kept[run.folder], description = found[run.folder]
-            _check_origin(kept[run.folder], run, description.get("origin"), origin(config, run))
+            _check_provenance(kept[run.folder], run, description.get("provenance"), provenance(config, run))
     if not kept:
         raise SettingsError(f"scores: {top.resolve()} holds no scores of the config's runs.")
     return kept
 
 
 def check_source(config: Mapping[str, Any]) -> None:
-    """See, before anything starts, that the data are where the config says, unless they are converted already.
+    """Check, before anything starts, that the data are where the config says, unless they are converted already.
 
     Raises:
         SettingsError: They are not.
@@ -217,17 +217,17 @@ def check_source(config: Mapping[str, Any]) -> None:
 
 
 def raw_folder_name(config: Mapping[str, Any], dataset: str) -> str:
-    """nnU-Net's name of a data set's folder."""
+    """Return nnU-Net's name of a data set's folder."""
     return f"Dataset{config['datasets'][dataset]['id']:03d}_{dataset}"
 
 
 def phantom_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of `mob-training phantom`, in full."""
+    """Return the options of `mob-training phantom`, defaults included."""
     return {"raters": 0, "seed": 0} | config.get("phantom", {})
 
 
 def option_line(options: Mapping[str, Any]) -> str:
-    """Options of a command, `{"head_learning_rate": 0.001, "reverse_kl": True}` -> `--head-learning-rate 0.001 ...`."""
+    """Format options of a command: `{"head_learning_rate": 0.001, "reverse_kl": True}` -> `--head-learning-rate 0.001 ...`."""
     words = []
     for key, value in options.items():
         name = key.replace("_", "-")
@@ -236,12 +236,12 @@ def option_line(options: Mapping[str, Any]) -> str:
 
 
 def region_line(run: PlannedRun) -> str:
-    """Options that state what counts as a doubtful region, `--region depth_mm=1 ...`."""
+    """Format the region settings of a run, `--region depth_mm=1 ...`."""
     return " ".join(f"--region {name}={number}" for name, number in run.regions.items())
 
 
 def cohort(folder: Path) -> dict[str, Path]:
-    """What to predict in a folder: volumes, cases in TotalSegmentator's layout, or DICOM folders, by unique names.
+    """Find what to predict in a folder: volumes, cases in TotalSegmentator's layout, or DICOM folders, by unique name.
 
     Raises:
         SettingsError: There is no such folder, it holds none of these, or two would be written to one place.
@@ -263,10 +263,10 @@ def cohort(folder: Path) -> dict[str, Path]:
 
 
 def start(config: Path, output: Path, profile: str, arguments: Sequence[str]) -> None:
-    """Become Snakemake; does not return.
+    """Replace this process by Snakemake.
 
-    A run that was killed goes on: what holds the folder is a lock of the operating system, gone with its process,
-    in place of Snakemake's, which would have to be unlocked by hand.
+    A killed run can be resumed: the folder is held by a lock of the operating system, which ends with its process,
+    instead of Snakemake's, which would have to be removed by hand.
 
     Args:
         config: Config file.
@@ -293,7 +293,7 @@ def start(config: Path, output: Path, profile: str, arguments: Sequence[str]) ->
         raise SettingsError(f"There is no profile {profile}; choose {known}, or a folder with a config.yaml.")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        _hold(output)
+        _lock(output)
     except OSError as error:
         raise SettingsError(f"Cannot write to the folder {output.resolve()}: {error.strerror}.") from None
     command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--configfile", config.resolve()]
@@ -301,8 +301,8 @@ def start(config: Path, output: Path, profile: str, arguments: Sequence[str]) ->
     os.execv(sys.executable, [str(word) for word in command])
 
 
-def _hold(folder: Path) -> None:
-    """Lock a folder until this process, whatever it becomes, ends."""
+def _lock(folder: Path) -> None:
+    """Lock a folder until this process, also after `exec`, ends."""
     try:
         import fcntl
     except ImportError:  # Windows, where Snakemake runs no cluster jobs
@@ -317,21 +317,21 @@ def _hold(folder: Path) -> None:
     os.set_inheritable(descriptor, True)
 
 
-def _in_words(error: Any) -> str:
-    """What is wrong at one place of a config, without the schema's own language where that can be avoided."""
+def _describe_error(error: Any) -> str:
+    """Describe a schema error in plain words where possible."""
     if error.validator == "oneOf":
         return "give either organ or labels"
     if error.validator == "pattern":
         what = error.schema.get("description") or f"letters as in {error.validator_value}"
         return f"{error.instance!r} is not of the form wanted ({what.rstrip('.')})"
     if error.validator == "not":
-        return f"{error.instance!r} is the first stage and always compared; choose another name"
+        return f"{error.instance!r} is the first stage, which is always compared; choose another name"
     return error.message
 
 
 def _check_data(config: Mapping[str, Any]) -> None:
     if ("data" in config) == ("phantom" in config):
-        raise SettingsError("give either data, a folder, or phantom, to have the data made.")
+        raise SettingsError("give either data, a folder, or phantom, which makes the data.")
     ids = [dataset["id"] for dataset in config["datasets"].values()]
     for number in ids:
         if ids.count(number) > 1:
@@ -364,7 +364,7 @@ def _check_models(config: Mapping[str, Any]) -> None:
 
 
 def _sweep(config: Mapping[str, Any]) -> Iterator[PlannedRun]:
-    """Runs with other numbers of bases than the model itself has, which is compared already."""
+    """List the runs of the sweep, except for the number of bases that the model itself has."""
     if "sweep" not in config:
         return
     sweep = config["sweep"]
@@ -377,23 +377,23 @@ def _sweep(config: Mapping[str, Any]) -> Iterator[PlannedRun]:
                     yield PlannedRun(dataset, name, seed, {**options, "bases": bases}, regions, sweep=True)
 
 
-def _check_origin(folder: Path, run: PlannedRun, found: Any, expected: Mapping[str, Any]) -> None:
-    """See that kept scores are of the run that the config describes.
+def _check_provenance(folder: Path, run: PlannedRun, found: Any, expected: Mapping[str, Any]) -> None:
+    """Check that kept scores are of the run that the config describes.
 
     Raises:
         SettingsError: They are not, or do not say.
     """
-    kept, mend = f"scores: {run.folder} of {folder}", "take it out of `scores` to train it anew"
+    kept, remedy = f"scores: {run.folder} of {folder}", "take it out of `scores` to train it again"
     try:
         if "finetune" in found:  # an option that is younger than the scores was at its default
             found = found | {"finetune": _all_options(found["finetune"])}
         theirs, ours = (dict(flatten(rounded(one))) for one in (found, expected))
     except (TypeError, AttributeError):
-        raise SettingsError(f"{kept} does not say what it was made from; {mend}.") from None
+        raise SettingsError(f"{kept} does not say what it was made from; {remedy}.") from None
     differences = [
         f"{key} {theirs.get(key, 'not given')} in place of {ours.get(key, 'none')}"
         for key in sorted(theirs.keys() | ours.keys())
         if theirs.get(key) != ours.get(key)
     ]
     if differences:
-        raise SettingsError(f"{kept} was made with {', '.join(differences)}; {mend}, or change the config.")
+        raise SettingsError(f"{kept} was made with {', '.join(differences)}; {remedy}, or change the config.")

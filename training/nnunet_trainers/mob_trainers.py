@@ -1,6 +1,6 @@
-"""Shows the trainers to stock nnU-Net: `export nnUNet_extTrainer=/path/to/training/nnunet_trainers`.
+"""Expose the trainers to stock nnU-Net: `export nnUNet_extTrainer=/path/to/training/nnunet_trainers`.
 
-nnU-Net imports every file of that folder and forgets it again, so the trainers themselves live in `mob_training`.
+nnU-Net imports the files of that folder without keeping them, so the trainers themselves are in `mob_training`.
 """
 
 from mob_training.training.trainer import DeterministicTrainer, FineTuningTrainer

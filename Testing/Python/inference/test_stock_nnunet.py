@@ -276,7 +276,7 @@ def step_of_one_patch(path: Path) -> dict:
     data = torch.randn(1, 1, *PATCH, generator=generator) + target
     for _ in range(2):  # a parameter without a gradient fails in the second
         logged = trainer.train_step({"data": data, "target": target})
-    named = dict(trainer.bare_network.named_parameters())
+    named = dict(trainer.unwrapped_network.named_parameters())
     return {
         "logged": logged,
         "weights": {name: value.detach() for name, value in named.items()},

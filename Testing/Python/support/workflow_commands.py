@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from mob_training.evaluation.score_files import write_runs
-from mob_training.workflow import FOLDER, grid, origin
+from mob_training.workflow import FOLDER, planned_runs, provenance
 from support.fake_scores import run_of
 from support.forks import Fork
 
@@ -84,9 +84,14 @@ def written(folder: Path, config: dict[str, Any]) -> Path:
 
 
 def write_kept(folder: Path, config: dict[str, Any], seed: int) -> list[str]:
-    """Scores folders of all runs of one seed, fake but for their origin; returns the runs."""
-    runs = [one for one in grid(config) if one.seed == seed]
+    """Scores folders of all runs of one seed, fake except for their provenance; returns the runs."""
+    runs = [one for one in planned_runs(config) if one.seed == seed]
     for one in runs:
-        description = {"dataset": one.dataset, "name": one.model, "seed": one.seed, "origin": origin(config, one)}
+        description = {
+            "dataset": one.dataset,
+            "name": one.model,
+            "seed": one.seed,
+            "provenance": provenance(config, one),
+        }
         write_runs([run_of({"a": {"dice": 0.5}}, {"dice": 0.5}, **description)], folder / one.folder)
     return [one.folder for one in runs]

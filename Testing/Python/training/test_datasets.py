@@ -138,9 +138,9 @@ def test_mutilated_cohort_is_reported_and_the_rest_goes_on(phantoms, tmp_path, m
 
     reports: list[str] = []
     found, left_out = find_cases(source, "pancreas", reports.append)
-    mended = [line for line in reports if "mended" in line]
-    check_reports([line for line in reports if line not in mended], left_out, expected)
-    assert mended == ["s0003 is mended: 3 voxels are not finite numbers and were set to air (-1024)."]
+    repaired = [line for line in reports if "repaired" in line]
+    check_reports([line for line in reports if line not in repaired], left_out, expected)
+    assert repaired == ["s0003 is repaired: 3 voxels are not finite numbers and were set to air (-1024)."]
     assert [case.name for case in found] == ["s0001", "s0002", "s0003", "s0004"]
 
     dataset = new_dataset_folder(5, "Pancreas")
@@ -224,9 +224,9 @@ def test_mutilated_folder_of_label_maps_is_reported_and_the_rest_goes_on(tmp_pat
     (tmp_path / "images" / "._whole.nii.gz").write_text("what macOS leaves beside files")
     reports: list[str] = []
     found, left_out = folder_cases(tmp_path, [[4], [5, 7]], reports.append)
-    check_reports([line for line in reports if "mended" not in line], left_out, expected)
+    check_reports([line for line in reports if "repaired" not in line], left_out, expected)
     assert [case.name for case in found] == ["holes", "whole"]
-    assert found[0].mended.startswith("3 voxels are not finite numbers") and not found[1].mended
+    assert found[0].repairs.startswith("3 voxels are not finite numbers") and not found[1].repairs
     for case in found:
         assert case.volumes_ml == pytest.approx((10 * 8 / 1000, 8 / 1000))
         assert np.bincount(sitk.GetArrayFromImage(case.read_label()).ravel()).tolist() == [989, 10, 1]
@@ -276,9 +276,9 @@ def test_cases_that_are_stored_otherwise_than_most_are_turned(tmp_path, raw):
     lines: list[str] = []
     target = new_dataset_folder(7, "Balls")
     folder = write_dataset(target, cases, ["ball"], "MRI", Split(1, 1, 1), "here", report=lines.append)
-    assert lines == ["b: Turned from PSL to RAS."]
+    assert lines == ["b: Reoriented from PSL to RAS."]
     assert json.loads((folder / "dataset.json").read_text())["orientation"] == "RAS"
-    assert read_cases_file(folder)["b"]["note"] == "Turned from PSL to RAS."
+    assert read_cases_file(folder)["b"]["note"] == "Reoriented from PSL to RAS."
     for kind in ("images", "labels"):
         a, b, c = (sitk.ReadImage(str(path)) for path in sorted(folder.glob(f"{kind}T?/*"), key=lambda path: path.name))
         for other in (b, c):
@@ -411,9 +411,9 @@ def test_table_1_of_volumes_counted_by_hand(tmp_path, raw):
     organ, tip = describe(folder)
     counts = {"cases": 4, "train": 2, "val": 1, "test": 1, "left_out": 2}
     # 10, 12, 13, 14: mean 12.25, squares of the deviations 5.0625 + 0.0625 + 0.5625 + 3.0625 = 8.75, / 3 = 2.9167
-    spread = {"mean_ml": 12.25, "std_ml": 1.71, "median_ml": 12.5, "least_ml": 10.0, "greatest_ml": 14.0}
+    spread = {"mean_ml": 12.25, "std_ml": 1.71, "median_ml": 12.5, "min_ml": 10.0, "max_ml": 14.0}
     assert organ == {"structure": "organ", **counts, **spread}
-    spread = {"mean_ml": 1.0, "std_ml": 0.0, "median_ml": 1.0, "least_ml": 1.0, "greatest_ml": 1.0}
+    spread = {"mean_ml": 1.0, "std_ml": 0.0, "median_ml": 1.0, "min_ml": 1.0, "max_ml": 1.0}
     assert tip == {"structure": "small tip", **counts, **spread}
 
     table = write_table([folder], tmp_path / "tables")

@@ -92,8 +92,8 @@ def test_no_mark_where_another_training_says_otherwise():
         (test,) = paired_tests(runs)
         return test
 
-    assert (tested(-3, -1, -1).alike, tested(-3, -1, -1).mark) == (3, BETTER)
-    assert (tested(-5, 1, -1).alike, tested(-5, 1, -1).mark) == (2, "")
+    assert (tested(-3, -1, -1).same_sign, tested(-3, -1, -1).mark) == (3, BETTER)
+    assert (tested(-5, 1, -1).same_sign, tested(-5, 1, -1).mark) == (2, "")
     assert tested(-5, 1, -1).p == tested(-3, -1, -1).p
 
 
@@ -129,7 +129,7 @@ def test_a_stock_model_goes_with_any_seed():
     runs = [fake_run(CONTROL, s, dice=[0.5] * 6) for s in (0, 1)]
     (test,) = paired_tests([*runs, fake_run("Deterministic", None, dice=[0.6] * 6)])
     assert test.mean == pytest.approx(0.1)
-    assert (test.seeds, test.alike) == (2, 2)
+    assert (test.seeds, test.same_sign) == (2, 2)
 
 
 def test_variance_is_tested_against_the_references_bernoulli_variance():

@@ -12,7 +12,13 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from torch import Tensor
 
 from mob_training.training.predictive import PredictiveNetwork, log_predictive_mean
-from mob_training.training.temperature import NOT_COUNTED, TEMPERATURES, divide_logits, fit_temperature, side_by_side
+from mob_training.training.temperature import (
+    NOT_COUNTED,
+    TEMPERATURES,
+    cover_with_tiles,
+    divide_logits,
+    fit_temperature,
+)
 from mob_training.training.trainer import FineTuningTrainer
 from MoBUncertaintyLib.inference.devices import autocast
 from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
@@ -109,7 +115,7 @@ def test_tiles_show_a_case_whole_and_each_voxel_counts_once(shape):
     labels = rng.integers(-1, 3, shape).astype(np.int8)
     data = np.stack([np.arange(labels.size, dtype=np.float32).reshape(shape) + 1, rng.normal(size=shape)])
     found = {}
-    for image, target in side_by_side(data, labels, PATCH):
+    for image, target in cover_with_tiles(data, labels, PATCH):
         assert image.shape == (1, 2, *PATCH) and image.dtype is torch.float32
         assert target.shape == (1, *PATCH) and target.dtype is torch.int64
         counted = target != NOT_COUNTED
@@ -187,7 +193,7 @@ def _nll_of_validation(results: Path) -> float:
     folder = results.parents[2] / "preprocessed" / NAME / "tiny_3d_fullres"
     data, labels, _, _ = nnUNetDatasetBlosc2(str(folder), ["case0"]).load_case("case0")
     total = 0.0
-    for image, target in side_by_side(data[:], labels[0], PATCH):
+    for image, target in cover_with_tiles(data[:], labels[0], PATCH):
         with autocast(image.device):
             features, mean = network.features(image)
         gaussian = LogitGaussian(mean) if network.head is None else network.head(features, mean)

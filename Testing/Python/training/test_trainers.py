@@ -104,8 +104,8 @@ def test_every_parameter_of_every_model_learns(deterministic, spec, likelihood):
 def test_pulls_are_the_gradients_of_the_prior_and_of_the_rest(deterministic, spec):
     """With d = 4 everywhere Eq. 8's gradient in ln d is (1 - 1/4) / 2 per entry, over the mean of all entries."""
     trainer = trainer_of(spec, deterministic, weights=LossWeights(kl=0.7), likelihood=Likelihood.ANALYTIC)
-    if trainer.bare_network.head is not None:
-        torch.nn.init.constant_(trainer.bare_network.head.log_variance.bias, math.log(4))
+    if trainer.unwrapped_network.head is not None:
+        torch.nn.init.constant_(trainer.unwrapped_network.head.log_variance.bias, math.log(4))
     trainer.network.train()
     logged = trainer.train_step(batch(trainer))
     if spec.kind is Covariance.DETERMINISTIC:
@@ -137,7 +137,7 @@ def test_share_of_each_basis_is_counted_over_the_cells(deterministic):
     trainer = trainer_of(MOB, deterministic)
     trainer.network.train()
     with torch.no_grad():
-        trainer.bare_network.head.weighting.bias.copy_(torch.tensor([0.0, 50.0, 0.0]))
+        trainer.unwrapped_network.head.weighting.bias.copy_(torch.tensor([0.0, 50.0, 0.0]))
     logged = trainer.train_step(batch(trainer))
     assert [logged[f"basis_{i}"] for i in (1, 2, 3)] == [0, 1, 0]
 
@@ -213,7 +213,7 @@ def test_interrupted_deterministic_stage_ends_as_one_that_was_not(tmp_path, monk
     assert not (results / "fold_0" / FINAL).exists(), "what is there belongs to the broken training"
     train(WHOLE, resume=True)
     assert all(torch.equal(expected[name], value) for name, value in weights(results).items())
-    assert "starts anew" not in log(results)
+    assert "starts from the beginning" not in log(results)
 
 
 def test_interrupted_fine_tuning_ends_as_one_that_was_not(deterministic):
@@ -249,7 +249,7 @@ def test_checkpoint_of_other_settings_is_not_gone_on_from(deterministic, change)
     try:
         resumed = tune(deterministic, MOB, name, schedule, resume=True, **settings)
         assert f"{LATEST} belongs to a training with other settings: it is not used." in log(resumed)
-        assert "this training starts anew" in log(resumed)
+        assert "this training starts from the beginning" in log(resumed)
         assert same_weights(resumed, tune(deterministic, MOB, f"fresh-{name}", schedule, **settings))
     finally:
         plans.write_text(before)
@@ -266,7 +266,7 @@ def test_damaged_checkpoint_is_not_gone_on_from(deterministic, damage):
     assert (
         f"{FINAL} is not used: " in log(results)
         and "is damaged" in log(results)
-        and "this training starts anew" in log(results)
+        and "this training starts from the beginning" in log(results)
     )
 
 
@@ -309,7 +309,7 @@ def test_kill_amid_writing_a_checkpoint_leaves_the_one_before(deterministic, mon
     results = expected.with_name(expected.name.replace("calm", "killed"))
     assert torch.load(results / "fold_0" / LATEST, weights_only=False)["current_epoch"] == 1
     assert same_weights(expected, tune(deterministic, MOB, "killed", WHOLE, resume=True))
-    assert "starts anew" not in log(results)
+    assert "starts from the beginning" not in log(results)
 
 
 def test_training_that_starts_anew_does_not_keep_earlier_weights(deterministic):
@@ -349,7 +349,7 @@ def test_best_epoch_is_kept_and_is_the_model(deterministic):
 
 def test_fine_tuning_starts_from_the_whole_deterministic_checkpoint(deterministic):
     trainer = trainer_of(MOB, deterministic)
-    ours = trainer.bare_network.backbone.state_dict()
+    ours = trainer.unwrapped_network.backbone.state_dict()
     stored = weights(deterministic)
     assert stored.keys() == ours.keys()
     assert all(torch.equal(stored[name], ours[name]) for name in stored)
@@ -421,4 +421,4 @@ def test_network_compiles_in_training_and_evaluation(deterministic):
     assert math.isfinite(trainer.train_step(batch(trainer))["loss"])
     trainer.network.eval()
     assert trainer.validation_step(batch(trainer))["tp_hard"].shape == (1,)
-    assert trainer.bare_network.head is not None
+    assert trainer.unwrapped_network.head is not None

@@ -24,10 +24,10 @@ from mob_training.workflow import (
     FOLDER,
     check_config,
     cohort,
-    grid,
     kept_scores,
     option_line,
-    origin,
+    planned_runs,
+    provenance,
     region_line,
 )
 from MoBUncertaintyLib.errors import OutputError, SettingsError
@@ -36,7 +36,7 @@ from support.workflow_commands import CONFIGS, small, write_kept
 
 @pytest.mark.parametrize("path", CONFIGS.values(), ids=CONFIGS)
 def test_configs_that_are_shipped_are_valid(path):
-    assert grid(workflow.read_config(path))
+    assert planned_runs(workflow.read_config(path))
 
 
 MOB = {"covariance": "mixture-of-bases"}
@@ -57,8 +57,8 @@ WRONG = {
         "datasets.Liver: the phantom's raters read the pancreas only.",
     ),
     "model without covariance": ({"models": {"a": {}}}, "models.a: 'covariance' is a required property"),
-    "data and phantom": ({"data": "d"}, "give either data, a folder, or phantom, to have the data made"),
-    "no data": ({"phantom": None}, "give either data, a folder, or phantom, to have the data made"),
+    "data and phantom": ({"data": "d"}, "give either data, a folder, or phantom, which makes the data"),
+    "no data": ({"phantom": None}, "give either data, a folder, or phantom, which makes the data"),
     "organ and labels": (
         {"datasets": {"A": {"id": 1, "organ": "liver", "labels": ["liver=1"]}}},
         "datasets.A: give either organ or labels",
@@ -82,7 +82,7 @@ WRONG = {
     "too few phantoms": ({"phantom": {"cases": 3}, "split": {"test": 2}}, "phantom.cases: 3 are too few to validate"),
     "first stage as a model": (
         {"models": {"deterministic": MOB}},
-        "models: 'deterministic' is the first stage and always compared; choose another name",
+        "models: 'deterministic' is the first stage, which is always compared; choose another name",
     ),
     "model named like a sweep": ({"models": {"mob-bases-2": MOB}}, "models: mob-bases-2 ends as the names of a sweep"),
     "sweep of another model": (
@@ -156,7 +156,7 @@ def test_options_become_a_command_line():
 
 
 def test_grid_is_every_model_of_every_data_set_and_seed_and_the_sweep():
-    runs = grid(workflow.read_config(CONFIGS["paper"]))
+    runs = planned_runs(workflow.read_config(CONFIGS["paper"]))
     assert len(runs) == len({one.folder for one in runs}) == 4 * 6 * 5 + 4 * 5
     swept = [one for one in runs if one.sweep]
     assert {(one.model, one.options["bases"]) for one in swept} == {
@@ -164,7 +164,7 @@ def test_grid_is_every_model_of_every_data_set_and_seed_and_the_sweep():
     }
     assert {one.dataset for one in swept} == {"Pancreas"}
     assert all(not one.options for one in runs if one.model == DETERMINISTIC)
-    (own,) = [one for one in grid(small(seeds=[7])) if one.model == "mob"]
+    (own,) = [one for one in planned_runs(small(seeds=[7])) if one.model == "mob"]
     assert own.options == {"epochs": 1, "covariance": "mixture-of-bases", "rank": 4}
     assert own.folder == "Pancreas/mob/seed_7"
 
@@ -172,11 +172,11 @@ def test_grid_is_every_model_of_every_data_set_and_seed_and_the_sweep():
 def test_sizes_of_regions_reach_the_commands_and_the_origin():
     config = small(datasets={"Eye": {"id": 1, "organ": "eye", "regions": {"depth_mm": 0.5, "grow_mm": 1}}})
     workflow.check_config(config)
-    (first, *_) = grid(config)
+    (first, *_) = planned_runs(config)
     assert region_line(first) == "--region depth_mm=0.5 --region grow_mm=1"
-    assert origin(config, first)["regions"] == {"depth_mm": 0.5, "grow_mm": 1}
-    assert region_line(grid(small())[0]) == ""
-    assert "regions" not in origin(small(), grid(small())[0])
+    assert provenance(config, first)["regions"] == {"depth_mm": 0.5, "grow_mm": 1}
+    assert region_line(planned_runs(small())[0]) == ""
+    assert "regions" not in provenance(small(), planned_runs(small())[0])
 
 
 def test_a_model_may_have_regions_of_its_own():
@@ -186,7 +186,7 @@ def test_a_model_may_have_regions_of_its_own():
         models={"scaled": own, "usual": {"covariance": "diagonal"}},
     )
     workflow.check_config(config)
-    runs = {run.model: run for run in grid(config)}
+    runs = {run.model: run for run in planned_runs(config)}
     assert runs["scaled"].regions == {"depth_mm": 0.5, "grow_mm": 2, "variance_threshold": 0.003}
     assert runs["usual"].regions == runs[DETERMINISTIC].regions == {"depth_mm": 0.5, "grow_mm": 1}
     assert runs["scaled"].options == runs["usual"].options
@@ -223,12 +223,12 @@ def test_cohort_of_nothing_is_refused(tmp_path):
 def test_kept_scores_are_those_of_the_same_options(tmp_path):
     config = small(scores=str(tmp_path))
     folders = write_kept(tmp_path, config, 1)
-    kept = kept_scores(config, grid(config))
+    kept = kept_scores(config, planned_runs(config))
     assert list(kept) == folders == [f"Pancreas/{model}/seed_1" for model in (DETERMINISTIC, "diagonal", "mob")]
     assert all(place == tmp_path / folder for folder, place in kept.items())
     # Said in full: what is not given is at its default.
     explicit = small(scores=str(tmp_path), preset="small", finetune={"epochs": 1, "kl_weight": 5e-4, "bases": 3})
-    assert kept_scores(explicit, grid(explicit)) == kept
+    assert kept_scores(explicit, planned_runs(explicit)) == kept
 
 
 def test_kept_scores_of_all_runs_may_be_in_one_folder(tmp_path):
@@ -236,7 +236,7 @@ def test_kept_scores_of_all_runs_may_be_in_one_folder(tmp_path):
     write_kept(tmp_path / "each", config, 0)
     write_kept(tmp_path / "each", config, 1)
     write_runs(read_runs([path.parent for path in tmp_path.rglob("summary.json")]), tmp_path / "all" / "Pancreas")
-    kept = kept_scores(config, grid(config))
+    kept = kept_scores(config, planned_runs(config))
     assert len(kept) == 6 and set(kept.values()) == {tmp_path / "all" / "Pancreas"}
 
 
@@ -248,7 +248,7 @@ BENCHMARKS = {"hippocampus": 33, "hippocampus_anterior": 42, "phantom": 27}
 def test_scores_of_the_benchmarks_are_those_of_their_configs(name, runs):
     config = workflow.read_config(CONFIGS[name])
     (dataset,) = config["datasets"]
-    kept = kept_scores(config | {"scores": str(FOLDER.parent / "results" / dataset)}, grid(config))
+    kept = kept_scores(config | {"scores": str(FOLDER.parent / "results" / dataset)}, planned_runs(config))
     assert len(kept) == runs
 
 
@@ -257,12 +257,12 @@ def test_scores_older_than_an_option_had_it_at_its_default(tmp_path):
     write_kept(tmp_path, config, 1)
     summary = tmp_path / "Pancreas" / "mob" / "seed_1" / "summary.json"
     content = json.loads(summary.read_text())
-    del content["runs"][0]["origin"]["finetune"]["temperature_scaling"]
+    del content["runs"][0]["provenance"]["finetune"]["temperature_scaling"]
     summary.write_text(json.dumps(content))
-    assert kept_scores(config, grid(config))
+    assert kept_scores(config, planned_runs(config))
     config["models"]["mob"]["temperature_scaling"] = True
     with pytest.raises(SettingsError, match=r"finetune\.temperature_scaling False in place of True"):
-        kept_scores(config, grid(config))
+        kept_scores(config, planned_runs(config))
 
 
 STALE = {
@@ -283,32 +283,32 @@ def test_stale_scores_are_refused(tmp_path, changes, message):
     write_kept(tmp_path, small(), 1)
     config = small(scores=str(tmp_path), **changes)
     with pytest.raises(
-        SettingsError, match=rf"was made with {re.escape(message)}; take it out of `scores` to train it anew"
+        SettingsError, match=rf"was made with {re.escape(message)}; take it out of `scores` to train it again"
     ):
-        kept_scores(config, grid(config))
+        kept_scores(config, planned_runs(config))
 
 
 def test_scores_that_do_not_say_what_they_are_of_are_refused(tmp_path):
     config = small(scores=str(tmp_path))
     with pytest.raises(SettingsError, match=r"holds no scores of the config's runs"):
-        kept_scores(config, grid(config))
+        kept_scores(config, planned_runs(config))
     (folder, *_) = write_kept(tmp_path, config, 1)
     summary = tmp_path / folder / "summary.json"
     (described,) = json.loads(summary.read_text())["runs"]
     for damaged in (None, 3, {"finetune": 3}):
-        summary.write_text(json.dumps({"runs": [described | {"origin": damaged}]}))
+        summary.write_text(json.dumps({"runs": [described | {"provenance": damaged}]}))
         with pytest.raises(SettingsError, match="does not say what it was made from"):
-            kept_scores(config, grid(config))
+            kept_scores(config, planned_runs(config))
     for damaged in ("{", "{}", '{"runs": [{}]}', '{"runs": [3]}'):
         summary.write_text(damaged)
         with pytest.raises(SettingsError, match="holds no scores of `mob-training evaluate`"):
-            kept_scores(config, grid(config))
+            kept_scores(config, planned_runs(config))
 
 
 def test_evaluate_refuses_an_origin_that_is_no_json(tmp_path):
-    done = CliRunner().invoke(cli.app, ["evaluate", "m", "d", "--output", str(tmp_path / "s"), "--origin", "{"])
+    done = CliRunner().invoke(cli.app, ["evaluate", "m", "d", "--output", str(tmp_path / "s"), "--provenance", "{"])
     assert isinstance(done.exception, SettingsError)
-    assert str(done.exception).startswith("--origin is no JSON")
+    assert str(done.exception).startswith("--provenance is not JSON")
 
 
 def test_evaluate_sees_that_it_can_write_before_it_computes(tmp_path):

@@ -30,7 +30,7 @@ Marks = Mapping[tuple[str, str, str], str]
 
 
 def compare(folders: Sequence[Path], output: Path, reference: str | None = None, only: Sequence[str] = ()) -> Path:
-    """Write every table and figure of some scores, and the scores beside them.
+    """Write every table and figure of a set of scores, and the scores beside them.
 
     Args:
         folders: Scores folders, of `mob-training evaluate` or of an earlier comparison.
@@ -70,7 +70,7 @@ def compare(folders: Sequence[Path], output: Path, reference: str | None = None,
 
 
 def _draw(dataset: str, runs: Sequence[Run], output: Path) -> list[str]:
-    """Draw the figures of a data set; returns how the page shows them."""
+    """Draw the figures of a data set; return the Markdown that shows them."""
     groups = by_model(_main(runs, dataset))
     drawn = []
     for name, draw, title in FIGURES if groups else ():
@@ -87,7 +87,7 @@ def _draw(dataset: str, runs: Sequence[Run], output: Path) -> list[str]:
 
 
 def tables(runs: Sequence[Run], tests: Sequence[PairedTest]) -> dict[str, Table]:
-    """All tables that have a number, by the stem of their files.
+    """Make all tables that have a number, by the stem of their files.
 
     Args:
         runs: The scores.
@@ -114,7 +114,7 @@ def tables(runs: Sequence[Run], tests: Sequence[PairedTest]) -> dict[str, Table]
 
 
 def _across(runs: Sequence[Run], metric: Metric, marks: Marks) -> Table:
-    """One score, models by data sets (the paper's Tables 2 and 3)."""
+    """Tabulate one score, models by data sets (the paper's Tables 2 and 3)."""
     models, names = by_model(runs), datasets(runs)
     columns = []
     for dataset in names:
@@ -133,7 +133,7 @@ def _within(
     marks: Marks = MappingProxyType({}),
     value: Callable[[Run, str], float | None] = Run.mean,
 ) -> Table:
-    """Several scores of one data set (the paper's Table 4); columns without a number are left out."""
+    """Tabulate several scores of one data set (the paper's Table 4), without columns that have no number."""
     columns = {}
     for metric in metrics:
         cells = _column(groups, metric, value)
@@ -144,7 +144,7 @@ def _within(
 
 
 def _column(groups: dict[str, list[Run]], metric: Metric, value: Callable[[Run, str], float | None]) -> list[Cell]:
-    """A score of each model over its seeds."""
+    """Aggregate a score of each model over its seeds."""
     found = [[value(run, metric.key) for run in seeds] for seeds in groups.values()]
     cells = [Cell.over([metric.factor * v for v in values if v is not None], metric.digits) for values in found]
     return with_best(cells, metric.higher)
@@ -155,8 +155,8 @@ def _mark(cells: Sequence[Cell], marks: Sequence[str]) -> list[Cell]:
 
 
 def significance(tests: Sequence[PairedTest]) -> Table:
-    """Every test, in words and numbers."""
-    columns = ("Data set", "Score", "Reference", "Better", "Mean difference", "Better in", "Seeds", "Alike in")
+    """Tabulate every paired test."""
+    columns = ("Data set", "Score", "Reference", "Better", "Mean difference", "Better in", "Seeds", "Same sign in")
     columns += ("p", "p (Holm)")
     rows = []
     for test in tests:
@@ -171,7 +171,7 @@ def significance(tests: Sequence[PairedTest]) -> Table:
             f"{metric.factor * test.mean:+.{metric.digits}f}",
             f"{test.wins} of {len(test.differences)}",
             str(test.seeds),
-            str(test.alike),
+            str(test.same_sign),
             _p(test.p),
             _p(test.corrected),
         )
@@ -181,7 +181,7 @@ def significance(tests: Sequence[PairedTest]) -> Table:
 
 
 def _legend(runs: Sequence[Run], tests: Sequence[PairedTest]) -> str:
-    """What the tables' signs mean."""
+    """Explain the symbols of the tables."""
     seeds = sorted(Counter((run.dataset, run.model, run.bases, run.sweep) for run in runs).values())
     counted = " to ".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))
     sentences = [

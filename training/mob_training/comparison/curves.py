@@ -1,4 +1,4 @@
-"""The numbers that figures of a comparison draw: a curve of each seed, then mean and spread over the seeds."""
+"""The curves that figures of a comparison draw, as mean and standard deviation over the seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mob_training.evaluation.scoreboard import Metric
 
 MOST_REGIONS = 12
 FEWEST_VOXELS = 20
-"""A bin with fewer, in the mean over the seeds, has a count but no point: its share would be noise."""
+"""A bin with fewer voxels, averaged over the seeds, gets no point: its fraction would be noise."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Curve:
 
     @classmethod
     def over(cls, x: np.ndarray, y: np.ndarray, count: np.ndarray | None = None) -> Curve:
-        """Of the seeds' curves, (seeds, n) each; NaN where one has no point."""
+        """Average the seeds' curves, (seeds, n) each; NaN where a seed has no point."""
         x, y = (np.ma.masked_invalid(np.broadcast_to(values, np.shape(y))) for values in (x, y))
         deviation = y.std(axis=0, ddof=1) if len(y) > 1 else np.ma.masked_all(y.shape[1])
         voxels = None if count is None else np.mean(count, axis=0)
@@ -41,22 +41,22 @@ class Curve:
 
     @property
     def drawn(self) -> np.ndarray:
-        """Which points there are and stand on enough voxels, (n,) bool."""
+        """Points that exist and have enough voxels, (n,) bool."""
         known = np.isfinite(self.mean)
         return known if self.count is None else known & (self.count >= FEWEST_VOXELS)
 
     def changed(self, offset: np.ndarray | float = 0.0, factor: float = 1.0) -> Curve:
-        """The same with (y + offset) * factor in place of y."""
+        """Replace y by (y + offset) * factor."""
         return replace(self, mean=(self.mean + offset) * factor, deviation=self.deviation * factor)
 
 
 def labels(groups: Mapping[str, Sequence[Run]]) -> list[str]:
-    """The foreground classes of a data set, in the order of their values."""
+    """List the foreground classes of a data set, in the order of their values."""
     return list(dict.fromkeys(name for runs in groups.values() for run in runs for name in run.description["labels"]))
 
 
 def calibration(runs: Sequence[Run], label: str) -> Curve | None:
-    """Share of voxels that belong to a class, by the probability predicted (15 bins), over all voxels of all cases.
+    """Compute the frequency of a class by its predicted probability (15 bins), over all voxels of all cases.
 
     Args:
         runs: Of one model.
@@ -69,7 +69,7 @@ def calibration(runs: Sequence[Run], label: str) -> Curve | None:
 
 
 def error_rate(runs: Sequence[Run], measure: str) -> Curve | None:
-    """Share of wrong voxels by their doubt (15 bins), in the boxes of all cases together.
+    """Compute the fraction of wrong voxels by their uncertainty (15 bins), in the boxes of all cases together.
 
     Args:
         runs: Of one model.
@@ -82,13 +82,13 @@ def error_rate(runs: Sequence[Run], measure: str) -> Curve | None:
 
 
 def review(runs: Sequence[Run], measure: str, most: int) -> Curve | None:
-    """Dice after a perfect reader has resolved the first 0, 1, ... `most` regions, mean over the cases.
+    """Compute the mean Dice after a perfect reader has corrected the first 0, 1, ... `most` regions.
 
     A case with fewer regions keeps its last Dice.
 
     Args:
         runs: Of one model.
-        measure: The doubt that makes and ranks the regions.
+        measure: The uncertainty map that makes and ranks the regions.
         most: Largest number of regions.
 
     Returns:
@@ -100,7 +100,7 @@ def review(runs: Sequence[Run], measure: str, most: int) -> Curve | None:
 
 
 def most_regions(groups: Mapping[str, Sequence[Run]], measures: Sequence[str]) -> int:
-    """Regions of the case that has most of them, at most `MOST_REGIONS`."""
+    """Return the largest number of regions of a case, at most `MOST_REGIONS`."""
     counts = [
         count
         for runs in groups.values()
@@ -112,12 +112,12 @@ def most_regions(groups: Mapping[str, Sequence[Run]], measures: Sequence[str]) -
 
 
 def padded(values: Sequence[float], length: int) -> list[float]:
-    """The first `length` values; if there are fewer, the last one again and again."""
+    """Return the first `length` values, the last one repeated if there are fewer."""
     return [*values[:length], *[values[-1]] * (length - len(values))]
 
 
 def over_bases(numbers: Mapping[int, Sequence[Run]], metric: Metric) -> tuple[Curve, np.ndarray]:
-    """A score against the number of bases (paper, Fig. 4), in the units of the tables.
+    """Compute a score for each number of bases (paper, Fig. 4), in the units of the tables.
 
     Args:
         numbers: The seeds of each number.

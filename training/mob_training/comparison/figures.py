@@ -1,4 +1,4 @@
-"""Pictures of scores: of one model, and of models beside each other (the paper's Figures 3 and 4)."""
+"""Figures of scores of one model, and of several models (the paper's Figures 3 and 4)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from MoBUncertaintyLib.regions.settings import MEASURE_NAMES, Measure
 KINDS = {"error": "of all error", "thick_error": "of the error thicker than one voxel"}
 COLOURS = {"variance": "#c2410c", "bernoulli": "#1d4ed8"}
 
-# The palette of Okabe and Ito, which the colour-blind can tell apart, without its yellow, which is lost on white. The
-# dashes and markers say it again.
+# The colour-blind safe palette of Okabe and Ito, without its yellow, which is invisible on white; dashes and markers
+# are distinct, too.
 _LOOKS = (
     ("#000000", "-", "o"),
     ("#7f7f7f", (0, (5, 1.5)), "s"),
@@ -49,16 +49,16 @@ _GUIDE = {"color": "0.45", "linestyle": ":", "linewidth": 1.2, "zorder": 1}
 _BINNED = f"{BINS} bins, points of at least {curves.FEWEST_VOXELS} voxels"
 _CALIBRATION = ("frequency of the class", "frequency − probability", "voxels in the bin")
 _BINARY = {"bernoulli": lambda p: p * (1 - p), "entropy": lambda p: entr(p) + entr(1 - p)}
-"""Doubt of a voxel of two classes that is wrong with the probability p."""
+"""Uncertainty of a voxel of two classes that is wrong with the probability p."""
 
 
 def draw_error_caught(run: Run, path: Path, most: int = curves.MOST_REGIONS) -> None:
-    """Mean share of the error inside the first n regions of the ranking, for each measure of doubt.
+    """Draw the mean fraction of the error inside the first n regions, for each uncertainty map.
 
     Args:
         run: The scores of a model.
         path: PNG to write.
-        most: Largest n drawn; a case with fewer regions keeps its last share, one without error has none.
+        most: Largest n drawn; a case with fewer regions keeps its last fraction, one without error has none.
     """
     figure = _figure(9.5, 3.8)
     for axes, (kind, words) in zip(figure.subplots(1, 2, sharey=True), KINDS.items(), strict=True):
@@ -66,18 +66,20 @@ def draw_error_caught(run: Run, path: Path, most: int = curves.MOST_REGIONS) -> 
             caught = run.per_case(f"{measure}.caught.{kind}")
             if not caught:
                 continue
-            shares = np.array([curves.padded([0.0, *one], most + 1) for one in caught.values()])
+            fractions = np.array([curves.padded([0.0, *one], most + 1) for one in caught.values()])
             n = np.arange(most + 1)
-            low, high = np.percentile(shares, (25, 75), axis=0)
+            low, high = np.percentile(fractions, (25, 75), axis=0)
             count = np.median([len(one) for one in caught.values()])
             axes.plot(
                 n,
-                shares.mean(axis=0),
+                fractions.mean(axis=0),
                 color=colour,
                 label=f"{MEASURE_NAMES[Measure(measure)]} (median {count:g} regions)",
             )
             axes.fill_between(n, low, high, color=colour, alpha=0.12, linewidth=0)
-        axes.set(xlim=(0, most), ylim=(0, 1), xlabel="regions looked at, most doubtful first", title=f"Share {words}")
+        axes.set(
+            xlim=(0, most), ylim=(0, 1), xlabel="regions reviewed, most expected error first", title=f"Fraction {words}"
+        )
         _tidy(axes)
     figure.axes[0].set_ylabel("inside the regions (mean of the cases with error)")
     figure.axes[1].legend(loc="lower right", frameon=False)
@@ -85,8 +87,9 @@ def draw_error_caught(run: Run, path: Path, most: int = curves.MOST_REGIONS) -> 
 
 
 def draw_calibration(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
-    """Calibration curves (paper, Fig. 3): how often a class is there by its predicted probability, the distance of that
-    from the diagonal, and how many voxels there are; a column for each class.
+    """Draw calibration curves (paper, Fig. 3), a column for each class.
+
+    From top to bottom: frequency of the class by its predicted probability, its difference to the diagonal, voxels.
 
     Args:
         groups: The seeds of each model.
@@ -114,7 +117,7 @@ def draw_calibration(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
 
 
 def draw_uncertainty(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
-    """Share of wrong voxels by their doubt, for each measure of doubt, and how many voxels there are.
+    """Draw the fraction of wrong voxels by their uncertainty, for each uncertainty map, and the number of voxels.
 
     Args:
         groups: The seeds of each model.
@@ -133,14 +136,14 @@ def draw_uncertainty(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
             p = np.linspace(0, 0.5, 101)
             rate.plot(_BINARY[measure](p), p, **_GUIDE, label="perfectly calibrated")
         count.set(xlabel=name, xlim=(0, None))
-    grid[0, 0].set(ylabel="share of wrong voxels", ylim=(0, None))
+    grid[0, 0].set(ylabel="fraction of wrong voxels", ylim=(0, None))
     grid[1, 0].set_ylabel("voxels in the bin")
     place = f"Boxes of prediction and truth, {BOX_MARGIN_MM:g} mm wider, of all test cases"
     _finish(figure, f"{place}; {_BINNED}", path)
 
 
 def draw_review(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
-    """Dice after a perfect reader has resolved the first n doubtful regions, for each measure of doubt.
+    """Draw Dice after a perfect reader has corrected the first n doubtful regions, for each uncertainty map.
 
     Args:
         groups: The seeds of each model.
@@ -163,7 +166,7 @@ def draw_review(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
 
 
 def draw_bases(numbers: Mapping[int, Sequence[Run]], path: Path) -> None:
-    """Dice, NLL and ECE against the number of bases (paper, Fig. 4), mean and standard deviation over the seeds.
+    """Draw Dice, NLL and ECE against the number of bases (paper, Fig. 4), mean and standard deviation over the seeds.
 
     Args:
         numbers: The seeds of each number of bases.
@@ -185,9 +188,9 @@ def draw_bases(numbers: Mapping[int, Sequence[Run]], path: Path) -> None:
 
 
 def styles(models: Iterable[str]) -> dict[str, dict[str, object]]:
-    """Colour, dashes and marker of each model: the paper's look alike in all figures, others take what is left.
+    """Assign colour, dashes and marker to each model: fixed for the paper's models, the rest for others.
 
-    When nothing is left, the same again with hollow markers, and from the start again after those.
+    After the last style, markers are hollow, then everything repeats.
     """
     taken = dict(zip(ORDER, _LOOKS, strict=False))
     spare = cycle(product((False, True), _LOOKS[len(ORDER) :]))
@@ -206,7 +209,7 @@ def styles(models: Iterable[str]) -> dict[str, dict[str, object]]:
 
 
 def _plot(axes: Axes, curve: Curve, look: Mapping[str, object], label: str | None = None) -> None:
-    """Mean and, as a band, standard deviation."""
+    """Plot the mean and, as a band, the standard deviation."""
     x, mean, deviation = (values[curve.drawn] for values in (curve.x, curve.mean, curve.deviation))
     axes.plot(x, mean, label=label, linewidth=1.4, **look)
     axes.fill_between(x, mean - deviation, mean + deviation, color=look["color"], alpha=0.1, linewidth=0)
@@ -231,7 +234,7 @@ def _tidy(axes: Axes) -> None:
 
 
 def _finish(figure: Figure, title: str, path: Path) -> None:
-    """One legend below all panels, what the bands are, and the file."""
+    """Add one legend below all panels and a title that explains the bands, and save the figure."""
     lines: dict[str, object] = {}
     for axes in figure.axes:
         _tidy(axes)
@@ -243,7 +246,7 @@ def _finish(figure: Figure, title: str, path: Path) -> None:
 
 
 def _legend(figure: Figure, lines: Mapping[str, object]) -> None:
-    """In as many columns as there is room for."""
+    """Place the legend in as many columns as fit."""
     for columns in range(len(lines), 0, -1):
         legend = figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=columns, frameon=False)
         if legend.get_window_extent().width <= figure.bbox.width:
@@ -253,7 +256,7 @@ def _legend(figure: Figure, lines: Mapping[str, object]) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Write a small PNG: lines and words need few colours."""
+    """Save a small PNG: lines and text need few colours."""
     file = io.BytesIO()
     figure.savefig(file, dpi=80)
     picture = Image.open(file).convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE, 2, dither=Image.Dither.NONE)

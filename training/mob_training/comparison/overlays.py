@@ -1,4 +1,4 @@
-"""Predictions of several models beside the truth, in one slice of a case (the paper's Figures 5 and 6)."""
+"""Predictions of several models and the truth, in one slice of a case (the paper's Figures 5 and 6)."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def draw_case(
 
 
 def worst_slice(case: ScoredCase, plane: Plane) -> int:
-    """Index along the plane's normal of the slice with most wrong voxels; without any, with most of the organ.
+    """Find the slice along the plane's normal with most wrong voxels; without any, with most of the organ.
 
     Args:
         case: Arrays (z, y, x) in LPS.
@@ -161,7 +161,7 @@ def worst_slice(case: ScoredCase, plane: Plane) -> int:
 
 
 def window(image: sitk.Image, channel: str) -> tuple[tuple[float, float], str]:
-    """Values shown as black and as white, and what that is called.
+    """Choose the values shown as black and as white, and name them.
 
     Args:
         image: All of it.
@@ -174,7 +174,7 @@ def window(image: sitk.Image, channel: str) -> tuple[tuple[float, float], str]:
 
 
 def draw_sections(sections: Sequence[Section], where: Slice) -> Figure:
-    """A row for each section, cropped to what is foreground in any of them and a margin.
+    """Draw a row for each section, cropped to the foreground of all of them plus a margin.
 
     Args:
         sections: Of the models.
@@ -186,7 +186,7 @@ def draw_sections(sections: Sequence[Section], where: Slice) -> Figure:
     height, width = where.image.shape * where.spacing
     place = {"extent": (0, width, height, 0), "interpolation": "nearest"}
     grey = {**place, "interpolation": "bilinear", "cmap": "gray", "vmin": where.window[0], "vmax": where.window[1]}
-    # The usual scale, whatever a model states, so that colours can be compared.
+    # The default scale for all models, so that colours can be compared.
     spread = ScalarMappable(Normalize(0, brightest_variance(RegionSettings().variance_threshold)), "inferno")
     for row, section in zip(grid, sections, strict=True):
         outlines, errors, probability, variance = row
@@ -216,7 +216,7 @@ def draw_sections(sections: Sequence[Section], where: Slice) -> Figure:
 
 
 def view_mm(organ: np.ndarray, spacing: np.ndarray) -> tuple[float, float, float, float]:
-    """Left, right, top and bottom of what is shown, mm from the slice's first corner; not too long a strip.
+    """Return left, right, top and bottom of the view in mm from the slice's first corner, with a limited aspect ratio.
 
     Args:
         organ: Mask (rows, columns); if it is empty, all is shown.
@@ -241,25 +241,26 @@ def _plane(name: str) -> Plane:
 
 
 def _predicted(model: Model, image: sitk.Image, truth: sitk.Image, settings: PredictionSettings | None) -> ScoredCase:
-    """The prediction beside the truth, arrays (z, y, x) in LPS."""
+    """Predict and pair with the truth, arrays (z, y, x) in LPS."""
     prediction = predict(image, model, settings)
-    turned = {name: _lps(getattr(prediction, name)) for name in ("segmentation", "probability", "variance")}
-    return ScoredCase.of(replace(prediction, **turned), _lps(truth), model.card.labels)
+    oriented = {name: _lps(getattr(prediction, name)) for name in ("segmentation", "probability", "variance")}
+    return ScoredCase.of(replace(prediction, **oriented), _lps(truth), model.card.labels)
 
 
 def _lps(image: sitk.Image) -> sitk.Image:
-    """Axes run to the left, to posterior and to superior."""
+    """Reorient an image to LPS."""
     return sitk.DICOMOrient(image, "LPS")
 
 
 def _normal(plane: Plane) -> int:
-    """Axis of an LPS array (z, y, x) that runs through a plane."""
+    """Return the axis of an LPS array (z, y, x) that is normal to a plane."""
     return 2 - int(np.argmax(np.abs(np.cross(plane.right, plane.down))))
 
 
 def _cut(volume: np.ndarray, plane: Plane, index: int) -> np.ndarray:
-    """A slice of an LPS array (z, y, x) as the plane is looked at: in all planes columns run as the array's axis does,
-    rows do or run against it.
+    """Take a slice of an LPS array (z, y, x), with rows and columns as the plane is viewed.
+
+    In all planes columns run along the array's axis; rows run along it or against it.
     """
     section = volume.take(index, axis=_normal(plane))
     return section[::-1] if sum(plane.down) < 0 else section
@@ -272,22 +273,22 @@ def _section(case: ScoredCase, plane: Plane, index: int) -> Section:
 
 
 def _slice(image: sitk.Image, plane: Plane, index: int, case: str, channel: str) -> Slice:
-    turned, axis = _lps(image), _normal(plane)
-    middle = [(n - 1) / 2 for n in turned.GetSize()]
+    oriented, axis = _lps(image), _normal(plane)
+    middle = [(n - 1) / 2 for n in oriented.GetSize()]
     middle[2 - axis] = float(index)
-    right, anterior, superior = np.multiply(turned.TransformContinuousIndexToPhysicalPoint(middle), (-1, -1, 1))
+    right, anterior, superior = np.multiply(oriented.TransformContinuousIndexToPhysicalPoint(middle), (-1, -1, 1))
     place = {0: f"S {superior:.1f}", 1: f"A {anterior:.1f}", 2: f"R {right:.1f}"}[axis].replace("-", "−")
     return Slice(
         plane,
-        _cut(sitk.GetArrayViewFromImage(turned), plane, index),
-        np.delete(np.array(turned.GetSpacing())[::-1], axis),
+        _cut(sitk.GetArrayViewFromImage(oriented), plane, index),
+        np.delete(np.array(oriented.GetSpacing())[::-1], axis),
         f"{case}, {plane.name} slice at {place} mm",
         *window(image, channel),
     )
 
 
 def _names(model: Model, dataset: Path) -> tuple[str, str]:
-    """What a row is called, and what tells it from another of that name."""
+    """Return a row's name, and a longer one that distinguishes it from others of that name."""
     described = describe_run(model, dataset)
     name, seed = described["model"], described["seed"]
     return name, f"{name}, {model.path.name if seed is None else f'seed {seed}'}"
@@ -299,7 +300,7 @@ def _titles(names: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _outline(axes: Axes, labels: np.ndarray, spacing: np.ndarray, colour: tuple[float, ...]) -> None:
-    """The outline of each class, with a dark rim that makes it seen on any ground."""
+    """Outline each class, with a dark rim that makes it visible on any background."""
     rows, columns = ((np.arange(-1, n + 1) + 0.5) * step for n, step in zip(labels.shape, spacing, strict=True))
     for value in np.unique(labels[labels > 0]):
         mask = np.pad(labels == value, 1)  # closes what meets the edge
@@ -308,7 +309,7 @@ def _outline(axes: Axes, labels: np.ndarray, spacing: np.ndarray, colour: tuple[
 
 
 def _orient(axes: Axes, plane: Plane, width: float) -> None:
-    """Letters of the patient's sides, and a scale bar."""
+    """Draw the letters of the patient's sides, and a scale bar."""
     style = {"color": "white", "ha": "center", "path_effects": [withStroke(linewidth=2, foreground="black", alpha=0.7)]}
     for letter, x, y in zip(plane.letters, (0.04, 0.96, 0.5, 0.5), (0.5, 0.5, 0.95, 0.05), strict=True):
         axes.text(x, y, letter, transform=axes.transAxes, fontsize=9, weight="bold", va="center", **style)
@@ -322,7 +323,7 @@ def _orient(axes: Axes, plane: Plane, width: float) -> None:
 
 
 def _panels(rows: int, ratio: float) -> tuple[Figure, np.ndarray]:
-    """A figure with a grid of panels of one size, whose height is their width times a ratio; sizes in inches."""
+    """Make a figure with a grid of equal panels, whose height is their width times a ratio; sizes in inches."""
     columns, wide, tall = len(COLUMNS), _PANEL, _PANEL * ratio
     before, after, above, below, gap = 0.75, 0.1, 0.62, 0.62, 0.05
     width = before + columns * wide + (columns - 1) * gap + after
@@ -335,7 +336,7 @@ def _panels(rows: int, ratio: float) -> tuple[Figure, np.ndarray]:
 
 
 def _colour_bar(figure: Figure, drawn: ScalarMappable, above: Axes, **style: str) -> None:
-    """A horizontal bar below a panel."""
+    """Draw a horizontal colour bar below a panel."""
     box, inch = above.get_position(), 1 / figure.get_figheight()
     place = (box.x0 + 0.06 * box.width, box.y0 - 0.28 * inch, 0.88 * box.width, 0.13 * inch)
     bar = figure.colorbar(drawn, cax=figure.add_axes(place), orientation="horizontal", **style)
@@ -343,7 +344,7 @@ def _colour_bar(figure: Figure, drawn: ScalarMappable, above: Axes, **style: str
 
 
 def _legend(figure: Figure, sections: Sequence[Section], above: Axes) -> None:
-    """What colours mean, below the panels without a bar."""
+    """Explain the colours below the panels without a bar."""
     rim = [withStroke(linewidth=3, foreground="0.4")]
     entries: list[Line2D | Patch] = [
         Line2D([], [], color=colour, label=name, path_effects=rim)

@@ -16,12 +16,12 @@ ORDER = (NAMES[Covariance.DETERMINISTIC], CONTROL, *list(NAMES.values())[1:])
 
 
 def datasets(runs: Iterable[Run]) -> list[str]:
-    """Names of the data sets, in the order in which they come."""
+    """List the names of the data sets, in order of appearance."""
     return list(dict.fromkeys(run.dataset for run in runs))
 
 
 def by_model(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The seeds of each model, in the paper's order; variants after the model they vary."""
+    """Group runs by model, in the paper's order, variants after the model they vary."""
 
     def place(name: str) -> tuple[int, str]:
         stem = name.partition(" (")[0]
@@ -32,7 +32,7 @@ def by_model(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def sweeps(runs: Sequence[Run]) -> dict[str, dict[int, list[Run]]]:
-    """The seeds of each number of bases, for each model that was tried with several."""
+    """Group runs by number of bases, for each model with several numbers."""
     numbers: dict[str, dict[int, list[Run]]] = defaultdict(dict)
     for run in sorted((run for run in runs if run.bases is not None), key=lambda run: run.bases or 0):
         numbers[run.model].setdefault(run.bases, []).append(run)
@@ -40,7 +40,7 @@ def sweeps(runs: Sequence[Run]) -> dict[str, dict[int, list[Run]]]:
 
 
 def over_seeds(runs: Sequence[Run], key: str) -> dict[str, float]:
-    """Each case's score, mean over the seeds in which it is defined."""
+    """Average each case's score over the seeds in which it is defined."""
     values: dict[str, list[float]] = defaultdict(list)
     for run in runs:
         for case, value in run.per_case(key).items():
@@ -49,7 +49,7 @@ def over_seeds(runs: Sequence[Run], key: str) -> dict[str, float]:
 
 
 def over_subjects(runs: Sequence[Run], values: Mapping[str, float]) -> dict[str, float]:
-    """Each subject's value, mean over its cases: two of one subject are not two witnesses."""
+    """Average each subject's values: cases of one subject are not independent."""
     subjects = {case: scores.get("subject", case) for run in runs for case, scores in run.cases.items()}
     together: dict[str, list[float]] = defaultdict(list)
     for case, value in values.items():

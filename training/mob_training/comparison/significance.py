@@ -1,4 +1,4 @@
-"""Whether models differ by more than chance: paired tests over the subjects, corrected for the number of models."""
+"""Paired tests of models over the subjects, corrected for the number of models."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from mob_training.evaluation.scoreboard import GROUPS, Metric
 from MoBUncertaintyLib.errors import SettingsError
 
 LEVEL = 0.05
-"""Of the Holm-corrected p below which a difference is marked in the tables."""
+"""Holm-corrected p below which a difference is marked in the tables."""
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A model against the reference over the same subjects and seeds.
+    """A comparison of a model with the reference over the same subjects and seeds.
 
     Attributes:
         dataset, metric, model, reference: What is compared.
-        differences: Model minus reference of each subject, its cases and the seeds averaged before.
-        seeds: How many both have; with another seed comes another network to start from.
-        alike: In how many of them the mean difference has the sign that it has over all.
+        differences: Model minus reference for each subject, averaged over its cases and the seeds.
+        seeds: Number of seeds that both have; each has its own network to start from.
+        same_sign: In how many of them the mean difference has the sign of the overall mean difference.
         p: Two-sided Wilcoxon signed-rank test; 1 where no subject differs.
         corrected: Holm's, over the models of this data set and score.
     """
@@ -38,7 +38,7 @@ class PairedTest:
     reference: str
     differences: tuple[float, ...]
     seeds: int
-    alike: int
+    same_sign: int
     p: float
     corrected: float = 1.0
 
@@ -49,24 +49,24 @@ class PairedTest:
 
     @property
     def better(self) -> bool | None:
-        """Whether the model is better by what is tested, the ranks, whatever the mean; None where neither is."""
+        """Whether the model is better by the ranks, which are tested, whatever the mean; None if neither is."""
         ranks = signed_rank_sum(self.differences)
         return (ranks > 0) == self.metric.higher if ranks else None
 
     @property
     def wins(self) -> int:
-        """In how many subjects the model is better."""
+        """Number of subjects in which the model is better."""
         return sum((d > 0) == self.metric.higher for d in self.differences if d)
 
     @property
     def mark(self) -> str:
-        """For the model's cell in a table, which shows means: none where they say the opposite of the ranks.
+        """Mark of the model's cell in a table of means: empty if means and ranks disagree.
 
-        The test knows these trained networks only; where another training says otherwise there is no mark, either.
+        The test is of these trained networks only, so it is empty, too, if the seeds disagree.
         """
         if self.corrected >= LEVEL or self.better is None or self.better != ((self.mean > 0) == self.metric.higher):
             return ""
-        if self.alike < self.seeds:
+        if self.same_sign < self.seeds:
             return ""
         return BETTER if self.better else WORSE
 
@@ -95,28 +95,28 @@ def paired_tests(runs: Sequence[Run], reference: str | None = None) -> list[Pair
                 if differences:
                     mean = np.mean(differences)
                     each = [_differences([a], [b], metric) for a, b in _pairs(ours, theirs)]
-                    alike = sum(bool(one) and np.sign(np.mean(one)) == np.sign(mean) for one in each)
+                    same_sign = sum(bool(one) and np.sign(np.mean(one)) == np.sign(mean) for one in each)
                     p = signed_rank(differences)
-                    family.append(PairedTest(dataset, metric, model, base, differences, len(each), alike, p))
+                    family.append(PairedTest(dataset, metric, model, base, differences, len(each), same_sign, p))
             corrected = holm([test.p for test in family])
             tests += [replace(test, corrected=p) for test, p in zip(family, corrected, strict=True)]
     return tests
 
 
 def signed_rank(differences: Sequence[float]) -> float:
-    """p of the two-sided Wilcoxon signed-rank test; where there is no difference is left out, 1 if nothing is left."""
+    """Compute the p value of the two-sided Wilcoxon signed-rank test, without zero differences; 1 if none is left."""
     nonzero = [d for d in differences if d]
     return float(wilcoxon(nonzero).pvalue) if nonzero else 1.0
 
 
 def signed_rank_sum(differences: Sequence[float]) -> float:
-    """What that test is about: the ranks of the differences by size, each with its difference's sign, summed."""
+    """Compute the test's statistic: the sum of the signed ranks of the differences."""
     nonzero = np.array([d for d in differences if d])
     return float(np.sign(nonzero) @ rankdata(np.abs(nonzero))) if nonzero.size else 0.0
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: p_(i) times the number of hypotheses not yet rejected, never falling, at most 1."""
+    """Apply Holm's step-down correction: p_(i) times the hypotheses not yet rejected, monotone, at most 1."""
     order = np.argsort(p, kind="stable")
     scaled = np.asarray(p, float)[order] * np.arange(len(p), 0, -1)
     corrected = np.empty(len(p))
@@ -125,7 +125,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def _of_shared_seeds(ours: Sequence[Run], theirs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """The runs of two models whose seeds both have; a stock model, which states none, goes with any."""
+    """Return the runs of the seeds that two models share; a stock model without a seed matches any."""
     shared = {run.seed for run in ours} & {run.seed for run in theirs}
     if any(run.seed is None for run in (*ours, *theirs)):
         return list(ours), list(theirs)
@@ -133,12 +133,12 @@ def _of_shared_seeds(ours: Sequence[Run], theirs: Sequence[Run]) -> tuple[list[R
 
 
 def _pairs(ours: Sequence[Run], theirs: Sequence[Run]) -> list[tuple[Run, Run]]:
-    """The runs of each seed; one without a seed stands beside each of the other's."""
+    """Pair the runs of each seed; a run without a seed is paired with each of the other's."""
     return [(a, b) for a in ours for b in theirs if a.seed == b.seed or None in (a.seed, b.seed)]
 
 
 def _differences(ours: Sequence[Run], theirs: Sequence[Run], metric: Metric) -> tuple[float, ...]:
-    """Ours minus theirs of each subject, its cases and the runs averaged before."""
+    """Compute ours minus theirs for each subject, averaged over its cases and the runs."""
     found, expected = over_seeds(ours, metric.key), over_seeds(theirs, metric.against or metric.key)
     shared = sorted(found.keys() & expected.keys())
     return tuple(over_subjects(ours, {case: found[case] - expected[case] for case in shared}).values())

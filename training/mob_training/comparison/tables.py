@@ -23,7 +23,7 @@ LATEX |= {"−": "$-$", "³": "$^3$", "·": r"$\cdot$", "–": "--", "±": r"$\p
 """How LaTeX writes what titles and names contain."""
 
 BETTER, WORSE = "†", "‡"
-"""Of a score that differs from the reference's by more than chance."""
+"""Marks of scores that differ significantly from the reference's."""
 
 LATEX_MARKS = {"": "", BETTER: r"^{\dagger}", WORSE: r"^{\ddagger}"}
 
@@ -48,14 +48,14 @@ class Cell:
 
     @classmethod
     def over(cls, values: Sequence[float], digits: int) -> Cell:
-        """Of the seeds' values; those that are undefined are left out before."""
+        """Aggregate the seeds' defined values."""
         if not values:
             return cls(None, None, digits)
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
         return cls(float(np.mean(values)), deviation, digits)
 
     def text(self, plus_minus: str = " ± ") -> str:
-        """As people read it."""
+        """Format the cell for reading."""
         if self.mean is None:
             return "–"
         shown = f"{self.mean:.{self.digits}f}"
@@ -79,7 +79,7 @@ class Table:
     rows: tuple[tuple[str, tuple[Cell | str, ...]], ...]
 
     def csv(self) -> str:
-        """Numbers in full; a column of scores becomes two, mean and standard deviation."""
+        """Format as CSV with full numbers; a column of scores becomes two, mean and standard deviation."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         kinds = [any(isinstance(cells[i], Cell) for _, cells in self.rows) for i in range(len(self.columns))]
@@ -97,7 +97,7 @@ class Table:
         return file.getvalue()
 
     def markdown(self) -> str:
-        """With the best of each column in bold, and the mark where the reference differs by more than chance."""
+        """Format as Markdown, the best of each column in bold, and marked where it differs from the reference."""
         lines = [_markdown_row([self.corner, *self.columns]), "|" + " --- |" * (1 + len(self.columns))]
         for name, cells in self.rows:
             shown = []
@@ -110,7 +110,7 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def latex(self) -> str:
-        """A `tabular` for the package booktabs, in the layout of the paper's Tables 2 to 4."""
+        """Format as a LaTeX `tabular` for booktabs, in the layout of the paper's Tables 2 to 4."""
         lines = [f"% {_escape(self.title)}", rf"\begin{{tabular}}{{l{'c' * len(self.columns)}}}", r"\toprule"]
         lines += [" & ".join([_escape(self.corner), *map(_escape, self.columns)]) + r" \\", r"\midrule"]
         for name, cells in self.rows:
@@ -125,7 +125,7 @@ class Table:
 
 
 def with_best(cells: Sequence[Cell], higher: bool) -> list[Cell]:
-    """A column with its best cells marked: all that show the same number, none if there is but one row."""
+    """Mark the best cells of a column: all that show the best number, none if there is only one row."""
     shown = [None if cell.mean is None else round(cell.mean, cell.digits) for cell in cells]
     known = [value for value in shown if value is not None]
     if len(known) < 2:
@@ -151,5 +151,5 @@ def _escape(text: str) -> str:
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    """A bar within a cell, as in |p − q|, would end it."""
+    """Format a row; a bar within a cell, as in |p − q|, is escaped."""
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

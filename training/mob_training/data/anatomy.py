@@ -1,4 +1,4 @@
-"""The phantom's abdomen: what lies where, how dense it is, and what gives way to what.
+"""The phantom's abdomen: positions, densities, and which organ yields where two meet.
 
 Positions are RAS in mm with the origin in the middle of the volume; the patient lies on the back.
 """
@@ -47,7 +47,7 @@ class Part:
 
 @dataclass
 class Scene:
-    """The abdomen's parts, the earlier ones first in precedence and kept apart by a little fat.
+    """The abdomen's parts, in order of precedence and separated by a little fat.
 
     Attributes:
         grid: Where the voxels are.
@@ -72,31 +72,31 @@ class Scene:
     def add(
         self, distance: FloatArray, hu: float | FloatArray, label: str | None = None, gap: float = 2.0
     ) -> FloatArray:
-        """Adds an organ, less what lies within `gap` mm of the earlier ones or 2 mm of the cavity's wall.
+        """Add an organ, minus what lies within `gap` mm of earlier organs or 2 mm of the cavity's wall.
 
         Returns:
             The signed distance in mm to what is left of it.
         """
-        distance = _without_crumbs(np.maximum.reduce([distance, gap - self.taken, self.cavity + 2.0]))
+        distance = _without_small_pieces(np.maximum.reduce([distance, gap - self.taken, self.cavity + 2.0]))
         self.taken = np.minimum(self.taken, distance)
         self.parts.append(Part(distance, hu, label))
         return distance
 
     def noise(self, scale: float) -> FloatArray:
-        """A smooth random field, see `Grid.smooth_noise`."""
+        """Return a smooth random field, see `Grid.smooth_noise`."""
         return self.grid.smooth_noise(self.rng, scale)
 
     def at(self, *centre: float, by: float = 4.0) -> tuple[float, ...]:
-        """A position (mm) near `centre`."""
+        """Return a random position (mm) near `centre`."""
         return tuple(np.asarray(centre) + self.rng.normal(0, by, 3))
 
     def size(self, *radii: float) -> tuple[float, ...]:
-        """Radii (mm) within a tenth of `radii`."""
+        """Return radii (mm) that differ by up to a tenth from `radii`."""
         return tuple(np.asarray(radii) * self.rng.uniform(0.9, 1.1, 3))
 
 
-def _without_crumbs(distance: FloatArray) -> FloatArray:
-    """The shape without pieces smaller than a tenth of its largest, which carving may leave."""
+def _without_small_pieces(distance: FloatArray) -> FloatArray:
+    """Remove pieces smaller than a tenth of the largest one, which carving can leave behind."""
     pieces, number = label(distance < 0)
     if number < 2:
         return distance
@@ -106,7 +106,7 @@ def _without_crumbs(distance: FloatArray) -> FloatArray:
 
 
 def add_body(scene: Scene) -> None:
-    """Table, skin, fat, muscle, ribs, lung bases and spine; sets the cavity that the organs share."""
+    """Add table, skin, fat, muscle, ribs, lung bases and spine, and set the cavity of the organs."""
     x, y, z = scene.points
     rng, hu = scene.rng, scene.hu
     width, depth = rng.uniform(132, 148), rng.uniform(98, 112)
@@ -137,7 +137,7 @@ def add_body(scene: Scene) -> None:
 
 
 def _add_spine(scene: Scene) -> FloatArray:
-    """Vertebrae, discs, spinous processes and canal; returns the signed distance (mm) to the column of bodies."""
+    """Add vertebrae, discs, spinous processes and canal; return the signed distance (mm) to the column of bodies."""
     x, y, z = scene.points
     rng, hu = scene.rng, scene.hu
     column = np.sqrt(x**2 / 1.35 + (y + 52) ** 2) - 18
@@ -158,7 +158,7 @@ def _add_spine(scene: Scene) -> FloatArray:
 
 
 def add_organs(scene: Scene) -> None:
-    """Everything in the abdomen but the pancreas and its neighbours, most important first."""
+    """Add all abdominal organs except the pancreas and its neighbours, most important first."""
     points, hu, at, size = scene.points, scene.hu, scene.at, scene.size
     _add_adrenal(scene)
     for name, x, y, tissue in (("aorta", -9, -24, "aorta"), ("inferior_vena_cava", 20, -23, "vein")):
@@ -181,7 +181,7 @@ def add_organs(scene: Scene) -> None:
 
 
 def _add_adrenal(scene: Scene) -> None:
-    """The left adrenal gland: the two limbs of an inverted Y, each a thin sheet that runs downwards."""
+    """Add the left adrenal gland: the two limbs of an inverted Y, each a thin sheet that runs downwards."""
     shift = np.asarray(scene.at(0, 0, 0, by=2.0))
     limbs = []
     for end in ([-28, -36, 8], [-48, -37, 8]):
@@ -192,7 +192,7 @@ def _add_adrenal(scene: Scene) -> None:
 
 
 def _add_liver(scene: Scene) -> None:
-    """Two lobes with vessels, hollowed from below by the right kidney and the colon's flexure."""
+    """Add two lobes with vessels, indented from below by the right kidney and the colon's flexure."""
     right = ellipsoid(scene.points, scene.at(62, 4, 42), scene.size(76, 84, 80)) + 2.0 * scene.noise(40.0)
     left = ellipsoid(scene.points, scene.at(2, 46, 58), scene.size(72, 36, 40))
     hollow = ellipsoid(scene.points, scene.at(52, -52, -52), scene.size(52, 52, 74))
@@ -202,7 +202,7 @@ def _add_liver(scene: Scene) -> None:
 
 
 def _add_intestines(scene: Scene) -> None:
-    """Colon around the abdomen and loops of small bowel below the pancreas."""
+    """Add the colon around the abdomen and loops of small bowel below the pancreas."""
     at, uniform = scene.at, scene.rng.uniform
     ascending = [at(92, y, z) for y, z in ((0, -120), (4, -85), (14, -55), (50, -48))]
     transverse = [at(x, y, z) for x, y, z in ((75, 50, -48), (30, 56, -64), (-30, 56, -58), (-80, 30, -20))]
@@ -217,7 +217,7 @@ def _add_intestines(scene: Scene) -> None:
 
 
 def _add_bowel(scene: Scene, tube: Tube, name: str, gas: tuple[float, float], wall: float = 2.5) -> None:
-    """A wall (mm thick) around fluid, with gas above a level: the share of the height is drawn from the range `gas`."""
+    """Add a wall (mm) around fluid, with gas above a level; the gas fraction of the height is drawn from `gas`."""
     shape = tube.distance(scene.points) + np.float32(0.8) * scene.noise(12.0)
     top = (tube.line[:, 1] + tube.radius).max()
     level = top - scene.rng.uniform(*gas) * (top - (tube.line[:, 1] - tube.radius).min())

@@ -1,4 +1,4 @@
-"""Turn a labelled data set into nnU-Net's raw layout, one organ at a time, with a fixed split that nnU-Net follows."""
+"""Convert a labelled data set to nnU-Net's raw layout, with a fixed split that nnU-Net follows."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ Values = Sequence[Sequence[int]] | None
 
 @dataclass(frozen=True)
 class LabelledCase:
-    """One image with its label map on the same grid. Holds neither: data sets are larger than memory.
+    """One image and its label map on the same grid, as files: data sets are larger than memory.
 
     Attributes:
         name: Unique in its data set.
         image: File of the image.
         read_label: Reads the label map, uint8 with the classes 1, 2, ...
         volumes_ml: Volume of each class.
-        mended: What `read_image` mends in the image; nothing: the file can be taken as it is.
+        repairs: What `read_image` repairs in the image; empty: the file can be copied.
     """
 
     name: str
     image: Path
     read_label: Callable[[], sitk.Image]
     volumes_ml: tuple[float, ...] = ()
-    mended: str = ""
+    repairs: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class LeftOut:
 def folder_cases(
     source: Path, values: list[list[int]], report: Callable[[str], None] = print
 ) -> tuple[list[LabelledCase], list[LeftOut]]:
-    """Cases of a folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`, and those that cannot be used.
+    """Find the cases of a folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`, and those that cannot be used.
 
     Args:
         source: The folder.
         values: Class 1, 2, ... is where the label map has one of the values of the first, second, ... list.
-        report: Takes one line for each case that is left out or mended.
+        report: Called with one line for each case that is left out or repaired.
 
     Raises:
         SettingsError: The folder holds no images.
@@ -86,12 +86,12 @@ def folder_cases(
 def gather_cases(
     names: Iterable[str], read: Callable[[str], LabelledCase], report: Callable[[str], None]
 ) -> tuple[list[LabelledCase], list[LeftOut]]:
-    """Read and check cases one after the other, and leave out those that cannot be used.
+    """Read and check cases one by one, and leave out those that cannot be used.
 
     Args:
         names: Of the cases.
-        read: Reads one, or raises an `ImageError` that says why it cannot be used.
-        report: Takes one line for each case that is left out or mended.
+        read: Reads a case, or raises an `ImageError` that says why it cannot be used.
+        report: Called with one line for each case that is left out or repaired.
     """
     found, left_out = [], []
     for name in sorted(names):
@@ -102,13 +102,13 @@ def gather_cases(
             report(f"{name} is left out: {problem}")
         else:
             found.append(case)
-            if case.mended:
-                report(f"{name} is mended: {case.mended}")
+            if case.repairs:
+                report(f"{name} is repaired: {case.repairs}")
     return found, left_out
 
 
 def check_case(name: str, image: Path, label: Path, values: Values, shown: str) -> LabelledCase:
-    """Read both files of a case, to their ends, and check that they can be used together.
+    """Read both files of a case completely and check that they can be used together.
 
     Args:
         name: Of the case.
@@ -136,7 +136,7 @@ def check_case(name: str, image: Path, label: Path, values: Values, shown: str) 
 
 
 def read_classes(path: Path, values: Values) -> sitk.Image:
-    """A label map as uint8: class 1, 2, ... where it has one of the values of the first, second, ... list, else 0.
+    """Read a label map as uint8: class 1, 2, ... for the values of the first, second, ... list, else 0.
 
     Args:
         path: The file.
@@ -172,7 +172,7 @@ def _short(path: Path) -> str:
 
 
 def new_dataset_folder(dataset_id: int, name: str) -> Path:
-    """Where a new raw data set goes: `nnUNet_raw/DatasetXXX_NAME`.
+    """Return the folder of a new raw data set: `nnUNet_raw/DatasetXXX_NAME`.
 
     Raises:
         SettingsError: There is one of that number already.
@@ -198,8 +198,8 @@ def write_dataset(
     """Write a raw data set with images, label maps, `dataset.json`, `splits_final.json` and `cases.csv`.
 
     The split also goes to nnU-Net's preprocessed folder, where nnU-Net follows it. One case is in memory at a time; the
-    folder appears when it is complete. Cases whose axes are stored otherwise than most are turned, since a network is
-    trained on stored axes.
+    folder appears when it is complete. Cases whose axes are stored in another order than most are reoriented, since a
+    network is trained on stored axes.
 
     Args:
         folder: As `new_dataset_folder` gives it.
@@ -209,8 +209,8 @@ def write_dataset(
         split: Train, validation and test.
         source: Where the data came from, kept in `dataset.json`.
         left_out: Cases that could not be used, for `cases.csv`.
-        subjects: The subject of each case, where several are of one; these are not parted.
-        report: Takes one line for each case that is turned, and one if the subject of some is not known.
+        subjects: The subject of each case; the split keeps cases of one subject together.
+        report: Called with one line for each reoriented case, and one if some subjects are unknown.
 
     Raises:
         SettingsError: There are too few cases for the split, or `subjects` knows none of them.
@@ -229,12 +229,14 @@ def write_dataset(
             (partial / kind).mkdir(parents=True)
         used = {case: stored_orientation(case.image) for case in cases if case.name in part_of}
         ((orientation, _),) = Counter(sorted(used.values())).most_common(1)
-        turned = {case.name: f"Turned from {own} to {orientation}." for case, own in used.items() if own != orientation}
-        for name, note in turned.items():
+        reoriented = {
+            case.name: f"Reoriented from {own} to {orientation}." for case, own in used.items() if own != orientation
+        }
+        for name, note in reoriented.items():
             report(f"{name}: {note}")
         for case in used:
             kind = "Ts" if part_of[case.name] == "test" else "Tr"
-            _write_case(case, partial, kind, orientation if case.name in turned else None)
+            _write_case(case, partial, kind, orientation if case.name in reoriented else None)
         description = {
             "channel_names": {"0": channel},
             "labels": {"background": 0} | {label: value for value, label in enumerate(labels, start=1)},
@@ -247,7 +249,7 @@ def write_dataset(
         splits = [{"train": parts["train"], "val": parts["val"]}]
         _write_json(partial / "dataset.json", description)
         _write_json(partial / "splits_final.json", splits)
-        notes = {case.name: " ".join(filter(None, (case.mended, turned.get(case.name)))) for case in cases}
+        notes = {case.name: " ".join(filter(None, (case.repairs, reoriented.get(case.name)))) for case in cases}
         _write_cases_file(partial / CASES_FILE, cases, part_of, subjects, notes, labels, left_out)
         partial.rename(folder)
     except (OSError, RuntimeError) as error:  # SimpleITK's are RuntimeErrors
@@ -262,26 +264,26 @@ def write_dataset(
 
 
 def stored_orientation(path: Path) -> str:
-    """Where the axes of an image file run to, such as `LPS`."""
+    """Return the orientation of an image file's stored axes, such as `LPS`."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(reader.GetDirection())
 
 
-def _write_case(case: LabelledCase, folder: Path, suffix: str, turned_to: str | None) -> None:
-    """Write image and label map, with other axes if need be."""
+def _write_case(case: LabelledCase, folder: Path, suffix: str, orientation: str | None) -> None:
+    """Write image and label map, reoriented if needed."""
     image, label = folder / f"images{suffix}" / f"{case.name}_0000.nii.gz", case.read_label()
-    if case.mended or turned_to:
+    if case.repairs or orientation:
         read = read_image(case.image).image
-        sitk.WriteImage(_turned(read, turned_to), str(image), useCompression=True)
+        sitk.WriteImage(_reorient(read, orientation), str(image), useCompression=True)
     else:
         shutil.copyfile(case.image, image)
     target = folder / f"labels{suffix}" / f"{case.name}.nii.gz"
-    sitk.WriteImage(_turned(label, turned_to), str(target), useCompression=True)
+    sitk.WriteImage(_reorient(label, orientation), str(target), useCompression=True)
 
 
-def _turned(image: sitk.Image, orientation: str | None) -> sitk.Image:
+def _reorient(image: sitk.Image, orientation: str | None) -> sitk.Image:
     return sitk.DICOMOrient(image, orientation) if orientation else image
 
 
@@ -294,7 +296,7 @@ def _write_cases_file(
     labels: Sequence[str],
     left_out: Sequence[LeftOut],
 ) -> None:
-    """`cases.csv`: of each case its part of the split, subject and volume of each class, or why it was left out."""
+    """Write `cases.csv`: split, subject and class volumes of each case, or why it was left out."""
     rows = [
         {
             "case": case.name,
@@ -313,13 +315,13 @@ def _write_cases_file(
 
 
 def volumes_ml(label: sitk.Image, classes: int) -> tuple[float, ...]:
-    """Volume in ml of the classes 1 to `classes` of a label map."""
+    """Compute the volume in ml of the classes 1 to `classes` of a label map."""
     counts = np.bincount(sitk.GetArrayViewFromImage(label).ravel(), minlength=classes + 1)
     return tuple(float(count) * math.prod(label.GetSpacing()) / 1000 for count in counts[1 : classes + 1])
 
 
 def same_grid(image: Path, label: sitk.Image) -> bool:
-    """Whether an image file has the size, spacing, origin and direction (to 0.001) of a label map."""
+    """Check if an image file has the size, spacing, origin and direction (to 0.001) of a label map."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(image))
     reader.ReadImageInformation()

@@ -1,4 +1,4 @@
-"""An abdominal CT phantom in TotalSegmentator's layout, with boundaries that nobody can know.
+"""An abdominal CT phantom in TotalSegmentator's layout, with boundaries that cannot be seen.
 
 The pancreas is a curved, lobulated tube in fat. In three to five places per case another organ of the same density lies
 against it; there the true boundary is one random draw and the image does not depend on it, so that a model can at best
@@ -61,7 +61,7 @@ class Site:
     window: FloatArray
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """One plausible pancreas inside the ball, shape (n,), bool."""
+        """Draw one plausible pancreas inside the ball, shape (n,), bool."""
         waves = rng.normal(0, 1 / 14.0, (8, 3))  # rad/mm: the boundary undulates over centimetres
         phase = (self.position - self.centre) @ waves.T
         amplitude = rng.standard_normal((2, 8)) / np.sqrt(8)
@@ -70,7 +70,7 @@ class Site:
         return self.distance < self.reach * self.window * offset
 
     def probability(self) -> FloatArray:
-        """Exact probability that a draw calls the voxel pancreas, shape (n,)."""
+        """Return the exact probability that a draw calls the voxel pancreas, shape (n,)."""
         with np.errstate(divide="ignore", over="ignore"):
             ratio = self.distance / (self.reach * self.window)
         return np.clip((1 - ratio) / 2, 0, 1)
@@ -98,7 +98,7 @@ class Phantom:
 
 
 def make_phantom(seed: int, raters: int = 0, spacing: tuple[float, float, float] = (2.5, 2.5, 3.0)) -> Phantom:
-    """Makes one case; the same seed gives the same anatomy, truth and raters.
+    """Make one case; the same seed gives the same anatomy, truth and raters.
 
     Args:
         seed: Non-negative.
@@ -139,7 +139,7 @@ def make_phantom(seed: int, raters: int = 0, spacing: tuple[float, float, float]
 
 
 def _draw(undisturbed: np.ndarray, sites: list[Site], rng: np.random.Generator) -> np.ndarray:
-    """One plausible pancreas, bool (z, y, x)."""
+    """Draw one plausible pancreas, bool (z, y, x)."""
     mask = undisturbed.copy()
     for site in sites:
         mask.flat[site.index] = site.draw(rng)
@@ -147,7 +147,7 @@ def _draw(undisturbed: np.ndarray, sites: list[Site], rng: np.random.Generator) 
 
 
 def _add_pancreas(scene: Scene) -> tuple[FloatArray, list[Site]]:
-    """The pancreas' undisturbed signed distance (mm) and its ambiguous sites; their neighbours join the scene."""
+    """Add the pancreas' neighbours; return its undisturbed signed distance (mm) and its ambiguous sites."""
     rng = scene.rng
     knots = np.array([[36, 8, -38], [31, 12, -18], [12, 22, -3], [-12, 24, 5], [-36, 13, 12], [-62, -8, 22]], float)
     knots += rng.normal(0, [3, 2.5, 3], knots.shape) + rng.normal(0, [4, 3, 6], 3)
@@ -176,7 +176,7 @@ def _add_pancreas(scene: Scene) -> tuple[FloatArray, list[Site]]:
 def _site(
     tube: Tube, distance: FloatArray, scene: Scene, along: float, direction: tuple[float, float, float], organ: str
 ) -> tuple[Site, FloatArray]:
-    """An ambiguous place about a fraction of the tube's length, and the outward normal there."""
+    """Return an ambiguous site at a fraction of the tube's length, and the outward normal there."""
     rng, points = scene.rng, scene.points
     along += rng.normal(0, 0.02)
     i = int(np.clip(along, 0.0, 0.97) * (len(tube.line) - 1))
@@ -197,7 +197,7 @@ def _site(
 
 
 def collar(distance: FloatArray, sites: list[Site]) -> FloatArray:
-    """Signed distance (mm, roughly) to the layers of the pancreas' density that its neighbours carry at the sites."""
+    """Compute the signed distance (mm, roughly) to the layers of pancreas density on its neighbours at the sites."""
     result = np.full(distance.shape, FAR, np.float32)
     for site in sites:
         layer = np.where(site.window > 0.02, site.distance - site.reach * site.window - 1.0, FAR)
@@ -206,7 +206,7 @@ def collar(distance: FloatArray, sites: list[Site]) -> FloatArray:
 
 
 def _add_neighbours(scene: Scene, shapes: dict[str, list[FloatArray]], layer: FloatArray) -> None:
-    """Adds the hollow organs that touch the pancreas, at the layer's places only; fluid keeps off the layer."""
+    """Add the hollow organs that touch the pancreas only at the layer; fluid stays away from the layer."""
     for organ, pieces in shapes.items():
         shape = np.minimum.reduce(pieces)
         lumen = scene.rng.choice([8.0, 20.0, 180.0], p=[0.4, 0.4, 0.2]) + 6 * scene.noise(15.0)
@@ -215,18 +215,18 @@ def _add_neighbours(scene: Scene, shapes: dict[str, list[FloatArray]], layer: Fl
 
 
 def _paint(scene: Scene, pancreas: FloatArray, sites: list[Site]) -> FloatArray:
-    """HU before blur and noise, float32 (z, y, x). The truth is not an argument: it cannot be seen."""
+    """Paint HU before blur and noise, float32 (z, y, x), without the truth, which must not be visible."""
     width = np.float32(np.mean(scene.grid.spacing))
     density = np.full(pancreas.shape, -1000.0, np.float32)
     tissue = Part(np.minimum(pancreas, collar(pancreas, sites)), scene.hu["pancreas"] + 6 * scene.noise(7.0))
     for part in [*scene.outer, *reversed(scene.parts), tissue]:
-        share = np.clip(0.5 - part.distance / width, 0, 1)  # partial volume
-        density += share * (part.hu - density)
+        fraction = np.clip(0.5 - part.distance / width, 0, 1)  # partial volume
+        density += fraction * (part.hu - density)
     return density
 
 
 def _scan(density: FloatArray, grid: Grid, rng: np.random.Generator) -> np.ndarray:
-    """Blur and noise of a scanner, int16 HU in [-1024, 1500]."""
+    """Add a scanner's blur and noise, int16 HU in [-1024, 1500]."""
     spacing = grid.spacing[::-1]
     blurred = gaussian_filter(density, [rng.uniform(0.8, 1.2) / s for s in spacing])
     grain = gaussian_filter(rng.standard_normal(density.shape, dtype=np.float32), [2.0 / s for s in spacing])
@@ -236,7 +236,7 @@ def _scan(density: FloatArray, grid: Grid, rng: np.random.Generator) -> np.ndarr
 
 
 def _labels(parts: list[Part], truth: np.ndarray, sites: list[Site]) -> dict[str, np.ndarray]:
-    """Disjoint masks uint8 (z, y, x). What the truth leaves of the ambiguous tissue belongs to the neighbour."""
+    """Make disjoint masks, uint8 (z, y, x). Ambiguous tissue outside the truth belongs to the neighbour."""
     free = ~truth
     labels = {"pancreas": truth.astype(np.uint8)}
     for site in sites:
@@ -254,7 +254,7 @@ def _labels(parts: list[Part], truth: np.ndarray, sites: list[Site]) -> dict[str
 
 
 def _image(array: np.ndarray, grid: Grid) -> sitk.Image:
-    """An image in RAS: index axes run to the patient's right, front and head."""
+    """Make an RAS image: index axes run to the patient's right, front and head."""
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(grid.spacing)
     image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
@@ -264,7 +264,7 @@ def _image(array: np.ndarray, grid: Grid) -> sitk.Image:
 
 
 def case_seed(seed: int, case: int) -> int:
-    """Seed of case number `case` (0, 1, ...) of a cohort; independent of how many cases there are."""
+    """Return the seed of case number `case` (0, 1, ...) of a cohort, whatever the number of cases."""
     return int(np.random.SeedSequence([seed, case]).generate_state(1, np.uint64)[0])
 
 
@@ -276,7 +276,7 @@ def write_cohort(
     progress: Callable[[int, int], None] | None = None,
     spacing: tuple[float, float, float] = (2.5, 2.5, 3.0),
 ) -> list[Path]:
-    """Writes a cohort as TotalSegmentator does: `s0001/ct.nii.gz`, `s0001/segmentations/<organ>.nii.gz`, `meta.csv`.
+    """Write a cohort as TotalSegmentator does: `s0001/ct.nii.gz`, `s0001/segmentations/<organ>.nii.gz`, `meta.csv`.
 
     With raters, also `s0001/raters/pancreas_1.nii.gz` and so on, and `s0001/raters/pancreas_probability.nii.gz`.
 

@@ -42,13 +42,13 @@ class Grid:
         ]
 
     def points(self) -> FloatArray:
-        """Returns the RAS coordinates in mm, shape (3, z, y, x), float32."""
+        """Return the RAS coordinates in mm, shape (3, z, y, x), float32."""
         x, y, z = self.axes
         zz, yy, xx = np.meshgrid(z, y, x, indexing="ij")
         return np.stack([xx, yy, zz])
 
     def smooth_noise(self, rng: np.random.Generator, scale: float) -> FloatArray:
-        """A smooth random field of variance about 1, the same physical field whatever the spacing.
+        """Draw a smooth random field of variance about 1, the same physical field whatever the spacing.
 
         Args:
             rng: Source of randomness.
@@ -70,7 +70,7 @@ class Grid:
 
 
 def ellipsoid(points: FloatArray, centre: tuple[float, ...], radii: tuple[float, ...]) -> FloatArray:
-    """Approximate signed distance in mm to an ellipsoid (exact on its surface to first order), shape of `points[0]`."""
+    """Approximate the signed distance in mm to an ellipsoid (exact at its surface to first order)."""
     scaled = np.zeros(points.shape[1:], np.float32)
     gradient = np.zeros(points.shape[1:], np.float32)
     for coordinate, c, r in zip(points, centre, radii, strict=True):
@@ -95,7 +95,7 @@ class Tube:
 
     @classmethod
     def through(cls, knots: FloatArray, radii: FloatArray | float, samples: int = 160) -> Tube:
-        """A tube through `knots` (k, 3) in RAS mm whose radius (mm) follows `radii` (k,) or stays the same."""
+        """Make a tube through `knots` (k, 3) in RAS mm with the radii (mm) `radii` (k,), or a constant radius."""
         knots = np.asarray(knots, float)
         steps = np.r_[0.0, np.cumsum(np.linalg.norm(np.diff(knots, axis=0), axis=1))]
         at = np.linspace(0, steps[-1], samples)
@@ -103,7 +103,7 @@ class Tube:
         return cls(CubicSpline(steps, knots)(at), np.interp(at, steps, radii))
 
     def distance(self, points: FloatArray) -> FloatArray:
-        """Signed distance in mm to the tube's surface, shape of `points[0]`, cut off at `FAR`."""
+        """Compute the signed distance in mm to the tube's surface, shape of `points[0]`, clipped at `FAR`."""
         reach = self.radius.max() + FAR
         lower, upper = self.line.min(0) - reach, self.line.max(0) + reach
         near = np.ones(points.shape[1:], bool)

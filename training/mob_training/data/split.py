@@ -35,7 +35,7 @@ class Split:
     seed: int = 0
 
     def assign(self, names: Sequence[str], subjects: Mapping[str, str] | None = None) -> dict[str, list[str]]:
-        """Names by `train`, `val` and `test`, disjoint, whatever the order they are given in.
+        """Assign names to `train`, `val` and `test`, independently of their order.
 
         Args:
             names: Of the cases.
@@ -68,7 +68,7 @@ class Split:
 
 
 def _fill(size: int, groups: Sequence[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """Take groups in their order, each if there is room for all of it; returns what was taken, and the groups left."""
+    """Take whole groups in order while they fit; return what was taken, and the groups left."""
     taken: list[str] = []
     left = []
     for group in groups:
@@ -80,7 +80,7 @@ def _fill(size: int, groups: Sequence[list[str]]) -> tuple[list[str], list[list[
 
 
 def read_subjects(path: Path) -> dict[str, str]:
-    """The subject of each case, from a CSV file with the columns `case` and `subject`.
+    """Read the subject of each case from a CSV file with the columns `case` and `subject`.
 
     Args:
         path: The file, or the name of one that lies beside the workflow's configs.
@@ -101,7 +101,7 @@ def read_subjects(path: Path) -> dict[str, str]:
 
 
 def subjects_of(names: Sequence[str], known: Mapping[str, str] | None, report: Callable[[str], None]) -> dict[str, str]:
-    """The subject of each case; one that is not known has a subject of its own."""
+    """Return the subject of each case; an unknown case is a subject of its own."""
     known = known or {}
     unknown = [name for name in names if name not in known]
     if known and names and len(unknown) == len(names):

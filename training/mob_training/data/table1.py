@@ -22,13 +22,13 @@ COLUMNS = {
     "mean_ml": "Mean, ml",
     "std_ml": "SD, ml",
     "median_ml": "Median, ml",
-    "least_ml": "Least, ml",
-    "greatest_ml": "Greatest, ml",
+    "min_ml": "Min, ml",
+    "max_ml": "Max, ml",
 }
 
 
 def describe(dataset: Path) -> list[dict[str, object]]:
-    """One row, keys as in `COLUMNS`, for each structure of a raw data set. Volumes are over the cases in use.
+    """Return one row, keys as in `COLUMNS`, for each structure of a raw data set. Volumes are over the cases in use.
 
     Raises:
         SettingsError: The folder was not written by this program.
@@ -45,7 +45,7 @@ def describe(dataset: Path) -> list[dict[str, object]]:
         shown = [float(case[f"{structure}_ml"]) for part in used.values() for case in part]
         volumes = np.array([volume for volume in shown if volume > 0] or [np.nan])
         summaries = (np.mean, lambda x: np.std(x, ddof=1) if len(x) > 1 else 0.0, np.median, np.min, np.max)
-        names = ("mean_ml", "std_ml", "median_ml", "least_ml", "greatest_ml")
+        names = ("mean_ml", "std_ml", "median_ml", "min_ml", "max_ml")
         rows.append(
             {"structure": structure.replace("_", " "), "cases": sum(map(len, used.values()))}
             | {part: len(members) for part, members in used.items()}
@@ -56,7 +56,7 @@ def describe(dataset: Path) -> list[dict[str, object]]:
 
 
 def write_table(datasets: Sequence[Path], output: Path) -> Path:
-    """Write `table1.csv` and `table1.md`; returns the latter.
+    """Write `table1.csv` and `table1.md`; return the latter.
 
     Raises:
         SettingsError: A folder was not written by this program.

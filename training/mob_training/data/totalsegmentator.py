@@ -20,7 +20,7 @@ MASKS, ENDING = "segmentations", ".nii.gz"
 def find_cases(
     source: Path, organ: str, report: Callable[[str], None] = print
 ) -> tuple[list[LabelledCase], list[LeftOut]]:
-    """Cases that show the organ, and those left out: without it, incomplete, damaged, or on two grids.
+    """Find the cases that show the organ, and those left out: without it, incomplete, damaged, or on two grids.
 
     Every file is read once, one case at a time.
 
@@ -28,7 +28,7 @@ def find_cases(
         source: The data set's folder. `meta.csv` need not be there; where it is, cases that it lists and that have no
             folder are left out by name.
         organ: Name of the structure, such as `adrenal_gland_left`.
-        report: Takes one line for each case that is left out or mended.
+        report: Called with one line for each case that is left out or repaired.
 
     Raises:
         SettingsError: The folder holds no cases, or none with a mask of that name.
@@ -51,7 +51,7 @@ def find_cases(
 
 
 def _check_name(organ: str, source: Path, files: set[str]) -> None:
-    """Refuse a structure that no case has a mask of, and name those that there are."""
+    """Refuse a structure that no case has a mask of, and list the available ones."""
     names = sorted(name.removesuffix(ENDING) for name in files)
     if organ in names:
         return
@@ -62,7 +62,7 @@ def _check_name(organ: str, source: Path, files: set[str]) -> None:
 
 
 def _listed(meta: Path, report: Callable[[str], None]) -> set[str]:
-    """Names of the cases that `meta.csv` lists; none where there is no such file or it is of another kind."""
+    """Return the names of the cases that `meta.csv` lists; none if there is no such file or it is of another kind."""
     if not meta.is_file():
         return set()
     try:

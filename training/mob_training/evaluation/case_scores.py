@@ -30,12 +30,12 @@ from MoBUncertaintyLib.regions.uncertainty import voxel_doubt
 MEASURES = (Measure.VARIANCE, Measure.BERNOULLI, Measure.ENTROPY)
 NSD_MM = 2.0
 PLACES = ("volume", "box")
-"""Where voxels are scored: everywhere, or in the box of prediction and truth together, `BOX_MARGIN_MM` wider."""
+"""Where voxels are scored: in the whole volume, or in the box of prediction and truth plus `BOX_MARGIN_MM`."""
 
 
 @dataclass(frozen=True)
 class ScoredCase:
-    """A prediction beside the truth, as arrays.
+    """A prediction and the truth, as arrays.
 
     Attributes:
         segmentation: Label map (z, y, x).
@@ -55,7 +55,7 @@ class ScoredCase:
 
     @classmethod
     def of(cls, prediction: Prediction, truth: sitk.Image, labels: Sequence[Label]) -> ScoredCase:
-        """From images.
+        """Make a case from a prediction and the true label map.
 
         Raises:
             ImageError: The truth is not on the prediction's grid.
@@ -77,7 +77,7 @@ class ScoredCase:
         )
 
     def places(self) -> dict[str, tuple[slice, ...] | None]:
-        """The voxels of each of `PLACES`; None for the box where neither prediction nor truth has any foreground."""
+        """Return the voxels of each of `PLACES`; None for the box if neither mask has any foreground."""
         organ = (self.segmentation > 0) | (self.truth > 0)
         margin = np.ceil(BOX_MARGIN_MM / self.spacing)
         return {
@@ -88,12 +88,12 @@ class ScoredCase:
 
 @dataclass
 class PlaceSums:
-    """Sums over the voxels of one place, from which its scores follow; those of several cases add up.
+    """Sums over the voxels of one place, from which its scores are computed; sums of several cases add up.
 
     Attributes:
         nll: Sum of -ln p of the true class.
         calibrations: Of each foreground class against the rest, by name.
-        rankings: Of doubt against error (any class), for each measure.
+        rankings: Of uncertainty against error (any class), for each uncertainty map.
     """
 
     nll: float = 0.0
@@ -102,7 +102,7 @@ class PlaceSums:
 
     @classmethod
     def of(cls, case: ScoredCase, box: tuple[slice, ...] | None) -> PlaceSums:
-        """Sums over a box of a case; of nothing without a box."""
+        """Sum over a box of a case; over nothing if there is no box."""
         box = (slice(0),) * 3 if box is None else box
         truth, p = case.truth[box], case.probability[(slice(None), *box)]
         background = np.clip(1 - p.sum(axis=0), 0, 1)
@@ -130,7 +130,7 @@ class PlaceSums:
             self.rankings.setdefault(measure, ErrorRanking()).add(ranking)
 
     def scores(self) -> dict[str, float]:
-        """`nll` of all classes; `brier`, `ece`, `mce` as means over the foreground classes, each against the rest."""
+        """Return `nll` over all classes, and `brier`, `ece`, `mce` as means over the one-vs-rest foreground classes."""
         voxels = next(iter(self.calibrations.values())).voxels
         each = list(self.calibrations.values())
         return {"nll": self.nll / voxels if voxels else float("nan")} | {
@@ -141,16 +141,17 @@ class PlaceSums:
 def score(
     case: ScoredCase, prediction: Prediction, truth: sitk.Image, regions: RegionSettings
 ) -> tuple[dict[str, Any], dict[str, PlaceSums]]:
-    """All scores of one case, and the sums of each of `PLACES` to pool.
+    """Compute all scores of one case, and the sums of each of `PLACES` for pooling.
 
     Args:
         case: The case.
         prediction: Of the same case.
         truth: Its label map.
-        regions: What counts as a doubtful region, but for the measure: each has its turn, at its usual threshold.
+        regions: What counts as a doubtful region; the uncertainty map is replaced by each in turn, at its default
+            threshold.
 
     Returns:
-        The scores, nested: `dice`, `nsd_2mm`; for each place `nll`, `brier`, `ece`, `mce`; for each measure of doubt
+        The scores, nested: `dice`, `nsd_2mm`; for each place `nll`, `brier`, `ece`, `mce`; for each uncertainty map
         its regions, the error inside them, the review curve, and for each place `auroc`, `auprc`, `aurc`, `augrc`. Dice
         and the like are means over the foreground classes; with more than one, `labels` has them class by class.
     """
@@ -187,23 +188,23 @@ def score(
 
 
 def caught_by_rank(regions: Regions, segmentation: sitk.Image, truth: sitk.Image) -> dict[str, list[float] | None]:
-    """Share of the error, and of the thick error, inside the first 1, 2, ... regions of the ranking; None of none."""
+    """Compute the fraction of error and thick error inside the first 1, 2, ... regions; None without error."""
     labels = sitk.GetArrayViewFromImage(regions.labels)
-    shares: dict[str, list[float] | None] = {}
+    fractions: dict[str, list[float] | None] = {}
     for name, mask in zip(("error", "thick_error"), error_split(segmentation, truth), strict=True):
         counts = np.bincount(labels[mask], minlength=len(regions.regions) + 1)
-        shares[name] = (np.cumsum(counts[1:]) / counts.sum()).tolist() if counts.any() else None
-    return shares
+        fractions[name] = (np.cumsum(counts[1:]) / counts.sum()).tolist() if counts.any() else None
+    return fractions
 
 
 def classes_first(image: sitk.Image) -> np.ndarray:
-    """A scalar or vector image as (C - 1, z, y, x)."""
+    """Return a scalar or vector image as an array (C - 1, z, y, x)."""
     array = sitk.GetArrayFromImage(image)
     return np.moveaxis(array, -1, 0) if image.GetNumberOfComponentsPerPixel() > 1 else array[None]
 
 
 def check_grid(image: sitk.Image, reference: sitk.Image, name: str) -> None:
-    """Compare two grids.
+    """Check that an image lies on the voxel grid of a reference.
 
     Raises:
         ImageError: They differ.

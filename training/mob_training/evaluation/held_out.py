@@ -1,6 +1,6 @@
-"""Whole cases in the image's own geometry: a model folder and a data set's held-out cases -> scores.
+"""Score a model on a data set's held-out cases, whole and in the image's own geometry.
 
-One case is in memory at a time. What is pooled over cases is kept as sums and tables of counts.
+One case is in memory at a time. Pooled scores are kept as sums and tables of counts.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.regions.settings import Measure
 
 DRAWN = 8
-"""Segmentations drawn from a model for the energy distance to several raters."""
+"""Number of segmentations drawn from a model for the energy distance to several raters."""
 
 
 def held_out_cases(dataset: Path) -> list[tuple[str, Path, Path]]:
-    """Name, image and label map of every held-out case of a raw nnU-Net data set (`imagesTs`, `labelsTs`)."""
+    """List name, image and label map of every held-out case of a raw data set (`imagesTs`, `labelsTs`)."""
     ending = _description(dataset).get("file_ending", ".nii.gz")
     return [
         (name, dataset / "imagesTs" / f"{name}_0000{ending}", path)
@@ -61,9 +61,9 @@ def evaluate(
         raters: Folder with the masks of several raters per case (`raters.read_raters`).
         drawn: Segmentations drawn from the model for the energy distance, if there are raters; a deterministic model
             has its own only.
-        name: What tables call the model; None: after its covariance and the name of its fine-tuning.
+        name: Name of the model in tables; None: after its covariance and the name of its fine-tuning.
         regions: What counts as a doubtful region (`region_settings.STATED_BY_MODELS`); the rest is as the model states.
-        report: Told of each case.
+        report: Called with one line for each case.
 
     Raises:
         SettingsError: The data set has no held-out cases, or other labels than the model.
@@ -116,8 +116,11 @@ class Pool:
             self._sums[place].add(one)
 
     def scores(self) -> dict[str, Any]:
-        """`dice` of all voxels; for each place the scores, and the calibration `curve` of each class; for each measure
-        of doubt and place the ranking's scores, and the error rate by doubt (`curve`).
+        """Compute the pooled scores.
+
+        Returns:
+            `dice` of all voxels; for each place the scores, and the calibration `curve` of each class; for each
+            uncertainty map and place the ranking's scores, and the error rate by uncertainty (`curve`).
         """
         ratios = [2 * both / total if total else 1.0 for both, total in self._overlap.values()]
         tops = dict.fromkeys(MEASURES, 0.25) | {Measure.ENTROPY: math.log(len(self._overlap) + 1)}
@@ -139,7 +142,7 @@ def _description(dataset: Path) -> dict[str, Any]:
 
 
 def check_labels(dataset: Path, labels: tuple[Label, ...]) -> None:
-    """Make sure that a model segments what a raw data set has labels of.
+    """Check that a model segments the labels of a raw data set.
 
     Raises:
         SettingsError: It segments something else.

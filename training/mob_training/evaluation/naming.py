@@ -1,4 +1,4 @@
-"""What tables and figures call a trained model, and what they need to know of it."""
+"""Names and descriptions of trained models for tables and figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONTROL = "Deterministic, fine-tuned"
 
 
 def describe_run(model: Model, dataset: Path, name: str | None = None) -> dict[str, Any]:
-    """What tables need to know of a model: data set, display name, covariance, number of bases, seed.
+    """Describe a model for the tables: data set, name, covariance, number of bases, seed.
 
     A fine-tuning's own name is in its plans: a run called as its covariance model is that of the paper, another one,
     say `mixture-of-bases-tile`, is "Mixture-of-Bases (tile)". Names that end in `-bases-M` belong to a sweep.

@@ -1,4 +1,4 @@
-"""What several raters drew, beside a prediction: energy distance, and the error of the predicted probability."""
+"""A prediction against several raters: energy distance, and the error of the predicted probability."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Raters:
 
     Attributes:
         maps: The label map of each, (z, y, x).
-        probability: Of each foreground class, (C - 1, z, y, x): what is known of it, or the share of the raters.
+        probability: Of each foreground class, (C - 1, z, y, x): the known probability, or the fraction of the raters.
     """
 
     maps: list[np.ndarray]
@@ -31,7 +31,7 @@ class Raters:
 
 
 def read_raters(folder: Path, case: str, labels: Sequence[Label], reference: sitk.Image) -> Raters:
-    """Read what `mob-training phantom --raters` wrote, or what lies likewise.
+    """Read the masks of several raters, as `mob-training phantom --raters` writes them.
 
     Masks are `CASE/raters/LABEL_1.nii.gz`, `LABEL_2.nii.gz`, ...; the probability that a rater calls a voxel so, where
     it is known, is `CASE/raters/LABEL_probability.nii.gz`.
@@ -58,10 +58,10 @@ def read_raters(folder: Path, case: str, labels: Sequence[Label], reference: sit
 
 
 def draw_segmentations(predictor: Predictor, image: sitk.Image, samples: int) -> list[np.ndarray]:
-    """Segmentations drawn from a model, (z, y, x) each: the most probable class of one sample of the logits.
+    """Draw segmentations from a model, (z, y, x) each: the most probable class of one sample of the logits.
 
-    z2 is drawn per voxel, cell or tile as the model says. Tiles overlap as little as they can: where they do, two
-    independent draws are blended, which takes from their spread. The seams between tiles cost something, too.
+    z2 is drawn per voxel, cell or tile, as the model states. Tiles overlap as little as possible: where they do, two
+    independent draws are blended, which lowers their variance. The seams between tiles cost some agreement, too.
     """
     settings = predictor.settings
     try:
@@ -75,7 +75,7 @@ def draw_segmentations(predictor: Predictor, image: sitk.Image, samples: int) ->
 
 
 def rater_scores(case: ScoredCase, raters: Raters, drawn: Sequence[np.ndarray]) -> dict[str, Any]:
-    """A case against its raters.
+    """Score a case against its raters.
 
     Args:
         case: The prediction.

@@ -30,7 +30,7 @@ from MoBUncertaintyLib.model.covariance import Covariance
 SUMMARY, CASES, POOLED = "summary.json", "cases.csv.gz", "pooled.csv.gz"
 FILES = (SUMMARY, CASES, POOLED)
 KEY = ("dataset", "name", "seed")
-"""Columns that tell one run from another."""
+"""Columns that identify a run."""
 TEXT = ("case", "subject")
 """Columns that are not JSON."""
 
@@ -70,40 +70,40 @@ class Run:
 
     @property
     def sweep(self) -> bool:
-        """Whether the run is there for its number of bases only."""
+        """Whether the run is part of a sweep over the number of bases."""
         return self.description["sweep"]
 
     @property
     def path(self) -> str:
-        """DATASET/NAME/seed_N, which no two runs of a comparison share."""
+        """DATASET/NAME/seed_N, unique in a comparison."""
         return run_path(self.description)
 
     def per_case(self, key: str) -> dict[str, Any]:
-        """The score of each case, a number or a list of them, where it is defined."""
+        """Return the score of each case, a number or a list of numbers, where it is defined."""
         values = {case: scores.get(key) for case, scores in self.cases.items() if self._has(key)}
         return {case: value for case, value in values.items() if value is not None}
 
     def mean(self, key: str) -> float | None:
-        """Mean over the cases."""
+        """Average a score over the cases; None if it is undefined in all."""
         values = list(self.per_case(key).values())
         return float(np.mean(values)) if values else None
 
     def over_voxels(self, key: str) -> Any:
-        """The pooled score, a number or a list of them; None where it is undefined."""
+        """Return a pooled score, a number or a list of numbers; None if it is undefined."""
         return self.pooled.get(key) if self._has(key) else None
 
     def _has(self, key: str) -> bool:
-        """A deterministic model's variance is where its tiles disagree: no score of the model."""
+        """Exclude the variance of a deterministic model: it is the disagreement of its tiles."""
         return self.description["covariance"] != Covariance.DETERMINISTIC or not key.startswith("variance.")
 
 
 def run_path(description: Mapping[str, Any]) -> str:
-    """DATASET/NAME/seed_N of a run's description."""
+    """Return DATASET/NAME/seed_N of a run's description."""
     return "{}/{}/seed_{}".format(*(description[name] for name in KEY))
 
 
 def flatten(scores: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested scores by their names, `volume.nll`. What is undefined is left out, and None in a list."""
+    """Flatten nested scores to names such as `volume.nll`. Undefined scores are left out, or None in a list."""
     for key, value in scores.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{place}{key}.")
@@ -118,7 +118,7 @@ def _undefined(value: Any) -> bool:
 
 
 def summarise(run: Run) -> dict[str, Any]:
-    """Mean, median, min and max over the cases of every score, nested as a model's card shows them."""
+    """Compute mean, median, min and max over the cases of every score, nested as on a model's card."""
     summary: dict[str, Any] = {}
     for key in dict.fromkeys(key for scores in run.cases.values() for key in scores):
         values = [scores[key] for scores in run.cases.values() if isinstance(scores.get(key), int | float)]
@@ -132,12 +132,12 @@ def summarise(run: Run) -> dict[str, Any]:
 
 
 def rounded(scores: Any) -> Any:
-    """Scores as their files have them: plain JSON, six digits."""
+    """Return scores as they are stored: plain JSON, six digits."""
     return json.loads(json.dumps(scores), parse_float=lambda text: float(f"{float(text):.6g}"))
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder that is to be written to after a long computation.
+    """Make a folder and check that it can be written to, before a long computation.
 
     Raises:
         OutputError: It cannot be written to.
@@ -164,7 +164,7 @@ def write_runs(runs: Sequence[Run], folder: Path) -> None:
 
 
 def write_json(content: Any, path: Path) -> None:
-    """Write JSON, `rounded`; whole or not at all.
+    """Write JSON, `rounded`, completely or not at all.
 
     Raises:
         OutputError: It cannot be written there.
@@ -173,7 +173,7 @@ def write_json(content: Any, path: Path) -> None:
 
 
 def read_descriptions(folder: Path) -> dict[str, dict[str, Any]]:
-    """What a scores folder has the scores of, by DATASET/NAME/seed_N.
+    """Read the descriptions of a scores folder's runs, by DATASET/NAME/seed_N.
 
     Raises:
         SettingsError: It is no such folder.
@@ -219,7 +219,7 @@ def _read(folder: Path) -> list[Run]:
 
 @contextmanager
 def _readable(folder: Path) -> Iterator[None]:
-    """Say in one sentence what is wrong with a scores folder.
+    """Turn errors in reading a scores folder into one sentence.
 
     Raises:
         SettingsError: A file is missing or damaged.
@@ -237,7 +237,7 @@ def _key(run: Run) -> dict[str, Any]:
 
 
 def _table(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """A gzipped CSV table, in an order that keeps what is alike together: it compresses best."""
+    """Make a gzipped CSV table, in the row order that compresses best."""
     rows = [{name: _cell(value) for name, value in row.items()} for row in rows]
     rows.sort(key=lambda row: [row.get(name, "") for name in ("dataset", "case", "seed", "name")])
     file = io.StringIO()
@@ -248,7 +248,7 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def _rows(path: Path) -> dict[tuple[str, ...], list[dict[str, Any]]]:
-    """The rows of a table, by run."""
+    """Read the rows of a table, by run."""
     found = defaultdict(list)
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -264,7 +264,7 @@ def _cell(value: Any) -> str:
 
 
 def _write(content: bytes, path: Path) -> None:
-    """Write a file; whole or not at all."""
+    """Write a file completely or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Which scores the tables show, and how.
+"""The scores that tables show, and their format.
 
-The box of prediction and truth is where doubt is looked for, but each model has its own. Models are best compared in
-the whole volume, whose voxels are the same for all.
+The box of prediction and truth is where uncertainty matters, but each model has its own box. Models are best compared
+in the whole volume, whose voxels are the same for all.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class Metric:
         higher: Whether more is better.
         digits: Decimals.
         factor: Shown is the score times this.
-        against: The reference's score that it is tested against, if not the same: a model's variance is compared with
-            the p (1 - p) of the control, which has no variance.
+        against: Score of the reference to test against, if not the same: a model's variance is compared with the
+            p (1 - p) of the control, which has no variance.
     """
 
     key: str
@@ -36,11 +36,11 @@ class Metric:
 
 
 BOX_MARGIN_MM = 10.0
-"""By which the box of prediction and truth is widened."""
+"""Margin of the box of prediction and truth."""
 
 
 def _ranking(measure: str, word: str) -> tuple[Metric, ...]:
-    """How well a measure of doubt ranks errors, in the whole volume and in the box."""
+    """List the scores of how well an uncertainty map ranks errors, in the whole volume and in the box."""
     per_volume, per_box = (" · 10⁶", 1, 1e6), (" · 10³", 2, 1e3)
     return tuple(
         Metric(

@@ -20,7 +20,7 @@ PAPER_WEIGHTS = LossWeights()
 
 
 def kl_to_prior(log_variance: Tensor, reverse: bool = False) -> Tensor:
-    """Eq. 8, KL(N(mu, I) || N(mu, D)) = (1/d - 1 + ln d) / 2, as a mean over voxels and classes.
+    """Compute Eq. 8, KL(N(mu, I) || N(mu, D)) = (1/d - 1 + ln d) / 2, as a mean over voxels and classes.
 
     `reverse` is KL(N(mu, D) || N(mu, I)) = (d - 1 - ln d) / 2.
     """
@@ -29,7 +29,7 @@ def kl_to_prior(log_variance: Tensor, reverse: bool = False) -> Tensor:
 
 
 def orthogonality(bases: Tensor) -> Tensor:
-    """Eq. 9: mean square of the cosines between different bases, bases (M, C, R). Zero for a single basis."""
+    """Compute Eq. 9, the mean square of the cosines between different bases (M, C, R); 0 for a single basis."""
     count = bases.shape[0]
     if count == 1:
         return bases.new_zeros(())
@@ -39,13 +39,13 @@ def orthogonality(bases: Tensor) -> Tensor:
 
 
 def weight_negentropy(weights: Tensor) -> Tensor:
-    """Eq. 10: mean over partitions of sum_i W ln W, weights (B, M, P, P, P). Its minimum, -ln M, is at uniform W."""
+    """Compute Eq. 10, the mean over partitions of sum_i W ln W; weights (B, M, P, P, P). Minimum -ln M at uniform W."""
     # Not xlogy, whose gradient is not a number where a weight has underflowed to 0.
     return (weights * weights.clamp_min(1e-12).log()).sum(dim=1).mean()
 
 
 def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
-    """1 - soft Dice of the foreground classes, mean over the N volumes: probabilities (N, C, *S), target (N, *S)."""
+    """Compute 1 - soft Dice of the foreground, mean over N volumes: probabilities (N, C, *S), target (N, *S)."""
     truth = F.one_hot(target, probabilities.shape[1]).movedim(-1, 1)[:, 1:].to(probabilities.dtype)
     p = probabilities[:, 1:]
     axes = tuple(range(2, p.ndim))
@@ -55,14 +55,14 @@ def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
 
 
 def sample_loss(samples: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. 12's two terms, cross entropy and Dice, each averaged over the k samples: samples (k, B, C, *S)."""
+    """Compute Eq. 12's two terms, cross entropy and Dice, as means over the k samples: samples (k, B, C, *S)."""
     flat = samples.flatten(0, 1)
     targets = target.repeat(samples.shape[0], *(1,) * (target.ndim - 1))
     return F.cross_entropy(flat, targets), soft_dice_loss(flat.softmax(dim=1), targets)
 
 
 def log_mean_exp_loss(samples: Tensor, target: Tensor) -> Tensor:
-    """-(ln 1/k sum_k prod_n p(t_n | eta_n^k)) / N, mean over tiles: samples (k, B, C, *S)."""
+    """Compute -(ln 1/k sum_k prod_n p(t_n | eta_n^k)) / N, mean over tiles: samples (k, B, C, *S)."""
     k = samples.shape[0]
     log_p = samples.log_softmax(dim=2)
     index = target[None, :, None].expand(k, -1, -1, *target.shape[1:])
@@ -71,7 +71,7 @@ def log_mean_exp_loss(samples: Tensor, target: Tensor) -> Tensor:
 
 
 def analytic_loss(gaussian: LogitGaussian, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropy and Dice of the closed-form predictive mean (two classes)."""
+    """Compute cross entropy and Dice of the closed-form predictive mean (two classes)."""
     p = logistic_normal_moments(*gaussian.contrast())[0].clamp(1e-7, 1 - 1e-7)
     cross_entropy = F.binary_cross_entropy(p, target.to(p.dtype))
     return cross_entropy, soft_dice_loss(torch.stack((1 - p, p), dim=1), target)
@@ -87,7 +87,7 @@ def training_loss(
     reverse_kl: bool = False,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """Eqs. 11 and 12: every weighted term and their sum, `total`.
+    """Compute every weighted term of Eqs. 11 and 12, and their sum, `total`.
 
     One forward pass gives the distribution; the segmentation terms are means over its samples, the regularisers are
     added once.
@@ -95,7 +95,7 @@ def training_loss(
     Args:
         gaussian: The network's output for a batch.
         target: Label map (B, *S).
-        likelihood: How samples meet the target.
+        likelihood: How samples are compared with the target.
         samples: k.
         weights: The lambdas.
         reverse_kl: Direction of Eq. 8.

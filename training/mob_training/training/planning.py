@@ -1,4 +1,4 @@
-"""nnU-Net's planning, with a small residual encoder that trains on two CPU cores beside nnU-Net's own large one."""
+"""nnU-Net's planning, with nnU-Net's large residual encoder or a small one that trains on two CPU cores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network as nnU-Net's own commands see it: in evaluation it gives the logarithm of the predictive mean."""
+"""The network for nnU-Net's own commands: in evaluation mode it returns the logarithm of the predictive mean."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SMALLEST_PROBABILITY = 1e-7
 class PredictiveNetwork(StochasticNetwork):
     """A `StochasticNetwork` that stock nnU-Net can validate and predict with; the state dict is the same.
 
-    In training mode it gives the distribution of the logits. In evaluation it gives ln E[p] (B, C, *S): nnU-Net blends
-    that over tiles like logits and takes the softmax of it, which gives E[p] back, since E[p] sums to one. Given E[p]
-    itself, nnU-Net would take a second softmax.
+    In training mode it returns the distribution of the logits. In evaluation mode it returns ln E[p] (B, C, *S):
+    nnU-Net blends that over tiles like logits, and its softmax is E[p] again, since E[p] sums to one. Of E[p] itself
+    nnU-Net would take a second softmax.
     """
 
     def forward(self, x: Tensor) -> LogitGaussian | Tensor:  # type: ignore[override]
@@ -27,7 +27,7 @@ class PredictiveNetwork(StochasticNetwork):
 
 @torch.compiler.disable
 def log_predictive_mean(gaussian: LogitGaussian) -> Tensor:
-    """ln E[p] of all classes, background first, (B, C, *S), fp32.
+    """Compute ln E[p] of all classes, background first, (B, C, *S), fp32.
 
     With more than two classes E[p] is a Monte Carlo mean whose noise is the same in every call: repeatable.
     """

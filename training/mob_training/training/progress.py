@@ -1,4 +1,4 @@
-"""What happens in a fine-tuning, one row an epoch: `progress.csv`, and `progress.png` drawn from it."""
+"""Progress of a fine-tuning, one row per epoch: `progress.csv`, and `progress.png` drawn from it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PULLS = {"prior_pull": "of the prior (Eq. 8)", "likelihood_pull": "of the likeli
 
 
 def read_progress(path: Path) -> list[Row]:
-    """The rows of a `progress.csv`; none where there is no such file."""
+    """Read the rows of a `progress.csv`; none if there is no such file."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -26,7 +26,7 @@ def read_progress(path: Path) -> list[Row]:
 
 
 def add_progress(path: Path, row: Row) -> list[Row]:
-    """Add an epoch to a `progress.csv`; what it held of this epoch and later ones, before a restart, goes.
+    """Add an epoch to a `progress.csv`, and remove rows of this and later epochs, left from before a restart.
 
     Args:
         path: The file.
@@ -36,7 +36,7 @@ def add_progress(path: Path, row: Row) -> list[Row]:
         All rows.
     """
     rows = [earlier for earlier in read_progress(path) if earlier["epoch"] < row["epoch"]] + [row]
-    partial = path.with_suffix(".partial")  # a run that is killed here leaves the earlier file whole
+    partial = path.with_suffix(".partial")  # a run that is killed here leaves the earlier file complete
     with partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(row), restval="nan", extrasaction="ignore")
         writer.writeheader()
@@ -46,7 +46,7 @@ def add_progress(path: Path, row: Row) -> list[Row]:
 
 
 def draw_progress(rows: list[Row], path: Path) -> None:
-    """Loss terms, validation, what pulls at the variance, and how often each basis is chosen, over the epochs."""
+    """Draw loss terms, validation, what pulls at the variance, and how often each basis is chosen, over the epochs."""
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
     ((loss, validation), (variance, bases)) = figure.subplots(2, 2)
@@ -74,7 +74,7 @@ def draw_progress(rows: list[Row], path: Path) -> None:
     chosen = [name for name in names if re.fullmatch(r"basis_\d+", name)]
     for name in chosen:
         plot(bases, name, name.replace("_", " "))
-    bases.set(title="Share of the cells that choose each basis", ylim=(-0.02, 1.02))
+    bases.set(title="Fraction of cells that choose each basis", ylim=(-0.02, 1.02))
     for axes in (loss, validation, variance, bases):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,7 +1,6 @@
-"""How a stage of the training goes, as data. Needs no torch.
+"""Settings of the training stages. Needs no torch.
 
-It is kept in the plans of a results folder, so that nnU-Net's own commands run our trainers and a results folder can be
-read without the command that made it.
+They are stored in the plans of an nnU-Net training folder, so that nnU-Net's own commands can run our trainers.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class Preset(StrEnum):
 
 
 class Likelihood(StrEnum):
-    """How samples of the logits meet the target."""
+    """How samples of the logits are compared with the target."""
 
     MEAN = "mean"
     """Eq. 12: mean over the samples of CE + Dice."""
@@ -40,7 +39,7 @@ class Likelihood(StrEnum):
 
 @dataclass(frozen=True)
 class LossWeights:
-    """The lambdas of Eq. 11. The paper gives all but `weight`, which is its authors' code's."""
+    """The lambdas of Eq. 11. All are from the paper, except `weight`, which is from its authors' code."""
 
     cross_entropy: float = 1.0
     dice: float = 1.0
@@ -51,7 +50,7 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a stage trains, in epochs and batches per epoch, and the source of its random numbers."""
+    """Length of a stage, in epochs and batches per epoch, and its seed."""
 
     epochs: int
     iterations: int = 250
@@ -60,22 +59,22 @@ class Schedule:
 
     @classmethod
     def of(cls, epochs: int, iterations: int, seed: int) -> Schedule:
-        """A fifth as many validation as training batches, as in nnU-Net, and at least 5."""
+        """Make a schedule with a fifth as many validation as training batches, as in nnU-Net, and at least 5."""
         return cls(epochs, iterations, max(5, iterations // 5), seed)
 
 
 @dataclass(frozen=True)
 class FineTuning:
-    """What the fine-tuning stage does beside the shape of its head.
+    """Settings of the fine-tuning stage, except the shape of its head.
 
     Attributes:
-        likelihood: How samples meet the target.
+        likelihood: How samples are compared with the target.
         samples: k.
         learning_rate: Of the backbone.
         head_learning_rate: Of the covariance head.
         weight_decay: AdamW's.
-        reverse_kl: The other direction of Eq. 8.
-        temperature_scaling: Divide the logits by what the validation cases choose, at the end.
+        reverse_kl: Reverse the direction of Eq. 8.
+        temperature_scaling: At the end, divide the logits by the temperature with the lowest validation NLL.
         weights: The lambdas of Eq. 11.
         schedule: The paper's 20 epochs, unless stated otherwise.
         start_from: Results folder of the deterministic stage, relative to nnU-Net's results.
@@ -93,13 +92,13 @@ class FineTuning:
     start_from: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON, the schedule's entries beside the others."""
+        """Convert to plain JSON, the schedule's entries beside the others."""
         values = json.loads(json.dumps(asdict(self)))
         return values | values.pop("schedule")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FineTuning:
-        """The inverse of `to_dict`."""
+        """Invert `to_dict`."""
         times = {entry.name for entry in fields(Schedule)}
         rest = {name: value for name, value in values.items() if name not in times}
         rest["likelihood"] = Likelihood(rest["likelihood"])
@@ -133,14 +132,14 @@ def default_options(covariance: str = Covariance.MIXTURE_OF_BASES) -> dict[str, 
 
 
 def deterministic_plans(plans: dict[str, Any], schedule: Schedule) -> dict[str, Any]:
-    """nnU-Net's plans with a schedule for the deterministic stage."""
+    """Add a schedule for the deterministic stage to nnU-Net's plans."""
     return plans | {"schedule": asdict(schedule)}
 
 
 def finetuning_plans(
     plans: dict[str, Any], name: str, spec: CovarianceSpec, settings: FineTuning, configuration: str
 ) -> dict[str, Any]:
-    """Plans of the deterministic stage, made into those of a fine-tuning called `name`: one patch per step."""
+    """Turn plans of the deterministic stage into those of a fine-tuning called `name`: one patch per step."""
     plans = copy.deepcopy(plans)
     if "schedule" in plans:
         plans["deterministic_schedule"] = plans.pop("schedule")

@@ -1,4 +1,4 @@
-"""The two stages of a training as functions: nnU-Net's own, then the fine-tuning of a covariance head."""
+"""The two stages of a training: nnU-Net's own, then the fine-tuning of a covariance head."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from MoBUncertaintyLib.model.nnunet import FINAL
 from MoBUncertaintyLib.model.weights import checkpoint_file, load_checkpoint
 
-# Processes that prepare patches beside the training; zero is repeatable to the last bit, but slower.
+# Number of processes that prepare patches; zero is repeatable to the last bit, but slower.
 AUGMENTATION_PROCESSES = "nnUNet_n_proc_DA"
 
 
 def train_deterministic(
     dataset_id: int, plans_name: str, schedule: Schedule, fold: int = 0, device: str = "auto", resume: bool = False
 ) -> Path:
-    """nnU-Net's training from random weights.
+    """Train nnU-Net from random weights.
 
     Args:
         dataset_id: nnU-Net's number of the data set.
@@ -35,7 +35,7 @@ def train_deterministic(
         schedule: Length and seed.
         fold: Of the data set's split.
         device: `auto`, `cuda`, `mps` or `cpu`.
-        resume: Go on from the latest checkpoint, if there is one of the same settings.
+        resume: Resume from the latest checkpoint with the same settings, if there is one.
 
     Raises:
         SettingsError: The data set is not planned, or not with these plans, or its split has no such fold.
@@ -101,7 +101,7 @@ def finetune(
     Args:
         results, name, spec, settings, fold: As for `prepare_finetuning`.
         device: `auto`, `cuda`, `mps` or `cpu`.
-        resume: Go on from the latest checkpoint, if there is one of the same settings.
+        resume: Resume from the latest checkpoint with the same settings, if there is one.
 
     Returns:
         The new results folder.
@@ -116,7 +116,7 @@ def finetune(
 
 
 def _device(name: str) -> torch.device:
-    """As `select_device`, but nnU-Net's trainer takes the first GPU whatever it is told."""
+    """Select the device; nnU-Net's trainer can use the first GPU only."""
     device = select_device(name)
     if device.index:
         raise SettingsError(f"A training takes the first GPU: set CUDA_VISIBLE_DEVICES={device.index}, and give cuda.")
@@ -124,22 +124,22 @@ def _device(name: str) -> torch.device:
 
 
 def _run(trainer: DeterministicTrainer, resume: bool) -> Path:
-    if trainer.device.type != "cuda":  # a GPU waits for one process: there it is nnU-Net's own number, up to 12
+    if trainer.device.type != "cuda":  # a GPU would wait for one process: there nnU-Net chooses, up to 12
         os.environ.setdefault(AUGMENTATION_PROCESSES, "1")
     torch.backends.cudnn.benchmark = True
     checkpoint = _to_resume(trainer) if resume else None
     if checkpoint is not None:
         arguments = trainer.my_init_kwargs
         trainer.load_checkpoint(str(checkpoint))
-        trainer.my_init_kwargs = arguments  # nnU-Net takes over the checkpoint's, which may lack the scaling
+        trainer.my_init_kwargs = arguments  # nnU-Net replaces them by the checkpoint's, which may lack the scaling
     trainer.run_training()
     return Path(trainer.output_folder_base)
 
 
 def _to_resume(trainer: DeterministicTrainer) -> Path | None:
-    """The checkpoint to go on from: the last one of this very training, if there is one; the log says if not.
+    """Find the checkpoint to resume: the last one of the same training, if there is one; the log says if not.
 
-    A fine-tuning without temperature scaling is on the way to the same with it, whose last step that is.
+    A fine-tuning without temperature scaling can be resumed with it, since scaling is the last step.
     """
     wanted = trainer.my_init_kwargs
     scaled = wanted["plans"].get("finetuning", {}).get("temperature_scaling", False)
@@ -156,19 +156,19 @@ def _to_resume(trainer: DeterministicTrainer) -> Path | None:
         if same:
             return path
         trainer.print_to_log_file(f"{name} belongs to a training with other settings: it is not used.")
-    trainer.print_to_log_file("There is no checkpoint to go on from: this training starts anew.")
+    trainer.print_to_log_file("There is no checkpoint to resume from: this training starts from the beginning.")
     return None
 
 
 def _settings(arguments: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """What a trainer was made with that tells one training from another: plans, data set and fold, not the device.
+    """Return the trainer's arguments that identify a training: plans, data set and fold, not the device.
 
     Args:
         arguments: The trainer's.
         changes: To be made to the settings of a fine-tuning.
     """
     plans = {name: value for name, value in arguments["plans"].items() if name != "continue_training"}
-    if "finetuning" in plans:  # in full: an option that is younger than a checkpoint was at its default
+    if "finetuning" in plans:  # with defaults: an option that is newer than the checkpoint had its default
         plans["finetuning"] = FineTuning().to_dict() | plans["finetuning"] | changes
     return {name: value for name, value in arguments.items() if name != "device"} | {"plans": plans}
 

@@ -1,9 +1,9 @@
-"""Temperature scaling (Guo et al. 2017): all logits are divided by one number, which the validation cases choose.
+"""Temperature scaling (Guo et al. 2017): divide all logits by one number, fitted on the validation cases.
 
-They do so as whole cases: patches that are centred on an organ, as in training, would give its doubt too much weight,
-and the rest of the body would become less sure than it should be.
+The cases are used whole: patches centred on an organ, as in training, would give the organ too much weight, and the
+rest of the body would become underconfident.
 
-A stochastic model's logits are divided as random numbers, eta / T: its mean and its loading by T, its variance by T^2.
+The random logits of a stochastic model are divided, eta / T: its mean and loading by T, its variance by T^2.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.heads import CovarianceHead
 
 TEMPERATURES = tuple(2 ** (quarter / 4) for quarter in range(-4, 13))
-"""Those that are tried, 0.5 to 8; between them the NLL is taken to be a parabola in ln T."""
+"""Temperatures to try, 0.5 to 8; between them the NLL is interpolated by a parabola in ln T."""
 
 NOT_COUNTED = -100
-"""Label of voxels that lie outside the case, or in an earlier tile, too."""
+"""Label of voxels outside the case or in an earlier tile."""
 
 
 @torch.no_grad()
 def divide_logits(network: PredictiveNetwork, temperature: float) -> None:
-    """Change a network's weights so that its logits are those that it had, divided by a temperature."""
+    """Divide a network's logits by a temperature, by changing its weights."""
     _divide_layers([network.backbone.decoder.seg_layers[-1]], temperature)
     if network.head is not None:
         _divide_head(network.head, temperature)
@@ -40,7 +40,7 @@ def divide_logits(network: PredictiveNetwork, temperature: float) -> None:
 
 @torch.no_grad()
 def fit_temperature(network: PredictiveNetwork, tiles: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float, float]:
-    """The temperature at which the predictive mean has the least NLL.
+    """Find the temperature that minimises the NLL of the predictive mean.
 
     Args:
         network: In evaluation mode; it is not changed.
@@ -67,12 +67,12 @@ def fit_temperature(network: PredictiveNetwork, tiles: Iterable[tuple[Tensor, Te
             row.append(float(nn.functional.nll_loss(log_p, target, ignore_index=NOT_COUNTED, reduction="sum")))
         losses.append(row)
     nll = np.sum(losses, axis=0) / voxels
-    temperature, least = _vertex(np.log(TEMPERATURES), nll)
-    return math.exp(temperature), float(nll[TEMPERATURES.index(1.0)]), least
+    temperature, lowest = _vertex(np.log(TEMPERATURES), nll)
+    return math.exp(temperature), float(nll[TEMPERATURES.index(1.0)]), lowest
 
 
-def side_by_side(data: np.ndarray, labels: np.ndarray, tile: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """As few tiles as cover a case, in which each of its voxels counts once: (1, C_in, *tile) fp32, (1, *tile) int64.
+def cover_with_tiles(data: np.ndarray, labels: np.ndarray, tile: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cover a case with few tiles, in which each voxel counts once: (1, C_in, *tile) fp32, (1, *tile) int64.
 
     Args:
         data: The network's input, (C_in, *S); where it is smaller than a tile it is padded with 0, as nnU-Net does.
@@ -90,7 +90,7 @@ def side_by_side(data: np.ndarray, labels: np.ndarray, tile: Sequence[int]) -> I
 
 
 def _divide_head(head: CovarianceHead, temperature: float) -> None:
-    # Its clamp stays where it is; a variance that is near a limit would be cut off there, but none is.
+    # The clamp stays as it is; no variance is near its limits.
     head.log_variance.bias -= 2 * math.log(temperature)
     _divide_layers(head.loading_layers, temperature)
 
@@ -102,10 +102,10 @@ def _divide_layers(layers: Iterable[nn.Conv3d], temperature: float) -> None:
 
 
 def _vertex(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Lowest point of the parabola through the least of some values and its neighbours; at an end, that end."""
-    least = int(np.argmin(y))
-    if least in (0, len(y) - 1):
-        return float(x[least]), float(y[least])
-    parabola = np.polynomial.Polynomial.fit(x[least - 1 : least + 2], y[least - 1 : least + 2], 2)
+    """Find the minimum of the parabola through the lowest value and its neighbours; at an end, that end."""
+    i = int(np.argmin(y))
+    if i in (0, len(y) - 1):
+        return float(x[i]), float(y[i])
+    parabola = np.polynomial.Polynomial.fit(x[i - 1 : i + 2], y[i - 1 : i + 2], 2)
     (lowest,) = parabola.deriv().roots()
     return float(lowest), float(parabola(lowest))

@@ -1,7 +1,7 @@
 """nnU-Net trainers: the deterministic stage, and the fine-tuning of a covariance head on it (paper, section 3.1).
 
-All that a trainer needs to know is in its plans (`schedule`; `covariance` and `finetuning`), so `nnUNetv2_train` runs
-them as well as `mob-training` does, on several GPUs too.
+All settings are in the plans (`schedule`; `covariance` and `finetuning`), so `nnUNetv2_train` can run the trainers as
+well as `mob-training`, also on several GPUs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mob_training.training.losses import training_loss
 from mob_training.training.predictive import PredictiveNetwork
 from mob_training.training.progress import add_progress, draw_progress
 from mob_training.training.settings import FineTuning, Likelihood, Schedule
-from mob_training.training.temperature import TEMPERATURES, divide_logits, fit_temperature, side_by_side
+from mob_training.training.temperature import TEMPERATURES, cover_with_tiles, divide_logits, fit_temperature
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.inference.devices import autocast
 from MoBUncertaintyLib.model.card import covariance_from_json
@@ -38,11 +38,11 @@ from MoBUncertaintyLib.model.weights import checkpoint_file, load_checkpoint, on
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 
 FOREGROUND_RATE = 0.5
-"""Share of patches centred on the organ. nnU-Net's own rate is rounded to zero at batch size 1."""
+"""Fraction of patches centred on the organ. nnU-Net's own rate is rounded to zero at batch size 1."""
 
 LATEST = "checkpoint_latest.pth"
 EARLIER = "earlier"
-"""Folder beside the checkpoints, with a numbered one in it for those that each new training found there."""
+"""Folder beside the checkpoints; in it a numbered folder for each earlier training."""
 PROGRESS = ("progress.csv", "progress.png")
 
 
@@ -77,7 +77,7 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
         return Schedule(**plans["schedule"]) if "schedule" in plans else None
 
     def _set_batch_size_and_oversample(self) -> None:
-        """Every process of several draws its patches at the same rate; nnU-Net would give some all the organ's."""
+        """Give every DDP process the same foreground rate; nnU-Net would give some processes all of it."""
         super()._set_batch_size_and_oversample()
         self.oversample_foreground_percent = FOREGROUND_RATE
 
@@ -86,9 +86,9 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
         super().initialize()
 
     def seed_epoch(self, epoch: int) -> None:
-        """Seed every source of random numbers, each process of several differently.
+        """Seed all random number generators, differently in each process.
 
-        Every epoch has seeds of its own, so that a training that was interrupted ends as one that was not.
+        Every epoch has its own seeds, so that a resumed training gives the same result.
         """
         if self.schedule is None:
             return
@@ -99,7 +99,7 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
 
     @staticmethod
     def get_training_transforms(*args: Any, **kwargs: Any) -> Any:
-        """nnU-Net's, but blurred by one method: it chooses by the clock between two that differ in the last digits."""
+        """Make nnU-Net's transforms repeatable: it times two blurs that differ in the last digits."""
         composed = nnUNetTrainerNoMirroring.get_training_transforms(*args, **kwargs)
         for transform in composed.transforms:
             inner = transform.transform if isinstance(transform, RandomTransform) else transform
@@ -108,7 +108,7 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
         return composed
 
     def on_train_start(self) -> None:
-        """What an earlier training left in the folder makes room, or its best weights would be taken for this one's."""
+        """Move an earlier training out of the folder, so that its best weights are not taken for this one's."""
         super().on_train_start()
         if self.current_epoch == 0 and self.local_rank == 0:
             self._keep_earlier()
@@ -125,12 +125,12 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
             self.print_to_log_file(f"{path.name} of an earlier training was moved to {EARLIER}/{kept.name}/.")
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """As nnU-Net's, but nothing in a file, which may be of a shared workspace, can run."""
+        """Load a checkpoint as nnU-Net does, but without executing anything in the file."""
         with only_weights_are_loaded():
             super().load_checkpoint(filename_or_checkpoint)
 
     def save_checkpoint(self, filename: str) -> None:
-        """As nnU-Net's, but a run that is killed amid it leaves the earlier checkpoint whole."""
+        """Save a checkpoint as nnU-Net does, but atomically: a killed run leaves the earlier file complete."""
         partial = f"{filename}.partial"
         super().save_checkpoint(partial)
         if self.local_rank == 0 and not self.disable_checkpointing:
@@ -153,14 +153,14 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
             return super().validation_step(batch)
 
     def plot_network_architecture(self) -> None:
-        """Nothing: the drawing needs packages that add nothing to a result."""
+        """Skip the plot, which needs extra packages and adds nothing to the result."""
 
 
 class FineTuningTrainer(DeterministicTrainer):
     """Stage two: the deterministic checkpoint with a covariance head, AdamW, batch size 1, no deep supervision.
 
-    What DDP, nnU-Net's way to several GPUs, asks of it: one patch per process; noise and patches that differ between
-    processes; no parameter without a gradient; what is logged is a mean over processes.
+    DDP, which nnU-Net uses for several GPUs, requires: one patch per process; different noise and patches in each
+    process; no parameter without a gradient; logged values averaged over processes.
 
     Args:
         plans: nnU-Net's plans with the keys `covariance` (a `CovarianceSpec`) and `finetuning` (a `FineTuning`).
@@ -179,7 +179,7 @@ class FineTuningTrainer(DeterministicTrainer):
     ) -> None:
         if "finetuning" not in plans or "covariance" not in plans:
             raise SettingsError(
-                f"The plans {plans.get('plans_name')} describe no fine-tuning; make some by mob-training finetune."
+                f"The plans {plans.get('plans_name')} describe no fine-tuning; make them with mob-training finetune."
             )
         self.settings = FineTuning.from_dict(plans["finetuning"])
         super().__init__(copy.deepcopy(plans), configuration, fold, dataset_json, device)
@@ -213,24 +213,25 @@ class FineTuningTrainer(DeterministicTrainer):
         )
         spec = covariance_from_json(plans_manager.plans["covariance"])
         network = PredictiveNetwork(backbone, spec, num_output_channels)
-        for unused in network.backbone.decoder.seg_layers[:-1]:  # DDP waits for the gradient of all that may have one
+        # DDP waits for the gradient of every parameter that requires one.
+        for unused in network.backbone.decoder.seg_layers[:-1]:
             unused.requires_grad_(False)
         return network
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """Nothing: a stochastic network has one output."""
+        """Do nothing: a stochastic network has one output."""
 
     def _set_batch_size_and_oversample(self) -> None:
         self.batch_size = 1
 
     @property
-    def bare_network(self) -> PredictiveNetwork:
+    def unwrapped_network(self) -> PredictiveNetwork:
         """The network without the wrappers of DDP and `torch.compile`."""
         network = getattr(self.network, "module", self.network)
         return getattr(network, "_orig_mod", network)
 
     def start_from(self, results: Path) -> None:
-        """Load the deterministic stage's weights, the mean's segmentation layer included.
+        """Load the deterministic stage's weights, including the segmentation layer.
 
         nnU-Net's own loader of pretrained weights would skip that layer.
 
@@ -242,7 +243,7 @@ class FineTuningTrainer(DeterministicTrainer):
             raise SettingsError(f"{checkpoint} is missing; run the deterministic stage to its end first.")
         stored = read_checkpoint(checkpoint_file(checkpoint)).weights
         weights = {name.removeprefix("backbone."): value for name, value in stored.items()}
-        self.bare_network.backbone.load_state_dict(weights)
+        self.unwrapped_network.backbone.load_state_dict(weights)
 
     def on_train_start(self) -> None:
         if not self.was_initialized:
@@ -252,7 +253,7 @@ class FineTuningTrainer(DeterministicTrainer):
         super().on_train_start()
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """Validation patches come from this process, so that `on_validation_epoch_start` can repeat them."""
+        """Load validation patches in this process, so that `on_validation_epoch_start` can repeat them."""
         train, validation = super().get_dataloaders()
         if isinstance(validation, NonDetMultiThreadedAugmenter):
             validation._finish()
@@ -260,7 +261,7 @@ class FineTuningTrainer(DeterministicTrainer):
         return train, validation
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        network = self.bare_network
+        network = self.unwrapped_network
         groups = [{"params": list(network.backbone.parameters()), "lr": self.settings.learning_rate}]
         if network.head is not None:
             groups.append({"params": list(network.head.parameters()), "lr": self.settings.head_learning_rate})
@@ -268,7 +269,7 @@ class FineTuningTrainer(DeterministicTrainer):
         return optimizer, _ConstantRate()
 
     def _build_loss(self) -> None:
-        """None: the loss needs the whole distribution and is taken in `train_step`."""
+        """Build no loss: `train_step` computes it from the whole distribution."""
 
     def train_step(self, batch: dict) -> dict:
         data, target = self._to_device(batch)
@@ -285,10 +286,10 @@ class FineTuningTrainer(DeterministicTrainer):
         )
         pulls = self._backward(terms, gaussian)
         logged = {name: float(value.detach()) for name, value in terms.items() if name != "total"}
-        return {"loss": terms["total"].detach().cpu().numpy()} | logged | pulls | _chosen(gaussian)
+        return {"loss": terms["total"].detach().cpu().numpy()} | logged | pulls | _basis_usage(gaussian)
 
     def _backward(self, terms: dict[str, Tensor], gaussian: LogitGaussian) -> dict[str, float]:
-        """One step of the optimiser; returns what pulled at the variance.
+        """Take one optimiser step; return what pulled at the variance.
 
         The pulls are the negative gradients with respect to ln d, summed over voxels and classes: of the prior's term,
         and of the rest of the loss. Where they cancel, the variance stays.
@@ -351,11 +352,11 @@ class FineTuningTrainer(DeterministicTrainer):
         return {"loss": nll.cpu().numpy()} | {name: np.array(values) for name, values in counts.items()}
 
     def on_epoch_end(self) -> None:
-        """Keep the epoch with the best validation Dice itself; nnU-Net's moving average is too slow for 20 epochs."""
+        """Keep the epoch with the best validation Dice; nnU-Net's moving average is too slow for 20 epochs."""
         epoch, log = self.current_epoch, self.logger
         log.log("epoch_end_timestamps", time(), epoch)
         nll, dice = (float(log.get_value(name, step=-1)) for name in ("val_losses", "mean_fg_dice"))
-        # Where no validation patch shows any organ, rightly or wrongly, there is no Dice.
+        # Without any foreground in truth and prediction there is no Dice.
         dice = 0.0 if np.isnan(dice) else dice
         start, end = (log.get_value(f"epoch_{name}_timestamps", step=-1) for name in ("start", "end"))
         self.print_to_log_file(f"validation NLL {nll:.4f}, validation Dice {dice:.4f}, {end - start:.1f} s")
@@ -374,24 +375,24 @@ class FineTuningTrainer(DeterministicTrainer):
         if self.settings.temperature_scaling and not self.disable_checkpointing:
             if self.local_rank == 0:
                 self._scale_best()
-            if self.is_ddp:  # the others would go on to predict with the checkpoint as it was
+            if self.is_ddp:  # the others would predict with the unscaled checkpoint
                 dist.barrier()
         super().on_train_end()
 
     def _scale_best(self) -> None:
-        """Divide the logits of the epoch that is kept; once, however often the end of the training is reached."""
+        """Divide the logits of the kept epoch, once, however often the end of the training is reached."""
         best = Path(self.output_folder, BEST)
         checkpoint = load_checkpoint(checkpoint_file(best))
         if "temperature" in checkpoint:
             return
-        network = self.bare_network
+        network = self.unwrapped_network
         last = copy.deepcopy(network.state_dict())
         network.load_state_dict(checkpoint["network_weights"])
         network.eval()
         temperature, before, after = fit_temperature(network, self._validation_tiles())
         self.print_to_log_file(f"temperature {temperature:.3f}: validation NLL {before:.4f} -> {after:.4f}")
         if not 1.001 * TEMPERATURES[0] < temperature < 0.999 * TEMPERATURES[-1]:
-            self.print_to_log_file("This is the end of the range that is tried; the least NLL may lie beyond.")
+            self.print_to_log_file("This is the end of the tested range; the lowest NLL may lie beyond.")
         divide_logits(network, temperature)
         checkpoint |= {"network_weights": network.state_dict(), "temperature": temperature}
         partial = best.with_name(f"{best.name}.partial")
@@ -400,11 +401,11 @@ class FineTuningTrainer(DeterministicTrainer):
         network.load_state_dict(last)
 
     def _validation_tiles(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The validation cases whole, on the network's device."""
+        """Yield the whole validation cases as tiles on the network's device."""
         _, cases = self.get_tr_and_val_datasets()
         for name in cases.identifiers:
             data, labels, _, _ = cases.load_case(name)
-            for image, target in side_by_side(data[:], labels[0], self.configuration_manager.patch_size):
+            for image, target in cover_with_tiles(data[:], labels[0], self.configuration_manager.patch_size):
                 yield image.to(self.device), target.to(self.device)
 
     def _to_device(self, batch: dict) -> tuple[Tensor, Tensor]:
@@ -420,11 +421,11 @@ class _ConstantRate:
         pass
 
 
-def _chosen(gaussian: LogitGaussian) -> dict[str, float]:
-    """Share of the partition cells in which each basis is the most probable one."""
+def _basis_usage(gaussian: LogitGaussian) -> dict[str, float]:
+    """Compute the fraction of partition cells in which each basis is the most probable one."""
     weights = getattr(gaussian.loading, "weights", None)
     if weights is None:
         return {}
     choice = weights.detach().argmax(dim=1).flatten()
-    share = torch.bincount(choice, minlength=weights.shape[1]) / choice.numel()
-    return {f"basis_{number}": value for number, value in enumerate(share.tolist(), 1)}
+    fractions = torch.bincount(choice, minlength=weights.shape[1]) / choice.numel()
+    return {f"basis_{number}": value for number, value in enumerate(fractions.tolist(), 1)}

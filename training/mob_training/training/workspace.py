@@ -1,4 +1,4 @@
-"""Where nnU-Net keeps its three folders. It reads them from its process environment, so they are set here."""
+"""nnU-Net's three folders, which it reads from its process environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def use_workspace(folder: Path, new: bool = False) -> None:
 
     Args:
         folder: The workspace.
-        new: It need not be there: a data set is going to be written to it. Nothing is made here then.
+        new: The workspace need not exist, since a data set will be written to it. No folder is made then.
 
     Raises:
         SettingsError: There is no workspace.
@@ -33,7 +33,7 @@ def use_workspace(folder: Path, new: bool = False) -> None:
 
 
 def dataset_folder(kind: str, dataset_id: int) -> Path:
-    """The folder `Dataset042_Name` below nnU-Net's `raw`, `preprocessed` or `results`.
+    """Find the folder `Dataset042_Name` below nnU-Net's `raw`, `preprocessed` or `results`.
 
     Raises:
         SettingsError: There is none with that number.

@@ -1,13 +1,13 @@
-"""Scores of a prediction against the truth: small functions on arrays, which know nothing of models or files.
+"""Scores of a prediction against the truth: small functions on arrays, without models or files.
 
-What is undefined is NaN (`null` in JSON) and has no say in a mean:
+What is undefined is NaN (`null` in JSON) and is left out of means:
 
-| score | undefined | and where it could seem so |
+| score | undefined | special cases |
 | --- | --- | --- |
-| Dice, NSD | never | neither mask has a voxel: 1; only one of them: 0 |
-| NLL, Brier, ECE, MCE | without a voxel | p is held 2^-23 away from 0 and 1 in NLL; bins without a voxel do not count |
-| AUROC | unless there are both right and wrong voxels | all equally doubtful: 0.5 |
-| AUPRC | without a wrong voxel | all equally doubtful: the share of wrong voxels |
+| Dice, NSD | never | both masks empty: 1; one empty: 0 |
+| NLL, Brier, ECE, MCE | without a voxel | p is clipped to [2^-23, 1 - 2^-23] in NLL; empty bins do not count |
+| AUROC | unless there are both right and wrong voxels | all equally uncertain: 0.5 |
+| AUPRC | without a wrong voxel | all equally uncertain: the fraction of wrong voxels |
 | AURC, AUGRC | without a voxel | without a wrong voxel: 0 |
 | GED | without a sample or a rater | two empty masks have the distance 0 |
 """

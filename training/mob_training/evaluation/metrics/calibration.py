@@ -1,4 +1,4 @@
-"""Whether a probability is what it says: negative log-likelihood, Brier score, calibration curve and its errors."""
+"""Calibration of a probability: negative log-likelihood, Brier score, calibration curve and its errors."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 BINS = 15
 CLIP = float(np.finfo(np.float32).eps)
-"""What the likelihood keeps away from 0 and 1, as scikit-learn does: single precision knows no finer."""
+"""Distance of clipped probabilities from 0 and 1, as in scikit-learn: the resolution of single precision."""
 
 
 def negative_log_likelihood(probability: np.ndarray) -> float:
-    """Sum of -ln p over voxels, p the probability that the prediction gave to the true class, any shape.
+    """Sum -ln p over voxels, p the predicted probability of the true class, any shape.
 
     Divide by the number of voxels for scikit-learn's `log_loss`. p is held within [2^-23, 1 - 2^-23].
     """
@@ -21,7 +21,7 @@ def negative_log_likelihood(probability: np.ndarray) -> float:
 
 @dataclass
 class Calibration:
-    """Sums from which calibration follows; those of several cases add up (`+`), so no volume needs to be kept.
+    """Sums from which calibration is computed; those of several cases add up (`+`), so no volume is kept.
 
     Bin b of n holds the voxels with b / n <= p < (b + 1) / n, the last one also p = 1.
 
@@ -39,7 +39,7 @@ class Calibration:
 
     @classmethod
     def of(cls, probability: np.ndarray, truth: np.ndarray, bins: int = BINS) -> Calibration:
-        """Sums of one case.
+        """Bin the voxels of one case.
 
         Args:
             probability: Of the foreground class, in [0, 1], any shape.
@@ -75,7 +75,7 @@ class Calibration:
 
     @property
     def gaps(self) -> np.ndarray:
-        """|mean probability - share of foreground| of each bin, (n,); 0 for an empty bin."""
+        """|mean probability - fraction of foreground| of each bin, (n,); 0 for an empty bin."""
         return np.abs(self.confidence - self.positives) / np.maximum(self.count, 1)
 
     @property
@@ -89,7 +89,7 @@ class Calibration:
         return float(self.gaps.max()) if self.voxels else float("nan")
 
     def curve(self) -> dict[str, list]:
-        """`confidence` (mean probability), `frequency` (share of foreground) and `count` of each bin, as plain lists.
+        """Return `confidence` (mean probability), `frequency` (of foreground) and `count` of each bin, as plain lists.
 
         The first two are NaN for an empty bin.
         """

@@ -1,4 +1,4 @@
-"""How well two masks agree: Dice, and the share of their surfaces that lie close to each other."""
+"""Overlap of two masks: Dice, and the fraction of their surfaces that are close to each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from MoBUncertaintyLib.errors import InstallationError
 
 
 def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Dice overlap 2 |A and B| / (|A| + |B|) of two masks of one shape; 1 where both are empty."""
+    """Compute the Dice overlap 2 |A and B| / (|A| + |B|) of two masks of one shape; 1 if both are empty."""
     prediction, truth = np.asarray(prediction, bool), np.asarray(truth, bool)
     total = np.count_nonzero(prediction) + np.count_nonzero(truth)
     return 2 * np.count_nonzero(prediction & truth) / total if total else 1.0
@@ -19,7 +19,7 @@ def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
 def surface_dice(
     prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float], tolerance_mm: float = 2.0
 ) -> float:
-    """Normalised surface distance (Nikolov et al. 2018): the share of both surfaces within a tolerance of the other.
+    """Compute the normalised surface distance (Nikolov et al. 2018): the surface fraction within a tolerance.
 
     Surface elements are weighed by their area in mm2 (marching cubes), by the library `surface-distance`.
 
@@ -27,7 +27,7 @@ def surface_dice(
         prediction: Mask (z, y, x).
         truth: Likewise.
         spacing: Of the voxels in mm, (z, y, x).
-        tolerance_mm: Distance that is still right.
+        tolerance_mm: Distance up to which surfaces agree.
 
     Returns:
         From 0 to 1; 1 where both masks are empty, 0 where one is.

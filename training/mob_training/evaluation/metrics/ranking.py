@@ -1,4 +1,4 @@
-"""How well doubt ranks errors: ROC and precision-recall of doubt against error, and the risk of what is left."""
+"""How well uncertainty ranks errors: ROC, precision-recall, and risk-coverage curves."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ MOST_VALUES = 2**22
 
 @dataclass
 class ErrorRanking:
-    """How many voxels, right and wrong, have each value of doubt. Rankings of cases add up, voxels are not kept.
+    """Counts of right and wrong voxels for each uncertainty. Rankings of cases add up, voxels are not kept.
 
-    A table of the distinct pairs of doubt and error, which is exact up to `most` of them. With more, the last bits of
-    the values are dropped until the table fits. The precision-recall curve's steps then grow as 1 / `most`, the others
-    keep their areas: with a table of 2^16 AUPRC changes by 1e-5 and the rest by less than 1e-6 (a test says so).
+    A table of the distinct pairs of uncertainty and error, which is exact up to `most` pairs. With more, the last bits
+    of the values are dropped until the table fits. The steps of the precision-recall curve then grow as 1 / `most`, the
+    other curves keep their areas: with a table of 2^16 AUPRC changes by 1e-5 and the others by less than 1e-6 (tested).
 
     Attributes:
         most: Largest number of pairs that are kept.
-        keys: The pairs, sorted, uint32: the bits of the doubt as float32, which are ordered like the numbers, then
-            one bit that says whether the label is wrong.
+        keys: The pairs, sorted, uint32: the bits of the uncertainty as float32, which are ordered like the numbers,
+            then one bit that says whether the label is wrong.
         counts: Number of voxels of each pair, int64.
-        dropped: Bits of the doubt's value that are not told apart.
+        dropped: Number of low bits of the uncertainty that are ignored.
     """
 
     most: int = MOST_VALUES
@@ -32,14 +32,14 @@ class ErrorRanking:
     dropped: int = 0
 
     @classmethod
-    def of(cls, doubt: np.ndarray, error: np.ndarray) -> ErrorRanking:
-        """The exact ranking of one case.
+    def of(cls, uncertainty: np.ndarray, error: np.ndarray) -> ErrorRanking:
+        """Rank the voxels of one case exactly.
 
         Args:
-            doubt: Of any shape, not negative; compared in single precision.
+            uncertainty: Of any shape, not negative; compared in single precision.
             error: Where the label is wrong, likewise.
         """
-        values = np.maximum(np.asarray(doubt, np.float32), np.float32(0)).ravel()  # -0.0 becomes 0.0
+        values = np.maximum(np.asarray(uncertainty, np.float32), np.float32(0)).ravel()  # -0.0 becomes 0.0
         keys = (values.view(np.uint32) << np.uint32(1)) | np.asarray(error, bool).ravel()
         keys, counts = np.unique(keys, return_counts=True)
         return cls(max(MOST_VALUES, len(keys)), keys, counts)
@@ -55,26 +55,26 @@ class ErrorRanking:
             self._merge()
 
     def _merge(self) -> None:
-        # The doubt's last bits become 0, the error's bit stays.
+        # The last bits of the uncertainty become 0, the bit of the error is kept.
         mask = np.uint32((0xFFFFFFFF << (self.dropped + 1) & 0xFFFFFFFF) | 1)
         self.keys, place = np.unique(self.keys & mask, return_inverse=True)
         self.counts = np.bincount(place, weights=self.counts, minlength=len(self.keys)).astype(np.int64)
 
     def table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Distinct values of doubt, falling; voxels of each; and how many of those are wrong, each (n,)."""
+        """Return distinct uncertainties, descending, the voxels of each, and how many of those are wrong; each (n,)."""
         values, place = np.unique(self.keys >> np.uint32(1), return_inverse=True)
         wrong = np.bincount(place, weights=self.counts * (self.keys & 1), minlength=len(values))
         count = np.bincount(place, weights=self.counts, minlength=len(values))
         return values.view(np.float32)[::-1], count[::-1], wrong[::-1]
 
     def scores(self) -> dict[str, float]:
-        """`auroc`, `auprc`, `aurc` and `augrc`; what is undefined is NaN.
+        """Compute `auroc`, `auprc`, `aurc` and `augrc`; undefined scores are NaN.
 
-        Voxels of one value of doubt have no order, so every score is its expectation over their orders:
+        Voxels of equal uncertainty have no order, so every score is its expectation over their orders:
 
-        - AUROC: probability that a wrong voxel is more doubtful than a right one, ties count half.
+        - AUROC: probability that a wrong voxel is more uncertain than a right one, ties count half.
         - AUPRC: average precision, sum of (R_n - R_(n-1)) P_n over the distinct values, as scikit-learn defines it.
-        - AURC (Geifman & El-Yaniv 2017): mean over i of the share of wrong voxels among the i least doubtful ones.
+        - AURC (Geifman & El-Yaniv 2017): mean over i of the fraction of wrong voxels among the i most certain ones.
         - AUGRC (Traub et al. 2024): area under (wrong voxels among the accepted) / (all voxels) over the coverage.
         """
         _, count, wrong = self.table()
@@ -91,7 +91,7 @@ class ErrorRanking:
         return {"auroc": auroc, "auprc": auprc, **_risks(count[::-1], wrong[::-1])}
 
     def binned(self, top: float, bins: int = 15) -> dict[str, list]:
-        """Mean `uncertainty`, fraction of wrong voxels (`error`) and `count` in equal bins from 0 to `top`, as lists.
+        """Return mean `uncertainty`, fraction of wrong voxels (`error`) and `count` in equal bins from 0 to `top`.
 
         The first two are NaN for an empty bin.
         """
@@ -109,9 +109,9 @@ class ErrorRanking:
 
 
 def _risks(count: np.ndarray, wrong: np.ndarray) -> dict[str, float]:
-    """AURC and AUGRC from the voxels of each value of doubt, the most certain first.
+    """Compute AURC and AUGRC from the voxels of each uncertainty, lowest first.
 
-    After the `before` voxels of lesser doubt, i - before voxels of a group of k with e wrong ones hold
+    After the `before` voxels of lower uncertainty, i - before voxels of a group of k with e wrong ones hold
     e / k (i - before) wrong ones in expectation. The mean of (wrong so far) / i over the group's i is thus a sum of
     1 / i, a difference of digamma functions. The generalised risk is linear in i, so its area is a trapezium.
     """

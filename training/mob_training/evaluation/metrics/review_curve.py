@@ -1,4 +1,4 @@
-"""What looking at doubtful regions is worth: Dice after a perfect reader has resolved the first of them."""
+"""The value of review: Dice after a perfect reader has corrected the first doubtful regions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 def review_curve(
     segmentation: np.ndarray, truth: np.ndarray, regions: np.ndarray, count: int, labels: Sequence[int] = (1,)
 ) -> list[float]:
-    """Dice after the regions of rank 1, 2, ... have been given the truth, mean over the labels.
+    """Compute the Dice after regions of rank 1, 2, ... are replaced by the truth, mean over the labels.
 
     Args:
         segmentation: Label map, any shape.
@@ -20,7 +20,7 @@ def review_curve(
         labels: Foreground classes; one that is nowhere has a Dice of 1.
 
     Returns:
-        count + 1 values; the first is that of the segmentation as it is. They never fall.
+        count + 1 values, non-decreasing; the first is the Dice of the segmentation itself.
     """
     curves = []
     for label in labels:

@@ -11,7 +11,7 @@ import numpy as np
 def generalised_energy_distance(
     samples: Sequence[np.ndarray], raters: Sequence[np.ndarray], labels: Sequence[int] = (1,)
 ) -> float:
-    """Squared generalised energy distance 2 E d(S, Y) - E d(S, S') - E d(Y, Y'), with d = 1 - IoU (Kohl et al. 2018).
+    """Compute the squared GED 2 E d(S, Y) - E d(S, S') - E d(Y, Y'), with d = 1 - IoU (Kohl et al. 2018).
 
     Expectations are means over all pairs, a mask with itself included, as in Stochastic Segmentation Networks.
 
@@ -32,7 +32,7 @@ def generalised_energy_distance(
 
 
 def probability_error(predicted: np.ndarray, true: np.ndarray, mask: np.ndarray | None = None) -> dict[str, float]:
-    """How far a predicted probability is from the true one.
+    """Compute the error of a predicted probability against the true one.
 
     Args:
         predicted: Any shape.
@@ -58,6 +58,6 @@ def _mean_distance(first: list[np.ndarray], second: list[np.ndarray]) -> float:
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean over the classes of 1 - IoU; a, b bool (classes, voxels)."""
+    """Compute 1 - IoU of two bool arrays (classes, voxels), mean over the classes."""
     union = np.count_nonzero(a | b, axis=1)
     return float(np.mean(np.where(union, 1 - np.count_nonzero(a & b, axis=1) / np.maximum(union, 1), 0.0)))
