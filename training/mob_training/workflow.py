@@ -227,7 +227,7 @@ def phantom_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def option_line(options: Mapping[str, Any]) -> str:
-    """Format options of a command: `{"head_learning_rate": 0.001, "reverse_kl": True}` -> `--head-learning-rate 0.001 ...`."""
+    """Format options of a command: `{"bases": 4, "reverse_kl": True}` -> `--bases 4 --reverse-kl`."""
     words = []
     for key, value in options.items():
         name = key.replace("_", "-")
