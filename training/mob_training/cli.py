@@ -164,7 +164,7 @@ def train(
 
 @app.command()
 def finetune(
-    results: Annotated[Path, typer.Argument(help="Results folder of the deterministic stage.")],
+    results: Annotated[Path, typer.Argument(help="Training folder of the deterministic stage.")],
     workspace: Workspace,
     covariance: Annotated[Covariance, typer.Option(help="Covariance model.")] = DEFAULTS["covariance"],
     name: Annotated[str | None, typer.Option(help="Name of this run; default: the covariance model's.")] = None,
@@ -231,7 +231,7 @@ def finetune(
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Model folder, or a results folder of nnU-Net.")],
+    model: Annotated[Path, typer.Argument(help="Model folder, or a training folder of nnU-Net.")],
     dataset: Annotated[Path, typer.Argument(help="Raw data set with held-out cases (imagesTs, labelsTs).")],
     output: Annotated[Path, typer.Option(help="Folder for the scores.")],
     raters: Annotated[Path | None, typer.Option(help="Folder with CASE/raters/LABEL_1.nii.gz and so on.")] = None,
@@ -286,7 +286,7 @@ def compare(
 def overlay(
     dataset: Annotated[Path, typer.Argument(help="Raw data set with held-out cases (imagesTs, labelsTs).")],
     case: Annotated[str, typer.Argument(help="Name of the case.")],
-    models: Annotated[list[Path], typer.Argument(help="Model folders, or results folders of nnU-Net; a row each.")],
+    models: Annotated[list[Path], typer.Argument(help="Model folders, or training folders of nnU-Net; a row each.")],
     output: Annotated[Path, typer.Option(help="PNG to write.")],
     plane: Annotated[str, typer.Option(help="axial, coronal or sagittal.")] = "axial",
     device: Device = "auto",

@@ -191,7 +191,7 @@ def kept_scores(config: Mapping[str, Any], runs: Iterable[PlannedRun]) -> dict[s
     if "scores" not in config:
         return {}
     top = Path(config["scores"])
-    found = {}
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
     for summary in sorted(top.rglob(SUMMARY)):
         found |= {path: (summary.parent, one) for path, one in read_descriptions(summary.parent).items()}
     kept = {}

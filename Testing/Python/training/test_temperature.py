@@ -213,7 +213,7 @@ def test_only_the_kept_epoch_is_scaled_and_only_once(deterministic, spec):
     assert load_model(scaled).card.training["temperature"] == temperature
     log = "".join(path.read_text() for path in (scaled / "fold_0").glob("training_log*.txt"))
     assert f"temperature {temperature:.3f}: validation NLL {_nll_of_validation(plain):.4f} -> " in log
-    assert ("end of the range" in log) == (temperature in (TEMPERATURES[0], TEMPERATURES[-1]))
+    assert ("end of the tested range" in log) == (temperature in (TEMPERATURES[0], TEMPERATURES[-1]))
     before, after = weights(plain, "best"), weights(scaled, "best")
     for name, value in before.items():
         if name == "head.log_variance.bias":

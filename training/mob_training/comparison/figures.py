@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -187,7 +188,7 @@ def draw_bases(numbers: Mapping[int, Sequence[Run]], path: Path) -> None:
     _save(figure, path)
 
 
-def styles(models: Iterable[str]) -> dict[str, dict[str, object]]:
+def styles(models: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Assign colour, dashes and marker to each model: fixed for the paper's models, the rest for others.
 
     After the last style, markers are hollow, then everything repeats.
@@ -208,14 +209,14 @@ def styles(models: Iterable[str]) -> dict[str, dict[str, object]]:
     }
 
 
-def _plot(axes: Axes, curve: Curve, look: Mapping[str, object], label: str | None = None) -> None:
+def _plot(axes: Axes, curve: Curve, look: Mapping[str, Any], label: str | None = None) -> None:
     """Plot the mean and, as a band, the standard deviation."""
     x, mean, deviation = (values[curve.drawn] for values in (curve.x, curve.mean, curve.deviation))
     axes.plot(x, mean, label=label, linewidth=1.4, **look)
     axes.fill_between(x, mean - deviation, mean + deviation, color=look["color"], alpha=0.1, linewidth=0)
 
 
-def _plot_count(axes: Axes, curve: Curve, look: Mapping[str, object]) -> None:
+def _plot_count(axes: Axes, curve: Curve, look: Mapping[str, Any]) -> None:
     shown = curve.count > 0
     small = {**look, "markersize": 0.6 * look["markersize"]}
     axes.plot(curve.x[shown], curve.count[shown], linewidth=1.0, **small)
@@ -235,7 +236,7 @@ def _tidy(axes: Axes) -> None:
 
 def _finish(figure: Figure, title: str, path: Path) -> None:
     """Add one legend below all panels and a title that explains the bands, and save the figure."""
-    lines: dict[str, object] = {}
+    lines: dict[str, Any] = {}
     for axes in figure.axes:
         _tidy(axes)
         lines |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
@@ -245,7 +246,7 @@ def _finish(figure: Figure, title: str, path: Path) -> None:
     _save(figure, path)
 
 
-def _legend(figure: Figure, lines: Mapping[str, object]) -> None:
+def _legend(figure: Figure, lines: Mapping[str, Any]) -> None:
     """Place the legend in as many columns as fit."""
     for columns in range(len(lines), 0, -1):
         legend = figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=columns, frameon=False)

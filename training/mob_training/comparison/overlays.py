@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -107,7 +108,7 @@ def draw_case(
     Args:
         dataset: Raw nnU-Net data set with held-out cases.
         case: Name of one of them.
-        models: Model folders, zips, or results folders of nnU-Net.
+        models: Model folders, zips, or training folders of nnU-Net.
         output: PNG to write.
         plane: `axial`, `coronal` or `sagittal`.
         settings: How to predict.
@@ -310,7 +311,11 @@ def _outline(axes: Axes, labels: np.ndarray, spacing: np.ndarray, colour: tuple[
 
 def _orient(axes: Axes, plane: Plane, width: float) -> None:
     """Draw the letters of the patient's sides, and a scale bar."""
-    style = {"color": "white", "ha": "center", "path_effects": [withStroke(linewidth=2, foreground="black", alpha=0.7)]}
+    style: dict[str, Any] = {
+        "color": "white",
+        "ha": "center",
+        "path_effects": [withStroke(linewidth=2, foreground="black", alpha=0.7)],
+    }
     for letter, x, y in zip(plane.letters, (0.04, 0.96, 0.5, 0.5), (0.5, 0.5, 0.95, 0.05), strict=True):
         axes.text(x, y, letter, transform=axes.transAxes, fontsize=9, weight="bold", va="center", **style)
     length = next((length for length in _BARS_MM if length <= width / 3), _BARS_MM[-1])
@@ -318,7 +323,7 @@ def _orient(axes: Axes, plane: Plane, width: float) -> None:
     axes.plot(
         (left, right), (height, height), transform=axes.transAxes, color="white", linewidth=2, solid_capstyle="butt"
     )
-    place = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
+    place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
     axes.annotate(f"{length} mm", ((left + right) / 2, height), (0, 3), fontsize=7, **place, **style)
 
 
@@ -335,7 +340,7 @@ def _panels(rows: int, ratio: float) -> tuple[Figure, np.ndarray]:
     return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=place)
 
 
-def _colour_bar(figure: Figure, drawn: ScalarMappable, above: Axes, **style: str) -> None:
+def _colour_bar(figure: Figure, drawn: ScalarMappable, above: Axes, **style: Any) -> None:
     """Draw a horizontal colour bar below a panel."""
     box, inch = above.get_position(), 1 / figure.get_figheight()
     place = (box.x0 + 0.06 * box.width, box.y0 - 0.28 * inch, 0.88 * box.width, 0.13 * inch)

@@ -34,8 +34,9 @@ def by_model(runs: Sequence[Run]) -> dict[str, list[Run]]:
 def sweeps(runs: Sequence[Run]) -> dict[str, dict[int, list[Run]]]:
     """Group runs by number of bases, for each model with several numbers."""
     numbers: dict[str, dict[int, list[Run]]] = defaultdict(dict)
-    for run in sorted((run for run in runs if run.bases is not None), key=lambda run: run.bases or 0):
-        numbers[run.model].setdefault(run.bases, []).append(run)
+    for run in sorted(runs, key=lambda run: run.bases or 0):
+        if run.bases is not None:
+            numbers[run.model].setdefault(run.bases, []).append(run)
     return {model: found for model, found in numbers.items() if len(found) > 1}
 
 

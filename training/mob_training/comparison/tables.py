@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-LATEX = {character: f"\\{character}" for character in "&%_#${}"}
+LATEX: dict[str, str | int | None] = {character: f"\\{character}" for character in "&%_#${}"}
 LATEX |= {
     "\\": r"\textbackslash{}",
     "^": r"\textasciicircum{}",

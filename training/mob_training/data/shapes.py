@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.interpolate import CubicSpline
 from scipy.spatial import cKDTree
 
@@ -94,13 +95,13 @@ class Tube:
     radius: FloatArray
 
     @classmethod
-    def through(cls, knots: FloatArray, radii: FloatArray | float, samples: int = 160) -> Tube:
+    def through(cls, knots: ArrayLike, radii: ArrayLike, samples: int = 160) -> Tube:
         """Make a tube through `knots` (k, 3) in RAS mm with the radii (mm) `radii` (k,), or a constant radius."""
-        knots = np.asarray(knots, float)
-        steps = np.r_[0.0, np.cumsum(np.linalg.norm(np.diff(knots, axis=0), axis=1))]
+        line = np.asarray(knots, float)
+        steps = np.r_[0.0, np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))]
         at = np.linspace(0, steps[-1], samples)
-        radii = np.broadcast_to(np.asarray(radii, float), len(knots))
-        return cls(CubicSpline(steps, knots)(at), np.interp(at, steps, radii))
+        radius = np.broadcast_to(np.asarray(radii, float), len(line))
+        return cls(CubicSpline(steps, line)(at), np.interp(at, steps, radius))
 
     def distance(self, points: FloatArray) -> FloatArray:
         """Compute the signed distance in mm to the tube's surface, shape of `points[0]`, clipped at `FAR`."""

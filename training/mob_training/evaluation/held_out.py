@@ -55,7 +55,7 @@ def evaluate(
     """Score a model on whole held-out cases.
 
     Args:
-        model_path: A model folder, a zip, or a results folder of nnU-Net, stock or ours.
+        model_path: A model folder, a zip, or a training folder of nnU-Net, stock or ours.
         dataset: Raw nnU-Net data set.
         settings: How to predict.
         raters: Folder with the masks of several raters per case (`raters.read_raters`).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -52,7 +53,7 @@ def draw_progress(rows: list[Row], path: Path) -> None:
     ((loss, validation), (variance, bases)) = figure.subplots(2, 2)
     epochs = [row["epoch"] for row in rows]
 
-    def plot(axes: Axes, name: str, label: str, **style: object) -> None:
+    def plot(axes: Axes, name: str, label: str, **style: Any) -> None:
         axes.plot(epochs, [row.get(name, float("nan")) for row in rows], label=label, marker=".", **style)
 
     names = list(rows[-1])

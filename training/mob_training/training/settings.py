@@ -77,7 +77,7 @@ class FineTuning:
         temperature_scaling: At the end, divide the logits by the temperature with the lowest validation NLL.
         weights: The lambdas of Eq. 11.
         schedule: The paper's 20 epochs, unless stated otherwise.
-        start_from: Results folder of the deterministic stage, relative to nnU-Net's results.
+        start_from: Training folder of the deterministic stage, relative to nnU-Net's results.
     """
 
     likelihood: Likelihood = Likelihood.MEAN

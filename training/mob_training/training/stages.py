@@ -41,7 +41,7 @@ def train_deterministic(
         SettingsError: The data set is not planned, or not with these plans, or its split has no such fold.
 
     Returns:
-        The results folder, which holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
+        The training folder, which holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
     """
     folder = dataset_folder("preprocessed", dataset_id)
     plans = deterministic_plans(_read(folder / f"{plans_name}.json"), schedule)
@@ -57,7 +57,7 @@ def prepare_finetuning(results: Path, name: str, spec: CovarianceSpec, settings:
     """Write the plans of a fine-tuning where nnU-Net's own commands look for them.
 
     Args:
-        results: Results folder of `train_deterministic`, or of stock nnU-Net.
+        results: Training folder of `train_deterministic`, or of stock nnU-Net.
         name: Tells this fine-tuning from others of the same data set.
         spec: The head.
         settings: Loss, optimiser and schedule; what it starts from is filled in.
@@ -96,7 +96,7 @@ def finetune(
     device: str = "auto",
     resume: bool = False,
 ) -> Path:
-    """Fine-tune a covariance head, and the backbone with it, from a deterministic results folder.
+    """Fine-tune a covariance head, and the backbone with it, from a deterministic training folder.
 
     Args:
         results, name, spec, settings, fold: As for `prepare_finetuning`.
@@ -104,7 +104,7 @@ def finetune(
         resume: Resume from the latest checkpoint with the same settings, if there is one.
 
     Returns:
-        The new results folder.
+        The new training folder.
 
     Raises:
         SettingsError: As `prepare_finetuning`, or the loss is not defined for the data set's labels.
@@ -173,7 +173,7 @@ def _settings(arguments: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name != "device"} | {"plans": plans}
 
 
-def _read(path: Path) -> dict:
+def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:

@@ -88,7 +88,7 @@ class Calibration:
         """Maximum calibration error: the largest gap; NaN without a voxel."""
         return float(self.gaps.max()) if self.voxels else float("nan")
 
-    def curve(self) -> dict[str, list]:
+    def curve(self) -> dict[str, list[float]]:
         """Return `confidence` (mean probability), `frequency` (of foreground) and `count` of each bin, as plain lists.
 
         The first two are NaN for an empty bin.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from MoBUncertaintyLib.errors import InstallationError
 
@@ -16,9 +15,7 @@ def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
     return 2 * np.count_nonzero(prediction & truth) / total if total else 1.0
 
 
-def surface_dice(
-    prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float], tolerance_mm: float = 2.0
-) -> float:
+def surface_dice(prediction: np.ndarray, truth: np.ndarray, spacing: ArrayLike, tolerance_mm: float = 2.0) -> float:
     """Compute the normalised surface distance (Nikolov et al. 2018): the surface fraction within a tolerance.
 
     Surface elements are weighed by their area in mm2 (marching cubes), by the library `surface-distance`.
@@ -42,5 +39,5 @@ def surface_dice(
     prediction, truth = np.asarray(prediction, bool), np.asarray(truth, bool)
     if not prediction.any() or not truth.any():
         return float(prediction.any() == truth.any())
-    distances = surface_distance.compute_surface_distances(truth, prediction, [float(s) for s in spacing])
+    distances = surface_distance.compute_surface_distances(truth, prediction, np.asarray(spacing, float).tolist())
     return float(surface_distance.compute_surface_dice_at_tolerance(distances, tolerance_mm))

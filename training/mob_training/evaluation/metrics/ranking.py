@@ -90,7 +90,7 @@ class ErrorRanking:
             auroc = float((right * (seen_wrong - wrong / 2)).sum() / errors / (n - errors))
         return {"auroc": auroc, "auprc": auprc, **_risks(count[::-1], wrong[::-1])}
 
-    def binned(self, top: float, bins: int = 15) -> dict[str, list]:
+    def binned(self, top: float, bins: int = 15) -> dict[str, list[float]]:
         """Return mean `uncertainty`, fraction of wrong voxels (`error`) and `count` in equal bins from 0 to `top`.
 
         The first two are NaN for an empty bin.
