@@ -142,6 +142,12 @@ class ReviewSession:
         return self.review.settings or RegionSettings()
 
     @property
+    def warnings(self) -> list[str]:
+        """What was odd about the CT or the prediction, each in a sentence."""
+        found = self.prediction.get("warnings")
+        return [text for text in found if isinstance(text, str)] if isinstance(found, list) else []
+
+    @property
     def modelDigest(self) -> str | None:
         """The SHA-256 of the model that made the prediction, where that is known."""
         return self.prediction["provenance"].get("model", {}).get("digest")

@@ -100,8 +100,8 @@ class TestReopenedScene:
         assert np.array_equal(arrays["segmentation"], sitk.GetArrayFromImage(case.prediction.segmentation))
         assert np.array_equal(arrays["regions"], sitk.GetArrayFromImage(case.regions.labels))
 
-    def test_organ_has_a_surface_for_the_3d_view(self, oblique):
-        assert oblique[1]["surface"] is True
+    def test_the_3d_view_shows_the_organ_in_the_colours_of_the_map(self, oblique):
+        assert oblique[1]["surface"] == {"coloured": True, "plain": False}
 
     def test_regions_are_flagged_and_say_where_they_are_and_what_is_expected(self, oblique):
         regions = oblique[1]["regions"]
@@ -131,8 +131,9 @@ class TestReopenedScene:
             "predictive variance",
             "probability",
             "segmentation",
+            "uncertainty surface",
         ]
-        assert sorted(len(children) for _, children in folder[1]) == [0, 0, 0, 1, 2]
+        assert sorted(len(children) for _, children in folder[1]) == [0, 0, 0, 0, 1, 2]
 
     def test_what_the_review_needs_comes_with_it(self, oblique):
         case, facts, _, _ = oblique

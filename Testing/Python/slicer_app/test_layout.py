@@ -91,7 +91,7 @@ def test_verdicts_and_brush_are_in_view_on_a_laptop(desktop, monkeypatch):
     """Of 730 pixels Slicer's menu, tool bars, module selector, help and data probe leave some 430."""
     ui = desktop.ui
     desktop.window.resize(*LAPTOP)
-    monkeypatch.setattr(desktop.widget.panel.run.work, "warn", lambda message: None)
+    monkeypatch.setattr("MoBUncertaintyLib.slicer_app.review_session.ReviewSession.warnings", [])
     add_ct(desktop)
     apply(desktop)
     desktop.process()
@@ -113,10 +113,9 @@ def test_verdicts_and_brush_are_in_view_on_a_laptop(desktop, monkeypatch):
 def test_warnings_of_a_run_stay_in_view(desktop):
     add_ct(desktop)
     desktop.ui.applyButton.click()
-    desktop.widget.panel.run.work.warn("The CT is odd.")
     desktop.process(until=lambda: desktop.ui.applyButton.text == "Apply")
     assert not desktop.ui.runCollapsibleButton.collapsed
-    assert "The CT is odd." in desktop.ui.statusLabel.text
+    assert desktop.ui.statusLabel.text.endswith("This result is fake.")
 
 
 def test_nothing_covers_anything(desktop):

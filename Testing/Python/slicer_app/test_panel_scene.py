@@ -36,7 +36,7 @@ class TestLoading:
             scene.AddObserver(getattr(scene, event), lambda *_: seen.append(len(desktop.dialogs)))
         assert scene.ReadFromMRB(path, True)
         assert desktop.dialogs == []
-        desktop.process()
+        desktop.process(until=lambda: desktop.dialogs)
         assert "review" in desktop.dialogs[0].text
         assert len(desktop.dialogs) == 1
         assert set(seen) == {0}
@@ -53,6 +53,27 @@ class TestLoading:
         assert small_panel.statuses(desktop) == ["To review"] * 3
         session = desktop.widget.panel.review.session
         assert np.array_equal(session.results.corrected(), session.review.predicted)
+
+    def test_the_panel_is_whole_behind_the_dialog(self, damaged, monkeypatch):
+        desktop, path = damaged
+        said = []
+        monkeypatch.setattr(desktop.widget.panel, "_refuse", lambda *_: said.append(desktop.ui.statusLabel.text))
+        assert desktop.scene.ReadFromMRB(path, True)
+        desktop.process(until=lambda: said)
+        assert said == [""]  # no "Select a CT first."
+        assert desktop.ui.applyButton.enabled
+
+    def test_what_was_odd_about_the_prediction_is_said_again(self, reviewed, tmp_path):
+        desktop, _session = reviewed
+        path = str(tmp_path / "scene.mrb")
+        assert desktop.scene.WriteToMRB(path)
+        desktop.scene.Clear(0)
+        assert desktop.scene.ReadFromMRB(path, True)
+        desktop.process(until=lambda: desktop.ui.regionsTable.rowCount)
+        assert desktop.ui.statusLabel.text == "This result is fake."
+        assert not desktop.ui.runCollapsibleButton.collapsed
+        add_ct(desktop, "Other")
+        assert desktop.ui.statusLabel.text == ""
 
     def test_half_a_scene_is_not_looked_at(self, reviewed):
         import qt
@@ -93,6 +114,17 @@ class TestRemovedCt:
         assert {node.GetScene() for node in made} == {None}
         assert copy.GetScene() is scene
         hierarchy = subjectHierarchy(scene)
+        assert hierarchy.GetItemByName("CT with uncertainty") == 0
+
+    def test_their_folder_goes_although_the_ct_has_left_it_before(self, reviewed):
+        """Slicer's Data module removes the CT from its tree before it removes it from the scene."""
+        from MoBUncertaintyLib.slicer_app.scene.nodes import subjectHierarchy
+
+        desktop, session = reviewed
+        hierarchy = subjectHierarchy(desktop.scene)
+        hierarchy.RemoveItem(hierarchy.GetItemByDataNode(session.ctNode), False)
+        desktop.scene.RemoveNode(session.ctNode)
+        desktop.process()
         assert hierarchy.GetItemByName("CT with uncertainty") == 0
 
     def test_other_results_stay(self, reviewed):

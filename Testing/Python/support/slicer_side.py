@@ -54,9 +54,17 @@ def describe(path: str, arrays: str) -> dict:
         "segmentation": segments(results.node("segmentation")),
         "regions": segments(results.node("regions")),
         "state": results.state("prediction"),
-        "surface": results.node("segmentation").GetSegmentation().ContainsRepresentation("Closed surface"),
+        "surface": surface(results),
         "tree": tree(scene),
     }
+
+
+def surface(results) -> dict:
+    """What of the organ the 3D view shows."""
+    node, plain = results.node("surface"), results.node("segmentation").GetDisplayNode()
+    mesh = node.GetPolyData() if node.GetDisplayNode().GetVisibility() else None
+    coloured = mesh and mesh.GetPointData().GetArray("Uncertainty")
+    return {"coloured": bool(coloured), "plain": bool(plain.GetVisibility3D())}
 
 
 def render(path: str, picture: str) -> dict:

@@ -55,13 +55,6 @@ class AfterLoading:
         self._timer = qt.QTimer()
         self._timer.timeout.connect(guard(self._onTimeout))
 
-    def do(self, act: Callable[[], None]) -> None:
-        """Do it at once, unless a scene is being loaded."""
-        if isLoading():
-            self.later(act)
-        else:
-            act()
-
     def later(self, act: Callable[[], None]) -> None:
         """Do it in a later turn of the event loop; once, if it waits already."""
         if act not in self._waiting:

@@ -10,6 +10,7 @@ from MoBUncertaintyLib.slicer_app.panel.section import write
 from MoBUncertaintyLib.slicer_app.scene.drawing import MASK_SEGMENT
 
 SEGMENTS_HEIGHT = 80  # pixels, of the list of organs
+UNUSED_PAINT_OPTIONS = ("Edit in 3D views", "Color smudge")
 EFFECTS = ("Paint", "Draw", "Erase", "Scissors", "Islands", "Smoothing")
 
 
@@ -88,9 +89,9 @@ class RegionEditor:
             if columns is not None and columns.objectName == "horizontalLayout":
                 columns.takeAt(0)  # where the effects were
         slicer.util.findChild(widget, "EffectHelpBrowser").visible = False
-        in3d = slicer.app.translate("qSlicerSegmentEditorPaintEffect", "Edit in 3D views")
+        unused = [slicer.app.translate("qSlicerSegmentEditorPaintEffect", text) for text in UNUSED_PAINT_OPTIONS]
         for box in slicer.util.findChildren(widget, className="QCheckBox"):
-            if box.text == in3d:
+            if box.text in unused:
                 box.visible = False
         slicer.util.findChild(widget, "SegmentsTableView").maximumHeight = SEGMENTS_HEIGHT
         self._place.layout().addLayout(row)

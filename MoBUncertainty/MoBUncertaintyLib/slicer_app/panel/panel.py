@@ -104,7 +104,7 @@ class Panel:
     def showOpened(self) -> None:
         """Show the review first where a scene that was opened has brought results."""
         if self.review.session not in (None, self._unfolded):
-            self._unfoldReview(hasWarnings=False)
+            self._unfoldReview()
 
     def refresh(self) -> None:
         """Show the results that go with the parameters, if there are any."""
@@ -246,8 +246,10 @@ class Panel:
     def _onResult(self, session) -> None:
         self._refused = None
         seconds = sum(session.prediction["seconds"].values())
-        self._end(_("Done in {seconds} s.").format(seconds=max(1, round(seconds))))
-        self._unfoldReview(self.run.work.hasWarnings)
+        self._end("")
+        done = _("Done in {seconds} s.").format(seconds=max(1, round(seconds)))
+        self.run.work.say("\n".join([done, *session.warnings]))
+        self._unfoldReview()
 
     def _onExported(self, result: dict[str, list[str]]) -> None:
         problems = result["problems"]
@@ -301,10 +303,10 @@ class Panel:
 
     # Which results are shown
 
-    def _unfoldReview(self, hasWarnings: bool) -> None:
+    def _unfoldReview(self) -> None:
         """Fold all but the review, which then fits on a laptop, and what there are warnings in."""
         ui, self._unfolded = self.ui, self.review.session
-        ui.runCollapsibleButton.collapsed = not hasWarnings
+        ui.runCollapsibleButton.collapsed = not (self._unfolded and self._unfolded.warnings)
         for part in (ui.inputsCollapsibleButton, ui.overlayCollapsibleButton, ui.exportCollapsibleButton):
             part.collapsed = True
 
@@ -327,11 +329,14 @@ class Panel:
                 self.ui.reviewCollapsibleButton.collapsed = False
                 self.inputs.chooseMaker(session.prediction["provenance"].get("model") or {})
                 self.run.showRoi(False)
+                self.run.work.say("\n".join(session.warnings))
+            elif isAnother:
+                self.run.work.say("")  # what is said is about the CT before
             self.overlay.setSession(session)
             self.export.setSession(session)
             self.review.setSession(session)
         if refusal and str(refusal) != self._refusal:
-            self.afterLoading.do(partial(self._refuse, ct, refusal))
+            self.afterLoading.later(partial(self._refuse, ct, refusal))
         self._refusal = str(refusal) if refusal else "" if session else self._refusal
 
     def _refuse(self, ct, error: UserError) -> None:

@@ -84,11 +84,6 @@ class WorkButton:
         """Keep a warning; it is shown with what comes out."""
         self._warnings.append(message)
 
-    @property
-    def hasWarnings(self) -> bool:
-        """Whether the worker has warned of something since `follow`."""
-        return bool(self._warnings)
-
     def takeWarnings(self) -> list[str]:
         """The warnings so far, to be shown elsewhere."""
         warnings, self._warnings = self._warnings, []

@@ -95,11 +95,12 @@ class CtNodes:
 
     def leftovers(self) -> Leftovers:
         """What is to go with the CT, or without it; taken down while the CT is in the scene."""
-        hierarchy = subjectHierarchy(self.scene)
-        item = hierarchy.GetItemByDataNode(self.ctNode)
-        folder = hierarchy.GetItemParent(item)
-        ours = hierarchy.GetItemName(folder) == self._folderName
-        return Leftovers(self.scene, self.ctNode, item, self.all(), folder if ours else 0)
+        hierarchy, nodes = subjectHierarchy(self.scene), self.all()
+        # Slicer's Data module removes the CT's item before the CT: then the other nodes' items tell the folder.
+        items = [hierarchy.GetItemByDataNode(node) for node in (self.ctNode, *nodes)]
+        folders = [hierarchy.GetItemParent(item) for item in items if item]
+        ours = [folder for folder in folders if hierarchy.GetItemName(folder) == self._folderName]
+        return Leftovers(self.scene, self.ctNode, items[0], nodes, ours[0] if ours else 0)
 
     def all(self) -> list:
         """All nodes, whatever their role."""

@@ -125,6 +125,7 @@ def writeRequestedScene(request: dict):
         show(request[key]["array"], [SegmentSpec(**segment) for segment in request[key]["segments"]])
     results.showMap(MapKind(results.overlay["kind"]))
     results.setOverlay(threshold=request["threshold"])
+    results.showSurface(True)
     for name, document in request["state"].items():
         results.setState(name, document)
     results.showInViews(request["position"])
