@@ -44,7 +44,7 @@ def main(folder: Path = FOLDER) -> None:
     desktop.process(until=lambda: ui.progressBar.value > 0 and ui.progressBar.maximum, seconds=120)
     take("running")
     desktop.process(until=lambda: not running(desktop), seconds=240)
-    session = desktop.logic.session(first)
+    session = desktop.logic.sessions.get(first)
     session.results.showInViews(session.review.regions[0].region.centroid_ras)
     ui.overlayCollapsibleButton.collapsed = False
     take("overlay")

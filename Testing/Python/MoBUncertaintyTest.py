@@ -10,6 +10,7 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
 
 from MoBUncertainty import MoBUncertaintyLogic
 from MoBUncertaintyLib.slicer_app.samples import RESOURCES, loadSampleData
+from MoBUncertaintyLib.slicer_app.worker.client import slicerClient
 
 
 class MoBUncertaintyTest(ScriptedLoadableModuleTest):
@@ -61,7 +62,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
         session.sign("Test Reader")
 
         self.logic.sessions.forget()  # as if the scene had been saved and opened again
-        again = self.logic.session(ct)
+        again = self.logic.sessions.get(ct)
         self.assertIsNot(again, session)
         self.assertEqual(again.review.signature, session.review.signature)
         for before, after in zip(session.review.regions, again.review.regions, strict=True):
@@ -75,10 +76,10 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
         progress = []
         self.start(ct, mode="slow").progress.connect(progress.append)
         self.waitFor(lambda: progress)
-        self.logic.cancel()
-        self.assertFalse(self.logic.busy)
+        self.logic.client.cancel()
+        self.assertFalse(self.logic.client.busy)
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)
-        self.assertIsNone(self.logic.session(ct))
+        self.assertIsNone(self.logic.sessions.get(ct))
 
     def test_failureIsOneSentence(self):
         """The worker's own sentence comes through, and one is made for a worker that dies."""
@@ -103,8 +104,8 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
             ct = loadSampleData()
             ui.ctSelector.setCurrentNode(ct)
             ui.applyButton.click()
-            self.waitFor(lambda: not logic.busy)
-            session = logic.session(ct)
+            self.waitFor(lambda: not logic.client.busy)
+            session = logic.sessions.get(ct)
             self.assertIsNotNone(session)
 
             def expect(*verdicts):
@@ -169,13 +170,15 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
         else:
             widget.enter()
         ensureReady, reviewer = widget.panel.ensureReady, widget.ui.reviewerEdit.text
+        client = widget.logic.client
         widget.panel.ensureReady = lambda *_formats: None
         widget.logic.client = self.fakeWorker("normal")
         try:
             yield widget.logic, widget.ui
         finally:
             widget.panel.leave()
-            widget.logic.client = None
+            widget.logic.client.close()
+            widget.logic.client = client
             widget.panel.ensureReady, widget.ui.reviewerEdit.text = ensureReady, reviewer
             if not hasWindow:
                 widget.exit()
@@ -183,7 +186,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
     @staticmethod
     def fakeWorker(mode):
         """Make a client of the fake worker in one of its modes."""
-        return MoBUncertaintyLogic.newClient("-u", "-m", "MoBUncertaintyLib.worker.fake", mode)
+        return slicerClient(("-u", "-m", "MoBUncertaintyLib.worker.fake", mode))
 
     def segment(self, ct, mode):
         """Run to the end, and return the session."""
@@ -198,6 +201,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
     def start(self, ct, mode):
         """Run with the fake worker in a mode; with None, with the real one."""
         if mode:
+            self.logic.client.close()
             self.logic.client = self.fakeWorker(mode)
         return self.logic.run(ct, "PhantomPancreas", {})
 

@@ -392,7 +392,7 @@ def test_declining_at_export_writes_nothing(from_dicom, machine, tmp_path):
     assert "highdicom>=0.28" in asked.text
     assert from_dicom.ui.exportStatusLabel.text.startswith("Nothing was installed, so nothing was written")
     assert from_dicom.ui.exportButton.text == "Export"
-    assert not from_dicom.logic.busy
+    assert not from_dicom.logic.client.busy
     assert not here.done
     assert list(tmp_path.iterdir()) == []
 
@@ -404,7 +404,7 @@ def test_what_cannot_be_is_one_dialog_at_export(from_dicom, machine):
     from_dicom.process()
     _asked, failed = from_dicom.dialogs
     assert "could not be installed: highdicom>=0.28;" in failed.text
-    assert not from_dicom.logic.busy
+    assert not from_dicom.logic.client.busy
 
 
 def test_without_dicom_an_export_asks_nothing(from_dicom, machine, tmp_path):
@@ -414,7 +414,7 @@ def test_without_dicom_an_export_asks_nothing(from_dicom, machine, tmp_path):
     ui.dicomSegCheckBox.checked = ui.parametricMapCheckBox.checked = False
     ui.segmentationCheckBox.checked = True
     ui.exportButton.click()
-    from_dicom.process(until=lambda: ui.exportButton.text != "Cancel" and not from_dicom.logic.busy, seconds=60)
+    from_dicom.process(until=lambda: ui.exportButton.text != "Cancel" and not from_dicom.logic.client.busy, seconds=60)
     assert not [shown.text for shown in from_dicom.dialogs]
     (made,) = tmp_path.iterdir()
     assert (made / "segmentation.seg.nrrd").exists()
@@ -435,7 +435,7 @@ def test_declining_at_apply_leaves_the_scene_as_it_was(desktop, installation, ma
     assert desktop.ui.applyButton.text == "Apply"
     assert desktop.scene.GetNumberOfNodes() == nodes
     assert not here.done
-    assert not desktop.logic.busy
+    assert not desktop.logic.client.busy
 
 
 def test_what_cannot_be_is_one_dialog_at_apply(desktop, installation, machine):
@@ -443,4 +443,4 @@ def test_what_cannot_be_is_one_dialog_at_apply(desktop, installation, machine):
     desktop.ui.applyButton.click()
     desktop.process()
     assert [shown.text.split(";")[0] for shown in desktop.dialogs] == ["The PyTorch extension is missing"]
-    assert not desktop.logic.busy
+    assert not desktop.logic.client.busy

@@ -122,7 +122,7 @@ class TestPanel:
         session.ctNode.HardenTransform()
         desktop.process()
         assert len(desktop.dialogs) == 1
-        assert desktop.logic.session(session.ctNode) is session
+        assert desktop.logic.sessions.get(session.ctNode) is session
         assert results.node("variance").GetTransformNodeID() is None
         assert shown(desktop) == [session.ctNode]
         assert statuses(desktop)[0] == "Included"
@@ -167,7 +167,7 @@ class TestPanel:
         assert session.results.state("review")["regions"][0]["verdict"] == "include"
         desktop.answer(qt.QMessageBox.Ok)
         apply(desktop)
-        again = desktop.logic.session(ct)
+        again = desktop.logic.sessions.get(ct)
         assert again is not session
         assert again.review.predicted.shape == tuple(size + 2 for size in SHAPE)
         assert np.array_equal(again.results.corrected(), again.review.predicted)

@@ -37,6 +37,7 @@ class TestRun:
 
             cancel = close
 
+        desktop.logic.client.close()
         desktop.logic.client = Recorder()
         ct, ui = add_ct(desktop), desktop.ui
         shift = desktop.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
@@ -79,7 +80,7 @@ class TestRun:
         note()
         desktop.process(until=lambda: ui.applyButton.text == "Apply")
         note()
-        for _region in desktop.logic.session(ct).review.regions:
+        for _region in desktop.logic.sessions.get(ct).review.regions:
             ui.acceptButton.click()
             ui.nextButton.click()
         ui.reviewerEdit.text = "A. Reader"
@@ -104,7 +105,7 @@ class TestRun:
         desktop.process(until=lambda: desktop.ui.statusLabel.text.startswith("Predicting"))
         desktop.scene.Clear(0)
         desktop.process()
-        assert not desktop.logic.busy
+        assert not desktop.logic.client.busy
         assert desktop.ui.applyButton.text == "Apply"
         assert desktop.ui.ctSelector.enabled
         assert desktop.dialogs == []
@@ -113,7 +114,7 @@ class TestRun:
         ct = add_ct(desktop)
         desktop.ui.applyButton.click()
         desktop.scene.RemoveNode(ct)
-        assert not desktop.logic.busy
+        assert not desktop.logic.client.busy
         assert desktop.ui.applyButton.text == "Apply"
         assert desktop.ui.statusLabel.text == "The CT was removed, so its computation was cancelled."
         assert desktop.dialogs == []
@@ -127,7 +128,7 @@ class TestRun:
         desktop.process(until=lambda: desktop.ui.applyButton.text == "Apply")
         (dialog,) = desktop.dialogs
         assert "changed while it was segmented" in dialog.text
-        assert desktop.logic.session(ct) is None
+        assert desktop.logic.sessions.get(ct) is None
 
     def test_results_that_cannot_be_shown_are_one_dialog(self, desktop, monkeypatch):
         from MoBUncertaintyLib.slicer_app import requests
@@ -152,7 +153,7 @@ class TestRun:
         desktop.app.processEvents()
         desktop.scene.Clear(0)
         desktop.process()
-        assert not desktop.logic.busy
+        assert not desktop.logic.client.busy
         assert desktop.ui.applyButton.text == "Apply"
         assert desktop.dialogs == []
 
@@ -215,7 +216,7 @@ class TestRun:
         assert seen == [("Installing what is missing...", False, False, False)]
         assert button.text == "Cancel"
         button.click()
-        assert not desktop.logic.busy
+        assert not desktop.logic.client.busy
         assert button.text == before
         assert all(widget.enabled for widget in (ui.applyButton, ui.exportButton, ui.ctSelector))
 
@@ -238,7 +239,7 @@ class TestRun:
         label = ui.statusLabel if name == "applyButton" else ui.exportStatusLabel
         assert label.text.startswith("The CT or its results were changed or removed meanwhile")
         assert desktop.dialogs == []
-        assert not desktop.logic.busy
+        assert not desktop.logic.client.busy
         assert (ui.applyButton.text, ui.exportButton.text) == ("Apply", "Export")
         assert ui.ctSelector.enabled
         assert list(tmp_path.iterdir()) == []
@@ -348,7 +349,7 @@ class TestRun:
         desktop.answer(qt.QMessageBox.Ok)
         apply(desktop)
         assert statuses(desktop) == ["To review"] * 3
-        assert desktop.logic.session(session.ctNode) is not session
+        assert desktop.logic.sessions.get(session.ctNode) is not session
 
     @pytest.mark.parametrize("threshold", [0.015, 0.24])  # with regions, and without any
     def test_the_question_before_a_new_run_names_who_has_signed(self, reviewed, threshold):
@@ -379,7 +380,7 @@ def test_volumes_are_handed_over_in_slicers_own_temporary_folder(desktop, tmp_pa
     monkeypatch.setattr(room, "WorkerProcess", lambda *arguments: made.append(arguments[-1]) or 1 / 0)
     made = []
     failures = []
-    desktop.logic.newClient("-c", "pass").request({}).failed.connect(lambda *error: failures.append(error))
+    room.slicerClient(("-c", "pass")).request({}).failed.connect(lambda *error: failures.append(error))
     desktop.process(until=lambda: failures)
     assert "ZeroDivisionError" in failures[0][1]
     assert made == [str(folder)]

@@ -99,7 +99,7 @@ class TestOverlay:
             monkeypatch.setattr(room, "_", lambda text: f"«{text}»")
         ct = add_ct(desktop)
         apply(desktop)
-        results = desktop.logic.session(ct).results
+        results = desktop.logic.sessions.get(ct).results
         desktop.ui.mapSelector.currentIndex = 1
         desktop.process(until=lambda: results.node("map"))
         found = [results.node(role).GetName() for role in ("variance", "map", "surface", "regions")]
@@ -149,12 +149,12 @@ class TestExport:
         assert not ui.dicomSegCheckBox.enabled
         assert "DICOM database" in ui.dicomSegCheckBox.toolTip
         ct.SetAttribute("DICOM.instanceUIDs", "1.2.3 1.2.4")
-        desktop.widget.panel.export.setSession(desktop.logic.session(ct))
+        desktop.widget.panel.export.setSession(desktop.logic.sessions.get(ct))
         desktop.widget.panel.update()
         assert ui.dicomSegCheckBox.enabled
         assert ui.parametricMapCheckBox.enabled
         files.pop("1.2.4")
-        desktop.widget.panel.export.setSession(desktop.logic.session(ct))
+        desktop.widget.panel.export.setSession(desktop.logic.sessions.get(ct))
         desktop.widget.panel.update()
         assert not ui.dicomSegCheckBox.enabled
 

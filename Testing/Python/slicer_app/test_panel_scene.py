@@ -162,9 +162,9 @@ class TestClicks:
         button.click()
         desktop.app.setDoubleClickInterval(0)  # as if time had passed
         assert button.text == "Cancel"
-        assert desktop.logic.busy
+        assert desktop.logic.client.busy
         button.click()
-        assert not desktop.logic.busy
+        assert not desktop.logic.client.busy
 
     def test_why_apply_cannot_be_pressed_is_said_beside_it(self, desktop):
         ui = desktop.ui
@@ -184,7 +184,7 @@ class TestRegionOfInterest:
         display = roi.GetDisplayNode()
         assert display.GetVisibility()
         apply(desktop)
-        assert desktop.logic.session(ct)
+        assert desktop.logic.sessions.get(ct)
         assert not display.GetVisibility()
         desktop.ui.runCollapsibleButton.collapsed = True
         desktop.ui.runCollapsibleButton.collapsed = False
@@ -229,7 +229,7 @@ def test_a_low_priority_is_said_under_advanced(desktop, monkeypatch):
     add_ct(desktop)
     apply(desktop)
     assert label.isHidden()
-    monkeypatch.setattr(type(desktop.logic), "niceness", 19)
+    monkeypatch.setattr(type(desktop.logic.client), "niceness", 19)
     apply(desktop)
     assert label.text.startswith("Computed at a low priority (nice 19)")
     desktop.ui.advancedCollapsibleButton.collapsed = False
@@ -242,6 +242,7 @@ class TestFailures:
 
         add_ct(desktop)
         code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+        desktop.logic.client.close()
         desktop.logic.client = WorkerClient(sys.executable, dict(os.environ), ("-c", code))
         apply(desktop)
         (dialog,) = desktop.dialogs

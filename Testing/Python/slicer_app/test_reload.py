@@ -30,7 +30,7 @@ def test_reload_takes_the_code_of_every_file_anew_and_the_results_stay(reviewed)
     ):
         assert sys.modules[name] is not before[name]
     assert type(new.panel) is sys.modules["MoBUncertaintyLib.slicer_app.panel.panel"].Panel
-    again = desktop.logic.session(session.ctNode)
+    again = desktop.logic.sessions.get(session.ctNode)
     assert type(again) is not type(session)
     assert statuses(desktop) == ["Excluded", "To review", "To review"]
     desktop.ui.includeButton.click()
@@ -47,7 +47,7 @@ def test_reload_amid_a_run_ends_it(desktop):
     desktop.process(until=lambda: desktop.ui.statusLabel.text.startswith("Predicting"))
     logic = desktop.logic
     desktop.widget.onReload()
-    assert not logic.busy
+    assert not logic.client.busy
     desktop.widget = slicer.modules.MoBUncertaintyWidget
     desktop.ui, desktop.logic = desktop.widget.ui, desktop.widget.logic
     assert desktop.ui.applyButton.text == "Apply"

@@ -282,7 +282,7 @@ class TestReview:
         assert session.strayEdits() == 8
         assert session.review.signature is None
         assert session.editing is None
-        assert not desktop.logic.busy
+        assert not desktop.logic.client.busy
 
     def test_each_ct_shows_its_own_results(self, reviewed):
         desktop, session = reviewed

@@ -49,7 +49,7 @@ def desktop(panel):
 
 
 def session(desktop):
-    return desktop.logic.session(desktop.ui.ctSelector.currentNode())
+    return desktop.logic.sessions.get(desktop.ui.ctSelector.currentNode())
 
 
 def nodes(scene) -> list[str]:

@@ -17,6 +17,7 @@ def open_panel() -> Desktop:
     desktop = open_module("MoBUncertainty", MODULE_FOLDER)
     from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 
+    desktop.logic.client.close()
     desktop.logic.client = WorkerClient(sys.executable, dict(os.environ))
     return desktop
 

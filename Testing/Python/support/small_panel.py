@@ -42,6 +42,7 @@ def use_worker(desktop, mode: str) -> None:
     from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 
     arguments = ("-u", "-m", "MoBUncertaintyLib.worker.fake", mode)
+    desktop.logic.client.close()
     desktop.logic.client = WorkerClient(sys.executable, os.environ | {"PYTHONPATH": str(MODULE_FOLDER)}, arguments)
 
 
@@ -65,7 +66,7 @@ def segmented(desktop) -> tuple:
     """The panel with a result, and the session of its review."""
     ct = add_ct(desktop)
     apply(desktop)
-    return desktop, desktop.logic.session(ct)
+    return desktop, desktop.logic.sessions.get(ct)
 
 
 def with_regions(desktop, count: int):
@@ -101,7 +102,7 @@ def show_result(desktop, ct, result: dict):
     deque(desktop.logic.sessions.begin(ct, {"ct": {"ijk_to_ras": MATRIX}}, result), maxlen=0)
     desktop.widget.panel.refresh()
     desktop.process()
-    return desktop.logic.session(ct)
+    return desktop.logic.sessions.get(ct)
 
 
 def statuses(desktop) -> list[str]:

@@ -106,7 +106,7 @@ class Panel:
         if self.review.session not in (None, self._unfolded):
             self._unfoldReview()
 
-    def refresh(self) -> None:
+    def refresh(self, *_args) -> None:
         """Show the results that go with the parameters, if there are any."""
         if self.parameters is None:
             return
@@ -166,13 +166,21 @@ class Panel:
     def onCancel(self) -> None:
         """End what is computed; scene and folder are as they were before."""
         exporting = self.state is State.EXPORTING
-        self.logic.cancel()
+        self.logic.client.cancel()
         self._end(_("Cancelled; nothing was written.") if exporting else _("Cancelled; nothing was changed."))
 
-    def onNodeRemoved(self) -> None:
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAboutToBeRemoved(self, _scene, _event, node) -> None:
+        """A node is going to be removed: with a CT its results go."""
+        if self.parameters:
+            self.logic.sessions.noteOrphans(node)
+
+    def onNodeRemoved(self, *_args) -> None:
         """A node is gone: the CT that is computed, a CT with results, or a part of them."""
+        if self.parameters is None:
+            return
         if self.state in self._works and self._jobCt.GetScene() is None:
-            self.logic.cancel()
+            self.logic.client.cancel()
             self._end(_("The CT was removed, so its computation was cancelled."))
         if self.logic.sessions.hasOrphans:
             self.afterLoading.later(self.logic.sessions.removeOrphans)
@@ -269,7 +277,7 @@ class Panel:
         self._machine.rest(self.review.session)
         if work:
             work.stop(text)
-        self.run.sayPriority(self.logic.niceness)
+        self.run.sayPriority(self.logic.client.niceness)
         self.refresh()
 
     def _whyNotApply(self) -> str | None:
@@ -313,7 +321,7 @@ class Panel:
     def _show(self, ct) -> None:
         session, refusal = None, None
         try:
-            session = self.logic.session(ct) if ct is not self._refused or ct is None else None
+            session = self.logic.sessions.get(ct) if ct is not self._refused or ct is None else None
         except UserError as error:
             self._refused, refusal = ct, error
             hideMisplaced(ct)

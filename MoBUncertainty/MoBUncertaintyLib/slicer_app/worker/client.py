@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.errors import UserError
@@ -224,6 +226,13 @@ class WorkerClient:
         process, self._process = self._process, None
         if process is not None:
             process.end()
+
+
+def slicerClient(arguments: Sequence[str] = WORKER) -> WorkerClient:
+    """Make a client whose worker runs in Slicer's Python, with its files in Slicer's temporary folder."""
+    return WorkerClient(
+        shutil.which("PythonSlicer") or "PythonSlicer", arguments=arguments, folder=slicer.app.temporaryPath
+    )
 
 
 def _describe(error: Exception, folder: str) -> tuple[str, str]:
