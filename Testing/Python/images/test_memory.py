@@ -13,7 +13,7 @@ from MoBUncertaintyLib.images.memory import check_memory, check_tile
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import PredictionSettings, Predictor
 from MoBUncertaintyLib.model.folder import load_model
-from support import tiny, tiny_model
+from support import tiny
 from support.dicom_files import hounsfield, write_slices
 
 
@@ -79,7 +79,7 @@ def test_the_refusal_says_how_much_is_missing(free):
 
 
 def test_nothing_is_computed_for_results_that_do_not_fit(free, tmp_path, monkeypatch):
-    model = tiny_model.write_tiny(tmp_path / "model")
+    model = tiny.make_model_folder(tmp_path / "model")
     predictor = Predictor(model, PredictionSettings(device="cpu"))
     monkeypatch.setattr(predictor, "_window", lambda: pytest.fail("it was computed"))
     free(9)

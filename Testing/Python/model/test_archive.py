@@ -15,26 +15,12 @@ from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.folder import load_model, read_card
 from MoBUncertaintyLib.network.export import write_model
-from support.tiny_model import (
-    DATASET,
-    PLANS,
-    card,
-    network,
-    write_tiny,
-)
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder of two folds. Tests that change it copy it."""
-    folder = tmp_path_factory.mktemp("models") / "Tiny"
-    write_tiny(folder)
-    return folder
+from support.tiny import DATASET, PLANS, card, make_model_folder, network
 
 
 @pytest.fixture(scope="module")
 def zipped(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny(tmp_path_factory.mktemp("zip") / "Tiny.zip").path
+    return make_model_folder(tmp_path_factory.mktemp("zip") / "Tiny.zip").path
 
 
 def test_a_zip_is_the_same_model_and_leaves_no_trace(
@@ -61,7 +47,7 @@ def test_an_unpacked_model_goes_when_nobody_holds_it(
 
 
 def test_the_same_model_gives_the_same_zip(zipped: Path, tmp_path: Path) -> None:
-    assert write_tiny(tmp_path / "Again.zip").path.read_bytes() == zipped.read_bytes()
+    assert make_model_folder(tmp_path / "Again.zip").path.read_bytes() == zipped.read_bytes()
 
 
 def test_a_model_can_be_written_as_a_zip_at_once(tmp_path: Path) -> None:

@@ -27,27 +27,8 @@ from MoBUncertaintyLib.network import export
 from MoBUncertaintyLib.network.backbone import load_network, verify
 from MoBUncertaintyLib.network.export import write_model
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
-from support.tiny_model import (
-    DATASET,
-    PLANS,
-    card,
-    edit,
-    json_values,
-    network,
-    paths,
-    rehash,
-    replaced,
-    truncate,
-    write_tiny,
-)
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder of two folds. Tests that change it copy it."""
-    folder = tmp_path_factory.mktemp("models") / "Tiny"
-    write_tiny(folder)
-    return folder
+from support.json_edits import edit, json_values, paths, rehash, replaced, truncate
+from support.tiny import DATASET, PLANS, card, make_model_folder, network
 
 
 @pytest.fixture
@@ -66,7 +47,7 @@ def test_a_written_model_reads_back_as_it_was(written: Path) -> None:
 
 
 def test_one_model_written_twice_is_the_same_to_the_last_byte(written: Path, tmp_path: Path) -> None:
-    write_tiny(tmp_path / "Tiny")
+    make_model_folder(tmp_path / "Tiny")
     for path in written.rglob("*"):
         again = tmp_path / "Tiny" / path.relative_to(written)
         assert path.is_dir() or path.read_bytes() == again.read_bytes()
@@ -359,7 +340,7 @@ def test_weights_that_do_not_fit_the_plans_are_refused(folder: Path) -> None:
     _forged(
         "plans.json",
         lambda c: c["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"].update(
-            features_per_stage=[4, 8, 16]
+            features_per_stage=[4, 8, 32]
         ),
     )(folder)
     with pytest.raises(ModelError, match="do not fit the network"):
@@ -393,7 +374,7 @@ def test_a_card_states_what_suits_its_organ_and_the_rest_is_as_usual() -> None:
 
 def test_models_are_listed_and_found_by_name_with_broken_ones_shown(folder: Path) -> None:
     models = folder.parent
-    write_tiny(models / "Zipped.zip")
+    make_model_folder(models / "Zipped.zip")
     (models / "broken").mkdir()
     (models / "broken" / "model.json").write_text("{}")
     (models / "unrelated").mkdir()

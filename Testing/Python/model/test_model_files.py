@@ -20,7 +20,8 @@ from MoBUncertaintyLib.model.files import ModelFile, read_json
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network.backbone import load_network, verify
 from support import tiny
-from support.tiny_model import rehash, write_tiny
+from support.json_edits import rehash
+from support.tiny import make_model_folder
 
 CHECKPOINT, WEIGHTS = "fold_0/checkpoint_final.pth", "fold_0/weights.safetensors"
 
@@ -29,7 +30,7 @@ CHECKPOINT, WEIGHTS = "fold_0/checkpoint_final.pth", "fold_0/weights.safetensors
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A model folder and a raw results folder, two folds each."""
     folder = tmp_path_factory.mktemp("models")
-    write_tiny(folder / "model")
+    make_model_folder(folder / "model")
     return folder / "model", tiny.make_results_folder(folder / "raw", folds=2)
 
 

@@ -20,14 +20,8 @@ from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model, read_card
 from MoBUncertaintyLib.network.backbone import load_network
 from MoBUncertaintyLib.network.export import export
-from support.tiny_model import (
-    DATASET,
-    PLANS,
-    SPEC,
-    edit,
-    network,
-    truncate,
-)
+from support.json_edits import edit, truncate
+from support.tiny import DATASET, PLANS, SPEC, network
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +35,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("raw", "preprocessed", "results"):
             (root / name).mkdir()
             patch.setenv(f"nnUNet_{name}", str(root / name))
-        case = root / "preprocessed" / "Dataset007_Abdomen" / "tinyPlans_3d_fullres" / "case.b2nd"
+        case = root / "preprocessed" / "Dataset001_Tiny" / "tiny_3d_fullres" / "case.b2nd"
         case.parent.mkdir(parents=True)
         case.touch()
         patch.setattr("nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png", lambda *_: None)
@@ -69,7 +63,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_stock_results_folder_is_the_deterministic_model(results: Path) -> None:
     model = load_model(results)
     assert model.card.covariance.kind is Covariance.DETERMINISTIC
-    assert model.card.name == "Abdomen" and model.card.spacing == (1.0, 1.5, 3.0)
+    assert model.card.name == "Tiny" and model.card.spacing == (1.0, 1.5, 3.0)
     assert model.card.mirror_axes == (0, 1, 2) and model.card.orientation is None
     assert model.folds == (0,) and len(model.digest) == 64
 

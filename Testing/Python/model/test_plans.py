@@ -33,15 +33,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.model.plans import check_dataset, check_plans, image_spacing
 from MoBUncertaintyLib.network.backbone import build_network
-from support.tiny_model import (
-    DATASET,
-    OLD_PLANS,
-    PLANS,
-    SPEC,
-    json_values,
-    paths,
-    replaced,
-)
+from support.json_edits import json_values, paths, replaced
+from support.tiny import DATASET, PLANS, SPEC
 
 
 def _planned(*path: str, to: Any) -> dict[str, Any]:
@@ -52,6 +45,22 @@ def _resampled(function: str, **arguments: Any) -> dict[str, Any]:
     planned = _planned("resampling_fn_data", to=function)
     return replaced(planned, ("configurations", "3d_fullres", "resampling_fn_data_kwargs"), arguments)
 
+
+OLD_PLANS: dict[str, Any] = PLANS | {
+    "configurations": {
+        "3d_fullres": {k: v for k, v in PLANS["configurations"]["3d_fullres"].items() if k != "architecture"}
+        | {
+            "UNet_class_name": "PlainConvUNet",
+            "UNet_base_num_features": 4,
+            "unet_max_num_features": 8,
+            "n_conv_per_stage_encoder": [1, 1],
+            "n_conv_per_stage_decoder": [1],
+            "num_pool_per_axis": [1, 1, 1],
+            "pool_op_kernel_sizes": [[1, 1, 1], [2, 2, 2]],
+            "conv_kernel_sizes": [[3, 3, 3], [3, 3, 3]],
+        }
+    }
+}
 
 ARCHITECTURE = ("architecture", "arch_kwargs")
 ARGUMENTS = PLANS["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
@@ -195,8 +204,8 @@ def test_what_nnunet_plans_itself_is_accepted(planner: type, tmp_path: Path, mon
     monkeypatch.setattr(default_experiment_planner, "maybe_convert_to_dataset_name", lambda name: name)
     for folder in ("nnUNet_raw", "nnUNet_preprocessed"):
         monkeypatch.setattr(default_experiment_planner, folder, str(tmp_path / folder))
-        (tmp_path / folder / "Dataset007_Abdomen").mkdir(parents=True)
-    raw, preprocessed = (tmp_path / folder / "Dataset007_Abdomen" for folder in ("nnUNet_raw", "nnUNet_preprocessed"))
+        (tmp_path / folder / "Dataset001_Tiny").mkdir(parents=True)
+    raw, preprocessed = (tmp_path / folder / "Dataset001_Tiny" for folder in ("nnUNet_raw", "nnUNet_preprocessed"))
     sitk.WriteImage(sitk.Image(4, 4, 4, sitk.sitkInt16), raw / "case.nii.gz")
     case = {"images": [str(raw / "case.nii.gz")], "label": str(raw / "case.nii.gz")}
     (raw / "dataset.json").write_text(json.dumps(DATASET | {"dataset": {"case": case}}))

@@ -62,11 +62,25 @@ def test_installed_version_is_the_one_the_code_states() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", MoBUncertaintyLib.__version__)
 
 
-@pytest.mark.parametrize("room", WITHOUT_TORCH)
-def test_importing_a_room_that_needs_no_torch_does_not_load_it(room: str) -> None:
-    program = f"import sys, MoBUncertaintyLib.{room}; sys.exit('torch' in sys.modules or 'nnunetv2' in sys.modules)"
+def test_rooms_that_need_no_torch_do_not_load_it() -> None:
+    program = f"""
+import importlib, sys
+for room in {WITHOUT_TORCH}:
+    importlib.import_module(f"MoBUncertaintyLib.{{room}}")
+    if sys.modules.keys() & {{"torch", "nnunetv2"}}:
+        sys.exit(room)
+"""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_test_imports_another() -> None:
+    """What several tests share lies in `support` or in a conftest."""
+    for path in sorted((ROOT / "Testing" / "Python").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            found += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not re.search(r"(^|[ .])(test_|conftest)", " ".join(found)), f"{name(path)} imports {found}"
 
 
 def own(extra: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from MoBUncertaintyLib.model.card import ModelCard
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import Model, load_model
+from MoBUncertaintyLib.model.terminology import describe_labels
 from MoBUncertaintyLib.network.backbone import StochasticNetwork, build_network
+from MoBUncertaintyLib.network.export import write_model
 
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
 """Of the backbone for two classes; made by running this file."""
@@ -30,6 +34,7 @@ FEATURES = (4, 8, 16)
 INTENSITIES = {"mean": 50.0, "std": 60.0, "percentile_00_5": -160.0, "percentile_99_5": 240.0}
 INTENSITIES |= {"min": -1000.0, "max": 500.0, "median": 50.0}
 DETERMINISTIC = CovarianceSpec(Covariance.DETERMINISTIC)
+SPEC = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=4, bases=2, partitions=2)
 
 
 def make_plans(
@@ -165,6 +170,42 @@ def make_weights(covariance: CovarianceSpec = DETERMINISTIC, classes: int = 2, f
             0.3 * noise if name == "head.log_variance.weight" else value + scale * value.abs().mean() * noise
         )
     return weights
+
+
+PLANS = make_plans(patch=(8, 8, 8), spacing=(3.0, 1.5, 1.0))
+DATASET = make_dataset(["pancreas"])
+"""Of a model folder whose axes differ in their spacing."""
+
+
+def card(**changes: Any) -> ModelCard:
+    """That of `make_model_folder`, with changes."""
+    return replace(
+        ModelCard(
+            name="Tiny",
+            task="Pancreas in CT.",
+            labels=describe_labels({1: "pancreas"}),
+            covariance=SPEC,
+            configuration=CONFIGURATION,
+            orientation="RAS",
+            spacing=(1.0, 1.5, 3.0),
+            training={"cases": 12},
+            scores={"dice": 0.9},
+            licence="CC-BY-4.0",
+        ),
+        **changes,
+    )
+
+
+def network(seed: int = 0) -> StochasticNetwork:
+    """That of `PLANS`, with random weights."""
+    torch.manual_seed(seed)
+    return build_network(PLANS, DATASET, CONFIGURATION, SPEC).eval()
+
+
+def make_model_folder(folder: Path, **changes: Any) -> Model:
+    """Write a model of two folds, as a zip if the name says so; `changes` of its card."""
+    weights = [(fold, network(fold).state_dict()) for fold in (0, 1)]
+    return write_model(folder, card(**changes), PLANS, DATASET, weights)
 
 
 def make_ct(

@@ -18,7 +18,7 @@ import yaml
 
 from mob_training.comparison.runs import ORDER
 from mob_training.workflow import FOLDER, raw_folder_name
-from support import tiny, tiny_model
+from support import tiny
 from support.workflow_commands import CONFIGS, command, dry_run, jobs, run, small, write_kept, written
 
 PROFILES = {path.parent.name: path for path in sorted((FOLDER / "profiles").glob("*/config.yaml"))}
@@ -161,7 +161,7 @@ def test_cohort_is_predicted(tmp_path):
     images.mkdir()
     for name in ("one.nii.gz", "two.nrrd"):
         sitk.WriteImage(tiny.make_ct((12, 20, 20)), images / name)
-    tiny_model.write_tiny(tmp_path / "model")
+    tiny.make_model_folder(tmp_path / "model")
     config = written(
         tmp_path,
         small(device="cpu", cohort={"images": "../images", "model": "../model", "options": "--overlap 0 --samples 2"}),

@@ -30,7 +30,7 @@ from MoBUncertaintyLib.worker import commands, server
 from MoBUncertaintyLib.worker.arrays import read_volume, write_array
 from MoBUncertaintyLib.worker.progress import Estimate, Pace
 from MoBUncertaintyLib.worker.protocol import Event, ProtocolError, check_event, encode
-from support import tiny, tiny_model
+from support import tiny
 
 SETTINGS = {"device": "cpu", "precision": "float32"}
 REGIONS = {"threshold": 0.01, "depth_mm": 0.0, "excess": 0.5, "max_regions": 3}
@@ -198,7 +198,7 @@ def test_a_wrong_setting_leaves_the_model_warm(model: Path, folder: Path, loadin
 
 
 def test_the_model_says_what_counts_as_a_region_where_the_request_does_not(folder: Path) -> None:
-    tiny_model.write_tiny(folder / "model", regions={"depth_mm": 1.5, "grow_mm": 0})
+    tiny.make_model_folder(folder / "model", regions={"depth_mm": 1.5, "grow_mm": 0})
     asked = {"threshold": 0.01, "grow_mm": 2.0}
     request = a_request(a_ct(), folder / "model", folder, regions=asked)
     used = commands.Predictions()(request, Listener())["provenance"]["regions"]["settings"]
@@ -217,7 +217,7 @@ def test_there_must_be_room_for_the_results_here_and_in_slicer(model: Path, fold
 
 def test_what_was_set_for_another_model_is_not_taken(folder: Path) -> None:
     """Its variance may be of another size, and then no region would be found."""
-    model = tiny_model.write_tiny(folder / "model", regions={"variance_threshold": 0.003})
+    model = tiny.make_model_folder(folder / "model", regions={"variance_threshold": 0.003})
     for digest, used in ((model.digest, 0.1), ("0" * 64, 0.003)):
         request = a_request(a_ct(), folder / "model", folder, regions={"threshold": 0.1}) | {"regions_of_model": digest}
         settings = commands.Predictions()(request, Listener())["provenance"]["regions"]["settings"]
