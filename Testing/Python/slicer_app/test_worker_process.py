@@ -96,8 +96,8 @@ from MoBUncertaintyLib.worker import server
 os.nice(19)
 def refuse(*_): raise PermissionError
 if not {permitted}: os.setpriority = refuse
-worker._shares_among_sessions = lambda: {sharing}
-print(worker.stand_alone(), os.getsid(0) == os.getpid())
+server._shares_among_sessions = lambda: {sharing}
+print(server.stand_alone(), os.getsid(0) == os.getpid())
 """
     if permitted and os.getuid():
         pytest.skip("only root may raise a priority")
