@@ -1,6 +1,37 @@
-"""The core of MoB Uncertainty: covariance models on nnU-Net, their inference, and the review of doubt.
+"""Covariance models on nnU-Net: prediction, and review of doubtful regions.
 
-Nothing is imported here, so that a module which needs no torch (regions, review, app) can be imported without it.
+The names below are imported when they are first used, so that what needs no torch works without it.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.images.reader import read_image
+    from MoBUncertaintyLib.inference.predictor import PredictionSettings, predict
+    from MoBUncertaintyLib.model.folder import find_model, load_model
+    from MoBUncertaintyLib.regions.finder import find_regions
+
 __version__ = "0.1.0"
+__all__ = ["PredictionSettings", "find_model", "find_regions", "load_model", "predict", "read_image"]
+
+_MODULES = {
+    "PredictionSettings": "inference.predictor",
+    "find_model": "model.folder",
+    "find_regions": "regions.finder",
+    "load_model": "model.folder",
+    "predict": "inference.predictor",
+    "read_image": "images.reader",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -71,6 +71,13 @@ def read_image(path: str | Path, series: str | None = None) -> ReadImage:
         ImageError: Missing, unreadable, truncated or damaged, several series, changed while it was read, or not a
             volume that `check_image` accepts.
         SettingsError: There is less memory than the image takes.
+
+    Example:
+        >>> from MoBUncertaintyLib import read_image
+        >>> from MoBUncertaintyLib.files.resources import RESOURCES
+        >>> read = read_image(RESOURCES / "SampleData" / "PhantomCT.nii.gz")
+        >>> read.image.GetSize(), read.image.GetSpacing(), read.warnings
+        ((128, 112, 80), (2.5, 2.5, 3.0), [])
     """
     path = _existing(path)
     files: Sequence[Path] = _dicom_files(path, series)

@@ -129,7 +129,17 @@ def predict(
     progress: ProgressCallback | None = None,
     cancelled: CancelledCallback | None = None,
 ) -> Prediction:
-    """Segment an image; see `Predictor`, which is faster for several images."""
+    """Segment an image; see `Predictor`, which is faster for several images.
+
+    Example:
+        >>> from MoBUncertaintyLib import PredictionSettings, find_model, load_model, predict, read_image
+        >>> from MoBUncertaintyLib.files.resources import RESOURCES
+        >>> image = read_image(RESOURCES / "SampleData" / "PhantomCT.nii.gz").image[32:96, 16:80, 16:64]
+        >>> model = load_model(find_model("PhantomPancreas"))
+        >>> prediction = predict(image, model, PredictionSettings(device="cpu"))
+        >>> prediction.segmentation.GetSize(), prediction.provenance["tiles"]
+        ((64, 64, 48), 1)
+    """
     return Predictor(model, settings).predict(image, progress, cancelled)
 
 

@@ -133,6 +133,12 @@ def load_model(path: Path | str, checkpoint: str | None = None, folds: Sequence[
 
     Raises:
         ModelError: It is not a model, or damaged, altered or unsafe.
+
+    Example:
+        >>> from MoBUncertaintyLib import find_model, load_model
+        >>> model = load_model(find_model("PhantomPancreas"))
+        >>> model.card.covariance.kind.value, [label.name for label in model.card.labels]
+        ('mixture-of-bases', ['pancreas'])
     """
     path = Path(path)
     try:
@@ -211,6 +217,11 @@ def find_model(name_or_path: Path | str, folder: Path | str = MODELS_FOLDER) -> 
 
     Raises:
         ModelError: There is neither.
+
+    Example:
+        >>> from MoBUncertaintyLib import find_model
+        >>> find_model("PhantomPancreas").name
+        'PhantomPancreas'
     """
     path = Path(name_or_path)
     with suppress(OSError):  # a name too long for a path

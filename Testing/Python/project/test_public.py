@@ -1,0 +1,36 @@
+"""What `from MoBUncertaintyLib import ...` offers, and the examples in its documentation."""
+
+from __future__ import annotations
+
+import doctest
+import subprocess
+import sys
+
+import pytest
+
+import MoBUncertaintyLib
+
+FUNCTIONS = ["find_model", "find_regions", "load_model", "predict", "read_image"]
+
+
+def test_every_public_name_is_found_where_it_is_said_to_be() -> None:
+    assert set(FUNCTIONS) < set(MoBUncertaintyLib.__all__) <= set(dir(MoBUncertaintyLib))
+    for name in MoBUncertaintyLib.__all__:
+        assert getattr(MoBUncertaintyLib, name).__name__ == name
+    assert not hasattr(MoBUncertaintyLib, "nonsense")
+
+
+def test_what_needs_no_torch_is_imported_without_it() -> None:
+    program = "import sys; from MoBUncertaintyLib import find_model, find_regions, load_model, read_image\n"
+    program += "sys.exit('torch' in sys.modules or 'nnunetv2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "find_regions"])
+def test_the_example_in_the_documentation_runs(name: str) -> None:
+    found = doctest.DocTestFinder(recurse=False).find(getattr(MoBUncertaintyLib, name), name)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    for test in found:
+        runner.run(test)
+    assert runner.tries >= 2
+    assert runner.failures == 0
