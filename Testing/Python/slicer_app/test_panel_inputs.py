@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 
 from support import MODULE_FOLDER
@@ -18,6 +19,18 @@ class TestInputs:
         assert (ui.applyButton.enabled, ui.applyButton.toolTip) == (False, "Select a CT first.")
         add_ct(desktop)
         assert ui.applyButton.enabled
+
+    def test_a_ct_with_an_automatic_window_is_shown_in_that_of_the_abdomen(self, desktop):
+        import slicer.util
+
+        ct = slicer.util.addVolumeFromArray(np.linspace(-1000, 3000, 4**3).reshape(4, 4, 4), name="own")
+        desktop.ui.ctSelector.setCurrentNode(ct)
+        display = ct.GetDisplayNode()
+        assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (-160, 240)
+        display.SetWindowLevelMinMax(-1000, 400)
+        add_ct(desktop, "other")
+        desktop.ui.ctSelector.setCurrentNode(ct)
+        assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (-1000, 400)
 
     def test_maps_are_not_offered_as_cts(self, reviewed):
         desktop, session = reviewed

@@ -127,13 +127,30 @@ class TestReview:
         session.results.setState("prediction", session.prediction)
         scaled = type(session).start(session.results, session.review.predicted, session.review.label_map())
         review.setSession(scaled)
-        assert (ui.doubtThresholdSlider.decimals, ui.doubtThresholdSlider.value) == (4, 0.0033)
+        assert (ui.doubtThresholdSlider.decimals, ui.doubtThresholdSlider.value) == (5, 0.00333)
         assert ui.doubtThresholdSlider.maximum == pytest.approx(0.0222, abs=1e-4)
         ui.smallestRegionSlider.value = 30
         desktop.process(until=lambda: scaled.settings.minimum_mm3 == 30)
         assert (scaled.settings.threshold, scaled.settings.level) == (None, 0.00333)
         ui.doubtThresholdSlider.value = 0.004
         desktop.process(until=lambda: scaled.settings.threshold == 0.004)
+
+    def test_a_low_threshold_can_be_typed(self, reviewed):
+        import qt
+
+        desktop, session = reviewed
+        (box,) = desktop.ui.doubtThresholdSlider.findChildren(qt.QDoubleSpinBox)
+        box.lineEdit().setText("0.0005")
+        box.interpretText()
+        desktop.process(until=lambda: session.settings.threshold == pytest.approx(0.0005))
+
+    def test_edit_offers_no_brush_that_paints_elsewhere(self, reviewed):
+        import qt
+
+        desktop, _session = reviewed
+        desktop.ui.editButton.click()
+        boxes = desktop.ui.segmentEditorPlace.findChildren(qt.QCheckBox)
+        assert [box.text for box in boxes if not box.isHidden()] == ["Sphere brush"]
 
     def test_edit_draws_in_the_region_and_discard_forgets(self, reviewed):
         desktop, session = reviewed

@@ -233,6 +233,8 @@ class qMRMLSegmentEditorWidget(qt.QWidget):
         table.setObjectName("SegmentsTableView")
         qt.QVBoxLayout(frame).addWidget(table)
         column.addWidget(frame)
+        for option in ("Sphere brush", "Edit in 3D views", "Color smudge"):
+            column.addWidget(qt.QCheckBox(option))
 
     def setMRMLScene(self, scene) -> None:
         self._scene = scene

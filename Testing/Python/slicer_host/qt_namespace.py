@@ -95,5 +95,6 @@ def install() -> types.ModuleType:
             name = meta.property(index).name()
             setattr(qt_class, name, QtProperty(qt_class, name))
     QtCore.QObject.name = vars(QtCore.QObject)["objectName"]
+    QtCore.QObject.className = lambda self: self.metaObject().className()
     sys.modules["qt"] = qt
     return qt

@@ -28,7 +28,7 @@ class RegionEditor:
         write(ui.editHintLabel, ui.editHintLabel.text)
 
     def show(self, editorNode) -> None:
-        """Let the user draw as a vtkMRMLSegmentEditorNode says."""
+        """Let the user draw with the settings of a vtkMRMLSegmentEditorNode."""
         if self._widget is None:
             self._widget = self._make()
         widget = self._widget
@@ -38,7 +38,7 @@ class RegionEditor:
         widget.undoEnabled = True  # its setter forgets the edits before, which Undo would take back in their regions
         self._place.visible = True
         table = slicer.util.findChild(widget, "SegmentsTableView")
-        table.setHideSegments([MASK_SEGMENT])  # to draw in that one is not meant
+        table.setHideSegments([MASK_SEGMENT])
         organs = editorNode.GetSegmentationNode().GetSegmentation().GetNumberOfSegments() - 1
         slicer.util.findChild(widget, "SegmentsTableResizableFrame").visible = organs > 1
         widget.setupViewObservations()
@@ -46,7 +46,7 @@ class RegionEditor:
         widget.setActiveEffectByName("Paint")
 
     def hide(self) -> None:
-        """Put the tools away; what was drawn stays in the segmentation."""
+        """Hide the tools; what was drawn stays in the segmentation."""
         if self._widget is None:
             return
         self._widget.setActiveEffectByName("")
@@ -64,7 +64,7 @@ class RegionEditor:
         widget = slicer.qMRMLSegmentEditorWidget()
         widget.setEffectNameOrder(list(EFFECTS))
         widget.unorderedEffectsVisible = False
-        # Which segmentation, which CT and where one may draw is settled by the review.
+        # The review sets the segmentation, the CT, and where one may draw.
         widget.segmentationNodeSelectorVisible = False
         widget.sourceVolumeNodeSelectorVisible = False
         widget.switchToSegmentationsButtonVisible = False
@@ -77,7 +77,7 @@ class RegionEditor:
         return widget
 
     def _arrange(self, widget) -> None:
-        """Put the effects in a row above their options, not in a column beside them, and leave out what is long."""
+        """Put the effects in a row above their options instead of a column beside them, and hide what takes room."""
         row = qt.QHBoxLayout()
         for name in ("EffectsGroupBox", "UndoRedoGroupBox"):
             row.addWidget(slicer.util.findChild(widget, name))

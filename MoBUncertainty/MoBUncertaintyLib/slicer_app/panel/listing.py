@@ -1,4 +1,4 @@
-"""Which regions are listed: the measure of doubt, its threshold and the smallest region."""
+"""Which regions are listed: the measure of uncertainty, its threshold and the smallest region."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from MoBUncertaintyLib.slicer_app.panel.section import offer
 
-# That the slider offers; of the variance, at its usual threshold.
-LARGEST_DOUBT = {Measure.VARIANCE: 0.1, Measure.BERNOULLI: 0.25, Measure.ENTROPY: 1.0}
+# Thresholds that the slider offers; of the variance, with the usual variance_threshold.
+MAX_THRESHOLD = {Measure.VARIANCE: 0.1, Measure.BERNOULLI: 0.25, Measure.ENTROPY: 1.0}
 
 
 class ListingControls:
@@ -24,11 +24,11 @@ class ListingControls:
 
     @property
     def measure(self) -> Measure:
-        """The chosen measure of doubt."""
+        """The chosen measure of uncertainty."""
         return self._measures[self._ui.measureSelector.currentIndex]
 
     def threshold(self, settings: RegionSettings) -> float | None:
-        """The threshold that the slider states; that of the settings where it shows those, rounded."""
+        """Read the threshold off the slider; where that only shows the settings, rounded, they hold."""
         slider = self._ui.doubtThresholdSlider
         moved = abs(slider.value - settings.level) > 0.5 * 10**-slider.decimals
         return slider.value if moved else settings.threshold
@@ -42,7 +42,7 @@ class ListingControls:
         offer(self._ui.measureSelector, names.values())
 
     def show(self, settings: RegionSettings) -> None:
-        """Put the controls where regions were found; nobody is told."""
+        """Show the settings, without a signal of the controls."""
         ui = self._ui
         controls = (ui.measureSelector, ui.doubtThresholdSlider, ui.smallestRegionSlider)
         blocked = [control.blockSignals(True) for control in controls]
@@ -54,11 +54,11 @@ class ListingControls:
             control.blockSignals(before)
 
     def _fitSlider(self, settings: RegionSettings) -> None:
-        """Let the slider reach from a hundredth of what it offers to the end, or to the threshold in force."""
-        slider, largest = self._ui.doubtThresholdSlider, LARGEST_DOUBT[settings.measure]
+        """Give the slider the range of the measure, extended to the threshold in force."""
+        slider, maximum = self._ui.doubtThresholdSlider, MAX_THRESHOLD[settings.measure]
         if settings.measure is Measure.VARIANCE:
-            largest *= settings.variance_threshold / RegionSettings().variance_threshold
-        slider.decimals = 3 if largest >= LARGEST_DOUBT[Measure.VARIANCE] else 4
-        slider.singleStep, slider.pageStep = largest / 100, largest / 20
-        slider.maximum = max(largest, settings.level)
-        slider.minimum = min(largest / 100, settings.level)
+            maximum *= settings.variance_threshold / RegionSettings().variance_threshold
+        slider.decimals = 4 if maximum >= MAX_THRESHOLD[Measure.VARIANCE] else 5
+        slider.singleStep, slider.pageStep = maximum / 100, maximum / 20
+        slider.maximum = max(maximum, settings.level)
+        slider.minimum = min(maximum / 1000, settings.level)
