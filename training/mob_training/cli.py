@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import typer
@@ -42,7 +43,7 @@ Subjects = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume from the latest checkpoint with the same settings.")]
 
-DEFAULTS = default_options()
+DEFAULTS = SimpleNamespace(**default_options())
 
 
 @app.command()
@@ -146,7 +147,7 @@ def train(
     dataset_id: DatasetId,
     workspace: Workspace,
     epochs: Annotated[int, typer.Option(min=1, help="nnU-Net's own number is 1000.")],
-    iterations: Annotated[int, typer.Option(min=1, help="Batches per epoch.")] = DEFAULTS["iterations"],
+    iterations: Annotated[int, typer.Option(min=1, help="Batches per epoch.")] = DEFAULTS.iterations,
     plans: Annotated[str, typer.Option(help="Name of the plans, as printed by `plan`.")] = "mobSmallPlans",
     fold: Fold = 0,
     seed: Seed = 0,
@@ -166,35 +167,33 @@ def train(
 def finetune(
     results: Annotated[Path, typer.Argument(help="Training folder of the deterministic stage.")],
     workspace: Workspace,
-    covariance: Annotated[Covariance, typer.Option(help="Covariance model.")] = DEFAULTS["covariance"],
+    covariance: Annotated[Covariance, typer.Option(help="Covariance model.")] = DEFAULTS.covariance,
     name: Annotated[str | None, typer.Option(help="Name of this run; default: the covariance model's.")] = None,
-    rank: Annotated[int, typer.Option(help="R.")] = DEFAULTS["rank"],
-    bases: Annotated[int, typer.Option(help="M.")] = DEFAULTS["bases"],
-    partitions: Annotated[int, typer.Option(help="P, cells per axis of a tile.")] = DEFAULTS["partitions"],
+    rank: Annotated[int, typer.Option(help="R.")] = DEFAULTS.rank,
+    bases: Annotated[int, typer.Option(help="M.")] = DEFAULTS.bases,
+    partitions: Annotated[int, typer.Option(help="P, cells per axis of a tile.")] = DEFAULTS.partitions,
     scope: Annotated[
         Scope | None, typer.Option(help="How often z2 is drawn. Default: tile for low-rank, voxel for the others.")
     ] = None,
     assignment: Annotated[
         Assignment, typer.Option(help="A cell takes the most probable basis, or the mean of the bases.")
-    ] = DEFAULTS["assignment"],
-    likelihood: Annotated[Likelihood, typer.Option(help="mean is Eq. 12.")] = DEFAULTS["likelihood"],
-    samples: Annotated[int, typer.Option(min=1, help="k, samples per training step.")] = DEFAULTS["samples"],
-    learning_rate: Annotated[float, typer.Option(help="Of the backbone.")] = DEFAULTS["learning_rate"],
-    head_learning_rate: Annotated[float, typer.Option(help="Of the covariance head.")] = DEFAULTS["head_learning_rate"],
-    dice_weight: Annotated[float, typer.Option(help="lambda_Dice of Eq. 11; lower is better calibrated.")] = DEFAULTS[
-        "dice_weight"
-    ],
-    kl_weight: Annotated[float, typer.Option(help="lambda_KL of Eq. 11.")] = DEFAULTS["kl_weight"],
-    reverse_kl: Annotated[bool, typer.Option(help="Reverse the direction of Eq. 8.")] = DEFAULTS["reverse_kl"],
-    orthogonality_weight: Annotated[float, typer.Option(help="lambda_orth of Eq. 11.")] = DEFAULTS[
-        "orthogonality_weight"
-    ],
-    entropy_weight: Annotated[float, typer.Option(help="lambda_w of Eq. 11.")] = DEFAULTS["entropy_weight"],
+    ] = DEFAULTS.assignment,
+    likelihood: Annotated[Likelihood, typer.Option(help="mean is Eq. 12.")] = DEFAULTS.likelihood,
+    samples: Annotated[int, typer.Option(min=1, help="k, samples per training step.")] = DEFAULTS.samples,
+    learning_rate: Annotated[float, typer.Option(help="Of the backbone.")] = DEFAULTS.learning_rate,
+    head_learning_rate: Annotated[float, typer.Option(help="Of the covariance head.")] = DEFAULTS.head_learning_rate,
+    dice_weight: Annotated[
+        float, typer.Option(help="lambda_Dice of Eq. 11; lower is better calibrated.")
+    ] = DEFAULTS.dice_weight,
+    kl_weight: Annotated[float, typer.Option(help="lambda_KL of Eq. 11.")] = DEFAULTS.kl_weight,
+    reverse_kl: Annotated[bool, typer.Option(help="Reverse the direction of Eq. 8.")] = DEFAULTS.reverse_kl,
+    orthogonality_weight: Annotated[float, typer.Option(help="lambda_orth of Eq. 11.")] = DEFAULTS.orthogonality_weight,
+    entropy_weight: Annotated[float, typer.Option(help="lambda_w of Eq. 11.")] = DEFAULTS.entropy_weight,
     temperature_scaling: Annotated[
         bool, typer.Option(help="At the end divide the logits by the temperature with the lowest validation NLL.")
-    ] = DEFAULTS["temperature_scaling"],
-    epochs: Annotated[int, typer.Option(min=1, help="The paper's number is 20.")] = DEFAULTS["epochs"],
-    iterations: Annotated[int, typer.Option(min=1, help="Patches per epoch.")] = DEFAULTS["iterations"],
+    ] = DEFAULTS.temperature_scaling,
+    epochs: Annotated[int, typer.Option(min=1, help="The paper's number is 20.")] = DEFAULTS.epochs,
+    iterations: Annotated[int, typer.Option(min=1, help="Patches per epoch.")] = DEFAULTS.iterations,
     fold: Fold = 0,
     seed: Seed = 0,
     device: Device = "auto",

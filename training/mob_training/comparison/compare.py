@@ -71,7 +71,8 @@ def compare(folders: Sequence[Path], output: Path, reference: str | None = None,
 
 def _draw(dataset: str, runs: Sequence[Run], output: Path) -> list[str]:
     """Draw the figures of a data set; return the Markdown that shows them."""
-    groups = by_model(_main(runs, dataset))
+    own = [run for run in runs if run.dataset == dataset]
+    groups = by_model([run for run in own if not run.sweep])
     drawn = []
     for name, draw, title in FIGURES if groups else ():
         if name == "review" and not most_regions(groups, [measure.value for measure in Measure]):
@@ -79,7 +80,7 @@ def _draw(dataset: str, runs: Sequence[Run], output: Path) -> list[str]:
             continue
         draw(groups, output / f"{dataset}_{name}.png")
         drawn.append(f"![{title}]({dataset}_{name}.png)\n")
-    for model, numbers in sweeps([run for run in runs if run.dataset == dataset]).items():
+    for model, numbers in sweeps(own).items():
         name = f"{dataset}_{_sweep_name(model)}.png"
         figures.draw_bases(numbers, output / name)
         drawn.append(f"![Number of bases of {model}]({name})\n")
@@ -110,7 +111,7 @@ def tables(runs: Sequence[Run], tests: Sequence[PairedTest]) -> dict[str, Table]
             title = f"number of bases, {model}"
             sweep = _within(dataset, title, named, GROUPS["scores"][1])
             made[f"{dataset}_{_sweep_name(model)}"] = replace(sweep, corner="Bases")
-    return {stem: table for stem, table in made.items() if _has_numbers(table)}
+    return {stem: table for stem, table in made.items() if table.columns and table.rows}
 
 
 def _across(runs: Sequence[Run], metric: Metric, marks: Marks) -> Table:
@@ -197,14 +198,6 @@ def _legend(runs: Sequence[Run], tests: Sequence[PairedTest]) -> str:
             "say what another training would give. A model's variance is tested against the reference's p (1 − p)."
         )
     return " ".join(sentences) + "\n"
-
-
-def _main(runs: Sequence[Run], dataset: str) -> list[Run]:
-    return [run for run in runs if run.dataset == dataset and not run.sweep]
-
-
-def _has_numbers(table: Table) -> bool:
-    return bool(table.columns) and bool(table.rows)
 
 
 def _sweep_name(model: str) -> str:

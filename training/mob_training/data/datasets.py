@@ -130,7 +130,7 @@ def check_case(name: str, image: Path, label: Path, values: Values, shown: str) 
         warnings = read_image(image).warnings
     except ImageError as error:
         raise ImageError(f"The image cannot be used: {error}") from error
-    if not same_grid(image, classes):
+    if not same_grid(_header(image), classes):
         raise ImageError(f"{_short(label)} is on another grid than {_short(image)}.")
     return LabelledCase(name, image, lambda: read_classes(label, values), volumes, " ".join(warnings))
 
@@ -265,10 +265,7 @@ def write_dataset(
 
 def stored_orientation(path: Path) -> str:
     """Return the orientation of an image file's stored axes, such as `LPS`."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(reader.GetDirection())
+    return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(_header(path).GetDirection())
 
 
 def _write_case(case: LabelledCase, folder: Path, suffix: str, orientation: str | None) -> None:
@@ -320,16 +317,19 @@ def volumes_ml(label: sitk.Image, classes: int) -> tuple[float, ...]:
     return tuple(float(count) * math.prod(label.GetSpacing()) / 1000 for count in counts[1 : classes + 1])
 
 
-def same_grid(image: Path, label: sitk.Image) -> bool:
-    """Check if an image file has the size, spacing, origin and direction (to 0.001) of a label map."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(image))
-    reader.ReadImageInformation()
-    return reader.GetSize() == label.GetSize() and np.allclose(
-        (*reader.GetSpacing(), *reader.GetOrigin(), *reader.GetDirection()),
-        (*label.GetSpacing(), *label.GetOrigin(), *label.GetDirection()),
-        atol=1e-3,
+def same_grid(image: sitk.Image | sitk.ImageFileReader, other: sitk.Image) -> bool:
+    """Check if two images have the same size, spacing, origin and direction (to 0.001)."""
+    return image.GetSize() == other.GetSize() and all(
+        np.allclose(getattr(image, get)(), getattr(other, get)(), atol=1e-3)
+        for get in ("GetSpacing", "GetOrigin", "GetDirection")
     )
+
+
+def _header(path: Path) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from mob_training.data.datasets import same_grid
 from mob_training.evaluation.metrics import (
     Calibration,
     ErrorRanking,
@@ -209,11 +210,7 @@ def check_grid(image: sitk.Image, reference: sitk.Image, name: str) -> None:
     Raises:
         ImageError: They differ.
     """
-    alike = image.GetSize() == reference.GetSize() and all(
-        np.allclose(getattr(image, get)(), getattr(reference, get)(), atol=1e-3)
-        for get in ("GetSpacing", "GetOrigin", "GetDirection")
-    )
-    if not alike:
+    if not same_grid(image, reference):
         raise ImageError(f"The {name} does not lie on the image's voxel grid; convert the data set again.")
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from statistics import mean, median
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -144,9 +145,7 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".partial"
-        probe.touch()
-        probe.unlink()
+        TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OutputError(f"{folder} cannot be written ({error.strerror}); choose another folder.") from error
 

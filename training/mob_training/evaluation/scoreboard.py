@@ -63,6 +63,7 @@ def _ranking(measure: str, word: str) -> tuple[Metric, ...]:
 
 DICE = Metric("dice", "Dice", True, 2, 100.0)
 NLL, ECE = Metric("volume.nll", "NLL"), Metric("volume.ece", "ECE", digits=5)
+BRIER, MCE = Metric("volume.brier", "Brier", digits=5), Metric("volume.mce", "MCE", digits=3)
 GROUPS: dict[str, tuple[str, tuple[Metric, ...]]] = {
     "scores": (
         "Overlap and calibration, whole volume",
@@ -70,9 +71,9 @@ GROUPS: dict[str, tuple[str, tuple[Metric, ...]]] = {
             DICE,
             Metric("nsd_2mm", "NSD at 2 mm", True, 2, 100.0),
             NLL,
-            Metric("volume.brier", "Brier", digits=5),
+            BRIER,
             ECE,
-            Metric("volume.mce", "MCE", digits=3),
+            MCE,
         ),
     ),
     "box": (
@@ -101,9 +102,9 @@ GROUPS: dict[str, tuple[str, tuple[Metric, ...]]] = {
 POOLED = (
     DICE,
     NLL,
-    Metric("volume.brier", "Brier", digits=5),
+    BRIER,
     ECE,
-    Metric("volume.mce", "MCE", digits=3),
+    MCE,
     Metric("box.ece", "ECE, box"),
     Metric("variance.box.auroc", "AUROC of variance, box", True),
     Metric("bernoulli.box.auroc", "AUROC of p (1 − p), box", True),
