@@ -7,7 +7,7 @@ try:
 except ImportError:
 
     def tr(text: str) -> str:
-        """The text itself."""
+        """Return the text itself."""
         return text
 
 

@@ -88,7 +88,7 @@ def _install(requester: str, formats: Collection[str]) -> None:
 
 
 def missingPackages(formats: Collection[str] = ()) -> list[str]:
-    """The requirements that Slicer's Python does not meet, PyTorch first.
+    """List the requirements that Slicer's Python does not meet, PyTorch first.
 
     What installed packages need in turn is among them, extras included: where that fails, pip only warns, and
     `pip_ensure` leaves alone what the packages need that are there already.
@@ -123,8 +123,10 @@ def missingPackages(formats: Collection[str] = ()) -> list[str]:
 
 
 def _requirements(formats: Collection[str]) -> list[Requirement]:
-    """An export has packages of its own, so that a review can be exported where nothing is segmented. They come with
-    the others at Apply already; those for DICOM do not, since they take the place of Slicer's own.
+    """List the requirements of an export, or of Apply if no formats are given.
+
+    An export has its own, so that a review can be exported where nothing is segmented. Apply installs them too, except
+    those for DICOM, which replace Slicer's own.
     """
     import slicer.packaging
     from packaging.requirements import Requirement
@@ -139,7 +141,7 @@ def _requirements(formats: Collection[str]) -> list[Requirement]:
 
 
 def _needs(name: str, extra: str) -> Iterator[Requirement]:
-    """What an installed package needs here with one of its extras ("": without), less what is kept."""
+    """List what an installed package needs here with one of its extras ("": without), except what is kept."""
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
 
@@ -167,7 +169,7 @@ def _checkSlicer(requester: str) -> None:
 
 
 def _pytorchExtension():
-    """The logic of the PyTorch extension."""
+    """Return the logic of the PyTorch extension."""
     try:
         from PyTorchUtils import PyTorchUtilsLogic
     except ImportError as error:

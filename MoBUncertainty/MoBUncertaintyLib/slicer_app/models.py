@@ -30,8 +30,7 @@ class ModelList:
         self.folder = Path(folder)
 
     def models(self) -> dict[str, ListedModel]:
-        """Shipped models first, of these that of the demo, then the added ones; each with its card, or with its problem
-        in one sentence.
+        """List the demo's model, the other shipped ones, then the added ones; each with its card or its problem.
 
         They go by the names that a scene remembers them by, see `name`.
         """
@@ -40,7 +39,7 @@ class ModelList:
         return {self.name(model): model for model in every}
 
     def name(self, model: ListedModel) -> str:
-        """That of its folder if it ships with the extension, which lies elsewhere on each computer; else its path."""
+        """Return a shipped model's folder name, since the extension's path differs between computers; else its path."""
         return model.path.name if self.ships(model) else str(model.path)
 
     def ships(self, model: ListedModel) -> bool:
@@ -48,7 +47,7 @@ class ModelList:
         return model.path.parent == self.folder
 
     def find(self, name: str) -> ListedModel:
-        """The model of a name that is not among `models`: a scene may come from another computer."""
+        """Return the model of a name that is not among `models`: a scene may come from another computer."""
         path = Path(name)
         if path.is_absolute():
             return _listed(path)

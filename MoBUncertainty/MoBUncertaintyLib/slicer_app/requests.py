@@ -123,7 +123,7 @@ def exportRequest(session: ReviewSession, folder: Path, formats: list[str], pati
 
 
 def dicomFiles(ct) -> list[str] | None:
-    """The files of a CT that came from Slicer's DICOM database, or None."""
+    """List the files of a CT that came from Slicer's DICOM database, or None."""
     instances = (ct.GetAttribute("DICOM.instanceUIDs") or "").split()
     files = [slicer.dicomDatabase.fileForInstance(uid) for uid in instances]
     return files if files and all(files) else None

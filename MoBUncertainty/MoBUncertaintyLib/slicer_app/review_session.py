@@ -44,7 +44,7 @@ class Organ:
 
 
 def onItsCt(step: Callable) -> Callable:
-    """A step that would go wrong where the CT is not what was segmented; then it is a ReviewError instead."""
+    """Make a step raise ReviewError if the CT is not what was segmented."""
 
     @functools.wraps(step)
     def checked(session: ReviewSession, *args, **kwargs):
@@ -442,7 +442,7 @@ def lieOnCt(results: ResultScene) -> bool:
 
 
 def misfit(ct) -> ReviewError:
-    """What the reader is told of a CT that has left its results."""
+    """Describe to the reader that a CT has left its results."""
     text = _(
         "{ct} was moved or changed after it was segmented, so its results no longer fit it: take that back to go on"
         " with the review, or apply again."

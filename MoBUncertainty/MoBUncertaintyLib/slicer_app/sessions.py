@@ -27,7 +27,7 @@ class Sessions:
         self._orphans: list[Leftovers] = []
 
     def get(self, ct) -> ReviewSession | None:
-        """The review of a CT; None if it has no results, or not all of them.
+        """Return the review of a CT; None if it has no results, or not all of them.
 
         Raises:
             ReviewError: What the scene holds is damaged, or no longer fits the CT.
@@ -52,7 +52,7 @@ class Sessions:
         self.get(ct).discardStrayEdits()
 
     def opened(self, ct) -> ReviewSession | None:
-        """The review of a CT if it is open."""
+        """Return the review of a CT if it is open."""
         return self._open.get(ct.GetID())
 
     def begin(self, ct, request: dict[str, Any], result: dict[str, Any]) -> Iterator[None]:
@@ -122,7 +122,7 @@ def hideMisplaced(ct) -> None:
 
 
 def defaultCt():
-    """The first volume of the scene that may be a CT, or None."""
+    """Return the first volume of the scene that may be a CT, or None."""
     maps = mapVolumes()
     volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
     return next((node for node in volumes if node not in maps and node.GetClassName() == CT_CLASS), None)

@@ -125,7 +125,7 @@ class InputsSection:
         self._onModel()
 
     def askForModel(self) -> Path | None:
-        """A file dialog; None if the user cancels it."""
+        """Ask for a model's file; None if the user cancels the dialog."""
         dialog = qt.QFileDialog(slicer.util.mainWindow(), _("Add a model"))
         dialog.setFileMode(qt.QFileDialog.ExistingFile)
         dialog.setNameFilters([_("Models (*.zip model.json)"), _("Results folder of nnU-Net (plans.json)")])
@@ -153,7 +153,7 @@ class InputsSection:
 
 
 def modelTitles(models: Sequence[ListedModel]) -> list[str]:
-    """The models' names; those that have one name with the folder they lie in."""
+    """List the models' names; those with equal names get their folder added."""
     names = [modelName(model) for model in models]
     count = Counter(names)
     return [

@@ -176,7 +176,7 @@ class Panel:
             self.logic.sessions.noteOrphans(node)
 
     def onNodeRemoved(self, *_args) -> None:
-        """A node is gone: the CT that is computed, a CT with results, or a part of them."""
+        """Handle the removal of a node: the CT that is computed, a CT with results, or a part of them."""
         if self.parameters is None:
             return
         if self.state in self._works and self._jobCt.GetScene() is None:

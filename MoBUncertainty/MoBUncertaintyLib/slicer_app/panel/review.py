@@ -190,12 +190,12 @@ class ReviewSection:
         self._shortcuts.append((shortcut, whileEditing))
 
     def _locked(self) -> dict:
-        """What needs a region that may be changed."""
+        """List the widgets that need a region that may be changed."""
         names = ("acceptButton", "includeButton", "excludeButton", "editButton", "commentEdit")
         return {name: getattr(self._ui, name) for name in names}
 
     def _notWhileEditing(self) -> list:
-        """What makes room for the Segment Editor: on a laptop its tools would lie below the window."""
+        """List the widgets that make room for the Segment Editor, whose tools would lie below a laptop's window."""
         ui = self._ui
         travel = [ui.previousButton, ui.nextButton, ui.undoButton, ui.redoButton]
         verdicts = [ui.acceptButton, ui.includeButton, ui.excludeButton]
@@ -305,7 +305,7 @@ class ReviewSection:
             self._timer.start()
 
     def _onListing(self, collapsed: bool) -> None:
-        """The sliders are shown, so they will be moved."""
+        """Prepare for moves of the sliders as soon as they are shown."""
         if self._session and not collapsed and not self._preparation.running:
             self._preparation = Steps(self._session.prepare())
 

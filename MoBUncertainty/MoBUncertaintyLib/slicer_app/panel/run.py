@@ -85,7 +85,7 @@ class WorkButton:
         self._warnings.append(message)
 
     def takeWarnings(self) -> list[str]:
-        """The warnings so far, to be shown elsewhere."""
+        """Take the warnings so far, to be shown elsewhere."""
         warnings, self._warnings = self._warnings, []
         return warnings
 
@@ -182,7 +182,7 @@ class RunSection:
         self._ui.priorityLabel.visible = niceness > 0
 
     def _onRoiAdded(self, roi) -> None:
-        """A new region of interest has no size yet."""
+        """Fit a new region of interest, which has no size yet, to the CT."""
         fitRoi(roi, self._ui.ctSelector.currentNode())
 
 

@@ -75,7 +75,7 @@ def inSteps(steps: Iterator[None], onDone: Callable[[Any], None]) -> Steps:
 
 
 def shortened(title: str) -> str:
-    """A title that fits into the list: what tells two of them apart may stand at either end."""
+    """Shorten a title to fit the list, but keep both ends, since two titles may differ at either."""
     if len(title) <= LONGEST_TITLE:
         return title
     half = (LONGEST_TITLE - 1) // 2

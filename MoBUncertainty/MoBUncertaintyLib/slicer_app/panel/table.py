@@ -152,7 +152,7 @@ class RegionTable:
 
 
 def statusText(verdict: Verdict) -> str:
-    """A verdict in the reader's words."""
+    """Name a verdict in the reader's words."""
     return {
         Verdict.PENDING: _("To review"),
         Verdict.ACCEPT: _("Accepted"),

@@ -36,7 +36,7 @@ def addMask(results: ResultScene, region: ReviewRegion) -> None:
 
 
 def maskedRegion(results: ResultScene) -> str | None:
-    """The id of the region that the scene holds the mask of, if any."""
+    """Return the id of the region whose mask the scene holds, if any."""
     segment = results.node("segmentation").GetSegmentation().GetSegment(MASK_SEGMENT)
     regionId = vtk.reference("")
     return regionId.get() if segment is not None and segment.GetTag(REGION_TAG, regionId) else None
@@ -50,7 +50,7 @@ def removeMask(results: ResultScene) -> None:
 
 
 def prepareEditor(results: ResultScene, organ: int):
-    """The vtkMRMLSegmentEditorNode, set to draw an organ inside the mask only.
+    """Set the vtkMRMLSegmentEditorNode to draw an organ inside the mask only, and return it.
 
     Args:
         results: Of the CT.

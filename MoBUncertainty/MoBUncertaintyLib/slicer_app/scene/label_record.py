@@ -22,7 +22,7 @@ class ElsewhereError(ValueError):
 
 
 def packLabels(labels: np.ndarray, matrix: np.ndarray) -> dict[str, Any]:
-    """The record of a label map, cut to what it holds.
+    """Make the record of a label map, cropped to what it holds.
 
     Args:
         labels: Label map, uint8.
@@ -42,7 +42,7 @@ def packLabels(labels: np.ndarray, matrix: np.ndarray) -> dict[str, Any]:
 
 
 def unpackLabels(record: dict[str, Any], matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The label map of a record, uint8, in the order of an image's voxels.
+    """Read the label map of a record, uint8, in the order of an image's voxels.
 
     That may be another one than when it was stored: Slicer turns the axes of left-handed images when it reads them.
 

@@ -43,7 +43,7 @@ def setLegend(volume, title: str):
 
 
 def legendTitle(kind: MapKind) -> str:
-    """A map's name, short enough for the edge of a view."""
+    """Return a map's name, short enough for the edge of a view."""
     return _("Std. dev.") if kind is MapKind.STANDARD_DEVIATION else mapName(kind)
 
 
@@ -115,7 +115,7 @@ class LegendFollower:
 
 
 def _viewWithMap(scene) -> tuple:
-    """The first slice view that the layout shows with a map in it, and the map; the first with one if none is laid out.
+    """Find the first slice view with a map, preferably one that the layout shows, and the map.
 
     The slice view is None, and the map too, where there is no map in any.
     """
@@ -128,7 +128,7 @@ def _viewWithMap(scene) -> tuple:
 
 
 def _foreground(scene, view) -> str | None:
-    """The ID of what lies over the background of a slice view."""
+    """Return the ID of what lies over the background of a slice view."""
     for composite in nodesByClass(scene, "vtkMRMLSliceCompositeNode"):
         if composite.GetLayoutName() == view.GetLayoutName():
             return composite.GetForegroundVolumeID()

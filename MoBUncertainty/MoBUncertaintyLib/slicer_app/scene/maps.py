@@ -115,16 +115,16 @@ class UncertaintyMaps:
                 self._fill(node, _image(array), ijkToRas(self._nodes.ctNode))
 
     def volumes(self, role: str) -> dict[int, object]:
-        """The volumes of `probability` or `variance`, by label."""
+        """Return the volumes of `probability` or `variance`, by label."""
         found = {node.GetAttribute(LABEL_ATTRIBUTE): node for node in self._nodes.nodes(role)}
         return {label: found[str(label)] for label in sorted(int(label) for label in found if label)}
 
     def arrays(self, role: str) -> dict[int, np.ndarray]:
-        """The voxels of `probability` or `variance` by label, not copies; all maps have the CT's shape."""
+        """Return the voxels of `probability` or `variance` by label, not copied; all have the CT's shape."""
         return {label: slicer.util.arrayFromVolume(node) for label, node in self.volumes(role).items()}
 
     def volumeFor(self, kind: MapKind, label: int | None):
-        """The volume that shows a kind of map, derived where it has to be, or None without maps.
+        """Return the volume that shows a kind of map, derived if necessary, or None without maps.
 
         Args:
             kind: What to show.
@@ -161,7 +161,7 @@ class UncertaintyMaps:
             del self._derived[next(iter(self._derived))]
 
     def _sources(self, kind: MapKind, label: int | None) -> list:
-        """The volumes that a map is derived from, or the one that is the map itself; none without maps."""
+        """List the volumes that a map is derived from, or the map's own; none without maps."""
         probability, variance = self.volumes("probability"), self.volumes("variance")
         labels = [label] if label is not None else list(variance)
         if not set(labels) <= set(variance) & set(probability):
@@ -178,7 +178,7 @@ class UncertaintyMaps:
         display.SetApplyThreshold(True)
 
     def colours(self):
-        """A colour table of our own, saved with the scene: the Slicer core knows no Inferno."""
+        """Make a colour table of our own, saved with the scene: the Slicer core has no Inferno."""
         node = self._nodes.getOrCreate("inferno", "vtkMRMLColorTableNode", "Inferno")
         if node.GetNumberOfColors() != 256:  # new, or its file was lost
             node.SetTypeToUser()
@@ -212,7 +212,7 @@ def infernoColours() -> np.ndarray:
 
 
 def _image(array: np.ndarray):
-    """A vtkImageData of an array (z, y, x) as float32, whose memory it shares if that can be."""
+    """Make a vtkImageData of an array (z, y, x) as float32, which shares its memory if possible."""
     voxels = np.ascontiguousarray(array, np.float32)
     if not voxels.flags.writeable:  # a file's, perhaps
         voxels = voxels.copy()

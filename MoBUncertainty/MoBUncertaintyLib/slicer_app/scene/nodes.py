@@ -59,11 +59,11 @@ class CtNodes:
         return [node for node in found if node and node.GetNodeReference(CT_ROLE) is self.ctNode]
 
     def node(self, role: str):
-        """The first node of that role, or None."""
+        """Return the first node of that role, or None."""
         return next(iter(self.nodes(role)), None)
 
     def getOrCreate(self, role: str, className: str, name: str):
-        """The node of that role; made if there is none, or if the user has removed it."""
+        """Return the node of that role; make it if there is none, or if the user has removed it."""
         return self.node(role) or self.add(role, className, name)
 
     def add(self, role: str, className: str, name: str):
@@ -94,7 +94,7 @@ class CtNodes:
         self.leftovers().remove()
 
     def leftovers(self) -> Leftovers:
-        """What is to go with the CT, or without it; taken down while the CT is in the scene."""
+        """Note, while the CT is still in the scene, what goes with it or without it."""
         hierarchy, nodes = subjectHierarchy(self.scene), self.all()
         # Slicer's Data module removes the CT's item before the CT: then the other nodes' items tell the folder.
         items = [hierarchy.GetItemByDataNode(node) for node in (self.ctNode, *nodes)]
@@ -169,7 +169,7 @@ class Leftovers:
 
 
 def subjectHierarchy(scene):
-    """The scene's one vtkMRMLSubjectHierarchyNode."""
+    """Return the scene's only vtkMRMLSubjectHierarchyNode."""
     return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
 
 

@@ -63,7 +63,7 @@ class ResultScene:
         self._nodes.removeAll()
 
     def node(self, role: str):
-        """The first node made for this CT in that role, or None.
+        """Return the first node made for this CT in that role, or None.
 
         Roles: `segmentation`, `probability`, `variance`, `map` (derived), `shown` (the map over the CT),
         `surface`, `regions`, `inferno`, and `state.` with the name of each document.
@@ -149,7 +149,7 @@ class ResultScene:
         return self._segmentation.boxes()
 
     def predicted(self) -> np.ndarray:
-        """The label map as predicted, uint8; a copy.
+        """Copy the label map as predicted, uint8.
 
         Raises:
             ValueError: It is damaged, or belongs to a CT that lies elsewhere; a phrase.
@@ -157,7 +157,7 @@ class ResultScene:
         return unpackLabels(self._state.get("predicted") or {}, ijkToRas(self.ctNode), shape(self.ctNode))
 
     def corrected(self) -> np.ndarray:
-        """The label map as it is shown, uint8; a copy."""
+        """Copy the label map as it is shown, uint8."""
         return self._segmentation.array(np.uint8)
 
     # Maps
@@ -259,11 +259,11 @@ class ResultScene:
         return overlay
 
     def probability(self) -> dict[int, np.ndarray]:
-        """The probability of each organ, by label; the nodes' own voxels."""
+        """Return the probability of each organ, by label, as the nodes' own voxels."""
         return self._maps.arrays("probability")
 
     def variance(self) -> dict[int, np.ndarray]:
-        """The predictive variance of each organ, by label; the nodes' own voxels."""
+        """Return the predictive variance of each organ, by label, as the nodes' own voxels."""
         return self._maps.arrays("variance")
 
     def showSurface(self, show: bool):
@@ -370,7 +370,7 @@ class ResultScene:
         self._state.set(name, data)
 
     def state(self, name: str) -> dict | None:
-        """The document of that name, or None."""
+        """Return the document of that name, or None."""
         return self._state.get(name)
 
     def _remember(self, **changes):
@@ -382,7 +382,7 @@ class ResultScene:
         self._state.set("overlay", kept | changes | {"kinds": kinds})
 
     def _available(self, kind: MapKind, label: int | None) -> tuple[MapKind, int | None]:
-        """What is shown in place of a kind or an organ that there is no map of."""
+        """Choose what to show in place of a kind or an organ that has no map."""
         label = label if label in self._maps.volumes("variance") else None
         return kind if kind in self.kinds else MapKind.ENTROPY, label
 
@@ -403,6 +403,6 @@ class ResultScene:
 
 
 def findResults(scene) -> list:
-    """The CT nodes of a scene that have results, in the scene's order."""
+    """List the CT nodes of a scene that have results, in the scene's order."""
     volumes = nodesByClass(scene, "vtkMRMLScalarVolumeNode")
     return [node for node in volumes if CtNodes(node).node("segmentation")]

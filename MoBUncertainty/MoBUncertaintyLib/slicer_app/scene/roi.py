@@ -26,7 +26,7 @@ def fitRoi(roi, ct) -> None:
 
 
 def roiBounds(roi, ct) -> list[float] | None:
-    """The box around a region of interest, (R-, R+, A-, A+, S-, S+) in mm of the CT's own coordinates.
+    """Return the box around a region of interest, (R-, R+, A-, A+, S-, S+) in mm of the CT's own coordinates.
 
     Args:
         roi: vtkMRMLMarkupsROINode, or None.

@@ -59,11 +59,11 @@ class LabelSegmentation:
         return self._nodes.node(self.role)
 
     def values(self) -> list[int]:
-        """The values that have a segment."""
+        """Return the values that have a segment."""
         return list(self._segments())
 
     def segment(self, value: int):
-        """The vtkSegment of a value, or None."""
+        """Return the vtkSegment of a value, or None."""
         return self._segments().get(value)
 
     def setStatuses(self, statuses: Mapping[int, int]):
@@ -197,7 +197,7 @@ class LabelSegmentation:
         return [inside for _segment, _values, inside in self._layers()]
 
     def array(self, dtype) -> np.ndarray:
-        """The label map, of the CT's shape; a copy."""
+        """Copy the label map, of the CT's shape."""
         whole = np.zeros(shape(self._nodes.ctNode), dtype)
         for (value, segment), part, inside in self._layers():
             whole[inside][part == segment.GetLabelValue()] = value
@@ -236,7 +236,7 @@ class LabelSegmentation:
         return found
 
     def _layer(self, segment, box: Box):
-        """The image that holds a segment; an empty one of that box if the segment was cleared in the Segment Editor."""
+        """Return the image that holds a segment; an empty one of that box if the Segment Editor has cleared it."""
         image = segment.GetRepresentation(BINARY_LABELMAP)
         if image is None or image.GetPointData().GetScalars() is None:
             image = self._image(np.zeros(shape_of(box), np.uint8), box)
@@ -244,7 +244,7 @@ class LabelSegmentation:
         return image
 
     def _image(self, values: np.ndarray, box: Box):
-        """A vtkOrientedImageData of what lies in a box of the CT; a copy."""
+        """Copy what lies in a box of the CT to a vtkOrientedImageData."""
         image = slicer.vtkOrientedImageData()
         image.SetExtent(_extent(box))
         image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(values).ravel(), deep=True))
@@ -254,7 +254,7 @@ class LabelSegmentation:
         return image
 
     def _covering(self, image, box: Box):
-        """The layer itself, if it covers that box of the CT; else a larger one that takes its place."""
+        """Return the layer if it covers that box of the CT; else replace it with a larger one."""
         onCt, held = self._onCt(image)
         union = hull((held, box))
         if onCt is image and union == held:
@@ -270,7 +270,7 @@ class LabelSegmentation:
         return larger
 
     def _onCt(self, image) -> tuple[object, Box]:
-        """The image on the CT's grid (itself, if it is) and its box there; Slicer turns the axes of some on reading."""
+        """Return the image on the CT's grid, and its box there; Slicer turns the axes of some on reading."""
         matrix = vtk.vtkMatrix4x4()
         image.GetImageToWorldMatrix(matrix)
         toCt = np.linalg.inv(ijkToRas(self._nodes.ctNode)) @ slicer.util.arrayFromVTKMatrix(matrix)
@@ -328,7 +328,7 @@ def _terminologyEntry(terminology: dict) -> str:
 
 
 def _array(image) -> np.ndarray:
-    """The voxels themselves, not a copy."""
+    """Return the voxels themselves, not a copy."""
     first, last = np.reshape(image.GetExtent(), (3, 2)).T
     return vtk_to_numpy(image.GetPointData().GetScalars()).reshape((last - first + 1)[::-1])
 

@@ -48,7 +48,7 @@ def addCt(scene, array: np.ndarray, ijkToRas: np.ndarray, name: str, displayRang
 
 
 def createStandAloneScene():
-    """A scene with what a running Slicer would hold: node classes, four-up layout, slice views, 3D view and camera.
+    """Make a scene with what a running Slicer would hold: node classes, four-up layout, slice and 3D views, camera.
 
     Returns:
         The vtkMRMLScene and the logics that keep it in order; hold on to both.
@@ -92,9 +92,7 @@ def writeScene(scene, path: str | Path):
 
 
 def _nameFiles(scene):
-    """Name the data files, which would else be called as their nodes are: with an ampersand in a name, say, the core
-    writes a scene that it cannot read.
-    """
+    """Name the data files: called like its nodes, with an ampersand, say, the core cannot read the scene again."""
     nodes = [node for node in nodesByClass(scene, "vtkMRMLStorableNode") if node.GetSaveWithScene()]
     for node in nodes:
         node.AddDefaultStorageNode()
@@ -133,7 +131,7 @@ def writeRequestedScene(request: dict):
 
 
 def _addForView(scene, className: str, layoutName: str):
-    """The one node of a class that belongs to a view, as its widget would make it."""
+    """Return the only node of a class that belongs to a view, as its widget would make it."""
     node = scene.CreateNodeByClass(className)
     node.UnRegister(None)
     node.SetSingletonTag(layoutName)

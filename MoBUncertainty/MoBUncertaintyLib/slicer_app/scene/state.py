@@ -19,7 +19,7 @@ class SceneState:
         self._nodes = nodes
 
     def get(self, name: str) -> dict | None:
-        """The document of that name, or None; None as well where somebody has made the text unreadable."""
+        """Read the document of that name; None if there is none, or if somebody has made it unreadable."""
         node = self._nodes.node(_role(name))
         try:
             return parse_object(node.GetText().encode()) if node else None

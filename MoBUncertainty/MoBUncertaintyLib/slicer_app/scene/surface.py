@@ -90,7 +90,7 @@ class UncertaintySurface:
 
 
 def withValues(surface: vtk.vtkPolyData, volumeNode, colour: tuple[float, float, float]) -> vtk.vtkPolyData:
-    """A surface with the values of a volume at its points, interpolated, and a colour.
+    """Make a surface with a colour and the interpolated values of a volume at its points.
 
     Args:
         surface: In the volume's own coordinates, RAS mm.
