@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.images.reader import read_image
-    from MoBUncertaintyLib.inference.predictor import PredictionSettings, predict
+    from MoBUncertaintyLib.inference.predictor import predict
     from MoBUncertaintyLib.model.folder import find_model, load_model
+    from MoBUncertaintyLib.prediction import PredictionSettings
     from MoBUncertaintyLib.regions.finder import find_regions
 
 __version__ = "0.1.0"
 __all__ = ["PredictionSettings", "find_model", "find_regions", "load_model", "predict", "read_image"]
 
 _MODULES = {
-    "PredictionSettings": "inference.predictor",
+    "PredictionSettings": "prediction",
     "find_model": "model.folder",
     "find_regions": "regions.finder",
     "load_model": "model.folder",

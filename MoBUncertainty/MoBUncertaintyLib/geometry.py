@@ -54,7 +54,7 @@ class Grid:
 
     def to_ras(self, index: np.ndarray) -> np.ndarray:
         """Convert voxel indices (..., 3) in the order (z, y, x) to RAS mm."""
-        return self.origin + (index * self.spacing) @ self.rotation.T
+        return np.asarray(self.origin + (index * self.spacing) @ self.rotation.T)
 
 
 def largest_shift(matrix: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
@@ -95,7 +95,7 @@ def nested(outer: Box, inner: Box) -> Box:
     return tuple(slice(o.start + i.start, o.start + i.stop) for o, i in zip(outer, inner, strict=True))
 
 
-def widened(box: Box, margin: Sequence[int], shape: Sequence[int]) -> Box:
+def widened(box: Box, margin: Sequence[float], shape: Sequence[int]) -> Box:
     """Widen a box by so many voxels on each side, as far as an array of that shape goes."""
     axes = zip(box, margin, shape, strict=True)
     return tuple(slice(max(part.start - int(more), 0), min(part.stop + int(more), size)) for part, more, size in axes)
@@ -103,7 +103,7 @@ def widened(box: Box, margin: Sequence[int], shape: Sequence[int]) -> Box:
 
 def shadows(mask: np.ndarray) -> list[np.ndarray]:
     """Return, for each axis, where along it the mask has anything."""
-    return [mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)) for axis in range(mask.ndim)]
+    return [np.asarray(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))) for axis in range(mask.ndim)]
 
 
 def bounding_box(shadows: Sequence[np.ndarray], margin: Sequence[float] = (0, 0, 0)) -> Box:

@@ -1,36 +1,33 @@
-"""From a file to a results folder: the path that the commands and the worker share. Shows nothing itself."""
+"""From a file to a results folder, and from there to a review: what the commands and the worker share.
+
+Shows nothing itself.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import Cancelled, ImageError, reporting_out_of_memory
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.images.reader import digest, read_image
 from MoBUncertaintyLib.inference.plausibility import unsuitable
-from MoBUncertaintyLib.inference.predictor import (
-    CancelledCallback,
-    Prediction,
-    PredictionSettings,
-    Predictor,
-    Progress,
-    ProgressCallback,
-)
-from MoBUncertaintyLib.model.card import ModelCard
-from MoBUncertaintyLib.model.covariance import Covariance
+from MoBUncertaintyLib.inference.predictor import CancelledCallback, Predictor, ProgressCallback
 from MoBUncertaintyLib.model.folder import DEMO_MODEL, find_model, load_model
-from MoBUncertaintyLib.output.report import check_template
-from MoBUncertaintyLib.output.results_folder import FOLDER, check_output, organ_volumes, write_results
+from MoBUncertaintyLib.output import review_export
+from MoBUncertaintyLib.output.report import ReviewedCase, check_template
+from MoBUncertaintyLib.output.results_folder import FOLDER, check_output, read_results, write_results
 from MoBUncertaintyLib.output.results_record import read_record
+from MoBUncertaintyLib.output.review_files import apply_decisions, find_ct, read_decisions
+from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Progress
 from MoBUncertaintyLib.regions.agreement import dice, error_fraction
 from MoBUncertaintyLib.regions.finder import Region, Regions, find_regions
 from MoBUncertaintyLib.regions.settings import MEASURE_NAMES, Measure, RegionSettings
@@ -99,15 +96,15 @@ class DemoScores:
 
     Attributes:
         dice: Dice of the organ.
-        error_share_in_regions: Share of the wrongly labelled volume that lies inside the doubtful regions; None if no
-            voxel is wrong.
-        thick_error_share_in_regions: The same of error that is thicker than one voxel.
+        error_fraction_in_regions: Fraction of the wrongly labelled volume that lies inside the doubtful regions; None
+            if no voxel is wrong.
+        thick_error_fraction_in_regions: The same of error that is thicker than one voxel.
         seconds: Computing time, reading and writing included.
     """
 
     dice: float
-    error_share_in_regions: float | None
-    thick_error_share_in_regions: float | None
+    error_fraction_in_regions: float | None
+    thick_error_fraction_in_regions: float | None
     seconds: float
 
 
@@ -158,7 +155,6 @@ def run_case(
                 image,
                 prediction,
                 regions,
-                predictor.model.card,
                 source=source,
                 sha256=read.sha256,
                 series=series,
@@ -166,13 +162,12 @@ def run_case(
                 warnings=warnings,
                 more=partial(more, analysis) if more else None,
             )
-    voxel_ml = float(np.prod(image.GetSpacing())) / 1000
     summary = CaseSummary(
         name=source.name,
         folder=output,
-        volumes_ml=organ_volumes(prediction.segmentation, predictor.model.card),
-        regions=regions.regions,
-        expected_error_ml=voxel_ml * _expected_error_voxels(prediction.probability),
+        volumes_ml=prediction.volumes_ml(),
+        regions=regions.ranked,
+        expected_error_ml=prediction.expected_error_mm3() / 1000,
         seconds=seconds,
         device="{device}, {precision}".format_map(prediction.provenance),
         warnings=[*warnings, *prediction.warnings, *problems],
@@ -227,16 +222,60 @@ def analyse(
 
     What is noticed of both together is added to the prediction's warnings.
     """
-    card = predictor.model.card
-    settings = region_settings or card.region_settings
+    settings = region_settings or predictor.model.card.region_settings
     prediction = predictor.predict(image, progress, cancelled)
     seconds = dict(prediction.timings)
     with _stage("regions", seconds, progress, cancelled):
-        regions = find_regions(prediction.probability, prediction.variance, prediction.segmentation, settings)
-    prediction.warnings += _without_covariance(card, settings.measure)
-    problem = unsuitable(regions.regions, organ_volumes(prediction.segmentation, card))
-    prediction.warnings += [problem] if problem else []
+        regions = find_regions(prediction, settings)
+    prediction.warnings.extend(_without_covariance(prediction, settings.measure))
+    problem = unsuitable(regions.ranked, prediction.volumes_ml())
+    prediction.warnings.extend([problem] if problem else [])
     return Analysis(prediction, regions, seconds)
+
+
+@reporting_out_of_memory()
+def review_case(
+    results: Path,
+    decisions: Path,
+    output: Path | None = None,
+    *,
+    ct: Path | None = None,
+    formats: Iterable[str] = (review_export.Format.REPORT, review_export.Format.SEGMENTATION),
+    patient_fields: bool = False,
+    overwrite: bool = False,
+    sign: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+) -> tuple[ReviewedCase, review_export.Exported]:
+    """Apply a reader's decisions to a results folder, and write what comes of it.
+
+    Args:
+        results: Results folder.
+        decisions: JSON file with a verdict for each region, or the `report.json` of an export.
+        output: Folder to make; None: `review`, inside the results.
+        ct: The CT; None: where it was when it was predicted.
+        formats, patient_fields, overwrite, sign: As for `review_export.write_export`.
+
+    Raises:
+        UserError: Whatever the user can mend; no folder is left then.
+    """
+    folder = output or results / "review"
+    review_export.FOLDER.check_name(folder)
+    wanted = review_export.read_formats(formats)
+    read = read_decisions(decisions)
+    found = read_results(results)
+    review_export.FOLDER.check(folder, overwrite)
+    image, dicom_files = find_ct(found.prediction, ct)
+    review_export.check_source(wanted, dicom_files)
+    case = ReviewedCase(image, apply_decisions(found, read))
+    exported = review_export.write_export(
+        case,
+        folder,
+        wanted,
+        dicom_files=dicom_files,
+        patient_fields=patient_fields,
+        overwrite=overwrite,
+        sign=sign,
+    )
+    return case, exported
 
 
 def run_demo(
@@ -266,14 +305,11 @@ def run_demo(
     scores: list[DemoScores] = []
 
     def compare(analysis: Analysis, folder: Path) -> None:
-        segmentation, truth = analysis.prediction.segmentation, sitk.ReadImage(str(truth_file))
-        fractions = error_fraction(analysis.regions, segmentation, truth)
+        truth = sitk.GetArrayFromImage(sitk.ReadImage(str(truth_file)))
+        fractions = error_fraction(analysis.prediction, analysis.regions, truth)
+        overlap = dice(analysis.prediction.segmentation, truth)
         seconds = round(time.monotonic() - start, 1)
-        scores.append(
-            DemoScores(
-                dice(segmentation, truth), fractions["error_fraction"], fractions["thick_error_fraction"], seconds
-            )
-        )
+        scores.append(DemoScores(overlap, fractions["error_fraction"], fractions["thick_error_fraction"], seconds))
         (folder / "demo.json").write_text(json.dumps(asdict(scores[0]), indent=2) + "\n", encoding="utf-8")
 
     result = run_case(
@@ -293,7 +329,7 @@ def run_demo(
 def _stage(
     name: str, seconds: dict[str, float], progress: ProgressCallback | None, cancelled: CancelledCallback | None
 ) -> Iterator[None]:
-    """A step that cannot be divided: told before and after, timed, and not begun once the user has cancelled."""
+    """Run a step that cannot be divided: told before and after, timed, and not begun once the user has cancelled."""
     if cancelled and cancelled():
         raise Cancelled(f"Cancelled before the step '{name}'.")
     if progress:
@@ -305,9 +341,9 @@ def _stage(
         progress(Progress(name, 1, 1, 0.0))
 
 
-def _without_covariance(card: ModelCard, measure: Measure) -> list[str]:
-    """What a reader of a stock nnU-Net's variance must know."""
-    if card.covariance.kind is not Covariance.DETERMINISTIC:
+def _without_covariance(prediction: Prediction, measure: Measure) -> list[str]:
+    """Say what a reader of a stock nnU-Net's variance must know."""
+    if prediction.has_variance:
         return []
     found = (
         "doubtful regions are found by it as you asked, so most are missed; entropy and p (1 - p) find them"
@@ -315,15 +351,3 @@ def _without_covariance(card: ModelCard, measure: Measure) -> list[str]:
         else f"doubtful regions are found by {MEASURE_NAMES[measure]}"
     )
     return [f"This model has no covariance, so its variance shows only where tiles or folds disagree; {found}."]
-
-
-def _expected_error_voxels(probability: sitk.Image) -> float:
-    """Sum of 1 - max_c p over the image, background included; the image has one component per foreground class."""
-    # Slice by slice, since a volume of a CT's size takes 0.3 GB.
-    several = probability.GetNumberOfComponentsPerPixel() > 1
-    total = 0.0
-    for foreground in sitk.GetArrayViewFromImage(probability):
-        most = foreground.max(axis=-1) if several else foreground
-        background = 1 - (foreground.sum(axis=-1) if several else foreground)
-        total += float((1 - np.maximum(most, background)).sum(dtype=float))
-    return total

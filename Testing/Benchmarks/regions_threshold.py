@@ -15,15 +15,17 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from MoBUncertaintyLib.regions.finder import RegionFinder
-from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.output.exchange import write_prediction
+from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.worker.fake import LABEL
 
 PANCREAS = Path(__file__).parents[2] / "MoBUncertainty" / "Resources" / "SampleData" / "PhantomCT-pancreas.nii.gz"
 SIZE = (512, 512, 300)
@@ -31,8 +33,8 @@ ALLOWED = 0.3  # s
 THRESHOLDS = (0.015, 0.02, 0.03, 0.01, 0.012)
 
 
-def make_prediction() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Probability and variance (float32), labels (uint8), all (z, y, x) of `SIZE`, and their matrix to RAS mm."""
+def make_prediction() -> Prediction:
+    """Make a prediction of `SIZE`."""
     organ = sitk.ReadImage(str(PANCREAS), sitk.sitkFloat32)
     spacing = np.multiply(organ.GetSize(), organ.GetSpacing()) / SIZE
     sharp, blurred = (sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(organ, width)) for width in (1.0, 6.0))
@@ -45,8 +47,8 @@ def make_prediction() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     )
     probability = sitk.GetArrayFromImage(fine)
     variance = np.float32(0.3) * probability * (1 - probability)
-    matrix = np.diag([*spacing, 1.0])
-    return probability, variance, (probability > 0.5).astype(np.uint8), matrix
+    grid, segmentation = Grid.from_matrix(np.diag([*spacing, 1.0])), (probability > 0.5).astype(np.uint8)
+    return Prediction(segmentation, probability[None], variance[None], grid, (LABEL,))
 
 
 def timed(what: str, work: Callable) -> tuple[float, object]:
@@ -58,21 +60,16 @@ def timed(what: str, work: Callable) -> tuple[float, object]:
     return processor, result
 
 
-def begin(probability: np.ndarray, variance: np.ndarray, labels: np.ndarray, matrix: np.ndarray):
+def begin(prediction: Prediction):
     """The review of that result in a scene, one region decided; and what keeps the scene alive."""
-    from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
-    from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
-    from MoBUncertaintyLib.slicer_app.scene.segments import SegmentSpec
+    from MoBUncertaintyLib.slicer_app.requests import showResult
     from MoBUncertaintyLib.slicer_app.scene.standalone import addCt, createStandAloneScene
 
     scene, logics = createStandAloneScene()
-    results = ResultScene(addCt(scene, np.zeros(labels.shape, np.int16), matrix, "CT"))
-    results.setSegmentation(labels, [SegmentSpec(1, "pancreas", (200, 90, 0))])
-    results.setMaps({1: probability}, {1: variance})
-    found = RegionFinder.from_arrays({1: probability}, {1: variance}, labels, matrix).find(RegionSettings())
-    rows = [asdict(region) for region in found.regions]
-    results.setState("prediction", {"labels": [{"value": 1, "name": "pancreas"}], "rows": rows, "provenance": {}})
-    session = ReviewSession.start(results, labels, sitk.GetArrayFromImage(found.labels))
+    matrix = prediction.grid.matrix()
+    ct = addCt(scene, np.zeros(prediction.shape, np.int16), matrix, "CT")
+    answer = write_prediction(prediction, find_regions(prediction), lambda _name, array: array)
+    session = showResult(ct, {"ct": {"ijk_to_ras": matrix}}, answer)
     session.decide(session.review.regions[0].region_id, "exclude")
     return session, (scene, logics)
 
@@ -81,14 +78,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5, help="number of thresholds to try")
     runs = parser.parse_args().runs
-    probability, variance, labels, matrix = make_prediction()
-    print(f"{' x '.join(map(str, SIZE))} voxels of {np.round(np.diag(matrix)[:3], 2)} mm")
-    session, _kept = begin(probability, variance, labels, matrix)
-    timed("first look", lambda: session.setDoubt(0.016, 20.0))
+    prediction = make_prediction()
+    print(f"{' x '.join(map(str, SIZE))} voxels of {np.round(prediction.grid.spacing[::-1], 2)} mm")
+    session, _kept = begin(prediction)
+    timed("first look", lambda: session.findRegions(0.016, 20.0))
     seconds = []
     for run in range(runs):
         threshold = THRESHOLDS[run % len(THRESHOLDS)]
-        taken, _ = timed(f"threshold {threshold:.3f}", lambda t=threshold: session.setDoubt(t, 20.0))
+        taken, _ = timed(f"threshold {threshold:.3f}", lambda t=threshold: session.findRegions(t, 20.0))
         print(f"    {len(session.review.regions)} regions")
         seconds.append(taken)
     print(f"median {np.median(seconds):.2f} s of processor, at most {ALLOWED} s are allowed")

@@ -16,9 +16,14 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
+
+from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.output.exchange import write_prediction
+from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.finder import Regions, find_regions
+from MoBUncertaintyLib.worker.fake import LABEL
 
 SHAPE = (320, 448, 512)  # z, y, x
 SPACING = (0.8, 0.8, 1.0)  # x, y, z, mm
@@ -26,7 +31,6 @@ CENTRE, RADIUS = np.array([150, 200, 170]), 45  # mm, of the organ
 DOUBTFUL, FAINT = 17, 400  # places on its surface, and spots of little probability all over the CT
 LONGEST_S, VERDICT_S = 0.5, 0.05
 WIDTH = 44  # of what is printed before the seconds
-LABEL = {"value": 1, "name": "organ", "colour": [200, 90, 0], "terminology": None}
 
 
 def make_prediction(folder: Path) -> None:
@@ -72,37 +76,20 @@ def longest(steps: Iterator[None]) -> tuple[float, float, object]:
         taken.append(time.thread_time() - began)
 
 
-def load(folder: Path) -> SimpleNamespace:
+def load(folder: Path) -> tuple[Prediction, Regions]:
     """The arrays as the module reads them, with the regions that the worker would find in them."""
-    from MoBUncertaintyLib.regions.finder import RegionFinder
-    from MoBUncertaintyLib.regions.settings import RegionSettings
-
-    found = SimpleNamespace(**{name: np.load(folder / f"{name}.npy") for name in ("probability", "variance")})
-    found.segmentation, found.matrix = np.load(folder / "segmentation.npy"), np.diag([*SPACING, 1.0])
-    finder = RegionFinder.from_arrays({1: found.probability}, {1: found.variance}, found.segmentation, found.matrix)
-    regions = finder.find_arrays(RegionSettings())
-    found.regions = np.zeros(SHAPE, np.uint16)
-    found.regions[regions.box] = regions.labels
-    found.rows = [vars(region) for region in regions.regions]
-    return found
+    maps = (np.load(folder / f"{name}.npy")[None] for name in ("probability", "variance"))
+    grid = Grid.from_matrix(np.diag([*SPACING, 1.0]))
+    prediction = Prediction(np.load(folder / "segmentation.npy"), *maps, grid, (LABEL,))
+    return prediction, find_regions(prediction)
 
 
-def show(found: SimpleNamespace, ct) -> Iterator[None]:
+def show(found: tuple[Prediction, Regions], ct) -> Iterator[None]:
     """Put the results of a CT into its scene: returns the session."""
     from MoBUncertaintyLib.slicer_app.requests import showResultInSteps
 
-    result = {
-        "segmentation": found.segmentation,
-        "regions": found.regions,
-        "probability": {"1": found.probability},
-        "variance": {"1": found.variance},
-        "rows": found.rows,
-        "labels": [LABEL],
-        "provenance": {},
-        "warnings": [],
-        "seconds": {},
-    }
-    return showResultInSteps(ct, {"ct": {"ijk_to_ras": found.matrix}}, result)
+    answer = write_prediction(*found, lambda _name, array: array)
+    return showResultInSteps(ct, {"ct": {"ijk_to_ras": found[0].grid.matrix()}}, answer)
 
 
 def measure(folder: Path) -> tuple[dict[str, float], float]:
@@ -112,7 +99,7 @@ def measure(folder: Path) -> tuple[dict[str, float], float]:
 
     found, held = load(folder), {}
     scene, _logics = createStandAloneScene()
-    ct = addCt(scene, np.zeros(SHAPE, np.int16), found.matrix, "CT")
+    ct = addCt(scene, np.zeros(SHAPE, np.int16), np.diag([*SPACING, 1.0]), "CT")
 
     def take(act: str, steps: Iterator[None]):
         held[f"{act}, longest step"], whole, value = longest(steps)
@@ -128,7 +115,7 @@ def measure(folder: Path) -> tuple[dict[str, float], float]:
     take("standard deviation again", results.showMapInSteps(MapKind.STANDARD_DEVIATION))
     session = take("results of another run", show(found, ct))
     take("getting ready for thresholds", session.prepare())
-    held["another threshold"] = seconds(lambda: session.setDoubt(0.012, 20.0))
+    held["another threshold"] = seconds(lambda: session.findRegions(0.012, 20.0))
     first = session.review.regions[0].region_id
     held["verdict"] = seconds(lambda: session.decide(first, "include"))
     held["surface after it"] = seconds(session.updateSurfaces)

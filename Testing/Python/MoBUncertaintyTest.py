@@ -52,10 +52,10 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
         session.decide(first.region_id, "include")
         session.decide(second.region_id, "exclude")
         session.decide(third.region_id, "accept")
-        changed = session.results.corrected() != session.review.predicted
-        labels = session.review.label_map()
+        changed = session.results.corrected() != session.prediction.segmentation
+        labels = session.review.listed().whole_map()
         self.assertTrue(changed.any())
-        self.assertFalse(changed[(labels != first.label) & (labels != second.label)].any())
+        self.assertFalse(changed[(labels != first.number) & (labels != second.number)].any())
         session.undo()
         self.assertEqual(session.review.reviewed, (2, 3))
         session.decide(third.region_id, "accept")
@@ -117,7 +117,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
             expect(Verdict.INCLUDE, Verdict.PENDING, Verdict.PENDING)
             ui.undoButton.click()
             expect(Verdict.PENDING, Verdict.PENDING, Verdict.PENDING)
-            self.assertTrue((session.results.corrected() == session.review.predicted).all())
+            self.assertTrue((session.results.corrected() == session.prediction.segmentation).all())
 
             ui.editButton.click()
             region = session.review.region(session.editing)
@@ -126,7 +126,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
             expect(Verdict.EDIT, Verdict.PENDING, Verdict.PENDING)
             drawn = session.results.corrected()[region.box]
             self.assertTrue(drawn[region.mask].all())
-            self.assertTrue((drawn == session.review.predicted[region.box])[~region.mask].all())
+            self.assertTrue((drawn == session.prediction.segmentation[region.box])[~region.mask].all())
 
             ui.mapSelector.currentIndex = 1
             self.waitFor(lambda: session.results.overlay["kind"] == "standard deviation")
@@ -155,7 +155,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
         ct = loadSampleData()
         session = self.segment(ct, mode=None)
         truth = slicer.util.loadLabelVolume(str(RESOURCES / "SampleData/PhantomCT-pancreas.nii.gz"))
-        expected, found = slicer.util.arrayFromVolume(truth) > 0, session.review.predicted > 0
+        expected, found = slicer.util.arrayFromVolume(truth) > 0, session.prediction.segmentation > 0
         dice = 2 * (expected & found).sum() / (expected.sum() + found.sum())
         self.assertGreater(dice, 0.8)
         self.assertGreater(len(session.review.regions), 0)

@@ -249,7 +249,7 @@ def evaluate(
     from mob_training.comparison.figures import draw_error_caught
     from mob_training.evaluation.held_out import evaluate as run
     from mob_training.evaluation.score_files import make_folder, summarise, write_json, write_runs
-    from MoBUncertaintyLib.inference.predictor import PredictionSettings
+    from MoBUncertaintyLib.prediction import PredictionSettings
     from MoBUncertaintyLib.regions.settings import read_stated
 
     made_from, stated = _json(provenance), read_stated(region or ())
@@ -292,7 +292,7 @@ def overlay(
 ) -> None:
     """Draw predictions beside the truth: outlines, probability and variance, where the first model errs most."""
     from mob_training.comparison.overlays import draw_case
-    from MoBUncertaintyLib.inference.predictor import PredictionSettings
+    from MoBUncertaintyLib.prediction import PredictionSettings
 
     print(draw_case(dataset, case, models, output, plane, PredictionSettings(device=device, tiling="full")))
 

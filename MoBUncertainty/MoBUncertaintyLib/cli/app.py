@@ -100,10 +100,13 @@ def predict(
     body_box: Annotated[bool, typer.Option("--body-box/--no-body-box", help="Skip the air around the body.")] = True,
     measure: Annotated[
         Literal["variance", "bernoulli", "entropy"] | None,
-        typer.Option(help="Measure of doubt; bernoulli is p (1 - p). Default: the variance, if the model has one."),
+        typer.Option(
+            help="Measure of uncertainty; bernoulli is p (1 - p). Default: the variance, if the model has one."
+        ),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Doubt above which a voxel can belong to a region, in the unit of the measure.")
+        float | None,
+        typer.Option(help="Uncertainty above which a voxel can belong to a region, in the unit of the measure."),
     ] = None,
     min_volume: Annotated[
         float | None, typer.Option("--min-volume", help="Smallest region, as volume of its doubtful voxels in mm3.")
@@ -124,10 +127,11 @@ def predict(
 
     with console.reporting(steps=True) as cancelled:
         from MoBUncertaintyLib.images.inputs import case_folders, list_inputs
-        from MoBUncertaintyLib.inference.predictor import PredictionSettings, Predictor
+        from MoBUncertaintyLib.inference.predictor import Predictor
         from MoBUncertaintyLib.model.folder import find_model, load_model
         from MoBUncertaintyLib.output.results_folder import FOLDER
         from MoBUncertaintyLib.pipeline import is_done, run_case
+        from MoBUncertaintyLib.prediction import PredictionSettings
         from MoBUncertaintyLib.regions.settings import read_stated
 
         settings = PredictionSettings(
@@ -204,28 +208,18 @@ def review(
     from MoBUncertaintyLib.cli import console
 
     with console.reporting():
-        from MoBUncertaintyLib.output import review_export, review_files
-        from MoBUncertaintyLib.output.results_folder import read_results
+        from MoBUncertaintyLib.pipeline import review_case
 
-        folder = output or results / "review"
-        review_export.FOLDER.check_name(folder)
-        wanted = review_export.read_formats(formats or (review_export.Format.REPORT, review_export.Format.SEGMENTATION))
-        sign = console.signer(sign_with) if sign_with else None
-        read = review_files.read_decisions(decisions)
-        found = read_results(results)
-        review_export.FOLDER.check(folder, overwrite)
-        image, dicom_files = review_files.find_ct(found, ct)
-        review_export.check_source(wanted, dicom_files)
-        applied = review_files.apply_decisions(found, read)
-        case = review_files.reviewed_case(found, image, applied)
-        done = review_export.write_export(
-            case,
-            folder,
-            wanted,
-            dicom_files=dicom_files,
+        chosen = {"formats": formats} if formats else {}
+        case, done = review_case(
+            results,
+            decisions,
+            output,
+            ct=ct,
             patient_fields=patient_fields,
             overwrite=overwrite,
-            sign=sign,
+            sign=console.signer(sign_with) if sign_with else None,
+            **chosen,
         )
         console.show_review(case, done)
         if done.problems:
@@ -373,7 +367,7 @@ def benchmark(
         _find_benchmarks()
         from inference.run import run
         from inference.tasks import BenchmarkSettings, parse_sizes
-        from MoBUncertaintyLib.inference.predictor import Progress
+        from MoBUncertaintyLib.prediction import Progress
 
         settings = BenchmarkSettings(
             networks=_listed(networks),

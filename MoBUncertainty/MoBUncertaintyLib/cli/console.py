@@ -29,15 +29,16 @@ from MoBUncertaintyLib.errors import Cancelled, ImageError, SettingsError, UserE
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.files.publishing import sweep
 from MoBUncertaintyLib.model.card_text import covariance_text, plain, score_lines, training_lines
+from MoBUncertaintyLib.worker.progress import STAGES as COMPUTING
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.images.inputs import Input
-    from MoBUncertaintyLib.inference.predictor import Progress
     from MoBUncertaintyLib.model.folder import Model
     from MoBUncertaintyLib.output.report import ReviewedCase
     from MoBUncertaintyLib.output.review_export import Exported
     from MoBUncertaintyLib.output.signing import Verified
     from MoBUncertaintyLib.pipeline import CaseSummary, DemoScores
+    from MoBUncertaintyLib.prediction import Progress
 
 PASSPHRASE = "MOB_UNCERTAINTY_PASSPHRASE"
 UNEXPECTED, BAD_INPUT, CANCELLED = 1, 2, 130
@@ -47,14 +48,7 @@ DONE_BEFORE, FAILED, SKIPPED = "had these results already", "failed", "were skip
 debug = False
 """Whether an unexpected error shows its traceback."""
 
-STAGES = {
-    "read": "Reading",
-    "preprocess": "Preprocessing",
-    "network": "Predicting tiles",
-    "resample": "Resampling",
-    "regions": "Finding regions",
-    "write": "Writing",
-}
+STAGES = {"read": "Reading"} | COMPUTING | {"write": "Writing"}
 
 
 def _stdout() -> Console:
@@ -209,7 +203,7 @@ def progress(title: str) -> Iterator[Callable[[Progress], None]]:
         return
     console.print(_verbatim(title, "bold"))
     columns = (
-        TextColumn("{task.description:<17}"),
+        TextColumn(f"{{task.description:<{max(map(len, STAGES.values())) + 1}}}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[left]}"),
@@ -285,7 +279,7 @@ def show_review(case: ReviewedCase, exported: Exported) -> None:
     show_warnings(exported.warnings)
     for problem in exported.problems:
         show_error(problem)
-    review, table = case.review, _Facts(str(case.info.get("input", {}).get("name") or "Review"))
+    review, table = case.review, _Facts(str(case.prediction.provenance.get("input", {}).get("name") or "Review"))
     for organ in exported.report["organs"]:
         table.fact(organ["name"], "{predicted_ml:.1f} ml predicted, {corrected_ml:.1f} ml corrected".format(**organ))
     decided, total = review.reviewed
@@ -328,12 +322,12 @@ def show_demo(scores: DemoScores) -> None:
     """Print how the demo compares with the truth."""
     table = _Facts("Compared with the truth, which the model has not seen")
     table.fact("Dice", f"{scores.dice:.3f}")
-    shares = {
-        "error in the regions": (scores.error_share_in_regions, "of the wrongly labelled volume"),
-        "thick error in them": (scores.thick_error_share_in_regions, "of what is thicker than one voxel"),
+    fractions = {
+        "error in the regions": (scores.error_fraction_in_regions, "of the wrongly labelled volume"),
+        "thick error in them": (scores.thick_error_fraction_in_regions, "of what is thicker than one voxel"),
     }
-    for name, (share, whole) in shares.items():
-        table.fact(name, f"none {whole}" if share is None else f"{share:.0%} {whole}")
+    for name, (fraction, whole) in fractions.items():
+        table.fact(name, f"none {whole}" if fraction is None else f"{fraction:.0%} {whole}")
     table.fact("computing time", f"{scores.seconds:.0f} s")
     _stdout().print(table)
 

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import re
 from contextlib import AbstractContextManager, nullcontext
-from enum import StrEnum
 
 import torch
 
 from MoBUncertaintyLib.errors import SettingsError
-
-
-class Precision(StrEnum):
-    """Number format of the backbone; heads and moments are always fp32."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
+from MoBUncertaintyLib.prediction import Precision
 
 
 def select_device(name: str = "auto") -> torch.device:

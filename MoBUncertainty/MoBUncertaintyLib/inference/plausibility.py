@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 
 from MoBUncertaintyLib.model.card import readable
 
@@ -47,22 +46,22 @@ def unsuitable(regions: Sequence[Region], volumes_ml: Mapping[str, float]) -> st
     )
 
 
-def not_found(segmentation: sitk.Image, labels: Iterable[Label]) -> list[str]:
+def not_found(segmentation: np.ndarray, labels: Iterable[Label]) -> list[str]:
     """Warn of each organ that has no voxel, in a sentence."""
-    array = sitk.GetArrayViewFromImage(segmentation)
-    return [f"No {readable(each.name)} was found in this image." for each in labels if not (array == each.value).any()]
+    missing = (each for each in labels if not (segmentation == each.value).any())
+    return [f"No {readable(each.name)} was found in this image." for each in missing]
 
 
-def cut_off(segmentation: sitk.Image, labels: Sequence[Label], case: Case, region_of_interest: bool) -> list[str]:
+def cut_off(segmentation: np.ndarray, labels: Sequence[Label], case: Case, region_of_interest: bool) -> list[str]:
     """Warn of organs that reach an edge and may continue beyond it, in a sentence for each kind of edge.
 
     Args:
-        segmentation: Label map of the whole image.
+        segmentation: Of the whole image.
         labels: Its foreground classes.
         case: The network's input, which tells the part of the image that was processed.
         region_of_interest: Whether the user chose that part.
     """
-    inside = case.view(sitk.GetArrayViewFromImage(segmentation))
+    inside = case.view(segmentation)
     part = "region of interest" if region_of_interest else "part of the image that was processed"
     reached: dict[str, dict[str, list[str]]] = {"image": {}, part: {}}
     for axis, (kept, size) in enumerate(zip(case.kept, case.frame.shape, strict=True)):

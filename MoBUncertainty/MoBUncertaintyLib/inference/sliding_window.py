@@ -15,10 +15,11 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor
 
 from MoBUncertaintyLib.errors import NOT_ENOUGH_MEMORY, ModelError, SettingsError, is_out_of_memory
-from MoBUncertaintyLib.inference.devices import Precision, autocast, autocast_dtype
-from MoBUncertaintyLib.inference.tiles import Accumulator, TileGrid, Tiling
+from MoBUncertaintyLib.inference.devices import autocast, autocast_dtype
+from MoBUncertaintyLib.inference.tiles import Accumulator, TileGrid
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.moments import Moments, moments
+from MoBUncertaintyLib.prediction import Precision, Tiling
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.geometry import Box

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,15 +31,6 @@ SIGMA = 1 / 8  # of the tile's size
 # maximum, not of the sum, so that the fraction does not depend on the tiles' overlap.
 MIN_PROBABILITY = 0.01
 MIN_WEIGHT = 0.02
-
-
-class Tiling(StrEnum):
-    """Which tiles of the grid are predicted."""
-
-    FULL = "full"
-    """All of them, as nnU-Net does."""
-    ADAPTIVE = "adaptive"
-    """Tiles side by side and, where these show foreground or uncertainty, all others that matter there."""
 
 
 class TileGrid:

@@ -141,7 +141,7 @@ class FolderKind:
         return self._read(folder) is not None
 
     def error(self, folder: Path, error: OSError) -> OutputError:
-        """What the system says, in the user's words."""
+        """Put what the system says in the user's words."""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return OutputError(f"The disk of {folder} is full; free some space or choose another folder.")
         reason = error.strerror or error

@@ -22,18 +22,17 @@ import SimpleITK as sitk
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files.resources import RESOURCES
-from MoBUncertaintyLib.geometry import Box
-from MoBUncertaintyLib.model.card import Label, readable
+from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.pictures.region_pictures import CORRECTED_COLOUR, draw_region
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, REGION_COLOUR
+from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.settings import RegionSettings
-from MoBUncertaintyLib.regions.uncertainty import voxel_doubt
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review
 
 SCHEMA = "mob-uncertainty report"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TEMPLATE = RESOURCES / "Report" / "report.html.jinja"
 
 VERDICTS = {
@@ -45,40 +44,22 @@ VERDICTS = {
 }
 COLUMNS = (
     "rank", "id", "location", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "volume_mm3", "expected_error_mm3",
-    "mean_variance", "peak_variance", "mean_probability", "inside_share", "extent_mm",
+    "mean_variance", "max_variance", "mean_probability", "inside_fraction", "extent_mm",
     "verdict", "organ", "added_mm3", "removed_mm3", "comment",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ReviewedCase:
-    """A case and its review.
-
-    Attributes:
-        ct: The CT.
-        review: Of a prediction on the CT's grid.
-        labels: Foreground classes.
-        probability: Of each foreground class, by label value; float32 (z, y, x) on the CT's grid.
-        variance: Likewise.
-        info: What made the prediction, as in `prediction.json`.
-    """
+    """A CT, and the review of its prediction, whose provenance is as in `prediction.json`."""
 
     ct: sitk.Image
     review: Review
-    labels: tuple[Label, ...]
-    probability: Mapping[int, np.ndarray]
-    variance: Mapping[int, np.ndarray]
-    info: Mapping[str, Any]
 
     @property
-    def settings(self) -> RegionSettings:
-        """What counts as a doubtful region."""
-        return self.review.settings or RegionSettings()
-
-    def doubt_in(self, box: Box) -> np.ndarray:
-        """The measure of doubt in a box of the CT."""
-        maps = ([each[box] for each in kind.values()] for kind in (self.probability, self.variance))
-        return voxel_doubt(self.settings.measure, *maps)
+    def prediction(self) -> Prediction:
+        """What is reviewed."""
+        return self.review.prediction
 
 
 def build_report(
@@ -89,7 +70,7 @@ def build_report(
     warnings: Sequence[str] = (),
     corrected: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Everything the report says, ready for JSON.
+    """Gather everything the report says, ready for JSON.
 
     Args:
         case: The case.
@@ -98,9 +79,9 @@ def build_report(
         warnings: One sentence each.
         corrected: `case.review.corrected()`, if it is at hand.
     """
-    review, info = case.review, case.info
+    review, provenance = case.review, case.prediction.provenance
     corrected = review.corrected() if corrected is None else corrected
-    given, model = info.get("input", {}), info.get("model", {})
+    given, model = provenance.get("input", {}), provenance.get("model", {})
     done, total = review.reviewed
     report = {
         "schema": SCHEMA,
@@ -116,11 +97,11 @@ def build_report(
             "dicom": dict(dicom or {}),
         },
         "model": {key: model.get(key) for key in ("name", "digest")},
-        "prediction": {key: info[key] for key in _PREDICTION if key in info},
+        "prediction": {key: provenance[key] for key in _PREDICTION if key in provenance},
         "organs": _organs(case, corrected),
         "regions": [_region_row(region, case) for region in review.regions],
         "reviewed": {"decided": done, "of": total},
-        "warnings": [*info.get("warnings", ()), *warnings],
+        "warnings": [*case.prediction.warnings, *warnings],
         "review": review.to_dict(),
     }
     if patient is not None:
@@ -154,11 +135,10 @@ def write_html(
         OSError: The file cannot be written.
     """
     corrected = case.review.corrected() if corrected is None else corrected
-    scale = Scale.of(case.ct, case.settings)
-    colours = {label.value: label.colour for label in case.labels}
+    scale = Scale.of(case.ct, case.review.settings)
     pictures = {}
     for region in case.review.regions[:DRAWN_REGIONS]:
-        drawn = draw_region(case.ct, region, case.review.predicted, corrected, case.doubt_in, scale, colours)
+        drawn = draw_region(case.ct, region, case.prediction, corrected, scale)
         pictures[region.region_id] = {title: _data_url(png) for title, png in drawn.items()}
     path.write_text(render_html(report, pictures, scale, table), encoding="utf-8")
 
@@ -176,7 +156,7 @@ def check_template() -> None:
 def render_html(
     report: Mapping[str, Any], pictures: Mapping[str, Mapping[str, str]], scale: Scale, table: str = "report.csv"
 ) -> str:
-    """The HTML text; everything in `report` is text to it, never markup.
+    """Render the HTML text; everything in `report` is text to it, never markup.
 
     Args:
         report: From `build_report`.
@@ -191,7 +171,7 @@ def render_html(
 
     check_template()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": _number, "readable": readable, "moment": _moment, "share": _share}
+    environment.filters |= {"number": _number, "readable": readable, "moment": _moment, "percent": _percent}
     stops = ", ".join(f"rgb{tuple(colour)}" for colour in heat_colours(9).tolist())
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report,
@@ -231,8 +211,8 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def _organs(case: ReviewedCase, corrected: np.ndarray) -> list[dict[str, Any]]:
-    voxel_ml = case.review.grid.voxel_mm3 / 1000
-    before, after = (_counts(labels) * voxel_ml for labels in (case.review.predicted, corrected))
+    voxel_ml = case.prediction.grid.voxel_mm3 / 1000
+    before, after = (_counts(labels) * voxel_ml for labels in (case.prediction.segmentation, corrected))
     return [
         {
             "value": label.value,
@@ -242,18 +222,19 @@ def _organs(case: ReviewedCase, corrected: np.ndarray) -> list[dict[str, Any]]:
             "predicted_ml": round(float(before[label.value]), 3),
             "corrected_ml": round(float(after[label.value]), 3),
         }
-        for label in case.labels
+        for label in case.prediction.labels
     ]
 
 
 def _counts(labels: np.ndarray) -> np.ndarray:
-    """Voxels of each value; where nothing is segmented (most of a CT) is not counted."""
+    """Count the voxels of each value; where nothing is segmented (most of a CT) is not counted."""
     return np.bincount(labels[labels > 0], minlength=256)
 
 
 def _region_row(region: ReviewRegion, case: ReviewedCase) -> dict[str, Any]:
-    found, names = region.region, {label.value: label.name for label in case.labels}
-    before = case.review.predicted[region.box][region.mask] > 0
+    found, names = region.region, {label.value: label.name for label in case.prediction.labels}
+    voxel_mm3 = case.prediction.grid.voxel_mm3
+    before = case.prediction.segmentation[region.box][region.mask] > 0
     after = case.review.labels_in(region.box)[region.mask] > 0
     r, a, s = found.centroid_ras
     return {
@@ -266,21 +247,21 @@ def _region_row(region: ReviewRegion, case: ReviewedCase) -> dict[str, Any]:
         "volume_mm3": found.volume_mm3,
         "expected_error_mm3": found.expected_error_mm3,
         "mean_variance": found.mean_variance,
-        "peak_variance": found.peak_variance,
+        "max_variance": found.max_variance,
         "mean_probability": found.mean_probability,
-        "inside_share": found.inside_share,
+        "inside_fraction": found.inside_fraction,
         "extent_mm": found.extent_mm,
         "verdict": region.verdict.value,
         "organ": names.get(region.organ, "") if region.organ else "",
-        "added_mm3": float((after & ~before).sum() * case.review.grid.voxel_mm3),
-        "removed_mm3": float((before & ~after).sum() * case.review.grid.voxel_mm3),
+        "added_mm3": float((after & ~before).sum() * voxel_mm3),
+        "removed_mm3": float((before & ~after).sum() * voxel_mm3),
         "comment": region.comment,
     }
 
 
 def _facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    """What the report's first page lists, by heading; what is not known is left out."""
-    ct, prediction, found = report["ct"], report["prediction"], report["review"]["settings"] or {}
+    """List the facts of the report's first page, by heading; what is not known is left out."""
+    ct, prediction, found = report["ct"], report["prediction"], report["review"]["settings"]
     settings = prediction.get("settings", {})
     facts: dict[str, list[tuple[str, Any]]] = {
         "CT": [
@@ -302,9 +283,9 @@ def _facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
             ("Computed on", ", ".join(str(prediction[key]) for key in ("device", "precision") if key in prediction)),
         ],
         "Doubtful regions": [
-            ("Measure", found.get("measure")),
-            ("Threshold", found and RegionSettings.from_dict(found).level),
-            ("Smallest region", found and f"{found['minimum_mm3']:g} mm³"),
+            ("Measure", found["measure"]),
+            ("Threshold", RegionSettings.from_dict(found).level),
+            ("Smallest region", f"{found['minimum_mm3']:g} mm³"),
         ],
     }
     if "patient" in report:
@@ -329,7 +310,7 @@ def _data_url(png: bytes) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """A cell of a spreadsheet, which must not take a reader's text for a formula."""
+    """Make a cell of a spreadsheet, which must not take a reader's text for a formula."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, str) and unicodedata.normalize("NFKC", value.lstrip()[:1]) in ("=", "+", "-", "@"):
@@ -338,14 +319,14 @@ def _cell(value: Any) -> Any:
 
 
 def _number(value: float, digits: int = 0) -> str:
-    """A number with thin spaces between thousands and a true minus sign."""
+    """Write a number with thin spaces between thousands and a true minus sign."""
     return f"{value:,.{digits}f}".replace(",", "\u2009").replace("-", "\u2212")
 
 
-def _share(value: float) -> str:
+def _percent(value: float) -> str:
     return f"{value:.0%}".replace("%", "\u2009%")
 
 
 def _moment(text: str) -> str:
-    """A date and time as people write it, with its zone."""
+    """Write a date and time as people write it, with its zone."""
     return datetime.fromisoformat(text).strftime("%d %B %Y, %H:%M %Z").strip()

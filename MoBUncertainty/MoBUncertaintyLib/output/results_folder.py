@@ -14,10 +14,10 @@ import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -29,21 +29,18 @@ from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files.integrity import make_manifest, seal
 from MoBUncertaintyLib.files.names import label_file_names, printable
 from MoBUncertaintyLib.files.publishing import absolute, sweep
-from MoBUncertaintyLib.images.grid import grid_of
+from MoBUncertaintyLib.geometry import LPS_TO_RAS, Grid
+from MoBUncertaintyLib.images.grid import grid_of, image_on
 from MoBUncertaintyLib.images.reader import volume_stem
+from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.folders import FolderInProgress, FolderKind
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
 from MoBUncertaintyLib.output.report import ReviewedCase, build_report, check_template, write_html
-from MoBUncertaintyLib.output.results_record import RECORD, SCHEMA, SCHEMA_VERSION, read_record, read_table
+from MoBUncertaintyLib.output.results_record import RECORD, SCHEMA, SCHEMA_VERSION, read_labels, read_record, read_table
 from MoBUncertaintyLib.output.scene_file import SceneError, write_scene_file
-from MoBUncertaintyLib.regions.finder import write_csv
-from MoBUncertaintyLib.regions.uncertainty import components
+from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.finder import Regions, write_csv
 from MoBUncertaintyLib.review.review import Review
-
-if TYPE_CHECKING:
-    from MoBUncertaintyLib.inference.predictor import Prediction
-    from MoBUncertaintyLib.model.card import ModelCard
-    from MoBUncertaintyLib.regions.finder import Regions
 
 
 @dataclass(frozen=True)
@@ -51,19 +48,17 @@ class Results:
     """A results folder, read.
 
     Attributes:
-        segmentation, probability, variance: As `Prediction` has them.
-        regions: Label map of the doubtful regions.
-        table: Rows of `regions.csv`: rank, label, `location` and so on; numbers are numbers.
-        info: `prediction.json`.
+        prediction: Its provenance is all of `prediction.json`.
+        region_map: The number of each voxel's doubtful region; uint16 (z, y, x).
+        table: Rows of `regions.csv`: rank, number, `location` and so on; numbers are numbers.
     """
 
-    segmentation: sitk.Image
-    probability: sitk.Image
-    variance: sitk.Image
-    regions: sitk.Image
+    prediction: Prediction
+    region_map: np.ndarray
     table: list[dict[str, int | float | str]]
-    info: dict[str, Any]
 
+
+MAPS = ("probability", "variance")
 
 FOLDER = FolderKind(
     noun="results",
@@ -96,7 +91,6 @@ def write_results(
     image: sitk.Image,
     prediction: Prediction,
     regions: Regions,
-    card: ModelCard,
     *,
     source: str | Path | None = None,
     sha256: str | None = None,
@@ -113,7 +107,6 @@ def write_results(
         image: The CT.
         prediction: Of that CT.
         regions: Of that prediction.
-        card: Of the model.
         source: The file or DICOM folder the CT was read from, to name it and find it again.
         sha256: Of what was read there; see `images.digest`.
         series: Series instance UID, where the folder has several.
@@ -132,23 +125,27 @@ def write_results(
     reserved = isinstance(folder, FolderInProgress)
     name = printable(volume_stem(source)) if source else "CT"
     with nullcontext(folder) if reserved else FOLDER.reserve(folder, overwrite) as place, place.writing() as partial:
-        _write_volumes(partial, prediction, card)
-        _write_nifti(regions.labels, partial / "regions.nii.gz")
+        _write_volumes(partial, prediction)
+        _write_nifti(image_on(prediction.grid, regions.whole_map()), partial / "regions.nii.gz")
         write_csv(regions, partial / "regions.csv")
-        draw_overlay(image, prediction, regions, card.labels, partial / "overlay.png", Path(source or "").name)
-        problems = []
-        info = describe(image, prediction, regions, card, source, sha256, series)
-        info["warnings"] = [*warnings, *prediction.warnings]
+        draw_overlay(partial / "overlay.png", image, prediction, regions, Path(source or "").name)
+        problems: list[str] = []
+        described = replace(
+            prediction,
+            provenance=describe(prediction, regions, source, sha256, series),
+            warnings=[*warnings, *prediction.warnings],
+        )
         if scene:
             try:
-                write_scene_file(partial / "scene.mrb", image, prediction, regions, card, name, info)
+                write_scene_file(partial / "scene.mrb", image, described, regions, name)
             except SceneError as error:  # the prediction is worth keeping without it
                 problems.append(str(error))
-        info["warnings"] += problems
-        _write_review(partial / "review.html", image, prediction, regions, card, info)
+        described.warnings.extend(problems)
+        _write_review(partial / "review.html", ReviewedCase(image, Review(described, regions)))
         if more:
             more(partial)
-        record = seal(json.loads(json.dumps(info, default=str)) | {"files": make_manifest(partial)})
+        record = described.provenance | {"warnings": described.warnings}
+        record = seal(json.loads(json.dumps(record, default=str)) | {"files": make_manifest(partial)})
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
         (partial / RECORD).write_text(text + "\n", encoding="utf-8")
     return problems + place.warnings
@@ -166,76 +163,61 @@ def read_results(folder: str | Path) -> Results:
     if not FOLDER.recognises(folder):
         raise OutputError(f"{folder} is not a results folder; give one that mob-uncertainty predict has written.")
     try:
-        info = read_record(folder)
-        names = [organ["name"] for organ in info["organs"]]
-        results = Results(
-            segmentation=_read_nifti(folder / "segmentation.nii.gz"),
-            probability=_read_per_class(folder, "probability", names),
-            variance=_read_per_class(folder, "variance", names),
-            regions=_read_nifti(folder / "regions.nii.gz"),
-            table=read_table(folder / "regions.csv"),
-            info=info,
-        )
-        _check_volumes(results)
+        record = read_record(folder)
+        labels = read_labels(record["organs"])
+        table = read_table(folder / "regions.csv")
+        size = record["input"]["size"]
+        segmentation, grid = _read_labels(folder / "segmentation.nii.gz", size, [label.value for label in labels])
+        region_map, _ = _read_labels(folder / "regions.nii.gz", size, [row["number"] for row in table])
+        maps = [[_read_map(path, size) for path in _map_files(folder, kind, labels)] for kind in MAPS]
     except (OSError, RuntimeError, ValueError) as error:
         raise OutputError(f"The results in {folder} are damaged ({error}); predict again.") from error
-    return results
+    prediction = Prediction(segmentation, *maps, grid, labels, record, record["warnings"], record.get("timings_s", {}))
+    return Results(prediction, region_map, table)
 
 
-def _check_volumes(results: Results) -> None:
-    """Check that the volumes fit each other, and what the record says of them.
-
-    Raises:
-        ValueError: They do not.
-    """
-    for image in (results.segmentation, results.probability, results.variance, results.regions):
-        if list(image.GetSize()) != results.info["input"]["size"]:
-            raise ValueError("its volumes differ in size")
-    organs = [organ["value"] for organ in results.info["organs"]]
-    regions = [row["label"] for row in results.table]
-    for name, labels in (("segmentation", organs), ("regions", regions)):
-        array = sitk.GetArrayViewFromImage(getattr(results, name))
-        if array.dtype.kind != "u" or array.max() > max(labels, default=0):
-            raise ValueError(f"{name}.nii.gz has values that stand for nothing")
-    for image in (results.probability, results.variance):
-        array = sitk.GetArrayViewFromImage(image)
-        if array.dtype != np.float32 or not math.isfinite(array.min()) or not math.isfinite(array.max()):
-            raise ValueError("its maps have values that are not finite numbers")
+def _read_labels(path: Path, size: list[int], values: list[int]) -> tuple[np.ndarray, Grid]:
+    image = _read_nifti(path, size)
+    array = sitk.GetArrayFromImage(image)
+    if array.dtype.kind != "u" or array.max() > max(values, default=0):
+        raise ValueError(f"{path.name} has values that stand for nothing")
+    return array, grid_of(image)
 
 
-def _write_volumes(folder: Path, prediction: Prediction, card: ModelCard) -> None:
-    _write_nifti(prediction.segmentation, folder / "segmentation.nii.gz")
-    for kind, image in (("probability", prediction.probability), ("variance", prediction.variance)):
-        paths = _per_class(folder, kind, [label.name for label in card.labels])
-        for index, path in enumerate(paths):
-            _write_nifti(sitk.VectorIndexSelectionCast(image, index) if len(paths) > 1 else image, path)
+def _read_map(path: Path, size: list[int]) -> np.ndarray:
+    array = sitk.GetArrayFromImage(_read_nifti(path, size))
+    if array.dtype != np.float32 or not math.isfinite(array.min()) or not math.isfinite(array.max()):
+        raise ValueError("its maps have values that are not finite numbers")
+    return array
 
 
-def _write_review(
-    path: Path, image: sitk.Image, prediction: Prediction, regions: Regions, card: ModelCard, info: dict[str, Any]
-) -> None:
-    """The report of a case that nobody has reviewed yet."""
-    predicted = sitk.GetArrayViewFromImage(prediction.segmentation)
-    values = [label.value for label in card.labels]
-    probability, variance = (
-        dict(zip(values, components(each), strict=True)) for each in (prediction.probability, prediction.variance)
-    )
-    review = Review(predicted, regions, grid_of(image))
-    case = ReviewedCase(image, review, card.labels, probability, variance, info)
+def _write_volumes(folder: Path, prediction: Prediction) -> None:
+    _write_nifti(image_on(prediction.grid, prediction.segmentation), folder / "segmentation.nii.gz")
+    for kind in MAPS:
+        for path, each in zip(_map_files(folder, kind, prediction.labels), getattr(prediction, kind), strict=True):
+            _write_nifti(image_on(prediction.grid, each), path)
+
+
+def _write_review(path: Path, case: ReviewedCase) -> None:
+    """Write the report of a case that nobody has reviewed yet."""
+    predicted = case.prediction.segmentation
     write_html(path, build_report(case, corrected=predicted), case, corrected=predicted, table="regions.csv")
 
 
-def _per_class(folder: Path, kind: str, names: list[str]) -> list[Path]:
-    """One file for one organ; with several organs one for each, in the order of the labels."""
-    if len(names) == 1:
+def _map_files(folder: Path, kind: str, labels: Sequence[Label]) -> list[Path]:
+    """Name one file for one organ; with several organs one for each, in the order of the labels."""
+    if len(labels) == 1:
         return [folder / f"{kind}.nii.gz"]
-    return [folder / f"{kind}_{name}.nii.gz" for name in label_file_names(names)]
+    return [folder / f"{kind}_{name}.nii.gz" for name in label_file_names([label.name for label in labels])]
 
 
-def _read_nifti(path: Path) -> sitk.Image:
+def _read_nifti(path: Path, size: list[int]) -> sitk.Image:
     if not _is_complete(path):
         raise OSError(f"{path.name} is missing or incomplete")
-    return sitk.ReadImage(str(path))
+    image = sitk.ReadImage(str(path))
+    if list(image.GetSize()) != size:
+        raise ValueError("its volumes differ in size")
+    return image
 
 
 def _write_nifti(image: sitk.Image, path: Path) -> None:
@@ -267,22 +249,15 @@ def _disk_error(path: Path) -> OSError:
     return OSError(code, os.strerror(code))
 
 
-def _read_per_class(folder: Path, kind: str, names: list[str]) -> sitk.Image:
-    images = [_read_nifti(path) for path in _per_class(folder, kind, names)]
-    return sitk.Compose(images) if len(images) > 1 else images[0]
-
-
 def describe(
-    image: sitk.Image,
     prediction: Prediction,
     regions: Regions,
-    card: ModelCard,
     source: str | Path | None = None,
     sha256: str | None = None,
     series: str | None = None,
 ) -> dict[str, Any]:
-    """`prediction.json` but for the warnings: what came in, what was done with it, what came out."""
-    volumes = organ_volumes(prediction.segmentation, card)
+    """Describe what came in, what was done with it and what came out: `prediction.json` but for the warnings."""
+    volumes, grid = prediction.volumes_ml(), prediction.grid
     return prediction.provenance | {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -292,10 +267,10 @@ def describe(
             "sha256": sha256,
             "path": printable(str(absolute(source))) if source else None,
             "series": series,
-            "size": image.GetSize(),
-            "spacing_mm": image.GetSpacing(),
-            "origin_lps_mm": image.GetOrigin(),
-            "direction": image.GetDirection(),
+            "size": prediction.shape[::-1],
+            "spacing_mm": grid.spacing[::-1].tolist(),
+            "origin_lps_mm": (LPS_TO_RAS * grid.origin).tolist(),
+            "direction": (LPS_TO_RAS[:, None] * grid.rotation[:, ::-1]).ravel().tolist(),
         },
         "organs": [
             {
@@ -305,20 +280,12 @@ def describe(
                 "terminology": label.terminology,
                 "volume_ml": round(volumes[label.name], 3),
             }
-            for label in card.labels
+            for label in prediction.labels
         ],
         "regions": {
-            "count": len(regions.regions),
-            "expected_error_mm3": round(sum(region.expected_error_mm3 for region in regions.regions), 1),
+            "count": len(regions.ranked),
+            "expected_error_mm3": round(sum(region.expected_error_mm3 for region in regions.ranked), 1),
             "settings": asdict(regions.settings),
         },
         "timings_s": {stage: round(seconds, 3) for stage, seconds in prediction.timings.items()},
     }
-
-
-def organ_volumes(segmentation: sitk.Image, card: ModelCard) -> dict[str, float]:
-    """Segmented volume of each organ by its name, ml."""
-    array = sitk.GetArrayViewFromImage(segmentation)
-    voxel_ml = math.prod(segmentation.GetSpacing()) / 1000
-    # Not by numpy's bincount, which makes int64 of the volume.
-    return {label.name: voxel_ml * int(np.count_nonzero(array == label.value)) for label in card.labels}

@@ -17,7 +17,7 @@ from MoBUncertaintyLib.regions.settings import RegionSettings
 
 RECORD = "prediction.json"
 SCHEMA = "mob-uncertainty results"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 TEXT_LIMIT = 10_000  # characters
 CSV_LIMIT = 64 * 2**20  # bytes; a region takes some hundred
 
@@ -90,7 +90,7 @@ values. What is not named here may be anything."""
 
 
 def _fault(value: Any, form: Any, place: str = "", whole: bool = True) -> str | None:
-    """The first place where a value has not its form; None: it has. Unless `whole`, entries may be missing."""
+    """Find the first place where a value has not its form; None: it has. Unless `whole`, entries may be missing."""
     if callable(form):
         return None if form(value) else place
     if not isinstance(value, dict if isinstance(form, dict) else list):
@@ -155,7 +155,7 @@ def check_provenance(provenance: dict[str, Any]) -> None:
 
 
 def _check_values(record: dict[str, Any]) -> None:
-    """What a form cannot say."""
+    """Check what a form cannot say."""
     try:
         RegionSettings.from_dict(record.get("regions", {}).get("settings", {}))
         if "created" in record:
@@ -165,7 +165,7 @@ def _check_values(record: dict[str, Any]) -> None:
 
 
 def read_labels(organs: Any) -> tuple[Label, ...]:
-    """The organs of a record, or the labels that a scene keeps.
+    """Read the organs of a record, or the labels that a scene keeps.
 
     Raises:
         RecordError: They are none, or not different.
@@ -183,7 +183,7 @@ def read_labels(organs: Any) -> tuple[Label, ...]:
 
 
 def label_of(organ: dict[str, Any]) -> Label:
-    """An entry of a record's organs as a label.
+    """Read an entry of a record's organs as a label.
 
     Raises:
         TypeError, ValueError: It is none.
@@ -222,7 +222,7 @@ def _row(row: dict[str, str]) -> dict[str, int | float | str]:
 def _cell(name: str, text: str) -> int | float | str:
     if name == "location":
         return text
-    if name in ("rank", "label"):
+    if name in ("rank", "number"):
         return int(text) if len(text) < 10 else _refuse(name, text)
     number = float(text)
     return number if math.isfinite(number) else _refuse(name, text)
@@ -233,6 +233,6 @@ def _refuse(name: str, text: str) -> int:
 
 
 def _short(text: Any) -> str:
-    """At most a line of what may be anything."""
+    """Cut to a line what may be anything."""
     line = " ".join(str(text).split())
     return line if len(line) <= 100 else f"{line[:97]}..."

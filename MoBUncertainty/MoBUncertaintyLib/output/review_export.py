@@ -28,7 +28,6 @@ from MoBUncertaintyLib.output.report import (
     write_json,
 )
 from MoBUncertaintyLib.output.segment_nrrd import values_in, write_segmentation_nrrd
-from MoBUncertaintyLib.regions.settings import RegionSettings
 
 RECORD, SEGMENTATION, REGIONS = "report.json", "segmentation.seg.nrrd", "regions.nrrd"
 NIFTI_SEGMENTATION = "segmentation.nii.gz"
@@ -109,7 +108,7 @@ def write_export(
         patient_fields: The report may name the patient; the DICOM objects always do, since they join the CT's study.
         overwrite: Replace an older export.
         sign: Makes of the record what `report.sig` holds (see `signing`); only for a review that is signed off.
-        progress: Told what is being written, and the share that is done.
+        progress: Told what is being written, and the fraction that is done.
 
     Raises:
         SettingsError: No format, an unknown one, or DICOM of a CT that has no DICOM files; or `sign` for a review
@@ -166,7 +165,7 @@ _DICOM = {Format.DICOM_SEG: "The DICOM segmentation", Format.PARAMETRIC_MAP: "Th
 
 
 def read_formats(names: Iterable[str]) -> list[Format]:
-    """The formats in the order they are written in.
+    """Read formats, in the order they are written in.
 
     Raises:
         SettingsError: No format, or an unknown one.
@@ -224,14 +223,14 @@ def _dicom_text(name: str, value: Any) -> str:
 
 
 def _write_segmentation(kind: Format, partial: Path, folder: Path, case: ReviewedCase, corrected: np.ndarray) -> None:
-    status = "completed" if case.review.signature else "inprogress"
+    labels, status = case.prediction.labels, "completed" if case.review.signature else "inprogress"
     try:
         if kind is Format.NIFTI:
-            values_in(corrected, case.labels)
+            values_in(corrected, labels)
             _write_labels(partial / NIFTI_SEGMENTATION, corrected, case)
             return
-        write_segmentation_nrrd(partial / SEGMENTATION, _image(corrected, case), case.labels, status=status)
-        _write_labels(partial / REGIONS, case.review.label_map(), case)
+        write_segmentation_nrrd(partial / SEGMENTATION, corrected, case.prediction.grid, labels, status=status)
+        _write_labels(partial / REGIONS, case.review.listed().whole_map(), case)
     except (RuntimeError, OutputError) as error:
         if isinstance(error, OutputError) and error.__cause__ is None:  # not of the disk
             raise
@@ -259,27 +258,27 @@ def _write_dicom(
     """Write a DICOM object, or say why it cannot be: the rest is worth having without it."""
     from MoBUncertaintyLib.output.dicom.export import write_dicom_seg, write_parametric_map
 
-    model = {key: case.info.get("model", {}).get(key) or "not stated" for key in ("name", "digest")}
-    signature = case.review.signature
+    prediction, signature = case.prediction, case.review.signature
+    model = {key: prediction.provenance.get("model", {}).get(key) or "not stated" for key in ("name", "digest")}
     try:
         if kind is Format.DICOM_SEG:
             write_dicom_seg(
                 partial / "segmentation.dcm",
                 files,
                 _image(corrected, case),
-                case.labels,
+                prediction.labels,
                 model=model,
                 corrected=case.review.reviewed[0] > 0,
                 reader=signature.name if signature else None,
             )
             return
-        several = len(case.labels) > 1
-        brightest = brightest_variance((case.review.settings or RegionSettings()).variance_threshold)
-        for label in case.labels:
+        several = len(prediction.labels) > 1
+        brightest = brightest_variance(case.review.settings.variance_threshold)
+        for label, variance in zip(prediction.labels, prediction.variance, strict=True):
             name = f"variance_{label.value}.dcm" if several else "variance.dcm"
-            variance = _image(case.variance[label.value], case)
             organ = label.name if several else None
-            write_parametric_map(partial / name, files, variance, model=model, brightest=brightest, organ=organ)
+            image = _image(variance, case)
+            write_parametric_map(partial / name, files, image, model=model, brightest=brightest, organ=organ)
     except UserError as error:
         if isinstance(error.__cause__, OSError) and isinstance(error, OutputError):
             raise FOLDER.error(folder, error.__cause__) from error
@@ -287,6 +286,7 @@ def _write_dicom(
 
 
 def _image(array: np.ndarray, case: ReviewedCase) -> sitk.Image:
+    """Make an image that lies exactly where the CT does."""
     image = sitk.GetImageFromArray(array)
     image.CopyInformation(case.ct)
     return image

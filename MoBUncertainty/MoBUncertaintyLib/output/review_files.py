@@ -27,13 +27,11 @@ from MoBUncertaintyLib.files.integrity import IntegrityError, check_manifest, ch
 from MoBUncertaintyLib.files.json_input import JsonError, read_object
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.output.exchange import read_settings
 from MoBUncertaintyLib.output.report import SCHEMA as REPORT_SCHEMA
-from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.output.results_folder import Results
-from MoBUncertaintyLib.output.results_record import read_labels
 from MoBUncertaintyLib.output.review_export import RECORD
-from MoBUncertaintyLib.regions.settings import RegionSettings
-from MoBUncertaintyLib.regions.uncertainty import components
+from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.record import SCHEMA, SCHEMA_VERSION
 from MoBUncertaintyLib.review.region import Verdict
@@ -43,7 +41,7 @@ BY_HAND = 1
 """Version of the schema for who writes a decisions file: what was found and drawn is not in it."""
 
 _KEYS = {"schema", "schema_version", "predicted_sha256", "ijk_to_ras", "settings", "regions", "signature"}
-_REGION_KEYS = {"id", "rank", "label", "verdict", "organ", "comment", "region"}
+_REGION_KEYS = {"id", "rank", "number", "verdict", "organ", "comment", "region"}
 _SAME_PLACE_MM = 1.0  # people round
 
 
@@ -135,17 +133,10 @@ def check_record(record: Mapping[str, Any], path: Path) -> None:
             check_manifest(path.parent, beside)
 
 
-def describer_of(results: Results) -> RegionDescriber:
-    """Describes regions by the maps of a results folder."""
-    predicted = sitk.GetArrayViewFromImage(results.segmentation)
-    return RegionDescriber(*_maps(results), predicted, grid_of(results.segmentation))
-
-
 def review_of(results: Results) -> Review:
-    """The review of a results folder, nothing decided yet."""
-    settings = RegionSettings.from_dict(results.info["regions"]["settings"])
-    regions = describer_of(results).describe_all(sitk.GetArrayViewFromImage(results.regions), settings)
-    return Review(sitk.GetArrayFromImage(results.segmentation), regions, grid_of(results.segmentation))
+    """Begin the review of a results folder; nothing is decided yet."""
+    settings = read_settings({"provenance": results.prediction.provenance})
+    return Review(results.prediction, RegionDescriber(results.prediction).describe_all(results.region_map, settings))
 
 
 def apply_decisions(results: Results, decisions: Decisions) -> Review:
@@ -158,9 +149,9 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
     path, review = decisions.path, review_of(results)
     stated = decisions.data.get("predicted_sha256")
     _require(stated in (None, review.digest), path, "it belongs to another prediction than these results")
-    names = {label.name: label.value for label in read_labels(results.info["organs"])}
+    names = {label.name: label.value for label in results.prediction.labels}
     if decisions.data["schema_version"] == SCHEMA_VERSION:
-        review = Review.from_dict(decisions.data, review.predicted, review.grid, describer_of(results))
+        review = Review.from_dict(decisions.data, results.prediction)
         given = {value for region in review.regions for value in region.given}
         _require(given <= {0, *names.values()}, path, "it gives voxels to an organ that the model does not have")
         return review
@@ -189,11 +180,11 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
     return review
 
 
-def find_ct(results: Results, ct: str | Path | None = None) -> tuple[sitk.Image, list[Path] | None]:
-    """Read the CT of a results folder again, and make sure that it is the same.
+def find_ct(prediction: Prediction, ct: str | Path | None = None) -> tuple[sitk.Image, list[Path] | None]:
+    """Read the CT of a prediction again, and make sure that it is the same.
 
     Args:
-        results: The results.
+        prediction: As a results folder holds it.
         ct: Where it is; None: where it was.
 
     Returns:
@@ -202,7 +193,7 @@ def find_ct(results: Results, ct: str | Path | None = None) -> tuple[sitk.Image,
     Raises:
         ImageError: It is not there, cannot be read, or is another one.
     """
-    given = results.info["input"]
+    given = prediction.provenance["input"]
     path = Path(ct or given.get("path") or given.get("name") or "")
     if not path.name or not path.exists():
         raise ImageError(f"The CT {path if path.name else ''} is not there any more; say where it is with --ct.")
@@ -210,29 +201,10 @@ def find_ct(results: Results, ct: str | Path | None = None) -> tuple[sitk.Image,
     if given.get("sha256") and read.sha256 != given["sha256"]:
         raise ImageError(f"{path} is not the CT these results were made from (its SHA-256 differs); choose with --ct.")
     image = read.image
-    matrices = [grid_of(each).matrix() for each in (image, results.segmentation)]
-    if image.GetSize() != results.segmentation.GetSize() or not np.allclose(*matrices, atol=1e-2):
+    matrices = [grid.matrix() for grid in (grid_of(image), prediction.grid)]
+    if image.GetSize()[::-1] != prediction.shape or not np.allclose(*matrices, atol=1e-2):
         raise ImageError(f"{path} has other voxels than the results; choose the CT they were made from with --ct.")
     return image, list(read.files) if read.is_dicom else None
-
-
-def reviewed_case(results: Results, ct: sitk.Image, review: Review) -> ReviewedCase:
-    """A results folder and its review, as reports and exports take them."""
-    labels = read_labels(results.info["organs"])
-    probability, variance = (
-        {value: np.array(each) for value, each in maps.items()}  # copies, which outlive the results
-        for maps in _maps(results)
-    )
-    return ReviewedCase(ct, review, labels, probability, variance, results.info)
-
-
-def _maps(results: Results) -> tuple[dict[int, np.ndarray], ...]:
-    """Views of probability and variance, by label value."""
-    labels = read_labels(results.info["organs"])
-    maps = [components(image) for image in (results.probability, results.variance)]
-    if any(len(each) != len(labels) for each in maps):
-        raise ReviewError(f"The results name {len(labels)} organs and hold maps of {len(maps[0])}; predict again.")
-    return tuple({label.value: each for label, each in zip(labels, arrays, strict=True)} for arrays in maps)
 
 
 def _decision(entry: Any, number: int, path: Path) -> Decision:

@@ -14,7 +14,8 @@ import SimpleITK as sitk
 from scipy.ndimage import find_objects
 
 from MoBUncertaintyLib.errors import OutputError
-from MoBUncertaintyLib.images.grid import grid_of
+from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.model.card import Label
 
 STATUSES = ("notstarted", "inprogress", "completed", "flagged")
@@ -25,45 +26,48 @@ _ANATOMY = "Anatomic codes - DICOM master list"
 
 
 def write_segmentation_nrrd(
-    path: str | Path, labels: sitk.Image, label_list: Sequence[Label], *, status: str | None = None
+    path: str | Path, segmentation: np.ndarray, grid: Grid, labels: Sequence[Label], *, status: str | None = None
 ) -> None:
     """Write a segmentation that Slicer opens with its segments.
 
     Args:
         path: The file, `.seg.nrrd`, in a folder that exists.
-        labels: Label map, uint8, in the CT's geometry (LPS mm).
-        label_list: One for each organ; one that is nowhere in `labels` becomes an empty segment.
+        segmentation: uint8 (z, y, x).
+        grid: Where its voxels lie.
+        labels: One for each organ; one that is nowhere in the segmentation becomes an empty segment.
         status: Of all segments, one of `STATUSES`; None: not stated.
 
     Raises:
-        OutputError: `labels` has a value that `label_list` lacks, or the file cannot be written.
+        OutputError: The segmentation has a value that no label stands for, or the file cannot be written.
     """
-    array = sitk.GetArrayViewFromImage(labels)
-    values_in(array, label_list)
-    image = sitk.GetImageFromArray(array)  # fresh: the metadata of `labels`, which may name the patient, stay out
-    image.CopyInformation(labels)
-    for key, value in (_segmentation_fields(labels) | _segment_fields(array, label_list, status)).items():
+    values_in(segmentation, labels)
+    image = image_on(grid, segmentation)
+    for key, value in (
+        _segmentation_fields(segmentation.shape, grid) | _segment_fields(segmentation, labels, status)
+    ).items():
         image.SetMetaData(key, value)
     path = Path(path)
     try:
         sitk.WriteImage(image, str(path), useCompression=True)
         # On a full disk SimpleITK cuts the file short without a word: see that all of it is there.
-        if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), array):
+        if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), segmentation):
             raise RuntimeError("not what was written")
     except RuntimeError as error:
         path.unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written; free some space or choose another folder.") from error
 
 
-def values_in(array: np.ndarray, label_list: Sequence[Label]) -> set[int]:
-    """The values in a label map (uint8) beside the background's.
+def values_in(segmentation: np.ndarray, labels: Sequence[Label]) -> set[int]:
+    """Find the values in a segmentation (uint8) beside the background's.
 
     Raises:
         OutputError: It has values that no label stands for: they would vanish without a word.
     """
-    counts = sum(np.bincount(plane.ravel(), minlength=256) for plane in array)  # by plane: bincount copies to 64 bits
+    counts = sum(
+        np.bincount(plane.ravel(), minlength=256) for plane in segmentation
+    )  # by plane: bincount copies to 64 bits
     found = set(np.flatnonzero(counts).tolist()) - {0}
-    if unknown := sorted(found - {label.value for label in label_list}):
+    if unknown := sorted(found - {label.value for label in labels}):
         raise OutputError(
             f"The segmentation has the value {unknown[0]}, which the model has no label for; "
             "use the segmentation and the labels of one prediction."
@@ -71,9 +75,9 @@ def values_in(array: np.ndarray, label_list: Sequence[Label]) -> set[int]:
     return found
 
 
-def _segmentation_fields(labels: sitk.Image) -> dict[str, str]:
-    extent = [edge for n in labels.GetSize() for edge in (0, n - 1)]
-    geometry = "".join(f"{number:.17g};" for number in [*grid_of(labels).matrix().ravel(), *extent])
+def _segmentation_fields(shape: Sequence[int], grid: Grid) -> dict[str, str]:
+    extent = [edge for n in reversed(shape) for edge in (0, n - 1)]
+    geometry = "".join(f"{number:.17g};" for number in [*grid.matrix().ravel(), *extent])
     return {
         "Segmentation_MasterRepresentation": "Binary labelmap",
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
@@ -83,10 +87,10 @@ def _segmentation_fields(labels: sitk.Image) -> dict[str, str]:
     }
 
 
-def _segment_fields(array: np.ndarray, label_list: Sequence[Label], status: str | None) -> dict[str, str]:
+def _segment_fields(segmentation: np.ndarray, labels: Sequence[Label], status: str | None) -> dict[str, str]:
     fields = {}
-    boxes = find_objects(array, max_label=255)
-    for index, label in enumerate(label_list):
+    boxes = find_objects(segmentation, max_label=255)
+    for index, label in enumerate(labels):
         tags = {"Segmentation.Status": status, "TerminologyEntry": terminology_entry(label.terminology)}
         segment = {
             "ID": f"Segment_{label.value}",
@@ -104,7 +108,7 @@ def _segment_fields(array: np.ndarray, label_list: Sequence[Label], status: str 
 
 
 def terminology_entry(terminology: dict[str, tuple[str, str, str] | None]) -> str | None:
-    """Terminology as Slicer writes it in one line; None if a code holds one of the line's own separators."""
+    """Write a terminology as Slicer does in one line; None if a code holds one of the line's own separators."""
     codes = [terminology.get(key) or ("", "", "") for key in ("category", "type", "modifier")]
     if any(separator in part for code in codes for part in code for separator in "~^|"):
         return None
@@ -112,5 +116,5 @@ def terminology_entry(terminology: dict[str, tuple[str, str, str] | None]) -> st
 
 
 def _extent(box: tuple[slice, slice, slice] | None) -> str:
-    """First and last index for i, j and k; `0 -1` where nothing is."""
+    """Write the first and last index for i, j and k; `0 -1` where nothing is."""
     return " ".join(f"{axis.start} {axis.stop - 1}" for axis in reversed(box)) if box else "0 -1 0 -1 0 -1"

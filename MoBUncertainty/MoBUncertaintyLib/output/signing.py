@@ -87,7 +87,7 @@ def load_key(path: str | Path, passphrase: Callable[[], str]) -> SigningKey:
 
 
 def sign_record(record: Mapping[str, Any], key: SigningKey) -> dict[str, Any]:
-    """The content of `report.sig`.
+    """Make the content of `report.sig`.
 
     Args:
         record: Of an export, sealed.
@@ -112,7 +112,7 @@ def fingerprint(key: Ed25519PublicKey) -> str:
 
 
 def read_trusted(path: str | Path) -> dict[str, str]:
-    """The fingerprints of trusted keys, and what their file calls each.
+    """Read the fingerprints of trusted keys, and what their file calls each.
 
     Args:
         path: Public keys in PEM, or a line for each as in OpenSSH's `authorized_keys`; other kinds are left out.

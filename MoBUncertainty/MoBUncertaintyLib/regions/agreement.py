@@ -1,28 +1,36 @@
-"""A segmentation against a truth: Dice, and how much of the error lies inside doubtful regions."""
+"""A segmentation against a truth: Dice, and how much of the error lies inside doubtful regions.
+
+Arrays are (z, y, x).
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import SimpleITK as sitk
 from scipy import ndimage
 
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.regions.finder import Regions
 
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.prediction import Prediction
 
-def dice(segmentation: sitk.Image, truth: sitk.Image, label: int = 1) -> float:
-    """Dice overlap of one label; 1 where neither image has it.
+
+def dice(segmentation: np.ndarray, truth: np.ndarray, label: int = 1) -> float:
+    """Compute the Dice overlap of one label; 1 where neither segmentation has it.
 
     Raises:
-        ImageError: The images differ in size.
+        ImageError: The segmentations differ in shape.
     """
-    a, b = (array == label for array in _arrays(segmentation, truth))
+    _check_shapes(segmentation, truth)
+    a, b = segmentation == label, truth == label
     total = int(a.sum()) + int(b.sum())
     return 2 * int((a & b).sum()) / total if total else 1.0
 
 
-def error_split(segmentation: sitk.Image, truth: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
-    """Where the labels differ, and where that error is thicker than one voxel.
+def error_split(segmentation: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find where the labels differ, and where that error is thicker than one voxel.
 
     Thick is every error voxel that belongs to some block of 2 x 2 x 2 error voxels (a morphological opening): a layer
     of one voxel along a border, on a plane or a staircase, has no such block.
@@ -31,36 +39,35 @@ def error_split(segmentation: sitk.Image, truth: sitk.Image) -> tuple[np.ndarray
         Two bool arrays (z, y, x), the second part of the first.
 
     Raises:
-        ImageError: The images differ in size.
+        ImageError: The segmentations differ in shape.
     """
-    a, b = _arrays(segmentation, truth)
-    error = a != b
+    _check_shapes(segmentation, truth)
+    error = segmentation != truth
     return error, ndimage.binary_opening(error, np.ones((2, 2, 2), bool))
 
 
-def error_fraction(regions: Regions, segmentation: sitk.Image, truth: sitk.Image) -> dict[str, float | None]:
-    """How much of the segmentation's true error lies inside the doubtful regions.
+def error_fraction(prediction: Prediction, regions: Regions, truth: np.ndarray) -> dict[str, float | None]:
+    """Measure how much of the segmentation's true error lies inside the doubtful regions.
 
     Returns:
         `error_mm3` and `thick_error_mm3`, the volumes; `error_fraction` and `thick_error_fraction`, the fractions of
         them inside the regions (None where there is no such error); `regions_mm3`, the volume to be looked at.
 
     Raises:
-        ImageError: The images differ in size.
+        ImageError: The truth has another shape.
     """
-    error, thick = error_split(segmentation, truth)
-    inside, _ = _arrays(regions.labels, segmentation)
-    inside = inside > 0
-    voxel = float(np.prod(segmentation.GetSpacing()))
+    error, thick = error_split(prediction.segmentation, truth)
+    inside = regions.map > 0
+    voxel = prediction.grid.voxel_mm3
     result: dict[str, float | None] = {"regions_mm3": voxel * int(inside.sum())}
     for name, mask in (("error", error), ("thick_error", thick)):
         count = int(mask.sum())
         result[f"{name}_mm3"] = voxel * count
-        result[f"{name}_fraction"] = int((mask & inside).sum()) / count if count else None
+        result[f"{name}_fraction"] = int((mask[regions.box] & inside).sum()) / count if count else None
     return result
 
 
-def _arrays(a: sitk.Image, b: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
-    if a.GetSize() != b.GetSize():
-        raise ImageError(f"The images to compare differ in size: {a.GetSize()} and {b.GetSize()} voxels.")
-    return sitk.GetArrayViewFromImage(a), sitk.GetArrayViewFromImage(b)
+def _check_shapes(a: np.ndarray, b: np.ndarray) -> None:
+    if a.shape != b.shape:
+        sizes = " and ".join(" x ".join(map(str, reversed(each.shape))) for each in (a, b))
+        raise ImageError(f"The segmentations to compare differ in size: {sizes} voxels.")

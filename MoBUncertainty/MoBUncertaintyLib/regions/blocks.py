@@ -1,13 +1,13 @@
 """Blocks of whole voxels: a fine grid looked at in steps of at most 2 mm, with every sum kept.
 
-Doubt is judged over millimetres, so that finer voxels cost time and tell nothing. Where voxels are longer than 1 mm, a
-block is one voxel and all is as if there were no blocks.
+Uncertainty is judged over millimetres, so that finer voxels cost time and tell nothing. Where voxels are longer than
+1 mm, a block is one voxel and all is as if there were no blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import reduce
+from functools import cached_property, reduce
 
 import numpy as np
 
@@ -37,18 +37,18 @@ class BlockGrid:
         self._edges = [np.append(np.arange(s.start, s.stop, f), s.stop) for s, f in zip(box, self.factors, strict=True)]
         self.shape = tuple(len(edges) - 1 for edges in self._edges)
 
-    @property
+    @cached_property
     def voxels(self) -> np.ndarray:
         """Number of voxels in each block, float32."""
         return reduce(np.multiply.outer, [np.diff(edges).astype(np.float32) for edges in self._edges])
 
     def layers(self) -> Iterator[tuple[int, Box]]:
-        """Each layer of blocks along z, by its number and the box of its voxels."""
+        """Iterate over layers of blocks along z, by its number and the box of its voxels."""
         for layer, (first, end) in enumerate(zip(self._edges[0][:-1], self._edges[0][1:], strict=True)):
             yield layer, (slice(first, end), *self._box[1:])
 
     def merge(self, voxels: np.ndarray, operation: Callable = np.add) -> np.ndarray:
-        """The sum (or another operation on positive numbers) over each block of one layer, (Y, X).
+        """Compute the sum (or another operation on positive numbers) over each block of one layer, (Y, X).
 
         Args:
             voxels: The voxels of the layer, as `layers` cuts them.
@@ -64,12 +64,12 @@ class BlockGrid:
         return merged
 
     def centres(self, index: np.ndarray) -> np.ndarray:
-        """Middles of blocks (N, 3) in voxels of the array, (z, y, x)."""
+        """Return the middles of blocks (N, 3) in voxels of the array, (z, y, x)."""
         middles = [(edges[:-1] + edges[1:] - 1) / 2 for edges in self._edges]
         return np.stack([middle[along] for middle, along in zip(middles, index.T, strict=True)], axis=1)
 
     def expand(self, box: Box, blocks: np.ndarray) -> tuple[Box, np.ndarray]:
-        """The voxels that lie in some blocks, given as a mask that fills `box`, a box of blocks.
+        """Find the voxels that lie in some blocks, given as a mask that fills `box`, a box of blocks.
 
         Returns:
             The box of these voxels in the array, and the mask that fills it.

@@ -1,35 +1,37 @@
 """From a prediction to a short, ranked list of doubtful regions.
 
-With u the measure of doubt, t its threshold and T the thickness of the doubt (`doubt.py`), a voxel is doubtful where
+With u the measure of uncertainty, t its threshold and T the thickness of the uncertainty (`uncertainty.py`), a voxel is
+doubtful where
 
     u > t   and   T > max(excess * typical, typical + depth * t)
 
-so the thin shell of doubt that every boundary carries is no region: the factor copes with blurred boundaries, whose
-typical T varies with their curvature, and the depth with sharp ones, whose typical T is next to nothing. The doubtful
-places are grown, because a confident model is sure of itself close by the place where it errs, cut into compact pieces
-that fit one view (`pieces.py`), and ranked by the expected error volume, the integral of 1 - max_c p. Voxels finer than
-1 mm are looked at in blocks of at most 2 mm (`blocks.py`).
+so the thin shell of uncertainty that every boundary carries is no region: the factor copes with blurred boundaries,
+whose typical T varies with their curvature, and the depth with sharp ones, whose typical T is next to nothing. The
+doubtful places are grown, because a confident model is sure of itself close by the place where it errs, cut into
+compact pieces that fit one view (`pieces.py`), and ranked by the expected error volume, the integral of 1 - max_c p.
+Voxels finer than 1 mm are looked at in blocks of at most 2 mm (`blocks.py`).
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk
 from scipy import ndimage
 
 from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.geometry import Box, Grid, bounding_box, hull, nested, shadows, shape_of, within
-from MoBUncertaintyLib.images.grid import grid_of, image_on
+from MoBUncertaintyLib.geometry import Box, bounding_box, hull, nested, shadows, shape_of, within
 from MoBUncertaintyLib.regions.location import OrganFrame, location_in, organ_frames
 from MoBUncertaintyLib.regions.pieces import CONNECTIVITY, compact_pieces, diameter, grow
-from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
-from MoBUncertaintyLib.regions.uncertainty import DoubtMap
+from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.regions.uncertainty import UncertaintyMap, map_uncertainty
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.prediction import Prediction
 
 
 @dataclass(frozen=True)
@@ -38,166 +40,109 @@ class Region:
 
     Attributes:
         rank: From 1, by falling expected error.
-        label: Its value in the label map, equal to the rank.
+        number: Its value in the map of all regions: its rank when it was found, and its own as long as it is reviewed.
         centroid_ras: Centroid in mm, RAS.
         volume_mm3: Volume.
         expected_error_mm3: Integral of 1 - max_c p, the volume expected to be labelled wrongly.
-        mean_variance: Mean predictive variance (the largest over the foreground classes).
-        peak_variance: Its maximum.
+        mean_variance: Mean predictive variance (the maximum over the labels).
+        max_variance: Its maximum.
         mean_probability: Mean probability of foreground.
-        inside_share: Share of the volume that already belongs to the segmentation.
+        inside_fraction: Fraction of the volume that already belongs to the segmentation.
         extent_mm: Largest diameter, from outer voxel corner to outer voxel corner.
         location: Where it lies in the organ, in the patient's terms: "superior left", "central".
     """
 
     rank: int
-    label: int
+    number: int
     centroid_ras: tuple[float, float, float]
     volume_mm3: float
     expected_error_mm3: float
     mean_variance: float
-    peak_variance: float
+    max_variance: float
     mean_probability: float
-    inside_share: float
+    inside_fraction: float
     extent_mm: float
     location: str
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Region:
-        """From what JSON makes of `dataclasses.asdict`."""
+        """Make it from what JSON makes of `dataclasses.asdict`."""
         return cls(**{**values, "centroid_ras": tuple(float(c) for c in values["centroid_ras"])})
 
 
-@dataclass(frozen=True)
-class FoundRegions:
-    """Doubtful regions as arrays, cut to where they lie: quick enough to follow a slider.
-
-    Attributes:
-        regions: In order of rank.
-        labels: Label map (uint16 (z, y, x), value = rank, 0 elsewhere) of `box`.
-        settings: How they were found; None: not known.
-        box: Where `labels` lies in the CT's array; None: it is all of the CT.
-    """
-
-    regions: tuple[Region, ...]
-    labels: np.ndarray
-    settings: RegionSettings | None
-    box: Box | None = None
-
-
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Regions:
-    """The doubtful regions of one prediction.
+    """The doubtful regions of one prediction, their map cut to where they lie: quick enough to follow a slider.
 
     Attributes:
-        regions: In order of rank.
-        labels: Label map (uint16, value = rank, 0 elsewhere) in the input's geometry.
-        settings: How they were found.
+        ranked: In order of rank.
+        map: The number of each voxel's region, 0 elsewhere; uint16, fills `box`.
+        box: Where `map` lies in the prediction's arrays.
+        shape: Of these arrays.
+        settings: How the regions were found.
     """
 
-    regions: tuple[Region, ...]
-    labels: sitk.Image
+    ranked: tuple[Region, ...]
+    map: np.ndarray
+    box: Box
+    shape: tuple[int, ...]
     settings: RegionSettings
 
+    def whole_map(self) -> np.ndarray:
+        """Make the map of all of the prediction."""
+        whole = np.zeros(self.shape, np.uint16)
+        whole[self.box] = self.map
+        return whole
 
-def find_regions(
-    probability: sitk.Image,
-    variance: sitk.Image,
-    segmentation: sitk.Image,
-    settings: RegionSettings | None = None,
-) -> Regions:
+
+def find_regions(prediction: Prediction, settings: RegionSettings | None = None) -> Regions:
     """Find the places of a prediction that deserve a reader's look.
 
     Args:
-        probability: Foreground probability; a vector image with one component per foreground class for C > 2.
-        variance: Predictive variance, with as many components.
-        segmentation: Label map of the prediction, 0 is background. Where it is empty any doubt counts as thick: an
-            organ may have been missed.
+        prediction: Where its segmentation is empty any uncertainty counts as thick: an organ may have been missed.
         settings: What counts as a region.
 
     Returns:
-        The regions, ranked by expected error volume; none where no doubt is thicker than the boundary's own.
+        The regions, ranked by expected error volume; none where no uncertainty is thicker than the boundary's own.
 
-    Raises:
-        ImageError: The three images do not have the same geometry or number of components.
+    Example:
+        >>> from MoBUncertaintyLib import PredictionSettings, find_model, find_regions, load_model, predict, read_image
+        >>> from MoBUncertaintyLib.files.resources import RESOURCES
+        >>> image = read_image(RESOURCES / "SampleData" / "PhantomCT.nii.gz").image[32:96, 16:80, 16:64]
+        >>> model = load_model(find_model("PhantomPancreas"))
+        >>> prediction = predict(image, model, PredictionSettings(device="cpu", precision="float32"))
+        >>> regions = find_regions(prediction, model.card.region_settings)
+        >>> [(region.rank, region.location) for region in regions.ranked[:3]]
+        [(1, 'left'), (2, 'inferior right'), (3, 'anterior left')]
     """
     settings = settings or RegionSettings()
-    return RegionFinder.of(probability, variance, segmentation, settings.measure, settings.window_mm).find(settings)
+    return RegionFinder(prediction, settings).find(settings)
 
 
 class RegionFinder:
     """Finds regions again and again as the threshold or the minimum size change; what these leave as it is, is kept.
 
     Args:
-        doubt: What is known about the doubt; keep to `of` and `from_arrays`.
-        organs: Where the organs lie.
+        prediction: The prediction.
+        settings: Their measure and window are those of all settings to come.
     """
 
-    def __init__(self, doubt: DoubtMap, organs: Mapping[int, OrganFrame]) -> None:
-        self._map = doubt
-        self._organs = organs
-
-    @classmethod
-    def of(
-        cls,
-        probability: sitk.Image,
-        variance: sitk.Image,
-        segmentation: sitk.Image,
-        measure: Measure = RegionSettings.measure,
-        window_mm: float = RegionSettings.window_mm,
-    ) -> RegionFinder:
-        """A finder for images, which are as for `find_regions`.
-
-        Raises:
-            ImageError: The three images do not have the same geometry or number of components.
-        """
-        doubt = DoubtMap.of(probability, variance, segmentation, measure, window_mm)
-        return cls(doubt, organ_frames(sitk.GetArrayViewFromImage(segmentation), grid_of(segmentation)))
-
-    @classmethod
-    def from_arrays(
-        cls,
-        probability: Mapping[int, np.ndarray],
-        variance: Mapping[int, np.ndarray],
-        labels: np.ndarray,
-        ijk_to_ras: np.ndarray,
-        measure: Measure = RegionSettings.measure,
-        window_mm: float = RegionSettings.window_mm,
-    ) -> RegionFinder:
-        """A finder for arrays (z, y, x), which are looked at and neither copied nor kept.
-
-        Args:
-            probability: Foreground probability, by label value.
-            variance: Predictive variance, likewise.
-            labels: Label map of the prediction, 0 is background.
-            ijk_to_ras: (4, 4) matrix from voxel (i, j, k) to RAS mm.
-            measure: The measure of doubt.
-            window_mm: Sigma of the window in which the thickness of the doubt is taken.
-
-        Raises:
-            ImageError: The arrays do not have the same shape or classes.
-        """
-        grid = Grid.from_matrix(ijk_to_ras)
-        doubt = DoubtMap(probability, variance, labels, grid, measure, window_mm)
-        return cls(doubt, organ_frames(labels, grid))
-
-    @classmethod
-    def in_steps(
-        cls,
-        probability: Mapping[int, np.ndarray],
-        variance: Mapping[int, np.ndarray],
-        labels: np.ndarray,
-        ijk_to_ras: np.ndarray,
-        settings: RegionSettings,
-    ) -> Generator[None, None, RegionFinder]:
-        """Make a finder in steps, between which a user interface can answer: a generator that returns it."""
-        grid, looked_at = Grid.from_matrix(ijk_to_ras), (settings.measure, settings.window_mm)
-        doubt = yield from DoubtMap.in_steps(probability, variance, labels, grid, *looked_at)
-        return cls(doubt, organ_frames(labels, grid))
+    def __init__(self, prediction: Prediction, settings: RegionSettings) -> None:
+        self._prediction, self._settings = prediction, settings
+        self._map: UncertaintyMap | None = None
+        self._organs: dict[int, OrganFrame] = {}
 
     def fits(self, settings: RegionSettings) -> bool:
-        """Whether this finder can find regions under `settings`: it knows one measure of doubt in one window."""
-        return (settings.measure, settings.window_mm) == (self._map.measure, self._map.window_mm)
+        """Tell whether it can find regions under these settings: it knows one measure of uncertainty in one window."""
+        own = self._settings
+        return (settings.measure, settings.window_mm) == (own.measure, own.window_mm)
+
+    def prepare(self) -> Iterator[None]:
+        """Do what takes long, once, in steps between which a user interface can answer."""
+        if self._map is None:
+            found = yield from map_uncertainty(self._prediction, self._settings.measure, self._settings.window_mm)
+            self._organs = organ_frames(self._prediction.segmentation, self._prediction.grid)
+            self._map = found
 
     def find(self, settings: RegionSettings) -> Regions:
         """Find the regions under `settings`, whose measure and window must be those of this finder.
@@ -205,53 +150,49 @@ class RegionFinder:
         Raises:
             SettingsError: The settings have another measure or window.
         """
-        found = self.find_arrays(settings)
-        labels = np.zeros(self._map.shape, np.uint16)
-        labels[found.box] = found.labels
-        return Regions(found.regions, image_on(self._map.grid, labels), settings)
-
-    def find_arrays(self, settings: RegionSettings) -> FoundRegions:
-        """As `find`, without a label map of the whole CT."""
         if not self.fits(settings):
-            raise SettingsError("Another measure or window of doubt needs a new RegionFinder.")
-        doubt = self._map
-        usual = np.maximum(settings.excess * doubt.typical, doubt.typical + settings.depth_mm * settings.level)
-        doubtful = (doubt.doubt > settings.level) & (doubt.thickness > usual)
-        near = bounding_box(shadows(doubtful), np.ceil(settings.grow_mm / doubt.spacing))
+            raise SettingsError("Another measure or window of uncertainty needs a new RegionFinder.")
+        for _step in self.prepare():
+            pass
+        found = self._map
+        spacing = found.blocks.spacing
+        usual = np.maximum(settings.excess * found.typical, found.typical + settings.depth_mm * settings.level)
+        doubtful = (found.uncertainty > settings.level) & (found.thickness > usual)
+        near = bounding_box(shadows(doubtful), np.ceil(settings.grow_mm / spacing))
         pieces = self._pieces(doubtful[near], near, settings)
-        found = []
+        described = []
         for piece, box in enumerate(ndimage.find_objects(pieces), start=1):
             if box:
                 mask, where = pieces[box] == piece, nested(near, box)
-                found.append((self._describe(mask, where), mask, where))
-        found.sort(key=lambda f: (-f[0]["expected_error_mm3"], f[0]["centroid_ras"]))
-        found = found[: settings.max_regions]
-        places = [doubt.blocks.expand(where, mask) for _, mask, where in found]
+                described.append((self._describe(mask, where), mask, where))
+        described.sort(key=lambda each: (-each[0]["expected_error_mm3"], each[0]["centroid_ras"]))
+        described = described[: settings.max_regions]
+        places = [found.blocks.expand(where, mask) for _, mask, where in described]
         box = hull(where for where, _ in places)
-        labels = np.zeros(shape_of(box), np.uint16)
-        for rank, (where, mask) in enumerate(places, start=1):
-            labels[within(where, box)][mask] = rank
-        regions = tuple(Region(rank=n, label=n, **what) for n, (what, _, _) in enumerate(found, start=1))
-        return FoundRegions(regions, labels, settings, box)
+        numbers = np.zeros(shape_of(box), np.uint16)
+        for number, (where, mask) in enumerate(places, start=1):
+            numbers[within(where, box)][mask] = number
+        regions = tuple(Region(rank=n, number=n, **what) for n, (what, _, _) in enumerate(described, start=1))
+        return Regions(regions, numbers, box, self._prediction.shape, settings)
 
     def _pieces(self, doubtful: np.ndarray, near: Box, settings: RegionSettings) -> np.ndarray:
-        """Labels of the pieces from 1 (some may be missing), in no particular order, inside the box `near`."""
-        doubt = self._map
-        smallest = settings.minimum_mm3 / doubt.spacing.prod()
+        """Number the pieces from 1 (some may be missing), in no particular order, inside the box `near`."""
+        spacing = self._map.blocks.spacing
+        smallest = settings.minimum_mm3 / spacing.prod()
         doubtful = _drop_small(ndimage.label(doubtful, CONNECTIVITY)[0], doubtful, smallest) > 0
-        grown = grow(doubtful, doubt.spacing, settings.grow_mm)
+        grown = grow(doubtful, spacing, settings.grow_mm)
         # A little weight everywhere: where no error is expected, the voxels still have a middle.
-        weight = doubt.expected_error[near] + 0.01
-        pieces = compact_pieces(grown, weight, doubt.spacing, settings.length_mm)
+        weight = self._map.expected_error[near] + 0.01
+        pieces = compact_pieces(grown, weight, spacing, settings.length_mm)
         return _drop_small(pieces, doubtful, smallest)
 
-    def _describe(self, mask: np.ndarray, box: Box) -> dict:
-        """All of a `Region` but its rank; `mask` fills `box`, a box of blocks."""
-        doubt = self._map
+    def _describe(self, mask: np.ndarray, box: Box) -> dict[str, Any]:
+        """Describe a region by all fields of `Region` but rank and number; `mask` fills `box`, a box of blocks."""
+        found = self._map
         index = np.argwhere(mask)
-        voxels = doubt.voxels[box][mask].astype(float)
-        voxel, total = doubt.grid.spacing.prod(), voxels.sum()
-        centroid = voxels @ doubt.to_ras(index + [s.start for s in box]) / total
+        voxels = found.blocks.voxels[box][mask].astype(float)
+        voxel, total = found.grid.voxel_mm3, voxels.sum()
+        centroid = voxels @ found.to_ras(index + [s.start for s in box]) / total
 
         def integral(values: np.ndarray) -> float:
             return float(voxels @ values[box][mask])
@@ -259,27 +200,27 @@ class RegionFinder:
         return {
             "centroid_ras": tuple(float(c) for c in centroid),
             "volume_mm3": float(voxel * total),
-            "expected_error_mm3": float(voxel * integral(doubt.expected_error)),
-            "mean_variance": integral(doubt.variance) / total,
-            "peak_variance": float(doubt.peak[box][mask].max()),
-            "mean_probability": integral(doubt.foreground) / total,
-            "inside_share": integral(doubt.inside) / total,
-            "extent_mm": diameter(index, doubt.spacing),
-            "location": location_in(centroid, doubt.labels[box][mask], self._organs),
+            "expected_error_mm3": float(voxel * integral(found.expected_error)),
+            "mean_variance": integral(found.variance) / total,
+            "max_variance": float(found.max_variance[box][mask].max()),
+            "mean_probability": integral(found.foreground) / total,
+            "inside_fraction": integral(found.inside) / total,
+            "extent_mm": diameter(index, found.blocks.spacing),
+            "location": location_in(centroid, found.segmentation[box][mask], self._organs),
         }
 
 
 COLUMNS = (
-    "rank", "label", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "location", "volume_mm3", "expected_error_mm3",
-    "mean_variance", "peak_variance", "mean_probability", "inside_share", "extent_mm",
+    "rank", "number", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "location", "volume_mm3", "expected_error_mm3",
+    "mean_variance", "max_variance", "mean_probability", "inside_fraction", "extent_mm",
 )  # fmt: skip
 
 
 def regions_table(regions: Regions) -> list[dict[str, int | float | str]]:
-    """One row per region in order of rank, with the keys `COLUMNS`: plain numbers and text, centroid in RAS mm."""
+    """Make one row per region in order of rank, with the keys `COLUMNS`: plain numbers and text, centroid in RAS mm."""
     rows = []
-    for region in regions.regions:
-        values = vars(region) | dict(zip(COLUMNS[2:5], region.centroid_ras, strict=True))
+    for region in regions.ranked:
+        values = asdict(region) | dict(zip(COLUMNS[2:5], region.centroid_ras, strict=True))
         rows.append({name: values[name] for name in COLUMNS})
     return rows
 

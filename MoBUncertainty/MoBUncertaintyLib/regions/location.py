@@ -14,7 +14,7 @@ OrganFrame = tuple[np.ndarray, np.ndarray]
 
 
 def organ_frames(labels: np.ndarray, grid: Grid) -> dict[int, OrganFrame]:
-    """The frame of each label of a segmentation.
+    """Compute the frame of each label of a segmentation.
 
     Args:
         labels: Label map (z, y, x), 0 is background.
@@ -25,7 +25,7 @@ def organ_frames(labels: np.ndarray, grid: Grid) -> dict[int, OrganFrame]:
 
 
 def location_in(centroid: np.ndarray, labels: np.ndarray, organs: Mapping[int, OrganFrame]) -> str:
-    """Where a region lies in the organ that has most of its voxels (else: in the nearest one), in words.
+    """Say where a region lies in the organ that has most of its voxels (else: in the nearest one), in words.
 
     Args:
         centroid: The region's, RAS mm.
@@ -48,7 +48,7 @@ def location_in(centroid: np.ndarray, labels: np.ndarray, organs: Mapping[int, O
 
 
 def _frame(mask: np.ndarray, box: Box, grid: Grid) -> OrganFrame:
-    """Of an organ as large as a liver in a fraction of a second: the first and last voxel of each row span it."""
+    """Compute the frame of an organ, quickly: the first and last voxel of each row span it."""
     counts = [mask.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
     centroid = [count @ np.arange(len(count)) / count.sum() for count in counts]
     rows = np.argwhere(mask.any(axis=2))

@@ -40,7 +40,7 @@ def grow(mask: np.ndarray, spacing: np.ndarray, radius_mm: float) -> np.ndarray:
 
 
 def diameter(index: np.ndarray, spacing: np.ndarray) -> float:
-    """Largest distance between two corners of the voxels `index` (N, 3), in mm.
+    """Measure the largest distance between two corners of the voxels `index` (N, 3), in mm.
 
     Looked for among the voxels outermost in 171 directions, which misses at most 0.5 % of it.
     """
@@ -89,7 +89,7 @@ def compact_pieces(mask: np.ndarray, weight: np.ndarray, spacing: np.ndarray, le
 
 
 def _share_out(index: np.ndarray, weight: np.ndarray, spacing: np.ndarray, length_mm: float) -> np.ndarray:
-    """The piece (N,), from 0, of each voxel (N, 3) (see `compact_pieces`)."""
+    """Find the piece (N,), from 0, of each voxel (N, 3) (see `compact_pieces`)."""
     points = index * spacing
     centres = np.average(points, axis=0, weights=weight)[None]
     while True:
@@ -105,7 +105,7 @@ def _share_out(index: np.ndarray, weight: np.ndarray, spacing: np.ndarray, lengt
 
 
 def _settle(points: np.ndarray, weight: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lloyd's iterations until no centre moves by 0.1 mm, 20 at most; centres without points are dropped."""
+    """Run Lloyd's iterations until no centre moves by 0.1 mm, 20 at most; centres without points are dropped."""
     weighted = [weight * along for along in points.T]
     for _ in range(20):
         owner, _ = vq(points, centres)

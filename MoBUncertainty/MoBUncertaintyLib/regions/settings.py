@@ -1,4 +1,4 @@
-"""What counts as a doubtful region: the measure of doubt, its threshold, and the sizes that suit organ and model."""
+"""What counts as a doubtful region: measure of uncertainty, threshold, and the sizes that suit organ and model."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 from MoBUncertaintyLib.errors import SettingsError
 
-LARGEST_VARIANCE = 0.25
+MAX_VARIANCE = 0.25
 """That a probability can have; p (1 - p) is no larger, either."""
 
 
 class Measure(StrEnum):
-    """What is called doubt at a voxel."""
+    """What is called uncertainty at a voxel."""
 
     VARIANCE = "variance"
-    """Predictive variance, the largest over the foreground classes; at most 0.25."""
+    """Predictive variance, the maximum over the labels; at most 0.25."""
     BERNOULLI = "bernoulli"
-    """p (1 - p), the largest over the foreground classes; at most 0.25."""
+    """p (1 - p), the maximum over the labels; at most 0.25."""
     ENTROPY = "entropy"
     """Entropy of the mean probabilities, background included, in nats; at most ln C."""
 
@@ -32,7 +32,7 @@ MEASURE_NAMES = {
 }
 """As pictures and reports call them."""
 
-# The variance of a model trained for it is about 0.3 p (1 - p), so its threshold is that share of p (1 - p)'s.
+# The variance of a model trained for it is about 0.3 p (1 - p), so its threshold is that fraction of p (1 - p)'s.
 DEFAULT_THRESHOLD = {Measure.VARIANCE: 0.015, Measure.BERNOULLI: 0.05, Measure.ENTROPY: 0.2}
 
 STATED_BY_MODELS = ("depth_mm", "window_mm", "grow_mm", "length_mm", "minimum_mm3", "variance_threshold")
@@ -44,18 +44,18 @@ class RegionSettings:
     """What counts as a doubtful region. The sizes are those of abdominal organs.
 
     Attributes:
-        measure: The measure of doubt.
-        threshold: The doubt of a voxel must exceed this (in units of the measure); None: `variance_threshold` or,
+        measure: The measure of uncertainty.
+        threshold: The uncertainty of a voxel must exceed this (in units of the measure); None: `variance_threshold` or,
             with another measure, `DEFAULT_THRESHOLD`.
-        excess: The thickness of the doubt must exceed this many times the typical thickness along the surface,
-        depth_mm: and exceed it by a layer this deep with doubt at the threshold.
+        excess: The thickness of the uncertainty must exceed this many times the typical thickness along the surface,
+        depth_mm: and exceed it by a layer this deep with uncertainty at the threshold.
         window_mm: Sigma of the Gaussian window in which the thickness is taken.
         grow_mm: Regions are grown by this distance.
         length_mm: Regions longer than this are cut into pieces about the clumps of expected error.
         minimum_mm3: Regions with less doubtful volume (before they are grown) are dropped.
-        variance_threshold: From this on the variance of the model counts as doubt, if nothing else is said. Two models
+        variance_threshold: From this on the variance of the model counts, if nothing else is said. Two models
             that are right equally often can differ in it: temperature scaling, for one, makes all variances smaller.
-        max_regions: Only this many regions of the largest expected error are kept; None: all.
+        max_regions: Only this many regions with the most expected error are kept; None: all.
 
     Raises:
         SettingsError: A number is not finite or outside its range.
@@ -77,9 +77,9 @@ class RegionSettings:
             number = getattr(self, field.name)
             if isinstance(number, float) and not math.isfinite(number):
                 raise SettingsError(f"Doubtful regions: {field.name} must be a number, not {number}.")
-        if not 0 < self.variance_threshold < LARGEST_VARIANCE:
+        if not 0 < self.variance_threshold < MAX_VARIANCE:
             raise SettingsError(
-                f"Doubtful regions: variance_threshold must be between 0 and {LARGEST_VARIANCE}, the largest that the "
+                f"Doubtful regions: variance_threshold must be between 0 and {MAX_VARIANCE}, the maximum that the "
                 f"variance of a probability can be, not {self.variance_threshold}."
             )
         for name in ("level", "excess", "window_mm", "length_mm"):
@@ -97,14 +97,14 @@ class RegionSettings:
         return self.level_of(self.measure)
 
     def level_of(self, measure: Measure) -> float:
-        """The threshold in force, or that which a measure would have."""
+        """Return the threshold in force, or that which a measure would have."""
         if measure is self.measure and self.threshold is not None:
             return self.threshold
         return self.variance_threshold if measure is Measure.VARIANCE else DEFAULT_THRESHOLD[measure]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RegionSettings:
-        """From what JSON makes of `dataclasses.asdict`; what is missing is as usual.
+        """Read what JSON makes of `dataclasses.asdict`; what is missing is as usual.
 
         Raises:
             SettingsError, TypeError, ValueError: These are no such settings.
@@ -112,7 +112,7 @@ class RegionSettings:
         return cls().changed(values)
 
     def changed(self, values: Mapping[str, Any]) -> RegionSettings:
-        """These settings with some of them, as JSON states them, in place of what they were.
+        """Copy these settings with some of them, as JSON states them, in place of what they were.
 
         Raises:
             SettingsError, TypeError, ValueError: These are no such settings.
@@ -122,7 +122,7 @@ class RegionSettings:
 
 
 def read_stated(entries: Iterable[str]) -> dict[str, float]:
-    """What a model may state, as a user does: each NAME=NUMBER.
+    """Read what a model may state, as a user does: each NAME=NUMBER.
 
     Raises:
         SettingsError: One is not of that form, none of `STATED_BY_MODELS`, or outside its range.
@@ -139,7 +139,7 @@ def read_stated(entries: Iterable[str]) -> dict[str, float]:
 
 
 def check_stated(stated: Mapping[str, float]) -> None:
-    """See that a model may state this.
+    """Check that a model may state this.
 
     Raises:
         SettingsError: One is none of `STATED_BY_MODELS`, or outside its range.

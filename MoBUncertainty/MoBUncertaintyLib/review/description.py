@@ -5,15 +5,15 @@ Arrays are (z, y, x).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.geometry import Box, Grid
-from MoBUncertaintyLib.regions.finder import FoundRegions, Region
+from MoBUncertaintyLib.geometry import Box, whole
+from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.finder import Region, Regions
 from MoBUncertaintyLib.regions.location import OrganFrame, location_in, organ_frames
 from MoBUncertaintyLib.regions.pieces import diameter
 from MoBUncertaintyLib.regions.settings import RegionSettings
@@ -27,24 +27,14 @@ class RegionDescriber:
     block.
 
     Args:
-        probability: Foreground probability, by label value.
-        variance: Predictive variance, likewise.
-        predicted: Label map of the prediction.
-        grid: Where the voxels lie.
+        prediction: The prediction.
     """
 
-    def __init__(
-        self,
-        probability: Mapping[int, np.ndarray],
-        variance: Mapping[int, np.ndarray],
-        predicted: np.ndarray,
-        grid: Grid,
-    ) -> None:
-        self._probability, self._variance = list(probability.values()), list(variance.values())
-        self._predicted, self._grid = predicted, grid
+    def __init__(self, prediction: Prediction) -> None:
+        self._prediction = prediction
 
     def __call__(self, box: Box, mask: np.ndarray) -> dict[str, Any]:
-        """All fields of a `Region` but its rank and label.
+        """Describe a region by all fields of a `Region` but its rank and number.
 
         Args:
             box: Where it lies.
@@ -53,36 +43,39 @@ class RegionDescriber:
         Raises:
             ReviewError: The maps hold what is no number there.
         """
-        probability = [np.asarray(each[box][mask], float) for each in self._probability]
-        variance = np.maximum.reduce([np.asarray(each[box][mask], float) for each in self._variance])
+        prediction, grid = self._prediction, self._prediction.grid
+        probability, variances = (
+            [np.asarray(each[box][mask], float) for each in maps]
+            for maps in (prediction.probability, prediction.variance)
+        )
+        variance = np.maximum.reduce(variances)
         if not np.isfinite([*probability, variance]).all():
             raise ReviewError("The maps of the prediction hold values that are no numbers; predict again.")
         foreground = np.clip(sum(probability), 0, 1)
-        labels, index = self._predicted[box][mask], np.argwhere(mask)
-        centroid = self._grid.to_ras(index.mean(axis=0) + [s.start for s in box])
+        labels, index = prediction.segmentation[box][mask], np.argwhere(mask)
+        centroid = grid.to_ras(index.mean(axis=0) + [s.start for s in box])
+        expected_error = 1 - np.maximum.reduce([1 - foreground, *probability])
         return {
             "centroid_ras": tuple(float(c) for c in centroid),
-            "volume_mm3": float(len(index) * self._grid.voxel_mm3),
-            "expected_error_mm3": float(
-                (1 - np.maximum.reduce([1 - foreground, *probability])).sum() * self._grid.voxel_mm3
-            ),
+            "volume_mm3": float(len(index) * grid.voxel_mm3),
+            "expected_error_mm3": float(expected_error.sum() * grid.voxel_mm3),
             "mean_variance": float(variance.mean()),
-            "peak_variance": float(variance.max()),
+            "max_variance": float(variance.max()),
             "mean_probability": float(foreground.mean()),
-            "inside_share": float((labels > 0).mean()),
-            "extent_mm": diameter(index, self._grid.spacing),
+            "inside_fraction": float((labels > 0).mean()),
+            "extent_mm": diameter(index, grid.spacing),
             "location": location_in(centroid, labels, self._organs),
         }
 
-    def describe_all(self, labels: np.ndarray, settings: RegionSettings | None) -> FoundRegions:
-        """The regions of a label map whose values are their ranks."""
+    def describe_all(self, region_map: np.ndarray, settings: RegionSettings) -> Regions:
+        """Describe the regions of a map of all of the prediction, whose values are their ranks."""
         regions = tuple(
-            Region(rank=rank, label=rank, **self(box, labels[box] == rank))
-            for rank, box in enumerate(boxes_of(labels), start=1)
+            Region(rank=rank, number=rank, **self(box, region_map[box] == rank))
+            for rank, box in enumerate(boxes_of(region_map), start=1)
             if box
         )
-        return FoundRegions(regions, labels, settings)
+        return Regions(regions, region_map, whole(region_map.shape), region_map.shape, settings)
 
     @cached_property
     def _organs(self) -> dict[int, OrganFrame]:
-        return organ_frames(self._predicted, self._grid)
+        return organ_frames(self._prediction.segmentation, self._prediction.grid)

@@ -29,10 +29,10 @@ from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 
 SCHEMA = "mob-uncertainty review"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Describe = Callable[[Box, np.ndarray], dict[str, Any]]
-"""Describes the region that a mask is in a box, as `region_description.RegionDescriber` does."""
+"""Describes the region that a mask is in a box, as `description.RegionDescriber` does."""
 
 _ID = re.compile("[1-9][0-9]{0,8}")
 _YEARS = range(1970, 2200)
@@ -48,28 +48,28 @@ class MisplacedReviewError(ReviewError):
 
 @dataclass(frozen=True)
 class Signature:
-    """Who signed the review off, and when (with its time zone, else local time).
-
-    Raises:
-        ReviewError: The name is empty, too long or holds control characters, or the time is out of range.
-    """
+    """Who signed the review off, and when, with its time zone."""
 
     name: str
     time: datetime
 
-    def __post_init__(self) -> None:
-        name = " ".join(self.name.split())
+    @classmethod
+    def of(cls, name: str, time: datetime) -> Signature:
+        """Make a signature of what a reader has entered; a time that names no zone is local time.
+
+        Raises:
+            ReviewError: The name is empty, too long or holds control characters, or the time is out of range.
+        """
+        name = " ".join(name.split())
         if not name:
             raise ReviewError("There is no name to sign with; enter the reviewer's name.")
         if len(name) > _LONGEST_NAME or not all(each.isprintable() or each in _JOINERS for each in name):
             raise ReviewError(
                 f"The name to sign with must be one line of at most {_LONGEST_NAME} printable characters; shorten it."
             )
-        if self.time.year not in _YEARS:
-            raise ReviewError(f"The year {self.time.year} of the signature is not possible; correct its time.")
-        object.__setattr__(self, "name", name)
-        if self.time.tzinfo is None:
-            object.__setattr__(self, "time", self.time.astimezone())
+        if time.year not in _YEARS:
+            raise ReviewError(f"The year {time.year} of the signature is not possible; correct its time.")
+        return cls(name, time if time.tzinfo else time.astimezone())
 
 
 @dataclass(frozen=True)
@@ -78,18 +78,18 @@ class StoredReview:
 
     grid: Grid
     regions: tuple[ReviewRegion, ...]
-    settings: RegionSettings | None
+    settings: RegionSettings
     signature: Signature | None
 
 
 def write_record(
     predicted_sha256: str,
     grid: Grid,
-    settings: RegionSettings | None,
+    settings: RegionSettings,
     regions: Sequence[ReviewRegion],
     signature: Signature | None,
 ) -> dict[str, Any]:
-    """The record of a review, ready for JSON.
+    """Make the record of a review, ready for JSON.
 
     Args:
         predicted_sha256: Tells which prediction it is the review of.
@@ -104,7 +104,7 @@ def write_record(
             "schema_version": SCHEMA_VERSION,
             "predicted_sha256": predicted_sha256,
             "ijk_to_ras": grid.matrix().tolist(),
-            "settings": asdict(settings) if settings else None,
+            "settings": asdict(settings),
             "regions": [_write_region(region) for region in regions],
             "signature": signature and {"name": signature.name, "time": signature.time.isoformat(timespec="seconds")},
         }
@@ -134,12 +134,12 @@ def read_record(
             raise ReviewError("The review belongs to another prediction; review this one from the start.")
         matrix = np.array(data["ijk_to_ras"], float).reshape(4, 4)
         _check_place(matrix, shape, grid)
-        settings, signed = data["settings"], data["signature"]
+        signed = data["signature"]
         return StoredReview(
             Grid.from_matrix(matrix),
             _read_regions(data["regions"], shape, describe),
-            None if settings is None else RegionSettings.from_dict(settings),
-            None if signed is None else Signature(signed["name"], datetime.fromisoformat(signed["time"])),
+            RegionSettings.from_dict(data["settings"]),
+            None if signed is None else Signature.of(signed["name"], datetime.fromisoformat(signed["time"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, zlib.error, SettingsError) as error:
         said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)  # a KeyError's text is the bare key
@@ -148,7 +148,7 @@ def read_record(
 
 
 def plain_text(text: str) -> str:
-    """A comment as every file can hold it: control characters but line breaks and tabs are left out."""
+    """Turn a comment into what every file can hold: control characters but line breaks and tabs are left out."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").encode("utf-8", "replace").decode()
     return "".join(each for each in text if each in "\n\t" or unicodedata.category(each) != "Cc").strip()
 
@@ -157,7 +157,7 @@ def _write_region(region: ReviewRegion) -> dict[str, Any]:
     return {
         "id": region.region_id,
         "rank": region.region.rank,
-        "label": region.label,
+        "number": region.number,
         "verdict": region.verdict.value,
         "organ": region.organ,
         "comment": region.comment,
@@ -177,7 +177,7 @@ def _read_regions(entries: Sequence[Mapping[str, Any]], shape: tuple[int, ...], 
         _read_region(entry, rank, box, describe)
         for rank, (entry, box) in enumerate(zip(entries, boxes, strict=True), 1)
     )
-    for what in ("region_id", "label"):
+    for what in ("region_id", "number"):
         if len({getattr(region, what) for region in regions}) < len(regions):
             raise ValueError(f"two regions have one {what}")
     whole = hull(boxes)
@@ -195,7 +195,7 @@ def _read_region(entry: Mapping[str, Any], rank: int, box: Box, describe: Descri
     count = int(np.prod(size))
     bits = np.frombuffer(_unpack(entry["voxels"], -(-count // 8)), np.uint8)
     mask = np.unpackbits(bits, count=count).astype(bool).reshape(size)
-    verdict, label, region_id = Verdict(entry["verdict"]), entry["label"], entry["id"]
+    verdict, number, region_id = Verdict(entry["verdict"]), entry["number"], entry["id"]
     edited = None
     if verdict is Verdict.EDIT:
         edited = np.where(mask, np.frombuffer(_unpack(entry["edited"], count), np.uint8).reshape(size), np.uint8(0))
@@ -204,14 +204,14 @@ def _read_region(entry: Mapping[str, Any], rank: int, box: Box, describe: Descri
         "a region is empty": not mask.any(),
         "its ranks are not 1, 2, ...": entry["rank"] != rank,
         "an id is no number": not (isinstance(region_id, str) and _ID.fullmatch(region_id)),
-        "a label is out of range": not _is_label(label, 2**16),
-        "an organ is out of range": verdict is Verdict.INCLUDE and not _is_label(organ, 2**8),
+        "a number is out of range": not _is_value(number, 2**16),
+        "an organ is out of range": verdict is Verdict.INCLUDE and not _is_value(organ, 2**8),
         "a comment is no plain text": plain_text(entry["comment"]) != entry["comment"],
     }.items():
         if found:
             raise ValueError(problem)
-    region = Region(rank=rank, label=label, **describe(box, mask))
-    return ReviewRegion(region_id, label, region, box, mask, verdict, organ, edited, entry["comment"])
+    region = Region(rank=rank, number=number, **describe(box, mask))
+    return ReviewRegion(region_id, region, box, mask, verdict, organ, edited, entry["comment"])
 
 
 def _read_box(entry: Mapping[str, Any], shape: tuple[int, ...]) -> Box:
@@ -229,12 +229,12 @@ def _check_place(matrix: np.ndarray, shape: tuple[int, ...], grid: Grid) -> None
         raise MisplacedReviewError("The review belongs to an image that lies elsewhere; review this one anew.")
 
 
-def _is_label(value: Any, end: int) -> bool:
+def _is_value(value: Any, end: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < end
 
 
 def _unpack(text: str, size: int) -> bytes:
-    """As many bytes as there must be, and never more."""
+    """Unpack as many bytes as there must be, and never more."""
     stream = zlib.decompressobj()
     content = stream.decompress(base64.b64decode(text, validate=True), size + 1)
     if len(content) != size or not stream.eof or stream.unused_data:

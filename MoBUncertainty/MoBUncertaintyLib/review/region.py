@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import Box, intersection, nested, occupied_rows, shape_of, within
-from MoBUncertaintyLib.regions.finder import FoundRegions, Region
+from MoBUncertaintyLib.regions.finder import Region, Regions
 
 
 class Verdict(StrEnum):
@@ -42,18 +42,16 @@ class ReviewRegion:
 
     Attributes:
         region_id: Names it for as long as it exists; never given to another region of the same review.
-        label: Its value in `Review.label_map()`.
-        region: How it was found; its `rank` and `label` are those of the review.
+        region: How it was found; its `rank` and `number` are those of the review.
         box: Where it lies in the volume.
         mask: bool, fills the box.
         verdict: The reader's.
-        organ: Label value that INCLUDE gives to the region.
-        edited: uint8 labels that EDIT gives to the region; fills the box, counts inside the mask.
+        organ: Value of the label that INCLUDE gives to the region.
+        edited: uint8 segmentation that EDIT gives to the region; fills the box, counts inside the mask.
         comment: The reader's.
     """
 
     region_id: str
-    label: int
     region: Region
     box: Box
     mask: np.ndarray = field(repr=False)
@@ -61,6 +59,11 @@ class ReviewRegion:
     organ: int | None = None
     edited: np.ndarray | None = field(default=None, repr=False)
     comment: str = ""
+
+    @property
+    def number(self) -> int:
+        """Its value in the map of all regions."""
+        return self.region.number
 
     @property
     def decided(self) -> bool:
@@ -86,28 +89,31 @@ class ReviewRegion:
         return {"voxels": _pack(np.packbits(self.mask)), "edited": None if edited is None else _pack(edited)}
 
 
-def masks(found: FoundRegions) -> list[tuple[Region, Box, np.ndarray]]:
-    """Box and mask of each region; the box lies in the CT's array."""
-    boxes = boxes_of(found.labels)
+def masks(found: Regions) -> list[tuple[Region, Box, np.ndarray]]:
+    """List each region with its box in the CT's array, and the mask that fills it.
+
+    Raises:
+        ReviewError: The map lacks a region.
+    """
+    boxes = boxes_of(found.map)
     masks = []
-    for region in found.regions:
-        box = boxes[region.label - 1] if 0 < region.label <= len(boxes) else None
+    for region in found.ranked:
+        box = boxes[region.number - 1] if 0 < region.number <= len(boxes) else None
         if box is None:
-            raise ReviewError(f"The label map of the regions lacks region {region.rank}; find the regions again.")
-        place = box if found.box is None else nested(found.box, box)
-        masks.append((region, place, found.labels[box] == region.label))
+            raise ReviewError(f"The map of the regions lacks region {region.rank}; find the regions again.")
+        masks.append((region, nested(found.box, box), found.map[box] == region.number))
     return masks
 
 
-def boxes_of(labels: np.ndarray) -> list[Box | None]:
-    """Find the box of each label 1, 2, ... in a label map; None for one that is nowhere."""
-    near = occupied_rows(labels)
-    boxes = ndimage.find_objects(labels[near]) if labels[near].size else []  # it fails where nothing is
+def boxes_of(region_map: np.ndarray) -> list[Box | None]:
+    """Find the box of each region 1, 2, ... in a map of them; None for one that is nowhere."""
+    near = occupied_rows(region_map)
+    boxes = ndimage.find_objects(region_map[near]) if region_map[near].size else []  # it fails where nothing is
     return [box and nested(near, box) for box in boxes]
 
 
 def covered(box: Box, regions: Iterable[ReviewRegion]) -> np.ndarray:
-    """Which voxels of the box belong to one of the regions."""
+    """Mark which voxels of the box belong to one of the regions."""
     covered = np.zeros(shape_of(box), bool)
     for region in regions:
         inner = intersection(box, region.box)
@@ -117,7 +123,7 @@ def covered(box: Box, regions: Iterable[ReviewRegion]) -> np.ndarray:
 
 
 def changed_boxes(before: Iterable[ReviewRegion], after: Iterable[ReviewRegion]) -> tuple[Box, ...]:
-    """Boxes of the regions whose part of the corrected segmentation may differ."""
+    """List the boxes of the regions whose part of the corrected segmentation may differ."""
 
     def effects(regions: Iterable[ReviewRegion]) -> dict[str, tuple[Any, ...]]:
         return {

@@ -10,16 +10,18 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.geometry import Box, Grid, hull, intersection, occupied_rows, shape_of, whole, widened, within
-from MoBUncertaintyLib.regions.finder import FoundRegions, Region, Regions
+from MoBUncertaintyLib.geometry import Box, hull, intersection, occupied_rows, shape_of, whole, widened, within
+from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.finder import Region, Regions
 from MoBUncertaintyLib.regions.pieces import diameter
-from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
+from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.record import Describe, Signature, plain_text, read_record, write_record
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict, changed_boxes, covered, masks
 
@@ -31,7 +33,7 @@ class _State:
     """What a review is at one time. Whatever it was made from, none is signed with regions left undecided."""
 
     regions: tuple[ReviewRegion, ...]
-    settings: RegionSettings | None
+    settings: RegionSettings
     signature: Signature | None = None
     found: bool = False  # made by `update_regions`: the next such state takes its place
 
@@ -39,11 +41,6 @@ class _State:
         left, total = sum(not region.decided for region in self.regions), len(self.regions)
         if self.signature and left:
             raise ReviewError(f"{left} of {total} regions are not decided; decide them before signing off.")
-
-    @property
-    def measure(self) -> Measure | None:
-        """By which measure of doubt its regions were found."""
-        return self.settings.measure if self.settings else None
 
 
 class Review:
@@ -53,21 +50,19 @@ class Review:
     drawn anew as a whole; `labels_in(box)` is what belongs there. What changes nothing is no step in the history.
 
     Args:
-        predicted: The predicted label map, uint8 (z, y, x); not copied, never changed.
-        regions: The doubtful regions, in the same shape.
-        grid: Where the voxels lie.
+        prediction: What is reviewed; not copied, never changed.
+        regions: Its doubtful regions.
 
     Raises:
-        ReviewError: The label map of the regions has another shape, or lacks a region.
+        ReviewError: The map of the regions has another shape, or lacks a region.
     """
 
-    def __init__(self, predicted: np.ndarray, regions: Regions | FoundRegions, grid: Grid) -> None:
-        self.predicted = predicted
-        self.grid = grid
+    def __init__(self, prediction: Prediction, regions: Regions) -> None:
+        self.prediction = prediction
         self._next_id = 1
-        self._digest: str | None = None
+        self._check_shape(regions)
         # Ranked as they come: a reader has seen them in a table of the same ranks.
-        made = [self._new(region, box, mask) for region, box, mask in masks(self._arrays(regions))]
+        made = [self._new(region, box, mask) for region, box, mask in masks(regions)]
         self._states = [_State(self._numbered(made), regions.settings)]
         self._now = 0
 
@@ -79,7 +74,7 @@ class Review:
         return self._state.regions
 
     @property
-    def settings(self) -> RegionSettings | None:
+    def settings(self) -> RegionSettings:
         """What the regions were last found with; undo takes it back too."""
         return self._state.settings
 
@@ -103,20 +98,19 @@ class Review:
         """Whether there is a step that was taken back."""
         return self._now + 1 < len(self._states)
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 of the predicted label map (its shape, where it is occupied, and the voxels there).
+        """SHA-256 of the predicted segmentation (its shape, where it is occupied, and the voxels there).
 
         It tells which prediction this is the review of.
         """
-        if self._digest is None:
-            box = occupied_rows(self.predicted)
-            head = f"{self.predicted.shape} {[(s.start, s.stop) for s in box]}".encode()
-            self._digest = hashlib.sha256(head + self.predicted[box].astype(np.uint8).tobytes()).hexdigest()
-        return self._digest
+        predicted = self.prediction.segmentation
+        box = occupied_rows(predicted)
+        head = f"{predicted.shape} {[(s.start, s.stop) for s in box]}".encode()
+        return hashlib.sha256(head + predicted[box].astype(np.uint8).tobytes()).hexdigest()
 
     def region(self, region_id: str) -> ReviewRegion:
-        """The region of that id.
+        """Look up the region of that id.
 
         Raises:
             ReviewError: There is none.
@@ -127,12 +121,12 @@ class Review:
         raise ReviewError(f"There is no region {region_id!r} in this review; choose one of its list.")
 
     def corrected(self) -> np.ndarray:
-        """The predicted labels, changed inside the decided regions only; uint8 (z, y, x), a new array."""
-        return self.labels_in(whole(self.predicted.shape))
+        """Correct the segmentation inside the decided regions only; uint8 (z, y, x), a new array."""
+        return self.labels_in(whole(self.prediction.shape))
 
     def labels_in(self, box: Box) -> np.ndarray:
-        """The corrected labels in a box."""
-        labels = np.array(self.predicted[box], dtype=np.uint8)
+        """Correct the segmentation in a box."""
+        labels = np.array(self.prediction.segmentation[box], dtype=np.uint8)
         for region in self.regions:
             inner = intersection(box, region.box)
             if inner and region.verdict in (Verdict.INCLUDE, Verdict.EXCLUDE, Verdict.EDIT):
@@ -142,20 +136,14 @@ class Review:
                 there[mask] = region.edited[own][mask] if region.verdict is Verdict.EDIT else region.organ or 0
         return labels
 
-    def label_map(self) -> np.ndarray:
-        """All regions, each by its `label`, 0 elsewhere; uint16 (z, y, x)."""
-        whole = np.zeros(self.predicted.shape, np.uint16)
-        box, labels = self.listed()
-        whole[box] = labels
-        return whole
-
-    def listed(self) -> tuple[Box, np.ndarray]:
-        """The box in which all regions lie, and `label_map()` in it."""
+    def listed(self) -> Regions:
+        """Gather all regions as they are now, with their map."""
         box = hull(region.box for region in self.regions)
-        labels = np.zeros(shape_of(box), np.uint16)
-        for region in self.regions:
-            labels[within(region.box, box)][region.mask] = region.label
-        return box, labels
+        region_map = np.zeros(shape_of(box), np.uint16)
+        for each in self.regions:
+            region_map[within(each.box, box)][each.mask] = each.number
+        ranked = tuple(each.region for each in self.regions)
+        return Regions(ranked, region_map, box, self.prediction.shape, self.settings)
 
     # Steps
 
@@ -172,7 +160,7 @@ class Review:
         """
         region, verdict = self.region(region_id), Verdict(verdict)
         if verdict is Verdict.EDIT:
-            raise ReviewError("An edit needs the labels that were drawn; draw them in the region and try again.")
+            raise ReviewError("An edit needs what was drawn; draw them in the region and try again.")
         if label is not None and not 1 <= label <= 255:
             raise ReviewError(f"An organ's label is a number from 1 to 255, not {label}; choose an organ of the model.")
         organ = None
@@ -185,17 +173,17 @@ class Review:
 
         Args:
             region_id: The region.
-            corrected: Labels of the whole volume, or of the region's box.
+            corrected: Segmentation of the whole volume, or of the region's box.
 
         Raises:
             ReviewError: No such region, another shape, or the review is signed.
         """
         region = self.region(region_id)
-        if corrected.shape == self.predicted.shape:
+        if corrected.shape == self.prediction.shape:
             corrected = corrected[region.box]
         elif corrected.shape != region.mask.shape:
             raise ReviewError(
-                f"The edited labels have the shape {corrected.shape}, not the CT's {self.predicted.shape}; "
+                f"The edited segmentation has the shape {corrected.shape}, not the CT's {self.prediction.shape}; "
                 "draw on the CT's own voxels."
             )
         edited = np.where(region.mask, corrected, 0).astype(np.uint8)
@@ -205,32 +193,31 @@ class Review:
         """Set a region's comment, without control characters; "" removes it."""
         return self._change(self.region(region_id), comment=plain_text(text))
 
-    def update_regions(self, regions: Regions | FoundRegions) -> tuple[Box, ...]:
+    def update_regions(self, regions: Regions) -> tuple[Box, ...]:
         """Take regions that were found anew, with another threshold say.
 
         Regions with a verdict or a comment stay as they are. The new ones lose the voxels of these and are dropped if
         that leaves less than the smallest size; what is left of a region that lost some has its volume, centroid,
-        extent and share measured anew, its expected error in proportion to its volume. Ranks are renewed. Several
-        updates in a row by one measure of doubt (a slider being dragged) are one step.
+        extent and fraction measured anew, its expected error in proportion to its volume. Ranks are renewed. Several
+        updates in a row by one measure of uncertainty (a slider being dragged) are one step.
 
         Raises:
             ReviewError: Another shape, or the review is signed.
         """
         self._refuse_if_signed()
-        settings = regions.settings
-        smallest = (settings or RegionSettings).minimum_mm3
+        self._check_shape(regions)
         kept = [region for region in self.regions if region.touched]
-        used = {region.label for region in kept}
+        used = {region.number for region in kept}
         new = []
-        for region, box, mask in masks(self._arrays(regions)):
+        for region, box, mask in masks(regions):
             free = mask & ~covered(box, kept)
             left = int(free.sum())
             if left == mask.sum():
                 new.append(self._new(region, box, mask, used))
-            elif left and left * self.grid.voxel_mm3 >= smallest:
+            elif left and left * self.prediction.grid.voxel_mm3 >= regions.settings.minimum_mm3:
                 new.append(self._new(self._rest(region, box, mask, free), box, free, used))
-        state = _State(self._ranked(kept + new), settings, found=True)
-        if self._state.found and self._state.measure == state.measure:  # take the place of the last update
+        state = _State(self._ranked(kept + new), regions.settings, found=True)
+        if self._state.found and self.settings.measure is regions.settings.measure:  # take the place of the last update
             self._now -= 1
         self._push(state)
         return ()
@@ -246,7 +233,7 @@ class Review:
             ReviewError: Regions are undecided, the name is none, or it is signed already.
         """
         self._refuse_if_signed()
-        signature = Signature(name, (when or datetime.now()).replace(microsecond=0))
+        signature = Signature.of(name, (when or datetime.now()).replace(microsecond=0))
         self._push(replace(self._state, signature=signature, found=False))
 
     def withdraw(self) -> None:
@@ -270,27 +257,28 @@ class Review:
     # For files and scenes
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, sealed and ready for JSON (see `review_record`); only the history is not kept."""
-        return write_record(self.digest, self.grid, self.settings, self.regions, self.signature)
+        """Record all of it, sealed and ready for JSON (see `record`); only the history is not kept."""
+        return write_record(self.digest, self.prediction.grid, self.settings, self.regions, self.signature)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], predicted: np.ndarray, grid: Grid, describe: Describe) -> Review:
-        """The review that `to_dict` described, with an empty history.
+    def from_dict(cls, data: Mapping[str, Any], prediction: Prediction, describe: Describe | None = None) -> Review:
+        """Read the review that `to_dict` described, with an empty history.
 
         Args:
             data: From `to_dict`.
-            predicted: Predicted labels.
-            grid: Where their voxels lie.
-            describe: Describes a region by the prediction, such as a `RegionDescriber`: what was stored of its numbers
-                and its place in the organ is not believed.
+            prediction: The prediction.
+            describe: Describes a region by the prediction; None: a `RegionDescriber` does. What was stored of its
+                numbers and its place in the organ is not believed.
 
         Raises:
             ReviewError: It is no such description, has changed since, belongs to another prediction or place, or is
                 signed where it could not have been.
         """
-        review = cls(predicted, FoundRegions((), np.zeros((0, 0, 0), np.uint16), None, hull(())), grid)
-        stored = read_record(data, review.digest, predicted.shape, grid, describe)
-        review.grid = stored.grid
+        nothing = Regions((), np.zeros((0, 0, 0), np.uint16), hull(()), prediction.shape, RegionSettings())
+        review = cls(prediction, nothing)
+        describe = describe or RegionDescriber(prediction)
+        stored = read_record(data, review.digest, prediction.shape, prediction.grid, describe)
+        review.prediction = replace(prediction, grid=stored.grid)
         review._states = [_State(stored.regions, stored.settings, stored.signature)]
         review._next_id = 1 + max((int(region.region_id) for region in stored.regions), default=0)
         return review
@@ -326,28 +314,19 @@ class Review:
                 f"The review is signed off by {self.signature.name}; withdraw the signature to change it."
             )
 
-    def _arrays(self, regions: Regions | FoundRegions) -> FoundRegions:
-        if isinstance(regions.labels, sitk.Image):
-            array = sitk.GetArrayViewFromImage(regions.labels)
-            regions = FoundRegions(tuple(regions.regions), array, regions.settings)
-        if regions.box is None:
-            self._check_shape(regions.labels.shape)
-        return regions
-
-    def _check_shape(self, shape: tuple[int, ...]) -> None:
-        if shape != self.predicted.shape:
+    def _check_shape(self, regions: Regions) -> None:
+        if regions.shape != self.prediction.shape:
             raise ReviewError(
-                f"The label map has the shape {shape}, the segmentation {self.predicted.shape}; "
+                f"The map of the regions has the shape {regions.shape}, the segmentation {self.prediction.shape}; "
                 "both must have the CT's voxels."
             )
 
     def _new(self, region: Region, box: Box, mask: np.ndarray, used: set[int] | None = None) -> ReviewRegion:
-        """A region of its own id; its label is the one it was found with, or, among `used` ones, the first free one."""
-        label = region.label
+        """Give a region an id of its own; unless `used` numbers are given, it keeps its own, else takes a free one."""
         if used is not None:
-            label = next(number for number in range(1, 2**16) if number not in used)
-            used.add(label)
-        made = ReviewRegion(str(self._next_id), label, region, box, mask)
+            region = replace(region, number=next(number for number in range(1, 2**16) if number not in used))
+            used.add(region.number)
+        made = ReviewRegion(str(self._next_id), region, box, mask)
         self._next_id += 1
         return made
 
@@ -360,27 +339,27 @@ class Review:
     @staticmethod
     def _numbered(regions: Iterable[ReviewRegion]) -> tuple[ReviewRegion, ...]:
         return tuple(
-            replace(each, region=replace(each.region, rank=rank, label=each.label))
-            for rank, each in enumerate(regions, start=1)
+            replace(each, region=replace(each.region, rank=rank)) for rank, each in enumerate(regions, start=1)
         )
 
     def _rest(self, region: Region, box: Box, mask: np.ndarray, free: np.ndarray) -> Region:
-        """What is known of a region once only `free` is left of it."""
-        index = np.argwhere(free)
-        centroid = self.grid.to_ras(index.mean(axis=0) + [s.start for s in box])
+        """Describe a region once only `free` is left of it."""
+        index, grid = np.argwhere(free), self.prediction.grid
+        centroid = grid.to_ras(index.mean(axis=0) + [s.start for s in box])
         return replace(
             region,
-            volume_mm3=float(len(index) * self.grid.voxel_mm3),
+            volume_mm3=float(len(index) * grid.voxel_mm3),
             expected_error_mm3=region.expected_error_mm3 * float(len(index) / mask.sum()),
-            inside_share=float((self.predicted[box][free] > 0).mean()),
+            inside_fraction=float((self.prediction.segmentation[box][free] > 0).mean()),
             centroid_ras=tuple(float(c) for c in centroid),
-            extent_mm=diameter(index, self.grid.spacing),
+            extent_mm=diameter(index, grid.spacing),
         )
 
     def _usual_organ(self, region: ReviewRegion) -> int:
-        """The organ with most voxels in the region, else in its surroundings, else the first one."""
-        around = widened(region.box, [_SURROUNDINGS] * 3, self.predicted.shape)
-        for labels in (self.predicted[region.box][region.mask], self.predicted[around]):
+        """Take the organ with most voxels in the region, else in its surroundings, else the first one."""
+        predicted = self.prediction.segmentation
+        around = widened(region.box, [_SURROUNDINGS] * 3, predicted.shape)
+        for labels in (predicted[region.box][region.mask], predicted[around]):
             votes = np.bincount(labels.ravel(), minlength=2)[1:]
             if votes.any():
                 return int(votes.argmax()) + 1

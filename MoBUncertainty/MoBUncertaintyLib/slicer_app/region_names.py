@@ -7,7 +7,7 @@ from MoBUncertaintyLib.slicer_app.i18n import tr as _
 
 
 def placeText(location: str) -> str:
-    """Where a region lies (`Region.location`), in the reader's words."""
+    """Say where a region lies (`Region.location`), in the reader's words."""
     words = {
         "superior": _("superior"),
         "inferior": _("inferior"),
@@ -21,7 +21,7 @@ def placeText(location: str) -> str:
 
 
 def regionTitle(region: Region) -> str:
-    """A region in a list, as `appearance.region_title` has it in English."""
+    """Name a region in lists."""
     text = _("{rank}: {place}, expected error {volume} mm³")
     volume = f"{region.expected_error_mm3:,.0f}"
     return text.format(rank=region.rank, place=placeText(region.location), volume=volume)

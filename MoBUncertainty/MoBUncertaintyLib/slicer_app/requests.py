@@ -10,11 +10,14 @@ import slicer
 import slicer.util
 
 from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.output.exchange import KEPT, read_prediction, read_settings, write_maps
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
-from MoBUncertaintyLib.slicer_app.review_session import ReviewSession, hasVariance, organSpecs, settingsOf
+from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
 from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, isPlaced
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
+from MoBUncertaintyLib.slicer_app.scene.segments import organSpecs
 from MoBUncertaintyLib.worker.protocol import Command
 
 SHOWING = {"stage": "show", "text": "", "done": 0, "total": 1, "fraction": 1.0, "seconds_left": None}
@@ -78,20 +81,18 @@ def showResultInSteps(ct, request: dict[str, Any], result: dict[str, Any]) -> It
 
 def _show(results: ResultScene, result: dict[str, Any]) -> Iterator[None]:
     first = results.node("segmentation") is None
-    yield from results.setSegmentationInSteps(result["segmentation"], organSpecs(result["labels"]))
+    prediction = read_prediction(result, Grid.from_matrix(ijkToRas(results.ctNode)))
+    yield from results.setSegmentationInSteps(prediction.segmentation, organSpecs(prediction.labels))
     yield
-    threshold = settingsOf(result).variance_threshold if hasVariance(result) else None
-    results.setMaps(_byLabel(result["probability"]), _byLabel(result["variance"]), threshold)
-    results.setState(
-        "prediction", {name: result[name] for name in ("labels", "rows", "provenance", "warnings", "seconds")}
-    )
+    results.setPrediction(prediction, read_settings(result))
+    results.setState("prediction", {name: result[name] for name in KEPT})
     yield
     yield from results.showMapInSteps(MapKind(results.overlay["kind"]), results.overlay["label"])
     yield
     if first:
         results.showSurface(True)
         yield
-    session = ReviewSession.start(results, result["segmentation"], result["regions"])
+    session = ReviewSession.start(results, result["segmentation"], result["region_map"])
     results.showInViews()
     return session
 
@@ -105,17 +106,17 @@ def exportRequest(session: ReviewSession, folder: Path, formats: list[str], pati
         formats: Of `report`, `segmentation`, `nifti`, `dicom_seg`, `parametric_map`.
         patientFields: The report may name the patient.
     """
-    review, prediction = session.review, session.prediction
+
+    def keep(_name, array):
+        return array
+
+    kept = session.results.state("prediction")
     return {
         "command": Command.EXPORT,
         "ct": _volume(session.ctNode),
         "dicom_files": dicomFiles(session.ctNode),
-        "predicted": review.predicted,
-        "probability": _byText(session.results.probability()),
-        "variance": _byText(session.results.variance()),
-        "labels": prediction["labels"],
-        "review": review.to_dict(),
-        "provenance": prediction["provenance"],
+        "prediction": write_maps(session.prediction, keep) | {name: kept[name] for name in KEPT},
+        "review": session.review.to_dict(),
         "output": str(folder),
         "formats": formats,
         "patient_fields": patientFields,
@@ -127,16 +128,6 @@ def dicomFiles(ct) -> list[str] | None:
     instances = (ct.GetAttribute("DICOM.instanceUIDs") or "").split()
     files = [slicer.dicomDatabase.fileForInstance(uid) for uid in instances]
     return files if files and all(files) else None
-
-
-def _byText(arrays: dict[int, Any]) -> dict[str, Any]:
-    """As JSON's keys are."""
-    return {str(label): array for label, array in arrays.items()}
-
-
-def _byLabel(arrays: dict[str, Any]) -> dict[int, Any]:
-    """JSON's keys are text."""
-    return {int(label): array for label, array in arrays.items()}
 
 
 def _volume(ct) -> dict[str, Any]:

@@ -7,32 +7,30 @@ scene that was saved.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import slicer
 
-from MoBUncertaintyLib.errors import LostReviewError, ReviewError
+from MoBUncertaintyLib.errors import ImageError, LostReviewError, ReviewError
 from MoBUncertaintyLib.geometry import Box, Grid, hull, occupied
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.model.covariance import Covariance
-from MoBUncertaintyLib.output.pictures.style import REGION_COLOUR
-from MoBUncertaintyLib.output.results_record import RecordError, check_provenance, read_labels
-from MoBUncertaintyLib.regions.finder import FoundRegions, Region, RegionFinder
+from MoBUncertaintyLib.output.exchange import make_prediction, read_regions, read_settings
+from MoBUncertaintyLib.output.results_record import RecordError
+from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.finder import RegionFinder
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.record import MisplacedReviewError
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
-from MoBUncertaintyLib.slicer_app.region_names import regionTitle
 from MoBUncertaintyLib.slicer_app.scene.drawing import addMask, maskedRegion, prepareEditor, removeMask
 from MoBUncertaintyLib.slicer_app.scene.label_record import ElsewhereError
 from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, isPlaced, shape
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
-from MoBUncertaintyLib.slicer_app.scene.segments import SegmentSpec
+from MoBUncertaintyLib.slicer_app.scene.segments import organSpecs, regionSpecs
 
 
 @dataclass(frozen=True)
@@ -64,32 +62,29 @@ class ReviewSession:
     Attributes:
         results: The CT's nodes.
         review: Verdicts, comments, history and signature.
-        prediction: What the worker said of the prediction: `labels`, `rows`, `provenance`, `warnings`.
     """
 
     def __init__(self, results: ResultScene, review: Review) -> None:
         self.results = results
         self.review = review
-        self.prediction: dict[str, Any] = results.state("prediction")
         self._finder: RegionFinder | None = None
         self._editing: str | None = None
         self._surfacesAreOld = False
-        self._predictedBox = occupied(review.predicted)
+        self._predictedBox = occupied(review.prediction.segmentation)
         self._listed = self._list()
         self._marked: str | None = None  # the region that was shown last
 
     @classmethod
-    def start(cls, results: ResultScene, predicted: np.ndarray, labels: np.ndarray) -> ReviewSession:
+    def start(cls, results: ResultScene, predicted: np.ndarray, regionMap: np.ndarray) -> ReviewSession:
         """Begin a review; one that the scene holds is lost.
 
         Args:
             results: With segmentation, maps and the state "prediction".
-            predicted: Predicted label map, uint8 (z, y, x).
-            labels: Label map of the doubtful regions, uint16.
+            predicted: Segmentation, uint8 (z, y, x).
+            regionMap: Number of each voxel's doubtful region, uint16.
         """
-        prediction, grid = results.state("prediction"), Grid.from_matrix(ijkToRas(results.ctNode))
-        found = FoundRegions(tuple(map(Region.from_dict, prediction["rows"])), labels, settingsOf(prediction))
-        return cls(results, Review(predicted, found, grid))._begun()
+        regions = read_regions(results.state("prediction"), regionMap)
+        return cls(results, Review(_prediction(results, predicted), regions))._begun()
 
     @classmethod
     def open(cls, results: ResultScene) -> ReviewSession:
@@ -104,19 +99,18 @@ class ReviewSession:
         if not results.state("prediction") or (begun and not stored):
             text = _("The scene has lost the review of {ct}; apply again.")
             raise (LostReviewError if begun else ReviewError)(text.format(ct=results.ctNode.GetName()))
-        _checkPrediction(results)
-        predicted, grid = _predicted(results), Grid.from_matrix(ijkToRas(results.ctNode))
-        describe = RegionDescriber(results.probability(), results.variance(), predicted, grid)
+        prediction = _prediction(results, _predicted(results))
         if not begun:
-            found = describe.describe_all(results.regionLabels(), settingsOf(results.state("prediction")))
-            return cls(results, Review(predicted, found, grid))._begun()
+            settings = read_settings(results.state("prediction"))
+            regions = RegionDescriber(prediction).describe_all(results.regionMap(), settings)
+            return cls(results, Review(prediction, regions))._begun()
         try:
-            session = cls(results, Review.from_dict(stored, predicted, grid, describe))
+            session = cls(results, Review.from_dict(stored, prediction))
         except MisplacedReviewError as error:
             raise misfit(results.ctNode) from error
         except ReviewError as error:
             raise LostReviewError(str(error)) from error
-        if not np.array_equal(results.regionLabels(), session.review.label_map()):  # somebody has drawn in them
+        if not np.array_equal(results.regionMap(), session.review.listed().whole_map()):  # somebody has drawn in them
             session._showRegions()
         session._store()  # numbers that were found in blocks of voxels are rounded otherwise
         session._mend()
@@ -132,25 +126,29 @@ class ReviewSession:
         return self.results.ctNode
 
     @property
+    def prediction(self) -> Prediction:
+        """What is reviewed."""
+        return self.review.prediction
+
+    @property
     def organs(self) -> list[Organ]:
         """What the model segments, in the order of its labels."""
-        return [Organ(label["value"], readable(label["name"])) for label in self.prediction["labels"]]
+        return [Organ(label.value, readable(label.name)) for label in self.prediction.labels]
 
     @property
     def settings(self) -> RegionSettings:
         """What counts as a region now."""
-        return self.review.settings or RegionSettings()
+        return self.review.settings
 
     @property
     def warnings(self) -> list[str]:
         """What was odd about the CT or the prediction, each in a sentence."""
-        found = self.prediction.get("warnings")
-        return [text for text in found if isinstance(text, str)] if isinstance(found, list) else []
+        return self.prediction.warnings
 
     @property
     def modelDigest(self) -> str | None:
         """The SHA-256 of the model that made the prediction, where that is known."""
-        return self.prediction["provenance"].get("model", {}).get("digest")
+        return self.prediction.provenance.get("model", {}).get("digest")
 
     @property
     def editing(self) -> str | None:
@@ -159,8 +157,8 @@ class ReviewSession:
 
     @property
     def hasVariance(self) -> bool:
-        """Whether the model has a predictive variance; see `hasVariance`."""
-        return hasVariance(self.prediction)
+        """Whether the model has a predictive variance."""
+        return self.prediction.has_variance
 
     def isComplete(self) -> bool:
         """Whether all nodes are there still."""
@@ -168,7 +166,7 @@ class ReviewSession:
 
     def fits(self) -> bool:
         """Whether CT and maps are still where the CT was segmented; if not, they may come back there."""
-        placed = isPlaced(self.ctNode, self.review.grid.matrix(), self.review.predicted.shape)
+        placed = isPlaced(self.ctNode, self.prediction.grid.matrix(), self.prediction.shape)
         return placed and lieOnCt(self.results)
 
     def checkFit(self) -> None:
@@ -214,31 +212,28 @@ class ReviewSession:
         self._store()
 
     def prepare(self, measure: Measure | None = None) -> Iterator[None]:
-        """Get ready for `setDoubt`, in steps: the first time takes seconds on a large CT.
+        """Get ready for `findRegions`, in steps: the first time takes seconds on a large CT.
 
         Args:
-            measure: The measure of doubt; None: as it is.
+            measure: The measure of uncertainty; None: as it is.
         """
-        settings = replace(self.settings, measure=measure or self.settings.measure)
-        if self._finder is None or not self._finder.fits(settings):
-            maps = self.results.probability(), self.results.variance(), self.review.predicted
-            self._finder = yield from RegionFinder.in_steps(*maps, ijkToRas(self.ctNode), settings)
+        yield from self._regionFinder(replace(self.settings, measure=measure or self.settings.measure)).prepare()
 
     @onItsCt
-    def setDoubt(self, threshold: float | None, smallest: float, measure: Measure | None = None) -> None:
+    def findRegions(self, threshold: float | None, smallest: float, measure: Measure | None = None) -> None:
         """Find the regions anew; those with a verdict or a comment stay.
 
         Args:
-            threshold: In units of the measure of doubt; None: the usual one.
+            threshold: In units of the measure of uncertainty; None: the usual one.
             smallest: mm3.
-            measure: The measure of doubt; None: as it was.
+            measure: The measure of uncertainty; None: as it was.
         """
         settings = replace(
             self.settings, measure=measure or self.settings.measure, threshold=threshold, minimum_mm3=smallest
         )
         if settings == self.settings:
             return
-        self.review.update_regions(self._regionFinder(settings).find_arrays(settings))
+        self.review.update_regions(self._regionFinder(settings).find(settings))
         self._showRegions()
         self._store()
 
@@ -246,7 +241,7 @@ class ReviewSession:
     def show(self, region: ReviewRegion | None) -> None:
         """Let all slice views jump to a region, zoom to it and mark it; None: no region is marked."""
         self._marked = region.region_id if region else None
-        self.results.highlightRegion(region.label if region else None)
+        self.results.highlightRegion(region.number if region else None)
         if region:
             self.results.jumpTo(region.region.centroid_ras, region.region.extent_mm)
 
@@ -290,7 +285,7 @@ class ReviewSession:
         region = self.review.region(regionId)
         addMask(self.results, region)
         self._editing = regionId
-        organ = self.review.predicted[region.box][region.mask]
+        organ = self.prediction.segmentation[region.box][region.mask]
         wanted = np.bincount(organ[organ > 0]).argmax() if organ.any() else self.organs[0].value
         return prepareEditor(self.results, int(wanted))
 
@@ -337,14 +332,7 @@ class ReviewSession:
 
     def _regionFinder(self, settings: RegionSettings) -> RegionFinder:
         if self._finder is None or not self._finder.fits(settings):
-            self._finder = RegionFinder.from_arrays(
-                self.results.probability(),
-                self.results.variance(),
-                self.review.predicted,
-                ijkToRas(self.ctNode),
-                settings.measure,
-                settings.window_mm,
-            )
+            self._finder = RegionFinder(self.prediction, settings)
         return self._finder
 
     def _step(self, boxes) -> None:
@@ -353,13 +341,13 @@ class ReviewSession:
         for box in boxes:
             self.results.updateSegmentation(box, self.review.labels_in(box), surfaces=False)
         self._surfacesAreOld = self._surfacesAreOld or bool(boxes)
-        if self._list() != self._listed or self.results.listedRegions() != {label for label, _ in self._listed}:
+        if self._list() != self._listed or self.results.listedRegions() != {number for number, _ in self._listed}:
             self._showRegions()
         self._showStatus()
 
     def _mend(self) -> None:
         """Bring back organs that were deleted in the Segment Editor: verdicts change them."""
-        if self.results.restoreOrgans(self.review.predicted, organSpecs(self.prediction["labels"])):
+        if self.results.restoreOrgans(self.prediction.segmentation, organSpecs(self.prediction.labels)):
             self.discardStrayEdits()
 
     def _changeable(self) -> Box:
@@ -368,19 +356,18 @@ class ReviewSession:
         return hull([*self.results.organBoxes(), self._predictedBox, *decided])
 
     def _list(self) -> list[tuple[int, str]]:
-        return [(each.label, each.region_id) for each in self.review.regions]
+        return [(each.number, each.region_id) for each in self.review.regions]
 
     def _showRegions(self) -> None:
-        specs = [SegmentSpec(each.label, regionTitle(each.region), REGION_COLOUR) for each in self.review.regions]
-        box, labels = self.review.listed()
-        self.results.setRegions(labels, specs, box)
+        regions = self.review.listed()
+        self.results.setRegions(regions.map, regionSpecs(regions.ranked), regions.box)
         self._listed = self._list()
-        self.results.highlightRegion({name: label for label, name in self._listed}.get(self._marked))
+        self.results.highlightRegion({name: number for number, name in self._listed}.get(self._marked))
         self._showStatus()
 
     def _showStatus(self) -> None:
         logic = slicer.vtkSlicerSegmentationsModuleLogic
-        statuses = {each.label: logic.Completed if each.decided else logic.Flagged for each in self.review.regions}
+        statuses = {each.number: logic.Completed if each.decided else logic.Flagged for each in self.review.regions}
         self.results.setRegionStatuses(statuses)
 
     def _begun(self) -> ReviewSession:
@@ -392,16 +379,41 @@ class ReviewSession:
         self.results.setState("review", self.review.to_dict())
 
 
-def organSpecs(labels: list[dict]) -> list[SegmentSpec]:
-    """How a model's labels are shown, from what the worker said of them."""
-    return [
-        SegmentSpec(label["value"], readable(label["name"]), tuple(label["colour"]), label["terminology"])
-        for label in labels
-    ]
+class _SceneMaps(Sequence):
+    """The maps of one kind, looked up at each access: a review keeps no memory of volumes that are replaced.
+
+    Args:
+        arrays: Gives the volumes' own voxels by label.
+    """
+
+    def __init__(self, arrays: Callable[[], dict[int, np.ndarray]]) -> None:
+        self._arrays = arrays
+
+    def __len__(self) -> int:
+        return len(self._arrays())
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return list(self._arrays().values())[index]
+
+
+def _prediction(results: ResultScene, predicted: np.ndarray) -> Prediction:
+    """Read the prediction that a scene holds.
+
+    Raises:
+        ReviewError: What the scene keeps of it is damaged.
+    """
+    maps = _SceneMaps(results.probability), _SceneMaps(results.variance)
+    try:
+        return make_prediction(
+            results.state("prediction"), predicted, *maps, Grid.from_matrix(ijkToRas(results.ctNode))
+        )
+    except (RecordError, ImageError) as error:
+        text = _("What the scene keeps of the prediction is damaged ({reason}); apply again.")
+        raise ReviewError(text.format(reason=error)) from error
 
 
 def _predicted(results: ResultScene) -> np.ndarray:
-    """The label map as predicted.
+    """Read the segmentation as predicted.
 
     Raises:
         ReviewError: The scene's copy of it is damaged, or the CT was moved.
@@ -413,26 +425,6 @@ def _predicted(results: ResultScene) -> np.ndarray:
     except ValueError as error:
         text = _("The scene's copy of the prediction of {ct} cannot be used ({reason}); apply again.")
         raise ReviewError(text.format(ct=results.ctNode.GetName(), reason=error)) from error
-
-
-def _checkPrediction(results: ResultScene) -> None:
-    prediction = results.state("prediction")
-    try:
-        check_provenance(prediction["provenance"])
-        read_labels(prediction["labels"])
-    except (KeyError, RecordError) as error:
-        text = _("What the scene keeps of the prediction is damaged ({reason}); apply again.")
-        raise ReviewError(text.format(reason=error)) from error
-
-
-def settingsOf(prediction: dict) -> RegionSettings:
-    """What counted as a region when a CT was segmented, from what the worker said of the prediction."""
-    return RegionSettings.from_dict(prediction["provenance"].get("regions", {}).get("settings", {}))
-
-
-def hasVariance(prediction: dict) -> bool:
-    """Whether a model has a predictive variance: without a covariance there is but the disagreement of tiles."""
-    return prediction["provenance"].get("covariance") != Covariance.DETERMINISTIC
 
 
 def lieOnCt(results: ResultScene) -> bool:

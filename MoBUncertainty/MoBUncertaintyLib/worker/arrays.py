@@ -18,7 +18,7 @@ from MoBUncertaintyLib.images.reader import check_geometry
 
 
 def read_volume(volume: Mapping[str, Any]) -> tuple[sitk.Image, str]:
-    """The image that a request names, unchecked but for its geometry.
+    """Read the image that a request names, unchecked but for its geometry.
 
     Args:
         volume: `array`, the .npy file (z, y, x), or (z, y, x, components); `ijk_to_ras`, 4 x 4, mm.

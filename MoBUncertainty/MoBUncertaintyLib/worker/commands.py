@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from MoBUncertaintyLib.worker.progress import Estimate, Pace
 from MoBUncertaintyLib.worker.protocol import ProtocolError
@@ -18,9 +18,10 @@ from MoBUncertaintyLib.worker.server import Fields, Report
 if TYPE_CHECKING:
     import numpy as np
 
-    from MoBUncertaintyLib.inference.predictor import PredictionSettings, Predictor
+    from MoBUncertaintyLib.inference.predictor import Predictor
     from MoBUncertaintyLib.model.folder import Model
-    from MoBUncertaintyLib.pipeline import Analysis
+    from MoBUncertaintyLib.prediction import Prediction, PredictionSettings
+    from MoBUncertaintyLib.regions.finder import Regions
     from MoBUncertaintyLib.regions.settings import RegionSettings
 
 
@@ -57,20 +58,15 @@ class Predictions:
         analysis = analyse(image, predictor, region_settings, lambda step: tell(step.stage, step.done, step.total))
         for message in analysis.prediction.warnings:
             report.warning(message)
-        files = _hand_over(Path(request["folder"]), analysis, tell)
+        provenance = describe(analysis.prediction, analysis.regions)
+        provenance["input"] |= {"name": request["ct"].get("name"), "sha256": digest}
+        described = replace(analysis.prediction, provenance=provenance)
+        fields = _hand_over(Path(request["folder"]), described, analysis.regions, tell)
         self._pace.learn(estimate.seconds, voxels)
-        about = describe(image, analysis.prediction, analysis.regions, predictor.model.card)
-        about["input"] |= {"name": request["ct"].get("name"), "sha256": digest}
-        return files | {
-            "rows": [asdict(region) for region in analysis.regions.regions],
-            "labels": [asdict(label) for label in predictor.model.card.labels],
-            "provenance": about | {"warnings": report.warnings},
-            "warnings": report.warnings,
-            "seconds": {stage: round(seconds, 3) for stage, seconds in estimate.seconds.items()},
-        }
+        return fields | {"seconds": {stage: round(seconds, 3) for stage, seconds in estimate.seconds.items()}}
 
     def _warm(self, path: Path, key: object, settings: PredictionSettings) -> Predictor:
-        """The predictor of a model, loaded only if it is another one or has changed on disk."""
+        """Get the predictor of a model, loaded only if it is another one or has changed on disk."""
         from MoBUncertaintyLib.inference.predictor import Predictor
         from MoBUncertaintyLib.model.folder import load_model
 
@@ -99,7 +95,7 @@ def _identify_model(name: str) -> tuple[Path, object]:
 
 def _settings(request: Fields) -> PredictionSettings:
     """How to predict; JSON has lists where the settings have tuples."""
-    from MoBUncertaintyLib.inference.predictor import PredictionSettings
+    from MoBUncertaintyLib.prediction import PredictionSettings
 
     fields = request.get("settings") or {}
     try:
@@ -109,7 +105,7 @@ def _settings(request: Fields) -> PredictionSettings:
 
 
 def _region_settings(request: Fields, model: Model) -> RegionSettings:
-    """What counts as a region: what the request states, unless it was set for another model, and the rest as usual."""
+    """Read what counts as a region: what the request states, if it was set for this model, and the rest as usual."""
     usual = model.card.region_settings
     if request.get("regions_of_model") not in (None, model.digest):
         return usual
@@ -119,32 +115,22 @@ def _region_settings(request: Fields, model: Model) -> RegionSettings:
         raise ProtocolError(f"The request's settings of regions are not understood ({error}).") from error
 
 
-def _hand_over(folder: Path, analysis: Analysis, tell: Callable[[str, int, int], None]) -> Fields:
-    """Write the arrays, each straight from its image's memory."""
-    import SimpleITK as sitk
-
+def _hand_over(folder: Path, prediction: Prediction, regions: Regions, tell: Callable[[str, int, int], None]) -> Fields:
+    """Write the arrays, each straight from memory; see `output.exchange`."""
+    from MoBUncertaintyLib.output.exchange import write_prediction
     from MoBUncertaintyLib.worker.arrays import write_array
 
-    prediction = analysis.prediction
-    classes = prediction.probability.GetNumberOfComponentsPerPixel()
-    total, done = 2 + 2 * classes, 0
+    total, done = 2 + 2 * len(prediction.labels), 0
 
-    def write(name: str, array: Any) -> str:
+    def save(name: str, array: np.ndarray) -> str:
         nonlocal done
         tell("write", done, total)
         done += 1
         return write_array(folder, name, array)
 
-    files: Fields = {
-        "segmentation": write("segmentation", sitk.GetArrayViewFromImage(prediction.segmentation)),
-        "regions": write("regions", sitk.GetArrayViewFromImage(analysis.regions.labels)),
-    }
-    for kind, image in (("probability", prediction.probability), ("variance", prediction.variance)):
-        array = sitk.GetArrayViewFromImage(image)
-        parts = [array] if classes == 1 else [array[..., c] for c in range(classes)]
-        files[kind] = {str(value): write(f"{kind}-{value}", part) for value, part in enumerate(parts, start=1)}
+    fields = write_prediction(prediction, regions, save)
     tell("write", total, total)
-    return files
+    return fields
 
 
 def export_review(request: Fields, report: Report) -> Fields:
@@ -154,8 +140,7 @@ def export_review(request: Fields, report: Report) -> Fields:
     has that name too. The CT's hash, and the number of its DICOM series, tell which one it is.
 
     Args:
-        request: `ct`, {`array`, `ijk_to_ras`, `name`}; `predicted` and, by label value, `probability` and
-            `variance`: .npy files (z, y, x); `labels` and `provenance`, from the answer to `predict`; `review`, from
+        request: `ct`, {`array`, `ijk_to_ras`, `name`}; `prediction`, see `output.exchange`; `review`, from
             `Review.to_dict`; `dicom_files`, or null; `output`, `formats`, `patient_fields`, `overwrite`: as for
             `write_export`.
         report: Told of progress and warnings.
@@ -166,15 +151,14 @@ def export_review(request: Fields, report: Report) -> Fields:
     Raises:
         UserError: As `write_export` and `Review.from_dict` do.
     """
-
     import numpy as np
 
     from MoBUncertaintyLib.errors import ReviewError
     from MoBUncertaintyLib.images.grid import grid_of
+    from MoBUncertaintyLib.output.exchange import read_prediction
     from MoBUncertaintyLib.output.report import ReviewedCase
-    from MoBUncertaintyLib.output.results_record import RecordError, check_provenance, read_labels
+    from MoBUncertaintyLib.output.results_record import RecordError
     from MoBUncertaintyLib.output.review_export import write_export
-    from MoBUncertaintyLib.review.description import RegionDescriber
     from MoBUncertaintyLib.review.review import Review
     from MoBUncertaintyLib.worker.arrays import read_volume
 
@@ -182,19 +166,15 @@ def export_review(request: Fields, report: Report) -> Fields:
         return np.load(name, mmap_mode="r", allow_pickle=False)
 
     image, _ = read_volume(request["ct"])
-    predicted, grid = load(request["predicted"]), grid_of(image)
-    maps = [{int(value): load(name) for value, name in request[kind].items()} for kind in ("probability", "variance")]
-    review = Review.from_dict(request["review"], predicted, grid, RegionDescriber(*maps, predicted, grid))
-    info = dict(request["provenance"])
     try:
-        check_provenance(info)
-        labels = read_labels(request["labels"])
+        prediction = read_prediction(request["prediction"], grid_of(image), load)
     except RecordError as error:
         raise ReviewError(f"What the scene keeps of the prediction is damaged ({error}); apply again.") from error
     patient_fields = bool(request.get("patient_fields"))
-    given = {"name": request["ct"].get("name")} | {k: v for k, v in info.get("input", {}).items() if v}
-    info["input"] = given if patient_fields else given | {"name": None}
-    case = ReviewedCase(image, review, labels, *maps, info)
+    known = {key: value for key, value in prediction.provenance.get("input", {}).items() if value}
+    name = {"name": known.get("name", request["ct"].get("name")) if patient_fields else None}
+    prediction = replace(prediction, provenance=prediction.provenance | {"input": known | name})
+    case = ReviewedCase(image, Review.from_dict(request["review"], prediction))
 
     def tell(text: str, fraction: float) -> None:
         step = {"stage": "export", "done": 0, "total": 1, "text": text}

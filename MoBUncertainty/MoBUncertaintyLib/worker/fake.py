@@ -1,4 +1,4 @@
-"""A fake worker for tests: it speaks the protocol, but makes up the prediction, so that it needs only numpy.
+"""A fake of the worker for tests: it speaks the protocol, but its prediction is fake, so that it needs no torch.
 
 It is part of the library so that the module's self-test finds it in an installed extension.
 
@@ -22,68 +22,88 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.geometry import Grid, whole
+from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.worker import server
 from MoBUncertaintyLib.worker.commands import export_review
 from MoBUncertaintyLib.worker.progress import Estimate
 from MoBUncertaintyLib.worker.protocol import Command
 
+if TYPE_CHECKING:  # at run time where they are needed, so that `ready` is said at once
+    from MoBUncertaintyLib.prediction import Prediction
+    from MoBUncertaintyLib.regions.finder import Region, Regions
+
 MODES = ("normal", "slow", "fails", "dies", "hangs", "stuck", "nonsense")
 TILES = 6
 SENTENCE = "The image is a single slice (64 x 64 x 1); give a 3D volume or the folder of its DICOM series."
-LABEL = {
-    "value": 1,
-    "name": "pancreas",
-    "colour": [249, 180, 111],
-    "terminology": {
-        "category": ["SCT", "123037004", "Anatomical Structure"],
-        "type": ["SCT", "15776009", "Pancreas"],
+LABEL = Label(
+    1,
+    "pancreas",
+    (249, 180, 111),
+    {
+        "category": ("SCT", "123037004", "Anatomical Structure"),
+        "type": ("SCT", "15776009", "Pancreas"),
         "modifier": None,
     },
-}
+)
 PLACES = {"left": (0, 0, 1), "anterior": (0, -1, 0), "superior": (1, 0, 0)}
 """Positions of the doubtful regions on the organ's surface, (z, y, x) for axial slices in the usual orientation."""
 
 
-def make_prediction(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Make probability, variance (float32) and regions (uint16) of an ellipsoid with three doubtful regions."""
+def fake_maps(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Make probability and variance (float32) of an ellipsoid with three doubtful regions, and their map (uint16)."""
     axes = [((np.arange(n, dtype=np.float32) - (n - 1) / 2) / (0.25 * n)).astype(np.float32) for n in shape]
     z, y, x = np.ix_(*axes)
     distance = np.sqrt(z * z + y * y + x * x)
     probability = 1 / (1 + np.exp(np.clip(12 * (distance - 1), -50, 50)))
-    regions = np.zeros(shape, np.uint16)
-    for label, (a, b, c) in enumerate(PLACES.values(), start=1):
-        regions[(z - a) ** 2 + (y - b) ** 2 + (x - c) ** 2 < (0.5 - 0.08 * label) ** 2] = label
-    doubtful = regions > 0
+    region_map = np.zeros(shape, np.uint16)
+    for number, (a, b, c) in enumerate(PLACES.values(), start=1):
+        region_map[(z - a) ** 2 + (y - b) ** 2 + (x - c) ** 2 < (0.5 - 0.08 * number) ** 2] = number
+    doubtful = region_map > 0
     probability[doubtful] = 0.3 + 0.4 * probability[doubtful]
     variance = np.where(doubtful, 0.3, 0.03).astype(np.float32) * probability * (1 - probability)
-    return probability, variance, regions
+    return probability, variance, region_map
 
 
-def row(
-    label: int, location: str, regions: np.ndarray, p: np.ndarray, v: np.ndarray, matrix: np.ndarray
-) -> server.Fields:
-    """Compute the fields of `regions.Region`."""
-    mask = regions == label
+def fake_region(number: int, location: str, region_map: np.ndarray, p: np.ndarray, v: np.ndarray, grid: Grid) -> Region:
+    """Describe a region of a map."""
+    from MoBUncertaintyLib.regions.finder import Region
+
+    mask = region_map == number
     index = np.argwhere(mask)
-    voxel = abs(float(np.linalg.det(matrix[:3, :3])))
-    spacing = np.linalg.norm(matrix[:3, 2::-1], axis=0)
-    return {
-        "rank": label,
-        "label": label,
-        "centroid_ras": (matrix[:3, :3] @ index.mean(axis=0)[::-1] + matrix[:3, 3]).tolist(),
-        "volume_mm3": voxel * len(index),
-        "expected_error_mm3": voxel * float(np.minimum(p[mask], 1 - p[mask]).sum()),
-        "mean_variance": float(v[mask].mean()),
-        "peak_variance": float(v[mask].max()),
-        "mean_probability": float(p[mask].mean()),
-        "inside_share": float((p[mask] > 0.5).mean()),
-        "extent_mm": float((spacing * (np.ptp(index, axis=0) + 1)).max()),
-        "location": location,
-    }
+    return Region(
+        rank=number,
+        number=number,
+        centroid_ras=tuple(grid.to_ras(index.mean(axis=0)).tolist()),
+        volume_mm3=grid.voxel_mm3 * len(index),
+        expected_error_mm3=grid.voxel_mm3 * float(np.minimum(p[mask], 1 - p[mask]).sum()),
+        mean_variance=float(v[mask].mean()),
+        max_variance=float(v[mask].max()),
+        mean_probability=float(p[mask].mean()),
+        inside_fraction=float((p[mask] > 0.5).mean()),
+        extent_mm=float((grid.spacing * (np.ptp(index, axis=0) + 1)).max()),
+        location=location,
+    )
+
+
+def fake_prediction(
+    shape: tuple[int, ...], ijk_to_ras: np.ndarray, provenance: server.Fields | None = None
+) -> tuple[Prediction, Regions]:
+    """Make the prediction of an ellipsoid with three doubtful regions."""
+    from MoBUncertaintyLib.prediction import Prediction
+    from MoBUncertaintyLib.regions.finder import Regions
+    from MoBUncertaintyLib.regions.settings import RegionSettings
+
+    p, v, region_map = fake_maps(shape)
+    grid = Grid.from_matrix(ijk_to_ras)
+    prediction = Prediction((p > 0.5).astype(np.uint8), p[None], v[None], grid, (LABEL,), provenance or {})
+    ranked = tuple(fake_region(number, place, region_map, p, v, grid) for number, place in enumerate(PLACES, start=1))
+    return prediction, Regions(ranked, region_map, whole(shape), shape, RegionSettings())
 
 
 def misbehave(mode: str) -> None:
@@ -106,7 +126,6 @@ def misbehave(mode: str) -> None:
 def predict(mode: str, request: server.Fields, report: server.Report) -> server.Fields:
     """Answer like the worker, see `protocol`."""
     ct = np.load(request["ct"]["array"], mmap_mode="r")
-    matrix = np.array(request["ct"]["ijk_to_ras"], float)
     estimate = Estimate({"model": 1.0, "network": 5.0, "write": 0.5})
     report.progress(estimate.step("model", 1, 1))
     if mode == "slow":
@@ -118,33 +137,25 @@ def predict(mode: str, request: server.Fields, report: server.Report) -> server.
         if tile == 1:
             misbehave(mode)
     report.warning("This result is fake.")
-    probability, variance, regions = make_prediction(ct.shape)
+    from MoBUncertaintyLib.output.exchange import write_prediction
+
+    provenance = {
+        "model": {"name": request["model"], "path": "", "digest": "0" * 64},
+        "settings": request.get("settings") or {},
+        "device": "fake",
+        "input": {"name": request["ct"].get("name"), "size": ct.shape[::-1], "sha256": "0" * 64},
+        "versions": {"numpy": np.__version__},
+    }
+    prediction, regions = fake_prediction(ct.shape, np.array(request["ct"]["ijk_to_ras"], float), provenance)
+    prediction.warnings.extend(report.warnings)
     folder = Path(request["folder"])
 
-    def write(name: str, array: np.ndarray) -> str:
+    def save(name: str, array: np.ndarray) -> str:
         np.save(folder / f"{name}.npy", array)
         return str(folder / f"{name}.npy")
 
     report.progress(estimate.step("write", 1, 1))
-    return {
-        "segmentation": write("segmentation", (probability > 0.5).astype(np.uint8)),
-        "regions": write("regions", regions),
-        "probability": {"1": write("probability-1", probability)},
-        "variance": {"1": write("variance-1", variance)},
-        "rows": [
-            row(label, place, regions, probability, variance, matrix) for label, place in enumerate(PLACES, start=1)
-        ],
-        "labels": [LABEL],
-        "provenance": {
-            "model": {"name": request["model"], "path": "", "digest": "0" * 64},
-            "settings": request.get("settings") or {},
-            "device": "fake",
-            "input": {"name": request["ct"].get("name"), "size": ct.shape[::-1], "sha256": "0" * 64},
-            "versions": {"numpy": np.__version__},
-        },
-        "warnings": report.warnings,
-        "seconds": estimate.seconds,
-    }
+    return write_prediction(prediction, regions, save) | {"seconds": estimate.seconds}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ Request        Fields beside `id` and `command`
 -------------  ----------------------------------------------------------------------------------------------------
 predict        `ct` {array, ijk_to_ras, name}, `model`, `settings`, `folder`; `regions`, settings that the reader has
                changed, and `regions_of_model`, the digest of the model they were changed for, or null
-export         see `export.export_review`
+export         see `commands.export_review`
 scratch        `folder` for the worker's own temporary files; it is removed when stdin is closed. Has no answer
 shutdown       -
 
@@ -69,9 +69,8 @@ _REQUESTS: dict[str, dict[str, tuple[type, ...]]] = {
     Command.PREDICT: {"ct": (dict,), "model": (str,), "folder": (str,)}
     | dict.fromkeys(("settings", "regions"), (dict, _NULL))
     | {"regions_of_model": (str, _NULL)},
-    Command.EXPORT: dict.fromkeys(("predicted", "output"), (str,))
-    | dict.fromkeys(("ct", "probability", "variance", "provenance", "review"), (dict,))
-    | {"labels": (list,), "formats": (list,), "dicom_files": (list, _NULL)},
+    Command.EXPORT: dict.fromkeys(("ct", "prediction", "review"), (dict,))
+    | {"output": (str,), "formats": (list,), "dicom_files": (list, _NULL)},
     Command.SCRATCH: {"folder": (str,)},
 }
 """Types of the fields that the worker relies on; a field that may be null may also be missing."""

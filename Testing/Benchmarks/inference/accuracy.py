@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from inference.literal import literal_moments
-from MoBUncertaintyLib.inference.devices import Precision, autocast, autocast_dtype, select_device
+from MoBUncertaintyLib.inference.devices import autocast, autocast_dtype, select_device
 from MoBUncertaintyLib.inference.preprocessing import Preprocessor
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork, load_network
 from MoBUncertaintyLib.network.heads import LOG_VARIANCE_LIMIT, MixtureOfBasesHead
 from MoBUncertaintyLib.network.moments import Moments, moments
 from MoBUncertaintyLib.network.partitions import cell_bounds
+from MoBUncertaintyLib.prediction import Precision
 
 REACH = 9.0  # standard deviations that are integrated over; beyond lie 2e-19 of the mass
 STEP = 0.5  # of the logistic function's argument: its poles at i pi leave an error of exp(-2 pi^2 / STEP) = 7e-18

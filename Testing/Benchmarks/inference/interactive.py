@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import SimpleITK as sitk
 
 REGION = (128, 128, 128)  # voxels of the CT
@@ -20,8 +21,9 @@ def measure_region_of_interest(ct: Path, model: Any, device: str, repeats: int) 
     The settings are the usual ones, adaptive overlap among them.
     """
     from inference.cases import middle_box
-    from MoBUncertaintyLib.inference.predictor import PredictionSettings, Predictor
+    from MoBUncertaintyLib.inference.predictor import Predictor
     from MoBUncertaintyLib.pipeline import analyse
+    from MoBUncertaintyLib.prediction import PredictionSettings
 
     image = sitk.ReadImage(str(ct))
     region = middle_box(image, REGION)
@@ -50,8 +52,8 @@ def measure_display(repeats: int) -> dict[str, Any]:
     from MoBUncertaintyLib.regions.finder import RegionFinder
     from MoBUncertaintyLib.regions.settings import RegionSettings
 
-    probability, variance, labels, matrix = regions_threshold.make_prediction()
-    finder = RegionFinder.from_arrays({1: probability}, {1: variance}, labels, matrix)
+    prediction = regions_threshold.make_prediction()
+    finder = RegionFinder(prediction, RegionSettings())
     finder.find(RegionSettings(threshold=0.016))
     thresholds = [regions_threshold.THRESHOLDS[n % len(regions_threshold.THRESHOLDS)] for n in range(repeats)]
     result: dict[str, Any] = {
@@ -59,9 +61,9 @@ def measure_display(repeats: int) -> dict[str, Any]:
     }
     if importlib.util.find_spec("slicer") is None:
         return result | {"without": ["scene"]}
-    session, _kept = regions_threshold.begin(probability, variance, labels, matrix)
-    session.setDoubt(0.016, 20.0)
-    result["threshold_s"] = [_seconds(lambda t=t: session.setDoubt(t, 20.0)) for t in thresholds]
+    session, _kept = regions_threshold.begin(prediction)
+    session.findRegions(0.016, 20.0)
+    result["threshold_s"] = [_seconds(lambda t=t: session.findRegions(t, 20.0)) for t in thresholds]
     return result | {"map_s": _map_seconds(repeats)}
 
 
@@ -69,10 +71,13 @@ def _map_seconds(repeats: int) -> list[float]:
     """Seconds until another map is shown, each map in turn."""
     import scene_push
     from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
+    from MoBUncertaintyLib.slicer_app.scene.standalone import addCt, createStandAloneScene
 
     with tempfile.TemporaryDirectory() as folder:
         scene_push.make_prediction(Path(folder))
-        _longest, _all, session, _kept = scene_push.show(scene_push.load(Path(folder)))
+        scene, _kept = createStandAloneScene()
+        ct = addCt(scene, np.zeros(scene_push.SHAPE, np.int16), np.diag([*scene_push.SPACING, 1.0]), "CT")
+        _longest, _all, session = scene_push.longest(scene_push.show(scene_push.load(Path(folder)), ct))
         shown = session.results
         for kind in MapKind:  # derived maps are computed at their first sight
             shown.showMap(kind)

@@ -11,10 +11,11 @@ from inference.literal import LiteralHead
 from inference.measure import StageClock, settle
 from MoBUncertaintyLib.inference import predictor
 from MoBUncertaintyLib.inference.devices import select_device
-from MoBUncertaintyLib.inference.predictor import PredictionSettings, Predictor
+from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.output import results_folder
 from MoBUncertaintyLib.pipeline import run_case
+from MoBUncertaintyLib.prediction import PredictionSettings
 
 STAGES = {"network": "backbone", "moments": "moments"}
 """What the tables call the stages of `Prediction.timings`; the others keep their names."""

@@ -24,7 +24,6 @@ def made(tmp_path_factory) -> Path:
         case.image,
         case.prediction,
         case.regions,
-        case.card,
         source=folder / "ct.nii.gz",
         sha256=digest(folder / "ct.nii.gz"),
         scene=False,

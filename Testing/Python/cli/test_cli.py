@@ -22,10 +22,9 @@ from typer.testing import CliRunner
 from MoBUncertaintyLib import pipeline
 from MoBUncertaintyLib.cli import app, console
 from MoBUncertaintyLib.errors import Cancelled, ModelError
-from MoBUncertaintyLib.inference.devices import Precision
-from MoBUncertaintyLib.inference.predictor import Progress
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.network.export import export
+from MoBUncertaintyLib.prediction import Precision, Progress
 from MoBUncertaintyLib.regions.settings import Measure
 from support import tiny
 
@@ -363,7 +362,7 @@ def test_demo_compares_with_the_truth(model: Path, ct: Path, tmp_path: Path, mon
     assert scores["dice"] == pytest.approx(
         2 * (made & tiny.truth(image)).sum() / (made.sum() + tiny.truth(image).sum())
     )
-    assert scores["error_share_in_regions"] == pytest.approx((wrong & regions).sum() / wrong.sum())
+    assert scores["error_fraction_in_regions"] == pytest.approx((wrong & regions).sum() / wrong.sum())
     assert 0 < scores["seconds"] < 120
     assert f"{scores['dice']:.3f}" in done.stdout
 
@@ -375,15 +374,6 @@ def test_demo_reaches_its_dice_with_the_shipped_model(tmp_path: Path) -> None:
     scores = json.loads((tmp_path / "demo" / "demo.json").read_text())
     assert scores["dice"] >= 0.85
     assert scores["seconds"] < 120
-
-
-@pytest.mark.parametrize(
-    "values", [np.array([[[0.2, 0.9]]]), np.array([[[[0.2, 0.5], [0.1, 0.1]]]])], ids=["two classes", "three classes"]
-)
-def test_expected_error_is_what_is_left_to_the_most_probable_class(values: np.ndarray) -> None:
-    image = sitk.GetImageFromArray(values.astype(np.float32), isVector=values.ndim == 4)
-    expected = {3: 0.2 + 0.1, 4: 0.5 + 0.2}[values.ndim]
-    assert pipeline._expected_error_voxels(image) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("debug", [False, True])

@@ -14,9 +14,10 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.files.integrity import make_manifest, seal
 from MoBUncertaintyLib.images.reader import digest
+from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.output.results_folder import read_results, write_results
 from MoBUncertaintyLib.output.review_export import write_export
-from MoBUncertaintyLib.output.review_files import find_ct, review_of, reviewed_case
+from MoBUncertaintyLib.output.review_files import find_ct, review_of
 from support.dicom_files import write_series
 from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
 from support.review_commands import BOTH, HEAD, decisions, entries, labels, review, run
@@ -77,13 +78,13 @@ class TestApplied:
 
     def test_edits_and_regions_of_another_threshold_come_back(self, place):
         results = read_results(place / "results")
-        image, _ = find_ct(results)
+        image, _ = find_ct(results.prediction)
         mine = review_of(results)
-        mine.edit("1", np.random.default_rng(0).integers(0, 3, mine.predicted.shape).astype(np.uint8))
+        mine.edit("1", np.random.default_rng(0).integers(0, 3, mine.prediction.shape).astype(np.uint8))
         whole = fake_case(labels=(PANCREAS, LEFT_KIDNEY)).regions
         mine.update_regions(whole)
         mine.decide(mine.regions[-1].region_id, "exclude")
-        write_export(reviewed_case(results, image, mine), place / "slicer")
+        write_export(ReviewedCase(image, mine), place / "slicer")
         done = review(place, place / "slicer" / "report.json", "--output", place / "again")
         assert done.exit_code == 0, done.output
         assert np.array_equal(labels(place / "again" / "segmentation.seg.nrrd"), mine.corrected())
@@ -107,7 +108,6 @@ class TestApplied:
             case.image,
             case.prediction,
             case.regions,
-            case.card,
             source=tmp_path / "dicom",
             sha256=digest(tmp_path / "dicom"),
             scene=False,
@@ -139,7 +139,6 @@ class TestDicomThatCannotBeWritten:
             case.image,
             case.prediction,
             case.regions,
-            case.card,
             source=tmp_path / "dicom",
             scene=False,
         )
@@ -155,7 +154,7 @@ BAD = {
     "no object": ("[]", "it is not a JSON object"),
     "no text": ("\x00\ud83d".encode("utf-16", "surrogatepass"), "it is not UTF-8 text"),
     "other schema": ({"regions": []}, 'its "schema" is not "mob-uncertainty review"'),
-    "other version": (entries() | {"schema_version": 3}, 'its "schema_version" is 3, not 1'),
+    "other version": (entries() | {"schema_version": 4}, 'its "schema_version" is 4, not 1'),
     "no list": (HEAD | {"regions": {}}, '"regions" must be a list'),
     "no rank": (entries({"verdict": "accept"}), 'entry 1 of its regions has no "rank" from 1 on'),
     "rank in words": (entries({"rank": "first", "verdict": "accept"}), 'has no "rank" from 1 on'),
@@ -195,7 +194,7 @@ BAD = {
         entries(*ALL_ACCEPTED, signature={"name": "A", "time": "0001-01-01T00:00:00"}),
         "The year 1 of the signature is not possible",
     ),
-    "not sealed": (entries() | {"schema_version": 2}, "its SHA-256 does not fit its content"),
+    "not sealed": (entries() | {"schema_version": 3}, "its SHA-256 does not fit its content"),
     "another case": (entries(predicted_sha256="0" * 64), "it belongs to another prediction than these results"),
 }
 
@@ -223,10 +222,10 @@ class TestExportThatWasChanged:
     def exported(self, place) -> Path:
         results = read_results(place / "results")
         mine = review_of(results)
-        mine.edit("1", np.ones(mine.predicted.shape, np.uint8))
+        mine.edit("1", np.ones(mine.prediction.shape, np.uint8))
         mine.decide("2", "exclude")
         mine.sign("A. Reader")
-        write_export(reviewed_case(results, find_ct(results)[0], mine), place / "export")
+        write_export(ReviewedCase(find_ct(results.prediction)[0], mine), place / "export")
         return place / "export" / "report.json"
 
     def refused(self, place: Path, record: Path, sentence: str) -> None:

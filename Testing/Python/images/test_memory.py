@@ -11,8 +11,9 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.images.memory import check_memory, check_tile
 from MoBUncertaintyLib.images.reader import read_image
-from MoBUncertaintyLib.inference.predictor import PredictionSettings, Predictor
+from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.prediction import PredictionSettings
 from support import tiny
 from support.dicom_files import hounsfield, write_slices
 

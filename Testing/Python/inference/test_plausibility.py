@@ -9,9 +9,10 @@ import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.inference.plausibility import unsuitable
-from MoBUncertaintyLib.inference.predictor import PredictionSettings, Predictor
+from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.pipeline import analyse
+from MoBUncertaintyLib.prediction import PredictionSettings
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from support import tiny
 

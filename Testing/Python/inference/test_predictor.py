@@ -17,13 +17,15 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
 from MoBUncertaintyLib.errors import Cancelled, ImageError, SettingsError
+from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.inference import sliding_window
-from MoBUncertaintyLib.inference.predictor import Prediction, PredictionSettings, Predictor, Progress, predict
-from MoBUncertaintyLib.inference.rounding import STEP, rounded
+from MoBUncertaintyLib.inference.predictor import STEP, Predictor, predict, rounded
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork, build_network
+from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Progress
+from support.fake_case import changed_prediction
 from support.tiny import CONFIGURATION, PATCH, make_ct, make_dataset, make_model, make_plans, make_weights
 
 EXACT = PredictionSettings(device="cpu", precision="float32")
@@ -53,7 +55,8 @@ def one_fold(**options: object) -> PredictionSettings:
 
 
 def arrays(prediction: Prediction) -> list[np.ndarray]:
-    return [sitk.GetArrayFromImage(i) for i in (prediction.segmentation, prediction.probability, prediction.variance)]
+    """Segmentation, probability and variance; the maps of one organ without an axis of their own."""
+    return [prediction.segmentation, *(np.squeeze(each) for each in (prediction.probability, prediction.variance))]
 
 
 def same(a: Prediction, b: Prediction, atol: float = 0.0) -> bool:
@@ -156,20 +159,20 @@ def test_results_have_exactly_the_images_geometry(mob: Model, spacing: tuple[flo
     turned = sitk.VersorTransform([0.1, -0.2, 0.3], 0.2).GetMatrix()
     image = sitk.DICOMOrient(make_ct((15, 17, 19), spacing, turned, centre=(11, -3, 7)), code)
     prediction = predict(image, mob, one_fold())
-    for result in (prediction.segmentation, prediction.probability, prediction.variance):
-        for name in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
-            assert getattr(result, name)() == getattr(image, name)()
-    pixels = [r.GetPixelID() for r in (prediction.segmentation, prediction.probability, prediction.variance)]
-    assert pixels == [sitk.sitkUInt8, sitk.sitkFloat32, sitk.sitkFloat32]
+    result = image_on(prediction.grid, prediction.segmentation)
+    for name in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(result, name)() == getattr(image, name)()
+    maps = (prediction.probability, prediction.variance)
+    assert [each.shape for each in maps] == [(1, *prediction.shape)] * 2
+    assert [each.dtype for each in (prediction.segmentation, *maps)] == [np.uint8, np.float32, np.float32]
 
 
 @pytest.mark.parametrize("code", ["LPS", "RAI", "SLP", "ASL"])
 def test_flipped_and_permuted_axes_give_the_same_physical_result(mob: Model, code: str) -> None:
     image = make_ct((22, 24, 26), (3.1, 2.9, 3.4))
     straight, stored = (predict(sitk.DICOMOrient(image, c), mob, one_fold()) for c in ("RAS", code))
-    for name in ("segmentation", "probability", "variance"):
-        back = sitk.DICOMOrient(getattr(stored, name), "RAS")
-        assert np.array_equal(sitk.GetArrayFromImage(back), sitk.GetArrayFromImage(getattr(straight, name)))
+    back = changed_prediction(stored, lambda volume: sitk.DICOMOrient(volume, "RAS"))
+    assert same(back, straight)
 
 
 def test_an_oblique_grid_over_the_same_anatomy_gives_the_same_physical_organ(tmp_path: Path) -> None:
@@ -181,7 +184,8 @@ def test_an_oblique_grid_over_the_same_anatomy_gives_the_same_physical_organ(tmp
     )
     settings = PredictionSettings(device="cpu", precision="float32", body_box=False)
     expected = arrays(predict(straight, model, settings))[0] > 0
-    found = sitk.Resample(predict(sitk.DICOMOrient(oblique, "PIR"), model, settings).probability, straight)
+    turned_too = predict(sitk.DICOMOrient(oblique, "PIR"), model, settings)
+    found = sitk.Resample(image_on(turned_too.grid, turned_too.probability[0]), straight)
     assert expected.sum() > 1000
     assert dice(sitk.GetArrayFromImage(found) > 0.5, expected) >= 0.99
 
@@ -273,10 +277,10 @@ def test_more_than_two_classes_give_one_component_per_label(tmp_path: Path) -> N
     model = make_model(tmp_path / "model", dataset=dataset, covariance=CovarianceSpec(Covariance.SINGLE_BASIS, rank=3))
     prediction = predict(make_ct((16, 20, 18)), model, EXACT)
     segmentation, p, variance = arrays(prediction)
-    assert p.shape == variance.shape == (16, 20, 18, 3)
-    background = 1 - p.sum(axis=-1, keepdims=True)
+    assert p.shape == variance.shape == (3, 16, 20, 18)
+    background = 1 - p.sum(axis=0, keepdims=True)
     assert background.min() > -1e-5
-    assert np.array_equal(segmentation, np.concatenate([background, p], axis=-1).argmax(axis=-1))
+    assert np.array_equal(segmentation, np.concatenate([background, p]).argmax(axis=0))
     assert len(np.unique(segmentation)) > 1
     assert (variance <= p * (1 - p) + 1e-6).all()
     assert prediction.provenance["moments"] == "Monte Carlo, K = 30"

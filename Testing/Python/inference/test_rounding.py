@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from MoBUncertaintyLib.inference.rounding import rounded
+from MoBUncertaintyLib.inference.predictor import rounded
 
 
 def test_rounding_is_finer_than_the_closed_form_and_leaves_the_original() -> None:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from MoBUncertaintyLib.inference.devices import Precision
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from MoBUncertaintyLib.network.backbone import build_network
+from MoBUncertaintyLib.prediction import Precision
 from support.tiny import CONFIGURATION, make_dataset, make_plans
 
 

@@ -26,10 +26,11 @@ from mob_training.training import predictive
 from mob_training.training.settings import FineTuning, LossWeights, Schedule, deterministic_plans
 from mob_training.training.stages import prepare_finetuning
 from mob_training.training.trainer import DeterministicTrainer, FineTuningTrainer
-from MoBUncertaintyLib.inference.predictor import PredictionSettings, predict
+from MoBUncertaintyLib.inference.predictor import predict
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.nnunet import BEST
+from MoBUncertaintyLib.prediction import PredictionSettings
 from support import ROOT
 from support.tiny import CONFIGURATION, make_ct, make_dataset, make_plans, make_results_folder
 from support.tiny_training import DATASET_ID, NAME, PATCH, PLANS, SHORT, make_workspace, train, tune
@@ -79,8 +80,7 @@ def by_nnunet(results: Path, image: sitk.Image) -> np.ndarray:
 def by_us(results: Path, image: sitk.Image, samples: int | None = None) -> np.ndarray:
     """The same by `MoBUncertaintyLib`, the background as what is left."""
     settings = PredictionSettings(device="cpu", precision="float32", body_box=False, samples=samples)
-    p = sitk.GetArrayFromImage(predict(image, load_model(results), settings).probability)
-    foreground = p[None] if p.ndim == 3 else np.moveaxis(p, -1, 0)
+    foreground = predict(image, load_model(results), settings).probability
     return np.concatenate([1 - foreground.sum(axis=0, keepdims=True), foreground])
 
 

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from MoBUncertaintyLib.errors import Cancelled
-from MoBUncertaintyLib.inference.devices import Precision
 from MoBUncertaintyLib.inference.sliding_window import CPU, Placement, SlidingWindow
-from MoBUncertaintyLib.inference.tiles import Tiling
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.network.heads import build_head
+from MoBUncertaintyLib.prediction import Precision, Tiling
 
 TILE = (8, 8, 8)
 SHAPE = (24, 28, 40)

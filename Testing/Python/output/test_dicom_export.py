@@ -17,6 +17,7 @@ from highdicom.seg import segread
 from pydicom.sr.codedict import codes
 
 from MoBUncertaintyLib.errors import ImageError, OutputError
+from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.dicom.export import write_dicom_seg, write_parametric_map
@@ -57,11 +58,10 @@ def exam(folder: Path, direction: tuple[float, ...] = OBLIQUE, tags: dict[str, s
     case = fake_case(direction, spacing=(1.5, 2.0, 3.0), labels=(PANCREAS, LEFT_KIDNEY))
     files = write_series(folder, case.image, tags)
     read = read_image(folder).image
-    variance = sitk.VectorIndexSelectionCast(case.prediction.variance, 0)
     # SimpleITK may read the slices in the other order: what is at a place stays there.
     onto = [
-        sitk.Resample(image, read, sitk.Transform(), sitk.sitkNearestNeighbor)
-        for image in (case.prediction.segmentation, variance)
+        sitk.Resample(image_on(case.prediction.grid, array), read, sitk.Transform(), sitk.sitkNearestNeighbor)
+        for array in (case.prediction.segmentation, case.prediction.variance[0])
     ]
     return Exam(random.Random(1).sample(files, len(files)), *onto)
 

@@ -15,13 +15,13 @@ from MoBUncertaintyLib.output.pictures.planes import PLANES
 from MoBUncertaintyLib.output.pictures.scales import display_range
 from MoBUncertaintyLib.output.pictures.style import CT_RANGE, REGION_COLOUR
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
-from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case
+from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, changed_case, fake_case, regions_of
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
 def drawn(case, folder, ct_name="") -> np.ndarray:
-    draw_overlay(case.image, case.prediction, case.regions, case.card.labels, folder / "overlay.png", ct_name)
+    draw_overlay(folder / "overlay.png", case.image, case.prediction, case.regions, ct_name)
     return imread(folder / "overlay.png")[..., :3]
 
 
@@ -56,7 +56,7 @@ def edges(on_frame: np.ndarray) -> list[tuple[int, int]]:
 
 
 def place(panel: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
-    """Mean row and column of pixels, as shares of the panel."""
+    """Mean row and column of pixels, as fractions of the panel."""
     assert wanted.any()
     return tuple(np.argwhere(wanted).mean(axis=0) / panel.shape[:2])
 
@@ -88,7 +88,7 @@ def test_planes_are_as_radiologists_hold_them(tmp_path, towards, axial, coronal,
     bright = sitk.GetImageFromArray(values)
     bright.CopyInformation(case.image)
     case.image = bright
-    case.prediction.variance *= 0
+    case.prediction.variance[:] = 0
     top = panels(drawn(case, tmp_path))[0]
     for panel, expected in zip(top, (axial, coronal, sagittal), strict=True):
         if expected is not None:
@@ -104,7 +104,7 @@ def test_all_that_must_be_known_to_judge_the_picture_is_written(tmp_path, texts)
     drawn(case, tmp_path, "patient 7.nii.gz")
     letters = [text for text in texts if len(text) == 1 and text.isalpha()]
     assert letters == [letter for plane in PLANES for _ in range(2) for letter in plane.letters]
-    middle = np.array(case.regions.regions[0].centroid_ras)
+    middle = np.array(case.regions.ranked[0].centroid_ras)
     positions = [re.fullmatch(r"(axial|coronal|sagittal), ([RLAPSI]) (\d+\.\d) mm", text) for text in texts]
     positions = [found.groups() for found in positions if found]
     assert [name for name, *_ in positions] == ["axial", "coronal", "sagittal"]
@@ -146,25 +146,23 @@ def test_a_small_volume_fills_its_panels(tmp_path):
 def test_a_far_false_positive_does_not_zoom_out(tmp_path):
     """The volume is large and has a few voxels of organ in a far corner."""
     case = fake_case(IDENTITY)
-    for part in ("segmentation", "variance", "probability"):
-        setattr(case.prediction, part, sitk.ConstantPad(getattr(case.prediction, part), (0, 0, 0), (80, 80, 80), 0.0))
-    case.image = sitk.ConstantPad(case.image, (0, 0, 0), (80, 80, 80), -1000.0)
-    case.regions.labels = sitk.ConstantPad(case.regions.labels, (0, 0, 0), (80, 80, 80), 0.0)
+
+    def padded(value: float):
+        return lambda image: sitk.ConstantPad(image, (0, 0, 0), (80, 80, 80), value)
+
+    case = changed_case(case, padded(0.0), padded(-1000.0))
     alone = panels(drawn(case, tmp_path))
-    case.prediction.segmentation[110:114, 110:114, 100:104] = 1
+    case.prediction.segmentation[100:104, 110:114, 110:114] = 1
     assert np.array_equal(panels(drawn(case, tmp_path)), alone)
 
 
 def test_of_many_regions_the_first_thirty_are_drawn(tmp_path, texts):
     case = fake_case(IDENTITY)
-    labels = np.zeros_like(sitk.GetArrayFromImage(case.regions.labels))
+    labels = np.zeros_like(case.regions.whole_map())
     middle = np.array(labels.shape) // 2
     for rank in range(1, 41):  # all of them in the axial plane of the first one
         labels[middle[0], 2 * (rank // 8) + 10, 4 * (rank % 8) : 4 * (rank % 8) + 3] = rank
-    image = sitk.GetImageFromArray(labels)
-    image.CopyInformation(case.image)
-    rows = tuple(replace(case.regions.regions[0], rank=n, label=n) for n in range(1, 41))
-    case.regions = replace(case.regions, labels=image, regions=rows)
+    case.regions = regions_of(labels, [replace(case.regions.ranked[0], rank=n, number=n) for n in range(1, 41)])
     drawn(case, tmp_path)
     assert {int(text) for text in texts if text.isdigit()} == set(range(1, 31))
     assert "regions 2 to 30 of 40" in texts
@@ -192,10 +190,7 @@ def test_thin_outlines_have_a_dark_rim(tmp_path):
 def test_how_the_axes_are_stored_does_not_change_the_picture(tmp_path, direction):
     case = fake_case(direction)
     as_stored = drawn(case, tmp_path)
-    for part in ("segmentation", "variance", "probability"):
-        setattr(case.prediction, part, turned(getattr(case.prediction, part)))
-    case.image, case.regions.labels = turned(case.image), turned(case.regions.labels)
-    assert np.abs(drawn(case, tmp_path) - as_stored).max() < 0.02
+    assert np.abs(drawn(changed_case(case, turned), tmp_path) - as_stored).max() < 0.02
 
 
 def turned(image: sitk.Image) -> sitk.Image:
@@ -224,15 +219,12 @@ def test_heat_map_is_drawn_in_the_lower_row_where_the_variance_is(tmp_path):
     assert 0.4 < row < 0.6 and column > 0.55  # the first region lies to the left of the organ
 
 
-def test_doubt_that_is_one_voxel_thick_is_seen(tmp_path):
+def test_uncertainty_that_is_one_voxel_thick_is_seen(tmp_path):
     case = fake_case(with_regions=False)
-    variance = np.zeros_like(sitk.GetArrayFromImage(case.prediction.variance))
-    case.prediction.variance = blank = sitk.GetImageFromArray(variance)
-    blank.CopyInformation(case.image)
+    (variance,) = case.prediction.variance
+    variance[:] = 0
     without = panels(drawn(case, tmp_path))[1]
     variance[:, :, variance.shape[2] // 2] = 0.08
-    case.prediction.variance = sitk.GetImageFromArray(variance)
-    case.prediction.variance.CopyInformation(case.image)
     changed = np.abs(panels(drawn(case, tmp_path))[1] - without).max(axis=-1) > 0.3
     assert changed.any(axis=(1, 2)).sum() >= 2
 
@@ -242,12 +234,12 @@ def test_heat_map_shows_the_measure_that_regions_were_found_by(tmp_path, measure
     case = fake_case()
     case.regions = replace(case.regions, settings=RegionSettings(measure, threshold))
     shown = drawn(case, tmp_path)
-    case.prediction.variance *= 0  # as of a model without a covariance
+    case.prediction.variance[:] = 0  # as of a model without a covariance
     assert np.array_equal(drawn(case, tmp_path), shown)
     assert coloured(panels(shown)[1]).mean() > 0.01
     case.regions = replace(case.regions, settings=RegionSettings())
     without = panels(drawn(case, tmp_path))[1]
-    case.prediction.variance = case.prediction.probability * (1 - case.prediction.probability)
+    case.prediction.variance[:] = case.prediction.probability * (1 - case.prediction.probability)
     by_variance = panels(drawn(case, tmp_path))[1]
     # The other measures show where the variance would, if it were p (1 - p): there is 0.015 where the entropy is 0.08.
     hot = np.abs(by_variance - without).max(axis=-1) > 0.3
@@ -264,8 +256,8 @@ def test_planes_go_through_the_first_region(tmp_path):
 def test_picture_without_region(tmp_path, organ):
     case = fake_case(with_regions=False)
     if not organ:
-        case.prediction.segmentation *= 0
-        case.prediction.variance *= 0
+        case.prediction.segmentation[:] = 0
+        case.prediction.variance[:] = 0
     picture = drawn(case, tmp_path)
     assert coloured(panels(picture)).any() == organ
 
@@ -278,10 +270,8 @@ def test_two_organs_are_outlined_in_their_colours(tmp_path):
 
 
 def test_single_slice_is_drawn(tmp_path):
-    case = fake_case()
-    for part in ("segmentation", "variance", "probability"):
-        setattr(case.prediction, part, getattr(case.prediction, part)[:, :, 14:15])
-    case.image, case.regions.labels = case.image[:, :, 14:15], case.regions.labels[:, :, 14:15]
+    case = changed_case(fake_case(), lambda image: image[:, :, 14:15])
+    case.regions = replace(case.regions, ranked=case.regions.ranked[:1])  # the other one lies elsewhere
     assert drawn(case, tmp_path).std() > 0.05
 
 

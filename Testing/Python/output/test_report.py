@@ -34,10 +34,12 @@ from MoBUncertaintyLib.output.report import (
     write_html,
     write_json,
 )
-from MoBUncertaintyLib.regions.finder import Region, Regions
+from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.finder import Region
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
+from MoBUncertaintyLib.regions.uncertainty import uncertainty_in
 from MoBUncertaintyLib.review.review import Review
-from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
+from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case, regions_of
 from support.fake_review import fake_review
 
 HOSTILE = "\"><script>alert(1)</script><img src='http://x/y'> & {{ 7 * 7 }}"
@@ -104,9 +106,8 @@ class TestHtml:
 
     def test_volumes_before_and_after(self, tmp_path, signed):
         text = page(tmp_path, signed).text
-        before, after = (
-            int((labels > 0).sum()) * 12 / 1000 for labels in (signed.review.predicted, signed.review.corrected())
-        )
+        predicted, corrected = signed.prediction.segmentation, signed.review.corrected()
+        before, after = (int((labels > 0).sum()) * 12 / 1000 for labels in (predicted, corrected))
         assert f"Volume of pancreas {before:.1f} → {after:.1f} ml" in text
         assert f"pancreas {before:.2f} {after:.2f}" in text
 
@@ -138,7 +139,7 @@ class TestHtml:
 
     def test_organ_names_and_ct_names_are_text_too(self, tmp_path):
         case = fake_review(fake_case(labels=(replace(PANCREAS, name="<b>p</b>"), LEFT_KIDNEY)), r1="include")
-        case.info["input"]["name"] = "<i>ct</i>"
+        case.prediction.provenance["input"]["name"] = "<i>ct</i>"
         found = page(tmp_path, case)
         assert "<b>p</b>" in found.text
         assert "<i>ct</i>" in found.text
@@ -184,7 +185,7 @@ class TestTables:
             rows = list(csv.DictReader(file))
         assert list(rows[0]) == list(COLUMNS)
         assert [(row["verdict"], row["organ"]) for row in rows] == [("include", "pancreas"), ("exclude", "")]
-        added = (signed.review.corrected() > 0) & (signed.review.predicted == 0)
+        added = (signed.review.corrected() > 0) & (signed.prediction.segmentation == 0)
         assert float(rows[0]["added_mm3"]) == added.sum() * 12
         assert float(rows[0]["centroid_r_mm"]) == pytest.approx(
             signed.review.regions[0].region.centroid_ras[0], rel=1e-5
@@ -228,7 +229,7 @@ GRIDS = {
 # Hot balls to the left, to anterior and to superior of the middle: LPS mm.
 LEFT, ANTERIOR, SUPERIOR = np.array([30.0, 0, 0]), np.array([0, -22.0, 0]), np.array([0, 0, 14.0])
 ORANGE = (249, 150, 60)
-SCALE = Scale(-160, 240, "predictive variance", 0.02, 0.2)
+SCALE = Scale(-160, 240, Measure.VARIANCE, 0.02, 0.2)
 
 
 def scene(direction: np.ndarray, spacing=(1.5, 2.0, 3.0)) -> tuple[sitk.Image, Review, np.ndarray]:
@@ -251,18 +252,18 @@ def scene(direction: np.ndarray, spacing=(1.5, 2.0, 3.0)) -> tuple[sitk.Image, R
     labels = ball(np.zeros(3), 6.0).astype(np.uint16)
     region = Region(1, 1, (-12.0, 7.0, 33.0), 900.0, 9.0, 0.1, 0.2, 0.5, 0.5, 12.0, "central")
     predicted = ball(np.array([6.0, 0, 0]), 8.0).astype(np.uint8)
-    image = sitk.GetImageFromArray(labels)
-    image.CopyInformation(ct)
-    return ct, Review(predicted, Regions((region,), image, RegionSettings()), grid_of(image)), variance
+    label = replace(PANCREAS, colour=ORANGE)
+    prediction = Prediction(predicted, np.zeros_like(variance)[None], variance[None], grid_of(ct), (label,))
+    return ct, Review(prediction, regions_of(labels, [region]))
 
 
 def scale_of(case: ReviewedCase) -> Scale:
-    return Scale.of(case.ct, case.settings)
+    return Scale.of(case.ct, case.review.settings)
 
 
-def drawn_region(ct, review, predicted, corrected, doubt_in) -> dict[str, bytes]:
+def drawn_region(ct, review, prediction, corrected) -> dict[str, bytes]:
     """Pictures by the plane's name."""
-    drawn = draw_region(ct, review.regions[0], predicted, corrected, doubt_in, SCALE, {1: ORANGE})
+    drawn = draw_region(ct, review.regions[0], prediction, corrected, SCALE)
     return {title.split(",")[0]: png for title, png in drawn.items()}
 
 
@@ -291,8 +292,8 @@ def near(spots: set[tuple[int, int]], *expected: tuple[float, float]) -> bool:
 @pytest.mark.parametrize("direction", GRIDS.values(), ids=GRIDS)
 @pytest.mark.parametrize("spacing", [(1.5, 2.0, 3.0), (3.0, 1.5, 1.5)], ids=["thick slices", "thick columns"])
 def test_pictures_show_the_patients_planes_however_the_volume_is_stored(direction, spacing):
-    ct, review, variance = scene(direction, spacing)
-    drawn = drawn_region(ct, review, review.predicted, review.predicted, variance.__getitem__)
+    ct, review = scene(direction, spacing)
+    drawn = drawn_region(ct, review, review.prediction, review.prediction.segmentation)
     assert list(drawn) == ["axial", "coronal", "sagittal"]
     assert near(hot_spots(drawn["axial"]), (30, 0), (0, -22))  # left is on the right, anterior is up
     assert near(hot_spots(drawn["coronal"]), (30, 0), (0, -14))  # superior is up
@@ -311,38 +312,36 @@ def white(png: bytes) -> int:
 
 
 def test_predicted_outline_has_the_colour_of_its_label():
-    ct, review, variance = scene(STRAIGHT)
-    drawn = drawn_region(ct, review, review.predicted, review.predicted, variance.__getitem__)
+    ct, review = scene(STRAIGHT)
+    drawn = drawn_region(ct, review, review.prediction, review.prediction.segmentation)
     for png in drawn.values():
         assert (np.abs(pixels(png) - ORANGE).max(axis=-1) < 12).sum() > 50
         assert white(png) == 0
 
 
 def test_corrected_outline_shows_where_it_differs():
-    ct, review, variance = scene(STRAIGHT)
+    ct, review = scene(STRAIGHT)
 
     def drawn() -> dict[str, bytes]:
-        return drawn_region(ct, review, review.predicted, review.corrected(), variance.__getitem__)
+        return drawn_region(ct, review, review.prediction, review.corrected())
 
     assert white(drawn()["axial"]) == 0
     review.decide("1", "exclude")
     differs = white(drawn()["axial"])
     assert differs > 30
     # Elsewhere it lies below the predicted one: with nothing predicted, all of it is seen.
-    nothing = np.zeros_like(review.predicted)
-    alone = drawn_region(ct, review, nothing, review.corrected(), variance.__getitem__)
+    nothing = replace(review.prediction, segmentation=np.zeros_like(review.prediction.segmentation))
+    alone = drawn_region(ct, review, nothing, review.corrected())
     assert white(alone["axial"]) > 1.5 * differs
 
 
 def test_region_at_the_edge_of_the_volume_is_drawn():
     case = fake_review()
-    labels = np.zeros(case.review.predicted.shape, np.uint16)
+    labels = np.zeros(case.prediction.shape, np.uint16)
     labels[0, 0, 0:2] = 1
     row = replace(case.review.regions[0].region, extent_mm=6.0)
-    image = sitk.GetImageFromArray(labels)
-    image.CopyInformation(case.ct)
-    review = Review(case.review.predicted, Regions((row,), image, RegionSettings()), grid_of(image))
-    drawn = drawn_region(case.ct, review, review.predicted, review.predicted, case.doubt_in)
+    review = Review(case.prediction, regions_of(labels, [row]))
+    drawn = drawn_region(case.ct, review, review.prediction, review.prediction.segmentation)
     assert len(drawn) == 3
 
 
@@ -353,7 +352,7 @@ def test_scale_is_that_of_every_case():
 
 def test_scale_of_a_model_with_little_variance_is_written_in_full(tmp_path):
     case = fake_case()
-    case.regions.settings = RegionSettings(variance_threshold=0.003)
+    case.regions = replace(case.regions, settings=RegionSettings(variance_threshold=0.003))
     review = fake_review(case)
     write_html(tmp_path / "report.html", build_report(review), review)
     assert ">0.016+</span>" in (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -361,14 +360,14 @@ def test_scale_of_a_model_with_little_variance_is_written_in_full(tmp_path):
 
 def test_pictures_show_the_measure_that_regions_were_found_by(tmp_path):
     case = fake_case()
-    case.regions.settings = RegionSettings(Measure.BERNOULLI)
+    case.regions = replace(case.regions, settings=RegionSettings(Measure.BERNOULLI))
     review = fake_review(case)
-    assert (scale_of(review).measure, scale_of(review).threshold) == ("p (1 − p)", 0.05)
+    assert (scale_of(review).measure_name, scale_of(review).threshold) == ("p (1 − p)", 0.05)
     box = review.review.regions[0].box
-    p = sitk.GetArrayFromImage(case.prediction.probability)[box]
-    assert np.array_equal(review.doubt_in(box), p * (1 - p))
+    p = case.prediction.probability[0][box]
+    assert np.array_equal(uncertainty_in(box, case.prediction, scale_of(review).measure), p * (1 - p))
     shown = page(tmp_path, review).text
-    assert "p (1 − p) 0.050" in shown and "the doubt, that is p (1 − p), is thicker" in shown
+    assert "p (1 − p) 0.050" in shown and "the uncertainty, that is p (1 − p), is thicker" in shown
 
 
 def large_case(count: int) -> ReviewedCase:
@@ -382,13 +381,15 @@ def large_case(count: int) -> ReviewedCase:
         z, y, x = 20 + 3 * (n % 17), 80 + 10 * (n // 17), 70 + 5 * (n % 17)
         labels[z : z + 6, y : y + 10, x : x + 4] = n
         error = 2000.0 - n
-        rows.append(replace(case.review.regions[0].region, rank=n, label=n, extent_mm=35.0, expected_error_mm3=error))
+        rows.append(replace(case.review.regions[0].region, rank=n, number=n, extent_mm=35.0, expected_error_mm3=error))
     noise = np.random.default_rng(0).normal(40, 15, labels.shape).astype(np.int16)
     noise[:10] = -1000
-    ct, image = sitk.GetImageFromArray(noise), sitk.GetImageFromArray(labels)
-    review = Review(predicted, Regions(tuple(rows), image, RegionSettings()), grid_of(image))
-    probability, variance = ({1: np.full(labels.shape, value, np.float32)} for value in (0.5, 0.03))
-    return ReviewedCase(ct, review, case.labels, probability, variance, case.info)
+    ct = sitk.GetImageFromArray(noise)
+    probability, variance = (np.full((1, *labels.shape), value, np.float32) for value in (0.5, 0.03))
+    prediction = replace(
+        case.prediction, segmentation=predicted, probability=probability, variance=variance, grid=grid_of(ct)
+    )
+    return ReviewedCase(ct, Review(prediction, regions_of(labels, rows)))
 
 
 def test_a_report_of_17_regions_takes_seconds(tmp_path):

@@ -24,7 +24,7 @@ from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_
 def write(folder: Path, case=None, **options) -> list[str]:
     case = case or fake_case()
     options.setdefault("scene", False)
-    return write_results(folder, case.image, case.prediction, case.regions, case.card, **options)
+    return write_results(folder, case.image, case.prediction, case.regions, **options)
 
 
 def same_geometry(a: sitk.Image, b: sitk.Image) -> bool:
@@ -52,22 +52,22 @@ class TestContent:
     def test_volumes_have_their_values_and_the_geometry_of_the_ct(self, tmp_path, direction):
         case = fake_case(direction)
         write(tmp_path / "out", case)
-        for name, image in (
+        for name, array in (
             ("segmentation", case.prediction.segmentation),
-            ("probability", case.prediction.probability),
-            ("variance", case.prediction.variance),
-            ("regions", case.regions.labels),
+            ("probability", case.prediction.probability[0]),
+            ("variance", case.prediction.variance[0]),
+            ("regions", case.regions.whole_map()),
         ):
             stored = sitk.ReadImage(str(tmp_path / "out" / f"{name}.nii.gz"))
             assert same_geometry(stored, case.image)
-            assert stored.GetPixelID() == image.GetPixelID()
-            assert np.array_equal(sitk.GetArrayFromImage(stored), sitk.GetArrayFromImage(image))
+            assert sitk.GetArrayFromImage(stored).dtype == array.dtype
+            assert np.array_equal(sitk.GetArrayFromImage(stored), array)
 
     def test_several_organs_have_a_file_each(self, tmp_path):
         case = fake_case(labels=(PANCREAS, LEFT_KIDNEY))
         write(tmp_path / "out", case)
         stored = sitk.ReadImage(str(tmp_path / "out" / "variance_kidney_left.nii.gz"))
-        assert np.array_equal(sitk.GetArrayFromImage(stored), sitk.GetArrayFromImage(case.prediction.variance)[..., 1])
+        assert np.array_equal(sitk.GetArrayFromImage(stored), case.prediction.variance[1])
         assert (tmp_path / "out" / "probability_pancreas.nii.gz").exists()
 
     def test_regions_are_listed_in_order(self, tmp_path):
@@ -95,7 +95,7 @@ class TestContent:
         assert info["timings_s"] == {"network": 1.25}
         assert info["regions"]["count"] == 2
         assert info["warnings"] == ["read with care", "one voxel was not finite"]
-        voxels = int(sitk.GetArrayViewFromImage(case.prediction.segmentation).sum())
+        voxels = int(case.prediction.segmentation.sum())
         assert info["organs"][0]["name"] == "pancreas"
         assert info["organs"][0]["volume_ml"] == pytest.approx(voxels * 2 * 2 * 3 / 1000, abs=1e-3)
 
@@ -112,13 +112,16 @@ class TestReading:
         write(tmp_path / "out", case)
         found = read_results(tmp_path / "out")
         for part in ("segmentation", "probability", "variance"):
-            image, original = getattr(found, part), getattr(case.prediction, part)
-            assert np.array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(original))
-        assert np.array_equal(sitk.GetArrayFromImage(found.regions), sitk.GetArrayFromImage(case.regions.labels))
+            assert np.array_equal(getattr(found.prediction, part), getattr(case.prediction, part))
+        assert np.allclose(found.prediction.grid.matrix(), case.prediction.grid.matrix(), atol=1e-4)
+        assert found.prediction.labels == labels
+        assert found.prediction.warnings == case.prediction.warnings
+        assert found.prediction.timings == case.prediction.timings
+        assert np.array_equal(found.region_map, case.regions.whole_map())
         assert found.table[1]["rank"] == 2
         assert found.table[1]["location"] == "superior anterior"
         assert found.table[0]["expected_error_mm3"] == pytest.approx(1234.5)
-        assert found.info["regions"]["count"] == 2
+        assert found.prediction.provenance["regions"]["count"] == 2
 
     def test_another_folder_is_refused(self, tmp_path):
         (tmp_path / "prediction.json").write_text('{"schema": "something else"}')
@@ -143,12 +146,12 @@ class TestReading:
             write(tmp_path / "out", overwrite=True)
         monkeypatch.undo()
         assert not (tmp_path / "out").exists()
-        assert read_results(tmp_path / "out").info["regions"]["count"] == 2
+        assert read_results(tmp_path / "out").prediction.provenance["regions"]["count"] == 2
         assert os.listdir(tmp_path) == ["out"]
 
     def test_more_files_are_in_the_record(self, tmp_path):
         write(tmp_path / "out", more=lambda folder: (folder / "demo.json").write_text("{}"))
-        assert "demo.json" in read_results(tmp_path / "out").info["files"]
+        assert "demo.json" in read_results(tmp_path / "out").prediction.provenance["files"]
         (tmp_path / "out" / "demo.json").write_text("[]")
         with pytest.raises(
             OutputError, match=r"damaged \(demo\.json has changed since it was written\); predict again"
@@ -252,7 +255,7 @@ class TestFailure:
         monkeypatch.setattr(publishing, "rename_new", fail_once)
         with pytest.raises(OutputError, match="busy"):
             write(earlier, overwrite=True)
-        assert read_results(earlier).info["regions"]["count"] == 2
+        assert read_results(earlier).prediction.provenance["regions"]["count"] == 2
         assert os.listdir(earlier.parent) == ["out"]
 
     def test_volume_cut_short_by_the_system_is_noticed(self, tmp_path):
@@ -285,7 +288,7 @@ def in_child(preparation: str, folder: Path) -> subprocess.CompletedProcess:
     code = (
         "from support.fake_case import fake_case\n"
         "from MoBUncertaintyLib.output.results_folder import write_results\nc = fake_case()\n"
-        f"{preparation}\nwrite_results({str(folder)!r}, c.image, c.prediction, c.regions, c.card, scene=False)"
+        f"{preparation}\nwrite_results({str(folder)!r}, c.image, c.prediction, c.regions, scene=False)"
     )
     return subprocess.run([sys.executable, "-c", code], cwd=TESTS, capture_output=True, encoding="utf-8")
 
@@ -298,7 +301,7 @@ class TestScene:
             "scene.mrb was not written, because slicer-core is not installed; get it with: pip install slicer-core"
         )
         assert not (tmp_path / "out" / "scene.mrb").exists()
-        assert read_results(tmp_path / "out").info["warnings"][-1] == warning
+        assert read_results(tmp_path / "out").prediction.warnings[-1] == warning
 
     def test_with_slicer_core_the_scene_is_in_the_folder(self, tmp_path):
         pytest.importorskip("slicer_core", reason="slicer-core is not installed")

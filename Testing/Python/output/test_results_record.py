@@ -21,7 +21,7 @@ from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results") / "out"
     case = fake_case(labels=(PANCREAS, LEFT_KIDNEY))
-    write_results(folder, case.image, case.prediction, case.regions, case.card, scene=False)
+    write_results(folder, case.image, case.prediction, case.regions, scene=False)
     return folder
 
 
@@ -112,8 +112,8 @@ def test_what_is_not_named_may_be_anything(written: Path) -> None:
 
 
 TABLE = (
-    "rank,label,centroid_r_mm,centroid_a_mm,centroid_s_mm,location,volume_mm3,expected_error_mm3,"
-    "mean_variance,peak_variance,mean_probability,inside_share,extent_mm\n"
+    "rank,number,centroid_r_mm,centroid_a_mm,centroid_s_mm,location,volume_mm3,expected_error_mm3,"
+    "mean_variance,max_variance,mean_probability,inside_fraction,extent_mm\n"
 )
 ROW = "1,1,0,0,0,left,1,1,0.1,0.2,0.5,0.5,10\n"
 
@@ -127,7 +127,7 @@ ROW = "1,1,0,0,0,left,1,1,0.1,0.2,0.5,0.5,10\n"
         (TABLE + ROW.replace("left", "x" * 140_000), "field larger than field limit"),
         (TABLE + ROW.replace("0.1", "nan"), "mean_variance is nan"),
         (TABLE + ROW.replace("1,1,0", "1,1.5,0", 1), "invalid literal"),
-        (TABLE + ROW.replace("1,1,0", "1," + "9" * 5000 + ",0", 1), "label is 9999"),
+        (TABLE + ROW.replace("1,1,0", "1," + "9" * 5000 + ",0", 1), "number is 9999"),
         (TABLE + ROW + ROW, "the ranks in regions.csv are not"),
         (TABLE + ROW.replace("left", '"left'), "unexpected end of data"),
         ("", "other columns"),

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.output import review_export
+from MoBUncertaintyLib.output.exchange import write_prediction
 from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.output.review_export import Format, write_export
 from MoBUncertaintyLib.regions.settings import RegionSettings
@@ -27,7 +28,7 @@ from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.worker.commands import export_review
 from MoBUncertaintyLib.worker.protocol import Command, check_request
 from support.dicom_files import write_series
-from support.fake_case import LEFT_KIDNEY, OBLIQUE, PANCREAS, Case, fake_case
+from support.fake_case import LEFT_KIDNEY, OBLIQUE, PANCREAS, changed_case, fake_case
 from support.fake_review import fake_review
 from support.review_cases import stored_again
 
@@ -57,12 +58,9 @@ def exam(tmp_path_factory) -> tuple[list[Path], ReviewedCase]:
         # SimpleITK may read the slices in the other order: what is at a place stays there.
         return sitk.Resample(image, read, sitk.Transform(), sitk.sitkNearestNeighbor)
 
-    prediction = whole.prediction
-    for name in ("segmentation", "variance"):
-        setattr(prediction, name, onto(getattr(prediction, name)))
-    whole.regions.labels = onto(whole.regions.labels)
-    whole.regions.settings = RegionSettings(variance_threshold=0.003)
-    return files, fake_review(Case(read, prediction, whole.regions, whole.card), r1="include")
+    case = changed_case(whole, onto, lambda _: read)
+    case.regions = replace(case.regions, settings=RegionSettings(variance_threshold=0.003))
+    return files, fake_review(case, r1="include")
 
 
 class TestFiles:
@@ -81,7 +79,7 @@ class TestFiles:
         assert stored.GetMetaData("Segment0_Name") == "pancreas"
         assert "Segmentation.Status:inprogress" in stored.GetMetaData("Segment0_Tags")
         regions = sitk.ReadImage(str(tmp_path / "out" / "regions.nrrd"))
-        assert np.array_equal(sitk.GetArrayFromImage(regions), case.review.label_map())
+        assert np.array_equal(sitk.GetArrayFromImage(regions), case.review.listed().whole_map())
 
     def test_signed_segmentation_is_completed(self, tmp_path, case):
         case.review.sign("A. Reader")
@@ -102,7 +100,9 @@ class TestFiles:
         assert variance.SOPClassUID.name == "Parametric Map Storage"
         (window,) = variance.SharedFunctionalGroupsSequence[0].FrameVOILUTSequence
         assert (window.WindowCenter, window.WindowWidth) == (0.008, 0.016)
-        assert variance.pixel_array.sum(dtype=float) == pytest.approx(case.variance[2].sum(dtype=float), rel=1e-4)
+        assert variance.pixel_array.sum(dtype=float) == pytest.approx(
+            case.prediction.variance[1].sum(dtype=float), rel=1e-4
+        )
 
     def test_report_names_the_series_and_the_patient_only_if_asked_for(self, tmp_path, exam):
         files, case = exam
@@ -263,15 +263,13 @@ class TestRequest:
             return str(folder / f"{name}.npy")
 
         ct = sitk.GetArrayViewFromImage(case.ct)
+        given = {"input": {"name": None, "sha256": "b" * 64}}
+        sent = replace(case.prediction, provenance=case.prediction.provenance | given)
         request = {
             "ct": {"array": save("ct", ct), "ijk_to_ras": grid_of(case.ct).matrix().tolist(), "name": "Jäger CT"},
             "dicom_files": None,
-            "predicted": save("predicted", case.review.predicted),
-            "variance": {str(value): save(f"variance-{value}", each) for value, each in case.variance.items()},
-            "probability": {str(value): save(f"probability-{value}", p) for value, p in case.probability.items()},
-            "labels": [asdict(label) for label in case.labels],
+            "prediction": write_prediction(sent, case.review.listed(), save),
             "review": case.review.to_dict(),
-            "provenance": dict(case.info) | {"input": {"name": None, "sha256": "b" * 64}},
             "output": str(folder / "out"),
             "formats": ["report", "segmentation"],
             "patient_fields": False,
@@ -283,7 +281,7 @@ class TestRequest:
     def test_name_of_the_ct_may_be_the_patients(self, tmp_path, case, named):
         """A file, and the volume that was loaded from it, are often called after the patient."""
         request = self.request(tmp_path, case, patient_fields=named)
-        request["ct"]["name"] = request["provenance"]["input"]["name"] = "Doe_Jane"
+        request["ct"]["name"] = request["prediction"]["provenance"]["input"]["name"] = "Doe_Jane"
         export_review(request, Told())
         written = contents(tmp_path / "out")
         assert [name for name, content in written.items() if b"Doe_Jane" in content] == (
@@ -316,7 +314,7 @@ class TestRequest:
         assert done.stdout.strip() == "[]", done.stderr
 
     def test_writes_what_is_asked_for(self, tmp_path, case):
-        case.review.edit("2", np.ones(case.review.predicted.shape, np.uint8))
+        case.review.edit("2", np.ones(case.prediction.shape, np.uint8))
         told = Told()
         request = self.request(tmp_path, case, patient_fields=True)
         check_request({"id": 1, "command": Command.EXPORT} | request)  # asks for no more than is needed
@@ -342,7 +340,7 @@ class TestRequest:
         assert "The DICOM segmentation was not written" in result["problems"][0]
 
     def test_record_brings_the_review_back(self, tmp_path, case):
-        case.review.edit("2", np.ones(case.review.predicted.shape, np.uint8))
+        case.review.edit("2", np.ones(case.prediction.shape, np.uint8))
         export_review(self.request(tmp_path, case), Told())
         record = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
         maps = [
@@ -350,6 +348,6 @@ class TestRequest:
             for name in (review_export.REGIONS, review_export.SEGMENTATION)
         ]
         again = stored_again(case.review, record["review"])
-        assert np.array_equal(again.label_map(), maps[0])
+        assert np.array_equal(again.listed().whole_map(), maps[0])
         assert np.array_equal(again.corrected(), maps[1])
         assert np.array_equal(again.corrected(), case.review.corrected())

@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import UserError
+from MoBUncertaintyLib.errors import ImageError, UserError
 from MoBUncertaintyLib.files.integrity import seal
+from MoBUncertaintyLib.images.grid import image_on
+from MoBUncertaintyLib.output.exchange import make_prediction
 from MoBUncertaintyLib.output.pictures.scales import Scale
-from MoBUncertaintyLib.output.report import build_report, render_html, write_csv
+from MoBUncertaintyLib.output.report import ReviewedCase, build_report, render_html, write_csv
 from MoBUncertaintyLib.output.results_folder import Results, describe
-from MoBUncertaintyLib.output.results_record import RecordError, check_provenance, read_labels
+from MoBUncertaintyLib.output.results_record import RecordError
 from MoBUncertaintyLib.output.review_export import write_export
-from MoBUncertaintyLib.output.review_files import apply_decisions, read_decisions, review_of, reviewed_case
+from MoBUncertaintyLib.output.review_files import apply_decisions, read_decisions, review_of
+from MoBUncertaintyLib.review.review import Review
 from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
 from support.json_mutants import mutants, values
 
@@ -25,27 +28,25 @@ from support.json_mutants import mutants, values
 @pytest.fixture(scope="module")
 def results() -> Results:
     case = fake_case(labels=(PANCREAS, LEFT_KIDNEY))
-    prediction = case.prediction
-    info = json.loads(json.dumps(describe(case.image, prediction, case.regions, case.card) | {"warnings": []}))
-    maps = (prediction.segmentation, prediction.probability, prediction.variance, case.regions.labels)
-    return Results(*maps, table=[], info=info)
+    provenance = json.loads(json.dumps(describe(case.prediction, case.regions) | {"warnings": []}))
+    return Results(replace(case.prediction, provenance=provenance, warnings=[]), case.regions.whole_map(), table=[])
 
 
 @pytest.fixture(scope="module")
 def image(results) -> sitk.Image:
-    return sitk.Cast(results.segmentation, sitk.sitkInt16)
+    return image_on(results.prediction.grid, results.prediction.segmentation.astype(np.int16))
 
 
 @pytest.fixture(scope="module")
 def record(results, image, tmp_path_factory) -> dict:
     """A report.json."""
     review = review_of(results)
-    review.edit("1", np.ones(review.predicted.shape, np.uint8))
+    review.edit("1", np.ones(review.prediction.shape, np.uint8))
     review.decide("2", "exclude")
     review.comment("2", "tail")
     review.sign("A. Reader")
     folder = tmp_path_factory.mktemp("export") / "out"
-    write_export(reviewed_case(results, image, review), folder, ["report"])
+    write_export(ReviewedCase(image, review), folder, ["report"])
     return json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
@@ -74,7 +75,7 @@ def judge(results: Results, image: sitk.Image, path: Path, content: bytes) -> bo
     if review.signature:
         assert review.reviewed[0] == review.reviewed[1]
         assert review.signature.name.strip()
-    case = reviewed_case(results, image, review)
+    case = ReviewedCase(image, review)
     report = build_report(case)
     json.dumps(report, allow_nan=False, ensure_ascii=False).encode()
     write_csv(path.with_suffix(".csv"), report)
@@ -121,19 +122,19 @@ def test_what_a_scene_keeps_of_the_prediction(results, image, count):
     """A report is made, or a sentence said."""
     settings = {"overlap": 0.5, "tiling": "full", "mirror": False, "region_of_interest": [0, 1, 0, 1, 0, 1]}
     about = {"settings": settings, "folds": [0, "all"], "moments": "exact", "precision": "float32"}
-    case = reviewed_case(results, image, review_of(results))
-    kept = {"provenance": results.info | about, "labels": [asdict(label) for label in case.labels]}
+    case = ReviewedCase(image, review_of(results))
+    prediction = results.prediction
+    kept = {"provenance": prediction.provenance | about, "labels": [asdict(label) for label in prediction.labels]}
+    arrays = (prediction.segmentation, prediction.probability, prediction.variance, prediction.grid)
     pictures = {each.region_id: dict.fromkeys(("axial", "coronal", "sagittal"), "") for each in case.review.regions}
     taken = 0
     for mutant in values(kept, count, seed=4):
         try:
-            check_provenance(mutant["provenance"])
-            labels = read_labels(mutant["labels"])
-        except (KeyError, TypeError, RecordError):
+            mutated = make_prediction(mutant, *arrays)
+        except (KeyError, TypeError, RecordError, ImageError):
             continue
-        mutated = replace(case, labels=labels, info=mutant["provenance"])
-        report = build_report(mutated)
-        render_html(report, pictures, Scale.of(image, mutated.settings))
+        report = build_report(ReviewedCase(image, Review(mutated, case.review.listed())))
+        render_html(report, pictures, Scale.of(image, case.review.settings))
         json.dumps(report, allow_nan=False, ensure_ascii=False).encode()
         taken += 1
     assert count / 10 < taken < count

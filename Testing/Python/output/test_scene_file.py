@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.images.grid import grid_of
-from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.output import scene_file
 from MoBUncertaintyLib.output.scene_file import SceneError, write_scene_file
 from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, Measure
@@ -31,7 +31,7 @@ needs_mesa = pytest.mark.skipif(
 )
 
 NAME = "Hübner & Söhne: 'CT' <1>"  # the core writes no scene that can be read with it as a file's name
-ABOUT = {"input": {"name": "CT", "path": "/home/reader/Doe^John.nii.gz"}, "warnings": [], "timings_s": {}}
+GIVEN = {"input": {"name": "CT", "path": "/home/reader/Doe^John.nii.gz"}}
 
 
 def in_slicer(*arguments: str) -> dict:
@@ -45,9 +45,14 @@ def in_slicer(*arguments: str) -> dict:
     return json.loads(lines[-1].removeprefix("FACTS "))
 
 
+def write_scene(path: Path, case, name: str = "CT") -> None:
+    described = replace(case.prediction, provenance=case.prediction.provenance | GIVEN)
+    write_scene_file(path, case.image, described, case.regions, name)
+
+
 def write_and_read(folder: Path, case) -> tuple[dict, dict]:
     path = folder / "scene.mrb"
-    write_scene_file(path, case.image, case.prediction, case.regions, case.card, NAME, ABOUT)
+    write_scene(path, case, NAME)
     facts = in_slicer("describe", str(path), str(folder / "arrays.npz"))
     return facts, dict(np.load(folder / "arrays.npz"))
 
@@ -75,7 +80,7 @@ class TestReopenedScene:
     def test_variance_lies_on_the_ct(self, oblique):
         case, facts, arrays, _ = oblique
         assert arrays["variance"].dtype == np.float32
-        assert np.array_equal(arrays["variance"], sitk.GetArrayFromImage(case.prediction.variance))
+        assert np.array_equal(arrays["variance"], case.prediction.variance[0])
         assert np.allclose(facts["varianceIjkToRas"], grid_of(case.image).matrix(), atol=1e-4)
 
     def test_variance_is_shown_from_the_threshold_on_one_fixed_scale(self, oblique):
@@ -97,8 +102,8 @@ class TestReopenedScene:
 
     def test_organ_and_regions_cover_their_voxels(self, oblique):
         case, _, arrays, _ = oblique
-        assert np.array_equal(arrays["segmentation"], sitk.GetArrayFromImage(case.prediction.segmentation))
-        assert np.array_equal(arrays["regions"], sitk.GetArrayFromImage(case.regions.labels))
+        assert np.array_equal(arrays["segmentation"], case.prediction.segmentation)
+        assert np.array_equal(arrays["regions"], case.regions.whole_map())
 
     def test_the_3d_view_shows_the_organ_in_the_colours_of_the_map(self, oblique):
         assert oblique[1]["surface"] == {"coloured": True, "plain": False}
@@ -117,7 +122,7 @@ class TestReopenedScene:
     def test_four_up_layout_goes_through_the_first_region(self, oblique):
         case, facts, _, _ = oblique
         assert facts["layout"] == 3  # vtkMRMLLayoutNode.SlicerLayoutFourUpView
-        centroid = np.array(case.regions.regions[0].centroid_ras)
+        centroid = np.array(case.regions.ranked[0].centroid_ras)
         for matrix in np.array(facts["slices"]):
             assert matrix[:3, 2] @ (centroid - matrix[:3, 3]) == pytest.approx(0, abs=0.01)
 
@@ -138,8 +143,8 @@ class TestReopenedScene:
     def test_what_the_review_needs_comes_with_it(self, oblique):
         case, facts, _, _ = oblique
         assert [label["name"] for label in facts["state"]["labels"]] == ["pancreas"]
-        assert [row["expected_error_mm3"] for row in facts["state"]["rows"]] == [
-            region.expected_error_mm3 for region in case.regions.regions
+        assert [row["expected_error_mm3"] for row in facts["state"]["regions"]] == [
+            region.expected_error_mm3 for region in case.regions.ranked
         ]
         assert facts["state"]["provenance"]["input"] == {"name": "CT"}  # no path: scenes are passed on
 
@@ -165,20 +170,20 @@ def test_left_handed_axes_stay_where_they_are_in_the_patient(tmp_path):
     expected = np.array(case.image.TransformIndexToPhysicalPoint(index.tolist())) * (-1, -1, 1)
     assert np.allclose(position, expected, atol=1e-3)
     assert np.array_equal(facts["varianceIjkToRas"], facts["ijkToRas"])
-    turned = np.flip(sitk.GetArrayFromImage(case.prediction.segmentation), 0)
+    turned = np.flip(case.prediction.segmentation, 0)
     assert np.array_equal(arrays["segmentation"], turned)
     kidney = facts["segmentation"][1]
     assert kidney["name"] == "kidney left"
     assert "~SCT^64033007^Kidney~SCT^7771000^Left~" in kidney["terminology"]
     # With several organs the heat map is of the most doubtful one at each voxel.
-    assert np.array_equal(arrays["variance"], np.flip(sitk.GetArrayFromImage(case.prediction.variance).max(-1), 0))
+    assert np.array_equal(arrays["variance"], np.flip(case.prediction.variance.max(axis=0), 0))
 
 
 @needs_slicer
 @needs_views
 def test_prediction_without_organ_and_region_gives_an_empty_segment_to_draw_in(tmp_path):
     case = fake_case(with_regions=False)
-    case.prediction.segmentation *= 0
+    case.prediction.segmentation[:] = 0
     facts, arrays = write_and_read(tmp_path, case)
     assert [segment["name"] for segment in facts["segmentation"]] == ["pancreas"]
     assert not arrays["segmentation"].any()
@@ -203,7 +208,7 @@ def test_second_run_reuses_the_nodes():
 def test_a_stock_models_scene_shows_its_entropy(tmp_path):
     """Without a covariance there is no variance to look at."""
     case = fake_case()
-    case.card = replace(case.card, covariance=CovarianceSpec(Covariance.DETERMINISTIC))
+    case.prediction.provenance["covariance"] = Covariance.DETERMINISTIC.value
     facts, _ = write_and_read(tmp_path, case)
     assert facts["legend"][0] == "Entropy (nats)"
 
@@ -211,15 +216,20 @@ def test_a_stock_models_scene_shows_its_entropy(tmp_path):
 @needs_slicer
 def test_nothing_but_the_scene_is_left_in_the_folder(tmp_path):
     case = fake_case()
-    write_scene_file(tmp_path / "scene.mrb", case.image, case.prediction, case.regions, case.card, "CT", ABOUT)
+    write_scene(tmp_path / "scene.mrb", case)
     assert os.listdir(tmp_path) == ["scene.mrb"]
 
 
 @needs_slicer
 def test_failure_of_the_core_is_reported_with_its_reason_and_leaves_nothing(tmp_path, monkeypatch):
     case = fake_case()
-    damaged = {"output": str(tmp_path / "scene.mrb.tmp" / "scene.mrb"), "ct": {"array": str(tmp_path / "missing.npy")}}
-    monkeypatch.setattr(scene_file, "scene_request", lambda *_: damaged)
+    ask = scene_file.scene_request
+
+    def damaged(*arguments) -> dict:
+        request = ask(*arguments)
+        return request | {"ct": request["ct"] | {"array": str(tmp_path / "missing.npy")}}
+
+    monkeypatch.setattr(scene_file, "scene_request", damaged)
     with pytest.raises(SceneError, match=r"Slicer's core failed: FileNotFoundError: .*missing\.npy"):
-        write_scene_file(tmp_path / "scene.mrb", case.image, case.prediction, case.regions, case.card, "CT", ABOUT)
+        write_scene(tmp_path / "scene.mrb", case)
     assert os.listdir(tmp_path) == []

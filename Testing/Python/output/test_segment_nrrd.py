@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.segment_nrrd import terminology_entry, write_segmentation_nrrd
 from support import TESTS
@@ -54,12 +55,15 @@ DIRECTIONS = {"oblique": OBLIQUE, "left-handed": LEFT_HANDED, "sagittal": SAGITT
 def read_back(tmp_path_factory):
     """Direction -> the label map and what Slicer finds in its file; one start of Slicer's core for all."""
     folder = tmp_path_factory.mktemp("nrrd with spaces and ü")
-    maps = {name: fake_case(d, labels=LABELS[:2]).prediction.segmentation for name, d in DIRECTIONS.items()}
-    paths = [folder / f"{name}.seg.nrrd" for name in maps]
-    for labels, path in zip(maps.values(), paths, strict=True):
-        write_segmentation_nrrd(path, labels, LABELS, status="completed")
+    made = {name: fake_case(d, labels=LABELS[:2]).prediction for name, d in DIRECTIONS.items()}
+    paths = [folder / f"{name}.seg.nrrd" for name in made]
+    for prediction, path in zip(made.values(), paths, strict=True):
+        write_segmentation_nrrd(path, prediction.segmentation, prediction.grid, LABELS, status="completed")
     found = in_slicer(*paths)
-    return {name: (labels, facts) for (name, labels), facts in zip(maps.items(), found, strict=True)}
+    return {
+        name: (image_on(prediction.grid, prediction.segmentation), facts)
+        for (name, prediction), facts in zip(made.items(), found, strict=True)
+    }
 
 
 @needs_slicer
@@ -108,8 +112,8 @@ class TestInSlicer:
 
 @needs_slicer
 def test_a_segmentation_without_any_voxel_keeps_its_segments(tmp_path):
-    labels = fake_case().prediction.segmentation * 0
-    write_segmentation_nrrd(tmp_path / "empty.seg.nrrd", labels, LABELS)
+    prediction = fake_case().prediction
+    write_segmentation_nrrd(tmp_path / "empty.seg.nrrd", 0 * prediction.segmentation, prediction.grid, LABELS)
     (facts,) = in_slicer(tmp_path / "empty.seg.nrrd")
     assert [(s["name"], s["points"], s["status"]) for s in facts["segments"]] == [
         (label.name, [], "notstarted") for label in LABELS
@@ -117,20 +121,13 @@ def test_a_segmentation_without_any_voxel_keeps_its_segments(tmp_path):
 
 
 def test_other_readers_find_the_label_map(tmp_path):
-    labels = fake_case(labels=LABELS[:2]).prediction.segmentation
-    write_segmentation_nrrd(tmp_path / "a.seg.nrrd", labels, LABELS)
+    case = fake_case(labels=LABELS[:2])
+    segmentation = case.prediction.segmentation
+    write_segmentation_nrrd(tmp_path / "a.seg.nrrd", segmentation, case.prediction.grid, LABELS)
     read = sitk.ReadImage(str(tmp_path / "a.seg.nrrd"))
-    assert np.array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(labels))
+    assert np.array_equal(sitk.GetArrayFromImage(read), segmentation)
     for name in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
-        assert getattr(read, name)() == pytest.approx(getattr(labels, name)(), abs=1e-9)
-
-
-def test_metadata_of_the_image_stay_out_and_the_image_stays_as_it_was(tmp_path):
-    labels = fake_case().prediction.segmentation
-    labels.SetMetaData("0010|0010", "Patient^Name")
-    write_segmentation_nrrd(tmp_path / "a.seg.nrrd", labels, [PANCREAS])
-    assert b"Patient" not in (tmp_path / "a.seg.nrrd").read_bytes()
-    assert labels.GetMetaDataKeys() == ("0010|0010",)
+        assert getattr(read, name)() == pytest.approx(getattr(case.image, name)(), abs=1e-9)
 
 
 def test_terminology_that_slicers_line_cannot_hold_is_left_out():
@@ -139,15 +136,16 @@ def test_terminology_that_slicers_line_cannot_hold_is_left_out():
 
 
 def test_value_without_a_label_is_refused(tmp_path):
-    labels = fake_case(labels=LABELS[:2]).prediction.segmentation
+    prediction = fake_case(labels=LABELS[:2]).prediction
     with pytest.raises(OutputError, match=r"^The segmentation has the value 2, which the model has no label for; use"):
-        write_segmentation_nrrd(tmp_path / "a.seg.nrrd", labels, [PANCREAS])
+        write_segmentation_nrrd(tmp_path / "a.seg.nrrd", prediction.segmentation, prediction.grid, [PANCREAS])
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_full_disk_is_noticed_and_nothing_is_left(tmp_path):
     (tmp_path / "a.seg.nrrd").symlink_to("/dev/full")
+    prediction = fake_case().prediction
     with pytest.raises(OutputError, match=r"a\.seg\.nrrd cannot be written; free some space or choose another folder"):
-        write_segmentation_nrrd(tmp_path / "a.seg.nrrd", fake_case().prediction.segmentation, [PANCREAS])
+        write_segmentation_nrrd(tmp_path / "a.seg.nrrd", prediction.segmentation, prediction.grid, [PANCREAS])
     assert list(tmp_path.iterdir()) == []

@@ -98,4 +98,4 @@ def test_command_of_the_example_lists_the_regions(tmp_path: Path) -> None:
     program.callback()(lambda: None)
     exec(compile(example, "CONTRIBUTING.md", "exec"), dict(vars(cli_app)) | {"app": program})
     lines = CliRunner().invoke(program, ["regions", str(tmp_path / "results")]).stdout.splitlines()
-    assert [line.split("  ")[:2] for line in lines] == [[str(r.rank), r.location] for r in case.regions.regions]
+    assert [line.split("  ")[:2] for line in lines] == [[str(r.rank), r.location] for r in case.regions.ranked]

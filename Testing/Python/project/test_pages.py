@@ -75,8 +75,8 @@ def test_python_example_runs(reader: Path, capsys: pytest.CaptureFixture) -> Non
     (example,) = re.findall(r"```python\n(.*?)```", PAGES["python"], re.DOTALL)
     scope: dict = {}
     exec(compile(example, "python.md", "exec"), scope)
-    assert scope["prediction"].segmentation.GetSize() == scope["image"].GetSize()
-    assert len(capsys.readouterr().out.splitlines()) == len(scope["regions"].regions)
+    assert scope["prediction"].shape == scope["image"].GetSize()[::-1]
+    assert len(capsys.readouterr().out.splitlines()) == len(scope["regions"].ranked)
 
 
 def run(command: str) -> Result:

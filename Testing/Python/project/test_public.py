@@ -26,7 +26,7 @@ def test_what_needs_no_torch_is_imported_without_it() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "find_regions"])
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_example_in_the_documentation_runs(name: str) -> None:
     found = doctest.DocTestFinder(recurse=False).find(getattr(MoBUncertaintyLib, name), name)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)

@@ -1,4 +1,4 @@
-"""A segmentation against a truth: Dice, thin and thick error, and the share of it inside the regions."""
+"""A segmentation against a truth: Dice, thin and thick error, and the fraction of it inside the regions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.regions.agreement import dice, error_fraction, error_split
 from MoBUncertaintyLib.regions.finder import find_regions
-from support.probability_images import BERNOULLI, ball, image
+from support.probability_images import BERNOULLI, ball
 
 
 def test_a_layer_of_one_voxel_is_thin_and_two_are_thick():
@@ -18,49 +18,47 @@ def test_a_layer_of_one_voxel_is_thin_and_two_are_thick():
     thin, thick = truth.copy(), truth.copy()
     thin[:, :, 5] = 0
     thick[:, :, 5:7] = 0
-    error, thicker = error_split(image(thin), image(truth))
+    error, thicker = error_split(thin, truth)
     assert error.sum() == 100 and not thicker.any()
-    error, thicker = error_split(image(thick), image(truth))
+    error, thicker = error_split(thick, truth)
     assert error.sum() == thicker.sum() == 200
 
 
 def test_the_error_of_a_ball_half_a_voxel_too_large_is_thin():
     distance = np.linalg.norm(np.mgrid[-20:21, -20:21, -20:21], axis=0)
-    error, thick = error_split(image((distance < 15.5).astype(np.uint8)), image((distance < 15).astype(np.uint8)))
+    error, thick = error_split((distance < 15.5).astype(np.uint8), (distance < 15).astype(np.uint8))
     assert error.sum() > 1000 and not thick.any()
 
 
 def test_error_fraction_counts_what_lies_inside_the_regions():
-    probability, variance, segmentation = ball()
-    found = find_regions(probability, variance, segmentation, BERNOULLI)
-    labels = sitk.GetArrayFromImage(found.labels) > 0
-    s = sitk.GetArrayFromImage(segmentation)
+    prediction = ball()
+    found = find_regions(prediction, BERNOULLI)
+    labels, s = found.whole_map() > 0, prediction.segmentation
     inside = np.where(labels, 1 - s, s)
     half = inside.copy()
     half[:2, :2, :2] = 1 - half[:2, :2, :2]
-    truth = sitk.GetImageFromArray(half)
-    fractions = error_fraction(found, segmentation, truth)
+    fractions = error_fraction(prediction, found, half)
     assert fractions["error_mm3"] == 8 * (labels.sum() + 8)
     assert fractions["error_fraction"] == pytest.approx(labels.sum() / (labels.sum() + 8))
-    assert fractions["regions_mm3"] == pytest.approx(sum(r.volume_mm3 for r in found.regions))
+    assert fractions["regions_mm3"] == pytest.approx(sum(r.volume_mm3 for r in found.ranked))
     assert 0.9 < fractions["thick_error_fraction"] < 1
 
 
 def test_error_fraction_is_none_without_error():
-    probability, variance, segmentation = ball()
-    fractions = error_fraction(find_regions(probability, variance, segmentation), segmentation, segmentation)
+    prediction = ball()
+    fractions = error_fraction(prediction, find_regions(prediction), prediction.segmentation)
     assert fractions["error_mm3"] == 0
     assert fractions["error_fraction"] is None and fractions["thick_error_fraction"] is None
 
 
 def test_dice_agrees_with_simpleitk():
-    a, b = (image((np.random.default_rng(s).random((6, 7, 8)) > 0.5).astype(np.uint8) * 3) for s in (1, 2))
+    a, b = ((np.random.default_rng(s).random((6, 7, 8)) > 0.5).astype(np.uint8) * 3 for s in (1, 2))
     oracle = sitk.LabelOverlapMeasuresImageFilter()
-    oracle.Execute(a, b)
+    oracle.Execute(*map(sitk.GetImageFromArray, (a, b)))
     assert dice(a, b, label=3) == pytest.approx(oracle.GetDiceCoefficient(3))
     assert dice(a * 0, b * 0) == 1
 
 
 def test_images_of_different_size_cannot_be_compared():
-    with pytest.raises(ImageError):
-        dice(image(np.zeros((3, 3, 3), np.uint8)), image(np.zeros((3, 3, 4), np.uint8)))
+    with pytest.raises(ImageError, match="3 x 3 x 3 and 4 x 3 x 3 voxels"):
+        dice(np.zeros((3, 3, 3), np.uint8), np.zeros((3, 3, 4), np.uint8))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import Grid
-from MoBUncertaintyLib.regions.finder import RegionFinder
+from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.description import RegionDescriber
-from MoBUncertaintyLib.worker.fake import make_prediction
+from MoBUncertaintyLib.worker.fake import fake_maps
+from support.probability_images import prediction
 
 OBLIQUE = np.array([[0.8, -0.6, 0, -20], [0.6, 0.8, 0, 30], [0, 0, 1.0, -100], [0, 0, 0, 1]])
 
@@ -21,17 +21,17 @@ OBLIQUE = np.array([[0.8, -0.6, 0, -20], [0.6, 0.8, 0, 30], [0, 0, 1.0, -100], [
 @pytest.mark.parametrize("millimetres", [0.7, 1.0, 2.5])
 @pytest.mark.parametrize("organs", [1, 2])
 def test_as_the_finder_describes_them(millimetres, organs):
-    p, v, _ = make_prediction((56, 72, 70))
+    p, v, _ = fake_maps((56, 72, 70))
     right = np.arange(70) > 34
-    maps = [{1: each} if organs == 1 else {1: each * ~right, 2: each * right} for each in (p, v)]
+    maps = [each[None] if organs == 1 else np.stack([each * ~right, each * right]) for each in (p, v)]
     labels = (p > 0.5).astype(np.uint8) * np.where(right, organs, 1).astype(np.uint8)
-    matrix = OBLIQUE @ np.diag([millimetres] * 3 + [1])
+    grid = Grid.from_matrix(OBLIQUE @ np.diag([millimetres] * 3 + [1]))
+    predicted = replace(prediction(*maps, labels), grid=grid)
     settings = RegionSettings(minimum_mm3=5.0)
-    found = RegionFinder.from_arrays(*maps, labels, matrix).find(settings)
-    assert found.regions
-    describe = RegionDescriber(*maps, labels, Grid.from_matrix(matrix))
-    again = describe.describe_all(sitk.GetArrayViewFromImage(found.labels), settings).regions
-    for before, after in zip(found.regions, again, strict=True):
+    found = find_regions(predicted, settings)
+    assert found.ranked
+    again = RegionDescriber(predicted).describe_all(found.whole_map(), settings).ranked
+    for before, after in zip(found.ranked, again, strict=True):
         before, after = asdict(before), asdict(after)
         assert after["location"] == before.pop("location")
         assert after["extent_mm"] == pytest.approx(before.pop("extent_mm"), abs=2.0)
@@ -40,14 +40,14 @@ def test_as_the_finder_describes_them(millimetres, organs):
 
 
 def test_maps_with_values_that_are_no_numbers():
-    p, v, regions = make_prediction((20, 24, 28))
+    p, v, regions = fake_maps((20, 24, 28))
     p[regions == 2] = np.nan
-    describe = RegionDescriber({1: p}, {1: v}, (p > 0.5).astype(np.uint8), Grid.from_matrix(np.eye(4)))
+    describe = RegionDescriber(prediction(p, v[None]))
     with pytest.raises(ReviewError, match="hold values that are no numbers; predict again"):
-        describe.describe_all(regions, None)
+        describe.describe_all(regions, RegionSettings())
 
 
 def test_without_regions_there_is_nothing_to_describe():
-    p, v, regions = make_prediction((20, 24, 28))
-    describe = RegionDescriber({1: p}, {1: v}, (p > 0.5).astype(np.uint8), Grid.from_matrix(np.eye(4)))
-    assert describe.describe_all(np.zeros_like(regions), None).regions == ()
+    p, v, regions = fake_maps((20, 24, 28))
+    describe = RegionDescriber(prediction(p, v[None]))
+    assert describe.describe_all(np.zeros_like(regions), RegionSettings()).ranked == ()

@@ -9,16 +9,13 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import Grid
-from MoBUncertaintyLib.images.grid import grid_of
-from MoBUncertaintyLib.regions.finder import FoundRegions
-from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.regions.finder import Regions
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
-from support.fake_case import fake_case
+from support.fake_case import fake_case, regions_of
 from support.review_cases import (
     GRID,
     LEFT,
@@ -27,6 +24,7 @@ from support.review_cases import (
     SHAPE,
     found,
     label_map,
+    predicted_as,
     region,
     state,
     stored_again,
@@ -44,7 +42,7 @@ def predicted() -> np.ndarray:
 
 @pytest.fixture
 def review(predicted) -> Review:
-    return Review(predicted, found(label_map(LEFT, MIDDLE, RIGHT)), GRID)
+    return Review(predicted_as(predicted), found(label_map(LEFT, MIDDLE, RIGHT)))
 
 
 class TestVerdicts:
@@ -101,23 +99,23 @@ class TestVerdicts:
     def test_organ_of_an_included_region_is_the_one_it_mostly_belongs_to(self, predicted):
         predicted[predicted == 1] = 2
         predicted[1, 1, 2] = 1
-        review = Review(predicted, found(label_map(LEFT, MIDDLE)), GRID)
+        review = Review(predicted_as(predicted), found(label_map(LEFT, MIDDLE)))
         review.decide("2", "include")
         assert review.region("2").organ == 2
         review.decide("2", "include", label=1)
         assert (review.corrected()[MIDDLE] == 1).all()
 
-    def test_listed_is_the_part_of_the_label_map_that_holds_regions(self, review):
-        box, labels = review.listed()
-        assert box == np.s_[1:5, 1:6, 0:7]
-        assert np.array_equal(labels, label_map(LEFT, MIDDLE, RIGHT)[box])
-        assert np.array_equal(review.label_map(), label_map(LEFT, MIDDLE, RIGHT))
+    def test_listed_holds_the_part_of_the_map_in_which_regions_lie(self, review):
+        listed = review.listed()
+        assert listed.box == np.s_[1:5, 1:6, 0:7]
+        assert np.array_equal(listed.map, label_map(LEFT, MIDDLE, RIGHT)[listed.box])
+        assert np.array_equal(review.listed().whole_map(), label_map(LEFT, MIDDLE, RIGHT))
 
     def test_regions_may_come_with_a_label_map_of_their_box_alone(self, predicted, review):
         whole = found(label_map(LEFT, MIDDLE, RIGHT))
         box = np.s_[1:5, 1:6, 0:7]
-        cut = Review(predicted, replace(whole, labels=whole.labels[box], box=box), GRID)
-        assert np.array_equal(cut.label_map(), review.label_map())
+        cut = Review(predicted_as(predicted), replace(whole, map=whole.map[box], box=box))
+        assert np.array_equal(cut.listed().whole_map(), review.listed().whole_map())
         assert [each.box for each in cut.regions] == [each.box for each in review.regions]
 
     def test_steps_tell_where_something_changed(self, review):
@@ -130,10 +128,10 @@ class TestVerdicts:
 
     def test_regions_keep_the_ranks_they_come_with_and_others_are_ranked_by_expected_error(self, predicted):
         regions = found(label_map(LEFT, MIDDLE, RIGHT), errors={1: 1, 2: 3, 3: 2})
-        review = Review(predicted, regions, GRID)
-        assert [(each.label, each.region.rank) for each in review.regions] == [(1, 1), (2, 2), (3, 3)]
+        review = Review(predicted_as(predicted), regions)
+        assert [(each.number, each.region.rank) for each in review.regions] == [(1, 1), (2, 2), (3, 3)]
         review.update_regions(regions)
-        assert [(each.label, each.region.rank) for each in review.regions] == [(2, 1), (3, 2), (1, 3)]
+        assert [(each.number, each.region.rank) for each in review.regions] == [(2, 1), (3, 2), (1, 3)]
 
     def test_prediction_is_never_touched(self, review, predicted):
         before = predicted.copy()
@@ -146,7 +144,7 @@ class TestVerdicts:
         ("step", "message"),
         [
             (lambda r: r.decide("9", "accept"), "no region '9'"),
-            (lambda r: r.decide("1", "edit"), "needs the labels that were drawn"),
+            (lambda r: r.decide("1", "edit"), "needs what was drawn"),
             (lambda r: r.decide("1", "include", label=300), "from 1 to 255, not 300"),
             (lambda r: r.edit("1", np.zeros((2, 2, 2), np.uint8)), r"shape \(2, 2, 2\), not the CT's"),
             (lambda r: r.update_regions(found(np.ones((2, 2, 2)))), "both must have the CT's voxels"),
@@ -162,9 +160,9 @@ class TestVerdicts:
 
     def test_label_map_without_a_region_that_is_listed(self, predicted):
         regions = found(label_map(LEFT))
-        regions = replace(regions, regions=(*regions.regions, region(2)))
+        regions = replace(regions, ranked=(*regions.ranked, region(2)))
         with pytest.raises(ReviewError, match="lacks region 2"):
-            Review(predicted, regions, GRID)
+            Review(predicted_as(predicted), regions)
 
 
 class TestHistory:
@@ -212,18 +210,18 @@ class TestOtherThreshold:
         review.decide("2", "include")
         review.update_regions(found(label_map(np.s_[1:3, 1:4, 0:4])))
         (new,) = [each for each in review.regions if not each.decided]
-        assert np.array_equal(review.label_map() == new.label, label_map(LEFT) == 1)
+        assert np.array_equal(review.listed().whole_map() == new.number, label_map(LEFT) == 1)
         assert new.region.volume_mm3 == 12 * VOXEL_MM3
         assert new.region.expected_error_mm3 == pytest.approx(999 / 2)
 
     def test_centroid_of_what_is_left_is_measured_anew(self, predicted):
         case = fake_case()
-        labels = sitk.GetArrayFromImage(case.regions.labels)
-        review = Review(np.zeros_like(labels, np.uint8), case.regions, grid_of(case.image))
+        labels = case.regions.whole_map()
+        review = Review(replace(case.prediction, segmentation=np.zeros_like(labels, np.uint8)), case.regions)
         half = (labels == 1) & (np.indices(labels.shape)[2] > 27)
         review.update_regions(found(half))
         review.decide(review.regions[0].region_id, "accept")
-        review.update_regions(FoundRegions(case.regions.regions, labels, case.regions.settings))
+        review.update_regions(case.regions)
         rest = min(review.regions, key=lambda each: abs(each.region.volume_mm3 - 12 * ((labels == 1) & ~half).sum()))
         index = np.argwhere((labels == 1) & ~half).mean(axis=0)[::-1]
         expected = np.array(case.image.TransformContinuousIndexToPhysicalPoint(index.tolist())) * (-1, -1, 1)
@@ -262,7 +260,7 @@ class TestOtherThreshold:
         assert review.regions[1].region_id == "2"
 
 
-def replace_settings(regions: FoundRegions, **values) -> FoundRegions:
+def replace_settings(regions: Regions, **values) -> Regions:
     return replace(regions, settings=replace(regions.settings, **values))
 
 
@@ -289,7 +287,7 @@ class TestSignature:
             decided.sign("  ")
 
     def test_without_regions_there_is_nothing_left_to_decide(self, predicted):
-        review = Review(predicted, found(np.zeros(SHAPE)), GRID)
+        review = Review(predicted_as(predicted), found(np.zeros(SHAPE)))
         review.sign("A. Reader")
         assert review.signature
 
@@ -339,12 +337,12 @@ def test_new_threshold_on_a_large_ct_takes_a_fraction_of_a_second():
         labels[5 * n : 5 * n + 20, 200:230, 10 * n : 10 * n + 25] = n
     predicted = np.zeros(labels.shape, np.uint8)
     regions = found_quickly(labels, 30)
-    review = Review(predicted, regions, Grid.from_matrix(np.eye(4)))
+    review = Review(predicted_as(predicted, Grid.from_matrix(np.eye(4))), regions)
     review.decide("4", "include")
     start = time.process_time()
     review.update_regions(regions)
     assert time.process_time() - start < 0.15
 
 
-def found_quickly(labels: np.ndarray, count: int) -> FoundRegions:
-    return FoundRegions(tuple(region(n, 100.0 - n) for n in range(1, count + 1)), labels, RegionSettings())
+def found_quickly(labels: np.ndarray, count: int) -> Regions:
+    return regions_of(labels, [region(n, 100.0 - n) for n in range(1, count + 1)])

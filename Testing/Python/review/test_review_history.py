@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from MoBUncertaintyLib.review.review import Review
-from support.review_cases import GRID, LEFT, MIDDLE, RIGHT, SHAPE, found, label_map, state
+from support.review_cases import LEFT, MIDDLE, RIGHT, SHAPE, found, label_map, predicted_as, state
 
 
 @settings(max_examples=60, deadline=None)
@@ -20,11 +20,11 @@ def test_corrected_differs_from_predicted_exactly_inside_what_was_decided_otherw
     for voxel in voxels:
         labels[voxel] = data.draw(st.integers(1, 4))
     predicted = np.random.default_rng(len(voxels)).integers(0, 2, SHAPE).astype(np.uint8)
-    review = Review(predicted, found(labels), GRID)
+    review = Review(predicted_as(predicted), found(labels))
     expected = np.zeros(SHAPE, bool)
     for each in review.regions:
         verdict = data.draw(st.sampled_from(["pending", "accept", "include", "exclude", "edit"]))
-        mask = labels == each.region.label
+        mask = labels == each.number
         if verdict == "edit":
             review.edit(each.region_id, 1 - predicted)
             expected |= mask
@@ -40,7 +40,7 @@ class History(RuleBasedStateMachine):
     @initialize(seed=st.integers(0, 9))
     def begin(self, seed):
         self.predicted = np.random.default_rng(seed).integers(0, 2, SHAPE).astype(np.uint8)
-        self.review = Review(self.predicted, found(label_map(LEFT, MIDDLE, RIGHT)), GRID)
+        self.review = Review(predicted_as(self.predicted), found(label_map(LEFT, MIDDLE, RIGHT)))
         self.shown = self.review.corrected()  # what a display shows that draws only the boxes it is told
 
     def step(self, act) -> None:
@@ -95,7 +95,7 @@ class History(RuleBasedStateMachine):
             after = self.review.region(name)
             assert (after.verdict, after.comment, after.box) == (before.verdict, before.comment, before.box)
             assert np.array_equal(after.mask, before.mask)
-            assert (self.review.label_map() == after.label).sum() == before.mask.sum()
+            assert (self.review.listed().whole_map() == after.number).sum() == before.mask.sum()
 
     @precondition(lambda self: self.open() and self.review.reviewed[0] == self.review.reviewed[1])
     @rule()
@@ -115,7 +115,7 @@ class History(RuleBasedStateMachine):
     def regions_are_apart(self):
         if hasattr(self, "review"):
             total = sum(int(each.mask.sum()) for each in self.review.regions)
-            assert total == np.count_nonzero(self.review.label_map())
+            assert total == np.count_nonzero(self.review.listed().whole_map())
             assert [each.region.rank for each in self.review.regions] == list(range(1, len(self.review.regions) + 1))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -13,14 +14,26 @@ from MoBUncertaintyLib.files.integrity import seal
 from MoBUncertaintyLib.geometry import Grid
 from MoBUncertaintyLib.regions.settings import Measure
 from MoBUncertaintyLib.review.review import Review
-from support.review_cases import GRID, LEFT, MIDDLE, RIGHT, SHAPE, describe_as_in, found, label_map, state, stored_again
+from support.review_cases import (
+    GRID,
+    LEFT,
+    MIDDLE,
+    RIGHT,
+    SHAPE,
+    describe_as_in,
+    found,
+    label_map,
+    predicted_as,
+    state,
+    stored_again,
+)
 
 
 @pytest.fixture
 def review() -> Review:
     predicted = np.zeros(SHAPE, np.uint8)
     predicted[1:4, 2:5, 1:6] = 1
-    return Review(predicted, found(label_map(LEFT, MIDDLE, RIGHT)), GRID)
+    return Review(predicted_as(predicted), found(label_map(LEFT, MIDDLE, RIGHT)))
 
 
 class TestStoring:
@@ -35,7 +48,7 @@ class TestStoring:
     def test_comes_back_through_json(self, review):
         self.reviewed(review)
         data = json.loads(json.dumps(review.to_dict()))
-        again = Review.from_dict(data, review.predicted, GRID, describe_as_in(review))
+        again = Review.from_dict(data, review.prediction, describe_as_in(review))
         assert state(again) == state(review)
         assert again.settings == review.settings
         assert again.settings.measure is Measure.VARIANCE
@@ -47,18 +60,18 @@ class TestStoring:
         again.update_regions(found(label_map(RIGHT)))
         assert len({each.region_id for each in again.regions}) == 2
         again.decide("1", "pending")
-        assert np.array_equal(again.corrected(), review.predicted)
+        assert np.array_equal(again.corrected(), review.prediction.segmentation)
 
     def test_another_prediction_is_refused(self, review):
-        other = review.predicted.copy()
+        other = review.prediction.segmentation.copy()
         other[0, 0, 0] = 1
         with pytest.raises(ReviewError, match="belongs to another prediction"):
-            Review.from_dict(review.to_dict(), other, GRID, describe_as_in(review))
+            Review.from_dict(review.to_dict(), predicted_as(other), describe_as_in(review))
 
     def test_another_place_is_refused(self, review):
         elsewhere = Grid.from_matrix(2 * GRID.matrix())
         with pytest.raises(ReviewError, match="lies elsewhere"):
-            Review.from_dict(review.to_dict(), review.predicted, elsewhere, describe_as_in(review))
+            Review.from_dict(review.to_dict(), replace(review.prediction, grid=elsewhere), describe_as_in(review))
 
     @pytest.mark.parametrize(
         "damage",
@@ -72,7 +85,7 @@ class TestStoring:
             lambda d: d["regions"][0].update(first_voxel=d["regions"][1]["first_voxel"]),
             lambda d: d["regions"][0].update(rank=2),
             lambda d: d["regions"][1].update(id=d["regions"][0]["id"]),
-            lambda d: d["regions"][1].update(label=d["regions"][0]["label"]),
+            lambda d: d["regions"][1].update(number=d["regions"][0]["number"]),
             lambda d: d["regions"][1].update(comment="\x1b[2J"),
             lambda d: d.update(signature={"name": "A", "time": "noon"}),
             lambda d: d.update(signature={"name": "A", "time": "9999-12-31T23:59:59+00:00"}),
@@ -87,7 +100,7 @@ class TestStoring:
         data = seal(data) if sealed else data
         sentence = r"The stored review is damaged \(.+\); review the case again|The year 9999 .* not possible"
         with pytest.raises(ReviewError, match=sentence):
-            Review.from_dict(data, review.predicted, GRID, describe_as_in(review))
+            Review.from_dict(data, review.prediction, describe_as_in(review))
 
     @pytest.mark.parametrize(
         "edit",
@@ -105,12 +118,12 @@ class TestStoring:
         data = json.loads(json.dumps(self.reviewed(review).to_dict()))
         edit(data)
         with pytest.raises(ReviewError, match=r"damaged \(its SHA-256 does not fit its content\)"):
-            Review.from_dict(data, review.predicted, GRID, describe_as_in(review))
+            Review.from_dict(data, review.prediction, describe_as_in(review))
 
     def test_numbers_are_those_of_the_prediction_whatever_was_stored(self, review):
         data = json.loads(json.dumps(self.reviewed(review).to_dict()))
         data["regions"][0]["region"] |= {"volume_mm3": 852000.0, "location": "right", "centroid_ras": [0, 0, 0]}
-        again = Review.from_dict(seal(data), review.predicted, GRID, describe_as_in(review))
+        again = Review.from_dict(seal(data), review.prediction, describe_as_in(review))
         assert [each.region for each in again.regions] == [each.region for each in review.regions]
 
     @pytest.mark.parametrize("verdict", ["pending", "accept"])
@@ -120,19 +133,19 @@ class TestStoring:
         data["regions"][0]["verdict"] = verdict
         data["signature"]["name"] = name
         if (verdict, name) == ("accept", "A. Reader"):
-            assert Review.from_dict(seal(data), review.predicted, GRID, describe_as_in(review)).signature
+            assert Review.from_dict(seal(data), review.prediction, describe_as_in(review)).signature
             return
         with pytest.raises(ReviewError, match=r"1 of 3 regions are not decided|name to sign with"):
-            Review.from_dict(seal(data), review.predicted, GRID, describe_as_in(review))
+            Review.from_dict(seal(data), review.prediction, describe_as_in(review))
 
     @pytest.mark.parametrize("version", [1, 99])
     def test_other_version_is_refused(self, review, version):
         data = review.to_dict() | {"schema_version": version}
         with pytest.raises(ReviewError, match="another version"):
-            Review.from_dict(data, review.predicted, GRID, describe_as_in(review))
+            Review.from_dict(data, review.prediction, describe_as_in(review))
 
     def test_what_is_missing_is_said_in_words(self, review):
         data = review.to_dict()
         del data["schema_version"]
         with pytest.raises(ReviewError, match=r"damaged \(it lacks 'schema_version'\)"):
-            Review.from_dict(data, review.predicted, GRID, describe_as_in(review))
+            Review.from_dict(data, review.prediction, describe_as_in(review))

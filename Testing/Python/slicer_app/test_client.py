@@ -33,11 +33,11 @@ def test_a_result_comes_with_its_arrays(start: Start) -> None:
     (result,) = caller.results
     assert caller.errors == []
     assert caller.warnings == ["This result is fake."]
-    probability, variance, regions = fake.make_prediction((12, 20, 16))
+    probability, variance, regions = fake.fake_maps((12, 20, 16))
     for got, wanted in [
         (result["probability"]["1"], probability),
         (result["variance"]["1"], variance),
-        (result["regions"], regions),
+        (result["region_map"], regions),
         (result["segmentation"], (probability > 0.5).astype(np.uint8)),
     ]:
         assert got.dtype == wanted.dtype
@@ -50,14 +50,9 @@ def test_a_result_comes_with_its_arrays(start: Start) -> None:
 
 
 def test_the_fake_workers_regions_are_regions() -> None:
-    from MoBUncertaintyLib.regions.finder import Region
-
-    probability, variance, regions = fake.make_prediction((30, 40, 50))
     matrix = np.array([[-2.0, 0, 0, 50], [0, -2.0, 0, 40], [0, 0, 3.0, -45], [0, 0, 0, 1]])
-    rows = [
-        Region(**fake.row(label, place, regions, probability, variance, matrix))
-        for label, place in enumerate(fake.PLACES, start=1)
-    ]
+    prediction, regions = fake.fake_prediction((30, 40, 50), matrix)
+    rows, probability, variance = regions.ranked, prediction.probability, prediction.variance
     errors = [row.expected_error_mm3 for row in rows]
     assert errors == sorted(errors, reverse=True)
     assert min(errors) > 0
@@ -65,7 +60,7 @@ def test_the_fake_workers_regions_are_regions() -> None:
     assert right[0] < min(right[1:])
     assert anterior[1] > max(anterior[0], anterior[2])
     assert superior[2] > max(superior[:2])
-    assert all(0 <= row.mean_variance <= row.peak_variance <= 0.25 for row in rows)
+    assert all(0 <= row.mean_variance <= row.max_variance <= 0.25 for row in rows)
     assert np.all(variance <= probability * (1 - probability))
 
 

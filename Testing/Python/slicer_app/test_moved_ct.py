@@ -52,7 +52,7 @@ class TestSession:
         assert session.isComplete()
         steps = (
             lambda: session.decide(region, "exclude"),
-            lambda: session.setDoubt(0.02, 50.0),
+            lambda: session.findRegions(0.02, 50.0),
             lambda: session.show(session.review.regions[0]),
             lambda: session.beginEdit(region),
             lambda: session.sign("Dr. Ada Review"),
@@ -169,7 +169,7 @@ class TestPanel:
         apply(desktop)
         again = desktop.logic.sessions.get(ct)
         assert again is not session
-        assert again.review.predicted.shape == tuple(size + 2 for size in SHAPE)
-        assert np.array_equal(again.results.corrected(), again.review.predicted)
+        assert again.prediction.segmentation.shape == tuple(size + 2 for size in SHAPE)
+        assert np.array_equal(again.results.corrected(), again.prediction.segmentation)
         assert statuses(desktop) == ["To review"] * 3
         assert shown(desktop) == [ct]

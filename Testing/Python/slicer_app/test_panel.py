@@ -283,7 +283,7 @@ class TestRun:
         asked = []
         monkeypatch.setattr(desktop.logic.client, "request", lambda message, _receive: asked.append(message) or Job())
         for threshold, measure in ((None, None), (0.02, None), (0.4, Measure.ENTROPY)):
-            session.setDoubt(threshold, 50.0, measure)
+            session.findRegions(threshold, 50.0, measure)
             desktop.ui.applyButton.click()
             desktop.ui.applyButton.click()
         assert [message["regions"] for message in asked] == [
@@ -297,8 +297,8 @@ class TestRun:
         from MoBUncertaintyLib.slicer_app.worker.job import Job
 
         desktop, session = reviewed
-        session.setDoubt(0.02, 50.0)
-        del session.prediction["provenance"]["model"]
+        session.findRegions(0.02, 50.0)
+        del session.prediction.provenance["model"]
         asked = []
         monkeypatch.setattr(
             desktop.logic.client, "request", lambda message, _receive: asked.append(message["regions"]) or Job()
@@ -356,7 +356,7 @@ class TestRun:
         import qt
 
         desktop, session = reviewed
-        session.setDoubt(threshold, 20.0)
+        session.findRegions(threshold, 20.0)
         for region in session.review.regions:
             session.decide(region.region_id, "accept")
         session.sign("Dr. Åse Müller")

@@ -52,7 +52,7 @@ class TestLoading:
         assert dialog.text.endswith("Cancel keeps the stored one in the scene, unread.")
         assert small_panel.statuses(desktop) == ["To review"] * 3
         session = desktop.widget.panel.review.session
-        assert np.array_equal(session.results.corrected(), session.review.predicted)
+        assert np.array_equal(session.results.corrected(), session.prediction.segmentation)
 
     def test_the_panel_is_whole_behind_the_dialog(self, damaged, monkeypatch):
         desktop, path = damaged

@@ -241,7 +241,7 @@ class TestReopened:
         before, after = (world.slicer.util.arrayFromVolume(each.ctNode).ravel() for each in (saved, found))
         order = np.argsort(after)  # Slicer turns left-handed volumes when it reads them
         assert np.array_equal(after[order], before)
-        for name in ("predicted", "corrected", "regionLabels"):
+        for name in ("predicted", "corrected", "regionMap"):
             assert np.array_equal(getattr(found, name)().ravel()[order], getattr(saved, name)().ravel()), name
         for organ, name in itertools.product((1, 2), ("variance", "probability")):
             assert np.array_equal(getattr(found, name)()[organ].ravel()[order], getattr(saved, name)()[organ].ravel())

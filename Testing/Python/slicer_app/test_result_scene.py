@@ -361,8 +361,8 @@ class TestSurface:
 class TestRegions:
     def test_label_map_and_status(self, results, world):
         logic = world.slicer.vtkSlicerSegmentationsModuleLogic
-        assert results.regionLabels().dtype == np.uint16
-        assert np.array_equal(results.regionLabels(), region_labels())
+        assert results.regionMap().dtype == np.uint16
+        assert np.array_equal(results.regionMap(), region_labels())
         assert region_status(results, 1) == logic.Flagged
         results.setRegionStatuses({1: logic.Completed})
         assert [region_status(results, n) for n in (1, 2)] == [logic.Completed, logic.Flagged]
@@ -371,7 +371,7 @@ class TestRegions:
         labels = np.zeros(SHAPE, np.uint16)
         labels.ravel()[:300] = range(1, 301)
         results.setRegions(labels, [world.rooms.SegmentSpec(n, str(n), (0, 220, 255)) for n in range(1, 301)])
-        assert np.array_equal(results.regionLabels(), labels)
+        assert np.array_equal(results.regionMap(), labels)
 
     def test_one_stands_out(self, results):
         def opacities():

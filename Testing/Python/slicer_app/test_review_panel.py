@@ -1,9 +1,12 @@
 """The review in the panel, with the fake worker: keys, comments, sign-off, slider, drawing, CTs and organs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from support import small_panel
+from support.sessions import as_answer
 from support.small_panel import MATRIX, SHAPE, add_ct, apply, shown, statuses
 
 pytestmark = pytest.mark.own_process
@@ -113,7 +116,7 @@ class TestReview:
             review.setSession(session)
             return [selector.itemText(n) for n in range(selector.count)]
 
-        session.prediction["provenance"]["covariance"] = "deterministic"
+        session.prediction.provenance["covariance"] = "deterministic"
         assert offered() == ["Variance", "p (1 - p)", "Entropy"]  # it is in force
         selector.currentIndex = 1
         assert offered() == ["p (1 - p)", "Entropy"]
@@ -123,9 +126,11 @@ class TestReview:
     def test_the_slider_rounds_no_threshold_that_a_model_states(self, reviewed):
         desktop, session = reviewed
         ui, review = desktop.ui, desktop.widget.panel.review
-        session.prediction["provenance"]["regions"] = {"settings": {"variance_threshold": 0.00333}}
-        session.results.setState("prediction", session.prediction)
-        scaled = type(session).start(session.results, session.review.predicted, session.review.label_map())
+        kept = session.results.state("prediction")
+        kept["provenance"]["regions"] = {"settings": {"variance_threshold": 0.00333}}
+        session.results.setState("prediction", kept)
+        region_map = session.review.listed().whole_map()
+        scaled = type(session).start(session.results, session.prediction.segmentation, region_map)
         review.setSession(scaled)
         assert (ui.doubtThresholdSlider.decimals, ui.doubtThresholdSlider.value) == (5, 0.00333)
         assert ui.doubtThresholdSlider.maximum == pytest.approx(0.0222, abs=1e-4)
@@ -166,7 +171,7 @@ class TestReview:
         session.results.updateSegmentation(region.box, np.ones(region.mask.shape, np.uint8))
         ui.discardEditButton.click()
         assert statuses(desktop)[0] == "To review"
-        assert np.array_equal(session.results.corrected(), session.review.predicted)
+        assert np.array_equal(session.results.corrected(), session.prediction.segmentation)
         ui.editButton.click()
         session.results.updateSegmentation(region.box, np.ones(region.mask.shape, np.uint8))
         ui.editButton.click()
@@ -325,7 +330,7 @@ class TestReview:
         ui.excludeButton.click()
         assert desktop.dialogs == []
         assert np.array_equal(results.corrected(), session.review.corrected())
-        assert np.array_equal(results.regionLabels(), session.review.label_map())
+        assert np.array_equal(results.regionMap(), session.review.listed().whole_map())
         assert results.node("segmentation").GetSegmentation().GetSegment("Segment_1").GetName() == "pancreas"
 
     @pytest.mark.parametrize("editing", [False, True])
@@ -384,25 +389,21 @@ class TestSeveralOrgans:
     @pytest.fixture
     def organs(self, desktop):
         """A result of two organs, one above the other."""
-        from MoBUncertaintyLib.worker.fake import LABEL, PLACES, make_prediction, row
+        from MoBUncertaintyLib.worker.fake import LABEL, fake_prediction
 
         ct = add_ct(desktop)
-        p, v, regions = make_prediction(SHAPE)
+        prediction, regions = fake_prediction(SHAPE, MATRIX)
+        (p,), (v,) = prediction.probability, prediction.variance
         below, above = p.copy(), p.copy()
         below[SHAPE[0] // 2 :], above[: SHAPE[0] // 2] = 0, 0
-        labels = np.where(above > 0.5, 2, below > 0.5).astype(np.uint8)
-        result = {
-            "segmentation": labels,
-            "regions": regions,
-            "probability": {"1": below, "2": above},
-            "variance": {"1": v * (below > 0), "2": v * (above > 0)},
-            "rows": [row(label, place, regions, p, v, MATRIX) for label, place in enumerate(PLACES, start=1)],
-            "labels": [LABEL, LABEL | {"value": 2, "name": "adrenal_gland_left"}],
-            "provenance": {},
-            "warnings": [],
-            "seconds": {},
-        }
-        session = small_panel.show_result(desktop, ct, result)
+        two = replace(
+            prediction,
+            segmentation=np.where(above > 0.5, 2, below > 0.5).astype(np.uint8),
+            probability=np.stack([below, above]),
+            variance=np.stack([v * (below > 0), v * (above > 0)]),
+            labels=(LABEL, replace(LABEL, value=2, name="adrenal_gland_left")),
+        )
+        session = small_panel.show_result(desktop, ct, as_answer(two, regions))
         desktop.ui.overlayCollapsibleButton.collapsed = False
         return desktop, session
 
@@ -423,7 +424,7 @@ class TestSeveralOrgans:
         actions[1].trigger()
         region = session.review.regions[0]
         assert (region.verdict, region.organ) == ("include", 2)
-        assert (session.results.corrected()[session.review.label_map() == region.label] == 2).all()
+        assert (session.results.corrected()[session.review.listed().whole_map() == region.number] == 2).all()
         add_ct(desktop, "other")
         apply(desktop)  # a model of one organ
         assert desktop.ui.includeButton.menu() is None

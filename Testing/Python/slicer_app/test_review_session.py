@@ -66,12 +66,12 @@ def test_verdicts_change_the_regions_voxels_and_no_others(session):
     session.decide(first.region_id, "include")
     session.decide(second.region_id, "exclude")
     session.decide(third.region_id, "accept")
-    changed = session.results.corrected() != session.review.predicted
-    labels = session.review.label_map()
+    changed = session.results.corrected() != session.prediction.segmentation
+    labels = session.review.listed().whole_map()
     assert changed.any()
-    assert not changed[(labels != first.label) & (labels != second.label)].any()
-    assert (session.results.corrected()[labels == first.label] == 1).all()
-    assert (session.results.corrected()[labels == second.label] == 0).all()
+    assert not changed[(labels != first.number) & (labels != second.number)].any()
+    assert (session.results.corrected()[labels == first.number] == 1).all()
+    assert (session.results.corrected()[labels == second.number] == 0).all()
     same(session)
 
 
@@ -87,7 +87,7 @@ def test_any_walk_is_shown_and_undo_leads_back(session, seed):
         elif step in ("undo", "redo"):
             getattr(session, step)()
         elif step == "doubt":
-            session.setDoubt(chance.choice(thresholds), chance.choice([20.0, 200.0]))
+            session.findRegions(chance.choice(thresholds), chance.choice([20.0, 200.0]))
         else:
             session.decide(region.region_id, step)
         same(session)
@@ -95,13 +95,13 @@ def test_any_walk_is_shown_and_undo_leads_back(session, seed):
         session.undo()
         same(session)
     assert session.review.reviewed == (0, 3)
-    assert np.array_equal(session.results.corrected(), session.review.predicted)
+    assert np.array_equal(session.results.corrected(), session.prediction.segmentation)
 
 
 def test_another_threshold_renews_the_list_and_keeps_what_is_decided(session):
     decided = session.review.regions[1]
     session.decide(decided.region_id, "exclude")
-    session.setDoubt(0.02, 50.0)
+    session.findRegions(0.02, 50.0)
     assert session.settings.threshold == 0.02
     assert session.settings.minimum_mm3 == 50.0
     kept = session.review.region(decided.region_id)
@@ -128,7 +128,7 @@ class TestEdit:
         export = slicer.vtkSlicerSegmentationsModuleLogic.ExportSegmentsToLabelmapNode
         assert export(segmentation, [editor.GetMaskSegmentID()], exported, session.ctNode)
         mask = slicer.util.arrayFromVolume(exported)
-        assert np.array_equal(mask > 0, session.review.label_map() == region.label)
+        assert np.array_equal(mask > 0, session.review.listed().whole_map() == region.number)
         assert editor.GetMaskMode() == slicer.vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment
         assert editor.GetSelectedSegmentID() == "Segment_1"
         assert editor.GetSegmentationNode() is segmentation
@@ -148,14 +148,14 @@ class TestEdit:
         session.finishEdit()
         assert session.editing is None
         assert session.review.region(region.region_id).verdict == "edit"
-        labels = session.review.label_map()
-        assert (session.results.corrected()[labels == region.label] == 1).all()
-        changed = session.results.corrected() != session.review.predicted
-        assert not changed[labels != region.label].any()
+        labels = session.review.listed().whole_map()
+        assert (session.results.corrected()[labels == region.number] == 1).all()
+        changed = session.results.corrected() != session.prediction.segmentation
+        assert not changed[labels != region.number].any()
         assert list(session.results.node("segmentation").GetSegmentation().GetSegmentIDs()) == ["Segment_1"]
         same(session)
         session.undo()
-        assert np.array_equal(session.results.corrected(), session.review.predicted)
+        assert np.array_equal(session.results.corrected(), session.prediction.segmentation)
 
     @pytest.mark.parametrize("way", ["cancelEdit", "close"])
     def test_discarding_leaves_everything_as_it_was(self, session, way):
@@ -184,7 +184,7 @@ class TestEdit:
         again = ReviewSession.open(ResultScene(findResults(scene)[0]))
         assert again.editing is None
         assert again.review.region(region.region_id).verdict == ("edit" if drawn else "pending")
-        assert (again.results.corrected()[again.review.label_map() == region.label] == 1).all() or not drawn
+        assert (again.results.corrected()[again.review.listed().whole_map() == region.number] == 1).all() or not drawn
         assert list(again.results.node("segmentation").GetSegmentation().GetSegmentIDs()) == ["Segment_1"]
         same(again)
 
@@ -217,7 +217,7 @@ class TestEdit:
         same(session)
         session.undo()
         session.undo()
-        assert np.array_equal(session.results.corrected(), session.review.predicted)
+        assert np.array_equal(session.results.corrected(), session.prediction.segmentation)
 
     def test_a_signed_review_cannot_be_edited(self, session):
         from MoBUncertaintyLib.errors import ReviewError
@@ -376,7 +376,7 @@ def test_a_region_is_jumped_to_and_marked(session, scene):
     region = session.review.regions[1]
     session.show(region)
     display = session.results.node("regions").GetDisplayNode()
-    opacities = [display.GetSegmentOpacity2DOutline(f"Segment_{each.label}") for each in session.review.regions]
+    opacities = [display.GetSegmentOpacity2DOutline(f"Segment_{each.number}") for each in session.review.regions]
     assert opacities[1] == 1.0
     assert max(opacities[0], opacities[2]) < 1.0
     for view in nodesByClass(scene, "vtkMRMLSliceNode"):

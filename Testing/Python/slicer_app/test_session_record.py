@@ -44,9 +44,11 @@ def test_a_stroke_in_an_edited_region_does_not_pass_for_the_readers_edit(session
 def test_regions_that_were_drawn_over_are_as_the_review_has_them(session):
     from MoBUncertaintyLib.slicer_app.scene.segments import SegmentSpec
 
-    session.results.setRegions(np.roll(session.review.label_map(), 2, axis=1), [SegmentSpec(1, "1", (0, 220, 255))])
+    session.results.setRegions(
+        np.roll(session.review.listed().whole_map(), 2, axis=1), [SegmentSpec(1, "1", (0, 220, 255))]
+    )
     again = reopened(session)
-    assert np.array_equal(again.results.regionLabels(), session.review.label_map())
+    assert np.array_equal(again.results.regionMap(), session.review.listed().whole_map())
     same(again)
 
 
@@ -113,9 +115,9 @@ def test_a_region_stays_marked_when_the_list_is_renewed(scene):
     region = session.review.regions[1]
     session.decide(region.region_id, "accept")
     session.show(region)
-    session.setDoubt(0.02, 20.0)
+    session.findRegions(0.02, 20.0)
     display = session.results.node("regions").GetDisplayNode()
     regions = session.review.regions
-    opacity = {each.region_id: display.GetSegmentOpacity2DOutline(f"Segment_{each.label}") for each in regions}
+    opacity = {each.region_id: display.GetSegmentOpacity2DOutline(f"Segment_{each.number}") for each in regions}
     assert opacity.pop(region.region_id) == 1.0
     assert max(opacity.values()) < 1.0

@@ -108,12 +108,12 @@ def test_from_the_demo_ct_to_a_signed_export(desktop, tmp_path):
     assert {node.GetForegroundVolumeID() for node in composites} == {variance.GetID()}
 
     review = session(desktop).review
-    predicted, regions = review.predicted.copy(), review.regions
+    predicted, regions = review.prediction.segmentation.copy(), review.regions
     assert predicted.any()
     assert len(regions) == ui.regionsTable.rowCount >= 4
     walk_three_regions(desktop, regions)
-    labels = review.label_map()
-    included, excluded, undone = (labels == region.label for region in regions[:3])
+    labels = review.listed().whole_map()
+    included, excluded, undone = (labels == region.number for region in regions[:3])
     expected = np.where(included, 1, np.where(excluded, 0, predicted))
     assert (included & (predicted == 0)).any()
     assert (excluded & (predicted == 1)).any()

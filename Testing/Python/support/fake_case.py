@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
+from MoBUncertaintyLib.geometry import whole
+from MoBUncertaintyLib.images.grid import grid_of, image_on
 from MoBUncertaintyLib.images.reader import digest
 from MoBUncertaintyLib.model.card import Label, ModelCard
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from MoBUncertaintyLib.output.results_folder import write_results
+from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.finder import Region, Regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
 
@@ -38,7 +42,7 @@ class Case:
     """What `write_results` and `draw_overlay` take."""
 
     image: sitk.Image
-    prediction: SimpleNamespace
+    prediction: Prediction
     regions: Regions
     card: ModelCard
 
@@ -67,57 +71,51 @@ def fake_case(
     )
     probability = np.clip(organ + 0.4 * doubt, 0, 1)
     variance = np.minimum(doubt + 0.3 * probability * (1 - probability), 0.25) * (doubt > 0.002)
-    region_labels = np.zeros(SIZE[::-1], np.uint16)
+    region_map = np.zeros(SIZE[::-1], np.uint16)
     for rank, place in reversed(list(enumerate(places, 1))):
-        region_labels[distance(place) < 5.5] = rank if with_regions else 0
+        region_map[distance(place) < 5.5] = rank if with_regions else 0
 
     segmentation = (probability > 0.5).astype(np.uint8)
     if len(labels) == 2:
         half = (x > SIZE[0] / 2)[..., None] == np.array([False, True])
         segmentation *= np.where(half[..., 1], 2, 1).astype(np.uint8)
-        probability, variance = (values[..., None] * half for values in (probability, variance))
-
-    def to_image(array: np.ndarray, kind: type) -> sitk.Image:
-        image = sitk.GetImageFromArray(array.astype(kind), isVector=array.ndim == 4)
-        image.SetSpacing(spacing)
-        image.SetOrigin((-30.0, 45.0, -210.0))
-        image.SetDirection(direction)
-        return image
-
-    image = to_image(ct, np.int16)
+        probability, variance = (np.moveaxis(values[..., None] * half, -1, 0) for values in (probability, variance))
+    else:
+        probability, variance = probability[None], variance[None]
+    image = sitk.GetImageFromArray(ct)
+    image.SetSpacing(spacing)
+    image.SetOrigin((-30.0, 45.0, -210.0))
+    image.SetDirection(direction)
     found = tuple(
         Region(
             rank=rank,
-            label=rank,
+            number=rank,
             centroid_ras=tuple(
                 np.array(image.TransformContinuousIndexToPhysicalPoint((place / spacing).tolist())) * (-1, -1, 1)
             ),
             volume_mm3=690.0,
             expected_error_mm3=1234.5 / rank,
             mean_variance=0.15,
-            peak_variance=0.22,
+            max_variance=0.22,
             mean_probability=0.5,
-            inside_share=0.4,
+            inside_fraction=0.4,
             extent_mm=11.0,
             location=location,
         )
         for rank, (place, location) in enumerate(zip(places, ("left", "superior anterior"), strict=True), 1)
     )
-    prediction = SimpleNamespace(
-        segmentation=to_image(segmentation, np.uint8),
-        probability=to_image(probability, np.float32),
-        variance=to_image(variance, np.float32),
+    prediction = Prediction(
+        segmentation=segmentation,
+        probability=np.ascontiguousarray(probability, np.float32),
+        variance=np.ascontiguousarray(variance, np.float32),
+        grid=grid_of(image),
+        labels=labels,
         provenance={"model": {"name": "Fake", "digest": "0" * 64}, "settings": {"samples": None}, "device": "cpu"},
         warnings=["one voxel was not finite"],
         timings={"network": 1.25},
     )
     card = ModelCard("Fake", "Nothing.", labels, CovarianceSpec(), "3d_fullres", "RAS", (2.0, 2.0, 2.0))
-    return Case(
-        image,
-        prediction,
-        Regions(found if with_regions else (), to_image(region_labels, np.uint16), RegionSettings()),
-        card,
-    )
+    return Case(image, prediction, regions_of(region_map, found if with_regions else ()), card)
 
 
 def write_case(folder: Path) -> Case:
@@ -125,5 +123,38 @@ def write_case(folder: Path) -> Case:
     case = fake_case()
     sitk.WriteImage(case.image, folder / "ct.nii.gz")
     source = {"source": folder / "ct.nii.gz", "sha256": digest(folder / "ct.nii.gz")}
-    write_results(folder / "results", case.image, case.prediction, case.regions, case.card, scene=False, **source)
+    write_results(folder / "results", case.image, case.prediction, case.regions, scene=False, **source)
     return case
+
+
+def changed_prediction(prediction: Prediction, change: Callable[[sitk.Image], sitk.Image]) -> Prediction:
+    """The prediction with all its volumes changed as images, such as flipped."""
+
+    def on(array: np.ndarray) -> np.ndarray:
+        return sitk.GetArrayFromImage(change(image_on(prediction.grid, array)))
+
+    return replace(
+        prediction,
+        segmentation=on(prediction.segmentation),
+        probability=np.stack([on(each) for each in prediction.probability]),
+        variance=np.stack([on(each) for each in prediction.variance]),
+        grid=grid_of(change(image_on(prediction.grid, prediction.segmentation))),
+    )
+
+
+def changed_case(
+    case: Case, change: Callable[[sitk.Image], sitk.Image], of_ct: Callable[[sitk.Image], sitk.Image] | None = None
+) -> Case:
+    """The case with all its volumes changed as images; the CT in a way of its own, if need be."""
+    region_map = sitk.GetArrayFromImage(change(image_on(case.prediction.grid, case.regions.whole_map())))
+    return Case(
+        (of_ct or change)(case.image),
+        changed_prediction(case.prediction, change),
+        replace(regions_of(region_map, case.regions.ranked), settings=case.regions.settings),
+        case.card,
+    )
+
+
+def regions_of(region_map: np.ndarray, ranked: Sequence[Region], **settings: Any) -> Regions:
+    """Regions with a map of all of the CT."""
+    return Regions(tuple(ranked), region_map, whole(region_map.shape), region_map.shape, RegionSettings(**settings))

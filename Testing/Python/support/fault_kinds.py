@@ -20,12 +20,13 @@ import torch
 from MoBUncertaintyLib import pipeline
 from MoBUncertaintyLib.cli import console  # noqa: F401  (imported once, before any fork)
 from MoBUncertaintyLib.images.reader import check_image, read_image
-from MoBUncertaintyLib.inference.predictor import PredictionSettings, Predictor
+from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network.backbone import verify
 from MoBUncertaintyLib.output import review_files
 from MoBUncertaintyLib.output.results_folder import read_results
+from MoBUncertaintyLib.prediction import PredictionSettings
 from support import tiny
 from support.dicom_files import hounsfield, write_enhanced, write_slices
 from support.faults import SEED, Command, Figures, Judge, judge_all, kill_all, must_refuse, run

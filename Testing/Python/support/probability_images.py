@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
-import SimpleITK as sitk
 from scipy.special import expit
 
+from MoBUncertaintyLib.geometry import LPS_TO_RAS, Grid
+from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
+from support.fake_case import PANCREAS
 
 BERNOULLI = RegionSettings(measure=Measure.BERNOULLI)
 
@@ -14,22 +18,18 @@ BERNOULLI = RegionSettings(measure=Measure.BERNOULLI)
 STRAIGHT = tuple(np.eye(3).ravel())
 
 
-def image(array, spacing=(2.0, 2.0, 2.0), origin=(0.0, 0.0, 0.0), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1), vector=False):
-    result = sitk.GetImageFromArray(array, isVector=vector)
-    result.SetSpacing(spacing)
-    result.SetOrigin(origin)
-    result.SetDirection(direction)
-    return result
-
-
-def prediction(probability, **geometry):
-    """Probability, variance and segmentation images of an array (z, y, x)."""
-    p = probability.astype(np.float32)
-    return (
-        image(p, **geometry),
-        image(0.6 * p * (1 - p), **geometry),
-        image((p > 0.5).astype(np.uint8), **geometry),
-    )
+def prediction(
+    probability, variance=None, segmentation=None, spacing=(2.0, 2.0, 2.0), origin=(0.0, 0.0, 0.0), direction=STRAIGHT
+):
+    """A prediction of an array (z, y, x), or (C - 1, z, y, x), on a grid that is given as images have it (LPS)."""
+    p = np.asarray(probability, np.float32)
+    p = p if p.ndim == 4 else p[None]
+    lps_to_ras = LPS_TO_RAS[:, None] * np.asarray(direction, float).reshape(3, 3)[:, ::-1]
+    grid = Grid(np.array(spacing, float)[::-1], lps_to_ras, LPS_TO_RAS * origin)
+    labels = tuple(replace(PANCREAS, value=value, name=f"organ {value}") for value in range(1, len(p) + 1))
+    variance = 0.6 * p * (1 - p) if variance is None else variance
+    segmentation = (p[0] > 0.5).astype(np.uint8) if segmentation is None else segmentation
+    return Prediction(segmentation, p, variance, grid, labels)
 
 
 def ras_grid(size, spacing, origin, direction):

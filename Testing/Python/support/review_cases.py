@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 
 from MoBUncertaintyLib.geometry import Grid
-from MoBUncertaintyLib.regions.finder import FoundRegions, Region
-from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.finder import Region, Regions
 from MoBUncertaintyLib.review.review import Review
+from support.fake_case import PANCREAS, regions_of
 
 SHAPE = (5, 6, 7)
 
 
 GRID = Grid.from_matrix(np.diag([1.0, 1.25, 2.0, 1.0]))
+
+
+def predicted_as(segmentation: np.ndarray, grid: Grid = GRID) -> Prediction:
+    """A prediction that is certain of its segmentation, of one label more than it needs."""
+    values = range(1, int(segmentation.max(initial=0)) + 2)
+    labels = tuple(replace(PANCREAS, value=value, name=f"organ {value}") for value in values)
+    probability = np.stack([segmentation == value for value in values]).astype(np.float32)
+    return Prediction(segmentation, probability, np.zeros_like(probability), grid, labels)
 
 
 def region(number: int, error: float = 100.0, voxels: int = 10) -> Region:
@@ -24,12 +34,12 @@ def region(number: int, error: float = 100.0, voxels: int = 10) -> Region:
     )
 
 
-def found(labels: np.ndarray, minimum_mm3: float = 0.0, errors: dict[int, float] | None = None) -> FoundRegions:
+def found(labels: np.ndarray, minimum_mm3: float = 0.0, errors: dict[int, float] | None = None) -> Regions:
     """Regions of a label map, with less expected error for each label than for the one before."""
     labels = labels.astype(np.uint16)
     values = [int(value) for value in np.unique(labels) if value]
     rows = [region(value, (errors or {}).get(value, 1000.0 - value), int((labels == value).sum())) for value in values]
-    return FoundRegions(tuple(rows), labels, RegionSettings(minimum_mm3=minimum_mm3))
+    return regions_of(labels, rows, minimum_mm3=minimum_mm3)
 
 
 def label_map(*boxes: tuple[slice, ...]) -> np.ndarray:
@@ -42,7 +52,7 @@ def label_map(*boxes: tuple[slice, ...]) -> np.ndarray:
 def state(review: Review) -> tuple:
     """All that can be seen of a review."""
     stored = json.dumps(review.to_dict(), sort_keys=True)
-    return stored, review.corrected().tobytes(), review.label_map().tobytes()
+    return stored, review.corrected().tobytes(), review.listed().whole_map().tobytes()
 
 
 def describe_as_in(review: Review):
@@ -51,7 +61,7 @@ def describe_as_in(review: Review):
 
     def describe(box, mask):
         values = known[str(box), mask.tobytes()]
-        return {name: value for name, value in values.items() if name not in ("rank", "label")}
+        return {name: value for name, value in values.items() if name not in ("rank", "number")}
 
     return describe
 
@@ -59,7 +69,7 @@ def describe_as_in(review: Review):
 def stored_again(review: Review, record: dict | None = None) -> Review:
     """The review that was stored as a record, with the regions' numbers as they are in `review`."""
     data = json.loads(json.dumps(record or review.to_dict()))
-    return Review.from_dict(data, review.predicted, review.grid, describe_as_in(review))
+    return Review.from_dict(data, review.prediction, describe_as_in(review))
 
 
 LEFT, MIDDLE, RIGHT = np.s_[1:3, 1:4, 0:2], np.s_[1:3, 1:4, 2:4], np.s_[2:5, 2:6, 5:7]

@@ -20,21 +20,16 @@ def begin(scene, name="CT"):
 def begin_again(ct, **provenance):
     """The fake worker's result for a CT that is in a scene."""
     from MoBUncertaintyLib.slicer_app.requests import showResult
-    from MoBUncertaintyLib.worker.fake import LABEL, PLACES, make_prediction, row
+    from MoBUncertaintyLib.worker.fake import fake_prediction
 
-    p, v, regions = make_prediction(SHAPE)
-    result = {
-        "segmentation": (p > 0.5).astype(np.uint8),
-        "regions": regions,
-        "probability": {"1": p},
-        "variance": {"1": v},
-        "rows": [row(label, place, regions, p, v, MATRIX) for label, place in enumerate(PLACES, start=1)],
-        "labels": [LABEL],
-        "provenance": provenance,
-        "warnings": [],
-        "seconds": {},
-    }
-    return showResult(ct, {"ct": {"ijk_to_ras": MATRIX}}, result)
+    return showResult(ct, {"ct": {"ijk_to_ras": MATRIX}}, as_answer(*fake_prediction(SHAPE, MATRIX, provenance)))
+
+
+def as_answer(prediction, regions) -> dict:
+    """A prediction as the worker's answer, with the arrays themselves in the places of files."""
+    from MoBUncertaintyLib.output.exchange import write_prediction
+
+    return write_prediction(prediction, regions, lambda _name, array: array)
 
 
 def same(session):
@@ -43,9 +38,9 @@ def same(session):
 
     results, review = session.results, session.review
     assert np.array_equal(results.corrected(), review.corrected())
-    assert np.array_equal(results.predicted(), review.predicted)
-    assert np.array_equal(results.regionLabels(), review.label_map())
+    assert np.array_equal(results.predicted(), review.prediction.segmentation)
+    assert np.array_equal(results.regionMap(), review.listed().whole_map())
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     for region in review.regions:
-        assert region_status(results, region.label) == (logic.Completed if region.decided else logic.Flagged)
+        assert region_status(results, region.number) == (logic.Completed if region.decided else logic.Flagged)
     assert results.state("review") == json.loads(json.dumps(review.to_dict()))

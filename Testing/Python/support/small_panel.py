@@ -6,10 +6,12 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from support import MODULE_FOLDER
+from support.sessions import as_answer
 
 SHAPE = (20, 24, 28)
 MATRIX = np.diag([1.5, 1.5, 2.0, 1.0])
@@ -71,30 +73,24 @@ def segmented(desktop) -> tuple:
 
 def with_regions(desktop, count: int):
     """The session of a result with that many doubtful regions, of 8 voxels each."""
-    from MoBUncertaintyLib.worker.fake import LABEL, row
+    from MoBUncertaintyLib.geometry import Grid, whole
+    from MoBUncertaintyLib.prediction import Prediction
+    from MoBUncertaintyLib.regions.finder import Regions
+    from MoBUncertaintyLib.regions.settings import RegionSettings
+    from MoBUncertaintyLib.worker.fake import LABEL, fake_region
 
     ct = add_ct(desktop)
-    probability, regions = np.zeros(SHAPE, np.float32), np.zeros(SHAPE, np.uint16)
+    p, region_map, grid = np.zeros(SHAPE, np.float32), np.zeros(SHAPE, np.uint16), Grid.from_matrix(MATRIX)
     corners = [(z, y, x) for z in range(0, 18, 3) for y in range(0, 22, 3) for x in range(0, 26, 3)]
-    rows = []
-    for label, (z, y, x) in enumerate(corners[:count], start=1):
+    for number, (z, y, x) in enumerate(corners[:count], start=1):
         box = np.s_[z : z + 2, y : y + 2, x : x + 2]
-        probability[box], regions[box] = 0.6 - 0.0005 * label, label  # in the order of their expected errors
-    variance = probability / 10
-    rows = [row(label, "left", regions, probability, variance, MATRIX) for label in range(1, count + 1)]
-    rows.sort(key=lambda each: -each["expected_error_mm3"])
-    result = {
-        "segmentation": (probability > 0.5).astype(np.uint8),
-        "regions": regions,
-        "probability": {"1": probability},
-        "variance": {"1": variance},
-        "rows": [each | {"rank": rank} for rank, each in enumerate(rows, start=1)],
-        "labels": [LABEL],
-        "provenance": {},
-        "warnings": [],
-        "seconds": {},
-    }
-    return show_result(desktop, ct, result)
+        p[box], region_map[box] = 0.6 - 0.0005 * number, number  # in the order of their expected errors
+    prediction = Prediction((p > 0.5).astype(np.uint8), p[None], p[None] / 10, grid, (LABEL,))
+    found = [fake_region(number, "left", region_map, p, p / 10, grid) for number in range(1, count + 1)]
+    found.sort(key=lambda each: -each.expected_error_mm3)
+    ranked = tuple(replace(each, rank=rank) for rank, each in enumerate(found, start=1))
+    regions = Regions(ranked, region_map, whole(SHAPE), SHAPE, RegionSettings())
+    return show_result(desktop, ct, as_answer(prediction, regions))
 
 
 def show_result(desktop, ct, result: dict):

@@ -8,5 +8,4 @@ from typing import Any
 
 def an_export(folder: Path) -> dict[str, Any]:
     """The fields of a request, none of whose files are there."""
-    given = {"predicted": "none.npy", "labels": [], "provenance": {}, "review": {}, "variance": {}, "probability": {}}
-    return given | {"ct": {}, "output": str(folder / "review"), "formats": ["report"]}
+    return {"ct": {}, "prediction": {}, "review": {}, "output": str(folder / "review"), "formats": ["report"]}

@@ -16,10 +16,11 @@ from mob_training.comparison import overlays
 from mob_training.comparison.overlays import Section, Slice, draw_case, draw_sections, view_mm, window, worst_slice
 from mob_training.evaluation.case_scores import ScoredCase
 from MoBUncertaintyLib.errors import OutputError, SettingsError
-from MoBUncertaintyLib.inference.predictor import PredictionSettings, predict
+from MoBUncertaintyLib.inference.predictor import predict
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.output.pictures.planes import PLANES
 from MoBUncertaintyLib.output.pictures.style import CT_RANGE
+from MoBUncertaintyLib.prediction import PredictionSettings
 from support import tiny
 from support.drawn_figures import looks_like_a_picture
 
@@ -174,12 +175,13 @@ def test_case_is_drawn_where_the_first_model_errs_most(held_out, drawn, tmp_path
 
     # The stored axes run to the right, to anterior and to superior.
     prediction = predict(held_out.image, held_out.models[0], CPU)
-    found, true = (sitk.GetArrayFromImage(one)[:, ::-1, ::-1] for one in (prediction.segmentation, held_out.truth))
+    truth = sitk.GetArrayFromImage(held_out.truth)
+    found, true = (one[:, ::-1, ::-1] for one in (prediction.segmentation, truth))
     axis = {"axial": 0, "coronal": 1, "sagittal": 2}[plane]
     counts = (found != true).sum(axis=tuple({0, 1, 2} - {axis}))
     index = int(counts.argmax())
     ct = sitk.GetArrayFromImage(held_out.image)[:, ::-1, ::-1].take(index, axis)
-    likely = sitk.GetArrayFromImage(prediction.probability)[:, ::-1, ::-1].take(index, axis)
+    likely = prediction.probability[0][:, ::-1, ::-1].take(index, axis)
     if plane != "axial":  # superior is up
         ct, likely = ct[::-1], likely[::-1]
     assert np.array_equal(panels[0, 0].images[0].get_array(), ct)
@@ -202,7 +204,7 @@ def test_title_says_where_the_slice_is(held_out, drawn, tmp_path):
     title = drawn[0].get_suptitle()
     assert title.startswith("patient, coronal slice at A ")
     assert title.endswith("; abdominal window, −160 to 240 HU")
-    found = sitk.GetArrayFromImage(predict(held_out.image, held_out.models[0], CPU).segmentation)
+    found = predict(held_out.image, held_out.models[0], CPU).segmentation
     wrong = (found != sitk.GetArrayFromImage(held_out.truth)).sum(axis=(0, 2))
     ends = [
         held_out.image.TransformIndexToPhysicalPoint((0, int(row), 0)) for row in np.flatnonzero(wrong == wrong.max())

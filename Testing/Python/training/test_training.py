@@ -11,9 +11,10 @@ import pytest
 import SimpleITK as sitk
 
 from mob_training.evaluation.score_files import read_runs
-from MoBUncertaintyLib.inference.predictor import PredictionSettings, predict
+from MoBUncertaintyLib.inference.predictor import predict
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.prediction import PredictionSettings
 from MoBUncertaintyLib.regions.agreement import dice
 from support import ROOT
 from support.training_commands import run, train_and_export, write_cases
@@ -84,5 +85,5 @@ def test_overfits_the_liver_and_kidneys_of_a_real_ct(tmp_path):
     model = load_model(train_and_export(source, tmp_path, "organ=2,3,5", "CT", 8, 40, options))
     prediction = predict(ct, model, PredictionSettings(device="cpu"))
     truth = sitk.Cast((organs == 2) + (organs == 3) + (organs == 5), sitk.sitkUInt8)
-    assert prediction.segmentation.GetSize() == ct.GetSize()
-    assert dice(prediction.segmentation, truth) >= 0.9
+    assert prediction.shape == ct.GetSize()[::-1]
+    assert dice(prediction.segmentation, sitk.GetArrayFromImage(truth)) >= 0.9

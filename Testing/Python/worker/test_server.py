@@ -20,10 +20,11 @@ from MoBUncertaintyLib.errors import ImageError, ModelError, OutputError, Settin
 from MoBUncertaintyLib.images import memory
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.inference import predictor
-from MoBUncertaintyLib.inference.predictor import PredictionSettings, Predictor
+from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.pipeline import analyse
+from MoBUncertaintyLib.prediction import PredictionSettings
 from MoBUncertaintyLib.regions.finder import Region
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.worker import commands, server
@@ -121,18 +122,17 @@ def test_a_prediction_is_that_of_the_core(model: Path, folder: Path) -> None:
     expected = analyse(image, predictor, RegionSettings(**REGIONS))
     pairs = [
         (result["segmentation"], expected.prediction.segmentation, np.uint8),
-        (result["probability"]["1"], expected.prediction.probability, np.float32),
-        (result["variance"]["1"], expected.prediction.variance, np.float32),
-        (result["regions"], expected.regions.labels, np.uint16),
+        (result["probability"]["1"], expected.prediction.probability[0], np.float32),
+        (result["variance"]["1"], expected.prediction.variance[0], np.float32),
+        (result["region_map"], expected.regions.whole_map(), np.uint16),
     ]
     for path, wanted, dtype in pairs:
         array = np.load(path)
         assert array.dtype == dtype
-        assert np.array_equal(array, sitk.GetArrayFromImage(wanted)), path
-    assert len(result["rows"]) == 3
+        assert np.array_equal(array, wanted), path
+    assert len(result["regions"]) == 3
     sent = json.loads(encode(result))
-    rows = [Region(**row | {"centroid_ras": tuple(row["centroid_ras"])}) for row in sent["rows"]]
-    assert tuple(rows) == expected.regions.regions
+    assert tuple(map(Region.from_dict, sent["regions"])) == expected.regions.ranked
     assert [label["name"] for label in sent["labels"]] == ["organ"]
     assert sent["provenance"]["input"]["name"] == "Müller^Jürgen"
     assert sent["provenance"]["input"]["sha256"] == digest
@@ -146,10 +146,10 @@ def test_several_organs_have_a_file_each(tmp_path: Path, folder: Path) -> None:
     result = commands.Predictions()(a_request(a_ct(), several, folder), Listener())
     expected = Predictor(load_model(several), PredictionSettings(**SETTINGS)).predict(a_ct())
     for kind in ("probability", "variance"):
-        wanted = sitk.GetArrayFromImage(getattr(expected, kind))
+        wanted = getattr(expected, kind)
         assert list(result[kind]) == ["1", "2"]
         for value, path in result[kind].items():
-            assert np.array_equal(np.load(path), wanted[..., int(value) - 1])
+            assert np.array_equal(np.load(path), wanted[int(value) - 1])
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_the_model_stays_warm_whatever_the_settings(model: Path, folder: Path, l
         )
         change = {name: tuple(value) if isinstance(value, list) else value for name, value in change.items()}
         wanted = Predictor(load_model(model), PredictionSettings(**SETTINGS | change)).predict(image).variance
-        assert np.array_equal(got, sitk.GetArrayFromImage(wanted)), change
+        assert np.array_equal(got, wanted[0]), change
     assert len(loadings) == 1 + len(changes)  # one of the worker's, and one of each new Predictor
 
 
@@ -303,7 +303,7 @@ def test_some_nan_voxels_get_the_commands_warning(model: Path, folder: Path) -> 
 
     image, report = with_values(spoil), Listener()
     result = commands.Predictions()(a_request(image, model, folder), report)
-    assert result["warnings"] == report.warnings
+    assert result["provenance"]["warnings"] == report.warnings
     assert report.warnings[0].startswith("3 voxels are not finite numbers")
     said = command_says(image, model, folder)
     assert all(f"Warning: {warning}" in said for warning in report.warnings)

@@ -26,12 +26,14 @@ from mob_training.evaluation.metrics import dice
 from mob_training.evaluation.naming import describe_run
 from MoBUncertaintyLib.errors import OutputError, SettingsError
 from MoBUncertaintyLib.geometry import bounding_box, shadows
+from MoBUncertaintyLib.images.grid import grid_of, image_on
 from MoBUncertaintyLib.images.reader import read_image
-from MoBUncertaintyLib.inference.predictor import PredictionSettings, predict
+from MoBUncertaintyLib.inference.predictor import predict
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model, load_model
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Plane
 from MoBUncertaintyLib.output.pictures.style import CT_RANGE, brightest_variance
+from MoBUncertaintyLib.prediction import PredictionSettings
 from MoBUncertaintyLib.regions.settings import RegionSettings
 
 COLUMNS = ("truth and prediction", "errors", "probability of foreground", "predictive variance")
@@ -244,8 +246,19 @@ def _plane(name: str) -> Plane:
 def _predicted(model: Model, image: sitk.Image, truth: sitk.Image, settings: PredictionSettings | None) -> ScoredCase:
     """Predict and pair with the truth, arrays (z, y, x) in LPS."""
     prediction = predict(image, model, settings)
-    oriented = {name: _lps(getattr(prediction, name)) for name in ("segmentation", "probability", "variance")}
-    return ScoredCase.of(replace(prediction, **oriented), _lps(truth), model.card.labels)
+    case = ScoredCase.of(prediction, truth)
+
+    def oriented(array: np.ndarray) -> np.ndarray:
+        return sitk.GetArrayFromImage(_lps(image_on(prediction.grid, array)))
+
+    return replace(
+        case,
+        segmentation=oriented(case.segmentation),
+        truth=oriented(case.truth),
+        probability=np.stack([oriented(each) for each in case.probability]),
+        variance=np.stack([oriented(each) for each in case.variance]),
+        spacing=grid_of(_lps(truth)).spacing,
+    )
 
 
 def _lps(image: sitk.Image) -> sitk.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,12 +20,13 @@ from mob_training.evaluation.metrics import (
 from mob_training.evaluation.scoreboard import BOX_MARGIN_MM
 from MoBUncertaintyLib.errors import ImageError, SettingsError
 from MoBUncertaintyLib.geometry import bounding_box, shadows
-from MoBUncertaintyLib.inference.predictor import Prediction
+from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.model.card import Label
+from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.agreement import error_fraction, error_split
 from MoBUncertaintyLib.regions.finder import Regions, find_regions
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
-from MoBUncertaintyLib.regions.uncertainty import voxel_doubt
+from MoBUncertaintyLib.regions.uncertainty import voxel_uncertainty
 
 MEASURES = (Measure.VARIANCE, Measure.BERNOULLI, Measure.ENTROPY)
 NSD_MM = 2.0
@@ -39,12 +39,12 @@ class ScoredCase:
     """A prediction and the truth, as arrays.
 
     Attributes:
-        segmentation: Label map (z, y, x).
+        segmentation: (z, y, x).
         truth: Likewise.
-        probability: Of each foreground class, (C - 1, z, y, x).
+        probability: Of each label, (C - 1, z, y, x).
         variance: Likewise.
         spacing: mm, (z, y, x).
-        labels: The foreground classes, in that order.
+        labels: In that order.
     """
 
     segmentation: np.ndarray
@@ -55,26 +55,26 @@ class ScoredCase:
     labels: tuple[Label, ...]
 
     @classmethod
-    def of(cls, prediction: Prediction, truth: sitk.Image, labels: Sequence[Label]) -> ScoredCase:
-        """Make a case from a prediction and the true label map.
+    def of(cls, prediction: Prediction, truth: sitk.Image) -> ScoredCase:
+        """Make a case from a prediction and the true segmentation.
 
         Raises:
             ImageError: The truth is not on the prediction's grid.
             SettingsError: The truth has a class that the model does not know.
         """
-        check_grid(truth, prediction.segmentation, "truth")
+        check_grid(truth, prediction, "truth")
         true = sitk.GetArrayFromImage(truth)
-        unknown = set(np.unique(true).tolist()) - {0, *(label.value for label in labels)}
+        unknown = set(np.unique(true).tolist()) - {0, *(label.value for label in prediction.labels)}
         if unknown:
             listed = ", ".join(f"{value:g}" for value in sorted(unknown))
             raise SettingsError(f"The truth has the values {listed}, which are no label of the model.")
         return cls(
-            sitk.GetArrayFromImage(prediction.segmentation),
+            prediction.segmentation,
             true,
-            classes_first(prediction.probability),
-            classes_first(prediction.variance),
-            np.array(truth.GetSpacing())[::-1],
-            tuple(labels),
+            prediction.probability,
+            prediction.variance,
+            prediction.grid.spacing,
+            prediction.labels,
         )
 
     def places(self) -> dict[str, tuple[slice, ...] | None]:
@@ -118,7 +118,7 @@ class PlaceSums:
                 label.name: Calibration.of(channel, truth == label.value)
                 for label, channel in zip(case.labels, p, strict=True)
             },
-            {measure: ErrorRanking.of(voxel_doubt(measure, p, variance), error) for measure in MEASURES},
+            {measure: ErrorRanking.of(voxel_uncertainty(measure, p, variance), error) for measure in MEASURES},
         )
 
     def add(self, other: PlaceSums) -> None:
@@ -140,14 +140,13 @@ class PlaceSums:
 
 
 def score(
-    case: ScoredCase, prediction: Prediction, truth: sitk.Image, regions: RegionSettings
+    case: ScoredCase, prediction: Prediction, regions: RegionSettings
 ) -> tuple[dict[str, Any], dict[str, PlaceSums]]:
     """Compute all scores of one case, and the sums of each of `PLACES` for pooling.
 
     Args:
         case: The case.
         prediction: Of the same case.
-        truth: Its label map.
         regions: What counts as a doubtful region; the uncertainty map is replaced by each in turn, at its default
             threshold.
 
@@ -163,22 +162,17 @@ def score(
     }
     row |= {place: one.scores() for place, one in sums.items()}
     for measure in MEASURES:
-        found = find_regions(
-            prediction.probability,
-            prediction.variance,
-            prediction.segmentation,
-            replace(regions, measure=measure, threshold=None),
-        )
+        found = find_regions(prediction, replace(regions, measure=measure, threshold=None))
         row[measure.value] = {
-            "regions": len(found.regions),
-            "longest_mm": max((region.extent_mm for region in found.regions), default=0.0),
-            **error_fraction(found, prediction.segmentation, truth),
-            "caught": caught_by_rank(found, prediction.segmentation, truth),
+            "regions": len(found.ranked),
+            "longest_mm": max((region.extent_mm for region in found.ranked), default=0.0),
+            **error_fraction(prediction, found, case.truth),
+            "caught": caught_by_rank(prediction, found, case.truth),
             "review": review_curve(
                 case.segmentation,
                 case.truth,
-                sitk.GetArrayViewFromImage(found.labels),
-                len(found.regions),
+                found.whole_map(),
+                len(found.ranked),
                 [label.value for label in case.labels],
             ),
             **{place: one.rankings[measure].scores() for place, one in sums.items()},
@@ -188,29 +182,23 @@ def score(
     return row, sums
 
 
-def caught_by_rank(regions: Regions, segmentation: sitk.Image, truth: sitk.Image) -> dict[str, list[float] | None]:
+def caught_by_rank(prediction: Prediction, regions: Regions, truth: np.ndarray) -> dict[str, list[float] | None]:
     """Compute the fraction of error and thick error inside the first 1, 2, ... regions; None without error."""
-    labels = sitk.GetArrayViewFromImage(regions.labels)
+    region_map = regions.whole_map()
     fractions: dict[str, list[float] | None] = {}
-    for name, mask in zip(("error", "thick_error"), error_split(segmentation, truth), strict=True):
-        counts = np.bincount(labels[mask], minlength=len(regions.regions) + 1)
+    for name, mask in zip(("error", "thick_error"), error_split(prediction.segmentation, truth), strict=True):
+        counts = np.bincount(region_map[mask], minlength=len(regions.ranked) + 1)
         fractions[name] = (np.cumsum(counts[1:]) / counts.sum()).tolist() if counts.any() else None
     return fractions
 
 
-def classes_first(image: sitk.Image) -> np.ndarray:
-    """Return a scalar or vector image as an array (C - 1, z, y, x)."""
-    array = sitk.GetArrayFromImage(image)
-    return np.moveaxis(array, -1, 0) if image.GetNumberOfComponentsPerPixel() > 1 else array[None]
-
-
-def check_grid(image: sitk.Image, reference: sitk.Image, name: str) -> None:
-    """Check that an image lies on the voxel grid of a reference.
+def check_grid(image: sitk.Image, prediction: Prediction, name: str) -> None:
+    """Check that an image lies on a prediction's voxel grid.
 
     Raises:
         ImageError: They differ.
     """
-    if not same_grid(image, reference):
+    if not same_grid(image, image_on(prediction.grid, prediction.segmentation)):
         raise ImageError(f"The {name} does not lie on the image's voxel grid; convert the data set again.")
 
 

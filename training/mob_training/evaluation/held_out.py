@@ -22,10 +22,11 @@ from mob_training.evaluation.raters import draw_segmentations, rater_scores, rea
 from mob_training.evaluation.score_files import Run, flatten
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.images.reader import read_image
-from MoBUncertaintyLib.inference.predictor import PredictionSettings, Predictor
+from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.prediction import PredictionSettings
 from MoBUncertaintyLib.regions.settings import Measure
 
 DRAWN = 8
@@ -84,10 +85,10 @@ def evaluate(
     for case_name, image_path, truth_path in cases:
         image, truth = read_image(image_path).image, sitk.ReadImage(str(truth_path))
         prediction = predictor.predict(image, exact=True)
-        case = ScoredCase.of(prediction, truth, labels)
-        scores, sums = score(case, prediction, truth, region_settings)
+        case = ScoredCase.of(prediction, truth)
+        scores, sums = score(case, prediction, region_settings)
         if raters is not None:
-            read = read_raters(raters, case_name, labels, prediction.segmentation)
+            read = read_raters(raters, case_name, prediction)
             samples = draw_segmentations(predictor, image, drawn) if sampled else [case.segmentation]
             scores["raters"] = rater_scores(case, read, samples)
         pool.add(case, sums)

@@ -14,7 +14,7 @@ from mob_training.evaluation.case_scores import ScoredCase, check_grid
 from mob_training.evaluation.metrics import generalised_energy_distance, probability_error
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.inference.predictor import Predictor
-from MoBUncertaintyLib.model.card import Label
+from MoBUncertaintyLib.prediction import Prediction
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Raters:
     probability: np.ndarray
 
 
-def read_raters(folder: Path, case: str, labels: Sequence[Label], reference: sitk.Image) -> Raters:
+def read_raters(folder: Path, case: str, prediction: Prediction) -> Raters:
     """Read the masks of several raters, as `mob-training phantom --raters` writes them.
 
     Masks are `CASE/raters/LABEL_1.nii.gz`, `LABEL_2.nii.gz`, ...; the probability that a rater calls a voxel so, where
@@ -43,17 +43,17 @@ def read_raters(folder: Path, case: str, labels: Sequence[Label], reference: sit
     place = folder / case / "raters"
     maps: list[np.ndarray] = []
     probabilities = []
-    for label in labels:
+    for label in prediction.labels:
         files = sorted(place.glob(f"{label.name}_[0-9]*.nii.gz"))
         if not files or (maps and len(files) != len(maps)):
             raise SettingsError(f"{place} has {len(files)} raters' masks of {label.name}; check --raters.")
-        masks = [_read(file, reference) > 0 for file in files]
+        masks = [_read(file, prediction) > 0 for file in files]
         if not maps:
             maps = [np.zeros(mask.shape, np.uint8) for mask in masks]
         for drawn, mask in zip(maps, masks, strict=True):
             drawn[mask] = label.value
         known = place / f"{label.name}_probability.nii.gz"
-        probabilities.append(_read(known, reference) if known.exists() else np.mean(masks, axis=0, dtype=np.float32))
+        probabilities.append(_read(known, prediction) if known.exists() else np.mean(masks, axis=0, dtype=np.float32))
     return Raters(maps, np.stack(probabilities))
 
 
@@ -68,7 +68,7 @@ def draw_segmentations(predictor: Predictor, image: sitk.Image, samples: int) ->
         drawn = []
         for seed in range(samples):
             predictor.use(replace(settings, samples=1, seed=seed, overlap=0.0))
-            drawn.append(sitk.GetArrayFromImage(predictor.predict(image).segmentation))
+            drawn.append(predictor.predict(image).segmentation)
         return drawn
     finally:
         predictor.use(settings)
@@ -104,7 +104,7 @@ def rater_scores(case: ScoredCase, raters: Raters, drawn: Sequence[np.ndarray]) 
     }
 
 
-def _read(path: Path, reference: sitk.Image) -> np.ndarray:
+def _read(path: Path, prediction: Prediction) -> np.ndarray:
     image = sitk.ReadImage(str(path))
-    check_grid(image, reference, f"raters' file {path.name}")
+    check_grid(image, prediction, f"raters' file {path.name}")
     return sitk.GetArrayFromImage(image)

@@ -27,7 +27,7 @@ from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.dicom.series import DicomSeries, read_series
 from MoBUncertaintyLib.output.segment_nrrd import values_in
-from MoBUncertaintyLib.regions.settings import LARGEST_VARIANCE
+from MoBUncertaintyLib.regions.settings import MAX_VARIANCE
 
 MANUFACTURER = "MoB Uncertainty"
 SEG_SERIES_NUMBER, VARIANCE_SERIES_NUMBER = 9001, 9002  # after those of the scanner
@@ -41,8 +41,8 @@ _LONGEST = 64  # characters of DICOM's long strings
 def write_dicom_seg(
     path: str | Path,
     files: Sequence[str | Path],
-    labels: sitk.Image,
-    label_list: Sequence[Label],
+    segmentation: sitk.Image,
+    labels: Sequence[Label],
     *,
     model: Mapping[str, Any],
     corrected: bool = False,
@@ -54,8 +54,8 @@ def write_dicom_seg(
     Args:
         path: The file, in a folder that exists.
         files: The CT's DICOM files, in any order.
-        labels: Label map, uint8, in the CT's geometry (LPS mm); axes may be permuted or flipped against the slices.
-        label_list: One for each organ; those that are nowhere in `labels` are left out.
+        segmentation: uint8, in the CT's geometry (LPS mm); axes may be permuted or flipped against the slices.
+        labels: One for each organ; those that are nowhere in the segmentation are left out.
         model: `name` and `digest` of the model.
         corrected: A reader has reviewed it: the segments are semi-automatic.
         reader: Who signed, for the content creator's name.
@@ -63,19 +63,19 @@ def write_dicom_seg(
 
     Raises:
         ImageError: The files cannot be read or are not one CT series.
-        OutputError: The volume does not lie on the files' slices, `labels` has a value that `label_list` lacks, or the
-            file cannot be written.
+        OutputError: The volume does not lie on the files' slices, it has a value that no label stands for, or the file
+            cannot be written.
     """
-    found = values_in(sitk.GetArrayViewFromImage(labels), label_list)
+    found = values_in(sitk.GetArrayViewFromImage(segmentation), labels)
     series = read_series(files)
-    frames = series.frames(labels)
+    frames = series.frames(segmentation)
     kind = SegmentAlgorithmTypeValues.SEMIAUTOMATIC if corrected else SegmentAlgorithmTypeValues.AUTOMATIC
     # An organ that is nowhere is left out; if all are, their frames say so.
-    present = [label for label in label_list if label.value in found] or label_list
+    present = [label for label in labels if label.value in found] or labels
     numbers = np.zeros(256, np.uint8)  # DICOM counts segments from 1 without gaps
     for number, label in enumerate(present, 1):
         numbers[label.value] = number
-    segmentation = Segmentation(
+    dataset = Segmentation(
         pixel_array=numbers[frames],
         segmentation_type="BINARY",
         omit_empty_frames=bool(found),
@@ -85,7 +85,7 @@ def write_dicom_seg(
         content_description=_line(series_description),
         **_common(series, model, series_description),
     )
-    _save(segmentation, path)
+    _save(dataset, path)
 
 
 def write_parametric_map(
@@ -125,7 +125,7 @@ def write_parametric_map(
                 lut_label="VARIANCE",
                 lut_explanation=_line(description),
                 unit=codes.UCUM.NoUnits,
-                value_range=(0.0, LARGEST_VARIANCE),
+                value_range=(0.0, MAX_VARIANCE),
                 slope=1.0,
                 intercept=0.0,
                 quantity_definition=PREDICTIVE_VARIANCE,
@@ -139,7 +139,7 @@ def write_parametric_map(
 
 
 def _common(series: DicomSeries, model: Mapping[str, Any], series_description: str) -> dict[str, Any]:
-    """What both objects are made with. There is no device: the model's digest stands for its serial number."""
+    """Gather what both objects are made with. There is no device: the model's digest stands for its serial number."""
     return {
         "source_images": series.datasets,
         "series_instance_uid": highdicom.UID(),
@@ -187,7 +187,7 @@ def _line(text: str) -> str:
 
 
 def _person(name: str | None) -> str | None:
-    """A name in plain text as the family name, which `^` ends and `=` would part from another spelling."""
+    """Write a name in plain text as the family name, which `^` ends and `=` would part from another spelling."""
     return _line(name.replace("^", " ").replace("=", " "))[: _LONGEST - 1] + "^" if name else None
 
 

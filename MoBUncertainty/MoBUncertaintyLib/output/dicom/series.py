@@ -66,7 +66,7 @@ class DicomSeries:
     positions: np.ndarray
 
     def frames(self, image: sitk.Image) -> np.ndarray:
-        """The voxels of an image as (frame, row, column); a view into the image where it is in that order already.
+        """Return the voxels of an image as (frame, row, column); a view into the image where it is so already.
 
         Raises:
             OutputError: The image does not lie on the slices.
@@ -159,7 +159,7 @@ def _read_header(path: Path) -> Dataset:
 
 
 def _state_distances(datasets: list[Dataset], positions: np.ndarray) -> None:
-    """Derived objects copy thickness and distance of slices, which files may lack or state wrongly."""
+    """State thickness and distance of slices, which derived objects copy and files may lack or state wrongly."""
     distance = float(np.linalg.norm(positions[-1] - positions[0])) / max(len(positions) - 1, 1)
     for dataset in datasets:
         if not dataset.get("SliceThickness"):

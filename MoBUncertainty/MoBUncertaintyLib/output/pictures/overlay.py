@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import SimpleITK as sitk
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from MoBUncertaintyLib.geometry import Box, bounding_box, hull, nested, shadows, whole, widened
+from MoBUncertaintyLib.geometry import Box, bounding_box, hull, nested, shadows, shape_of, whole, widened, within
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, View, central_voxel, extent
 from MoBUncertaintyLib.output.pictures.region_pictures import Outline, draw_plane, font, outlines_of
@@ -19,11 +20,12 @@ from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, REGION_COLOUR
 from MoBUncertaintyLib.regions.finder import Regions
 from MoBUncertaintyLib.regions.settings import Measure
-from MoBUncertaintyLib.regions.uncertainty import components, voxel_doubt
+from MoBUncertaintyLib.regions.uncertainty import uncertainty_in
+from MoBUncertaintyLib.review.region import masks
 
 if TYPE_CHECKING:
-    from MoBUncertaintyLib.inference.predictor import Prediction
     from MoBUncertaintyLib.model.card import Label
+    from MoBUncertaintyLib.prediction import Prediction
 
 _MARGIN_MM, _SMALLEST_VIEW_MM = 20.0, 100.0
 _COARSE_MM = 4.0  # what hangs together is judged on a grid about this coarse: a box needs no more
@@ -31,40 +33,30 @@ _SIDE, _EDGE, _GAP, _HEAD, _FOOT = 456, 24, 12, 112, 76  # pixels
 _INK, _QUIET, _PAPER, _FRAME, _ALERT = "white", "#b0b0b0", "black", "#404040", "#ff8a80"
 
 
-def draw_overlay(
-    image: sitk.Image,
-    prediction: Prediction,
-    regions: Regions,
-    labels: Sequence[Label],
-    path: str | Path,
-    name: str = "",
-) -> None:
-    """Draw three planes through the most doubtful region: CT with outlines above, a heat map of the doubt below.
+def draw_overlay(path: str | Path, image: sitk.Image, prediction: Prediction, regions: Regions, name: str = "") -> None:
+    """Draw three planes through the most doubtful region: CT with outlines above, a heat map below.
 
     Without a region the planes go through the organ's middle, without an organ through the volume's. Of many regions
     the first `DRAWN_REGIONS` are drawn.
 
     Args:
-        image: The CT.
-        prediction: In the CT's geometry.
-        regions: In the CT's geometry; the measure by which they were found is what the heat map shows.
-        labels: Foreground classes.
         path: PNG file to write.
+        image: The CT.
+        prediction: Of that CT.
+        regions: Of that prediction; the measure by which they were found is what the heat map shows.
         name: Of the CT, where it may be named.
 
     Raises:
         OSError: The file cannot be written.
     """
-    segmentation = sitk.GetArrayViewFromImage(prediction.segmentation)
-    found = sitk.GetArrayViewFromImage(regions.labels)
-    boxes = ndimage.find_objects(found, max_label=min(DRAWN_REGIONS, len(regions.regions)))
-    camera = Camera(image, _view(image, segmentation, found, boxes), _SIDE)
+    segmentation, labels = prediction.segmentation, prediction.labels
+    places = [(box, mask) for _, box, mask in masks(replace(regions, ranked=regions.ranked[:DRAWN_REGIONS]))]
+    camera = Camera(image, _view(image, segmentation, places), _SIDE)
     scale = Scale.of(image, regions.settings)
-    maps = ([part[camera.box] for part in components(each)] for each in (prediction.probability, prediction.variance))
-    heat = camera.sections(voxel_doubt(regions.settings.measure, *maps), camera.box)
+    heat = camera.sections(uncertainty_in(camera.box, prediction, scale.measure), camera.box)
     seen = segmentation[camera.box]
     colours = {label.value: label.colour for label in labels}
-    others, first = _region_outlines(found, boxes, camera)
+    others, first = _region_outlines(places, segmentation.shape, camera)
     upper = [*others, *outlines_of(seen, camera, colours.__getitem__, 2.4), *first]
     lower = outlines_of(seen, camera, colours.__getitem__, 1.6)
     sheet = Image.new("RGB", (2 * _EDGE + 3 * _SIDE + 2 * _GAP, _HEAD + 2 * _SIDE + _GAP + _FOOT), _PAPER)
@@ -85,13 +77,14 @@ def draw_overlay(
     sheet.save(path, "PNG")
 
 
-def _view(image: sitk.Image, segmentation: np.ndarray, found: np.ndarray, boxes: Sequence[Box | None]) -> View:
-    """What to show: the first region, and the organ's largest part if the region lies at it."""
+def _view(image: sitk.Image, segmentation: np.ndarray, places: Sequence[tuple[Box, np.ndarray]]) -> View:
+    """Choose what to show: the first region, and the organ's largest part if the region lies at it."""
     spacing = np.array(image.GetSpacing())[::-1]
     part = _largest_part(segmentation, spacing)
-    if boxes and boxes[0]:
-        focus = central_voxel(found[boxes[0]] == 1, spacing) + [side.start for side in boxes[0]]
-        part = hull([part, boxes[0]]) if part and _are_close(image, part, boxes[0]) else boxes[0]
+    if places:
+        box, mask = places[0]
+        focus = central_voxel(mask, spacing) + [side.start for side in box]
+        part = hull([part, box]) if part and _are_close(image, part, box) else box
     elif part:
         focus = central_voxel(segmentation[part] > 0, spacing) + [side.start for side in part]
     else:
@@ -104,7 +97,7 @@ def _view(image: sitk.Image, segmentation: np.ndarray, found: np.ndarray, boxes:
 
 
 def _largest_part(segmentation: np.ndarray, spacing: np.ndarray) -> Box | None:
-    """The box of what hangs together and is largest: far false positives, if any, do not decide what is shown."""
+    """Find the box of what hangs together and is largest: far false positives, if any, do not decide what is shown."""
     steps = [max(1, int(_COARSE_MM / step)) for step in spacing]
     parts, count = ndimage.label(segmentation[tuple(slice(None, None, step) for step in steps)] > 0)
     if not count:
@@ -123,21 +116,22 @@ def _are_close(image: sitk.Image, one: Box, other: Box) -> bool:
 
 
 def _region_outlines(
-    found: np.ndarray, boxes: Sequence[Box | None], camera: Camera
+    places: Sequence[tuple[Box, np.ndarray]], shape: Sequence[int], camera: Camera
 ) -> tuple[list[Outline], list[Outline]]:
-    """Outlines of all regions but the first, and of the first, each with its number."""
+    """Outline all regions but the first, and the first, each with its rank."""
     outlines = []
-    for rank, box in enumerate(boxes, start=1):
-        if box:
-            # One voxel more on each side, so that the outline has its place between voxels.
-            box = widened(box, (1, 1, 1), found.shape)
-            sections = camera.sections(found[box] == rank, box)
-            outlines.append(Outline(sections, REGION_COLOUR, 3.0 if rank == 1 else 1.4, str(rank)))
+    for rank, (box, mask) in enumerate(places, start=1):
+        # One voxel more on each side, so that the outline has its place between voxels.
+        around = widened(box, (1, 1, 1), shape)
+        wider = np.zeros(shape_of(around), bool)
+        wider[within(box, around)] = mask
+        sections = camera.sections(wider, around)
+        outlines.append(Outline(sections, REGION_COLOUR, 3.0 if rank == 1 else 1.4, str(rank)))
     return outlines[:0:-1], outlines[:1]
 
 
 def _write_head(draw: ImageDraw.ImageDraw, width: int, organs: Sequence[Label], regions: Regions, name: str) -> None:
-    """What is seen: organs and CT, then the region that the planes go through."""
+    """Write what is seen: organs and CT, then the region that the planes go through."""
     notice = "Not for clinical use"
     room = width - 3 * _EDGE - draw.textlength(notice, font(16, bold=True)) - 20
     end = width - _EDGE
@@ -148,10 +142,10 @@ def _write_head(draw: ImageDraw.ImageDraw, width: int, organs: Sequence[Label], 
     title = f"{title[:1].upper()}{title[1:]}"
     draw.text((_EDGE, 34), fitting(title, font(22, bold=True), room), _INK, font(22, bold=True), anchor="lm")
     detail = "No doubtful region"
-    if regions.regions:
-        region = regions.regions[0]
+    if regions.ranked:
+        region = regions.ranked[0]
         detail = (
-            f"Doubtful region {region.rank} of {len(regions.regions):,}: {region.location}, "
+            f"Doubtful region {region.rank} of {len(regions.ranked):,}: {region.location}, "
             f"expected error {region.expected_error_mm3:,.0f} mm³"
         )
         if regions.settings.measure is Measure.VARIANCE:
@@ -164,12 +158,12 @@ def _write_head(draw: ImageDraw.ImageDraw, width: int, organs: Sequence[Label], 
 def _write_foot(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, organs: Sequence[Label], regions: Regions, scale: Scale
 ) -> None:
-    """What the lines, the colours and the greys mean."""
+    """Write what the lines, the colours and the greys mean."""
     top = sheet.height - _FOOT
     keys = [(readable(label.name), label.colour, 3) for label in organs[:6]]
     if len(organs) > 6:
         keys.append((f"and {len(organs) - 6} more", (0, 0, 0), 1))
-    count = len(regions.regions)
+    count = len(regions.ranked)
     if count:
         keys.append(("region 1, which the planes go through", REGION_COLOUR, 4))
     if count > 1:
@@ -182,7 +176,7 @@ def _write_foot(
         draw.text((left + 38, top + 24), words, _INK, font(14), anchor="lm")
         left += 38 + draw.textlength(words, font(14)) + 26
     low, high = scale.heat_ends
-    words = f"{scale.measure}  {low}"
+    words = f"{scale.measure_name}  {low}"
     draw.text((_EDGE, top + 54), words, _INK, font(14), anchor="lm")
     left = round(_EDGE + draw.textlength(words, font(14)) + 8)
     sheet.paste(Image.fromarray(np.repeat(heat_colours(180)[None], 14, axis=0)), (left, top + 47))
@@ -191,7 +185,7 @@ def _write_foot(
 
 
 def fitting(text: str, letters: ImageFont.FreeTypeFont, width: float) -> str:
-    """The text, cut to a width in pixels, without characters that cannot be shown."""
+    """Cut the text to a width in pixels, without characters that cannot be shown."""
     text = "".join(character if character.isprintable() else "\ufffd" for character in text)
     if letters.getlength(text) <= width:
         return text

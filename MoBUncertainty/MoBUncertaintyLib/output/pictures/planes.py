@@ -65,7 +65,7 @@ class View:
 
     @classmethod
     def of(cls, image: sitk.Image, focus: np.ndarray, middle: np.ndarray, width: float) -> View:
-        """A view that shows no more beyond the volume than it must: a small volume fills its pictures."""
+        """Make a view that shows no more beyond the volume than it must: a small volume fills its pictures."""
         low, high = extent(image, whole(image.GetSize()[::-1]))
         width = min(width, float((high - low).max()))
         inner = np.minimum(width / 2, (high - low) / 2)
@@ -81,7 +81,7 @@ def extent(image: sitk.Image, box: Box) -> tuple[np.ndarray, np.ndarray]:
 
 
 def central_voxel(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """The voxel of a mask nearest to its centroid, which can lie outside of it; in the order of the array's axes."""
+    """Find the voxel of a mask nearest to its centroid, which can lie outside of it; (z, y, x)."""
     voxels = np.argwhere(mask)
     distance = (((voxels - voxels.mean(axis=0)) * spacing) ** 2).sum(axis=1)
     return voxels[np.argmin(distance)]
@@ -107,11 +107,11 @@ class Camera:
         self._ct = sitk.Cast(sitk.RegionOfInterest(image, size, start), sitk.sitkFloat32)
 
     def ct(self, plane: Plane) -> np.ndarray:
-        """The CT in a plane, (row, column); air beyond the volume."""
+        """Sample the CT in a plane, (row, column); air beyond the volume."""
         return self._section(self._ct, plane, _AIR)
 
     def sections(self, values: np.ndarray, box: Box) -> list[np.ndarray]:
-        """Values of a box of the volume in each of `PLANES`, 0 beyond the box."""
+        """Sample values of a box of the volume in each of `PLANES`, 0 beyond the box."""
         image = sitk.GetImageFromArray(np.ascontiguousarray(values, np.float32))
         image.SetSpacing(self._image.GetSpacing())
         image.SetDirection(self._image.GetDirection())
@@ -148,7 +148,7 @@ class Camera:
 
 
 def _surroundings(image: sitk.Image, view: View) -> Box:
-    """The box of voxels that holds a cube about the view's middle, as far as the volume goes."""
+    """Find the box of voxels that holds a cube about the view's middle, as far as the volume goes."""
     corners = view.middle + view.width / 2 * (np.indices((2, 2, 2)).reshape(3, 8).T * 2 - 1)
     index = np.array([image.TransformPhysicalPointToContinuousIndex(corner.tolist()) for corner in corners])[:, ::-1]
     size = np.array(image.GetSize())[::-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,10 +13,12 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image, ImageDraw, ImageFont
 
-from MoBUncertaintyLib.geometry import Box, within
+from MoBUncertaintyLib.geometry import within
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, Plane, View, central_voxel
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import REGION_COLOUR
+from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.uncertainty import uncertainty_in
 from MoBUncertaintyLib.review.region import ReviewRegion
 
 CORRECTED_COLOUR = (255, 255, 255)
@@ -48,23 +50,16 @@ class Outline:
 
 
 def draw_region(
-    ct: sitk.Image,
-    region: ReviewRegion,
-    predicted: np.ndarray,
-    corrected: np.ndarray,
-    doubt_in: Callable[[Box], np.ndarray],
-    scale: Scale,
-    colours: Mapping[int, Colour],
+    ct: sitk.Image, region: ReviewRegion, prediction: Prediction, corrected: np.ndarray, scale: Scale
 ) -> dict[str, bytes]:
     """Draw a region: CT, heat map, outlines before and after, the region's own outline and a cross.
 
     Args:
         ct: The CT.
         region: What to show.
-        predicted, corrected: Label maps (z, y, x) on the CT's grid.
-        doubt_in: Gives the doubt in a box of them.
-        scale: What values look like.
-        colours: Of each label.
+        prediction: Of the CT.
+        corrected: The segmentation as it is now.
+        scale: What values look like, and the measure that the heat map shows.
 
     Returns:
         A PNG file for each of `PLANES`, by its title. The outline of `corrected` is drawn where it differs.
@@ -74,21 +69,22 @@ def draw_region(
     focus = np.array(ct.TransformIndexToPhysicalPoint(middle[::-1].tolist()))
     width = float(np.clip(region.region.extent_mm + 2 * _MARGIN_MM, _SMALLEST_MM, _LARGEST_MM))
     camera = Camera(ct, View.of(ct, focus, focus, width), _PIXELS)
-    before, after = predicted[camera.box], corrected[camera.box]
+    before, after = prediction.segmentation[camera.box], corrected[camera.box]
+    colours = {label.value: label.colour for label in prediction.labels}
     mask = np.zeros(before.shape, bool)
     mask[within(region.box, camera.box)] = region.mask
     outlines = [Outline(camera.sections(mask, camera.box), REGION_COLOUR, 1.6)]
     # The corrected outline below the predicted one, so that it is seen where it differs.
     for labels, colour_of in ((after, lambda _: CORRECTED_COLOUR), (before, colours.__getitem__)):
         outlines += outlines_of(labels, camera, colour_of, 1.8)
-    heat = camera.sections(doubt_in(camera.box), camera.box)
+    heat = camera.sections(uncertainty_in(camera.box, prediction, scale.measure), camera.box)
     return {
         plane.title(focus): png(draw_plane(camera, index, scale, outlines, heat)) for index, plane in enumerate(PLANES)
     }
 
 
 def outlines_of(labels: np.ndarray, camera: Camera, colour_of: Callable[[int], Colour], width: float) -> list[Outline]:
-    """An outline for each label in the camera's box."""
+    """Outline each label in the camera's box."""
     return [
         Outline(camera.sections(labels == value, camera.box), colour_of(int(value)), width)
         for value in np.unique(labels[labels > 0])
@@ -105,15 +101,15 @@ def draw_plane(
         index: Of the plane in `PLANES`.
         scale: What values look like.
         outlines: In the order in which they are drawn.
-        heat: The doubt in each of `PLANES`, if it is to be shown.
+        heat: The uncertainty in each of `PLANES`, if it is to be shown.
     """
     plane = PLANES[index]
     grey = np.clip((camera.ct(plane) - scale.black) / (scale.white - scale.black), 0, 1)
     grey = np.round(grey * 85) * 3  # 86 greys: no eye sees the difference, and the file is a good deal smaller
     pixels = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
     if heat is not None:
-        share = (heat[index] - scale.threshold) / (scale.top - scale.threshold)
-        warm = heat_colours(64)[(63 * np.clip(share, 0, 1)).astype(np.uint8)]
+        fraction = (heat[index] - scale.threshold) / (scale.top - scale.threshold)
+        warm = heat_colours(64)[(63 * np.clip(fraction, 0, 1)).astype(np.uint8)]
         # Clear below the threshold, with a soft edge.
         _blend(pixels, warm, 0.7 * np.clip(2 * heat[index] / scale.threshold - 1.5, 0, 1))
     for outline in outlines:
@@ -127,7 +123,7 @@ def draw_plane(
 
 
 def png(picture: Image.Image) -> bytes:
-    """The picture as a PNG file."""
+    """Write the picture as a PNG file."""
     file = io.BytesIO()
     picture.save(file, "PNG", compress_level=4)
     return file.getvalue()
@@ -145,12 +141,12 @@ def _distance(section: np.ndarray) -> np.ndarray:
     return np.abs(section - 0.5) / np.maximum(np.hypot(rows, columns), 1e-3)
 
 
-def _blend(picture: np.ndarray, colour: np.ndarray | Colour, share: np.ndarray) -> None:
+def _blend(picture: np.ndarray, colour: np.ndarray | Colour, opacity: np.ndarray) -> None:
     """Mix a colour (or one for each pixel) into the picture, in place."""
-    where = share > 0
+    where = opacity > 0
     below = picture[where]
     above = colour[where] if isinstance(colour, np.ndarray) else np.array(colour)
-    picture[where] = below + (above - below) * share[where][:, None]
+    picture[where] = below + (above - below) * opacity[where][:, None]
 
 
 def _annotate(picture: Image.Image, plane: Plane, camera: Camera) -> None:

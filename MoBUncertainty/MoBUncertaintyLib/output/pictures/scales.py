@@ -1,4 +1,4 @@
-"""What values look like in pictures: the grey of the image, the colours of the doubt."""
+"""What values look like in pictures: the grey of the image, the colours of the uncertainty."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.images.hounsfield import HOUNSFIELD_BELOW
 from MoBUncertaintyLib.output.pictures.style import BRIGHTEST_ENTROPY, CT_RANGE, brightest_variance
-from MoBUncertaintyLib.regions.settings import LARGEST_VARIANCE, MEASURE_NAMES, Measure, RegionSettings
+from MoBUncertaintyLib.regions.settings import MAX_VARIANCE, MEASURE_NAMES, Measure, RegionSettings
 
 
 @dataclass(frozen=True)
@@ -19,21 +19,26 @@ class Scale:
 
     Attributes:
         black, white: Values of the image.
-        measure: Of the doubt that the heat map shows, as people call it.
-        threshold: Doubt from which the heat map shows.
-        top: Doubt of the heat map's brightest colour.
+        measure: The measure of uncertainty that the heat map shows.
+        threshold: Uncertainty from which the heat map shows.
+        top: Uncertainty of the heat map's brightest colour.
     """
 
     black: float
     white: float
-    measure: str
+    measure: Measure
     threshold: float
     top: float
 
     @classmethod
     def of(cls, image: sitk.Image, settings: RegionSettings) -> Scale:
-        """One scale for a case, and for every other case of the model unless its threshold is high."""
-        return cls(*display_range(image), MEASURE_NAMES[settings.measure], *heat_scale(settings))
+        """Make one scale for a case, and for every other case of the model unless its threshold is high."""
+        return cls(*display_range(image), settings.measure, *heat_scale(settings))
+
+    @property
+    def measure_name(self) -> str:
+        """What people call the measure."""
+        return MEASURE_NAMES[self.measure]
 
     @property
     def window(self) -> str:
@@ -43,12 +48,12 @@ class Scale:
 
     @property
     def heat_ends(self) -> tuple[str, str]:
-        """The doubt at either end of the heat map's colours."""
+        """The uncertainty at either end of the heat map's colours."""
         return f"{self.threshold:.3f}", f"{self.top:.{2 if self.top >= 0.04 else 3}f}+"
 
 
 def display_range(image: sitk.Image) -> tuple[float, float]:
-    """Values shown as black and as white: the abdominal window for a CT, the central 99 % for other images."""
+    """Choose the values of black and white: the abdominal window for a CT, the central 99 % for other images."""
     values = sitk.GetArrayViewFromImage(image)
     if values.min() < HOUNSFIELD_BELOW:  # air, fat
         return CT_RANGE
@@ -57,15 +62,15 @@ def display_range(image: sitk.Image) -> tuple[float, float]:
 
 
 def heat_scale(settings: RegionSettings) -> tuple[float, float]:
-    """Doubt from which a heat map shows, and that of its last colour, which leaves room above the first."""
+    """Choose the uncertainty from which a heat map shows, and that of its last colour, well above the first."""
     brightest = {
         Measure.VARIANCE: brightest_variance(settings.variance_threshold),
-        Measure.BERNOULLI: LARGEST_VARIANCE,
+        Measure.BERNOULLI: MAX_VARIANCE,
         Measure.ENTROPY: BRIGHTEST_ENTROPY,
     }[settings.measure]
     return settings.level, max(brightest, 1.5 * settings.level)
 
 
 def heat_colours(count: int) -> np.ndarray:
-    """Inferno without its black end, which would be lost on a dark CT; uint8 (count, 3)."""
+    """Make Inferno without its black end, which would be lost on a dark CT; uint8 (count, 3)."""
     return (matplotlib.colormaps["inferno"](np.linspace(0.2, 1, count))[:, :3] * 255).round().astype(np.uint8)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from MoBUncertaintyLib.regions.settings import LARGEST_VARIANCE
-
-if TYPE_CHECKING:
-    from MoBUncertaintyLib.regions.finder import Region
+from MoBUncertaintyLib.regions.settings import MAX_VARIANCE
 
 CT_RANGE = (-160.0, 240.0)
 """HU of black and white: the window of the abdomen, 400 wide around 40."""
@@ -19,21 +14,16 @@ REGION_COLOUR = (0, 220, 255)
 """Cyan: in neither the CT's greys nor Inferno nor an organ's colour."""
 
 LISTED_REGIONS, DRAWN_REGIONS = 50, 30
-"""How many doubtful regions, of largest expected error, pages and pictures show; tables hold all."""
+"""How many doubtful regions, with the most expected error, pages and pictures show; tables hold all."""
 
 
 def brightest_variance(threshold: float) -> float:
     """Variance of the heat map's last colour, the same for every case of a model, so that colours can be compared.
 
     It is 0.08 at the usual threshold, 0.015: there the variance is about 0.3 p (1 - p), at most 0.075 where p is 0.5,
-    and a scale up to `LARGEST_VARIANCE` would leave it dark.
+    and a scale up to `MAX_VARIANCE` would leave it dark.
 
     Args:
-        threshold: From which on the model's variance counts as doubt (`RegionSettings.variance_threshold`).
+        threshold: From which on the model's variance counts (`RegionSettings.variance_threshold`).
     """
-    return min(LARGEST_VARIANCE, threshold * 16 / 3)
-
-
-def region_title(region: Region) -> str:
-    """What a doubtful region is called in lists."""
-    return f"{region.rank}: {region.location}, expected error {region.expected_error_mm3:,.0f} mm³"
+    return min(MAX_VARIANCE, threshold * 16 / 3)

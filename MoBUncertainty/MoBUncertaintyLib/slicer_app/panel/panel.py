@@ -253,7 +253,7 @@ class Panel:
 
     def _onResult(self, session) -> None:
         self._refused = None
-        seconds = sum(session.prediction["seconds"].values())
+        seconds = sum(session.prediction.timings.values())
         self._end("")
         done = _("Done in {seconds} s.").format(seconds=max(1, round(seconds)))
         self.run.work.say("\n".join([done, *session.warnings]))
@@ -335,7 +335,7 @@ class Panel:
             if session:
                 showAlone(ct)
                 self.ui.reviewCollapsibleButton.collapsed = False
-                self.inputs.chooseMaker(session.prediction["provenance"].get("model") or {})
+                self.inputs.chooseMaker(session.prediction.provenance.get("model") or {})
                 self.run.showRoi(False)
                 self.run.work.say("\n".join(session.warnings))
             elif isAnother:

@@ -316,7 +316,7 @@ class ReviewSection:
         self._timer.stop()
         self._onComment()
         measure = self._listing.measure
-        self._whenPrepared(measure, lambda: self._setDoubt(None, measure))
+        self._whenPrepared(measure, lambda: self._setMeasure(None, measure))
 
     def _findRegions(self) -> None:
         self._timer.stop()
@@ -328,11 +328,11 @@ class ReviewSection:
         if self._session is None or self._session.review.signature or self._session.editing:
             return
         threshold = self._listing.threshold(self._session.settings)
-        self._session.setDoubt(threshold, self._ui.smallestRegionSlider.value)
+        self._session.findRegions(threshold, self._ui.smallestRegionSlider.value)
         self._changed()
 
-    def _setDoubt(self, threshold: float | None, measure: Measure) -> None:
-        self._session.setDoubt(threshold, self._ui.smallestRegionSlider.value, measure)
+    def _setMeasure(self, threshold: float | None, measure: Measure) -> None:
+        self._session.findRegions(threshold, self._ui.smallestRegionSlider.value, measure)
         self._listing.show(self._session.settings)
         self._changed()
 
@@ -372,7 +372,7 @@ class ReviewSection:
         """Say which model has made the results: another one may be chosen for the next run by now."""
         button, model = self._ui.reviewCollapsibleButton, None
         if self._session:
-            model = (self._session.prediction["provenance"].get("model") or {}).get("name") or _("unknown model")
+            model = (self._session.prediction.provenance.get("model") or {}).get("name") or _("unknown model")
         button.text = _("Review ({model})").format(model=shortened(model)) if model else _("Review")
         button.toolTip = _("The results are those of {model}.").format(model=model) if model else ""
 

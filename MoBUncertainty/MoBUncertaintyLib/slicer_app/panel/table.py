@@ -178,7 +178,7 @@ def _tip(each: ReviewRegion) -> str:
     """More of a region than the columns hold; HTML, since it quotes what the reader typed."""
     region = each.region
     variance = _("Predictive variance {mean} on average and {peak} at most (0.25 is the largest there can be).")
-    variance = variance.format(mean=f"{region.mean_variance:.3f}", peak=f"{region.peak_variance:.3f}")
+    variance = variance.format(mean=f"{region.mean_variance:.3f}", peak=f"{region.max_variance:.3f}")
     lines = [f"{region.rank}: {placeText(region.location)}", variance, each.comment]
     return f"<p>{'<br>'.join(escape(line) for line in lines if line)}</p>"
 

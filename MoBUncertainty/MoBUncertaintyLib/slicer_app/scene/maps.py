@@ -15,8 +15,8 @@ from vtk.util.numpy_support import numpy_to_vtk
 
 from MoBUncertaintyLib.geometry import hull, occupied
 from MoBUncertaintyLib.output.pictures.style import BRIGHTEST_ENTROPY, brightest_variance
-from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, LARGEST_VARIANCE, Measure
-from MoBUncertaintyLib.regions.uncertainty import voxel_doubt
+from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, MAX_VARIANCE, Measure
+from MoBUncertaintyLib.regions.uncertainty import voxel_uncertainty
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas
 
@@ -70,9 +70,9 @@ def mapStyle(kind: MapKind, varianceThreshold: float = DEFAULT_THRESHOLD[Measure
 
     Args:
         kind: The kind.
-        varianceThreshold: From which on the model's variance counts as doubt.
+        varianceThreshold: From which on the model's variance counts.
     """
-    variance = MapStyle((0.0, brightest_variance(varianceThreshold)), varianceThreshold, LARGEST_VARIANCE)
+    variance = MapStyle((0.0, brightest_variance(varianceThreshold)), varianceThreshold, MAX_VARIANCE)
     return {
         MapKind.VARIANCE: variance,
         MapKind.STANDARD_DEVIATION: MapStyle((0.0, variance.window[1] ** 0.5), variance.threshold**0.5, 0.5),
@@ -128,7 +128,7 @@ class UncertaintyMaps:
 
         Args:
             kind: What to show.
-            label: Of one organ; None: of all, which means the largest variance and standard deviation of any organ,
+            label: Of one organ; None: of all, which means the maximum variance and standard deviation of any organ,
                 the probability of any organ, and the entropy of all classes together.
         """
         sources = self._sources(kind, label)
@@ -256,6 +256,6 @@ def _derivedVoxels(kind: MapKind, values: list[np.ndarray]) -> np.ndarray:
     if kind == MapKind.PROBABILITY:
         return np.minimum(sum(values), 1)
     if kind == MapKind.ENTROPY:
-        return voxel_doubt(Measure.ENTROPY, values, [])
-    variance = voxel_doubt(Measure.VARIANCE, [], values)
+        return voxel_uncertainty(Measure.ENTROPY, values, [])
+    variance = voxel_uncertainty(Measure.VARIANCE, [], values)
     return variance if kind == MapKind.VARIANCE else np.sqrt(variance)

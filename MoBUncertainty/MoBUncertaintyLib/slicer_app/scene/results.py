@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from MoBUncertaintyLib.geometry import Box
+from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene import views
@@ -173,7 +174,7 @@ class ResultScene:
         Args:
             probability: By label.
             variance: For the same labels.
-            varianceThreshold: From which on the model's variance counts as doubt; at first, maps are drawn accordingly.
+            varianceThreshold: From which on the model's variance counts; at first, maps are drawn accordingly.
                 None: the model has no variance, and none is shown.
         """
         self._maps.set(probability, variance)
@@ -182,6 +183,17 @@ class ResultScene:
             # What the reader has set suits the variance of another model.
             kinds = {kind: each for kind, each in kept.get("kinds", {}).items() if kind not in OF_VARIANCE}
             self._state.set("overlay", kept | {"kinds": kinds, "varianceThreshold": varianceThreshold})
+
+    def setPrediction(self, prediction: Prediction, settings: RegionSettings):
+        """Put the maps of a prediction into volumes, see `setMaps`.
+
+        Args:
+            prediction: Of the CT.
+            settings: What counts as a doubtful region.
+        """
+        values = [label.value for label in prediction.labels]
+        maps = [dict(zip(values, each, strict=True)) for each in (prediction.probability, prediction.variance)]
+        self.setMaps(*maps, settings.variance_threshold if prediction.has_variance else None)
 
     def showMap(self, kind: MapKind, label: int | None = None):
         """Show a map over the CT in all slice views, and on the surface if that is shown.
@@ -282,18 +294,18 @@ class ResultScene:
 
     # Regions
 
-    def setRegions(self, labels: np.ndarray, segments: list[SegmentSpec], box: Box | None = None):
+    def setRegions(self, regionMap: np.ndarray, segments: list[SegmentSpec], box: Box | None = None):
         """Show the doubtful regions as outlines, each a segment of its own.
 
         Args:
-            labels: Label map.
+            regionMap: Number of each voxel's region.
             segments: One for each region, in order of rank.
-            box: Where in the CT's array `labels` lies; None: it is all of the CT.
+            box: Where in the CT's array `regionMap` lies; None: it is all of the CT.
 
         Returns:
             The vtkMRMLSegmentationNode.
         """
-        node = self._regions.fill(labels, segments, box)
+        node = self._regions.fill(regionMap, segments, box)
         display = node.GetDisplayNode()
         display.SetOpacity2DFill(0.0)
         display.SetOpacity2DOutline(1.0)
@@ -305,20 +317,20 @@ class ResultScene:
         return node
 
     def setRegionStatuses(self, statuses: Mapping[int, int]):
-        """Give regions Slicer's own segment statuses, `vtkSlicerSegmentationsModuleLogic.Flagged` say, by label."""
+        """Give regions Slicer's own segment statuses, `vtkSlicerSegmentationsModuleLogic.Flagged` say, by number."""
         self._regions.setStatuses(statuses)
 
-    def highlightRegion(self, label: int | None):
+    def highlightRegion(self, number: int | None):
         """Let one region stand out from the others; None: none."""
         values = self._regions.values()
-        self._regions.setOutlines({each: 1.0 if label in (None, each) else OTHER_REGIONS_OPACITY for each in values})
+        self._regions.setOutlines({each: 1.0 if number in (None, each) else OTHER_REGIONS_OPACITY for each in values})
 
     def listedRegions(self) -> set[int]:
-        """The labels of the regions that have a segment."""
+        """Return the numbers of the regions that have a segment."""
         return set(self._regions.values())
 
-    def regionLabels(self) -> np.ndarray:
-        """The regions' label map, uint16; a copy."""
+    def regionMap(self) -> np.ndarray:
+        """Return the number of each voxel's region, uint16; a copy."""
         return self._regions.array(np.uint16)
 
     # Views

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,10 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from MoBUncertaintyLib.geometry import Box, hull, intersection, occupied, shape_of, whole, within
+from MoBUncertaintyLib.model.card import Label, readable
+from MoBUncertaintyLib.output.pictures.style import REGION_COLOUR
+from MoBUncertaintyLib.regions.finder import Region
+from MoBUncertaintyLib.slicer_app.region_names import regionTitle
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas, shape, subjectHierarchy
 
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
@@ -305,6 +309,16 @@ class LabelSegmentation:
             hierarchy.SetItemName(item, name)
             hierarchy.SetItemAttribute(item, attribute, identifier)
             hierarchy.SetItemOwnerPluginName(item, "Segments")
+
+
+def organSpecs(labels: Sequence[Label]) -> list[SegmentSpec]:
+    """Specify how a model's labels are shown."""
+    return [SegmentSpec(each.value, readable(each.name), each.colour, each.terminology) for each in labels]
+
+
+def regionSpecs(regions: Iterable[Region], flagged: bool = False) -> list[SegmentSpec]:
+    """Specify how doubtful regions are shown."""
+    return [SegmentSpec(each.number, regionTitle(each), REGION_COLOUR, flagged=flagged) for each in regions]
 
 
 def segmentId(value: int) -> str:

@@ -16,12 +16,13 @@ import slicer
 import slicer.util
 
 from MoBUncertaintyLib.files.names import label_file_names
+from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.output.exchange import KEPT, read_prediction, read_regions
+from MoBUncertaintyLib.regions.settings import Measure
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
 from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
-from MoBUncertaintyLib.slicer_app.scene.segments import SegmentSpec
-
-MAPS = ("probability", "variance")
+from MoBUncertaintyLib.slicer_app.scene.segments import organSpecs, regionSpecs
 
 
 def addCt(scene, array: np.ndarray, ijkToRas: np.ndarray, name: str, displayRange=(-160.0, 240.0)):
@@ -106,27 +107,27 @@ def writeRequestedScene(request: dict):
     """Build and write the scene that a request describes.
 
     Args:
-        request: `output` (.mrb); `ct`: `array` (a .npy file) and what else `addCt` takes; `probability` and `variance`:
-            .npy files by label; `varianceThreshold`: as for `ResultScene.setMaps`; `threshold`: of the map
-            shown, or None for the usual one; `segmentation` and `regions`: `array` and `segments`
-            (`SegmentSpec`s); `position`: as for `ResultScene.showInViews`; `state`: documents by name.
+        request: `output` (.mrb); `ct`: `array` (a .npy file) and what else `addCt` takes; `prediction`: see
+            `output.exchange`.
     """
+
+    def load(path: str) -> np.ndarray:
+        return np.load(path, mmap_mode="r")
+
     scene, _logics = createStandAloneScene()
-    for key in ("ct", "segmentation", "regions"):
-        request[key]["array"] = np.load(request[key]["array"], mmap_mode="r")
-    results = ResultScene(addCt(scene, **request["ct"]))
-    results.setMaps(
-        *({int(label): np.load(file, mmap_mode="r") for label, file in request[key].items()} for key in MAPS),
-        request["varianceThreshold"],
-    )
-    for key, show in (("segmentation", results.setSegmentation), ("regions", results.setRegions)):
-        show(request[key]["array"], [SegmentSpec(**segment) for segment in request[key]["segments"]])
+    ct, fields = request["ct"], request["prediction"]
+    prediction = read_prediction(fields, Grid.from_matrix(ct["ijk_to_ras"]), load)
+    regions = read_regions(fields, load(fields["region_map"]))
+    results = ResultScene(addCt(scene, load(ct["array"]), ct["ijk_to_ras"], ct["name"], ct["display_range"]))
+    results.setPrediction(prediction, regions.settings)
+    results.setSegmentation(prediction.segmentation, organSpecs(prediction.labels))
+    results.setRegions(regions.map, regionSpecs(regions.ranked, flagged=True))
     results.showMap(MapKind(results.overlay["kind"]))
-    results.setOverlay(threshold=request["threshold"])
+    if prediction.has_variance:
+        results.setOverlay(threshold=regions.settings.level_of(Measure.VARIANCE))
     results.showSurface(True)
-    for name, document in request["state"].items():
-        results.setState(name, document)
-    results.showInViews(request["position"])
+    results.setState("prediction", {name: fields[name] for name in KEPT})
+    results.showInViews(regions.ranked[0].centroid_ras if regions.ranked else None)
     writeScene(scene, request["output"])
 
 

@@ -1,0 +1,159 @@
+"""A prediction, and how it is made: values that need no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from MoBUncertaintyLib.errors import ImageError, SettingsError
+from MoBUncertaintyLib.geometry import Bounds, Grid
+from MoBUncertaintyLib.model.card import Fold, Label
+from MoBUncertaintyLib.model.covariance import Covariance
+
+Maps = np.ndarray | Sequence[np.ndarray]
+"""One float32 map (z, y, x) for each label: an array (C - 1, z, y, x), or the maps one by one where each lies in memory
+of its own, as those of files and of Slicer's volumes do."""
+
+
+class Tiling(StrEnum):
+    """Which tiles of the grid are predicted."""
+
+    FULL = "full"
+    """All of them, as nnU-Net does."""
+    ADAPTIVE = "adaptive"
+    """Side by side and, where that shows foreground or uncertainty, all that matter there."""
+
+
+class Precision(StrEnum):
+    """Number format of the backbone; heads and moments are always fp32."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """How to predict.
+
+    Attributes:
+        samples: K for Monte Carlo; None takes the closed form for two classes and K = 30 for more.
+        seed: Of Monte Carlo.
+        overlap: Fraction of a tile that its neighbour covers too; nnU-Net's tile_step_size is 1 - overlap.
+        tiling: `full` predicts all such tiles; `adaptive` the overlapping ones only where a first pass with tiles side
+            by side saw foreground or uncertainty.
+        mirror: Average over mirrored tiles; only for models that were trained with mirroring.
+        device: auto (CUDA, then MPS, then CPU), cuda, cuda:1, mps or cpu.
+        precision: Of the backbone: auto, float32, bfloat16 or float16.
+        folds: Which folds of the model to average; None: all.
+        region_of_interest: Results are wanted there only, and are 0 elsewhere; None: everywhere.
+        body_box: Process a CT's body only. Results are 0 outside.
+
+    Raises:
+        SettingsError: A value is out of range.
+    """
+
+    samples: int | None = None
+    seed: int = 0
+    overlap: float = 0.5
+    tiling: str = "adaptive"
+    mirror: bool = False
+    device: str = "auto"
+    precision: str = "auto"
+    folds: tuple[Fold, ...] | None = None
+    region_of_interest: Bounds | None = None
+    body_box: bool = True
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.samples < 1:
+            raise SettingsError(f"Monte Carlo needs at least one sample, not {self.samples}.")
+        if not 0 <= self.seed < 2**63:
+            raise SettingsError(f"The seed must be a whole number from 0 on, not {self.seed}.")
+        if not 0 <= self.overlap <= 0.9:
+            raise SettingsError(f"The overlap of tiles must be from 0 to 0.9, not {self.overlap:g}.")
+        if self.tiling not in set(Tiling):
+            raise SettingsError(f"The tiling must be one of {', '.join(Tiling)}, not {self.tiling!r}.")
+        if self.precision not in set(Precision):
+            raise SettingsError(f"The precision must be one of {', '.join(Precision)}, not {self.precision!r}.")
+        if self.region_of_interest is not None and len(self.region_of_interest) != 6:
+            raise SettingsError("The region of interest must be six numbers in mm: R, A and S, each from and to.")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a command is.
+
+    Attributes:
+        stage: What is being done, such as `network`.
+        done: Steps of this stage that are done; in `network`, tiles (times mirrored passes and folds).
+        total: Steps of this stage.
+        seconds_left: In this stage, estimated; None where nothing is known yet.
+    """
+
+    stage: str
+    done: int
+    total: int
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The segmentation of an image, and how certain it is, voxel by voxel of that image.
+
+    Attributes:
+        segmentation: (z, y, x) uint8, the value of each voxel's most probable label; 0 is background.
+        probability: E[p] of each label, in the order of `labels`.
+        variance: Var[p], likewise.
+        grid: Where the voxels lie.
+        labels: What the values of the segmentation stand for.
+        provenance: What made it: model, settings, device, versions; ready for JSON.
+        warnings: What the user should know, one sentence each.
+        timings: Seconds of each stage.
+
+    Raises:
+        ImageError: The maps are not one for each label, or not of the segmentation's shape.
+    """
+
+    segmentation: np.ndarray
+    probability: Maps
+    variance: Maps
+    grid: Grid
+    labels: tuple[Label, ...]
+    provenance: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not len(self.labels) == len(self.probability) == len(self.variance):
+            raise ImageError("Probability and variance must have one map for each label; predict again.")
+        if any(each.shape != self.segmentation.shape for maps in (self.probability, self.variance) for each in maps):
+            raise ImageError("Probability, variance and segmentation differ in their number of voxels; predict again.")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the image's array, (z, y, x)."""
+        return self.segmentation.shape
+
+    @property
+    def has_variance(self) -> bool:
+        """Whether the model has a predictive variance: without a covariance there is but the disagreement of tiles."""
+        return self.provenance.get("covariance") != Covariance.DETERMINISTIC
+
+    def volumes_ml(self) -> dict[str, float]:
+        """Measure the segmented volume of each label, by its name."""
+        # Not by numpy's bincount, which makes int64 of the volume.
+        voxels = {label.name: int(np.count_nonzero(self.segmentation == label.value)) for label in self.labels}
+        return {name: self.grid.voxel_mm3 / 1000 * count for name, count in voxels.items()}
+
+    def expected_error_mm3(self) -> float:
+        """Integrate 1 - max_c p over the image, background included: the volume expected to be labelled wrongly."""
+        total = 0.0
+        for planes in zip(*self.probability, strict=True):  # slice by slice: a volume of a CT's size takes 0.3 GB
+            background = 1 - sum(planes[1:], planes[0])
+            total += float((1 - np.maximum.reduce([background, *planes])).sum(dtype=float))
+        return self.grid.voxel_mm3 * total
