@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -18,9 +17,11 @@ from scipy import ndimage, special
 
 from mob_training.evaluation import held_out
 from mob_training.evaluation.score_files import Run, write_runs
+from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.model.card import ModelCard
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.terminology import describe_labels
+from MoBUncertaintyLib.prediction import Prediction
 
 SHAPE = (16, 18, 18)
 SPACING = (2.0, 2.0, 2.5)  # x, y, z
@@ -79,24 +80,25 @@ class FakePredictor:
     def __init__(self, model: FakeModel, settings: object = None) -> None:
         self.model = model
 
-    def predict(self, image: sitk.Image, exact: bool = False) -> SimpleNamespace:
+    def predict(self, image: sitk.Image, exact: bool = False) -> Prediction:
         """Probability and variance from what the image shows, with errors that depend on model, seed and image."""
         assert exact  # scores are of what the model says, not of what files hold
         model, depth = self.model, sitk.GetArrayFromImage(image)
         rng = np.random.default_rng([model.seed, zlib.crc32(model.tuning.encode()), zlib.crc32(depth.tobytes())])
         depth = depth + model.blunder * smooth_noise(rng, depth.shape)
         foreground = special.expit(model.steepness * depth)
-        probability = foreground[..., None]
+        probability = foreground[None]
         if model.classes == 2:
-            probability = probability * np.stack([parted := special.expit(_side(depth.shape)), 1 - parted], axis=-1)
-        doubtful = special.expit(smooth_noise(rng, depth.shape))[..., None]
+            probability = probability * np.stack([parted := special.expit(_side(depth.shape)), 1 - parted])
+        doubtful = special.expit(smooth_noise(rng, depth.shape))
         variance = SHARES[model.kind] * probability * (1 - probability) * doubtful
-        largest = probability.max(axis=-1)
-        segmentation = np.where(largest > 1 - foreground, probability.argmax(axis=-1) + 1, 0)
-        return SimpleNamespace(
-            segmentation=_image(segmentation.astype(np.uint8)),
-            probability=_image(probability.astype(np.float32)),
-            variance=_image(variance.astype(np.float32)),
+        segmentation = np.where(probability.max(axis=0) > 1 - foreground, probability.argmax(axis=0) + 1, 0)
+        return Prediction(
+            segmentation.astype(np.uint8),
+            probability.astype(np.float32),
+            variance.astype(np.float32),
+            grid_of(image),
+            model.card.labels,
         )
 
 
