@@ -16,6 +16,7 @@ from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError, Use
 from MoBUncertaintyLib.files.input_files import begins_as_dicom
 from MoBUncertaintyLib.files.integrity import make_manifest, seal
 from MoBUncertaintyLib.files.publishing import absolute
+from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.output.folders import FolderKind
 from MoBUncertaintyLib.output.pictures.style import brightest_variance
 from MoBUncertaintyLib.output.report import (
@@ -229,7 +230,7 @@ def _write_segmentation(kind: Format, partial: Path, folder: Path, case: Reviewe
             values_in(corrected, labels)
             _write_labels(partial / NIFTI_SEGMENTATION, corrected, case)
             return
-        write_segmentation_nrrd(partial / SEGMENTATION, corrected, case.prediction.grid, labels, status=status)
+        write_segmentation_nrrd(partial / SEGMENTATION, corrected, grid_of(case.ct), labels, status=status)
         _write_labels(partial / REGIONS, case.review.listed().whole_map(), case)
     except (RuntimeError, OutputError) as error:
         if isinstance(error, OutputError) and error.__cause__ is None:  # not of the disk

@@ -81,6 +81,15 @@ class TestFiles:
         regions = sitk.ReadImage(str(tmp_path / "out" / "regions.nrrd"))
         assert np.array_equal(sitk.GetArrayFromImage(regions), case.review.listed().whole_map())
 
+    def test_volumes_lie_where_the_ct_does_though_its_results_are_rounded(self, tmp_path, case):
+        """NIfTI, in which results are stored, has 32-bit positions."""
+        ct = sitk.Image(case.ct)
+        ct.SetOrigin([x + 3e-6 for x in ct.GetOrigin()])
+        write_export(ReviewedCase(ct, case.review), tmp_path / "out", [Format.SEGMENTATION])
+        for name in ("segmentation.seg.nrrd", "regions.nrrd"):
+            stored = sitk.ReadImage(str(tmp_path / "out" / name))
+            assert np.allclose(stored.GetOrigin(), ct.GetOrigin(), rtol=0, atol=1e-9)
+
     def test_signed_segmentation_is_completed(self, tmp_path, case):
         case.review.sign("A. Reader")
         write_export(case, tmp_path / "out", [Format.SEGMENTATION])
