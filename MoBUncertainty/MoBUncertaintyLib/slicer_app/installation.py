@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 OLDEST_SLICER = (5, 12)
 DICOM_FORMATS = {"dicom_seg", "parametric_map"}
 TORCH = "torch>=2.6"
-# Slicer's own packages and PyTorch's: whatever another package asks for, pip leaves them as they are.
+# Packages of Slicer and of PyTorch, which pip does not touch, whatever other packages require.
 KEPT = ["numpy", "scipy", "SimpleITK", "torch", "torchvision"]
 
 
 def ensureReady(requester: str, formats: Collection[str] = (), onInstall: Callable[[], None] = lambda: None) -> None:
-    """Install what is missing after asking once; at once if nothing is. Does nothing while Slicer is testing.
+    """Ask once, then install what is missing. Do nothing while Slicer is testing.
 
     Args:
-        requester: Who asks, for the dialogs: the module's title.
-        formats: What is to be exported, of `export.Format`; nothing: a CT is to be segmented.
+        requester: The module's title, for the dialogs.
+        formats: The formats to be exported (`review_export.Format`); empty: a CT is to be segmented.
         onInstall: Called when the user has agreed.
 
     Raises:
         Cancelled: The user does not want it; nothing was installed.
-        InstallationError: Slicer is too old, the PyTorch extension is missing, or the installation has failed.
+        InstallationError: Slicer is too old, the PyTorch extension is missing, or the installation failed.
     """
     _checkSlicer(requester)
     missing = missingPackages(formats)
@@ -69,11 +69,11 @@ def ensureReady(requester: str, formats: Collection[str] = (), onInstall: Callab
 def _install(requester: str, formats: Collection[str]) -> None:
     """Install all but PyTorch, until nothing is missing or what is missing was tried before.
 
-    More than one round where packages ask for extras of others: with `skip_packages`, `slicer.packaging` installs no
-    package that only an extra asks for, so those come in the next round.
+    With `skip_packages`, `slicer.packaging` installs no package that only an extra of another one requires; those are
+    installed in the next round.
 
     Raises:
-        CalledProcessError: pip has failed.
+        CalledProcessError: pip failed.
     """
     tried = {TORCH}
     while wanted := [requirement for requirement in missingPackages(formats) if requirement not in tried]:
@@ -82,7 +82,7 @@ def _install(requester: str, formats: Collection[str]) -> None:
             wanted,
             skip_packages=KEPT,
             prompt_install=False,
-            prompt_restart=False,  # the worker, a process of its own, has loaded none of them
+            prompt_restart=False,  # the worker is a process of its own and has loaded none of them
             requester=requester,
         )
 
@@ -90,8 +90,8 @@ def _install(requester: str, formats: Collection[str]) -> None:
 def missingPackages(formats: Collection[str] = ()) -> list[str]:
     """List the requirements that Slicer's Python does not meet, PyTorch first.
 
-    What installed packages need in turn is among them, extras included: where that fails, pip only warns, and
-    `pip_ensure` leaves alone what the packages need that are there already.
+    The requirements of installed packages are among them, extras included: pip only warns where those are not met, and
+    `pip_ensure` does not check the requirements of packages that are installed already.
 
     Args:
         formats: As for `ensureReady`.
@@ -106,7 +106,7 @@ def missingPackages(formats: Collection[str] = ()) -> list[str]:
     walked: set[tuple[str, str]] = set()  # packages and their extras
     kept = set(map(canonicalize_name, KEPT))
     requirements = _requirements(formats)
-    for requirement in requirements:  # it grows meanwhile
+    for requirement in requirements:  # the list grows meanwhile
         text, name = str(requirement), canonicalize_name(requirement.name)
         if text in asked:
             continue
@@ -149,7 +149,7 @@ def _needs(name: str, extra: str) -> Iterator[Requirement]:
     for line in importlib.metadata.requires(name) or ():
         try:
             need = Requirement(line)
-        except InvalidRequirement:  # pip would have none of it either
+        except InvalidRequirement:  # pip would reject it, too
             continue
         marker, need.marker = need.marker, None
         if (marker is None or marker.evaluate({"extra": extra})) and canonicalize_name(need.name) not in kept:
@@ -220,11 +220,11 @@ def _failed(missing: list[str]) -> InstallationError:
 
 def _installTorch(pytorch) -> None:
     slicer.util.showStatusMessage(_("Installing PyTorch, which takes a few minutes..."))
-    with slicer.util.WaitCursor(), _torchKeptOut():
+    with slicer.util.WaitCursor(), _torchBlocked():
         try:
             pytorch.installTorch(askConfirmation=False, torchVersionRequirement=TORCH.removeprefix("torch"))
         except ImportError as error:
-            # When all is installed, it imports torch, which is kept out.
+            # Having installed it, it imports torch, which is blocked here.
             if error.name != "torch":
                 raise InstallationError(
                     _("The PyTorch extension cannot install PyTorch: {reason}.").format(reason=error)
@@ -234,8 +234,8 @@ def _installTorch(pytorch) -> None:
 
 
 @contextmanager
-def _torchKeptOut() -> Iterator[None]:
-    """Within, `import torch` is an ImportError, unless somebody has loaded it already."""
+def _torchBlocked() -> Iterator[None]:
+    """Let `import torch` raise an ImportError within, unless torch is loaded already."""
     loaded = "torch" in sys.modules
     if not loaded:
         sys.modules["torch"] = None

@@ -1,6 +1,6 @@
-"""The models a user can choose from: those that ship with the extension, and those they added.
+"""The models that a user can choose from: those that ship with the extension, and those that the user has added.
 
-Added models stay where they are; Slicer's settings keep their paths. Only cards are read, and without torch.
+Added models stay where they are; Slicer's settings keep their paths. Only their cards are read, without torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class ModelList:
     """The models of this user.
 
     Args:
-        folder: Where the models lie that ship with the extension.
+        folder: The folder of the models that ship with the extension.
     """
 
     def __init__(self, folder: Path = MODELS_FOLDER) -> None:
@@ -43,7 +43,7 @@ class ModelList:
         return model.path.name if self.ships(model) else str(model.path)
 
     def ships(self, model: ListedModel) -> bool:
-        """Whether it comes with the extension."""
+        """Tell whether a model ships with the extension."""
         return model.path.parent == self.folder
 
     def find(self, name: str) -> ListedModel:
@@ -61,7 +61,7 @@ class ModelList:
             path: A model folder or its model.json, a .zip, or a results folder of nnU-Net or its plans.json.
 
         Raises:
-            ModelError: It is no model that can be used.
+            ModelError: The model cannot be used.
         """
         path = Path(path).absolute()
         if path.name in ("model.json", "plans.json"):
@@ -78,7 +78,7 @@ class ModelList:
         self._keep([added for added in self.added() if added != Path(path)])
 
     def added(self) -> list[Path]:
-        """Where the models lie that the user has added."""
+        """List the paths of the models that the user has added."""
         return [Path(path) for path in slicer.util.settingsValue(SETTINGS_KEY, [], converter=json.loads)]
 
     def _keep(self, paths: list[Path]) -> None:

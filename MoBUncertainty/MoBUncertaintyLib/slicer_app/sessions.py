@@ -1,4 +1,4 @@
-"""Which CTs of the application's scene have results, and their reviews."""
+"""The reviews of the CTs in the application's scene."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CT_CLASS = "vtkMRMLScalarVolumeNode"  # label maps, vector and diffusion volumes
 
 
 class Sessions:
-    """The reviews that are open, by CT; each is opened from the scene when it is first asked for."""
+    """The open reviews, by CT; each is opened from the scene when it is first needed."""
 
     def __init__(self) -> None:
         self._open: dict[str, ReviewSession] = {}
@@ -56,10 +56,10 @@ class Sessions:
         return self._open.get(ct.GetID())
 
     def begin(self, ct, request: dict[str, Any], result: dict[str, Any]) -> Iterator[None]:
-        """Put the answer to a request of `predictRequest` into the scene, in steps; returns its ReviewSession.
+        """Put the result of a `predictRequest` into the scene, in steps; return its ReviewSession.
 
         Raises:
-            UserError: The CT has changed meanwhile; or, of whatever kind the cause, the results could not be shown.
+            UserError: The CT has changed meanwhile, or the results could not be shown for any other reason.
         """
         try:
             self._open[ct.GetID()] = session = yield from requests.showResultInSteps(ct, request, result)
@@ -82,7 +82,7 @@ class Sessions:
         return bool(self._orphans)
 
     def noteOrphans(self, node) -> None:
-        """Note the results of a CT that is about to be removed; copies that somebody has made of them are none."""
+        """Note the results of a CT that is about to be removed, but not copies of them."""
         if node.GetClassName() == CT_CLASS and CtNodes(node).all():
             self._orphans.append(CtNodes(node).leftovers())
 
@@ -92,7 +92,7 @@ class Sessions:
             self._orphans.pop().remove()
 
     def forgetIncomplete(self) -> bool:
-        """Close the reviews of CTs whose results are no longer all in the scene; says whether there were any."""
+        """Close the reviews of CTs whose results are no longer complete; return whether there were any."""
         gone = [name for name, session in self._open.items() if not session.isComplete()]
         for name in gone:
             del self._open[name]
@@ -100,12 +100,12 @@ class Sessions:
 
 
 def mapVolumes() -> list:
-    """All volumes of the scene that are maps made of a CT, be it gone, and copies of such."""
+    """List the volumes that are maps of a CT, even of one that was removed, or copies of such maps."""
     return [node for node in slicer.util.getNodesByClass(CT_CLASS) if node.GetAttribute(ROLE_ATTRIBUTE)]
 
 
 def hideOrphans():
-    """Take what was made of a CT out of the views when somebody has removed that CT, copies too."""
+    """Hide the results of CTs that were removed, and copies of them."""
     for node in slicer.util.getNodesByClass("vtkMRMLDisplayableNode"):
         if node.GetAttribute(ROLE_ATTRIBUTE) and node.GetNodeReference(CT_ROLE) is None:
             node.SetDisplayVisibility(False)
@@ -113,7 +113,7 @@ def hideOrphans():
 
 
 def hideMisplaced(ct) -> None:
-    """Take results out of the views that would lie beside the anatomy of their CT; `showAlone` brings them back."""
+    """Hide results that no longer lie on their CT; `showAlone` shows them again."""
     results = ResultScene(ct)
     if not lieOnCt(results):
         results.setVisible(False)
@@ -129,7 +129,7 @@ def defaultCt():
 
 
 def showAlone(ct) -> None:
-    """Put a CT and its results, if any, into the views, and take those of others out: they would lie over this CT."""
+    """Show a CT and its results, if any, and hide those of other CTs, which would lie over it."""
     for each in findResults(slicer.mrmlScene):
         ResultScene(each).setVisible(each is ct)
     ResultScene(ct).showInViews()

@@ -1,4 +1,4 @@
-"""The module's own message boxes, and what waits until a scene is loaded."""
+"""The module's own message boxes, and calls that wait until a scene is loaded."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-LOOK_MILLISECONDS = 100
+POLL_MILLISECONDS = 100
 
 
 def showError(message: str, details: str = "") -> None:
-    """Show one sentence, and behind a button the details, if there are any.
+    """Show one sentence, with the details, if any, behind a button.
 
-    Not by `slicer.util.errorDisplay` where there are: it fills the title with blanks, of which dots are shown.
+    `slicer.util.errorDisplay` pads the title of a message with details with blanks, which show as dots.
     """
     if not details or slicer.app.testingEnabled() or slicer.util.mainWindow() is None:
         slicer.util.errorDisplay(message, windowTitle=_("MoB Uncertainty"))
@@ -27,7 +27,7 @@ def showError(message: str, details: str = "") -> None:
 
 
 def confirmLoss(question: str) -> bool:
-    """Ask whether to go on where something is lost then; who just presses Enter does not."""
+    """Ask whether to go on although something will be lost; Enter cancels."""
     if slicer.app.testingEnabled():
         return slicer.util.confirmOkCancelDisplay(question)
     box = _box(qt.QMessageBox.Warning, question, qt.QMessageBox.Ok | qt.QMessageBox.Cancel)
@@ -39,15 +39,15 @@ def _box(icon, text: str, buttons):
     box = ctk.ctkMessageBox(slicer.util.mainWindow())
     box.windowTitle = _("MoB Uncertainty")
     box.icon, box.text, box.standardButtons = icon, text, buttons
-    box.deleteLater()  # once this call is completed
+    box.deleteLater()  # when control returns to the event loop
     return box
 
 
 class AfterLoading:
-    """Does things when a scene is whole: amid loading there is half of it, and a dialog would stop the loading.
+    """Defers calls until no scene is being loaded: half a scene is no use, and a dialog would stop the loading.
 
     Args:
-        guard: What each is called through.
+        guard: Wraps the slot that makes the calls.
     """
 
     def __init__(self, guard: Callable[[Callable], Callable]) -> None:
@@ -56,19 +56,19 @@ class AfterLoading:
         self._timer.timeout.connect(guard(self._onTimeout))
 
     def later(self, act: Callable[[], None]) -> None:
-        """Do it in a later turn of the event loop; once, if it waits already."""
+        """Make a call in a later turn of the event loop; once, if it is deferred already."""
         if act not in self._waiting:
             self._waiting.append(act)
         self._timer.start(0)
 
     def stop(self) -> None:
-        """Do none of it any more."""
+        """Drop all calls."""
         self._timer.stop()
         self._waiting.clear()
 
     def _onTimeout(self) -> None:
         if isLoading():
-            self._timer.start(LOOK_MILLISECONDS)
+            self._timer.start(POLL_MILLISECONDS)
             return
         act = self._waiting.pop(0) if self._waiting else None
         if not self._waiting:
@@ -78,5 +78,5 @@ class AfterLoading:
 
 
 def isLoading() -> bool:
-    """Whether the scene is being changed as a whole, or a dialog is open, as Slicer's own is while it loads."""
+    """Tell whether the scene is being replaced, or a dialog is open, as Slicer's own is while it loads."""
     return bool(slicer.mrmlScene.IsBatchProcessing() or qt.QApplication.activeModalWidget())

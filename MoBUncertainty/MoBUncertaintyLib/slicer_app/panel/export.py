@@ -18,7 +18,7 @@ from MoBUncertaintyLib.slicer_app.requests import dicomFiles
 
 
 class ExportSection:
-    """The panel's part for what is written of one CT's review.
+    """The panel's section for the files of one CT's review.
 
     Args:
         ui: The panel's widgets.
@@ -63,7 +63,7 @@ class ExportSection:
         self._fromDicom = bool(session and dicomFiles(session.ctNode))
 
     def showResult(self, files: list[str], warnings: list[str]) -> None:
-        """Say what was written, with links to it, and what was not."""
+        """Show what was written, with links, and what was not."""
         paths = [Path(file) for file in files]
         links = [_link(paths[0].parent, _("Open the folder"))]
         links += [_link(path, _("Open the report")) for path in paths if path.suffix == ".html"]

@@ -17,11 +17,11 @@ from MoBUncertaintyLib.slicer_app.panel.state import State
 
 
 class InputsSection:
-    """The list of models with what they are, and the way to the demo CT.
+    """The list of models with their descriptions, and the link to the demo CT.
 
     Args:
         ui: The panel's widgets.
-        models: What there is to choose from.
+        models: The models to choose from.
         loadDemo: Loads the demo CT and selects it.
         onModel: Called when another model is chosen.
     """
@@ -58,8 +58,8 @@ class InputsSection:
     def choose(self, name: str) -> None:
         """Choose a model by its name.
 
-        One that is not on this computer is listed with its problem: another one in its place would segment something
-        else. Without a name, a model that can be used is chosen, shipped ones first.
+        A model that is not on this computer is listed with its problem, since another one would segment something else.
+        Without a name, a model that can be used is chosen, shipped ones first.
         """
         self._listed = dict(self._known)
         if not name:
@@ -110,7 +110,7 @@ class InputsSection:
         )
 
     def hide(self, nodes: list) -> None:
-        """Offer all volumes as CTs but these."""
+        """Offer all volumes except these as CTs."""
         self._ui.ctSelector.sortFilterProxyModel().hiddenNodeIDs = [node.GetID() for node in nodes]
 
     def _onAdd(self, *_args) -> None:
@@ -163,5 +163,5 @@ def modelTitles(models: Sequence[ListedModel]) -> list[str]:
 
 
 def modelName(model: ListedModel) -> str:
-    """As the user knows it."""
+    """Name a model as the user knows it."""
     return model.card.name if model.card else model.path.stem

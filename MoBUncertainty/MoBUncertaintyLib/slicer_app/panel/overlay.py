@@ -1,4 +1,4 @@
-"""Overlay: what lies over the CT, and how. Each control acts at once; the scene remembers them with the CT."""
+"""Overlay: what lies over the CT, and how. Each control acts at once; the scene keeps its value with the CT."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
 
 class OverlaySection:
-    """The panel's part for map, segmentation and surface of one CT.
+    """The panel's section for the map, segmentation and surface of one CT.
 
     Args:
         ui: The panel's widgets.
@@ -53,16 +53,16 @@ class OverlaySection:
             self._results = session.results
 
     def _show(self, results) -> None:
-        """Put the controls where the scene has them; `self._results` is None meanwhile, so that nothing acts."""
+        """Show the scene's values; `self._results` is None meanwhile, so that no control acts."""
         ui, overlay = self._ui, results.overlay
         kind = MapKind(overlay["kind"])
         ui.mapSelector.currentIndex = self._kinds.index(kind)
         label = overlay["label"]
         ui.organSelector.currentIndex = self._labels.index(label) if label in self._labels else 0
-        largest, step = mapStyle(kind).largest, max(overlay["window"][1] / 50, 1e-4)
+        maximum, step = mapStyle(kind).largest, max(overlay["window"][1] / 50, 1e-4)
         for control in (ui.lowerThresholdSlider, ui.windowRangeWidget):
             control.decimals = 3 if step >= 1e-3 else 4
-            control.maximum, control.singleStep = largest, step
+            control.maximum, control.singleStep = maximum, step
         ui.lowerThresholdSlider.value = overlay["threshold"]
         ui.windowRangeWidget.setValues(*overlay["window"])
         ui.opacitySlider.value = overlay["opacity"]
@@ -79,7 +79,7 @@ class OverlaySection:
         self._switch = inSteps(self._switchTo(kind, label), lambda _none: self._onSwitched())
 
     def _switchTo(self, kind: MapKind, label: int | None) -> Iterator[None]:
-        """Show another map; until it is there, the controls of what it will be drawn with are locked."""
+        """Show another map; until it is there, the controls of its threshold and window are locked."""
         qt.QApplication.setOverrideCursor(qt.QCursor(qt.Qt.BusyCursor))
         self._lockStyle(True)
         try:

@@ -10,6 +10,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.regions.settings import Measure
+from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.slicer_app.panel.editor import RegionEditor
 from MoBUncertaintyLib.slicer_app.panel.listing import ListingControls
 from MoBUncertaintyLib.slicer_app.panel.section import allow, inSteps, shortened, shown, write
@@ -19,11 +20,11 @@ from MoBUncertaintyLib.slicer_app.region_names import placeText
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
 DEBOUNCE_MS = 50
-SURFACE_MS = 400  # the 3D surface follows once the reader pauses: on a large CT it takes longer than a click may
+SURFACE_MS = 400  # the 3D surface follows when the reader pauses: on a large CT it takes longer than a click may
 
 
 class ReviewSection:
-    """The panel's part for the review of one CT.
+    """The panel's section for the review of one CT.
 
     Args:
         ui: The panel's widgets.
@@ -75,7 +76,7 @@ class ReviewSection:
             self._table.select(self._firstPending())
 
     def setEntered(self, entered: bool) -> None:
-        """Keys work only while the module is shown."""
+        """Enable the keys only while the module is shown."""
         if not entered:
             self.leave()
         self._entered = entered
@@ -89,7 +90,7 @@ class ReviewSection:
             self._updateSurfaces()
 
     def update(self, state: State) -> None:
-        """Show what the review is now, in a state of the panel."""
+        """Show the review as it is now, in a state of the panel."""
         session, ui = self._session, self._ui
         ui.reviewCollapsibleButton.enabled = state is not State.RUNNING  # what would be decided meanwhile would be lost
         self._table.show(session.review.regions if session else ())
@@ -123,7 +124,7 @@ class ReviewSection:
             shortcut.enabled = self._entered and bool(session) and whileEditing in (editing, None)
 
     def settleStrayEdits(self) -> bool:
-        """Ask what becomes of voxels that were changed by other means than verdicts; says whether to go on."""
+        """Ask what becomes of voxels that were changed by other means than verdicts; return whether to go on."""
         count = self._session.strayEdits()
         text = _(
             "{count} voxels of the segmentation were changed outside of this review, in the Segment Editor perhaps;"
@@ -137,7 +138,7 @@ class ReviewSection:
         return True
 
     def cleanup(self) -> None:
-        """Let go of what lies outside the panel."""
+        """Remove what lies outside the panel."""
         self._timer.stop()
         self.leave()
         self._surfaceTimer.stop()
@@ -154,24 +155,24 @@ class ReviewSection:
         # Keys reach the slice views too, so they belong to the window. Letters do not fire while text is typed.
         window = slicer.util.mainWindow() or ui.regionsTable
         self._shortcuts = []
-        for button, slot, key, whileEditing in (
-            (ui.previousButton, self._onPrevious, "P", False),
-            (ui.nextButton, self._onNext, "N", False),
-            (ui.acceptButton, self._onAccept, "A", False),
-            # While editing too, when it does nothing: the Segment Editor's I, which would limit drawing to a range of
-            # grey values out of sight, then is ambiguous, and an ambiguous key does nothing there.
-            (ui.includeButton, self._onInclude, "I", None),
-            (ui.excludeButton, self._onExclude, "X", False),
+        for button, act, key, whileEditing in (
+            (ui.previousButton, lambda: self._table.move(-1), "P", False),
+            (ui.nextButton, lambda: self._table.move(1), "N", False),
+            (ui.acceptButton, lambda: self._decide(Verdict.ACCEPT), "A", False),
+            # Taken while editing too, although it does nothing then: the Segment Editor's own I would limit drawing to
+            # a range of grey values that nobody sees. An ambiguous key does nothing there.
+            (ui.includeButton, lambda: self._decide(Verdict.INCLUDE), "I", None),
+            (ui.excludeButton, lambda: self._decide(Verdict.EXCLUDE), "X", False),
             (ui.editButton, self._onEdit, "E", None),
-            (ui.undoButton, self._onUndo, "Ctrl+Z", False),
-            (ui.redoButton, self._onRedo, "Ctrl+Shift+Z", False),
+            (ui.undoButton, lambda: self._travel(self._session.undo), "Ctrl+Z", False),
+            (ui.redoButton, lambda: self._travel(self._session.redo), "Ctrl+Shift+Z", False),
             (ui.discardEditButton, self._onDiscard, None, None),
             (ui.signOffButton, self._onSignOff, None, None),
         ):
-            act = shown(slot)
-            button.clicked.connect(act)
+            slot = shown(lambda *_args, act=act: act())
+            button.clicked.connect(slot)
             if key:
-                self._addShortcut(window, key, button, act, whileEditing)
+                self._addShortcut(window, key, button, slot, whileEditing)
         ui.commentEdit.editingFinished.connect(shown(self._onComment))
         ui.reviewerEdit.textChanged.connect(lambda *_args: self._onChange())
         ui.measureSelector.currentIndexChanged.connect(shown(self._onMeasure))
@@ -216,35 +217,14 @@ class ReviewSection:
         self._session.show(self._table.selected)
         self._onChange()
 
-    def _onPrevious(self, *_args) -> None:
-        self._table.move(-1)
-
-    def _onNext(self, *_args) -> None:
-        self._table.move(1)
-
-    def _onAccept(self, *_args) -> None:
-        self._decide("accept")
-
-    def _onInclude(self, *_args) -> None:
-        self._decide("include")
-
-    def _onExclude(self, *_args) -> None:
-        self._decide("exclude")
-
-    def _decide(self, verdict: str, label: int | None = None) -> None:
+    def _decide(self, verdict: Verdict, label: int | None = None) -> None:
         region = self._table.selected
         if region:
             self._session.decide(region.region_id, verdict, label)
             self._changed()
 
-    def _onUndo(self, *_args) -> None:
-        self._travel(self._session.undo)
-
-    def _onRedo(self, *_args) -> None:
-        self._travel(self._session.redo)
-
     def _travel(self, step: Callable[[], None]) -> None:
-        """Undo or redo, and go where something changed."""
+        """Undo or redo, and select the region that has changed."""
         before = {each.region_id: (each.verdict, each.comment) for each in self._session.review.regions}
         step()
         self._listing.show(self._session.settings)
@@ -262,7 +242,7 @@ class ReviewSection:
                 self._session.comment(region.region_id, text)
                 self._changed()
 
-    def _onEdit(self, *_args) -> None:
+    def _onEdit(self) -> None:
         if self._session.editing:
             self._finishEdit()
             return
@@ -280,19 +260,19 @@ class ReviewSection:
             self._changed()
 
     def _settleEdit(self) -> None:
-        """Where the CT was moved meanwhile, nothing tells what was drawn: that waits until it is back."""
+        """End an edit that was left; where the CT was moved meanwhile, not before it is back."""
         if self._session.editing and self._session.fits():
             self._editor.hide()
             self._session.settleEdit()
             self._changed()
 
-    def _onDiscard(self, *_args) -> None:
+    def _onDiscard(self) -> None:
         if self._session.editing:
             self._editor.hide()
             self._session.cancelEdit()
             self._changed()
 
-    def _onSignOff(self, *_args) -> None:
+    def _onSignOff(self) -> None:
         if self._session.review.signature:
             self._session.withdraw()
         elif self.settleStrayEdits():
@@ -310,7 +290,7 @@ class ReviewSection:
             self._preparation = Steps(self._session.prepare())
 
     def _onMeasure(self, *_args) -> None:
-        """Another measure starts at its own usual threshold."""
+        """Find regions by another measure, at its usual threshold."""
         if self._session is None or self._ui.measureSelector.currentIndex < 0:
             return
         self._timer.stop()
@@ -337,7 +317,7 @@ class ReviewSection:
         self._changed()
 
     def _whenPrepared(self, measure: Measure | None, act: Callable[[], None]) -> None:
-        """Do something once regions can be found quickly: on all but large CTs that is now."""
+        """Do something once regions can be found quickly, which is at once on all but large CTs."""
         self._preparation.cancel()
         self._preparation = inSteps(self._session.prepare(measure), lambda _none: act())
 
@@ -353,14 +333,14 @@ class ReviewSection:
         self._surfaceTimer.start()
 
     def _offerOrgans(self, organs: list) -> None:
-        """With several organs, Include asks which one; its key takes the one that most of the region is in."""
+        """Let Include ask which organ, where there are several; its key takes the one that most of the region is in."""
         menu, old = None, self._ui.includeButton.menu()
         if old:
             old.deleteLater()
         if len(organs) > 1:
             menu = qt.QMenu(self._ui.includeButton)
             for organ in organs:
-                include = shown(functools.partial(self._decide, "include", organ.value))
+                include = shown(functools.partial(self._decide, Verdict.INCLUDE, organ.value))
                 menu.addAction(organ.name).triggered.connect(lambda *_args, include=include: include())
         self._ui.includeButton.setMenu(menu)
 
@@ -369,7 +349,7 @@ class ReviewSection:
         return next((each for each in regions if not each.decided), regions[0]).region_id
 
     def _nameModel(self) -> None:
-        """Say which model has made the results: another one may be chosen for the next run by now."""
+        """Name the model that has made the results: another one may be chosen for the next run by now."""
         button, model = self._ui.reviewCollapsibleButton, None
         if self._session:
             model = (self._session.prediction.provenance.get("model") or {}).get("name") or _("unknown model")

@@ -17,14 +17,14 @@ from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.scene.roi import fitRoi, roiBounds
 from MoBUncertaintyLib.slicer_app.worker.job import Job
 
-BAR = 1000  # steps of a bar
+BAR = 1000  # steps of the progress bar
 
 
 class WorkButton:
     """A button that lets the worker begin something and is its Cancel meanwhile, with a bar and a text below it.
 
-    The bar moves to and fro as long as nobody can know how far the work is: while a model is loaded, until the network
-    has shown its pace, and while results are shown.
+    The bar is indeterminate while nobody can know how far the work is: while a model is loaded, until the pace of the
+    network is known, and while results are shown.
 
     Args:
         button: The QPushButton.
@@ -50,8 +50,8 @@ class WorkButton:
         self._onStart, self._onCancel = onStart, onCancel
         self._text, self._tip, self._startText, self._cancelTip = button.text, button.toolTip, startText, cancelTip
         self._running = False
-        self._said = self._whyNot = ""  # under the button: why it cannot start, where nothing else is to be said
-        self._turned = -math.inf  # when the button has last become another one, or what it started has begun
+        self._said = self._whyNot = ""  # under the button: a text or, without one, why it cannot be pressed
+        self._turned = -math.inf  # when the button last became another one, or had started something
         self._stage = ""  # of the work, as the worker calls it
         self._warnings: list[str] = []
         button.clicked.connect(shown(self._onClicked))
@@ -69,7 +69,7 @@ class WorkButton:
         """Show how far it is: the fields of a `progress` event, see `protocol`."""
         bar, left, self._stage = self._bar, step["seconds_left"], step["stage"]
         known = left is not None or self._stage == "export"
-        bar.maximum = BAR if known else 0  # which lets it move to and fro
+        bar.maximum = BAR if known else 0  # indeterminate
         if known:
             bar.format = "%p %" if left is None else _("%p %, {time} left").format(time=duration(left))
             bar.value = round(BAR * step["fraction"])  # which is drawn at once
@@ -81,7 +81,7 @@ class WorkButton:
         self.say("\n".join(filter(None, [text, *self._warnings])))
 
     def warn(self, message: str) -> None:
-        """Keep a warning; it is shown with what comes out."""
+        """Keep a warning, to be shown with the result."""
         self._warnings.append(message)
 
     def takeWarnings(self) -> list[str]:
@@ -96,13 +96,13 @@ class WorkButton:
         write(self._label, self._said or self._whyNot)
         self._label.visible = bool(self._said or self._whyNot)
 
-    def update(self, running: bool, whyNot: str | None = None, isTold: bool = False) -> None:
+    def update(self, running: bool, whyNot: str | None = None, isShown: bool = False) -> None:
         """Be Cancel while the work goes on; otherwise let it start, unless there is a reason not to.
 
         Args:
             running: Whether the work goes on.
             whyNot: The reason.
-            isTold: Whether it is put under the button, too.
+            isShown: Whether it is shown under the button, too.
         """
         if running is not self._running:
             self._running, self._turned = running, time.monotonic()
@@ -111,17 +111,17 @@ class WorkButton:
         if running:
             whyNot = _("The results are being shown.") if self._stage == "show" else None
         allow(self._button, whyNot, self._cancelTip if running else self._tip)
-        told = whyNot if isTold and whyNot and not running else ""
-        if told != self._whyNot:
-            self._whyNot = told
+        shownReason = whyNot if isShown and whyNot and not running else ""
+        if shownReason != self._whyNot:
+            self._whyNot = shownReason
             self.say(self._said)
 
     def _onClicked(self, *_args) -> None:
-        # The second click of a double click is not meant for what the button is only since the first.
+        # The second click of a double click is not meant for what the first has made of the button.
         if time.monotonic() - self._turned < slicer.app.doubleClickInterval / 1000:
             return
         (self._onCancel if self._running else self._onStart)()
-        self._turned = time.monotonic()  # that second click waits while a slow start keeps the event loop
+        self._turned = time.monotonic()  # the second click waits while a slow start blocks the event loop
 
 
 class RunSection:
@@ -149,7 +149,7 @@ class RunSection:
         ui.runCollapsibleButton.contentsCollapsed.connect(lambda collapsed: self.showRoi(not collapsed))
 
     def showRoi(self, visible: bool) -> None:
-        """Show the region of interest in the views, or hide it, lest its handles lie over what is reviewed."""
+        """Show the region of interest in the views, or hide it, so that its handles do not cover the regions."""
         roi = self._ui.roiSelector.currentNode()
         if roi and roi.GetDisplayNode():
             roi.GetDisplayNode().SetVisibility(visible)
@@ -173,7 +173,7 @@ class RunSection:
             None if canMirror(model) else _("This model was trained without mirroring: for it, left is not right."),
             _("Average over mirrored copies of the CT; takes up to eight times as long."),
         )
-        self.work.update(state is State.RUNNING, whyNot, isTold=not state.busy)
+        self.work.update(state is State.RUNNING, whyNot, isShown=not state.busy)
 
     def sayPriority(self, niceness: int) -> None:
         """Say where the worker computes at a low priority, which it inherits from Slicer and may not raise."""

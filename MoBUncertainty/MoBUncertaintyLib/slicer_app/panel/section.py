@@ -1,4 +1,4 @@
-"""The parts of the panel, one file each. A part knows its widgets and one CT's session, and no other part."""
+"""What the panel's sections share. A section knows its widgets and one CT's session, and no other section."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from MoBUncertaintyLib.errors import UserError
 from MoBUncertaintyLib.slicer_app.panel.dialogs import showError
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
-AT_ONCE_S = 0.1  # what is done within that time makes nobody wait
-PANEL_WIDTH = 420  # pixels: the least that the panel takes of Slicer's window, scroll bar included
-LONGEST_TITLE = 31  # characters of a model's name
-MARGINS = 40  # of them around what stands in a part of the panel, scroll bar included
+AT_ONCE_S = 0.1  # what takes less is done without returning to the event loop
+PANEL_WIDTH = 420  # pixels: the minimum, scroll bar included
+MAX_TITLE = 31  # characters of a model's name
+MARGINS = 40  # pixels beside the content of a section, scroll bar included
 
 
 def allow(widget, reason: str | None, toolTip: str) -> None:
@@ -31,16 +31,16 @@ def allow(widget, reason: str | None, toolTip: str) -> None:
 
 
 def write(label, text: str) -> None:
-    """Put a text into a label that wraps, and let the label be as high as that takes in the narrowest panel.
+    """Put a text into a label that wraps, and make the label high enough for it in the narrowest panel.
 
-    Otherwise its height would follow its width, and a layout that does not ask for that lets widgets overlap.
+    Otherwise its height would depend on its width, and layouts that ignore that let widgets overlap.
     """
     label.text = text
     label.minimumHeight = label.heightForWidth(PANEL_WIDTH - MARGINS) if text else 0
 
 
 def offer(selector, names: Iterable[str]) -> None:
-    """Fill a selector anew; nobody is told, since nothing was chosen."""
+    """Replace the items of a selector without its signals: the user has chosen nothing."""
     blocked = selector.blockSignals(True)
     selector.clear()
     for name in names:
@@ -76,7 +76,7 @@ def inSteps(steps: Iterator[None], onDone: Callable[[Any], None]) -> Steps:
 
 def shortened(title: str) -> str:
     """Shorten a title to fit the list, but keep both ends, since two titles may differ at either."""
-    if len(title) <= LONGEST_TITLE:
+    if len(title) <= MAX_TITLE:
         return title
-    half = (LONGEST_TITLE - 1) // 2
+    half = (MAX_TITLE - 1) // 2
     return f"{title[:half]}…{title[-half:]}"

@@ -14,7 +14,7 @@ from MoBUncertaintyLib.slicer_app.region_names import placeText
 RANK, STATUS, PLACE, ERROR, VOLUME, COMMENT = range(6)
 
 PAGE = 50
-"""So many regions are listed at first, and so many more once these are decided: nobody reads a list of a thousand."""
+"""Regions that are listed at first, and that are added once these are decided: nobody reads a list of a thousand."""
 
 
 class RegionTable:
@@ -22,22 +22,22 @@ class RegionTable:
 
     Args:
         table: The QTableWidget.
-        onSelected: Told when another region is selected, by whatever way.
+        onSelected: Called when another region is selected, by whatever means.
     """
 
     def __init__(self, table, onSelected: Callable[[], None]) -> None:
         self._table = table
         self._onSelected = onSelected
         self._all: tuple[ReviewRegion, ...] = ()
-        self._regions: tuple[ReviewRegion, ...] = ()  # that are listed
-        self._rows: list[tuple] = []  # what the table's rows say
+        self._regions: tuple[ReviewRegion, ...] = ()  # those that are listed
+        self._rows: list[tuple] = []  # texts, tooltip and verdict of each
         self._setUpHeader()
         table.itemSelectionChanged.connect(self._onRow)
         self._selectedId: str | None = None
 
     @property
     def selected(self) -> ReviewRegion | None:
-        """The selected region, as it was when last shown."""
+        """The selected region, as it was last shown."""
         return next((each for each in self._regions if each.region_id == self._selectedId), None)
 
     @property
@@ -46,12 +46,12 @@ class RegionTable:
         return len(self._all) - len(self._regions)
 
     def clear(self) -> None:
-        """Forget regions and selection."""
+        """Remove all regions, and the selection."""
         self._selectedId = None
         self.show(())
 
     def show(self, regions: Sequence[ReviewRegion]) -> None:
-        """List the regions; the selected one stays selected as long as it is there."""
+        """List the regions; the selected one stays selected while it exists."""
         table = self._table
         self._all = tuple(regions)
         self._regions = self._all[: self._count()]
@@ -68,7 +68,7 @@ class RegionTable:
         table.blockSignals(blocked)
 
     def select(self, regionId: str) -> None:
-        """Select a region; one that is not listed yet is listed then."""
+        """Select a region, and list it if it is not listed yet."""
         if regionId not in [each.region_id for each in self._all]:
             return
         self._selectedId = regionId
@@ -85,18 +85,18 @@ class RegionTable:
             self.select(self._regions[row].region_id)
 
     def _count(self) -> int:
-        """Of whole pages, the fewest that hold the selected region and one to decide."""
+        """Count the regions of the pages that are needed for the selected region and one to decide."""
         needed = [row for row, each in enumerate(self._all) if each.region_id == self._selectedId]
         needed.append(next((row for row, each in enumerate(self._all) if not each.decided), len(self._all)))
         return (max(needed) // PAGE + 1) * PAGE
 
     def _fill(self, row: int, region: ReviewRegion) -> None:
-        """Say what a region is; only where it is not said already, since the table announces every word."""
+        """Fill a row where it differs, since the table signals every change of an item."""
         texts, tip = _texts(region), _tip(region)
-        said = (*texts, tip, region.verdict)
-        if row < len(self._rows) and self._rows[row] == said:
+        content = (*texts, tip, region.verdict)
+        if row < len(self._rows) and self._rows[row] == content:
             return
-        self._rows[row : row + 1] = [said]
+        self._rows[row : row + 1] = [content]
         for column, text in enumerate(texts):
             item = self._table.item(row, column)
             if item is None:

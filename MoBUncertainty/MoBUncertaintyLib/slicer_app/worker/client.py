@@ -25,7 +25,7 @@ PROGRESS_FIELDS = ("stage", "done", "total", "text", "fraction", "seconds_left")
 
 
 class WorkerClient:
-    """Starts the worker at the first request and keeps it, so that its model stays loaded.
+    """Starts the worker at the first request and keeps it running, so that its model stays loaded.
 
     Args:
         python: Python's program; in Slicer that is PythonSlicer.
@@ -54,10 +54,10 @@ class WorkerClient:
         self._progressLimit = progressLimit
         self._folder = folder
         self._process: WorkerProcess | None = None
-        self._processes: list[WorkerProcess] = []  # with those that are ending
+        self._processes: list[WorkerProcess] = []  # including those that are ending
         self._job: Job | None = None
         self._count = 0  # of requests: the number of the job's
-        # Seconds are counted in ticks: while something blocks the application, or the computer sleeps, none pass.
+        # Seconds are counted in ticks: they stand still while something blocks the application or the computer sleeps.
         self._silence = self._standstill = 0.0
         self._timer = qt.QTimer()
         self._timer.timeout.connect(self._onTick)
@@ -69,17 +69,17 @@ class WorkerClient:
 
     @property
     def niceness(self) -> int:
-        """How nice the running worker is to other programs: 0, or up to 19 where it computes at a low priority."""
+        """The niceness of the running worker: 0, or up to 19 where it computes at a low priority."""
         return self._process.niceness if self._process else 0
 
     def request(
         self, message: dict[str, Any], receive: Callable[[dict[str, Any]], Iterator[None]] | None = None
     ) -> Job:
-        """Ask the worker for something; returns at once, and before the job emits anything.
+        """Ask the worker for something; return at once, before the job emits anything.
 
         Args:
-            message: `command` and its fields, see `protocol`. Where they have files of arrays, give the arrays
-                themselves, (z, y, x): they are written in slabs while the application goes on. `folder` is added.
+            message: `command` and its fields, see `protocol`, with arrays (z, y, x) in place of their files: they are
+                written in slabs while the application goes on. `folder` is added.
             receive: Takes the worker's result, its files of arrays replaced by the arrays, in steps, and returns the
                 job's result; None: that is the worker's.
 
@@ -94,16 +94,16 @@ class WorkerClient:
         return job
 
     def cancel(self) -> None:
-        """Drop the job; if the worker computes, it ends with all that it has started. Returns at once.
+        """Drop the job; if the worker computes, end it with all processes that it has started. Return at once.
 
-        What was half written goes when the worker is gone.
+        What was half written is removed when the worker has ended.
         """
         job = self._finish()
         if job is not None and job.steps is None:
             self._endProcess()
 
     def close(self) -> None:
-        """Drop the job and end the worker; it is gone, and all files too, when this returns."""
+        """Drop the job and end the worker; when this returns, it has ended, and its files are removed."""
         self._finish()
         self._process = None
         for process in self._processes:

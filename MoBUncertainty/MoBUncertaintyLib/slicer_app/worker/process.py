@@ -1,4 +1,4 @@
-"""One life of the worker: a process, its private folder, what it says, and its end with all that it has started."""
+"""One process of the worker: its private folder, its messages, and its end with all processes that it has started."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ CLOSE_MILLISECONDS = 2000
 
 
 class End(Enum):
-    """Why a worker has ended that was not told to."""
+    """Why a worker has ended by itself."""
 
     NOT_STARTED = auto()
     DIED = auto()
-    NONSENSE = auto()
+    BAD_MESSAGE = auto()
 
 
 class WorkerProcess:
     """Starts a worker. Keep it until its folder is gone: a QProcess that is deleted waits for its process.
 
     Attributes:
-        folder: Private to it; gone soon after it is, with all that it has left half written elsewhere.
+        folder: Its private folder, removed soon after its end with all that it has left half written elsewhere.
         exit: How it ended: "exit code 1", "signal 9".
-        niceness: How nice it is to other programs, 0 to 19.
+        niceness: Its niceness, 0 to 19.
 
     Args:
         program, arguments: What to run.
         environment: Of the process; the library's folder is added to its PYTHONPATH.
         onEvent: Called with each event of the worker.
-        onEnd: Called with this object and the reason when it has ended by itself or talks nonsense; not after `end`.
+        onEnd: Called with this object and the reason when it has ended by itself or sent a malformed message; not after
+            `end`.
         parentFolder: Where its private folder is made; None: the system's place for temporary files.
     """
 
@@ -63,7 +64,7 @@ class WorkerProcess:
         self._log: deque[str] = deque([""], maxlen=LOG_LINES)
         self._pid: int | None = None
         self._output: str | None = None  # the folder that it was last asked to write
-        self._told = False  # to end
+        self._ending = False  # on request
         self.exit = "still running"
         self.niceness = 0
         self._command = " ".join((program, *arguments))
@@ -78,12 +79,12 @@ class WorkerProcess:
 
     @property
     def log(self) -> str:
-        """The last lines that the worker has printed."""
+        """The last lines that the worker printed."""
         return "\n".join(self._log).strip()
 
     @property
     def report(self) -> str:
-        """For a report of its end: what was run, how it ended, and the last lines it has printed."""
+        """What was run, how it ended, and the last lines that it printed."""
         log = self.log or "It has printed nothing."
         return f"{self._command}\n{self.exit}\n\n{log}"
 
@@ -94,16 +95,16 @@ class WorkerProcess:
             self._output = message.get("output", self._output)
 
     def end(self) -> None:
-        """End the process and all that it has started; returns at once. Its files go when it is gone."""
-        if self._told or self._process is None:
+        """End the process and all that it has started; return at once. Its files are removed when it has ended."""
+        if self._ending or self._process is None:
             return
-        self._told = True
-        # A worker that has not yet said its id ends by itself when it finds its stdin closed.
+        self._ending = True
+        # A worker whose process id is not known yet ends by itself when its stdin is closed.
         self._process.closeWriteChannel()
         self._killTree()
 
     def close(self) -> None:
-        """As `end`, but waits until the process is gone, 2 seconds at most."""
+        """End as `end` does, but wait until the process has ended, 2 seconds at most."""
         self.end()
         if self._process is not None:
             self._process.waitForFinished(CLOSE_MILLISECONDS)
@@ -120,7 +121,7 @@ class WorkerProcess:
         self._process.kill()
 
     def _killGroup(self) -> None:
-        """End the group that the worker leads, and never the one that this application is in."""
+        """End the process group that the worker leads, but never the one that this application is in."""
         if os.name == "posix" and self._pid and self._pid not in (1, os.getpgrp()):
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._pid, signal.SIGKILL)
@@ -132,10 +133,10 @@ class WorkerProcess:
                 check_event(event)
         except ProtocolError as error:
             self._note(f"\n{error}\n")
-            self._stop(End.NONSENSE)
+            self._stop(End.BAD_MESSAGE)
             return
         for event in events:
-            if self._told:
+            if self._ending:
                 return
             if event["event"] == Event.READY:
                 self._pid, self.niceness = event["pid"], event["niceness"]
@@ -150,31 +151,31 @@ class WorkerProcess:
         self._log.extend(lines)
 
     def _stop(self, reason: End) -> None:
-        if not self._told:
+        if not self._ending:
             self.end()
             self._onEnd(self, reason)
 
     def _onErrorOccurred(self, error: Any) -> None:
         if error == qt.QProcess.FailedToStart:
-            told, self._told = self._told, True
+            wasEnding, self._ending = self._ending, True
             self._finish()
-            if not told:  # on Windows it is known before the constructor is through
+            if not wasEnding:  # on Windows it is known before the constructor is through
                 qt.QTimer.singleShot(0, lambda: self._onEnd(self, End.NOT_STARTED))
 
     def _onFinished(self, *_exit: Any) -> None:
         self._onLog()
-        self._onOutput()  # the last words, a result perhaps
+        self._onOutput()  # the last messages, perhaps a result
         kind = "signal" if self._process.exitStatus() == qt.QProcess.CrashExit else "exit code"
         self.exit = f"{kind} {self._process.exitCode()}"
-        told, self._told = self._told, True
-        self._killGroup()  # what it may have left running
+        wasEnding, self._ending = self._ending, True
+        self._killGroup()  # processes that it may have left running
         self._finish()
-        if not told:
+        if not wasEnding:
             self._onEnd(self, End.DIED)
 
     def _finish(self) -> None:
         process, self._process = self._process, None
-        # Kept until the signal that leads here is through: without a reference PythonQt deletes its sender at once.
+        # Kept until the signal has been delivered: without a reference PythonQt deletes its sender at once.
         qt.QTimer.singleShot(0, lambda: process.deleteLater())
         Steps(self._removeFiles())
 
@@ -185,7 +186,7 @@ class WorkerProcess:
         remove_private_folder(self.folder)
 
     def _removeLeftovers(self) -> None:
-        """Remove what it was writing: a process that is killed cannot do so itself."""
+        """Remove what it was writing, which a killed process cannot do itself."""
         if self._output:
             with suppress(OSError):
                 remove_leftovers(self._output)

@@ -1,4 +1,4 @@
-"""Long work in small steps on the main thread: files of arrays written, read and removed while the application lives.
+"""Long work in small steps on the main thread: write, read and remove files of arrays while Slicer stays responsive.
 
 (Python threads starve in Slicer, whose event loop holds the interpreter's lock.)
 """
@@ -22,7 +22,7 @@ SLAB_BYTES = 4 << 20
 
 
 def _log(error: Exception) -> None:
-    logging.error("What was done in steps has failed.", exc_info=error)
+    logging.error("Work in steps has failed.", exc_info=error)
 
 
 class Steps:
@@ -31,8 +31,8 @@ class Steps:
     Args:
         generator: Works in steps; each `yield` gives the application a turn.
         onDone: Called with what the generator returns.
-        onFailed: Called with what the generator or `onDone` raises: nobody else is there to catch it.
-        atOnce: Seconds within which it is run, perhaps to its end, before this constructor returns.
+        onFailed: Called with what the generator or `onDone` raises.
+        atOnce: Seconds for which it runs, perhaps to its end, before this constructor returns.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ def readArrays(message: Any, folder: Path) -> Iterator[None]:
 
 
 def removeFolder(folder: Path) -> Iterator[None]:
-    """Remove a folder, one file in each step; somebody else may be removing it as well."""
+    """Remove a folder, one file in each step; another process may be removing it as well."""
     for parent, _folders, names in os.walk(folder):
         for name in names:
             with suppress(OSError):
