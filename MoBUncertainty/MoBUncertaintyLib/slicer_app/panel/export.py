@@ -74,7 +74,7 @@ class ExportSection:
         label.visible = True
 
     def update(self, state: State) -> None:
-        """Enable what can be done in a state of the panel."""
+        """Enable what can be exported in a state of the panel."""
         noDicom = None if self._fromDicom else _("Only for a CT that was loaded from Slicer's DICOM database.")
         for name, box in self._formats().items():
             allow(box, noDicom if name in ("dicom_seg", "parametric_map") else None, self._tips[box.name])

@@ -94,7 +94,7 @@ class InputsSection:
                     return
 
     def update(self, state: State, parameters) -> None:
-        """Let the widgets follow from the state, the parameters (None while the scene is closed) and the model."""
+        """Set the widgets; `parameters` is None while the scene is closed."""
         ui = self._ui
         for widget in (ui.ctSelector, ui.modelSelector, ui.addModelButton, ui.sampleLabel):
             widget.enabled = not state.busy

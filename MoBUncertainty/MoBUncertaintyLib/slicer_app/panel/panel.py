@@ -32,7 +32,7 @@ from MoBUncertaintyLib.slicer_app.worker.job import Job
 
 
 class Panel:
-    """What the user sees of the module: its widgets follow from `state` and from the results that are shown.
+    """What the user sees of the module: its widgets are a function of `state` and of the results that are shown.
 
     Args:
         ui: The widgets of the .ui file.
@@ -62,7 +62,7 @@ class Panel:
         self.overlay = OverlaySection(ui)
         self.review = ReviewSection(ui, self.update)
         self.export = ExportSection(ui, self.onExport, self.onCancel, self.update)
-        self._works = {State.RUNNING: self.run.work, State.EXPORTING: self.export.work}
+        self._workButtons = {State.RUNNING: self.run.work, State.EXPORTING: self.export.work}
         for selector in (ui.mapSelector, ui.organSelector):
             selector.currentIndexChanged.connect(self._hideMaps)  # another map may be a new volume
         self.update()
@@ -73,10 +73,10 @@ class Panel:
         return self._machine.state
 
     def fixWidth(self, widget) -> None:
-        """Let the panel be as wide as its widest part needs: one that grows moves all views.
+        """Make the panel as wide as its widest section needs: if it grew later, all views would move.
 
         Args:
-            widget: All that the .ui file holds.
+            widget: The top widget of the .ui file.
         """
         folded = [part for part in vars(self.ui).values() if getattr(part, "collapsed", False) is True]
         for part in folded:
@@ -93,7 +93,7 @@ class Panel:
         self.parameters = parameters
         if parameters is None:
             self._show(None)
-            for work in self._works.values():
+            for work in self._workButtons.values():
                 work.say("")
             self.update()
             return
@@ -114,12 +114,12 @@ class Panel:
             self.afterLoading.later(self.refresh)
         else:
             self._hideMaps()
-            if self.state not in self._works:
+            if self.state not in self._workButtons:
                 self._show(self.parameters.ct)
         self.update()
 
     def update(self) -> None:
-        """Let all widgets follow from the state, the parameters and the results that are shown."""
+        """Set all widgets from the state, the parameters and the results that are shown."""
         if not self.state.busy:
             self._machine.rest(self.review.session)
         self.inputs.update(self.state, self.parameters)
@@ -129,12 +129,12 @@ class Panel:
 
     def leave(self) -> None:
         """Keep what is being typed or drawn, and stop what is computed: the scene is about to be closed."""
-        if self.state in self._works:
+        if self.state in self._workButtons:
             self.onCancel()
         self.review.leave()
 
     def close(self) -> None:
-        """Let go of everything outside the panel."""
+        """Stop timers and observers outside the panel."""
         self._watch(None)
         self._legends.stop()
         self._changes.stop()
@@ -171,7 +171,7 @@ class Panel:
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAboutToBeRemoved(self, _scene, _event, node) -> None:
-        """A node is going to be removed: with a CT its results go."""
+        """Note the results of a CT that is going to be removed: they will be removed with it."""
         if self.parameters:
             self.logic.sessions.noteOrphans(node)
 
@@ -179,7 +179,7 @@ class Panel:
         """Handle the removal of a node: the CT that is computed, a CT with results, or a part of them."""
         if self.parameters is None:
             return
-        if self.state in self._works and self._jobCt.GetScene() is None:
+        if self.state in self._workButtons and self._jobCt.GetScene() is None:
             self.logic.client.cancel()
             self._end(_("The CT was removed, so its computation was cancelled."))
         if self.logic.sessions.hasOrphans:
@@ -188,7 +188,7 @@ class Panel:
             hideOrphans()
             self.refresh()
 
-    # From a button to the worker, and back
+    # From a button to the worker's job, and back
 
     def _begin(
         self,
@@ -199,18 +199,18 @@ class Panel:
     ) -> None:
         """Install what is missing, then let the worker begin.
 
-        The application lives on while packages are installed, so nothing else can be begun meanwhile, and what is to be
-        worked on may be gone when they are.
+        Slicer stays responsive while packages are installed: nothing else can be begun meanwhile, and the CT or its
+        results may have been removed when they are.
 
         Args:
-            state: While the worker works.
-            formats: What is to be exported, if it is an export.
-            request: Asks the worker; returns None where the user has changed their mind.
+            state: RUNNING or EXPORTING.
+            formats: The formats to be exported, if it is an export.
+            request: Makes the job; returns None where the user has changed their mind.
             onFinished: Called with the job's result.
         """
         if self.state.busy:
             return
-        work, ct, session = self._works[state], self.parameters.ct, self.review.session
+        work, ct, session = self._workButtons[state], self.parameters.ct, self.review.session
         text, job = "", None
         self._machine.go(State.NEEDS_PACKAGES)
         work.say("")
@@ -272,8 +272,8 @@ class Panel:
         showError(message, details)
 
     def _end(self, text: str) -> None:
-        """The worker has nothing to do any more: show what there is now."""
-        work = self._works.get(self.state)  # None where showing a result has failed
+        """Show the state after the worker's job, with a text beside its button."""
+        work = self._workButtons.get(self.state)  # None where showing a result has failed
         self._machine.rest(self.review.session)
         if work:
             work.stop(text)
@@ -312,7 +312,7 @@ class Panel:
     # Which results are shown
 
     def _unfoldReview(self) -> None:
-        """Fold all but the review, which then fits on a laptop, and what there are warnings in."""
+        """Fold all sections but the review, which then fits on a laptop, and the one with warnings, if any."""
         ui, self._unfolded = self.ui, self.review.session
         ui.runCollapsibleButton.collapsed = not (self._unfolded and self._unfolded.warnings)
         for part in (ui.inputsCollapsibleButton, ui.overlayCollapsibleButton, ui.exportCollapsibleButton):
@@ -376,7 +376,7 @@ class Panel:
             self._changes.start()
 
     def _onCtChanged(self) -> None:
-        """Its results no longer fit it, or do so again."""
+        """Look again whether the results of the CT fit it."""
         self._changes.stop()
         self._refused = None
         self.refresh()

@@ -90,7 +90,7 @@ class ReviewSection:
             self._updateSurfaces()
 
     def update(self, state: State) -> None:
-        """Show the review as it is now, in a state of the panel."""
+        """Set the widgets from the review and a state of the panel."""
         session, ui = self._session, self._ui
         ui.reviewCollapsibleButton.enabled = state is not State.RUNNING  # what would be decided meanwhile would be lost
         self._table.show(session.review.regions if session else ())

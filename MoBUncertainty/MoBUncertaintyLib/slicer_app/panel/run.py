@@ -66,7 +66,7 @@ class WorkButton:
         self.say(self._startText)
 
     def progress(self, step: dict) -> None:
-        """Show how far it is: the fields of a `progress` event, see `protocol`."""
+        """Show the fields of a `progress` event, see `protocol`."""
         bar, left, self._stage = self._bar, step["seconds_left"], step["stage"]
         known = left is not None or self._stage == "export"
         bar.maximum = BAR if known else 0  # indeterminate
@@ -90,20 +90,14 @@ class WorkButton:
         return warnings
 
     def say(self, text: str) -> None:
-        """Put a text under the button; plain, since it may quote what files and folders are called."""
+        """Put a text under the button; plain, since it may quote names of files and folders."""
         self._said = text
         self._label.textFormat = qt.Qt.PlainText
         write(self._label, self._said or self._whyNot)
         self._label.visible = bool(self._said or self._whyNot)
 
     def update(self, running: bool, whyNot: str | None = None, isShown: bool = False) -> None:
-        """Be Cancel while the work goes on; otherwise let it start, unless there is a reason not to.
-
-        Args:
-            running: Whether the work goes on.
-            whyNot: The reason.
-            isShown: Whether it is shown under the button, too.
-        """
+        """Be a Cancel while the job runs; otherwise start it, unless there is a reason `whyNot`, which may be shown."""
         if running is not self._running:
             self._running, self._turned = running, time.monotonic()
         self._button.text = _("Cancel") if running else self._text
@@ -155,14 +149,7 @@ class RunSection:
             roi.GetDisplayNode().SetVisibility(visible)
 
     def update(self, state: State, parameters, model: ListedModel | None, whyNot: str | None) -> None:
-        """Let the widgets follow from the state, the parameters and the chosen model.
-
-        Args:
-            state: What the panel is doing.
-            parameters: The module's; None while the scene is closed.
-            model: The chosen one, if any.
-            whyNot: Why Apply cannot be pressed; None: it can.
-        """
+        """Set the widgets; `parameters` is None while the scene is closed, `whyNot` the reason not to run, if any."""
         ui = self._ui
         if parameters:
             monteCarlo = parameters.method is Method.MONTE_CARLO
@@ -176,7 +163,7 @@ class RunSection:
         self.work.update(state is State.RUNNING, whyNot, isShown=not state.busy)
 
     def sayPriority(self, niceness: int) -> None:
-        """Say where the worker computes at a low priority, which it inherits from Slicer and may not raise."""
+        """Say if the worker computes at a low priority, which it inherits from Slicer and may not raise."""
         text = _("Computed at a low priority (nice {n}): other programs slow it down. Start Slicer without nice.")
         write(self._ui.priorityLabel, text.format(n=niceness) if niceness else "")
         self._ui.priorityLabel.visible = niceness > 0

@@ -6,12 +6,12 @@ from enum import Enum
 
 
 class State(Enum):
-    """What the panel is doing; the widgets follow from this and from what is shown."""
+    """What the panel is doing."""
 
     READY = "ready"  # no results are shown
     REVIEWING = "reviewing"  # results are shown, and their review can be changed
     SIGNED = "signed"  # results are shown, and their review is signed off
-    NEEDS_PACKAGES = "needs packages"  # for what was asked for: the user is asked, and they are installed
+    NEEDS_PACKAGES = "needs packages"  # Apply or Export was pressed: missing packages are named and installed
     RUNNING = "running"  # a CT is segmented
     EXPORTING = "exporting"  # the files of a review are written
 
@@ -44,7 +44,7 @@ class StateMachine:
         self.state = State.READY
 
     def go(self, state: State) -> None:
-        """Go on to a state.
+        """Go to a state.
 
         Raises:
             ValueError: It cannot follow the current one.
@@ -54,6 +54,6 @@ class StateMachine:
         self.state = state
 
     def rest(self, session) -> None:
-        """Go on to the idle state that goes with a ReviewSession, or with none."""
+        """Go to the idle state of a ReviewSession, or of none."""
         signed = session is not None and session.review.signature is not None
         self.go(State.READY if session is None else State.SIGNED if signed else State.REVIEWING)
