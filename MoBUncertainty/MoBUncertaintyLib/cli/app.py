@@ -70,7 +70,7 @@ def predict(
     ],
     model: Annotated[
         str,
-        typer.Option(help="Model folder or .zip, nnU-Net results folder, or the name of a model that is shipped."),
+        typer.Option(help="Model folder or .zip, nnU-Net training folder, or the name of a model that is shipped."),
     ],
     output: Annotated[Path, typer.Option(help="Results folder; for a folder of volumes, the folder that holds them.")],
     samples: Annotated[
@@ -270,7 +270,7 @@ def demo(
 @app.command()
 def inspect(
     model: Annotated[
-        str, typer.Argument(help="Model folder or .zip, nnU-Net results folder, or a shipped model's name.")
+        str, typer.Argument(help="Model folder or .zip, nnU-Net training folder, or a shipped model's name.")
     ],
 ) -> None:
     """Verify a model and show what it is, how it was trained and how it scored."""
@@ -285,7 +285,7 @@ def inspect(
 
 @app.command()
 def export(
-    results_folder: Annotated[Path, typer.Argument(help="nnU-Net results folder: plans.json, dataset.json, fold_K.")],
+    training_folder: Annotated[Path, typer.Argument(help="nnU-Net training folder: plans.json, dataset.json, fold_K.")],
     output: Annotated[Path, typer.Option(help="Model folder to make, or a .zip.")],
     name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of the data set.")] = None,
     task: Annotated[str | None, typer.Option(help="What the model segments in which images, in one sentence.")] = None,
@@ -308,7 +308,7 @@ def export(
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the weights as float16: half the size.")] = False,
 ) -> None:
-    """Make a model folder from an nnU-Net results folder, stock or fine-tuned by mob-training."""
+    """Make a model folder from an nnU-Net training folder, stock or fine-tuned by mob-training."""
     from MoBUncertaintyLib.cli import console
 
     with console.reporting():
@@ -320,7 +320,7 @@ def export(
             return read_json(path) if path else None
 
         model = export_model(
-            results_folder,
+            training_folder,
             output,
             name=name,
             task=task,

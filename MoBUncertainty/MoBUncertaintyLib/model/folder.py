@@ -24,7 +24,7 @@ from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import MODEL_FILE, Fold, ModelCard, card_from_json
 from MoBUncertaintyLib.model.files import ModelFile
-from MoBUncertaintyLib.model.nnunet import is_results_folder, open_results
+from MoBUncertaintyLib.model.nnunet import is_training_folder, open_training_folder
 from MoBUncertaintyLib.model.plans import check_dataset, check_plans, image_spacing
 from MoBUncertaintyLib.model.weights import WEIGHTS_LIMIT, read_checkpoint, read_weights
 
@@ -128,7 +128,8 @@ def load_model(path: Path | str, checkpoint: str | None = None, folds: Sequence[
 
     Args:
         path: Path of the model.
-        checkpoint: For nnU-Net's training folder: name of the checkpoint file; None: as `nnunet.open_results` chooses.
+        checkpoint: For nnU-Net's training folder: name of the checkpoint file; None:
+            as `nnunet.open_training_folder` chooses.
         folds: For nnU-Net's training folder: folds to use; None: all that are trained.
 
     Raises:
@@ -161,8 +162,8 @@ def _open(path: Path, checkpoint: str | None, folds: Sequence[Fold] | None) -> M
         raise ModelError(f"There is no model at {path}; check the path.")
     if (path / "model.json").is_file():
         return load_folder(path, path)
-    if is_results_folder(path):
-        card, plans, dataset, sources, digests = open_results(path, checkpoint, folds)
+    if is_training_folder(path):
+        card, plans, dataset, sources, digests = open_training_folder(path, checkpoint, folds)
         return Model(card, plans, dataset, path, sources, digests)
     raise _no_model(path)
 
@@ -189,8 +190,8 @@ def _read_card(path: Path) -> ModelCard:
         return card_from_json(ModelFile.read(path, "model.json", str(path)).json(), str(path))
     if not path.exists():
         raise ModelError(f"There is no model at {path}; check the path.")
-    if is_results_folder(path):
-        return open_results(path)[0]
+    if is_training_folder(path):
+        return open_training_folder(path)[0]
     raise _no_model(path)
 
 
@@ -296,5 +297,5 @@ def _unreadable(path: Path, error: OSError) -> ModelError:
 def _no_model(path: Path) -> ModelError:
     return ModelError(
         f"{path} has no model.json; choose a model folder or zip made by `mob-uncertainty export`, "
-        "or a results folder of nnU-Net."
+        "or a training folder of nnU-Net."
     )

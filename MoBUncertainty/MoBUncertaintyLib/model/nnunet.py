@@ -18,7 +18,7 @@ from MoBUncertaintyLib.model.weights import checkpoint_file, read_checkpoint
 FINAL, BEST = "checkpoint_final.pth", "checkpoint_best.pth"
 
 
-def is_results_folder(folder: Path) -> bool:
+def is_training_folder(folder: Path) -> bool:
     """Whether a folder has nnU-Net's `plans.json`, `dataset.json` and a `fold_*`, and no weights of a model folder."""
     has_plans = all((folder / name).is_file() for name in ("plans.json", "dataset.json"))
     return has_plans and any(folder.glob("fold_*")) and not any(folder.glob("fold_*/weights.safetensors"))
@@ -57,7 +57,7 @@ def find_checkpoints(folder: Path, preferred: Sequence[str], folds: Sequence[Fol
     raise ModelError(f"The folds of {folder} have no checkpoint of the same name; choose folds that are all trained.")
 
 
-def open_results(
+def open_training_folder(
     folder: Path, checkpoint: str | None = None, folds: Sequence[Fold] | None = None
 ) -> tuple[ModelCard, dict[str, Any], dict[str, Any], dict[Fold, Path], dict[str, str]]:
     """Read a training folder.
@@ -112,7 +112,7 @@ def open_results(
             licence=_text(dataset.get("licence")) or _text(dataset.get("license")) or "not stated",
         )
     except (ValueError, TypeError) as error:
-        raise ModelError(f"The results folder {folder} cannot be used: {error}.") from error
+        raise ModelError(f"The training folder {folder} cannot be used: {error}.") from error
     return card, plans, dataset, sources, {file.name: file.sha256 for file in read}
 
 

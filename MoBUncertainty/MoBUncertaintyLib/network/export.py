@@ -16,7 +16,7 @@ from MoBUncertaintyLib.files.names import is_unicode, printable
 from MoBUncertaintyLib.files.publishing import absolute, reserve
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.folder import Model, load_folder, load_model
-from MoBUncertaintyLib.model.nnunet import is_results_folder
+from MoBUncertaintyLib.model.nnunet import is_training_folder
 from MoBUncertaintyLib.model.weights import write_weights
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ PRIVATE_DATASET_KEYS = ("dataset", "training", "validation", "test")
 
 
 def export(
-    results_folder: Path | str,
+    training_folder: Path | str,
     output: Path | str,
     *,
     name: str | None = None,
@@ -46,11 +46,11 @@ def export(
     """Export nnU-Net's training folder, stock or fine-tuned, to a model folder (or `.zip`).
 
     Args:
-        results_folder: Holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
+        training_folder: Holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
         output: Must not exist.
         name, task, licence: Entries of the card; None: from `dataset.json`.
         folds: Folds to export; None: all numbered folds that are trained.
-        checkpoint: File name; None: as `nnunet.open_results` chooses.
+        checkpoint: File name; None: as `nnunet.open_training_folder` chooses.
         training: Added to what the folder states about the training.
         scores, regions: Entries of the card.
         orientation: Orientation of the training data, e.g. `RAS`; None: as the folder states.
@@ -60,13 +60,13 @@ def export(
         ModelError: The training folder cannot be used.
         OutputError: The output exists already or cannot be written.
     """
-    results_folder = Path(results_folder)
-    if not is_results_folder(results_folder):
+    training_folder = Path(training_folder)
+    if not is_training_folder(training_folder):
         raise ModelError(
-            f"{results_folder} is not a results folder of nnU-Net (plans.json, dataset.json and fold_K); "
+            f"{training_folder} is not a training folder of nnU-Net (plans.json, dataset.json and fold_K); "
             "choose the folder that holds them."
         )
-    model = load_model(results_folder, checkpoint, folds)
+    model = load_model(training_folder, checkpoint, folds)
     stated: dict[str, Any] = {
         "name": name,
         "task": task,

@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.model.folder import DEMO_MODEL, MODELS_FOLDER, ListedModel, list_models, read_card
-from MoBUncertaintyLib.model.nnunet import is_results_folder
+from MoBUncertaintyLib.model.nnunet import is_training_folder
 
 SETTINGS_KEY = "MoBUncertainty/Models"
 
@@ -58,7 +58,7 @@ class ModelList:
         """Remember a model that the user has chosen.
 
         Args:
-            path: A model folder or its model.json, a .zip, or a results folder of nnU-Net or its plans.json.
+            path: A model folder or its model.json, a .zip, or a training folder of nnU-Net or its plans.json.
 
         Raises:
             ModelError: The model cannot be used.
@@ -86,7 +86,7 @@ class ModelList:
 
 
 def _listed(path: Path) -> ListedModel:
-    if is_results_folder(path):  # what it is stands in a checkpoint, which torch alone can read: the worker will
+    if is_training_folder(path):  # what it is stands in a checkpoint, which torch alone can read: the worker will
         return ListedModel(path, None)
     try:
         return ListedModel(path, read_card(path))

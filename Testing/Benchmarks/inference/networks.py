@@ -1,4 +1,4 @@
-"""The checkpoints: each as a stock nnU-Net results folder and, with its covariance head, as a model of ours.
+"""The checkpoints: each as a stock nnU-Net training folder and, with its covariance head, as a model of ours.
 
 The backbone's weights are the same in both.
 """

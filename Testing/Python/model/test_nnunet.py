@@ -163,7 +163,7 @@ def test_weights_saved_by_a_parallel_or_compiled_network_load(results: Path, tmp
 
 
 def test_export_of_something_else_says_what_is_needed(results: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="not a results folder of nnU-Net"):
+    with pytest.raises(ModelError, match="not a training folder of nnU-Net"):
         export(results / "fold_0", tmp_path / "out")
 
 

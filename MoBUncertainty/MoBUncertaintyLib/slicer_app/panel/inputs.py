@@ -128,7 +128,7 @@ class InputsSection:
         """Ask for a model's file; None if the user cancels the dialog."""
         dialog = qt.QFileDialog(slicer.util.mainWindow(), _("Add a model"))
         dialog.setFileMode(qt.QFileDialog.ExistingFile)
-        dialog.setNameFilters([_("Models (*.zip model.json)"), _("Results folder of nnU-Net (plans.json)")])
+        dialog.setNameFilters([_("Models (*.zip model.json)"), _("Training folder of nnU-Net (plans.json)")])
         if not dialog.exec_():
             return None
         return Path(dialog.selectedFiles()[0])
@@ -140,7 +140,7 @@ class InputsSection:
         if model.problem:
             return model.problem
         if model.card is None:
-            return _("Results folder of nnU-Net; what it segments is read when it runs.")
+            return _("Training folder of nnU-Net; what it segments is read when it runs.")
         text = _("{task}. Licence: {licence}.")
         return text.format(task=model.card.task.rstrip("."), licence=model.card.licence)
 
