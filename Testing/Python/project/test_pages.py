@@ -76,6 +76,10 @@ def test_python_example_runs(reader: Path, capsys: pytest.CaptureFixture) -> Non
     scope: dict = {}
     exec(compile(example, "python.md", "exec"), scope)
     assert scope["prediction"].shape == scope["image"].GetSize()[::-1]
+    rows = [line.split("|")[1] for line in PAGES["python"].splitlines() if line.startswith("| `")]
+    attributes = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert {"segmentation", "probability", "variance"} <= attributes
+    assert [name for name in attributes if not hasattr(scope["prediction"], name)] == []
     assert len(capsys.readouterr().out.splitlines()) == len(scope["regions"].ranked)
 
 
