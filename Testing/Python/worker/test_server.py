@@ -64,8 +64,8 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def a_ct() -> sitk.Image:
-    return tiny.make_ct((20, 24, 28), (3.0, 2.5, 3.5), OBLIQUE)
+def a_ct(shape: tuple[int, int, int] = (20, 24, 28)) -> sitk.Image:
+    return tiny.make_ct(shape, (3.0, 2.5, 3.5), OBLIQUE)
 
 
 def volume(image: sitk.Image, folder: Path) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def test_a_wrong_setting_leaves_the_model_warm(model: Path, folder: Path, loadin
 def test_the_model_says_what_counts_as_a_region_where_the_request_does_not(folder: Path) -> None:
     tiny.make_model_folder(folder / "model", regions={"depth_mm": 1.5, "grow_mm": 0})
     asked = {"threshold": 0.01, "grow_mm": 2.0}
-    request = a_request(a_ct(), folder / "model", folder, regions=asked)
+    request = a_request(a_ct((8, 8, 8)), folder / "model", folder, regions=asked)
     used = commands.Predictions()(request, Listener())["provenance"]["regions"]["settings"]
     assert RegionSettings.from_dict(used) == RegionSettings(depth_mm=1.5, **asked)
 
@@ -219,7 +219,9 @@ def test_what_was_set_for_another_model_is_not_taken(folder: Path) -> None:
     """Its variance may be of another size, and then no region would be found."""
     model = tiny.make_model_folder(folder / "model", regions={"variance_threshold": 0.003})
     for digest, used in ((model.digest, 0.1), ("0" * 64, 0.003)):
-        request = a_request(a_ct(), folder / "model", folder, regions={"threshold": 0.1}) | {"regions_of_model": digest}
+        request = a_request(a_ct((8, 8, 8)), folder / "model", folder, regions={"threshold": 0.1}) | {
+            "regions_of_model": digest
+        }
         settings = commands.Predictions()(request, Listener())["provenance"]["regions"]["settings"]
         assert RegionSettings.from_dict(settings).level == used
 
