@@ -230,23 +230,6 @@ def test_second_run_reuses_nodes_and_worker(desktop, table):
     assert desktop.dialogs == []
 
 
-def test_cancel_leaves_the_scene_as_it_was_and_ends_the_worker(desktop):
-    from slicer_host.panel import running, worker_processes
-
-    start_computing(desktop)
-    before = nodes(desktop.scene)
-    assert worker_processes()
-    began = time.monotonic()
-    desktop.ui.applyButton.click()
-    assert not running(desktop)
-    desktop.process(until=lambda: not worker_processes(), seconds=CANCEL_LIMIT)
-    assert time.monotonic() - began < CANCEL_LIMIT
-    assert nodes(desktop.scene) == before
-    assert desktop.ui.regionsTable.rowCount == 0
-    assert desktop.dialogs == []
-    assert "ancelled" in desktop.ui.statusLabel.text
-
-
 def test_killed_worker_is_one_dialog_and_the_next_run_works(desktop):
     from slicer_host.panel import apply, running, worker_processes
 
@@ -362,3 +345,23 @@ def test_what_can_be_worked_around_is_said_in_the_panel(desktop, table, name):
     assert desktop.dialogs == []
     assert row["sentence"] in desktop.ui.statusLabel.text
     assert session(desktop) is not None
+
+
+# --- last, since it ends the worker ----------------------------------------------------------------------------------
+
+
+def test_cancel_leaves_the_scene_as_it_was_and_ends_the_worker(desktop):
+    from slicer_host.panel import running, worker_processes
+
+    start_computing(desktop)
+    before = nodes(desktop.scene)
+    assert worker_processes()
+    began = time.monotonic()
+    desktop.ui.applyButton.click()
+    assert not running(desktop)
+    desktop.process(until=lambda: not worker_processes(), seconds=CANCEL_LIMIT)
+    assert time.monotonic() - began < CANCEL_LIMIT
+    assert nodes(desktop.scene) == before
+    assert desktop.ui.regionsTable.rowCount == 0
+    assert desktop.dialogs == []
+    assert "ancelled" in desktop.ui.statusLabel.text

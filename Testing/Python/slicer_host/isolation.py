@@ -5,9 +5,10 @@ Qt, VTK and Slicer's core allow one application in a process, and do not go well
 
 from __future__ import annotations
 
+import faulthandler
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 from collections import defaultdict
@@ -48,25 +49,24 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def run(first: pytest.Item) -> Reports:
-    """Run all tests of a file that were asked for."""
+    """Run all tests of a file that were asked for, in a fork of a server that has imported Slicer's core and Qt."""
     items = [item for item in first.session.items if item.path == first.path]
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["pytest", "slicer_host.host"])
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "reports.jsonl"
+        path, said = Path(folder) / "reports.jsonl", Path(folder) / "output.txt"
         path.touch()
-        command = [sys.executable, "-X", "faulthandler", "-m", "pytest", "-p", "no:cacheprovider", "-m", "own_process"]
-        try:
-            done = subprocess.run(
-                [*command, *(item.nodeid for item in items)],
-                cwd=first.config.rootpath,
-                env=os.environ | {REPORTS: str(path), "QT_QPA_PLATFORM": "offscreen"},
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=LIMIT_SECONDS,
-            )
-            ending, output = f"ended with {done.returncode}", done.stdout + done.stderr
-        except subprocess.TimeoutExpired as error:
-            ending, output = f"was ended after {LIMIT_SECONDS} s", str(error.stdout) + str(error.stderr)
+        environment = os.environ | {REPORTS: str(path), "QT_QPA_PLATFORM": "offscreen"}
+        arguments = first.config.rootpath, environment, said, [item.nodeid for item in items]
+        process = server.Process(target=_run_tests, args=arguments, daemon=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # else the server finds nothing of ours
+            process.start()
+        process.join(LIMIT_SECONDS)
+        ending = f"was ended after {LIMIT_SECONDS} s" if process.exitcode is None else f"ended with {process.exitcode}"
+        process.kill()
+        process.join()
+        output = said.read_text(encoding="utf-8", errors="replace")
         lines = path.read_text(encoding="utf-8").splitlines()
     reports: Reports = defaultdict(list)
     for line in lines:
@@ -79,3 +79,14 @@ def run(first: pytest.Item) -> Reports:
             text = f"The process of this test {ending} before the test did.\n{output[-5000:]}"
             reports[item.nodeid].append(pytest.TestReport(item.nodeid, item.location, {}, "failed", text, "call"))
     return reports
+
+
+def _run_tests(folder: Path, environment: dict[str, str], output: Path, names: list[str]) -> None:
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    file = os.open(output, os.O_WRONLY | os.O_CREAT)
+    for descriptor in (1, 2):
+        os.dup2(file, descriptor)
+    faulthandler.enable()
+    sys.exit(pytest.main(["-p", "no:cacheprovider", "-m", "own_process", *names]))

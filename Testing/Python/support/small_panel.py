@@ -40,12 +40,14 @@ def emptied(desktop) -> Iterator:
 
 
 def use_worker(desktop, mode: str) -> None:
-    """The fake worker in a mode of its."""
+    """Use the fake worker in one of its modes; one that has finished its work in the same mode stays."""
     from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 
     arguments = ("-u", "-m", "MoBUncertaintyLib.worker.fake", mode)
-    desktop.logic.client.close()
-    desktop.logic.client = WorkerClient(sys.executable, os.environ | {"PYTHONPATH": str(MODULE_FOLDER)}, arguments)
+    client = desktop.logic.client
+    if client.busy or getattr(client, "_arguments", None) != arguments:
+        client.close()
+        desktop.logic.client = WorkerClient(sys.executable, os.environ | {"PYTHONPATH": str(MODULE_FOLDER)}, arguments)
 
 
 def add_ct(desktop, name: str = "CT"):
