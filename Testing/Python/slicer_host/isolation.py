@@ -66,7 +66,8 @@ def run(first: pytest.Item) -> Reports:
         ending = f"was ended after {LIMIT_SECONDS} s" if process.exitcode is None else f"ended with {process.exitcode}"
         process.kill()
         process.join()
-        output = said.read_text(encoding="utf-8", errors="replace")
+        # Without the list of hundreds of extension modules that ends what Python says of a crash.
+        output, *_ = said.read_text(encoding="utf-8", errors="replace").partition("\nExtension modules: ")
         lines = path.read_text(encoding="utf-8").splitlines()
     reports: Reports = defaultdict(list)
     for line in lines:
