@@ -1,4 +1,4 @@
-"""Results to review."""
+"""A CT to segment, and results to review."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.images.reader import digest
 from MoBUncertaintyLib.output.results_folder import write_results
+from support import tiny
 from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
 
 
@@ -36,3 +37,10 @@ def place(made, tmp_path) -> Path:
     """The same in a folder of the test's own; the CT stays where it was."""
     shutil.copytree(made / "results", tmp_path / "results")
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ct") / "ct.nii.gz"
+    sitk.WriteImage(tiny.make_ct(), path)
+    return path

@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from click.testing import Result
-from typer.testing import CliRunner
 
-from MoBUncertaintyLib.cli.app import app
+from support import command_line
 from support.bad_inputs import REFUSED, WORKED_AROUND, Change, Run, make_good, make_start
 
 
@@ -35,7 +34,7 @@ def start(good: Run, tmp_path: Path) -> Run:
 
 def predict(run: Run) -> Result:
     arguments = ["predict", run.source, "--model", run.model, "--output", run.output, "--no-scene", "--device", "cpu"]
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return command_line.run(*arguments)
 
 
 # --- images ----------------------------------------------------------------------------------------------------------

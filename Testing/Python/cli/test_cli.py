@@ -9,15 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import typer
-from click.testing import Result
-from typer.testing import CliRunner
 
 from MoBUncertaintyLib import pipeline
 from MoBUncertaintyLib.cli import app, console
@@ -27,6 +26,8 @@ from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.prediction import Precision, Progress
 from MoBUncertaintyLib.regions.settings import Measure
 from support import tiny
+from support.command_line import run
+from support.forks import Fork
 
 FILES = {"segmentation.nii.gz", "probability.nii.gz", "variance.nii.gz", "regions.nii.gz", "regions.csv"}
 FILES |= {"overlay.png", "prediction.json", "review.html"}
@@ -41,19 +42,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model"
 
 
-@pytest.fixture(scope="module")
-def ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("ct") / "ct.nii.gz"
-    sitk.WriteImage(tiny.make_ct(), path)
-    return path
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app.app, [str(argument) for argument in arguments])
-
-
 def command(*arguments: str | Path) -> list[str]:
-    """The same in a process of its own."""
+    """`run` in a process of its own."""
     return [sys.executable, "-m", "MoBUncertaintyLib.cli.app", *(str(argument) for argument in arguments)]
 
 
@@ -164,20 +154,26 @@ def test_bad_volume_in_a_folder_is_reported_and_the_rest_goes_on(model: Path, ct
     assert np.array_equal(*same)
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_ctrl_c_ends_between_tiles_with_nothing_left(model: Path, ct: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "begin"), [("SIGINT", subprocess.Popen), ("SIGTERM", Fork), ("SIGHUP", Fork)], ids=lambda value: value
+)
+def test_ctrl_c_ends_between_tiles_with_nothing_left(
+    model: Path, ct: Path, tmp_path: Path, name: str, begin: Callable[..., Any]
+) -> None:
     """A real signal to a real process, in the middle of many tiles; so do a cluster's and a closed terminal's."""
     arguments = ["predict", ct, "--model", model, "--output", tmp_path / "out", "--overlap", "0.9", "--device", "cpu"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, encoding="utf-8", env=environment) as process:
-        lines = iter(process.stderr.readline, "")
-        for line in lines:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, encoding="utf-8") as printed:
+        with os.fdopen(writer, "w") as file:
+            process = begin(command(*arguments), env=environment, stdout=file, stderr=subprocess.STDOUT)
+        for line in printed:
             if "Predicting tiles" in line:
                 break
         time.sleep(0.5)
-        process.send_signal(getattr(signal, name))
-        rest = "".join(lines)
-    assert process.returncode == 130, rest
+        os.kill(process.pid, getattr(signal, name))
+        rest = printed.read()
+    assert process.wait() == 130, rest
     assert "Cancelling" in rest
     assert "Traceback" not in rest
     assert list(tmp_path.iterdir()) == []

@@ -1,11 +1,6 @@
 """`scene.mrb` through the real Slicer core: written by the product, read and drawn again in fresh processes."""
 
-import ctypes.util
-import importlib.util
-import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,30 +14,12 @@ from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.output import scene_file
 from MoBUncertaintyLib.output.scene_file import SceneError, write_scene_file
 from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, Measure
-from support import TESTS
 from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, MARKER_HU, OBLIQUE, PANCREAS, fake_case
-
-needs_slicer = pytest.mark.skipif(importlib.util.find_spec("slicer") is None, reason="slicer-core is not installed")
-needs_views = pytest.mark.skipif(
-    importlib.util.find_spec("trame_slicer") is None, reason="trame-slicer is not installed"
-)
-needs_mesa = pytest.mark.skipif(
-    not any(map(ctypes.util.find_library, ("OSMesa", "EGL"))), reason="no OSMesa or EGL library to draw off screen"
-)
+from support.marks import needs_mesa, needs_slicer, needs_views
+from support.slicer_process import in_slicer
 
 NAME = "Hübner & Söhne: 'CT' <1>"  # the core writes no scene that can be read with it as a file's name
 GIVEN = {"input": {"name": "CT", "path": "/home/reader/Doe^John.nii.gz"}}
-
-
-def in_slicer(*arguments: str) -> dict:
-    """Run `slicer_side.py`."""
-    script = TESTS / "support" / "slicer_side.py"
-    done = subprocess.run(
-        [sys.executable, str(script), *arguments], capture_output=True, encoding="utf-8", errors="replace"
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("FACTS ")]
-    assert lines, done.stderr[-3000:]
-    return json.loads(lines[-1].removeprefix("FACTS "))
 
 
 def write_scene(path: Path, case, name: str = "CT") -> None:
@@ -53,7 +30,7 @@ def write_scene(path: Path, case, name: str = "CT") -> None:
 def write_and_read(folder: Path, case) -> tuple[dict, dict]:
     path = folder / "scene.mrb"
     write_scene(path, case, NAME)
-    facts = in_slicer("describe", str(path), str(folder / "arrays.npz"))
+    facts, _ = in_slicer("slicer_side", "describe", str(path), str(folder / "arrays.npz"))
     return facts, dict(np.load(folder / "arrays.npz"))
 
 
@@ -150,7 +127,7 @@ class TestReopenedScene:
 
     @needs_mesa
     def test_drawn_slice_has_the_heat_map_where_the_variance_is(self, oblique, tmp_path):
-        facts = in_slicer("render", str(oblique[3]), str(tmp_path / "axial.png"))
+        facts, _ = in_slicer("slicer_side", "render", str(oblique[3]), str(tmp_path / "axial.png"))
         assert facts["doubtful pixels"] > 200
         assert facts["coloured where doubtful"] > 0.9
         assert facts["coloured elsewhere"] < 0.05  # the outlines
@@ -193,7 +170,7 @@ def test_prediction_without_organ_and_region_gives_an_empty_segment_to_draw_in(t
 
 @needs_slicer
 def test_second_run_reuses_the_nodes():
-    facts = in_slicer("reuse")
+    facts, _ = in_slicer("slicer_side", "reuse")
     first, second = facts["nodes"]
     assert first == second
     assert facts["segments"] == [["first", "second", "third"], ["only"]]

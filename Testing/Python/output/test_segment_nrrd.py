@@ -1,9 +1,5 @@
 """`.seg.nrrd` files, as Slicer's core reads them in a process of its own, and as any other NRRD reader does."""
 
-import importlib.util
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +10,19 @@ from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.segment_nrrd import terminology_entry, write_segmentation_nrrd
-from support import TESTS
 from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case
-
-needs_slicer = pytest.mark.skipif(importlib.util.find_spec("slicer") is None, reason="slicer-core is not installed")
+from support.marks import needs_slicer
+from support.slicer_process import in_slicer
 
 SPLEEN = Label(7, "Milz «groß»", (157, 108, 162), PANCREAS.terminology | {"type": ("SCT", "78961009", "Spleen")})
 SAGITTAL = (0.0, 0.0, 1.0, -1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
 
 
-def in_slicer(*paths: Path) -> list[dict]:
-    """Run `slicer_segmentations.py`."""
-    script = TESTS / "support" / "slicer_segmentations.py"
-    done = subprocess.run(
-        [sys.executable, str(script), *map(str, paths)], capture_output=True, encoding="utf-8", errors="replace"
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("FACTS ")]
-    assert lines, done.stderr[-3000:]
-    assert "ERROR" not in done.stderr.upper(), done.stderr[-3000:]
-    return json.loads(lines[-1].removeprefix("FACTS "))
+def read_in_slicer(*paths: Path) -> list[dict]:
+    """What Slicer's core finds in the files."""
+    found, said = in_slicer("slicer_segmentations", "describe", *map(str, paths))
+    assert "ERROR" not in said.upper(), said[-3000:]
+    return found
 
 
 def points_ras(labels: sitk.Image, value: int) -> np.ndarray:
@@ -59,7 +49,7 @@ def read_back(tmp_path_factory):
     paths = [folder / f"{name}.seg.nrrd" for name in made]
     for prediction, path in zip(made.values(), paths, strict=True):
         write_segmentation_nrrd(path, prediction.segmentation, prediction.grid, LABELS, status="completed")
-    found = in_slicer(*paths)
+    found = read_in_slicer(*paths)
     return {
         name: (image_on(prediction.grid, prediction.segmentation), facts)
         for (name, prediction), facts in zip(made.items(), found, strict=True)
@@ -114,7 +104,7 @@ class TestInSlicer:
 def test_a_segmentation_without_any_voxel_keeps_its_segments(tmp_path):
     prediction = fake_case().prediction
     write_segmentation_nrrd(tmp_path / "empty.seg.nrrd", 0 * prediction.segmentation, prediction.grid, LABELS)
-    (facts,) = in_slicer(tmp_path / "empty.seg.nrrd")
+    (facts,) = read_in_slicer(tmp_path / "empty.seg.nrrd")
     assert [(s["name"], s["points"], s["status"]) for s in facts["segments"]] == [
         (label.name, [], "notstarted") for label in LABELS
     ]

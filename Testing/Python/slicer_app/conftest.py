@@ -1,4 +1,4 @@
-"""Slicer's core without a window."""
+"""Slicer's core without a window, and results in it."""
 
 import pytest
 
@@ -21,3 +21,17 @@ def application():
 def scene(application):
     yield application.scene
     application.scene.Clear(False)
+
+
+@pytest.fixture
+def world():
+    from support.result_scenes import make_world
+
+    return make_world()
+
+
+@pytest.fixture
+def results(world):
+    from support.result_scenes import make_results
+
+    return make_results(world)

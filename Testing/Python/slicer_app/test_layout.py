@@ -3,7 +3,7 @@
 import pytest
 
 from support import small_panel
-from support.result_scenes import needs_slicer
+from support.marks import needs_slicer
 from support.small_panel import add_ct, apply
 
 pytestmark = [pytest.mark.own_process, needs_slicer]

@@ -1,23 +1,14 @@
 """The colour legend in real slice views: whose it is, how large its letters are, and where it stands."""
 
-import ctypes.util
-import importlib.util
 import itertools
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from support.result_scenes import needs_slicer
+from support.marks import needs_mesa, needs_slicer, needs_views
 
-pytestmark = [
-    pytest.mark.own_process,
-    needs_slicer,
-    pytest.mark.skipif(importlib.util.find_spec("trame_slicer") is None, reason="trame-slicer is not installed"),
-    pytest.mark.skipif(
-        not any(map(ctypes.util.find_library, ("OSMesa", "EGL"))), reason="no OSMesa or EGL library to draw off screen"
-    ),
-]
+pytestmark = [pytest.mark.own_process, needs_slicer, needs_views, needs_mesa]
 
 SHAPE = (10, 30, 30)
 MATRIX = np.diag([-2.0, -2.0, 2.0, 1.0])

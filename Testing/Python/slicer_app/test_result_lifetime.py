@@ -5,29 +5,17 @@ import itertools
 import numpy as np
 import pytest
 
+from support.marks import needs_slicer
 from support.result_scenes import (
     MATRIX,
     SHAPE,
     arrays,
     fill,
     legends,
-    make_results,
-    make_world,
-    needs_slicer,
     region_status,
 )
 
 pytestmark = [pytest.mark.own_process, needs_slicer]
-
-
-@pytest.fixture
-def world():
-    return make_world()
-
-
-@pytest.fixture
-def results(world):
-    return make_results(world)
 
 
 @pytest.mark.parametrize(

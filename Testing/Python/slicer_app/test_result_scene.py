@@ -5,30 +5,18 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from support.marks import needs_slicer
 from support.result_scenes import (
     MATRIX,
     SHAPE,
     arrays,
     legends,
-    make_results,
-    make_world,
-    needs_slicer,
     region_labels,
     region_status,
     surface_points,
 )
 
 pytestmark = [pytest.mark.own_process, needs_slicer]
-
-
-@pytest.fixture
-def world():
-    return make_world()
-
-
-@pytest.fixture
-def results(world):
-    return make_results(world)
 
 
 class TestMaps:

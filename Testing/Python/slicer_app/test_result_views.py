@@ -1,22 +1,13 @@
 """What a `ResultScene` looks like in a real slice view, drawn off screen."""
 
-import ctypes.util
-import importlib.util
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from support.result_scenes import needs_slicer
+from support.marks import needs_mesa, needs_slicer, needs_views
 
-pytestmark = [
-    pytest.mark.own_process,
-    needs_slicer,
-    pytest.mark.skipif(importlib.util.find_spec("trame_slicer") is None, reason="trame-slicer is not installed"),
-    pytest.mark.skipif(
-        not any(map(ctypes.util.find_library, ("OSMesa", "EGL"))), reason="no OSMesa or EGL library to draw off screen"
-    ),
-]
+pytestmark = [pytest.mark.own_process, needs_slicer, needs_views, needs_mesa]
 
 SIZE = 300  # pixels
 SHAPE = (20, 60, 60)

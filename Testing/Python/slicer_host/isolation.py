@@ -5,9 +5,7 @@ Qt, VTK and Slicer's core allow one application in a process, and do not go well
 
 from __future__ import annotations
 
-import faulthandler
 import json
-import multiprocessing
 import os
 import sys
 import tempfile
@@ -15,6 +13,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+
+from slicer_host import server
 
 REPORTS = "OWN_PROCESS_REPORTS"  # set in the child: the file that its reports go to, one JSON line each
 LIMIT_SECONDS = 600
@@ -49,25 +49,19 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def run(first: pytest.Item) -> Reports:
-    """Run all tests of a file that were asked for, in a fork of a server that has imported Slicer's core and Qt."""
+    """Run all tests of a file that were asked for, in one process."""
     items = [item for item in first.session.items if item.path == first.path]
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["pytest", "slicer_host.host"])
     with tempfile.TemporaryDirectory() as folder:
-        path, said = Path(folder) / "reports.jsonl", Path(folder) / "output.txt"
+        path, output = Path(folder) / "reports.jsonl", Path(folder) / "output.txt"
         path.touch()
         environment = os.environ | {REPORTS: str(path), "QT_QPA_PLATFORM": "offscreen"}
-        arguments = first.config.rootpath, environment, said, [item.nodeid for item in items]
-        process = server.Process(target=_run_tests, args=arguments, daemon=True)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # else the server finds nothing of ours
-            process.start()
+        names = [item.nodeid for item in items]
+        process = server.start(_run_tests, first.config.rootpath, names, output=output, environment=environment)
         process.join(LIMIT_SECONDS)
         ending = f"was ended after {LIMIT_SECONDS} s" if process.exitcode is None else f"ended with {process.exitcode}"
         process.kill()
         process.join()
-        # Without the list of hundreds of extension modules that ends what Python says of a crash.
-        output, *_ = said.read_text(encoding="utf-8", errors="replace").partition("\nExtension modules: ")
+        said = server.said(output)[-5000:]
         lines = path.read_text(encoding="utf-8").splitlines()
     reports: Reports = defaultdict(list)
     for line in lines:
@@ -77,17 +71,11 @@ def run(first: pytest.Item) -> Reports:
         reports[report.nodeid].append(report)
     for item in items:
         if not any(report.when == "teardown" for report in reports[item.nodeid]):  # a crash, or before it
-            text = f"The process of this test {ending} before the test did.\n{output[-5000:]}"
+            text = f"The process of this test {ending} before the test did.\n{said}"
             reports[item.nodeid].append(pytest.TestReport(item.nodeid, item.location, {}, "failed", text, "call"))
     return reports
 
 
-def _run_tests(folder: Path, environment: dict[str, str], output: Path, names: list[str]) -> None:
+def _run_tests(folder: Path, names: list[str]) -> None:
     os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
-    file = os.open(output, os.O_WRONLY | os.O_CREAT)
-    for descriptor in (1, 2):
-        os.dup2(file, descriptor)
-    faulthandler.enable()
     sys.exit(pytest.main(["-p", "no:cacheprovider", "-m", "own_process", *names]))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
 
 from support.fake_case import ANATOMY
-
-needs_slicer = pytest.mark.skipif(importlib.util.find_spec("slicer") is None, reason="slicer-core is not installed")
 
 SHAPE = (14, 20, 24)
 MATRIX = np.array([[1.6, -0.6, 0, -20], [0.8, 1.2, 0, 30], [0, 0, 2.5, -100], [0, 0, 0, 1.0]])  # oblique, RAS mm

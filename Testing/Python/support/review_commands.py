@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from click.testing import Result
-from typer.testing import CliRunner
 
-from MoBUncertaintyLib.cli import app
+from support import command_line
 
 HEAD = {"schema": "mob-uncertainty review", "schema_version": 1}
 
@@ -32,7 +31,7 @@ def run(place: Path, content: Any, *options: str) -> Result:
 
 def review(place: Path, file: Path, *options: str | Path) -> Result:
     arguments = ["review", place / "results", "--decisions", file, *options]
-    return CliRunner().invoke(app.app, [str(argument) for argument in arguments])
+    return command_line.run(*arguments)
 
 
 def labels(path: Path) -> np.ndarray:

@@ -1,9 +1,6 @@
-"""What Slicer's core reads from segmentation files: `python slicer_segmentations.py FILE...` prints JSON."""
+"""What Slicer's core reads from segmentation files, by `slicer_process.in_slicer`."""
 
 from __future__ import annotations
-
-import json
-import sys
 
 import numpy as np
 import slicer
@@ -11,7 +8,12 @@ from vtk import vtkMatrix4x4
 from vtk.util.numpy_support import vtk_to_numpy
 
 
-def describe(path: str) -> dict:
+def describe(*paths: str) -> list[dict]:
+    """Read each of the files."""
+    return [describe_file(path) for path in paths]
+
+
+def describe_file(path: str) -> dict:
     """Read a file into a segmentation node; positions of voxels are RAS mm."""
     scene = slicer.vtkMRMLScene()
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
@@ -50,7 +52,3 @@ def positions(node, segment_id: str) -> list:
     voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
     ijk = np.argwhere(voxels)[:, ::-1] + np.array(image.GetExtent())[::2]
     return (ijk @ matrix[:, :3].T + matrix[:, 3]).tolist()
-
-
-if __name__ == "__main__":
-    print("\nFACTS " + json.dumps([describe(path) for path in sys.argv[1:]]))

@@ -1,9 +1,6 @@
-"""What tests do with Slicer's core, in a process of its own: `python slicer_side.py COMMAND FILE...` prints JSON."""
+"""What tests do with scenes in Slicer's core, by `slicer_process.in_slicer`."""
 
 from __future__ import annotations
-
-import json
-import sys
 
 import numpy as np
 import slicer
@@ -197,7 +194,3 @@ def tree(scene) -> list:
         return [[hierarchy.GetItemName(child), below(child)] for child in children]
 
     return below(hierarchy.GetSceneItemID())
-
-
-if __name__ == "__main__":
-    print("\nFACTS " + json.dumps({"describe": describe, "render": render, "reuse": reuse}[sys.argv[1]](*sys.argv[2:])))

@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 import typer
-from click.testing import Result
-from typer.testing import CliRunner
 
-from MoBUncertaintyLib.cli import app, console
+from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.images.inputs import Input, list_inputs
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.network.export import export
 from support import tiny
+from support.command_line import run
 from support.dicom_files import write_slices
 
 
@@ -24,17 +23,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = CovarianceSpec(Covariance.DIAGONAL)
     export(tiny.make_results_folder(folder / "raw", covariance=spec), folder / "model", name="Tiny")
     return folder / "model"
-
-
-@pytest.fixture(scope="module")
-def ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("ct") / "ct.nii.gz"
-    sitk.WriteImage(tiny.make_ct(), path)
-    return path
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app.app, [str(argument) for argument in arguments])
 
 
 def make_cohort(folder: Path, ct: Path) -> Path:

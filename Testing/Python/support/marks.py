@@ -1,0 +1,14 @@
+"""Marks of tests that need what not every machine has."""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib.util
+
+import pytest
+
+needs_slicer = pytest.mark.skipif(not importlib.util.find_spec("slicer"), reason="slicer-core is not installed")
+needs_views = pytest.mark.skipif(not importlib.util.find_spec("trame_slicer"), reason="trame-slicer is not installed")
+needs_mesa = pytest.mark.skipif(
+    not any(map(ctypes.util.find_library, ("OSMesa", "EGL"))), reason="no OSMesa or EGL library to draw off screen"
+)
