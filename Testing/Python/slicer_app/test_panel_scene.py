@@ -217,9 +217,16 @@ class TestModels:
 
         named = [
             SimpleNamespace(card=SimpleNamespace(name=name), path=Path("/models") / folder)
-            for name, folder in (("Liver", "a/liver"), ("Liver", "b/liver"), ("Spleen", "spleen"))
+            for name, folder in (
+                *(("Liver", "a/liver"), ("Liver", "b/liver"), ("Spleen", "spleen")),
+                *(("PhantomPancreas", "Models/PhantomPancreas"), ("PhantomPancreas", "twin/1/PhantomPancreas")),
+            )
         ]
-        assert modelTitles(named) == ["Liver (a/liver)", "Liver (b/liver)", "Spleen"]
+        assert modelTitles(named) == [
+            *("Liver (a)", "Liver (b)", "Spleen"),
+            *("PhantomPancreas (Models)", "PhantomPancreas (1)"),
+        ]
+        assert len({shortened(title) for title in modelTitles(named)}) == len(named)
         assert shortened("A model with a very long name, version 2") == "A model with a …name, version 2"
         assert shortened("PhantomPancreas") == "PhantomPancreas"
 
@@ -229,7 +236,7 @@ def test_a_low_priority_is_said_under_advanced(desktop, monkeypatch):
     add_ct(desktop)
     apply(desktop)
     assert label.isHidden()
-    monkeypatch.setattr(type(desktop.logic.client), "niceness", 19)
+    monkeypatch.setattr(desktop.logic.client, "niceness", 19)
     apply(desktop)
     assert label.text.startswith("Computed at a low priority (nice 19)")
     desktop.ui.advancedCollapsibleButton.collapsed = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -153,13 +152,21 @@ class InputsSection:
 
 
 def modelTitles(models: Sequence[ListedModel]) -> list[str]:
-    """List the models' names; those with equal names get their folder added."""
-    names = [modelName(model) for model in models]
-    count = Counter(names)
-    return [
-        f"{name} ({model.path.parent.name}/{model.path.name})" if count[name] > 1 else name
-        for name, model in zip(names, models, strict=True)
-    ]
+    """List the models' names; those with equal names get the folder that tells them apart."""
+    titles = []
+    for model in models:
+        name = modelName(model)
+        others = [other.path for other in models if other is not model and modelName(other) == name]
+        titles.append(f"{name} ({distinction(model.path, others)})" if others else name)
+    return titles
+
+
+def distinction(path: Path, others: Sequence[Path]) -> str:
+    """Find the last part of a path that no other path has in this place."""
+    for place, folder in enumerate(reversed(path.parts)):
+        if all(len(other.parts) <= place or other.parts[-1 - place] != folder for other in others):
+            return folder
+    return str(path)
 
 
 def modelName(model: ListedModel) -> str:

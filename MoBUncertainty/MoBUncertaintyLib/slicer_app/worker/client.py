@@ -27,6 +27,9 @@ PROGRESS_FIELDS = ("stage", "done", "total", "text", "fraction", "seconds_left")
 class WorkerClient:
     """Starts the worker at the first request and keeps it running, so that its model stays loaded.
 
+    Attributes:
+        niceness: How nice the last worker was to other programs: 0, or up to 19 where it computed at a low priority.
+
     Args:
         python: Python's program; in Slicer that is PythonSlicer.
         environment: Of the worker; None: that of this process.
@@ -55,6 +58,7 @@ class WorkerClient:
         self._folder = folder
         self._process: WorkerProcess | None = None
         self._processes: list[WorkerProcess] = []  # including those that are ending
+        self.niceness = 0
         self._job: Job | None = None
         self._count = 0  # of requests: the number of the job's
         # Seconds are counted in ticks: they stand still while something blocks the application or the computer sleeps.
@@ -66,11 +70,6 @@ class WorkerClient:
     def busy(self) -> bool:
         """Whether a job is under way."""
         return self._job is not None
-
-    @property
-    def niceness(self) -> int:
-        """The niceness of the running worker: 0, or up to 19 where it computes at a low priority."""
-        return self._process.niceness if self._process else 0
 
     def request(
         self, message: dict[str, Any], receive: Callable[[dict[str, Any]], Iterator[None]] | None = None
@@ -137,6 +136,8 @@ class WorkerClient:
 
     def _onEvent(self, event: dict[str, Any]) -> None:
         self._silence = 0.0
+        if event["event"] == Event.READY:
+            self.niceness = event["niceness"]
         job = self._job
         if job is None or event.get("id") not in (self._count, None):
             return
