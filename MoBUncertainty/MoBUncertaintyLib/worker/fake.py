@@ -140,7 +140,7 @@ def predict(mode: str, request: server.Fields, report: server.Report) -> server.
     from MoBUncertaintyLib.output.exchange import write_prediction
 
     provenance = {
-        "model": {"name": request["model"], "path": "", "digest": "0" * 64},
+        "model": {"name": Path(request["model"]).name, "path": "", "digest": "0" * 64},
         "settings": request.get("settings") or {},
         "device": "fake",
         "input": {"name": request["ct"].get("name"), "size": ct.shape[::-1], "sha256": "0" * 64},
