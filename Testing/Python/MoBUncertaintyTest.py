@@ -136,7 +136,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
             self.assertIs(shown, session.results.node("map"))
             self.assertAlmostEqual(shown.GetDisplayNode().GetLowerThreshold(), 0.2)
 
-            ui.doubtThresholdSlider.value = 0.02
+            ui.regionThresholdSlider.value = 0.02
             self.waitFor(lambda: abs(session.settings.level - 0.02) < 1e-6)
             self.assertEqual(session.review.region(region.region_id).verdict, Verdict.EDIT)
             for _region in session.review.regions:

@@ -83,12 +83,12 @@ class TestReview:
         decided = session.review.regions[1].region_id
         before = [region.region_id for region in session.review.regions]
         for value in np.linspace(0.02, 0.04, 30):  # a drag
-            ui.doubtThresholdSlider.value = value
+            ui.regionThresholdSlider.value = value
         desktop.process(until=lambda: session.settings.threshold == pytest.approx(0.04))
         assert session.review.region(decided).verdict == "exclude"
         assert ui.regionsTable.rowCount == len(session.review.regions)
         ui.undoButton.click()
-        assert ui.doubtThresholdSlider.value == pytest.approx(0.015)
+        assert ui.regionThresholdSlider.value == pytest.approx(0.015)
         assert [region.region_id for region in session.review.regions] == before
 
     def test_another_measure_of_doubt_starts_at_its_usual_threshold(self, reviewed):
@@ -97,15 +97,15 @@ class TestReview:
         ui.excludeButton.click()
         decided = session.review.regions[0].region_id
         assert [ui.measureSelector.itemText(n) for n in range(3)] == ["Variance", "p (1 - p)", "Entropy"]
-        ui.doubtThresholdSlider.value = 0.02
+        ui.regionThresholdSlider.value = 0.02
         desktop.process(until=lambda: session.settings.threshold == pytest.approx(0.02))
         ui.measureSelector.currentIndex = 2
         assert (session.settings.measure, session.settings.threshold) == ("entropy", None)
-        assert ui.doubtThresholdSlider.value == pytest.approx(0.2)
+        assert ui.regionThresholdSlider.value == pytest.approx(0.2)
         assert session.review.region(decided).verdict == "exclude"
         ui.undoButton.click()
         assert (session.settings.measure, ui.measureSelector.currentIndex) == ("variance", 0)
-        assert session.settings.level == ui.doubtThresholdSlider.value == pytest.approx(0.02)
+        assert session.settings.level == ui.regionThresholdSlider.value == pytest.approx(0.02)
 
     def test_a_model_without_variance_offers_none(self, reviewed):
         desktop, session = reviewed
@@ -132,19 +132,19 @@ class TestReview:
         region_map = session.review.listed().whole_map()
         scaled = type(session).start(session.results, session.prediction.segmentation, region_map)
         review.setSession(scaled)
-        assert (ui.doubtThresholdSlider.decimals, ui.doubtThresholdSlider.value) == (5, 0.00333)
-        assert ui.doubtThresholdSlider.maximum == pytest.approx(0.0222, abs=1e-4)
+        assert (ui.regionThresholdSlider.decimals, ui.regionThresholdSlider.value) == (5, 0.00333)
+        assert ui.regionThresholdSlider.maximum == pytest.approx(0.0222, abs=1e-4)
         ui.smallestRegionSlider.value = 30
         desktop.process(until=lambda: scaled.settings.minimum_mm3 == 30)
         assert (scaled.settings.threshold, scaled.settings.level) == (None, 0.00333)
-        ui.doubtThresholdSlider.value = 0.004
+        ui.regionThresholdSlider.value = 0.004
         desktop.process(until=lambda: scaled.settings.threshold == 0.004)
 
     def test_a_low_threshold_can_be_typed(self, reviewed):
         import qt
 
         desktop, session = reviewed
-        (box,) = desktop.ui.doubtThresholdSlider.findChildren(qt.QDoubleSpinBox)
+        (box,) = desktop.ui.regionThresholdSlider.findChildren(qt.QDoubleSpinBox)
         box.lineEdit().setText("0.0005")
         box.interpretText()
         desktop.process(until=lambda: session.settings.threshold == pytest.approx(0.0005))
@@ -374,7 +374,7 @@ def test_regions_of_a_large_ct_are_looked_for_in_steps(reviewed, monkeypatch):
     """The first move of a slider does not hold the application; what is moved meanwhile holds."""
     desktop, session = reviewed
     monkeypatch.setattr("MoBUncertaintyLib.slicer_app.panel.section.AT_ONCE_S", 0.0)
-    session._finder, slider = None, desktop.ui.doubtThresholdSlider
+    session._finder, slider = None, desktop.ui.regionThresholdSlider
     prepared = []
     prepare = session.prepare
     monkeypatch.setattr(session, "prepare", lambda *measure: prepared.append(1) or prepare(*measure))

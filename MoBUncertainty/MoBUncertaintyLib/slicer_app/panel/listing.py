@@ -29,7 +29,7 @@ class ListingControls:
 
     def threshold(self, settings: RegionSettings) -> float | None:
         """Read the threshold off the slider; where that only shows the settings, rounded, they hold."""
-        slider = self._ui.doubtThresholdSlider
+        slider = self._ui.regionThresholdSlider
         moved = abs(slider.value - settings.level) > 0.5 * 10**-slider.decimals
         return slider.value if moved else settings.threshold
 
@@ -44,18 +44,18 @@ class ListingControls:
     def show(self, settings: RegionSettings) -> None:
         """Show the settings, without a signal of the controls."""
         ui = self._ui
-        controls = (ui.measureSelector, ui.doubtThresholdSlider, ui.smallestRegionSlider)
+        controls = (ui.measureSelector, ui.regionThresholdSlider, ui.smallestRegionSlider)
         blocked = [control.blockSignals(True) for control in controls]
         ui.measureSelector.currentIndex = self._measures.index(settings.measure)
         self._fitSlider(settings)
-        ui.doubtThresholdSlider.value = settings.level
+        ui.regionThresholdSlider.value = settings.level
         ui.smallestRegionSlider.value = settings.minimum_mm3
         for control, before in zip(controls, blocked, strict=True):
             control.blockSignals(before)
 
     def _fitSlider(self, settings: RegionSettings) -> None:
         """Give the slider the range of the measure, extended to the threshold in force."""
-        slider, maximum = self._ui.doubtThresholdSlider, MAX_THRESHOLD[settings.measure]
+        slider, maximum = self._ui.regionThresholdSlider, MAX_THRESHOLD[settings.measure]
         if settings.measure is Measure.VARIANCE:
             maximum *= settings.variance_threshold / RegionSettings().variance_threshold
         slider.decimals = 4 if maximum >= MAX_THRESHOLD[Measure.VARIANCE] else 5

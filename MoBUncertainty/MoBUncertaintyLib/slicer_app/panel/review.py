@@ -176,8 +176,8 @@ class ReviewSection:
         ui.commentEdit.editingFinished.connect(shown(self._onComment))
         ui.reviewerEdit.textChanged.connect(lambda *_args: self._onChange())
         ui.measureSelector.currentIndexChanged.connect(shown(self._onMeasure))
-        for slider in (ui.doubtThresholdSlider, ui.smallestRegionSlider):
-            slider.valueChanged.connect(self._onDoubtMoved)
+        for slider in (ui.regionThresholdSlider, ui.smallestRegionSlider):
+            slider.valueChanged.connect(self._onSliderMoved)
         ui.listingCollapsibleButton.contentsCollapsed.connect(shown(self._onListing))
 
     def _addShortcut(self, window, key: str, button, act: Callable, whileEditing: bool | None) -> None:
@@ -280,7 +280,7 @@ class ReviewSection:
             self._session.sign(self._ui.reviewerEdit.text.strip())
         self._changed()
 
-    def _onDoubtMoved(self, *_args) -> None:
+    def _onSliderMoved(self, *_args) -> None:
         if self._session and not self._timer.active:
             self._timer.start()
 
