@@ -391,7 +391,7 @@ def _check_provenance(folder: Path, run: PlannedRun, found: Any, expected: Mappi
     except (TypeError, AttributeError):
         raise SettingsError(f"{kept} does not say what it was made from; {remedy}.") from None
     differences = [
-        f"{key} {theirs.get(key, 'not given')} in place of {ours.get(key, 'none')}"
+        f"{key} {theirs.get(key, 'not given')} instead of {ours.get(key, 'none')}"
         for key in sorted(theirs.keys() | ours.keys())
         if theirs.get(key) != ours.get(key)
     ]

@@ -261,20 +261,20 @@ def test_scores_older_than_an_option_had_it_at_its_default(tmp_path):
     summary.write_text(json.dumps(content))
     assert kept_scores(config, planned_runs(config))
     config["models"]["mob"]["temperature_scaling"] = True
-    with pytest.raises(SettingsError, match=r"finetune\.temperature_scaling False in place of True"):
+    with pytest.raises(SettingsError, match=r"finetune\.temperature_scaling False instead of True"):
         kept_scores(config, planned_runs(config))
 
 
 STALE = {
-    "longer training": ({"train": {"epochs": 4}}, "train.epochs 3 in place of 4"),
+    "longer training": ({"train": {"epochs": 4}}, "train.epochs 3 instead of 4"),
     "another loss": (
         {"models": {"diagonal": {"covariance": "diagonal", "kl_weight": 0.1}}},
-        "finetune.kl_weight 0.0005 in place of 0.1",
+        "finetune.kl_weight 0.0005 instead of 0.1",
     ),
-    "other data": ({"phantom": {"cases": 6}}, "data.phantom.cases 5 in place of 6"),
-    "another organ": ({"datasets": {"Pancreas": {"id": 1, "organ": "liver"}}}, "data.organ pancreas in place of liver"),
-    "another split": ({"split": {"validation": 2, "test": 1}}, "split.validation 1 in place of 2"),
-    "another network": ({"preset": "large"}, "preset small in place of large"),
+    "other data": ({"phantom": {"cases": 6}}, "data.phantom.cases 5 instead of 6"),
+    "another organ": ({"datasets": {"Pancreas": {"id": 1, "organ": "liver"}}}, "data.organ pancreas instead of liver"),
+    "another split": ({"split": {"validation": 2, "test": 1}}, "split.validation 1 instead of 2"),
+    "another network": ({"preset": "large"}, "preset small instead of large"),
 }
 
 

@@ -21,7 +21,7 @@ class Curve:
 
     Attributes:
         x: Mean over the seeds that have the point.
-        mean: Of y, likewise.
+        mean: Mean of y over the same seeds.
         deviation: Standard deviation of y (n - 1); NaN with fewer than two seeds.
         count: Voxels behind each point, mean over all seeds; None where it is not about voxels.
     """

@@ -54,8 +54,8 @@ class Section:
         title: Which model.
         dice: Of the whole case.
         truth, labels: Label maps (rows, columns).
-        probability: Of any foreground, likewise.
-        variance: The largest over the foreground classes, likewise; None: the model has no covariance, and what would
+        probability: Of any foreground, the same shape.
+        variance: Maximum over the foreground classes, the same shape; None: the model has no covariance, and what would
             be drawn is where its tiles disagree.
     """
 

@@ -140,7 +140,7 @@ def read_classes(path: Path, values: Values) -> sitk.Image:
 
     Args:
         path: The file.
-        values: The lists; None: class 1 is wherever it is not 0.
+        values: The lists; None: class 1 is where it is not 0.
 
     Raises:
         ImageError: It is damaged, or not a volume.

@@ -43,7 +43,7 @@ class Run:
     Attributes:
         description: What was scored, as `naming.describe_run` returns it.
         pooled: Scores over the voxels of all cases together by name, `volume.nll`; numbers, or lists of them.
-        cases: Scores of each case, likewise, and its `subject`.
+        cases: Scores of each case in the same form, and its `subject`.
     """
 
     description: dict[str, Any]

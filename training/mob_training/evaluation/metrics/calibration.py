@@ -43,7 +43,7 @@ class Calibration:
 
         Args:
             probability: Of the foreground class, in [0, 1], any shape.
-            truth: Mask of that class, likewise.
+            truth: Mask of that class, the same shape.
             bins: n.
         """
         p, y = np.asarray(probability, np.float64).ravel(), np.asarray(truth, bool).ravel()

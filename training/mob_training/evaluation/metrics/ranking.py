@@ -37,7 +37,7 @@ class ErrorRanking:
 
         Args:
             uncertainty: Of any shape, not negative; compared in single precision.
-            error: Where the label is wrong, likewise.
+            error: Where the label is wrong, the same shape.
         """
         values = np.maximum(np.asarray(uncertainty, np.float32), np.float32(0)).ravel()  # -0.0 becomes 0.0
         keys = (values.view(np.uint32) << np.uint32(1)) | np.asarray(error, bool).ravel()

@@ -36,8 +36,8 @@ def probability_error(predicted: np.ndarray, true: np.ndarray, mask: np.ndarray 
 
     Args:
         predicted: Any shape.
-        true: The raters' probability, likewise.
-        mask: Which voxels count, likewise; None: all.
+        true: The raters' probability, the same shape.
+        mask: Which voxels count, the same shape; None: all.
 
     Returns:
         `mae` (mean of |p - q|), `rmse` and `bias` (mean of p - q); NaN without a voxel.
