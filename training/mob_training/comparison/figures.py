@@ -259,7 +259,7 @@ def _legend(figure: Figure, lines: Mapping[str, Any]) -> None:
 def _save(figure: Figure, path: Path) -> None:
     """Save a small PNG: lines and text need few colours."""
     file = io.BytesIO()
-    figure.savefig(file, dpi=80)
-    picture = Image.open(file).convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE, 2, dither=Image.Dither.NONE)
+    figure.savefig(file, dpi=75)
+    picture = Image.open(file).convert("RGB").quantize(48, Image.Quantize.MAXCOVERAGE, 2, dither=Image.Dither.NONE)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, optimize=True)

@@ -159,7 +159,8 @@ def write_runs(runs: Sequence[Run], folder: Path) -> None:
     cases = [_key(run) | {"case": case} | scores for run in runs for case, scores in run.cases.items()]
     _write(_table(cases), folder / CASES)
     _write(_table([_key(run) | run.pooled for run in runs]), folder / POOLED)
-    write_json({"runs": [run.description for run in runs]}, folder / SUMMARY)
+    described = ",\n".join(json.dumps(rounded(run.description)) for run in runs)
+    _write(f'{{"runs": [\n{described}\n]}}\n'.encode(), folder / SUMMARY)
 
 
 def write_json(content: Any, path: Path) -> None:
