@@ -1,3 +1,5 @@
+"""The scripted module, as Slicer loads it; what it does lies in the library."""
+
 import runpy
 import sys
 from functools import partial

@@ -204,9 +204,8 @@ def is_done(
             "regions": record["regions"]["settings"],
             "model": record["model"]["digest"],
         }
-        return found == json.loads(json.dumps(wanted, default=str)) and record["input"]["sha256"] == digest(
-            source, series
-        )
+        same = found == json.loads(json.dumps(wanted, default=str))
+        return same and bool(record["input"]["sha256"] == digest(source, series))
     except (OSError, ValueError, KeyError, TypeError):  # of another version, damaged or altered
         return False
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 import MoBUncertaintyLib
+from MoBUncertaintyLib.cli import console
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,8 +42,6 @@ def main(
 ) -> None:
     """Set the options of the program itself."""
     if debug:
-        from MoBUncertaintyLib.cli import console
-
         console.debug = True
 
 
@@ -123,8 +122,6 @@ def predict(
     In a folder, each entry is predicted or reported with what is wrong with it, and the rest goes on; the exit code is
     then 2. Entries with the same results already are left as they are.
     """
-    from MoBUncertaintyLib.cli import console
-
     with console.reporting(steps=True) as cancelled:
         from MoBUncertaintyLib.images.inputs import case_folders, list_inputs
         from MoBUncertaintyLib.inference.predictor import Predictor
@@ -205,8 +202,6 @@ def review(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier review.")] = False,
 ) -> None:
     """Apply a reader's decisions to the doubtful regions: corrected segmentation and report."""
-    from MoBUncertaintyLib.cli import console
-
     with console.reporting():
         from MoBUncertaintyLib.pipeline import review_case
 
@@ -238,8 +233,6 @@ def verify(
     ] = None,
 ) -> None:
     """Verify that a review is as it was written and, with --trusted, who signed it."""
-    from MoBUncertaintyLib.cli import console
-
     with console.reporting():
         from MoBUncertaintyLib.output import signing
 
@@ -254,8 +247,6 @@ def demo(
     scene: Scene = True,
 ) -> None:
     """Predict the phantom CT that is shipped and compare with its truth, which the model has never seen."""
-    from MoBUncertaintyLib.cli import console
-
     with console.reporting(steps=True) as cancelled:
         from MoBUncertaintyLib.output.results_folder import FOLDER
         from MoBUncertaintyLib.pipeline import run_demo
@@ -274,8 +265,6 @@ def inspect(
     ],
 ) -> None:
     """Verify a model and show what it is, how it was trained and how it scored."""
-    from MoBUncertaintyLib.cli import console
-
     with console.reporting():
         from MoBUncertaintyLib.model.folder import find_model
         from MoBUncertaintyLib.network.backbone import verify
@@ -309,8 +298,6 @@ def export(
     half: Annotated[bool, typer.Option("--half", help="Store the weights as float16: half the size.")] = False,
 ) -> None:
     """Make a model folder from an nnU-Net training folder, stock or fine-tuned by mob-training."""
-    from MoBUncertaintyLib.cli import console
-
     with console.reporting():
         from MoBUncertaintyLib.model.files import read_json
         from MoBUncertaintyLib.network.export import export as export_model
@@ -361,8 +348,6 @@ def benchmark(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: what torch chooses.")] = None,
 ) -> None:
     """Measure speed, memory and accuracy beside stock nnU-Net, and write tables and plots. From a checkout only."""
-    from MoBUncertaintyLib.cli import console
-
     with console.reporting(steps=True) as cancelled:
         _find_benchmarks()
         from inference.run import run

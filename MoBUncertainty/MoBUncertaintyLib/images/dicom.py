@@ -273,10 +273,7 @@ def _values(path: Path, dataset: Dataset, count: int) -> np.ndarray:
 
         image = highdicom.Image.from_dataset(dataset, copy=False)
         values = image.get_frames(
-            dtype=np.float32,
-            apply_real_world_transform=False,
-            apply_presentation_lut=False,
-            apply_voi_transform=False,
+            dtype=np.float32, apply_real_world_transform=False, apply_presentation_lut=False, apply_voi_transform=False
         )
     else:
         values = apply_modality_lut(dataset.pixel_array, dataset)[None]

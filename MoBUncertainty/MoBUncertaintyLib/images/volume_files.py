@@ -9,13 +9,11 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.files.input_files import BoundedReader
-
-if TYPE_CHECKING:
-    from MoBUncertaintyLib.images.volume_headers import VolumeHeader, Voxels
+from MoBUncertaintyLib.images.volume_headers import VolumeHeader, Voxels
 
 _CHUNK = 1 << 22
 # Up to this many bytes after uncompressed voxels, if fewer than a slice, are ignored with a warning. More of them, or

@@ -222,12 +222,7 @@ def _unknown_place(path: Path, reason: str) -> str:
 # --- NRRD ------------------------------------------------------------------------------------------------------------
 
 _SIZES = {"char": 1, "int8": 1, "short": 2, "int16": 2, "int": 4, "int32": 4, "longlong": 8, "int64": 8}
-_NRRD_BYTES = {
-    **_SIZES,
-    **{"u" + name: size for name, size in _SIZES.items()},
-    "float": 4,
-    "double": 8,
-}
+_NRRD_BYTES = {**_SIZES, **{"u" + name: size for name, size in _SIZES.items()}, "float": 4, "double": 8}
 _NRRD_PACKINGS = {"raw": "raw", "gz": "gzip", "gzip": "gzip"}
 _PATIENT_SPACES = ("ras", "las", "lps", "right-anterior-superior", "left-anterior-superior", "left-posterior-superior")
 

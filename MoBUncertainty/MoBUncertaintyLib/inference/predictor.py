@@ -7,11 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk
-from torch import Tensor
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import Cancelled, SettingsError, reporting_out_of_memory
@@ -28,6 +26,10 @@ from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork, load_network, load_weights
 from MoBUncertaintyLib.network.moments import DEFAULT_SAMPLES
 from MoBUncertaintyLib.prediction import Precision, Prediction, PredictionSettings, Progress, Tiling
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+    from torch import Tensor
 
 STEP = 2.0**-17
 """Between two probabilities, or variances, that are given; exact in float32 up to 64, so that nothing but the rounding
@@ -125,11 +127,11 @@ class Predictor:
         clock.step("preprocess", 1, 1)
         window = self._window()
         loaders = [lambda fold=fold: self._load(fold) for fold in self.folds]
-        probability, variance = window.run(
+        results = window.run(
             case.data, self._preprocessor.patch, loaders, lambda done, total: clock.step("network", done, total)
         )
         clock.step("resample", 0, 1)
-        segmentation, probability, variance = _fill(case, probability, variance, exact)
+        segmentation, probability, variance = _fill(case, *results, exact)
         clock.step("resample", 1, 1)
         return Prediction(
             segmentation,
@@ -169,6 +171,7 @@ class Predictor:
         )
 
     def _load(self, fold: Fold) -> None:
+        assert self._network is not None
         if fold != self._loaded:
             load_weights(self._network, self.model, fold)
             self._loaded = fold
@@ -250,7 +253,7 @@ def _fill(case: Case, probability: Tensor, variance: Tensor, exact: bool) -> tup
             v_views[c][i] = v[c]
             labels[i][p[c] > best] = c + 1
             np.maximum(best, p[c], out=best)
-    return segmentation, *maps
+    return segmentation, maps[0], maps[1]
 
 
 def rounded(array: np.ndarray) -> np.ndarray:

@@ -19,10 +19,10 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
 from scipy import ndimage
 from torch.nn.functional import interpolate
 
+from MoBUncertaintyLib.geometry import Box
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from MoBUncertaintyLib.geometry import Box
 
 CUBIC = {"is_seg": False, "order": 3, "order_z": 0}
 """Options of nnU-Net's function, its defaults for images, for which `resample` replaces it."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,15 +15,13 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor
 
 from MoBUncertaintyLib.errors import NOT_ENOUGH_MEMORY, ModelError, SettingsError, is_out_of_memory
+from MoBUncertaintyLib.geometry import Box
 from MoBUncertaintyLib.inference.devices import autocast, autocast_dtype
 from MoBUncertaintyLib.inference.tiles import Accumulator, TileGrid
+from MoBUncertaintyLib.network.backbone import StochasticNetwork
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.moments import Moments, moments
 from MoBUncertaintyLib.prediction import Precision, Tiling
-
-if TYPE_CHECKING:
-    from MoBUncertaintyLib.geometry import Box
-    from MoBUncertaintyLib.network.backbone import StochasticNetwork
 
 T = TypeVar("T")
 CPU = torch.device("cpu")

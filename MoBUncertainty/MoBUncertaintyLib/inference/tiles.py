@@ -12,17 +12,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from torch import Tensor
 
+from MoBUncertaintyLib.geometry import Box
 from MoBUncertaintyLib.network.moments import Moments
-
-if TYPE_CHECKING:
-    from MoBUncertaintyLib.geometry import Box
 
 SIGMA = 1 / 8  # of the tile's size
 

@@ -27,6 +27,12 @@ _KINDS = {str: "text", int: "a whole number", float: "a number", list: "a list",
 _KINDS |= {type(None): "null"}
 
 
+_CARD: dict[str, Any] = {"schema_version": int, "orientation": (str, type(None))}
+_CARD |= dict.fromkeys(("name", "task", "configuration", "licence"), str)
+_CARD |= dict.fromkeys(("labels", "spacing", "mirror_axes"), list)
+_CARD |= dict.fromkeys(("covariance", "training", "scores", "regions", "files"), dict)
+
+
 @dataclass(frozen=True)
 class Label:
     """A foreground class.
@@ -190,24 +196,7 @@ def card_from_json(data: dict[str, Any], where: str) -> ModelCard:
 
 
 def _parse(data: dict[str, Any]) -> ModelCard:
-    fields = _fields(
-        {"regions": {}} | data,  # cards that state none have those of abdominal organs
-        "it",
-        schema_version=int,
-        name=str,
-        task=str,
-        labels=list,
-        covariance=dict,
-        configuration=str,
-        orientation=(str, type(None)),
-        spacing=list,
-        mirror_axes=list,
-        training=dict,
-        scores=dict,
-        licence=str,
-        regions=dict,
-        files=dict,
-    )
+    fields = _fields({"regions": {}} | data, "it", **_CARD)  # cards that state none have those of abdominal organs
     fields["labels"] = tuple(map(Label.from_json, fields["labels"]))
     fields["spacing"] = tuple(float(step) if _is(step, int) else step for step in fields["spacing"])
     fields["mirror_axes"] = tuple(fields["mirror_axes"])

@@ -42,13 +42,6 @@ NETWORK_LIMITS = {
 }
 WEIGHTS_LIMIT = 2e9  # by the same estimate, residual encoder L has 2e8
 REQUIRED_SIZES = ("n_stages", "features_per_stage", "kernel_sizes", "strides")
-OPTIONAL_SIZES = {
-    "n_blocks_per_stage",
-    "n_conv_per_stage",
-    "n_conv_per_stage_decoder",
-    "bottleneck_channels",
-    "stem_channels",
-}
 # Names of the sizes before nnU-Net 2.4; features double from a base up to the number given here.
 OLD_SIZES = {
     "features_per_stage": "unet_max_num_features",
@@ -310,7 +303,7 @@ def _check_arguments(holder: dict[str, Any], what: str, known: dict[str, Callabl
 def _check_sizes(arguments: dict[str, Any], limits: dict[str, int]) -> None:
     for name, limit in limits.items():
         for value in _leaves(arguments.get(name)):
-            absent = value is None and name in OPTIONAL_SIZES
+            absent = value is None and name not in REQUIRED_SIZES
             if not absent and not (_is_whole(value) and 1 <= value <= limit):
                 raise _unusable(f"'{name}' of the network must be whole numbers from 1 to {limit}")
 

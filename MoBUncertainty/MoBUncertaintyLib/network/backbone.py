@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.model.card import Fold
+from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from MoBUncertaintyLib.model.folder import Model, load_model
 from MoBUncertaintyLib.model.plans import check_plans
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.heads import build_head, project
-
-if TYPE_CHECKING:
-    from MoBUncertaintyLib.model.card import Fold
-    from MoBUncertaintyLib.model.covariance import CovarianceSpec
 
 
 class MeanLayer(nn.Conv3d):

@@ -15,14 +15,13 @@ from MoBUncertaintyLib.files.integrity import file_digest
 from MoBUncertaintyLib.files.names import is_unicode, printable
 from MoBUncertaintyLib.files.publishing import absolute, reserve
 from MoBUncertaintyLib.model import archive
+from MoBUncertaintyLib.model.card import Fold, ModelCard
 from MoBUncertaintyLib.model.folder import Model, load_folder, load_model
 from MoBUncertaintyLib.model.nnunet import is_training_folder
 from MoBUncertaintyLib.model.weights import write_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from MoBUncertaintyLib.model.card import Fold, ModelCard
 
 # Lists of training files name patients and machines; inference does not need them.
 PRIVATE_DATASET_KEYS = ("dataset", "training", "validation", "test")
@@ -67,20 +66,10 @@ def export(
             "choose the folder that holds them."
         )
     model = load_model(training_folder, checkpoint, folds)
-    stated: dict[str, Any] = {
-        "name": name,
-        "task": task,
-        "licence": licence,
-        "scores": scores,
-        "regions": regions,
-        "orientation": orientation,
-    }
+    stated: dict[str, Any] = {"name": name, "task": task, "licence": licence, "scores": scores, "regions": regions}
+    stated |= {"orientation": orientation, "training": model.card.training | (training or {})}
     try:
-        card = replace(
-            model.card,
-            training=model.card.training | (training or {}),
-            **{key: value for key, value in stated.items() if value is not None},
-        )
+        card = replace(model.card, **{key: value for key, value in stated.items() if value is not None})
     except ValueError as error:
         raise ModelError(f"The model cannot be exported: {error}.") from error
     from MoBUncertaintyLib.network.backbone import fitting_weights, planned_network

@@ -63,7 +63,8 @@ def write_prediction(prediction: Prediction, regions: Regions, save: Callable[[s
         "provenance": prediction.provenance | {"warnings": prediction.warnings},
         "seconds": prediction.timings,
     }
-    return maps | json.loads(json.dumps(kept))  # tuples become lists, as they do on their way
+    plain: Fields = json.loads(json.dumps(kept))
+    return maps | plain  # tuples become lists, as they do on their way
 
 
 def read_prediction(

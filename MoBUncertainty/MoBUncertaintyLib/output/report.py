@@ -14,10 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import OutputError
@@ -30,6 +29,9 @@ from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 SCHEMA = "mob-uncertainty report"
 SCHEMA_VERSION = 2

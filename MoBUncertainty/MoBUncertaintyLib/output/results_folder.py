@@ -122,9 +122,9 @@ def write_results(
         OutputError: The folder cannot be written; nothing of it is left, and older results are as they were.
     """
     check_template()
-    reserved = isinstance(folder, FolderInProgress)
+    reserve = nullcontext(folder) if isinstance(folder, FolderInProgress) else FOLDER.reserve(folder, overwrite)
     name = printable(volume_stem(source)) if source else "CT"
-    with nullcontext(folder) if reserved else FOLDER.reserve(folder, overwrite) as place, place.writing() as partial:
+    with reserve as place, place.writing() as partial:
         _write_volumes(partial, prediction)
         _write_nifti(image_on(prediction.grid, regions.whole_map()), partial / "regions.nii.gz")
         write_csv(regions, partial / "regions.csv")
@@ -168,11 +168,11 @@ def read_results(folder: str | Path) -> Results:
         table = read_table(folder / "regions.csv")
         size = record["input"]["size"]
         segmentation, grid = _read_labels(folder / "segmentation.nii.gz", size, [label.value for label in labels])
-        region_map, _ = _read_labels(folder / "regions.nii.gz", size, [row["number"] for row in table])
-        maps = [[_read_map(path, size) for path in _map_files(folder, kind, labels)] for kind in MAPS]
+        region_map, _ = _read_labels(folder / "regions.nii.gz", size, [int(row["number"]) for row in table])
+        p, v = ([_read_map(path, size) for path in _map_files(folder, kind, labels)] for kind in MAPS)
     except (OSError, RuntimeError, ValueError) as error:
         raise OutputError(f"The results in {folder} are damaged ({error}); predict again.") from error
-    prediction = Prediction(segmentation, *maps, grid, labels, record, record["warnings"], record.get("timings_s", {}))
+    prediction = Prediction(segmentation, p, v, grid, labels, record, record["warnings"], record.get("timings_s", {}))
     return Results(prediction, region_map, table)
 
 
@@ -233,13 +233,13 @@ def _write_nifti(image: sitk.Image, path: Path) -> None:
 def _is_complete(path: Path) -> bool:
     """Whether a .nii.gz file ends as it should: the last thing of a gzip file is its unpacked length (modulo 2^32)."""
     try:
-        voxels = nibabel.load(path).dataobj
+        voxels: Any = nibabel.load(path).dataobj  # type: ignore[attr-defined]
         with path.open("rb") as file:
             file.seek(-4, os.SEEK_END)
             unpacked = int.from_bytes(file.read(), "little")
     except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError):
         return False
-    return unpacked == (voxels.offset + math.prod(voxels.shape) * voxels.dtype.itemsize) % 2**32
+    return bool(unpacked == (voxels.offset + math.prod(voxels.shape) * voxels.dtype.itemsize) % 2**32)
 
 
 def _disk_error(path: Path) -> OSError:

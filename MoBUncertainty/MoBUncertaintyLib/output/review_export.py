@@ -133,7 +133,7 @@ def write_export(
             if progress:
                 progress(_WORDS[kind], done / len(wanted))
             if kind in (Format.DICOM_SEG, Format.PARAMETRIC_MAP):
-                _write_dicom(kind, partial, folder, case, corrected, dicom_files, problems)
+                _write_dicom(kind, partial, folder, case, corrected, dicom_files or (), problems)
             elif kind in (Format.SEGMENTATION, Format.NIFTI):
                 _write_segmentation(kind, partial, folder, case, corrected)
         # Last, so that the report lists the warnings, and its record all other files.

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from reprlib import repr as short  # what others wrote may be long
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ImageError, ReviewError
 from MoBUncertaintyLib.files.integrity import IntegrityError, check_manifest, check_seal, is_plain_name
@@ -36,6 +35,9 @@ from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.record import SCHEMA, SCHEMA_VERSION
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 BY_HAND = 1
 """Version of the schema for who writes a decisions file: what was found and drawn is not in it."""
@@ -82,7 +84,7 @@ def read_decisions(path: str | Path) -> Decisions:
     """
     path = Path(path)
     try:
-        data = read_object(path)
+        data: Any = read_object(path)
         if data.get("schema") == REPORT_SCHEMA:
             check_record(data, path)
             data = data.get("review")
@@ -157,9 +159,9 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
         return review
     by_rank = {region.region.rank: region for region in review.regions}
     for entry in decisions.entries:
-        what, region = f"region {entry.rank}", by_rank.get(entry.rank)
-        _require(region is not None, path, f"it decides {what}, but there are {len(by_rank)} regions")
-        place = entry.centroid_ras
+        what = f"region {entry.rank}"
+        _require(entry.rank in by_rank, path, f"it decides {what}, but there are {len(by_rank)} regions")
+        region, place = by_rank[entry.rank], entry.centroid_ras
         moved = place is not None and np.linalg.norm(np.subtract(place, region.region.centroid_ras)) > _SAME_PLACE_MM
         _require(not moved, path, f"its {what} lies elsewhere; use the {RECORD} of the export as it was written")
         _require(
@@ -167,7 +169,7 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
             path,
             f"{what} was edited, and only the {RECORD} of an export, as it was written, holds what was drawn",
         )
-        organ = names.get(entry.organ, entry.organ)
+        organ: Any = names.get(entry.organ, entry.organ) if isinstance(entry.organ, str) else entry.organ
         _require(
             organ is None or organ in names.values(),
             path,
@@ -201,8 +203,8 @@ def find_ct(prediction: Prediction, ct: str | Path | None = None) -> tuple[sitk.
     if given.get("sha256") and read.sha256 != given["sha256"]:
         raise ImageError(f"{path} is not the CT these results were made from (its SHA-256 differs); choose with --ct.")
     image = read.image
-    matrices = [grid.matrix() for grid in (grid_of(image), prediction.grid)]
-    if image.GetSize()[::-1] != prediction.shape or not np.allclose(*matrices, atol=1e-2):
+    ours, theirs = grid_of(image).matrix(), prediction.grid.matrix()
+    if image.GetSize()[::-1] != prediction.shape or not np.allclose(ours, theirs, atol=1e-2):
         raise ImageError(f"{path} has other voxels than the results; choose the CT they were made from with --ct.")
     return image, list(read.files) if read.is_dicom else None
 
@@ -238,7 +240,7 @@ def _centroid(region: Any, path: Path, where: str) -> tuple[float, float, float]
 def _signer(signature: Any, path: Path) -> tuple[str, datetime | None] | None:
     if signature is None:
         return None
-    name = signature.get("name") if isinstance(signature, dict) else None
+    name: Any = signature.get("name") if isinstance(signature, dict) else None
     _require(isinstance(name, str) and bool(name.strip()), path, "its signature has no name")
     time = signature.get("time")
     try:

@@ -88,7 +88,7 @@ def _segmentation_fields(shape: Sequence[int], grid: Grid) -> dict[str, str]:
 
 
 def _segment_fields(segmentation: np.ndarray, labels: Sequence[Label], status: str | None) -> dict[str, str]:
-    fields = {}
+    fields: dict[str, str] = {}
     boxes = find_objects(segmentation, max_label=255)
     for index, label in enumerate(labels):
         tags = {"Segmentation.Status": status, "TerminologyEntry": terminology_entry(label.terminology)}

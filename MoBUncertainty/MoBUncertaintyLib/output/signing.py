@@ -161,7 +161,7 @@ def verify(folder: str | Path, trusted: Mapping[str, str] | None = None) -> Veri
         if record.get("schema") != REPORT_SCHEMA:
             raise IntegrityError(f"{RECORD} is not an export's")
         check_seal(record)
-        files = record.get("files")
+        files: Any = record.get("files")
         if files != {}:
             check_manifest(folder, files)
         names = {path.name for path in folder.iterdir()}

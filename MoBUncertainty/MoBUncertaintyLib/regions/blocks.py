@@ -6,7 +6,7 @@ Uncertainty is judged over millimetres, so that finer voxels cost time and tell 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property, reduce
 
 import numpy as np
@@ -40,21 +40,22 @@ class BlockGrid:
     @cached_property
     def voxels(self) -> np.ndarray:
         """Number of voxels in each block, float32."""
-        return reduce(np.multiply.outer, [np.diff(edges).astype(np.float32) for edges in self._edges])
+        z, y, x = (np.diff(edges).astype(np.float32) for edges in self._edges)
+        return np.asarray(np.multiply.outer(np.multiply.outer(z, y), x))
 
     def layers(self) -> Iterator[tuple[int, Box]]:
         """Iterate over layers of blocks along z, by its number and the box of its voxels."""
         for layer, (first, end) in enumerate(zip(self._edges[0][:-1], self._edges[0][1:], strict=True)):
             yield layer, (slice(first, end), *self._box[1:])
 
-    def merge(self, voxels: np.ndarray, operation: Callable = np.add) -> np.ndarray:
+    def merge(self, voxels: np.ndarray, operation: np.ufunc = np.add) -> np.ndarray:
         """Compute the sum (or another operation on positive numbers) over each block of one layer, (Y, X).
 
         Args:
             voxels: The voxels of the layer, as `layers` cuts them.
             operation: A ufunc of two arguments, to which a missing voxel counts as 0.
         """
-        merged = reduce(operation, voxels)
+        merged: np.ndarray = reduce(operation, voxels)
         for axis, factor in ((0, self.factors[1]), (1, self.factors[2])):
             missing = -merged.shape[axis] % factor
             if missing:

@@ -138,7 +138,7 @@ class RegionFinder:
         return (settings.measure, settings.window_mm) == (own.measure, own.window_mm)
 
     def prepare(self) -> Iterator[None]:
-        """Do what takes long, once, in steps between which a user interface can answer."""
+        """Map the uncertainty, once, in steps between which a user interface can answer."""
         if self._map is None:
             found = yield from map_uncertainty(self._prediction, self._settings.measure, self._settings.window_mm)
             self._organs = organ_frames(self._prediction.segmentation, self._prediction.grid)
@@ -155,16 +155,17 @@ class RegionFinder:
         for _step in self.prepare():
             pass
         found = self._map
+        assert found is not None
         spacing = found.blocks.spacing
         usual = np.maximum(settings.excess * found.typical, found.typical + settings.depth_mm * settings.level)
         doubtful = (found.uncertainty > settings.level) & (found.thickness > usual)
         near = bounding_box(shadows(doubtful), np.ceil(settings.grow_mm / spacing))
-        pieces = self._pieces(doubtful[near], near, settings)
+        pieces = _pieces(found, doubtful[near], near, settings)
         described = []
         for piece, box in enumerate(ndimage.find_objects(pieces), start=1):
             if box:
                 mask, where = pieces[box] == piece, nested(near, box)
-                described.append((self._describe(mask, where), mask, where))
+                described.append((self._describe(found, mask, where), mask, where))
         described.sort(key=lambda each: (-each[0]["expected_error_mm3"], each[0]["centroid_ras"]))
         described = described[: settings.max_regions]
         places = [found.blocks.expand(where, mask) for _, mask, where in described]
@@ -175,20 +176,8 @@ class RegionFinder:
         regions = tuple(Region(rank=n, number=n, **what) for n, (what, _, _) in enumerate(described, start=1))
         return Regions(regions, numbers, box, self._prediction.shape, settings)
 
-    def _pieces(self, doubtful: np.ndarray, near: Box, settings: RegionSettings) -> np.ndarray:
-        """Number the pieces from 1 (some may be missing), in no particular order, inside the box `near`."""
-        spacing = self._map.blocks.spacing
-        smallest = settings.minimum_mm3 / spacing.prod()
-        doubtful = _drop_small(ndimage.label(doubtful, CONNECTIVITY)[0], doubtful, smallest) > 0
-        grown = grow(doubtful, spacing, settings.grow_mm)
-        # A little weight everywhere: where no error is expected, the voxels still have a middle.
-        weight = self._map.expected_error[near] + 0.01
-        pieces = compact_pieces(grown, weight, spacing, settings.length_mm)
-        return _drop_small(pieces, doubtful, smallest)
-
-    def _describe(self, mask: np.ndarray, box: Box) -> dict[str, Any]:
+    def _describe(self, found: UncertaintyMap, mask: np.ndarray, box: Box) -> dict[str, Any]:
         """Describe a region by all fields of `Region` but rank and number; `mask` fills `box`, a box of blocks."""
-        found = self._map
         index = np.argwhere(mask)
         voxels = found.blocks.voxels[box][mask].astype(float)
         voxel, total = found.grid.voxel_mm3, voxels.sum()
@@ -208,6 +197,18 @@ class RegionFinder:
             "extent_mm": diameter(index, found.blocks.spacing),
             "location": location_in(centroid, found.segmentation[box][mask], self._organs),
         }
+
+
+def _pieces(found: UncertaintyMap, doubtful: np.ndarray, near: Box, settings: RegionSettings) -> np.ndarray:
+    """Separate the pieces inside the box `near`; numbered from 1 (some may be missing), in no particular order."""
+    spacing = found.blocks.spacing
+    smallest = settings.minimum_mm3 / spacing.prod()
+    doubtful = _drop_small(ndimage.label(doubtful, CONNECTIVITY)[0], doubtful, smallest) > 0
+    grown = grow(doubtful, spacing, settings.grow_mm)
+    # A little weight everywhere: where no error is expected, the voxels still have a middle.
+    weight = found.expected_error[near] + 0.01
+    pieces = compact_pieces(grown, weight, spacing, settings.length_mm)
+    return _drop_small(pieces, doubtful, smallest)
 
 
 COLUMNS = (

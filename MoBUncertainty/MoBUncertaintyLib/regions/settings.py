@@ -148,4 +148,5 @@ def check_stated(stated: Mapping[str, float]) -> None:
         if name not in STATED_BY_MODELS:
             known = ", ".join(STATED_BY_MODELS)
             raise SettingsError(f"Doubtful regions have no setting {name!r} of that kind; there are {known}.")
-    RegionSettings(**stated)
+    fields: dict[str, Any] = {**stated}
+    RegionSettings(**fields)

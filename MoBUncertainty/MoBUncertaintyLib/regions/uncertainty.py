@@ -140,11 +140,12 @@ def voxel_uncertainty(
         variance: Predictive variance, likewise.
     """
     if measure is Measure.VARIANCE:
-        return np.maximum.reduce(variance)
+        return np.asarray(np.maximum.reduce(variance))
     if measure is Measure.BERNOULLI:
-        return np.maximum.reduce([p * (1 - p) for p in probability])
+        return np.asarray(np.maximum.reduce([p * (1 - p) for p in probability]))
     background = np.clip(1 - sum(probability[1:], probability[0]), 0, 1)
-    return -sum(p * np.log(np.maximum(p, np.float32(1e-12))) for p in (*probability, background))  # 0 ln 0 is 0
+    terms = (p * np.log(np.maximum(p, np.float32(1e-12))) for p in (*probability, background))  # 0 ln 0 is 0
+    return np.asarray(-sum(terms))
 
 
 def _box_of_interest(probability: Sequence[np.ndarray], margin: np.ndarray) -> Box:
@@ -156,7 +157,7 @@ def _box_of_interest(probability: Sequence[np.ndarray], margin: np.ndarray) -> B
             likely = plane > NEGLIGIBLE
             slices[z] |= likely.any()
             shadow |= likely
-    return bounding_box([slices, shadow.any(axis=1), shadow.any(axis=0)], margin)
+    return bounding_box([slices, np.any(shadow, axis=1), np.any(shadow, axis=0)], margin.tolist())
 
 
 def _typical(thickness: np.ndarray, labels: np.ndarray, spacing: np.ndarray) -> np.ndarray:
@@ -168,7 +169,7 @@ def _typical(thickness: np.ndarray, labels: np.ndarray, spacing: np.ndarray) -> 
     for organ in organs:
         medians[organ] = _median_at_surface(thickness, labels == organ)
     nearest = ndimage.distance_transform_edt(labels == 0, spacing, return_distances=False, return_indices=True)
-    return medians[labels[tuple(nearest)]]
+    return np.asarray(medians[labels[tuple(nearest)]])
 
 
 def _median_at_surface(values: np.ndarray, labels: np.ndarray) -> float:

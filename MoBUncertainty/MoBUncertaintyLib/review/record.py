@@ -168,7 +168,9 @@ def _write_region(region: ReviewRegion) -> dict[str, Any]:
     }
 
 
-def _read_regions(entries: Sequence[Mapping[str, Any]], shape: tuple[int, ...], describe: Describe) -> tuple:
+def _read_regions(
+    entries: Sequence[Mapping[str, Any]], shape: tuple[int, ...], describe: Describe
+) -> tuple[ReviewRegion, ...]:
     boxes = [_read_box(entry, shape) for entry in entries]
     volume = sum(int(np.prod(shape_of(box))) for box in boxes)
     if volume > max(_LARGEST_BOXES, 8 * int(np.prod(shape))):

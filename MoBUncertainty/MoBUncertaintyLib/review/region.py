@@ -79,8 +79,9 @@ class ReviewRegion:
     def given(self) -> set[int]:
         """The labels that the verdict gives to voxels of the region."""
         if self.verdict is Verdict.EDIT:
+            assert self.edited is not None
             return set(np.unique(self.edited[self.mask]).tolist())
-        return {self.organ} if self.verdict is Verdict.INCLUDE else set()
+        return {self.organ or 0} if self.verdict is Verdict.INCLUDE else set()
 
     @cached_property
     def packed(self) -> dict[str, str | None]:

@@ -133,7 +133,7 @@ class Review:
                 there = labels[within(inner, box)]
                 own = within(inner, region.box)
                 mask = region.mask[own]
-                there[mask] = region.edited[own][mask] if region.verdict is Verdict.EDIT else region.organ or 0
+                there[mask] = region.organ or 0 if region.edited is None else region.edited[own][mask]
         return labels
 
     def listed(self) -> Regions:
@@ -351,7 +351,7 @@ class Review:
             volume_mm3=float(len(index) * grid.voxel_mm3),
             expected_error_mm3=region.expected_error_mm3 * float(len(index) / mask.sum()),
             inside_fraction=float((self.prediction.segmentation[box][free] > 0).mean()),
-            centroid_ras=tuple(float(c) for c in centroid),
+            centroid_ras=(float(centroid[0]), float(centroid[1]), float(centroid[2])),
             extent_mm=diameter(index, grid.spacing),
         )
 

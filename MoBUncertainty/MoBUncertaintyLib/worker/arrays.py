@@ -6,15 +6,17 @@ import errno
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.geometry import Grid
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.images.reader import check_geometry
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 
 def read_volume(volume: Mapping[str, Any]) -> tuple[sitk.Image, str]:
@@ -33,7 +35,7 @@ def read_volume(volume: Mapping[str, Any]) -> tuple[sitk.Image, str]:
     matrix = np.array(volume["ijk_to_ras"], dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
         grid = Grid.from_matrix(matrix)
-    check_geometry(grid.spacing[::-1], grid.origin, grid.rotation.ravel())
+    check_geometry(grid.spacing[::-1].tolist(), grid.origin.tolist(), grid.rotation.ravel().tolist())
     image = image_on(grid, array)
     digest = hashlib.sha256(np.ascontiguousarray(array).data)
     digest.update(matrix.tobytes())

@@ -99,7 +99,8 @@ def _settings(request: Fields) -> PredictionSettings:
 
     fields = request.get("settings") or {}
     try:
-        return PredictionSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        stated: Fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        return PredictionSettings(**stated)
     except (TypeError, ValueError) as error:
         raise ProtocolError(f"The request's settings are not understood ({error}).") from error
 
@@ -163,7 +164,7 @@ def export_review(request: Fields, report: Report) -> Fields:
     from MoBUncertaintyLib.worker.arrays import read_volume
 
     def load(name: str) -> np.ndarray:
-        return np.load(name, mmap_mode="r", allow_pickle=False)
+        return np.asarray(np.load(name, mmap_mode="r", allow_pickle=False))
 
     image, _ = read_volume(request["ct"])
     try:

@@ -6,10 +6,9 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -24,6 +23,9 @@ from mob_training.evaluation.score_files import Run
 from mob_training.evaluation.scoreboard import BOX_MARGIN_MM, DICE, ECE, NLL
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.regions.settings import MEASURE_NAMES, Measure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 KINDS = {"error": "of all error", "thick_error": "of the error thicker than one voxel"}
 COLOURS = {"variance": "#c2410c", "bernoulli": "#1d4ed8"}

@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
@@ -35,6 +34,9 @@ from MoBUncertaintyLib.output.pictures.planes import PLANES, Plane
 from MoBUncertaintyLib.output.pictures.style import CT_RANGE, brightest_variance
 from MoBUncertaintyLib.prediction import PredictionSettings
 from MoBUncertaintyLib.regions.settings import RegionSettings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLUMNS = ("truth and prediction", "errors", "probability of foreground", "predictive variance")
 ERRORS = {1: ("missed", "#d55e00"), 2: ("too much", "#56b4e9"), 3: ("another class", "#cc79a7")}

@@ -6,11 +6,14 @@ Positions are RAS in mm (x to the patient's right, y anterior, z superior), the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.interpolate import CubicSpline
 from scipy.spatial import cKDTree
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 FAR = 30.0  # mm; a tube's distance is not computed beyond this: nothing asks for more
 FloatArray = np.ndarray

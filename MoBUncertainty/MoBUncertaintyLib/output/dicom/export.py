@@ -10,7 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import highdicom
 import numpy as np
@@ -19,7 +19,6 @@ from highdicom.color import CIELabColor
 from highdicom.pm import ParametricMap, RealWorldValueMapping
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentDescription
 from highdicom.sr import CodedConcept
-from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from MoBUncertaintyLib import __version__
@@ -28,6 +27,9 @@ from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.dicom.series import DicomSeries, read_series
 from MoBUncertaintyLib.output.segment_nrrd import values_in
 from MoBUncertaintyLib.regions.settings import MAX_VARIANCE
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 MANUFACTURER = "MoB Uncertainty"
 SEG_SERIES_NUMBER, VARIANCE_SERIES_NUMBER = 9001, 9002  # after those of the scanner
@@ -157,6 +159,8 @@ def _describe_segment(
     number: int, label: Label, kind: SegmentAlgorithmTypeValues, model: Mapping[str, Any]
 ) -> SegmentDescription:
     category, structure, modifier = (_code(label.terminology.get(key)) for key in ("category", "type", "modifier"))
+    assert category is not None
+    assert structure is not None  # a label has both
     description = SegmentDescription(
         segment_number=number,
         segment_label=_line(label.name),

@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.valuerep import DSfloat
 
 from MoBUncertaintyLib.errors import ImageError, OutputError
 from MoBUncertaintyLib.files.input_files import BoundedReader, begins_as_dicom, check_regular
 from MoBUncertaintyLib.images.dicom import places_of
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 TOLERANCE = 0.1  # of the smallest side of a voxel: positions in files are rounded
 _ANGLE = 1e-3  # of a direction cosine

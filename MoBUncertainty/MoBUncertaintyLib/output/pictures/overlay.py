@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
@@ -24,6 +23,8 @@ from MoBUncertaintyLib.regions.uncertainty import uncertainty_in
 from MoBUncertaintyLib.review.region import masks
 
 if TYPE_CHECKING:
+    import SimpleITK as sitk
+
     from MoBUncertaintyLib.model.card import Label
     from MoBUncertaintyLib.prediction import Prediction
 
@@ -169,7 +170,7 @@ def _write_foot(
     if count > 1:
         which = "other doubtful regions" if count <= DRAWN_REGIONS else f"regions 2 to {DRAWN_REGIONS} of {count:,}"
         keys.append((which, REGION_COLOUR, 2))
-    left = _EDGE
+    left = float(_EDGE)
     for words, colour, width in keys:
         draw.line((left, top + 24, left + 30, top + 24), fill=tuple(colour), width=width)
         words = fitting(words, font(14), sheet.width - _EDGE - left - 38)
@@ -178,9 +179,9 @@ def _write_foot(
     low, high = scale.heat_ends
     words = f"{scale.measure_name}  {low}"
     draw.text((_EDGE, top + 54), words, _INK, font(14), anchor="lm")
-    left = round(_EDGE + draw.textlength(words, font(14)) + 8)
-    sheet.paste(Image.fromarray(np.repeat(heat_colours(180)[None], 14, axis=0)), (left, top + 47))
-    draw.text((left + 188, top + 54), high, _INK, font(14), anchor="lm")
+    start = round(_EDGE + draw.textlength(words, font(14)) + 8)
+    sheet.paste(Image.fromarray(np.repeat(heat_colours(180)[None], 14, axis=0)), (start, top + 47))
+    draw.text((start + 188, top + 54), high, _INK, font(14), anchor="lm")
     draw.text((sheet.width - _EDGE, top + 54), f"grey: {scale.window}", _QUIET, font(14), anchor="rm")
 
 

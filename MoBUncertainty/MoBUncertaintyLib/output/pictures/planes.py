@@ -84,7 +84,7 @@ def central_voxel(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """Find the voxel of a mask nearest to its centroid, which can lie outside of it; (z, y, x)."""
     voxels = np.argwhere(mask)
     distance = (((voxels - voxels.mean(axis=0)) * spacing) ** 2).sum(axis=1)
-    return voxels[np.argmin(distance)]
+    return np.asarray(voxels[np.argmin(distance)])
 
 
 class Camera:
@@ -144,7 +144,7 @@ class Camera:
             direction.ravel().tolist(),
             outside,
         )
-        return sitk.GetArrayFromImage(section)[0]
+        return np.asarray(sitk.GetArrayFromImage(section)[0])
 
 
 def _surroundings(image: sitk.Image, view: View) -> Box:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
-import SimpleITK as sitk
 from PIL import Image, ImageDraw, ImageFont
 
 from MoBUncertaintyLib.geometry import within
@@ -20,6 +20,9 @@ from MoBUncertaintyLib.output.pictures.style import REGION_COLOUR
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.uncertainty import uncertainty_in
 from MoBUncertaintyLib.review.region import ReviewRegion
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 CORRECTED_COLOUR = (255, 255, 255)
 """White: in no organ's colour, and light on every heat map. What is predicted has the organ's own colour."""
@@ -138,7 +141,7 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 def _distance(section: np.ndarray) -> np.ndarray:
     """Distance to the outline of an interpolated mask, pixels; right near the outline, large elsewhere."""
     rows, columns = np.gradient(section)
-    return np.abs(section - 0.5) / np.maximum(np.hypot(rows, columns), 1e-3)
+    return np.asarray(np.abs(section - 0.5) / np.maximum(np.hypot(rows, columns), 1e-3))
 
 
 def _blend(picture: np.ndarray, colour: np.ndarray | Colour, opacity: np.ndarray) -> None:
@@ -189,11 +192,15 @@ def _write_numbers(picture: Image.Image, numbered: Sequence[tuple[Outline, np.nd
         place = next((each for each, free in zip(places, room, strict=True) if free > 22), places[int(np.argmax(room))])
         taken.append(place)
         size = 12 + 2 * (outline.width > 2)
-        _write(draw, place.tolist(), outline.number, tuple(outline.colour), font(size, bold=True))
+        _write(draw, (float(place[0]), float(place[1])), outline.number, tuple(outline.colour), font(size, bold=True))
 
 
 def _write(
-    draw: ImageDraw.ImageDraw, place: Sequence[float], text: str, colour: str | Colour, letters: ImageFont.FreeTypeFont
+    draw: ImageDraw.ImageDraw,
+    place: tuple[float, float],
+    text: str,
+    colour: str | tuple[int, ...],
+    letters: ImageFont.FreeTypeFont,
 ) -> None:
     """Letters with a dark rim."""
-    draw.text(tuple(place), text, fill=colour, font=letters, anchor="mm", stroke_width=2, stroke_fill="black")
+    draw.text(place, text, fill=colour, font=letters, anchor="mm", stroke_width=2, stroke_fill="black")

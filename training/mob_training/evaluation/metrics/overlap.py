@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import ArrayLike
 
 from MoBUncertaintyLib.errors import InstallationError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
