@@ -266,13 +266,7 @@ def review_case(
     review_export.check_source(wanted, dicom_files)
     case = ReviewedCase(image, apply_decisions(found, read))
     exported = review_export.write_export(
-        case,
-        folder,
-        wanted,
-        dicom_files=dicom_files,
-        patient_fields=patient_fields,
-        overwrite=overwrite,
-        sign=sign,
+        case, folder, wanted, dicom_files=dicom_files, patient_fields=patient_fields, overwrite=overwrite, sign=sign
     )
     return case, exported
 
@@ -312,14 +306,7 @@ def run_demo(
         (folder / "demo.json").write_text(json.dumps(asdict(scores[0]), indent=2) + "\n", encoding="utf-8")
 
     result = run_case(
-        source,
-        output,
-        predictor,
-        scene=scene,
-        overwrite=own,
-        progress=progress,
-        cancelled=cancelled,
-        more=compare,
+        source, output, predictor, scene=scene, overwrite=own, progress=progress, cancelled=cancelled, more=compare
     )
     return result.summary, scores[0]
 

@@ -68,8 +68,7 @@ def predict(
         ),
     ],
     model: Annotated[
-        str,
-        typer.Option(help="Model folder or .zip, nnU-Net training folder, or the name of a model that is shipped."),
+        str, typer.Option(help="Model folder or .zip, nnU-Net training folder, or the name of a model that is shipped.")
     ],
     output: Annotated[Path, typer.Option(help="Results folder; for a folder of volumes, the folder that holds them.")],
     samples: Annotated[

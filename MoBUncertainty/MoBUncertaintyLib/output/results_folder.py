@@ -61,12 +61,7 @@ class Results:
 MAPS = ("probability", "variance")
 
 FOLDER = FolderKind(
-    noun="results",
-    one="results",
-    earlier="earlier results",
-    main="segmentation.nii.gz",
-    record=RECORD,
-    schema=SCHEMA,
+    noun="results", one="results", earlier="earlier results", main="segmentation.nii.gz", record=RECORD, schema=SCHEMA
 )
 """A folder with anything else in it than its record lists, a reader's review say, is never replaced."""
 

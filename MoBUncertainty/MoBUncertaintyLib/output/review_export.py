@@ -78,12 +78,7 @@ class Exported:
 
 
 FOLDER = FolderKind(
-    noun="review",
-    one="a review",
-    earlier="an earlier review",
-    main=SEGMENTATION,
-    record=RECORD,
-    schema=SCHEMA,
+    noun="review", one="a review", earlier="an earlier review", main=SEGMENTATION, record=RECORD, schema=SCHEMA
 )
 
 

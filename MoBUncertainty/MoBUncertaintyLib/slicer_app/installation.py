@@ -161,9 +161,7 @@ def _checkSlicer(requester: str) -> None:
     if version < OLDEST_SLICER:
         raise InstallationError(
             _("{requester} needs Slicer {oldest} or newer, and this is Slicer {version}; update Slicer.").format(
-                requester=requester,
-                oldest="{}.{}".format(*OLDEST_SLICER),
-                version="{}.{}".format(*version),
+                requester=requester, oldest="{}.{}".format(*OLDEST_SLICER), version="{}.{}".format(*version)
             )
         )
 

@@ -81,10 +81,7 @@ class ScoredCase:
         """Return the voxels of each of `PLACES`; None for the box if neither mask has any foreground."""
         organ = (self.segmentation > 0) | (self.truth > 0)
         margin = np.ceil(BOX_MARGIN_MM / self.spacing)
-        return {
-            "volume": (slice(None),) * 3,
-            "box": bounding_box(shadows(organ), margin) if organ.any() else None,
-        }
+        return {"volume": (slice(None),) * 3, "box": bounding_box(shadows(organ), margin) if organ.any() else None}
 
 
 @dataclass

@@ -67,14 +67,7 @@ BRIER, MCE = Metric("volume.brier", "Brier", digits=5), Metric("volume.mce", "MC
 GROUPS: dict[str, tuple[str, tuple[Metric, ...]]] = {
     "scores": (
         "Overlap and calibration, whole volume",
-        (
-            DICE,
-            Metric("nsd_2mm", "NSD at 2 mm", True, 2, 100.0),
-            NLL,
-            BRIER,
-            ECE,
-            MCE,
-        ),
+        (DICE, Metric("nsd_2mm", "NSD at 2 mm", True, 2, 100.0), NLL, BRIER, ECE, MCE),
     ),
     "box": (
         f"Calibration in the box of prediction and truth, {BOX_MARGIN_MM:g} mm wider",

@@ -28,14 +28,7 @@ TOLERANCE = 0.1  # of the smallest side of a voxel: positions in files are round
 _ANGLE = 1e-3  # of a direction cosine
 
 # A derived object repeats these.
-_NEEDED = (
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "FrameOfReferenceUID",
-    "Modality",
-)
+_NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality")
 # DICOM demands that these be there, empty if unknown; not all files have them.
 _MAY_BE_EMPTY = (
     "PatientID",
