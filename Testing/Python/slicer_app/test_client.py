@@ -162,6 +162,7 @@ def test_a_worker_that_fails_is_one_sentence_with_its_log(
     assert log in error[2]
     caller.until(lambda: gone(pid), SOON)
     caller.client._arguments = FAKE_WORKER  # the next request has a new worker
+    caller.client._heartbeatLimit = caller.client._progressLimit = 30.0  # which may be slow to start
     caller.ask().finish()
     assert len(caller.results) == 1
 
@@ -173,6 +174,20 @@ def test_a_killed_worker_is_said_to_be_so(start: Start) -> None:
     caller.finish()
     assert "ended unexpectedly (signal 9)" in caller.errors[0][1]
     assert caller.errors[0][0] == "died"
+
+
+def test_a_worker_that_dies_after_its_result_is_not_missed(start: Start) -> None:
+    caller = start()
+
+    def receive(result: dict) -> Iterator[None]:
+        os.kill(pid_of(caller), 9)
+        while caller.client._process is not None:
+            yield
+        return result["segmentation"].shape
+
+    caller.ask(receive=receive).finish()
+    assert caller.errors == []
+    assert caller.results == [(12, 20, 16)]
 
 
 def test_a_worker_that_died_in_idleness_is_replaced_without_a_word(start: Start) -> None:

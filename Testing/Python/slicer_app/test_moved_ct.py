@@ -107,7 +107,7 @@ class TestPanel:
         transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
         session.ctNode.SetAndObserveTransformNodeID(transform.GetID())
         session.ctNode.HardenTransform()
-        desktop.process()
+        desktop.process(until=lambda: desktop.dialogs)
         (dialog,) = desktop.dialogs
         assert dialog.text.startswith("CT was moved or changed after it was segmented")
         assert results.node("variance").GetTransformNodeID() == transform.GetID()
@@ -139,7 +139,7 @@ class TestPanel:
             session.results.updateSegmentation(region.box, np.ones(region.mask.shape, np.uint8))
         origin = session.ctNode.GetOrigin()
         session.ctNode.SetOrigin(100, 0, 0)
-        desktop.process()
+        desktop.process(until=lambda: desktop.dialogs)
         assert len(desktop.dialogs) == 1
         assert desktop.ui.segmentEditorPlace.isHidden()
         session.ctNode.SetOrigin(origin)
@@ -158,7 +158,7 @@ class TestPanel:
         ct = session.ctNode
         slicer.util.updateVolumeFromArray(ct, np.zeros([size + 2 for size in SHAPE], np.int16))
         ct.SetOrigin(100, 0, 0)
-        desktop.process()
+        desktop.process(until=lambda: desktop.dialogs)
         desktop.answer(qt.QMessageBox.Cancel)
         desktop.ui.applyButton.click()
         moved, question = desktop.dialogs

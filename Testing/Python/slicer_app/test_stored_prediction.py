@@ -97,5 +97,6 @@ def test_a_damaged_copy_is_one_sentence(reviewed):
     desktop.logic.sessions.forget()
     desktop.widget.panel.review.setSession(None)
     desktop.widget.panel.refresh()
+    desktop.process(until=lambda: desktop.dialogs)
     (dialog,) = desktop.dialogs
     assert dialog.text.startswith("The scene's copy of the prediction of CT cannot be used (its SHA-256")

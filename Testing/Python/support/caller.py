@@ -33,11 +33,11 @@ class Caller:
         """Seconds that the third longest turn of the event loop took the main thread."""
         return sorted(self.turns)[-3]
 
-    def ask(self, ct: np.ndarray | None = None, **fields: Any) -> Caller:
+    def ask(self, ct: np.ndarray | None = None, receive: Callable | None = None, **fields: Any) -> Caller:
         array = np.zeros((12, 20, 16), np.int16) if ct is None else ct
         named = {"array": array, "ijk_to_ras": np.diag([2.0, 2.0, 3.0, 1.0]).tolist(), "name": "Müller"}
         message = {"command": "predict", "ct": named, "model": "tiny", "settings": {}, "regions": {}} | fields
-        job = self.client.request(message)
+        job = self.client.request(message, receive)
         job.progress.connect(self.progress.append)
         job.warning.connect(self.warnings.append)
         job.finished.connect(self.results.append)

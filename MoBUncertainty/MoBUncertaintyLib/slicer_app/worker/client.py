@@ -149,9 +149,8 @@ class WorkerClient:
             job.warning.emit(event["message"])
         elif kind == Event.RESULT:
             self._timer.stop()
-            self._inSteps(
-                job, self._takeOver(job, event["result"]), lambda result: self._finish().finished.emit(result)
-            )
+            job.received = True
+            self._inSteps(job, self._takeOver(job, event["result"]), self._onTakenOver)
         elif kind == Event.ERROR:
             self._fail(event["code"], event["message"], "\n".join(filter(None, (self._process.log, event["details"]))))
 

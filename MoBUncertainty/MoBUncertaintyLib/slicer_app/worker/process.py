@@ -37,7 +37,6 @@ class WorkerProcess:
     Attributes:
         folder: Its private folder, removed soon after its end with all that it has left half written elsewhere.
         exit: How it ended: "exit code 1", "signal 9".
-        niceness: Its niceness, 0 to 19.
 
     Args:
         program, arguments: What to run.
@@ -66,7 +65,6 @@ class WorkerProcess:
         self._output: str | None = None  # the folder that it was last asked to write
         self._ending = False  # on request
         self.exit = "still running"
-        self.niceness = 0
         self._command = " ".join((program, *arguments))
         self._process = qt.QProcess()
         self._process.setProcessEnvironment(_processEnvironment(environment))
@@ -139,7 +137,7 @@ class WorkerProcess:
             if self._ending:
                 return
             if event["event"] == Event.READY:
-                self._pid, self.niceness = event["pid"], event["niceness"]
+                self._pid = event["pid"]
             self._onEvent(event)
 
     def _onLog(self) -> None:
