@@ -109,7 +109,7 @@ def schema() -> dict[str, Any]:
 
 def _all_options(stated: Mapping[str, Any]) -> dict[str, Any]:
     """Add the defaults to the options that a run of the config states."""
-    return default_options(**{key: stated[key] for key in ("covariance",) if key in stated}) | stated
+    return {**default_options(**{key: stated[key] for key in ("covariance",) if key in stated}), **stated}
 
 
 def _allowed(default: Any) -> dict[str, Any]:

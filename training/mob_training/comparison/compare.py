@@ -157,8 +157,8 @@ def _mark(cells: Sequence[Cell], marks: Sequence[str]) -> list[Cell]:
 
 def significance(tests: Sequence[PairedTest]) -> Table:
     """Tabulate every paired test."""
-    columns = ("Data set", "Score", "Reference", "Better", "Mean difference", "Better in", "Seeds", "Same sign in")
-    columns += ("p", "p (Holm)")
+    columns = ["Data set", "Score", "Reference", "Better", "Mean difference", "Better in", "Seeds", "Same sign in"]
+    columns += ["p", "p (Holm)"]
     rows = []
     for test in tests:
         metric = test.metric
@@ -178,7 +178,7 @@ def significance(tests: Sequence[PairedTest]) -> Table:
         )
         rows.append((test.model, cells))
     title = f"Paired tests against {' and '.join(dict.fromkeys(test.reference for test in tests))}"
-    return Table(title, "Model", columns, tuple(rows))
+    return Table(title, "Model", tuple(columns), tuple(rows))
 
 
 def _legend(runs: Sequence[Run], tests: Sequence[PairedTest]) -> str:

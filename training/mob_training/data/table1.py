@@ -44,13 +44,14 @@ def describe(dataset: Path) -> list[dict[str, object]]:
     for structure in (name for name, value in labels.items() if value != 0):
         shown = [float(case[f"{structure}_ml"]) for part in used.values() for case in part]
         volumes = np.array([volume for volume in shown if volume > 0] or [np.nan])
-        summaries = (np.mean, lambda x: np.std(x, ddof=1) if len(x) > 1 else 0.0, np.median, np.min, np.max)
+        deviation = volumes.std(ddof=1) if len(volumes) > 1 else 0.0
+        summary = (volumes.mean(), deviation, np.median(volumes), volumes.min(), volumes.max())
         names = ("mean_ml", "std_ml", "median_ml", "min_ml", "max_ml")
         rows.append(
             {"structure": structure.replace("_", " "), "cases": sum(map(len, used.values()))}
             | {part: len(members) for part, members in used.items()}
             | {"left_out": sum(case["part"] == LEFT_OUT for case in cases)}
-            | {name: round(float(summary(volumes)), 2) for name, summary in zip(names, summaries, strict=True)}
+            | {name: round(float(value), 2) for name, value in zip(names, summary, strict=True)}
         )
     return rows
 

@@ -57,10 +57,10 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
 
     def __init__(
         self,
-        plans: dict,
+        plans: dict[str, Any],
         configuration: str,
         fold: int,
-        dataset_json: dict,
+        dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net inspects this signature
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -73,7 +73,7 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
             self.num_val_iterations_per_epoch = self.schedule.validation_iterations
         self.save_every = max(1, self.num_epochs // 20)
 
-    def _schedule(self, plans: dict) -> Schedule | None:
+    def _schedule(self, plans: dict[str, Any]) -> Schedule | None:
         return Schedule(**plans["schedule"]) if "schedule" in plans else None
 
     def _set_batch_size_and_oversample(self) -> None:
@@ -124,7 +124,7 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
             path.rename(kept / path.name)
             self.print_to_log_file(f"{path.name} of an earlier training was moved to {EARLIER}/{kept.name}/.")
 
-    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         """Load a checkpoint as nnU-Net does, but without executing anything in the file."""
         with only_weights_are_loaded():
             super().load_checkpoint(filename_or_checkpoint)
@@ -140,13 +140,13 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
         self.seed_epoch(self.current_epoch)
         super().on_train_epoch_start()
 
-    def train_step(self, batch: dict) -> dict:
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         if self.device.type != "cpu":
             return super().train_step(batch)
         with autocast(self.device):
             return super().train_step(batch)
 
-    def validation_step(self, batch: dict) -> dict:
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         if self.device.type != "cpu":
             return super().validation_step(batch)
         with autocast(self.device):
@@ -171,10 +171,10 @@ class FineTuningTrainer(DeterministicTrainer):
 
     def __init__(
         self,
-        plans: dict,
+        plans: dict[str, Any],
         configuration: str,
         fold: int,
-        dataset_json: dict,
+        dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net inspects this signature
     ) -> None:
         if "finetuning" not in plans or "covariance" not in plans:
@@ -188,7 +188,7 @@ class FineTuningTrainer(DeterministicTrainer):
         self.means: dict[str, float] = {}
         self.start_folder = Path(os.environ.get("nnUNet_results", ".")) / self.settings.start_from
 
-    def _schedule(self, plans: dict) -> Schedule:
+    def _schedule(self, plans: dict[str, Any]) -> Schedule:
         return self.settings.schedule
 
     def _check_labels(self) -> None:
@@ -271,7 +271,7 @@ class FineTuningTrainer(DeterministicTrainer):
     def _build_loss(self) -> None:
         """Build no loss: `train_step` computes it from the whole distribution."""
 
-    def train_step(self, batch: dict) -> dict:
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         data, target = self._to_device(batch)
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device):
@@ -317,7 +317,7 @@ class FineTuningTrainer(DeterministicTrainer):
             scaler.update()
         return pulls
 
-    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         super().on_train_epoch_end([{"loss": output["loss"]} for output in train_outputs])
         self.means = self._mean_over_processes(
             {name: float(np.mean([output[name] for output in train_outputs])) for name in train_outputs[0]}
@@ -337,7 +337,7 @@ class FineTuningTrainer(DeterministicTrainer):
         np.random.seed(int(np.random.SeedSequence([self.schedule.seed, self.local_rank]).generate_state(1)[0]))
 
     @torch.no_grad()
-    def validation_step(self, batch: dict) -> dict:
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         data, target = self._to_device(batch)
         with autocast(self.device):
             log_p = self.network(data)
@@ -408,7 +408,7 @@ class FineTuningTrainer(DeterministicTrainer):
             for image, target in cover_with_tiles(data[:], labels[0], self.configuration_manager.patch_size):
                 yield image.to(self.device), target.to(self.device)
 
-    def _to_device(self, batch: dict) -> tuple[Tensor, Tensor]:
+    def _to_device(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         data = batch["data"].to(self.device, non_blocking=True)
         target = batch["target"].to(self.device, non_blocking=True)
         return data, target[:, 0].long()
