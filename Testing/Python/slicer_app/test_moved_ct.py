@@ -120,7 +120,7 @@ class TestPanel:
         transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
         session.ctNode.SetAndObserveTransformNodeID(transform.GetID())
         session.ctNode.HardenTransform()
-        desktop.process()
+        desktop.process(until=lambda: desktop.dialogs)
         assert len(desktop.dialogs) == 1
         assert desktop.logic.sessions.get(session.ctNode) is session
         assert results.node("variance").GetTransformNodeID() is None
