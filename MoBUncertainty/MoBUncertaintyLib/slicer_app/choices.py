@@ -14,7 +14,7 @@ class Method(Enum):
     MONTE_CARLO = "monte carlo"
 
     def label(self) -> str:
-        """As the user reads it."""
+        """Name it as the user reads it."""
         return {Method.EXACT: _("Exact where possible"), Method.MONTE_CARLO: _("Monte Carlo")}[self]
 
 
@@ -27,7 +27,7 @@ class Device(Enum):
     MPS = "mps"
 
     def label(self) -> str:
-        """As the user reads it."""
+        """Name it as the user reads it."""
         return {
             Device.AUTO: _("Auto (graphics card first)"),
             Device.CPU: _("CPU (processor)"),

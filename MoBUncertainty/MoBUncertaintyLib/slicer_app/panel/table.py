@@ -175,7 +175,7 @@ def _texts(each: ReviewRegion) -> tuple[str, ...]:
 
 
 def _tip(each: ReviewRegion) -> str:
-    """More of a region than the columns hold; HTML, since it quotes what the reader typed."""
+    """Describe a region beyond what the columns hold; HTML, so that the reader's comment is escaped."""
     region = each.region
     variance = _("Predictive variance {mean} on average and {peak} at most (0.25 is the largest there can be).")
     variance = variance.format(mean=f"{region.mean_variance:.3f}", peak=f"{region.max_variance:.3f}")
@@ -184,5 +184,5 @@ def _tip(each: ReviewRegion) -> str:
 
 
 def _markStatus(item, verdict: Verdict) -> None:
-    """Slicer's own icons for the status of a segment."""
+    """Show Slicer's own icon for the status of a segment."""
     item.setIcon(qt.QIcon(":Icons/Flagged.png" if verdict is Verdict.PENDING else ":Icons/Completed.png"))

@@ -28,7 +28,7 @@ class WorkerClient:
     """Starts the worker at the first request and keeps it running, so that its model stays loaded.
 
     Attributes:
-        niceness: How nice the last worker was to other programs: 0, or up to 19 where it computed at a low priority.
+        niceness: The niceness of the last worker: 0, or up to 19 where it computed at a low priority.
 
     Args:
         python: Python's program; in Slicer that is PythonSlicer.
