@@ -239,6 +239,7 @@ def test_a_low_priority_is_said_under_advanced(desktop, monkeypatch):
     monkeypatch.setattr(desktop.logic.client, "niceness", 19)
     apply(desktop)
     assert label.text.startswith("Computed at a low priority (nice 19)")
+    assert "SLICER_BACKGROUND_THREAD_PRIORITY=0" in label.text  # what Slicer reads
     desktop.ui.advancedCollapsibleButton.collapsed = False
     assert not label.isHidden()
 

@@ -164,7 +164,10 @@ class RunSection:
 
     def sayPriority(self, niceness: int) -> None:
         """Say if the worker computes at a low priority, which it inherits from Slicer and may not raise."""
-        text = _("Computed at a low priority (nice {n}): other programs slow it down. Start Slicer without nice.")
+        text = _(
+            "Computed at a low priority (nice {n}), which Slicer gives itself: other programs slow it down. To"
+            " avoid that, start Slicer with SLICER_BACKGROUND_THREAD_PRIORITY=0 in its environment."
+        )
         write(self._ui.priorityLabel, text.format(n=niceness) if niceness else "")
         self._ui.priorityLabel.visible = niceness > 0
 
