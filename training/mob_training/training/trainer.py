@@ -206,7 +206,7 @@ class FineTuningTrainer(DeterministicTrainer):
         configuration_manager,
         num_input_channels,
         num_output_channels,
-        enable_deep_supervision=False,  # noqa: ARG004
+        enable_deep_supervision=False,  # noqa: ARG004 - of nnU-Net's signature
     ) -> nn.Module:
         backbone = nnUNetTrainerNoMirroring.build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, False
