@@ -34,7 +34,6 @@ class MoBUncertainty(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = _("MoB Uncertainty")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
-        self.parent.dependencies = []
         self.parent.contributors = ["The MoB Uncertainty contributors"]
         self.parent.helpText = _("""
 Segments organs in CT and shows where the segmentation is doubtful: a heat map of the predictive variance, and a short,
@@ -104,11 +103,9 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = MoBUncertaintyLogic()
         self.panel = Panel(self.ui, self.logic, partial(ensureReady, "MoB Uncertainty"))
         self.panel.fixWidth(uiWidget)
-
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneChanged)
-        # A scene that is loaded may bring results, and a parameter node of its own
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self.panel.onNodeAboutToBeRemoved)
         self.addObserver(scene, scene.NodeRemovedEvent, self.panel.onNodeRemoved)
@@ -149,7 +146,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic.sessions.forget()
 
     def onSceneEndImport(self, caller, event) -> None:
-        """Called when another scene has been read, while Slicer still shows that it is loading."""
+        """Called when a scene has been read, perhaps with results, while Slicer still shows that it is loading."""
         self.panel.afterLoading.later(self.onSceneChanged)
 
     def onSceneChanged(self, caller=None, event=None) -> None:
