@@ -21,3 +21,8 @@ def test_the_top_of_the_library_has_at_most_18_entries() -> None:
     entries = {path.relative_to(library).parts[0] for path in tracked(PRODUCT[0])}
     assert "__init__.py" in entries
     assert len(entries) <= 18, sorted(entries)
+
+
+def test_the_file_that_slicer_loads_is_thin() -> None:
+    lines = (ROOT / "MoBUncertainty" / "MoBUncertainty.py").read_text(encoding="utf-8").splitlines()
+    assert 100 < len(lines) < 250
