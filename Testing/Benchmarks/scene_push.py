@@ -16,13 +16,14 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from MoBUncertaintyLib.geometry import Grid
 from MoBUncertaintyLib.output.exchange import write_prediction
 from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.regions.finder import Regions, find_regions
+from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.worker.fake import LABEL
 
 SHAPE = (320, 448, 512)  # z, y, x
@@ -76,20 +77,19 @@ def longest(steps: Iterator[None]) -> tuple[float, float, object]:
         taken.append(time.thread_time() - began)
 
 
-def load(folder: Path) -> tuple[Prediction, Regions]:
+def load(folder: Path) -> dict[str, Any]:
     """The arrays as the module reads them, with the regions that the worker would find in them."""
     maps = (np.load(folder / f"{name}.npy")[None] for name in ("probability", "variance"))
     grid = Grid.from_matrix(np.diag([*SPACING, 1.0]))
     prediction = Prediction(np.load(folder / "segmentation.npy"), *maps, grid, (LABEL,))
-    return prediction, find_regions(prediction)
+    return write_prediction(prediction, find_regions(prediction), lambda _name, array: array)
 
 
-def show(found: tuple[Prediction, Regions], ct) -> Iterator[None]:
+def show(answer: dict[str, Any], ct) -> Iterator[None]:
     """Put the results of a CT into its scene: returns the session."""
     from MoBUncertaintyLib.slicer_app.requests import showResultInSteps
 
-    answer = write_prediction(*found, lambda _name, array: array)
-    return showResultInSteps(ct, {"ct": {"ijk_to_ras": found[0].grid.matrix()}}, answer)
+    return showResultInSteps(ct, {"ct": {"ijk_to_ras": np.diag([*SPACING, 1.0])}}, answer)
 
 
 def measure(folder: Path) -> tuple[dict[str, float], float]:
