@@ -31,7 +31,11 @@ def check_image(size: int) -> None:
     Raises:
         SettingsError: There is less memory, swap space included.
     """
-    _check("The image takes", size, "crop or resample the image first")
+    if (free := _too_little(size)) is not None:
+        raise SettingsError(
+            f"The image takes {size / 1e9:,.1f} GB of memory, of which {free / 1e9:,.1f} GB are free; close other "
+            "programs, or crop or resample the image first."
+        )
 
 
 def check_tile(tile: Sequence[int], features: int, number_size: int) -> None:
@@ -45,8 +49,12 @@ def check_tile(tile: Sequence[int], features: int, number_size: int) -> None:
     Raises:
         SettingsError: There is less memory, swap space included, than that takes at least.
     """
-    what = f"The network's tiles of {' x '.join(map(str, tile))} voxels take"
-    _check(what, MAPS_OF_TILE * math.prod(tile) * features * number_size, "use a GPU or another model")
+    needed = MAPS_OF_TILE * math.prod(tile) * features * number_size
+    if (free := _too_little(needed)) is not None:
+        raise SettingsError(
+            f"The network's tiles of {' x '.join(map(str, tile))} voxels take {needed / 1e9:,.1f} GB of memory, of "
+            f"which {free / 1e9:,.1f} GB are free; close other programs, or use a GPU or another model."
+        )
 
 
 def check_memory(voxels: int, organs: int, holders: int = 1) -> None:
@@ -61,17 +69,18 @@ def check_memory(voxels: int, organs: int, holders: int = 1) -> None:
         SettingsError: There is less memory, swap space included, than the results alone take.
     """
     count = f"{organs} organs" if organs > 1 else "one organ"
-    what = f"The results for {count} on {voxels / 1e6:,.0f} million voxels take"
-    _check(what, holders * voxels * (BYTES_OF_LABEL + BYTES_OF_MAPS * organs), "crop or resample the image first")
-
-
-def _check(what_takes: str, needed: int, remedy: str) -> None:
-    free = _free()
-    if free is not None and needed > free:
+    needed = holders * voxels * (BYTES_OF_LABEL + BYTES_OF_MAPS * organs)
+    if (free := _too_little(needed)) is not None:
         raise SettingsError(
-            f"{what_takes} {needed / 1e9:,.1f} GB of memory, of which {free / 1e9:,.1f} GB are free; close other "
-            f"programs, or {remedy}."
+            f"The results for {count} on {voxels / 1e6:,.0f} million voxels take {needed / 1e9:,.1f} GB of memory, of "
+            f"which {free / 1e9:,.1f} GB are free; close other programs, or crop or resample the image first."
         )
+
+
+def _too_little(needed: int) -> int | None:
+    """Return the bytes of free memory if they are fewer than needed, else None."""
+    free = _free()
+    return free if free is not None and needed > free else None
 
 
 def _free() -> int | None:
