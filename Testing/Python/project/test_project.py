@@ -110,6 +110,9 @@ def required(extra: str) -> set[str]:
     return {distribution for distribution, _ in found}
 
 
+OWN = {"MoBUncertaintyLib", "mob_training", "inference"}  # the last one is in Testing/Benchmarks
+
+
 @pytest.mark.parametrize(("extra", "folder"), [("", CORE), ("training", TRAINING)])
 def test_what_the_code_imports_is_installed_with_it(extra: str, folder: Path) -> None:
     """The tests' own environment has more, so nothing else would miss it."""
@@ -117,7 +120,7 @@ def test_what_the_code_imports_is_installed_with_it(extra: str, folder: Path) ->
     for path in sorted(folder.glob("**/*.py")):
         if "slicer_app" in path.relative_to(folder).parts:  # what runs inside Slicer has what Slicer has
             continue
-        for module in imported(path) - set(sys.stdlib_module_names) - {"inference"}:  # Testing/Benchmarks
+        for module in imported(path) - set(sys.stdlib_module_names) - OWN:
             known = signing if path.stem == "signing" else installed
             assert distributions().get(module, set()) & known, f"{name(path)} imports {module}"
 

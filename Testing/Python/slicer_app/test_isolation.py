@@ -49,3 +49,20 @@ def test_reports_are_those_of_the_tests(tmp_path):
     assert "FAILED test_apart.py::test_crashes" in text
     assert text.count("ended with -6 before the test did") == 2  # the one that crashed, and the one after it
     assert "Fatal Python error: Aborted" in text
+
+
+def test_a_test_of_another_folder_may_follow(tmp_path):
+    """What pytest keeps of one folder for the next test goes, though that one is set up elsewhere."""
+    for name, mark in (
+        ("a/test_before", ""),
+        ("a/test_own", "pytestmark = pytest.mark.own_process"),
+        ("b/test_after", ""),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.py").write_text(f"import pytest\n{mark}\ndef test_passes(): ...\n")
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["slicer_host.isolation"]')
+    environment = os.environ | {"PYTHONPATH": str(TESTS)}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert "3 passed" in done.stdout
