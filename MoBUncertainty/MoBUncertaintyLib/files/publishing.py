@@ -120,7 +120,7 @@ def absolute(path: str | Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def remove_leftovers(target: str | Path) -> None:
+def remove_leftovers(target: str | Path, patience_s: float = 0) -> None:
     """Remove what a killed process has left of writing something, unless another process is writing it.
 
     Call this after killing a writer, since it leaves a patient's data under a hidden name. What was moved aside comes
@@ -128,6 +128,7 @@ def remove_leftovers(target: str | Path) -> None:
 
     Args:
         target: Path that was to be written.
+        patience_s: How long to wait for a process that holds it, such as one that is being killed.
     """
     with suppress(OSError, ValueError, TypeError, OutputError):  # the path comes from a request, and may be anything
         target = absolute(target)
@@ -136,7 +137,7 @@ def remove_leftovers(target: str | Path) -> None:
         with _moving:
             if mine := _held.pop(_lock_path(target), None):
                 mine.release()
-            with _locked(target, patience_s=0):
+            with _locked(target, patience_s):
                 _repair(target)
 
 

@@ -26,6 +26,9 @@ from MoBUncertaintyLib.errors import NOT_ENOUGH_MEMORY, UserError, is_out_of_mem
 from MoBUncertaintyLib.files.publishing import remove_leftovers, sweep
 from MoBUncertaintyLib.worker.protocol import HEARTBEAT_S, Command, Decoder, Event, ProtocolError, check_request, encode
 
+APPLICATION_ENDS_S = 2.0
+"""For how long a killed application can hold its locks after its pipes are closed."""
+
 Fields = dict[str, Any]
 
 heartbeat_s = HEARTBEAT_S
@@ -115,7 +118,7 @@ class Channel:
         try:
             if self._scratch:
                 shutil.rmtree(self._scratch, ignore_errors=True)
-                remove_leftovers(self._scratch)
+                remove_leftovers(self._scratch, APPLICATION_ENDS_S)
             if self._written:
                 remove_leftovers(self._written)
         finally:  # even if the path was not one

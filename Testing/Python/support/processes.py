@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-SOON = 2.0
+SOON = 10.0  # a second where nothing else computes
 """Seconds within which all must be gone."""
 
 
