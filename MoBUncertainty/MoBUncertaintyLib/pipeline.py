@@ -132,7 +132,7 @@ def run_case(
         series: Series instance UID, where a DICOM folder has several.
         scene: Write the Slicer scene too.
         overwrite: Replace results that are there.
-        progress: Told of each step.
+        progress: Called with each step.
         cancelled: Asked between steps, and between tiles.
         more: Writes more files to the folder that it is called with.
 

@@ -105,7 +105,7 @@ class Predictor:
 
         Args:
             image: Scalar 3D image; any orientation, any spacing that `images.check_image` accepts.
-            progress: Told of each stage and tile.
+            progress: Called with each step: a stage begun or done, a tile done.
             cancelled: Asked before each stage and tile.
             exact: Probabilities and variances are not rounded: for scores, since the likelihood of a wrong voxel
                 depends on how small its probability is.

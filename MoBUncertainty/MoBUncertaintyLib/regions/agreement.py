@@ -51,7 +51,7 @@ def error_fraction(prediction: Prediction, regions: Regions, truth: np.ndarray) 
 
     Returns:
         `error_mm3` and `thick_error_mm3`, the volumes; `error_fraction` and `thick_error_fraction`, the fractions of
-        them inside the regions (None where there is no such error); `regions_mm3`, the volume to be looked at.
+        them inside the regions (None where there is no such error); `regions_mm3`, the volume to review.
 
     Raises:
         ImageError: The truth has another shape.

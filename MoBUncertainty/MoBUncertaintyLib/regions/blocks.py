@@ -1,4 +1,4 @@
-"""Blocks of whole voxels: a fine grid looked at in steps of at most 2 mm, with every sum kept.
+"""Blocks of whole voxels: a fine grid in steps of at most 2 mm, with every sum kept.
 
 Uncertainty is judged over millimetres, so that finer voxels cost time and tell nothing. Where voxels are longer than
 1 mm, a block is one voxel and all is as if there were no blocks.

@@ -9,7 +9,7 @@ so the thin shell of uncertainty that every boundary carries is no region: the f
 whose typical T varies with their curvature, and the depth with sharp ones, whose typical T is next to nothing. The
 doubtful places are grown, because a confident model is sure of itself close by the place where it errs, cut into
 compact pieces that fit one view (`pieces.py`), and ranked by the expected error volume, the integral of 1 - max_c p.
-Voxels finer than 1 mm are looked at in blocks of at most 2 mm (`blocks.py`).
+Voxels finer than 1 mm are combined in blocks of at most 2 mm (`blocks.py`).
 """
 
 from __future__ import annotations

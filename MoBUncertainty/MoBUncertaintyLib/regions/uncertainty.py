@@ -25,7 +25,7 @@ from MoBUncertaintyLib.regions.settings import Measure
 if TYPE_CHECKING:
     from MoBUncertaintyLib.prediction import Prediction
 
-# Below this probability no measure reaches a useful threshold: bounds the box that is looked at.
+# Below this probability no measure reaches a useful threshold: it bounds the box that is searched.
 NEGLIGIBLE = 0.005
 
 

@@ -144,7 +144,7 @@ def export_review(request: Fields, report: Report) -> Fields:
         request: `ct`, {`array`, `ijk_to_ras`, `name`}; `prediction`, see `output.exchange`; `review`, from
             `Review.to_dict`; `dicom_files`, or null; `output`, `formats`, `patient_fields`, `overwrite`: as for
             `write_export`.
-        report: Told of progress and warnings.
+        report: Receives progress and warnings.
 
     Returns:
         `files`, `warnings` and `problems`, as `Exported` has them, lists of text.

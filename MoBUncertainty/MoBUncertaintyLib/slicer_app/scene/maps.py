@@ -242,11 +242,11 @@ def _occupied(probability: list[np.ndarray]) -> Iterator[None]:
 
 def _derive(kind: MapKind, arrays: list[np.ndarray]) -> Iterator[None]:
     """Return a vtkImageData of a map, made of each organ's; slab by slab, and only where there is anything."""
-    least = NEGLIGIBLE if kind in OF_PROBABILITY else 0
+    negligible = NEGLIGIBLE if kind in OF_PROBABILITY else 0
     derived = np.zeros(arrays[0].shape, np.float32)
     for start in range(0, len(derived), SLAB):
         parts = [array[start : start + SLAB] for array in arrays]
-        where = functools.reduce(np.logical_or, [part > least for part in parts])
+        where = functools.reduce(np.logical_or, [part > negligible for part in parts])
         derived[start : start + SLAB][where] = _derivedVoxels(kind, [part[where] for part in parts])
         yield
     return _image(derived)
