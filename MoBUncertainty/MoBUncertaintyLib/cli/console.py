@@ -280,8 +280,8 @@ def show_review(case: ReviewedCase, exported: Exported) -> None:
     for problem in exported.problems:
         show_error(problem)
     review, table = case.review, _Facts(str(case.prediction.provenance.get("input", {}).get("name") or "Review"))
-    for organ in exported.report["organs"]:
-        table.fact(organ["name"], "{predicted_ml:.1f} ml predicted, {corrected_ml:.1f} ml corrected".format(**organ))
+    for label in exported.report["labels"]:
+        table.fact(label["name"], "{predicted_ml:.1f} ml predicted, {corrected_ml:.1f} ml corrected".format(**label))
     decided, total = review.reviewed
     table.fact("reviewed", f"{decided} of {total} regions")
     signature = review.signature

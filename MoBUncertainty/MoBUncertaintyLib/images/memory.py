@@ -15,7 +15,7 @@ import psutil
 from MoBUncertaintyLib.errors import SettingsError
 
 BYTES_OF_LABEL, BYTES_OF_MAPS = 1, 8
-"""Per voxel: the label; and for each organ the probability and variance, float32."""
+"""Per voxel: the label; and for each foreground label the probability and variance, float32."""
 
 MAPS_OF_TILE = 3
 """Feature maps at full resolution that a U-Net holds at once, at least: a layer's input and output, and a skip
@@ -57,19 +57,19 @@ def check_tile(tile: Sequence[int], features: int, number_size: int) -> None:
         )
 
 
-def check_memory(voxels: int, organs: int, holders: int = 1) -> None:
+def check_memory(voxels: int, labels: int, holders: int = 1) -> None:
     """Check that there is memory for the results, not counting what computing them needs on top.
 
     Args:
         voxels: Of the image.
-        organs: Foreground classes of the model.
+        labels: Foreground classes of the model.
         holders: Number of programs that hold a copy of the results at the same time.
 
     Raises:
         SettingsError: There is less memory, swap space included, than the results alone take.
     """
-    count = f"{organs} organs" if organs > 1 else "one organ"
-    needed = holders * voxels * (BYTES_OF_LABEL + BYTES_OF_MAPS * organs)
+    count = f"{labels} organs" if labels > 1 else "one organ"
+    needed = holders * voxels * (BYTES_OF_LABEL + BYTES_OF_MAPS * labels)
     if (free := _too_little(needed)) is not None:
         raise SettingsError(
             f"The results for {count} on {voxels / 1e6:,.0f} million voxels take {needed / 1e9:,.1f} GB of memory, of "

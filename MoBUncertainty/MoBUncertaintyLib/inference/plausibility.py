@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.model.card import Label
     from MoBUncertaintyLib.regions.finder import Region
 
-# On images like its training images (16 phantoms, 12 hippocampi) a model finds 2 to 17 regions per organ, with an
+# On images like its training images (16 phantoms, 12 hippocampi) a model finds 2 to 17 regions per label, with an
 # expected error of 0.04 to 0.11 of the organ's volume in them. On others (the hippocampus model on an abdomen, the
 # phantoms' model on a real CT) it finds 748 and 1,462 regions, or 0.26 to 0.45 of the volume.
-MAX_REGIONS, MAX_REGIONS_PER_ORGAN = 100, 25
+MAX_REGIONS, MAX_REGIONS_PER_LABEL = 100, 25
 MAX_ERROR_FRACTION = 0.2
 
 _TOWARDS = (("right", "left"), ("anterior", "posterior"), ("inferior", "superior"))  # against and along each axis, LPS
@@ -28,10 +28,10 @@ def unsuitable(regions: Sequence[Region], volumes_ml: Mapping[str, float]) -> st
 
     Args:
         regions: All doubtful regions.
-        volumes_ml: Segmented volume of each organ that the model knows.
+        volumes_ml: Segmented volume of each label of the model.
     """
     reasons = []
-    if len(regions) > max(MAX_REGIONS, MAX_REGIONS_PER_ORGAN * len(volumes_ml)):
+    if len(regions) > max(MAX_REGIONS, MAX_REGIONS_PER_LABEL * len(volumes_ml)):
         reasons.append(f"{len(regions):,} doubtful regions were found")
     error, segmented = sum(region.expected_error_mm3 for region in regions) / 1000, sum(volumes_ml.values())
     if error > MAX_ERROR_FRACTION * segmented > 0:
@@ -47,13 +47,13 @@ def unsuitable(regions: Sequence[Region], volumes_ml: Mapping[str, float]) -> st
 
 
 def not_found(segmentation: np.ndarray, labels: Iterable[Label]) -> list[str]:
-    """Warn of each organ that has no voxel, in a sentence."""
+    """Warn of each label that has no voxel, in a sentence."""
     missing = (each for each in labels if not (segmentation == each.value).any())
     return [f"No {readable(each.name)} was found in this image." for each in missing]
 
 
 def cut_off(segmentation: np.ndarray, labels: Sequence[Label], case: Case, region_of_interest: bool) -> list[str]:
-    """Warn of organs that reach an edge and may continue beyond it, in a sentence for each kind of edge.
+    """Warn of labels that reach an edge and may continue beyond it, in a sentence for each kind of edge.
 
     Args:
         segmentation: Of the whole image.
@@ -72,9 +72,9 @@ def cut_off(segmentation: np.ndarray, labels: Sequence[Label], case: Case, regio
                 if label.value in here:
                     reached["image" if at_image else part].setdefault(readable(label.name), []).append(side)
     return [
-        f"The segmentation reaches the edge of the {edge}: {_listed(organs)} may be cut off there."
-        for edge, organs in reached.items()
-        if organs
+        f"The segmentation reaches the edge of the {edge}: {_listed(names)} may be cut off there."
+        for edge, names in reached.items()
+        if names
     ]
 
 
@@ -86,6 +86,6 @@ def _side(case: Case, axis: int, end: int) -> str:
     return _TOWARDS[nearest][int(outward[nearest] > 0)]
 
 
-def _listed(organs: dict[str, list[str]]) -> str:
-    named = [f"{organ} ({', '.join(sides)})" for organ, sides in organs.items()]
+def _listed(sides_of: dict[str, list[str]]) -> str:
+    named = [f"{name} ({', '.join(sides)})" for name, sides in sides_of.items()]
     return " and ".join(filter(None, [", ".join(named[:-1]), named[-1]]))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 SCHEMA = "mob-uncertainty report"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 TEMPLATE = RESOURCES / "Report" / "report.html.jinja"
 
 VERDICTS = {
@@ -47,7 +47,7 @@ VERDICTS = {
 COLUMNS = (
     "rank", "id", "location", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "volume_mm3", "expected_error_mm3",
     "mean_variance", "max_variance", "mean_probability", "inside_fraction", "extent_mm",
-    "verdict", "organ", "added_mm3", "removed_mm3", "comment",
+    "verdict", "label", "added_mm3", "removed_mm3", "comment",
 )  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def build_report(
         },
         "model": {key: model.get(key) for key in ("name", "digest")},
         "prediction": {key: provenance[key] for key in _PREDICTION if key in provenance},
-        "organs": _organs(case, corrected),
+        "labels": _labels(case, corrected),
         "regions": [_region_row(region, case) for region in review.regions],
         "reviewed": {"decided": done, "of": total},
         "warnings": [*case.prediction.warnings, *warnings],
@@ -212,7 +212,7 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _organs(case: ReviewedCase, corrected: np.ndarray) -> list[dict[str, Any]]:
+def _labels(case: ReviewedCase, corrected: np.ndarray) -> list[dict[str, Any]]:
     voxel_ml = case.prediction.grid.voxel_mm3 / 1000
     before, after = (_counts(labels) * voxel_ml for labels in (case.prediction.segmentation, corrected))
     return [
@@ -254,7 +254,7 @@ def _region_row(region: ReviewRegion, case: ReviewedCase) -> dict[str, Any]:
         "inside_fraction": found.inside_fraction,
         "extent_mm": found.extent_mm,
         "verdict": region.verdict.value,
-        "organ": names.get(region.organ, "") if region.organ else "",
+        "label": names.get(region.label, "") if region.label else "",
         "added_mm3": float((after & ~before).sum() * voxel_mm3),
         "removed_mm3": float((before & ~after).sum() * voxel_mm3),
         "comment": region.comment,

@@ -159,7 +159,7 @@ def read_results(folder: str | Path) -> Results:
         raise OutputError(f"{folder} is not a results folder; give one that mob-uncertainty predict has written.")
     try:
         record = read_record(folder)
-        labels = read_labels(record["organs"])
+        labels = read_labels(record["labels"])
         table = read_table(folder / "regions.csv")
         size = record["input"]["size"]
         segmentation, grid = _read_labels(folder / "segmentation.nii.gz", size, [label.value for label in labels])
@@ -200,7 +200,7 @@ def _write_review(path: Path, case: ReviewedCase) -> None:
 
 
 def _map_files(folder: Path, kind: str, labels: Sequence[Label]) -> list[Path]:
-    """Name one file for one organ; with several organs one for each, in the order of the labels."""
+    """Name one file for one label; of several, one for each in their order."""
     if len(labels) == 1:
         return [folder / f"{kind}.nii.gz"]
     return [folder / f"{kind}_{name}.nii.gz" for name in label_file_names([label.name for label in labels])]
@@ -267,7 +267,7 @@ def describe(
             "origin_lps_mm": (LPS_TO_RAS * grid.origin).tolist(),
             "direction": (LPS_TO_RAS[:, None] * grid.rotation[:, ::-1]).ravel().tolist(),
         },
-        "organs": [
+        "labels": [
             {
                 "name": label.name,
                 "value": label.value,

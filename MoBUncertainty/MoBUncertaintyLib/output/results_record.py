@@ -17,7 +17,7 @@ from MoBUncertaintyLib.regions.settings import RegionSettings
 
 RECORD = "prediction.json"
 SCHEMA = "mob-uncertainty results"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 TEXT_LIMIT = 10_000  # characters
 CSV_LIMIT = 64 * 2**20  # bytes; a region takes some hundred
 
@@ -60,7 +60,7 @@ FORM: dict[str, Any] = {
         "size": (_is_positive, _is_positive, _is_positive),
         "spacing_mm": (_is_positive, _is_positive, _is_positive),
     },
-    "organs": [
+    "labels": [
         {
             "name": _is_text,
             "value": _is_count,
@@ -111,7 +111,7 @@ def _fault(value: Any, form: Any, place: str = "", whole: bool = True) -> str | 
 
 
 class RecordError(ValueError):
-    """The record is not as it should be; the message is a phrase such as "its organs[0].value is not valid"."""
+    """The record is not as it should be; the message is a phrase such as "its labels[0].value is not valid"."""
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def check_form(record: dict[str, Any]) -> None:
     if fault := _fault(record, FORM):
         raise RecordError(f"its {fault.removeprefix('.')} is missing or not as it should be")
     _check_values(record)
-    read_labels(record["organs"])
+    read_labels(record["labels"])
 
 
 def check_provenance(provenance: dict[str, Any]) -> None:
@@ -164,31 +164,31 @@ def _check_values(record: dict[str, Any]) -> None:
         raise RecordError(_short(error)) from error
 
 
-def read_labels(organs: Any) -> tuple[Label, ...]:
-    """Read the organs of a record, or the labels that a scene keeps.
+def read_labels(entries: Any) -> tuple[Label, ...]:
+    """Read the labels of a record or of a scene.
 
     Raises:
         RecordError: They are none, or not different.
     """
     try:
-        labels = tuple(map(label_of, organs))
+        labels = tuple(map(label_of, entries))
     except (KeyError, TypeError, ValueError) as error:
-        raise RecordError(f"its organs are not as they should be: {_short(error)}") from error
+        raise RecordError(f"its labels are not as they should be: {_short(error)}") from error
     if not labels:
-        raise RecordError("it names no organs")
+        raise RecordError("it names no labels")
     for what in ("value", "name"):
         if len({getattr(label, what) for label in labels}) < len(labels):
-            raise RecordError(f"two of its organs have the same {what}")
+            raise RecordError(f"two of its labels have the same {what}")
     return labels
 
 
-def label_of(organ: dict[str, Any]) -> Label:
-    """Read an entry of a record's organs as a label.
+def label_of(entry: dict[str, Any]) -> Label:
+    """Read a label.
 
     Raises:
         TypeError, ValueError: It is none.
     """
-    return Label.from_json({name: organ[name] for name in ("value", "name", "colour", "terminology")})
+    return Label.from_json({name: entry[name] for name in ("value", "name", "colour", "terminology")})
 
 
 def read_table(path: Path) -> list[dict[str, int | float | str]]:

@@ -57,7 +57,7 @@ class Format(StrEnum):
     DICOM_SEG = "dicom_seg"
     """`segmentation.dcm`."""
     PARAMETRIC_MAP = "parametric_map"
-    """`variance.dcm`; with several organs one for each."""
+    """`variance.dcm`; with several labels one for each."""
 
 
 @dataclass(frozen=True)
@@ -272,9 +272,9 @@ def _write_dicom(
         brightest = brightest_variance(case.review.settings.variance_threshold)
         for label, variance in zip(prediction.labels, prediction.variance, strict=True):
             name = f"variance_{label.value}.dcm" if several else "variance.dcm"
-            organ = label.name if several else None
             image = _image(variance, case)
-            write_parametric_map(partial / name, files, image, model=model, brightest=brightest, organ=organ)
+            named = label.name if several else None
+            write_parametric_map(partial / name, files, image, model=model, brightest=brightest, label=named)
     except UserError as error:
         if isinstance(error.__cause__, OSError) and isinstance(error, OutputError):
             raise FOLDER.error(folder, error.__cause__) from error

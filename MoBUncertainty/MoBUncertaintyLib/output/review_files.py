@@ -2,7 +2,7 @@
 
 A decisions file is the `report.json` of an export, which holds what `Review.to_dict` makes, or written by hand:
 
-    {"schema": "mob-uncertainty review", "schema_version": 1,
+    {"schema": "mob-uncertainty review", "schema_version": 2,
      "regions": [{"rank": 1, "verdict": "include", "comment": "tail of the organ"}, {"rank": 2, "verdict": "accept"}],
      "signature": {"name": "A. Reader"}}
 
@@ -39,21 +39,21 @@ from MoBUncertaintyLib.review.review import Review
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-BY_HAND = 1
+BY_HAND = 2
 """Version of the schema for who writes a decisions file: what was found and drawn is not in it."""
 
 _KEYS = {"schema", "schema_version", "predicted_sha256", "ijk_to_ras", "settings", "regions", "signature"}
-_REGION_KEYS = {"id", "rank", "number", "verdict", "organ", "comment", "region"}
+_REGION_KEYS = {"id", "rank", "number", "verdict", "label", "comment", "region"}
 _SAME_PLACE_MM = 1.0  # people round
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a decisions file says about one region; `organ` is a label's value or name."""
+    """What a decisions file says about one region; `label` is its value or name."""
 
     rank: int
     verdict: Verdict
-    organ: int | str | None
+    label: int | str | None
     comment: str
     centroid_ras: tuple[float, float, float] | None
 
@@ -145,7 +145,7 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
     """Review a results folder as the decisions say.
 
     Raises:
-        ReviewError: They belong to another prediction, name a region or an organ that is not there, or are signed with
+        ReviewError: They belong to another prediction, name a region or a label that is not there, or are signed with
             regions left undecided.
     """
     path, review = decisions.path, review_of(results)
@@ -155,7 +155,7 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
     if decisions.data["schema_version"] == SCHEMA_VERSION:
         review = Review.from_dict(decisions.data, results.prediction)
         given = {value for region in review.regions for value in region.given}
-        _require(given <= {0, *names.values()}, path, "it gives voxels to an organ that the model does not have")
+        _require(given <= {0, *names.values()}, path, "it gives voxels to a label that the model does not have")
         return review
     by_rank = {region.region.rank: region for region in review.regions}
     for entry in decisions.entries:
@@ -169,13 +169,13 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
             path,
             f"{what} was edited, and only the {RECORD} of an export, as it was written, holds what was drawn",
         )
-        organ: Any = names.get(entry.organ, entry.organ) if isinstance(entry.organ, str) else entry.organ
+        label: Any = names.get(entry.label, entry.label) if isinstance(entry.label, str) else entry.label
         _require(
-            organ is None or organ in names.values(),
+            label is None or label in names.values(),
             path,
-            f"the organ {short(organ)} of {what} is not one of {', '.join(names)}",
+            f"the label {short(label)} of {what} is not one of {', '.join(names)}",
         )
-        review.decide(region.region_id, entry.verdict, organ if entry.verdict is Verdict.INCLUDE else None)
+        review.decide(region.region_id, entry.verdict, label if entry.verdict is Verdict.INCLUDE else None)
         review.comment(region.region_id, entry.comment)
     if decisions.signer:
         review.sign(*decisions.signer)
@@ -216,15 +216,15 @@ def _decision(entry: Any, number: int, path: Path) -> Decision:
     _require(_is_whole(rank) and rank > 0, path, f'{where} has no "rank" from 1 on')
     where = f"region {rank}"
     _check_keys(entry, _REGION_KEYS, path, where)
-    verdict, organ, comment = entry.get("verdict"), entry.get("organ"), entry.get("comment", "")
+    verdict, label, comment = entry.get("verdict"), entry.get("label"), entry.get("comment", "")
     _require(
         isinstance(verdict, str) and verdict in set(Verdict),
         path,
         f"the verdict of {where} is {short(verdict)}, not one of {', '.join(Verdict)}",
     )
-    _require(organ is None or _is_whole(organ) or isinstance(organ, str), path, f"the organ of {where} is no label")
+    _require(label is None or _is_whole(label) or isinstance(label, str), path, f"the label of {where} is no label")
     _require(isinstance(comment, str), path, f"the comment of {where} is no text")
-    return Decision(rank, Verdict(verdict), organ, comment, _centroid(entry.get("region"), path, where))
+    return Decision(rank, Verdict(verdict), label, comment, _centroid(entry.get("region"), path, where))
 
 
 def _centroid(region: Any, path: Path, where: str) -> tuple[float, float, float] | None:

@@ -34,7 +34,7 @@ def write_segmentation_nrrd(
         path: The file, `.seg.nrrd`, in a folder that exists.
         segmentation: uint8 (z, y, x).
         grid: Where its voxels lie.
-        labels: One for each organ; one that is nowhere in the segmentation becomes an empty segment.
+        labels: Those of the model; one that is nowhere in the segmentation becomes an empty segment.
         status: Of all segments, one of `STATUSES`; None: not stated.
 
     Raises:

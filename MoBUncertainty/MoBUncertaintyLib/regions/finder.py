@@ -25,7 +25,7 @@ from scipy import ndimage
 
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.geometry import Box, bounding_box, hull, nested, shadows, shape_of, within
-from MoBUncertaintyLib.regions.location import OrganFrame, location_in, organ_frames
+from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, location_in
 from MoBUncertaintyLib.regions.pieces import CONNECTIVITY, compact_pieces, diameter, grow
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.regions.uncertainty import UncertaintyMap, map_uncertainty
@@ -130,7 +130,7 @@ class RegionFinder:
     def __init__(self, prediction: Prediction, settings: RegionSettings) -> None:
         self._prediction, self._settings = prediction, settings
         self._map: UncertaintyMap | None = None
-        self._organs: dict[int, OrganFrame] = {}
+        self._frames: dict[int, LabelFrame] = {}
 
     def fits(self, settings: RegionSettings) -> bool:
         """Tell whether it can find regions under these settings: it knows one measure of uncertainty in one window."""
@@ -141,7 +141,7 @@ class RegionFinder:
         """Map the uncertainty, once, in steps between which a user interface can answer."""
         if self._map is None:
             found = yield from map_uncertainty(self._prediction, self._settings.measure, self._settings.window_mm)
-            self._organs = organ_frames(self._prediction.segmentation, self._prediction.grid)
+            self._frames = label_frames(self._prediction.segmentation, self._prediction.grid)
             self._map = found
 
     def find(self, settings: RegionSettings) -> Regions:
@@ -195,7 +195,7 @@ class RegionFinder:
             "mean_probability": integral(found.foreground) / total,
             "inside_fraction": integral(found.inside) / total,
             "extent_mm": diameter(index, found.blocks.spacing),
-            "location": location_in(centroid, found.segmentation[box][mask], self._organs),
+            "location": location_in(centroid, found.segmentation[box][mask], self._frames),
         }
 
 

@@ -9,11 +9,11 @@ from scipy import ndimage
 
 from MoBUncertaintyLib.geometry import Box, Grid
 
-OrganFrame = tuple[np.ndarray, np.ndarray]
-"""Centroid and half extent of an organ, RAS mm."""
+LabelFrame = tuple[np.ndarray, np.ndarray]
+"""Centroid and half extent of what a label segments, RAS mm."""
 
 
-def organ_frames(labels: np.ndarray, grid: Grid) -> dict[int, OrganFrame]:
+def label_frames(labels: np.ndarray, grid: Grid) -> dict[int, LabelFrame]:
     """Compute the frame of each label of a segmentation.
 
     Args:
@@ -24,19 +24,19 @@ def organ_frames(labels: np.ndarray, grid: Grid) -> dict[int, OrganFrame]:
     return {value: _frame(labels[box] == value, box, grid) for value, box in enumerate(boxes, start=1) if box}
 
 
-def location_in(centroid: np.ndarray, labels: np.ndarray, organs: Mapping[int, OrganFrame]) -> str:
+def location_in(centroid: np.ndarray, labels: np.ndarray, frames: Mapping[int, LabelFrame]) -> str:
     """Say where a region lies in the organ that has most of its voxels (else: in the nearest one), in words.
 
     Args:
         centroid: The region's, RAS mm.
         labels: Of its voxels.
-        organs: The frame of each organ that is segmented.
+        frames: Of each label that is segmented.
     """
-    if not organs:
+    if not frames:
         return "no organ segmented"
     votes = np.bincount(labels[labels > 0])
-    organ = int(votes.argmax()) if votes.size else min(organs, key=lambda o: np.linalg.norm(organs[o][0] - centroid))
-    middle, half = organs[organ]
+    nearest = min(frames, key=lambda value: np.linalg.norm(frames[value][0] - centroid))
+    middle, half = frames[int(votes.argmax()) if votes.size else nearest]
     # More than a third of the way from the centre to the organ's end is called by that end's name.
     right, anterior, superior = np.trunc((centroid - middle) / np.maximum(half, 1.0) * 3).clip(-1, 1).astype(int)
     words = (
@@ -47,8 +47,8 @@ def location_in(centroid: np.ndarray, labels: np.ndarray, organs: Mapping[int, O
     return " ".join(word for word in words if word) or "central"
 
 
-def _frame(mask: np.ndarray, box: Box, grid: Grid) -> OrganFrame:
-    """Compute the frame of an organ, quickly: the first and last voxel of each row span it."""
+def _frame(mask: np.ndarray, box: Box, grid: Grid) -> LabelFrame:
+    """Compute the frame of a label, quickly: the first and last voxel of each row span it."""
     counts = [mask.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
     centroid = [count @ np.arange(len(count)) / count.sum() for count in counts]
     rows = np.argwhere(mask.any(axis=2))

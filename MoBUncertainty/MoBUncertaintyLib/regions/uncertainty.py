@@ -161,13 +161,13 @@ def _box_of_interest(probability: Sequence[np.ndarray], margin: np.ndarray) -> B
 
 
 def _typical(thickness: np.ndarray, labels: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """Take each organ's own typical thickness: among blurred ones the uncertainty in a sharp one would not show."""
-    organs = np.setdiff1d(labels, 0)
-    if organs.size < 2:
+    """Take each label's own typical thickness: among blurred ones the uncertainty in a sharp one would not show."""
+    values = np.setdiff1d(labels, 0)
+    if values.size < 2:
         return np.array(_median_at_surface(thickness, labels))
-    medians = np.zeros(organs.max() + 1, np.float32)
-    for organ in organs:
-        medians[organ] = _median_at_surface(thickness, labels == organ)
+    medians = np.zeros(values.max() + 1, np.float32)
+    for value in values:
+        medians[value] = _median_at_surface(thickness, labels == value)
     nearest = ndimage.distance_transform_edt(labels == 0, spacing, return_distances=False, return_indices=True)
     return np.asarray(medians[labels[tuple(nearest)]])
 

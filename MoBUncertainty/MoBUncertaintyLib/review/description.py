@@ -14,7 +14,7 @@ from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import Box, whole
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.finder import Region, Regions
-from MoBUncertaintyLib.regions.location import OrganFrame, location_in, organ_frames
+from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, location_in
 from MoBUncertaintyLib.regions.pieces import diameter
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.region import boxes_of
@@ -64,7 +64,7 @@ class RegionDescriber:
             "mean_probability": float(foreground.mean()),
             "inside_fraction": float((labels > 0).mean()),
             "extent_mm": diameter(index, grid.spacing),
-            "location": location_in(centroid, labels, self._organs),
+            "location": location_in(centroid, labels, self._frames),
         }
 
     def describe_all(self, region_map: np.ndarray, settings: RegionSettings) -> Regions:
@@ -77,5 +77,5 @@ class RegionDescriber:
         return Regions(regions, region_map, whole(region_map.shape), region_map.shape, settings)
 
     @cached_property
-    def _organs(self) -> dict[int, OrganFrame]:
-        return organ_frames(self._prediction.segmentation, self._prediction.grid)
+    def _frames(self) -> dict[int, LabelFrame]:
+        return label_frames(self._prediction.segmentation, self._prediction.grid)

@@ -29,7 +29,7 @@ from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 
 SCHEMA = "mob-uncertainty review"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 Describe = Callable[[Box, np.ndarray], dict[str, Any]]
 """Describes the region that a mask is in a box, as `description.RegionDescriber` does."""
@@ -159,7 +159,7 @@ def _write_region(region: ReviewRegion) -> dict[str, Any]:
         "rank": region.region.rank,
         "number": region.number,
         "verdict": region.verdict.value,
-        "organ": region.organ,
+        "label": region.label,
         "comment": region.comment,
         "region": asdict(region.region),
         "first_voxel": [s.start for s in region.box],
@@ -201,19 +201,19 @@ def _read_region(entry: Mapping[str, Any], rank: int, box: Box, describe: Descri
     edited = None
     if verdict is Verdict.EDIT:
         edited = np.where(mask, np.frombuffer(_unpack(entry["edited"], count), np.uint8).reshape(size), np.uint8(0))
-    organ = entry["organ"] if verdict is Verdict.INCLUDE else None
+    label = entry["label"] if verdict is Verdict.INCLUDE else None
     for problem, found in {
         "a region is empty": not mask.any(),
         "its ranks are not 1, 2, ...": entry["rank"] != rank,
         "an id is no number": not (isinstance(region_id, str) and _ID.fullmatch(region_id)),
         "a number is out of range": not _is_value(number, 2**16),
-        "an organ is out of range": verdict is Verdict.INCLUDE and not _is_value(organ, 2**8),
+        "a label is out of range": verdict is Verdict.INCLUDE and not _is_value(label, 2**8),
         "a comment is no plain text": plain_text(entry["comment"]) != entry["comment"],
     }.items():
         if found:
             raise ValueError(problem)
     region = Region(rank=rank, number=number, **describe(box, mask))
-    return ReviewRegion(region_id, region, box, mask, verdict, organ, edited, entry["comment"])
+    return ReviewRegion(region_id, region, box, mask, verdict, label, edited, entry["comment"])
 
 
 def _read_box(entry: Mapping[str, Any], shape: tuple[int, ...]) -> Box:

@@ -46,7 +46,7 @@ class ReviewRegion:
         box: Where it lies in the volume.
         mask: bool, fills the box.
         verdict: The reader's.
-        organ: Value of the label that INCLUDE gives to the region.
+        label: Value of the label that INCLUDE gives to the region.
         edited: uint8 segmentation that EDIT gives to the region; fills the box, counts inside the mask.
         comment: The reader's.
     """
@@ -56,7 +56,7 @@ class ReviewRegion:
     box: Box
     mask: np.ndarray = field(repr=False)
     verdict: Verdict = Verdict.PENDING
-    organ: int | None = None
+    label: int | None = None
     edited: np.ndarray | None = field(default=None, repr=False)
     comment: str = ""
 
@@ -81,7 +81,7 @@ class ReviewRegion:
         if self.verdict is Verdict.EDIT:
             assert self.edited is not None
             return set(np.unique(self.edited[self.mask]).tolist())
-        return {self.organ or 0} if self.verdict is Verdict.INCLUDE else set()
+        return {self.label or 0} if self.verdict is Verdict.INCLUDE else set()
 
     @cached_property
     def packed(self) -> dict[str, str | None]:
@@ -128,7 +128,7 @@ def changed_boxes(before: Iterable[ReviewRegion], after: Iterable[ReviewRegion])
 
     def effects(regions: Iterable[ReviewRegion]) -> dict[str, tuple[Any, ...]]:
         return {
-            each.region_id: (each.verdict, each.organ, id(each.edited), each.box) for each in regions if each.decided
+            each.region_id: (each.verdict, each.label, id(each.edited), each.box) for each in regions if each.decided
         }
 
     old, new = effects(before), effects(after)

@@ -133,7 +133,7 @@ class Review:
                 there = labels[within(inner, box)]
                 own = within(inner, region.box)
                 mask = region.mask[own]
-                there[mask] = region.organ or 0 if region.edited is None else region.edited[own][mask]
+                there[mask] = region.label or 0 if region.edited is None else region.edited[own][mask]
         return labels
 
     def listed(self) -> Regions:
@@ -153,7 +153,8 @@ class Review:
         Args:
             region_id: The region.
             verdict: Any but EDIT.
-            label: Organ to INCLUDE as; None: the one with most of the region's voxels, or else of its surroundings.
+            label: Value of the label to INCLUDE as; None: the one with most of the region's voxels, or else most of its
+                surroundings.
 
         Raises:
             ReviewError: No such region, EDIT, no label value, or the review is signed.
@@ -162,11 +163,9 @@ class Review:
         if verdict is Verdict.EDIT:
             raise ReviewError("An edit needs what was drawn; draw them in the region and try again.")
         if label is not None and not 1 <= label <= 255:
-            raise ReviewError(f"An organ's label is a number from 1 to 255, not {label}; choose an organ of the model.")
-        organ = None
-        if verdict is Verdict.INCLUDE:
-            organ = self._usual_organ(region) if label is None else int(label)
-        return self._change(region, verdict=verdict, organ=organ, edited=None)
+            raise ReviewError(f"A label's value is a number from 1 to 255, not {label}; choose a label of the model.")
+        given = int(label or self._usual_label(region)) if verdict is Verdict.INCLUDE else None
+        return self._change(region, verdict=verdict, label=given, edited=None)
 
     def edit(self, region_id: str, corrected: np.ndarray) -> tuple[Box, ...]:
         """Take what the reader has drawn in a region; what was drawn outside of it does not count.
@@ -187,7 +186,7 @@ class Review:
                 "draw on the CT's own voxels."
             )
         edited = np.where(region.mask, corrected, 0).astype(np.uint8)
-        return self._change(region, verdict=Verdict.EDIT, organ=None, edited=edited)
+        return self._change(region, verdict=Verdict.EDIT, label=None, edited=edited)
 
     def comment(self, region_id: str, text: str) -> tuple[Box, ...]:
         """Set a region's comment, without control characters; "" removes it."""
@@ -355,8 +354,8 @@ class Review:
             extent_mm=diameter(index, grid.spacing),
         )
 
-    def _usual_organ(self, region: ReviewRegion) -> int:
-        """Take the organ with most voxels in the region, else in its surroundings, else the first one."""
+    def _usual_label(self, region: ReviewRegion) -> int:
+        """Take the label with most voxels in the region, else in its surroundings, else the first one."""
         predicted = self.prediction.segmentation
         around = widened(region.box, [_SURROUNDINGS] * 3, predicted.shape)
         for labels in (predicted[region.box][region.mask], predicted[around]):

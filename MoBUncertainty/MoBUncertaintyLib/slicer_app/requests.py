@@ -17,7 +17,7 @@ from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
 from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, isPlaced
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
-from MoBUncertaintyLib.slicer_app.scene.segments import organSpecs
+from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs
 from MoBUncertaintyLib.worker.protocol import Command
 
 SHOWING = {"stage": "show", "text": "", "done": 0, "total": 1, "fraction": 1.0, "seconds_left": None}
@@ -82,7 +82,7 @@ def showResultInSteps(ct, request: dict[str, Any], result: dict[str, Any]) -> It
 def _show(results: ResultScene, result: dict[str, Any]) -> Iterator[None]:
     first = results.node("segmentation") is None
     prediction = read_prediction(result, Grid.from_matrix(ijkToRas(results.ctNode)))
-    yield from results.setSegmentationInSteps(prediction.segmentation, organSpecs(prediction.labels))
+    yield from results.setSegmentationInSteps(prediction.segmentation, labelSpecs(prediction.labels))
     yield
     results.setPrediction(prediction, read_settings(result))
     results.setState("prediction", {name: result[name] for name in KEPT})

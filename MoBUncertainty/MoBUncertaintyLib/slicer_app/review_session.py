@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import slicer
 
 from MoBUncertaintyLib.errors import ImageError, LostReviewError, ReviewError
 from MoBUncertaintyLib.geometry import Box, Grid, hull, occupied
-from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.exchange import make_prediction, read_regions, read_settings
 from MoBUncertaintyLib.output.results_record import RecordError
 from MoBUncertaintyLib.prediction import Prediction
@@ -30,15 +29,7 @@ from MoBUncertaintyLib.slicer_app.scene.drawing import addMask, maskedRegion, pr
 from MoBUncertaintyLib.slicer_app.scene.label_record import ElsewhereError
 from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, isPlaced, shape
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
-from MoBUncertaintyLib.slicer_app.scene.segments import organSpecs, regionSpecs
-
-
-@dataclass(frozen=True)
-class Organ:
-    """A label of the model, as the user reads it."""
-
-    value: int
-    name: str
+from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs, regionSpecs
 
 
 def onItsCt(step: Callable) -> Callable:
@@ -129,11 +120,6 @@ class ReviewSession:
     def prediction(self) -> Prediction:
         """What is reviewed."""
         return self.review.prediction
-
-    @property
-    def organs(self) -> list[Organ]:
-        """What the model segments, in the order of its labels."""
-        return [Organ(label.value, readable(label.name)) for label in self.prediction.labels]
 
     @property
     def settings(self) -> RegionSettings:
@@ -285,8 +271,8 @@ class ReviewSession:
         region = self.review.region(regionId)
         addMask(self.results, region)
         self._editing = regionId
-        organ = self.prediction.segmentation[region.box][region.mask]
-        wanted = np.bincount(organ[organ > 0]).argmax() if organ.any() else self.organs[0].value
+        values = self.prediction.segmentation[region.box][region.mask]
+        wanted = np.bincount(values[values > 0]).argmax() if values.any() else self.prediction.labels[0].value
         return prepareEditor(self.results, int(wanted))
 
     def hasDrawn(self) -> bool:
@@ -346,14 +332,14 @@ class ReviewSession:
         self._showStatus()
 
     def _mend(self) -> None:
-        """Bring back organs that were deleted in the Segment Editor: verdicts change them."""
-        if self.results.restoreOrgans(self.prediction.segmentation, organSpecs(self.prediction.labels)):
+        """Bring back segments that were deleted in the Segment Editor: verdicts change them."""
+        if self.results.restoreSegments(self.prediction.segmentation, labelSpecs(self.prediction.labels)):
             self.discardStrayEdits()
 
     def _changeable(self) -> Box:
         """Where the segmentation can differ from the review: comparing all of a CT takes too long."""
         decided = [each.box for each in self.review.regions if each.decided]
-        return hull([*self.results.organBoxes(), self._predictedBox, *decided])
+        return hull([*self.results.segmentBoxes(), self._predictedBox, *decided])
 
     def _list(self) -> list[tuple[int, str]]:
         return [(each.number, each.region_id) for each in self.review.regions]

@@ -154,7 +154,7 @@ BAD = {
     "no object": ("[]", "it is not a JSON object"),
     "no text": ("\x00\ud83d".encode("utf-16", "surrogatepass"), "it is not UTF-8 text"),
     "other schema": ({"regions": []}, 'its "schema" is not "mob-uncertainty review"'),
-    "other version": (entries() | {"schema_version": 4}, 'its "schema_version" is 4, not 1'),
+    "other version": (entries() | {"schema_version": 5}, 'its "schema_version" is 5, not 2'),
     "no list": (HEAD | {"regions": {}}, '"regions" must be a list'),
     "no rank": (entries({"verdict": "accept"}), 'entry 1 of its regions has no "rank" from 1 on'),
     "rank in words": (entries({"rank": "first", "verdict": "accept"}), 'has no "rank" from 1 on'),
@@ -168,8 +168,8 @@ BAD = {
     "verdict is a list": (entries({"rank": 1, "verdict": []}), "the verdict of region 1 is []"),
     "misspelt": (entries({"rank": 1, "verdict": "accept", "coment": ""}), "region 1 has an unknown entry 'coment'"),
     "misspelt above": (entries(signed="me"), "it has an unknown entry 'signed'"),
-    "organ": (entries({"rank": 1, "verdict": "include", "organ": "spleen"}), "not one of pancreas, kidney_left"),
-    "organ's value": (entries({"rank": 1, "verdict": "include", "organ": 7}), "the organ 7 of region 1 is not one of"),
+    "label": (entries({"rank": 1, "verdict": "include", "label": "spleen"}), "not one of pancreas, kidney_left"),
+    "label's value": (entries({"rank": 1, "verdict": "include", "label": 7}), "the label 7 of region 1 is not one of"),
     "comment": (entries({"rank": 1, "verdict": "accept", "comment": 5}), "the comment of region 1 is no text"),
     "edit without voxels": (
         entries({"rank": 1, "verdict": "edit"}),
@@ -194,7 +194,7 @@ BAD = {
         entries(*ALL_ACCEPTED, signature={"name": "A", "time": "0001-01-01T00:00:00"}),
         "The year 1 of the signature is not possible",
     ),
-    "not sealed": (entries() | {"schema_version": 3}, "its SHA-256 does not fit its content"),
+    "not sealed": (entries() | {"schema_version": 4}, "its SHA-256 does not fit its content"),
     "another case": (entries(predicted_sha256="0" * 64), "it belongs to another prediction than these results"),
 }
 
@@ -241,7 +241,7 @@ class TestExportThatWasChanged:
             lambda d: d["review"]["signature"].update(name="B. Reader"),
             lambda d: d["review"].update(ijk_to_ras=(2 * np.array(d["review"]["ijk_to_ras"])).tolist()),
             lambda d: d["review"]["regions"][0]["region"].update(location="right"),
-            lambda d: d["organs"][0].update(corrected_ml=852.0),
+            lambda d: d["labels"][0].update(corrected_ml=852.0),
         ],
     )
     @pytest.mark.parametrize("name", ["report.json", "copy.json"])

@@ -31,12 +31,12 @@ def free(monkeypatch: pytest.MonkeyPatch):
 
 def test_what_fits_is_allowed_to_the_last_byte(free):
     free(1000 * 17)
-    check_memory(1000, organs=2)
+    check_memory(1000, labels=2)
     free(1000 * 17 - 1, swap=1)
-    check_memory(1000, organs=2)
+    check_memory(1000, labels=2)
     free(1000 * 17 - 1)
     with pytest.raises(SettingsError):
-        check_memory(1000, organs=2)
+        check_memory(1000, labels=2)
 
 
 @pytest.mark.parametrize("name", ["ct.nii.gz", "ct.mha", "dicom"])
@@ -59,20 +59,20 @@ def test_where_nobody_knows_what_is_free_nothing_is_refused(free, monkeypatch):
         raise RuntimeError("PdhAddEnglishCounterW failed. Performance counters may be disabled.")
 
     monkeypatch.setattr(psutil, "swap_memory", fail)
-    check_memory(1000, organs=1)
+    check_memory(1000, labels=1)
 
 
 def test_results_that_are_held_twice_take_twice_as_much(free):
     free(2 * 1000 * 9 - 1)
-    check_memory(1000, organs=1)
+    check_memory(1000, labels=1)
     with pytest.raises(SettingsError):
-        check_memory(1000, organs=1, holders=2)
+        check_memory(1000, labels=1, holders=2)
 
 
 def test_the_refusal_says_how_much_is_missing(free):
     free(8 * 10**9)
     with pytest.raises(SettingsError) as caught:
-        check_memory(512 * 512 * 300, organs=24)
+        check_memory(512 * 512 * 300, labels=24)
     assert str(caught.value) == (
         "The results for 24 organs on 79 million voxels take 15.2 GB of memory, of which 8.0 GB are free; "
         "close other programs, or crop or resample the image first."

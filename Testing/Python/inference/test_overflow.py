@@ -32,14 +32,14 @@ def overflowing(only_in_half: bool) -> Callable[[StochasticNetwork, torch.Tensor
 
 
 @pytest.fixture(params=[1, 3], ids=["two classes", "four classes"])
-def organs(request) -> list[str]:
+def names(request) -> list[str]:
     return ["liver", "spleen", "pancreas"][: request.param]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_output_that_overflows_in_half_precision_is_computed_again_in_float32(tmp_path, monkeypatch, organs, kind):
+def test_output_that_overflows_in_half_precision_is_computed_again_in_float32(tmp_path, monkeypatch, names, kind):
     spec = CovarianceSpec.of_kind(kind, rank=4, partitions=2)
-    model, ct = make_model(tmp_path / "model", dataset=make_dataset(organs), covariance=spec), make_ct((16, 20, 18))
+    model, ct = make_model(tmp_path / "model", dataset=make_dataset(names), covariance=spec), make_ct((16, 20, 18))
     expected = predict(ct, model, PredictionSettings(device="cpu", precision="float32"))
     monkeypatch.setattr(StochasticNetwork, "features", overflowing(only_in_half=True))
     found = predict(ct, model, PredictionSettings(device="cpu", precision="bfloat16"))
@@ -50,9 +50,9 @@ def test_output_that_overflows_in_half_precision_is_computed_again_in_float32(tm
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_output_that_is_no_number_is_an_error(tmp_path, monkeypatch, organs, kind):
+def test_output_that_is_no_number_is_an_error(tmp_path, monkeypatch, names, kind):
     spec = CovarianceSpec.of_kind(kind, rank=4, partitions=2)
-    model = make_model(tmp_path / "model", dataset=make_dataset(organs), covariance=spec)
+    model = make_model(tmp_path / "model", dataset=make_dataset(names), covariance=spec)
     monkeypatch.setattr(StochasticNetwork, "features", overflowing(only_in_half=False))
     with pytest.raises(ModelError, match="not a finite number"):
         predict(make_ct((16, 20, 18)), model, PredictionSettings(device="cpu", precision="float32"))

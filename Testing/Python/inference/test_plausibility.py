@@ -74,7 +74,7 @@ def test_a_model_without_covariance_says_by_what_regions_are_found(stock: Model,
         assert (text in said) == (each is measure)
 
 
-# Number of regions, expected error in them, organs and segmented volume, ml; measured with the models that are shipped.
+# Number of regions, expected error in them, labels and segmented volume, ml; measured with the models that are shipped.
 SUITED = [(17, 9.4, 1, 106.5), (13, 8.9, 1, 79.0), (3, 0.19, 1, 2.11), (3, 1.0, 1, 0.0), (150, 60.0, 24, 3000.0)]
 UNSUITED = [
     ((1462, 286.2, 1, 1118.0), "1,462 doubtful regions were found, and 286.2 ml in doubtful regions"),
@@ -84,9 +84,9 @@ UNSUITED = [
 ]
 
 
-def judge(count: int, error_ml: float, organs: int, segmented_ml: float) -> str | None:
+def judge(count: int, error_ml: float, labels: int, segmented_ml: float) -> str | None:
     regions = [SimpleNamespace(expected_error_mm3=1000 * error_ml / count)] * count
-    return unsuitable(regions, {f"organ {n}": segmented_ml / organs for n in range(organs)})
+    return unsuitable(regions, {f"organ {n}": segmented_ml / labels for n in range(labels)})
 
 
 @pytest.mark.parametrize("figures", SUITED)

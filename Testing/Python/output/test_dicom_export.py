@@ -113,7 +113,7 @@ def oblique(tmp_path_factory) -> tuple[Exam, Path, Path]:
     folder = tmp_path_factory.mktemp("with spaces and ü")
     case = exam(folder / "ct")
     write_dicom_seg(folder / "seg.dcm", case.files, case.labels, LABELS, model=MODEL)
-    write_parametric_map(folder / "map.dcm", case.files, case.variance, model=MODEL, brightest=0.08, organ="pancreas")
+    write_parametric_map(folder / "map.dcm", case.files, case.variance, model=MODEL, brightest=0.08, label="pancreas")
     return case, folder / "seg.dcm", folder / "map.dcm"
 
 

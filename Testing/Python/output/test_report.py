@@ -184,7 +184,7 @@ class TestTables:
         with (tmp_path / "report.csv").open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
         assert list(rows[0]) == list(COLUMNS)
-        assert [(row["verdict"], row["organ"]) for row in rows] == [("include", "pancreas"), ("exclude", "")]
+        assert [(row["verdict"], row["label"]) for row in rows] == [("include", "pancreas"), ("exclude", "")]
         added = (signed.review.corrected() > 0) & (signed.prediction.segmentation == 0)
         assert float(rows[0]["added_mm3"]) == added.sum() * 12
         assert float(rows[0]["centroid_r_mm"]) == pytest.approx(
@@ -212,7 +212,7 @@ class TestTables:
         stored = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
         assert stored == json.loads(json.dumps(report))
         assert stored["review"] == json.loads(json.dumps(signed.review.to_dict()))
-        assert stored["organs"][0]["corrected_ml"] == round((signed.review.corrected() > 0).sum() * 12 / 1000, 3)
+        assert stored["labels"][0]["corrected_ml"] == round((signed.review.corrected() > 0).sum() * 12 / 1000, 3)
         assert stored["patient"] == {"Name": "Doe, Jane"}
 
 

@@ -86,7 +86,7 @@ class TestContent:
         assert info["input"]["name"] == "Müller CT.nii.gz"
         assert info["input"]["sha256"] == "5" * 64
         assert info["input"]["path"] == str(source)
-        assert info["organs"][0]["colour"] == list(PANCREAS.colour)
+        assert info["labels"][0]["colour"] == list(PANCREAS.colour)
         assert info["input"]["size"] == list(case.image.GetSize())
         assert info["input"]["spacing_mm"] == list(case.image.GetSpacing())
         assert info["model"]["digest"] == "0" * 64
@@ -96,8 +96,8 @@ class TestContent:
         assert info["regions"]["count"] == 2
         assert info["warnings"] == ["read with care", "one voxel was not finite"]
         voxels = int(case.prediction.segmentation.sum())
-        assert info["organs"][0]["name"] == "pancreas"
-        assert info["organs"][0]["volume_ml"] == pytest.approx(voxels * 2 * 2 * 3 / 1000, abs=1e-3)
+        assert info["labels"][0]["name"] == "pancreas"
+        assert info["labels"][0]["volume_ml"] == pytest.approx(voxels * 2 * 2 * 3 / 1000, abs=1e-3)
 
     def test_permissions_are_those_of_any_new_folder(self, tmp_path):
         write(tmp_path / "out")

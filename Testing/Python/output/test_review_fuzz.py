@@ -53,9 +53,9 @@ def record(results, image, tmp_path_factory) -> dict:
 PLACE = (11.8, -87.4, -162.0)
 BY_HAND = {
     "schema": "mob-uncertainty review",
-    "schema_version": 1,
+    "schema_version": 2,
     "regions": [
-        {"rank": 1, "verdict": "include", "organ": "kidney_left", "comment": "köstlich"},
+        {"rank": 1, "verdict": "include", "label": "kidney_left", "comment": "köstlich"},
         {"rank": 2, "verdict": "exclude", "region": {"centroid_ras": PLACE}},
     ],
     "signature": {"name": "Ada Müller", "time": "2026-05-31T14:30:00+02:00"},

@@ -19,12 +19,12 @@ OBLIQUE = np.array([[0.8, -0.6, 0, -20], [0.6, 0.8, 0, 30], [0, 0, 1.0, -100], [
 
 
 @pytest.mark.parametrize("millimetres", [0.7, 1.0, 2.5])
-@pytest.mark.parametrize("organs", [1, 2])
-def test_as_the_finder_describes_them(millimetres, organs):
+@pytest.mark.parametrize("values", [1, 2])
+def test_as_the_finder_describes_them(millimetres, values):
     p, v, _ = fake_maps((56, 72, 70))
     right = np.arange(70) > 34
-    maps = [each[None] if organs == 1 else np.stack([each * ~right, each * right]) for each in (p, v)]
-    labels = (p > 0.5).astype(np.uint8) * np.where(right, organs, 1).astype(np.uint8)
+    maps = [each[None] if values == 1 else np.stack([each * ~right, each * right]) for each in (p, v)]
+    labels = (p > 0.5).astype(np.uint8) * np.where(right, values, 1).astype(np.uint8)
     grid = Grid.from_matrix(OBLIQUE @ np.diag([millimetres] * 3 + [1]))
     predicted = replace(prediction(*maps, labels), grid=grid)
     settings = RegionSettings(minimum_mm3=5.0)

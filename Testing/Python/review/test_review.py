@@ -96,12 +96,12 @@ class TestVerdicts:
         drawn[:] = 0
         assert review.corrected()[LEFT].all()
 
-    def test_organ_of_an_included_region_is_the_one_it_mostly_belongs_to(self, predicted):
+    def test_label_of_an_included_region_is_the_one_it_mostly_belongs_to(self, predicted):
         predicted[predicted == 1] = 2
         predicted[1, 1, 2] = 1
         review = Review(predicted_as(predicted), found(label_map(LEFT, MIDDLE)))
         review.decide("2", "include")
-        assert review.region("2").organ == 2
+        assert review.region("2").label == 2
         review.decide("2", "include", label=1)
         assert (review.corrected()[MIDDLE] == 1).all()
 

@@ -78,7 +78,7 @@ class TestStoring:
         [
             lambda d: d.pop("regions"),
             lambda d: d["regions"][0].update(verdict="perhaps"),
-            lambda d: d["regions"][0].update(verdict="include", organ=None),
+            lambda d: d["regions"][0].update(verdict="include", label=None),
             lambda d: d["regions"][0].pop("voxels"),
             lambda d: d["regions"][0].update(voxels=d["regions"][2]["voxels"][:-8]),
             lambda d: d["regions"][0].update(first_voxel=[0, 0, 9]),

@@ -49,7 +49,7 @@ def test_the_panel_keeps_its_width(desktop):
     ui.discardEditButton.click()
     for part in parts(ui):
         part.collapsed = False
-    ui.organSelector.addItem(LONG_NAME)
+    ui.labelSelector.addItem(LONG_NAME)
     ui.methodSelector.currentIndex = 1
     need["all open"] = needed(desktop)
     ui.methodSelector.currentIndex = 0

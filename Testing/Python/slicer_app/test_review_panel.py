@@ -409,7 +409,7 @@ class TestSeveralOrgans:
 
     def test_the_map_of_one_organ_or_of_all_is_shown(self, organs):
         desktop, session = organs
-        selector = desktop.ui.organSelector
+        selector = desktop.ui.labelSelector
         assert not selector.isHidden()
         assert [selector.itemText(index) for index in range(3)] == ["All organs", "pancreas", "adrenal gland left"]
         selector.currentIndex = 2
@@ -423,9 +423,9 @@ class TestSeveralOrgans:
         assert [action.text for action in actions] == ["pancreas", "adrenal gland left"]
         actions[1].trigger()
         region = session.review.regions[0]
-        assert (region.verdict, region.organ) == ("include", 2)
+        assert (region.verdict, region.label) == ("include", 2)
         assert (session.results.corrected()[session.review.listed().whole_map() == region.number] == 2).all()
         add_ct(desktop, "other")
         apply(desktop)  # a model of one organ
         assert desktop.ui.includeButton.menu() is None
-        assert desktop.ui.organSelector.isHidden()
+        assert desktop.ui.labelSelector.isHidden()

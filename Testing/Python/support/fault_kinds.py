@@ -90,7 +90,7 @@ def _prepare(folder: Path) -> None:
     verdicts = ("include", "accept", "exclude")
     decisions = {
         "schema": "mob-uncertainty review",
-        "schema_version": 1,
+        "schema_version": 2,
         "regions": [{"rank": rank, "verdict": verdicts[rank % 3], "comment": "köstlich"} for rank in ranks],
         "signature": {"name": "Ada Müller", "time": "2026-05-31T14:30:00+02:00"},
     }

@@ -12,7 +12,7 @@ from click.testing import Result
 
 from support import command_line
 
-HEAD = {"schema": "mob-uncertainty review", "schema_version": 1}
+HEAD = {"schema": "mob-uncertainty review", "schema_version": 2}
 
 
 def decisions(folder: Path, content: Any) -> Path:
@@ -39,7 +39,7 @@ def labels(path: Path) -> np.ndarray:
 
 
 BOTH = entries(
-    {"rank": 1, "verdict": "include", "organ": "kidney_left", "comment": "köstlich"},
+    {"rank": 1, "verdict": "include", "label": "kidney_left", "comment": "köstlich"},
     {"rank": 2, "verdict": "exclude"},
     signature={"name": "Ada Müller", "time": "2026-05-31T14:30:00+02:00"},
 )

@@ -51,13 +51,13 @@ def write_dicom_seg(
     reader: str | None = None,
     series_description: str = "Segmentation",
 ) -> None:
-    """Write the segmentation as DICOM SEG: binary, one segment for each organ, on the CT's slices.
+    """Write the segmentation as DICOM SEG: binary, one segment for each label, on the CT's slices.
 
     Args:
         path: The file, in a folder that exists.
         files: The CT's DICOM files, in any order.
         segmentation: uint8, in the CT's geometry (LPS mm); axes may be permuted or flipped against the slices.
-        labels: One for each organ; those that are nowhere in the segmentation are left out.
+        labels: Those of the model; those that are nowhere in the segmentation are left out.
         model: `name` and `digest` of the model.
         corrected: A reader has reviewed it: the segments are semi-automatic.
         reader: Who signed, for the content creator's name.
@@ -72,7 +72,7 @@ def write_dicom_seg(
     series = read_series(files)
     frames = series.frames(segmentation)
     kind = SegmentAlgorithmTypeValues.SEMIAUTOMATIC if corrected else SegmentAlgorithmTypeValues.AUTOMATIC
-    # An organ that is nowhere is left out; if all are, their frames say so.
+    # A label that is nowhere is left out; if all are, their frames say so.
     present = [label for label in labels if label.value in found] or labels
     numbers = np.zeros(256, np.uint8)  # DICOM counts segments from 1 without gaps
     for number, label in enumerate(present, 1):
@@ -97,7 +97,7 @@ def write_parametric_map(
     *,
     model: Mapping[str, Any],
     brightest: float,
-    organ: str | None = None,
+    label: str | None = None,
     series_description: str = "Predictive variance",
 ) -> None:
     """Write the variance as DICOM Parametric Map: float32, without unit, one frame for each of the CT's slices.
@@ -108,7 +108,7 @@ def write_parametric_map(
         variance: Scalar, float32, in the CT's geometry (LPS mm); axes may be permuted or flipped against the slices.
         model: `name` and `digest` of the model.
         brightest: Variance that viewers show as white, 0 being black.
-        organ: Whose variance it is, where there are several.
+        label: Name of the label whose variance it is, where there are several.
         series_description: What viewers list.
 
     Raises:
@@ -117,7 +117,7 @@ def write_parametric_map(
     """
     series = read_series(files)
     frames = series.frames(variance).astype(np.float32, copy=False)
-    description = f"{series_description} ({organ})" if organ else series_description
+    description = f"{series_description} ({label})" if label else series_description
     parametric_map = ParametricMap(
         pixel_array=np.ascontiguousarray(frames),
         series_number=VARIANCE_SERIES_NUMBER,

@@ -71,9 +71,9 @@ def draw_overlay(path: str | Path, image: sitk.Image, prediction: Prediction, re
         ):
             sheet.paste(picture, (left, top))
             draw.rectangle((left - 1, top - 1, left + _SIDE, top + _SIDE), outline=_FRAME)
-    organs = [label for label in labels if (segmentation == label.value).any()]
-    _write_head(draw, sheet.width, organs, regions, name)
-    visible = [label for label in organs if (seen == label.value).any()]
+    segmented = [label for label in labels if (segmentation == label.value).any()]
+    _write_head(draw, sheet.width, segmented, regions, name)
+    visible = [label for label in segmented if (seen == label.value).any()]
     _write_foot(sheet, draw, visible, regions, scale)
     sheet.save(path, "PNG")
 
@@ -131,15 +131,15 @@ def _region_outlines(
     return outlines[:0:-1], outlines[:1]
 
 
-def _write_head(draw: ImageDraw.ImageDraw, width: int, organs: Sequence[Label], regions: Regions, name: str) -> None:
-    """Write what is seen: organs and CT, then the region that the planes go through."""
+def _write_head(draw: ImageDraw.ImageDraw, width: int, labels: Sequence[Label], regions: Regions, name: str) -> None:
+    """Write what is seen: labels and CT, then the region that the planes go through."""
     notice = "Not for clinical use"
     room = width - 3 * _EDGE - draw.textlength(notice, font(16, bold=True)) - 20
     end = width - _EDGE
     draw.text((end - 10, 34), notice, _ALERT, font(16, bold=True), anchor="rm")
     left = end - 20 - draw.textlength(notice, font(16, bold=True))
     draw.rounded_rectangle((left, 18, end, 50), 5, outline=_ALERT, width=2)
-    title = ", ".join(readable(label.name) for label in organs) or "nothing was segmented"
+    title = ", ".join(readable(label.name) for label in labels) or "nothing was segmented"
     title = f"{title[:1].upper()}{title[1:]}"
     draw.text((_EDGE, 34), fitting(title, font(22, bold=True), room), _INK, font(22, bold=True), anchor="lm")
     detail = "No doubtful region"
@@ -157,13 +157,13 @@ def _write_head(draw: ImageDraw.ImageDraw, width: int, organs: Sequence[Label], 
 
 
 def _write_foot(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, organs: Sequence[Label], regions: Regions, scale: Scale
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, labels: Sequence[Label], regions: Regions, scale: Scale
 ) -> None:
     """Write what the lines, the colours and the greys mean."""
     top = sheet.height - _FOOT
-    keys = [(readable(label.name), label.colour, 3) for label in organs[:6]]
-    if len(organs) > 6:
-        keys.append((f"and {len(organs) - 6} more", (0, 0, 0), 1))
+    keys = [(readable(label.name), label.colour, 3) for label in labels[:6]]
+    if len(labels) > 6:
+        keys.append((f"and {len(labels) - 6} more", (0, 0, 0), 1))
     count = len(regions.ranked)
     if count:
         keys.append(("region 1, which the planes go through", REGION_COLOUR, 4))

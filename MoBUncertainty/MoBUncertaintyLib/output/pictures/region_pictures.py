@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 CORRECTED_COLOUR = (255, 255, 255)
-"""White: in no organ's colour, and light on every heat map. What is predicted has the organ's own colour."""
+"""White: in no label's colour, and light on every heat map. What is predicted has the label's own colour."""
 
 Colour = Sequence[int]
 

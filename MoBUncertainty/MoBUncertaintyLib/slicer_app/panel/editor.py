@@ -9,7 +9,7 @@ import slicer.util
 from MoBUncertaintyLib.slicer_app.panel.section import write
 from MoBUncertaintyLib.slicer_app.scene.drawing import MASK_SEGMENT
 
-SEGMENTS_HEIGHT = 80  # pixels, of the list of organs
+SEGMENTS_HEIGHT = 80  # pixels, of the list of segments
 UNUSED_PAINT_OPTIONS = ("Edit in 3D views", "Color smudge")
 EFFECTS = ("Paint", "Draw", "Erase", "Scissors", "Islands", "Smoothing")
 
@@ -39,8 +39,8 @@ class RegionEditor:
         self._place.visible = True
         table = slicer.util.findChild(widget, "SegmentsTableView")
         table.setHideSegments([MASK_SEGMENT])
-        organs = editorNode.GetSegmentationNode().GetSegmentation().GetNumberOfSegments() - 1
-        slicer.util.findChild(widget, "SegmentsTableResizableFrame").visible = organs > 1
+        segments = editorNode.GetSegmentationNode().GetSegmentation().GetNumberOfSegments() - 1
+        slicer.util.findChild(widget, "SegmentsTableResizableFrame").visible = segments > 1
         widget.setupViewObservations()
         widget.installKeyboardShortcuts()
         widget.setActiveEffectByName("Paint")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import qt
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.slicer_app.panel.section import inSteps, offer, shown
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind, mapName, mapStyle
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
@@ -26,7 +27,7 @@ class OverlaySection:
         self._labels: list[int | None] = []
         self._kinds: list[MapKind] = []
         ui.mapSelector.currentIndexChanged.connect(shown(self._onMap))
-        ui.organSelector.currentIndexChanged.connect(shown(self._onMap))
+        ui.labelSelector.currentIndexChanged.connect(shown(self._onMap))
         ui.opacitySlider.valueChanged.connect(shown(lambda value: self._set(opacity=value)))
         ui.lowerThresholdSlider.valueChanged.connect(shown(lambda value: self._set(threshold=value)))
         ui.windowRangeWidget.valuesChanged.connect(shown(lambda low, high: self._set(window=(low, high))))
@@ -39,13 +40,14 @@ class OverlaySection:
         """Show another CT's overlay, or none."""
         self._switch.cancel()
         self._results = None
-        organs = session.organs if session else []
-        self._labels = [None] if len(organs) != 1 else []
-        self._labels += [organ.value for organ in organs]
-        offer(self._ui.organSelector, [_("All organs")] * (len(organs) != 1) + [organ.name for organ in organs])
+        labels = session.prediction.labels if session else []
+        self._labels = [None] if len(labels) != 1 else []
+        self._labels += [label.value for label in labels]
+        names = [readable(label.name) for label in labels]
+        offer(self._ui.labelSelector, [_("All organs")] * (len(labels) != 1) + names)
         self._kinds = session.results.kinds if session else list(MapKind)
         offer(self._ui.mapSelector, map(mapName, self._kinds))
-        self._ui.organSelector.visible = self._ui.organSelectorCaption.visible = len(organs) > 1
+        self._ui.labelSelector.visible = self._ui.labelSelectorCaption.visible = len(labels) > 1
         for widget in self._controls():
             widget.enabled = bool(session)
         if session:
@@ -58,7 +60,7 @@ class OverlaySection:
         kind = MapKind(overlay["kind"])
         ui.mapSelector.currentIndex = self._kinds.index(kind)
         label = overlay["label"]
-        ui.organSelector.currentIndex = self._labels.index(label) if label in self._labels else 0
+        ui.labelSelector.currentIndex = self._labels.index(label) if label in self._labels else 0
         maximum, step = mapStyle(kind).largest, max(overlay["window"][1] / 50, 1e-4)
         for control in (ui.lowerThresholdSlider, ui.windowRangeWidget):
             control.decimals = 3 if step >= 1e-3 else 4
@@ -72,9 +74,9 @@ class OverlaySection:
 
     def _onMap(self, *_args) -> None:
         results, ui = self._results, self._ui
-        if results is None or ui.mapSelector.currentIndex < 0 or ui.organSelector.currentIndex < 0:
+        if results is None or ui.mapSelector.currentIndex < 0 or ui.labelSelector.currentIndex < 0:
             return
-        kind, label = self._kinds[ui.mapSelector.currentIndex], self._labels[ui.organSelector.currentIndex]
+        kind, label = self._kinds[ui.mapSelector.currentIndex], self._labels[ui.labelSelector.currentIndex]
         self._switch.cancel()
         self._switch = inSteps(self._switchTo(kind, label), lambda _none: self._onSwitched())
 
@@ -113,7 +115,7 @@ class OverlaySection:
         ui = self._ui
         return [
             ui.mapSelector,
-            ui.organSelector,
+            ui.labelSelector,
             ui.opacitySlider,
             ui.lowerThresholdSlider,
             ui.windowRangeWidget,

@@ -63,7 +63,7 @@ class Panel:
         self.review = ReviewSection(ui, self.update)
         self.export = ExportSection(ui, self.onExport, self.onCancel, self.update)
         self._workButtons = {State.RUNNING: self.run.work, State.EXPORTING: self.export.work}
-        for selector in (ui.mapSelector, ui.organSelector):
+        for selector in (ui.mapSelector, ui.labelSelector):
             selector.currentIndexChanged.connect(self._hideMaps)  # another map may be a new volume
         self.update()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import qt
 import slicer.util
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.regions.settings import Measure
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.slicer_app.panel.editor import RegionEditor
@@ -66,7 +67,7 @@ class ReviewSection:
         self._session = session
         self._commented = None
         self._table.clear()
-        self._offerOrgans(session.organs if session else [])
+        self._offerLabels(session.prediction.labels if session else ())
         if session:
             self._settleEdit()  # one that the CT was moved away under
             self._listing.offer(session)
@@ -332,16 +333,16 @@ class ReviewSection:
         self._onChange()
         self._surfaceTimer.start()
 
-    def _offerOrgans(self, organs: list) -> None:
-        """Let Include ask which organ, where there are several; its key takes the one that most of the region is in."""
+    def _offerLabels(self, labels: Sequence[Label]) -> None:
+        """Let Include ask for which label, if there are several; its key takes the one that most of the region has."""
         menu, old = None, self._ui.includeButton.menu()
         if old:
             old.deleteLater()
-        if len(organs) > 1:
+        if len(labels) > 1:
             menu = qt.QMenu(self._ui.includeButton)
-            for organ in organs:
-                include = shown(functools.partial(self._decide, Verdict.INCLUDE, organ.value))
-                menu.addAction(organ.name).triggered.connect(lambda *_args, include=include: include())
+            for label in labels:
+                include = shown(functools.partial(self._decide, Verdict.INCLUDE, label.value))
+                menu.addAction(readable(label.name)).triggered.connect(lambda *_args, include=include: include())
         self._ui.includeButton.setMenu(menu)
 
     def _firstPending(self) -> str:

@@ -49,12 +49,12 @@ def removeMask(results: ResultScene) -> None:
         node.GetSegmentation().RemoveSegment(MASK_SEGMENT)
 
 
-def prepareEditor(results: ResultScene, organ: int):
-    """Set the vtkMRMLSegmentEditorNode to draw an organ inside the mask only, and return it.
+def prepareEditor(results: ResultScene, label: int):
+    """Set the vtkMRMLSegmentEditorNode to draw a label inside the mask only, and return it.
 
     Args:
         results: Of the CT.
-        organ: Its value in the label map.
+        label: Its value.
     """
     scene = results.ctNode.GetScene()
     editor = scene.GetSingletonNode(EDITOR_TAG, "vtkMRMLSegmentEditorNode")
@@ -64,7 +64,7 @@ def prepareEditor(results: ResultScene, organ: int):
         editor = scene.AddNode(editor)
     editor.SetAndObserveSegmentationNode(results.node("segmentation"))
     editor.SetAndObserveSourceVolumeNode(results.ctNode)
-    editor.SetSelectedSegmentID(segmentId(organ))
+    editor.SetSelectedSegmentID(segmentId(label))
     editor.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment)
     editor.SetMaskSegmentID(MASK_SEGMENT)
     editor.SetSourceVolumeIntensityMask(False)  # the panel does not show whether it is on

@@ -23,7 +23,7 @@ from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas
 NEGLIGIBLE = 0.001  # below this probability no map reaches a value worth drawing, and derived ones are 0
 MAPS_KEPT = 3  # derived ones, each of up to the size of the CT
 SLAB = 8  # slices of which a map is derived in one step: a few milliseconds
-LABEL_ATTRIBUTE = "MoBUncertainty.label"  # of a volume: the organ's value in the label map
+LABEL_ATTRIBUTE = "MoBUncertainty.label"  # of a volume: the label's value
 
 # Every fifth of matplotlib's 256 Inferno colours; straight lines between them are true to 2/255.
 _INFERNO = (
@@ -57,7 +57,7 @@ class MapStyle:
     Attributes:
         window: The values drawn in the first and the last colour.
         threshold: Below this nothing is drawn; that of the variance is what `regions` calls doubtful.
-        largest: Value that the map can have at all (entropy: with three organs).
+        largest: Value that the map can have at all (entropy: with three labels).
     """
 
     window: tuple[float, float]
@@ -82,7 +82,7 @@ def mapStyle(kind: MapKind, varianceThreshold: float = DEFAULT_THRESHOLD[Measure
 
 
 class UncertaintyMaps:
-    """Probability and variance of each organ as volumes, and what is derived from them.
+    """Probability and variance of each label as volumes, and what is derived from them.
 
     Args:
         nodes: Of the CT.
@@ -93,7 +93,7 @@ class UncertaintyMaps:
         self._derived: dict[tuple, tuple] = {}  # by kind and what it is derived from: its box and vtkImageData
 
     def set(self, probability: dict[int, np.ndarray], variance: dict[int, np.ndarray]):
-        """Put the maps into volumes as float32; volumes of organs that are not among them are removed.
+        """Put the maps into volumes as float32; volumes of labels that are not among them are removed.
 
         Arrays that can be become the volumes' voxels, without a copy: they must not be changed afterwards.
 
@@ -128,8 +128,8 @@ class UncertaintyMaps:
 
         Args:
             kind: What to show.
-            label: Of one organ; None: of all, which means the maximum variance and standard deviation of any organ,
-                the probability of any organ, and the entropy of all classes together.
+            label: Its value; None: all, which means the maximum variance and standard deviation of any label,
+                the probability of any label, and the entropy of all classes together.
         """
         sources = self._sources(kind, label)
         if not _isDerived(kind, sources):
@@ -232,7 +232,7 @@ def _key(kind: MapKind, sources: list) -> tuple:
 
 
 def _occupied(probability: list[np.ndarray]) -> Iterator[None]:
-    """Return the box in which any organ has a probability worth a look; one organ in each step."""
+    """Return the box in which any label has a probability worth a look; one label in each step."""
     boxes = []
     for array in probability:
         boxes.append(occupied(array, NEGLIGIBLE))
@@ -241,7 +241,7 @@ def _occupied(probability: list[np.ndarray]) -> Iterator[None]:
 
 
 def _derive(kind: MapKind, arrays: list[np.ndarray]) -> Iterator[None]:
-    """Return a vtkImageData of a map, made of each organ's; slab by slab, and only where there is anything."""
+    """Return a vtkImageData of a map, made of each label's; slab by slab, and only where there is anything."""
     negligible = NEGLIGIBLE if kind in OF_PROBABILITY else 0
     derived = np.zeros(arrays[0].shape, np.float32)
     for start in range(0, len(derived), SLAB):

@@ -119,12 +119,12 @@ class ResultScene:
         elif surfaces:
             self.updateSurfaces()
 
-    def restoreOrgans(self, labels: np.ndarray, segments: list[SegmentSpec]) -> bool:
-        """Bring back organs that somebody has deleted; says whether there were any.
+    def restoreSegments(self, labels: np.ndarray, segments: list[SegmentSpec]) -> bool:
+        """Bring back segments that somebody has deleted; says whether there were any.
 
         Args:
             labels: What they are to hold at first.
-            segments: All organs.
+            segments: All of them.
         """
         return self._segmentation.restore(labels, segments)
 
@@ -145,7 +145,7 @@ class ResultScene:
         if node:
             node.GetDisplayNode().SetOpacity2DFill(FILL_OPACITY if fill else 0.0)
 
-    def organBoxes(self) -> list[Box]:
+    def segmentBoxes(self) -> list[Box]:
         """All that is not 0 in `corrected` lies in one of these."""
         return self._segmentation.boxes()
 
@@ -201,7 +201,7 @@ class ResultScene:
         Args:
             kind: What to show; the entropy in place of what the model does not have. Threshold and window are those
                 last used for this kind.
-            label: Of one organ; None, or an organ without maps: of all organs (see `UncertaintyMaps.volumeFor`).
+            label: Its value; None, or a label without maps: all labels (see `UncertaintyMaps.volumeFor`).
 
         Returns:
             The vtkMRMLScalarVolumeNode shown, or None without maps.
@@ -271,11 +271,11 @@ class ResultScene:
         return overlay
 
     def probability(self) -> dict[int, np.ndarray]:
-        """Return the probability of each organ, by label, as the nodes' own voxels."""
+        """Return the probability of each label, by its value, as the nodes' own voxels."""
         return self._maps.arrays("probability")
 
     def variance(self) -> dict[int, np.ndarray]:
-        """Return the predictive variance of each organ, by label, as the nodes' own voxels."""
+        """Return the predictive variance of each label, by its value, as the nodes' own voxels."""
         return self._maps.arrays("variance")
 
     def showSurface(self, show: bool):
@@ -394,7 +394,7 @@ class ResultScene:
         self._state.set("overlay", kept | changes | {"kinds": kinds})
 
     def _available(self, kind: MapKind, label: int | None) -> tuple[MapKind, int | None]:
-        """Choose what to show in place of a kind or an organ that has no map."""
+        """Choose what to show in place of a kind or a label that has no map."""
         label = label if label in self._maps.volumes("variance") else None
         return kind if kind in self.kinds else MapKind.ENTROPY, label
 
@@ -402,9 +402,9 @@ class ResultScene:
         shown, overlay = self.node("shown"), self.overlay
         self._maps.style(shown, overlay["window"], overlay["threshold"])
         title = legendTitle(MapKind(overlay["kind"]))
-        organ = self._segmentation.segment(overlay["label"])
-        if organ and len(self._segmentation.values()) > 1:
-            title += f"\n{organ.GetName()}"
+        segment = self._segmentation.segment(overlay["label"])
+        if segment and len(self._segmentation.values()) > 1:
+            title += f"\n{segment.GetName()}"
         setLegend(shown, title)
         followViews(self.scene)
 

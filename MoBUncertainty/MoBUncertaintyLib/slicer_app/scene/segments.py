@@ -311,7 +311,7 @@ class LabelSegmentation:
             hierarchy.SetItemOwnerPluginName(item, "Segments")
 
 
-def organSpecs(labels: Sequence[Label]) -> list[SegmentSpec]:
+def labelSpecs(labels: Sequence[Label]) -> list[SegmentSpec]:
     """Specify how a model's labels are shown."""
     return [SegmentSpec(each.value, readable(each.name), each.colour, each.terminology) for each in labels]
 

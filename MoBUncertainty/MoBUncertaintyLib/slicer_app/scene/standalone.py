@@ -22,7 +22,7 @@ from MoBUncertaintyLib.regions.settings import Measure
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
 from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
-from MoBUncertaintyLib.slicer_app.scene.segments import organSpecs, regionSpecs
+from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs, regionSpecs
 
 
 def addCt(scene, array: np.ndarray, ijkToRas: np.ndarray, name: str, displayRange=(-160.0, 240.0)):
@@ -120,7 +120,7 @@ def writeRequestedScene(request: dict):
     regions = read_regions(fields, load(fields["region_map"]))
     results = ResultScene(addCt(scene, load(ct["array"]), ct["ijk_to_ras"], ct["name"], ct["display_range"]))
     results.setPrediction(prediction, regions.settings)
-    results.setSegmentation(prediction.segmentation, organSpecs(prediction.labels))
+    results.setSegmentation(prediction.segmentation, labelSpecs(prediction.labels))
     results.setRegions(regions.map, regionSpecs(regions.ranked, flagged=True))
     results.showMap(MapKind(results.overlay["kind"]))
     if prediction.has_variance:

@@ -1,4 +1,4 @@
-"""The organs' surface in 3D: in the map's colours where it is shown in the slices, else in the organ's own.
+"""The segmentation's surface in 3D: in the map's colours where it is shown in the slices, else in the label's own.
 
 Where nothing is uncertain the map's first colour, black, would hide the shape.
 """
@@ -14,8 +14,8 @@ from MoBUncertaintyLib.slicer_app.scene.maps import infernoColours
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas
 from MoBUncertaintyLib.slicer_app.scene.segments import CLOSED_SURFACE, segmentId
 
-VALUES, ORGAN, COLOURS = "Uncertainty", "Organ", "Colour"
-"""Arrays at the surface's points: the map's value, the organ's colour, and the colour that is shown."""
+VALUES, LABEL, COLOURS = "Uncertainty", "Label", "Colour"
+"""Arrays at the surface's points: the map's value, the label's colour, and the colour that is shown."""
 _AROUND = 2  # voxels: the map is cut to the surface's box, widened by this
 
 
@@ -70,15 +70,15 @@ class UncertaintySurface:
 
         Args:
             window: The values of the map's first and last colour.
-            threshold: Below this the organ's own colour is shown.
+            threshold: Below this the label's own colour is shown.
         """
         data = self.node.GetPolyData().GetPointData() if self.node else None
-        if not data or not (data.HasArray(VALUES) and data.HasArray(ORGAN)):  # or a file's, changed by hand
+        if not data or not (data.HasArray(VALUES) and data.HasArray(LABEL)):  # or a file's, changed by hand
             return
-        values, organ = (vtk_to_numpy(data.GetArray(name)) for name in (VALUES, ORGAN))
+        values, plain = (vtk_to_numpy(data.GetArray(name)) for name in (VALUES, LABEL))
         low, high = window
         index = np.clip((values - low) / max(high - low, 1e-9) * 255, 0, 255).astype(int)
-        colours = np.where((values >= threshold)[:, None], np.round(infernoColours() * 255)[index], organ)
+        colours = np.where((values >= threshold)[:, None], np.round(infernoColours() * 255)[index], plain)
         data.RemoveArray(COLOURS)
         data.AddArray(_array(COLOURS, colours.astype(np.uint8)))
         self.node.GetPolyData().Modified()
@@ -95,7 +95,7 @@ def withValues(surface: vtk.vtkPolyData, volumeNode, colour: tuple[float, float,
     Args:
         surface: In the volume's own coordinates, RAS mm.
         volumeNode: A vtkMRMLScalarVolumeNode.
-        colour: Of the organ, each part 0 to 1.
+        colour: Of the label, each part 0 to 1.
 
     Returns:
         A copy that shares the surface's points and cells.
@@ -119,8 +119,8 @@ def withValues(surface: vtk.vtkPolyData, volumeNode, colour: tuple[float, float,
     result = vtk.vtkPolyData()
     result.ShallowCopy(surface)
     result.GetPointData().AddArray(_array(VALUES, values.astype(np.float32)))
-    organ = np.round(np.multiply(colour, 255)).astype(np.uint8)
-    result.GetPointData().AddArray(_array(ORGAN, np.tile(organ, (len(points), 1))))
+    plain = np.round(np.multiply(colour, 255)).astype(np.uint8)
+    result.GetPointData().AddArray(_array(LABEL, np.tile(plain, (len(points), 1))))
     return result
 
 
