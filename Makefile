@@ -32,7 +32,6 @@ icons: $(VENV)/.demo
 # The documents' pictures: of the panel, and what the demo draws.
 screenshots: $(VENV)/.test demo
 	$(BIN)/python Testing/screenshots.py
-	cp demo-results/overlay.png MoBUncertainty/Resources/Screenshots/command-line.png
 
 clean:
 	rm -rf $(VENV) demo-results build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

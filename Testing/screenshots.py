@@ -1,6 +1,7 @@
-"""Draw the panel in each of its states, for the documents: `python Testing/screenshots.py [FOLDER]`.
+"""Draw the pictures of the documents: the panel in each of its states, and the demo's overlay.
 
-With a FOLDER, states that no document shows are drawn as well.
+`make screenshots` runs the demo, then this. `python Testing/screenshots.py FOLDER` draws only the panel, but also in
+states that no document shows.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "Python"))
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 from slicer_host.panel import apply, load_demo, open_panel, running
 
-FOLDER = Path(__file__).parents[1] / "MoBUncertainty" / "Resources" / "Screenshots"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "MoBUncertainty" / "Resources" / "Screenshots"
 SIZE = (1366, 768)  # of a laptop's screen
+OVERLAY_WIDTH = 1152  # pixels; pages show less
+CLOSE = 6  # of 255, by which fewer colours may change a pixel
 EXPORTS = "/home/reader/Documents"
 READER = "Dr. A. Reader"
 
@@ -79,13 +83,26 @@ def main(folder: Path = FOLDER) -> None:
         take("second-ct")
         ui.ctSelector.setCurrentNode(first)
         take("first-ct-again")
+    else:
+        overlay = Image.open(ROOT / "demo-results" / "overlay.png").convert("RGB")
+        overlay.thumbnail((OVERLAY_WIDTH, OVERLAY_WIDTH))
+        fewer_colours(overlay, 256, Image.Quantize.MAXCOVERAGE).save(folder / "command-line.png", optimize=True)
     desktop.close()
 
 
 def make_small(path: Path) -> None:
-    """Keep a picture's 256 most useful colours, in half of the bytes."""
-    picture = Image.open(path).convert("RGB")
-    picture.quantize(256, Image.Quantize.MEDIANCUT, kmeans=4, dither=Image.Dither.NONE).save(path, optimize=True)
+    """Keep a picture's 256 most useful colours, and of them as few as leave each pixel as it looks."""
+    picture = fewer_colours(Image.open(path).convert("RGB"), 256, Image.Quantize.MEDIANCUT).convert("RGB")
+    for colours in range(64, 257, 16):
+        small = fewer_colours(picture, colours, Image.Quantize.MAXCOVERAGE)
+        change = ImageChops.difference(picture, small.convert("RGB")).getextrema()
+        if max(most for _, most in change) <= CLOSE:
+            break
+    small.save(path, optimize=True)
+
+
+def fewer_colours(picture: Image.Image, colours: int, method: Image.Quantize) -> Image.Image:
+    return picture.quantize(colours, method, kmeans=4, dither=Image.Dither.NONE)
 
 
 def ask(desktop, take) -> None:
@@ -98,7 +115,8 @@ def ask(desktop, take) -> None:
     def show(box) -> int:
         box.setParent(desktop.window, qt.Qt.Widget)
         box.setAutoFillBackground(True)
-        box.setStyleSheet("QMessageBox { border: 1px solid #808080; }")  # in place of a window's frame
+        # In place of a window's frame.
+        box.setStyleSheet("QMessageBox { border: 1px solid #808080; background: palette(window); }")
         box.adjustSize()
         box.move((desktop.window.width - box.width) // 2, (desktop.window.height - box.height) // 2)
         box.show()

@@ -273,7 +273,9 @@ def inspect(
 
 @app.command()
 def export(
-    training_folder: Annotated[Path, typer.Argument(help="nnU-Net training folder: plans.json, dataset.json, fold_K.")],
+    source: Annotated[
+        Path, typer.Argument(help="nnU-Net training folder (plans.json, dataset.json, fold_K), or a model to rewrite.")
+    ],
     output: Annotated[Path, typer.Option(help="Model folder to make, or a .zip.")],
     name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of the data set.")] = None,
     task: Annotated[str | None, typer.Option(help="What the model segments in which images, in one sentence.")] = None,
@@ -296,7 +298,7 @@ def export(
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the weights as float16: half the size.")] = False,
 ) -> None:
-    """Make a model folder from an nnU-Net training folder, stock or fine-tuned by mob-training."""
+    """Make a model folder from an nnU-Net training folder, stock or fine-tuned by mob-training, or from a model."""
     with console.reporting():
         from MoBUncertaintyLib.model.files import read_json
         from MoBUncertaintyLib.network.export import export as export_model
@@ -306,7 +308,7 @@ def export(
             return read_json(path) if path else None
 
         model = export_model(
-            training_folder,
+            source,
             output,
             name=name,
             task=task,

@@ -1,4 +1,4 @@
-"""Write models, and export them from nnU-Net's training folder; complete or not at all."""
+"""Write models, and export nnU-Net's training folders and other models; complete or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from MoBUncertaintyLib.files.publishing import absolute, reserve
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import Fold, ModelCard
 from MoBUncertaintyLib.model.folder import Model, load_folder, load_model
-from MoBUncertaintyLib.model.nnunet import is_training_folder
 from MoBUncertaintyLib.model.weights import write_weights
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ PRIVATE_DATASET_KEYS = ("dataset", "training", "validation", "test")
 
 
 def export(
-    training_folder: Path | str,
+    source: Path | str,
     output: Path | str,
     *,
     name: str | None = None,
@@ -42,30 +41,25 @@ def export(
     orientation: str | None = None,
     half: bool = False,
 ) -> Model:
-    """Export nnU-Net's training folder, stock or fine-tuned, to a model folder (or `.zip`).
+    """Export nnU-Net's training folder, stock or fine-tuned, or another model, to a model folder (or `.zip`).
 
     Args:
-        training_folder: Holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
+        source: Holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`; or a model folder or zip.
         output: Must not exist.
-        name, task, licence: Entries of the card; None: from `dataset.json`.
-        folds: Folds to export; None: all numbered folds that are trained.
+        name, task, licence, scores, regions: Entries of the card; None: as the source states.
+        folds: Folds to export; None: all numbered folds that are trained, or all of a model.
         checkpoint: File name; None: as `nnunet.open_training_folder` chooses.
-        training: Added to what the folder states about the training.
-        scores, regions: Entries of the card.
-        orientation: Orientation of the training data, e.g. `RAS`; None: as the folder states.
+        training: Added to what the source states about the training.
+        orientation: Orientation of the training data, e.g. `RAS`; None: as the source states.
         half: Store the weights as float16.
 
     Raises:
-        ModelError: The training folder cannot be used.
+        ModelError: The source cannot be used.
         OutputError: The output exists already or cannot be written.
     """
-    training_folder = Path(training_folder)
-    if not is_training_folder(training_folder):
-        raise ModelError(
-            f"{training_folder} is not a training folder of nnU-Net (plans.json, dataset.json and fold_K); "
-            "choose the folder that holds them."
-        )
-    model = load_model(training_folder, checkpoint, folds)
+    model = load_model(source, checkpoint, folds)
+    if checkpoint and "model.json" in model.digests:
+        raise ModelError(f"{source} has no checkpoint to choose; leave it out, or export the training folder.")
     stated: dict[str, Any] = {"name": name, "task": task, "licence": licence, "scores": scores, "regions": regions}
     stated |= {"orientation": orientation, "training": model.card.training | (training or {})}
     try:
@@ -75,7 +69,7 @@ def export(
     from MoBUncertaintyLib.network.backbone import fitting_weights, planned_network
 
     network = planned_network(model)
-    weights = ((fold, fitting_weights(network, model, fold)) for fold in model.folds)
+    weights = ((fold, fitting_weights(network, model, fold)) for fold in folds or model.folds)
     return write_model(output, card, model.plans, model.dataset, weights, half)
 
 

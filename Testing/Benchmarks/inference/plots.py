@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from PIL import Image
 
 from inference.summary import STAGES, Row, linear_fit, marks_of, network_seconds, number
 from inference.tasks import SYSTEMS, network_name, size_title
@@ -85,7 +87,7 @@ def draw_sizes(table: Sequence[Row], path: Path) -> None:
             )
     names = [Line2D([], [], linestyle="none", **_marker(system), label=_name(system)) for system in _systems(table)]
     figure.legend(handles=names, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=130)
+    _save(figure, path)
 
 
 def draw_samples(entries: Sequence[dict[str, Any]], path: Path) -> None:
@@ -107,7 +109,7 @@ def draw_samples(entries: Sequence[dict[str, Any]], path: Path) -> None:
         _tidy(axes)
     figure.axes[0].set_ylabel("seconds of one tile, sampling stage")
     _legend_below(figure)
-    figure.savefig(path, dpi=130)
+    _save(figure, path)
 
 
 def draw_memory(table: Sequence[Row], path: Path) -> None:
@@ -136,7 +138,7 @@ def draw_memory(table: Sequence[Row], path: Path) -> None:
             axes.margins(y=0.12)
             _tidy(axes, "y")
     _legend_below(figure)
-    figure.savefig(path, dpi=130)
+    _save(figure, path)
 
 
 def draw_stages(table: Sequence[Row], path: Path) -> None:
@@ -166,7 +168,7 @@ def draw_stages(table: Sequence[Row], path: Path) -> None:
         _tidy(axes, "x")
     grid[-1].set_xlabel("seconds, warm")
     _legend_below(figure)
-    figure.savefig(path, dpi=130)
+    _save(figure, path)
 
 
 def _line(axes: Axes, system: str, voxels: Sequence[int], seconds: Sequence[float]) -> None:
@@ -222,6 +224,14 @@ def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Save a small PNG: lines and text need few colours."""
+    file = io.BytesIO()
+    figure.savefig(file, dpi=100)
+    picture = Image.open(file).convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE, 4, dither=Image.Dither.NONE)
+    picture.save(path, optimize=True)
 
 
 def _tidy(axes: Axes, grid: str = "both") -> None:

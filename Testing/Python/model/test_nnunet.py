@@ -7,7 +7,7 @@ import json
 import os
 import pickle
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model, read_card
 from MoBUncertaintyLib.network.backbone import load_network
-from MoBUncertaintyLib.network.export import export
+from MoBUncertaintyLib.network.export import export, write_model
 from support.json_edits import edit, truncate
-from support.tiny import DATASET, PLANS, SPEC, network
+from support.tiny import DATASET, PLANS, SPEC, card, network
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +163,24 @@ def test_weights_saved_by_a_parallel_or_compiled_network_load(results: Path, tmp
 
 
 def test_export_of_something_else_says_what_is_needed(results: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="not a training folder of nnU-Net"):
+    with pytest.raises(ModelError, match=r"a model folder or zip .*, or a training folder of nnU-Net"):
         export(results / "fold_0", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["Whole", "Whole.zip"])
+def test_a_model_is_exported_again_as_float16_with_the_rest_of_its_card(tmp_path: Path, name: str) -> None:
+    stated = replace(card(), scores={"dice": 0.5}, training={"temperature": 1.5}, regions={"depth_mm": 1.0})
+    both = [(fold, network(fold).state_dict()) for fold in (0, 1)]
+    whole = write_model(tmp_path / name, stated, PLANS, DATASET, both)
+    half = export(tmp_path / name, tmp_path / "Half", folds=(1,), half=True)
+    assert replace(half.card, files={}) == replace(whole.card, files={}) and half.folds == (1,)
+    assert (half.plans, half.dataset) == (whole.plans, whole.dataset)
+    for key, tensor in half.state_dict(1).items():
+        assert torch.equal(tensor, network(1).state_dict()[key].half().float())
+    with pytest.raises(ModelError, match="has no fold 2"):
+        export(tmp_path / name, tmp_path / "out", folds=(2,))
+    with pytest.raises(ModelError, match="has no checkpoint to choose"):
+        export(tmp_path / name, tmp_path / "out", checkpoint="checkpoint_best.pth")
 
 
 class Payload:
