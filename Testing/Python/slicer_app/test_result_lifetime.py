@@ -220,7 +220,7 @@ class TestReopened:
 
     def test_a_surface_that_was_changed_by_hand_is_left_as_it_is(self, reopened):
         _, found, _ = reopened
-        found.node("surface").GetPolyData().GetPointData().RemoveArray("Organ")
+        found.node("surface").GetPolyData().GetPointData().RemoveArray("Label")
         found.setOverlay(threshold=0.4)
         assert found.overlay["threshold"] == 0.4
 
