@@ -82,15 +82,6 @@ class Analysis:
 
 
 @dataclass(frozen=True)
-class CaseResult:
-    """A finished case: its summary, and the images, which are also in its results folder."""
-
-    summary: CaseSummary
-    prediction: Prediction
-    regions: Regions
-
-
-@dataclass(frozen=True)
 class DemoScores:
     """The demo's prediction against the phantom's truth; `demo.json`.
 
@@ -121,7 +112,7 @@ def run_case(
     progress: ProgressCallback | None = None,
     cancelled: CancelledCallback | None = None,
     more: Callable[[Analysis, Path], None] | None = None,
-) -> CaseResult:
+) -> tuple[CaseSummary, Analysis]:
     """Read a volume, predict it, find its doubtful regions and write the results folder.
 
     Args:
@@ -172,7 +163,7 @@ def run_case(
         device="{device}, {precision}".format_map(prediction.provenance),
         warnings=[*warnings, *prediction.warnings, *problems],
     )
-    return CaseResult(summary, prediction, regions)
+    return summary, analysis
 
 
 def is_done(
@@ -305,10 +296,10 @@ def run_demo(
         scores.append(DemoScores(overlap, fractions["error_fraction"], fractions["thick_error_fraction"], seconds))
         (folder / "demo.json").write_text(json.dumps(asdict(scores[0]), indent=2) + "\n", encoding="utf-8")
 
-    result = run_case(
+    summary, _ = run_case(
         source, output, predictor, scene=scene, overwrite=own, progress=progress, cancelled=cancelled, more=compare
     )
-    return result.summary, scores[0]
+    return summary, scores[0]
 
 
 @contextmanager

@@ -153,7 +153,7 @@ def predict(
         def run(case: Path, folder: Path) -> None:
             nested = case.parent not in (source, source.parent)
             with console.progress(f"{case.parent.name}/{case.name}" if nested else case.name) as progress:
-                result = run_case(
+                summary, _ = run_case(
                     case,
                     folder,
                     predictor,
@@ -164,7 +164,7 @@ def predict(
                     progress=progress,
                     cancelled=cancelled,
                 )
-            console.show_summary(result.summary)
+            console.show_summary(summary)
 
         def done(case: Path, folder: Path) -> bool:
             return not overwrite and is_done(case, folder, predictor, region_settings, series=series)

@@ -29,7 +29,6 @@ from MoBUncertaintyLib.errors import Cancelled, ImageError, SettingsError, UserE
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.files.publishing import sweep
 from MoBUncertaintyLib.model.card_text import covariance_text, plain, score_lines, training_lines
-from MoBUncertaintyLib.worker.progress import STAGES as COMPUTING
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.images.inputs import Input
@@ -48,7 +47,14 @@ DONE_BEFORE, FAILED, SKIPPED = "had these results already", "failed", "were skip
 debug = False
 """Whether an unexpected error shows its traceback."""
 
-STAGES = {"read": "Reading"} | COMPUTING | {"write": "Writing"}
+STAGES = {
+    "read": "Reading",
+    "preprocess": "Preprocessing",
+    "network": "Predicting tiles",
+    "resample": "Resampling",
+    "regions": "Finding doubtful regions",
+    "write": "Writing",
+}
 
 
 def _stdout() -> Console:

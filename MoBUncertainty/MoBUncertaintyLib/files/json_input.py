@@ -61,6 +61,16 @@ def parse_object(content: bytes) -> dict[str, Any]:
     return data
 
 
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _check(data: dict[str, Any]) -> None:
     """Check depth and text, level by level, since recursion is what deep nesting breaks."""
     level: list[Any] = [data]

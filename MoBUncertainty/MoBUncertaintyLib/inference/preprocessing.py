@@ -200,7 +200,8 @@ class Preprocessor:
             ]
             if intersection(wanted, outer) is None:
                 if mask is not None:
-                    mask = _filled(mask[0], outer, frame.shape)[None]
+                    beyond = [(side.start, n - side.stop) for side, n in zip(outer, frame.shape, strict=True)]
+                    mask = np.pad(mask, [(0, 0), *beyond], constant_values=-1)  # nnU-Net's mark of the outside
                 outer = whole(frame.shape)
                 warnings = [*warnings, "The region of interest holds nothing but air or background."]
             kept = intersection(wanted, outer)
@@ -244,13 +245,6 @@ class Preprocessor:
             data, masks, self.configuration, intensities
         )
         return normalised
-
-
-def _filled(mask: np.ndarray, box: Box, shape: Sequence[int]) -> np.ndarray:
-    """Extend nnU-Net's mask of a box to the whole image, with -1 outside."""
-    whole = np.full(shape, -1, mask.dtype)
-    whole[box] = mask
-    return whole
 
 
 def find_body(volume: np.ndarray, spacing: Sequence[float]) -> Box | None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -122,6 +122,14 @@ class ListedModel:
     card: ModelCard | None
     problem: str | None = None
 
+    @classmethod
+    def of(cls, path: Path) -> ListedModel:
+        """Read the card of a model, or the reason why it cannot be read."""
+        try:
+            return cls(path, read_card(path))
+        except ModelError as error:
+            return cls(path, None, str(error))
+
 
 def load_model(path: Path | str, checkpoint: str | None = None, folds: Sequence[Fold] | None = None) -> Model:
     """Open a model folder, a zipped model or nnU-Net's training folder, and check all but the weights' values.
@@ -142,30 +150,22 @@ def load_model(path: Path | str, checkpoint: str | None = None, folds: Sequence[
         ('mixture-of-bases', ['pancreas'])
     """
     path = Path(path)
-    try:
-        return _open(path, checkpoint, folds)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _open(path: Path, checkpoint: str | None, folds: Sequence[Fold] | None) -> Model:
-    if path.is_file():
-        root = archive.unpack(path)
-        try:
-            model = load_folder(root, path)
-        except BaseException:
-            remove_private_folder(root)
-            raise
-        model._remove = weakref.finalize(model, remove_private_folder, root)
-        return model
-    if not path.exists():
-        raise ModelError(f"There is no model at {path}; check the path.")
-    if (path / "model.json").is_file():
-        return load_folder(path, path)
-    if is_training_folder(path):
-        card, plans, dataset, sources, digests = open_training_folder(path, checkpoint, folds)
-        return Model(card, plans, dataset, path, sources, digests)
-    raise _no_model(path)
+    with _reading(path):
+        if path.is_file():
+            root = archive.unpack(path)
+            try:
+                model = load_folder(root, path)
+            except BaseException:
+                remove_private_folder(root)
+                raise
+            model._remove = weakref.finalize(model, remove_private_folder, root)
+            return model
+        if (path / "model.json").is_file():
+            return load_folder(path, path)
+        if is_training_folder(path):
+            card, plans, dataset, sources, digests = open_training_folder(path, checkpoint, folds)
+            return Model(card, plans, dataset, path, sources, digests)
+        raise _no_model(path)
 
 
 def read_card(path: Path | str) -> ModelCard:
@@ -177,22 +177,14 @@ def read_card(path: Path | str) -> ModelCard:
         ModelError: There is no readable card.
     """
     path = Path(path)
-    try:
-        return _read_card(path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _read_card(path: Path) -> ModelCard:
-    if path.is_file():
-        return card_from_json(ModelFile("model.json", str(path), archive.read_card_bytes(path)).json(), str(path))
-    if (path / "model.json").is_file():
-        return card_from_json(ModelFile.read(path, "model.json", str(path)).json(), str(path))
-    if not path.exists():
-        raise ModelError(f"There is no model at {path}; check the path.")
-    if is_training_folder(path):
-        return open_training_folder(path)[0]
-    raise _no_model(path)
+    with _reading(path):
+        if path.is_file():
+            return card_from_json(ModelFile("model.json", str(path), archive.read_card_bytes(path)).json(), str(path))
+        if (path / "model.json").is_file():
+            return card_from_json(ModelFile.read(path, "model.json", str(path)).json(), str(path))
+        if is_training_folder(path):
+            return open_training_folder(path)[0]
+        raise _no_model(path)
 
 
 def list_models(folder: Path | str = MODELS_FOLDER) -> list[ListedModel]:
@@ -201,16 +193,9 @@ def list_models(folder: Path | str = MODELS_FOLDER) -> list[ListedModel]:
     Args:
         folder: By default, that of the models that ship with the extension; a missing folder holds no models.
     """
-    folder = Path(folder)
-    listed = []
-    for child in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if child.name.startswith(".") or not (child.suffix == ".zip" or (child / "model.json").is_file()):
-            continue
-        try:
-            listed.append(ListedModel(child, read_card(child)))
-        except ModelError as error:
-            listed.append(ListedModel(child, None, str(error)))
-    return listed
+    children = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
+    models = (child for child in children if child.suffix == ".zip" or (child / "model.json").is_file())
+    return [ListedModel.of(child) for child in models if not child.name.startswith(".")]
 
 
 def find_model(name_or_path: Path | str, folder: Path | str = MODELS_FOLDER) -> Path:
@@ -290,11 +275,18 @@ def _name_of(source: Path) -> str:
     return f"{source.parent.name}/{source.name}"
 
 
-def _unreadable(path: Path, error: OSError) -> ModelError:
-    return ModelError(f"The model {path} cannot be read: {error.strerror or error}.")
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Report what the system says about reading a model."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(f"The model {path} cannot be read: {error.strerror or error}.") from error
 
 
 def _no_model(path: Path) -> ModelError:
+    if not path.exists():
+        return ModelError(f"There is no model at {path}; check the path.")
     return ModelError(
         f"{path} has no model.json; choose a model folder or zip made by `mob-uncertainty export`, "
         "or a training folder of nnU-Net."

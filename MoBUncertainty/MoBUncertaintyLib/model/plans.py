@@ -12,6 +12,7 @@ from copy import deepcopy
 from typing import Any
 
 from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.files.json_input import is_number, is_whole
 
 PACKAGE = "dynamic_network_architectures"
 # nnU-Net's U-Nets; `residual_unet` is where old plans look for one, and nnU-Net finds it by its class name.
@@ -58,11 +59,8 @@ def _spelled(module: str, *names: str) -> set[str]:
     return {f"torch.nn.{path}{name}" for path in ("", f"modules.{module}.") for name in names}
 
 
-def _within(low: float, high: float, kind: type[int | float] = float) -> Callable[[Any], bool]:
-    def check(value: Any) -> bool:
-        return isinstance(value, int | kind) and not isinstance(value, bool) and low <= value <= high
-
-    return check
+def _within(low: float, high: float, kind: Callable[[Any], bool] = is_number) -> Callable[[Any], bool]:
+    return lambda value: kind(value) and low <= value <= high
 
 
 def _is_switch(value: Any) -> bool:
@@ -96,9 +94,9 @@ _MODES = ("linear", "nearest", "nearest-exact", "area")
 # nnU-Net's resampling functions, and the arguments each takes.
 RESAMPLERS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "resample_data_or_seg_to_shape": _SEPARATE_Z
-    | {"order": _within(0, 5, int), "order_z": _within(0, 5, int)},  # of splines
+    | {"order": _within(0, 5, is_whole), "order_z": _within(0, 5, is_whole)},  # of splines
     "resample_torch_fornnunet": _SEPARATE_Z
-    | {"num_threads": _within(1, 64, int), "memefficient_seg_resampling": _is_switch}
+    | {"num_threads": _within(1, 64, is_whole), "memefficient_seg_resampling": _is_switch}
     | dict.fromkeys(("mode", "aniso_axis_mode"), lambda value: value in _MODES),
     "no_resampling_hack": {},
 }
@@ -161,7 +159,7 @@ def check_dataset(dataset: dict[str, Any]) -> dict[int, str]:
     if any(isinstance(value, list) for value in labels.values()):
         raise ModelError("The model predicts overlapping regions; MoB Uncertainty works with exclusive labels.")
     values = {name: value for name, value in labels.items() if name != "ignore"}
-    if not all(isinstance(value, int) and not isinstance(value, bool) for value in labels.values()):
+    if not all(map(is_whole, labels.values())):
         raise ModelError("The label values in dataset.json are not whole numbers; export the model again.")
     foreground = {value: name for name, value in sorted(values.items(), key=lambda item: item[1]) if value != 0}
     consecutive = sorted(labels.values()) == list(range(len(labels))) and labels.get("ignore") in (None, len(values))
@@ -206,7 +204,7 @@ def _check_axes(plans: dict[str, Any]) -> None:
     forward: Any = plans.get("transpose_forward")
     backward: Any = plans.get("transpose_backward")
     for order in (forward, backward):
-        if not isinstance(order, list) or sorted(map(str, order)) != ["0", "1", "2"] or not all(map(_is_whole, order)):
+        if not isinstance(order, list) or sorted(map(str, order)) != ["0", "1", "2"] or not all(map(is_whole, order)):
             raise _unusable("'transpose_forward' and 'transpose_backward' must be orders of the axes 0, 1, 2")
     if [forward[axis] for axis in backward] != [0, 1, 2]:
         raise _unusable("'transpose_backward' does not undo 'transpose_forward'")
@@ -284,7 +282,7 @@ def _old_arguments(planned: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(encoder, list):
         raise _unusable("'n_conv_per_stage_encoder' of the network must be a list")
     for name in ("UNet_base_num_features", "unet_max_num_features"):
-        if not _within(1, width, int)(planned[name]):
+        if not _within(1, width, is_whole)(planned[name]):
             raise _unusable(f"'{name}' of the network must be a whole number from 1 to {width}")
     return {name: planned[old] for name, old in OLD_SIZES.items()} | {"n_stages": len(encoder)}
 
@@ -304,7 +302,7 @@ def _check_sizes(arguments: dict[str, Any], limits: dict[str, int]) -> None:
     for name, limit in limits.items():
         for value in _leaves(arguments.get(name)):
             absent = value is None and name not in REQUIRED_SIZES
-            if not absent and not (_is_whole(value) and 1 <= value <= limit):
+            if not absent and not (is_whole(value) and 1 <= value <= limit):
                 raise _unusable(f"'{name}' of the network must be whole numbers from 1 to {limit}")
 
 
@@ -347,7 +345,7 @@ def _leaves(value: Any, depth: int = 0) -> list[Any]:
 
 def _numbers(planned: dict[str, Any], name: str, low: float, high: float, whole: bool = False) -> list[float]:
     values = planned.get(name)
-    right = _is_whole if whole else _is_finite
+    right = is_whole if whole else _is_finite
     if not isinstance(values, list) or not all(right(value) and low <= value <= high for value in values):
         raise _unusable(f"'{name}' must be a list of numbers from {low:g} to {high:g}")
     return values
@@ -369,10 +367,6 @@ def _shown(value: Any) -> str:
 
 def _unusable(problem: str) -> ModelError:
     return ModelError(f"plans.json cannot be used: {problem}; export the model again.")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_finite(value: Any) -> bool:

@@ -12,6 +12,8 @@ ANATOMY = ("SCT", "123037004", "Anatomical Structure")
 TISSUE_CATEGORY = ("SCT", "85756007", "Tissue")
 TISSUE = ("SCT", "85756007", "Tissue")
 
+_LIST = "Segmentation category and type - 3D Slicer General Anatomy list"
+
 MODIFIERS = {
     "left": ("SCT", "7771000", "Left"),
     "right": ("SCT", "24028007", "Right"),
@@ -106,3 +108,11 @@ def _generated_colour(number: int) -> tuple[int, int, int]:
     """Make a colour; steps of the golden ratio around the hue circle keep neighbours far apart."""
     red, green, blue = colorsys.hsv_to_rgb(number * 0.618034 % 1.0, 0.65, 0.95)
     return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def terminology_entry(terminology: dict[str, tuple[str, str, str] | None]) -> str | None:
+    """Write a terminology in one line, as Slicer does; None if a code holds one of the line's own separators."""
+    codes = [terminology.get(key) or ("", "", "") for key in ("category", "type", "modifier")]
+    if any(separator in part for code in codes for part in code for separator in "~^|"):
+        return None
+    return "~".join([_LIST, *("^".join(code) for code in codes), "Anatomic codes - DICOM master list", "^^", "^^"])

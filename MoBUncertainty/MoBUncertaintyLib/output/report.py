@@ -11,7 +11,7 @@ import csv
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from MoBUncertaintyLib.output.pictures.region_pictures import CORRECTED_COLOUR, 
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, REGION_COLOUR
 from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.finder import table_row
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review
@@ -216,14 +217,8 @@ def _labels(case: ReviewedCase, corrected: np.ndarray) -> list[dict[str, Any]]:
     voxel_ml = case.prediction.grid.voxel_mm3 / 1000
     before, after = (_counts(labels) * voxel_ml for labels in (case.prediction.segmentation, corrected))
     return [
-        {
-            "value": label.value,
-            "name": label.name,
-            "colour": list(label.colour),
-            "terminology": label.terminology,
-            "predicted_ml": round(float(before[label.value]), 3),
-            "corrected_ml": round(float(after[label.value]), 3),
-        }
+        asdict(label)
+        | {f"{name}_ml": round(float(ml[label.value]), 3) for name, ml in (("predicted", before), ("corrected", after))}
         for label in case.prediction.labels
     ]
 
@@ -238,27 +233,15 @@ def _region_row(region: ReviewRegion, case: ReviewedCase) -> dict[str, Any]:
     voxel_mm3 = case.prediction.grid.voxel_mm3
     before = case.prediction.segmentation[region.box][region.mask] > 0
     after = case.review.labels_in(region.box)[region.mask] > 0
-    r, a, s = found.centroid_ras
-    return {
-        "rank": found.rank,
+    values = table_row(found) | {
         "id": region.region_id,
-        "location": found.location,
-        "centroid_r_mm": r,
-        "centroid_a_mm": a,
-        "centroid_s_mm": s,
-        "volume_mm3": found.volume_mm3,
-        "expected_error_mm3": found.expected_error_mm3,
-        "mean_variance": found.mean_variance,
-        "max_variance": found.max_variance,
-        "mean_probability": found.mean_probability,
-        "inside_fraction": found.inside_fraction,
-        "extent_mm": found.extent_mm,
         "verdict": region.verdict.value,
         "label": names.get(region.label, "") if region.label else "",
         "added_mm3": float((after & ~before).sum() * voxel_mm3),
         "removed_mm3": float((before & ~after).sum() * voxel_mm3),
         "comment": region.comment,
     }
+    return {name: values[name] for name in COLUMNS}
 
 
 def _facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:

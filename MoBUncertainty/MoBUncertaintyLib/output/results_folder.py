@@ -267,16 +267,7 @@ def describe(
             "origin_lps_mm": (LPS_TO_RAS * grid.origin).tolist(),
             "direction": (LPS_TO_RAS[:, None] * grid.rotation[:, ::-1]).ravel().tolist(),
         },
-        "labels": [
-            {
-                "name": label.name,
-                "value": label.value,
-                "colour": label.colour,
-                "terminology": label.terminology,
-                "volume_ml": round(volumes[label.name], 3),
-            }
-            for label in prediction.labels
-        ],
+        "labels": [asdict(label) | {"volume_ml": round(volumes[label.name], 3)} for label in prediction.labels],
         "regions": {
             "count": len(regions.ranked),
             "expected_error_mm3": round(sum(region.expected_error_mm3 for region in regions.ranked), 1),

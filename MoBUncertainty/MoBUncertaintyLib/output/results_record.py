@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.integrity import check_manifest, check_seal
-from MoBUncertaintyLib.files.json_input import read_object
+from MoBUncertaintyLib.files.json_input import is_number, is_whole, read_object
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.regions.finder import COLUMNS
 from MoBUncertaintyLib.regions.settings import RegionSettings
@@ -26,20 +27,16 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= TEXT_LIMIT
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return is_whole(value) and bool(value >= 0)
 
 
 def _is_amount(value: Any) -> bool:
-    return _is_number(value) and value >= 0
+    return is_number(value) and value >= 0
 
 
 def _is_positive(value: Any) -> bool:
-    return _is_number(value) and value > 0
+    return is_number(value) and value > 0
 
 
 def _is_text_or_null(value: Any) -> bool:
@@ -74,10 +71,10 @@ FORM: dict[str, Any] = {
     "files": {},
     "model?": {"name?": _is_text, "digest?": _is_text},
     "settings?": {
-        "overlap?": _is_number,
+        "overlap?": is_number,
         "tiling?": _is_text,
         "mirror?": lambda value: isinstance(value, bool),
-        "region_of_interest?": lambda value: value is None or _fault(value, (_is_number,) * 6) is None,
+        "region_of_interest?": lambda value: value is None or _fault(value, (is_number,) * 6) is None,
     },
     "moments?": _is_text,
     "folds?": [_is_fold],
@@ -171,7 +168,8 @@ def read_labels(entries: Any) -> tuple[Label, ...]:
         RecordError: They are none, or not different.
     """
     try:
-        labels = tuple(map(label_of, entries))
+        names = [each.name for each in fields(Label)]
+        labels = tuple(Label.from_json({name: entry[name] for name in names}) for entry in entries)
     except (KeyError, TypeError, ValueError) as error:
         raise RecordError(f"its labels are not as they should be: {_short(error)}") from error
     if not labels:
@@ -180,15 +178,6 @@ def read_labels(entries: Any) -> tuple[Label, ...]:
         if len({getattr(label, what) for label in labels}) < len(labels):
             raise RecordError(f"two of its labels have the same {what}")
     return labels
-
-
-def label_of(entry: dict[str, Any]) -> Label:
-    """Read a label.
-
-    Raises:
-        TypeError, ValueError: It is none.
-    """
-    return Label.from_json({name: entry[name] for name in ("value", "name", "colour", "terminology")})
 
 
 def read_table(path: Path) -> list[dict[str, int | float | str]]:

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError, UserError
@@ -28,7 +27,10 @@ from MoBUncertaintyLib.output.report import (
     write_html,
     write_json,
 )
-from MoBUncertaintyLib.output.segment_nrrd import values_in, write_segmentation_nrrd
+from MoBUncertaintyLib.output.segment_nrrd import values_in, write_segmentation_nrrd, write_whole
+
+if TYPE_CHECKING:
+    import numpy as np
 
 RECORD, SEGMENTATION, REGIONS = "report.json", "segmentation.seg.nrrd", "regions.nrrd"
 NIFTI_SEGMENTATION = "segmentation.nii.gz"
@@ -91,7 +93,7 @@ def write_export(
     patient_fields: bool = False,
     overwrite: bool = False,
     sign: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Callable[[float], None] = lambda _fraction: None,
 ) -> Exported:
     """Write what the reader wants of a reviewed case into a folder of its own, all of it or nothing.
 
@@ -104,7 +106,7 @@ def write_export(
         patient_fields: The report may name the patient; the DICOM objects always do, since they join the CT's study.
         overwrite: Replace an older export.
         sign: Makes of the record what `report.sig` holds (see `signing`); only for a review that is signed off.
-        progress: Told what is being written, and the fraction that is done.
+        progress: Told the fraction that is done.
 
     Raises:
         SettingsError: No format, an unknown one, or DICOM of a CT that has no DICOM files; or `sign` for a review
@@ -125,8 +127,7 @@ def write_export(
     dicom, patient = _read_dicom(dicom_files, patient_fields, warnings)
     with FOLDER.reserve(folder, overwrite) as place, place.writing() as partial:
         for done, kind in enumerate(wanted):
-            if progress:
-                progress(_WORDS[kind], done / len(wanted))
+            progress(done / len(wanted))
             if kind in (Format.DICOM_SEG, Format.PARAMETRIC_MAP):
                 _write_dicom(kind, partial, folder, case, corrected, dicom_files or (), problems)
             elif kind in (Format.SEGMENTATION, Format.NIFTI):
@@ -143,25 +144,15 @@ def write_export(
             write_json(partial / SIGNATURE, sign(report))
         names = sorted(path.name for path in partial.iterdir())
     warnings += place.warnings
-    if progress:
-        progress("Written", 1.0)
+    progress(1.0)
     return Exported(tuple(folder / name for name in names), tuple(warnings), tuple(problems), report)
-
-
-_WORDS = {
-    Format.SEGMENTATION: "Writing the segmentation",
-    Format.NIFTI: "Writing the segmentation as NIfTI",
-    Format.DICOM_SEG: "Writing the DICOM segmentation",
-    Format.PARAMETRIC_MAP: "Writing the DICOM parametric map",
-    Format.REPORT: "Drawing the report",
-}
 
 
 _DICOM = {Format.DICOM_SEG: "The DICOM segmentation", Format.PARAMETRIC_MAP: "The DICOM parametric map"}
 
 
 def read_formats(names: Iterable[str]) -> list[Format]:
-    """Read formats, in the order they are written in.
+    """Read formats, in the order of `Format`.
 
     Raises:
         SettingsError: No format, or an unknown one.
@@ -172,7 +163,7 @@ def read_formats(names: Iterable[str]) -> list[Format]:
         raise SettingsError(f"There is no export format {unknown[0]!r}; choose among {', '.join(Format)}.")
     if not names:
         raise SettingsError(f"There is nothing to export; choose among {', '.join(Format)}.")
-    return [kind for kind in _WORDS if kind in names]
+    return [kind for kind in Format if kind in names]
 
 
 def check_source(formats: Iterable[Format], dicom_files: Sequence[str | Path] | None) -> None:
@@ -223,23 +214,16 @@ def _write_segmentation(kind: Format, partial: Path, folder: Path, case: Reviewe
     try:
         if kind is Format.NIFTI:
             values_in(corrected, labels)
-            _write_labels(partial / NIFTI_SEGMENTATION, corrected, case)
+            write_whole(_image(corrected, case), partial / NIFTI_SEGMENTATION)
             return
         write_segmentation_nrrd(partial / SEGMENTATION, corrected, grid_of(case.ct), labels, status=status)
-        _write_labels(partial / REGIONS, case.review.listed().whole_map(), case)
+        write_whole(_image(case.review.listed().whole_map(), case), partial / REGIONS)
     except (RuntimeError, OutputError) as error:
         if isinstance(error, OutputError) and error.__cause__ is None:  # not of the disk
             raise
         raise OutputError(
             f"The review cannot be written to {folder}; free some space or choose another folder."
         ) from error
-
-
-def _write_labels(path: Path, labels: np.ndarray, case: ReviewedCase) -> None:
-    sitk.WriteImage(_image(labels, case), str(path), useCompression=True)
-    # On a full disk SimpleITK cuts the file short without a word: see that all of it is there.
-    if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), labels):
-        raise RuntimeError("incomplete")
 
 
 def _write_dicom(

@@ -23,7 +23,7 @@ import numpy as np
 
 from MoBUncertaintyLib.errors import ImageError, ReviewError
 from MoBUncertaintyLib.files.integrity import IntegrityError, check_manifest, check_seal, is_plain_name
-from MoBUncertaintyLib.files.json_input import JsonError, read_object
+from MoBUncertaintyLib.files.json_input import JsonError, is_whole, read_object
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.output.exchange import read_settings
@@ -92,7 +92,7 @@ def read_decisions(path: str | Path) -> Decisions:
         _require(data.get("schema") == SCHEMA, path, f'its "schema" is not "{SCHEMA}"')
         version = data.get("schema_version")
         _require(
-            _is_whole(version) and version in (BY_HAND, SCHEMA_VERSION),
+            is_whole(version) and version in (BY_HAND, SCHEMA_VERSION),
             path,
             f'its "schema_version" is {short(version)}, not {BY_HAND}',
         )
@@ -213,7 +213,7 @@ def _decision(entry: Any, number: int, path: Path) -> Decision:
     where = f"entry {number} of its regions"
     _require(isinstance(entry, dict), path, f"{where} is not an object")
     rank = entry.get("rank")
-    _require(_is_whole(rank) and rank > 0, path, f'{where} has no "rank" from 1 on')
+    _require(is_whole(rank) and rank > 0, path, f'{where} has no "rank" from 1 on')
     where = f"region {rank}"
     _check_keys(entry, _REGION_KEYS, path, where)
     verdict, label, comment = entry.get("verdict"), entry.get("label"), entry.get("comment", "")
@@ -222,7 +222,7 @@ def _decision(entry: Any, number: int, path: Path) -> Decision:
         path,
         f"the verdict of {where} is {short(verdict)}, not one of {', '.join(Verdict)}",
     )
-    _require(label is None or _is_whole(label) or isinstance(label, str), path, f"the label of {where} is no label")
+    _require(label is None or is_whole(label) or isinstance(label, str), path, f"the label of {where} is no label")
     _require(isinstance(comment, str), path, f"the comment of {where} is no text")
     return Decision(rank, Verdict(verdict), label, comment, _centroid(entry.get("region"), path, where))
 
@@ -254,10 +254,6 @@ def _signer(signature: Any, path: Path) -> tuple[str, datetime | None] | None:
 def _check_keys(data: Mapping[str, Any], known: set[str], path: Path, where: str) -> None:
     unknown: Sequence[str] = sorted(set(data) - known)
     _require(not unknown, path, f"{where} has an unknown entry {short(unknown[0] if unknown else '')}")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _require(condition: bool, path: Path, problem: str) -> None:

@@ -17,12 +17,10 @@ from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.geometry import Grid
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.model.card import Label
+from MoBUncertaintyLib.model.terminology import terminology_entry
 
 STATUSES = ("notstarted", "inprogress", "completed", "flagged")
 """Slicer's own states of a segment."""
-
-_TERMINOLOGY = "Segmentation category and type - 3D Slicer General Anatomy list"
-_ANATOMY = "Anatomic codes - DICOM master list"
 
 
 def write_segmentation_nrrd(
@@ -48,13 +46,21 @@ def write_segmentation_nrrd(
         image.SetMetaData(key, value)
     path = Path(path)
     try:
-        sitk.WriteImage(image, str(path), useCompression=True)
-        # On a full disk SimpleITK cuts the file short without a word: see that all of it is there.
-        if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), segmentation):
-            raise RuntimeError("not what was written")
+        write_whole(image, path)
     except RuntimeError as error:
         path.unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written; free some space or choose another folder.") from error
+
+
+def write_whole(image: sitk.Image, path: Path) -> None:
+    """Write a compressed image, and make sure that all of it is there: on a full disk SimpleITK cuts it short silently.
+
+    Raises:
+        RuntimeError: It cannot be written.
+    """
+    sitk.WriteImage(image, str(path), useCompression=True)
+    if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), sitk.GetArrayViewFromImage(image)):
+        raise RuntimeError("not what was written")
 
 
 def values_in(segmentation: np.ndarray, labels: Sequence[Label]) -> set[int]:
@@ -105,14 +111,6 @@ def _segment_fields(segmentation: np.ndarray, labels: Sequence[Label], status: s
         }
         fields |= {f"Segment{index}_{key}": value for key, value in segment.items()}
     return fields
-
-
-def terminology_entry(terminology: dict[str, tuple[str, str, str] | None]) -> str | None:
-    """Write a terminology as Slicer does in one line; None if a code holds one of the line's own separators."""
-    codes = [terminology.get(key) or ("", "", "") for key in ("category", "type", "modifier")]
-    if any(separator in part for code in codes for part in code for separator in "~^|"):
-        return None
-    return "~".join([_TERMINOLOGY, *("^".join(code) for code in codes), _ANATOMY, "^^", "^^"])
 
 
 def _extent(box: tuple[slice, slice, slice] | None) -> str:

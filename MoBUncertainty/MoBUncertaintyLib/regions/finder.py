@@ -217,21 +217,18 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def regions_table(regions: Regions) -> list[dict[str, int | float | str]]:
-    """Make one row per region in order of rank, with the keys `COLUMNS`: plain numbers and text, centroid in RAS mm."""
-    rows = []
-    for region in regions.ranked:
-        values = asdict(region) | dict(zip(COLUMNS[2:5], region.centroid_ras, strict=True))
-        rows.append({name: values[name] for name in COLUMNS})
-    return rows
+def table_row(region: Region) -> dict[str, int | float | str]:
+    """Make a region's row of a table, with the keys `COLUMNS`: plain numbers and text, centroid in RAS mm."""
+    values = asdict(region) | dict(zip(COLUMNS[2:5], region.centroid_ras, strict=True))
+    return {name: values[name] for name in COLUMNS}
 
 
 def write_csv(regions: Regions, path: str | Path) -> None:
-    """Write `regions_table` with four significant digits, 0.1 mm or mm3 at least; without regions only the header."""
+    """Write a `table_row` per region in order of rank, with four significant digits, 0.1 mm or mm3 at least."""
     with Path(path).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        for row in regions_table(regions):
+        for row in map(table_row, regions.ranked):
             writer.writerow({name: _rounded(v) if isinstance(v, float) else v for name, v in row.items()})
 
 

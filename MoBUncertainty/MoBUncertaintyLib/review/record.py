@@ -23,6 +23,7 @@ import numpy as np
 
 from MoBUncertaintyLib.errors import ReviewError, SettingsError
 from MoBUncertaintyLib.files.integrity import check_seal, seal
+from MoBUncertaintyLib.files.json_input import is_whole
 from MoBUncertaintyLib.geometry import Box, Grid, hull, largest_shift, shape_of, within
 from MoBUncertaintyLib.regions.finder import Region
 from MoBUncertaintyLib.regions.settings import RegionSettings
@@ -201,13 +202,13 @@ def _read_region(entry: Mapping[str, Any], rank: int, box: Box, describe: Descri
     edited = None
     if verdict is Verdict.EDIT:
         edited = np.where(mask, np.frombuffer(_unpack(entry["edited"], count), np.uint8).reshape(size), np.uint8(0))
-    label = entry["label"] if verdict is Verdict.INCLUDE else None
+    label: Any = entry["label"] if verdict is Verdict.INCLUDE else None
     for problem, found in {
         "a region is empty": not mask.any(),
         "its ranks are not 1, 2, ...": entry["rank"] != rank,
         "an id is no number": not (isinstance(region_id, str) and _ID.fullmatch(region_id)),
-        "a number is out of range": not _is_value(number, 2**16),
-        "a label is out of range": verdict is Verdict.INCLUDE and not _is_value(label, 2**8),
+        "a number is out of range": not (is_whole(number) and 0 < number < 2**16),
+        "a label is out of range": verdict is Verdict.INCLUDE and not (is_whole(label) and 0 < label < 2**8),
         "a comment is no plain text": plain_text(entry["comment"]) != entry["comment"],
     }.items():
         if found:
@@ -229,10 +230,6 @@ def _read_box(entry: Mapping[str, Any], shape: tuple[int, ...]) -> Box:
 def _check_place(matrix: np.ndarray, shape: tuple[int, ...], grid: Grid) -> None:
     if not largest_shift(matrix, grid.matrix(), shape) < _SAME_PLACE_MM:
         raise MisplacedReviewError("The review belongs to an image that lies elsewhere; review this one anew.")
-
-
-def _is_value(value: Any, end: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < end
 
 
 def _unpack(text: str, size: int) -> bytes:

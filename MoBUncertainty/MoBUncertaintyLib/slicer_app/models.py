@@ -13,7 +13,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.errors import ModelError
-from MoBUncertaintyLib.model.folder import DEMO_MODEL, MODELS_FOLDER, ListedModel, list_models, read_card
+from MoBUncertaintyLib.model.folder import DEMO_MODEL, MODELS_FOLDER, ListedModel, list_models
 from MoBUncertaintyLib.model.nnunet import is_training_folder
 
 SETTINGS_KEY = "MoBUncertainty/Models"
@@ -86,9 +86,5 @@ class ModelList:
 
 
 def _listed(path: Path) -> ListedModel:
-    if is_training_folder(path):  # what it is stands in a checkpoint, which torch alone can read: the worker will
-        return ListedModel(path, None)
-    try:
-        return ListedModel(path, read_card(path))
-    except ModelError as error:
-        return ListedModel(path, None, str(error))
+    # What a training folder is stands in a checkpoint, which torch alone can read: the worker will.
+    return ListedModel(path, None) if is_training_folder(path) else ListedModel.of(path)

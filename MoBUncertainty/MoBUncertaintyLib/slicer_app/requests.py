@@ -20,7 +20,7 @@ from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs
 from MoBUncertaintyLib.worker.protocol import Command
 
-SHOWING = {"stage": "show", "text": "", "done": 0, "total": 1, "fraction": 1.0, "seconds_left": None}
+SHOWING = {"stage": "show", "done": 0, "total": 1, "fraction": 1.0, "seconds_left": None}
 """The step of progress that follows the worker's; see `protocol`."""
 
 SET_BY_READER = ("measure", "threshold", "minimum_mm3")

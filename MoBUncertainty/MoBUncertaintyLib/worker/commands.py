@@ -177,9 +177,8 @@ def export_review(request: Fields, report: Report) -> Fields:
     prediction = replace(prediction, provenance=prediction.provenance | {"input": known | name})
     case = ReviewedCase(image, Review.from_dict(request["review"], prediction))
 
-    def tell(text: str, fraction: float) -> None:
-        step = {"stage": "export", "done": 0, "total": 1, "text": text}
-        report.progress(step | {"fraction": fraction, "seconds_left": None})
+    def tell(fraction: float) -> None:
+        report.progress({"stage": "export", "done": 0, "total": 1, "fraction": fraction, "seconds_left": None})
 
     done = write_export(
         case,

@@ -21,6 +21,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,6 +139,7 @@ def predict(mode: str, request: server.Fields, report: server.Report) -> server.
             misbehave(mode)
     report.warning("This result is fake.")
     from MoBUncertaintyLib.output.exchange import write_prediction
+    from MoBUncertaintyLib.worker.arrays import write_array
 
     provenance = {
         "model": {"name": Path(request["model"]).name, "path": "", "digest": "0" * 64},
@@ -148,13 +150,8 @@ def predict(mode: str, request: server.Fields, report: server.Report) -> server.
     }
     prediction, regions = fake_prediction(ct.shape, np.array(request["ct"]["ijk_to_ras"], float), provenance)
     prediction.warnings.extend(report.warnings)
-    folder = Path(request["folder"])
-
-    def save(name: str, array: np.ndarray) -> str:
-        np.save(folder / f"{name}.npy", array)
-        return str(folder / f"{name}.npy")
-
     report.progress(estimate.step("write", 1, 1))
+    save = partial(write_array, request["folder"])
     return write_prediction(prediction, regions, save) | {"seconds": estimate.seconds}
 
 

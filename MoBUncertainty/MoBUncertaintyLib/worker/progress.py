@@ -6,16 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-STAGES = {
-    "model": "Loading the model",
-    "preprocess": "Preprocessing",
-    "network": "Predicting tiles",
-    "resample": "Resampling",
-    "regions": "Finding doubtful regions",
-    "write": "Handing over the results",
-}
-"""Text shown for each stage of a prediction, in their order."""
-
 SECONDS_PER_MVOXEL = {"preprocess": 0.15, "network": 10.0, "resample": 0.06, "regions": 0.02, "write": 0.01}
 """Measured on one core. The network takes 0.1 to 10; the slow end is assumed, since a bar that gets faster is better
 than one that stalls near its end. Only the first prediction of a process relies on these, later ones on measured times.
@@ -63,7 +53,6 @@ class Estimate:
         self._fraction = max(self._fraction, spent / whole if whole else 1.0)
         return {
             "stage": stage,
-            "text": STAGES[stage] + (f": {done} of {total}" if total > 1 else ""),
             "done": done,
             "total": total,
             "fraction": round(self._fraction, 4),

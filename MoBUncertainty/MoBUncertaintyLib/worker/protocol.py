@@ -16,8 +16,7 @@ Event          Fields beside `event` and `id`
 -------------  ----------------------------------------------------------------------------------------------------
 ready          `pid`, `version`, `niceness` (0: of usual priority); once, before anything is asked
 heartbeat      none; every `HEARTBEAT_S`, also during a computation
-progress       `stage`, its `done` and `total` steps, `text` in English, `fraction` of the whole request 0 to 1,
-               `seconds_left` or null
+progress       `stage`, its `done` and `total` steps, `fraction` of the whole request 0 to 1, `seconds_left` or null
 warning        `message`, one sentence
 result         `result`; ends the request
 error          `code`, `message`, one sentence, and `details` for a bug report, or ""; ends the request
@@ -58,7 +57,7 @@ _NUMBER = (int, float)
 _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
     Event.READY: {"pid": (int,), "version": (str,), "niceness": (int,)},
     Event.HEARTBEAT: {},
-    Event.PROGRESS: {"stage": (str,), "done": (int,), "total": (int,), "text": (str,)}
+    Event.PROGRESS: {"stage": (str,), "done": (int,), "total": (int,)}
     | {"fraction": _NUMBER, "seconds_left": (*_NUMBER, type(None))},
     Event.WARNING: {"message": (str,)},
     Event.RESULT: {"result": (dict,)},

@@ -52,17 +52,17 @@ class OurSystem:
     def run(self, ct: Path, output: Path) -> dict[str, Any]:
         """Predict a file; the seconds of its stages, and in total."""
         start = time.perf_counter()
-        result = run_case(ct, output, self.predictor, scene=self.scene, overwrite=True)
+        summary, analysis = run_case(ct, output, self.predictor, scene=self.scene, overwrite=True)
         total = time.perf_counter() - start
         if self.literal is not None and not self.literal.used:
             raise RuntimeError("The pipeline does not call the head any more: Eq. 14 was not drawn literally.")
-        self.provenance = result.prediction.provenance
+        self.provenance = analysis.prediction.provenance
         measured = self.clock.take()
         load = measured.pop("load", 0.0)
         if load:  # in the first run only
             self.load_seconds = load
             total -= load
-        stages = {STAGES.get(name, name): seconds for name, seconds in result.summary.seconds.items()}
+        stages = {STAGES.get(name, name): seconds for name, seconds in summary.seconds.items()}
         written = {name: measured[name] for name in ("write", "scene") if name in measured}
         # Overlay, report, table and provenance: what stock nnU-Net has no counterpart of.
         stages["report"] = max(stages.pop("write") - sum(written.values()), 0.0)

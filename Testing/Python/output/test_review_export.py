@@ -158,9 +158,8 @@ class TestFiles:
         assert problem in json.loads((tmp_path / "out" / "report.json").read_text())["warnings"]
 
     def test_progress_reaches_the_end(self, tmp_path, case):
-        told = []
-        write_export(case, tmp_path / "out", progress=lambda text, fraction: told.append((text, fraction)))
-        fractions = [fraction for _, fraction in told]
+        fractions = []
+        write_export(case, tmp_path / "out", progress=fractions.append)
         assert fractions == sorted(fractions)
         assert fractions[-1] == 1.0
 

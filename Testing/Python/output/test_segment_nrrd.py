@@ -9,7 +9,8 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.model.card import Label
-from MoBUncertaintyLib.output.segment_nrrd import terminology_entry, write_segmentation_nrrd
+from MoBUncertaintyLib.model.terminology import terminology_entry
+from MoBUncertaintyLib.output.segment_nrrd import write_segmentation_nrrd
 from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case
 from support.marks import needs_slicer
 from support.slicer_process import in_slicer

@@ -17,7 +17,7 @@ from scipy.special import expit
 from MoBUncertaintyLib.errors import ImageError, SettingsError
 from MoBUncertaintyLib.geometry import Grid, occupied
 from MoBUncertaintyLib.images.grid import image_on
-from MoBUncertaintyLib.regions.finder import COLUMNS, RegionFinder, find_regions, regions_table, write_csv
+from MoBUncertaintyLib.regions.finder import COLUMNS, RegionFinder, find_regions, table_row, write_csv
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings, read_stated
 from MoBUncertaintyLib.regions.uncertainty import voxel_uncertainty
 from support.fake_case import changed_prediction
@@ -209,7 +209,7 @@ def test_the_table_is_what_the_csv_holds(six, tmp_path):
     write_csv(six[1], tmp_path / "regions.csv")
     with (tmp_path / "regions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    table = regions_table(six[1])
+    table = list(map(table_row, six[1].ranked))
     assert tuple(rows[0]) == tuple(table[0]) == COLUMNS
     assert [row["location"] for row in rows] == [row["location"] for row in table]
     for name in set(COLUMNS) - {"location"}:

@@ -46,7 +46,7 @@ def test_a_result_comes_with_its_arrays(start: Start) -> None:
     fractions = [step["fraction"] for step in caller.progress]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
-    assert set(caller.progress[0]) == {"stage", "done", "total", "text", "fraction", "seconds_left"}
+    assert set(caller.progress[0]) == {"stage", "done", "total", "fraction", "seconds_left"}
 
 
 def test_the_fake_workers_regions_are_regions() -> None:

@@ -164,7 +164,7 @@ class TestRun:
         job = Job()
         work.follow(job)
         assert bar.maximum == 0  # moves to and fro
-        step = {"stage": "model", "text": "", "done": 1, "total": 1, "fraction": 0.31, "seconds_left": None}
+        step = {"stage": "model", "done": 1, "total": 1, "fraction": 0.31, "seconds_left": None}
         job.progress.emit(step)
         assert bar.maximum == 0
         job.progress.emit(step | {"stage": "network", "total": 9, "seconds_left": 8.0})
@@ -329,13 +329,15 @@ class TestRun:
 
     def test_progress_is_told_in_the_panels_words(self, desktop):
         from MoBUncertaintyLib.slicer_app.panel.run import stageText
-        from MoBUncertaintyLib.worker.progress import STAGES, Estimate
+        from MoBUncertaintyLib.slicer_app.requests import SHOWING
+        from MoBUncertaintyLib.worker.progress import Estimate, Pace
 
-        estimate = Estimate(dict.fromkeys(STAGES, 1.0))
-        for stage in STAGES:  # none is left to the worker's English
-            assert stageText(estimate.step(stage, 1, 1) | {"text": "?"}) == STAGES[stage]
-        step = estimate.step("network", 3, 40)
-        assert stageText(step | {"text": "?"}) == step["text"] == "Predicting tiles: 3 of 40"
+        estimate = Estimate(Pace().expected(10**6, warm=False))
+        words = [stageText(estimate.step(stage, 1, 1)) for stage in Pace().expected(10**6, warm=False)]
+        assert words[::5] == ["Loading the model", "Handing over the results"]
+        assert len(set(words)) == 6
+        assert stageText(SHOWING) == "Showing the results"
+        assert stageText(estimate.step("network", 3, 40)) == "Predicting tiles: 3 of 40"
 
     def test_a_new_run_asks_before_it_ends_a_review(self, reviewed):
         import qt

@@ -16,11 +16,12 @@ from mob_training.comparison import overlays
 from mob_training.comparison.overlays import Section, Slice, draw_case, draw_sections, view_mm, window, worst_slice
 from mob_training.evaluation.case_scores import ScoredCase
 from MoBUncertaintyLib.errors import OutputError, SettingsError
+from MoBUncertaintyLib.geometry import Grid
 from MoBUncertaintyLib.inference.predictor import predict
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.output.pictures.planes import PLANES
 from MoBUncertaintyLib.output.pictures.style import CT_RANGE
-from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.prediction import Prediction, PredictionSettings
 from support import tiny
 from support.drawn_figures import looks_like_a_picture
 
@@ -35,21 +36,22 @@ def scored(shape=(4, 5, 6), **marked: tuple[int, int, int]) -> ScoredCase:
     maps = {name: np.zeros(shape, np.uint8) for name in ("segmentation", "truth")}
     for name, voxel in marked.items():
         maps[name.rstrip("_")][voxel] = 1
-    nothing = np.zeros((1, *shape), np.float32)
-    return ScoredCase(**maps, probability=nothing, variance=nothing, spacing=np.ones(3), labels=())
+    return ScoredCase(Prediction(maps["segmentation"], (), (), Grid.from_matrix(np.eye(4)), ()), maps["truth"])
 
 
 @pytest.mark.parametrize(("plane", "expected"), [(AXIAL, 3), (CORONAL, 1), (SAGITTAL, 4)])
 def test_slice_is_where_most_is_wrong(plane, expected):
     case = scored(segmentation=(3, 1, 4), truth=(0, 0, 0))
-    case.segmentation[2:, 1, 4] = case.segmentation[3, :, 4] = case.segmentation[3, 1, :] = 1
+    case.prediction.segmentation[2:, 1, 4] = case.prediction.segmentation[3, :, 4] = case.prediction.segmentation[
+        3, 1, :
+    ] = 1
     assert worst_slice(case, plane) == expected
 
 
 def test_slice_without_errors_is_where_most_of_the_organ_is():
     case = scored()
-    case.segmentation[1:3, 2, 2] = case.truth[1:3, 2, 2] = 1
-    case.segmentation[2, 4, 4] = case.truth[2, 4, 4] = 1
+    case.prediction.segmentation[1:3, 2, 2] = case.truth[1:3, 2, 2] = 1
+    case.prediction.segmentation[2, 4, 4] = case.truth[2, 4, 4] = 1
     assert worst_slice(case, AXIAL) == 2
     assert worst_slice(scored(), AXIAL) == 0
 

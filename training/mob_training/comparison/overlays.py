@@ -159,7 +159,7 @@ def worst_slice(case: ScoredCase, plane: Plane) -> int:
         case: Arrays (z, y, x) in LPS.
         plane: Its orientation.
     """
-    wrong = case.segmentation != case.truth
+    wrong = case.prediction.segmentation != case.truth
     counted = wrong if wrong.any() else case.truth > 0
     axis = _normal(plane)
     return int(counted.sum(axis=tuple({0, 1, 2} - {axis})).argmax())
@@ -253,14 +253,14 @@ def _predicted(model: Model, image: sitk.Image, truth: sitk.Image, settings: Pre
     def oriented(array: np.ndarray) -> np.ndarray:
         return sitk.GetArrayFromImage(_lps(image_on(prediction.grid, array)))
 
-    return replace(
-        case,
-        segmentation=oriented(case.segmentation),
-        truth=oriented(case.truth),
-        probability=np.stack([oriented(each) for each in case.probability]),
-        variance=np.stack([oriented(each) for each in case.variance]),
-        spacing=grid_of(_lps(truth)).spacing,
+    turned = replace(
+        prediction,
+        segmentation=oriented(prediction.segmentation),
+        probability=np.stack([oriented(each) for each in prediction.probability]),
+        variance=np.stack([oriented(each) for each in prediction.variance]),
+        grid=grid_of(_lps(truth)),
     )
+    return ScoredCase(turned, oriented(case.truth))
 
 
 def _lps(image: sitk.Image) -> sitk.Image:
@@ -283,8 +283,9 @@ def _cut(volume: np.ndarray, plane: Plane, index: int) -> np.ndarray:
 
 
 def _section(case: ScoredCase, plane: Plane, index: int) -> Section:
-    overlaps = [dice(case.segmentation == label.value, case.truth == label.value) for label in case.labels]
-    maps = (case.truth, case.segmentation, case.probability.sum(axis=0), case.variance.max(axis=0))
+    found, truth = case.prediction, case.truth
+    overlaps = [dice(found.segmentation == label.value, truth == label.value) for label in found.labels]
+    maps = (truth, found.segmentation, found.probability.sum(axis=0), found.variance.max(axis=0))
     return Section("", float(np.mean(overlaps)), *(_cut(volume, plane, index) for volume in maps))
 
 

@@ -36,23 +36,10 @@ PLACES = ("volume", "box")
 
 @dataclass(frozen=True)
 class ScoredCase:
-    """A prediction and the truth, as arrays.
+    """A prediction and the truth, a label map (z, y, x) on its grid."""
 
-    Attributes:
-        segmentation: (z, y, x).
-        truth: Likewise.
-        probability: Of each label, (C - 1, z, y, x).
-        variance: Likewise.
-        spacing: mm, (z, y, x).
-        labels: In that order.
-    """
-
-    segmentation: np.ndarray
+    prediction: Prediction
     truth: np.ndarray
-    probability: np.ndarray
-    variance: np.ndarray
-    spacing: np.ndarray
-    labels: tuple[Label, ...]
 
     @classmethod
     def of(cls, prediction: Prediction, truth: sitk.Image) -> ScoredCase:
@@ -68,20 +55,13 @@ class ScoredCase:
         if unknown:
             listed = ", ".join(f"{value:g}" for value in sorted(unknown))
             raise SettingsError(f"The truth has the values {listed}, which are no label of the model.")
-        return cls(
-            prediction.segmentation,
-            true,
-            prediction.probability,
-            prediction.variance,
-            prediction.grid.spacing,
-            prediction.labels,
-        )
+        return cls(prediction, true)
 
     def places(self) -> dict[str, tuple[slice, ...] | None]:
         """Return the voxels of each of `PLACES`; None for the box if neither mask has any foreground."""
-        organ = (self.segmentation > 0) | (self.truth > 0)
-        margin = np.ceil(BOX_MARGIN_MM / self.spacing)
-        return {"volume": (slice(None),) * 3, "box": bounding_box(shadows(organ), margin) if organ.any() else None}
+        mask = (self.prediction.segmentation > 0) | (self.truth > 0)
+        margin = np.ceil(BOX_MARGIN_MM / self.prediction.grid.spacing)
+        return {"volume": (slice(None),) * 3, "box": bounding_box(shadows(mask), margin) if mask.any() else None}
 
 
 @dataclass
@@ -102,19 +82,17 @@ class PlaceSums:
     def of(cls, case: ScoredCase, box: tuple[slice, ...] | None) -> PlaceSums:
         """Sum over a box of a case; over nothing if there is no box."""
         box = (slice(0),) * 3 if box is None else box
-        truth, p = case.truth[box], case.probability[(slice(None), *box)]
-        background = np.clip(1 - p.sum(axis=0), 0, 1)
-        of_truth = background
-        for label, channel in zip(case.labels, p, strict=True):
+        prediction, truth = case.prediction, case.truth[box]
+        p, variance = (maps[(slice(None), *box)] for maps in (prediction.probability, prediction.variance))
+        of_truth = np.clip(1 - p.sum(axis=0), 0, 1)  # the background's, at first
+        calibrations = {}
+        for label, channel in zip(prediction.labels, p, strict=True):
             of_truth = np.where(truth == label.value, channel, of_truth)
-        error = truth != case.segmentation[box]
-        variance = case.variance[(slice(None), *box)]
+            calibrations[label.name] = Calibration.of(channel, truth == label.value)
+        error = truth != prediction.segmentation[box]
         return cls(
             negative_log_likelihood(of_truth),
-            {
-                label.name: Calibration.of(channel, truth == label.value)
-                for label, channel in zip(case.labels, p, strict=True)
-            },
+            calibrations,
             {measure: ErrorRanking.of(voxel_uncertainty(measure, p, variance), error) for measure in MEASURES},
         )
 
@@ -136,14 +114,11 @@ class PlaceSums:
         }
 
 
-def score(
-    case: ScoredCase, prediction: Prediction, regions: RegionSettings
-) -> tuple[dict[str, Any], dict[str, PlaceSums]]:
+def score(case: ScoredCase, regions: RegionSettings) -> tuple[dict[str, Any], dict[str, PlaceSums]]:
     """Compute all scores of one case, and the sums of each of `PLACES` for pooling.
 
     Args:
         case: The case.
-        prediction: Of the same case.
         regions: What counts as a doubtful region; the uncertainty map is replaced by each in turn, at its default
             threshold.
 
@@ -152,8 +127,8 @@ def score(
         its regions, the error inside them, the review curve, and for each place `auroc`, `auprc`, `aurc`, `augrc`. Dice
         and the like are means over the foreground classes; with more than one, `labels` has them class by class.
     """
-    sums = {place: PlaceSums.of(case, box) for place, box in case.places().items()}
-    classes = {label.name: _class_scores(case, label, sums) for label in case.labels}
+    prediction, sums = case.prediction, {place: PlaceSums.of(case, box) for place, box in case.places().items()}
+    classes = {label.name: _class_scores(case, label, sums) for label in prediction.labels}
     row: dict[str, Any] = {
         name: float(np.mean([scores[name] for scores in classes.values()])) for name in ("dice", "nsd_2mm")
     }
@@ -166,15 +141,15 @@ def score(
             **error_fraction(prediction, found, case.truth),
             "caught": caught_by_rank(prediction, found, case.truth),
             "review": review_curve(
-                case.segmentation,
+                prediction.segmentation,
                 case.truth,
                 found.whole_map(),
                 len(found.ranked),
-                [label.value for label in case.labels],
+                [label.value for label in prediction.labels],
             ),
             **{place: one.rankings[measure].scores() for place, one in sums.items()},
         }
-    if len(case.labels) > 1:
+    if len(classes) > 1:
         row["labels"] = classes
     return row, sums
 
@@ -200,10 +175,10 @@ def check_grid(image: sitk.Image, prediction: Prediction, name: str) -> None:
 
 
 def _class_scores(case: ScoredCase, label: Label, sums: dict[str, PlaceSums]) -> dict[str, Any]:
-    predicted, true = case.segmentation == label.value, case.truth == label.value
+    predicted, true = case.prediction.segmentation == label.value, case.truth == label.value
     return {
         "dice": dice(predicted, true),
-        "nsd_2mm": surface_dice(predicted, true, case.spacing, NSD_MM),
+        "nsd_2mm": surface_dice(predicted, true, case.prediction.grid.spacing, NSD_MM),
         **{
             place: {name: getattr(one.calibrations[label.name], name) for name in ("brier", "ece", "mce")}
             for place, one in sums.items()

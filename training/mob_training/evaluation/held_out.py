@@ -86,10 +86,10 @@ def evaluate(
         image, truth = read_image(image_path).image, sitk.ReadImage(str(truth_path))
         prediction = predictor.predict(image, exact=True)
         case = ScoredCase.of(prediction, truth)
-        scores, sums = score(case, prediction, region_settings)
+        scores, sums = score(case, region_settings)
         if raters is not None:
             read = read_raters(raters, case_name, prediction)
-            samples = draw_segmentations(predictor, image, drawn) if sampled else [case.segmentation]
+            samples = draw_segmentations(predictor, image, drawn) if sampled else [prediction.segmentation]
             scores["raters"] = rater_scores(case, read, samples)
         pool.add(case, sums)
         scored[case_name] = {"subject": subjects.get(case_name, case_name), **dict(flatten(scores))}
@@ -111,7 +111,7 @@ class Pool:
     def add(self, case: ScoredCase, sums: dict[str, PlaceSums]) -> None:
         """Add a case; `sums` as `case_scores.score` returns them."""
         for value, counts in self._overlap.items():
-            predicted, true = case.segmentation == value, case.truth == value
+            predicted, true = case.prediction.segmentation == value, case.truth == value
             counts += np.count_nonzero(predicted & true), np.count_nonzero(predicted) + np.count_nonzero(true)
         for place, one in sums.items():
             self._sums[place].add(one)

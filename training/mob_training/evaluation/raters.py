@@ -87,19 +87,16 @@ def rater_scores(case: ScoredCase, raters: Raters, drawn: Sequence[np.ndarray]) 
         the predicted probability (mean over the classes) in the `volume`, the `box`, and where raters differ
         (`ambiguous`, 0 < q < 1).
     """
-    values = [label.value for label in case.labels]
-    places = {
-        name: None if box is None else (slice(None), *box) for name, box in case.places().items()
-    }  # fmt: skip
-    predicted, true = case.probability, raters.probability
-    errors = {
-        name: probability_error(*((predicted[box], true[box]) if box else (predicted[:0], true[:0])))
-        for name, box in places.items()
-    }
+    values = [label.value for label in case.prediction.labels]
+    predicted, true = case.prediction.probability, raters.probability
+    errors = {}
+    for name, box in case.places().items():
+        place = slice(0) if box is None else (slice(None), *box)
+        errors[name] = probability_error(predicted[place], true[place])
     errors["ambiguous"] = probability_error(predicted, true, (true > 0) & (true < 1))
     return {
         "ged": generalised_energy_distance(drawn, raters.maps, values),
-        "ged_segmentation": generalised_energy_distance([case.segmentation], raters.maps, values),
+        "ged_segmentation": generalised_energy_distance([case.prediction.segmentation], raters.maps, values),
         "probability": errors,
     }
 

@@ -10,6 +10,7 @@ import copy
 import os
 import random
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from pathlib import Path
 from time import time
@@ -141,16 +142,15 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
         super().on_train_epoch_start()
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        if self.device.type != "cpu":
-            return super().train_step(batch)
-        with autocast(self.device):
+        with self._cpu_autocast():
             return super().train_step(batch)
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        if self.device.type != "cpu":
+        with self._cpu_autocast():
             return super().validation_step(batch)
-        with autocast(self.device):
-            return super().validation_step(batch)
+
+    def _cpu_autocast(self) -> AbstractContextManager[Any]:
+        return autocast(self.device) if self.device.type == "cpu" else nullcontext()
 
     def plot_network_architecture(self) -> None:
         """Skip the plot, which needs extra packages and adds nothing to the result."""

@@ -193,7 +193,7 @@ def stageText(step: dict) -> str:
         "export": _("Writing the files"),
         "show": _("Showing the results"),
     }
-    text = words.get(step["stage"], step["text"])
+    text = words[step["stage"]]
     if step["total"] > 1:
         return _("{stage}: {done} of {total}").format(stage=text, done=step["done"], total=step["total"])
     return text

@@ -13,6 +13,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from MoBUncertaintyLib.geometry import Box, hull, intersection, occupied, shape_of, whole, within
 from MoBUncertaintyLib.model.card import Label, readable
+from MoBUncertaintyLib.model.terminology import terminology_entry
 from MoBUncertaintyLib.output.pictures.style import REGION_COLOUR
 from MoBUncertaintyLib.regions.finder import Region
 from MoBUncertaintyLib.slicer_app.region_names import regionTitle
@@ -212,8 +213,8 @@ class LabelSegmentation:
         segment.SetName(spec.name)
         segment.SetColor(*(channel / 255 for channel in spec.colour))
         segment.SetLabelValue(spec.value)
-        if spec.terminology:
-            segment.SetTerminology(_terminologyEntry(spec.terminology))
+        if spec.terminology and (entry := terminology_entry(spec.terminology)):
+            segment.SetTerminology(entry)
         if spec.flagged:
             logic = slicer.vtkSlicerSegmentationsModuleLogic
             logic.SetSegmentStatus(segment, logic.Flagged)
@@ -324,21 +325,6 @@ def regionSpecs(regions: Iterable[Region], flagged: bool = False) -> list[Segmen
 def segmentId(value: int) -> str:
     """Of the segment that shows a value of a label map."""
     return f"Segment_{value}"
-
-
-def _terminologyEntry(terminology: dict) -> str:
-    def code(key: str) -> tuple[str, str, str]:
-        scheme, value, meaning = terminology.get(key) or ("", "", "")
-        return value, scheme, meaning
-
-    return slicer.vtkSlicerTerminologiesModuleLogic.SerializeTerminologyEntry(
-        "Segmentation category and type - 3D Slicer General Anatomy list",
-        *code("category"),
-        *code("type"),
-        *code("modifier"),
-        "Anatomic codes - DICOM master list",
-        *("",) * 6,
-    )
 
 
 def _array(image) -> np.ndarray:

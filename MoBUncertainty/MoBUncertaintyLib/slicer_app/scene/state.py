@@ -20,7 +20,7 @@ class SceneState:
 
     def get(self, name: str) -> dict | None:
         """Read the document of that name; None if there is none, or if somebody has made it unreadable."""
-        node = self._nodes.node(_role(name))
+        node = self._nodes.node(f"state.{name}")
         try:
             return parse_object(node.GetText().encode()) if node else None
         except (JsonError, UnicodeEncodeError):
@@ -33,10 +33,6 @@ class SceneState:
             TypeError, ValueError: `data` is not plain JSON (not a number, infinite).
         """
         text = json.dumps(data, allow_nan=False)
-        node = self._nodes.getOrCreate(_role(name), "vtkMRMLTextNode", f"uncertainty {name}")
+        node = self._nodes.getOrCreate(f"state.{name}", "vtkMRMLTextNode", f"uncertainty {name}")
         node.SetForceCreateStorageNode(node.CreateStorageNodeNever)  # the text lies in the scene file itself
         node.SetText(text)
-
-
-def _role(name: str) -> str:
-    return f"state.{name}"

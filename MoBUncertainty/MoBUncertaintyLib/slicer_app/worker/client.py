@@ -21,7 +21,7 @@ from MoBUncertaintyLib.worker.protocol import Event
 
 WORKER = ("-u", "-m", "MoBUncertaintyLib.worker")
 TICK_MILLISECONDS = 250
-PROGRESS_FIELDS = ("stage", "done", "total", "text", "fraction", "seconds_left")
+PROGRESS_FIELDS = ("stage", "done", "total", "fraction", "seconds_left")
 
 
 class WorkerClient:
