@@ -56,6 +56,11 @@ class Grid:
         """Convert voxel indices (..., 3) in the order (z, y, x) to RAS mm."""
         return np.asarray(self.origin + (index * self.spacing) @ self.rotation.T)
 
+    def to_index(self, ras: np.ndarray) -> np.ndarray:
+        """Convert RAS mm (..., 3) to voxel indices (z, y, x), not rounded."""
+        offset = np.asarray(ras, float) - self.origin
+        return np.asarray(np.linalg.solve(self.rotation, offset[..., None])[..., 0] / self.spacing)
+
 
 def largest_shift(matrix: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
     """Bound how far apart two `ijk_to_ras` matrices put any voxel of an array of that shape, along each axis; mm."""

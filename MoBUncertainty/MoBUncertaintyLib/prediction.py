@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from MoBUncertaintyLib.errors import ImageError, SettingsError
-from MoBUncertaintyLib.geometry import Bounds, Grid
+from MoBUncertaintyLib.geometry import Bounds, Box, Grid, hull, intersection, whole
 from MoBUncertaintyLib.model.card import Fold, Label
+from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance
 
 Maps = np.ndarray | Sequence[np.ndarray]
@@ -114,6 +115,7 @@ class Prediction:
         provenance: What made it: model, settings, device, versions; ready for JSON.
         warnings: What the user should know, one sentence each.
         timings: Seconds of each stage.
+        click_settings: How a reader's click changes it.
 
     Raises:
         ImageError: The maps are not one for each label, or not of the segmentation's shape.
@@ -127,6 +129,7 @@ class Prediction:
     provenance: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
+    click_settings: ClickSettings = field(default_factory=ClickSettings)
 
     def __post_init__(self) -> None:
         if not len(self.labels) == len(self.probability) == len(self.variance):
@@ -138,6 +141,13 @@ class Prediction:
     def shape(self) -> tuple[int, ...]:
         """The shape of the image's array, (z, y, x)."""
         return self.segmentation.shape
+
+    @property
+    def processed_box(self) -> Box:
+        """The part of the image that was predicted; outside of it all maps are 0."""
+        ends = self.provenance.get("processed_box")
+        everything = whole(self.shape)
+        return intersection(tuple(slice(*each) for each in ends), everything) or hull(()) if ends else everything
 
     @property
     def has_variance(self) -> bool:

@@ -153,6 +153,7 @@ class Predictor:
                 **window.seconds,
                 "resample": clock.seconds["resample"],
             },
+            click_settings=self.model.card.click_settings,
         )
 
     def _window(self) -> SlidingWindow:
@@ -191,6 +192,7 @@ class Predictor:
             "tiles": window.tiles,
             "passes_per_tile": len(window.mirrors) * len(self.folds),
             "input_voxels": list(case.data.shape[1:]),
+            "processed_box": [[part.start, part.stop] for part in case.frame.stored(case.kept)],
             "versions": {
                 "mob-uncertainty": __version__,
                 "python": platform.python_version(),

@@ -96,6 +96,13 @@ class Frame:
         steps = tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
         return volume.transpose(self.axes)[steps]
 
+    def stored(self, box: Box) -> Box:
+        """Express a box, given in the network's axes, in those of the stored volume."""
+        parts = [slice(0, 0)] * 3
+        for part, axis, flip, size in zip(box, self.axes, self.flips, self.shape, strict=True):
+            parts[axis] = slice(size - part.stop, size - part.start) if flip else part
+        return tuple(parts)
+
     def box(self, bounds: Bounds) -> Box:
         """Find the box of voxels with centres within (R min, R max, A min, A max, S min, S max), RAS mm.
 

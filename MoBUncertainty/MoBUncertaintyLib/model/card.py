@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from MoBUncertaintyLib.errors import ModelError, SettingsError
+from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings, check_stated
 
@@ -30,7 +31,7 @@ _KINDS |= {type(None): "null"}
 _CARD: dict[str, Any] = {"schema_version": int, "orientation": (str, type(None))}
 _CARD |= dict.fromkeys(("name", "task", "configuration", "licence"), str)
 _CARD |= dict.fromkeys(("labels", "spacing", "mirror_axes"), list)
-_CARD |= dict.fromkeys(("covariance", "training", "scores", "regions", "files"), dict)
+_CARD |= dict.fromkeys(("covariance", "training", "scores", "regions", "click_settings", "files"), dict)
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class ModelCard:
         licence: Licence of the weights, printable.
         regions: Region settings that suit its organs (`regions.settings.STATED_BY_MODELS`); the others are those of
             abdominal organs.
+        click_settings: How a click changes its surroundings; defaults where `model.json` states none.
         files: Path in the model folder -> SHA-256, for every file beside `model.json`; empty for a raw nnU-Net folder.
         schema_version: Of `model.json`.
 
@@ -119,6 +121,7 @@ class ModelCard:
     scores: dict[str, Any] = field(default_factory=dict)
     licence: str = "not stated"
     regions: dict[str, float] = field(default_factory=dict)
+    click_settings: ClickSettings = field(default_factory=ClickSettings)
     files: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -196,11 +199,16 @@ def card_from_json(data: dict[str, Any], where: str) -> ModelCard:
 
 
 def _parse(data: dict[str, Any]) -> ModelCard:
-    fields = _fields({"regions": {}} | data, "it", **_CARD)  # cards that state none have those of abdominal organs
+    # Cards that state no regions have those of abdominal organs, and those that state no clicks the defaults.
+    fields = _fields({"regions": {}, "click_settings": {}} | data, "it", **_CARD)
     fields["labels"] = tuple(map(Label.from_json, fields["labels"]))
     fields["spacing"] = tuple(float(step) if _is(step, int) else step for step in fields["spacing"])
     fields["mirror_axes"] = tuple(fields["mirror_axes"])
     fields["covariance"] = covariance_from_json(fields["covariance"])
+    try:
+        fields["click_settings"] = ClickSettings.from_dict(fields["click_settings"])
+    except SettingsError as error:
+        raise ValueError(f"'click_settings' is wrong ({str(error).rstrip('.')})") from None
     return ModelCard(**fields)
 
 

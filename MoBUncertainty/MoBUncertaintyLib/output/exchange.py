@@ -10,7 +10,7 @@ Entry            Content
 `region_map`     array, uint16 (z, y, x): the number of each voxel's region
 `labels`         of the segmentation
 `regions`        in order of rank
-`provenance`     as in `prediction.json`, warnings included
+`provenance`     as in `prediction.json`, warnings and settings of clicks included
 `seconds`        that each stage took
 """
 
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from MoBUncertaintyLib.geometry import Grid, whole
-from MoBUncertaintyLib.output.results_record import RecordError, check_provenance, read_labels
+from MoBUncertaintyLib.output.results_record import RecordError, check_provenance, read_click_settings, read_labels
 from MoBUncertaintyLib.prediction import Maps, Prediction
 from MoBUncertaintyLib.regions.finder import Region, Regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
@@ -60,7 +60,8 @@ def write_prediction(prediction: Prediction, regions: Regions, save: Callable[[s
     kept = {
         "labels": [asdict(label) for label in prediction.labels],
         "regions": [asdict(region) for region in regions.ranked],
-        "provenance": prediction.provenance | {"warnings": prediction.warnings},
+        "provenance": prediction.provenance
+        | {"warnings": prediction.warnings, "click_settings": asdict(prediction.click_settings)},
         "seconds": prediction.timings,
     }
     plain: Fields = json.loads(json.dumps(kept))
@@ -101,7 +102,8 @@ def make_prediction(
         raise RecordError(f"it lacks {error}") from error
     check_provenance(provenance)
     warnings, seconds = provenance.get("warnings", []), kept.get("seconds", {})
-    return Prediction(segmentation, probability, variance, grid, labels, provenance, warnings, seconds)
+    clicks = read_click_settings(provenance)
+    return Prediction(segmentation, probability, variance, grid, labels, provenance, warnings, seconds, clicks)
 
 
 def read_regions(kept: Mapping[str, Any], region_map: np.ndarray) -> Regions:

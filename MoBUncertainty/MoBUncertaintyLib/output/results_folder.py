@@ -36,7 +36,15 @@ from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.folders import FolderInProgress, FolderKind
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
 from MoBUncertaintyLib.output.report import ReviewedCase, build_report, check_template, write_html
-from MoBUncertaintyLib.output.results_record import RECORD, SCHEMA, SCHEMA_VERSION, read_labels, read_record, read_table
+from MoBUncertaintyLib.output.results_record import (
+    RECORD,
+    SCHEMA,
+    SCHEMA_VERSION,
+    read_click_settings,
+    read_labels,
+    read_record,
+    read_table,
+)
 from MoBUncertaintyLib.output.scene_file import SceneError, write_scene_file
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.finder import Regions, write_csv
@@ -167,7 +175,8 @@ def read_results(folder: str | Path) -> Results:
         p, v = ([_read_map(path, size) for path in _map_files(folder, kind, labels)] for kind in MAPS)
     except (OSError, RuntimeError, ValueError) as error:
         raise OutputError(f"The results in {folder} are damaged ({error}); predict again.") from error
-    prediction = Prediction(segmentation, p, v, grid, labels, record, record["warnings"], record.get("timings_s", {}))
+    seconds, clicks = record.get("timings_s", {}), read_click_settings(record)
+    prediction = Prediction(segmentation, p, v, grid, labels, record, record["warnings"], seconds, clicks)
     return Results(prediction, region_map, table)
 
 
@@ -273,5 +282,6 @@ def describe(
             "expected_error_mm3": round(sum(region.expected_error_mm3 for region in regions.ranked), 1),
             "settings": asdict(regions.settings),
         },
+        "click_settings": asdict(prediction.click_settings),
         "timings_s": {stage: round(seconds, 3) for stage, seconds in prediction.timings.items()},
     }

@@ -13,6 +13,7 @@ from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.integrity import check_manifest, check_seal
 from MoBUncertaintyLib.files.json_input import is_number, is_whole, read_object
 from MoBUncertaintyLib.model.card import Label
+from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.regions.finder import COLUMNS
 from MoBUncertaintyLib.regions.settings import RegionSettings
 
@@ -67,6 +68,8 @@ FORM: dict[str, Any] = {
         }
     ],
     "regions": {"count": _is_count, "expected_error_mm3": _is_amount, "settings": {}},
+    "click_settings?": {},
+    "processed_box?": ((_is_count, _is_count), (_is_count, _is_count), (_is_count, _is_count)),
     "warnings": [_is_text],
     "files": {},
     "model?": {"name?": _is_text, "digest?": _is_text},
@@ -155,10 +158,20 @@ def _check_values(record: dict[str, Any]) -> None:
     """Check what a form cannot say."""
     try:
         RegionSettings.from_dict(record.get("regions", {}).get("settings", {}))
+        read_click_settings(record)
         if "created" in record:
             datetime.fromisoformat(record["created"])
     except (SettingsError, TypeError, ValueError) as error:
         raise RecordError(_short(error)) from error
+
+
+def read_click_settings(record: dict[str, Any]) -> ClickSettings:
+    """Read how clicks change the prediction; the defaults where a record does not say it.
+
+    Raises:
+        SettingsError: It says what cannot be.
+    """
+    return ClickSettings.from_dict(record.get("click_settings", {}))
 
 
 def read_labels(entries: Any) -> tuple[Label, ...]:

@@ -103,6 +103,8 @@ def test_what_is_inserted_lies_where_it_was_seen(code: str, transpose: list[int]
     back = np.zeros_like(values)
     frame.view(back)[...] = frame.view(values)
     assert np.array_equal(back, values)
+    box = tuple(slice(random.randrange(size), size) for size in frame.shape)
+    assert np.array_equal(np.sort(values[frame.stored(box)].ravel()), np.sort(frame.view(values)[box].ravel()))
 
 
 @pytest.mark.parametrize("spacing", [(3, 3, 3), (2.0, 2.6, 4.0), (5.0, 4.0, 3.5)])

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from MoBUncertaintyLib.errors import ModelError, OutputError
 from MoBUncertaintyLib.model import folder as model_folder
 from MoBUncertaintyLib.model.card import card_from_json
+from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import find_model, list_models, load_model, read_card
 from MoBUncertaintyLib.model.terminology import describe_labels
@@ -370,6 +371,17 @@ def test_a_card_states_what_suits_its_organ_and_the_rest_is_as_usual() -> None:
     assert scaled.level == 0.003
     assert replace(scaled, measure=Measure.ENTROPY).level == RegionSettings(Measure.ENTROPY).level
     assert replace(scaled, threshold=0.01).level == 0.01
+
+
+def test_a_card_states_how_far_a_click_reaches_and_the_rest_is_as_usual() -> None:
+    own = ClickSettings(length_mm=6.0, prior_deviation=1.5)
+    assert card_from_json(json.loads(card(click_settings=own).to_json()), "x").click_settings == own
+    without = {name: value for name, value in CARD_JSON.items() if name != "click_settings"}
+    assert card_from_json(without, "x").click_settings == ClickSettings()
+    partly = CARD_JSON | {"click_settings": {"length_mm": 3}}
+    assert card_from_json(partly, "x").click_settings == ClickSettings(length_mm=3)
+    with pytest.raises(ModelError, match=r"'click_settings' is wrong \(Clicks: strength must be above 0"):
+        card_from_json(CARD_JSON | {"click_settings": {"strength": 0}}, "x")
 
 
 def test_models_are_listed_and_found_by_name_with_broken_ones_shown(folder: Path) -> None:

@@ -1,0 +1,72 @@
+"""How far a reader's click reaches and how strongly it counts; a model's card states what was fitted for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from MoBUncertaintyLib.errors import SettingsError
+
+DEFAULT_PRIOR_DEVIATION = 1.0
+"""Of the logit, where the model has no variance of its own and its card states none: between what suits a model of a
+small organ (0.6) and one of a large organ (1.5 and more)."""
+
+
+@dataclass(frozen=True)
+class ClickSettings:
+    """How a click changes its surroundings. The defaults suit small organs; they are not fitted to any model.
+
+    Attributes:
+        length_mm: Length of the correlation between voxels, as that of a Gaussian (`refinement.kernel`).
+        strength: Power of a click's likelihood, for the mean: one click counts as so many equal ones.
+        variance_strength: The same for the variance that is reported.
+        prior_deviation: Standard deviation of the logit that a click can move; None: the model's own, and
+            `DEFAULT_PRIOR_DEVIATION` where the predicted variance is 0.
+        resolved_fraction: A region is resolved when its expected error is below this fraction of what it was when the
+            region was found.
+
+    Raises:
+        SettingsError: A value is not a number, or out of range.
+    """
+
+    length_mm: float = 4.0
+    strength: float = 32.0
+    variance_strength: float = 4.0
+    prior_deviation: float | None = None
+    resolved_fraction: float = 0.25
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None and field.name == "prior_deviation":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise SettingsError(f"Clicks: {field.name} must be a number, not {value!r}.")
+            if not 0 < value <= LARGEST[field.name]:
+                most = f"{LARGEST[field.name]:g}"
+                raise SettingsError(f"Clicks: {field.name} must be above 0 and at most {most}, not {value}.")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ClickSettings:
+        """Read what JSON makes of `dataclasses.asdict`; what is missing is as usual.
+
+        Raises:
+            SettingsError: These are no such settings.
+        """
+        if not isinstance(values, Mapping):
+            raise SettingsError(f"Clicks: the settings must be an object, not {values!r}.")
+        unknown = sorted(set(values) - set(LARGEST))
+        if unknown:
+            raise SettingsError(f"Clicks have no setting {unknown[0]!r}; there are {', '.join(LARGEST)}.")
+        return replace(cls(), **values)
+
+
+LARGEST = {
+    "length_mm": 100.0,
+    "strength": 1e4,
+    "variance_strength": 1e4,
+    "prior_deviation": 20.0,
+    "resolved_fraction": 1.0,
+}
+"""Each setting lies above 0 and is at most this."""

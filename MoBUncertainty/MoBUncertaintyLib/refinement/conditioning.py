@@ -1,0 +1,146 @@
+"""A Gaussian process over logits, conditioned on labels at a few voxels: Laplace's approximation.
+
+The logit at voxel n is m_n + u_n with u ~ GP(0, K), K(n, m) = c_n c_m k(n, m): a standard deviation c for each voxel
+and a correlation k. A label y = +1 or -1 at a voxel has the likelihood sigma(y (m + u))^beta: the power beta, the
+*strength*, makes one click count as beta equal ones. The mode of the posterior and its curvature there are found by
+Newton's method in the dual, where all matrices are of the size (clicks, clicks): Rasmussen & Williams (2006), Gaussian
+Processes for Machine Learning, chapter 3, algorithms 3.1 and 3.2, with a mean and a power besides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+from scipy.special import expit
+
+from MoBUncertaintyLib.refinement.kernel import Kernel
+
+MOST_STEPS = 200
+CONVERGED = 1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """The logits of N voxels.
+
+    Attributes:
+        mean: (N,).
+        deviation: (N,) standard deviation.
+        places_mm: (N, 3).
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    places_mm: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Laplace:
+    """What the labels at P voxels say of the whole process.
+
+    Attributes:
+        weights: (P,); the mean at a voxel moves by sum_i K(n, i) weights_i.
+        precision: (P, P); the variance at a voxel falls by sum_ij K(n, i) precision_ij K(n, j).
+    """
+
+    weights: np.ndarray
+    precision: np.ndarray
+
+
+def condition(
+    field: Field,
+    kernel: Kernel,
+    at: np.ndarray,
+    signs: np.ndarray,
+    strength: float = 1.0,
+    variance_strength: float | None = None,
+) -> Field:
+    """Condition a field on labels at some of its voxels.
+
+    Args:
+        field: All voxels.
+        kernel: The correlation.
+        at: (P,) indices of voxels; one may stand there more than once.
+        signs: (P,) +1: the voxel is in; -1: it is not.
+        strength: Power of the likelihood.
+        variance_strength: The same for the deviation; None: `strength`.
+    """
+    own = Field(field.mean[at], field.deviation[at], field.places_mm[at])
+    weights, precision = solve(own, kernel, signs, strength, variance_strength or strength)
+    distances = np.linalg.norm(own.places_mm[:, None] - field.places_mm, axis=-1)
+    shift, kept = spread(kernel(distances), weights, precision)
+    return Field(field.mean + field.deviation * shift, field.deviation * np.sqrt(kept), field.places_mm)
+
+
+def solve(
+    clicked: Field, kernel: Kernel, signs: np.ndarray, strength: float, variance_strength: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find what `spread` needs: weights (P,) and precision (P, P), both in units of the deviation at a voxel.
+
+    The mean and the variance have a strength of their own: with the one that moves the outline best, the uncertainty
+    that is left is not right.
+    """
+    c = clicked.deviation.astype(float)
+    correlation = kernel(np.linalg.norm(clicked.places_mm[:, None] - clicked.places_mm, axis=-1))
+    covariance = c[:, None] * correlation * c
+    mean = laplace(clicked.mean.astype(float), covariance, signs, strength)
+    variance = mean
+    if variance_strength != strength:
+        variance = laplace(clicked.mean.astype(float), covariance, signs, variance_strength)
+    return c * mean.weights, c[:, None] * variance.precision * c
+
+
+def spread(correlation: np.ndarray, weights: np.ndarray, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute what clicks do to voxels: the shift of the mean, and the fraction of the variance that is left.
+
+    Args:
+        correlation: (P, N) of each click with each voxel.
+        weights, precision: As `solve` gives them.
+
+    Returns:
+        (N,) in units of the voxel's deviation, and (N,) from 0 to 1.
+    """
+    explained = np.einsum("in,in->n", precision @ correlation, correlation)
+    return weights @ correlation, np.clip(1 - explained, 0, 1)
+
+
+def laplace(mean: np.ndarray, covariance: np.ndarray, signs: np.ndarray, strength: float) -> Laplace:
+    """Find the mode of the posterior at P labelled voxels, and its curvature there, by damped Newton steps.
+
+    Args:
+        mean: (P,) prior mean.
+        covariance: (P, P) of the prior; may be singular.
+        signs: (P,) +1 or -1.
+        strength: Power of the likelihood.
+    """
+    signs = np.asarray(signs, float)
+    eye = np.eye(len(mean))
+
+    def gradient_and_curvature(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        wrong = expit(-signs * (mean + u))
+        return strength * signs * wrong, strength * wrong * (1 - wrong)
+
+    def objective(a: np.ndarray, u: np.ndarray) -> float:
+        return float(-strength * np.logaddexp(0, -signs * (mean + u)).sum() - 0.5 * a @ u)
+
+    a, u = np.zeros_like(mean), np.zeros_like(mean)
+    best = objective(a, u)
+    gradient, w = gradient_and_curvature(u)
+    for _ in range(MOST_STEPS):
+        root = np.sqrt(w)
+        factor = cho_factor(eye + root[:, None] * covariance * root, lower=True)
+        b = w * u + gradient
+        step = b - root * cho_solve(factor, root * (covariance @ b)) - a
+        size = 1.0
+        while (now := objective(a + size * step, covariance @ (a + size * step))) < best - 1e-12 * abs(best):
+            size /= 2
+        a = a + size * step
+        u, best = covariance @ a, now
+        gradient, w = gradient_and_curvature(u)
+        if np.abs(covariance @ (gradient - a)).max() < CONVERGED:  # how far u is from what its gradient makes of it
+            break
+    root = np.sqrt(w)
+    factor = cho_factor(eye + root[:, None] * covariance * root, lower=True)
+    return Laplace(a, root[:, None] * cho_solve(factor, np.diag(root)))

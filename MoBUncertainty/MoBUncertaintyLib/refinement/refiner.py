@@ -1,0 +1,166 @@
+"""A prediction refined by clicks: what the posterior of the set of clicks says of every voxel in reach.
+
+The logit of a label against the rest is normal at each voxel: mean m and deviation s are those whose moments are the
+stored probability and variance (`logits`). A click moves the logit by a Gaussian process with deviation c and
+correlation k (`conditioning`); c is s, or the settings' `prior_deviation`. The variance that is reported is s^2 times
+the fraction of c^2 that is left: where a click's reach ends nothing jumps, and a model without variance keeps
+p = sigma(m). With more than two classes each label is conditioned against the rest, +1 where a click gives that label
+and -1 where it gives another; where the probabilities then exceed 1 together, they are scaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from scipy.sparse.csgraph import connected_components
+
+from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.geometry import Box, hull, intersection, within
+from MoBUncertaintyLib.model.click_settings import ClickSettings
+from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.refinement.clicks import Click, Said, gather, voxels_of
+from MoBUncertaintyLib.refinement.conditioning import Field, solve
+from MoBUncertaintyLib.refinement.kernel import Wendland
+from MoBUncertaintyLib.refinement.logits import movable
+from MoBUncertaintyLib.refinement.spreading import Maps, Posterior, Spreading, rounded
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """Maps after clicks, where they may differ from the prediction's.
+
+    Attributes:
+        box: Where in the image.
+        probability, variance: (C - 1, *box) float32.
+        segmentation: (*box) uint8.
+        reached: (*box) bool: in reach of a click. All other voxels are bit for bit the prediction's.
+        conflicts: Ids of clicks whose label the posterior contradicts at one of their voxels.
+    """
+
+    box: Box
+    probability: np.ndarray
+    variance: np.ndarray
+    segmentation: np.ndarray
+    reached: np.ndarray
+    conflicts: frozenset[str]
+
+    def paste(self, prediction: Prediction) -> Prediction:
+        """Copy a prediction, with this in it."""
+        segmentation = prediction.segmentation.copy()
+        segmentation[self.box] = self.segmentation
+        probability, variance = (np.array(maps) for maps in (prediction.probability, prediction.variance))
+        probability[(slice(None), *self.box)] = self.probability
+        variance[(slice(None), *self.box)] = self.variance
+        return replace(prediction, segmentation=segmentation, probability=probability, variance=variance)
+
+
+class Refiner:
+    """Refines one prediction by any sets of clicks; keeps what it computed.
+
+    Args:
+        prediction: Not copied, never changed.
+        settings: How a click changes its surroundings; None: the prediction's own.
+    """
+
+    def __init__(self, prediction: Prediction, settings: ClickSettings | None = None) -> None:
+        self.prediction = prediction
+        self.settings = settings or prediction.click_settings
+        self.kernel = Wendland(self.settings.length_mm)
+        self._spreading = Spreading(prediction, self.kernel, self.settings.prior_deviation)
+        self._spacing = prediction.grid.spacing
+        self._values = np.array([label.value for label in prediction.labels])
+        self._voxels = lru_cache(maxsize=4096)(self._find_voxels)
+        self._solved = lru_cache(maxsize=1024)(self._solve)
+
+    def voxels_of(self, click: Click) -> np.ndarray:
+        """Find the voxels of a click, see `clicks.voxels_of`.
+
+        Raises:
+            ReviewError: It leaves the part of the image that was predicted, or gives no label of the prediction.
+        """
+        return self._voxels(click)
+
+    def reach(self, clicks: Iterable[Click]) -> Box:
+        """Return the hull of the boxes in which the clicks may change anything; an empty box without clicks."""
+        return self._reach(self._said(_in_order(clicks)))
+
+    def refine(self, clicks: Iterable[Click], box: Box | None = None) -> Refinement:
+        """Compute the maps after a set of clicks.
+
+        Args:
+            clicks: In any order.
+            box: Only there; None: where they may change anything.
+
+        Raises:
+            ReviewError: As for `voxels_of`.
+        """
+        given = _in_order(clicks)
+        said = self._said(given)
+        box = self._reach(said) if box is None else box
+        posterior = self._posterior(said)
+        maps = Maps.of(self.prediction, box)
+        for own, block in self._spreading.blocks(posterior, box):
+            if inner := intersection(own, box):
+                maps.insert(block, within(inner, box), within(inner, own))
+        wrong = self._spreading.labels_at(posterior, said.voxels) != said.labels
+        self._decree(maps, box, said)
+        conflicts = frozenset(given[owner].click_id for owner in np.unique(said.owners[wrong]))
+        return Refinement(box, maps.probability, maps.variance, maps.segmentation, maps.reached, conflicts)
+
+    def _find_voxels(self, click: Click) -> np.ndarray:
+        if click.label and click.label not in self._values:
+            raise ReviewError(f"The prediction has no label {click.label}; click with one of its labels.")
+        prediction = self.prediction
+        return voxels_of(click, prediction.grid, prediction.shape, prediction.processed_box)
+
+    def _said(self, given: Sequence[Click]) -> Said:
+        labels, places = [click.label for click in given], [self.voxels_of(click) for click in given]
+        return gather(labels, places, self.prediction.grid, self.prediction.shape, self.settings.length_mm / 2)
+
+    def _reach(self, said: Said) -> Box:
+        if not len(said.points):
+            return hull(())
+        margin = np.floor(self.kernel.reach_mm / self._spacing).astype(int)
+        low, high = (said.points.min(0) - margin).tolist(), (said.points.max(0) + margin + 1).tolist()
+        return intersection(tuple(map(slice, low, high)), self.prediction.processed_box) or hull(())
+
+    def _posterior(self, said: Said) -> Posterior:
+        """Solve groups of points that cannot feel each other, one by one."""
+        points, count = said.points, len(said.points)
+        weights = np.zeros((len(self._values), count), np.float32)
+        precision = np.zeros((len(self._values), count, count), np.float32)
+        square = (((points[:, None] - points) * self._spacing) ** 2).sum(-1)
+        groups, group = connected_components(square < self.kernel.reach_mm**2) if count else (0, [])
+        for each in range(groups):
+            own = np.flatnonzero(group == each)
+            found = self._solved(points[own].tobytes(), said.point_labels[own].tobytes())
+            weights[:, own], precision[:, own[:, None], own] = found
+        return Posterior(points, weights, precision)
+
+    def _solve(self, points: bytes, labels: bytes) -> tuple[np.ndarray, np.ndarray]:
+        voxels, label = np.frombuffer(points, np.intp).reshape(-1, 3), np.frombuffer(labels, np.int64)
+        found = []
+        for value, mean, variance in zip(self._values, *self._spreading.logits_at(voxels), strict=True):
+            field = Field(mean, movable(variance, self.settings.prior_deviation), voxels * self._spacing)
+            signs = np.where(label == value, 1, -1)
+            found.append(solve(field, self.kernel, signs, self.settings.strength, self.settings.variance_strength))
+        weights, precision = zip(*found, strict=True)
+        return rounded(np.array(weights)), rounded(np.array(precision))
+
+    def _decree(self, maps: Maps, box: Box, said: Said) -> None:
+        """Give clicked voxels their labels."""
+        start = [part.start for part in box]
+        index = said.voxels - start
+        inside = ((index >= 0) & (index < maps.reached.shape)).all(1)
+        at, labels = tuple(index[inside].T), said.labels[inside]
+        maps.segmentation[at] = labels
+        maps.reached[at] = True
+        maps.variance[(slice(None), *at)] = 0
+        maps.probability[(slice(None), *at)] = labels == self._values[:, None]
+
+
+def _in_order(clicks: Iterable[Click]) -> list[Click]:
+    return sorted(clicks, key=lambda click: click.order)

@@ -1,0 +1,236 @@
+"""From what the clicked voxels say to the maps around them, block by block.
+
+What clicks make of a block depends on those in its reach alone. A block is computed once for the same inputs, so that a
+click costs what it changes, however many there are.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from MoBUncertaintyLib.geometry import Box, shape_of
+from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
+from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.refinement.blocks import Corner, Lattice
+from MoBUncertaintyLib.refinement.conditioning import spread
+from MoBUncertaintyLib.refinement.kernel import Kernel
+from MoBUncertaintyLib.refinement.logits import logits_of, movable
+
+STEP = np.float32(2.0**-16)
+"""What clicks say is rounded to this before it is spread: far from a new click it changes by less, so that most blocks
+stay as they are. A logit changes by about 1e-5 of its deviation."""
+
+KEPT_VOXELS = 12_000_000
+"""Blocks of so many voxels are kept, each with 10 bytes and 8 more for each further label."""
+
+CHUNK = 4_000_000
+"""Correlations that are computed at once."""
+
+Key = tuple[Corner, bytes, bytes, bytes]
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """What P points say of the logit of each of L labels, see `conditioning.spread`.
+
+    Attributes:
+        points: (P, 3) voxels.
+        weights: (L, P).
+        precision: (L, P, P).
+    """
+
+    points: np.ndarray
+    weights: np.ndarray
+    precision: np.ndarray
+
+    def of(self, points: np.ndarray) -> Posterior:
+        """Return what some of them say, by index, where the others do not reach."""
+        return Posterior(self.points[points], self.weights[:, points], self.precision[:, points[:, None], points])
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """Arrays over a box: probability and variance (L, *box), segmentation and `reached` (*box)."""
+
+    probability: np.ndarray
+    variance: np.ndarray
+    segmentation: np.ndarray
+    reached: np.ndarray
+
+    @classmethod
+    def of(cls, prediction: Prediction, box: Box) -> Maps:
+        """Copy a prediction's."""
+        probability, variance = (
+            np.array([each[box] for each in maps], np.float32) for maps in (prediction.probability, prediction.variance)
+        )
+        return cls(probability, variance, prediction.segmentation[box].copy(), np.zeros(shape_of(box), bool))
+
+    def insert(self, other: Maps, here: Box, there: Box) -> None:
+        """Copy the part `there` of other maps to the part `here` of these."""
+        for name in ("probability", "variance", "segmentation", "reached"):
+            getattr(self, name)[(..., *here)] = getattr(other, name)[(..., *there)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A block to compute: which of its voxels are reached (flat indices), and their correlation with each point."""
+
+    key: Key
+    box: Box
+    posterior: Posterior
+    voxels: np.ndarray
+    correlation: np.ndarray
+
+
+class Spreading:
+    """Computes refined blocks of a prediction, and keeps them.
+
+    Args:
+        prediction: Not copied, never changed.
+        kernel: The correlation.
+        prior_deviation: See `ClickSettings`.
+    """
+
+    def __init__(self, prediction: Prediction, kernel: Kernel, prior_deviation: float | None) -> None:
+        self._prediction = prediction
+        self._kernel = kernel
+        self._prior_deviation = prior_deviation
+        self._spacing = prediction.grid.spacing.astype(np.float32)
+        edge = np.maximum(1, np.rint(kernel.reach_mm / 2 / prediction.grid.spacing)).astype(int)
+        self._lattice = Lattice(edge, prediction.grid.spacing, prediction.processed_box)
+        self._values = np.array([label.value for label in prediction.labels], np.uint8)
+        self._logits: dict[Corner, tuple[np.ndarray, np.ndarray]] = {}
+        self._blocks: OrderedDict[Key, tuple[Box, Maps]] = OrderedDict()
+        self._kept = 0
+
+    def logits_at(self, voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Find mean and variance of the logits (L, K) at voxels (K, 3)."""
+        at = tuple(voxels.T)
+        p, v = (
+            np.array([each[at] for each in maps]) for maps in (self._prediction.probability, self._prediction.variance)
+        )
+        return logits_of(p, v)
+
+    def labels_at(self, posterior: Posterior, voxels: np.ndarray) -> np.ndarray:
+        """Find the most probable label of each of (K, 3) voxels."""
+        distances = np.sqrt(_squares(posterior.points, tuple(voxels.T), self._spacing))
+        mean, variance = self.logits_at(voxels)
+        return self._maps(
+            mean,
+            variance,
+            *_spread(posterior, self._kernel(distances)),
+        )[2]
+
+    def blocks(self, posterior: Posterior, box: Box) -> Iterator[tuple[Box, Maps]]:
+        """Compute all blocks that points reach and that meet a box, or find them computed."""
+        jobs: list[_Job] = []
+        size = 0
+        for corner, block, near in self._lattice.reached(posterior.points, self._kernel.reach_mm, box):
+            there = posterior.of(near)
+            key = (corner, there.points.tobytes(), there.weights.tobytes(), there.precision.tobytes())
+            if key in self._blocks:
+                self._blocks.move_to_end(key)
+                yield self._blocks[key]
+                continue
+            jobs.append(self._job(key, block, there))
+            size += jobs[-1].correlation.size
+            if size > CHUNK:
+                yield from self._compute(jobs)
+                jobs, size = [], 0
+        yield from self._compute(jobs)
+
+    def _job(self, key: Key, box: Box, posterior: Posterior) -> _Job:
+        axes = np.meshgrid(*(np.arange(part.start, part.stop) for part in box), indexing="ij", sparse=True)
+        squares = _squares(posterior.points, axes, self._spacing)
+        voxels = np.flatnonzero(squares.min(0) < self._kernel.reach_mm**2)
+        return _Job(key, box, posterior, voxels, self._kernel(np.sqrt(squares.reshape(len(squares), -1)[:, voxels])))
+
+    def _compute(self, jobs: Sequence[_Job]) -> Iterator[tuple[Box, Maps]]:
+        """Compute blocks together: functions of many voxels cost less than many functions of few."""
+        if not jobs:
+            return
+        self._solve_logits(jobs)
+        logits = [(self._logits[job.key[0]], job.voxels) for job in jobs]
+        mean, variance = (np.concatenate([pair[i][:, voxels] for pair, voxels in logits], axis=1) for i in (0, 1))
+        effects = [_spread(job.posterior, job.correlation) for job in jobs]
+        shift, kept = (np.concatenate(each, axis=1) for each in zip(*effects, strict=True))
+        p, v, labels = self._maps(mean, variance, shift, kept)
+        ends = np.cumsum([len(job.voxels) for job in jobs])
+        for job, end in zip(jobs, ends, strict=True):
+            own = slice(end - len(job.voxels), end)
+            maps = Maps.of(self._prediction, job.box)
+            for whole, part in zip((maps.probability, maps.variance), (p, v), strict=True):
+                whole.reshape(len(whole), -1)[:, job.voxels] = part[:, own]
+            maps.segmentation.reshape(-1)[job.voxels] = labels[own]
+            maps.reached.reshape(-1)[job.voxels] = True
+            self._keep(job.key, (job.box, maps))
+            yield job.box, maps
+
+    def _solve_logits(self, jobs: Sequence[_Job]) -> None:
+        """Find the logits of all reached voxels that were not reached before."""
+        new = []
+        for job in jobs:
+            shape = (len(self._values), int(np.prod(shape_of(job.box))))
+            mean, _ = self._logits.setdefault(
+                job.key[0], (np.full(shape, np.nan, np.float32), np.zeros(shape, np.float32))
+            )
+            new.append(job.voxels[np.isnan(mean[0, job.voxels])])
+        stored = [
+            [
+                np.array([each[job.box] for each in maps]).reshape(len(self._values), -1)[:, voxels]
+                for job, voxels in zip(jobs, new, strict=True)
+            ]
+            for maps in (self._prediction.probability, self._prediction.variance)
+        ]
+        solved = logits_of(*(np.concatenate(each, axis=1) for each in stored))
+        ends = np.cumsum([len(voxels) for voxels in new])
+        for job, voxels, end in zip(jobs, new, ends, strict=True):
+            for kept, values in zip(self._logits[job.key[0]], solved, strict=True):
+                kept[:, voxels] = values[:, end - len(voxels) : end]
+
+    def _maps(
+        self, mean: np.ndarray, variance: np.ndarray, shift: np.ndarray, kept: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Compute probability and variance (L, N) and the label (N,) from the logits and what clicks do to them."""
+        moved = mean + movable(variance, self._prior_deviation) * shift
+        p, v = logistic_normal_moments(moved, variance * kept)
+        total = p.sum(0)
+        if len(p) > 1:  # one label against the rest, for each: together they may be too sure
+            excess = np.maximum(total, 1)
+            p, v = p / excess, v / excess**2
+            total = total / excess
+        best = np.where(1 - total >= p.max(0), 0, self._values[p.argmax(0)])
+        return p, np.minimum(v, p * (1 - p)), best
+
+    def _keep(self, key: Key, block: tuple[Box, Maps]) -> None:
+        self._blocks[key] = block
+        self._kept += block[1].reached.size
+        while self._kept > KEPT_VOXELS:
+            _, (_, oldest) = self._blocks.popitem(last=False)
+            self._kept -= oldest.reached.size
+
+
+def rounded(array: np.ndarray) -> np.ndarray:
+    """Round what clicks say to `STEP`, in float32."""
+    return np.asarray(np.rint(array / STEP) * STEP, np.float32)
+
+
+def _squares(points: np.ndarray, axes: Sequence[np.ndarray], spacing: np.ndarray) -> np.ndarray:
+    """Compute the squared distance, mm, of each point from voxels whose coordinates broadcast: (P, ...)."""
+    dimensions = np.broadcast(*axes).ndim
+    total: np.ndarray | float = 0.0
+    for coordinate, place, step in zip(axes, points.T, spacing, strict=True):
+        offset = (coordinate - place.reshape(-1, *(1,) * dimensions)).astype(np.float32) * step
+        total = total + offset * offset
+    return np.asarray(total)
+
+
+def _spread(posterior: Posterior, correlation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute for each label what `conditioning.spread` does: (L, N) each."""
+    pairs = [spread(correlation, w, m) for w, m in zip(posterior.weights, posterior.precision, strict=True)]
+    shift, kept = zip(*pairs, strict=True)
+    return np.array(shift), np.array(kept)

@@ -1,0 +1,49 @@
+"""How far clicks reach: stated by a card, read strictly."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.model.click_settings import LARGEST, ClickSettings
+from support.json_edits import json_values
+
+
+def test_settings_come_back_as_they_were_written() -> None:
+    own = ClickSettings(length_mm=6, prior_deviation=1.5)
+    assert ClickSettings.from_dict(asdict(own)) == own
+    assert ClickSettings.from_dict({}) == ClickSettings()
+    assert set(asdict(own)) == set(LARGEST)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"length_mm": 0}, "length_mm must be above 0"),
+        ({"strength": float("nan")}, "strength must be above 0"),
+        ({"variance_strength": -1.0}, "variance_strength must be above 0"),
+        ({"prior_deviation": 21}, "at most 20"),
+        ({"resolved_fraction": 1.5}, "at most 1"),
+        ({"length_mm": 10**400}, "at most 100"),
+        ({"length_mm": None}, "length_mm must be a number"),
+        ({"strength": True}, "strength must be a number"),
+        ({"strength": "32"}, "strength must be a number"),
+        ({"lenght_mm": 4}, "no setting 'lenght_mm'"),
+        ([], "must be an object"),
+    ],
+)
+def test_what_cannot_be_is_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        ClickSettings.from_dict(wrong)
+
+
+@given(name=st.sampled_from(sorted(LARGEST)), value=json_values)
+def test_any_content_is_read_or_refused(name: str, value: object) -> None:
+    try:
+        assert asdict(ClickSettings.from_dict({name: value}))[name] == value
+    except SettingsError as error:
+        assert str(error).endswith(".")
