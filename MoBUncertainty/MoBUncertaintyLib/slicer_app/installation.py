@@ -178,20 +178,13 @@ def _pytorchExtension():
 
 
 def _applyQuestion(requester: str, missing: list[str]) -> str:
-    text = (
-        _(
-            "{requester} needs Python packages that Slicer lacks or has in an older version:\n\n{packages}\n\n"
-            "They and what they need are downloaded and installed into Slicer, up to 3 GB with PyTorch, "
-            "which takes some minutes.\nNothing of your data leaves this computer. Install them?"
-        )
-        if TORCH in missing
-        else _(
-            "{requester} needs Python packages that Slicer lacks or has in an older version:\n\n{packages}\n\n"
-            "They and what they need are downloaded and installed into Slicer, which takes a minute or two.\n"
-            "Nothing of your data leaves this computer. Install them?"
-        )
-    )
-    return text.format(requester=requester, packages=_list(missing))
+    long = _("up to 3 GB with PyTorch, which takes some minutes")
+    effort = long if TORCH in missing else _("which takes a minute or two")
+    return _(
+        "{requester} needs Python packages that Slicer lacks or has in an older version:\n\n{packages}\n\n"
+        "They and what they need are downloaded and installed into Slicer, {effort}.\n"
+        "Nothing of your data leaves this computer. Install them?"
+    ).format(requester=requester, packages=_list(missing), effort=effort)
 
 
 def _exportQuestion(requester: str, missing: list[str]) -> str:

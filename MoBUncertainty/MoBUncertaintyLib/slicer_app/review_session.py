@@ -141,11 +141,6 @@ class ReviewSession:
         """The region that is being edited, if any."""
         return self._editing
 
-    @property
-    def hasVariance(self) -> bool:
-        """Whether the model has a predictive variance."""
-        return self.prediction.has_variance
-
     def isComplete(self) -> bool:
         """Whether all nodes are there still."""
         return areComplete(self.results)

@@ -36,7 +36,7 @@ class ListingControls:
     def offer(self, session) -> None:
         """Offer the measures; without a covariance there is no variance to choose, unless it was chosen before."""
         names = {Measure.VARIANCE: _("Variance"), Measure.BERNOULLI: _("p (1 - p)"), Measure.ENTROPY: _("Entropy")}
-        if not session.hasVariance and session.settings.measure is not Measure.VARIANCE:
+        if not session.prediction.has_variance and session.settings.measure is not Measure.VARIANCE:
             del names[Measure.VARIANCE]
         self._measures = list(names)
         offer(self._ui.measureSelector, names.values())
