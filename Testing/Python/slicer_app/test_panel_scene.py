@@ -54,6 +54,18 @@ class TestLoading:
         session = desktop.widget.panel.review.session
         assert np.array_equal(session.results.corrected(), session.prediction.segmentation)
 
+    def test_the_reason_is_given_again_when_the_scene_is_opened_again(self, damaged):
+        import qt
+
+        desktop, path = damaged
+        for times in (1, 2):
+            desktop.answer(qt.QMessageBox.Cancel)
+            desktop.scene.Clear(0)
+            assert desktop.scene.ReadFromMRB(path, True)
+            desktop.process(until=lambda times=times: len(desktop.dialogs) == times)
+        first, second = desktop.dialogs
+        assert first.text == second.text
+
     def test_the_panel_is_whole_behind_the_dialog(self, damaged, monkeypatch):
         desktop, path = damaged
         said = []

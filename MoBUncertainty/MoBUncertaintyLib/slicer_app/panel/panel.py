@@ -50,7 +50,7 @@ class Panel:
         self._jobCt = None  # the CT that the worker computes for
         self._unfolded = None  # the session whose review was shown first, with all else folded
         self._refused = None  # the CT whose results cannot be shown, not tried again before it changes
-        self._refusal = ""  # the reason, given once
+        self._refusal = ""  # the reason, given once for each scene
         self._watched = (None, 0)  # the CT that results follow, and the observer's tag
         self._changes = qt.QTimer()  # of that CT; looked at when all is done, since one act changes several nodes
         self._changes.setInterval(0)
@@ -132,6 +132,7 @@ class Panel:
         if self.state in self._workButtons:
             self.onCancel()
         self.review.leave()
+        self._refused, self._refusal = None, ""  # the next scene has reasons of its own, be they the same
 
     def close(self) -> None:
         """Stop timers and observers outside the panel."""
