@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parent / "Python"))
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
+from packaging.requirements import Requirement
 from PIL import Image, ImageChops
 
 from slicer_host.panel import apply, load_demo, open_panel, running
+from support.requirements import SLICERS_PACKAGES, requirements
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "MoBUncertainty" / "Resources" / "Screenshots"
@@ -114,8 +117,7 @@ def ask(desktop, take) -> None:
 
     def show(box) -> int:
         box.setParent(desktop.window, qt.Qt.Widget)
-        box.setAutoFillBackground(True)
-        # In place of a window's frame.
+        # A part of the window has neither a frame nor, once it is styled, a background of its own.
         box.setStyleSheet("QMessageBox { border: 1px solid #808080; background: palette(window); }")
         box.adjustSize()
         box.move((desktop.window.width - box.width) // 2, (desktop.window.height - box.height) // 2)
@@ -124,13 +126,15 @@ def ask(desktop, take) -> None:
         box.hide()
         return qt.QMessageBox.Cancel
 
-    missing, shown = installation.missingPackages, ctk.ctkMessageBox.exec_
-    installation.missingPackages = lambda formats=(): ["nnunetv2>=2.6", "highdicom>=0.26"]
-    ctk.ctkMessageBox.exec_ = show
-    try:
+    # What a Slicer lacks that has none of the packages yet.
+    lacking = [f"{name}{version}" for name, version in requirements("", "-export").items()]
+    lacking = [installation.TORCH, *(need for need in lacking if Requirement(need).name not in SLICERS_PACKAGES)]
+    with (
+        patch.object(installation, "missingPackages", lambda formats=(): lacking),
+        patch.object(installation, "_pytorchExtension", lambda: None),
+        patch.object(ctk.ctkMessageBox, "exec_", show),
+    ):
         desktop.ui.applyButton.click()
-    finally:
-        installation.missingPackages, ctk.ctkMessageBox.exec_ = missing, shown
 
 
 if __name__ == "__main__":
