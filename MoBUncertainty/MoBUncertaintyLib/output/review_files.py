@@ -154,7 +154,7 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
     names = {label.name: label.value for label in results.prediction.labels}
     if decisions.data["schema_version"] == SCHEMA_VERSION:
         review = Review.from_dict(decisions.data, results.prediction)
-        given = {value for region in review.regions for value in region.given}
+        given = {int(value) for region in review.regions for value in np.unique(region.given)}
         _require(given <= {0, *names.values()}, path, "it gives voxels to a label that the model does not have")
         return review
     by_rank = {region.region.rank: region for region in review.regions}

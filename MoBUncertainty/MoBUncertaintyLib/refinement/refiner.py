@@ -87,6 +87,14 @@ class Refiner:
         """Return the hull of the boxes in which the clicks may change anything; an empty box without clicks."""
         return self._reach(self._said(_in_order(clicks)))
 
+    def changed(self, before: Iterable[Click], after: Iterable[Click]) -> list[Box]:
+        """List boxes outside of which two sets of clicks give the same maps, bit for bit."""
+        sides = [self._said(_in_order(clicks)) for clicks in (before, after)]
+        old, new = (self._spreading.inputs(self._posterior(said), self._reach(said)) for said in sides)
+        boxes = [box for corner, (box, _) in (old | new).items() if old.get(corner) != new.get(corner)]
+        decrees = [set(map(tuple, np.column_stack([said.voxels, said.labels]).tolist())) for said in sides]
+        return boxes + [tuple(slice(at, at + 1) for at in voxel) for *voxel, _ in decrees[0] ^ decrees[1]]
+
     def refine(self, clicks: Iterable[Click], box: Box | None = None) -> Refinement:
         """Compute the maps after a set of clicks.
 

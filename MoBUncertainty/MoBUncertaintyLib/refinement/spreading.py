@@ -131,7 +131,7 @@ class Spreading:
         size = 0
         for corner, block, near in self._lattice.reached(posterior.points, self._kernel.reach_mm, box):
             there = posterior.of(near)
-            key = (corner, there.points.tobytes(), there.weights.tobytes(), there.precision.tobytes())
+            key = _key(corner, there)
             if key in self._blocks:
                 self._blocks.move_to_end(key)
                 yield self._blocks[key]
@@ -142,6 +142,11 @@ class Spreading:
                 yield from self._compute(jobs)
                 jobs, size = [], 0
         yield from self._compute(jobs)
+
+    def inputs(self, posterior: Posterior, box: Box) -> dict[Corner, tuple[Box, Key]]:
+        """Return the box of each block in a box that points reach, and what tells what they make of it."""
+        reached = self._lattice.reached(posterior.points, self._kernel.reach_mm, box)
+        return {corner: (block, _key(corner, posterior.of(near))) for corner, block, near in reached}
 
     def _job(self, key: Key, box: Box, posterior: Posterior) -> _Job:
         axes = np.meshgrid(*(np.arange(part.start, part.stop) for part in box), indexing="ij", sparse=True)
@@ -212,6 +217,10 @@ class Spreading:
         while self._kept > KEPT_VOXELS:
             _, (_, oldest) = self._blocks.popitem(last=False)
             self._kept -= oldest.reached.size
+
+
+def _key(corner: Corner, posterior: Posterior) -> Key:
+    return corner, posterior.points.tobytes(), posterior.weights.tobytes(), posterior.precision.tobytes()
 
 
 def rounded(array: np.ndarray) -> np.ndarray:

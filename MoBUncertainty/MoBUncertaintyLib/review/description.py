@@ -6,18 +6,77 @@ Arrays are (z, y, x).
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.geometry import Box, whole
+from MoBUncertaintyLib.geometry import Box, Grid, whole
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.finder import Region, Regions
 from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, location_in
 from MoBUncertaintyLib.regions.pieces import diameter
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.region import boxes_of
+
+
+class VoxelMaps(NamedTuple):
+    """What is known of the voxels of a box.
+
+    Attributes:
+        probability: Of each label, (C - 1, *box) float32.
+        variance: Likewise.
+        labels: The segmentation, (*box) uint8.
+    """
+
+    probability: np.ndarray
+    variance: np.ndarray
+    labels: np.ndarray
+
+
+def maps_in(prediction: Prediction, box: Box) -> VoxelMaps:
+    """Copy the maps of a box."""
+    return VoxelMaps(
+        np.array([each[box] for each in prediction.probability], np.float32),
+        np.array([each[box] for each in prediction.variance], np.float32),
+        np.array(prediction.segmentation[box], np.uint8),
+    )
+
+
+def expected_error(probability: np.ndarray) -> np.ndarray:
+    """Compute 1 - max_c p, the probability that a voxel is labelled wrongly, of (C - 1, ...) probabilities."""
+    foreground = np.clip(probability.sum(axis=0), 0, 1)
+    return np.asarray(1 - np.maximum.reduce([1 - foreground, *probability]))
+
+
+def describe(maps: VoxelMaps, box: Box, mask: np.ndarray, grid: Grid) -> dict[str, Any]:
+    """Describe a region by all fields of a `Region` but its rank, number and location.
+
+    Args:
+        maps: Of the box.
+        box: Where the region lies.
+        mask: bool, fills the box; True somewhere.
+        grid: Where the voxels lie.
+
+    Raises:
+        ReviewError: The maps hold what is no number there.
+    """
+    probability = maps.probability[:, mask].astype(float)
+    variance = maps.variance[:, mask].max(axis=0).astype(float)
+    if not (np.isfinite(probability).all() and np.isfinite(variance).all()):
+        raise ReviewError("The maps of the prediction hold values that are no numbers; predict again.")
+    index = np.argwhere(mask)
+    centroid = grid.to_ras(index.mean(axis=0) + [s.start for s in box])
+    return {
+        "centroid_ras": tuple(float(c) for c in centroid),
+        "volume_mm3": float(len(index) * grid.voxel_mm3),
+        "expected_error_mm3": float(expected_error(probability).sum() * grid.voxel_mm3),
+        "mean_variance": float(variance.mean()),
+        "max_variance": float(variance.max()),
+        "mean_probability": float(np.clip(probability.sum(axis=0), 0, 1).mean()),
+        "inside_fraction": float((maps.labels[mask] > 0).mean()),
+        "extent_mm": diameter(index, grid.spacing),
+    }
 
 
 class RegionDescriber:
@@ -43,29 +102,10 @@ class RegionDescriber:
         Raises:
             ReviewError: The maps hold what is no number there.
         """
-        prediction, grid = self._prediction, self._prediction.grid
-        probability, variances = (
-            [np.asarray(each[box][mask], float) for each in maps]
-            for maps in (prediction.probability, prediction.variance)
-        )
-        variance = np.maximum.reduce(variances)
-        if not np.isfinite([*probability, variance]).all():
-            raise ReviewError("The maps of the prediction hold values that are no numbers; predict again.")
-        foreground = np.clip(sum(probability), 0, 1)
-        labels, index = prediction.segmentation[box][mask], np.argwhere(mask)
-        centroid = grid.to_ras(index.mean(axis=0) + [s.start for s in box])
-        expected_error = 1 - np.maximum.reduce([1 - foreground, *probability])
-        return {
-            "centroid_ras": tuple(float(c) for c in centroid),
-            "volume_mm3": float(len(index) * grid.voxel_mm3),
-            "expected_error_mm3": float(expected_error.sum() * grid.voxel_mm3),
-            "mean_variance": float(variance.mean()),
-            "max_variance": float(variance.max()),
-            "mean_probability": float(foreground.mean()),
-            "inside_fraction": float((labels > 0).mean()),
-            "extent_mm": diameter(index, grid.spacing),
-            "location": location_in(centroid, labels, self._frames),
-        }
+        grid, maps = self._prediction.grid, maps_in(self._prediction, box)
+        described = describe(maps, box, mask, grid)
+        centroid = np.array(described["centroid_ras"])
+        return described | {"location": location_in(centroid, maps.labels[mask], self._frames)}
 
     def describe_all(self, region_map: np.ndarray, settings: RegionSettings) -> Regions:
         """Describe the regions of a map of all of the prediction, whose values are their ranks."""

@@ -1,4 +1,4 @@
-"""A review as a JSON object: verdicts, comments, signature, and the voxels of regions and edits.
+"""A review as a JSON object: clicks, verdicts, comments, signature, the voxels of regions, and their labels.
 
 It is whole, so that nothing that others can draw in is read back: the segmentation that a scene or an export shows is
 made from it. Its SHA-256 tells whether it is as it was stored. That finds damage and careless edits; it is no
@@ -10,6 +10,7 @@ Arrays are (z, y, x).
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 import unicodedata
 import zlib
@@ -24,21 +25,24 @@ import numpy as np
 from MoBUncertaintyLib.errors import ReviewError, SettingsError
 from MoBUncertaintyLib.files.integrity import check_seal, seal
 from MoBUncertaintyLib.files.json_input import is_whole
-from MoBUncertaintyLib.geometry import Box, Grid, hull, largest_shift, shape_of, within
+from MoBUncertaintyLib.geometry import Box, Grid, hull, largest_shift, occupied_rows, shape_of, within
+from MoBUncertaintyLib.model.click_settings import ClickSettings
+from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.refinement.clicks import Click
 from MoBUncertaintyLib.regions.finder import Region
 from MoBUncertaintyLib.regions.settings import RegionSettings
-from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
+from MoBUncertaintyLib.review.click_record import ClickBook
+from MoBUncertaintyLib.review.region import Found, ReviewRegion, Verdict
+from MoBUncertaintyLib.review.state import Signature, State
 
 SCHEMA = "mob-uncertainty review"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 Describe = Callable[[Box, np.ndarray], dict[str, Any]]
 """Describes the region that a mask is in a box, as `description.RegionDescriber` does."""
+CheckClick = Callable[[Click], Any]
 
 _ID = re.compile("[1-9][0-9]{0,8}")
-_YEARS = range(1970, 2200)
-_LONGEST_NAME = 100
-_JOINERS = "\u200c\u200d"  # of Persian and Indian scripts; Python calls them not printable
 _SAME_PLACE_MM = 0.01  # files round
 _LARGEST_BOXES = 2**27  # voxels of all regions' boxes; with a large CT, eight times its own
 
@@ -48,81 +52,59 @@ class MisplacedReviewError(ReviewError):
 
 
 @dataclass(frozen=True)
-class Signature:
-    """Who signed the review off, and when, with its time zone."""
-
-    name: str
-    time: datetime
-
-    @classmethod
-    def of(cls, name: str, time: datetime) -> Signature:
-        """Make a signature of what a reader has entered; a time that names no zone is local time.
-
-        Raises:
-            ReviewError: The name is empty, too long or holds control characters, or the time is out of range.
-        """
-        name = " ".join(name.split())
-        if not name:
-            raise ReviewError("There is no name to sign with; enter the reviewer's name.")
-        if len(name) > _LONGEST_NAME or not all(each.isprintable() or each in _JOINERS for each in name):
-            raise ReviewError(
-                f"The name to sign with must be one line of at most {_LONGEST_NAME} printable characters; shorten it."
-            )
-        if time.year not in _YEARS:
-            raise ReviewError(f"The year {time.year} of the signature is not possible; correct its time.")
-        return cls(name, time if time.tzinfo else time.astimezone())
-
-
-@dataclass(frozen=True)
 class StoredReview:
-    """What a record holds; its grid is the image's, but for rounding."""
+    """What a record holds; its grid is the image's, but for rounding.
+
+    Its regions are as they were found, with what the reader said; what the clicks make of them is not in it (see
+    `following.restore`).
+    """
 
     grid: Grid
+    click_settings: ClickSettings
     regions: tuple[ReviewRegion, ...]
     settings: RegionSettings
+    clicks: tuple[Click, ...]
     signature: Signature | None
 
 
-def write_record(
-    predicted_sha256: str,
-    grid: Grid,
-    settings: RegionSettings,
-    regions: Sequence[ReviewRegion],
-    signature: Signature | None,
-) -> dict[str, Any]:
+def write_record(predicted_sha256: str, grid: Grid, click_settings: ClickSettings, state: State) -> dict[str, Any]:
     """Make the record of a review, ready for JSON.
 
     Args:
         predicted_sha256: Tells which prediction it is the review of.
         grid: Where its voxels lie.
-        settings: How the regions were found.
-        regions: In order of rank.
-        signature: None: not signed.
+        click_settings: How clicks change the prediction.
+        state: What the review is.
     """
+    book = ClickBook(state.clicks)
+    regions = [_write_region(region, state.settings, book) for region in state.regions]
+    signature = state.signature
     return seal(
         {
             "schema": SCHEMA,
             "schema_version": SCHEMA_VERSION,
             "predicted_sha256": predicted_sha256,
             "ijk_to_ras": grid.matrix().tolist(),
-            "settings": asdict(settings),
-            "regions": [_write_region(region) for region in regions],
+            "settings": asdict(state.settings),
+            "click_settings": asdict(click_settings),
+            "regions": regions,
+            **book.to_dict(),
             "signature": signature and {"name": signature.name, "time": signature.time.isoformat(timespec="seconds")},
         }
     )
 
 
 def read_record(
-    data: Mapping[str, Any], predicted_sha256: str, shape: tuple[int, ...], grid: Grid, describe: Describe
+    data: Mapping[str, Any], predicted_sha256: str, prediction: Prediction, describe: Describe, check: CheckClick
 ) -> StoredReview:
     """Read a record. Where the regions are and what the reader said is taken from it; the rest is described anew.
 
     Args:
         data: From `write_record`.
         predicted_sha256: Of the prediction at hand.
-        shape: Of the prediction at hand.
-        grid: Where its voxels lie.
-        describe: Describes a region.
+        prediction: The prediction at hand.
+        describe: Describes a region as predicted.
+        check: Raises ReviewError for a click that cannot be one of this prediction.
 
     Raises:
         ReviewError: It is no record, has changed since it was stored, or belongs to another prediction or place.
@@ -134,12 +116,18 @@ def read_record(
         if data["predicted_sha256"] != predicted_sha256:
             raise ReviewError("The review belongs to another prediction; review this one from the start.")
         matrix = np.array(data["ijk_to_ras"], float).reshape(4, 4)
-        _check_place(matrix, shape, grid)
-        signed = data["signature"]
+        _check_place(matrix, prediction.shape, prediction.grid)
+        signed, settings = data["signature"], RegionSettings.from_dict(data["settings"])
+        book = ClickBook.from_dict(data, check)
+        regions = _read_regions(data["regions"], prediction.shape, settings, book, describe)
+        if not {click.region_id for click in book.clicks} <= {None, *(region.region_id for region in regions)}:
+            raise ValueError("the region of a click is not there")
         return StoredReview(
             Grid.from_matrix(matrix),
-            _read_regions(data["regions"], shape, describe),
-            RegionSettings.from_dict(data["settings"]),
+            ClickSettings.from_dict(data["click_settings"]),
+            regions,
+            settings,
+            book.clicks,
             None if signed is None else Signature.of(signed["name"], datetime.fromisoformat(signed["time"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, zlib.error, SettingsError) as error:
@@ -148,21 +136,36 @@ def read_record(
         raise ReviewError(f"The stored review is damaged ({problem}); review the case again.") from error
 
 
+def digest_of(segmentation: np.ndarray) -> str:
+    """Compute the SHA-256 of a predicted segmentation: of its shape, where it is occupied, and the voxels there.
+
+    It tells which prediction a record is the review of.
+    """
+    box = occupied_rows(segmentation)
+    head = f"{segmentation.shape} {[(s.start, s.stop) for s in box]}".encode()
+    return hashlib.sha256(head + segmentation[box].astype(np.uint8).tobytes()).hexdigest()
+
+
 def plain_text(text: str) -> str:
     """Turn a comment into what every file can hold: control characters but line breaks and tabs are left out."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").encode("utf-8", "replace").decode()
     return "".join(each for each in text if each in "\n\t" or unicodedata.category(each) != "Cc").strip()
 
 
-def _write_region(region: ReviewRegion) -> dict[str, Any]:
+def _write_region(region: ReviewRegion, settings: RegionSettings, book: ClickBook) -> dict[str, Any]:
+    found = region.found
     return {
         "id": region.region_id,
         "rank": region.region.rank,
         "number": region.number,
         "verdict": region.verdict.value,
+        "resolved": region.resolved,
         "label": region.label,
         "comment": region.comment,
         "region": asdict(region.region),
+        "found_with_settings": None if found.settings == settings else asdict(found.settings),
+        "found_with_clicks": book.places_of(found.clicks),
+        "decided_with_clicks": book.places_of(region.clicks),
         "first_voxel": [s.start for s in region.box],
         "size": list(region.mask.shape),
         **region.packed,
@@ -170,14 +173,18 @@ def _write_region(region: ReviewRegion) -> dict[str, Any]:
 
 
 def _read_regions(
-    entries: Sequence[Mapping[str, Any]], shape: tuple[int, ...], describe: Describe
+    entries: Sequence[Mapping[str, Any]],
+    shape: tuple[int, ...],
+    settings: RegionSettings,
+    book: ClickBook,
+    describe: Describe,
 ) -> tuple[ReviewRegion, ...]:
     boxes = [_read_box(entry, shape) for entry in entries]
     volume = sum(int(np.prod(shape_of(box))) for box in boxes)
     if volume > max(_LARGEST_BOXES, 8 * int(np.prod(shape))):
         raise ValueError("its regions are larger than the image")
     regions = tuple(
-        _read_region(entry, rank, box, describe)
+        _read_region(entry, rank, box, settings, book, describe)
         for rank, (entry, box) in enumerate(zip(entries, boxes, strict=True), 1)
     )
     for what in ("region_id", "number"):
@@ -193,15 +200,15 @@ def _read_regions(
     return regions
 
 
-def _read_region(entry: Mapping[str, Any], rank: int, box: Box, describe: Describe) -> ReviewRegion:
+def _read_region(
+    entry: Mapping[str, Any], rank: int, box: Box, settings: RegionSettings, book: ClickBook, describe: Describe
+) -> ReviewRegion:
     size = shape_of(box)
     count = int(np.prod(size))
     bits = np.frombuffer(_unpack(entry["voxels"], -(-count // 8)), np.uint8)
     mask = np.unpackbits(bits, count=count).astype(bool).reshape(size)
     verdict, number, region_id = Verdict(entry["verdict"]), entry["number"], entry["id"]
-    edited = None
-    if verdict is Verdict.EDIT:
-        edited = np.where(mask, np.frombuffer(_unpack(entry["edited"], count), np.uint8).reshape(size), np.uint8(0))
+    pending = verdict is Verdict.PENDING
     label: Any = entry["label"] if verdict is Verdict.INCLUDE else None
     for problem, found in {
         "a region is empty": not mask.any(),
@@ -213,8 +220,21 @@ def _read_region(entry: Mapping[str, Any], rank: int, box: Box, describe: Descri
     }.items():
         if found:
             raise ValueError(problem)
+    own = entry["found_with_settings"]
+    settings = settings if own is None else RegionSettings.from_dict(own)
     region = Region(rank=rank, number=number, **describe(box, mask))
-    return ReviewRegion(region_id, region, box, mask, verdict, label, edited, entry["comment"])
+    return ReviewRegion(
+        region_id,
+        Found(region, mask, settings, book.clicks_at(entry["found_with_clicks"])),
+        region,
+        box,
+        mask,
+        verdict,
+        label,
+        None if pending else np.where(mask, _unpacked(entry["labels"], size), np.uint8(0)),
+        () if pending else book.clicks_at(entry["decided_with_clicks"]),
+        comment=entry["comment"],
+    )
 
 
 def _read_box(entry: Mapping[str, Any], shape: tuple[int, ...]) -> Box:
@@ -230,6 +250,10 @@ def _read_box(entry: Mapping[str, Any], shape: tuple[int, ...]) -> Box:
 def _check_place(matrix: np.ndarray, shape: tuple[int, ...], grid: Grid) -> None:
     if not largest_shift(matrix, grid.matrix(), shape) < _SAME_PLACE_MM:
         raise MisplacedReviewError("The review belongs to an image that lies elsewhere; review this one anew.")
+
+
+def _unpacked(text: str, size: tuple[int, ...]) -> np.ndarray:
+    return np.frombuffer(_unpack(text, int(np.prod(size))), np.uint8).reshape(size)
 
 
 def _unpack(text: str, size: int) -> bytes:

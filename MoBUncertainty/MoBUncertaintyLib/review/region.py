@@ -18,7 +18,9 @@ from scipy import ndimage
 
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import Box, intersection, nested, occupied_rows, shape_of, within
+from MoBUncertaintyLib.refinement.clicks import Click
 from MoBUncertaintyLib.regions.finder import Region, Regions
+from MoBUncertaintyLib.regions.settings import RegionSettings
 
 
 class Verdict(StrEnum):
@@ -37,27 +39,57 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
+class Found:
+    """A region as it was found: what clicks and verdicts start from.
+
+    Attributes:
+        region: Its description.
+        mask: bool, fills the box of the region.
+        settings: How it was found.
+        clicks: That held then.
+    """
+
+    region: Region
+    mask: np.ndarray = field(repr=False)
+    settings: RegionSettings
+    clicks: tuple[Click, ...] = ()
+
+
+@dataclass(frozen=True)
 class ReviewRegion:
     """A region and what the reader said about it.
 
+    While it is pending it follows the clicks (see `following`). A verdict freezes it: it then keeps `labels`, `clicks`
+    and `maps`, whatever is clicked elsewhere later.
+
     Attributes:
         region_id: Names it for as long as it exists; never given to another region of the same review.
-        region: How it was found; its `rank` and `number` are those of the review.
+        found: As it was found.
+        region: As it is now; its `rank` and `number` are those of the review.
         box: Where it lies in the volume.
-        mask: bool, fills the box.
+        mask: bool, fills the box: what was found, less what clicks have made certain while it is pending.
         verdict: The reader's.
         label: Value of the label that INCLUDE gives to the region.
-        edited: uint8 segmentation that EDIT gives to the region; fills the box, counts inside the mask.
+        labels: uint8 segmentation that a verdict gives to the region; fills the box, counts inside the mask. None while
+            there is no verdict.
+        clicks: That held when it was decided.
+        maps: (2, C - 1, N) float32, probability and variance of the mask's voxels where these clicks have changed them;
+            None where they are as predicted.
+        resolved: Clicks have left too little doubt in it to ask for a verdict.
         comment: The reader's.
     """
 
     region_id: str
+    found: Found = field(repr=False)
     region: Region
     box: Box
     mask: np.ndarray = field(repr=False)
     verdict: Verdict = Verdict.PENDING
     label: int | None = None
-    edited: np.ndarray | None = field(default=None, repr=False)
+    labels: np.ndarray | None = field(default=None, repr=False)
+    clicks: tuple[Click, ...] = field(default=(), repr=False)
+    maps: np.ndarray | None = field(default=None, repr=False)
+    resolved: bool = False
     comment: str = ""
 
     @property
@@ -66,28 +98,30 @@ class ReviewRegion:
         return self.region.number
 
     @property
-    def decided(self) -> bool:
+    def frozen(self) -> bool:
         """Whether the reader has given a verdict."""
         return self.verdict is not Verdict.PENDING
 
     @property
+    def decided(self) -> bool:
+        """Whether it needs no verdict any more: it has one, or clicks have resolved it."""
+        return self.frozen or self.resolved
+
+    @property
     def touched(self) -> bool:
-        """Whether the reader has given a verdict or a comment, so that the region must not vanish."""
+        """Whether it is decided or has a comment, so that it must not vanish."""
         return self.decided or bool(self.comment)
 
     @property
-    def given(self) -> set[int]:
-        """The labels that the verdict gives to voxels of the region."""
-        if self.verdict is Verdict.EDIT:
-            assert self.edited is not None
-            return set(np.unique(self.edited[self.mask]).tolist())
-        return {self.label or 0} if self.verdict is Verdict.INCLUDE else set()
+    def given(self) -> np.ndarray:
+        """The labels that the verdict gives to the region's voxels, one after another; none without a verdict."""
+        return np.empty(0, np.uint8) if self.labels is None else self.labels[self.mask]
 
     @cached_property
     def packed(self) -> dict[str, str | None]:
-        """Mask (`voxels`, eight to the byte) and `edited`, compressed, as text."""
-        edited = self.edited
-        return {"voxels": _pack(np.packbits(self.mask)), "edited": None if edited is None else _pack(edited)}
+        """Mask as found (`voxels`, eight to the byte) and `labels`, compressed, as text."""
+        labels = self.labels
+        return {"voxels": _pack(np.packbits(self.found.mask)), "labels": None if labels is None else _pack(labels)}
 
 
 def masks(found: Regions) -> list[tuple[Region, Box, np.ndarray]]:
@@ -114,22 +148,20 @@ def boxes_of(region_map: np.ndarray) -> list[Box | None]:
 
 
 def covered(box: Box, regions: Iterable[ReviewRegion]) -> np.ndarray:
-    """Mark which voxels of the box belong to one of the regions."""
+    """Mark which voxels of the box belong to one of the regions as they were found."""
     covered = np.zeros(shape_of(box), bool)
     for region in regions:
         inner = intersection(box, region.box)
         if inner:
-            covered[within(inner, box)] |= region.mask[within(inner, region.box)]
+            covered[within(inner, box)] |= region.found.mask[within(inner, region.box)]
     return covered
 
 
 def changed_boxes(before: Iterable[ReviewRegion], after: Iterable[ReviewRegion]) -> tuple[Box, ...]:
-    """List the boxes of the regions whose part of the corrected segmentation may differ."""
+    """List the boxes of the regions that verdicts make differ from one state of a review to another."""
 
     def effects(regions: Iterable[ReviewRegion]) -> dict[str, tuple[Any, ...]]:
-        return {
-            each.region_id: (each.verdict, each.label, id(each.edited), each.box) for each in regions if each.decided
-        }
+        return {each.region_id: (id(each.labels), id(each.maps), each.box) for each in regions if each.frozen}
 
     old, new = effects(before), effects(after)
     return tuple(

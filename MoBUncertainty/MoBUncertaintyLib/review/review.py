@@ -1,4 +1,4 @@
-"""The reader's review of a prediction: a verdict on each doubtful region, corrections, undo and sign-off.
+"""The reader's review of a prediction: clicks, a verdict on each doubtful region, corrections, undo and sign-off.
 
 Knows nothing of Slicer, files or pictures. Every step makes a new immutable state, so undo and redo are moves along the
 list of states. Arrays are (z, y, x).
@@ -6,48 +6,41 @@ list of states. Arrays are (z, y, x).
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import cached_property
+from itertools import count
 from typing import Any
 
 import numpy as np
 
 from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.geometry import Box, hull, intersection, occupied_rows, shape_of, whole, widened, within
+from MoBUncertaintyLib.geometry import Box, hull, shape_of, whole, within
 from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.regions.finder import Region, Regions
-from MoBUncertaintyLib.regions.pieces import diameter
+from MoBUncertaintyLib.refinement.clicks import Click, Point
+from MoBUncertaintyLib.regions.finder import Regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.review.click_record import CLICK_ID, in_order
+from MoBUncertaintyLib.review.clicked_maps import ClickedMaps
 from MoBUncertaintyLib.review.description import RegionDescriber
-from MoBUncertaintyLib.review.record import Describe, Signature, plain_text, read_record, write_record
-from MoBUncertaintyLib.review.region import ReviewRegion, Verdict, changed_boxes, covered, masks
-
-_SURROUNDINGS = 20  # voxels
-
-
-@dataclass(frozen=True)
-class _State:
-    """What a review is at one time. Whatever it was made from, none is signed with regions left undecided."""
-
-    regions: tuple[ReviewRegion, ...]
-    settings: RegionSettings
-    signature: Signature | None = None
-    found: bool = False  # made by `update_regions`: the next such state takes its place
-
-    def __post_init__(self) -> None:
-        left, total = sum(not region.decided for region in self.regions), len(self.regions)
-        if self.signature and left:
-            raise ReviewError(f"{left} of {total} regions are not decided; decide them before signing off.")
+from MoBUncertaintyLib.review.following import follow, freeze, reopen, restore, usual_label
+from MoBUncertaintyLib.review.history import History
+from MoBUncertaintyLib.review.record import Describe, digest_of, plain_text, read_record, write_record
+from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
+from MoBUncertaintyLib.review.state import ERROR_UNIT, Signature, State, numbered
+from MoBUncertaintyLib.review.suggestion import Effect, Suggestion, effect_of, suggest
+from MoBUncertaintyLib.review.updating import first_regions, update
 
 
 class Review:
     """The review of one prediction.
 
-    Every step returns the boxes in which the corrected segmentation may have changed, so that a display need not be
-    drawn anew as a whole; `labels_in(box)` is what belongs there. What changes nothing is no step in the history.
+    Clicks condition the prediction; pending regions follow them, and a verdict freezes a region (see `following`).
+
+    Every step returns the boxes in which the corrected segmentation or the maps may have changed, so that a display
+    need not be drawn anew as a whole; `labels_in(box)` and `maps_in(box)` are what belongs there. What changes nothing
+    is no step in the history.
 
     Args:
         prediction: What is reviewed; not copied, never changed.
@@ -59,12 +52,10 @@ class Review:
 
     def __init__(self, prediction: Prediction, regions: Regions) -> None:
         self.prediction = prediction
-        self._next_id = 1
+        self._ids, self._click_ids = count(1), count(1)
         self._check_shape(regions)
         # Ranked as they come: a reader has seen them in a table of the same ranks.
-        made = [self._new(region, box, mask) for region, box, mask in masks(regions)]
-        self._states = [_State(self._numbered(made), regions.settings)]
-        self._now = 0
+        self._history = History(State(numbered(first_regions(regions, self._ids)), regions.settings))
 
     # What there is
 
@@ -79,35 +70,58 @@ class Review:
         return self._state.settings
 
     @property
+    def clicks(self) -> tuple[Click, ...]:
+        """The clicks that hold, in order of time."""
+        return self._state.clicks
+
+    @property
+    def conflicts(self) -> frozenset[str]:
+        """Ids of the clicks whose label all clicks together contradict."""
+        return self._maps.conflicts(self.clicks)
+
+    @property
+    def changed_box(self) -> Box:
+        """Where maps differ from the prediction's; an empty box if nowhere."""
+        return self._state.changed_box(self._maps)
+
+    @property
+    def expected_error_mm3(self) -> tuple[float, float]:
+        """The volume expected to be labelled wrongly, of the whole image: as predicted, and now.
+
+        Clicks change it; a decided region counts as when it was decided.
+        """
+        difference = self._state.error * ERROR_UNIT * self.prediction.grid.voxel_mm3
+        return self._predicted_error, self._predicted_error + difference
+
+    @property
+    def effects(self) -> dict[str, Effect]:
+        """What each click changed, measured against the same set without it; verdicts do not count."""
+        return {click.click_id: effect_of(click, self.clicks, self._maps) for click in self.clicks}
+
+    @property
     def signature(self) -> Signature | None:
         """Who signed, and when; None as long as nobody has."""
         return self._state.signature
 
     @property
     def reviewed(self) -> tuple[int, int]:
-        """How many regions are decided, and how many there are."""
+        """How many regions are decided or resolved, and how many there are."""
         return sum(region.decided for region in self.regions), len(self.regions)
 
     @property
     def can_undo(self) -> bool:
         """Whether there is a step to take back."""
-        return self._now > 0
+        return self._history.can_undo
 
     @property
     def can_redo(self) -> bool:
         """Whether there is a step that was taken back."""
-        return self._now + 1 < len(self._states)
+        return self._history.can_redo
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the predicted segmentation (its shape, where it is occupied, and the voxels there).
-
-        It tells which prediction this is the review of.
-        """
-        predicted = self.prediction.segmentation
-        box = occupied_rows(predicted)
-        head = f"{predicted.shape} {[(s.start, s.stop) for s in box]}".encode()
-        return hashlib.sha256(head + predicted[box].astype(np.uint8).tobytes()).hexdigest()
+        """SHA-256 of the predicted segmentation; see `record.digest_of`."""
+        return digest_of(self.prediction.segmentation)
 
     def region(self, region_id: str) -> ReviewRegion:
         """Look up the region of that id.
@@ -120,21 +134,29 @@ class Review:
                 return region
         raise ReviewError(f"There is no region {region_id!r} in this review; choose one of its list.")
 
+    def region_at(self, point_ras: Point) -> ReviewRegion | None:
+        """Find the region that a place lies in, if any; regions are taken as they were found."""
+        return next(iter(self._state.regions_at([_voxel(point_ras, self.prediction)])), None)
+
     def corrected(self) -> np.ndarray:
-        """Correct the segmentation inside the decided regions only; uint8 (z, y, x), a new array."""
+        """Correct the segmentation by clicks, and in decided regions by verdicts; uint8 (z, y, x), a new array."""
         return self.labels_in(whole(self.prediction.shape))
 
     def labels_in(self, box: Box) -> np.ndarray:
         """Correct the segmentation in a box."""
-        labels = np.array(self.prediction.segmentation[box], dtype=np.uint8)
-        for region in self.regions:
-            inner = intersection(box, region.box)
-            if inner and region.verdict in (Verdict.INCLUDE, Verdict.EXCLUDE, Verdict.EDIT):
-                there = labels[within(inner, box)]
-                own = within(inner, region.box)
-                mask = region.mask[own]
-                there[mask] = region.label or 0 if region.edited is None else region.edited[own][mask]
-        return labels
+        return self._state.labels_in(box, self._maps)
+
+    def maps_in(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
+        """Copy probability and variance of a box as they are now, (C - 1, *box) float32 each."""
+        maps = self._state.maps_in(box, self._maps)
+        return maps.probability, maps.variance
+
+    def current(self) -> Prediction:
+        """Make the prediction as it is now: with clicks, and in decided regions as when they were decided.
+
+        Its segmentation is what clicks make of it; verdicts are not in it. Without clicks it is `prediction` itself.
+        """
+        return self._state.current(self._maps)
 
     def listed(self) -> Regions:
         """Gather all regions as they are now, with their map."""
@@ -145,27 +167,108 @@ class Review:
         ranked = tuple(each.region for each in self.regions)
         return Regions(ranked, region_map, box, self.prediction.shape, self.settings)
 
+    def preview(self, region_id: str, verdict: Verdict | str, label: int | None = None) -> tuple[Box, np.ndarray]:
+        """Tell what a verdict would give, without giving it: a box, and the corrected segmentation there; uint8.
+
+        Arguments and errors as for `decide`; a signed review has previews, too.
+        """
+        region = self._decided(region_id, verdict, label)
+        labels = self.labels_in(region.box)
+        if region.labels is None:
+            labels[region.mask] = self._maps.labels(self.clicks, region.box)[region.mask]
+        else:
+            labels[region.mask] = region.labels[region.mask]
+        return region.box, labels
+
+    def suggestion(self) -> Suggestion | None:
+        """Suggest the place, in a region that is not decided, whose click is expected to remove most expected error.
+
+        May take up to 0.2 s.
+        """
+        return suggest(self._state, self._maps)
+
     # Steps
 
-    def decide(self, region_id: str, verdict: Verdict | str, label: int | None = None) -> tuple[Box, ...]:
-        """Give a verdict, or take it back with PENDING.
+    def click(
+        self, points_ras: Sequence[Point], label: int, region_id: str | None = None, when: datetime | None = None
+    ) -> tuple[Box, ...]:
+        """Say which label a place has.
+
+        A decided region in which it lies is pending again; any other that is decided stays as it is.
+
+        Args:
+            points_ras: One point: a click; several: a stroke through them. RAS mm.
+            label: Value of a label; 0: background.
+            region_id: The listed region it is given in; None: the one that its first voxel lies in, if any.
+            when: Now, if not given; local time if it names no zone.
+
+        Raises:
+            ReviewError: It lies outside of what was predicted, no such label or region, or the review is signed.
+        """
+        self._refuse_if_signed()
+        click = self._made("", points_ras, label, region_id, when)
+        click = replace(click, click_id=f"c{next(self._click_ids)}")
+        return self._click((*self.clicks, click), click)
+
+    def move_click(self, click_id: str, points_ras: Sequence[Point], when: datetime | None = None) -> tuple[Box, ...]:
+        """Put a click elsewhere: it keeps its id and label; its region and time are new.
+
+        Raises:
+            ReviewError: No such click, or as for `click`.
+        """
+        before = self._clicked(click_id)
+        if before.points_ras == _points(points_ras):
+            return ()
+        click = self._made(click_id, points_ras, before.label, None, when)
+        return self._click((*(each for each in self.clicks if each is not before), click), before, click)
+
+    def remove_click(self, click_id: str) -> tuple[Box, ...]:
+        """Take a single click back.
+
+        Raises:
+            ReviewError: No such click, or the review is signed.
+        """
+        removed = self._clicked(click_id)
+        return self._click(tuple(each for each in self.clicks if each is not removed), removed)
+
+    def take_clicks(self, clicks: Iterable[Click]) -> tuple[Box, ...]:
+        """Let clicks that were given elsewhere hold in place of all others, in one step.
+
+        Args:
+            clicks: With ids of their own; those without a region are given in the one that they lie in.
+
+        Raises:
+            ReviewError: As for `click`, or two have one id.
+        """
+        self._refuse_if_signed()
+        given = in_order(self._placed(click) for click in clicks)
+        ids = {click.click_id for click in given}
+        if len(ids) < len(given) or not all(map(CLICK_ID.fullmatch, ids)):
+            raise ReviewError("The ids of clicks must be c1, c2, ..., each given once.")
+        if given == self.clicks:
+            return ()
+        used = [int(click.click_id[1:]) for click in (*self.clicks, *given)]
+        self._click_ids = count(max(1 + max(used, default=0), next(self._click_ids)))
+        return self._click(given, *set(given).symmetric_difference(self.clicks))
+
+    def decide(
+        self, region_id: str, verdict: Verdict | str, label: int | None = None, clicks: Iterable[str] | None = None
+    ) -> tuple[Box, ...]:
+        """Give a verdict, or take it back with PENDING. The region then keeps its labels, whatever is clicked later.
+
+        INCLUDE and EXCLUDE fill what is doubtful in the region (see `following.freeze`), and `preview` shows it.
 
         Args:
             region_id: The region.
             verdict: Any but EDIT.
-            label: Value of the label to INCLUDE as; None: the one with most of the region's voxels, or else most of its
-                surroundings.
+            label: Label to INCLUDE as; None: the one with most of the region's voxels, or else of its surroundings.
+            clicks: Ids of those that hold in it; None: of a region that is decided already, those that did; else all.
 
         Raises:
-            ReviewError: No such region, EDIT, no label value, or the review is signed.
+            ReviewError: No such region or click, EDIT, no label value, or the review is signed.
         """
-        region, verdict = self.region(region_id), Verdict(verdict)
-        if verdict is Verdict.EDIT:
-            raise ReviewError("An edit needs what was drawn; draw them in the region and try again.")
-        if label is not None and not 1 <= label <= 255:
-            raise ReviewError(f"A label's value is a number from 1 to 255, not {label}; choose a label of the model.")
-        given = int(label or self._usual_label(region)) if verdict is Verdict.INCLUDE else None
-        return self._change(region, verdict=verdict, label=given, edited=None)
+        region = self.region(region_id)
+        return self._change(region, self._decided(region_id, verdict, label, clicks))
 
     def edit(self, region_id: str, corrected: np.ndarray) -> tuple[Box, ...]:
         """Take what the reader has drawn in a region; what was drawn outside of it does not count.
@@ -185,17 +288,20 @@ class Review:
                 f"The edited segmentation has the shape {corrected.shape}, not the CT's {self.prediction.shape}; "
                 "draw on the CT's own voxels."
             )
-        edited = np.where(region.mask, corrected, 0).astype(np.uint8)
-        return self._change(region, verdict=Verdict.EDIT, label=None, edited=edited)
+        drawn = np.asarray(corrected, np.uint8)
+        held = region.clicks if region.frozen else self.clicks
+        return self._change(region, freeze(region, Verdict.EDIT, held, self._maps, drawn=drawn))
 
     def comment(self, region_id: str, text: str) -> tuple[Box, ...]:
         """Set a region's comment, without control characters; "" removes it."""
-        return self._change(self.region(region_id), comment=plain_text(text))
+        region = self.region(region_id)
+        return self._change(region, replace(region, comment=plain_text(text)))
 
     def update_regions(self, regions: Regions) -> tuple[Box, ...]:
         """Take regions that were found anew, with another threshold say.
 
-        Regions with a verdict or a comment stay as they are. The new ones lose the voxels of these and are dropped if
+        They should be found on `current()`, and clicks remain. Regions that are decided, have a comment or a click
+        given in them stay as they are. The new ones lose the voxels of these and are dropped if
         that leaves less than the smallest size; what is left of a region that lost some has its volume, centroid,
         extent and fraction measured anew, its expected error in proportion to its volume. Ranks are renewed. Several
         updates in a row by one measure of uncertainty (a slider being dragged) are one step.
@@ -205,20 +311,9 @@ class Review:
         """
         self._refuse_if_signed()
         self._check_shape(regions)
-        kept = [region for region in self.regions if region.touched]
-        used = {region.number for region in kept}
-        new = []
-        for region, box, mask in masks(regions):
-            free = mask & ~covered(box, kept)
-            left = int(free.sum())
-            if left == mask.sum():
-                new.append(self._new(region, box, mask, used))
-            elif left and left * self.prediction.grid.voxel_mm3 >= regions.settings.minimum_mm3:
-                new.append(self._new(self._rest(region, box, mask, free), box, free, used))
-        state = _State(self._ranked(kept + new), regions.settings, found=True)
-        if self._state.found and self.settings.measure is regions.settings.measure:  # take the place of the last update
-            self._now -= 1
-        self._push(state)
+        # The next of several takes the place of the last.
+        again = self._state.found and self.settings.measure is regions.settings.measure
+        self._history.push(update(self._state, regions, self.prediction, self._ids), in_place=again)
         return ()
 
     def sign(self, name: str, when: datetime | None = None) -> None:
@@ -241,9 +336,7 @@ class Review:
         No step in the history: undo then goes on with what was done before the signature, and never signs.
         """
         if self.signature:
-            unsigned = replace(self._state, signature=None)
-            self._states = self._states[: self._now] or [unsigned]
-            self._now = len(self._states) - 1
+            self._history.unsign()
 
     def undo(self) -> tuple[Box, ...]:
         """Take the last step back; does nothing without one."""
@@ -257,7 +350,7 @@ class Review:
 
     def to_dict(self) -> dict[str, Any]:
         """Record all of it, sealed and ready for JSON (see `record`); only the history is not kept."""
-        return write_record(self.digest, self.prediction.grid, self.settings, self.regions, self.signature)
+        return write_record(self.digest, self.prediction.grid, self.prediction.click_settings, self._state)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], prediction: Prediction, describe: Describe | None = None) -> Review:
@@ -276,36 +369,101 @@ class Review:
         nothing = Regions((), np.zeros((0, 0, 0), np.uint16), hull(()), prediction.shape, RegionSettings())
         review = cls(prediction, nothing)
         describe = describe or RegionDescriber(prediction)
-        stored = read_record(data, review.digest, prediction.shape, prediction.grid, describe)
-        review.prediction = replace(prediction, grid=stored.grid)
-        review._states = [_State(stored.regions, stored.settings, stored.signature)]
-        review._next_id = 1 + max((int(region.region_id) for region in stored.regions), default=0)
+        stored = read_record(data, review.digest, prediction, describe, review._maps.refiner.voxels_of)
+        review = cls(replace(prediction, grid=stored.grid, click_settings=stored.click_settings), nothing)
+        regions = tuple(restore(region, stored.clicks, review._maps) for region in stored.regions)
+        state = State(regions, stored.settings, stored.clicks, stored.signature)
+        review._history = History(state.after(review._state, review._maps)[0])
+        review._ids = count(1 + max((int(region.region_id) for region in regions), default=0))
+        known = {click.click_id for region in regions for click in (*region.clicks, *region.found.clicks)}
+        known |= {click.click_id for click in stored.clicks}
+        review._click_ids = count(1 + max((int(name[1:]) for name in known), default=0))
         return review
 
     # Inside
 
     @property
-    def _state(self) -> _State:
-        return self._states[self._now]
+    def _state(self) -> State:
+        return self._history.now
 
-    def _push(self, state: _State) -> None:
-        del self._states[self._now + 1 :]
-        self._states.append(state)
-        self._now += 1
+    @cached_property
+    def _maps(self) -> ClickedMaps:
+        return ClickedMaps(self.prediction)
+
+    @cached_property
+    def _predicted_error(self) -> float:
+        return self.prediction.expected_error_mm3()
+
+    def _push(self, state: State) -> tuple[Box, ...]:
+        state, boxes = state.after(self._state, self._maps)
+        self._history.push(state)
+        return boxes
 
     def _move(self, by: int) -> tuple[Box, ...]:
         before = self._state
-        self._now += by
-        return changed_boxes(before.regions, self._state.regions)
+        self._history.move(by)
+        return self._state.after(before, self._maps)[1]
 
-    def _change(self, region: ReviewRegion, **values: Any) -> tuple[Box, ...]:
-        if all(np.array_equal(getattr(region, name), value) for name, value in values.items()):
+    def _change(self, region: ReviewRegion, changed: ReviewRegion) -> tuple[Box, ...]:
+        same = all(
+            getattr(region, name) == getattr(changed, name) for name in ("verdict", "label", "comment", "clicks")
+        )
+        if same and np.array_equal(region.given, changed.given):
             return ()
         self._refuse_if_signed()
-        changed = replace(region, **values)
         regions = tuple(changed if each is region else each for each in self.regions)
-        self._push(replace(self._state, regions=regions, found=False))
-        return changed_boxes((region,), (changed,))
+        return self._push(replace(self._state, regions=regions, found=False))
+
+    def _decided(
+        self, region_id: str, verdict: Verdict | str, label: int | None, clicks: Iterable[str] | None = None
+    ) -> ReviewRegion:
+        """Give a region a verdict, not in the history."""
+        region, verdict = self.region(region_id), Verdict(verdict)
+        if verdict is Verdict.EDIT:
+            raise ReviewError("An edit needs what was drawn; draw in the region and try again.")
+        if label is not None and not 1 <= label <= 255:
+            raise ReviewError(f"A label is a number from 1 to 255, not {label}; choose a label of the model.")
+        if verdict is Verdict.PENDING:
+            return follow(reopen(region), self.clicks, self._maps) if region.frozen else region
+        held = region.clicks if region.frozen else self.clicks
+        if clicks is not None:
+            held = in_order(map(self._clicked, set(clicks)))
+        if verdict is Verdict.INCLUDE and label is None:
+            label = usual_label(region, self.prediction.segmentation)
+        return freeze(region, verdict, held, self._maps, label if verdict is Verdict.INCLUDE else None)
+
+    def _made(
+        self, click_id: str, points_ras: Sequence[Point], label: int, region_id: str | None, when: datetime | None
+    ) -> Click:
+        """Make a click, the latest."""
+        if when is None:
+            when = datetime.now().astimezone()
+            if self.clicks:  # clocks are set back
+                when = max(when, self.clicks[-1].time + timedelta(microseconds=1))
+        when = when if when.tzinfo else when.astimezone()
+        return self._placed(Click(click_id, _points(points_ras), label, when, region_id))
+
+    def _placed(self, click: Click) -> Click:
+        """Check a click, and find the region in which it was given unless it says so."""
+        voxels = self._maps.refiner.voxels_of(click)
+        if click.region_id is None:
+            hit = next(iter(self._state.regions_at(voxels[:1])), None)
+            return replace(click, region_id=hit.region_id if hit else None)
+        self.region(click.region_id)
+        return click
+
+    def _clicked(self, click_id: str) -> Click:
+        for click in self.clicks:
+            if click.click_id == click_id:
+                return click
+        raise ReviewError(f"There is no click {click_id!r} in this review; choose one of its list.")
+
+    def _click(self, clicks: tuple[Click, ...], *changed: Click) -> tuple[Box, ...]:
+        """Go on with other clicks; a decided region that one of `changed` lies in is pending again."""
+        self._refuse_if_signed()
+        voxels = np.concatenate([self._maps.refiner.voxels_of(click) for click in changed])
+        hit = [region.region_id for region in self._state.regions_at(voxels)]
+        return self._push(self._state.with_clicks(in_order(clicks), hit, self._maps))
 
     def _refuse_if_signed(self) -> None:
         if self.signature:
@@ -320,46 +478,10 @@ class Review:
                 "both must have the CT's voxels."
             )
 
-    def _new(self, region: Region, box: Box, mask: np.ndarray, used: set[int] | None = None) -> ReviewRegion:
-        """Give a region an id of its own; unless `used` numbers are given, it keeps its own, else takes a free one."""
-        if used is not None:
-            region = replace(region, number=next(number for number in range(1, 2**16) if number not in used))
-            used.add(region.number)
-        made = ReviewRegion(str(self._next_id), region, box, mask)
-        self._next_id += 1
-        return made
 
-    @classmethod
-    def _ranked(cls, regions: Iterable[ReviewRegion]) -> tuple[ReviewRegion, ...]:
-        return cls._numbered(
-            sorted(regions, key=lambda each: (-each.region.expected_error_mm3, each.region.centroid_ras))
-        )
+def _points(points_ras: Sequence[Point]) -> tuple[Point, ...]:
+    return tuple((float(r), float(a), float(s)) for r, a, s in points_ras)
 
-    @staticmethod
-    def _numbered(regions: Iterable[ReviewRegion]) -> tuple[ReviewRegion, ...]:
-        return tuple(
-            replace(each, region=replace(each.region, rank=rank)) for rank, each in enumerate(regions, start=1)
-        )
 
-    def _rest(self, region: Region, box: Box, mask: np.ndarray, free: np.ndarray) -> Region:
-        """Describe a region once only `free` is left of it."""
-        index, grid = np.argwhere(free), self.prediction.grid
-        centroid = grid.to_ras(index.mean(axis=0) + [s.start for s in box])
-        return replace(
-            region,
-            volume_mm3=float(len(index) * grid.voxel_mm3),
-            expected_error_mm3=region.expected_error_mm3 * float(len(index) / mask.sum()),
-            inside_fraction=float((self.prediction.segmentation[box][free] > 0).mean()),
-            centroid_ras=(float(centroid[0]), float(centroid[1]), float(centroid[2])),
-            extent_mm=diameter(index, grid.spacing),
-        )
-
-    def _usual_label(self, region: ReviewRegion) -> int:
-        """Take the label with most voxels in the region, else in its surroundings, else the first one."""
-        predicted = self.prediction.segmentation
-        around = widened(region.box, [_SURROUNDINGS] * 3, predicted.shape)
-        for labels in (predicted[region.box][region.mask], predicted[around]):
-            votes = np.bincount(labels.ravel(), minlength=2)[1:]
-            if votes.any():
-                return int(votes.argmax()) + 1
-        return 1
+def _voxel(point_ras: Point, prediction: Prediction) -> np.ndarray:
+    return np.asarray(np.rint(prediction.grid.to_index(np.array(point_ras, float))).astype(int))

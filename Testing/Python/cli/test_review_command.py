@@ -154,7 +154,7 @@ BAD = {
     "no object": ("[]", "it is not a JSON object"),
     "no text": ("\x00\ud83d".encode("utf-16", "surrogatepass"), "it is not UTF-8 text"),
     "other schema": ({"regions": []}, 'its "schema" is not "mob-uncertainty review"'),
-    "other version": (entries() | {"schema_version": 5}, 'its "schema_version" is 5, not 2'),
+    "other version": (entries() | {"schema_version": 4}, 'its "schema_version" is 4, not 2'),
     "no list": (HEAD | {"regions": {}}, '"regions" must be a list'),
     "no rank": (entries({"verdict": "accept"}), 'entry 1 of its regions has no "rank" from 1 on'),
     "rank in words": (entries({"rank": "first", "verdict": "accept"}), 'has no "rank" from 1 on'),
@@ -194,7 +194,7 @@ BAD = {
         entries(*ALL_ACCEPTED, signature={"name": "A", "time": "0001-01-01T00:00:00"}),
         "The year 1 of the signature is not possible",
     ),
-    "not sealed": (entries() | {"schema_version": 4}, "its SHA-256 does not fit its content"),
+    "not sealed": (entries() | {"schema_version": 5}, "its SHA-256 does not fit its content"),
     "another case": (entries(predicted_sha256="0" * 64), "it belongs to another prediction than these results"),
 }
 

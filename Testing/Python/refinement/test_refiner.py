@@ -257,3 +257,20 @@ def test_maps_that_lie_one_by_one_are_refined_like_an_array() -> None:
     listed = replace(case(3), probability=list(case(3).probability), variance=list(case(3).variance))
     clicks = [click_at(case(3), 1, 2, (9, 1, 10)), click_at(case(3), 2, 0, (9, 9, 10))]
     assert same(Refiner(listed, SETTINGS[0]).refine(clicks), refiner(3).refine(clicks))
+
+
+@settings(max_examples=30, deadline=None)
+@given(clicked, clicked)
+def test_outside_of_the_boxes_that_changed_two_sets_give_the_same(before, after) -> None:
+    own, sets = refiner(), [[], []]
+    for clicks, given_clicks in zip(sets, (before, after), strict=True):
+        for number, (places, label) in enumerate(given_clicks, 1):
+            clicks.append(click_at(case(), number, min(label, 1), *places))
+    unchanged = np.ones(SHAPE, bool)
+    for box in own.changed(*sets):
+        unchanged[box] = False
+    old, new = (own.refine(clicks, whole(SHAPE)) for clicks in sets)
+    for name in MAPS:
+        differ = np.asarray(getattr(old, name) != getattr(new, name))
+        assert not differ[..., unchanged].any()
+    assert not own.changed(sets[0], sets[0][::-1])

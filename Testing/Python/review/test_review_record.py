@@ -110,7 +110,7 @@ class TestStoring:
             lambda d: d["signature"].update(name="B. Reader"),
             lambda d: d["signature"].update(time="2026-06-30T14:30:00+00:00"),
             lambda d: d["regions"][2].update(verdict="accept"),
-            lambda d: d["regions"][1].update(edited=d["regions"][1]["voxels"]),
+            lambda d: d["regions"][1].update(labels=d["regions"][1]["voxels"]),
             lambda d: d.pop("sha256"),
         ],
     )

@@ -1,0 +1,79 @@
+"""The maps of a prediction under clicks, box by box.
+
+Arrays are (z, y, x).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from MoBUncertaintyLib.geometry import Box, hull, intersection, within
+from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.refinement.clicks import Click
+from MoBUncertaintyLib.refinement.refiner import Refiner
+from MoBUncertaintyLib.review.description import VoxelMaps, maps_in
+
+Clicks = tuple[Click, ...]
+
+
+class ClickedMaps:
+    """Maps of one prediction under any set of clicks.
+
+    Args:
+        prediction: The prediction.
+
+    Attributes:
+        prediction: The prediction.
+        refiner: Conditions it on clicks; keeps what it computed last.
+    """
+
+    def __init__(self, prediction: Prediction) -> None:
+        self.prediction = prediction
+        self.refiner = Refiner(prediction)
+
+    def at(self, clicks: Clicks, box: Box) -> VoxelMaps:
+        """Copy the maps of a box as they are under clicks."""
+        maps, reached = maps_in(self.prediction, box), self._reached(clicks, box)
+        if reached:
+            refined, there = self.refiner.refine(clicks, reached), within(reached, box)
+            maps.probability[:, *there] = refined.probability
+            maps.variance[:, *there] = refined.variance
+            maps.labels[there] = refined.segmentation
+        return maps
+
+    def labels(self, clicks: Clicks, box: Box) -> np.ndarray:
+        """Copy the segmentation of a box as it is under clicks; uint8."""
+        labels, reached = np.array(self.prediction.segmentation[box], np.uint8), self._reached(clicks, box)
+        if reached:
+            labels[within(reached, box)] = self.refiner.refine(clicks, reached).segmentation
+        return labels
+
+    def conflicts(self, clicks: Clicks) -> frozenset[str]:
+        """List the clicks that the posterior of all of them contradicts."""
+        return self.refiner.refine(clicks, hull(())).conflicts if clicks else frozenset()
+
+    def changed(self, before: Clicks, after: Clicks) -> tuple[Box, ...]:
+        """List boxes outside of which two sets of clicks give the same maps."""
+        if before == after:
+            return ()
+        return apart(self.refiner.changed(before, after))
+
+    def _reached(self, clicks: Clicks, box: Box) -> Box | None:
+        return intersection(self.refiner.reach(clicks), box) if clicks else None
+
+
+def apart(boxes: Iterable[Box]) -> tuple[Box, ...]:
+    """Join boxes that overlap or touch, until none do."""
+    found: list[Box] = []
+    for box in boxes:
+        while touched := [each for each in found if _touch(each, box)]:
+            found = [each for each in found if each not in touched]
+            box = hull([box, *touched])
+        found.append(box)
+    return tuple(found)
+
+
+def _touch(a: Box, b: Box) -> bool:
+    return all(p.start <= q.stop and q.start <= p.stop for p, q in zip(a, b, strict=True))

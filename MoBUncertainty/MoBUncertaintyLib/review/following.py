@@ -1,0 +1,136 @@
+"""How a region follows clicks while it is pending, and what a verdict makes of it.
+
+A pending region is what was found, less the voxels that clicks have made certain: those that clicks have changed and
+that are not near a doubtful voxel any more, where doubtful and near mean what they meant when it was found. It is
+*resolved* once no voxel of it is doubtful, or its expected error has fallen below a fraction of what it was. All of
+this depends on the region as found and on the clicks alone, not on the way to them.
+
+Arrays are (z, y, x).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from MoBUncertaintyLib.geometry import widened
+from MoBUncertaintyLib.regions.pieces import grow
+from MoBUncertaintyLib.regions.uncertainty import voxel_uncertainty
+from MoBUncertaintyLib.review.clicked_maps import ClickedMaps, Clicks
+from MoBUncertaintyLib.review.description import VoxelMaps, describe, expected_error
+from MoBUncertaintyLib.review.region import Found, ReviewRegion, Verdict
+
+_SURROUNDINGS = 20  # voxels
+
+PENDING: dict[str, Any] = {
+    "verdict": Verdict.PENDING, "label": None, "labels": None, "clicks": (), "maps": None, "resolved": False,
+}  # fmt: skip
+"""The fields of a region without a verdict."""
+
+
+def follow(region: ReviewRegion, clicks: Clicks, maps: ClickedMaps) -> ReviewRegion:
+    """Let a pending region be what clicks leave of it; a frozen one stays as it is."""
+    if region.frozen:
+        return region
+    found, box, grid = region.found, region.box, maps.prediction.grid
+    before, now = maps.at(found.clicks, box), maps.at(clicks, box)
+    changed = _changed(before, now) & found.mask
+    if not changed.any():
+        return _as_found(region)
+    doubtful = _doubtful(found, now)
+    near = grow(doubtful, grid.spacing, found.settings.grow_mm)
+    error, first = (float(expected_error(each.probability[:, found.mask]).sum(dtype=float)) for each in (now, before))
+    resolved = not doubtful.any() or error < maps.prediction.click_settings.resolved_fraction * first
+    mask = found.mask if resolved else found.mask & (near | ~changed)
+    described = replace(region.region, **describe(now, box, mask, grid), location=found.region.location)
+    return replace(region, region=described, mask=mask, **PENDING | {"resolved": bool(resolved)})
+
+
+def freeze(
+    region: ReviewRegion,
+    verdict: Verdict,
+    clicks: Clicks,
+    maps: ClickedMaps,
+    label: int | None = None,
+    drawn: np.ndarray | None = None,
+) -> ReviewRegion:
+    """Give a region a verdict, and with it the labels and maps that it keeps.
+
+    INCLUDE and EXCLUDE act on the voxels that are doubtful themselves, not on what the region was grown by; if clicks
+    have left none, on those that were when it was found; if none was, on all.
+
+    Args:
+        region: The region.
+        verdict: Any but PENDING.
+        clicks: That hold in it.
+        maps: Of its prediction.
+        label: That INCLUDE gives.
+        drawn: That EDIT gives; uint8, fills the region's box.
+    """
+    found = region.found
+    now = maps.at(clicks, region.box)
+    labels = now.labels if drawn is None else drawn
+    if verdict in (Verdict.INCLUDE, Verdict.EXCLUDE):
+        cores = (_doubtful(found, now), _doubtful(found, maps.at(found.clicks, region.box)))
+        labels[next((core for core in cores if core.any()), found.mask)] = label or 0
+    labels = np.where(found.mask, labels, np.uint8(0))
+    return _kept(replace(region, verdict=verdict, label=label, labels=labels, clicks=clicks, resolved=False), maps)
+
+
+def reopen(region: ReviewRegion) -> ReviewRegion:
+    """Take a verdict back; what the region then is, `follow` says."""
+    return _as_found(region)
+
+
+def restore(region: ReviewRegion, clicks: Clicks, maps: ClickedMaps) -> ReviewRegion:
+    """Complete a region of which only the places and what the reader said were stored."""
+    found = region.found
+    if found.clicks:
+        described = describe(maps.at(found.clicks, region.box), region.box, found.mask, maps.prediction.grid)
+        region = replace(region, found=replace(found, region=replace(found.region, **described)))
+    return _kept(region, maps) if region.frozen else follow(_as_found(region), clicks, maps)
+
+
+def usual_label(region: ReviewRegion, predicted: np.ndarray) -> int:
+    """Take the label with most voxels in a region, else in its surroundings, else the first one.
+
+    Args:
+        region: The region.
+        predicted: The segmentation as predicted.
+    """
+    around = widened(region.box, [_SURROUNDINGS] * 3, predicted.shape)
+    for labels in (predicted[region.box][region.found.mask], predicted[around]):
+        votes = np.bincount(labels.ravel(), minlength=2)[1:]
+        if votes.any():
+            return int(votes.argmax()) + 1
+    return 1
+
+
+def _kept(region: ReviewRegion, maps: ClickedMaps) -> ReviewRegion:
+    """Let a frozen region have the maps and the description that go with its clicks."""
+    found, box = region.found, region.box
+    now, predicted, first = (maps.at(clicks, box) for clicks in (region.clicks, (), found.clicks))
+    kept = None
+    if (_changed(predicted, now) & found.mask).any():
+        kept = np.stack([now.probability[:, found.mask], now.variance[:, found.mask]])
+    described = _as_found(region).region
+    if (_changed(first, now) & found.mask).any():
+        described = replace(described, **describe(now, box, found.mask, maps.prediction.grid))
+    return replace(region, region=described, mask=found.mask, maps=kept)
+
+
+def _as_found(region: ReviewRegion) -> ReviewRegion:
+    described = replace(region.found.region, rank=region.region.rank, number=region.number)
+    return replace(region, region=described, mask=region.found.mask, **PENDING)
+
+
+def _doubtful(found: Found, maps: VoxelMaps) -> np.ndarray:
+    """Mark the voxels of a region whose own uncertainty is above the threshold with which it was found."""
+    uncertainty = voxel_uncertainty(found.settings.measure, list(maps.probability), list(maps.variance))
+    return np.asarray(found.mask & (uncertainty > found.settings.level))
+
+
+def _changed(before: VoxelMaps, after: VoxelMaps) -> np.ndarray:
+    return np.asarray(((before.probability != after.probability) | (before.variance != after.variance)).any(axis=0))

@@ -1,0 +1,182 @@
+"""What a review is at one time, and how clicks lead from one such state to another.
+
+States are immutable, so undo and redo are moves along a list of them. Arrays are (z, y, x).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import numpy as np
+
+from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.geometry import Box, hull, intersection, shape_of, within
+from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.review.clicked_maps import ClickedMaps, Clicks, apart
+from MoBUncertaintyLib.review.description import VoxelMaps, expected_error
+from MoBUncertaintyLib.review.following import follow, reopen
+from MoBUncertaintyLib.review.region import ReviewRegion, changed_boxes
+
+ERROR_UNIT = 2.0**-32
+"""Expected error is summed in whole numbers of this, so that differences of boxes add up exactly in any order."""
+
+YEARS = range(1970, 2200)
+"""Of what a reader does."""
+
+_LONGEST_NAME = 100
+_JOINERS = "\u200c\u200d"  # of Persian and Indian scripts; Python calls them not printable
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Who signed the review off, and when, with its time zone."""
+
+    name: str
+    time: datetime
+
+    @classmethod
+    def of(cls, name: str, time: datetime) -> Signature:
+        """Make a signature of what a reader has entered; a time that names no zone is local time.
+
+        Raises:
+            ReviewError: The name is empty, too long or holds control characters, or the time is out of range.
+        """
+        name = " ".join(name.split())
+        if not name:
+            raise ReviewError("There is no name to sign with; enter the reviewer's name.")
+        if len(name) > _LONGEST_NAME or not all(each.isprintable() or each in _JOINERS for each in name):
+            raise ReviewError(
+                f"The name to sign with must be one line of at most {_LONGEST_NAME} printable characters; shorten it."
+            )
+        if time.year not in YEARS:
+            raise ReviewError(f"The year {time.year} of the signature is not possible; correct its time.")
+        return cls(name, time if time.tzinfo else time.astimezone())
+
+
+@dataclass(frozen=True)
+class State:
+    """What a review is at one time. Whatever it was made from, none is signed with regions left undecided.
+
+    Attributes:
+        regions: In order of rank.
+        settings: What the regions were last found with.
+        clicks: In order of time.
+        signature: None: not signed.
+        error: How much the expected error of all voxels differs from the prediction's, in `ERROR_UNIT`.
+        found: Made by an update of the regions: the next such state takes its place.
+    """
+
+    regions: tuple[ReviewRegion, ...]
+    settings: RegionSettings
+    clicks: Clicks = ()
+    signature: Signature | None = None
+    error: int = 0
+    found: bool = False
+
+    def __post_init__(self) -> None:
+        left, total = sum(not region.decided for region in self.regions), len(self.regions)
+        if self.signature and left:
+            raise ReviewError(f"{left} of {total} regions are not decided; decide them before signing off.")
+
+    def labels_in(self, box: Box, maps: ClickedMaps) -> np.ndarray:
+        """Correct the segmentation in a box: by clicks, and in frozen regions by their verdicts."""
+        labels = maps.labels(self.clicks, box)
+        for region in self.regions:
+            inner = intersection(box, region.box)
+            if inner and region.labels is not None:
+                own = within(inner, region.box)
+                mask = region.mask[own]
+                labels[within(inner, box)][mask] = region.labels[own][mask]
+        return labels
+
+    def maps_in(self, box: Box, maps: ClickedMaps) -> VoxelMaps:
+        """Copy the maps of a box as they are now: in frozen regions, as they were when these were decided.
+
+        The labels are those of clicks alone.
+        """
+        now = maps.at(self.clicks, box)
+        for region in self.regions:
+            inner = intersection(box, region.box) if region.frozen and region.clicks != self.clicks else None
+            if inner:
+                own, there = within(inner, region.box), within(inner, box)
+                mask = region.mask[own]
+                kept = maps.at((), region.box)
+                if region.maps is not None:
+                    kept.probability[:, region.mask], kept.variance[:, region.mask] = region.maps
+                now.probability[:, *there][:, mask] = kept.probability[:, *own][:, mask]
+                now.variance[:, *there][:, mask] = kept.variance[:, *own][:, mask]
+        return now
+
+    def changed_box(self, maps: ClickedMaps) -> Box:
+        """Return where maps differ from the prediction's; an empty box if nowhere."""
+        frozen = (region.box for region in self.regions if region.maps is not None)
+        reached = (maps.refiner.reach(self.clicks),) if self.clicks else ()
+        return hull((*reached, *frozen))
+
+    def current(self, maps: ClickedMaps) -> Prediction:
+        """Make the prediction as it is now; without clicks it is the prediction itself."""
+        box, predicted = self.changed_box(maps), maps.prediction
+        if not shape_of(box)[0]:
+            return predicted
+        now = self.maps_in(box, maps)
+        segmentation = np.array(predicted.segmentation, np.uint8)
+        probability, variance = (
+            [np.array(each, np.float32) for each in given] for given in (predicted.probability, predicted.variance)
+        )
+        segmentation[box] = now.labels
+        for given, inside in ((probability, now.probability), (variance, now.variance)):
+            for each, values in zip(given, inside, strict=True):
+                each[box] = values
+        return replace(predicted, segmentation=segmentation, probability=probability, variance=variance)
+
+    def regions_at(self, voxels: Iterable[np.ndarray]) -> list[ReviewRegion]:
+        """List the regions that one of the voxels (z, y, x) lies in, as they were found."""
+        voxels = np.asarray(voxels)
+        found = []
+        for region in self.regions:
+            own = voxels - [part.start for part in region.box]
+            own = own[((own >= 0) & (own < region.mask.shape)).all(axis=1)]
+            if region.found.mask[tuple(own.T)].any():
+                found.append(region)
+        return found
+
+    def error_in(self, boxes: Iterable[Box], maps: ClickedMaps) -> int:
+        """Sum the expected error of boxes that do not overlap, in `ERROR_UNIT`."""
+        return sum(_in_units(expected_error(self.maps_in(box, maps).probability)) for box in boxes)
+
+    def with_clicks(self, clicks: Clicks, hit: Iterable[str], maps: ClickedMaps) -> State:
+        """Let regions follow other clicks; those that are `hit` lose their verdict."""
+        boxes, hit = maps.changed(self.clicks, clicks), set(hit)
+        regions = []
+        for region in self.regions:
+            reopened = region.frozen and region.region_id in hit
+            if reopened or any(intersection(region.box, box) for box in boxes):
+                region = follow(reopen(region) if reopened else region, clicks, maps)
+            regions.append(region)
+        return replace(self, regions=ranked(regions), clicks=clicks, found=False)
+
+    def after(self, before: State, maps: ClickedMaps) -> tuple[State, tuple[Box, ...]]:
+        """Complete this state by its expected error, and list the boxes in which it differs from the one before."""
+        boxes = apart([*maps.changed(before.clicks, self.clicks), *changed_boxes(before.regions, self.regions)])
+        difference = self.error_in(boxes, maps) - before.error_in(boxes, maps)
+        return replace(self, error=before.error + difference), boxes
+
+
+def ranked(regions: Iterable[ReviewRegion]) -> tuple[ReviewRegion, ...]:
+    """Rank regions by falling expected error."""
+    return numbered(sorted(regions, key=lambda each: (-each.region.expected_error_mm3, each.region.centroid_ras)))
+
+
+def numbered(regions: Iterable[ReviewRegion]) -> tuple[ReviewRegion, ...]:
+    """Rank regions as they come."""
+    return tuple(
+        each if each.region.rank == rank else replace(each, region=replace(each.region, rank=rank))
+        for rank, each in enumerate(regions, start=1)
+    )
+
+
+def _in_units(errors: np.ndarray) -> int:
+    return int(np.rint(errors * (1 / ERROR_UNIT), dtype=float).sum(dtype=np.int64))

@@ -1,0 +1,499 @@
+"""Clicks in a review: what follows them, what they leave as it is, and what undoes them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.refinement.refiner import Refiner
+from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.review.following import follow
+from MoBUncertaintyLib.review.region import Verdict
+from MoBUncertaintyLib.review.review import Review
+from support.clicked_cases import clicked_prediction, clicked_review, everything, place, whole_box
+from support.fake_case import LEFT_KIDNEY, PANCREAS
+
+NOON = datetime(2026, 5, 31, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def review() -> Review:
+    return clicked_review()
+
+
+def resolve(review: Review, region_id: str, label: int = 1) -> int:
+    """Click in a region until it is resolved; how many clicks that took."""
+    for number in range(100):
+        if review.region(region_id).resolved:
+            return number
+        region = review.region(region_id)
+        error = np.where(region.mask, np.minimum(*_sides(review, region.box)), -1)
+        index = np.unravel_index(error.argmax(), error.shape)
+        point = review.prediction.grid.to_ras(np.add(index, [part.start for part in region.box]))
+        review.click([tuple(point)], label)
+    raise AssertionError("never resolved")
+
+
+def outer(review: Review, region_id: str, label: int) -> tuple[float, float, float]:
+    """A voxel of a region that is predicted as a label, but only just."""
+    region = review.region(region_id)
+    number = 0
+    while review.prediction.segmentation[voxel_of(review, place(review, region.region_id, number))] != label:
+        number += 1
+    return place(review, region_id, number)
+
+
+def voxel_of(review: Review, point: tuple[float, float, float]) -> tuple[int, ...]:
+    return tuple(np.rint(review.prediction.grid.to_index(np.array(point))).astype(int).tolist())
+
+
+def _sides(review, box):
+    p = review.maps_in(box)[0].sum(axis=0)
+    return p, 1 - p
+
+
+class TestClick:
+    def test_clicked_voxel_has_its_label_and_the_maps_are_the_refiners(self, review):
+        at = place(review, "1")
+        review.click([at], 1, when=NOON)
+        expected = Refiner(review.prediction).refine(review.clicks).paste(review.prediction)
+        p, v = review.maps_in(whole_box(review))
+        assert np.array_equal(p, np.array(expected.probability))
+        assert np.array_equal(v, np.array(expected.variance))
+        assert np.array_equal(review.corrected(), expected.segmentation)
+        voxel = voxel_of(review, at)
+        assert (review.corrected()[voxel], p[0][voxel], v[0][voxel]) == (1, 1, 0)
+
+    def test_what_is_recorded_of_it(self, review):
+        at = place(review, "2")
+        review.click([at], 0, when=datetime(2026, 5, 31, 14, tzinfo=timezone(timedelta(hours=2))))
+        (click,) = review.clicks
+        assert (click.click_id, click.points_ras, click.label, click.region_id) == ("c1", (at,), 0, "2")
+        assert click.time == NOON
+        review.click([at], 1)
+        assert review.clicks[-1].time.tzinfo is not None
+        assert [each.click_id for each in review.clicks] == ["c1", "c2"]
+
+    def test_outside_of_all_regions_it_belongs_to_none(self, review):
+        r, a, s = place(review, "1")
+        review.click([(r - 20, a, s)], 1)
+        assert review.clicks[0].region_id is None
+        assert review.region_at((r - 20, a, s)) is None
+        assert review.region_at((r, a, s)).region_id == "1"
+
+    def test_boxes_hold_all_that_changes(self, review):
+        before = everything(review)[1:]
+        shown, (p, v) = review.corrected(), review.maps_in(whole_box(review))
+        for step in (
+            lambda: review.click([place(review, "1")], 1),
+            lambda: review.click([place(review, "2"), place(review, "2", 9)], 0),
+            lambda: review.decide("1", "exclude"),
+            lambda: review.click([place(review, "1", 3)], 0),
+            lambda: review.move_click("c1", [place(review, "2", 5)]),
+            lambda: review.remove_click("c2"),
+            *[review.undo] * 6,
+        ):
+            for box in step():
+                shown[box] = review.labels_in(box)
+                p[:, *box], v[:, *box] = review.maps_in(box)
+            assert np.array_equal(shown, review.corrected())
+            assert all(np.array_equal(*pair) for pair in zip((p, v), review.maps_in(whole_box(review)), strict=True))
+        assert everything(review)[1:] == before
+
+    def test_moving_and_removing_are_as_if_it_had_been_given_there_or_never(self, review):
+        first, second = place(review, "1"), place(review, "2")
+        review.click([first], 1, when=NOON)
+        alone = everything(review)[1:6]
+        review.click([first], 0, when=NOON)
+        review.move_click("c2", [second])
+        assert review.clicks[-1].region_id == "2"
+        other = clicked_review()
+        other.click([first], 1)
+        other.click([second], 0)
+        assert everything(other)[1:6] == everything(review)[1:6]
+        review.remove_click("c2")
+        assert everything(review)[1:6] == alone
+        review.click([second], 0)
+        assert review.clicks[-1].click_id == "c3"
+
+    def test_a_click_that_is_moved_onto_another_counts_there(self, review):
+        first, second = place(review, "1"), place(review, "1", 8)
+        review.click([first], 1)
+        review.click([second], 0)
+        review.move_click("c1", [second])
+        voxel = voxel_of(review, second)
+        assert review.corrected()[voxel] == 1
+
+    def test_moving_to_where_it_is_is_no_step(self, review):
+        review.click([place(review, "1")], 1)
+        assert review.move_click("c1", [place(review, "1")]) == ()
+        review.undo()
+        assert not review.can_undo
+
+    @pytest.mark.parametrize(
+        ("step", "message"),
+        [
+            (lambda r: r.click([(9999.0, 0.0, 0.0)], 1), "lies outside of the image"),
+            (lambda r: r.click([place(r, "1")], 7), "no label 7"),
+            (lambda r: r.click([], 1), "one or more points"),
+            (lambda r: r.click([(0.0, np.nan, 0.0)], 1), "one or more points"),
+            (lambda r: r.click([place(r, "1")], 1, "9"), "no region '9'"),
+            (lambda r: r.move_click("c1", [place(r, "1")]), "no click 'c1'"),
+            (lambda r: r.remove_click("c1"), "no click 'c1'"),
+            (lambda r: r.decide("1", "accept", clicks=["c1"]), "no click 'c1'"),
+        ],
+    )
+    def test_impossible_step_is_refused_and_changes_nothing(self, review, step, message):
+        before = everything(review)
+        with pytest.raises(ReviewError, match=message):
+            step(review)
+        assert everything(review) == before
+        assert not review.can_undo
+        review.click([place(review, "1")], 1)
+        assert review.clicks[0].click_id == "c1"
+
+    def test_outside_of_what_was_predicted(self):
+        prediction = clicked_prediction()
+        processed = [[0, 28], [0, 36], [0, 20]]
+        prediction = replace(prediction, provenance=prediction.provenance | {"processed_box": processed})
+        review = clicked_review(prediction)
+        beyond = prediction.grid.to_ras(np.array([10, 10, 30]))
+        with pytest.raises(ReviewError, match="the part of the image that was predicted"):
+            review.click([tuple(beyond)], 1)
+
+    @pytest.mark.parametrize("step", ["click", "move_click", "remove_click", "take_clicks"])
+    def test_signed_review_does_not_change(self, review, step):
+        review.click([place(review, "1")], 1)
+        for region in review.regions:
+            review.decide(region.region_id, "accept")
+        review.sign("A. Reader", NOON)
+        before, at = everything(review), [place(review, "2")]
+        given = {"click": (at, 1), "move_click": ("c1", at), "remove_click": ("c1",), "take_clicks": ([],)}[step]
+        with pytest.raises(ReviewError, match="withdraw the signature"):
+            getattr(review, step)(*given)
+        assert everything(review) == before
+
+    def test_clicks_taken_at_once_are_those_given_one_by_one(self, review):
+        for number, region in enumerate("1122"):
+            review.click([place(review, region, 3 * number)], number % 2, when=NOON + timedelta(seconds=number))
+        other = clicked_review()
+        other.decide("1", "exclude")
+        other.take_clicks(replace(click, region_id=None) for click in reversed(review.clicks))
+        assert everything(other) == everything(review)
+        other.click([place(other, "1", 20)], 1)
+        assert other.clicks[-1].click_id == "c5"
+        with pytest.raises(ReviewError, match="each given once"):
+            other.take_clicks([*other.clicks, other.clicks[0]])
+
+
+class TestOrder:
+    def test_does_not_matter(self):
+        points = [(place(clicked_review(), "1", n), label) for n, label in ((0, 1), (4, 0), (30, 1))]
+        results = []
+        for order in permutations(points):
+            review = clicked_review()
+            for point, label in order:
+                review.click([point], label)
+            results.append((review.corrected(), *review.maps_in(whole_box(review)), review.expected_error_mm3[1]))
+        for result in results[1:]:
+            assert np.array_equal(result[0], results[0][0])
+            assert all(np.abs(a - b).max() <= 1e-6 for a, b in zip(result[1:3], results[0][1:3], strict=True))
+            assert result[3] == pytest.approx(results[0][3], rel=1e-6)
+
+
+class TestRegions:
+    def test_far_from_a_click_they_are_the_same_objects(self, review):
+        other = review.region("2")
+        review.click([place(review, "1")], 1)
+        after = review.region("2")
+        assert (after.found, after.mask is other.mask) == (other.found, True)
+        assert replace(after.region, rank=1) == replace(other.region, rank=1)
+
+    def test_shrink_keep_their_identity_and_are_described_anew(self, review):
+        before = review.region("1")
+        review.comment("1", "tail")
+        review.click([place(review, "1")], 1)
+        after = review.region("1")
+        assert (after.number, after.comment, after.verdict, after.resolved) == (1, "tail", Verdict.PENDING, False)
+        assert 0 < after.mask.sum() < before.mask.sum()
+        assert not (after.mask & ~before.mask).any()
+        error = np.minimum(*_sides(review, after.box))[after.mask].sum() * review.prediction.grid.voxel_mm3
+        assert after.region.expected_error_mm3 == pytest.approx(error, rel=1e-5)
+        assert after.region.expected_error_mm3 < before.region.expected_error_mm3
+        assert (review.listed().whole_map() == 1).sum() == after.mask.sum()
+
+    def test_what_leaves_a_region_is_certain_and_far_from_what_is_not(self, review):
+        review.click([place(review, "1")], 1)
+        region = review.region("1")
+        gone = region.found.mask & ~region.mask
+        uncertain = (review.maps_in(region.box)[1][0] > region.found.settings.level) & region.found.mask
+        assert gone.any()
+        spacing = review.prediction.grid.spacing
+        distances = np.linalg.norm((np.argwhere(gone)[:, None] - np.argwhere(uncertain)) * spacing, axis=2)
+        assert distances.min() > region.found.settings.grow_mm
+
+    def test_vanish_when_they_are_resolved_and_count_as_decided(self, review):
+        assert resolve(review, "1") > 0
+        region = review.region("1")
+        assert (region.verdict, region.decided, region.labels) == (Verdict.PENDING, True, None)
+        assert np.array_equal(region.mask, region.found.mask)
+        assert review.reviewed == (1, 2)
+        review.undo()
+        assert review.reviewed == (0, 2)
+        review.redo()
+        review.decide("2", "accept")
+        review.sign("A. Reader")
+
+    def test_ranks_follow_the_expected_error(self, review):
+        assert [each.region_id for each in review.regions] == ["1", "2"]
+        resolve(review, "1")
+        assert [each.region_id for each in review.regions] == ["2", "1"]
+        assert [each.region.rank for each in review.regions] == [1, 2]
+
+    def test_depend_on_the_clicks_alone_not_on_the_way_to_them(self, review):
+        for number in (0, 7, 12):
+            review.click([place(review, "1", number)], 1)
+        review.remove_click("c2")
+        other = clicked_review()
+        for number in (12, 0):
+            other.click([place(other, "1", number)], 1)
+        for mine, theirs in zip(review.regions, other.regions, strict=True):
+            assert mine.region == theirs.region
+            assert np.array_equal(mine.mask, theirs.mask)
+        fresh = clicked_review().region("1")
+        assert replace(follow(review.region("1"), (), review._maps).region, rank=1) == fresh.region
+
+
+class TestVerdicts:
+    @pytest.mark.parametrize("verdict", ["accept", "include", "exclude", "edit"])
+    @pytest.mark.parametrize("clicked_before", [False, True])
+    def test_what_is_decided_stays_bit_for_bit_whatever_is_clicked_elsewhere(self, review, verdict, clicked_before):
+        if clicked_before:
+            review.click([place(review, "1", 5)], 1)
+        if verdict == "edit":
+            drawn = np.random.default_rng(0).integers(0, 2, review.prediction.shape).astype(np.uint8)
+            review.edit("1", drawn)
+        else:
+            review.decide("1", verdict)
+        region = review.region("1")
+        kept = self.inside(review, region)
+        r, a, s = place(review, "1", 5)
+        beside = [(r - 12, a, s), (r, a - 12, s), (r, a, s - 9)]  # within reach of the region, not in it
+        assert not any(review.region_at(point) for point in beside)
+        for label, point in enumerate(beside):
+            review.click([point], label % 2)
+            assert self.inside(review, region) == kept
+        review.move_click(review.clicks[-1].click_id, [place(review, "2")])
+        assert self.inside(review, region) == kept
+        review.remove_click(review.clicks[-2].click_id)
+        assert self.inside(review, region) == kept
+        assert replace(review.region("1").region, rank=0) == replace(region.region, rank=0)
+        assert review.region("1").verdict == verdict
+
+    def inside(self, review, region) -> list[bytes]:
+        box, mask = region.box, region.found.mask
+        maps = [np.ascontiguousarray(each[:, mask]) for each in review.maps_in(box)]
+        return [review.labels_in(box)[mask].tobytes(), *(each.tobytes() for each in maps)]
+
+    def test_a_click_inside_reopens(self, review):
+        review.decide("1", "exclude")
+        review.decide("2", "accept")
+        review.click([place(review, "1")], 1)
+        assert [review.region(name).verdict for name in "12"] == [Verdict.PENDING, Verdict.ACCEPT]
+        review.decide("1", "exclude")
+        review.remove_click("c1")
+        assert review.region("1").verdict is Verdict.PENDING
+        for _ in range(3):
+            review.undo()
+        assert review.region("1").verdict is Verdict.EXCLUDE
+        assert not review.clicks
+
+    @pytest.mark.parametrize(("verdict", "label"), [("include", 1), ("exclude", 0)])
+    def test_include_and_exclude_act_on_the_doubtful_core(self, review, verdict, label):
+        region = review.region("1")
+        core = region.mask & (review.prediction.variance[0][region.box] > region.found.settings.level)
+        assert 0 < core.sum() < region.mask.sum()
+        wanted = review.prediction.segmentation[region.box].copy()
+        wanted[core] = label
+        review.decide("1", verdict)
+        assert np.array_equal(review.labels_in(region.box), wanted)
+
+    def test_include_leaves_what_clicks_made_certain(self, review):
+        review.click([place(review, "1")], 0)
+        before = review.labels_in(review.region("1").box)
+        region = review.region("1")
+        certain = region.found.mask & ~(review.maps_in(region.box)[1][0] > region.found.settings.level)
+        review.decide("1", "include")
+        assert np.array_equal(review.labels_in(region.box)[certain], before[certain])
+
+    @pytest.mark.parametrize("verdict", ["accept", "include", "exclude", "pending"])
+    @pytest.mark.parametrize("before", ["pending", "include"])
+    def test_preview_is_what_would_be_decided(self, review, verdict, before):
+        review.click([place(review, "1")], 1)
+        review.decide("1", before)
+        review.click([place(review, "2")], 0)
+        seen = everything(review)
+        box, labels = review.preview("1", verdict)
+        assert everything(review) == seen
+        review.decide("1", verdict)
+        assert np.array_equal(labels, review.labels_in(box))
+
+    def test_another_verdict_later_goes_on_with_the_clicks_of_the_first(self, review):
+        review.click([place(review, "1", 5)], 1)
+        review.decide("1", "include")
+        clicks, (r, a, s) = review.clicks, place(review, "1", 5)
+        review.click([(r - 12, a, s)], 0)
+        review.decide("1", "accept")
+        assert review.region("1").clicks == clicks
+        review.decide("1", "pending")
+        review.decide("1", "accept")
+        assert review.region("1").clicks == review.clicks
+
+    def test_clicks_that_held_can_be_named(self, review):
+        review.click([place(review, "1", 5)], 1)
+        r, a, s = place(review, "1", 5)
+        live = clicked_review()
+        live.click([place(review, "1", 5)], 1, when=review.clicks[0].time)
+        live.decide("1", "accept")
+        live.click([(r - 12, a, s)], 0, when=NOON.replace(year=2030))
+        review.click([(r - 12, a, s)], 0, when=NOON.replace(year=2030))
+        review.decide("1", "accept", clicks=["c1"])
+        assert everything(review)[1:] == everything(live)[1:]
+
+
+class TestExpectedError:
+    def test_is_that_of_the_maps_as_they_are(self, review):
+        assert review.expected_error_mm3 == (review.prediction.expected_error_mm3(),) * 2
+        for number in range(4):
+            review.click([place(review, "12"[number % 2], 3 * number)], 1)
+            if number == 1:
+                review.decide("1", "include")
+            before, now = review.expected_error_mm3
+            assert before == review.prediction.expected_error_mm3()
+            assert now == pytest.approx(review.current().expected_error_mm3(), rel=1e-6)
+
+    def test_current_is_the_prediction_itself_without_clicks_and_has_all_maps_with_them(self, review):
+        assert review.current() is review.prediction
+        review.click([place(review, "1")], 1)
+        current = review.current()
+        for mine, theirs in zip(
+            (np.array(current.probability), np.array(current.variance)), review.maps_in(whole_box(review)), strict=True
+        ):
+            assert np.array_equal(mine, theirs)
+        assert np.array_equal(current.segmentation, review.corrected())
+        outside = np.ones(review.prediction.shape, bool)
+        outside[review.changed_box] = False
+        assert np.array_equal(current.probability[0][outside], review.prediction.probability[0][outside])
+
+    def test_effects_are_measured_against_the_same_set_without_the_click(self, review):
+        review.click([outer(review, "1", 0)], 1)
+        review.click([outer(review, "2", 1)], 0)
+        both = review.corrected()
+        effects = review.effects
+        for click_id in ("c1", "c2"):
+            review.remove_click(click_id)
+            without = review.corrected()
+            review.undo()
+            voxel = review.prediction.grid.voxel_mm3
+            assert effects[click_id].net_mm3 == ((both > 0).sum() - (without > 0).sum()) * voxel
+            assert effects[click_id].changed_mm3 == (both != without).sum() * voxel
+        assert effects["c1"].net_mm3 > 0 > effects["c2"].net_mm3
+
+
+class TestSuggestion:
+    def test_lies_in_an_undecided_region_and_gains_what_both_answers_gain(self, review):
+        suggestion = review.suggestion()
+        assert review.region_at(suggestion.point_ras).region_id == suggestion.region_id
+        voxel = voxel_of(review, suggestion.point_ras)
+        p = float(review.prediction.probability[0][voxel])
+        gain = 0.0
+        for label, probability in ((1, p), (0, 1 - p)):
+            review.click([suggestion.point_ras], label)
+            gain += probability * (review.expected_error_mm3[0] - review.expected_error_mm3[1])
+            review.undo()
+        assert suggestion.gain_mm3 == pytest.approx(gain, rel=1e-6)
+        assert gain > 0
+
+    def test_goes_where_there_is_most_to_gain_and_ends_when_all_is_decided(self, review):
+        first = review.suggestion()
+        review.decide(first.region_id, "accept")
+        second = review.suggestion()
+        assert second.region_id != first.region_id
+        assert second.gain_mm3 < first.gain_mm3
+        review.decide(second.region_id, "accept")
+        assert review.suggestion() is None
+
+
+class TestOtherThreshold:
+    def test_regions_are_found_on_the_maps_as_they_are_and_clicked_ones_stay(self, review):
+        review.click([place(review, "1")], 1)
+        kept = review.region("1")
+        regions = find_regions(review.current(), replace(kept.found.settings, minimum_mm3=1.0, depth_mm=0.0))
+        review.update_regions(regions)
+        assert review.region("1").found == kept.found
+        assert review.clicks[0].region_id == "1"
+        new = [each for each in review.regions if each.region_id not in "12"]
+        assert new
+        assert all(each.found.clicks == review.clicks for each in new)
+        listed = review.listed().whole_map()
+        assert sum((listed == each.number).sum() for each in review.regions) == np.count_nonzero(listed)
+
+    def test_a_region_found_under_clicks_starts_from_these(self, review):
+        review.click([place(review, "1")], 1)
+        resolve(review, "1")
+        review.update_regions(find_regions(review.current(), replace(review.settings, minimum_mm3=1.0, depth_mm=0.0)))
+        new = next(each for each in review.regions if each.region_id not in "12")
+        assert not new.resolved
+        assert follow(new, review.clicks, review._maps) == new
+
+
+class TestSeveralLabels:
+    def test_each_click_gives_its_label(self):
+        review = clicked_review(labels=(PANCREAS, LEFT_KIDNEY))
+        at = place(review, "2")
+        for label in (2, 1, 0):
+            review.click([at], label)
+            voxel = voxel_of(review, at)
+            assert review.corrected()[voxel] == label
+        p, _ = review.maps_in(whole_box(review))
+        assert p.sum(axis=0).max() <= 1 + 1e-6
+
+
+class TestRecord:
+    def reviewed(self, review: Review) -> Review:
+        review.click([place(review, "1")], 1)
+        review.decide("1", "include")
+        r, a, s = place(review, "1", 5)
+        review.click([(r - 12, a, s), (r - 14, a, s)], 0)
+        review.click([place(review, "2", 4)], 0)
+        review.update_regions(find_regions(review.current(), replace(review.settings, minimum_mm3=1.0, depth_mm=0.0)))
+        review.move_click("c2", [(r - 11, a, s)])
+        return review
+
+    def test_comes_back_through_json(self, review):
+        self.reviewed(review)
+        again = Review.from_dict(json.loads(json.dumps(review.to_dict())), review.prediction)
+        for mine, theirs in zip(everything(again)[1:], everything(review)[1:], strict=True):
+            assert mine == theirs
+        assert Review.from_dict(again.to_dict(), review.prediction).to_dict() == again.to_dict()
+        again.click([place(again, "1", 9)], 1)
+        assert again.clicks[-1].click_id == "c4"
+
+    def test_describes_everything_anew(self, review):
+        review.click([place(review, "1")], 1)
+        review.decide("2", "exclude")
+        review.click([place(review, "1", 9)], 1)
+        stored = json.dumps(review.to_dict())
+        assert json.dumps(Review.from_dict(json.loads(stored), review.prediction).to_dict()) == stored
+
+    def test_settings_of_clicks_are_those_it_was_made_with(self, review):
+        self.reviewed(review)
+        other = replace(clicked_prediction(), click_settings=replace(review.prediction.click_settings, length_mm=9.0))
+        again = Review.from_dict(review.to_dict(), other)
+        assert np.array_equal(again.corrected(), review.corrected())
