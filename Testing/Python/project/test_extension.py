@@ -208,7 +208,7 @@ def test_a_clone_is_small() -> None:
         encoding="utf-8",
         check=True,
     )
-    assert int(history.stdout) < 65e6
+    assert int(history.stdout) < 70e6
 
 
 def test_lines_end_with_lf() -> None:
