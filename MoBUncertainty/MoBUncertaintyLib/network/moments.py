@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
-from MoBUncertaintyLib.network.distribution import LogitGaussian, cached_voxels
+from MoBUncertaintyLib.network.distribution import LogitGaussian
 
 DEFAULT_SAMPLES = 30
+PIECE = 2**18
+"""Voxels of the closed form at once on a CPU: few enough for its cache, and enough that each method has many."""
 
 
 @dataclass
@@ -46,8 +48,8 @@ def moments(gaussian: LogitGaussian, samples: int | None = None, generator: torc
 
 
 def _closed_form(mean: Tensor, variance: Tensor) -> Moments:
-    """Compute two-class moments of a tile, in pieces whose forty or so intermediate results fit a CPU's cache."""
-    pieces = cached_voxels(mean.device, mean.numel())
+    """Compute two-class moments of a tile, in pieces whose intermediate results fit a CPU's cache."""
+    pieces = PIECE if mean.device.type == "cpu" else mean.numel()
     first, second = [], []
     for m, v in zip(mean.flatten().split(pieces), variance.flatten().split(pieces), strict=True):
         expectation, spread = logistic_normal_moments(m, v)

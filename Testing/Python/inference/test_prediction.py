@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from MoBUncertaintyLib.errors import ImageError
-from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
 from support.probability_images import prediction
 
 
@@ -28,15 +27,3 @@ def test_volumes_are_those_of_the_labels() -> None:
 def test_maps_must_fit_segmentation_and_labels() -> None:
     with pytest.raises(ImageError, match="differ in their number of voxels; predict again"):
         prediction(np.zeros((3, 4, 5)), segmentation=np.zeros((3, 4, 6), np.uint8))
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_closed_form_of_arrays_is_that_of_tensors(dtype: type) -> None:
-    torch = pytest.importorskip("torch")
-    rng = np.random.default_rng(0)
-    mean, variance = rng.normal(0, 10, 1000).astype(dtype), rng.uniform(0, 50, 1000).astype(dtype)
-    found = logistic_normal_moments(mean, variance)
-    wanted = logistic_normal_moments(torch.from_numpy(mean), torch.from_numpy(variance))
-    for array, tensor in zip(found, wanted, strict=True):
-        assert array.dtype == dtype
-        assert np.abs(array - tensor.numpy()).max() < 1e-6

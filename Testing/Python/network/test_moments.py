@@ -1,73 +1,16 @@
-"""Closed-form moments against quadrature, Monte Carlo against both, and the bounds that every variance must keep."""
+"""Monte Carlo against the closed form, blending, and seeds."""
 
 from __future__ import annotations
 
 import weakref
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.integrate import quad
-from scipy.special import expit
 
-from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
 from MoBUncertaintyLib.model.covariance import Covariance, Scope
 from MoBUncertaintyLib.network.distribution import DenseLoading, LogitGaussian
 from MoBUncertaintyLib.network.moments import Moments, moments, monte_carlo_moments
 from support.gaussians import STOCHASTIC, gaussian_of
-
-
-def quadrature(mean: float, deviation: float) -> tuple[float, float]:
-    """E and Var of sigma(mean + deviation z), z standard normal, by adaptive quadrature."""
-    if deviation == 0:
-        return float(expit(mean)), 0.0
-
-    def expectation(power: int) -> float:
-        def integrand(z: float) -> float:
-            return expit(mean + deviation * z) ** power * np.exp(-z * z / 2) / np.sqrt(2 * np.pi)
-
-        # The logistic turns within about 1 / s of its middle: tell the integrator where.
-        middle = np.clip(-mean / deviation, -11.9, 11.9)
-        return quad(integrand, -12, 12, points=[middle, max(-12, middle - 0.5), min(12, middle + 0.5)], limit=400)[0]
-
-    first = expectation(1)
-    return first, expectation(2) - first**2
-
-
-def test_closed_form_agrees_with_quadrature():
-    means = np.linspace(-15, 15, 41)
-    deviations = np.concatenate(([0.0, 0.01, 0.1, 0.3], np.linspace(0.5, 20, 27)))
-    grid = np.array([(m, s) for m in means for s in deviations])
-    oracle = np.array([quadrature(m, s) for m, s in grid])
-    m, s = torch.tensor(grid, dtype=torch.float32).T
-    expectation, variance = logistic_normal_moments(m, s.square())
-    assert np.abs(expectation.numpy() - oracle[:, 0]).max() <= 1e-5
-    assert np.abs(variance.numpy() - oracle[:, 1]).max() <= 3e-5
-
-
-@given(m=st.floats(-200, 200, width=32), s2=st.floats(0, 1e6, width=32))
-def test_variance_stays_in_its_possible_range(m, s2):
-    p, variance = logistic_normal_moments(torch.tensor([m]), torch.tensor([s2]))
-    assert 0 <= p <= 1
-    assert 0 <= variance <= p * (1 - p)
-
-
-@given(m=st.floats(-20, 20, width=32), s2=st.floats(0, 400, width=32))
-def test_swapping_the_classes_mirrors_the_mean_and_keeps_the_variance(m, s2):
-    (p, q), variance = logistic_normal_moments(torch.tensor([m, -m]), torch.tensor([s2, s2]))
-    assert abs(p + q - 1) < 1e-6
-    assert abs(variance[0] - variance[1]) < 1e-6
-
-
-def test_closed_form_has_finite_gradients_everywhere():
-    m = torch.linspace(-80, 80, 33, requires_grad=True)
-    v = torch.logspace(-6, 4, 33).requires_grad_()
-    expectation, variance = logistic_normal_moments(m, v)
-    (expectation.sum() + variance.sum()).backward()
-    assert torch.isfinite(m.grad).all()
-    assert torch.isfinite(v.grad).all()
 
 
 @pytest.mark.parametrize("kind", STOCHASTIC)
