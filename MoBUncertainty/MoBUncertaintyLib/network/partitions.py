@@ -34,7 +34,8 @@ def spread_cells(values: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Give every voxel its cell's value: (..., P, P, P) -> (..., *shape). The inverse of `cell_means` on constants."""
     # The innermost axis first: the last and largest step then copies whole slabs.
     for axis in range(-1, -len(shape) - 1, -1):
-        lengths = [b - a for a, b in cell_bounds(shape[axis], values.shape[axis])]
-        repeats = torch.tensor(lengths, device=values.device)
-        values = values.repeat_interleave(repeats, dim=axis, output_size=shape[axis])
+        bounds = cell_bounds(shape[axis], values.shape[axis])
+        own = [cell for cell, (start, stop) in enumerate(bounds) for _ in range(start, stop)]
+        # repeat_interleave() does the same, but inference engines other than torch do not know it.
+        values = values.index_select(axis, torch.tensor(own, device=values.device))
     return values
