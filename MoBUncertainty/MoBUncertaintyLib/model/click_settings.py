@@ -23,6 +23,8 @@ class ClickSettings:
         variance_strength: The same for the variance that is reported.
         prior_deviation: Standard deviation of the logit that a click can move; None: the model's own, and
             `DEFAULT_PRIOR_DEVIATION` where the predicted variance is 0.
+        sharpening: By which fraction of itself the logit grows where clicks have explained all of the deviation. It
+            makes the expected error that is left honest, and moves no outline between two labels.
         resolved_fraction: A region is resolved when its expected error is below this fraction of what it was when the
             region was found.
 
@@ -32,8 +34,9 @@ class ClickSettings:
 
     length_mm: float = 4.0
     strength: float = 32.0
-    variance_strength: float = 4.0
+    variance_strength: float = 32.0
     prior_deviation: float | None = None
+    sharpening: float = 1.0
     resolved_fraction: float = 0.25
 
     def __post_init__(self) -> None:
@@ -43,9 +46,10 @@ class ClickSettings:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise SettingsError(f"Clicks: {field.name} must be a number, not {value!r}.")
-            if not 0 < value <= LARGEST[field.name]:
-                most = f"{LARGEST[field.name]:g}"
-                raise SettingsError(f"Clicks: {field.name} must be above 0 and at most {most}, not {value}.")
+            none = field.name == "sharpening" and value == 0
+            if not (none or 0 < value <= LARGEST[field.name]):
+                least, most = "at least 0" if field.name == "sharpening" else "above 0", f"{LARGEST[field.name]:g}"
+                raise SettingsError(f"Clicks: {field.name} must be {least} and at most {most}, not {value}.")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClickSettings:
@@ -67,6 +71,7 @@ LARGEST = {
     "strength": 1e4,
     "variance_strength": 1e4,
     "prior_deviation": 20.0,
+    "sharpening": 20.0,
     "resolved_fraction": 1.0,
 }
-"""Each setting lies above 0 and is at most this."""
+"""Each setting is at most this, and above 0; `sharpening` may be 0."""

@@ -4,8 +4,9 @@ The logit of a label against the rest is normal at each voxel: mean m and deviat
 stored probability and variance (`logits`). A click moves the logit by a Gaussian process with deviation c and
 correlation k (`conditioning`); c is s, or the settings' `prior_deviation`. The variance that is reported is s^2 times
 the fraction of c^2 that is left: where a click's reach ends nothing jumps, and a model without variance keeps
-p = sigma(m). With more than two classes each label is conditioned against the rest, +1 where a click gives that label
-and -1 where it gives another; where the probabilities then exceed 1 together, they are scaled.
+p = sigma(m). So that the expected error is honest, the logit grows where clicks explain it
+(`spreading.refined_maps`). With more than two classes each label is conditioned against the rest, +1 where a click
+gives that label and -1 where it gives another; where the probabilities then exceed 1 together, they are scaled.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Refiner:
         self.prediction = prediction
         self.settings = settings or prediction.click_settings
         self.kernel = Wendland(self.settings.length_mm)
-        self._spreading = Spreading(prediction, self.kernel, self.settings.prior_deviation)
+        self._spreading = Spreading(prediction, self.kernel, self.settings)
         self._spacing = prediction.grid.spacing
         self._values = np.array([label.value for label in prediction.labels])
         self._voxels = lru_cache(maxsize=4096)(self._find_voxels)

@@ -14,6 +14,7 @@ import numpy as np
 
 from MoBUncertaintyLib.geometry import Box, shape_of
 from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
+from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.blocks import Corner, Lattice
 from MoBUncertaintyLib.refinement.conditioning import spread
@@ -92,13 +93,13 @@ class Spreading:
     Args:
         prediction: Not copied, never changed.
         kernel: The correlation.
-        prior_deviation: See `ClickSettings`.
+        settings: How a click changes its surroundings.
     """
 
-    def __init__(self, prediction: Prediction, kernel: Kernel, prior_deviation: float | None) -> None:
+    def __init__(self, prediction: Prediction, kernel: Kernel, settings: ClickSettings) -> None:
         self._prediction = prediction
         self._kernel = kernel
-        self._prior_deviation = prior_deviation
+        self._settings = settings
         self._spacing = prediction.grid.spacing.astype(np.float32)
         edge = np.maximum(1, np.rint(kernel.reach_mm / 2 / prediction.grid.spacing)).astype(int)
         self._lattice = Lattice(edge, prediction.grid.spacing, prediction.processed_box)
@@ -201,15 +202,8 @@ class Spreading:
         self, mean: np.ndarray, variance: np.ndarray, shift: np.ndarray, kept: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Compute probability and variance (L, N) and the label (N,) from the logits and what clicks do to them."""
-        moved = mean + movable(variance, self._prior_deviation) * shift
-        p, v = logistic_normal_moments(moved, variance * kept)
-        total = p.sum(0)
-        if len(p) > 1:  # one label against the rest, for each: together they may be too sure
-            excess = np.maximum(total, 1)
-            p, v = p / excess, v / excess**2
-            total = total / excess
-        best = np.where(1 - total >= p.max(0), 0, self._values[p.argmax(0)])
-        return p, np.minimum(v, p * (1 - p)), best
+        moved = mean + movable(variance, self._settings.prior_deviation) * shift
+        return refined_maps(moved, variance, kept, self._settings.sharpening, self._values)
 
     def _keep(self, key: Key, block: tuple[Box, Maps]) -> None:
         self._blocks[key] = block
@@ -221,6 +215,32 @@ class Spreading:
 
 def _key(corner: Corner, posterior: Posterior) -> Key:
     return corner, posterior.points.tobytes(), posterior.weights.tobytes(), posterior.precision.tobytes()
+
+
+def refined_maps(
+    mean: np.ndarray, variance: np.ndarray, kept: np.ndarray, sharpening: float, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compute probability and variance (L, N) and the label (N,) of logits that clicks have moved.
+
+    Of the variance of the logit there is left what clicks have left of the process's. That alone leaves the expected
+    error far too large: a click also tells that labels nearby are as they seem, which no variance of a logit can say.
+    So the logit grows by as much as clicks have explained; its sign, and so the outline, stays.
+
+    Args:
+        mean: Of the logits, moved, (L, N).
+        variance: Of the logits without clicks, likewise.
+        kept: The fraction of the process's variance that is left, likewise.
+        sharpening: See `ClickSettings`.
+        values: Of the L labels.
+    """
+    p, v = logistic_normal_moments(mean * (1 + np.float32(sharpening) * (1 - kept)), variance * kept)
+    total = p.sum(0)
+    if len(p) > 1:  # one label against the rest, for each: together they may be too sure
+        excess = np.maximum(total, 1)
+        p, v = p / excess, v / excess**2
+        total = total / excess
+    best = np.where(1 - total >= p.max(0), 0, values[p.argmax(0)])
+    return p, np.minimum(v, p * (1 - p)), best
 
 
 def rounded(array: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ def test_settings_come_back_as_they_were_written() -> None:
         ({"strength": float("nan")}, "strength must be above 0"),
         ({"variance_strength": -1.0}, "variance_strength must be above 0"),
         ({"prior_deviation": 21}, "at most 20"),
+        ({"sharpening": -0.5}, "sharpening must be at least 0"),
         ({"resolved_fraction": 1.5}, "at most 1"),
         ({"length_mm": 10**400}, "at most 100"),
         ({"length_mm": None}, "length_mm must be a number"),

@@ -27,7 +27,7 @@ from support.probability_images import prediction
 SHAPE = (18, 20, 22)
 SPACING = (1.5, 1.0, 2.0)  # x, y, z
 MAPS = ("probability", "variance", "segmentation")
-SETTINGS = [ClickSettings(length_mm=2.0), ClickSettings(length_mm=1.5, prior_deviation=1.5, variance_strength=32.0)]
+SETTINGS = [ClickSettings(length_mm=2.0), ClickSettings(length_mm=1.5, prior_deviation=1.5, variance_strength=4.0)]
 
 
 @cache
@@ -190,7 +190,8 @@ def test_the_maps_are_those_of_the_pure_formulas(own: int) -> None:
     signs = np.array([1 if label else -1 for _, label in places])
     strengths = SETTINGS[own].strength, SETTINGS[own].variance_strength
     found = condition(Field(mean, c, where), Wendland(SETTINGS[own].length_mm), at, signs, *strengths)
-    expected = logistic_normal_moments(found.mean, variance * found.deviation**2 / c**2)
+    kept = found.deviation**2 / c**2
+    expected = logistic_normal_moments(found.mean * (1 + SETTINGS[own].sharpening * (1 - kept)), variance * kept)
     free = now.reached.ravel()
     free[at] = False
     assert free.sum() > 500
@@ -207,6 +208,18 @@ def test_a_click_corrects_its_surroundings_and_an_opposite_one_limits_it() -> No
     assert not one.conflicts
     two = own.refine([click_at(case(), 1, 0, (9, 3, 10)), click_at(case(), 2, 1, (9, 5, 10))])
     assert (two.segmentation[within(one.box, two.box)] != before[one.box]).sum() < 0.9 * changed.sum()
+
+
+def test_sharpening_makes_the_surroundings_surer_and_moves_no_outline() -> None:
+    places = [((9, 3, 10), 0), ((9, 9, 14), 1)]
+    clicks = [click_at(case(), n, label, voxel) for n, (voxel, label) in enumerate(places, 1)]
+    plain, sharp = (Refiner(case(), ClickSettings(length_mm=2.0, sharpening=s)).refine(clicks) for s in (0.0, 1.5))
+    assert np.array_equal(plain.segmentation, sharp.segmentation)
+    surer = np.abs(sharp.probability[0] - 0.5) - np.abs(plain.probability[0] - 0.5)
+    assert surer.min() > -1e-6
+    assert (surer > 0.02).sum() > 50
+    outside = ~sharp.reached
+    assert np.array_equal(sharp.probability[0][outside], plain.probability[0][outside])
 
 
 def test_clicks_that_contradict_each_other_are_in_conflict() -> None:
