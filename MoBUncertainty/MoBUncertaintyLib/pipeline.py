@@ -23,10 +23,11 @@ from MoBUncertaintyLib.inference.plausibility import unsuitable
 from MoBUncertaintyLib.inference.predictor import CancelledCallback, Predictor, ProgressCallback
 from MoBUncertaintyLib.model.folder import DEMO_MODEL, find_model, load_model
 from MoBUncertaintyLib.output import review_export
+from MoBUncertaintyLib.output.decisions import read_decisions
 from MoBUncertaintyLib.output.report import ReviewedCase, check_template
 from MoBUncertaintyLib.output.results_folder import FOLDER, check_output, read_results, write_results
 from MoBUncertaintyLib.output.results_record import read_record
-from MoBUncertaintyLib.output.review_files import apply_decisions, find_ct, read_decisions
+from MoBUncertaintyLib.output.review_files import apply_decisions, find_ct
 from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Progress
 from MoBUncertaintyLib.regions.agreement import dice, error_fraction
 from MoBUncertaintyLib.regions.finder import Region, Regions, find_regions

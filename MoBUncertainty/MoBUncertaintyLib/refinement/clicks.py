@@ -102,7 +102,7 @@ def thinned(voxels: np.ndarray, spacing: np.ndarray, apart_mm: float) -> np.ndar
 
 def _check_inside(click: Click, index: np.ndarray, box: Box, place: str) -> None:
     low, high = np.transpose([(part.start, part.stop) for part in box])
-    outside = ((index < low) | (index >= high)).any(axis=1)
+    outside = ~((index >= low) & (index < high)).all(axis=1)  # also what is no number
     if outside.any():
         r, a, s = click.points_ras[int(outside.argmax())]
         raise ReviewError(f"The click at R {r:.1f}, A {a:.1f}, S {s:.1f} mm lies outside of {place}.")

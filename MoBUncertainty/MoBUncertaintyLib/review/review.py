@@ -28,7 +28,7 @@ from MoBUncertaintyLib.review.following import follow, freeze, reopen, restore, 
 from MoBUncertaintyLib.review.history import History
 from MoBUncertaintyLib.review.record import Describe, digest_of, plain_text, read_record, write_record
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
-from MoBUncertaintyLib.review.state import ERROR_UNIT, Signature, State, numbered
+from MoBUncertaintyLib.review.state import ERROR_UNIT, YEARS, Signature, State, numbered
 from MoBUncertaintyLib.review.suggestion import Effect, Suggestion, effect_of, suggest
 from MoBUncertaintyLib.review.updating import first_regions, update
 
@@ -445,6 +445,8 @@ class Review:
 
     def _placed(self, click: Click) -> Click:
         """Check a click, and find the region in which it was given unless it says so."""
+        if click.time.year not in YEARS:
+            raise ReviewError(f"The year {click.time.year} of a click is not possible; correct its time.")
         voxels = self._maps.refiner.voxels_of(click)
         if click.region_id is None:
             hit = next(iter(self._state.regions_at(voxels[:1])), None)

@@ -120,6 +120,89 @@ class TestApplied:
         assert record["patient"]["Name"] == "Doe, Jane"
 
 
+class TestClicks:
+    """Places with labels, by themselves and beside verdicts."""
+
+    def middle(self, place: Path, rank: int) -> list[float]:
+        """The voxel of a region nearest to its centroid, RAS mm."""
+        review = review_of(read_results(place / "results"))
+        region = review.region(str(rank))
+        index = np.argwhere(region.mask) + [part.start for part in region.box]
+        return review.prediction.grid.to_ras(index[((index - index.mean(axis=0)) ** 2).sum(axis=1).argmin()]).tolist()
+
+    def corrected(self, place: Path, folder: str = "results/review") -> np.ndarray:
+        return labels(place / folder / "segmentation.seg.nrrd")
+
+    def test_file_with_clicks_only_in_any_order(self, place):
+        first, second = self.middle(place, 1), self.middle(place, 2)
+        clicks = [
+            {"points_ras": [first], "label": "kidney_left", "region": 1},
+            {"points_ras": [second, [second[0] + 2, *second[1:]]], "label": "background", "id": "c7"},
+            {"points_ras": [first], "label": 1, "time": "2020-01-01T12:00:00"},
+        ]
+        mine = review_of(read_results(place / "results"))
+        for click, label in zip(clicks[:2], (2, 0), strict=True):
+            mine.click(click["points_ras"], label)
+        for number, given in enumerate((clicks, clicks[::-1])):
+            done = run(place, HEAD | {"clicks": given}, "--output", str(place / f"out{number}"))
+            assert done.exit_code == 0, done.output
+            assert np.array_equal(self.corrected(place, f"out{number}"), mine.corrected())
+            record = json.loads((place / f"out{number}" / "report.json").read_text(encoding="utf-8"))["review"]
+            assert {each["id"] for each in record["clicks"]} == {"c1", "c2", "c7"}
+            assert sorted(each["region"] for each in record["clicks"]) == ["1", "1", "2"]
+        assert (mine.corrected() != mine.prediction.segmentation).any()
+
+    def test_verdicts_are_given_after_all_clicks(self, place):
+        clicks = [{"points_ras": [self.middle(place, rank)], "label": rank % 2} for rank in (1, 2)]
+        content = entries({"rank": 1, "verdict": "include", "label": "pancreas"}, clicks=clicks)
+        assert run(place, content).exit_code == 0
+        mine = review_of(read_results(place / "results"))
+        for click in clicks:
+            mine.click(click["points_ras"], click["label"])
+        mine.decide("1", "include", 1)
+        assert np.array_equal(self.corrected(place), mine.corrected())
+
+    def test_a_region_says_which_clicks_held_when_it_was_decided(self, place):
+        r, a, s = self.middle(place, 1)
+        clicks = [
+            {"points_ras": [[r, a, s]], "label": "background", "id": "c1"},
+            {"points_ras": [[r, a, s + 8]], "label": "kidney_left", "id": "c2"},
+        ]
+        for number, held in enumerate((["c1"], ["c1", "c2"], None)):
+            entry = {"rank": 1, "verdict": "accept"} | ({} if held is None else {"clicks": held})
+            assert run(place, entries(entry, clicks=clicks), "--output", str(place / f"out{number}")).exit_code == 0
+        mine = review_of(read_results(place / "results"))
+        mine.click(clicks[0]["points_ras"], 0)
+        mine.decide("1", "accept")
+        mine.click(clicks[1]["points_ras"], 2)
+        some, both, every = (self.corrected(place, f"out{number}") for number in range(3))
+        assert np.array_equal(some, mine.corrected())
+        assert np.array_equal(both, every)
+        assert not np.array_equal(some, every)
+
+    def test_report_of_an_export_reproduces_it_with_frozen_regions(self, place):
+        results = read_results(place / "results")
+        mine = review_of(results)
+        r, a, s = self.middle(place, 1)
+        mine.click([(r, a, s)], 0)
+        mine.decide("1", "include", 2)
+        mine.click([(r, a, s + 8)], 1)
+        mine.click([self.middle(place, 2)], 1)
+        mine.move_click("c1", [(r, a + 8, s)])
+        mine.decide("1", "accept")
+        mine.remove_click("c2")
+        write_export(ReviewedCase(find_ct(results.prediction)[0], mine), place / "slicer")
+        done = review(place, place / "slicer" / "report.json", "--output", place / "again")
+        assert done.exit_code == 0, done.output
+        for name in ("segmentation.seg.nrrd", "regions.nrrd", "report.csv"):
+            assert (place / "again" / name).read_bytes() == (place / "slicer" / name).read_bytes()
+        records = (json.loads((place / name / "report.json").read_text()) for name in ("slicer", "again"))
+        first, second = (
+            {k: v for k, v in record.items() if k not in ("created", "files", "sha256")} for record in records
+        )
+        assert first == second
+
+
 class TestDicomThatCannotBeWritten:
     def test_ct_of_a_file_is_refused_up_front(self, place):
         done = run(place, BOTH, "--format", "dicom_seg")
@@ -149,6 +232,13 @@ class TestDicomThatCannotBeWritten:
 
 
 ALL_ACCEPTED = [{"rank": 1, "verdict": "accept"}, {"rank": 2, "verdict": "accept"}]
+CLICK = {"points_ras": [[6.0, -110.0, -180.0]], "label": "pancreas"}
+
+
+def clicked(**changes) -> dict:
+    return HEAD | {"clicks": [CLICK | changes]}
+
+
 BAD = {
     "no JSON": ('{"schema": ', "is not valid JSON (line 1: "),
     "no object": ("[]", "it is not a JSON object"),
@@ -180,7 +270,7 @@ BAD = {
         "its region 1 lies elsewhere; use the report.json of the export",
     ),
     "signature": (entries(signature={"name": " "}), "its signature has no name"),
-    "time": (entries(signature={"name": "A", "time": "noon"}), "its signature's time 'noon' is not as"),
+    "time": (entries(signature={"name": "A", "time": "noon"}), "its signature's time is 'noon', not as"),
     "signed too early": (
         entries({"rank": 1, "verdict": "accept"}, signature={"name": "A"}),
         "1 of 2 regions are not decided; decide them before signing off.",
@@ -193,6 +283,33 @@ BAD = {
     "signed in another age": (
         entries(*ALL_ACCEPTED, signature={"name": "A", "time": "0001-01-01T00:00:00"}),
         "The year 1 of the signature is not possible",
+    ),
+    "nothing": (HEAD, 'it has neither "regions" nor "clicks"'),
+    "clicks are no list": (entries(clicks={}), '"clicks" must be a list'),
+    "click is no object": (entries(clicks=["c1"]), "click 1 is not an object"),
+    "click misspelt": (clicked(colour="red"), "click 1 has an unknown entry 'colour'"),
+    "click nowhere": (clicked(points_ras=[]), 'click 1 has no "points_ras", a list of [R, A, S] in mm'),
+    "click at no place": (clicked(points_ras=[[1.0, None, 2.0]]), 'click 1 has no "points_ras"'),
+    "click outside": (clicked(points_ras=[[1e308, 0, 0]]), "lies outside of the image; click inside it."),
+    "click without label": (clicked(label=None), "click 1 has no label"),
+    "click of another label": (
+        clicked(label="spleen"),
+        "the label 'spleen' of click 1 is not one of background, pancreas, kidney_left",
+    ),
+    "click of another value": (clicked(label=3), "the label 3 of click 1 is not one of background"),
+    "click with a name": (clicked(id="mine"), "the id of click 1 is 'mine', not c1, c2, ..."),
+    "clicks with one name": (
+        entries(clicks=[CLICK | {"id": "c1"}] * 2),
+        "two of its clicks are called c1",
+    ),
+    "click at no time": (clicked(time="noon"), "the time of click 1 is 'noon', not as 2026-05-31T14:30."),
+    "click in another age": (clicked(time="0001-01-01T00:00:00"), "the year 1 of click 1 is not possible"),
+    "click in no region": (clicked(region="tail"), "the region of click 1 is 'tail', not a rank"),
+    "click in another region": (clicked(region=3), "click 1 lies in region 3, but there are 2 regions"),
+    "decided with words": (entries({"rank": 1, "verdict": "accept", "clicks": "c1"}), "are no list of ids"),
+    "decided with another click": (
+        entries({"rank": 1, "verdict": "accept", "clicks": ["c1"]}),
+        "region 1 was decided with click 'c1', which is not there",
     ),
     "not sealed": (entries() | {"schema_version": 5}, "its SHA-256 does not fit its content"),
     "another case": (entries(predicted_sha256="0" * 64), "it belongs to another prediction than these results"),

@@ -13,16 +13,19 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.errors import ImageError, UserError
 from MoBUncertaintyLib.files.integrity import seal
 from MoBUncertaintyLib.images.grid import image_on
+from MoBUncertaintyLib.output.decisions import read_decisions
 from MoBUncertaintyLib.output.exchange import make_prediction
 from MoBUncertaintyLib.output.pictures.scales import Scale
 from MoBUncertaintyLib.output.report import ReviewedCase, build_report, render_html, write_csv
 from MoBUncertaintyLib.output.results_folder import Results, describe
 from MoBUncertaintyLib.output.results_record import RecordError
 from MoBUncertaintyLib.output.review_export import write_export
-from MoBUncertaintyLib.output.review_files import apply_decisions, read_decisions, review_of
+from MoBUncertaintyLib.output.review_files import apply_decisions, review_of
 from MoBUncertaintyLib.review.review import Review
 from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
 from support.json_mutants import mutants, values
+
+PLACE = (11.8, -87.4, -162.0)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +44,10 @@ def image(results) -> sitk.Image:
 def record(results, image, tmp_path_factory) -> dict:
     """A report.json."""
     review = review_of(results)
+    review.click([PLACE], 2)
     review.edit("1", np.ones(review.prediction.shape, np.uint8))
     review.decide("2", "exclude")
+    review.click([(11.8, -87.4, -148.0), (11.8, -85.0, -148.0)], 0)
     review.comment("2", "tail")
     review.sign("A. Reader")
     folder = tmp_path_factory.mktemp("export") / "out"
@@ -50,13 +55,16 @@ def record(results, image, tmp_path_factory) -> dict:
     return json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
-PLACE = (11.8, -87.4, -162.0)
 BY_HAND = {
     "schema": "mob-uncertainty review",
     "schema_version": 2,
     "regions": [
         {"rank": 1, "verdict": "include", "label": "kidney_left", "comment": "köstlich"},
         {"rank": 2, "verdict": "exclude", "region": {"centroid_ras": PLACE}},
+    ],
+    "clicks": [
+        {"points_ras": [PLACE, (11.8, -85.0, -160.0)], "label": "background", "region": 2},
+        {"points_ras": [PLACE], "label": "kidney_left", "id": "c1", "time": "2026-05-31T14:30:00+02:00"},
     ],
     "signature": {"name": "Ada Müller", "time": "2026-05-31T14:30:00+02:00"},
 }

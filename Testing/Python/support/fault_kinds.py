@@ -25,6 +25,7 @@ from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network.backbone import verify
 from MoBUncertaintyLib.output import review_files
+from MoBUncertaintyLib.output.decisions import read_decisions
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.prediction import PredictionSettings
 from support import tiny
@@ -154,7 +155,7 @@ def _use_results(folder: Path) -> str:
 
 
 def _use_review(folder: Path, export: Path) -> str:
-    decisions = review_files.read_decisions(export / "report.json")
+    decisions = read_decisions(export / "report.json")
     review_files.apply_decisions(read_results(folder / "results"), decisions)
     return "accepted"
 
@@ -317,5 +318,5 @@ def _predict_with(model: Path, image: Path, _: Path) -> str:
 
 
 def _decide(folder: Path, path: Path) -> str:
-    review_files.apply_decisions(read_results(folder / "results"), review_files.read_decisions(path))
+    review_files.apply_decisions(read_results(folder / "results"), read_decisions(path))
     return "accepted"
