@@ -6,7 +6,7 @@ from MoBUncertaintyLib.files.resources import RESOURCES
 
 CATEGORY = "MoB Uncertainty"
 SAMPLE_NAME = "PhantomCT"
-SAMPLE_SHA256 = "e23decf5e6e83ca395037c8e4ed264e5ad35422cc3a92c2da59730b8c46f1ac4"
+SAMPLE_SHA256 = "6787368456a67f2782a8146c5b888e26e923b9fb989c06a526311fcafa7c8538"
 
 
 def registerSampleData():
