@@ -45,10 +45,16 @@ class Lattice:
             place = points[:, axis, None]
             gap = np.maximum(np.maximum(start - place, place - (start + self.edge[axis] - 1)), 0) * self.spacing[axis]
             square = square + np.expand_dims(gap**2, tuple({1, 2, 3} - {axis + 1}))
-        near = square < reach_mm**2
-        for corner in np.argwhere(near.any(0)):
-            there = tuple(int(c + first) for c, (first, _) in zip(corner, bounds, strict=True))
-            block = tuple(slice(int(c * n), int((c + 1) * n)) for c, n in zip(there, self.edge, strict=True))
-            clipped = intersection(block, self.inside)
-            assert clipped is not None
-            yield there, clipped, np.flatnonzero(near[(slice(None), *corner)])
+        near = (square < reach_mm**2).reshape(len(points), -1)
+        block, point = np.nonzero(near.T)
+        if not len(block):
+            return
+        starts = np.flatnonzero(np.diff(block, prepend=-1))
+        first = np.array([low for low, _ in bounds])
+        corners = first + np.transpose(np.unravel_index(block[starts], square.shape[1:]))
+        lows, highs = np.transpose([(part.start, part.stop) for part in self.inside])
+        low, high = np.maximum(corners * self.edge, lows), np.minimum((corners + 1) * self.edge, highs)
+        for corner, start, stop, own in zip(
+            corners.tolist(), low.tolist(), high.tolist(), np.split(point, starts[1:]), strict=True
+        ):
+            yield tuple(corner), tuple(map(slice, start, stop)), own

@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_solve, cholesky
+from scipy.linalg.lapack import dpotri
 from scipy.special import expit
 
 from MoBUncertaintyLib.refinement.kernel import Kernel
@@ -36,19 +37,6 @@ class Field:
     places_mm: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class Laplace:
-    """What the labels at P voxels say of the whole process.
-
-    Attributes:
-        weights: (P,); the mean at a voxel moves by sum_i K(n, i) weights_i.
-        precision: (P, P); the variance at a voxel falls by sum_ij K(n, i) precision_ij K(n, j).
-    """
-
-    weights: np.ndarray
-    precision: np.ndarray
-
-
 def condition(
     field: Field,
     kernel: Kernel,
@@ -68,16 +56,16 @@ def condition(
         variance_strength: The same for the deviation; None: `strength`.
     """
     own = Field(field.mean[at], field.deviation[at], field.places_mm[at])
-    weights, precision = solve(own, kernel, signs, strength, variance_strength or strength)
+    weights, explaining = solve(own, kernel, signs, strength, variance_strength or strength)
     distances = np.linalg.norm(own.places_mm[:, None] - field.places_mm, axis=-1)
-    shift, kept = spread(kernel(distances), weights, precision)
+    shift, kept = spread(kernel(distances), weights, explaining)
     return Field(field.mean + field.deviation * shift, field.deviation * np.sqrt(kept), field.places_mm)
 
 
 def solve(
     clicked: Field, kernel: Kernel, signs: np.ndarray, strength: float, variance_strength: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find what `spread` needs: weights (P,) and precision (P, P), both in units of the deviation at a voxel.
+    """Find what `spread` needs: weights (P,) and their precision (P, P), both in units of the deviation at a voxel.
 
     The mean and the variance have a strength of their own: with the one that moves the outline best, the uncertainty
     that is left is not right.
@@ -85,40 +73,43 @@ def solve(
     c = clicked.deviation.astype(float)
     correlation = kernel(np.linalg.norm(clicked.places_mm[:, None] - clicked.places_mm, axis=-1))
     covariance = c[:, None] * correlation * c
-    mean = laplace(clicked.mean.astype(float), covariance, signs, strength)
-    variance = mean
+    mean = clicked.mean.astype(float)
+    weights, curvature = mode(mean, covariance, signs, strength)
     if variance_strength != strength:
-        variance = laplace(clicked.mean.astype(float), covariance, signs, variance_strength)
-    return c * mean.weights, c[:, None] * variance.precision * c
+        _, curvature = mode(mean, covariance, signs, variance_strength)
+    return c * weights, c[:, None] * precision(covariance, curvature) * c
 
 
-def spread(correlation: np.ndarray, weights: np.ndarray, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def spread(correlation: np.ndarray, weights: np.ndarray, explaining: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute what clicks do to voxels: the shift of the mean, and the fraction of the variance that is left.
 
     Args:
         correlation: (P, N) of each click with each voxel.
-        weights, precision: As `solve` gives them.
+        weights, explaining: As `solve` gives them.
 
     Returns:
         (N,) in units of the voxel's deviation, and (N,) from 0 to 1.
     """
-    explained = np.einsum("in,in->n", precision @ correlation, correlation)
+    explained = np.einsum("in,in->n", explaining @ correlation, correlation)
     return weights @ correlation, np.clip(1 - explained, 0, 1)
 
 
-def laplace(mean: np.ndarray, covariance: np.ndarray, signs: np.ndarray, strength: float) -> Laplace:
-    """Find the mode of the posterior at P labelled voxels, and its curvature there, by damped Newton steps.
+def mode(mean: np.ndarray, covariance: np.ndarray, signs: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """Find the mode of the posterior at P labelled voxels by damped Newton steps.
 
     Args:
         mean: (P,) prior mean.
         covariance: (P, P) of the prior; may be singular.
         signs: (P,) +1 or -1.
         strength: Power of the likelihood.
+
+    Returns:
+        Weights a, (P,): the mean at a voxel n moves by sum_i K(n, i) a_i. And W, (P,): the negative second derivative
+        of the log likelihood at the mode.
     """
     signs = np.asarray(signs, float)
-    eye = np.eye(len(mean))
 
-    def gradient_and_curvature(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def slope_and_curvature(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         wrong = expit(-signs * (mean + u))
         return strength * signs * wrong, strength * wrong * (1 - wrong)
 
@@ -127,20 +118,33 @@ def laplace(mean: np.ndarray, covariance: np.ndarray, signs: np.ndarray, strengt
 
     a, u = np.zeros_like(mean), np.zeros_like(mean)
     best = objective(a, u)
-    gradient, w = gradient_and_curvature(u)
+    slope, w = slope_and_curvature(u)
     for _ in range(MOST_STEPS):
         root = np.sqrt(w)
-        factor = cho_factor(eye + root[:, None] * covariance * root, lower=True)
-        b = w * u + gradient
-        step = b - root * cho_solve(factor, root * (covariance @ b)) - a
+        b = w * u + slope
+        step = b - root * cho_solve((_factor(covariance, root), True), root * (covariance @ b), check_finite=False) - a
+        along = covariance @ step
         size = 1.0
-        while (now := objective(a + size * step, covariance @ (a + size * step))) < best - 1e-12 * abs(best):
+        while (now := objective(a + size * step, u + size * along)) < best - 1e-12 * abs(best):
             size /= 2
         a = a + size * step
         u, best = covariance @ a, now
-        gradient, w = gradient_and_curvature(u)
-        if np.abs(covariance @ (gradient - a)).max() < CONVERGED:  # how far u is from what its gradient makes of it
+        slope, w = slope_and_curvature(u)
+        if np.abs(covariance @ (slope - a)).max() < CONVERGED:  # how far u is from what its slope makes of it
             break
-    root = np.sqrt(w)
-    factor = cho_factor(eye + root[:, None] * covariance * root, lower=True)
-    return Laplace(a, root[:, None] * cho_solve(factor, np.diag(root)))
+    return a, w
+
+
+def precision(covariance: np.ndarray, curvature: np.ndarray) -> np.ndarray:
+    """Compute (K + W^-1)^-1, (P, P): the variance at n falls by the quadratic form of K(n, i) with it."""
+    root = np.sqrt(curvature)
+    inverse, _ = dpotri(_factor(covariance, root), lower=1)
+    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    return np.asarray(root[:, None] * inverse * root)
+
+
+def _factor(covariance: np.ndarray, root: np.ndarray) -> np.ndarray:
+    """Factor I + W^1/2 K W^1/2, which is well conditioned whatever K is."""
+    matrix = root[:, None] * covariance * root
+    matrix.flat[:: len(root) + 1] += 1
+    return np.asarray(cholesky(matrix, lower=True, overwrite_a=True, check_finite=False))

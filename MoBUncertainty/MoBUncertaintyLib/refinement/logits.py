@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import logit
+from scipy.special import expit, logit
 
-from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
+from MoBUncertaintyLib.logistic_normal import normal_from_moments
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION
 
 SURE = 20.0
-"""p = 0 and p = 1 stand for the logits -20 and 20: they say no more than that it was rounded."""
+"""A probability below sigma(-20), 2e-9, or as near to 1, stands for the logit -20 or 20, without variance: it says no
+more than that the network was sure, and a click must be able to contradict it."""
 
 
 def logits_of(probability: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find mean and variance of the logit from mean and variance of the probability; both float32, any shape."""
+    """Find mean and variance of the logit from mean and variance of the probability; float32, of one shape."""
     mean = np.where(probability < 0.5, np.float32(-SURE), np.float32(SURE))
     spread = np.zeros_like(mean)
-    between = (probability > 0) & (probability < 1)
-    certain = between & (variance <= 0)
-    mean[certain] = logit(probability[certain])
-    between &= variance > 0
-    mean[between], spread[between] = normal_from_moments(probability[between], variance[between])
+    between = (probability > expit(-SURE)) & (probability < expit(SURE))
+    varies = between & (variance > 0)
+    between &= ~varies
+    mean[between] = logit(probability[between].astype(float))
+    mean[varies], spread[varies] = normal_from_moments(probability[varies], variance[varies])
     return mean, spread
 
 
@@ -29,23 +30,3 @@ def movable(spread: np.ndarray, prior_deviation: float | None) -> np.ndarray:
     if prior_deviation is not None:
         return np.full_like(spread, prior_deviation)
     return np.asarray(np.where(spread > 0, np.sqrt(spread), np.float32(DEFAULT_PRIOR_DEVIATION)))
-
-
-def normal_from_moments(p: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Invert `logistic_normal_moments`."""
-    p, variance = p.astype(float), np.minimum(variance.astype(float), 0.999 * p.astype(float) * (1 - p.astype(float)))
-    low, high = np.full_like(p, -12.0), np.full_like(p, 4.0)  # log s
-
-    def mean_of(s2: np.ndarray) -> np.ndarray:
-        m = logit(p) * np.sqrt(1 + np.pi / 8 * s2)
-        for _ in range(6):
-            e, v = logistic_normal_moments(m, s2)
-            m = m + np.clip((p - e) / np.maximum(e * (1 - e) - v, 1e-12), -1, 1)
-        return np.asarray(m)
-
-    for _ in range(26):
-        middle = (low + high) / 2
-        s2 = np.exp(2 * middle)
-        small = logistic_normal_moments(mean_of(s2), s2)[1] < variance
-        low, high = np.where(small, middle, low), np.where(small, high, middle)
-    return mean_of(np.exp(low + high)).astype(np.float32), np.exp(low + high).astype(np.float32)

@@ -11,11 +11,12 @@ gives that label and -1 where it gives another; where the probabilities then exc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from MoBUncertaintyLib.errors import ReviewError
@@ -58,6 +59,16 @@ class Refinement:
         return replace(prediction, segmentation=segmentation, probability=probability, variance=variance)
 
 
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """A set of clicks: what it says, where that reaches, and what follows of it."""
+
+    said: Said
+    reach: Box
+    posterior: Posterior
+    conflicts: frozenset[str]
+
+
 class Refiner:
     """Refines one prediction by any sets of clicks; keeps what it computed.
 
@@ -74,6 +85,7 @@ class Refiner:
         self._spacing = prediction.grid.spacing
         self._values = np.array([label.value for label in prediction.labels])
         self._voxels = lru_cache(maxsize=4096)(self._find_voxels)
+        self._read = lru_cache(maxsize=64)(self._read_set)
         self._solved = lru_cache(maxsize=1024)(self._solve)
 
     def voxels_of(self, click: Click) -> np.ndarray:
@@ -86,14 +98,18 @@ class Refiner:
 
     def reach(self, clicks: Iterable[Click]) -> Box:
         """Return the hull of the boxes in which the clicks may change anything; an empty box without clicks."""
-        return self._reach(self._said(_in_order(clicks)))
+        return self._read(tuple(clicks)).reach
+
+    def conflicts(self, clicks: Iterable[Click]) -> frozenset[str]:
+        """List the ids of clicks whose label the posterior of all of them contradicts at one of their voxels."""
+        return self._read(tuple(clicks)).conflicts
 
     def changed(self, before: Iterable[Click], after: Iterable[Click]) -> list[Box]:
         """List boxes outside of which two sets of clicks give the same maps, bit for bit."""
-        sides = [self._said(_in_order(clicks)) for clicks in (before, after)]
-        old, new = (self._spreading.inputs(self._posterior(said), self._reach(said)) for said in sides)
+        sides = [self._read(tuple(clicks)) for clicks in (before, after)]
+        old, new = (self._spreading.inputs(side.posterior, side.reach) for side in sides)
         boxes = [box for corner, (box, _) in (old | new).items() if old.get(corner) != new.get(corner)]
-        decrees = [set(map(tuple, np.column_stack([said.voxels, said.labels]).tolist())) for said in sides]
+        decrees = [set(map(tuple, np.column_stack([side.said.voxels, side.said.labels]).tolist())) for side in sides]
         return boxes + [tuple(slice(at, at + 1) for at in voxel) for *voxel, _ in decrees[0] ^ decrees[1]]
 
     def refine(self, clicks: Iterable[Click], box: Box | None = None) -> Refinement:
@@ -106,18 +122,14 @@ class Refiner:
         Raises:
             ReviewError: As for `voxels_of`.
         """
-        given = _in_order(clicks)
-        said = self._said(given)
-        box = self._reach(said) if box is None else box
-        posterior = self._posterior(said)
+        reading = self._read(tuple(clicks))
+        box = reading.reach if box is None else box
         maps = Maps.of(self.prediction, box)
-        for own, block in self._spreading.blocks(posterior, box):
+        for own, block in self._spreading.blocks(reading.posterior, box):
             if inner := intersection(own, box):
                 maps.insert(block, within(inner, box), within(inner, own))
-        wrong = self._spreading.labels_at(posterior, said.voxels) != said.labels
-        self._decree(maps, box, said)
-        conflicts = frozenset(given[owner].click_id for owner in np.unique(said.owners[wrong]))
-        return Refinement(box, maps.probability, maps.variance, maps.segmentation, maps.reached, conflicts)
+        self._decree(maps, box, reading.said)
+        return Refinement(box, maps.probability, maps.variance, maps.segmentation, maps.reached, reading.conflicts)
 
     def _find_voxels(self, click: Click) -> np.ndarray:
         if click.label and click.label not in self._values:
@@ -125,9 +137,14 @@ class Refiner:
         prediction = self.prediction
         return voxels_of(click, prediction.grid, prediction.shape, prediction.processed_box)
 
-    def _said(self, given: Sequence[Click]) -> Said:
+    def _read_set(self, clicks: tuple[Click, ...]) -> _Reading:
+        given = sorted(clicks, key=lambda click: click.order)
         labels, places = [click.label for click in given], [self.voxels_of(click) for click in given]
-        return gather(labels, places, self.prediction.grid, self.prediction.shape, self.settings.length_mm / 2)
+        said = gather(labels, places, self.prediction.grid, self.prediction.shape, self.settings.length_mm / 2)
+        posterior = self._posterior(said)
+        wrong = self._spreading.labels_at(posterior, said.voxels) != said.labels
+        conflicts = frozenset(given[owner].click_id for owner in np.unique(said.owners[wrong]))
+        return _Reading(said, self._reach(said), posterior, conflicts)
 
     def _reach(self, said: Said) -> Box:
         if not len(said.points):
@@ -139,15 +156,14 @@ class Refiner:
     def _posterior(self, said: Said) -> Posterior:
         """Solve groups of points that cannot feel each other, one by one."""
         points, count = said.points, len(said.points)
-        weights = np.zeros((len(self._values), count), np.float32)
-        precision = np.zeros((len(self._values), count, count), np.float32)
+        table = np.zeros((len(self._values), count, count + 1), np.float32)
         square = (((points[:, None] - points) * self._spacing) ** 2).sum(-1)
-        groups, group = connected_components(square < self.kernel.reach_mm**2) if count else (0, [])
+        groups, group = connected_components(csr_array(square < self.kernel.reach_mm**2)) if count else (0, [])
         for each in range(groups):
             own = np.flatnonzero(group == each)
-            found = self._solved(points[own].tobytes(), said.point_labels[own].tobytes())
-            weights[:, own], precision[:, own[:, None], own] = found
-        return Posterior(points, weights, precision)
+            weights, precision = self._solved(points[own].tobytes(), said.point_labels[own].tobytes())
+            table[:, own, -1], table[:, own[:, None], own] = weights, precision
+        return Posterior(points, table)
 
     def _solve(self, points: bytes, labels: bytes) -> tuple[np.ndarray, np.ndarray]:
         voxels, label = np.frombuffer(points, np.intp).reshape(-1, 3), np.frombuffer(labels, np.int64)
@@ -169,7 +185,3 @@ class Refiner:
         maps.reached[at] = True
         maps.variance[(slice(None), *at)] = 0
         maps.probability[(slice(None), *at)] = labels == self._values[:, None]
-
-
-def _in_order(clicks: Iterable[Click]) -> list[Click]:
-    return sorted(clicks, key=lambda click: click.order)

@@ -6,9 +6,11 @@ click costs what it changes, however many there are.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -25,13 +27,16 @@ STEP = np.float32(2.0**-16)
 """What clicks say is rounded to this before it is spread: far from a new click it changes by less, so that most blocks
 stay as they are. A logit changes by about 1e-5 of its deviation."""
 
+LEAST_EDGE = 8
+"""Voxels of a block along each axis at least: smaller ones cost more to handle than to compute."""
+
 KEPT_VOXELS = 12_000_000
 """Blocks of so many voxels are kept, each with 10 bytes and 8 more for each further label."""
 
 CHUNK = 4_000_000
 """Correlations that are computed at once."""
 
-Key = tuple[Corner, bytes, bytes, bytes]
+Key = tuple[Corner, bytes, bytes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,17 +45,22 @@ class Posterior:
 
     Attributes:
         points: (P, 3) voxels.
-        weights: (L, P).
-        precision: (L, P, P).
+        said: (L, P, P + 1) precision and, as the last column, weights.
     """
 
     points: np.ndarray
-    weights: np.ndarray
-    precision: np.ndarray
+    said: np.ndarray
 
     def of(self, points: np.ndarray) -> Posterior:
         """Return what some of them say, by index, where the others do not reach."""
-        return Posterior(self.points[points], self.weights[:, points], self.precision[:, points[:, None], points])
+        columns = np.append(points, len(self.points))
+        return Posterior(self.points[points], self.said[:, points[:, None], columns])
+
+    def spread(self, correlation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Do for each label what `conditioning.spread` does: (L, N) each."""
+        pairs = [spread(correlation, said[:, -1], said[:, :-1]) for said in self.said]
+        shift, kept = zip(*pairs, strict=True)
+        return np.array(shift), np.array(kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +96,11 @@ class _Job:
     voxels: np.ndarray
     correlation: np.ndarray
 
+    @property
+    def size(self) -> int:
+        """Voxels of the block."""
+        return math.prod(shape_of(self.box))
+
 
 class Spreading:
     """Computes refined blocks of a prediction, and keeps them.
@@ -101,20 +116,22 @@ class Spreading:
         self._kernel = kernel
         self._settings = settings
         self._spacing = prediction.grid.spacing.astype(np.float32)
-        edge = np.maximum(1, np.rint(kernel.reach_mm / 2 / prediction.grid.spacing)).astype(int)
+        edge = np.maximum(LEAST_EDGE, np.rint(0.75 * kernel.reach_mm / prediction.grid.spacing)).astype(int)
         self._lattice = Lattice(edge, prediction.grid.spacing, prediction.processed_box)
         self._values = np.array([label.value for label in prediction.labels], np.uint8)
         self._logits: dict[Corner, tuple[np.ndarray, np.ndarray]] = {}
         self._blocks: OrderedDict[Key, tuple[Box, Maps]] = OrderedDict()
         self._kept = 0
+        self._logits_at = lru_cache(maxsize=64)(self._find_logits)
 
     def logits_at(self, voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Find mean and variance of the logits (L, K) at voxels (K, 3)."""
-        at = tuple(voxels.T)
-        p, v = (
-            np.array([each[at] for each in maps]) for maps in (self._prediction.probability, self._prediction.variance)
-        )
-        return logits_of(p, v)
+        return self._logits_at(voxels.tobytes())
+
+    def _find_logits(self, voxels: bytes) -> tuple[np.ndarray, np.ndarray]:
+        at = tuple(np.frombuffer(voxels, np.intp).reshape(-1, 3).T)
+        maps = self._prediction.probability, self._prediction.variance
+        return logits_of(*(np.array([one[at] for one in each]) for each in maps))
 
     def labels_at(self, posterior: Posterior, voxels: np.ndarray) -> np.ndarray:
         """Find the most probable label of each of (K, 3) voxels."""
@@ -123,7 +140,7 @@ class Spreading:
         return self._maps(
             mean,
             variance,
-            *_spread(posterior, self._kernel(distances)),
+            *posterior.spread(self._kernel(distances)),
         )[2]
 
     def blocks(self, posterior: Posterior, box: Box) -> Iterator[tuple[Box, Maps]]:
@@ -162,7 +179,7 @@ class Spreading:
         self._solve_logits(jobs)
         logits = [(self._logits[job.key[0]], job.voxels) for job in jobs]
         mean, variance = (np.concatenate([pair[i][:, voxels] for pair, voxels in logits], axis=1) for i in (0, 1))
-        effects = [_spread(job.posterior, job.correlation) for job in jobs]
+        effects = [job.posterior.spread(job.correlation) for job in jobs]
         shift, kept = (np.concatenate(each, axis=1) for each in zip(*effects, strict=True))
         p, v, labels = self._maps(mean, variance, shift, kept)
         ends = np.cumsum([len(job.voxels) for job in jobs])
@@ -180,23 +197,25 @@ class Spreading:
         """Find the logits of all reached voxels that were not reached before."""
         new = []
         for job in jobs:
-            shape = (len(self._values), int(np.prod(shape_of(job.box))))
-            mean, _ = self._logits.setdefault(
-                job.key[0], (np.full(shape, np.nan, np.float32), np.zeros(shape, np.float32))
-            )
-            new.append(job.voxels[np.isnan(mean[0, job.voxels])])
-        stored = [
-            [
-                np.array([each[job.box] for each in maps]).reshape(len(self._values), -1)[:, voxels]
-                for job, voxels in zip(jobs, new, strict=True)
-            ]
+            shape = len(self._values), job.size
+            empty = np.full(shape, np.nan, np.float32), np.empty(shape, np.float32)
+            mean, _ = self._logits.setdefault(job.key[0], empty)
+            voxels = job.voxels[np.isnan(mean[0, job.voxels])]
+            if len(voxels):
+                new.append((job, voxels))
+        if not new:
+            return
+        stored = (
+            np.concatenate([np.array([each[job.box].ravel()[voxels] for each in maps]) for job, voxels in new], axis=1)
             for maps in (self._prediction.probability, self._prediction.variance)
-        ]
-        solved = logits_of(*(np.concatenate(each, axis=1) for each in stored))
-        ends = np.cumsum([len(voxels) for voxels in new])
-        for job, voxels, end in zip(jobs, new, ends, strict=True):
+        )
+        solved = logits_of(*stored)
+        start = 0
+        for job, voxels in new:
+            stop = start + len(voxels)
             for kept, values in zip(self._logits[job.key[0]], solved, strict=True):
-                kept[:, voxels] = values[:, end - len(voxels) : end]
+                kept[:, voxels] = values[:, start:stop]
+            start = stop
 
     def _maps(
         self, mean: np.ndarray, variance: np.ndarray, shift: np.ndarray, kept: np.ndarray
@@ -214,7 +233,7 @@ class Spreading:
 
 
 def _key(corner: Corner, posterior: Posterior) -> Key:
-    return corner, posterior.points.tobytes(), posterior.weights.tobytes(), posterior.precision.tobytes()
+    return corner, posterior.points.tobytes(), posterior.said.tobytes()
 
 
 def refined_maps(
@@ -237,10 +256,12 @@ def refined_maps(
     total = p.sum(0)
     if len(p) > 1:  # one label against the rest, for each: together they may be too sure
         excess = np.maximum(total, 1)
-        p, v = p / excess, v / excess**2
-        total = total / excess
-    best = np.where(1 - total >= p.max(0), 0, values[p.argmax(0)])
-    return p, np.minimum(v, p * (1 - p)), best
+        p, v, total = p / excess, v / excess**2, total / excess
+    best, labels = 1 - total, np.zeros(total.shape, np.uint8)
+    for value, each in zip(values, p, strict=True):
+        labels[each > best] = value
+        best = np.maximum(best, each)
+    return p, np.minimum(v, p * (1 - p)), labels
 
 
 def rounded(array: np.ndarray) -> np.ndarray:
@@ -256,10 +277,3 @@ def _squares(points: np.ndarray, axes: Sequence[np.ndarray], spacing: np.ndarray
         offset = (coordinate - place.reshape(-1, *(1,) * dimensions)).astype(np.float32) * step
         total = total + offset * offset
     return np.asarray(total)
-
-
-def _spread(posterior: Posterior, correlation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute for each label what `conditioning.spread` does: (L, N) each."""
-    pairs = [spread(correlation, w, m) for w, m in zip(posterior.weights, posterior.precision, strict=True)]
-    shift, kept = zip(*pairs, strict=True)
-    return np.array(shift), np.array(kept)

@@ -81,7 +81,7 @@ def latest(own: Refiner, clicks: list[Click]) -> dict[tuple, int]:
     return {tuple(v): click.label for click in clicks for v in own.voxels_of(click).tolist()}
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=40)
 @given(kind=kinds, given_=clicked, random=st.randoms(use_true_random=False))
 def test_the_order_of_clicks_does_not_matter_in_the_last_bit(kind: tuple, given_: list, random) -> None:
     clicks = clicks_of(kind, given_)
@@ -90,7 +90,7 @@ def test_the_order_of_clicks_does_not_matter_in_the_last_bit(kind: tuple, given_
     assert same(refiner(*kind).refine(clicks), Refiner(case(*kind[:2]), SETTINGS[kind[2]]).refine(shuffled))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=40)
 @given(kind=kinds, given_=clicked)
 def test_clicked_voxels_have_the_label_of_the_latest_click(kind: tuple, given_: list) -> None:
     own, clicks = refiner(*kind), clicks_of(kind, given_)
@@ -101,7 +101,7 @@ def test_clicked_voxels_have_the_label_of_the_latest_click(kind: tuple, given_: 
         assert not refined.variance[(slice(None), *voxel)].any()
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=40)
 @given(kind=kinds, given_=clicked)
 def test_what_no_click_reaches_is_bit_for_bit_as_predicted(kind: tuple, given_: list) -> None:
     own, clicks = refiner(*kind), clicks_of(kind, given_)
@@ -125,7 +125,7 @@ def test_what_no_click_reaches_is_bit_for_bit_as_predicted(kind: tuple, given_: 
     assert not (reached & far).any()
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=30)
 @given(kind=kinds, given_=clicked)
 def test_taking_a_click_back_restores_every_bit(kind: tuple, given_: list) -> None:
     own, clicks = Refiner(case(*kind[:2]), SETTINGS[kind[2]]), clicks_of(kind, given_)
@@ -134,7 +134,7 @@ def test_taking_a_click_back_restores_every_bit(kind: tuple, given_: list) -> No
         assert same(own.refine(clicks[:n]), states[n])
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=30)
 @given(kind=kinds, given_=clicked, corners=st.tuples(voxels, voxels))
 def test_a_part_is_what_the_whole_holds_there(kind: tuple, given_: list, corners: tuple) -> None:
     own, clicks = refiner(*kind), clicks_of(kind, given_)
@@ -149,7 +149,7 @@ def test_a_part_is_what_the_whole_holds_there(kind: tuple, given_: list, corners
         assert not part.reached[outside].any()
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=30)
 @given(kind=kinds, given_=clicked)
 def test_maps_stay_probabilities_and_the_label_is_the_most_probable(kind: tuple, given_: list) -> None:
     refined = refiner(*kind).refine(clicks_of(kind, given_))
@@ -164,16 +164,16 @@ def test_maps_stay_probabilities_and_the_label_is_the_most_probable(kind: tuple,
     assert np.array_equal(refined.segmentation[clear], everything.argmax(0)[clear])
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=30)
 @given(own=st.integers(0, 1), given_=clicked)
 def test_the_logit_is_nowhere_more_uncertain_than_without_clicks(own: int, given_: list) -> None:
     refined, clicks = refiner(1, 0.9, own), clicks_of((1, 0.9), given_)
     now = refined.refine(clicks)
-    inner = now.reached & (np.abs(now.probability[0] - 0.5) < 0.49)
+    inner = now.reached & (np.abs(now.probability[0] - 0.5) < 0.4999)
     before = predicted(refined.prediction, now.box)
     old = logits_of(before.probability[0][inner], before.variance[0][inner])[1]
     new = logits_of(now.probability[0][inner], now.variance[0][inner])[1]
-    assert (new <= old * (1 + 1e-3) + 1e-3).all()
+    assert (new <= old * (1 + 3e-3)).all()
 
 
 @pytest.mark.parametrize("own", [0, 1])
