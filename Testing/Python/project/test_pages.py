@@ -170,7 +170,8 @@ def test_a_folder_that_cannot_be_written_to_gives_a_sentence_of_the_table(tmp_pa
 OF_SLICER = {
     *("Edit", "Application Settings", "Modules", "Additional module paths", "Cache", "Clear cache", "View"),
     *("Extensions Manager", "Install", "Segmentation", "Sample Data", "PyTorch", "PyTorch Utils", "Reload"),
-    *("File", "Save Data", "Crop Volume", "Resample Scalar Volume", "Volumes", "Volume Information"),
+    *("Crop Volume", "Resample Scalar Volume", "Volumes", "Volume Information"),
+    *("File", "Save Data", "Create new ROI", "Show Details..."),
 }
 NO_NAMES = {"MoB", "Mixture-of-Bases", "expected error", "phantoms", "highdicom", "Nothing leaves your computer."}
 NO_NAMES |= {"where the segmentation may be wrong", "Not for clinical use.", "not for clinical use"}
