@@ -17,6 +17,7 @@ from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.memory import check_memory, check_tile
 from MoBUncertaintyLib.images.reader import check_image
 from MoBUncertaintyLib.inference.devices import autocast_dtype, select_device
+from MoBUncertaintyLib.inference.engines import TorchEngine
 from MoBUncertaintyLib.inference.plausibility import cut_off, not_found
 from MoBUncertaintyLib.inference.preprocessing import Case, Preprocessor
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
@@ -126,9 +127,8 @@ class Predictor:
         case = self._preprocessor.prepare(checked, self.settings.region_of_interest, self.settings.body_box)
         clock.step("preprocess", 1, 1)
         window = self._window()
-        loaders = [lambda fold=fold: self._load(fold) for fold in self.folds]
         results = window.run(
-            case.data, self._preprocessor.patch, loaders, lambda done, total: clock.step("network", done, total)
+            case.data, self._preprocessor.patch, self.folds, lambda done, total: clock.step("network", done, total)
         )
         clock.step("resample", 0, 1)
         segmentation, probability, variance = _fill(case, *results, exact)
@@ -157,25 +157,23 @@ class Predictor:
         )
 
     def _window(self) -> SlidingWindow:
-        if self._network is None:
-            self._network = load_network(self.model, self.folds[0])
-            self._loaded = self.folds[0]
         settings = self.settings
         return SlidingWindow(
-            self._network,
+            TorchEngine(self._network_of, len(self.model.card.labels) + 1, settings.samples),
             Placement(self.device, self.device, Precision(settings.precision)),
             settings.overlap,
-            settings.samples,
             settings.seed,
             self.model.card.mirror_axes if settings.mirror else (),
             Tiling(settings.tiling),
         )
 
-    def _load(self, fold: Fold) -> None:
-        assert self._network is not None
-        if fold != self._loaded:
+    def _network_of(self, fold: Fold) -> StochasticNetwork:
+        if self._network is None:
+            self._network = load_network(self.model, fold)
+        elif fold != self._loaded:
             load_weights(self._network, self.model, fold)
-            self._loaded = fold
+        self._loaded = fold
+        return self._network
 
     def _provenance(self, case: Case, window: SlidingWindow) -> dict[str, Any]:
         card = self.model.card
@@ -187,8 +185,8 @@ class Predictor:
             "covariance": card.covariance.kind.value,
             "folds": list(self.folds),
             "moments": f"Monte Carlo, K = {self.settings.samples or DEFAULT_SAMPLES}" if monte_carlo else "closed form",
-            "device": str(window.placement.network),
-            "precision": str(autocast_dtype(window.placement.network, window.placement.precision)).split(".")[-1],
+            "device": window.engine.device,
+            "precision": str(window.engine.precision).split(".")[-1],
             "tiles": window.tiles,
             "passes_per_tile": len(window.mirrors) * len(self.folds),
             "input_voxels": list(case.data.shape[1:]),

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from MoBUncertaintyLib.errors import NOT_ENOUGH_MEMORY, ModelError, SettingsError, is_out_of_memory
 from MoBUncertaintyLib.geometry import Box
-from MoBUncertaintyLib.inference.devices import autocast, autocast_dtype
+from MoBUncertaintyLib.inference.engines import Engine
 from MoBUncertaintyLib.inference.tiles import Accumulator, TileGrid
-from MoBUncertaintyLib.network.backbone import StochasticNetwork
-from MoBUncertaintyLib.network.distribution import LogitGaussian
-from MoBUncertaintyLib.network.moments import Moments, moments
+from MoBUncertaintyLib.model.card import Fold
+from MoBUncertaintyLib.network.moments import Moments
 from MoBUncertaintyLib.prediction import Precision, Tiling
 
 T = TypeVar("T")
@@ -59,10 +58,9 @@ class SlidingWindow:
     """Run a network over the tiles of a volume and blend the moments.
 
     Args:
-        network: The network; it is moved between devices as needed.
+        engine: Runs the network.
         placement: Devices to start on; `self.placement` is where the run ended.
         overlap: Fraction of a tile that its neighbour also covers.
-        samples: K for Monte Carlo; None as in `moments`.
         seed: Seed of Monte Carlo; it gives the same result on the same kind of device.
         mirror_axes: Axes of the network's input along which every tile is also predicted mirrored.
         tiling: Which tiles are predicted.
@@ -75,18 +73,16 @@ class SlidingWindow:
 
     def __init__(
         self,
-        network: StochasticNetwork,
+        engine: Engine,
         placement: Placement,
         overlap: float = 0.5,
-        samples: int | None = None,
         seed: int = 0,
         mirror_axes: Sequence[int] = (),
         tiling: Tiling = Tiling.FULL,
     ) -> None:
-        self.network = network
+        self.engine = engine
         self.placement = placement
         self.overlap = overlap
-        self.samples = samples
         self.seed = seed
         axes = range(len(mirror_axes) + 1)
         self.mirrors = [m for n in axes for m in itertools.combinations(mirror_axes, n)]
@@ -100,7 +96,7 @@ class SlidingWindow:
         self,
         data: np.ndarray,
         tile: Sequence[int],
-        folds: Sequence[Callable[[], None]],
+        folds: Sequence[Fold],
         step: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> tuple[Tensor, Tensor]:
         """Compute probability and variance of the foreground classes, each (C - 1, *S) fp32 on the CPU.
@@ -109,7 +105,7 @@ class SlidingWindow:
             data: The network's input, (C_in, *S) float32; if smaller than a tile, it is padded with 0, as nnU-Net
                 does.
             tile: Voxels of a tile along each axis.
-            folds: For each fold, a function that loads its weights into the network.
+            folds: Folds to average.
             step: Called with the number of passes done and in total, before each pass and after the last; may raise
                 to stop.
 
@@ -119,16 +115,15 @@ class SlidingWindow:
         """
         padded, inside = pad_nd_image(torch.from_numpy(data), tile, "constant", {"value": 0}, True, None)
         grid = TileGrid(padded.shape[1:], tile, self.overlap)
-        sums = self._retrying(lambda: Accumulator(grid, self.network.classes - 1, self.placement.sums), None)
+        sums = self._retrying(lambda: Accumulator(grid, self.engine.classes - 1, self.placement.sums), None)
         done, per_tile = itertools.count(), len(folds) * len(self.mirrors)
         for tiles, expected in self._rounds(grid, sums):
-            for fold, load in enumerate(folds):
-                load()
-                self._retrying(lambda: self.network.to(self.placement.network), sums)
+            for place, fold in enumerate(folds):
+                self._load(fold, sums)
                 for number, (turn, mirror) in itertools.product(tiles, enumerate(self.mirrors)):
                     step(next(done), expected * per_tile)
                     # Each pass has its own seed, so that it draws the same noise whenever it is run, or run again.
-                    seed = (fold * len(grid) + number) * len(self.mirrors) + turn
+                    seed = (place * len(grid) + number) * len(self.mirrors) + turn
                     self._pass(padded, grid[number], mirror, seed, sums)
             self.tiles += len(tiles)
         step(self.tiles * per_tile, self.tiles * per_tile)
@@ -156,6 +151,15 @@ class SlidingWindow:
             chosen |= added
             yield sorted(added), len(chosen)
 
+    def _load(self, fold: Fold, sums: Accumulator) -> None:
+        self._fold = fold
+        with self._timed("network"):
+            self._retrying(self._place, sums)
+
+    def _place(self) -> None:
+        """Let the engine run the present fold at the present place."""
+        self.engine.load(self._fold, self.placement.network, self.placement.precision)
+
     def _pass(self, data: Tensor, place: Box, mirror: Sequence[int], seed: int, sums: Accumulator) -> None:
         """Predict one tile in one mirrored pass and add the result."""
         found = self._retrying(lambda: self._look(data[(slice(None), *place)], mirror, seed), sums)
@@ -168,19 +172,17 @@ class SlidingWindow:
         axes = [axis + 2 for axis in mirror]
         with self._timed("network"):
             x = tile[None].to(device)
-            with autocast(device, self.placement.precision):
-                features, mean = self.network.features(x.flip(axes) if axes else x)
+            output = self.engine.run(x.flip(axes) if axes else x)
         with self._timed("moments"):
-            head = self.network.head
-            gaussian = LogitGaussian(mean) if head is None else head(features, mean)
             seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)[0] >> 1)
-            found = moments(gaussian, self.samples, torch.Generator(device).manual_seed(seed))
+            found = self.engine.moments(output, torch.Generator(device).manual_seed(seed))
             finite = bool(torch.isfinite(found.first.sum() + found.second.sum()))
         if finite:
             return Moments(found.first.flip(axes), found.second.flip(axes)) if axes else found
-        if autocast_dtype(device, self.placement.precision) is torch.float32:
+        if self.engine.precision is torch.float32:
             raise ModelError("The network's output is not a finite number; its weights are damaged, so train it again.")
         self.placement = replace(self.placement, precision=Precision.FLOAT32)
+        self._place()
         self.warnings.append("The network's output overflowed in half precision, so it computes in float32.")
         return self._look(tile, mirror, number)
 
@@ -197,7 +199,7 @@ class SlidingWindow:
             self.warnings.append(message)
             if sums is not None:
                 sums.to(self.placement.sums)
-            self.network.to(self.placement.network)
+            self._place()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 

@@ -63,6 +63,7 @@ class OurSystem:
             self.load_seconds = load
             total -= load
         stages = {STAGES.get(name, name): seconds for name, seconds in summary.seconds.items()}
+        stages["backbone"] -= load
         written = {name: measured[name] for name in ("write", "scene") if name in measured}
         # Overlay, report, table and provenance: what stock nnU-Net has no counterpart of.
         stages["report"] = max(stages.pop("write") - sum(written.values()), 0.0)

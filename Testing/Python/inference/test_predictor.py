@@ -18,7 +18,8 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 
 from MoBUncertaintyLib.errors import Cancelled, ImageError, SettingsError
 from MoBUncertaintyLib.images.grid import image_on
-from MoBUncertaintyLib.inference import sliding_window
+from MoBUncertaintyLib.inference import engines, sliding_window
+from MoBUncertaintyLib.inference.engines import TorchEngine
 from MoBUncertaintyLib.inference.predictor import STEP, Predictor, predict, rounded
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
@@ -314,7 +315,7 @@ def test_one_sample_has_no_variance_and_that_is_said(mob: Model, ct: sitk.Image,
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU under another name, so that the ladder has somewhere to step down from."""
     monkeypatch.setattr(sliding_window, "CPU", torch.device("cpu", 0))
-    monkeypatch.setattr(sliding_window, "autocast", lambda device, precision: torch.autocast("cpu", enabled=False))
+    monkeypatch.setattr(engines, "autocast", lambda device, precision: torch.autocast("cpu", enabled=False))
 
 
 @pytest.mark.parametrize(("failures", "steps"), [({1}, 1), ({0, 2}, 2)])
@@ -369,7 +370,8 @@ def test_two_volumes_are_held_beside_the_input_whatever_the_number_of_samples(mo
     data = np.zeros((1, 40, 41, 42), np.float32)
     network = build_network(mob.plans, mob.dataset, CONFIGURATION, MOB)
     network.load_state_dict(make_weights(MOB))
-    window = SlidingWindow(network.eval(), Placement(torch.device("cpu"), torch.device("cpu")), 0, samples)
+    engine = TorchEngine(lambda _: network.eval(), 2, samples)
+    window = SlidingWindow(engine, Placement(torch.device("cpu"), torch.device("cpu")), 0)
     held: list[int] = []
 
     def measure(done: int, total: int) -> None:
@@ -379,7 +381,7 @@ def test_two_volumes_are_held_beside_the_input_whatever_the_number_of_samples(mo
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
         held.append(sum(size for size in storages.values() if size >= data.nbytes))
 
-    window.run(data, PATCH, [lambda: None], measure)
+    window.run(data, PATCH, [0], measure)
     assert held == [3 * data.nbytes]
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from MoBUncertaintyLib.errors import Cancelled
+from MoBUncertaintyLib.inference.engines import TorchEngine
 from MoBUncertaintyLib.inference.sliding_window import CPU, Placement, SlidingWindow
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.network.heads import build_head
@@ -45,15 +46,26 @@ def volume(organs: int = 1) -> np.ndarray:
     return data[None]
 
 
-def window(network: nn.Module, tiling: Tiling, **options: object) -> SlidingWindow:
-    return SlidingWindow(network, Placement(CPU, CPU, Precision.FLOAT32), tiling=tiling, **options)
+def engine(network: nn.Module, samples: int | None = None) -> TorchEngine:
+    """The fold of a `Bright` network is its gain; 0 leaves it as it is."""
+
+    def network_of(gain: int) -> nn.Module:
+        if gain:
+            network.gain.fill_(gain)
+        return network
+
+    return TorchEngine(network_of, 2, samples)
+
+
+def window(network: nn.Module, tiling: Tiling, samples: int | None = None, **options: object) -> SlidingWindow:
+    return SlidingWindow(engine(network, samples), Placement(CPU, CPU, Precision.FLOAT32), tiling=tiling, **options)
 
 
 @pytest.mark.parametrize("organs", [1, 2])
 def test_the_organ_is_the_same_with_half_of_the_tiles(organs: int) -> None:
     network, data = Bright(), volume(organs)
     full, adaptive = window(network, Tiling.FULL), window(network, Tiling.ADAPTIVE)
-    (p, v), (q, w) = (each.run(data, TILE, [lambda: None]) for each in (full, adaptive))
+    (p, v), (q, w) = (each.run(data, TILE, [0]) for each in (full, adaptive))
     assert 2 * adaptive.tiles < full.tiles
     shown, sure = p >= 0.02, (p - 0.5).abs() > 0.02
     assert shown.any() and not shown.all()
@@ -66,7 +78,7 @@ def test_the_organ_is_the_same_with_half_of_the_tiles(organs: int) -> None:
 
 def test_where_nothing_is_seen_no_tile_is_added() -> None:
     adaptive = window(Bright(), Tiling.ADAPTIVE)
-    probability, variance = adaptive.run(np.zeros((1, *SHAPE), np.float32) - 1, TILE, [lambda: None])
+    probability, variance = adaptive.run(np.zeros((1, *SHAPE), np.float32) - 1, TILE, [0])
     assert adaptive.tiles == 3 * 4 * 5
     assert probability.max() < 1e-4 and variance.max() < 1e-4
 
@@ -74,7 +86,7 @@ def test_where_nothing_is_seen_no_tile_is_added() -> None:
 def test_an_organ_everywhere_needs_all_tiles() -> None:
     adaptive, full = window(Bright(), Tiling.ADAPTIVE), window(Bright(), Tiling.FULL)
     data = np.random.default_rng(0).random((1, *SHAPE), np.float32)
-    for one, other in zip(*(each.run(data, TILE, [lambda: None]) for each in (adaptive, full)), strict=True):
+    for one, other in zip(*(each.run(data, TILE, [0]) for each in (adaptive, full)), strict=True):
         torch.testing.assert_close(one, other)
     assert adaptive.tiles == full.tiles
 
@@ -106,9 +118,9 @@ def test_what_an_added_tile_shows_is_followed() -> None:
     data = np.zeros((1, 8, 8, 40), np.float32)
     data[0, :, :, 3] = data[0, :, :, 6:22] = 1.0
     data[0, :, :, [10, 11, 12, 13]] = 0.0
-    adaptive = Recording(Middle(), Placement(CPU, CPU, Precision.FLOAT32), overlap=0.75, tiling=Tiling.ADAPTIVE)
-    found = adaptive.run(data, TILE, [lambda: None])[0]
-    expected = window(Middle(), Tiling.FULL, overlap=0.75).run(data, TILE, [lambda: None])[0]
+    adaptive = Recording(engine(Middle()), Placement(CPU, CPU, Precision.FLOAT32), overlap=0.75, tiling=Tiling.ADAPTIVE)
+    found = adaptive.run(data, TILE, [0])[0]
+    expected = window(Middle(), Tiling.FULL, overlap=0.75).run(data, TILE, [0])[0]
     assert len(adaptive.rounds) > 2
     assert torch.equal(found > 0.5, expected > 0.5)
     assert adaptive.tiles == sum(map(len, adaptive.rounds)) < 17
@@ -116,7 +128,7 @@ def test_what_an_added_tile_shows_is_followed() -> None:
 
 def test_where_one_of_several_folds_sees_an_organ_tiles_are_added_for_all() -> None:
     network, data = Bright(), volume()
-    folds = [lambda: network.gain.fill_(0.0), lambda: network.gain.fill_(40.0)]  # the first sees nothing
+    folds = [-10, 40]  # the first sees nothing
     network.features = lambda x: (x, torch.cat([torch.zeros_like(x), (x - 0.5) * network.gain - 10], dim=1))
     adaptive = window(network, Tiling.ADAPTIVE)
     p = window(network, Tiling.FULL).run(data, TILE, folds)[0]
@@ -130,13 +142,10 @@ def test_folds_and_mirrored_passes_look_at_the_same_tiles_with_the_same_noise(sa
     network, data = Bright(Covariance.SINGLE_BASIS), volume()
     steps: list[tuple[int, int]] = []
 
-    def load(gain: float):
-        return lambda: network.gain.fill_(gain)
-
     def run(tiling: Tiling) -> tuple[SlidingWindow, Tensor]:
         steps.clear()
         each = window(network, tiling, samples=samples, mirror_axes=(0, 2))
-        probability, _ = each.run(data, TILE, [load(20.0), load(16.0)], lambda done, total: steps.append((done, total)))
+        probability, _ = each.run(data, TILE, [20, 16], lambda done, total: steps.append((done, total)))
         return each, probability
 
     full, p = run(Tiling.FULL)
@@ -156,4 +165,4 @@ def test_it_can_be_stopped_between_tiles() -> None:
             raise Cancelled("stop")
 
     with pytest.raises(Cancelled):
-        window(Bright(), Tiling.ADAPTIVE).run(volume(), TILE, [lambda: None], step)
+        window(Bright(), Tiling.ADAPTIVE).run(volume(), TILE, [0], step)

@@ -1,0 +1,77 @@
+"""Engines: what runs the network and computes the moments of a tile."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from MoBUncertaintyLib.inference.devices import autocast, autocast_dtype
+from MoBUncertaintyLib.model.card import Fold
+from MoBUncertaintyLib.network.backbone import StochasticNetwork
+from MoBUncertaintyLib.network.distribution import LogitGaussian
+from MoBUncertaintyLib.network.moments import Moments, moments
+from MoBUncertaintyLib.prediction import Precision
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+NetworkSource = Callable[[Fold], StochasticNetwork]
+"""Gives the network with the weights of a fold, in evaluation mode; always the same object."""
+
+
+class Engine(ABC):
+    """Runs a network, one fold at a time.
+
+    Attributes:
+        classes: C, background included.
+        device: What computes, for the provenance; set by `load`.
+        precision: Number format of the backbone; set by `load`.
+    """
+
+    classes: int
+    device: str
+    precision: torch.dtype
+
+    @abstractmethod
+    def load(self, fold: Fold, device: torch.device, precision: Precision) -> None:
+        """Get ready to run a fold on a device; what is ready already stays as it is."""
+
+    @abstractmethod
+    def run(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Run the network on one tile (1, C_in, *S); the output is valid until the next run."""
+
+    @abstractmethod
+    def moments(self, output: tuple[Tensor, ...], generator: torch.Generator) -> Moments:
+        """Compute the moments from the output of `run`; `generator` is the source of Monte Carlo's normals."""
+
+
+class TorchEngine(Engine):
+    """PyTorch: runs everything, everywhere.
+
+    Args:
+        network_of: Where the network comes from.
+        classes: C, background included.
+        samples: As for `moments`.
+    """
+
+    def __init__(self, network_of: NetworkSource, classes: int, samples: int | None = None) -> None:
+        self._network_of = network_of
+        self.classes = classes
+        self.samples = samples
+
+    def load(self, fold: Fold, device: torch.device, precision: Precision) -> None:
+        self._network = self._network_of(fold).to(device)
+        self._place = device, precision
+        self.device, self.precision = str(device), autocast_dtype(device, precision)
+
+    def run(self, x: Tensor) -> tuple[Tensor, ...]:
+        with autocast(*self._place):
+            return self._network.features(x)
+
+    def moments(self, output: tuple[Tensor, ...], generator: torch.Generator) -> Moments:
+        features, mean = output
+        head = self._network.head
+        gaussian = LogitGaussian(mean) if head is None else head(features, mean)
+        return moments(gaussian, self.samples, generator)
