@@ -33,10 +33,13 @@ from MoBUncertaintyLib.review.review import Review
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+    from jinja2 import Environment
 
 SCHEMA = "mob-uncertainty report"
 SCHEMA_VERSION = 3
-TEMPLATE = RESOURCES / "Report" / "report.html.jinja"
+TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT = (
+    RESOURCES / "Report" / name for name in ("report.html.jinja", "review.html.jinja", "review.css", "review.js")
+)
 
 VERDICTS = {
     Verdict.PENDING: "not decided",
@@ -147,13 +150,14 @@ def write_html(
 
 
 def check_template() -> None:
-    """Find out before hours of computing whether a report can be written.
+    """Find out before hours of computing whether a report and a review page can be written.
 
     Raises:
-        OutputError: The template is not installed.
+        OutputError: A template is not installed.
     """
-    if not TEMPLATE.is_file():
-        raise OutputError(f"The report's template {TEMPLATE} is not installed; install MoB Uncertainty again.")
+    for path in (TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT):
+        if not path.is_file():
+            raise OutputError(f"The report's template {path} is not installed; install MoB Uncertainty again.")
 
 
 def render_html(
@@ -170,15 +174,12 @@ def render_html(
     Raises:
         OutputError: The template is not installed.
     """
-    from jinja2 import Environment, StrictUndefined
-
     check_template()
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": _number, "readable": readable, "moment": _moment, "percent": _percent}
+    environment = make_environment()
     stops = ", ".join(f"rgb{tuple(colour)}" for colour in heat_colours(9).tolist())
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report,
-        facts=_facts(report),
+        facts=facts(report),
         verdicts={verdict.value: words for verdict, words in VERDICTS.items()},
         pictures=pictures,
         scale=scale,
@@ -188,6 +189,15 @@ def render_html(
         table=table,
         total_error=sum(row["expected_error_mm3"] for row in report["regions"]),
     )
+
+
+def make_environment() -> Environment:
+    """Make the environment of the templates: what a report says is text to it, never markup."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": _number, "readable": readable, "moment": _moment, "percent": _percent}
+    return environment
 
 
 def write_csv(path: Path, report: Mapping[str, Any]) -> None:
@@ -244,7 +254,7 @@ def _region_row(region: ReviewRegion, case: ReviewedCase) -> dict[str, Any]:
     return {name: values[name] for name in COLUMNS}
 
 
-def _facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+def facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     """List the facts of the report's first page, by heading; what is not known is left out."""
     ct, prediction, found = report["ct"], report["prediction"], report["review"]["settings"]
     settings = prediction.get("settings", {})

@@ -35,7 +35,7 @@ from MoBUncertaintyLib.images.reader import volume_stem
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.folders import FolderInProgress, FolderKind
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
-from MoBUncertaintyLib.output.report import ReviewedCase, build_report, check_template, write_html
+from MoBUncertaintyLib.output.report import ReviewedCase, check_template
 from MoBUncertaintyLib.output.results_record import (
     RECORD,
     SCHEMA,
@@ -45,6 +45,7 @@ from MoBUncertaintyLib.output.results_record import (
     read_record,
     read_table,
 )
+from MoBUncertaintyLib.output.review_page import write_review_page
 from MoBUncertaintyLib.output.scene_file import SceneError, write_scene_file
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.finder import Regions, write_csv
@@ -144,7 +145,7 @@ def write_results(
             except SceneError as error:  # the prediction is worth keeping without it
                 problems.append(str(error))
         described.warnings.extend(problems)
-        _write_review(partial / "review.html", ReviewedCase(image, Review(described, regions)))
+        write_review_page(partial / "review.html", ReviewedCase(image, Review(described, regions)))
         if more:
             more(partial)
         record = described.provenance | {"warnings": described.warnings}
@@ -200,12 +201,6 @@ def _write_volumes(folder: Path, prediction: Prediction) -> None:
     for kind in MAPS:
         for path, each in zip(_map_files(folder, kind, prediction.labels), getattr(prediction, kind), strict=True):
             _write_nifti(image_on(prediction.grid, each), path)
-
-
-def _write_review(path: Path, case: ReviewedCase) -> None:
-    """Write the report of a case that nobody has reviewed yet."""
-    predicted = case.prediction.segmentation
-    write_html(path, build_report(case, corrected=predicted), case, corrected=predicted, table="regions.csv")
 
 
 def _map_files(folder: Path, kind: str, labels: Sequence[Label]) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes.util
 import importlib.util
+import shutil
 
 import pytest
 
@@ -12,3 +13,5 @@ needs_views = pytest.mark.skipif(not importlib.util.find_spec("trame_slicer"), r
 needs_mesa = pytest.mark.skipif(
     not any(map(ctypes.util.find_library, ("OSMesa", "EGL"))), reason="no OSMesa or EGL library to draw off screen"
 )
+BROWSER = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
+needs_browser = pytest.mark.skipif(not BROWSER, reason="no Chromium (on Debian: apt install chromium-headless-shell)")

@@ -1,0 +1,171 @@
+"""Serve the review page on this computer alone, so that each click acts at once.
+
+The server listens on the loopback address only, and its address holds a token that nobody can guess. It answers no page
+of another site: a request must name this server as its host.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock
+from typing import Any
+
+from MoBUncertaintyLib.errors import ReviewError, UserError
+from MoBUncertaintyLib.output.report import ReviewedCase
+from MoBUncertaintyLib.output.review_page import ReviewPage
+
+_LARGEST_REQUEST = 2**20  # bytes
+
+
+class PageReview:
+    """A review that is led from a page: takes its steps, and says what the page must show then.
+
+    Args:
+        case: The case.
+    """
+
+    def __init__(self, case: ReviewedCase) -> None:
+        self._review = case.review
+        self._page = ReviewPage(case)
+        self._sent = self._page.maps()
+
+    def render(self) -> str:
+        """Write the page as it is now."""
+        self._sent = self._page.maps()
+        return self._page.render(served=True)
+
+    def step(self, action: Mapping[str, Any]) -> dict[str, Any]:
+        """Take a step of the page: `click`, `remove`, `decide`, `comment`, `undo` or `suggest`.
+
+        Returns:
+            The page's state, the maps of the regions that have changed, and a message.
+
+        Raises:
+            ReviewError: The step cannot be taken, or is none.
+        """
+        review, message, suggestion = self._review, "", None
+        try:
+            match action["action"]:
+                case "click":
+                    points = [tuple(float(part) for part in point) for point in action["points_ras"]]
+                    review.click(points, int(action["label"]), action["region"])
+                    message = self._said_of(review.clicks[-1].click_id)
+                case "remove":
+                    review.remove_click(str(action["id"]))
+                case "decide":
+                    review.decide(str(action["region"]), str(action["verdict"]), action["label"])
+                case "comment":
+                    review.comment(str(action["region"]), str(action["text"]))
+                case "undo":
+                    review.undo()
+                case "suggest":
+                    suggestion = review.suggestion()
+                    message = self._said_of_suggestion(suggestion)
+                case _:
+                    raise KeyError
+        except (KeyError, TypeError, ValueError) as error:
+            raise ReviewError("The page sent a step that is none; load it again.") from error
+        maps = self._page.maps()
+        changed = {region_id: each for region_id, each in maps.items() if each != self._sent.get(region_id)}
+        self._sent = maps
+        place = suggestion and {"region": suggestion.region_id, "point_ras": suggestion.point_ras}
+        return self._page.state() | {"maps": changed, "message": message, "suggestion": place}
+
+    def decisions(self) -> str:
+        """Write the decisions file: the review's whole record."""
+        return json.dumps(self._review.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def _said_of(self, click_id: str) -> str:
+        added, changed = (mm3 / 1000 for mm3 in self._review.effects[click_id])
+        if click_id in self._review.conflicts:
+            return "This click is in conflict with others; it changed its own voxels only."
+        return f"The click changed {changed:.2f} ml: the volume by {added:+.2f} ml.".replace("-", "\u2212")
+
+    def _said_of_suggestion(self, suggestion: Any) -> str:
+        if suggestion is None:
+            return "No region is left to decide."
+        return f"A click at the cross is expected to remove {suggestion.gain_mm3 / 1000:.2f} ml of error."
+
+
+def serve(case: ReviewedCase, port: int = 0, ready: Callable[[str], None] = print) -> None:
+    """Serve the page of a case until it is interrupted.
+
+    Args:
+        case: The case.
+        port: TCP port on the loopback address; 0: a free one.
+        ready: Told the page's address once it can be opened.
+
+    Raises:
+        ReviewError: The port is taken.
+    """
+    try:
+        server = _Server(PageReview(case), port)
+    except OSError as error:
+        raise ReviewError(f"Port {port} cannot be used ({error.strerror}); choose another one with --port.") from error
+    with server:
+        ready(f"http://127.0.0.1:{server.server_port}/{server.token}/")
+        server.serve_forever()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, review: PageReview, port: int) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.review, self.token, self.lock = review, secrets.token_urlsafe(24), Lock()
+        self.hosts = {f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost")}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_GET(self) -> None:
+        """Answer with the page, or with the decisions file."""
+        path, review = self._path(), self.server.review
+        with self.server.lock:
+            if path == "":
+                self._answer(review.render(), "text/html")
+            elif path == "decisions":
+                self._answer(review.decisions(), "application/json")
+            else:
+                self._refuse(HTTPStatus.NOT_FOUND, "There is no such page.")
+
+    def do_POST(self) -> None:
+        """Take a step."""
+        length = self.headers.get("Content-Length", "")
+        if self._path() != "step" or not (length.isdecimal() and int(length) <= _LARGEST_REQUEST):
+            self._refuse(HTTPStatus.NOT_FOUND, "There is no such page.")
+            return
+        with self.server.lock:
+            try:
+                answer = self.server.review.step(json.loads(self.rfile.read(int(length))))
+                self._answer(json.dumps(answer, allow_nan=False), "application/json")
+            except (UserError, ValueError) as error:
+                self._refuse(HTTPStatus.BAD_REQUEST, str(error))
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep quiet: the address with its token belongs in no log."""
+
+    def _path(self) -> str | None:
+        """Return the path below the token; None for whoever does not know it or takes this for another host."""
+        if self.headers.get("Host") not in self.server.hosts:
+            return None
+        head, _, path = self.path.removeprefix("/").partition("/")
+        return path if secrets.compare_digest(head.encode(), self.server.token.encode()) else None
+
+    def _answer(self, text: str, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
+        content = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _refuse(self, status: HTTPStatus, text: str) -> None:
+        self._answer(json.dumps({"error": text}), "application/json", status)

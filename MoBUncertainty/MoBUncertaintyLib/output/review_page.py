@@ -1,0 +1,218 @@
+"""The review page: one HTML file in which a reader looks at the regions' slices, clicks, decides and saves decisions.
+
+Alone it needs no network and shows the prediction; `cli.review_server` serves the same page and answers each step with
+what comes of it. The voxels around each region are in the page, their axes turned to the patient's (S, A, R).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.geometry import Box, Grid, shape_of, widened, within
+from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.output.pictures.planes import central_voxel
+from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
+from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, REGION_COLOUR
+from MoBUncertaintyLib.output.report import (
+    PAGE_SCRIPT,
+    PAGE_STYLE,
+    PAGE_TEMPLATE,
+    ReviewedCase,
+    build_report,
+    check_template,
+    facts,
+    make_environment,
+)
+from MoBUncertaintyLib.regions.uncertainty import voxel_uncertainty
+from MoBUncertaintyLib.review.region import ReviewRegion
+
+NOT_ORGAN_COLOUR = "#ff5a4f"
+"""Of clicks that say "not organ"."""
+
+_MARGIN_MM = 15.0
+_LARGEST_VOXELS = 30_000_000  # of all crops: about 10 MB of page
+
+
+class ReviewPage:
+    """The page of one case, and what it must be told after each step.
+
+    Args:
+        case: The case; its review may have begun.
+    """
+
+    def __init__(self, case: ReviewedCase) -> None:
+        self._case = case
+        grid = case.prediction.grid
+        self._axes, self._flipped = patient_axes(grid)
+        self._scale = Scale.of(case.ct, case.review.settings)
+        self._boxes: dict[str, Box] = {}
+        left = _LARGEST_VOXELS
+        for region in case.review.regions[:DRAWN_REGIONS]:
+            box = widened(region.box, np.ceil(_MARGIN_MM / grid.spacing), case.prediction.shape)
+            left -= int(np.prod(shape_of(box)))
+            if left < 0 and self._boxes:
+                break
+            self._boxes[region.region_id] = box
+
+    def render(self, table: str = "regions.csv", served: bool = False) -> str:
+        """Write the page's text.
+
+        Args:
+            table: Name of the file that lists all regions.
+            served: A server takes the page's steps; else it stands alone.
+
+        Raises:
+            OutputError: The template is not installed.
+        """
+        from markupsafe import Markup
+
+        check_template()
+        case, review = self._case, self._case.review
+        report = build_report(case)
+        data = self.state() | {
+            "served": served,
+            "predicted_sha256": review.digest,
+            "labels": [
+                {"value": each.value, "name": each.name, "title": readable(each.name), "colour": _css(each.colour)}
+                for each in case.prediction.labels
+            ],
+            "heat": {
+                "colours": heat_colours(64).tolist(),
+                "threshold": self._scale.threshold,
+                "top": self._scale.top,
+            },
+            "colours": {"region": _css(REGION_COLOUR), "other": NOT_ORGAN_COLOUR},
+            "crops": {region_id: self._crop(region_id) for region_id in self._boxes},
+        }
+        text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # no text in it can end the script element
+        stops = ", ".join(_css(colour) for colour in heat_colours(9))
+        return (
+            make_environment()
+            .from_string(PAGE_TEMPLATE.read_text(encoding="utf-8"))
+            .render(
+                name=case.prediction.provenance.get("input", {}).get("name") or "CT",
+                warnings=report["warnings"],
+                notice=report["notice"],
+                software=report["software"],
+                created=report["created"],
+                facts=facts(report),
+                scale=self._scale,
+                stops=Markup(stops),
+                table=table,
+                case=data | {"regions_left": max(len(review.regions) - LISTED_REGIONS, 0)},
+                case_json=Markup(text),
+                nonce=hashlib.sha256(text.encode()).hexdigest()[:24],
+                css=Markup(PAGE_STYLE.read_text(encoding="utf-8")),
+                js=Markup(PAGE_SCRIPT.read_text(encoding="utf-8")),
+            )
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return what the page shows beside pictures, ready for JSON."""
+        review = self._case.review
+        return {
+            "regions": [self._describe(region) for region in review.regions[:LISTED_REGIONS]],
+            "clicks": [
+                {
+                    "id": click.click_id,
+                    "points_ras": click.points_ras,
+                    "label": click.label,
+                    "time": click.time.isoformat(),
+                    "region": click.region_id,
+                    "conflict": click.click_id in review.conflicts,
+                }
+                for click in review.clicks
+            ],
+            "counter": review.expected_error_mm3,
+            "signature": review.signature and review.signature.name,
+            "can_undo": review.can_undo,
+        }
+
+    def maps(self) -> dict[str, str]:
+        """Return, packed, the label, uncertainty and region of each voxel around each region that is drawn."""
+        return {region_id: self._maps(region_id) for region_id in self._boxes}
+
+    def _describe(self, region: ReviewRegion) -> dict[str, Any]:
+        grid = self._case.prediction.grid
+        focus = grid.to_ras(central_voxel(region.mask, grid.spacing) + [part.start for part in region.box])
+        return asdict(region.region) | {
+            "id": region.region_id,
+            "verdict": "resolved" if region.resolved else region.verdict.value,
+            "label": region.label,
+            "comment": region.comment,
+            "focus_ras": focus.tolist(),
+        }
+
+    def _crop(self, region_id: str) -> dict[str, Any]:
+        box, grid = self._boxes[region_id], self._case.prediction.grid
+        view = sitk.GetArrayViewFromImage(self._case.ct)[box].astype(np.float32)
+        grey = np.clip((view - self._scale.black) / (self._scale.white - self._scale.black), 0, 1)
+        axes, signs = list(self._axes), np.where(self._flipped, -1.0, 1.0)
+        corner = np.empty(3)
+        for axis, back in zip(self._axes, self._flipped, strict=True):
+            corner[axis] = box[axis].stop - 1 if back else box[axis].start
+        crop = Grid(grid.spacing[axes], grid.rotation[:, axes] * signs, grid.to_ras(corner))
+        return {
+            "shape": [shape_of(box)[axis] for axis in axes],
+            "spacing": crop.spacing.tolist(),
+            "ijk_to_ras": crop.matrix().tolist(),
+            "ras_to_ijk": np.linalg.inv(crop.matrix()).tolist(),
+            "ct": _pack(self._turned(np.round(grey * 85) * 3)),  # 86 greys pack well, and no eye tells them from 256
+            "maps": self._maps(region_id),
+        }
+
+    def _maps(self, region_id: str) -> str:
+        review, box = self._case.review, self._boxes[region_id]
+        uncertainty = voxel_uncertainty(self._scale.measure, *(list(maps) for maps in review.maps_in(box)))
+        region, mask = review.region(region_id), np.zeros(shape_of(box), np.uint8)
+        mask[within(region.box, box)] = region.mask
+        heat = np.clip(np.round(uncertainty / self._scale.top * 255), 0, 255)
+        return _pack(*(self._turned(each) for each in (review.labels_in(box), heat, mask)))
+
+    def _turned(self, array: np.ndarray) -> np.ndarray:
+        turned = array.transpose(self._axes)
+        return np.flip(turned, [n for n, back in enumerate(self._flipped) if back]).astype(np.uint8)
+
+
+def write_review_page(path: Path, case: ReviewedCase, table: str = "regions.csv") -> None:
+    """Write the page as a file that stands alone; arguments and errors as for `ReviewPage.render`.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path.write_text(ReviewPage(case).render(table), encoding="utf-8")
+
+
+def patient_axes(grid: Grid) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """Find the array's axes that run nearest to S, A and R, and which of them run backwards.
+
+    Example:
+        >>> patient_axes(Grid.from_matrix(np.diag([-1.0, -1.0, 2.0, 1.0])))
+        ((0, 1, 2), (False, True, True))
+    """
+    rows = (2, 1, 0)  # of the rotation, which is in the order R, A, S
+
+    def along(order: Sequence[int]) -> list[float]:
+        return [float(grid.rotation[row, axis]) for row, axis in zip(rows, order, strict=True)]
+
+    axes = max(permutations(range(3)), key=lambda order: sum(map(abs, along(order))))
+    return axes, tuple(part < 0 for part in along(axes))
+
+
+def _pack(*arrays: np.ndarray) -> str:
+    return base64.b64encode(zlib.compress(b"".join(each.tobytes() for each in arrays), 6)).decode()
+
+
+def _css(colour: Sequence[int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*(int(each) for each in colour))

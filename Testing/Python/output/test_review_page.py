@@ -1,0 +1,177 @@
+"""The review page, alone in a real browser: slices, clicks, verdicts, and the decisions that it saves."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from MoBUncertaintyLib.geometry import LPS_TO_RAS, Grid
+from MoBUncertaintyLib.output.review_page import patient_axes, write_review_page
+from support.browser import Reader, reader
+from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case
+from support.fake_review import fake_review
+from support.marks import needs_browser
+
+HOSTILE = "</script><script>document.title = 'taken'</script>"
+
+
+def data_of(path: Path) -> dict:
+    text = path.read_text(encoding="utf-8")
+    return json.loads(re.search(r'id="case">(.*?)</script>', text, re.DOTALL).group(1))
+
+
+def unpack(crop: dict, name: str) -> np.ndarray:
+    return np.frombuffer(zlib.decompress(base64.b64decode(crop[name])), np.uint8).reshape(-1, *crop["shape"])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write_review_page(tmp_path / "review.html", fake_review())
+    return tmp_path / "review.html"
+
+
+@pytest.fixture
+def person(path: Path) -> Iterator[Reader]:
+    with reader() as each:
+        each.open(path.as_uri())
+        yield each
+
+
+class TestFile:
+    @pytest.mark.parametrize("direction", [OBLIQUE, LEFT_HANDED, (0, 0, 1, 1, 0, 0, 0, -1, 0)])
+    def test_voxels_are_where_its_matrix_says(self, tmp_path, direction):
+        review = fake_review(fake_case(direction))
+        write_review_page(tmp_path / "review.html", review)
+        crops = data_of(tmp_path / "review.html")["crops"].values()
+        for crop in crops:
+            grey, (labels, _, mask) = unpack(crop, "ct")[0], unpack(crop, "maps")
+            matrix = np.array(crop["ijk_to_ras"])
+            assert np.allclose(np.linalg.inv(matrix), crop["ras_to_ijk"])
+            assert (np.abs(matrix[:3, 2::-1]).argmax(axis=0) == (2, 1, 0)).all()  # S, A, R
+            assert (matrix[(2, 1, 0), (2, 1, 0)] > 0).all()
+            for voxel in np.argwhere(mask)[::97]:
+                lps = LPS_TO_RAS * (matrix @ (*voxel[::-1], 1))[:3]
+                index = review.ct.TransformPhysicalPointToIndex(lps.tolist())
+                assert labels[tuple(voxel)] == review.prediction.segmentation[index[::-1]]
+                assert (grey[tuple(voxel)] == 255) == (review.ct[index] >= 240)
+        assert crops
+
+    def test_text_stays_text(self, tmp_path):
+        review = fake_review()
+        review.prediction.provenance["input"]["name"] = HOSTILE
+        review.prediction.warnings.append(HOSTILE)
+        write_review_page(tmp_path / "review.html", review)
+        text = (tmp_path / "review.html").read_text(encoding="utf-8")
+        assert HOSTILE not in text
+        assert text.count("<script") == 2
+
+    def test_axes_of_the_patient(self):
+        matrix = np.eye(4)
+        matrix[:3, :3] = [[0, 0, 3], [-1, 0, 0], [0, -2, 0]]  # i runs to P, j to I, k to R
+        assert patient_axes(Grid.from_matrix(matrix)) == ((1, 2, 0), (True, True, False))
+
+
+@needs_browser
+class TestReader:
+    def test_click_is_where_it_was_made(self, person, path):
+        crop = data_of(path)["crops"]["1"]
+        person.press("o")
+        person.click(0, 0.5, 0.5)
+        person.press("n")
+        person.click(1, 0.4, 0.6)
+        organ, other = person.save()["clicks"]
+        assert (organ["label"], other["label"]) == ("pancreas", "background")
+        for click in (organ, other):
+            voxel = np.array(crop["ras_to_ijk"]) @ (*click["points_ras"][0], 1)
+            assert np.allclose(voxel, voxel.round(), atol=1e-6)
+            assert ((voxel[2::-1] >= -0.1) & (voxel[2::-1] < crop["shape"])).all()
+        middle = np.array(crop["ijk_to_ras"]) @ (*((np.array(crop["shape"][::-1]) - 1) / 2), 1)
+        assert np.abs(np.array(organ["points_ras"][0])[:2] - middle[:2]).max() < 3.1  # half a voxel, oblique
+
+    def test_stroke_is_one_click(self, person):
+        person.press("o")
+        person.draw(0, (0.4, 0.5), (0.6, 0.5))
+        (stroke,) = person.save()["clicks"]
+        points = np.array(stroke["points_ras"])
+        assert len(points) > 2
+        assert len({tuple(point) for point in points}) == len(points)
+
+    def test_verdicts_comments_and_signature(self, person):
+        person.press("i")
+        person.page.fill("#comment", "tail")
+        person.page.focus("#regions")
+        person.page.locator("#regions li").nth(1).click()
+        person.press("a")
+        person.page.fill("#reader", "A. Reader")
+        saved = person.save()
+        first, second = saved["regions"]
+        assert (first["verdict"], first["comment"], second["verdict"]) == ("include", "tail", "accept")
+        assert saved["signature"]["name"] == "A. Reader"
+
+    def test_not_signed_while_regions_are_open(self, person):
+        person.press("a")
+        person.page.fill("#reader", "A. Reader")
+        assert "signature" not in person.save()
+
+    def test_undo_takes_back_click_and_verdict(self, person):
+        before = person.pixels(0)
+        person.press("o")
+        person.click(0, 0.5, 0.5)
+        person.press("a")
+        assert "1 click, 1 of 2 regions decided" in person.text("#count")
+        person.press("Control+z", "u", "v")
+        assert "0 clicks, 0 of 2 regions decided" in person.text("#count")
+        person.page.locator("#regions li").nth(0).click()
+        assert person.pixels(0) == before
+
+    def test_click_in_a_decided_region_opens_it(self, person):
+        person.press("a", "o")
+        person.click(0, 0.5, 0.5)
+        assert "0 of 2 regions decided" in person.text("#count")
+
+    def test_click_can_be_removed(self, person):
+        person.press("o")
+        person.click(0, 0.5, 0.5)
+        person.page.click("#clicks .remove")
+        assert person.save()["clicks"] == []
+
+    def test_looking_and_leafing_mark_nothing(self, person):
+        before = person.pixels(1)
+        person.click(0, 0.4, 0.4)
+        assert person.pixels(1) != before
+        caption = person.text("#caption-0")
+        person.page.hover("#plane-0")
+        person.page.mouse.wheel(0, -100)
+        assert person.text("#caption-0") != caption
+        assert person.save()["clicks"] == []
+
+    def test_keys_typed_as_text_decide_nothing(self, person):
+        person.page.click("#comment")
+        person.page.keyboard.type("a nice tail")
+        assert "0 of 2 regions decided" in person.text("#count")
+
+    def test_label_is_chosen_where_there_are_several(self, tmp_path):
+        case = fake_case(labels=(PANCREAS, LEFT_KIDNEY))
+        write_review_page(tmp_path / "review.html", fake_review(case))
+        with reader() as person:
+            person.open((tmp_path / "review.html").as_uri())
+            person.page.select_option("#label", label="kidney left")
+            person.press("o")
+            person.click(0, 0.5, 0.5)
+            assert person.save()["clicks"][0]["label"] == "kidney_left"
+
+    def test_nothing_is_asked_of_the_network(self, path):
+        with reader() as person:
+            asked = []
+            person.page.on("request", lambda request: asked.append(request.url))
+            person.open(path.as_uri())
+            person.press("ArrowDown", "a")
+            person.save()
+        assert {url.partition(":")[0] for url in asked} <= {"file", "blob"}

@@ -1,0 +1,83 @@
+"""A real browser without a window, in which pages are tried."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from support.marks import BROWSER
+
+
+class Reader:
+    """Somebody in front of the review page.
+
+    Args:
+        page: Playwright's page.
+    """
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+
+    def open(self, address: str) -> None:
+        """Load a page, and wait until its first region is drawn."""
+        self.page.goto(address)
+        self.page.wait_for_selector("#regions li")
+
+    def click(self, plane: int, right: float, down: float) -> None:
+        """Click at fractions of a picture's width and height."""
+        self.page.mouse.click(*self._at(plane, right, down))
+
+    def draw(self, plane: int, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Draw a stroke between two places of a picture."""
+        self.page.mouse.move(*self._at(plane, *start))
+        self.page.mouse.down()
+        self.page.mouse.move(*self._at(plane, *end), steps=6)
+        self.page.mouse.up()
+
+    def press(self, *keys: str) -> None:
+        """Press keys, one after the other."""
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def text(self, selector: str) -> str:
+        """Read what an element shows."""
+        return str(self.page.inner_text(selector))
+
+    def wait_for(self, expression: str) -> None:
+        """Wait until a JavaScript expression is true."""
+        self.page.wait_for_function(expression)
+
+    def pixels(self, plane: int) -> str:
+        """Take what a picture shows, as text that can be compared."""
+        return str(self.page.evaluate(f"document.getElementById('plane-{plane}').toDataURL()"))
+
+    def save(self) -> dict[str, Any]:
+        """Save the decisions, and read the file."""
+        with self.page.expect_download() as download:
+            self.page.click("#save")
+        with Path(download.value.path()).open(encoding="utf-8") as file:
+            decisions: dict[str, Any] = json.load(file)
+        return decisions
+
+    def _at(self, plane: int, right: float, down: float) -> tuple[float, float]:
+        box = self.page.locator(f"#plane-{plane}").bounding_box()
+        return box["x"] + right * box["width"], box["y"] + down * box["height"]
+
+
+@contextmanager
+def reader() -> Iterator[Reader]:
+    """Open a browser; whatever goes wrong in the page, or is asked of another host, fails the test."""
+    from playwright.sync_api import sync_playwright
+
+    problems: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1400, "height": 950})
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        yield Reader(page)
+        browser.close()
+    assert not problems
