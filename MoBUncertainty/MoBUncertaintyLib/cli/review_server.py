@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
@@ -17,6 +18,7 @@ from typing import Any
 from MoBUncertaintyLib.errors import ReviewError, UserError
 from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.output.review_page import ReviewPage
+from MoBUncertaintyLib.review.suggestion import Suggestion
 
 _LARGEST_REQUEST = 2**20  # bytes
 
@@ -47,11 +49,12 @@ class PageReview:
         Raises:
             ReviewError: The step cannot be taken, or is none.
         """
-        review, message, suggestion = self._review, "", None
+        review, message = self._review, ""
+        suggestion: Suggestion | None = None
         try:
             match action["action"]:
                 case "click":
-                    points = [tuple(float(part) for part in point) for point in action["points_ras"]]
+                    points = [(float(r), float(a), float(s)) for r, a, s in action["points_ras"]]
                     review.click(points, int(action["label"]), action["region"])
                     message = self._said_of(review.clicks[-1].click_id)
                 case "remove":
@@ -72,7 +75,7 @@ class PageReview:
         maps = self._page.maps()
         changed = {region_id: each for region_id, each in maps.items() if each != self._sent.get(region_id)}
         self._sent = maps
-        place = suggestion and {"region": suggestion.region_id, "point_ras": suggestion.point_ras}
+        place = asdict(suggestion) if suggestion else None
         return self._page.state() | {"maps": changed, "message": message, "suggestion": place}
 
     def decisions(self) -> str:
@@ -80,12 +83,13 @@ class PageReview:
         return json.dumps(self._review.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def _said_of(self, click_id: str) -> str:
-        added, changed = (mm3 / 1000 for mm3 in self._review.effects[click_id])
+        net, changed = (mm3 / 1000 for mm3 in self._review.effects[click_id])
         if click_id in self._review.conflicts:
-            return "This click is in conflict with others; it changed its own voxels only."
-        return f"The click changed {changed:.2f} ml: the volume by {added:+.2f} ml.".replace("-", "\u2212")
+            return "This click contradicts others near by: what it says holds for its own voxels only."
+        return f"The click changed {changed:.2f} ml, and the volume by {net:+.2f} ml.".replace("-", "\u2212")
 
-    def _said_of_suggestion(self, suggestion: Any) -> str:
+    @staticmethod
+    def _said_of_suggestion(suggestion: Suggestion | None) -> str:
         if suggestion is None:
             return "No region is left to decide."
         return f"A click at the cross is expected to remove {suggestion.gain_mm3 / 1000:.2f} ml of error."

@@ -59,7 +59,7 @@ class ReviewPage:
         self._boxes: dict[str, Box] = {}
         left = _LARGEST_VOXELS
         for region in case.review.regions[:DRAWN_REGIONS]:
-            box = widened(region.box, np.ceil(_MARGIN_MM / grid.spacing), case.prediction.shape)
+            box = widened(region.box, np.ceil(_MARGIN_MM / grid.spacing).tolist(), case.prediction.shape)
             left -= int(np.prod(shape_of(box)))
             if left < 0 and self._boxes:
                 break
@@ -181,8 +181,8 @@ class ReviewPage:
         return _pack(*(self._turned(each) for each in (review.labels_in(box), heat, mask)))
 
     def _turned(self, array: np.ndarray) -> np.ndarray:
-        turned = array.transpose(self._axes)
-        return np.flip(turned, [n for n, back in enumerate(self._flipped) if back]).astype(np.uint8)
+        turned = array.transpose(self._axes)[tuple(slice(None, None, -1 if back else 1) for back in self._flipped)]
+        return np.asarray(turned.astype(np.uint8))
 
 
 def write_review_page(path: Path, case: ReviewedCase, table: str = "regions.csv") -> None:

@@ -181,7 +181,7 @@ function drawMarks(context, f, crop, plane) {
     context.strokeStyle = click.conflict ? "#000" : "#fff";
     context.stroke();
   }
-  if (state.suggestion?.region === current && near(toVoxel(crop, state.suggestion.point_ras))) {
+  if (state.suggestion?.region_id === current && near(toVoxel(crop, state.suggestion.point_ras))) {
     const [x, y] = pixel(f, crop, plane, toVoxel(crop, state.suggestion.point_ras)), arm = 8 * devicePixelRatio;
     context.strokeStyle = "#ffe14d";
     context.lineWidth = 2 * devicePixelRatio;
@@ -493,7 +493,7 @@ function neighbour(by) {
 async function next() {
   if (CASE.served) {
     await step({ action: "suggest" });
-    if (state.suggestion) return show(state.suggestion.region).then(() => goTo(state.suggestion.point_ras));
+    if (state.suggestion) return show(state.suggestion.region_id).then(() => goTo(state.suggestion.point_ras));
   }
   const open = state.regions.find((each) => each.verdict === "pending" && each.id !== current);
   if (open) show(open.id);

@@ -1,0 +1,156 @@
+"""The review page as it is served: each click acts at once, and nobody else is answered."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+from MoBUncertaintyLib.cli import review_server
+from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.output.report import ReviewedCase
+from support.browser import Reader, reader
+from support.fake_review import fake_review
+from support.marks import needs_browser
+
+
+class Served:
+    """A case whose page is served by a thread of this process."""
+
+    def __init__(self, case: ReviewedCase) -> None:
+        self.case = case
+        self._ready = threading.Event()
+        threading.Thread(target=review_server.serve, args=(case, 0, self._started), daemon=True).start()
+        assert self._ready.wait(20)
+        self.place = urlsplit(self.address)
+
+    def _started(self, address: str) -> None:
+        self.address = address
+        self._ready.set()
+
+    def ask(self, path: str, body: object = None, **headers: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection(self.place.hostname, self.place.port, timeout=20)
+        text = body if body is None or isinstance(body, str) else json.dumps(body)
+        connection.request("GET" if body is None else "POST", path, text, headers)
+        answer = connection.getresponse()
+        said = answer.status, answer.read().decode()
+        connection.close()
+        return said
+
+    def step(self, **action: object) -> tuple[int, dict]:
+        status, text = self.ask(f"{self.place.path}step", action)
+        return status, json.loads(text)
+
+
+@pytest.fixture
+def served() -> Served:
+    return Served(fake_review())
+
+
+@pytest.fixture
+def person(served: Served) -> Iterator[Reader]:
+    with reader() as each:
+        each.open(served.address)
+        yield each
+
+
+class TestServer:
+    def test_listens_on_loopback_with_a_long_token(self, served):
+        assert served.place.hostname == "127.0.0.1"
+        assert len(served.place.path.strip("/")) >= 32
+
+    @pytest.mark.parametrize("path", ["/", "/step", "/decisions", "/0123456789/", "/../decisions", "//"])
+    def test_who_does_not_know_the_token_learns_nothing(self, served, path):
+        assert served.ask(path) == (404, '{"error": "There is no such page."}')
+        assert served.ask(path, {"action": "undo"})[0] == 404
+
+    def test_pages_of_other_hosts_are_refused(self, served):
+        """A name of somebody else's that points to this computer must not reach it."""
+        assert served.ask(served.place.path, Host="evil.example")[0] == 404
+        assert served.ask(served.place.path)[0] == 200
+
+    def test_click_changes_maps_and_counter(self, served):
+        review = served.case.review
+        before = review.labels_in(review.regions[0].box)
+        point = review.regions[0].region.centroid_ras
+        label = 0 if before[review.regions[0].mask].mean() > 0.5 else 1
+        status, said = served.step(action="click", points_ras=[point], label=label, region="1")
+        assert status == 200
+        assert said["maps"]
+        assert said["counter"] == list(review.expected_error_mm3)
+        assert said["clicks"][0]["points_ras"] == [list(point)]
+        assert "ml" in said["message"]
+        status, said = served.step(action="undo")
+        assert said["clicks"] == []
+        assert np.array_equal(review.labels_in(review.regions[0].box), before)
+
+    @pytest.mark.parametrize(
+        "action",
+        [
+            {"action": "fly"},
+            {},
+            {"action": "click", "points_ras": [[1]], "label": 1, "region": None},
+            {"action": "click", "points_ras": [["a", 0, 0]], "label": 1, "region": None},
+            {"action": "decide", "region": "99", "verdict": "accept", "label": None},
+            {"action": "click", "points_ras": [[9e9, 0, 0]], "label": 1, "region": None},
+        ],
+    )
+    def test_bad_steps_are_refused_in_a_sentence(self, served, action):
+        status, said = served.step(**action)
+        assert status == 400
+        assert said["error"].endswith(".")
+        assert served.case.review.clicks == ()
+
+    def test_what_is_no_json_is_refused(self, served):
+        assert served.ask(f"{served.place.path}step", "{")[0] == 400
+        assert served.ask(f"{served.place.path}step", "[]")[0] == 400
+        assert served.ask(f"{served.place.path}step", "x" * (2**20 + 1))[0] == 404
+
+    def test_taken_port_is_named(self, served):
+        with pytest.raises(ReviewError, match=f"Port {served.place.port} cannot be used"):
+            review_server.serve(fake_review(), served.place.port)
+
+
+@needs_browser
+class TestReader:
+    def test_click_moves_the_outline_and_undo_takes_it_back(self, person, served):
+        before = person.pixels(0)
+        person.press("o")
+        person.click(0, 0.62, 0.5)
+        person.wait_for("state.clicks.length === 1")
+        assert "1 click, expected error" in person.text("#count")
+        assert "changed" in person.text("#message") or "contradicts" in person.text("#message")
+        person.press("u", "v")
+        person.wait_for("state.clicks.length === 0")
+        person.page.evaluate("show(state.regions[0].id)")
+        assert person.pixels(0) == before
+        assert served.case.review.clicks == ()
+
+    def test_next_goes_to_the_suggested_place(self, person, served):
+        person.press("Enter")
+        person.wait_for("state.suggestion !== null")
+        assert "expected to remove" in person.text("#message")
+        suggested = served.case.review.suggestion()
+        assert person.page.evaluate("current") == suggested.region_id
+
+    def test_saved_decisions_are_the_record(self, person, served):
+        person.press("n")
+        person.click(0, 0.5, 0.5)
+        person.press("v", "ArrowDown", "a")
+        person.wait_for("state.regions.some((each) => each.verdict === 'accept')")
+        assert person.save() == json.loads(json.dumps(served.case.review.to_dict()))
+
+    def test_a_refused_step_is_said(self, served):
+        with reader(tolerated="status of 400") as person:
+            person.open(served.address)
+            for region_id in ("1", "2"):
+                served.case.review.decide(region_id, "accept")
+            served.case.review.sign("A. Reader")
+            person.press("e")
+            person.wait_for("document.getElementById('message').classList.contains('problem')")
+            assert "signed off by A. Reader" in person.text("#message")
