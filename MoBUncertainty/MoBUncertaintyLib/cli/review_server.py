@@ -16,6 +16,7 @@ from threading import Lock
 from typing import Any
 
 from MoBUncertaintyLib.errors import ReviewError, UserError
+from MoBUncertaintyLib.geometry import Box
 from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.output.review_page import ReviewPage
 from MoBUncertaintyLib.review.suggestion import Suggestion
@@ -33,11 +34,9 @@ class PageReview:
     def __init__(self, case: ReviewedCase) -> None:
         self._review = case.review
         self._page = ReviewPage(case)
-        self._sent = self._page.maps()
 
     def render(self) -> str:
         """Write the page as it is now."""
-        self._sent = self._page.maps()
         return self._page.render(served=True)
 
     def step(self, action: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,21 +49,22 @@ class PageReview:
             ReviewError: The step cannot be taken, or is none.
         """
         review, message = self._review, ""
+        boxes: tuple[Box, ...] = ()
         suggestion: Suggestion | None = None
         try:
             match action["action"]:
                 case "click":
                     points = [(float(r), float(a), float(s)) for r, a, s in action["points_ras"]]
-                    review.click(points, int(action["label"]), action["region"])
+                    boxes = review.click(points, int(action["label"]), action["region"])
                     message = self._said_of(review.clicks[-1].click_id)
                 case "remove":
-                    review.remove_click(str(action["id"]))
+                    boxes = review.remove_click(str(action["id"]))
                 case "decide":
-                    review.decide(str(action["region"]), str(action["verdict"]), action["label"])
+                    boxes = review.decide(str(action["region"]), str(action["verdict"]), action["label"])
                 case "comment":
-                    review.comment(str(action["region"]), str(action["text"]))
+                    boxes = review.comment(str(action["region"]), str(action["text"]))
                 case "undo":
-                    review.undo()
+                    boxes = review.undo()
                 case "suggest":
                     suggestion = review.suggestion()
                     message = self._said_of_suggestion(suggestion)
@@ -72,11 +72,8 @@ class PageReview:
                     raise KeyError
         except (KeyError, TypeError, ValueError) as error:
             raise ReviewError("The page sent a step that is none; load it again.") from error
-        maps = self._page.maps()
-        changed = {region_id: each for region_id, each in maps.items() if each != self._sent.get(region_id)}
-        self._sent = maps
         place = asdict(suggestion) if suggestion else None
-        return self._page.state() | {"maps": changed, "message": message, "suggestion": place}
+        return self._page.state() | {"maps": self._page.maps(boxes), "message": message, "suggestion": place}
 
     def decisions(self) -> str:
         """Write the decisions file: the review's whole record."""

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import permutations
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.geometry import Box, Grid, shape_of, widened, within
+from MoBUncertaintyLib.geometry import Box, Grid, intersection, shape_of, widened, within
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.pictures.planes import central_voxel
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
@@ -139,9 +139,21 @@ class ReviewPage:
             "can_undo": review.can_undo,
         }
 
-    def maps(self) -> dict[str, str]:
-        """Return, packed, the label, uncertainty and region of each voxel around each region that is drawn."""
-        return {region_id: self._maps(region_id) for region_id in self._boxes}
+    def maps(self, boxes: Iterable[Box]) -> dict[str, str]:
+        """Return what the page draws around each region that one of the boxes meets.
+
+        Args:
+            boxes: Where maps, labels or regions have changed.
+
+        Returns:
+            For each region's id the label, uncertainty and mask of each voxel of its crop, packed.
+        """
+        changed = list(boxes)
+        return {
+            region_id: self._maps(region_id)
+            for region_id, own in self._boxes.items()
+            if any(intersection(own, box) for box in changed)
+        }
 
     def _describe(self, region: ReviewRegion) -> dict[str, Any]:
         grid = self._case.prediction.grid
