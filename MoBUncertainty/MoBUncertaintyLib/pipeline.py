@@ -23,11 +23,11 @@ from MoBUncertaintyLib.inference.plausibility import unsuitable
 from MoBUncertaintyLib.inference.predictor import CancelledCallback, Predictor, ProgressCallback
 from MoBUncertaintyLib.model.folder import DEMO_MODEL, find_model, load_model
 from MoBUncertaintyLib.output import review_export
-from MoBUncertaintyLib.output.decisions import read_decisions
+from MoBUncertaintyLib.output.decisions import Decisions, read_decisions
 from MoBUncertaintyLib.output.report import ReviewedCase, check_template
-from MoBUncertaintyLib.output.results_folder import FOLDER, check_output, read_results, write_results
+from MoBUncertaintyLib.output.results_folder import FOLDER, Results, check_output, read_results, write_results
 from MoBUncertaintyLib.output.results_record import read_record
-from MoBUncertaintyLib.output.review_files import apply_decisions, find_ct
+from MoBUncertaintyLib.output.review_files import apply_decisions, find_ct, review_of
 from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Progress
 from MoBUncertaintyLib.regions.agreement import dice, error_fraction
 from MoBUncertaintyLib.regions.finder import Region, Regions, find_regions
@@ -254,13 +254,26 @@ def review_case(
     read = read_decisions(decisions)
     found = read_results(results)
     review_export.FOLDER.check(folder, overwrite)
-    image, dicom_files = find_ct(found.prediction, ct)
-    review_export.check_source(wanted, dicom_files)
-    case = ReviewedCase(image, apply_decisions(found, read))
+    case, dicom_files = _reviewed(found, read, ct)
     exported = review_export.write_export(
         case, folder, wanted, dicom_files=dicom_files, patient_fields=patient_fields, overwrite=overwrite, sign=sign
     )
     return case, exported
+
+
+def open_review(results: Path, decisions: Path | None = None, ct: Path | None = None) -> ReviewedCase:
+    """Open a results folder for review.
+
+    Args:
+        results: Results folder.
+        decisions: What was decided before, as for `review_case`; None: nothing.
+        ct: The CT; None: where it was when it was predicted.
+
+    Raises:
+        UserError: Whatever the user can mend.
+    """
+    read = read_decisions(decisions) if decisions else None
+    return _reviewed(read_results(results), read, ct)[0]
 
 
 def run_demo(
@@ -301,6 +314,13 @@ def run_demo(
         source, output, predictor, scene=scene, overwrite=own, progress=progress, cancelled=cancelled, more=compare
     )
     return summary, scores[0]
+
+
+def _reviewed(found: Results, decisions: Decisions | None, ct: Path | None) -> tuple[ReviewedCase, list[Path] | None]:
+    """Review results as decisions say; returns the CT's DICOM files too."""
+    image, dicom_files = find_ct(found.prediction, ct)
+    review = apply_decisions(found, decisions) if decisions else review_of(found)
+    return ReviewedCase(image, review), dicom_files
 
 
 @contextmanager

@@ -176,8 +176,16 @@ def predict(
 def review(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Results folder of predict.")],
     decisions: Annotated[
-        Path, typer.Option(help="JSON file with a verdict for each region, or the report.json of an export.")
-    ],
+        Path | None,
+        typer.Option(
+            help="JSON file with clicks and verdicts, or the report.json of an export. With --serve: where to go on."
+        ),
+    ] = None,
+    serve: Annotated[
+        bool,
+        typer.Option("--serve", help="Open the review page on this computer, so that each click acts at once."),
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page. Default: a free one.")] = 0,
     ct: Annotated[Path | None, typer.Option(help="The CT. Default: where predict found it.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder to make. Default: review, inside RESULTS.")] = None,
     formats: Annotated[
@@ -202,8 +210,14 @@ def review(
 ) -> None:
     """Apply a reader's decisions to the doubtful regions: corrected segmentation and report."""
     with console.reporting():
-        from MoBUncertaintyLib.pipeline import review_case
+        from MoBUncertaintyLib.errors import SettingsError
+        from MoBUncertaintyLib.pipeline import open_review, review_case
 
+        if serve:
+            console.serve_review(open_review(results, decisions, ct), results, port)
+            return
+        if decisions is None:
+            raise SettingsError("There is nothing to apply; give --decisions FILE, or --serve to decide in a browser.")
         chosen = {"formats": formats} if formats else {}
         case, done = review_case(
             results,

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -278,6 +279,23 @@ def _count_regions(summary: CaseSummary) -> str:
         f"{len(summary.regions)}, {summary.expected_error_in_regions_ml:.2f} ml of expected error in them; "
         f"first: {first.location}, {first.extent_mm:.0f} mm"
     )
+
+
+def serve_review(case: ReviewedCase, results: Path, port: int) -> None:
+    """Serve the review page until Ctrl-C; decisions that were not saved by then are written beside the results."""
+    from MoBUncertaintyLib.cli.review_server import PageReview, serve
+
+    def ready(address: str) -> None:
+        typer.echo(f"Open {address} in a browser on this computer; stop with Ctrl-C.")
+
+    review = PageReview(case)
+    serve(review, port, ready)
+    if review.unsaved:
+        kept = results.absolute().parent / f"{results.name}-decisions-{datetime.now():%Y%m%d-%H%M%S}.json"
+        kept.write_text(review.decisions(), encoding="utf-8")
+        typer.echo(f"The decisions were not saved in the browser; they are in {kept}.")
+    else:
+        typer.echo("Stopped; all decisions are saved.")
 
 
 def show_review(case: ReviewedCase, exported: Exported) -> None:

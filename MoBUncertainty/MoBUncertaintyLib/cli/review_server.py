@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,11 +30,15 @@ class PageReview:
 
     Args:
         case: The case.
+
+    Attributes:
+        unsaved: Whether steps were taken since the decisions were last asked for.
     """
 
     def __init__(self, case: ReviewedCase) -> None:
         self._review = case.review
         self._page = ReviewPage(case)
+        self.unsaved = False
 
     def render(self) -> str:
         """Write the page as it is now."""
@@ -72,11 +77,13 @@ class PageReview:
                     raise KeyError
         except (KeyError, TypeError, ValueError) as error:
             raise ReviewError("The page sent a step that is none; load it again.") from error
+        self.unsaved |= action["action"] != "suggest"
         place = asdict(suggestion) if suggestion else None
         return self._page.state() | {"maps": self._page.maps(boxes), "message": message, "suggestion": place}
 
     def decisions(self) -> str:
         """Write the decisions file: the review's whole record."""
+        self.unsaved = False
         return json.dumps(self._review.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def _said_of(self, click_id: str) -> str:
@@ -92,11 +99,11 @@ class PageReview:
         return f"A click at the cross is expected to remove {suggestion.gain_mm3 / 1000:.2f} ml of error."
 
 
-def serve(case: ReviewedCase, port: int = 0, ready: Callable[[str], None] = print) -> None:
-    """Serve the page of a case until it is interrupted.
+def serve(review: PageReview, port: int = 0, ready: Callable[[str], None] = print) -> None:
+    """Serve the page of a review until it is interrupted.
 
     Args:
-        case: The case.
+        review: The review.
         port: TCP port on the loopback address; 0: a free one.
         ready: Told the page's address once it can be opened.
 
@@ -104,10 +111,10 @@ def serve(case: ReviewedCase, port: int = 0, ready: Callable[[str], None] = prin
         ReviewError: The port is taken.
     """
     try:
-        server = _Server(PageReview(case), port)
+        server = _Server(review, port)
     except OSError as error:
         raise ReviewError(f"Port {port} cannot be used ({error.strerror}); choose another one with --port.") from error
-    with server:
+    with server, suppress(KeyboardInterrupt):
         ready(f"http://127.0.0.1:{server.server_port}/{server.token}/")
         server.serve_forever()
 

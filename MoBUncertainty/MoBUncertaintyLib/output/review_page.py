@@ -21,6 +21,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.geometry import Box, Grid, intersection, shape_of, widened, within
 from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.output.decisions import BY_HAND
 from MoBUncertaintyLib.output.pictures.planes import central_voxel
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, REGION_COLOUR
@@ -35,6 +36,7 @@ from MoBUncertaintyLib.output.report import (
     make_environment,
 )
 from MoBUncertaintyLib.regions.uncertainty import voxel_uncertainty
+from MoBUncertaintyLib.review.record import SCHEMA
 from MoBUncertaintyLib.review.region import ReviewRegion
 
 NOT_ORGAN_COLOUR = "#ff5a4f"
@@ -82,6 +84,8 @@ class ReviewPage:
         report = build_report(case)
         data = self.state() | {
             "served": served,
+            "schema": SCHEMA,
+            "schema_version": BY_HAND,
             "predicted_sha256": review.digest,
             "labels": [
                 {"value": each.value, "name": each.name, "title": readable(each.name), "colour": _css(each.colour)}
@@ -163,6 +167,7 @@ class ReviewPage:
             "verdict": "resolved" if region.resolved else region.verdict.value,
             "label": region.label,
             "comment": region.comment,
+            "held": [click.click_id for click in region.clicks],
             "focus_ras": focus.tolist(),
         }
 

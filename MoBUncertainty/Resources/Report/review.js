@@ -347,7 +347,8 @@ function keep(action) {
   } else if (action.action === "remove") {
     state.clicks = state.clicks.filter((click) => click.id !== action.id);
   } else if (action.action === "decide") {
-    change(action.region, { verdict: action.verdict, label: action.verdict === "include" ? action.label : null });
+    const { verdict, label } = action, held = state.clicks.map((click) => click.id);
+    change(action.region, { verdict, label: verdict === "include" ? label : null, held });
   } else if (action.action === "comment") {
     change(action.region, { comment: action.text });
   }
@@ -400,12 +401,16 @@ function decisions() {
   const said = state.regions.filter((each) => each.verdict !== "pending" || each.comment);
   const labelOf = (value) => CASE.labels.find((label) => label.value === value)?.name ?? "background";
   const content = {
-    schema: "mob-uncertainty review", schema_version: 1, predicted_sha256: CASE.predicted_sha256,
+    schema: CASE.schema, schema_version: CASE.schema_version, predicted_sha256: CASE.predicted_sha256,
     regions: said.map((each) => ({
       rank: each.rank, verdict: each.verdict, comment: each.comment, region: { centroid_ras: each.centroid_ras },
       ...(each.verdict === "include" && each.label ? { label: labelOf(each.label) } : {}),
+      // What was decided before some of the clicks is not changed by them.
+      ...(each.verdict !== "pending" ? { clicks: each.held.filter((id) => state.clicks.some((click) => click.id === id)) } : {}),
     })),
-    clicks: state.clicks.map((click) => ({ ...click, label: labelOf(click.label) })),
+    clicks: state.clicks.map(({ id, points_ras, label, time, region: where }) => ({
+      id, points_ras, label: labelOf(label), time, region: region(where)?.rank ?? null,
+    })),
     ...(name && !open ? { signature: { name, time: new Date().toISOString() } } : {}),
   };
   return [JSON.stringify(content, null, 2) + "\n", Boolean(content.signature)];

@@ -25,7 +25,8 @@ class Served:
     def __init__(self, case: ReviewedCase) -> None:
         self.case = case
         self._ready = threading.Event()
-        threading.Thread(target=review_server.serve, args=(case, 0, self._started), daemon=True).start()
+        given = (review_server.PageReview(case), 0, self._started)
+        threading.Thread(target=review_server.serve, args=given, daemon=True).start()
         assert self._ready.wait(20)
         self.place = urlsplit(self.address)
 
@@ -109,11 +110,11 @@ class TestServer:
     def test_what_is_no_json_is_refused(self, served):
         assert served.ask(f"{served.place.path}step", "{")[0] == 400
         assert served.ask(f"{served.place.path}step", "[]")[0] == 400
-        assert served.ask(f"{served.place.path}step", "x" * (2**20 + 1))[0] == 404
+        assert served.ask(f"{served.place.path}step", "{}", **{"Content-Length": str(2**20 + 1)})[0] == 404
 
     def test_taken_port_is_named(self, served):
         with pytest.raises(ReviewError, match=f"Port {served.place.port} cannot be used"):
-            review_server.serve(fake_review(), served.place.port)
+            review_server.serve(review_server.PageReview(fake_review()), served.place.port)
 
 
 @needs_browser

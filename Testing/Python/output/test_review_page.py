@@ -7,15 +7,20 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.geometry import LPS_TO_RAS, Grid
+from MoBUncertaintyLib.geometry import LPS_TO_RAS, Grid, whole
+from MoBUncertaintyLib.output.results_folder import read_results
+from MoBUncertaintyLib.output.review_files import review_of
 from MoBUncertaintyLib.output.review_page import patient_axes, write_review_page
+from MoBUncertaintyLib.pipeline import open_review
+from MoBUncertaintyLib.review.review import Review
 from support.browser import Reader, reader
-from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case
+from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case, write_case
 from support.fake_review import fake_review
 from support.marks import needs_browser
 
@@ -25,6 +30,10 @@ HOSTILE = "</script><script>document.title = 'taken'</script>"
 def data_of(path: Path) -> dict:
     text = path.read_text(encoding="utf-8")
     return json.loads(re.search(r'id="case">(.*?)</script>', text, re.DOTALL).group(1))
+
+
+def give(review: Review, click: dict, label: int) -> None:
+    review.click(click["points_ras"], label, when=datetime.fromisoformat(click["time"]))
 
 
 def unpack(crop: dict, name: str) -> np.ndarray:
@@ -166,6 +175,35 @@ class TestReader:
             person.press("o")
             person.click(0, 0.5, 0.5)
             assert person.save()["clicks"][0]["label"] == "kidney_left"
+
+    def test_saved_decisions_applied_are_the_review_itself(self, tmp_path):
+        write_case(tmp_path)
+        folder = tmp_path / "results"
+        with reader() as person:
+            person.open((folder / "review.html").as_uri())
+            person.press("n")
+            person.click(0, 0.5, 0.5)
+            person.press("v", "a", "ArrowDown", "o")
+            person.click(1, 0.5, 0.45)
+            person.draw(0, (0.45, 0.5), (0.55, 0.5))
+            person.press("v", "i")
+            saved = person.save()
+        (tmp_path / "decisions.json").write_text(json.dumps(saved), encoding="utf-8")
+        applied = open_review(folder, tmp_path / "decisions.json").review
+
+        expected = review_of(read_results(folder))
+        first, *others = saved["clicks"]
+        give(expected, first, 0)
+        expected.decide("1", "accept")
+        for click in others:
+            give(expected, click, 1)
+        expected.decide("2", "include")
+        assert [region.verdict for region in applied.regions] == [region.verdict for region in expected.regions]
+        assert np.array_equal(applied.corrected(), expected.corrected())
+        assert not np.array_equal(expected.corrected(), expected.prediction.segmentation)
+        everywhere = whole(expected.prediction.shape)
+        for ours, theirs in zip(applied.maps_in(everywhere), expected.maps_in(everywhere), strict=True):
+            assert np.array_equal(ours, theirs)
 
     def test_nothing_is_asked_of_the_network(self, path):
         with reader() as person:
