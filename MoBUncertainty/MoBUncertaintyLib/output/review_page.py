@@ -77,8 +77,6 @@ class ReviewPage:
         Raises:
             OutputError: The template is not installed.
         """
-        from markupsafe import Markup
-
         check_template()
         case, review = self._case, self._case.review
         report = build_report(case)
@@ -112,13 +110,13 @@ class ReviewPage:
                 created=report["created"],
                 facts=facts(report),
                 scale=self._scale,
-                stops=Markup(stops),
+                stops=stops,
                 table=table,
                 case=data | {"regions_left": max(len(review.regions) - LISTED_REGIONS, 0)},
-                case_json=Markup(text),
+                case_json=text,
                 nonce=hashlib.sha256(text.encode()).hexdigest()[:24],
-                css=Markup(PAGE_STYLE.read_text(encoding="utf-8")),
-                js=Markup(PAGE_SCRIPT.read_text(encoding="utf-8")),
+                css=PAGE_STYLE.read_text(encoding="utf-8"),
+                js=PAGE_SCRIPT.read_text(encoding="utf-8"),
             )
         )
 
