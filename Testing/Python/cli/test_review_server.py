@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -14,7 +17,12 @@ import pytest
 from MoBUncertaintyLib.cli import review_server
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.output.report import ReviewedCase
+from MoBUncertaintyLib.output.results_folder import read_results
+from MoBUncertaintyLib.output.review_files import review_of
+from MoBUncertaintyLib.pipeline import open_review
+from support import command_line
 from support.browser import Reader, reader
+from support.fake_case import write_case
 from support.fake_review import fake_review
 from support.marks import needs_browser
 
@@ -115,6 +123,35 @@ class TestServer:
     def test_taken_port_is_named(self, served):
         with pytest.raises(ReviewError, match=f"Port {served.place.port} cannot be used"):
             review_server.serve(review_server.PageReview(fake_review()), served.place.port)
+
+
+class TestCommand:
+    @pytest.mark.parametrize("clicked", [False, True])
+    def test_serves_until_it_is_interrupted_and_loses_nothing(self, tmp_path, clicked):
+        write_case(tmp_path)
+        command = [sys.executable, "-m", "MoBUncertaintyLib.cli.app", "review", "results", "--serve"]
+        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+            place = urlsplit(run.stdout.readline().split()[1])
+            connection = http.client.HTTPConnection(place.hostname, place.port, timeout=60)
+            if clicked:
+                region = review_of(read_results(tmp_path / "results")).regions[0].region
+                click = {"action": "click", "points_ras": [region.centroid_ras], "label": 0, "region": "1"}
+                connection.request("POST", f"{place.path}step", json.dumps(click))
+                assert connection.getresponse().status == 200
+            run.send_signal(signal.SIGINT)
+            said, problem = run.communicate(timeout=60)
+        assert (run.returncode, problem) == (0, "")
+        kept = list(tmp_path.glob("results-decisions-*.json"))
+        assert len(kept) == clicked
+        assert ("not saved in the browser" in said) == clicked
+        if clicked:
+            assert len(open_review(tmp_path / "results", kept[0]).review.clicks) == 1
+
+    def test_asks_for_decisions_or_a_page(self, tmp_path):
+        write_case(tmp_path)
+        done = command_line.run("review", tmp_path / "results")
+        assert done.exit_code == 2
+        assert "give --decisions FILE, or --serve" in done.stderr
 
 
 @needs_browser

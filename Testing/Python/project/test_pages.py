@@ -106,7 +106,8 @@ def test_review_and_signature_as_shown(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("HOME", str(tmp_path))
     decisions, signature = re.findall(r"```json\n(.*?)```", section(COMMAND_LINE, "Review"), re.DOTALL)
     (tmp_path / "decisions.json").write_text(decisions, encoding="utf-8")
-    (review,) = shell_commands(section(COMMAND_LINE, "Review"))
+    serve, review = shell_commands(section(COMMAND_LINE, "Review"))
+    assert serve == "mob-uncertainty review results --serve"  # run in `cli/test_review_server.py`
     run(review)
     assert not json.loads((tmp_path / "results" / "review" / "report.json").read_text())["review"]["signature"]
     signed = json.loads(decisions) | json.loads("{" + signature + "}")
