@@ -258,6 +258,8 @@ MAX_DEVIATION = 20.0
 """Largest s that `normal_from_moments` gives; at p = 1/2 its variance is 0.92 of the most possible, p (1 - p)."""
 MAX_LOGIT = 104.0
 """|m| for a probability of 0 or 1: sigma(-104) is 0 in float32."""
+CONVERGED = 3e-4
+"""A step of Newton's method to the mean below this leaves an error of its square, 1e-7."""
 LOWEST_LOGIT = -36.0
 """Of the table that the inverse starts from; further out it starts from the tail's formula."""
 
@@ -304,16 +306,20 @@ def _inverse(p: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarra
         inside = np.flatnonzero(q > special.expit(LOWEST_LOGIT))
         m_others, v_others = m[others], v[others]
         m_others[inside], v_others[inside] = _by_table(q[inside], variance[others][inside])
-        m[others], v[others] = _mean_of(q, v_others, m_others, steps=2), v_others
+        m[others], v[others] = _mean_of(q, v_others, m_others, steps=3), v_others
     m, v = np.where(possible, m, -MAX_LOGIT), np.where(possible, v, 0)
     return np.where(p > 0.5, -m, m), v
 
 
 def _mean_of(q: np.ndarray, v: np.ndarray, m: np.ndarray, steps: int) -> np.ndarray:
     """Improve m so that E = q, by Newton's method on ln E, which is nearly straight; dE/dm = E (1 - E) - Var."""
+    m, left = m.copy(), np.arange(m.size)
     for _ in range(steps):
-        expectation, variance = logistic_normal_moments(m, v)
-        m = m + np.log(q / expectation) / (1 - expectation - variance / expectation)
+        at = np.unravel_index(left, m.shape)
+        expectation, variance = logistic_normal_moments(m[at], v[at])
+        step = np.log(q[at] / expectation) / (1 - expectation - variance / expectation)
+        m[at] += step
+        left = left[np.abs(step) > CONVERGED]
     return m
 
 
@@ -322,12 +328,11 @@ def _by_table(q: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarr
     logit, x, y = _coordinates(q, variance)
     shift, growth = _interpolated(logit, x)
     m, log_v = logit + shift, np.log(y) + growth
-    for _ in range(2):
-        found_logit, found_x, found_y = _coordinates(*logistic_normal_moments(m, np.exp(log_v)))
-        found_shift, found_growth = _interpolated(found_logit, found_x)
-        m = m + (logit + shift) - (found_logit + found_shift)
-        log_v = log_v + (np.log(y) + growth) - (np.log(found_y) + found_growth)
-        log_v = np.minimum(log_v, 2 * np.log(MAX_DEVIATION))
+    found_logit, found_x, found_y = _coordinates(*logistic_normal_moments(m, np.exp(log_v)))
+    found_shift, found_growth = _interpolated(found_logit, found_x)
+    m = m + (logit + shift) - (found_logit + found_shift)
+    log_v = log_v + (np.log(y) + growth) - (np.log(found_y) + found_growth)
+    log_v = np.minimum(log_v, 2 * np.log(MAX_DEVIATION))
     return m, np.exp(log_v)
 
 
@@ -367,7 +372,7 @@ def _table(rows: int = 145, columns: int = 129) -> tuple[np.ndarray, np.ndarray]
     q = special.expit(logit)
     deviation = np.concatenate((np.linspace(0.02, 4, 200), np.geomspace(4.05, MAX_DEVIATION, 100)))
     v = np.broadcast_to(deviation**2, (rows, deviation.size)).copy()
-    m = _mean_of(q, v, np.broadcast_to(logit, v.shape), steps=12)
+    m = _mean_of(np.broadcast_to(q, v.shape), v, np.broadcast_to(logit, v.shape), steps=12)
     bound = q * (1 - q)
     y = np.log1p(logistic_normal_moments(m, v)[1] / bound**2)
     x = 1 - np.sqrt(1 - y / y[:, -1:])
