@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +12,15 @@ from MoBUncertaintyLib.geometry import Box, intersection
 
 Corner = tuple[int, ...]
 """A block's place among the blocks: (z, y, x)."""
+
+
+class Reached(NamedTuple):
+    """A block that points reach: where it is, which points (by index), and how far it is from each, mm."""
+
+    corner: Corner
+    box: Box
+    points: np.ndarray
+    gaps_mm: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +37,8 @@ class Lattice:
     spacing: np.ndarray
     inside: Box
 
-    def reached(self, points: np.ndarray, reach_mm: float, box: Box) -> Iterator[tuple[Corner, Box, np.ndarray]]:
-        """List blocks near points: corner, box, and indices of the points that are nearer than `reach_mm`.
+    def reached(self, points: np.ndarray, reach_mm: float, box: Box) -> Iterator[Reached]:
+        """List the blocks that meet a box and have points nearer than `reach_mm`.
 
         Args:
             points: (P, 3) voxels.
@@ -54,7 +64,7 @@ class Lattice:
         corners = first + np.transpose(np.unravel_index(block[starts], square.shape[1:]))
         lows, highs = np.transpose([(part.start, part.stop) for part in self.inside])
         low, high = np.maximum(corners * self.edge, lows), np.minimum((corners + 1) * self.edge, highs)
-        for corner, start, stop, own in zip(
-            corners.tolist(), low.tolist(), high.tolist(), np.split(point, starts[1:]), strict=True
-        ):
-            yield tuple(corner), tuple(map(slice, start, stop)), own
+        gaps = np.sqrt(square.reshape(len(points), -1)[point, block])
+        parts = (np.split(each, starts[1:]) for each in (point, gaps))
+        for corner, start, stop, own, gap in zip(corners.tolist(), low.tolist(), high.tolist(), *parts, strict=True):
+            yield Reached(tuple(corner), tuple(map(slice, start, stop)), own, gap)

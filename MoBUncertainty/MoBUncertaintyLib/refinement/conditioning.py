@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cho_solve, cholesky
 from scipy.linalg.lapack import dpotri
+from scipy.spatial.distance import cdist
 from scipy.special import expit
 
 from MoBUncertaintyLib.refinement.kernel import Kernel
@@ -57,8 +58,7 @@ def condition(
     """
     own = Field(field.mean[at], field.deviation[at], field.places_mm[at])
     weights, explaining = solve(own, kernel, signs, strength, variance_strength or strength)
-    distances = np.linalg.norm(own.places_mm[:, None] - field.places_mm, axis=-1)
-    shift, kept = spread(kernel(distances), weights, explaining)
+    shift, kept = spread(kernel(cdist(own.places_mm, field.places_mm)), weights, explaining)
     return Field(field.mean + field.deviation * shift, field.deviation * np.sqrt(kept), field.places_mm)
 
 
@@ -71,8 +71,7 @@ def solve(
     that is left is not right.
     """
     c = clicked.deviation.astype(float)
-    correlation = kernel(np.linalg.norm(clicked.places_mm[:, None] - clicked.places_mm, axis=-1))
-    covariance = c[:, None] * correlation * c
+    covariance = c[:, None] * kernel(cdist(clicked.places_mm, clicked.places_mm)) * c
     mean = clicked.mean.astype(float)
     weights, curvature = mode(mean, covariance, signs, strength)
     if variance_strength != strength:

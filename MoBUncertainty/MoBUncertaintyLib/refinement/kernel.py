@@ -53,6 +53,12 @@ class Wendland:
 
     def __call__(self, distances_mm: np.ndarray) -> np.ndarray:
         """Return the correlation at each distance, any shape, in the precision of the distances."""
-        r = np.minimum(distances_mm * (1 / self.reach_mm), 1)
-        square = (1 - r) ** 2
-        return np.asarray(square * square * (4 * r + 1))
+        r = distances_mm * (1 / self.reach_mm)
+        np.minimum(r, 1, out=r)
+        result = 1 - r
+        for _ in range(2):
+            np.multiply(result, result, out=result)
+        r *= 4
+        r += 1
+        result *= r
+        return np.asarray(result)

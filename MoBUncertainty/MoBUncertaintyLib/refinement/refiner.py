@@ -18,6 +18,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial.distance import cdist
 
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import Box, hull, intersection, within
@@ -27,7 +28,7 @@ from MoBUncertaintyLib.refinement.clicks import Click, Said, gather, voxels_of
 from MoBUncertaintyLib.refinement.conditioning import Field, solve
 from MoBUncertaintyLib.refinement.kernel import Wendland
 from MoBUncertaintyLib.refinement.logits import movable
-from MoBUncertaintyLib.refinement.spreading import Maps, Posterior, Spreading, rounded
+from MoBUncertaintyLib.refinement.spreading import Maps, Posterior, Spreading
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,8 +158,8 @@ class Refiner:
         """Solve groups of points that cannot feel each other, one by one."""
         points, count = said.points, len(said.points)
         table = np.zeros((len(self._values), count, count + 1), np.float32)
-        square = (((points[:, None] - points) * self._spacing) ** 2).sum(-1)
-        groups, group = connected_components(csr_array(square < self.kernel.reach_mm**2)) if count else (0, [])
+        near = cdist(points * self._spacing, points * self._spacing) < self.kernel.reach_mm
+        groups, group = connected_components(csr_array(near)) if count else (0, [])
         for each in range(groups):
             own = np.flatnonzero(group == each)
             weights, precision = self._solved(points[own].tobytes(), said.point_labels[own].tobytes())
@@ -173,7 +174,7 @@ class Refiner:
             signs = np.where(label == value, 1, -1)
             found.append(solve(field, self.kernel, signs, self.settings.strength, self.settings.variance_strength))
         weights, precision = zip(*found, strict=True)
-        return rounded(np.array(weights)), rounded(np.array(precision))
+        return np.array(weights), np.array(precision)
 
     def _decree(self, maps: Maps, box: Box, said: Said) -> None:
         """Give clicked voxels their labels."""

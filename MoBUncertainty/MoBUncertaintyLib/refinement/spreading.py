@@ -18,14 +18,14 @@ from MoBUncertaintyLib.geometry import Box, shape_of
 from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.refinement.blocks import Corner, Lattice
+from MoBUncertaintyLib.refinement.blocks import Corner, Lattice, Reached
 from MoBUncertaintyLib.refinement.conditioning import spread
 from MoBUncertaintyLib.refinement.kernel import Kernel
 from MoBUncertaintyLib.refinement.logits import logits_of, movable
 
-STEP = np.float32(2.0**-16)
-"""What clicks say is rounded to this before it is spread: far from a new click it changes by less, so that most blocks
-stay as they are. A logit changes by about 1e-5 of its deviation."""
+STEP = np.float32(2.0**-14)
+"""What a click says is rounded to what moves a logit in the block by this part of its deviation. Far from a new click
+less than that changes, so that most blocks stay as they are."""
 
 LEAST_EDGE = 8
 """Voxels of a block along each axis at least: smaller ones cost more to handle than to compute."""
@@ -51,10 +51,13 @@ class Posterior:
     points: np.ndarray
     said: np.ndarray
 
-    def of(self, points: np.ndarray) -> Posterior:
-        """Return what some of them say, by index, where the others do not reach."""
-        columns = np.append(points, len(self.points))
-        return Posterior(self.points[points], self.said[:, points[:, None], columns])
+    def near(self, block: Reached, kernel: Kernel) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the points near a block say in whole steps, and how large these are."""
+        most = kernel(block.gaps_mm.astype(np.float32))
+        scale = np.maximum(np.append(most, np.float32(1)) * most[:, None], np.float32(1e-30))
+        columns = np.append(block.points, len(self.points))
+        steps = np.rint(self.said[:, block.points[:, None], columns] * (scale / STEP))
+        return steps + np.float32(0), STEP / scale  # there is but one zero then
 
     def spread(self, correlation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Do for each label what `conditioning.spread` does: (L, N) each."""
@@ -116,13 +119,14 @@ class Spreading:
         self._kernel = kernel
         self._settings = settings
         self._spacing = prediction.grid.spacing.astype(np.float32)
-        edge = np.maximum(LEAST_EDGE, np.rint(0.75 * kernel.reach_mm / prediction.grid.spacing)).astype(int)
+        edge = np.maximum(LEAST_EDGE, np.rint(kernel.reach_mm / prediction.grid.spacing)).astype(int)
         self._lattice = Lattice(edge, prediction.grid.spacing, prediction.processed_box)
         self._values = np.array([label.value for label in prediction.labels], np.uint8)
         self._logits: dict[Corner, tuple[np.ndarray, np.ndarray]] = {}
         self._blocks: OrderedDict[Key, tuple[Box, Maps]] = OrderedDict()
         self._kept = 0
         self._logits_at = lru_cache(maxsize=64)(self._find_logits)
+        logits_of(np.float32([0.3]), np.float32([0.05]))  # makes the inverse's table now, not at the first click
 
     def logits_at(self, voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Find mean and variance of the logits (L, K) at voxels (K, 3)."""
@@ -147,14 +151,13 @@ class Spreading:
         """Compute all blocks that points reach and that meet a box, or find them computed."""
         jobs: list[_Job] = []
         size = 0
-        for corner, block, near in self._lattice.reached(posterior.points, self._kernel.reach_mm, box):
-            there = posterior.of(near)
-            key = _key(corner, there)
+        for block in self._lattice.reached(posterior.points, self._kernel.reach_mm, box):
+            key, there = self._input(block, posterior)
             if key in self._blocks:
                 self._blocks.move_to_end(key)
                 yield self._blocks[key]
                 continue
-            jobs.append(self._job(key, block, there))
+            jobs.append(self._job(key, block.box, there))
             size += jobs[-1].correlation.size
             if size > CHUNK:
                 yield from self._compute(jobs)
@@ -164,7 +167,13 @@ class Spreading:
     def inputs(self, posterior: Posterior, box: Box) -> dict[Corner, tuple[Box, Key]]:
         """Return the box of each block in a box that points reach, and what tells what they make of it."""
         reached = self._lattice.reached(posterior.points, self._kernel.reach_mm, box)
-        return {corner: (block, _key(corner, posterior.of(near))) for corner, block, near in reached}
+        return {block.corner: (block.box, self._input(block, posterior)[0]) for block in reached}
+
+    def _input(self, block: Reached, posterior: Posterior) -> tuple[Key, Posterior]:
+        """Return what decides about a block: as a key, and as the posterior that holds there."""
+        points = posterior.points[block.points]
+        steps, size = posterior.near(block, self._kernel)
+        return (block.corner, points.tobytes(), steps.tobytes()), Posterior(points, steps * size)
 
     def _job(self, key: Key, box: Box, posterior: Posterior) -> _Job:
         axes = np.meshgrid(*(np.arange(part.start, part.stop) for part in box), indexing="ij", sparse=True)
@@ -232,10 +241,6 @@ class Spreading:
             self._kept -= oldest.reached.size
 
 
-def _key(corner: Corner, posterior: Posterior) -> Key:
-    return corner, posterior.points.tobytes(), posterior.said.tobytes()
-
-
 def refined_maps(
     mean: np.ndarray, variance: np.ndarray, kept: np.ndarray, sharpening: float, values: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -262,11 +267,6 @@ def refined_maps(
         labels[each > best] = value
         best = np.maximum(best, each)
     return p, np.minimum(v, p * (1 - p)), labels
-
-
-def rounded(array: np.ndarray) -> np.ndarray:
-    """Round what clicks say to `STEP`, in float32."""
-    return np.asarray(np.rint(array / STEP) * STEP, np.float32)
 
 
 def _squares(points: np.ndarray, axes: Sequence[np.ndarray], spacing: np.ndarray) -> np.ndarray:
