@@ -9,8 +9,8 @@ from typing import Any
 from MoBUncertaintyLib.errors import SettingsError
 
 DEFAULT_PRIOR_DEVIATION = 1.0
-"""Of the logit, where the model has no variance of its own and its card states none: between what suits a model of a
-small organ (0.6) and one of a large organ (1.5 and more)."""
+"""Of the logit, where there is no variance, or the model has no covariance, and its card states none: between what
+suits a model of a small organ (0.6) and one of a large organ (1.5 and more)."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ClickSettings:
         strength: Power of a click's likelihood, for the mean: one click counts as so many equal ones.
         variance_strength: The same for the variance that is reported.
         prior_deviation: Standard deviation of the logit that a click can move; None: the model's own, and
-            `DEFAULT_PRIOR_DEVIATION` where the predicted variance is 0.
+            `DEFAULT_PRIOR_DEVIATION` where the predicted variance is 0 or the model has no covariance.
         sharpening: By which fraction of itself the logit grows where clicks have explained all of the deviation. It
             makes the expected error that is left honest, and moves no outline between two labels.
         resolved_fraction: A region is resolved when its expected error is below this fraction of what it was when the

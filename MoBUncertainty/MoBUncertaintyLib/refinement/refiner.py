@@ -22,7 +22,7 @@ from scipy.spatial.distance import cdist
 
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import Box, hull, intersection, within
-from MoBUncertaintyLib.model.click_settings import ClickSettings
+from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click, Said, gather, voxels_of
 from MoBUncertaintyLib.refinement.conditioning import Field, solve
@@ -81,6 +81,9 @@ class Refiner:
     def __init__(self, prediction: Prediction, settings: ClickSettings | None = None) -> None:
         self.prediction = prediction
         self.settings = settings or prediction.click_settings
+        if self.settings.prior_deviation is None and not prediction.has_variance:
+            # The little that tiles disagree by is no measure of what the model does not know.
+            self.settings = replace(self.settings, prior_deviation=DEFAULT_PRIOR_DEVIATION)
         self.kernel = Wendland(self.settings.length_mm)
         self._spreading = Spreading(prediction, self.kernel, self.settings)
         self._spacing = prediction.grid.spacing

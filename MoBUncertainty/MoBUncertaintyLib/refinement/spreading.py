@@ -126,7 +126,7 @@ class Spreading:
         self._blocks: OrderedDict[Key, tuple[Box, Maps]] = OrderedDict()
         self._kept = 0
         self._logits_at = lru_cache(maxsize=64)(self._find_logits)
-        logits_of(np.float32([0.3]), np.float32([0.05]))  # makes the inverse's table now, not at the first click
+        logits_of(*np.array([[0.3], [0.05]], np.float32))  # makes the inverse's table now, not at the first click
 
     def logits_at(self, voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Find mean and variance of the logits (L, K) at voxels (K, 3)."""

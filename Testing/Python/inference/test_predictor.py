@@ -414,6 +414,21 @@ def test_provenance_is_json_and_names_the_model(mob: Model, reference: Predictio
     assert provenance["model"]["digest"] == mob.digest
     assert provenance["folds"] == [0]
     assert provenance["tiles"] == 2
+    assert reference.click_settings == mob.card.click_settings
+
+
+def test_the_part_that_was_predicted_is_known(mob: Model, ct: sitk.Image) -> None:
+    """Of an image in another orientation than the model's, to a region of interest."""
+    turned = sitk.DICOMOrient(ct, "PIR")
+    corners = [turned.TransformIndexToPhysicalPoint(index) for index in ((2, 3, 4), (9, 12, 15))]
+    ends = np.sort(np.array(corners) * (-1, -1, 1), axis=0)
+    bounds = tuple((ends.T + np.array((-0.1, 0.1))).ravel().tolist())
+    prediction = predict(turned, mob, one_fold(region_of_interest=bounds, body_box=False))
+    assert prediction.processed_box == (slice(4, 16), slice(3, 13), slice(2, 10))
+    outside = np.ones(prediction.shape, bool)
+    outside[prediction.processed_box] = False
+    assert (prediction.probability[0] > 0).any()
+    assert not prediction.probability[:, outside].any()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files import locks, publishing
+from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.output import results_folder, scene_file
 from MoBUncertaintyLib.output.results_folder import FOLDER, check_output, read_results, write_results
 from MoBUncertaintyLib.output.results_record import RECORD
@@ -109,8 +111,13 @@ class TestReading:
     @pytest.mark.parametrize("labels", [(PANCREAS,), (PANCREAS, LEFT_KIDNEY)], ids=["one organ", "two organs"])
     def test_what_was_written_comes_back(self, tmp_path, labels):
         case = fake_case(labels=labels)
+        part = case.prediction.provenance | {"processed_box": [[1, 9], [0, 8], [2, 7]]}
+        own = ClickSettings(length_mm=6.0, prior_deviation=1.5)
+        case.prediction = replace(case.prediction, provenance=part, click_settings=own)
         write(tmp_path / "out", case)
         found = read_results(tmp_path / "out")
+        assert found.prediction.click_settings == own
+        assert found.prediction.processed_box == (slice(1, 9), slice(0, 8), slice(2, 7))
         for part in ("segmentation", "probability", "variance"):
             assert np.array_equal(getattr(found.prediction, part), getattr(case.prediction, part))
         assert np.allclose(found.prediction.grid.matrix(), case.prediction.grid.matrix(), atol=1e-4)

@@ -14,7 +14,7 @@ from scipy.special import expit
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import intersection, shape_of, whole, within
 from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
-from MoBUncertaintyLib.model.click_settings import ClickSettings
+from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click
 from MoBUncertaintyLib.refinement.conditioning import Field, condition
@@ -259,6 +259,15 @@ def test_outside_of_what_was_predicted_nothing_is_clicked_or_changed() -> None:
     refined = own.refine([click_at(part, 1, 1, (4, 2, 3))])
     assert [part.start for part in refined.box] == [4, 2, 3]
     assert refined.reached[0, 0, 1]
+
+
+def test_what_tiles_disagree_by_does_not_limit_clicks_of_a_model_without_covariance() -> None:
+    stock = replace(case(1, 0.1), provenance={"covariance": "deterministic"})
+    given_prior = Refiner(stock, replace(SETTINGS[0], prior_deviation=DEFAULT_PRIOR_DEVIATION))
+    clicks = [click_at(stock, 1, 0, (9, 3, 10))]
+    assert same(Refiner(stock, SETTINGS[0]).refine(clicks), given_prior.refine(clicks))
+    far, near = (own.refine(clicks).segmentation for own in (Refiner(stock, SETTINGS[0]), refiner(1, 0.1)))
+    assert (far == 0).sum() > (near == 0).sum()
 
 
 def test_a_label_that_is_none_of_the_predictions_is_refused() -> None:
