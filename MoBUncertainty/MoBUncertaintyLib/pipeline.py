@@ -240,7 +240,7 @@ def review_case(
 
     Args:
         results: Results folder.
-        decisions: JSON file with a verdict for each region, or the `report.json` of an export.
+        decisions: JSON file with clicks and verdicts, or the `report.json` of an export.
         output: Folder to make; None: `review`, inside the results.
         ct: The CT; None: where it was when it was predicted.
         formats, patient_fields, overwrite, sign: As for `review_export.write_export`.

@@ -208,7 +208,7 @@ def review(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier review.")] = False,
 ) -> None:
-    """Apply a reader's decisions to the doubtful regions: corrected segmentation and report."""
+    """Apply a reader's clicks and verdicts to a prediction: corrected segmentation and report."""
     with console.reporting():
         from MoBUncertaintyLib.errors import SettingsError
         from MoBUncertaintyLib.pipeline import open_review, review_case

@@ -307,6 +307,9 @@ def show_review(case: ReviewedCase, exported: Exported) -> None:
     for label in exported.report["labels"]:
         table.fact(label["name"], "{predicted_ml:.1f} ml predicted, {corrected_ml:.1f} ml corrected".format(**label))
     decided, total = review.reviewed
+    if count := len(review.clicks):
+        before, now = (mm3 / 1000 for mm3 in review.expected_error_mm3)
+        table.fact("clicks", f"{count}, expected error {before:.2f} ml before, {now:.2f} ml after")
     table.fact("reviewed", f"{decided} of {total} regions")
     signature = review.signature
     signed = f"{signature.name}, {signature.time:%Y-%m-%d %H:%M %Z}" if signature else "not signed off"

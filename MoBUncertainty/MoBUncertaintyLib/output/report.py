@@ -11,7 +11,7 @@ import csv
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,22 +36,29 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 SCHEMA = "mob-uncertainty report"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT = (
     RESOURCES / "Report" / name for name in ("report.html.jinja", "review.html.jinja", "review.css", "review.js")
 )
 
-VERDICTS = {
+RESOLVED = "resolved"
+"""Stands in the place of a verdict for a region that clicks have resolved."""
+
+VERDICTS: dict[str, str] = {
     Verdict.PENDING: "not decided",
     Verdict.ACCEPT: "accepted",
     Verdict.INCLUDE: "included",
     Verdict.EXCLUDE: "excluded",
     Verdict.EDIT: "edited",
+    RESOLVED: "resolved by clicks",
 }
 COLUMNS = (
     "rank", "id", "location", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "volume_mm3", "expected_error_mm3",
-    "mean_variance", "max_variance", "mean_probability", "inside_fraction", "extent_mm",
+    "found_error_mm3", "mean_variance", "max_variance", "mean_probability", "inside_fraction", "extent_mm", "clicks",
     "verdict", "label", "added_mm3", "removed_mm3", "comment",
+)  # fmt: skip
+CLICK_COLUMNS = (
+    "id", "r_mm", "a_mm", "s_mm", "points", "label", "region", "time", "net_mm3", "changed_mm3", "in_conflict",
 )  # fmt: skip
 
 
@@ -106,6 +113,8 @@ def build_report(
         "prediction": {key: provenance[key] for key in _PREDICTION if key in provenance},
         "labels": _labels(case, corrected),
         "regions": [_region_row(region, case) for region in review.regions],
+        "clicks": _click_rows(case),
+        "expected_error_mm3": dict(zip(("predicted", "now"), review.expected_error_mm3, strict=True)),
         "reviewed": {"decided": done, "of": total},
         "warnings": [*case.prediction.warnings, *warnings],
         "review": review.to_dict(),
@@ -141,12 +150,17 @@ def write_html(
         OSError: The file cannot be written.
     """
     corrected = case.review.corrected() if corrected is None else corrected
-    scale = Scale.of(case.ct, case.review.settings)
-    pictures = {}
-    for region in case.review.regions[:DRAWN_REGIONS]:
-        drawn = draw_region(case.ct, region, case.prediction, corrected, scale)
-        pictures[region.region_id] = {title: _data_url(png) for title, png in drawn.items()}
-    path.write_text(render_html(report, pictures, scale, table), encoding="utf-8")
+    review, prediction, scale = case.review, case.prediction, Scale.of(case.ct, case.review.settings)
+    pictures, before = {}, {}
+    for region in review.regions[:DRAWN_REGIONS]:
+        name, clicks = region.region_id, review.clicks
+        drawn = draw_region(case.ct, region, prediction, corrected, scale, maps=review.maps_in, clicks=clicks)
+        pictures[name] = {title: _data_url(png) for title, png in drawn.items()}
+        if any(click.region_id == name for click in clicks):
+            found = replace(region, mask=region.found.mask)
+            drawn = draw_region(case.ct, found, prediction, prediction.segmentation, scale, clicks=clicks)
+            before[name] = {title: _data_url(png) for title, png in drawn.items()}
+    path.write_text(render_html(report, pictures, scale, table, before), encoding="utf-8")
 
 
 def check_template() -> None:
@@ -161,7 +175,11 @@ def check_template() -> None:
 
 
 def render_html(
-    report: Mapping[str, Any], pictures: Mapping[str, Mapping[str, str]], scale: Scale, table: str = "report.csv"
+    report: Mapping[str, Any],
+    pictures: Mapping[str, Mapping[str, str]],
+    scale: Scale,
+    table: str = "report.csv",
+    before: Mapping[str, Mapping[str, str]] | None = None,
 ) -> str:
     """Render the HTML text; everything in `report` is text to it, never markup.
 
@@ -170,6 +188,7 @@ def render_html(
         pictures: Data URLs of the pictures of each region that is drawn: region id -> title -> URL.
         scale: How they were drawn.
         table: Name of the file that lists all regions.
+        before: Pictures of regions with clicks as they were predicted, likewise.
 
     Raises:
         OutputError: The template is not installed.
@@ -180,8 +199,9 @@ def render_html(
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report,
         facts=facts(report),
-        verdicts={verdict.value: words for verdict, words in VERDICTS.items()},
+        verdicts={str(verdict): words for verdict, words in VERDICTS.items()},
         pictures=pictures,
+        before=before or {},
         scale=scale,
         heat_stops=stops,
         colours={"corrected": f"rgb{CORRECTED_COLOUR}", "region": f"rgb{REGION_COLOUR}"},
@@ -206,12 +226,16 @@ def write_csv(path: Path, report: Mapping[str, Any]) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    # With its mark at the start, spreadsheets read UTF-8 as such.
-    with path.open("w", newline="", encoding="utf-8-sig") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        for row in report["regions"]:
-            writer.writerow({name: _cell(row[name]) for name in COLUMNS})
+    _write_table(path, COLUMNS, report["regions"])
+
+
+def write_clicks_csv(path: Path, report: Mapping[str, Any]) -> None:
+    """Write one row for each click, with the columns `CLICK_COLUMNS`.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    _write_table(path, CLICK_COLUMNS, report["clicks"])
 
 
 def write_json(path: Path, report: Mapping[str, Any]) -> None:
@@ -241,17 +265,36 @@ def _counts(labels: np.ndarray) -> np.ndarray:
 def _region_row(region: ReviewRegion, case: ReviewedCase) -> dict[str, Any]:
     found, names = region.region, {label.value: label.name for label in case.prediction.labels}
     voxel_mm3 = case.prediction.grid.voxel_mm3
-    before = case.prediction.segmentation[region.box][region.mask] > 0
-    after = case.review.labels_in(region.box)[region.mask] > 0
+    before = case.prediction.segmentation[region.box][region.found.mask] > 0
+    after = case.review.labels_in(region.box)[region.found.mask] > 0
     values = table_row(found) | {
         "id": region.region_id,
-        "verdict": region.verdict.value,
+        "found_error_mm3": region.found.region.expected_error_mm3,
+        "clicks": sum(click.region_id == region.region_id for click in case.review.clicks),
+        "verdict": RESOLVED if region.resolved else region.verdict.value,
         "label": names.get(region.label, "") if region.label else "",
         "added_mm3": float((after & ~before).sum() * voxel_mm3),
         "removed_mm3": float((before & ~after).sum() * voxel_mm3),
         "comment": region.comment,
     }
     return {name: values[name] for name in COLUMNS}
+
+
+def _click_rows(case: ReviewedCase) -> list[dict[str, Any]]:
+    """Say of each click, in order of time, where it is, what it says and what it changed."""
+    review, names = case.review, {label.value: label.name for label in case.prediction.labels}
+    ranks = {region.region_id: region.region.rank for region in review.regions}
+    effects, conflicts = review.effects, review.conflicts
+    rows = []
+    for click in review.clicks:
+        net, changed = effects[click.click_id]
+        values = (
+            click.click_id, *click.points_ras[0], len(click.points_ras), names.get(click.label, "background"),
+            ranks.get(click.region_id or ""), click.time.isoformat(timespec="seconds"), net, changed,
+            click.click_id in conflicts,
+        )  # fmt: skip
+        rows.append(dict(zip(CLICK_COLUMNS, values, strict=True)))
+    return rows
 
 
 def facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
@@ -277,6 +320,7 @@ def facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
             ("Region of interest", _roi(settings.get("region_of_interest"))),
             ("Computed on", ", ".join(str(prediction[key]) for key in ("device", "precision") if key in prediction)),
         ],
+        "Clicks": _click_facts(report["review"]["click_settings"]) if report["clicks"] else [],
         "Doubtful regions": [
             ("Measure", found["measure"]),
             ("Threshold", RegionSettings.from_dict(found).level),
@@ -289,6 +333,16 @@ def facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     return {title: rows for title, rows in known.items() if rows}
 
 
+def _click_facts(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    deviation = settings["prior_deviation"]
+    return [
+        ("Length", f"{settings['length_mm']:g} mm"),
+        ("Strength", "{strength:g} for the outline, {variance_strength:g} for the uncertainty".format_map(settings)),
+        ("Deviation", "of the model" if deviation is None else f"{deviation:g}"),
+        ("Resolved below", f"{_percent(settings['resolved_fraction'])} of the expected error"),
+    ]
+
+
 def _roi(bounds: Sequence[float] | None) -> str | None:
     if bounds is None:
         return None
@@ -298,6 +352,15 @@ def _roi(bounds: Sequence[float] | None) -> str | None:
         )
         + " mm"
     )
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    # With its mark at the start, spreadsheets read UTF-8 as such.
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: _cell(row[name]) for name in columns})
 
 
 def _data_url(png: bytes) -> str:

@@ -23,6 +23,7 @@ from MoBUncertaintyLib.output.report import (
     ReviewedCase,
     build_report,
     check_template,
+    write_clicks_csv,
     write_csv,
     write_html,
     write_json,
@@ -51,7 +52,7 @@ class Format(StrEnum):
     """What an export can hold beside its record, `report.json`."""
 
     REPORT = "report"
-    """`report.html` and `report.csv`."""
+    """`report.html`, `report.csv` and, if there are clicks, `clicks.csv`."""
     SEGMENTATION = "segmentation"
     """`segmentation.seg.nrrd`, as corrected, and `regions.nrrd`, the label map of the regions."""
     NIFTI = "nifti"
@@ -138,6 +139,8 @@ def write_export(
         if Format.REPORT in wanted:
             write_html(partial / "report.html", report, case, corrected)
             write_csv(partial / "report.csv", report)
+            if report["clicks"]:
+                write_clicks_csv(partial / "clicks.csv", report)
         report = seal(report | {"files": make_manifest(partial), "signed_in": SIGNATURE if sign else None})
         write_json(partial / RECORD, report)
         if sign:
@@ -248,13 +251,13 @@ def _write_dicom(
                 _image(corrected, case),
                 prediction.labels,
                 model=model,
-                corrected=case.review.reviewed[0] > 0,
+                corrected=case.review.reviewed[0] > 0 or bool(case.review.clicks),
                 reader=signature.name if signature else None,
             )
             return
         several = len(prediction.labels) > 1
         brightest = brightest_variance(case.review.settings.variance_threshold)
-        for label, variance in zip(prediction.labels, prediction.variance, strict=True):
+        for label, variance in zip(prediction.labels, case.review.current().variance, strict=True):
             name = f"variance_{label.value}.dcm" if several else "variance.dcm"
             image = _image(variance, case)
             named = label.name if several else None

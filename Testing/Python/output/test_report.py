@@ -27,9 +27,11 @@ from MoBUncertaintyLib.output.pictures.region_pictures import draw_region
 from MoBUncertaintyLib.output.pictures.scales import Scale
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS
 from MoBUncertaintyLib.output.report import (
+    CLICK_COLUMNS,
     COLUMNS,
     ReviewedCase,
     build_report,
+    write_clicks_csv,
     write_csv,
     write_html,
     write_json,
@@ -39,6 +41,7 @@ from MoBUncertaintyLib.regions.finder import Region
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from MoBUncertaintyLib.regions.uncertainty import uncertainty_in
 from MoBUncertaintyLib.review.review import Review
+from support.clicked_cases import resolve
 from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case, regions_of
 from support.fake_review import fake_review
 
@@ -82,6 +85,87 @@ def signed() -> ReviewedCase:
     case.review.comment("2", "stomach, not pancreas")
     case.review.sign("Ada Müller", datetime(2026, 5, 31, 14, 30, tzinfo=UTC))
     return case
+
+
+@pytest.fixture
+def clicked() -> ReviewedCase:
+    """A stroke in a region, two clicks of which one is in conflict elsewhere, and a region that is included."""
+    case = fake_review()
+    review, grid = case.review, case.prediction.grid
+    r, a, s = grid.to_ras(np.array([14, 18, 27])).tolist()
+    review.click([(r, a, s), (r, a, s + 3)], 0, when=datetime(2026, 5, 31, 14, 30, tzinfo=UTC))
+    review.click([tuple(grid.to_ras(np.array([14, 18, 20])))], 1)
+    review.decide("2", "include")
+    return case
+
+
+class TestClicks:
+    def test_page_lists_them_with_what_they_changed_and_shows_before_and_after(self, tmp_path, clicked):
+        found = page(tmp_path, clicked)
+        before, now = (mm3 / 1000 for mm3 in clicked.review.expected_error_mm3)
+        assert f"Expected error after 2 clicks {before:.2f} → {now:.2f} ml" in found.text
+        net, changed = clicked.review.effects["c1"]
+        assert net < 0 < changed
+        rank = clicked.review.region("1").region.rank
+        row = f"c1 background, stroke {rank} .* {changed / 1000:.2f} −{-net / 1000:.2f} 31 May 2026, 14:30 UTC"
+        assert re.search(row, found.text)
+        assert "c2 pancreas –" in found.text
+        assert "Length 4 mm" in found.text
+        titles = [dict(attributes)["alt"] for tag, attributes in found.tags if tag == "img"]
+        assert sum("As predicted" in title for title in titles) == sum("After clicks" in title for title in titles) == 3
+        assert len(titles) == 9
+
+    def test_page_without_clicks_says_nothing_of_them(self, tmp_path, signed):
+        assert "click" not in page(tmp_path, signed).text
+
+    def test_json_and_csv_say_the_same(self, tmp_path, clicked):
+        report = build_report(clicked)
+        before, now = clicked.review.expected_error_mm3
+        assert report["expected_error_mm3"] == {"predicted": before, "now": now}
+        write_clicks_csv(tmp_path / "clicks.csv", report)
+        with (tmp_path / "clicks.csv").open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert tuple(rows[0]) == CLICK_COLUMNS
+        assert [(row["id"], row["points"], row["label"]) for row in rows] == [
+            ("c1", "2", "background"),
+            ("c2", "1", "pancreas"),
+        ]
+        for row, click in zip(rows, clicked.review.clicks, strict=True):
+            assert np.allclose([float(row[f"{axis}_mm"]) for axis in "ras"], click.points_ras[0], atol=1e-3)
+            assert float(row["net_mm3"]) == pytest.approx(clicked.review.effects[click.click_id].net_mm3)
+        assert rows[1]["region"] == ""
+
+    def test_conflicts_are_said(self, tmp_path, clicked):
+        review, grid = clicked.review, clicked.prediction.grid
+        at = np.array([14, 18, 20])  # deep inside, surrounded by clicks that say otherwise
+        for shift in np.concatenate([np.eye(3, dtype=int), -np.eye(3, dtype=int)]):
+            review.click([tuple(grid.to_ras(at + shift))], 0)
+        assert "c2" in review.conflicts
+        assert "pancreas in conflict" in page(tmp_path, clicked).text
+        assert [row["id"] for row in build_report(clicked)["clicks"] if row["in_conflict"]] == sorted(review.conflicts)
+
+    def test_resolved_regions_are_named_and_keep_what_was_expected_of_them(self, tmp_path):
+        case = fake_review()
+        review = case.review
+        resolve(review, "1")
+        row = next(row for row in build_report(case)["regions"] if row["id"] == "1")
+        assert row["verdict"] == "resolved"
+        assert row["clicks"] == len(review.clicks)
+        assert row["found_error_mm3"] > row["expected_error_mm3"]
+        assert "resolved by clicks" in page(tmp_path, case).text
+
+    def test_pictures_mark_them_and_show_the_maps_as_they_are(self, clicked):
+        review = clicked.review
+        region = review.region("1")
+        plain, marked, changed = (
+            draw_region(clicked.ct, region, clicked.prediction, clicked.prediction.segmentation, SCALE, **options)
+            for options in ({}, {"clicks": review.clicks}, {"clicks": review.clicks, "maps": review.maps_in})
+        )
+        assert set(plain) != set(marked)  # the planes go through the click
+        dots = [[(pixels(png) == 20).all(axis=-1).sum() for png in drawn.values()] for drawn in (plain, marked)]
+        assert max(dots[0]) < 20 < min(dots[1])
+        assert marked.keys() == changed.keys()
+        assert marked != changed
 
 
 class TestHtml:

@@ -16,7 +16,7 @@ from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.review.following import follow
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
-from support.clicked_cases import clicked_prediction, clicked_review, everything, place, whole_box
+from support.clicked_cases import clicked_prediction, clicked_review, everything, place, resolve, sides_of, whole_box
 from support.fake_case import LEFT_KIDNEY, PANCREAS
 
 NOON = datetime(2026, 5, 31, 12, tzinfo=UTC)
@@ -25,19 +25,6 @@ NOON = datetime(2026, 5, 31, 12, tzinfo=UTC)
 @pytest.fixture
 def review() -> Review:
     return clicked_review()
-
-
-def resolve(review: Review, region_id: str, label: int = 1) -> int:
-    """Click in a region until it is resolved; how many clicks that took."""
-    for number in range(100):
-        if review.region(region_id).resolved:
-            return number
-        region = review.region(region_id)
-        error = np.where(region.mask, np.minimum(*_sides(review, region.box)), -1)
-        index = np.unravel_index(error.argmax(), error.shape)
-        point = review.prediction.grid.to_ras(np.add(index, [part.start for part in region.box]))
-        review.click([tuple(point)], label)
-    raise AssertionError("never resolved")
 
 
 def outer(review: Review, region_id: str, label: int) -> tuple[float, float, float]:
@@ -51,11 +38,6 @@ def outer(review: Review, region_id: str, label: int) -> tuple[float, float, flo
 
 def voxel_of(review: Review, point: tuple[float, float, float]) -> tuple[int, ...]:
     return tuple(np.rint(review.prediction.grid.to_index(np.array(point))).astype(int).tolist())
-
-
-def _sides(review, box):
-    p = review.maps_in(box)[0].sum(axis=0)
-    return p, 1 - p
 
 
 class TestClick:
@@ -223,7 +205,7 @@ class TestRegions:
         assert (after.number, after.comment, after.verdict, after.resolved) == (1, "tail", Verdict.PENDING, False)
         assert 0 < after.mask.sum() < before.mask.sum()
         assert not (after.mask & ~before.mask).any()
-        error = np.minimum(*_sides(review, after.box))[after.mask].sum() * review.prediction.grid.voxel_mm3
+        error = np.minimum(*sides_of(review, after.box))[after.mask].sum() * review.prediction.grid.voxel_mm3
         assert after.region.expected_error_mm3 == pytest.approx(error, rel=1e-5)
         assert after.region.expected_error_mm3 < before.region.expected_error_mm3
         assert (review.listed().whole_map() == 1).sum() == after.mask.sum()

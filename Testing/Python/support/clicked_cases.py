@@ -57,3 +57,22 @@ def everything(review: Review) -> tuple:
 
 def whole_box(review: Review) -> Box:
     return tuple(slice(0, size) for size in review.prediction.shape)
+
+
+def resolve(review: Review, region_id: str, label: int = 1) -> int:
+    """Click in a region until it is resolved; how many clicks that took."""
+    for number in range(60):
+        if review.region(region_id).resolved:
+            return number
+        region = review.region(region_id)
+        error = np.where(region.mask, np.minimum(*sides_of(review, region.box)), -1)
+        index = np.unravel_index(error.argmax(), error.shape)
+        point = review.prediction.grid.to_ras(np.add(index, [part.start for part in region.box]))
+        review.click([(float(point[0]), float(point[1]), float(point[2]))], label)
+    raise AssertionError("never resolved")
+
+
+def sides_of(review: Review, box: Box) -> tuple[np.ndarray, np.ndarray]:
+    """Probability of foreground and of background as they are."""
+    p = review.maps_in(box)[0].sum(axis=0)
+    return p, 1 - p

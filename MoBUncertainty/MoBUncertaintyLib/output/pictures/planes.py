@@ -118,9 +118,9 @@ class Camera:
         image.SetOrigin(self._image.TransformIndexToPhysicalPoint([int(part.start) for part in box[::-1]]))
         return [self._section(image, plane, 0.0) for plane in PLANES]
 
-    def pixel(self, plane: Plane) -> tuple[float, float]:
-        """Column and row of the focus."""
-        away = (self.view.focus - self.view.middle) / self._step
+    def pixel(self, plane: Plane, point: np.ndarray | None = None) -> tuple[float, float]:
+        """Column and row of a point (LPS mm), of the focus if not given."""
+        away = ((self.view.focus if point is None else point) - self.view.middle) / self._step
         middle = (self.pixels - 1) / 2
         return middle + float(away @ plane.right), middle + float(away @ plane.down)
 

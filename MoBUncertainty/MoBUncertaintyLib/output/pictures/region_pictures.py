@@ -13,12 +13,13 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from MoBUncertaintyLib.geometry import within
+from MoBUncertaintyLib.geometry import LPS_TO_RAS, Box, within
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, Plane, View, central_voxel
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import REGION_COLOUR
 from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.regions.uncertainty import uncertainty_in
+from MoBUncertaintyLib.refinement.clicks import Click
+from MoBUncertaintyLib.regions.uncertainty import uncertainty_in, voxel_uncertainty
 from MoBUncertaintyLib.review.region import ReviewRegion
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ _PIXELS = 300  # of a side
 _MARGIN_MM, _SMALLEST_MM, _LARGEST_MM = 25.0, 90.0, 240.0
 _BARS_MM = (50, 20, 10, 5, 2)
 _GAP = 22  # pixels about the focus that the cross leaves free
+_NEAR_MM = 2.5  # of a plane, that a mark is drawn on it
+_BACKGROUND_MARK = (20, 20, 20)
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,28 @@ class Outline:
     number: str = ""
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A dot.
+
+    Attributes:
+        place: LPS mm.
+        colour: Its own; its rim is white.
+    """
+
+    place: np.ndarray
+    colour: Colour
+
+
 def draw_region(
-    ct: sitk.Image, region: ReviewRegion, prediction: Prediction, corrected: np.ndarray, scale: Scale
+    ct: sitk.Image,
+    region: ReviewRegion,
+    prediction: Prediction,
+    corrected: np.ndarray,
+    scale: Scale,
+    *,
+    maps: Callable[[Box], tuple[np.ndarray, np.ndarray]] | None = None,
+    clicks: Sequence[Click] = (),
 ) -> dict[str, bytes]:
     """Draw a region: CT, heat map, outlines before and after, the region's own outline and a cross.
 
@@ -63,14 +86,20 @@ def draw_region(
         prediction: Of the CT.
         corrected: The segmentation as it is now.
         scale: What values look like, and the measure that the heat map shows.
+        maps: Copies probability and variance of a box as they are now; None: they are as predicted.
+        clicks: To be marked; the planes go through the last of those that were given in the region.
 
     Returns:
         A PNG file for each of `PLANES`, by its title. The outline of `corrected` is drawn where it differs.
     """
     spacing = np.array(ct.GetSpacing())[::-1]
-    middle = central_voxel(region.mask, spacing) + [part.start for part in region.box]
+    middle = central_voxel(region.found.mask, spacing) + [part.start for part in region.box]
     focus = np.array(ct.TransformIndexToPhysicalPoint(middle[::-1].tolist()))
-    width = float(np.clip(region.region.extent_mm + 2 * _MARGIN_MM, _SMALLEST_MM, _LARGEST_MM))
+    own = [click for click in clicks if click.region_id == region.region_id]
+    if own:
+        points = own[-1].points_ras
+        focus = np.array(points[len(points) // 2]) * LPS_TO_RAS
+    width = float(np.clip(region.found.region.extent_mm + 2 * _MARGIN_MM, _SMALLEST_MM, _LARGEST_MM))
     camera = Camera(ct, View.of(ct, focus, focus, width), _PIXELS)
     before, after = prediction.segmentation[camera.box], corrected[camera.box]
     colours = {label.value: label.colour for label in prediction.labels}
@@ -80,9 +109,17 @@ def draw_region(
     # The corrected outline below the predicted one, so that it is seen where it differs.
     for labels, colour_of in ((after, lambda _: CORRECTED_COLOUR), (before, colours.__getitem__)):
         outlines += outlines_of(labels, camera, colour_of, 1.8)
-    heat = camera.sections(uncertainty_in(camera.box, prediction, scale.measure), camera.box)
+    if maps is None:
+        uncertainty = uncertainty_in(camera.box, prediction, scale.measure)
+    else:
+        probability, variance = maps(camera.box)
+        uncertainty = voxel_uncertainty(scale.measure, list(probability), list(variance))
+    heat = camera.sections(uncertainty, camera.box)
+    colours |= {0: _BACKGROUND_MARK}
+    marks = [Mark(np.array(point) * LPS_TO_RAS, colours[each.label]) for each in clicks for point in each.points_ras]
     return {
-        plane.title(focus): png(draw_plane(camera, index, scale, outlines, heat)) for index, plane in enumerate(PLANES)
+        plane.title(focus): png(draw_plane(camera, index, scale, outlines, heat, marks))
+        for index, plane in enumerate(PLANES)
     }
 
 
@@ -95,7 +132,12 @@ def outlines_of(labels: np.ndarray, camera: Camera, colour_of: Callable[[int], C
 
 
 def draw_plane(
-    camera: Camera, index: int, scale: Scale, outlines: Sequence[Outline], heat: Sequence[np.ndarray] | None = None
+    camera: Camera,
+    index: int,
+    scale: Scale,
+    outlines: Sequence[Outline],
+    heat: Sequence[np.ndarray] | None = None,
+    marks: Sequence[Mark] = (),
 ) -> Image.Image:
     """Draw one plane.
 
@@ -105,6 +147,7 @@ def draw_plane(
         scale: What values look like.
         outlines: In the order in which they are drawn.
         heat: The uncertainty in each of `PLANES`, if it is to be shown.
+        marks: Drawn where they are near the plane.
     """
     plane = PLANES[index]
     grey = np.clip((camera.ct(plane) - scale.black) / (scale.white - scale.black), 0, 1)
@@ -121,6 +164,12 @@ def draw_plane(
         _blend(pixels, outline.colour, np.clip(outline.width / 2 + 0.5 - distance, 0, 1))
     picture = Image.fromarray(np.round(pixels).astype(np.uint8))
     _annotate(picture, plane, camera)
+    for mark in marks:
+        if abs(mark.place - camera.view.focus)[plane.normal] <= _NEAR_MM:
+            (column, row), draw = camera.pixel(plane, mark.place), ImageDraw.Draw(picture, "RGBA")
+            for radius, fill, rim in ((7, (0, 0, 0, 150), None), (5, tuple(mark.colour), "white")):
+                around = (column - radius, row - radius, column + radius, row + radius)
+                draw.ellipse(around, fill=fill, outline=rim, width=2)
     _write_numbers(picture, [(outline, outline.sections[index]) for outline in outlines if outline.number])
     return picture
 
