@@ -176,9 +176,9 @@ class SlidingWindow:
         with self._timed("moments"):
             seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)[0] >> 1)
             found = self.engine.moments(output, torch.Generator(device).manual_seed(seed))
-            finite = bool(torch.isfinite(found.first.sum() + found.second.sum()))
+            finite = bool(torch.isfinite(found.mean.sum() + found.variance.sum()))
         if finite:
-            return Moments(found.first.flip(axes), found.second.flip(axes)) if axes else found
+            return Moments(found.mean.flip(axes), found.variance.flip(axes)) if axes else found
         if self.engine.precision is torch.float32:
             raise ModelError("The network's output is not a finite number; its weights are damaged, so train it again.")
         self.placement = replace(self.placement, precision=Precision.FLOAT32)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -100,70 +100,82 @@ class TileGrid:
 
 
 class Accumulator:
-    """Weighted sums of E[p] and E[p^2] of the foreground classes over tiles, mirrored passes and folds, in fp32.
+    """The mixture of the moments of tiles, mirrored passes and folds, weighted voxel by voxel, in fp32.
 
-    Since moments are blended, the result is the mixture of everything added: where tiles, passes or folds disagree, the
-    variance is larger (law of total variance).
+    Where tiles, passes or folds disagree, the variance is larger (law of total variance). At any time mean and variance
+    are those of everything added so far: sums of E[p] and E[p^2] would lose small variances near p = 1.
 
     Args:
         grid: The tiles.
         classes: Number of foreground classes, C - 1.
-        device: Device of the sums.
+        device: Device of the results.
+
+    Attributes:
+        mean, variance: (C - 1, *shape); 0 where nothing was added.
     """
 
     def __init__(self, grid: TileGrid, classes: int, device: torch.device | str = "cpu") -> None:
         self.grid = grid
         self.weight = grid.weight().to(device)
-        self.first = torch.zeros((classes, *grid.shape), device=device)
-        self.second = torch.zeros_like(self.first)
+        self.mean = torch.zeros((classes, *grid.shape), device=device)
+        self.variance = torch.zeros_like(self.mean)
         self._added: Counter[tuple[int, int, int]] = Counter()
 
     def to(self, device: torch.device | str) -> None:
-        """Move the sums."""
-        self.weight, self.first, self.second = (t.to(device) for t in (self.weight, self.first, self.second))
+        """Move the results so far."""
+        self.weight, self.mean, self.variance = (t.to(device) for t in (self.weight, self.mean, self.variance))
 
     def add(self, tile: Box, moments: Moments) -> None:
         """Add the moments of a tile in one pass, in a batch of one.
 
-        All memory is allocated before the first sum changes, so that a tile that ran out of memory can be added again.
+        All memory is allocated before the first result changes, so that a tile that ran out of memory can be added
+        again.
         """
-        first, second = (
-            m[0].to(self.first.device, torch.float32) * self.weight for m in (moments.first, moments.second)
-        )
-        self.first[(slice(None), *tile)] += first
-        self.second[(slice(None), *tile)] += second
+        place = (slice(None), *tile)
+        mean, variance = (m[0].to(self.mean.device, torch.float32) for m in (moments.mean, moments.variance))
+        fraction = self.weight / (self._weight_before(tile) + self.weight)
+        change = mean - self.mean[place]
+        variance = self.variance[place].lerp(variance, fraction)
+        variance += fraction * (1 - fraction) * change.square()
+        mean = torch.addcmul(self.mean[place], fraction, change)
+        self.mean[place], self.variance[place] = mean, variance
         self._added[tuple(part.start for part in tile)] += 1
 
     def foreground(self, threshold: float = MIN_PROBABILITY) -> Tensor:
         """Return where any foreground class is at least this probable so far, (*shape) bool on the CPU."""
         found = torch.empty(self.grid.shape, dtype=torch.bool)
-        for i, weight in enumerate(self._plane_weights()):
-            found[i] = (self.first[:, i] >= threshold * weight).any(dim=0)
+        for i in range(len(found)):  # plane by plane: no third volume is needed
+            found[i] = (self.mean[:, i] >= threshold).any(dim=0)
         return found
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """Turn the sums, in place, into probability and variance of each foreground class, (C - 1, *shape) on CPU."""
+        """Return probability and variance of each foreground class, (C - 1, *shape) on the CPU."""
         self.to("cpu")
-        # Plane by plane and in place, so that no third volume is needed.
-        for i, weight in enumerate(self._plane_weights()):
-            p, v = self.first[:, i], self.second[:, i]
-            p.div_(weight).clamp_(0, 1)
-            v.div_(weight).copy_(Moments(p, v).variance())
-        return self.first, self.second
+        return self.mean, self.variance
 
-    def _plane_weights(self) -> Iterator[Tensor]:
-        """Sum the weights of everything added, plane by plane (rows, columns) along the volume's first axis."""
-        depth, rows, columns = self.grid.tile
-        z, y, x = (weights.to(self.weight.device) for weights in self.grid.weights)
-        tile = y[:, None] * x
-        layers: dict[int, Tensor] = {}
-        for (front, top, left), times in self._added.items():
-            if front not in layers:
-                layers[front] = torch.zeros(self.grid.shape[1:], device=self.weight.device)
-            layers[front][top : top + rows, left : left + columns] += times * tile
-        for i in range(self.grid.shape[0]):
-            here = (z[i - front] * layer for front, layer in layers.items() if 0 <= i - front < depth)
-            yield sum(here, start=torch.zeros((), device=tile.device))
+    def _weight_before(self, tile: Box) -> Tensor:
+        """Sum the weights of everything added so far, at the voxels of a tile."""
+        axes = [weights.to(self.weight.device) for weights in self.grid.weights]
+        layers: dict[int, Tensor] = {}  # of what was added with the same shift along the first axis
+        for starts, times in self._added.items():
+            z, y, x = (start - part.start for start, part in zip(starts, tile, strict=True))
+            if all(abs(shift) < len(weights) for shift, weights in zip((z, y, x), axes, strict=True)):
+                layer = times * _shifted(axes[1], y)[:, None] * _shifted(axes[2], x)
+                layers[z] = layers[z] + layer if z in layers else layer
+        total = torch.zeros_like(self.weight)
+        for shift, layer in layers.items():
+            total.addcmul_(_shifted(axes[0], shift)[:, None, None], layer)
+        return total
+
+
+def _shifted(weights: Tensor, shift: int) -> Tensor:
+    """Move weights along their axis; what comes in is 0."""
+    moved = torch.zeros_like(weights)
+    if shift >= 0:
+        moved[shift:] = weights[: len(weights) - shift]
+    else:
+        moved[:shift] = weights[-shift:]
+    return moved
 
 
 def _cover(starts: Sequence[int], size: int) -> list[int]:

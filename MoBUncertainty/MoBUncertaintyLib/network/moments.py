@@ -1,4 +1,4 @@
-"""Compute mean and second moment of the class probabilities under a Gaussian over the logits (Eq. 13).
+"""Compute mean and variance of the class probabilities under a Gaussian over the logits (Eq. 13).
 
 For two classes both have closed forms; otherwise, or on request, Monte Carlo with K samples.
 """
@@ -20,15 +20,13 @@ PIECE = 2**18
 
 @dataclass
 class Moments:
-    """E[p] and E[p^2] of the foreground classes, each (B, C - 1, *S). Moments blend linearly; variances do not."""
+    """E[p] and Var[p] of the foreground classes, each (B, C - 1, *S).
 
-    first: Tensor
-    second: Tensor
+    The variance, not E[p^2]: near p = 0 and 1 it would be lost in the rounding of E[p^2] - E[p]^2.
+    """
 
-    def variance(self) -> Tensor:
-        """Compute E[p^2] - E[p]^2, clamped to its possible range [0, p (1 - p)]."""
-        bound = self.first * (1 - self.first)
-        return torch.minimum((self.second - self.first.square()).clamp_min(0), bound)
+    mean: Tensor
+    variance: Tensor
 
 
 def moments(gaussian: LogitGaussian, samples: int | None = None, generator: torch.Generator | None = None) -> Moments:
@@ -41,7 +39,7 @@ def moments(gaussian: LogitGaussian, samples: int | None = None, generator: torc
     """
     if gaussian.is_deterministic:
         p = _foreground(gaussian.mean)
-        return Moments(p, p.square())
+        return Moments(p, torch.zeros_like(p))
     if samples is None and gaussian.num_classes == 2:
         return _closed_form(*gaussian.contrast())
     return monte_carlo_moments(gaussian, DEFAULT_SAMPLES if samples is None else samples, generator)
@@ -50,12 +48,9 @@ def moments(gaussian: LogitGaussian, samples: int | None = None, generator: torc
 def _closed_form(mean: Tensor, variance: Tensor) -> Moments:
     """Compute two-class moments of a tile, in pieces whose intermediate results fit a CPU's cache."""
     pieces = PIECE if mean.device.type == "cpu" else mean.numel()
-    first, second = [], []
-    for m, v in zip(mean.flatten().split(pieces), variance.flatten().split(pieces), strict=True):
-        expectation, spread = logistic_normal_moments(m, v)
-        first.append(expectation)
-        second.append(torch.addcmul(spread, expectation, expectation))
-    return Moments(torch.cat(first).view_as(mean)[:, None], torch.cat(second).view_as(mean)[:, None])
+    pairs = zip(mean.flatten().split(pieces), variance.flatten().split(pieces), strict=True)
+    found = zip(*(logistic_normal_moments(m, v) for m, v in pairs), strict=True)
+    return Moments(*(torch.cat(parts).view_as(mean)[:, None] for parts in found))
 
 
 def monte_carlo_moments(gaussian: LogitGaussian, samples: int, generator: torch.Generator | None = None) -> Moments:
@@ -69,13 +64,14 @@ def monte_carlo_moments(gaussian: LogitGaussian, samples: int, generator: torch.
     if samples < 1:
         raise ValueError(f"at least one sample is needed, not {samples}")
     draw = gaussian.softmax_sampler(generator)
-    first = _foreground(draw(1)[0])
-    second = first.square()
-    for _ in range(samples - 1):
+    mean = _foreground(draw(1)[0])
+    spread = torch.zeros_like(mean)  # sum of (p - mean)^2, by Welford's updates: a sum of p^2 would lose small ones
+    for drawn in range(2, samples + 1):
         p = _foreground(draw(1)[0])
-        first += p
-        second.addcmul_(p, p)
-    return Moments(first / samples, second / samples)
+        change = p - mean
+        mean += change / drawn
+        spread.addcmul_(change, p - mean)
+    return Moments(mean, spread / samples)
 
 
 def _foreground(logits: Tensor) -> Tensor:

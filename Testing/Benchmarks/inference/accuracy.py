@@ -109,8 +109,8 @@ def reference_contrast(network: StochasticNetwork, tile: Tensor) -> tuple[Tensor
 
 
 def logistic_normal_reference(mean: Tensor, variance: Tensor, voxels: int = 4096) -> Moments:
-    """E[sigma(t)] and E[sigma(t)^2] for t ~ N(mean, variance) in float64, (1, 1, *S), by quadrature."""
-    first, second = [], []
+    """E[sigma(t)] and Var[sigma(t)] for t ~ N(mean, variance) in float64, (1, 1, *S), by quadrature."""
+    expectations, variances = [], []
     for m, v in zip(mean.flatten().split(voxels), variance.flatten().split(voxels), strict=True):
         deviation = v.sqrt()
         step = min(0.25, STEP / max(float(deviation.max()), 1e-6))
@@ -119,19 +119,16 @@ def logistic_normal_reference(mean: Tensor, variance: Tensor, voxels: int = 4096
         density = torch.exp(-0.5 * x.square())
         density /= density.sum()
         p = torch.sigmoid(m[:, None] + deviation[:, None] * x)
-        first.append(p @ density)
-        second.append(p.square() @ density)
-    return Moments(*(torch.cat(parts).view(1, 1, *mean.shape) for parts in (first, second)))
+        expectations.append(p @ density)
+        variances.append((p - expectations[-1][:, None]).square() @ density)
+    return Moments(*(torch.cat(parts).view(1, 1, *mean.shape) for parts in (expectations, variances)))
 
 
 def difference(found: Moments, reference: Moments) -> dict[str, float]:
     """Largest and root mean square error of mean and variance."""
     result = {}
-    variances = [m.second.double().cpu() - m.first.double().cpu().square() for m in (found, reference)]
-    for name, error in (
-        ("mean", found.first.double().cpu() - reference.first),
-        ("variance", variances[0] - variances[1]),
-    ):
+    for name in ("mean", "variance"):
+        error = getattr(found, name).double().cpu() - getattr(reference, name)
         result[f"{name}_largest"] = float(error.abs().max())
         result[f"{name}_rms"] = float(error.square().mean().sqrt())
     return result

@@ -50,7 +50,7 @@ def literal_moments(gaussian: LogitGaussian, samples: int, generator: torch.Gene
         p = torch.softmax(draw(1)[0], dim=1)[:, 1:]
         first = p if first is None else first + p
         second = p.square() if second is None else second + p.square()
-    return Moments(first / samples, second / samples)
+    return Moments(first / samples, second / samples - (first / samples).square())
 
 
 class LiteralHead:

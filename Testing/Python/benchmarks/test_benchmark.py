@@ -280,22 +280,22 @@ def test_literal_draws_have_the_moments_of_ours(network, scope: Scope) -> None:
     count = 400
     drawn = literal_moments(gaussian, count, torch.Generator().manual_seed(0))
     through_ours = moments(literal(gaussian), count, torch.Generator().manual_seed(0))
-    assert torch.allclose(drawn.first, through_ours.first, atol=1e-5)
+    assert torch.allclose(drawn.mean, through_ours.mean, atol=1e-5)
     # Where the outcome is open enough for the mean of 400 draws to be normal; of some 10,000 voxels.
-    open_to_doubt = exact.variance() > 1e-3
-    error = ((drawn.first - exact.first) / (exact.variance() / count).sqrt())[open_to_doubt]
+    open_to_doubt = exact.variance > 1e-3
+    error = ((drawn.mean - exact.mean) / (exact.variance / count).sqrt())[open_to_doubt]
     assert len(error) > 1000
     assert error.abs().max() < 6
     assert error.mean().abs() < 5 / len(error) ** 0.5
     assert error.square().mean().sqrt().item() == pytest.approx(1.0, abs=0.05)
-    ratio = (drawn.second - drawn.first.square())[open_to_doubt] / exact.variance()[open_to_doubt]
+    ratio = drawn.variance[open_to_doubt] / exact.variance[open_to_doubt]
     assert ratio.mean().item() == pytest.approx(1 - 1 / count, abs=0.02)
 
 
 def test_reference_is_the_integral() -> None:
     mean, deviation = np.meshgrid([-6.0, -0.3, 0.0, 2.5], [1e-3, 0.7, 4.0, 30.0])
     found = logistic_normal_reference(*(torch.from_numpy(v.reshape(1, 4, 4)) for v in (mean, deviation**2)))
-    for power, moment in ((1, found.first), (2, found.second)):
+    for power, moment in ((1, found.mean), (2, found.variance + found.mean.square())):
         for m, s, value in zip(mean.flat, deviation.flat, moment.flatten().tolist(), strict=True):
             corner = sorted({float(np.clip(-m / s, -8.9, 8.9)), 0.0})
 

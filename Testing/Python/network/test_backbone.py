@@ -52,7 +52,7 @@ def test_any_architecture_with_segmentation_layers_will_do(name):
     network = build_network(plans, make_dataset(), CONFIGURATION, SPEC).eval()
     with torch.no_grad():
         result = moments(network(torch.randn(1, 1, 32, 32, 32)))
-    assert result.first.shape == (1, 1, 32, 32, 32)
+    assert result.mean.shape == (1, 1, 32, 32, 32)
     assert (result.variance() > 0).any()
 
 
@@ -81,7 +81,7 @@ def test_graph_is_captured_whole(kind):
 
     def predict(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         result = moments(network(x))
-        return result.first, result.second
+        return result.mean, result.variance
 
     x = torch.randn(1, 1, 32, 32, 32)
     with torch.no_grad(), warnings.catch_warnings():

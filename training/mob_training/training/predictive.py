@@ -34,6 +34,6 @@ def log_predictive_mean(gaussian: LogitGaussian) -> Tensor:
     if gaussian.is_deterministic:
         return gaussian.mean.log_softmax(dim=1)
     generator = torch.Generator(gaussian.mean.device).manual_seed(0)
-    foreground = moments(gaussian, generator=generator).first
+    foreground = moments(gaussian, generator=generator).mean
     background = 1 - foreground.sum(dim=1, keepdim=True)
     return torch.cat((background, foreground), dim=1).clamp_min(SMALLEST_PROBABILITY).log()
