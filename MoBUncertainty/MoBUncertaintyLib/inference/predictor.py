@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 STEP = 2.0**-17
 """Between two probabilities, or variances, that are given; exact in float32 up to 64, so that nothing but the rounding
 itself is lost."""
+DIGITS = 10
+"""Binary digits of those that are so near 0 or 1 that they need finer steps: they change by 0.1 % at most."""
+LEAST_PROBABILITY, LEAST_VARIANCE = 1e-6, 1e-12
+"""What is smaller is given as 0. Ranks by the variance need the tails, but noise in air is most of an exact file."""
 
 ProgressCallback = Callable[[Progress], None]
 CancelledCallback = Callable[[], bool]
@@ -244,9 +248,8 @@ def _fill(case: Case, probability: Tensor, variance: Tensor, exact: bool) -> tup
     labels = case.view(segmentation)
     p_views, v_views = ([case.view(each) for each in volume] for volume in maps)
     for i, (p, v) in enumerate(zip(case.planes(probability), case.planes(variance), strict=True)):
-        v = np.minimum(v, p * (1 - p))
         if not exact:
-            p, v = rounded(p), rounded(v)
+            p, v = rounded(p, LEAST_PROBABILITY), rounded(v, LEAST_VARIANCE)
         best = 1 - p.sum(axis=0)  # the background's
         for c in range(len(p)):
             p_views[c][i] = p[c]
@@ -256,13 +259,26 @@ def _fill(case: Case, probability: Tensor, variance: Tensor, exact: bool) -> tup
     return segmentation, maps[0], maps[1]
 
 
-def rounded(array: np.ndarray) -> np.ndarray:
-    """Round a copy of probabilities or variances, any shape, to `STEP`: they change by 4e-6 at most.
+def rounded(array: np.ndarray, least: float) -> np.ndarray:
+    """Round a copy of probabilities or variances, any shape, to `STEP`, and near 0 and 1 to `DIGITS`.
 
-    That is less than the closed form's error. What is rounded away cannot be compressed: files of a CT with one organ
-    are a tenth of the size without it, and written in a fraction of the time.
+    What is rounded away cannot be compressed: files of a CT with one organ are a quarter of the size without it.
+
+    Args:
+        array: float32, 0 to 1.
+        least: What is nearer to 0, or to 1, becomes that.
     """
-    copy = array * np.float32(1 / STEP)
-    np.rint(copy, out=copy)
-    copy *= np.float32(STEP)
-    return copy
+    flat = array.reshape(-1)
+    result = np.empty_like(flat)
+    for start in range(0, flat.size, 2**14):  # pieces that stay in a CPU's cache: four times as fast
+        part = slice(start, start + 2**14)
+        upper = (flat[part] > 0.5).astype(np.float32)
+        near = np.abs(upper - flat[part])  # exact near 1, too, since both are float32
+        scaled = near * np.float32(2 ** (24 - DIGITS) + 1)
+        tail = scaled - (scaled - near)  # Veltkamp's splitting: the leading digits
+        tail *= near >= np.float32(least)  # where() is slower
+        fixed = np.rint(near * np.float32(1 / STEP))
+        fixed *= np.float32(STEP)
+        np.copyto(tail, fixed, where=near >= np.float32(STEP * 2**DIGITS))
+        np.abs(upper - tail, out=result[part])
+    return result.reshape(array.shape)

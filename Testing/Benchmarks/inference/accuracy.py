@@ -114,7 +114,8 @@ def logistic_normal_reference(mean: Tensor, variance: Tensor, voxels: int = 4096
     for m, v in zip(mean.flatten().split(voxels), variance.flatten().split(voxels), strict=True):
         deviation = v.sqrt()
         step = min(0.25, STEP / max(float(deviation.max()), 1e-6))
-        count = math.ceil(REACH / step)
+        # The square of sigma has its mass in the tails up to two deviations s beyond the density's.
+        count = math.ceil((REACH + 2 * min(float(deviation.max()), 6.0)) / step)
         x = torch.arange(-count, count + 1, dtype=torch.float64) * step
         density = torch.exp(-0.5 * x.square())
         density /= density.sum()
