@@ -6,10 +6,10 @@ list of states. Arrays are (z, y, x).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import count
 from typing import Any
 
@@ -22,12 +22,12 @@ from MoBUncertaintyLib.refinement.clicks import Click, Point
 from MoBUncertaintyLib.regions.finder import Regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.click_record import CLICK_ID, in_order
-from MoBUncertaintyLib.review.clicked_maps import ClickedMaps
+from MoBUncertaintyLib.review.clicked_maps import ClickedMaps, apart
 from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.following import follow, freeze, reopen, restore, usual_label
 from MoBUncertaintyLib.review.history import History
 from MoBUncertaintyLib.review.record import Describe, digest_of, plain_text, read_record, write_record
-from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
+from MoBUncertaintyLib.review.region import ReviewRegion, Verdict, changed_boxes
 from MoBUncertaintyLib.review.state import ERROR_UNIT, YEARS, Signature, State, numbered
 from MoBUncertaintyLib.review.suggestion import Effect, Suggestion, effect_of, suggest
 from MoBUncertaintyLib.review.updating import first_regions, update
@@ -96,7 +96,7 @@ class Review:
     @property
     def effects(self) -> dict[str, Effect]:
         """What each click changed, measured against the same set without it; verdicts do not count."""
-        return {click.click_id: effect_of(click, self.clicks, self._maps) for click in self.clicks}
+        return {click.click_id: self._effect(click, self.clicks) for click in self.clicks}
 
     @property
     def signature(self) -> Signature | None:
@@ -186,6 +186,10 @@ class Review:
         May take up to 0.2 s.
         """
         return suggest(self._state, self._maps)
+
+    def effect(self, click_id: str) -> Effect:
+        """Tell what one click changed, see `effects`."""
+        return self._effect(self._clicked(click_id), self.clicks)
 
     # Steps
 
@@ -373,7 +377,8 @@ class Review:
         review = cls(replace(prediction, grid=stored.grid, click_settings=stored.click_settings), nothing)
         regions = tuple(restore(region, stored.clicks, review._maps) for region in stored.regions)
         state = State(regions, stored.settings, stored.clicks, stored.signature)
-        review._history = History(state.after(review._state, review._maps)[0])
+        boxes = apart([*review._maps.changed((), stored.clicks), *(region.box for region in regions if region.frozen)])
+        review._history = History(state.after(review._state, boxes, review._maps))
         review._ids = count(1 + max((int(region.region_id) for region in regions), default=0))
         known = {click.click_id for region in regions for click in (*region.clicks, *region.found.clicks)}
         known |= {click.click_id for click in stored.clicks}
@@ -391,18 +396,24 @@ class Review:
         return ClickedMaps(self.prediction)
 
     @cached_property
+    def _effect(self) -> Callable[[Click, tuple[Click, ...]], Effect]:
+        return lru_cache(maxsize=1024)(lambda click, clicks: effect_of(click, clicks, self._maps))
+
+    @cached_property
     def _predicted_error(self) -> float:
         return self.prediction.expected_error_mm3()
 
-    def _push(self, state: State) -> tuple[Box, ...]:
-        state, boxes = state.after(self._state, self._maps)
-        self._history.push(state)
+    def _push(self, state: State, boxes: Iterable[Box] = ()) -> tuple[Box, ...]:
+        """Go on to a state; in `boxes` clicks give other maps."""
+        boxes = apart([*boxes, *changed_boxes(self.regions, state.regions)])
+        self._history.push(state.after(self._state, boxes, self._maps))
         return boxes
 
     def _move(self, by: int) -> tuple[Box, ...]:
         before = self._state
         self._history.move(by)
-        return self._state.after(before, self._maps)[1]
+        boxes = self._maps.changed(before.clicks, self.clicks)
+        return apart([*boxes, *changed_boxes(before.regions, self.regions)])
 
     def _change(self, region: ReviewRegion, changed: ReviewRegion) -> tuple[Box, ...]:
         same = all(
@@ -465,7 +476,9 @@ class Review:
         self._refuse_if_signed()
         voxels = np.concatenate([self._maps.refiner.voxels_of(click) for click in changed])
         hit = [region.region_id for region in self._state.regions_at(voxels)]
-        return self._push(self._state.with_clicks(in_order(clicks), hit, self._maps))
+        clicks = in_order(clicks)
+        boxes = self._maps.changed(self.clicks, clicks)
+        return self._push(self._state.with_clicks(clicks, boxes, hit, self._maps), boxes)
 
     def _refuse_if_signed(self) -> None:
         if self.signature:

@@ -5,7 +5,7 @@ States are immutable, so undo and redo are moves along a list of them. Arrays ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -15,10 +15,10 @@ from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import Box, hull, intersection, shape_of, within
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.settings import RegionSettings
-from MoBUncertaintyLib.review.clicked_maps import ClickedMaps, Clicks, apart
+from MoBUncertaintyLib.review.clicked_maps import ClickedMaps, Clicks
 from MoBUncertaintyLib.review.description import VoxelMaps, expected_error
 from MoBUncertaintyLib.review.following import follow, reopen
-from MoBUncertaintyLib.review.region import ReviewRegion, changed_boxes
+from MoBUncertaintyLib.review.region import ReviewRegion
 
 ERROR_UNIT = 2.0**-32
 """Expected error is summed in whole numbers of this, so that differences of boxes add up exactly in any order."""
@@ -147,9 +147,16 @@ class State:
         """Sum the expected error of boxes that do not overlap, in `ERROR_UNIT`."""
         return sum(_in_units(expected_error(self.maps_in(box, maps).probability)) for box in boxes)
 
-    def with_clicks(self, clicks: Clicks, hit: Iterable[str], maps: ClickedMaps) -> State:
-        """Let regions follow other clicks; those that are `hit` lose their verdict."""
-        boxes, hit = maps.changed(self.clicks, clicks), set(hit)
+    def with_clicks(self, clicks: Clicks, boxes: Sequence[Box], hit: Iterable[str], maps: ClickedMaps) -> State:
+        """Let regions follow other clicks.
+
+        Args:
+            clicks: The others.
+            boxes: Where these change the maps.
+            hit: Ids of the regions that lose their verdict.
+            maps: Of the prediction.
+        """
+        hit = set(hit)
         regions = []
         for region in self.regions:
             reopened = region.frozen and region.region_id in hit
@@ -158,11 +165,10 @@ class State:
             regions.append(region)
         return replace(self, regions=ranked(regions), clicks=clicks, found=False)
 
-    def after(self, before: State, maps: ClickedMaps) -> tuple[State, tuple[Box, ...]]:
-        """Complete this state by its expected error, and list the boxes in which it differs from the one before."""
-        boxes = apart([*maps.changed(before.clicks, self.clicks), *changed_boxes(before.regions, self.regions)])
-        difference = self.error_in(boxes, maps) - before.error_in(boxes, maps)
-        return replace(self, error=before.error + difference), boxes
+    def after(self, before: State, boxes: Iterable[Box], maps: ClickedMaps) -> State:
+        """Complete this state by its expected error, which differs from that of the one before in these boxes only."""
+        boxes = tuple(boxes)
+        return replace(self, error=before.error + self.error_in(boxes, maps) - before.error_in(boxes, maps))
 
 
 def ranked(regions: Iterable[ReviewRegion]) -> tuple[ReviewRegion, ...]:

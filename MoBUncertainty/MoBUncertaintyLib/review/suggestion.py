@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from MoBUncertaintyLib.geometry import widened, within
 from MoBUncertaintyLib.refinement.clicks import Click, Point
 from MoBUncertaintyLib.review.clicked_maps import ClickedMaps, Clicks
 from MoBUncertaintyLib.review.description import expected_error
@@ -79,27 +78,26 @@ def _place(region: ReviewRegion, state: State, maps: ClickedMaps) -> tuple[float
     """Find the voxel of a region with most expected error around: minus how much, the region's id, the voxel."""
     prediction = maps.prediction
     sigma = prediction.click_settings.length_mm / prediction.grid.spacing
-    near = widened(region.box, np.ceil(2 * sigma).tolist(), prediction.shape)
-    error = expected_error(state.maps_in(near, maps).probability)
-    around = ndimage.gaussian_filter(error, sigma, mode="constant", truncate=2)[within(region.box, near)]
+    error = expected_error(state.maps_in(region.box, maps).probability)
+    around = ndimage.gaussian_filter(error, sigma, mode="constant", truncate=2)
     at = np.unravel_index(int(np.where(region.mask, around, -1).argmax()), region.mask.shape)
     voxel = tuple(int(index) + part.start for index, part in zip(at, region.box, strict=True))
     return -float(around[at]), region.region_id, voxel
 
 
 def _gain(voxel: tuple[int, ...], state: State, maps: ClickedMaps) -> float:
-    """Compute how much expected error a click at a voxel is expected to remove, mm3."""
+    """Compute how much expected error within its reach a click at a voxel is expected to remove, mm3."""
     prediction = maps.prediction
     p = state.maps_in(tuple(slice(index, index + 1) for index in voxel), maps).probability.ravel().astype(float)
     labels = [0, *(label.value for label in prediction.labels)]
     answers = sorted(zip([max(1 - p.sum(), 0.0), *p], labels, strict=True), reverse=True)[:2]
     place, when = (_point(prediction.grid.to_ras(np.array(voxel))),), datetime.max.replace(tzinfo=UTC)
-    gain = 0.0
-    for probability, label in answers:
-        after = replace(state, clicks=(*state.clicks, Click("", place, label, when)))
-        boxes = maps.changed(state.clicks, after.clicks)
-        gain += probability * (state.error_in(boxes, maps) - after.error_in(boxes, maps))
-    return float(gain * ERROR_UNIT * prediction.grid.voxel_mm3)
+    clicks = [Click("", place, label, when) for _, label in answers]
+    reach = (maps.refiner.reach(clicks[:1]),)
+    left = [replace(state, clicks=(*state.clicks, click)).error_in(reach, maps) for click in clicks]
+    removed = state.error_in(reach, maps) * sum(share for share, _ in answers)
+    removed -= sum(share * error for (share, _), error in zip(answers, left, strict=True))
+    return float(removed * ERROR_UNIT * prediction.grid.voxel_mm3)
 
 
 def _point(ras: np.ndarray) -> Point:

@@ -385,6 +385,7 @@ class TestExpectedError:
             voxel = review.prediction.grid.voxel_mm3
             assert effects[click_id].net_mm3 == ((both > 0).sum() - (without > 0).sum()) * voxel
             assert effects[click_id].changed_mm3 == (both != without).sum() * voxel
+            assert review.effect(click_id) == effects[click_id]
         assert effects["c1"].net_mm3 > 0 > effects["c2"].net_mm3
 
 
@@ -399,7 +400,7 @@ class TestSuggestion:
             review.click([suggestion.point_ras], label)
             gain += probability * (review.expected_error_mm3[0] - review.expected_error_mm3[1])
             review.undo()
-        assert suggestion.gain_mm3 == pytest.approx(gain, rel=1e-6)
+        assert suggestion.gain_mm3 == pytest.approx(gain, rel=1e-3)
         assert gain > 0
 
     def test_goes_where_there_is_most_to_gain_and_ends_when_all_is_decided(self, review):
