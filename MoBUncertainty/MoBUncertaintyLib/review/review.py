@@ -181,7 +181,7 @@ class Review:
         return region.box, labels
 
     def suggestion(self) -> Suggestion | None:
-        """Suggest the place, in a region that is not decided, whose click is expected to remove most expected error.
+        """Suggest the place, in a region that is not decided, whose click is expected to correct most error.
 
         May take up to 0.2 s.
         """

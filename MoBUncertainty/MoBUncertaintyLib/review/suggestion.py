@@ -1,4 +1,4 @@
-"""What clicks have changed, and which click would remove most expected error.
+"""What clicks have changed, and which click is expected to correct most error.
 
 Arrays are (z, y, x).
 """
@@ -12,14 +12,23 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from MoBUncertaintyLib.geometry import intersection, widened, within
 from MoBUncertaintyLib.refinement.clicks import Click, Point
 from MoBUncertaintyLib.review.clicked_maps import ClickedMaps, Clicks
 from MoBUncertaintyLib.review.description import expected_error
 from MoBUncertaintyLib.review.region import ReviewRegion
-from MoBUncertaintyLib.review.state import ERROR_UNIT, State
+from MoBUncertaintyLib.review.state import State
 
-CANDIDATES = 6
+CANDIDATES = 8
 """So many places' gains are computed."""
+
+DOUBTFUL = 0.1
+"""Candidates are as likely as this to have another label, if any voxel of the region is."""
+
+AROUND, APART = 0.45, 0.85
+"""In lengths of the kernel: sigma of the window in which expected error is summed, and how far apart candidates are."""
+
+Voxel = tuple[int, int, int]
 
 
 class Effect(NamedTuple):
@@ -41,7 +50,7 @@ class Suggestion:
     Attributes:
         region_id: The region.
         point_ras: Where to click in it, RAS mm.
-        gain_mm3: Expected error that the click is expected to remove, whatever the answer is.
+        gain_mm3: Error that the click is expected to correct.
     """
 
     region_id: str
@@ -62,42 +71,73 @@ def effect_of(click: Click, clicks: Clicks, maps: ClickedMaps) -> Effect:
 
 
 def suggest(state: State, maps: ClickedMaps) -> Suggestion | None:
-    """Suggest the place, in a region that is not decided, whose click is expected to remove most expected error.
+    """Suggest the place, in a region that is not decided, whose click is expected to correct most error.
 
-    In each region the place with most expected error around is a candidate. Of the best of these the gain is computed:
-    over the two most probable answers, as they are probable.
+    Candidates are doubtful places with much expected error around them, apart from each other. Where most error is
+    expected, on the outline itself, a click moves little; so what each may gain is computed.
     """
-    places = sorted(_place(region, state, maps) for region in state.regions if not region.decided)
-    grid = maps.prediction.grid
-    gains = [(_gain(voxel, state, maps), region_id, voxel) for _, region_id, voxel in places[:CANDIDATES]]
+    found = [place for region in state.regions if not region.decided for place in _places(region, state, maps)]
+    found.sort(key=lambda place: -place[0])
+    gains = [(_gain(voxel, state, maps), region_id, voxel) for _, region_id, voxel in found[:CANDIDATES]]
     best = max(gains, default=None)
-    return best and Suggestion(best[1], _point(grid.to_ras(np.array(best[2]))), best[0])
+    return best and Suggestion(best[1], _point(maps.prediction.grid.to_ras(np.array(best[2]))), best[0])
 
 
-def _place(region: ReviewRegion, state: State, maps: ClickedMaps) -> tuple[float, str, tuple[int, ...]]:
-    """Find the voxel of a region with most expected error around: minus how much, the region's id, the voxel."""
+def _places(region: ReviewRegion, state: State, maps: ClickedMaps) -> list[tuple[float, str, Voxel]]:
+    """Find doubtful voxels of a region that lie apart: the expected error around, the region's id, the voxel."""
+    grid, length = maps.prediction.grid, maps.prediction.click_settings.length_mm
+    sigma = AROUND * length / grid.spacing
+    near = widened(region.box, np.ceil(2 * sigma).tolist(), maps.prediction.shape)
+    error = expected_error(state.maps_in(near, maps).probability)
+    own = within(region.box, near)
+    around = ndimage.gaussian_filter(error, sigma, mode="constant", truncate=2)[own]
+    there = np.argwhere(region.mask & (error[own] > DOUBTFUL))
+    if not len(there):
+        there = np.argwhere(region.mask)
+    value = around[tuple(there.T)]
+    found: list[tuple[float, str, Voxel]] = []
+    while len(there) and len(found) < CANDIDATES:
+        best = int(value.argmax())
+        z, y, x = (int(index) + part.start for index, part in zip(there[best], region.box, strict=True))
+        found.append((float(value[best]), region.region_id, (z, y, x)))
+        far = (((there - there[best]) * grid.spacing) ** 2).sum(axis=1) >= (APART * length) ** 2
+        there, value = there[far], value[far]
+    return found
+
+
+def _gain(voxel: Voxel, state: State, maps: ClickedMaps) -> float:
+    """Compute how much error a click at a voxel is expected to correct, mm3.
+
+    That is how probable the most probable label is that is not shown there, times what that answer would correct: for
+    each voxel that would have another label, how much more probable than the old one the new one would then be.
+    """
     prediction = maps.prediction
-    sigma = prediction.click_settings.length_mm / prediction.grid.spacing
-    error = expected_error(state.maps_in(region.box, maps).probability)
-    around = ndimage.gaussian_filter(error, sigma, mode="constant", truncate=2)
-    at = np.unravel_index(int(np.where(region.mask, around, -1).argmax()), region.mask.shape)
-    voxel = tuple(int(index) + part.start for index, part in zip(at, region.box, strict=True))
-    return -float(around[at]), region.region_id, voxel
+    at = tuple(slice(index, index + 1) for index in voxel)
+    now, values = state.maps_in(at, maps), [0, *(label.value for label in prediction.labels)]
+    probable = dict(zip(values, _with_background(now.probability).ravel().tolist(), strict=True))
+    probable.pop(int(now.labels.item()))
+    label = max(probable, key=lambda value: probable[value])
+    click = Click("", (_point(prediction.grid.to_ras(np.array(voxel))),), label, datetime.max.replace(tzinfo=UTC))
+    reach = maps.refiner.reach((click,))
+    before, after = (each.maps_in(reach, maps) for each in (state, replace(state, clicks=(*state.clicks, click))))
+    changed = before.labels != after.labels
+    for region in state.regions:
+        inner = intersection(reach, region.box)
+        if region.labels is not None and inner:
+            changed[within(inner, reach)] &= ~region.mask[within(inner, region.box)]
+    probability = _with_background(after.probability[:, changed])
+    rank = np.zeros(max(values) + 1, int)
+    rank[values] = np.arange(len(values))
+    old, new = (
+        np.take_along_axis(probability, rank[each.labels[changed]][None], axis=0).sum(dtype=float)
+        for each in (before, after)
+    )
+    return float(probable[label] * (new - old) * prediction.grid.voxel_mm3)
 
 
-def _gain(voxel: tuple[int, ...], state: State, maps: ClickedMaps) -> float:
-    """Compute how much expected error within its reach a click at a voxel is expected to remove, mm3."""
-    prediction = maps.prediction
-    p = state.maps_in(tuple(slice(index, index + 1) for index in voxel), maps).probability.ravel().astype(float)
-    labels = [0, *(label.value for label in prediction.labels)]
-    answers = sorted(zip([max(1 - p.sum(), 0.0), *p], labels, strict=True), reverse=True)[:2]
-    place, when = (_point(prediction.grid.to_ras(np.array(voxel))),), datetime.max.replace(tzinfo=UTC)
-    clicks = [Click("", place, label, when) for _, label in answers]
-    reach = (maps.refiner.reach(clicks[:1]),)
-    left = [replace(state, clicks=(*state.clicks, click)).error_in(reach, maps) for click in clicks]
-    removed = state.error_in(reach, maps) * sum(share for share, _ in answers)
-    removed -= sum(share * error for (share, _), error in zip(answers, left, strict=True))
-    return float(removed * ERROR_UNIT * prediction.grid.voxel_mm3)
+def _with_background(probability: np.ndarray) -> np.ndarray:
+    """Put the probability of background before those of the labels."""
+    return np.concatenate([np.clip(1 - probability.sum(axis=0, keepdims=True), 0, 1), probability])
 
 
 def _point(ras: np.ndarray) -> Point:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.geometry import whole
 from MoBUncertaintyLib.refinement.refiner import Refiner
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.review.following import follow
@@ -390,16 +391,17 @@ class TestExpectedError:
 
 
 class TestSuggestion:
-    def test_lies_in_an_undecided_region_and_gains_what_both_answers_gain(self, review):
+    def test_lies_in_an_undecided_region_and_gains_what_a_correction_is_expected_to(self, review):
         suggestion = review.suggestion()
         assert review.region_at(suggestion.point_ras).region_id == suggestion.region_id
         voxel = voxel_of(review, suggestion.point_ras)
-        p = float(review.prediction.probability[0][voxel])
-        gain = 0.0
-        for label, probability in ((1, p), (0, 1 - p)):
-            review.click([suggestion.point_ras], label)
-            gain += probability * (review.expected_error_mm3[0] - review.expected_error_mm3[1])
-            review.undo()
+        p, before = float(review.prediction.probability[0][voxel]), review.corrected()
+        other = 1 - int(before[voxel])
+        review.click([suggestion.point_ras], other)
+        after, box = review.corrected(), whole(review.prediction.shape)
+        now = review.maps_in(box)[0][0]
+        better = np.where(after > 0, now - (1 - now), (1 - now) - now)[after != before].sum()
+        gain = (p if other else 1 - p) * better * review.prediction.grid.voxel_mm3
         assert suggestion.gain_mm3 == pytest.approx(gain, rel=1e-3)
         assert gain > 0
 
