@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class CaseSummary:
         regions: Doubtful regions in order of rank.
         expected_error_ml: Integral of 1 - max_c p over the whole image: the volume expected to be labelled wrongly.
         seconds: By stage.
-        device: What computed it, and the backbone's precision.
+        device: What computed it, the backbone's precision, and the engine.
         warnings: One sentence each.
     """
 
@@ -161,7 +161,7 @@ def run_case(
         regions=regions.ranked,
         expected_error_ml=prediction.expected_error_mm3() / 1000,
         seconds=seconds,
-        device="{device}, {precision}".format_map(prediction.provenance),
+        device="{device}, {precision}, {engine}".format_map(prediction.provenance),
         warnings=[*warnings, *prediction.warnings, *problems],
     )
     return summary, analysis
@@ -177,22 +177,23 @@ def is_done(
 ) -> bool:
     """Whether a results folder holds what `run_case` would write: of the same image, model and settings.
 
-    The device does not count. Arguments as for `run_case`.
+    Device and engine do not count. Arguments as for `run_case`.
 
     Raises:
         ImageError: There are results, and the image cannot be read.
     """
     if not FOLDER.recognises(output):
         return False
+    anywhere = {"device": "auto", "engine": "auto"}
     wanted = {
-        "settings": asdict(replace(predictor.settings, device="auto")),
+        "settings": asdict(predictor.settings) | anywhere,
         "regions": asdict(region_settings or predictor.model.card.region_settings),
         "model": predictor.model.digest,
     }
     try:
         record = read_record(output)
         found = {
-            "settings": record["settings"] | {"device": "auto"},
+            "settings": record["settings"] | anywhere,
             "regions": record["regions"]["settings"],
             "model": record["model"]["digest"],
         }
@@ -280,6 +281,7 @@ def run_demo(
     output: Path,
     *,
     device: str = "auto",
+    engine: str = "auto",
     scene: bool = True,
     progress: ProgressCallback | None = None,
     cancelled: CancelledCallback | None = None,
@@ -288,7 +290,7 @@ def run_demo(
 
     Args:
         output: Results folder; one that is there is replaced.
-        device, scene, progress, cancelled: As for `run_case`.
+        device, engine, scene, progress, cancelled: As for `run_case`.
 
     Raises:
         UserError: Whatever the user can mend.
@@ -299,7 +301,7 @@ def run_demo(
     own = not output.exists() or (output / "demo.json").exists()
     check_output(output, overwrite=own)
     start = time.monotonic()
-    predictor = Predictor(load_model(find_model(DEMO_MODEL)), PredictionSettings(device=device))
+    predictor = Predictor(load_model(find_model(DEMO_MODEL)), PredictionSettings(device=device, engine=engine))
     scores: list[DemoScores] = []
 
     def compare(analysis: Analysis, folder: Path) -> None:

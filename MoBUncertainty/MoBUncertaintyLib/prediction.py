@@ -29,6 +29,14 @@ class Tiling(StrEnum):
     """Side by side and, where that shows foreground or uncertainty, all that matter there."""
 
 
+class EngineName(StrEnum):
+    """What runs the network."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+    OPENVINO = "openvino"
+
+
 class Precision(StrEnum):
     """Number format of the backbone; heads and moments are always fp32."""
 
@@ -49,7 +57,8 @@ class PredictionSettings:
         tiling: `full` predicts all such tiles; `adaptive` the overlapping ones only where a first pass with tiles side
             by side saw foreground or uncertainty.
         mirror: Average over mirrored tiles; only for models that were trained with mirroring.
-        device: auto (CUDA, then MPS, then CPU), cuda, cuda:1, mps or cpu.
+        device: auto (CUDA, then MPS, then CPU), cuda, cuda:1, mps, xpu (Intel's GPU, by OpenVINO) or cpu.
+        engine: What runs the network: auto (on a CPU OpenVINO where it is installed, else PyTorch), torch or openvino.
         precision: Of the backbone: auto, float32, bfloat16 or float16.
         folds: Which folds of the model to average; None: all.
         region_of_interest: Results are wanted there only, and are 0 elsewhere; None: everywhere.
@@ -65,6 +74,7 @@ class PredictionSettings:
     tiling: str = "adaptive"
     mirror: bool = False
     device: str = "auto"
+    engine: str = "auto"
     precision: str = "auto"
     folds: tuple[Fold, ...] | None = None
     region_of_interest: Bounds | None = None
@@ -79,6 +89,8 @@ class PredictionSettings:
             raise SettingsError(f"The overlap of tiles must be from 0 to 0.9, not {self.overlap:g}.")
         if self.tiling not in set(Tiling):
             raise SettingsError(f"The tiling must be one of {', '.join(Tiling)}, not {self.tiling!r}.")
+        if self.engine not in set(EngineName):
+            raise SettingsError(f"The engine must be one of {', '.join(EngineName)}, not {self.engine!r}.")
         if self.precision not in set(Precision):
             raise SettingsError(f"The precision must be one of {', '.join(Precision)}, not {self.precision!r}.")
         if self.region_of_interest is not None and len(self.region_of_interest) != 6:

@@ -19,6 +19,9 @@ from support.caller import FAKE_WORKER, Caller, Start
 
 pytest_plugins = ["slicer_host.isolation"]
 
+# The digits that tests expect are PyTorch's, whether OpenVINO is installed or not; test_engines.py compares the two.
+os.environ["MOB_UNCERTAINTY_ENGINE"] = "torch"
+
 LOCALE = locale.setlocale(locale.LC_ALL)
 
 I18N = TESTS / "slicer_host" / "fakes" / "i18n.py"

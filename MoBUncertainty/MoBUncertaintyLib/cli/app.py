@@ -45,7 +45,14 @@ def main(
         console.debug = True
 
 
-Device = Annotated[str, typer.Option(help="Where to compute: auto (a GPU if there is one), cuda, cuda:1, mps or cpu.")]
+Device = Annotated[
+    str,
+    typer.Option(help="Where to compute: auto (a GPU if there is one), cuda, cuda:1, mps, xpu (Intel's GPU) or cpu."),
+]
+Engine = Annotated[
+    Literal["auto", "torch", "openvino"],
+    typer.Option(help="What runs the network: auto (on a CPU OpenVINO, if it is installed), torch or openvino."),
+]
 Scene = Annotated[bool, typer.Option("--scene/--no-scene", help="Write scene.mrb, the results as a Slicer scene.")]
 RegionOptions = Annotated[
     list[str] | None,
@@ -85,6 +92,7 @@ def predict(
         bool, typer.Option("--mirror", help="Average over mirrored copies too; only for models trained with mirroring.")
     ] = False,
     device: Device = "auto",
+    engine: Engine = "auto",
     precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Floating-point format of the network.")
     ] = "auto",
@@ -137,6 +145,7 @@ def predict(
             tiling=tiling,
             mirror=mirror,
             device=device,
+            engine=engine,
             precision=precision,
             folds=_folds(fold),
             region_of_interest=roi,
@@ -257,6 +266,7 @@ def verify(
 def demo(
     output: Annotated[Path, typer.Option(help="Results folder; an earlier demo's is replaced.")] = Path("demo-results"),
     device: Device = "auto",
+    engine: Engine = "auto",
     scene: Scene = True,
 ) -> None:
     """Predict the phantom CT that is shipped and compare with its truth, which the model has never seen."""
@@ -266,7 +276,9 @@ def demo(
 
         FOLDER.check_name(output)
         with console.progress("PhantomCT") as progress:
-            summary, scores = run_demo(output, device=device, scene=scene, progress=progress, cancelled=cancelled)
+            summary, scores = run_demo(
+                output, device=device, engine=engine, scene=scene, progress=progress, cancelled=cancelled
+            )
         console.show_summary(summary)
         console.show_demo(scores)
 

@@ -1,14 +1,53 @@
-"""Choose the device, and the precision of the backbone on it."""
+"""Choose engine and device, and the precision of the backbone on it."""
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.prediction import Precision
+from MoBUncertaintyLib.prediction import EngineName, Precision
+
+
+def select_engine(engine: str, device: str) -> tuple[EngineName, torch.device]:
+    """Choose engine and device by name; `auto` takes a GPU that PyTorch has, then OpenVINO, then PyTorch on the CPU.
+
+    The environment variable `MOB_UNCERTAINTY_ENGINE=torch` leaves OpenVINO out of that.
+
+    Returns:
+        The engine; the device, `xpu` for Intel's GPU.
+
+    Raises:
+        SettingsError: This computer does not have them, or the one cannot use the other.
+    """
+    wanted, there = EngineName(engine), openvino_version() is not None
+    if (wanted is EngineName.OPENVINO or device == "xpu") and not there:
+        raise SettingsError(
+            "OpenVINO is not installed; install the Python package openvino, or choose the engine torch."
+        )
+    if device == "xpu" and wanted is not EngineName.TORCH:
+        return EngineName.OPENVINO, torch.device("xpu")
+    where = select_device("cpu" if wanted is EngineName.OPENVINO and device == "auto" else device)
+    if wanted is EngineName.OPENVINO and where.type != "cpu":
+        raise SettingsError(
+            f"OpenVINO does not compute on {device}; choose the device auto, cpu or xpu, or another engine."
+        )
+    if wanted is EngineName.AUTO:
+        chosen = there and where.type == "cpu" and os.environ.get("MOB_UNCERTAINTY_ENGINE") != EngineName.TORCH
+        wanted = EngineName.OPENVINO if chosen else EngineName.TORCH
+    return wanted, where
+
+
+def openvino_version() -> str | None:
+    """Return the version of OpenVINO; None if it is not installed. Does not load it."""
+    try:
+        return version("openvino")
+    except PackageNotFoundError:
+        return None
 
 
 def select_device(name: str = "auto") -> torch.device:

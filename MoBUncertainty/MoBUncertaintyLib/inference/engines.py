@@ -1,17 +1,17 @@
-"""Engines: what runs the network and computes the moments of a tile."""
+"""Engines: what runs the network and computes the moments of a tile. PyTorch here, OpenVINO in `engine_openvino`."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from MoBUncertaintyLib.inference.devices import autocast, autocast_dtype
 from MoBUncertaintyLib.model.card import Fold
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.moments import Moments, moments
-from MoBUncertaintyLib.prediction import Precision
+from MoBUncertaintyLib.prediction import EngineName, Precision
 
 if TYPE_CHECKING:
     import torch
@@ -21,22 +21,40 @@ NetworkSource = Callable[[Fold], StochasticNetwork]
 """Gives the network with the weights of a fold, in evaluation mode; always the same object."""
 
 
+class EngineError(Exception):
+    """An engine cannot run a network here; the message is a sentence for the user.
+
+    Attributes:
+        fallback: The engine that can.
+    """
+
+    def __init__(self, message: str, fallback: Engine) -> None:
+        super().__init__(message)
+        self.fallback = fallback
+
+
 class Engine(ABC):
     """Runs a network, one fold at a time.
 
     Attributes:
+        name: As the settings name it.
         classes: C, background included.
         device: What computes, for the provenance; set by `load`.
         precision: Number format of the backbone; set by `load`.
     """
 
+    name: ClassVar[EngineName]
     classes: int
     device: str
     precision: torch.dtype
 
     @abstractmethod
     def load(self, fold: Fold, device: torch.device, precision: Precision) -> None:
-        """Get ready to run a fold on a device; what is ready already stays as it is."""
+        """Get ready to run a fold on a device; what is ready already stays as it is.
+
+        Raises:
+            EngineError: The engine cannot; so may `run`.
+        """
 
     @abstractmethod
     def run(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -55,6 +73,8 @@ class TorchEngine(Engine):
         classes: C, background included.
         samples: As for `moments`.
     """
+
+    name = EngineName.TORCH
 
     def __init__(self, network_of: NetworkSource, classes: int, samples: int | None = None) -> None:
         self._network_of = network_of

@@ -7,17 +7,19 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import Cancelled, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.memory import check_memory, check_tile
 from MoBUncertaintyLib.images.reader import check_image
-from MoBUncertaintyLib.inference.devices import autocast_dtype, select_device
-from MoBUncertaintyLib.inference.engines import TorchEngine
+from MoBUncertaintyLib.inference.devices import autocast_dtype, select_engine
+from MoBUncertaintyLib.inference.engine_openvino import OpenVinoEngine
+from MoBUncertaintyLib.inference.engines import Engine, TorchEngine
 from MoBUncertaintyLib.inference.plausibility import cut_off, not_found
 from MoBUncertaintyLib.inference.preprocessing import Case, Preprocessor
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
@@ -26,7 +28,7 @@ from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork, load_network, load_weights
 from MoBUncertaintyLib.network.moments import DEFAULT_SAMPLES
-from MoBUncertaintyLib.prediction import Precision, Prediction, PredictionSettings, Progress, Tiling
+from MoBUncertaintyLib.prediction import EngineName, Precision, Prediction, PredictionSettings, Progress, Tiling
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -81,6 +83,7 @@ class Predictor:
         self._preprocessor = Preprocessor(model.plans, model.dataset, model.card.configuration, model.card.orientation)
         self._network: StochasticNetwork | None = None
         self._loaded: Fold | None = None
+        self._engine_for: tuple[EngineName, str, int | None] | None = None
         self.use(settings or PredictionSettings())
 
     def use(self, settings: PredictionSettings) -> None:
@@ -89,14 +92,18 @@ class Predictor:
         Raises:
             SettingsError: As for the constructor; the settings are then as before.
         """
-        device = select_device(settings.device)
+        engine, device = select_engine(settings.engine, settings.device)
         folds = self.model.folds if settings.folds is None else settings.folds
         if not folds or not set(folds) <= set(self.model.folds):
             there = ", ".join(map(str, self.model.folds))
             raise SettingsError(f"The model has the folds {there}; choose among them.")
         if settings.mirror and not self.model.card.mirror_axes:
             raise SettingsError("The model was trained without mirroring; switch mirroring off.")
-        self.settings, self.device, self.folds = settings, device, folds
+        if (engine, device.type, settings.samples) != self._engine_for:
+            self._engine = self._make_engine(engine, "GPU" if device.type == "xpu" else "CPU", settings.samples)
+            self._engine_for = engine, device.type, settings.samples
+        self.device = torch.device("cpu") if device.type == "xpu" else device  # where PyTorch computes what it does
+        self.settings, self.folds = settings, folds
 
     @reporting_out_of_memory()
     def predict(
@@ -163,13 +170,19 @@ class Predictor:
     def _window(self) -> SlidingWindow:
         settings = self.settings
         return SlidingWindow(
-            TorchEngine(self._network_of, len(self.model.card.labels) + 1, settings.samples),
+            self._engine,
             Placement(self.device, self.device, Precision(settings.precision)),
             settings.overlap,
             settings.seed,
             self.model.card.mirror_axes if settings.mirror else (),
             Tiling(settings.tiling),
         )
+
+    def _make_engine(self, name: EngineName, target: Literal["CPU", "GPU"], samples: int | None) -> Engine:
+        if name is EngineName.OPENVINO:
+            tile = tuple(self._preprocessor.patch)
+            return OpenVinoEngine(self.model, self._network_of, tile, samples, target)
+        return TorchEngine(self._network_of, len(self.model.card.labels) + 1, samples)
 
     def _network_of(self, fold: Fold) -> StochasticNetwork:
         if self._network is None:
@@ -189,6 +202,7 @@ class Predictor:
             "covariance": card.covariance.kind.value,
             "folds": list(self.folds),
             "moments": f"Monte Carlo, K = {self.settings.samples or DEFAULT_SAMPLES}" if monte_carlo else "closed form",
+            "engine": window.engine.name.value,
             "device": window.engine.device,
             "precision": str(window.engine.precision).split(".")[-1],
             "tiles": window.tiles,
@@ -199,6 +213,7 @@ class Predictor:
                 "mob-uncertainty": __version__,
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("torch", "nnunetv2", "SimpleITK", "numpy")},
+                **({"openvino": version("openvino")} if window.engine.name is EngineName.OPENVINO else {}),
             },
         }
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from MoBUncertaintyLib.errors import NOT_ENOUGH_MEMORY, ModelError, SettingsError, is_out_of_memory
 from MoBUncertaintyLib.geometry import Box
-from MoBUncertaintyLib.inference.engines import Engine
+from MoBUncertaintyLib.inference.engines import Engine, EngineError
 from MoBUncertaintyLib.inference.tiles import Accumulator, TileGrid
 from MoBUncertaintyLib.model.card import Fold
 from MoBUncertaintyLib.network.moments import Moments
@@ -58,7 +58,7 @@ class SlidingWindow:
     """Run a network over the tiles of a volume and blend the moments.
 
     Args:
-        engine: Runs the network.
+        engine: Runs the network; `self.engine` is the one that did in the end.
         placement: Devices to start on; `self.placement` is where the run ended.
         overlap: Fraction of a tile that its neighbour also covers.
         seed: Seed of Monte Carlo; it gives the same result on the same kind of device.
@@ -187,15 +187,19 @@ class SlidingWindow:
         return self._look(tile, mirror, number)
 
     def _retrying(self, action: Callable[[], T], sums: Accumulator | None) -> T:
-        """Retry an action with less and less of the device's memory until it succeeds."""
+        """Retry an action until it succeeds: with less and less of the device's memory, or with another engine."""
         while True:
             try:
                 return action()
+            except EngineError as error:
+                self.engine, message = error.fallback, str(error)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                message = ""
             # Outside the handler, since the error keeps the tensors of the failed attempt alive.
-            self.placement, message = self.placement.lighter()
+            if not message:
+                self.placement, message = self.placement.lighter()
             self.warnings.append(message)
             if sums is not None:
                 sums.to(self.placement.sums)

@@ -41,11 +41,11 @@ def moments(gaussian: LogitGaussian, samples: int | None = None, generator: torc
         p = _foreground(gaussian.mean)
         return Moments(p, torch.zeros_like(p))
     if samples is None and gaussian.num_classes == 2:
-        return _closed_form(*gaussian.contrast())
+        return closed_form_moments(*gaussian.contrast())
     return monte_carlo_moments(gaussian, DEFAULT_SAMPLES if samples is None else samples, generator)
 
 
-def _closed_form(mean: Tensor, variance: Tensor) -> Moments:
+def closed_form_moments(mean: Tensor, variance: Tensor) -> Moments:
     """Compute two-class moments of a tile, in pieces whose intermediate results fit a CPU's cache."""
     pieces = PIECE if mean.device.type == "cpu" else mean.numel()
     pairs = zip(mean.flatten().split(pieces), variance.flatten().split(pieces), strict=True)

@@ -124,7 +124,18 @@ def build_report(
     return report
 
 
-_PREDICTION = ("created", "settings", "moments", "folds", "device", "precision", "tiles", "passes_per_tile", "versions")
+_PREDICTION = (
+    "created",
+    "settings",
+    "moments",
+    "folds",
+    "engine",
+    "device",
+    "precision",
+    "tiles",
+    "passes_per_tile",
+    "versions",
+)
 
 
 def write_html(
@@ -318,7 +329,10 @@ def facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
             ("Tiling", settings.get("tiling")),
             ("Mirrored copies", {True: "yes", False: "no"}.get(settings.get("mirror"))),
             ("Region of interest", _roi(settings.get("region_of_interest"))),
-            ("Computed on", ", ".join(str(prediction[key]) for key in ("device", "precision") if key in prediction)),
+            (
+                "Computed on",
+                ", ".join(str(prediction[key]) for key in ("device", "precision", "engine") if key in prediction),
+            ),
         ],
         "Clicks": _click_facts(report["review"]["click_settings"]) if report["clicks"] else [],
         "Doubtful regions": [

@@ -81,6 +81,7 @@ FORM: dict[str, Any] = {
     },
     "moments?": _is_text,
     "folds?": [_is_fold],
+    "engine?": _is_text,
     "device?": _is_text,
     "precision?": _is_text,
     "versions?": {},

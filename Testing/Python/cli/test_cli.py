@@ -90,7 +90,9 @@ def test_predict_writes_the_results_folder_and_says_where(model: Path, ct: Path,
 
 
 def test_options_reach_the_prediction_and_the_regions(model: Path, ct: Path, tmp_path: Path) -> None:
-    options = "--samples 4 --seed 7 --overlap 0.25 --precision float32 --fold 1 --no-body-box --device cpu"
+    options = (
+        "--samples 4 --seed 7 --overlap 0.25 --precision float32 --fold 1 --no-body-box --device cpu --engine torch"
+    )
     options += (
         " --tiling full --roi -60 60 -60 60 -60 60 --measure bernoulli --threshold 0.1 --min-volume 50 --no-scene"
         " --region depth_mm=2 --region grow_mm=0"
@@ -100,7 +102,7 @@ def test_options_reach_the_prediction_and_the_regions(model: Path, ct: Path, tmp
     info = json.loads((tmp_path / "out" / "prediction.json").read_text())
     expected = {"samples": 4, "seed": 7, "overlap": 0.25, "precision": "float32", "folds": [1], "body_box": False}
     expected |= {"region_of_interest": [-60, 60, -60, 60, -60, 60], "device": "cpu", "mirror": False, "tiling": "full"}
-    assert info["settings"] == expected
+    assert info["settings"] == expected | {"engine": "torch"} and info["engine"] == "torch"
     region_settings = info["regions"]["settings"]
     assert region_settings["measure"] == "bernoulli"
     assert region_settings["threshold"] == 0.1

@@ -284,7 +284,7 @@ def test_what_runs_in_slicer_imports_only_what_slicer_has() -> None:
 
 
 def dependencies() -> dict[str, str]:
-    wanted = [Requirement(line) for line in PROJECT["dependencies"]]
+    wanted = map(Requirement, (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["openvino"]))
     return {canonicalize_name(requirement.name): str(requirement.specifier) for requirement in wanted}
 
 

@@ -110,18 +110,21 @@ def required(extra: str) -> set[str]:
     return {distribution for distribution, _ in found}
 
 
+OPTIONAL = {"signing.py": "signing", "engine_openvino.py": "openvino"}
+"""What only one file imports, and the extra that brings it."""
+
 OWN = {"MoBUncertaintyLib", "mob_training", "inference"}  # the last one is in Testing/Benchmarks
 
 
 @pytest.mark.parametrize(("extra", "folder"), [("", CORE), ("training", TRAINING)])
 def test_what_the_code_imports_is_installed_with_it(extra: str, folder: Path) -> None:
     """The tests' own environment has more, so nothing else would miss it."""
-    installed, signing = required(extra), required("signing")
+    installed, optional = required(extra), {file: required(one) for file, one in OPTIONAL.items()}
     for path in sorted(folder.glob("**/*.py")):
         if "slicer_app" in path.relative_to(folder).parts:  # what runs inside Slicer has what Slicer has
             continue
         for module in imported(path) - set(sys.stdlib_module_names) - OWN:
-            known = signing if path.stem == "signing" else installed
+            known = optional.get(path.name, installed)
             assert distributions().get(module, set()) & known, f"{name(path)} imports {module}"
 
 
@@ -152,7 +155,7 @@ def third_party(path: Path) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize(
     ("extras", "folder"),
-    [(("signing",), CORE), (("training",), TRAINING), (tuple(EXTRAS), ROOT / "Testing")],
+    [(("openvino", "signing"), CORE), (("training",), TRAINING), (tuple(EXTRAS), ROOT / "Testing")],
     ids=["core", "training", "tests"],
 )
 def test_what_the_code_imports_is_declared(extras: tuple[str, ...], folder: Path) -> None:

@@ -13,7 +13,7 @@ SLICERS_PACKAGES = {
 }
 
 
-FILES = ("", "-export", "-dicom")
+FILES = ("", "-export", "-dicom", "-openvino")
 
 
 def requirements(*which: str) -> dict[str, str]:

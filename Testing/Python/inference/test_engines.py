@@ -1,0 +1,378 @@
+"""OpenVINO against PyTorch: the same results, from the cache too, and PyTorch for what it cannot do.
+
+`conftest.py` leaves OpenVINO out of `auto` for all tests, whose digits are PyTorch's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.inference import devices, engine_openvino, graph_cache, predictor
+from MoBUncertaintyLib.inference.devices import autocast_dtype, select_engine
+from MoBUncertaintyLib.inference.engine_openvino import OpenVinoEngine
+from MoBUncertaintyLib.inference.graph_cache import GraphCache, cache_folder
+from MoBUncertaintyLib.inference.predictor import Predictor
+from MoBUncertaintyLib.inference.sliding_window import CPU
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.folder import DEMO_MODEL, Model, find_model, load_model
+from MoBUncertaintyLib.network.backbone import StochasticNetwork
+from MoBUncertaintyLib.prediction import EngineName, Prediction, PredictionSettings
+from support.tiny import make_ct, make_dataset, make_model
+
+needs_openvino = pytest.mark.skipif(devices.openvino_version() is None, reason="OpenVINO is not installed")
+needs_bfloat16 = pytest.mark.skipif(autocast_dtype(CPU) is not torch.bfloat16, reason="the CPU has no bfloat16")
+
+FELL_BACK = "so PyTorch computes; this takes longer."
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for graphs of the test's own."""
+    folder = tmp_path / "cache" / "graphs"
+    monkeypatch.setattr(graph_cache, "cache_folder", lambda: folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mob(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return a_model(tmp_path_factory.mktemp("mob"), Covariance.MIXTURE_OF_BASES, folds=2)
+
+
+@pytest.fixture(scope="module")
+def ct() -> sitk.Image:
+    """Two tiles along one axis."""
+    return make_ct((24, 24, 30))
+
+
+def a_model(folder: Path, kind: Covariance, names: tuple[str, ...] = ("organ",), **options: object) -> Model:
+    spec = CovarianceSpec.of_kind(kind, rank=4, partitions=2)
+    return make_model(folder / "model", dataset=make_dataset(names, orientation="RAS"), covariance=spec, **options)
+
+
+def by(engine: str, model: Model, image: sitk.Image, **options: object) -> Prediction:
+    settings = PredictionSettings(**{"device": "cpu", "precision": "float32", "engine": engine} | options)
+    return Predictor(model, settings).predict(image, exact=True)
+
+
+def assert_labels_are_equal(a: Prediction, b: Prediction) -> None:
+    one, other = a.segmentation > 0, b.segmentation > 0
+    assert (a.segmentation == b.segmentation).mean() >= 0.9999
+    assert 2 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other)) >= 0.9998
+
+
+def largest_change(a: Prediction, b: Prediction) -> float:
+    return float(np.abs(np.subtract(a.probability, b.probability)).max())
+
+
+@needs_openvino
+@pytest.mark.parametrize("kind", Covariance)
+def test_results_are_those_of_pytorch(tmp_path: Path, ct: sitk.Image, kind: Covariance) -> None:
+    model = a_model(tmp_path, kind)
+    found, wanted = (by(engine, model, ct) for engine in ("openvino", "torch"))
+    assert found.provenance["engine"] == "openvino" and wanted.provenance["engine"] == "torch"
+    assert found.provenance["versions"]["openvino"] == devices.openvino_version()
+    assert "openvino" not in wanted.provenance["versions"]
+    assert found.warnings == wanted.warnings
+    for name in ("probability", "variance"):
+        np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), atol=1e-4, rtol=0)
+    assert_labels_are_equal(found, wanted)
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        (("organ",), {"samples": 3}),
+        (("organ",), {"mirror": True}),
+        (("liver", "spleen"), {}),
+        (("liver", "spleen"), {"samples": 3}),
+    ],
+)
+def test_samples_classes_and_mirrored_passes_are_those_of_pytorch(
+    tmp_path: Path, ct: sitk.Image, names: tuple[str, ...], options: dict
+) -> None:
+    """The head runs in PyTorch then, with the same noise."""
+    model = a_model(tmp_path, Covariance.MIXTURE_OF_BASES, names, folds=2, mirror_axes=(0, 1))
+    found, wanted = (by(engine, model, ct, **options) for engine in ("openvino", "torch"))
+    assert found.provenance["engine"] == "openvino" and found.warnings == wanted.warnings
+    for name in ("probability", "variance"):
+        np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), atol=1e-3, rtol=0)
+
+
+@needs_openvino
+@needs_bfloat16
+def test_bfloat16_is_no_further_off_than_in_pytorch(mob: Model, ct: sitk.Image) -> None:
+    exact = by("torch", mob, ct)
+    found, wanted = (by(engine, mob, ct, precision="bfloat16") for engine in ("openvino", "torch"))
+    assert found.provenance["precision"] == "bfloat16"
+    assert 0 < largest_change(found, exact) < 2 * largest_change(wanted, exact)
+
+
+@pytest.fixture(scope="module")
+def sample() -> sitk.Image:
+    return sitk.ReadImage(str(RESOURCES / "SampleData" / "PhantomCT.nii.gz"))
+
+
+@needs_openvino
+def test_a_tile_of_the_sample_ct_has_the_same_labels(sample: sitk.Image) -> None:
+    model = load_model(find_model(DEMO_MODEL))
+    found, wanted = (by(engine, model, sample[32:96, 16:80, 16:64]) for engine in ("openvino", "torch"))
+    assert_labels_are_equal(found, wanted)
+    assert largest_change(found, wanted) < 0.01
+
+
+@pytest.mark.slow
+@needs_openvino
+@needs_bfloat16
+def test_the_sample_ct_has_the_same_labels_in_both_precisions(sample: sitk.Image) -> None:
+    model = load_model(find_model(DEMO_MODEL))
+    exact, full, half = (
+        by(engine, model, sample, precision=precision)
+        for engine, precision in (("torch", "float32"), ("openvino", "float32"), ("openvino", "bfloat16"))
+    )
+    for found, most in ((full, 0.005), (half, 0.02)):
+        assert_labels_are_equal(found, exact)
+        assert largest_change(found, exact) < most
+
+
+# --- cache ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """Each time that a graph is made."""
+    made: list[object] = []
+    trace = engine_openvino._traced
+    monkeypatch.setattr(engine_openvino, "_traced", lambda graph, shape: made.append(shape) or trace(graph, shape))
+    return made
+
+
+@needs_openvino
+def test_a_graph_in_the_cache_needs_no_network(
+    mob: Model, ct: sitk.Image, cache: Path, traced: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = by("openvino", mob, ct)
+    assert len(traced) == 2 == len(list(cache.iterdir())), "one for each fold"
+    monkeypatch.setattr(predictor, "load_network", None)
+    again = by("openvino", mob, ct)
+    assert len(traced) == 2
+    assert np.array_equal(first.probability, again.probability) and np.array_equal(first.variance, again.variance)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 4
+    path.write_bytes(content)
+
+
+def replace(path: Path) -> None:
+    """By a file that is whole, but no graph: of another version of OpenVINO, say."""
+    cache = GraphCache(path.parent)
+    cache.path = lambda made_of: path
+    cache.write({}, b"no graph" * 1000)
+
+
+@needs_openvino
+@pytest.mark.parametrize("damage", [truncate, empty, flip, replace])
+def test_a_damaged_graph_is_made_anew(mob: Model, ct: sitk.Image, cache: Path, traced: list[object], damage) -> None:
+    first = by("openvino", mob, ct, folds=(0,))
+    (path,) = cache.iterdir()
+    whole = path.read_bytes()
+    damage(path)
+    again = by("openvino", mob, ct, folds=(0,))
+    assert np.array_equal(first.probability, again.probability) and again.warnings == first.warnings
+    assert len(traced) == 2 and list(cache.iterdir()) == [path] and path.stat().st_size == len(whole)
+
+
+def test_whatever_a_graph_depends_on_has_a_graph_of_its_own(tmp_path: Path) -> None:
+    cache = GraphCache(tmp_path)
+    made_of = {"model": "a", "fold": 0, "shape": (1, 1, 8, 8, 8)}
+    others = [made_of | {"fold": 1}, made_of | {"fold": "all"}, made_of | {"shape": (1, 1, 8, 8, 16)}]
+    assert len({cache.path(each) for each in (made_of, *others)}) == 4
+
+
+def test_the_oldest_graphs_make_room(tmp_path: Path) -> None:
+    cache = GraphCache(tmp_path, limit=250)
+    (tmp_path / "left.1234.tmp").write_bytes(b"")
+    os.utime(tmp_path / "left.1234.tmp", (0, 0))
+    for number in range(2):
+        cache.write({"fold": number}, bytes(68))
+        os.utime(cache.path({"fold": number}), (100 + number, 100 + number))
+    assert cache.read({"fold": 0}) == bytes(68), "which makes it the last one used"
+    cache.write({"fold": 2}, bytes(68))
+    assert [cache.read({"fold": number}) is not None for number in range(3)] == [True, False, True]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@needs_openvino
+def test_without_a_cache_it_computes_all_the_same(mob: Model, ct: sitk.Image, cache: Path) -> None:
+    cache.parent.parent.joinpath("cache").write_text("a file where the folder would be")
+    assert by("openvino", mob, ct, folds=(0,)).provenance["engine"] == "openvino"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="each system has its own place")
+def test_the_cache_is_where_the_privacy_page_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == tmp_path / ".cache" / "mob-uncertainty" / "graphs"
+    assert GraphCache().folder == cache_folder()
+
+
+# --- what OpenVINO cannot do ------------------------------------------------------------------------------------------
+
+
+@needs_openvino
+def test_pytorch_takes_over_a_network_that_cannot_be_converted(
+    mob: Model, ct: sitk.Image, monkeypatch: pytest.MonkeyPatch, traced: list[object]
+) -> None:
+    features = StochasticNetwork.features
+
+    def unknown(self: StochasticNetwork, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        once = torch.ones(x.shape[-1], dtype=torch.int64)
+        return features(self, x.repeat_interleave(once, dim=-1))  # which OpenVINO does not know
+
+    monkeypatch.setattr(StochasticNetwork, "features", unknown)
+    one = Predictor(mob, PredictionSettings(device="cpu", precision="float32", engine="openvino"))
+    wanted = by("torch", mob, ct)
+    for _ in range(2):  # is not tried again, but said again
+        found = one.predict(ct, exact=True)
+        (warning,) = [each for each in found.warnings if each.startswith("OpenVINO cannot run this network (")]
+        assert warning.endswith(FELL_BACK) and "\n" not in warning
+        assert found.provenance["engine"] == "torch"
+        assert np.array_equal(found.probability, wanted.probability)
+    assert len(traced) == 1
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"precision": "float16"}, "it does not compute in float16 on this computer"),
+        ({"device": "xpu"}, "it finds no device xpu"),
+    ],
+)
+def test_pytorch_takes_over_what_the_hardware_cannot(mob: Model, ct: sitk.Image, options: dict, reason: str) -> None:
+    core = engine_openvino._core()
+    if "FP16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") or "GPU" in core.available_devices:
+        pytest.skip("this computer can")
+    found = by("openvino", mob, ct, **options)
+    assert f"OpenVINO cannot run this network ({reason}), {FELL_BACK}" in found.warnings
+    assert (found.provenance["engine"], found.provenance["device"]) == ("torch", "cpu")
+
+
+@needs_openvino
+def test_pytorch_takes_over_if_a_run_fails(mob: Model, ct: sitk.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def infer(self, *args: object, **options: object) -> None:
+            raise RuntimeError("Exception from src/inference/src/cpp/infer_request.cpp:224:\nthe device was lost\n\n")
+
+    load = OpenVinoEngine.load
+
+    def broken(self: OpenVinoEngine, *where: object) -> None:
+        load(self, *where)
+        self._request = Broken()
+
+    monkeypatch.setattr(OpenVinoEngine, "load", broken)
+    found = by("openvino", mob, ct)
+    assert f"OpenVINO cannot run this network (the device was lost), {FELL_BACK}" in found.warnings
+    assert np.array_equal(found.probability, by("torch", mob, ct).probability)
+
+
+@needs_openvino
+def test_no_memory_is_no_reason_for_another_engine(mob: Model, ct: sitk.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise RuntimeError("bad_alloc: out of memory")
+
+    monkeypatch.setattr(engine_openvino, "_traced", full)
+    with pytest.raises(SettingsError, match="not enough memory"):
+        by("openvino", mob, ct)
+
+
+@needs_openvino
+@needs_bfloat16
+def test_output_that_overflows_is_computed_again_in_float32(
+    mob: Model, ct: sitk.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = OpenVinoEngine.run
+
+    def overflowing(self: OpenVinoEngine, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        mean, variance = run(self, x)
+        return (mean if self.precision is torch.float32 else mean * torch.nan, variance)
+
+    monkeypatch.setattr(OpenVinoEngine, "run", overflowing)
+    found = by("openvino", mob, ct, precision="bfloat16")
+    assert "The network's output overflowed in half precision, so it computes in float32." in found.warnings
+    assert found.provenance["precision"] == "float32"
+    assert np.array_equal(found.probability, by("openvino", mob, ct).probability)
+
+
+# --- which one is taken -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_auto_takes_openvino_on_a_cpu_where_it_is_installed(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    monkeypatch.setattr(devices, "openvino_version", lambda: "2026.0" if there else None)
+    monkeypatch.delenv("MOB_UNCERTAINTY_ENGINE", raising=False)
+    assert select_engine("auto", "cpu") == (EngineName.OPENVINO if there else EngineName.TORCH, CPU)
+    assert select_engine("torch", "cpu") == (EngineName.TORCH, CPU)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(devices, "_cuda_runs", lambda: True)
+    assert select_engine("auto", "auto") == (EngineName.TORCH, torch.device("cuda"))
+    if there:
+        assert select_engine("openvino", "auto") == (EngineName.OPENVINO, CPU)
+        assert select_engine("auto", "xpu") == (EngineName.OPENVINO, torch.device("xpu"))
+        with pytest.raises(SettingsError, match="OpenVINO does not compute on cuda; choose the device auto"):
+            select_engine("openvino", "cuda")
+        monkeypatch.setenv("MOB_UNCERTAINTY_ENGINE", "torch")
+        assert select_engine("auto", "cpu") == (EngineName.TORCH, CPU)
+        assert select_engine("openvino", "cpu") == (EngineName.OPENVINO, CPU)
+    else:
+        for engine, device in (("openvino", "cpu"), ("auto", "xpu")):
+            with pytest.raises(SettingsError, match="OpenVINO is not installed; install the Python package openvino"):
+                select_engine(engine, device)
+
+
+def test_an_unknown_engine_is_said() -> None:
+    with pytest.raises(SettingsError, match=r"The engine must be one of auto, torch, openvino, not 'onnx'\."):
+        PredictionSettings(engine="onnx")
+
+
+@needs_openvino
+def test_openvino_is_loaded_without_what_reports_its_use() -> None:
+    assert engine_openvino.openvino().__version__
+    assert sys.modules["openvino_telemetry"] is None
+
+
+@needs_openvino
+def test_it_takes_as_many_threads_as_pytorch(mob: Model, ct: sitk.Image) -> None:
+    one = Predictor(mob, PredictionSettings(device="cpu", precision="float32", engine="openvino", folds=(0,)))
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            one.predict(ct)
+            compiled = one._engine._request.get_compiled_model()
+            assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
+            assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
+    finally:
+        torch.set_num_threads(before)
