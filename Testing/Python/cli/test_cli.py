@@ -23,6 +23,8 @@ from MoBUncertaintyLib.cli import app, console
 from MoBUncertaintyLib.errors import Cancelled, ModelError
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.network.export import export
+from MoBUncertaintyLib.output.results_folder import read_results
+from MoBUncertaintyLib.output.review_files import review_of
 from MoBUncertaintyLib.prediction import Precision, Progress
 from MoBUncertaintyLib.regions.settings import Measure
 from support import tiny
@@ -119,6 +121,30 @@ def test_a_stock_model_is_asked_for_the_doubt_that_it_has(ct: Path, tmp_path: Pa
     assert (
         json.loads((tmp_path / "out" / "prediction.json").read_text())["regions"]["settings"]["measure"] == "bernoulli"
     )
+
+
+def test_clicks_on_a_stock_models_results(ct: Path, tmp_path: Path) -> None:
+    """A deterministic model has no variance to condition: clicks start from its probabilities."""
+    raw, results = tiny.make_results_folder(tmp_path / "raw"), tmp_path / "results"
+    predicted = run("predict", ct, "--model", raw, "--output", results, "--device", "cpu", "--no-scene")
+    assert predicted.exit_code == 0, predicted.output
+    review = review_of(read_results(results))
+    p = np.array(review.prediction.probability[0])
+    voxel = np.unravel_index(np.abs(p - 0.5).argmin(), p.shape)
+    point, label = (
+        review.prediction.grid.to_ras(np.array(voxel)).tolist(),
+        1 - int(review.prediction.segmentation[voxel]),
+    )
+    review.click([point], label)
+    clicks = [{"points_ras": [point], "label": label}]
+    head = {"schema": "mob-uncertainty review", "schema_version": 2}
+    (tmp_path / "decisions.json").write_text(json.dumps(head | {"clicks": clicks}))
+    done = run("review", results, "--decisions", tmp_path / "decisions.json", "--format", "nifti")
+    assert done.exit_code == 0, done.output
+    assert "1, expected error" in done.stdout
+    corrected = sitk.GetArrayFromImage(sitk.ReadImage(results / "review" / "segmentation.nii.gz"))
+    assert np.array_equal(corrected, review.corrected())
+    assert review.effect("c1").changed_mm3 > review.prediction.grid.voxel_mm3  # more than the clicked voxel
 
 
 def test_scene_is_written_by_default(model: Path, ct: Path, tmp_path: Path) -> None:

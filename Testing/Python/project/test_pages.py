@@ -27,6 +27,7 @@ from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.folders import FolderKind
 from MoBUncertaintyLib.pipeline import DemoScores
+from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from support import MODULE_FOLDER, tiny
 from support.documents import PAGES, README, section, shell_commands
 from support.fake_case import write_case
@@ -72,7 +73,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_python_example_runs(reader: Path, capsys: pytest.CaptureFixture) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", PAGES["python"], re.DOTALL)
+    example, review = re.findall(r"```python\n(.*?)```", PAGES["python"], re.DOTALL)
     scope: dict = {}
     exec(compile(example, "python.md", "exec"), scope)
     assert scope["prediction"].shape == scope["image"].GetSize()[::-1]
@@ -81,6 +82,12 @@ def test_python_example_runs(reader: Path, capsys: pytest.CaptureFixture) -> Non
     assert {"segmentation", "probability", "variance"} <= attributes
     assert [name for name in attributes if not hasattr(scope["prediction"], name)] == []
     assert len(capsys.readouterr().out.splitlines()) == len(scope["regions"].ranked)
+    settings = RegionSettings(Measure.BERNOULLI, threshold=0.01, excess=0.5, depth_mm=0.0, minimum_mm3=0.0)
+    scope["regions"] = scope["find_regions"](scope["prediction"], settings)  # the tiny model hardly doubts
+    exec(compile(review, "python.md", "exec"), scope)
+    assert scope["suggestion"]
+    assert scope["review"].expected_error_mm3[1] < scope["review"].expected_error_mm3[0]
+    assert scope["corrected"].shape == scope["prediction"].shape
 
 
 def run(command: str) -> Result:
@@ -109,7 +116,11 @@ def test_review_and_signature_as_shown(tmp_path: Path, monkeypatch: pytest.Monke
     serve, review = shell_commands(section(COMMAND_LINE, "Review"))
     assert serve == "mob-uncertainty review results --serve"  # run in `cli/test_review_server.py`
     run(review)
-    assert not json.loads((tmp_path / "results" / "review" / "report.json").read_text())["review"]["signature"]
+    report = json.loads((tmp_path / "results" / "review" / "report.json").read_text())
+    assert not report["review"]["signature"]
+    assert [click["label"] for click in report["clicks"]] == ["pancreas", "background"]
+    assert any(click["changed_mm3"] for click in report["clicks"])
+    assert [click["region"] is not None for click in report["clicks"]] == [True, True]
     signed = json.loads(decisions) | json.loads("{" + signature + "}")
     (tmp_path / "decisions.json").write_text(json.dumps(signed), encoding="utf-8")
     key = Ed25519PrivateKey.generate()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.files.integrity import seal
 from MoBUncertaintyLib.geometry import whole
 from MoBUncertaintyLib.refinement.refiner import Refiner
 from MoBUncertaintyLib.regions.finder import find_regions
@@ -482,3 +483,36 @@ class TestRecord:
         other = replace(clicked_prediction(), click_settings=replace(review.prediction.click_settings, length_mm=9.0))
         again = Review.from_dict(review.to_dict(), other)
         assert np.array_equal(again.corrected(), review.corrected())
+
+    @pytest.mark.parametrize(
+        ("damage", "problem"),
+        [
+            (lambda d: d.pop("clicks"), "it lacks 'clicks'"),
+            (lambda d: d.pop("earlier_clicks"), "it lacks 'earlier_clicks'"),
+            (lambda d: d.pop("click_settings"), "it lacks 'click_settings'"),
+            (lambda d: d["click_settings"].update(length_mm=0), "length_mm must be above 0"),
+            (lambda d: d["clicks"][0].pop("label"), "it lacks 'label'"),
+            (lambda d: d["clicks"][0].update(id="1"), "the id of a click is not c1, c2, ..."),
+            (lambda d: d["clicks"][0].update(id=d["clicks"][1]["id"]), "two clicks have one id"),
+            (lambda d: d["clicks"][0].update(label=3), "no label 3"),
+            (lambda d: d["clicks"][0].update(label="pancreas"), "whole number"),
+            (lambda d: d["clicks"][0].update(points_ras=[]), "one or more points"),
+            (lambda d: d["clicks"][0].update(points_ras=[[1, 2]]), "not enough values"),
+            (lambda d: d["clicks"][0].update(points_ras=[[1e9, 2, 3]]), "lies outside of the image"),
+            (lambda d: d["clicks"][0].update(points_ras=[[1, 2, 3]] * 100_001), "too many clicks"),
+            (lambda d: d["clicks"][0].update(time="2026-05-31T12:00:00"), "must have a time zone"),
+            (lambda d: d["clicks"][0].update(time="9000-05-31T12:00:00+00:00"), "year 9000 of a click"),
+            (lambda d: d["clicks"][0].update(region="77"), "the region of a click is not there"),
+            (lambda d: d["clicks"][0].update(region=1), "the region of a click is no id"),
+            (lambda d: d["earlier_clicks"][0].update(points_ras=[[1e9, 2, 3]]), "lies outside of the image"),
+            (lambda d: d["regions"][0].update(found_with_clicks=[99]), "a click that is not there"),
+            (lambda d: d["regions"][0].update(decided_with_clicks=[-1], verdict="accept"), "damaged"),
+            (lambda d: d["regions"][0].update(found_with_settings={"threshold": -1}), "level must be above 0"),
+        ],
+    )
+    def test_damage_is_said(self, review, damage, problem):
+        data = json.loads(json.dumps(self.reviewed(review).to_dict()))
+        damage(data)
+        with pytest.raises(ReviewError, match=r"The stored review is damaged \(.+\); review the case again\.") as said:
+            Review.from_dict(seal(data), review.prediction)
+        assert problem in str(said.value)
