@@ -19,6 +19,7 @@ from PIL import Image, ImageChops
 
 from slicer_host.panel import apply, load_demo, open_panel, running
 from support.requirements import SLICERS_PACKAGES, requirements
+from support.small_panel import decide
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "MoBUncertainty" / "Resources" / "Screenshots"
@@ -59,7 +60,7 @@ def main(folder: Path = FOLDER) -> None:
     ui.regionsTable.selectRow(0)
     ui.acceptButton.click()
     ui.regionsTable.selectRow(1)
-    ui.excludeButton.click()
+    decide(ui.excludeButton)
     ui.commentEdit.text = "Duodenum"
     ui.commentEdit.editingFinished.emit()
     ui.regionsTable.selectRow(2)
@@ -69,7 +70,7 @@ def main(folder: Path = FOLDER) -> None:
     ui.discardEditButton.click()
     for row in range(2, ui.regionsTable.rowCount):
         ui.regionsTable.selectRow(row)
-        (ui.includeButton if row == 2 else ui.acceptButton).click()
+        decide(ui.includeButton) if row == 2 else ui.acceptButton.click()
     ui.reviewerEdit.text = READER
     ui.signOffButton.click()
     ui.regionsTable.selectRow(2)

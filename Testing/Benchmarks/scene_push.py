@@ -34,7 +34,7 @@ LONGEST_S, VERDICT_S = 0.5, 0.05
 WIDTH = 44  # of what is printed before the seconds
 
 
-def make_prediction(folder: Path) -> None:
+def make_prediction(folder: Path, shape: tuple[int, ...] = SHAPE) -> None:
     """Write what the worker would: an organ of 9 cm with doubtful places."""
     random, spacing = np.random.default_rng(0), np.array(SPACING[::-1])
     low, high = ((CENTRE + side * 80) // spacing for side in (-1, 1))
@@ -47,9 +47,9 @@ def make_prediction(folder: Path) -> None:
     blur = 1.2
     for way in random.normal(size=(DOUBTFUL, 3)):
         blur = blur + 5 * np.exp(-0.5 * (distance(CENTRE + RADIUS * way / np.linalg.norm(way)) / 8) ** 2)
-    probability = np.zeros(SHAPE, np.float32)
+    probability = np.zeros(shape, np.float32)
     probability[box] = 1 / (1 + np.exp(np.clip((distance(CENTRE) - RADIUS) / blur, -50, 50)))
-    for z, y, x in random.integers(0, np.array(SHAPE) - 2, (FAINT, 3)):
+    for z, y, x in random.integers(0, np.array(shape) - 2, (FAINT, 3)):
         probability[z : z + 2, y : y + 2, x : x + 2] += np.float32(0.01)
     probability = np.round(np.clip(probability, 0, 1) * 2**17) / 2**17
     np.save(folder / "probability.npy", probability.astype(np.float32))

@@ -113,6 +113,8 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
                 self.assertEqual(shown, [statusText(verdict) for verdict in verdicts])
 
             expect(Verdict.PENDING, Verdict.PENDING, Verdict.PENDING)
+            ui.includeButton.click()  # shows what would change
+            expect(Verdict.PENDING, Verdict.PENDING, Verdict.PENDING)
             ui.includeButton.click()
             expect(Verdict.INCLUDE, Verdict.PENDING, Verdict.PENDING)
             ui.undoButton.click()
@@ -139,8 +141,8 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
             ui.regionThresholdSlider.value = 0.02
             self.waitFor(lambda: abs(session.settings.level - 0.02) < 1e-6)
             self.assertEqual(session.review.region(region.region_id).verdict, Verdict.EDIT)
-            for _region in session.review.regions:
-                ui.nextButton.click()
+            for row in range(ui.regionsTable.rowCount):
+                ui.regionsTable.selectRow(row)
                 ui.acceptButton.click()
             expect(*[Verdict.ACCEPT] * len(session.review.regions))
             ui.reviewerEdit.text = "Test Reader"

@@ -6,7 +6,7 @@ list of states. Arrays are (z, y, x).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
@@ -180,12 +180,15 @@ class Review:
             labels[region.mask] = region.labels[region.mask]
         return region.box, labels
 
-    def suggestion(self) -> Suggestion | None:
+    def suggestion(self, among: Container[str] | None = None) -> Suggestion | None:
         """Suggest the place, in a region that is not decided, whose click is expected to correct most error.
 
         May take up to 0.2 s.
+
+        Args:
+            among: Ids of the regions to choose from; None: all.
         """
-        return suggest(self._state, self._maps)
+        return suggest(self._state, self._maps, among)
 
     def effect(self, click_id: str) -> Effect:
         """Tell what one click changed, see `effects`."""

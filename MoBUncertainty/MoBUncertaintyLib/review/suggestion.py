@@ -5,6 +5,7 @@ Arrays are (z, y, x).
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -70,13 +71,19 @@ def effect_of(click: Click, clicks: Clicks, maps: ClickedMaps) -> Effect:
     return Effect(net * voxel_mm3, changed * voxel_mm3)
 
 
-def suggest(state: State, maps: ClickedMaps) -> Suggestion | None:
+def suggest(state: State, maps: ClickedMaps, among: Container[str] | None = None) -> Suggestion | None:
     """Suggest the place, in a region that is not decided, whose click is expected to correct most error.
 
     Candidates are doubtful places with much expected error around them, apart from each other. Where most error is
     expected, on the outline itself, a click moves little; so what each may gain is computed.
+
+    Args:
+        state: The review's.
+        maps: Of its prediction.
+        among: Ids of the regions to choose from; None: all.
     """
-    found = [place for region in state.regions if not region.decided for place in _places(region, state, maps)]
+    pending = [each for each in state.regions if not each.decided and (among is None or each.region_id in among)]
+    found = [place for region in pending for place in _places(region, state, maps)]
     found.sort(key=lambda place: -place[0])
     gains = [(_gain(voxel, state, maps), region_id, voxel) for _, region_id, voxel in found[:CANDIDATES]]
     best = max(gains, default=None)

@@ -6,17 +6,16 @@ scene that was saved.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import slicer
 
-from MoBUncertaintyLib.errors import ImageError, LostReviewError, ReviewError
-from MoBUncertaintyLib.geometry import Box, Grid, hull, occupied
-from MoBUncertaintyLib.output.exchange import make_prediction, read_regions, read_settings
-from MoBUncertaintyLib.output.results_record import RecordError
+from MoBUncertaintyLib.errors import LostReviewError, ReviewError
+from MoBUncertaintyLib.geometry import Box, hull, intersection, occupied, shape_of, within
+from MoBUncertaintyLib.output.exchange import read_regions, read_settings
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.finder import RegionFinder
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
@@ -24,26 +23,19 @@ from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.record import MisplacedReviewError
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review
+from MoBUncertaintyLib.slicer_app.clicks.changes import Change, ChangeOverlay
+from MoBUncertaintyLib.slicer_app.clicks.marks import ClickMarks, Mark, Point
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
-from MoBUncertaintyLib.slicer_app.scene.drawing import addMask, maskedRegion, prepareEditor, removeMask
-from MoBUncertaintyLib.slicer_app.scene.label_record import ElsewhereError
-from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, isPlaced, shape
+from MoBUncertaintyLib.slicer_app.region_drawing import RegionDrawing, onItsCt
+from MoBUncertaintyLib.slicer_app.scene import views
+from MoBUncertaintyLib.slicer_app.scene.drawing import maskedRegion, removeMask
+from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, isPlaced
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs, regionSpecs
+from MoBUncertaintyLib.slicer_app.stored_results import areComplete, lieOnCt, misfit, predictedLabels, scenePrediction
 
 
-def onItsCt(step: Callable) -> Callable:
-    """Make a step raise ReviewError if the CT is not what was segmented."""
-
-    @functools.wraps(step)
-    def checked(session: ReviewSession, *args, **kwargs):
-        session.checkFit()
-        return step(session, *args, **kwargs)
-
-    return checked
-
-
-class ReviewSession:
+class ReviewSession(RegionDrawing):
     """One CT's results under review; see `start` and `open`.
 
     Args:
@@ -52,18 +44,27 @@ class ReviewSession:
 
     Attributes:
         results: The CT's nodes.
-        review: Verdicts, comments, history and signature.
+        review: Clicks, verdicts, comments, history and signature.
+        marks: The marks of its clicks.
+        changes: Shows over the slices what a step has changed, or would change.
+        lastChange: What the last step has changed in the segmentation; None: nothing.
     """
 
     def __init__(self, results: ResultScene, review: Review) -> None:
         self.results = results
         self.review = review
         self._finder: RegionFinder | None = None
+        self._foundAt: tuple = ()  # the clicks in the maps in which it finds regions
         self._editing: str | None = None
         self._surfacesAreOld = False
         self._predictedBox = occupied(review.prediction.segmentation)
         self._listed = self._list()
         self._marked: str | None = None  # the region that was shown last
+        self._nodes = CtNodes(results.ctNode)
+        self.marks, self.changes = ClickMarks(self._nodes), ChangeOverlay(results.ctNode)
+        self.lastChange: Change | None = None
+        self._conflicts: tuple | None = None  # the clicks for which they were asked, and the answer
+        results.followMaps(review)
 
     @classmethod
     def start(cls, results: ResultScene, predicted: np.ndarray, regionMap: np.ndarray) -> ReviewSession:
@@ -75,7 +76,7 @@ class ReviewSession:
             regionMap: Number of each voxel's doubtful region, uint16.
         """
         regions = read_regions(results.state("prediction"), regionMap)
-        return cls(results, Review(_prediction(results, predicted), regions))._begun()
+        return cls(results, Review(scenePrediction(results, predicted), regions))._begun()
 
     @classmethod
     def open(cls, results: ResultScene) -> ReviewSession:
@@ -90,7 +91,7 @@ class ReviewSession:
         if not results.state("prediction") or (begun and not stored):
             text = _("The scene has lost the review of {ct}; apply again.")
             raise (LostReviewError if begun else ReviewError)(text.format(ct=results.ctNode.GetName()))
-        prediction = _prediction(results, _predicted(results))
+        prediction = scenePrediction(results, predictedLabels(results))
         if not begun:
             settings = read_settings(results.state("prediction"))
             regions = RegionDescriber(prediction).describe_all(results.regionMap(), settings)
@@ -109,6 +110,8 @@ class ReviewSession:
         session._editing = masked if masked in {region.region_id for region in session.review.regions} else None
         session.settleEdit()  # saved amid it
         removeMask(results)  # of a region that is no more
+        session.showClicks()
+        session.marks.suggest(None)
         return session
 
     @property
@@ -136,11 +139,6 @@ class ReviewSession:
         """The SHA-256 of the model that made the prediction, where that is known."""
         return self.prediction.provenance.get("model", {}).get("digest")
 
-    @property
-    def editing(self) -> str | None:
-        """The region that is being edited, if any."""
-        return self._editing
-
     def isComplete(self) -> bool:
         """Whether all nodes are there still."""
         return areComplete(self.results)
@@ -165,6 +163,87 @@ class ReviewSession:
     def decide(self, regionId: str, verdict: Verdict, label: int | None = None) -> None:
         """Give a verdict; see `Review.decide`."""
         self._step(self.review.decide(regionId, verdict, label))
+
+    @onItsCt
+    def click(self, points: Sequence[Point], label: int) -> None:
+        """Say what lies at a place, or along a stroke; see `Review.click`.
+
+        Args:
+            points: RAS mm of the CT's own coordinates.
+            label: 0: background.
+        """
+        self.marks.suggest(None)
+        self._step(self.review.click(points, label))
+
+    @onItsCt
+    def moveClick(self, clickId: str, points: Sequence[Point]) -> None:
+        """Move a click; see `Review.move_click`."""
+        self._step(self.review.move_click(clickId, points))
+
+    @onItsCt
+    def removeClick(self, clickId: str) -> None:
+        """Remove a click; see `Review.remove_click`."""
+        self._step(self.review.remove_click(clickId))
+
+    @onItsCt
+    def suggest(self, among: Sequence[str]):
+        """Return the `Suggestion` of the place in some regions where a click helps most; see `Review.suggestion`."""
+        return self.review.suggestion(among)
+
+    def markSuggestion(self, point: Point | None) -> None:
+        """Mark a place where to click, and let all slice views go through it; None: no place is marked."""
+        self.marks.suggest(point)
+        if point is not None:
+            views.sliceThrough(self.results.scene, self._nodes.toWorld(point))
+
+    @onItsCt
+    def preview(self, regionId: str, verdict: Verdict, label: int | None = None) -> Change:
+        """Show over the slices what a verdict would change; `changes.setOpacity(0)` ends it."""
+        box, labels = self.review.preview(regionId, verdict, label)
+        change = self._change(box, self.review.labels_in(box), labels)
+        self.changes.show(change)
+        return change
+
+    def showClicks(
+        self,
+        text: tuple[Point, str] | None = None,
+        drawn: tuple[Sequence[Point], int] | None = None,
+        moved: Mapping[str, Sequence[Point]] = MappingProxyType({}),
+    ) -> None:
+        """Mark all clicks.
+
+        Args:
+            text: Stands beside the click that begins at this point.
+            drawn: Points and label of a stroke that is not finished yet.
+            moved: Where clicks are dragged to, by id.
+        """
+        marked: dict[Mark, list] = {}
+        for click in self.review.clicks:
+            mark = Mark.CONFLICT if click.click_id in self.conflicts else Mark.of(click.label)
+            marked.setdefault(mark, []).append(moved.get(click.click_id, click.points_ras))
+        if drawn:
+            marked.setdefault(Mark.of(drawn[1]), []).append(drawn[0])
+        self.marks.show(marked, text)
+
+    @property
+    def conflicts(self) -> frozenset[str]:
+        """Ids of the clicks that all clicks together contradict."""
+        if self._conflicts is None or self._conflicts[0] is not self.review.clicks:
+            self._conflicts = self.review.clicks, self.review.conflicts
+        return self._conflicts[1]
+
+    def toWorld(self, points: Sequence[Point]) -> list[Point]:
+        """Where points of the CT's own coordinates lie in the world, the CT's transform applied."""
+        return [tuple(self._nodes.toWorld(point).tolist()) for point in points]
+
+    def fromWorld(self, points: Sequence[Point]) -> list[Point]:
+        """Where points of the world lie in the CT's own coordinates."""
+        return [tuple(self._nodes.fromWorld(point).tolist()) for point in points]
+
+    @onItsCt
+    def jump(self, point: Point, extentMm: float) -> None:
+        """Let all slice views jump to a place that is as wide as said."""
+        self.results.jumpTo(point, extentMm)
 
     def comment(self, regionId: str, text: str) -> None:
         """Set a region's comment."""
@@ -227,6 +306,12 @@ class ReviewSession:
             self.results.jumpTo(region.region.centroid_ras, region.region.extent_mm)
 
     @onItsCt
+    def mark(self, regionId: str | None) -> None:
+        """Let a region stand out where the slice views are."""
+        self._marked = regionId
+        self.results.highlightRegion({name: number for number, name in self._listed}.get(regionId))
+
+    @onItsCt
     def strayEdits(self) -> int:
         """How many voxels of the segmentation were changed by other means than verdicts, in the Segment Editor say."""
         box = self._changeable()
@@ -247,83 +332,50 @@ class ReviewSession:
             self._surfacesAreOld = False
             self.results.updateSurfaces()
 
-    # Editing
-
-    @onItsCt
-    def beginEdit(self, regionId: str):
-        """Prepare the Segment Editor: it may draw inside the region only, until `finishEdit` or `cancelEdit`.
-
-        Returns:
-            The vtkMRMLSegmentEditorNode.
-
-        Raises:
-            ReviewError: The review is signed off.
-        """
-        if self.review.signature:
-            raise ReviewError(_("The review is signed off; reopen it to edit a region."))
-        self.cancelEdit()
-        self._mend()
-        region = self.review.region(regionId)
-        addMask(self.results, region)
-        self._editing = regionId
-        values = self.prediction.segmentation[region.box][region.mask]
-        wanted = np.bincount(values[values > 0]).argmax() if values.any() else self.prediction.labels[0].value
-        return prepareEditor(self.results, int(wanted))
-
-    def hasDrawn(self) -> bool:
-        """Whether anything was drawn since `beginEdit`."""
-        return self._editing is not None and self.strayEdits() > 0
-
-    @onItsCt
-    def finishEdit(self) -> None:
-        """Take what was drawn as the region's correction; where nothing was drawn in it, its verdict stays."""
-        if self._editing is None:
-            return
-        region, drawn = self.review.region(self._editing), self.results.corrected()
-        if np.array_equal(drawn[region.box][region.mask], self.review.labels_in(region.box)[region.mask]):
-            self.cancelEdit()
-            return
-        self._editing = None
-        removeMask(self.results)
-        self._step(self.review.edit(region.region_id, drawn))
-        self.discardStrayEdits()  # drawn outside of the region, by an effect that does not heed the mask
-
-    def settleEdit(self) -> None:
-        """End an edit without having been told how: what was drawn is kept; to begin one is no verdict."""
-        if self.hasDrawn():
-            self.finishEdit()
-        else:
-            self.cancelEdit()
-
-    @onItsCt
-    def cancelEdit(self) -> None:
-        """Forget what was drawn."""
-        regionId, self._editing = self._editing, None
-        if regionId is not None:
-            removeMask(self.results)
-            self.discardStrayEdits()
-
     def close(self) -> None:
         """Leave the scene as it can be saved."""
         self.cancelEdit()
         self.updateSurfaces()
+        self.changes.setOpacity(0)
+        self.marks.suggest(None)
         self.results.highlightRegion(None)
 
     # Inside
 
     def _regionFinder(self, settings: RegionSettings) -> RegionFinder:
-        if self._finder is None or not self._finder.fits(settings):
-            self._finder = RegionFinder(self.prediction, settings)
+        if self._finder is None or self._foundAt != self.review.clicks or not self._finder.fits(settings):
+            self._finder, self._foundAt = RegionFinder(self.review.current(), settings), self.review.clicks
         return self._finder
 
-    def _step(self, boxes) -> None:
+    def _step(self, boxes: Sequence[Box]) -> None:
         self._store()  # first: what was decided is kept, whatever becomes of its display
         self._mend()
-        for box in boxes:
-            self.results.updateSegmentation(box, self.review.labels_in(box), surfaces=False)
+        box = hull(boxes)
+        before = self.results.corrected(box) if boxes else None
+        for each in boxes:
+            self.results.updateSegmentation(each, self.review.labels_in(each), surfaces=False)
+            self.results.updateMap(each)
+        self.lastChange = self._change(box, before, self.results.corrected(box)) if boxes else None
         self._surfacesAreOld = self._surfacesAreOld or bool(boxes)
-        if self._list() != self._listed or self.results.listedRegions() != {number for number, _ in self._listed}:
+        self._updateRegions(box)
+        self.showClicks()
+
+    def _change(self, box: Box, before: np.ndarray, after: np.ndarray) -> Change:
+        return Change(box, before, after, self.prediction.grid.voxel_mm3)
+
+    def _updateRegions(self, box: Box) -> None:
+        """Show the regions as they are now, where they can have changed in a box only."""
+        numbers = {number for number, _ in self._list()}
+        if set(self._list()) != set(self._listed) or self.results.listedRegions() != numbers:
             self._showRegions()
+            return
+        regions = self.review.listed()
+        inner = intersection(box, regions.box)
+        if inner:
+            there = np.zeros(shape_of(box), regions.map.dtype)
+            there[within(inner, box)] = regions.map[within(inner, regions.box)]
+            self.results.updateRegions(box, there, regionSpecs(regions.ranked))
+        self._listed = self._list()
         self._showStatus()
 
     def _mend(self) -> None:
@@ -334,7 +386,8 @@ class ReviewSession:
     def _changeable(self) -> Box:
         """Where the segmentation can differ from the review: comparing all of a CT takes too long."""
         decided = [each.box for each in self.review.regions if each.decided]
-        return hull([*self.results.segmentBoxes(), self._predictedBox, *decided])
+        clicked = [self.review.changed_box] if self.review.clicks else []
+        return hull([*self.results.segmentBoxes(), self._predictedBox, *decided, *clicked])
 
     def _list(self) -> list[tuple[int, str]]:
         return [(each.number, each.region_id) for each in self.review.regions]
@@ -343,7 +396,7 @@ class ReviewSession:
         regions = self.review.listed()
         self.results.setRegions(regions.map, regionSpecs(regions.ranked), regions.box)
         self._listed = self._list()
-        self.results.highlightRegion({name: number for number, name in self._listed}.get(self._marked))
+        self.mark(self._marked)
         self._showStatus()
 
     def _showStatus(self) -> None:
@@ -358,72 +411,3 @@ class ReviewSession:
 
     def _store(self) -> None:
         self.results.setState("review", self.review.to_dict())
-
-
-class _SceneMaps(Sequence):
-    """The maps of one kind, looked up at each access: a review keeps no memory of volumes that are replaced.
-
-    Args:
-        arrays: Gives the volumes' own voxels by label.
-    """
-
-    def __init__(self, arrays: Callable[[], dict[int, np.ndarray]]) -> None:
-        self._arrays = arrays
-
-    def __len__(self) -> int:
-        return len(self._arrays())
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return list(self._arrays().values())[index]
-
-
-def _prediction(results: ResultScene, predicted: np.ndarray) -> Prediction:
-    """Read the prediction that a scene holds.
-
-    Raises:
-        ReviewError: What the scene keeps of it is damaged.
-    """
-    maps = _SceneMaps(results.probability), _SceneMaps(results.variance)
-    try:
-        return make_prediction(
-            results.state("prediction"), predicted, *maps, Grid.from_matrix(ijkToRas(results.ctNode))
-        )
-    except (RecordError, ImageError) as error:
-        text = _("What the scene keeps of the prediction is damaged ({reason}); apply again.")
-        raise ReviewError(text.format(reason=error)) from error
-
-
-def _predicted(results: ResultScene) -> np.ndarray:
-    """Read the segmentation as predicted.
-
-    Raises:
-        ReviewError: The scene's copy of it is damaged, or the CT was moved.
-    """
-    try:
-        return results.predicted()
-    except ElsewhereError as error:
-        raise misfit(results.ctNode) from error
-    except ValueError as error:
-        text = _("The scene's copy of the prediction of {ct} cannot be used ({reason}); apply again.")
-        raise ReviewError(text.format(ct=results.ctNode.GetName(), reason=error)) from error
-
-
-def lieOnCt(results: ResultScene) -> bool:
-    """Whether a CT's maps have its voxels still; a transform that has not been hardened moves both."""
-    variance = results.node("variance")
-    return variance is None or isPlaced(results.ctNode, ijkToRas(variance), shape(variance))
-
-
-def misfit(ct) -> ReviewError:
-    """Describe to the reader that a CT has left its results."""
-    text = _(
-        "{ct} was moved or changed after it was segmented, so its results no longer fit it: take that back to go on"
-        " with the review, or apply again."
-    )
-    return ReviewError(text.format(ct=ct.GetName()))
-
-
-def areComplete(results: ResultScene) -> bool:
-    """Whether a CT, and all nodes that a review of it needs, are in the scene."""
-    roles = ("segmentation", "state.predicted", "probability", "variance", "regions", "state.prediction")
-    return results.ctNode.GetScene() is not None and all(results.node(role) for role in roles)

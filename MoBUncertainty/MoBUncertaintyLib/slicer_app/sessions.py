@@ -11,10 +11,11 @@ import slicer.util
 from MoBUncertaintyLib.errors import ImageError, UserError
 from MoBUncertaintyLib.slicer_app import requests
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
-from MoBUncertaintyLib.slicer_app.review_session import ReviewSession, areComplete, lieOnCt
+from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 from MoBUncertaintyLib.slicer_app.scene.nodes import CT_ROLE, ROLE_ATTRIBUTE, CtNodes, Leftovers
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
 from MoBUncertaintyLib.slicer_app.scene.views import takeOut
+from MoBUncertaintyLib.slicer_app.stored_results import areComplete, lieOnCt
 
 CT_CLASS = "vtkMRMLScalarVolumeNode"  # label maps, vector and diffusion volumes are classes of their own
 

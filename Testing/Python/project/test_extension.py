@@ -381,6 +381,6 @@ def test_every_caption_leads_to_its_control() -> None:
     assert [widget.get("name") for widget in captions if not text_of(widget, "buddy")] == []
 
 
-def test_the_tab_key_leaves_the_table() -> None:
-    (table,) = PANEL.iterfind(".//widget[@class='QTableWidget']")
-    assert text_of(table, "tabKeyNavigation") == "false"
+def test_the_tab_key_leaves_each_table() -> None:
+    tables = PANEL.findall(".//widget[@class='QTableWidget']")
+    assert [text_of(table, "tabKeyNavigation") for table in tables] == ["false", "false"]

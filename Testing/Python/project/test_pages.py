@@ -218,9 +218,10 @@ def test_keys_are_those_of_the_panel() -> None:
     keys = {tip.group(1) for tip in tips if tip}
     table = [line for line in section(TUTORIAL, "Keys").splitlines() if line.startswith("| `")]
     assert keys == {key for row in table for key in re.findall(r"`((?:\w+\+)*[A-Z])`", row)}
-    code = (LIBRARY / "slicer_app" / "panel" / "review.py").read_text(encoding="utf-8")
+    files = (LIBRARY / "slicer_app" / "panel" / "review.py", LIBRARY / "slicer_app" / "clicks" / "keys.py")
+    code = "".join(file.read_text(encoding="utf-8") for file in files)
     assert [key for key in keys if f'"{key}"' not in code] == []
-    assert len(keys) >= 8
+    assert len(keys) >= 11
 
 
 def test_files_of_an_export_are_the_ones_that_are_written() -> None:

@@ -53,7 +53,8 @@ def test_the_panel_keeps_its_width(desktop):
     ui.methodSelector.currentIndex = 1
     need["all open"] = needed(desktop)
     ui.methodSelector.currentIndex = 0
-    ui.advancedCollapsibleButton.collapsed = ui.listingCollapsibleButton.collapsed = True
+    for part in (ui.advancedCollapsibleButton, ui.listingCollapsibleButton, ui.clicksCollapsibleButton):
+        part.collapsed = True
     assert max(need.values()) <= width, need
     assert scroll.width == before
 
@@ -65,7 +66,7 @@ def test_nothing_in_the_list_of_regions_is_cut(desktop, monkeypatch):
     from MoBUncertaintyLib.slicer_app.panel import table as room
 
     monkeypatch.setattr(room, "placeText", lambda location: "superior posterior right")
-    monkeypatch.setattr(room, "statusText", lambda verdict: "To review")
+    monkeypatch.setattr(room, "statusText", lambda *_status: "To review")
     add_ct(desktop)
     apply(desktop)
     desktop.process()
@@ -131,9 +132,10 @@ def test_nothing_covers_anything(desktop):
     for part in parts(ui):
         part.collapsed = False
     desktop.process()
-    assert ui.regionsTable.height == 156
+    assert ui.regionsTable.height == 130
     for part in parts(ui):
         inside = [child for child in part.children() if isinstance(child, qt.QWidget) and child.visible]
         for one, other in combinations(inside, 2):
             assert not one.geometry.intersects(other.geometry), (one.objectName, other.objectName)
-    ui.advancedCollapsibleButton.collapsed = ui.listingCollapsibleButton.collapsed = True
+    for part in (ui.advancedCollapsibleButton, ui.listingCollapsibleButton, ui.clicksCollapsibleButton):
+        part.collapsed = True

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from MoBUncertaintyLib.files.integrity import seal
-from support.small_panel import SHAPE, apply, shown, statuses
+from support.small_panel import SHAPE, apply, decide, shown, statuses
 
 pytestmark = pytest.mark.own_process
 
@@ -98,7 +98,7 @@ class TestPanel:
 
         desktop, session = reviewed
         ui, results = desktop.ui, session.results
-        ui.includeButton.click()
+        decide(ui.includeButton)
         said = session.review.to_dict()
         ui.commentEdit.text = "Vessel"
         transform = desktop.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
@@ -154,7 +154,7 @@ class TestPanel:
         import slicer.util
 
         desktop, session = reviewed
-        desktop.ui.includeButton.click()
+        decide(desktop.ui.includeButton)
         ct = session.ctNode
         slicer.util.updateVolumeFromArray(ct, np.zeros([size + 2 for size in SHAPE], np.int16))
         ct.SetOrigin(100, 0, 0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from support import MODULE_FOLDER, TESTS
-from support.small_panel import MATRIX, add_ct, apply, statuses, use_worker
+from support.small_panel import MATRIX, add_ct, apply, decide, statuses, use_worker
 
 pytestmark = pytest.mark.own_process
 
@@ -343,7 +343,7 @@ class TestRun:
         import qt
 
         desktop, session = reviewed
-        desktop.ui.includeButton.click()
+        decide(desktop.ui.includeButton)
         desktop.answer(qt.QMessageBox.Cancel)
         desktop.ui.applyButton.click()
         assert desktop.ui.applyButton.text == "Apply"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from support import small_panel
-from support.small_panel import add_ct, apply
+from support.small_panel import add_ct, apply, decide
 
 pytestmark = pytest.mark.own_process
 
@@ -295,7 +295,7 @@ class TestFailures:
 def test_an_edit_without_a_stroke_leaves_the_verdict(reviewed):
     desktop, session = reviewed
     ui = desktop.ui
-    ui.includeButton.click()
+    decide(ui.includeButton)
     ui.editButton.click()
     session.results.updateSegmentation(np.s_[0:1, 0:1, 0:1], np.ones((1, 1, 1), np.uint8))  # outside of the region
     ui.editButton.click()

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from support import small_panel
-from support.small_panel import statuses
+from support.small_panel import decide, statuses
 
 pytestmark = pytest.mark.own_process
 
@@ -14,7 +14,7 @@ def test_reload_takes_the_code_of_every_file_anew_and_the_results_stay(reviewed)
     import slicer
 
     desktop, session = reviewed
-    desktop.ui.excludeButton.click()
+    decide(desktop.ui.excludeButton)
     before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "MoBUncertaintyLib"}
     old = desktop.widget
     old.onReload()
@@ -33,7 +33,7 @@ def test_reload_takes_the_code_of_every_file_anew_and_the_results_stay(reviewed)
     again = desktop.logic.sessions.get(session.ctNode)
     assert type(again) is not type(session)
     assert statuses(desktop) == ["Excluded", "To review", "To review"]
-    desktop.ui.includeButton.click()
+    decide(desktop.ui.includeButton)
     assert statuses(desktop) == ["Excluded", "Included", "To review"]
     assert not [shown.text for shown in desktop.dialogs]
 

@@ -7,7 +7,7 @@ import pytest
 
 from support import small_panel
 from support.sessions import as_answer
-from support.small_panel import MATRIX, SHAPE, add_ct, apply, shown, statuses
+from support.small_panel import MATRIX, SHAPE, add_ct, apply, decide, shown, statuses
 
 pytestmark = pytest.mark.own_process
 
@@ -25,7 +25,7 @@ class TestReview:
                 QTest.keyClick(desktop.window, key)
             desktop.process()
 
-        press(Qt.Key_I, Qt.Key_N, Qt.Key_X, Qt.Key_N, Qt.Key_A, Qt.Key_P)
+        press(Qt.Key_I, Qt.Key_I, Qt.Key_N, Qt.Key_X, Qt.Key_X, Qt.Key_N, Qt.Key_A, Qt.Key_P)
         assert statuses(desktop) == ["Included", "Excluded", "Accepted"]
         assert desktop.ui.regionsTable.selectionModel().selectedRows()[0].row() == 1
         QTest.keyClick(desktop.window, Qt.Key_Z, Qt.ControlModifier)
@@ -33,10 +33,10 @@ class TestReview:
         QTest.keyClick(desktop.window, Qt.Key_Z, Qt.ControlModifier | Qt.ShiftModifier)
         assert statuses(desktop)[2] == "Accepted"
         desktop.widget.exit()
-        press(Qt.Key_I)
+        press(Qt.Key_I, Qt.Key_I)
         assert statuses(desktop) == ["Included", "Excluded", "Accepted"]
         desktop.widget.enter()
-        press(Qt.Key_I)
+        press(Qt.Key_I, Qt.Key_I)
         assert "Accepted" not in statuses(desktop)
 
     def test_a_comment_belongs_to_its_region(self, reviewed):
@@ -79,7 +79,7 @@ class TestReview:
         desktop, session = reviewed
         ui = desktop.ui
         ui.nextButton.click()
-        ui.excludeButton.click()
+        decide(ui.excludeButton)
         decided = session.review.regions[1].region_id
         before = [region.region_id for region in session.review.regions]
         for value in np.linspace(0.02, 0.04, 30):  # a drag
@@ -94,7 +94,7 @@ class TestReview:
     def test_another_measure_of_doubt_starts_at_its_usual_threshold(self, reviewed):
         desktop, session = reviewed
         ui = desktop.ui
-        ui.excludeButton.click()
+        decide(ui.excludeButton)
         decided = session.review.regions[0].region_id
         assert [ui.measureSelector.itemText(n) for n in range(3)] == ["Variance", "p (1 - p)", "Entropy"]
         ui.regionThresholdSlider.value = 0.02
@@ -206,7 +206,7 @@ class TestReview:
         QTest.mouseClick(table.viewport(), Qt.LeftButton, Qt.ControlModifier, place)
         desktop.process()
         assert [index.row() for index in table.selectionModel().selectedRows()] == [1]
-        desktop.ui.excludeButton.click()
+        decide(desktop.ui.excludeButton)
         assert statuses(desktop) == ["To review", "Excluded", "To review"]
 
     def test_undo_in_the_editor_leads_back_to_the_start_of_the_edit_and_no_farther(self, reviewed):
@@ -239,6 +239,7 @@ class TestReview:
             assert not editor.GetSourceVolumeIntensityMask()
         assert session.editing
         desktop.ui.discardEditButton.click()
+        QTest.keyClick(desktop.window, Qt.Key_I)
         QTest.keyClick(desktop.window, Qt.Key_I)
         assert statuses(desktop)[0] == "Included"
 
@@ -308,7 +309,7 @@ class TestReview:
 
     def test_each_ct_shows_its_own_results(self, reviewed):
         desktop, session = reviewed
-        desktop.ui.includeButton.click()
+        decide(desktop.ui.includeButton)
         other = add_ct(desktop, "other")
         assert desktop.ui.regionsTable.rowCount == 0
         assert not desktop.ui.includeButton.enabled
@@ -327,7 +328,7 @@ class TestReview:
         results.node("segmentation").GetSegmentation().RemoveSegment("Segment_1")
         results.node("regions").GetSegmentation().RemoveSegment("Segment_2")
         results.node("regions").GetSegmentation().GetSegment("Segment_3").SetName("renamed")
-        ui.excludeButton.click()
+        decide(ui.excludeButton)
         assert desktop.dialogs == []
         assert np.array_equal(results.corrected(), session.review.corrected())
         assert np.array_equal(results.regionMap(), session.review.listed().whole_map())
@@ -353,7 +354,7 @@ class TestReview:
         import MoBUncertainty
 
         desktop, session = reviewed
-        desktop.ui.excludeButton.click()
+        decide(desktop.ui.excludeButton)
         desktop.second = parent = type(desktop.panel)()  # kept: the host's node selectors observe the scene for ever
         parent.setLayout(qt.QVBoxLayout())
         parent.setMRMLScene(desktop.scene)
@@ -421,6 +422,7 @@ class TestSeveralOrgans:
         desktop, session = organs
         actions = desktop.ui.includeButton.menu().actions()
         assert [action.text for action in actions] == ["pancreas", "adrenal gland left"]
+        actions[1].hover()  # shows what would change
         actions[1].trigger()
         region = session.review.regions[0]
         assert (region.verdict, region.label) == ("include", 2)

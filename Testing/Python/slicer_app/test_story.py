@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from support import TESTS
+from support.small_panel import decide
 
 pytestmark = pytest.mark.own_process
 
@@ -114,11 +115,12 @@ def test_from_the_demo_ct_to_a_signed_export(desktop, tmp_path):
     walk_three_regions(desktop, regions)
     labels = review.listed().whole_map()
     included, excluded, undone = (labels == region.number for region in regions[:3])
-    expected = np.where(included, 1, np.where(excluded, 0, predicted))
-    assert (included & (predicted == 0)).any()
-    assert (excluded & (predicted == 1)).any()
+    expected = results.corrected()
+    assert np.array_equal(expected, review.corrected())
+    assert {*predicted[included & (expected != predicted)]} == {0}  # what was doubtful in it is organ now
+    assert {*predicted[excluded & (expected != predicted)]} == {1}
     assert undone.any()
-    assert np.array_equal(results.corrected(), expected)
+    assert np.array_equal(expected[~included & ~excluded], predicted[~included & ~excluded])
 
     sign_off(desktop)
     assert np.array_equal(results.corrected(), expected)
@@ -129,13 +131,19 @@ def walk_three_regions(desktop, regions) -> None:
     """One is included, one excluded, one included and taken back."""
     ui = desktop.ui
     assert ui.reviewProgressLabel.text == f"0 of {len(regions)} reviewed"
-    for row, buttons in enumerate(((ui.includeButton,), (ui.excludeButton,), (ui.includeButton, ui.undoButton))):
+    for row, buttons in enumerate(
+        (
+            (ui.includeButton,) * 2,  # the first press shows what would change
+            (ui.excludeButton,) * 2,
+            (ui.includeButton, ui.includeButton, ui.undoButton),
+        )
+    ):
         assert ui.regionsTable.selectionModel().selectedRows()[0].row() == row
         centroid = np.array(regions[row].region.centroid_ras)
         assert np.abs(slice_centres(desktop) - centroid).max() < 1.0
         for button in buttons:
             button.click()
-        ui.nextButton.click()
+        ui.regionsTable.selectRow(row + 1)
     assert column(ui.regionsTable, "Status")[:4] == ["Included", "Excluded", "To review", "To review"]
     assert ui.reviewProgressLabel.text == f"2 of {len(regions)} reviewed"
 
@@ -187,9 +195,9 @@ def test_saved_scene_brings_back_overlay_and_verdicts(desktop, tmp_path):
     desktop.process(until=lambda: session(desktop).results.overlay["kind"] == "standard deviation")
     ui.opacitySlider.value = 0.4
     ui.lowerThresholdSlider.value = 0.11
-    ui.includeButton.click()
+    decide(ui.includeButton)
     ui.nextButton.click()
-    ui.excludeButton.click()
+    decide(ui.excludeButton)
     ui.commentEdit.text = "Stomach wall"
     ui.commentEdit.editingFinished.emit()
     before = session(desktop)

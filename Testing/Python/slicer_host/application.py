@@ -85,6 +85,8 @@ class ModuleManager(qt.QObject):
 class LayoutManager(qt.QObject):
     """Three slice views and a 3D view. Nothing is drawn before somebody asks for a picture."""
 
+    layoutChanged = Signal(int)
+
     def __init__(self, core: SlicerApp):
         super().__init__()
         self._logic = core.app_logic
@@ -129,6 +131,18 @@ class View(qt.QLabel):
 
     def sliceLogic(self):
         return self.view._logic
+
+    def sliceView(self) -> View:
+        return self
+
+    def interactor(self):
+        return self.view.interactor()
+
+    def setViewCursor(self, cursor) -> None:
+        self.setCursor(cursor)
+
+    def unsetViewCursor(self) -> None:
+        self.unsetCursor()
 
     def mrmlSliceNode(self):
         return self.view._logic.GetSliceNode()

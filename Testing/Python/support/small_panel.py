@@ -66,6 +66,12 @@ def apply(desktop) -> None:
     desktop.process(until=lambda: desktop.ui.applyButton.text == "Apply")
 
 
+def decide(button) -> None:
+    """Press the button of a verdict, and once more: the first press shows what it would change."""
+    button.click()
+    button.click()
+
+
 def segmented(desktop) -> tuple:
     """The panel with a result, and the session of its review."""
     ct = add_ct(desktop)

@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
-from MoBUncertaintyLib.slicer_app.panel.section import offer
+from MoBUncertaintyLib.slicer_app.panel.section import inSteps, offer, shown
+from MoBUncertaintyLib.slicer_app.worker.steps import Steps
+
+DEBOUNCE_MS = 50
 
 # Thresholds that the slider offers; of the variance, with the usual variance_threshold.
 MAX_THRESHOLD = {Measure.VARIANCE: 0.1, Measure.BERNOULLI: 0.25, Measure.ENTROPY: 1.0}
 
 
 class ListingControls:
-    """A selector and two sliders, kept in step with a session's settings.
+    """A selector and two sliders, kept in step with a session's settings; find its regions anew.
 
     Args:
         ui: The panel's widgets.
+        onBefore: Called before the regions change.
+        onChanged: Called when they have.
     """
 
-    def __init__(self, ui) -> None:
-        self._ui = ui
+    def __init__(self, ui, onBefore: Callable[[], None], onChanged: Callable[[], None]) -> None:
+        self._ui, self._onBefore, self._onChanged = ui, onBefore, onChanged
+        self._session = None
         self._measures: list[Measure] = []
+        self._preparation = Steps(nothing for nothing in ())  # of the session, for finding regions
+        self._timer = qt.QTimer()
+        self._timer.setInterval(DEBOUNCE_MS)
+        self._timer.timeout.connect(shown(self._findRegions))
+        ui.measureSelector.currentIndexChanged.connect(shown(self._onMeasure))
+        for slider in (ui.regionThresholdSlider, ui.smallestRegionSlider):
+            slider.valueChanged.connect(self._onSliderMoved)
+        ui.listingCollapsibleButton.contentsCollapsed.connect(shown(self._onListing))
+
+    def setSession(self, session) -> None:
+        """Show another session's settings, or none."""
+        self._timer.stop()
+        self._preparation.cancel()
+        self._session = session
+        if session:
+            self.offer(session)
+            self.show(session.settings)
 
     @property
     def measure(self) -> Measure:
@@ -62,3 +88,42 @@ class ListingControls:
         slider.singleStep, slider.pageStep = maximum / 100, maximum / 20
         slider.maximum = max(maximum, settings.level)
         slider.minimum = min(maximum / 1000, settings.level)
+
+    def _onSliderMoved(self, *_args) -> None:
+        if self._session and not self._timer.active:
+            self._timer.start()
+
+    def _onListing(self, collapsed: bool) -> None:
+        """Prepare for moves of the sliders as soon as they are shown."""
+        if self._session and not collapsed and not self._preparation.running:
+            self._preparation = Steps(self._session.prepare())
+
+    def _onMeasure(self, *_args) -> None:
+        """Find regions by another measure, at its usual threshold."""
+        if self._session is None or self._ui.measureSelector.currentIndex < 0:
+            return
+        self._timer.stop()
+        self._onBefore()
+        measure = self.measure
+        self._whenPrepared(measure, lambda: self._find(None, measure))
+
+    def _findRegions(self) -> None:
+        self._timer.stop()
+        if self._mayFind:
+            self._whenPrepared(None, lambda: self._find(self.threshold(self._session.settings)))
+
+    def _find(self, threshold: float | None, measure: Measure | None = None) -> None:
+        if self._mayFind:
+            self._session.findRegions(threshold, self._ui.smallestRegionSlider.value, measure)
+            if measure:
+                self.show(self._session.settings)
+            self._onChanged()
+
+    @property
+    def _mayFind(self) -> bool:
+        return self._session is not None and not self._session.review.signature and not self._session.editing
+
+    def _whenPrepared(self, measure: Measure | None, act: Callable[[], None]) -> None:
+        """Do something once regions can be found quickly, which is at once on all but large CTs."""
+        self._preparation.cancel()
+        self._preparation = inSteps(self._session.prepare(measure), lambda _none: act())

@@ -10,17 +10,18 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import Label, readable
-from MoBUncertaintyLib.regions.settings import Measure
 from MoBUncertaintyLib.review.region import Verdict
+from MoBUncertaintyLib.slicer_app.clicks import keys
+from MoBUncertaintyLib.slicer_app.clicks.preview import VerdictPreview
+from MoBUncertaintyLib.slicer_app.clicks.questions import Questions
+from MoBUncertaintyLib.slicer_app.clicks.section import ClicksSection
 from MoBUncertaintyLib.slicer_app.panel.editor import RegionEditor
 from MoBUncertaintyLib.slicer_app.panel.listing import ListingControls
-from MoBUncertaintyLib.slicer_app.panel.section import allow, inSteps, shortened, shown, write
+from MoBUncertaintyLib.slicer_app.panel.section import allow, shortened, shown, write
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.panel.table import RegionTable
 from MoBUncertaintyLib.slicer_app.region_names import placeText
-from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
-DEBOUNCE_MS = 50
 SURFACE_MS = 400  # the 3D surface follows when the reader pauses: on a large CT it takes longer than a click may
 
 
@@ -39,18 +40,25 @@ class ReviewSection:
         self._entered = False
         self._commented = None  # the region that the comment's text belongs to
         self._table = RegionTable(ui.regionsTable, shown(self._onSelected))
-        self._listing = ListingControls(ui)
+        self._listing = ListingControls(ui, self._onComment, self._changed)
         self._editor = RegionEditor(ui)
+        window = slicer.util.mainWindow() or ui.regionsTable
+        self._clicks = ClicksSection(ui, window, self._changed, self._onClicked)
+        self._preview = VerdictPreview(
+            {Verdict.INCLUDE: ui.includeButton, Verdict.EXCLUDE: ui.excludeButton},
+            window,
+            self._showPreview,
+            self._hidePreview,
+            self._decide,
+            self._clicks.say,
+        )
+        self._questions = Questions()
         self._tips = {name: widget.toolTip for name, widget in self._locked().items()}
         self._tips["signOffButton"] = ui.signOffButton.toolTip
-        self._preparation = Steps(nothing for nothing in ())  # of the session, for finding regions
-        self._timer = qt.QTimer()
-        self._timer.setInterval(DEBOUNCE_MS)
-        self._timer.timeout.connect(shown(self._findRegions))
         self._surfaceTimer = qt.QTimer()
         self._surfaceTimer.setInterval(SURFACE_MS)
         self._surfaceTimer.timeout.connect(shown(self._updateSurfaces))
-        self._connect()
+        self._connect(window)
 
     @property
     def session(self):
@@ -63,15 +71,15 @@ class ReviewSection:
             return
         self.leave()
         self._editor.hide()  # leave() does not where nodes are gone
-        self._preparation.cancel()
         self._session = session
         self._commented = None
         self._table.clear()
+        self._questions.clear()
+        self._clicks.setSession(session)
         self._offerLabels(session.prediction.labels if session else ())
         if session:
             self._settleEdit()  # one that the CT was moved away under
-            self._listing.offer(session)
-            self._listing.show(session.settings)
+        self._listing.setSession(session)
         self._onChange()
         if session and session.review.regions:
             self._table.select(self._firstPending())
@@ -81,10 +89,12 @@ class ReviewSection:
         if not entered:
             self.leave()
         self._entered = entered
+        self._clicks.setEntered(entered)
         self._onChange()
 
     def leave(self) -> None:
         """Keep a comment that is being typed, and what is being drawn."""
+        self._preview.end()
         if self._session and self._session.isComplete():
             self._onComment()
             self._settleEdit()
@@ -111,6 +121,7 @@ class ReviewSection:
         if editing:
             for button in (ui.acceptButton, ui.includeButton, ui.excludeButton):
                 allow(button, _("Finish drawing first."), "")
+        self._clicks.update(bool(session) and state is not State.RUNNING, editing)
         for widget in self._notWhileEditing():
             widget.visible = not editing
         ui.discardEditButton.visible = editing
@@ -140,10 +151,12 @@ class ReviewSection:
 
     def cleanup(self) -> None:
         """Remove what lies outside the panel."""
-        self._timer.stop()
+        self._listing.setSession(None)
         self.leave()
         self._surfaceTimer.stop()
         self._editor.cleanup()
+        self._preview.cleanup()
+        self._clicks.cleanup()
         for shortcut, _whileEditing in self._shortcuts:
             shortcut.enabled = False
             shortcut.deleteLater()
@@ -151,19 +164,17 @@ class ReviewSection:
 
     # Wiring
 
-    def _connect(self) -> None:
+    def _connect(self, window) -> None:
         ui = self._ui
-        # Keys reach the slice views too, so they belong to the window. Letters do not fire while text is typed.
-        window = slicer.util.mainWindow() or ui.regionsTable
         self._shortcuts = []
         for button, act, key, whileEditing in (
             (ui.previousButton, lambda: self._table.move(-1), "P", False),
-            (ui.nextButton, lambda: self._table.move(1), "N", False),
+            (ui.nextButton, self._onNext, "N", False),
             (ui.acceptButton, lambda: self._decide(Verdict.ACCEPT), "A", False),
             # Taken while editing too, although it does nothing then: the Segment Editor's own I would limit drawing to
             # a range of grey values that nobody sees. An ambiguous key does nothing there.
-            (ui.includeButton, lambda: self._decide(Verdict.INCLUDE), "I", None),
-            (ui.excludeButton, lambda: self._decide(Verdict.EXCLUDE), "X", False),
+            (ui.includeButton, lambda: self._preview.press(Verdict.INCLUDE), "I", None),
+            (ui.excludeButton, lambda: self._preview.press(Verdict.EXCLUDE), "X", False),
             (ui.editButton, self._onEdit, "E", None),
             (ui.undoButton, lambda: self._travel(self._session.undo), "Ctrl+Z", False),
             (ui.redoButton, lambda: self._travel(self._session.redo), "Ctrl+Shift+Z", False),
@@ -176,20 +187,13 @@ class ReviewSection:
                 self._addShortcut(window, key, button, slot, whileEditing)
         ui.commentEdit.editingFinished.connect(shown(self._onComment))
         ui.reviewerEdit.textChanged.connect(lambda *_args: self._onChange())
-        ui.measureSelector.currentIndexChanged.connect(shown(self._onMeasure))
-        for slider in (ui.regionThresholdSlider, ui.smallestRegionSlider):
-            slider.valueChanged.connect(self._onSliderMoved)
-        ui.listingCollapsibleButton.contentsCollapsed.connect(shown(self._onListing))
 
     def _addShortcut(self, window, key: str, button, act: Callable, whileEditing: bool | None) -> None:
         def press(*_args) -> None:
             if button.enabled:
                 act()
 
-        shortcut = qt.QShortcut(qt.QKeySequence(key), window)
-        shortcut.activated.connect(press)
-        shortcut.activatedAmbiguously.connect(press)  # another extension may know the same key
-        self._shortcuts.append((shortcut, whileEditing))
+        self._shortcuts.append((keys.addShortcut(window, key, press), whileEditing))
 
     def _locked(self) -> dict:
         """List the widgets that need a region that may be changed."""
@@ -215,19 +219,52 @@ class ReviewSection:
 
     def _onSelected(self) -> None:
         self._onComment()  # of the region that was selected before
+        self._preview.end()
+        self._session.markSuggestion(None)
         self._session.show(self._table.selected)
         self._onChange()
+
+    def _onNext(self) -> None:
+        """Go where a click helps most, and mark the place; once all regions are decided, to the next in the list."""
+        selected = self._table.selected
+        suggestion = self._questions.next(self._session, selected.region_id if selected else None)
+        if suggestion is None:
+            self._table.move(1)
+            return
+        self._table.select(suggestion.region_id)
+        self._session.markSuggestion(suggestion.point_ras)
+
+    def _onClicked(self, regionId: str | None) -> None:
+        """Select the region that was clicked in, and leave the views where they are."""
+        if regionId and (self._table.selected is None or self._table.selected.region_id != regionId):
+            self._onComment()
+            self._table.select(regionId, quietly=True)
+            self._session.mark(regionId)
+            self._onChange()
+
+    def _showPreview(self, verdict: Verdict, label: int | None):
+        region = self._table.selected
+        if region is None or not self._session:
+            return None
+        self._clicks.endFlash()
+        return self._session.preview(region.region_id, verdict, label)
+
+    def _hidePreview(self) -> None:
+        if self._session and self._session.isComplete():
+            self._session.changes.setOpacity(0)
 
     def _decide(self, verdict: Verdict, label: int | None = None) -> None:
         region = self._table.selected
         if region:
             self._session.decide(region.region_id, verdict, label)
+            self._clicks.showChange()
             self._changed()
 
     def _travel(self, step: Callable[[], None]) -> None:
         """Undo or redo, and select the region that has changed."""
         before = {each.region_id: (each.verdict, each.comment) for each in self._session.review.regions}
         step()
+        self._clicks.showChange()
         self._listing.show(self._session.settings)
         self._changed()
         for each in self._session.review.regions:
@@ -281,47 +318,6 @@ class ReviewSection:
             self._session.sign(self._ui.reviewerEdit.text.strip())
         self._changed()
 
-    def _onSliderMoved(self, *_args) -> None:
-        if self._session and not self._timer.active:
-            self._timer.start()
-
-    def _onListing(self, collapsed: bool) -> None:
-        """Prepare for moves of the sliders as soon as they are shown."""
-        if self._session and not collapsed and not self._preparation.running:
-            self._preparation = Steps(self._session.prepare())
-
-    def _onMeasure(self, *_args) -> None:
-        """Find regions by another measure, at its usual threshold."""
-        if self._session is None or self._ui.measureSelector.currentIndex < 0:
-            return
-        self._timer.stop()
-        self._onComment()
-        measure = self._listing.measure
-        self._whenPrepared(measure, lambda: self._setMeasure(None, measure))
-
-    def _findRegions(self) -> None:
-        self._timer.stop()
-        if self._session is None or self._session.review.signature or self._session.editing:
-            return
-        self._whenPrepared(None, self._findRegionsNow)
-
-    def _findRegionsNow(self) -> None:
-        if self._session is None or self._session.review.signature or self._session.editing:
-            return
-        threshold = self._listing.threshold(self._session.settings)
-        self._session.findRegions(threshold, self._ui.smallestRegionSlider.value)
-        self._changed()
-
-    def _setMeasure(self, threshold: float | None, measure: Measure) -> None:
-        self._session.findRegions(threshold, self._ui.smallestRegionSlider.value, measure)
-        self._listing.show(self._session.settings)
-        self._changed()
-
-    def _whenPrepared(self, measure: Measure | None, act: Callable[[], None]) -> None:
-        """Do something once regions can be found quickly, which is at once on all but large CTs."""
-        self._preparation.cancel()
-        self._preparation = inSteps(self._session.prepare(measure), lambda _none: act())
-
     def _updateSurfaces(self) -> None:
         self._surfaceTimer.stop()
         if self._session and self._session.isComplete():
@@ -330,8 +326,10 @@ class ReviewSection:
     # Inside
 
     def _changed(self) -> None:
+        self._preview.end()
         self._onChange()
-        self._surfaceTimer.start()
+        if not self._surfaceTimer.active:  # else quick clicks would put it off for ever
+            self._surfaceTimer.start()
 
     def _offerLabels(self, labels: Sequence[Label]) -> None:
         """Let Include ask for which label, if there are several; its key takes the one that most of the region has."""
@@ -341,8 +339,11 @@ class ReviewSection:
         if len(labels) > 1:
             menu = qt.QMenu(self._ui.includeButton)
             for label in labels:
-                include = shown(functools.partial(self._decide, Verdict.INCLUDE, label.value))
-                menu.addAction(readable(label.name)).triggered.connect(lambda *_args, include=include: include())
+                action = menu.addAction(readable(label.name))
+                for signal, act in ((action.hovered, self._preview.offer), (action.triggered, self._preview.press)):
+                    include = shown(functools.partial(act, Verdict.INCLUDE, label.value))
+                    signal.connect(lambda *_args, include=include: include())
+            menu.aboutToHide.connect(lambda: qt.QTimer.singleShot(0, self._preview.end))
         self._ui.includeButton.setMenu(menu)
 
     def _firstPending(self) -> str:

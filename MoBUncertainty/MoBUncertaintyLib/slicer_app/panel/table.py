@@ -30,7 +30,7 @@ class RegionTable:
         self._onSelected = onSelected
         self._all: tuple[ReviewRegion, ...] = ()
         self._regions: tuple[ReviewRegion, ...] = ()  # those that are listed
-        self._rows: list[tuple] = []  # texts, tooltip and verdict of each
+        self._rows: list[tuple] = []  # texts, tooltip and status of each
         self._setUpHeader()
         table.itemSelectionChanged.connect(self._onRow)
         self._selectedId: str | None = None
@@ -67,15 +67,21 @@ class RegionTable:
             table.selectRow(self._row(self._selectedId))
         table.blockSignals(blocked)
 
-    def select(self, regionId: str) -> None:
-        """Select a region, and list it if it is not listed yet."""
+    def select(self, regionId: str, quietly: bool = False) -> None:
+        """Select a region, and list it if it is not listed yet.
+
+        Args:
+            regionId: The region.
+            quietly: Nobody is told.
+        """
         if regionId not in [each.region_id for each in self._all]:
             return
         self._selectedId = regionId
         if self._row(regionId) is None:
             self.show(self._all)
         self._selectRow(self._row(regionId))
-        self._onSelected()
+        if not quietly:
+            self._onSelected()
 
     def move(self, by: int) -> None:
         """Select the next (1) or previous (-1) region; after the last one comes the first."""
@@ -93,7 +99,7 @@ class RegionTable:
     def _fill(self, row: int, region: ReviewRegion) -> None:
         """Fill a row where it differs, since the table signals every change of an item."""
         texts, tip = _texts(region), _tip(region)
-        content = (*texts, tip, region.verdict)
+        content = (*texts, tip, region.decided)
         if row < len(self._rows) and self._rows[row] == content:
             return
         self._rows[row : row + 1] = [content]
@@ -106,7 +112,7 @@ class RegionTable:
                 self._table.setItem(row, column, item)
             item.setText(text)
             item.setToolTip(tip)
-        _markStatus(self._table.item(row, STATUS), region.verdict)
+        _markStatus(self._table.item(row, STATUS), region.decided)
 
     def _row(self, regionId: str | None) -> int | None:
         ids = [each.region_id for each in self._regions]
@@ -128,7 +134,7 @@ class RegionTable:
     def _setUpHeader(self) -> None:
         titles = {
             RANK: ("#", _("Rank: the region where most error is expected comes first.")),
-            STATUS: (_("Status"), _("Your verdict.")),
+            STATUS: (_("Status"), _("Your verdict; Resolved: your clicks have left little error to expect here.")),
             PLACE: (_("Where"), _("Where the region lies in the organ, from the patient's point of view.")),
             ERROR: (
                 _("Error\nmm³"),
@@ -151,8 +157,10 @@ class RegionTable:
         self._table.verticalHeader().setDefaultSectionSize(self._table.fontMetrics().height() + 8)
 
 
-def statusText(verdict: Verdict) -> str:
-    """Name a verdict in the reader's words."""
+def statusText(verdict: Verdict, resolved: bool = False) -> str:
+    """Name a verdict in the reader's words, or what clicks have done without one."""
+    if resolved:
+        return _("Resolved")
     return {
         Verdict.PENDING: _("To review"),
         Verdict.ACCEPT: _("Accepted"),
@@ -166,7 +174,7 @@ def _texts(each: ReviewRegion) -> tuple[str, ...]:
     region = each.region
     return (
         str(region.rank),
-        statusText(each.verdict),
+        statusText(each.verdict, each.resolved),
         placeText(region.location),
         f"{region.expected_error_mm3:,.0f}",
         f"{region.volume_mm3:,.0f}",
@@ -183,6 +191,6 @@ def _tip(each: ReviewRegion) -> str:
     return f"<p>{'<br>'.join(escape(line) for line in lines if line)}</p>"
 
 
-def _markStatus(item, verdict: Verdict) -> None:
+def _markStatus(item, decided: bool) -> None:
     """Show Slicer's own icon for the status of a segment."""
-    item.setIcon(qt.QIcon(":Icons/Flagged.png" if verdict is Verdict.PENDING else ":Icons/Completed.png"))
+    item.setIcon(qt.QIcon(":Icons/Completed.png" if decided else ":Icons/Flagged.png"))

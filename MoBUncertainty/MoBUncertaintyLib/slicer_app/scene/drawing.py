@@ -5,15 +5,15 @@ The editor's mask must be a segment of the segmentation that is edited, so the r
 
 from __future__ import annotations
 
+import numpy as np
 import slicer
 import vtk
-from vtk.util.numpy_support import vtk_to_numpy
 
 from MoBUncertaintyLib.output.pictures.style import REGION_COLOUR
 from MoBUncertaintyLib.review.region import ReviewRegion
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
-from MoBUncertaintyLib.slicer_app.scene.segments import segmentId
+from MoBUncertaintyLib.slicer_app.scene.segments import orientedImage, segmentId
 
 EDITOR_TAG = "MoBUncertainty"
 MASK_SEGMENT = "MoBUncertainty.Region"
@@ -29,7 +29,7 @@ def addMask(results: ResultScene, region: ReviewRegion) -> None:
     segment.SetColor(*(channel / 255 for channel in REGION_COLOUR))
     segment.SetTag(REGION_TAG, region.region_id)
     name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-    segment.AddRepresentation(name, _orientedImage(results.ctNode, region))
+    segment.AddRepresentation(name, orientedImage(results.ctNode, region.box, region.mask.astype(np.uint8)))
     node.GetSegmentation().AddSegment(segment, MASK_SEGMENT)
     # Not to be seen, and therefore not to be overwritten by what is drawn.
     node.GetDisplayNode().SetSegmentVisibility(MASK_SEGMENT, False)
@@ -70,15 +70,3 @@ def prepareEditor(results: ResultScene, label: int):
     editor.SetSourceVolumeIntensityMask(False)  # the panel does not show whether it is on
     editor.SetOverwriteMode(slicer.vtkMRMLSegmentEditorNode.OverwriteVisibleSegments)
     return editor
-
-
-def _orientedImage(ct, region: ReviewRegion):
-    image = slicer.vtkOrientedImageData()
-    image.SetExtent(*(edge for axis in reversed(region.box) for edge in (axis.start, axis.stop - 1)))
-    image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
-    voxels = vtk_to_numpy(image.GetPointData().GetScalars())
-    voxels[:] = region.mask.ravel()
-    matrix = vtk.vtkMatrix4x4()
-    ct.GetIJKToRASMatrix(matrix)
-    image.SetGeometryFromImageToWorldMatrix(matrix)
-    return image

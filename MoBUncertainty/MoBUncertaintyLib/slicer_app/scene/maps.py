@@ -6,14 +6,15 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 import numpy as np
 import slicer
 import slicer.util
 import vtk
-from vtk.util.numpy_support import numpy_to_vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from MoBUncertaintyLib.geometry import hull, occupied
+from MoBUncertaintyLib.geometry import Box, hull, intersection, occupied, shape_of, within
 from MoBUncertaintyLib.output.pictures.style import BRIGHTEST_ENTROPY, brightest_variance
 from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, MAX_VARIANCE, Measure
 from MoBUncertaintyLib.regions.uncertainty import voxel_uncertainty
@@ -81,16 +82,35 @@ def mapStyle(kind: MapKind, varianceThreshold: float = DEFAULT_THRESHOLD[Measure
     }[kind]
 
 
+class CurrentMaps(Protocol):
+    """The maps as they are after clicks, a `Review` say."""
+
+    @property
+    def changed_box(self) -> Box:
+        """Where they may differ from the prediction's; empty: nowhere."""
+
+    def maps_in(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
+        """Return probability and variance in a box, each (labels, z, y, x)."""
+
+
 class UncertaintyMaps:
     """Probability and variance of each label as volumes, and what is derived from them.
 
+    The volumes of probability and variance stay as predicted. What is shown after clicks is a derived map, in which
+    only what a click changes is written anew.
+
     Args:
         nodes: Of the CT.
+
+    Attributes:
+        current: The maps as they are now; None: as predicted.
     """
 
     def __init__(self, nodes: CtNodes):
         self._nodes = nodes
         self._derived: dict[tuple, tuple] = {}  # by kind and what it is derived from: its box and vtkImageData
+        self._held: tuple | None = None  # what the derived volume holds: its key and box, where clicks are written in
+        self.current: CurrentMaps | None = None
 
     def set(self, probability: dict[int, np.ndarray], variance: dict[int, np.ndarray]):
         """Put the maps into volumes as float32; volumes of labels that are not among them are removed.
@@ -132,23 +152,55 @@ class UncertaintyMaps:
                 the probability of any label, and the entropy of all classes together.
         """
         sources = self._sources(kind, label)
-        if not _isDerived(kind, sources):
+        if not self._isDerived(kind, sources):
             return sources[0] if sources else None
+        node, key = self._nodes.node("map"), _key(kind, sources)
+        if node is not None and self._isChanged and self._held is not None and self._held[0] == key:
+            return node
         for _step in self.deriveInSteps(kind, label):
             pass
-        box, image = self._derived[_key(kind, sources)]
+        box, image = self._derived[key]
+        self._held = None
+        if self._isChanged:
+            del self._derived[key]  # it is as predicted no more
+            box, image = self._withChanges(kind, label, box, image)
+            self._held = key, box
         matrix = ijkToRas(self._nodes.ctNode)
         matrix[:3, 3] += matrix[:3, :3] @ [axis.start for axis in reversed(box)]
         node = self._nodes.getOrCreate("map", "vtkMRMLScalarVolumeNode", _("uncertainty map"))
         self._fill(node, image, matrix)
         return node
 
-    def deriveInSteps(self, kind: MapKind, label: int | None) -> Iterator[None]:
-        """Get ready for `volumeFor`; nothing in the scene changes. The last few maps derived are kept."""
+    def update(self, kind: MapKind, label: int | None, box: Box):
+        """Bring what is shown of a box up to date; costs as much as the box, but for the first click.
+
+        Returns:
+            The volume that shows the map, as `volumeFor`.
+        """
+        node, key = self._nodes.node("map"), _key(kind, self._sources(kind, label))
+        if node is None or self._held is None or self._held[0] != key:
+            return self.volumeFor(kind, label)
+        held = self._held[1]
+        if intersection(box, held) != box:  # a click beyond it
+            self._held = None
+            return self.volumeFor(kind, label)
+        slicer.util.arrayFromVolume(node)[within(box, held)] = self._changed(kind, label, box)
+        slicer.util.arrayFromVolumeModified(node)
+        return node
+
+    def deriveInSteps(self, kind: MapKind, label: int | None, always: bool = False) -> Iterator[None]:
+        """Get ready for `volumeFor`; nothing in the scene changes. The last few maps derived are kept.
+
+        Args:
+            kind, label: As for `volumeFor`.
+            always: Also where the map is shown from a volume of its own, to be ready for the first click.
+        """
         sources = self._sources(kind, label)
-        if not _isDerived(kind, sources):
+        if not sources or not (always or self._isDerived(kind, sources)):
             return
         key = _key(kind, sources)
+        if always and self._held is not None and self._held[0] == key:
+            return
         if key not in self._derived:
             arrays, probability = (
                 [slicer.util.arrayFromVolume(node) for node in nodes]
@@ -167,6 +219,33 @@ class UncertaintyMaps:
         if not set(labels) <= set(variance) & set(probability):
             return []
         return [(probability if kind in OF_PROBABILITY else variance)[each] for each in labels]
+
+    @property
+    def _isChanged(self) -> bool:
+        return self.current is not None and all(shape_of(self.current.changed_box))
+
+    def _isDerived(self, kind: MapKind, sources: list) -> bool:
+        several = len(sources) > 1 or kind not in (MapKind.VARIANCE, MapKind.PROBABILITY)
+        return bool(sources) and (several or self._isChanged)
+
+    def _withChanges(self, kind: MapKind, label: int | None, box: Box, image) -> tuple[Box, object]:
+        """Write into a map as predicted what clicks have changed; where they reach beyond it, into a larger one."""
+        changed = self.current.changed_box
+        union = hull((box, changed))
+        voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape_of(box))
+        if union != box:
+            predicted, voxels = voxels, np.zeros(shape_of(union), np.float32)
+            voxels[within(box, union)] = predicted
+            image = _image(voxels)
+        voxels[within(changed, union)] = self._changed(kind, label, changed)
+        return union, image
+
+    def _changed(self, kind: MapKind, label: int | None, box: Box) -> np.ndarray:
+        """Derive a map as it is now in a box."""
+        probability, variance = self.current.maps_in(box)
+        maps = probability if kind in OF_PROBABILITY else variance
+        labels = list(self.volumes("variance"))
+        return _derivedArray(kind, [maps[index] for index, each in enumerate(labels) if label in (None, each)])
 
     def style(self, node, window: tuple[float, float], threshold: float):
         """Draw a volume in Inferno, from the threshold on."""
@@ -222,10 +301,6 @@ def _image(array: np.ndarray):
     return image
 
 
-def _isDerived(kind: MapKind, sources: list) -> bool:
-    return len(sources) > 1 or (bool(sources) and kind not in (MapKind.VARIANCE, MapKind.PROBABILITY))
-
-
 def _key(kind: MapKind, sources: list) -> tuple:
     """Under which a derived map is kept; another one once a map has other voxels."""
     return (kind, *(node.GetImageData().GetPointData().GetScalars().GetMTime() for node in sources))
@@ -242,14 +317,20 @@ def _occupied(probability: list[np.ndarray]) -> Iterator[None]:
 
 def _derive(kind: MapKind, arrays: list[np.ndarray]) -> Iterator[None]:
     """Return a vtkImageData of a map, made of each label's; slab by slab, and only where there is anything."""
-    negligible = NEGLIGIBLE if kind in OF_PROBABILITY else 0
     derived = np.zeros(arrays[0].shape, np.float32)
     for start in range(0, len(derived), SLAB):
-        parts = [array[start : start + SLAB] for array in arrays]
-        where = functools.reduce(np.logical_or, [part > negligible for part in parts])
-        derived[start : start + SLAB][where] = _derivedVoxels(kind, [part[where] for part in parts])
+        derived[start : start + SLAB] = _derivedArray(kind, [array[start : start + SLAB] for array in arrays])
         yield
     return _image(derived)
+
+
+def _derivedArray(kind: MapKind, arrays: list[np.ndarray]) -> np.ndarray:
+    """Derive a map, made of each label's; only where there is anything."""
+    negligible = NEGLIGIBLE if kind in OF_PROBABILITY else 0
+    where = functools.reduce(np.logical_or, [array > negligible for array in arrays])
+    derived = np.zeros(where.shape, np.float32)
+    derived[where] = _derivedVoxels(kind, [array[where] for array in arrays])
+    return derived
 
 
 def _derivedVoxels(kind: MapKind, values: list[np.ndarray]) -> np.ndarray:

@@ -30,6 +30,7 @@ _PLUGINS = {
     "vtkMRMLScalarVolumeNode": "Volumes",
     "vtkMRMLSegmentationNode": "Segmentations",
     "vtkMRMLModelNode": "Models",
+    "vtkMRMLMarkupsFiducialNode": "Markups",
 }
 
 
@@ -115,6 +116,12 @@ class CtNodes:
         world = [0.0, 0.0, 0.0]
         self.ctNode.TransformPointToWorld([float(value) for value in position], world)
         return np.array(world)
+
+    def fromWorld(self, position) -> np.ndarray:
+        """Where a position of the world (RAS mm) lies in the CT's own coordinates."""
+        own = [0.0, 0.0, 0.0]
+        self.ctNode.TransformPointFromWorld([float(value) for value in position], own)
+        return np.array(own)
 
     def _placeInFolder(self, node):
         hierarchy = subjectHierarchy(self.scene)

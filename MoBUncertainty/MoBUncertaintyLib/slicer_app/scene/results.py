@@ -18,7 +18,7 @@ from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene import views
 from MoBUncertaintyLib.slicer_app.scene.label_record import packLabels, unpackLabels
 from MoBUncertaintyLib.slicer_app.scene.legend import followViews, legendTitle, setLegend
-from MoBUncertaintyLib.slicer_app.scene.maps import OF_VARIANCE, MapKind, UncertaintyMaps, mapStyle
+from MoBUncertaintyLib.slicer_app.scene.maps import OF_VARIANCE, CurrentMaps, MapKind, UncertaintyMaps, mapStyle
 from MoBUncertaintyLib.slicer_app.scene.nodes import REFERENCE_ROLE, CtNodes, ijkToRas, nodesByClass, shape
 from MoBUncertaintyLib.slicer_app.scene.segments import LabelSegmentation, SegmentSpec
 from MoBUncertaintyLib.slicer_app.scene.state import SceneState
@@ -157,9 +157,9 @@ class ResultScene:
         """
         return unpackLabels(self._state.get("predicted") or {}, ijkToRas(self.ctNode), shape(self.ctNode))
 
-    def corrected(self) -> np.ndarray:
-        """Copy the label map as it is shown, uint8."""
-        return self._segmentation.array(np.uint8)
+    def corrected(self, box: Box | None = None) -> np.ndarray:
+        """Copy the label map as it is shown, uint8; all of it, or what lies in a box."""
+        return self._segmentation.array(np.uint8) if box is None else self._segmentation.arrayIn(box, np.uint8)
 
     # Maps
 
@@ -218,6 +218,29 @@ class ResultScene:
             if self.overlay["surface"]:
                 self.showSurface(True)
         return volume
+
+    def followMaps(self, current: CurrentMaps):
+        """Let what is shown be the maps as they are now; `updateMap` has to follow each change of them."""
+        self._maps.current = current
+
+    def prepareMap(self) -> Iterator[None]:
+        """Get ready, in steps, for the first `updateMap`: without, it takes as long as the CT is big."""
+        kind, label = self._available(MapKind(self.overlay["kind"]), self.overlay["label"])
+        yield from self._maps.deriveInSteps(kind, label, always=True)
+
+    def updateMap(self, box: Box):
+        """Show what has changed in a box of the maps, as a click does; in a few ms, whatever the size of the CT.
+
+        Args:
+            box: In the CT's array.
+        """
+        shown = self.node("shown")
+        if shown is None:
+            return
+        overlay = self.overlay
+        kind, label = self._available(MapKind(overlay["kind"]), overlay["label"])
+        if self._maps.update(kind, label, box) is not shown:
+            self.showMap(kind, label)
 
     def showMapInSteps(self, kind: MapKind, label: int | None = None) -> Iterator[None]:
         """As `showMap`, in steps; the scene changes in the last one, unless the CT has been removed from it."""
@@ -315,6 +338,17 @@ class ResultScene:
         display.SetVisibility3D(False)
         self.highlightRegion(None)
         return node
+
+    def updateRegions(self, box: Box, regionMap: np.ndarray, segments: list[SegmentSpec]):
+        """Change the outlines of the regions in a box, and what regions are called, where all have a segment.
+
+        Args:
+            box: In the CT's array.
+            regionMap: All there is in it.
+            segments: One for each region.
+        """
+        self._regions.update(box, regionMap)
+        self._regions.rename({each.value: each.name for each in segments})
 
     def setRegionStatuses(self, statuses: Mapping[int, int]):
         """Give regions Slicer's own segment statuses, `vtkSlicerSegmentationsModuleLogic.Flagged` say, by number."""

@@ -203,10 +203,25 @@ class LabelSegmentation:
 
     def array(self, dtype) -> np.ndarray:
         """Copy the label map, of the CT's shape."""
-        whole = np.zeros(shape(self._nodes.ctNode), dtype)
-        for (value, segment), part, inside in self._layers():
-            whole[inside][part == segment.GetLabelValue()] = value
-        return whole
+        return self.arrayIn(whole(shape(self._nodes.ctNode)), dtype)
+
+    def arrayIn(self, box: Box, dtype) -> np.ndarray:
+        """Copy what lies in a box of the label map."""
+        labels = np.zeros(shape_of(box), dtype)
+        for (value, segment), part, held in self._layers():
+            inside = intersection(box, held)
+            if inside:
+                labels[within(inside, box)][part[within(inside, held)] == segment.GetLabelValue()] = value
+        return labels
+
+    def rename(self, names: Mapping[int, str]) -> None:
+        """Name segments anew, by value."""
+        segments = self._segments()
+        changed = {value: name for value, name in names.items() if segments[value].GetName() != name}
+        if changed:
+            with slicer.util.NodeModify(self.node):  # else each is announced to every view and table
+                for value, name in changed.items():
+                    segments[value].SetName(name)
 
     @staticmethod
     def _describe(segment, spec: SegmentSpec) -> None:
@@ -249,14 +264,7 @@ class LabelSegmentation:
         return image
 
     def _image(self, values: np.ndarray, box: Box):
-        """Copy what lies in a box of the CT to a vtkOrientedImageData."""
-        image = slicer.vtkOrientedImageData()
-        image.SetExtent(_extent(box))
-        image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(values).ravel(), deep=True))
-        matrix = vtk.vtkMatrix4x4()
-        self._nodes.ctNode.GetIJKToRASMatrix(matrix)
-        image.SetGeometryFromImageToWorldMatrix(matrix)
-        return image
+        return orientedImage(self._nodes.ctNode, box, values)
 
     def _covering(self, image, box: Box):
         """Return the layer if it covers that box of the CT; else replace it with a larger one."""
@@ -310,6 +318,17 @@ class LabelSegmentation:
             hierarchy.SetItemName(item, name)
             hierarchy.SetItemAttribute(item, attribute, identifier)
             hierarchy.SetItemOwnerPluginName(item, "Segments")
+
+
+def orientedImage(ct, box: Box, values: np.ndarray):
+    """Copy what lies in a box of a CT's array to a vtkOrientedImageData."""
+    image = slicer.vtkOrientedImageData()
+    image.SetExtent(_extent(box))
+    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(values).ravel(), deep=True))
+    matrix = vtk.vtkMatrix4x4()
+    ct.GetIJKToRASMatrix(matrix)
+    image.SetGeometryFromImageToWorldMatrix(matrix)
+    return image
 
 
 def labelSpecs(labels: Sequence[Label]) -> list[SegmentSpec]:

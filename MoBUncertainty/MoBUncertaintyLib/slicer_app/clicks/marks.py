@@ -1,0 +1,139 @@
+"""The marks of clicks in the views: Slicer's own point lists, one for each kind of click, in the CT's folder.
+
+They are saved with the scene, but nothing is read from them: what they show is in the review's record. Shapes differ as
+well as colours. Positions are RAS mm of the CT's own coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+
+import numpy as np
+import slicer
+import slicer.util
+
+from MoBUncertaintyLib.slicer_app.i18n import tr as _
+from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes
+
+MARK_CLASS = "vtkMRMLMarkupsFiducialNode"
+GLYPH_PERCENT = 1.6  # of the view
+SUGGESTION_PERCENT = 5.0
+TEXT_PERCENT = 3.0
+MOST_POINTS = 40  # of a stroke that are marked: the others would lie on these
+
+Point = tuple[float, float, float]
+
+
+class Mark(StrEnum):
+    """What a mark stands for."""
+
+    ORGAN = "organ"
+    BACKGROUND = "background"
+    CONFLICT = "conflict"
+    SUGGESTION = "suggestion"
+
+    @classmethod
+    def of(cls, label: int) -> Mark:
+        """Return what a click of a label is marked as."""
+        return cls.ORGAN if label else cls.BACKGROUND
+
+
+_LOOKS = {
+    Mark.ORGAN: ("Circle2D", (0.2, 1.0, 0.3), GLYPH_PERCENT),
+    Mark.BACKGROUND: ("Square2D", (1.0, 0.25, 0.3), GLYPH_PERCENT),
+    Mark.CONFLICT: ("Triangle2D", (1.0, 0.9, 0.0), 1.5 * GLYPH_PERCENT),
+    Mark.SUGGESTION: ("Cross2D", (1.0, 1.0, 0.4), SUGGESTION_PERCENT),
+}
+"""Glyph, colour, and size in percent of the view."""
+
+
+class ClickMarks:
+    """The point lists of one CT's clicks; a list that somebody has removed is made anew.
+
+    Args:
+        nodes: Of the CT.
+    """
+
+    def __init__(self, nodes: CtNodes) -> None:
+        self._nodes = nodes
+        self._hidden = False
+        self._shown: dict[Mark, tuple] = {}  # what each list holds, so that others are left alone
+
+    @property
+    def hidden(self) -> bool:
+        """Whether they are hidden."""
+        return self._hidden
+
+    def show(self, clicks: Mapping[Mark, Iterable[Sequence[Point]]], text: tuple[Point, str] | None = None) -> None:
+        """Mark clicks and strokes; what is not among them is marked no more. The suggestion stays.
+
+        Args:
+            clicks: Their points, by what they are to be marked as.
+            text: Stands beside the click that begins at this point.
+        """
+        for mark in (Mark.ORGAN, Mark.BACKGROUND, Mark.CONFLICT):
+            points = [point for click in clicks.get(mark, ()) for point in _thinned(click)]
+            labels = [text[1] if text and np.allclose(point, text[0]) else "" for point in points]
+            self._fill(mark, points, labels)
+
+    def suggest(self, point: Point | None) -> None:
+        """Mark the place where a click would help most; None: no place."""
+        self._fill(Mark.SUGGESTION, [] if point is None else [point], [""])
+
+    def setHidden(self, hidden: bool) -> None:
+        """Hide all marks, or show them."""
+        self._hidden = hidden
+        for mark in Mark:
+            node = self._nodes.node(_role(mark))
+            if node:
+                node.GetDisplayNode().SetVisibility(not hidden)
+
+    def _fill(self, mark: Mark, points: list[Point], labels: list[str]) -> None:
+        node = self._nodes.node(_role(mark))
+        if node is None and not points:
+            return
+        content = (tuple(points), tuple(labels))
+        if node is not None and self._shown.get(mark) == content and node.GetNumberOfControlPoints() == len(points):
+            return
+        node = node or self._make(mark)
+        with slicer.util.NodeModify(node):
+            slicer.util.updateMarkupsControlPointsFromArray(node, np.reshape(points, (-1, 3)).astype(float))
+            for index, label in enumerate(labels[: len(points)]):
+                node.SetNthControlPointLabel(index, label)
+        self._shown[mark] = content
+
+    def _make(self, mark: Mark):
+        node = self._nodes.add(_role(mark), MARK_CLASS, _names()[mark])
+        node.SetLocked(True)  # the review moves them
+        glyph, colour, percent = _LOOKS[mark]
+        display = node.GetDisplayNode()
+        display.SetGlyphTypeFromString(glyph)
+        display.SetUseGlyphScale(True)
+        display.SetGlyphScale(percent)
+        display.SetTextScale(TEXT_PERCENT)
+        display.SetColor(*colour)
+        display.SetSelectedColor(*colour)  # of all points, unless somebody has unselected one
+        display.SetPointLabelsVisibility(True)
+        display.SetPropertiesLabelVisibility(False)
+        display.SetVisibility(not self._hidden)
+        return node
+
+
+def _thinned(points: Sequence[Point]) -> list[Point]:
+    """Take the points of a stroke that are marked, its ends among them."""
+    index = np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).round().astype(int))
+    return [tuple(points[each]) for each in index]
+
+
+def _names() -> dict[Mark, str]:
+    return {
+        Mark.ORGAN: _("clicks: organ"),
+        Mark.BACKGROUND: _("clicks: not organ"),
+        Mark.CONFLICT: _("clicks: contradicted"),
+        Mark.SUGGESTION: _("suggested click"),
+    }
+
+
+def _role(mark: Mark) -> str:
+    return f"clicks.{mark.value}"

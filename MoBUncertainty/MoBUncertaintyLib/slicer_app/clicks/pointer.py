@@ -1,0 +1,220 @@
+"""The mouse in the slice views: a click or a short stroke where a label is chosen, or a mark that is dragged.
+
+Positions are RAS mm of the world: the slice view's own `XYToRAS`, so that oblique views need nothing of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import qt
+import slicer
+import slicer.util
+
+PRIORITY = 2.0  # of our observers: before Slicer's own and those of the Segment Editor
+NEAR_PIXELS = 8  # from a mark to the mouse that takes hold of it
+STEP_PIXELS = 3  # of the mouse before a stroke has another point, or a mark is dragged
+SAME_PLACE_PIXELS = 3  # a double click is one click, unless the mouse has moved
+
+Point = tuple[float, float, float]
+
+
+class Target(Protocol):
+    """What becomes of clicks and strokes."""
+
+    def label(self) -> int | None:
+        """Return the label that a click gives now; None: it gives none, and marks can be dragged."""
+
+    def points(self) -> dict[str, Sequence[Point]]:
+        """Return where the clicks that can be seen lie, in the world, by their ids."""
+
+    def draw(self, points: Sequence[Point], label: int) -> None:
+        """Show a stroke that is being drawn."""
+
+    def give(self, points: Sequence[Point], label: int) -> None:
+        """Take a click (one point) or a stroke."""
+
+    def drag(self, clickId: str, points: Sequence[Point]) -> None:
+        """Show a click that is being moved."""
+
+    def move(self, clickId: str, points: Sequence[Point]) -> None:
+        """Take the new place of a click."""
+
+    def pick(self, clickId: str) -> None:
+        """Select a click."""
+
+
+class SlicePointer:
+    """Observes the mouse in all slice views of the layout.
+
+    What it takes for itself (the left button without Shift, Ctrl or Alt, while a label is chosen or on a mark) nobody
+    else gets to see; all else stays Slicer's: scrolling, panning, zooming, window and level, the crosshair.
+
+    Args:
+        target: Takes clicks.
+        shown: Wraps what is observed, so that failures reach the user.
+    """
+
+    def __init__(self, target: Target, shown: Callable[[Callable], Callable]) -> None:
+        self._target, self._shown = target, shown
+        self._views: list[_View] = []
+        slicer.app.layoutManager().layoutChanged.connect(self._onLayout)
+        self._active = False
+
+    def setActive(self, active: bool) -> None:
+        """Observe the mouse, or no more."""
+        if active != self._active:
+            self._active = active
+            self._observe()
+
+    def setCursor(self, crossed: bool) -> None:
+        """Let the mouse be a cross in the slice views, as where something is placed."""
+        for view in self._views:
+            view.setCursor(crossed)
+
+    def close(self) -> None:
+        """Let go of all views."""
+        self.setActive(False)
+        slicer.app.layoutManager().layoutChanged.disconnect(self._onLayout)
+
+    def _onLayout(self, *_args) -> None:
+        self._observe()  # there may be other views
+
+    def _observe(self) -> None:
+        for view in self._views:
+            view.release()
+        manager = slicer.app.layoutManager()
+        names = manager.sliceViewNames() if self._active else ()
+        self._views = [_View(manager.sliceWidget(name), self._target, self._shown) for name in names]
+
+
+class _View:
+    """The mouse in one slice view."""
+
+    def __init__(self, widget, target: Target, shown: Callable) -> None:
+        self._widget, self._target = widget, target
+        self._node, self._interactor = widget.mrmlSliceNode(), widget.sliceView().interactor()
+        self._points: list[Point] | None = None  # of a stroke that is being drawn
+        self._label = 0  # that it gives
+        self._held: tuple[str, np.ndarray] | None = None  # a mark that the mouse has taken hold of, and its points
+        self._from = self._last = self._given = (-100, -100)  # pixels: of the press, the last point, the last click
+        self._tags = {}
+        for event, act in (
+            ("LeftButtonPressEvent", self._onPress),
+            ("LeftButtonDoubleClickEvent", self._onDoubleClick),
+            ("MouseMoveEvent", self._onMove),
+            ("LeftButtonReleaseEvent", self._onRelease),
+        ):
+            self._tags[event] = self._interactor.AddObserver(event, self._taking(act, shown), PRIORITY)
+
+    def release(self) -> None:
+        """Observe no more."""
+        for tag in self._tags.values():
+            self._interactor.RemoveObserver(tag)
+        self._tags = {}
+        self.setCursor(False)
+
+    def setCursor(self, crossed: bool) -> None:
+        view = self._widget.sliceView()
+        if crossed:
+            view.setViewCursor(qt.QCursor(qt.Qt.CrossCursor))
+        else:
+            view.unsetViewCursor()
+
+    def _taking(self, act: Callable[[], bool], shown: Callable) -> Callable:
+        """Make an observer that keeps from all others what `act` takes (returns True)."""
+
+        def observe(_interactor, event) -> None:
+            taken = True  # what raises something was ours too: others must not see half of a click
+            try:
+                taken = act()
+            finally:
+                if taken and event in self._tags:
+                    self._interactor.GetCommand(self._tags[event]).SetAbortFlag(1)
+
+        return shown(observe)
+
+    def _onPress(self) -> bool:
+        if self._interactor.GetShiftKey() or self._interactor.GetControlKey() or self._interactor.GetAltKey():
+            return False
+        if _placing():
+            return False
+        self._from = self._last = self._interactor.GetEventPosition()
+        label = self._target.label()
+        if label is None:
+            self._held = self._markHere()
+            return self._held is not None
+        self._points, self._label = [self._here()], label
+        return True
+
+    def _onDoubleClick(self) -> bool:
+        """Take the second press of two quick ones, with which Slicer would maximize the view."""
+        if self._target.label() is None:
+            return False
+        isSame = _distance(self._interactor.GetEventPosition(), self._given) < SAME_PLACE_PIXELS
+        return isSame or self._onPress()
+
+    def _onMove(self) -> bool:
+        if self._points is None and self._held is None:
+            return False
+        if _distance(self._interactor.GetEventPosition(), self._last) < STEP_PIXELS:
+            return True
+        self._last = self._interactor.GetEventPosition()
+        if self._points is not None:
+            self._points.append(self._here())
+            self._target.draw(self._points, self._label)
+        else:
+            self._target.drag(self._held[0], self._dragged(self._held[1]))
+        return True
+
+    def _onRelease(self) -> bool:
+        points, held = self._points, self._held
+        self._points = self._held = None
+        if points is None and held is None:
+            return False
+        here = self._interactor.GetEventPosition()
+        if held is not None and _distance(here, self._from) < STEP_PIXELS:
+            self._target.pick(held[0])
+        elif held is not None:
+            self._target.move(held[0], self._dragged(held[1]))
+        else:
+            self._given = here
+            self._target.give(points, self._label)
+        return True
+
+    def _here(self) -> Point:
+        return self._toRas(self._interactor.GetEventPosition())
+
+    def _toRas(self, pixel: Sequence[int]) -> Point:
+        r, a, s, _w = self._node.GetXYToRAS().MultiplyPoint((*pixel, 0, 1))
+        return r, a, s
+
+    def _dragged(self, points: np.ndarray) -> list[Point]:
+        """Return where points are that have moved with the mouse since it was pressed."""
+        here, there = (np.array(self._toRas(each)) for each in (self._interactor.GetEventPosition(), self._from))
+        return [tuple(point) for point in (points + here - there).tolist()]
+
+    def _markHere(self) -> tuple[str, np.ndarray] | None:
+        """Find the mark under the mouse, of those that lie in the slice that is shown."""
+        found, nearest = None, NEAR_PIXELS
+        toXy = np.linalg.inv(slicer.util.arrayFromVTKMatrix(self._node.GetXYToRAS()))
+        for clickId, points in self._target.points().items():
+            points = np.asarray(points, float)
+            xyz = points @ toXy[:3, :3].T + toXy[:3, 3]
+            distance = np.linalg.norm(xyz[:, :2] - self._interactor.GetEventPosition(), axis=1)
+            distance = distance[np.abs(xyz[:, 2]) <= 0.5].min(initial=np.inf)  # z counts slices
+            if distance < nearest:
+                found, nearest = (clickId, points), distance
+        return found
+
+
+def _placing() -> bool:
+    """Whether Slicer waits for a markup to be placed."""
+    node = slicer.app.applicationLogic().GetInteractionNode()
+    return node is not None and node.GetCurrentInteractionMode() == node.Place
+
+
+def _distance(one: Sequence[int], other: Sequence[int]) -> float:
+    return float(np.hypot(one[0] - other[0], one[1] - other[1]))

@@ -1,0 +1,107 @@
+"""What the scene holds of a CT's results, read as the prediction that is reviewed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np  # noqa: TC002
+
+from MoBUncertaintyLib.errors import ImageError, ReviewError
+from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.output.exchange import make_prediction
+from MoBUncertaintyLib.output.results_record import RecordError
+from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.slicer_app.i18n import tr as _
+from MoBUncertaintyLib.slicer_app.scene.label_record import ElsewhereError
+from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, isPlaced, shape
+from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
+
+
+class _SceneMaps(Sequence):
+    """The maps of one kind, looked up at each access: a review keeps no memory of volumes that are replaced.
+
+    Args:
+        arrays: Gives the volumes' own voxels by label.
+    """
+
+    def __init__(self, arrays: Callable[[], dict[int, np.ndarray]]) -> None:
+        self._arrays = arrays
+        self._held: list[np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self._list())
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._list()[index]
+
+    def _list(self) -> list[np.ndarray]:
+        return list(self._arrays().values()) if self._held is None else self._held
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Look them up once for all that is done meanwhile."""
+        before, self._held = self._held, self._list()
+        try:
+            yield
+        finally:
+            self._held = before
+
+
+@contextmanager
+def heldMaps(prediction: Prediction) -> Iterator[None]:
+    """Look the maps of a scene's prediction up once for all that is done meanwhile: a click needs them very often."""
+    with prediction.probability.held(), prediction.variance.held():
+        yield
+
+
+def scenePrediction(results: ResultScene, predicted: np.ndarray) -> Prediction:
+    """Read the prediction that a scene holds.
+
+    Raises:
+        ReviewError: What the scene keeps of it is damaged.
+    """
+    maps = _SceneMaps(results.probability), _SceneMaps(results.variance)
+    try:
+        return make_prediction(
+            results.state("prediction"), predicted, *maps, Grid.from_matrix(ijkToRas(results.ctNode))
+        )
+    except (RecordError, ImageError) as error:
+        text = _("What the scene keeps of the prediction is damaged ({reason}); apply again.")
+        raise ReviewError(text.format(reason=error)) from error
+
+
+def predictedLabels(results: ResultScene) -> np.ndarray:
+    """Read the segmentation as predicted.
+
+    Raises:
+        ReviewError: The scene's copy of it is damaged, or the CT was moved.
+    """
+    try:
+        return results.predicted()
+    except ElsewhereError as error:
+        raise misfit(results.ctNode) from error
+    except ValueError as error:
+        text = _("The scene's copy of the prediction of {ct} cannot be used ({reason}); apply again.")
+        raise ReviewError(text.format(ct=results.ctNode.GetName(), reason=error)) from error
+
+
+def lieOnCt(results: ResultScene) -> bool:
+    """Whether a CT's maps have its voxels still; a transform that has not been hardened moves both."""
+    variance = results.node("variance")
+    return variance is None or isPlaced(results.ctNode, ijkToRas(variance), shape(variance))
+
+
+def misfit(ct) -> ReviewError:
+    """Describe to the reader that a CT has left its results."""
+    text = _(
+        "{ct} was moved or changed after it was segmented, so its results no longer fit it: take that back to go on"
+        " with the review, or apply again."
+    )
+    return ReviewError(text.format(ct=ct.GetName()))
+
+
+def areComplete(results: ResultScene) -> bool:
+    """Whether a CT, and all nodes that a review of it needs, are in the scene."""
+    roles = ("segmentation", "state.predicted", "probability", "variance", "regions", "state.prediction")
+    return results.ctNode.GetScene() is not None and all(results.node(role) for role in roles)

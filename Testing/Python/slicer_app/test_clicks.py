@@ -1,0 +1,605 @@
+"""Clicks in the slice views, by real events of their interactors: which voxel they reach, and what all of it shows."""
+
+import numpy as np
+import pytest
+
+from support.small_panel import MATRIX, decide, statuses
+
+pytestmark = pytest.mark.own_process
+
+
+@pytest.fixture
+def mouse(reviewed):
+    """The mouse in the axial view."""
+    from slicer_host.mouse import Mouse
+
+    return Mouse("Red")
+
+
+def place(*index) -> np.ndarray:
+    """RAS mm of a voxel (z, y, x)."""
+    return (MATRIX @ [*reversed(index), 1])[:3]
+
+
+def region_voxel(session, rank: int = 1, organ: bool | None = None) -> tuple[int, ...]:
+    """A voxel well inside a listed region, one that is organ or not if that is said."""
+    from scipy import ndimage
+
+    region = session.review.regions[rank - 1]
+    mask = region.mask.copy()
+    if organ is not None:
+        mask &= (session.prediction.segmentation[region.box] > 0) == organ
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
+    inside = np.unravel_index(depth.argmax(), mask.shape)
+    return tuple(int(a) + part.start for a, part in zip(inside, region.box, strict=True))
+
+
+def voxel_of(click) -> tuple[int, ...]:
+    """The voxel (z, y, x) in which a click lies."""
+    index = np.linalg.inv(MATRIX) @ [*click.points_ras[0], 1]
+    return tuple(np.rint(index[2::-1]).astype(int).tolist())
+
+
+def shown_map(session) -> np.ndarray:
+    """What the map over the CT holds at each voxel of the CT; 0 outside of its volume."""
+    import slicer.util
+
+    from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas
+
+    node, whole = session.results.node("shown"), np.zeros(session.prediction.shape, np.float32)
+    voxels = slicer.util.arrayFromVolume(node)
+    start = np.rint((np.linalg.inv(ijkToRas(session.ctNode)) @ [*ijkToRas(node)[:3, 3], 1])[:3]).astype(int)[::-1]
+    whole[tuple(slice(a, a + n) for a, n in zip(start, voxels.shape, strict=True))] = voxels
+    return whole
+
+
+def same(session) -> None:
+    """The scene shows what the review says: labels, regions, the map, the marks, and the record."""
+    import json
+
+    import slicer.util
+
+    from MoBUncertaintyLib.geometry import whole
+
+    review, results = session.review, session.results
+    assert np.array_equal(results.corrected(), review.corrected())
+    assert np.array_equal(results.regionMap(), review.listed().whole_map())
+    assert results.state("review") == json.loads(json.dumps(review.to_dict()))
+    variance = np.maximum.reduce(list(review.maps_in(whole(session.prediction.shape))[1]))
+    map_shown = shown_map(session)
+    where = (map_shown > 0) | (variance > 0.001)
+    assert np.array_equal(map_shown[where], variance[where])
+    marked = {}
+    for role in ("organ", "background", "conflict"):
+        node = results.node(f"clicks.{role}")
+        if node is not None:
+            points = slicer.util.arrayFromMarkupsControlPoints(node)
+            marked[role] = sorted(tuple(point) for point in points.round(6).tolist())
+    expected = {}
+    for click in review.clicks:
+        role = "conflict" if click.click_id in review.conflicts else "organ" if click.label else "background"
+        expected.setdefault(role, []).extend(tuple(np.round(point, 6).tolist()) for point in click.points_ras)
+    assert {role: points for role, points in marked.items() if points} == {r: sorted(p) for r, p in expected.items()}
+
+
+class TestClick:
+    def test_a_click_changes_all_that_is_shown_at_once(self, reviewed, mouse):
+        desktop, session = reviewed
+        voxel = region_voxel(session, organ=True)
+        before = session.review.expected_error_mm3[1]
+        desktop.ui.notOrganHereButton.click()
+        mouse.click(place(*voxel))
+        (click,) = session.review.clicks
+        assert (click.label, click.region_id) == (0, session.review.region_at(tuple(place(*voxel))).region_id)
+        assert session.results.corrected()[voxel] == 0
+        assert session.results.corrected().sum() < session.prediction.segmentation.sum()
+        assert session.review.expected_error_mm3[1] < before
+        same(session)
+        assert desktop.ui.clickStatusLabel.text.startswith("1 click, expected error ")
+        assert " → " in desktop.ui.clickStatusLabel.text
+        desktop.ui.undoButton.click()
+        assert np.array_equal(session.results.corrected(), session.prediction.segmentation)
+        same(session)
+        desktop.ui.redoButton.click()
+        assert session.review.clicks == (click,)
+        same(session)
+
+    def test_without_a_mode_the_mouse_is_slicers(self, reviewed, mouse):
+        desktop, session = reviewed
+        assert desktop.ui.clicksOffButton.checked
+        mouse.click(place(*region_voxel(session)))
+        assert session.review.clicks == ()
+
+    def test_with_a_mode_nobody_else_sees_the_mouse(self, reviewed, mouse):
+        desktop, session = reviewed
+        seen = []
+        for event in ("LeftButtonPressEvent", "LeftButtonReleaseEvent"):
+            mouse.interactor.AddObserver(event, lambda _caller, event: seen.append(event), 1.0)  # as Slicer's own
+        mouse.click(place(*region_voxel(session)))
+        assert len(seen) == 2
+        desktop.ui.organHereButton.click()
+        mouse.click(place(*region_voxel(session)))
+        assert len(seen) == 2
+        assert len(session.review.clicks) == 1
+
+    @pytest.mark.parametrize("modifier", ["shift", "control", "alt"])
+    def test_what_slicer_does_with_modifiers_stays_slicers(self, reviewed, mouse, modifier):
+        desktop, session = reviewed
+        desktop.ui.organHereButton.click()
+        mouse.click(place(*region_voxel(session)), **{modifier: True})
+        assert session.review.clicks == ()
+
+    def test_a_markup_can_be_placed_as_ever(self, reviewed, mouse):
+        desktop, session = reviewed
+        interaction = desktop.app.applicationLogic().GetInteractionNode()
+        desktop.ui.organHereButton.click()
+        interaction.SetCurrentInteractionMode(interaction.Place)
+        mouse.click(place(*region_voxel(session)))
+        interaction.SetCurrentInteractionMode(interaction.ViewTransform)
+        assert session.review.clicks == ()
+
+    def test_a_double_click_is_one_click_and_two_quick_ones_are_two(self, reviewed, mouse):
+        desktop, session = reviewed
+        desktop.ui.organHereButton.click()
+        one, other = place(*region_voxel(session)), place(*region_voxel(session, organ=False))
+        mouse.click(one)
+        mouse.send("LeftButtonDoubleClickEvent", mouse.pixel(one))
+        mouse.send("LeftButtonReleaseEvent", mouse.pixel(one))
+        assert len(session.review.clicks) == 1
+        mouse.go(other)
+        mouse.send("LeftButtonDoubleClickEvent", mouse.pixel(other))
+        mouse.send("LeftButtonReleaseEvent", mouse.pixel(other))
+        assert len(session.review.clicks) == 2
+
+    def test_a_stroke_is_one_click_with_its_way(self, reviewed, mouse):
+        desktop, session = reviewed
+        z, y, x = region_voxel(session)
+        mouse.go(place(z, y, x))
+        desktop.ui.organHereButton.click()
+        mouse.stroke([place(z, y, x - 2), place(z, y, x), place(z, y, x + 2)])
+        (click,) = session.review.clicks
+        assert len(click.points_ras) == 3
+        assert (session.results.corrected()[z, y, x - 2 : x + 3] == 1).all()
+        same(session)
+
+    def test_outside_of_what_was_predicted_it_is_refused_in_one_sentence(self, reviewed, mouse):
+        desktop, session = reviewed
+        desktop.ui.organHereButton.click()
+        mouse.click(place(10, 12, -3))
+        assert session.review.clicks == ()
+        assert "lies outside of the image; click inside it." in desktop.ui.clickStatusLabel.text
+        assert desktop.dialogs == []
+        mouse.click(place(*region_voxel(session)))
+        assert desktop.ui.clickStatusLabel.text.startswith("1 click")
+
+    def test_a_signed_review_asks_once(self, reviewed, mouse):
+        import qt
+
+        desktop, session = reviewed
+        ui = desktop.ui
+        for region in session.review.regions:
+            session.decide(region.region_id, "accept")
+        session.sign("A. Reader")
+        desktop.widget.panel.update()
+        ui.organHereButton.click()
+        desktop.answer(qt.QMessageBox.Cancel)
+        mouse.click(place(*region_voxel(session)))
+        assert session.review.signature is not None and session.review.clicks == ()
+        desktop.answer(qt.QMessageBox.Ok)
+        mouse.click(place(*region_voxel(session)))
+        assert [dialog.text.count("A. Reader has signed off") for dialog in desktop.dialogs] == [1, 1]
+        assert session.review.signature is None and len(session.review.clicks) == 1
+        mouse.click(place(*region_voxel(session, 2)))
+        assert len(desktop.dialogs) == 2 and len(session.review.clicks) == 2
+        same(session)
+
+
+class TestPlace:
+    """The voxel that is seen under the mouse is the one that is clicked."""
+
+    def clicked(self, session) -> np.ndarray:
+        """Index (z, y, x) of the last click."""
+        return np.linalg.inv(MATRIX) @ [*session.review.clicks[-1].points_ras[0], 1]
+
+    @pytest.mark.parametrize("name", ["Red", "Green", "Yellow"])
+    def test_in_each_view(self, reviewed, name):
+        from slicer_host.mouse import Mouse
+
+        desktop, session = reviewed
+        voxel = region_voxel(session)
+        desktop.ui.organHereButton.click()
+        Mouse(name).click(place(*voxel))
+        assert np.abs(self.clicked(session)[2::-1] - voxel).max() < 0.5
+
+    def test_in_an_oblique_view(self, reviewed, mouse):
+        import vtk
+
+        desktop, session = reviewed
+        voxel = region_voxel(session)
+        turn = vtk.vtkTransform()
+        turn.RotateX(31)
+        turn.RotateY(-17)
+        turn.Concatenate(mouse.node.GetSliceToRAS())
+        mouse.node.GetSliceToRAS().DeepCopy(turn.GetMatrix())
+        mouse.node.UpdateMatrices()
+        desktop.ui.organHereButton.click()
+        mouse.click(place(*voxel))
+        assert np.abs(self.clicked(session)[2::-1] - voxel).max() < 0.5
+        mouse.node.SetOrientation("Axial")
+
+    def test_under_a_transform(self, reviewed, mouse):
+        import slicer.util
+        import vtk
+
+        desktop, session = reviewed
+        voxel = region_voxel(session)
+        turn = vtk.vtkTransform()
+        turn.Translate(11, -7, 5)
+        turn.RotateZ(40)
+        node = desktop.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        node.SetMatrixTransformToParent(turn.GetMatrix())
+        session.ctNode.SetAndObserveTransformNodeID(node.GetID())
+        desktop.process()
+        desktop.ui.organHereButton.click()
+        world = turn.TransformPoint(place(*voxel).tolist())
+        mouse.click(world)
+        assert np.abs(self.clicked(session)[2::-1] - voxel).max() < 0.5
+        (mark,) = slicer.util.arrayFromMarkupsControlPoints(session.results.node("clicks.organ"), world=True)
+        assert np.abs(mark - world).max() < 1.0
+
+    def test_a_layout_that_comes_later_has_clicks_too(self, reviewed):
+        from slicer_host.mouse import Mouse
+
+        desktop, session = reviewed
+        desktop.ui.organHereButton.click()
+        desktop.app.layoutManager().layoutChanged.emit(3)
+        Mouse("Green").click(place(*region_voxel(session)))
+        assert len(session.review.clicks) == 1
+
+
+class TestKeys:
+    @pytest.fixture
+    def keys(self, reviewed):
+        from PySide6.QtCore import Qt
+        from PySide6.QtTest import QTest
+
+        desktop, _session = reviewed
+        desktop.window.activateWindow()
+
+        class Keys:
+            down = staticmethod(lambda key: QTest.keyPress(desktop.window, getattr(Qt, f"Key_{key}")))
+            up = staticmethod(lambda key: QTest.keyRelease(desktop.window, getattr(Qt, f"Key_{key}")))
+
+        return Keys
+
+    def test_a_key_that_is_held_counts_for_what_is_clicked_meanwhile(self, reviewed, mouse, keys):
+        desktop, session = reviewed
+        keys.down("L")
+        assert desktop.ui.notOrganHereButton.checked
+        mouse.click(place(*region_voxel(session, organ=True)))
+        keys.up("L")
+        assert desktop.ui.clicksOffButton.checked
+        mouse.click(place(*region_voxel(session, 2)))
+        assert [click.label for click in session.review.clicks] == [0]
+        desktop.ui.notOrganHereButton.click()
+        keys.down("O")
+        mouse.click(place(*region_voxel(session, 2)))
+        keys.up("O")
+        assert desktop.ui.notOrganHereButton.checked
+        assert [click.label for click in session.review.clicks] == [0, 1]
+
+    def test_a_key_that_is_tapped_switches(self, reviewed, keys):
+        desktop, _session = reviewed
+        ui = desktop.ui
+
+        def tap(key):
+            keys.down(key)
+            keys.up(key)
+            return ui.organHereButton.checked, ui.notOrganHereButton.checked, ui.clicksOffButton.checked
+
+        assert tap("O") == (True, False, False)
+        assert tap("L") == (False, True, False)
+        assert tap("L") == (False, False, True)
+
+    def test_marks_are_hidden_and_shown_with_one_key(self, reviewed, mouse, keys):
+        desktop, session = reviewed
+        desktop.ui.organHereButton.click()
+        mouse.click(place(*region_voxel(session)))
+        display = session.results.node("clicks.organ").GetDisplayNode()
+        for visible in (0, 1, 0):
+            keys.down("H")
+            keys.up("H")
+            assert display.GetVisibility() == visible
+        mouse.click(place(*region_voxel(session, 2)))
+        assert display.GetVisibility() == 0
+        desktop.ui.hideClicksButton.click()
+        assert display.GetVisibility() == 1
+
+    def test_they_are_text_where_text_is_typed(self, reviewed):
+        from PySide6.QtTest import QTest
+
+        desktop, _session = reviewed
+        desktop.window.activateWindow()
+        desktop.ui.commentEdit.setFocus()
+        desktop.process()
+        QTest.keyClicks(desktop.ui.commentEdit, "hollow")
+        assert desktop.ui.commentEdit.text == "hollow"
+        assert desktop.ui.clicksOffButton.checked
+
+
+class TestList:
+    @pytest.fixture
+    def clicked(self, reviewed, mouse):
+        """Two clicks, organ and not."""
+        desktop, session = reviewed
+        desktop.ui.organHereButton.click()
+        mouse.click(place(*region_voxel(session)))
+        desktop.ui.notOrganHereButton.click()
+        mouse.click(place(*region_voxel(session, 2)))
+        desktop.ui.clicksOffButton.click()
+        desktop.ui.clicksCollapsibleButton.collapsed = False
+        return desktop, session
+
+    def rows(self, desktop) -> list[list[str]]:
+        table = desktop.ui.clicksTable
+        return [[table.item(row, column).text() for column in range(4)] for row in range(table.rowCount)]
+
+    def test_each_click_is_listed_with_what_it_changed(self, clicked):
+        desktop, session = clicked
+        desktop.process(until=lambda: self.rows(desktop)[0][2])
+        assert [row[0] for row in self.rows(desktop)] == ["not organ", "pancreas"]
+        effects = [session.review.effects[click.click_id][0] / 1000 for click in reversed(session.review.clicks)]
+        for row, effect in zip(self.rows(desktop), effects, strict=True):
+            assert float(row[2].removesuffix(" ml").replace("−", "-")) == pytest.approx(effect, abs=0.051)
+        assert desktop.ui.clicksCollapsibleButton.text == "Clicks (2)"
+
+    def test_selecting_one_goes_there(self, clicked):
+        desktop, session = clicked
+        desktop.ui.clicksTable.selectRow(1)
+        matrix = desktop.app.layoutManager().sliceWidget("Green").mrmlSliceNode().GetSliceToRAS()
+        there = [matrix.GetElement(row, 3) for row in range(3)]
+        assert there == pytest.approx(session.review.clicks[0].points_ras[0], abs=1e-3)
+
+    def test_one_can_be_removed(self, clicked):
+        desktop, session = clicked
+        kept = session.review.clicks[1]
+        desktop.ui.clicksTable.selectRow(1)
+        desktop.ui.removeClickButton.click()
+        assert session.review.clicks == (kept,)
+        same(session)
+        desktop.ui.undoButton.click()
+        assert len(session.review.clicks) == 2
+        same(session)
+
+    def test_one_can_be_dragged(self, clicked, mouse):
+        _desktop, session = clicked
+        first = session.review.clicks[0]
+        z, y, x = voxel_of(first)
+        mouse.go(place(z, y, x))
+        mouse.stroke([place(z, y, x), place(z, y, x + 1), place(z, y, x + 2)])
+        moved = next(each for each in session.review.clicks if each.click_id == first.click_id)
+        assert np.array(moved.points_ras[0]) == pytest.approx(place(z, y, x + 2), abs=0.4)
+        assert len(session.review.clicks) == 2
+        same(session)
+
+    def test_one_can_be_moved_to_the_crosshair(self, clicked):
+        desktop, session = clicked
+        z, y, x = voxel_of(session.review.clicks[0])
+        crosshair = desktop.scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+        crosshair.SetCrosshairRAS(*place(z, y + 1, x))
+        desktop.ui.clicksTable.selectRow(1)
+        moved = session.review.clicks[0].click_id
+        desktop.ui.moveClickButton.click()
+        (click,) = [each for each in session.review.clicks if each.click_id == moved]
+        assert click.points_ras == (pytest.approx(tuple(place(z, y + 1, x))),)
+        same(session)
+
+    def test_a_press_on_a_mark_selects_it(self, clicked, mouse):
+        desktop, session = clicked
+        mouse.click(place(*voxel_of(session.review.clicks[0])))
+        assert [index.row() for index in desktop.ui.clicksTable.selectionModel().selectedRows()] == [1]
+        assert len(session.review.clicks) == 2
+
+
+class TestFlash:
+    def change(self, desktop):
+        from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
+
+        nodes = nodesByClass(desktop.scene, "vtkMRMLSegmentationNode")
+        return next((node for node in nodes if node.GetAttribute("MoBUncertainty.role") == "change"), None)
+
+    def test_what_a_click_changed_flashes_up_with_its_volume_beside_it(self, reviewed, mouse):
+        desktop, session = reviewed
+        desktop.ui.notOrganHereButton.click()
+        mouse.click(place(*region_voxel(session, organ=True)))
+        node, marks = self.change(desktop), session.results.node("clicks.background")
+        assert node.GetDisplayNode().GetVisibility()
+        assert not node.GetSaveWithScene()
+        label = marks.GetNthControlPointLabel(0)
+        change = session.lastChange
+        assert label == f"−{change.removed_ml:.{1 if change.removed_ml >= 0.1 else 2}f} ml"
+        desktop.process(until=lambda: not node.GetDisplayNode().GetVisibility())
+        desktop.process(until=lambda: not marks.GetNthControlPointLabel(0))
+
+    def test_nothing_flashes_where_animations_are_off(self, reviewed, mouse, monkeypatch):
+        desktop, session = reviewed
+        monkeypatch.setattr("MoBUncertaintyLib.slicer_app.clicks.flash.animates", lambda: False)
+        desktop.ui.notOrganHereButton.click()
+        mouse.click(place(*region_voxel(session, organ=True)))
+        assert self.change(desktop) is None
+        assert session.results.node("clicks.background").GetNthControlPointLabel(0).endswith(" ml")
+
+
+class TestPreview:
+    def visible(self, desktop) -> bool:
+        node = TestFlash().change(desktop)
+        return bool(node and node.GetDisplayNode().GetVisibility())
+
+    def test_the_first_press_shows_and_the_second_decides(self, reviewed):
+        desktop, session = reviewed
+        ui = desktop.ui
+        ui.includeButton.click()
+        assert statuses(desktop)[0] == "To review"
+        assert self.visible(desktop)
+        assert ui.includeButton.checked and not ui.excludeButton.checked
+        assert ui.clickStatusLabel.text.startswith("Include would add ")
+        ui.excludeButton.click()
+        assert statuses(desktop)[0] == "To review"
+        assert ui.excludeButton.checked and not ui.includeButton.checked
+        change = ui.clickStatusLabel.text
+        ui.excludeButton.click()
+        assert statuses(desktop)[0] == "Excluded"
+        assert f"{session.lastChange.removed_ml:.1f} ml" in change
+        assert not ui.excludeButton.checked
+        same(session)
+
+    def test_the_mouse_over_the_button_shows_and_a_press_decides(self, reviewed):
+        import qt
+
+        desktop, _session = reviewed
+        button = desktop.ui.includeButton
+        desktop.app.sendEvent(button, qt.QEvent(qt.QEvent.Enter))
+        assert self.visible(desktop)
+        desktop.app.sendEvent(button, qt.QEvent(qt.QEvent.Leave))
+        assert not self.visible(desktop)
+        desktop.app.sendEvent(button, qt.QEvent(qt.QEvent.Enter))
+        button.click()
+        assert statuses(desktop)[0] == "Included"
+
+    @pytest.mark.parametrize("key", ["Return", "Enter", "Escape"])
+    def test_return_decides_and_escape_leaves_it(self, reviewed, key):
+        from PySide6.QtCore import Qt
+        from PySide6.QtTest import QTest
+
+        desktop, _session = reviewed
+        desktop.window.activateWindow()
+        desktop.ui.includeButton.click()
+        QTest.keyClick(desktop.window, getattr(Qt, f"Key_{key}"))
+        assert statuses(desktop)[0] == ("To review" if key == "Escape" else "Included")
+        assert key != "Escape" or not self.visible(desktop)
+
+    def test_another_region_ends_it(self, reviewed):
+        desktop, _session = reviewed
+        desktop.ui.includeButton.click()
+        desktop.ui.regionsTable.selectRow(1)
+        assert not self.visible(desktop)
+        desktop.ui.includeButton.click()
+        assert statuses(desktop)[:2] == ["To review", "To review"]
+
+
+class TestNext:
+    def test_it_goes_to_the_suggested_place_and_marks_it(self, reviewed):
+        import slicer.util
+
+        desktop, session = reviewed
+        desktop.ui.regionsTable.selectRow(2)
+        desktop.ui.nextButton.click()
+        suggestion = session.review.suggestion()
+        selected = desktop.ui.regionsTable.selectionModel().selectedRows()[0].row()
+        assert session.review.regions[selected].region_id == suggestion.region_id
+        (mark,) = slicer.util.arrayFromMarkupsControlPoints(session.results.node("clicks.suggestion"))
+        assert mark == pytest.approx(suggestion.point_ras)
+
+    def test_a_region_that_is_passed_over_comes_again_after_all_others(self, reviewed):
+        desktop, _session = reviewed
+        seen = []
+        for _ in range(6):
+            desktop.ui.nextButton.click()
+            seen.append(desktop.ui.regionsTable.selectionModel().selectedRows()[0].row())
+        assert sorted(seen[:3]) == sorted(seen[3:]) == [0, 1, 2]
+
+    def test_a_click_removes_the_cross(self, reviewed, mouse):
+        desktop, session = reviewed
+        desktop.ui.regionsTable.selectRow(2)
+        desktop.ui.nextButton.click()
+        desktop.ui.organHereButton.click()
+        mouse.click(place(*region_voxel(session)))
+        assert session.results.node("clicks.suggestion").GetNumberOfControlPoints() == 0
+
+
+class TestRegions:
+    def test_a_region_is_resolved_by_clicks_and_counts_as_decided(self, reviewed, mouse):
+        desktop, session = reviewed
+        first = session.review.regions[0]
+        for _ in range(60):
+            region = session.review.region(first.region_id)
+            if region.resolved:
+                break
+            p = session.review.maps_in(region.box)[0][0]
+            doubt = np.where(region.mask, np.minimum(p, 1 - p), -1)
+            at = np.unravel_index(doubt.argmax(), doubt.shape)
+            voxel = tuple(int(a) + part.start for a, part in zip(at, region.box, strict=True))
+            (desktop.ui.organHereButton if p[at] > 0.5 else desktop.ui.notOrganHereButton).click()
+            mouse.click(place(*voxel))
+            desktop.ui.clicksOffButton.click()
+        same(session)
+        rank = session.review.region(first.region_id).region.rank
+        assert statuses(desktop)[rank - 1] == "Resolved"
+        assert session.review.reviewed[0] == 1
+        desktop.ui.undoButton.click()
+        assert "Resolved" not in statuses(desktop)
+
+    def test_a_click_in_a_decided_region_opens_it_again(self, reviewed, mouse):
+        desktop, session = reviewed
+        voxel = region_voxel(session)
+        decide(desktop.ui.excludeButton)
+        assert statuses(desktop)[0] == "Excluded"
+        desktop.ui.organHereButton.click()
+        mouse.click(place(*voxel))
+        region = session.review.region_at(tuple(place(*voxel)))
+        assert region.verdict == "pending"
+        assert session.results.corrected()[voxel] == 1
+        same(session)
+
+    def test_the_region_that_is_clicked_in_is_selected_and_the_views_stay(self, reviewed, mouse):
+        desktop, session = reviewed
+        voxel = region_voxel(session, 3)
+        mouse.go(place(*voxel))
+        before = mouse.pixel(place(*voxel))
+        desktop.ui.organHereButton.click()
+        mouse.stroke([place(*voxel)])
+        selected = desktop.widget.panel.review._table.selected
+        assert selected.region_id == session.review.clicks[0].region_id
+        assert mouse.pixel(place(*voxel)) == before
+
+
+def test_a_saved_scene_brings_back_clicks_and_what_they_changed(reviewed, mouse, tmp_path):
+    import slicer.util
+
+    desktop, session = reviewed
+    desktop.ui.organHereButton.click()
+    mouse.click(place(*region_voxel(session, organ=False)))
+    desktop.ui.notOrganHereButton.click()
+    mouse.click(place(*region_voxel(session, 2, organ=True)))
+    clicks, corrected = session.review.clicks, session.results.corrected()
+    session.results.node("clicks.organ").SetNthControlPointPosition(0, 0.0, 0.0, 0.0)  # somebody has moved a mark
+    assert slicer.util.saveScene(str(tmp_path / "case.mrb"))
+    desktop.scene.Clear(0)
+    desktop.process()
+    assert desktop.ui.clicksTable.rowCount == 0
+    slicer.util.loadScene(tmp_path / "case.mrb")
+    desktop.process()
+    assert desktop.dialogs == []
+    again = desktop.logic.sessions.get(desktop.ui.ctSelector.currentNode())
+    assert again.review.clicks == clicks
+    assert np.array_equal(again.results.corrected(), corrected)
+    assert desktop.ui.clicksTable.rowCount == 2
+    same(again)
+    desktop.ui.organHereButton.click()
+    mouse.click(place(*region_voxel(again, 3)))
+    assert len(again.review.clicks) == 3
+    same(again)
+
+
+def test_another_map_shows_the_clicks_too(reviewed, mouse):
+    desktop, session = reviewed
+    desktop.ui.organHereButton.click()
+    voxel = region_voxel(session, organ=False)
+    mouse.click(place(*voxel))
+    desktop.ui.overlayCollapsibleButton.collapsed = False
+    desktop.ui.mapSelector.currentText = "Probability"
+    desktop.process(until=lambda: session.results.overlay["kind"] == "probability")
+    assert shown_map(session)[voxel] == 1
+    assert session.results.probability()[1][voxel] == session.prediction.probability[0][voxel] < 1
+    mouse.click(place(*region_voxel(session, 2, organ=False)))
+    assert shown_map(session)[region_voxel(session, 2, organ=False)] > 0.5
