@@ -28,7 +28,7 @@ from MoBUncertaintyLib.refinement.clicks import Click, Said, gather, voxels_of
 from MoBUncertaintyLib.refinement.conditioning import Field, solve
 from MoBUncertaintyLib.refinement.kernel import Wendland
 from MoBUncertaintyLib.refinement.logits import movable
-from MoBUncertaintyLib.refinement.spreading import Maps, Posterior, Spreading
+from MoBUncertaintyLib.refinement.spreading import Inputs, Maps, Posterior, Spreading
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,7 @@ class _Reading:
     said: Said
     reach: Box
     posterior: Posterior
+    inputs: Inputs
     conflicts: frozenset[str]
 
 
@@ -111,8 +112,8 @@ class Refiner:
     def changed(self, before: Iterable[Click], after: Iterable[Click]) -> list[Box]:
         """List boxes outside of which two sets of clicks give the same maps, bit for bit."""
         sides = [self._read(tuple(clicks)) for clicks in (before, after)]
-        old, new = (self._spreading.inputs(side.posterior, side.reach) for side in sides)
-        boxes = [box for corner, (box, _) in (old | new).items() if old.get(corner) != new.get(corner)]
+        old, new = ({key: block.box for block, key in side.inputs.values()} for side in sides)
+        boxes = [each[key] for each, other in ((old, new), (new, old)) for key in each if key not in other]
         decrees = [set(map(tuple, np.column_stack([side.said.voxels, side.said.labels]).tolist())) for side in sides]
         return boxes + [tuple(slice(at, at + 1) for at in voxel) for *voxel, _ in decrees[0] ^ decrees[1]]
 
@@ -129,7 +130,7 @@ class Refiner:
         reading = self._read(tuple(clicks))
         box = reading.reach if box is None else box
         maps = Maps.of(self.prediction, box)
-        for own, block in self._spreading.blocks(reading.posterior, box):
+        for own, block in self._spreading.blocks(reading.posterior, reading.inputs, box):
             if inner := intersection(own, box):
                 maps.insert(block, within(inner, box), within(inner, own))
         self._decree(maps, box, reading.said)
@@ -148,7 +149,8 @@ class Refiner:
         posterior = self._posterior(said)
         wrong = self._spreading.labels_at(posterior, said.voxels) != said.labels
         conflicts = frozenset(given[owner].click_id for owner in np.unique(said.owners[wrong]))
-        return _Reading(said, self._reach(said), posterior, conflicts)
+        reach = self._reach(said)
+        return _Reading(said, reach, posterior, self._spreading.inputs(posterior, reach), conflicts)
 
     def _reach(self, said: Said) -> Box:
         if not len(said.points):

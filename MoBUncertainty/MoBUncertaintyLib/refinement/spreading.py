@@ -6,6 +6,7 @@ click costs what it changes, however many there are.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from MoBUncertaintyLib.geometry import Box, shape_of
+from MoBUncertaintyLib.geometry import Box, intersection, shape_of
 from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.prediction import Prediction
@@ -36,7 +37,11 @@ KEPT_VOXELS = 12_000_000
 CHUNK = 4_000_000
 """Correlations that are computed at once."""
 
-Key = tuple[Corner, bytes, bytes]
+Key = tuple[Corner, bytes]
+"""A block, and a digest of all that decides about it."""
+
+Inputs = dict[Corner, tuple[Reached, Key]]
+"""The blocks that a set of points reaches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,13 +56,18 @@ class Posterior:
     points: np.ndarray
     said: np.ndarray
 
-    def near(self, block: Reached, kernel: Kernel) -> tuple[np.ndarray, np.ndarray]:
-        """Return what the points near a block say in whole steps, and how large these are."""
+    def near(self, block: Reached, kernel: Kernel) -> Posterior:
+        """Return what the points near a block say there, in whole steps that depend on how near they are."""
         most = kernel(block.gaps_mm.astype(np.float32))
         scale = np.maximum(np.append(most, np.float32(1)) * most[:, None], np.float32(1e-30))
         columns = np.append(block.points, len(self.points))
         steps = np.rint(self.said[:, block.points[:, None], columns] * (scale / STEP))
-        return steps + np.float32(0), STEP / scale  # there is but one zero then
+        steps += 0  # there is but one zero then
+        return Posterior(self.points[block.points], steps * (STEP / scale))
+
+    def key(self, corner: Corner) -> Key:
+        """Name a block of which this decides."""
+        return corner, hashlib.blake2b(self.points.tobytes() + self.said.tobytes(), digest_size=16).digest()
 
     def spread(self, correlation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Do for each label what `conditioning.spread` does: (L, N) each."""
@@ -147,33 +157,28 @@ class Spreading:
             *posterior.spread(self._kernel(distances)),
         )[2]
 
-    def blocks(self, posterior: Posterior, box: Box) -> Iterator[tuple[Box, Maps]]:
-        """Compute all blocks that points reach and that meet a box, or find them computed."""
+    def inputs(self, posterior: Posterior, box: Box) -> Inputs:
+        """Gather what decides about each block that meets a box and that points reach."""
+        reached = self._lattice.reached(posterior.points, self._kernel.reach_mm, box)
+        return {block.corner: (block, posterior.near(block, self._kernel).key(block.corner)) for block in reached}
+
+    def blocks(self, posterior: Posterior, inputs: Inputs, box: Box) -> Iterator[tuple[Box, Maps]]:
+        """Compute all blocks that meet a box, or find them computed."""
         jobs: list[_Job] = []
         size = 0
-        for block in self._lattice.reached(posterior.points, self._kernel.reach_mm, box):
-            key, there = self._input(block, posterior)
+        for block, key in inputs.values():
+            if intersection(block.box, box) is None:
+                continue
             if key in self._blocks:
                 self._blocks.move_to_end(key)
                 yield self._blocks[key]
                 continue
-            jobs.append(self._job(key, block.box, there))
+            jobs.append(self._job(key, block.box, posterior.near(block, self._kernel)))
             size += jobs[-1].correlation.size
             if size > CHUNK:
                 yield from self._compute(jobs)
                 jobs, size = [], 0
         yield from self._compute(jobs)
-
-    def inputs(self, posterior: Posterior, box: Box) -> dict[Corner, tuple[Box, Key]]:
-        """Return the box of each block in a box that points reach, and what tells what they make of it."""
-        reached = self._lattice.reached(posterior.points, self._kernel.reach_mm, box)
-        return {block.corner: (block.box, self._input(block, posterior)[0]) for block in reached}
-
-    def _input(self, block: Reached, posterior: Posterior) -> tuple[Key, Posterior]:
-        """Return what decides about a block: as a key, and as the posterior that holds there."""
-        points = posterior.points[block.points]
-        steps, size = posterior.near(block, self._kernel)
-        return (block.corner, points.tobytes(), steps.tobytes()), Posterior(points, steps * size)
 
     def _job(self, key: Key, box: Box, posterior: Posterior) -> _Job:
         axes = np.meshgrid(*(np.arange(part.start, part.stop) for part in box), indexing="ij", sparse=True)
