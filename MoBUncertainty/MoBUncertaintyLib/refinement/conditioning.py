@@ -21,6 +21,7 @@ from MoBUncertaintyLib.refinement.kernel import Kernel
 
 MOST_STEPS = 200
 CONVERGED = 1e-10
+SMALLEST_STEP = 2.0**-30
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,12 +125,14 @@ def mode(mean: np.ndarray, covariance: np.ndarray, signs: np.ndarray, strength: 
         step = b - root * cho_solve((_factor(covariance, root), True), root * (covariance @ b), check_finite=False) - a
         along = covariance @ step
         size = 1.0
-        while (now := objective(a + size * step, u + size * along)) < best - 1e-12 * abs(best):
+        while size > SMALLEST_STEP and objective(a + size * step, u + size * along) < best - 1e-12 * abs(best):
             size /= 2
         a = a + size * step
-        u, best = covariance @ a, now
+        u = covariance @ a
+        best = objective(a, u)
         slope, w = slope_and_curvature(u)
-        if np.abs(covariance @ (slope - a)).max() < CONVERGED:  # how far u is from what its slope makes of it
+        # How far u is from what its slope makes of it, and whether no step betters what rounding leaves.
+        if np.abs(covariance @ (slope - a)).max() < CONVERGED * (1 + np.abs(u).max()) or size <= SMALLEST_STEP:
             break
     return a, w
 

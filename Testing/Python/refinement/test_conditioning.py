@@ -169,3 +169,20 @@ def test_clicks_draw_their_voxels_to_their_side_and_leave_no_more_variance(
     own = own * np.outer(prior.deviation[at], prior.deviation[at])
     weights, _ = mode(prior.mean[at], own, signs, strengths[0])
     assert weights * signs == pytest.approx(strengths[0] * expit(-signs * found.mean[at]), abs=1e-5 * strengths[0])
+
+
+def test_the_stiffest_settings_end_at_the_mode_too() -> None:
+    """Where rounding leaves no step that is better, the search for one must end."""
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        count = int(random.integers(1, 40))
+        prior = Field(
+            random.normal(0, 15, count), random.uniform(0.05, 20, count), random.uniform(0, 40, (count, 3)).round(-1)
+        )
+        k = KERNEL(np.linalg.norm(prior.places_mm[:, None] - prior.places_mm, axis=-1))
+        k = k * np.outer(prior.deviation, prior.deviation)
+        signs, strength = random.choice([-1, 1], count), float(np.exp(random.uniform(3, 9.2)))
+        weights, _ = mode(prior.mean, k, signs, strength)
+        moved = k @ weights
+        left = k @ (strength * signs * expit(-signs * (prior.mean + moved)) - weights)
+        assert np.abs(left).max() < 1e-2 * (1 + np.abs(moved).max())
