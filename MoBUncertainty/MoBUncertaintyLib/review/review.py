@@ -173,12 +173,8 @@ class Review:
         Arguments and errors as for `decide`; a signed review has previews, too.
         """
         region = self._decided(region_id, verdict, label)
-        labels = self.labels_in(region.box)
-        if region.labels is None:
-            labels[region.mask] = self._maps.labels(self.clicks, region.box)[region.mask]
-        else:
-            labels[region.mask] = region.labels[region.mask]
-        return region.box, labels
+        given = self._maps.labels(self.clicks, region.box) if region.labels is None else region.labels
+        return region.box, np.where(region.found.mask, given, self.labels_in(region.box))
 
     def suggestion(self, among: Container[str] | None = None) -> Suggestion | None:
         """Suggest the place, in a region that is not decided, whose click is expected to correct most error.

@@ -15,6 +15,7 @@ from MoBUncertaintyLib.files.integrity import seal
 from MoBUncertaintyLib.geometry import whole
 from MoBUncertaintyLib.refinement.refiner import Refiner
 from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.following import follow
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
@@ -516,3 +517,16 @@ class TestRecord:
         with pytest.raises(ReviewError, match=r"The stored review is damaged \(.+\); review the case again\.") as said:
             Review.from_dict(seal(data), review.prediction)
         assert problem in str(said.value)
+
+
+def test_without_regions_clicks_still_act():
+    prediction = clicked_prediction()
+    regions = find_regions(prediction, RegionSettings(threshold=0.2, depth_mm=100.0))
+    assert not regions.ranked
+    review = Review(prediction, regions)
+    assert review.suggestion() is None
+    review.click([place(clicked_review(), "1")], 1)
+    assert review.clicks[0].region_id is None
+    assert review.expected_error_mm3[1] < review.expected_error_mm3[0]
+    assert review.reviewed == (0, 0)
+    review.sign("A. Reader")
