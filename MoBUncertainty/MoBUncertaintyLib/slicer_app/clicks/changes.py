@@ -10,7 +10,7 @@ import slicer.util
 
 from MoBUncertaintyLib.geometry import Box
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
-from MoBUncertaintyLib.slicer_app.scene.nodes import ROLE_ATTRIBUTE, nodesByClass
+from MoBUncertaintyLib.slicer_app.scene.nodes import ROLE_ATTRIBUTE, nodesByClass, subjectHierarchy
 from MoBUncertaintyLib.slicer_app.scene.segments import BINARY_LABELMAP, orientedImage
 
 ADDED, REMOVED, RENAMED = 1, 2, 3
@@ -108,6 +108,8 @@ class ChangeOverlay:
         node.SetSaveWithScene(False)
         node.SetAttribute(ROLE_ATTRIBUTE, ROLE)  # hidden where its CT is removed
         scene.AddNode(node)
+        hierarchy = subjectHierarchy(scene)  # Slicer's Segmentations plugin complains of a node without an item
+        hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(hierarchy.GetSceneItemID(), node, "Segmentations")
         node.CreateDefaultDisplayNodes()
         node.GetSegmentation().SetSourceRepresentationName(BINARY_LABELMAP)
         for kind, colour in COLOURS.items():

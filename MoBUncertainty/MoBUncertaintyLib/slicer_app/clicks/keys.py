@@ -12,6 +12,8 @@ import qt
 
 ORGAN, NOT_ORGAN, HIDE = "O", "L", "H"
 """Organ here; not organ here, the key below it on every keyboard; hide the marks."""
+REPEAT_MS = 80
+"""A key that is held repeats: some desktops do not tell these presses and releases from real ones; they follow soon."""
 TAP_S = 0.4  # a key that is down for longer is held, even if nothing was clicked meanwhile
 
 
@@ -31,18 +33,32 @@ def addShortcut(window, key: str, act: Callable[..., None]):
 
 
 class HeldKey(qt.QObject):
-    """Notices when a key that was pressed is released in Slicer's window, or cannot be down any more."""
+    """Notices when a key that was pressed is released in Slicer's window, or cannot be down any more.
+
+    Args:
+        window: Slicer's.
+        onReleased: Called then.
+    """
 
     def __init__(self, window, onReleased: Callable[[], None]) -> None:
         qt.QObject.__init__(self)
         self._window, self._onReleased = window, onReleased
         self._key: int | None = None
         self._since = 0.0
+        self._release = qt.QTimer()
+        self._release.setSingleShot(True)
+        self._release.setInterval(REPEAT_MS)
+        self._release.timeout.connect(self._onRelease)
         window.installEventFilter(self)
 
-    def press(self, key: str) -> None:
-        """Note that a key is down now."""
-        self._key, self._since = ord(key), time.monotonic()  # Qt's number of a letter's key is that of the letter
+    def press(self, key: str) -> bool:
+        """Note that a key is down now; return whether it was not before."""
+        code = ord(key)  # Qt's number of a letter's key is that of the letter
+        self._release.stop()
+        if self._key == code:
+            return False
+        self._key, self._since = code, time.monotonic()
+        return True
 
     @property
     def wasTapped(self) -> bool:
@@ -53,12 +69,21 @@ class HeldKey(qt.QObject):
         """Look at an event of the window, and let it go on."""
         if self._key is not None:
             kind = event.type()
-            released = kind == qt.QEvent.KeyRelease and int(event.key()) == self._key and not event.isAutoRepeat()
-            if released or kind == qt.QEvent.WindowDeactivate:
-                self._key = None
-                self._onReleased()
+            if kind == qt.QEvent.WindowDeactivate:
+                self._onRelease()
+            elif kind in (qt.QEvent.KeyRelease, qt.QEvent.ShortcutOverride) and int(event.key()) == self._key:
+                if kind == qt.QEvent.ShortcutOverride or event.isAutoRepeat():
+                    self._release.stop()
+                else:
+                    self._release.start()
         return False
 
     def close(self) -> None:
         """Look no more."""
+        self._release.stop()
         self._window.removeEventFilter(self)
+
+    def _onRelease(self) -> None:
+        self._release.stop()
+        self._key = None
+        self._onReleased()

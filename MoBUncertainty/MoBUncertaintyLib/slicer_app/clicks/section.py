@@ -193,9 +193,9 @@ class ClicksSection:
         self._setMode(None if self._mode is mode else mode)
 
     def _onKey(self, key: str, mode: Mark) -> None:
-        self._before, self._used = self._mode, False
-        self._held.press(key)
-        self._setMode(mode)
+        if self._held.press(key):
+            self._before, self._used = self._mode, False
+            self._setMode(mode)
 
     def _onKeyReleased(self) -> None:
         """Keep the mode of a key that was tapped, or switch it off if it was on; forget that of one that was held."""
