@@ -20,7 +20,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from MoBUncertaintyLib.slicer_app.choices import Device, Method
+from MoBUncertaintyLib.slicer_app.choices import Device, Engine, Method
 from MoBUncertaintyLib.slicer_app.samples import registerSampleData
 
 # What needs scipy or SimpleITK (review, regions and the panel on top of them) is imported where it is first used, so
@@ -57,7 +57,7 @@ class MoBUncertaintyParameterNode:
     roi - Only what lies in this box is computed.
     method - How the moments of the probability are computed.
     samples - With Monte Carlo, how many.
-    device - Where to compute.
+    device, engine - Where to compute, and what runs the network.
     overlap - Fraction of a tile that its neighbour covers too.
     mirror - Average over mirrored copies.
     export... - Which files an export writes, and whether the report may name the patient.
@@ -69,6 +69,7 @@ class MoBUncertaintyParameterNode:
     method: Method = Method.EXACT
     samples: Annotated[int, WithinRange(2, 500)] = 30
     device: Device = Device.AUTO
+    engine: Engine = Engine.AUTO
     overlap: Annotated[float, WithinRange(0, 0.9)] = 0.5
     mirror: bool = False
     exportReport: bool = True

@@ -25,6 +25,7 @@ class Device(Enum):
     CPU = "cpu"
     CUDA = "cuda"
     MPS = "mps"
+    XPU = "xpu"
 
     def label(self) -> str:
         """Name it as the user reads it."""
@@ -33,4 +34,17 @@ class Device(Enum):
             Device.CPU: _("CPU (processor)"),
             Device.CUDA: _("CUDA (NVIDIA graphics card)"),
             Device.MPS: _("MPS (Apple graphics)"),
+            Device.XPU: _("XPU (Intel graphics)"),
         }[self]
+
+
+class Engine(Enum):
+    """What runs the network; the values are those of the worker."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+    OPENVINO = "openvino"
+
+    def label(self) -> str:
+        """Name it as the user reads it."""
+        return {Engine.AUTO: _("Auto"), Engine.TORCH: _("PyTorch"), Engine.OPENVINO: _("OpenVINO")}[self]

@@ -10,7 +10,7 @@ import importlib
 import importlib.metadata
 import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from subprocess import CalledProcessError
 from typing import TYPE_CHECKING
 
@@ -28,27 +28,38 @@ OLDEST_SLICER = (5, 12)
 DICOM_FORMATS = {"dicom_seg", "parametric_map"}
 TORCH = "torch>=2.6"
 # Packages of Slicer and of PyTorch, which pip does not touch, whatever other packages require.
-KEPT = ["numpy", "scipy", "SimpleITK", "torch", "torchvision"]
+# OpenVINO reports its use through one of its own, and does without it.
+KEPT = ["numpy", "scipy", "SimpleITK", "torch", "torchvision", "openvino-telemetry"]
 
 
-def ensureReady(requester: str, formats: Collection[str] = (), onInstall: Callable[[], None] = lambda: None) -> None:
+def ensureReady(
+    requester: str,
+    formats: Collection[str] = (),
+    onInstall: Callable[[], None] = lambda: None,
+    engine: str = "auto",
+) -> None:
     """Ask once, then install what is missing. Do nothing while Slicer is testing.
 
     Args:
         requester: The module's title, for the dialogs.
         formats: The formats to be exported (`review_export.Format`); empty: a CT is to be segmented.
         onInstall: Called when the user has agreed.
+        engine: What is to run the network, as in `PredictionSettings`. OpenVINO is required if it is asked for; with
+            `auto` it is installed with the other packages if they are, and may fail.
 
     Raises:
         Cancelled: The user does not want it; nothing was installed.
         InstallationError: Slicer is too old, the PyTorch extension is missing, or the installation failed.
     """
     _checkSlicer(requester)
-    missing = missingPackages(formats)
+    asked = engine == "openvino" and not formats
+    missing = missingPackages(formats, asked)
     if not missing or slicer.app.testingEnabled():
         return
     pytorch = _pytorchExtension() if TORCH in missing else None
-    question = (_exportQuestion if formats else _applyQuestion)(requester, missing)
+    extra = engine == "auto" and not formats and set(missingPackages(openvino=True)) - set(missing)
+    named = [*missing, *sorted(extra or ())]
+    question = (_exportQuestion if formats else _applyQuestion)(requester, named)
     if not slicer.util.confirmOkCancelDisplay(question, windowTitle=requester):
         raise Cancelled(
             _("Nothing was installed, so nothing was written; press Export to be asked again, or choose other files.")
@@ -59,14 +70,17 @@ def ensureReady(requester: str, formats: Collection[str] = (), onInstall: Callab
     try:
         if pytorch:
             _installTorch(pytorch)
-        _install(requester, formats)
+        _install(requester, formats, asked)
     except CalledProcessError as error:
-        raise _failed(missingPackages(formats) or missing) from error
-    if still := missingPackages(formats):
+        raise _failed(missingPackages(formats, asked) or missing) from error
+    if still := missingPackages(formats, asked):
         raise _failed(still)
+    if extra:
+        with suppress(CalledProcessError):  # PyTorch computes then
+            _install(requester, formats, openvino=True)
 
 
-def _install(requester: str, formats: Collection[str]) -> None:
+def _install(requester: str, formats: Collection[str], openvino: bool) -> None:
     """Install all but PyTorch, until nothing is missing or what is missing was tried before.
 
     With `skip_packages`, `slicer.packaging` installs no package that only an extra of another one requires; those are
@@ -76,7 +90,7 @@ def _install(requester: str, formats: Collection[str]) -> None:
         CalledProcessError: pip failed.
     """
     tried = {TORCH}
-    while wanted := [requirement for requirement in missingPackages(formats) if requirement not in tried]:
+    while wanted := [requirement for requirement in missingPackages(formats, openvino) if requirement not in tried]:
         tried.update(wanted)
         slicer.packaging.pip_ensure(
             wanted,
@@ -87,7 +101,7 @@ def _install(requester: str, formats: Collection[str]) -> None:
         )
 
 
-def missingPackages(formats: Collection[str] = ()) -> list[str]:
+def missingPackages(formats: Collection[str] = (), openvino: bool = False) -> list[str]:
     """List the requirements that Slicer's Python does not meet, PyTorch first.
 
     The requirements of installed packages are among them, extras included: pip only warns where those are not met, and
@@ -95,6 +109,7 @@ def missingPackages(formats: Collection[str] = ()) -> list[str]:
 
     Args:
         formats: As for `ensureReady`.
+        openvino: OpenVINO too.
     """
     import slicer.packaging
     from packaging.requirements import Requirement
@@ -105,7 +120,7 @@ def missingPackages(formats: Collection[str] = ()) -> list[str]:
     asked: set[str] = set()
     walked: set[tuple[str, str]] = set()  # packages and their extras
     kept = set(map(canonicalize_name, KEPT))
-    requirements = _requirements(formats)
+    requirements = _requirements(formats, openvino)
     for requirement in requirements:  # the list grows meanwhile
         text, name = str(requirement), canonicalize_name(requirement.name)
         if text in asked:
@@ -122,7 +137,7 @@ def missingPackages(formats: Collection[str] = ()) -> list[str]:
     return missing
 
 
-def _requirements(formats: Collection[str]) -> list[Requirement]:
+def _requirements(formats: Collection[str], openvino: bool) -> list[Requirement]:
     """List the requirements of an export, or of Apply if no formats are given.
 
     An export has its own, so that a review can be exported where nothing is segmented. Apply installs them too, except
@@ -136,6 +151,8 @@ def _requirements(formats: Collection[str]) -> list[Requirement]:
         names.append("requirements.txt")
     elif DICOM_FORMATS.intersection(formats):
         names.append("requirements-dicom.txt")
+    if openvino:
+        names.append("requirements-openvino.txt")
     requirements = [each for name in names for each in slicer.packaging.load_requirements(RESOURCES / name)]
     return requirements if formats else [Requirement(TORCH), *requirements]
 
@@ -197,7 +214,9 @@ def _exportQuestion(requester: str, missing: list[str]) -> str:
 
 
 def _list(missing: list[str]) -> str:
-    return "\n".join(f"    {requirement}" for requirement in missing)
+    # Not required by the others, so its size is said.
+    notes = {"openvino": _(" (59 MB; about twice as fast without a graphics card)")}
+    return "\n".join(f"    {requirement}{notes.get(requirement.partition('>')[0], '')}" for requirement in missing)
 
 
 def _failed(missing: list[str]) -> InstallationError:

@@ -153,6 +153,59 @@ def test_what_is_missing_is_named_once_and_then_installed(desktop, installation,
     assert {"torch", "torchvision", "SimpleITK", "numpy"} <= set(here.kept)
 
 
+OPENVINO = "openvino>=2025.3"
+
+
+def test_openvino_is_named_with_its_size_and_installed_with_what_else_is_missing(desktop, installation, machine):
+    here = machine("nnunetv2>=2.8", OPENVINO)
+    accept(desktop)
+    installation.ensureReady("MoB Uncertainty")
+    assert "nnunetv2>=2.8\n    openvino>=2025.3 (59 MB; about twice as fast" in desktop.dialogs[0].text
+    assert here.done == [("pip", "nnunetv2>=2.8"), ("pip", OPENVINO)]
+    assert "openvino-telemetry" in here.kept
+
+
+def test_without_openvino_pytorch_computes_and_nothing_is_asked_unless_it_is_wanted(desktop, installation, machine):
+    here = machine(OPENVINO)
+    for engine in ("auto", "torch"):
+        installation.ensureReady("MoB Uncertainty", engine=engine)
+    installation.ensureReady("MoB Uncertainty", ["report"], engine="openvino")
+    assert not desktop.dialogs and not here.done
+    accept(desktop)
+    installation.ensureReady("MoB Uncertainty", engine="openvino")
+    assert here.done == [("pip", OPENVINO)]
+
+
+def test_pytorch_alone_needs_no_openvino(desktop, installation, machine):
+    here = machine("nnunetv2>=2.8", OPENVINO)
+    accept(desktop)
+    installation.ensureReady("MoB Uncertainty", engine="torch")
+    assert "openvino" not in desktop.dialogs[0].text
+    assert here.done == [("pip", "nnunetv2>=2.8")]
+
+
+@pytest.mark.parametrize("engine", ["auto", "openvino"])
+def test_an_openvino_that_cannot_be_installed_is_said_only_if_it_was_asked_for(
+    desktop, installation, machine, monkeypatch, engine
+):
+    here = machine("nnunetv2>=2.8", OPENVINO)
+    install = here.install
+
+    def without_wheel(by: str, requirements: list[str]) -> None:
+        if OPENVINO in requirements:
+            raise CalledProcessError(1, "pip install")
+        install(by, requirements)
+
+    monkeypatch.setattr(here, "install", without_wheel)
+    accept(desktop)
+    if engine == "auto":
+        installation.ensureReady("MoB Uncertainty", engine=engine)
+        assert here.done == [("pip", "nnunetv2>=2.8")]
+    else:
+        with pytest.raises(InstallationError, match=r"could not be installed: .*openvino>=2025\.3"):
+            installation.ensureReady("MoB Uncertainty", engine=engine)
+
+
 def test_torch_never_enters_this_process(desktop, installation, machine):
     machine("torch>=2.6")
     assert "torch" not in sys.modules
@@ -254,7 +307,7 @@ def wanted(installation, tmp_path, monkeypatch):
     """Writes what is wanted: the lines of requirements.txt, of its likes for an export, and of those for DICOM."""
 
     def write(*always: str, export: tuple[str, ...] = (), dicom: tuple[str, ...] = ()) -> None:
-        for name, lines in (("", always), ("-export", export), ("-dicom", dicom)):
+        for name, lines in (("", always), ("-export", export), ("-dicom", dicom), ("-openvino", ())):
             (tmp_path / f"requirements{name}.txt").write_text("\n".join(("# a comment", "", *lines)))
         monkeypatch.setattr(installation, "RESOURCES", tmp_path)
         monkeypatch.setattr(installation, "TORCH", "torch>=999")

@@ -52,18 +52,19 @@ class TestRun:
         ui.methodSelector.currentText = "Monte Carlo"
         ui.samplesSpinBox.value = 12
         ui.deviceSelector.currentText = "CPU (processor)"
+        ui.engineSelector.currentText = "OpenVINO"
         ui.overlapSlider.value = 0.25
         ui.applyButton.click()
         settings = asked[0]["settings"]
         assert settings.pop("region_of_interest") == pytest.approx([6, 14, 7, 13, 10, 14])
-        assert settings == {"samples": 12, "overlap": 0.25, "mirror": False, "device": "cpu"}
+        assert settings == {"samples": 12, "overlap": 0.25, "mirror": False, "device": "cpu", "engine": "openvino"}
         assert asked[0]["ct"]["array"] is not None
         assert np.array_equal(asked[0]["ct"]["array"], slicer.util.arrayFromVolume(ct))
         assert asked[0]["ct"]["ijk_to_ras"] == MATRIX.tolist()
         assert asked[0]["model"] == str(DEMO_MODEL)
         ui.applyButton.click()
         ui.methodSelector.currentIndex = 0
-        ui.deviceSelector.currentIndex = 0
+        ui.deviceSelector.currentIndex = ui.engineSelector.currentIndex = 0
 
     def test_the_states_from_apply_to_a_signed_export(self, desktop, tmp_path):
         panel, ui, seen = desktop.widget.panel, desktop.ui, []
@@ -197,7 +198,7 @@ class TestRun:
         ui.exportDirectoryEdit.currentPath = str(tmp_path)
         asked, seen = [], []
 
-        def install(formats, begun):
+        def install(formats, begun, _engine):
             asked.append(formats)
             label = ui.statusLabel if name == "applyButton" else ui.exportStatusLabel
             assert label.text == ""  # as long as the user is asked
@@ -227,7 +228,7 @@ class TestRun:
         ui = desktop.ui
         ui.exportDirectoryEdit.currentPath = str(tmp_path)
 
-        def install(_formats, _begun):
+        def install(_formats, _begun, _engine):
             if removed == "scene":
                 desktop.scene.Clear(0)
             else:

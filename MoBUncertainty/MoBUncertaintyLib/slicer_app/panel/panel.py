@@ -217,7 +217,8 @@ class Panel:
         work.say("")
         self.update()
         try:
-            self.ensureReady(formats, lambda: work.say(_("Installing what is missing...")))
+            installing = _("Installing what is missing...")
+            self.ensureReady(formats, lambda: work.say(installing), self.parameters.engine.value)
             work.say("")
             if self.parameters and self.parameters.ct is ct and self.review.session is session:
                 job = request()

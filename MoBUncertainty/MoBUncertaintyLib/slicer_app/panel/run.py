@@ -219,5 +219,6 @@ def predictionSettings(parameters, mirror: bool) -> dict[str, object]:
         "overlap": parameters.overlap,
         "mirror": parameters.mirror and mirror,
         "device": parameters.device.value,
+        "engine": parameters.engine.value,
         "region_of_interest": roiBounds(parameters.roi, parameters.ct),
     }
