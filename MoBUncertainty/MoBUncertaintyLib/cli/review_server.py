@@ -87,7 +87,7 @@ class PageReview:
         return json.dumps(self._review.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def _said_of(self, click_id: str) -> str:
-        net, changed = (mm3 / 1000 for mm3 in self._review.effects[click_id])
+        net, changed = (mm3 / 1000 for mm3 in self._review.effect(click_id))
         if click_id in self._review.conflicts:
             return "This click contradicts others near by: what it says holds for its own voxels only."
         return f"The click changed {changed:.2f} ml, and the volume by {net:+.2f} ml.".replace("-", "\u2212")
