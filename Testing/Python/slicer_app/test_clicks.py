@@ -476,10 +476,16 @@ class TestPreview:
     def test_the_mouse_over_the_button_shows_and_a_press_decides(self, reviewed):
         import qt
 
-        desktop, _session = reviewed
+        desktop, session = reviewed
         button = desktop.ui.includeButton
+        session.click([tuple(place(*region_voxel(session, 2)))], 1)
+        desktop.widget.panel.update()
+        desktop.process()
+        before = button.mapToGlobal(qt.QPoint(0, 0))
         desktop.app.sendEvent(button, qt.QEvent(qt.QEvent.Enter))
+        desktop.process()
         assert self.visible(desktop)
+        assert button.mapToGlobal(qt.QPoint(0, 0)) == before  # it stays under the mouse
         desktop.app.sendEvent(button, qt.QEvent(qt.QEvent.Leave))
         assert not self.visible(desktop)
         desktop.app.sendEvent(button, qt.QEvent(qt.QEvent.Enter))

@@ -136,4 +136,4 @@ def _sentence(verdict: Verdict, change: Change) -> str:
         Verdict.INCLUDE: _("Include would add {added} (green)"),
         Verdict.EXCLUDE: _("Exclude would remove {removed} (red)"),
     }[verdict].format(added=added, removed=removed)
-    return _("{change}: press it again, or Enter, to do so; Esc leaves it.").format(change=text)
+    return _("{change}. Press the button, its key or Enter to do so, or Esc to leave it.").format(change=text)

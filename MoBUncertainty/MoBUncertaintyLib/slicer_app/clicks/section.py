@@ -108,12 +108,12 @@ class ClicksSection:
         ui.clicksCollapsibleButton.visible = not editing
         ui.clicksCollapsibleButton.text = _("Clicks ({count})").format(count=len(clicks)) if clicks else _("Clicks")
         self._showTable()
-        write(ui.clickStatusLabel, self._said or self._counter())
+        self._write(self._said or self._counter())
 
     def say(self, text: str) -> None:
         """Show a sentence in place of the counter, until the next step."""
         self._said = text
-        write(self._ui.clickStatusLabel, text or self._counter())
+        self._write(text or self._counter())
 
     def endFlash(self) -> None:
         """Show nothing of the last step any more."""
@@ -241,6 +241,12 @@ class ClicksSection:
         self._ui.notOrganHereButton.checked = mode is Mark.BACKGROUND
         self._ui.clicksOffButton.checked = mode is None
         self._pointer.setCursor(mode is not None)
+
+    def _write(self, text: str) -> None:
+        """Write the line below the buttons; always as high as two, or the button under the mouse would move away."""
+        label = self._ui.clickStatusLabel
+        write(label, text)
+        label.minimumHeight = max(label.minimumHeight, 2 * label.fontMetrics().lineSpacing())
 
     def _mayChange(self, question: str) -> bool:
         """Ask once whether the signature is withdrawn, if there is one."""
