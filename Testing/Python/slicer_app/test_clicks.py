@@ -367,15 +367,15 @@ class TestList:
     def test_each_click_is_listed_with_what_it_changed(self, clicked):
         desktop, session = clicked
         desktop.process(until=lambda: self.rows(desktop)[0][2])
-        assert [row[0] for row in self.rows(desktop)] == ["not organ", "pancreas"]
-        effects = [session.review.effects[click.click_id][0] / 1000 for click in reversed(session.review.clicks)]
+        assert [row[0] for row in self.rows(desktop)] == ["pancreas", "not organ"]
+        effects = [session.review.effects[click.click_id][0] / 1000 for click in session.review.clicks]
         for row, effect in zip(self.rows(desktop), effects, strict=True):
             assert float(row[2].removesuffix(" ml").replace("−", "-")) == pytest.approx(effect, abs=0.051)
         assert desktop.ui.clicksCollapsibleButton.text == "Clicks (2)"
 
     def test_selecting_one_goes_there(self, clicked):
         desktop, session = clicked
-        desktop.ui.clicksTable.selectRow(1)
+        desktop.ui.clicksTable.selectRow(0)
         matrix = desktop.app.layoutManager().sliceWidget("Green").mrmlSliceNode().GetSliceToRAS()
         there = [matrix.GetElement(row, 3) for row in range(3)]
         assert there == pytest.approx(session.review.clicks[0].points_ras[0], abs=1e-3)
@@ -383,7 +383,7 @@ class TestList:
     def test_one_can_be_removed(self, clicked):
         desktop, session = clicked
         kept = session.review.clicks[1]
-        desktop.ui.clicksTable.selectRow(1)
+        desktop.ui.clicksTable.selectRow(0)
         desktop.ui.removeClickButton.click()
         assert session.review.clicks == (kept,)
         same(session)
@@ -407,7 +407,7 @@ class TestList:
         z, y, x = voxel_of(session.review.clicks[0])
         crosshair = desktop.scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
         crosshair.SetCrosshairRAS(*place(z, y + 1, x))
-        desktop.ui.clicksTable.selectRow(1)
+        desktop.ui.clicksTable.selectRow(0)
         moved = session.review.clicks[0].click_id
         desktop.ui.moveClickButton.click()
         (click,) = [each for each in session.review.clicks if each.click_id == moved]
@@ -417,7 +417,7 @@ class TestList:
     def test_a_press_on_a_mark_selects_it(self, clicked, mouse):
         desktop, session = clicked
         mouse.click(place(*voxel_of(session.review.clicks[0])))
-        assert [index.row() for index in desktop.ui.clicksTable.selectionModel().selectedRows()] == [1]
+        assert [index.row() for index in desktop.ui.clicksTable.selectionModel().selectedRows()] == [0]
         assert len(session.review.clicks) == 2
 
 

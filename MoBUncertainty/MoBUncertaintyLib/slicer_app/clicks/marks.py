@@ -93,15 +93,18 @@ class ClickMarks:
         node = self._nodes.node(_role(mark))
         if node is None and not points:
             return
-        content = (tuple(points), tuple(labels))
-        if node is not None and self._shown.get(mark) == content and node.GetNumberOfControlPoints() == len(points):
+        shown, labels = self._shown.get(mark), labels[: len(points)]
+        same = node is not None and shown and shown[0] == points and node.GetNumberOfControlPoints() == len(points)
+        if same and shown[1] == labels:
             return
         node = node or self._make(mark)
         with slicer.util.NodeModify(node):
-            slicer.util.updateMarkupsControlPointsFromArray(node, np.reshape(points, (-1, 3)).astype(float))
-            for index, label in enumerate(labels[: len(points)]):
-                node.SetNthControlPointLabel(index, label)
-        self._shown[mark] = content
+            if not same:
+                slicer.util.updateMarkupsControlPointsFromArray(node, np.reshape(points, (-1, 3)).astype(float))
+            for index, label in enumerate(labels):
+                if not same or shown[1][index] != label:
+                    node.SetNthControlPointLabel(index, label)
+        self._shown[mark] = points, labels
 
     def _make(self, mark: Mark):
         node = self._nodes.add(_role(mark), MARK_CLASS, _names()[mark])

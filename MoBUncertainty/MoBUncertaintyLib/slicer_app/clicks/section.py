@@ -31,7 +31,7 @@ class ClicksSection:
         ui: The panel's widgets.
         window: Whose keys act.
         onChanged: Called when the review has changed.
-        onClicked: Called with the id of the region in which a click was given, or None.
+        onClicked: Called before that with the id of the region in which a click was given, or None.
     """
 
     def __init__(self, ui, window, onChanged: Callable[[], None], onClicked: Callable[[str | None], None]) -> None:
@@ -277,9 +277,9 @@ class ClicksSection:
         if click is not None:
             volume = millilitres(change.added_ml - change.removed_ml) if change else ""
             self._session.showClicks(text=(click.points_ras[0], volume))
-        self._onChanged()
-        if click is not None:
             self._onClicked(click.region_id)
+        self._onChanged()
+        self._ui.clicksTable.scrollToBottom()
 
     def _showEffects(self) -> None:
         """List what each click has changed, once the list is seen; in steps, since each takes as long as a click."""

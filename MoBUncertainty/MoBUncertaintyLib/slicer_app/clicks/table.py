@@ -13,7 +13,7 @@ LABEL, PLACE, VOLUME, MARK = range(4)
 
 
 class ClickTable:
-    """One row per click, the latest first.
+    """One row per click, the earliest first.
 
     Args:
         table: The QTableWidget.
@@ -61,7 +61,7 @@ class ClickTable:
                 millilitres(volumes[each.click_id]) if each.click_id in volumes else "",
                 "⚠" if each.click_id in conflicts else "",
             )
-            for each in reversed(clicks)
+            for each in clicks
         ]
         if rows == self._content:
             return

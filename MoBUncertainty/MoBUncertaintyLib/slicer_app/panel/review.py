@@ -240,7 +240,6 @@ class ReviewSection:
             self._onComment()
             self._table.select(regionId, quietly=True)
             self._session.mark(regionId)
-            self._onChange()
 
     def _showPreview(self, verdict: Verdict, label: int | None):
         region = self._table.selected
