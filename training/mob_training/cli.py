@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -42,6 +44,14 @@ Subjects = Annotated[
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume from the latest checkpoint with the same settings.")]
+
+
+class ClickSource(StrEnum):
+    """Where the settings of clicks are from."""
+
+    MODEL = "model"
+    FIT = "fit"
+
 
 DEFAULTS = SimpleNamespace(**default_options())
 
@@ -240,11 +250,20 @@ def evaluate(
     provenance: Annotated[
         str | None, typer.Option(help="JSON stored with the scores: what the model was made from.")
     ] = None,
+    clicks: Annotated[
+        ClickSource | None,
+        typer.Option(
+            help="Simulate readers instead, who click and decide: with the settings of clicks that the model states "
+            "(model), or that are fitted on the validation cases first (fit)."
+        ),
+    ] = None,
     device: Device = "auto",
 ) -> None:
-    """Score a model on whole held-out cases: overlap, calibration, ranking of errors by uncertainty, gain by review.
+    """Score a model on whole held-out cases: overlap, calibration, ranking of errors by uncertainty.
 
-    Writes the tables that `compare` reads, scores.json for `mob-uncertainty export --scores`, and a figure.
+    Writes the tables that `compare` reads, scores.json for `mob-uncertainty export --scores`, and a figure. With
+    --clicks: what simulated readers gain by their clicks and verdicts, on a page with a figure, and clicks.json for
+    `mob-uncertainty export --clicks`.
     """
     from mob_training.comparison.figures import draw_error_caught
     from mob_training.evaluation.held_out import evaluate as run
@@ -254,6 +273,9 @@ def evaluate(
 
     made_from, stated = _json(provenance), read_stated(region or ())
     make_folder(output)
+    if clicks is not None:
+        _simulate_readers(model, dataset, output, clicks, name, stated, device)
+        return
     scores = run(model, dataset, PredictionSettings(device=device, tiling="full"), raters, drawn, name, stated)
     if made_from is not None:
         scores.description["provenance"] = made_from
@@ -262,6 +284,27 @@ def evaluate(
     draw_error_caught(scores, output / "error_caught.png")
     write_runs([scores], output)
     print(f"mean Dice {scores.mean('dice'):.4f} over {len(scores.cases)} cases")
+
+
+def _simulate_readers(
+    model: Path,
+    dataset: Path,
+    output: Path,
+    clicks: ClickSource,
+    name: str | None,
+    regions: dict[str, float],
+    device: str,
+) -> None:
+    from mob_training.comparison.readers import write_readers
+    from mob_training.evaluation.readers.study import study_readers
+    from mob_training.evaluation.score_files import read_runs, write_json, write_runs
+    from MoBUncertaintyLib.prediction import PredictionSettings
+
+    settings = PredictionSettings(device=device, tiling="full")
+    run, found = study_readers(model, dataset, settings, fitted=clicks is ClickSource.FIT, name=name, regions=regions)
+    write_runs([run], output)
+    write_json(asdict(found), output / "clicks.json")
+    print(write_readers(read_runs([output]), output))  # the numbers as they are kept, six digits
 
 
 @app.command()
@@ -275,7 +318,7 @@ def compare(
         list[str] | None, typer.Option(help="Pattern of the runs to compare, DATASET/MODEL/seed_N; repeat for several.")
     ] = None,
 ) -> None:
-    """Compare models and seeds in tables and figures: mean and SD, paired tests, calibration, review."""
+    """Compare models and seeds in tables and figures: mean and SD, paired tests, calibration."""
     from mob_training.comparison.compare import compare as run
 
     print(run(scores, output, reference, only or ()))

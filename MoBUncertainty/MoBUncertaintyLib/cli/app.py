@@ -318,6 +318,9 @@ def export(
     ] = None,
     scores: Annotated[Path | None, typer.Option(help="JSON file with the card's scores.")] = None,
     region: RegionOptions = None,
+    clicks: Annotated[
+        Path | None, typer.Option(help="JSON file with how a click changes its surroundings, of mob-training evaluate.")
+    ] = None,
     orientation: Annotated[
         str | None,
         typer.Option(help="Orientation of the training data, such as RAS, if dataset.json does not state it."),
@@ -326,6 +329,7 @@ def export(
 ) -> None:
     """Make a model folder from an nnU-Net training folder, stock or fine-tuned by mob-training, or from a model."""
     with console.reporting():
+        from MoBUncertaintyLib.model.click_settings import ClickSettings
         from MoBUncertaintyLib.model.files import read_json
         from MoBUncertaintyLib.network.export import export as export_model
         from MoBUncertaintyLib.regions.settings import read_stated
@@ -344,6 +348,7 @@ def export(
             training=content(training),
             scores=content(scores),
             regions=read_stated(region) if region else None,
+            click_settings=ClickSettings.from_dict(read_json(clicks)) if clicks else None,
             orientation=orientation,
             half=half,
         )

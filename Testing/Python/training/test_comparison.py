@@ -97,7 +97,7 @@ def test_runs_are_sorted_by_data_set_model_and_number_of_bases(written):
 
 def test_scores_are_read_as_they_were_written(tmp_path):
     run = run_of(
-        {"a": {"subject": "s 1, x", "dice": 0.25, "review": [0.5, None], "caught": []}}, {"nll": 3e-7}, seed=None
+        {"a": {"subject": "s 1, x", "dice": 0.25, "caught": [0.5, None], "curve": []}}, {"nll": 3e-7}, seed=None
     )
     write_runs([run], tmp_path)
     assert read_runs([tmp_path]) == [run]
@@ -270,7 +270,7 @@ def test_page_shows_all_tables_and_figures(written, compared):
     assert all(table.markdown() in page for table in made.values())
     pictures = re.findall(r"\]\((.+\.png)\)", page)
     assert set(pictures) == {path.name for path in compared.glob("*.png")}
-    assert len(pictures) == 2 * 3 + 1
+    assert len(pictures) == 2 * 2 + 1
     assert "over 2 seeds." in page
     assert f"{BETTER} better, {WORSE} worse than {CONTROL}" in page
 
@@ -373,16 +373,3 @@ def test_some_runs_are_chosen_by_name_and_all_scores_are_kept_where_they_are(wri
     assert list(rows(folder / "Parts_scores.csv")) == ["Deterministic", CONTROL, "Mixture-of-Bases"]
     for name in FILES:
         assert (folder / name).read_bytes() == (compared / name).read_bytes()
-
-
-def test_without_any_doubtful_region_no_review_is_drawn(written, tmp_path):
-    runs = read_runs(written[:2])
-    for scores in (scores for run in runs for scores in run.cases.values()):
-        for measure in ("variance", "bernoulli", "entropy"):
-            scores |= {f"{measure}.regions": 0, f"{measure}.review": scores[f"{measure}.review"][:1]}
-    write_runs(runs, tmp_path / "scores")
-    page = compare([tmp_path / "scores"], tmp_path / "out").read_text()
-    assert "No case has a doubtful region" in page and "_review.png" not in page
-    assert (tmp_path / "out" / "Organ_uncertainty.png").exists() and not (
-        tmp_path / "out" / "Organ_review.png"
-    ).exists()

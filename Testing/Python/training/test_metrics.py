@@ -21,7 +21,6 @@ from mob_training.evaluation.metrics import (
     generalised_energy_distance,
     negative_log_likelihood,
     probability_error,
-    review_curve,
     surface_dice,
 )
 
@@ -295,24 +294,3 @@ def test_error_of_the_probability():
     found = probability_error(np.array([0.2, 0.5, 1.0]), np.array([0.0, 1.0, 1.0]), np.array([1, 1, 0], bool))
     assert found == pytest.approx({"mae": 0.35, "rmse": np.sqrt((0.04 + 0.25) / 2), "bias": -0.15})
     assert np.isnan(list(probability_error(np.zeros(3), np.zeros(3), np.zeros(3, bool)).values())).all()
-
-
-# Review
-
-
-def test_review_curve_is_dice_of_the_resolved_segmentation():
-    rng = np.random.default_rng(0)
-    segmentation = np.where(blob(1), 1, np.where(blob(2), 2, 0))
-    truth = np.where(blob(3), 1, np.where(blob(4), 2, 0))
-    regions = rng.integers(0, 5, truth.shape)
-    curve = review_curve(segmentation, truth, regions, 4, (1, 2))
-    for n in range(5):
-        resolved = np.where((regions > 0) & (regions <= n), truth, segmentation)
-        assert curve[n] == pytest.approx(np.mean([dice(resolved == c, truth == c) for c in (1, 2)]))
-    assert (np.diff(curve) >= 0).all()
-
-
-def test_review_curve_without_regions_or_organs():
-    nothing = np.zeros((3, 3, 3), np.uint8)
-    assert review_curve(nothing, nothing, nothing, 0) == [1.0]
-    assert review_curve(nothing, nothing + 1, nothing + 1, 1) == [0.0, 1.0]

@@ -59,7 +59,7 @@ def hollow_run(cases: int = 1, bins: int = 15) -> Run:
     place = {"curve": nothing} | dict.fromkeys(("auroc", "nll", "ece"))
     pooled = {"volume": {"curve": {"part": nothing}, "nll": None}} | {m.value: {"box": place} for m in MEASURES}
     case = {"dice": 1.0, "volume": {"nll": None, "ece": None}}
-    case |= {measure.value: {"regions": 0, "review": [1.0]} for measure in MEASURES}
+    case |= {measure.value: {"regions": 0} for measure in MEASURES}
     scores = dict(flatten(case))
     return run_of({f"case{i}": scores for i in range(cases)}, dict(flatten(pooled)), bases=3)
 
@@ -120,23 +120,6 @@ def test_error_rate_is_that_of_the_boxes(groups):
     assert curves.error_rate([replace(hollow_run(), pooled={})], "variance") is None
 
 
-def test_review_curve_goes_on_with_a_cases_last_dice():
-    def run(*reviews: list[float]) -> Run:
-        return run_of(
-            {f"c{i}": {"entropy.review": dice, "entropy.regions": len(dice) - 1} for i, dice in enumerate(reviews)}
-        )
-
-    seeds = [run([0.5, 0.7], [0.7, 0.8, 0.9]), run([0.8], [0.6, 0.6, 0.6, 1.0])]
-    curve = curves.review(seeds, "entropy", 2)
-    assert curve.x.tolist() == [0, 1, 2]
-    assert curve.mean == pytest.approx(np.mean([[0.6, 0.75, 0.8], [0.7, 0.7, 0.7]], axis=0))
-    assert curve.deviation == pytest.approx(np.std([[0.6, 0.75, 0.8], [0.7, 0.7, 0.7]], axis=0, ddof=1))
-    assert curves.review(seeds, "variance", 2) is None
-    assert curves.most_regions({"A": seeds}, ["entropy"]) == 3
-    assert curves.most_regions({"A": seeds}, ["variance"]) == 0
-    assert curves.most_regions({"A": [run([0.5] * 40)]}, ["entropy"]) == curves.MOST_REGIONS
-
-
 def test_scores_over_the_number_of_bases():
     def run(dice: float) -> Run:
         return run_of({"a": {"dice": dice - 0.1}, "b": {"dice": dice + 0.1}})
@@ -186,7 +169,7 @@ def test_calibration_shows_curve_gap_and_count_of_each_class(groups, drawn, tmp_
 def test_legend_of_many_long_names_is_as_wide_as_its_figure(groups, drawn, tmp_path):
     runs = groups["Deterministic"]
     many = {f"Deterministic, fine-tuned (a variant of number {number})": runs for number in range(10)}
-    for draw, columns in ((figures.draw_calibration, 2), (figures.draw_review, 3)):
+    for draw, columns in ((figures.draw_calibration, 2), (figures.draw_uncertainty, 3)):
         draw(many, tmp_path / "many.png")
         (legend,) = drawn[-1].legends
         assert legend.get_window_extent().width <= drawn[-1].bbox.width
@@ -223,20 +206,6 @@ def test_guides_of_two_classes_are_the_error_rate_of_a_calibrated_model(drawn, t
             assert np.interp(place * doubt.max(), *guide.T) == pytest.approx(wrong[near].mean(), abs=0.03)
 
 
-def test_review_shows_dice_in_percent(groups, drawn, tmp_path):
-    figures.draw_review(groups, tmp_path / "review.png")
-    (figure,) = drawn
-    looks_like_a_picture(tmp_path / "review.png", (900, 1200), (300, 500))
-    assert [line.get_label() for line in figure.axes[0].lines] == ["Diagonal + Low-rank"]  # the other has no variance
-    for axes, models in zip(figure.axes, (["Diagonal + Low-rank"], groups, groups), strict=True):
-        for model in models:
-            points = lines(axes, model)
-            runs = groups[model]
-            assert points[0] == pytest.approx([0, 100 * np.mean([run.mean("dice") for run in runs])])
-            assert (np.diff(points[:, 1]) >= -1e-9).all()
-    assert np.ptp(lines(figure.axes[0], "Diagonal + Low-rank")[:, 1]) > 0
-
-
 def test_bases_show_mean_deviation_and_seeds(drawn, tmp_path):
     def run(dice: float) -> Run:
         return run_of({"a": {"dice": dice, "volume.nll": 1 - dice, "volume.ece": 0.01}})
@@ -256,7 +225,7 @@ def test_bases_show_mean_deviation_and_seeds(drawn, tmp_path):
     assert nll.containers[0].lines[0].get_ydata() == pytest.approx([0.2, 0.2, 0.15])
 
 
-@pytest.mark.parametrize("draw", [figures.draw_calibration, figures.draw_uncertainty, figures.draw_review])
+@pytest.mark.parametrize("draw", [figures.draw_calibration, figures.draw_uncertainty])
 @pytest.mark.parametrize("runs", [1, 2])
 def test_what_is_undefined_is_left_out(draw, runs, tmp_path):
     draw({"Deterministic": [hollow_run()] * runs, CONTROL: [hollow_run()]}, tmp_path / "hollow.png")

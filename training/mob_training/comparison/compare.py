@@ -10,19 +10,17 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mob_training.comparison import figures
-from mob_training.comparison.curves import most_regions
+from mob_training.comparison.readers import of_readers, write_readers
 from mob_training.comparison.runs import by_model, datasets, sweeps
 from mob_training.comparison.significance import LEVEL, PairedTest, paired_tests
 from mob_training.comparison.tables import BETTER, WORSE, Cell, Table, with_best
 from mob_training.evaluation.score_files import Run, read_runs, write_runs
 from mob_training.evaluation.scoreboard import DICE, ECE, GROUPS, NLL, POOLED, Metric
 from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.regions.settings import Measure
 
 FIGURES = (
     ("calibration", figures.draw_calibration, "Calibration"),
     ("uncertainty", figures.draw_uncertainty, "Error rate by uncertainty"),
-    ("review", figures.draw_review, "Dice after review of the first regions"),
 )
 
 Marks = Mapping[tuple[str, str, str], str]
@@ -40,7 +38,7 @@ def compare(folders: Sequence[Path], output: Path, reference: str | None = None,
         only: Patterns of DATASET/NAME/seed_N that choose runs; empty: all.
 
     Returns:
-        `comparison.md`, which shows all of them.
+        `comparison.md`, which shows all of them; for simulated readers `readers.md`.
 
     Raises:
         SettingsError: The scores do not fit together, or there is no such reference.
@@ -50,10 +48,15 @@ def compare(folders: Sequence[Path], output: Path, reference: str | None = None,
         raise SettingsError(
             "There are no scores to compare; name folders of `mob-training evaluate`, and check --only."
         )
-    tests = paired_tests(runs, reference)
+    read = [of_readers(run) for run in runs]
+    if any(read) and not all(read):
+        raise SettingsError("Some of these scores are of simulated readers (evaluate --clicks); compare them apart.")
+    tests = [] if any(read) else paired_tests(runs, reference)
     output.mkdir(parents=True, exist_ok=True)
     if output.resolve() not in (folder.resolve() for folder in folders):
         write_runs(runs, output)
+    if any(read):
+        return write_readers(runs, output)
     page = ["# Comparison\n", _legend(runs, tests)]
     for stem, table in tables(runs, tests).items():
         table.write(output / stem)
@@ -75,9 +78,6 @@ def _draw(dataset: str, runs: Sequence[Run], output: Path) -> list[str]:
     groups = by_model([run for run in own if not run.sweep])
     drawn = []
     for name, draw, title in FIGURES if groups else ():
-        if name == "review" and not most_regions(groups, [measure.value for measure in Measure]):
-            drawn.append("No case has a doubtful region, so there is no review to draw.\n")
-            continue
         draw(groups, output / f"{dataset}_{name}.png")
         drawn.append(f"![{title}]({dataset}_{name}.png)\n")
     for model, numbers in sweeps(own).items():

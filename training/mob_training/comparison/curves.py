@@ -81,36 +81,6 @@ def error_rate(runs: Sequence[Run], measure: str) -> Curve | None:
     return _binned(runs, f"{measure}.box.curve", "uncertainty", "error")
 
 
-def review(runs: Sequence[Run], measure: str, most: int) -> Curve | None:
-    """Compute the mean Dice after a perfect reader has corrected the first 0, 1, ... `most` regions.
-
-    A case with fewer regions keeps its last Dice.
-
-    Args:
-        runs: Of one model.
-        measure: The uncertainty map that makes and ranks the regions.
-        most: Largest number of regions.
-
-    Returns:
-        None if no run has such a curve.
-    """
-    seeds = [list(run.per_case(f"{measure}.review").values()) for run in runs]
-    means = [np.mean([padded(case, most + 1) for case in cases], axis=0) for cases in seeds if cases]
-    return Curve.over(np.arange(most + 1), np.array(means)) if means else None
-
-
-def most_regions(groups: Mapping[str, Sequence[Run]], measures: Sequence[str]) -> int:
-    """Return the largest number of regions of a case, at most `MOST_REGIONS`."""
-    counts = [
-        count
-        for runs in groups.values()
-        for run in runs
-        for measure in measures
-        for count in run.per_case(f"{measure}.regions").values()
-    ]
-    return int(min(max(counts, default=0), MOST_REGIONS))
-
-
 def padded(values: Sequence[float], length: int) -> list[float]:
     """Return the first `length` values, the last one repeated if there are fewer."""
     return [*values[:length], *[values[-1]] * (length - len(values))]

@@ -19,6 +19,7 @@ from mob_training.comparison import curves
 from mob_training.comparison.curves import Curve
 from mob_training.comparison.runs import ORDER
 from mob_training.evaluation.metrics import BINS
+from mob_training.evaluation.readers.simulation import ACTIONS, READERS
 from mob_training.evaluation.score_files import Run
 from mob_training.evaluation.scoreboard import BOX_MARGIN_MM, DICE, ECE, NLL
 from MoBUncertaintyLib.model.card import readable
@@ -47,6 +48,18 @@ _LOOKS = (
     ("#332288", (0, (1, 1)), "p"),
     ("#44aa99", (0, (3, 1, 1, 1)), "h"),
 )
+
+_READER_LOOKS = (
+    ("#0072b2", "-", "o"),
+    ("#56b4e9", (0, (5, 1.5)), "v"),
+    ("#7f7f7f", (0, (1, 1)), "s"),
+    ("#d55e00", "-", "o"),
+    ("#e69f00", (0, (5, 1.5)), "v"),
+    ("#009e73", "-", "D"),
+    ("#000000", "-", "^"),
+    ("#cc79a7", (0, (3, 1, 1, 1)), "*"),
+)
+"""One for each of `READERS`."""
 
 _GUIDE = {"color": "0.45", "linestyle": ":", "linewidth": 1.2, "zorder": 1}
 _BINNED = f"{BINS} bins, points of at least {curves.FEWEST_VOXELS} voxels"
@@ -145,27 +158,29 @@ def draw_uncertainty(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
     _finish(figure, f"{place}; {_BINNED}", path)
 
 
-def draw_review(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
-    """Draw Dice after a perfect reader has corrected the first n doubtful regions, for each uncertainty map.
+def draw_readers(runs: Sequence[Run], path: Path) -> None:
+    """Draw the mean Dice of simulated readers by the number of their actions, a column for each run.
 
     Args:
-        groups: The seeds of each model.
+        runs: Of simulated readers.
         path: PNG to write.
     """
-    figure = _figure(13.5, 4.8)
-    looks = styles(groups)
-    most = max(1, curves.most_regions(groups, list(MEASURE_NAMES)))
-    for axes, (measure, name) in zip(figure.subplots(1, 3, sharey=True), MEASURE_NAMES.items(), strict=True):
-        for model, runs in groups.items():
-            curve = curves.review(runs, measure, most)
-            if curve is not None:
-                _plot(axes, curve.changed(factor=DICE.factor), looks[model], model)
-        axes.set(
-            title=f"regions by {name.removesuffix(' (nats)')}", xlabel="regions resolved, most expected error first"
-        )
+    figure = _figure(max(7.6, 5.6 * len(runs)), 5.6)
+    actions = np.arange(ACTIONS + 1)
+    for axes, run in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
+        for (colour, dashes, marker), reader in zip(_READER_LOOKS, READERS, strict=True):
+            curve = 100 * np.mean(list(run.per_case(f"{reader.key}.dice").values()), axis=0)
+            axes.plot(
+                actions, curve, color=colour, linestyle=dashes, marker=marker, markersize=4, linewidth=1.4,
+                label=reader.title,
+            )  # fmt: skip
+        axes.set(title=f"{run.dataset}, {len(run.cases)} cases", xlabel="actions: clicks or regions")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _tidy(axes)
     figure.axes[0].set_ylabel("Dice in %, mean over the cases")
-    _finish(figure, "Dice after the first regions were given the truth", path)
+    figure.suptitle("A reader who has nothing left to do stays as he is", fontsize=10)
+    _legend(figure, dict(zip(*figure.axes[0].get_legend_handles_labels()[::-1], strict=True)))
+    _save(figure, path)
 
 
 def draw_bases(numbers: Mapping[int, Sequence[Run]], path: Path) -> None:

@@ -14,7 +14,6 @@ from mob_training.evaluation.metrics import (
     ErrorRanking,
     dice,
     negative_log_likelihood,
-    review_curve,
     surface_dice,
 )
 from mob_training.evaluation.scoreboard import BOX_MARGIN_MM
@@ -124,7 +123,7 @@ def score(case: ScoredCase, regions: RegionSettings) -> tuple[dict[str, Any], di
 
     Returns:
         The scores, nested: `dice`, `nsd_2mm`; for each place `nll`, `brier`, `ece`, `mce`; for each uncertainty map
-        its regions, the error inside them, the review curve, and for each place `auroc`, `auprc`, `aurc`, `augrc`. Dice
+        its regions, the error inside them, and for each place `auroc`, `auprc`, `aurc`, `augrc`. Dice
         and the like are means over the foreground classes; with more than one, `labels` has them class by class.
     """
     prediction, sums = case.prediction, {place: PlaceSums.of(case, box) for place, box in case.places().items()}
@@ -140,13 +139,6 @@ def score(case: ScoredCase, regions: RegionSettings) -> tuple[dict[str, Any], di
             "longest_mm": max((region.extent_mm for region in found.ranked), default=0.0),
             **error_fraction(prediction, found, case.truth),
             "caught": caught_by_rank(prediction, found, case.truth),
-            "review": review_curve(
-                prediction.segmentation,
-                case.truth,
-                found.whole_map(),
-                len(found.ranked),
-                [label.value for label in prediction.labels],
-            ),
             **{place: one.rankings[measure].scores() for place, one in sums.items()},
         }
     if len(classes) > 1:

@@ -33,12 +33,30 @@ DRAWN = 8
 """Number of segmentations drawn from a model for the energy distance to several raters."""
 
 
-def held_out_cases(dataset: Path) -> list[tuple[str, Path, Path]]:
-    """List name, image and label map of every held-out case of a raw data set (`imagesTs`, `labelsTs`)."""
+Files = tuple[str, Path, Path]
+"""Name, image and label map of a case."""
+
+
+def held_out_cases(dataset: Path) -> list[Files]:
+    """List every held-out case of a raw data set (`imagesTs`, `labelsTs`)."""
+    return _cases(dataset, "Ts")
+
+
+def validation_cases(dataset: Path) -> list[Files]:
+    """List the validation cases of a raw data set: those of fold 0 in its `splits_final.json`; none without it."""
+    path = dataset / "splits_final.json"
+    try:
+        names = json.loads(path.read_text())[0]["val"] if path.exists() else []
+    except (ValueError, LookupError, TypeError):
+        raise SettingsError(f"{path} is no list of nnU-Net's splits; convert the data set again.") from None
+    return [files for files in _cases(dataset, "Tr") if files[0] in names]
+
+
+def _cases(dataset: Path, part: str) -> list[Files]:
     ending = _description(dataset).get("file_ending", ".nii.gz")
     return [
-        (name, dataset / "imagesTs" / f"{name}_0000{ending}", path)
-        for path in sorted((dataset / "labelsTs").glob(f"*{ending}"))
+        (name, dataset / f"images{part}" / f"{name}_0000{ending}", path)
+        for path in sorted((dataset / f"labels{part}").glob(f"*{ending}"))
         for name in [path.name.removesuffix(ending)]
     ]
 

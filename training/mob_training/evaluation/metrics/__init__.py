@@ -15,7 +15,6 @@ What is undefined is NaN (`null` in JSON) and is left out of means:
 from mob_training.evaluation.metrics.calibration import BINS, Calibration, negative_log_likelihood
 from mob_training.evaluation.metrics.overlap import dice, surface_dice
 from mob_training.evaluation.metrics.ranking import ErrorRanking
-from mob_training.evaluation.metrics.review_curve import review_curve
 from mob_training.evaluation.metrics.samples import generalised_energy_distance, probability_error
 
 __all__ = [
@@ -26,6 +25,5 @@ __all__ = [
     "generalised_energy_distance",
     "negative_log_likelihood",
     "probability_error",
-    "review_curve",
     "surface_dice",
 ]

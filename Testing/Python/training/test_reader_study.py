@@ -1,0 +1,102 @@
+"""`mob-training evaluate --clicks`: fit on validation cases, simulate on those held out, write what `compare` reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mob_training.cli import app
+from mob_training.data.phantom import make_phantom
+from mob_training.evaluation.held_out import validation_cases
+from mob_training.evaluation.readers import fitting, readers, study
+from mob_training.evaluation.readers.cases import ReadCase
+from mob_training.evaluation.readers.corrections import Refined
+from mob_training.evaluation.score_files import read_runs
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.inference.predictor import Predictor
+from MoBUncertaintyLib.model.click_settings import ClickSettings
+from MoBUncertaintyLib.model.covariance import Covariance
+from MoBUncertaintyLib.model.folder import find_model, load_model
+from MoBUncertaintyLib.prediction import PredictionSettings
+from support.fake_scores import FakeModel, FakePredictor, write_dataset
+
+REGION = ["--region", "depth_mm=0.5", "--region", "window_mm=2", "--region", "grow_mm=1", "--region", "length_mm=16"]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Three held-out cases and three to train with, of which two validate."""
+    dataset, other = write_dataset(tmp_path, "Ball", 3), write_dataset(tmp_path / "other", "Ball", 3, number=2)
+    for kind in ("images", "labels"):
+        shutil.copytree(other / f"{kind}Ts", dataset / f"{kind}Tr")
+    (dataset / "splits_final.json").write_text(json.dumps([{"train": ["case1"], "val": ["case0", "case2"]}]))
+    return dataset
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = FakeModel(Covariance.MIXTURE_OF_BASES, blunder=1.5)
+    monkeypatch.setattr(study, "load_model", lambda path: model)
+    monkeypatch.setattr(study, "Predictor", FakePredictor)
+    small = {"DEVIATIONS": (None, 1.0), "LENGTHS_MM": (4.0,), "STRENGTHS": (8.0,), "HEIGHTS": (2.0,)}
+    for name, values in (small | {"WIDTHS_MM": (4.0,)}).items():
+        monkeypatch.setattr(fitting, name, values)
+
+
+def evaluated(dataset: Path, output: Path, source: str) -> str:
+    arguments = ["evaluate", "MODEL", str(dataset), "--output", str(output), "--clicks", source, *REGION]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_settings_are_fitted_and_readers_simulated(dataset: Path, tmp_path: Path, fake: None) -> None:
+    said = evaluated(dataset, tmp_path / "out", "fit")
+    assert "4 of 4, 0 min left: " in said
+    assert "Simulating readers: 3 of 3, 0 min left" in said
+    (run,) = read_runs([tmp_path / "out"])
+    found = ClickSettings.from_dict(json.loads((tmp_path / "out" / "clicks.json").read_text()))
+    assert run.description["clicks"] == json.loads((tmp_path / "out" / "clicks.json").read_text())
+    assert found.length_mm == 4
+    assert len(run.description["fit"]["trials"]) == 3
+    assert sorted(run.cases) == ["case0", "case1", "case2"]
+    dice = run.per_case("errors.dice")["case0"]
+    assert len(dice) == 11
+    assert dice[5] > dice[0]
+    assert "Ball, 3 cases" in (tmp_path / "out" / "readers.md").read_text()
+    compared = CliRunner().invoke(app, ["compare", str(tmp_path / "out"), "--output", str(tmp_path / "again")])
+    assert compared.exit_code == 0, compared.output
+    for name in ("readers.md", "readers.png", "cases.csv.gz"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_the_models_own_settings_need_no_validation_cases(dataset: Path, tmp_path: Path, fake: None) -> None:
+    (dataset / "splits_final.json").unlink()
+    assert validation_cases(dataset) == []
+    evaluated(dataset, tmp_path / "out", "model")
+    (run,) = read_runs([tmp_path / "out"])
+    assert "fit" not in run.description
+    assert ClickSettings.from_dict(run.description["clicks"]) == ClickSettings()
+    with pytest.raises(SettingsError, match="two validation cases"):
+        study.study_readers(Path("MODEL"), dataset, report=lambda line: None)
+    (dataset / "splits_final.json").write_text("{}")
+    with pytest.raises(SettingsError, match="convert the data set again"):
+        validation_cases(dataset)
+
+
+@pytest.mark.slow
+def test_two_clicks_a_region_pay_off_on_a_new_phantom() -> None:
+    model, phantom = load_model(find_model("PhantomPancreas")), make_phantom(987_654)
+    prediction = Predictor(model, PredictionSettings(device="cpu")).predict(phantom.ct)
+    case = ReadCase.of(prediction, phantom.labels["pancreas"], model.card.region_settings)
+    assert prediction.click_settings == model.card.click_settings != ClickSettings()
+    refined = Refined(case.prediction, model.card.click_settings)
+    *_, last = readers.click_in_regions(case, refined, 2)
+    assert case.dice(last.prediction.segmentation) > case.dice(case.prediction.segmentation) + 0.01
+    *_, suggested = islice(readers.click_as_suggested(case), 5)
+    assert len(suggested.answers) == 5

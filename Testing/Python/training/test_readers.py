@@ -1,0 +1,216 @@
+"""Simulated readers: where they act, what is scored, and how the settings of clicks are fitted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from mob_training.comparison.compare import compare
+from mob_training.comparison.readers import dice_table, other_table
+from mob_training.evaluation.readers import fitting, readers
+from mob_training.evaluation.readers.cases import ReadCase, cut
+from mob_training.evaluation.readers.corrections import Bump, LocalEdit, Refined
+from mob_training.evaluation.readers.field import CaseField
+from mob_training.evaluation.readers.fitting import Trial, fit, fit_certainty, least_harmful
+from mob_training.evaluation.readers.simulation import ACTIONS, READERS, BumpSettings, pooled, simulate
+from mob_training.evaluation.score_files import Run, flatten, write_runs
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.images.grid import image_on
+from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
+from MoBUncertaintyLib.model.click_settings import ClickSettings
+from MoBUncertaintyLib.regions.settings import RegionSettings
+from support.probability_images import prediction
+
+SHAPE = (14, 18, 17)
+SETTINGS = ClickSettings(length_mm=2.0, prior_deviation=1.5)
+REGIONS = RegionSettings(depth_mm=0.5, window_mm=2, grow_mm=1, length_mm=16, variance_threshold=0.01)
+
+
+def case(seed: int = 0, labels: int = 1) -> ReadCase:
+    """A ball that is predicted with smooth errors."""
+    rng = np.random.default_rng(seed)
+    z, y, x = np.indices(SHAPE) - np.array([7, 9, 8]).reshape(3, 1, 1, 1)
+    phases = rng.uniform(0, 6, 3)
+    wave = 1.6 * np.sin(0.7 * x + phases[0]) + 1.4 * np.sin(0.6 * y + phases[1]) + np.sin(0.8 * z + phases[2])
+    depth = 5 - np.sqrt(z**2 + y**2 + x**2) + 0.5 * np.cos(x * y / 9)
+    parts = [depth] if labels == 1 else [np.minimum(depth, x + 0.5), np.minimum(depth, -x - 0.5)]
+    mean = np.array([1.5 * part + wave for part in parts], np.float32)
+    p, v = logistic_normal_moments(mean, np.full_like(mean, 0.8))
+    p, v = p / np.maximum(p.sum(0), 1), v / np.maximum(p.sum(0), 1) ** 2
+    segmentation = np.where(1 - p.sum(0) >= p.max(0), 0, 1 + p.argmax(0)).astype(np.uint8)
+    truth = np.where(depth > 0, 1 + np.argmax(parts, axis=0), 0).astype(np.uint8)
+    predicted = prediction(p, v, segmentation, (1.0, 1.0, 1.5))
+    return ReadCase.of(predicted, image_on(predicted.grid, truth), REGIONS)
+
+
+@pytest.fixture(scope="module")
+def one() -> ReadCase:
+    return case()
+
+
+def test_a_cut_case_holds_all_that_matters(one: ReadCase) -> None:
+    whole = case(3).prediction
+    part = cut(whole, (slice(2, 12), slice(1, 16), slice(3, 15)))
+    inside = np.array([4, 5, 6])
+    assert np.allclose(part.grid.to_ras(inside), whole.grid.to_ras(inside + np.array([2, 1, 3])))
+    assert np.array_equal(part.probability[0], whole.probability[0][2:12, 1:16, 3:15])
+    assert one.regions.ranked
+    assert one.regions.whole_map().shape == one.truth.shape == one.prediction.shape
+    nothing = one.scores(one.prediction, one.unclicked())
+    assert nothing["corrected_mm3"] == nothing["harmed_mm3"] == 0
+    assert nothing["dice"] == nothing["dice_elsewhere"]
+    assert 0.6 < nothing["dice"] < 0.95
+
+
+def test_scores_are_those_of_a_reader_who_knows() -> None:
+    one = case(1)
+    perfect = replace(one.prediction, segmentation=one.truth, probability=(one.truth == 1)[None].astype(np.float32))
+    scores = one.scores(perfect, one.unclicked())
+    wrong = np.count_nonzero(one.prediction.segmentation != one.truth)
+    assert scores["dice"] == scores["nsd_2mm"] == 1
+    assert scores["error_mm3"] == scores["harmed_mm3"] == 0
+    assert scores["expected_error_mm3"] == pytest.approx(one.elsewhere_mm3)
+    assert scores["corrected_mm3"] == pytest.approx(1.5 * wrong)
+    harmed = replace(one.prediction, segmentation=1 - one.truth)
+    assert one.scores(harmed, one.unclicked())["harmed_mm3"] == pytest.approx(1.5 * (one.truth.size - wrong))
+    all_clicked = one.scores(perfect, one.prediction.segmentation != one.truth)
+    assert all_clicked["corrected_mm3"] == 0
+
+
+def test_the_largest_error_is_clicked_where_it_is_deepest(one: ReadCase) -> None:
+    truth = np.zeros(one.truth.shape, np.uint8)
+    segmentation = truth.copy()
+    segmentation[2:7, 2:7, 2:7] = 1  # 125 voxels, wrong
+    segmentation[2, 2, 7:9] = 1
+    truth[8:12, 9:13, 9:14] = 1  # 80, missed
+    made = replace(one, truth=truth)
+    assert readers.largest_error(made, segmentation) == (4, 4, 4)
+    there = np.zeros(truth.shape, bool)
+    there[7:] = True
+    assert readers.largest_error(made, segmentation, there)[0] in (9, 10)
+    assert readers.largest_error(made, truth) is None
+    assert readers.largest_error(made, segmentation, np.zeros(truth.shape, bool)) is None
+
+
+def test_every_click_is_an_error_and_has_its_true_label_from_then_on(one: ReadCase) -> None:
+    before = one.prediction.segmentation
+    for step in islice(readers.click_at_errors(one, Refined(one.prediction, SETTINGS)), 4):
+        voxel, label = step.answers[-1]
+        assert before[voxel] != label == one.truth[voxel]
+        assert all(step.prediction.segmentation[voxel] == label for voxel, label in step.answers)
+        before = step.prediction.segmentation
+    assert len(step.answers) == step.clicked.sum() == 4
+
+
+def test_clicks_of_the_list_stay_in_its_regions(one: ReadCase) -> None:
+    region_map = one.regions.whole_map()
+    steps = list(readers.click_in_regions(one, Refined(one.prediction, SETTINGS), each=2))
+    places = [region_map[voxel] for voxel, _ in steps[-1].answers]
+    assert 0 not in places
+    assert max(np.bincount(places)) <= 2
+    assert places == sorted(places)
+
+
+def test_local_edits_and_bumps_do_what_they_say(one: ReadCase) -> None:
+    voxel = readers.largest_error(one, one.prediction.segmentation)
+    answers = [(voxel, int(one.truth[voxel]))]
+    local, bump = LocalEdit(one.prediction)(answers), Bump(one.prediction, 2.0, 3.0)(answers)
+    changed = local.segmentation != one.prediction.segmentation
+    assert np.argwhere(changed).tolist() == [list(voxel)]
+    z, y, x = voxel
+    beside, sign = (z, y, x + 2), 1 if answers[0][1] else -1
+    p = one.prediction.probability[0][beside]
+    expected = expit(np.log(p / (1 - p)) + sign * 2 * np.exp(-(2**2) / (2 * 3**2)))
+    assert bump.probability[0][beside] == pytest.approx(expected, abs=1e-5)
+    assert bump.segmentation[voxel] == answers[0][1]
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+def test_the_field_of_a_case_is_refined_as_the_product_does(labels: int) -> None:
+    many = case(2, labels)
+    field, product = CaseField(many.prediction, many.may_be_clicked()), Refined(many.prediction, SETTINGS)
+    for step in islice(readers.click_at_errors(many, product), 3):
+        same = field.refined(SETTINGS)(step.answers)
+        assert np.abs(np.array(same.probability) - np.array(step.prediction.probability)).max() < 5e-3
+        assert np.count_nonzero(same.segmentation != step.prediction.segmentation) <= 2
+
+
+def test_all_readers_gain_and_the_painter_most(one: ReadCase) -> None:
+    found = simulate(one, SETTINGS, BumpSettings(2.0, 2.0))
+    assert list(found) == [reader.key for reader in READERS]
+    start = found["errors"]["dice"][0]
+    for reader in found.values():
+        assert len(reader["dice"]) == ACTIONS + 1
+        assert reader["dice"][0] == start
+    assert found["errors"]["dice"][5] > found["errors_local"]["dice"][5] > start
+    assert found["painting"]["end"]["dice"] >= found["buttons"]["end"]["dice"] >= start
+    assert found["painting"]["end"]["harmed_mm3"] == 0
+    assert found["buttons"]["actions"] == found["painting"]["actions"] == len(one.regions.ranked)
+    assert found["suggested"]["actions"] > 0
+    ratios = pooled([found, found])
+    harmed, corrected = (found["errors"][name][3] for name in ("harmed_mm3", "corrected_mm3"))
+    assert ratios["errors"]["harm"][3] == pytest.approx(harmed / corrected)
+    left = found["errors"]["end"]
+    assert ratios["errors"]["end"]["honesty"] == pytest.approx(left["expected_error_mm3"] / left["error_mm3"])
+
+
+def test_of_what_gains_as_much_the_least_harmful_is_taken() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.01, 30)
+    gains = {"best": 0.02 + noise, "as good": 0.0195 + rng.permutation(noise), "worse": 0.012 + noise}
+    harm = {"best": 0.4, "as good": 0.2, "worse": 0.1}
+    tried = {name: Trial(gains[name], harm[name]) for name in gains}
+    assert least_harmful(tried) == "as good"
+    assert least_harmful({name: tried[name] for name in ("best", "worse")}) == "best"
+
+
+def test_the_uncertainty_that_is_left_becomes_honest(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [case(seed) for seed in range(2)]
+    fields = [CaseField(one.prediction, one.may_be_clicked()) for one in cases]
+    found, ratios = fit_certainty(cases, fields, SETTINGS)
+    assert set(ratios) == {"free 1", "free 3", "free 5", "listed"}
+    assert (found.length_mm, found.strength) == (SETTINGS.length_mm, SETTINGS.strength)
+    errors = dict.fromkeys((0.0, found.sharpening, 3.0), 0.0)
+    for sharpening in errors:
+        monkeypatch.setattr(fitting, "SHARPENINGS", (sharpening,))
+        ratios = fit_certainty(cases, fields, SETTINGS)[1]
+        errors[sharpening] = float(np.mean(np.log(list(ratios.values())) ** 2))
+    assert errors[found.sharpening] == min(errors.values())
+    assert len(set(errors.values())) > 1
+
+
+def test_a_fit_tries_all_and_says_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, values in {"DEVIATIONS": (0.3, 1.5), "LENGTHS_MM": (2.0,), "STRENGTHS": (8.0,)}.items():
+        monkeypatch.setattr(fitting, name, values)
+    monkeypatch.setattr(fitting, "HEIGHTS", (2.0,))
+    monkeypatch.setattr(fitting, "WIDTHS_MM", (2.0, 3.0))
+    monkeypatch.setattr(fitting, "SHARPENINGS", (0.0, 1.0))
+    lines: list[str] = []
+    found = fit([case(seed) for seed in range(2)], ClickSettings(resolved_fraction=0.3), lines.append)
+    assert len(lines) == 5
+    assert lines[0].startswith("1 of 5, ")
+    assert "0 min left" in lines[-1]
+    assert len(found.trials) == 3
+    assert found.settings.resolved_fraction == 0.3
+    assert found.settings.prior_deviation in (0.3, 1.5)
+    with pytest.raises(SettingsError, match="two validation cases"):
+        fit([case()], ClickSettings())
+
+
+def test_the_page_shows_what_was_simulated(one: ReadCase, tmp_path) -> None:
+    rows = [simulate(one, SETTINGS, BumpSettings())] * 2
+    description = {"dataset": "Ball", "name": "tiny", "seed": 0, "model": "Tiny", "clicks": {}}
+    description |= {"bases": None, "sweep": False, "covariance": "diagonal"}
+    cases = {f"c{n}": {"subject": f"c{n}", **dict(flatten(row))} for n, row in enumerate(rows)}
+    write_runs([Run(description, dict(flatten(pooled(rows))), cases)], tmp_path / "scores")
+    page = compare([tmp_path / "scores"], tmp_path / "out").read_text()
+    for reader in READERS:
+        assert f"| {reader.title} |" in page
+    assert f"{100 * rows[0]['painting']['end']['dice']:.2f}" in page
+    assert (tmp_path / "out" / "readers.png").stat().st_size > 5000
+    run = Run(description, dict(flatten(pooled(rows))), cases)
+    assert len(dice_table(run).rows) == len(other_table(run).rows) == len(READERS)

@@ -1,0 +1,97 @@
+"""What simulated readers gain: tables, a figure and the page that shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mob_training.comparison.figures import draw_readers
+from mob_training.comparison.tables import Cell, Table
+from mob_training.evaluation.readers.simulation import ACTIONS, REACHED, READERS, Reader
+from mob_training.evaluation.score_files import Run
+
+SHOWN = (1, 3, 5, ACTIONS)
+
+
+def of_readers(run: Run) -> bool:
+    """Tell whether the scores of a run are those of simulated readers."""
+    return "clicks" in run.description
+
+
+def write_readers(runs: Sequence[Run], output: Path) -> Path:
+    """Write tables and figure of some runs of simulated readers.
+
+    Args:
+        runs: The scores.
+        output: Folder.
+
+    Returns:
+        The page, `readers.md`.
+    """
+    page = [
+        "# Simulated readers\n",
+        "Mean over the cases. Readers know the truth. An action is a click, or a verdict on a region, or a region "
+        f"painted. One who has nothing left to do stays as he is; *all* is after his last action, which for clicks "
+        f"outside of the list is the {ACTIONS}th. Harm: voxels made wrong over voxels corrected, clicked ones left "
+        "out, of all cases together; likewise the expected error over the error left.\n",
+        "![Dice by the number of actions](readers.png)\n",
+    ]
+    for run in runs:
+        for table in (dice_table(run), other_table(run)):
+            page += [f"## {table.title}\n", table.markdown()]
+    output.mkdir(parents=True, exist_ok=True)
+    draw_readers(runs, output / "readers.png")
+    path = output / "readers.md"
+    path.write_text("\n".join(page), encoding="utf-8")
+    return path
+
+
+def dice_table(run: Run) -> Table:
+    """Tabulate Dice by the number of actions, with and without the clicked voxels."""
+    rows = []
+    for reader in READERS:
+        everywhere = [_after(run, reader, "dice", n) for n in (*SHOWN, None)]
+        elsewhere = [_after(run, reader, "dice_elsewhere", n) for n in SHOWN[:3]] if reader.clicks else ["–"] * 3
+        rows.append((reader.title, (_mean(run, f"{reader.key}.actions", 1), *everywhere, *elsewhere)))
+    start = 100 * np.mean([values[0] for values in run.per_case(f"{READERS[0].key}.dice").values()])
+    columns = ("Actions", *(f"Dice after {n}" for n in SHOWN), "after all")
+    columns += tuple(f"Dice elsewhere after {n}" for n in SHOWN[:3])
+    title = f"{run.dataset}, {len(run.cases)} cases: Dice in %, {start:.2f} before; elsewhere: not at clicked voxels"
+    return Table(title, "Reader", columns, tuple(rows))
+
+
+def other_table(run: Run) -> Table:
+    """Tabulate what else the readers leave."""
+    rows = []
+    for reader in READERS:
+        pooled = [run.over_voxels(f"{reader.key}.{name}")[5] for name in ("honesty", "harm")]
+        pooled += [run.over_voxels(f"{reader.key}.end.{name}") for name in ("honesty", "harm")]
+        reached = [f"{100 * run.over_voxels(f'{reader.key}.reached_{level:.2f}')[5]:.0f} %" for level in REACHED]
+        honesty, harm, honesty_end, harm_end = pooled
+        cells = (
+            _mean(run, f"{reader.key}.end.nsd_2mm", 2, 100),
+            _mean(run, f"{reader.key}.end.error_mm3", 0),
+            _mean(run, f"{reader.key}.end.expected_error_mm3", 0),
+            *(f"{ratio:.2f}" for ratio in (honesty, honesty_end)),
+            *(f"{100 * ratio:.0f} %" for ratio in (harm, harm_end)),
+            *reached,
+        )
+        rows.append((reader.title, cells))
+    columns = ("NSD at 2 mm after all", "Error left, mm³", "Expected, mm³", "Expected / left after 5", "after all")
+    columns += ("Harm after 5", "after all", *(f"Dice ≥ {level:g} after 5" for level in REACHED))
+    return Table(f"{run.dataset}: surfaces, error and harm", "Reader", columns, tuple(rows))
+
+
+def _after(run: Run, reader: Reader, score: str, actions: int | None) -> Cell:
+    """Average a score after so many actions, in %; None: after all."""
+    if actions is None:
+        return _mean(run, f"{reader.key}.end.{score}", 2, 100)
+    values = [curve[actions] for curve in run.per_case(f"{reader.key}.{score}").values()]
+    return Cell(100 * float(np.mean(values)), None, 2)
+
+
+def _mean(run: Run, key: str, digits: int, factor: float = 1.0) -> Cell:
+    value = run.mean(key)
+    return Cell(None if value is None else factor * value, None, digits)

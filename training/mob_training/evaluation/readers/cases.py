@@ -1,0 +1,120 @@
+"""A case as a simulated reader sees it: a prediction, its regions and the truth, cut to where something may happen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mob_training.evaluation.case_scores import NSD_MM, ScoredCase
+from mob_training.evaluation.metrics import dice, surface_dice
+from MoBUncertaintyLib.geometry import Box, bounding_box, shadows, within
+from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.finder import Regions, find_regions
+from MoBUncertaintyLib.regions.settings import RegionSettings
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+MARGIN_MM = 12.0
+"""A case is cut to where a reader may click, and this much wider."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReadCase:
+    """A prediction to review, and the truth.
+
+    Attributes:
+        prediction: Cut.
+        truth: (z, y, x).
+        regions: The doubtful regions, found before the cut.
+        elsewhere_mm3: The expected error outside of the cut.
+    """
+
+    prediction: Prediction
+    truth: np.ndarray
+    regions: Regions
+    elsewhere_mm3: float
+
+    @classmethod
+    def of(cls, prediction: Prediction, truth: sitk.Image, settings: RegionSettings) -> ReadCase:
+        """Find the regions of a prediction, and cut what no reader looks at.
+
+        Raises:
+            ImageError, SettingsError: As for `ScoredCase.of`.
+        """
+        true = ScoredCase.of(prediction, truth).truth
+        regions = find_regions(prediction, settings)
+        used = (prediction.segmentation > 0) | (true > 0) | (regions.whole_map() > 0)
+        box = bounding_box(shadows(used), np.ceil(MARGIN_MM / prediction.grid.spacing).tolist())
+        part = cut(prediction, box)
+        shape = part.shape
+        listed = Regions(regions.ranked, regions.map, within(regions.box, box), shape, regions.settings)
+        elsewhere = prediction.expected_error_mm3() - part.expected_error_mm3()
+        return cls(part, true[box], listed, elsewhere)
+
+    def may_be_clicked(self) -> np.ndarray:
+        """Mark the voxels that a reader may click: those that are wrong, and those in the regions."""
+        return self.wrong(self.prediction.segmentation) | (self.regions.whole_map() > 0)
+
+    def unclicked(self) -> np.ndarray:
+        """Mark no voxel."""
+        return np.zeros(self.truth.shape, bool)
+
+    def wrong(self, segmentation: np.ndarray) -> np.ndarray:
+        """Find the voxels that have another label than the truth."""
+        return np.asarray(segmentation != self.truth)
+
+    def dice(self, segmentation: np.ndarray, mask: np.ndarray | bool = True) -> float:
+        """Compute the Dice of a segmentation inside a mask, mean over the labels."""
+        values = [label.value for label in self.prediction.labels]
+        pairs = [((segmentation == value) & mask, (self.truth == value) & mask) for value in values]
+        return float(np.mean([dice(a, b) for a, b in pairs]))
+
+    def scores(self, now: Prediction, clicked: np.ndarray, surfaces: bool = True) -> dict[str, float]:
+        """Score what a reader has made of the prediction.
+
+        Args:
+            now: Segmentation and probability after the reader's actions.
+            clicked: Voxels that the reader has labelled one by one.
+            surfaces: Compute the surface distance, too.
+
+        Returns:
+            `dice`, and `dice_elsewhere`, of the voxels that were not clicked; `nsd_2mm`; `error_mm3`, what is wrong,
+            and `expected_error_mm3`, what the probabilities say of it; `corrected_mm3` and `harmed_mm3`, the voxels not
+            clicked that became right or wrong. Dice and NSD are means over the labels.
+        """
+        voxel, spacing = now.grid.voxel_mm3, now.grid.spacing
+        others = ~clicked
+        before, after = self.wrong(self.prediction.segmentation), self.wrong(now.segmentation)
+        scores = {
+            "dice": self.dice(now.segmentation),
+            "dice_elsewhere": self.dice(now.segmentation, others),
+            "error_mm3": voxel * np.count_nonzero(after),
+            "expected_error_mm3": self.elsewhere_mm3 + now.expected_error_mm3(),
+            "corrected_mm3": voxel * np.count_nonzero(before & ~after & others),
+            "harmed_mm3": voxel * np.count_nonzero(after & ~before & others),
+        }
+        if surfaces:
+            pairs = [(now.segmentation == label.value, self.truth == label.value) for label in now.labels]
+            scores["nsd_2mm"] = float(np.mean([surface_dice(a, b, spacing, NSD_MM) for a, b in pairs]))
+        return scores
+
+
+def cut(prediction: Prediction, box: Box) -> Prediction:
+    """Cut a prediction to a box, with copies of its maps."""
+    grid = prediction.grid
+    start = np.array([part.start for part in box])
+    probability, variance = (
+        np.array([each[box] for each in maps], np.float32) for maps in (prediction.probability, prediction.variance)
+    )
+    return replace(
+        prediction,
+        segmentation=prediction.segmentation[box].copy(),
+        probability=probability,
+        variance=variance,
+        grid=replace(grid, origin=grid.to_ras(start)),
+        # What was processed is all of what is left: a click elsewhere has nothing to move.
+        provenance={name: value for name, value in prediction.provenance.items() if name != "processed_box"},
+    )

@@ -1,0 +1,166 @@
+"""Simulated readers: where each acts next, and what the prediction is after each action.
+
+All know the truth and make no mistake; they differ in what they may do. A reader is an iterator over what is left after
+1, 2, ... actions, and ends when nothing is left to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import repeat
+
+import numpy as np
+from scipy import ndimage
+
+from mob_training.evaluation.readers.cases import ReadCase
+from mob_training.evaluation.readers.corrections import Answer, Correction, Voxel
+from MoBUncertaintyLib.geometry import Box, bounding_box, nested, shadows, whole
+from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.review.region import Verdict
+from MoBUncertaintyLib.review.review import Review
+
+TOUCHING = np.ones((3, 3, 3), bool)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What is left after an action.
+
+    Attributes:
+        prediction: Segmentation and probability.
+        answers: The clicks so far.
+    """
+
+    prediction: Prediction
+    answers: tuple[Answer, ...] = ()
+
+    @property
+    def clicked(self) -> np.ndarray:
+        """Mark the voxels that were clicked."""
+        mask = np.zeros(self.prediction.shape, bool)
+        for voxel, _ in self.answers:
+            mask[voxel] = True
+        return mask
+
+
+def click_at_errors(case: ReadCase, correct: Correction) -> Iterator[Step]:
+    """Click in the middle of the largest error, again and again."""
+    yield from _click(case, correct, repeat(None))
+
+
+def click_in_regions(case: ReadCase, correct: Correction, each: int = 2) -> Iterator[Step]:
+    """Go through the list of regions and click, at most so many times in each, in the middle of its largest error."""
+    region_map = case.regions.whole_map()
+    places = [region_map == region.number for region in case.regions.ranked]
+    yield from _click(case, correct, [place for place in places for _ in range(each)])
+
+
+def click_as_suggested(case: ReadCase) -> Iterator[Step]:
+    """Click where the review suggests it, whether anything is wrong there or not."""
+    review = Review(case.prediction, case.regions)
+    answers: dict[Voxel, int] = {}
+    everywhere = whole(case.truth.shape)
+    while (suggestion := review.suggestion()) is not None:
+        voxel = _voxel(np.rint(case.prediction.grid.to_index(np.array(suggestion.point_ras))))
+        if voxel in answers:
+            return
+        answers[voxel] = int(case.truth[voxel])
+        review.click((suggestion.point_ras,), answers[voxel], suggestion.region_id)
+        probability, variance = review.maps_in(everywhere)
+        now = replace(
+            case.prediction, segmentation=review.labels_in(everywhere), probability=probability, variance=variance
+        )
+        yield Step(now, tuple(answers.items()))
+
+
+def press_buttons(case: ReadCase) -> Iterator[Step]:
+    """Go through the list of regions and give each the verdict that leaves the highest Dice."""
+    review = Review(case.prediction, case.regions)
+    everywhere = whole(case.truth.shape)
+    choices = [(Verdict.ACCEPT, None), (Verdict.EXCLUDE, None)]
+    choices += [(Verdict.INCLUDE, label.value) for label in case.prediction.labels]
+    for region in review.regions:
+        left = []
+        for choice in choices:
+            box, labels = review.preview(region.region_id, *choice)
+            segmentation = review.labels_in(everywhere)
+            segmentation[box] = labels
+            left.append(case.dice(segmentation))
+        review.decide(region.region_id, *choices[int(np.argmax(left))])
+        segmentation = review.labels_in(everywhere)
+        yield _drawn(case, segmentation, segmentation != case.prediction.segmentation)
+
+
+def paint(case: ReadCase) -> Iterator[Step]:
+    """Go through the list of regions and give every voxel its true label."""
+    region_map = case.regions.whole_map()
+    painted = np.zeros(region_map.shape, bool)
+    for region in case.regions.ranked:
+        painted |= region_map == region.number
+        yield _drawn(case, np.where(painted, case.truth, case.prediction.segmentation), painted)
+
+
+def largest_error(case: ReadCase, segmentation: np.ndarray, place: np.ndarray | None = None) -> Voxel | None:
+    """Find the middle of the largest error.
+
+    Args:
+        case: With the truth.
+        segmentation: To look at.
+        place: Mask of where to look; None: everywhere.
+
+    Returns:
+        The voxel deepest in the largest connected group of voxels that all have one wrong label and one true label; of
+        several, the one nearest to the group's centroid. None if nothing is wrong.
+    """
+    wrong = case.wrong(segmentation)
+    if place is not None:
+        wrong &= place
+    if not wrong.any():
+        return None
+    box = bounding_box(shadows(wrong))
+    kinds = np.where(wrong[box], segmentation[box].astype(int) * 256 + case.truth[box] + 1, 0)
+    groups: list[np.ndarray] = []
+    for kind in np.unique(kinds[kinds > 0]):
+        labelled, count = ndimage.label(kinds == kind, TOUCHING)
+        sizes = np.bincount(labelled.ravel(), minlength=count + 1)[1:]
+        groups.append(labelled == sizes.argmax() + 1)
+    largest = max(groups, key=np.count_nonzero)
+    return _middle(largest, case.prediction.grid.spacing, box)
+
+
+def _click(case: ReadCase, correct: Correction, places: Iterable[np.ndarray | None]) -> Iterator[Step]:
+    """Click the largest error in each place in turn; a place without error costs no click."""
+    now = case.prediction
+    answers: tuple[Answer, ...] = ()
+    for place in places:
+        voxel = largest_error(case, now.segmentation, place)
+        if voxel is None and place is None:
+            return
+        if voxel is not None:
+            answers = (*answers, (voxel, int(case.truth[voxel])))
+            now = correct(answers)
+            yield Step(now, answers)
+
+
+def _drawn(case: ReadCase, segmentation: np.ndarray, said: np.ndarray) -> Step:
+    """Make the step of a reader who vouches for the labels of some voxels."""
+    probability = np.array(case.prediction.probability)
+    for channel, label in zip(probability, case.prediction.labels, strict=True):
+        channel[said] = segmentation[said] == label.value
+    return Step(replace(case.prediction, segmentation=segmentation, probability=probability))
+
+
+def _middle(mask: np.ndarray, spacing: np.ndarray, box: Box) -> Voxel:
+    """Find the voxel deepest in a mask that fills a box."""
+    inner = bounding_box(shadows(mask))
+    depth = ndimage.distance_transform_edt(np.pad(mask[inner], 1), spacing)[1:-1, 1:-1, 1:-1]
+    deepest = np.argwhere(depth > depth.max() - 1e-6)
+    offset = (deepest - np.argwhere(mask[inner]).mean(axis=0)) * spacing
+    at = deepest[(offset**2).sum(axis=1).argmin()]
+    return _voxel(at + [part.start for part in nested(box, inner)])
+
+
+def _voxel(index: np.ndarray) -> Voxel:
+    z, y, x = (int(each) for each in index)
+    return z, y, x

@@ -1,0 +1,125 @@
+"""What every reader leaves after 0, 1, 2, ... actions, case by case and over all cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from mob_training.evaluation.readers import readers
+from mob_training.evaluation.readers.cases import ReadCase
+from mob_training.evaluation.readers.corrections import Bump, LocalEdit, Refined
+from mob_training.evaluation.readers.readers import Step
+from MoBUncertaintyLib.model.click_settings import ClickSettings
+
+ACTIONS = 10
+CLICKS_IN_A_REGION = 2
+REACHED = (0.90, 0.95)
+"""Values of Dice for which the actions are counted that it takes to reach them."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A kind of reader.
+
+    Attributes:
+        key: In the scores.
+        title: In tables and figures.
+        clicks: Whether it clicks; else an action is a region.
+    """
+
+    key: str
+    title: str
+    clicks: bool = True
+
+
+READERS = (
+    Reader("errors", "clicks at the largest error"),
+    Reader("errors_bump", "largest error, Gaussian bump"),
+    Reader("errors_local", "largest error, only the clicked voxel"),
+    Reader("regions", f"at most {CLICKS_IN_A_REGION} clicks in each listed region"),
+    Reader("regions_bump", "listed regions, Gaussian bump"),
+    Reader("suggested", "clicks at the suggested place"),
+    Reader("buttons", "accept, include or exclude", clicks=False),
+    Reader("painting", "painting the regions", clicks=False),
+)
+
+
+@dataclass(frozen=True)
+class BumpSettings:
+    """Of the baseline; see `corrections.Bump`."""
+
+    height: float = 3.0
+    width_mm: float = 3.0
+
+
+def simulate(case: ReadCase, settings: ClickSettings, bump: BumpSettings) -> dict[str, Any]:
+    """Simulate all readers of one case.
+
+    Args:
+        case: The case.
+        settings: How a click changes its surroundings.
+        bump: Of the baseline.
+
+    Returns:
+        For each reader and each score of `ReadCase.scores` its values after 0 to `ACTIONS` actions, the last one
+        repeated where less was to do; `actions`, how many there were in all, and under `end` the scores after the last.
+    """
+    prediction = replace(case.prediction, click_settings=settings)
+    case = replace(case, prediction=prediction)
+    refined = Refined(prediction, settings)
+    bumped = Bump(prediction, bump.height, bump.width_mm)
+    steps: dict[str, Iterator[Step]] = {
+        "errors": islice(readers.click_at_errors(case, refined), ACTIONS),
+        "errors_bump": islice(readers.click_at_errors(case, bumped), ACTIONS),
+        "errors_local": islice(readers.click_at_errors(case, LocalEdit(prediction)), ACTIONS),
+        "regions": readers.click_in_regions(case, refined, CLICKS_IN_A_REGION),
+        "regions_bump": readers.click_in_regions(case, bumped, CLICKS_IN_A_REGION),
+        "suggested": islice(readers.click_as_suggested(case), ACTIONS),
+        "buttons": readers.press_buttons(case),
+        "painting": readers.paint(case),
+    }
+    start = case.scores(prediction, case.unclicked())
+    return {key: _curves([start, *(case.scores(s.prediction, s.clicked) for s in own)]) for key, own in steps.items()}
+
+
+def _curves(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    shown = [*rows[: ACTIONS + 1], *[rows[-1]] * (ACTIONS + 1 - len(rows))]
+    return {
+        **{name: [row[name] for row in shown] for name in rows[0]},
+        "actions": len(rows) - 1,
+        "end": dict(rows[-1]),
+    }
+
+
+def pooled(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sum up readers over cases.
+
+    Args:
+        cases: As `simulate` returns them.
+
+    Returns:
+        For each reader, after 0, 1, ... actions: `harm`, the voxels made wrong over those corrected; `honesty`, the
+        expected error over the error left; `reached_D`, the fraction of the cases whose Dice is at least D; and each
+        under `end` after the last action.
+    """
+    result: dict[str, Any] = {}
+    for reader in cases[0]:
+        own = [case[reader] for case in cases]
+        result[reader] = _ratios(own) | {"end": _ratios([case["end"] for case in own])}
+    return result
+
+
+def _ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Compute ratios of sums over cases; the values of a row are numbers, or lists by the number of actions."""
+    total = {name: np.sum([row[name] for row in rows], axis=0) for name in rows[0] if name not in ("actions", "end")}
+    dice = np.array([row["dice"] for row in rows])
+    ratios = {
+        "harm": np.divide(total["harmed_mm3"], np.maximum(total["corrected_mm3"], 1e-9)),
+        "honesty": np.divide(total["expected_error_mm3"], np.maximum(total["error_mm3"], 1e-9)),
+        **{f"reached_{level:.2f}": (dice >= level).mean(axis=0) for level in REACHED},
+    }
+    return {name: ratio.tolist() for name, ratio in ratios.items()}
