@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 
+from mob_training.comparison.readers import dice_table, other_table
+from mob_training.evaluation.score_files import read_runs
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.regions.blocks import LONGEST_MM
 from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, Measure, RegionSettings
@@ -85,3 +89,25 @@ def test_numbers_about_regions_are_the_settings() -> None:
     dice, cases = re.search(r"Dice ([\d.]+) on (\d+) held-out", row).groups()
     assert states(dice, card.scores["dice"]["mean"])
     assert int(cases) == card.scores["held_out_cases"]
+
+
+def test_clicks_are_those_of_the_results() -> None:
+    folder = ROOT / "training" / "results" / "clicks"
+    runs = {run.dataset: run for run in read_runs([folder])}
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    for name, run in runs.items():
+        card = load_model(MODULE_FOLDER / "Resources" / "Models" / name).card
+        assert asdict(card.click_settings) == run.description["clicks"]
+        assert json.loads((folder / f"{name}.json").read_text()) == run.description["clicks"]
+        assert dice_table(run).markdown() in page
+        assert other_table(run).markdown() in page
+    text = " ".join(section(PAGES["science"], "Clicks").split())
+    said = re.search(
+        r"HippocampusAnterior from ([\d.]+) to ([\d.]+), .* PhantomPancreas from ([\d.]+) to ([\d.]+)\.", text
+    )
+    curves = [np.mean(list(run.per_case("errors.dice").values()), axis=0) for run in runs.values()]
+    expected = [curve[actions] for curve in curves for actions in (0, 5)]
+    assert [states(each, number) for each, number in zip(said.groups(), expected, strict=True)] == [True] * 4
+    harm = [run.over_voxels("errors.harm")[5] for run in runs.values()]
+    assert "ten voxels that five clicks correct there, about four and one become wrong" in text
+    assert [round(10 * ratio) for ratio in harm] == [4, 1]
