@@ -132,6 +132,7 @@ def test_a_review_with_clicks(desktop, tmp_path):
     written = sitk.GetArrayFromImage(sitk.ReadImage(made / "segmentation.seg.nrrd"))
     assert np.array_equal(written, corrected)
     told = json.loads((made / "report.json").read_text(encoding="utf-8"))
+    assert len(told["clicks"]) == len(clicks)
     assert [each["verdict"] for each in told["regions"]].count("include") == 1
     assert READER in (made / "report.html").read_text(encoding="utf-8")
 

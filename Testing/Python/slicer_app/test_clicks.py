@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from support.small_panel import MATRIX, decide, statuses
+from support.sessions import as_answer
+from support.small_panel import MATRIX, add_ct, decide, show_result, statuses, two_labels
 
 pytestmark = pytest.mark.own_process
 
@@ -419,6 +420,32 @@ class TestList:
         mouse.click(place(*voxel_of(session.review.clicks[0])))
         assert [index.row() for index in desktop.ui.clicksTable.selectionModel().selectedRows()] == [0]
         assert len(session.review.clicks) == 2
+
+
+class TestSeveralLabels:
+    def test_a_click_gives_the_label_that_is_chosen(self, desktop):
+        from slicer_host.mouse import Mouse
+
+        ct = add_ct(desktop)
+        session = show_result(desktop, ct, as_answer(*two_labels()))
+        selector = desktop.ui.clickLabelSelector
+        assert not selector.isHidden()
+        assert [selector.itemText(index) for index in range(2)] == ["pancreas", "adrenal gland left"]
+        mouse, voxel = Mouse("Red"), region_voxel(session, organ=False)
+        desktop.ui.organHereButton.click()
+        selector.currentIndex = 1
+        mouse.click(place(*voxel))
+        assert session.review.clicks[0].label == session.results.corrected()[voxel] == 2
+        desktop.ui.notOrganHereButton.click()
+        other = region_voxel(session, 2, organ=True)
+        mouse.click(place(*other))
+        assert (session.review.clicks[1].label, session.results.corrected()[other]) == (0, 0)
+        desktop.process(until=lambda: desktop.ui.clicksTable.rowCount == 2)
+        assert [desktop.ui.clicksTable.item(row, 0).text() for row in (0, 1)] == ["adrenal gland left", "not organ"]
+
+    def test_one_label_needs_no_list(self, reviewed):
+        desktop, _session = reviewed
+        assert desktop.ui.clickLabelSelector.isHidden()
 
 
 class TestFlash:

@@ -1,13 +1,11 @@
 """The review in the panel, with the fake worker: keys, comments, sign-off, slider, drawing, CTs and organs."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from support import small_panel
 from support.sessions import as_answer
-from support.small_panel import MATRIX, SHAPE, add_ct, apply, decide, shown, statuses
+from support.small_panel import add_ct, apply, decide, shown, statuses
 
 pytestmark = pytest.mark.own_process
 
@@ -390,21 +388,8 @@ class TestSeveralOrgans:
     @pytest.fixture
     def organs(self, desktop):
         """A result of two organs, one above the other."""
-        from MoBUncertaintyLib.worker.fake import LABEL, fake_prediction
-
         ct = add_ct(desktop)
-        prediction, regions = fake_prediction(SHAPE, MATRIX)
-        (p,), (v,) = prediction.probability, prediction.variance
-        below, above = p.copy(), p.copy()
-        below[SHAPE[0] // 2 :], above[: SHAPE[0] // 2] = 0, 0
-        two = replace(
-            prediction,
-            segmentation=np.where(above > 0.5, 2, below > 0.5).astype(np.uint8),
-            probability=np.stack([below, above]),
-            variance=np.stack([v * (below > 0), v * (above > 0)]),
-            labels=(LABEL, replace(LABEL, value=2, name="adrenal_gland_left")),
-        )
-        session = small_panel.show_result(desktop, ct, as_answer(two, regions))
+        session = small_panel.show_result(desktop, ct, as_answer(*small_panel.two_labels()))
         desktop.ui.overlayCollapsibleButton.collapsed = False
         return desktop, session
 

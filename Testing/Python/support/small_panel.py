@@ -101,6 +101,24 @@ def with_regions(desktop, count: int):
     return show_result(desktop, ct, as_answer(prediction, regions))
 
 
+def two_labels() -> tuple:
+    """The prediction of two labels, one above the other, and its regions."""
+    from MoBUncertaintyLib.worker.fake import LABEL, fake_prediction
+
+    prediction, regions = fake_prediction(SHAPE, MATRIX)
+    (p,), (v,) = prediction.probability, prediction.variance
+    below, above = p.copy(), p.copy()
+    below[SHAPE[0] // 2 :], above[: SHAPE[0] // 2] = 0, 0
+    two = replace(
+        prediction,
+        segmentation=np.where(above > 0.5, 2, below > 0.5).astype(np.uint8),
+        probability=np.stack([below, above]),
+        variance=np.stack([v * (below > 0), v * (above > 0)]),
+        labels=(LABEL, replace(LABEL, value=2, name="adrenal_gland_left")),
+    )
+    return two, regions
+
+
 def show_result(desktop, ct, result: dict):
     """Show what a worker might have sent; returns the session of its review."""
     deque(desktop.logic.sessions.begin(ct, {"ct": {"ijk_to_ras": MATRIX}}, result), maxlen=0)

@@ -74,7 +74,9 @@ class ClickMarks:
         """
         for mark in (Mark.ORGAN, Mark.BACKGROUND, Mark.CONFLICT):
             points = [point for click in clicks.get(mark, ()) for point in _thinned(click)]
-            labels = [text[1] if text and np.allclose(point, text[0]) else "" for point in points]
+            labels = [""] * len(points)
+            if text and text[0] in points:
+                labels[points.index(text[0])] = text[1]
             self._fill(mark, points, labels)
 
     def suggest(self, point: Point | None) -> None:
@@ -125,6 +127,8 @@ class ClickMarks:
 
 def _thinned(points: Sequence[Point]) -> list[Point]:
     """Take the points of a stroke that are marked, its ends among them."""
+    if len(points) <= MOST_POINTS:
+        return [tuple(point) for point in points]
     index = np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).round().astype(int))
     return [tuple(points[each]) for each in index]
 
