@@ -291,11 +291,22 @@ def serve_review(case: ReviewedCase, results: Path, port: int) -> None:
     review = PageReview(case)
     serve(review, port, ready)
     if review.unsaved:
-        kept = results.absolute().parent / f"{results.name}-decisions-{datetime.now():%Y%m%d-%H%M%S}.json"
-        kept.write_text(review.decisions(), encoding="utf-8")
+        kept = _keep(review.decisions(), results.absolute())
         typer.echo(f"The decisions were not saved in the browser; they are in {kept}.")
     else:
         typer.echo("Stopped; all decisions are saved.")
+
+
+def _keep(decisions: str, results: Path) -> Path:
+    """Write decisions beside the results, or in the home folder where nothing can be written there."""
+    name = f"{results.name}-decisions-{datetime.now():%Y%m%d-%H%M%S}.json"
+    try:
+        kept = results.parent / name
+        kept.write_text(decisions, encoding="utf-8")
+    except OSError:
+        kept = Path.home() / name
+        kept.write_text(decisions, encoding="utf-8")
+    return kept
 
 
 def show_review(case: ReviewedCase, exported: Exported) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from reprlib import repr as short  # what others wrote may be long
 from typing import TYPE_CHECKING
@@ -105,7 +105,7 @@ def find_ct(prediction: Prediction, ct: str | Path | None = None) -> tuple[sitk.
 
 
 def _clicks(decisions: Decisions, by_rank: dict[int, ReviewRegion], labels: dict[str, int]) -> list[Click]:
-    """Make the clicks of a decisions file; of those without an id or time, the later in the file is the later one."""
+    """Make the clicks of a decisions file; of those without a time, the later in the file is the later one."""
     used = {click.click_id for click in decisions.clicks}
     free = (name for number in range(1, 2**31) if (name := f"c{number}") not in used)
     now = datetime.now().astimezone()
@@ -115,7 +115,7 @@ def _clicks(decisions: Decisions, by_rank: dict[int, ReviewRegion], labels: dict
         there = region is None or region in by_rank
         require(there, decisions.path, f"{what} lies in region {region}, but there are {len(by_rank)} regions")
         label = _value(click.label, labels, decisions.path, what)
-        time = now if click.time is None else click.time
+        time = now + timedelta(microseconds=number) if click.time is None else click.time
         require(time.year in YEARS, decisions.path, f"the year {time.year} of {what} is not possible")
         time = time if time.tzinfo else time.astimezone()
         region_id = None if region is None else by_rank[region].region_id

@@ -177,6 +177,7 @@ class ReviewPage:
         corner = np.empty(3)
         for axis, back in zip(self._axes, self._flipped, strict=True):
             corner[axis] = box[axis].stop - 1 if back else box[axis].start
+        predicted, labels = self._case.prediction.segmentation[box], self._case.review.labels_in(box)
         crop = Grid(grid.spacing[axes], grid.rotation[:, axes] * signs, grid.to_ras(corner))
         return {
             "shape": [shape_of(box)[axis] for axis in axes],
@@ -185,6 +186,7 @@ class ReviewPage:
             "ras_to_ijk": np.linalg.inv(crop.matrix()).tolist(),
             "ct": _pack(self._turned(np.round(grey * 85) * 3)),  # 86 greys pack well, and no eye tells them from 256
             "maps": self._maps(region_id),
+            "predicted": None if np.array_equal(predicted, labels) else _pack(self._turned(predicted)),
         }
 
     def _maps(self, region_id: str) -> str:

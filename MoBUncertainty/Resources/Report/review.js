@@ -15,7 +15,9 @@ const PLANES = [
   { name: "sagittal", normal: 2, rows: 0, columns: 1, letters: "APSI", axis: "RL" },
 ];
 
-const state = { regions: CASE.regions, clicks: CASE.clicks, counter: CASE.counter, suggestion: null, can_undo: false };
+const state = {
+  regions: CASE.regions, clicks: CASE.clicks, counter: CASE.counter, suggestion: null, can_undo: CASE.can_undo, signature: CASE.signature,
+};
 const past = []; // what offline steps are taken back to
 const crops = new Map(); // by region id: decoded voxels
 let current = null; // id of the region that is shown
@@ -37,8 +39,8 @@ async function cropOf(id) {
   const stored = CASE.crops[id];
   if (!crops.has(id) && stored) {
     const size = stored.shape[0] * stored.shape[1] * stored.shape[2];
-    const [ct, maps] = await Promise.all([inflate(stored.ct), inflate(stored.maps)]);
-    const crop = { ...stored, ct, predicted: maps.slice(0, size) };
+    const [ct, maps, predicted] = await Promise.all([inflate(stored.ct), inflate(stored.maps), stored.predicted && inflate(stored.predicted)]);
+    const crop = { ...stored, ct, predicted: predicted ?? maps.slice(0, size) };
     crops.set(id, Object.assign(crop, split(maps, size)));
   }
   return crops.get(id);
@@ -55,6 +57,22 @@ function toRas(crop, [k, j, i]) {
 function toVoxel(crop, ras) {
   const m = crop.ras_to_ijk;
   return [2, 1, 0].map((row) => m[row][0] * ras[0] + m[row][1] * ras[1] + m[row][2] * ras[2] + m[row][3]);
+}
+
+function isMasked(crop, voxel) {
+  const [k, j, i] = voxel.map(Math.round);
+  return voxel.every((value, axis) => value > -0.5 && value < crop.shape[axis] - 0.5) && crop.mask[(k * crop.shape[1] + j) * crop.shape[2] + i] > 0;
+}
+
+// Whether a stroke runs through a region, between its points too.
+function crosses(crop, points_ras) {
+  const way = points_ras.map((point) => toVoxel(crop, point));
+  return way.some((end, n) => {
+    const start = way[Math.max(n - 1, 0)], steps = 1 + Math.ceil(2 * Math.max(...end.map((value, axis) => Math.abs(value - start[axis]))));
+    for (let step = 0; step <= steps; step++)
+      if (isMasked(crop, start.map((value, axis) => value + (step / steps) * (end[axis] - value)))) return true;
+    return false;
+  });
 }
 
 const region = (id) => state.regions.find((each) => each.id === id);
@@ -214,11 +232,11 @@ function render() {
   const chosen = region(current), closed = Boolean(state.signature);
   refill($("regions"), state.regions.map(listItem));
   const decided = state.regions.filter((each) => each.verdict !== "pending").length;
-  const answers = state.clicks.length === 1 ? "1 click" : `${state.clicks.length} clicks`;
+  const clicks = state.clicks.length === 1 ? "1 click" : `${state.clicks.length} clicks`;
   const [before, now] = state.counter;
   $("count").textContent = CASE.served
-    ? `${answers}, expected error ${number(before / 1000, 2)} → ${number(now / 1000, 2)} ml`
-    : `${answers}, ${decided} of ${state.regions.length} regions decided`;
+    ? `${clicks}, expected error ${number(before / 1000, 2)} → ${number(now / 1000, 2)} ml`
+    : `${clicks}, ${decided} of ${state.regions.length} regions decided`;
   $("count-more").textContent = CASE.served
     ? `${decided} of ${state.regions.length} regions decided`
     : "Outlines are as predicted; clicks act when the decisions are applied.";
@@ -308,6 +326,7 @@ function say(text, problem = false) {
 // Steps
 
 async function show(id) {
+  if (id !== current) stroke = null; // its voxels are those of another crop
   current = id;
   const crop = await cropOf(id);
   if (current !== id) return;
@@ -333,7 +352,8 @@ function step(action) {
   return busy;
 }
 
-function keep(action) {
+async function keep(action) {
+  unsaved = true;
   if (action.action === "undo") {
     if (past.length) Object.assign(state, JSON.parse(past.pop()));
     return render();
@@ -343,17 +363,26 @@ function keep(action) {
     const last = Math.max(0, ...state.clicks.map((click) => Number(click.id.slice(1))));
     const { points_ras, label, region: where } = action;
     state.clicks = [...state.clicks, { id: `c${last + 1}`, points_ras, label, region: where, time: new Date().toISOString() }];
-    if (where) change(where, { verdict: "pending", label: null }); // a click in a decided region opens it again
+    await reopen(points_ras);
   } else if (action.action === "remove") {
-    state.clicks = state.clicks.filter((click) => click.id !== action.id);
+    const removed = state.clicks.find((click) => click.id === action.id);
+    state.clicks = state.clicks.filter((click) => click !== removed);
+    await reopen(removed.points_ras);
   } else if (action.action === "decide") {
     const { verdict, label } = action, held = state.clicks.map((click) => click.id);
     change(action.region, { verdict, label: verdict === "include" ? label : null, held });
   } else if (action.action === "comment") {
     change(action.region, { comment: action.text });
   }
-  unsaved = true;
   render();
+}
+
+// A click in a decided region opens it again, and so does one that is removed there.
+async function reopen(points_ras) {
+  for (const { id, verdict } of state.regions) {
+    const crop = verdict === "pending" ? null : await cropOf(id);
+    if (crop && crosses(crop, points_ras)) change(id, { verdict: "pending", label: null });
+  }
 }
 
 function change(id, values) {
@@ -361,9 +390,7 @@ function change(id, values) {
 }
 
 async function send(action) {
-  const answer = await fetch("step", {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(action),
-  }).catch(() => { throw new Error("The server has stopped; start it again with mob-uncertainty review --serve."); });
+  const answer = await ask("step", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(action) });
   const said = await answer.json();
   if (!answer.ok) throw new Error(said.error);
   const changed = said.maps;
@@ -375,16 +402,21 @@ async function send(action) {
   }
   unsaved ||= action.action !== "suggest";
   say(said.message);
-  if (!region(current)) current = state.regions[0]?.id ?? null;
+  if (!region(current) && state.regions.length) await show(state.regions[0].id); // what was shown is listed no more
   render();
+}
+
+async function ask(path, how) {
+  const answer = await fetch(path, how).catch(() => null);
+  if (!answer || answer.status === 404) throw new Error("The server has stopped; start it again with mob-uncertainty review --serve.");
+  return answer;
 }
 
 async function save() {
   await busy;
   let text, signed;
   if (CASE.served) {
-    const answer = await fetch("decisions");
-    text = await answer.text();
+    text = await (await ask("decisions")).text();
     signed = Boolean(state.signature);
   } else {
     [text, signed] = decisions();
@@ -455,9 +487,8 @@ function listen(index) {
     stroke = null;
     if (done && !done.look) {
       cursor = done.voxels[0];
-      const crop = shown(), [k, j, i] = cursor, within = crop.mask[(k * crop.shape[1] + j) * crop.shape[2] + i];
-      const points_ras = done.voxels.map((voxel) => toRas(crop, voxel));
-      step({ action: "click", points_ras, label: done.label, region: within ? current : null });
+      const crop = shown(), points_ras = done.voxels.map((voxel) => toRas(crop, voxel));
+      step({ action: "click", points_ras, label: done.label, region: isMasked(crop, cursor) ? current : null });
     }
     render();
   });
@@ -512,10 +543,12 @@ const KEYS = {
 };
 
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest("textarea, input:not([type=checkbox]), select");
+  const slides = event.target.matches("[type=range]") && event.key.startsWith("Arrow");
+  const typing = slides || event.target.closest("textarea, input:not([type=checkbox], [type=range]), select");
   const undo = event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey);
   if (typing || event.altKey || ((event.ctrlKey || event.metaKey) && !undo)) return;
   if (event.key === "Enter" && event.target.closest("button")) return;
+  if (event.repeat && !event.key.startsWith("Arrow")) return; // a verdict that is given twice is taken back
   const act = undo ? KEYS.u : KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
   if (act) {
     event.preventDefault();
@@ -527,8 +560,9 @@ for (const button of document.querySelectorAll("[data-mode]")) button.addEventLi
 for (const button of document.querySelectorAll("[data-verdict]")) button.addEventListener("click", () => decide(button.dataset.verdict));
 $("next").addEventListener("click", next);
 $("undo").addEventListener("click", () => step({ action: "undo" }));
-$("save").addEventListener("click", save);
+$("save").addEventListener("click", () => save().catch((error) => say(error.message, true)));
 $("heat").addEventListener("change", render);
+$("comment").addEventListener("input", () => { unsaved = true; });
 $("comment").addEventListener("change", (event) => current && step({ action: "comment", region: current, text: event.target.value }));
 PLANES.forEach((_, index) => listen(index));
 for (const each of document.querySelectorAll("[data-colour]")) each.style.background = each.dataset.colour; // the page allows no style attributes

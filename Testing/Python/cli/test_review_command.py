@@ -152,6 +152,17 @@ class TestClicks:
             assert sorted(each["region"] for each in record["clicks"]) == ["1", "1", "2"]
         assert (mine.corrected() != mine.prediction.segmentation).any()
 
+    def test_of_clicks_without_a_time_the_later_in_the_file_counts(self, place):
+        middle = self.middle(place, 1)
+        clicks = [
+            {"points_ras": [middle], "label": "pancreas", "id": "c5"},
+            {"points_ras": [middle], "label": "kidney_left"},
+        ]
+        for number, given in enumerate((clicks, [clicks[1], clicks[0]])):
+            assert run(place, HEAD | {"clicks": given}, "--output", str(place / f"out{number}")).exit_code == 0
+        voxel = tuple(read_results(place / "results").prediction.grid.to_index(np.array(middle)).round().astype(int))
+        assert [self.corrected(place, f"out{number}")[voxel] for number in range(2)] == [2, 1]
+
     def test_verdicts_are_given_after_all_clicks(self, place):
         clicks = [{"points_ras": [self.middle(place, rank)], "label": rank % 2} for rank in (1, 2)]
         content = entries({"rank": 1, "verdict": "include", "label": "pancreas"}, clicks=clicks)

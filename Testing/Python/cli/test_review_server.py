@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -14,7 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.cli import review_server
+from MoBUncertaintyLib.cli import console, review_server
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.output.results_folder import read_results
@@ -120,6 +122,14 @@ class TestServer:
         assert served.ask(f"{served.place.path}step", "[]")[0] == 400
         assert served.ask(f"{served.place.path}step", "{}", **{"Content-Length": str(2**20 + 1)})[0] == 404
 
+    def test_browser_that_does_not_wait_is_not_complained_of(self, served, capfd):
+        for _ in range(5):
+            with socket.create_connection((served.place.hostname, served.place.port), timeout=20) as hasty:
+                hasty.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset, not closed
+                hasty.sendall(f"GET {served.place.path} HTTP/1.0\r\nHost: {served.place.netloc}\r\n\r\n".encode())
+        assert served.ask(served.place.path)[0] == 200  # one is answered after the other
+        assert capfd.readouterr().err == ""
+
     def test_taken_port_is_named(self, served):
         with pytest.raises(ReviewError, match=f"Port {served.place.port} cannot be used"):
             review_server.serve(review_server.PageReview(fake_review()), served.place.port)
@@ -146,6 +156,14 @@ class TestCommand:
         assert ("not saved in the browser" in said) == clicked
         if clicked:
             assert len(open_review(tmp_path / "results", kept[0]).review.clicks) == 1
+
+    def test_decisions_are_kept_at_home_where_results_cannot_be_written_beside(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("USERPROFILE", str(tmp_path))
+        monkeypatch.setattr(review_server, "serve", lambda page, *_: page.step({"action": "undo"}))
+        console.serve_review(fake_review(), tmp_path / "gone" / "results", 0)
+        (kept,) = tmp_path.glob("results-decisions-*.json")
+        assert json.loads(kept.read_text(encoding="utf-8"))["schema"] == "mob-uncertainty review"
 
     def test_asks_for_decisions_or_a_page(self, tmp_path):
         write_case(tmp_path)
@@ -182,6 +200,41 @@ class TestReader:
         person.press("v", "ArrowDown", "a")
         person.wait_for("state.regions.some((each) => each.verdict === 'accept')")
         assert person.save() == json.loads(json.dumps(served.case.review.to_dict()))
+
+    def test_page_that_is_loaded_again_goes_on(self, person, served):
+        person.press("o")
+        person.click(0, 0.62, 0.5)
+        person.wait_for("state.clicks.length === 1")
+        predicted, labels = (f"cropOf('1').then((crop) => Array.from(crop.{name}))" for name in ("predicted", "labels"))
+        before = person.page.evaluate(predicted)
+        assert person.page.evaluate(labels) != before
+        person.open(served.address)
+        assert person.page.evaluate(predicted) == before
+        assert person.page.evaluate(labels) != before
+        assert person.page.is_enabled("#undo")
+
+    def test_signed_review_is_shown_as_signed(self, served):
+        for region_id in ("1", "2"):
+            served.case.review.decide(region_id, "accept")
+        served.case.review.sign("A. Reader")
+        with reader() as person:
+            person.open(served.address)
+            assert person.page.is_disabled("[data-verdict=accept]")
+            person.save()
+            assert ", signed." in person.text("#message")
+
+    @pytest.mark.parametrize("gone", ["stopped", "another"])
+    def test_decisions_are_not_saved_once_the_server_is_gone(self, served, gone):
+        with reader(tolerated="Failed to load resource") as person:
+            person.open(served.address)
+            person.press("a")
+            person.wait_for("unsaved")
+            path = "**/decisions"
+            person.page.route(path, lambda route: route.abort() if gone == "stopped" else route.fulfill(status=404))
+            person.page.click("#save")
+            person.wait_for("document.getElementById('message').classList.contains('problem')")
+            assert "The server has stopped" in person.text("#message")
+            assert person.page.evaluate("unsaved")
 
     def test_a_refused_step_is_said(self, served):
         with reader(tolerated="status of 400") as person:

@@ -145,11 +145,45 @@ class TestReader:
         person.click(0, 0.5, 0.5)
         assert "0 of 2 regions decided" in person.text("#count")
 
+    def test_stroke_that_runs_into_a_decided_region_opens_it(self, person, path):
+        person.press("a", "ArrowDown", "a", "ArrowUp", "o")
+        person.draw(0, (0.05, 0.5), (0.5, 0.5))
+        (stroke,) = person.save()["clicks"]
+        assert stroke["region"] is None  # it begins beside
+        assert [region["rank"] for region in person.save()["regions"]] == [2]
+
     def test_click_can_be_removed(self, person):
         person.press("o")
         person.click(0, 0.5, 0.5)
+        person.press("a")
         person.page.click("#clicks .remove")
+        saved = person.save()
+        assert (saved["clicks"], saved["regions"]) == ([], [])  # a verdict was given with it
+
+    def test_keys_act_after_a_slider_was_used(self, person):
+        person.page.focus("#slice-0")
+        person.press("ArrowRight", "a")
+        assert "1 of 2 regions decided" in person.text("#count")
+        assert person.page.evaluate("current") == "1"
+
+    def test_held_key_gives_one_verdict(self, person):
+        for _ in range(2):
+            person.page.keyboard.down("a")  # the second is a repetition
+        person.page.keyboard.up("a")
+        assert "1 of 2 regions decided" in person.text("#count")
+
+    def test_stroke_ends_where_another_region_is_shown(self, person):
+        person.press("o")
+        person.page.hover("#plane-0")
+        person.page.mouse.down()
+        person.press("ArrowDown")
+        person.page.mouse.up()
         assert person.save()["clicks"] == []
+
+    def test_comment_that_is_being_typed_is_not_lost_unasked(self, person):
+        person.page.click("#comment")
+        person.page.keyboard.type("tail")
+        assert person.page.evaluate("unsaved")
 
     def test_looking_and_leafing_mark_nothing(self, person):
         before = person.pixels(1)
