@@ -449,23 +449,31 @@ class TestSeveralLabels:
 
 
 class TestFlash:
-    def change(self, desktop):
+    def test_what_a_click_changed_flashes_up_with_its_volume_beside_it(self, reviewed, mouse):
+        import slicer.util
+
+        from MoBUncertaintyLib.slicer_app.clicks.changes import REMOVED
         from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
 
-        nodes = nodesByClass(desktop.scene, "vtkMRMLSegmentationNode")
-        return next((node for node in nodes if node.GetAttribute("MoBUncertainty.role") == "change"), None)
-
-    def test_what_a_click_changed_flashes_up_with_its_volume_beside_it(self, reviewed, mouse):
         desktop, session = reviewed
+        other, composites = desktop.scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode"), []
+        for view in nodesByClass(desktop.scene, "vtkMRMLSliceCompositeNode"):  # which the reader has chosen
+            view.SetLabelVolumeID(other.GetID())
+            view.SetLabelOpacity(0.25)
+            composites.append(view)
         desktop.ui.notOrganHereButton.click()
         mouse.click(place(*region_voxel(session, organ=True)))
-        node, marks = self.change(desktop), session.results.node("clicks.background")
-        assert node.GetDisplayNode().GetVisibility()
-        assert not node.GetSaveWithScene()
-        label = marks.GetNthControlPointLabel(0)
+        marks, shown = session.results.node("clicks.background"), session.changes.node
+        assert session.changes.visible
+        assert not shown.GetSaveWithScene()
+        voxels = slicer.util.arrayFromVolume(shown)
         change = session.lastChange
+        assert np.array_equal(voxels == REMOVED, (change.before > 0) & (change.after == 0))
+        label = marks.GetNthControlPointLabel(0)
         assert label == f"−{change.removed_ml:.{1 if change.removed_ml >= 0.1 else 2}f} ml"
-        desktop.process(until=lambda: not node.GetDisplayNode().GetVisibility())
+        desktop.process(until=lambda: not session.changes.visible)
+        assert {view.GetLabelVolumeID() for view in composites} == {other.GetID()}
+        assert {view.GetLabelOpacity() for view in composites} == {0.25}
         desktop.process(until=lambda: not marks.GetNthControlPointLabel(0))
 
     def test_nothing_flashes_where_animations_are_off(self, reviewed, mouse, monkeypatch):
@@ -473,14 +481,13 @@ class TestFlash:
         monkeypatch.setattr("MoBUncertaintyLib.slicer_app.clicks.flash.animates", lambda: False)
         desktop.ui.notOrganHereButton.click()
         mouse.click(place(*region_voxel(session, organ=True)))
-        assert self.change(desktop) is None
+        assert session.changes.node is None
         assert session.results.node("clicks.background").GetNthControlPointLabel(0).endswith(" ml")
 
 
 class TestPreview:
     def visible(self, desktop) -> bool:
-        node = TestFlash().change(desktop)
-        return bool(node and node.GetDisplayNode().GetVisibility())
+        return desktop.widget.panel.review.session.changes.visible
 
     def test_the_first_press_shows_and_the_second_decides(self, reviewed):
         desktop, session = reviewed

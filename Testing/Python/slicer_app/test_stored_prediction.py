@@ -16,8 +16,6 @@ def stroke(scene) -> list[str]:
 
     drawn = []
     for node in nodesByClass(scene, "vtkMRMLSegmentationNode"):
-        if node.GetHideFromEditors():  # what a verdict would change
-            continue
         segment = node.GetSegmentation().GetNthSegment(0)
         voxels = vtk_to_numpy(segment.GetRepresentation("Binary labelmap").GetPointData().GetScalars())
         voxels[np.flatnonzero(voxels == 0)[0]] = segment.GetLabelValue()

@@ -10,8 +10,7 @@ import slicer.util
 
 from MoBUncertaintyLib.geometry import Box
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
-from MoBUncertaintyLib.slicer_app.scene.nodes import ROLE_ATTRIBUTE, nodesByClass, subjectHierarchy
-from MoBUncertaintyLib.slicer_app.scene.segments import BINARY_LABELMAP, orientedImage
+from MoBUncertaintyLib.slicer_app.scene.nodes import ROLE_ATTRIBUTE, ijkToRas, nodesByClass
 
 ADDED, REMOVED, RENAMED = 1, 2, 3
 COLOURS = {ADDED: (0.2, 1.0, 0.3), REMOVED: (1.0, 0.25, 0.3), RENAMED: (0.3, 0.6, 1.0)}
@@ -64,64 +63,84 @@ class Change:
 
 
 class ChangeOverlay:
-    """Shows a change as coloured voxels over the slices, by one node of the scene that is not saved with it.
+    """Shows a change as coloured voxels over the slices: in their label layer, which gets back what it held before.
+
+    Its nodes are not saved with the scene, nor listed anywhere. (A segmentation would leave its segments' items behind
+    in the subject hierarchy of a saved scene.)
 
     Args:
         ctNode: Whose voxels they are.
     """
 
     def __init__(self, ctNode) -> None:
-        self._ctNode = ctNode
+        self._ctNode, self._scene = ctNode, ctNode.GetScene()  # the CT may be removed meanwhile
+        self._before: dict[str, tuple] = {}  # the label volume and its opacity of each slice view
 
     @property
     def node(self):
-        """The vtkMRMLSegmentationNode, or None."""
-        scene = self._ctNode.GetScene()
-        nodes = nodesByClass(scene, "vtkMRMLSegmentationNode") if scene else []
-        return next((node for node in nodes if node.GetAttribute(ROLE_ATTRIBUTE) == ROLE), None)
+        """The vtkMRMLLabelMapVolumeNode, or None."""
+        return self._find("vtkMRMLLabelMapVolumeNode")
+
+    @property
+    def visible(self) -> bool:
+        """Whether a slice view shows it."""
+        return bool(self._holders())
 
     def show(self, change: Change) -> None:
         """Show a change, in place of an earlier one."""
         node = self.node or self._make()
         node.SetAndObserveTransformNodeID(self._ctNode.GetTransformNodeID())
-        image = orientedImage(self._ctNode, change.box, change.kinds)
-        with slicer.util.NodeModify(node):
-            for kind in COLOURS:
-                node.GetSegmentation().GetSegment(str(kind)).AddRepresentation(BINARY_LABELMAP, image)
+        matrix = ijkToRas(self._ctNode)
+        matrix[:3, 3] += matrix[:3, :3] @ [axis.start for axis in reversed(change.box)]
+        node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+        slicer.util.updateVolumeFromArray(node, change.kinds.astype(np.int16))
+        for view in nodesByClass(self._scene, "vtkMRMLSliceCompositeNode"):
+            if view.GetLabelVolumeID() != node.GetID():
+                self._before[view.GetID()] = view.GetLabelVolumeID(), view.GetLabelOpacity()
+                view.SetLabelVolumeID(node.GetID())
         self.setOpacity(1.0)
 
     def setOpacity(self, opacity: float) -> None:
         """Let it fade; 0: it is gone."""
+        for view in self._holders():
+            if opacity > 0:
+                view.SetLabelOpacity(FILL_OPACITY * opacity)
+                continue
+            volume, usual = self._before.pop(view.GetID(), (None, 1.0))
+            view.SetLabelVolumeID(volume)
+            view.SetLabelOpacity(usual)
+
+    def _holders(self) -> list:
+        """List what the slice views show, of those that show this."""
         node = self.node
-        if node is not None:
-            display = node.GetDisplayNode()
-            with slicer.util.NodeModify(display):
-                display.SetOpacity(opacity)
-                display.SetVisibility(opacity > 0)
+        views = nodesByClass(self._scene, "vtkMRMLSliceCompositeNode") if node is not None else []
+        return [view for view in views if view.GetLabelVolumeID() == node.GetID()]
+
+    def _find(self, className: str):
+        nodes = nodesByClass(self._scene, className)
+        return next((node for node in nodes if node.GetAttribute(ROLE_ATTRIBUTE) == ROLE), None)
 
     def _make(self):
-        scene = self._ctNode.GetScene()
-        node = scene.CreateNodeByClass("vtkMRMLSegmentationNode")
+        node = self._add("vtkMRMLLabelMapVolumeNode", _("change of the segmentation"))
+        node.CreateDefaultDisplayNodes()
+        node.GetDisplayNode().SetSaveWithScene(False)
+        colours = self._find("vtkMRMLColorTableNode") or self._add("vtkMRMLColorTableNode", _("change"))
+        colours.SetTypeToUser()
+        colours.SetNumberOfColors(1 + len(COLOURS))
+        colours.SetColor(0, "", 0, 0, 0, 0)
+        for kind, colour in COLOURS.items():
+            colours.SetColor(kind, str(kind), *colour, 1)
+        node.GetDisplayNode().SetAndObserveColorNodeID(colours.GetID())
+        return node
+
+    def _add(self, className: str, name: str):
+        node = self._scene.CreateNodeByClass(className)
         node.UnRegister(None)
-        node.SetName(_("change of the segmentation"))
+        node.SetName(name)
         node.SetHideFromEditors(True)
         node.SetSaveWithScene(False)
-        node.SetAttribute(ROLE_ATTRIBUTE, ROLE)  # hidden where its CT is removed
-        scene.AddNode(node)
-        hierarchy = subjectHierarchy(scene)  # Slicer's Segmentations plugin complains of a node without an item
-        hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(hierarchy.GetSceneItemID(), node, "Segmentations")
-        node.CreateDefaultDisplayNodes()
-        node.GetSegmentation().SetSourceRepresentationName(BINARY_LABELMAP)
-        for kind, colour in COLOURS.items():
-            segment = slicer.vtkSegment()
-            segment.SetColor(*colour)
-            segment.SetLabelValue(kind)
-            node.GetSegmentation().AddSegment(segment, str(kind))
-        display = node.GetDisplayNode()
-        display.SetSaveWithScene(False)
-        display.SetOpacity2DFill(FILL_OPACITY)
-        display.SetOpacity2DOutline(1.0)
-        display.SetVisibility3D(False)
+        node.SetAttribute(ROLE_ATTRIBUTE, ROLE)
+        self._scene.AddNode(node)
         return node
 
 

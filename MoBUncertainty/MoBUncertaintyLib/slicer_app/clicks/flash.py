@@ -33,9 +33,10 @@ class Flash:
     def end(self) -> None:
         """Show nothing any more."""
         self._timer.stop()
-        if self._session is not None and self._session.isComplete():
+        if self._session is not None:
             self._session.changes.setOpacity(0)
-            self._session.showClicks()
+            if self._session.isComplete():
+                self._session.showClicks()
         self._session = None
 
     def _fade(self) -> None:

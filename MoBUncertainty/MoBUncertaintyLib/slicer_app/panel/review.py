@@ -249,7 +249,7 @@ class ReviewSection:
         return self._session.preview(region.region_id, verdict, label)
 
     def _hidePreview(self) -> None:
-        if self._session and self._session.isComplete():
+        if self._session:
             self._session.changes.setOpacity(0)
 
     def _decide(self, verdict: Verdict, label: int | None = None) -> None:
