@@ -353,6 +353,7 @@ def _click_facts(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("Length", f"{settings['length_mm']:g} mm"),
         ("Strength", "{strength:g} for the outline, {variance_strength:g} for the uncertainty".format_map(settings)),
         ("Deviation", "of the model" if deviation is None else f"{deviation:g}"),
+        ("Sharpening", f"{settings['sharpening']:g}"),
         ("Resolved below", f"{_percent(settings['resolved_fraction'])} of the expected error"),
     ]
 
