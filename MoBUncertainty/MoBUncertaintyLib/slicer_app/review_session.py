@@ -172,7 +172,6 @@ class ReviewSession(RegionDrawing):
             points: RAS mm of the CT's own coordinates.
             label: 0: background.
         """
-        self.marks.suggest(None)
         self._step(self.review.click(points, label))
 
     @onItsCt
@@ -247,7 +246,7 @@ class ReviewSession(RegionDrawing):
 
     def comment(self, regionId: str, text: str) -> None:
         """Set a region's comment."""
-        self._step(self.review.comment(regionId, text))
+        self._showStep(self.review.comment(regionId, text))
 
     @onItsCt
     def undo(self) -> None:
@@ -348,6 +347,10 @@ class ReviewSession(RegionDrawing):
         return self._finder
 
     def _step(self, boxes: Sequence[Box]) -> None:
+        self.marks.suggest(None)  # another click helps most now
+        self._showStep(boxes)
+
+    def _showStep(self, boxes: Sequence[Box]) -> None:
         self._store()  # first: what was decided is kept, whatever becomes of its display
         self._mend()
         box = hull(boxes)

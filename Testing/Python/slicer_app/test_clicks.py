@@ -576,6 +576,20 @@ class TestNext:
         mouse.click(place(*region_voxel(session)))
         assert session.results.node("clicks.suggestion").GetNumberOfControlPoints() == 0
 
+    def test_a_verdict_removes_the_cross_and_a_comment_leaves_it(self, reviewed):
+        desktop, session = reviewed
+        desktop.ui.nextButton.click()
+        cross = session.results.node("clicks.suggestion")
+        desktop.ui.commentEdit.text = "Vessel"
+        desktop.ui.commentEdit.editingFinished.emit()
+        assert [each.comment for each in session.review.regions].count("Vessel") == 1
+        assert cross.GetNumberOfControlPoints() == 1
+        desktop.ui.acceptButton.click()
+        assert cross.GetNumberOfControlPoints() == 0
+        desktop.ui.undoButton.click()
+        assert statuses(desktop) == ["To review"] * 3
+        assert cross.GetNumberOfControlPoints() == 0
+
 
 class TestRegions:
     def test_a_region_is_resolved_by_clicks_and_counts_as_decided(self, reviewed, mouse):

@@ -17,8 +17,8 @@ from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes
 
 MARK_CLASS = "vtkMRMLMarkupsFiducialNode"
-GLYPH_PERCENT = 1.6  # of the view
-SUGGESTION_PERCENT = 5.0
+GLYPH_PERCENT = 4.0  # of the view; the outlines, which may lie over the marks, are narrower
+SUGGESTION_PERCENT = 8.0
 TEXT_PERCENT = 3.0
 MOST_POINTS = 40  # of a stroke that are marked: the others would lie on these
 
@@ -43,7 +43,7 @@ _LOOKS = {
     Mark.ORGAN: ("Circle2D", (0.2, 1.0, 0.3), GLYPH_PERCENT),
     Mark.BACKGROUND: ("Square2D", (1.0, 0.25, 0.3), GLYPH_PERCENT),
     Mark.CONFLICT: ("Triangle2D", (1.0, 0.9, 0.0), 1.5 * GLYPH_PERCENT),
-    Mark.SUGGESTION: ("Cross2D", (1.0, 1.0, 0.4), SUGGESTION_PERCENT),
+    Mark.SUGGESTION: ("Cross2D", (1.0, 1.0, 1.0), SUGGESTION_PERCENT),  # maps have colours of their own
 }
 """Glyph, colour, and size in percent of the view."""
 
