@@ -319,6 +319,18 @@ class TestRun:
         assert "Voxels that were changed outside of the review: 8." in dialog.text
         assert session.strayEdits() == 8
 
+    def test_a_new_run_asks_before_clicks_are_lost(self, reviewed):
+        import qt
+
+        desktop, session = reviewed
+        session.click([session.review.regions[0].region.centroid_ras], 1)
+        desktop.answer(qt.QMessageBox.Cancel)
+        desktop.ui.applyButton.click()
+        (dialog,) = desktop.dialogs
+        assert "Clicks in this CT: 1." in dialog.text
+        assert desktop.ui.applyButton.text == "Apply"
+        assert len(desktop.logic.sessions.get(session.ctNode).review.clicks) == 1
+
     def test_a_region_of_interest_without_a_size_is_said(self, desktop):
         add_ct(desktop)
         roi = desktop.ui.roiSelector.addNode()

@@ -305,6 +305,8 @@ class Panel:
         touched = sum(region.touched for region in review.regions) if review else 0
         if touched:
             lost.append(_("Regions of this CT with a verdict or a comment: {count}.").format(count=touched))
+        if review and review.clicks:
+            lost.append(_("Clicks in this CT: {count}.").format(count=len(review.clicks)))
         stray = self.review.session.strayEdits() if self.review.session else 0
         if stray:
             lost.append(_("Voxels that were changed outside of the review: {count}.").format(count=stray))
