@@ -111,6 +111,14 @@ class TestClick:
         mouse.click(place(*region_voxel(session)))
         assert session.review.clicks == ()
 
+    def test_the_mouse_is_a_cross_while_there_is_a_mode(self, reviewed, mouse):
+        import qt
+
+        desktop, _session = reviewed
+        for button, shape in (("organHereButton", qt.Qt.CrossCursor), ("clicksOffButton", qt.Qt.ArrowCursor)):
+            getattr(desktop.ui, button).click()
+            assert mouse.widget.cursor.shape() == shape
+
     def test_with_a_mode_nobody_else_sees_the_mouse(self, reviewed, mouse):
         desktop, session = reviewed
         seen = []

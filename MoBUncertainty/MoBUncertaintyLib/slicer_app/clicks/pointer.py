@@ -98,6 +98,7 @@ class _View:
         self._node, self._interactor = widget.mrmlSliceNode(), widget.sliceView().interactor()
         self._points: list[Point] | None = None  # of a stroke that is being drawn
         self._label = 0  # that it gives
+        self._crossed = False
         self._held: tuple[str, np.ndarray] | None = None  # a mark that the mouse has taken hold of, and its points
         self._from = self._last = self._given = (-100, -100)  # pixels: of the press, the last point, the last click
         self._tags = {}
@@ -117,11 +118,13 @@ class _View:
         self.setCursor(False)
 
     def setCursor(self, crossed: bool) -> None:
+        """Let the mouse be a cross, or what it was; where nothing changes it stays whatever others made it."""
         view = self._widget.sliceView()
-        if crossed:
+        if crossed and not self._crossed:
             view.setViewCursor(qt.QCursor(qt.Qt.CrossCursor))
-        else:
+        elif self._crossed and not crossed:
             view.unsetViewCursor()
+        self._crossed = crossed
 
     def _taking(self, act: Callable[[], bool], shown: Callable) -> Callable:
         """Make an observer that keeps from all others what `act` takes (returns True)."""
