@@ -395,11 +395,9 @@ async function send(action) {
   if (!answer.ok) throw new Error(said.error);
   const changed = said.maps;
   delete said.maps;
-  Object.assign(state, said);
-  for (const [id, maps] of Object.entries(changed)) {
-    const crop = await cropOf(id);
-    Object.assign(crop, split(await inflate(maps), crop.ct.length));
-  }
+  const made = await Promise.all(Object.entries(changed).map(async ([id, maps]) => [await cropOf(id), await inflate(maps)]));
+  Object.assign(state, said); // only now: numbers and pictures change together
+  for (const [crop, maps] of made) Object.assign(crop, split(maps, crop.ct.length));
   unsaved ||= action.action !== "suggest";
   say(said.message);
   if (!region(current) && state.regions.length) await show(state.regions[0].id); // what was shown is listed no more
@@ -535,11 +533,12 @@ async function next() {
   if (open) show(open.id);
 }
 
+// What the panel in Slicer does too has its key there.
 const KEYS = {
-  v: () => setMode("look"), Escape: () => setMode("look"), o: () => setMode("organ"), n: () => setMode("other"),
-  a: () => decide("accept"), i: () => decide("include"), e: () => decide("exclude"), u: () => step({ action: "undo" }),
-  j: () => neighbour(1), k: () => neighbour(-1), ArrowDown: () => neighbour(1), ArrowUp: () => neighbour(-1), Enter: next,
-  h: () => { $("heat").checked = !$("heat").checked; render(); },
+  v: () => setMode("look"), Escape: () => setMode("look"), o: () => setMode("organ"), l: () => setMode("other"),
+  a: () => decide("accept"), i: () => decide("include"), x: () => decide("exclude"), u: () => step({ action: "undo" }),
+  n: next, p: () => neighbour(-1), ArrowDown: () => neighbour(1), ArrowUp: () => neighbour(-1),
+  m: () => { $("heat").checked = !$("heat").checked; render(); },
 };
 
 document.addEventListener("keydown", (event) => {
@@ -547,7 +546,6 @@ document.addEventListener("keydown", (event) => {
   const typing = slides || event.target.closest("textarea, input:not([type=checkbox], [type=range]), select");
   const undo = event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey);
   if (typing || event.altKey || ((event.ctrlKey || event.metaKey) && !undo)) return;
-  if (event.key === "Enter" && event.target.closest("button")) return;
   if (event.repeat && !event.key.startsWith("Arrow")) return; // a verdict that is given twice is taken back
   const act = undo ? KEYS.u : KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
   if (act) {

@@ -188,14 +188,14 @@ class TestReader:
         assert served.case.review.clicks == ()
 
     def test_next_goes_to_the_suggested_place(self, person, served):
-        person.press("Enter")
+        person.press("n")
         person.wait_for("state.suggestion !== null")
         assert "expected to remove" in person.text("#message")
         suggested = served.case.review.suggestion()
         assert person.page.evaluate("current") == suggested.region_id
 
     def test_saved_decisions_are_the_record(self, person, served):
-        person.press("n")
+        person.press("l")
         person.click(0, 0.5, 0.5)
         person.press("v", "ArrowDown", "a")
         person.wait_for("state.regions.some((each) => each.verdict === 'accept')")
@@ -242,6 +242,6 @@ class TestReader:
             for region_id in ("1", "2"):
                 served.case.review.decide(region_id, "accept")
             served.case.review.sign("A. Reader")
-            person.press("e")
+            person.press("x")
             person.wait_for("document.getElementById('message').classList.contains('problem')")
             assert "signed off by A. Reader" in person.text("#message")

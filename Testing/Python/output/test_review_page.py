@@ -93,7 +93,7 @@ class TestReader:
         crop = data_of(path)["crops"]["1"]
         person.press("o")
         person.click(0, 0.5, 0.5)
-        person.press("n")
+        person.press("l")
         person.click(1, 0.4, 0.6)
         organ, other = person.save()["clicks"]
         assert (organ["label"], other["label"]) == ("pancreas", "background")
@@ -215,7 +215,7 @@ class TestReader:
         folder = tmp_path / "results"
         with reader() as person:
             person.open((folder / "review.html").as_uri())
-            person.press("n")
+            person.press("l")
             person.click(0, 0.5, 0.5)
             person.press("v", "a", "ArrowDown", "o")
             person.click(1, 0.5, 0.45)

@@ -224,6 +224,18 @@ def test_keys_are_those_of_the_panel() -> None:
     assert len(keys) >= 11
 
 
+def test_review_page_has_the_panels_keys() -> None:
+    page = (MODULE_FOLDER / "Resources" / "Report" / "review.html.jinja").read_text(encoding="utf-8")
+    on_page = {name.lower(): key for name, key in re.findall(r">([A-Z][a-z ]+)<kbd>(\w+)</kbd>", page)}
+    row = re.compile(r"`(\w)` \| ([^|]+?) \|")
+    on_panel = {name.removesuffix(" region"): key for key, name in row.findall(section(TUTORIAL, "Keys"))}
+    both = on_page.keys() & on_panel.keys()
+    assert both == {"organ here", "not organ here", "accept", "include", "exclude", "next"}
+    assert {name: on_page[name] for name in both} == {name: on_panel[name] for name in both}
+    others = {key for name, key in on_page.items() if name not in both}
+    assert others & set(on_panel.values()) == set()
+
+
 def test_files_of_an_export_are_the_ones_that_are_written() -> None:
     named = set(re.findall(r"`(\w+(?:\.\w+)+)`", section(TUTORIAL, "What an export writes")))
     written = "\n".join(path.read_text(encoding="utf-8") for path in LIBRARY.glob("output/**/*.py"))
