@@ -119,6 +119,14 @@ class _Arrays:
         product += a
         return product
 
+    @staticmethod
+    def combined(weights: Any, rows: Any) -> Any:
+        """Compute weights @ rows, but so that a column's last bit does not depend on how many others there are."""
+        total = weights[0] * rows[0]
+        for weight, row in zip(weights[1:], rows[1:], strict=True):
+            total += weight * row
+        return total
+
 
 class _Tensors:
     """The same for torch, differentiable."""
@@ -178,6 +186,10 @@ class _Tensors:
     @staticmethod
     def add_product(a: Any, b: Any, c: Any, weight: float = 1.0) -> Any:
         return a.addcmul(b, c, value=weight)
+
+    @staticmethod
+    def combined(weights: Any, rows: Any) -> Any:
+        return weights @ rows
 
 
 def _tail(xp: Any, m: Any, v: Any, edge: Any) -> tuple[Any, Any]:
@@ -248,8 +260,8 @@ def _wide(xp: Any, m: Any, v: Any) -> tuple[Any, Any]:
     whole = xp.exp(xp.minimum(few * (m + 0.5 * few * v), 0.0))
     below[:3] = xp.where(x[:3] < 0, whole - below[:3], below[:3])
     half = factor * _erfcx(-shift)
-    expectation = half + a @ below - a @ above
-    second = half + b @ below + (b - 2 * a) @ above
+    expectation = half + xp.combined(a, below) - xp.combined(a, above)
+    second = half + xp.combined(b, below) + xp.combined(b - 2 * a, above)
     return expectation, xp.positive(second - expectation * expectation)
 
 

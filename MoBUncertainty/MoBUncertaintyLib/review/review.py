@@ -6,34 +6,33 @@ list of states. Arrays are (z, y, x).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import cached_property, lru_cache
 from itertools import count
 from typing import Any
 
 import numpy as np
 
 from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.geometry import Box, hull, shape_of, whole, within
+from MoBUncertaintyLib.geometry import Box, hull
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click, Point
 from MoBUncertaintyLib.regions.finder import Regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.click_record import CLICK_ID, in_order
-from MoBUncertaintyLib.review.clicked_maps import ClickedMaps, apart
+from MoBUncertaintyLib.review.clicked_maps import apart
 from MoBUncertaintyLib.review.description import RegionDescriber
-from MoBUncertaintyLib.review.following import follow, freeze, reopen, restore, usual_label
+from MoBUncertaintyLib.review.following import freeze, restore
 from MoBUncertaintyLib.review.history import History
-from MoBUncertaintyLib.review.record import Describe, digest_of, plain_text, read_record, write_record
+from MoBUncertaintyLib.review.record import Describe, plain_text, read_record, write_record
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict, changed_boxes
-from MoBUncertaintyLib.review.state import ERROR_UNIT, YEARS, Signature, State, numbered
-from MoBUncertaintyLib.review.suggestion import Effect, Suggestion, effect_of, suggest
+from MoBUncertaintyLib.review.state import YEARS, Signature, State, numbered
 from MoBUncertaintyLib.review.updating import first_regions, update
+from MoBUncertaintyLib.review.view import ReviewView
 
 
-class Review:
+class Review(ReviewView):
     """The review of one prediction.
 
     Clicks condition the prediction; pending regions follow them, and a verdict freezes a region (see `following`).
@@ -51,144 +50,10 @@ class Review:
     """
 
     def __init__(self, prediction: Prediction, regions: Regions) -> None:
-        self.prediction = prediction
+        _check_shape(regions, prediction)
         self._ids, self._click_ids = count(1), count(1)
-        self._check_shape(regions)
         # Ranked as they come: a reader has seen them in a table of the same ranks.
-        self._history = History(State(numbered(first_regions(regions, self._ids)), regions.settings))
-
-    # What there is
-
-    @property
-    def regions(self) -> tuple[ReviewRegion, ...]:
-        """All regions in order of rank."""
-        return self._state.regions
-
-    @property
-    def settings(self) -> RegionSettings:
-        """What the regions were last found with; undo takes it back too."""
-        return self._state.settings
-
-    @property
-    def clicks(self) -> tuple[Click, ...]:
-        """The clicks that hold, in order of time."""
-        return self._state.clicks
-
-    @property
-    def conflicts(self) -> frozenset[str]:
-        """Ids of the clicks whose label all clicks together contradict."""
-        return self._maps.conflicts(self.clicks)
-
-    @property
-    def changed_box(self) -> Box:
-        """Where maps differ from the prediction's; an empty box if nowhere."""
-        return self._state.changed_box(self._maps)
-
-    @property
-    def expected_error_mm3(self) -> tuple[float, float]:
-        """The volume expected to be labelled wrongly, of the whole image: as predicted, and now.
-
-        Clicks change it; a decided region counts as when it was decided.
-        """
-        difference = self._state.error * ERROR_UNIT * self.prediction.grid.voxel_mm3
-        return self._predicted_error, self._predicted_error + difference
-
-    @property
-    def effects(self) -> dict[str, Effect]:
-        """What each click changed, measured against the same set without it; verdicts do not count."""
-        return {click.click_id: self._effect(click, self.clicks) for click in self.clicks}
-
-    @property
-    def signature(self) -> Signature | None:
-        """Who signed, and when; None as long as nobody has."""
-        return self._state.signature
-
-    @property
-    def reviewed(self) -> tuple[int, int]:
-        """How many regions are decided or resolved, and how many there are."""
-        return sum(region.decided for region in self.regions), len(self.regions)
-
-    @property
-    def can_undo(self) -> bool:
-        """Whether there is a step to take back."""
-        return self._history.can_undo
-
-    @property
-    def can_redo(self) -> bool:
-        """Whether there is a step that was taken back."""
-        return self._history.can_redo
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the predicted segmentation; see `record.digest_of`."""
-        return digest_of(self.prediction.segmentation)
-
-    def region(self, region_id: str) -> ReviewRegion:
-        """Look up the region of that id.
-
-        Raises:
-            ReviewError: There is none.
-        """
-        for region in self.regions:
-            if region.region_id == region_id:
-                return region
-        raise ReviewError(f"There is no region {region_id!r} in this review; choose one of its list.")
-
-    def region_at(self, point_ras: Point) -> ReviewRegion | None:
-        """Find the region that a place lies in, if any; regions are taken as they were found."""
-        return next(iter(self._state.regions_at([_voxel(point_ras, self.prediction)])), None)
-
-    def corrected(self) -> np.ndarray:
-        """Correct the segmentation by clicks, and in decided regions by verdicts; uint8 (z, y, x), a new array."""
-        return self.labels_in(whole(self.prediction.shape))
-
-    def labels_in(self, box: Box) -> np.ndarray:
-        """Correct the segmentation in a box."""
-        return self._state.labels_in(box, self._maps)
-
-    def maps_in(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """Copy probability and variance of a box as they are now, (C - 1, *box) float32 each."""
-        maps = self._state.maps_in(box, self._maps)
-        return maps.probability, maps.variance
-
-    def current(self) -> Prediction:
-        """Make the prediction as it is now: with clicks, and in decided regions as when they were decided.
-
-        Its segmentation is what clicks make of it; verdicts are not in it. Without clicks it is `prediction` itself.
-        """
-        return self._state.current(self._maps)
-
-    def listed(self) -> Regions:
-        """Gather all regions as they are now, with their map."""
-        box = hull(region.box for region in self.regions)
-        region_map = np.zeros(shape_of(box), np.uint16)
-        for each in self.regions:
-            region_map[within(each.box, box)][each.mask] = each.number
-        ranked = tuple(each.region for each in self.regions)
-        return Regions(ranked, region_map, box, self.prediction.shape, self.settings)
-
-    def preview(self, region_id: str, verdict: Verdict | str, label: int | None = None) -> tuple[Box, np.ndarray]:
-        """Tell what a verdict would give, without giving it: a box, and the corrected segmentation there; uint8.
-
-        Arguments and errors as for `decide`; a signed review has previews, too.
-        """
-        region = self._decided(region_id, verdict, label)
-        given = self._maps.labels(self.clicks, region.box) if region.labels is None else region.labels
-        return region.box, np.where(region.found.mask, given, self.labels_in(region.box))
-
-    def suggestion(self, among: Container[str] | None = None) -> Suggestion | None:
-        """Suggest the place, in a region that is not decided, whose click is expected to correct most error.
-
-        May take up to 0.2 s.
-
-        Args:
-            among: Ids of the regions to choose from; None: all.
-        """
-        return suggest(self._state, self._maps, among)
-
-    def effect(self, click_id: str) -> Effect:
-        """Tell what one click changed, see `effects`."""
-        return self._effect(self._clicked(click_id), self.clicks)
+        super().__init__(prediction, State(numbered(first_regions(regions, self._ids)), regions.settings))
 
     # Steps
 
@@ -313,7 +178,7 @@ class Review:
             ReviewError: Another shape, or the review is signed.
         """
         self._refuse_if_signed()
-        self._check_shape(regions)
+        _check_shape(regions, self.prediction)
         # The next of several takes the place of the last.
         again = self._state.found and self.settings.measure is regions.settings.measure
         self._history.push(update(self._state, regions, self.prediction, self._ids), in_place=again)
@@ -386,22 +251,6 @@ class Review:
 
     # Inside
 
-    @property
-    def _state(self) -> State:
-        return self._history.now
-
-    @cached_property
-    def _maps(self) -> ClickedMaps:
-        return ClickedMaps(self.prediction)
-
-    @cached_property
-    def _effect(self) -> Callable[[Click, tuple[Click, ...]], Effect]:
-        return lru_cache(maxsize=1024)(lambda click, clicks: effect_of(click, clicks, self._maps))
-
-    @cached_property
-    def _predicted_error(self) -> float:
-        return self.prediction.expected_error_mm3()
-
     def _push(self, state: State, boxes: Iterable[Box] = ()) -> tuple[Box, ...]:
         """Go on to a state; in `boxes` clicks give other maps."""
         boxes = apart([*boxes, *changed_boxes(self.regions, state.regions)])
@@ -423,24 +272,6 @@ class Review:
         self._refuse_if_signed()
         regions = tuple(changed if each is region else each for each in self.regions)
         return self._push(replace(self._state, regions=regions, found=False))
-
-    def _decided(
-        self, region_id: str, verdict: Verdict | str, label: int | None, clicks: Iterable[str] | None = None
-    ) -> ReviewRegion:
-        """Give a region a verdict, not in the history."""
-        region, verdict = self.region(region_id), Verdict(verdict)
-        if verdict is Verdict.EDIT:
-            raise ReviewError("An edit needs what was drawn; draw in the region and try again.")
-        if label is not None and not 1 <= label <= 255:
-            raise ReviewError(f"A label is a number from 1 to 255, not {label}; choose a label of the model.")
-        if verdict is Verdict.PENDING:
-            return follow(reopen(region), self.clicks, self._maps) if region.frozen else region
-        held = region.clicks if region.frozen else self.clicks
-        if clicks is not None:
-            held = in_order(map(self._clicked, set(clicks)))
-        if verdict is Verdict.INCLUDE and label is None:
-            label = usual_label(region, self.prediction.segmentation)
-        return freeze(region, verdict, held, self._maps, label if verdict is Verdict.INCLUDE else None)
 
     def _made(
         self, click_id: str, points_ras: Sequence[Point], label: int, region_id: str | None, when: datetime | None
@@ -464,12 +295,6 @@ class Review:
         self.region(click.region_id)
         return click
 
-    def _clicked(self, click_id: str) -> Click:
-        for click in self.clicks:
-            if click.click_id == click_id:
-                return click
-        raise ReviewError(f"There is no click {click_id!r} in this review; choose one of its list.")
-
     def _click(self, clicks: tuple[Click, ...], *changed: Click) -> tuple[Box, ...]:
         """Go on with other clicks; a decided region that one of `changed` lies in is pending again."""
         self._refuse_if_signed()
@@ -485,17 +310,14 @@ class Review:
                 f"The review is signed off by {self.signature.name}; withdraw the signature to change it."
             )
 
-    def _check_shape(self, regions: Regions) -> None:
-        if regions.shape != self.prediction.shape:
-            raise ReviewError(
-                f"The map of the regions has the shape {regions.shape}, the segmentation {self.prediction.shape}; "
-                "both must have the CT's voxels."
-            )
+
+def _check_shape(regions: Regions, prediction: Prediction) -> None:
+    if regions.shape != prediction.shape:
+        raise ReviewError(
+            f"The map of the regions has the shape {regions.shape}, the segmentation {prediction.shape}; "
+            "both must have the CT's voxels."
+        )
 
 
 def _points(points_ras: Sequence[Point]) -> tuple[Point, ...]:
     return tuple((float(r), float(a), float(s)) for r, a, s in points_ras)
-
-
-def _voxel(point_ras: Point, prediction: Prediction) -> np.ndarray:
-    return np.asarray(np.rint(prediction.grid.to_index(np.array(point_ras, float))).astype(int))

@@ -143,6 +143,22 @@ def test_gradients_are_finite_and_those_of_the_integral(s2):
     assert all(torch.isfinite(gradient).all() for gradient in torch.autograd.grad(variance.sum(), (m, v)))
 
 
+@pytest.mark.parametrize("size", [1, 3, 17, 1001])
+def test_a_voxel_does_not_depend_on_those_that_are_computed_with_it(size):
+    """To the bit: a part of an image that is computed anew must be what it was."""
+    random = np.random.default_rng(size)
+    mean = (5 * random.standard_normal(5000)).astype(np.float32)
+    variance = random.uniform(0, 40, 5000).astype(np.float32)
+    together = logistic_normal_moments(mean, variance)
+    inverted = normal_from_moments(*together)
+    part = slice(7, 7 + size)
+    for alone, whole in (
+        (logistic_normal_moments(mean[part].copy(), variance[part].copy()), together),
+        (normal_from_moments(*(each[part].copy() for each in together)), inverted),
+    ):
+        assert all(np.array_equal(mine, theirs[part]) for mine, theirs in zip(alone, whole, strict=True))
+
+
 def test_pieces_and_shapes_change_nothing(monkeypatch):
     rng = np.random.default_rng(0)
     m, v = rng.normal(0, 8, (7, 5, 30)), rng.uniform(0, 12, (7, 5, 30))
