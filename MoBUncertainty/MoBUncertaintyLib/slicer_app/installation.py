@@ -215,7 +215,7 @@ def _exportQuestion(requester: str, missing: list[str]) -> str:
 
 def _list(missing: list[str]) -> str:
     # Not required by the others, so its size is said.
-    notes = {"openvino": _(" (59 MB; about twice as fast without a graphics card)")}
+    notes = {"openvino": _(" (59 MB; faster where there is no graphics card)")}
     return "\n".join(f"    {requirement}{notes.get(requirement.partition('>')[0], '')}" for requirement in missing)
 
 

@@ -61,6 +61,19 @@ def test_other_numbers_of_the_speed_page_are_the_benchmarks() -> None:
     assert [states(each, 1 / value) for each, value in zip(said, adaptive, strict=True)] == [True] * 3
 
 
+def test_the_table_of_engines_holds_the_benchmarks_numbers() -> None:
+    found = json.loads((ROOT / "Testing" / "Benchmarks" / "results" / "engines.json").read_text(encoding="utf-8"))
+    text = section(PAGES["speed"], "With OpenVINO")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == len(found["measurements"])
+    for (_, parameters, precision, *numbers), one in zip(rows, found["measurements"], strict=True):
+        assert states(parameters, one["parameters"] / 1e6) and precision == one["precision"] and one["threads"] == 1
+        busy = one["processor_milliseconds"]
+        added = 100 * one["added_openvino_processor"]
+        expected = [busy["torch"], busy["openvino"], one["torch_over_openvino_processor"], added]
+        assert [text for text, number in zip(numbers, expected, strict=True) if not states(text, number)] == []
+
+
 def heads_percent(targets: list[dict], size: str = "") -> float:
     """Return the time of heads and moments in percent of the backbone's."""
     (found,) = (one for one in targets if "heads and moments / backbone" in one["what"] and size in one["where"])
