@@ -14,18 +14,23 @@ from unittest.mock import patch
 sys.path.insert(0, str(Path(__file__).parent / "Python"))
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
+import SimpleITK as sitk
+import slicer.util
 from packaging.requirements import Requirement
-from PIL import Image, ImageChops
+from PIL import Image
 
+from slicer_host.mouse import Mouse
 from slicer_host.panel import apply, load_demo, open_panel, running
 from support.requirements import SLICERS_PACKAGES, requirements
 from support.small_panel import decide
 
 ROOT = Path(__file__).parents[1]
-FOLDER = ROOT / "MoBUncertainty" / "Resources" / "Screenshots"
-SIZE = (1366, 768)  # of a laptop's screen
-OVERLAY_WIDTH = 1152  # pixels; pages show less
-CLOSE = 6  # of 255, by which fewer colours may change a pixel
+RESOURCES = ROOT / "MoBUncertainty" / "Resources"
+FOLDER = RESOURCES / "Screenshots"
+TRUTH = RESOURCES / "SampleData" / "PhantomCT-pancreas.nii.gz"
+SIZE = (1120, 730)  # of the window: as narrow as slice views can be read, since the CT's noise makes files large
+OVERLAY_WIDTH = 960  # pixels; pages show less
+COLOURS = 64
 EXPORTS = "/home/reader/Documents"
 READER = "Dr. A. Reader"
 
@@ -35,28 +40,35 @@ def main(folder: Path = FOLDER) -> None:
     desktop.window.resize(*SIZE)
     ui = desktop.ui
 
-    def take(state: str, section=None, in_documents: bool = True) -> None:
-        """Take a picture, with a part of the panel in view."""
+    def take(state: str, section=None, in_documents: bool = True, only=None) -> None:
+        """Take a picture, with a part of the panel in view, or only of one widget of the window."""
         if not (in_documents or folder != FOLDER):
             return
         desktop.process()
         top = section.mapTo(desktop.panel, section.rect.topLeft()).y() if section else 0
         desktop.scroll.verticalScrollBar().value = top
-        desktop.screenshot(folder / f"panel-{state}.png")
-        make_small(folder / f"panel-{state}.png")
+        path = folder / f"panel-{state}.png"
+        desktop.screenshot(path)
+        if only:
+            x, y = only.pos.x(), only.pos.y()
+            Image.open(path).crop((x, y, x + only.width, y + only.height)).save(path)
+        make_small(path)
 
     first = load_demo(desktop)
     take("ready")
-    ask(desktop, lambda: take("asking"))
+    ask(desktop, lambda box: take("asking", only=box))
     ui.applyButton.click()
     desktop.process(until=lambda: ui.progressBar.value > 0 and ui.progressBar.maximum, seconds=120)
-    take("running")
+    take("running", in_documents=False)
     desktop.process(until=lambda: not running(desktop), seconds=240)
     session = desktop.logic.sessions.get(first)
     session.results.showInViews(session.review.regions[0].region.centroid_ras)
     ui.overlayCollapsibleButton.collapsed = False
     take("overlay")
     ui.overlayCollapsibleButton.collapsed = True
+    click_where_it_helps(desktop, session)
+    take("clicks")
+    ui.clicksOffButton.click()
     ui.regionsTable.selectRow(0)
     ui.acceptButton.click()
     ui.regionsTable.selectRow(1)
@@ -64,6 +76,7 @@ def main(folder: Path = FOLDER) -> None:
     ui.commentEdit.text = "Duodenum"
     ui.commentEdit.editingFinished.emit()
     ui.regionsTable.selectRow(2)
+    desktop.process(until=lambda: not session.changes.visible, seconds=10)
     take("review")
     ui.editButton.click()
     take("edit", in_documents=False)
@@ -90,23 +103,28 @@ def main(folder: Path = FOLDER) -> None:
     else:
         overlay = Image.open(ROOT / "demo-results" / "overlay.png").convert("RGB")
         overlay.thumbnail((OVERLAY_WIDTH, OVERLAY_WIDTH))
-        fewer_colours(overlay, 256, Image.Quantize.MAXCOVERAGE).save(folder / "command-line.png", optimize=True)
+        overlay.save(folder / "command-line.png")
+        make_small(folder / "command-line.png")
     desktop.close()
 
 
+def click_where_it_helps(desktop, session) -> None:
+    """Go to the place where a click helps most, and say what the sample's truth has there."""
+    ui = desktop.ui
+    ui.nextButton.click()
+    place = tuple(slicer.util.arrayFromMarkupsControlPoints(session.results.node("clicks.suggestion"))[0])
+    truth = sitk.ReadImage(TRUTH)
+    r, a, s = (float(mm) for mm in place)
+    is_organ = truth[truth.TransformPhysicalPointToIndex((-r, -a, s))]
+    (ui.organHereButton if is_organ else ui.notOrganHereButton).click()
+    Mouse("Red").click(place)
+
+
 def make_small(path: Path) -> None:
-    """Keep a picture's 256 most useful colours, and of them as few as leave each pixel as it looks."""
-    picture = fewer_colours(Image.open(path).convert("RGB"), 256, Image.Quantize.MEDIANCUT).convert("RGB")
-    for colours in range(64, 257, 16):
-        small = fewer_colours(picture, colours, Image.Quantize.MAXCOVERAGE)
-        change = ImageChops.difference(picture, small.convert("RGB")).getextrema()
-        if max(most for _, most in change) <= CLOSE:
-            break
-    small.save(path, optimize=True)
-
-
-def fewer_colours(picture: Image.Image, colours: int, method: Image.Quantize) -> Image.Image:
-    return picture.quantize(colours, method, kmeans=4, dither=Image.Dither.NONE)
+    """Keep a picture's most useful colours."""
+    picture = Image.open(path).convert("RGB")
+    picture = picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE)
+    picture.save(path, optimize=True)
 
 
 def ask(desktop, take) -> None:
@@ -123,15 +141,16 @@ def ask(desktop, take) -> None:
         box.adjustSize()
         box.move((desktop.window.width - box.width) // 2, (desktop.window.height - box.height) // 2)
         box.show()
-        take()
+        take(box)
         box.hide()
         return qt.QMessageBox.Cancel
 
     # What a Slicer lacks that has none of the packages yet.
     lacking = [f"{name}{version}" for name, version in requirements("", "-export").items()]
     lacking = [installation.TORCH, *(need for need in lacking if Requirement(need).name not in SLICERS_PACKAGES)]
+    extra = [f"{name}{version}" for name, version in requirements("-openvino").items()]
     with (
-        patch.object(installation, "missingPackages", lambda formats=(): lacking),
+        patch.object(installation, "missingPackages", lambda _=(), openvino=False: [*lacking, *extra * openvino]),
         patch.object(installation, "_pytorchExtension", lambda: None),
         patch.object(ctk.ctkMessageBox, "exec_", show),
     ):
