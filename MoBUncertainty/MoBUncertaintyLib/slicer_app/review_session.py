@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from types import MappingProxyType
 
 import numpy as np
@@ -17,6 +18,7 @@ from MoBUncertaintyLib.errors import LostReviewError, ReviewError
 from MoBUncertaintyLib.geometry import Box, hull, intersection, occupied, shape_of, within
 from MoBUncertaintyLib.output.exchange import read_regions, read_settings
 from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.refinement.clicks import Click, voxels_of
 from MoBUncertaintyLib.regions.finder import RegionFinder
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from MoBUncertaintyLib.review.description import RegionDescriber
@@ -173,6 +175,16 @@ class ReviewSession(RegionDrawing):
             label: 0: background.
         """
         self._step(self.review.click(points, label))
+
+    @onItsCt
+    def checkPlace(self, points: Sequence[Point]) -> None:
+        """Refuse places that cannot be clicked.
+
+        Raises:
+            ReviewError: One lies outside of what was predicted.
+        """
+        given, prediction = Click("", tuple(points), 0, datetime.now().astimezone()), self.prediction
+        voxels_of(given, prediction.grid, prediction.shape, prediction.processed_box)
 
     @onItsCt
     def moveClick(self, clickId: str, points: Sequence[Point]) -> None:

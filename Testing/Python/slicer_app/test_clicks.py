@@ -191,6 +191,9 @@ class TestClick:
         session.sign("A. Reader")
         desktop.widget.panel.update()
         ui.organHereButton.click()
+        mouse.click(place(10, 12, -3))  # outside of the image: no reason to withdraw anything
+        assert "lies outside" in ui.clickStatusLabel.text
+        assert session.review.signature is not None and desktop.dialogs == []
         desktop.answer(qt.QMessageBox.Cancel)
         mouse.click(place(*region_voxel(session)))
         assert session.review.signature is not None and session.review.clicks == ()
@@ -257,12 +260,16 @@ class TestPlace:
         assert np.abs(mark - world).max() < 1.0
 
     def test_a_layout_that_comes_later_has_clicks_too(self, reviewed):
+        import qt
+
         from slicer_host.mouse import Mouse
 
         desktop, session = reviewed
         desktop.ui.organHereButton.click()
         desktop.app.layoutManager().layoutChanged.emit(3)
-        Mouse("Green").click(place(*region_voxel(session)))
+        green = Mouse("Green")
+        assert green.widget.cursor.shape() == qt.Qt.CrossCursor
+        green.click(place(*region_voxel(session)))
         assert len(session.review.clicks) == 1
 
 

@@ -61,7 +61,7 @@ class SlicePointer:
         self._target, self._shown = target, shown
         self._views: list[_View] = []
         slicer.app.layoutManager().layoutChanged.connect(self._onLayout)
-        self._active = False
+        self._active = self._crossed = False
 
     def setActive(self, active: bool) -> None:
         """Observe the mouse, or no more."""
@@ -71,6 +71,7 @@ class SlicePointer:
 
     def setCursor(self, crossed: bool) -> None:
         """Let the mouse be a cross in the slice views, as where something is placed."""
+        self._crossed = crossed
         for view in self._views:
             view.setCursor(crossed)
 
@@ -88,6 +89,7 @@ class SlicePointer:
         manager = slicer.app.layoutManager()
         names = manager.sliceViewNames() if self._active else ()
         self._views = [_View(manager.sliceWidget(name), self._target, self._shown) for name in names]
+        self.setCursor(self._crossed)
 
 
 class _View:

@@ -160,7 +160,8 @@ class ClicksSection:
     def give(self, points: Sequence[Point], label: int) -> None:
         self._used = True
         text = _("A click changes the review, which {name} has signed off: withdraw the signature?")
-        if self._mayChange(text) and self._try(lambda: self._session.click(self._session.fromWorld(points), label)):
+        place = self._session.fromWorld(points)
+        if self._mayChange(text, place) and self._try(lambda: self._session.click(place, label)):
             self._after(self._session.review.clicks[-1])
 
     def drag(self, clickId: str, points: Sequence[Point]) -> None:
@@ -169,7 +170,7 @@ class ClicksSection:
     def move(self, clickId: str, points: Sequence[Point]) -> None:
         text = _("To move a click changes the review, which {name} has signed off: withdraw the signature?")
         place = self._session.fromWorld(points)
-        if self._mayChange(text) and self._try(lambda: self._session.moveClick(clickId, place)):
+        if self._mayChange(text, place) and self._try(lambda: self._session.moveClick(clickId, place)):
             self._after(next(each for each in self._session.review.clicks if each.click_id == clickId))
 
     def pick(self, clickId: str) -> None:
@@ -248,11 +249,13 @@ class ClicksSection:
         write(label, text)
         label.minimumHeight = max(label.minimumHeight, 2 * label.fontMetrics().lineSpacing())
 
-    def _mayChange(self, question: str) -> bool:
-        """Ask once whether the signature is withdrawn, if there is one."""
+    def _mayChange(self, question: str, place: Sequence[Point] = ()) -> bool:
+        """Ask once whether the signature is withdrawn, if there is one, for a click at a place that can be clicked."""
         signature = self._session.review.signature
         if signature is None:
             return True
+        if place and not self._try(lambda: self._session.checkPlace(place)):
+            return False
         if not slicer.util.confirmOkCancelDisplay(question.format(name=signature.name)):
             self._session.showClicks()
             return False

@@ -8,6 +8,7 @@ import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.slicer_app.clicks.changes import millilitres
+from MoBUncertaintyLib.slicer_app.panel.section import nameColumns
 
 LABEL, PLACE, VOLUME, MARK = range(4)
 
@@ -95,17 +96,7 @@ class ClickTable:
             VOLUME: (_("Change"), _("What it adds to the segmentation or takes from it, beside all other clicks.")),
             MARK: ("⚠", _("Marks a click that the other clicks contradict.")),
         }
-        self._table.setColumnCount(len(titles))
-        for column, (title, tip) in titles.items():
-            item = qt.QTableWidgetItem(title)
-            item.setToolTip(tip)
-            self._table.setHorizontalHeaderItem(column, item)
-        header = self._table.horizontalHeader()
-        for column in titles:
-            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
-        header.setSectionResizeMode(PLACE, qt.QHeaderView.Stretch)
-        self._table.verticalHeader().visible = False
-        self._table.verticalHeader().setDefaultSectionSize(self._table.fontMetrics().height() + 8)
+        nameColumns(self._table, titles, PLACE)
 
 
 def _place(points: Sequence[tuple[float, float, float]]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import qt
 import slicer.util
 
 from MoBUncertaintyLib.errors import UserError
@@ -46,6 +47,26 @@ def offer(selector, names: Iterable[str]) -> None:
     for name in names:
         selector.addItem(name)
     selector.blockSignals(blocked)
+
+
+def nameColumns(table, titles: Mapping[int, tuple[str, str]], stretched: int) -> None:
+    """Set up the columns of a QTableWidget, and rows that are as high as a line.
+
+    Args:
+        table: The table.
+        titles: Title and tooltip of each column.
+        stretched: The column that takes what room there is; the others are as wide as their contents.
+    """
+    table.setColumnCount(len(titles))
+    header = table.horizontalHeader()
+    for column, (title, tip) in titles.items():
+        item = qt.QTableWidgetItem(title)
+        item.setToolTip(tip)
+        table.setHorizontalHeaderItem(column, item)
+        stretches = column == stretched
+        header.setSectionResizeMode(column, qt.QHeaderView.Stretch if stretches else qt.QHeaderView.ResizeToContents)
+    table.verticalHeader().visible = False
+    table.verticalHeader().setDefaultSectionSize(table.fontMetrics().height() + 8)
 
 
 def shown(slot: Callable) -> Callable:

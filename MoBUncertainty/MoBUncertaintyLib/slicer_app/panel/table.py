@@ -9,6 +9,7 @@ import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
+from MoBUncertaintyLib.slicer_app.panel.section import nameColumns
 from MoBUncertaintyLib.slicer_app.region_names import placeText
 
 RANK, STATUS, PLACE, ERROR, VOLUME, COMMENT = range(6)
@@ -143,18 +144,8 @@ class RegionTable:
             VOLUME: (_("Size\nmm³"), _("Volume of the region.")),
             COMMENT: ("✎", _("A mark where you left a comment.")),
         }
-        self._table.setColumnCount(len(titles))
-        for column, (title, tip) in titles.items():
-            item = qt.QTableWidgetItem(title)
-            item.setToolTip(tip)
-            self._table.setHorizontalHeaderItem(column, item)
-        header = self._table.horizontalHeader()
-        for column in titles:
-            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
-        header.setSectionResizeMode(PLACE, qt.QHeaderView.Stretch)
+        nameColumns(self._table, titles, PLACE)
         self._table.setIconSize(qt.QSize(12, 12))
-        self._table.verticalHeader().visible = False
-        self._table.verticalHeader().setDefaultSectionSize(self._table.fontMetrics().height() + 8)
 
 
 def statusText(verdict: Verdict, resolved: bool = False) -> str:
