@@ -31,9 +31,9 @@ class Verdict(StrEnum):
     ACCEPT = "accept"
     """The prediction is right there."""
     INCLUDE = "include"
-    """All of the region is organ."""
+    """What is doubtful in the region is organ."""
     EXCLUDE = "exclude"
-    """All of the region is background."""
+    """What is doubtful in the region is background."""
     EDIT = "edit"
     """The reader has drawn what is organ there."""
 
@@ -75,7 +75,7 @@ class ReviewRegion:
         clicks: That held when it was decided.
         maps: (2, C - 1, N) float32, probability and variance of the mask's voxels where these clicks have changed them;
             None where they are as predicted.
-        resolved: Clicks have left too little doubt in it to ask for a verdict.
+        resolved: Clicks have left too little expected error in it to ask for a verdict.
         comment: The reader's.
     """
 

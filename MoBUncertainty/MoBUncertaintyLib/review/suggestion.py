@@ -115,7 +115,7 @@ def _places(region: ReviewRegion, state: State, maps: ClickedMaps) -> list[tuple
 def _gain(voxel: Voxel, state: State, maps: ClickedMaps) -> float:
     """Compute how much error a click at a voxel is expected to correct, mm3.
 
-    That is how probable the most probable label is that is not shown there, times what that answer would correct: for
+    That is how probable the most probable label is that is not shown there, times what that click would correct: for
     each voxel that would have another label, how much more probable than the old one the new one would then be.
     """
     prediction = maps.prediction
