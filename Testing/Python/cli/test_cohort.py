@@ -87,6 +87,7 @@ def test_results_of_another_image_or_other_settings_are_not_taken_for_done(
     again = run(*arguments)
     assert again.exit_code == 0
     assert again.stderr == "1 of 1 cases had these results already: a.nii.gz.\n"
+    assert run(*arguments, "--device", "cpu", "--engine", "torch").stderr == again.stderr, "wherever it is computed"
     assert "holds earlier results" in run(*arguments, "--min-volume", "3").stderr
     assert "holds earlier results" in run(*arguments, "--seed", "1").stderr
     table = tmp_path / "out" / "a" / "regions.csv"
