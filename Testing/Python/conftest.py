@@ -12,12 +12,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import hypothesis
 import pytest
 
 from support import TESTS, small_panel
 from support.caller import FAKE_WORKER, Caller, Start
 
 pytest_plugins = ["slicer_host.isolation"]
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 
 # The digits that tests expect are PyTorch's, whether OpenVINO is installed or not; test_engines.py compares the two.
 os.environ["MOB_UNCERTAINTY_ENGINE"] = "torch"

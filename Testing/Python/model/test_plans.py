@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import SimpleITK as sitk
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
@@ -243,7 +243,7 @@ def test_spacing_is_given_along_the_axes_of_the_image() -> None:
     assert image_spacing(plans, {"spacing": [1.0, 3.0, 1.5]}) == (1.0, 1.5, 3.0)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(path=st.sampled_from(paths(PLANS)), value=json_values)
 def test_no_content_of_plans_fails_but_with_a_model_error(path: tuple[Any, ...], value: Any) -> None:
     # What passes the checks must not trip nnU-Net either. On torch's meta device a network takes no memory.

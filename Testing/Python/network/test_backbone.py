@@ -53,7 +53,7 @@ def test_any_architecture_with_segmentation_layers_will_do(name):
     with torch.no_grad():
         result = moments(network(torch.randn(1, 1, 32, 32, 32)))
     assert result.mean.shape == (1, 1, 32, 32, 32)
-    assert (result.variance() > 0).any()
+    assert (result.variance > 0).any()
 
 
 def test_architecture_without_segmentation_layers_is_refused():
