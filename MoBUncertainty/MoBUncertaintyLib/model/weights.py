@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -260,11 +261,7 @@ def _nnunet_globals() -> list[Any]:
     """List what unpickling NumPy's scalars needs, by the names of NumPy 2 and NumPy 1."""
     import numpy as np
 
-    try:
-        from numpy._core.multiarray import scalar
-    except ImportError:  # NumPy 1
-        from numpy.core.multiarray import scalar  # type: ignore[no-redef]
-
+    scalar = import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray").scalar
     names = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")
     kinds = [type(np.dtype(kind)) for kind in (np.float32, np.float64)]
     return [*((scalar, name) for name in names), np.dtype, *kinds]
