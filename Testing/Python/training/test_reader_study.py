@@ -99,4 +99,4 @@ def test_two_clicks_a_region_pay_off_on_a_new_phantom() -> None:
     *_, last = readers.click_in_regions(case, refined, 2)
     assert case.dice(last.prediction.segmentation) > case.dice(case.prediction.segmentation) + 0.01
     *_, suggested = islice(readers.click_as_suggested(case), 5)
-    assert len(suggested.answers) == 5
+    assert len(suggested.clicks) == 5

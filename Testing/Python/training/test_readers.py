@@ -99,17 +99,17 @@ def test_the_largest_error_is_clicked_where_it_is_deepest(one: ReadCase) -> None
 def test_every_click_is_an_error_and_has_its_true_label_from_then_on(one: ReadCase) -> None:
     before = one.prediction.segmentation
     for step in islice(readers.click_at_errors(one, Refined(one.prediction, SETTINGS)), 4):
-        voxel, label = step.answers[-1]
+        voxel, label = step.clicks[-1]
         assert before[voxel] != label == one.truth[voxel]
-        assert all(step.prediction.segmentation[voxel] == label for voxel, label in step.answers)
+        assert all(step.prediction.segmentation[voxel] == label for voxel, label in step.clicks)
         before = step.prediction.segmentation
-    assert len(step.answers) == step.clicked.sum() == 4
+    assert len(step.clicks) == step.clicked.sum() == 4
 
 
 def test_clicks_of_the_list_stay_in_its_regions(one: ReadCase) -> None:
     region_map = one.regions.whole_map()
     steps = list(readers.click_in_regions(one, Refined(one.prediction, SETTINGS), each=2))
-    places = [region_map[voxel] for voxel, _ in steps[-1].answers]
+    places = [region_map[voxel] for voxel, _ in steps[-1].clicks]
     assert 0 not in places
     assert max(np.bincount(places)) <= 2
     assert places == sorted(places)
@@ -117,16 +117,16 @@ def test_clicks_of_the_list_stay_in_its_regions(one: ReadCase) -> None:
 
 def test_local_edits_and_bumps_do_what_they_say(one: ReadCase) -> None:
     voxel = readers.largest_error(one, one.prediction.segmentation)
-    answers = [(voxel, int(one.truth[voxel]))]
-    local, bump = LocalEdit(one.prediction)(answers), Bump(one.prediction, 2.0, 3.0)(answers)
+    clicks = [(voxel, int(one.truth[voxel]))]
+    local, bump = LocalEdit(one.prediction)(clicks), Bump(one.prediction, 2.0, 3.0)(clicks)
     changed = local.segmentation != one.prediction.segmentation
     assert np.argwhere(changed).tolist() == [list(voxel)]
     z, y, x = voxel
-    beside, sign = (z, y, x + 2), 1 if answers[0][1] else -1
+    beside, sign = (z, y, x + 2), 1 if clicks[0][1] else -1
     p = one.prediction.probability[0][beside]
     expected = expit(np.log(p / (1 - p)) + sign * 2 * np.exp(-(2**2) / (2 * 3**2)))
     assert bump.probability[0][beside] == pytest.approx(expected, abs=1e-5)
-    assert bump.segmentation[voxel] == answers[0][1]
+    assert bump.segmentation[voxel] == clicks[0][1]
 
 
 @pytest.mark.parametrize("labels", [1, 2])
@@ -134,7 +134,7 @@ def test_the_field_of_a_case_is_refined_as_the_product_does(labels: int) -> None
     many = case(2, labels)
     field, product = CaseField(many.prediction, many.may_be_clicked()), Refined(many.prediction, SETTINGS)
     for step in islice(readers.click_at_errors(many, product), 3):
-        same = field.refined(SETTINGS)(step.answers)
+        same = field.refined(SETTINGS)(step.clicks)
         assert np.abs(np.array(same.probability) - np.array(step.prediction.probability)).max() < 5e-3
         assert np.count_nonzero(same.segmentation != step.prediction.segmentation) <= 2
 

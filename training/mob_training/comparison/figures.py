@@ -178,7 +178,7 @@ def draw_readers(runs: Sequence[Run], path: Path) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _tidy(axes)
     figure.axes[0].set_ylabel("Dice in %, mean over the cases")
-    figure.suptitle("A reader who has nothing left to do stays as he is", fontsize=10)
+    figure.suptitle("Where nothing is left to do, the last value stays", fontsize=10)
     _legend(figure, dict(zip(*figure.axes[0].get_legend_handles_labels()[::-1], strict=True)))
     _save(figure, path)
 

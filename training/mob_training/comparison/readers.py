@@ -33,7 +33,7 @@ def write_readers(runs: Sequence[Run], output: Path) -> Path:
     page = [
         "# Simulated readers\n",
         "Mean over the cases. Readers know the truth. An action is a click, or a verdict on a region, or a region "
-        f"painted. One who has nothing left to do stays as he is; *all* is after his last action, which for clicks "
+        f"painted. Where nothing is left to do, the last value stays; *all* is after the last action, which for clicks "
         f"outside of the list is the {ACTIONS}th. Harm: voxels made wrong over voxels corrected, clicked ones left "
         "out, of all cases together; likewise the expected error over the error left.\n",
         "![Dice by the number of actions](readers.png)\n",

@@ -17,7 +17,7 @@ from MoBUncertaintyLib.refinement.clicks import Click
 from MoBUncertaintyLib.refinement.refiner import Refiner
 
 Voxel = tuple[int, int, int]
-Answer = tuple[Voxel, int]
+VoxelClick = tuple[Voxel, int]
 """A voxel (z, y, x) and its true label."""
 
 _START = datetime(2000, 1, 1, tzinfo=UTC)
@@ -27,13 +27,13 @@ _SURE = 1e-6
 class Correction(Protocol):
     """Corrects one prediction."""
 
-    def __call__(self, answers: Sequence[Answer]) -> Prediction:
-        """Return the prediction after a reader's answers."""
+    def __call__(self, clicks: Sequence[VoxelClick]) -> Prediction:
+        """Return the prediction after a reader's clicks."""
         ...
 
 
 class Refined:
-    """The Gaussian conditioned on the answers, as the product does it.
+    """The Gaussian conditioned on the clicks, as the product does it.
 
     Args:
         prediction: Never changed.
@@ -43,16 +43,16 @@ class Refined:
     def __init__(self, prediction: Prediction, settings: ClickSettings) -> None:
         self._refiner = Refiner(prediction, settings)
 
-    def __call__(self, answers: Sequence[Answer]) -> Prediction:
-        """Return the prediction after a reader's answers."""
+    def __call__(self, clicks: Sequence[VoxelClick]) -> Prediction:
+        """Return the prediction after a reader's clicks."""
         prediction = self._refiner.prediction
-        if not answers:
+        if not clicks:
             return prediction
-        clicks = [
+        given = [
             Click(f"c{n}", (point_of(prediction, voxel),), label, _START + timedelta(seconds=n))
-            for n, (voxel, label) in enumerate(answers, start=1)
+            for n, (voxel, label) in enumerate(clicks, start=1)
         ]
-        return self._refiner.refine(clicks).paste(prediction)
+        return self._refiner.refine(given).paste(prediction)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,16 +61,16 @@ class LocalEdit:
 
     prediction: Prediction
 
-    def __call__(self, answers: Sequence[Answer]) -> Prediction:
-        """Return the prediction after a reader's answers."""
+    def __call__(self, clicks: Sequence[VoxelClick]) -> Prediction:
+        """Return the prediction after a reader's clicks."""
         segmentation, probability = self.prediction.segmentation.copy(), np.array(self.prediction.probability)
-        decree(self.prediction, segmentation, probability, answers)
+        decree(self.prediction, segmentation, probability, clicks)
         return replace(self.prediction, segmentation=segmentation, probability=probability)
 
 
 @dataclass(frozen=True, eq=False)
 class Bump:
-    """Baseline: each answer adds a Gaussian to the logits around it, up for its label and down for the others.
+    """Baseline: each click adds a Gaussian to the logits around it, up for its label and down for the others.
 
     Attributes:
         prediction: Never changed.
@@ -87,11 +87,11 @@ class Bump:
         p = np.array(self.prediction.probability, np.float32)
         return np.asarray(logit(np.clip(p, _SURE, 1 - _SURE)))
 
-    def __call__(self, answers: Sequence[Answer]) -> Prediction:
-        """Return the prediction after a reader's answers."""
+    def __call__(self, clicks: Sequence[VoxelClick]) -> Prediction:
+        """Return the prediction after a reader's clicks."""
         prediction, spacing = self.prediction, self.prediction.grid.spacing
         logits = self._logits.copy()
-        for voxel, label in answers:
+        for voxel, label in clicks:
             axes = [
                 np.exp(-((((np.arange(n) - at) * mm) / self.width_mm) ** 2) / 2)
                 for n, at, mm in zip(prediction.shape, voxel, spacing, strict=True)
@@ -103,7 +103,7 @@ class Bump:
         probability = expit(logits)
         none = 1 - probability.sum(axis=0) >= probability.max(axis=0)
         segmentation = np.where(none, 0, values[probability.argmax(axis=0)]).astype(np.uint8)
-        decree(prediction, segmentation, probability, answers)
+        decree(prediction, segmentation, probability, clicks)
         return replace(prediction, segmentation=segmentation, probability=probability)
 
 
@@ -114,10 +114,10 @@ def point_of(prediction: Prediction, voxel: Voxel) -> tuple[float, float, float]
 
 
 def decree(
-    prediction: Prediction, segmentation: np.ndarray, probability: np.ndarray, answers: Sequence[Answer]
+    prediction: Prediction, segmentation: np.ndarray, probability: np.ndarray, clicks: Sequence[VoxelClick]
 ) -> None:
-    """Give the answered voxels their labels."""
+    """Give the clicked voxels their labels."""
     values = np.array([label.value for label in prediction.labels])
-    for voxel, label in answers:
+    for voxel, label in clicks:
         segmentation[voxel] = label
         probability[(slice(None), *voxel)] = values == label

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mob_training.evaluation.readers.corrections import Answer, Correction, decree
+from mob_training.evaluation.readers.corrections import Correction, VoxelClick, decree
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.conditioning import Field, solve, spread
@@ -42,9 +42,9 @@ class CaseField:
         """Return what refines the prediction as `Refiner` does."""
         kernel = Wendland(settings.length_mm)
 
-        def correct(answers: Sequence[Answer]) -> Prediction:
-            labels = np.array([label for _, label in answers])
-            own = self._index[tuple(np.array([voxel for voxel, _ in answers]).T)]
+        def correct(clicks: Sequence[VoxelClick]) -> Prediction:
+            labels = np.array([label for _, label in clicks])
+            own = self._index[tuple(np.array([voxel for voxel, _ in clicks]).T)]
             squares = ((self._mm[own][:, None] - self._mm) ** 2).sum(-1)
             near = np.flatnonzero(squares.min(0) < kernel.reach_mm**2)
             correlation = kernel(np.sqrt(squares[:, near]))
@@ -65,14 +65,14 @@ class CaseField:
                 settings.sharpening,
                 self._values,
             )
-            return self._made(near, p, segmentation, answers)
+            return self._made(near, p, segmentation, clicks)
 
         return correct
 
-    def _made(self, near: np.ndarray, p: np.ndarray, labels: np.ndarray, answers: Sequence[Answer]) -> Prediction:
+    def _made(self, near: np.ndarray, p: np.ndarray, labels: np.ndarray, clicks: Sequence[VoxelClick]) -> Prediction:
         at = tuple(axis[near] for axis in self._at)
         segmentation, probability = self.prediction.segmentation.copy(), np.array(self.prediction.probability)
         segmentation[at] = labels
         probability[(slice(None), *at)] = p
-        decree(self.prediction, segmentation, probability, answers)
+        decree(self.prediction, segmentation, probability, clicks)
         return replace(self.prediction, segmentation=segmentation, probability=probability)

@@ -15,7 +15,7 @@ import numpy as np
 
 from mob_training.evaluation.readers import readers
 from mob_training.evaluation.readers.cases import ReadCase
-from mob_training.evaluation.readers.corrections import Answer, Bump, Correction
+from mob_training.evaluation.readers.corrections import Bump, Correction, VoxelClick
 from mob_training.evaluation.readers.field import CaseField
 from mob_training.evaluation.readers.simulation import CLICKS_IN_A_REGION, BumpSettings
 from MoBUncertaintyLib.errors import SettingsError
@@ -124,20 +124,20 @@ def fit_certainty(
     """Fit what is said of the uncertainty after clicks, which moves no outline between two labels.
 
     The expected error of all cases together should be what is left, after each of `SCORED` free clicks and after those
-    in the listed regions: the mean square of the logarithm of their ratio is least.
+    in the listed regions: of all settings tried, these have the smallest mean square of the logarithm of their ratio.
 
     Returns:
         The settings, and the ratios, by the number of clicks.
     """
-    moments = [_answered(case, field.refined(settings)) for case, field in zip(cases, fields, strict=True)]
+    moments = [_clicked(case, field.refined(settings)) for case, field in zip(cases, fields, strict=True)]
     tried = {}
     for strength, sharpening in product(CERTAINTY_STRENGTHS, SHARPENINGS):
         each = replace(settings, variance_strength=strength, sharpening=sharpening)
         sums: dict[str, np.ndarray] = {}
         for case, field, own in zip(cases, fields, moments, strict=True):
             correct = field.refined(each)
-            for when, answers in own.items():
-                scores = case.scores(correct(answers) if answers else case.prediction, case.unclicked(), surfaces=False)
+            for when, clicks in own.items():
+                scores = case.scores(correct(clicks) if clicks else case.prediction, case.unclicked(), surfaces=False)
                 expected_and_left = np.array([scores["expected_error_mm3"], scores["error_mm3"]])
                 sums[when] = sums.get(when, 0) + expected_and_left
         tried[each] = {when: float(expected / max(left, 1e-9)) for when, (expected, left) in sums.items()}
@@ -145,10 +145,10 @@ def fit_certainty(
     return chosen, tried[chosen]
 
 
-def _answered(case: ReadCase, correct: Correction) -> dict[str, tuple[Answer, ...]]:
-    """Return what a reader has answered after each of `SCORED` free clicks, and after all in the listed regions."""
-    free = [step.answers for step in islice(readers.click_at_errors(case, correct), SCORED[-1])] or [()]
-    listed = [step.answers for step in readers.click_in_regions(case, correct, CLICKS_IN_A_REGION)] or [()]
+def _clicked(case: ReadCase, correct: Correction) -> dict[str, tuple[VoxelClick, ...]]:
+    """List a reader's clicks after each of `SCORED` free clicks, and after all in the listed regions."""
+    free = [step.clicks for step in islice(readers.click_at_errors(case, correct), SCORED[-1])] or [()]
+    listed = [step.clicks for step in readers.click_in_regions(case, correct, CLICKS_IN_A_REGION)] or [()]
     return {f"free {n}": free[min(n, len(free)) - 1] for n in SCORED} | {"listed": listed[-1]}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from mob_training.evaluation.readers.cases import ReadCase
-from mob_training.evaluation.readers.corrections import Answer, Correction, Voxel
+from mob_training.evaluation.readers.corrections import Correction, Voxel, VoxelClick
 from MoBUncertaintyLib.geometry import Box, bounding_box, nested, shadows, whole
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.review.region import Verdict
@@ -29,17 +29,17 @@ class Step:
 
     Attributes:
         prediction: Segmentation and probability.
-        answers: The clicks so far.
+        clicks: The clicks so far.
     """
 
     prediction: Prediction
-    answers: tuple[Answer, ...] = ()
+    clicks: tuple[VoxelClick, ...] = ()
 
     @property
     def clicked(self) -> np.ndarray:
         """Mark the voxels that were clicked."""
         mask = np.zeros(self.prediction.shape, bool)
-        for voxel, _ in self.answers:
+        for voxel, _ in self.clicks:
             mask[voxel] = True
         return mask
 
@@ -59,19 +59,19 @@ def click_in_regions(case: ReadCase, correct: Correction, each: int = 2) -> Iter
 def click_as_suggested(case: ReadCase) -> Iterator[Step]:
     """Click where the review suggests it, whether anything is wrong there or not."""
     review = Review(case.prediction, case.regions)
-    answers: dict[Voxel, int] = {}
+    labels: dict[Voxel, int] = {}
     everywhere = whole(case.truth.shape)
     while (suggestion := review.suggestion()) is not None:
         voxel = _voxel(np.rint(case.prediction.grid.to_index(np.array(suggestion.point_ras))))
-        if voxel in answers:
+        if voxel in labels:
             return
-        answers[voxel] = int(case.truth[voxel])
-        review.click((suggestion.point_ras,), answers[voxel], suggestion.region_id)
+        labels[voxel] = int(case.truth[voxel])
+        review.click((suggestion.point_ras,), labels[voxel], suggestion.region_id)
         probability, variance = review.maps_in(everywhere)
         now = replace(
             case.prediction, segmentation=review.labels_in(everywhere), probability=probability, variance=variance
         )
-        yield Step(now, tuple(answers.items()))
+        yield Step(now, tuple(labels.items()))
 
 
 def press_buttons(case: ReadCase) -> Iterator[Step]:
@@ -132,15 +132,15 @@ def largest_error(case: ReadCase, segmentation: np.ndarray, place: np.ndarray | 
 def _click(case: ReadCase, correct: Correction, places: Iterable[np.ndarray | None]) -> Iterator[Step]:
     """Click the largest error in each place in turn; a place without error costs no click."""
     now = case.prediction
-    answers: tuple[Answer, ...] = ()
+    clicks: tuple[VoxelClick, ...] = ()
     for place in places:
         voxel = largest_error(case, now.segmentation, place)
         if voxel is None and place is None:
             return
         if voxel is not None:
-            answers = (*answers, (voxel, int(case.truth[voxel])))
-            now = correct(answers)
-            yield Step(now, answers)
+            clicks = (*clicks, (voxel, int(case.truth[voxel])))
+            now = correct(clicks)
+            yield Step(now, clicks)
 
 
 def _drawn(case: ReadCase, segmentation: np.ndarray, said: np.ndarray) -> Step:
