@@ -10,7 +10,7 @@ from typing import Any
 
 from MoBUncertaintyLib.errors import ModelError, SettingsError
 from MoBUncertaintyLib.model.click_settings import ClickSettings
-from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings, check_stated
 
 SCHEMA_VERSION = 1
@@ -25,7 +25,7 @@ CODE_LENGTHS = (16, 16, 64)
 """Characters of a code's scheme, value and meaning: DICOM's short, short and long strings."""
 
 _KINDS = {str: "text", int: "a whole number", float: "a number", list: "a list", tuple: "a list", dict: "an object"}
-_KINDS |= {type(None): "null"}
+_KINDS |= {type(None): "null", bool: "true or false"}
 
 
 _CARD: dict[str, Any] = {"schema_version": int, "orientation": (str, type(None))}
@@ -168,7 +168,7 @@ class ModelCard:
 
     def to_json(self) -> str:
         """Write the text of `model.json`."""
-        content = {"schema_version": self.schema_version} | asdict(self)
+        content = {"schema_version": self.schema_version} | asdict(self) | {"covariance": self.covariance.to_dict()}
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -213,17 +213,18 @@ def _parse(data: dict[str, Any]) -> ModelCard:
 
 
 def covariance_from_json(data: Any) -> CovarianceSpec:
-    """Read a covariance; the assignment is hard unless stated.
+    """Read a covariance; the assignment is hard unless stated, and only the scope `local` has a length.
 
     Raises:
         ValueError: An entry is missing, unknown or out of range.
     """
     if isinstance(data, dict):
-        data = {"assignment": "hard"} | data
+        data = {"assignment": "hard", "length_mm": None, "learn_length": False} | data
     kinds = {"kind": str, "rank": int, "bases": int, "partitions": int, "scope": str, "assignment": str}
-    fields = _fields(data, "'covariance'", **kinds)
-    named = {"kind": Covariance(fields["kind"]), "scope": Scope(fields["scope"])}
-    return CovarianceSpec(**fields | named | {"assignment": Assignment(fields["assignment"])})
+    fields = _fields(data, "'covariance'", **kinds, length_mm=(list, tuple, type(None)), learn_length=bool)
+    lengths = fields["length_mm"] or ()
+    _require(all(_is(length, (int, float)) for length in lengths), "'length_mm' must hold numbers")
+    return CovarianceSpec.from_dict(fields)
 
 
 def _fields(data: Any, what: str, **kinds: Any) -> dict[str, Any]:
@@ -241,7 +242,8 @@ def _fields(data: Any, what: str, **kinds: Any) -> dict[str, Any]:
 
 def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
     """Like isinstance, but True and False are not numbers."""
-    return isinstance(value, kind) and not isinstance(value, bool)
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
 
 
 def _is_dicom_code(code: Any) -> bool:

@@ -20,7 +20,7 @@ def covariance_text(spec: CovarianceSpec) -> str:
     if spec.kind is Covariance.DETERMINISTIC:
         return "none (deterministic)"
     if spec.kind is Covariance.DIAGONAL:
-        return f"{spec.kind.value}, one draw per voxel"
+        return f"{spec.kind.value}, {_scope_text(spec, Scope.VOXEL)}"
     parts = [spec.kind.value, f"rank {spec.rank}"]
     mixed = spec.kind is Covariance.MIXTURE_OF_BASES
     if mixed:
@@ -29,7 +29,14 @@ def covariance_text(spec: CovarianceSpec) -> str:
         parts.append(f"partitions {spec.partitions} per axis")
     if mixed and spec.assignment is Assignment.SOFT:
         parts.append("soft assignment")
-    return ", ".join([*parts, f"one draw per {spec.scope.value}"])
+    return ", ".join([*parts, _scope_text(spec, spec.scope)])
+
+
+def _scope_text(spec: CovarianceSpec, scope: Scope) -> str:
+    """Say which voxels share their noise; `scope` is that of any model but the local ones."""
+    if spec.length_mm is None:
+        return f"one draw per {scope.value}"
+    return f"noise smooth over {' x '.join(f'{length:.3g}' for length in spec.length_mm)} mm"
 
 
 def training_lines(training: Mapping[str, Any]) -> list[tuple[str, str]]:

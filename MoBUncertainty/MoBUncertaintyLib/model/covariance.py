@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
+
+LENGTH_RANGE = (0.01, 1000.0)
+"""Shortest and longest correlation length, mm."""
 
 
 class Covariance(StrEnum):
@@ -23,9 +27,14 @@ class Covariance(StrEnum):
 
 
 class Scope(StrEnum):
-    """How often the latent z2 of eta = mu + sqrt(d) z1 + L z2 is drawn: per voxel, per partition cell or per tile."""
+    """Which voxels share the latent z2 of eta = mu + sqrt(d) z1 + L z2.
+
+    It is drawn per voxel, per partition cell or per tile. Between voxel and tile is `local`: z1 and z2 are smooth
+    fields of unit variance with a correlation length.
+    """
 
     VOXEL = "voxel"
+    LOCAL = "local"
     PARTITION = "partition"
     TILE = "tile"
 
@@ -48,11 +57,15 @@ class CovarianceSpec:
         rank: R, columns of the loading (low-rank and basis models).
         bases: M, number of learned bases (Mixture-of-Bases).
         partitions: P, cells per axis, so that a tile has P x P x P of them (Mixture-of-Bases, or scope `partition`).
-        scope: How often z2 is drawn; for the low-rank model not `voxel`.
+        scope: Which voxels share z2; for the low-rank model not `voxel`.
         assignment: How a cell's weights give its basis (Mixture-of-Bases).
+        length_mm: Correlation length of the scope `local` along each axis of the network's input, in the order of
+            nnU-Net's spacing; its meaning is that of `correlation.correlation`.
+        learn_length: The length is only where training starts; the weights hold the learned one, and `length_mm` of a
+            trained model states it.
 
     Raises:
-        ValueError: A number is not from 1 to 256, or the low-rank model has the scope `voxel`.
+        ValueError: A number is out of range, the model cannot have the scope, or a length is missing or without effect.
     """
 
     kind: Covariance = Covariance.MIXTURE_OF_BASES
@@ -61,6 +74,8 @@ class CovarianceSpec:
     partitions: int = 4
     scope: Scope = Scope.VOXEL
     assignment: Assignment = Assignment.HARD
+    length_mm: tuple[float, float, float] | None = None
+    learn_length: bool = False
 
     def __post_init__(self) -> None:
         for name in ("rank", "bases", "partitions"):
@@ -68,9 +83,43 @@ class CovarianceSpec:
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 256:
                 raise ValueError(f"{name} must be a whole number from 1 to 256, not {value!r}")
         if self.kind is Covariance.LOW_RANK and self.scope is Scope.VOXEL:
-            raise ValueError("the scope of the low-rank model must be partition or tile, not voxel")
+            raise ValueError("the scope of the low-rank model must be local, partition or tile, not voxel")
+        self._check_length()
+
+    def _check_length(self) -> None:
+        local = self.scope is Scope.LOCAL
+        if local and self.kind is Covariance.DETERMINISTIC:
+            raise ValueError("the deterministic model has no noise, so its scope cannot be local")
+        if local != (self.length_mm is not None):
+            raise ValueError("the scope local needs length_mm" if local else "length_mm is for the scope local")
+        if not isinstance(self.learn_length, bool) or (self.learn_length and not local):
+            raise ValueError("learn_length must be true or false, and true only for the scope local")
+        low, high = LENGTH_RANGE
+        lengths = self.length_mm or ()
+        right = all(isinstance(length, int | float) and low <= length <= high for length in lengths)
+        if local and not (len(lengths) == 3 and right and not any(isinstance(length, bool) for length in lengths)):
+            raise ValueError(f"length_mm must be three numbers from {low:g} to {high:g}, not {self.length_mm!r}")
 
     @classmethod
     def of_kind(cls, kind: Covariance, **rest: Any) -> CovarianceSpec:
         """Make the spec of a model with its usual scope; `rest` are the other attributes."""
         return cls(kind, scope=kind.usual_scope, **rest)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CovarianceSpec:
+        """Invert `to_dict`.
+
+        Raises:
+            ValueError: A name is not one of those there are, or a number is out of range.
+        """
+        named = {"kind": Covariance(values["kind"]), "scope": Scope(values["scope"])}
+        named["assignment"] = Assignment(values.get("assignment", Assignment.HARD))
+        length = values.get("length_mm")
+        return cls(**{**values, **named, "length_mm": None if length is None else tuple(map(float, length))})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to plain JSON; what only the scope `local` has is left out elsewhere."""
+        stated = {name: value.value if isinstance(value, StrEnum) else value for name, value in asdict(self).items()}
+        if self.length_mm is None:
+            return {name: value for name, value in stated.items() if name not in ("length_mm", "learn_length")}
+        return stated | {"length_mm": list(self.length_mm)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,8 @@ def open_training_folder(
     try:
         stated = plans.get("covariance")
         covariance = CovarianceSpec(Covariance.DETERMINISTIC) if stated is None else covariance_from_json(stated)
+        if covariance.learn_length and trained.length_mm is not None:
+            covariance = replace(covariance, length_mm=trained.length_mm)
         card = ModelCard(
             name=_text(dataset.get("name")) or re.sub(r"^Dataset\d+_", "", data_set) or folder.name,
             task=_text(dataset.get("description")) or f"Segments {', '.join(names.values())} in {_channel(dataset)}.",

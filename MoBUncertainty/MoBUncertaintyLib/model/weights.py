@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.files.json_input import SIZE_LIMIT, JsonError, parse_object
+from MoBUncertaintyLib.model.covariance import LENGTH_RANGE
 from MoBUncertaintyLib.model.files import ModelFile
 
 if TYPE_CHECKING:
@@ -57,6 +58,16 @@ class Checkpoint:
     epoch: int
     mirror_axes: tuple[int, ...]
     temperature: float | None = None
+
+    @property
+    def length_mm(self) -> tuple[float, float, float] | None:
+        """The correlation length that a covariance head has learned; None if it has none."""
+        learned = self.weights.get("head.log_length")
+        if learned is None or tuple(learned.shape) != (3,):
+            return None
+        low, high = LENGTH_RANGE
+        depth, height, width = (min(max(float(length), low), high) for length in learned.exp())
+        return depth, height, width
 
 
 def write_weights(path: Path, weights: StateDict, half: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,15 @@ class StochasticNetwork(nn.Module):
         backbone: An nnU-Net network for `classes` classes whose `decoder` has `seg_layers`.
         spec: Covariance head on its last feature map.
         classes: Number of classes C, background included.
+        spacing: Voxel size along the axes of the input, mm; needed for the scope `local`.
 
     Raises:
         ModelError: The architecture has no decoder with segmentation layers, or is not three-dimensional.
     """
 
-    def __init__(self, backbone: nn.Module, spec: CovarianceSpec, classes: int) -> None:
+    def __init__(
+        self, backbone: nn.Module, spec: CovarianceSpec, classes: int, spacing: Sequence[float] | None = None
+    ) -> None:
         super().__init__()
         decoder = getattr(backbone, "decoder", None)
         layers = getattr(decoder, "seg_layers", None)
@@ -61,7 +65,7 @@ class StochasticNetwork(nn.Module):
         decoder.deep_supervision = False
         layers[-1] = MeanLayer.of(layers[-1])
         self.backbone = backbone
-        self.head = build_head(spec, layers[-1].in_channels, classes)
+        self.head = build_head(spec, layers[-1].in_channels, classes, spacing)
         self.spec = spec
         self.classes = classes
 
@@ -110,7 +114,7 @@ def build_network(
         raise ModelError(
             f"The network planned in plans.json cannot be built ({error}); export the model again."
         ) from error
-    return StochasticNetwork(backbone, spec, classes)
+    return StochasticNetwork(backbone, spec, classes, configured.spacing)
 
 
 def load_network(model: Model, fold: Fold) -> StochasticNetwork:

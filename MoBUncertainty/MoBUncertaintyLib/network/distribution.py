@@ -2,6 +2,9 @@
 
     eta_n = mu_n + sqrt(d_n) * z1_n + L_n z2,     Sigma_n = L_n L_n^T + diag(d_n)
 
+With the scope `local`, z1 and z2 are smooth fields of unit variance and correlation k, so that the covariance between
+voxels n and m is k(n, m) (L_n L_m^T + diag(sqrt(d_n d_m))); every marginal stays what it is.
+
 Shapes: B tiles in a batch, C classes, R rank, *S the tile's three spatial axes, k samples.
 """
 
@@ -15,6 +18,7 @@ import torch
 from torch import Tensor
 
 from MoBUncertaintyLib.model.covariance import Scope
+from MoBUncertaintyLib.network.correlation import Lengths, smooth
 from MoBUncertaintyLib.network.partitions import cell_bounds, spread_cells
 
 
@@ -44,6 +48,10 @@ class Loading(ABC):
         """Compute |L_1 - L_0|^2, (B, *S): the loading's part of the variance of eta_1 - eta_0."""
 
     @abstractmethod
+    def contrast_rows(self) -> Tensor:
+        """Compute L_1 - L_0, (B, R, *S): the loading of eta_1 - eta_0."""
+
+    @abstractmethod
     def apply(self, z: Tensor) -> Tensor:
         """Compute L_n z_n: z (k, B, R, *S), with axes of length one where voxels share a draw -> (k, B, C, *S)."""
 
@@ -65,7 +73,10 @@ class DenseLoading(Loading):
         return torch.einsum("bcr...,bdr...->bcd...", self.values, self.values)
 
     def contrast_variance(self) -> Tensor:
-        return (self.values[:, 1] - self.values[:, 0]).square().sum(dim=1)
+        return self.contrast_rows().square().sum(dim=1)
+
+    def contrast_rows(self) -> Tensor:
+        return self.values[:, 1] - self.values[:, 0]
 
     def apply(self, z: Tensor) -> Tensor:
         return torch.einsum("bcr...,kbr...->kbc...", self.values, z)
@@ -122,6 +133,13 @@ class BasisLoading(Loading):
         variance: Tensor = torch.cat(pieces, dim=1).unflatten(1, shape)
         return variance
 
+    def contrast_rows(self) -> Tensor:
+        rows = self.bases[:, 1] - self.bases[:, 0]
+        if self.choice is None:
+            return rows[:, :, None, None, None] * self.scales
+        chosen = torch.einsum("mr,bm...->br...", rows, self.choice)
+        return spread_cells(chosen, tuple(self.scales.shape[2:])) * self.scales
+
     def apply(self, z: Tensor) -> Tensor:
         return self._contract(self.bases, self.scales * z)
 
@@ -145,8 +163,12 @@ class LogitGaussian:
         mean: mu, (B, C, *S).
         log_variance: ln d, (B, C, *S); None for the deterministic model (d = 0).
         loading: L; None for the deterministic and the diagonal model.
-        scope: How often z2 is drawn.
+        scope: Which voxels share z2; with `local`, z1 is a smooth field as well.
         partitions: P, cells per axis for the scope `partition`.
+        lengths: Correlation length along each axis of *S, in voxels, for the scope `local`.
+
+    Raises:
+        ValueError: The scope is `local`, and there are no lengths.
     """
 
     mean: Tensor
@@ -154,6 +176,11 @@ class LogitGaussian:
     loading: Loading | None = None
     scope: Scope = Scope.VOXEL
     partitions: int = 1
+    lengths: Lengths | None = None
+
+    def __post_init__(self) -> None:
+        if self.scope is Scope.LOCAL and self.lengths is None:
+            raise ValueError("the scope local needs a correlation length")
 
     @property
     def num_classes(self) -> int:
@@ -181,6 +208,21 @@ class LogitGaussian:
             variance = variance + self.loading.contrast_variance()
         return mean, variance
 
+    def contrast_factors(self) -> Tensor:
+        """Compute u (B, R + 2, *S) with eta_1 - eta_0 = m + u . z, z = (z2, z1 of both logits); u . u = s^2.
+
+        With the scope `local` the covariance of the contrast between two voxels is k(n, m) u_n . u_m. Otherwise its
+        first R entries belong to noise with the scope's correlation, and the last two to white noise. Without a
+        loading R is 0.
+
+        Raises:
+            ValueError: The model does not have two classes.
+        """
+        if self.num_classes != 2:
+            raise ValueError(f"the contrast is defined for two classes, this model has {self.num_classes}")
+        own = self.variance().sqrt() * self.mean.new_tensor((-1.0, 1.0))[:, None, None, None]
+        return own if self.loading is None else torch.cat((self.loading.contrast_rows(), own), dim=1)
+
     def marginal_covariance(self) -> Tensor:
         """Compute Sigma_n = L_n L_n^T + diag(d_n) at every voxel, (B, C, C, *S)."""
         covariance = torch.diag_embed(self.variance().movedim(1, -1)).movedim((-2, -1), (1, 2))
@@ -189,11 +231,11 @@ class LogitGaussian:
     def rsample(self, k: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw k samples of the logits, (k, B, C, *S), differentiable in all parameters (Eq. 14 with sqrt(d) for D).
 
-        z1 is drawn per voxel and class; z2 once per voxel, cell or tile as `scope` says.
+        z1 is drawn per voxel and class; z2 once per voxel, cell or tile as `scope` says. With `local` both are smooth.
         """
         eta = self.mean.expand(k, *self.mean.shape)
         if self.log_variance is not None:
-            eta = eta + (0.5 * self.log_variance).exp() * self._normal((k, *self.mean.shape), generator)
+            eta = eta + (0.5 * self.log_variance).exp() * self._field((k, *self.mean.shape), generator)
         if self.loading is not None:
             eta = eta + self.loading.apply(self._latent(k, generator))
         return eta
@@ -204,9 +246,8 @@ class LogitGaussian:
         Noise that is independent between voxels is drawn from each voxel's C x C marginal, with C normals per voxel, or
         one for two classes: the contrast, with 0 for the background. Noise that voxels share is drawn by Eq. 14.
         """
-        if self.loading is None and self.num_classes != 2:
-            return lambda k: self.rsample(k, generator)
-        if self.loading is not None and self.scope is not Scope.VOXEL:
+        shared = self.scope is Scope.LOCAL or (self.loading is not None and self.scope is not Scope.VOXEL)
+        if shared or (self.loading is None and self.num_classes != 2):
             return lambda k: self.rsample(k, generator)
         if self.num_classes == 2:
             mean, variance = self.contrast()
@@ -237,11 +278,17 @@ class LogitGaussian:
         batch, shape = self.mean.shape[0], tuple(self.mean.shape[2:])
         drawn = {
             Scope.VOXEL: shape,
+            Scope.LOCAL: shape,
             Scope.PARTITION: tuple(len(cell_bounds(size, self.partitions)) for size in shape),
             Scope.TILE: (1,) * len(shape),
         }[self.scope]
-        z = self._normal((k, batch, self.loading.rank, *drawn), generator)
+        z = self._field((k, batch, self.loading.rank, *drawn), generator)
         return spread_cells(z, shape) if self.scope is Scope.PARTITION else z
+
+    def _field(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        """Draw normals, smooth ones with the scope `local`."""
+        z = self._normal(shape, generator)
+        return z if self.lengths is None else smooth(z, self.lengths)
 
     def _normal(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         # Drawn on the generator's device, so that a seed gives the same result on every device.

@@ -6,12 +6,14 @@ The mean comes from the backbone's own last segmentation layer. Heads run in fp3
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv3d
 
-from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.covariance import LENGTH_RANGE, Assignment, Covariance, CovarianceSpec
+from MoBUncertaintyLib.network.correlation import Lengths
 from MoBUncertaintyLib.network.distribution import BasisLoading, DenseLoading, Loading, LogitGaussian
 from MoBUncertaintyLib.network.partitions import cell_means
 
@@ -43,10 +45,16 @@ class CovarianceHead(nn.Module):
     [-10, 10].
     """
 
+    step_mm: tuple[float, ...] | None = None
+    """Voxel size of the network's input along its axes, for the scope `local`; set by `build_head`."""
+
     def __init__(self, spec: CovarianceSpec, features: int, classes: int) -> None:
         super().__init__()
         self.spec = spec
         self.classes = classes
+        if spec.learn_length:
+            assert spec.length_mm is not None
+            self.log_length = nn.Parameter(torch.tensor(spec.length_mm).log())
         self.log_variance = nn.Conv3d(features, classes, kernel_size=1)
         # Starts at the prior, d = 1, everywhere (Eq. 8 is then zero).
         nn.init.zeros_(self.log_variance.weight)
@@ -56,6 +64,17 @@ class CovarianceHead(nn.Module):
     def loading_layers(self) -> tuple[nn.Conv3d, ...]:
         """Layers whose output `loading` takes."""
         return ()
+
+    def lengths(self) -> Lengths | None:
+        """Compute the correlation length along each axis in voxels; None for all scopes but `local`."""
+        if self.spec.length_mm is None:
+            return None
+        assert self.step_mm is not None
+        if self.spec.learn_length:
+            low, high = LENGTH_RANGE
+            in_mm: Tensor = self.log_length.clamp(math.log(low), math.log(high)).exp()
+            return in_mm / in_mm.new_tensor(self.step_mm)
+        return tuple(length / step for length, step in zip(self.spec.length_mm, self.step_mm, strict=True))
 
     def loading(self, features: Tensor, *predicted: Tensor) -> Loading | None:
         """Compute L of a tile from its features and the outputs of `loading_layers`."""
@@ -72,6 +91,7 @@ class CovarianceHead(nn.Module):
                 loading=self.loading(features, *predicted),
                 scope=self.spec.scope,
                 partitions=self.spec.partitions,
+                lengths=self.lengths(),
             )
 
 
@@ -157,11 +177,27 @@ HEADS: dict[Covariance, type[CovarianceHead]] = {
 }
 
 
-def build_head(spec: CovarianceSpec, features: int, classes: int) -> CovarianceHead | None:
-    """Build the head that `spec` describes; None for the deterministic model."""
+def build_head(
+    spec: CovarianceSpec, features: int, classes: int, spacing: Sequence[float] | None = None
+) -> CovarianceHead | None:
+    """Build the head that `spec` describes; None for the deterministic model.
+
+    Args:
+        spec: Its shape.
+        features: Channels of the feature map.
+        classes: C, background included.
+        spacing: Voxel size along the axes of the network's input, mm, as plans state it; for the scope `local`.
+
+    Raises:
+        ValueError: The scope is `local`, and there is no spacing.
+    """
     if spec.kind is Covariance.DETERMINISTIC:
         return None
-    return HEADS[spec.kind](spec, features, classes)
+    if spec.length_mm is not None and spacing is None:
+        raise ValueError("a head with the scope local needs the spacing of the network's input")
+    head = HEADS[spec.kind](spec, features, classes)
+    head.step_mm = None if spacing is None else tuple(map(float, spacing))
+    return head
 
 
 def _init_loading(layer: nn.Conv3d, rank: int, per_class: int = 1) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace as changed
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from MoBUncertaintyLib.inference.engine_openvino import OpenVinoEngine
 from MoBUncertaintyLib.inference.graph_cache import GraphCache, cache_folder
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.sliding_window import CPU
-from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import DEMO_MODEL, Model, find_model, load_model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
 from MoBUncertaintyLib.prediction import EngineName, Prediction, PredictionSettings
@@ -54,8 +55,12 @@ def ct() -> sitk.Image:
     return make_ct((24, 24, 30))
 
 
-def a_model(folder: Path, kind: Covariance, names: tuple[str, ...] = ("organ",), **options: object) -> Model:
+def a_model(
+    folder: Path, kind: Covariance, names: tuple[str, ...] = ("organ",), local: bool = False, **options: object
+) -> Model:
     spec = CovarianceSpec.of_kind(kind, rank=4, partitions=2)
+    if local:
+        spec = changed(spec, scope=Scope.LOCAL, length_mm=(9.0, 6.0, 6.0))
     return make_model(folder / "model", dataset=make_dataset(names, orientation="RAS"), covariance=spec, **options)
 
 
@@ -76,8 +81,11 @@ def largest_change(a: Prediction, b: Prediction) -> float:
 
 @needs_openvino
 @pytest.mark.parametrize("kind", Covariance)
-def test_results_are_those_of_pytorch(tmp_path: Path, ct: sitk.Image, kind: Covariance) -> None:
-    model = a_model(tmp_path, kind)
+@pytest.mark.parametrize("local", [False, True])
+def test_results_are_those_of_pytorch(tmp_path: Path, ct: sitk.Image, kind: Covariance, local: bool) -> None:
+    if local and kind is Covariance.DETERMINISTIC:
+        pytest.skip("it has no noise")
+    model = a_model(tmp_path, kind, local=local)
     found, wanted = (by(engine, model, ct) for engine in ("openvino", "torch"))
     assert found.provenance["engine"] == "openvino" and wanted.provenance["engine"] == "torch"
     assert found.provenance["versions"]["openvino"] == devices.openvino_version()
@@ -96,13 +104,16 @@ def test_results_are_those_of_pytorch(tmp_path: Path, ct: sitk.Image, kind: Cova
         (("organ",), {"mirror": True}),
         (("liver", "spleen"), {}),
         (("liver", "spleen"), {"samples": 3}),
+        (("organ",), {"samples": 3, "local": True}),
+        (("liver", "spleen"), {"local": True}),
     ],
 )
 def test_samples_classes_and_mirrored_passes_are_those_of_pytorch(
     tmp_path: Path, ct: sitk.Image, names: tuple[str, ...], options: dict
 ) -> None:
     """The head runs in PyTorch then, with the same noise."""
-    model = a_model(tmp_path, Covariance.MIXTURE_OF_BASES, names, folds=2, mirror_axes=(0, 1))
+    local = options.pop("local", False)
+    model = a_model(tmp_path, Covariance.MIXTURE_OF_BASES, names, local, folds=2, mirror_axes=(0, 1))
     found, wanted = (by(engine, model, ct, **options) for engine in ("openvino", "torch"))
     assert found.provenance["engine"] == "openvino" and found.warnings == wanted.warnings
     for name in ("probability", "variance"):

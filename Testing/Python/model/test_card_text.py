@@ -22,6 +22,14 @@ from support import tiny
     [
         (CovarianceSpec(Covariance.DETERMINISTIC), "none (deterministic)"),
         (CovarianceSpec(Covariance.DIAGONAL), "diagonal, one draw per voxel"),
+        (
+            CovarianceSpec(Covariance.DIAGONAL, scope=Scope.LOCAL, length_mm=(10.0, 4.25, 4.25)),
+            "diagonal, noise smooth over 10 x 4.25 x 4.25 mm",
+        ),
+        (
+            CovarianceSpec(Covariance.LOW_RANK, rank=8, scope=Scope.LOCAL, length_mm=(5.0, 5.0, 5.0)),
+            "low-rank, rank 8, noise smooth over 5 x 5 x 5 mm",
+        ),
         (CovarianceSpec.of_kind(Covariance.LOW_RANK, rank=8), "low-rank, rank 8, one draw per tile"),
         (CovarianceSpec(Covariance.SINGLE_BASIS), "single-basis, rank 16, one draw per voxel"),
         (

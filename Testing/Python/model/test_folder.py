@@ -21,7 +21,7 @@ from MoBUncertaintyLib.errors import ModelError, OutputError
 from MoBUncertaintyLib.model import folder as model_folder
 from MoBUncertaintyLib.model.card import card_from_json
 from MoBUncertaintyLib.model.click_settings import ClickSettings
-from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import find_model, list_models, load_model, read_card
 from MoBUncertaintyLib.model.terminology import describe_labels
 from MoBUncertaintyLib.network import export
@@ -226,6 +226,8 @@ def _nested_training(folder: Path) -> None:
     path.write_text(path.read_text().replace('"training": {', '"training": {"a": ' + "[" * 900 + "]" * 900 + ", ", 1))
 
 
+LOCAL = CovarianceSpec(scope=Scope.LOCAL, length_mm=(5.0, 5.0, 5.0)).to_dict()
+
 BROKEN_FOLDERS = {
     "no model.json": (lambda f: (f / "model.json").unlink(), r"has no model\.json"),
     "invalid JSON": (lambda f: (f / "model.json").write_text("{"), r"model\.json .* is not valid JSON"),
@@ -255,6 +257,19 @@ BROKEN_FOLDERS = {
     "impossible colour": (_set("labels", 0, "colour", to=[0, 0, 256]), "whole numbers from 0 to 255"),
     "no terminology": (_drop("labels", 0, "terminology", "type"), "terminology .* lacks 'type'"),
     "half a code": (_set("labels", 0, "terminology", "type", to=["SCT"]), r"must be \[scheme, code, meaning\]"),
+    "a length without its scope": (
+        _set("covariance", "length_mm", to=[5.0, 5.0, 5.0]),
+        "length_mm is for the scope local",
+    ),
+    "a length of two axes": (
+        _set("covariance", to=LOCAL | {"length_mm": [5.0, 5.0]}),
+        "length_mm must be three numbers from 0.01 to 1000",
+    ),
+    "a length in words": (_set("covariance", to=LOCAL | {"length_mm": ["5 mm"] * 3}), "'length_mm' must hold numbers"),
+    "a length that is perhaps learned": (
+        _set("covariance", to=LOCAL | {"learn_length": 1}),
+        "'learn_length' must be true or false",
+    ),
     "unknown covariance": (_set("covariance", "kind", to="wishart"), "'wishart' is not a valid Covariance"),
     "rank of zero": (_set("covariance", "rank", to=0), "rank must be a whole number from 1"),
     "unknown setting of regions": (_set("regions", to={"width_mm": 1}), "no setting 'width_mm'"),

@@ -16,10 +16,11 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from MoBUncertaintyLib.errors import ModelError
-from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.covariance import LENGTH_RANGE, Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import load_model, read_card
 from MoBUncertaintyLib.network.backbone import load_network
 from MoBUncertaintyLib.network.export import export, write_model
+from support import tiny
 from support.json_edits import edit, truncate
 from support.tiny import DATASET, PLANS, SPEC, card, network
 
@@ -114,6 +115,26 @@ def test_a_fine_tuned_results_folder_brings_its_covariance(results: Path, tmp_pa
     assert not {"covariance", "finetuning"} & set(model.plans)
     x = torch.randn(1, 1, 8, 8, 8)
     assert torch.equal(load_network(model, 0)(x).marginal_covariance(), network(3)(x).marginal_covariance())
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_the_card_of_a_local_model_states_its_length_the_learned_one_where_it_was_learned(
+    tmp_path: Path, learned: bool
+) -> None:
+    spec = CovarianceSpec(Covariance.DIAGONAL, scope=Scope.LOCAL, length_mm=(6.0, 3.0, 3.0), learn_length=learned)
+    results = tiny.make_results_folder(tmp_path / "results", covariance=spec)
+    checkpoint = results / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(checkpoint)
+    if learned:
+        content["network_weights"]["head.log_length"] = torch.tensor([4.0, 5.0, 1e9]).log()
+        torch.save(content, checkpoint)
+    model = export(results, tmp_path / "Local")
+    expected = (4.0, 5.0, LENGTH_RANGE[1]) if learned else spec.length_mm
+    assert model.card.covariance.length_mm == pytest.approx(expected)
+    assert model.card.covariance == replace(spec, length_mm=model.card.covariance.length_mm)
+    assert export(tmp_path / "Local", tmp_path / "Again").card.covariance == model.card.covariance
+    lengths = torch.as_tensor(load_network(model, 0)(torch.zeros(1, 1, *tiny.PATCH)).lengths)
+    torch.testing.assert_close(lengths, torch.tensor(expected) / torch.tensor(tiny.SPACING[::-1]), rtol=1e-5, atol=0)
 
 
 def test_a_stock_folder_gives_its_last_epoch_and_a_fine_tuned_one_its_best(results: Path, tmp_path: Path) -> None:

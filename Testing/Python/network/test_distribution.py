@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 import torch
@@ -165,5 +166,33 @@ def test_apply_is_the_dense_product():
 def test_spec_refuses_nonsense():
     with pytest.raises(ValueError, match="rank"):
         CovarianceSpec(rank=0)
-    with pytest.raises(ValueError, match="the scope of the low-rank model must be partition or tile"):
+    with pytest.raises(ValueError, match="the scope of the low-rank model must be local, partition or tile"):
         CovarianceSpec(Covariance.LOW_RANK, scope=Scope.VOXEL)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"scope": Scope.LOCAL}, "the scope local needs length_mm"),
+        ({"length_mm": (5.0, 5.0, 5.0)}, "length_mm is for the scope local"),
+        ({"scope": Scope.LOCAL, "length_mm": (5.0, 5.0)}, "length_mm must be three numbers from 0.01 to 1000"),
+        ({"scope": Scope.LOCAL, "length_mm": (5.0, 5.0, 0.0)}, "length_mm must be three numbers from 0.01 to 1000"),
+        ({"scope": Scope.LOCAL, "length_mm": (5.0, 5.0, float("nan"))}, "length_mm must be three numbers"),
+        ({"learn_length": True}, "learn_length must be true or false, and true only for the scope local"),
+        (
+            {"kind": Covariance.DETERMINISTIC, "scope": Scope.LOCAL, "length_mm": (5.0, 5.0, 5.0)},
+            "the deterministic model has no noise, so its scope cannot be local",
+        ),
+    ],
+)
+def test_spec_refuses_lengths_that_are_missing_or_without_effect(values, message):
+    with pytest.raises(ValueError, match=message):
+        CovarianceSpec(**values)
+
+
+@pytest.mark.parametrize("kind", STOCHASTIC)
+@pytest.mark.parametrize("options", [{}, {"scope": Scope.LOCAL, "length_mm": (3.0, 2.0, 2.5), "learn_length": True}])
+def test_spec_comes_back_from_its_json(kind, options):
+    spec = CovarianceSpec(**{"kind": kind, "scope": kind.usual_scope, "rank": 7} | options)
+    assert CovarianceSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert ("length_mm" in spec.to_dict()) == bool(options), "other models' cards stay as they were"

@@ -7,7 +7,7 @@ import torch
 
 from mob_training.training.losses import training_loss
 from mob_training.training.settings import Likelihood
-from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.network.heads import INITIAL_LOADING_VARIANCE, LOG_VARIANCE_LIMIT, build_head
 from support.gaussians import STOCHASTIC
 
@@ -38,6 +38,19 @@ def test_gradients_reach_every_parameter(kind, likelihood):
     training_loss(gaussian, target, likelihood=likelihood)["total"].backward()
     for name, parameter in head.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_length_in_mm_becomes_one_in_voxels(learned):
+    spec = CovarianceSpec(Covariance.DIAGONAL, scope=Scope.LOCAL, length_mm=(6.0, 3.0, 5.0), learn_length=learned)
+    head = build_head(spec, FEATURES, 2, spacing=(3.0, 1.5, 1.0))
+    gaussian = head(torch.randn(1, FEATURES, 6, 7, 5), torch.zeros(1, 2, 6, 7, 5))
+    torch.testing.assert_close(torch.as_tensor(gaussian.lengths), torch.tensor([2.0, 2.0, 5.0]))
+    if learned:
+        gaussian.rsample(3).square().mean().backward()
+        assert (head.log_length.grad != 0).all()
+    with pytest.raises(ValueError, match="spacing"):
+        build_head(spec, FEATURES, 2)
 
 
 def test_low_rank_channels_are_ordered_class_by_rank():

@@ -18,7 +18,7 @@ def gaussian_of(kind: Covariance, classes: int = 3, **options) -> LogitGaussian:
     """A random Gaussian from a random head, with noise far from its initial values."""
     torch.manual_seed(0)
     spec = CovarianceSpec(**{"kind": kind, "scope": kind.usual_scope, "rank": 4, "partitions": 3} | options)
-    head = build_head(spec, features=6, classes=classes).eval()
+    head = build_head(spec, features=6, classes=classes, spacing=(1.0, 1.0, 1.0)).eval()
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     with torch.no_grad():

@@ -130,7 +130,7 @@ def make_results_folder(
     plans, dataset = plans or make_plans(), dataset or make_dataset()
     deterministic = covariance.kind is Covariance.DETERMINISTIC
     if not deterministic:
-        plans = plans | {"covariance": {**vars(covariance), "kind": covariance.kind, "scope": covariance.scope}}
+        plans = plans | {"covariance": covariance.to_dict()}
     folder.mkdir(parents=True)
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset))

@@ -30,8 +30,11 @@ from support.tiny_training import PLANS, SHORT, make_workspace, same_weights, tr
 
 MOB = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, bases=3, partitions=2)
 SOFT = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, partitions=2, assignment=Assignment.SOFT)
+SHARED = (Scope.VOXEL, Scope.PARTITION, Scope.TILE)
+LOCAL = {"scope": Scope.LOCAL, "length_mm": (3.0, 2.0, 2.0)}
 SPECS = [CovarianceSpec.of_kind(kind, rank=3, partitions=2) for kind in Covariance] + [SOFT]
-SPECS += [CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, partitions=2, scope=scope) for scope in Scope]
+SPECS += [CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, partitions=2, scope=scope) for scope in SHARED]
+SPECS += [CovarianceSpec(kind, rank=3, partitions=2, **LOCAL) for kind in (MOB.kind, Covariance.DIAGONAL)]
 
 
 def trainer_of(spec: CovarianceSpec, results: Path, **settings) -> FineTuningTrainer:

@@ -146,6 +146,6 @@ def finetuning_plans(
     plans["plans_name"] = f"{plans['plans_name']}-{name}"
     plans["configurations"][configuration]["batch_size"] = 1
     # As plain JSON, so that checkpoints hold nothing but numbers and strings and load with weights_only=True.
-    plans["covariance"] = json.loads(json.dumps(asdict(spec)))
+    plans["covariance"] = spec.to_dict()
     plans["finetuning"] = settings.to_dict()
     return plans

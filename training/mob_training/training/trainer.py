@@ -212,7 +212,7 @@ class FineTuningTrainer(DeterministicTrainer):
             plans_manager, configuration_manager, num_input_channels, num_output_channels, False
         )
         spec = covariance_from_json(plans_manager.plans["covariance"])
-        network = PredictiveNetwork(backbone, spec, num_output_channels)
+        network = PredictiveNetwork(backbone, spec, num_output_channels, configuration_manager.spacing)
         # DDP waits for the gradient of every parameter that requires one.
         for unused in network.backbone.decoder.seg_layers[:-1]:
             unused.requires_grad_(False)

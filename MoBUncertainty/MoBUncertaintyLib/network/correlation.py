@@ -1,0 +1,66 @@
+"""Draw noise that is smooth over a few voxels, with the correlation of `MoBUncertaintyLib.correlation`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from MoBUncertaintyLib.correlation import axis_correlation
+
+Lengths = Sequence[float] | Tensor
+"""Correlation length along each of the three axes, in voxels; a tensor where it is learned."""
+
+RIDGE = 1e-6
+"""White noise that is mixed in, as a fraction of the variance: very smooth fields have singular covariances."""
+
+
+def smooth_noise(
+    shape: Sequence[int], lengths: Lengths, generator: torch.Generator | None = None, device: torch.device | None = None
+) -> Tensor:
+    """Draw smooth Gaussian fields (..., *S) of unit variance, borders included.
+
+    Args:
+        shape: The last three axes are those of the grid; fields along the others are independent.
+        lengths: See `Lengths`.
+        generator: Source of the normals; they are drawn on its device, so that a seed gives the same on every one.
+        device: Of the result.
+    """
+    drawn_on = device if generator is None else generator.device
+    white = torch.randn(tuple(shape), generator=generator, device=drawn_on)
+    return smooth(white if device is None else white.to(device), lengths)
+
+
+def smooth(white: Tensor, lengths: Lengths) -> Tensor:
+    """Turn white noise (..., *S) into fields with the covariance k; differentiable in the lengths.
+
+    k is a product over the axes, so its Cholesky factor is one, too: each axis is multiplied by the factor of its own
+    small covariance. So the fields are exactly stationary, at borders and corners as elsewhere, without any padding.
+    """
+    depth, height, width = (
+        axis_factor(size, length).to(white) for size, length in zip(white.shape[-3:], lengths, strict=True)
+    )
+    rows = height @ (white @ width.T)
+    smoothed: Tensor = (depth @ rows.flatten(-2)).view(white.shape)
+    return smoothed
+
+
+def axis_factor(size: int, length: float | Tensor) -> Tensor:
+    """Compute the Cholesky factor F of the covariance along an axis, F F^T = k; (size, size), float64 on the CPU."""
+    return _factor(size, length) if isinstance(length, Tensor) else _known_factor(size, float(length))
+
+
+@lru_cache(maxsize=64)
+def _known_factor(size: int, length: float) -> Tensor:
+    with torch.inference_mode(False):  # what is kept must serve training, too
+        return _factor(size, torch.tensor(length, dtype=torch.float64))
+
+
+def _factor(size: int, length: Tensor) -> Tensor:
+    place = torch.arange(size, dtype=torch.float64)
+    covariance = axis_correlation(place[:, None] - place, length.to("cpu", torch.float64))
+    ridge = RIDGE * torch.eye(size, dtype=torch.float64)
+    factor: Tensor = torch.linalg.cholesky((covariance + ridge) / (1 + RIDGE))
+    return factor
