@@ -8,14 +8,14 @@ commands, so that `--help` answers at once.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 import MoBUncertaintyLib
-from MoBUncertaintyLib.cli import console
+from MoBUncertaintyLib.cli import benchmark, console
+from MoBUncertaintyLib.cli.options import Device, Engine, Overwrite, RegionOptions, Scene
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,26 +43,6 @@ def main(
     """Set the options of the program itself."""
     if debug:
         console.debug = True
-
-
-Device = Annotated[
-    str,
-    typer.Option(help="Where to compute: auto (a GPU if there is one), cuda, cuda:1, mps, xpu (Intel's GPU) or cpu."),
-]
-Engine = Annotated[
-    Literal["auto", "torch", "openvino"],
-    typer.Option(help="What runs the network: auto (on a CPU OpenVINO, if it is installed), torch or openvino."),
-]
-Scene = Annotated[bool, typer.Option("--scene/--no-scene", help="Write scene.mrb, the results as a Slicer scene.")]
-RegionOptions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--region",
-        help="What counts as a doubtful region, NAME=NUMBER with one of depth_mm, window_mm, grow_mm, length_mm, "
-        "minimum_mm3, variance_threshold; may be repeated. Default: as the model states, else as for abdominal organs.",
-    ),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")]
 
 
 @app.command()
@@ -355,76 +335,6 @@ def export(
         console.show_model(model)
 
 
-@app.command()
-def benchmark(
-    output: Annotated[Path, typer.Option(help="Folder for the report; measurements that are there already are kept.")],
-    networks: Annotated[
-        str, typer.Option(help="small (shipped), large (residual encoder L, random weights), or a model's path.")
-    ] = "small,large",
-    sizes: Annotated[str, typer.Option(help="Voxels of the CTs.")] = "128,192,256,512x512x300",
-    systems: Annotated[
-        str,
-        typer.Option(help="a: stock nnU-Net; b: K passes of it; c: Eq. 14 literally; d: our Monte Carlo; e: exact."),
-    ] = "a,b,c,d,e",
-    parts: Annotated[str, typer.Option(help="What to measure.")] = (
-        "systems,sampling,accuracy,interactive,display,adaptive"
-    ),
-    repeats: Annotated[int, typer.Option(help="Runs of each measurement, after a first one to warm up.")] = 3,
-    rounds: Annotated[int, typer.Option(help="How often all systems take turns.")] = 2,
-    samples: Annotated[int, typer.Option(help="Number of Monte Carlo samples (K).")] = 30,
-    limit: Annotated[
-        float, typer.Option(help="Time limit of one measurement in seconds; beyond it fewer runs and passes are made.")
-    ] = 1800.0,
-    phantoms: Annotated[int, typer.Option(help="Phantoms that full and adaptive overlap are compared on.")] = 20,
-    device: Device = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: what torch chooses.")] = None,
-) -> None:
-    """Measure speed, memory and accuracy beside stock nnU-Net, and write tables and plots. From a checkout only."""
-    with console.reporting(steps=True) as cancelled:
-        _find_benchmarks()
-        from inference.run import run
-        from inference.tasks import BenchmarkSettings, parse_sizes
-        from MoBUncertaintyLib.prediction import Progress
-
-        settings = BenchmarkSettings(
-            networks=_listed(networks),
-            sizes=parse_sizes(sizes),
-            systems=_listed(systems),
-            parts=_listed(parts),
-            repeats=repeats,
-            rounds=rounds,
-            samples=samples,
-            limit=limit,
-            phantoms=phantoms,
-            device=device,
-            threads=threads,
-        )
-        with console.progress("Benchmark") as progress:
-            done = run(output, settings, lambda *step: progress(Progress(*step)), cancelled)
-        judged = [target["met"] for target in done["targets"] if target["met"] is not None]
-        console.show_warnings(f"{each['what']}: {each['why']}" for each in done["failed"])
-        typer.echo(f"{sum(judged)} of {len(judged)} targets hold; see {output / 'benchmark.md'}")
-
-
-def _find_benchmarks() -> None:
-    """Make the benchmark's code, which lies beside this package in a checkout, importable."""
-    from MoBUncertaintyLib.errors import InstallationError
-
-    folder = Path(MoBUncertaintyLib.__file__).parents[2] / "Testing" / "Benchmarks"
-    if not (folder / "inference").is_dir():
-        raise InstallationError(
-            "The benchmark is not part of the installed package; get a checkout of the project and run it there, "
-            "after pip install --editable ."
-        )
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    """Split at commas, and drop repeated words."""
-    return tuple(dict.fromkeys(filter(None, (word.strip() for word in text.split(",")))))
-
-
 def _folds(given: list[str] | None) -> tuple[int | str, ...] | None:
     """Read nnU-Net's folds, which are numbers or `all`."""
     from MoBUncertaintyLib.errors import SettingsError
@@ -435,6 +345,9 @@ def _folds(given: list[str] | None) -> tuple[int | str, ...] | None:
         if fold != "all" and not fold.isdecimal():
             raise SettingsError(f"There is no fold {fold!r}; give its number, or all.")
     return tuple(fold if fold == "all" else int(fold) for fold in given)
+
+
+app.command("benchmark")(benchmark.benchmark)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,8 @@ def _interactive(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
 
     ct = case_file(folder, tuple(task["size"]))
     options = task["options"]
-    return measure_region_of_interest(ct, open_model(folder, task["network"]), options["device"], options["repeats"])
+    model = open_model(folder, task["network"])
+    return measure_region_of_interest(ct, model, task["system"], options["device"], options["repeats"])
 
 
 def _display(folder: Path, task: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import importlib.util
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,19 @@ import SimpleITK as sitk
 REGION = (128, 128, 128)  # voxels of the CT
 
 
-def measure_region_of_interest(ct: Path, model: Any, device: str, repeats: int) -> dict[str, Any]:
+def measure_region_of_interest(ct: Path, model: Any, system: str, device: str, repeats: int) -> dict[str, Any]:
     """Seconds of a warm predictor from the CT in memory to the prediction and its regions, in a box in its middle.
 
-    The settings are the usual ones, adaptive overlap among them.
+    The settings are those of `system`; the usual ones are e-adaptive's.
     """
     from inference.cases import middle_box
+    from inference.ours import settings_of
     from MoBUncertaintyLib.inference.predictor import Predictor
     from MoBUncertaintyLib.pipeline import analyse
-    from MoBUncertaintyLib.prediction import PredictionSettings
 
     image = sitk.ReadImage(str(ct))
     region = middle_box(image, REGION)
-    predictor = Predictor(model, PredictionSettings(device=device, region_of_interest=region))
+    predictor = Predictor(model, replace(settings_of(system, device, 1), region_of_interest=region))
     runs = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -38,7 +39,7 @@ def measure_region_of_interest(ct: Path, model: Any, device: str, repeats: int) 
         "cold": runs[0],
         "warm": runs[1:],
         "region_mm": list(region),
-        **{name: provenance.get(name) for name in ("device", "precision", "tiles", "input_voxels")},
+        **{name: provenance.get(name) for name in ("device", "engine", "precision", "tiles", "input_voxels")},
     }
 
 

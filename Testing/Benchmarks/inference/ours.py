@@ -9,6 +9,7 @@ from typing import Any
 
 from inference.literal import LiteralHead
 from inference.measure import StageClock, settle
+from inference.tasks import split_system
 from MoBUncertaintyLib.inference import predictor
 from MoBUncertaintyLib.inference.devices import select_device
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -22,9 +23,18 @@ STAGES = {"network": "backbone", "moments": "moments"}
 
 
 def settings_of(system: str, device: str, samples: int) -> PredictionSettings:
-    """The settings of a system: c and d draw K samples, e takes the closed form; full overlap unless it is adaptive."""
-    drawn = samples if system in ("c", "d") else None
-    return PredictionSettings(device=device, samples=drawn, tiling="adaptive" if system == "e-adaptive" else "full")
+    """The settings of a system: c and d draw K samples, e takes the closed form; full overlap unless it is adaptive.
+
+    Eq. 14 is drawn by PyTorch, whatever draws ours.
+    """
+    letter, (engine, precision) = split_system(system)
+    return PredictionSettings(
+        device=device,
+        samples=samples if letter in ("c", "d") else None,
+        tiling="adaptive" if letter == "e-adaptive" else "full",
+        engine="torch" if letter == "c" else engine,
+        precision=precision,
+    )
 
 
 class OurSystem:
@@ -33,7 +43,7 @@ class OurSystem:
     The scene is written by the closed form only: it takes as long for all.
 
     Args:
-        system: c, d, e or e-adaptive.
+        system: c, d, e or e-adaptive, and its way.
         model: With a covariance head.
         device: As for `predict`.
         samples: K.
@@ -44,7 +54,7 @@ class OurSystem:
         self.clock = StageClock(settle(self.device))
         self.predictor = Predictor(model, settings_of(system, device, samples))
         self.scene = system.startswith("e") and importlib.util.find_spec("slicer") is not None
-        self.literal = LiteralHead() if system == "c" else None
+        self.literal = LiteralHead() if split_system(system)[0] == "c" else None
         self.load_seconds = 0.0
         self.provenance: dict[str, Any] = {}
         self._time_steps()
@@ -73,7 +83,9 @@ class OurSystem:
 
     def describe(self) -> dict[str, Any]:
         """What the measurement states beside its seconds."""
-        stated = {name: self.provenance.get(name) for name in ("device", "precision", "tiles", "input_voxels")}
+        stated = {
+            name: self.provenance.get(name) for name in ("device", "engine", "precision", "tiles", "input_voxels")
+        }
         notes = [] if self.scene else ["scene"]
         return stated | {"passes": 1, "extrapolated": False, "without": notes}
 

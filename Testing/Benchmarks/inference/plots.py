@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 
 from inference.summary import STAGES, Row, linear_fit, marks_of, network_seconds, number
-from inference.tasks import SYSTEMS, network_name, size_title
+from inference.tasks import SYSTEMS, network_name, size_title, split_system, system_label, system_title
 
 # The palette of Okabe and Ito, which the colour-blind can tell apart; markers say it again.
 LOOKS = {
@@ -85,7 +86,9 @@ def draw_sizes(table: Sequence[Row], path: Path) -> None:
             axes.legend(
                 frameon=False, fontsize=8, title=title, title_fontsize=8, loc="upper left", bbox_to_anchor=(1, 1)
             )
-    names = [Line2D([], [], linestyle="none", **_marker(system), label=_name(system)) for system in _systems(table)]
+    names = [
+        Line2D([], [], linestyle="none", **_marker(system), label=system_title(system)) for system in _systems(table)
+    ]
     figure.legend(handles=names, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     _save(figure, path)
 
@@ -97,8 +100,10 @@ def draw_samples(entries: Sequence[dict[str, Any]], path: Path) -> None:
         for system in ("c", "d"):
             colour, marker = LOOKS[system]
             points = {int(k): s for k, s in entry[f"{system}_s"].items()}
-            axes.plot(points.keys(), points.values(), color=colour, marker=marker, label=_name(system), linewidth=1.4)
-        axes.axhline(entry["e_s"], color=LOOKS["e"][0], label=f"{_name('e')}, whatever K", linewidth=1.8)
+            axes.plot(
+                points.keys(), points.values(), color=colour, marker=marker, label=system_title(system), linewidth=1.4
+            )
+        axes.axhline(entry["e_s"], color=LOOKS["e"][0], label=f"{system_title('e')}, whatever K", linewidth=1.8)
         axes.axhline(entry["backbone_s"], color="0.45", linestyle=":", label="backbone, for comparison")
         patch = " x ".join(map(str, entry["patch"]))
         axes.set(xlabel="samples K")
@@ -130,7 +135,7 @@ def draw_memory(table: Sequence[Row], path: Path) -> None:
                 values = {tuple(r["size"]): (r[name] or 0) / 1e9 for r in own if r["system"] == system}
                 places = [i + (index - (len(systems) - 1) / 2) * width for i, s in enumerate(sizes) if s in values]
                 heights = [values[s] for s in sizes if s in values]
-                bars = axes.bar(places, heights, 0.92 * width, color=LOOKS[system][0], label=_name(system))
+                bars = axes.bar(places, heights, 0.92 * width, color=_colour(system), label=system_title(system))
                 axes.bar_label(bars, [f"{h:.1f}" for h in heights], fontsize=7, color="0.3", padding=1)
             axes.set_xticks(range(len(sizes)), [f"{size_title(s)} voxels" for s in sizes])
             axes.set_ylabel(title)
@@ -162,7 +167,7 @@ def draw_stages(table: Sequence[Row], path: Path) -> None:
             marks = "".join(sorted(marks_of(row)))
             text = f" {number(row['total_s'])} s{marks}" + (" →" if left > longest else "")
             axes.text(min(left, longest), y, text, va="center", fontsize=8, color="0.2", clip_on=False)
-        axes.set_yticks(range(len(group)), [_name(row["system"]) for row in reversed(group)], fontsize=8)
+        axes.set_yticks(range(len(group)), [system_title(row["system"]) for row in reversed(group)], fontsize=8)
         axes.set_xlim(0, longest)
         axes.set_title(f"{network_name(network)}, {size_title(size)} voxels", fontsize=9, loc="left")
         _tidy(axes, "x")
@@ -176,19 +181,26 @@ def _line(axes: Axes, system: str, voxels: Sequence[int], seconds: Sequence[floa
     if not voxels:
         return
     x = np.divide(voxels, 1e6)
-    label = f"({system})"
+    label = system_label(system)
     if len(set(voxels)) >= 3:
         fit = linear_fit(voxels, seconds)
         along = np.geomspace(x.min(), x.max(), 100)
         line = fit["seconds"] + fit["seconds_per_mvoxel"] * along
-        axes.plot(along[line > 0], line[line > 0], color=LOOKS[system][0], linewidth=1.2)
+        axes.plot(along[line > 0], line[line > 0], color=_colour(system), linewidth=1.2)
         label += f" {number(fit['seconds_per_mvoxel'])}, {fit['r2']:.3f}"
     axes.plot(x, seconds, linestyle="none", **_marker(system), label=label)
 
 
 def _marker(system: str) -> dict[str, Any]:
-    colour, marker = LOOKS[system]
-    return {"color": colour, "marker": marker, "markeredgewidth": 0, "markersize": 11 if marker == "*" else 7}
+    marker = LOOKS[split_system(system)[0]][1]
+    return {"color": _colour(system), "marker": marker, "markeredgewidth": 0, "markersize": 11 if marker == "*" else 7}
+
+
+def _colour(system: str) -> tuple[float, ...]:
+    """The system's, lighter for some ways to run it."""
+    letter, (engine, precision) = split_system(system)
+    light = 0.5 * (engine == "openvino") + 0.25 * (precision == "float32")
+    return tuple(light + (1 - light) * part for part in to_rgb(LOOKS[letter][0]))
 
 
 def _logarithmic(axes: Axes) -> None:
@@ -200,16 +212,13 @@ def _logarithmic(axes: Axes) -> None:
         axis.set_minor_locator(NullLocator())
 
 
-def _name(system: str) -> str:
-    return f"({system}) {SYSTEMS[system]}"
-
-
 def _networks(table: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row["network"] for row in table))
 
 
 def _systems(table: Sequence[Row]) -> list[str]:
-    return [system for system in SYSTEMS if any(row["system"] == system for row in table)]
+    there = dict.fromkeys(row["system"] for row in table)
+    return sorted(there, key=lambda system: list(SYSTEMS).index(split_system(system)[0]))
 
 
 def _sizes(table: Sequence[Row]) -> list[tuple[int, ...]]:

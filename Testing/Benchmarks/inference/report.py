@@ -12,7 +12,16 @@ from typing import Any
 
 from inference import plots
 from inference.summary import LINEAR, STAGES, Row, adaptive_study, fits, marks_of, number, rows, targets
-from inference.tasks import SYSTEMS, BenchmarkSettings, Task, network_name, size_title
+from inference.tasks import (
+    SYSTEMS,
+    BenchmarkSettings,
+    Task,
+    network_name,
+    size_title,
+    system_label,
+    system_title,
+    way_title,
+)
 
 NOTES = (
     "Seconds are medians of warm runs; the first run is reported apart, as importing and loading are.",
@@ -137,10 +146,11 @@ def _systems(table: Sequence[Row]) -> str:
         line("passes measured", lambda row: str(row["passes"] or "–")),
         line("runs", lambda row: str(row["runs"])),
         line("device", lambda row: f"{row['device']}, {row['precision']}"),
+        line("engine", lambda row: row.get("engine") or "–"),
     ]
     if any(row["gpu_peak_bytes"] for row in good):
         lines.append(line("peak GPU memory, GB", lambda row: number((row["gpu_peak_bytes"] or 0) / 1e9)))
-    heads = ("stage, s", *(f"({row['system']}) {SYSTEMS[row['system']]}" for row in good))
+    heads = ("stage, s", *(system_title(row["system"]) for row in good))
     without = (
         ""
         if all(row["without"] in (None, []) for row in good if row["system"][0] == "e")
@@ -156,7 +166,7 @@ def _fits(found: Sequence[dict[str, Any]]) -> str:
     lines = [
         (
             network_name(f["network"]),
-            f"({f['system']})",
+            system_label(f["system"]),
             against[f["of"]],
             number(f["seconds_per_mvoxel"]),
             f"{f['r2']:.4f}",
@@ -205,7 +215,8 @@ def _latency(summary: dict[str, Any]) -> str:
     lines = []
     for entry in summary["interactive"]:
         runs = [run["total"] for run in entry["warm"]]
-        where = f"{network_name(entry['network'])}, {size_title(entry['size'])}, {entry['tiles']} tiles"
+        parts = (network_name(entry["network"]), size_title(entry["size"]), f"{entry['tiles']} tiles")
+        where = ", ".join(filter(None, (*parts, way_title(entry.get("system") or "e"))))
         lines.append((f"first result in 128 x 128 x 128 voxels ({where})", number(statistics.median(runs))))
     names = {
         "regions_s": "doubtful regions at a new threshold (512 x 512 x 300)",
@@ -241,9 +252,9 @@ def _adaptive(studies: dict[str, dict[str, Any]]) -> str:
 
 
 def _of(kind: str, entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The results of a kind of measurement, with the network and the size they are of."""
+    """The results of a kind of measurement, with the network, the size and the system they are of."""
     return [
-        {"network": e["task"]["network"], "size": e["task"]["size"], **e["result"]}
+        {**{name: e["task"][name] for name in ("network", "size", "system")}, **e["result"]}
         for e in entries
         if e["task"]["kind"] == kind and "result" in e
     ]

@@ -70,6 +70,7 @@ class StockSystem:
         slicers = self.predictor._internal_get_sliding_window_slicers(shape)
         return {
             "device": str(self.device),
+            "engine": "torch",
             "precision": "autocast" if self.device.type == "cuda" else "float32",
             "tiles": len(slicers),
             "input_voxels": list(shape),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from inference.tasks import SYSTEMS, network_name, size_title
+from inference.tasks import SYSTEMS, in_way, network_name, size_title, split_system, way_title
 
 STAGES = (
     "read", "preprocess", "backbone", "moments", "blend", "resample", "write", "other", "regions", "report", "scene",
@@ -45,7 +45,7 @@ def rows(entries: Iterable[Entry]) -> list[Row]:
         made.append(row | (_medians(results) if results else {"failed": group[-1]["failed"]}))
     networks, systems = list(dict.fromkeys(row["network"] for row in made)), list(SYSTEMS)
     place = {id(row): (networks.index(row["network"]), _count(row["size"])) for row in made}
-    return sorted(made, key=lambda row: (*place[id(row)], systems.index(row["system"])))
+    return sorted(made, key=lambda row: (*place[id(row)], systems.index(split_system(row["system"])[0])))
 
 
 def _medians(results: Sequence[dict[str, Any]]) -> Row:
@@ -71,7 +71,10 @@ def _medians(results: Sequence[dict[str, Any]]) -> Row:
         "cold_s": median(result["import_s"] + result["load_s"] + result["cold"]["total"] for result in results),
         "peak_bytes": max(result["peak_bytes"] for result in results),
         "gpu_peak_bytes": max(gpu) if gpu else None,
-        **{name: last.get(name) for name in ("tiles", "passes", "input_voxels", "device", "precision", "without")},
+        **{
+            name: last.get(name)
+            for name in ("tiles", "passes", "input_voxels", "device", "engine", "precision", "without")
+        },
     }
 
 
@@ -92,21 +95,25 @@ def targets(table: Sequence[Row], entries: Sequence[Entry], networks: dict[str, 
     by = {(row["network"], tuple(row["size"]), row["system"]): row for row in table if "failed" not in row}
     for network, size in dict.fromkeys((row["network"], tuple(row["size"])) for row in table):
         systems = {system: row for (n, s, system), row in by.items() if (n, s) == (network, size)}
-        found += _ratios(network, size, systems, bool(networks.get(network, {}).get("random_weights")))
+        random = bool(networks.get(network, {}).get("random_weights"))
+        for way in dict.fromkeys(split_system(s)[1] for s in systems if s.startswith("e")):
+            own = {letter: systems[s] for letter in SYSTEMS if (s := in_way(letter, way)) in systems}
+            found += _ratios(network, size, own, random, way_title(in_way("e", way)))
     for entry in entries:
         if entry["task"]["kind"] == "sampling" and "result" in entry:
             found += _sampling_ratio(entry)
     found += [target for study in adaptive_study(entries).values() for target in study["targets"]]
     for fit in fits(table):
-        if fit["system"] == "e" and fit["of"] in LINEAR:
+        if split_system(fit["system"])[0] == "e" and fit["of"] in LINEAR:
             what = f"(e), {LINEAR[fit['of']]}: R² of a straight line"
-            found.append(_target(what, network_name(fit["network"]), fit["r2"], 0.99, at_most=False))
+            where = ", ".join(filter(None, (network_name(fit["network"]), way_title(fit["system"]))))
+            found.append(_target(what, where, fit["r2"], 0.99, at_most=False))
     return found
 
 
-def _ratios(network: str, size: tuple, systems: dict[str, Row], random: bool) -> list[dict[str, Any]]:
-    """Of one network and one CT; random weights find no organ, so adaptive overlap is not judged by them."""
-    where = f"{network_name(network)}, {size_title(size)}"
+def _ratios(network: str, size: tuple, systems: dict[str, Row], random: bool, way: str) -> list[dict[str, Any]]:
+    """Of one network, CT and way; random weights find no organ, so adaptive overlap is not judged by them."""
+    where = ", ".join(filter(None, (network_name(network), size_title(size), way)))
     bounds = {"small": 0.10, "large": 0.02}
     wanted = [
         ("(e) / (a), end to end", "e", "a", "volumes_s", 1.0, True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.prediction import EngineName, Precision
 
 SYSTEMS = {
     "a": "stock nnU-Net",
@@ -20,11 +22,16 @@ SYSTEMS = {
     "e": "our closed form",
     "e-adaptive": "closed form, adaptive overlap",
 }
+STOCK = ("a", "b")
+AUTO = ("auto", "auto")
+ENGINES = {"auto": "", "torch": "PyTorch", "openvino": "OpenVINO"}
 # Whatever slows the machine down for a while should not hit one system alone.
 INTERLEAVED = ("a", "e", "e-adaptive", "d", "c", "b")
 PARTS = ("systems", "sampling", "accuracy", "interactive", "display", "adaptive")
 
 Size = tuple[int, int, int]
+Way = tuple[str, str]
+"""Engine and precision."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,8 @@ class BenchmarkSettings:
         phantoms: Of the study of adaptive overlap.
         device: As for `predict`.
         threads: Of the CPU; None: torch's own choice.
+        engines, precisions: Of our systems, as for `predict`; e is measured with every pair of them, c and d with the
+            first one.
     """
 
     networks: tuple[str, ...] = ("small", "large")
@@ -56,10 +65,14 @@ class BenchmarkSettings:
     phantoms: int = 20
     device: str = "auto"
     threads: int | None = None
+    engines: tuple[str, ...] = ("auto",)
+    precisions: tuple[str, ...] = ("auto",)
 
     def __post_init__(self) -> None:
         _check_known("system", self.systems, [name for name in SYSTEMS if name != "e-adaptive"])
         _check_known("part", self.parts, PARTS)
+        _check_known("engine", self.engines, list(EngineName))
+        _check_known("precision", self.precisions, list(Precision))
         for name in ("repeats", "rounds", "samples", "phantoms"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name.capitalize()} must be at least 1, not {getattr(self, name)}.")
@@ -69,6 +82,11 @@ class BenchmarkSettings:
         if len(set(names)) < len(names):
             raise SettingsError("Networks are known by the last part of their paths; it must not be the same for two.")
 
+    @property
+    def ways(self) -> list[Way]:
+        """All pairs of engine and precision."""
+        return list(itertools.product(self.engines, self.precisions))
+
 
 @dataclass(frozen=True)
 class Task:
@@ -76,7 +94,8 @@ class Task:
 
     Attributes:
         kind: `cases`, `network`, or of `PARTS` (the part `systems` has tasks of kind `system`).
-        network, system: None where there is none.
+        network: None where there is none.
+        system: Of `SYSTEMS`, with its engine and precision where these are not chosen automatically; see `in_way`.
         size: None where there is none.
         number: Round, or number of the phantom.
         options: What of the settings the measurement depends on.
@@ -112,6 +131,35 @@ class Task:
 def network_name(network: str) -> str:
     """What a network is called in tables and folders: `small`, `large`, or the last part of its path."""
     return Path(network).name
+
+
+def in_way(letter: str, way: Way) -> str:
+    """Name a system that runs in this way, such as e@openvino-bfloat16; the inverse is `split_system`."""
+    return letter if letter in STOCK or way == AUTO else f"{letter}@{'-'.join(way)}"
+
+
+def split_system(system: str) -> tuple[str, Way]:
+    """The key of `SYSTEMS`, and the way."""
+    letter, _, way = system.partition("@")
+    engine, _, precision = way.partition("-")
+    return letter, (engine, precision) if way else AUTO
+
+
+def way_title(system: str) -> str:
+    """Engine and precision for people; empty where both are chosen automatically."""
+    engine, precision = split_system(system)[1]
+    return " ".join(filter(None, (ENGINES[engine], "" if precision == "auto" else precision)))
+
+
+def system_title(system: str) -> str:
+    """A system for people, such as (e) our closed form, OpenVINO bfloat16."""
+    letter = split_system(system)[0]
+    return ", ".join(filter(None, (f"({letter}) {SYSTEMS[letter]}", way_title(system))))
+
+
+def system_label(system: str) -> str:
+    """The same without its name: (e) OpenVINO bfloat16."""
+    return f"({split_system(system)[0]}) {way_title(system)}".strip()
 
 
 def size_name(size: Sequence[int]) -> str:
@@ -153,21 +201,37 @@ def plan(settings: BenchmarkSettings, shows_all: Sequence[Size]) -> list[Task]:
     tasks = [Task("cases", size=size) for size in settings.sizes]
     tasks += [Task("network", network) for network in settings.networks]
     chosen = {*settings.systems, *(["e-adaptive"] if "e" in settings.systems else [])}
+    ways = settings.ways
+    systems = [
+        in_way(letter, way)
+        for letter in INTERLEAVED
+        if letter in chosen
+        for way in (ways if letter.startswith("e") else ways[:1])
+    ]
     for network in settings.networks:
         if "systems" in settings.parts:
             tasks += [
                 Task("system", network, size, system, number, runs)
                 for size in settings.sizes
                 for number in range(settings.rounds)
-                for system in INTERLEAVED
-                if system in chosen
+                for system in systems
             ]
         if "sampling" in settings.parts:
             tasks.append(Task("sampling", network, options=runs))
         if "accuracy" in settings.parts:
             tasks.append(Task("accuracy", network, settings.sizes[0], options=common | {"samples": settings.samples}))
         if "interactive" in settings.parts:
-            tasks.append(Task("interactive", network, largest, options=common | {"repeats": settings.repeats}))
+            tasks += [
+                Task(
+                    "interactive",
+                    network,
+                    largest,
+                    in_way("e-adaptive", way),
+                    0,
+                    common | {"repeats": settings.repeats},
+                )
+                for way in ways
+            ]
     if "display" in settings.parts:
         tasks.append(Task("display", options={"repeats": settings.repeats}))
     if "adaptive" in settings.parts:

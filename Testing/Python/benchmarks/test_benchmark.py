@@ -147,7 +147,7 @@ def test_second_run_measures_nothing_and_other_settings_do(arguments: list[str],
 
 
 def as_settings(content: dict[str, Any]) -> dict[str, Any]:
-    lists = {name: tuple(content[name]) for name in ("networks", "systems", "parts")}
+    lists = {name: tuple(content[name]) for name in ("networks", "systems", "parts", "engines", "precisions")}
     return content | lists | {"sizes": tuple(tuple(size) for size in content["sizes"])}
 
 
@@ -247,7 +247,7 @@ def test_defaults_of_the_command_are_those_of_the_settings() -> None:
         for parameter in command.params
     }
     settings = BenchmarkSettings()
-    for name in ("networks", "systems", "parts"):
+    for name in ("networks", "systems", "parts", "engines", "precisions"):
         assert tuple(shown[name].split(",")) == getattr(settings, name)
     assert parse_sizes(shown["sizes"]) == settings.sizes
     for name in ("repeats", "rounds", "samples", "limit", "phantoms", "device", "threads"):
@@ -321,7 +321,7 @@ def test_sampling_and_region_of_interest_are_timed(network, tmp_path: Path) -> N
     assert set(measure_sampling(network[0], "cpu", repeats=1, samples=2, limit=0.0)["c_s"]) == {"1"}
     path = tmp_path / "ct.nii.gz"
     sitk.WriteImage(tiny.make_ct(SIZE), str(path))
-    waited = measure_region_of_interest(path, network[0], "cpu", repeats=2)
+    waited = measure_region_of_interest(path, network[0], "e-adaptive", "cpu", repeats=2)
     assert len(waited["warm"]) == 2 and waited["tiles"] >= 1
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from inference import report, summary
-from inference.tasks import BenchmarkSettings, Task
+from inference.ours import settings_of
+from inference.tasks import BenchmarkSettings, Task, plan
 from MoBUncertaintyLib.errors import SettingsError
 
 SIZE = (40, 40, 40)
@@ -108,3 +109,27 @@ def test_sizes_that_hardly_differ_make_no_line() -> None:
 def test_networks_of_one_name_are_refused() -> None:
     with pytest.raises(SettingsError, match="last part of their paths"):
         BenchmarkSettings(networks=("here/model", "there/model/"))
+
+
+def test_engines_and_precisions_are_systems_of_their_own() -> None:
+    settings = BenchmarkSettings(engines=("torch", "openvino"), precisions=("float32", "bfloat16"), rounds=1)
+    planned = [t for t in plan(settings, [(512, 512, 300)]) if t.network == "small"]
+    turn = [t.system for t in planned if t.kind == "system" and t.size == (128,) * 3]
+    ways = ["torch-float32", "torch-bfloat16", "openvino-float32", "openvino-bfloat16"]
+    closed = [f"{letter}@{way}" for letter in ("e", "e-adaptive") for way in ways]
+    assert turn == ["a", *closed, "d@torch-float32", "c@torch-float32", "b"]
+    assert [t.system for t in planned if t.kind == "interactive"] == closed[4:]
+    asked = settings_of("e-adaptive@openvino-bfloat16", "cpu", 7)
+    assert (asked.engine, asked.precision, asked.tiling) == ("openvino", "bfloat16", "adaptive")
+    assert settings_of("c@openvino-float32", "cpu", 7).engine == "torch", "the literal formula hangs on PyTorch's head"
+    entries = [measurement(s, seconds) for s, seconds in (("a", 100.0), (closed[0], 50.0), (closed[3], 8.0))]
+    found = summary.targets(summary.rows(entries), entries, {})
+    ratios = [(t["where"], t["value"]) for t in found if t["what"] == "(e) / (a), end to end"]
+    assert ratios == [
+        ("large, 512 x 512 x 300, PyTorch float32", pytest.approx(0.5)),
+        ("large, 512 x 512 x 300, OpenVINO bfloat16", pytest.approx(0.08)),
+    ]
+    table = report._systems(summary.rows(entries))
+    assert (
+        "| (a) stock nnU-Net | (e) our closed form, PyTorch float32 | (e) our closed form, OpenVINO bfloat16 |" in table
+    )

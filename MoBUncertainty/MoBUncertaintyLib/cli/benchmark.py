@@ -1,0 +1,90 @@
+"""`mob-uncertainty benchmark`: its options. The benchmark itself lies in `Testing/Benchmarks` of a checkout."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import MoBUncertaintyLib
+from MoBUncertaintyLib.cli import console
+from MoBUncertaintyLib.cli.options import Device
+
+
+def benchmark(
+    output: Annotated[Path, typer.Option(help="Folder for the report; measurements that are there already are kept.")],
+    networks: Annotated[
+        str, typer.Option(help="small (shipped), large (residual encoder L, random weights), or a model's path.")
+    ] = "small,large",
+    sizes: Annotated[str, typer.Option(help="Voxels of the CTs.")] = "128,192,256,512x512x300",
+    systems: Annotated[
+        str,
+        typer.Option(help="a: stock nnU-Net; b: K passes of it; c: Eq. 14 literally; d: our Monte Carlo; e: exact."),
+    ] = "a,b,c,d,e",
+    parts: Annotated[str, typer.Option(help="What to measure.")] = (
+        "systems,sampling,accuracy,interactive,display,adaptive"
+    ),
+    repeats: Annotated[int, typer.Option(help="Runs of each measurement, after a first one to warm up.")] = 3,
+    rounds: Annotated[int, typer.Option(help="How often all systems take turns.")] = 2,
+    samples: Annotated[int, typer.Option(help="Number of Monte Carlo samples (K).")] = 30,
+    limit: Annotated[
+        float, typer.Option(help="Time limit of one measurement in seconds; beyond it fewer runs and passes are made.")
+    ] = 1800.0,
+    phantoms: Annotated[int, typer.Option(help="Phantoms that full and adaptive overlap are compared on.")] = 20,
+    device: Device = "auto",
+    engines: Annotated[
+        str, typer.Option("--engine", help="What runs our network: auto, torch, openvino, or several of them.")
+    ] = "auto",
+    precisions: Annotated[
+        str, typer.Option("--precision", help="Of our network: auto, float32, bfloat16, float16, or several of them.")
+    ] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: what torch chooses.")] = None,
+) -> None:
+    """Measure speed, memory and accuracy beside stock nnU-Net, and write tables and plots. From a checkout only."""
+    with console.reporting(steps=True) as cancelled:
+        _find_benchmarks()
+        from inference.run import run
+        from inference.tasks import BenchmarkSettings, parse_sizes
+        from MoBUncertaintyLib.prediction import Progress
+
+        settings = BenchmarkSettings(
+            networks=_listed(networks),
+            sizes=parse_sizes(sizes),
+            systems=_listed(systems),
+            parts=_listed(parts),
+            repeats=repeats,
+            rounds=rounds,
+            samples=samples,
+            limit=limit,
+            phantoms=phantoms,
+            device=device,
+            threads=threads,
+            engines=_listed(engines),
+            precisions=_listed(precisions),
+        )
+        with console.progress("Benchmark") as progress:
+            done = run(output, settings, lambda *step: progress(Progress(*step)), cancelled)
+        judged = [target["met"] for target in done["targets"] if target["met"] is not None]
+        console.show_warnings(f"{each['what']}: {each['why']}" for each in done["failed"])
+        typer.echo(f"{sum(judged)} of {len(judged)} targets hold; see {output / 'benchmark.md'}")
+
+
+def _find_benchmarks() -> None:
+    """Make the benchmark's code, which lies beside this package in a checkout, importable."""
+    from MoBUncertaintyLib.errors import InstallationError
+
+    folder = Path(MoBUncertaintyLib.__file__).parents[2] / "Testing" / "Benchmarks"
+    if not (folder / "inference").is_dir():
+        raise InstallationError(
+            "The benchmark is not part of the installed package; get a checkout of the project and run it there, "
+            "after pip install --editable ."
+        )
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """Split at commas, and drop repeated words."""
+    return tuple(dict.fromkeys(filter(None, (word.strip() for word in text.split(",")))))
