@@ -9,21 +9,32 @@ What is undefined is NaN (`null` in JSON) and is left out of means:
 | AUROC | unless there are both right and wrong voxels | all equally uncertain: 0.5 |
 | AUPRC | without a wrong voxel | all equally uncertain: the fraction of wrong voxels |
 | AURC, AUGRC | without a voxel | without a wrong voxel: 0 |
-| GED | without a sample or a rater | two empty masks have the distance 0 |
+| GED, HM-IoU | without a sample or a rater | two empty masks have the distance 0 |
+| CRPS and intervals of a volume | never | |
+| correlation length | without a residual | the largest distance where it does not fall to one half |
 """
 
 from mob_training.evaluation.metrics.calibration import BINS, Calibration, negative_log_likelihood
+from mob_training.evaluation.metrics.joint import ContrastLaw, joint_log_likelihood
 from mob_training.evaluation.metrics.overlap import dice, surface_dice
 from mob_training.evaluation.metrics.ranking import ErrorRanking
-from mob_training.evaluation.metrics.samples import generalised_energy_distance, probability_error
+from mob_training.evaluation.metrics.samples import generalised_energy_distance, matched_iou, probability_error
+from mob_training.evaluation.metrics.variogram import autocovariance, half_length
+from mob_training.evaluation.metrics.volumes import volume_scores
 
 __all__ = [
     "BINS",
     "Calibration",
+    "ContrastLaw",
     "ErrorRanking",
+    "autocovariance",
     "dice",
     "generalised_energy_distance",
+    "half_length",
+    "joint_log_likelihood",
+    "matched_iou",
     "negative_log_likelihood",
     "probability_error",
     "surface_dice",
+    "volume_scores",
 ]

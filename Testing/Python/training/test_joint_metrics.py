@@ -1,0 +1,276 @@
+"""The metrics of what is joint: against dense integration, importance sampling, and other people's numbers."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from math import lcm
+
+import numpy as np
+import pytest
+from scipy import integrate, ndimage
+from scipy.special import expit, log_expit
+from scipy.stats import norm
+
+from mob_training.evaluation.metrics import (
+    ContrastLaw,
+    autocovariance,
+    half_length,
+    joint_log_likelihood,
+    matched_iou,
+    volume_scores,
+)
+from mob_training.evaluation.metrics.joint import CERTAIN, decompose, laplace
+from mob_training.evaluation.metrics.variogram import LAGS
+from mob_training.evaluation.metrics.volumes import LEVELS, crps, interval
+
+
+def gaussian(length: float):
+    """Correlation that falls like a Gaussian."""
+    return lambda a, b: np.exp(-np.square(a[:, None] - b[None]).sum(-1) / (2 * length**2))
+
+
+def border(length: float | None, white: float = 0.0, size: int = 9, seed: int = 0) -> tuple[ContrastLaw, np.ndarray]:
+    """Make the voxels at the border of a ball as a network sees them, and a truth that differs smoothly from it."""
+    generator = np.random.default_rng(seed)
+    places = np.indices((size,) * 3).reshape(3, -1).T.astype(float)
+    distance = 0.32 * size - np.linalg.norm(places - (size - 1) / 2, axis=1)
+    bent = ndimage.gaussian_filter(generator.standard_normal((size,) * 3), 2).ravel()
+    truth = distance + 0.9 * bent / bent.std() > 0
+    factors = 0.5 + 0.3 * generator.standard_normal((3, len(places)))
+    near = np.abs(distance) < 2.1
+    whole = ContrastLaw(1.6 * distance, np.full(len(places), white), factors, places, length and gaussian(length))
+    return whole.at(near), truth[near]
+
+
+def dense(law: ContrastLaw, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and covariance of y t."""
+    signs = np.where(truth, 1.0, -1.0)
+    covariance = law.columns(np.arange(len(signs))) + np.diag(law.white)
+    return signs * law.mean, signs[:, None] * covariance * signs
+
+
+def importance_sampled(mean: np.ndarray, covariance: np.ndarray, count: int = 4000) -> tuple[float, float, float]:
+    """Estimate ln E[prod sigma(t)] from samples around the posterior's mode, in all directions of the covariance.
+
+    Returns:
+        The estimate, its standard error, and the effective sample size.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    factor = (vectors * np.sqrt(np.maximum(values, 0)))[:, values > 1e-9 * values[-1]]
+    z = np.zeros(factor.shape[1])
+    for _ in range(100):
+        p = expit(mean + factor @ z)
+        precision = np.eye(len(z)) + (factor.T * (p * (1 - p))) @ factor
+        step = np.linalg.solve(precision, factor.T @ (1 - p) - z)
+        z += step / max(1, np.abs(step).max())
+    root = np.linalg.cholesky(precision)
+    noise = np.random.default_rng(1).standard_normal((len(z), count))
+    drawn = z[:, None] + np.linalg.solve(root.T, noise)
+    log_weight = log_expit(mean[:, None] + factor @ drawn).sum(0) - 0.5 * (drawn**2 - noise**2).sum(0)
+    weight = np.exp(log_weight - log_weight.max())
+    value = np.log(weight.mean()) + log_weight.max() - np.log(root.diagonal()).sum()
+    return value, weight.std() / weight.mean() / np.sqrt(count), weight.sum() ** 2 / (weight**2).sum()
+
+
+@pytest.mark.parametrize(
+    ("mean", "white", "factor"), [(0.7, 0.0, 1.5), (-3.0, 2.0, 0.5), (-9.0, 0.0, 4.0), (2.0, 1.0, 0.0)]
+)
+def test_one_voxel_has_its_marginal_probability(mean, white, factor):
+    """Wrong or right, sure or not: what Simpson's rule gives."""
+    law = ContrastLaw(np.array([mean]), np.array([white]), np.array([[factor]]), np.zeros((1, 3)))
+    deviation = np.hypot(np.sqrt(white), factor)
+    for sign in (1, -1):
+        x = np.linspace(-12, 12, 4001)
+        density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+        expected = integrate.simpson(expit(sign * (mean + deviation * x)) * density, x=x)
+        assert joint_log_likelihood(law, np.array([sign > 0])) == pytest.approx(np.log(expected), abs=2e-4)
+
+
+@pytest.mark.parametrize("length", [0.01, 1.0, 2.0, None])
+@pytest.mark.parametrize("truth", [(True, True), (True, False), (False, False)])
+def test_two_voxels_against_numerical_integration(length, truth):
+    """Two voxels 1 apart with variances of 1.0 and 2.6, also where both labels are improbable."""
+    law = ContrastLaw(
+        np.array([1.0, 1.4]),
+        np.array([0.2, 0.0]),
+        np.array([[0.8, 1.6], [0.4, -0.2]]),
+        np.array([[0.0, 0, 0], [0, 0, 1]]),
+        length and gaussian(length),
+    )
+    mean, covariance = dense(law, np.array(truth))
+    root = np.linalg.cholesky(covariance + 1e-12 * np.eye(2))
+    x = np.linspace(-9, 9, 801)
+    weights = np.exp(-0.5 * (x[:, None] ** 2 + x**2))
+    first, second = mean[0] + root[0, 0] * x[:, None], mean[1] + root[1, 0] * x[:, None] + root[1, 1] * x
+    expected = np.log((weights * expit(first) * expit(second)).sum() / weights.sum())
+    assert joint_log_likelihood(law, np.array(truth)) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("length", "white"),
+    [(None, 0.5), (None, 0.0), (0.8, 0.0), (2.0, 0.0), (2.0, 0.5), (5.0, 0.0)],
+)
+def test_a_crop_against_importance_sampling(length, white):
+    """At most 500 voxels, over 500 of 4000 samples effective: right to 3 in a thousand."""
+    law, truth = border(length, white)
+    assert 200 < len(truth) <= 500
+    expected, error, effective = importance_sampled(*dense(law, truth))
+    assert effective > 500
+    assert joint_log_likelihood(law, truth) == pytest.approx(expected, abs=3e-3 * abs(expected) + 3 * error)
+
+
+def test_white_noise_is_a_product_of_marginals_and_no_noise_one_of_bernoullis():
+    law, truth = border(None)
+    signs, none = np.where(truth, 1, -1), np.zeros((0, len(truth)))
+    certain = ContrastLaw(law.mean, 0 * law.white, none, law.places)
+    assert joint_log_likelihood(certain, truth) == pytest.approx(log_expit(signs * law.mean).sum(), rel=1e-4)
+    white = ContrastLaw(law.mean, law.variance(), none, law.places)
+    alone = [joint_log_likelihood(white.at(np.array([n])), truth[[n]]) for n in range(len(truth))]
+    assert joint_log_likelihood(white, truth) == pytest.approx(sum(alone), rel=1e-6)
+
+
+def test_a_local_law_becomes_white_for_no_length_and_that_of_a_tile_for_an_infinite_one():
+    law, truth = border(2.0, 0.3)
+    none = np.zeros((0, len(truth)))
+    white = joint_log_likelihood(ContrastLaw(law.mean, law.variance(), none, law.places), truth)
+    tile = joint_log_likelihood(ContrastLaw(law.mean, law.white, law.factors, law.places), truth)
+    local = joint_log_likelihood(law, truth)
+    short, long = (
+        joint_log_likelihood(ContrastLaw(law.mean, law.white, law.factors, law.places, gaussian(length)), truth)
+        for length in (1e-3, 1e6)
+    )
+    assert short == pytest.approx(white, abs=1e-4)
+    assert long == pytest.approx(tile, abs=1e-4)
+    assert min(abs(local - white), abs(local - tile)) > 1
+
+
+def test_the_smooth_truth_is_most_probable_for_the_law_that_it_comes_from():
+    """Truths drawn from a local law: it beats both of its limits in nearly all."""
+    law, _ = border(3.0, size=7)
+    covariance = law.columns(np.arange(len(law.mean)))
+    values, vectors = np.linalg.eigh(covariance)
+    generator = np.random.default_rng(3)
+    wins = []
+    for _ in range(12):
+        logits = law.mean + vectors @ (np.sqrt(np.maximum(values, 0)) * generator.standard_normal(len(values)))
+        truth = generator.random(len(logits)) < expit(logits)
+        found = [
+            joint_log_likelihood(ContrastLaw(law.mean, law.white, law.factors, law.places, k), truth)
+            for k in (law.correlation, None, gaussian(1e-3))
+        ]
+        wins.append(found[0] == max(found))
+    assert sum(wins) >= 10
+
+
+def test_the_decomposition_keeps_all_variances_and_what_it_is_told_of_the_covariances():
+    law, _ = border(2.0, 0.3)
+    expected = law.columns(np.arange(len(law.mean)))
+    for left in (0.1, 0.01, 1e-5):
+        factor, white = decompose(law, left=left)
+        assert (factor**2).sum(0) + white == pytest.approx(law.variance())
+        assert (white - law.white).sum() <= left * law.shared().sum()
+        missed = expected - factor.T @ factor
+        np.fill_diagonal(missed, 0)
+        # The rest is positive definite, so that no covariance exceeds the root of the product of its variances.
+        assert np.square(missed).sum() <= (left * law.shared().sum()) ** 2
+    assert len(decompose(ContrastLaw(law.mean, law.white, law.factors, law.places))[0]) == len(law.factors)
+    assert len(decompose(law, most_rank=7)[0]) == 7
+
+
+def test_truncating_the_decomposition_changes_little():
+    law, truth = border(2.0)
+    mean, _ = dense(law, truth)
+    signs = np.where(truth, 1.0, -1.0)
+    factor, white = decompose(law, left=1e-9)
+    assert joint_log_likelihood(law, truth) == pytest.approx(laplace(mean, signs * factor, white), abs=0.2)
+
+
+def test_a_certain_voxel_stands_alone():
+    law, truth = border(2.0)
+    joint = joint_log_likelihood(law, truth)
+    added = ContrastLaw(
+        np.append(law.mean, 9.0),
+        np.append(law.white, 0.5),
+        np.column_stack((law.factors, [0.5, 0.2, 0.1])),
+        np.vstack((law.places, law.places[:1])),
+        law.correlation,
+    )
+    alone = joint_log_likelihood(added.at(np.array([len(truth)])), np.array([True]))
+    assert alone > np.log(CERTAIN)
+    assert joint_log_likelihood(added, np.append(truth, True)) == pytest.approx(joint + alone, abs=1e-9)
+
+
+def test_crps_is_that_of_scoringrules_and_of_its_integral():
+    """Scoringrules 0.10.0, crps_ensemble, estimator "fair"."""
+    samples = [3.0, 1.0, 4.0, 1.5, 9.0, 2.6, 5.3]
+    assert [crps(samples, truth) for truth in (0.0, 2.7, 12.0)] == pytest.approx(
+        [2.2, 0.3571428571428572, 6.657142857142858]
+    )
+    generator = np.random.default_rng(0)
+    drawn = generator.normal(5, 2, 4000)
+    # Of the normal distribution itself, by the integral of (F - 1[x > v])^2.
+    x = np.linspace(-10, 20, 30001)
+    expected = np.trapezoid(np.square(norm.cdf(x, 5, 2) - (x > 6.5)), x)
+    assert crps(drawn, 6.5) == pytest.approx(expected, abs=0.03)
+    assert crps([4.0], 6.5) == 2.5
+
+
+def test_intervals_hold_a_further_sample_at_their_nominal_rate():
+    generator = np.random.default_rng(0)
+    drawn = generator.gamma(2.0, size=(20000, 20))
+    for level in LEVELS:
+        held = [low <= row[-1] <= high for row in drawn for low, high in [interval(row[:-1], level)]]
+        assert np.mean(held) == pytest.approx(level, abs=0.015)
+    with pytest.raises(ValueError, match="5 samples have no interval of 90%"):
+        interval([1.0] * 5, 0.9)
+
+
+def test_volume_scores():
+    scores = volume_scores(np.arange(1.0, 20.0), 2.5)
+    assert (scores["covered_50"], scores["covered_80"], scores["covered_90"]) == (0, 1, 1)
+    assert (scores["width_50"], scores["width_80"], scores["width_90"]) == (10, 16, 18)
+
+
+@pytest.mark.parametrize("counts", [(3, 3), (4, 2), (3, 2)])
+def test_matched_iou_is_the_best_of_all_matchings(counts):
+    generator = np.random.default_rng(0)
+    drawn, rated = ([generator.random((2, 3, 4)) < 0.5 for _ in range(count)] for count in counts)
+
+    def iou(a, b):
+        return (a & b).sum() / (a | b).sum()
+
+    pairs = lcm(*counts)
+    ours, theirs = (
+        [m for m in drawn for _ in range(pairs // counts[0])],
+        [m for m in rated for _ in range(pairs // counts[1])],
+    )
+    best = max(
+        np.mean([iou(a, theirs[i]) for a, i in zip(ours, order, strict=True)]) for order in permutations(range(pairs))
+    )
+    assert matched_iou(drawn, rated) == pytest.approx(best)
+    assert matched_iou(drawn, drawn) == 1
+    assert np.isnan(matched_iou([], rated))
+
+
+def test_autocovariance_is_the_sum_over_all_pairs():
+    generator = np.random.default_rng(0)
+    residual, spacing = generator.standard_normal((4, 5, 6)), np.array([3.0, 1.2, 1.0])
+    places = np.argwhere(np.ones(residual.shape, bool))
+    offsets = places[:, None] - places[None]
+    products = np.outer(residual.ravel(), residual.ravel())
+    keys, inverse = np.unique(offsets.reshape(-1, 3), axis=0, return_inverse=True)
+    sums = np.bincount(inverse.ravel(), products.ravel())
+    bins = np.rint(np.linalg.norm(keys * spacing, axis=1)).astype(int)
+    expected = [sums[bins == lag].mean() if (bins == lag).any() else np.nan for lag in range(LAGS)]
+    assert autocovariance(residual, spacing.tolist()) == pytest.approx(np.array(expected), nan_ok=True)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (4.0, 1.0, 1.0)])
+def test_the_correlation_length_of_a_smooth_field(spacing):
+    """White noise smoothed by a Gaussian of s mm has the correlation exp(-d^2 / 4 s^2): one half at 1.665 s."""
+    noise = np.random.default_rng(0).standard_normal((64, 96, 96))
+    smooth = ndimage.gaussian_filter(noise, [3 / mm for mm in spacing], mode="wrap")
+    assert half_length(autocovariance(smooth, spacing)) == pytest.approx(1.665 * 3, rel=0.1)
+    assert half_length(autocovariance(noise, (1, 1, 1))) == pytest.approx(0.5, abs=0.02)
+    assert np.isnan(half_length(autocovariance(np.zeros((3, 3, 3)), (1, 1, 1))))
+    assert half_length(autocovariance(np.ones((64, 64, 64)), (1, 1, 1))) == LAGS - 1
