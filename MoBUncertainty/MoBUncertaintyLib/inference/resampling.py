@@ -7,25 +7,28 @@ thirtieth of the time, and does not make several float64 copies of the image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from nnunetv2.preprocessing.resampling.default_resampling import (
     determine_do_sep_z_and_axis,
     resample_data_or_seg_to_shape,
 )
 from scipy import ndimage
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 from MoBUncertaintyLib.geometry import Box
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 CUBIC = {"is_seg": False, "order": 3, "order_z": 0}
 """Options of nnU-Net's function, its defaults for images, for which `resample` replaces it."""
+
+_AT_ONCE = 2**22
+"""Numbers that are interpolated at once: for a plane alone torch's threads take longer to meet than to compute."""
 
 
 def resample(
@@ -87,7 +90,7 @@ def _along(axis: int, matrix: np.ndarray, data: np.ndarray) -> np.ndarray:
 
 
 def planes(volumes: Tensor, shape: Sequence[int], wanted: Box = (slice(None),) * 3) -> Iterator[np.ndarray]:
-    """Resample results linearly to another grid, plane by plane along the first axis, to save memory.
+    """Resample results linearly to another grid, a few planes along the first axis at a time, to save memory.
 
     The edges of both grids coincide (`align_corners=False`), as in `resample`.
 
@@ -101,12 +104,16 @@ def planes(volumes: Tensor, shape: Sequence[int], wanted: Box = (slice(None),) *
     """
     first, *rest = wanted
     depth = volumes.shape[1]
-    for i in range(*first.indices(shape[0])):
-        position = min(max((i + 0.5) * (depth / shape[0]) - 0.5, 0), depth - 1)
-        below = int(position)
-        plane = volumes[:, below]
-        if position > below:
-            plane = plane.lerp(volumes[:, below + 1], position - below)
-        if list(plane.shape[1:]) != list(shape[1:]):
-            plane = interpolate(plane[None], size=tuple(shape[1:]), mode="bilinear", align_corners=False)[0]
-        yield plane[:, rest[0], rest[1]].numpy()
+    numbers = range(*first.indices(shape[0]))
+    batch = max(1, _AT_ONCE // (len(volumes) * math.prod(shape[1:])))
+    for begin in range(0, len(numbers), batch):
+        between = []
+        for i in numbers[begin : begin + batch]:
+            position = min(max((i + 0.5) * (depth / shape[0]) - 0.5, 0), depth - 1)
+            below = int(position)
+            plane = volumes[:, below]
+            between.append(plane.lerp(volumes[:, below + 1], position - below) if position > below else plane)
+        if list(volumes.shape[2:]) != list(shape[1:]):
+            stack = torch.stack(between)
+            between = list(interpolate(stack, size=tuple(shape[1:]), mode="bilinear", align_corners=False))
+        yield from (plane[:, rest[0], rest[1]].numpy() for plane in between)
