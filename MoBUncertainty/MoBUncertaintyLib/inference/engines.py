@@ -91,7 +91,11 @@ class TorchEngine(Engine):
             return self._network.features(x)
 
     def moments(self, output: tuple[Tensor, ...], generator: torch.Generator) -> Moments:
+        return moments(self.gaussian(output), self.samples, generator)
+
+    def gaussian(self, output: tuple[Tensor, ...]) -> LogitGaussian:
+        """Compute the distribution of the logits from the output of `run`."""
         features, mean = output
         head = self._network.head
-        gaussian = LogitGaussian(mean) if head is None else head(features, mean)
-        return moments(gaussian, self.samples, generator)
+        found: LogitGaussian = LogitGaussian(mean) if head is None else head(features, mean)
+        return found

@@ -135,7 +135,7 @@ class Predictor:
         if self.device.type == "cpu":  # a GPU says itself that its memory is not enough
             number = autocast_dtype(self.device, self.settings.precision).itemsize
             check_tile(self._preprocessor.patch, self._preprocessor.features, number)
-        case = self._preprocessor.prepare(checked, self.settings.region_of_interest, self.settings.body_box)
+        case = self.prepare(checked)
         clock.step("preprocess", 1, 1)
         window = self._window()
         results = window.run(
@@ -167,6 +167,19 @@ class Predictor:
             click_settings=self.model.card.click_settings,
         )
 
+    @property
+    def tile(self) -> tuple[int, ...]:
+        """Voxels of a tile along the network's axes."""
+        return tuple(self._preprocessor.patch)
+
+    def prepare(self, checked: sitk.Image) -> Case:
+        """Make the network's input from a checked image (see `images.check_image`), as the settings say.
+
+        Raises:
+            ImageError, SettingsError: As `predict`.
+        """
+        return self._preprocessor.prepare(checked, self.settings.region_of_interest, self.settings.body_box)
+
     def _window(self) -> SlidingWindow:
         settings = self.settings
         return SlidingWindow(
@@ -180,11 +193,11 @@ class Predictor:
 
     def _make_engine(self, name: EngineName, target: Literal["CPU", "GPU"], samples: int | None) -> Engine:
         if name is EngineName.OPENVINO:
-            tile = tuple(self._preprocessor.patch)
-            return OpenVinoEngine(self.model, self._network_of, tile, samples, target)
-        return TorchEngine(self._network_of, len(self.model.card.labels) + 1, samples)
+            return OpenVinoEngine(self.model, self.network_of, self.tile, samples, target)
+        return TorchEngine(self.network_of, len(self.model.card.labels) + 1, samples)
 
-    def _network_of(self, fold: Fold) -> StochasticNetwork:
+    def network_of(self, fold: Fold) -> StochasticNetwork:
+        """Return the network with the weights of a fold; always the same object."""
         if self._network is None:
             self._network = load_network(self.model, fold)
         elif fold != self._loaded:

@@ -164,7 +164,7 @@ class LogitGaussian:
         log_variance: ln d, (B, C, *S); None for the deterministic model (d = 0).
         loading: L; None for the deterministic and the diagonal model.
         scope: Which voxels share z2; with `local`, z1 is a smooth field as well.
-        partitions: P, cells per axis for the scope `partition`.
+        partitions: P, cells per axis for the scope `partition`; or their number along each axis.
         lengths: Correlation length along each axis of *S, in voxels, for the scope `local`.
 
     Raises:
@@ -175,7 +175,7 @@ class LogitGaussian:
     log_variance: Tensor | None = None
     loading: Loading | None = None
     scope: Scope = Scope.VOXEL
-    partitions: int = 1
+    partitions: int | tuple[int, ...] = 1
     lengths: Lengths | None = None
 
     def __post_init__(self) -> None:
@@ -279,11 +279,14 @@ class LogitGaussian:
         drawn = {
             Scope.VOXEL: shape,
             Scope.LOCAL: shape,
-            Scope.PARTITION: tuple(len(cell_bounds(size, self.partitions)) for size in shape),
+            Scope.PARTITION: tuple(len(cell_bounds(*axis)) for axis in zip(shape, self._cells(), strict=True)),
             Scope.TILE: (1,) * len(shape),
         }[self.scope]
         z = self._field((k, batch, self.loading.rank, *drawn), generator)
         return spread_cells(z, shape) if self.scope is Scope.PARTITION else z
+
+    def _cells(self) -> tuple[int, ...]:
+        return (self.partitions,) * 3 if isinstance(self.partitions, int) else self.partitions
 
     def _field(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         """Draw normals, smooth ones with the scope `local`."""

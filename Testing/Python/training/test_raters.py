@@ -37,7 +37,7 @@ def raters(dataset: Path, tmp_path: Path) -> Path:
 
 
 def test_a_deterministic_model_is_its_segmentation(dataset, raters, monkeypatch):
-    monkeypatch.setattr(held_out, "draw_segmentations", lambda *_: pytest.fail("there is nothing to draw"))
+    monkeypatch.setattr(held_out, "draw_volumes", lambda *_: pytest.fail("there is nothing to draw"))
     for case in evaluate(FakeModel(Covariance.DETERMINISTIC), dataset, raters=raters).cases.values():
         assert case["raters.ged"] == case["raters.ged_segmentation"] > 0
 
@@ -47,7 +47,7 @@ def test_a_stochastic_model_is_what_is_drawn_from_it(dataset, raters, monkeypatc
         return [sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in sorted((raters / case).rglob("*.nii.gz"))]
 
     drawn = [masks("case0")[0], masks("case0")[2]]
-    monkeypatch.setattr(held_out, "draw_segmentations", lambda *_: drawn)
+    monkeypatch.setattr(held_out, "draw_volumes", lambda *_: drawn)
     for name, case in evaluate(FakeModel(Covariance.DIAGONAL), dataset, raters=raters).cases.items():
         expected = generalised_energy_distance(drawn, masks(name))
         assert case["raters.ged"] == pytest.approx(expected)

@@ -18,10 +18,11 @@ from mob_training.data.datasets import CASES_FILE
 from mob_training.data.split import read_subjects
 from mob_training.evaluation.case_scores import MEASURES, PLACES, PlaceSums, ScoredCase, score
 from mob_training.evaluation.naming import describe_run
-from mob_training.evaluation.raters import draw_segmentations, rater_scores, read_raters
+from mob_training.evaluation.raters import rater_scores, read_raters
 from mob_training.evaluation.score_files import Run, flatten
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.inference.draws import draw_volumes
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.covariance import Covariance
@@ -107,7 +108,7 @@ def evaluate(
         scores, sums = score(case, region_settings)
         if raters is not None:
             read = read_raters(raters, case_name, prediction)
-            samples = draw_segmentations(predictor, image, drawn) if sampled else [prediction.segmentation]
+            samples = draw_volumes(predictor, image, drawn) if sampled else [prediction.segmentation]
             scores["raters"] = rater_scores(case, read, samples)
         pool.add(case, sums)
         scored[case_name] = {"subject": subjects.get(case_name, case_name), **dict(flatten(scores))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import SimpleITK as sitk
 from mob_training.evaluation.case_scores import ScoredCase, check_grid
 from mob_training.evaluation.metrics import generalised_energy_distance, probability_error
 from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.prediction import Prediction
 
 
@@ -55,23 +54,6 @@ def read_raters(folder: Path, case: str, prediction: Prediction) -> Raters:
         known = place / f"{label.name}_probability.nii.gz"
         probabilities.append(_read(known, prediction) if known.exists() else np.mean(masks, axis=0, dtype=np.float32))
     return Raters(maps, np.stack(probabilities))
-
-
-def draw_segmentations(predictor: Predictor, image: sitk.Image, samples: int) -> list[np.ndarray]:
-    """Draw segmentations from a model, (z, y, x) each: the most probable class of one sample of the logits.
-
-    z2 is drawn per voxel, cell or tile, as the model states. Tiles overlap as little as possible: where they do, two
-    independent draws are blended, which lowers their variance. The seams between tiles cost some agreement, too.
-    """
-    settings = predictor.settings
-    try:
-        drawn = []
-        for seed in range(samples):
-            predictor.use(replace(settings, samples=1, seed=seed, overlap=0.0))
-            drawn.append(predictor.predict(image).segmentation)
-        return drawn
-    finally:
-        predictor.use(settings)
 
 
 def rater_scores(case: ScoredCase, raters: Raters, drawn: Sequence[np.ndarray]) -> dict[str, Any]:

@@ -1,0 +1,201 @@
+"""Draw coherent segmentations of a whole image from the Gaussian over its logits.
+
+There is one field of noise for the whole volume. Each tile's logits are mu + sqrt(d) z1 + L z2 with its own mu, d and L
+and its part of that field, and tiles are blended as logits with the usual weights. Since blending is linear, the
+blended logits are again such a Gaussian, with the weighted means of mu, sqrt(d) and L; so each tile is computed once,
+however many draws are made, and no draw has a seam.
+
+This is another law than that of `Predictor.predict`, which blends moments: where tiles disagree, that mixture is wider.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from torch import Tensor
+
+from MoBUncertaintyLib.errors import ModelError, reporting_out_of_memory
+from MoBUncertaintyLib.geometry import Box, intersection, shape_of, whole, within
+from MoBUncertaintyLib.images.reader import check_image
+from MoBUncertaintyLib.inference.engines import TorchEngine
+from MoBUncertaintyLib.inference.preprocessing import Case
+from MoBUncertaintyLib.inference.tiles import TileGrid
+from MoBUncertaintyLib.model.card import Fold
+from MoBUncertaintyLib.network.distribution import DenseLoading, LogitGaussian
+from MoBUncertaintyLib.prediction import Precision
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+    from MoBUncertaintyLib.inference.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A sample of the logits of a whole image, after the softmax.
+
+    Attributes:
+        segmentation: The most probable label of each voxel, (z, y, x).
+        probability: Of each foreground class, (C - 1, z, y, x); 0 outside the processed part of the image.
+    """
+
+    segmentation: np.ndarray
+    probability: np.ndarray
+
+
+@dataclass(frozen=True)
+class VolumeGaussian:
+    """The blended Gaussian over the logits of a volume, by one fold in one mirrored pass.
+
+    Attributes:
+        logits: On the network's grid, in a batch of one, with a dense loading; float32 on the CPU.
+        case: The way between the network's grid and the image's.
+        box: Part of the network's grid that `logits` covers.
+    """
+
+    logits: LogitGaussian
+    case: Case
+    box: Box
+
+    @property
+    def mean(self) -> Tensor:
+        """m (*S): mean of the contrast eta_1 - eta_0, for two classes."""
+        return self.logits.contrast()[0][0]
+
+    @property
+    def factors(self) -> Tensor:
+        """u (Q, *S) of the contrast, for two classes; see `LogitGaussian.contrast_factors`."""
+        return self.logits.contrast_factors()[0]
+
+
+def draw_volumes(predictor: Predictor, image: sitk.Image, count: int, seed: int = 0) -> list[np.ndarray]:
+    """Draw segmentations of an image, (z, y, x) each; see `draws`."""
+    return [draw.segmentation for draw in draws(predictor, image, count, seed)]
+
+
+def draws(predictor: Predictor, image: sitk.Image, count: int, seed: int = 0) -> Iterator[Draw]:
+    """Draw from the blended Gaussian of an image, again and again.
+
+    Several folds, and mirrored passes, are a mixture: draws go round them in a random order.
+
+    Args:
+        predictor: The model, and how to predict; its engine and number of samples do not matter.
+        image: As for `Predictor.predict`.
+        count: Number of draws.
+        seed: Equal seeds give equal draws, on every device.
+
+    Raises:
+        ImageError, SettingsError, ModelError: As `Predictor.predict`.
+    """
+    mirrors = predictor.model.card.mirror_axes if predictor.settings.mirror else ()
+    passes = [m for n in range(len(mirrors) + 1) for m in itertools.combinations(mirrors, n)]
+    components = list(itertools.product(predictor.folds, passes))
+    order = np.random.default_rng(seed).permutation(len(components))
+    wanted = defaultdict(list)
+    for number in range(count):
+        wanted[int(order[number % len(order)])].append(number)
+    with reporting_out_of_memory():
+        case = predictor.prepare(check_image(image)[0])
+        for component, numbers in wanted.items():
+            volume = _blended(predictor, case, *components[component])
+            for number in numbers:
+                yield _draw(volume, int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1))
+
+
+@reporting_out_of_memory()
+def blended_gaussian(
+    predictor: Predictor, image: sitk.Image, box: Box | None = None, fold: Fold | None = None
+) -> VolumeGaussian:
+    """Compute the Gaussian that `draws` draws from, by one fold without mirroring.
+
+    Args:
+        predictor: The model, and how to predict.
+        image: As for `Predictor.predict`.
+        box: Part of the network's grid; None: all of it.
+        fold: None: the first.
+
+    Raises:
+        ImageError, SettingsError, ModelError: As `Predictor.predict`.
+    """
+    case = predictor.prepare(check_image(image)[0])
+    return _blended(predictor, case, predictor.folds[0] if fold is None else fold, (), box)
+
+
+def _draw(volume: VolumeGaussian, seed: int) -> Draw:
+    case, generator = volume.case, torch.Generator().manual_seed(seed)
+    drawn = volume.logits.rsample(1, generator)[0, 0].softmax(dim=0)[1:]
+    shape = case.frame.image.GetSize()[::-1]
+    segmentation = np.zeros(shape, dtype=np.uint8)
+    probability = np.zeros((len(drawn), *shape), dtype=np.float32)
+    labels, views = case.view(segmentation), [case.view(each) for each in probability]
+    for i, plane in enumerate(case.planes(drawn)):
+        for view, p in zip(views, plane, strict=True):
+            view[i] = p
+        labels[i] = np.concatenate((1 - plane.sum(axis=0, keepdims=True), plane)).argmax(axis=0)
+    return Draw(segmentation, probability)
+
+
+@torch.no_grad()
+def _blended(
+    predictor: Predictor,
+    case: Case,
+    fold: Fold,
+    mirror: Sequence[int],
+    box: Box | None = None,
+    precision: Precision | None = None,
+) -> VolumeGaussian:
+    """Blend the Gaussians of all tiles: the weighted means of mu, sqrt(d) and L."""
+    tile = predictor.tile
+    padded, inside = pad_nd_image(torch.from_numpy(case.data), tile, "constant", {"value": 0}, True, None)
+    grid = TileGrid(padded.shape[1:], tile, predictor.settings.overlap)
+    kept = box or whole(case.data.shape[1:])
+    place = tuple(slice(i.start + k.start, i.start + k.stop) for i, k in zip(inside[1:], kept, strict=True))
+    engine = TorchEngine(predictor.network_of, len(predictor.model.card.labels) + 1)
+    engine.load(fold, predictor.device, precision or Precision(predictor.settings.precision))
+    weight, total = grid.weight(), torch.zeros(shape_of(place))
+    sums: list[Tensor] = []
+    for number in range(len(grid)):
+        covered = intersection(grid[number], place)
+        if covered is None:
+            continue
+        form = _of_tile(engine, padded[(slice(None), *grid[number])].to(predictor.device), mirror)
+        source, target = within(covered, grid[number]), within(covered, place)
+        inner: tuple[Any, ...] = (..., *source)
+        outer: tuple[Any, ...] = (..., *target)
+        parts = [form.mean]
+        parts += [] if form.log_variance is None else [(0.5 * form.log_variance).exp()]
+        parts += [] if form.loading is None else [form.loading.dense()]
+        sums = sums or [torch.zeros((*part.shape[1:-3], *total.shape)) for part in parts]
+        for one, part in zip(sums, parts, strict=True):
+            one[outer] += weight[source] * part[0][inner].cpu()
+        total[target] += weight[source]
+    mean, *rest = (each.div_(total)[None] for each in sums)
+    if not all(torch.isfinite(each.sum()) for each in (mean, *rest)):
+        if engine.precision is torch.float32:
+            raise ModelError("The network's output is not a finite number; its weights are damaged, so train it again.")
+        return _blended(predictor, case, fold, mirror, box, Precision.FLOAT32)
+    # Cells of the partition are as large as in a tile.
+    assert isinstance(form.partitions, int)
+    cells = tuple(max(1, round(n * form.partitions / t)) for n, t in zip(total.shape, tile, strict=True))
+    lengths = None if form.lengths is None else [float(length) for length in form.lengths]
+    log_variance = 2 * rest[0].log() if rest else None
+    loading = DenseLoading(rest[1]) if len(rest) > 1 else None
+    return VolumeGaussian(LogitGaussian(mean, log_variance, loading, form.scope, cells, lengths), case, kept)
+
+
+def _of_tile(engine: TorchEngine, tile: Tensor, mirror: Sequence[int]) -> LogitGaussian:
+    """Compute the Gaussian of a tile (C_in, *tile) in one mirrored pass, mirrored back."""
+    axes = [axis - 3 for axis in mirror]
+    found = engine.gaussian(engine.run(tile.flip(axes)[None]))
+    if not axes:
+        return found
+    log_variance = None if found.log_variance is None else found.log_variance.flip(axes)
+    loading = None if found.loading is None else DenseLoading(found.loading.dense().flip(axes))
+    return replace(found, mean=found.mean.flip(axes), log_variance=log_variance, loading=loading)
