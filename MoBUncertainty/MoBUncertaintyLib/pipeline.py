@@ -107,6 +107,7 @@ def run_case(
     predictor: Predictor,
     region_settings: RegionSettings | None = None,
     *,
+    name: str | None = None,
     series: str | None = None,
     scene: bool = True,
     overwrite: bool = False,
@@ -121,6 +122,7 @@ def run_case(
         output: Results folder to make.
         predictor: Model and settings.
         region_settings: What counts as a region; None: as the model states.
+        name: What the case is called; None: as the source.
         series: Series instance UID, where a DICOM folder has several.
         scene: Write the Slicer scene too.
         overwrite: Replace results that are there.
@@ -141,6 +143,7 @@ def run_case(
         analysis = analyse(image, predictor, region_settings, progress, cancelled)
         prediction, regions = analysis.prediction, analysis.regions
         seconds |= analysis.seconds
+        prediction.timings.update(seconds)  # so that the record has all of them
         with _stage("write", seconds, progress, cancelled):
             problems = write_results(
                 place,
@@ -148,6 +151,7 @@ def run_case(
                 prediction,
                 regions,
                 source=source,
+                name=name,
                 sha256=read.sha256,
                 series=series,
                 scene=scene,
@@ -155,7 +159,7 @@ def run_case(
                 more=partial(more, analysis) if more else None,
             )
     summary = CaseSummary(
-        name=source.name,
+        name=name or source.name,
         folder=output,
         volumes_ml=prediction.volumes_ml(),
         regions=regions.ranked,

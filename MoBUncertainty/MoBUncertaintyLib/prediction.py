@@ -179,3 +179,20 @@ class Prediction:
             background = 1 - sum(planes[1:], planes[0])
             total += float((1 - np.maximum.reduce([background, *planes])).sum(dtype=float))
         return self.grid.voxel_mm3 * total
+
+    def expected_errors_mm3(self) -> dict[str, float]:
+        """Integrate, for each label by its name, the probability that a voxel is wrong about it.
+
+        With p the label's probability, that is 1 - p where the segmentation has the label, and p elsewhere: the volume
+        that is expected to be labelled with it wrongly, or to lack it. With one label this is `expected_error_mm3`.
+        """
+        if len(self.labels) == 1:
+            return {self.labels[0].name: self.expected_error_mm3()}
+        totals = {
+            label.name: sum(
+                float(np.abs((plane == label.value) - p).sum(dtype=float))
+                for plane, p in zip(self.segmentation, probability, strict=True)
+            )
+            for label, probability in zip(self.labels, self.probability, strict=True)
+        }
+        return {name: self.grid.voxel_mm3 * total for name, total in totals.items()}

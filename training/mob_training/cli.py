@@ -21,11 +21,14 @@ from mob_training.training.settings import (
     Schedule,
     default_options,
 )
-from MoBUncertaintyLib.cli.app import RegionOptions
+from MoBUncertaintyLib.cli.options import RegionOptions
+from MoBUncertaintyLib.cli.programs import SHOWN, AsJson, Commands, Quiet, Result, version_option
 from MoBUncertaintyLib.errors import SettingsError, UserError
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False
+)
 
 Workspace = Annotated[Path, typer.Option(help="Folder that holds nnU-Net's raw, preprocessed and results folders.")]
 DatasetId = Annotated[int, typer.Option(help="nnU-Net's number of the data set.")]
@@ -56,17 +59,29 @@ class ClickSource(StrEnum):
 DEFAULTS = SimpleNamespace(**default_options())
 
 
+@app.callback()
+def program(
+    _version: Annotated[bool, version_option("mob-training")] = False,
+    _as_json: AsJson = False,
+    _quiet: Quiet = False,
+) -> None:
+    """Set the options of the program itself."""
+
+
 @app.command()
 def phantom(
     output: Annotated[Path, typer.Argument(help="Folder to write the cases to.")],
     cases: Annotated[int, typer.Option(min=1, help="Number of CTs.")] = 60,
     raters: Annotated[int, typer.Option(min=0, help="Masks of further raters per case.")] = 0,
     seed: Seed = 0,
-) -> None:
+) -> Result:
     """Make abdominal CT phantoms in TotalSegmentator's layout."""
     from mob_training.data.phantom import write_cohort
 
-    write_cohort(output, cases, seed, raters=raters, progress=lambda done, total: print(f"{done}/{total} phantoms"))
+    made = write_cohort(
+        output, cases, seed, raters=raters, progress=lambda done, total: print(f"{done}/{total} phantoms")
+    )
+    return Result({"folder": output, "cases": made})
 
 
 @app.command()
@@ -80,7 +95,7 @@ def totalsegmentator(
     validation: Validation = None,
     subjects: Subjects = None,
     seed: Seed = 0,
-) -> None:
+) -> Result:
     """Convert CTs with organ masks into an nnU-Net data set of one organ.
 
     Cases without the organ and unusable ones are left out; cases.csv in the data set's folder says why.
@@ -95,18 +110,20 @@ def totalsegmentator(
     known = read_subjects(subjects) if subjects else None
     folder = new_dataset_folder(dataset_id, name)
     cases, left_out = find_cases(source, organ)
-    print(write_dataset(folder, cases, [organ], "CT", split, f"{organ} of {source.name}", left_out, known))
+    return _made(write_dataset(folder, cases, [organ], "CT", split, f"{organ} of {source.name}", left_out, known))
 
 
 @app.command()
 def table1(
     datasets: Annotated[list[Path], typer.Argument(help="Raw data sets that were converted here.")],
     output: Annotated[Path, typer.Option(help="Folder for table1.csv and table1.md.")],
-) -> None:
+) -> Result:
     """Write Table 1 of the paper: training, validation and test cases per structure, and the structures' volumes."""
     from mob_training.data.table1 import write_table
 
-    print(write_table(datasets, output).read_text())
+    table = write_table(datasets, output)
+    print(table.read_text())
+    return Result({"output": table})
 
 
 @app.command()
@@ -121,7 +138,7 @@ def labelled(
     channel: Annotated[str, typer.Option(help="CT, or another name for images that are z-scored.")] = CHANNEL,
     subjects: Subjects = None,
     seed: Seed = 0,
-) -> None:
+) -> Result:
     """Convert a folder of images and label maps into an nnU-Net data set of the given labels."""
     from mob_training.data.datasets import folder_cases, new_dataset_folder, write_dataset
     from mob_training.data.split import Split, read_subjects
@@ -133,7 +150,7 @@ def labelled(
     known = read_subjects(subjects) if subjects else None
     folder = new_dataset_folder(dataset_id, name)
     cases, left_out = folder_cases(source, values)
-    print(write_dataset(folder, cases, names, channel, split, source.name, left_out, known))
+    return _made(write_dataset(folder, cases, names, channel, split, source.name, left_out, known))
 
 
 @app.command()
@@ -142,14 +159,16 @@ def plan(
     workspace: Workspace,
     preset: Annotated[Preset, typer.Option(help="For two CPU cores, or residual encoder L.")] = Preset.SMALL,
     processes: Annotated[int, typer.Option(min=1, help="Processes to preprocess with.")] = 2,
-) -> None:
+) -> Result:
     """Run nnU-Net's fingerprinting, planning and preprocessing of a data set."""
     from mob_training.training.workspace import use_workspace
 
     use_workspace(workspace)
     from mob_training.training.planning import plan_and_preprocess
 
-    print(plan_and_preprocess(dataset_id, preset, processes))
+    name = plan_and_preprocess(dataset_id, preset, processes)
+    print(name)
+    return Result({"plans": name})
 
 
 @app.command()
@@ -163,14 +182,14 @@ def train(
     seed: Seed = 0,
     device: Device = "auto",
     resume: Resume = False,
-) -> None:
+) -> Result:
     """Train the deterministic stage: nnU-Net without mirroring."""
     from mob_training.training.workspace import use_workspace
 
     use_workspace(workspace)
     from mob_training.training.stages import train_deterministic
 
-    print(train_deterministic(dataset_id, plans, Schedule.of(epochs, iterations, seed), fold, device, resume))
+    return _made(train_deterministic(dataset_id, plans, Schedule.of(epochs, iterations, seed), fold, device, resume))
 
 
 @app.command()
@@ -209,7 +228,7 @@ def finetune(
     device: Device = "auto",
     resume: Resume = False,
     prepare: Annotated[bool, typer.Option("--prepare", help="Only write the plans, for nnUNetv2_train.")] = False,
-) -> None:
+) -> Result:
     """Fine-tune one of the five covariance models on the deterministic checkpoint (Eqs. 8 to 12)."""
     from mob_training.training.workspace import use_workspace
 
@@ -233,9 +252,8 @@ def finetune(
         raise SettingsError(f"{str(error).capitalize()}.") from error
     name = name or covariance.value
     if prepare:
-        print(prepare_finetuning(results, name, spec, settings, fold))
-    else:
-        print(run(results, name, spec, settings, fold, device, resume))
+        return _made(prepare_finetuning(results, name, spec, settings, fold))
+    return _made(run(results, name, spec, settings, fold, device, resume))
 
 
 @app.command()
@@ -258,7 +276,7 @@ def evaluate(
         ),
     ] = None,
     device: Device = "auto",
-) -> None:
+) -> Result:
     """Score a model on whole held-out cases: overlap, calibration, ranking of errors by uncertainty.
 
     Writes the tables that `compare` reads, scores.json for `mob-uncertainty export --scores`, and a figure. With
@@ -274,8 +292,7 @@ def evaluate(
     made_from, stated = _json(provenance), read_stated(region or ())
     make_folder(output)
     if clicks is not None:
-        _simulate_readers(model, dataset, output, clicks, name, stated, device)
-        return
+        return _simulate_readers(model, dataset, output, clicks, name, stated, device)
     scores = run(model, dataset, PredictionSettings(device=device, tiling="full"), raters, drawn, name, stated)
     if made_from is not None:
         scores.description["provenance"] = made_from
@@ -284,6 +301,7 @@ def evaluate(
     draw_error_caught(scores, output / "error_caught.png")
     write_runs([scores], output)
     print(f"mean Dice {scores.mean('dice'):.4f} over {len(scores.cases)} cases")
+    return Result({"output": output} | summary)
 
 
 def _simulate_readers(
@@ -294,7 +312,7 @@ def _simulate_readers(
     name: str | None,
     regions: dict[str, float],
     device: str,
-) -> None:
+) -> Result:
     from mob_training.comparison.readers import write_readers
     from mob_training.evaluation.readers.study import study_readers
     from mob_training.evaluation.score_files import read_runs, write_json, write_runs
@@ -304,7 +322,7 @@ def _simulate_readers(
     run, found = study_readers(model, dataset, settings, fitted=clicks is ClickSource.FIT, name=name, regions=regions)
     write_runs([run], output)
     write_json(asdict(found), output / "clicks.json")
-    print(write_readers(read_runs([output]), output))  # the numbers as they are kept, six digits
+    return _made(write_readers(read_runs([output]), output))  # the numbers as they are kept, six digits
 
 
 @app.command()
@@ -317,11 +335,11 @@ def compare(
     only: Annotated[
         list[str] | None, typer.Option(help="Pattern of the runs to compare, DATASET/MODEL/seed_N; repeat for several.")
     ] = None,
-) -> None:
+) -> Result:
     """Compare models and seeds in tables and figures: mean and SD, paired tests, calibration."""
     from mob_training.comparison.compare import compare as run
 
-    print(run(scores, output, reference, only or ()))
+    return _made(run(scores, output, reference, only or ()))
 
 
 @app.command()
@@ -332,12 +350,12 @@ def overlay(
     output: Annotated[Path, typer.Option(help="PNG to write.")],
     plane: Annotated[str, typer.Option(help="axial, coronal or sagittal.")] = "axial",
     device: Device = "auto",
-) -> None:
+) -> Result:
     """Draw predictions beside the truth: outlines, probability and variance, where the first model errs most."""
     from mob_training.comparison.overlays import draw_case
     from MoBUncertaintyLib.prediction import PredictionSettings
 
-    print(draw_case(dataset, case, models, output, plane, PredictionSettings(device=device, tiling="full")))
+    return _made(draw_case(dataset, case, models, output, plane, PredictionSettings(device=device, tiling="full")))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -354,7 +372,15 @@ def workflow(
     """
     from mob_training.workflow import start
 
-    start(config, output, profile, context.args)
+    if SHOWN.as_json:
+        raise SettingsError("What the workflow prints is Snakemake's, which is no JSON; leave out --json.")
+    start(config, output, profile, [*context.args, *(["--quiet", "all"] if SHOWN.quiet else [])])
+
+
+def _made(path: Path) -> Result:
+    """Print the path of what a command made; it is also all that there is for `--json`."""
+    print(path)
+    return Result({"output": path})
 
 
 def _classes(labels: list[str]) -> tuple[list[str], list[list[int]]]:

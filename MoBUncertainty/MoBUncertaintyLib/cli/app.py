@@ -8,16 +8,22 @@ commands, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-import MoBUncertaintyLib
 from MoBUncertaintyLib.cli import benchmark, console
 from MoBUncertaintyLib.cli.options import Device, Engine, Overwrite, RegionOptions, Scene
+from MoBUncertaintyLib.cli.programs import AsJson, Commands, Quiet, Result, version_option
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.model.folder import Model
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,17 +31,11 @@ app = typer.Typer(
 )
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"mob-uncertainty {MoBUncertaintyLib.__version__}")
-        raise typer.Exit
-
-
 @app.callback()
 def main(
-    _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
+    _version: Annotated[bool, version_option("mob-uncertainty")] = False,
+    _as_json: AsJson = False,
+    _quiet: Quiet = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an unexpected error, for a report of it.")
     ] = False,
@@ -51,7 +51,7 @@ def predict(
         Path,
         typer.Argument(
             metavar="INPUT",
-            help="NIfTI, NRRD or MHA file, DICOM folder, or a folder of volumes (one results folder for each).",
+            help="NIfTI, NRRD or MHA file, DICOM folder, or a folder with any of these (one results folder for each).",
         ),
     ],
     model: Annotated[
@@ -103,21 +103,27 @@ def predict(
     ] = None,
     scene: Scene = True,
     overwrite: Overwrite = False,
-) -> None:
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Keep results that are there, also those of other settings.")
+    ] = False,
+) -> Result:
     """Segment a CT, with probability, variance and doubtful regions.
 
-    In a folder, each entry is predicted or reported with what is wrong with it, and the rest goes on; the exit code is
-    then 2. Entries with the same results already are left as they are.
+    In a folder, each case is predicted or reported with what is wrong with it, and the rest goes on; the exit code is
+    then 2. Cases that have the same results already are left as they are. A table lists all cases, worst first.
     """
     with console.reporting(steps=True) as cancelled:
+        from MoBUncertaintyLib.cli.cohort import Job, predict_inputs
+        from MoBUncertaintyLib.errors import SettingsError
         from MoBUncertaintyLib.images.inputs import case_folders, list_inputs
         from MoBUncertaintyLib.inference.predictor import Predictor
         from MoBUncertaintyLib.model.folder import find_model, load_model
         from MoBUncertaintyLib.output.results_folder import FOLDER
-        from MoBUncertaintyLib.pipeline import is_done, run_case
         from MoBUncertaintyLib.prediction import PredictionSettings
         from MoBUncertaintyLib.regions.settings import read_stated
 
+        if overwrite and skip_existing:
+            raise SettingsError("Earlier results can be kept or replaced; give --skip-existing or --overwrite.")
         settings = PredictionSettings(
             samples=samples,
             seed=seed,
@@ -138,27 +144,8 @@ def predict(
         region_settings = predictor.model.card.region_settings.changed(
             read_stated(region or ()) | {name: value for name, value in asked.items() if value is not None}
         )
-
-        def run(case: Path, folder: Path) -> None:
-            nested = case.parent not in (source, source.parent)
-            with console.progress(f"{case.parent.name}/{case.name}" if nested else case.name) as progress:
-                summary, _ = run_case(
-                    case,
-                    folder,
-                    predictor,
-                    region_settings,
-                    series=series,
-                    scene=scene,
-                    overwrite=overwrite,
-                    progress=progress,
-                    cancelled=cancelled,
-                )
-            console.show_summary(summary)
-
-        def done(case: Path, folder: Path) -> bool:
-            return not overwrite and is_done(case, folder, predictor, region_settings, series=series)
-
-        console.run_each(cases, run, done, cancelled)
+        job = Job(predictor, region_settings, series, scene, overwrite, skip_existing)
+        return predict_inputs(cases, source, output, job, cancelled)
 
 
 @app.command()
@@ -196,7 +183,7 @@ def review(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier review.")] = False,
-) -> None:
+) -> Result:
     """Apply a reader's clicks and verdicts to a prediction: corrected segmentation and report."""
     with console.reporting():
         from MoBUncertaintyLib.errors import SettingsError
@@ -204,7 +191,7 @@ def review(
 
         if serve:
             console.serve_review(open_review(results, decisions, ct), results, port)
-            return
+            return Result()
         if decisions is None:
             raise SettingsError("There is nothing to apply; give --decisions FILE, or --serve to decide in a browser.")
         chosen = {"formats": formats} if formats else {}
@@ -219,8 +206,8 @@ def review(
             **chosen,
         )
         console.show_review(case, done)
-        if done.problems:
-            raise typer.Exit(console.BAD_INPUT)
+        facts = {"files": done.files, "warnings": done.warnings, "problems": done.problems, "report": done.report}
+        return Result(facts, console.BAD_INPUT if done.problems else 0)
 
 
 @app.command()
@@ -233,13 +220,15 @@ def verify(
             "have signed the report. Not given: signatures are not checked."
         ),
     ] = None,
-) -> None:
+) -> Result:
     """Verify that a review is as it was written and, with --trusted, who signed it."""
     with console.reporting():
         from MoBUncertaintyLib.output import signing
 
         keys = signing.read_trusted(trusted) if trusted else None
-        console.show_verified(folder, signing.verify(folder, keys))
+        verified = signing.verify(folder, keys)
+        console.show_verified(folder, verified)
+        return Result(asdict(verified))
 
 
 @app.command()
@@ -248,7 +237,7 @@ def demo(
     device: Device = "auto",
     engine: Engine = "auto",
     scene: Scene = True,
-) -> None:
+) -> Result:
     """Predict the phantom CT that is shipped and compare with its truth, which the model has never seen."""
     with console.reporting(steps=True) as cancelled:
         from MoBUncertaintyLib.output.results_folder import FOLDER
@@ -261,6 +250,7 @@ def demo(
             )
         console.show_summary(summary)
         console.show_demo(scores)
+        return Result({"case": asdict(summary), "scores": asdict(scores)})
 
 
 @app.command()
@@ -268,13 +258,15 @@ def inspect(
     model: Annotated[
         str, typer.Argument(help="Model folder or .zip, nnU-Net training folder, or a shipped model's name.")
     ],
-) -> None:
+) -> Result:
     """Verify a model and show what it is, how it was trained and how it scored."""
     with console.reporting():
         from MoBUncertaintyLib.model.folder import find_model
         from MoBUncertaintyLib.network.backbone import verify
 
-        console.show_model(verify(find_model(model)))
+        found = verify(find_model(model))
+        console.show_model(found)
+        return _described(found)
 
 
 @app.command()
@@ -306,7 +298,7 @@ def export(
         typer.Option(help="Orientation of the training data, such as RAS, if dataset.json does not state it."),
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the weights as float16: half the size.")] = False,
-) -> None:
+) -> Result:
     """Make a model folder from an nnU-Net training folder, stock or fine-tuned by mob-training, or from a model."""
     with console.reporting():
         from MoBUncertaintyLib.model.click_settings import ClickSettings
@@ -333,6 +325,11 @@ def export(
             half=half,
         )
         console.show_model(model)
+        return _described(model)
+
+
+def _described(model: Model) -> Result:
+    return Result({"path": model.path, "digest": model.digest, "card": json.loads(model.card.to_json())})
 
 
 def _folds(given: list[str] | None) -> tuple[int | str, ...] | None:

@@ -11,6 +11,7 @@ import typer
 import MoBUncertaintyLib
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.options import Device
+from MoBUncertaintyLib.cli.programs import Result
 
 
 def benchmark(
@@ -41,7 +42,7 @@ def benchmark(
         str, typer.Option("--precision", help="Of our network: auto, float32, bfloat16, float16, or several of them.")
     ] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: what torch chooses.")] = None,
-) -> None:
+) -> Result:
     """Measure speed, memory and accuracy beside stock nnU-Net, and write tables and plots. From a checkout only."""
     with console.reporting(steps=True) as cancelled:
         _find_benchmarks()
@@ -69,6 +70,7 @@ def benchmark(
         judged = [target["met"] for target in done["targets"] if target["met"] is not None]
         console.show_warnings(f"{each['what']}: {each['why']}" for each in done["failed"])
         typer.echo(f"{sum(judged)} of {len(judged)} targets hold; see {output / 'benchmark.md'}")
+        return Result({"page": output / "benchmark.md", "targets": done["targets"], "failed": done["failed"]})
 
 
 def _find_benchmarks() -> None:

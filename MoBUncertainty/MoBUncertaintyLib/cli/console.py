@@ -26,13 +26,13 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from MoBUncertaintyLib.errors import Cancelled, ImageError, SettingsError, UserError
+from MoBUncertaintyLib.cli.programs import SHOWN
+from MoBUncertaintyLib.errors import Cancelled, SettingsError, UserError
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.files.publishing import sweep
 from MoBUncertaintyLib.model.card_text import covariance_text, plain, score_lines, training_lines
 
 if TYPE_CHECKING:
-    from MoBUncertaintyLib.images.inputs import Input
     from MoBUncertaintyLib.model.folder import Model
     from MoBUncertaintyLib.output.report import ReviewedCase
     from MoBUncertaintyLib.output.review_export import Exported
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 PASSPHRASE = "MOB_UNCERTAINTY_PASSPHRASE"
 UNEXPECTED, BAD_INPUT, CANCELLED = 1, 2, 130
 PLAIN_LINE_EVERY_S = 5.0
-DONE_BEFORE, FAILED, SKIPPED = "had these results already", "failed", "were skipped"
 
 debug = False
 """Whether an unexpected error shows its traceback."""
@@ -132,78 +131,30 @@ def show_error(error: UserError | str, case: str = "") -> None:
     _stderr().print(Text("Error:", "bold red"), _verbatim(prefix + str(error)), soft_wrap=True)
 
 
-def run_each(
-    cases: Sequence[tuple[Input, Path]],
-    run: Callable[[Path, Path], None],
-    done: Callable[[Path, Path], bool],
-    cancelled: Callable[[], bool],
-) -> None:
-    """Run every case of a folder; report one that fails, and go on.
-
-    Args:
-        cases: Input and results folder of each case.
-        run: Function that predicts a case.
-        done: Function that tells whether a case has its results already.
-        cancelled: Function that tells whether the user has cancelled; called before each case.
-
-    Raises:
-        Cancelled: The user has cancelled.
-        UserError: The only case failed.
-        typer.Exit: Some cases of a folder failed or were skipped; code 2.
-    """
-    if len(cases) == 1 and not cases[0][0].name:
-        run(cases[0][0].path, cases[0][1])
-        return
-    outcomes: dict[str, list[str]] = {DONE_BEFORE: [], FAILED: [], SKIPPED: []}
-    for case, folder in cases:
-        if cancelled():
-            raise Cancelled("Cancelled between two cases.")
-        if outcome := _run_one(case, folder, run, done):
-            outcomes[outcome].append(case.entry)
-    for outcome, names in outcomes.items():
-        if names:
-            _stderr().print(
-                _verbatim(f"{len(names)} of {len(cases)} cases {outcome}: {', '.join(names)}."), soft_wrap=True
-            )
-    if outcomes[FAILED] or outcomes[SKIPPED]:
-        raise typer.Exit(BAD_INPUT)
+def show_note(text: str, important: bool = False) -> None:
+    """Print a sentence on stderr, unless only what is important is wanted."""
+    if important or not SHOWN.quiet:
+        _stderr().print(_verbatim(text), soft_wrap=True)
 
 
-def _run_one(
-    case: Input, folder: Path, run: Callable[[Path, Path], None], done: Callable[[Path, Path], bool]
-) -> str | None:
-    """Run one case of a folder; return what became of it, or None if it was run."""
-    if case.problem:
-        show_error(ImageError(f"skipped, because {case.problem}."), case.entry)
-        return SKIPPED
-    try:
-        if done(case.path, folder):
-            return DONE_BEFORE
-        run(case.path, folder)
-    except (Cancelled, typer.Exit):
-        raise
-    except UserError as error:
-        show_error(error, case.entry)
-        return FAILED
-    except Exception as error:  # noqa: BLE001 - whatever it is, the other cases are waiting
-        show_unexpected(error, case.entry)
-        return FAILED
-    return None
-
-
-def show_unexpected(error: Exception, case: str = "") -> None:
-    """Print one sentence on an unexpected error, after its traceback with `--debug`."""
+def show_unexpected(error: Exception, case: str = "") -> str:
+    """Print one sentence on an unexpected error, after its traceback with `--debug`; return the sentence."""
     if debug:
         traceback.print_exception(error)
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
     what = f"{type(error).__name__}: {reason[:200].rstrip('.')}"
-    show_error(f"an unexpected error ({what}); please report it, with what mob-uncertainty --debug shows.", case)
+    sentence = f"an unexpected error ({what}); please report it, with what mob-uncertainty --debug shows."
+    show_error(sentence, case)
+    return sentence[:1].upper() + sentence[1:]
 
 
 @contextmanager
 def progress(title: str) -> Iterator[Callable[[Progress], None]]:
     """Show progress: bars with the time left, or plain lines where stderr is no terminal."""
     console = _stderr()
+    if SHOWN.quiet:
+        yield lambda _update: None
+        return
     if not console.is_terminal:
         console.print(_verbatim(title), soft_wrap=True)
         yield _PlainProgress(console)

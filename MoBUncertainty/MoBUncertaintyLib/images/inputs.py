@@ -1,4 +1,7 @@
-"""List the images at a path: one image, or every entry of a folder, with the reason if it cannot be predicted."""
+"""List the images at a path: one, or those of each entry of a folder, with the reason for what cannot be predicted.
+
+DICOM folders, volume files and cases in TotalSegmentator's layout may be mixed, and lie in folders of folders.
+"""
 
 from __future__ import annotations
 
@@ -11,35 +14,44 @@ from pathlib import Path
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.files.input_files import begins_as_dicom, is_regular
 from MoBUncertaintyLib.files.names import is_system_file, printable, unique_names
+from MoBUncertaintyLib.files.publishing import RECORDS, read_record
 from MoBUncertaintyLib.images.reader import volume_stem
 from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES, is_volume_name, read_header
+
+# A case in TotalSegmentator's layout is its image beside a folder of masks; a data set of them has a list of cases.
+_CASE_IMAGES, _MASKS, _CASE_LIST = ("ct", "mri"), "segmentations", "meta.csv"
+_DEEPEST = 8  # folders in each other, as patient, study and series
 
 
 @dataclass(frozen=True)
 class Input:
-    """An image that was named itself, or an entry of a folder that was.
+    """An image that was named itself, or one in an entry of a folder that was.
 
     Attributes:
         path: Volume file or DICOM folder.
-        entry: Name in the folder; a volume may lie in a subfolder of its own. Empty if the image was named itself.
+        entry: Name in the folder: of the entry, or, where the entry holds several images, the path to this one. Empty
+            if the image was named itself.
         name: Name of its results folder; empty if the image was named itself.
         problem: Why it cannot be predicted, as the end of a sentence; empty if no reason is known yet.
+        is_case: Whether there is an image at all.
     """
 
     path: Path
     entry: str
     name: str
     problem: str = ""
+    is_case: bool = True
 
 
 def list_inputs(path: str | Path, output: Path | None = None) -> list[Input]:
-    """List the images at `path`: a file, a DICOM folder, or each entry of a folder of these.
+    """List the images at `path`: a file, a DICOM folder, or those of each entry of a folder of these.
 
-    An entry is a volume file, a DICOM folder or a folder with one volume file. Hidden files are no entries.
+    An entry is a volume file, a DICOM folder, a folder with one volume file, a case in TotalSegmentator's layout, or a
+    folder of such folders. Hidden files and results folders are no entries.
 
     Args:
         path: Path that the user named.
-        output: Folder for the results; if it lies in `path`, it is not an entry.
+        output: Folder for the results; if it lies in `path`, it is not searched.
 
     Raises:
         ImageError: There is nothing at `path`, or no image in it.
@@ -49,9 +61,14 @@ def list_inputs(path: str | Path, output: Path | None = None) -> list[Input]:
         raise ImageError(f"{printable(str(path))} does not exist; check the path.")
     if not path.is_dir():
         return [Input(path, "", "")]
-    entries = [entry for entry in _entries(path) if output is None or entry.resolve() != output.resolve()]
+    passed = frozenset({output.resolve()} if output else ())
+    entries = [entry for entry in _entries(path) if entry.resolve() not in passed]
+    if image := _image_of_case(entries):
+        return [Input(image, "", "")]
     slices = [entry for entry in entries if begins_as_dicom(entry) and not is_volume_name(entry.name)]
-    found = [_entry(entry) for entry in entries if entry not in slices]
+    found = [each for entry in entries if entry not in slices for each in _search(entry, passed)]
+    if any(_image_of_case(_entries(each.path.parent)) for each in found if volume_stem(each.path) in _CASE_IMAGES):
+        found = [each for each in found if each.entry != _CASE_LIST]
     good = [each for each in found if not each.problem]
     if _holds_slices(slices):
         if not good:
@@ -96,24 +113,57 @@ def _voxel_files(entries: Sequence[Path]) -> set[Path]:
     return files
 
 
-def _entry(path: Path) -> Input:
-    if not path.is_dir():
-        is_volume = is_volume_name(path.name)
-        problem = "" if is_volume else "it is no volume and no folder of DICOM files"
-        return Input(path, path.name, volume_stem(path), problem)
+def _search(entry: Path, passed: frozenset[Path]) -> list[Input]:
+    """Find the images in an entry of the folder that was named; the folders `passed` are not searched."""
+    if not entry.is_dir():
+        if is_volume_name(entry.name):
+            return [Input(entry, entry.name, volume_stem(entry))]
+        return [Input(entry, entry.name, entry.name, "it is no volume and no folder of DICOM files", is_case=False)]
+    found = _in_folder(entry, passed, _DEEPEST)
+    if len(found) == 1:
+        return [replace(found[0], entry=entry.name, name=entry.name)]
+    if not found and not _holds_results(entry):
+        return [Input(entry, entry.name, entry.name, "it holds no image", is_case=False)]
+    named = [each.path if each.path.is_dir() else each.path.parent for each in found]
+    texts = [folder.relative_to(entry.parent).as_posix() for folder in named]
+    return [replace(each, entry=text, name=text.replace("/", "_")) for each, text in zip(found, texts, strict=True)]
+
+
+def _in_folder(folder: Path, passed: frozenset[Path], depth: int) -> list[Input]:
+    """Find the image in a folder, else those in its subfolders."""
+    place = folder.resolve()
+    if place in passed or _holds_results(folder):
+        return []
     try:
-        entries = _entries(path)
-        volumes = [entry for entry in entries if is_volume_name(entry.name) and not entry.is_dir()]
-        has_slices = _holds_slices([entry for entry in entries if entry not in volumes])
+        entries = _entries(folder)
     except ImageError as error:
-        problem = str(error).rstrip(".")
-    else:
-        if len(volumes) + has_slices == 1:
-            return Input(volumes[0] if volumes else path, path.name, path.name)
+        return [Input(folder, "", "", str(error).rstrip("."))]
+    if image := _image_of_case(entries):
+        return [Input(image, "", "")]
+    volumes = [entry for entry in entries if is_volume_name(entry.name) and not entry.is_dir()]
+    has_slices = _holds_slices([entry for entry in entries if entry not in volumes])
+    if len(volumes) + has_slices == 1:
+        return [Input(volumes[0] if volumes else folder, "", "")]
+    if volumes:
         count = f"{len(volumes)} volumes" if len(volumes) > 1 else "a volume"
-        several = f"it holds {count}{' and DICOM files' if has_slices else ''}; keep one image there"
-        problem = several if volumes else "it holds no image itself"
-    return Input(path, path.name, path.name, problem)
+        count += " and DICOM files" if has_slices else ""
+        return [Input(folder, "", "", f"it holds {count}; keep one image there")]
+    below = [entry for entry in entries if entry.is_dir()] if depth else []
+    passed |= {place}  # links may lead in circles
+    return [each for entry in below for each in _in_folder(entry, passed, depth - 1)]
+
+
+def _image_of_case(entries: Sequence[Path]) -> Path | None:
+    """Find the image of a case in TotalSegmentator's layout among the entries of its folder."""
+    if not any(entry.name == _MASKS and entry.is_dir() for entry in entries):
+        return None
+    images = [entry for entry in entries if is_volume_name(entry.name) and volume_stem(entry) in _CASE_IMAGES]
+    return images[0] if len(images) == 1 else None
+
+
+def _holds_results(folder: Path) -> bool:
+    records = (read_record(folder / name) or {} for name in RECORDS)
+    return any(str(record.get("schema")).startswith("mob-uncertainty ") for record in records)
 
 
 def _holds_slices(entries: Sequence[Path]) -> bool:

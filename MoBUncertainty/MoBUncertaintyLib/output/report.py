@@ -237,7 +237,7 @@ def write_csv(path: Path, report: Mapping[str, Any]) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    _write_table(path, COLUMNS, report["regions"])
+    write_table(path, COLUMNS, report["regions"])
 
 
 def write_clicks_csv(path: Path, report: Mapping[str, Any]) -> None:
@@ -246,7 +246,7 @@ def write_clicks_csv(path: Path, report: Mapping[str, Any]) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    _write_table(path, CLICK_COLUMNS, report["clicks"])
+    write_table(path, CLICK_COLUMNS, report["clicks"])
 
 
 def write_json(path: Path, report: Mapping[str, Any]) -> None:
@@ -261,9 +261,11 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
 def _labels(case: ReviewedCase, corrected: np.ndarray) -> list[dict[str, Any]]:
     voxel_ml = case.prediction.grid.voxel_mm3 / 1000
     before, after = (_counts(labels) * voxel_ml for labels in (case.prediction.segmentation, corrected))
+    errors = case.prediction.expected_errors_mm3()
     return [
         asdict(label)
         | {f"{name}_ml": round(float(ml[label.value]), 3) for name, ml in (("predicted", before), ("corrected", after))}
+        | {"expected_error_ml": round(errors[label.name] / 1000, 4)}
         for label in case.prediction.labels
     ]
 
@@ -369,7 +371,12 @@ def _roi(bounds: Sequence[float] | None) -> str | None:
     )
 
 
-def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV for spreadsheets: numbers of six digits, and no text that is a formula.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     # With its mark at the start, spreadsheets read UTF-8 as such.
     with path.open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.DictWriter(file, columns)

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -97,6 +98,7 @@ def write_results(
     regions: Regions,
     *,
     source: str | Path | None = None,
+    name: str | None = None,
     sha256: str | None = None,
     series: str | None = None,
     scene: bool = True,
@@ -112,6 +114,7 @@ def write_results(
         prediction: Of that CT.
         regions: Of that prediction.
         source: The file or DICOM folder the CT was read from, to name it and find it again.
+        name: What the case is called; None: as the source.
         sha256: Of what was read there; see `images.digest`.
         series: Series instance UID, where the folder has several.
         scene: Write `scene.mrb` too (a process of its own, with `slicer-core`).
@@ -126,22 +129,23 @@ def write_results(
         OutputError: The folder cannot be written; nothing of it is left, and older results are as they were.
     """
     check_template()
+    start = time.monotonic()
     reserve = nullcontext(folder) if isinstance(folder, FolderInProgress) else FOLDER.reserve(folder, overwrite)
-    name = printable(volume_stem(source)) if source else "CT"
+    name = printable(name or Path(source or "").name)
     with reserve as place, place.writing() as partial:
         _write_volumes(partial, prediction)
         _write_nifti(image_on(prediction.grid, regions.whole_map()), partial / "regions.nii.gz")
         write_csv(regions, partial / "regions.csv")
-        draw_overlay(partial / "overlay.png", image, prediction, regions, Path(source or "").name)
+        draw_overlay(partial / "overlay.png", image, prediction, regions, name)
         problems: list[str] = []
         described = replace(
             prediction,
-            provenance=describe(prediction, regions, source, sha256, series),
+            provenance=describe(prediction, regions, source, name, sha256, series),
             warnings=[*warnings, *prediction.warnings],
         )
         if scene:
             try:
-                write_scene_file(partial / "scene.mrb", image, described, regions, name)
+                write_scene_file(partial / "scene.mrb", image, described, regions, volume_stem(name) or "CT")
             except SceneError as error:  # the prediction is worth keeping without it
                 problems.append(str(error))
         described.warnings.extend(problems)
@@ -149,6 +153,7 @@ def write_results(
         if more:
             more(partial)
         record = described.provenance | {"warnings": described.warnings}
+        record["timings_s"]["write"] = round(time.monotonic() - start, 3)
         record = seal(json.loads(json.dumps(record, default=str)) | {"files": make_manifest(partial)})
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
         (partial / RECORD).write_text(text + "\n", encoding="utf-8")
@@ -252,17 +257,19 @@ def describe(
     prediction: Prediction,
     regions: Regions,
     source: str | Path | None = None,
+    name: str = "",
     sha256: str | None = None,
     series: str | None = None,
 ) -> dict[str, Any]:
     """Describe what came in, what was done with it and what came out: `prediction.json` but for the warnings."""
-    volumes, grid = prediction.volumes_ml(), prediction.grid
+    volumes, grid, errors = prediction.volumes_ml(), prediction.grid, prediction.expected_errors_mm3()
+    error = prediction.expected_error_mm3() if len(errors) > 1 else sum(errors.values())
     return prediction.provenance | {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "input": {
-            "name": printable(Path(source).name) if source else None,
+            "name": name or None,
             "sha256": sha256,
             "path": printable(str(absolute(source))) if source else None,
             "series": series,
@@ -271,7 +278,12 @@ def describe(
             "origin_lps_mm": (LPS_TO_RAS * grid.origin).tolist(),
             "direction": (LPS_TO_RAS[:, None] * grid.rotation[:, ::-1]).ravel().tolist(),
         },
-        "labels": [asdict(label) | {"volume_ml": round(volumes[label.name], 3)} for label in prediction.labels],
+        "labels": [
+            asdict(label)
+            | {"volume_ml": round(volumes[label.name], 3), "expected_error_ml": round(errors[label.name] / 1000, 4)}
+            for label in prediction.labels
+        ],
+        "expected_error_ml": round(error / 1000, 4),
         "regions": {
             "count": len(regions.ranked),
             "expected_error_mm3": round(sum(region.expected_error_mm3 for region in regions.ranked), 1),

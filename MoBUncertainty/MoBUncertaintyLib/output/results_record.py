@@ -65,8 +65,10 @@ FORM: dict[str, Any] = {
             "colour": (_is_count, _is_count, _is_count),
             "terminology": {},
             "volume_ml": _is_amount,
+            "expected_error_ml?": _is_amount,
         }
     ],
+    "expected_error_ml?": _is_amount,
     "regions": {"count": _is_count, "expected_error_mm3": _is_amount, "settings": {}},
     "click_settings?": {},
     "processed_box?": ((_is_count, _is_count), (_is_count, _is_count), (_is_count, _is_count)),

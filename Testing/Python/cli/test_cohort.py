@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,11 @@ import SimpleITK as sitk
 import typer
 
 from MoBUncertaintyLib.cli import console
+from MoBUncertaintyLib.cli.cohort import OTHER_RESULTS, run_each
 from MoBUncertaintyLib.images.inputs import Input, list_inputs
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.network.export import export
+from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome
 from support import tiny
 from support.command_line import run
 from support.dicom_files import write_slices
@@ -42,7 +46,7 @@ def test_every_entry_of_a_mixed_cohort_is_predicted_or_named(model: Path, ct: Pa
     names = ["patient1", "patient2.nii.gz", "patient2.nrrd", "patient3", "patient4"]
     done = run(*arguments)
     assert done.exit_code == 0, done.stderr
-    assert sorted(path.name for path in (folder / "out").iterdir()) == names
+    assert sorted(path.name for path in (folder / "out").iterdir() if path.is_dir()) == names
     # Once more, with what cannot be predicted: nothing is computed again, and nothing passed over in silence.
     (folder / "patient5").mkdir()
     (folder / "patient6").mkdir()
@@ -53,9 +57,9 @@ def test_every_entry_of_a_mixed_cohort_is_predicted_or_named(model: Path, ct: Pa
     (folder / ".DS_Store").write_bytes(b"Bud1")
     done = run(*arguments)
     assert done.exit_code == 2
-    *lines, before, failed, skipped = done.stderr.splitlines()
+    *lines, before, failed, skipped, table = done.stderr.splitlines()
     assert [line for line in lines if line.startswith("Error: ")] == [
-        "Error: patient5: skipped, because it holds no image itself.",
+        "Error: patient5: skipped, because it holds no image.",
         "Error: patient6: skipped, because it holds 2 volumes; keep one image there.",
         "Error: patient7.zip: skipped, because it is no volume and no folder of DICOM files.",
         f"Error: patient8.nii.gz: {folder / 'patient8.nii.gz'} does not exist; check the path.",
@@ -63,6 +67,117 @@ def test_every_entry_of_a_mixed_cohort_is_predicted_or_named(model: Path, ct: Pa
     assert before.startswith("5 of 9 cases had these results already: patient1, patient2.nii.gz")
     assert failed == "1 of 9 cases failed: patient8.nii.gz."
     assert skipped == "3 of 9 cases were skipped: patient5, patient6, patient7.zip."
+    assert table == f"The table of the cohort is {folder / 'out' / 'cohort.html'}, and cohort.csv beside it."
+
+
+def read_table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "cohort.csv").open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_mixed_folder_makes_a_row_of_each_case_and_a_reason_for_each_that_failed(
+    model: Path, ct: Path, tmp_path: Path
+) -> None:
+    """A DICOM series, a volume, a case in TotalSegmentator's layout, a text file and a truncated volume."""
+    folder = tmp_path / "cohort"
+    write_slices(folder / "series" / "study 1" / "CT", sitk.GetArrayFromImage(sitk.ReadImage(ct))[:12])
+    (folder / "volume.nii.gz").write_bytes(ct.read_bytes())
+    (folder / "s0001" / "segmentations").mkdir(parents=True)
+    (folder / "s0001" / "ct.nii.gz").write_bytes(ct.read_bytes())
+    for organ in ("pancreas", "spleen"):
+        (folder / "s0001" / "segmentations" / f"{organ}.nii.gz").write_bytes(ct.read_bytes())
+    (folder / "meta.csv").write_text("image_id\ns0001\n")  # as TotalSegmentator's
+    (folder / "notes.txt").write_text("of the study")
+    (folder / "truncated.nii.gz").write_bytes(ct.read_bytes()[:-2000])
+    arguments = ("predict", folder, "--model", model, "--output", tmp_path / "out", "--no-scene", "--overlap", "0")
+    done = run(*arguments)
+    assert done.exit_code == 2
+    first, *rest = read_table(tmp_path / "out")
+    reason = "truncated.nii.gz is truncated or damaged; copy or download it again."
+    assert (first["case"], first["outcome"], first["reason"]) == ("truncated.nii.gz", "failed", reason)
+    assert f"Error: truncated.nii.gz: {reason}" in done.stderr
+    assert "Error: notes.txt: skipped, because it is no volume and no folder of DICOM files." in done.stderr
+    assert "meta.csv" not in done.stderr
+    assert sorted(row["case"] for row in rest) == ["s0001", "series", "volume.nii.gz"]
+    errors = [float(row["expected_error_ml"]) for row in rest]
+    assert errors == sorted(errors, reverse=True) and min(errors) > 0
+    for row in rest:
+        record = json.loads((tmp_path / "out" / row["results"] / "prediction.json").read_text(encoding="utf-8"))
+        (label,) = record["labels"]
+        assert float(row["organ_ml"]) == pytest.approx(label["volume_ml"], rel=1e-5)
+        assert float(row["expected_error_ml"]) == pytest.approx(record["expected_error_ml"], rel=1e-5)
+        assert label["expected_error_ml"] == record["expected_error_ml"]
+        assert int(row["regions"]) == record["regions"]["count"]
+        assert {"read", "regions", "write"} < record["timings_s"].keys()
+        assert float(row["seconds"]) == pytest.approx(sum(record["timings_s"].values()), rel=1e-5)
+        assert record["input"]["name"] == row["case"]
+    page = (tmp_path / "out" / "cohort.html").read_text(encoding="utf-8")
+    assert "<strong>notes.txt</strong>: it is no volume" in page
+    # The same again for a program: nothing is computed, and the rows say so.
+    again = run(*arguments, "--json")
+    assert again.exit_code == 2
+    told = json.loads(again.stdout)
+    assert {row["name"]: row["outcome"] for row in told["cases"]} == {
+        "s0001": "kept", "series": "kept", "truncated.nii.gz": "failed", "volume.nii.gz": "kept"
+    }  # fmt: skip
+    assert told["not_cases"] == [{"name": "notes.txt", "reason": "it is no volume and no folder of DICOM files."}]
+
+
+def test_one_case_in_totalsegmentators_layout_is_one_image(ct: Path, tmp_path: Path) -> None:
+    (tmp_path / "segmentations").mkdir()
+    for name in ("ct.nii.gz", "segmentations/spleen.nii.gz"):
+        (tmp_path / name).write_bytes(ct.read_bytes())
+    assert list_inputs(tmp_path) == [Input(tmp_path / "ct.nii.gz", "", "")]
+
+
+def test_folders_in_folders_are_searched(ct: Path, tmp_path: Path) -> None:
+    voxels = sitk.GetArrayFromImage(sitk.ReadImage(ct))[:3]
+    for name in ("one/study/a", "one/study/b", "two/study"):
+        write_slices(tmp_path / name, voxels)
+    (tmp_path / "two" / "circle").symlink_to(tmp_path / "two")
+    (tmp_path / "earlier" / "x").mkdir(parents=True)
+    (tmp_path / "earlier" / "x" / "prediction.json").write_text('{"schema": "mob-uncertainty results"}')
+    (tmp_path / "earlier" / "x" / "segmentation.nii.gz").write_bytes(ct.read_bytes())
+    found = {each.entry: (each.path.relative_to(tmp_path).as_posix(), each.name) for each in list_inputs(tmp_path)}
+    assert found == {
+        "earlier": ("earlier", "earlier"),
+        "one/study/a": ("one/study/a", "one_study_a"),
+        "one/study/b": ("one/study/b", "one_study_b"),
+        "two": ("two/study", "two"),
+    }
+
+
+def test_results_that_are_there_are_kept_if_that_is_wanted(model: Path, ct: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cohort"
+    folder.mkdir()
+    (folder / "a.nii.gz").write_bytes(ct.read_bytes())
+    arguments = ("predict", folder, "--model", model, "--output", tmp_path / "out", "--no-scene", "--overlap", "0")
+    assert run(*arguments).exit_code == 0
+    before = (tmp_path / "out" / "a" / "prediction.json").read_bytes()
+    (folder / "b.nii.gz").write_bytes(ct.read_bytes())
+    done = run(*arguments, "--seed", "1", "--skip-existing")
+    assert done.exit_code == 0, done.stderr
+    rows = {row["case"]: row for row in read_table(tmp_path / "out")}
+    assert (rows["a.nii.gz"]["outcome"], rows["b.nii.gz"]["outcome"]) == ("kept", "predicted")
+    assert OTHER_RESULTS in rows["a.nii.gz"]["warnings"] and OTHER_RESULTS not in rows["b.nii.gz"]["warnings"]
+    assert (tmp_path / "out" / "a" / "prediction.json").read_bytes() == before
+    both = run(*arguments, "--skip-existing", "--overwrite")
+    assert both.exit_code == 2 and "give --skip-existing or --overwrite" in both.stderr
+    (tmp_path / "out" / "a" / "regions.csv").write_text("altered")
+    assert "are damaged" in run(*arguments, "--skip-existing").stderr
+    one = ("predict", folder / "b.nii.gz", "--model", model, "--output", tmp_path / "out" / "b", "--skip-existing")
+    assert "holds results already" in run(*one).stderr
+
+
+def test_tables_of_others_are_not_replaced(model: Path, ct: Path, tmp_path: Path) -> None:
+    (tmp_path / "cohort").mkdir()
+    (tmp_path / "cohort" / "a.nii.gz").write_bytes(ct.read_bytes())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "cohort.csv").write_text("patient,age\n")
+    done = run("predict", tmp_path / "cohort", "--model", model, "--output", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "cohort.csv was not written by this program; move it or choose another folder." in done.stderr
+    assert (tmp_path / "out" / "cohort.csv").read_text() == "patient,age\n"
 
 
 def test_voxels_beside_their_header_are_no_dicom_files(ct: Path, tmp_path: Path) -> None:
@@ -86,7 +201,7 @@ def test_results_of_another_image_or_other_settings_are_not_taken_for_done(
     assert run(*arguments).exit_code == 0
     again = run(*arguments)
     assert again.exit_code == 0
-    assert again.stderr == "1 of 1 cases had these results already: a.nii.gz.\n"
+    assert again.stderr.splitlines()[0] == "1 of 1 cases had these results already: a.nii.gz."
     assert run(*arguments, "--device", "cpu", "--engine", "torch").stderr == again.stderr, "wherever it is computed"
     assert "holds earlier results" in run(*arguments, "--min-volume", "3").stderr
     assert "holds earlier results" in run(*arguments, "--seed", "1").stderr
@@ -106,15 +221,18 @@ def test_results_of_another_image_or_other_settings_are_not_taken_for_done(
 def test_unexpected_error_in_one_case_does_not_end_the_batch(error: Exception, capsys: pytest.CaptureFixture) -> None:
     ran = []
 
-    def fail_at_first(case: Path, _: Path) -> None:
+    def fail_at_first(case: Input, folder: Path) -> CohortCase:
         ran.append(case.name)
         if len(ran) == 1:
             raise error
+        return CohortCase(case.entry, Outcome.PREDICTED, folder=folder)
 
     cases = [(Input(Path(name), name, name), Path("out") / name) for name in ("a", "b", "c")]
-    with pytest.raises(typer.Exit) as exit_:
-        console.run_each(cases, fail_at_first, lambda *_: False, lambda: False)
-    assert exit_.value.exit_code == 2
+    written: list[int] = []
+    rows = run_each(cases, fail_at_first, lambda *_: None, lambda: False, lambda rows: written.append(len(rows)))
+    assert [row.outcome for row in rows] == [Outcome.FAILED, Outcome.PREDICTED, Outcome.PREDICTED]
+    assert rows[0].reason.startswith(f"An unexpected error ({type(error).__name__}: ")
+    assert written == [2, 3, 3]  # whoever waits sees how far it is
     assert ran == ["a", "b", "c"]
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith(f"Error: a: an unexpected error ({type(error).__name__}: ")

@@ -317,7 +317,7 @@ def test_folder_of_dicom_folders_lists_them(tmp_path: Path) -> None:
     write_series(tmp_path / "two", "1.2.3.2", [0, 3])
     (tmp_path / "empty").mkdir()
     empty, *found = list_inputs(tmp_path)
-    assert empty.problem == "it holds no image itself"
+    assert (empty.problem, empty.is_case) == ("it holds no image", False)
     assert found == [Input(tmp_path / name, name, name) for name in ("one", "two")]
     assert list_inputs(tmp_path / "one") == [Input(tmp_path / "one", "", "")]
     with pytest.raises(ImageError, match="holds no image"):

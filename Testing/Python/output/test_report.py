@@ -511,7 +511,7 @@ def test_a_phone_shows_every_number_with_its_name(tmp_path, signed):
     found = page(tmp_path, signed)
     cells = [attributes for tag, attributes in found.tags if tag == "td"]
     named = [cell["data-label"] for cell in cells if "class" not in cell or cell["class"] == "first"]
-    assert len(named) == 4 + 2 * 7
+    assert len(named) == 5 + 2 * 7
     assert {"expected error, mm³", "volume, mm³", "added, mm³", "change, %"} <= set(named)
 
 

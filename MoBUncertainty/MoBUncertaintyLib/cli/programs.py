@@ -1,0 +1,157 @@
+"""What `mob-uncertainty` and `mob-training` have in common: `--version`, `--json` and `--quiet`.
+
+The last two may be given before or after a command's name.
+A command prints text for people and returns a `Result` for programs. Only one of them reaches stdout: with `--json` the
+text goes to stderr instead, with `--quiet` nowhere. So what libraries print is silenced too.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from copy import copy
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import MoBUncertaintyLib
+
+
+@dataclass
+class Shown:
+    """What is shown.
+
+    Attributes:
+        as_json: One JSON object on stdout.
+        quiet: Neither progress nor results, only warnings and errors.
+    """
+
+    as_json: bool = False
+    quiet: bool = False
+
+
+SHOWN = Shown()
+"""Of the command that runs."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command did.
+
+    Attributes:
+        facts: For `--json`; paths, dataclasses and NumPy's numbers are welcome in them.
+        code: The program's exit code.
+    """
+
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    code: int = 0
+
+
+def _set(context: typer.Context, parameter: typer.CallbackParam, value: bool) -> bool:
+    if value or context.parent is None:  # the program's own options come first, and forget an earlier run's
+        setattr(SHOWN, str(parameter.name).lstrip("_"), value)
+    return value
+
+
+AsJson = Annotated[
+    bool, typer.Option("--json", callback=_set, help="Print one JSON object to stdout, and all text to stderr.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", callback=_set, help="Print only warnings and errors.")]
+
+
+def version_option(program: str) -> Any:
+    """Make the option that prints a program's version and exits."""
+
+    def show(asked: bool) -> None:
+        if asked:
+            typer.echo(f"{program} {MoBUncertaintyLib.__version__}")
+            raise typer.Exit
+
+    return typer.Option("--version", callback=show, is_eager=True, help="Print the version and exit.")
+
+
+class Commands(TyperGroup):
+    """The commands of a program, whose callback takes `_as_json: AsJson` and `_quiet: Quiet`."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        shared = [option for option in self.params if option.name in ("_as_json", "_quiet")]
+        for command in self.commands.values():
+            own = [copy(option) for option in shared]
+            for option in own:
+                option.expose_value = False
+            command.params = [*command.params, *own]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command, and print what it returns if that is wanted."""
+        return show_result(lambda: super(Commands, self).invoke(ctx))
+
+
+def show_result(run: Callable[[], Any]) -> Any:
+    """Run a command; with `--json`, print its result, or the sentence that it fails with.
+
+    Raises:
+        typer.Exit: The result has an exit code.
+    """
+    stdout = sys.stdout
+    # The options of the command itself are read only when it runs.
+    with redirect_stdout(_Choice(stdout)):
+        try:
+            result = run()
+        except Exception as error:
+            code = error.exit_code if isinstance(error, typer.Exit) else None
+            if SHOWN.as_json and code != 0:  # 0: of --help
+                reason = error if code is None else error.__cause__
+                print(to_json({"error": str(reason) if reason else "Cancelled."}), file=stdout)
+            raise
+    facts, code = (result.facts, result.code) if isinstance(result, Result) else ({}, 0)
+    if SHOWN.as_json:
+        print(to_json(facts), file=stdout)
+    if code:
+        raise typer.Exit(code)
+    return result
+
+
+class _Nowhere(io.StringIO):
+    """A file that keeps nothing."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+class _Choice:
+    """A stdout that chooses, at each use, where text for people goes."""
+
+    def __init__(self, stdout: Any) -> None:
+        self._stdout = stdout
+        self._nowhere = _Nowhere()
+
+    def __getattr__(self, name: str) -> Any:
+        if SHOWN.quiet:
+            return getattr(self._nowhere, name)
+        return getattr(sys.stderr if SHOWN.as_json else self._stdout, name)
+
+
+def to_json(value: Any) -> str:
+    """Write a value as JSON; numbers that JSON cannot hold are null."""
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(each) for each in value]
+    if hasattr(value, "tolist"):  # NumPy's
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int)) else str(value)

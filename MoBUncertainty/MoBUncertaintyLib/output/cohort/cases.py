@@ -1,0 +1,109 @@
+"""What the table of a cohort says of one case: read from its results folder, or the reason why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.output.results_record import read_record
+
+
+class Outcome(StrEnum):
+    """What became of a case."""
+
+    PREDICTED = "predicted"
+    KEPT = "kept"
+    """It had results already."""
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Organ:
+    """One label of a case.
+
+    Attributes:
+        name: Of the label.
+        volume_ml: Segmented volume.
+        expected_error_ml: Volume expected to be wrongly labelled with it, or to lack it; None in older results.
+    """
+
+    name: str
+    volume_ml: float
+    expected_error_ml: float | None
+
+
+@dataclass(frozen=True)
+class CohortCase:
+    """One row of the table.
+
+    Attributes:
+        name: Of the case.
+        outcome: What became of it.
+        reason: Why it failed, in one sentence; else empty.
+        folder: Results folder; None if the case failed.
+        organs: Of each label, in the model's order.
+        expected_error_ml: Volume of the whole image expected to be labelled wrongly; None in older results.
+        regions: Number of doubtful regions.
+        expected_error_in_regions_ml: The part of the expected error that lies in them.
+        warnings: One sentence each.
+        seconds: Time that it took.
+    """
+
+    name: str
+    outcome: Outcome
+    reason: str = ""
+    folder: Path | None = None
+    organs: tuple[Organ, ...] = ()
+    expected_error_ml: float | None = None
+    regions: int | None = None
+    expected_error_in_regions_ml: float | None = None
+    warnings: tuple[str, ...] = ()
+    seconds: float | None = None
+
+    @property
+    def badness(self) -> tuple[bool, float, float]:
+        """Sort by this, largest first: failed cases, then by expected error."""
+        error = self.expected_error_ml or self.expected_error_in_regions_ml or 0.0
+        return self.outcome is Outcome.FAILED, error, sum(organ.volume_ml for organ in self.organs)
+
+
+def failed_case(name: str, reason: str) -> CohortCase:
+    """Make the row of a case that has no results."""
+    return CohortCase(name, Outcome.FAILED, reason)
+
+
+def read_case(name: str, folder: Path, outcome: Outcome, warnings: Sequence[str] = ()) -> CohortCase:
+    """Make the row of a case from its results folder.
+
+    Args:
+        name: Of the case.
+        folder: Results folder.
+        outcome: What became of it.
+        warnings: What else should be said, before the warnings of the results.
+
+    Raises:
+        OutputError: The results are damaged.
+    """
+    try:
+        record: dict[str, Any] = read_record(folder)
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"The results in {folder} are damaged ({error}); predict again with --overwrite, without --skip-existing."
+        ) from error
+    return CohortCase(
+        name=name,
+        outcome=outcome,
+        folder=folder,
+        organs=tuple(
+            Organ(label["name"], label["volume_ml"], label.get("expected_error_ml")) for label in record["labels"]
+        ),
+        expected_error_ml=record.get("expected_error_ml"),
+        regions=record["regions"]["count"],
+        expected_error_in_regions_ml=record["regions"]["expected_error_mm3"] / 1000,
+        warnings=(*warnings, *record["warnings"]),
+        seconds=sum(record.get("timings_s", {}).values()) or None,
+    )

@@ -1,0 +1,178 @@
+"""Write the table of a cohort: `cohort.csv` for programs and `cohort.html` for people, whole or not at all.
+
+The page needs no network and no other file. A column is one entry of `_columns`, for both files.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from MoBUncertaintyLib import __version__
+from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.files.publishing import absolute
+from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome
+from MoBUncertaintyLib.output.report import make_environment, write_table
+
+CSV, PAGE = "cohort.csv", "cohort.html"
+_TEMPLATE, _STYLE, _SCRIPT = (RESOURCES / "Report" / f"cohort.{kind}" for kind in ("html.jinja", "css", "js"))
+_FIRST = "case,outcome,"  # of our CSV files
+_MARK = 'name="generator" content="mob-uncertainty cohort"'  # of our pages
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table.
+
+    Attributes:
+        name: In the CSV file.
+        title: On the page; empty if it is not there, or not as a column of its own.
+        value: Makes the cell from a case; None if there is nothing to say.
+        digits: Of numbers on the page, behind the point.
+        unit: Of numbers on the page.
+    """
+
+    name: str
+    title: str
+    value: Callable[[CohortCase], Any]
+    digits: int = 0
+    unit: str = ""
+
+
+def check_table(folder: Path) -> None:
+    """Refuse, before hours of computing, a folder whose table could not be written.
+
+    Raises:
+        OutputError: A file of the same name is there that is none of ours, or this program is not installed whole.
+    """
+    for path in (_TEMPLATE, _STYLE, _SCRIPT):
+        if not path.is_file():
+            raise OutputError(f"The cohort's template {path} is not installed; install MoB Uncertainty again.")
+    for name, mark in ((CSV, _FIRST), (PAGE, _MARK)):
+        path = folder / name
+        if os.path.lexists(path) and not _begins(path, mark):
+            raise OutputError(f"{path} was not written by this program; move it or choose another folder.")
+
+
+def write_cohort(folder: Path, title: str, cases: Sequence[CohortCase], others: Sequence[tuple[str, str]] = ()) -> None:
+    """Write both files, the worst case first; those of an earlier run are replaced.
+
+    Args:
+        folder: Folder that holds the results folders.
+        title: Of the page.
+        cases: The cases, in any order.
+        others: Name of each thing that is no case, and why, as the end of a sentence.
+
+    Raises:
+        OutputError: They cannot be written.
+    """
+    folder = absolute(folder)
+    rows = sorted(cases, key=lambda case: case.badness, reverse=True)
+    columns = _columns(rows, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = [column.name for column in columns]
+        cells = [{column.name: "" if (v := column.value(row)) is None else v for column in columns} for row in rows]
+        _replace(folder / CSV, lambda path: write_table(path, names, cells))
+        page = _render(title, rows, [column for column in columns if column.title], others, folder)
+        _replace(folder / PAGE, lambda path: path.write_text(page, encoding="utf-8"))
+    except OSError as error:
+        raise OutputError(
+            f"The cohort's table cannot be written to {folder} ({error.strerror or error}); free some space or choose "
+            "another folder."
+        ) from error
+
+
+def _columns(cases: Sequence[CohortCase], folder: Path) -> list[Column]:
+    """Make the columns: of each label that one of the cases has, and of the whole case."""
+    names = list(dict.fromkeys(organ.name for case in cases for organ in case.organs))
+
+    def organ(name: str, what: str) -> Callable[[CohortCase], Any]:
+        return lambda case: next((getattr(each, what) for each in case.organs if each.name == name), None)
+
+    def place(case: CohortCase) -> str:
+        return Path(os.path.relpath(case.folder, folder)).as_posix() if case.folder else ""
+
+    several = len(names) > 1
+    return [
+        Column("case", "", lambda case: case.name),
+        Column("outcome", "", lambda case: case.outcome.value),
+        Column("reason", "", lambda case: case.reason),
+        *(Column(f"{name}_ml", f"{readable(name).capitalize()}", organ(name, "volume_ml"), 1, "ml") for name in names),
+        Column("expected_error_ml", "Expected error", lambda case: case.expected_error_ml, 2, "ml"),
+        *(
+            Column(f"{name}_expected_error_ml", "", organ(name, "expected_error_ml"))
+            for name in (names if several else ())
+        ),
+        Column("regions", "Regions", lambda case: case.regions),
+        Column("expected_error_in_regions_ml", "Error in regions", lambda c: c.expected_error_in_regions_ml, 2, "ml"),
+        Column("seconds", "Time", lambda case: case.seconds, 1, "s"),
+        Column("warnings", "", lambda case: " ".join(case.warnings)),
+        Column("results", "", place),
+    ]
+
+
+def _render(
+    title: str,
+    cases: Sequence[CohortCase],
+    columns: Sequence[Column],
+    others: Sequence[tuple[str, str]],
+    folder: Path,
+) -> str:
+    rows = [
+        {
+            "case": case,
+            "link": quote((Path(os.path.relpath(case.folder, folder)) / "review.html").as_posix())
+            if case.folder
+            else "",
+            "cells": [(column.value(case), column) for column in columns],
+        }
+        for case in cases
+    ]
+    counts = {outcome: sum(case.outcome is outcome for case in cases) for outcome in Outcome}
+    return (
+        make_environment()
+        .from_string(_TEMPLATE.read_text(encoding="utf-8"))
+        .render(
+            title=title,
+            rows=rows,
+            columns=columns,
+            others=others,
+            counts={outcome.value: count for outcome, count in counts.items() if count},
+            seconds=sum(case.seconds or 0 for case in cases),
+            largest=max((case.expected_error_ml or 0 for case in cases), default=0) or 1,
+            mark=_MARK,
+            table=CSV,
+            software=f"MoB Uncertainty {__version__}",
+            created=datetime.now().astimezone().isoformat(timespec="seconds"),
+            nonce=secrets.token_hex(12),
+            css=_STYLE.read_text(encoding="utf-8"),
+            js=_SCRIPT.read_text(encoding="utf-8"),
+        )
+    )
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file beside its place, and put it there when it is whole."""
+    partial = path.with_name(f".{path.name}.mob-{secrets.token_hex(4)}.tmp")  # swept if this process is killed
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _begins(path: Path, mark: str) -> bool:
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            return mark in file.read(1000)
+    except OSError:
+        return False

@@ -1,0 +1,94 @@
+"""`--version`, `--json` and `--quiet`, of both programs, before and after a command's name."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from mob_training.cli import app as training_app
+from MoBUncertaintyLib.cli import app, programs
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.network.export import export
+from support import tiny
+from support.command_line import run
+
+PROGRAMS = {"mob-uncertainty": app.app, "mob-training": training_app}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    spec = CovarianceSpec(Covariance.DIAGONAL)
+    export(tiny.make_results_folder(folder / "raw", covariance=spec), folder / "model", name="Tiny")
+    return folder / "model"
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_command_has_them(name: str) -> None:
+    program = PROGRAMS[name]
+    assert CliRunner().invoke(program, ["--version"]).stdout.startswith(f"{name} ")
+    for command in ["", *(each.name or each.callback.__name__ for each in program.registered_commands)]:
+        told = CliRunner().invoke(program, [*filter(None, [command]), "--help"])
+        assert told.exit_code == 0
+        assert "--json" in told.stdout and "--quiet" in told.stdout, command
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_json_is_all_that_stdout_holds(model: Path, ct: Path, tmp_path: Path, first: bool) -> None:
+    arguments = ["predict", ct, "--model", model, "--output", tmp_path / "out", "--no-scene", "--overlap", "0"]
+    done = run("--json", *arguments) if first else run(*arguments, "--json")
+    assert done.exit_code == 0, done.output
+    case = json.loads(done.stdout)["case"]
+    record = json.loads((tmp_path / "out" / "prediction.json").read_text(encoding="utf-8"))
+    assert case["volumes_ml"]["organ"] == pytest.approx(record["labels"][0]["volume_ml"], abs=1e-3)
+    assert case["expected_error_ml"] == pytest.approx(record["expected_error_ml"], abs=1e-4)
+    assert len(case["regions"]) == record["regions"]["count"]
+    assert "doubtful regions" in done.stderr, "text for people is still there"
+    assert json.loads(run("inspect", model, "--json").stdout)["card"]["name"] == "Tiny"
+    plain = run("inspect", model)
+    assert "Tiny" in plain.stdout and not plain.stdout.startswith("{"), "the option of an earlier run is forgotten"
+
+
+def test_json_of_a_failure_is_its_sentence(tmp_path: Path) -> None:
+    done = run("inspect", tmp_path / "nowhere", "--json")
+    assert done.exit_code == 2
+    assert f"Error: {json.loads(done.stdout)['error']}\n" == done.stderr
+
+
+def test_quiet_shows_warnings_and_errors_alone(model: Path, ct: Path, tmp_path: Path) -> None:
+    arguments = ["predict", ct, "--model", model, "--output", tmp_path / "out", "--no-scene", "--overlap", "0"]
+    loud, quiet = run(*arguments), run(*arguments, "--overwrite", "--quiet")
+    assert (quiet.exit_code, quiet.stdout) == (0, "")
+    warnings = [line for line in loud.stderr.splitlines() if line.startswith("Warning")]
+    assert quiet.stderr.splitlines() == warnings and len(loud.stderr.splitlines()) > len(warnings)
+    refused = run("--quiet", *arguments)
+    assert refused.exit_code == 2 and "holds earlier results" in refused.stderr
+
+
+def training(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mob_training.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+
+
+def test_training_commands_too(tmp_path: Path) -> None:
+    done = training("phantom", tmp_path / "one", "--cases", "1", "--json")
+    assert json.loads(done.stdout) == {"folder": str(tmp_path / "one"), "cases": [str(tmp_path / "one" / "s0001")]}
+    assert "1/1 phantoms" in done.stderr
+    done = training("--quiet", "phantom", tmp_path / "two", "--cases", "1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = training("compare", tmp_path / "nowhere", "--output", tmp_path / "out", "--json")
+    assert done.returncode == 2
+    assert f"Error: {json.loads(done.stdout)['error']}\n" == done.stderr
+    refused = training("workflow", "config.yaml", "--output", tmp_path / "out", "--json")
+    assert refused.returncode == 2 and "leave out --json" in refused.stderr
+
+
+def test_numbers_that_json_cannot_hold_are_null() -> None:
+    value = {"a": np.float32(0.5), 1: (float("nan"), np.arange(2)), "b": Path("x"), "c": None, "d": True}
+    assert json.loads(programs.to_json(value)) == {"a": 0.5, "1": [None, [0, 1]], "b": "x", "c": None, "d": True}
