@@ -166,6 +166,12 @@ class Prediction:
         """Whether the model has a predictive variance: without a covariance there is but the disagreement of tiles."""
         return self.provenance.get("covariance") != Covariance.DETERMINISTIC
 
+    @property
+    def correlation_mm(self) -> tuple[float, float, float] | None:
+        """The correlation length of the model's noise along the array's axes; None for all scopes but `local`."""
+        lengths = self.provenance.get("correlation_mm")
+        return None if lengths is None else tuple(lengths)
+
     def volumes_ml(self) -> dict[str, float]:
         """Measure the segmented volume of each label, by its name."""
         # Not by numpy's bincount, which makes int64 of the volume.

@@ -208,11 +208,13 @@ class Predictor:
     def _provenance(self, case: Case, window: SlidingWindow) -> dict[str, Any]:
         card = self.model.card
         sampled = card.covariance.kind is not Covariance.DETERMINISTIC
+        lengths = card.covariance.length_mm
         monte_carlo = sampled and (self.settings.samples is not None or len(card.labels) > 1)
         return {
             "model": {"name": card.name, "path": str(self.model.path), "digest": self.model.digest},
             "settings": asdict(self.settings),
             "covariance": card.covariance.kind.value,
+            **({} if lengths is None else {"correlation_mm": case.frame.along_stored(lengths)}),
             "folds": list(self.folds),
             "moments": f"Monte Carlo, K = {self.settings.samples or DEFAULT_SAMPLES}" if monte_carlo else "closed form",
             "engine": window.engine.name.value,

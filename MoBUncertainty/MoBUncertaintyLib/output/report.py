@@ -336,7 +336,7 @@ def facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
                 ", ".join(str(prediction[key]) for key in ("device", "precision", "engine") if key in prediction),
             ),
         ],
-        "Clicks": _click_facts(report["review"]["click_settings"]) if report["clicks"] else [],
+        "Clicks": _click_facts(report["review"]["click_settings"], prediction) if report["clicks"] else [],
         "Doubtful regions": [
             ("Measure", found["measure"]),
             ("Threshold", RegionSettings.from_dict(found).level),
@@ -349,10 +349,11 @@ def facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     return {title: rows for title, rows in known.items() if rows}
 
 
-def _click_facts(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _click_facts(settings: Mapping[str, Any], prediction: Mapping[str, Any]) -> list[tuple[str, Any]]:
     deviation = settings["prior_deviation"]
+    axes = " x ".join(f"{length:.3g}" for length in reversed(prediction.get("correlation_mm", ())))
     return [
-        ("Length", f"{settings['length_mm']:g} mm"),
+        ("Length", f"of the model, {axes} mm" if axes else f"{settings['length_mm']:g} mm"),
         ("Strength", "{strength:g} for the outline, {variance_strength:g} for the uncertainty".format_map(settings)),
         ("Deviation", "of the model" if deviation is None else f"{deviation:g}"),
         ("Sharpening", f"{settings['sharpening']:g}"),

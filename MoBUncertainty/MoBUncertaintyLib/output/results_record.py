@@ -14,6 +14,7 @@ from MoBUncertaintyLib.files.integrity import check_manifest, check_seal
 from MoBUncertaintyLib.files.json_input import is_number, is_whole, read_object
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.click_settings import ClickSettings
+from MoBUncertaintyLib.model.covariance import LENGTH_RANGE
 from MoBUncertaintyLib.regions.finder import COLUMNS
 from MoBUncertaintyLib.regions.settings import RegionSettings
 
@@ -34,6 +35,10 @@ def _is_count(value: Any) -> bool:
 
 def _is_amount(value: Any) -> bool:
     return is_number(value) and value >= 0
+
+
+def _is_length(value: Any) -> bool:
+    return is_number(value) and LENGTH_RANGE[0] <= value <= LENGTH_RANGE[1]
 
 
 def _is_positive(value: Any) -> bool:
@@ -71,6 +76,7 @@ FORM: dict[str, Any] = {
     "expected_error_ml?": _is_amount,
     "regions": {"count": _is_count, "expected_error_mm3": _is_amount, "settings": {}},
     "click_settings?": {},
+    "correlation_mm?": (_is_length, _is_length, _is_length),
     "processed_box?": ((_is_count, _is_count), (_is_count, _is_count), (_is_count, _is_count)),
     "warnings": [_is_text],
     "files": {},

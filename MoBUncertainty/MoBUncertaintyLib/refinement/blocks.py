@@ -9,18 +9,19 @@ from typing import NamedTuple
 import numpy as np
 
 from MoBUncertaintyLib.geometry import Box, intersection
+from MoBUncertaintyLib.refinement.kernel import Kernel
 
 Corner = tuple[int, ...]
 """A block's place among the blocks: (z, y, x)."""
 
 
 class Reached(NamedTuple):
-    """A block that points reach: where it is, which points (by index), and how far it is from each, mm."""
+    """A block that points reach: where it is, which points (by index), and their highest correlation with it."""
 
     corner: Corner
     box: Box
     points: np.ndarray
-    gaps_mm: np.ndarray
+    correlation: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,34 +38,35 @@ class Lattice:
     spacing: np.ndarray
     inside: Box
 
-    def reached(self, points: np.ndarray, reach_mm: float, box: Box) -> Iterator[Reached]:
-        """List the blocks that meet a box and have points nearer than `reach_mm`.
+    def reached(self, points: np.ndarray, kernel: Kernel, box: Box) -> Iterator[Reached]:
+        """List the blocks that meet a box and have points in reach.
 
         Args:
             points: (P, 3) voxels.
-            reach_mm: Distance.
+            kernel: Says what is in reach.
             box: Only blocks that meet it.
         """
         meeting = intersection(box, self.inside)
         if meeting is None or not len(points):
             return
         bounds = [(part.start // n, (part.stop - 1) // n) for part, n in zip(meeting, self.edge, strict=True)]
-        square = np.zeros((len(points), 1, 1, 1))
+        gaps = []
         for axis, (first, last) in enumerate(bounds):
             start = np.arange(first, last + 1) * self.edge[axis]
             place = points[:, axis, None]
             gap = np.maximum(np.maximum(start - place, place - (start + self.edge[axis] - 1)), 0) * self.spacing[axis]
-            square = square + np.expand_dims(gap**2, tuple({1, 2, 3} - {axis + 1}))
-        near = (square < reach_mm**2).reshape(len(points), -1)
+            gaps.append(np.expand_dims(gap, tuple({1, 2, 3} - {axis + 1})))
+        most = kernel.between(gaps)
+        near = (most > 0).reshape(len(points), -1)
         block, point = np.nonzero(near.T)
         if not len(block):
             return
         starts = np.flatnonzero(np.diff(block, prepend=-1))
         first = np.array([low for low, _ in bounds])
-        corners = first + np.transpose(np.unravel_index(block[starts], square.shape[1:]))
+        corners = first + np.transpose(np.unravel_index(block[starts], most.shape[1:]))
         lows, highs = np.transpose([(part.start, part.stop) for part in self.inside])
         low, high = np.maximum(corners * self.edge, lows), np.minimum((corners + 1) * self.edge, highs)
-        gaps = np.sqrt(square.reshape(len(points), -1)[point, block])
-        parts = (np.split(each, starts[1:]) for each in (point, gaps))
-        for corner, start, stop, own, gap in zip(corners.tolist(), low.tolist(), high.tolist(), *parts, strict=True):
-            yield Reached(tuple(corner), tuple(map(slice, start, stop)), own, gap)
+        highest = most.reshape(len(points), -1)[point, block]
+        parts = (np.split(each, starts[1:]) for each in (point, highest))
+        for corner, start, stop, own, each in zip(corners.tolist(), low.tolist(), high.tolist(), *parts, strict=True):
+            yield Reached(tuple(corner), tuple(map(slice, start, stop)), own, each)

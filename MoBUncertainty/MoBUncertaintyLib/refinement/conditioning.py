@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cho_solve, cholesky
 from scipy.linalg.lapack import dpotri
-from scipy.spatial.distance import cdist
 from scipy.special import expit
 
-from MoBUncertaintyLib.refinement.kernel import Kernel
+from MoBUncertaintyLib.refinement.kernel import Kernel, pairs_mm
 
 MOST_STEPS = 200
 CONVERGED = 1e-10
@@ -59,7 +58,7 @@ def condition(
     """
     own = Field(field.mean[at], field.deviation[at], field.places_mm[at])
     weights, explaining = solve(own, kernel, signs, strength, variance_strength or strength)
-    shift, kept = spread(kernel(cdist(own.places_mm, field.places_mm)), weights, explaining)
+    shift, kept = spread(kernel.between(pairs_mm(own.places_mm, field.places_mm)), weights, explaining)
     return Field(field.mean + field.deviation * shift, field.deviation * np.sqrt(kept), field.places_mm)
 
 
@@ -72,7 +71,7 @@ def solve(
     that is left is not right.
     """
     c = clicked.deviation.astype(float)
-    covariance = c[:, None] * kernel(cdist(clicked.places_mm, clicked.places_mm)) * c
+    covariance = c[:, None] * kernel.between(pairs_mm(clicked.places_mm, clicked.places_mm)) * c
     mean = clicked.mean.astype(float)
     weights, curvature = mode(mean, covariance, signs, strength)
     if variance_strength != strength:

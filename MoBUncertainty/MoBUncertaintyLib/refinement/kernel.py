@@ -1,35 +1,103 @@
-"""How strongly the logits of two voxels are correlated, by their distance.
+"""How strongly the logits of two voxels are correlated, by how far apart they are along each axis.
 
-A kernel is *stationary* (it takes a distance in mm), 1 at distance 0, positive definite in three dimensions, and has
-*compact support*: it is 0 from `reach_mm` on, so that far clicks do not meet and a click has a box of influence. A
-Gaussian that is cut off is not positive definite.
+A kernel is *stationary*, 1 at distance 0, positive definite in three dimensions, and has *compact support*: it is 0
+from some distance on, so that far clicks do not meet and a click has a box of influence. A Gaussian that is cut off is
+not positive definite.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 import numpy as np
 
-HALF_OF_GAUSSIAN = 1.1774100225154747
-"""exp(-d^2 / 2) is 1/2 at d = sqrt(2 ln 2)."""
+from MoBUncertaintyLib.correlation import HALF_OF_GAUSSIAN, REACH, axis_correlation
+from MoBUncertaintyLib.model.click_settings import ClickSettings
+from MoBUncertaintyLib.prediction import Prediction
 
 HALF_OF_WENDLAND = 0.31381017045569753
 """(1 - r)^4 (4 r + 1) is 1/2 here."""
+
+
+Offsets = Sequence[np.ndarray]
+"""How far apart voxels are along each axis, mm: three arrays (P, ...) that broadcast, in the precision wanted."""
 
 
 class Kernel(Protocol):
     """A correlation of compact support."""
 
     @property
-    def reach_mm(self) -> float:
-        """Distance from which on the correlation is 0."""
+    def length_mm(self) -> float:
+        """How far it reaches, in one number, as the standard deviation of a Gaussian."""
         ...
 
-    def __call__(self, distances_mm: np.ndarray) -> np.ndarray:
-        """Return the correlation at each distance, any shape, in the precision of the distances."""
+    @property
+    def box_mm(self) -> np.ndarray:
+        """Distance along each axis from which on the correlation is 0, (3,)."""
         ...
+
+    def between(self, offsets: Offsets) -> np.ndarray:
+        """Return the correlation at each offset, in their precision."""
+        ...
+
+    def reached(self, offsets: Offsets) -> tuple[np.ndarray, np.ndarray]:
+        """Find the voxels that any of P points reaches: flat indices (N,), and their correlations (P, N)."""
+        ...
+
+
+def kernel_of(prediction: Prediction, settings: ClickSettings) -> Kernel:
+    """Choose the model's own correlation where it has one (scope `local`), else a stationary one of the settings."""
+    lengths = prediction.correlation_mm
+    return Wendland(settings.length_mm) if lengths is None else Spline(lengths)
+
+
+def offsets_mm(points: np.ndarray, axes: Sequence[np.ndarray], spacing: np.ndarray) -> Offsets:
+    """Compute how far points (P, 3) are from voxels whose coordinates broadcast; float32."""
+    dimensions = np.broadcast(*axes).ndim
+    return [
+        (coordinate - place.reshape(-1, *(1,) * dimensions)).astype(np.float32) * step
+        for coordinate, place, step in zip(axes, points.T, spacing, strict=True)
+    ]
+
+
+def pairs_mm(places: np.ndarray, others: np.ndarray) -> Offsets:
+    """Compute how far places (P, 3) are from others (N, 3), all in mm."""
+    return [place[:, None] - other for place, other in zip(places.T, others.T, strict=True)]
+
+
+@dataclass(frozen=True)
+class Spline:
+    """The correlation of a model of the scope `local`, see `MoBUncertaintyLib.correlation`.
+
+    Attributes:
+        lengths_mm: Correlation length along each axis of the image's array.
+    """
+
+    lengths_mm: tuple[float, float, float]
+
+    @property
+    def length_mm(self) -> float:
+        """The geometric mean of the lengths."""
+        return float(prod(self.lengths_mm) ** (1 / 3))
+
+    @property
+    def box_mm(self) -> np.ndarray:
+        """Distance along each axis from which on the correlation is 0, (3,)."""
+        return np.multiply(self.lengths_mm, REACH)
+
+    def between(self, offsets: Offsets) -> np.ndarray:
+        """Return the correlation at each offset, in their precision."""
+        return np.asarray(prod(map(axis_correlation, offsets, self.lengths_mm), start=np.float32(1)))
+
+    def reached(self, offsets: Offsets) -> tuple[np.ndarray, np.ndarray]:
+        """Find the voxels that any of P points reaches: flat indices (N,), and their correlations (P, N)."""
+        correlation = self.between(offsets)
+        correlation = correlation.reshape(len(correlation), -1)
+        voxels = np.flatnonzero(correlation.max(0) > 0)
+        return voxels, correlation[:, voxels]
 
 
 @dataclass(frozen=True)
@@ -51,6 +119,21 @@ class Wendland:
         """Distance from which on the correlation is 0."""
         return self.length_mm * (HALF_OF_GAUSSIAN / HALF_OF_WENDLAND)
 
+    @property
+    def box_mm(self) -> np.ndarray:
+        """`reach_mm` along each axis, (3,)."""
+        return np.full(3, self.reach_mm)
+
+    def between(self, offsets: Offsets) -> np.ndarray:
+        """Return the correlation at each offset, in their precision."""
+        return self(np.sqrt(_squares(offsets)))
+
+    def reached(self, offsets: Offsets) -> tuple[np.ndarray, np.ndarray]:
+        """Find the voxels that any of P points reaches: flat indices (N,), and their correlations (P, N)."""
+        squares = _squares(offsets)
+        voxels = np.flatnonzero(squares.min(0) < self.reach_mm**2)
+        return voxels, self(np.sqrt(squares.reshape(len(squares), -1)[:, voxels]))
+
     def __call__(self, distances_mm: np.ndarray) -> np.ndarray:
         """Return the correlation at each distance, any shape, in the precision of the distances."""
         r = distances_mm * (1 / self.reach_mm)
@@ -62,3 +145,10 @@ class Wendland:
         r += 1
         result *= r
         return np.asarray(result)
+
+
+def _squares(offsets: Offsets) -> np.ndarray:
+    total: np.ndarray | float = 0.0
+    for offset in offsets:
+        total = total + offset * offset
+    return np.asarray(total)

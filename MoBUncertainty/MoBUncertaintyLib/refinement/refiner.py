@@ -18,7 +18,6 @@ from functools import lru_cache
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial.distance import cdist
 
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import Box, hull, intersection, within
@@ -26,7 +25,7 @@ from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, Clic
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click, Said, gather, voxels_of
 from MoBUncertaintyLib.refinement.conditioning import Field, solve
-from MoBUncertaintyLib.refinement.kernel import Wendland
+from MoBUncertaintyLib.refinement.kernel import kernel_of, pairs_mm
 from MoBUncertaintyLib.refinement.logits import movable
 from MoBUncertaintyLib.refinement.spreading import Inputs, Maps, Posterior, Spreading
 
@@ -85,7 +84,7 @@ class Refiner:
         if self.settings.prior_deviation is None and not prediction.has_variance:
             # The little that tiles disagree by is no measure of what the model does not know.
             self.settings = replace(self.settings, prior_deviation=DEFAULT_PRIOR_DEVIATION)
-        self.kernel = Wendland(self.settings.length_mm)
+        self.kernel = kernel_of(prediction, self.settings)
         self._spreading = Spreading(prediction, self.kernel, self.settings)
         self._spacing = prediction.grid.spacing
         self._values = np.array([label.value for label in prediction.labels])
@@ -145,7 +144,7 @@ class Refiner:
     def _read_set(self, clicks: tuple[Click, ...]) -> _Reading:
         given = sorted(clicks, key=lambda click: click.order)
         labels, places = [click.label for click in given], [self.voxels_of(click) for click in given]
-        said = gather(labels, places, self.prediction.grid, self.prediction.shape, self.settings.length_mm / 2)
+        said = gather(labels, places, self.prediction.grid, self.prediction.shape, self.kernel.length_mm / 2)
         posterior = self._posterior(said)
         wrong = self._spreading.labels_at(posterior, said.voxels) != said.labels
         conflicts = frozenset(given[owner].click_id for owner in np.unique(said.owners[wrong]))
@@ -155,7 +154,7 @@ class Refiner:
     def _reach(self, said: Said) -> Box:
         if not len(said.points):
             return hull(())
-        margin = np.floor(self.kernel.reach_mm / self._spacing).astype(int)
+        margin = np.floor(self.kernel.box_mm / self._spacing).astype(int)
         low, high = (said.points.min(0) - margin).tolist(), (said.points.max(0) + margin + 1).tolist()
         return intersection(tuple(map(slice, low, high)), self.prediction.processed_box) or hull(())
 
@@ -163,7 +162,8 @@ class Refiner:
         """Solve groups of points that cannot feel each other, one by one."""
         points, count = said.points, len(said.points)
         table = np.zeros((len(self._values), count, count + 1), np.float32)
-        near = cdist(points * self._spacing, points * self._spacing) < self.kernel.reach_mm
+        places = points * self._spacing
+        near = self.kernel.between(pairs_mm(places, places)) > 0
         groups, group = connected_components(csr_array(near)) if count else (0, [])
         for each in range(groups):
             own = np.flatnonzero(group == each)

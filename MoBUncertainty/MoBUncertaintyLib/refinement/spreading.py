@@ -21,7 +21,7 @@ from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.blocks import Corner, Lattice, Reached
 from MoBUncertaintyLib.refinement.conditioning import spread
-from MoBUncertaintyLib.refinement.kernel import Kernel
+from MoBUncertaintyLib.refinement.kernel import Kernel, offsets_mm
 from MoBUncertaintyLib.refinement.logits import logits_of, movable
 
 STEP = np.float32(2.0**-14)
@@ -56,9 +56,9 @@ class Posterior:
     points: np.ndarray
     said: np.ndarray
 
-    def near(self, block: Reached, kernel: Kernel) -> Posterior:
+    def near(self, block: Reached) -> Posterior:
         """Return what the points near a block say there, in whole steps that depend on how near they are."""
-        most = kernel(block.gaps_mm.astype(np.float32))
+        most = block.correlation.astype(np.float32)
         scale = np.maximum(np.append(most, np.float32(1)) * most[:, None], np.float32(1e-30))
         columns = np.append(block.points, len(self.points))
         steps = np.rint(self.said[:, block.points[:, None], columns] * (scale / STEP))
@@ -129,7 +129,7 @@ class Spreading:
         self._kernel = kernel
         self._settings = settings
         self._spacing = prediction.grid.spacing.astype(np.float32)
-        edge = np.maximum(LEAST_EDGE, np.rint(kernel.reach_mm / prediction.grid.spacing)).astype(int)
+        edge = np.maximum(LEAST_EDGE, np.rint(kernel.box_mm / prediction.grid.spacing)).astype(int)
         self._lattice = Lattice(edge, prediction.grid.spacing, prediction.processed_box)
         self._values = np.array([label.value for label in prediction.labels], np.uint8)
         self._logits: dict[Corner, tuple[np.ndarray, np.ndarray]] = {}
@@ -149,18 +149,18 @@ class Spreading:
 
     def labels_at(self, posterior: Posterior, voxels: np.ndarray) -> np.ndarray:
         """Find the most probable label of each of (K, 3) voxels."""
-        distances = np.sqrt(_squares(posterior.points, tuple(voxels.T), self._spacing))
+        offsets = offsets_mm(posterior.points, tuple(voxels.T), self._spacing)
         mean, variance = self.logits_at(voxels)
         return self._maps(
             mean,
             variance,
-            *posterior.spread(self._kernel(distances)),
+            *posterior.spread(self._kernel.between(offsets)),
         )[2]
 
     def inputs(self, posterior: Posterior, box: Box) -> Inputs:
         """Gather what decides about each block that meets a box and that points reach."""
-        reached = self._lattice.reached(posterior.points, self._kernel.reach_mm, box)
-        return {block.corner: (block, posterior.near(block, self._kernel).key(block.corner)) for block in reached}
+        reached = self._lattice.reached(posterior.points, self._kernel, box)
+        return {block.corner: (block, posterior.near(block).key(block.corner)) for block in reached}
 
     def blocks(self, posterior: Posterior, inputs: Inputs, box: Box) -> Iterator[tuple[Box, Maps]]:
         """Compute all blocks that meet a box, or find them computed."""
@@ -173,7 +173,7 @@ class Spreading:
                 self._blocks.move_to_end(key)
                 yield self._blocks[key]
                 continue
-            jobs.append(self._job(key, block.box, posterior.near(block, self._kernel)))
+            jobs.append(self._job(key, block.box, posterior.near(block)))
             size += jobs[-1].correlation.size
             if size > CHUNK:
                 yield from self._compute(jobs)
@@ -182,9 +182,8 @@ class Spreading:
 
     def _job(self, key: Key, box: Box, posterior: Posterior) -> _Job:
         axes = np.meshgrid(*(np.arange(part.start, part.stop) for part in box), indexing="ij", sparse=True)
-        squares = _squares(posterior.points, axes, self._spacing)
-        voxels = np.flatnonzero(squares.min(0) < self._kernel.reach_mm**2)
-        return _Job(key, box, posterior, voxels, self._kernel(np.sqrt(squares.reshape(len(squares), -1)[:, voxels])))
+        voxels, correlation = self._kernel.reached(offsets_mm(posterior.points, axes, self._spacing))
+        return _Job(key, box, posterior, voxels, correlation)
 
     def _compute(self, jobs: Sequence[_Job]) -> Iterator[tuple[Box, Maps]]:
         """Compute blocks together: functions of many voxels cost less than many functions of few."""
@@ -272,13 +271,3 @@ def refined_maps(
         labels[each > best] = value
         best = np.maximum(best, each)
     return p, np.minimum(v, p * (1 - p)), labels
-
-
-def _squares(points: np.ndarray, axes: Sequence[np.ndarray], spacing: np.ndarray) -> np.ndarray:
-    """Compute the squared distance, mm, of each point from voxels whose coordinates broadcast: (P, ...)."""
-    dimensions = np.broadcast(*axes).ndim
-    total: np.ndarray | float = 0.0
-    for coordinate, place, step in zip(axes, points.T, spacing, strict=True):
-        offset = (coordinate - place.reshape(-1, *(1,) * dimensions)).astype(np.float32) * step
-        total = total + offset * offset
-    return np.asarray(total)

@@ -92,7 +92,7 @@ def suggest(state: State, maps: ClickedMaps, among: Container[str] | None = None
 
 def _places(region: ReviewRegion, state: State, maps: ClickedMaps) -> list[tuple[float, str, Voxel]]:
     """Find doubtful voxels of a region that lie apart: the expected error around, the region's id, the voxel."""
-    grid, length = maps.prediction.grid, maps.prediction.click_settings.length_mm
+    grid, length = maps.prediction.grid, maps.refiner.kernel.length_mm
     sigma = AROUND * length / grid.spacing
     near = widened(region.box, np.ceil(2 * sigma).tolist(), maps.prediction.shape)
     error = expected_error(state.maps_in(near, maps).probability)

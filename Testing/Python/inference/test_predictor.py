@@ -22,7 +22,7 @@ from MoBUncertaintyLib.inference import engines, sliding_window
 from MoBUncertaintyLib.inference.engines import TorchEngine
 from MoBUncertaintyLib.inference.predictor import LEAST_PROBABILITY, LEAST_VARIANCE, STEP, Predictor, predict, rounded
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
-from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork, build_network
 from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Progress
@@ -459,3 +459,20 @@ def test_a_bad_image_is_refused_and_air_for_non_finite_voxels_is_reported(mob: M
     spoiled = sitk.GetImageFromArray(values)
     spoiled.CopyInformation(ct)
     assert "1 voxels" in predict(spoiled, mob, one_fold()).warnings[0]
+
+
+def test_the_length_of_a_local_model_is_told_along_the_images_own_axes(tmp_path: Path) -> None:
+    """The image's x axis runs to anterior, its y axis to the right; the network's axes are z, y, x of RAS."""
+    spec = CovarianceSpec(Covariance.DIAGONAL, scope=Scope.LOCAL, length_mm=(9.0, 6.0, 3.0))
+    model = make_model(tmp_path / "m", dataset=make_dataset(orientation="RAS"), covariance=spec)
+    predictor = Predictor(model, one_fold())
+    straight, turned = (
+        predictor.predict(make_ct((24, 24, 26), direction=direction))
+        for direction in ((1, 0, 0, 0, 1, 0, 0, 0, 1), (0, 1, 0, 1, 0, 0, 0, 0, 1))
+    )
+    assert straight.correlation_mm == (9, 6, 3)
+    assert turned.correlation_mm == (9, 3, 6)
+
+
+def test_other_models_tell_no_length(reference: Prediction) -> None:
+    assert reference.correlation_mm is None

@@ -31,6 +31,7 @@ from MoBUncertaintyLib.output.report import (
     COLUMNS,
     ReviewedCase,
     build_report,
+    facts,
     write_clicks_csv,
     write_csv,
     write_html,
@@ -114,6 +115,11 @@ class TestClicks:
         titles = [dict(attributes)["alt"] for tag, attributes in found.tags if tag == "img"]
         assert sum("As predicted" in title for title in titles) == sum("After clicks" in title for title in titles) == 3
         assert len(titles) == 9
+
+    def test_page_says_where_the_length_is_the_models_own(self, clicked):
+        report = build_report(clicked)
+        report["prediction"]["correlation_mm"] = [10.0, 4.25, 4.0]
+        assert ("Length", "of the model, 4 x 4.25 x 10 mm") in facts(report)["Clicks"]
 
     def test_page_without_clicks_says_nothing_of_them(self, tmp_path, signed):
         assert "click" not in page(tmp_path, signed).text

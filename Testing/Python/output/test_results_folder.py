@@ -114,12 +114,16 @@ class TestReading:
     @pytest.mark.parametrize("labels", [(PANCREAS,), (PANCREAS, LEFT_KIDNEY)], ids=["one organ", "two organs"])
     def test_what_was_written_comes_back(self, tmp_path, labels):
         case = fake_case(labels=labels)
-        part = case.prediction.provenance | {"processed_box": [[1, 9], [0, 8], [2, 7]]}
+        part = case.prediction.provenance | {
+            "processed_box": [[1, 9], [0, 8], [2, 7]],
+            "correlation_mm": [3.0, 4.5, 6.0],
+        }
         own = ClickSettings(length_mm=6.0, prior_deviation=1.5)
         case.prediction = replace(case.prediction, provenance=part, click_settings=own)
         write(tmp_path / "out", case)
         found = read_results(tmp_path / "out")
         assert found.prediction.click_settings == own
+        assert found.prediction.correlation_mm == (3.0, 4.5, 6.0)
         assert found.prediction.processed_box == (slice(1, 9), slice(0, 8), slice(2, 7))
         for part in ("segmentation", "probability", "variance"):
             assert np.array_equal(getattr(found.prediction, part), getattr(case.prediction, part))

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from MoBUncertaintyLib.refinement.kernel import Wendland
+from MoBUncertaintyLib.correlation import REACH, correlation
+from MoBUncertaintyLib.refinement.kernel import Spline, Wendland, offsets_mm, pairs_mm
 
 
 @settings(deadline=None)
@@ -38,3 +39,35 @@ def test_it_is_as_wide_as_a_gaussian_of_its_length_and_ends(length: float) -> No
     gaussian = np.exp(-((distances / length) ** 2) / 2)
     assert np.abs(kernel(distances) - gaussian).max() < 0.06
     assert kernel(distances.astype(np.float32)).dtype == np.float32
+
+
+def test_a_local_models_correlation_is_the_one_that_its_noise_has() -> None:
+    lengths, random = (4.0, 1.5, 2.5), np.random.default_rng(0)
+    places, others = random.uniform(0, 9, (2, 30, 3))
+    kernel = Spline(lengths)
+    expected = correlation(places[:, None] - others, lengths)
+    assert 0.1 < (expected > 0).mean() < 0.9
+    np.testing.assert_allclose(kernel.between(pairs_mm(places, others)), expected, rtol=1e-12)
+    assert kernel.box_mm == pytest.approx(np.multiply(lengths, REACH))
+    assert kernel.length_mm == pytest.approx(15 ** (1 / 3))
+
+
+@pytest.mark.parametrize("kernel", [Spline((4.0, 1.5, 2.5)), Wendland(1.5)], ids=["spline", "wendland"])
+def test_what_is_reached_is_what_is_correlated(kernel: Spline | Wendland) -> None:
+    """On a grid, whose axes broadcast, and voxel by voxel; 0 from the box's sides on, and not before."""
+    points, spacing = np.array([[3, 4, 5], [9, 9, 9]]), np.array([2.0, 1.0, 0.5], np.float32)
+    shape = (12, 13, 14)
+    grid = offsets_mm(points, np.meshgrid(*map(np.arange, shape), indexing="ij", sparse=True), spacing)
+    voxels, found = kernel.reached(grid)
+    everything = kernel.between(grid).reshape(2, -1)
+    assert found.dtype == np.float32
+    assert np.array_equal(found, everything[:, voxels])
+    assert np.array_equal(voxels, np.flatnonzero(everything.max(0) > 0))
+    where = np.stack(np.indices(shape), -1).reshape(-1, 3)
+    np.testing.assert_allclose(
+        everything, kernel.between(pairs_mm(points * spacing, where * spacing)), atol=1e-6, rtol=1e-5
+    )
+    for axis in range(3):
+        line = np.zeros((2, 3))
+        line[:, axis] = kernel.box_mm[axis] * np.array([0.99, 1.0])
+        assert (kernel.between(pairs_mm(np.zeros((1, 3)), line)) > 0).tolist() == [[True, False]]

@@ -18,7 +18,7 @@ from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, Clic
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click
 from MoBUncertaintyLib.refinement.conditioning import Field, condition
-from MoBUncertaintyLib.refinement.kernel import Wendland
+from MoBUncertaintyLib.refinement.kernel import Spline, Wendland
 from MoBUncertaintyLib.refinement.logits import logits_of, movable
 from MoBUncertaintyLib.refinement.refiner import Refinement, Refiner
 from support.clicks import click_at
@@ -28,6 +28,9 @@ SHAPE = (18, 20, 22)
 SPACING = (1.5, 1.0, 2.0)  # x, y, z
 MAPS = ("probability", "variance", "segmentation")
 SETTINGS = [ClickSettings(length_mm=2.0), ClickSettings(length_mm=1.5, prior_deviation=1.5, variance_strength=4.0)]
+
+SETTINGS += [SETTINGS[1]]  # of a local model, whose length is its own
+LOCAL_MM = (3.0, 1.2, 1.6)
 
 
 @cache
@@ -50,12 +53,17 @@ def case(labels: int = 1, deviation: float = 0.9) -> Prediction:
 
 @cache
 def refiner(labels: int = 1, deviation: float = 0.9, own: int = 0) -> Refiner:
-    return Refiner(case(labels, deviation), SETTINGS[own])
+    return made(labels, deviation, own)
+
+
+def made(labels: int, deviation: float, own: int) -> Refiner:
+    of_model = {"correlation_mm": LOCAL_MM} if own == 2 else {}
+    return Refiner(replace(case(labels, deviation), provenance=of_model), SETTINGS[own])
 
 
 voxels = st.tuples(*(st.integers(0, size - 1) for size in SHAPE))
 clicked = st.lists(st.tuples(st.lists(voxels, min_size=1, max_size=2), st.integers(0, 3)), min_size=1, max_size=6)
-kinds = st.sampled_from([(1, 0.9, 0), (1, 0.9, 1), (1, 0.0, 0), (3, 0.9, 0)])
+kinds = st.sampled_from([(1, 0.9, 0), (1, 0.9, 1), (1, 0.0, 0), (3, 0.9, 0), (1, 0.9, 2), (3, 0.9, 2)])
 
 
 def clicks_of(kind: tuple, given_: list) -> list[Click]:
@@ -87,7 +95,7 @@ def test_the_order_of_clicks_does_not_matter_in_the_last_bit(kind: tuple, given_
     clicks = clicks_of(kind, given_)
     shuffled = random.sample(clicks, len(clicks))
     assert same(refiner(*kind).refine(clicks), refiner(*kind).refine(shuffled))
-    assert same(refiner(*kind).refine(clicks), Refiner(case(*kind[:2]), SETTINGS[kind[2]]).refine(shuffled))
+    assert same(refiner(*kind).refine(clicks), made(*kind).refine(shuffled))
 
 
 @settings(deadline=None, max_examples=40)
@@ -111,7 +119,9 @@ def test_what_no_click_reaches_is_bit_for_bit_as_predicted(kind: tuple, given_: 
     places = np.stack([z, y, x], -1) * own.prediction.grid.spacing
     far = np.ones(SHAPE, bool)
     for voxel in latest(own, clicks):
-        far &= np.linalg.norm(places - voxel * own.prediction.grid.spacing, axis=-1) >= own.kernel.reach_mm - 1e-4
+        offsets = np.abs(places - voxel * own.prediction.grid.spacing)
+        box = (offsets >= own.kernel.box_mm - 1e-4).any(-1)
+        far &= box if kind[2] == 2 else np.linalg.norm(offsets, axis=-1) >= own.kernel.reach_mm - 1e-4
     pasted = refined.paste(own.prediction)
     for name in MAPS:
         assert np.array_equal(
@@ -128,7 +138,7 @@ def test_what_no_click_reaches_is_bit_for_bit_as_predicted(kind: tuple, given_: 
 @settings(deadline=None, max_examples=30)
 @given(kind=kinds, given_=clicked)
 def test_taking_a_click_back_restores_every_bit(kind: tuple, given_: list) -> None:
-    own, clicks = Refiner(case(*kind[:2]), SETTINGS[kind[2]]), clicks_of(kind, given_)
+    own, clicks = made(*kind), clicks_of(kind, given_)
     states = [own.refine(clicks[:n]) for n in range(len(clicks) + 1)]
     for n in reversed(range(len(clicks) + 1)):
         assert same(own.refine(clicks[:n]), states[n])
@@ -165,7 +175,7 @@ def test_maps_stay_probabilities_and_the_label_is_the_most_probable(kind: tuple,
 
 
 @settings(deadline=None, max_examples=30)
-@given(own=st.integers(0, 1), given_=clicked)
+@given(own=st.integers(0, 2), given_=clicked)
 def test_the_logit_is_nowhere_more_uncertain_than_without_clicks(own: int, given_: list) -> None:
     refined, clicks = refiner(1, 0.9, own), clicks_of((1, 0.9), given_)
     now = refined.refine(clicks)
@@ -176,7 +186,7 @@ def test_the_logit_is_nowhere_more_uncertain_than_without_clicks(own: int, given
     assert (new <= old * (1 + 3e-3)).all()
 
 
-@pytest.mark.parametrize("own", [0, 1])
+@pytest.mark.parametrize("own", [0, 1, 2])
 def test_the_maps_are_those_of_the_pure_formulas(own: int) -> None:
     """Blocks, groups and rounding change nothing that can be seen: all voxels and clicks at once give the same."""
     refined = refiner(1, 0.9, own)
@@ -189,7 +199,8 @@ def test_the_maps_are_those_of_the_pure_formulas(own: int) -> None:
     at = np.array([np.ravel_multi_index(voxel, SHAPE) for voxel, _ in places])
     signs = np.array([1 if label else -1 for _, label in places])
     strengths = SETTINGS[own].strength, SETTINGS[own].variance_strength
-    found = condition(Field(mean, c, where), Wendland(SETTINGS[own].length_mm), at, signs, *strengths)
+    kernel = Spline(LOCAL_MM) if own == 2 else Wendland(SETTINGS[own].length_mm)
+    found = condition(Field(mean, c, where), kernel, at, signs, *strengths)
     kept = found.deviation**2 / c**2
     expected = logistic_normal_moments(found.mean * (1 + SETTINGS[own].sharpening * (1 - kept)), variance * kept)
     free = now.reached.ravel()

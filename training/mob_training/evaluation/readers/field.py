@@ -11,7 +11,7 @@ from mob_training.evaluation.readers.corrections import Correction, VoxelClick, 
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.conditioning import Field, solve, spread
-from MoBUncertaintyLib.refinement.kernel import Wendland
+from MoBUncertaintyLib.refinement.kernel import kernel_of, pairs_mm
 from MoBUncertaintyLib.refinement.logits import logits_of, movable
 from MoBUncertaintyLib.refinement.spreading import refined_maps
 
@@ -40,14 +40,12 @@ class CaseField:
 
     def refined(self, settings: ClickSettings) -> Correction:
         """Return what refines the prediction as `Refiner` does."""
-        kernel = Wendland(settings.length_mm)
+        kernel = kernel_of(self.prediction, settings)
 
         def correct(clicks: Sequence[VoxelClick]) -> Prediction:
             labels = np.array([label for _, label in clicks])
             own = self._index[tuple(np.array([voxel for voxel, _ in clicks]).T)]
-            squares = ((self._mm[own][:, None] - self._mm) ** 2).sum(-1)
-            near = np.flatnonzero(squares.min(0) < kernel.reach_mm**2)
-            correlation = kernel(np.sqrt(squares[:, near]))
+            near, correlation = kernel.reached(pairs_mm(self._mm[own], self._mm))
             means, fractions = [], []
             for value, mean, variance in zip(self._values, self._mean, self._variance, strict=True):
                 deviation = movable(variance, settings.prior_deviation)

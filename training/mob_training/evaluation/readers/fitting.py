@@ -92,9 +92,10 @@ def fit(cases: Sequence[ReadCase], start: ClickSettings, report: Callable[[str],
         raise SettingsError("Clicks are fitted on two validation cases at least; name them in splits_final.json.")
     fields = [CaseField(case.prediction, case.may_be_clicked()) for case in cases]
     bumps = [BumpSettings(*each) for each in product(HEIGHTS, WIDTHS_MM)]
+    own = any(case.prediction.correlation_mm for case in cases)  # a local model's length is not fitted
     pairs = [
         replace(start, prior_deviation=deviation, length_mm=length, strength=STRENGTH)
-        for deviation, length in product(DEVIATIONS, LENGTHS_MM)
+        for deviation, length in product(DEVIATIONS, [start.length_mm] if own else LENGTHS_MM)
     ]
     progress = _Progress(len(bumps) + len(pairs) + len(STRENGTHS), report)
 
