@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,7 +26,14 @@ from MoBUncertaintyLib.model.folder import DEMO_MODEL, find_model, load_model
 from MoBUncertaintyLib.output import review_export
 from MoBUncertaintyLib.output.decisions import Decisions, read_decisions
 from MoBUncertaintyLib.output.report import ReviewedCase, check_template
-from MoBUncertaintyLib.output.results_folder import FOLDER, Results, check_output, read_results, write_results
+from MoBUncertaintyLib.output.results_folder import (
+    FOLDER,
+    Results,
+    check_output,
+    read_results,
+    write_results,
+    write_volumes,
+)
 from MoBUncertaintyLib.output.results_record import read_record
 from MoBUncertaintyLib.output.review_files import apply_decisions, find_ct, review_of
 from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Progress
@@ -136,12 +144,14 @@ def run_case(
     """
     check_template()
     seconds: dict[str, float] = {}
-    with FOLDER.reserve(output, overwrite) as place:  # before the long computation
+    # The place is kept before the long computation; the volumes are written beside the steps that follow it.
+    with FOLDER.reserve(output, overwrite) as place, ThreadPoolExecutor(1) as beside:
         with _stage("read", seconds, progress, cancelled):
             read = read_image(source, series)
         image, warnings = read.image, read.warnings
-        analysis = analyse(image, predictor, region_settings, progress, cancelled)
-        prediction, regions = analysis.prediction, analysis.regions
+        prediction = predictor.predict(image, progress, cancelled)
+        volumes = beside.submit(write_volumes, place.partial, prediction)
+        analysis = _analysis(prediction, predictor, region_settings, progress, cancelled)
         seconds |= analysis.seconds
         prediction.timings.update(seconds)  # so that the record has all of them
         with _stage("write", seconds, progress, cancelled):
@@ -149,20 +159,21 @@ def run_case(
                 place,
                 image,
                 prediction,
-                regions,
+                analysis.regions,
                 source=source,
                 name=name,
                 sha256=read.sha256,
                 series=series,
                 scene=scene,
                 warnings=warnings,
+                volumes=volumes,
                 more=partial(more, analysis) if more else None,
             )
     summary = CaseSummary(
         name=name or source.name,
         folder=output,
         volumes_ml=prediction.volumes_ml(),
-        regions=regions.ranked,
+        regions=analysis.regions.ranked,
         expected_error_ml=prediction.expected_error_mm3() / 1000,
         seconds=seconds,
         device="{device}, {precision}, {engine}".format_map(prediction.provenance),
@@ -218,8 +229,18 @@ def analyse(
 
     What is noticed of both together is added to the prediction's warnings.
     """
-    settings = region_settings or predictor.model.card.region_settings
     prediction = predictor.predict(image, progress, cancelled)
+    return _analysis(prediction, predictor, region_settings, progress, cancelled)
+
+
+def _analysis(
+    prediction: Prediction,
+    predictor: Predictor,
+    region_settings: RegionSettings | None,
+    progress: ProgressCallback | None,
+    cancelled: CancelledCallback | None,
+) -> Analysis:
+    settings = region_settings or predictor.model.card.region_settings
     seconds = dict(prediction.timings)
     with _stage("regions", seconds, progress, cancelled):
         regions = find_regions(prediction, settings)

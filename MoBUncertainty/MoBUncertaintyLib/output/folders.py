@@ -43,6 +43,11 @@ class FolderInProgress:
         self._earlier = content_of(reservation.target / kind.record)
         self.warnings: list[str] = []
 
+    @property
+    def partial(self) -> Path:
+        """The hidden folder in which it is written."""
+        return self._reservation.partial
+
     @contextmanager
     def writing(self) -> Iterator[Path]:
         """Write to the folder that this gives; at the end it is put in place.
@@ -52,7 +57,7 @@ class FolderInProgress:
         """
         target = self._reservation.target
         with self._kind.errors(target):
-            yield self._reservation.partial
+            yield self.partial
             kept = self._reservation.publish(self._earlier)
         if kept:
             self.warnings.append(f"{target} held something that was not of the earlier run; it is kept in {kept}.")

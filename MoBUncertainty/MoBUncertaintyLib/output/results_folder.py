@@ -6,14 +6,13 @@ CT's geometry; positions in `regions.csv` are RAS mm.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
-import shutil
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -31,7 +30,8 @@ from MoBUncertaintyLib.files.integrity import make_manifest, seal
 from MoBUncertaintyLib.files.names import label_file_names, printable
 from MoBUncertaintyLib.files.publishing import absolute, sweep
 from MoBUncertaintyLib.geometry import LPS_TO_RAS, Grid
-from MoBUncertaintyLib.images.grid import grid_of, image_on
+from MoBUncertaintyLib.images.grid import grid_of
+from MoBUncertaintyLib.images.nifti import write_nifti
 from MoBUncertaintyLib.images.reader import volume_stem
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.folders import FolderInProgress, FolderKind
@@ -104,6 +104,7 @@ def write_results(
     scene: bool = True,
     overwrite: bool = False,
     warnings: Sequence[str] = (),
+    volumes: Future[None] | None = None,
     more: Callable[[Path], None] | None = None,
 ) -> list[str]:
     """Write a results folder.
@@ -120,6 +121,7 @@ def write_results(
         scene: Write `scene.mrb` too (a process of its own, with `slicer-core`).
         overwrite: Replace an older results folder.
         warnings: What was noticed before, for `prediction.json`.
+        volumes: `write_volumes`, if it has already begun for the folder that `FOLDER.reserve` gave.
         more: Writes more files to the folder that it is called with.
 
     Returns:
@@ -133,8 +135,9 @@ def write_results(
     reserve = nullcontext(folder) if isinstance(folder, FolderInProgress) else FOLDER.reserve(folder, overwrite)
     name = printable(name or Path(source or "").name)
     with reserve as place, place.writing() as partial:
-        _write_volumes(partial, prediction)
-        _write_nifti(image_on(prediction.grid, regions.whole_map()), partial / "regions.nii.gz")
+        if volumes is None:
+            write_volumes(partial, prediction)
+        write_nifti(partial / "regions.nii.gz", regions.whole_map(), prediction.grid)
         write_csv(regions, partial / "regions.csv")
         draw_overlay(partial / "overlay.png", image, prediction, regions, name)
         problems: list[str] = []
@@ -150,6 +153,8 @@ def write_results(
                 problems.append(str(error))
         described.warnings.extend(problems)
         write_review_page(partial / "review.html", ReviewedCase(image, Review(described, regions)))
+        if volumes is not None:
+            volumes.result()
         if more:
             more(partial)
         record = described.provenance | {"warnings": described.warnings}
@@ -201,11 +206,16 @@ def _read_map(path: Path, size: list[int]) -> np.ndarray:
     return array
 
 
-def _write_volumes(folder: Path, prediction: Prediction) -> None:
-    _write_nifti(image_on(prediction.grid, prediction.segmentation), folder / "segmentation.nii.gz")
+def write_volumes(folder: Path, prediction: Prediction) -> None:
+    """Write segmentation, probability and variance of a prediction to a folder.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    write_nifti(folder / "segmentation.nii.gz", prediction.segmentation, prediction.grid)
     for kind in MAPS:
         for path, each in zip(_map_files(folder, kind, prediction.labels), getattr(prediction, kind), strict=True):
-            _write_nifti(image_on(prediction.grid, each), path)
+            write_nifti(path, each, prediction.grid)
 
 
 def _map_files(folder: Path, kind: str, labels: Sequence[Label]) -> list[Path]:
@@ -224,16 +234,6 @@ def _read_nifti(path: Path, size: list[int]) -> sitk.Image:
     return image
 
 
-def _write_nifti(image: sitk.Image, path: Path) -> None:
-    """Write, and make sure that all of it was: SimpleITK cuts a NIfTI file short on a full disk without a word."""
-    try:
-        sitk.WriteImage(image, str(path))
-    except RuntimeError as error:
-        raise _disk_error(path) from error
-    if not _is_complete(path):
-        raise _disk_error(path)
-
-
 def _is_complete(path: Path) -> bool:
     """Whether a .nii.gz file ends as it should: the last thing of a gzip file is its unpacked length (modulo 2^32)."""
     try:
@@ -244,13 +244,6 @@ def _is_complete(path: Path) -> bool:
     except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError):
         return False
     return bool(unpacked == (voxels.offset + math.prod(voxels.shape) * voxels.dtype.itemsize) % 2**32)
-
-
-def _disk_error(path: Path) -> OSError:
-    """Libraries do not say that a disk is full: ask the disk."""
-    full = shutil.disk_usage(path.parent).free < 2**20
-    code = errno.ENOSPC if full else errno.EIO
-    return OSError(code, os.strerror(code))
 
 
 def describe(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from inference.literal import LiteralHead
 from inference.measure import StageClock, settle
 from inference.tasks import split_system
+from MoBUncertaintyLib import pipeline
 from MoBUncertaintyLib.inference import predictor
 from MoBUncertaintyLib.inference.devices import select_device
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -57,6 +60,7 @@ class OurSystem:
         self.literal = LiteralHead() if split_system(system)[0] == "c" else None
         self.load_seconds = 0.0
         self.provenance: dict[str, Any] = {}
+        self.spans: dict[str, tuple[float, float]] = {}
         self._time_steps()
 
     def run(self, ct: Path, output: Path) -> dict[str, Any]:
@@ -74,12 +78,25 @@ class OurSystem:
             total -= load
         stages = {STAGES.get(name, name): seconds for name, seconds in summary.seconds.items()}
         stages["backbone"] -= load
-        written = {name: measured[name] for name in ("write", "scene") if name in measured}
-        # Overlay, report, table and provenance: what stock nnU-Net has no counterpart of.
-        stages["report"] = max(stages.pop("write") - sum(written.values()), 0.0)
-        stages |= written
+        stages |= self._after_the_volumes()
         stages["other"] = max(total - sum(stages.values()), 0.0)
         return {"total": total, "stages": stages}
+
+    def _after_the_volumes(self) -> dict[str, float]:
+        """Tell the seconds until the volumes are written, and those that what is done beside it takes longer."""
+        begun, volumes = self.spans["volumes"]
+        regions, scene, whole = (self.spans.get(name, (volumes, volumes)) for name in ("regions", "scene", "results"))
+
+        def left(start: float, end: float) -> float:
+            return max(end - max(start, volumes), 0.0)
+
+        return {
+            "write": volumes - begun,
+            "regions": left(*regions),
+            # Overlay, report, table and provenance: what stock nnU-Net has no counterpart of.
+            "report": left(*whole) - left(*scene),
+            **({"scene": left(*scene)} if self.scene else {}),
+        }
 
     def describe(self) -> dict[str, Any]:
         """What the measurement states beside its seconds."""
@@ -101,5 +118,23 @@ class OurSystem:
         predictor.load_network = load_and_hook
         self.clock.wrap(predictor, "load_network", "load")
         self.clock.wrap(self.predictor, "predict", "predict")
-        self.clock.wrap(results_folder, "_write_volumes", "write")
-        self.clock.wrap(results_folder, "write_scene_file", "scene")
+        for owner, name, span in (
+            (pipeline, "write_volumes", "volumes"),
+            (pipeline, "find_regions", "regions"),
+            (pipeline, "write_results", "results"),
+            (results_folder, "write_scene_file", "scene"),
+        ):
+            setattr(owner, name, self._noting(getattr(owner, name), span))
+
+    def _noting(self, function: Callable[..., Any], span: str) -> Callable[..., Any]:
+        """Note when a function began and ended; it may run beside others."""
+
+        @functools.wraps(function)
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.spans[span] = start, time.perf_counter()
+
+        return noted

@@ -273,13 +273,13 @@ class TestFailure:
         assert os.listdir(earlier.parent) == ["out"]
 
     def test_volume_cut_short_by_the_system_is_noticed(self, tmp_path):
-        # SimpleITK says nothing when a write fails. A limit on file sizes makes writes fail for real.
+        # A limit on file sizes makes writes fail for real.
         done = in_child(
             "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))",
             tmp_path / "out",
         )
-        assert f"OutputError: The results cannot be written to {tmp_path / 'out'} (Input/output error)" in done.stderr
+        assert f"OutputError: The results cannot be written to {tmp_path / 'out'} (File too large)" in done.stderr
         assert os.listdir(tmp_path) == []
 
     def test_full_disk(self, tmp_path):
