@@ -1,8 +1,8 @@
 """OpenVINO: runs the network faster than PyTorch does on a CPU, and on Intel's GPUs.
 
-The graph holds the backbone and, for two classes in closed form, the head down to mean and variance of the contrast.
-The moments are computed outside of it, by the same functions as for PyTorch: they choose a method for each voxel, which
-a graph cannot.
+The graph holds the backbone and the head, for two classes in closed form down to the moments; the few voxels that need
+another formula are computed outside of it. Otherwise its outputs are the tensors of the distribution, from which
+PyTorch draws samples.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from MoBUncertaintyLib import logistic_normal
 from MoBUncertaintyLib import network as network_package
 from MoBUncertaintyLib.errors import UserError, is_out_of_memory, reason_of
 from MoBUncertaintyLib.inference.engines import Engine, EngineError, NetworkSource, TorchEngine
@@ -27,8 +28,9 @@ from MoBUncertaintyLib.model.card import Fold
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
+from MoBUncertaintyLib.network.contrast import completed, contrast_moments
 from MoBUncertaintyLib.network.distribution import LogitGaussian
-from MoBUncertaintyLib.network.moments import Moments, closed_form_moments, moments
+from MoBUncertaintyLib.network.moments import Moments, moments
 from MoBUncertaintyLib.prediction import EngineName, Precision
 
 HINTS = {torch.float32: ("f32", "FP32"), torch.bfloat16: ("bf16", "BF16"), torch.float16: ("f16", "FP16")}
@@ -70,7 +72,7 @@ class OpenVinoEngine(Engine):
         if model.card.covariance.kind is Covariance.DETERMINISTIC:
             self._graph: type[_Graph] = _MeanGraph
         else:
-            self._graph = _ContrastGraph if self.classes == 2 and samples is None else _FeaturesGraph
+            self._graph = _MomentsGraph if self.classes == 2 and samples is None else _GaussianGraph
 
     def load(self, fold: Fold, device: torch.device, precision: Precision) -> None:
         wanted = fold, precision, torch.get_num_threads()
@@ -84,7 +86,7 @@ class OpenVinoEngine(Engine):
                 raise
             except Exception as error:  # whatever it is, PyTorch does without
                 raise self._failed(error) from error
-            self._network = self._network_of(fold) if self._graph is _FeaturesGraph else None
+            self._network = self._network_of(fold) if self._graph is _GaussianGraph else None
             self._loaded = wanted
 
     def run(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -95,12 +97,12 @@ class OpenVinoEngine(Engine):
         return tuple(torch.from_numpy(each) for each in found.to_tuple())
 
     def moments(self, output: tuple[Tensor, ...], generator: torch.Generator) -> Moments:
-        if self._graph is _ContrastGraph:
-            return closed_form_moments(*output)
+        if self._graph is _MomentsGraph:
+            return completed(*output)
         if self._graph is _MeanGraph:
             return moments(LogitGaussian(mean=output[0]))
         assert self._network is not None and self._network.head is not None
-        return moments(self._network.head(*output), self.samples, generator)
+        return moments(self._network.head.gaussian(*output), self.samples, generator)
 
     def _dtype(self, precision: Precision) -> torch.dtype:
         """Choose the number format: half precision where the hardware computes in it, else float32."""
@@ -165,10 +167,10 @@ class _Graph(nn.Module):
         self.network = network
 
 
-class _ContrastGraph(_Graph):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        contrast: tuple[Tensor, Tensor] = self.network(x).contrast()
-        return contrast
+class _MomentsGraph(_Graph):
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        assert self.network.head is not None
+        return contrast_moments(self.network.features(x)[0], self.network.mean_layer, self.network.head)
 
 
 class _MeanGraph(_Graph):
@@ -176,9 +178,11 @@ class _MeanGraph(_Graph):
         return self.network.features(x)[1]
 
 
-class _FeaturesGraph(_Graph):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.network.features(x)
+class _GaussianGraph(_Graph):
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        assert self.network.head is not None
+        features, mean = self.network.features(x)
+        return mean, *self.network.head.tensors(features)
 
 
 def _traced(graph: _Graph, shape: tuple[int, ...]) -> Any:
@@ -222,6 +226,6 @@ def _core() -> Any:
 @cache
 def _code_digest() -> str:
     """Hash the code that graphs are traced from."""
-    files = sorted(Path(network_package.__path__[0]).glob("*.py"))
+    files = [Path(logistic_normal.__file__), *sorted(Path(network_package.__path__[0]).glob("*.py"))]
     nnunet = version("dynamic-network-architectures")
     return hashlib.sha256(b"".join(file.read_bytes() for file in files) + nnunet.encode()).hexdigest()

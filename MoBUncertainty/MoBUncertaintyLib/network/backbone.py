@@ -69,6 +69,12 @@ class StochasticNetwork(nn.Module):
         self.spec = spec
         self.classes = classes
 
+    @property
+    def mean_layer(self) -> MeanLayer:
+        """The backbone's last segmentation layer."""
+        layer: MeanLayer = self.backbone.decoder.seg_layers[-1]  # type: ignore[union-attr, index, assignment]
+        return layer
+
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the last feature map (B, F, *S) and the mean logits (B, C, *S), both fp32."""
         features, mean = self.backbone(x)

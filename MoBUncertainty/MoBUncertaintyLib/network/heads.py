@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,21 @@ def project(features: Tensor, *layers: nn.Conv3d) -> tuple[Tensor, ...]:
     flat = features.flatten(2)
     made: Tensor = torch.baddbmm(bias[:, None], weight.expand(flat.shape[0], *weight.shape), flat)
     return torch.split(made.unflatten(2, features.shape[2:]), sizes, dim=1)
+
+
+class ContrastLayer(NamedTuple):
+    """|L_1 - L_0|^2 = sum_r w_r (k * features + b)_r^2, for each of M bases.
+
+    Attributes:
+        weight, bias: k, (R, F, 1, 1, 1), and b, (R,).
+        sums: w, (M, R).
+        choosing: Layer of M outputs whose largest in each cell, on average, tells the basis; None if M is 1.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    sums: Tensor
+    choosing: nn.Conv3d | None = None
 
 
 class CovarianceHead(nn.Module):
@@ -76,23 +92,41 @@ class CovarianceHead(nn.Module):
             return in_mm / in_mm.new_tensor(self.step_mm)
         return tuple(length / step for length, step in zip(self.spec.length_mm, self.step_mm, strict=True))
 
-    def loading(self, features: Tensor, *predicted: Tensor) -> Loading | None:
-        """Compute L of a tile from its features and the outputs of `loading_layers`."""
+    def loading(self, *predicted: Tensor) -> Loading | None:
+        """Compute L of a tile from the outputs of `loading_layers` and of `cell_tensors`."""
         return None
 
-    def forward(self, features: Tensor, mean: Tensor) -> LogitGaussian:
-        """Map features (B, F, *S) and mean (B, C, *S) of a tile to its distribution, in fp32."""
+    def cell_tensors(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Compute what L needs for each cell of the partition, from the features of a tile."""
+        return ()
+
+    def contrast_layer(self) -> ContrastLayer | None:
+        """Return |L_1 - L_0|^2 as layers, for engines to which these are faster; None: they take that of `loading`."""
+        return None
+
+    def tensors(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Map features (B, F, *S) of a tile to what `gaussian` takes, in fp32."""
         with torch.autocast(device_type=features.device.type, enabled=False):
             features = features.float()
             log_variance, *predicted = project(features, self.log_variance, *self.loading_layers)
+            log_variance = log_variance.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
+            return log_variance, *predicted, *self.cell_tensors(features)
+
+    def gaussian(self, mean: Tensor, log_variance: Tensor, *predicted: Tensor) -> LogitGaussian:
+        """Make the distribution of a tile from its mean (B, C, *S) and its `tensors`."""
+        with torch.autocast(device_type=mean.device.type, enabled=False):
             return LogitGaussian(
                 mean=mean.float(),
-                log_variance=log_variance.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT),
-                loading=self.loading(features, *predicted),
+                log_variance=log_variance,
+                loading=self.loading(*predicted),
                 scope=self.spec.scope,
                 partitions=self.spec.partitions,
                 lengths=self.lengths(),
             )
+
+    def forward(self, features: Tensor, mean: Tensor) -> LogitGaussian:
+        """Map features (B, F, *S) and mean (B, C, *S) of a tile to its distribution, in fp32."""
+        return self.gaussian(mean, *self.tensors(features))
 
 
 class DiagonalHead(CovarianceHead):
@@ -111,9 +145,13 @@ class LowRankHead(CovarianceHead):
     def loading_layers(self) -> tuple[nn.Conv3d, ...]:
         return (self.factors,)
 
-    def loading(self, features: Tensor, *predicted: Tensor) -> DenseLoading:
+    def loading(self, *predicted: Tensor) -> DenseLoading:
         # Channels are ordered class x rank.
         return DenseLoading(predicted[0].unflatten(1, (self.classes, self.spec.rank)))
+
+    def contrast_layer(self) -> ContrastLayer:
+        weight, bias = (_of_classes(each, self.classes) for each in (self.factors.weight, self.factors.bias))
+        return ContrastLayer(weight[1] - weight[0], bias[1] - bias[0], weight.new_ones(1, self.spec.rank))
 
 
 class SingleBasisHead(CovarianceHead):
@@ -134,9 +172,13 @@ class SingleBasisHead(CovarianceHead):
     def loading_layers(self) -> tuple[nn.Conv3d, ...]:
         return (self.scales,)
 
-    def loading(self, features: Tensor, *predicted: Tensor) -> BasisLoading:
-        (scales,) = predicted
-        return BasisLoading(self.unit_basis(), scales)
+    def loading(self, *predicted: Tensor) -> BasisLoading:
+        return BasisLoading(self.unit_basis(), predicted[0])
+
+    def contrast_layer(self) -> ContrastLayer | None:
+        unit = self.unit_basis()
+        assert self.scales.bias is not None
+        return ContrastLayer(self.scales.weight, self.scales.bias, (unit[:, 1] - unit[:, 0]).square())
 
 
 class MixtureOfBasesHead(SingleBasisHead):
@@ -158,12 +200,19 @@ class MixtureOfBasesHead(SingleBasisHead):
         pooled = cell_means(features.float(), self.spec.partitions)
         return torch.softmax(self.weighting(pooled), dim=1)
 
-    def loading(self, features: Tensor, *predicted: Tensor) -> BasisLoading:
-        (scales,) = predicted
-        weights = self.weights(features)
+    def cell_tensors(self, features: Tensor) -> tuple[Tensor, ...]:
+        return (self.weights(features),)
+
+    def contrast_layer(self) -> ContrastLayer | None:
+        layer = super().contrast_layer()
+        soft = self.spec.assignment is Assignment.SOFT  # whose bases are summed before they are squared
+        return None if layer is None or soft else layer._replace(choosing=self.weighting)
+
+    def loading(self, *predicted: Tensor) -> BasisLoading:
+        scales, weights = predicted
         if self.spec.assignment is Assignment.SOFT:
             return BasisLoading(self.unit_basis(), scales, weights, weights, soft=True)
-        chosen = torch.zeros_like(weights).scatter_(1, weights.argmax(dim=1, keepdim=True), 1.0)
+        chosen = largest(weights)
         if self.training:
             chosen = chosen + weights - weights.detach()
         return BasisLoading(self.unit_basis(), scales, chosen, weights)
@@ -208,6 +257,18 @@ def _init_loading(layer: nn.Conv3d, rank: int, per_class: int = 1) -> None:
     deviation = math.sqrt(INITIAL_LOADING_VARIANCE * per_class / rank / layer.in_channels)
     nn.init.normal_(layer.weight, std=deviation)
     _zero_bias(layer)
+
+
+def largest(weights: Tensor) -> Tensor:
+    """Mark the largest along the second axis by 1, the others by 0."""
+    marked: Tensor = torch.zeros_like(weights).scatter_(1, weights.argmax(dim=1, keepdim=True), 1.0)
+    return marked
+
+
+def _of_classes(values: Tensor | None, classes: int) -> Tensor:
+    assert values is not None
+    split: Tensor = values.unflatten(0, (classes, -1))
+    return split
 
 
 def _zero_bias(layer: nn.Conv3d) -> None:

@@ -24,9 +24,11 @@ from MoBUncertaintyLib.inference.engine_openvino import OpenVinoEngine
 from MoBUncertaintyLib.inference.graph_cache import GraphCache, cache_folder
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.sliding_window import CPU
+from MoBUncertaintyLib.logistic_normal import fused_moments, logistic_normal_moments
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import DEMO_MODEL, Model, find_model, load_model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
+from MoBUncertaintyLib.network.contrast import completed
 from MoBUncertaintyLib.prediction import EngineName, Prediction, PredictionSettings
 from support.tiny import make_ct, make_dataset, make_model
 
@@ -121,6 +123,26 @@ def test_samples_classes_and_mirrored_passes_are_those_of_pytorch(
 
 
 @needs_openvino
+@pytest.mark.parametrize("hint", ["f32", "bf16"])
+def test_moments_in_the_graph_have_the_closed_form_s_digits(hint: str) -> None:
+    """In a network that computes in bfloat16, too."""
+
+    class Fused(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return x[0], x[1], *fused_moments(x[0], x[1])
+
+    mean, deviation = torch.meshgrid(torch.linspace(-30, 30, 121), torch.linspace(0.01, 20, 150), indexing="ij")
+    x = torch.stack((mean.flatten(), deviation.flatten().square()))
+    settings = {"INFERENCE_PRECISION_HINT": hint}
+    graph = engine_openvino._core().compile_model(engine_openvino._traced(Fused(), tuple(x.shape)), "CPU", settings)
+    found = completed(*(torch.from_numpy(each)[None] for each in graph([x.numpy()]).to_tuple()))
+    expectation, variance = logistic_normal_moments(*x.double())
+    lower = torch.minimum(expectation, 1 - expectation)
+    assert ((found.mean[0, 0] - expectation).abs() <= 1e-4 * lower + 6e-8 * (expectation > 0.5)).all()
+    assert ((found.variance[0, 0] - variance).abs() <= 1e-3 * variance)[variance > 1e-14].all()
+
+
+@needs_openvino
 @needs_bfloat16
 def test_bfloat16_is_no_further_off_than_in_pytorch(mob: Model, ct: sitk.Image) -> None:
     exact = by("torch", mob, ct)
@@ -210,7 +232,8 @@ def test_a_damaged_graph_is_made_anew(mob: Model, ct: sitk.Image, cache: Path, t
     damage(path)
     again = by("openvino", mob, ct, folds=(0,))
     assert np.array_equal(first.probability, again.probability) and again.warnings == first.warnings
-    assert len(traced) == 2 and list(cache.iterdir()) == [path] and path.stat().st_size == len(whole)
+    assert len(traced) == 2 and list(cache.iterdir()) == [path]
+    assert abs(path.stat().st_size - len(whole)) < 100  # names in a graph are numbered on from the last one
 
 
 def test_whatever_a_graph_depends_on_has_a_graph_of_its_own(tmp_path: Path) -> None:
@@ -326,8 +349,8 @@ def test_output_that_overflows_is_computed_again_in_float32(
     run = OpenVinoEngine.run
 
     def overflowing(self: OpenVinoEngine, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        mean, variance = run(self, x)
-        return (mean if self.precision is torch.float32 else mean * torch.nan, variance)
+        mean, *others = run(self, x)
+        return (mean if self.precision is torch.float32 else mean * torch.nan, *others)
 
     monkeypatch.setattr(OpenVinoEngine, "run", overflowing)
     found = by("openvino", mob, ct, precision="bfloat16")

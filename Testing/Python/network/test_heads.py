@@ -7,7 +7,9 @@ import torch
 
 from mob_training.training.losses import training_loss
 from mob_training.training.settings import Likelihood
-from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
+from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
+from MoBUncertaintyLib.network.backbone import MeanLayer
+from MoBUncertaintyLib.network.contrast import contrast
 from MoBUncertaintyLib.network.heads import INITIAL_LOADING_VARIANCE, LOG_VARIANCE_LIMIT, build_head
 from support.gaussians import STOCHASTIC
 
@@ -112,3 +114,15 @@ def test_heads_stay_in_fp32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         gaussian = head(features.bfloat16(), torch.zeros(2, 2, 6, 7, 5, dtype=torch.bfloat16))
     assert gaussian.mean.dtype == gaussian.log_variance.dtype == gaussian.loading.scales.dtype == torch.float32
+
+
+@pytest.mark.parametrize("assignment", Assignment)
+@pytest.mark.parametrize("kind", STOCHASTIC)
+def test_the_contrast_as_layers_is_that_of_the_distribution(kind, assignment):
+    """P = 4 does not divide the axes."""
+    head, features, _ = run(kind, rank=3, bases=3, partitions=4, assignment=assignment)
+    mean_layer = MeanLayer(FEATURES, 2, kernel_size=1)
+    torch.nn.init.normal_(head.log_variance.weight, std=2)
+    wanted = head(features, mean_layer(features)[1]).contrast()
+    for found, each in zip(contrast(features, mean_layer, head), wanted, strict=True):
+        torch.testing.assert_close(found, each, rtol=1e-4, atol=1e-5)

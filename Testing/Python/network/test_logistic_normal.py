@@ -18,6 +18,8 @@ from MoBUncertaintyLib.logistic_normal import (
     MAX_DEVIATION,
     NARROW,
     SQUARED,
+    complete_moments,
+    fused_moments,
     logistic_normal_moments,
     normal_from_moments,
 )
@@ -82,15 +84,21 @@ def test_the_oracle_is_scipys_quadrature():
 
 
 def moments_of(kind: str, mean: np.ndarray, variance: np.ndarray) -> list[np.ndarray]:
-    """By numpy or by torch, in the format named; as float64."""
+    """By numpy, by torch, or as inference engines do, in the format named; as float64."""
     library, dtype = kind.split()
     pair = [values.astype(dtype) for values in (mean, variance)]
+    if library == "fused":
+        found = [each.numpy() for each in fused_moments(*map(torch.from_numpy, pair))]
+        left = np.flatnonzero(found[1] < 0)
+        assert ((pair[1] > NARROW)[left]).all() and 0 < len(left) < len(mean) / 2
+        complete_moments(*pair, *found)
+        return [each.astype(float) for each in found]
     if library == "torch":
         return [found.numpy().astype(float) for found in logistic_normal_moments(*map(torch.from_numpy, pair))]
     return [found.astype(float) for found in logistic_normal_moments(*pair)]
 
 
-@pytest.mark.parametrize("kind", ["numpy float32", "numpy float64", "torch float32", "torch float64"])
+@pytest.mark.parametrize("kind", ["numpy float32", "numpy float64", "torch float32", "torch float64", "fused float32"])
 def test_both_moments_are_relatively_accurate(grid, kind):
     m, s, expectation, variance = grid
     p, v = moments_of(kind, m, s**2)
@@ -101,7 +109,7 @@ def test_both_moments_are_relatively_accurate(grid, kind):
     assert np.abs(v - variance).max() <= 2e-5
 
 
-@pytest.mark.parametrize("kind", ["numpy float32", "torch float32"])
+@pytest.mark.parametrize("kind", ["numpy float32", "torch float32", "fused float32"])
 def test_near_one_the_variance_keeps_its_digits_and_the_mean_those_that_float32_has(grid, kind):
     """1 - E has no more of them than a number near 1; E(-m) is tested above."""
     m, s, _, variance = grid

@@ -1,0 +1,56 @@
+"""Two-class moments from features, as convolutions and arithmetic alone: what other inference engines run fast.
+
+The values are those of `LogitGaussian.contrast` and `closed_form_moments`. Engines lay memory out voxel by voxel, as
+their convolutions need it: whatever is not a convolution or arithmetic comes after all channels are summed, and is done
+on few of them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv3d
+
+from MoBUncertaintyLib.logistic_normal import complete_moments, fused_moments
+from MoBUncertaintyLib.network.distribution import LogitGaussian
+from MoBUncertaintyLib.network.heads import LOG_VARIANCE_LIMIT, CovarianceHead, largest
+from MoBUncertaintyLib.network.moments import Moments
+from MoBUncertaintyLib.network.partitions import cell_means, spread_cells
+
+
+def contrast(features: Tensor, mean_layer: nn.Conv3d, head: CovarianceHead) -> tuple[Tensor, Tensor]:
+    """Compute mean and variance of the contrast of two classes, each (B, *S), from the features (B, F, *S)."""
+    layer = head.contrast_layer()
+    if layer is None:
+        gaussian: LogitGaussian = head(features, mean_layer(features)[1])
+        return gaussian.contrast()
+    choosing = [] if layer.choosing is None else [layer.choosing]
+    layers = [head.log_variance, *choosing]
+    difference = [each[1:] - each[:1] for each in (mean_layer.weight, mean_layer.bias) if each is not None]
+    few = conv3d(
+        features,
+        torch.cat([difference[0], *(each.weight for each in layers)]),
+        torch.cat([difference[1], *(each.bias for each in layers if each.bias is not None)]),
+    )
+    mean, *others = torch.split(few, [1, 1, 1, *(each.out_channels for each in choosing)], dim=1)
+    background, foreground = (x.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT).exp() for x in others[:2])
+    sums = conv3d(conv3d(features, layer.weight, layer.bias).square(), layer.sums[..., None, None, None])
+    if choosing:
+        shape = tuple(int(size) for size in features.shape[2:])
+        sums = sums * spread_cells(largest(cell_means(others[2], head.spec.partitions)), shape)
+    return mean[:, 0], (background + foreground)[:, 0] + sums.sum(dim=1)
+
+
+def contrast_moments(features: Tensor, mean_layer: nn.Conv3d, head: CovarianceHead) -> tuple[Tensor, ...]:
+    """Compute what `completed` takes."""
+    mean, variance = contrast(features, mean_layer, head)
+    return mean, variance, *fused_moments(mean, variance)
+
+
+def completed(mean: Tensor, variance: Tensor, expectation: Tensor, spread: Tensor) -> Moments:
+    """Make the moments of a tile from the output of `contrast_moments`, in place; NaN if that has one."""
+    complete_moments(*(each.numpy().reshape(-1) for each in (mean, variance, expectation, spread)))
+    # Engines lose NaN in a maximum.
+    if not torch.isfinite(mean.sum() + variance.sum()):
+        expectation = torch.full_like(expectation, torch.nan)
+    return Moments(expectation[:, None], spread[:, None])
