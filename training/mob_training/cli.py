@@ -43,7 +43,7 @@ Subjects = Annotated[
     Path | None,
     typer.Option(
         help="CSV file with the columns case,subject, or the name of one beside the workflow's configs: keeps the "
-        "cases of one subject together."
+        "cases of one subject together. With a column `group`, train, validation and test get of every group."
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume from the latest checkpoint with the same settings.")]
@@ -106,8 +106,9 @@ def totalsegmentator(
     from mob_training.training.workspace import use_workspace
 
     use_workspace(workspace, new=True)
-    split = Split(validation=validation, test=test, seed=seed)
     known = read_subjects(subjects) if subjects else None
+    groups = read_subjects(subjects, "group") if subjects else {}
+    split = Split(validation=validation, test=test, seed=seed, groups=groups)
     folder = new_dataset_folder(dataset_id, name)
     cases, left_out = find_cases(source, organ)
     return _made(write_dataset(folder, cases, [organ], "CT", split, f"{organ} of {source.name}", left_out, known))
@@ -146,8 +147,9 @@ def labelled(
 
     use_workspace(workspace, new=True)
     names, values = _classes(label)
-    split = Split(validation=validation, test=test, seed=seed)
     known = read_subjects(subjects) if subjects else None
+    groups = read_subjects(subjects, "group") if subjects else {}
+    split = Split(validation=validation, test=test, seed=seed, groups=groups)
     folder = new_dataset_folder(dataset_id, name)
     cases, left_out = folder_cases(source, values)
     return _made(write_dataset(folder, cases, names, channel, split, source.name, left_out, known))
@@ -194,7 +196,7 @@ def train(
 
 @app.command()
 def finetune(
-    results: Annotated[Path, typer.Argument(help="Training folder of the deterministic stage.")],
+    results: Annotated[Path, typer.Argument(help="Training folder to start from: the deterministic stage's, usually.")],
     workspace: Workspace,
     covariance: Annotated[Covariance, typer.Option(help="Covariance model.")] = DEFAULTS.covariance,
     name: Annotated[str | None, typer.Option(help="Name of this run; default: the covariance model's.")] = None,
@@ -202,8 +204,13 @@ def finetune(
     bases: Annotated[int, typer.Option(help="M.")] = DEFAULTS.bases,
     partitions: Annotated[int, typer.Option(help="P, cells per axis of a tile.")] = DEFAULTS.partitions,
     scope: Annotated[
-        Scope | None, typer.Option(help="How often z2 is drawn. Default: tile for low-rank, voxel for the others.")
+        Scope | None, typer.Option(help="Which voxels share z2. Default: tile for low-rank, voxel for the others.")
     ] = None,
+    length: Annotated[
+        str | None,
+        typer.Option(help="Z,Y,X: correlation length of the scope local along the axes of the network's input, mm."),
+    ] = None,
+    learn_length: Annotated[bool, typer.Option(help="Train the length, too.")] = DEFAULTS.learn_length,
     assignment: Annotated[
         Assignment, typer.Option(help="A cell takes the most probable basis, or the mean of the bases.")
     ] = DEFAULTS.assignment,
@@ -221,6 +228,12 @@ def finetune(
     temperature_scaling: Annotated[
         bool, typer.Option(help="At the end divide the logits by the temperature with the lowest validation NLL.")
     ] = DEFAULTS.temperature_scaling,
+    heads_only: Annotated[
+        bool, typer.Option(help="Train the covariance head alone: backbone, mean and segmentation stay.")
+    ] = DEFAULTS.heads_only,
+    keep_probability: Annotated[
+        bool, typer.Option(help="Stretch the mean, so that noise leaves each voxel the probability of the backbone's.")
+    ] = DEFAULTS.keep_probability,
     epochs: Annotated[int, typer.Option(min=1, help="The paper's number is 20.")] = DEFAULTS.epochs,
     iterations: Annotated[int, typer.Option(min=1, help="Patches per epoch.")] = DEFAULTS.iterations,
     fold: Fold = 0,
@@ -229,7 +242,11 @@ def finetune(
     resume: Resume = False,
     prepare: Annotated[bool, typer.Option("--prepare", help="Only write the plans, for nnUNetv2_train.")] = False,
 ) -> Result:
-    """Fine-tune one of the five covariance models on the deterministic checkpoint (Eqs. 8 to 12)."""
+    """Fine-tune one of the five covariance models on the deterministic checkpoint (Eqs. 8 to 12).
+
+    RESULTS may also be the training folder of a fine-tuning, or a model folder in the workspace's results: its backbone
+    is the start.
+    """
     from mob_training.training.workspace import use_workspace
 
     use_workspace(workspace)
@@ -243,11 +260,15 @@ def finetune(
         head_learning_rate=head_learning_rate,
         reverse_kl=reverse_kl,
         temperature_scaling=temperature_scaling,
+        heads_only=heads_only,
         weights=LossWeights(dice=dice_weight, kl=kl_weight, orthogonality=orthogonality_weight, weight=entropy_weight),
         schedule=Schedule.of(epochs, iterations, seed),
     )
     try:
-        spec = CovarianceSpec(covariance, rank, bases, partitions, scope or covariance.usual_scope, assignment)
+        shape = (covariance, rank, bases, partitions, scope or covariance.usual_scope, assignment)
+        spec = CovarianceSpec(
+            *shape, length_mm=_numbers(length), learn_length=learn_length, keep_probability=keep_probability
+        )
     except ValueError as error:
         raise SettingsError(f"{str(error).capitalize()}.") from error
     name = name or covariance.value
@@ -402,6 +423,18 @@ def _classes(labels: list[str]) -> tuple[list[str], list[list[int]]]:
         names.append(name)
         values.append(own)
     return names, values
+
+
+def _numbers(text: str | None) -> tuple[float, ...] | None:
+    """Parse three numbers, Z,Y,X.
+
+    Raises:
+        ValueError: They are something else.
+    """
+    try:
+        return None if text is None else tuple(map(float, text.split(",")))
+    except ValueError:
+        raise ValueError(f"--length takes three numbers, Z,Y,X, not {text}") from None
 
 
 def _json(text: str | None) -> Any:

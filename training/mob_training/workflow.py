@@ -28,6 +28,7 @@ FOLDER = Path(__file__).parents[1] / "workflow"
 DETERMINISTIC = "deterministic"
 """Name of the first stage among the models."""
 
+LENGTHS = r"^[0-9.]+(,[0-9.]+){2}$"
 SPLIT = ("validation", "test")
 """Parts of a split that are stated; the rest trains."""
 READ_BY_RATERS = "pancreas"
@@ -46,6 +47,8 @@ class PlannedRun:
         options: Of `mob-training finetune`, by their names in the config; empty for the deterministic stage.
         regions: Region settings, if stated.
         sweep: Whether the run is part of the sweep.
+        start: The model of the same seed whose backbone the fine-tuning starts from.
+        members: The model whose seeds, as the folds of one model, are this ensemble; empty: it is none.
     """
 
     dataset: str
@@ -54,6 +57,8 @@ class PlannedRun:
     options: Mapping[str, Any]
     regions: Mapping[str, float]
     sweep: bool = False
+    start: str = DETERMINISTIC
+    members: str = ""
 
     @property
     def folder(self) -> str:
@@ -113,7 +118,9 @@ def _all_options(stated: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _allowed(default: Any) -> dict[str, Any]:
-    """Return the JSON schema of an option, derived from its default."""
+    """Return the JSON schema of an option, derived from its default; None is that of three numbers, Z,Y,X."""
+    if default is None:
+        return {"type": "string", "pattern": LENGTHS, "description": "three numbers, Z,Y,X"}
     if isinstance(default, Enum):
         return {"enum": [member.value for member in type(default)]}
     if isinstance(default, bool):
@@ -131,12 +138,16 @@ def parse_numbers(value: Any) -> Any:
 
 
 def planned_runs(config: Mapping[str, Any]) -> list[PlannedRun]:
-    """List every run of a config: each data set, the deterministic stage and each model, each seed; then the sweep."""
+    """List every run of a config: of each data set the deterministic stage, each model and ensemble; then the sweep."""
     runs = []
     for dataset in config["datasets"]:
         for model, own in {DETERMINISTIC: None, **config["models"]}.items():
             options, regions = _of_model(config, dataset, own)
-            runs += [PlannedRun(dataset, model, seed, options, regions) for seed in config["seeds"]]
+            start = (own or {}).get("start", DETERMINISTIC)
+            runs += [PlannedRun(dataset, model, seed, options, regions, start=start) for seed in config["seeds"]]
+        for name, members in config.get("ensembles", {}).items():
+            options, regions = _of_model(config, dataset, None)
+            runs.append(PlannedRun(dataset, name, config["seeds"][0], options, regions, members=members))
     return runs + list(_sweep(config))
 
 
@@ -145,6 +156,7 @@ def _of_model(
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Return the options of a model's fine-tuning, and its region settings; the deterministic stage has no options."""
     options = {} if own is None else {**config["finetune"], **own}
+    options.pop("start", None)
     return options, config["datasets"][dataset].get("regions", {}) | options.pop("regions", {})
 
 
@@ -176,8 +188,13 @@ def provenance(config: Mapping[str, Any], run: PlannedRun) -> dict[str, Any]:
     }
     if run.regions:
         made["regions"] = run.regions
-    if run.model != DETERMINISTIC:
+    if run.members:
+        made |= {"ensemble": run.members, "seed": list(config["seeds"])}
+        made["finetune"] = _all_options(_of_model(config, run.dataset, config["models"][run.members])[0])
+    elif run.model != DETERMINISTIC:
         made["finetune"] = _all_options(run.options)
+    if run.start != DETERMINISTIC:
+        made["start"] = run.start
     return json.loads(json.dumps(made))
 
 
@@ -352,6 +369,10 @@ def _check_models(config: Mapping[str, Any]) -> None:
     for name in config["models"]:
         if re.search(r"-bases-\d+$", name):
             raise SettingsError(f"models: {name} ends as the names of a sweep do; choose another.")
+        _check_start(config["models"], name)
+    for name, members in config.get("ensembles", {}).items():
+        if name in config["models"] or members not in config["models"]:
+            raise SettingsError(f"ensembles: {name} must be a new name, and {members} a model of the config.")
     if "sweep" not in config:
         return
     sweep = config["sweep"]
@@ -363,6 +384,15 @@ def _check_models(config: Mapping[str, Any]) -> None:
             raise SettingsError(f"sweep.datasets: {dataset} is not a data set of the config.")
 
 
+def _check_start(models: Mapping[str, Any], name: str) -> None:
+    """Check that a model starts from another one of the config, and in the end from the deterministic stage."""
+    line = [name]
+    while (start := models[line[-1]].get("start", DETERMINISTIC)) != DETERMINISTIC:
+        if start not in models or start in line:
+            raise SettingsError(f"models.{line[-1]}.start: {start} is not an earlier model of the config.")
+        line.append(start)
+
+
 def _sweep(config: Mapping[str, Any]) -> Iterator[PlannedRun]:
     """List the runs of the sweep, except for the number of bases that the model itself has."""
     if "sweep" not in config:
@@ -370,11 +400,12 @@ def _sweep(config: Mapping[str, Any]) -> Iterator[PlannedRun]:
     sweep = config["sweep"]
     for dataset in sweep["datasets"]:
         options, regions = _of_model(config, dataset, config["models"][sweep["model"]])
+        start = config["models"][sweep["model"]].get("start", DETERMINISTIC)
         for bases in sweep["bases"]:
             if bases != options.get("bases", 3):
                 name = f"{sweep['model']}-bases-{bases}"
                 for seed in config["seeds"]:
-                    yield PlannedRun(dataset, name, seed, {**options, "bases": bases}, regions, sweep=True)
+                    yield PlannedRun(dataset, name, seed, {**options, "bases": bases}, regions, True, start)
 
 
 def _check_provenance(folder: Path, run: PlannedRun, found: Any, expected: Mapping[str, Any]) -> None:

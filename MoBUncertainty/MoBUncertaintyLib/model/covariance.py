@@ -63,6 +63,8 @@ class CovarianceSpec:
             nnU-Net's spacing; its meaning is that of `correlation.correlation`.
         learn_length: The length is only where training starts; the weights hold the learned one, and `length_mm` of a
             trained model states it.
+        keep_probability: The mean is stretched, so that noise leaves each voxel the probability that the backbone's own
+            logits have: to 0.005 with two classes, less exactly with more.
 
     Raises:
         ValueError: A number is out of range, the model cannot have the scope, or a length is missing or without effect.
@@ -76,6 +78,7 @@ class CovarianceSpec:
     assignment: Assignment = Assignment.HARD
     length_mm: tuple[float, float, float] | None = None
     learn_length: bool = False
+    keep_probability: bool = False
 
     def __post_init__(self) -> None:
         for name in ("rank", "bases", "partitions"):
@@ -84,6 +87,8 @@ class CovarianceSpec:
                 raise ValueError(f"{name} must be a whole number from 1 to 256, not {value!r}")
         if self.kind is Covariance.LOW_RANK and self.scope is Scope.VOXEL:
             raise ValueError("the scope of the low-rank model must be local, partition or tile, not voxel")
+        if not isinstance(self.keep_probability, bool):
+            raise ValueError("keep_probability must be true or false")
         self._check_length()
 
     def _check_length(self) -> None:
@@ -118,8 +123,10 @@ class CovarianceSpec:
         return cls(**{**values, **named, "length_mm": None if length is None else tuple(map(float, length))})
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to plain JSON; what only the scope `local` has is left out elsewhere."""
+        """Convert to plain JSON; what only the scope `local` has, or few models, is left out elsewhere."""
         stated = {name: value.value if isinstance(value, StrEnum) else value for name, value in asdict(self).items()}
+        if not self.keep_probability:
+            del stated["keep_probability"]
         if self.length_mm is None:
             return {name: value for name, value in stated.items() if name not in ("length_mm", "learn_length")}
         return stated | {"length_mm": list(self.length_mm)}

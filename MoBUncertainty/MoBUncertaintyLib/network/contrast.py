@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv3d
 
 from MoBUncertaintyLib.logistic_normal import complete_moments, fused_moments
-from MoBUncertaintyLib.network.distribution import LogitGaussian
+from MoBUncertaintyLib.network.distribution import LogitGaussian, stretch
 from MoBUncertaintyLib.network.heads import LOG_VARIANCE_LIMIT, CovarianceHead, largest
 from MoBUncertaintyLib.network.moments import Moments
 from MoBUncertaintyLib.network.partitions import cell_means, spread_cells
@@ -38,7 +38,8 @@ def contrast(features: Tensor, mean_layer: nn.Conv3d, head: CovarianceHead) -> t
     if choosing:
         shape = tuple(int(size) for size in features.shape[2:])
         sums = sums * spread_cells(largest(cell_means(others[2], head.spec.partitions)), shape)
-    return mean[:, 0], (background + foreground)[:, 0] + sums.sum(dim=1)
+    mean, variance = mean[:, 0], (background + foreground)[:, 0] + sums.sum(dim=1)
+    return (mean * stretch(mean.abs(), variance) if head.spec.keep_probability else mean), variance
 
 
 def contrast_moments(features: Tensor, mean_layer: nn.Conv3d, head: CovarianceHead) -> tuple[Tensor, ...]:

@@ -115,7 +115,7 @@ class CovarianceHead(nn.Module):
     def gaussian(self, mean: Tensor, log_variance: Tensor, *predicted: Tensor) -> LogitGaussian:
         """Make the distribution of a tile from its mean (B, C, *S) and its `tensors`."""
         with torch.autocast(device_type=mean.device.type, enabled=False):
-            return LogitGaussian(
+            gaussian = LogitGaussian(
                 mean=mean.float(),
                 log_variance=log_variance,
                 loading=self.loading(*predicted),
@@ -123,6 +123,7 @@ class CovarianceHead(nn.Module):
                 partitions=self.spec.partitions,
                 lengths=self.lengths(),
             )
+            return gaussian.stretched() if self.spec.keep_probability else gaussian
 
     def forward(self, features: Tensor, mean: Tensor) -> LogitGaussian:
         """Map features (B, F, *S) and mean (B, C, *S) of a tile to its distribution, in fp32."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -10,7 +12,9 @@ from mob_training.training.settings import Likelihood
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.network.backbone import MeanLayer
 from MoBUncertaintyLib.network.contrast import contrast
+from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.heads import INITIAL_LOADING_VARIANCE, LOG_VARIANCE_LIMIT, build_head
+from MoBUncertaintyLib.network.moments import moments
 from support.gaussians import STOCHASTIC
 
 FEATURES = 8
@@ -116,13 +120,45 @@ def test_heads_stay_in_fp32_under_autocast():
     assert gaussian.mean.dtype == gaussian.log_variance.dtype == gaussian.loading.scales.dtype == torch.float32
 
 
+@pytest.mark.parametrize("stretched", [False, True])
 @pytest.mark.parametrize("assignment", Assignment)
 @pytest.mark.parametrize("kind", STOCHASTIC)
-def test_the_contrast_as_layers_is_that_of_the_distribution(kind, assignment):
+def test_the_contrast_as_layers_is_that_of_the_distribution(kind, assignment, stretched):
     """P = 4 does not divide the axes."""
-    head, features, _ = run(kind, rank=3, bases=3, partitions=4, assignment=assignment)
+    options = {"assignment": assignment, "keep_probability": stretched}
+    head, features, _ = run(kind, rank=3, bases=3, partitions=4, **options)
     mean_layer = MeanLayer(FEATURES, 2, kernel_size=1)
     torch.nn.init.normal_(head.log_variance.weight, std=2)
     wanted = head(features, mean_layer(features)[1]).contrast()
     for found, each in zip(contrast(features, mean_layer, head), wanted, strict=True):
         torch.testing.assert_close(found, each, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("variance", [0.0, 0.1, 0.5, 1.0, 2.0, 4.0])
+def test_stretched_mean_keeps_the_probability(variance):
+    """Over all logits, two classes; the sign of the contrast stays."""
+    logits = torch.linspace(-12, 12, 97)
+    mean = torch.stack((torch.zeros(97), logits))[None, ..., None, None]
+    gaussian = LogitGaussian(mean, torch.full_like(mean, math.log(max(variance, 1e-9) / 2))).stretched()
+    kept, expected = moments(gaussian).mean.flatten(), logits.sigmoid()
+    assert (kept - expected).abs().max() < 0.005
+    assert (kept / expected - 1)[logits < 0].abs().max() < 0.04
+    assert torch.equal((gaussian.mean[0, 1] > gaussian.mean[0, 0]).flatten(), logits > 0)
+
+
+def test_stretched_mean_of_three_classes_is_nearer_and_keeps_the_most_probable():
+    _, _, plain = run(Covariance.MIXTURE_OF_BASES, classes=3)
+    plain.mean *= 3
+    expected = plain.mean.softmax(dim=1)[:, 1:]
+    generator = torch.Generator().manual_seed(0)
+    left, kept = (moments(one, 400, generator).mean for one in (plain, plain.stretched()))
+    assert (kept - expected).abs().mean() < 0.5 * (left - expected).abs().mean()
+    assert torch.equal(plain.stretched().mean.argmax(dim=1), plain.mean.argmax(dim=1))
+
+
+def test_head_stretches_if_its_spec_says_so():
+    _, _, plain = run(Covariance.MIXTURE_OF_BASES)
+    _, _, stretched = run(Covariance.MIXTURE_OF_BASES, keep_probability=True)
+    torch.testing.assert_close(stretched.mean, plain.stretched().mean)
+    torch.testing.assert_close(stretched.contrast()[1], plain.contrast()[1])
+    assert not torch.allclose(stretched.mean, plain.mean)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,15 @@ def test_subjects_of_the_hippocampus_fill_its_split():
     parts = Split(validation=30, test=50).assign(list(subjects), subjects)
     assert [len(parts[part]) for part in ("train", "val", "test")] == [120, 30, 50]
     assert len({subjects[name] for name in parts["test"]}) == 39
+
+
+def test_train_validation_and_test_get_of_every_group():
+    """The heart volumes: 14 cases of each of five groups, of which 9, 2 and 3."""
+    subjects, groups = (read_subjects(Path("acdc_subjects.csv"), column) for column in ("subject", "group"))
+    split = Split(validation=10, test=15, seed=1, groups=groups)
+    parts = split.assign(list(subjects), subjects)
+    for part, count in {"train": 9, "val": 2, "test": 3}.items():
+        assert Counter(groups[name] for name in parts[part]) == dict.fromkeys(groups.values(), count)
+    assert parts == split.assign(sorted(subjects, reverse=True), subjects)
+    assert parts != Split(validation=10, test=15, seed=2, groups=groups).assign(list(subjects), subjects)
+    assert read_subjects(Path("hippocampus_subjects.csv"), "group") == {}

@@ -425,3 +425,28 @@ def test_network_compiles_in_training_and_evaluation(deterministic):
     trainer.network.eval()
     assert trainer.validation_step(batch(trainer))["tp_hard"].shape == (1,)
     assert trainer.unwrapped_network.head is not None
+
+
+@pytest.mark.parametrize("likelihood", [Likelihood.EVIDENCE, Likelihood.CONDITIONAL])
+def test_heads_alone_leave_backbone_and_mean_to_the_last_bit(deterministic, likelihood):
+    """Also from the best epoch of a fine-tuning; lengths and head move, and the segmentation stays."""
+    control = tune(deterministic, CovarianceSpec(Covariance.DETERMINISTIC), f"control-{likelihood}")
+    spec = CovarianceSpec(rank=3, partitions=2, **LOCAL, learn_length=True, keep_probability=True)
+    options = {"likelihood": likelihood, "heads_only": True, "head_learning_rate": 1e-2}
+    head = tune(control, spec, f"local-{likelihood}", **options)
+    assert head.name == f"FineTuningTrainer__{PLANS}-local-{likelihood}__{CONFIGURATION}"
+    before, after = weights(control, "best"), weights(head, "best")
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    moved = {name: value for name, value in after.items() if name.startswith("head.")}
+    assert not torch.isclose(moved["head.log_length"], torch.tensor(LOCAL["length_mm"]).log()).any()
+    assert moved["head.log_variance.weight"].abs().sum() > 0
+    assert load_model(head).card.covariance.length_mm == pytest.approx(moved["head.log_length"].exp().tolist())
+    with (head / "fold_0" / "progress.csv").open() as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    assert len({row["validation_dice"] for row in rows}) == 1
+    assert all(math.isfinite(row["validation_likelihood"]) for row in rows)
+
+
+def test_the_deterministic_model_has_no_head_to_train(deterministic):
+    with pytest.raises(SettingsError, match="has no head; leave out heads_only, or choose a covariance"):
+        trainer_of(CovarianceSpec(Covariance.DETERMINISTIC), deterministic, heads_only=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,14 @@ class Split:
         validation: At least 1; None: a fifth of the cases that are not tested, rounded up (paper, section 4).
         test: None: a fifth of all, rounded up.
         seed: Of the order.
+        groups: The group of each case, where it is known: each part takes its cases from all groups in turn.
     """
 
     train: int | None = None
     validation: int | None = None
     test: int | None = None
     seed: int = 0
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     def assign(self, names: Sequence[str], subjects: Mapping[str, str] | None = None) -> dict[str, list[str]]:
         """Assign names to `train`, `val` and `test`, independently of their order.
@@ -47,8 +50,8 @@ class Split:
         together: dict[str, list[str]] = {}
         for name in sorted(names):
             together.setdefault((subjects or {}).get(name, name), []).append(name)
-        groups = list(together.values())
-        waiting = [groups[i] for i in np.random.default_rng(self.seed).permutation(len(groups))]
+        several = list(together.values())
+        waiting = self._in_turn([several[i] for i in np.random.default_rng(self.seed).permutation(len(several))])
         total = len(names)
         test = math.ceil(total / 5) if self.test is None else self.test
         validation = math.ceil((total - test) / 5) if self.validation is None else self.validation
@@ -61,6 +64,17 @@ class Split:
         if not validating or not training or (test and not tested):
             self._refuse(total, train, validation, test)
         return {"train": sorted(training), "val": sorted(validating), "test": sorted(tested)}
+
+    def _in_turn(self, subjects: list[list[str]]) -> list[list[str]]:
+        """Order subjects so that the groups take turns; without groups the order stays."""
+        taken: Counter[str] = Counter()
+        turns = []
+        for cases in subjects:
+            group = self.groups.get(cases[0], "")
+            turns.append(taken[group])
+            taken[group] += 1
+        order = range(len(subjects)) if not self.groups else np.argsort(turns, kind="stable")
+        return [subjects[i] for i in order]
 
     def _refuse(self, total: int, train: int, validation: int, test: int) -> None:
         wanted = f"train {max(train, 1)}, validate {max(validation, 1)} and test {max(test, 0)}"
@@ -79,11 +93,12 @@ def _fill(size: int, groups: Sequence[list[str]]) -> tuple[list[str], list[list[
     return taken, left
 
 
-def read_subjects(path: Path) -> dict[str, str]:
+def read_subjects(path: Path, column: str = "subject") -> dict[str, str]:
     """Read the subject of each case from a CSV file with the columns `case` and `subject`.
 
     Args:
         path: The file, or the name of one that lies beside the workflow's configs.
+        column: `group` reads the groups instead; a table without that column has none.
 
     Raises:
         SettingsError: It cannot be read, or has no such columns.
@@ -93,7 +108,10 @@ def read_subjects(path: Path) -> dict[str, str]:
         path = shipped
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return {row["case"]: row["subject"] for row in csv.DictReader(file) if row["subject"]}
+            rows = csv.DictReader(file)
+            if column == "group" and column not in (rows.fieldnames or ()):
+                return {}
+            return {row["case"]: row[column] for row in rows if row[column]}
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}.") from None
     except (KeyError, ValueError, csv.Error):

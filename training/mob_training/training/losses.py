@@ -11,12 +11,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from mob_training.training.joint_likelihood import conditional_loss, evidence_loss
 from mob_training.training.settings import Likelihood, LossWeights
 from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
 from MoBUncertaintyLib.network.distribution import BasisLoading, LogitGaussian
 
 DICE_SMOOTH = 1e-5
 PAPER_WEIGHTS = LossWeights()
+JOINT = {Likelihood.EVIDENCE: evidence_loss, Likelihood.CONDITIONAL: conditional_loss}
+"""Likelihoods of the labels of a tile together, without samples."""
 
 
 def kl_to_prior(log_variance: Tensor, reverse: bool = False) -> Tensor:
@@ -105,6 +108,9 @@ def training_loss(
         cross_entropy, dice = sample_loss(gaussian.mean[None], target)
     elif likelihood is Likelihood.ANALYTIC:
         cross_entropy, dice = analytic_loss(gaussian, target)
+    elif likelihood in JOINT:
+        cross_entropy = JOINT[likelihood](gaussian, target, generator)
+        dice = soft_dice_loss(gaussian.mean.softmax(dim=1), target)
     else:
         drawn = gaussian.softmax_sampler(generator)(samples)
         cross_entropy, dice = sample_loss(drawn, target)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 
+from nnunetv2.configuration import ANISO_THRESHOLD
+from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
     ResEncUNetPlanner,
     nnUNetPlannerResEncL,
@@ -19,11 +20,13 @@ CONFIGURATION = "3d_fullres"
 
 
 class SmallResEncPlanner(ResEncUNetPlanner):
-    """nnU-Net's plan (spacing, normalisation, resampling) with a network that a CPU can train."""
+    """nnU-Net's plan (spacing, normalisation, resampling, anisotropy) with a network that a CPU can train."""
 
     FEATURES = (16, 32, 64, 96)
     BLOCKS = (1, 1, 2, 2)
     PATCH = (48, 64, 64)
+    PATCH_OF_SLICES = (16, 112, 112)
+    """Where slices are so far apart that nnU-Net treats the axis apart."""
     BATCH_SIZE = 2
 
     def __init__(self, dataset_id: int) -> None:
@@ -35,19 +38,20 @@ class SmallResEncPlanner(ResEncUNetPlanner):
             spacing, median_shape, data_identifier, approximate_n_voxels_dataset, _cache
         )
         if len(spacing) == 3:
-            stages = len(self.FEATURES)
-            step = 2 ** (stages - 1)
-            plan["patch_size"] = [
-                min(size, step * math.ceil(extent / step))
-                for size, extent in zip(self.PATCH, median_shape, strict=True)
-            ]
+            limits = self.PATCH_OF_SLICES if max(spacing) > ANISO_THRESHOLD * min(spacing) else self.PATCH
+            patch = [min(size, round(extent)) for size, extent in zip(limits, median_shape, strict=True)]
+            _, strides, kernels, patch, _ = get_pool_and_conv_props(
+                spacing, patch, self.UNet_featuremap_min_edge_length, len(self.FEATURES) - 1
+            )
+            stages = len(strides)
+            plan["patch_size"] = [int(size) for size in patch]
             plan["batch_size"] = self.BATCH_SIZE
             plan["architecture"]["arch_kwargs"].update(
                 n_stages=stages,
-                features_per_stage=self.FEATURES,
-                kernel_sizes=[[3, 3, 3]] * stages,
-                strides=[[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
-                n_blocks_per_stage=self.BLOCKS,
+                features_per_stage=self.FEATURES[:stages],
+                kernel_sizes=kernels,
+                strides=strides,
+                n_blocks_per_stage=self.BLOCKS[:stages],
                 n_conv_per_stage_decoder=(1,) * (stages - 1),
             )
         return plan

@@ -20,8 +20,12 @@ class PredictiveNetwork(StochasticNetwork):
     nnU-Net would take a second softmax.
     """
 
+    def distribution(self, x: Tensor) -> LogitGaussian:
+        """Compute the distribution of the logits, also in evaluation mode."""
+        return super().forward(x)
+
     def forward(self, x: Tensor) -> LogitGaussian | Tensor:  # type: ignore[override]
-        gaussian = super().forward(x)
+        gaussian = self.distribution(x)
         return gaussian if self.training else log_predictive_mean(gaussian)
 
 

@@ -35,6 +35,10 @@ class Likelihood(StrEnum):
     """The likelihood of Stochastic Segmentation Networks, plus the same Dice."""
     ANALYTIC = "analytic"
     """Two classes: CE + Dice of the closed-form predictive mean; nothing is sampled."""
+    EVIDENCE = "evidence"
+    """The labels of the informative voxels together, by Laplace's approximation; the Dice is the mean's own."""
+    CONDITIONAL = "conditional"
+    """Some labels are revealed; the likelihood of the others given these. The same Dice."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,11 @@ class FineTuning:
         weight_decay: AdamW's.
         reverse_kl: Reverse the direction of Eq. 8.
         temperature_scaling: At the end, divide the logits by the temperature with the lowest validation NLL.
+        heads_only: Train the covariance head alone: the backbone and its mean stay, and with them the segmentation.
         weights: The lambdas of Eq. 11.
         schedule: The paper's 20 epochs, unless stated otherwise.
-        start_from: Training folder of the deterministic stage, relative to nnU-Net's results.
+        start_from: Training folder to start from, relative to nnU-Net's results: of the deterministic stage, or of a
+            fine-tuning, from whose best epoch its backbone is taken.
     """
 
     likelihood: Likelihood = Likelihood.MEAN
@@ -87,6 +93,7 @@ class FineTuning:
     weight_decay: float = 1e-4
     reverse_kl: bool = False
     temperature_scaling: bool = False
+    heads_only: bool = False
     weights: LossWeights = field(default_factory=LossWeights)
     schedule: Schedule = field(default_factory=lambda: Schedule(20))
     start_from: str = ""
@@ -107,7 +114,10 @@ class FineTuning:
 
 
 def default_options(covariance: str = Covariance.MIXTURE_OF_BASES) -> dict[str, Any]:
-    """List the options of a fine-tuning at their defaults, by their names on the command line and in a config."""
+    """List the options of a fine-tuning at their defaults, by their names on the command line and in a config.
+
+    `length` is text, Z,Y,X, or None.
+    """
     spec, settings = CovarianceSpec.of_kind(Covariance(covariance)), FineTuning()
     return {
         "covariance": spec.kind,
@@ -115,6 +125,9 @@ def default_options(covariance: str = Covariance.MIXTURE_OF_BASES) -> dict[str, 
         "bases": spec.bases,
         "partitions": spec.partitions,
         "scope": spec.scope,
+        "length": None,
+        "learn_length": spec.learn_length,
+        "keep_probability": spec.keep_probability,
         "assignment": spec.assignment,
         "likelihood": settings.likelihood,
         "samples": settings.samples,
@@ -126,6 +139,7 @@ def default_options(covariance: str = Covariance.MIXTURE_OF_BASES) -> dict[str, 
         "orthogonality_weight": settings.weights.orthogonality,
         "entropy_weight": settings.weights.weight,
         "temperature_scaling": settings.temperature_scaling,
+        "heads_only": settings.heads_only,
         "epochs": settings.schedule.epochs,
         "iterations": settings.schedule.iterations,
     }
@@ -139,8 +153,13 @@ def deterministic_plans(plans: dict[str, Any], schedule: Schedule) -> dict[str, 
 def finetuning_plans(
     plans: dict[str, Any], name: str, spec: CovarianceSpec, settings: FineTuning, configuration: str
 ) -> dict[str, Any]:
-    """Turn plans of the deterministic stage into those of a fine-tuning called `name`: one patch per step."""
+    """Turn plans of the deterministic stage, or of an earlier fine-tuning, into those of a fine-tuning called `name`.
+
+    It has one patch per step.
+    """
     plans = copy.deepcopy(plans)
+    if "finetuning" in plans:
+        plans["plans_name"] = plans["plans_name"].partition("-")[0]
     if "schedule" in plans:
         plans["deterministic_schedule"] = plans.pop("schedule")
     plans["plans_name"] = f"{plans['plans_name']}-{name}"

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from mob_training.training.deterministic import LATEST, DeterministicTrainer
 from mob_training.training.planning import CONFIGURATION
 from mob_training.training.settings import FineTuning, Schedule, deterministic_plans, finetuning_plans
-from mob_training.training.trainer import LATEST, DeterministicTrainer, FineTuningTrainer
+from mob_training.training.trainer import FineTuningTrainer
 from mob_training.training.workspace import dataset_folder
 from MoBUncertaintyLib.errors import ModelError, SettingsError
 from MoBUncertaintyLib.inference.devices import select_device
@@ -57,7 +58,8 @@ def prepare_finetuning(results: Path, name: str, spec: CovarianceSpec, settings:
     """Write the plans of a fine-tuning where nnU-Net's own commands look for them.
 
     Args:
-        results: Training folder of `train_deterministic`, or of stock nnU-Net.
+        results: What to start from, in the workspace's results: the training folder of `train_deterministic`, of stock
+            nnU-Net or of a fine-tuning, or a model folder.
         name: Tells this fine-tuning from others of the same data set.
         spec: The head.
         settings: Loss, optimiser and schedule; what it starts from is filled in.
@@ -67,16 +69,18 @@ def prepare_finetuning(results: Path, name: str, spec: CovarianceSpec, settings:
         The file of the plans, for `nnUNetv2_train DATASET 3d_fullres FOLD -tr FineTuningTrainer -p NAME`.
 
     Raises:
-        SettingsError: The deterministic stage left no checkpoint, or is not in the workspace.
+        SettingsError: The earlier stage left no checkpoint, or is not in the workspace.
     """
     results = Path(results).resolve()
-    checkpoint = results / f"fold_{fold}" / FINAL
-    if not checkpoint.exists():
-        raise SettingsError(f"{checkpoint} is missing; run the deterministic stage to its end first.")
+    start = results / f"fold_{fold}"
+    if not any((start / name).exists() for name in (FINAL, "weights.safetensors")):
+        raise SettingsError(f"{start / FINAL} is missing; run the deterministic stage to its end first.")
     base = Path(os.environ["nnUNet_results"]).resolve()
     if not results.is_relative_to(base):
         raise SettingsError(f"{results} is not in the workspace's results, {base}; give the --workspace it belongs to.")
     plans = _read(results / "plans.json")
+    if not (start / FINAL).exists():  # a model folder has the name of its fine-tuning in its plans, too
+        plans["plans_name"] = plans["plans_name"].partition("-")[0]
     settings = replace(settings, start_from=results.relative_to(base).as_posix())
     plans = finetuning_plans(plans, name, spec, settings, CONFIGURATION)
     folder = Path(os.environ["nnUNet_preprocessed"]) / plans["dataset_name"]

@@ -1,17 +1,14 @@
-"""nnU-Net trainers: the deterministic stage, and the fine-tuning of a covariance head on it (paper, section 3.1).
+"""nnU-Net trainer of the second stage: the fine-tuning of a covariance head (paper, section 3.1).
 
-All settings are in the plans (`schedule`; `covariance` and `finetuning`), so `nnUNetv2_train` can run the trainers as
-well as `mob-training`, also on several GPUs.
+All settings are in the plans (`covariance` and `finetuning`), so `nnUNetv2_train` can run the trainer as well as
+`mob-training`, also on several GPUs.
 """
 
 from __future__ import annotations
 
 import copy
 import os
-import random
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from itertools import count
 from pathlib import Path
 from time import time
 from typing import Any
@@ -20,140 +17,24 @@ import numpy as np
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
-from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
-from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from mob_training.training.deterministic import LATEST, PROGRESS, DeterministicTrainer
 from mob_training.training.losses import training_loss
-from mob_training.training.predictive import PredictiveNetwork
+from mob_training.training.predictive import PredictiveNetwork, log_predictive_mean
 from mob_training.training.progress import add_progress, draw_progress
 from mob_training.training.settings import FineTuning, Likelihood, Schedule
 from mob_training.training.temperature import TEMPERATURES, cover_with_tiles, divide_logits, fit_temperature
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.inference.devices import autocast
 from MoBUncertaintyLib.model.card import covariance_from_json
-from MoBUncertaintyLib.model.nnunet import BEST, FINAL
-from MoBUncertaintyLib.model.weights import checkpoint_file, load_checkpoint, only_weights_are_loaded, read_checkpoint
+from MoBUncertaintyLib.model.covariance import Covariance
+from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.model.nnunet import BEST
+from MoBUncertaintyLib.model.weights import checkpoint_file, load_checkpoint
 from MoBUncertaintyLib.network.distribution import LogitGaussian
-
-FOREGROUND_RATE = 0.5
-"""Fraction of patches centred on the organ. nnU-Net's own rate is rounded to zero at batch size 1."""
-
-LATEST = "checkpoint_latest.pth"
-EARLIER = "earlier"
-"""Folder beside the checkpoints; in it a numbered folder for each earlier training."""
-PROGRESS = ("progress.csv", "progress.png")
-
-
-class DeterministicTrainer(nnUNetTrainerNoMirroring):
-    """nnU-Net's training without mirroring, which would swap left and right organs, and repeatable on a CPU.
-
-    On a CPU with bfloat16 units the network runs under autocast there too; nnU-Net does so on CUDA only.
-
-    Args:
-        plans: nnU-Net's; the key `schedule`, where there is one, is a `Schedule`.
-    """
-
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int,
-        dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net inspects this signature
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.probabilistic_oversampling = True
-        self.oversample_foreground_percent = FOREGROUND_RATE
-        self.schedule = self._schedule(plans)
-        if self.schedule is not None:
-            self.num_epochs = self.schedule.epochs
-            self.num_iterations_per_epoch = self.schedule.iterations
-            self.num_val_iterations_per_epoch = self.schedule.validation_iterations
-        self.save_every = max(1, self.num_epochs // 20)
-
-    def _schedule(self, plans: dict[str, Any]) -> Schedule | None:
-        return Schedule(**plans["schedule"]) if "schedule" in plans else None
-
-    def _set_batch_size_and_oversample(self) -> None:
-        """Give every DDP process the same foreground rate; nnU-Net would give some processes all of it."""
-        super()._set_batch_size_and_oversample()
-        self.oversample_foreground_percent = FOREGROUND_RATE
-
-    def initialize(self) -> None:
-        self.seed_epoch(0)
-        super().initialize()
-
-    def seed_epoch(self, epoch: int) -> None:
-        """Seed all random number generators, differently in each process.
-
-        Every epoch has its own seeds, so that a resumed training gives the same result.
-        """
-        if self.schedule is None:
-            return
-        seed = int(np.random.SeedSequence([self.schedule.seed, self.local_rank, epoch]).generate_state(1)[0])
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-
-    @staticmethod
-    def get_training_transforms(*args: Any, **kwargs: Any) -> Any:
-        """Make nnU-Net's transforms repeatable: it times two blurs that differ in the last digits."""
-        composed = nnUNetTrainerNoMirroring.get_training_transforms(*args, **kwargs)
-        for transform in composed.transforms:
-            inner = transform.transform if isinstance(transform, RandomTransform) else transform
-            if isinstance(inner, GaussianBlurTransform):
-                inner.benchmark = False
-        return composed
-
-    def on_train_start(self) -> None:
-        """Move an earlier training out of the folder, so that its best weights are not taken for this one's."""
-        super().on_train_start()
-        if self.current_epoch == 0 and self.local_rank == 0:
-            self._keep_earlier()
-
-    def _keep_earlier(self) -> None:
-        folder = Path(self.output_folder)
-        found = [path for name in (FINAL, LATEST, BEST, *PROGRESS) if (path := folder / name).exists()]
-        if not found:
-            return
-        kept = next(kept for number in count(1) if not (kept := folder / EARLIER / str(number)).exists())
-        kept.mkdir(parents=True)
-        for path in found:
-            path.rename(kept / path.name)
-            self.print_to_log_file(f"{path.name} of an earlier training was moved to {EARLIER}/{kept.name}/.")
-
-    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
-        """Load a checkpoint as nnU-Net does, but without executing anything in the file."""
-        with only_weights_are_loaded():
-            super().load_checkpoint(filename_or_checkpoint)
-
-    def save_checkpoint(self, filename: str) -> None:
-        """Save a checkpoint as nnU-Net does, but atomically: a killed run leaves the earlier file complete."""
-        partial = f"{filename}.partial"
-        super().save_checkpoint(partial)
-        if self.local_rank == 0 and not self.disable_checkpointing:
-            Path(partial).replace(filename)
-
-    def on_train_epoch_start(self) -> None:
-        self.seed_epoch(self.current_epoch)
-        super().on_train_epoch_start()
-
-    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        with self._cpu_autocast():
-            return super().train_step(batch)
-
-    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        with self._cpu_autocast():
-            return super().validation_step(batch)
-
-    def _cpu_autocast(self) -> AbstractContextManager[Any]:
-        return autocast(self.device) if self.device.type == "cpu" else nullcontext()
-
-    def plot_network_architecture(self) -> None:
-        """Skip the plot, which needs extra packages and adds nothing to the result."""
 
 
 class FineTuningTrainer(DeterministicTrainer):
@@ -186,6 +67,7 @@ class FineTuningTrainer(DeterministicTrainer):
         self._check_labels()
         self.enable_deep_supervision = False
         self.means: dict[str, float] = {}
+        self.validation_likelihoods: list[float] = []
         self.start_folder = Path(os.environ.get("nnUNet_results", ".")) / self.settings.start_from
 
     def _schedule(self, plans: dict[str, Any]) -> Schedule:
@@ -199,6 +81,8 @@ class FineTuningTrainer(DeterministicTrainer):
             raise SettingsError(
                 f"The analytic likelihood is for two classes, this data set has {classes}; choose mean or log-mean-exp."
             )
+        if self.settings.heads_only and self.plans_manager.plans["covariance"]["kind"] == Covariance.DETERMINISTIC:
+            raise SettingsError("The deterministic model has no head; leave out heads_only, or choose a covariance.")
 
     @staticmethod
     def build_network_architecture(
@@ -214,6 +98,8 @@ class FineTuningTrainer(DeterministicTrainer):
         spec = covariance_from_json(plans_manager.plans["covariance"])
         network = PredictiveNetwork(backbone, spec, num_output_channels, configuration_manager.spacing)
         # DDP waits for the gradient of every parameter that requires one.
+        if plans_manager.plans["finetuning"].get("heads_only"):
+            network.backbone.requires_grad_(False)
         for unused in network.backbone.decoder.seg_layers[:-1]:
             unused.requires_grad_(False)
         return network
@@ -231,18 +117,17 @@ class FineTuningTrainer(DeterministicTrainer):
         return getattr(network, "_orig_mod", network)
 
     def start_from(self, results: Path) -> None:
-        """Load the deterministic stage's weights, including the segmentation layer.
+        """Load the backbone's weights, including the segmentation layer.
 
         nnU-Net's own loader of pretrained weights would skip that layer.
 
         Raises:
-            SettingsError: The deterministic stage left no checkpoint.
+            ModelError: The folder holds no trained model.
         """
-        checkpoint = results / f"fold_{self.fold}" / FINAL
-        if not checkpoint.exists():
-            raise SettingsError(f"{checkpoint} is missing; run the deterministic stage to its end first.")
-        stored = read_checkpoint(checkpoint_file(checkpoint)).weights
-        weights = {name.removeprefix("backbone."): value for name, value in stored.items()}
+        with load_model(results, folds=(self.fold,)) as model:
+            stored = model.state_dict(self.fold)
+        name = "backbone."
+        weights = {key.removeprefix(name): value for key, value in stored.items() if key.startswith(name)}
         self.unwrapped_network.backbone.load_state_dict(weights)
 
     def on_train_start(self) -> None:
@@ -262,7 +147,9 @@ class FineTuningTrainer(DeterministicTrainer):
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         network = self.unwrapped_network
-        groups = [{"params": list(network.backbone.parameters()), "lr": self.settings.learning_rate}]
+        groups = []
+        if not self.settings.heads_only:
+            groups.append({"params": list(network.backbone.parameters()), "lr": self.settings.learning_rate})
         if network.head is not None:
             groups.append({"params": list(network.head.parameters()), "lr": self.settings.head_learning_rate})
         optimizer = torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay)
@@ -276,17 +163,23 @@ class FineTuningTrainer(DeterministicTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device):
             gaussian = self.network(data)
-        terms = training_loss(
+        terms = self._terms(gaussian, target)
+        pulls = self._backward(terms, gaussian)
+        logged = {name: float(value.detach()) for name, value in terms.items() if name != "total"}
+        return {"loss": terms["total"].detach().cpu().numpy()} | logged | pulls | _basis_usage(gaussian)
+
+    def _terms(
+        self, gaussian: LogitGaussian, target: Tensor, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        return training_loss(
             gaussian,
             target,
             likelihood=self.settings.likelihood,
             samples=self.settings.samples,
             weights=self.settings.weights,
             reverse_kl=self.settings.reverse_kl,
+            generator=generator,
         )
-        pulls = self._backward(terms, gaussian)
-        logged = {name: float(value.detach()) for name, value in terms.items() if name != "total"}
-        return {"loss": terms["total"].detach().cpu().numpy()} | logged | pulls | _basis_usage(gaussian)
 
     def _backward(self, terms: dict[str, Tensor], gaussian: LogitGaussian) -> dict[str, float]:
         """Take one optimiser step; return what pulled at the variance.
@@ -340,8 +233,12 @@ class FineTuningTrainer(DeterministicTrainer):
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         data, target = self._to_device(batch)
         with autocast(self.device):
-            log_p = self.network(data)
+            gaussian = self.unwrapped_network.distribution(data)
+        log_p = log_predictive_mean(gaussian)
         nll = nn.functional.nll_loss(log_p, target)
+        if self.settings.heads_only:
+            likelihood = self._terms(gaussian, target, torch.Generator(self.device).manual_seed(0))["cross_entropy"]
+            self.validation_likelihoods.append(float(likelihood))
         predicted = log_p.argmax(dim=1)
         counts: dict[str, list[float]] = {"tp_hard": [], "fp_hard": [], "fn_hard": []}
         for label in range(1, log_p.shape[1]):
@@ -352,20 +249,27 @@ class FineTuningTrainer(DeterministicTrainer):
         return {"loss": nll.cpu().numpy()} | {name: np.array(values) for name, values in counts.items()}
 
     def on_epoch_end(self) -> None:
-        """Keep the epoch with the best validation Dice; nnU-Net's moving average is too slow for 20 epochs."""
+        """Keep the epoch with the best validation Dice; nnU-Net's moving average is too slow for 20 epochs.
+
+        Where the heads alone are trained, the segmentation stays, and the epoch with the best likelihood is kept.
+        """
         epoch, log = self.current_epoch, self.logger
         log.log("epoch_end_timestamps", time(), epoch)
         nll, dice = (float(log.get_value(name, step=-1)) for name in ("val_losses", "mean_fg_dice"))
         # Without any foreground in truth and prediction there is no Dice.
         dice = 0.0 if np.isnan(dice) else dice
+        if self.settings.heads_only:
+            likelihoods, self.validation_likelihoods = self.validation_likelihoods, []
+            self.means |= self._mean_over_processes({"validation_likelihood": float(np.mean(likelihoods))})
         start, end = (log.get_value(f"epoch_{name}_timestamps", step=-1) for name in ("start", "end"))
         self.print_to_log_file(f"validation NLL {nll:.4f}, validation Dice {dice:.4f}, {end - start:.1f} s")
         if self.local_rank == 0:
             row = {"epoch": epoch, **self.means, "validation_nll": nll, "validation_dice": dice, "seconds": end - start}
             rows, drawing = (Path(self.output_folder, name) for name in PROGRESS)
             draw_progress(add_progress(rows, row), drawing)
-        if self._best_ema is None or dice > self._best_ema:
-            self._best_ema = dice
+        score = -self.means["validation_likelihood"] if self.settings.heads_only else dice
+        if self._best_ema is None or score > self._best_ema:
+            self._best_ema = score
             self.save_checkpoint(f"{self.output_folder}/{BEST}")
         if (epoch + 1) % self.save_every == 0 and epoch + 1 < self.num_epochs:
             self.save_checkpoint(f"{self.output_folder}/{LATEST}")

@@ -1,0 +1,215 @@
+"""Likelihoods of labels together, against dense integration, importance sampling, scikit-learn and Monte Carlo."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from scipy.special import expit, logsumexp
+from sklearn.gaussian_process import GaussianProcessClassifier
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel
+
+from mob_training.training.joint_likelihood import (
+    Contrast,
+    conditional_log_likelihood,
+    conditional_loss,
+    contrasts,
+    evidence_loss,
+    log_evidence,
+    marginal_log_likelihood,
+    mode,
+)
+from MoBUncertaintyLib.model.covariance import Covariance, Scope
+from MoBUncertaintyLib.network.distribution import LogitGaussian
+from support.gaussians import SHAPE, STOCHASTIC, gaussian_of
+
+LENGTHS = (2.0, 1.5, 2.5)
+
+
+def problem(count: int, seed: int = 0, scale: float = 1.5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean, covariance and signs of some voxels on a line, correlated with their neighbours; double."""
+    rng = np.random.default_rng(seed)
+    places = np.arange(count)[:, None]
+    deviation = scale * rng.uniform(0.5, 1.5, count)
+    covariance = np.exp(-((places - places.T) ** 2) / 18) * deviation[:, None] * deviation
+    covariance += np.diag(rng.uniform(0.1, 0.5, count))
+    return (
+        torch.tensor(rng.normal(0, 1.5, count)),
+        torch.tensor(covariance),
+        torch.tensor(rng.choice([-1.0, 1.0], count)),
+    )
+
+
+def exact(mean: torch.Tensor, covariance: torch.Tensor, signs: torch.Tensor, nodes: int = 400) -> float:
+    """ln E[prod sigma(y t)] of one or two voxels, on a dense grid of standard normals."""
+    z = np.linspace(-9, 9, nodes)
+    density = stats.norm.pdf(z) * (z[1] - z[0])
+    lower, m, y = np.linalg.cholesky(covariance.numpy()), mean.numpy(), signs.numpy()
+    first = expit(y[0] * (m[0] + lower[0, 0] * z))
+    if len(m) == 1:
+        return math.log(first @ density)
+    second = expit(y[1] * (m[1] + lower[1, 0] * z[:, None] + lower[1, 1] * z))
+    return math.log((first * density) @ (second @ density))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("scale", [0.3, 1.5, 4.0])
+def test_evidence_of_one_voxel_is_exact_and_of_two_nearly(seed, scale):
+    one = problem(1, seed, scale)
+    assert float(log_evidence(*one)) == pytest.approx(exact(*one), abs=2e-4)
+    two = problem(2, seed, scale)
+    assert float(log_evidence(*two)) == pytest.approx(exact(*two), abs=0.1 if scale == 4 else 0.02)
+
+
+def test_evidence_of_independent_voxels_is_the_product_of_their_marginals():
+    mean, covariance, signs = problem(8)
+    alone = torch.diag(covariance.diagonal())
+    expected = sum(exact(mean[n : n + 1], covariance[n : n + 1, n : n + 1], signs[n : n + 1]) for n in range(8))
+    assert float(log_evidence(mean, alone, signs)) == pytest.approx(expected, abs=1e-3)
+    assert float(log_evidence(mean[:0], alone[:0, :0], signs[:0])) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_evidence_agrees_with_importance_sampling(seed):
+    """60 correlated voxels; proposals from a wide Student's t about the mode, of which enough count."""
+    mean, covariance, signs = problem(60, seed)
+    m, k, y = mean.numpy(), covariance.numpy(), signs.numpy()
+    centre = mode(mean, covariance, signs).numpy()
+    p = expit(centre)
+    posterior = np.linalg.inv(np.linalg.inv(k) + np.diag(p * (1 - p)))
+    proposal = stats.multivariate_t(centre, 1.1 * posterior, df=60, seed=seed)
+    t = proposal.rvs(40_000)
+    weights = np.log(expit(y * t)).sum(axis=1) + stats.multivariate_normal(m, k).logpdf(t) - proposal.logpdf(t)
+    effective = math.exp(2 * logsumexp(weights) - logsumexp(2 * weights))
+    assert effective > 500
+    expected = logsumexp(weights) - math.log(len(weights))
+    assert float(log_evidence(mean, covariance, signs)) == pytest.approx(expected, abs=0.1)
+
+
+def test_gradients_of_evidence_mode_and_conditional_likelihood():
+    mean, covariance, signs = problem(5)
+    root = torch.linalg.cholesky(covariance)
+    inputs = (mean.requires_grad_(), root.requires_grad_())
+    assert torch.autograd.gradcheck(lambda m, a: log_evidence(m, a @ a.T, signs), inputs, eps=1e-5, atol=1e-4)
+    assert torch.autograd.gradcheck(lambda m, a: mode(m, a @ a.T, signs), inputs, eps=1e-5, atol=1e-5)
+    lengths = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    factors = torch.randn(2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+    def of_the_rest(m, u, length):
+        contrast = on_a_line(m, u, signs, length)
+        return conditional_log_likelihood(contrast.at(torch.tensor([0, 3])), contrast.at(torch.tensor([1, 2, 4])))
+
+    assert torch.autograd.gradcheck(of_the_rest, (mean, factors, lengths), eps=1e-5, atol=1e-4)
+
+
+def on_a_line(mean, factors, signs, lengths) -> Contrast:
+    """Voxels whose correlation is Gaussian, as scikit-learn's."""
+    step = torch.arange(len(mean), dtype=mean.dtype)
+    places = torch.stack((step, torch.zeros_like(step), torch.zeros_like(step)), dim=1)
+    white = torch.full_like(mean, 1e-6)
+    return Contrast(
+        mean, factors, white, signs, places, lambda a, b, axis: torch.exp(-((a - b) ** 2) / (2 * lengths[axis] ** 2))
+    )
+
+
+def test_conditional_likelihood_is_that_of_a_gaussian_process_classifier():
+    """Three labels are revealed, once each, and scikit-learn predicts the other voxels."""
+    count, known = 12, np.array([1, 5, 6])
+    rest = np.setdiff1d(np.arange(count), known)
+    signs = torch.tensor(np.resize([1.0, -1.0, -1.0], count))
+    contrast = on_a_line(torch.zeros(count).double(), torch.full((1, count), 2.0).double(), signs, (2.5, 1.0, 1.0))
+    found = conditional_log_likelihood(contrast.at(torch.tensor(known)), contrast.at(torch.tensor(rest)), strength=1)
+    places, labels = np.arange(count)[:, None], (signs > 0).numpy()
+    process = GaussianProcessClassifier(ConstantKernel(4.0, "fixed") * RBF(2.5, "fixed")).fit(
+        places[known], labels[known]
+    )
+    expected = process.predict_proba(places[rest])[np.arange(len(rest)), labels[rest].astype(int)]
+    np.testing.assert_allclose(found.exp(), expected, atol=2e-3)
+    alone = conditional_log_likelihood(contrast.at(torch.tensor([], dtype=torch.long)), contrast)
+    torch.testing.assert_close(alone, marginal_log_likelihood(contrast))
+
+
+def local(kind: Covariance, classes: int) -> LogitGaussian:
+    return replace(gaussian_of(kind, classes), scope=Scope.LOCAL, lengths=LENGTHS)
+
+
+SCOPES = [
+    (kind, scope) for kind in STOCHASTIC for scope in Scope if (kind, scope) != (Covariance.LOW_RANK, Scope.VOXEL)
+]
+
+
+@pytest.mark.parametrize(("kind", "scope"), SCOPES, ids=lambda value: str(value))
+def test_covariance_of_the_contrast_is_that_of_the_samples(kind, scope):
+    gaussian = local(kind, 2) if scope is Scope.LOCAL else gaussian_of(kind, 2, scope=scope)
+    (contrast,) = contrasts(gaussian, torch.zeros(1, *SHAPE, dtype=torch.long))
+    mean, variance = gaussian.contrast()
+    torch.testing.assert_close(contrast.mean, mean.flatten())
+    torch.testing.assert_close(contrast.variance(), variance.flatten())
+    assert (contrast.signs == -1).all()
+    voxels = torch.tensor([0, 1, 7, 30, 31, 119])
+    drawn = gaussian.rsample(20_000, torch.Generator().manual_seed(0))[:, 0].flatten(2)
+    found = torch.cov((drawn[:, 1] - drawn[:, 0])[:, voxels].T)
+    expected = contrast.at(voxels).covariance()
+    size = expected.diagonal().sqrt()
+    torch.testing.assert_close(found / size / size[:, None], expected / size / size[:, None], atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [Covariance.DIAGONAL, Covariance.MIXTURE_OF_BASES])
+def test_contrast_with_the_rest_holds_to_first_order(kind):
+    """Of three classes, with a tenth of the noise: the covariance of ln-odds in samples."""
+    gaussian = local(kind, 3)
+    gaussian.log_variance -= 2 * math.log(20)
+    if gaussian.loading is not None:
+        gaussian.loading.scales /= 20
+    labels = torch.randint(0, 3, (1, *SHAPE))
+    voxels = torch.tensor([0, 1, 30])
+    drawn = gaussian.rsample(20_000, torch.Generator().manual_seed(0))[:, 0].flatten(2)[..., voxels]
+    for label, contrast in enumerate(contrasts(gaussian, labels), start=1):
+        others = [other for other in range(3) if other != label]
+        odds = drawn[:, label] - drawn[:, others].logsumexp(dim=1)
+        expected = contrast.at(voxels)
+        torch.testing.assert_close(odds.mean(dim=0), expected.mean, atol=0.05, rtol=0)
+        size = expected.variance().sqrt()
+        torch.testing.assert_close(
+            torch.cov(odds.T) / size / size[:, None], expected.covariance() / size / size[:, None], atol=0.06, rtol=0
+        )
+        assert torch.equal(contrast.signs > 0, labels.flatten() == label)
+
+
+@pytest.mark.parametrize("loss", [evidence_loss, conditional_loss])
+def test_loss_of_voxels_that_share_nothing_is_their_marginal_likelihood(loss):
+    """Whatever is revealed or taken together; a nearly certain voxel counts as well."""
+    gaussian = gaussian_of(Covariance.DIAGONAL, 2)
+    target = torch.randint(0, 2, (1, *SHAPE))
+    gaussian.mean[0, 1, 0] += 20 * (2 * target[0, 0] - 1)
+    (contrast,) = contrasts(gaussian, target)
+    found = loss(gaussian, target, torch.Generator().manual_seed(0))
+    alone = -marginal_log_likelihood(contrast)
+    if loss is evidence_loss:
+        assert float(found) == pytest.approx(float(alone.mean()), rel=1e-3)
+    else:  # revealed voxels are not counted
+        assert float(alone.sum() - alone.topk(3).values.sum()) <= float(found) * target.numel() <= float(alone.sum())
+
+
+@pytest.mark.parametrize("loss", [evidence_loss, conditional_loss])
+def test_the_right_correlation_length_has_the_lowest_loss(loss):
+    """Labels are drawn from a smooth field of known length."""
+    shape = (6, 16, 16)
+    spread = torch.full((1, 2, *shape), math.log(4.0))
+    truth = LogitGaussian(torch.zeros(1, 2, *shape), spread, scope=Scope.LOCAL, lengths=(2.0, 2.0, 2.0))
+    drawn = truth.rsample(6, torch.Generator().manual_seed(1))
+
+    def mean_loss(length: float) -> float:
+        gaussian = LogitGaussian(truth.mean, spread, scope=Scope.LOCAL, lengths=(length,) * 3)
+        labels = [
+            torch.bernoulli((one[:, 1] - one[:, 0]).sigmoid(), generator=torch.Generator().manual_seed(2))
+            for one in drawn
+        ]
+        return float(np.mean([loss(gaussian, one.long(), torch.Generator().manual_seed(3)) for one in labels]))
+
+    right = mean_loss(2.0)
+    assert right < min(mean_loss(0.3), mean_loss(8.0))

@@ -1,0 +1,35 @@
+"""The small network's plan: isotropic volumes as ever, slices that are far apart with nnU-Net's kernels and strides."""
+
+from __future__ import annotations
+
+import pytest
+from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
+    ResEncUNetPlanner,
+)
+
+from mob_training.training.planning import SmallResEncPlanner
+
+FAR = (10.0, 1.5, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "extent", "patch", "strides", "first_kernel"),
+    [
+        ((1.0, 1.0, 1.0), (36, 50, 35), [40, 56, 40], ([1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]), [3, 3, 3]),
+        ((3.0, 2.5, 2.5), (90, 140, 140), [48, 64, 64], ([1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]), [3, 3, 3]),
+        (FAR, (9, 256, 216), [10, 112, 112], ([1, 1, 1], [1, 2, 2], [1, 2, 2], [2, 2, 2]), [1, 3, 3]),
+    ],
+)
+def test_patch_strides_and_kernels_follow_the_spacing(monkeypatch, spacing, extent, patch, strides, first_kernel):
+    def planned(self, *_):
+        return {"architecture": {"arch_kwargs": {}}}
+
+    monkeypatch.setattr(ResEncUNetPlanner, "get_plans_for_configuration", planned)
+    planner = SmallResEncPlanner.__new__(SmallResEncPlanner)
+    planner.UNet_featuremap_min_edge_length = 4
+    plan = planner.get_plans_for_configuration(spacing, extent, "", 0, {})
+    shape = plan["architecture"]["arch_kwargs"]
+    assert plan["patch_size"] == patch
+    assert [list(stride) for stride in shape["strides"]] == list(strides)
+    assert list(shape["kernel_sizes"][0]) == first_kernel and list(shape["kernel_sizes"][-1]) == [3, 3, 3]
+    assert shape["n_stages"] == len(shape["features_per_stage"]) == len(shape["kernel_sizes"]) == 4

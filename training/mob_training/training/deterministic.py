@@ -1,0 +1,137 @@
+"""nnU-Net's trainer of the deterministic stage, and what both stages share: seeds, checkpoints, precision on a CPU."""
+
+from __future__ import annotations
+
+import random
+from contextlib import AbstractContextManager, nullcontext
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
+
+from mob_training.training.settings import Schedule
+from MoBUncertaintyLib.inference.devices import autocast
+from MoBUncertaintyLib.model.nnunet import BEST, FINAL
+from MoBUncertaintyLib.model.weights import only_weights_are_loaded
+
+FOREGROUND_RATE = 0.5
+"""Fraction of patches centred on the organ. nnU-Net's own rate is rounded to zero at batch size 1."""
+
+LATEST = "checkpoint_latest.pth"
+EARLIER = "earlier"
+"""Folder beside the checkpoints; in it a numbered folder for each earlier training."""
+PROGRESS = ("progress.csv", "progress.png")
+
+
+class DeterministicTrainer(nnUNetTrainerNoMirroring):
+    """nnU-Net's training without mirroring, which would swap left and right organs, and repeatable on a CPU.
+
+    On a CPU with bfloat16 units the network runs under autocast there too; nnU-Net does so on CUDA only.
+
+    Args:
+        plans: nnU-Net's; the key `schedule`, where there is one, is a `Schedule`.
+    """
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net inspects this signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.probabilistic_oversampling = True
+        self.oversample_foreground_percent = FOREGROUND_RATE
+        self.schedule = self._schedule(plans)
+        if self.schedule is not None:
+            self.num_epochs = self.schedule.epochs
+            self.num_iterations_per_epoch = self.schedule.iterations
+            self.num_val_iterations_per_epoch = self.schedule.validation_iterations
+        self.save_every = max(1, self.num_epochs // 20)
+
+    def _schedule(self, plans: dict[str, Any]) -> Schedule | None:
+        return Schedule(**plans["schedule"]) if "schedule" in plans else None
+
+    def _set_batch_size_and_oversample(self) -> None:
+        """Give every DDP process the same foreground rate; nnU-Net would give some processes all of it."""
+        super()._set_batch_size_and_oversample()
+        self.oversample_foreground_percent = FOREGROUND_RATE
+
+    def initialize(self) -> None:
+        self.seed_epoch(0)
+        super().initialize()
+
+    def seed_epoch(self, epoch: int) -> None:
+        """Seed all random number generators, differently in each process.
+
+        Every epoch has its own seeds, so that a resumed training gives the same result.
+        """
+        if self.schedule is None:
+            return
+        seed = int(np.random.SeedSequence([self.schedule.seed, self.local_rank, epoch]).generate_state(1)[0])
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
+    @staticmethod
+    def get_training_transforms(*args: Any, **kwargs: Any) -> Any:
+        """Make nnU-Net's transforms repeatable: it times two blurs that differ in the last digits."""
+        composed = nnUNetTrainerNoMirroring.get_training_transforms(*args, **kwargs)
+        for transform in composed.transforms:
+            inner = transform.transform if isinstance(transform, RandomTransform) else transform
+            if isinstance(inner, GaussianBlurTransform):
+                inner.benchmark = False
+        return composed
+
+    def on_train_start(self) -> None:
+        """Move an earlier training out of the folder, so that its best weights are not taken for this one's."""
+        super().on_train_start()
+        if self.current_epoch == 0 and self.local_rank == 0:
+            self._keep_earlier()
+
+    def _keep_earlier(self) -> None:
+        folder = Path(self.output_folder)
+        found = [path for name in (FINAL, LATEST, BEST, *PROGRESS) if (path := folder / name).exists()]
+        if not found:
+            return
+        kept = next(kept for number in count(1) if not (kept := folder / EARLIER / str(number)).exists())
+        kept.mkdir(parents=True)
+        for path in found:
+            path.rename(kept / path.name)
+            self.print_to_log_file(f"{path.name} of an earlier training was moved to {EARLIER}/{kept.name}/.")
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """Load a checkpoint as nnU-Net does, but without executing anything in the file."""
+        with only_weights_are_loaded():
+            super().load_checkpoint(filename_or_checkpoint)
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Save a checkpoint as nnU-Net does, but atomically: a killed run leaves the earlier file complete."""
+        partial = f"{filename}.partial"
+        super().save_checkpoint(partial)
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            Path(partial).replace(filename)
+
+    def on_train_epoch_start(self) -> None:
+        self.seed_epoch(self.current_epoch)
+        super().on_train_epoch_start()
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        with self._cpu_autocast():
+            return super().train_step(batch)
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        with self._cpu_autocast():
+            return super().validation_step(batch)
+
+    def _cpu_autocast(self) -> AbstractContextManager[Any]:
+        return autocast(self.device) if self.device.type == "cpu" else nullcontext()
+
+    def plot_network_architecture(self) -> None:
+        """Skip the plot, which needs extra packages and adds nothing to the result."""

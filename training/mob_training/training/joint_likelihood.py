@@ -1,0 +1,267 @@
+"""Likelihoods of the labels of a tile taken together: how probable a model holds them, not voxel by voxel.
+
+A label has the contrast t with the other classes, and the likelihood sigma(y t), y = +1 where the voxel has the label
+and -1 elsewhere. Over the voxels t is Gaussian, with the covariance that the model's scope says. What is integrated
+over t is Laplace's approximation, corrected by each voxel's own integral, which makes it exact where voxels are
+independent (Rasmussen & Williams 2006, sections 3.4 and 3.6; Cseke & Heskes 2011, section 3).
+
+Only *informative* voxels are taken together, a random part of them; what is nearly certain stands alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from MoBUncertaintyLib.correlation import axis_correlation
+from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
+from MoBUncertaintyLib.model.covariance import Scope
+from MoBUncertaintyLib.network.distribution import LogitGaussian
+from MoBUncertaintyLib.network.partitions import cell_bounds
+
+CERTAIN = 6.0
+"""A voxel whose true label has this contrast or more stands alone."""
+TOGETHER = 600
+"""Voxels that are taken together; the time rises with the cube of their number."""
+REVEALED = 3
+"""At most so many voxels are revealed by the conditional likelihood."""
+STRENGTH = 16.0
+"""So often a revealed label counts: its voxel is then nearly certain."""
+MOST_STEPS = 50
+SMALLEST = 1e-12
+
+
+@dataclass
+class Contrast:
+    """The Gaussian of a label's contrast with the other classes at N voxels of a tile.
+
+    Attributes:
+        mean: m, (N,).
+        factors: u, (Q, N): voxels n and m share the covariance k(n, m) u_n . u_m.
+        white: (N,) variance that a voxel has besides, for itself.
+        signs: y, (N,), +1 where the truth has the label, else -1.
+        places: (N, 3) in voxels.
+        correlation: k of the offsets of two voxels along an axis, and the axis.
+    """
+
+    mean: Tensor
+    factors: Tensor
+    white: Tensor
+    signs: Tensor
+    places: Tensor
+    correlation: Callable[[Tensor, Tensor, int], Tensor]
+
+    def at(self, voxels: Tensor) -> Contrast:
+        """Take some of the voxels."""
+        chosen = (part[..., voxels] for part in (self.mean, self.factors, self.white, self.signs))
+        return Contrast(*chosen, self.places[voxels], self.correlation)
+
+    def variance(self) -> Tensor:
+        """Compute s^2, (N,)."""
+        return self.white + self.factors.square().sum(dim=0)
+
+    def shared_with(self, other: Contrast) -> Tensor:
+        """Compute the covariance with other voxels, (N, M), without white noise."""
+        product = self.factors.T @ other.factors
+        for axis in range(3):
+            product = product * self.correlation(self.places[:, None, axis], other.places[None, :, axis], axis)
+        return product
+
+    def covariance(self) -> Tensor:
+        """Compute the covariance of the voxels, (N, N)."""
+        return self.shared_with(self) + torch.diag(self.white)
+
+
+def contrasts(gaussian: LogitGaussian, target: Tensor) -> Iterator[Contrast]:
+    """Yield the contrast of each foreground label in each tile, all voxels of the tile.
+
+    With two classes it is eta_1 - eta_0. With more, ln sum_j exp(eta_j) of the other classes takes the place of eta_0,
+    to the first order at the mean.
+
+    Args:
+        gaussian: Of the logits, B tiles.
+        target: Label map (B, *S).
+    """
+    shape = tuple(gaussian.mean.shape[2:])
+    places = torch.cartesian_prod(*(torch.arange(size, dtype=gaussian.mean.dtype) for size in shape))
+    places = places.to(gaussian.mean.device)
+    loading = None if gaussian.loading is None else gaussian.loading.dense().flatten(3)
+    deviation = gaussian.variance().sqrt().flatten(2)
+    for tile, mean in enumerate(gaussian.mean.flatten(2)):
+        for label in range(1, gaussian.num_classes):
+            others = torch.cat((mean[:label], mean[label + 1 :]))
+            pull = -others.softmax(dim=0)
+            weights = torch.cat((pull[:label], torch.ones_like(pull[:1]), pull[label:]))
+            own = weights * deviation[tile]
+            rows = own[:0] if loading is None else torch.einsum("cn,crn->rn", weights, loading[tile])
+            if gaussian.scope is Scope.LOCAL:
+                factors, white = torch.cat((rows, own)), torch.zeros_like(own[0])
+            elif gaussian.scope is Scope.VOXEL:
+                factors, white = own[:0], own.square().sum(dim=0) + rows.square().sum(dim=0)
+            else:
+                factors, white = rows, own.square().sum(dim=0)
+            signs = torch.where(target[tile].flatten() == label, 1.0, -1.0).to(mean)
+            contrast = mean[label] - others.logsumexp(dim=0)
+            yield Contrast(contrast, factors, white, signs, places, _correlation(gaussian, shape))
+
+
+def _correlation(gaussian: LogitGaussian, shape: tuple[int, ...]) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """Return k along an axis: the spline, or whether two voxels are in one cell or tile."""
+    if gaussian.scope is Scope.LOCAL:
+        lengths = gaussian.lengths
+        assert lengths is not None
+        return lambda first, second, axis: axis_correlation(first - second, lengths[axis])
+    if gaussian.scope is Scope.PARTITION:
+        ends = [torch.tensor([end for _, end in cell_bounds(size, gaussian.partitions)]) for size in shape]
+        cell = [torch.bucketize(torch.arange(size), end, right=True) for size, end in zip(shape, ends, strict=True)]
+        return lambda a, b, axis: (cell[axis].to(a.device)[a.long()] == cell[axis].to(b.device)[b.long()]).to(a.dtype)
+    return lambda first, second, _: torch.ones_like(first - second)
+
+
+def evidence_loss(gaussian: LogitGaussian, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Compute -ln p(labels of the tile) for each voxel, mean over tiles; with several labels, their sum.
+
+    Of the informative voxels a random part is taken together, and stands for the others.
+    """
+    total = gaussian.mean.new_zeros(())
+    for contrast in contrasts(gaussian, target):
+        informative, certain = _divide(contrast)
+        chosen = _some(informative, TOGETHER, generator)
+        part = len(informative) / max(len(chosen), 1)
+        together = contrast.at(chosen)
+        total = total - marginal_log_likelihood(contrast.at(certain)).sum()
+        total = total - part * log_evidence(together.mean, together.covariance(), together.signs)
+    return total / target.numel()
+
+
+def conditional_loss(gaussian: LogitGaussian, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Compute -ln p(label | some revealed labels), the mean over voxels, tiles and labels' sum.
+
+    One to three voxels are revealed, wrong ones where there are some, as a reader would click them. The others'
+    likelihoods under the posterior are multiplied.
+    """
+    total = gaussian.mean.new_zeros(())
+    for contrast in contrasts(gaussian, target):
+        informative, certain = _divide(contrast)
+        wrong = informative[(contrast.mean * contrast.signs)[informative] < 0]
+        pool = wrong if len(wrong) else informative
+        count = int(torch.randint(1, REVEALED + 1, (1,), generator=generator))
+        revealed = _some(pool, count, generator)
+        rest = informative[~torch.isin(informative, revealed)]
+        known, others = contrast.at(revealed), contrast.at(rest)
+        total = total - marginal_log_likelihood(contrast.at(certain)).sum()
+        total = total - conditional_log_likelihood(known, others).sum()
+    return total / target.numel()
+
+
+def marginal_log_likelihood(contrast: Contrast) -> Tensor:
+    """Compute ln E[sigma(y t)] of each voxel alone, (N,)."""
+    return _log_expectation(contrast.signs * contrast.mean, contrast.variance())
+
+
+def conditional_log_likelihood(known: Contrast, others: Contrast, strength: float = STRENGTH) -> Tensor:
+    """Compute ln p(label) of each of the other voxels, (N,), after some labels are known."""
+    if not len(known.mean):
+        return marginal_log_likelihood(others)
+    prior = known.covariance()
+    logits = mode(known.mean, prior, known.signs, strength)
+    wrong = torch.sigmoid(-known.signs * logits)
+    root = (strength * wrong * (1 - wrong)).sqrt()
+    lower = torch.linalg.cholesky(_unit(prior, root))
+    shared = known.shared_with(others)
+    mean = others.mean + (strength * known.signs * wrong) @ shared
+    explained = torch.linalg.solve_triangular(lower, root[:, None] * shared, upper=False).square().sum(dim=0)
+    variance = (others.variance() - explained).clamp_min(0)
+    return _log_expectation(others.signs * mean, variance)
+
+
+def log_evidence(mean: Tensor, covariance: Tensor, signs: Tensor) -> Tensor:
+    """Compute ln E[prod_n sigma(y_n t_n)], t ~ N(mean, covariance), differentiable in both.
+
+    Laplace's approximation, in which each voxel's own integral, in the posterior without it, takes the place of the
+    quadratic one.
+
+    Args:
+        mean: (N,).
+        covariance: (N, N).
+        signs: (N,) +1 or -1.
+    """
+    if not len(mean):
+        return mean.new_zeros(())
+    logits = mode(mean, covariance, signs)
+    wrong = torch.sigmoid(-signs * logits)
+    slope, curvature = signs * wrong, wrong * (1 - wrong)
+    root = curvature.sqrt()
+    lower = torch.linalg.cholesky(_unit(covariance, root))
+    explained = torch.linalg.solve_triangular(lower, root[:, None] * covariance, upper=False)
+    posterior = (covariance.diagonal() - explained.square().sum(dim=0)).clamp_min(0)
+    left = (1 - posterior * curvature).clamp_min(SMALLEST)
+    cavity = posterior / left
+    own = _log_expectation(signs * (logits - slope * cavity), cavity)
+    corrected = own + 0.5 * slope.square() * cavity - 0.5 * left.log()
+    return corrected.sum() - 0.5 * slope @ (logits - mean) - lower.diagonal().log().sum()
+
+
+def mode(mean: Tensor, covariance: Tensor, signs: Tensor, strength: float = 1.0) -> Tensor:
+    """Find the most probable logits given the labels, (N,), differentiable in mean and covariance.
+
+    Newton's method finds them without gradients. One more step of it, at the mode, has the mode's own gradient, since
+    there it does not depend on where it starts from.
+    """
+    with torch.no_grad():
+        m, prior = mean.double(), covariance.double()
+        y, weights, logits = signs.double(), torch.zeros_like(mean, dtype=torch.float64), mean.double()
+        best = _objective(weights, logits, m, y, strength)
+        for _ in range(MOST_STEPS):
+            step = _newton(logits - m, logits, prior, y, strength) - weights
+            along, size = prior @ step, 1.0
+            while True:
+                value = _objective(weights + size * step, logits + size * along, m, y, strength)
+                if value >= best or size < SMALLEST:
+                    break
+                size /= 2
+            weights, logits, gain = weights + size * step, logits + size * along, float(value - best)
+            best = value
+            if gain < 1e-10:
+                break
+        logits = logits.to(mean)
+    return mean + covariance @ _newton(logits - mean, logits, covariance, signs, strength)
+
+
+def _newton(moved: Tensor, logits: Tensor, covariance: Tensor, signs: Tensor, strength: float) -> Tensor:
+    """Compute the weights a, with the mode at m + K a, that a Newton step leads to: algorithm 3.1 there."""
+    wrong = torch.sigmoid(-signs * logits)
+    curvature = strength * wrong * (1 - wrong)
+    root = curvature.sqrt()
+    target = curvature * moved + strength * signs * wrong
+    lower = torch.linalg.cholesky(_unit(covariance, root))
+    return target - root * torch.cholesky_solve((root * (covariance @ target))[:, None], lower)[:, 0]
+
+
+def _objective(weights: Tensor, logits: Tensor, mean: Tensor, signs: Tensor, strength: float) -> Tensor:
+    likelihood = torch.nn.functional.logsigmoid(signs * logits).sum()
+    return strength * likelihood - 0.5 * weights @ (logits - mean)
+
+
+def _unit(covariance: Tensor, root: Tensor) -> Tensor:
+    """Compute I + W^1/2 K W^1/2, which is well conditioned whatever K is."""
+    return torch.eye(len(root), dtype=root.dtype, device=root.device) + root[:, None] * covariance * root
+
+
+def _log_expectation(mean: Tensor, variance: Tensor) -> Tensor:
+    """Compute ln E[sigma(t)], t ~ N(mean, variance)."""
+    return logistic_normal_moments(mean, variance)[0].clamp_min(SMALLEST).log()
+
+
+def _divide(contrast: Contrast) -> tuple[Tensor, Tensor]:
+    """Return the voxels that are informative, and those whose true label is nearly certain."""
+    certain = contrast.mean.detach() * contrast.signs >= CERTAIN
+    return (~certain).nonzero()[:, 0], certain.nonzero()[:, 0]
+
+
+def _some(voxels: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    order = torch.randperm(len(voxels), generator=generator)
+    return voxels[order[:count].to(voxels.device)]
