@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +42,14 @@ def benchmark(
     precisions: Annotated[
         str, typer.Option("--precision", help="Of our network: auto, float32, bfloat16, float16, or several of them.")
     ] = "auto",
+    gpu_check: Annotated[
+        bool,
+        typer.Option(
+            "--gpu-check",
+            help="Check instead, within 8 minutes, whether a GPU computes what the CPU does, how fast, and what "
+            "happens when its memory runs out. Heeds --networks, --samples, --device and --threads.",
+        ),
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: what torch chooses.")] = None,
 ) -> Result:
     """Measure speed, memory and accuracy beside stock nnU-Net, and write tables and plots. From a checkout only."""
@@ -50,6 +59,8 @@ def benchmark(
         from inference.tasks import BenchmarkSettings, parse_sizes
         from MoBUncertaintyLib.prediction import Progress
 
+        if gpu_check:
+            return _check_gpu(output, _listed(networks), device, samples, threads, cancelled)
         settings = BenchmarkSettings(
             networks=_listed(networks),
             sizes=parse_sizes(sizes),
@@ -71,6 +82,28 @@ def benchmark(
         console.show_warnings(f"{each['what']}: {each['why']}" for each in done["failed"])
         typer.echo(f"{sum(judged)} of {len(judged)} targets hold; see {output / 'benchmark.md'}")
         return Result({"page": output / "benchmark.md", "targets": done["targets"], "failed": done["failed"]})
+
+
+def _check_gpu(
+    output: Path,
+    networks: tuple[str, ...],
+    device: str,
+    samples: int,
+    threads: int | None,
+    cancelled: Callable[[], bool],
+) -> Result:
+    from inference.gpu.check import run_check
+    from MoBUncertaintyLib.prediction import Progress
+
+    with console.progress("GPU check") as progress:
+        done = run_check(output, networks, device, samples, threads, lambda *step: progress(Progress(*step)), cancelled)
+    bad = [row for row in done["rows"] if row["status"] != "ok"]
+    console.show_warnings(f"{row['step']}, {row['what']}: {row['why']}" for row in bad)
+    typer.echo(
+        f"{done['counts']['ok']} of {len(done['rows'])} rows are as they should be; see {output / 'gpu-check.md'}"
+    )
+    facts = {"page": output / "gpu-check.md", **done["counts"], "rows": done["rows"]}
+    return Result(facts, console.UNEXPECTED if done["counts"]["failed"] else 0)
 
 
 def _find_benchmarks() -> None:

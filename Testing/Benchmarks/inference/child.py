@@ -118,6 +118,12 @@ def _adaptive(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     return measure_adaptive(model, tuple(task["size"]), task["number"], task["options"]["device"])
 
 
+def _gpu_check(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
+    from inference.gpu.steps import run_steps
+
+    return run_steps(folder, task)
+
+
 MEASUREMENTS = {
     "cases": _cases,
     "network": _network,
@@ -127,6 +133,7 @@ MEASUREMENTS = {
     "interactive": _interactive,
     "display": _display,
     "adaptive": _adaptive,
+    "gpu-check": _gpu_check,
 }
 
 

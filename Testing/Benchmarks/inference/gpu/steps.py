@@ -1,0 +1,110 @@
+"""The steps of a check, as their processes carry them out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inference.gpu.rows import Rows
+from MoBUncertaintyLib.inference.devices import select_device
+from MoBUncertaintyLib.model.folder import Model
+
+LARGEST_TILE = 128
+"""Voxels along an axis: float32 on the CPU, which all is compared with, takes seconds for that."""
+LARGEST_PATCH_ON_CPU = 32
+NEEDED_TO_TRAIN = 24e9
+"""Bytes of a GPU that trains residual encoder L."""
+
+
+def run_steps(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
+    """Carry out the steps that a task names; their rows are the result."""
+    from inference.networks import open_model
+
+    options = task["options"]
+    device = select_device(options["device"])
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)  # some of PyTorch's functions want the number
+        torch.cuda.set_device(device)
+    model = open_model(folder, task["network"])
+    for step in options["steps"]:
+        STEPS[step](Rows(folder, step, options["until"]), model, device, folder, task)
+    return {}
+
+
+def _tiles(rows: Rows, model: Model, device: torch.device, folder: Path, task: dict[str, Any], compiled: bool) -> None:
+    from inference.gpu.paths import check_paths
+
+    options = task["options"]
+    check_paths(
+        rows,
+        model,
+        _tile(model, folder, task),
+        device,
+        options["samples"],
+        options["repeats"],
+        compiled,
+        _trained(task),
+    )
+
+
+def _samples(rows: Rows, model: Model, device: torch.device, folder: Path, task: dict[str, Any]) -> None:
+    from inference.gpu.paths import check_samples
+
+    check_samples(rows, model, _tile(model, folder, task), device, task["options"]["samples"])
+
+
+def _predictions(rows: Rows, model: Model, device: torch.device, folder: Path, task: dict[str, Any]) -> None:
+    from inference.gpu.volumes import check_predictions
+
+    check_predictions(rows, model, _ct(folder, task), device, _trained(task))
+
+
+def _memory(rows: Rows, model: Model, device: torch.device, folder: Path, task: dict[str, Any]) -> None:
+    from inference.gpu.volumes import check_ladder
+
+    patch = model.plans["configurations"][model.card.configuration]["patch_size"]
+    check_ladder(rows, model, device, tuple(int(n) for n in patch))
+
+
+def _training(rows: Rows, model: Model, device: torch.device, folder: Path, task: dict[str, Any]) -> None:
+    from inference.gpu.training import check_training
+
+    if task["network"] == "large":
+        memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+        if memory < NEEDED_TO_TRAIN:
+            rows.skip("both trainers", "Training this network needs a GPU of 24 GB.")
+            return
+    patch = model.plans["configurations"][model.card.configuration]["patch_size"]
+    smaller = tuple(min(int(n), LARGEST_PATCH_ON_CPU) for n in patch) if device.type == "cpu" else None
+    check_training(rows, model, device, smaller, compare=task["network"] != "large")
+
+
+STEPS = {
+    "tiles": lambda *given: _tiles(*given, compiled=False),
+    "compiled": lambda *given: _tiles(*given, compiled=True),
+    "samples": _samples,
+    "predictions": _predictions,
+    "memory": _memory,
+    "training": _training,
+}
+
+
+def _tile(model: Model, folder: Path, task: dict[str, Any]) -> torch.Tensor:
+    from inference.accuracy import middle_tile
+
+    return middle_tile(model, _ct(folder, task), LARGEST_TILE)
+
+
+def _ct(folder: Path, task: dict[str, Any]) -> Any:
+    import SimpleITK as sitk
+
+    from inference.cases import case_file
+
+    return sitk.ReadImage(str(case_file(folder, tuple(task["size"]))))
+
+
+def _trained(task: dict[str, Any]) -> bool:
+    """Random weights have probabilities of any kind, which are not held to bounds."""
+    return task["network"] != "large"
