@@ -25,7 +25,7 @@ from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, Clic
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click, Said, gather, voxels_of
 from MoBUncertaintyLib.refinement.conditioning import Field, solve
-from MoBUncertaintyLib.refinement.kernel import kernel_of, pairs_mm
+from MoBUncertaintyLib.refinement.kernel import Directions, kernel_of, pairs_mm
 from MoBUncertaintyLib.refinement.logits import movable
 from MoBUncertaintyLib.refinement.spreading import Inputs, Maps, Posterior, Spreading
 
@@ -76,16 +76,25 @@ class Refiner:
     Args:
         prediction: Not copied, never changed.
         settings: How a click changes its surroundings; None: the prediction's own.
+        directions: Those of the model's noise, for a prediction of one label; None: they are not known.
+
+    Raises:
+        ValueError: There are directions, and several labels.
     """
 
-    def __init__(self, prediction: Prediction, settings: ClickSettings | None = None) -> None:
+    def __init__(
+        self, prediction: Prediction, settings: ClickSettings | None = None, directions: Directions | None = None
+    ) -> None:
+        if directions is not None and len(prediction.labels) != 1:
+            raise ValueError("directions are of the logit of one label")
         self.prediction = prediction
         self.settings = settings or prediction.click_settings
         if self.settings.prior_deviation is None and not prediction.has_variance:
             # The little that tiles disagree by is no measure of what the model does not know.
             self.settings = replace(self.settings, prior_deviation=DEFAULT_PRIOR_DEVIATION)
         self.kernel = kernel_of(prediction, self.settings)
-        self._spreading = Spreading(prediction, self.kernel, self.settings)
+        self._directions = directions
+        self._spreading = Spreading(prediction, self.kernel, self.settings, directions)
         self._spacing = prediction.grid.spacing
         self._values = np.array([label.value for label in prediction.labels])
         self._voxels = lru_cache(maxsize=4096)(self._find_voxels)
@@ -173,11 +182,13 @@ class Refiner:
 
     def _solve(self, points: bytes, labels: bytes) -> tuple[np.ndarray, np.ndarray]:
         voxels, label = np.frombuffer(points, np.intp).reshape(-1, 3), np.frombuffer(labels, np.int64)
+        cosines = 1.0 if self._directions is None else self._directions.cosines(voxels, voxels).astype(float)
+        strengths = self.settings.strength, self.settings.variance_strength
         found = []
         for value, mean, variance in zip(self._values, *self._spreading.logits_at(voxels), strict=True):
             field = Field(mean, movable(variance, self.settings.prior_deviation), voxels * self._spacing)
             signs = np.where(label == value, 1, -1)
-            found.append(solve(field, self.kernel, signs, self.settings.strength, self.settings.variance_strength))
+            found.append(solve(field, self.kernel, signs, *strengths, cosines))
         weights, precision = zip(*found, strict=True)
         return np.array(weights), np.array(precision)
 

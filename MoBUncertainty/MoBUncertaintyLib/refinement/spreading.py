@@ -21,7 +21,7 @@ from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.blocks import Corner, Lattice, Reached
 from MoBUncertaintyLib.refinement.conditioning import spread
-from MoBUncertaintyLib.refinement.kernel import Kernel, offsets_mm
+from MoBUncertaintyLib.refinement.kernel import Directions, Kernel, offsets_mm
 from MoBUncertaintyLib.refinement.logits import logits_of, movable
 
 STEP = np.float32(2.0**-14)
@@ -122,11 +122,15 @@ class Spreading:
         prediction: Not copied, never changed.
         kernel: The correlation.
         settings: How a click changes its surroundings.
+        directions: Those of the model's noise, where they are known.
     """
 
-    def __init__(self, prediction: Prediction, kernel: Kernel, settings: ClickSettings) -> None:
+    def __init__(
+        self, prediction: Prediction, kernel: Kernel, settings: ClickSettings, directions: Directions | None = None
+    ) -> None:
         self._prediction = prediction
         self._kernel = kernel
+        self._directions = directions
         self._settings = settings
         self._spacing = prediction.grid.spacing.astype(np.float32)
         edge = np.maximum(LEAST_EDGE, np.rint(kernel.box_mm / prediction.grid.spacing)).astype(int)
@@ -149,12 +153,12 @@ class Spreading:
 
     def labels_at(self, posterior: Posterior, voxels: np.ndarray) -> np.ndarray:
         """Find the most probable label of each of (K, 3) voxels."""
-        offsets = offsets_mm(posterior.points, tuple(voxels.T), self._spacing)
+        correlation = self._kernel.between(offsets_mm(posterior.points, tuple(voxels.T), self._spacing))
         mean, variance = self.logits_at(voxels)
         return self._maps(
             mean,
             variance,
-            *posterior.spread(self._kernel.between(offsets)),
+            *posterior.spread(self._directed(correlation, posterior.points, voxels)),
         )[2]
 
     def inputs(self, posterior: Posterior, box: Box) -> Inputs:
@@ -183,7 +187,14 @@ class Spreading:
     def _job(self, key: Key, box: Box, posterior: Posterior) -> _Job:
         axes = np.meshgrid(*(np.arange(part.start, part.stop) for part in box), indexing="ij", sparse=True)
         voxels, correlation = self._kernel.reached(offsets_mm(posterior.points, axes, self._spacing))
+        if self._directions is not None:
+            where = np.transpose(np.unravel_index(voxels, shape_of(box))) + [part.start for part in box]
+            correlation = self._directed(correlation, posterior.points, where)
         return _Job(key, box, posterior, voxels, correlation)
+
+    def _directed(self, correlation: np.ndarray, points: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+        """Multiply correlations (P, N) with the cosines of the directions, where these are known."""
+        return correlation if self._directions is None else correlation * self._directions.cosines(points, voxels)
 
     def _compute(self, jobs: Sequence[_Job]) -> Iterator[tuple[Box, Maps]]:
         """Compute blocks together: functions of many voxels cost less than many functions of few."""

@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
+from MoBUncertaintyLib.correlation import correlation
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import intersection, shape_of, whole, within
 from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click
-from MoBUncertaintyLib.refinement.conditioning import Field, condition
-from MoBUncertaintyLib.refinement.kernel import Spline, Wendland
+from MoBUncertaintyLib.refinement.conditioning import Field, condition, mode
+from MoBUncertaintyLib.refinement.kernel import Directions, Spline, Wendland
 from MoBUncertaintyLib.refinement.logits import logits_of, movable
 from MoBUncertaintyLib.refinement.refiner import Refinement, Refiner
 from support.clicks import click_at
@@ -307,3 +308,43 @@ def test_outside_of_the_boxes_that_changed_two_sets_give_the_same(before, after)
         differ = np.asarray(getattr(old, name) != getattr(new, name))
         assert not differ[..., unchanged].any()
     assert not own.changed(sets[0], sets[0][::-1])
+
+
+def test_directions_are_a_factor_of_the_correlation() -> None:
+    """By the formula, with dense matrices: k(n, m) cos(u_n, u_m) of all pairs of voxels."""
+    random = np.random.default_rng(0)
+    factors = random.normal(size=(3, *SHAPE)).astype(np.float32)
+    factors[0] += 2
+    own = replace(case(), provenance={"correlation_mm": LOCAL_MM})
+    refined = Refiner(own, SETTINGS[2], Directions.of(factors))
+    places = [((9, 9, 5), 1), ((9, 10, 8), 0), ((4, 10, 10), 0), ((14, 3, 3), 0), ((9, 9, 7), 0)]
+    clicks = [click_at(own, n, label, voxel) for n, (voxel, label) in enumerate(places, 1)]
+    now = refined.refine(clicks, whole(SHAPE))
+
+    mean, variance = (each.ravel() for each in logits_of(case().probability[0], case().variance[0]))
+    c = movable(variance, SETTINGS[2].prior_deviation)
+    where = np.stack(np.indices(SHAPE), -1).reshape(-1, 3) * case().grid.spacing
+    unit = factors.reshape(3, -1) / np.linalg.norm(factors.reshape(3, -1), axis=0)
+    at = np.array([np.ravel_multi_index(voxel, SHAPE) for voxel, _ in places])
+    across = correlation(where[at][:, None] - where, LOCAL_MM) * (unit[:, at].T @ unit) * c[at][:, None] * c
+    among = across[:, at]
+    signs = np.array([1 if label else -1 for _, label in places])
+    weights, _ = mode(mean[at].astype(float), among, signs, SETTINGS[2].strength)
+    _, curvature = mode(mean[at].astype(float), among, signs, SETTINGS[2].variance_strength)
+    explained = np.einsum("in,in->n", np.linalg.inv(among + np.diag(1 / curvature)) @ across, across)
+    kept = np.clip(1 - explained / c**2, 0, 1)
+    moved = (mean + weights @ across) * (1 + SETTINGS[2].sharpening * (1 - kept))
+    expected = logistic_normal_moments(moved, variance * kept)
+
+    free = now.reached.ravel()
+    free[at] = False
+    assert free.sum() > 500
+    for got, wanted in zip((now.probability[0], now.variance[0]), expected, strict=True):
+        assert np.abs(got.ravel() - wanted)[free].max() < 2e-4
+    without = Refiner(own, SETTINGS[2]).refine(clicks, whole(SHAPE))
+    assert np.abs(without.probability - now.probability).max() > 0.05
+
+
+def test_directions_are_of_one_label() -> None:
+    with pytest.raises(ValueError, match="one label"):
+        Refiner(case(3), SETTINGS[0], Directions.of(np.ones((2, *SHAPE), np.float32)))

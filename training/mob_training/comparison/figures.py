@@ -53,6 +53,7 @@ _READER_LOOKS = (
     ("#0072b2", "-", "o"),
     ("#56b4e9", (0, (5, 1.5)), "v"),
     ("#7f7f7f", (0, (1, 1)), "s"),
+    ("#332288", "-", "p"),
     ("#d55e00", "-", "o"),
     ("#e69f00", (0, (5, 1.5)), "v"),
     ("#009e73", "-", "D"),
@@ -169,7 +170,9 @@ def draw_readers(runs: Sequence[Run], path: Path) -> None:
     actions = np.arange(ACTIONS + 1)
     for axes, run in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
         for (colour, dashes, marker), reader in zip(_READER_LOOKS, READERS, strict=True):
-            curve = 100 * np.mean(list(run.per_case(f"{reader.key}.dice").values()), axis=0)
+            if not (curves_of := run.per_case(f"{reader.key}.dice")):
+                continue
+            curve = 100 * np.mean(list(curves_of.values()), axis=0)
             axes.plot(
                 actions, curve, color=colour, linestyle=dashes, marker=marker, markersize=4, linewidth=1.4,
                 label=reader.title,

@@ -11,6 +11,7 @@ from mob_training.evaluation.case_scores import NSD_MM, ScoredCase
 from mob_training.evaluation.metrics import dice, surface_dice
 from MoBUncertaintyLib.geometry import Box, bounding_box, shadows, within
 from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.refinement.kernel import Directions
 from MoBUncertaintyLib.regions.finder import Regions, find_regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
 
@@ -30,16 +31,26 @@ class ReadCase:
         truth: (z, y, x).
         regions: The doubtful regions, found before the cut.
         elsewhere_mm3: The expected error outside of the cut.
+        directions: Those of the model's noise, where they are known.
     """
 
     prediction: Prediction
     truth: np.ndarray
     regions: Regions
     elsewhere_mm3: float
+    directions: Directions | None = None
 
     @classmethod
-    def of(cls, prediction: Prediction, truth: sitk.Image, settings: RegionSettings) -> ReadCase:
+    def of(
+        cls, prediction: Prediction, truth: sitk.Image, settings: RegionSettings, factors: np.ndarray | None = None
+    ) -> ReadCase:
         """Find the regions of a prediction, and cut what no reader looks at.
+
+        Args:
+            prediction: Of the whole image.
+            truth: Label map.
+            settings: What counts as a region.
+            factors: Of the contrast (`draws.contrast_factors`), for the directions.
 
         Raises:
             ImageError, SettingsError: As for `ScoredCase.of`.
@@ -52,7 +63,8 @@ class ReadCase:
         shape = part.shape
         listed = Regions(regions.ranked, regions.map, within(regions.box, box), shape, regions.settings)
         elsewhere = prediction.expected_error_mm3() - part.expected_error_mm3()
-        return cls(part, true[box], listed, elsewhere)
+        directions = None if factors is None else Directions.of(factors[(slice(None), *box)])
+        return cls(part, true[box], listed, elsewhere, directions)
 
     def may_be_clicked(self) -> np.ndarray:
         """Mark the voxels that a reader may click: those that are wrong, and those in the regions."""

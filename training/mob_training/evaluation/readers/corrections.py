@@ -14,6 +14,7 @@ from scipy.special import expit, logit
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click
+from MoBUncertaintyLib.refinement.kernel import Directions
 from MoBUncertaintyLib.refinement.refiner import Refiner
 
 Voxel = tuple[int, int, int]
@@ -38,10 +39,11 @@ class Refined:
     Args:
         prediction: Never changed.
         settings: How far a click reaches, and how strongly it counts.
+        directions: Those of the model's noise; None: clicks do without, as in the product.
     """
 
-    def __init__(self, prediction: Prediction, settings: ClickSettings) -> None:
-        self._refiner = Refiner(prediction, settings)
+    def __init__(self, prediction: Prediction, settings: ClickSettings, directions: Directions | None = None) -> None:
+        self._refiner = Refiner(prediction, settings, directions)
 
     def __call__(self, clicks: Sequence[VoxelClick]) -> Prediction:
         """Return the prediction after a reader's clicks."""

@@ -40,12 +40,14 @@ READERS = (
     Reader("errors", "clicks at the largest error"),
     Reader("errors_bump", "largest error, Gaussian bump"),
     Reader("errors_local", "largest error, only the clicked voxel"),
+    Reader("errors_loadings", "largest error, with the model's loadings"),
     Reader("regions", f"at most {CLICKS_IN_A_REGION} clicks in each listed region"),
     Reader("regions_bump", "listed regions, Gaussian bump"),
     Reader("suggested", "clicks at the suggested place"),
     Reader("buttons", "accept, include or exclude", clicks=False),
     Reader("painting", "painting the regions", clicks=False),
 )
+"""In this order; those with the model's loadings are there only where the scope is local, and for one organ."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,12 @@ def simulate(case: ReadCase, settings: ClickSettings, bump: BumpSettings) -> dic
     case = replace(case, prediction=prediction)
     refined = Refined(prediction, settings)
     bumped = Bump(prediction, bump.height, bump.width_mm)
+    with_loadings = readers.click_at_errors(case, Refined(prediction, settings, case.directions))
     steps: dict[str, Iterator[Step]] = {
         "errors": islice(readers.click_at_errors(case, refined), ACTIONS),
         "errors_bump": islice(readers.click_at_errors(case, bumped), ACTIONS),
         "errors_local": islice(readers.click_at_errors(case, LocalEdit(prediction)), ACTIONS),
+        **({} if case.directions is None else {"errors_loadings": islice(with_loadings, ACTIONS)}),
         "regions": readers.click_in_regions(case, refined, CLICKS_IN_A_REGION),
         "regions_bump": readers.click_in_regions(case, bumped, CLICKS_IN_A_REGION),
         "suggested": islice(readers.click_as_suggested(case), ACTIONS),

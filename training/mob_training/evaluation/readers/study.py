@@ -20,7 +20,9 @@ from mob_training.evaluation.readers.simulation import BumpSettings, pooled, sim
 from mob_training.evaluation.score_files import Run, flatten
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.inference.draws import contrast_factors
 from MoBUncertaintyLib.inference.predictor import Predictor
+from MoBUncertaintyLib.model.covariance import Scope
 from MoBUncertaintyLib.model.folder import load_model
 
 if TYPE_CHECKING:
@@ -65,12 +67,15 @@ def study_readers(
     check_labels(dataset, model.card.labels)
     predictor = Predictor(model, settings)
 
+    directed = model.card.covariance.scope is Scope.LOCAL and len(model.card.labels) == 1
     region_settings = model.card.region_settings.changed(regions or {})
 
     def read(files: Files) -> ReadCase:
         _, image, truth = files
-        prediction = predictor.predict(read_image(image).image, exact=True)
-        return ReadCase.of(prediction, sitk.ReadImage(str(truth)), region_settings)
+        volume = read_image(image).image
+        prediction = predictor.predict(volume, exact=True)
+        factors = contrast_factors(predictor, volume) if directed else None
+        return ReadCase.of(prediction, sitk.ReadImage(str(truth)), region_settings, factors)
 
     clicks, bump, found = model.card.click_settings, BumpSettings(), None
     if fitted:
