@@ -20,6 +20,7 @@ from mob_training.training.settings import (
     Preset,
     Schedule,
     default_options,
+    parse_length,
 )
 from MoBUncertaintyLib.cli.options import RegionOptions
 from MoBUncertaintyLib.cli.programs import SHOWN, AsJson, Commands, Quiet, Result, version_option
@@ -141,12 +142,12 @@ def labelled(
     seed: Seed = 0,
 ) -> Result:
     """Convert a folder of images and label maps into an nnU-Net data set of the given labels."""
-    from mob_training.data.datasets import folder_cases, new_dataset_folder, write_dataset
+    from mob_training.data.datasets import folder_cases, new_dataset_folder, parse_labels, write_dataset
     from mob_training.data.split import Split, read_subjects
     from mob_training.training.workspace import use_workspace
 
     use_workspace(workspace, new=True)
-    names, values = _classes(label)
+    names, values = parse_labels(label)
     known = read_subjects(subjects) if subjects else None
     groups = read_subjects(subjects, "group") if subjects else {}
     split = Split(validation=validation, test=test, seed=seed, groups=groups)
@@ -267,7 +268,7 @@ def finetune(
     try:
         shape = (covariance, rank, bases, partitions, scope or covariance.usual_scope, assignment)
         spec = CovarianceSpec(
-            *shape, length_mm=_numbers(length), learn_length=learn_length, keep_probability=keep_probability
+            *shape, length_mm=parse_length(length), learn_length=learn_length, keep_probability=keep_probability
         )
     except ValueError as error:
         raise SettingsError(f"{str(error).capitalize()}.") from error
@@ -402,39 +403,6 @@ def _made(path: Path) -> Result:
     """Print the path of what a command made; it is also all that there is for `--json`."""
     print(path)
     return Result({"output": path})
-
-
-def _classes(labels: list[str]) -> tuple[list[str], list[list[int]]]:
-    """Parse the names and label values of `--label NAME=VALUE[,VALUE...]`.
-
-    Raises:
-        SettingsError: One is not of that form, or a name or a value comes twice.
-    """
-    names: list[str] = []
-    values: list[list[int]] = []
-    for entry in labels:
-        name, _, members = entry.partition("=")
-        if not name or not all(member.strip().isdigit() for member in members.split(",")):
-            raise SettingsError(f"--label must be NAME=VALUE or NAME=VALUE,VALUE, not {entry!r}.")
-        own = [int(member) for member in members.split(",")]
-        taken = [value for others in values for value in others]
-        if name in ("background", *names) or not all(own) or len({*own, *taken}) < len(own) + len(taken):
-            raise SettingsError(f"--label {entry}: each name and value may come once, background and 0 not at all.")
-        names.append(name)
-        values.append(own)
-    return names, values
-
-
-def _numbers(text: str | None) -> tuple[float, ...] | None:
-    """Parse three numbers, Z,Y,X.
-
-    Raises:
-        ValueError: They are something else.
-    """
-    try:
-        return None if text is None else tuple(map(float, text.split(",")))
-    except ValueError:
-        raise ValueError(f"--length takes three numbers, Z,Y,X, not {text}") from None
 
 
 def _json(text: str | None) -> Any:

@@ -57,6 +57,27 @@ class LeftOut:
     problem: str
 
 
+def parse_labels(labels: list[str]) -> tuple[list[str], list[list[int]]]:
+    """Parse the names and label values of `--label NAME=VALUE[,VALUE...]`.
+
+    Raises:
+        SettingsError: One is not of that form, or a name or a value comes twice.
+    """
+    names: list[str] = []
+    values: list[list[int]] = []
+    for entry in labels:
+        name, _, members = entry.partition("=")
+        if not name or not all(member.strip().isdigit() for member in members.split(",")):
+            raise SettingsError(f"--label must be NAME=VALUE or NAME=VALUE,VALUE, not {entry!r}.")
+        own = [int(member) for member in members.split(",")]
+        taken = [value for others in values for value in others]
+        if name in ("background", *names) or not all(own) or len({*own, *taken}) < len(own) + len(taken):
+            raise SettingsError(f"--label {entry}: each name and value may come once, background and 0 not at all.")
+        names.append(name)
+        values.append(own)
+    return names, values
+
+
 def folder_cases(
     source: Path, values: list[list[int]], report: Callable[[str], None] = print
 ) -> tuple[list[LabelledCase], list[LeftOut]]:

@@ -113,6 +113,18 @@ class FineTuning:
         return cls(**rest, schedule=Schedule(**{name: values[name] for name in times if name in values}))
 
 
+def parse_length(text: str | None) -> tuple[float, ...] | None:
+    """Parse a correlation length, Z,Y,X in mm.
+
+    Raises:
+        ValueError: It is no three numbers.
+    """
+    try:
+        return None if text is None else tuple(map(float, text.split(",")))
+    except ValueError:
+        raise ValueError(f"--length takes three numbers, Z,Y,X, not {text}") from None
+
+
 def default_options(covariance: str = Covariance.MIXTURE_OF_BASES) -> dict[str, Any]:
     """List the options of a fine-tuning at their defaults, by their names on the command line and in a config.
 
