@@ -21,12 +21,12 @@ of its own, as those of files and of Slicer's volumes do."""
 
 
 class Tiling(StrEnum):
-    """Which tiles of the grid are predicted."""
+    """Which tiles are predicted."""
 
     FULL = "full"
-    """All of them, as nnU-Net does."""
+    """A grid of overlapping tiles, as nnU-Net does."""
     ADAPTIVE = "adaptive"
-    """Side by side and, where that shows foreground or uncertainty, all that matter there."""
+    """The fewest that cover the volume, then more that are centred on what is found."""
 
 
 class EngineName(StrEnum):
@@ -54,8 +54,8 @@ class PredictionSettings:
         samples: K for Monte Carlo; None takes the closed form for two classes and K = 30 for more.
         seed: Of Monte Carlo.
         overlap: Fraction of a tile that its neighbour covers too; nnU-Net's tile_step_size is 1 - overlap.
-        tiling: `full` predicts all such tiles; `adaptive` the overlapping ones only where a first pass with tiles side
-            by side saw foreground or uncertainty.
+        tiling: `full` predicts a grid of such tiles; `adaptive` covers the image with few, and places more so that what
+            is found lies in the middle of a tile: in the fraction 1 - overlap of it, along each axis.
         mirror: Average over mirrored tiles; only for models that were trained with mirroring.
         device: auto (CUDA, then MPS, then CPU), cuda, cuda:1, mps, xpu (Intel's GPU, by OpenVINO) or cpu.
         engine: What runs the network: auto (on a CPU OpenVINO where it is installed, else PyTorch), torch or openvino.

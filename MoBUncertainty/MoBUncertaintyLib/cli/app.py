@@ -66,7 +66,7 @@ def predict(
     overlap: Annotated[float, typer.Option(help="Fraction of a tile that its neighbour covers too, 0 to 0.9.")] = 0.5,
     tiling: Annotated[
         Literal["adaptive", "full"],
-        typer.Option(help="adaptive: tiles overlap only where there may be an organ; full: everywhere, as in nnU-Net."),
+        typer.Option(help="adaptive: few tiles, and more around what they find; full: a grid, as in nnU-Net."),
     ] = "adaptive",
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Average over mirrored copies too; only for models trained with mirroring.")

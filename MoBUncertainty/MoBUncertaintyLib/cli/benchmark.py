@@ -25,16 +25,13 @@ def benchmark(
         str,
         typer.Option(help="a: stock nnU-Net; b: K passes of it; c: Eq. 14 literally; d: our Monte Carlo; e: exact."),
     ] = "a,b,c,d,e",
-    parts: Annotated[str, typer.Option(help="What to measure.")] = (
-        "systems,sampling,accuracy,interactive,display,adaptive"
-    ),
+    parts: Annotated[str, typer.Option(help="What to measure.")] = "systems,sampling,accuracy,interactive,display",
     repeats: Annotated[int, typer.Option(help="Runs of each measurement, after a first one to warm up.")] = 3,
     rounds: Annotated[int, typer.Option(help="How often all systems take turns.")] = 2,
     samples: Annotated[int, typer.Option(help="Number of Monte Carlo samples (K).")] = 30,
     limit: Annotated[
         float, typer.Option(help="Time limit of one measurement in seconds; beyond it fewer runs and passes are made.")
     ] = 1800.0,
-    phantoms: Annotated[int, typer.Option(help="Phantoms that full and adaptive overlap are compared on.")] = 20,
     device: Device = "auto",
     engines: Annotated[
         str, typer.Option("--engine", help="What runs our network: auto, torch, openvino, or several of them.")
@@ -70,7 +67,6 @@ def benchmark(
             rounds=rounds,
             samples=samples,
             limit=limit,
-            phantoms=phantoms,
             device=device,
             threads=threads,
             engines=_listed(engines),

@@ -176,12 +176,12 @@ def _blended(
     engine.load(fold, predictor.device, precision or Precision(predictor.settings.precision))
     weight, total = grid.weight(), torch.zeros(shape_of(place))
     sums: list[Tensor] = []
-    for number in range(len(grid)):
-        covered = intersection(grid[number], place)
+    for voxels in map(grid.box, grid.all()):
+        covered = intersection(voxels, place)
         if covered is None:
             continue
-        form = _of_tile(engine, padded[(slice(None), *grid[number])].to(predictor.device), mirror)
-        source, target = within(covered, grid[number]), within(covered, place)
+        form = _of_tile(engine, padded[(slice(None), *voxels)].to(predictor.device), mirror)
+        source, target = within(covered, voxels), within(covered, place)
         inner: tuple[Any, ...] = (..., *source)
         outer: tuple[Any, ...] = (..., *target)
         parts = [form.mean]

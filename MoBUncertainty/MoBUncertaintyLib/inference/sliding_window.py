@@ -17,7 +17,7 @@ from torch import Tensor
 from MoBUncertaintyLib.errors import NOT_ENOUGH_MEMORY, ModelError, SettingsError, is_out_of_memory
 from MoBUncertaintyLib.geometry import Box
 from MoBUncertaintyLib.inference.engines import Engine, EngineError
-from MoBUncertaintyLib.inference.tiles import Accumulator, TileGrid
+from MoBUncertaintyLib.inference.tiles import Accumulator, Start, TileGrid
 from MoBUncertaintyLib.model.card import Fold
 from MoBUncertaintyLib.network.moments import Moments
 from MoBUncertaintyLib.prediction import Precision, Tiling
@@ -120,11 +120,11 @@ class SlidingWindow:
         for tiles, expected in self._rounds(grid, sums):
             for place, fold in enumerate(folds):
                 self._load(fold, sums)
-                for number, (turn, mirror) in itertools.product(tiles, enumerate(self.mirrors)):
+                for start, (turn, mirror) in itertools.product(tiles, enumerate(self.mirrors)):
                     step(next(done), expected * per_tile)
-                    # Each pass has its own seed, so that it draws the same noise whenever it is run, or run again.
-                    seed = (place * len(grid) + number) * len(self.mirrors) + turn
-                    self._pass(padded, grid[number], mirror, seed, sums)
+                    # A tile's place gives its passes their seeds, so that each draws the same noise whenever it is run.
+                    number = int(np.ravel_multi_index((place, *start), (len(folds), *grid.shape)))
+                    self._pass(padded, grid.box(start), mirror, number * len(self.mirrors) + turn, sums)
             self.tiles += len(tiles)
         step(self.tiles * per_tile, self.tiles * per_tile)
         with self._timed("blend"):
@@ -132,24 +132,25 @@ class SlidingWindow:
         probability, variance = (result[(slice(None), *inside[1:])] for result in results)
         return probability, variance
 
-    def _rounds(self, grid: TileGrid, sums: Accumulator) -> Iterator[tuple[list[int], int]]:
-        """Choose the tiles to predict next from the results so far; yield their numbers, and the expected total.
+    def _rounds(self, grid: TileGrid, sums: Accumulator) -> Iterator[tuple[list[Start], int]]:
+        """Choose the tiles to predict next from the results so far; yield them, and the expected total.
 
-        At first the total is that of the whole grid, an upper bound; then that of all tiles known to be needed, to
-        which a later round may add a few.
+        At first that is the total of the whole grid; then that of all tiles known to be needed, to which a later round
+        may add a few.
         """
+        everything = grid.all()
         if self.tiling is Tiling.FULL:
-            yield list(range(len(grid))), len(grid)
+            yield everything, len(everything)
             return
-        chosen = set(grid.side_by_side())
-        yield sorted(chosen), len(grid)
-        while True:
+        added, total = grid.fewest(), 0
+        seen = np.zeros(grid.shape, dtype=bool)  # lies in the core of a tile
+        while added:
+            yield added, len(everything) if not total else total + len(added)
+            total += len(added)
             with self._timed("blend"):
-                added = set(grid.tiles_that_matter(sums.foreground())) - chosen
-            if not added:
-                return
-            chosen |= added
-            yield sorted(added), len(chosen)
+                for start in added:
+                    seen[grid.core(start)] = True
+                added = grid.centred(sums.foreground().numpy() & ~seen)
 
     def _load(self, fold: Fold, sums: Accumulator) -> None:
         self._fold = fold

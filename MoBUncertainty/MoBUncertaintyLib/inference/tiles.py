@@ -1,37 +1,37 @@
 """Lay out tiles in a volume, weight them, and blend the network's moments.
 
-The layout and the weights are nnU-Net's. The weights are products of one-dimensional factors, so their sum, by which
-everything is divided in the end, needs no volume of its own, and two classes need only two accumulators.
+The weights are nnU-Net's. They are products of one-dimensional factors, so their sum, by which everything is divided in
+the end, needs no volume of its own, and two classes need only two accumulators.
 
-`Tiling.ADAPTIVE` predicts only some tiles of the grid: those that cover the volume side by side, and those others that
-matter where there may be an organ.
+`Tiling.FULL` predicts nnU-Net's grid of tiles. `Tiling.ADAPTIVE` first covers the volume with the fewest, then adds
+tiles centred on what is found, until every voxel that may be foreground lies in the core of a tile. For an overlap of
+0.5 the core is the middle half of a tile along each axis: nnU-Net's grid has one for every voxel, too.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from torch import Tensor
 
-from MoBUncertaintyLib.geometry import Box
+from MoBUncertaintyLib.geometry import Box, bounding_box, nested, shadows, whole
 from MoBUncertaintyLib.network.moments import Moments
 
 SIGMA = 1 / 8  # of the tile's size
+MIN_PROBABILITY = 0.25  # of foreground, which `Tiling.ADAPTIVE` centres tiles on
 
-# The bounds of `Tiling.ADAPTIVE`. No tile is added where every foreground class is less probable than the first. A tile
-# is left out if, wherever one is more probable, its weight is below this fraction of the maximum of all tiles: of the
-# maximum, not of the sum, so that the fraction does not depend on the tiles' overlap.
-MIN_PROBABILITY = 0.01
-MIN_WEIGHT = 0.02
+Start = tuple[int, ...]
+"""First voxel of a tile along each axis."""
 
 
 class TileGrid:
-    """Overlapping tiles that cover a volume.
+    """The places where tiles may lie in a volume.
 
     Args:
         shape: Voxels of the volume along its three axes; at least those of the tile (pad it otherwise).
@@ -39,11 +39,8 @@ class TileGrid:
         overlap: Fraction of a tile that its neighbour also covers, 0 <= overlap < 1.
 
     Attributes:
-        starts: First voxel of the tiles along each axis.
         weights: For each axis the Gaussian weights of a tile's voxels, (tile[axis],) fp32, at most 1, never 0; the
             weight of a voxel is their product.
-        max_weights: For each axis the maximum weight that any tile has, (shape[axis],) fp32; the maximum at a voxel
-            is their product.
     """
 
     def __init__(self, shape: Sequence[int], tile: Sequence[int], overlap: float = 0.5) -> None:
@@ -51,52 +48,72 @@ class TileGrid:
             raise ValueError(f"the overlap must be at least 0 and below 1, not {overlap}")
         if any(size < n for size, n in zip(shape, tile, strict=True)):
             raise ValueError(f"a volume of {tuple(shape)} voxels is smaller than a tile of {tuple(tile)}")
-        self.shape, self.tile = tuple(shape), tuple(tile)
-        self.starts = compute_steps_for_sliding_window(self.shape, self.tile, 1 - overlap)
+        self.shape, self.tile, self.overlap = tuple(shape), tuple(tile), overlap
         self.weights = [gaussian(n) for n in self.tile]
-        self.max_weights = [_max_weights(*axis) for axis in zip(self.shape, self.starts, self.weights, strict=True)]
+        self._core = [max(round(n * (1 - overlap)), 1) for n in self.tile]
+        self._margin = [(n - core) // 2 for n, core in zip(self.tile, self._core, strict=True)]
 
-    def __len__(self) -> int:
-        return math.prod(len(starts) for starts in self.starts)
+    def box(self, start: Start) -> Box:
+        """Return the voxels of a tile."""
+        return tuple(slice(first, first + n) for first, n in zip(start, self.tile, strict=True))
 
-    def __getitem__(self, number: int) -> Box:
-        """Return the box of a tile by its number; the last axis varies fastest."""
-        starts = [self.starts[axis][i] for axis, i in enumerate(self._index(number))]
-        return tuple(slice(start, start + n) for start, n in zip(starts, self.tile, strict=True))
+    def all(self) -> list[Start]:
+        """Return nnU-Net's grid; the last axis varies fastest."""
+        return list(itertools.product(*compute_steps_for_sliding_window(self.shape, self.tile, 1 - self.overlap)))
 
-    def side_by_side(self) -> list[int]:
-        """Return the numbers of the fewest tiles that cover the volume."""
-        chosen = [_cover(starts, n) for starts, n in zip(self.starts, self.tile, strict=True)]
-        counts = [len(starts) for starts in self.starts]
-        numbers: list[int] = np.ravel_multi_index(np.meshgrid(*chosen, indexing="ij"), counts).ravel().tolist()
-        return numbers
+    def fewest(self) -> list[Start]:
+        """Return the fewest tiles that cover the volume, evenly spread."""
+        axes = []
+        for size, n in zip(self.shape, self.tile, strict=True):
+            count = math.ceil(size / n)
+            axes.append([round(i * (size - n) / max(count - 1, 1)) for i in range(count)])
+        return list(itertools.product(*axes))
 
-    def tiles_that_matter(self, mask: Tensor, min_weight: float = MIN_WEIGHT) -> list[int]:
-        """Return the numbers of the tiles that have enough weight at some voxel of a mask.
+    def core(self, start: Start) -> Box:
+        """Return the middle part of a tile; at the volume's faces it reaches to them."""
+        return tuple(slice(*self._core_along(axis, first)) for axis, first in enumerate(start))
+
+    def centred(self, mask: np.ndarray) -> list[Start]:
+        """Place few tiles so that every voxel of a mask lies in the core of one, each centred on those in its core.
 
         Args:
-            mask: (*shape) bool, on the CPU.
-            min_weight: Fraction of the maximum weight that any tile has at the voxel.
+            mask: (*shape) bool.
         """
-        fractions = [
-            [weights / maximum[start : start + len(weights)] for start in starts]
-            for starts, weights, maximum in zip(self.starts, self.weights, self.max_weights, strict=True)
-        ]
-        found = []
-        for number in range(len(self)):
-            inside = mask[self[number]]
-            if inside.any():
-                own = _outer([fractions[axis][i] for axis, i in enumerate(self._index(number))])
-                if own[inside].max() >= min_weight:
-                    found.append(number)
-        return found
-
-    def _index(self, number: int) -> tuple[int, ...]:
-        return tuple(int(i) for i in np.unravel_index(number, [len(starts) for starts in self.starts]))
+        if not mask.any():
+            return []
+        orders = itertools.permutations(range(mask.ndim))
+        return sorted(min((set(self._sweep(mask, whole(mask.shape), axes)) for axes in orders), key=len))
 
     def weight(self) -> Tensor:
         """Compute the weight of every voxel of a tile, (*tile) fp32."""
         return _outer(self.weights)
+
+    def _sweep(self, mask: np.ndarray, box: Box, axes: Sequence[int]) -> Iterator[Start]:
+        """Divide what a box has of a mask along one axis after the other into the fewest parts that fit a core."""
+        filled, start = shadows(mask[box]), [part.start for part in box]
+        box = nested(box, bounding_box(filled))
+        if not axes:
+            yield tuple(map(self._centre, range(mask.ndim), box))
+            return
+        axis, *others = axes
+        left = np.flatnonzero(filled[axis]) + start[axis]
+        while left.size:
+            first = int(left[0])
+            _, end = self._core_along(axis, self._clamped(axis, first - self._margin[axis]))
+            yield from self._sweep(mask, (*box[:axis], slice(first, end), *box[axis + 1 :]), others)
+            left = left[left >= end]
+
+    def _centre(self, axis: int, part: slice) -> int:
+        """Return the start of the tile in the middle of whose core a part of the axis lies."""
+        return self._clamped(axis, part.start - self._margin[axis] - (self._core[axis] - (part.stop - part.start)) // 2)
+
+    def _clamped(self, axis: int, start: int) -> int:
+        return int(min(max(start, 0), self.shape[axis] - self.tile[axis]))
+
+    def _core_along(self, axis: int, start: int) -> tuple[int, int]:
+        size, first = self.shape[axis], start + self._margin[axis]
+        at_end = start == size - self.tile[axis]
+        return (first if start else 0), (size if at_end else first + self._core[axis])
 
 
 class Accumulator:
@@ -176,23 +193,6 @@ def _shifted(weights: Tensor, shift: int) -> Tensor:
     else:
         moved[:shift] = weights[-shift:]
     return moved
-
-
-def _cover(starts: Sequence[int], size: int) -> list[int]:
-    """Return the indices of the fewest intervals from `start` to `start + size` that cover as much as all."""
-    chosen = [0]
-    while chosen[-1] < len(starts) - 1:
-        reached = starts[chosen[-1]] + size
-        chosen.append(max(i for i, start in enumerate(starts) if start <= reached))
-    return chosen
-
-
-def _max_weights(size: int, starts: Sequence[int], weights: Tensor) -> Tensor:
-    maximum = torch.zeros(size)
-    for start in starts:
-        part = maximum[start : start + len(weights)]
-        torch.maximum(part, weights, out=part)
-    return maximum
 
 
 def gaussian(n: int) -> Tensor:

@@ -12,7 +12,7 @@ from inference.tasks import Size, size_name
 
 SEED = 705
 # Of an abdominal CT, x y z; 512 x 512 x 300 voxels are then of 0.75 x 0.75 x 0.8 mm. The phantom's own height: what the
-# network has never seen above and below would be taken for organs, and adaptive overlap would be judged by that.
+# network has never seen above and below would be taken for organs, and adaptive tiling would place tiles there.
 FIELD_MM = (384.0, 384.0, 240.0)
 CUT_OUT = 192  # voxels; with no axis longer than this a CT shows a part of the field
 CUT_OUT_SPACING = tuple(mm / 256 for mm in FIELD_MM)

@@ -110,14 +110,6 @@ def _display(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     return measure_display(task["options"]["repeats"])
 
 
-def _adaptive(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
-    from inference.adaptive import measure_adaptive
-    from inference.networks import open_model
-
-    model = open_model(folder, task["network"])
-    return measure_adaptive(model, tuple(task["size"]), task["number"], task["options"]["device"])
-
-
 def _gpu_check(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     from inference.gpu.steps import run_steps
 
@@ -132,7 +124,6 @@ MEASUREMENTS = {
     "accuracy": _accuracy,
     "interactive": _interactive,
     "display": _display,
-    "adaptive": _adaptive,
     "gpu-check": _gpu_check,
 }
 

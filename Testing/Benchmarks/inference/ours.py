@@ -26,7 +26,7 @@ STAGES = {"network": "backbone", "moments": "moments"}
 
 
 def settings_of(system: str, device: str, samples: int) -> PredictionSettings:
-    """The settings of a system: c and d draw K samples, e takes the closed form; full overlap unless it is adaptive.
+    """The settings of a system: c and d draw K samples, e takes the closed form; full tiling unless it is adaptive.
 
     Eq. 14 is drawn by PyTorch, whatever draws ours.
     """

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from inference import plots
-from inference.summary import LINEAR, STAGES, Row, adaptive_study, fits, marks_of, number, rows, targets
+from inference.summary import LINEAR, STAGES, Row, fits, marks_of, number, rows, targets
 from inference.tasks import (
     SYSTEMS,
     BenchmarkSettings,
@@ -60,7 +60,6 @@ def write_report(
         "accuracy": _of("accuracy", entries),
         "interactive": _of("interactive", entries),
         "display": _of("display", entries),
-        "adaptive": adaptive_study(entries),
         "failed": failed,
     }
     text = json.dumps(summary, indent=2, ensure_ascii=False)
@@ -80,7 +79,7 @@ def markdown(summary: dict[str, Any], pictures: Sequence[str] = ()) -> str:
         for size in dict.fromkeys(tuple(row["size"]) for row in own):
             parts += [f"### {size_title(size)} voxels", _systems([row for row in own if tuple(row["size"]) == size])]
     parts += [_fits(summary["fits"]), _sampling(summary["sampling"]), _accuracy(summary["accuracy"])]
-    parts += [_latency(summary), _adaptive(summary["adaptive"])]
+    parts.append(_latency(summary))
     parts += [f"![{name.removesuffix('.png')}]({name})" for name in pictures]
     failed = [f"Not measured: {each['what']}: {each['why']}" for each in summary["failed"]]
     parts += ["## Notes", "\n".join(f"- {note}" for note in (*NOTES, *failed))]
@@ -226,29 +225,6 @@ def _latency(summary: dict[str, Any]) -> str:
     for entry in summary["display"]:
         lines += [(title, number(statistics.median(entry[name]))) for name, title in names.items() if name in entry]
     return "## What a user waits for, warm\n\n" + _table(("", "seconds, median"), lines) if lines else ""
-
-
-def _adaptive(studies: dict[str, dict[str, Any]]) -> str:
-    lines = [
-        (
-            network_name(network),
-            str(study["phantoms"]),
-            number(study["tiles_ratio_median"]),
-            number(study["seconds_ratio_median"]),
-            f"{study['dice_smallest']:.4f}",
-            f"{study['volume_difference_percent_largest']:.2f}",
-        )
-        for network, study in studies.items()
-    ]
-    heads = (
-        "network",
-        "phantoms",
-        "tiles, full / adaptive",
-        "seconds, full / adaptive",
-        "smallest Dice",
-        "largest volume difference, %",
-    )
-    return "## Full against adaptive overlap\n\n" + _table(heads, lines) if lines else ""
 
 
 def _of(kind: str, entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

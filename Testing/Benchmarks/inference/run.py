@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from inference import machine
-from inference.cases import shows_all
 from inference.tasks import BenchmarkSettings, Task, network_name, plan
 from MoBUncertaintyLib.errors import Cancelled, OutputError, UserError
 
@@ -34,7 +33,6 @@ GROUPS = {
     "accuracy": "Accuracy",
     "interactive": "Region",
     "display": "Display",
-    "adaptive": "Adaptive",
 }
 """What is shown of each kind of measurement while it runs."""
 
@@ -71,7 +69,7 @@ def run(
     for name in settings.networks:
         if name != "large":
             find_network(name).close()
-    tasks = plan(settings, [size for size in settings.sizes if shows_all(size)])
+    tasks = plan(settings)
     try:
         store = Store(folder)
         measure(tasks, folder, store, step, cancelled)

@@ -20,14 +20,14 @@ SYSTEMS = {
     "c": "Eq. 14 literally, K samples",
     "d": "our Monte Carlo, K samples",
     "e": "our closed form",
-    "e-adaptive": "closed form, adaptive overlap",
+    "e-adaptive": "closed form, adaptive tiling",
 }
 STOCK = ("a", "b")
 AUTO = ("auto", "auto")
 ENGINES = {"auto": "", "torch": "PyTorch", "openvino": "OpenVINO"}
 # Whatever slows the machine down for a while should not hit one system alone.
 INTERLEAVED = ("a", "e", "e-adaptive", "d", "c", "b")
-PARTS = ("systems", "sampling", "accuracy", "interactive", "display", "adaptive")
+PARTS = ("systems", "sampling", "accuracy", "interactive", "display")
 
 Size = tuple[int, int, int]
 Way = tuple[str, str]
@@ -41,13 +41,12 @@ class BenchmarkSettings:
     Attributes:
         networks: `small` (the shipped model), `large` (residual encoder L, random weights), or a model's path.
         sizes: Voxels of the CTs, x y z.
-        systems: Letters of `SYSTEMS`; e is measured with full and with adaptive overlap.
+        systems: Letters of `SYSTEMS`; e is measured with full and with adaptive tiling.
         parts: Of `PARTS`.
         repeats: Warm runs of each measurement.
         rounds: How often all systems take their turn.
         samples: K.
         limit: Seconds that one measurement may take before it makes do with fewer runs and passes.
-        phantoms: Of the study of adaptive overlap.
         device: As for `predict`.
         threads: Of the CPU; None: torch's own choice.
         engines, precisions: Of our systems, as for `predict`; e is measured with every pair of them, c and d with the
@@ -62,7 +61,6 @@ class BenchmarkSettings:
     rounds: int = 2
     samples: int = 30
     limit: float = 1800.0
-    phantoms: int = 20
     device: str = "auto"
     threads: int | None = None
     engines: tuple[str, ...] = ("auto",)
@@ -73,7 +71,7 @@ class BenchmarkSettings:
         _check_known("part", self.parts, PARTS)
         _check_known("engine", self.engines, list(EngineName))
         _check_known("precision", self.precisions, list(Precision))
-        for name in ("repeats", "rounds", "samples", "phantoms"):
+        for name in ("repeats", "rounds", "samples"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name.capitalize()} must be at least 1, not {getattr(self, name)}.")
         if not self.networks or not self.sizes:
@@ -97,7 +95,7 @@ class Task:
         network: None where there is none.
         system: Of `SYSTEMS`, with its engine and precision where these are not chosen automatically; see `in_way`.
         size: None where there is none.
-        number: Round, or number of the phantom.
+        number: Round.
         options: What of the settings the measurement depends on.
     """
 
@@ -187,15 +185,9 @@ def parse_sizes(text: str) -> tuple[Size, ...]:
     return tuple(sizes)
 
 
-def plan(settings: BenchmarkSettings, shows_all: Sequence[Size]) -> list[Task]:
-    """All measurements in their order: CTs and networks first, then the systems, taking turns, then what else there is.
-
-    Args:
-        settings: What is asked for.
-        shows_all: Those of the sizes whose CT shows the whole field of view.
-    """
+def plan(settings: BenchmarkSettings) -> list[Task]:
+    """All measurements in their order: CTs and networks, then the systems, taking turns, then what else there is."""
     largest = max(settings.sizes, key=_voxels)
-    study = min(shows_all or [largest], key=_voxels)
     common = {"device": settings.device, "threads": settings.threads}
     runs = common | {"repeats": settings.repeats, "limit": settings.limit, "samples": settings.samples}
     tasks = [Task("cases", size=size) for size in settings.sizes]
@@ -234,14 +226,6 @@ def plan(settings: BenchmarkSettings, shows_all: Sequence[Size]) -> list[Task]:
             ]
     if "display" in settings.parts:
         tasks.append(Task("display", options={"repeats": settings.repeats}))
-    if "adaptive" in settings.parts:
-        # Random weights find no organ, so they say nothing about where overlap is needed.
-        trained = [network for network in settings.networks if network != "large"]
-        tasks += [
-            Task("adaptive", network, study, number=number, options=common)
-            for network in trained
-            for number in range(settings.phantoms)
-        ]
     return tasks
 
 

@@ -20,7 +20,7 @@ from scipy.stats import norm
 from typer.testing import CliRunner
 
 import MoBUncertaintyLib
-from inference import adaptive, cases, measure, ours, run, summary
+from inference import cases, measure, ours, run, summary
 from inference.accuracy import logistic_normal_reference, measure_accuracy
 from inference.interactive import measure_region_of_interest
 from inference.literal import literal, literal_moments
@@ -250,16 +250,14 @@ def test_defaults_of_the_command_are_those_of_the_settings() -> None:
     for name in ("networks", "systems", "parts", "engines", "precisions"):
         assert tuple(shown[name].split(",")) == getattr(settings, name)
     assert parse_sizes(shown["sizes"]) == settings.sizes
-    for name in ("repeats", "rounds", "samples", "limit", "phantoms", "device", "threads"):
+    for name in ("repeats", "rounds", "samples", "limit", "device", "threads"):
         assert shown[name] == getattr(settings, name)
 
 
 def test_systems_take_turns() -> None:
-    planned = plan(BenchmarkSettings(phantoms=2), [(256, 256, 256), (512, 512, 300)])
+    planned = plan(BenchmarkSettings())
     turn = [t.system for t in planned if t.kind == "system" and t.network == "small" and t.size == (128,) * 3]
     assert turn == ["a", "e", "e-adaptive", "d", "c", "b"] * 2
-    study = [(t.network, t.size) for t in planned if t.kind == "adaptive"]
-    assert study == [("small", (256, 256, 256))] * 2
     assert len({task.key for task in planned}) == len(planned)
 
 
@@ -367,11 +365,7 @@ def test_environment_has_this_checkout_first_and_the_threads_everywhere(tmp_path
     assert found["OMP_NUM_THREADS"] == found["nnUNet_def_n_proc"] == "3"
 
 
-def test_study_predicts_both_ways(network, monkeypatch) -> None:
+def test_systems_have_their_settings() -> None:
     assert ours.settings_of("c", "cpu", 7).samples == 7 and ours.settings_of("e", "cpu", 7).samples is None
     ways = [ours.settings_of(system, "cpu", 7).tiling for system in ("c", "d", "e", "e-adaptive")]
     assert ways == ["full", "full", "full", "adaptive"]
-    monkeypatch.setattr(adaptive, "phantom", lambda seed: tiny.make_ct((40, 48, 56)))
-    found = adaptive.measure_adaptive(network[0], (96, 96, 96), 0, "cpu")
-    assert 1 <= found["adaptive"]["tiles"] <= found["full"]["tiles"]
-    assert found["dice"] > 0.9 and found["volume_difference_percent"] < 10

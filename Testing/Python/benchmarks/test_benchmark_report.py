@@ -82,22 +82,11 @@ def test_lines_through_cost_against_size() -> None:
     assert summary.fits(summary.rows(entries[:2])) == []
 
 
-def test_study_of_adaptive_overlap_counts_its_worst_case(tmp_path: Path) -> None:
-    entries = []
-    for number, (dice, volume) in enumerate([(0.999, 0.1), (0.994, 0.2), (1.0, 0.6)]):
-        full, adaptive = {"tiles": 40, "seconds": 9.0}, {"tiles": 10 + number, "seconds": 3.0}
-        result = {"full": full, "adaptive": adaptive, "dice": dice, "volume_difference_percent": volume}
-        task = Task("adaptive", "small", (256,) * 3, number=number)
-        entries.append({"key": task.key, "task": asdict(task), "revision": None, "result": result})
-    study = summary.adaptive_study(entries)["small"]
-    assert (study["dice_smallest"], study["volume_difference_percent_largest"]) == (0.994, 0.6)
-    assert study["tiles_ratio_median"] == pytest.approx(40 / 11) and study["seconds_ratio_median"] == 3.0
-    assert [target["met"] for target in study["targets"]] == [True, False, False]
-    entries += [measurement(s, t, size) for s, t in (("a", 9.0), ("e", 8.0)) for size in [SIZE, (512, 512, 300)]]
+def test_report_is_written_with_its_pictures(tmp_path: Path) -> None:
+    entries = [measurement(s, t, size) for s, t in (("a", 9.0), ("e", 8.0)) for size in [SIZE, (512, 512, 300)]]
     found = report.write_report(tmp_path, BenchmarkSettings(), entries, finished_machine())
-    text = (tmp_path / "benchmark.md").read_text(encoding="utf-8")
-    assert "| small | 3 | 3.64 | 3 | 0.9940 | 0.60 |" in text
-    assert (tmp_path / "cost-by-size.png").exists() and found["adaptive"]["small"]["phantoms"] == 3
+    assert (tmp_path / "cost-by-size.png").exists() and len(found["systems"]) == 4
+    assert "### 512 x 512 x 300 voxels" in (tmp_path / "benchmark.md").read_text(encoding="utf-8")
 
 
 def test_sizes_that_hardly_differ_make_no_line() -> None:
@@ -113,7 +102,7 @@ def test_networks_of_one_name_are_refused() -> None:
 
 def test_engines_and_precisions_are_systems_of_their_own() -> None:
     settings = BenchmarkSettings(engines=("torch", "openvino"), precisions=("float32", "bfloat16"), rounds=1)
-    planned = [t for t in plan(settings, [(512, 512, 300)]) if t.network == "small"]
+    planned = [t for t in plan(settings) if t.network == "small"]
     turn = [t.system for t in planned if t.kind == "system" and t.size == (128,) * 3]
     ways = ["torch-float32", "torch-bfloat16", "openvino-float32", "openvino-bfloat16"]
     closed = [f"{letter}@{way}" for letter in ("e", "e-adaptive") for way in ways]

@@ -73,7 +73,7 @@ def test_the_blended_gaussian_is_the_law_of_blended_tiles_that_share_one_field(t
     rank = 0 if spec.kind is Covariance.DIAGONAL else spec.rank
     noise = torch.randn(rank + 2, *SHAPE, generator=torch.Generator().manual_seed(0))
     blended, total = np.zeros(SHAPE), np.zeros(SHAPE)
-    for start in TileGrid(SHAPE, PATCH).starts[2]:
+    for _, _, start in TileGrid(SHAPE, PATCH).all():
         part = (..., slice(start, start + PATCH[2]))
         gaussian = network(data[None][part])
         own = gaussian.contrast()[0][0] + (gaussian.contrast_factors()[0] * noise[part]).sum(dim=0)

@@ -145,7 +145,9 @@ def test_several_tiles_give_the_labels_of_stock_nnunet(tmp_path: Path) -> None:
     logits and so follows the tile that is surer, we average their probabilities, of which the variance needs the
     mixture. Stock is left as it is, with its sums in float16."""
     model, image = make_model(tmp_path / "model"), make_ct((36, 36, 48))
-    prediction = predict(image, model, PredictionSettings(device="cpu", precision="float32", body_box=False))
+    prediction = predict(
+        image, model, PredictionSettings(device="cpu", precision="float32", tiling="full", body_box=False)
+    )
     assert prediction.provenance["tiles"] == 12
     expected, _ = stock(model, image)
     assert dice(arrays(prediction)[0] > 0, expected > 0) > 0.98

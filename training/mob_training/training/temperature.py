@@ -83,8 +83,8 @@ def cover_with_tiles(data: np.ndarray, labels: np.ndarray, tile: Sequence[int]) 
     target = torch.tensor(labels, dtype=torch.int64).clamp_min(0)
     target = pad_nd_image(target, tile, "constant", {"value": NOT_COUNTED})
     grid = TileGrid(target.shape, tile, overlap=0)
-    for number in range(len(grid)):
-        place = grid[number]
+    for start in grid.all():
+        place = grid.box(start)
         yield image[(None, slice(None), *place)], target[place].clone()[None]
         target[place] = NOT_COUNTED
 
