@@ -65,6 +65,7 @@ class CovarianceSpec:
             trained model states it.
         keep_probability: The mean is stretched, so that noise leaves each voxel the probability that the backbone's own
             logits have: to 0.005 with two classes, less exactly with more.
+        deep: The head also sees the feature maps of so many earlier stages of the decoder, interpolated.
 
     Raises:
         ValueError: A number is out of range, the model cannot have the scope, or a length is missing or without effect.
@@ -79,6 +80,7 @@ class CovarianceSpec:
     length_mm: tuple[float, float, float] | None = None
     learn_length: bool = False
     keep_probability: bool = False
+    deep: int = 0
 
     def __post_init__(self) -> None:
         for name in ("rank", "bases", "partitions"):
@@ -89,6 +91,10 @@ class CovarianceSpec:
             raise ValueError("the scope of the low-rank model must be local, partition or tile, not voxel")
         if not isinstance(self.keep_probability, bool):
             raise ValueError("keep_probability must be true or false")
+        if not isinstance(self.deep, int) or isinstance(self.deep, bool) or not 0 <= self.deep <= 9:
+            raise ValueError(f"deep must be a whole number from 0 to 9, not {self.deep!r}")
+        if self.deep and self.kind is Covariance.DETERMINISTIC:
+            raise ValueError("the deterministic model has no head that could see more features")
         self._check_length()
 
     def _check_length(self) -> None:
@@ -123,10 +129,9 @@ class CovarianceSpec:
         return cls(**{**values, **named, "length_mm": None if length is None else tuple(map(float, length))})
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to plain JSON; what only the scope `local` has, or few models, is left out elsewhere."""
+        """Convert to plain JSON; options that a model does not use are left out."""
         stated = {name: value.value if isinstance(value, StrEnum) else value for name, value in asdict(self).items()}
-        if not self.keep_probability:
-            del stated["keep_probability"]
-        if self.length_mm is None:
-            return {name: value for name, value in stated.items() if name not in ("length_mm", "learn_length")}
-        return stated | {"length_mm": list(self.length_mm)}
+        for name in ("length_mm", "learn_length", "keep_probability", "deep"):
+            if not stated[name]:
+                del stated[name]
+        return stated if self.length_mm is None else stated | {"length_mm": list(self.length_mm)}

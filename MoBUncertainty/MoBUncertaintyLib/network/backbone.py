@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.model.card import Fold
@@ -38,6 +39,20 @@ class MeanLayer(nn.Conv3d):
             return features, project(features, self)[0]
 
 
+class FeatureTap(nn.Conv3d):
+    """An earlier segmentation layer of the decoder, which returns its input; it keeps its parameters' names."""
+
+    @classmethod
+    def of(cls, layer: nn.Conv3d) -> FeatureTap:
+        """Take over the parameters of a segmentation layer."""
+        taken = cls(layer.in_channels, layer.out_channels, kernel_size=1)
+        taken.weight, taken.bias = layer.weight, layer.bias
+        return taken
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
 class StochasticNetwork(nn.Module):
     """Image tile (B, C_in, *S) -> `LogitGaussian` over its logits; mean = the backbone's last segmentation layer.
 
@@ -62,10 +77,18 @@ class StochasticNetwork(nn.Module):
                 f"The architecture {type(backbone).__name__} has no 3D decoder with segmentation layers; "
                 "train with one of nnU-Net's U-Nets."
             )
-        decoder.deep_supervision = False
+        if spec.deep >= len(layers):
+            raise ModelError(
+                f"The decoder has {len(layers)} stages, so a head can see at most {len(layers) - 1} earlier ones, not "
+                f"{spec.deep}."
+            )
+        decoder.deep_supervision = spec.deep > 0  # then the decoder calls every segmentation layer
+        for stage in range(len(layers) - 1 if spec.deep else 0):
+            layers[stage] = FeatureTap.of(layers[stage])
         layers[-1] = MeanLayer.of(layers[-1])
         self.backbone = backbone
-        self.head = build_head(spec, layers[-1].in_channels, classes, spacing)
+        seen = sum(layer.in_channels for layer in layers[len(layers) - 1 - spec.deep :])
+        self.head = build_head(spec, seen, classes, spacing)
         self.spec = spec
         self.classes = classes
 
@@ -76,9 +99,18 @@ class StochasticNetwork(nn.Module):
         return layer
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the last feature map (B, F, *S) and the mean logits (B, C, *S), both fp32."""
-        features, mean = self.backbone(x)
-        return features, mean
+        """Compute what the head sees (B, F, *S), and the mean logits (B, C, *S), both fp32.
+
+        That is the last feature map and, after it, those of earlier stages that the spec asks for, interpolated.
+        """
+        if not self.spec.deep:
+            features, mean = self.backbone(x)
+            return features, mean
+        (features, mean), *earlier = self.backbone(x)
+        size = features.shape[2:]
+        with torch.autocast(device_type=features.device.type, enabled=False):
+            seen = [interpolate(e.float(), size=size, mode="trilinear") for e in earlier[: self.spec.deep]]
+        return torch.cat([features, *seen], dim=1), mean
 
     def forward(self, x: Tensor) -> LogitGaussian:
         features, mean = self.features(x)

@@ -30,6 +30,7 @@ from support import tiny
             CovarianceSpec(Covariance.LOW_RANK, rank=8, scope=Scope.LOCAL, length_mm=(5.0, 5.0, 5.0)),
             "low-rank, rank 8, noise smooth over 5 x 5 x 5 mm",
         ),
+        (CovarianceSpec(Covariance.DIAGONAL, deep=1), "diagonal, features of 2 stages, one draw per voxel"),
         (CovarianceSpec.of_kind(Covariance.LOW_RANK, rank=8), "low-rank, rank 8, one draw per tile"),
         (CovarianceSpec(Covariance.SINGLE_BASIS), "single-basis, rank 16, one draw per voxel"),
         (

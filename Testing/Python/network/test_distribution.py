@@ -178,6 +178,9 @@ def test_spec_refuses_nonsense():
         ({"scope": Scope.LOCAL, "length_mm": (5.0, 5.0)}, "length_mm must be three numbers from 0.01 to 1000"),
         ({"scope": Scope.LOCAL, "length_mm": (5.0, 5.0, 0.0)}, "length_mm must be three numbers from 0.01 to 1000"),
         ({"scope": Scope.LOCAL, "length_mm": (5.0, 5.0, float("nan"))}, "length_mm must be three numbers"),
+        ({"deep": -1}, "deep must be a whole number from 0 to 9"),
+        ({"deep": True}, "deep must be a whole number from 0 to 9"),
+        ({"kind": Covariance.DETERMINISTIC, "deep": 1}, "the deterministic model has no head"),
         ({"learn_length": True}, "learn_length must be true or false, and true only for the scope local"),
         (
             {"kind": Covariance.DETERMINISTIC, "scope": Scope.LOCAL, "length_mm": (5.0, 5.0, 5.0)},
@@ -191,8 +194,10 @@ def test_spec_refuses_lengths_that_are_missing_or_without_effect(values, message
 
 
 @pytest.mark.parametrize("kind", STOCHASTIC)
+@pytest.mark.parametrize("deep", [0, 2])
 @pytest.mark.parametrize("options", [{}, {"scope": Scope.LOCAL, "length_mm": (3.0, 2.0, 2.5), "learn_length": True}])
-def test_spec_comes_back_from_its_json(kind, options):
-    spec = CovarianceSpec(**{"kind": kind, "scope": kind.usual_scope, "rank": 7} | options)
+def test_spec_comes_back_from_its_json(kind, options, deep):
+    spec = CovarianceSpec(**{"kind": kind, "scope": kind.usual_scope, "rank": 7, "deep": deep} | options)
     assert CovarianceSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert ("deep" in spec.to_dict()) == bool(deep)
     assert ("length_mm" in spec.to_dict()) == bool(options), "other models' cards stay as they were"
