@@ -215,6 +215,9 @@ def finetune(
     assignment: Annotated[
         Assignment, typer.Option(help="A cell takes the most probable basis, or the mean of the bases.")
     ] = DEFAULTS.assignment,
+    deep: Annotated[
+        int, typer.Option(min=0, help="The head also sees the features of so many earlier stages of the decoder.")
+    ] = DEFAULTS.deep,
     likelihood: Annotated[Likelihood, typer.Option(help="mean is Eq. 12.")] = DEFAULTS.likelihood,
     samples: Annotated[int, typer.Option(min=1, help="k, samples per training step.")] = DEFAULTS.samples,
     learning_rate: Annotated[float, typer.Option(help="Of the backbone.")] = DEFAULTS.learning_rate,
@@ -268,7 +271,11 @@ def finetune(
     try:
         shape = (covariance, rank, bases, partitions, scope or covariance.usual_scope, assignment)
         spec = CovarianceSpec(
-            *shape, length_mm=parse_length(length), learn_length=learn_length, keep_probability=keep_probability
+            *shape,
+            length_mm=parse_length(length),
+            learn_length=learn_length,
+            keep_probability=keep_probability,
+            deep=deep,
         )
     except ValueError as error:
         raise SettingsError(f"{str(error).capitalize()}.") from error

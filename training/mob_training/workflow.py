@@ -125,7 +125,11 @@ def _allowed(default: Any) -> dict[str, Any]:
         return {"enum": [member.value for member in type(default)]}
     if isinstance(default, bool):
         return {"type": "boolean"}
-    return {"type": "integer", "minimum": 1} if isinstance(default, int) else {"type": "number", "minimum": 0}
+    return (
+        {"type": "integer", "minimum": min(1, default)}
+        if isinstance(default, int)
+        else {"type": "number", "minimum": 0}
+    )
 
 
 def parse_numbers(value: Any) -> Any:
