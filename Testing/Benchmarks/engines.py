@@ -145,13 +145,6 @@ def measure(name: str, threads: int, precision: Precision, repeats: int, folder:
     }
 
 
-def instructions() -> list[str]:
-    """Which of the instructions for bfloat16 the processor has."""
-    info = Path("/proc/cpuinfo")
-    flags = set(info.read_text().split()) if info.exists() else set()
-    return sorted(flags & {"avx512_bf16", "amx_bf16", "amx_tile", "avx512f"})
-
-
 def table(found: dict[str, Any]) -> str:
     """The measurements as Markdown."""
     where, rows = found["machine"], []
@@ -209,7 +202,7 @@ def main() -> None:
                     print(json.dumps(measured[-1]), flush=True)
     found = {
         "machine": machine.describe(Path(__file__).parents[2]),
-        "instructions": instructions(),
+        "instructions": machine.instructions(),
         "openvino": openvino_version(),
         "repeats": asked.repeats,
         "load": [before, os.getloadavg()[0]],

@@ -9,11 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "nnunetv2", "SimpleITK", "numpy", "scipy", "slicer-core")
+PACKAGES = ("torch", "openvino", "nnunetv2", "SimpleITK", "numpy", "scipy", "slicer-core")
 
 
 def describe(root: Path) -> dict[str, Any]:
-    """Processor, memory, system, versions, and the state of the checkout at `root`."""
+    """Processor, memory, system, load of the last minute, versions, and the state of the checkout at `root`."""
     import MoBUncertaintyLib
 
     versions = {"mob-uncertainty": MoBUncertaintyLib.__version__, "python": platform.python_version()}
@@ -26,6 +26,8 @@ def describe(root: Path) -> dict[str, Any]:
         "processor": processor(),
         "cores": cores(),
         "memory_bytes": memory(),
+        "instructions": instructions(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.release()}",
         "versions": versions,
         "revision": revision(root),
@@ -40,6 +42,13 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def instructions() -> list[str]:
+    """Which of the instructions that matter for speed, those for bfloat16 among them, the processor has."""
+    info = Path("/proc/cpuinfo")
+    flags = set(info.read_text(encoding="utf-8", errors="replace").split()) if info.exists() else set()
+    return sorted(flags & {"avx512_bf16", "amx_bf16", "amx_tile", "avx512f"})
 
 
 def cores() -> int:

@@ -7,7 +7,6 @@ import re
 from dataclasses import asdict
 
 import numpy as np
-import pytest
 
 from mob_training.comparison.readers import dice_table, other_table
 from mob_training.evaluation.score_files import read_runs
@@ -22,64 +21,6 @@ def states(text: str, number: float) -> bool:
     """Tell whether a text is the number, to as many digits as it has."""
     written = re.match(r"\d+(?:\.(\d+))?", text)
     return abs(float(written[0]) - number) <= 0.501 * 10.0 ** -len(written[1] or "")
-
-
-@pytest.mark.parametrize(
-    ("title", "results", "systems"),
-    [("Compared with stock nnU-Net", "small", "abe"), ("With bfloat16", "small-bfloat16", "ae")],
-    ids=["float32", "bfloat16"],
-)
-def test_tables_of_the_speed_page_hold_the_benchmarks_numbers(title: str, results: str, systems: str) -> None:
-    measured = read_benchmark(results)["systems"]
-    rows = [line.strip("| ").split(" | ") for line in section(PAGES["speed"], title).splitlines() if line[:3] > "| -"]
-    rows = [row for row in rows if row[0][0].isdigit()]
-    assert len(rows) == len({tuple(one["size"]) for one in measured})
-    for size, *numbers in rows:
-        of = {one["system"]: one for one in measured if " x ".join(map(str, one["size"])) == size}
-        seconds = [of[system]["volumes_s"] for system in systems]
-        memory = [of[system]["peak_bytes"] / 1e9 for system in "ea"]
-        expected = [*seconds, seconds[-1] / seconds[0], *memory]
-        stated = [*numbers[:-1], *numbers[-1].split(" / ")]
-        assert len(stated) == len(expected)
-        assert [text for text, number in zip(stated, expected, strict=True) if not states(text, number)] == []
-
-
-def test_other_numbers_of_the_speed_page_are_the_benchmarks() -> None:
-    text = " ".join(PAGES["speed"].split())
-    small, large = read_benchmark("small"), read_benchmark("large")
-    (one,) = small["sampling"]
-    assert states(re.search(r"moments add ([\d.]+) % to", text)[1], heads_percent(small["targets"], "512 x 512 x 300"))
-    assert states(re.search(r"takes 1/(\d+) of the time of 30", text)[1], one["c_s"]["30"] / one["e_s"])
-    seconds = {one["system"]: one["volumes_s"] for one in large["systems"]}
-    said = re.search(r"nnU-Net takes ([\d.]+) s, our closed form ([\d.]+) s, our 30 samples ([\d.]+) s", text).groups()
-    assert [states(each, seconds[system]) for each, system in zip(said, "aed", strict=True)] == [True] * 3
-    assert states(
-        re.search(r"samples [\d.]+ s; heads and moments add ([\d.]+) %", text)[1], heads_percent(large["targets"])
-    )
-
-
-def test_the_table_of_engines_holds_the_benchmarks_numbers() -> None:
-    found = json.loads((ROOT / "Testing" / "Benchmarks" / "results" / "engines.json").read_text(encoding="utf-8"))
-    text = section(PAGES["speed"], "With OpenVINO")
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
-    assert len(rows) == len(found["measurements"])
-    for (_, parameters, precision, *numbers), one in zip(rows, found["measurements"], strict=True):
-        assert states(parameters, one["parameters"] / 1e6) and precision == one["precision"] and one["threads"] == 1
-        busy = one["processor_milliseconds"]
-        added = 100 * one["added_openvino_processor"]
-        expected = [busy["torch"], busy["openvino"], one["torch_over_openvino_processor"], added]
-        assert [text for text, number in zip(numbers, expected, strict=True) if not states(text, number)] == []
-
-
-def heads_percent(targets: list[dict], size: str = "") -> float:
-    """Return the time of heads and moments in percent of the backbone's."""
-    (found,) = (one for one in targets if "heads and moments / backbone" in one["what"] and size in one["where"])
-    return 100 * found["value"]
-
-
-def read_benchmark(name: str) -> dict:
-    path = ROOT / "Testing" / "Benchmarks" / "results" / name / "benchmark.json"
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def test_numbers_about_regions_are_the_settings() -> None:

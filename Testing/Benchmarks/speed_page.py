@@ -1,0 +1,407 @@
+"""Draw the page on speed from the results: its tables and figures, and the reports and plots that it shows.
+
+    python Testing/Benchmarks/speed_page.py [--measure FOLDER]
+
+Each block of the page between `<!-- NAME -->` and `<!-- end -->` is what the function of that name in `BLOCKS` makes
+of the files in `results`. With `--measure` the measurements are made first, in FOLDER, within 15 minutes on two cores,
+and take the place of those in `results`; what of the comparison is in FOLDER already is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from inference.gpu.rows import Row as CheckRow
+from inference.summary import BEYOND_VOLUMES, marks_of, number
+from inference.tasks import PARTS, BenchmarkSettings, in_way, size_name, split_system, way_title
+
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).parent / "results"
+PAGE = ROOT / "MoBUncertainty" / "Documentation" / "speed.md"
+RUNS = ("small", "small-bfloat16")
+"""Folders of runs with the demo's network, compared with stock nnU-Net."""
+ENGINES = {"torch": "PyTorch", "openvino": "OpenVINO"}
+
+Summary = dict[str, Any]
+
+
+# --- what is measured
+
+
+def commands(folder: Path, precisions: Sequence[str]) -> list[list[str]]:
+    """The commands that measure, which take 15 minutes together on two idle cores."""
+    small = "--networks small --sizes 128,256,512x512x300 --systems a,d,e --parts systems,sampling,accuracy,interactive"
+    small += (
+        f" --engine torch,openvino --precision {','.join(precisions)} --repeats 1 --rounds 1 --limit 100 --threads 2"
+    )
+    python, benchmark = sys.executable, [sys.executable, "-m", "MoBUncertaintyLib.cli.app", "benchmark"]
+    return [
+        [*benchmark, "--output", str(folder / "small"), *small.split()],
+        [python, str(Path(__file__).parent / "engines.py"), str(folder / "engines"), "--repeats", "5"],
+        [*benchmark, "--gpu-check", "--output", str(folder / "gpu-check"), "--networks", "small"],
+    ]
+
+
+def measure(folder: Path) -> None:
+    """Run the commands, and take over what they wrote."""
+    import torch
+
+    from MoBUncertaintyLib.inference.devices import autocast_dtype
+
+    half = autocast_dtype(torch.device("cpu")) is torch.bfloat16
+    for command in commands(folder, ["float32", "bfloat16"] if half else ["float32"]):
+        print(shlex.join(command), flush=True)
+        # A row of the check that fails is part of the result.
+        subprocess.run(command, check="--gpu-check" not in command)
+    take(folder)
+
+
+def take(folder: Path) -> None:
+    """Put a run's files in the place of the results."""
+    for name in RUNS:
+        shutil.rmtree(RESULTS / name, ignore_errors=True)
+    (RESULTS / "small").mkdir(parents=True)
+    shutil.copy(folder / "small" / "benchmark.json", RESULTS / "small")
+    for name in ("engines/engines.json", "engines/engines.md", "gpu-check/gpu-check.json", "gpu-check/gpu-check.md"):
+        shutil.copy(folder / name, RESULTS)
+
+
+# --- blocks of the page
+
+
+def compared(results: Path) -> str:
+    """Seconds and memory beside stock nnU-Net, by CT and by what computes."""
+    heads = ["CT, voxels", "computed by", "stock, s", "30 passes of it, s", "ours, s", "ours / stock"]
+    heads += ["adaptive tiling / stock", "30 samples, s", "memory, ours / stock, GB"]
+    lines = []
+    for run in _runs(results):
+        for size in dict.fromkeys(tuple(row["size"]) for row in run["systems"]):
+            of = {row["system"]: row for row in run["systems"] if tuple(row["size"]) == size and "failed" not in row}
+            for system, row in of.items():
+                letter, way = split_system(system)
+                if letter != "e" or "a" not in of:
+                    continue
+                stock, adaptive = of["a"], of.get(in_way("e-adaptive", way)) if _tiles_as_today(run) else None
+                lines.append(
+                    [
+                        " x ".join(map(str, size)),
+                        _way(row),
+                        _seconds(stock),
+                        _seconds(of.get("b")),
+                        _seconds(row),
+                        f"{row['volumes_s'] / stock['volumes_s']:.2f}",
+                        f"{adaptive['volumes_s'] / stock['volumes_s']:.2f}" if adaptive else "–",
+                        _seconds(of.get(in_way("d", way))),
+                        f"{row['peak_bytes'] / 1e9:.2f} / {stock['peak_bytes'] / 1e9:.2f}",
+                    ]
+                )
+    return _table(heads, lines)
+
+
+def beside(results: Path) -> str:
+    """What heads and moments, samples, and all that is done beside the volumes cost."""
+    lines = []
+    for run in _runs(results):
+        rows = [row for row in run["systems"] if "failed" not in row and split_system(row["system"])[0] == "e"]
+        size = max((tuple(row["size"]) for row in rows), key=lambda size: size[0] * size[1] * size[2])
+        rows = [row for row in rows if tuple(row["size"]) == size]
+        added = [
+            f"{100 * row['stages_s']['moments'] / row['stages_s']['backbone']:.1f} % ({_way(row)})" for row in rows
+        ]
+        voxels = " x ".join(map(str, size))
+        lines.append(f"Heads and moments add to the backbone's time, with {voxels} voxels: {', '.join(added)}.")
+        extra = [sum(row["stages_s"].get(name, 0.0) for name in BEYOND_VOLUMES) for row in rows]
+        scene = [row["stages_s"].get("scene", 0.0) for row in rows]
+        more, most = (number(statistics.median(each)) for each in (extra, scene))
+        lines.append(f"Regions, report and Slicer scene take {more} s more, {most} of them the scene.")
+        for one in run["sampling"]:
+            if "30" in one["c_s"]:
+                ratio = one["c_s"]["30"] / one["e_s"]
+                lines.append(
+                    f"The closed form takes 1/{ratio:.0f} of the time of 30 samples drawn as in the paper's Eq. 14 "
+                    f"({_way(one)})."
+                )
+        waits = [
+            f"{number(statistics.median(each['total'] for each in one['warm']))} s ({_way(one)})"
+            for one in run["interactive"]
+        ]
+        if waits:
+            lines.append(f"A region of interest of 128 x 128 x 128 voxels, the model loaded, takes {', '.join(waits)}.")
+    return "\n".join(_prose(f"- {line}", "  ") for line in dict.fromkeys(lines))
+
+
+def limit(results: Path) -> str:
+    """What the reports say of the distance to the limit, and of stages beside plain calls."""
+    found = []
+    for name in RUNS:
+        path = results / name / "benchmark.md"
+        for part in (
+            re.split(r"^## ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:] if path.exists() else ()
+        ):
+            title, _, body = part.partition("\n")
+            if re.search(r"limit|a voxel", title, re.IGNORECASE):
+                found.append(f"{title}:\n\n{body.strip()}")
+    return "\n\n".join(found)
+
+
+def engines(results: Path) -> str:
+    """OpenVINO beside PyTorch, one tile."""
+    found = json.loads((results / "engines.json").read_text(encoding="utf-8"))
+    heads = ["network", "million parameters", "tile", "precision", "threads", "PyTorch, ms", "OpenVINO, ms", "ratio"]
+    names = {"demo": "the demo's", "31M": "nnU-Net's plain U-Net, random weights"}
+    lines = [
+        [
+            names.get(one["network"], one["network"]),
+            f"{one['parameters'] / 1e6:.1f}",
+            " x ".join(map(str, one["tile"])),
+            one["precision"],
+            str(one["threads"]),
+            *(f"{one['milliseconds'][e]:.0f} ({one['processor_milliseconds'][e]:.0f})" for e in ("torch", "openvino")),
+            f"{one['torch_over_openvino']:.2f} ({one['torch_over_openvino_processor']:.2f})",
+            f"{100 * one['added_openvino_processor']:.1f}",
+        ]
+        for one in found["measurements"]
+    ]
+    load = " and ".join(f"{value:.1f}" for value in found["load"])
+    where = found["machine"]
+    said = (
+        f"Measured on {where['processor']}, {where['cores']} cores ({', '.join(found['instructions'])}), with OpenVINO "
+        f"{found['openvino']} and torch {where['versions']['torch']}; medians of {found['repeats']} turns. The load of "
+        f"the computer was {load} before and after."
+    )
+    return _table([*heads, "heads and moments in OpenVINO, %"], lines) + "\n\n" + _prose(said)
+
+
+def accuracy(results: Path) -> str:
+    """Number formats and engines beside float32 on the CPU, of the check's whole predictions."""
+    rows = [row for row in _checked(results, "predictions") if "probability_change" in row.values]
+    lines = [
+        [
+            row.what,
+            *(number(row.values[f"{name}_change"]) for name in ("probability", "variance")),
+            f"{100 * row.values['labels_equal']:.4f}",
+            f"{row.values['dice']:.4f}",
+        ]
+        for row in rows
+    ]
+    heads = ["computed by", "largest change of a probability", "of a variance", "labels equal, %", "Dice"]
+    return _table(heads, lines) if lines else ""
+
+
+def large(results: Path) -> str:
+    """The large network beside stock nnU-Net."""
+    (run,) = _runs(results, ("large",))
+    lines = []
+    for row in run["systems"]:
+        if "failed" not in row and row["system"] in ("a", "d", "e"):
+            stages = row["stages_s"]
+            name = {"a": "stock nnU-Net, no variance", "d": "30 samples", "e": "closed form"}[row["system"]]
+            share = f"{100 * stages['moments'] / stages['backbone']:.1f}" if "moments" in stages else "–"
+            lines.append([name, _seconds(row), number(stages["backbone"]), share, f"{row['peak_bytes'] / 1e9:.2f}"])
+    heads = ["", "end to end, s", "backbone, s", "heads and moments, % of it", "peak memory, GB"]
+    about = next(iter(run["networks"].values()))
+    size = " x ".join(map(str, run["systems"][0]["size"]))
+    said = f"{about['backbone_parameters'] / 1e6:.0f} million parameters, random weights; a CT of {size} voxels, "
+    return f"{said}{_way(run['systems'][0])}.\n\n" + _table(heads, lines)
+
+
+def tiling(results: Path) -> str:
+    """The study of full and adaptive tiling."""
+    path = results / "tiling.md"
+    if not path.exists():
+        return ""
+    return path.read_text(encoding="utf-8").partition("\n")[2].strip().replace("\n## ", "\n### ")
+
+
+def gpu(results: Path) -> str:
+    """The check of a machine with a GPU, or that there was none."""
+    path = results / "gpu-check.md"
+    text = path.read_text(encoding="utf-8") if path.exists() else "No GPU was used"
+    if "No GPU was used" in text:
+        return "No GPU was at hand: nothing on this page was measured on one."
+    return text.partition("\n")[2].strip().replace("\n## ", "\n### ")
+
+
+def slicer(results: Path) -> str:
+    """How long Slicer's own thread is busy."""
+    found = json.loads((results / "slicer.json").read_text(encoding="utf-8"))
+    heads = ["what happens", "without drawing, s", "in Slicer 5.13, s"]
+    return _table(heads, [[one["what"], f"{one['host_s']:g}", f"{one['slicer_s']:g}"] for one in found["shown"]])
+
+
+def click(results: Path) -> str:
+    """How long Slicer's thread computes after a click."""
+    found = json.loads((results / "slicer.json").read_text(encoding="utf-8"))["clicks"]
+    said = [f"{one['median_s']:.2f} s with {one['ct']} ({one['max_s']:.2f} s at most)" for one in found]
+    return _prose(
+        "From a click in a slice view to the new outline, heat map and list, Slicer's thread computes for "
+        f"{' and for '.join(said)}, in the median of {found[0]['clicks']} clicks."
+    )
+
+
+def short(results: Path) -> str:
+    """Which aims are not met."""
+    found = [
+        target
+        for run in _runs(results, (*RUNS, "large"))
+        for target in run["targets"]
+        if target["met"] is not None and ("adaptive" not in target["what"] or _tiles_as_today(run))
+    ]
+    lines = [
+        [t["what"], t["where"], number(t["value"]), f"{'≤' if t['at_most'] else '≥'} {t['bound']:g}"]
+        for t in found
+        if not t["met"]
+    ]
+    said = f"{len(found) - len(lines)} of {len(found)} aims of the benchmark are met."
+    return f"{said} These are not:\n\n" + _table(["ratio", "where", "value", "aim"], lines) if lines else said
+
+
+def runs(results: Path) -> str:
+    """On what, with what and by which command each comparison was measured."""
+    parts = []
+    for run in _runs(results, (*RUNS, "large")):
+        machine = run["machine"]
+        versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "nnunetv2"))
+        units = f" ({', '.join(machine['instructions']) or 'no AVX-512'})" if "instructions" in machine else ""
+        load = f"; load of the computer at the end: {machine['load']:.1f}" if "load" in machine else ""
+        name = run["name"]
+        page = f"[{name}](../../Testing/Benchmarks/results/{name}/benchmark.md)"
+        said = (
+            f"{page}: {machine['processor']}, {machine['cores']} cores{units}; {versions}; commit "
+            f"{', '.join(run['revisions_measured'])}; {run['created'][:10]}{load}."
+        )
+        parts.append(f"{_prose(said)}\n\n```sh\n{command_of(run['settings'])}\n```")
+    return "\n\n".join(parts)
+
+
+BLOCKS: dict[str, Callable[[Path], str]] = {
+    block.__name__: block
+    for block in (
+        compared, beside, limit, engines, accuracy, large, tiling, gpu, slicer, click, short, runs,
+    )
+}  # fmt: skip
+
+
+# --- the page
+
+
+def draw(page: str, results: Path = RESULTS) -> str:
+    """Fill the blocks of a page.
+
+    Raises:
+        ValueError: A block has no function, or a function no block.
+    """
+    found = re.findall(r"^<!-- (\w+) -->$", page, re.MULTILINE)
+    named = [name for name in found if name != "end"]
+    if sorted(named) != sorted(BLOCKS) or found.count("end") != len(named):
+        raise ValueError(f"the page has the blocks {named}, and there are functions for {list(BLOCKS)}")
+
+    def fill(match: re.Match[str]) -> str:
+        text = BLOCKS[match[1]](results)
+        return f"<!-- {match[1]} -->\n\n{text}\n\n<!-- end -->" if text else f"<!-- {match[1]} -->\n<!-- end -->"
+
+    return re.sub(r"^<!-- (?!end )(\w+) -->\n.*?^<!-- end -->$", fill, page, flags=re.MULTILINE | re.DOTALL)
+
+
+def command_of(settings: dict[str, Any]) -> str:
+    """The command of a run, from its settings: what is as usual is left out. Lines of at most 120 characters."""
+    usual = {field.name: getattr(BenchmarkSettings(), field.name) for field in fields(BenchmarkSettings)}
+    words = ["mob-uncertainty benchmark --output FOLDER"]
+    for name, value in settings.items():
+        given = [value] if isinstance(value, (str, int, float)) else list(value or ())
+        if name == "sizes":
+            given = [size_name(size) for size in value]
+            usual[name] = [size_name(size) for size in usual[name]]
+        if name == "parts":
+            given = [part for part in value if part in PARTS]
+        if name in usual and given and given != _list(usual[name]):
+            option = {"engines": "engine", "precisions": "precision"}.get(name, name)
+            texts = [f"{each:g}" if isinstance(each, float) else str(each) for each in given]
+            words.append(f"--{option} {','.join(texts)}")
+    lines = [words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + len(word) > 116:
+            lines[-1] += " \\"
+            lines.append(f"    {word}")
+        else:
+            lines[-1] += f" {word}"
+    return "\n".join(lines)
+
+
+def redraw(results: Path = RESULTS) -> None:
+    """Draw the page, and the reports and plots of the runs."""
+    from inference import plots
+    from inference.report import markdown
+
+    for run in _runs(results, (*RUNS, "large")):
+        folder = results / run.pop("name")
+        (folder / "benchmark.md").write_text(markdown(run, plots.draw_all(run, folder)), encoding="utf-8")
+    PAGE.write_text(draw(PAGE.read_text(encoding="utf-8"), results), encoding="utf-8")
+
+
+def _list(value: Any) -> list[Any]:
+    return [value] if isinstance(value, (str, int, float)) else list(value or ())
+
+
+def _runs(results: Path, names: Iterable[str] = RUNS) -> list[Summary]:
+    paths = {name: results / name / "benchmark.json" for name in names}
+    return [{**json.loads(p.read_text(encoding="utf-8")), "name": name} for name, p in paths.items() if p.exists()]
+
+
+def _tiles_as_today(run: Summary) -> bool:
+    """Whether adaptive tiling was what it is now; runs from before there were engines had another layout."""
+    return "engines" in run["settings"]
+
+
+def _checked(results: Path, step: str) -> list[CheckRow]:
+    path = results / "gpu-check.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    return [CheckRow(**row) for row in rows if row["step"] == step]
+
+
+def _way(row: dict[str, Any]) -> str:
+    """What computed: as it was asked for, or as it was chosen; runs from before there were engines had PyTorch."""
+    asked = way_title(row["system"]) if row.get("system") else ""
+    return asked or f"{ENGINES[row.get('engine') or 'torch']} {row['precision']}"
+
+
+def _seconds(row: dict[str, Any] | None) -> str:
+    return "–" if row is None else number(row["volumes_s"]) + "".join(sorted(marks_of(row))).replace("*", "\\*")
+
+
+def _prose(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Of Markdown; columns without any entry are left out."""
+    kept = [i for i in range(len(heads)) if i == 0 or any(line[i] != "–" for line in lines)]
+    rows = [[line[i] for i in kept] for line in (heads, *lines)]
+    head, *rest = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|" + " --- |" * len(kept), *rest])
+
+
+def main() -> None:
+    """Measure, if asked to, and draw."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--measure", type=Path, metavar="FOLDER", help="measure first, in this folder")
+    asked = parser.parse_args()
+    if asked.measure:
+        measure(asked.measure)
+    redraw()
+
+
+if __name__ == "__main__":
+    main()

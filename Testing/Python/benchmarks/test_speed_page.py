@@ -1,0 +1,108 @@
+"""The page on speed is what its command draws from the results."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import speed_page
+from inference.tasks import BenchmarkSettings, parse_sizes
+from speed_page import RESULTS, draw
+from support.documents import PAGES, section
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A copy of the results, whose numbers may be changed."""
+    return Path(shutil.copytree(RESULTS, tmp_path / "results", ignore=shutil.ignore_patterns("*.png")))
+
+
+def change(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+def test_page_is_drawn_from_the_results() -> None:
+    assert PAGES["speed"] == draw(PAGES["speed"]), "run python Testing/Benchmarks/speed_page.py"
+
+
+def test_other_measurements_make_another_page(results: Path) -> None:
+    path = results / "small" / "benchmark.json"
+    run = json.loads(path.read_text(encoding="utf-8"))
+    for row in run["systems"]:
+        row["volumes_s"] = {"a": 40.0, "e": 10.0}.get(row["system"], 3.0)
+        row["peak_bytes"], row["first_run_only"], row["extrapolated"] = 2e9, False, False
+    change(path, systems=run["systems"])
+    engines = json.loads((results / "engines.json").read_text(encoding="utf-8"))["measurements"]
+    engines[0]["torch_over_openvino"] = 7.77
+    change(results / "engines.json", measurements=engines)
+    page = draw(PAGES["speed"], results)
+    table = section(page, "Compared with stock nnU-Net")
+    assert "| 512 x 512 x 300 | PyTorch float32 | 40 |" in table and "| 10 | 0.25 |" in table
+    assert "2.00 / 2.00" in table
+    assert "| 7.77 (" in section(page, "With OpenVINO")
+
+
+def test_engines_and_formats_have_rows_of_their_own(results: Path) -> None:
+    path = results / "small" / "benchmark.json"
+    run = json.loads(path.read_text(encoding="utf-8"))
+    stock, ours = (next(row for row in run["systems"] if row["system"] == system) for system in ("a", "e"))
+    ways = ["torch-float32", "openvino-bfloat16"]
+    rows = [stock, *(ours | {"system": f"e@{way}", "volumes_s": 1.0 + n} for n, way in enumerate(ways))]
+    settings = run["settings"] | {
+        "engines": ["torch", "openvino"],
+        "precisions": ["float32", "bfloat16"],
+        "limit": 50.0,
+    }
+    change(path, systems=rows, settings=settings)
+    page = draw(PAGES["speed"], results)
+    for way in ("PyTorch float32", "OpenVINO bfloat16"):
+        assert f"| 128 x 128 x 128 | {way} |" in page
+    assert "--limit 50 --threads 2 \\\n    --engine torch,openvino --precision float32,bfloat16" in page
+
+
+def test_gpu_and_tilings_are_told_of_once_they_are_measured(results: Path) -> None:
+    assert "No GPU was at hand" in draw(PAGES["speed"], results)
+    (results / "gpu-check.md").write_text("# GPU check\n\n- Some GPU\n\n## One tile\n\n| 1 |\n")
+    (results / "tiling.md").write_text("# Full and adaptive tiling\n\nOne thread.\n\n## Phantoms\n\n| 2 |\n")
+    page = draw(PAGES["speed"], results)
+    assert "- Some GPU\n\n### One tile\n\n| 1 |\n" in page and "### Phantoms" in page
+
+
+def test_report_s_section_on_the_limit_is_shown(results: Path) -> None:
+    path = results / "small" / "benchmark.md"
+    path.write_text(path.read_text(encoding="utf-8") + "\n## Distance to the limit\n\n| 1.3 |\n", encoding="utf-8")
+    assert "Distance to the limit:\n\n| 1.3 |\n\n<!-- end -->" in draw(PAGES["speed"], results)
+
+
+def test_page_without_a_block_is_refused() -> None:
+    with pytest.raises(ValueError, match="the page has the blocks"):
+        draw(PAGES["speed"].replace("<!-- engines -->", ""))
+
+
+def test_commands_of_the_runs_are_those_of_their_settings() -> None:
+    settings = BenchmarkSettings(networks=("small",), sizes=parse_sizes("128,512x512x300"), limit=100.0, threads=2)
+    assert speed_page.command_of(vars(settings)) == (
+        "mob-uncertainty benchmark --output FOLDER --networks small --sizes 128,512x512x300 --limit 100 --threads 2"
+    )
+    small, engines, check = speed_page.commands(Path("out"), ["float32"])
+    assert "--gpu-check" in check and engines[1].endswith("engines.py") and "float32" in small
+
+
+def test_what_was_measured_takes_the_place_of_the_results(results: Path, tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "measured"
+    for name in ("small", "engines", "gpu-check"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy(RESULTS / "small-bfloat16" / "benchmark.json", folder / "small")
+    for name in ("engines/engines.json", "engines/engines.md", "gpu-check/gpu-check.json", "gpu-check/gpu-check.md"):
+        (folder / name).write_text(f"{{}} {name}")
+    monkeypatch.setattr(speed_page, "RESULTS", results)
+    asked: list[list[str]] = []
+    monkeypatch.setattr(speed_page.subprocess, "run", lambda command, check: asked.append(command))
+    speed_page.measure(folder)
+    assert len(asked) == 3
+    assert not (results / "small-bfloat16").exists() and (results / "large").exists()
+    assert (results / "small" / "benchmark.json").read_bytes() == (folder / "small" / "benchmark.json").read_bytes()
+    assert (results / "engines.md").read_text() == "{} engines/engines.md"
