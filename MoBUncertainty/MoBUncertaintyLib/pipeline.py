@@ -22,6 +22,7 @@ from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.images.reader import digest, read_image
 from MoBUncertaintyLib.inference.plausibility import unsuitable
 from MoBUncertaintyLib.inference.predictor import CancelledCallback, Predictor, ProgressCallback
+from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.model.folder import DEMO_MODEL, find_model, load_model
 from MoBUncertaintyLib.output import review_export
 from MoBUncertaintyLib.output.decisions import Decisions, read_decisions
@@ -58,6 +59,7 @@ class CaseSummary:
         seconds: By stage.
         device: What computed it, the backbone's precision, and the engine.
         warnings: One sentence each.
+        suitability: Whether the model suits the case.
     """
 
     name: str
@@ -68,6 +70,7 @@ class CaseSummary:
     seconds: dict[str, float]
     device: str
     warnings: list[str]
+    suitability: Suitability
 
     @property
     def expected_error_in_regions_ml(self) -> float:
@@ -178,6 +181,7 @@ def run_case(
         seconds=seconds,
         device="{device}, {precision}, {engine}".format_map(prediction.provenance),
         warnings=[*warnings, *prediction.warnings, *problems],
+        suitability=prediction.suitability or Suitability(judged=False),
     )
     return summary, analysis
 
@@ -246,7 +250,11 @@ def _analysis(
         regions = find_regions(prediction, settings)
     prediction.warnings.extend(_without_covariance(prediction, settings.measure))
     problem = unsuitable(regions.ranked, prediction.volumes_ml())
-    prediction.warnings.extend([problem] if problem else [])
+    if problem:
+        prediction.warnings.append(problem)
+        if prediction.suitability is not None:
+            reason = problem[:1].lower() + problem[1:].rstrip(".")
+            prediction = prediction.judged(prediction.suitability.worsened(Level.UNUSUAL, reason))
     return Analysis(prediction, regions, seconds)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -14,6 +14,7 @@ from MoBUncertaintyLib.geometry import Bounds, Box, Grid, hull, intersection, wh
 from MoBUncertaintyLib.model.card import Fold, Label
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance
+from MoBUncertaintyLib.model.fingerprint import Measures, Suitability
 
 Maps = np.ndarray | Sequence[np.ndarray]
 """One float32 map (z, y, x) for each label: an array (C - 1, z, y, x), or the maps one by one where each lies in memory
@@ -128,6 +129,7 @@ class Prediction:
         warnings: What the user should know, one sentence each.
         timings: Seconds of each stage.
         click_settings: How a reader's click changes it.
+        measures: By which it is compared with ordinary cases; None for a prediction that was read from a file.
 
     Raises:
         ImageError: The maps are not one for each label, or not of the segmentation's shape.
@@ -142,6 +144,7 @@ class Prediction:
     warnings: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     click_settings: ClickSettings = field(default_factory=ClickSettings)
+    measures: Measures | None = None
 
     def __post_init__(self) -> None:
         if not len(self.labels) == len(self.probability) == len(self.variance):
@@ -171,6 +174,16 @@ class Prediction:
         """The correlation length of the model's noise along the array's axes; None for all scopes but `local`."""
         lengths = self.provenance.get("correlation_mm")
         return None if lengths is None else tuple(lengths)
+
+    @property
+    def suitability(self) -> Suitability | None:
+        """Whether the model suits the case, which the provenance says; None where an older version made it."""
+        stated = self.provenance.get("suitability")
+        return None if stated is None else Suitability.from_dict(stated)
+
+    def judged(self, suitability: Suitability) -> Prediction:
+        """Return the prediction with another verdict on the case."""
+        return replace(self, provenance=self.provenance | {"suitability": suitability.to_dict()})
 
     def volumes_ml(self) -> dict[str, float]:
         """Measure the segmented volume of each label, by its name."""

@@ -355,6 +355,25 @@ def _simulate_readers(
 
 
 @app.command()
+def fingerprint(
+    model: Annotated[Path, typer.Argument(help="Model folder, or a training folder of nnU-Net.")],
+    dataset: Annotated[Path, typer.Argument(help="Raw data set with the model's training and validation cases.")],
+    output: Annotated[Path, typer.Option(help="JSON file to write, for mob-uncertainty export --fingerprint.")],
+    data: Annotated[str | None, typer.Option(help="Which cases they are, in a few words; default: its name.")] = None,
+    limit: Annotated[int, typer.Option(min=20, help="At most so many training cases are predicted.")] = 80,
+    device: Device = "auto",
+) -> None:
+    """Measure what ordinary cases of a model look like, so that unusual ones are noticed."""
+    from mob_training.evaluation.fingerprints import measure_fingerprint
+    from mob_training.evaluation.score_files import write_json
+    from MoBUncertaintyLib.prediction import PredictionSettings
+
+    found = measure_fingerprint(model, dataset, data, limit, PredictionSettings(device=device))
+    write_json(found.to_dict(), output)
+    print(f"{found.cases} cases; unusual from {found.limits[0]:g} deviations on, not usable from {found.limits[1]:g}")
+
+
+@app.command()
 def compare(
     scores: Annotated[list[Path], typer.Argument(help="Folders of `evaluate`, or of an earlier `compare`.")],
     output: Annotated[Path, typer.Option(help="Folder for the scores, tables (CSV, Markdown, LaTeX) and figures.")],

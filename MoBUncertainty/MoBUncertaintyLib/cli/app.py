@@ -293,6 +293,9 @@ def export(
     clicks: Annotated[
         Path | None, typer.Option(help="JSON file with how a click changes its surroundings, of mob-training evaluate.")
     ] = None,
+    fingerprint: Annotated[
+        Path | None, typer.Option(help="JSON file with what ordinary cases look like, of mob-training fingerprint.")
+    ] = None,
     orientation: Annotated[
         str | None,
         typer.Option(help="Orientation of the training data, such as RAS, if dataset.json does not state it."),
@@ -303,6 +306,7 @@ def export(
     with console.reporting():
         from MoBUncertaintyLib.model.click_settings import ClickSettings
         from MoBUncertaintyLib.model.files import read_json
+        from MoBUncertaintyLib.model.fingerprint import Fingerprint
         from MoBUncertaintyLib.network.export import export as export_model
         from MoBUncertaintyLib.regions.settings import read_stated
 
@@ -321,6 +325,7 @@ def export(
             scores=content(scores),
             regions=read_stated(region) if region else None,
             click_settings=ClickSettings.from_dict(read_json(clicks)) if clicks else None,
+            fingerprint=Fingerprint.from_dict(read_json(fingerprint)) if fingerprint else None,
             orientation=orientation,
             half=half,
         )

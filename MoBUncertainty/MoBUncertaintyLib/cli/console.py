@@ -211,6 +211,7 @@ def show_summary(summary: CaseSummary) -> None:
     """Print a case's warnings, and then its volumes, regions, times and files."""
     show_warnings(summary.warnings)
     table = _Facts(summary.name)
+    table.fact("case", summary.suitability.text)
     for name, volume in summary.volumes_ml.items():
         table.fact(name, f"{volume:.1f} ml")
     table.fact("doubtful regions", _count_regions(summary))
@@ -335,6 +336,8 @@ def show_model(model: Model) -> None:
     for title, lines in (("training", training_lines(card.training)), ("scores", score_lines(card.scores))):
         for key, text in lines or [("", "not stated")]:
             table.fact(f"{title}: {key}" if key else title, text)
+    known = card.fingerprint
+    table.fact("ordinary cases", f"{known.cases}: {known.data}" if known else "not stated: cases are not compared")
     if card.regions:
         table.fact("regions", plain(card.regions))
     table.fact("licence", card.licence)

@@ -31,6 +31,7 @@ from MoBUncertaintyLib.network.backbone import StochasticNetwork
 from MoBUncertaintyLib.network.contrast import completed, contrast_moments
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.moments import Moments, moments
+from MoBUncertaintyLib.network.organ_sums import every_second, organ_sums
 from MoBUncertaintyLib.prediction import EngineName, Precision
 
 HINTS = {torch.float32: ("f32", "FP32"), torch.bfloat16: ("bf16", "BF16"), torch.float16: ("f16", "FP16")}
@@ -98,11 +99,11 @@ class OpenVinoEngine(Engine):
 
     def moments(self, output: tuple[Tensor, ...], generator: torch.Generator) -> Moments:
         if self._graph is _MomentsGraph:
-            return completed(*output)
+            return completed(*output[:-1])
         if self._graph is _MeanGraph:
             return moments(LogitGaussian(mean=output[0]))
         assert self._network is not None and self._network.head is not None
-        return moments(self._network.head.gaussian(*output), self.samples, generator)
+        return moments(self._network.head.gaussian(*output[:-1]), self.samples, generator)
 
     def _dtype(self, precision: Precision) -> torch.dtype:
         """Choose the number format: half precision where the hardware computes in it, else float32."""
@@ -160,28 +161,36 @@ class OpenVinoEngine(Engine):
 
 
 class _Graph(nn.Module):
-    """What the engine runs: its outputs are those of `forward`."""
+    """What the engine runs: its outputs are those of `outputs`, and the sums of the organ."""
 
     def __init__(self, network: StochasticNetwork) -> None:
         super().__init__()
         self.network = network
 
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        features, mean = self.network.features(x)
+        fewer = every_second(features)
+        # The mean of all voxels is not computed unless it is an output.
+        return *self.outputs(features, mean), organ_sums(every_second(x), fewer, self.network.mean_layer(fewer)[1])
+
+    def outputs(self, features: Tensor, mean: Tensor) -> tuple[Tensor, ...]:
+        raise NotImplementedError
+
 
 class _MomentsGraph(_Graph):
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def outputs(self, features: Tensor, mean: Tensor) -> tuple[Tensor, ...]:
         assert self.network.head is not None
-        return contrast_moments(self.network.features(x)[0], self.network.mean_layer, self.network.head)
+        return contrast_moments(features, self.network.mean_layer, self.network.head)
 
 
 class _MeanGraph(_Graph):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network.features(x)[1]
+    def outputs(self, features: Tensor, mean: Tensor) -> tuple[Tensor, ...]:
+        return (mean,)
 
 
 class _GaussianGraph(_Graph):
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def outputs(self, features: Tensor, mean: Tensor) -> tuple[Tensor, ...]:
         assert self.network.head is not None
-        features, mean = self.network.features(x)
         return mean, *self.network.head.tensors(features)
 
 

@@ -11,6 +11,7 @@ from MoBUncertaintyLib.model.card import Fold
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.moments import Moments, moments
+from MoBUncertaintyLib.network.organ_sums import every_second, organ_sums
 from MoBUncertaintyLib.prediction import EngineName, Precision
 
 if TYPE_CHECKING:
@@ -58,7 +59,10 @@ class Engine(ABC):
 
     @abstractmethod
     def run(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Run the network on one tile (1, C_in, *S); the output is valid until the next run."""
+        """Run the network on one tile (1, C_in, *S); the output is valid until the next run.
+
+        Its last part is what `organ_sums` returns.
+        """
 
     @abstractmethod
     def moments(self, output: tuple[Tensor, ...], generator: torch.Generator) -> Moments:
@@ -88,14 +92,15 @@ class TorchEngine(Engine):
 
     def run(self, x: Tensor) -> tuple[Tensor, ...]:
         with autocast(*self._place):
-            return self._network.features(x)
+            features, mean = self._network.features(x)
+        return features, mean, organ_sums(*map(every_second, (x, features, mean)))
 
     def moments(self, output: tuple[Tensor, ...], generator: torch.Generator) -> Moments:
         return moments(self.gaussian(output), self.samples, generator)
 
     def gaussian(self, output: tuple[Tensor, ...]) -> LogitGaussian:
         """Compute the distribution of the logits from the output of `run`."""
-        features, mean = output
+        features, mean = output[:2]
         head = self._network.head
         found: LogitGaussian = LogitGaussian(mean) if head is None else head(features, mean)
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,7 @@ from MoBUncertaintyLib.inference.engines import Engine, TorchEngine
 from MoBUncertaintyLib.inference.plausibility import cut_off, not_found
 from MoBUncertaintyLib.inference.preprocessing import Case, Preprocessor
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
+from MoBUncertaintyLib.inference.suitability import judge, measure
 from MoBUncertaintyLib.model.card import Fold, ModelCard
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
@@ -144,7 +145,8 @@ class Predictor:
         clock.step("resample", 0, 1)
         segmentation, probability, variance = _fill(case, *results, exact)
         clock.step("resample", 1, 1)
-        return Prediction(
+        cut = cut_off(segmentation, self.model.card.labels, case, self.settings.region_of_interest is not None)
+        prediction = Prediction(
             segmentation,
             probability,
             variance,
@@ -157,7 +159,7 @@ class Predictor:
                 *window.warnings,
                 *_one_sample(self.model.card, self.settings.samples),
                 *not_found(segmentation, self.model.card.labels),
-                *cut_off(segmentation, self.model.card.labels, case, self.settings.region_of_interest is not None),
+                *cut,
             ],
             timings={
                 "preprocess": clock.seconds["preprocess"],
@@ -166,6 +168,9 @@ class Predictor:
             },
             click_settings=self.model.card.click_settings,
         )
+        measures = measure(prediction, window.organ_sums)
+        suitability = judge(prediction.labels, measures, self.model.card.fingerprint, cut)
+        return replace(prediction, measures=measures).judged(suitability)
 
     @property
     def tile(self) -> tuple[int, ...]:

@@ -67,6 +67,7 @@ class SlidingWindow:
 
     Attributes:
         tiles: Number of tiles predicted.
+        organ_sums: Of all passes (`network.organ_sums`).
         seconds: Time spent in `network` (backbone), `moments` (head and moments) and `blend`.
         warnings: Sentences for the user.
     """
@@ -90,6 +91,7 @@ class SlidingWindow:
         self.warnings: list[str] = []
         self.seconds = {"network": 0.0, "moments": 0.0, "blend": 0.0}
         self.tiles = 0
+        self.organ_sums = np.zeros(0)
 
     @torch.inference_mode()
     def run(
@@ -179,6 +181,8 @@ class SlidingWindow:
             found = self.engine.moments(output, torch.Generator(device).manual_seed(seed))
             finite = bool(torch.isfinite(found.mean.sum() + found.variance.sum()))
         if finite:
+            sums = output[-1][0].double().cpu().numpy()
+            self.organ_sums = self.organ_sums + sums if self.organ_sums.size else sums
             return Moments(found.mean.flip(axes), found.variance.flip(axes)) if axes else found
         if self.engine.precision is torch.float32:
             raise ModelError("The network's output is not a finite number; its weights are damaged, so train it again.")

@@ -11,6 +11,7 @@ from typing import Any
 from MoBUncertaintyLib.errors import ModelError, SettingsError
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.fingerprint import Fingerprint
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings, check_stated
 
 SCHEMA_VERSION = 1
@@ -31,6 +32,7 @@ _KINDS |= {type(None): "null", bool: "true or false"}
 _CARD: dict[str, Any] = {"schema_version": int, "orientation": (str, type(None))}
 _CARD |= dict.fromkeys(("name", "task", "configuration", "licence"), str)
 _CARD |= dict.fromkeys(("labels", "spacing", "mirror_axes"), list)
+_CARD["fingerprint"] = (dict, type(None))
 _CARD |= dict.fromkeys(("covariance", "training", "scores", "regions", "click_settings", "files"), dict)
 
 
@@ -102,6 +104,7 @@ class ModelCard:
         regions: Region settings that suit its organs (`regions.settings.STATED_BY_MODELS`); the others are those of
             abdominal organs.
         click_settings: How a click changes its surroundings; defaults where `model.json` states none.
+        fingerprint: What ordinary cases look like; None: not known, and cases are not compared with any.
         files: Path in the model folder -> SHA-256, for every file beside `model.json`; empty for a raw nnU-Net folder.
         schema_version: Of `model.json`.
 
@@ -122,6 +125,7 @@ class ModelCard:
     licence: str = "not stated"
     regions: dict[str, float] = field(default_factory=dict)
     click_settings: ClickSettings = field(default_factory=ClickSettings)
+    fingerprint: Fingerprint | None = None
     files: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -200,7 +204,7 @@ def card_from_json(data: dict[str, Any], where: str) -> ModelCard:
 
 def _parse(data: dict[str, Any]) -> ModelCard:
     # Cards that state no regions have those of abdominal organs, and those that state no clicks the defaults.
-    fields = _fields({"regions": {}, "click_settings": {}} | data, "it", **_CARD)
+    fields = _fields({"regions": {}, "click_settings": {}, "fingerprint": None} | data, "it", **_CARD)
     fields["labels"] = tuple(map(Label.from_json, fields["labels"]))
     fields["spacing"] = tuple(float(step) if _is(step, int) else step for step in fields["spacing"])
     fields["mirror_axes"] = tuple(fields["mirror_axes"])
@@ -209,6 +213,11 @@ def _parse(data: dict[str, Any]) -> ModelCard:
         fields["click_settings"] = ClickSettings.from_dict(fields["click_settings"])
     except SettingsError as error:
         raise ValueError(f"'click_settings' is wrong ({str(error).rstrip('.')})") from None
+    if fields["fingerprint"] is not None:
+        try:
+            fields["fingerprint"] = Fingerprint.from_dict(fields["fingerprint"])
+        except SettingsError as error:
+            raise ValueError(f"'fingerprint' is wrong ({str(error).rstrip('.')})") from None
     return ModelCard(**fields)
 
 

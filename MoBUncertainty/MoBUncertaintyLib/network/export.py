@@ -17,6 +17,7 @@ from MoBUncertaintyLib.files.publishing import absolute, reserve
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import Fold, ModelCard
 from MoBUncertaintyLib.model.click_settings import ClickSettings
+from MoBUncertaintyLib.model.fingerprint import Fingerprint
 from MoBUncertaintyLib.model.folder import Model, load_folder, load_model
 from MoBUncertaintyLib.model.weights import write_weights
 
@@ -40,6 +41,7 @@ def export(
     scores: dict[str, Any] | None = None,
     regions: dict[str, float] | None = None,
     click_settings: ClickSettings | None = None,
+    fingerprint: Fingerprint | None = None,
     orientation: str | None = None,
     half: bool = False,
 ) -> Model:
@@ -48,7 +50,8 @@ def export(
     Args:
         source: Holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`; or a model folder or zip.
         output: Must not exist.
-        name, task, licence, scores, regions, click_settings: Entries of the card; None: as the source states.
+        name, task, licence, scores, regions, click_settings, fingerprint: Entries of the card; None: as the source
+            states.
         folds: Folds to export; None: all numbered folds that are trained, or all of a model.
         checkpoint: File name; None: as `nnunet.open_training_folder` chooses.
         training: Added to what the source states about the training.
@@ -63,7 +66,7 @@ def export(
     if checkpoint and "model.json" in model.digests:
         raise ModelError(f"{source} has no checkpoint to choose; leave it out, or export the training folder.")
     stated: dict[str, Any] = {"name": name, "task": task, "licence": licence, "scores": scores, "regions": regions}
-    stated |= {"click_settings": click_settings, "orientation": orientation}
+    stated |= {"click_settings": click_settings, "fingerprint": fingerprint, "orientation": orientation}
     stated |= {"training": model.card.training | (training or {})}
     try:
         card = replace(model.card, **{key: value for key, value in stated.items() if value is not None})

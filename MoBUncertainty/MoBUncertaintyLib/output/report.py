@@ -116,12 +116,19 @@ def build_report(
         "clicks": _click_rows(case),
         "expected_error_mm3": dict(zip(("predicted", "now"), review.expected_error_mm3, strict=True)),
         "reviewed": {"decided": done, "of": total},
+        "suitability": _suitability(case.prediction),
         "warnings": [*case.prediction.warnings, *warnings],
         "review": review.to_dict(),
     }
     if patient is not None:
         report["patient"] = dict(patient)
     return report
+
+
+def _suitability(prediction: Prediction) -> dict[str, Any] | None:
+    """Say whether the model suits the case; None where an older version predicted it."""
+    found = prediction.suitability
+    return None if found is None else found.to_dict() | {"text": found.text}
 
 
 _PREDICTION = (

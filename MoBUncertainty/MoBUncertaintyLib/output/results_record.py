@@ -15,6 +15,7 @@ from MoBUncertaintyLib.files.json_input import is_number, is_whole, read_object
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import LENGTH_RANGE
+from MoBUncertaintyLib.model.fingerprint import Suitability
 from MoBUncertaintyLib.regions.finder import COLUMNS
 from MoBUncertaintyLib.regions.settings import RegionSettings
 
@@ -43,6 +44,10 @@ def _is_length(value: Any) -> bool:
 
 def _is_positive(value: Any) -> bool:
     return is_number(value) and value > 0
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
 
 
 def _is_text_or_null(value: Any) -> bool:
@@ -79,12 +84,13 @@ FORM: dict[str, Any] = {
     "correlation_mm?": (_is_length, _is_length, _is_length),
     "processed_box?": ((_is_count, _is_count), (_is_count, _is_count), (_is_count, _is_count)),
     "warnings": [_is_text],
+    "suitability?": {"level": _is_text, "reasons": [_is_text], "deviations": {}, "judged": _is_flag},
     "files": {},
     "model?": {"name?": _is_text, "digest?": _is_text},
     "settings?": {
         "overlap?": is_number,
         "tiling?": _is_text,
-        "mirror?": lambda value: isinstance(value, bool),
+        "mirror?": _is_flag,
         "region_of_interest?": lambda value: value is None or _fault(value, (is_number,) * 6) is None,
     },
     "moments?": _is_text,
@@ -168,6 +174,8 @@ def _check_values(record: dict[str, Any]) -> None:
     try:
         RegionSettings.from_dict(record.get("regions", {}).get("settings", {}))
         read_click_settings(record)
+        if "suitability" in record:
+            Suitability.from_dict(record["suitability"])
         if "created" in record:
             datetime.fromisoformat(record["created"])
     except (SettingsError, TypeError, ValueError) as error:

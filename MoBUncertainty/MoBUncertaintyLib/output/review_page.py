@@ -104,6 +104,7 @@ class ReviewPage:
             .from_string(PAGE_TEMPLATE.read_text(encoding="utf-8"))
             .render(
                 name=case.prediction.provenance.get("input", {}).get("name") or "CT",
+                suitability=report["suitability"],
                 warnings=report["warnings"],
                 notice=report["notice"],
                 software=report["software"],

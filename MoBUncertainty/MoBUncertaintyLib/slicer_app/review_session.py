@@ -133,8 +133,10 @@ class ReviewSession(RegionDrawing):
 
     @property
     def warnings(self) -> list[str]:
-        """What was odd about the CT or the prediction, each in a sentence."""
-        return self.prediction.warnings
+        """What was odd about the CT or the prediction, each in a sentence; first whether the model suits the case."""
+        suitability = self.prediction.suitability
+        verdict = suitability.sentence if suitability else None
+        return [*filter(None, [verdict]), *self.prediction.warnings]
 
     @property
     def modelDigest(self) -> str | None:

@@ -45,9 +45,18 @@ def held_out_cases(dataset: Path) -> list[Files]:
 
 def validation_cases(dataset: Path) -> list[Files]:
     """List the validation cases of a raw data set: those of fold 0 in its `splits_final.json`; none without it."""
+    return _split_cases(dataset, "val")
+
+
+def training_cases(dataset: Path) -> list[Files]:
+    """List the training cases of a raw data set, likewise."""
+    return _split_cases(dataset, "train")
+
+
+def _split_cases(dataset: Path, part: str) -> list[Files]:
     path = dataset / "splits_final.json"
     try:
-        names = json.loads(path.read_text())[0]["val"] if path.exists() else []
+        names = json.loads(path.read_text())[0][part] if path.exists() else []
     except (ValueError, LookupError, TypeError):
         raise SettingsError(f"{path} is no list of nnU-Net's splits; convert the data set again.") from None
     return [files for files in _cases(dataset, "Tr") if files[0] in names]

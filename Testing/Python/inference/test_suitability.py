@@ -1,0 +1,133 @@
+"""Whether a model suits a case: what is evident, and what differs from ordinary cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.inference.predictor import Predictor
+from MoBUncertaintyLib.inference.suitability import fit_fingerprint, judge
+from MoBUncertaintyLib.model.fingerprint import Fingerprint, Level, Measures
+from MoBUncertaintyLib.model.folder import find_model, load_model
+from MoBUncertaintyLib.model.terminology import describe_labels
+from MoBUncertaintyLib.network.organ_sums import organ_sums
+from MoBUncertaintyLib.pipeline import analyse
+from MoBUncertaintyLib.prediction import PredictionSettings
+
+LABELS = describe_labels({1: "organ"})
+RNG = np.random.default_rng(0)
+
+
+def measures(volume: float = 100.0, shift: float = 0.0, **changes: float) -> Measures:
+    values = {
+        "intensity": 0.5 + 0.02 * RNG.normal(),
+        "contrast": 0.8 * np.exp(0.02 * RNG.normal()),
+        "thickness": 1.0,
+        "error": 0.1 * np.exp(0.05 * RNG.normal()),
+        "volume:organ": volume * np.exp(0.1 * RNG.normal()),
+        "stray:organ": 0.0,
+    }
+    return Measures(values | changes, RNG.normal(shift, 1, 16))
+
+
+@pytest.fixture(scope="module")
+def fingerprint() -> Fingerprint:
+    return fit_fingerprint([measures() for _ in range(60)], [measures() for _ in range(30)], "made")
+
+
+def verdict(case: Measures, known: Fingerprint | None, cut: list[str] | None = None):
+    return judge(LABELS, case, known, cut or [])
+
+
+def test_ordinary_cases_are_ordinary(fingerprint: Fingerprint) -> None:
+    levels = [verdict(measures(), fingerprint).level for _ in range(200)]
+    assert sum(level is not Level.ORDINARY for level in levels) <= 0.05 * 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "words"),
+    [
+        ({"volume:organ": 20.0}, Level.NOT_USABLE, "the organ measures 20 ml, and"),
+        ({"volume:organ": 55.0}, Level.UNUSUAL, "the organ measures 55 ml, and"),
+        ({"error": 0.4}, Level.NOT_USABLE, "40% of the segmented volume is expected to be wrong, and"),
+        ({"intensity": 3.0}, Level.NOT_USABLE, "the intensity of the organ is 3.00"),
+        ({"thickness": 12.0}, Level.UNUSUAL, "a voxel is up to 12 mm long"),
+        ({"stray:organ": 0.5}, Level.NOT_USABLE, "50% of the organ lies apart from its largest piece"),
+        ({"shift": 40.0}, Level.NOT_USABLE, "it sees something else than in ordinary cases"),
+    ],
+)
+def test_another_case_is_noticed_with_the_reason(
+    fingerprint: Fingerprint, changes: dict[str, float], level: Level, words: str
+) -> None:
+    found = verdict(measures(**changes), fingerprint)
+    assert found.level is level
+    assert words in found.reasons[0]
+
+
+def test_less_error_or_fewer_pieces_are_no_reason(fingerprint: Fingerprint) -> None:
+    assert verdict(measures(error=0.01), fingerprint).level is Level.ORDINARY
+
+
+def test_without_a_fingerprint_the_evident_is_noticed() -> None:
+    assert verdict(measures(), None).text == "not compared, since the model states no ordinary cases"
+    found = verdict(measures(error=1.2), None)
+    assert found.text == "not usable: 120% of the segmented volume is expected to be wrong"
+    cut = verdict(measures(), None, ["The segmentation reaches the edge of the image."])
+    assert cut.text == "unusual: the segmentation reaches the edge of the image"
+
+
+def test_no_organ_is_not_usable(fingerprint: Fingerprint) -> None:
+    case = measures()
+    values = {name: value for name, value in case.values.items() if ":" not in name}
+    assert verdict(Measures(values, case.features), fingerprint).text == "not usable: no organ was found"
+
+
+def test_too_few_cases_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"needs 20 training and 10 validation cases .* these are 30 and 4"):
+        fit_fingerprint([measures() for _ in range(30)], [measures() for _ in range(4)], "made")
+
+
+def test_sums_over_the_organ_are_weighted_by_its_probability() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, features, mean = (torch.randn(1, n, 6, 7, 8, generator=generator) for n in (2, 5, 3))
+    p, first = 1 - torch.softmax(mean, dim=1)[:, :1], x[:, :1]
+    wanted = [(p * each).sum(dim=(2, 3, 4)) for each in (torch.ones_like(p), first, first.square(), features)]
+    assert torch.allclose(organ_sums(x, features, mean), torch.cat(wanted, dim=1), rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def phantoms() -> Predictor:
+    return Predictor(load_model(find_model("PhantomPancreas")), PredictionSettings(device="cpu"))
+
+
+def changed(what: str) -> sitk.Image:
+    image = read_image(RESOURCES / "SampleData" / "PhantomCT.nii.gz").image
+    if what == "as it is":
+        return image
+    if what == "cut":
+        return image[:, :, : image.GetSize()[2] // 2]
+    voxels = sitk.GetArrayFromImage(image)
+    noise = np.random.default_rng(0).normal(voxels.mean(), voxels.std(), voxels.shape)
+    made = sitk.GetImageFromArray(voxels[::-1] if what == "upside down" else noise.astype(np.int16))
+    made.CopyInformation(image)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("what", "levels"),
+    [
+        ("as it is", {Level.ORDINARY}),
+        ("cut", {Level.UNUSUAL, Level.NOT_USABLE}),
+        ("upside down", {Level.NOT_USABLE}),
+        ("noise", {Level.NOT_USABLE}),
+    ],
+)
+def test_the_shipped_model_knows_its_phantoms(phantoms: Predictor, what: str, levels: set[Level]) -> None:
+    found = analyse(changed(what), phantoms).prediction.suitability
+    assert found is not None and found.judged
+    assert found.level in levels, found
