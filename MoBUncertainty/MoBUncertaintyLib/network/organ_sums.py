@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 
-
 def every_second(t: Tensor) -> Tensor:
     """Take every second voxel along each axis of (B, C, *S): an eighth of the work for the same means."""
     return t[..., ::2, ::2, ::2]
