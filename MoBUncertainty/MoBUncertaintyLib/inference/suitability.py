@@ -177,7 +177,8 @@ def fit_fingerprint(training: Sequence[Measures], validation: Sequence[Measures]
 
     Args:
         training: Of cases to which the density of features is fitted.
-        validation: Of others, by which all measures are judged: the network has not seen them, nor has the density.
+        validation: Of others, which neither the network nor the density has seen: by these alone those measures are
+            judged of which only a large value is unusual.
         data: Which cases they are, in a few words.
 
     Raises:
@@ -195,8 +196,10 @@ def fit_fingerprint(training: Sequence[Measures], validation: Sequence[Measures]
     features = np.stack([case.features for case in training])
     density = Density.fit(features, min(RANK, features.shape[1] - 1))
     known = [dict(case.values) | {"features": density.distance(case.features)} for case in validation]
-    names = sorted({name for values in known for name in values})
-    ordinary = {name: _ordinary(name, [values[name] for values in known if name in values]) for name in names}
+    ordinary = {}
+    for name in sorted({name for values in known for name in values}):
+        seen = [] if _kind(name).upper_only else [case.values for case in training]
+        ordinary[name] = _ordinary(name, [values[name] for values in (*known, *seen) if name in values])
     farthest = sorted(max(_deviations(values, ordinary).values()) for values in known)
     unusual = round(max(LIMITS[0], farthest[math.ceil(0.98 * len(farthest)) - 1]), 2)
     return Fingerprint(len(training) + len(validation), data, ordinary, density, (unusual, 2 * unusual))
@@ -209,7 +212,8 @@ def _kind(name: str) -> Measure:
 def _ordinary(name: str, values: Sequence[float]) -> Ordinary:
     scaled = np.array([_kind(name).scale(value) for value in values])
     median = float(np.median(scaled))
-    spread = 1.4826 * float(np.median(np.abs(scaled - median)))  # of a Gaussian the standard deviation
+    # Of a Gaussian the standard deviation; ordinary cases may be of two kinds, so the median would not do.
+    spread = float(np.quantile(np.abs(scaled - median), 0.95)) / 1.96
     return Ordinary(round(median, 4), round(max(spread, _kind(name).min_deviation), 4))
 
 

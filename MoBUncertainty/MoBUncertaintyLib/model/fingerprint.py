@@ -1,8 +1,8 @@
 """What ordinary cases of a model look like, and how far another case is from them. Needs no torch.
 
-A case is described by a few measures, each compared with the ordinary cases' median in their (robust) standard
-deviations. One of them is a density: the probabilistic principal components (Tipping and Bishop 1999) of the features
-that the network computes where it sees an organ.
+A case is described by a few measures, each compared with the ordinary cases' median in their standard deviations. One
+of them is a density: the probabilistic principal components (Tipping and Bishop 1999) of the features that the network
+computes where it sees an organ.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class Density:
 
 @dataclass(frozen=True)
 class Ordinary:
-    """The ordinary values of a measure: median and robust standard deviation, on the scale on which it is judged."""
+    """The ordinary values of a measure: median and standard deviation, on the scale on which it is judged."""
 
     median: float
     deviation: float
