@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Organ, Outcome, failed_case
 from MoBUncertaintyLib.output.cohort.table import write_cohort
 from support.browser import Reader, reader
 from support.marks import needs_browser
 
 HOSTILE = "</script><script>document.title = 'taken'</script>"
+FOREIGN = Suitability(Level.NOT_USABLE, ("the pancreas measures 5 ml",), {"volume:pancreas": 9.0})
 TWO = ("The image states no spacing; 1 mm was assumed.", "Much is doubtful.")
 
 
@@ -25,12 +27,13 @@ def case(name: str, folder: Path, volume: float, error: float, **more: object) -
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A cohort of five cases, given in no order; one has results of an earlier version."""
+    """A cohort of six cases, given in no order; one has results of an earlier version."""
     cases = [
         case("b 10%", tmp_path, 9.0, 2.0),
         failed_case("truncated", "It is truncated."),
         case("b 9", tmp_path, 100.0, 12.0, warnings=TWO),
         case("c", tmp_path, 55.0, 7.0, seconds=1234.0),
+        case("foreign", tmp_path, 5.0, 0.1, suitability=FOREIGN),
         CohortCase("old", Outcome.KEPT, folder=tmp_path / "old", organs=(Organ("pancreas", 50.0, None),), regions=0),
     ]
     write_cohort(tmp_path, "Hospital", cases, [("notes.txt", "it is no volume.")])
@@ -54,7 +57,7 @@ def press(person: Reader, heading: str) -> None:
     person.page.get_by_role("button", name=heading).click()
 
 
-WORST_FIRST = ["truncated", "b 9", "c", "b 10%", "old"]
+WORST_FIRST = ["truncated", "foreign", "b 9", "c", "b 10%", "old"]
 
 
 def test_file_for_programs(folder: Path) -> None:
@@ -62,9 +65,10 @@ def test_file_for_programs(folder: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["case"] for row in rows] == WORST_FIRST
     assert rows[0]["reason"] == "It is truncated." and rows[0]["pancreas_ml"] == ""
-    assert float(rows[1]["pancreas_ml"]) == 100 and float(rows[1]["left_kidney_expected_error_ml"]) == 1
-    assert rows[1]["warnings"] == " ".join(TWO) and rows[1]["results"] == "b 9"
-    assert rows[4]["left_kidney_ml"] == "" and rows[4]["expected_error_ml"] == ""
+    assert float(rows[2]["pancreas_ml"]) == 100 and float(rows[2]["left_kidney_expected_error_ml"]) == 1
+    assert rows[2]["warnings"] == " ".join(TWO) and rows[2]["results"] == "b 9"
+    assert (rows[1]["verdict"], rows[1]["verdict_reasons"]) == ("not usable", "the pancreas measures 5 ml")
+    assert rows[5]["left_kidney_ml"] == "" and rows[5]["expected_error_ml"] == ""
 
 
 def test_text_stays_text(tmp_path: Path) -> None:
@@ -85,20 +89,22 @@ class TestReader:
     def test_worst_is_first_and_reasons_are_shown(self, person: Reader) -> None:
         assert order(person) == WORST_FIRST
         assert "It is truncated." in person.text("tbody tr:first-child")
-        assert "5 cases: 3 predicted, 1 kept, 1 failed" in person.text("header")
+        assert "6 cases: 4 predicted, 1 kept, 1 failed" in person.text("header")
         assert "notes.txt: it is no volume." in person.text(".others")
         person.page.locator("summary").click()
-        assert TWO[1] in person.text("tbody tr:nth-child(2)")
+        assert TWO[1] in person.text("tbody tr:nth-child(3)")
 
     def test_headings_sort_and_sort_back(self, person: Reader) -> None:
         press(person, "Pancreas")
-        assert order(person) == ["b 9", "c", "old", "b 10%", "truncated"]  # what has no value is last
+        assert order(person) == ["b 9", "c", "old", "b 10%", "foreign", "truncated"]  # what has no value is last
         press(person, "Pancreas")
-        assert order(person) == ["b 10%", "old", "c", "b 9", "truncated"]
+        assert order(person) == ["foreign", "b 10%", "old", "c", "b 9", "truncated"]
         press(person, "Time")
         assert order(person)[0] == "c"  # 1 234 s, with a space between thousands on the page
+        press(person, "Verdict")
+        assert order(person)[0] == "foreign"
         press(person, "Case")
-        assert order(person) == ["b 9", "b 10%", "c", "old", "truncated"]
+        assert order(person) == ["b 9", "b 10%", "c", "foreign", "old", "truncated"]
         assert person.page.locator("th[aria-sort]").count() == 1
         assert person.page.locator("th[aria-sort='ascending']").inner_text().startswith("Case")
         press(person, "Rank")
@@ -106,12 +112,12 @@ class TestReader:
 
     def test_keys_alone_are_enough(self, person: Reader) -> None:
         person.press("Tab", "Tab", "Enter")
-        assert order(person) == ["b 9", "b 10%", "c", "old", "truncated"]
+        assert order(person) == ["b 9", "b 10%", "c", "foreign", "old", "truncated"]
         person.press("Shift+Tab", "Space")
         assert order(person) == WORST_FIRST
 
     def test_a_name_leads_to_its_review(self, person: Reader) -> None:
-        assert person.page.locator("tbody a").count() == 4  # not of the one that failed
+        assert person.page.locator("tbody a").count() == 5  # not of the one that failed
         person.page.get_by_role("link", name="b 10%").click()
         assert person.page.title() == "review of b"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.results_record import read_record
 
 
@@ -51,6 +52,7 @@ class CohortCase:
         expected_error_in_regions_ml: The part of the expected error that lies in them.
         warnings: One sentence each.
         seconds: Time that it took.
+        suitability: Whether the model suits it; None for one that failed, and in older results.
     """
 
     name: str
@@ -63,12 +65,14 @@ class CohortCase:
     expected_error_in_regions_ml: float | None = None
     warnings: tuple[str, ...] = ()
     seconds: float | None = None
+    suitability: Suitability | None = None
 
     @property
-    def badness(self) -> tuple[bool, float, float]:
-        """Sort by this, largest first: failed cases, then by expected error."""
+    def badness(self) -> tuple[bool, int, float, float]:
+        """Sort by this, largest first: failed cases, then by the verdict on the case, then by expected error."""
+        level = list(Level).index(self.suitability.level) if self.suitability else 0
         error = self.expected_error_ml or self.expected_error_in_regions_ml or 0.0
-        return self.outcome is Outcome.FAILED, error, sum(organ.volume_ml for organ in self.organs)
+        return self.outcome is Outcome.FAILED, level, error, sum(organ.volume_ml for organ in self.organs)
 
 
 def failed_case(name: str, reason: str) -> CohortCase:
@@ -106,4 +110,5 @@ def read_case(name: str, folder: Path, outcome: Outcome, warnings: Sequence[str]
         expected_error_in_regions_ml=record["regions"]["expected_error_mm3"] / 1000,
         warnings=(*warnings, *record["warnings"]),
         seconds=sum(record.get("timings_s", {}).values()) or None,
+        suitability=Suitability.from_dict(record["suitability"]) if "suitability" in record else None,
     )

@@ -106,6 +106,8 @@ def _columns(cases: Sequence[CohortCase], folder: Path) -> list[Column]:
         Column("case", "", lambda case: case.name),
         Column("outcome", "", lambda case: case.outcome.value),
         Column("reason", "", lambda case: case.reason),
+        Column("verdict", "", lambda case: case.suitability and case.suitability.level.value),
+        Column("verdict_reasons", "", lambda case: "; ".join(case.suitability.reasons) if case.suitability else None),
         *(Column(f"{name}_ml", f"{readable(name).capitalize()}", organ(name, "volume_ml"), 1, "ml") for name in names),
         Column("expected_error_ml", "Expected error", lambda case: case.expected_error_ml, 2, "ml"),
         *(
