@@ -55,11 +55,9 @@ class Suitability:
         """The verdict with its main reason, for the user; None for an ordinary case."""
         if self.level is Level.ORDINARY:
             return None
-        advice = {
-            Level.UNUSUAL: "look at all of it, not only at the doubtful regions",
-            Level.NOT_USABLE: "do not use this result",
-        }[self.level]
-        return f"This case is {self.level}: {self.reasons[0]}; {advice}."
+        if self.level is Level.UNUSUAL:
+            return f"This case is unusual: {self.reasons[0]}; look at all of it, not only at the doubtful regions."
+        return f"This case is not usable: {self.reasons[0]}; do not use this result."
 
     def worsened(self, level: Level, reason: str) -> Suitability:
         """Return the same with one more reason, which comes first if it is more serious than those before."""
