@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.results_record import read_record
 
@@ -77,7 +78,7 @@ class CohortCase:
 
 def failed_case(name: str, reason: str) -> CohortCase:
     """Make the row of a case that has no results."""
-    return CohortCase(name, Outcome.FAILED, reason)
+    return CohortCase(printable(name), Outcome.FAILED, printable(reason))
 
 
 def read_case(name: str, folder: Path, outcome: Outcome, warnings: Sequence[str] = ()) -> CohortCase:
@@ -99,7 +100,7 @@ def read_case(name: str, folder: Path, outcome: Outcome, warnings: Sequence[str]
             f"The results in {folder} are damaged ({error}); predict again with --overwrite, without --skip-existing."
         ) from error
     return CohortCase(
-        name=name,
+        name=printable(name),
         outcome=outcome,
         folder=folder,
         organs=tuple(

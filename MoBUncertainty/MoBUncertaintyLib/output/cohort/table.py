@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.files.publishing import absolute
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.model.card import readable
@@ -76,6 +77,7 @@ def write_cohort(folder: Path, title: str, cases: Sequence[CohortCase], others: 
     """
     folder = absolute(folder)
     rows = sorted(cases, key=lambda case: case.badness, reverse=True)
+    others = [(printable(name), printable(reason)) for name, reason in others]
     columns = _columns(rows, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
