@@ -116,6 +116,22 @@ def totalsegmentator(
 
 
 @app.command()
+def curvas(
+    source: Annotated[Path, typer.Argument(help="Folder with CASE/image.nii.gz and CASE/annotation_1.nii.gz, ...")],
+    output: Annotated[Path, typer.Argument(help="New folder.")],
+) -> None:
+    """Convert the CURVAS data set, with several raters, into what `labelled` and `evaluate --raters` read.
+
+    A voxel's label is that of most raters.
+    """
+    from mob_training.data.curvas import ORGANS, convert
+
+    left_out = convert(source, output)
+    labels = " ".join(f"--label {organ}={value}" for value, organ in enumerate(ORGANS, start=1))
+    print(f"{len(left_out)} cases left out; next: mob-training labelled {output} {labels} --channel CT ...")
+
+
+@app.command()
 def table1(
     datasets: Annotated[list[Path], typer.Argument(help="Raw data sets that were converted here.")],
     output: Annotated[Path, typer.Option(help="Folder for table1.csv and table1.md.")],
