@@ -119,7 +119,7 @@ def totalsegmentator(
 def curvas(
     source: Annotated[Path, typer.Argument(help="Folder with CASE/image.nii.gz and CASE/annotation_1.nii.gz, ...")],
     output: Annotated[Path, typer.Argument(help="New folder.")],
-) -> None:
+) -> Result:
     """Convert the CURVAS data set, with several raters, into what `labelled` and `evaluate --raters` read.
 
     A voxel's label is that of most raters.
@@ -129,6 +129,7 @@ def curvas(
     left_out = convert(source, output)
     labels = " ".join(f"--label {organ}={value}" for value, organ in enumerate(ORGANS, start=1))
     print(f"{len(left_out)} cases left out; next: mob-training labelled {output} {labels} --channel CT ...")
+    return Result({"folder": output, "left_out": {one.name: one.problem for one in left_out}})
 
 
 @app.command()
@@ -320,6 +321,12 @@ def evaluate(
             "(model), or that are fitted on the validation cases first (fit)."
         ),
     ] = None,
+    joint: Annotated[
+        bool,
+        typer.Option(
+            help="Also score what is joint: the likelihood of the whole truth, volume intervals, correlation of errors."
+        ),
+    ] = True,
     device: Device = "auto",
 ) -> Result:
     """Score a model on whole held-out cases: overlap, calibration, ranking of errors by uncertainty.
@@ -338,7 +345,7 @@ def evaluate(
     make_folder(output)
     if clicks is not None:
         return _simulate_readers(model, dataset, output, clicks, name, stated, device)
-    scores = run(model, dataset, PredictionSettings(device=device, tiling="full"), raters, drawn, name, stated)
+    scores = run(model, dataset, PredictionSettings(device=device, tiling="full"), raters, drawn, name, stated, joint)
     if made_from is not None:
         scores.description["provenance"] = made_from
     summary = {"run": scores.description, "held_out_cases": len(scores.cases)} | summarise(scores)

@@ -14,7 +14,7 @@ from scipy.stats import norm
 from mob_training.evaluation.metrics import (
     ContrastLaw,
     autocovariance,
-    half_length,
+    correlation_length,
     joint_log_likelihood,
     matched_iou,
     volume_scores,
@@ -265,12 +265,16 @@ def test_autocovariance_is_the_sum_over_all_pairs():
     assert autocovariance(residual, spacing.tolist()) == pytest.approx(np.array(expected), nan_ok=True)
 
 
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (4.0, 1.0, 1.0)])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 1.0, 1.0)])
 def test_the_correlation_length_of_a_smooth_field(spacing):
-    """White noise smoothed by a Gaussian of s mm has the correlation exp(-d^2 / 4 s^2): one half at 1.665 s."""
+    """Noise smoothed by a Gaussian of s mm has the correlation exp(-d^2 / 4 s^2); the integral is s sqrt(pi)."""
     noise = np.random.default_rng(0).standard_normal((64, 96, 96))
-    smooth = ndimage.gaussian_filter(noise, [3 / mm for mm in spacing], mode="wrap")
-    assert half_length(autocovariance(smooth, spacing)) == pytest.approx(1.665 * 3, rel=0.1)
-    assert half_length(autocovariance(noise, (1, 1, 1))) == pytest.approx(0.5, abs=0.02)
-    assert np.isnan(half_length(autocovariance(np.zeros((3, 3, 3)), (1, 1, 1))))
-    assert half_length(autocovariance(np.ones((64, 64, 64)), (1, 1, 1))) == LAGS - 1
+    smooth = ndimage.gaussian_filter(noise, [2 / mm for mm in spacing], mode="wrap")
+    smooth /= smooth.std()
+    length = 2 * np.sqrt(np.pi)
+    assert correlation_length(autocovariance(smooth, spacing)) == pytest.approx(length, rel=0.1)
+    assert correlation_length(autocovariance(noise, (1, 1, 1))) == pytest.approx(0.5, abs=0.02)
+    both = correlation_length(autocovariance(smooth + noise, (1, 1, 1)))
+    alone = correlation_length(autocovariance(smooth, (1, 1, 1)))
+    assert both == pytest.approx((alone + 0.5) / 2, abs=0.05)
+    assert np.isnan(correlation_length(autocovariance(np.zeros((3, 3, 3)), (1, 1, 1))))

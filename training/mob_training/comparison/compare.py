@@ -148,7 +148,9 @@ def _column(groups: dict[str, list[Run]], metric: Metric, value: Callable[[Run, 
     """Aggregate a score of each model over its seeds."""
     found = [[value(run, metric.key) for run in seeds] for seeds in groups.values()]
     cells = [Cell.over([metric.factor * v for v in values if v is not None], metric.digits) for values in found]
-    return with_best(cells, metric.higher)
+    if metric.plain:
+        return cells
+    return with_best(cells, metric.higher, None if metric.target is None else metric.factor * metric.target)
 
 
 def _mark(cells: Sequence[Cell], marks: Sequence[str]) -> list[Cell]:
@@ -187,7 +189,7 @@ def _legend(runs: Sequence[Run], tests: Sequence[PairedTest]) -> str:
     counted = " to ".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))
     sentences = [
         f"Mean over the test cases, then mean ± standard deviation over {counted} seed{'s' * (seeds[-1] > 1)}. "
-        "In bold the best of each column; ↑ more is better, ↓ less is better."
+        "In bold the best of each column; ↑ more is better, ↓ less is better, → as near as possible."
     ]
     if tests:
         references = " and ".join(dict.fromkeys(test.reference for test in tests))

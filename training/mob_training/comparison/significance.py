@@ -87,7 +87,7 @@ def paired_tests(runs: Sequence[Run], reference: str | None = None) -> list[Pair
         if reference is not None and reference not in groups:
             raise SettingsError(f"{dataset} has no model {reference!r}; choose among {', '.join(groups)}.")
         base = reference or next((name for name in (CONTROL, ORDER[0]) if name in groups), next(iter(groups)))
-        for metric in (metric for _, metrics in GROUPS.values() for metric in metrics):
+        for metric in (metric for _, metrics in GROUPS.values() for metric in metrics if metric.tested):
             family = []
             for model in (name for name in groups if name != base):
                 ours, theirs = _of_shared_seeds(groups[model], groups[base])

@@ -19,7 +19,16 @@ LATEX |= {
     "<": "$<$",
     ">": "$>$",
 }
-LATEX |= {"−": "$-$", "³": "$^3$", "·": r"$\cdot$", "–": "--", "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
+LATEX |= {
+    "−": "$-$",
+    "³": "$^3$",
+    "·": r"$\cdot$",
+    "–": "--",
+    "±": r"$\pm$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "→": r"$\to$",
+}
 """How LaTeX writes what titles and names contain."""
 
 BETTER, WORSE = "†", "‡"
@@ -124,13 +133,22 @@ class Table:
         stem.with_name(f"{stem.name}.tex").write_text(self.latex(), encoding="utf-8")
 
 
-def with_best(cells: Sequence[Cell], higher: bool) -> list[Cell]:
-    """Mark the best cells of a column: all that show the best number, none if there is only one row."""
+def with_best(cells: Sequence[Cell], higher: bool, target: float | None = None) -> list[Cell]:
+    """Mark the best cells of a column: all that show the best number, none if there is only one row.
+
+    Args:
+        cells: The column.
+        higher: Whether more is better.
+        target: The nearer to it the better, instead.
+    """
     shown = [None if cell.mean is None else round(cell.mean, cell.digits) for cell in cells]
     known = [value for value in shown if value is not None]
     if len(known) < 2:
         return list(cells)
-    best = max(known) if higher else min(known)
+    if target is not None:
+        shown = [None if value is None else round(abs(value - target), 9) for value in shown]
+        known = [value for value in shown if value is not None]
+    best = max(known) if higher and target is None else min(known)
     return [replace(cell, best=value == best) for cell, value in zip(cells, shown, strict=True)]
 
 

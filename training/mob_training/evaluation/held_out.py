@@ -17,6 +17,7 @@ import SimpleITK as sitk
 from mob_training.data.datasets import CASES_FILE
 from mob_training.data.split import read_subjects
 from mob_training.evaluation.case_scores import MEASURES, PLACES, PlaceSums, ScoredCase, score
+from mob_training.evaluation.joint_scores import JointSums, joint_scores
 from mob_training.evaluation.naming import describe_run
 from mob_training.evaluation.raters import rater_scores, read_raters
 from mob_training.evaluation.score_files import Run, flatten
@@ -79,6 +80,7 @@ def evaluate(
     drawn: int = DRAWN,
     name: str | None = None,
     regions: Mapping[str, float] | None = None,
+    joint: bool = False,
     report: Callable[[str], None] = print,
 ) -> Run:
     """Score a model on whole held-out cases.
@@ -92,6 +94,7 @@ def evaluate(
             has its own only.
         name: Name of the model in tables; None: after its covariance and the name of its fine-tuning.
         regions: What counts as a doubtful region (`region_settings.STATED_BY_MODELS`); the rest is as the model states.
+        joint: Also score what is joint (`joint_scores`): the whole segmentation's likelihood, its volume, correlations.
         report: Called with one line for each case.
 
     Raises:
@@ -106,7 +109,7 @@ def evaluate(
     predictor = Predictor(model, settings)
     region_settings = model.card.region_settings.changed(regions or {})
     sampled = model.card.covariance.kind is not Covariance.DETERMINISTIC
-    pool = Pool(labels)
+    pool, together = Pool(labels), JointSums()
     known = dataset / CASES_FILE
     subjects = read_subjects(known) if known.exists() else {}
     scored = {}
@@ -118,11 +121,15 @@ def evaluate(
         if raters is not None:
             read = read_raters(raters, case_name, prediction)
             samples = draw_volumes(predictor, image, drawn) if sampled else [prediction.segmentation]
-            scores["raters"] = rater_scores(case, read, samples)
+            scores["raters"] = rater_scores(case, read, samples, sitk.GetArrayViewFromImage(image))
+        if joint:
+            scores["joint"], own = joint_scores(predictor, image, case.truth)
+            together.add(own)
         pool.add(case, sums)
         scored[case_name] = {"subject": subjects.get(case_name, case_name), **dict(flatten(scores))}
         report(f"{case_name}: Dice {scores['dice']:.4f}, NLL {scores['volume']['nll']:.4f}")
-    return Run(describe_run(model, dataset, name), dict(flatten(pool.scores())), scored)
+    pooled = pool.scores() | ({"joint": together.scores()} if joint else {})
+    return Run(describe_run(model, dataset, name), dict(flatten(pooled)), scored)
 
 
 class Pool:

@@ -19,6 +19,8 @@ class Metric:
         higher: Whether more is better.
         digits: Decimals.
         factor: Shown is the score times this.
+        target: The best value, where neither more nor less is better; such scores are not tested.
+        plain: No value is best.
         against: Score of the reference to test against, if not the same: a model's variance is compared with the
             p (1 - p) of the control, which has no variance.
     """
@@ -28,11 +30,22 @@ class Metric:
     higher: bool = False
     digits: int = 4
     factor: float = 1.0
+    target: float | None = None
+    plain: bool = False
     against: str | None = None
 
     @property
     def header(self) -> str:
+        if self.plain:
+            return self.title
+        if self.target is not None:
+            return f"{self.title} → {self.factor * self.target:g}"
         return f"{self.title} {'↑' if self.higher else '↓'}"
+
+    @property
+    def tested(self) -> bool:
+        """Whether a difference can be better or worse."""
+        return self.target is None and not self.plain
 
 
 BOX_MARGIN_MM = 10.0
@@ -49,7 +62,7 @@ def _ranking(measure: str, word: str) -> tuple[Metric, ...]:
             name in ("auroc", "auprc"),
             digits,
             factor,
-            f"bernoulli.{place}.{name}" if measure == "variance" else None,
+            against=f"bernoulli.{place}.{name}" if measure == "variance" else None,
         )
         for place, risk in (("volume", per_volume), ("box", per_box))
         for name, (unit, digits, factor) in (
@@ -81,14 +94,40 @@ GROUPS: dict[str, tuple[str, tuple[Metric, ...]]] = {
     "variance": ("How well the variance ranks errors", _ranking("variance", "variance")),
     "bernoulli": ("How well p (1 − p) ranks errors", _ranking("bernoulli", "p (1 − p)")),
     "entropy": ("How well the entropy ranks errors", _ranking("entropy", "entropy")),
+    "joint": (
+        "What is joint: the whole segmentation, its volume, how far errors reach",
+        (
+            Metric("joint.log_likelihood", "Log likelihood, nats", True, 1),
+            Metric("joint.gain", "gain of the covariance, nats", True, 1),
+            Metric("joint.volume.crps", "CRPS of the volume, mm³", digits=1),
+            *(
+                Metric(f"joint.volume.covered_{level}", f"{level} % interval holds, %", False, 0, 100.0, level / 100)
+                for level in (50, 80, 90)
+            ),
+            Metric("joint.volume.width_90", "its width, mm³", digits=0, plain=True),
+            Metric("joint.lengths.samples", "Correlation length of samples, mm", digits=2, plain=True),
+            Metric("joint.lengths.gap", "that of errors differs by, mm", digits=2),
+        ),
+    ),
     "raters": (
         "Against several raters",
         (
             Metric("raters.ged", "GED"),
             Metric("raters.ged_segmentation", "GED of the segmentation alone"),
+            Metric("raters.matched_iou", "Matched IoU", True),
+            Metric("raters.matched_iou_segmentation", "Matched IoU of the segmentation alone", True),
             Metric("raters.probability.box.mae", "|p − q|, box"),
             Metric("raters.probability.ambiguous.mae", "|p − q| where raters differ"),
             Metric("raters.probability.ambiguous.rmse", "RMSE where raters differ"),
+        ),
+    ),
+    "curvas": (
+        "The CURVAS challenge's scores",
+        (
+            Metric("raters.curvas.dsc", "DSC on consensus", True),
+            Metric("raters.curvas.dsc_volume", "the same of all voxels", True),
+            Metric("raters.curvas.ece", "ECE, mean over raters", digits=5),
+            Metric("raters.curvas.crps", "CRPS of the volume, mm³", digits=0),
         ),
     ),
 }

@@ -11,7 +11,7 @@ What is undefined is NaN (`null` in JSON) and is left out of means:
 | AURC, AUGRC | without a voxel | without a wrong voxel: 0 |
 | GED, HM-IoU | without a sample or a rater | two empty masks have the distance 0 |
 | CRPS and intervals of a volume | never | |
-| correlation length | without a residual | the largest distance where it does not fall to one half |
+| correlation length | without a residual | |
 """
 
 from mob_training.evaluation.metrics.calibration import BINS, Calibration, negative_log_likelihood
@@ -19,7 +19,7 @@ from mob_training.evaluation.metrics.joint import ContrastLaw, joint_log_likelih
 from mob_training.evaluation.metrics.overlap import dice, surface_dice
 from mob_training.evaluation.metrics.ranking import ErrorRanking
 from mob_training.evaluation.metrics.samples import generalised_energy_distance, matched_iou, probability_error
-from mob_training.evaluation.metrics.variogram import autocovariance, half_length
+from mob_training.evaluation.metrics.variogram import autocovariance, correlation_length
 from mob_training.evaluation.metrics.volumes import volume_scores
 
 __all__ = [
@@ -28,9 +28,9 @@ __all__ = [
     "ContrastLaw",
     "ErrorRanking",
     "autocovariance",
+    "correlation_length",
     "dice",
     "generalised_energy_distance",
-    "half_length",
     "joint_log_likelihood",
     "matched_iou",
     "negative_log_likelihood",

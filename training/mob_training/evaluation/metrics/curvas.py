@@ -4,7 +4,7 @@ Definitions: github.com/SYCAI-Technologies/curvas-challenge, CURVAS_2024/evaluat
 numbers are those of that code, not of a text about it, where the two differ:
 
 - *DSC on consensus* is not of the volume. It is of each row of voxels of each slice in which the raters agree on any
-  foreground, the first row left out; the mean over the rows of a slice, then over slices. `dsc_volume` is of all voxels.
+  foreground, without the first row; the mean over the rows of a slice, then over slices. `dsc_volume` is of all voxels.
 - *ECE* is that of the most probable class, in 50 bins, against each rater in turn; the mean over the raters. Their sums
   are float32, so that those of more than some thousand voxels lose digits, and stop at 2^24 voxels; ours are exact.
 - *CRPS* is of one number, the sum of the probability, against a normal distribution with the mean and the standard

@@ -37,22 +37,20 @@ def autocovariance(residual: np.ndarray, spacing: Sequence[float]) -> np.ndarray
     return np.where(counts, sums / np.maximum(counts, 1), np.nan)
 
 
-def half_length(covariance: np.ndarray) -> float:
-    """Find the distance, in mm, at which the correlation has fallen to one half, linear between the bins.
+def correlation_length(covariance: np.ndarray) -> float:
+    """Compute the correlation length, in mm: the integral of the correlation over the distance.
+
+    It is half a step where neighbours have nothing in common, and grows both with how far errors reach and with how
+    much of them does: what is white besides, as labels are, counts for nothing.
 
     Args:
-        covariance: As `autocovariance` returns it, or a sum of such.
+        covariance: As `autocovariance` returns it, or a sum of such; where it is NaN, linear between its neighbours.
 
     Returns:
-        The last distance if it does not fall so far; NaN without any residual.
+        NaN without any residual.
     """
-    known = np.flatnonzero(np.isfinite(covariance))
     if not covariance[0] > 0:
         return float("nan")
-    correlation = covariance[known] / covariance[0]
-    below = np.flatnonzero(correlation < 0.5)
-    if not below.size:
-        return float(known[-1] * STEP_MM)
-    after = below[0]
-    fraction = (correlation[after - 1] - 0.5) / (correlation[after - 1] - correlation[after])
-    return float((known[after - 1] + fraction * (known[after] - known[after - 1])) * STEP_MM)
+    known = np.flatnonzero(np.isfinite(covariance))
+    correlation = np.interp(np.arange(known[-1] + 1), known, covariance[known] / covariance[0])
+    return float(STEP_MM * np.trapezoid(correlation))
