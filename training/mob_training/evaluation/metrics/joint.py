@@ -36,6 +36,7 @@ NODES = np.linspace(-8, 8, 129)
 """Of the trapezoidal rule for white noise, in standard deviations; it holds up to a deviation of 15."""
 _WEIGHTS = np.exp(-0.5 * NODES**2) / np.exp(-0.5 * NODES**2).sum()
 MOST_STEPS = 100
+SMALLEST_STEP = 1e-6
 CONVERGED = 1e-6
 """Nats that a step of Newton's method still gains."""
 TINY = 1e-300
@@ -170,19 +171,19 @@ def laplace(mean: np.ndarray, factor: np.ndarray, white: np.ndarray) -> float:
     shift = np.zeros(len(mean))
     value, slope, curvature = _site(mean, white)
     best = float(value.sum())
-    while True:
+    for _ in range(MOST_STEPS):
         lower = _precision(factor, curvature)
         step = cho_solve((lower, True), factor @ slope - z)
         along, size, gain = factor.T @ step, 1.0, 0.0
-        for _ in range(MOST_STEPS):
+        while True:
             moved = z + size * step
             value, slope, curvature = _site(mean + shift + size * along, white)
             gain = float(value.sum() - 0.5 * moved @ moved) - best
-            if gain >= 0 or size < 1e-6:
+            if gain >= 0 or size < SMALLEST_STEP:
                 break
             size /= 2
         z, shift, best = moved, shift + size * along, best + gain
-        if gain < CONVERGED:
+        if not gain >= CONVERGED:
             break
     lower = _precision(factor, curvature)
     # The variance of G^T z in the posterior, and in the posterior without the voxel's own likelihood, its cavity.

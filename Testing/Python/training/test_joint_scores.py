@@ -1,0 +1,145 @@
+"""What is joint, scored for a model and a case: the law of a contrast, and what evaluation writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from mob_training.evaluation import joint_scores as module
+from mob_training.evaluation.held_out import evaluate
+from mob_training.evaluation.joint_scores import contrast_law, joint_scores
+from mob_training.evaluation.metrics.variogram import LAGS
+from mob_training.evaluation.score_files import read_runs, write_runs
+from MoBUncertaintyLib.inference.draws import blended_gaussian
+from MoBUncertaintyLib.inference.predictor import Predictor
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
+from MoBUncertaintyLib.prediction import PredictionSettings
+from support.gaussians import SHAPE, gaussian_of
+from support.tiny import DETERMINISTIC, PATCH, make_ct, make_dataset, make_model
+
+LOCAL = {"scope": Scope.LOCAL, "length_mm": (2.0, 1.5, 3.0)}
+KINDS = [
+    (Covariance.DIAGONAL, {}),
+    (Covariance.DIAGONAL, LOCAL),
+    (Covariance.LOW_RANK, {}),
+    *[(Covariance.MIXTURE_OF_BASES, {"scope": scope}) for scope in (Scope.VOXEL, Scope.PARTITION, Scope.TILE)],
+    (Covariance.MIXTURE_OF_BASES, LOCAL),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), KINDS)
+@pytest.mark.parametrize(("classes", "label"), [(2, 1), (3, 2)])
+def test_the_law_of_a_contrast_is_that_of_samples_of_the_logits(kind, options, classes, label):
+    """Mean and covariance of 12000 samples; for three classes of noise so small that the contrast is linear in it."""
+    gaussian = gaussian_of(kind, classes, **options)
+    if classes > 2:
+        gaussian.log_variance = gaussian.log_variance - 8
+        if gaussian.loading is not None:
+            name = "values" if hasattr(gaussian.loading, "values") else "scales"
+            setattr(gaussian.loading, name, getattr(gaussian.loading, name) * 0.02)
+    law = contrast_law(gaussian, label)
+    chosen = np.array([0, 1, 40, 41, 47, 90, 119])
+    drawn = []
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(12):
+        eta = gaussian.rsample(1000, generator)[:, 0].flatten(2)[..., chosen]
+        others = [c for c in range(classes) if c != label]
+        drawn.append((eta[:, label] - eta[:, others].logsumexp(dim=1)).numpy())
+    samples = np.concatenate(drawn)
+    expected = law.at(chosen).columns(np.arange(len(chosen))) + np.diag(law.white[chosen])
+    scale = np.sqrt(np.outer(expected.diagonal(), expected.diagonal()))
+    assert np.prod(SHAPE) == len(law.mean)
+    assert samples.mean(axis=0) == pytest.approx(law.mean[chosen], abs=float(0.04 * scale.max() ** 0.5 + 0.001))
+    assert np.cov(samples.T) / scale == pytest.approx(expected / scale, abs=0.05)
+
+
+@pytest.fixture
+def ct() -> sitk.Image:
+    """One tile, on the network's grid."""
+    return make_ct(PATCH)
+
+
+def predictor_of(folder: Path, spec: CovarianceSpec, labels=("organ",), folds: int = 1) -> Predictor:
+    model = make_model(folder, dataset=make_dataset(labels, orientation="RAS"), covariance=spec, folds=folds)
+    return Predictor(model, PredictionSettings(device="cpu", precision="float32", body_box=False))
+
+
+def blurred_truth(predictor: Predictor, ct: sitk.Image) -> np.ndarray:
+    """A segmentation that differs from the model's a little."""
+    return np.roll(predictor.predict(ct).segmentation, 1, axis=2)
+
+
+@pytest.mark.parametrize("spec", [DETERMINISTIC, CovarianceSpec(rank=3, partitions=2)])
+def test_without_covariance_the_joint_likelihood_is_the_voxels_nll(tmp_path, ct, spec):
+    predictor = predictor_of(tmp_path / "m", spec)
+    truth = blurred_truth(predictor, ct)
+    scores, _ = joint_scores(predictor, ct, truth, samples=19)
+    p = predictor.predict(ct, exact=True).probability[0].astype(float)
+    expected = np.log(np.where(truth == 1, p, 1 - p)).sum()
+    assert scores["log_likelihood"] == pytest.approx(expected, rel=2e-3)
+    assert scores["gain"] == pytest.approx(0, abs=1e-3 * abs(expected))
+
+
+def test_folds_are_a_mixture(tmp_path, ct):
+    spec = CovarianceSpec(rank=3, partitions=2, scope=Scope.TILE)
+    predictor = predictor_of(tmp_path / "m", spec, folds=2)
+    truth = blurred_truth(predictor, ct)
+    alone = []
+    for fold in (0, 1):
+        predictor.use(PredictionSettings(device="cpu", precision="float32", body_box=False, folds=(fold,)))
+        alone.append(joint_scores(predictor, ct, truth, samples=19)[0]["log_likelihood"])
+    predictor.use(PredictionSettings(device="cpu", precision="float32", body_box=False))
+    both = joint_scores(predictor, ct, truth, samples=19)[0]["log_likelihood"]
+    assert both == pytest.approx(np.logaddexp(*alone) - np.log(2), rel=1e-6)
+
+
+def test_the_volume_is_that_of_samples_of_the_labels(tmp_path, ct, monkeypatch):
+    """Mean and deviation of many: of the logits' samples, and then of the labels'."""
+    spec = CovarianceSpec(rank=3, partitions=2, scope=Scope.LOCAL, length_mm=(9.0, 9.0, 9.0))
+    predictor = predictor_of(tmp_path / "m", spec)
+    seen = []
+    monkeypatch.setattr(module, "volume_scores", lambda volumes, truth: seen.append((volumes, truth)) or {"crps": 0.0})
+    truth = blurred_truth(predictor, ct)
+    joint_scores(predictor, ct, truth, samples=150)
+    ((volumes, true),) = seen
+    assert true == pytest.approx(np.count_nonzero(truth) * 27)
+    p = blended_gaussian(predictor, ct).logits.rsample(400, torch.Generator().manual_seed(9))[:, 0].softmax(dim=1)[:, 1]
+    expected = 27 * p.sum(dim=(1, 2, 3)).numpy()
+    spread = np.hypot(expected.std(), 27 * np.sqrt(float((p * (1 - p)).sum(dim=(1, 2, 3)).mean())))
+    assert np.mean(volumes) == pytest.approx(expected.mean(), abs=0.3 * spread)
+    assert np.std(volumes) == pytest.approx(spread, rel=0.25)
+
+
+def test_evaluation_writes_them_for_several_labels_and_another_spacing(tmp_path):
+    """Per case and over all cases, in files and back; without `joint`, as in scores kept earlier, none is there."""
+    folder = tmp_path / "Dataset001_Tiny"
+    labels = ("organ", "other")
+    spec = CovarianceSpec(rank=3, partitions=2, scope=Scope.LOCAL, length_mm=(9.0, 9.0, 9.0))
+    predictor = predictor_of(tmp_path / "m", spec, labels)
+    for kind in ("imagesTs", "labelsTs"):
+        (folder / kind).mkdir(parents=True)
+    (folder / "dataset.json").write_text(json.dumps(make_dataset(labels)))
+    for seed in (0, 1):
+        image = make_ct((20, 26, 22), spacing=(2.4, 3.3, 4.0), centre=(3 * seed, 0, 0))
+        truth = sitk.GetImageFromArray(blurred_truth(predictor, image))
+        truth.CopyInformation(image)
+        sitk.WriteImage(image, str(folder / "imagesTs" / f"case{seed}_0000.nii.gz"))
+        sitk.WriteImage(truth, str(folder / "labelsTs" / f"case{seed}.nii.gz"))
+    settings = PredictionSettings(device="cpu", precision="float32", body_box=False)
+    run = evaluate(predictor.model.path, folder, settings, joint=True, report=lambda _: None)
+    write_runs([run], tmp_path / "scores")
+    (kept,) = read_runs([tmp_path / "scores"])
+    for name in ("log_likelihood", "gain", "volume.crps", "volume.covered_90", "volume.width_50", "lengths.gap"):
+        assert len(kept.per_case(f"joint.{name}")) == 2
+    assert kept.mean("joint.log_likelihood") < 0
+    for name in ("errors", "samples"):
+        assert len(kept.over_voxels(f"joint.variogram.{name}")) == LAGS
+        assert kept.over_voxels(f"joint.variogram.{name}")[0] == 1
+    plain = evaluate(predictor.model.path, folder, settings, report=lambda _: None)
+    assert not any(key.startswith("joint.") for key in plain.pooled)
+    assert plain.mean("joint.log_likelihood") is None
