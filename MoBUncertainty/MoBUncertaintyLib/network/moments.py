@@ -5,12 +5,13 @@ For two classes both have closed forms; otherwise, or on request, Monte Carlo wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
+from MoBUncertaintyLib.model.covariance import Scope
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 
 DEFAULT_SAMPLES = 30
@@ -63,6 +64,8 @@ def monte_carlo_moments(gaussian: LogitGaussian, samples: int, generator: torch.
     """
     if samples < 1:
         raise ValueError(f"at least one sample is needed, not {samples}")
+    if gaussian.scope is Scope.LOCAL:  # noise without neighbours has the same marginals, and costs less
+        gaussian = replace(gaussian, scope=Scope.VOXEL, lengths=None)
     draw = gaussian.softmax_sampler(generator)
     mean = _foreground(draw(1)[0])
     spread = torch.zeros_like(mean)  # sum of (p - mean)^2, by Welford's updates: a sum of p^2 would lose small ones

@@ -25,14 +25,17 @@ def test_monte_carlo_agrees_with_the_closed_form_within_its_standard_error(kind)
 
 
 @pytest.mark.parametrize("kind", STOCHASTIC)
-@pytest.mark.parametrize("scope", [Scope.PARTITION, Scope.TILE])
+@pytest.mark.parametrize("scope", [Scope.LOCAL, Scope.PARTITION, Scope.TILE])
 def test_coherent_noise_has_the_same_marginals_as_noise_per_voxel(kind, scope):
-    gaussian = gaussian_of(kind, classes=3, scope=scope)
+    length_mm = (2.0, 1.0, 1.5) if scope is Scope.LOCAL else None
+    gaussian = gaussian_of(kind, classes=3, scope=scope, length_mm=length_mm)
     independent = LogitGaussian(gaussian.mean, gaussian.log_variance, gaussian.loading, Scope.VOXEL)
     k = 1000
     together = monte_carlo_moments(gaussian, k, torch.Generator().manual_seed(0))
     apart = monte_carlo_moments(independent, k, torch.Generator().manual_seed(1))
+    literal = gaussian.rsample(k, torch.Generator().manual_seed(2)).softmax(dim=2)[:, :, 1:]
     error = (2 * apart.variance / k).sqrt()
+    assert ((literal.mean(dim=0) - apart.mean).abs() < 5 * error + 1e-5).all()
     assert ((together.mean - apart.mean).abs() < 5 * error + 1e-5).all()
 
 
