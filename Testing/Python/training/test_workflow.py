@@ -85,6 +85,19 @@ WRONG = {
         "models: 'deterministic' is the first stage, which is always compared; choose another name",
     ),
     "model named like a sweep": ({"models": {"mob-bases-2": MOB}}, "models: mob-bases-2 ends as the names of a sweep"),
+    "start from no model": (
+        {"models": {"mob": MOB | {"start": "diagonal"}}},
+        "models.mob.start: diagonal is not an earlier",
+    ),
+    "start from itself": ({"models": {"mob": MOB | {"start": "mob"}}}, "models.mob.start: mob is not an earlier model"),
+    "ensemble of no model": (
+        {"ensembles": {"all": "low-rank"}},
+        "ensembles: all must be a new name, and low-rank a model",
+    ),
+    "length of one number": (
+        {"models": {"mob": MOB | {"length": "4"}}},
+        "models.mob.length: '4' is not of the form wanted (three numbers, Z,Y,X)",
+    ),
     "sweep of another model": (
         {"sweep": {"model": "diagonal", "datasets": ["Pancreas"], "bases": [1]}},
         "sweep.model: diagonal is not a model of the config with a mixture of bases",
@@ -399,3 +412,19 @@ def test_pages_name_commands_options_and_files_that_exist():
             assert (top.parent / path).exists(), f"{page}: {path}"
         for link in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", text):
             assert (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_a_model_starts_from_another_and_an_ensemble_is_of_all_seeds():
+    head = MOB | {"scope": "local", "length": "4,4,4", "heads_only": True, "start": "diagonal"}
+    config = small(models={"diagonal": {"covariance": "diagonal"}, "head": head}, ensembles={"all": "diagonal"})
+    check_config(config)
+    runs = {run.folder: run for run in planned_runs(config)}
+    local = runs["Pancreas/head/seed_1"]
+    assert local.start == "diagonal" and "start" not in local.options
+    assert "--length 4,4,4 --heads-only" in option_line(local.options)
+    assert provenance(config, local)["start"] == "diagonal"
+    ensembles = [run for run in runs.values() if run.members]
+    assert [(run.folder, run.members) for run in ensembles] == [("Pancreas/all/seed_0", "diagonal")]
+    made = provenance(config, ensembles[0])
+    assert made["seed"] == [0, 1] and made["finetune"]["covariance"] == "diagonal"
+    assert "start" not in provenance(config, runs["Pancreas/diagonal/seed_0"])
