@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,6 +26,7 @@ from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.model.folder import DEMO_MODEL, find_model, load_model
 from MoBUncertaintyLib.output import review_export
 from MoBUncertaintyLib.output.decisions import Decisions, read_decisions
+from MoBUncertaintyLib.output.dicom.objects import DicomFormat, check_dicom_source, file_names
 from MoBUncertaintyLib.output.report import ReviewedCase, check_template
 from MoBUncertaintyLib.output.results_folder import (
     FOLDER,
@@ -121,6 +122,7 @@ def run_case(
     name: str | None = None,
     series: str | None = None,
     scene: bool = True,
+    formats: Sequence[DicomFormat] = (),
     overwrite: bool = False,
     progress: ProgressCallback | None = None,
     cancelled: CancelledCallback | None = None,
@@ -136,6 +138,7 @@ def run_case(
         name: What the case is called; None: as the source.
         series: Series instance UID, where a DICOM folder has several.
         scene: Write the Slicer scene too.
+        formats: DICOM objects to write too; only of a CT that came from DICOM.
         overwrite: Replace results that are there.
         progress: Called with each step.
         cancelled: Asked between steps, and between tiles.
@@ -152,6 +155,8 @@ def run_case(
         with _stage("read", seconds, progress, cancelled):
             read = read_image(source, series)
         image, warnings = read.image, read.warnings
+        dicom_files = read.files if read.is_dicom else ()
+        check_dicom_source(formats, dicom_files, "leave out its --format")
         prediction = predictor.predict(image, progress, cancelled)
         volumes = beside.submit(write_volumes, place.partial, prediction)
         analysis = _analysis(prediction, predictor, region_settings, progress, cancelled)
@@ -168,6 +173,8 @@ def run_case(
                 sha256=read.sha256,
                 series=series,
                 scene=scene,
+                formats=formats,
+                dicom_files=dicom_files,
                 warnings=warnings,
                 volumes=volumes,
                 more=partial(more, analysis) if more else None,
@@ -193,6 +200,7 @@ def is_done(
     region_settings: RegionSettings | None = None,
     *,
     series: str | None = None,
+    formats: Iterable[DicomFormat] = (),
 ) -> bool:
     """Whether a results folder holds what `run_case` would write: of the same image, model and settings.
 
@@ -217,6 +225,8 @@ def is_done(
             "model": record["model"]["digest"],
         }
         same = found == json.loads(json.dumps(wanted, default=str))
+        values = [label["value"] for label in record["labels"]]
+        same = same and record["files"].keys() >= {name for kind in formats for name in file_names(kind, values)}
         return same and bool(record["input"]["sha256"] == digest(source, series))
     except (OSError, ValueError, KeyError, TypeError):  # of another version, damaged or altered
         return False

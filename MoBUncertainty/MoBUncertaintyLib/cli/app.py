@@ -102,6 +102,14 @@ def predict(
         str | None, typer.Option(help="Series instance UID, if a DICOM folder holds several series.")
     ] = None,
     scene: Scene = True,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="Write DICOM objects too, of a CT from DICOM: dicom-seg, dicom-seg-fractional (the probabilities) or "
+            "parametric-map (the variance); may be repeated.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Keep results that are there, also those of other settings.")
@@ -118,6 +126,7 @@ def predict(
         from MoBUncertaintyLib.images.inputs import case_folders, list_inputs
         from MoBUncertaintyLib.inference.predictor import Predictor
         from MoBUncertaintyLib.model.folder import find_model, load_model
+        from MoBUncertaintyLib.output.dicom.objects import read_dicom_formats
         from MoBUncertaintyLib.output.results_folder import FOLDER
         from MoBUncertaintyLib.prediction import PredictionSettings
         from MoBUncertaintyLib.regions.settings import read_stated
@@ -138,13 +147,14 @@ def predict(
             body_box=body_box,
         )
         FOLDER.check_name(output)
+        objects = read_dicom_formats(formats or (), reviewed=False)
         cases = case_folders(list_inputs(source, output), output)
         predictor = Predictor(load_model(find_model(model)), settings)
         asked = {"measure": measure, "threshold": threshold, "minimum_mm3": min_volume}
         region_settings = predictor.model.card.region_settings.changed(
             read_stated(region or ()) | {name: value for name, value in asked.items() if value is not None}
         )
-        job = Job(predictor, region_settings, series, scene, overwrite, skip_existing)
+        job = Job(predictor, region_settings, series, scene, objects, overwrite, skip_existing)
         return predict_inputs(cases, source, output, job, cancelled)
 
 
@@ -168,8 +178,8 @@ def review(
         list[str] | None,
         typer.Option(
             "--format",
-            help="report, segmentation (.seg.nrrd), nifti, dicom_seg or parametric_map; may be repeated. "
-            "Default: the first two.",
+            help="report, segmentation (.seg.nrrd), nifti, dicom-seg, dicom-seg-fractional (the probabilities), "
+            "dicom-sr (the review) or parametric-map (the variance); may be repeated. Default: the first two.",
         ),
     ] = None,
     patient_fields: Annotated[

@@ -16,6 +16,7 @@ from MoBUncertaintyLib.output.cohort.table import CSV, PAGE, check_table, write_
 if TYPE_CHECKING:
     from MoBUncertaintyLib.images.inputs import Input
     from MoBUncertaintyLib.inference.predictor import Predictor
+    from MoBUncertaintyLib.output.dicom.objects import DicomFormat
     from MoBUncertaintyLib.pipeline import CaseSummary
     from MoBUncertaintyLib.regions.settings import RegionSettings
 
@@ -31,6 +32,7 @@ class Job:
         regions: What counts as a doubtful region.
         series: Series instance UID, where a DICOM folder has several.
         scene: Write the Slicer scene too.
+        formats: DICOM objects to write too.
         overwrite: Replace results that are there.
         skip_existing: Keep results that are there, whatever they are of.
     """
@@ -39,6 +41,7 @@ class Job:
     regions: RegionSettings
     series: str | None = None
     scene: bool = True
+    formats: Sequence[DicomFormat] = ()
     overwrite: bool = False
     skip_existing: bool = False
 
@@ -55,6 +58,7 @@ class Job:
                 name=case.entry or None,
                 series=self.series,
                 scene=self.scene,
+                formats=self.formats,
                 overwrite=self.overwrite,
                 progress=progress,
                 cancelled=cancelled,
@@ -74,7 +78,7 @@ class Job:
         if self.overwrite or not FOLDER.recognises(folder):
             return None
         try:
-            same = is_done(case.path, folder, self.predictor, self.regions, series=self.series)
+            same = is_done(case.path, folder, self.predictor, self.regions, series=self.series, formats=self.formats)
         except ImageError:
             if not self.skip_existing:
                 raise

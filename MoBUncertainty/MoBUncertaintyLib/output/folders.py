@@ -31,6 +31,7 @@ class FolderInProgress:
     """A folder that is being written.
 
     Attributes:
+        target: The folder's name.
         warnings: What the user should know once it is written.
 
     Args:
@@ -40,6 +41,7 @@ class FolderInProgress:
 
     def __init__(self, kind: FolderKind, reservation: Reservation) -> None:
         self._kind, self._reservation = kind, reservation
+        self.target = reservation.target
         self._earlier = content_of(reservation.target / kind.record)
         self.warnings: list[str] = []
 

@@ -34,6 +34,7 @@ from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.nifti import write_nifti
 from MoBUncertaintyLib.images.reader import volume_stem
 from MoBUncertaintyLib.model.card import Label
+from MoBUncertaintyLib.output.dicom.objects import DicomFormat, write_objects
 from MoBUncertaintyLib.output.folders import FolderInProgress, FolderKind
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
 from MoBUncertaintyLib.output.report import ReviewedCase, check_template
@@ -102,6 +103,8 @@ def write_results(
     sha256: str | None = None,
     series: str | None = None,
     scene: bool = True,
+    formats: Sequence[DicomFormat] = (),
+    dicom_files: Sequence[str | Path] = (),
     overwrite: bool = False,
     warnings: Sequence[str] = (),
     volumes: Future[None] | None = None,
@@ -119,6 +122,8 @@ def write_results(
         sha256: Of what was read there; see `images.digest`.
         series: Series instance UID, where the folder has several.
         scene: Write `scene.mrb` too (a process of its own, with `slicer-core`).
+        formats: DICOM objects to write too.
+        dicom_files: The CT's DICOM files, for these.
         overwrite: Replace an older results folder.
         warnings: What was noticed before, for `prediction.json`.
         volumes: `write_volumes`, if it has already begun for the folder that `FOLDER.reserve` gave.
@@ -151,8 +156,10 @@ def write_results(
                 write_scene_file(partial / "scene.mrb", image, described, regions, volume_stem(name) or "CT")
             except SceneError as error:  # the prediction is worth keeping without it
                 problems.append(str(error))
+        case = ReviewedCase(image, Review(described, regions))
+        problems += write_objects(formats, partial, case, dicom_files, lambda error: FOLDER.error(place.target, error))
         described.warnings.extend(problems)
-        write_review_page(partial / "review.html", ReviewedCase(image, Review(described, regions)))
+        write_review_page(partial / "review.html", case)
         if volumes is not None:
             volumes.result()
         if more:

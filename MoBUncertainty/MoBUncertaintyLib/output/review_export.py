@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError, UserError
+from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
 from MoBUncertaintyLib.files.input_files import begins_as_dicom
 from MoBUncertaintyLib.files.integrity import make_manifest, seal
 from MoBUncertaintyLib.files.publishing import absolute
 from MoBUncertaintyLib.images.grid import grid_of
+from MoBUncertaintyLib.output.dicom.objects import (
+    DicomFormat,
+    check_dicom_source,
+    read_dicom_formats,
+    write_objects,
+)
 from MoBUncertaintyLib.output.folders import FolderKind
-from MoBUncertaintyLib.output.pictures.style import brightest_variance
 from MoBUncertaintyLib.output.report import (
     SCHEMA,
     ReviewedCase,
@@ -57,10 +62,10 @@ class Format(StrEnum):
     """`segmentation.seg.nrrd`, as corrected, and `regions.nrrd`, the label map of the regions."""
     NIFTI = "nifti"
     """`segmentation.nii.gz`, as corrected: a label map with the model's label values, as nnU-Net trains on."""
-    DICOM_SEG = "dicom_seg"
-    """`segmentation.dcm`."""
-    PARAMETRIC_MAP = "parametric_map"
-    """`variance.dcm`; with several labels one for each."""
+    DICOM_SEG = DicomFormat.SEG.value
+    DICOM_SEG_FRACTIONAL = DicomFormat.PROBABILITY.value
+    DICOM_SR = DicomFormat.REPORT.value
+    PARAMETRIC_MAP = DicomFormat.PARAMETRIC_MAP.value
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ def write_export(
         OutputError: The folder cannot be written; nothing of it is left, and an older export is as it was.
     """
     wanted = read_formats(formats)
-    check_source(wanted, dicom_files)
+    objects = check_source(wanted, dicom_files)
     if sign and not case.review.signature:
         raise SettingsError("The review is not signed off, so it cannot be signed with a key; sign it off first.")
     FOLDER.check(folder, overwrite)
@@ -129,10 +134,11 @@ def write_export(
     with FOLDER.reserve(folder, overwrite) as place, place.writing() as partial:
         for done, kind in enumerate(wanted):
             progress(done / len(wanted))
-            if kind in (Format.DICOM_SEG, Format.PARAMETRIC_MAP):
-                _write_dicom(kind, partial, folder, case, corrected, dicom_files or (), problems)
-            elif kind in (Format.SEGMENTATION, Format.NIFTI):
+            if kind in (Format.SEGMENTATION, Format.NIFTI):
                 _write_segmentation(kind, partial, folder, case, corrected)
+        problems += write_objects(
+            objects, partial, case, dicom_files or (), lambda error: FOLDER.error(folder, error), corrected
+        )
         # Last, so that the report lists the warnings, and its record all other files.
         said = [*warnings, *problems]
         report = build_report(case, dicom=dicom, patient=patient, warnings=said, corrected=corrected)
@@ -151,16 +157,13 @@ def write_export(
     return Exported(tuple(folder / name for name in names), tuple(warnings), tuple(problems), report)
 
 
-_DICOM = {Format.DICOM_SEG: "The DICOM segmentation", Format.PARAMETRIC_MAP: "The DICOM parametric map"}
-
-
 def read_formats(names: Iterable[str]) -> list[Format]:
-    """Read formats, in the order of `Format`.
+    """Read formats, in the order of `Format`; hyphens stand for underscores.
 
     Raises:
         SettingsError: No format, or an unknown one.
     """
-    names = set(names)
+    names = {name.replace("-", "_") for name in names}
     unknown = sorted(names - set(Format))
     if unknown:
         raise SettingsError(f"There is no export format {unknown[0]!r}; choose among {', '.join(Format)}.")
@@ -169,18 +172,17 @@ def read_formats(names: Iterable[str]) -> list[Format]:
     return [kind for kind in Format if kind in names]
 
 
-def check_source(formats: Iterable[Format], dicom_files: Sequence[str | Path] | None) -> None:
-    """Refuse formats that the CT cannot have, before anything is computed.
+def check_source(formats: Iterable[Format], dicom_files: Sequence[str | Path] | None) -> list[DicomFormat]:
+    """Refuse formats that the CT cannot have, before anything is computed; return those that are DICOM objects.
 
     Raises:
         SettingsError: DICOM is asked for, and the CT has no DICOM files.
     """
-    for kind in formats:
-        if kind in _DICOM and not dicom_files:
-            raise SettingsError(
-                f"{_DICOM[kind]} cannot be written, because the CT did not come from DICOM; "
-                f"choose {Format.SEGMENTATION} or {Format.NIFTI} instead of {kind}."
-            )
+    objects = read_dicom_formats(kind.value for kind in formats if kind.value in set(DicomFormat))
+    asked = next((kind for kind in formats if kind.value in objects), "")
+    instead = f"choose {Format.SEGMENTATION} or {Format.NIFTI} instead of {asked}"
+    check_dicom_source(objects, dicom_files, instead)
+    return objects
 
 
 def _read_dicom(
@@ -227,45 +229,6 @@ def _write_segmentation(kind: Format, partial: Path, folder: Path, case: Reviewe
         raise OutputError(
             f"The review cannot be written to {folder}; free some space or choose another folder."
         ) from error
-
-
-def _write_dicom(
-    kind: Format,
-    partial: Path,
-    folder: Path,
-    case: ReviewedCase,
-    corrected: np.ndarray,
-    files: Sequence[str | Path],
-    problems: list[str],
-) -> None:
-    """Write a DICOM object, or say why it cannot be: the rest is worth having without it."""
-    from MoBUncertaintyLib.output.dicom.export import write_dicom_seg, write_parametric_map
-
-    prediction, signature = case.prediction, case.review.signature
-    model = {key: prediction.provenance.get("model", {}).get(key) or "not stated" for key in ("name", "digest")}
-    try:
-        if kind is Format.DICOM_SEG:
-            write_dicom_seg(
-                partial / "segmentation.dcm",
-                files,
-                _image(corrected, case),
-                prediction.labels,
-                model=model,
-                corrected=case.review.reviewed[0] > 0 or bool(case.review.clicks),
-                reader=signature.name if signature else None,
-            )
-            return
-        several = len(prediction.labels) > 1
-        brightest = brightest_variance(case.review.settings.variance_threshold)
-        for label, variance in zip(prediction.labels, case.review.current().variance, strict=True):
-            name = f"variance_{label.value}.dcm" if several else "variance.dcm"
-            image = _image(variance, case)
-            named = label.name if several else None
-            write_parametric_map(partial / name, files, image, model=model, brightest=brightest, label=named)
-    except UserError as error:
-        if isinstance(error.__cause__, OSError) and isinstance(error, OutputError):
-            raise FOLDER.error(folder, error.__cause__) from error
-        problems.append(f"{_DICOM[kind]} was not written: {error}")
 
 
 def _image(array: np.ndarray, case: ReviewedCase) -> sitk.Image:

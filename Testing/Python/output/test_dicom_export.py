@@ -20,7 +20,8 @@ from MoBUncertaintyLib.errors import ImageError, OutputError
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.model.card import Label
-from MoBUncertaintyLib.output.dicom.export import write_dicom_seg, write_parametric_map
+from MoBUncertaintyLib.output.dicom.parametric_map import write_parametric_map
+from MoBUncertaintyLib.output.dicom.segmentation import write_dicom_seg
 from support.dicom_files import write_series
 from support.fake_case import LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case
 
@@ -113,7 +114,9 @@ def oblique(tmp_path_factory) -> tuple[Exam, Path, Path]:
     folder = tmp_path_factory.mktemp("with spaces and ü")
     case = exam(folder / "ct")
     write_dicom_seg(folder / "seg.dcm", case.files, case.labels, LABELS, model=MODEL)
-    write_parametric_map(folder / "map.dcm", case.files, case.variance, model=MODEL, brightest=0.08, label="pancreas")
+    write_parametric_map(
+        folder / "map.dcm", case.files, case.variance, model=MODEL, brightest=0.08, label=PANCREAS, named=True
+    )
     return case, folder / "seg.dcm", folder / "map.dcm"
 
 
@@ -130,7 +133,9 @@ class TestPlaces:
             assert len(expected) > 100
             assert np.allclose(found, expected, atol=0.11)
 
-        write_parametric_map(tmp_path / "map.dcm", case.files, turned(case.variance, how), model=MODEL, brightest=0.08)
+        write_parametric_map(
+            tmp_path / "map.dcm", case.files, turned(case.variance, how), model=MODEL, brightest=0.08, label=PANCREAS
+        )
         assert np.array_equal(map_on_grid(tmp_path / "map.dcm", case.variance), values(case.variance))
 
     def test_each_frame_refers_to_its_slice(self, oblique):
@@ -253,7 +258,7 @@ class TestBoth:
 
 def write_both(folder: Path, files: list[Path], case: Exam) -> None:
     write_dicom_seg(folder / "seg.dcm", files, case.labels, LABELS, model=MODEL)
-    write_parametric_map(folder / "map.dcm", files, case.variance, model=MODEL, brightest=0.08)
+    write_parametric_map(folder / "map.dcm", files, case.variance, model=MODEL, brightest=0.08, label=PANCREAS)
 
 
 class TestEnhanced:
@@ -292,7 +297,7 @@ class TestRefusals:
         """Both are refused with one sentence that says what to do, and nothing is written."""
         for write, image, rest in (
             (write_dicom_seg, case.labels, (LABELS,)),
-            (functools.partial(write_parametric_map, brightest=0.08), case.variance, ()),
+            (functools.partial(write_parametric_map, brightest=0.08, label=PANCREAS), case.variance, ()),
         ):
             with pytest.raises(kind, match=message) as caught:
                 write(folder / "out.dcm", case.files, image, *rest, model=MODEL)
@@ -398,5 +403,7 @@ class TestRefusals:
         with pytest.raises(OutputError, match=r"seg\.dcm cannot be written \(No space left on device\); free some"):
             write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels, LABELS, model=MODEL)
         with pytest.raises(OutputError, match=r"map\.dcm cannot be written \(No space left on device\); free some"):
-            write_parametric_map(tmp_path / "map.dcm", case.files, case.variance, model=MODEL, brightest=0.08)
+            write_parametric_map(
+                tmp_path / "map.dcm", case.files, case.variance, model=MODEL, brightest=0.08, label=PANCREAS
+            )
         assert list(tmp_path.iterdir()) == []

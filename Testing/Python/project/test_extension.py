@@ -308,10 +308,12 @@ def test_dicom_asks_for_one_package_that_nothing_else_needs() -> None:
     needing = sorted(
         path.name for path in LIBRARY.glob("**/*.py") if any(n.startswith("highdicom") for n in every_import(path))
     )
-    assert needing == ["dicom.py", "export.py"]  # the panel has its CT from Slicer
-    room = f"{NAME}Lib.output.dicom.export"
-    assert [path.name for path in LIBRARY.glob("**/*.py") if room in every_import(path)] == ["review_export.py"]
-    assert room not in file_scope_imports(LIBRARY / "output" / "review_export.py")
+    made = ["common", "parametric_map", "segmentation", "structured_report"]
+    assert needing == sorted(["dicom.py", *(f"{name}.py" for name in made)])  # the panel has its CT from Slicer
+    rooms = {f"{NAME}Lib.output.dicom.{name}" for name in made}
+    asking = {path.stem for path in LIBRARY.glob("**/*.py") if rooms & set(every_import(path))}
+    assert asking - set(made) == {"objects"}
+    assert not rooms & file_scope_imports(LIBRARY / "output" / "dicom" / "objects.py")
 
 
 @pytest.mark.skipif("SLICER_SOURCE" not in os.environ, reason="Slicer's sources say what it ships")

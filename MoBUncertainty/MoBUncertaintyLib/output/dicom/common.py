@@ -1,0 +1,106 @@
+"""What the DICOM objects have in common: who made them, codes, text that fits, identifiers, and how they are saved.
+
+All carry the patient and study fields of the CT's files, because DICOM demands it: the objects are part of the same
+study. They are as identifiable as the CT itself. Voxels are never resampled: they are put in the order of the slices,
+however the volume's axes are permuted or flipped, and a volume that does not lie on the slices is refused.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import highdicom
+from highdicom.sr import CodedConcept
+from pydicom.uid import DeflatedExplicitVRLittleEndian, generate_uid
+
+from MoBUncertaintyLib import __version__
+from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.model.card import Label
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+MANUFACTURER = "MoB Uncertainty"
+# After those of the scanner.
+SEG_SERIES_NUMBER, VARIANCE_SERIES_NUMBER, PROBABILITY_SERIES_NUMBER, REPORT_SERIES_NUMBER = 9001, 9002, 9003, 9004
+
+LONGEST = 64  # characters of DICOM's long strings
+
+
+def equipment(model: Mapping[str, Any], series_description: str) -> dict[str, Any]:
+    """Gather what all objects are made with. There is no device: the model's digest stands for its serial number.
+
+    Args:
+        model: `name` and `digest` of the model.
+        series_description: What viewers list.
+    """
+    return {
+        "series_instance_uid": highdicom.UID(),
+        "sop_instance_uid": highdicom.UID(),
+        "instance_number": 1,
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": line(model["name"]),
+        "software_versions": __version__,
+        "device_serial_number": line(model["digest"]),
+        "series_description": line(series_description),
+    }
+
+
+def own_code(value: str, meaning: str) -> CodedConcept:
+    """Make a code of our own, where no public scheme has one."""
+    return CodedConcept(value, "99MOB", meaning)
+
+
+def code_of(label: Label, part: str) -> CodedConcept | None:
+    """Make the code of a label's `category`, `type` or `modifier`; None if it has none."""
+    code = label.terminology.get(part)
+    return CodedConcept(code[1], code[0], line(code[2])) if code else None
+
+
+def tracking_uid(prediction: str, name: str) -> str:
+    """Make the identifier by which a label or region of a prediction is known in every object.
+
+    Args:
+        prediction: SHA-256 of the predicted segmentation.
+        name: Of the label or region in it.
+    """
+    return str(generate_uid(entropy_srcs=[prediction, name]))
+
+
+def line(text: str) -> str:
+    """Text as DICOM's long strings can hold it: a backslash would part two values, an escape begin another script."""
+    plain = "".join(" " if unicodedata.category(each) in ("Cc", "Cs") else each for each in str(text))
+    return " ".join(plain.replace("\\", "/").split())[:LONGEST].strip()
+
+
+def person(name: str | None) -> str | None:
+    """Write a name in plain text as the family name, which `^` ends and `=` would part from another spelling."""
+    return line(name.replace("^", " ").replace("=", " "))[: LONGEST - 1] + "^" if name else None
+
+
+def save(dataset: Dataset, path: str | Path, deflated: bool = False) -> None:
+    """Write a DICOM file.
+
+    Args:
+        dataset: The object.
+        path: The file, in a folder that exists.
+        deflated: Compress all of it, by the transfer syntax Deflated Explicit VR Little Endian. It is the only one that
+            can compress floating-point voxels.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    path = Path(path)
+    dataset.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: names of labels and readers may be in any script
+    if deflated:
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    try:
+        dataset.save_as(path)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror or error}); free some space or choose another folder."
+        ) from error

@@ -1,0 +1,166 @@
+"""Which DICOM objects there are, and how each is made of a reviewed case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.errors import OutputError, SettingsError, UserError
+from MoBUncertaintyLib.output.pictures.style import brightest_variance
+from MoBUncertaintyLib.output.report import ReviewedCase, build_report
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class DicomFormat(StrEnum):
+    """The objects, in the order in which they are written: a later one may refer to an earlier one."""
+
+    SEG = "dicom_seg"
+    """`segmentation.dcm`, binary."""
+    PROBABILITY = "dicom_seg_fractional"
+    """`probability.dcm`: SEG of type FRACTIONAL."""
+    REPORT = "dicom_sr"
+    """`report.dcm`: Structured Report by TID 1500, on `segmentation.dcm`."""
+    PARAMETRIC_MAP = "parametric_map"
+    """`variance.dcm`; with several labels one for each."""
+
+
+NAMES = {
+    DicomFormat.SEG: "The DICOM segmentation",
+    DicomFormat.PROBABILITY: "The DICOM segmentation of probabilities",
+    DicomFormat.REPORT: "The DICOM structured report",
+    DicomFormat.PARAMETRIC_MAP: "The DICOM parametric map",
+}
+SEGMENTATION, PROBABILITY, REPORT = "segmentation.dcm", "probability.dcm", "report.dcm"
+
+
+def read_dicom_formats(names: Iterable[str], reviewed: bool = True) -> list[DicomFormat]:
+    """Read the names of objects, in their order; hyphens stand for underscores.
+
+    A report brings the segmentation that it refers to.
+
+    Args:
+        names: What the user wants.
+        reviewed: There is a review to report.
+
+    Raises:
+        SettingsError: There is no such object.
+    """
+    plain = {name.replace("-", "_") for name in names}
+    offered = [kind for kind in DicomFormat if reviewed or kind is not DicomFormat.REPORT]
+    if unknown := sorted(plain - set(offered)):
+        choices = ", ".join(kind.replace("_", "-") for kind in offered)
+        raise SettingsError(f"There is no DICOM format {unknown[0].replace('_', '-')!r} here; choose among {choices}.")
+    if DicomFormat.REPORT in plain:
+        plain.add(DicomFormat.SEG)
+    return [kind for kind in DicomFormat if kind in plain]
+
+
+def check_dicom_source(formats: Iterable[DicomFormat], files: Sequence[str | Path] | None, instead: str) -> None:
+    """Refuse objects that the CT cannot have, before anything is computed.
+
+    Args:
+        formats: The objects.
+        files: The CT's DICOM files; none: it came from elsewhere.
+        instead: What the user can do, as the end of a sentence.
+
+    Raises:
+        SettingsError: The CT has no DICOM files.
+    """
+    for kind in formats:
+        if not files:
+            raise SettingsError(f"{NAMES[kind]} cannot be written, because the CT did not come from DICOM; {instead}.")
+
+
+def file_names(kind: DicomFormat, values: Sequence[int]) -> list[str]:
+    """Name the files of an object; `values` are those of the labels."""
+    if kind is DicomFormat.PARAMETRIC_MAP:
+        return [f"variance_{value}.dcm" for value in values] if len(values) > 1 else ["variance.dcm"]
+    return [{DicomFormat.SEG: SEGMENTATION, DicomFormat.PROBABILITY: PROBABILITY, DicomFormat.REPORT: REPORT}[kind]]
+
+
+def write_objects(
+    formats: Iterable[DicomFormat],
+    folder: Path,
+    case: ReviewedCase,
+    files: Sequence[str | Path],
+    failed: Callable[[OSError], OutputError],
+    corrected: np.ndarray | None = None,
+) -> list[str]:
+    """Write objects, or say why one cannot be: the rest is worth having without it.
+
+    Args:
+        formats: The objects, in their order.
+        folder: Folder that exists.
+        case: The case.
+        files: The CT's DICOM files.
+        failed: Makes an error of what the system says of the disk.
+        corrected: `case.review.corrected()`, if it is at hand.
+
+    Returns:
+        A sentence for each object that cannot be made of these files.
+
+    Raises:
+        OutputError: The disk is full or broken.
+    """
+    corrected = case.review.corrected() if corrected is None else corrected
+    problems = []
+    for kind in formats:
+        try:
+            _write(kind, folder, case, files, corrected)
+        except UserError as error:
+            if isinstance(error.__cause__, OSError) and isinstance(error, OutputError):
+                raise failed(error.__cause__) from error
+            problems.append(f"{NAMES[kind]} was not written: {error}")
+    return problems
+
+
+def _write(
+    kind: DicomFormat, folder: Path, case: ReviewedCase, files: Sequence[str | Path], corrected: np.ndarray
+) -> None:
+    from MoBUncertaintyLib.output.dicom.parametric_map import write_parametric_map
+    from MoBUncertaintyLib.output.dicom.segmentation import write_dicom_probability, write_dicom_seg
+    from MoBUncertaintyLib.output.dicom.structured_report import write_structured_report
+
+    prediction, signature = case.prediction, case.review.signature
+    labels, model = prediction.labels, model_of(case)
+    made: dict[str, Any] = {
+        "model": model,
+        "corrected": case.review.reviewed[0] > 0 or bool(case.review.clicks),
+        "reader": signature.name if signature else None,
+        "prediction": case.review.digest,
+    }
+    paths = [folder / name for name in file_names(kind, [label.value for label in labels])]
+    if kind is DicomFormat.SEG:
+        write_dicom_seg(paths[0], files, _image(corrected, case), labels, **made)
+    elif kind is DicomFormat.PROBABILITY:
+        images = [_image(each, case) for each in case.review.current().probability]
+        write_dicom_probability(paths[0], files, images, labels, **made)
+    elif kind is DicomFormat.REPORT:
+        if not (folder / SEGMENTATION).exists():
+            raise OutputError(f"It refers to the segmentation in {SEGMENTATION}, which was not written.")
+        rows = build_report(case, corrected=corrected)["labels"]
+        write_structured_report(paths[0], files, folder / SEGMENTATION, case, rows, model=model)
+    else:
+        brightest = brightest_variance(case.review.settings.variance_threshold)
+        for path, label, variance in zip(paths, labels, case.review.current().variance, strict=True):
+            image, several = _image(variance, case), len(labels) > 1
+            write_parametric_map(path, files, image, model=model, brightest=brightest, label=label, named=several)
+
+
+def model_of(case: ReviewedCase) -> dict[str, str]:
+    """Name and digest of the model that a case was predicted with."""
+    stated = case.prediction.provenance.get("model", {})
+    return {key: stated.get(key) or "not stated" for key in ("name", "digest")}
+
+
+def _image(array: np.ndarray, case: ReviewedCase) -> sitk.Image:
+    """Make an image that lies exactly where the CT does."""
+    image = sitk.GetImageFromArray(array)
+    image.CopyInformation(case.ct)
+    return image

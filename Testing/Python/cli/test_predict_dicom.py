@@ -1,0 +1,77 @@
+"""`mob-uncertainty predict --format`: DICOM objects beside the results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pydicom
+import pytest
+import SimpleITK as sitk
+from click.testing import Result
+from highdicom.seg import segread
+
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.network.export import export
+from support import tiny
+from support.command_line import run
+from support.dicom_files import write_slices
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    spec = CovarianceSpec(Covariance.DIAGONAL)
+    export(tiny.make_results_folder(folder / "raw", covariance=spec), folder / "model", name="Tiny")
+    return folder / "model"
+
+
+def predict(source: Path, model: Path, output: Path, *formats: str) -> Result:
+    options = [word for name in formats for word in ("--format", name)]
+    fast = ("--no-scene", "--overlap", "0", "--device", "cpu")
+    return run("predict", source, "--model", model, "--output", output, *fast, *options)
+
+
+def test_objects_of_the_prediction(model: Path, ct: Path, tmp_path: Path) -> None:
+    write_slices(tmp_path / "cts" / "a", sitk.GetArrayFromImage(sitk.ReadImage(ct)))
+    formats = ("dicom-seg", "dicom-seg-fractional", "parametric-map")
+    done = predict(tmp_path / "cts" / "a", model, tmp_path / "out", *formats)
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "out" / "prediction.json").read_text(encoding="utf-8"))
+    assert record["files"].keys() >= {"segmentation.dcm", "probability.dcm", "variance.dcm"}
+    predicted = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "out" / "segmentation.nii.gz"))
+    volume = segread(tmp_path / "out" / "segmentation.dcm").get_volume(combine_segments=True)
+    assert (volume.array > 0).sum() == (predicted > 0).sum() > 0
+    segment = pydicom.dcmread(tmp_path / "out" / "segmentation.dcm").SegmentSequence[0]
+    assert segment.SegmentAlgorithmType == "AUTOMATIC"
+    # In a folder, results without the objects that are wanted now are not done.
+    assert predict(tmp_path / "cts", model, tmp_path / "all").exit_code == 0
+    again = predict(tmp_path / "cts", model, tmp_path / "all", "dicom_seg")
+    assert again.exit_code == 2 and "holds earlier results" in again.stderr
+
+
+def test_what_did_not_come_from_dicom_is_refused_before_the_work(model: Path, ct: Path, tmp_path: Path) -> None:
+    done = predict(ct, model, tmp_path / "out", "dicom-seg")
+    assert done.exit_code == 2 and "did not come from DICOM; leave out its --format." in done.stderr
+    assert "Predicting" not in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_there_is_no_report_before_a_review(model: Path, ct: Path, tmp_path: Path) -> None:
+    done = predict(ct, model, tmp_path / "out", "dicom-sr")
+    assert done.exit_code == 2
+    assert "no DICOM format 'dicom-sr' here; choose among dicom-seg, dicom-seg-fractional" in done.stderr
+
+
+def test_slices_that_do_not_fit_are_a_warning(model: Path, ct: Path, tmp_path: Path) -> None:
+    """Unevenly spaced slices can be read as a volume, but it does not lie on them."""
+    voxels = sitk.GetArrayFromImage(sitk.ReadImage(ct))[:12]
+
+    def move(dataset: pydicom.Dataset) -> None:
+        dataset.ImagePositionPatient[2] += 1.0
+
+    write_slices(tmp_path / "ct", voxels, {11: move})
+    done = predict(tmp_path / "ct", model, tmp_path / "out", "dicom-seg")
+    assert done.exit_code == 0, done.output
+    assert "The DICOM segmentation was not written: The volume does not lie on the slices" in done.stderr
+    record = json.loads((tmp_path / "out" / "prediction.json").read_text(encoding="utf-8"))
+    assert any("was not written" in warning for warning in record["warnings"])

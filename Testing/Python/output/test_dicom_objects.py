@@ -1,0 +1,219 @@
+"""All DICOM objects of a review: what other people's programs think of them, and that they read the same back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import highdicom
+import highdicom.sr as sr
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from highdicom.seg import segread
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from MoBUncertaintyLib.geometry import LPS_TO_RAS
+from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.output.dicom.segmentation import PROBABILITY_STEPS
+from MoBUncertaintyLib.output.report import VERDICTS, ReviewedCase
+from MoBUncertaintyLib.output.review_export import write_export
+from MoBUncertaintyLib.review.review import Review
+from support.dicom_files import write_series
+from support.dicom_validators import complaints, dcmqi, needs_dciodvfy, read_measurements, read_segments
+from support.fake_case import LEFT_KIDNEY, OBLIQUE, PANCREAS, changed_case, fake_case
+from support.fake_review import fake_review
+
+FORMATS = ("dicom-seg", "dicom-seg-fractional", "dicom-sr", "parametric-map")
+FILES = ("segmentation.dcm", "probability.dcm", "report.dcm", "variance_1.dcm", "variance_2.dcm")
+STUDY = {"0020|0010": "S1", "0020|0011": "7", "0018|0015": "ABDOMEN"}
+
+
+def review_of(folder: Path) -> tuple[list[Path], ReviewedCase]:
+    """A review of a CT from DICOM with two organs."""
+    folder.mkdir()
+    whole = fake_case(OBLIQUE, labels=(PANCREAS, LEFT_KIDNEY))
+    files = write_series(folder, whole.image, STUDY)
+    read = read_image(folder).image
+
+    def onto(image: sitk.Image) -> sitk.Image:
+        # SimpleITK may read the slices in the other order: what is at a place stays there.
+        return sitk.Resample(image, read, sitk.Transform(), sitk.sitkNearestNeighbor)
+
+    return files, fake_review(changed_case(whole, onto, lambda _: read), r1="include", r2="accept")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ReviewedCase, list[Path]]:
+    """A review that is signed off, and all objects of it."""
+    folder = tmp_path_factory.mktemp("review")
+    files, case = review_of(folder / "ct")
+    case.review.sign("Jörg Reader")
+    done = write_export(case, folder / "out", FORMATS, dicom_files=files)
+    assert done.problems == ()
+    return folder / "out", case, files
+
+
+def on_grid(image: sitk.Image, case: ReviewedCase, background: float = 0.0) -> np.ndarray:
+    """An image by nearest neighbours on the CT's grid: the same voxels where it has them."""
+    resampled = sitk.Resample(image, case.ct, sitk.Transform(), sitk.sitkNearestNeighbor, background)
+    return sitk.GetArrayFromImage(resampled)
+
+
+def volume_image(path: Path, number: int) -> sitk.Image:
+    """A segment as highdicom reads it."""
+    return as_image(segread(path).get_volume(segment_numbers=[number], rescale_fractional=False))
+
+
+def as_image(volume: highdicom.Volume) -> sitk.Image:
+    """A volume of highdicom, which may be left-handed."""
+    matrix = volume.affine[:3, :3]
+    spacing = np.linalg.norm(matrix, axis=0)
+    image = sitk.GetImageFromArray(volume.array.reshape(volume.spatial_shape).T)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((matrix / spacing).ravel().tolist())
+    image.SetOrigin(volume.affine[:3, 3].tolist())
+    return image
+
+
+@needs_dciodvfy
+@pytest.mark.parametrize("name", FILES)
+def test_validator_has_nothing_against_it(exported, name):
+    assert complaints(exported[0] / name) == []
+
+
+@needs_dciodvfy
+def test_validator_finds_what_is_wrong(exported, tmp_path):
+    dataset = pydicom.dcmread(exported[0] / "variance_1.dcm")
+    del dataset.SharedFunctionalGroupsSequence[0].FrameVOILUTSequence[0].VOILUTFunction
+    dataset.save_as(tmp_path / "map.dcm")
+    assert "Not permitted to be < 1" in "".join(complaints(tmp_path / "map.dcm"))
+
+
+class TestSegmentations:
+    @pytest.mark.parametrize("reader", ["highdicom", "dcmqi"])
+    def test_binary_one_is_read_the_same_by(self, exported, tmp_path, reader):
+        folder, case, _ = exported
+        path, corrected = folder / "segmentation.dcm", case.review.corrected()
+        for number, label in enumerate(case.prediction.labels, 1):
+            image = volume_image(path, number) if reader == "highdicom" else read_segments(path, tmp_path)[label.name]
+            assert np.array_equal(on_grid(image, case) > 0, corrected == label.value)
+
+    @pytest.mark.parametrize("reader", ["highdicom", "dcmqi"])
+    def test_probabilities_are_read_the_same_by(self, exported, tmp_path, reader):
+        folder, case, _ = exported
+        path = folder / "probability.dcm"
+        for number, label in enumerate(case.prediction.labels, 1):
+            expected = np.rint(case.review.current().probability[number - 1] * PROBABILITY_STEPS)
+            assert ((expected > 0) & (expected < PROBABILITY_STEPS)).sum() > 0, "doubtful voxels are the point of it"
+            image = volume_image(path, number) if reader == "highdicom" else read_segments(path, tmp_path)[label.name]
+            assert np.array_equal(on_grid(image, case), expected)
+
+    def test_they_say_what_they_are(self, exported):
+        binary, fractional = (pydicom.dcmread(exported[0] / name) for name in FILES[:2])
+        assert (binary.SegmentationType, binary.SeriesNumber) == ("BINARY", 9001)
+        assert (fractional.SegmentationType, fractional.SegmentationFractionalType) == ("FRACTIONAL", "PROBABILITY")
+        assert (fractional.MaximumFractionalValue, fractional.SeriesNumber) == (PROBABILITY_STEPS, 9003)
+        assert fractional.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian
+        for one, other in zip(binary.SegmentSequence, fractional.SegmentSequence, strict=True):
+            assert one.TrackingUID == other.TrackingUID
+
+
+class TestParametricMap:
+    def test_it_is_compressed(self, exported):
+        path, voxels = exported[0] / "variance_1.dcm", exported[1].prediction.variance[0]
+        assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian
+        assert path.stat().st_size < 0.5 * voxels.nbytes
+
+    @pytest.mark.parametrize("reader", ["highdicom", "dcmqi"])
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_it_is_read_the_same_by(self, exported, tmp_path, reader, number):
+        folder, case, _ = exported
+        path = folder / f"variance_{number}.dcm"
+        if reader == "highdicom":
+            image = as_image(highdicom.imread(path).get_volume())
+        else:
+            image = sitk.ReadImage(str(dcmqi("paramap2itkimage", path, tmp_path) / "pmap.nrrd"))
+        assert np.array_equal(on_grid(image, case), case.review.current().variance[number - 1])
+
+    def test_side_is_that_of_the_organ(self, exported):
+        shared = [pydicom.dcmread(exported[0] / name).SharedFunctionalGroupsSequence[0] for name in FILES[3:]]
+        assert [each.FrameAnatomySequence[0].FrameLaterality for each in shared] == ["U", "L"]  # pancreas, left kidney
+
+
+class TestStructuredReport:
+    def test_it_says_what_the_report_says(self, exported, tmp_path):
+        folder, case, files = exported
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        document = sr.srread(folder / "report.dcm")
+        labels = document.content.get_volumetric_roi_measurement_groups(
+            graphic_type=None, reference_type=pydicom.sr.codedict.codes.DCM.ReferencedSegment
+        )
+        segments = pydicom.dcmread(folder / "segmentation.dcm")
+        for group, row, segment in zip(labels, report["labels"], segments.SegmentSequence, strict=True):
+            assert (group.tracking_identifier, group.tracking_uid) == (row["name"], segment.TrackingUID)
+            values = [measurement.value for measurement in group.get_measurements()]
+            assert values == [row["corrected_ml"], row["predicted_ml"], row["expected_error_ml"]]
+            assert {measurement.unit.value for measurement in group.get_measurements()} == {"ml"}
+            reference = group.reference_roi if hasattr(group, "reference_roi") else group.referenced_segment
+            assert reference.referenced_sop_instance_uid == segments.SOPInstanceUID
+        regions = [
+            group
+            for group in document.content.get_volumetric_roi_measurement_groups()
+            if group.finding_type.value == "DOUBTREG"
+        ]
+        for group, row, region in zip(regions, report["regions"], case.review.regions, strict=True):
+            volume, error = (measurement.value for measurement in group.get_measurements())
+            assert (volume, error) == pytest.approx((row["volume_mm3"], row["expected_error_mm3"]), abs=1e-3)
+            (verdict,) = (each for each in group.get_qualitative_evaluations() if each.name.value == "VERDICT")
+            assert verdict.value.meaning == VERDICTS[row["verdict"]]
+            (point,) = group.roi.value if hasattr(group.roi, "value") else group.roi[0].value
+            voxel = np.rint(case.prediction.grid.to_index(LPS_TO_RAS * point)).astype(int)
+            inside = voxel - [part.start for part in region.box]
+            assert region.found.mask[tuple(inside)], "the point is in the region"
+        (person,) = (
+            item
+            for item in document.ContentSequence
+            if item.ConceptNameCodeSequence[0].CodeMeaning == "Person Observer Name"
+        )
+        assert person.PersonName == "Jörg Reader^"
+        assert (document.CompletionFlag, document.VerificationFlag) == ("COMPLETE", "UNVERIFIED")
+        evidence = {
+            instance.ReferencedSOPInstanceUID
+            for study in document.CurrentRequestedProcedureEvidenceSequence
+            for each in study.ReferencedSeriesSequence
+            for instance in each.ReferencedSOPSequence
+        }
+        sources = {pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID for file in files}
+        assert evidence == {segments.SOPInstanceUID, *sources}
+
+    def test_dcmqi_reads_the_same(self, exported, tmp_path):
+        folder, _, _ = exported
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        groups = read_measurements(folder / "report.dcm", tmp_path)
+        names = [group["TrackingIdentifier"] for group in groups]
+        regions = [f"Doubtful region {row['rank']}" for row in report["regions"]]
+        assert names == [*(row["name"] for row in report["labels"]), *regions]
+        for group, row in zip(groups, report["labels"], strict=False):
+            assert float(group["measurementItems"][0]["value"]) == row["corrected_ml"]
+            assert float(group["measurementItems"][2]["value"]) == row["expected_error_ml"]
+
+    def test_identifiers_stay_the_same_and_an_open_review_names_nobody(self, exported, tmp_path):
+        first, case, files = exported
+        case = fake_review_of(case)
+        done = write_export(case, tmp_path / "out", ["dicom-sr"], dicom_files=files)
+        assert {path.name for path in done.files} == {"report.json", "report.dcm", "segmentation.dcm"}
+        ours, theirs = (sr.srread(folder / "report.dcm") for folder in (tmp_path / "out", first))
+        assert ours.CompletionFlag == "PARTIAL"
+        assert "Person Observer Name" not in str(ours)
+        uids = [
+            [group.tracking_uid for group in each.content.get_volumetric_roi_measurement_groups()]
+            for each in (ours, theirs)
+        ]
+        assert uids[0] == uids[1] and len(set(uids[0])) == len(uids[0]) >= 3
+
+
+def fake_review_of(case: ReviewedCase) -> ReviewedCase:
+    """The same prediction, not reviewed yet."""
+    return ReviewedCase(case.ct, Review(case.prediction, case.review.listed()))
