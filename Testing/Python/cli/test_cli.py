@@ -177,7 +177,7 @@ def test_bad_volume_in_a_folder_is_reported_and_the_rest_goes_on(model: Path, ct
     assert "b.nii.gz: " in done.stderr
     assert "2 of 4 cases failed" in done.stderr
     assert r"M\xfcller.nii.gz: " in done.stderr
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "c"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "c", "cohort.csv", "cohort.html"]
     same = [sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "out" / c / "variance.nii.gz")) for c in "ac"]
     assert np.array_equal(*same)
 
