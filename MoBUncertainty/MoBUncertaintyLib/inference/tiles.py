@@ -82,7 +82,8 @@ class TileGrid:
         if not mask.any():
             return []
         orders = itertools.permutations(range(mask.ndim))
-        return sorted(min((set(self._sweep(mask, whole(mask.shape), axes)) for axes in orders), key=len))
+        placed = [set(self._sweep(mask, whole(mask.shape), axes)) for axes in orders]
+        return sorted(min(placed, key=len))
 
     def weight(self) -> Tensor:
         """Compute the weight of every voxel of a tile, (*tile) fp32."""

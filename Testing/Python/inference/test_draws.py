@@ -145,7 +145,7 @@ def test_the_labels_of_a_draw_are_its_most_probable_ones_on_the_images_grid(tmp_
 
 
 def test_a_deterministic_model_draws_its_segmentation(tmp_path, ct):
-    predictor = predictor_of(tmp_path, CovarianceSpec(Covariance.DETERMINISTIC))
+    predictor = predictor_of(tmp_path, CovarianceSpec(Covariance.DETERMINISTIC), tiling="full")
     first, second = draw_volumes(predictor, ct, 2)
     assert np.array_equal(first, second)
     predicted = predictor.predict(ct).segmentation
