@@ -125,7 +125,7 @@ def test_evaluation_writes_them_for_several_labels_and_another_spacing(tmp_path)
         (folder / kind).mkdir(parents=True)
     (folder / "dataset.json").write_text(json.dumps(make_dataset(labels)))
     for seed in (0, 1):
-        image = make_ct((20, 26, 22), spacing=(2.4, 3.3, 4.0), centre=(3 * seed, 0, 0))
+        image = make_ct((12, 16, 18), spacing=(2.4, 3.3, 4.0), centre=(3 * seed, 0, 0))
         truth = sitk.GetImageFromArray(blurred_truth(predictor, image))
         truth.CopyInformation(image)
         sitk.WriteImage(image, str(folder / "imagesTs" / f"case{seed}_0000.nii.gz"))
@@ -136,6 +136,10 @@ def test_evaluation_writes_them_for_several_labels_and_another_spacing(tmp_path)
     (kept,) = read_runs([tmp_path / "scores"])
     for name in ("log_likelihood", "gain", "volume.crps", "volume.covered_90", "volume.width_50", "lengths.gap"):
         assert len(kept.per_case(f"joint.{name}")) == 2
+    for name in ("stationary", "own"):
+        for score in ("dice_1", "dice_3", "dice_5", "elsewhere_5"):
+            assert all(0 < value <= 1 for value in kept.per_case(f"clicks.{name}.{score}").values())
+    assert kept.mean("clicks.own.elsewhere_5") != kept.mean("clicks.stationary.elsewhere_5")
     assert kept.mean("joint.log_likelihood") < 0
     for name in ("errors", "samples"):
         assert len(kept.over_voxels(f"joint.variogram.{name}")) == LAGS

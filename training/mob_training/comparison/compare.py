@@ -164,7 +164,11 @@ def significance(tests: Sequence[PairedTest]) -> Table:
     rows = []
     for test in tests:
         metric = test.metric
-        names = ("model's variance", "reference's p (1 − p)") if metric.against else (test.model, test.reference)
+        names = (
+            ("model's variance", "reference's p (1 − p)")
+            if metric.key.startswith("variance.")
+            else (test.model, test.reference)
+        )
         better = "neither" if test.better is None else names[0 if test.better else 1]
         cells = (
             test.dataset,

@@ -20,13 +20,15 @@ from mob_training.evaluation.case_scores import MEASURES, PLACES, PlaceSums, Sco
 from mob_training.evaluation.joint_scores import JointSums, joint_scores
 from mob_training.evaluation.naming import describe_run
 from mob_training.evaluation.raters import rater_scores, read_raters
+from mob_training.evaluation.readers.cases import ReadCase
+from mob_training.evaluation.readers.clicked import dice_after_clicks
 from mob_training.evaluation.score_files import Run, flatten
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.images.reader import read_image
-from MoBUncertaintyLib.inference.draws import draw_volumes
+from MoBUncertaintyLib.inference.draws import contrast_factors, draw_volumes
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.card import Label
-from MoBUncertaintyLib.model.covariance import Covariance
+from MoBUncertaintyLib.model.covariance import Covariance, Scope
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.prediction import PredictionSettings
 from MoBUncertaintyLib.regions.settings import Measure
@@ -94,7 +96,8 @@ def evaluate(
             has its own only.
         name: Name of the model in tables; None: after its covariance and the name of its fine-tuning.
         regions: What counts as a doubtful region (`region_settings.STATED_BY_MODELS`); the rest is as the model states.
-        joint: Also score what is joint (`joint_scores`): the whole segmentation's likelihood, its volume, correlations.
+        joint: Also score what is joint (`joint_scores`): the whole segmentation's likelihood, its volume, correlations;
+            and Dice after some clicks (`readers.clicked`).
         report: Called with one line for each case.
 
     Raises:
@@ -108,6 +111,7 @@ def evaluate(
     check_labels(dataset, labels)
     predictor = Predictor(model, settings)
     region_settings = model.card.region_settings.changed(regions or {})
+    directed = model.card.covariance.scope is Scope.LOCAL and len(labels) == 1
     sampled = model.card.covariance.kind is not Covariance.DETERMINISTIC
     pool, together = Pool(labels), JointSums()
     known = dataset / CASES_FILE
@@ -125,6 +129,8 @@ def evaluate(
         if joint:
             scores["joint"], own = joint_scores(predictor, image, case.truth)
             together.add(own)
+            factors = contrast_factors(predictor, image) if directed else None
+            scores["clicks"] = dice_after_clicks(ReadCase.of(prediction, truth, region_settings, factors))
         pool.add(case, sums)
         scored[case_name] = {"subject": subjects.get(case_name, case_name), **dict(flatten(scores))}
         report(f"{case_name}: Dice {scores['dice']:.4f}, NLL {scores['volume']['nll']:.4f}")

@@ -22,7 +22,8 @@ class Metric:
         target: The best value, where neither more nor less is better; such scores are not tested.
         plain: No value is best.
         against: Score of the reference to test against, if not the same: a model's variance is compared with the
-            p (1 - p) of the control, which has no variance.
+            p (1 - p) of the control, which has no variance; clicks that spread by its own correlation with the
+            control's, which spread by a stationary one.
     """
 
     key: str
@@ -107,6 +108,40 @@ GROUPS: dict[str, tuple[str, tuple[Metric, ...]]] = {
             Metric("joint.volume.width_90", "its width, mm³", digits=0, plain=True),
             Metric("joint.lengths.samples", "Correlation length of samples, mm", digits=2, plain=True),
             Metric("joint.lengths.gap", "that of errors differs by, mm", digits=2),
+        ),
+    ),
+    "clicks": (
+        "Dice in % after clicks at the largest errors, by the correlation that spreads them",
+        (
+            Metric("dice", "before", True, 2, 100.0, plain=True),
+            Metric("clicks.stationary.dice_1", "after 1, stationary kernel", True, 2, 100.0),
+            Metric("clicks.stationary.dice_5", "after 5", True, 2, 100.0),
+            Metric("clicks.stationary.elsewhere_5", "elsewhere after 5", True, 2, 100.0),
+            Metric("clicks.own.dice_5", "after 5, the model's own", True, 2, 100.0, against="clicks.stationary.dice_5"),
+            Metric(
+                "clicks.own.elsewhere_5",
+                "elsewhere after 5, own",
+                True,
+                2,
+                100.0,
+                against="clicks.stationary.elsewhere_5",
+            ),
+            Metric(
+                "clicks.loadings.dice_5",
+                "after 5, own and loadings",
+                True,
+                2,
+                100.0,
+                against="clicks.stationary.dice_5",
+            ),
+            Metric(
+                "clicks.loadings.elsewhere_5",
+                "elsewhere after 5, own and loadings",
+                True,
+                2,
+                100.0,
+                against="clicks.stationary.elsewhere_5",
+            ),
         ),
     ),
     "raters": (
