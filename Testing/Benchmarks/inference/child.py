@@ -63,7 +63,8 @@ def _system(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
         source = stock_folder(folder, task["network"])
         measured = StockSystem(source, options["device"], passes, options["limit"])
     else:
-        measured = OurSystem(system, open_model(folder, task["network"]), options["device"], options["samples"])
+        model, scene = open_model(folder, task["network"]), options.get("scene", False)
+        measured = OurSystem(system, model, options["device"], options["samples"], scene)
     loaded = time.perf_counter() - start
     ct, output = case_file(folder, tuple(task["size"])), Path(task["scratch"]) / "output"
     runs = repeated(lambda: measured.run(ct, output), options["repeats"], options["limit"])

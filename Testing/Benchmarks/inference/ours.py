@@ -43,20 +43,20 @@ def settings_of(system: str, device: str, samples: int) -> PredictionSettings:
 class OurSystem:
     """Our pipeline with one of its ways to the moments.
 
-    The scene is written by the closed form only: it takes as long for all.
-
     Args:
         system: c, d, e or e-adaptive, and its way.
         model: With a covariance head.
         device: As for `predict`.
         samples: K.
+        scene: Write the Slicer scene too, where slicer-core is installed.
     """
 
-    def __init__(self, system: str, model: Model, device: str, samples: int) -> None:
+    def __init__(self, system: str, model: Model, device: str, samples: int, scene: bool = False) -> None:
         self.device = select_device(device)
         self.clock = StageClock(settle(self.device))
         self.predictor = Predictor(model, settings_of(system, device, samples))
-        self.scene = system.startswith("e") and importlib.util.find_spec("slicer") is not None
+        self.scene = scene and importlib.util.find_spec("slicer") is not None
+        self.without = ["scene"] if scene and not self.scene else []
         self.literal = LiteralHead() if split_system(system)[0] == "c" else None
         self.load_seconds = 0.0
         self.provenance: dict[str, Any] = {}
@@ -103,8 +103,7 @@ class OurSystem:
         stated = {
             name: self.provenance.get(name) for name in ("device", "engine", "precision", "tiles", "input_voxels")
         }
-        notes = [] if self.scene else ["scene"]
-        return stated | {"passes": 1, "extrapolated": False, "without": notes}
+        return stated | {"passes": 1, "extrapolated": False, "without": self.without}
 
     def _time_steps(self) -> None:
         load = predictor.load_network

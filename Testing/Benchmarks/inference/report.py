@@ -53,7 +53,7 @@ def write_report(
         "revisions_measured": sorted({str(e["revision"]) for e in entries}),
         "settings": asdict(settings),
         "networks": networks,
-        "targets": targets(table, entries, networks),
+        "targets": targets(table, entries, networks, amx="amx_bf16" in machine.get("instructions", ())),
         "systems": table,
         "fits": fits(table),
         "sampling": _of("sampling", entries),

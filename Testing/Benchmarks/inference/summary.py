@@ -23,6 +23,9 @@ LINEAR = {
 }
 """What has to be linear. Their sum need not be: a larger CT of the same field has as many voxels for the network."""
 
+END_TO_END = {(128, 128, 128): (0.6, 0.3), (512, 512, 300): (0.2, 0.08)}
+"""Largest ratio of (e) to (a) with the small network, and with AMX, which computes bfloat16 several times as fast."""
+
 Entry = dict[str, Any]
 Row = dict[str, Any]
 
@@ -83,13 +86,16 @@ def volumes_seconds(run: dict[str, Any]) -> float:
     return run["total"] - sum(run["stages"].get(name, 0.0) for name in BEYOND_VOLUMES)
 
 
-def targets(table: Sequence[Row], entries: Sequence[Entry], networks: dict[str, Any]) -> list[dict[str, Any]]:
+def targets(
+    table: Sequence[Row], entries: Sequence[Entry], networks: dict[str, Any], amx: bool = False
+) -> list[dict[str, Any]]:
     """What must be shown: ratios, each with its bound and whether it holds.
 
     Args:
         table: Of `rows`.
         entries: The measurements.
         networks: What `networks.describe` says, by name.
+        amx: The processor has AMX.
     """
     found = []
     by = {(row["network"], tuple(row["size"]), row["system"]): row for row in table if "failed" not in row}
@@ -98,10 +104,12 @@ def targets(table: Sequence[Row], entries: Sequence[Entry], networks: dict[str, 
         random = bool(networks.get(network, {}).get("random_weights"))
         for way in dict.fromkeys(split_system(s)[1] for s in systems if s.startswith("e")):
             own = {letter: systems[s] for letter in SYSTEMS if (s := in_way(letter, way)) in systems}
-            found += _ratios(network, size, own, random, way_title(in_way("e", way)))
+            found += _ratios(network, size, own, random, way_title(in_way("e", way)), amx)
     for entry in entries:
         if entry["task"]["kind"] == "sampling" and "result" in entry:
             found += _sampling_ratio(entry)
+        if entry["task"]["kind"] == "interactive" and "result" in entry:
+            found.append(_region_seconds(entry, amx))
     for fit in fits(table):
         if split_system(fit["system"])[0] == "e" and fit["of"] in LINEAR:
             what = f"(e), {LINEAR[fit['of']]}: R² of a straight line"
@@ -110,13 +118,17 @@ def targets(table: Sequence[Row], entries: Sequence[Entry], networks: dict[str, 
     return found
 
 
-def _ratios(network: str, size: tuple, systems: dict[str, Row], random: bool, way: str) -> list[dict[str, Any]]:
+def _ratios(
+    network: str, size: tuple, systems: dict[str, Row], random: bool, way: str, amx: bool
+) -> list[dict[str, Any]]:
     """Of one network, CT and way; random weights find no organ, so adaptive tiling is not judged by them."""
     where = ", ".join(filter(None, (network_name(network), size_title(size), way)))
     bounds = {"small": 0.10, "large": 0.02}
     whole_ct = size == (512, 512, 300)
+    fast = amx and systems.get("e", {}).get("precision") == "bfloat16"
+    end_to_end = END_TO_END.get(size, (1.0, 1.0))[fast] if network == "small" else 1.0
     wanted = [
-        ("(e) / (a), end to end", "e", "a", "volumes_s", 1.0, True),
+        ("(e) / (a), end to end", "e", "a", "volumes_s", end_to_end, True),
         ("(b) / (e), end to end", "b", "e", "volumes_s", 20.0, False),
         ("(d) / (e), end to end", "d", "e", "volumes_s", 1.1 if network == "large" else None, True),
         ("(a) / (e-adaptive), end to end", "a", "e-adaptive", "volumes_s", None if random else 2.5, False),
@@ -128,7 +140,7 @@ def _ratios(network: str, size: tuple, systems: dict[str, Row], random: bool, wa
             None if random else 1.8 if size == (512, 512, 300) else None,
             False,
         ),
-        ("peak memory, (e) / (a)", "e", "a", "peak_bytes", 0.6 if whole_ct else None, True),
+        ("peak memory, (e) / (a)", "e", "a", "peak_bytes", 0.45 if whole_ct else None, True),
     ]
     found = []
     for what, over, under, name, bound, at_most in wanted:
@@ -150,6 +162,14 @@ def _sampling_ratio(entry: Entry) -> list[dict[str, Any]]:
         return []
     ratio = result["c_s"][k] / result["e_s"]
     return [_target(f"(c) / (e), sampling stage, K = {k}", network_name(network), ratio, 50.0, at_most=False)]
+
+
+def _region_seconds(entry: Entry, amx: bool) -> dict[str, Any]:
+    task, result = entry["task"], entry["result"]
+    where = ", ".join(filter(None, (network_name(task["network"]), way_title(task["system"] or "e"))))
+    seconds = statistics.median(run["total"] for run in result["warm"])
+    fast = amx and result["precision"] == "bfloat16"
+    return _target("region of 128 x 128 x 128 voxels, warm, s", where, seconds, 1.0 if fast else None, True)
 
 
 def fits(table: Sequence[Row]) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ def test_ratios_bounds_and_marks_are_right() -> None:
         measurement("a", 100.0, peak_bytes=10e9),
         measurement("b", 2000.0, extrapolated=True, passes=3),
         measurement("d", 84.0),
-        measurement("e", 80.0, peak_bytes=5e9),
+        measurement("e", 80.0, peak_bytes=4e9),
         measurement("e-adaptive", 50.0, tiles=15),
     ]
     found = judged(entries)
@@ -52,7 +52,7 @@ def test_ratios_bounds_and_marks_are_right() -> None:
         "(d) / (e), end to end": (1.05, True, ""),
         "(a) / (e-adaptive), end to end": (2.0, False, ""),
         "tiles, full / adaptive": (4.0, True, ""),
-        "peak memory, (e) / (a)": (0.5, True, ""),
+        "peak memory, (e) / (a)": (0.4, True, ""),
         "(e): heads and moments / backbone": (0.016, True, ""),
     }
     assert found.keys() == expected.keys()
@@ -122,3 +122,30 @@ def test_engines_and_precisions_are_systems_of_their_own() -> None:
     assert (
         "| (a) stock nnU-Net | (e) our closed form, PyTorch float32 | (e) our closed form, OpenVINO bfloat16 |" in table
     )
+
+
+def test_aims_depend_on_amx_and_size() -> None:
+    def entries(size: tuple[int, ...], precision: str) -> list[dict[str, Any]]:
+        made = [measurement("a", 100.0, size), measurement("e", 15.0, size, precision=precision)]
+        for each in made:
+            each["task"]["network"] = "small"
+        return made
+
+    def bound(size: tuple[int, ...], precision: str, amx: bool) -> float:
+        given = entries(size, precision)
+        found = summary.targets(summary.rows(given), given, {}, amx)
+        return next(target["bound"] for target in found if target["what"] == "(e) / (a), end to end")
+
+    whole = (512, 512, 300)
+    assert [bound(whole, "bfloat16", amx) for amx in (False, True)] == [0.2, 0.08]
+    assert bound(whole, "float32", amx=True) == 0.2 and bound((128,) * 3, "bfloat16", amx=True) == 0.3
+    task = Task("interactive", "small", whole, "e-adaptive@openvino-bfloat16")
+    result = {"warm": [{"total": 0.4}, {"total": 0.6}, {"total": 2.0}], "precision": "bfloat16"}
+    (waited,) = summary.targets([], [{"task": asdict(task), "result": result}], {}, amx=True)
+    assert (waited["value"], waited["bound"], waited["where"]) == (0.6, 1.0, "small, OpenVINO bfloat16")
+
+
+def test_one_system_writes_the_scene() -> None:
+    planned = plan(BenchmarkSettings(engines=("torch", "openvino")))
+    writing = {task.system for task in planned if task.options.get("scene")}
+    assert writing == {"e@torch-auto"}
