@@ -77,7 +77,9 @@ def main() -> None:
         prediction = analyse(image, predictor).prediction
         found = prediction.suitability
         assert found is not None
-        rows.append({"kind": kind, "level": found.level.value, "reason": found.reasons[0] if found.reasons else ""})
+        rows.append(
+            {"kind": kind, "level": found.level.value} | ({"reason": found.reasons[0]} if found.reasons else {})
+        )
         print(f"{kind}: {found.text}", flush=True)
         return prediction
 
@@ -118,8 +120,9 @@ def main() -> None:
     print(f"flagged: {flagged} of {len(own)} own cases, {noticed} of {len(foreign)} others")
     print(json.dumps(scores, indent=1))
     asked.output.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"model": predictor.model.card.name, "cases": rows, "aurc_of_cases": scores}, indent=1)
-    (asked.output / f"suitability-{predictor.model.card.name}.json").write_text(text + "\n")
+    head = json.dumps({"model": predictor.model.card.name, "aurc_of_cases": scores}, indent=1)[:-2]
+    text = head + ',\n "cases": [\n' + ",\n".join("  " + json.dumps(row) for row in rows) + "\n ]\n}\n"
+    (asked.output / f"suitability-{predictor.model.card.name}.json").write_text(text)
 
 
 if __name__ == "__main__":
