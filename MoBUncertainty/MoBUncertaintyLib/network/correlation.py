@@ -1,4 +1,4 @@
-"""Draw noise that is smooth over a few voxels, with the correlation of `MoBUncertaintyLib.correlation`."""
+"""Draw noise that is smooth over a few voxels, with the correlation of `MoBUncertaintyLib.model.covariance`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from MoBUncertaintyLib.correlation import axis_correlation
+from MoBUncertaintyLib.model.covariance import axis_correlation
 
 Lengths = Sequence[float] | Tensor
 """Correlation length along each of the three axes, in voxels; a tensor where it is learned."""

@@ -14,8 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from MoBUncertaintyLib.correlation import HALF_OF_GAUSSIAN, REACH, axis_correlation
 from MoBUncertaintyLib.model.click_settings import ClickSettings
+from MoBUncertaintyLib.model.covariance import HALF_OF_GAUSSIAN, REACH, axis_correlation
 from MoBUncertaintyLib.prediction import Prediction
 
 HALF_OF_WENDLAND = 0.31381017045569753
@@ -96,7 +96,7 @@ def pairs_mm(places: np.ndarray, others: np.ndarray) -> Offsets:
 
 @dataclass(frozen=True)
 class Spline:
-    """The correlation of a model of the scope `local`, see `MoBUncertaintyLib.correlation`.
+    """The correlation of a model of the scope `local`, see `MoBUncertaintyLib.model.covariance`.
 
     Attributes:
         lengths_mm: Correlation length along each axis of the image's array.

@@ -9,11 +9,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from MoBUncertaintyLib.correlation import correlation
 from MoBUncertaintyLib.inference.draws import blended_gaussian, contrast_factors, draw_volumes, draws
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.tiles import TileGrid
-from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope, correlation
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network.moments import closed_form_moments
 from MoBUncertaintyLib.prediction import PredictionSettings

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.interpolate import BSpline
 
-from MoBUncertaintyLib.correlation import REACH, axis_correlation, correlation
-from MoBUncertaintyLib.model.covariance import Covariance, Scope
+from MoBUncertaintyLib.model.covariance import REACH, Covariance, Scope, axis_correlation, correlation
 from MoBUncertaintyLib.network.correlation import axis_factor, smooth, smooth_noise
 from MoBUncertaintyLib.network.distribution import DenseLoading, LogitGaussian
 from support.gaussians import SHAPE, STOCHASTIC, gaussian_of

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from MoBUncertaintyLib.correlation import REACH, correlation
+from MoBUncertaintyLib.model.covariance import REACH, correlation
 from MoBUncertaintyLib.refinement.kernel import Spline, Wendland, offsets_mm, pairs_mm
 
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from MoBUncertaintyLib.correlation import correlation
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import intersection, shape_of, whole, within
 from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
+from MoBUncertaintyLib.model.covariance import correlation
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click
 from MoBUncertaintyLib.refinement.conditioning import Field, condition, mode

@@ -27,11 +27,10 @@ from mob_training.evaluation.metrics import (
     volume_scores,
 )
 from mob_training.evaluation.metrics.variogram import LAGS
-from MoBUncertaintyLib.correlation import correlation
 from MoBUncertaintyLib.geometry import Box, bounding_box, shadows, shape_of
 from MoBUncertaintyLib.inference.draws import blended_gaussian
 from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
-from MoBUncertaintyLib.model.covariance import Scope
+from MoBUncertaintyLib.model.covariance import Scope, correlation
 from MoBUncertaintyLib.network.distribution import DenseLoading, LogitGaussian
 from MoBUncertaintyLib.network.partitions import cell_bounds
 

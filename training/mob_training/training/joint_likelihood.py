@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from MoBUncertaintyLib.correlation import axis_correlation
 from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
-from MoBUncertaintyLib.model.covariance import Scope
+from MoBUncertaintyLib.model.covariance import Scope, axis_correlation
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.partitions import cell_bounds
 
