@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from mob_training.comparison import figures
+from mob_training.comparison import curves, figures
 from mob_training.comparison.readers import of_readers, write_readers
 from mob_training.comparison.runs import by_model, datasets, sweeps
 from mob_training.comparison.significance import LEVEL, PairedTest, paired_tests
@@ -21,6 +21,7 @@ from MoBUncertaintyLib.errors import SettingsError
 FIGURES = (
     ("calibration", figures.draw_calibration, "Calibration"),
     ("uncertainty", figures.draw_uncertainty, "Error rate by uncertainty"),
+    ("joint", figures.draw_joint, "Correlation of samples, volume intervals, Dice after clicks"),
 )
 
 Marks = Mapping[tuple[str, str, str], str]
@@ -77,7 +78,10 @@ def _draw(dataset: str, runs: Sequence[Run], output: Path) -> list[str]:
     own = [run for run in runs if run.dataset == dataset]
     groups = by_model([run for run in own if not run.sweep])
     drawn = []
+    scored = any(curves.correlation(seeds, "errors") is not None for seeds in groups.values())
     for name, draw, title in FIGURES if groups else ():
+        if name == "joint" and not scored:
+            continue
         draw(groups, output / f"{dataset}_{name}.png")
         drawn.append(f"![{title}]({dataset}_{name}.png)\n")
     for model, numbers in sweeps(own).items():

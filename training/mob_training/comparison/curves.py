@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mob_training.evaluation.metrics.variogram import STEP_MM
+from mob_training.evaluation.metrics.volumes import LEVELS
+from mob_training.evaluation.readers.clicked import CLICKS
 from mob_training.evaluation.score_files import Run
 from mob_training.evaluation.scoreboard import Metric
 
@@ -79,6 +82,41 @@ def error_rate(runs: Sequence[Run], measure: str) -> Curve | None:
         None if no run has such a curve.
     """
     return _binned(runs, f"{measure}.box.curve", "uncertainty", "error")
+
+
+def correlation(runs: Sequence[Run], what: str) -> Curve | None:
+    """Compute the correlation of `errors` or of `samples` by the distance of two voxels, over all cases together.
+
+    Returns:
+        None if no run has such a curve.
+    """
+    found = [run.over_voxels(f"joint.variogram.{what}") for run in runs]
+    values = np.array([values for values in found if values is not None], float)
+    return Curve.over(STEP_MM * np.arange(values.shape[1]), values) if values.size else None
+
+
+def coverage(runs: Sequence[Run]) -> Curve | None:
+    """Compute how often the intervals of the volume hold the truth, by how often they should.
+
+    Returns:
+        None if no run has such scores.
+    """
+    return _of_keys(runs, np.array(LEVELS), [f"joint.volume.covered_{100 * level:g}" for level in LEVELS])
+
+
+def dice_by_clicks(runs: Sequence[Run], correlation: str) -> Curve | None:
+    """Compute the mean Dice after 0, 1, ... clicks that spread by a correlation of `readers.clicked`.
+
+    Returns:
+        None if no run has such scores.
+    """
+    keys = ["dice", *(f"clicks.{correlation}.dice_{n}" for n in CLICKS)]
+    return _of_keys(runs, np.array([0, *CLICKS], float), keys)
+
+
+def _of_keys(runs: Sequence[Run], x: np.ndarray, keys: Sequence[str]) -> Curve | None:
+    rows = [row for row in ([run.mean(key) for key in keys] for run in runs) if None not in row]
+    return Curve.over(x, np.array(rows, float)) if rows else None
 
 
 def padded(values: Sequence[float], length: int) -> list[float]:

@@ -19,6 +19,7 @@ from mob_training.comparison import curves
 from mob_training.comparison.curves import Curve
 from mob_training.comparison.runs import ORDER
 from mob_training.evaluation.metrics import BINS
+from mob_training.evaluation.readers.clicked import LOADINGS, STATIONARY
 from mob_training.evaluation.readers.simulation import ACTIONS, READERS
 from mob_training.evaluation.score_files import Run
 from mob_training.evaluation.scoreboard import BOX_MARGIN_MM, DICE, ECE, NLL
@@ -157,6 +158,39 @@ def draw_uncertainty(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
     grid[1, 0].set_ylabel("voxels in the bin")
     place = f"Boxes of prediction and truth, {BOX_MARGIN_MM:g} mm wider, of all test cases"
     _finish(figure, f"{place}; {_BINNED}", path)
+
+
+def draw_joint(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
+    """Draw what is joint: how far errors and samples are correlated, volume intervals, and Dice after clicks.
+
+    Args:
+        groups: The seeds of each model; those without such scores are left out.
+        path: PNG to write.
+    """
+    figure = _figure(13.5, 5.4)
+    far, held, clicked = figure.subplots(1, 3)
+    looks = styles(groups)
+    errors = [curve for runs in groups.values() if (curve := curves.correlation(runs, "errors")) is not None]
+    for model, runs in groups.items():
+        samples, coverage = curves.correlation(runs, "samples"), curves.coverage(runs)
+        if samples is not None:
+            _plot(far, samples, looks[model], model)
+        if coverage is not None:
+            _plot(held, coverage.changed(factor=100), looks[model])
+        for correlation, dashes in ((STATIONARY, "-"), (LOADINGS, ":")):
+            dice = curves.dice_by_clicks(runs, correlation)
+            if dice is not None:
+                _plot(clicked, dice.changed(factor=100), {**looks[model], "linestyle": dashes})
+    if errors:
+        mean = np.nanmean([curve.mean for curve in errors], axis=0)
+        shown = np.isfinite(mean)
+        far.plot(errors[0].x[shown], mean[shown], **(_GUIDE | {"color": "0.2"}), label="the errors, mean of the models")
+    held.plot((0, 1), (0, 100), **_GUIDE)
+    far.set(xlabel="distance of two voxels, mm", ylabel="correlation of samples", ylim=(None, 1), xlim=(0, 10))
+    held.set(xlabel="nominal", ylabel="volume intervals that hold the truth, %", xlim=(0.4, 1), ylim=(0, 100))
+    clicked.set(xlabel="clicks at the largest errors (dotted: by own loadings)", ylabel="Dice, %")
+    clicked.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _finish(figure, "Correlation, volume and clicks; all test cases", path)
 
 
 def draw_readers(runs: Sequence[Run], path: Path) -> None:

@@ -126,7 +126,7 @@ def _label_scores(
     lengths = {"errors": correlation_length(sums.errors), "samples": correlation_length(sums.samples)}
     return {
         "log_likelihood": joint,
-        "gain": joint - alone,
+        "gain": round(joint - alone, 3) + 0.0,
         "volume": volume_scores(volumes, voxel * np.count_nonzero(truth)),
         "lengths": lengths | {"gap": abs(lengths["errors"] - lengths["samples"])},
     }, sums

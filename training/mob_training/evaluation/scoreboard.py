@@ -113,7 +113,6 @@ GROUPS: dict[str, tuple[str, tuple[Metric, ...]]] = {
     "clicks": (
         "Dice in % after clicks at the largest errors, by the correlation that spreads them",
         (
-            Metric("dice", "before", True, 2, 100.0, plain=True),
             Metric("clicks.stationary.dice_1", "after 1, stationary kernel", True, 2, 100.0),
             Metric("clicks.stationary.dice_5", "after 5", True, 2, 100.0),
             Metric("clicks.stationary.elsewhere_5", "elsewhere after 5", True, 2, 100.0),

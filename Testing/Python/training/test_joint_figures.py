@@ -1,0 +1,75 @@
+"""The figure of what is joint, and which comparisons have it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mob_training.comparison.compare import compare, tables
+from mob_training.comparison.curves import correlation, coverage, dice_by_clicks
+from mob_training.evaluation.metrics.variogram import LAGS
+from mob_training.evaluation.score_files import Run, write_runs
+from support.drawn_figures import looks_like_a_picture
+from support.fake_scores import fake_run
+
+
+def run_of_joint(model: str, seed: int, likelihood: list[float], covered: list[float], reach: float) -> Run:
+    run = fake_run(
+        model,
+        seed,
+        dice=[0.8, 0.9],
+        joint__log_likelihood=likelihood,
+        joint__volume__covered_50=[0, 1],
+        joint__volume__covered_80=[1, 1],
+        joint__volume__covered_90=covered,
+        clicks__stationary__dice_1=[0.85, 0.9],
+        clicks__stationary__dice_3=[0.9, 0.92],
+        clicks__stationary__dice_5=[0.92, 0.94],
+    )
+    falling = np.exp(-np.arange(LAGS) / reach).tolist()
+    run.pooled.update({"joint.variogram.errors": falling, "joint.variogram.samples": [1.0, None, *falling[2:]]})
+    return run
+
+
+@pytest.fixture
+def runs() -> list[Run]:
+    return [
+        run_of_joint("Deterministic", 0, [-900.0, -1000.0], [0.0, 1.0], 1.0),
+        run_of_joint("A (local)", 0, [-500.0, -600.0], [1.0, 1.0], 3.0),
+        run_of_joint("A (local)", 1, [-500.0, -620.0], [1.0, 0.0], 3.0),
+        fake_run("Kept without", 0, dice=[0.8, 0.9]),
+    ]
+
+
+def test_curves_are_means_over_seeds(runs):
+    local = runs[1:3]
+    assert coverage(local).mean == pytest.approx([0.5, 1.0, 0.75])
+    assert dice_by_clicks(local, "stationary").mean == pytest.approx([0.85, 0.875, 0.91, 0.93])
+    assert dice_by_clicks(local, "loadings") is None
+    found = correlation(local, "samples")
+    assert np.isnan(found.mean[1])
+    assert found.mean[4] == pytest.approx(np.exp(-4 / 3))
+    assert correlation(runs[3:], "errors") is None
+
+
+def test_the_table_shows_a_dash_for_scores_that_were_kept_without(runs):
+    made = tables(runs, [])["D_joint"]
+    shown = {name: [cell.text() for cell in cells] for name, cells in made.rows}
+    assert shown["Kept without"][0] == "–"
+    assert shown["A (local)"][0] == "-555.0 ± 7.1"
+    assert made.columns[0] == "Log likelihood, nats ↑"
+    assert made.columns[-1] == "90 % interval holds, % → 90"
+    best = {name: [cell.best for cell in cells] for name, cells in made.rows}
+    assert best["A (local)"][0]
+    assert best["A (local)"][-1]  # 75, which is nearer to 90 than 50 is
+
+
+def test_the_figure_is_drawn_where_there_are_such_scores(runs, tmp_path: Path):
+    for name, some in (("with", runs), ("without", runs[3:])):
+        write_runs(some, tmp_path / name)
+        page = compare([tmp_path / name], tmp_path / f"{name}_out").read_text()
+        picture = tmp_path / f"{name}_out" / "D_joint.png"
+        assert picture.exists() == (name == "with") == ("D_joint.png" in page)
+    looks_like_a_picture(tmp_path / "with_out" / "D_joint.png", (800, 1200), (300, 700))
