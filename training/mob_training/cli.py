@@ -420,13 +420,17 @@ def overlay(
     models: Annotated[list[Path], typer.Argument(help="Model folders, or training folders of nnU-Net; a row each.")],
     output: Annotated[Path, typer.Option(help="PNG to write.")],
     plane: Annotated[str, typer.Option(help="axial, coronal or sagittal.")] = "axial",
+    samples: Annotated[
+        int, typer.Option(min=0, help="Draw so many segmentations from each model instead of its maps.")
+    ] = 0,
     device: Device = "auto",
 ) -> Result:
-    """Draw predictions beside the truth: outlines, probability and variance, where the first model errs most."""
+    """Draw predictions beside the truth: outlines, probability and variance, or samples, where the first model errs."""
     from mob_training.comparison.overlays import draw_case
     from MoBUncertaintyLib.prediction import PredictionSettings
 
-    return _made(draw_case(dataset, case, models, output, plane, PredictionSettings(device=device, tiling="full")))
+    settings = PredictionSettings(device=device, tiling="full")
+    return _made(draw_case(dataset, case, models, output, plane, settings, samples))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

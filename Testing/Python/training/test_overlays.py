@@ -254,3 +254,19 @@ def test_outlines_have_the_colours_of_the_reports(section):
     where = Slice(AXIAL, np.zeros((30, 20)), np.ones(2), "case", (0.0, 1.0), "a window")
     outlines = draw_sections([section], where).axes[0]
     assert {to_hex(one.get_edgecolor()[0]) for one in outlines.collections} == {"#46eb6e", "#ffffff"}
+
+
+def test_samples_take_the_place_of_the_maps(held_out, drawn, tmp_path):
+    """A column each: they differ where the model has noise, and not where it has none."""
+    noisy = tiny.make_model(tmp_path / "noisy", covariance=CovarianceSpec(rank=3, partitions=2))
+    draw_case(
+        held_out.dataset, "patient", [noisy.path, held_out.models[0].path], tmp_path / "a.png", settings=CPU, samples=2
+    )
+    axes = np.reshape(drawn[0].axes[:6], (2, 3))
+    assert [one.get_title() for one in axes[0]] == ["truth and prediction", "sample 1", "sample 2"]
+
+    def outline(panel) -> list[np.ndarray]:
+        return [path.vertices for path in panel.collections[-1].get_paths()]
+
+    assert not all(np.array_equal(a, b) for a, b in zip(outline(axes[0, 1]), outline(axes[0, 2]), strict=False))
+    assert all(np.array_equal(a, b) for a, b in zip(outline(axes[1, 1]), outline(axes[1, 2]), strict=True))

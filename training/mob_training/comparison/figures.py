@@ -190,6 +190,7 @@ def draw_joint(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
     held.set(xlabel="nominal", ylabel="volume intervals that hold the truth, %", xlim=(0.4, 1), ylim=(0, 100))
     clicked.set(xlabel="clicks at the largest errors (dotted: by own loadings)", ylabel="Dice, %")
     clicked.xaxis.set_major_locator(MaxNLocator(integer=True))
+    clicked.set_visible(bool(clicked.lines))
     _finish(figure, "Correlation, volume and clicks; all test cases", path)
 
 

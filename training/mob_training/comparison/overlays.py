@@ -25,9 +25,10 @@ from mob_training.evaluation.metrics import dice
 from mob_training.evaluation.naming import describe_run
 from MoBUncertaintyLib.errors import OutputError, SettingsError
 from MoBUncertaintyLib.geometry import bounding_box, shadows
-from MoBUncertaintyLib.images.grid import grid_of, image_on
+from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import read_image
-from MoBUncertaintyLib.inference.predictor import predict
+from MoBUncertaintyLib.inference.draws import draw_volumes
+from MoBUncertaintyLib.inference.predictor import Predictor, predict
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model, load_model
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Plane
@@ -59,6 +60,7 @@ class Section:
         probability: Of any foreground, the same shape.
         variance: Maximum over the foreground classes, the same shape; None: the model has no covariance, and what would
             be drawn is where its tiles disagree.
+        samples: Label maps drawn from the model, the same shape; if any, they take the place of the maps.
     """
 
     title: str
@@ -67,6 +69,7 @@ class Section:
     labels: np.ndarray
     probability: np.ndarray
     variance: np.ndarray | None
+    samples: tuple[np.ndarray, ...] = ()
 
     @property
     def errors(self) -> np.ndarray:
@@ -104,8 +107,9 @@ def draw_case(
     output: Path,
     plane: str = "axial",
     settings: PredictionSettings | None = None,
+    samples: int = 0,
 ) -> Path:
-    """Draw a row for each model: outlines of truth and prediction, errors, probability and variance.
+    """Draw a row for each model: outlines of truth and prediction, errors, probability and variance; or samples.
 
     All rows show the slice in which the first model has most wrong voxels; without any, that with most of the organ.
 
@@ -116,6 +120,7 @@ def draw_case(
         output: PNG to write.
         plane: `axial`, `coronal` or `sagittal`.
         settings: How to predict.
+        samples: Draw so many segmentations from each model instead of the maps.
 
     Returns:
         `output`.
@@ -135,11 +140,14 @@ def draw_case(
         with load_model(path) as model:
             check_labels(Path(dataset), model.card.labels)
             scored = _predicted(model, image, truth, settings)
+            drawn = draw_volumes(Predictor(model, settings), image, samples) if samples else []
             channel = channel or str(next(iter(model.dataset["channel_names"].values())))
             names.append(_names(model, Path(dataset)))
             sampled = model.card.covariance.kind is not Covariance.DETERMINISTIC
         index = worst_slice(scored, view) if index is None else index
-        section = _section(scored, view, index)
+        turned = [_oriented(each, image) for each in drawn]
+        shown = tuple(_cut(each, view, index) for each in turned)
+        section = replace(_section(scored, view, index), samples=shown)
         sections.append(section if sampled else replace(section, variance=None))
     sections = [replace(one, title=title) for one, title in zip(sections, _titles(names), strict=True)]
     where = _slice(image, view, index, case, channel)
@@ -187,15 +195,30 @@ def draw_sections(sections: Sequence[Section], where: Slice) -> Figure:
     """
     organ = np.any([(one.truth > 0) | (one.labels > 0) for one in sections], axis=0)
     left, right, top, bottom = view_mm(organ, where.spacing)
-    figure, grid = _panels(len(sections), (bottom - top) / (right - left))
+    drawn = len(sections[0].samples)
+    titles = (COLUMNS[0], *(f"sample {n}" for n in range(1, drawn + 1))) if drawn else COLUMNS
+    figure, grid = _panels(len(sections), len(titles), (bottom - top) / (right - left))
     height, width = where.image.shape * where.spacing
     place = {"extent": (0, width, height, 0), "interpolation": "nearest"}
     grey = {**place, "interpolation": "bilinear", "cmap": "gray", "vmin": where.window[0], "vmax": where.window[1]}
     # The default scale for all models, so that colours can be compared.
     spread = ScalarMappable(Normalize(0, brightest_variance(RegionSettings().variance_threshold)), "inferno")
     for row, section in zip(grid, sections, strict=True):
-        outlines, errors, probability, variance = row
+        outlines = row[0]
         outlines.imshow(where.image, **grey)
+        _outline(outlines, section.truth, where.spacing, _TRUTH)
+        _outline(outlines, section.labels, where.spacing, _PREDICTED)
+        for axes, sample in zip(row[1:], section.samples, strict=False):
+            axes.imshow(where.image, **grey)
+            _outline(axes, section.truth, where.spacing, _TRUTH)
+            _outline(axes, sample, where.spacing, _PREDICTED)
+        for axes in row:
+            axes.set(xticks=[], yticks=[], xlim=(left, right), ylim=(bottom, top), facecolor="black")
+        name = "\n".join(textwrap.wrap(section.title, 26, break_on_hyphens=False))
+        outlines.set_ylabel(f"{name}\nDice {section.dice:.3f}", fontsize=9)
+        if drawn:
+            continue
+        _, errors, probability, variance = row
         errors.imshow(where.image, **grey)
         errors.imshow(np.ma.masked_equal(section.errors, 0), cmap=_ERROR_COLOURS, vmin=1, vmax=len(ERRORS), **place)
         likely = probability.imshow(section.probability, cmap="cividis", vmin=0, vmax=1, **place)
@@ -203,18 +226,15 @@ def draw_sections(sections: Sequence[Section], where: Slice) -> Figure:
             variance.text(0.5, 0.5, "none", transform=variance.transAxes, color="0.6", ha="center", va="center")
         else:
             variance.imshow(section.variance, cmap=spread.cmap, norm=spread.norm, **place)
-        for axes in (outlines, probability, variance):
+        for axes in (probability, variance):
             _outline(axes, section.truth, where.spacing, _TRUTH)
             _outline(axes, section.labels, where.spacing, _PREDICTED)
-        for axes in row:
-            axes.set(xticks=[], yticks=[], xlim=(left, right), ylim=(bottom, top), facecolor="black")
-        name = "\n".join(textwrap.wrap(section.title, 26, break_on_hyphens=False))
-        outlines.set_ylabel(f"{name}\nDice {section.dice:.3f}", fontsize=9)
-    for axes, title in zip(grid[0], COLUMNS, strict=True):
+    for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=10)
     _orient(grid[0, 0], where.plane, right - left)
-    _colour_bar(figure, likely, grid[-1, 2])
-    _colour_bar(figure, spread, grid[-1, 3], extend="max")
+    if not drawn:
+        _colour_bar(figure, likely, grid[-1, 2])
+        _colour_bar(figure, spread, grid[-1, 3], extend="max")
     _legend(figure, sections, grid[-1, 0])
     figure.suptitle(f"{where.title}; {where.window_title}", fontsize=11, y=1 - 0.12 / figure.get_figheight(), va="top")
     return figure
@@ -250,17 +270,21 @@ def _predicted(model: Model, image: sitk.Image, truth: sitk.Image, settings: Pre
     prediction = predict(image, model, settings)
     case = ScoredCase.of(prediction, truth)
 
-    def oriented(array: np.ndarray) -> np.ndarray:
-        return sitk.GetArrayFromImage(_lps(image_on(prediction.grid, array)))
-
     turned = replace(
         prediction,
-        segmentation=oriented(prediction.segmentation),
-        probability=np.stack([oriented(each) for each in prediction.probability]),
-        variance=np.stack([oriented(each) for each in prediction.variance]),
+        segmentation=_oriented(prediction.segmentation, image),
+        probability=np.stack([_oriented(each, image) for each in prediction.probability]),
+        variance=np.stack([_oriented(each, image) for each in prediction.variance]),
         grid=grid_of(_lps(truth)),
     )
-    return ScoredCase(turned, oriented(case.truth))
+    return ScoredCase(turned, _oriented(case.truth, image))
+
+
+def _oriented(array: np.ndarray, image: sitk.Image) -> np.ndarray:
+    """Turn an array on an image's grid to LPS."""
+    stored = sitk.GetImageFromArray(array)
+    stored.CopyInformation(image)
+    return sitk.GetArrayFromImage(_lps(stored))
 
 
 def _lps(image: sitk.Image) -> sitk.Image:
@@ -343,9 +367,9 @@ def _orient(axes: Axes, plane: Plane, width: float) -> None:
     axes.annotate(f"{length} mm", ((left + right) / 2, height), (0, 3), fontsize=7, **place, **style)
 
 
-def _panels(rows: int, ratio: float) -> tuple[Figure, np.ndarray]:
+def _panels(rows: int, columns: int, ratio: float) -> tuple[Figure, np.ndarray]:
     """Make a figure with a grid of equal panels, whose height is their width times a ratio; sizes in inches."""
-    columns, wide, tall = len(COLUMNS), _PANEL, _PANEL * ratio
+    wide, tall = _PANEL, _PANEL * ratio
     before, after, above, below, gap = 0.75, 0.1, 0.62, 0.62, 0.05
     width = before + columns * wide + (columns - 1) * gap + after
     height = above + rows * tall + (rows - 1) * gap + below
@@ -369,9 +393,9 @@ def _legend(figure: Figure, sections: Sequence[Section], above: Axes) -> None:
     rim = [withStroke(linewidth=3, foreground="0.4")]
     entries: list[Line2D | Patch] = [
         Line2D([], [], color=colour, label=name, path_effects=rim)
-        for name, colour in (("truth", _TRUTH), ("prediction", _PREDICTED))
+        for name, colour in (("truth", _TRUTH), ("sample" if sections[0].samples else "prediction", _PREDICTED))
     ]
-    there = set(np.concatenate([np.unique(one.errors) for one in sections]).tolist())
+    there = set(np.concatenate([np.unique(one.errors) for one in sections if not one.samples] or [[]]).tolist())
     entries += [Patch(color=colour, label=name) for key, (name, colour) in ERRORS.items() if key in there]
     box = above.get_position()
     figure.legend(

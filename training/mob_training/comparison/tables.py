@@ -67,7 +67,7 @@ class Cell:
         """Format the cell for reading."""
         if self.mean is None:
             return "–"
-        shown = f"{self.mean:.{self.digits}f}"
+        shown = f"{round(self.mean, self.digits) + 0.0:.{self.digits}f}"
         return shown if self.deviation is None else f"{shown}{plus_minus}{self.deviation:.{self.digits}f}"
 
 
