@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import textwrap
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -127,20 +127,20 @@ def study(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     """The study as Markdown."""
     where = found["machine"]
-    parts = [
-        "# Full and adaptive tiling",
-        f"{where['processor']}, one thread, engine {found['engine']}; load of the computer: {found['load']:.0f}. "
+    said = (
+        f"{where['processor']}, one thread, engine {found['engine']}; load of the computer: {where['load']:.0f}. "
         "Seconds are the processor's. Differences are adaptive less full, with one-sided 95 % bounds of their mean; "
-        f"P is Wilcoxon's. Adaptive tiling is no worse if the lower bound for Dice is at least -{MARGIN}.",
-    ]
+        f"P is Wilcoxon's. Adaptive tiling is no worse if the lower bound for Dice is at least -{MARGIN}."
+    )
+    parts = ["# Full and adaptive tiling", textwrap.fill(said, 120, break_on_hyphens=False)]
     for kind, each in found["studies"].items():
-        lines = [f"## {TITLES[kind].format(each['cases'])}", "| | full | adaptive | difference | bounds | P |"]
-        lines[1] = "\n" + lines[1] + "\n|" + " --- |" * 6
+        lines = ["| | full | adaptive | difference | bounds | P |", "|" + " --- |" * 6]
         for name in ("tiles", "seconds"):
             full, adaptive = (np.mean(each[name][tiling.value]) for tiling in Tiling)
-            lines.append(f"| {name}, mean | {full:.1f} | {adaptive:.1f} | {adaptive - full:.1f} | | |")
+            lines.append(f"| {name} | {full:.1f} | {adaptive:.1f} | {adaptive - full:+.1f} | | |")
         most = [int(max(each["tiles"][tiling.value])) for tiling in Tiling]
-        lines.append(f"| tiles, most | {most[0]} | {most[1]} | {most[1] - most[0]} | | |")
+        if each["cases"] > 1:
+            lines.append(f"| tiles, most | {most[0]} | {most[1]} | | | |")
         for name, score in each["scores"].items():
             digits = 5 if name == "nll" else 4
             full, adaptive = (f"{score[tiling.value]:.{digits}f}" for tiling in Tiling)
@@ -151,9 +151,9 @@ def table(found: dict[str, Any]) -> str:
             lines.append(
                 f"| {SCORES[name]}{cases} | {full} | {adaptive} | {difference} | {low}, {high} | {score['p']:.2g} |"
             )
+        parts += [f"## {TITLES[kind].format(each['cases'])}", "\n".join(lines)]
         if each["scores"]:
-            lines.append(f"\nNo worse by more than {MARGIN} of Dice: {'yes' if each['no_worse'] else 'not shown'}.")
-        parts.append("\n".join(lines))
+            parts.append(f"No worse by more than {MARGIN} of Dice: {'yes' if each['no_worse'] else 'not shown'}.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -182,7 +182,6 @@ def main() -> None:
     found = {
         "machine": machine.describe(Path(__file__).parents[2]),
         "engine": asked.engine,
-        "load": os.getloadavg()[1],
         "margin": MARGIN,
         "studies": {kind: study(each) for kind in TITLES if (each := [rows[w] for w in wanted if w[0] == kind])},
     }
