@@ -83,7 +83,8 @@ class TileGrid:
             return []
         orders = itertools.permutations(range(mask.ndim))
         placed = [set(self._sweep(mask, whole(mask.shape), axes)) for axes in orders]
-        return sorted(min(placed, key=len))
+        fewest = min(placed, key=len)
+        return sorted(fewest)
 
     def weight(self) -> Tensor:
         """Compute the weight of every voxel of a tile, (*tile) fp32."""
