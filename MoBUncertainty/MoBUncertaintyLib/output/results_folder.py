@@ -12,7 +12,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ from MoBUncertaintyLib.files.names import label_file_names, printable
 from MoBUncertaintyLib.files.publishing import absolute, sweep
 from MoBUncertaintyLib.geometry import LPS_TO_RAS, Grid
 from MoBUncertaintyLib.images.grid import grid_of
-from MoBUncertaintyLib.images.nifti import write_nifti
+from MoBUncertaintyLib.images.nifti import PackedVoxels, write_nifti
 from MoBUncertaintyLib.images.reader import volume_stem
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.dicom.objects import DicomFormat, write_objects
@@ -107,7 +107,7 @@ def write_results(
     dicom_files: Sequence[str | Path] = (),
     overwrite: bool = False,
     warnings: Sequence[str] = (),
-    volumes: Future[None] | None = None,
+    volumes: Future[dict[str, PackedVoxels]] | None = None,
     more: Callable[[Path], None] | None = None,
 ) -> list[str]:
     """Write a results folder.
@@ -139,29 +139,29 @@ def write_results(
     start = time.monotonic()
     reserve = nullcontext(folder) if isinstance(folder, FolderInProgress) else FOLDER.reserve(folder, overwrite)
     name = printable(name or Path(source or "").name)
-    with reserve as place, place.writing() as partial:
-        if volumes is None:
-            write_volumes(partial, prediction)
-        write_nifti(partial / "regions.nii.gz", regions.whole_map(), prediction.grid)
-        write_csv(regions, partial / "regions.csv")
-        draw_overlay(partial / "overlay.png", image, prediction, regions, name)
-        problems: list[str] = []
+    with reserve as place, place.writing() as partial, ThreadPoolExecutor(2) as beside:
+        volumes = volumes or beside.submit(write_volumes, partial, prediction)
         described = replace(
             prediction,
             provenance=describe(prediction, regions, source, name, sha256, series),
             warnings=[*warnings, *prediction.warnings],
         )
-        if scene:
+        shown = (partial / "scene.mrb", image, described, regions, volume_stem(name) or "CT", volumes.result)
+        drawn = beside.submit(write_scene_file, *shown) if scene else None
+        write_nifti(partial / "regions.nii.gz", regions.whole_map(), prediction.grid)
+        write_csv(regions, partial / "regions.csv")
+        draw_overlay(partial / "overlay.png", image, prediction, regions, name)
+        problems: list[str] = []
+        if drawn:
             try:
-                write_scene_file(partial / "scene.mrb", image, described, regions, volume_stem(name) or "CT")
+                drawn.result()
             except SceneError as error:  # the prediction is worth keeping without it
                 problems.append(str(error))
         case = ReviewedCase(image, Review(described, regions))
         problems += write_objects(formats, partial, case, dicom_files, lambda error: FOLDER.error(place.target, error))
         described.warnings.extend(problems)
         write_review_page(partial / "review.html", case)
-        if volumes is not None:
-            volumes.result()
+        volumes.result()
         if more:
             more(partial)
         record = described.provenance | {"warnings": described.warnings}
@@ -213,16 +213,22 @@ def _read_map(path: Path, size: list[int]) -> np.ndarray:
     return array
 
 
-def write_volumes(folder: Path, prediction: Prediction) -> None:
+def write_volumes(folder: Path, prediction: Prediction) -> dict[str, PackedVoxels]:
     """Write segmentation, probability and variance of a prediction to a folder.
+
+    Returns:
+        The packed voxels of the maps, by names such as `variance_1`: that of the label 1.
 
     Raises:
         OSError: They cannot be written.
     """
     write_nifti(folder / "segmentation.nii.gz", prediction.segmentation, prediction.grid)
+    packed = {}
     for kind in MAPS:
-        for path, each in zip(_map_files(folder, kind, prediction.labels), getattr(prediction, kind), strict=True):
-            write_nifti(path, each, prediction.grid)
+        paths = _map_files(folder, kind, prediction.labels)
+        for path, label, each in zip(paths, prediction.labels, getattr(prediction, kind), strict=True):
+            packed[f"{kind}_{label.value}"] = write_nifti(path, each, prediction.grid)
+    return packed
 
 
 def _map_files(folder: Path, kind: str, labels: Sequence[Label]) -> list[Path]:

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.output import scene_file
+from MoBUncertaintyLib.output.results_folder import write_volumes
 from MoBUncertaintyLib.output.scene_file import SceneError, write_scene_file
 from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, Measure
 from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, MARKER_HU, OBLIQUE, PANCREAS, fake_case
@@ -22,24 +23,25 @@ NAME = "Hübner & Söhne: 'CT' <1>"  # the core writes no scene that can be read
 GIVEN = {"input": {"name": "CT", "path": "/home/reader/Doe^John.nii.gz"}}
 
 
-def write_scene(path: Path, case, name: str = "CT") -> None:
+def write_scene(path: Path, case, name: str = "CT", packed=dict) -> None:
     described = replace(case.prediction, provenance=case.prediction.provenance | GIVEN)
-    write_scene_file(path, case.image, described, case.regions, name)
+    write_scene_file(path, case.image, described, case.regions, name, packed)
 
 
-def write_and_read(folder: Path, case) -> tuple[dict, dict]:
+def write_and_read(folder: Path, case, packed=dict) -> tuple[dict, dict]:
     path = folder / "scene.mrb"
-    write_scene(path, case, NAME)
+    write_scene(path, case, NAME, packed)
     facts, _ = in_slicer("slicer_side", "describe", str(path), str(folder / "arrays.npz"))
     return facts, dict(np.load(folder / "arrays.npz"))
 
 
 @pytest.fixture(scope="module")
 def oblique(tmp_path_factory):
-    """An oblique CT's scene, reopened: case, facts, arrays, path."""
+    """An oblique CT's scene, made of maps that are packed already, and reopened: case, facts, arrays, path."""
     folder = tmp_path_factory.mktemp("oblique scene")
     case = fake_case(OBLIQUE)
-    return case, *write_and_read(folder, case), folder / "scene.mrb"
+    read = write_and_read(folder, case, lambda: write_volumes(folder, case.prediction))
+    return case, *read, folder / "scene.mrb"
 
 
 @needs_slicer
@@ -204,7 +206,8 @@ def test_failure_of_the_core_is_reported_with_its_reason_and_leaves_nothing(tmp_
 
     def damaged(*arguments) -> dict:
         request = ask(*arguments)
-        return request | {"ct": request["ct"] | {"array": str(tmp_path / "missing.npy")}}
+        request["prediction"]["segmentation"]["file"] = str(tmp_path / "missing.npy")
+        return request
 
     monkeypatch.setattr(scene_file, "scene_request", damaged)
     with pytest.raises(SceneError, match=r"Slicer's core failed: FileNotFoundError: .*missing\.npy"):

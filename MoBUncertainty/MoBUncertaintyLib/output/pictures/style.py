@@ -7,6 +7,9 @@ from MoBUncertaintyLib.regions.settings import MAX_VARIANCE
 CT_RANGE = (-160.0, 240.0)
 """HU of black and white: the window of the abdomen, 400 wide around 40."""
 
+NEGLIGIBLE = 0.001
+"""Below this probability no map reaches a value worth drawing, and derived ones are 0."""
+
 BRIGHTEST_ENTROPY = 0.8
 """Of the heat map's last colour, nats: a little beyond ln 2, where one organ is as likely as not."""
 

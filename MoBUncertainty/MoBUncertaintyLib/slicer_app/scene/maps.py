@@ -15,13 +15,12 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from MoBUncertaintyLib.geometry import Box, hull, intersection, occupied, shape_of, within
-from MoBUncertaintyLib.output.pictures.style import BRIGHTEST_ENTROPY, brightest_variance
+from MoBUncertaintyLib.output.pictures.style import BRIGHTEST_ENTROPY, NEGLIGIBLE, brightest_variance
 from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, MAX_VARIANCE, Measure
 from MoBUncertaintyLib.regions.uncertainty import voxel_uncertainty
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas
 
-NEGLIGIBLE = 0.001  # below this probability no map reaches a value worth drawing, and derived ones are 0
 MAPS_KEPT = 3  # derived ones, each of up to the size of the CT
 SLAB = 8  # slices of which a map is derived in one step: a few milliseconds
 LABEL_ATTRIBUTE = "MoBUncertainty.label"  # of a volume: the label's value

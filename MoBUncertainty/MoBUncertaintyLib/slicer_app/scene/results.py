@@ -301,6 +301,11 @@ class ResultScene:
         """Return the predictive variance of each label, by its value, as the nodes' own voxels."""
         return self._maps.arrays("variance")
 
+    def mapNodes(self) -> dict[str, object]:
+        """Return the volumes of probability and variance, by names such as `variance_1`: that of the label 1."""
+        roles = ("probability", "variance")
+        return {f"{role}_{label}": node for role in roles for label, node in self._maps.volumes(role).items()}
+
     def showSurface(self, show: bool):
         """Show the organs in 3D coloured by the map, in place of their plain surfaces."""
         self._remember(surface=bool(show))

@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import slicer
 import slicer.util
+import vtk
 
 from MoBUncertaintyLib.files.names import label_file_names
 from MoBUncertaintyLib.geometry import Grid
-from MoBUncertaintyLib.output.exchange import KEPT, read_prediction, read_regions
+from MoBUncertaintyLib.output.exchange import HEADER_SIZE, KEPT, read_prediction, read_regions
 from MoBUncertaintyLib.regions.settings import Measure
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
 from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
@@ -77,8 +79,13 @@ def createStandAloneScene():
     return scene, logics
 
 
-def writeScene(scene, path: str | Path):
+def writeScene(scene, path: str | Path, names: Mapping[str, str] | None = None):
     """Write the scene and all its data into one .mrb file.
+
+    Args:
+        scene: The scene.
+        path: The file.
+        names: What the data files of some nodes are called, without their ending, by the nodes' IDs.
 
     Raises:
         OSError: It could not be written; with the core's own messages.
@@ -86,13 +93,13 @@ def writeScene(scene, path: str | Path):
     for node in nodesByClass(scene, "vtkMRMLScalarVolumeNode"):
         node.AddDefaultStorageNode()
         node.GetStorageNode().SetCompressionParameter("gzip_fastest")
-    _nameFiles(scene)
+    _nameFiles(scene, names or {})
     messages = slicer.vtkMRMLMessageCollection()
     if not scene.WriteToMRB(os.fspath(path), None, messages):
         raise OSError(messages.GetAllMessagesAsString() or f"Slicer's core could not write {path}.")
 
 
-def _nameFiles(scene):
+def _nameFiles(scene, names: Mapping[str, str]):
     """Name the data files: called like its nodes, with an ampersand, say, the core cannot read the scene again."""
     nodes = [node for node in nodesByClass(scene, "vtkMRMLStorableNode") if node.GetSaveWithScene()]
     for node in nodes:
@@ -100,25 +107,33 @@ def _nameFiles(scene):
     stored = [node for node in nodes if node.GetStorageNode()]
     for node, name in zip(stored, label_file_names([node.GetName() for node in stored]), strict=True):
         storage = node.GetStorageNode()
-        storage.SetFileName(f"{name}.{storage.GetDefaultWriteFileExtension()}")
+        storage.SetFileName(f"{names.get(node.GetID(), name)}.{storage.GetDefaultWriteFileExtension()}")
 
 
 def writeRequestedScene(request: dict):
     """Build and write the scene that a request describes.
 
+    The voxels of CT and maps are large, and packed elsewhere: here `ct.nrrd`, `probability_1.nrrd`, `variance_1.nrrd`
+    and so on, by the label's value, get a header and a few voxels, and who has asked puts their own there.
+
     Args:
-        request: `output` (.mrb); `ct`: `array` (a .npy file) and what else `addCt` takes; `prediction`: see
-            `output.exchange`.
+        request: `output` (.mrb); `ct`: `voxels` and what else `addCt` takes; `prediction`: see `output.exchange`. In
+            the place of an array there are its `shape`, its `dtype`, and the `file` (.npy) of what lies in a `box`, the
+            only part that matters here.
     """
 
-    def load(path: str) -> np.ndarray:
-        return np.load(path, mmap_mode="r")
+    def load(part: dict) -> np.ndarray:
+        array = np.zeros(part["shape"], part["dtype"])
+        if "file" in part:  # all else is 0, or does not matter here
+            array[tuple(slice(*ends) for ends in part["box"])] = np.load(part["file"])
+        return array
 
     scene, _logics = createStandAloneScene()
     ct, fields = request["ct"], request["prediction"]
     prediction = read_prediction(fields, Grid.from_matrix(ct["ijk_to_ras"]), load)
     regions = read_regions(fields, load(fields["region_map"]))
-    results = ResultScene(addCt(scene, load(ct["array"]), ct["ijk_to_ras"], ct["name"], ct["display_range"]))
+    ctNode = addCt(scene, load(ct["voxels"]), ct["ijk_to_ras"], ct["name"], ct["display_range"])
+    results = ResultScene(ctNode)
     results.setPrediction(prediction, regions.settings)
     results.setSegmentation(prediction.segmentation, labelSpecs(prediction.labels))
     results.setRegions(regions.map, regionSpecs(regions.ranked, flagged=True))
@@ -128,7 +143,19 @@ def writeRequestedScene(request: dict):
     results.showSurface(True)
     results.setState("prediction", {name: fields[name] for name in KEPT})
     results.showInViews(regions.ranked[0].centroid_ras if regions.ranked else None)
-    writeScene(scene, request["output"])
+    large = {"ct": ctNode} | results.mapNodes()
+    for node in large.values():
+        _keepOnlyHeader(node)
+    writeScene(scene, request["output"], {node.GetID(): key for key, node in large.items()})
+
+
+def _keepOnlyHeader(node):
+    """Leave a volume so few voxels that its file is little more than the header."""
+    image = vtk.vtkImageData()
+    image.SetDimensions(*HEADER_SIZE)
+    image.AllocateScalars(node.GetImageData().GetScalarType(), 1)
+    image.GetPointData().GetScalars().Fill(0)
+    node.SetAndObserveImageData(image)
 
 
 def _addForView(scene, className: str, layoutName: str):
