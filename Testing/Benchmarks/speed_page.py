@@ -42,7 +42,8 @@ Summary = dict[str, Any]
 
 def commands(folder: Path, precisions: Sequence[str]) -> list[list[str]]:
     """The commands that measure, which take 15 minutes together on two idle cores."""
-    small = "--networks small --sizes 128,256,512x512x300 --systems a,d,e --parts systems,sampling,accuracy,interactive"
+    small = "--networks small --sizes 128,256,512x512x300 --systems a,d,e"
+    small += " --parts systems,sampling,accuracy,interactive,distance"
     small += (
         f" --engine torch,openvino --precision {','.join(precisions)} --repeats 1 --rounds 1 --limit 100 --threads 2"
     )

@@ -25,7 +25,9 @@ def benchmark(
         str,
         typer.Option(help="a: stock nnU-Net; b: K passes of it; c: Eq. 14 literally; d: our Monte Carlo; e: exact."),
     ] = "a,b,c,d,e",
-    parts: Annotated[str, typer.Option(help="What to measure.")] = "systems,sampling,accuracy,interactive,display",
+    parts: Annotated[
+        str, typer.Option(help="What to measure.")
+    ] = "systems,sampling,accuracy,interactive,distance,display",
     repeats: Annotated[int, typer.Option(help="Runs of each measurement, after a first one to warm up.")] = 3,
     rounds: Annotated[int, typer.Option(help="How often all systems take turns.")] = 2,
     samples: Annotated[int, typer.Option(help="Number of Monte Carlo samples (K).")] = 30,

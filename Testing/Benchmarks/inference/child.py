@@ -105,6 +105,15 @@ def _interactive(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     return measure_region_of_interest(ct, model, task["system"], options["device"], options["repeats"])
 
 
+def _distance(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
+    from inference.cases import case_file
+    from inference.distance import measure_distance
+    from inference.networks import open_model
+
+    ct, model, options = case_file(folder, tuple(task["size"])), open_model(folder, task["network"]), task["options"]
+    return measure_distance(ct, model, task["system"], options["device"], options["repeats"], Path(task["scratch"]))
+
+
 def _display(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     from inference.interactive import measure_display
 
@@ -124,6 +133,7 @@ MEASUREMENTS = {
     "sampling": _sampling,
     "accuracy": _accuracy,
     "interactive": _interactive,
+    "distance": _distance,
     "display": _display,
     "gpu-check": _gpu_check,
 }

@@ -29,6 +29,8 @@ NOTES = (
     "stock nnU-Net has no counterpart of (regions, overlay and report, Slicer scene) comes on top and stands apart.",
     "(a) and (b) go nnU-Net's way without further processes, with its own preprocessing and export, without mirroring.",
     "(b) repeats the same network, since what K passes cost does not depend on what they say.",
+    "*Distance to the limit* has warm runs of its own; plain calls do about the same work without checks, those of "
+    "SimpleITK with all of its threads.",
     "Peak memory is that of the measurement's own process, all stages included; the scene is written by another one.",
     "\\* extrapolated: fewer than K passes were measured, and their seconds multiplied. "
     "† no warm run fitted the limit, so the first one counts, which is slower.",
@@ -59,6 +61,7 @@ def write_report(
         "sampling": _of("sampling", entries),
         "accuracy": _of("accuracy", entries),
         "interactive": _of("interactive", entries),
+        "distance": _of("distance", entries),
         "display": _of("display", entries),
         "failed": failed,
     }
@@ -79,7 +82,7 @@ def markdown(summary: dict[str, Any], pictures: Sequence[str] = ()) -> str:
         for size in dict.fromkeys(tuple(row["size"]) for row in own):
             parts += [f"### {size_title(size)} voxels", _systems([row for row in own if tuple(row["size"]) == size])]
     parts += [_fits(summary["fits"]), _sampling(summary["sampling"]), _accuracy(summary["accuracy"])]
-    parts.append(_latency(summary))
+    parts += [_distance(summary["distance"]), _latency(summary)]
     parts += [f"![{name.removesuffix('.png')}]({name})" for name in pictures]
     failed = [f"Not measured: {each['what']}: {each['why']}" for each in summary["failed"]]
     parts += ["## Notes", "\n".join(f"- {note}" for note in (*NOTES, *failed))]
@@ -225,6 +228,25 @@ def _latency(summary: dict[str, Any]) -> str:
     for entry in summary["display"]:
         lines += [(title, number(statistics.median(entry[name]))) for name, title in names.items() if name in entry]
     return "## What a user waits for, warm\n\n" + _table(("", "seconds, median"), lines) if lines else ""
+
+
+def _distance(entries: Sequence[dict[str, Any]]) -> str:
+    parts = []
+    for entry in entries:
+        limit, per_voxel = entry["limit_s"], 1e9 / entry["voxels"]
+        sums = ", ".join(f"{name} {number(seconds)} s" for name, seconds in limit.items())
+        lines = [
+            (name, number(seconds * per_voxel), number(entry["plain_s"][name] * per_voxel), entry["plain"][name])
+            for name, seconds in entry["stages_s"].items()
+        ]
+        more = ", ".join(f"the {name} {number(seconds)} s" for name, seconds in entry["around_s"].items())
+        parts.append(
+            f"### {network_name(entry['network'])}, {size_title(entry['size'])}, {entry['tiles']} tiles\n\n"
+            f"From the CT's file to volumes and regions {number(entry['end_to_end_s'])} s; the limit is "
+            f"{number(sum(limit.values()))} s ({sums}). On top come {more}.\n\n"
+            + _table(("stage", "ns a voxel", "plain call, ns a voxel", "plain call"), lines)
+        )
+    return "\n\n".join(["## Distance to the limit", *parts]) if parts else ""
 
 
 def _of(kind: str, entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

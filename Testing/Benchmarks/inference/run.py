@@ -32,6 +32,7 @@ GROUPS = {
     "sampling": "Sampling",
     "accuracy": "Accuracy",
     "interactive": "Region",
+    "distance": "Distance",
     "display": "Display",
 }
 """What is shown of each kind of measurement while it runs."""

@@ -110,6 +110,8 @@ def targets(
             found += _sampling_ratio(entry)
         if entry["task"]["kind"] == "interactive" and "result" in entry:
             found.append(_region_seconds(entry, amx))
+        if entry["task"]["kind"] == "distance" and "result" in entry:
+            found += _distance(entry)
     for fit in fits(table):
         if split_system(fit["system"])[0] == "e" and fit["of"] in LINEAR:
             what = f"(e), {LINEAR[fit['of']]}: R² of a straight line"
@@ -153,6 +155,17 @@ def _ratios(
         marks = marks_of(systems["e"])
         found.append(_target("(e): heads and moments / backbone", where, share, bounds.get(network), True, marks))
     return found
+
+
+def _distance(entry: Entry) -> list[dict[str, Any]]:
+    """Of a whole case to its limit, and what report and scene add; bounds are those of a CT of 512 x 512 x 300."""
+    task, result = entry["task"], entry["result"]
+    size = tuple(task["size"])
+    where = ", ".join(filter(None, (network_name(task["network"]), size_title(size), way_title(task["system"]))))
+    wanted = [("end to end / (reading + network + writing)", result["end_to_end_s"] / sum(result["limit_s"].values()))]
+    wanted += [(f"{name}, s more", seconds) for name, seconds in result["around_s"].items()]
+    bounds = dict(zip((what for what, _ in wanted), (1.3, 1.0, 2.0), strict=False)) if size == (512, 512, 300) else {}
+    return [_target(what, where, value, bounds.get(what), at_most=True) for what, value in wanted]
 
 
 def _sampling_ratio(entry: Entry) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ AUTO = ("auto", "auto")
 ENGINES = {"auto": "", "torch": "PyTorch", "openvino": "OpenVINO"}
 # Whatever slows the machine down for a while should not hit one system alone.
 INTERLEAVED = ("a", "e", "e-adaptive", "d", "c", "b")
-PARTS = ("systems", "sampling", "accuracy", "interactive", "display")
+PARTS = ("systems", "sampling", "accuracy", "interactive", "distance", "display")
 
 Size = tuple[int, int, int]
 Way = tuple[str, str]
@@ -226,6 +226,9 @@ def plan(settings: BenchmarkSettings) -> list[Task]:
                 )
                 for way in ways
             ]
+        if "distance" in settings.parts:
+            options = common | {"repeats": settings.repeats}
+            tasks.append(Task("distance", network, largest, in_way("e-adaptive", ways[0]), 0, options))
     if "display" in settings.parts:
         tasks.append(Task("display", options={"repeats": settings.repeats}))
     return tasks

@@ -65,6 +65,27 @@ def test_ratios_bounds_and_marks_are_right() -> None:
     assert small_ct["peak memory, (e) / (a)"]["met"] is None and small_ct["(e) / (a), end to end"]["met"] is False
 
 
+def distance(size: tuple[int, ...], **changes: Any) -> dict[str, Any]:
+    """A case that takes 5 s of which 4 s cannot be spared."""
+    stages = {"read": 1.0, "write": 0.5}
+    result = {"end_to_end_s": 5.0, "limit_s": stages | {"network": 2.5}, "around_s": {"report": 1.5, "scene": 1.0}}
+    result |= {"stages_s": stages, "plain_s": {"read": 0.8, "write": 2.0}, "plain": {"read": "A", "write": "B"}}
+    task = Task("distance", "small", size, "e-adaptive")
+    return {"task": asdict(task), "revision": "abc", "result": result | {"voxels": 10**7, "tiles": 12} | changes}
+
+
+def test_distance_to_the_limit_is_judged_for_a_whole_ct_and_shown_in_ns_a_voxel() -> None:
+    found = judged([distance((512, 512, 300))])
+    expected = {"end to end / (reading + network + writing)": (1.25, True), "report, s more": (1.5, False)}
+    expected |= {"scene, s more": (1.0, True)}
+    assert {what: (target["value"], target["met"]) for what, target in found.items()} == expected
+    assert {target["met"] for target in judged([distance(SIZE)]).values()} == {None}
+    text = report._distance(report._of("distance", [distance(SIZE)]))
+    assert "| read | 100 | 80 | A |" in text
+    assert "| write | 50 | 200 | B |" in text
+    assert "5 s; the limit is 4 s (read 1 s, write 0.5 s, network 2.5 s)" in text
+
+
 def test_what_failed_is_said_and_judged_by_nothing() -> None:
     failed = {key: value for key, value in measurement("a", 1.0).items() if key != "result"} | {"failed": "No memory."}
     (row,) = summary.rows([failed])
