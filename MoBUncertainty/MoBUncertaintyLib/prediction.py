@@ -64,6 +64,8 @@ class PredictionSettings:
         folds: Which folds of the model to average; None: all.
         region_of_interest: Results are wanted there only, and are 0 elsewhere; None: everywhere.
         body_box: Process a CT's body only. Results are 0 outside.
+        labels: Names of the model's labels that are wanted; None: all. Only these take memory and are written; the
+            segmentation has them where they are the most probable of all classes.
 
     Raises:
         SettingsError: A value is out of range.
@@ -80,6 +82,7 @@ class PredictionSettings:
     folds: tuple[Fold, ...] | None = None
     region_of_interest: Bounds | None = None
     body_box: bool = True
+    labels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.samples is not None and self.samples < 1:
@@ -96,6 +99,8 @@ class PredictionSettings:
             raise SettingsError(f"The precision must be one of {', '.join(Precision)}, not {self.precision!r}.")
         if self.region_of_interest is not None and len(self.region_of_interest) != 6:
             raise SettingsError("The region of interest must be six numbers in mm: R, A and S, each from and to.")
+        if self.labels is not None and not self.labels:
+            raise SettingsError("No label is asked for; name at least one, or none to get all.")
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,8 @@ class Prediction:
         probability: E[p] of each label, in the order of `labels`.
         variance: Var[p], likewise.
         grid: Where the voxels lie.
-        labels: What the values of the segmentation stand for.
+        labels: What the values of the segmentation stand for. They may be some of the model's; then 0 is everything
+            else, and what is computed from the maps takes everything else as one class.
         provenance: What made it: model, settings, device, versions; ready for JSON.
         warnings: What the user should know, one sentence each.
         timings: Seconds of each stage.

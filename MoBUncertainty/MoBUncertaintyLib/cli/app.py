@@ -84,6 +84,9 @@ def predict(
         typer.Option(help="Region of interest in RAS mm: R min, R max, A min, A max, S min, S max."),
     ] = None,
     body_box: Annotated[bool, typer.Option("--body-box/--no-body-box", help="Skip the air around the body.")] = True,
+    labels: Annotated[
+        str | None, typer.Option(help="Names of the labels wanted, separated by commas. Default: all of the model.")
+    ] = None,
     measure: Annotated[
         Literal["variance", "bernoulli", "entropy"] | None,
         typer.Option(
@@ -145,6 +148,7 @@ def predict(
             folds=_folds(fold),
             region_of_interest=roi,
             body_box=body_box,
+            labels=None if labels is None else tuple(name for each in labels.split(",") if (name := each.strip())),
         )
         FOLDER.check_name(output)
         objects = read_dicom_formats(formats or (), reviewed=False)

@@ -45,7 +45,7 @@ class OpenVinoEngine(Engine):
         model: The model.
         network_of: Where its network comes from; not asked if the graph is in the cache.
         tile: Voxels of a tile along each axis.
-        samples: As for `moments`.
+        samples, kept: As for `moments`.
         target: OpenVINO's name of the device.
         cache: Where graphs are kept.
     """
@@ -60,14 +60,16 @@ class OpenVinoEngine(Engine):
         samples: int | None = None,
         target: Literal["CPU", "GPU"] = "CPU",
         cache: GraphCache | None = None,
+        kept: tuple[int, ...] | None = None,
     ) -> None:
         self.classes = len(model.card.labels) + 1
         self.samples = samples
+        self.kept = kept
         self.device = {"CPU": "cpu", "GPU": "xpu"}[target]
         self._model, self._network_of, self._target = model, network_of, target
         self._shape = (1, len(model.dataset["channel_names"]), *tile)
         self._cache = cache or GraphCache()
-        self._fallback = TorchEngine(network_of, self.classes, samples)
+        self._fallback = TorchEngine(network_of, self.classes, samples, kept)
         self._failure: EngineError | None = None
         self._loaded: tuple[Fold, Precision, int] | None = None
         if model.card.covariance.kind is Covariance.DETERMINISTIC:
@@ -101,9 +103,9 @@ class OpenVinoEngine(Engine):
         if self._graph is _MomentsGraph:
             return completed(*output[:-1])
         if self._graph is _MeanGraph:
-            return moments(LogitGaussian(mean=output[0]))
+            return moments(LogitGaussian(mean=output[0]), kept=self.kept)
         assert self._network is not None and self._network.head is not None
-        return moments(self._network.head.gaussian(*output[:-1]), self.samples, generator)
+        return moments(self._network.head.gaussian(*output[:-1]), self.samples, generator, self.kept)
 
     def _dtype(self, precision: Precision) -> torch.dtype:
         """Choose the number format: half precision where the hardware computes in it, else float32."""

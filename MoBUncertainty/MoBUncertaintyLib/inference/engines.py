@@ -40,12 +40,14 @@ class Engine(ABC):
     Attributes:
         name: As the settings name it.
         classes: C, background included.
+        kept: Classes that are wanted; None: all but the background.
         device: What computes, for the provenance; set by `load`.
         precision: Number format of the backbone; set by `load`.
     """
 
     name: ClassVar[EngineName]
     classes: int
+    kept: tuple[int, ...] | None
     device: str
     precision: torch.dtype
 
@@ -75,15 +77,22 @@ class TorchEngine(Engine):
     Args:
         network_of: Where the network comes from.
         classes: C, background included.
-        samples: As for `moments`.
+        samples, kept: As for `moments`.
     """
 
     name = EngineName.TORCH
 
-    def __init__(self, network_of: NetworkSource, classes: int, samples: int | None = None) -> None:
+    def __init__(
+        self,
+        network_of: NetworkSource,
+        classes: int,
+        samples: int | None = None,
+        kept: tuple[int, ...] | None = None,
+    ) -> None:
         self._network_of = network_of
         self.classes = classes
         self.samples = samples
+        self.kept = kept
 
     def load(self, fold: Fold, device: torch.device, precision: Precision) -> None:
         self._network = self._network_of(fold).to(device)
@@ -96,7 +105,7 @@ class TorchEngine(Engine):
         return features, mean, organ_sums(*map(every_second, (x, features, mean)))
 
     def moments(self, output: tuple[Tensor, ...], generator: torch.Generator) -> Moments:
-        return moments(self.gaussian(output), self.samples, generator)
+        return moments(self.gaussian(output), self.samples, generator, self.kept)
 
     def gaussian(self, output: tuple[Tensor, ...]) -> LogitGaussian:
         """Compute the distribution of the logits from the output of `run`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +14,7 @@ import torch
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import Cancelled, SettingsError, reporting_out_of_memory
+from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.memory import check_memory, check_tile
 from MoBUncertaintyLib.images.reader import check_image
@@ -24,7 +25,7 @@ from MoBUncertaintyLib.inference.plausibility import cut_off, not_found
 from MoBUncertaintyLib.inference.preprocessing import Case, Preprocessor
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
 from MoBUncertaintyLib.inference.suitability import judge, measure
-from MoBUncertaintyLib.model.card import Fold, ModelCard
+from MoBUncertaintyLib.model.card import Fold, Label, ModelCard
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork, load_network, load_weights
@@ -75,6 +76,9 @@ class Predictor:
         model: The model.
         settings: How to predict.
 
+    Attributes:
+        labels: Those that are predicted.
+
     Raises:
         SettingsError: The device is not there, or the model cannot do what the settings ask for.
     """
@@ -84,7 +88,7 @@ class Predictor:
         self._preprocessor = Preprocessor(model.plans, model.dataset, model.card.configuration, model.card.orientation)
         self._network: StochasticNetwork | None = None
         self._loaded: Fold | None = None
-        self._engine_for: tuple[EngineName, str, int | None] | None = None
+        self._engine_for: object = None
         self.use(settings or PredictionSettings())
 
     def use(self, settings: PredictionSettings) -> None:
@@ -100,9 +104,12 @@ class Predictor:
             raise SettingsError(f"The model has the folds {there}; choose among them.")
         if settings.mirror and not self.model.card.mirror_axes:
             raise SettingsError("The model was trained without mirroring; switch mirroring off.")
-        if (engine, device.type, settings.samples) != self._engine_for:
-            self._engine = self._make_engine(engine, "GPU" if device.type == "xpu" else "CPU", settings.samples)
-            self._engine_for = engine, device.type, settings.samples
+        labels = _chosen(self.model.card.labels, settings.labels)
+        if (engine, device.type, settings.samples, labels) != self._engine_for:
+            kept = None if labels == self.model.card.labels else tuple(label.value for label in labels)
+            self._engine = self._make_engine(engine, "GPU" if device.type == "xpu" else "CPU", settings.samples, kept)
+            self._engine_for = engine, device.type, settings.samples, labels
+        self.labels = labels
         self.device = torch.device("cpu") if device.type == "xpu" else device  # where PyTorch computes what it does
         self.settings, self.folds = settings, folds
 
@@ -132,7 +139,7 @@ class Predictor:
         clock = _Clock(progress or (lambda _: None), cancelled or (lambda: False))
         clock.step("preprocess", 0, 1)
         checked, warnings = check_image(image)
-        check_memory(checked.GetNumberOfPixels(), len(self.model.card.labels))
+        check_memory(checked.GetNumberOfPixels(), len(self.labels))
         if self.device.type == "cpu":  # a GPU says itself that its memory is not enough
             number = autocast_dtype(self.device, self.settings.precision).itemsize
             check_tile(self._preprocessor.patch, self._preprocessor.features, number)
@@ -143,22 +150,22 @@ class Predictor:
             case.data, self._preprocessor.patch, self.folds, lambda done, total: clock.step("network", done, total)
         )
         clock.step("resample", 0, 1)
-        segmentation, probability, variance = _fill(case, *results, exact)
+        segmentation, probability, variance = _fill(case, *results, exact, [label.value for label in self.labels])
         clock.step("resample", 1, 1)
-        cut = cut_off(segmentation, self.model.card.labels, case, self.settings.region_of_interest is not None)
+        cut = cut_off(segmentation, self.labels, case, self.settings.region_of_interest is not None)
         prediction = Prediction(
             segmentation,
             probability,
             variance,
             grid_of(checked),
-            self.model.card.labels,
+            self.labels,
             provenance=self._provenance(case, window),
             warnings=[
                 *warnings,
                 *case.warnings,
                 *window.warnings,
                 *_one_sample(self.model.card, self.settings.samples),
-                *not_found(segmentation, self.model.card.labels),
+                *not_found(segmentation, self.labels),
                 *cut,
             ],
             timings={
@@ -196,10 +203,12 @@ class Predictor:
             Tiling(settings.tiling),
         )
 
-    def _make_engine(self, name: EngineName, target: Literal["CPU", "GPU"], samples: int | None) -> Engine:
+    def _make_engine(
+        self, name: EngineName, target: Literal["CPU", "GPU"], samples: int | None, kept: tuple[int, ...] | None
+    ) -> Engine:
         if name is EngineName.OPENVINO:
-            return OpenVinoEngine(self.model, self.network_of, self.tile, samples, target)
-        return TorchEngine(self.network_of, len(self.model.card.labels) + 1, samples)
+            return OpenVinoEngine(self.model, self.network_of, self.tile, samples, target, kept=kept)
+        return TorchEngine(self.network_of, len(self.model.card.labels) + 1, samples, kept)
 
     def network_of(self, fold: Fold) -> StochasticNetwork:
         """Return the network with the weights of a fold; always the same object."""
@@ -238,6 +247,16 @@ class Predictor:
         }
 
 
+def _chosen(labels: tuple[Label, ...], names: Sequence[str] | None) -> tuple[Label, ...]:
+    """Find labels by their names, in the model's order; all if no names are given."""
+    known = [label.name for label in labels]
+    if unknown := [name for name in names or () if name not in known]:
+        raise SettingsError(
+            f"The model has no label {', '.join(map(printable, unknown))}; choose among {', '.join(known)}."
+        )
+    return tuple(label for label in labels if names is None or label.name in names)
+
+
 def _one_sample(card: ModelCard, samples: int | None) -> list[str]:
     if samples != 1 or card.covariance.kind is Covariance.DETERMINISTIC:
         return []
@@ -262,8 +281,10 @@ class _Clock:
         self._progress(Progress(stage, done, total, left))
 
 
-def _fill(case: Case, probability: Tensor, variance: Tensor, exact: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Put results on the image's grid: segmentation (z, y, x), probability and variance (C - 1, z, y, x).
+def _fill(
+    case: Case, probability: Tensor, variance: Tensor, exact: bool, values: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Put results on the image's grid: segmentation (z, y, x), probability and variance of the L labels (L, z, y, x).
 
     All is 0 outside `case.kept`. Unless they are to be exact, the maps are rounded here, once, so that every user has
     the numbers that the files hold.
@@ -274,22 +295,23 @@ def _fill(case: Case, probability: Tensor, variance: Tensor, exact: bool) -> tup
 
     Args:
         case: The way back to the image.
-        probability, variance: (C - 1, *S), on the network's grid.
+        probability, variance: (L, *S), on the network's grid; see `SlidingWindow.run`.
         exact: Do not round.
+        values: Of the labels.
     """
     shape = case.frame.image.GetSize()[::-1]
     segmentation = np.zeros(shape, dtype=np.uint8)
-    maps = [np.zeros((len(probability), *shape), dtype=np.float32) for _ in range(2)]
+    maps = [np.zeros((len(values), *shape), dtype=np.float32) for _ in range(2)]
     labels = case.view(segmentation)
     p_views, v_views = ([case.view(each) for each in volume] for volume in maps)
     for i, (p, v) in enumerate(zip(case.planes(probability), case.planes(variance), strict=True)):
         if not exact:
             p, v = rounded(p, LEAST_PROBABILITY), rounded(v, LEAST_VARIANCE)
-        best = 1 - p.sum(axis=0)  # the background's
-        for c in range(len(p)):
+        best = p[-1].copy() if len(p) > len(values) else 1 - p.sum(axis=0)  # the others', or the background's
+        for c, value in enumerate(values):
             p_views[c][i] = p[c]
             v_views[c][i] = v[c]
-            labels[i][p[c] > best] = c + 1
+            labels[i][p[c] > best] = value
             np.maximum(best, p[c], out=best)
     return segmentation, maps[0], maps[1]
 

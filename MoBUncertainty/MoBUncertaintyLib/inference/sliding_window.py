@@ -101,7 +101,9 @@ class SlidingWindow:
         folds: Sequence[Fold],
         step: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> tuple[Tensor, Tensor]:
-        """Compute probability and variance of the foreground classes, each (C - 1, *S) fp32 on the CPU.
+        """Compute probability and variance of the foreground classes that are kept, each (L, *S) fp32 on the CPU.
+
+        If not all are, the probability has one channel more, see `Accumulator.result`.
 
         Args:
             data: The network's input, (C_in, *S) float32; if smaller than a tile, it is padded with 0, as nnU-Net
@@ -117,7 +119,7 @@ class SlidingWindow:
         """
         padded, inside = pad_nd_image(torch.from_numpy(data), tile, "constant", {"value": 0}, True, None)
         grid = TileGrid(padded.shape[1:], tile, self.overlap)
-        sums = self._retrying(lambda: Accumulator(grid, self.engine.classes - 1, self.placement.sums), None)
+        sums = self._retrying(lambda: self._accumulator(grid), None)
         done, per_tile = itertools.count(), len(folds) * len(self.mirrors)
         for tiles, expected in self._rounds(grid, sums):
             for place, fold in enumerate(folds):
@@ -154,6 +156,12 @@ class SlidingWindow:
                     seen[grid.core(start)] = True
                 added = grid.centred(sums.foreground().numpy() & ~seen)
 
+    def _accumulator(self, grid: TileGrid) -> Accumulator:
+        kept = self.engine.kept
+        if kept is None:
+            return Accumulator(grid, self.engine.classes - 1, self.placement.sums)
+        return Accumulator(grid, len(kept), self.placement.sums, self.engine.classes - len(kept))
+
     def _load(self, fold: Fold, sums: Accumulator) -> None:
         self._fold = fold
         with self._timed("network"):
@@ -183,7 +191,7 @@ class SlidingWindow:
         if finite:
             sums = output[-1][0].double().cpu().numpy()
             self.organ_sums = self.organ_sums + sums if self.organ_sums.size else sums
-            return Moments(found.mean.flip(axes), found.variance.flip(axes)) if axes else found
+            return found.flip(axes) if axes else found
         if self.engine.precision is torch.float32:
             raise ModelError("The network's output is not a finite number; its weights are damaged, so train it again.")
         self.placement = replace(self.placement, precision=Precision.FLOAT32)

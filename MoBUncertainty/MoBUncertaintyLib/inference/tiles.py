@@ -30,6 +30,10 @@ Start = tuple[int, ...]
 """First voxel of a tile along each axis."""
 
 
+RIVALS = 3
+"""Classes beside those that are kept whose means are followed at each voxel."""
+
+
 class TileGrid:
     """The places where tiles may lie in a volume.
 
@@ -126,23 +130,29 @@ class Accumulator:
 
     Args:
         grid: The tiles.
-        classes: Number of foreground classes, C - 1.
+        classes: Number of foreground classes that are kept, L.
         device: Device of the results.
+        others: Number of those that are not, background included, if any is a foreground class. Of these, `RIVALS` are
+            followed at each voxel, those of the largest means so far.
 
     Attributes:
-        mean, variance: (C - 1, *shape); 0 where nothing was added.
+        mean, variance: (L, *shape); 0 where nothing was added.
+        rivals: Means of those of the others that are followed, (R, *shape); R is 0 if there are none.
     """
 
-    def __init__(self, grid: TileGrid, classes: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, grid: TileGrid, classes: int, device: torch.device | str = "cpu", others: int = 0) -> None:
         self.grid = grid
         self.weight = grid.weight().to(device)
         self.mean = torch.zeros((classes, *grid.shape), device=device)
         self.variance = torch.zeros_like(self.mean)
+        self.rivals = torch.zeros((min(others, RIVALS), *grid.shape), device=device)
+        self._followed = torch.zeros(self.rivals.shape, dtype=torch.uint8, device=device)
         self._added: Counter[tuple[int, int, int]] = Counter()
 
     def to(self, device: torch.device | str) -> None:
         """Move the results so far."""
         self.weight, self.mean, self.variance = (t.to(device) for t in (self.weight, self.mean, self.variance))
+        self.rivals, self._followed = self.rivals.to(device), self._followed.to(device)
 
     def add(self, tile: Box, moments: Moments) -> None:
         """Add the moments of a tile in one pass, in a batch of one.
@@ -157,6 +167,9 @@ class Accumulator:
         variance = self.variance[place].lerp(variance, fraction)
         variance += fraction * (1 - fraction) * change.square()
         mean = torch.addcmul(self.mean[place], fraction, change)
+        if moments.others is not None:
+            rivals = self._rivals(place, fraction, moments.others[0].to(mean.device, torch.float32))
+            self.rivals[place], self._followed[place] = rivals
         self.mean[place], self.variance[place] = mean, variance
         self._added[tuple(part.start for part in tile)] += 1
 
@@ -168,9 +181,22 @@ class Accumulator:
         return found
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """Return probability and variance of each foreground class, (C - 1, *shape) on the CPU."""
+        """Return mean, with the largest of the others behind it if there are any, and variance; on the CPU."""
         self.to("cpu")
-        return self.mean, self.variance
+        if not len(self.rivals):
+            return self.mean, self.variance
+        return torch.cat([self.mean, self.rivals.amax(dim=0, keepdim=True)]), self.variance
+
+    def _rivals(self, place: Box, fraction: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the largest means of the other classes in a tile: exactly for those that were followed all along."""
+        means = fraction * means
+        means.scatter_add_(0, self._followed[place].long(), (1 - fraction) * self.rivals[place])
+        found = []
+        for _ in self.rivals:
+            largest, which = means.max(dim=0, keepdim=True)
+            means.scatter_(0, which, -1.0)
+            found.append((largest, which))
+        return torch.cat([largest for largest, _ in found]), torch.cat([which for _, which in found]).to(torch.uint8)
 
     def _weight_before(self, tile: Box) -> Tensor:
         """Sum the weights of everything added so far, at the voxels of a tile."""

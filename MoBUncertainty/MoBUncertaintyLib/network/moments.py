@@ -5,6 +5,7 @@ For two classes both have closed forms; otherwise, or on request, Monte Carlo wi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,26 +25,40 @@ class Moments:
     """E[p] and Var[p] of the foreground classes, each (B, C - 1, *S).
 
     The variance, not E[p^2]: near p = 0 and 1 it would be lost in the rounding of E[p^2] - E[p]^2.
+    If only some classes are kept, both have only those, in this order. `others` is E[p] of the rest, background
+    included, (B, C - L, *S): what the kept ones are compared with.
     """
 
     mean: Tensor
     variance: Tensor
+    others: Tensor | None = None
+
+    def flip(self, axes: list[int]) -> Moments:
+        """Mirror along axes."""
+        others = None if self.others is None else self.others.flip(axes)
+        return Moments(self.mean.flip(axes), self.variance.flip(axes), others)
 
 
-def moments(gaussian: LogitGaussian, samples: int | None = None, generator: torch.Generator | None = None) -> Moments:
+def moments(
+    gaussian: LogitGaussian,
+    samples: int | None = None,
+    generator: torch.Generator | None = None,
+    kept: Sequence[int] | None = None,
+) -> Moments:
     """Compute both moments of the class probabilities.
 
     Args:
         gaussian: Distribution of the logits.
         samples: K for Monte Carlo; None takes the closed form for two classes and K = 30 for more.
         generator: Source of the normals, for reproducible results.
+        kept: Classes that are wanted, of more than two; None: all but the background, 0.
     """
     if gaussian.is_deterministic:
-        p = _foreground(gaussian.mean)
-        return Moments(p, torch.zeros_like(p))
+        p = _probability(gaussian.mean, kept)
+        return _moments(p, torch.zeros_like(_of(p, kept)), kept)
     if samples is None and gaussian.num_classes == 2:
         return closed_form_moments(*gaussian.contrast())
-    return monte_carlo_moments(gaussian, DEFAULT_SAMPLES if samples is None else samples, generator)
+    return monte_carlo_moments(gaussian, DEFAULT_SAMPLES if samples is None else samples, generator, kept)
 
 
 def closed_form_moments(mean: Tensor, variance: Tensor) -> Moments:
@@ -54,7 +69,12 @@ def closed_form_moments(mean: Tensor, variance: Tensor) -> Moments:
     return Moments(*(torch.cat(parts).view_as(mean)[:, None] for parts in found))
 
 
-def monte_carlo_moments(gaussian: LogitGaussian, samples: int, generator: torch.Generator | None = None) -> Moments:
+def monte_carlo_moments(
+    gaussian: LogitGaussian,
+    samples: int,
+    generator: torch.Generator | None = None,
+    kept: Sequence[int] | None = None,
+) -> Moments:
     """Compute Eq. 13 with K samples, one at a time, so that memory does not grow with K.
 
     As in the paper, the resulting variance is on average (K - 1) / K of the distribution's.
@@ -67,18 +87,31 @@ def monte_carlo_moments(gaussian: LogitGaussian, samples: int, generator: torch.
     if gaussian.scope is Scope.LOCAL:  # noise without neighbours has the same marginals, and costs less
         gaussian = replace(gaussian, scope=Scope.VOXEL, lengths=None)
     draw = gaussian.softmax_sampler(generator)
-    mean = _foreground(draw(1)[0])
-    spread = torch.zeros_like(mean)  # sum of (p - mean)^2, by Welford's updates: a sum of p^2 would lose small ones
+    mean = _probability(draw(1)[0], kept)
+    # The sum of (p - mean)^2, by Welford's updates: a sum of p^2 would lose small ones.
+    spread = torch.zeros_like(_of(mean, kept))
     for drawn in range(2, samples + 1):
-        p = _foreground(draw(1)[0])
+        p = _probability(draw(1)[0], kept)
         change = p - mean
         mean += change / drawn
-        spread.addcmul_(change, p - mean)
-    return Moments(mean, spread / samples)
+        spread.addcmul_(_of(change, kept), _of(p - mean, kept))
+    return _moments(mean, spread / samples, kept)
 
 
-def _foreground(logits: Tensor) -> Tensor:
-    """Apply the softmax (Eq. 1) and drop the background: (B, C, *S) -> (B, C - 1, *S)."""
+def _probability(logits: Tensor, kept: Sequence[int] | None) -> Tensor:
+    """Apply the softmax (Eq. 1): (B, C, *S) -> (B, C, *S), or without background (B, C - 1, *S) if all are kept."""
     if logits.shape[1] == 2:
         return torch.sigmoid(logits[:, 1:] - logits[:, :1])
-    return torch.softmax(logits, dim=1)[:, 1:]
+    p = torch.softmax(logits, dim=1)
+    return p[:, 1:] if kept is None else p
+
+
+def _of(values: Tensor, kept: Sequence[int] | None) -> Tensor:
+    """Take the classes that are kept."""
+    return values if kept is None else values[:, list(kept)]
+
+
+def _moments(p: Tensor, variance: Tensor, kept: Sequence[int] | None) -> Moments:
+    if kept is None:
+        return Moments(p, variance)
+    return Moments(_of(p, kept), variance, _of(p, [c for c in range(p.shape[1]) if c not in kept]))

@@ -91,6 +91,7 @@ FORM: dict[str, Any] = {
         "overlap?": is_number,
         "tiling?": _is_text,
         "mirror?": _is_flag,
+        "labels?": lambda value: value is None or _fault(value, [_is_text]) is None,
         "region_of_interest?": lambda value: value is None or _fault(value, (is_number,) * 6) is None,
     },
     "moments?": _is_text,

@@ -52,7 +52,7 @@ class Predictions:
 
         predictor = self._warm(path, key, _settings(request))
         region_settings = _region_settings(request, predictor.model)
-        check_memory(voxels, len(predictor.model.card.labels), holders=2)  # Slicer is the other one
+        check_memory(voxels, len(predictor.labels), holders=2)  # Slicer is the other one
         tell("model", 1, 1)
         image, digest = read_volume(request["ct"])
         analysis = analyse(image, predictor, region_settings, lambda step: tell(step.stage, step.done, step.total))

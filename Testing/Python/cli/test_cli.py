@@ -104,13 +104,43 @@ def test_options_reach_the_prediction_and_the_regions(model: Path, ct: Path, tmp
     info = json.loads((tmp_path / "out" / "prediction.json").read_text())
     expected = {"samples": 4, "seed": 7, "overlap": 0.25, "precision": "float32", "folds": [1], "body_box": False}
     expected |= {"region_of_interest": [-60, 60, -60, 60, -60, 60], "device": "cpu", "mirror": False, "tiling": "full"}
-    assert info["settings"] == expected | {"engine": "torch"} and info["engine"] == "torch"
+    assert info["settings"] == expected | {"engine": "torch", "labels": None} and info["engine"] == "torch"
     region_settings = info["regions"]["settings"]
     assert region_settings["measure"] == "bernoulli"
     assert region_settings["threshold"] == 0.1
     assert region_settings["minimum_mm3"] == 50
     assert (region_settings["depth_mm"], region_settings["grow_mm"]) == (2, 0)
     assert info["precision"] == "float32"
+
+
+def test_one_of_many_labels_goes_through_results_review_and_export(ct: Path, tmp_path: Path) -> None:
+    """With the value that it has in the model, which is not its number."""
+    dataset = tiny.make_dataset(("liver", "spleen", "kidney"), orientation="RAS")
+    spec = CovarianceSpec(Covariance.DIAGONAL)
+    tiny.make_results_folder(tmp_path / "raw", dataset=dataset, covariance=spec)
+    options = ("--model", tmp_path / "raw", "--output", tmp_path / "out", "--device", "cpu", "--samples", "3")
+    done = run("predict", ct, *options, "--labels", " kidney ", "--threshold", "0.01")
+    assert done.exit_code == 0, done.output
+    assert "kidney" in done.stdout and "liver" not in done.stdout
+    info = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert info["settings"]["labels"] == ["kidney"]
+    found = read_results(tmp_path / "out")
+    assert [(label.name, label.value) for label in found.prediction.labels] == [("kidney", 3)]
+    assert set(np.unique(found.prediction.segmentation)) == {0, 3} and len(found.table) > 0
+    decided: dict[str, Any] = {"schema": "mob-uncertainty review", "schema_version": 2}
+    decided["regions"] = [{"rank": 1, "verdict": "include", "label": "kidney"}]
+    place = [int(index) for index in np.argwhere(found.prediction.segmentation == 0)[0]]
+    point = [float(mm) for mm in found.prediction.grid.to_ras(np.array(place))]
+    decided["clicks"] = [{"points_ras": [point], "label": "kidney"}]
+    (tmp_path / "decisions.json").write_text(json.dumps(decided))
+    formats = [part for name in ("report", "segmentation", "nifti") for part in ("--format", name)]
+    done = run("review", tmp_path / "out", "--decisions", tmp_path / "decisions.json", *formats)
+    assert done.exit_code == 0, done.output
+    corrected = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "out" / "review" / "segmentation.nii.gz"))
+    assert set(np.unique(corrected)) == {0, 3} and corrected[tuple(place)] == 3
+    refused = run("predict", ct, *options, "--labels", "heart", "--overwrite")
+    assert refused.exit_code == 2
+    assert "The model has no label heart; choose among liver, spleen, kidney." in " ".join(refused.stderr.split())
 
 
 def test_a_stock_model_is_asked_for_the_doubt_that_it_has(ct: Path, tmp_path: Path) -> None:

@@ -1,12 +1,24 @@
-"""What a prediction tells of itself."""
+"""What a prediction tells of itself, and predictions of some of a model's labels."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
-from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.errors import ImageError, SettingsError
+from MoBUncertaintyLib.inference import graph_cache, sliding_window
+from MoBUncertaintyLib.inference.devices import openvino_version
+from MoBUncertaintyLib.inference.predictor import Predictor, predict
+from MoBUncertaintyLib.inference.tiles import Accumulator
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.folder import Model
+from MoBUncertaintyLib.network.backbone import StochasticNetwork
+from MoBUncertaintyLib.prediction import Prediction, PredictionSettings
 from support.probability_images import prediction
+from support.tiny import make_ct, make_dataset, make_model
 
 
 @pytest.mark.parametrize(
@@ -39,3 +51,102 @@ def test_volumes_are_those_of_the_labels() -> None:
 def test_maps_must_fit_segmentation_and_labels() -> None:
     with pytest.raises(ImageError, match="differ in their number of voxels; predict again"):
         prediction(np.zeros((3, 4, 5)), segmentation=np.zeros((3, 4, 6), np.uint8))
+
+
+# --- some of the labels -----------------------------------------------------------------------------------------------
+
+ORGANS = ("liver", "spleen", "kidney", "aorta", "colon", "stomach", "bladder", "heart")
+
+
+@pytest.fixture
+def sure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Networks as sure of themselves as trained ones are: random ones give every class about the same probability."""
+    features = StochasticNetwork.features
+
+    def scaled(self: StochasticNetwork, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found, mean = features(self, x)
+        return found, 10 * mean
+
+    monkeypatch.setattr(StochasticNetwork, "features", scaled)
+    monkeypatch.setattr(graph_cache, "cache_folder", lambda: tmp_path / "graphs")  # which know nothing of this
+
+
+def model_of(folder: Path, kind: Covariance, names: tuple[str, ...] = ORGANS, folds: int = 1) -> Model:
+    dataset, spec = make_dataset(names, orientation="RAS"), CovarianceSpec.of_kind(kind, rank=3, partitions=2)
+    return make_model(folder / "model", dataset=dataset, covariance=spec, folds=folds)
+
+
+def predicted(model: Model, labels: tuple[str, ...] | None, **options: object) -> Prediction:
+    settings = {"device": "cpu", "precision": "float32", "engine": "torch", "tiling": "full", "samples": 4} | options
+    return predict(make_ct((24, 30, 30)), model, PredictionSettings(labels=labels, **settings))
+
+
+@pytest.mark.usefixtures("sure")
+@pytest.mark.parametrize(
+    ("kind", "engine", "folds"),
+    [
+        (Covariance.DETERMINISTIC, "torch", 2),
+        (Covariance.MIXTURE_OF_BASES, "torch", 1),
+        (Covariance.LOW_RANK, "openvino", 1),
+    ],
+)
+def test_some_labels_are_as_if_all_had_been_asked_for(
+    tmp_path: Path, kind: Covariance, engine: str, folds: int
+) -> None:
+    """Also where none of the classes has half of the probability."""
+    if engine == "openvino" and openvino_version() is None:
+        pytest.skip("OpenVINO is not installed")
+    model = model_of(tmp_path, kind, folds=folds)
+    everything = predicted(model, None, engine=engine)
+    some = predicted(model, ("aorta", "spleen"), engine=engine)
+    assert [(label.name, label.value) for label in some.labels] == [("spleen", 2), ("aorta", 4)]
+    assert some.provenance["settings"]["labels"] == ("aorta", "spleen")
+    for name in ("probability", "variance"):
+        wanted = np.asarray(getattr(everything, name))[[1, 3]]
+        np.testing.assert_allclose(getattr(some, name), wanted, atol=2**-16, rtol=0)  # twice the step of rounding
+    asked = np.where(np.isin(everything.segmentation, (2, 4)), everything.segmentation, 0)
+    hidden = (asked > 0) & (np.max(everything.probability, axis=0) < 0.5)
+    assert np.count_nonzero(asked) > 1000 and np.count_nonzero(hidden) > 100
+    assert (some.segmentation == asked).mean() >= 0.999
+    assert (some.segmentation == asked)[hidden].mean() >= 0.95
+    assert not [each for each in some.warnings if "liver" in each or "kidney" in each]
+
+
+def test_all_labels_by_name_are_all_labels(tmp_path: Path) -> None:
+    model = model_of(tmp_path, Covariance.DIAGONAL)
+    everything, named = predicted(model, None), predicted(model, ORGANS[::-1])
+    assert named.labels == everything.labels
+    assert np.array_equal(named.segmentation, everything.segmentation)
+
+
+def test_memory_follows_the_labels_that_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums hold mean and variance of each, and the means of the three most probable others."""
+    made: list[Accumulator] = []
+
+    class Counted(Accumulator):
+        def __init__(self, *args: object, **options: object) -> None:
+            super().__init__(*args, **options)
+            made.append(self)
+
+    monkeypatch.setattr(sliding_window, "Accumulator", Counted)
+    volumes = []
+    for classes, labels in ((4, None), (24, None), (24, ("organ 3",)), (6, ("organ 3",))):
+        names = tuple(f"organ {i}" for i in range(classes))
+        found = predicted(model_of(tmp_path / f"{classes} {labels}", Covariance.DETERMINISTIC, names), labels)
+        sums = made.pop()
+        held = [part for part in vars(sums).values() if isinstance(part, torch.Tensor) and part.ndim == 4]
+        voxels = held[0][0].numel()
+        assert len(found.probability) == len(found.variance) == len(found.labels)
+        volumes.append(sum(part.nbytes for part in held) / voxels)
+    assert volumes == [4 * 8, 24 * 8, 8 + 3 * 5, 8 + 3 * 5], "bytes for each voxel"
+
+
+def test_labels_that_the_model_has_not_are_said(tmp_path: Path) -> None:
+    model = model_of(tmp_path, Covariance.DIAGONAL)
+    predictor = Predictor(model, PredictionSettings(device="cpu", labels=("liver",)))
+    sentence = r"^The model has no label thyroid, lung; choose among liver, spleen, .*, heart\.$"
+    with pytest.raises(SettingsError, match=sentence):
+        predictor.use(PredictionSettings(device="cpu", labels=("thyroid", "liver", "lung")))
+    assert [label.name for label in predictor.labels] == ["liver"], "the settings are as before"
+    with pytest.raises(SettingsError, match="No label is asked for; name at least one"):
+        PredictionSettings(labels=())
