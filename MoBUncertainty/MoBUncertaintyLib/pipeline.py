@@ -160,6 +160,7 @@ def run_case(
         prediction = predictor.predict(image, progress, cancelled)
         volumes = beside.submit(write_volumes, place.partial, prediction)
         analysis = _analysis(prediction, predictor, region_settings, progress, cancelled)
+        prediction = analysis.prediction
         seconds |= analysis.seconds
         prediction.timings.update(seconds)  # so that the record has all of them
         with _stage("write", seconds, progress, cancelled):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -16,7 +19,7 @@ from MoBUncertaintyLib.model.fingerprint import Fingerprint, Level, Measures
 from MoBUncertaintyLib.model.folder import find_model, load_model
 from MoBUncertaintyLib.model.terminology import describe_labels
 from MoBUncertaintyLib.network.organ_sums import organ_sums
-from MoBUncertaintyLib.pipeline import analyse
+from MoBUncertaintyLib.pipeline import analyse, run_case
 from MoBUncertaintyLib.prediction import PredictionSettings
 
 LABELS = describe_labels({1: "organ"})
@@ -131,3 +134,16 @@ def test_the_shipped_model_knows_its_phantoms(phantoms: Predictor, what: str, le
     found = analyse(changed(what), phantoms).prediction.suitability
     assert found is not None and found.judged
     assert found.level in levels, found
+
+
+def test_what_the_regions_say_of_a_case_is_in_its_record(
+    phantoms: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("MoBUncertaintyLib.pipeline.unsuitable", lambda *_: "Too much is doubtful.")
+    image = read_image(RESOURCES / "SampleData" / "PhantomCT.nii.gz").image[32:96, 16:80, 16:64]
+    sitk.WriteImage(image, tmp_path / "ct.nii.gz")
+    summary, analysis = run_case(tmp_path / "ct.nii.gz", tmp_path / "out", phantoms, scene=False)
+    record = json.loads((tmp_path / "out" / "prediction.json").read_text(encoding="utf-8"))
+    assert "too much is doubtful" in record["suitability"]["reasons"]
+    assert record["suitability"]["level"] in {"unusual", "not usable"}
+    assert summary.suitability == analysis.prediction.suitability
