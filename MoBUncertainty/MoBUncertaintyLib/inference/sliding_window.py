@@ -189,7 +189,7 @@ class SlidingWindow:
             found = self.engine.moments(output, torch.Generator(device).manual_seed(seed))
             finite = bool(torch.isfinite(found.mean.sum() + found.variance.sum()))
         if finite:
-            sums = output[-1][0].double().cpu().numpy()
+            sums = output[-1][0].cpu().double().numpy()  # Apple's GPUs know no float64
             self.organ_sums = self.organ_sums + sums if self.organ_sums.size else sums
             return found.flip(axes) if axes else found
         if self.engine.precision is torch.float32:
