@@ -147,7 +147,7 @@ def conditional_loss(gaussian: LogitGaussian, target: Tensor, generator: torch.G
         informative, certain = _divide(contrast)
         wrong = informative[(contrast.mean * contrast.signs)[informative] < 0]
         pool = wrong if len(wrong) else informative
-        count = int(torch.randint(1, REVEALED + 1, (1,), generator=generator))
+        count = int(torch.randint(1, REVEALED + 1, (1,), generator=generator, device=_device_of(generator)))
         revealed = _some(pool, count, generator)
         rest = informative[~torch.isin(informative, revealed)]
         known, others = contrast.at(revealed), contrast.at(rest)
@@ -262,5 +262,10 @@ def _divide(contrast: Contrast) -> tuple[Tensor, Tensor]:
 
 
 def _some(voxels: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    order = torch.randperm(len(voxels), generator=generator)
+    order = torch.randperm(len(voxels), generator=generator, device=_device_of(generator))
     return voxels[order[:count].to(voxels.device)]
+
+
+def _device_of(generator: torch.Generator | None) -> torch.device | None:
+    """Return where a generator draws; torch refuses to draw elsewhere."""
+    return None if generator is None else generator.device
