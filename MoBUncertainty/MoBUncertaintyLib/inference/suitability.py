@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.errors import ModelError, SettingsError
 from MoBUncertaintyLib.geometry import bounding_box, shadows
 from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.model.fingerprint import Density, Fingerprint, Level, Measures, Ordinary, Suitability
@@ -133,6 +133,9 @@ def judge(
         measures: Of the case.
         fingerprint: Of the model; None: it states none.
         cut: Sentences on organs that are cut off.
+
+    Raises:
+        ModelError: As `compare`.
     """
     result = Suitability(judged=fingerprint is not None)
     missing = [label.name for label in labels if f"volume:{label.name}" not in measures.values]
@@ -156,8 +159,17 @@ def judge(
 
 
 def compare(measures: Measures, fingerprint: Fingerprint) -> dict[str, float]:
-    """Compute by how many standard deviations each measure is away from the ordinary cases; at least 0 each."""
-    known = dict(measures.values)
+    """Compute by how many standard deviations each measure is away from the ordinary cases; at least 0 each.
+
+    Raises:
+        ModelError: The fingerprint is of a network with another number of features.
+    """
+    known, size = dict(measures.values), len(fingerprint.density.centre)
+    if measures.features.size not in (0, size):
+        raise ModelError(
+            f"The model's fingerprint is of a network with {size} features, but this one has {measures.features.size}; "
+            "measure it again with mob-training fingerprint."
+        )
     if measures.features.size:
         known["features"] = fingerprint.density.distance(measures.features)
     return _deviations(known, fingerprint.measures)

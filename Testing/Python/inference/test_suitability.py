@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.errors import ModelError, SettingsError
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -82,6 +82,12 @@ def test_without_a_fingerprint_the_evident_is_noticed() -> None:
     assert found.text == "not usable: 120% of the segmented volume is expected to be wrong"
     cut = verdict(measures(), None, ["The segmentation reaches the edge of the image."])
     assert cut.text == "unusual: the segmentation reaches the edge of the image"
+
+
+def test_fingerprint_of_another_network_is_refused(fingerprint: Fingerprint) -> None:
+    case = measures()
+    with pytest.raises(ModelError, match="of a network with 16 features, but this one has 15"):
+        verdict(Measures(case.values, case.features[:-1]), fingerprint)
 
 
 def test_no_organ_is_not_usable(fingerprint: Fingerprint) -> None:
