@@ -108,9 +108,12 @@ def write_objects(
     Raises:
         OutputError: The disk is full or broken.
     """
+    wanted = list(formats)
+    if not wanted:
+        return []
     corrected = case.review.corrected() if corrected is None else corrected
     problems = []
-    for kind in formats:
+    for kind in wanted:
         try:
             _write(kind, folder, case, files, corrected)
         except UserError as error:
