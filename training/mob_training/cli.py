@@ -385,7 +385,7 @@ def fingerprint(
     data: Annotated[str | None, typer.Option(help="Which cases they are, in a few words; default: its name.")] = None,
     limit: Annotated[int, typer.Option(min=20, help="At most so many training cases are predicted.")] = 80,
     device: Device = "auto",
-) -> None:
+) -> Result:
     """Measure what ordinary cases of a model look like, so that unusual ones are noticed."""
     from mob_training.evaluation.fingerprints import measure_fingerprint
     from mob_training.evaluation.score_files import write_json
@@ -394,6 +394,7 @@ def fingerprint(
     found = measure_fingerprint(model, dataset, data, limit, PredictionSettings(device=device))
     write_json(found.to_dict(), output)
     print(f"{found.cases} cases; unusual from {found.limits[0]:g} deviations on, not usable from {found.limits[1]:g}")
+    return Result({"output": output, "cases": found.cases, "limits": found.limits})
 
 
 @app.command()
