@@ -21,6 +21,7 @@ import numpy as np
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.geometry import occupied_rows
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.pictures.region_pictures import CORRECTED_COLOUR, draw_region
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
@@ -279,7 +280,8 @@ def _labels(case: ReviewedCase, corrected: np.ndarray) -> list[dict[str, Any]]:
 
 def _counts(labels: np.ndarray) -> np.ndarray:
     """Count the voxels of each value; where nothing is segmented (most of a CT) is not counted."""
-    return np.bincount(labels[labels > 0], minlength=256)
+    inside = labels[occupied_rows(labels)]
+    return np.bincount(inside[inside > 0], minlength=256)
 
 
 def _region_row(region: ReviewRegion, case: ReviewedCase) -> dict[str, Any]:

@@ -229,7 +229,7 @@ def patient_axes(grid: Grid) -> tuple[tuple[int, ...], tuple[bool, ...]]:
 
 
 def _pack(*arrays: np.ndarray) -> str:
-    return base64.b64encode(zlib.compress(b"".join(each.tobytes() for each in arrays), 6)).decode()
+    return base64.b64encode(zlib.compress(b"".join(each.tobytes() for each in arrays), 2)).decode()
 
 
 def _css(colour: Sequence[int]) -> str:
