@@ -35,7 +35,7 @@ class Suitability:
         reasons: One clause each, the most serious first; none if it is ordinary.
         deviations: Of each measure from the ordinary cases, in their standard deviations; none if the model does not
             state what is ordinary.
-        judged: Whether the model states what is ordinary; else only what is evident without it was looked at.
+        judged: Whether it was compared with ordinary cases; else only what is evident without them was looked at.
     """
 
     level: Level = Level.ORDINARY
@@ -48,7 +48,7 @@ class Suitability:
         """The verdict in a phrase, with its main reason."""
         if self.reasons:
             return f"{self.level}: {self.reasons[0]}"
-        return self.level.value if self.judged else "not compared, since the model states no ordinary cases"
+        return self.level.value if self.judged else "not compared with ordinary cases"
 
     @property
     def sentence(self) -> str | None:

@@ -77,7 +77,7 @@ def test_less_error_or_fewer_pieces_are_no_reason(fingerprint: Fingerprint) -> N
 
 
 def test_without_a_fingerprint_the_evident_is_noticed() -> None:
-    assert verdict(measures(), None).text == "not compared, since the model states no ordinary cases"
+    assert verdict(measures(), None).text == "not compared with ordinary cases"
     found = verdict(measures(error=1.2), None)
     assert found.text == "not usable: 120% of the segmented volume is expected to be wrong"
     cut = verdict(measures(), None, ["The segmentation reaches the edge of the image."])
