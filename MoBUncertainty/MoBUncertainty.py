@@ -77,6 +77,8 @@ class MoBUncertaintyParameterNode:
     exportNifti: bool = False
     exportDicomSeg: bool = False
     exportParametricMap: bool = False
+    exportDicomProbability: bool = False
+    exportDicomReport: bool = False
     exportPatientFields: bool = False
 
 
@@ -227,7 +229,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
 
         :param ct: CT volume with results
         :param folder: the files' own folder
-        :param formats: of "report", "segmentation", "nifti", "dicom_seg", "parametric_map"
+        :param formats: names of `output.review_export.Format`
         :param patientFields: the report may name the patient
         :return: the Job, whose result has the paths of the `files`, and `problems`: what could not be written
         """

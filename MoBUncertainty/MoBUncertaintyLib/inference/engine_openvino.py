@@ -171,9 +171,10 @@ class _Graph(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         features, mean = self.network.features(x)
-        fewer = every_second(features)
+        layer = self.network.mean_layer
+        fewer = every_second(features[:, : layer.in_channels])
         # The mean of all voxels is not computed unless it is an output.
-        return *self.outputs(features, mean), organ_sums(every_second(x), fewer, self.network.mean_layer(fewer)[1])
+        return *self.outputs(features, mean), organ_sums(every_second(x), fewer, layer(fewer)[1])
 
     def outputs(self, features: Tensor, mean: Tensor) -> tuple[Tensor, ...]:
         raise NotImplementedError

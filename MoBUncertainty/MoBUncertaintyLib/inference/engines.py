@@ -102,7 +102,8 @@ class TorchEngine(Engine):
     def run(self, x: Tensor) -> tuple[Tensor, ...]:
         with autocast(*self._place):
             features, mean = self._network.features(x)
-        return features, mean, organ_sums(*map(every_second, (x, features, mean)))
+        last = features[:, : self._network.mean_layer.in_channels]  # without those of earlier stages
+        return features, mean, organ_sums(*map(every_second, (x, last, mean)))
 
     def moments(self, output: tuple[Tensor, ...], generator: torch.Generator) -> Moments:
         return moments(self.gaussian(output), self.samples, generator, self.kept)

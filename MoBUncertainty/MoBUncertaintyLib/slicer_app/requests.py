@@ -103,7 +103,7 @@ def exportRequest(session: ReviewSession, folder: Path, formats: list[str], pati
     Args:
         session: The review.
         folder: Where the files go; made if need be.
-        formats: Of `report`, `segmentation`, `nifti`, `dicom_seg`, `parametric_map`.
+        formats: Names of `output.review_export.Format`.
         patientFields: The report may name the patient.
     """
 

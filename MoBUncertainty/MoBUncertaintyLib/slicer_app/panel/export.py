@@ -11,6 +11,7 @@ from pathlib import Path
 import qt
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.slicer_app.installation import DICOM_FORMATS
 from MoBUncertaintyLib.slicer_app.panel.run import WorkButton
 from MoBUncertaintyLib.slicer_app.panel.section import allow, write
 from MoBUncertaintyLib.slicer_app.panel.state import State
@@ -77,7 +78,7 @@ class ExportSection:
         """Enable what can be exported in a state of the panel."""
         noDicom = None if self._fromDicom else _("Only for a CT that was loaded from Slicer's DICOM database.")
         for name, box in self._formats().items():
-            allow(box, noDicom if name in ("dicom_seg", "parametric_map") else None, self._tips[box.name])
+            allow(box, noDicom if name in DICOM_FORMATS else None, self._tips[box.name])
         self.work.update(state is State.EXPORTING, self._whyNot(state))
 
     def _formats(self) -> dict:
@@ -87,6 +88,8 @@ class ExportSection:
             "segmentation": ui.segmentationCheckBox,
             "nifti": ui.niftiCheckBox,
             "dicom_seg": ui.dicomSegCheckBox,
+            "dicom_seg_fractional": ui.dicomProbabilityCheckBox,
+            "dicom_sr": ui.dicomReportCheckBox,
             "parametric_map": ui.parametricMapCheckBox,
         }
 
