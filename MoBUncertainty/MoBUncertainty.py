@@ -228,9 +228,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         """Write a reviewed CT's files in the worker; returns at once.
 
         :param ct: CT volume with results
-        :param folder: the files' own folder
-        :param formats: names of `output.review_export.Format`
-        :param patientFields: the report may name the patient
+        :param folder, formats, patientFields: see `requests.exportRequest`
         :return: the Job, whose result has the paths of the `files`, and `problems`: what could not be written
         """
         from MoBUncertaintyLib.slicer_app import requests

@@ -28,6 +28,7 @@ class Bright(nn.Module):
         super().__init__()
         self.classes = 2
         self.gain = nn.Parameter(torch.tensor(gain))
+        self.mean_layer = nn.Conv3d(1, 2, kernel_size=1)  # how many features the organ is described by
         self.head = build_head(CovarianceSpec.of_kind(covariance, rank=2, partitions=2), 1, 2)
         for parameter in self.parameters():
             parameter.requires_grad_(False)
