@@ -34,7 +34,7 @@ from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.network.backbone import load_network
 from MoBUncertaintyLib.network.moments import moments
 from support import tiny
-from support.forks import Fork
+from support.forks import child
 from support.processes import gone
 
 SIZE = (40, 40, 40)
@@ -61,7 +61,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory, network: tuple) -> list[
     given = ["benchmark", "--output", str(output), "--networks", str(network), "--sizes", "40", "--samples", "4"]
     given += ["--parts", "systems", "--rounds", "1", "--threads", "1", "--device", "cpu", "--limit", "0.001"]
     with pytest.MonkeyPatch.context() as patch:  # the test of warm runs begins a process from nothing
-        patch.setattr(run, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": Fork}))
+        patch.setattr(run, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": child()}))
         done = CliRunner().invoke(app.app, given)
     assert done.exit_code == 0, done.output
     assert "targets hold" in done.output

@@ -27,7 +27,7 @@ from MoBUncertaintyLib.errors import Cancelled, OutputError
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import Model
 from support import tiny
-from support.forks import Fork
+from support.forks import child
 
 SIZE = (40, 40, 40)
 MOB = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=4, bases=2, partitions=2)
@@ -62,7 +62,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory, network: Path) -> tuple[Pa
     assert StockSystem and trainer and training, "the forks find imported what takes seconds to import"
     folder = ready(tmp_path_factory.mktemp("check") / "out")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": Fork}))
+        patch.setattr(run, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": child()}))
         patch.setattr(check, "CPU_SIZE", SIZE)
         given = ["benchmark", "--gpu-check", "--output", str(folder), "--networks", f"{network},large"]
         done = CliRunner().invoke(app.app, [*given, "--device", "cpu", "--threads", "1"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import subprocess
 import sys
 from typing import IO, Any
 
@@ -50,3 +51,8 @@ def _become(command: list[str]) -> None:
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     sys.exit()
+
+
+def child() -> type[Any]:
+    """Choose how to start a program: in a fork, unless OpenVINO's threads are in this process, which a fork lacks."""
+    return subprocess.Popen if "openvino" in sys.modules else Fork
