@@ -123,6 +123,7 @@ def beside(results: Path) -> str:
         ]
         voxels = " x ".join(map(str, size))
         lines.append(f"Heads and moments add to the backbone's time, with {voxels} voxels: {', '.join(added)}.")
+        rows = [row for row in rows if row["stages_s"].get("scene")] or rows  # one system writes it
         extra = [sum(row["stages_s"].get(name, 0.0) for name in BEYOND_VOLUMES) for row in rows]
         scene = [row["stages_s"].get("scene", 0.0) for row in rows]
         more, most = (number(statistics.median(each)) for each in (extra, scene))

@@ -82,7 +82,7 @@ def markdown(summary: dict[str, Any], pictures: Sequence[str] = ()) -> str:
         for size in dict.fromkeys(tuple(row["size"]) for row in own):
             parts += [f"### {size_title(size)} voxels", _systems([row for row in own if tuple(row["size"]) == size])]
     parts += [_fits(summary["fits"]), _sampling(summary["sampling"]), _accuracy(summary["accuracy"])]
-    parts += [_distance(summary["distance"]), _latency(summary)]
+    parts += [_distance(summary.get("distance", [])), _latency(summary)]
     parts += [f"![{name.removesuffix('.png')}]({name})" for name in pictures]
     failed = [f"Not measured: {each['what']}: {each['why']}" for each in summary["failed"]]
     parts += ["## Notes", "\n".join(f"- {note}" for note in (*NOTES, *failed))]
