@@ -264,8 +264,7 @@ def _analysis(
     if problem:
         prediction.warnings.append(problem)
         if prediction.suitability is not None:
-            reason = problem[:1].lower() + problem[1:].rstrip(".")
-            prediction = prediction.judged(prediction.suitability.worsened(Level.UNUSUAL, reason))
+            prediction = prediction.judged(prediction.suitability.worsened(Level.UNUSUAL, problem))
     return Analysis(prediction, regions, seconds)
 
 

@@ -11,6 +11,7 @@ import hashlib
 import re
 import sys
 import warnings
+from abc import ABC, abstractmethod
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -162,7 +163,7 @@ class OpenVinoEngine(Engine):
         return self._failure
 
 
-class _Graph(nn.Module):
+class _Graph(nn.Module, ABC):
     """What the engine runs: its outputs are those of `outputs`, and the sums of the organ."""
 
     def __init__(self, network: StochasticNetwork) -> None:
@@ -176,8 +177,9 @@ class _Graph(nn.Module):
         # The mean of all voxels is not computed unless it is an output.
         return *self.outputs(features, mean), organ_sums(every_second(x), fewer, layer(fewer)[1])
 
+    @abstractmethod
     def outputs(self, features: Tensor, mean: Tensor) -> tuple[Tensor, ...]:
-        raise NotImplementedError
+        """Compute from the features and the mean logits what `OpenVinoEngine.moments` takes."""
 
 
 class _MomentsGraph(_Graph):

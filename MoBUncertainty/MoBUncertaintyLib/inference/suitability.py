@@ -152,7 +152,7 @@ def judge(
     if error > MAX_ERROR_FRACTION and not any("expected to be wrong" in reason for _, reason in found):
         found.append((Level.NOT_USABLE, f"{error:.0%} of the segmented volume is expected to be wrong"))
     found += [(Level.UNUSUAL, f"no {readable(name)} was found") for name in missing]
-    found += [(Level.UNUSUAL, text[:1].lower() + text[1:].rstrip(".")) for text in cut]
+    found += [(Level.UNUSUAL, sentence) for sentence in cut]
     for level, reason in found:
         result = result.worsened(level, reason)
     return result

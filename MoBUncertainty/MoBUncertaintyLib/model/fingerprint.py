@@ -60,7 +60,11 @@ class Suitability:
         return f"This case is not usable: {self.reasons[0]}; do not use this result."
 
     def worsened(self, level: Level, reason: str) -> Suitability:
-        """Return the same with one more reason, which comes first if it is more serious than those before."""
+        """Return the same with one more reason, which comes first if it is more serious than those before.
+
+        A reason may be a sentence; it is kept as a clause.
+        """
+        reason = reason[:1].lower() + reason[1:].rstrip(".")
         first = list(Level).index(level) > list(Level).index(self.level)
         reasons = (reason, *self.reasons) if first else (*self.reasons, reason)
         return Suitability(level if first else self.level, reasons, self.deviations, self.judged)
