@@ -175,7 +175,7 @@ def review(
         bool,
         typer.Option("--serve", help="Open the review page on this computer, so that each click acts at once."),
     ] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page. Default: a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page. Default: a free one.")] = 0,
     ct: Annotated[Path | None, typer.Option(help="The CT. Default: where predict found it.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder to make. Default: review, inside RESULTS.")] = None,
     formats: Annotated[

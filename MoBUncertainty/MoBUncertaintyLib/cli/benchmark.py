@@ -26,7 +26,8 @@ def benchmark(
         typer.Option(help="a: stock nnU-Net; b: K passes of it; c: Eq. 14 literally; d: our Monte Carlo; e: exact."),
     ] = "a,b,c,d,e",
     parts: Annotated[
-        str, typer.Option(help="What to measure.")
+        str,
+        typer.Option(help="What to measure, out of systems, sampling, accuracy, interactive, distance and display."),
     ] = "systems,sampling,accuracy,interactive,distance,display",
     repeats: Annotated[int, typer.Option(help="Runs of each measurement, after a first one to warm up.")] = 3,
     rounds: Annotated[int, typer.Option(help="How often all systems take turns.")] = 2,

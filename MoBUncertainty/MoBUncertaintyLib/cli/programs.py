@@ -37,7 +37,7 @@ class Shown:
 
 
 SHOWN = Shown()
-"""Of the command that runs."""
+"""What the running command shows."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -21,6 +20,7 @@ from scipy.sparse.csgraph import connected_components
 
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import Box, hull, intersection, within
+from MoBUncertaintyLib.method_cache import cached_method
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click, Said, gather, voxels_of
@@ -97,9 +97,6 @@ class Refiner:
         self._spreading = Spreading(prediction, self.kernel, self.settings, directions)
         self._spacing = prediction.grid.spacing
         self._values = np.array([label.value for label in prediction.labels])
-        self._voxels = lru_cache(maxsize=4096)(self._find_voxels)
-        self._read = lru_cache(maxsize=64)(self._read_set)
-        self._solved = lru_cache(maxsize=1024)(self._solve)
 
     def voxels_of(self, click: Click) -> np.ndarray:
         """Find the voxels of a click, see `clicks.voxels_of`.
@@ -144,13 +141,15 @@ class Refiner:
         self._decree(maps, box, reading.said)
         return Refinement(box, maps.probability, maps.variance, maps.segmentation, maps.reached, reading.conflicts)
 
-    def _find_voxels(self, click: Click) -> np.ndarray:
+    @cached_method(4096)
+    def _voxels(self, click: Click) -> np.ndarray:
         if click.label and click.label not in self._values:
             raise ReviewError(f"The prediction has no label {click.label}; click with one of its labels.")
         prediction = self.prediction
         return voxels_of(click, prediction.grid, prediction.shape, prediction.processed_box)
 
-    def _read_set(self, clicks: tuple[Click, ...]) -> _Reading:
+    @cached_method(64)
+    def _read(self, clicks: tuple[Click, ...]) -> _Reading:
         given = sorted(clicks, key=lambda click: click.order)
         labels, places = [click.label for click in given], [self.voxels_of(click) for click in given]
         said = gather(labels, places, self.prediction.grid, self.prediction.shape, self.kernel.length_mm / 2)
@@ -180,7 +179,8 @@ class Refiner:
             table[:, own, -1], table[:, own[:, None], own] = weights, precision
         return Posterior(points, table)
 
-    def _solve(self, points: bytes, labels: bytes) -> tuple[np.ndarray, np.ndarray]:
+    @cached_method(1024)
+    def _solved(self, points: bytes, labels: bytes) -> tuple[np.ndarray, np.ndarray]:
         voxels, label = np.frombuffer(points, np.intp).reshape(-1, 3), np.frombuffer(labels, np.int64)
         cosines = 1.0 if self._directions is None else self._directions.cosines(voxels, voxels).astype(float)
         strengths = self.settings.strength, self.settings.variance_strength

@@ -11,12 +11,12 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from MoBUncertaintyLib.geometry import Box, intersection, shape_of
 from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
+from MoBUncertaintyLib.method_cache import cached_method
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.blocks import Corner, Lattice, Reached
@@ -139,14 +139,14 @@ class Spreading:
         self._logits: dict[Corner, tuple[np.ndarray, np.ndarray]] = {}
         self._blocks: OrderedDict[Key, tuple[Box, Maps]] = OrderedDict()
         self._kept = 0
-        self._logits_at = lru_cache(maxsize=64)(self._find_logits)
         logits_of(*np.array([[0.3], [0.05]], np.float32))  # makes the inverse's table now, not at the first click
 
     def logits_at(self, voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Find mean and variance of the logits (L, K) at voxels (K, 3)."""
         return self._logits_at(voxels.tobytes())
 
-    def _find_logits(self, voxels: bytes) -> tuple[np.ndarray, np.ndarray]:
+    @cached_method(64)
+    def _logits_at(self, voxels: bytes) -> tuple[np.ndarray, np.ndarray]:
         at = tuple(np.frombuffer(voxels, np.intp).reshape(-1, 3).T)
         maps = self._prediction.probability, self._prediction.variance
         return logits_of(*(np.array([one[at] for one in each]) for each in maps))

@@ -5,13 +5,14 @@ Arrays are (z, y, x).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
-from functools import cached_property, lru_cache
+from collections.abc import Container, Iterable
+from functools import cached_property
 
 import numpy as np
 
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import Box, hull, shape_of, whole, within
+from MoBUncertaintyLib.method_cache import cached_method
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click, Point
 from MoBUncertaintyLib.regions.finder import Regions
@@ -182,9 +183,9 @@ class ReviewView:
     def _maps(self) -> ClickedMaps:
         return ClickedMaps(self.prediction)
 
-    @cached_property
-    def _effect(self) -> Callable[[Click, tuple[Click, ...]], Effect]:
-        return lru_cache(maxsize=1024)(lambda click, clicks: effect_of(click, clicks, self._maps))
+    @cached_method(1024)
+    def _effect(self, click: Click, clicks: tuple[Click, ...]) -> Effect:
+        return effect_of(click, clicks, self._maps)
 
     @cached_property
     def _predicted_error(self) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +155,17 @@ def test_what_the_regions_say_of_a_case_is_in_its_record(
     assert "too much is doubtful" in record["suitability"]["reasons"]
     assert record["suitability"]["level"] in {"unusual", "not usable"}
     assert summary.suitability == analysis.prediction.suitability
+
+
+def test_a_case_leaves_no_volume_in_memory(phantoms: Predictor, tmp_path: Path) -> None:
+    image = read_image(RESOURCES / "SampleData" / "PhantomCT.nii.gz").image[32:96, 16:80, 16:64]
+    sitk.WriteImage(image, tmp_path / "ct.nii.gz")
+    gc.collect()
+    gc.disable()
+    try:
+        _, analysis = run_case(tmp_path / "ct.nii.gz", tmp_path / "out", phantoms, scene=False)
+        prediction = weakref.ref(analysis.prediction)
+        del analysis
+        assert prediction() is None
+    finally:
+        gc.enable()

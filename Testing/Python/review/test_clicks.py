@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import permutations
@@ -530,3 +532,20 @@ def test_without_regions_clicks_still_act():
     assert review.expected_error_mm3[1] < review.expected_error_mm3[0]
     assert review.reviewed == (0, 0)
     review.sign("A. Reader")
+
+
+@pytest.fixture
+def no_collector():
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_volumes_go_with_the_review():
+    review = clicked_review()
+    review.click([place(review, "1")], 1)
+    assert review.effects and review.corrected().any()
+    alive = weakref.ref(review)
+    del review
+    assert alive() is None

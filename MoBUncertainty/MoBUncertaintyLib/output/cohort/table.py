@@ -37,7 +37,7 @@ class Column:
         name: In the CSV file.
         title: On the page; empty if it is not there, or not as a column of its own.
         value: Makes the cell from a case; None if there is nothing to say.
-        digits: Of numbers on the page, behind the point.
+        digits: Number of decimals on the page.
         unit: Of numbers on the page.
     """
 
