@@ -310,6 +310,9 @@ def export(
     fingerprint: Annotated[
         Path | None, typer.Option(help="JSON file with what ordinary cases look like, of mob-training fingerprint.")
     ] = None,
+    intervals: Annotated[
+        Path | None, typer.Option(help="JSON file with residuals of calibration cases, of mob-training evaluate.")
+    ] = None,
     orientation: Annotated[
         str | None,
         typer.Option(help="Orientation of the training data, such as RAS, if dataset.json does not state it."),
@@ -318,6 +321,7 @@ def export(
 ) -> Result:
     """Make a model folder from an nnU-Net training folder, stock or fine-tuned by mob-training, or from a model."""
     with console.reporting():
+        from MoBUncertaintyLib.conformal.calibration import VolumeCalibration
         from MoBUncertaintyLib.model.click_settings import ClickSettings
         from MoBUncertaintyLib.model.files import read_json
         from MoBUncertaintyLib.model.fingerprint import Fingerprint
@@ -340,6 +344,7 @@ def export(
             regions=read_stated(region) if region else None,
             click_settings=ClickSettings.from_dict(read_json(clicks)) if clicks else None,
             fingerprint=Fingerprint.from_dict(read_json(fingerprint)) if fingerprint else None,
+            volume_calibration=VolumeCalibration.from_dict(read_json(intervals)) if intervals else None,
             orientation=orientation,
             half=half,
         )

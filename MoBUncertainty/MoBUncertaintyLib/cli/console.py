@@ -338,6 +338,8 @@ def show_model(model: Model) -> None:
             table.fact(f"{title}: {key}" if key else title, text)
     known = card.fingerprint
     table.fact("ordinary cases", f"{known.cases}: {known.data}" if known else "not stated: cases are not compared")
+    cases = card.volume_calibration
+    table.fact("volume intervals", f"by residuals of {cases.data}" if cases else "not stated: volumes have none")
     if card.regions:
         table.fact("regions", plain(card.regions))
     table.fact("licence", card.licence)

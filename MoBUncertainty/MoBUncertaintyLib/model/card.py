@@ -8,6 +8,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from MoBUncertaintyLib.conformal.calibration import VolumeCalibration
 from MoBUncertaintyLib.errors import ModelError, SettingsError
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
@@ -32,7 +33,7 @@ _KINDS |= {type(None): "null", bool: "true or false"}
 _CARD: dict[str, Any] = {"schema_version": int, "orientation": (str, type(None))}
 _CARD |= dict.fromkeys(("name", "task", "configuration", "licence"), str)
 _CARD |= dict.fromkeys(("labels", "spacing", "mirror_axes"), list)
-_CARD["fingerprint"] = (dict, type(None))
+_CARD |= dict.fromkeys(("fingerprint", "volume_calibration"), (dict, type(None)))
 _CARD |= dict.fromkeys(("covariance", "training", "scores", "regions", "click_settings", "files"), dict)
 
 
@@ -105,6 +106,7 @@ class ModelCard:
             abdominal organs.
         click_settings: How a click changes its surroundings; defaults where `model.json` states none.
         fingerprint: What ordinary cases look like; None: not known, and cases are not compared with any.
+        volume_calibration: What calibration cases say of its volumes; None: volumes are stated without an interval.
         files: Path in the model folder -> SHA-256, for every file beside `model.json`; empty for a raw nnU-Net folder.
         schema_version: Of `model.json`.
 
@@ -126,6 +128,7 @@ class ModelCard:
     regions: dict[str, float] = field(default_factory=dict)
     click_settings: ClickSettings = field(default_factory=ClickSettings)
     fingerprint: Fingerprint | None = None
+    volume_calibration: VolumeCalibration | None = None
     files: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -173,6 +176,7 @@ class ModelCard:
     def to_json(self) -> str:
         """Write the text of `model.json`."""
         content = {"schema_version": self.schema_version} | asdict(self) | {"covariance": self.covariance.to_dict()}
+        content["volume_calibration"] = self.volume_calibration and self.volume_calibration.to_dict()
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -204,20 +208,22 @@ def card_from_json(data: dict[str, Any], where: str) -> ModelCard:
 
 def _parse(data: dict[str, Any]) -> ModelCard:
     # Cards that state no regions have those of abdominal organs, and those that state no clicks the defaults.
-    fields = _fields({"regions": {}, "click_settings": {}, "fingerprint": None} | data, "it", **_CARD)
+    usual: dict[str, Any] = {"regions": {}, "click_settings": {}, "fingerprint": None, "volume_calibration": None}
+    fields = _fields(usual | data, "it", **_CARD)
     fields["labels"] = tuple(map(Label.from_json, fields["labels"]))
     fields["spacing"] = tuple(float(step) if _is(step, int) else step for step in fields["spacing"])
     fields["mirror_axes"] = tuple(fields["mirror_axes"])
     fields["covariance"] = covariance_from_json(fields["covariance"])
-    try:
-        fields["click_settings"] = ClickSettings.from_dict(fields["click_settings"])
-    except SettingsError as error:
-        raise ValueError(f"'click_settings' is wrong ({str(error).rstrip('.')})") from None
-    if fields["fingerprint"] is not None:
+    parts: dict[str, Any] = {
+        "click_settings": ClickSettings,
+        "fingerprint": Fingerprint,
+        "volume_calibration": VolumeCalibration,
+    }
+    for name, kind in parts.items():
         try:
-            fields["fingerprint"] = Fingerprint.from_dict(fields["fingerprint"])
+            fields[name] = None if fields[name] is None else kind.from_dict(fields[name])
         except SettingsError as error:
-            raise ValueError(f"'fingerprint' is wrong ({str(error).rstrip('.')})") from None
+            raise ValueError(f"'{name}' is wrong ({str(error).rstrip('.')})") from None
     return ModelCard(**fields)
 
 

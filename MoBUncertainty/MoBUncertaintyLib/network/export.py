@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from MoBUncertaintyLib.conformal.calibration import VolumeCalibration
 from MoBUncertaintyLib.errors import ModelError, OutputError
 from MoBUncertaintyLib.files.integrity import file_digest
 from MoBUncertaintyLib.files.names import is_unicode, printable
@@ -42,6 +43,7 @@ def export(
     regions: dict[str, float] | None = None,
     click_settings: ClickSettings | None = None,
     fingerprint: Fingerprint | None = None,
+    volume_calibration: VolumeCalibration | None = None,
     orientation: str | None = None,
     half: bool = False,
 ) -> Model:
@@ -50,8 +52,8 @@ def export(
     Args:
         source: Holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`; or a model folder or zip.
         output: Must not exist.
-        name, task, licence, scores, regions, click_settings, fingerprint: Entries of the card; None: as the source
-            states.
+        name, task, licence, scores, regions, click_settings, fingerprint, volume_calibration: Entries of the card;
+            None: as the source states.
         folds: Folds to export; None: all numbered folds that are trained, or all of a model.
         checkpoint: File name; None: as `nnunet.open_training_folder` chooses.
         training: Added to what the source states about the training.
@@ -67,6 +69,7 @@ def export(
         raise ModelError(f"{source} has no checkpoint to choose; leave it out, or export the training folder.")
     stated: dict[str, Any] = {"name": name, "task": task, "licence": licence, "scores": scores, "regions": regions}
     stated |= {"click_settings": click_settings, "fingerprint": fingerprint, "orientation": orientation}
+    stated |= {"volume_calibration": volume_calibration}
     stated |= {"training": model.card.training | (training or {})}
     try:
         card = replace(model.card, **{key: value for key, value in stated.items() if value is not None})

@@ -1,0 +1,242 @@
+"""What a model's card keeps of its calibration cases, and what a prediction keeps of that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from MoBUncertaintyLib.conformal.margin import SurfaceLoss
+from MoBUncertaintyLib.conformal.quantile import needed_cases
+from MoBUncertaintyLib.conformal.volumes import LEVELS, Interval, Residuals, Scale, StatedVolume, short
+from MoBUncertaintyLib.errors import SettingsError
+
+STAGES = 4
+"""Of a review: a quarter of the regions decided, half, three quarters, all."""
+
+
+@dataclass(frozen=True)
+class LabelCalibration:
+    """What calibration cases say of a label.
+
+    Attributes:
+        predicted: Residuals of the predictions.
+        reviewed: Residuals after each of `STAGES` of a review; none: not known, and no interval is stated after one.
+        surface: Where their true surface lies; None: not known.
+    """
+
+    predicted: Residuals
+    reviewed: tuple[Residuals, ...] = ()
+    surface: SurfaceLoss | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.reviewed) not in (0, STAGES):
+            raise ValueError(f"a review has {STAGES} stages")
+        if len({stage.scale for stage in self.reviewed}) > 1:
+            raise ValueError("all stages of a review must have one scale")
+
+
+@dataclass(frozen=True)
+class LabelBounds:
+    """The quantiles of a label's residuals at one level: what a prediction keeps of them.
+
+    Attributes:
+        scale: Of the residuals.
+        quantile: Of the prediction.
+        reviewed_scale: After a review; None: no interval is stated then.
+        reviewed: After each of `STAGES`.
+        margin_mm: Around the outline, in which the true surface is expected to lie to the fraction `level`.
+    """
+
+    scale: Scale
+    quantile: float
+    reviewed_scale: Scale | None = None
+    reviewed: tuple[float, ...] = ()
+    margin_mm: float | None = None
+
+    def __post_init__(self) -> None:
+        stated = (self.quantile, *self.reviewed, *(() if self.margin_mm is None else (self.margin_mm,)))
+        if not all(math.isfinite(number) and number >= 0 for number in stated):
+            raise ValueError("bounds must be finite numbers from 0 on")
+        if len(self.reviewed) != (0 if self.reviewed_scale is None else STAGES):
+            raise ValueError(f"a review has {STAGES} stages")
+
+
+@dataclass(frozen=True)
+class VolumeBounds:
+    """How intervals of a model's volumes are made.
+
+    Attributes:
+        level: Fraction of cases whose true volume they hold.
+        cases: Number of calibration cases.
+        labels: By the label's name.
+    """
+
+    level: float
+    cases: int
+    labels: Mapping[str, LabelBounds] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise ValueError("the level must be between 0 and 1")
+
+    def interval(self, label: str, stated: StatedVolume, reviewed: tuple[int, int] | None = None) -> Interval | None:
+        """Compute the interval of a volume.
+
+        Args:
+            label: Its name.
+            stated: What is stated of it now.
+            reviewed: Number of regions that are decided, and of all; None, or none decided: as predicted.
+
+        Returns:
+            None where nothing can be said: of a label that was not found, without calibration cases, or within a
+            review whose like was not measured.
+        """
+        bounds = self.labels.get(label)
+        if bounds is None or stated.ml <= 0:
+            return None
+        scale, quantile = bounds.scale, bounds.quantile
+        if reviewed is not None and reviewed[0]:
+            stage = STAGES * reviewed[0] // reviewed[1]
+            if bounds.reviewed_scale is None or not stage:
+                return None
+            scale, quantile = bounds.reviewed_scale, bounds.reviewed[stage - 1]
+        half = quantile * stated.scale(scale)
+        return Interval(max(stated.ml - half, 0.0), stated.ml + half, self.level)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to plain JSON."""
+        labels = {
+            name: {
+                "scale": bounds.scale.value,
+                "quantile": short(bounds.quantile),
+                "reviewed_scale": bounds.reviewed_scale.value if bounds.reviewed_scale else None,
+                "reviewed": [short(value) for value in bounds.reviewed],
+                "margin_mm": bounds.margin_mm,
+            }
+            for name, bounds in self.labels.items()
+        }
+        return {"level": self.level, "cases": self.cases, "labels": labels}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> VolumeBounds:
+        """Invert `to_dict`.
+
+        Raises:
+            ValueError: It is of another form.
+        """
+        try:
+            labels = {
+                str(name): LabelBounds(
+                    Scale(each["scale"]),
+                    float(each["quantile"]),
+                    None if each["reviewed_scale"] is None else Scale(each["reviewed_scale"]),
+                    tuple(map(float, each["reviewed"])),
+                    None if each["margin_mm"] is None else float(each["margin_mm"]),
+                )
+                for name, each in values["labels"].items()
+            }
+            return cls(float(values["level"]), int(values["cases"]), labels)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"the bounds of volumes are not as they should be ({error})") from error
+
+
+@dataclass(frozen=True)
+class VolumeCalibration:
+    """What a model's card keeps of its calibration cases, so that a site can add its own.
+
+    Attributes:
+        data: Which cases they are, in a few words.
+        labels: By the label's name.
+    """
+
+    data: str
+    labels: Mapping[str, LabelCalibration]
+
+    def bounds(self, level: float | None = None) -> VolumeBounds:
+        """Return how intervals are made.
+
+        Args:
+            level: None: the highest of `LEVELS` for which there are cases enough.
+
+        Raises:
+            TooFewCasesError: There are too few.
+        """
+        known = [len(each.predicted.values) for each in self.labels.values()]
+        if level is None:
+            level = next((each for each in LEVELS if self._allows(each)), LEVELS[-1])
+        return VolumeBounds(
+            level, min(known, default=0), {name: _bounds(each, level) for name, each in self.labels.items()}
+        )
+
+    def pooled(self, other: VolumeCalibration, weight: float = 1.0) -> VolumeCalibration:
+        """Return that of both, each case of the other counting for `weight`; what only one of them knows is left out.
+
+        Raises:
+            ValueError: Their scales differ.
+        """
+        labels = {name: _pooled(mine, other.labels[name], weight) for name, mine in self.labels.items()
+                  if name in other.labels}  # fmt: skip
+        return replace(self, data=f"{self.data}; {other.data}", labels=labels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to plain JSON."""
+        labels = {
+            name: {
+                "predicted": each.predicted.to_dict(),
+                "reviewed": [stage.to_dict() for stage in each.reviewed],
+                "surface": None
+                if each.surface is None
+                else {"outside": list(each.surface.outside), "cases": each.surface.cases},
+            }
+            for name, each in self.labels.items()
+        }
+        return {"data": self.data, "labels": labels}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> VolumeCalibration:
+        """Invert `to_dict`.
+
+        Raises:
+            SettingsError: It is of another form.
+        """
+        try:
+            labels = {
+                str(name): LabelCalibration(
+                    Residuals.from_dict(each["predicted"]),
+                    tuple(map(Residuals.from_dict, each["reviewed"])),
+                    None
+                    if each["surface"] is None
+                    else SurfaceLoss(tuple(map(float, each["surface"]["outside"])), float(each["surface"]["cases"])),
+                )
+                for name, each in values["labels"].items()
+            }
+            return cls(str(values["data"]), labels)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise SettingsError(f"The calibration of volumes is not as it should be ({error}).") from error
+
+    def _allows(self, level: float) -> bool:
+        weights = [sum(each.predicted.weights) or len(each.predicted.values) for each in self.labels.values()]
+        return min(weights, default=0) >= needed_cases(level)
+
+
+def _bounds(label: LabelCalibration, level: float) -> LabelBounds:
+    return LabelBounds(
+        label.predicted.scale,
+        label.predicted.quantile(level),
+        label.reviewed[0].scale if label.reviewed else None,
+        tuple(stage.quantile(level) for stage in label.reviewed),
+        None if label.surface is None else label.surface.margin_mm(level),
+    )
+
+
+def _pooled(mine: LabelCalibration, other: LabelCalibration, weight: float) -> LabelCalibration:
+    both = len(mine.reviewed) == len(other.reviewed)
+    reviewed = zip(mine.reviewed, other.reviewed, strict=True) if both else ()
+    known = mine.surface is not None and other.surface is not None
+    return LabelCalibration(
+        mine.predicted.pooled(other.predicted, weight),
+        tuple(one.pooled(another, weight) for one, another in reviewed),
+        mine.surface.pooled(other.surface, weight) if known and mine.surface and other.surface else None,
+    )

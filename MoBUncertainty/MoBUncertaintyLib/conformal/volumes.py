@@ -1,0 +1,169 @@
+"""Intervals of a volume, by the residuals of cases whose true volume is known.
+
+A residual is the distance of the true volume from the stated one, in units of a scale. The interval of a case is its
+stated volume, plus and minus its scale times the conformal quantile of the residuals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from MoBUncertaintyLib.conformal.quantile import conformal_quantile, needed_cases
+
+LEVELS = (0.9, 0.8, 0.5)
+"""Of intervals; the first for which there are cases enough is stated."""
+_SMALLEST = 1e-6  # of a scale
+
+
+class Scale(StrEnum):
+    """In what the distance of two volumes is measured."""
+
+    NOTHING = "ml"
+    """As it is: all intervals are equally wide. Plain conformal prediction."""
+    ROOT = "square root of the volume"
+    VOLUME = "volume"
+    """Intervals have one width in percent."""
+    ERROR = "expected error"
+    """The volume that is expected to be labelled wrongly, where nothing is decided yet."""
+
+
+@dataclass(frozen=True)
+class StatedVolume:
+    """What is stated of a label in a case.
+
+    Attributes:
+        ml: Volume.
+        error_ml: Volume expected to be labelled with it wrongly, or to lack it.
+    """
+
+    ml: float
+    error_ml: float
+
+    def scale(self, kind: Scale) -> float:
+        """Return the case's value of a scale."""
+        sizes = {Scale.NOTHING: 1.0, Scale.ROOT: math.sqrt(self.ml), Scale.VOLUME: self.ml, Scale.ERROR: self.error_ml}
+        return max(sizes[kind], _SMALLEST)
+
+    def residual(self, true_ml: float, kind: Scale) -> float:
+        """Compute the distance of the true volume."""
+        return abs(true_ml - self.ml) / self.scale(kind)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Holds the true volume of a fraction `level` of cases; ml."""
+
+    low: float
+    high: float
+    level: float
+
+
+def volume_text(ml: float, interval: Interval | None = None, digits: int = 1) -> str:
+    """Write a volume with its interval: "94.0 ml (90 %: 88.1 to 99.9)"."""
+    if interval is None:
+        return f"{ml:.{digits}f} ml"
+    return f"{ml:.{digits}f} ml ({100 * interval.level:.0f} %: {interval.low:.{digits}f} to {interval.high:.{digits}f})"
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """The residuals of calibration cases.
+
+    Attributes:
+        scale: In which they are.
+        values: One for each case.
+        weights: Of each case, relative to a case of the place where intervals are stated; none: all 1.
+    """
+
+    scale: Scale
+    values: tuple[float, ...]
+    weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        numbers = (*self.values, *self.weights)
+        if not all(math.isfinite(number) and number >= 0 for number in numbers):
+            raise ValueError("residuals and weights must be finite numbers from 0 on")
+        if not self.values or len(self.weights) not in (0, len(self.values)):
+            raise ValueError("residuals must be some, with one weight for each or none at all")
+
+    @classmethod
+    def of(cls, cases: Sequence[tuple[StatedVolume, float]], scale: Scale | None = None) -> Residuals:
+        """Compute the residuals of cases, each with its true volume; those without the label do not count.
+
+        Args:
+            cases: What is stated, and the truth in ml.
+            scale: None: that with the narrowest intervals (`narrowest`).
+
+        Raises:
+            ValueError: The label was found in none.
+        """
+        cases = [(stated, true) for stated, true in cases if stated.ml > 0]
+        kind = scale or narrowest(cases)
+        return cls(kind, tuple(short(stated.residual(true, kind)) for stated, true in cases))
+
+    def quantile(self, level: float) -> float:
+        """Return the residual that a further case does not exceed with at least this probability.
+
+        Raises:
+            TooFewCasesError: There are too few.
+        """
+        return conformal_quantile(self.values, level, self.weights)
+
+    def pooled(self, other: Residuals, weight: float = 1.0) -> Residuals:
+        """Return those of both, each of the other's counting for `weight`; a site pools the model's with its own.
+
+        Raises:
+            ValueError: Their scales differ.
+        """
+        if self.scale is not other.scale:
+            raise ValueError(f"residuals in {self.scale} and in {other.scale} cannot be pooled")
+        mine = self.weights or (1.0,) * len(self.values)
+        others = tuple(short(weight * each) for each in other.weights or (1.0,) * len(other.values))
+        weights = (*mine, *others)
+        return Residuals(self.scale, (*self.values, *other.values), () if set(weights) == {1.0} else weights)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to plain JSON."""
+        values: dict[str, Any] = {"scale": self.scale.value, "values": list(self.values)}
+        return values | ({"weights": list(self.weights)} if self.weights else {})
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Residuals:
+        """Invert `to_dict`."""
+        numbers, weights = (tuple(map(float, values.get(name, ()))) for name in ("values", "weights"))
+        return cls(Scale(values["scale"]), numbers, weights)
+
+
+def narrowest(cases: Sequence[tuple[StatedVolume, float]]) -> Scale:
+    """Choose the scale whose intervals are narrowest at the nominal rate.
+
+    Of each scale the intervals' mean width over the cases counts, relative to that of equally wide ones, and averaged
+    over those of `LEVELS` that the cases allow.
+
+    Args:
+        cases: What is stated of each, and its true volume in ml.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if not cases:
+        raise ValueError("there are no cases to choose a scale by")
+    levels = [level for level in LEVELS if len(cases) >= needed_cases(level)]
+    widths = {}
+    for kind in Scale:
+        mean = float(np.mean([stated.scale(kind) for stated, _ in cases]))
+        residuals = [stated.residual(true, kind) for stated, true in cases]
+        widths[kind] = np.array([mean * conformal_quantile(residuals, level) for level in levels])
+    usual = np.maximum(widths[Scale.NOTHING], _SMALLEST)
+    return min(widths, key=lambda kind: float(np.mean(widths[kind] / usual)))
+
+
+def short(value: float) -> float:
+    """Keep five digits: the card stays a few kB."""
+    return float(f"{value:.5g}")

@@ -1,0 +1,117 @@
+"""What is promised of a further case holds for each of n + 1 cases in turn: that is what exchangeable means."""
+
+import numpy as np
+import pytest
+
+from MoBUncertaintyLib.conformal.calibration import STAGES, LabelCalibration, VolumeBounds, VolumeCalibration
+from MoBUncertaintyLib.conformal.margin import DISTANCES_MM, SurfaceLoss
+from MoBUncertaintyLib.conformal.quantile import TooFewCasesError, conformal_quantile, needed_cases
+from MoBUncertaintyLib.conformal.volumes import Residuals, Scale, StatedVolume, narrowest, volume_text
+from MoBUncertaintyLib.errors import SettingsError
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.9])
+@pytest.mark.parametrize("cases", [9, 10, 23, 30])
+def test_quantile_covers_the_nominal_fraction_and_little_more(level: float, cases: int) -> None:
+    scores = np.random.default_rng(cases).permutation(np.square(np.arange(cases + 1)))
+    held = [own <= conformal_quantile(np.delete(scores, i), level) for i, own in enumerate(scores)]
+    assert level - 1e-9 <= np.mean(held) <= level + 1 / (cases + 1)
+
+
+def test_too_few_cases_are_refused() -> None:
+    for level in (0.5, 0.8, 0.9):
+        needed = needed_cases(level)
+        assert needed == round(1 / (1 - level) - 1)
+        assert conformal_quantile(range(needed), level) == needed - 1
+        with pytest.raises(TooFewCasesError, match=f"needs {needed} calibration cases, these are {needed - 1}"):
+            conformal_quantile(range(needed - 1), level)
+
+
+def test_whole_weights_are_repeated_cases_and_none_is_no_case() -> None:
+    rng = np.random.default_rng(1)
+    scores, weights = rng.random(20), rng.integers(0, 3, 20)
+    for level in (0.5, 0.8, 0.9):
+        assert conformal_quantile(scores, level, weights) == conformal_quantile(np.repeat(scores, weights), level)
+
+
+def test_a_shifted_site_is_covered_with_likelihood_ratios() -> None:
+    # Cases come from density 1 on (0, 1), the further one from density 2 u; its residual grows with u.
+    rng, covered = np.random.default_rng(2), {True: [], False: []}
+    for _ in range(400):
+        u, new = rng.random(100), np.sqrt(rng.random())
+        for weighted, held in covered.items():
+            bound = conformal_quantile(u, 0.8, u / new if weighted else ())
+            held.append(new <= bound)
+    assert np.mean(covered[True]) > 0.78 > 0.7 > np.mean(covered[False])
+
+
+def cases(count: int, kind: Scale, seed: int = 0) -> list[tuple[StatedVolume, float]]:
+    rng = np.random.default_rng(seed)
+    stated = [StatedVolume(ml, ml * rng.uniform(0.05, 0.5)) for ml in rng.uniform(10, 200, count)]
+    return [(each, max(each.ml + 0.2 * each.scale(kind) * rng.normal(), 0)) for each in stated]
+
+
+@pytest.mark.parametrize("kind", [Scale.NOTHING, Scale.ROOT, Scale.ERROR])
+def test_narrowest_scale_is_narrower_on_other_cases(kind: Scale) -> None:
+    known, others = cases(400, kind), cases(400, kind, seed=1)
+    widths = {}
+    for each in Scale:
+        quantile = Residuals.of(known, each).quantile(0.9)
+        widths[each] = quantile * np.mean([stated.scale(each) for stated, _ in others])
+    assert widths[narrowest(known)] <= 1.05 * min(widths.values())
+    assert kind is Scale.NOTHING or widths[narrowest(known)] < 0.97 * widths[Scale.NOTHING]
+
+
+def test_margin_holds_the_surface_of_each_of_exchangeable_cases() -> None:
+    rng = np.random.default_rng(3)
+    distances = [rng.gamma(2, rng.uniform(0.3, 2), 50) for _ in range(25)]
+    outside = []
+    for i, own in enumerate(distances):
+        margin = SurfaceLoss.of([*distances[:i], *distances[i + 1 :]]).margin_mm(0.8)
+        assert margin in DISTANCES_MM
+        outside.append(np.mean(own > margin))
+    assert 0.1 < np.mean(outside) <= 0.2
+    with pytest.raises(TooFewCasesError):
+        SurfaceLoss.of(distances[:8]).margin_mm(0.9)
+    assert SurfaceLoss.of([np.full(3, 99.0)] * 30).margin_mm(0.9) is None
+    both = SurfaceLoss.of(distances[:10]).pooled(SurfaceLoss.of(distances[10:]))
+    assert np.allclose(both.outside, SurfaceLoss.of(distances).outside, atol=2e-4)
+
+
+def calibration(count: int = 12) -> VolumeCalibration:
+    predicted = Residuals.of(cases(count, Scale.ERROR), Scale.ERROR)
+    reviewed = tuple(Residuals(Scale.ERROR, tuple(v / stage for v in predicted.values)) for stage in range(2, 6))
+    surface = SurfaceLoss.of([np.linspace(0, 4, 9)] * count)
+    return VolumeCalibration("made", {"liver": LabelCalibration(predicted, reviewed, surface)})
+
+
+def test_calibration_survives_json_and_damage_is_refused() -> None:
+    made = calibration()
+    assert VolumeCalibration.from_dict(made.to_dict()) == made
+    weighted = made.pooled(calibration(5), 0.25)
+    assert VolumeCalibration.from_dict(weighted.to_dict()) == weighted
+    assert VolumeBounds.from_dict(made.bounds().to_dict()).labels.keys() == {"liver"}
+    for change in ({"scale": "mm"}, {"values": [-1.0]}, {"values": []}, {"weights": [1.0]}):
+        damaged = made.to_dict()
+        damaged["labels"]["liver"]["predicted"] |= change
+        with pytest.raises(SettingsError, match="calibration of volumes is not as it should be"):
+            VolumeCalibration.from_dict(damaged)
+
+
+def test_level_is_the_highest_that_the_cases_allow() -> None:
+    assert [calibration(count).bounds().level for count in (4, 8, 9, 30)] == [0.8, 0.8, 0.9, 0.9]
+    assert calibration(8).pooled(calibration(8), 0.5).bounds().level == 0.9
+    with pytest.raises(TooFewCasesError):
+        calibration(8).bounds(0.9)
+
+
+def test_interval_is_narrower_as_regions_are_decided() -> None:
+    bounds, stated = calibration(30).bounds(), StatedVolume(94, 20)
+    assert bounds.interval("liver", stated, (0, 5)) == bounds.interval("liver", stated)
+    assert bounds.interval("liver", stated, (1, 5)) is None  # less than the first quarter was not measured
+    assert bounds.interval("spleen", stated) is bounds.interval("liver", StatedVolume(0, 0)) is None
+    shown = [bounds.interval("liver", stated, (decided, STAGES)) for decided in range(STAGES + 1)]
+    widths = [each.high - each.low for each in shown]
+    assert widths == sorted(widths, reverse=True) and widths[-1] == pytest.approx(widths[0] / 5, rel=1e-3)
+    assert volume_text(94, shown[0]).startswith("94.0 ml (90 %: ")
+    assert volume_text(94) == "94.0 ml"
