@@ -18,6 +18,8 @@ from typing import Any
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import Cancelled, ImageError, reporting_out_of_memory
+from MoBUncertaintyLib.files.names import printable
+from MoBUncertaintyLib.files.publishing import absolute
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.images.reader import digest, read_image
 from MoBUncertaintyLib.inference.plausibility import unsuitable
@@ -119,6 +121,7 @@ def run_case(
     predictor: Predictor,
     region_settings: RegionSettings | None = None,
     *,
+    channels: Mapping[str, Path] | None = None,
     name: str | None = None,
     series: str | None = None,
     scene: bool = True,
@@ -135,6 +138,7 @@ def run_case(
         output: Results folder to make.
         predictor: Model and settings.
         region_settings: What counts as a region; None: as the model states.
+        channels: Volume files or DICOM folders of the model's other input channels, by name.
         name: What the case is called; None: as the source.
         series: Series instance UID, where a DICOM folder has several.
         scene: Write the Slicer scene too.
@@ -154,10 +158,13 @@ def run_case(
     with FOLDER.reserve(output, overwrite) as place, ThreadPoolExecutor(1) as beside:
         with _stage("read", seconds, progress, cancelled):
             read = read_image(source, series)
-        image, warnings = read.image, read.warnings
+            others = {channel: read_image(path) for channel, path in (channels or {}).items()}
+        image, warnings = read.image, [*read.warnings, *(said for each in others.values() for said in each.warnings)]
         dicom_files = read.files if read.is_dicom else ()
         check_dicom_source(formats, dicom_files, "leave out its --format")
-        prediction = predictor.predict(image, progress, cancelled)
+        images = {channel: each.image for channel, each in others.items()}
+        prediction = predictor.predict(image, progress, cancelled, channels=images)
+        images.clear()  # what the results are made of is the first
         volumes = beside.submit(write_volumes, place.partial, prediction)
         analysis = _analysis(prediction, predictor, region_settings, progress, cancelled)
         prediction = analysis.prediction
@@ -173,6 +180,10 @@ def run_case(
                 name=name,
                 sha256=read.sha256,
                 series=series,
+                channels=[
+                    {"name": channel, "path": printable(str(absolute(path))), "sha256": others[channel].sha256}
+                    for channel, path in (channels or {}).items()
+                ],
                 scene=scene,
                 formats=formats,
                 dicom_files=dicom_files,
@@ -200,6 +211,7 @@ def is_done(
     predictor: Predictor,
     region_settings: RegionSettings | None = None,
     *,
+    channels: Mapping[str, Path] | None = None,
     series: str | None = None,
     formats: Iterable[DicomFormat] = (),
 ) -> bool:
@@ -228,6 +240,8 @@ def is_done(
         same = found == json.loads(json.dumps(wanted, default=str))
         values = [label["value"] for label in record["labels"]]
         same = same and record["files"].keys() >= {name for kind in formats for name in file_names(kind, values)}
+        others = {each["name"]: each["sha256"] for each in record["input"].get("channels", [])}
+        same = same and others == {channel: digest(path) for channel, path in (channels or {}).items()}
         return same and bool(record["input"]["sha256"] == digest(source, series))
     except (OSError, ValueError, KeyError, TypeError):  # of another version, damaged or altered
         return False
@@ -239,12 +253,13 @@ def analyse(
     region_settings: RegionSettings | None = None,
     progress: ProgressCallback | None = None,
     cancelled: CancelledCallback | None = None,
+    channels: Mapping[str, sitk.Image] | None = None,
 ) -> Analysis:
-    """Predict an image and find its doubtful regions; arguments and errors as for `run_case`.
+    """Predict an image and find its doubtful regions; arguments and errors as for `Predictor.predict`.
 
     What is noticed of both together is added to the prediction's warnings.
     """
-    prediction = predictor.predict(image, progress, cancelled)
+    prediction = predictor.predict(image, progress, cancelled, channels=channels)
     return _analysis(prediction, predictor, region_settings, progress, cancelled)
 
 

@@ -58,6 +58,14 @@ def predict(
         str, typer.Option(help="Model folder or .zip, nnU-Net training folder, or the name of a model that is shipped.")
     ],
     output: Annotated[Path, typer.Option(help="Results folder; for a folder of volumes, the folder that holds them.")],
+    channel: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="Image of another input channel of the model; may be repeated. In a folder files are called "
+            "CASE_0000, CASE_0001, ... instead, as for nnU-Net.",
+        ),
+    ] = None,
     samples: Annotated[
         int | None,
         typer.Option(min=1, help="Monte Carlo samples. Default: exact computation for two classes, else 30 samples."),
@@ -152,13 +160,17 @@ def predict(
         )
         FOLDER.check_name(output)
         objects = read_dicom_formats(formats or (), reviewed=False)
-        cases = case_folders(list_inputs(source, output), output)
-        predictor = Predictor(load_model(find_model(model)), settings)
+        found, named = load_model(find_model(model)), _channels(channel)
+        numbered = 1 if named else len(found.channels)
+        cases = case_folders(list_inputs(source, output, numbered), output)
+        if named and cases[0][0].entry:
+            raise SettingsError("--channel is for one case; in a folder, name files CASE_0000, CASE_0001, and so on.")
+        predictor = Predictor(found, settings)
         asked = {"measure": measure, "threshold": threshold, "minimum_mm3": min_volume}
         region_settings = predictor.model.card.region_settings.changed(
             read_stated(region or ()) | {name: value for name, value in asked.items() if value is not None}
         )
-        job = Job(predictor, region_settings, series, scene, objects, overwrite, skip_existing)
+        job = Job(predictor, region_settings, series, named, scene, objects, overwrite, skip_existing)
         return predict_inputs(cases, source, output, job, cancelled)
 
 
@@ -354,6 +366,19 @@ def export(
 
 def _described(model: Model) -> Result:
     return Result({"path": model.path, "digest": model.digest, "card": json.loads(model.card.to_json())})
+
+
+def _channels(given: list[str] | None) -> dict[str, Path]:
+    """Read the files of input channels, NAME=FILE each."""
+    from MoBUncertaintyLib.errors import SettingsError
+
+    channels: dict[str, Path] = {}
+    for each in given or ():
+        name, separator, file = (part.strip() for part in each.partition("="))
+        if not (name and separator and file):
+            raise SettingsError(f"--channel {each} is not understood; give a channel's name and its file, NAME=FILE.")
+        channels[name] = Path(file)
+    return channels
 
 
 def _folds(given: list[str] | None) -> tuple[int | str, ...] | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ class Job:
         predictor: Model and settings.
         regions: What counts as a doubtful region.
         series: Series instance UID, where a DICOM folder has several.
+        channels: Files of the model's other input channels, by name, if the user has named them.
         scene: Write the Slicer scene too.
         formats: DICOM objects to write too.
         overwrite: Replace results that are there.
@@ -40,6 +41,7 @@ class Job:
     predictor: Predictor
     regions: RegionSettings
     series: str | None = None
+    channels: Mapping[str, Path] = field(default_factory=dict)
     scene: bool = True
     formats: Sequence[DicomFormat] = ()
     overwrite: bool = False
@@ -55,6 +57,7 @@ class Job:
                 folder,
                 self.predictor,
                 self.regions,
+                channels=self._channels(case),
                 name=case.entry or None,
                 series=self.series,
                 scene=self.scene,
@@ -65,6 +68,10 @@ class Job:
             )
         console.show_summary(summary)
         return summary
+
+    def _channels(self, case: Input) -> Mapping[str, Path]:
+        """Name the files of the other channels: as the user has, or as their numbers in nnU-Net's layout say."""
+        return self.channels or dict(zip(self.predictor.model.channels[1:], case.channels, strict=False))
 
     def kept(self, case: Input, folder: Path) -> CohortCase | None:
         """Describe the results that are there already, if they need not be made again.
@@ -78,7 +85,15 @@ class Job:
         if self.overwrite or not FOLDER.recognises(folder):
             return None
         try:
-            same = is_done(case.path, folder, self.predictor, self.regions, series=self.series, formats=self.formats)
+            same = is_done(
+                case.path,
+                folder,
+                self.predictor,
+                self.regions,
+                channels=self._channels(case),
+                series=self.series,
+                formats=self.formats,
+            )
         except ImageError:
             if not self.skip_existing:
                 raise

@@ -1,11 +1,13 @@
 """List the images at a path: one, or those of each entry of a folder, with the reason for what cannot be predicted.
 
-DICOM folders, volume files and cases in TotalSegmentator's layout may be mixed, and lie in folders of folders.
+DICOM folders, volume files and cases in TotalSegmentator's layout may be mixed, and lie in folders of folders. For a
+model of several input channels, the files CASE_0000, CASE_0001, ... are one case, as for nnU-Net.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +31,7 @@ class Input:
 
     Attributes:
         path: Volume file or DICOM folder.
+        channels: Volume files of a model's second and further input channels, in order.
         entry: Name in the folder: of the entry, or, where the entry holds several images, the path to this one. Empty
             if the image was named itself.
         name: Name of its results folder; empty if the image was named itself.
@@ -41,9 +44,10 @@ class Input:
     name: str
     problem: str = ""
     is_case: bool = True
+    channels: tuple[Path, ...] = ()
 
 
-def list_inputs(path: str | Path, output: Path | None = None) -> list[Input]:
+def list_inputs(path: str | Path, output: Path | None = None, channels: int = 1) -> list[Input]:
     """List the images at `path`: a file, a DICOM folder, or those of each entry of a folder of these.
 
     An entry is a volume file, a DICOM folder, a folder with one volume file, a case in TotalSegmentator's layout, or a
@@ -52,6 +56,7 @@ def list_inputs(path: str | Path, output: Path | None = None) -> list[Input]:
     Args:
         path: Path that the user named.
         output: Folder for the results; if it lies in `path`, it is not searched.
+        channels: Images that a case has, each in a numbered file.
 
     Raises:
         ImageError: There is nothing at `path`, or no image in it.
@@ -60,13 +65,13 @@ def list_inputs(path: str | Path, output: Path | None = None) -> list[Input]:
     if not os.path.exists(path):
         raise ImageError(f"{printable(str(path))} does not exist; check the path.")
     if not path.is_dir():
-        return [Input(path, "", "")]
+        return [Input(path, "", "", channels=_numbered(path, channels)[1:])]
     passed = frozenset({output.resolve()} if output else ())
-    entries = [entry for entry in _entries(path) if entry.resolve() not in passed]
+    entries = [entry for entry in _entries(path, channels) if entry.resolve() not in passed]
     if image := _image_of_case(entries):
         return [Input(image, "", "")]
     slices = [entry for entry in entries if begins_as_dicom(entry) and not is_volume_name(entry.name)]
-    found = [each for entry in entries if entry not in slices for each in _search(entry, passed)]
+    found = [each for entry in entries if entry not in slices for each in _search(entry, passed, channels)]
     if any(_image_of_case(_entries(each.path.parent)) for each in found if volume_stem(each.path) in _CASE_IMAGES):
         found = [each for each in found if each.entry != _CASE_LIST]
     good = [each for each in found if not each.problem]
@@ -90,14 +95,15 @@ def case_folders(inputs: Sequence[Input], output: Path) -> list[tuple[Input, Pat
     return [(each, output / name if each.name else output) for each, name in zip(inputs, names, strict=True)]
 
 
-def _entries(folder: Path) -> list[Path]:
-    """List a folder without hidden files and without voxels that belong to a header beside them."""
+def _entries(folder: Path, channels: int = 1) -> list[Path]:
+    """List a folder without hidden files, and without voxels or channels that belong to a file beside them."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise ImageError(f"{folder} cannot be listed ({error.strerror}); check the path.") from error
     entries = [entry for entry in entries if not entry.name.startswith(".") and not is_system_file(entry.name)]
     beside = _voxel_files(entries)
+    beside |= {other for entry in entries for other in _numbered(entry, channels)[1:]}
     return [entry for entry in entries if entry not in beside]
 
 
@@ -113,13 +119,35 @@ def _voxel_files(entries: Sequence[Path]) -> set[Path]:
     return files
 
 
-def _search(entry: Path, passed: frozenset[Path]) -> list[Input]:
+def _numbered(path: Path, channels: int) -> tuple[Path, ...]:
+    """List the files of a case, if this is the first of them: those with its name and the numbers of the channels."""
+    stem = volume_stem(path)
+    if channels == 1 or not stem.endswith("_0000") or not is_volume_name(path.name):
+        return ()
+    suffix = path.name[len(stem) :]
+    files = (path.with_name(f"{stem[:-4]}{number:04}{suffix}") for number in range(channels))
+    return tuple(file for file in files if file.exists())
+
+
+def _volume(path: Path, channels: int, entry: str = "", name: str = "") -> Input:
+    """Make the input of a volume file in a folder, with the files of its other channels."""
+    if channels == 1:
+        return Input(path, entry, name)
+    files = _numbered(path, channels)
+    name = re.sub("_0000$", "", name)
+    if len(files) == channels:
+        return Input(path, entry, name, channels=files[1:])
+    names = [f"CASE_{number:04}" for number in range(channels)]
+    return Input(path, entry, name, f"the model takes {channels} images of each case, in files {', '.join(names)}")
+
+
+def _search(entry: Path, passed: frozenset[Path], channels: int) -> list[Input]:
     """Find the images in an entry of the folder that was named; the folders `passed` are not searched."""
     if not entry.is_dir():
         if is_volume_name(entry.name):
-            return [Input(entry, entry.name, volume_stem(entry))]
+            return [_volume(entry, channels, entry.name, volume_stem(entry))]
         return [Input(entry, entry.name, entry.name, "it is no volume and no folder of DICOM files", is_case=False)]
-    found = _in_folder(entry, passed, _DEEPEST)
+    found = _in_folder(entry, passed, _DEEPEST, channels)
     if len(found) == 1:
         return [replace(found[0], entry=entry.name, name=entry.name)]
     if not found and not _holds_results(entry):
@@ -129,13 +157,13 @@ def _search(entry: Path, passed: frozenset[Path]) -> list[Input]:
     return [replace(each, entry=text, name=text.replace("/", "_")) for each, text in zip(found, texts, strict=True)]
 
 
-def _in_folder(folder: Path, passed: frozenset[Path], depth: int) -> list[Input]:
+def _in_folder(folder: Path, passed: frozenset[Path], depth: int, channels: int) -> list[Input]:
     """Find the image in a folder, else those in its subfolders."""
     place = folder.resolve()
     if place in passed or _holds_results(folder):
         return []
     try:
-        entries = _entries(folder)
+        entries = _entries(folder, channels)
     except ImageError as error:
         return [Input(folder, "", "", str(error).rstrip("."))]
     if image := _image_of_case(entries):
@@ -143,14 +171,14 @@ def _in_folder(folder: Path, passed: frozenset[Path], depth: int) -> list[Input]
     volumes = [entry for entry in entries if is_volume_name(entry.name) and not entry.is_dir()]
     has_slices = _holds_slices([entry for entry in entries if entry not in volumes])
     if len(volumes) + has_slices == 1:
-        return [Input(volumes[0] if volumes else folder, "", "")]
+        return [_volume(volumes[0], channels) if volumes else Input(folder, "", "")]
     if volumes:
         count = f"{len(volumes)} volumes" if len(volumes) > 1 else "a volume"
         count += " and DICOM files" if has_slices else ""
         return [Input(folder, "", "", f"it holds {count}; keep one image there")]
     below = [entry for entry in entries if entry.is_dir()] if depth else []
     passed |= {place}  # links may lead in circles
-    return [each for entry in below for each in _in_folder(entry, passed, depth - 1)]
+    return [each for entry in below for each in _in_folder(entry, passed, depth - 1, channels)]
 
 
 def _image_of_case(entries: Sequence[Path]) -> Path | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +15,7 @@ import torch
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import Cancelled, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.files.names import printable
+from MoBUncertaintyLib.images.channels import aligned, in_order
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.memory import check_memory, check_tile
 from MoBUncertaintyLib.images.reader import check_image
@@ -54,6 +55,7 @@ def predict(
     settings: PredictionSettings | None = None,
     progress: ProgressCallback | None = None,
     cancelled: CancelledCallback | None = None,
+    channels: Mapping[str, sitk.Image] | None = None,
 ) -> Prediction:
     """Segment an image; see `Predictor`, which is faster for several images.
 
@@ -66,7 +68,7 @@ def predict(
         >>> prediction.shape, prediction.provenance["tiles"]
         ((48, 64, 64), 1)
     """
-    return Predictor(model, settings).predict(image, progress, cancelled)
+    return Predictor(model, settings).predict(image, progress, cancelled, channels=channels)
 
 
 class Predictor:
@@ -120,6 +122,7 @@ class Predictor:
         progress: ProgressCallback | None = None,
         cancelled: CancelledCallback | None = None,
         exact: bool = False,
+        channels: Mapping[str, sitk.Image] | None = None,
     ) -> Prediction:
         """Segment one image.
 
@@ -129,21 +132,27 @@ class Predictor:
             cancelled: Asked before each stage and tile.
             exact: Probabilities and variances are not rounded: for scores, since the likelihood of a wrong voxel
                 depends on how small its probability is.
+            channels: The images of the model's other input channels, by name; `image` is that of the remaining one.
+                What lies on another grid is resampled to that of `image`.
 
         Raises:
             ImageError: The image is not one that can be segmented.
-            SettingsError: The region of interest does not fit the image, or the memory does not suffice.
+            SettingsError: The region of interest does not fit the image, the memory does not suffice, or the images are
+                not those of the model's channels.
             ModelError: The weights are damaged, do not fit the plans, or give no finite numbers.
             Cancelled: `cancelled` said so.
         """
         clock = _Clock(progress or (lambda _: None), cancelled or (lambda: False))
         clock.step("preprocess", 0, 1)
+        names, others = self.model.channels, channels or {}
+        in_order(names, image, others)  # before anything takes time
         checked, warnings = check_image(image)
+        others, more = aligned(others, checked)
         check_memory(checked.GetNumberOfPixels(), len(self.labels))
         if self.device.type == "cpu":  # a GPU says itself that its memory is not enough
             number = autocast_dtype(self.device, self.settings.precision).itemsize
             check_tile(self._preprocessor.patch, self._preprocessor.features, number)
-        case = self.prepare(checked)
+        case = self.prepare(checked, others)
         clock.step("preprocess", 1, 1)
         window = self._window()
         results = window.run(
@@ -162,6 +171,7 @@ class Predictor:
             provenance=self._provenance(case, window),
             warnings=[
                 *warnings,
+                *more,
                 *case.warnings,
                 *window.warnings,
                 *_one_sample(self.model.card, self.settings.samples),
@@ -186,13 +196,18 @@ class Predictor:
         """Voxels of a tile along the network's axes."""
         return tuple(self._preprocessor.patch)
 
-    def prepare(self, checked: sitk.Image) -> Case:
+    def prepare(self, checked: sitk.Image, channels: Mapping[str, sitk.Image] | None = None) -> Case:
         """Make the network's input from a checked image (see `images.check_image`), as the settings say.
+
+        Args:
+            checked: The image.
+            channels: Those of the other channels, checked too and on the same grid.
 
         Raises:
             ImageError, SettingsError: As `predict`.
         """
-        return self._preprocessor.prepare(checked, self.settings.region_of_interest, self.settings.body_box)
+        images = in_order(self.model.channels, checked, channels or {})
+        return self._preprocessor.prepare(images, self.settings.region_of_interest, self.settings.body_box)
 
     def _window(self) -> SlidingWindow:
         settings = self.settings
@@ -230,6 +245,7 @@ class Predictor:
             "model": {"name": card.name, "path": str(self.model.path), "digest": self.model.digest},
             "settings": asdict(self.settings),
             "covariance": card.covariance.kind.value,
+            "channels": list(self.model.channels),
             **({} if lengths is None else {"correlation_mm": case.frame.along_stored(lengths)}),
             "folds": list(self.folds),
             "moments": f"Monte Carlo, K = {self.settings.samples or DEFAULT_SAMPLES}" if monte_carlo else "closed form",

@@ -140,7 +140,7 @@ class Case:
     """An image as the network sees it, with the way back to the image's own grid.
 
     Attributes:
-        data: (1, *S) float32, normalised and resampled, in the network's axes.
+        data: (C_in, *S) float32, normalised and resampled, in the network's axes.
         frame: How those axes lie in the image.
         box: Part of the image (in the network's axes, at the image's spacing) that `data` covers.
         kept: Part of the image for which results are wanted; lies within `box`.
@@ -163,7 +163,7 @@ class Case:
 
 
 class Preprocessor:
-    """nnU-Net's preprocessing as its plans describe it, for one image of one channel.
+    """nnU-Net's preprocessing as its plans describe it, for the images of one case.
 
     Args:
         plans: Content of `plans.json`, checked by `plans.check_plans`; it is not changed.
@@ -182,14 +182,16 @@ class Preprocessor:
         features = self.configuration.network_arch_init_kwargs["features_per_stage"]
         self.features = features[0] if isinstance(features, (list, tuple)) else features
         self.spacing = tuple(self.configuration.spacing)
-        self.is_pointwise = self.configuration.normalization_schemes[0] in POINTWISE
-        self.is_ct = self.is_pointwise and next(iter(dataset["channel_names"].values())).lower() == "ct"
+        self.is_pointwise = set(self.configuration.normalization_schemes) <= POINTWISE
+        self.is_ct = self.is_pointwise and dataset["channel_names"]["0"].lower() == "ct"
 
-    def prepare(self, image: sitk.Image, region: Bounds | None = None, body_box: bool = True) -> Case:
-        """Make the network's input from a checked image (see `images.check_image`).
+    def prepare(
+        self, images: sitk.Image | Sequence[sitk.Image], region: Bounds | None = None, body_box: bool = True
+    ) -> Case:
+        """Make the network's input from checked images (see `images.check_image`).
 
         Args:
-            image: Scalar 3D image.
+            images: Scalar 3D image, or one for each input channel, all on the same grid.
             region: Region of interest, RAS mm, to which the results are limited. The network sees half a tile more
                 on each side, and statistics of the whole image where the normalisation needs them.
             body_box: Crop a CT to the body. Otherwise, and for other images, crop to the non-zero voxels, as nnU-Net
@@ -199,9 +201,10 @@ class Preprocessor:
             SettingsError: The region of interest does not fit the image.
             ImageError: At the model's spacing the image is too large.
         """
-        frame = Frame.of(image, self.orientation, self.manager.transpose_forward)
-        volume = frame.view(sitk.GetArrayViewFromImage(image))
-        outer, mask, warnings = self._outer_box(volume, frame, body_box)
+        images = [images] if isinstance(images, sitk.Image) else images
+        frame = Frame.of(images[0], self.orientation, self.manager.transpose_forward)
+        volumes = [frame.view(sitk.GetArrayViewFromImage(image)) for image in images]
+        outer, mask, warnings = self._outer_box(volumes, frame, body_box)
         box: Box | None = outer
         kept: Box | None = outer
         if region is not None:
@@ -221,17 +224,20 @@ class Preprocessor:
         shape = self._new_shape(box, frame)
         if self.is_pointwise:
             outer, mask = box, None if mask is None else mask[(slice(None), *within(box, outer))]
-        data = volume[outer][None].astype(np.float32, order="C")
+        data = np.stack([volume[outer].astype(np.float32) for volume in volumes])
         data = self._normalise(data, mask)[(slice(None), *within(box, outer))]
-        data = resample(data[0], shape.tolist(), frame.spacing, self.spacing, self.configuration.resampling_fn_data)
-        return Case(np.ascontiguousarray(data, dtype=np.float32)[None], frame, box, kept, warnings)
+        function = self.configuration.resampling_fn_data
+        channels = [resample(channel, shape.tolist(), frame.spacing, self.spacing, function) for channel in data]
+        return Case(np.stack(channels).astype(np.float32, copy=False), frame, box, kept, warnings)
 
-    def _outer_box(self, volume: np.ndarray, frame: Frame, body_box: bool) -> tuple[Box, np.ndarray | None, list[str]]:
+    def _outer_box(
+        self, volumes: Sequence[np.ndarray], frame: Frame, body_box: bool
+    ) -> tuple[Box, np.ndarray | None, list[str]]:
         """Find the part of the image to process, nnU-Net's mask of it (-1 = outside) or None, and warnings."""
         if not (self.is_ct and body_box):
-            _, mask, bounds = crop_to_nonzero(volume[None])
+            _, mask, bounds = crop_to_nonzero(np.stack(volumes) if len(volumes) > 1 else volumes[0][None])
             return tuple(slice(start, stop) for start, stop in bounds), mask, []
-        warnings = []
+        volume, warnings = volumes[0], []
         if volume.min() > HOUNSFIELD_BELOW:
             warnings.append("The model is for CT, but the image's values do not look like Hounsfield units.")
         box = find_body(volume, frame.spacing)

@@ -24,8 +24,9 @@ from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import MODEL_FILE, Fold, ModelCard, card_from_json
 from MoBUncertaintyLib.model.files import ModelFile
-from MoBUncertaintyLib.model.nnunet import is_training_folder, open_training_folder
-from MoBUncertaintyLib.model.plans import check_dataset, check_plans, image_spacing
+from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset
+from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing
+from MoBUncertaintyLib.model.nnunet.training_folder import is_training_folder, open_training_folder
 from MoBUncertaintyLib.model.weights import WEIGHTS_LIMIT, read_checkpoint, read_weights
 
 if TYPE_CHECKING:
@@ -62,6 +63,11 @@ class Model:
     sources: Mapping[Fold, Path]
     digests: dict[str, str]
     _remove: Callable[[], object] | None = field(default=None, repr=False)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the images that a case has, in the order of the network's input channels."""
+        return channel_names(self.dataset)
 
     @property
     def folds(self) -> tuple[Fold, ...]:
@@ -258,7 +264,7 @@ def load_folder(root: Path, path: Path) -> Model:
 
 def _check_card_fits(card: ModelCard, plans: dict[str, Any], dataset: dict[str, Any], where: str) -> None:
     planned = check_plans(plans, card.configuration)
-    names = check_dataset(dataset)
+    names = check_dataset(dataset, len(planned["normalization_schemes"]))
     stated = {label.value: label.name for label in card.labels}
     if stated != names:
         raise ModelError(

@@ -14,7 +14,7 @@ from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.model.card import Fold
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from MoBUncertaintyLib.model.folder import Model, load_model
-from MoBUncertaintyLib.model.plans import check_plans
+from MoBUncertaintyLib.model.nnunet.plans import check_plans
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.heads import build_head, project
 

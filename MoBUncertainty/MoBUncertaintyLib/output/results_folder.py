@@ -102,6 +102,7 @@ def write_results(
     name: str | None = None,
     sha256: str | None = None,
     series: str | None = None,
+    channels: Sequence[dict[str, str]] = (),
     scene: bool = True,
     formats: Sequence[DicomFormat] = (),
     dicom_files: Sequence[str | Path] = (),
@@ -121,6 +122,7 @@ def write_results(
         name: What the case is called; None: as the source.
         sha256: Of what was read there; see `images.digest`.
         series: Series instance UID, where the folder has several.
+        channels: `name`, `path` and `sha256` of the images of the model's other input channels.
         scene: Write `scene.mrb` too (a process of its own, with `slicer-core`).
         formats: DICOM objects to write too.
         dicom_files: The CT's DICOM files, for these.
@@ -143,7 +145,7 @@ def write_results(
         volumes = volumes or beside.submit(write_volumes, partial, prediction)
         described = replace(
             prediction,
-            provenance=describe(prediction, regions, source, name, sha256, series),
+            provenance=describe(prediction, regions, source, name, sha256, series, channels),
             warnings=[*warnings, *prediction.warnings],
         )
         shown = (partial / "scene.mrb", image, described, regions, volume_stem(name) or "CT", volumes.result)
@@ -266,6 +268,7 @@ def describe(
     name: str = "",
     sha256: str | None = None,
     series: str | None = None,
+    channels: Sequence[dict[str, str]] = (),
 ) -> dict[str, Any]:
     """Describe what came in, what was done with it and what came out: `prediction.json` but for the warnings."""
     volumes, grid, errors = prediction.volumes_ml(), prediction.grid, prediction.expected_errors_mm3()
@@ -279,6 +282,7 @@ def describe(
             "sha256": sha256,
             "path": printable(str(absolute(source))) if source else None,
             "series": series,
+            **({"channels": list(channels)} if channels else {}),
             "size": prediction.shape[::-1],
             "spacing_mm": grid.spacing[::-1].tolist(),
             "origin_lps_mm": (LPS_TO_RAS * grid.origin).tolist(),

@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.model.folder import DEMO_MODEL, MODELS_FOLDER, ListedModel, list_models
-from MoBUncertaintyLib.model.nnunet import is_training_folder
+from MoBUncertaintyLib.model.nnunet.training_folder import is_training_folder
 
 SETTINGS_KEY = "MoBUncertainty/Models"
 

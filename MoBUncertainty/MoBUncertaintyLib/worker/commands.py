@@ -55,10 +55,18 @@ class Predictions:
         check_memory(voxels, len(predictor.labels), holders=2)  # Slicer is the other one
         tell("model", 1, 1)
         image, digest = read_volume(request["ct"])
-        analysis = analyse(image, predictor, region_settings, lambda step: tell(step.stage, step.done, step.total))
+        others = {name: read_volume(volume) for name, volume in (request.get("channels") or {}).items()}
+        analysis = analyse(
+            image,
+            predictor,
+            region_settings,
+            lambda step: tell(step.stage, step.done, step.total),
+            channels={name: read for name, (read, _) in others.items()},
+        )
         for message in analysis.prediction.warnings:
             report.warning(message)
-        provenance = describe(analysis.prediction, analysis.regions)
+        named = [{"name": name, "sha256": each} for name, (_, each) in others.items()]
+        provenance = describe(analysis.prediction, analysis.regions, channels=named)
         provenance["input"] |= {"name": request["ct"].get("name"), "sha256": digest}
         described = replace(analysis.prediction, provenance=provenance)
         fields = _hand_over(Path(request["folder"]), described, analysis.regions, tell)

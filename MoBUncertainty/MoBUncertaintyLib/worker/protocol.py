@@ -6,8 +6,9 @@ Slicer and the worker use it.
 
 Request        Fields beside `id` and `command`
 -------------  ----------------------------------------------------------------------------------------------------
-predict        `ct` {array, ijk_to_ras, name}, `model`, `settings`, `folder`; `regions`, settings that the reader has
-               changed, and `regions_of_model`, the digest of the model they were changed for, or null
+predict        `ct` {array, ijk_to_ras, name}, `model`, `settings`, `folder`; `channels`, the volumes of the model's
+               other input channels by name, or null; `regions`, settings that the reader has changed, and
+               `regions_of_model`, the digest of the model they were changed for, or null
 export         see `commands.export_review`
 scratch        `folder` for the worker's own temporary files; it is removed when stdin is closed. Has no answer
 shutdown       -
@@ -66,7 +67,7 @@ _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
 _NULL = type(None)
 _REQUESTS: dict[str, dict[str, tuple[type, ...]]] = {
     Command.PREDICT: {"ct": (dict,), "model": (str,), "folder": (str,)}
-    | dict.fromkeys(("settings", "regions"), (dict, _NULL))
+    | dict.fromkeys(("settings", "regions", "channels"), (dict, _NULL))
     | {"regions_of_model": (str, _NULL)},
     Command.EXPORT: dict.fromkeys(("ct", "prediction", "review"), (dict,))
     | {"output": (str,), "formats": (list,), "dicom_files": (list, _NULL)},

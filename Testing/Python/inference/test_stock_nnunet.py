@@ -29,7 +29,7 @@ from mob_training.training.trainer import DeterministicTrainer, FineTuningTraine
 from MoBUncertaintyLib.inference.predictor import predict
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.model.nnunet import BEST
+from MoBUncertaintyLib.model.nnunet.training_folder import BEST
 from MoBUncertaintyLib.prediction import PredictionSettings
 from support import ROOT
 from support.tiny import CONFIGURATION, make_ct, make_dataset, make_plans, make_results_folder

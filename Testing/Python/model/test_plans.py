@@ -31,7 +31,8 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from MoBUncertaintyLib.errors import ModelError
-from MoBUncertaintyLib.model.plans import check_dataset, check_plans, image_spacing
+from MoBUncertaintyLib.model.nnunet.dataset import check_dataset
+from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing
 from MoBUncertaintyLib.network.backbone import build_network
 from support.json_edits import json_values, paths, replaced
 from support.tiny import DATASET, PLANS, SPEC
@@ -149,7 +150,7 @@ HOSTILE_PLANS = {
         replaced(PLANS, ("foreground_intensity_properties_per_channel", "0", "std"), 0),
         "contradictory",
     ),
-    "two images": (_planned("normalization_schemes", to=["CTNormalization"] * 2), "one entry"),
+    "a mask for one of two images": (_planned("normalization_schemes", to=["NoNormalization"] * 2), "for each input"),
     "two-dimensional": (_planned("patch_size", to=[64, 64]), "two-dimensional"),
     "cascade": (_planned("previous_stage", to="3d_lowres"), "second stage of a cascade"),
     "inherits from itself": (_planned("inherits_from", to="3d_fullres"), "inherits from itself"),
@@ -167,8 +168,8 @@ def test_plans_that_are_unsafe_or_absurd_are_refused(what: str) -> None:
 
 
 UNSUITABLE_DATASETS = {
-    "a channel's name that is none": ({"channel_names": {"0": 5}}, "name of the input channel .* is not text"),
-    "a list of channels": ({"channel_names": {"0": ["CT"]}}, "name of the input channel .* is not text"),
+    "a channel's name that is none": ({"channel_names": {"0": 5}}, "name of an input channel .* is not text"),
+    "a list of channels": ({"channel_names": {"0": ["CT"]}}, "name of an input channel .* is not text"),
     "an ignore label amid others": ({"labels": {"background": 0, "ignore": 1, "organ": 2}}, "with ignore as the last"),
     "an ignore label of an organ": ({"labels": {"background": 0, "organ": 1, "ignore": 1}}, "with ignore as the last"),
     "an ignore label far off": ({"labels": {"background": 0, "organ": 1, "ignore": 255}}, "with ignore as the last"),

@@ -24,7 +24,7 @@ from mob_training.training.trainer import LATEST, DeterministicTrainer, FineTuni
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.model.nnunet import FINAL
+from MoBUncertaintyLib.model.nnunet.training_folder import FINAL
 from support.tiny import CONFIGURATION, make_dataset
 from support.tiny_training import PLANS, SHORT, make_workspace, same_weights, train, tune, weights
 

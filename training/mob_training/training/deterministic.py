@@ -16,7 +16,7 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoM
 
 from mob_training.training.settings import Schedule
 from MoBUncertaintyLib.inference.devices import autocast
-from MoBUncertaintyLib.model.nnunet import BEST, FINAL
+from MoBUncertaintyLib.model.nnunet.training_folder import BEST, FINAL
 from MoBUncertaintyLib.model.weights import only_weights_are_loaded
 
 FOREGROUND_RATE = 0.5

@@ -18,7 +18,7 @@ from mob_training.training.workspace import dataset_folder
 from MoBUncertaintyLib.errors import ModelError, SettingsError
 from MoBUncertaintyLib.inference.devices import select_device
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
-from MoBUncertaintyLib.model.nnunet import FINAL
+from MoBUncertaintyLib.model.nnunet.training_folder import FINAL
 from MoBUncertaintyLib.model.weights import checkpoint_file, load_checkpoint
 
 # Number of processes that prepare patches; zero is repeatable to the last bit, but slower.

@@ -32,7 +32,7 @@ from MoBUncertaintyLib.inference.devices import autocast
 from MoBUncertaintyLib.model.card import covariance_from_json
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.model.nnunet import BEST
+from MoBUncertaintyLib.model.nnunet.training_folder import BEST
 from MoBUncertaintyLib.model.weights import checkpoint_file, load_checkpoint
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 

@@ -12,7 +12,8 @@ from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.model.card import Fold, ModelCard, covariance_from_json
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.files import ModelFile
-from MoBUncertaintyLib.model.plans import check_dataset, check_plans, image_spacing
+from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset
+from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing
 from MoBUncertaintyLib.model.terminology import describe_labels
 from MoBUncertaintyLib.model.weights import checkpoint_file, read_checkpoint
 
@@ -85,7 +86,8 @@ def open_training_folder(
     read.append(checkpoint_file(next(iter(sources.values()))))
     trained = read_checkpoint(read[-1])
     planned = check_plans(plans, trained.configuration)
-    names = check_dataset(dataset)
+    names = check_dataset(dataset, len(planned["normalization_schemes"]))
+    channels = [_text(name) for name in channel_names(dataset)]
     data_set = _text(plans.get("dataset_name")) or folder.parent.name
     try:
         stated = plans.get("covariance")
@@ -94,7 +96,8 @@ def open_training_folder(
             covariance = replace(covariance, length_mm=trained.length_mm)
         card = ModelCard(
             name=_text(dataset.get("name")) or re.sub(r"^Dataset\d+_", "", data_set) or folder.name,
-            task=_text(dataset.get("description")) or f"Segments {', '.join(names.values())} in {_channel(dataset)}.",
+            task=_text(dataset.get("description"))
+            or f"Segments {', '.join(names.values())} in {' and '.join(filter(None, channels)) or 'images'}.",
             labels=describe_labels(names, data_set),
             covariance=covariance,
             configuration=trained.configuration,
@@ -125,10 +128,6 @@ def _orientation(plans: dict[str, Any], dataset: dict[str, Any]) -> str | None:
     if stated is not None:
         return stated
     return "RAS" if str(plans.get("image_reader_writer")).endswith("WithReorient") else None
-
-
-def _channel(dataset: dict[str, Any]) -> str:
-    return _text(next(iter(dataset["channel_names"].values()))) or "images"
 
 
 def _text(value: Any) -> str:

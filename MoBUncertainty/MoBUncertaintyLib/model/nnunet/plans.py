@@ -1,7 +1,7 @@
-"""Check nnU-Net's `plans.json` and `dataset.json`, which come from others. Needs no torch.
+"""Check nnU-Net's `plans.json`, which comes from others. Needs no torch.
 
-nnU-Net imports whatever these files name (`pydoc.locate`), and allocates memory for whatever sizes they state. So,
-before nnU-Net reads them, names must be on a list of nnU-Net's own, and numbers in a sane range.
+nnU-Net imports whatever it names (`pydoc.locate`), and allocates memory for whatever sizes it states. So, before
+nnU-Net reads it, names must be on a list of nnU-Net's own, and numbers in a sane range.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ NORMALISATIONS = {
 }  # fmt: skip
 READERS = {"SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient"}
 
+MAX_CHANNELS = 16
 MAX_PATCH = 1024  # voxels along one axis
 MAX_PATCH_VOXELS = 2**25
 SPACING_RANGE = (0.01, 100.0)  # mm
@@ -103,7 +104,7 @@ RESAMPLERS: dict[str, dict[str, Callable[[Any], bool]]] = {
 
 
 def check_plans(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
-    """Refuse plans that are unsafe, absurd or not for one 3D network on one image.
+    """Refuse plans that are unsafe, absurd or not for one 3D network.
 
     Args:
         plans: Content of `plans.json`.
@@ -132,43 +133,6 @@ def check_plans(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
     _check_normalisation(plans, planned)
     _check_network(planned, patch)
     return planned
-
-
-def check_dataset(dataset: dict[str, Any]) -> dict[int, str]:
-    """Refuse data sets with several images per case or overlapping classes.
-
-    Args:
-        dataset: Content of `dataset.json`.
-
-    Returns:
-        Label value -> name of the foreground classes, in order; the values are 1, 2, ...
-
-    Raises:
-        ModelError: It is so, or malformed; the message says what.
-    """
-    channels = dataset.get("channel_names")
-    if not isinstance(channels, dict) or not channels:
-        raise ModelError("dataset.json does not name the input channels; export the model again.")
-    if len(channels) != 1:
-        raise ModelError(f"The model needs {len(channels)} images per case; MoB Uncertainty works on one image.")
-    if not all(isinstance(name, str) for name in channels.values()):
-        raise ModelError("The name of the input channel in dataset.json is not text; export the model again.")
-    labels = dataset.get("labels")
-    if not isinstance(labels, dict):
-        raise ModelError("dataset.json does not name the labels; export the model again.")
-    if any(isinstance(value, list) for value in labels.values()):
-        raise ModelError("The model predicts overlapping regions; MoB Uncertainty works with exclusive labels.")
-    values = {name: value for name, value in labels.items() if name != "ignore"}
-    if not all(map(is_whole, labels.values())):
-        raise ModelError("The label values in dataset.json are not whole numbers; export the model again.")
-    foreground = {value: name for name, value in sorted(values.items(), key=lambda item: item[1]) if value != 0}
-    consecutive = sorted(labels.values()) == list(range(len(labels))) and labels.get("ignore") in (None, len(values))
-    if values.get("background") != 0 or not consecutive or not 1 <= len(foreground) <= 255:
-        raise ModelError(
-            "The labels in dataset.json must be background = 0 and then 1, 2, ..., with ignore as the last if there is "
-            "such a label; export the model again."
-        )
-    return foreground
 
 
 def image_spacing(plans: dict[str, Any], planned: dict[str, Any]) -> tuple[float, float, float]:
@@ -221,18 +185,22 @@ def _check_resampling(planned: dict[str, Any]) -> None:
 
 def _check_normalisation(plans: dict[str, Any], planned: dict[str, Any]) -> None:
     schemes, masked = planned.get("normalization_schemes"), planned.get("use_mask_for_norm")
-    if not isinstance(schemes, list) or len(schemes) != 1:
-        raise _unusable("'normalization_schemes' must have one entry, for the one image")
-    if schemes[0] == "RGBTo01Normalization":
-        raise ModelError("The model is for colour images; MoB Uncertainty works on one image with one value per voxel.")
-    _one_of(schemes[0], NORMALISATIONS, "normalisation")
-    if not isinstance(masked, list) or len(masked) != 1 or not isinstance(masked[0], bool):
-        raise _unusable("'use_mask_for_norm' must have one entry, true or false")
-    if schemes[0] != "CTNormalization":
-        return
+    if not isinstance(schemes, list) or not 1 <= len(schemes) <= MAX_CHANNELS:
+        raise _unusable(f"'normalization_schemes' must have one entry for each input channel, 1 to {MAX_CHANNELS}")
+    if "RGBTo01Normalization" in schemes:
+        raise ModelError("The model is for colour images; MoB Uncertainty works on images with one value per voxel.")
+    if not isinstance(masked, list) or [type(each) for each in masked] != [bool] * len(schemes):
+        raise _unusable("'use_mask_for_norm' must have an entry for each input channel, true or false")
+    for channel, scheme in enumerate(schemes):
+        _one_of(scheme, NORMALISATIONS, "normalisation")
+        if scheme == "CTNormalization":
+            _check_intensities(plans, channel)
+
+
+def _check_intensities(plans: dict[str, Any], channel: int) -> None:
     for key in ("foreground_intensity_properties_per_channel", "foreground_intensity_properties_by_modality"):
         if isinstance(plans.get(key), dict):
-            intensities = plans[key].get("0")
+            intensities = plans[key].get(str(channel))
             break
     else:
         intensities = None

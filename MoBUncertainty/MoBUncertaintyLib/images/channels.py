@@ -1,0 +1,104 @@
+"""Bring the images of a case, one for each input channel of a model, onto one grid."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.errors import ImageError, SettingsError
+from MoBUncertaintyLib.files.names import printable
+from MoBUncertaintyLib.images.reader import check_image
+
+T = TypeVar("T")
+SAME_GRID = 0.1
+"""Fraction of a voxel by which the corners of two images on the same grid may lie apart: headers are rounded."""
+
+
+def in_order(names: Sequence[str], first: T, others: Mapping[str, T]) -> list[T]:
+    """Put what belongs to the channels of a model in their order.
+
+    Args:
+        names: Of the channels.
+        first: What belongs to the one channel that `others` does not name: the first, usually.
+        others: What belongs to the others, by their names; upper and lower case are the same.
+
+    Raises:
+        SettingsError: A name is unknown, or another number of channels than one is left.
+    """
+    given = {name.casefold(): value for name, value in others.items()}
+    known = [name.casefold() for name in names]
+    if unknown := [name for name in others if name.casefold() not in known]:
+        raise SettingsError(
+            f"The model has no input channel {printable(unknown[0])}; its channels are {', '.join(names)}."
+        )
+    left = [name for name in names if name.casefold() not in given]
+    if len(left) > 1:
+        raise SettingsError(
+            f"The model takes {len(names)} images of each case ({', '.join(names)}), and {' and '.join(left[1:])} is "
+            f"missing; give it too (--channel {left[1]}=FILE, or a volume for each channel in the panel)."
+        )
+    if not left:
+        raise SettingsError(
+            f"All input channels are named ({', '.join(names)}); leave one to the image that is predicted."
+        )
+    return [given.get(name, first) for name in known]
+
+
+def aligned(images: Mapping[str, sitk.Image], grid: sitk.Image) -> tuple[dict[str, sitk.Image], list[str]]:
+    """Check images and resample those that lie on another grid.
+
+    Args:
+        images: By the name of their channel.
+        grid: The image on whose grid they shall lie.
+
+    Returns:
+        The images, and sentences for the user.
+
+    Raises:
+        ImageError: One cannot be used, or does not overlap the grid.
+    """
+    found, warnings = {}, []
+    for name, image in images.items():
+        try:
+            found[name], said = check_image(image)
+        except ImageError as error:
+            raise ImageError(f"The image of {printable(name)}: {error}") from error
+        warnings += [f"The image of {printable(name)}: {each}" for each in said]
+        if not _same_grid(found[name], grid):
+            found[name], covered = _resampled(found[name], grid)
+            if not covered:
+                raise ImageError(
+                    f"The image of {printable(name)} does not overlap the first image; check that both show the same "
+                    "patient in the same position."
+                )
+            part = "" if covered > 0.99 else f", of which it covers {covered:.0%}"
+            warnings.append(
+                f"The image of {printable(name)} has another grid; it was resampled to the first image's{part}."
+            )
+    return found, warnings
+
+
+def _same_grid(one: sitk.Image, other: sitk.Image) -> bool:
+    if one.GetSize() != other.GetSize():
+        return False
+    corners = itertools.product(*((0, size - 1) for size in one.GetSize()))
+    apart = [
+        np.subtract(*(image.TransformIndexToPhysicalPoint(corner) for image in (one, other))) for corner in corners
+    ]
+    return bool(np.linalg.norm(apart, axis=1).max() <= SAME_GRID * min(other.GetSpacing()))
+
+
+def _resampled(image: sitk.Image, grid: sitk.Image) -> tuple[sitk.Image, float]:
+    """Interpolate linearly; what lies outside the image gets its smallest value. Returns the fraction inside too."""
+    smallest = float(sitk.GetArrayViewFromImage(image).min())
+    moved = sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear, np.nan, sitk.sitkFloat32)
+    values = sitk.GetArrayFromImage(moved)
+    outside = np.isnan(values)
+    values[outside] = smallest
+    filled = sitk.GetImageFromArray(values)
+    filled.CopyInformation(grid)
+    return filled, 1 - float(outside.mean())

@@ -1,0 +1,1 @@
+"""What nnU-Net itself writes and reads: plans, descriptions of data sets, training folders."""

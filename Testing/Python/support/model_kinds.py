@@ -1,0 +1,88 @@
+"""Tiny training folders of every kind that nnU-Net makes, and what nnU-Net's own predictor says to an image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.folder import Model, load_model
+from MoBUncertaintyLib.network.backbone import build_network
+from support.tiny import CONFIGURATION, INTENSITIES, make_dataset, make_plans
+
+SIZE = (24, 24, 24)
+"""Voxels of an image: one tile, so that nothing is blended."""
+
+
+def kind_plans(normalisations: Sequence[str] = ("ZScoreNormalization",)) -> dict[str, Any]:
+    """Plans of a network with one input channel for each normalisation."""
+    plans = make_plans(SIZE, (2.0, 2.0, 2.0))
+    planned = plans["configurations"][CONFIGURATION]
+    planned["normalization_schemes"] = list(normalisations)
+    planned["use_mask_for_norm"] = [False] * len(normalisations)
+    channels = map(str, range(len(normalisations)))
+    return plans | {"foreground_intensity_properties_per_channel": dict.fromkeys(channels, INTENSITIES)}
+
+
+def kind_dataset(channels: Sequence[str] = ("MR",), **more: Any) -> dict[str, Any]:
+    """A data set of two labels, and with whatever is `more`."""
+    names = {str(number): name for number, name in enumerate(channels)}
+    return make_dataset(("liver", "spleen")) | {"channel_names": names} | more
+
+
+def make_kind(
+    folder: Path,
+    plans: dict[str, Any],
+    dataset: dict[str, Any],
+    configuration: str = CONFIGURATION,
+    folds: Sequence[int | str] = (0,),
+) -> Model:
+    """Write a training folder of random networks, whose logits are far apart, and open it."""
+    folder.mkdir(parents=True)
+    (folder / "plans.json").write_text(json.dumps(plans))
+    (folder / "dataset.json").write_text(json.dumps(dataset))
+    for seed, fold in enumerate(folds):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = build_network(plans, dataset, configuration, CovarianceSpec(Covariance.DETERMINISTIC))
+        weights = {name.removeprefix("backbone."): value for name, value in network.state_dict().items()}
+        last = [name for name in weights if "seg_layers" in name][-2:]
+        for name in last:
+            weights[name] = 30 * weights[name]
+        checkpoint = {
+            "network_weights": weights,
+            "trainer_name": "nnUNetTrainer",
+            "init_args": {"configuration": configuration, "fold": fold},
+            "inference_allowed_mirroring_axes": None,
+            "current_epoch": 1,
+        }
+        (folder / f"fold_{fold}").mkdir()
+        torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")
+    return load_model(folder)
+
+
+def make_mr(seed: int = 0, shape: Sequence[int] = SIZE, spacing: float = 2.0) -> sitk.Image:
+    """An image of smooth noise, float32, no voxel 0."""
+    rng = np.random.default_rng(seed)
+    image = sitk.GetImageFromArray(rng.normal(100, 30, tuple(shape)).astype(np.float32).clip(1))
+    image.SetSpacing([spacing] * 3)
+    return sitk.SmoothingRecursiveGaussian(image, 2.0)
+
+
+def stock_labels(folder: Path, images: Sequence[sitk.Image], folds: Sequence[int | str] = (0,)) -> np.ndarray:
+    """The label map (z, y, x) that nnU-Net's predictor makes of the images of a case."""
+    predictor = nnUNetPredictor(
+        use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
+    )
+    predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), "checkpoint_final.pth")
+    data = np.stack([sitk.GetArrayFromImage(image) for image in images]).astype(np.float32)
+    properties = {"spacing": list(images[0].GetSpacing())[::-1]}
+    found: np.ndarray = predictor.predict_single_npy_array(data, properties, None, None, False)
+    return found
