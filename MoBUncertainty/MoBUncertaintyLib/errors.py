@@ -76,6 +76,12 @@ class ReviewError(UserError):
     code = "review"
 
 
+class CatalogueError(UserError):
+    """A catalogue of models cannot be read, or a model of it not be installed or removed."""
+
+    code = "catalogue"
+
+
 class LostReviewError(ReviewError):
     """The review that a scene holds cannot be read, but a new one can be begun of the same results."""
 

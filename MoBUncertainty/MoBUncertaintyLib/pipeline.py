@@ -25,10 +25,11 @@ from MoBUncertaintyLib.images.reader import digest, read_image
 from MoBUncertaintyLib.inference.plausibility import unsuitable
 from MoBUncertaintyLib.inference.predictor import CancelledCallback, Predictor, ProgressCallback
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
-from MoBUncertaintyLib.model.folder import DEMO_MODEL, find_model, load_model
+from MoBUncertaintyLib.model.folder import DEMO_MODEL, Model, find_model, load_model
 from MoBUncertaintyLib.output import review_export
 from MoBUncertaintyLib.output.decisions import Decisions, read_decisions
 from MoBUncertaintyLib.output.dicom.objects import DicomFormat, check_dicom_source, file_names
+from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
 from MoBUncertaintyLib.output.report import ReviewedCase, check_template
 from MoBUncertaintyLib.output.results_folder import (
     FOLDER,
@@ -374,6 +375,18 @@ def run_demo(
         source, output, predictor, scene=scene, overwrite=own, progress=progress, cancelled=cancelled, more=compare
     )
     return summary, scores[0]
+
+
+@reporting_out_of_memory()
+def draw_sample(source: Path, model: Model, target: Path) -> None:
+    """Predict an image and draw the result for a model's card, PNG; the picture does not name the image.
+
+    Raises:
+        UserError: Whatever the user can mend.
+    """
+    image = read_image(source).image
+    analysis = analyse(image, Predictor(model, PredictionSettings()))
+    draw_overlay(target, image, analysis.prediction, analysis.regions)
 
 
 def _reviewed(found: Results, decisions: Decisions | None, ct: Path | None) -> tuple[ReviewedCase, list[Path] | None]:

@@ -26,6 +26,8 @@ hypothesis.settings.load_profile("busy")
 
 # The digits that tests expect are PyTorch's, whether OpenVINO is installed or not; test_engines.py compares the two.
 os.environ["MOB_UNCERTAINTY_ENGINE"] = "torch"
+# Nor are the models of whoever runs the tests.
+os.environ["MOB_UNCERTAINTY_MODELS"] = str(TESTS / "no models")
 
 LOCALE = locale.setlocale(locale.LC_ALL)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from MoBUncertaintyLib.cli import benchmark, console
+from MoBUncertaintyLib.cli import benchmark, console, models
 from MoBUncertaintyLib.cli.options import Device, Engine, Overwrite, RegionOptions, Scene
 from MoBUncertaintyLib.cli.programs import AsJson, Commands, Quiet, Result, version_option
 
@@ -300,7 +300,9 @@ def export(
     source: Annotated[
         Path, typer.Argument(help="nnU-Net training folder (plans.json, dataset.json, fold_K), or a model to rewrite.")
     ],
-    output: Annotated[Path, typer.Option(help="Model folder to make, or a .zip.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Model folder to make, or a .zip. May be left out with --publish.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of the data set.")] = None,
     task: Annotated[str | None, typer.Option(help="What the model segments in which images, in one sentence.")] = None,
     fold: Annotated[
@@ -330,6 +332,13 @@ def export(
         typer.Option(help="Orientation of the training data, such as RAS, if dataset.json does not state it."),
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the weights as float16: half the size.")] = False,
+    publish: Annotated[
+        Path | None, typer.Option(help="Folder of a catalogue to add the model to, or to update it in.")
+    ] = None,
+    sample: Annotated[
+        Path | None,
+        typer.Option(help="With --publish: image whose result is shown; slices of it are published, but not its name."),
+    ] = None,
 ) -> Result:
     """Make a model folder from an nnU-Net training folder, stock or fine-tuned by mob-training, or from a model."""
     with console.reporting():
@@ -343,25 +352,28 @@ def export(
         def content(path: Path | None) -> dict[str, Any] | None:
             return read_json(path) if path else None
 
-        model = export_model(
-            source,
-            output,
-            name=name,
-            task=task,
-            folds=_folds(fold),
-            checkpoint=checkpoint,
-            licence=licence,
-            training=content(training),
-            scores=content(scores),
-            regions=read_stated(region) if region else None,
-            click_settings=ClickSettings.from_dict(read_json(clicks)) if clicks else None,
-            fingerprint=Fingerprint.from_dict(read_json(fingerprint)) if fingerprint else None,
-            volume_calibration=VolumeCalibration.from_dict(read_json(intervals)) if intervals else None,
-            orientation=orientation,
-            half=half,
-        )
-        console.show_model(model)
-        return _described(model)
+        with models.export_target(output, publish, sample) as target:
+            model = export_model(
+                source,
+                target,
+                name=name,
+                task=task,
+                folds=_folds(fold),
+                checkpoint=checkpoint,
+                licence=licence,
+                training=content(training),
+                scores=content(scores),
+                regions=read_stated(region) if region else None,
+                click_settings=ClickSettings.from_dict(read_json(clicks)) if clicks else None,
+                fingerprint=Fingerprint.from_dict(read_json(fingerprint)) if fingerprint else None,
+                volume_calibration=VolumeCalibration.from_dict(read_json(intervals)) if intervals else None,
+                orientation=orientation,
+                half=half,
+            )
+            console.show_model(model)
+            entry = models.publish(model, publish, sample) if publish else None
+            published = {"published": entry} if entry else {}
+            return Result({**_described(model).facts, **published})
 
 
 def _described(model: Model) -> Result:
@@ -393,6 +405,7 @@ def _folds(given: list[str] | None) -> tuple[int | str, ...] | None:
     return tuple(fold if fold == "all" else int(fold) for fold in given)
 
 
+app.add_typer(models.app, name="models")
 app.command("benchmark")(benchmark.benchmark)
 
 

@@ -54,6 +54,8 @@ STAGES = {
     "resample": "Resampling",
     "regions": "Finding doubtful regions",
     "write": "Writing",
+    "download": "Downloading (MB)",
+    "install": "Checking and installing",
 }
 
 

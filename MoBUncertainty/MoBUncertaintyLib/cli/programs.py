@@ -82,11 +82,13 @@ class Commands(TyperGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         shared = [option for option in self.params if option.name in ("_as_json", "_quiet")]
-        for command in self.commands.values():
+        waiting = list(self.commands.values())
+        for command in waiting:  # the list grows meanwhile
             own = [copy(option) for option in shared]
             for option in own:
                 option.expose_value = False
             command.params = [*command.params, *own]
+            waiting += getattr(command, "commands", {}).values()
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command, and print what it returns if that is wanted."""

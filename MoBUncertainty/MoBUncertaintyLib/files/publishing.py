@@ -65,6 +65,17 @@ class Reservation:
             rename_new(self.partial / part, self.target)
             sync_folder(self.target.parent)
 
+    def replace(self) -> None:
+        """Give `partial`, a file, the target's name, safely on the disk, in place of a file that is there.
+
+        Raises:
+            OSError: It cannot be put there.
+        """
+        sync_tree(self.partial)
+        with _moving:
+            self.partial.replace(self.target)
+            sync_folder(self.target.parent)
+
     def publish(self, earlier: bytes | None) -> Path | None:
         """Publish like `publish_new`, but move what is there already aside first.
 
@@ -113,6 +124,21 @@ def reserve(target: Path) -> Iterator[Reservation]:
             yield reservation
         finally:
             _remove(reservation.partial)
+
+
+def withdraw(target: Path) -> None:
+    """Remove what was published; a process killed meanwhile leaves it whole, or hidden for the next run to remove.
+
+    Raises:
+        OutputError: Another process writes there.
+        OSError: It cannot be removed.
+    """
+    with _locked(target):
+        doomed = _hidden(target, "tmp")
+        with _moving:
+            target.rename(doomed)
+            sync_folder(target.parent)
+        _remove(doomed)
 
 
 def absolute(path: str | Path) -> Path:

@@ -1,7 +1,9 @@
-"""Find what ships beside the code: models, the report's template, the sample CT."""
+"""Find what ships beside the code (models, the report's template, the sample CT), and the models that are installed."""
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 _LIBRARY = Path(__file__).parents[1]
@@ -9,3 +11,22 @@ _INSTALLED = _LIBRARY / "Resources"
 
 RESOURCES = _INSTALLED if _INSTALLED.is_dir() else _LIBRARY.parent / "Resources"
 """Inside the library where pip has installed it; beside it in a checkout and in Slicer."""
+
+INSTALLED_MODELS = "MOB_UNCERTAINTY_MODELS"
+"""Environment variable with the folder of the models that the user installs."""
+
+
+def installed_models() -> Path:
+    """Find the folder of the models that the user installs, where the system wants a user's data to be.
+
+    Whichever program installs a model there, all of them find it.
+    """
+    if chosen := os.environ.get(INSTALLED_MODELS):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return base / "mob-uncertainty" / "models"

@@ -45,10 +45,10 @@ def read_card_bytes(path: Path) -> bytes:
         ModelError: See `unpack`.
     """
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(_members(archive, path)["model.json"]) as card:
+        with zipfile.ZipFile(path) as archive, archive.open(_members(archive, str(path))["model.json"]) as card:
             return card.read(json_input.SIZE_LIMIT + 1)
     except _ZIP_ERRORS as error:
-        raise _damaged(path, error) from error
+        raise _damaged(str(path), error) from error
 
 
 def unpack(path: Path) -> Path:
@@ -61,14 +61,33 @@ def unpack(path: Path) -> Path:
     """
     folder = make_private_folder("mob-model")
     try:
+        unpack_into(folder, path, str(path))
+    except BaseException:
+        remove_private_folder(folder)
+        raise
+    return folder
+
+
+def unpack_into(folder: Path, path: Path, where: str) -> None:
+    """Unpack a zipped model into an empty folder.
+
+    Args:
+        folder: Where its files go.
+        path: The zip.
+        where: The zip, as the user knows it, for messages.
+
+    Raises:
+        ModelError: See `unpack`; what was unpacked by then is left.
+    """
+    try:
         with zipfile.ZipFile(path) as archive:
-            members = _members(archive, path)
+            members = _members(archive, where)
             needed = sum(entry.file_size for entry in members.values())
             if needed > SIZE_LIMIT:
-                raise ModelError(f"{path} would unpack to more than {SIZE_LIMIT >> 20} MB; this is not a model.")
+                raise ModelError(f"{where} would unpack to more than {SIZE_LIMIT >> 20} MB; this is not a model.")
             if needed > shutil.disk_usage(folder).free:
                 raise ModelError(
-                    f"There is no room to unpack {path} ({needed >> 20} MB in {folder.parent}); free some."
+                    f"There is no room to unpack {where} ({needed >> 20} MB in {folder.parent}); free some."
                 )
             for name, entry in members.items():
                 target = folder / name
@@ -77,26 +96,21 @@ def unpack(path: Path) -> Path:
                 with archive.open(entry) as source, target.open("xb") as unpacked:
                     shutil.copyfileobj(source, unpacked, 2**20)
     except _ZIP_ERRORS as error:
-        remove_private_folder(folder)
-        raise _damaged(path, error) from error
-    except BaseException:
-        remove_private_folder(folder)
-        raise
-    return folder
+        raise _damaged(where, error) from error
 
 
-def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
+def _members(archive: zipfile.ZipFile, where: str) -> dict[str, zipfile.ZipInfo]:
     """List the files of the model by their name in it."""
     entries = archive.infolist()
     if len(entries) > ENTRY_LIMIT:
-        raise ModelError(f"{path} holds more than {ENTRY_LIMIT} files; this is not a model.")
+        raise ModelError(f"{where} holds more than {ENTRY_LIMIT} files; this is not a model.")
     for entry in entries:
-        _check_entry(entry, path)
+        _check_entry(entry, where)
     cards = [name for entry in entries if (name := PurePosixPath(entry.filename)).name == "model.json"]
     cards = [name for name in cards if len(name.parts) <= 2]
     if len(cards) != 1:
         what = "more than one" if cards else "no"
-        raise ModelError(f"{path} holds {what} model.json; choose a zip made by `mob-uncertainty export`.")
+        raise ModelError(f"{where} holds {what} model.json; choose a zip made by `mob-uncertainty export`.")
     root = cards[0].parent
     members: dict[str, zipfile.ZipInfo] = {}
     for entry in entries:
@@ -105,24 +119,24 @@ def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
         if inside != "model.json" and not MODEL_FILE.fullmatch(inside):
             continue
         if inside in members:
-            raise ModelError(f"{path} holds {inside} twice; choose a zip made by `mob-uncertainty export`.")
+            raise ModelError(f"{where} holds {inside} twice; choose a zip made by `mob-uncertainty export`.")
         members[inside] = entry
     return members
 
 
-def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
+def _check_entry(entry: zipfile.ZipInfo, where: str) -> None:
     name = entry.filename
     unsafe = name.startswith("/") or re.search(r"^[A-Za-z]:|\\|\0", name) or ".." in PurePosixPath(name).parts
     # zipfile turns a backslash into a slash on Windows and cuts names at a null byte; orig_filename keeps both.
     if unsafe or "\\" in entry.orig_filename or "\0" in entry.orig_filename:
-        raise ModelError(f"{path} holds the unsafe file name {entry.orig_filename!r}; do not use this model.")
+        raise ModelError(f"{where} holds the unsafe file name {entry.orig_filename!r}; do not use this model.")
     if stat.S_ISLNK(entry.external_attr >> 16):
-        raise ModelError(f"{path} holds the link {name!r} instead of a file; do not use this model.")
+        raise ModelError(f"{where} holds the link {name!r} instead of a file; do not use this model.")
     if entry.flag_bits & 1:
-        raise ModelError(f"{path} is protected by a password; unpack it and choose the folder.")
+        raise ModelError(f"{where} is protected by a password; unpack it and choose the folder.")
 
 
-def _damaged(path: Path, error: Exception) -> ModelError:
+def _damaged(where: str, error: Exception) -> ModelError:
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT):
-        return ModelError(f"{path} cannot be unpacked ({error.strerror}); mend that and try again.")
-    return ModelError(f"{path} is not a readable zip file ({error}); download it again.")
+        return ModelError(f"{where} cannot be unpacked ({error.strerror}); mend that and try again.")
+    return ModelError(f"{where} is not a readable zip file ({error}); download it again.")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.files.integrity import file_digest
 from MoBUncertaintyLib.files.publishing import remove_private_folder
-from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.files.resources import RESOURCES, installed_models
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import MODEL_FILE, Fold, ModelCard, card_from_json
 from MoBUncertaintyLib.model.files import ModelFile
@@ -205,7 +205,7 @@ def list_models(folder: Path | str = MODELS_FOLDER) -> list[ListedModel]:
 
 
 def find_model(name_or_path: Path | str, folder: Path | str = MODELS_FOLDER) -> Path:
-    """Find a model by its path, or by its name in `folder` (that of its card or of its file).
+    """Find a model by its path, or by its name (that of its card or of its file) in `folder` or among the installed.
 
     Raises:
         ModelError: There is neither.
@@ -220,7 +220,7 @@ def find_model(name_or_path: Path | str, folder: Path | str = MODELS_FOLDER) -> 
         if path.exists():
             return path
     wanted = str(name_or_path).casefold()
-    listed = list_models(folder)
+    listed = [*list_models(folder), *list_models(installed_models())]
     for model in listed:
         names = {model.path.name, model.path.stem} | ({model.card.name} if model.card else set())
         if wanted in {name.casefold() for name in names}:

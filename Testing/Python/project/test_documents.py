@@ -29,6 +29,7 @@ def test_commands_and_options_exist() -> None:
             program, *words = command.split()
             if program in PROGRAMS and re.fullmatch(r"[a-z][a-z0-9-]*", (words or [""])[0]):
                 found = get_command(PROGRAMS[program]).commands[words[0]]
+                found = getattr(found, "commands", {}).get((*words, "")[1], found)
                 options = {name for option in found.params for name in [*option.opts, *option.secondary_opts]}
                 given = {word.split("=")[0] for word in words if word.startswith("--")} - {"--help"}
                 assert found.context_settings.get("ignore_unknown_options") or given <= options, (

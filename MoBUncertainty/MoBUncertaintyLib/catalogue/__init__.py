@@ -1,0 +1,1 @@
+"""Catalogues of models: list, install, remove and publish. Needs no torch."""

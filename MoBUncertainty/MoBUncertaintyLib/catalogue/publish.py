@@ -1,0 +1,113 @@
+"""Add a model to a catalogue's folder, or update it there: its zip, its card page, its picture and its entry.
+
+The index is replaced last, so that whoever reads the folder meanwhile finds what the index says.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import date
+from pathlib import Path
+
+from MoBUncertaintyLib import __version__
+from MoBUncertaintyLib.catalogue.card_page import render
+from MoBUncertaintyLib.catalogue.index import INDEX_FILE, Entry, index_text, is_model_name, parse_index
+from MoBUncertaintyLib.errors import CatalogueError, OutputError, reason_of
+from MoBUncertaintyLib.files.integrity import file_digest
+from MoBUncertaintyLib.files.publishing import absolute, reserve
+from MoBUncertaintyLib.model import archive
+from MoBUncertaintyLib.model.card_text import LENGTH, score_lines
+from MoBUncertaintyLib.model.folder import Model
+
+
+def publish(model: Model, folder: Path, picture: Path | None = None) -> Entry:
+    """Add a model to a catalogue, or update it there.
+
+    Args:
+        model: A model folder, or a zip of one.
+        folder: The catalogue's; made if need be.
+        picture: Of a sample's result, PNG; None: that of the same model stays, if it was published before.
+
+    Raises:
+        CatalogueError: The catalogue there cannot be read, or the model not be named in it.
+        OutputError: Nothing can be written there.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.card.name).strip("-._")
+    if not is_model_name(name):
+        raise CatalogueError(f"The model's name '{model.card.name}' makes no name of a file; give another --name.")
+    if len(model.card.files) == 0:
+        raise CatalogueError(f"{model.path} is no model folder; export it before it is published.")
+    folder = absolute(folder)
+    try:
+        with reserve(folder / INDEX_FILE) as index:
+            earlier = _entries(index.target)
+            before = next((entry for entry in earlier if entry.name == name), None)
+            packed = f"{name}-{model.digest[:8]}.zip"  # each version's own, so that a download under way goes on
+            _put(folder / packed, lambda partial: _pack(model, partial))
+            preview = before.preview if before and before.digest == model.digest else None
+            if picture:
+                preview = f"{name}.png"
+                _put(folder / preview, lambda partial: shutil.copyfile(picture, partial))
+            entry = _entry(model, name, folder / packed, preview)
+            _put(folder / f"{name}.html", lambda partial: _write(partial, render(model, entry, date.today())))
+            entries = sorted([each for each in earlier if each is not before] + [entry], key=lambda each: each.name)
+            _write(index.partial, index_text(entries))
+            index.replace()
+            _remove_old(folder, before, entries)
+    except OSError as error:
+        raise OutputError(f"The catalogue {folder} cannot be written ({reason_of(error)}); mend that.") from error
+    return entry
+
+
+def _entry(model: Model, name: str, packed: Path, preview: str | None) -> Entry:
+    card = model.card
+    try:
+        return Entry(
+            name=name,
+            title=card.name,
+            task=card.task or "not stated",
+            labels=tuple(label.name for label in card.labels),
+            scores={key[:LENGTH]: text for key, text in score_lines(card.scores) if key and key != "more"},
+            licence=card.licence or "not stated",
+            minimum_version=__version__,
+            digest=model.digest,
+            file=packed.name,
+            size=packed.stat().st_size,
+            sha256=file_digest(packed),
+            page=f"{name}.html",
+            preview=preview,
+        )
+    except ValueError as error:
+        raise CatalogueError(f"The model cannot be published: {error}; change its card.") from error
+
+
+def _entries(index: Path) -> Sequence[Entry]:
+    return parse_index(index.read_bytes(), str(index)) if index.exists() else ()
+
+
+def _pack(model: Model, target: Path) -> None:
+    if model.path.is_file():
+        shutil.copyfile(model.path, target)
+    else:
+        archive.pack(model.path, ["model.json", *model.card.files], target)
+
+
+def _put(target: Path, write: Callable[[Path], object]) -> None:
+    with reserve(target) as reservation:
+        write(reservation.partial)
+        reservation.replace()
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _remove_old(folder: Path, before: Entry | None, entries: Sequence[Entry]) -> None:
+    """Remove what only the earlier entry has named."""
+    named = {name for each in entries for name in (each.file, each.preview)}
+    for name in {before.file, before.preview} - named if before else ():
+        with suppress(OSError):
+            (folder / str(name)).unlink()

@@ -1,0 +1,178 @@
+"""`mob-uncertainty models`: list the models of a catalogue, install and remove them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from MoBUncertaintyLib.cli import console
+from MoBUncertaintyLib.cli.programs import Result
+from MoBUncertaintyLib.files.names import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from MoBUncertaintyLib.catalogue.index import Entry
+    from MoBUncertaintyLib.catalogue.place import Place
+    from MoBUncertaintyLib.model.folder import Model
+
+app = typer.Typer(
+    no_args_is_help=True, help="List the models of a catalogue, install and remove them. Nothing else is downloaded."
+)
+
+SHORT_SCORE = 40
+"""Characters of a score that is shown in a list."""
+
+Index = Annotated[
+    str | None,
+    typer.Option(
+        "--index",
+        metavar="ADDRESS",
+        envvar="MOB_UNCERTAINTY_INDEX",
+        help="Catalogue: an https address or a folder. Default: the project's own.",
+    ),
+]
+
+
+@app.command("list")
+def list_models(
+    index: Index = None,
+    installed: Annotated[
+        bool, typer.Option("--installed", help="List what is on this computer; contact no catalogue.")
+    ] = False,
+) -> Result:
+    """List the models of a catalogue, and what of them is installed."""
+    with console.reporting():
+        if installed:
+            return _list_installed()
+        from MoBUncertaintyLib.catalogue.install import status
+
+        place = _place(index)
+        entries = place.entries()
+        for entry in entries:
+            _show(entry, status(entry))
+        if not entries:
+            typer.echo("The catalogue is empty.")
+        models = [asdict(entry) | {"status": status(entry)} for entry in entries]
+        return Result({"index": str(place.base), "models": models})
+
+
+@app.command()
+def install(
+    name: Annotated[str, typer.Argument(help="Name of the model in the catalogue.")],
+    index: Index = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Agree to the download and to the licence; do not ask.")] = False,
+) -> Result:
+    """Download a model of a catalogue, check it and install it, after asking."""
+    with console.reporting(steps=True) as cancelled:
+        from MoBUncertaintyLib.catalogue.install import install as install_model
+        from MoBUncertaintyLib.catalogue.install import target_of, why_not
+        from MoBUncertaintyLib.errors import CatalogueError
+
+        place = _place(index)
+        entry = place.entry(name)
+        if reason := why_not(entry):
+            raise CatalogueError(reason)
+        if not yes:
+            _ask(place, entry, target_of(entry))
+        with console.progress(f"Installing {entry.name}, {entry.megabytes}") as progress:
+            path = install_model(place, entry, progress, cancelled)
+        typer.echo(f"{entry.name} is installed in {path}.")
+        return Result({"name": entry.name, "path": path, "digest": entry.digest})
+
+
+@app.command()
+def remove(name: Annotated[str, typer.Argument(help="Name of an installed model.")]) -> Result:
+    """Remove an installed model and its files."""
+    with console.reporting():
+        from MoBUncertaintyLib.catalogue.install import remove as remove_model
+
+        path = remove_model(name)
+        typer.echo(printable(f"{path} is removed."))
+        return Result({"removed": path})
+
+
+@contextmanager
+def export_target(output: Path | None, catalogue: Path | None, sample: Path | None) -> Iterator[Path]:
+    """Say where `export` writes its model folder: where it is told to or, if it only publishes, to a temporary place.
+
+    Raises:
+        SettingsError: The options do not go together.
+    """
+    from MoBUncertaintyLib.errors import SettingsError
+    from MoBUncertaintyLib.files.publishing import make_private_folder, remove_private_folder
+
+    if sample and not catalogue:
+        raise SettingsError("A sample is shown in a catalogue only; give --publish FOLDER, or leave out --sample.")
+    if output:
+        yield output
+        return
+    if not catalogue:
+        raise SettingsError("There is nowhere to write the model to; give --output or --publish.")
+    folder = make_private_folder("mob-model")
+    try:
+        yield folder / "model"
+    finally:
+        remove_private_folder(folder)
+
+
+def publish(model: Model, catalogue: Path, sample: Path | None) -> Entry:
+    """Add a model to a catalogue, with the picture of a sample's result."""
+    from MoBUncertaintyLib.catalogue.publish import publish as publish_model
+    from MoBUncertaintyLib.files.publishing import make_private_folder, remove_private_folder
+
+    folder = make_private_folder("mob-model")
+    try:
+        picture = folder / "sample.png" if sample else None
+        if sample and picture:
+            from MoBUncertaintyLib.pipeline import draw_sample
+
+            draw_sample(sample, model, picture)
+        entry = publish_model(model, catalogue, picture)
+    finally:
+        remove_private_folder(folder)
+    typer.echo(printable(f"{entry.name} is published in {catalogue}."))
+    return entry
+
+
+def _place(index: str | None) -> Place:
+    from MoBUncertaintyLib.catalogue.index import DEFAULT_INDEX
+    from MoBUncertaintyLib.catalogue.place import Place
+
+    return Place.of(index or DEFAULT_INDEX)
+
+
+def _list_installed() -> Result:
+    from MoBUncertaintyLib.files.resources import installed_models
+    from MoBUncertaintyLib.model.folder import MODELS_FOLDER, list_models
+
+    shipped, own = list_models(MODELS_FOLDER), list_models(installed_models())
+    for model in [*shipped, *own]:
+        kind = "comes with the program" if model in shipped else "installed"
+        typer.echo(printable(f"{model.path.stem}  {model.problem or kind}"))
+    facts = [{"name": model.path.stem, "path": model.path, "problem": model.problem} for model in [*shipped, *own]]
+    return Result({"models": facts})
+
+
+def _show(entry: Entry, status: str) -> None:
+    typer.echo(printable(f"{entry.name}  {entry.megabytes}, {status}"))
+    typer.echo(printable(f"    {entry.task}"))
+    typer.echo(printable(f"    labels: {', '.join(entry.labels)}; licence: {entry.licence}"))
+    short = [f"{key} {text}" for key, text in entry.scores.items() if len(text) <= SHORT_SCORE]
+    if short:
+        typer.echo(printable(f"    scores: {', '.join(short)}"))
+
+
+def _ask(place: Place, entry: Entry, target: Path) -> None:
+    from MoBUncertaintyLib.errors import SettingsError
+
+    if not sys.stdin.isatty():
+        raise SettingsError("Nobody can be asked here; give --yes to agree to the download and to the licence.")
+    typer.echo(printable(f"{entry.title} from {place.address(entry.file)}, {entry.megabytes}"), err=True)
+    typer.echo(printable(f"Licence: {entry.licence}"), err=True)
+    typer.confirm(printable(f"Install it in {target}?"), abort=True, err=True)

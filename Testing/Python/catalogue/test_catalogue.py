@@ -1,0 +1,256 @@
+"""A model is published, found, installed, used and removed; what goes wrong leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.catalogue import install as installing
+from MoBUncertaintyLib.catalogue import place as places
+from MoBUncertaintyLib.catalogue.index import Entry, index_text
+from MoBUncertaintyLib.catalogue.install import Status, install, status
+from MoBUncertaintyLib.catalogue.place import Place
+from MoBUncertaintyLib.catalogue.publish import publish
+from MoBUncertaintyLib.errors import Cancelled, CatalogueError, ModelError, UserError
+from MoBUncertaintyLib.files.resources import INSTALLED_MODELS
+from MoBUncertaintyLib.model.folder import find_model, load_model
+from support import tiny
+from support.catalogues import Host, hosted
+from support.command_line import run
+
+PNG = b"\x89PNG\r\n\x1a\n and a picture"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalogue of one model, Pancreas."""
+    folder = tmp_path_factory.mktemp("published")
+    model = tiny.make_model_folder(folder / "model", name="Pancreas", licence="CC BY 4.0", scores={"dice": 0.9})
+    (folder / "picture.png").write_bytes(PNG)
+    publish(model, folder / "catalogue", folder / "picture.png")
+    return folder / "catalogue"
+
+
+@pytest.fixture
+def catalogue(published: Path, tmp_path: Path) -> Path:
+    """The same in a folder of the test's own."""
+    return shutil.copytree(published, tmp_path / "catalogue")
+
+
+@pytest.fixture(autouse=True)
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's folder of models, which is not there yet."""
+    monkeypatch.setenv(INSTALLED_MODELS, str(tmp_path / "home" / "models"))
+    return tmp_path / "home" / "models"
+
+
+@pytest.fixture
+def host(catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    monkeypatch.setattr(places, "TIMEOUT_S", 0.3)
+    with hosted(catalogue) as server:
+        yield server
+
+
+def entry_of(folder: Path) -> Entry:
+    return Place.of(folder).entry("Pancreas")
+
+
+@pytest.mark.parametrize("kind", ["folder", "web"])
+def test_a_model_is_found_installed_used_and_removed(kind: str, catalogue: Path, host: Host, installed: Path) -> None:
+    index = str(catalogue) if kind == "folder" else f"{host.address}/models.json"
+    assert "Pancreas  0." in run("models", "list", "--index", index).stdout
+    refused = run("models", "install", "Pancreas", "--index", index)  # nobody is there to agree
+    assert (refused.exit_code, installed.parent.exists()) == (2, False)
+    done = run("models", "install", "pancreas", "--index", index, "--yes", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["path"] == str(installed / "Pancreas")
+    assert [path.name for path in installed.iterdir()] == ["Pancreas"]
+    model = load_model(find_model("Pancreas"))
+    assert model.digest == entry_of(catalogue).digest
+    assert len(model.state_dict(0)) > 0
+    listed = json.loads(run("models", "list", "--index", index, "--json").stdout)
+    assert [each["status"] for each in listed["models"]] == ["installed"]
+    assert "Pancreas  installed" in run("models", "list", "--installed").stdout
+    assert "installed already" in run("models", "install", "Pancreas", "--index", index, "--yes").stderr
+    assert run("models", "remove", "Pancreas").exit_code == 0
+    assert list(installed.iterdir()) == []
+    with pytest.raises(ModelError, match="no model 'Pancreas'"):
+        find_model("Pancreas")
+    assert run("models", "remove", "Pancreas").exit_code == 2
+
+
+def test_a_request_says_nothing_but_what_is_wanted(host: Host) -> None:
+    place = Place.of(host.address)
+    entry = place.entry("Pancreas")
+    assert place.preview(entry) == PNG
+    install(place, entry)
+    assert [(method, path) for method, path, _ in host.asked] == [
+        ("GET", f"/{name}") for name in ("models.json", "Pancreas.png", entry.file)
+    ]
+    said = {"Host": host.address.removeprefix("http://"), "User-Agent": "MoB-Uncertainty"}
+    said |= {"Accept-Encoding": "identity", "Connection": "close"}
+    assert [headers for _, _, headers in host.asked] == [said] * 3
+
+
+FAULTS = {
+    "truncated": "ended after",
+    "lost": "was lost|ended after",
+    "silent": "has not answered for 0.3 s",
+    "file:///etc/passwd": "redirects",
+    "https://127.0.0.1/model.zip": "redirects to https",
+    "http://192.0.2.1/model.zip": "not an https address",
+    "/elsewhere.zip": "There is no .*HTTP 404",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_failed_download_leaves_nothing_behind(fault: str, catalogue: Path, host: Host, installed: Path) -> None:
+    host.faults[".zip"] = fault
+    if fault.startswith("/"):
+        host.faults = {entry_of(catalogue).file: fault}
+    with pytest.raises(CatalogueError, match=FAULTS[fault]):
+        install(Place.of(host.address), entry_of(catalogue))
+    assert not installed.parent.exists()
+
+
+def change_a_byte(packed: Path) -> None:
+    content = bytearray(packed.read_bytes())
+    content[-100] ^= 1
+    packed.write_bytes(content)
+
+
+DAMAGES = {
+    "wrong digest": (change_a_byte, "not what the catalogue says"),
+    "longer": (lambda packed: packed.write_bytes(packed.read_bytes() + b"more"), "not what the catalogue says"),
+    "truncated": (lambda packed: packed.write_bytes(packed.read_bytes()[:-1]), "ended after"),
+    "missing": (Path.unlink, "cannot be read"),
+    "a folder": (lambda packed: (packed.unlink(), packed.mkdir()), "not a regular file"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_of_a_folder_leaves_nothing_behind(damage: str, catalogue: Path, installed: Path) -> None:
+    entry = entry_of(catalogue)
+    harm, message = DAMAGES[damage]
+    harm(catalogue / entry.file)
+    with pytest.raises(CatalogueError, match=message):
+        install(Place.of(catalogue), entry)
+    assert not installed.parent.exists()
+
+
+def test_what_is_installed_is_what_was_agreed_to(catalogue: Path, installed: Path) -> None:
+    for change in ({"licence": "public domain"}, {"digest": "0" * 64}):
+        with pytest.raises(CatalogueError, match="another model, or licence"):
+            install(Place.of(catalogue), replace(entry_of(catalogue), **change))
+    assert not installed.parent.exists()
+
+
+def test_a_download_can_be_cancelled(catalogue: Path, installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installing, "CHUNK", 1000)
+    asked: list[int] = []
+    with pytest.raises(Cancelled):
+        install(Place.of(catalogue), entry_of(catalogue), cancelled=lambda: asked.append(1) or len(asked) > 3)
+    assert (len(asked), installed.parent.exists()) == (4, False)
+
+
+def test_a_model_that_cannot_be_installed_says_why(catalogue: Path) -> None:
+    entry = entry_of(catalogue)
+    assert status(entry) == Status.AVAILABLE
+    for change, found in (
+        ({"minimum_version": "99.0.0"}, Status.TOO_NEW),
+        ({"name": "PhantomPancreas"}, Status.SHIPPED),
+    ):
+        assert status(replace(entry, **change)) == found
+        with pytest.raises(CatalogueError, match=r"\.$"):
+            install(Place.of(catalogue), replace(entry, **change))
+    install(Place.of(catalogue), entry)
+    assert status(replace(entry, digest="0" * 64)) == Status.OTHER_VERSION
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 2}, "made for a newer version"),
+        ({"schema_version": None}, "no catalogue of models"),
+        ({"file": "../secret.zip"}, "'file' is"),
+        ({"file": "https://elsewhere/model.zip"}, "'file' is"),
+        ({"name": "CON"}, "'name' must be"),
+        ({"size": -1}, "'size' must be"),
+        ({"size": True}, "wrong type"),
+        ({"labels": [1]}, "texts must be"),
+        ({"title": "\x1b[2J"}, "texts must be"),
+        ({"script": "x"}, "unknown entry 'script'"),
+        ("twice", "is called Pancreas, too"),
+        (None, "not a JSON object"),
+    ],
+)
+def test_a_bad_index_is_one_sentence(change: object, message: str, catalogue: Path) -> None:
+    index = catalogue / "models.json"
+    data = json.loads(index.read_text())
+    if isinstance(change, dict):
+        data |= {key: value for key, value in change.items() if key == "schema_version"}
+        data["models"][0] |= {key: value for key, value in change.items() if key != "schema_version"}
+    elif change == "twice":
+        data["models"] *= 2
+    else:
+        data = []
+    index.write_text(json.dumps(data))
+    with pytest.raises(CatalogueError, match=message):
+        Place.of(index).entries()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://example.org/models",
+        "ftp://example.org",
+        "https://",
+        "https://a:b@example.org",
+        "https://e.org/?q=1",
+        " ",
+    ],
+)
+def test_only_https_and_this_computer_are_addresses(address: str) -> None:
+    with pytest.raises(CatalogueError):
+        Place.of(address)
+
+
+def test_publishing_again_replaces_the_model_and_keeps_the_others(catalogue: Path, tmp_path: Path) -> None:
+    before = entry_of(catalogue)
+    assert (catalogue / before.page).read_text().count("unknown</span>") > 10
+    assert "CC BY 4.0" in (catalogue / before.page).read_text()
+    other = replace(before, name="Another", title="Another", file="Another.zip", preview=None)
+    (catalogue / "models.json").write_text(index_text([before, other]))
+    same = publish(load_model(catalogue / before.file), catalogue)
+    assert same.preview == before.preview
+    model = tiny.make_model_folder(tmp_path / "changed", name="Pancreas", licence="CC0")
+    after = publish(model, catalogue)
+    assert Place.of(catalogue).entries() == (other, after)
+    assert after.preview is None  # it was another model's
+    assert {path.name for path in catalogue.iterdir()} == {"Pancreas.html", after.file, "models.json"}
+    assert [each.matches("cc0 panc") for each in (before, after)] == [False, True]
+
+
+def test_export_publishes_a_model_and_the_picture_of_a_sample(tmp_path: Path) -> None:
+    raw = tiny.make_results_folder(tmp_path / "raw")
+    sitk.WriteImage(tiny.make_ct((24, 24, 24)), tmp_path / "Doe^John.nii.gz")
+    catalogue, sample = tmp_path / "catalogue", tmp_path / "Doe^John.nii.gz"
+    assert run("export", raw).exit_code == run("export", raw, "--output", "x", "--sample", sample).exit_code == 2
+    done = run("export", raw, "--name", "Organ of a CT", "--publish", catalogue, "--sample", sample, "--json")
+    assert done.exit_code == 0, done.stderr
+    place = Place.of(catalogue)
+    entry = place.entry("Organ of a CT")
+    assert json.loads(done.stdout)["published"]["name"] == entry.name == "Organ-of-a-CT"
+    assert place.preview(entry)
+    page = (catalogue / entry.page).read_text()
+    assert "Computed tomography" in page and f'src="{entry.preview}"' in page
+    assert "John" not in page + (catalogue / "models.json").read_text()
+    install(place, entry)
+    with pytest.raises(UserError, match="comes with the program"):
+        installing.remove("PhantomPancreas")
