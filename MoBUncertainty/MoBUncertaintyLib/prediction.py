@@ -136,6 +136,7 @@ class Prediction:
         timings: Seconds of each stage.
         click_settings: How a reader's click changes it.
         measures: By which it is compared with ordinary cases; None for a prediction that was read from a file.
+        overlapping: The maps are those of labels that overlap: the probability of one includes that of others.
 
     Raises:
         ImageError: The maps are not one for each label, or not of the segmentation's shape.
@@ -151,6 +152,7 @@ class Prediction:
     timings: dict[str, float] = field(default_factory=dict)
     click_settings: ClickSettings = field(default_factory=ClickSettings)
     measures: Measures | None = None
+    overlapping: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.labels) == len(self.probability) == len(self.variance):
@@ -191,14 +193,35 @@ class Prediction:
         """Return the prediction with another verdict on the case."""
         return replace(self, provenance=self.provenance | {"suitability": suitability.to_dict()})
 
+    def exclusive(self) -> Prediction:
+        """Return it with the probability of each value of the segmentation, where the maps are of overlapping labels.
+
+        With labels one within the other, as tumour and enhancing tumour, that of the outer value is what its label is
+        more probable than those within it; the variance is that of the label. Together they are the probability of any.
+        """
+        if not self.overlapping:
+            return self
+        probability = np.array([np.asarray(each) for each in self.probability], np.float32)
+        inner = np.zeros_like(probability[0])
+        for p in probability[::-1]:  # the later labels lie within
+            inner, p[:] = np.maximum(inner, p), np.maximum(p - inner, 0)
+        return replace(self, probability=probability, overlapping=False)
+
     def volumes_ml(self) -> dict[str, float]:
         """Measure the segmented volume of each label, by its name."""
         # Not by numpy's bincount, which makes int64 of the volume.
-        voxels = {label.name: int(np.count_nonzero(self.segmentation == label.value)) for label in self.labels}
+        voxels = {label.name: int(np.count_nonzero(label.mask(self.segmentation))) for label in self.labels}
         return {name: self.grid.voxel_mm3 / 1000 * count for name, count in voxels.items()}
+
+    def _probability_of(self, label: Label) -> Sequence[np.ndarray]:
+        """Return the maps whose sum is the probability of a label."""
+        maps = dict(zip((each.value for each in self.labels), self.probability, strict=True))
+        return [maps[label.value]] if self.overlapping else [maps[value] for value in label.values if value in maps]
 
     def expected_error_mm3(self) -> float:
         """Integrate 1 - max_c p over the image, background included: the volume expected to be labelled wrongly."""
+        if self.overlapping:
+            return self.exclusive().expected_error_mm3()
         box, total = self.processed_box, 0.0  # outside of it p = 0, which is certain
         inside = [each[box] for each in self.probability]
         for planes in zip(*inside, strict=True):  # slice by slice: a volume of a CT's size takes 0.3 GB
@@ -216,9 +239,9 @@ class Prediction:
             return {self.labels[0].name: self.expected_error_mm3()}
         totals = {
             label.name: sum(
-                float(np.abs((plane == label.value) - p).sum(dtype=float))
-                for plane, p in zip(self.segmentation, probability, strict=True)
+                float(np.abs(label.mask(plane) - sum(p[1:], p[0])).sum(dtype=float))
+                for plane, *p in zip(self.segmentation, *self._probability_of(label), strict=True)
             )
-            for label, probability in zip(self.labels, self.probability, strict=True)
+            for label in self.labels
         }
         return {name: self.grid.voxel_mm3 * total for name, total in totals.items()}

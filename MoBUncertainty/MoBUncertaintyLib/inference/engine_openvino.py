@@ -25,7 +25,7 @@ from MoBUncertaintyLib import network as network_package
 from MoBUncertaintyLib.errors import UserError, is_out_of_memory, reason_of
 from MoBUncertaintyLib.inference.engines import Engine, EngineError, NetworkSource, TorchEngine
 from MoBUncertaintyLib.inference.graph_cache import GraphCache
-from MoBUncertaintyLib.model.card import Fold
+from MoBUncertaintyLib.model.card import Fold, overlap
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
@@ -66,11 +66,12 @@ class OpenVinoEngine(Engine):
         self.classes = len(model.card.labels) + 1
         self.samples = samples
         self.kept = kept
+        self.overlapping = overlap(model.card.labels)
         self.device = {"CPU": "cpu", "GPU": "xpu"}[target]
         self._model, self._network_of, self._target = model, network_of, target
         self._shape = (1, len(model.dataset["channel_names"]), *tile)
         self._cache = cache or GraphCache()
-        self._fallback = TorchEngine(network_of, self.classes, samples, kept)
+        self._fallback = TorchEngine(network_of, self.classes, samples, kept, self.overlapping)
         self._failure: EngineError | None = None
         self._loaded: tuple[Fold, Precision, int] | None = None
         if model.card.covariance.kind is Covariance.DETERMINISTIC:
@@ -104,7 +105,7 @@ class OpenVinoEngine(Engine):
         if self._graph is _MomentsGraph:
             return completed(*output[:-1])
         if self._graph is _MeanGraph:
-            return moments(LogitGaussian(mean=output[0]), kept=self.kept)
+            return moments(LogitGaussian(mean=output[0]), kept=self.kept, overlapping=self.overlapping)
         assert self._network is not None and self._network.head is not None
         return moments(self._network.head.gaussian(*output[:-1]), self.samples, generator, self.kept)
 
@@ -175,7 +176,8 @@ class _Graph(nn.Module, ABC):
         layer = self.network.mean_layer
         fewer = every_second(features[:, : layer.in_channels])
         # The mean of all voxels is not computed unless it is an output.
-        return *self.outputs(features, mean), organ_sums(every_second(x), fewer, layer(fewer)[1])
+        seen = organ_sums(every_second(x), fewer, layer(fewer)[1], self.network.overlapping)
+        return *self.outputs(features, mean), seen
 
     @abstractmethod
     def outputs(self, features: Tensor, mean: Tensor) -> tuple[Tensor, ...]:

@@ -41,6 +41,7 @@ class Engine(ABC):
         name: As the settings name it.
         classes: C, background included.
         kept: Classes that are wanted; None: all but the background.
+        overlapping: Whether the classes overlap.
         device: What computes, for the provenance; set by `load`.
         precision: Number format of the backbone; set by `load`.
     """
@@ -48,6 +49,7 @@ class Engine(ABC):
     name: ClassVar[EngineName]
     classes: int
     kept: tuple[int, ...] | None
+    overlapping: bool
     device: str
     precision: torch.dtype
 
@@ -77,7 +79,7 @@ class TorchEngine(Engine):
     Args:
         network_of: Where the network comes from.
         classes: C, background included.
-        samples, kept: As for `moments`.
+        samples, kept, overlapping: As for `moments`.
     """
 
     name = EngineName.TORCH
@@ -88,11 +90,13 @@ class TorchEngine(Engine):
         classes: int,
         samples: int | None = None,
         kept: tuple[int, ...] | None = None,
+        overlapping: bool = False,
     ) -> None:
         self._network_of = network_of
         self.classes = classes
         self.samples = samples
         self.kept = kept
+        self.overlapping = overlapping
 
     def load(self, fold: Fold, device: torch.device, precision: Precision) -> None:
         self._network = self._network_of(fold).to(device)
@@ -103,10 +107,10 @@ class TorchEngine(Engine):
         with autocast(*self._place):
             features, mean = self._network.features(x)
         last = features[:, : self._network.mean_layer.in_channels]  # without those of earlier stages
-        return features, mean, organ_sums(*map(every_second, (x, last, mean)))
+        return features, mean, organ_sums(every_second(x), every_second(last), every_second(mean), self.overlapping)
 
     def moments(self, output: tuple[Tensor, ...], generator: torch.Generator) -> Moments:
-        return moments(self.gaussian(output), self.samples, generator, self.kept)
+        return moments(self.gaussian(output), self.samples, generator, self.kept, self.overlapping)
 
     def gaussian(self, output: tuple[Tensor, ...]) -> LogitGaussian:
         """Compute the distribution of the logits from the output of `run`."""

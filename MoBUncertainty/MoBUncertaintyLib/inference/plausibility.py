@@ -48,7 +48,7 @@ def unsuitable(regions: Sequence[Region], volumes_ml: Mapping[str, float]) -> st
 
 def not_found(segmentation: np.ndarray, labels: Iterable[Label]) -> list[str]:
     """Warn of each label that has no voxel, in a sentence."""
-    missing = (each for each in labels if not (segmentation == each.value).any())
+    missing = (each for each in labels if not each.mask(segmentation).any())
     return [f"No {readable(each.name)} was found in this image." for each in missing]
 
 
@@ -69,7 +69,7 @@ def cut_off(segmentation: np.ndarray, labels: Sequence[Label], case: Case, regio
             here = np.unique(inside.take(end, axis))
             side = _side(case, axis, end)
             for label in labels:
-                if label.value in here:
+                if label.mask(here).any():
                     reached["image" if at_image else part].setdefault(readable(label.name), []).append(side)
     return [
         f"The segmentation reaches the edge of the {edge}: {_listed(names)} may be cut off there."

@@ -26,7 +26,7 @@ from MoBUncertaintyLib.inference.plausibility import cut_off, not_found
 from MoBUncertaintyLib.inference.preprocessing import Case, Preprocessor
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
 from MoBUncertaintyLib.inference.suitability import judge, measure
-from MoBUncertaintyLib.model.card import Fold, Label, ModelCard
+from MoBUncertaintyLib.model.card import Fold, Label, ModelCard, overlap
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork, load_network, load_weights
@@ -108,7 +108,8 @@ class Predictor:
             raise SettingsError("The model was trained without mirroring; switch mirroring off.")
         labels = _chosen(self.model.card.labels, settings.labels)
         if (engine, device.type, settings.samples, labels) != self._engine_for:
-            kept = None if labels == self.model.card.labels else tuple(label.value for label in labels)
+            known = [label.value for label in self.model.card.labels]
+            kept = None if labels == self.model.card.labels else tuple(known.index(label.value) + 1 for label in labels)
             self._engine = self._make_engine(engine, "GPU" if device.type == "xpu" else "CPU", settings.samples, kept)
             self._engine_for = engine, device.type, settings.samples, labels
         self.labels = labels
@@ -159,7 +160,9 @@ class Predictor:
             case.data, self._preprocessor.patch, self.folds, lambda done, total: clock.step("network", done, total)
         )
         clock.step("resample", 0, 1)
-        segmentation, probability, variance = _fill(case, *results, exact, [label.value for label in self.labels])
+        segmentation, probability, variance = _fill(
+            case, *results, exact, [label.value for label in self.labels], overlap(self.model.card.labels)
+        )
         clock.step("resample", 1, 1)
         cut = cut_off(segmentation, self.labels, case, self.settings.region_of_interest is not None)
         prediction = Prediction(
@@ -175,6 +178,7 @@ class Predictor:
                 *case.warnings,
                 *window.warnings,
                 *_one_sample(self.model.card, self.settings.samples),
+                *_overlapping(self.labels),
                 *not_found(segmentation, self.labels),
                 *cut,
             ],
@@ -184,6 +188,7 @@ class Predictor:
                 "resample": clock.seconds["resample"],
             },
             click_settings=self.model.card.click_settings,
+            overlapping=overlap(self.labels),
         )
         measures = measure(prediction, window.organ_sums)
         # The ordinary cases were measured with all labels; of some of them the expected error, for one, is another.
@@ -225,7 +230,8 @@ class Predictor:
     ) -> Engine:
         if name is EngineName.OPENVINO:
             return OpenVinoEngine(self.model, self.network_of, self.tile, samples, target, kept=kept)
-        return TorchEngine(self.network_of, len(self.model.card.labels) + 1, samples, kept)
+        labels = self.model.card.labels
+        return TorchEngine(self.network_of, len(labels) + 1, samples, kept, overlap(labels))
 
     def network_of(self, fold: Fold) -> StochasticNetwork:
         """Return the network with the weights of a fold; always the same object."""
@@ -272,7 +278,24 @@ def _chosen(labels: tuple[Label, ...], names: Sequence[str] | None) -> tuple[Lab
         raise SettingsError(
             f"The model has no label {', '.join(map(printable, unknown))}; choose among {', '.join(known)}."
         )
-    return tuple(label for label in labels if names is None or label.name in names)
+    if names is None or set(known) <= set(names):
+        return labels
+    chosen = [label for label in labels if label.name in names]
+    values = [label.value for label in chosen]
+    covered = [tuple(value for value in label.covers if value in values) for label in chosen]
+    return tuple(
+        replace(label, covers=covers if len(covers) > 1 else ()) for label, covers in zip(chosen, covered, strict=True)
+    )
+
+
+def _overlapping(labels: Sequence[Label]) -> list[str]:
+    if not overlap(labels):
+        return []
+    covers = [f"{printable(each.name)} is {' and '.join(map(str, each.values))}" for each in labels]
+    return [
+        f"The labels of this model overlap: in the label map {', '.join(covers)}. Clicks need one label: predict it "
+        "alone with --labels."
+    ]
 
 
 def _one_sample(card: ModelCard, samples: int | None) -> list[str]:
@@ -300,7 +323,12 @@ class _Clock:
 
 
 def _fill(
-    case: Case, probability: Tensor, variance: Tensor, exact: bool, values: Sequence[int]
+    case: Case,
+    probability: Tensor,
+    variance: Tensor,
+    exact: bool,
+    values: Sequence[int],
+    overlapping: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Put results on the image's grid: segmentation (z, y, x), probability and variance of the L labels (L, z, y, x).
 
@@ -316,6 +344,7 @@ def _fill(
         probability, variance: (L, *S), on the network's grid; see `SlidingWindow.run`.
         exact: Do not round.
         values: Of the labels.
+        overlapping: The labels overlap; a voxel has the last that is more probable than not, as with nnU-Net.
     """
     shape = case.frame.image.GetSize()[::-1]
     segmentation = np.zeros(shape, dtype=np.uint8)
@@ -325,11 +354,12 @@ def _fill(
     for i, (p, v) in enumerate(zip(case.planes(probability), case.planes(variance), strict=True)):
         if not exact:
             p, v = rounded(p, LEAST_PROBABILITY), rounded(v, LEAST_VARIANCE)
+        half = np.full_like(p[0], 0.5) if overlapping else None
         best = p[-1].copy() if len(p) > len(values) else 1 - p.sum(axis=0)  # the others', or the background's
         for c, value in enumerate(values):
             p_views[c][i] = p[c]
             v_views[c][i] = v[c]
-            labels[i][p[c] > best] = value
+            labels[i][p[c] > (best if half is None else half)] = value
             np.maximum(best, p[c], out=best)
     return segmentation, maps[0], maps[1]
 

@@ -160,7 +160,8 @@ class SlidingWindow:
         kept = self.engine.kept
         if kept is None:
             return Accumulator(grid, self.engine.classes - 1, self.placement.sums)
-        return Accumulator(grid, len(kept), self.placement.sums, self.engine.classes - len(kept))
+        others = 0 if self.engine.overlapping else self.engine.classes - len(kept)
+        return Accumulator(grid, len(kept), self.placement.sums, others)
 
     def _load(self, fold: Fold, sums: Accumulator) -> None:
         self._fold = fold

@@ -119,7 +119,7 @@ def measure(prediction: Prediction, organ_sums: np.ndarray) -> Measures:
     for label in prediction.labels:
         if volumes[label.name]:
             values[f"volume:{label.name}"] = volumes[label.name]
-            values[f"stray:{label.name}"] = _stray(prediction.segmentation == label.value)
+            values[f"stray:{label.name}"] = _stray(label.mask(prediction.segmentation))
     return Measures(values, np.array(rest))
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import reduce
+from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib.conformal.calibration import VolumeCalibration
 from MoBUncertaintyLib.errors import ModelError, SettingsError
@@ -14,6 +17,9 @@ from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.fingerprint import Fingerprint
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings, check_stated
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SCHEMA_VERSION = 1
 
@@ -47,6 +53,8 @@ class Label:
         colour: Red, green, blue; 0 to 255.
         terminology: `category`, `type` and `modifier` (or None), each (scheme, code, meaning), in SNOMED-CT, as DICOM
             can hold them.
+        covers: Values of the segmentation that belong to it, its own among them, where a model's labels overlap
+            (nnU-Net's region-based training); empty: its own alone.
 
     Raises:
         ValueError: An attribute is out of range.
@@ -56,6 +64,7 @@ class Label:
     name: str
     colour: tuple[int, int, int]
     terminology: dict[str, tuple[str, str, str] | None]
+    covers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _require(_is(self.value, int) and 1 <= self.value <= 255, f"label value {self.value} is not between 1 and 255")
@@ -63,6 +72,11 @@ class Label:
         _require(
             len(self.colour) == 3 and all(_is(part, int) and 0 <= part <= 255 for part in self.colour),
             f"the colour of label '{self.name}' must be three whole numbers from 0 to 255",
+        )
+        _require(
+            all(_is(value, int) and 1 <= value <= 255 for value in self.covers)
+            and (not self.covers or self.value in self.covers),
+            f"what label '{self.name}' covers must be values from 1 to 255, its own among them",
         )
         where = f"the terminology of label '{self.name}'"
         codes = _fields(self.terminology, where, category=tuple, type=tuple, modifier=(tuple, type(None)))
@@ -80,9 +94,21 @@ class Label:
         Raises:
             ValueError: An entry is missing, unknown, of another type or out of range.
         """
-        fields = _fields(data, "a label", value=int, name=str, colour=list, terminology=dict)
+        if isinstance(data, dict):
+            data = {"covers": []} | data
+        fields = _fields(data, "a label", value=int, name=str, colour=list, terminology=dict, covers=(list, tuple))
         codes = {key: tuple(code) if isinstance(code, list) else code for key, code in fields["terminology"].items()}
-        return cls(fields["value"], fields["name"], tuple(fields["colour"]), codes)
+        return cls(fields["value"], fields["name"], tuple(fields["colour"]), codes, tuple(fields["covers"]))
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The values of the segmentation that belong to it."""
+        return self.covers or (self.value,)
+
+    def mask(self, segmentation: np.ndarray) -> np.ndarray:
+        """Return where a segmentation has it, bool."""
+        found: np.ndarray = reduce(operator.or_, (segmentation == value for value in self.values))
+        return found
 
 
 @dataclass(frozen=True)
@@ -137,9 +163,15 @@ class ModelCard:
         for what, text in (("task", self.task), ("licence", self.licence)):
             _require(_is(text, str) and text.isprintable(), f"'{what}' must be one line of printable text")
         _require_line(self.configuration, "'configuration'")
+        values = [label.value for label in self.labels]
+        different = len(set(values)) == len(values)
         _require(
-            [label.value for label in self.labels] == list(range(1, len(self.labels) + 1)) and bool(self.labels),
-            "'labels' must have the values 1, 2, ... in this order",
+            bool(values) and (different if overlap(self.labels) else values == list(range(1, len(values) + 1))),
+            "'labels' must have the values 1, 2, ... in this order or, if they overlap, different ones",
+        )
+        _require(
+            not overlap(self.labels) or self.covariance.kind is Covariance.DETERMINISTIC,
+            "labels that overlap have no covariance",
         )
         _require(
             self.orientation is None or _is_orientation(self.orientation),
@@ -288,6 +320,11 @@ def _require_line(text: str, what: str) -> None:
         _is(text, str) and 0 < len(text) <= 100 and text.isprintable() and text == text.strip(),
         f"{what} must be one line of 1 to 100 characters",
     )
+
+
+def overlap(labels: Iterable[Label]) -> bool:
+    """Whether a voxel can have several of the labels at once, as in nnU-Net's region-based training."""
+    return any(label.covers for label in labels)
 
 
 def readable(name: str) -> str:

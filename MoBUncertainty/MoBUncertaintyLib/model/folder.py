@@ -24,7 +24,7 @@ from MoBUncertaintyLib.files.resources import RESOURCES, installed_models
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import MODEL_FILE, Fold, ModelCard, card_from_json
 from MoBUncertaintyLib.model.files import ModelFile
-from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset
+from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset, covered_values
 from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing
 from MoBUncertaintyLib.model.nnunet.training_folder import is_training_folder, open_training_folder
 from MoBUncertaintyLib.model.weights import WEIGHTS_LIMIT, read_checkpoint, read_weights
@@ -266,7 +266,8 @@ def _check_card_fits(card: ModelCard, plans: dict[str, Any], dataset: dict[str, 
     planned = check_plans(plans, card.configuration)
     names = check_dataset(dataset, len(planned["normalization_schemes"]))
     stated = {label.value: label.name for label in card.labels}
-    if stated != names:
+    covered = {label.value: label.covers for label in card.labels if label.covers}
+    if list(stated.items()) != list(names.items()) or covered != covered_values(dataset):
         raise ModelError(
             f"The labels in model.json of {where} ({', '.join(stated.values())}) are not those in dataset.json "
             f"({', '.join(names.values())}); export the model again."

@@ -85,22 +85,25 @@ def terminology(name: str, context: str = "") -> tuple[dict[str, Any], tuple[int
     return {"category": ANATOMY, "type": ("SCT", code, meaning), "modifier": modifier}, colour
 
 
-def describe_labels(names: dict[int, str], context: str = "") -> tuple[Label, ...]:
+def describe_labels(
+    names: dict[int, str], context: str = "", covered: dict[int, tuple[int, ...]] | None = None
+) -> tuple[Label, ...]:
     """Make labels with terminology and a colour each; no two have the same colour.
 
     Args:
-        names: Label value -> name, foreground only.
+        names: Label value -> name, foreground only, in the order of the labels.
         context: Name of the data set.
+        covered: Values that each covers, by its own value; None: its own alone.
     """
     labels: list[Label] = []
-    for value, name in sorted(names.items()):
+    for value, name in names.items():
         codes, colour = terminology(name, context)
         taken = {label.colour for label in labels}
         turn = value
         while colour is None or colour in taken:
             colour = _generated_colour(turn)
             turn += 1
-        labels.append(Label(value, name, colour, codes))
+        labels.append(Label(value, name, colour, codes, (covered or {}).get(value, ())))
     return tuple(labels)
 
 

@@ -14,6 +14,7 @@ from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.model.card import Fold
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from MoBUncertaintyLib.model.folder import Model, load_model
+from MoBUncertaintyLib.model.nnunet.dataset import has_regions
 from MoBUncertaintyLib.model.nnunet.plans import check_plans
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.heads import build_head, project
@@ -61,13 +62,19 @@ class StochasticNetwork(nn.Module):
         spec: Covariance head on its last feature map.
         classes: Number of classes C, background included.
         spacing: Voxel size along the axes of the input, mm; needed for the scope `local`.
+        overlapping: The classes overlap, and there is no background among them.
 
     Raises:
         ModelError: The architecture has no decoder with segmentation layers, or is not three-dimensional.
     """
 
     def __init__(
-        self, backbone: nn.Module, spec: CovarianceSpec, classes: int, spacing: Sequence[float] | None = None
+        self,
+        backbone: nn.Module,
+        spec: CovarianceSpec,
+        classes: int,
+        spacing: Sequence[float] | None = None,
+        overlapping: bool = False,
     ) -> None:
         super().__init__()
         decoder = getattr(backbone, "decoder", None)
@@ -91,6 +98,7 @@ class StochasticNetwork(nn.Module):
         self.head = build_head(spec, seen, classes, spacing)
         self.spec = spec
         self.classes = classes
+        self.overlapping = overlapping
 
     @property
     def mean_layer(self) -> MeanLayer:
@@ -152,7 +160,7 @@ def build_network(
         raise ModelError(
             f"The network planned in plans.json cannot be built ({error}); export the model again."
         ) from error
-    return StochasticNetwork(backbone, spec, classes, configured.spacing)
+    return StochasticNetwork(backbone, spec, classes, configured.spacing, has_regions(dataset))
 
 
 def load_network(model: Model, fold: Fold) -> StochasticNetwork:

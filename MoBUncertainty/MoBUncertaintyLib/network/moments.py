@@ -44,6 +44,7 @@ def moments(
     samples: int | None = None,
     generator: torch.Generator | None = None,
     kept: Sequence[int] | None = None,
+    overlapping: bool = False,
 ) -> Moments:
     """Compute both moments of the class probabilities.
 
@@ -52,7 +53,12 @@ def moments(
         samples: K for Monte Carlo; None takes the closed form for two classes and K = 30 for more.
         generator: Source of the normals, for reproducible results.
         kept: Classes that are wanted, of more than two; None: all but the background, 0.
+        overlapping: The logits are those of the classes 1, 2, ..., which overlap, each with a probability of its own.
     """
+    if overlapping:
+        p = torch.sigmoid(gaussian.mean)
+        p = p if kept is None else p[:, [c - 1 for c in kept]]
+        return Moments(p, torch.zeros_like(p))
     if gaussian.is_deterministic:
         p = _probability(gaussian.mean, kept)
         return _moments(p, torch.zeros_like(_of(p, kept)), kept)

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from MoBUncertaintyLib.geometry import Grid, whole
+from MoBUncertaintyLib.model.card import overlap
 from MoBUncertaintyLib.output.results_record import RecordError, check_provenance, read_click_settings, read_labels
 from MoBUncertaintyLib.prediction import Maps, Prediction
 from MoBUncertaintyLib.regions.finder import Region, Regions
@@ -107,7 +108,18 @@ def make_prediction(
     check_provenance(provenance)
     warnings, seconds = provenance.get("warnings", []), kept.get("seconds", {})
     clicks = read_click_settings(provenance)
-    return Prediction(segmentation, probability, variance, grid, labels, provenance, warnings, seconds, clicks)
+    return Prediction(
+        segmentation,
+        probability,
+        variance,
+        grid,
+        labels,
+        provenance,
+        warnings,
+        seconds,
+        clicks,
+        overlapping=overlap(labels),
+    )
 
 
 def read_regions(kept: Mapping[str, Any], region_map: np.ndarray) -> Regions:

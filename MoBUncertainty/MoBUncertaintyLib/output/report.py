@@ -272,7 +272,10 @@ def _labels(case: ReviewedCase, corrected: np.ndarray) -> list[dict[str, Any]]:
     errors = case.prediction.expected_errors_mm3()
     return [
         asdict(label)
-        | {f"{name}_ml": round(float(ml[label.value]), 3) for name, ml in (("predicted", before), ("corrected", after))}
+        | {
+            f"{name}_ml": round(float(ml[[*label.values]].sum()), 3)
+            for name, ml in (("predicted", before), ("corrected", after))
+        }
         | {"expected_error_ml": round(errors[label.name] / 1000, 4)}
         for label in case.prediction.labels
     ]

@@ -33,7 +33,7 @@ from MoBUncertaintyLib.geometry import LPS_TO_RAS, Grid
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.nifti import PackedVoxels, write_nifti
 from MoBUncertaintyLib.images.reader import volume_stem
-from MoBUncertaintyLib.model.card import Label
+from MoBUncertaintyLib.model.card import Label, overlap
 from MoBUncertaintyLib.output.dicom.objects import DicomFormat, write_objects
 from MoBUncertaintyLib.output.folders import FolderInProgress, FolderKind
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
@@ -196,7 +196,9 @@ def read_results(folder: str | Path) -> Results:
     except (OSError, RuntimeError, ValueError) as error:
         raise OutputError(f"The results in {folder} are damaged ({error}); predict again.") from error
     seconds, clicks = record.get("timings_s", {}), read_click_settings(record)
-    prediction = Prediction(segmentation, p, v, grid, labels, record, record["warnings"], seconds, clicks)
+    prediction = Prediction(
+        segmentation, p, v, grid, labels, record, record["warnings"], seconds, clicks, overlapping=overlap(labels)
+    )
     return Results(prediction, region_map, table)
 
 

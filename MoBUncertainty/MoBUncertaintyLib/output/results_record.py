@@ -75,6 +75,7 @@ FORM: dict[str, Any] = {
             "value": _is_count,
             "colour": (_is_count, _is_count, _is_count),
             "terminology": {},
+            "covers?": [_is_count],
             "volume_ml": _is_amount,
             "expected_error_ml?": _is_amount,
         }
@@ -202,7 +203,7 @@ def read_labels(entries: Any) -> tuple[Label, ...]:
     """
     try:
         names = [each.name for each in fields(Label)]
-        labels = tuple(Label.from_json({name: entry[name] for name in names}) for entry in entries)
+        labels = tuple(Label.from_json({name: entry[name] for name in names if name in entry}) for entry in entries)
     except (KeyError, TypeError, ValueError) as error:
         raise RecordError(f"its labels are not as they should be: {_short(error)}") from error
     if not labels:

@@ -21,6 +21,7 @@ from scipy.sparse.csgraph import connected_components
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import Box, hull, intersection, within
 from MoBUncertaintyLib.method_cache import cached_method
+from MoBUncertaintyLib.model.card import overlap
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click, Said, gather, voxels_of
@@ -104,6 +105,11 @@ class Refiner:
         Raises:
             ReviewError: It leaves the part of the image that was predicted, or gives no label of the prediction.
         """
+        if overlap(self.prediction.labels):
+            raise ReviewError(
+                "The labels of this model overlap, so a click does not say which of them it means; predict one label "
+                "alone, and review that."
+            )
         return self._voxels(click)
 
     def reach(self, clicks: Iterable[Click]) -> Box:

@@ -128,7 +128,7 @@ class RegionFinder:
     """
 
     def __init__(self, prediction: Prediction, settings: RegionSettings) -> None:
-        self._prediction, self._settings = prediction, settings
+        self._prediction, self._settings = prediction.exclusive(), settings
         self._map: UncertaintyMap | None = None
         self._frames: dict[int, LabelFrame] = {}
 

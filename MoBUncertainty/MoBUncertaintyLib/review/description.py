@@ -90,7 +90,7 @@ class RegionDescriber:
     """
 
     def __init__(self, prediction: Prediction) -> None:
-        self._prediction = prediction
+        self._prediction = prediction.exclusive()
 
     def __call__(self, box: Box, mask: np.ndarray) -> dict[str, Any]:
         """Describe a region by all fields of a `Region` but its rank and number.

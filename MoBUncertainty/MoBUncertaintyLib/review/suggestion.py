@@ -14,6 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from MoBUncertaintyLib.geometry import intersection, widened, within
+from MoBUncertaintyLib.model.card import overlap
 from MoBUncertaintyLib.refinement.clicks import Click, Point
 from MoBUncertaintyLib.review.clicked_maps import ClickedMaps, Clicks
 from MoBUncertaintyLib.review.description import expected_error
@@ -82,6 +83,8 @@ def suggest(state: State, maps: ClickedMaps, among: Container[str] | None = None
         maps: Of its prediction.
         among: Ids of the regions to choose from; None: all.
     """
+    if overlap(maps.prediction.labels):  # which take no clicks
+        return None
     pending = [each for each in state.regions if not each.decided and (among is None or each.region_id in among)]
     found = [place for region in pending for place in _places(region, state, maps)]
     found.sort(key=lambda place: -place[0])

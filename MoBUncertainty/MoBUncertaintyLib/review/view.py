@@ -35,11 +35,11 @@ class ReviewView:
         state: With which it begins.
 
     Attributes:
-        prediction: What is reviewed.
+        prediction: What is reviewed; of labels that overlap, what is left of each without those within it.
     """
 
     def __init__(self, prediction: Prediction, state: State) -> None:
-        self.prediction = prediction
+        self.prediction = prediction.exclusive()
         self._history = History(state)
 
     @property

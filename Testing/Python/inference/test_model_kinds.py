@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import ImageError, SettingsError
+from MoBUncertaintyLib.errors import ImageError, ModelError, ReviewError, SettingsError
 from MoBUncertaintyLib.images.grid import grid_of
-from MoBUncertaintyLib.inference.predictor import predict
+from MoBUncertaintyLib.inference.predictor import Predictor, predict
 from MoBUncertaintyLib.model.folder import Model
+from MoBUncertaintyLib.model.nnunet.dataset import check_dataset
+from MoBUncertaintyLib.network.export import export
+from MoBUncertaintyLib.output.results_folder import read_results
+from MoBUncertaintyLib.pipeline import run_case
 from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.review.region import Verdict
+from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.worker import server
 from MoBUncertaintyLib.worker.commands import Predictions
 from support.command_line import run
@@ -116,3 +124,90 @@ def test_the_worker_is_handed_a_volume_for_each_channel(two: Model, tmp_path: Pa
     assert np.array_equal(np.load(result["segmentation"]), expected.segmentation)
     [channel] = result["provenance"]["input"]["channels"]
     assert channel["name"] == "PET" and "path" not in channel
+
+
+# --- labels that overlap: region-based training
+
+NESTED = {
+    "labels": {"background": 0, "kidney and masses": [1, 2, 3], "masses": [2, 3], "tumour": 2},
+    "regions_class_order": [1, 3, 2],
+}
+
+
+@pytest.fixture(scope="module")
+def nested(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return make_kind(tmp_path_factory.mktemp("nested") / "model", kind_plans(), kind_dataset(**NESTED))
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_overlapping_labels_have_nnunets_label_map_and_a_probability_each(nested: Model, engine: str) -> None:
+    image = make_mr()
+    found = predict(image, nested, replace(SETTINGS, engine=engine))
+    stock = stock_labels(nested.path, [image])
+    assert agreement(found.segmentation, stock) >= 0.999
+    assert found.labels == nested.card.labels
+    assert [(each.value, each.covers) for each in found.labels] == [(1, (1, 2, 3)), (3, (2, 3)), (2, (2,))]
+    probability = np.asarray(found.probability)
+    assert (probability.sum(axis=0) > 1.5).any(), "each is a probability of its own"
+    assert ((stock == 2) == (probability[2] > 0.5)).mean() >= 0.999
+    volumes = found.volumes_ml()
+    assert volumes["masses"] == pytest.approx(np.isin(stock, (2, 3)).sum() * 0.008)
+    assert any(
+        "in the label map kidney and masses is 1 and 2 and 3, masses is 2 and 3" in each for each in found.warnings
+    )
+
+
+def test_one_of_the_overlapping_labels_is_like_any_other(nested: Model) -> None:
+    image = make_mr()
+    everything, masses = predict(image, nested, SETTINGS), predict(image, nested, replace(SETTINGS, labels=("masses",)))
+    assert np.array_equal(masses.probability[0], everything.probability[1])
+    assert np.array_equal(masses.segmentation == 3, masses.probability[0] > 0.5)
+    assert not masses.overlapping and masses.labels[0].covers == ()
+    assert Review(masses, find_regions(masses)).click([masses.grid.to_ras(np.array([12, 12, 12]))], 3)
+
+
+def test_what_is_left_of_each_overlapping_label_adds_up(nested: Model) -> None:
+    """For labels one within the other, by definition."""
+    found = predict(make_mr(), nested, SETTINGS)
+    outer, middle, inner = (np.sort(np.asarray(found.probability), axis=0)[::-1]).astype(np.float32)
+    ordered = replace(found, probability=np.stack([outer, middle, inner]))
+    parts = np.asarray(ordered.exclusive().probability)
+    assert parts == pytest.approx(np.stack([outer - middle, middle - inner, inner]), abs=1e-6)
+    error = (1 - np.maximum(parts.max(axis=0), 1 - outer)).sum(dtype=float) * 8
+    assert ordered.expected_error_mm3() == pytest.approx(error, rel=1e-4)
+    for name, each in ordered.exclusive().expected_errors_mm3().items():
+        assert each == pytest.approx(ordered.expected_errors_mm3()[name], rel=1e-4)
+
+
+def test_overlapping_labels_go_through_files_and_a_review(nested: Model, tmp_path: Path) -> None:
+    exported = export(nested.path, tmp_path / "model.zip")
+    assert exported.card.labels == nested.card.labels
+    sitk.WriteImage(make_mr(), tmp_path / "mr.nii.gz")
+    predictor = Predictor(exported, SETTINGS)
+    _, analysis = run_case(tmp_path / "mr.nii.gz", tmp_path / "results", predictor, scene=False)
+    read = read_results(tmp_path / "results").prediction
+    assert read.labels == exported.card.labels and read.overlapping
+    assert read.volumes_ml() == analysis.prediction.volumes_ml()
+    assert np.array_equal(np.asarray(read.probability), analysis.prediction.probability)
+    review = Review(read, analysis.regions)
+    with pytest.raises(ReviewError, match=r"The labels of this model overlap, .* predict one label alone"):
+        review.click([read.grid.to_ras(np.array([12, 12, 12]))], 3)
+    review.decide(review.regions[0].region_id, Verdict.EXCLUDE)
+    again = Review.from_dict(review.to_dict(), read)
+    assert [each.verdict for each in again.regions] == [each.verdict for each in review.regions]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"regions_class_order": None}, "a value of its own in 'regions_class_order'"),
+        ({"regions_class_order": [1, 2, 2]}, "a value of its own in 'regions_class_order'"),
+        ({"regions_class_order": [1, 3, 9]}, "must be among those of their labels"),
+        ({"labels": {"background": 0, "a": [0, 1], "b": [1]}, "regions_class_order": [1, 2]}, "contains background"),
+        ({"labels": {"background": 0, "a": [1, "x"]}, "regions_class_order": [1]}, "not whole numbers"),
+        ({"labels": {"background": 0, "a": [1, 2], "ignore": 2}, "regions_class_order": [1]}, "must be the last"),
+    ],
+)
+def test_overlapping_labels_that_contradict_themselves_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        check_dataset(kind_dataset(**NESTED | change))

@@ -305,7 +305,7 @@ BROKEN_FOLDERS = {
     ),
     "regions": (
         _forged("dataset.json", lambda c: c.update(labels={"background": 0, "pancreas": [1, 2]})),
-        "overlapping regions",
+        "a value of its own in .regions_class_order.",
     ),
 }
 

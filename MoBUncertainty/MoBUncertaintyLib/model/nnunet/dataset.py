@@ -9,14 +9,15 @@ from MoBUncertaintyLib.files.json_input import is_whole
 
 
 def check_dataset(dataset: dict[str, Any], channels: int | None = None) -> dict[int, str]:
-    """Refuse data sets that are malformed, or have overlapping classes.
+    """Refuse data sets that are malformed.
 
     Args:
         dataset: Content of `dataset.json`.
         channels: Number of input channels in the plans; None: not compared.
 
     Returns:
-        Label value -> name of the foreground classes, in order; the values are 1, 2, ...
+        Label value -> name of the foreground classes, in the order of the network's output. The values are 1, 2, ...
+        or, where labels are regions that overlap, nnU-Net's `regions_class_order`.
 
     Raises:
         ModelError: It is so; the message says what.
@@ -29,8 +30,20 @@ def check_dataset(dataset: dict[str, Any], channels: int | None = None) -> dict[
     labels = dataset.get("labels")
     if not isinstance(labels, dict):
         raise ModelError("dataset.json does not name the labels; export the model again.")
-    if any(isinstance(value, list) for value in labels.values()):
-        raise ModelError("The model predicts overlapping regions; MoB Uncertainty works with exclusive labels.")
+    if has_regions(dataset):
+        order = dataset.get("regions_class_order")
+        names = list(_regions(dataset))
+        if not isinstance(order, list) or len(order) != len(names) or len(set(map(str, order))) < len(names):
+            raise ModelError(
+                "dataset.json must give each of its overlapping labels a value of its own in 'regions_class_order'; "
+                "export the model again."
+            )
+        if not all(value in covered for value, covered in zip(order, _regions(dataset).values(), strict=True)):
+            raise ModelError(
+                "The values in 'regions_class_order' of dataset.json must be among those of their labels; export the "
+                "model again."
+            )
+        return dict(zip(order, names, strict=True))
     values = {name: value for name, value in labels.items() if name != "ignore"}
     if not all(map(is_whole, labels.values())):
         raise ModelError("The label values in dataset.json are not whole numbers; export the model again.")
@@ -42,6 +55,51 @@ def check_dataset(dataset: dict[str, Any], channels: int | None = None) -> dict[
             "such a label; export the model again."
         )
     return foreground
+
+
+def has_regions(dataset: dict[str, Any]) -> bool:
+    """Whether labels of a data set stand for several values and so may overlap: nnU-Net's region-based training."""
+    labels = dataset.get("labels")
+    if not isinstance(labels, dict):
+        return False
+    return any(isinstance(value, list) and len(value) > 1 for value in labels.values())
+
+
+def covered_values(dataset: dict[str, Any]) -> dict[int, tuple[int, ...]]:
+    """Return, for the value of each label that overlaps others, the values that it covers; empty without such labels.
+
+    Args:
+        dataset: Checked by `check_dataset`.
+    """
+    return (
+        dict(zip(dataset["regions_class_order"], _regions(dataset).values(), strict=True))
+        if has_regions(dataset)
+        else {}
+    )
+
+
+def _regions(dataset: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the values of each foreground label where labels overlap, in the order of the network's output."""
+    labels: dict[str, Any] = dataset["labels"]
+    if labels.get("background") != 0:
+        raise ModelError("The background in dataset.json must have the value 0; export the model again.")
+    regions = {}
+    for name, value in labels.items():
+        values = tuple(value) if isinstance(value, list) else (value,)
+        if not values or not all(is_whole(each) and 0 <= each <= 255 for each in values):
+            raise ModelError(
+                "The label values in dataset.json are not whole numbers from 0 to 255; export the model again."
+            )
+        if name not in ("background", "ignore"):
+            if 0 in values:
+                raise ModelError(
+                    f"The label {name[:80]!r} in dataset.json contains background; export the model again."
+                )
+            regions[name] = values
+    ignored, largest = labels.get("ignore"), max((value for values in regions.values() for value in values), default=0)
+    if not regions or ignored not in (None, largest + 1):
+        raise ModelError("The label 'ignore' in dataset.json must be the last; export the model again.")
+    return regions
 
 
 def channel_names(dataset: dict[str, Any]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.model.card import Fold, ModelCard, covariance_from_json
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.files import ModelFile
-from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset
+from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset, covered_values
 from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing
 from MoBUncertaintyLib.model.terminology import describe_labels
 from MoBUncertaintyLib.model.weights import checkpoint_file, read_checkpoint
@@ -98,7 +98,7 @@ def open_training_folder(
             name=_text(dataset.get("name")) or re.sub(r"^Dataset\d+_", "", data_set) or folder.name,
             task=_text(dataset.get("description"))
             or f"Segments {', '.join(names.values())} in {' and '.join(filter(None, channels)) or 'images'}.",
-            labels=describe_labels(names, data_set),
+            labels=describe_labels(names, data_set, covered_values(dataset)),
             covariance=covariance,
             configuration=trained.configuration,
             orientation=_orientation(plans, dataset),
