@@ -86,6 +86,12 @@ class LostReviewError(ReviewError):
     """The review that a scene holds cannot be read, but a new one can be begun of the same results."""
 
 
+class CalibrationError(UserError):
+    """The reviews do not suffice to calibrate a model, or would not make it better."""
+
+    code = "calibration"
+
+
 class Cancelled(UserError):  # noqa: N818 - not a fault: the user asked for it
     """The user cancelled; nothing was written."""
 

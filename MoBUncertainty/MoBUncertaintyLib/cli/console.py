@@ -33,6 +33,7 @@ from MoBUncertaintyLib.files.publishing import sweep
 from MoBUncertaintyLib.model.card_text import covariance_text, plain, score_lines, training_lines
 
 if TYPE_CHECKING:
+    from MoBUncertaintyLib.calibration.models import CalibratedModel
     from MoBUncertaintyLib.model.folder import Model
     from MoBUncertaintyLib.output.report import ReviewedCase
     from MoBUncertaintyLib.output.review_export import Exported
@@ -307,6 +308,23 @@ def show_verified(folder: Path, verified: Verified) -> None:
     table.fact("signed off", verified.signed_off or "no")
     key = "not checked; give --trusted" if verified.fingerprint is None else verified.fingerprint
     table.fact("key", *filter(None, (key, verified.key_name)))
+    _stdout().print(table)
+
+
+def show_calibrated(made: CalibratedModel) -> None:
+    """Print which reviews were not used, and then what the others have changed."""
+    show_warnings(made.refused)
+    found, card = made.calibration, made.model.card
+    before, after = found.fit.before, found.fit.after
+    table = _Facts(card.name)
+    table.fact("reviews", str(found.reviews))
+    table.fact("temperature", f"{found.fit.temperature:.3g}")
+    table.fact("NLL", f"{before.nll:.4f} before, {after.nll:.4f} after, p = {found.fit.p_value:.2g}")
+    table.fact("ECE", f"{before.ece:.4f} before, {after.ece:.4f} after")
+    table.fact("", "both by leaving out one review at a time")
+    table.fact("regions", plain(card.regions))
+    table.fact("model", str(made.model.path))
+    table.fact("model's SHA-256", made.model.digest)
     _stdout().print(table)
 
 

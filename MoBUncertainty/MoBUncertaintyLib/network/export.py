@@ -45,7 +45,8 @@ def export(
     fingerprint: Fingerprint | None = None,
     volume_calibration: VolumeCalibration | None = None,
     orientation: str | None = None,
-    half: bool = False,
+    temperature: float = 1.0,
+    half: bool | None = False,
 ) -> Model:
     """Export nnU-Net's training folder, stock or fine-tuned, or another model, to a model folder (or `.zip`).
 
@@ -58,7 +59,8 @@ def export(
         checkpoint: File name; None: as `nnunet.open_training_folder` chooses.
         training: Added to what the source states about the training.
         orientation: Orientation of the training data, e.g. `RAS`; None: as the source states.
-        half: Store the weights as float16.
+        temperature: The logits are divided by it, besides what the source may have done.
+        half: Store the weights as float16; None: if the source does.
 
     Raises:
         ModelError: The source cannot be used.
@@ -70,16 +72,28 @@ def export(
     stated: dict[str, Any] = {"name": name, "task": task, "licence": licence, "scores": scores, "regions": regions}
     stated |= {"click_settings": click_settings, "fingerprint": fingerprint, "orientation": orientation}
     stated |= {"volume_calibration": volume_calibration}
-    stated |= {"training": model.card.training | (training or {})}
+    known = model.card.training
+    divided = {} if temperature == 1 else {"temperature": known.get("temperature", 1.0) * temperature}
+    stated |= {"training": known | divided | (training or {})}
     try:
         card = replace(model.card, **{key: value for key, value in stated.items() if value is not None})
     except ValueError as error:
         raise ModelError(f"The model cannot be exported: {error}.") from error
-    from MoBUncertaintyLib.network.backbone import fitting_weights, planned_network
+    from MoBUncertaintyLib.network.backbone import fitting_weights, load_network, planned_network
+    from MoBUncertaintyLib.network.temperature import divide_logits
 
-    network = planned_network(model)
-    weights = ((fold, fitting_weights(network, model, fold)) for fold in folds or model.folds)
-    return write_model(output, card, model.plans, model.dataset, weights, half)
+    network, chosen = planned_network(model), folds or model.folds
+    if half is None:
+        half = _is_half(fitting_weights(network, model, chosen[0]))
+
+    def weights_of(fold: Fold) -> Mapping[str, Tensor]:
+        if temperature == 1:
+            return fitting_weights(network, model, fold)
+        loaded = load_network(model, fold)
+        divide_logits(loaded, temperature)
+        return loaded.state_dict()
+
+    return write_model(output, card, model.plans, model.dataset, ((fold, weights_of(fold)) for fold in chosen), half)
 
 
 def write_model(
@@ -128,24 +142,34 @@ def write_model(
     return load_model(target)
 
 
+def _is_half(weights: Mapping[str, Tensor]) -> bool:
+    """Whether float16 holds all weights as they are."""
+    return all(bool((each == each.half()).all()) for each in weights.values() if each.is_floating_point())
+
+
 @contextmanager
 def _published(target: Path) -> Iterator[Path]:
     """Make a hidden folder beside `target` to write to; at the end it, or the zip in it, becomes `target`."""
     if not is_unicode(str(target.absolute())):
         raise OutputError(f"{printable(str(target))} is not a name in UTF-8; choose another name.")
-    _check_new(target)
+    check_new(target)
     try:
         with reserve(absolute(target)) as reservation:
-            _check_new(target)
+            check_new(target)
             reservation.partial.mkdir()
             yield reservation.partial
             reservation.publish_new(target.name if target.suffix == ".zip" else "")
     except OSError as error:
-        _check_new(target)
+        check_new(target)
         raise OutputError(f"The model cannot be written to {target}: {error.strerror or error}.") from error
 
 
-def _check_new(target: Path) -> None:
+def check_new(target: Path) -> None:
+    """Refuse to write a model where something is.
+
+    Raises:
+        OutputError: Something is there.
+    """
     if os.path.lexists(target):
         raise OutputError(f"{target} exists already; choose another name or delete it.")
 

@@ -34,6 +34,7 @@ from MoBUncertaintyLib.output.report import (
     write_json,
 )
 from MoBUncertaintyLib.output.segment_nrrd import values_in, write_segmentation_nrrd, write_whole
+from MoBUncertaintyLib.refinement.evidence import Evidence
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,6 +148,7 @@ def write_export(
             write_csv(partial / "report.csv", report)
             if report["clicks"]:
                 write_clicks_csv(partial / "clicks.csv", report)
+        report["evidence"] = _evidence(case, corrected)
         report = seal(report | {"files": make_manifest(partial), "signed_in": SIGNATURE if sign else None})
         write_json(partial / RECORD, report)
         if sign:
@@ -155,6 +157,16 @@ def write_export(
     warnings += place.warnings
     progress(1.0)
     return Exported(tuple(folder / name for name in names), tuple(warnings), tuple(problems), report)
+
+
+def _evidence(case: ReviewedCase, corrected: np.ndarray) -> dict[str, str]:
+    """Count what was predicted where the reader has decided, for each label by its value: for a calibration."""
+    decided = case.review.decided_voxels()
+    given, maps = corrected[decided], zip(case.prediction.probability, case.prediction.variance, strict=True)
+    return {
+        str(label.value): Evidence.of(p, v, decided, given == label.value).to_text()
+        for label, (p, v) in zip(case.prediction.labels, maps, strict=True)
+    }
 
 
 def read_formats(names: Iterable[str]) -> list[Format]:

@@ -141,6 +141,18 @@ class ReviewView:
         """
         return self._state.current(self._maps)
 
+    def decided_voxels(self) -> tuple[np.ndarray, ...]:
+        """List the voxels whose label the reader has decided: z, y and x, (N,) each, no voxel twice.
+
+        They are those of regions with a verdict, those of regions that clicks given in them have resolved, and those
+        clicked; their labels are those of `corrected`.
+        """
+        clicked = {click.region_id for click in self.clicks}
+        regions = [each for each in self.regions if each.frozen or (each.resolved and each.region_id in clicked)]
+        places = [np.argwhere(each.found.mask) + [part.start for part in each.box] for each in regions]
+        places += [self._maps.refiner.voxels_of(click) for click in self.clicks]
+        return tuple(np.unique(np.concatenate([np.empty((0, 3), int), *places]), axis=0).T)
+
     def listed(self) -> Regions:
         """Gather all regions as they are now, with their map."""
         box = hull(region.box for region in self.regions)

@@ -16,7 +16,6 @@ from mob_training.training.temperature import (
     NOT_COUNTED,
     TEMPERATURES,
     cover_with_tiles,
-    divide_logits,
     fit_temperature,
 )
 from mob_training.training.trainer import FineTuningTrainer
@@ -26,6 +25,7 @@ from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network.backbone import load_network
 from MoBUncertaintyLib.network.distribution import LogitGaussian
+from MoBUncertaintyLib.network.temperature import divide_logits
 from support.tiny import CONFIGURATION, make_dataset, make_plans
 from support.tiny_training import NAME, PATCH, make_workspace, same_weights, train, tune, weights
 

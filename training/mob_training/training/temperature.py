@@ -1,9 +1,7 @@
 """Temperature scaling (Guo et al. 2017): divide all logits by one number, fitted on the validation cases.
 
 The cases are used whole: patches centred on an organ, as in training, would give the organ too much weight, and the
-rest of the body would become underconfident.
-
-The random logits of a stochastic model are divided, eta / T: its mean and loading by T, its variance by T^2.
+rest of the body would become underconfident. How they are divided says `network.temperature`.
 """
 
 from __future__ import annotations
@@ -21,21 +19,13 @@ from mob_training.training.predictive import PredictiveNetwork, log_predictive_m
 from MoBUncertaintyLib.inference.devices import autocast
 from MoBUncertaintyLib.inference.tiles import TileGrid
 from MoBUncertaintyLib.network.distribution import LogitGaussian
-from MoBUncertaintyLib.network.heads import CovarianceHead
+from MoBUncertaintyLib.network.temperature import divide_head
 
 TEMPERATURES = tuple(2 ** (quarter / 4) for quarter in range(-4, 13))
 """Temperatures to try, 0.5 to 8; between them the NLL is interpolated by a parabola in ln T."""
 
 NOT_COUNTED = -100
 """Label of voxels outside the case or in an earlier tile."""
-
-
-@torch.no_grad()
-def divide_logits(network: PredictiveNetwork, temperature: float) -> None:
-    """Divide a network's logits by a temperature, by changing its weights."""
-    _divide_layers([network.backbone.decoder.seg_layers[-1]], temperature)
-    if network.head is not None:
-        _divide_head(network.head, temperature)
 
 
 @torch.no_grad()
@@ -53,7 +43,7 @@ def fit_temperature(network: PredictiveNetwork, tiles: Iterable[tuple[Tensor, Te
     heads = [copy.deepcopy(network.head) for _ in TEMPERATURES]
     for head, temperature in zip(heads, TEMPERATURES, strict=True):
         if head is not None:
-            _divide_head(head, temperature)
+            divide_head(head, temperature)
     losses, voxels = [], 0
     for data, target in tiles:
         voxels += int((target != NOT_COUNTED).sum())
@@ -87,18 +77,6 @@ def cover_with_tiles(data: np.ndarray, labels: np.ndarray, tile: Sequence[int]) 
         place = grid.box(start)
         yield image[(None, slice(None), *place)], target[place].clone()[None]
         target[place] = NOT_COUNTED
-
-
-def _divide_head(head: CovarianceHead, temperature: float) -> None:
-    # The clamp stays as it is; no variance is near its limits.
-    head.log_variance.bias -= 2 * math.log(temperature)
-    _divide_layers(head.loading_layers, temperature)
-
-
-def _divide_layers(layers: Iterable[nn.Conv3d], temperature: float) -> None:
-    for layer in layers:
-        layer.weight /= temperature
-        layer.bias /= temperature
 
 
 def _vertex(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

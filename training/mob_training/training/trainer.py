@@ -26,7 +26,7 @@ from mob_training.training.losses import training_loss
 from mob_training.training.predictive import PredictiveNetwork, log_predictive_mean
 from mob_training.training.progress import add_progress, draw_progress
 from mob_training.training.settings import FineTuning, Likelihood, Schedule
-from mob_training.training.temperature import TEMPERATURES, cover_with_tiles, divide_logits, fit_temperature
+from mob_training.training.temperature import TEMPERATURES, cover_with_tiles, fit_temperature
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.inference.devices import autocast
 from MoBUncertaintyLib.model.card import covariance_from_json
@@ -35,6 +35,7 @@ from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.nnunet.training_folder import BEST
 from MoBUncertaintyLib.model.weights import checkpoint_file, load_checkpoint
 from MoBUncertaintyLib.network.distribution import LogitGaussian
+from MoBUncertaintyLib.network.temperature import divide_logits
 
 
 class FineTuningTrainer(DeterministicTrainer):

@@ -76,6 +76,13 @@ def click_as_suggested(case: ReadCase) -> Iterator[Step]:
 
 def press_buttons(case: ReadCase) -> Iterator[Step]:
     """Go through the list of regions and give each the verdict that leaves the highest Dice."""
+    for review in give_verdicts(case):
+        segmentation = review.corrected()
+        yield _drawn(case, segmentation, segmentation != case.prediction.segmentation)
+
+
+def give_verdicts(case: ReadCase) -> Iterator[Review]:
+    """Review a case as `press_buttons` does."""
     review = Review(case.prediction, case.regions)
     everywhere = whole(case.truth.shape)
     choices = [(Verdict.ACCEPT, None), (Verdict.EXCLUDE, None)]
@@ -88,8 +95,7 @@ def press_buttons(case: ReadCase) -> Iterator[Step]:
             segmentation[box] = labels
             left.append(case.dice(segmentation))
         review.decide(region.region_id, *choices[int(np.argmax(left))])
-        segmentation = review.labels_in(everywhere)
-        yield _drawn(case, segmentation, segmentation != case.prediction.segmentation)
+        yield review
 
 
 def paint(case: ReadCase) -> Iterator[Step]:
@@ -99,6 +105,14 @@ def paint(case: ReadCase) -> Iterator[Step]:
     for region in case.regions.ranked:
         painted |= region_map == region.number
         yield _drawn(case, np.where(painted, case.truth, case.prediction.segmentation), painted)
+
+
+def draw_edits(case: ReadCase) -> Iterator[Review]:
+    """Review a case as `paint` does."""
+    review = Review(case.prediction, case.regions)
+    for region in review.regions:
+        review.edit(region.region_id, case.truth)
+        yield review
 
 
 def largest_error(case: ReadCase, segmentation: np.ndarray, place: np.ndarray | None = None) -> Voxel | None:

@@ -1,0 +1,233 @@
+"""A site's own calibration: what is counted of reviews, what is fitted to it, and the model that comes of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from MoBUncertaintyLib.calibration.calibration import calibrate
+from MoBUncertaintyLib.calibration.cases import SignedCase, find_reviews, read_cases
+from MoBUncertaintyLib.calibration.models import calibrate_model
+from MoBUncertaintyLib.calibration.site import extend_fingerprint
+from MoBUncertaintyLib.calibration.temperature import fit_temperature
+from MoBUncertaintyLib.calibration.threshold import fit_threshold
+from MoBUncertaintyLib.errors import CalibrationError, OutputError, ReviewError
+from MoBUncertaintyLib.files.integrity import seal
+from MoBUncertaintyLib.inference.predictor import Predictor
+from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.fingerprint import Density, Fingerprint, Ordinary
+from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.network.export import export
+from MoBUncertaintyLib.output.report import ReviewedCase
+from MoBUncertaintyLib.output.review_export import write_export
+from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.refinement.evidence import Evidence
+from MoBUncertaintyLib.refinement.logits import logits_of
+from MoBUncertaintyLib.review.review import Review
+from support import tiny
+from support.command_line import run
+from support.fake_case import fake_case
+
+DIGEST = "0" * 64  # of the fake case's model
+
+
+def evidence(temperature: float, seed: int, voxels: int = 3000, undecided: int = 0) -> Evidence:
+    """Voxels whose true logits are those predicted, divided by a temperature; some of them not decided."""
+    rng = np.random.default_rng(1000 + seed)
+    mean, square = rng.normal(0, 3, voxels) + rng.normal(0, 0.5), rng.normal(1.5, 0.5, voxels) ** 2
+    p, v = logistic_normal_moments(mean, square)
+    true, _ = logistic_normal_moments(mean / temperature, square / temperature**2)
+    decided = np.arange(voxels - undecided)
+    return Evidence.of(p, v, (decided,), rng.random(len(decided)) < true[decided])
+
+
+def cases(temperature: float, count: int, deviations: dict[str, float] | None = None) -> list[SignedCase]:
+    return [SignedCase(Path(f"{i}"), f"{i}", (evidence(temperature, i),), deviations or {}) for i in range(count)]
+
+
+def write_review(folder: Path, digest: str, given: Evidence, name: str = "0" * 64, **changes) -> Path:
+    """An export's record, without the files that a reader looks at."""
+    review = {"signature": {"name": "Ada", "time": "2026-05-31T14:30:00+02:00"}, "regions": []}
+    record = {"schema": "mob-uncertainty report", "review": review, "files": {}, "signed_in": None}
+    record |= {"model": {"name": "Other", "digest": digest}, "ct": {"sha256": name}, "evidence": {"1": given.to_text()}}
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text(json.dumps(seal(record | changes)), encoding="utf-8")
+    return folder
+
+
+def test_only_what_the_reader_decided_is_counted(tmp_path: Path) -> None:
+    case = fake_case()
+    review = Review(case.prediction, case.regions)
+    first, second = review.regions
+    assert not review.decided_voxels()[0].size
+    review.decide(first.region_id, "include")
+    assert len(review.decided_voxels()[0]) == np.count_nonzero(first.found.mask)
+    review.click((second.region.centroid_ras,), 1)
+    review.decide(second.region_id, "accept")
+    decided = review.decided_voxels()
+    assert len(decided[0]) == sum(np.count_nonzero(each.found.mask) for each in review.regions)
+    review.sign("Ada")
+    write_export(ReviewedCase(case.image, review), tmp_path / "review", ["nifti"])
+    (read,), refused = read_cases(find_reviews([tmp_path]), DIGEST)
+    assert not refused
+    (counted,) = read.evidence
+    given = review.corrected()[decided] == 1
+    assert counted.counts[:2].sum(axis=1).tolist() == [np.count_nonzero(~given), np.count_nonzero(given)]
+    assert counted.moments()[0] @ counted.counts[:2].sum(axis=0) == pytest.approx(
+        case.prediction.probability[0][decided].sum(), rel=0.01
+    )
+
+
+def test_reviews_that_tell_nothing_of_the_model_are_refused_each_with_its_reason(tmp_path: Path) -> None:
+    given = evidence(1.0, 0)
+    good = write_review(tmp_path / "good", DIGEST, given)
+    twice = write_review(tmp_path / "twice", DIGEST, given)
+    foreign = write_review(tmp_path / "foreign", "1" * 64, given, "1")
+    unsigned = write_review(tmp_path / "unsigned", DIGEST, given, "2", review={"signature": None, "regions": []})
+    old = write_review(tmp_path / "old", DIGEST, given, "3", evidence=None)
+    damaged = write_review(tmp_path / "damaged", DIGEST, given, "4", evidence={"1": "AAAA"})
+    empty = write_review(tmp_path / "empty", DIGEST, Evidence(np.empty((0, 5), np.int64)), "5")
+    changed = write_review(tmp_path / "changed", DIGEST, given, "6")
+    record = changed / "report.json"
+    record.write_text(record.read_text(encoding="utf-8").replace('"6"', '"7"'), encoding="utf-8")
+    kept, refused = read_cases([good, twice, foreign, unsigned, old, damaged, empty, changed], DIGEST)
+    assert [case.folder for case in kept] == [good]
+    assert refused == [
+        f"The review in {twice} is of the same image as that in {good}.",
+        f"The review in {foreign} is of another model, Other.",
+        f"The review in {unsigned} is not signed off; sign it off and export it again.",
+        f"The review in {old} was exported by an older version; export it again.",
+        f"The review in {damaged} cannot be used: the decided voxels are not as they should be; export it again.",
+        f"The review in {empty} decides nothing; it tells no label of any voxel.",
+        f"The review in {changed} cannot be verified: its SHA-256 does not fit its content.",
+    ]
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ReviewError, match=r"holds no exported review; give folders with a report\.json"):
+        find_reviews([tmp_path / "nothing"])
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.6])
+def test_temperature_is_found_and_shown_to_be_better(temperature: float) -> None:
+    fit = fit_temperature([case.evidence for case in cases(temperature, 6)])
+    assert fit.temperature == pytest.approx(temperature, rel=0.06)
+    assert fit.after.nll < fit.before.nll and fit.after.ece < fit.before.ece and fit.p_value < 0.05
+
+
+def test_voxels_that_nobody_decided_speak_for_the_model_as_it_is() -> None:
+    some = [(evidence(1.6, seed, voxels=6000, undecided=3000),) for seed in range(6)]
+    assert [each.counts.sum(axis=1)[2] < 3000 for (each,) in some] == [True] * 6  # those that are certain do not count
+    fit = fit_temperature(some)
+    assert 1.15 < fit.temperature < 1.45
+    assert fit.p_value < 0.05
+
+
+def test_model_that_is_calibrated_stays_as_it_is() -> None:
+    with pytest.raises(CalibrationError, match="stays as it is"):
+        calibrate(cases(1.0, 10), tiny.card())
+    with pytest.raises(CalibrationError, match="needs 5 signed-off reviews or more, and 4 of these can be used"):
+        calibrate(cases(2.0, 4), tiny.card())
+
+
+def test_probability_that_noise_does_not_move_is_divided_by_itself() -> None:
+    given = evidence(1.0, 0)
+    p, _ = given.moments()
+    divided, variance = given.moments(2.0, keep_probability=True)
+    assert divided == pytest.approx(expit(np.log(p / (1 - p)) / 2), abs=1e-3)
+    assert variance == pytest.approx(given.moments(2.0)[1])
+
+
+def test_threshold_lists_what_was_as_uncertain_before() -> None:
+    given = [case.evidence[0] for case in cases(1.5, 5)]
+    assert fit_threshold(given, 1.0, 0.02) == 0.02
+    threshold = fit_threshold(given, 1.5, 0.02)
+    counts = np.concatenate([each.counts.sum(axis=0) for each in given])
+
+    def error_at(temperature: float, level: float) -> float:
+        p, v = (np.concatenate(x) for x in zip(*(each.moments(temperature) for each in given), strict=True))
+        near = counts * (np.abs(v / level - 1) < 0.2)
+        return float(near @ np.minimum(p, 1 - p) / near.sum())
+
+    assert error_at(1.5, threshold) == pytest.approx(error_at(1.0, 0.02), rel=0.2)
+
+
+def test_cases_of_the_site_are_ordinary_afterwards() -> None:
+    ordinary = {"intensity": Ordinary(1.0, 0.2), "contrast": Ordinary(0.0, 0.1), "error": Ordinary(-2.0, 0.3)}
+    density = Density((0.0, 0.0), ((1.0, 0.0),), (1.0,), 1.0)
+    known = Fingerprint(40, "phantoms", ordinary, density, (4.0, 8.0))
+    far = cases(1.5, 5, deviations={"intensity": 7.0, "contrast": 0.5, "error": 1.0})
+    extended = extend_fingerprint(known, far, 1.5)
+    assert 7.0 * 0.2 / extended.measures["intensity"].deviation < 2
+    assert extended.measures["contrast"] == ordinary["contrast"]
+    assert extended.measures["error"].median > -2.0  # a temperature above 1 expects more error of every case
+    assert (extended.cases, extended.data) == (45, "phantoms, and 5 reviewed on site")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    spec = CovarianceSpec(Covariance.DIAGONAL)
+    export(tiny.make_results_folder(folder / "raw", covariance=spec), folder / "model", name="Tiny")
+    return folder / "model"
+
+
+def write_reviews(folder: Path, model: Path, temperature: float, count: int) -> Path:
+    digest = load_model(model).digest
+    for number in range(count):
+        write_review(folder / f"case {number}" / "review", digest, evidence(temperature, number), str(number))
+    return folder
+
+
+@pytest.mark.parametrize("engine", ["torch", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_new_model_divides_mean_and_deviation_of_the_logits(model: Path, tmp_path: Path, engine: str) -> None:
+    before = load_model(model).digest
+    made = calibrate_model(model, [write_reviews(tmp_path / "reviews", model, 1.6, 5)], tmp_path / "new.zip")
+    with made.model as new:
+        old = load_model(model)
+        assert old.digest == before != new.digest
+        assert new.card.name == "Tiny, calibrated"
+        told = new.card.training["calibration"]
+        assert (told["reviews"], told["of"]) == (5, f"Tiny, {before}")
+        assert told["nll"][1] < told["nll"][0]
+        assert new.card.training["temperature"] == made.calibration.fit.temperature
+        settings = PredictionSettings(engine=engine, device="cpu", precision="float32", overlap=0)
+        first, second = (
+            Predictor(each, settings).predict(tiny.make_ct((24, 24, 24)), exact=True) for each in (old, new)
+        )
+    (m, s), (divided, square) = (
+        logits_of(each.probability[0].ravel(), each.variance[0].ravel()) for each in (first, second)
+    )
+    sure = np.abs(m) < 6
+    for one, other in ((m, divided), (np.sqrt(s), np.sqrt(square))):  # but where several tiles are blended
+        away = np.abs(one - made.calibration.fit.temperature * other)[sure]
+        assert np.quantile(away, 0.95) < 0.02
+
+
+def test_command_writes_a_model_or_says_why_not(model: Path, tmp_path: Path) -> None:
+    few = run("calibrate", model, write_reviews(tmp_path / "few", model, 1.6, 3), "--output", tmp_path / "new")
+    assert few.exit_code == 2 and "needs 5 signed-off reviews or more" in few.stderr
+    usual = run("calibrate", model, write_reviews(tmp_path / "usual", model, 1.0, 6), "--output", tmp_path / "new")
+    assert usual.exit_code == 2 and "stays as it is" in usual.stderr
+    assert not (tmp_path / "new").exists()
+    reviews = write_reviews(tmp_path / "reviews", model, 1.6, 5)
+    write_review(reviews / "foreign", "1" * 64, evidence(1.0, 0), "foreign")
+    done = run("calibrate", model, reviews, "--output", tmp_path / "new", "--name", "Ours", "--json")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["digest"] == load_model(tmp_path / "new").digest
+    assert told["refused"] == [f"The review in {reviews / 'foreign'} is of another model, Other."]
+    assert told["calibration"]["fit"]["after"]["nll"] < told["calibration"]["fit"]["before"]["nll"]
+    assert "5 reviews" in run("inspect", tmp_path / "new").stdout.replace("reviews 5", "5 reviews")
+    with pytest.raises(OutputError, match="exists already"):
+        calibrate_model(model, [reviews], tmp_path / "new")
+
+
+def test_prior_of_clicks_is_divided_too() -> None:
+    card = replace(tiny.card(), click_settings=replace(tiny.card().click_settings, prior_deviation=1.5))
+    made = calibrate(cases(1.6, 5), card)
+    assert made.click_settings.prior_deviation == pytest.approx(1.5 / made.fit.temperature)
