@@ -36,19 +36,19 @@ class Status(StrEnum):
     TOO_NEW = "needs a newer version"
 
 
-def status(entry: Entry) -> Status:
-    """Tell whether a model can be installed, or is installed already."""
+def status(entry: Entry, folder: Path | None = None) -> Status:
+    """Tell whether a model can be installed in a folder (None: the user's), or is installed there already."""
     if (MODELS_FOLDER / entry.name).exists():
         return Status.SHIPPED
-    if card := content_of(installed_models() / entry.name / "model.json"):
+    if card := content_of(target_of(entry, folder) / "model.json"):
         same = hashlib.sha256(card).hexdigest() == entry.digest
         return Status.INSTALLED if same else Status.OTHER_VERSION
     return Status.TOO_NEW if entry.is_too_new else Status.AVAILABLE
 
 
-def why_not(entry: Entry) -> str | None:
-    """Say in one sentence why a model cannot be installed; None if it can."""
-    found = status(entry)
+def why_not(entry: Entry, folder: Path | None = None) -> str | None:
+    """Say in one sentence why a model cannot be installed in a folder (None: the user's); None if it can."""
+    found = status(entry, folder)
     return {
         Status.INSTALLED: f"{entry.name} is installed already.",
         Status.OTHER_VERSION: f"Another version of {entry.name} is installed; remove that first.",
@@ -57,9 +57,9 @@ def why_not(entry: Entry) -> str | None:
     }.get(found)
 
 
-def target_of(entry: Entry) -> Path:
-    """Return the folder that a model is installed to."""
-    return absolute(installed_models() / entry.name)
+def target_of(entry: Entry, folder: Path | None = None) -> Path:
+    """Return the model folder that installing makes in a folder; None: in the user's."""
+    return absolute((folder or installed_models()) / entry.name)
 
 
 def install(
@@ -67,6 +67,7 @@ def install(
     entry: Entry,
     progress: Callable[[Progress], None] = lambda _step: None,
     cancelled: Callable[[], bool] = lambda: False,
+    folder: Path | None = None,
 ) -> Path:
     """Download a model, check it, and install it; returns its folder.
 
@@ -75,6 +76,7 @@ def install(
         entry: Of that catalogue; what is downloaded must be what it says.
         progress: Called with each step; the stage `download` counts megabytes.
         cancelled: Asked between pieces of the download.
+        folder: Where models are installed; None: the user's.
 
     Raises:
         CatalogueError: It cannot be downloaded, or is not what the catalogue says.
@@ -82,24 +84,24 @@ def install(
         OutputError: It cannot be written.
         Cancelled: `cancelled` said so.
     """
-    if reason := why_not(entry):
+    if reason := why_not(entry, folder):
         raise CatalogueError(reason)
-    target = target_of(entry)
+    target = target_of(entry, folder)
     with _writing(target), reserve(target) as reservation:
         _check_room(entry, target.parent)
         reservation.partial.mkdir()
-        packed, folder = reservation.partial / "download.zip", reservation.partial / "model"
+        packed, unpacked = reservation.partial / "download.zip", reservation.partial / "model"
         _download(place, entry, packed, progress, cancelled)
         progress(Progress("install", 0, 1))
-        folder.mkdir()
-        archive.unpack_into(folder, packed, place.address(entry.file))
-        model = load_folder(folder, target)
+        unpacked.mkdir()
+        archive.unpack_into(unpacked, packed, place.address(entry.file))
+        model = load_folder(unpacked, target)
         if model.digest != entry.digest or model.card.licence != entry.licence:
             raise CatalogueError(
                 f"{place.address(entry.file)} holds another model, or licence, than the catalogue says; "
                 "tell whoever hosts it."
             )
-        reservation.publish_new(folder.name)
+        reservation.publish_new(unpacked.name)
         progress(Progress("install", 1, 1, 0.0))
     return target
 

@@ -22,7 +22,7 @@ def installed_models() -> Path:
     Whichever program installs a model there, all of them find it.
     """
     if chosen := os.environ.get(INSTALLED_MODELS):
-        return Path(chosen).expanduser()
+        return Path(chosen).expanduser().absolute()
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":

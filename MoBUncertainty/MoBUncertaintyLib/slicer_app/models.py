@@ -1,4 +1,4 @@
-"""The models that a user can choose from: those that ship with the extension, and those that the user has added.
+"""The models that a user can choose from: those that ship, those installed from a catalogue, and those added.
 
 Added models stay where they are; Slicer's settings keep their paths. Only their cards are read, without torch.
 """
@@ -12,7 +12,9 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.catalogue.install import remove as uninstall
 from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.files.resources import installed_models
 from MoBUncertaintyLib.model.folder import DEMO_MODEL, MODELS_FOLDER, ListedModel, list_models
 from MoBUncertaintyLib.model.nnunet.training_folder import is_training_folder
 
@@ -30,28 +32,34 @@ class ModelList:
         self.folder = Path(folder)
 
     def models(self) -> dict[str, ListedModel]:
-        """List the demo's model, the other shipped ones, then the added ones; each with its card or its problem.
+        """List the demo's model, the other shipped ones, the installed and the added; each with its card or problem.
 
         They go by the names that a scene remembers them by, see `name`.
         """
         shipped = sorted(list_models(self.folder), key=lambda model: model.path.name != DEMO_MODEL)
-        every = [*shipped, *map(_listed, self.added())]
+        taken = {model.path.name for model in shipped}
+        installed = [model for model in list_models(installed_models()) if model.path.name not in taken]
+        every = [*shipped, *installed, *map(_listed, self.added())]
         return {self.name(model): model for model in every}
 
     def name(self, model: ListedModel) -> str:
-        """Return a shipped model's folder name, since the extension's path differs between computers; else its path."""
-        return model.path.name if self.ships(model) else str(model.path)
+        """Return a model's path or, if it ships or was installed, its folder's name: that is alike on all computers."""
+        return model.path.name if self.ships(model) or self.isInstalled(model) else str(model.path)
 
     def ships(self, model: ListedModel) -> bool:
         """Tell whether a model ships with the extension."""
         return model.path.parent == self.folder
+
+    def isInstalled(self, model: ListedModel) -> bool:
+        """Tell whether a model was installed from a catalogue."""
+        return model.path.parent == installed_models()
 
     def find(self, name: str) -> ListedModel:
         """Return the model of a name that is not among `models`: a scene may come from another computer."""
         path = Path(name)
         if path.is_absolute():
             return _listed(path)
-        text = _("There is no model {name} on this computer; add it, or choose another one.")
+        text = _("There is no model {name} on this computer; find or add it, or choose another one.")
         return ListedModel(path, None, text.format(name=name))
 
     def add(self, path: Path | str) -> ListedModel:
@@ -74,7 +82,14 @@ class ModelList:
         return listed
 
     def remove(self, path: Path | str) -> None:
-        """Forget an added model; its files stay."""
+        """Forget an added model, whose files stay, or remove an installed one and its files.
+
+        Raises:
+            OutputError: Its files cannot be removed.
+        """
+        if Path(path).parent == installed_models():
+            uninstall(Path(path).name)
+            return
         self._keep([added for added in self.added() if added != Path(path)])
 
     def added(self) -> list[Path]:

@@ -12,7 +12,7 @@ MODE  normal    sends a result after a few steps (the default)
       stuck     sends heartbeats, but makes no progress
       nonsense  sends a line that is not a message
 
-`export` is the real worker's.
+`export`, and all that is done with catalogues, is the real worker's.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.geometry import Grid, whole
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.worker import server
+from MoBUncertaintyLib.worker.catalogue import HANDLERS
 from MoBUncertaintyLib.worker.commands import export_review
 from MoBUncertaintyLib.worker.progress import Estimate
 from MoBUncertaintyLib.worker.protocol import Command
@@ -161,5 +162,9 @@ if __name__ == "__main__":
         sys.exit(f"There is no mode {chosen}; choose one of {', '.join(MODES)}.")
     PROTOCOL_OUTPUT = os.dup(1)  # before the worker takes it
     server.serve(
-        {Command.PREDICT: lambda request, report: predict(chosen, request, report), Command.EXPORT: export_review}
+        {
+            Command.PREDICT: lambda request, report: predict(chosen, request, report),
+            Command.EXPORT: export_review,
+            **HANDLERS,
+        }
     )

@@ -10,6 +10,9 @@ predict        `ct` {array, ijk_to_ras, name}, `model`, `settings`, `folder`; `c
                other input channels by name, or null; `regions`, settings that the reader has changed, and
                `regions_of_model`, the digest of the model they were changed for, or null
 export         see `commands.export_review`
+list           `index`, the address of a catalogue of models
+picture        `index`, `entry` of the catalogue, `folder`
+install        `index`, `entry`, and `output`, the folder that the model is installed to
 scratch        `folder` for the worker's own temporary files; it is removed when stdin is closed. Has no answer
 shutdown       -
 
@@ -39,6 +42,9 @@ class Command(StrEnum):
 
     PREDICT = "predict"
     EXPORT = "export"
+    LIST = "list"
+    PICTURE = "picture"
+    INSTALL = "install"
     SCRATCH = "scratch"
     SHUTDOWN = "shutdown"
 
@@ -71,6 +77,9 @@ _REQUESTS: dict[str, dict[str, tuple[type, ...]]] = {
     | {"regions_of_model": (str, _NULL)},
     Command.EXPORT: dict.fromkeys(("ct", "prediction", "review"), (dict,))
     | {"output": (str,), "formats": (list,), "dicom_files": (list, _NULL)},
+    Command.LIST: {"index": (str,)},
+    Command.PICTURE: {"index": (str,), "entry": (dict,), "folder": (str,)},
+    Command.INSTALL: {"index": (str,), "entry": (dict,), "output": (str,)},
     Command.SCRATCH: {"folder": (str,)},
 }
 """Types of the fields that the worker relies on; a field that may be null may also be missing."""

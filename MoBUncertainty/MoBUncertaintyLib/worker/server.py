@@ -109,8 +109,7 @@ class Channel:
                 if request["command"] == Command.SCRATCH:
                     self._scratch = tempfile.tempdir = request["folder"]
                 else:
-                    if request["command"] == Command.EXPORT:
-                        self._written = request["output"]
+                    self._written = request.get("output")
                     yield request
 
     def hang_up(self) -> NoReturn:

@@ -9,10 +9,14 @@ import qt
 import slicer.util
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.files.resources import installed_models
 from MoBUncertaintyLib.model.folder import ListedModel
+from MoBUncertaintyLib.slicer_app.catalogue.dialog import FindModels
 from MoBUncertaintyLib.slicer_app.models import ModelList
+from MoBUncertaintyLib.slicer_app.panel.dialogs import confirmLoss
 from MoBUncertaintyLib.slicer_app.panel.section import allow, shortened, shown, write
 from MoBUncertaintyLib.slicer_app.panel.state import State
+from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 
 
 class InputsSection:
@@ -23,10 +27,20 @@ class InputsSection:
         models: The models to choose from.
         loadDemo: Loads the demo CT and selects it.
         onModel: Called when another model is chosen.
+        newClient: Makes a client of a worker that looks for models.
     """
 
-    def __init__(self, ui, models: ModelList, loadDemo: Callable[[], None], onModel: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        ui,
+        models: ModelList,
+        loadDemo: Callable[[], None],
+        onModel: Callable[[], None],
+        newClient: Callable[[], WorkerClient],
+    ) -> None:
         self._ui = ui
+        self._newClient = newClient
+        self.finder: FindModels | None = None  # the dialog, once it was opened
         self._models = models
         self._onModel = onModel
         self._known: dict[str, ListedModel] = {}
@@ -34,6 +48,7 @@ class InputsSection:
         write(ui.sampleLabel, ui.sampleLabel.text)
         ui.sampleLabel.linkActivated.connect(shown(lambda link: loadDemo()))
         ui.modelSelector.currentIndexChanged.connect(lambda *_args: onModel())
+        ui.findModelsButton.clicked.connect(shown(self._onFind))
         ui.addModelButton.clicked.connect(shown(self._onAdd))
         ui.removeModelButton.clicked.connect(shown(self._onRemove))
         self.fill("")
@@ -84,8 +99,8 @@ class InputsSection:
             model: Its `name` and `path` in the result's provenance.
         """
         path = Path(model.get("path") or model.get("name") or "")
-        shipped = self._models.folder / path.name  # which lies elsewhere on each computer
-        for wanted in (path, shipped):
+        # Those that ship, or are installed, lie elsewhere on each computer.
+        for wanted in (path, self._models.folder / path.name, installed_models() / path.name):
             for name, known in self._known.items():
                 if known.path == wanted:
                     self.choose(name)
@@ -95,7 +110,7 @@ class InputsSection:
     def update(self, state: State, parameters) -> None:
         """Set the widgets; `parameters` is None while the scene is closed."""
         ui = self._ui
-        for widget in (ui.ctSelector, ui.modelSelector, ui.addModelButton, ui.sampleLabel):
+        for widget in (ui.ctSelector, ui.modelSelector, ui.findModelsButton, ui.addModelButton, ui.sampleLabel):
             widget.enabled = not state.busy
         if parameters:
             ui.sampleLabel.visible = parameters.ct is None
@@ -105,12 +120,31 @@ class InputsSection:
         allow(
             ui.removeModelButton,
             self._whyNotRemove(state),
-            _("Remove this model from the list; its files stay where they are."),
+            _("Remove this model and its files from this computer.")
+            if self.model and self._models.isInstalled(self.model)
+            else _("Remove this model from the list; its files stay where they are."),
         )
 
     def hide(self, nodes: list) -> None:
         """Offer all volumes except these as CTs."""
         self._ui.ctSelector.sortFilterProxyModel().hiddenNodeIDs = [node.GetID() for node in nodes]
+
+    def close(self) -> None:
+        """End what looks for models."""
+        if self.finder:
+            self.finder.close()
+
+    def _onFind(self, *_args) -> None:
+        if self.finder is None:
+            self.finder = FindModels(self._newClient(), self._onInstalled)
+        self.finder.show()
+
+    def _onInstalled(self, name: str) -> None:
+        """Choose a model that was installed, unless something is computed meanwhile."""
+        free = self._ui.modelSelector.enabled
+        self.fill(name if free else self.name)
+        if free:
+            self._onModel()
 
     def _onAdd(self, *_args) -> None:
         path = self.askForModel()
@@ -119,6 +153,10 @@ class InputsSection:
             self._onModel()
 
     def _onRemove(self, *_args) -> None:
+        if self._models.isInstalled(self.model):
+            question = _("The model {name} and its files are removed from this computer. Remove?")
+            if not confirmLoss(question.format(name=modelName(self.model))):
+                return
         self._models.remove(self.model.path)
         self.fill("")
         self._onModel()

@@ -57,7 +57,7 @@ class Panel:
         self._changes.timeout.connect(shown(self._onCtChanged))
         self._legends = LegendFollower(slicer.mrmlScene, lambda follow: qt.QTimer.singleShot(0, shown(follow)))
         self.afterLoading = AfterLoading(shown)
-        self.inputs = InputsSection(ui, logic.modelList, self.onDemo, self.onModel)
+        self.inputs = InputsSection(ui, logic.modelList, self.onDemo, self.onModel, lambda: logic.client.another())
         self.run = RunSection(ui, self.onApply, self.onCancel)
         self.overlay = OverlaySection(ui)
         self.review = ReviewSection(ui, self.update)
@@ -140,6 +140,7 @@ class Panel:
         self._legends.stop()
         self._changes.stop()
         self.afterLoading.stop()
+        self.inputs.close()
         self.review.cleanup()
 
     # What the user does

@@ -192,6 +192,8 @@ def stageText(step: dict) -> str:
         "write": _("Handing over the results"),
         "export": _("Writing the files"),
         "show": _("Showing the results"),
+        "download": _("Downloading, in MB"),
+        "install": _("Checking and installing"),
     }
     text = words[step["stage"]]
     if step["total"] > 1:

@@ -92,6 +92,11 @@ class WorkerClient:
         self._inSteps(job, self._handOver(job, message), self._send)
         return job
 
+    def another(self) -> WorkerClient:
+        """Make a client like this one, whose worker is a process of its own."""
+        limits = self._heartbeatLimit, self._progressLimit
+        return WorkerClient(self._python, self._environment, self._arguments, *limits, self._folder)
+
     def cancel(self) -> None:
         """Drop the job; if the worker computes, end it with all processes that it has started. Return at once.
 

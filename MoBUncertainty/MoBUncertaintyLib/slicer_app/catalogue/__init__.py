@@ -1,0 +1,1 @@
+"""Find models: the dialog that lists a catalogue and installs from it."""

@@ -1,0 +1,126 @@
+"""Find models by clicks: a catalogue is listed and searched, a model is installed, used and removed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from support import MODULE_FOLDER
+from support.catalogues import hosted
+from support.small_panel import add_ct, apply
+
+pytestmark = pytest.mark.own_process
+
+DEMO_MODEL = MODULE_FOLDER / "Resources" / "Models" / "PhantomPancreas"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> Path:
+    """A catalogue of the demo's model under two other names."""
+    from MoBUncertaintyLib.catalogue.publish import publish
+    from MoBUncertaintyLib.model.folder import load_model
+
+    folder = tmp_path_factory.mktemp("published")
+    shutil.copytree(DEMO_MODEL, folder / "model")
+    picture = MODULE_FOLDER / "Resources" / "Icons" / "PhantomCT.png"
+    for name, licence in (("Pancreas", "CC0-1.0"), ("Liver", "CC-BY-4.0")):
+        card = json.loads((DEMO_MODEL / "model.json").read_text(encoding="utf-8"))
+        (folder / "model" / "model.json").write_text(json.dumps(card | {"name": name, "licence": licence}))
+        publish(load_model(folder / "model"), folder / "catalogue", picture)
+    return folder / "catalogue"
+
+
+@pytest.fixture
+def finder(desktop, published, tmp_path, monkeypatch):
+    """The dialog, with the catalogue in a folder."""
+    monkeypatch.setenv("MOB_UNCERTAINTY_MODELS", str(tmp_path / "installed"))
+    inputs = desktop.widget.panel.inputs
+    inputs.close()
+    inputs.finder = None
+    desktop.ui.findModelsButton.click()
+    inputs.finder.addressEdit.text = str(published)
+    yield inputs.finder
+    inputs.close()
+    inputs.fill("")
+
+
+def listed(desktop, finder) -> list[str]:
+    finder.listButton.click()
+    desktop.process(until=lambda: not finder.statusLabel.text.startswith("Contacting"))
+    return texts(finder)
+
+
+def texts(finder) -> list[str]:
+    return [finder.modelList.item(row).text() for row in range(finder.modelList.count)]
+
+
+def install(desktop, finder) -> None:
+    import qt
+
+    desktop.answer(qt.QMessageBox.Ok)
+    finder.installButton.click()
+    desktop.process(until=lambda: finder.installButton.text != "Cancel")
+
+
+def test_a_model_is_found_installed_used_and_removed(desktop, finder, tmp_path):
+    import qt
+
+    ui, panel = desktop.ui, desktop.widget.panel
+    assert not finder.installButton.enabled
+    assert listed(desktop, finder) == ["Liver", "Pancreas"]
+    desktop.process(until=lambda: finder.pictureLabel.pixmap and not finder.pictureLabel.pixmap.isNull())
+    finder.searchEdit.text = "panc CC"
+    assert texts(finder) == ["Liver", "Pancreas"]  # whose label is the pancreas
+    finder.searchEdit.text = "panc cc0"
+    assert texts(finder) == ["Pancreas"]
+    finder.modelList.currentRow = 0
+    assert "CC0-1.0" in finder.cardBrowser.toPlainText()
+    desktop.answer(qt.QMessageBox.Cancel)
+    finder.installButton.click()
+    assert not (tmp_path / "installed").exists()
+    assert "CC0-1.0" in desktop.dialogs[-1].text
+    install(desktop, finder)
+    assert finder.statusLabel.text == "Pancreas is installed, and chosen in the panel."
+    assert texts(finder) == ["Pancreas – installed"]
+    assert not finder.installButton.enabled
+    assert (ui.modelSelector.currentText, panel.parameters.model) == ("Pancreas", "Pancreas")
+    assert panel.inputs.model.path == tmp_path / "installed" / "Pancreas"
+    add_ct(desktop)
+    apply(desktop)
+    assert panel.review.session
+    desktop.answer(qt.QMessageBox.Cancel)
+    ui.removeModelButton.click()
+    assert ui.modelSelector.currentText == "Pancreas"
+    desktop.answer(qt.QMessageBox.Ok)
+    ui.removeModelButton.click()
+    assert ui.modelSelector.currentText == "PhantomPancreas"
+    assert list((tmp_path / "installed").iterdir()) == []
+
+
+def test_what_goes_wrong_is_said_and_leaves_nothing(desktop, finder, published, tmp_path):
+    catalogue = shutil.copytree(published, tmp_path / "catalogue")
+    installed = tmp_path / "installed"
+    with hosted(catalogue) as host:
+        finder.addressEdit.text = host.address + "/elsewhere"
+        assert listed(desktop, finder) == []
+        assert "HTTP 404" in finder.statusLabel.text
+        finder.addressEdit.text = host.address
+        assert listed(desktop, finder) == ["Liver", "Pancreas"]
+        host.faults[".zip"] = "truncated"
+        install(desktop, finder)
+        assert "ended after" in desktop.dialogs[-1].text
+        assert not installed.exists()
+        host.faults[".zip"] = "silent"
+        import qt
+
+        desktop.answer(qt.QMessageBox.Ok)
+        finder.installButton.click()
+        assert finder.installButton.text == "Cancel"
+        desktop.process(until=lambda: any(path.endswith(".zip") for _, path, _ in host.asked[-1:]))
+        finder.installButton.click()
+        assert finder.statusLabel.text == "Cancelled; nothing was installed."
+        desktop.process(until=lambda: not list(installed.glob(".*")))
+    assert list(installed.glob("*")) == []
