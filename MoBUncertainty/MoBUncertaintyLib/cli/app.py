@@ -55,7 +55,10 @@ def predict(
         ),
     ],
     model: Annotated[
-        str, typer.Option(help="Model folder or .zip, nnU-Net training folder, or the name of a model that is shipped.")
+        str,
+        typer.Option(
+            help="Model folder, nnU-Net training folder, .zip of one, or the name of a model that is shipped."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="Results folder; for a folder of volumes, the folder that holds them.")],
     channel: Annotated[
@@ -282,7 +285,7 @@ def demo(
 @app.command()
 def inspect(
     model: Annotated[
-        str, typer.Argument(help="Model folder or .zip, nnU-Net training folder, or a shipped model's name.")
+        str, typer.Argument(help="Model folder, nnU-Net training folder, .zip of one, or a shipped model's name.")
     ],
 ) -> Result:
     """Verify a model and show what it is, how it was trained and how it scored."""
@@ -377,7 +380,8 @@ def export(
 
 
 def _described(model: Model) -> Result:
-    return Result({"path": model.path, "digest": model.digest, "card": json.loads(model.card.to_json())})
+    facts = {"path": model.path, "digest": model.digest, "channels": model.channels}
+    return Result({**facts, "card": json.loads(model.card.to_json())})
 
 
 def _channels(given: list[str] | None) -> dict[str, Path]:

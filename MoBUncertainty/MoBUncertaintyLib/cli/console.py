@@ -349,9 +349,9 @@ def show_model(model: Model) -> None:
     table.fact("task", card.task)
     for label in card.labels:
         kind = label.terminology["type"]
-        table.fact(f"label {label.value}", label.name + (f" ({kind[0]} {kind[1]}, {kind[2]})" if kind else ""))
-    if len(model.channels) > 1:
-        table.fact("input channels", ", ".join(model.channels))
+        covers = f", with {', '.join(map(str, label.covers))}" if label.covers else ""
+        table.fact(f"label {label.value}{covers}", label.name + (f" ({kind[0]} {kind[1]}, {kind[2]})" if kind else ""))
+    table.fact("input channels", ", ".join(model.channels))
     table.fact("covariance", covariance_text(card.covariance))
     table.fact("configuration", f"{card.configuration}, folds {', '.join(map(str, model.folds))}")
     table.fact("input", f"orientation {card.orientation or 'as stored'}, {_numbers(card.spacing)} mm")

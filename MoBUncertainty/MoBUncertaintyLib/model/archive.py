@@ -1,4 +1,7 @@
-"""Pack a model folder to one zip file, reproducibly, and unpack untrusted ones safely. Needs no torch."""
+"""Pack a model folder to one zip file, reproducibly, and unpack untrusted ones safely. Needs no torch.
+
+A zip of nnU-Net's training folder, as `nnUNetv2_export_model_to_zip` makes it, is unpacked too.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,9 @@ from MoBUncertaintyLib.model.card import MODEL_FILE
 
 ENTRY_LIMIT = 1000
 SIZE_LIMIT = 16 * 2**30  # bytes, unpacked
+
+TRAINING_FILE = re.compile(r"plans\.json|dataset\.json|fold_(0|[1-9][0-9]{0,2}|all)/checkpoint_[a-z]{1,20}\.pth")
+"""Of a training folder, the files that are unpacked."""
 
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
 
@@ -51,10 +57,19 @@ def read_card_bytes(path: Path) -> bytes:
         raise _damaged(str(path), error) from error
 
 
+def holds_training_folder(path: Path) -> bool:
+    """Whether a file is a zip of nnU-Net's training folder."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "model.json" not in _members(archive, str(path))
+    except (*_ZIP_ERRORS, ModelError):
+        return False
+
+
 def unpack(path: Path) -> Path:
     """Unpack a zipped model into a new private temporary folder, which the caller removes (`remove_private_folder`).
 
-    Only the files of a model are unpacked; a single folder around them is allowed.
+    Only the files of a model are unpacked; a single folder around them is allowed, around a training folder several.
 
     Raises:
         ModelError: The zip is damaged, too large, holds unsafe names or links, or no model.
@@ -106,17 +121,22 @@ def _members(archive: zipfile.ZipFile, where: str) -> dict[str, zipfile.ZipInfo]
         raise ModelError(f"{where} holds more than {ENTRY_LIMIT} files; this is not a model.")
     for entry in entries:
         _check_entry(entry, where)
-    cards = [name for entry in entries if (name := PurePosixPath(entry.filename)).name == "model.json"]
-    cards = [name for name in cards if len(name.parts) <= 2]
-    if len(cards) != 1:
-        what = "more than one" if cards else "no"
-        raise ModelError(f"{where} holds {what} model.json; choose a zip made by `mob-uncertainty export`.")
-    root = cards[0].parent
+    names = [PurePosixPath(entry.filename) for entry in entries]
+    cards = [name for name in names if name.name == "model.json" and len(name.parts) <= 2]
+    plans = [name for name in names if name.name == "plans.json" and name.with_name("dataset.json") in names]
+    if len(cards) > 1 or (not cards and len(plans) > 1):
+        raise ModelError(f"{where} holds more than one model; unpack it, and choose the folder of one.")
+    if not cards and not plans:
+        raise ModelError(
+            f"{where} holds no model; choose a zip of a training folder of nnU-Net, or one made by `mob-uncertainty "
+            "export`."
+        )
+    root, files = (cards[0].parent, MODEL_FILE) if cards else (plans[0].parent, TRAINING_FILE)
     members: dict[str, zipfile.ZipInfo] = {}
     for entry in entries:
         name = PurePosixPath(entry.filename)
         inside = name.relative_to(root).as_posix() if name.is_relative_to(root) else ""
-        if inside != "model.json" and not MODEL_FILE.fullmatch(inside):
+        if not (cards and inside == "model.json") and not files.fullmatch(inside):
             continue
         if inside in members:
             raise ModelError(f"{where} holds {inside} twice; choose a zip made by `mob-uncertainty export`.")

@@ -141,7 +141,7 @@ def load_model(path: Path | str, checkpoint: str | None = None, folds: Sequence[
     """Open a model folder, a zipped model or nnU-Net's training folder, and check all but the weights' values.
 
     Args:
-        path: Path of the model.
+        path: Path of the model, or of one of its files.
         checkpoint: For nnU-Net's training folder: name of the checkpoint file; None:
             as `nnunet.open_training_folder` chooses.
         folds: For nnU-Net's training folder: folds to use; None: all that are trained.
@@ -157,21 +157,52 @@ def load_model(path: Path | str, checkpoint: str | None = None, folds: Sequence[
     """
     path = Path(path)
     with _reading(path):
+        path = model_of(path)
         if path.is_file():
             root = archive.unpack(path)
             try:
-                model = load_folder(root, path)
+                model = _load(root, path, checkpoint, folds)
             except BaseException:
                 remove_private_folder(root)
                 raise
             model._remove = weakref.finalize(model, remove_private_folder, root)
             return model
-        if (path / "model.json").is_file():
-            return load_folder(path, path)
-        if is_training_folder(path):
-            card, plans, dataset, sources, digests = open_training_folder(path, checkpoint, folds)
-            return Model(card, plans, dataset, path, sources, digests)
-        raise _no_model(path)
+        return _load(path, path, checkpoint, folds)
+
+
+def _load(root: Path, path: Path, checkpoint: str | None, folds: Sequence[Fold] | None) -> Model:
+    """Load the model or training folder `root`, which the user knows as `path`."""
+    if (root / "model.json").is_file():
+        return load_folder(root, path)
+    if is_training_folder(root):
+        card, plans, dataset, sources, digests = open_training_folder(root, checkpoint, folds, path)
+        return Model(card, plans, dataset, path, sources, digests)
+    raise _no_model(path)
+
+
+def model_of(path: Path | str) -> Path:
+    """Find the model that a path means: that of a file in it, or the only one in a folder of nnU-Net's results.
+
+    Raises:
+        ModelError: The folder holds several training folders.
+    """
+    path = Path(path)
+    if path.is_file() and path.name in ("model.json", "plans.json", "dataset.json"):
+        return path.parent
+    if path.is_file() and path.suffix in (".pth", ".safetensors") and path.parent.name.startswith("fold_"):
+        return path.parent.parent
+    if path.is_dir() and not (path / "model.json").is_file() and not is_training_folder(path):
+        with suppress(OSError):
+            trained = sorted(child for child in path.iterdir() if child.is_dir() and is_training_folder(child))
+            if len(trained) > 1:
+                raise ModelError(f"{path} holds {', '.join(each.name for each in trained)}; choose one of them.")
+            return trained[0] if trained else path
+    return path
+
+
+def is_trained(path: Path) -> bool:
+    """Whether a path is nnU-Net's training folder, or a zip of it: what it is stands in a checkpoint."""
+    return is_training_folder(path) or (path.is_file() and archive.holds_training_folder(path))
 
 
 def read_card(path: Path | str) -> ModelCard:
@@ -184,6 +215,10 @@ def read_card(path: Path | str) -> ModelCard:
     """
     path = Path(path)
     with _reading(path):
+        path = model_of(path)
+        if path.is_file() and archive.holds_training_folder(path):
+            with load_model(path) as model:
+                return model.card
         if path.is_file():
             return card_from_json(ModelFile("model.json", str(path), archive.read_card_bytes(path)).json(), str(path))
         if (path / "model.json").is_file():

@@ -159,14 +159,14 @@ def read_checkpoint(file: ModelFile) -> Checkpoint:
     return _interpret(load_checkpoint(file), file)
 
 
-def checkpoint_file(path: Path) -> ModelFile:
-    """Read `fold_K/checkpoint_*.pth` of a training folder.
+def checkpoint_file(path: Path, where: str = "") -> ModelFile:
+    """Read `fold_K/checkpoint_*.pth` of a training folder, which the user knows as `where`.
 
     Raises:
         ModelError: It cannot be read or is too large.
     """
     results = path.parents[1]
-    return ModelFile.read(results, f"{path.parent.name}/{path.name}", str(results), WEIGHTS_LIMIT)
+    return ModelFile.read(results, f"{path.parent.name}/{path.name}", where or str(results), WEIGHTS_LIMIT)
 
 
 def load_checkpoint(file: ModelFile) -> Any:

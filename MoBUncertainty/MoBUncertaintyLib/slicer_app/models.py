@@ -15,8 +15,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.catalogue.install import remove as uninstall
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.files.resources import installed_models
-from MoBUncertaintyLib.model.folder import DEMO_MODEL, MODELS_FOLDER, ListedModel, list_models
-from MoBUncertaintyLib.model.nnunet.training_folder import is_training_folder
+from MoBUncertaintyLib.model.folder import DEMO_MODEL, MODELS_FOLDER, ListedModel, is_trained, list_models, model_of
 
 SETTINGS_KEY = "MoBUncertainty/Models"
 
@@ -66,14 +65,12 @@ class ModelList:
         """Remember a model that the user has chosen.
 
         Args:
-            path: A model folder or its model.json, a .zip, or a training folder of nnU-Net or its plans.json.
+            path: A model folder, a training folder of nnU-Net, a file in one of them, or a .zip of one.
 
         Raises:
             ModelError: The model cannot be used.
         """
-        path = Path(path).absolute()
-        if path.name in ("model.json", "plans.json"):
-            path = path.parent
+        path = model_of(Path(path).absolute())
         listed = _listed(path)
         if listed.problem:
             raise ModelError(listed.problem)
@@ -102,4 +99,4 @@ class ModelList:
 
 def _listed(path: Path) -> ListedModel:
     # What a training folder is stands in a checkpoint, which torch alone can read: the worker will.
-    return ListedModel(path, None) if is_training_folder(path) else ListedModel.of(path)
+    return ListedModel(path, None) if is_trained(path) else ListedModel.of(path)

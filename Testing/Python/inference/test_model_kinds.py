@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.errors import ImageError, ModelError, ReviewError, SettingsError
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.inference.predictor import Predictor, predict
-from MoBUncertaintyLib.model.folder import Model
+from MoBUncertaintyLib.model.folder import Model, load_model, read_card
 from MoBUncertaintyLib.model.nnunet.dataset import check_dataset
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.results_folder import read_results
@@ -126,6 +127,45 @@ def test_the_worker_is_handed_a_volume_for_each_channel(two: Model, tmp_path: Pa
     assert channel["name"] == "PET" and "path" not in channel
 
 
+# --- folds, labels to ignore, zips and files of training folders
+
+
+@pytest.mark.parametrize("folds", [(0, 1, 2, 3, 4), ("all",)])
+def test_folds_and_ignored_labels_are_nnunets(tmp_path: Path, folds: tuple[int | str, ...]) -> None:
+    labels = {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}
+    model = make_kind(tmp_path / "model", kind_plans(), kind_dataset(labels=labels), folds=folds)
+    assert model.folds == folds and [label.name for label in model.card.labels] == ["liver", "spleen"]
+    found = predict(make_mr(), model, SETTINGS).segmentation
+    stock = stock_labels(model.path, [make_mr()], folds)
+    # nnU-Net averages the folds' logits, we their probabilities: where some folds are sure, the others have no say.
+    assert agreement(found, stock) >= (0.999 if len(folds) == 1 else 0.98)
+
+
+def test_a_zip_a_file_and_the_folder_around_it_lead_to_the_training_folder(tmp_path: Path) -> None:
+    outer = tmp_path / "nnUNet_results" / "Dataset001_Tiny"
+    model = make_kind(outer / "nnUNetTrainer__nnUNetPlans__3d_fullres", kind_plans(), kind_dataset())
+    for path in (outer, model.path / "plans.json", model.path / "fold_0" / "checkpoint_final.pth"):
+        assert load_model(path).path == model.path
+        assert load_model(path).digest == model.digest
+    (model.path / "fold_0" / "progress.png").write_bytes(b"png")
+    zipped = Path(shutil.make_archive(str(tmp_path / "exported"), "zip", tmp_path / "nnUNet_results"))
+    with load_model(zipped) as packed:
+        assert packed.digest == model.digest and packed.path == zipped
+        assert read_card(zipped) == packed.card
+        found = predict(make_mr(), packed, SETTINGS).segmentation
+    assert np.array_equal(found, predict(make_mr(), model, SETTINGS).segmentation)
+    done = run("--json", "inspect", zipped)
+    assert json.loads(done.stdout)["channels"] == ["MR"]
+    shutil.copytree(model.path, outer / "nnUNetTrainer__nnUNetPlans__3d_lowres")
+    with pytest.raises(ModelError, match=r"holds nnUNetTrainer__\S+__3d_fullres, \S+__3d_lowres; choose one of them"):
+        load_model(outer)
+    with pytest.raises(ModelError, match="more than one model; unpack it, and choose the folder of one"):
+        load_model(shutil.make_archive(str(tmp_path / "two"), "zip", outer))
+    (tmp_path / "none.zip").write_bytes(b"PK\5\6" + bytes(18))
+    with pytest.raises(ModelError, match=r"none\.zip holds no model; choose a zip of a training folder of nnU-Net"):
+        load_model(tmp_path / "none.zip")
+
+
 # --- labels that overlap: region-based training
 
 NESTED = {
@@ -151,7 +191,7 @@ def test_overlapping_labels_have_nnunets_label_map_and_a_probability_each(nested
     assert (probability.sum(axis=0) > 1.5).any(), "each is a probability of its own"
     assert ((stock == 2) == (probability[2] > 0.5)).mean() >= 0.999
     volumes = found.volumes_ml()
-    assert volumes["masses"] == pytest.approx(np.isin(stock, (2, 3)).sum() * 0.008)
+    assert volumes["masses"] == pytest.approx(np.isin(found.segmentation, (2, 3)).sum() * 0.008)
     assert any(
         "in the label map kidney and masses is 1 and 2 and 3, masses is 2 and 3" in each for each in found.warnings
     )

@@ -44,18 +44,19 @@ def make_kind(
     configuration: str = CONFIGURATION,
     folds: Sequence[int | str] = (0,),
 ) -> Model:
-    """Write a training folder of random networks, whose logits are far apart, and open it."""
+    """Write a training folder of a random network, whose logits are far apart, and open it; folds differ a little."""
     folder.mkdir(parents=True)
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset))
-    for seed, fold in enumerate(folds):
+    for number, fold in enumerate(folds):
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.manual_seed(0)
             network = build_network(plans, dataset, configuration, CovarianceSpec(Covariance.DETERMINISTIC))
         weights = {name.removeprefix("backbone."): value for name, value in network.state_dict().items()}
         last = [name for name in weights if "seg_layers" in name][-2:]
         for name in last:
-            weights[name] = 30 * weights[name]
+            noise = torch.randn(weights[name].shape, generator=torch.Generator().manual_seed(number))
+            weights[name] = 30 * weights[name] + 0.2 * number * noise
         checkpoint = {
             "network_weights": weights,
             "trainer_name": "nnUNetTrainer",

@@ -26,7 +26,9 @@ def is_training_folder(folder: Path) -> bool:
     return has_plans and any(folder.glob("fold_*")) and not any(folder.glob("fold_*/weights.safetensors"))
 
 
-def find_checkpoints(folder: Path, preferred: Sequence[str], folds: Sequence[Fold] | None = None) -> dict[Fold, Path]:
+def find_checkpoints(
+    folder: Path, preferred: Sequence[str], folds: Sequence[Fold] | None = None, where: str = ""
+) -> dict[Fold, Path]:
     """Find the checkpoint of each fold, with the same file name for all.
 
     Args:
@@ -34,11 +36,13 @@ def find_checkpoints(folder: Path, preferred: Sequence[str], folds: Sequence[Fol
         preferred: File names, best first; the first that all the folds have is taken.
         folds: Folds to use; None: all numbered folds that have the first of `preferred` that any has (which leaves out
             a fold that is still being trained) or, if there are none, `fold_all`.
+        where: The folder, as the user knows it; "": by its path.
 
     Raises:
         ModelError: A fold, or every fold, has no such checkpoint.
     """
     found: dict[Fold, Path] = {}
+    where = where or str(folder)
     for child in folder.iterdir():
         if match := re.fullmatch(r"fold_(0|[1-9][0-9]{0,2}|all)", child.name):
             found["all" if match[1] == "all" else int(match[1])] = child
@@ -51,16 +55,16 @@ def find_checkpoints(folder: Path, preferred: Sequence[str], folds: Sequence[Fol
             return {fold: found[fold] / name for fold in chosen}
     trained = [fold for fold, child in found.items() if any((child / name).is_file() for name in preferred)]
     if not trained:
-        raise ModelError(f"{folder} has no fold with {' or '.join(preferred)}; train the model first.")
+        raise ModelError(f"{where} has no fold with {' or '.join(preferred)}; train the model first.")
     missing = [fold for fold in folds or () if fold not in trained]
     there_are = ", ".join(map(str, trained))
     if missing:
-        raise ModelError(f"{folder} has no trained fold {missing[0]} (there is: {there_are}).")
-    raise ModelError(f"The folds of {folder} have no checkpoint of the same name; choose folds that are all trained.")
+        raise ModelError(f"{where} has no trained fold {missing[0]} (there is: {there_are}).")
+    raise ModelError(f"The folds of {where} have no checkpoint of the same name; choose folds that are all trained.")
 
 
 def open_training_folder(
-    folder: Path, checkpoint: str | None = None, folds: Sequence[Fold] | None = None
+    folder: Path, checkpoint: str | None = None, folds: Sequence[Fold] | None = None, path: Path | None = None
 ) -> tuple[ModelCard, dict[str, Any], dict[str, Any], dict[Fold, Path], dict[str, str]]:
     """Read a training folder.
 
@@ -71,6 +75,7 @@ def open_training_folder(
         checkpoint: File name; None: the last epoch of a stock training, with which nnU-Net predicts and a fine-tuning
             starts, and the best epoch of a fine-tuning; where that is missing, the other one.
         folds: None: all that are trained.
+        path: The folder, or the zip of it, as the user knows it; None: `folder`.
 
     Returns:
         Card, plans, dataset, the checkpoint of each fold, and the SHA-256 of each file that was read, by its name.
@@ -78,24 +83,25 @@ def open_training_folder(
     Raises:
         ModelError: It is damaged, unsafe or incomplete.
     """
-    where = str(folder)
+    path = path or folder
+    where = str(path)
     read = [ModelFile.read(folder, name, where) for name in ("plans.json", "dataset.json")]
     plans, dataset = (file.json() for file in read)
     preferred = (BEST, FINAL) if "covariance" in plans else (FINAL, BEST)
-    sources = find_checkpoints(folder, preferred if checkpoint is None else (checkpoint,), folds)
-    read.append(checkpoint_file(next(iter(sources.values()))))
+    sources = find_checkpoints(folder, preferred if checkpoint is None else (checkpoint,), folds, where)
+    read.append(checkpoint_file(next(iter(sources.values())), where))
     trained = read_checkpoint(read[-1])
     planned = check_plans(plans, trained.configuration)
     names = check_dataset(dataset, len(planned["normalization_schemes"]))
     channels = [_text(name) for name in channel_names(dataset)]
-    data_set = _text(plans.get("dataset_name")) or folder.parent.name
+    data_set = _text(plans.get("dataset_name")) or path.parent.name
     try:
         stated = plans.get("covariance")
         covariance = CovarianceSpec(Covariance.DETERMINISTIC) if stated is None else covariance_from_json(stated)
         if covariance.learn_length and trained.length_mm is not None:
             covariance = replace(covariance, length_mm=trained.length_mm)
         card = ModelCard(
-            name=_text(dataset.get("name")) or re.sub(r"^Dataset\d+_", "", data_set) or folder.name,
+            name=_text(dataset.get("name")) or re.sub(r"^Dataset\d+_", "", data_set) or path.stem,
             task=_text(dataset.get("description"))
             or f"Segments {', '.join(names.values())} in {' and '.join(filter(None, channels)) or 'images'}.",
             labels=describe_labels(names, data_set, covered_values(dataset)),
@@ -118,7 +124,7 @@ def open_training_folder(
             licence=_text(dataset.get("licence")) or _text(dataset.get("license")) or "not stated",
         )
     except (ValueError, TypeError) as error:
-        raise ModelError(f"The training folder {folder} cannot be used: {error}.") from error
+        raise ModelError(f"The training folder {where} cannot be used: {error}.") from error
     return card, plans, dataset, sources, {file.name: file.sha256 for file in read}
 
 

@@ -165,7 +165,8 @@ class InputsSection:
         """Ask for a model's file; None if the user cancels the dialog."""
         dialog = qt.QFileDialog(slicer.util.mainWindow(), _("Add a model"))
         dialog.setFileMode(qt.QFileDialog.ExistingFile)
-        dialog.setNameFilters([_("Models (*.zip model.json)"), _("Training folder of nnU-Net (plans.json)")])
+        trained = _("Training folder of nnU-Net (plans.json checkpoint_*.pth)")
+        dialog.setNameFilters([_("Models (*.zip model.json)"), trained])
         if not dialog.exec_():
             return None
         return Path(dialog.selectedFiles()[0])
