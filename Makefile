@@ -13,8 +13,10 @@ demo: $(VENV)/.demo
 	$(BIN)/mob-uncertainty demo --output demo-results
 
 # A worker for each core. Threads of torch would only get in each other's way: the tests' networks are tiny.
+# The longest files come first (Testing/Python/conftest.py), not those with most tests. Bytecode is kept, whatever the
+# environment says: the tests' many processes would compile everything again.
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow

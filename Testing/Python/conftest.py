@@ -29,9 +29,29 @@ os.environ["MOB_UNCERTAINTY_ENGINE"] = "torch"
 # Nor are the models of whoever runs the tests.
 os.environ["MOB_UNCERTAINTY_MODELS"] = str(TESTS / "no models")
 
+LONGEST = (
+    "slicer_app/test_panel_clicks.py",
+    "benchmarks/test_benchmark.py",
+    "slicer_app/test_story.py",
+    "slicer_app/test_panel.py",
+    "training/test_training.py",
+    "cli/test_cli.py",
+    "slicer_app/test_review_panel.py",
+    "slicer_app/test_click_story.py",
+    "benchmarks/test_gpu_check.py",
+    "training/test_workflow_runs.py",
+)
+"""The files that take longest, longest first."""
+
 LOCALE = locale.setlocale(locale.LC_ALL)
 
 I18N = TESTS / "slicer_host" / "fakes" / "i18n.py"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files: one that begins last keeps one core busy while the others wait."""
+    order = {TESTS / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 @pytest.fixture(autouse=True)

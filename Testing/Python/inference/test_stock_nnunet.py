@@ -32,6 +32,7 @@ from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.nnunet.training_folder import BEST
 from MoBUncertaintyLib.prediction import PredictionSettings
 from support import ROOT
+from support.forks import may_fork
 from support.tiny import CONFIGURATION, make_ct, make_dataset, make_plans, make_results_folder
 from support.tiny_training import DATASET_ID, NAME, PATCH, PLANS, SHORT, make_workspace, train, tune
 from support.training_commands import run
@@ -242,7 +243,8 @@ def progress(results: Path) -> list[dict[str, float]]:
 def in_two_processes(task: Callable[..., dict], folder: Path, *arguments: object) -> list[dict]:
     """Runs `task(*arguments)` in two processes of one group; returns what each of them returned."""
     folder.mkdir()
-    torch.multiprocessing.spawn(_member, (folder, task, arguments), nprocs=2)
+    method = "fork" if may_fork() else "spawn"
+    torch.multiprocessing.start_processes(_member, (folder, task, arguments), nprocs=2, start_method=method)
     return [torch.load(folder / f"{rank}.pth", weights_only=False) for rank in range(2)]
 
 

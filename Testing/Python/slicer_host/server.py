@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["pytest", "slicer_host.host"])
+PACKAGES = ["hypothesis", "matplotlib.figure", "nibabel", "pydicom", "scipy.ndimage", "SimpleITK"]
+"""What the tests and the core import, but for torch."""
+SERVER.set_forkserver_preload(["pytest", "slicer_host.host", *PACKAGES])
 
 
 def start(target: Callable[..., Any], *arguments: Any, output: Path, environment: Mapping[str, str]) -> BaseProcess:

@@ -18,8 +18,16 @@ class Fork(multiprocessing.get_context("fork").Process):
     Only the imports are shared: what the program changes stays in its own memory.
     """
 
-    def __init__(self, command: list[str], env: dict[str, str], stdout: IO[str], **_options: Any) -> None:
-        super().__init__(target=_run, args=(command, env, stdout.fileno()))
+    def __init__(
+        self,
+        command: list[str],
+        env: dict[str, str],
+        stdout: IO[str],
+        stderr: IO[str] | int = subprocess.STDOUT,
+        **_options: Any,
+    ) -> None:
+        outputs = stdout.fileno(), stdout.fileno() if isinstance(stderr, int) else stderr.fileno()
+        super().__init__(target=_run, args=(command, env, outputs))
         self.start()
 
     @property
@@ -34,14 +42,14 @@ class Fork(multiprocessing.get_context("fork").Process):
         return self.exitcode
 
 
-def _run(command: list[str], env: dict[str, str], output: int) -> None:
+def _run(command: list[str], env: dict[str, str], outputs: tuple[int, int]) -> None:
     os.environ.clear()
     os.environ.update(env)
     os.execv = lambda _, words: _become(words)
     torch.set_num_threads(1)  # the threads of the parent's pool are not here
-    for descriptor in (1, 2):
+    for output, descriptor in zip(outputs, (1, 2), strict=True):
         os.dup2(output, descriptor)
-    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, encoding="utf-8", closefd=False)
+    sys.stdout, sys.stderr = (os.fdopen(own, "w", buffering=1, encoding="utf-8", closefd=False) for own in (1, 2))
     _become(command)
 
 
@@ -54,5 +62,10 @@ def _become(command: list[str]) -> None:
 
 
 def child() -> type[Any]:
-    """Choose how to start a program: in a fork, unless OpenVINO's threads are in this process, which a fork lacks."""
-    return subprocess.Popen if "openvino" in sys.modules else Fork
+    """Choose how to start a program: in a fork where this process may be forked."""
+    return Fork if may_fork() else subprocess.Popen
+
+
+def may_fork() -> bool:
+    """Whether this process has no threads that a fork would lack: OpenVINO's, or those of training on a GPU."""
+    return "openvino" not in sys.modules and not torch.cuda.is_available()

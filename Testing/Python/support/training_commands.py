@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import SimpleITK as sitk
+
+from mob_training.evaluation import held_out  # noqa: F401 - once, for all forks
+from mob_training.training import planning, stages  # noqa: F401
+from support.forks import child
 
 WORKSPACE_OPTIONS = ["--dataset-id", "900"]
 
@@ -21,9 +25,13 @@ def run(module: str, *arguments: object) -> str:
     # Patches prepared in the training's own process: repeatable, and no process to start for a few iterations.
     environment = os.environ | {"nnUNet_n_proc_DA": "0", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=False)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    return done.stdout.strip().splitlines()[-1]
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output, tempfile.TemporaryFile("w+") as errors:
+        code = child()(command, env=environment, stdout=output, stderr=errors).wait()
+        output.seek(0)
+        errors.seek(0)
+        printed = output.read()
+        assert code == 0, (printed + errors.read())[-3000:]
+    return printed.strip().splitlines()[-1]
 
 
 def train_and_export(

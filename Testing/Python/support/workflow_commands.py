@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -41,34 +40,25 @@ def command(config: Path, output: Path, *arguments: object) -> list[str]:
     return [str(word) for word in words]
 
 
-def run(config: Path, output: Path, *arguments: object, **environment: str) -> str:
-    """`mob-training workflow`; returns what it printed.
+def run(config: Path, output: Path, *arguments: object) -> str:
+    """`mob-training workflow`, in a fork; returns what it printed.
 
     Raises:
         AssertionError: It failed; with the end of its log.
     """
-    done = subprocess.run(
-        command(config, output, *arguments),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        env=os.environ | environment,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    return done.stdout
-
-
-def dry_run(config: Path, output: Path, *arguments: object) -> str:
-    """The same with `--dry-run`, in a fork."""
     import snakemake.cli  # noqa: F401 - once, for all forks
 
     with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
-        code = Fork(command(config, output, "--dry-run", *arguments), dict(os.environ), file).wait()
+        code = Fork(command(config, output, *arguments), dict(os.environ), file).wait()
         file.seek(0)
         printed = file.read()
     assert code == 0, printed[-3000:]
     return printed
+
+
+def dry_run(config: Path, output: Path, *arguments: object) -> str:
+    """The same with `--dry-run`."""
+    return run(config, output, "--dry-run", *arguments)
 
 
 def jobs(config: Path, output: Path, *arguments: object) -> dict[str, int]:
