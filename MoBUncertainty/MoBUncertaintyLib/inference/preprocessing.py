@@ -181,7 +181,7 @@ class Preprocessor:
         self.patch = tuple(self.configuration.patch_size)
         features = self.configuration.network_arch_init_kwargs["features_per_stage"]
         self.features = features[0] if isinstance(features, (list, tuple)) else features
-        self.spacing = tuple(self.configuration.spacing)
+        self._spacing = tuple(self.configuration.spacing)
         self.is_pointwise = set(self.configuration.normalization_schemes) <= POINTWISE
         self.is_ct = self.is_pointwise and dataset["channel_names"]["0"].lower() == "ct"
 
@@ -210,7 +210,7 @@ class Preprocessor:
         if region is not None:
             wanted = frame.box(region)
             context = [
-                math.ceil(n * s / 2 / t) for n, s, t in zip(self.patch, self.spacing, frame.spacing, strict=True)
+                math.ceil(n * s / 2 / t) for n, s, t in zip(self.patch, self.spacing(frame), frame.spacing, strict=True)
             ]
             if intersection(wanted, outer) is None:
                 if mask is not None:
@@ -221,14 +221,19 @@ class Preprocessor:
             kept = intersection(wanted, outer)
             box = intersection(widened(wanted, context, frame.shape), outer)
         assert box is not None and kept is not None  # `wanted` meets `outer`
+        spacing = self.spacing(frame)
         shape = self._new_shape(box, frame)
         if self.is_pointwise:
             outer, mask = box, None if mask is None else mask[(slice(None), *within(box, outer))]
         data = np.stack([volume[outer].astype(np.float32) for volume in volumes])
         data = self._normalise(data, mask)[(slice(None), *within(box, outer))]
         function = self.configuration.resampling_fn_data
-        channels = [resample(channel, shape.tolist(), frame.spacing, self.spacing, function) for channel in data]
+        channels = [resample(channel, shape.tolist(), frame.spacing, spacing, function) for channel in data]
         return Case(np.stack(channels).astype(np.float32, copy=False), frame, box, kept, warnings)
+
+    def spacing(self, frame: Frame) -> tuple[float, ...]:
+        """Return the spacing along the network's axes, mm; that of slices which stay as they are is the image's."""
+        return frame.spacing[: 3 - len(self._spacing)] + self._spacing
 
     def _outer_box(
         self, volumes: Sequence[np.ndarray], frame: Frame, body_box: bool
@@ -247,7 +252,7 @@ class Preprocessor:
         return box, None, warnings
 
     def _new_shape(self, box: Box, frame: Frame) -> np.ndarray:
-        shape: np.ndarray = np.maximum(compute_new_shape(shape_of(box), frame.spacing, self.spacing), 1)
+        shape: np.ndarray = np.maximum(compute_new_shape(shape_of(box), frame.spacing, self.spacing(frame)), 1)
         if math.prod(int(n) for n in shape) > MAX_VOXELS:
             raise ImageError(
                 f"At the model's spacing the image would have {' x '.join(str(n) for n in shape)} voxels; "

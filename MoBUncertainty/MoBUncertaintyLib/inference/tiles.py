@@ -63,7 +63,8 @@ class TileGrid:
 
     def all(self) -> list[Start]:
         """Return nnU-Net's grid; the last axis varies fastest."""
-        return list(itertools.product(*compute_steps_for_sliding_window(self.shape, self.tile, 1 - self.overlap)))
+        steps = compute_steps_for_sliding_window(self.shape, self.tile, 1 - self.overlap)
+        return list(itertools.product(*(sorted(set(along)) for along in steps)))
 
     def fewest(self) -> list[Start]:
         """Return the fewest tiles that cover the volume, evenly spread."""

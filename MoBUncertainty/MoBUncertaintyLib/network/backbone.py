@@ -200,6 +200,9 @@ def fitting_weights(network: StochasticNetwork, model: Model, fold: Fold) -> dic
         ModelError: They do not fit the network.
     """
     weights, planned = model.state_dict(fold), network.state_dict()
+    for name, value in weights.items():
+        if value.ndim == 4 and name in planned and planned[name].ndim == 5:  # a 2D kernel, see `nnunet.slices`
+            weights[name] = value.unsqueeze(2)
     names = [*planned, *(name for name in weights if name not in planned)]
     wrong = [name for name in names if _shape(weights.get(name)) != _shape(planned.get(name))]
     if wrong:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from MoBUncertaintyLib.errors import ImageError, ModelError, ReviewError, SettingsError
 from MoBUncertaintyLib.images.grid import grid_of
@@ -26,7 +27,7 @@ from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.worker import server
 from MoBUncertaintyLib.worker.commands import Predictions
 from support.command_line import run
-from support.model_kinds import kind_dataset, kind_plans, make_kind, make_mr, stock_labels
+from support.model_kinds import in_slices, kind_dataset, kind_plans, make_kind, make_mr, stock_labels
 
 SETTINGS = PredictionSettings(device="cpu", precision="float32", engine="torch", tiling="full")
 
@@ -164,6 +165,57 @@ def test_a_zip_a_file_and_the_folder_around_it_lead_to_the_training_folder(tmp_p
     (tmp_path / "none.zip").write_bytes(b"PK\5\6" + bytes(18))
     with pytest.raises(ModelError, match=r"none\.zip holds no model; choose a zip of a training folder of nnU-Net"):
         load_model(tmp_path / "none.zip")
+
+
+# --- other configurations
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return make_kind(tmp_path_factory.mktemp("2d") / "model", in_slices(kind_plans()), kind_dataset(), "2d")
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_a_2d_network_segments_slice_by_slice(slices: Model, engine: str) -> None:
+    """As thick as they are, along the axis that the plans name."""
+    image = make_mr(shape=(24, 5, 24))
+    image.SetSpacing((2.0, 7.0, 2.0))
+    found = predict(image, slices, replace(SETTINGS, engine=engine))
+    assert agreement(found.segmentation, stock_labels(slices.path, [image])) >= 0.999
+    assert found.provenance["tiles"] == 5 and not any("OpenVINO cannot" in each for each in found.warnings)
+    assert found.provenance["input_voxels"] == [5, 24, 24]
+
+
+def test_a_2d_network_is_exported_and_mirrored_within_its_slices(slices: Model, tmp_path: Path) -> None:
+    image = make_mr(shape=(30, 4, 24))
+    exported = export(slices.path, tmp_path / "model")
+    ours = [predict(image, model, SETTINGS).segmentation for model in (slices, exported)]
+    assert np.array_equal(*ours)
+    assert exported.card.spacing == slices.card.spacing == (2.0, 2.0, 2.0)
+    checkpoint = torch.load(slices.path / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    mirrored = Path(shutil.copytree(slices.path, tmp_path / "mirrored"))
+    torch.save(checkpoint | {"inference_allowed_mirroring_axes": (0, 1)}, mirrored / "fold_0" / "checkpoint_final.pth")
+    assert load_model(mirrored).card.mirror_axes == (1, 2)
+    found = predict(image, load_model(mirrored), replace(SETTINGS, mirror=True))
+    assert found.provenance["passes_per_tile"] == 4
+    assert (found.segmentation == stock_labels(mirrored, [image], mirror=True)).mean() >= 0.98
+
+
+def test_a_network_of_low_resolution_predicts_and_a_second_stage_is_refused(tmp_path: Path) -> None:
+    plans = kind_plans()
+    full = plans["configurations"].pop("3d_fullres")
+    plans["configurations"] |= {
+        "3d_fullres": full,
+        "3d_lowres": full | {"spacing": [4.0, 4.0, 4.0], "next_stage": "3d_cascade_fullres"},
+        "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
+    }
+    model = make_kind(tmp_path / "lowres", plans, kind_dataset(), "3d_lowres")
+    coarse = make_mr(spacing=4.0)
+    assert agreement(predict(coarse, model, SETTINGS).segmentation, stock_labels(model.path, [coarse])) >= 0.999
+    found = predict(make_mr(shape=(48, 48, 48)), model, SETTINGS)
+    assert found.provenance["input_voxels"] == [24, 24, 24] and found.shape == (48, 48, 48)
+    with pytest.raises(ModelError, match="second stage of a cascade, which needs the first one's result"):
+        make_kind(tmp_path / "cascade", plans, kind_dataset(), "3d_cascade_fullres")
 
 
 # --- labels that overlap: region-based training

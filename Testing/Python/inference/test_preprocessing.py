@@ -114,7 +114,7 @@ def test_results_come_back_to_the_grid_as_nnunets_do(spacing: tuple[float, ...])
     case = ours.prepare(image, body_box=False)
     probability = np.random.default_rng(0).random(case.data.shape).astype(np.float32)
     theirs = ours.configuration.resampling_fn_probabilities(
-        probability, case.frame.shape, ours.spacing, case.frame.spacing
+        probability, case.frame.shape, ours.spacing(case.frame), case.frame.spacing
     )
     found = np.stack(list(case.planes(torch.from_numpy(probability))), axis=1)
     np.testing.assert_allclose(found, theirs, atol=1e-5)

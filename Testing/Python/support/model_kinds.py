@@ -11,10 +11,10 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import Model, load_model
-from MoBUncertaintyLib.network.backbone import build_network
 from support.tiny import CONFIGURATION, INTENSITIES, make_dataset, make_plans
 
 SIZE = (24, 24, 24)
@@ -51,8 +51,8 @@ def make_kind(
     for number, fold in enumerate(folds):
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            network = build_network(plans, dataset, configuration, CovarianceSpec(Covariance.DETERMINISTIC))
-        weights = {name.removeprefix("backbone."): value for name, value in network.state_dict().items()}
+            network = nnunets_network(plans, dataset, configuration)
+        weights = network.state_dict()
         last = [name for name in weights if "seg_layers" in name][-2:]
         for name in last:
             noise = torch.randn(weights[name].shape, generator=torch.Generator().manual_seed(number))
@@ -69,6 +69,31 @@ def make_kind(
     return load_model(folder)
 
 
+def nnunets_network(plans: dict[str, Any], dataset: dict[str, Any], configuration: str) -> torch.nn.Module:
+    """Build the network as nnU-Net does."""
+    manager = PlansManager(plans)
+    planned = manager.get_configuration(configuration)
+    return get_network_from_plans(
+        planned.network_arch_class_name,
+        planned.network_arch_init_kwargs,
+        planned.network_arch_init_kwargs_req_import,
+        len(dataset["channel_names"]),
+        manager.get_label_manager(dataset).num_segmentation_heads,
+    )
+
+
+def in_slices(plans: dict[str, Any]) -> dict[str, Any]:
+    """The same plans with a configuration `2d`, whose slices are those of the image's second axis."""
+    planned = json.loads(json.dumps(plans["configurations"][CONFIGURATION]))
+    planned |= {"patch_size": planned["patch_size"][1:], "spacing": planned["spacing"][1:]}
+    arguments = planned["architecture"]["arch_kwargs"]
+    for name in ("kernel_sizes", "strides"):
+        arguments[name] = [size[1:] for size in arguments[name]]
+    arguments["conv_op"], arguments["norm_op"] = "torch.nn.Conv2d", "torch.nn.modules.instancenorm.InstanceNorm2d"
+    transposed = {"transpose_forward": [1, 0, 2], "transpose_backward": [1, 0, 2]}
+    return plans | transposed | {"configurations": {"2d": planned}}
+
+
 def make_mr(seed: int = 0, shape: Sequence[int] = SIZE, spacing: float = 2.0) -> sitk.Image:
     """An image of smooth noise, float32, no voxel 0."""
     rng = np.random.default_rng(seed)
@@ -77,10 +102,12 @@ def make_mr(seed: int = 0, shape: Sequence[int] = SIZE, spacing: float = 2.0) ->
     return sitk.SmoothingRecursiveGaussian(image, 2.0)
 
 
-def stock_labels(folder: Path, images: Sequence[sitk.Image], folds: Sequence[int | str] = (0,)) -> np.ndarray:
+def stock_labels(
+    folder: Path, images: Sequence[sitk.Image], folds: Sequence[int | str] = (0,), mirror: bool = False
+) -> np.ndarray:
     """The label map (z, y, x) that nnU-Net's predictor makes of the images of a case."""
     predictor = nnUNetPredictor(
-        use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
+        use_mirroring=mirror, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
     )
     predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), "checkpoint_final.pth")
     data = np.stack([sitk.GetArrayFromImage(image) for image in images]).astype(np.float32)

@@ -104,10 +104,10 @@ RESAMPLERS: dict[str, dict[str, Callable[[Any], bool]]] = {
 
 
 def check_plans(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
-    """Refuse plans that are unsafe, absurd or not for one 3D network.
+    """Refuse plans that are unsafe, absurd or not for one network.
 
     Args:
-        plans: Content of `plans.json`.
+        plans: Content of `plans.json`; a two-dimensional configuration as `slices.in_3d` returns it.
         configuration: Name of the configuration to use.
 
     Returns:
@@ -116,14 +116,16 @@ def check_plans(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
     Raises:
         ModelError: They are so; the message says which.
     """
-    planned = _resolve(plans, configuration)
+    planned = resolve(plans, configuration)
     if "previous_stage" in planned:
-        raise ModelError(f"The configuration {configuration} is the second stage of a cascade; choose 3d_fullres.")
+        raise ModelError(
+            f"The configuration {configuration} is the second stage of a cascade, which needs the first one's result; "
+            "choose the training folder of 3d_fullres or 3d_lowres."
+        )
     patch = _numbers(planned, "patch_size", 1, MAX_PATCH, whole=True)
-    if len(patch) == 2:
-        raise ModelError(f"The configuration {configuration} is two-dimensional; choose a 3D model.")
     spacing = _numbers(planned, "spacing", *SPACING_RANGE)
-    if not len(patch) == len(spacing) == 3 or math.prod(patch) > MAX_PATCH_VOXELS:
+    sizes = len(patch), len(spacing)
+    if (sizes != (3, 3) and not (sizes == (3, 2) and patch[0] == 1)) or math.prod(patch) > MAX_PATCH_VOXELS:
         raise _unusable("'patch_size' and 'spacing' must have three sensible numbers each")
     _check_axes(plans)
     _one_of(plans.get("image_reader_writer", "SimpleITKIO"), READERS, "image reader")
@@ -136,12 +138,21 @@ def check_plans(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
 
 
 def image_spacing(plans: dict[str, Any], planned: dict[str, Any]) -> tuple[float, float, float]:
-    """Return the network's spacing, mm, as x, y, z of the image: undo nnU-Net's transposition and z, y, x order."""
-    z, y, x = (float(planned["spacing"][axis]) for axis in plans["transpose_backward"])
+    """Return the network's spacing, mm, as x, y, z of the image: undo nnU-Net's transposition and z, y, x order.
+
+    That of slices, which a two-dimensional network takes as they come, is the median of the training images.
+    """
+    spacing = planned["spacing"]
+    if len(spacing) == 2:
+        median = plans.get("original_median_spacing_after_transp")
+        low, high = SPACING_RANGE
+        known = isinstance(median, list) and median and _is_finite(median[0]) and low <= median[0] <= high
+        spacing = [median[0] if known else 1.0, *spacing]  # type: ignore[index]
+    z, y, x = (float(spacing[axis]) for axis in plans["transpose_backward"])
     return x, y, z
 
 
-def _resolve(plans: dict[str, Any], name: str) -> dict[str, Any]:
+def resolve(plans: dict[str, Any], name: str) -> dict[str, Any]:
     """Merge a configuration with those that it inherits from; the nearest definition wins."""
     configurations = plans.get("configurations")
     if not isinstance(configurations, dict):

@@ -14,6 +14,7 @@ from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.files import ModelFile
 from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset, covered_values
 from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing
+from MoBUncertaintyLib.model.nnunet.slices import in_3d
 from MoBUncertaintyLib.model.terminology import describe_labels
 from MoBUncertaintyLib.model.weights import checkpoint_file, read_checkpoint
 
@@ -91,6 +92,7 @@ def open_training_folder(
     sources = find_checkpoints(folder, preferred if checkpoint is None else (checkpoint,), folds, where)
     read.append(checkpoint_file(next(iter(sources.values())), where))
     trained = read_checkpoint(read[-1])
+    plans = in_3d(plans, trained.configuration)
     planned = check_plans(plans, trained.configuration)
     names = check_dataset(dataset, len(planned["normalization_schemes"]))
     channels = [_text(name) for name in channel_names(dataset)]
@@ -109,7 +111,7 @@ def open_training_folder(
             configuration=trained.configuration,
             orientation=_orientation(plans, dataset),
             spacing=image_spacing(plans, planned),
-            mirror_axes=trained.mirror_axes,
+            mirror_axes=tuple(axis + 3 - len(planned["spacing"]) for axis in trained.mirror_axes),
             training={
                 "dataset": data_set,
                 "cases": dataset.get("numTraining"),
