@@ -8,11 +8,12 @@ from datetime import date
 from typing import Any
 
 from MoBUncertaintyLib.calibration.cases import SignedCase
+from MoBUncertaintyLib.calibration.intervals import Intervals, fit_intervals
 from MoBUncertaintyLib.calibration.site import extend_fingerprint
 from MoBUncertaintyLib.calibration.temperature import Fit, fit_temperature
 from MoBUncertaintyLib.calibration.threshold import fit_threshold
 from MoBUncertaintyLib.errors import CalibrationError
-from MoBUncertaintyLib.model.card import ModelCard
+from MoBUncertaintyLib.model.card import ModelCard, overlap
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.fingerprint import Fingerprint
@@ -32,6 +33,7 @@ class Calibration:
         regions: What the card states of doubtful regions, with the new threshold of the variance.
         click_settings: How a click changes its surroundings, in the new logits.
         fingerprint: What ordinary cases look like now; None: the card does not say.
+        intervals: Of the volumes; None: too few cases have the labels, and the model's stay.
     """
 
     reviews: int
@@ -39,32 +41,39 @@ class Calibration:
     regions: dict[str, float]
     click_settings: ClickSettings
     fingerprint: Fingerprint | None
+    intervals: Intervals | None = None
 
     def description(self, model: ModelCard, digest: str) -> dict[str, Any]:
         """Describe it for the card of the new model, which is made of `model`."""
-        before, after = self.fit.before, self.fit.after
+        before, after, found = self.fit.before, self.fit.after, self.intervals
+        coverage = {f"coverage of {found.level:.0%}": [_short(found.before), _short(found.after)]} if found else {}
         return {
             "reviews": self.reviews,
             "made": date.today().isoformat(),
             "temperature": round(self.fit.temperature, 4),
-            "nll": [round(before.nll, 4), round(after.nll, 4)],
-            "ece": [round(before.ece, 4), round(after.ece, 4)],
-            "p_value": round(self.fit.p_value, 4),
+            "nll": [_short(before.nll), _short(after.nll)],
+            "ece": [_short(before.ece), _short(after.ece)],
+            "p_value": _short(self.fit.p_value),
+            **coverage,
             "of": f"{model.name}, {digest}",
         }
 
 
 def calibrate(cases: Sequence[SignedCase], card: ModelCard) -> Calibration:
-    """Fit temperature, threshold and ordinary cases.
+    """Fit temperature, threshold, ordinary cases and intervals.
 
     Args:
         cases: Reviews of the model's predictions.
         card: Of the model.
 
     Raises:
-        CalibrationError: There are too few reviews, the model would be worse, or is not shown to be better, each by
-            leaving one review out.
+        CalibrationError: Its labels overlap, there are too few reviews, or the model would be worse, or is not shown to
+            be better, by leaving one review out.
     """
+    if overlap(card.labels):
+        raise CalibrationError(
+            "The labels of this model overlap, and such a model cannot be calibrated; use it as it is."
+        )
     if len(cases) < MIN_REVIEWS:
         raise CalibrationError(
             f"A calibration needs {MIN_REVIEWS} signed-off reviews or more, and {len(cases)} of these can be used; "
@@ -94,4 +103,9 @@ def calibrate(cases: Sequence[SignedCase], card: ModelCard) -> Calibration:
     if (moved := clicks.prior_deviation or moved) is not None:
         clicks = replace(clicks, prior_deviation=moved / fit.temperature)
     known_cases = card.fingerprint and extend_fingerprint(card.fingerprint, cases, fit.temperature, kept)
-    return Calibration(len(cases), fit, regions, clicks, known_cases)
+    intervals = fit_intervals(cases, card.volume_calibration, fit.temperature, kept)
+    return Calibration(len(cases), fit, regions, clicks, known_cases, intervals)
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from MoBUncertaintyLib.conformal.volumes import StatedVolume
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.files.json_input import is_number, read_object
 from MoBUncertaintyLib.files.names import printable
@@ -24,12 +28,15 @@ class SignedCase:
         ct_sha256: Of the image; None: not known.
         evidence: Of each label, where the reader has decided.
         deviations: From the model's ordinary cases (`Suitability`); none if it was not compared with any.
+        volumes: Of each label by its name, in the order of `evidence`: what the prediction states, and what the
+            reader made of it in ml.
     """
 
     folder: Path
     ct_sha256: str | None
     evidence: tuple[Evidence, ...]
     deviations: Mapping[str, float]
+    volumes: Mapping[str, tuple[StatedVolume, float]]
 
 
 def find_reviews(folders: Iterable[Path]) -> list[Path]:
@@ -90,12 +97,38 @@ def read_case(folder: Path, digest: str) -> SignedCase:
         raise ReviewError(f"The review in {folder} was exported by an older version; export it again.")
     try:
         evidence = tuple(map(Evidence.from_text, record["evidence"].values()))
-    except ValueError as error:
-        raise ReviewError(f"The review in {folder} cannot be used: {error}; export it again.") from error
+        volumes = {str(row["name"]): _volumes(row) for row in record["labels"]}
+        if len(volumes) != len(evidence):
+            raise ValueError("its labels are not those of the decided voxels")
+    except (KeyError, TypeError, ValueError) as error:
+        reason = error if isinstance(error, ValueError) else "its labels are not as they should be"
+        raise ReviewError(f"The review in {folder} cannot be used: {reason}; export it again.") from error
     if not any(each.voxels for each in evidence):
         raise ReviewError(f"The review in {folder} decides nothing; it tells no label of any voxel.")
     sha256 = record["ct"].get("sha256") if isinstance(record.get("ct"), dict) else None
-    return SignedCase(folder, sha256 if isinstance(sha256, str) else None, evidence, _deviations(record))
+    return SignedCase(folder, sha256 if isinstance(sha256, str) else None, evidence, _deviations(record), volumes)
+
+
+def error_growth(evidence: Sequence[Evidence], temperature: float, keep_probability: bool = False) -> float:
+    """Compute the logarithm of the factor by which a temperature changes the expected error of a case.
+
+    Arguments as for `Evidence.moments`.
+    """
+
+    def expected(scaled_by: float) -> float:
+        maps = ((each, each.moments(scaled_by, keep_probability)[0]) for each in evidence)
+        return sum(float(each.counts.sum(axis=0) @ np.minimum(p, 1 - p)) for each, p in maps)
+
+    before, after = expected(1.0), expected(temperature)
+    return math.log(after / before) if before > 0 and after > 0 else 0.0
+
+
+def _volumes(row: Mapping[str, Any]) -> tuple[StatedVolume, float]:
+    numbers = [row[name] for name in ("predicted_ml", "expected_error_ml", "corrected_ml")]
+    if not all(is_number(number) and 0 <= number < math.inf for number in numbers):
+        raise ValueError("its volumes are not as they should be")
+    predicted, error, corrected = map(float, numbers)
+    return StatedVolume(predicted, error), corrected
 
 
 def _deviations(record: Mapping[str, Any]) -> dict[str, float]:

@@ -63,6 +63,7 @@ def calibrate_model(
             regions=found.regions,
             click_settings=found.click_settings,
             fingerprint=found.fingerprint,
+            volume_calibration=found.intervals.calibration if found.intervals else None,
             temperature=found.fit.temperature,
             half=None,
         )

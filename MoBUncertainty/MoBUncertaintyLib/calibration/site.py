@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from MoBUncertaintyLib.calibration.cases import SignedCase
+from MoBUncertaintyLib.calibration.cases import SignedCase, error_growth
 from MoBUncertaintyLib.model.fingerprint import Fingerprint, Ordinary
 
 QUANTILE, NORMAL = 0.95, 1.96
@@ -33,20 +32,7 @@ def extend_fingerprint(
         measures[name] = replace(ordinary, deviation=round(ordinary.deviation * max(far, 1.0), 4))
     if "error" in measures:
         own = measures["error"]
-        shift = np.mean([_error_growth(case, temperature, keep_probability) for case in cases])
+        shift = np.mean([error_growth(case.evidence, temperature, keep_probability) for case in cases])
         measures["error"] = Ordinary(round(own.median + float(shift), 4), own.deviation)
     data = f"{fingerprint.data}, and {len(compared)} reviewed on site"
     return replace(fingerprint, cases=fingerprint.cases + len(compared), data=data, measures=measures)
-
-
-def _error_growth(case: SignedCase, temperature: float, keep_probability: bool) -> float:
-    """Compute the logarithm of the factor by which a temperature changes a case's expected error."""
-    before, after = (
-        sum(
-            float(each.counts.sum(axis=0) @ np.minimum(p, 1 - p))
-            for each in case.evidence
-            for p in [each.moments(scaled_by, keep_probability)[0]]
-        )
-        for scaled_by in (1.0, temperature)
-    )
-    return math.log(after / before) if before > 0 and after > 0 else 0.0

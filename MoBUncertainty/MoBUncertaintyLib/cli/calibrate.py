@@ -33,4 +33,4 @@ def calibrate(
         made = calibrate_model(model, reviews, output, name)
         console.show_calibrated(made)
         facts = {"path": made.model.path, "digest": made.model.digest, "refused": made.refused}
-        return Result(facts | {"calibration": made.calibration})
+        return Result(facts | {"calibration": made.model.card.training["calibration"]})

@@ -321,7 +321,10 @@ def show_calibrated(made: CalibratedModel) -> None:
     table.fact("temperature", f"{found.fit.temperature:.3g}")
     table.fact("NLL", f"{before.nll:.4f} before, {after.nll:.4f} after, p = {found.fit.p_value:.2g}")
     table.fact("ECE", f"{before.ece:.4f} before, {after.ece:.4f} after")
-    table.fact("", "both by leaving out one review at a time")
+    if held := found.intervals:
+        first = "not stated" if held.before is None else f"{held.before:.0%}"
+        table.fact(f"{held.level:.0%} of volumes", f"{first} in their intervals before, {held.after:.0%} after")
+    table.fact("", "all by leaving out one review at a time")
     table.fact("regions", plain(card.regions))
     table.fact("model", str(made.model.path))
     table.fact("model's SHA-256", made.model.digest)

@@ -11,11 +11,14 @@ import pytest
 from scipy.special import expit
 
 from MoBUncertaintyLib.calibration.calibration import calibrate
-from MoBUncertaintyLib.calibration.cases import SignedCase, find_reviews, read_cases
+from MoBUncertaintyLib.calibration.cases import SignedCase, error_growth, find_reviews, read_cases
+from MoBUncertaintyLib.calibration.intervals import fit_intervals
 from MoBUncertaintyLib.calibration.models import calibrate_model
 from MoBUncertaintyLib.calibration.site import extend_fingerprint
 from MoBUncertaintyLib.calibration.temperature import fit_temperature
 from MoBUncertaintyLib.calibration.threshold import fit_threshold
+from MoBUncertaintyLib.conformal.calibration import LabelCalibration, VolumeCalibration
+from MoBUncertaintyLib.conformal.volumes import Residuals, Scale, StatedVolume
 from MoBUncertaintyLib.errors import CalibrationError, OutputError, ReviewError
 from MoBUncertaintyLib.files.integrity import seal
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -48,7 +51,11 @@ def evidence(temperature: float, seed: int, voxels: int = 3000, undecided: int =
 
 
 def cases(temperature: float, count: int, deviations: dict[str, float] | None = None) -> list[SignedCase]:
-    return [SignedCase(Path(f"{i}"), f"{i}", (evidence(temperature, i),), deviations or {}) for i in range(count)]
+    volumes = [{"organ": (StatedVolume(100.0, 10.0), 100.0 + number)} for number in range(count)]
+    return [
+        SignedCase(Path(f"{i}"), f"{i}", (evidence(temperature, i),), deviations or {}, volumes[i])
+        for i in range(count)
+    ]
 
 
 def write_review(folder: Path, digest: str, given: Evidence, name: str = "0" * 64, **changes) -> Path:
@@ -56,6 +63,7 @@ def write_review(folder: Path, digest: str, given: Evidence, name: str = "0" * 6
     review = {"signature": {"name": "Ada", "time": "2026-05-31T14:30:00+02:00"}, "regions": []}
     record = {"schema": "mob-uncertainty report", "review": review, "files": {}, "signed_in": None}
     record |= {"model": {"name": "Other", "digest": digest}, "ct": {"sha256": name}, "evidence": {"1": given.to_text()}}
+    record["labels"] = [{"name": "organ", "predicted_ml": 100.0, "corrected_ml": 104.0, "expected_error_ml": 8.0}]
     folder.mkdir(parents=True)
     (folder / "report.json").write_text(json.dumps(seal(record | changes)), encoding="utf-8")
     return folder
@@ -76,7 +84,10 @@ def test_only_what_the_reader_decided_is_counted(tmp_path: Path) -> None:
     write_export(ReviewedCase(case.image, review), tmp_path / "review", ["nifti"])
     (read,), refused = read_cases(find_reviews([tmp_path]), DIGEST)
     assert not refused
-    (counted,) = read.evidence
+    (counted,), (volumes,) = read.evidence, read.volumes.values()
+    assert volumes[1] == pytest.approx(
+        np.count_nonzero(review.corrected()) * case.prediction.grid.voxel_mm3 / 1000, abs=1e-3
+    )
     given = review.corrected()[decided] == 1
     assert counted.counts[:2].sum(axis=1).tolist() == [np.count_nonzero(~given), np.count_nonzero(given)]
     assert counted.moments()[0] @ counted.counts[:2].sum(axis=0) == pytest.approx(
@@ -168,6 +179,22 @@ def test_cases_of_the_site_are_ordinary_afterwards() -> None:
     assert (extended.cases, extended.data) == (45, "phantoms, and 5 reviewed on site")
 
 
+@pytest.mark.parametrize(("count", "level"), [(5, 0.8), (10, 0.9)])
+def test_intervals_are_those_of_the_sites_own_cases(count: int, level: float) -> None:
+    residuals = Residuals(Scale.ERROR, (0.1,) * 20)
+    known = VolumeCalibration("others", {"organ": LabelCalibration(residuals)})
+    given = cases(1.6, count)
+    found = fit_intervals(given, known, 1.6)
+    assert found is not None and found.level == level
+    assert found.before == 2 / count  # 1 ml on either side
+    assert found.after == 1 - 1 / count  # that of the largest residual is not in those of the others
+    made = found.calibration.labels["organ"].predicted
+    growth = np.exp([error_growth(case.evidence, 1.6) for case in given])
+    assert made.scale is Scale.ERROR and growth.min() > 1.1
+    assert made.values == pytest.approx(np.arange(count) / (10 * growth), rel=1e-3)
+    assert fit_intervals(given[:1], known, 1.6) is None
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
@@ -221,7 +248,7 @@ def test_command_writes_a_model_or_says_why_not(model: Path, tmp_path: Path) -> 
     told = json.loads(done.stdout)
     assert told["digest"] == load_model(tmp_path / "new").digest
     assert told["refused"] == [f"The review in {reviews / 'foreign'} is of another model, Other."]
-    assert told["calibration"]["fit"]["after"]["nll"] < told["calibration"]["fit"]["before"]["nll"]
+    assert told["calibration"]["nll"][1] < told["calibration"]["nll"][0]
     assert "5 reviews" in run("inspect", tmp_path / "new").stdout.replace("reviews 5", "5 reviews")
     with pytest.raises(OutputError, match="exists already"):
         calibrate_model(model, [reviews], tmp_path / "new")
