@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ PREVIEW_LIMIT = 4 * 2**20
 """Bytes of a picture."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG = struct.Struct(">8s4x4sII")  # how a PNG begins: signature, length and name of its header, width, height
+_LARGEST_PICTURE = 4096  # pixels of a side: a few bytes can unpack to gigabytes
 
 Read = Callable[[int], bytes]
 """Reads at most so many bytes; none at the end."""
@@ -92,8 +94,11 @@ class Place:
         if entry.preview is None:
             return None
         content = self.content(entry.preview, PREVIEW_LIMIT)
-        if not content.startswith(_PNG):
-            raise CatalogueError(f"{self.address(entry.preview)} is no PNG picture; tell whoever hosts it.")
+        signature, name, *sides = _PNG.unpack(content[: _PNG.size].ljust(_PNG.size, b"\0"))
+        if (signature, name) != (b"\x89PNG\r\n\x1a\n", b"IHDR") or max(sides) > _LARGEST_PICTURE:
+            raise CatalogueError(
+                f"{self.address(entry.preview)} is no PNG picture, or too large; tell whoever hosts it."
+            )
         return content
 
     def content(self, name: str, limit: int) -> bytes:

@@ -168,10 +168,14 @@ def _show(entry: Entry, status: str) -> None:
         typer.echo(printable(f"    scores: {', '.join(short)}"))
 
 
+def _can_ask() -> bool:
+    return sys.stdin.isatty()
+
+
 def _ask(place: Place, entry: Entry, target: Path) -> None:
     from MoBUncertaintyLib.errors import SettingsError
 
-    if not sys.stdin.isatty():
+    if not _can_ask():
         raise SettingsError("Nobody can be asked here; give --yes to agree to the download and to the licence.")
     typer.echo(printable(f"{entry.title} from {place.address(entry.file)}, {entry.megabytes}"), err=True)
     typer.echo(printable(f"Licence: {entry.licence}"), err=True)

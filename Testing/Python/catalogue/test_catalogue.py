@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+from typer.testing import CliRunner
 
 from MoBUncertaintyLib.catalogue import install as installing
 from MoBUncertaintyLib.catalogue import place as places
@@ -17,6 +18,8 @@ from MoBUncertaintyLib.catalogue.index import Entry, index_text
 from MoBUncertaintyLib.catalogue.install import Status, install, status
 from MoBUncertaintyLib.catalogue.place import Place
 from MoBUncertaintyLib.catalogue.publish import publish
+from MoBUncertaintyLib.cli import models
+from MoBUncertaintyLib.cli.app import app
 from MoBUncertaintyLib.errors import Cancelled, CatalogueError, ModelError, UserError
 from MoBUncertaintyLib.files.resources import INSTALLED_MODELS
 from MoBUncertaintyLib.model.folder import find_model, load_model
@@ -24,7 +27,7 @@ from support import tiny
 from support.catalogues import Host, hosted
 from support.command_line import run
 
-PNG = b"\x89PNG\r\n\x1a\n and a picture"
+PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01 and more"
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,13 @@ def test_a_request_says_nothing_but_what_is_wanted(host: Host) -> None:
     assert [headers for _, _, headers in host.asked] == [said] * 3
 
 
+@pytest.mark.parametrize("content", [b"<svg/>", PNG[:16] + b"\xff" * 8, PNG + bytes(5 * 2**20)])
+def test_a_picture_is_a_small_png(content: bytes, catalogue: Path) -> None:
+    (catalogue / "Pancreas.png").write_bytes(content)
+    with pytest.raises(CatalogueError, match=r"no PNG picture|larger than 4 MB"):
+        Place.of(catalogue).preview(entry_of(catalogue))
+
+
 FAULTS = {
     "truncated": "ended after",
     "lost": "was lost|ended after",
@@ -142,6 +152,17 @@ def test_a_damaged_file_of_a_folder_leaves_nothing_behind(damage: str, catalogue
     with pytest.raises(CatalogueError, match=message):
         install(Place.of(catalogue), entry)
     assert not installed.parent.exists()
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n", 130), ("y", 0)])
+def test_a_terminal_is_asked_with_size_and_licence(
+    answer: str, code: int, catalogue: Path, installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "_can_ask", lambda: True)
+    arguments = ["models", "install", "Pancreas", "--index", str(catalogue)]
+    done = CliRunner().invoke(app, arguments, input=f"{answer}\n")
+    assert (done.exit_code, (installed / "Pancreas").exists()) == (code, code == 0)
+    assert "CC BY 4.0" in done.stderr and entry_of(catalogue).megabytes in done.stderr
 
 
 def test_what_is_installed_is_what_was_agreed_to(catalogue: Path, installed: Path) -> None:

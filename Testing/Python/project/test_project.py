@@ -29,6 +29,8 @@ WITHOUT_TORCH += [
     "output.pictures.overlay",
     "output.report",
     "output.review_export",
+    "catalogue.publish",
+    "catalogue.install",
 ]
 WITHOUT_TORCH += ["output.review_files", "review.review", "worker.__main__", "worker.progress", "worker.arrays"]
 

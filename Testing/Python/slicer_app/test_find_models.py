@@ -38,8 +38,6 @@ def finder(desktop, published, tmp_path, monkeypatch):
     """The dialog, with the catalogue in a folder."""
     monkeypatch.setenv("MOB_UNCERTAINTY_MODELS", str(tmp_path / "installed"))
     inputs = desktop.widget.panel.inputs
-    inputs.close()
-    inputs.finder = None
     desktop.ui.findModelsButton.click()
     inputs.finder.addressEdit.text = str(published)
     yield inputs.finder

@@ -49,7 +49,8 @@ def cardHtml(entry: Entry) -> str:
 def consentText(entry: Entry, where: str, folder: str) -> str:
     """Ask whether a model is to be downloaded and installed."""
     return _(
-        "Install {title}?\n\n"
+        "Install this model?\n\n"  # a first line that cannot be taken for markup, whatever a catalogue says
+        "{title}\n"
         "Licence: {licence}\n"
         "Download: {size} from {where}\n"
         "Installed in: {folder}\n\n"

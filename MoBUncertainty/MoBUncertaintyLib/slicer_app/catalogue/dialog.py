@@ -54,6 +54,7 @@ class FindModels:
         )
         self.folderButton.clicked.connect(shown(self._onFolder))
         self.listButton.clicked.connect(shown(self._onList))
+        self.addressEdit.returnPressed.connect(shown(self._onList))
         self.searchEdit.textChanged.connect(shown(self._fill))
         self.modelList.currentRowChanged.connect(shown(self._onSelected))
         self.window.finished.connect(shown(self.close))
@@ -95,6 +96,7 @@ class FindModels:
         self.cardBrowser = qt.QTextBrowser()
         self.cardBrowser.openLinks = False
         self.pictureLabel = _label()
+        self.pictureLabel.textFormat = qt.Qt.PlainText
         self.installButton = _button(_("Install..."), _("Install this model, after you have agreed to its licence."))
         self._bar, self.statusLabel = qt.QProgressBar(), _label()
         grid = qt.QGridLayout(window)

@@ -133,6 +133,8 @@ class InputsSection:
         """End what looks for models."""
         if self.finder:
             self.finder.close()
+            self.finder.window.deleteLater()
+            self.finder = None
 
     def _onFind(self, *_args) -> None:
         if self.finder is None:
