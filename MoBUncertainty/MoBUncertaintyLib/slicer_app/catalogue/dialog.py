@@ -115,7 +115,7 @@ class FindModels:
         grid.setRowStretch(3, 1)
         grid.setColumnStretch(0, 2)
         grid.setColumnStretch(1, 3)
-        window.resize(860, 760)
+        window.resize(860, 640)
 
     @property
     def _entry(self) -> Entry | None:
