@@ -17,6 +17,7 @@ from typing import Any
 
 import SimpleITK as sitk
 
+from MoBUncertaintyLib.conformal.volumes import Interval
 from MoBUncertaintyLib.errors import Cancelled, ImageError, reporting_out_of_memory
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.files.publishing import absolute
@@ -58,6 +59,7 @@ class CaseSummary:
         name: Of the input file or folder.
         folder: Results folder.
         volumes_ml: Volume of each label, by its name.
+        intervals: In which the true volumes lie, likewise, where the model can tell.
         regions: Doubtful regions in order of rank.
         expected_error_ml: Integral of 1 - max_c p over the whole image: the volume expected to be labelled wrongly.
         seconds: By stage.
@@ -69,6 +71,7 @@ class CaseSummary:
     name: str
     folder: Path
     volumes_ml: dict[str, float]
+    intervals: dict[str, Interval]
     regions: tuple[Region, ...]
     expected_error_ml: float
     seconds: dict[str, float]
@@ -196,6 +199,7 @@ def run_case(
         name=name or source.name,
         folder=output,
         volumes_ml=prediction.volumes_ml(),
+        intervals=prediction.volume_intervals(),
         regions=analysis.regions.ranked,
         expected_error_ml=prediction.expected_error_mm3() / 1000,
         seconds=seconds,

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from MoBUncertaintyLib.conformal.calibration import VolumeBounds
+from MoBUncertaintyLib.conformal.volumes import Interval, StatedVolume
 from MoBUncertaintyLib.errors import ImageError, SettingsError
 from MoBUncertaintyLib.geometry import Bounds, Box, Grid, hull, intersection, whole
 from MoBUncertaintyLib.model.card import Fold, Label
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance
-from MoBUncertaintyLib.model.fingerprint import Measures, Suitability
+from MoBUncertaintyLib.model.fingerprint import Level, Measures, Suitability
 
 Maps = np.ndarray | Sequence[np.ndarray]
 """One float32 map (z, y, x) for each label: an array (C - 1, z, y, x), or the maps one by one where each lies in memory
@@ -207,16 +209,28 @@ class Prediction:
             inner, p[:] = np.maximum(inner, p), np.maximum(p - inner, 0)
         return replace(self, probability=probability, overlapping=False)
 
+    @property
+    def volume_bounds(self) -> VolumeBounds | None:
+        """How intervals of its volumes are made, which the provenance says.
+
+        None where the model has no calibration cases, or where this case is not like them: only exchangeable cases are
+        promised anything.
+        """
+        stated, suitability = self.provenance.get("volume_bounds"), self.suitability
+        unlike = suitability is not None and suitability.level is not Level.ORDINARY
+        return None if stated is None or unlike else VolumeBounds.from_dict(stated)
+
     def volumes_ml(self) -> dict[str, float]:
         """Measure the segmented volume of each label, by its name."""
         # Not by numpy's bincount, which makes int64 of the volume.
         voxels = {label.name: int(np.count_nonzero(label.mask(self.segmentation))) for label in self.labels}
         return {name: self.grid.voxel_mm3 / 1000 * count for name, count in voxels.items()}
 
-    def _probability_of(self, label: Label) -> Sequence[np.ndarray]:
-        """Return the maps whose sum is the probability of a label."""
-        maps = dict(zip((each.value for each in self.labels), self.probability, strict=True))
-        return [maps[label.value]] if self.overlapping else [maps[value] for value in label.values if value in maps]
+    def channels_of(self, label: Label) -> list[int]:
+        """List the maps whose sum is the probability of a label, by their places among all."""
+        places = {each.value: place for place, each in enumerate(self.labels)}
+        values = (label.value,) if self.overlapping else label.values
+        return [places[value] for value in values if value in places]
 
     def expected_error_mm3(self) -> float:
         """Integrate 1 - max_c p over the image, background included: the volume expected to be labelled wrongly."""
@@ -240,8 +254,20 @@ class Prediction:
         totals = {
             label.name: sum(
                 float(np.abs(label.mask(plane) - sum(p[1:], p[0])).sum(dtype=float))
-                for plane, *p in zip(self.segmentation, *self._probability_of(label), strict=True)
+                for plane, *p in zip(
+                    self.segmentation, *[self.probability[n] for n in self.channels_of(label)], strict=True
+                )
             )
             for label in self.labels
         }
         return {name: self.grid.voxel_mm3 * total for name, total in totals.items()}
+
+    def stated_volumes(self) -> dict[str, StatedVolume]:
+        """State the volume of each label and its expected error, by its name."""
+        volumes, errors = self.volumes_ml(), self.expected_errors_mm3()
+        return {name: StatedVolume(volume, errors[name] / 1000) for name, volume in volumes.items()}
+
+    def volume_intervals(self) -> dict[str, Interval]:
+        """Compute the interval of each label's volume, by its name, where one can be stated."""
+        bounds = self.volume_bounds
+        return bounds.intervals(self.stated_volumes()) if bounds else {}

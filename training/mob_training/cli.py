@@ -331,13 +331,16 @@ def evaluate(
 ) -> Result:
     """Score a model on whole held-out cases: overlap, calibration, ranking of errors by uncertainty.
 
-    Writes the tables that `compare` reads, scores.json for `mob-uncertainty export --scores`, and a figure. With
+    Writes the tables that `compare` reads, scores.json and intervals.json for `mob-uncertainty export --scores` and
+    `--intervals`, and a figure. Intervals hold for cases that are like these, if the model has seen none of them. With
     --clicks: what simulated readers gain by their clicks and verdicts, on a page with a figure, and clicks.json for
     `mob-uncertainty export --clicks`.
     """
     from mob_training.comparison.figures import draw_error_caught
     from mob_training.evaluation.held_out import evaluate as run
+    from mob_training.evaluation.intervals import calibration_of
     from mob_training.evaluation.score_files import make_folder, summarise, write_json, write_runs
+    from MoBUncertaintyLib.conformal.quantile import TooFewCasesError
     from MoBUncertaintyLib.prediction import PredictionSettings
     from MoBUncertaintyLib.regions.settings import read_stated
 
@@ -351,6 +354,10 @@ def evaluate(
     summary = {"run": scores.description, "held_out_cases": len(scores.cases)} | summarise(scores)
     write_json(summary | {"pooled": scores.pooled}, output / "scores.json")
     draw_error_caught(scores, output / "error_caught.png")
+    try:
+        write_json(calibration_of(scores).to_dict(), output / "intervals.json")
+    except TooFewCasesError as error:
+        print(f"No intervals of volumes: {error}")
     write_runs([scores], output)
     print(f"mean Dice {scores.mean('dice'):.4f} over {len(scores.cases)} cases")
     return Result({"output": output} | summary)

@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from MoBUncertaintyLib.cli.programs import SHOWN
+from MoBUncertaintyLib.conformal.volumes import Interval, volume_text
 from MoBUncertaintyLib.errors import Cancelled, SettingsError, UserError
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.files.publishing import sweep
@@ -216,7 +217,7 @@ def show_summary(summary: CaseSummary) -> None:
     table = _Facts(summary.name)
     table.fact("case", summary.suitability.text)
     for name, volume in summary.volumes_ml.items():
-        table.fact(name, f"{volume:.1f} ml")
+        table.fact(name, volume_text(volume, summary.intervals.get(name)))
     table.fact("doubtful regions", _count_regions(summary))
     table.fact("expected error", f"{summary.expected_error_ml:.2f} ml in all")
     table.fact("computed on", summary.device)
@@ -271,7 +272,11 @@ def show_review(case: ReviewedCase, exported: Exported) -> None:
         show_error(problem)
     review, table = case.review, _Facts(str(case.prediction.provenance.get("input", {}).get("name") or "Review"))
     for label in exported.report["labels"]:
-        table.fact(label["name"], "{predicted_ml:.1f} ml predicted, {corrected_ml:.1f} ml corrected".format(**label))
+        volumes = [
+            f"{volume_text(label[f'{what}_ml'], Interval.from_dict(label[f'{what}_interval']))} {what}"
+            for what in ("predicted", "corrected")
+        ]
+        table.fact(label["name"], ", ".join(volumes))
     decided, total = review.reviewed
     if count := len(review.clicks):
         before, now = (mm3 / 1000 for mm3 in review.expected_error_mm3)

@@ -9,7 +9,7 @@ from typing import Any
 
 from MoBUncertaintyLib.conformal.margin import SurfaceLoss
 from MoBUncertaintyLib.conformal.quantile import needed_cases
-from MoBUncertaintyLib.conformal.volumes import LEVELS, Interval, Residuals, Scale, StatedVolume, short
+from MoBUncertaintyLib.conformal.volumes import STATED_LEVELS, Interval, Residuals, Scale, StatedVolume, short
 from MoBUncertaintyLib.errors import SettingsError
 
 STAGES = 4
@@ -105,6 +105,13 @@ class VolumeBounds:
         half = quantile * stated.scale(scale)
         return Interval(max(stated.ml - half, 0.0), stated.ml + half, self.level)
 
+    def intervals(
+        self, stated: Mapping[str, StatedVolume], reviewed: tuple[int, int] | None = None
+    ) -> dict[str, Interval]:
+        """Compute the intervals of several labels, by name, where something can be said."""
+        found = {name: self.interval(name, each, reviewed) for name, each in stated.items()}
+        return {name: each for name, each in found.items() if each is not None}
+
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain JSON."""
         labels = {
@@ -149,23 +156,29 @@ class VolumeCalibration:
     Attributes:
         data: Which cases they are, in a few words.
         labels: By the label's name.
+
+    Raises:
+        TooFewCasesError: There are too few for any of `STATED_LEVELS`.
     """
 
     data: str
     labels: Mapping[str, LabelCalibration]
 
+    def __post_init__(self) -> None:
+        self.bounds()
+
     def bounds(self, level: float | None = None) -> VolumeBounds:
         """Return how intervals are made.
 
         Args:
-            level: None: the highest of `LEVELS` for which there are cases enough.
+            level: None: the highest of `STATED_LEVELS` for which there are cases enough.
 
         Raises:
             TooFewCasesError: There are too few.
         """
         known = [len(each.predicted.values) for each in self.labels.values()]
         if level is None:
-            level = next((each for each in LEVELS if self._allows(each)), LEVELS[-1])
+            level = next((each for each in STATED_LEVELS if self._allows(each)), STATED_LEVELS[-1])
         return VolumeBounds(
             level, min(known, default=0), {name: _bounds(each, level) for name, each in self.labels.items()}
         )

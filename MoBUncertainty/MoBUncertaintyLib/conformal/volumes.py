@@ -17,7 +17,9 @@ import numpy as np
 from MoBUncertaintyLib.conformal.quantile import conformal_quantile, needed_cases
 
 LEVELS = (0.9, 0.8, 0.5)
-"""Of intervals; the first for which there are cases enough is stated."""
+"""Of the intervals by which a scale is chosen."""
+STATED_LEVELS = (0.9, 0.8)
+"""Of the intervals that are stated: the first for which there are cases enough."""
 _SMALLEST = 1e-6  # of a scale
 
 
@@ -63,12 +65,23 @@ class Interval:
     high: float
     level: float
 
+    def to_dict(self) -> dict[str, float]:
+        """Convert to plain JSON."""
+        return {"low": round(self.low, 3), "high": round(self.high, 3), "level": self.level}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, float] | None) -> Interval | None:
+        """Invert `to_dict`; None stays None."""
+        return None if values is None else cls(values["low"], values["high"], values["level"])
+
+    def text(self, digits: int = 1) -> str:
+        """Write it behind a volume: "(90 %: 88.1 to 99.9)"."""
+        return f"({100 * self.level:.0f} %: {self.low:.{digits}f} to {self.high:.{digits}f})"
+
 
 def volume_text(ml: float, interval: Interval | None = None, digits: int = 1) -> str:
     """Write a volume with its interval: "94.0 ml (90 %: 88.1 to 99.9)"."""
-    if interval is None:
-        return f"{ml:.{digits}f} ml"
-    return f"{ml:.{digits}f} ml ({100 * interval.level:.0f} %: {interval.low:.{digits}f} to {interval.high:.{digits}f})"
+    return f"{ml:.{digits}f} ml{f' {interval.text(digits)}' if interval else ''}"
 
 
 @dataclass(frozen=True)
@@ -154,7 +167,7 @@ def narrowest(cases: Sequence[tuple[StatedVolume, float]]) -> Scale:
     """
     if not cases:
         raise ValueError("there are no cases to choose a scale by")
-    levels = [level for level in LEVELS if len(cases) >= needed_cases(level)]
+    levels = [level for level in LEVELS if len(cases) >= needed_cases(level)]  # of one case, the lowest
     widths = {}
     for kind in Scale:
         mean = float(np.mean([stated.scale(kind) for stated, _ in cases]))

@@ -247,12 +247,15 @@ class Predictor:
         sampled = card.covariance.kind is not Covariance.DETERMINISTIC
         lengths = card.covariance.length_mm
         monte_carlo = sampled and (self.settings.samples is not None or len(card.labels) > 1)
+        # In a region of interest, a volume is another than that of the calibration cases.
+        calibrated = card.volume_calibration if self.settings.region_of_interest is None else None
         return {
             "model": {"name": card.name, "path": str(self.model.path), "digest": self.model.digest},
             "settings": asdict(self.settings),
             "covariance": card.covariance.kind.value,
             "channels": list(self.model.channels),
             **({} if lengths is None else {"correlation_mm": case.frame.along_stored(lengths)}),
+            **({} if calibrated is None else {"volume_bounds": calibrated.bounds().to_dict()}),
             "folds": list(self.folds),
             "moments": f"Monte Carlo, K = {self.settings.samples or DEFAULT_SAMPLES}" if monte_carlo else "closed form",
             "engine": window.engine.name.value,

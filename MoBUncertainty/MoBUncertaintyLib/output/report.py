@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from MoBUncertaintyLib import __version__
+from MoBUncertaintyLib.conformal.volumes import Interval
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.geometry import occupied_rows
@@ -143,6 +144,7 @@ _PREDICTION = (
     "tiles",
     "passes_per_tile",
     "versions",
+    "volume_bounds",
 )
 
 
@@ -235,7 +237,13 @@ def make_environment() -> Environment:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": _number, "readable": readable, "moment": _moment, "percent": _percent}
+    environment.filters |= {
+        "interval": _interval,
+        "number": _number,
+        "readable": readable,
+        "moment": _moment,
+        "percent": _percent,
+    }
     return environment
 
 
@@ -269,14 +277,18 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
 def _labels(case: ReviewedCase, corrected: np.ndarray) -> list[dict[str, Any]]:
     voxel_ml = case.prediction.grid.voxel_mm3 / 1000
     before, after = (_counts(labels) * voxel_ml for labels in (case.prediction.segmentation, corrected))
-    errors = case.prediction.expected_errors_mm3()
+    errors, bounds = case.prediction.expected_errors_mm3(), case.prediction.volume_bounds
+    volumes = {"predicted": before, "corrected": after}
+    intervals = {"predicted": case.prediction.volume_intervals(), "corrected": case.review.volume_intervals()}
+    margins = {name: each.margin_mm for name, each in bounds.labels.items()} if bounds else {}
     return [
         asdict(label)
+        | {f"{name}_ml": round(float(ml[[*label.values]].sum()), 3) for name, ml in volumes.items()}
         | {
-            f"{name}_ml": round(float(ml[[*label.values]].sum()), 3)
-            for name, ml in (("predicted", before), ("corrected", after))
+            f"{name}_interval": known[label.name].to_dict() if label.name in known else None
+            for name, known in intervals.items()
         }
-        | {"expected_error_ml": round(errors[label.name] / 1000, 4)}
+        | {"expected_error_ml": round(errors[label.name] / 1000, 4), "margin_mm": margins.get(label.name)}
         for label in case.prediction.labels
     ]
 
@@ -348,6 +360,7 @@ def facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
                 ", ".join(str(prediction[key]) for key in ("device", "precision", "engine") if key in prediction),
             ),
         ],
+        "Volumes": _volume_facts(report["labels"], prediction.get("volume_bounds")),
         "Clicks": _click_facts(report["review"]["click_settings"], prediction) if report["clicks"] else [],
         "Doubtful regions": [
             ("Measure", found["measure"]),
@@ -359,6 +372,22 @@ def facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
         facts = {"Patient": list(report["patient"].items())} | facts
     known = {title: [(k, str(v)) for k, v in rows if v not in (None, "", {})] for title, rows in facts.items()}
     return {title: rows for title, rows in known.items() if rows}
+
+
+def _volume_facts(labels: Sequence[Mapping[str, Any]], bounds: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
+    known = [label for label in labels if label["predicted_interval"] is not None]
+    if bounds is None or not known:
+        return []
+    level = f"{bounds['level']:.0%}"
+    of_labels = [(readable(label["name"]), label["margin_mm"]) for label in known]
+    margins = "; ".join(f"{mm:g} mm of the outline of {name}" for name, mm in of_labels if mm is not None)
+    return [
+        (
+            "Intervals hold",
+            f"the true volume in {level} of cases that are like the {bounds['cases']} calibration cases",
+        ),
+        ("True surface", f"{level} of it, on average, within {margins}" if margins else None),
+    ]
 
 
 def _click_facts(settings: Mapping[str, Any], prediction: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -414,6 +443,12 @@ def _cell(value: Any) -> Any:
 def _number(value: float, digits: int = 0) -> str:
     """Write a number with thin spaces between thousands and a true minus sign."""
     return f"{value:,.{digits}f}".replace(",", "\u2009").replace("-", "\u2212")
+
+
+def _interval(values: Mapping[str, float] | None, digits: int = 1) -> str:
+    """Write an interval behind its volume; nothing where there is none."""
+    interval = Interval.from_dict(values)
+    return f" {interval.text(digits)}" if interval else ""
 
 
 def _percent(value: float) -> str:

@@ -273,8 +273,10 @@ def describe(
     channels: Sequence[dict[str, str]] = (),
 ) -> dict[str, Any]:
     """Describe what came in, what was done with it and what came out: `prediction.json` but for the warnings."""
-    volumes, grid, errors = prediction.volumes_ml(), prediction.grid, prediction.expected_errors_mm3()
-    error = prediction.expected_error_mm3() if len(errors) > 1 else sum(errors.values())
+    stated, grid, bounds = prediction.stated_volumes(), prediction.grid, prediction.volume_bounds
+    errors = [each.error_ml for each in stated.values()]
+    error = prediction.expected_error_mm3() / 1000 if len(errors) > 1 else sum(errors)
+    intervals = {name: each.to_dict() for name, each in (bounds.intervals(stated) if bounds else {}).items()}
     return prediction.provenance | {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -292,10 +294,12 @@ def describe(
         },
         "labels": [
             asdict(label)
-            | {"volume_ml": round(volumes[label.name], 3), "expected_error_ml": round(errors[label.name] / 1000, 4)}
+            | {"volume_ml": round(stated[label.name].ml, 3)}
+            | {"expected_error_ml": round(stated[label.name].error_ml, 4)}
+            | ({"interval_ml": intervals[label.name]} if label.name in intervals else {})
             for label in prediction.labels
         ],
-        "expected_error_ml": round(error / 1000, 4),
+        "expected_error_ml": round(error, 4),
         "regions": {
             "count": len(regions.ranked),
             "expected_error_mm3": round(sum(region.expected_error_mm3 for region in regions.ranked), 1),

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from MoBUncertaintyLib.conformal.calibration import VolumeBounds
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.integrity import check_manifest, check_seal
 from MoBUncertaintyLib.files.json_input import is_number, is_whole, read_object
@@ -78,6 +79,7 @@ FORM: dict[str, Any] = {
             "covers?": [_is_count],
             "volume_ml": _is_amount,
             "expected_error_ml?": _is_amount,
+            "interval_ml?": {"low": _is_amount, "high": _is_amount, "level": _is_positive},
         }
     ],
     "expected_error_ml?": _is_amount,
@@ -86,6 +88,7 @@ FORM: dict[str, Any] = {
     "correlation_mm?": (_is_length, _is_length, _is_length),
     "processed_box?": ((_is_count, _is_count), (_is_count, _is_count), (_is_count, _is_count)),
     "warnings": [_is_text],
+    "volume_bounds?": {},
     "suitability?": {"level": _is_text, "reasons": [_is_text], "deviations": {}, "judged": _is_flag},
     "files": {},
     "model?": {"name?": _is_text, "digest?": _is_text},
@@ -180,6 +183,8 @@ def _check_values(record: dict[str, Any]) -> None:
         read_click_settings(record)
         if "suitability" in record:
             Suitability.from_dict(record["suitability"])
+        if "volume_bounds" in record:
+            VolumeBounds.from_dict(record["volume_bounds"])
         if "created" in record:
             datetime.fromisoformat(record["created"])
     except (SettingsError, TypeError, ValueError) as error:

@@ -138,6 +138,7 @@ class ReviewPage:
                 for click in review.clicks
             ],
             "counter": review.expected_error_mm3,
+            "volumes": review.volume_lines(),
             "signature": review.signature and review.signature.name,
             "can_undo": review.can_undo,
         }

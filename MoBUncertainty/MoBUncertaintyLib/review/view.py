@@ -5,20 +5,24 @@ Arrays are (z, y, x).
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from functools import cached_property
 
 import numpy as np
 
+from MoBUncertaintyLib.conformal.calibration import VolumeBounds
+from MoBUncertaintyLib.conformal.volumes import Interval, StatedVolume, volume_text
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import Box, hull, shape_of, whole, within
 from MoBUncertaintyLib.method_cache import cached_method
+from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click, Point
 from MoBUncertaintyLib.regions.finder import Regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.click_record import in_order
 from MoBUncertaintyLib.review.clicked_maps import ClickedMaps
+from MoBUncertaintyLib.review.description import maps_in
 from MoBUncertaintyLib.review.following import follow, freeze, reopen, usual_label
 from MoBUncertaintyLib.review.history import History
 from MoBUncertaintyLib.review.record import digest_of
@@ -162,6 +166,53 @@ class ReviewView:
         ranked = tuple(each.region for each in self.regions)
         return Regions(ranked, region_map, box, self.prediction.shape, self.settings)
 
+    def stated_volumes(self) -> dict[str, StatedVolume]:
+        """State each label's volume as corrected, by its name, and the error expected where nothing is decided."""
+        stated, boxes = dict(self._predicted_volumes), [each.box for each in self.regions if each.decided]
+        if shape_of(self.changed_box)[0]:
+            boxes.append(self.changed_box)
+        if not boxes:
+            return stated
+        box, voxel_ml = hull(boxes), self.prediction.grid.voxel_mm3 / 1000
+        before, now, corrected = (
+            maps_in(self.prediction, box),
+            self._state.maps_in(box, self._maps),
+            self.labels_in(box),
+        )
+        is_open = np.ones(shape_of(box), bool)
+        for region in self.regions:
+            if region.decided:
+                is_open[within(region.box, box)] &= ~region.found.mask
+        for label in self.prediction.labels:
+            had, has, channels = label.mask(before.labels), label.mask(corrected), self.prediction.channels_of(label)
+            error = np.abs(label.mask(now.labels) - now.probability[channels].sum(axis=0))[is_open].sum(dtype=float)
+            error -= np.abs(had - before.probability[channels].sum(axis=0)).sum(dtype=float)
+            ml = stated[label.name].ml + voxel_ml * (np.count_nonzero(has) - np.count_nonzero(had))
+            left = stated[label.name].error_ml + voxel_ml * float(error)
+            stated[label.name] = StatedVolume(max(ml, 0.0), max(left, 0.0))
+        return stated
+
+    def volume_intervals(self) -> dict[str, Interval]:
+        """Compute the interval of each label's volume as it is now, where one can be stated.
+
+        As long as no region is decided that is the prediction's; clicks before that make it unknown.
+        """
+        bounds = self.prediction.volume_bounds
+        return self._intervals(bounds, self.stated_volumes()) if bounds else {}
+
+    def volume_lines(self) -> list[str]:
+        """Write the volume of each label as it is now, with its interval; none where the model states no interval."""
+        bounds = self.prediction.volume_bounds
+        if bounds is None:
+            return []
+        stated = self.stated_volumes()
+        intervals = self._intervals(bounds, stated)
+        return [
+            f"{readable(name)} {volume_text(each.ml, intervals.get(name))}"
+            for name, each in stated.items()
+            if name in bounds.labels
+        ]
+
     def preview(self, region_id: str, verdict: Verdict | str, label: int | None = None) -> tuple[Box, np.ndarray]:
         """Tell what a verdict would give, without giving it: a box, and the corrected segmentation there; uint8.
 
@@ -187,6 +238,10 @@ class ReviewView:
 
     # Inside
 
+    def _intervals(self, bounds: VolumeBounds, stated: Mapping[str, StatedVolume]) -> dict[str, Interval]:
+        reviewed = self.reviewed
+        return {} if self.clicks and not reviewed[0] else bounds.intervals(stated, reviewed)
+
     @property
     def _state(self) -> State:
         return self._history.now
@@ -202,6 +257,10 @@ class ReviewView:
     @cached_property
     def _predicted_error(self) -> float:
         return self.prediction.expected_error_mm3()
+
+    @cached_property
+    def _predicted_volumes(self) -> dict[str, StatedVolume]:
+        return self.prediction.stated_volumes()
 
     def _decided(
         self, region_id: str, verdict: Verdict | str, label: int | None, clicks: Iterable[str] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import highdicom
@@ -14,6 +15,8 @@ import SimpleITK as sitk
 from highdicom.seg import segread
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from MoBUncertaintyLib.conformal.calibration import LabelBounds, VolumeBounds
+from MoBUncertaintyLib.conformal.volumes import Scale
 from MoBUncertaintyLib.geometry import LPS_TO_RAS
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.output.dicom.segmentation import PROBABILITY_STEPS
@@ -41,7 +44,11 @@ def review_of(folder: Path) -> tuple[list[Path], ReviewedCase]:
         # SimpleITK may read the slices in the other order: what is at a place stays there.
         return sitk.Resample(image, read, sitk.Transform(), sitk.sitkNearestNeighbor)
 
-    return files, fake_review(changed_case(whole, onto, lambda _: read), r1="include", r2="accept")
+    bounds = VolumeBounds(0.9, 30, {"pancreas": LabelBounds(Scale.ERROR, 1.2, Scale.ERROR, (1.0, 0.9, 0.8, 0.7))})
+    case = changed_case(whole, onto, lambda _: read)
+    provenance = case.prediction.provenance | {"volume_bounds": bounds.to_dict()}
+    case = replace(case, prediction=replace(case.prediction, provenance=provenance))
+    return files, fake_review(case, r1="include", r2="accept")
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +161,10 @@ class TestStructuredReport:
         for group, row, segment in zip(labels, report["labels"], segments.SegmentSequence, strict=True):
             assert (group.tracking_identifier, group.tracking_uid) == (row["name"], segment.TrackingUID)
             values = [measurement.value for measurement in group.get_measurements()]
-            assert values == [row["corrected_ml"], row["predicted_ml"], row["expected_error_ml"]]
+            assert values[:3] == [row["corrected_ml"], row["predicted_ml"], row["expected_error_ml"]]
+            intervals = [row["corrected_interval"], row["predicted_interval"]]
+            assert values[3:] == [each[end] for each in intervals if each for end in ("low", "high")]
+            assert len(values) == (7 if row["name"] == "pancreas" else 3)
             assert {measurement.unit.value for measurement in group.get_measurements()} == {"ml"}
             reference = group.reference_roi if hasattr(group, "reference_roi") else group.referenced_segment
             assert reference.referenced_sop_instance_uid == segments.SOPInstanceUID

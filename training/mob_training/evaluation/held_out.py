@@ -17,6 +17,7 @@ import SimpleITK as sitk
 from mob_training.data.datasets import CASES_FILE
 from mob_training.data.split import read_subjects
 from mob_training.evaluation.case_scores import MEASURES, PLACES, PlaceSums, ScoredCase, score
+from mob_training.evaluation.intervals import KEY, interval_measures
 from mob_training.evaluation.joint_scores import JointSums, joint_scores
 from mob_training.evaluation.naming import describe_run
 from mob_training.evaluation.raters import rater_scores, read_raters
@@ -126,11 +127,13 @@ def evaluate(
             read = read_raters(raters, case_name, prediction)
             samples = draw_volumes(predictor, image, drawn) if sampled else [prediction.segmentation]
             scores["raters"] = rater_scores(case, read, samples, sitk.GetArrayViewFromImage(image))
+        factors = contrast_factors(predictor, image) if joint and directed else None
+        read_case = ReadCase.of(prediction, truth, region_settings, factors)
+        scores[KEY] = interval_measures(prediction, read_case)
         if joint:
+            scores["clicks"] = dice_after_clicks(read_case)
             scores["joint"], own = joint_scores(predictor, image, case.truth)
             together.add(own)
-            factors = contrast_factors(predictor, image) if directed else None
-            scores["clicks"] = dice_after_clicks(ReadCase.of(prediction, truth, region_settings, factors))
         pool.add(case, sums)
         scored[case_name] = {"subject": subjects.get(case_name, case_name), **dict(flatten(scores))}
         report(f"{case_name}: Dice {scores['dice']:.4f}, NLL {scores['volume']['nll']:.4f}")

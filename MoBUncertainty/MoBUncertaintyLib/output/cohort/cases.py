@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from MoBUncertaintyLib.conformal.volumes import Interval
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
@@ -31,11 +32,13 @@ class Organ:
         name: Of the label.
         volume_ml: Segmented volume.
         expected_error_ml: Volume expected to be wrongly labelled with it, or to lack it; None in older results.
+        interval: In which the true volume lies; None where the model cannot tell.
     """
 
     name: str
     volume_ml: float
     expected_error_ml: float | None
+    interval: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,13 @@ def read_case(name: str, folder: Path, outcome: Outcome, warnings: Sequence[str]
         outcome=outcome,
         folder=folder,
         organs=tuple(
-            Organ(label["name"], label["volume_ml"], label.get("expected_error_ml")) for label in record["labels"]
+            Organ(
+                label["name"],
+                label["volume_ml"],
+                label.get("expected_error_ml"),
+                Interval.from_dict(label.get("interval_ml")),
+            )
+            for label in record["labels"]
         ),
         expected_error_ml=record.get("expected_error_ml"),
         regions=record["regions"]["count"],

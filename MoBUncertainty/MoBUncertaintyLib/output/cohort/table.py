@@ -39,6 +39,7 @@ class Column:
         value: Makes the cell from a case; None if there is nothing to say.
         digits: Number of decimals on the page.
         unit: Of numbers on the page.
+        note: What the page says behind the number.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Column:
     value: Callable[[CohortCase], Any]
     digits: int = 0
     unit: str = ""
+    note: Callable[[CohortCase], str] | None = None
 
 
 def check_table(folder: Path) -> None:
@@ -103,14 +105,34 @@ def _columns(cases: Sequence[CohortCase], folder: Path) -> list[Column]:
     def place(case: CohortCase) -> str:
         return Path(os.path.relpath(case.folder, folder)).as_posix() if case.folder else ""
 
+    def end(name: str, which: str) -> Callable[[CohortCase], float | None]:
+        return lambda case: getattr(organ(name, "interval")(case), which, None)
+
+    def note(name: str) -> Callable[[CohortCase], str]:
+        def written(case: CohortCase) -> str:
+            interval = organ(name, "interval")(case)
+            return interval.text() if interval else ""
+
+        return written
+
     several = len(names) > 1
+    known = {organ.name for case in cases for organ in case.organs if organ.interval}
     return [
         Column("case", "", lambda case: case.name),
         Column("outcome", "", lambda case: case.outcome.value),
         Column("reason", "", lambda case: case.reason),
         Column("verdict", "", lambda case: case.suitability and case.suitability.level.value),
         Column("verdict_reasons", "", lambda case: "; ".join(case.suitability.reasons) if case.suitability else None),
-        *(Column(f"{name}_ml", f"{readable(name).capitalize()}", organ(name, "volume_ml"), 1, "ml") for name in names),
+        *(
+            Column(f"{name}_ml", f"{readable(name).capitalize()}", organ(name, "volume_ml"), 1, "ml", note(name))
+            for name in names
+        ),
+        *(
+            Column(f"{name}_interval_{which}", "", end(name, which))
+            for name in names
+            for which in ("low", "high", "level")
+            if name in known
+        ),
         Column("expected_error_ml", "Expected error", lambda case: case.expected_error_ml, 2, "ml"),
         *(
             Column(f"{name}_expected_error_ml", "", organ(name, "expected_error_ml"))
@@ -137,7 +159,7 @@ def _render(
             "link": quote((Path(os.path.relpath(case.folder, folder)) / "review.html").as_posix())
             if case.folder
             else "",
-            "cells": [(column.value(case), column) for column in columns],
+            "cells": [(column.value(case), column, column.note(case) if column.note else "") for column in columns],
         }
         for case in cases
     ]

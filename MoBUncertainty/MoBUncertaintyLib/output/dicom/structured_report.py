@@ -62,7 +62,8 @@ def write_structured_report(
         files: The CT's DICOM files, in any order.
         segmentation: The SEG of the corrected segmentation, by `write_dicom_seg`.
         case: The review.
-        labels: What the report says of each label: `name`, `predicted_ml`, `corrected_ml`, `expected_error_ml`.
+        labels: What the report says of each label: `name`, `predicted_ml`, `corrected_ml`, `expected_error_ml`, and the
+            intervals `predicted_interval` and `corrected_interval`, or None.
         model: `name` and `digest` of the model.
         series_description: What viewers list.
 
@@ -110,6 +111,8 @@ def _labels(
                 sr.Measurement(codes.SCT.Volume, row["corrected_ml"], _ML),
                 sr.Measurement(PREDICTED_VOLUME, row["predicted_ml"], _ML),
                 sr.Measurement(EXPECTED_ERROR, row["expected_error_ml"], _ML),
+                *_ends(row["corrected_interval"], "VOL", "Volume"),
+                *_ends(row["predicted_interval"], "PREDVOL", "Volume as predicted"),
             ],
         }
         number = numbers.get(uid)
@@ -119,6 +122,18 @@ def _labels(
             yield sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
                 referenced_segment=sr.ReferencedSegment.from_segmentation(segments, number), **common
             )
+
+
+def _ends(interval: Mapping[str, float] | None, value: str, meaning: str) -> list[sr.Measurement]:
+    """State both ends of a volume's interval, if there is one."""
+    if interval is None:
+        return []
+    level = f"{100 * interval['level']:.0f}"
+    ends = {
+        end: own_code(f"{value}{end[:3].upper()}{level}", f"{meaning}, {words} end of its {level} % interval")
+        for end, words in (("low", "lower"), ("high", "upper"))
+    }
+    return [sr.Measurement(code, interval[end], _ML) for end, code in ends.items()]
 
 
 def _region(

@@ -130,7 +130,7 @@ class ReviewSection:
             ui.commentEdit.text = region.comment if region else ""
         self._commented = commented
         self._nameModel()
-        write(ui.reviewProgressLabel, self._progress())
+        write(ui.reviewProgressLabel, "\n".join([self._progress(), *self._volumes()]))
         self._updateSignOff()
         for shortcut, whileEditing in self._shortcuts:
             shortcut.enabled = self._entered and bool(session) and whileEditing in (editing, None)
@@ -375,6 +375,10 @@ class ReviewSection:
             more = _("{count} more, with less expected error, are listed once those above them are decided")
             text = f"{text}; {more.format(count=self._table.unlisted)}"
         return text
+
+    def _volumes(self) -> list[str]:
+        """Write the volumes with their intervals, where the model states any."""
+        return self._session.review.volume_lines() if self._session and not self._session.editing else []
 
     def _updateSignOff(self) -> None:
         ui, session = self._ui, self._session

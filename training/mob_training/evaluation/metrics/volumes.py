@@ -51,9 +51,9 @@ def volume_scores(samples: Sequence[float] | np.ndarray, truth: float) -> dict[s
 
     Returns:
         `crps`; for each of `LEVELS`, in percent, `covered_90`, 1 or 0, whether the interval holds the truth, and
-        `width_90`; in the unit of the volume.
+        `width_90`; and the samples' standard `deviation`; in the unit of the volume.
     """
-    scores = {"crps": crps(samples, truth)}
+    scores = {"crps": crps(samples, truth), "deviation": float(np.std(samples, ddof=1))}
     for level in LEVELS:
         low, high = interval(samples, level)
         scores[f"covered_{100 * level:g}"] = float(low <= truth <= high)

@@ -74,6 +74,26 @@ def click_as_suggested(case: ReadCase) -> Iterator[Step]:
         yield Step(now, tuple(labels.items()))
 
 
+def decide_regions(case: ReadCase, each: int = 2) -> Iterator[Review]:
+    """Go through the list of regions, click at most so many times in each, and accept what the clicks make of it.
+
+    Yields:
+        The review, which goes on, after each region.
+    """
+    review, everywhere, grid = Review(case.prediction, case.regions), whole(case.truth.shape), case.prediction.grid
+    for region_id in [region.region_id for region in review.regions]:
+        place = np.zeros(case.truth.shape, bool)
+        place[review.region(region_id).box] = review.region(region_id).found.mask
+        for _ in range(each):
+            voxel = largest_error(case, review.labels_in(everywhere), place)
+            if voxel is None:
+                break
+            r, a, s = grid.to_ras(np.array(voxel)).tolist()
+            review.click([(r, a, s)], int(case.truth[voxel]), region_id)
+        review.decide(region_id, Verdict.ACCEPT)
+        yield review
+
+
 def press_buttons(case: ReadCase) -> Iterator[Step]:
     """Go through the list of regions and give each the verdict that leaves the highest Dice."""
     for review in give_verdicts(case):

@@ -1,0 +1,108 @@
+"""A volume is stated with its interval wherever it is stated, before and after a review, and nowhere else."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from MoBUncertaintyLib.conformal.calibration import LabelBounds, VolumeBounds
+from MoBUncertaintyLib.conformal.volumes import Interval, Scale, volume_text
+from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.model.fingerprint import Level, Suitability
+from MoBUncertaintyLib.output.cohort.cases import Outcome, read_case
+from MoBUncertaintyLib.output.cohort.table import write_cohort
+from MoBUncertaintyLib.output.pictures.scales import Scale as PictureScale
+from MoBUncertaintyLib.output.report import ReviewedCase, build_report, facts, render_html
+from MoBUncertaintyLib.output.results_folder import read_results, write_results
+from MoBUncertaintyLib.output.review_files import review_of
+from MoBUncertaintyLib.output.review_page import ReviewPage
+from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.review.review import Review
+from support.fake_case import LEFT_KIDNEY, PANCREAS, Case, fake_case
+
+BOUNDS = VolumeBounds(
+    0.9,
+    30,
+    {
+        "pancreas": LabelBounds(Scale.ERROR, 1.2, Scale.ERROR, (1.0, 0.9, 0.8, 0.7), 2.5),
+        "kidney_left": LabelBounds(Scale.VOLUME, 0.1),
+    },
+)
+
+
+def calibrated(**more: object) -> Case:
+    case = fake_case(labels=(PANCREAS, LEFT_KIDNEY))
+    provenance = case.prediction.provenance | {"volume_bounds": BOUNDS.to_dict()} | more
+    return replace(case, prediction=replace(case.prediction, provenance=provenance))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    case, folder = calibrated(), tmp_path_factory.mktemp("results") / "case"
+    write_results(folder, case.image, case.prediction, case.regions, scene=False)
+    return folder
+
+
+def open_error(prediction: Prediction, value: int, decided: np.ndarray) -> float:
+    """The expected error in ml of a label where nothing is decided, from all voxels."""
+    error = np.abs((prediction.segmentation == value) - prediction.probability[value - 1])
+    return float(error[~decided].sum(dtype=float) * prediction.grid.voxel_mm3 / 1000)
+
+
+def test_review_states_what_is_corrected_and_what_is_left_open(folder: Path) -> None:
+    results = read_results(folder)
+    review, voxel_ml = review_of(results), results.prediction.grid.voxel_mm3 / 1000
+    assert review.volume_intervals() == results.prediction.volume_intervals()
+    point = review.regions[0].region.centroid_ras
+    review.click([point], 0)
+    assert review.volume_intervals() == {}, "clicks without a decision were not measured"
+    decided = np.zeros(results.prediction.shape, bool)
+    for region, verdict in zip(review.regions, ("accept", "exclude"), strict=True):
+        review.decide(region.region_id, verdict)
+        decided[region.box] |= region.found.mask
+        stated, corrected, now = review.stated_volumes(), review.corrected(), review.current()
+        for label in (PANCREAS, LEFT_KIDNEY):
+            volume = stated[label.name]
+            assert volume.ml == pytest.approx(voxel_ml * np.count_nonzero(corrected == label.value))
+            assert volume.error_ml == pytest.approx(open_error(now, label.value, decided), abs=1e-4)
+        done, total = review.reviewed
+        interval = review.volume_intervals()
+        assert set(interval) == {"pancreas"}, "of the kidney no review was measured"
+        half = BOUNDS.labels["pancreas"].reviewed[4 * done // total - 1] * stated["pancreas"].error_ml
+        assert interval["pancreas"].high == pytest.approx(stated["pancreas"].ml + half)
+
+
+def test_record_report_page_and_table_state_it(folder: Path, tmp_path: Path) -> None:
+    results = read_results(folder)
+    expected = results.prediction.volume_intervals()
+    record = json.loads((folder / "prediction.json").read_text(encoding="utf-8"))
+    stored = {label["name"]: Interval.from_dict(label["interval_ml"]) for label in record["labels"]}
+    assert stored == {name: Interval(round(i.low, 3), round(i.high, 3), 0.9) for name, i in expected.items()}
+    case = ReviewedCase(calibrated().image, review_of(results))
+    report = build_report(case)
+    text = expected["pancreas"].text()
+    assert text in render_html(report, {}, PictureScale.of(case.ct, case.review.settings))
+    said = dict(facts(report)["Volumes"])
+    assert "in 90% of cases that are like the 30 calibration cases" in said["Intervals hold"]
+    assert "2.5 mm of the outline of pancreas" in said["True surface"]
+    volumes = results.prediction.volumes_ml()
+    lines = [f"{readable(name)} {volume_text(volumes[name], interval)}" for name, interval in expected.items()]
+    assert ReviewPage(case).state()["volumes"] == lines
+    write_cohort(tmp_path, "Hospital", [read_case("case", folder, Outcome.PREDICTED)])
+    (row,) = csv.DictReader((tmp_path / "cohort.csv").read_text(encoding="utf-8-sig").splitlines())
+    assert float(row["pancreas_interval_low"]) == pytest.approx(expected["pancreas"].low, abs=1e-3)
+    assert float(row["kidney_left_interval_high"]) == pytest.approx(expected["kidney_left"].high, abs=1e-3)
+    assert text in (tmp_path / "cohort.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("level", [Level.UNUSUAL, Level.NOT_USABLE])
+def test_nothing_is_promised_of_a_case_unlike_the_calibration_cases(level: Level) -> None:
+    case = calibrated(suitability=Suitability(level, ("it is foreign",)).to_dict())
+    review = ReviewedCase(case.image, Review(case.prediction, case.regions))
+    assert case.prediction.volume_intervals() == {} == review.review.volume_intervals()
+    assert not review.review.volume_lines() and "Volumes" not in facts(build_report(review))

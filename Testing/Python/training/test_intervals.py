@@ -1,0 +1,72 @@
+"""Calibration cases: what is measured of each, and what of that goes to a card."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mob_training.evaluation.intervals import KEY, calibration_of, interval_measures, stated, surface_distances
+from mob_training.evaluation.readers.cases import ReadCase
+from mob_training.evaluation.readers.readers import decide_regions
+from mob_training.evaluation.score_files import Run, flatten
+from MoBUncertaintyLib.conformal.calibration import STAGES
+from MoBUncertaintyLib.conformal.margin import DISTANCES_MM
+from MoBUncertaintyLib.conformal.quantile import TooFewCasesError
+from MoBUncertaintyLib.images.grid import image_on
+from MoBUncertaintyLib.regions.settings import RegionSettings
+from support.clicked_cases import clicked_prediction
+
+REGIONS = RegionSettings(threshold=0.1, depth_mm=0.5, window_mm=2, grow_mm=3, minimum_mm3=1)
+NAMES = {"dataset": "Dataset1_Balls", "name": "fake", "seed": 0}
+
+
+def run_of(cases: dict) -> Run:
+    return Run(NAMES, {}, {name: dict(flatten({KEY: measures})) for name, measures in cases.items()})
+
+
+def test_a_review_ends_with_less_open_and_nearer_to_the_truth() -> None:
+    prediction = clicked_prediction()
+    truth = image_on(prediction.grid, np.roll(prediction.segmentation, 1, axis=2))
+    case = ReadCase.of(prediction, truth, REGIONS)
+    measures = interval_measures(prediction, case)
+    (label,) = prediction.labels
+    of_label = measures[label.name]
+    assert len(of_label["ml"]) == len(of_label["error_ml"]) == STAGES + 1
+    first, *_, last = prediction.stated_volumes()[label.name], *decide_regions(case)
+    assert (of_label["ml"][0], of_label["error_ml"][0]) == pytest.approx((first.ml, first.error_ml))
+    end = last.stated_volumes()[label.name]
+    assert of_label["ml"][-1] == pytest.approx(end.ml)
+    elsewhere = first.error_ml - case.prediction.stated_volumes()[label.name].error_ml
+    assert of_label["error_ml"][-1] == pytest.approx(end.error_ml + elsewhere)
+    assert last.reviewed == (len(case.regions.ranked),) * 2 and end.error_ml < first.error_ml
+    volume, true_ml = stated(dict(flatten({KEY: measures})), label.name, STAGES)
+    assert volume.ml == of_label["ml"][-1]
+    assert true_ml == pytest.approx(case.truth.sum() * prediction.grid.voxel_mm3 / 1000)
+
+
+def test_distances_are_those_of_surfaces() -> None:
+    true, found = np.zeros((20, 20, 20), bool), np.zeros((20, 20, 20), bool)
+    true[4:16, 4:16, 4:16] = True
+    found[6:14, 6:14, 6:14] = True
+    distances = surface_distances(true, found, np.array([1.0, 2.0, 3.0]))
+    assert distances.min() == 2.0 and distances.max() == pytest.approx(2 * np.sqrt(14))
+    assert np.isinf(surface_distances(true, np.zeros_like(true), np.ones(3))).all()
+
+
+def measured(seed: int, ordinary: float = 1.0) -> dict:
+    rng = np.random.default_rng(seed)
+    volumes = [50 + rng.normal() / (1 + stage) for stage in range(STAGES + 1)]
+    outside = [max(0.5 - mm / 8, 0) for mm in DISTANCES_MM]
+    label = {"true_ml": 50.0, "ml": volumes, "error_ml": [2.0] * (STAGES + 1), "outside": outside}
+    return {"ordinary": ordinary, "liver": label}
+
+
+def test_card_keeps_the_ordinary_cases() -> None:
+    cases = {f"case{i}": measured(i, float(i % 5 > 0)) for i in range(20)}
+    made = calibration_of(run_of(cases))
+    (label,) = made.labels.values()
+    assert made.data.startswith("16 held-out cases")
+    assert len(label.predicted.values) == 16 and len(label.reviewed) == STAGES
+    assert made.bounds(0.9).labels["liver"].margin_mm == pytest.approx(3.75)
+    with pytest.raises(TooFewCasesError):
+        calibration_of(run_of({f"case{i}": measured(i) for i in range(3)}))

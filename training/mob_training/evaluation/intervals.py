@@ -1,0 +1,116 @@
+"""Measure what volumes and outlines a model states, and how far these are from the truth, for its card."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from mob_training.evaluation.readers.cases import ReadCase
+from mob_training.evaluation.readers.readers import decide_regions
+from mob_training.evaluation.score_files import Run
+from MoBUncertaintyLib.conformal.calibration import STAGES, LabelCalibration, VolumeCalibration
+from MoBUncertaintyLib.conformal.margin import SurfaceLoss
+from MoBUncertaintyLib.conformal.volumes import Residuals, StatedVolume, narrowest
+from MoBUncertaintyLib.model.fingerprint import Level
+from MoBUncertaintyLib.prediction import Prediction
+
+KEY = "intervals"
+"""Of these measures in the scores of a case."""
+
+
+def interval_measures(prediction: Prediction, case: ReadCase) -> dict[str, Any]:
+    """Measure a case.
+
+    Args:
+        prediction: Of the whole image.
+        case: The same, for a simulated reader (`readers.decide_regions`).
+
+    Returns:
+        `ordinary`, 1 or 0: whether the model suits the case, as far as it can tell. For each label `true_ml`; `ml` and
+        `error_ml`, what is stated (`StatedVolume`), as predicted and after each of `STAGES` of a review; `outside`, the
+        loss of its true surface (`SurfaceLoss`).
+    """
+    suitability = prediction.suitability
+    whole, inside = prediction.stated_volumes(), case.prediction.stated_volumes()
+    elsewhere = {name: each.error_ml - inside[name].error_ml for name, each in whole.items()}
+    stages = [whole]
+    for review in decide_regions(case):
+        decided, total = review.reviewed
+        if len(stages) <= STAGES * decided // total:
+            now = {
+                name: replace(each, error_ml=each.error_ml + elsewhere[name])
+                for name, each in review.stated_volumes().items()
+            }
+            stages += [now] * (STAGES * decided // total + 1 - len(stages))
+    stages += stages[-1:] * (STAGES + 1 - len(stages))  # of a case without regions
+    measures: dict[str, Any] = {"ordinary": float(suitability is None or suitability.level is Level.ORDINARY)}
+    for label in prediction.labels:
+        true, found = label.mask(case.truth), label.mask(case.prediction.segmentation)
+        measures[label.name] = {
+            "true_ml": prediction.grid.voxel_mm3 / 1000 * np.count_nonzero(true),
+            "ml": [stage[label.name].ml for stage in stages],
+            "error_ml": [stage[label.name].error_ml for stage in stages],
+            "outside": list(SurfaceLoss.of([surface_distances(true, found, prediction.grid.spacing)]).outside),
+        }
+    return measures
+
+
+def surface_distances(true: np.ndarray, found: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """Compute the distance of each voxel of the true surface from the surface of what was found, in mm.
+
+    Args:
+        true: Mask (z, y, x).
+        found: Likewise; without any voxel, all is infinitely far.
+        spacing: Of the voxels.
+    """
+    if not found.any():
+        return np.full(np.count_nonzero(_surface(true)), np.inf)
+    return np.asarray(ndimage.distance_transform_edt(~_surface(found), spacing))[_surface(true)]
+
+
+def calibration_of(run: Run, data: str | None = None) -> VolumeCalibration:
+    """Make what a card keeps of the cases of a run; unusual ones, of which nothing is promised, do not count.
+
+    Args:
+        run: The scores of `held_out.evaluate`.
+        data: Which cases they are, in a few words; None: their number and data set.
+
+    Raises:
+        TooFewCasesError: There are too few.
+    """
+    cases = [scores for scores in run.cases.values() if scores.get(f"{KEY}.ordinary")]
+    names = {
+        key.removeprefix(f"{KEY}.").removesuffix(".true_ml")
+        for case in cases
+        for key in case
+        if key.endswith(".true_ml")
+    }
+    labels = {
+        name: _of_label([case for case in cases if f"{KEY}.{name}.true_ml" in case], name) for name in sorted(names)
+    }
+    return VolumeCalibration(data or f"{len(cases)} held-out cases of {run.dataset}", labels)
+
+
+def stated(case: dict[str, Any], label: str, stage: int = 0) -> tuple[StatedVolume, float]:
+    """Return what is stated of a label after a stage of the review, and the true volume in ml."""
+    volume, error = (case[f"{KEY}.{label}.{name}"][stage] for name in ("ml", "error_ml"))
+    return StatedVolume(volume, error), case[f"{KEY}.{label}.true_ml"]
+
+
+def _of_label(cases: list[dict[str, Any]], name: str) -> LabelCalibration:
+    stages = [[stated(case, name, stage) for case in cases] for stage in range(STAGES + 1)]
+    # One scale for all of a review: that of its end.
+    scale = narrowest([pair for pair in stages[-1] if pair[0].ml > 0])
+    outside = np.mean([case[f"{KEY}.{name}.outside"] for case in cases], axis=0)
+    return LabelCalibration(
+        Residuals.of(stages[0]),
+        tuple(Residuals.of(stage, scale) for stage in stages[1:]),
+        SurfaceLoss(tuple(float(value) for value in np.ceil(1e4 * outside - 1e-6) / 1e4), len(cases)),
+    )
+
+
+def _surface(mask: np.ndarray) -> np.ndarray:
+    return np.asarray(mask & ~ndimage.binary_erosion(mask))
