@@ -22,7 +22,8 @@ class LabelCalibration:
 
     Attributes:
         predicted: Residuals of the predictions.
-        reviewed: Residuals after each of `STAGES` of a review; none: not known, and no interval is stated after one.
+        reviewed: Residuals after each of `STAGES` of a review, in units of the error expected where nothing is decided;
+            none: not known, and no interval is stated after one.
         surface: Where their true surface lies; None: not known.
     """
 
@@ -33,8 +34,8 @@ class LabelCalibration:
     def __post_init__(self) -> None:
         if len(self.reviewed) not in (0, STAGES):
             raise ValueError(f"a review has {STAGES} stages")
-        if len({stage.scale for stage in self.reviewed}) > 1:
-            raise ValueError("all stages of a review must have one scale")
+        if any(stage.scale is not Scale.ERROR for stage in self.reviewed):
+            raise ValueError("after a review, residuals must be in units of the expected error that is left")
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,13 @@ class LabelBounds:
     Attributes:
         scale: Of the residuals.
         quantile: Of the prediction.
-        reviewed_scale: After a review; None: no interval is stated then.
-        reviewed: After each of `STAGES`.
+        reviewed: After each of `STAGES` of a review, in units of the error expected where nothing is decided; none: no
+            interval is stated then.
         margin_mm: Around the outline, in which the true surface is expected to lie to the fraction `level`.
     """
 
     scale: Scale
     quantile: float
-    reviewed_scale: Scale | None = None
     reviewed: tuple[float, ...] = ()
     margin_mm: float | None = None
 
@@ -59,7 +59,7 @@ class LabelBounds:
         stated = (self.quantile, *self.reviewed, *(() if self.margin_mm is None else (self.margin_mm,)))
         if not all(math.isfinite(number) and number >= 0 for number in stated):
             raise ValueError("bounds must be finite numbers from 0 on")
-        if len(self.reviewed) != (0 if self.reviewed_scale is None else STAGES):
+        if len(self.reviewed) not in (0, STAGES):
             raise ValueError(f"a review has {STAGES} stages")
 
 
@@ -99,9 +99,9 @@ class VolumeBounds:
         scale, quantile = bounds.scale, bounds.quantile
         if reviewed is not None and reviewed[0]:
             stage = STAGES * reviewed[0] // reviewed[1]
-            if bounds.reviewed_scale is None or not stage:
+            if not bounds.reviewed or not stage:
                 return None
-            scale, quantile = bounds.reviewed_scale, bounds.reviewed[stage - 1]
+            scale, quantile = Scale.ERROR, bounds.reviewed[stage - 1]
         half = quantile * stated.scale(scale)
         return Interval(max(stated.ml - half, 0.0), stated.ml + half, self.level)
 
@@ -118,7 +118,6 @@ class VolumeBounds:
             name: {
                 "scale": bounds.scale.value,
                 "quantile": short(bounds.quantile),
-                "reviewed_scale": bounds.reviewed_scale.value if bounds.reviewed_scale else None,
                 "reviewed": [short(value) for value in bounds.reviewed],
                 "margin_mm": bounds.margin_mm,
             }
@@ -138,7 +137,6 @@ class VolumeBounds:
                 str(name): LabelBounds(
                     Scale(each["scale"]),
                     float(each["quantile"]),
-                    None if each["reviewed_scale"] is None else Scale(each["reviewed_scale"]),
                     tuple(map(float, each["reviewed"])),
                     None if each["margin_mm"] is None else float(each["margin_mm"]),
                 )
@@ -238,7 +236,6 @@ def _bounds(label: LabelCalibration, level: float) -> LabelBounds:
     return LabelBounds(
         label.predicted.scale,
         label.predicted.quantile(level),
-        label.reviewed[0].scale if label.reviewed else None,
         tuple(stage.quantile(level) for stage in label.reviewed),
         None if label.surface is None else label.surface.margin_mm(level),
     )

@@ -20,6 +20,8 @@ LEVELS = (0.9, 0.8, 0.5)
 """Of the intervals by which a scale is chosen."""
 STATED_LEVELS = (0.9, 0.8)
 """Of the intervals that are stated: the first for which there are cases enough."""
+CLEARLY = 0.95
+"""Of the width of equally wide intervals: a scale must make them narrower than that to be chosen."""
 _SMALLEST = 1e-6  # of a scale
 
 
@@ -157,7 +159,8 @@ def narrowest(cases: Sequence[tuple[StatedVolume, float]]) -> Scale:
     """Choose the scale whose intervals are narrowest at the nominal rate.
 
     Of each scale the intervals' mean width over the cases counts, relative to that of equally wide ones, and averaged
-    over those of `LEVELS` that the cases allow.
+    over those of `LEVELS` that the cases allow. What is not clearly narrower than equally wide ones is not worth a
+    choice: each choice by the calibration cases themselves costs a little of the coverage that they promise.
 
     Args:
         cases: What is stated of each, and its true volume in ml.
@@ -174,7 +177,9 @@ def narrowest(cases: Sequence[tuple[StatedVolume, float]]) -> Scale:
         residuals = [stated.residual(true, kind) for stated, true in cases]
         widths[kind] = np.array([mean * conformal_quantile(residuals, level) for level in levels])
     usual = np.maximum(widths[Scale.NOTHING], _SMALLEST)
-    return min(widths, key=lambda kind: float(np.mean(widths[kind] / usual)))
+    relative = {kind: float(np.mean(width / usual)) for kind, width in widths.items()}
+    best = min(relative, key=relative.__getitem__)
+    return best if relative[best] < CLEARLY else Scale.NOTHING
 
 
 def short(value: float) -> float:

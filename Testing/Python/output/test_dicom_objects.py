@@ -44,7 +44,7 @@ def review_of(folder: Path) -> tuple[list[Path], ReviewedCase]:
         # SimpleITK may read the slices in the other order: what is at a place stays there.
         return sitk.Resample(image, read, sitk.Transform(), sitk.sitkNearestNeighbor)
 
-    bounds = VolumeBounds(0.9, 30, {"pancreas": LabelBounds(Scale.ERROR, 1.2, Scale.ERROR, (1.0, 0.9, 0.8, 0.7))})
+    bounds = VolumeBounds(0.9, 30, {"pancreas": LabelBounds(Scale.ERROR, 1.2, (1.0, 0.9, 0.8, 0.7))})
     case = changed_case(whole, onto, lambda _: read)
     provenance = case.prediction.provenance | {"volume_bounds": bounds.to_dict()}
     case = replace(case, prediction=replace(case.prediction, provenance=provenance))

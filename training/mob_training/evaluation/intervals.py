@@ -13,7 +13,7 @@ from mob_training.evaluation.readers.readers import decide_regions
 from mob_training.evaluation.score_files import Run
 from MoBUncertaintyLib.conformal.calibration import STAGES, LabelCalibration, VolumeCalibration
 from MoBUncertaintyLib.conformal.margin import SurfaceLoss
-from MoBUncertaintyLib.conformal.volumes import Residuals, StatedVolume, narrowest
+from MoBUncertaintyLib.conformal.volumes import Residuals, Scale, StatedVolume
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.prediction import Prediction
 
@@ -102,12 +102,10 @@ def stated(case: dict[str, Any], label: str, stage: int = 0) -> tuple[StatedVolu
 
 def _of_label(cases: list[dict[str, Any]], name: str) -> LabelCalibration:
     stages = [[stated(case, name, stage) for case in cases] for stage in range(STAGES + 1)]
-    # One scale for all of a review: that of its end.
-    scale = narrowest([pair for pair in stages[-1] if pair[0].ml > 0])
     outside = np.mean([case[f"{KEY}.{name}.outside"] for case in cases], axis=0)
     return LabelCalibration(
         Residuals.of(stages[0]),
-        tuple(Residuals.of(stage, scale) for stage in stages[1:]),
+        tuple(Residuals.of(stage, Scale.ERROR) for stage in stages[1:]),
         SurfaceLoss(tuple(float(value) for value in np.ceil(1e4 * outside - 1e-6) / 1e4), len(cases)),
     )
 

@@ -1,0 +1,120 @@
+"""Check that intervals of volumes hold what they promise, and how wide they are.
+
+    python Testing/Benchmarks/intervals.py OUTPUT NAME=SCORES[,SCORES...] ...
+
+The cases of scores folders of `mob-training evaluate`, which must be exchangeable, are split into calibration and test
+cases again and again. In each split the scale is chosen and the quantile taken from the calibration cases alone. Beside
+it stand each scale by itself, plain conformal prediction among them, and the spread of coherent samples, where the
+scores have it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mob_training.evaluation.intervals import KEY, stated
+from mob_training.evaluation.score_files import read_runs
+from MoBUncertaintyLib.conformal.calibration import STAGES
+from MoBUncertaintyLib.conformal.margin import DISTANCES_MM, SurfaceLoss
+from MoBUncertaintyLib.conformal.quantile import conformal_quantile
+from MoBUncertaintyLib.conformal.volumes import LEVELS, Scale, narrowest
+
+SPLITS = 200
+CALIBRATION = 0.6
+"""Of the cases."""
+CHOSEN, SAMPLES = "chosen", "samples"
+
+
+def study(cases: list[dict[str, Any]], label: str, seed: int = 0) -> dict[str, Any]:
+    """Measure coverage and mean width of the intervals of a label over random splits."""
+    pairs = [stated(case, label) for case in cases]
+    after = [stated(case, label, STAGES) for case in cases]
+    spread = [case.get("joint.volume.deviation") for case in cases]
+    outside = np.array([case[f"{KEY}.{label}.outside"] for case in cases])
+    scales: dict[str, list[float]] = {kind.value: [each.scale(kind) for each, _ in pairs] for kind in Scale}
+    if all(spread):
+        scales[SAMPLES] = [float(each) / 1000 for each in spread if each]
+    reviewed = np.array([each.scale(Scale.ERROR) for each, _ in after])
+    left = np.array([abs(true - each.ml) for each, true in after])
+    errors = np.array([abs(true - each.ml) for each, true in pairs])
+    count, rng = round(CALIBRATION * len(cases)), np.random.default_rng(seed)
+    rows: dict[tuple[str, float], list[tuple[float, float]]] = {}
+    choices: dict[str, int] = {}
+    margins: dict[float, list[tuple[float, float]]] = {}
+    for _ in range(SPLITS):
+        order = rng.permutation(len(cases))
+        known, others = order[:count], order[count:]
+        choice = narrowest([pairs[i] for i in known]).value
+        choices[choice] = choices.get(choice, 0) + 1
+        for level in LEVELS:
+            sets = {name: (errors, np.array(scale)) for name, scale in scales.items()}
+            sets |= {CHOSEN: sets[choice], "reviewed": (left, reviewed)}
+            for name, (distance, scale) in sets.items():
+                half = conformal_quantile(distance[known] / scale[known], level) * scale[others]
+                rows.setdefault((name, level), []).append((float(np.mean(distance[others] <= half)), 2 * half.mean()))
+            loss = SurfaceLoss(tuple(np.minimum.accumulate(outside[known].mean(axis=0))), count)
+            if (margin := loss.margin_mm(level)) is not None:
+                held = 1 - outside[others][:, DISTANCES_MM.index(margin)].mean()
+                margins.setdefault(level, []).append((held, margin))
+    # The mean over all splits is fixed by the cases; of 200 of them it is known to this.
+    found: dict[str, Any] = {"cases": len(cases), "calibration": count, "splits": SPLITS, "scale": choices}
+    for (name, level), values in rows.items():
+        covered, width = np.array(values).T
+        found.setdefault(name, {})[f"{100 * level:g}"] = {
+            "coverage": round(float(covered.mean()), 4),
+            "error": round(float(covered.std(ddof=1) / np.sqrt(SPLITS)), 4),
+            "width_ml": round(float(width.mean()), 4),
+        }
+    found["margin"] = {
+        f"{100 * level:g}": {
+            "held": round(float(np.mean([h for h, _ in each])), 4),
+            "mm": round(float(np.mean([m for _, m in each])), 2),
+        }
+        for level, each in margins.items()
+    }
+    return found
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Write the results as Markdown."""
+    lines = [
+        "| cases | promised | at most | held | width, ml | plain, ml | after review: held | width, ml |",
+        "| --- " * 8 + "|",
+    ]
+    for name, found in results.items():
+        for level in sorted(LEVELS):
+            key, most = f"{100 * level:g}", level + 1 / (found["calibration"] + 1)
+            ours, plain, after = (found[kind][key] for kind in (CHOSEN, Scale.NOTHING.value, "reviewed"))
+            held = [f"{each['coverage']:.1%} ± {each['error']:.1%} | {each['width_ml']:.3g}" for each in (ours, after)]
+            lines.append(f"| {name} | {level:.0%} | {most:.1%} | {held[0]} | {plain['width_ml']:.3g} | {held[1]} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, and write `intervals.json`; print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path), parser.add_argument("scores", nargs="+", metavar="NAME=SCORES")
+    asked = parser.parse_args()
+    results = {}
+    for given in asked.scores:
+        name, _, folders = given.partition("=")
+        cases = [
+            case for folder in folders.split(",") for run in read_runs([Path(folder)]) for case in run.cases.values()
+        ]
+        ordinary = [case for case in cases if case[f"{KEY}.ordinary"]]
+        labels = sorted({key.split(".")[1] for case in ordinary for key in case if key.endswith(".true_ml")})
+        for label in labels:
+            title = name if len(labels) == 1 else f"{name}, {label}"
+            results[title] = study(ordinary, label)
+    asked.output.mkdir(parents=True, exist_ok=True)
+    (asked.output / "intervals.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
