@@ -37,7 +37,7 @@ from support import tiny
 from support.forks import child
 from support.processes import gone
 
-SIZE = (40, 40, 40)
+SIZE = (32, 32, 32)
 MOB = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=4, bases=2, partitions=2)
 SYSTEMS = {"a", "b", "c", "d", "e", "e-adaptive"}
 
@@ -58,7 +58,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory, network: tuple) -> list[
     """Of a benchmark of all systems that has been run; the limit leaves each a first run only."""
     assert network and StockSystem, "the forks find imported what both need"
     output, network = ready(tmp_path_factory.mktemp("benchmark"))
-    given = ["benchmark", "--output", str(output), "--networks", str(network), "--sizes", "40", "--samples", "4"]
+    given = ["benchmark", "--output", str(output), "--networks", str(network), "--sizes", "32", "--samples", "4"]
     given += ["--parts", "systems", "--rounds", "1", "--threads", "1", "--device", "cpu", "--limit", "0.001"]
     with pytest.MonkeyPatch.context() as patch:  # the test of warm runs begins a process from nothing
         patch.setattr(run, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": child()}))
@@ -79,7 +79,7 @@ def test_every_system_is_measured_stage_by_stage(finished: dict[str, Any]) -> No
     assert set(table) == SYSTEMS
     for system, row in table.items():
         stages = row["stages_s"]
-        assert row["runs"] == 1 and row["first_run_only"] and row["tiles"] <= 27
+        assert row["runs"] == 1 and row["first_run_only"] and row["tiles"] <= 8
         assert {"read", "preprocess", "backbone", "blend", "resample", "write", "other"} <= set(stages), system
         assert all(seconds >= 0 for seconds in stages.values())
         assert row["total_s"] == pytest.approx(sum(stages.values()), rel=1e-6)
@@ -87,7 +87,7 @@ def test_every_system_is_measured_stage_by_stage(finished: dict[str, Any]) -> No
         assert row["import_s"] > 0 and row["load_s"] > 0 and row["peak_bytes"] > 1e8
     assert "moments" not in table["a"]["stages_s"] and "regions" not in table["a"]["stages_s"]
     assert all("moments" in table[system]["stages_s"] for system in SYSTEMS - {"a"})
-    assert all(table[system]["tiles"] == 27 for system in SYSTEMS - {"e-adaptive"})
+    assert all(table[system]["tiles"] == 8 for system in SYSTEMS - {"e-adaptive"})
 
 
 def test_passes_that_do_not_fit_the_limit_are_extrapolated_and_marked(

@@ -15,8 +15,8 @@ import SimpleITK as sitk
 import torch
 from typer.testing import CliRunner
 
-from inference import cases, run
-from inference.gpu import check, paths, report, rows, training
+from inference import cases, ours, run
+from inference.gpu import check, paths, report, rows, training, volumes
 from inference.gpu.check import plan, run_check
 from inference.gpu.rows import ResultError, Row, Rows
 from inference.stock import StockSystem
@@ -29,7 +29,7 @@ from MoBUncertaintyLib.model.folder import Model
 from support import tiny
 from support.forks import child
 
-SIZE = (40, 40, 40)
+SIZE = (32, 32, 32)
 MOB = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=4, bases=2, partitions=2)
 CPU = torch.device("cpu")
 RESULT = {"cold": {"total": 2.0, "stages": {"backbone": 1.0}}, "warm": [], "import_s": 1.0, "load_s": 1.0, "tiles": 8}
@@ -59,7 +59,7 @@ def ready(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory: pytest.TempPathFactory, network: Path) -> tuple[Path, Any]:
     """A whole check's folder, and how its command ended."""
-    assert StockSystem and trainer and training, "the forks find imported what takes seconds to import"
+    assert all((StockSystem, ours, volumes, trainer, training)), "the forks find imported what takes seconds to import"
     folder = ready(tmp_path_factory.mktemp("check") / "out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": child()}))

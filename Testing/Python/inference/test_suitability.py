@@ -120,8 +120,11 @@ def changed(what: str) -> sitk.Image:
     image = read_image(RESOURCES / "SampleData" / "PhantomCT.nii.gz").image
     if what == "as it is":
         return image
+    half = image[:, :, : image.GetSize()[2] // 2]
     if what == "cut":
-        return image[:, :, : image.GetSize()[2] // 2]
+        return half
+    if what == "noise":
+        image = half  # a whole image of it has thousands of regions
     voxels = sitk.GetArrayFromImage(image)
     noise = np.random.default_rng(0).normal(voxels.mean(), voxels.std(), voxels.shape)
     made = sitk.GetImageFromArray(voxels[::-1] if what == "upside down" else noise.astype(np.int16))
