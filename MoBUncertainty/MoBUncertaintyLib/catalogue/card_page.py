@@ -13,7 +13,7 @@ from typing import Any
 from MoBUncertaintyLib.catalogue.index import Entry
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files.resources import RESOURCES
-from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.model.card import overlap, readable
 from MoBUncertaintyLib.model.card_text import covariance_text, score_lines, training_lines
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
@@ -101,7 +101,9 @@ def card_fields(model: Model, entry: Entry, published: date) -> dict[str, Fields
             "Availability": f"{entry.file}, {entry.megabytes}, SHA-256 {entry.sha256}",
             "Clinical benefit": None,
             "Clinical workflow phase": None,
-            "Decision threshold": "none: each voxel has the most probable label",
+            "Decision threshold": "0.5 for each label, which may overlap"
+            if overlap(card.labels)
+            else "none: each voxel has the most probable label",
             "Degree of automation": None,
             "Indications for use": None,
             "Input": entry.task,
