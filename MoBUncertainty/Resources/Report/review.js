@@ -240,7 +240,7 @@ function render() {
   $("count-more").textContent = CASE.served
     ? `${decided} of ${state.regions.length} regions decided`
     : "Outlines are as predicted; clicks act when the decisions are applied.";
-  $("volumes").textContent = state.volumes.join("; ");
+  $("volumes").textContent = (CASE.served ? state : CASE).volumes.join("; "); // alone, outlines are as predicted
   for (const button of document.querySelectorAll("[data-mode]")) button.setAttribute("aria-pressed", String(button.dataset.mode === mode));
   for (const button of document.querySelectorAll("[data-verdict]")) {
     button.setAttribute("aria-pressed", String(chosen?.verdict === button.dataset.verdict));
