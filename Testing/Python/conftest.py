@@ -31,14 +31,14 @@ os.environ["MOB_UNCERTAINTY_MODELS"] = str(TESTS / "no models")
 
 LONGEST = (
     "slicer_app/test_panel_clicks.py",
-    "benchmarks/test_benchmark.py",
     "slicer_app/test_story.py",
     "slicer_app/test_panel.py",
     "training/test_training.py",
-    "cli/test_cli.py",
+    "benchmarks/test_gpu_check.py",
     "slicer_app/test_review_panel.py",
     "slicer_app/test_click_story.py",
-    "benchmarks/test_gpu_check.py",
+    "cli/test_cli.py",
+    "benchmarks/test_benchmark.py",
     "training/test_workflow_runs.py",
 )
 """The files that take longest, longest first."""
