@@ -303,6 +303,46 @@ def finetune(
 
 
 @app.command()
+def attach_head(
+    model: Annotated[Path, typer.Argument(help="Deterministic model: a model folder or zip, or a training folder.")],
+    cases: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, of 20 cases or more.")],
+    workspace: Annotated[Path, typer.Option(help="New folder to work in; an interrupted run goes on in its own.")],
+    output: Annotated[Path, typer.Option(help="Model folder or .zip to make.")],
+    covariance: Annotated[Covariance, typer.Option(help="Covariance model of the head.")] = DEFAULTS.covariance,
+    keep_probability: Annotated[
+        bool, typer.Option(help="Stretch the mean, so that noise leaves each voxel the probability of the backbone's.")
+    ] = True,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the head.")] = 4,
+    iterations: Annotated[int, typer.Option(min=1, help="Patches per epoch.")] = 60,
+    seed: Seed = 0,
+    device: Device = "auto",
+    processes: Annotated[int, typer.Option(min=1, help="Processes to preprocess with.")] = 1,
+) -> Result:
+    """Give a model that has no covariance a head of its own, fitted on labelled cases; the segmentation stays.
+
+    The backbone is frozen. The noise is smooth, of a length that is learned, and the whole segmentations of the cases
+    are as probable as possible (`finetune --heads-only --likelihood evidence`); a temperature is fitted, too.
+    """
+    from mob_training.training.workspace import use_workspace
+
+    use_workspace(workspace, new=True)
+    from mob_training.training.attachment import attach_head as run
+
+    made = run(
+        model,
+        cases,
+        workspace,
+        output,
+        covariance,
+        keep_probability=keep_probability,
+        schedule=Schedule.of(epochs, iterations, seed),
+        device=device,
+        processes=processes,
+    )
+    return _made(made.path)
+
+
+@app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model folder, or a training folder of nnU-Net.")],
     dataset: Annotated[Path, typer.Argument(help="Raw data set with held-out cases (imagesTs, labelsTs).")],

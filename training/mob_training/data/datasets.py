@@ -215,6 +215,7 @@ def write_dataset(
     left_out: Sequence[LeftOut] = (),
     subjects: Mapping[str, str] | None = None,
     report: Callable[[str], None] = print,
+    orientation: str | None = None,
 ) -> Path:
     """Write a raw data set with images, label maps, `dataset.json`, `splits_final.json` and `cases.csv`.
 
@@ -232,6 +233,7 @@ def write_dataset(
         left_out: Cases that could not be used, for `cases.csv`.
         subjects: The subject of each case; the split keeps cases of one subject together.
         report: Called with one line for each reoriented case, and one if some subjects are unknown.
+        orientation: Of the stored axes, such as `LPS`; None: that of most cases.
 
     Raises:
         SettingsError: There are too few cases for the split, or `subjects` knows none of them.
@@ -249,7 +251,7 @@ def write_dataset(
         for kind in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
             (partial / kind).mkdir(parents=True)
         used = {case: stored_orientation(case.image) for case in cases if case.name in part_of}
-        ((orientation, _),) = Counter(sorted(used.values())).most_common(1)
+        orientation = orientation or Counter(sorted(used.values())).most_common(1)[0][0]
         reoriented = {
             case.name: f"Reoriented from {own} to {orientation}." for case, own in used.items() if own != orientation
         }

@@ -1,0 +1,208 @@
+"""A covariance head for a trained network that has none: the backbone stays, and with it the segmentation."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
+from mob_training.data.datasets import folder_cases, write_dataset
+from mob_training.data.split import Split
+from mob_training.training.planning import CONFIGURATION
+from mob_training.training.settings import FineTuning, Likelihood, LossWeights, Schedule
+from mob_training.training.stages import finetune
+from mob_training.training.temperature import cover_with_tiles, fit_temperature
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.model.card import Fold, overlap
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
+from MoBUncertaintyLib.model.folder import Model, load_model, read_card
+from MoBUncertaintyLib.model.nnunet.plans import check_plans
+from MoBUncertaintyLib.network.backbone import fitting_weights, load_network, planned_network
+from MoBUncertaintyLib.network.export import check_new, write_model
+from MoBUncertaintyLib.network.temperature import divide_logits
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MIN_CASES = 20
+DATASET_ID = 1
+DATASET = f"Dataset{DATASET_ID:03d}_Cases"
+KINDS = ("raw", "preprocessed", "results")
+START_LENGTH = 4
+"""Of the field's correlation when training starts, in voxels of the finest axis; never less than a voxel."""
+SCHEDULE = Schedule.of(epochs=4, iterations=60, seed=0)
+SETTINGS = FineTuning(
+    likelihood=Likelihood.EVIDENCE,
+    head_learning_rate=1e-2,
+    heads_only=True,
+    weights=LossWeights(dice=0, kl=0),
+)
+
+
+def attach_head(
+    source: Path,
+    cases: Path,
+    workspace: Path,
+    output: Path,
+    kind: Covariance = Covariance.MIXTURE_OF_BASES,
+    *,
+    keep_probability: bool = True,
+    schedule: Schedule = SCHEDULE,
+    device: str = "auto",
+    processes: int = 1,
+) -> Model:
+    """Train a local covariance head on the frozen backbone of a model, for each of its folds; write the new model.
+
+    Args:
+        source: A deterministic model of one channel: a model folder or zip, or a training folder of nnU-Net.
+        cases: Folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`, which has the values of the model's labels; a
+            fifth of the cases choose the epoch and the temperature.
+        workspace: New, or left by an interrupted run of the same, which goes on; nnU-Net's folders must be in it
+            already (`use_workspace`).
+        output: Model folder or `.zip` to write.
+        kind: Covariance model of the head.
+        keep_probability: As in `CovarianceSpec`.
+        schedule: Of the fine-tuning.
+        device: `auto`, `cuda`, `mps` or `cpu`.
+        processes: To preprocess with.
+
+    Raises:
+        SettingsError: There are too few cases, or the model has a covariance already, or cannot have one.
+        OutputError: The output exists already or cannot be written.
+    """
+    check_new(output)
+    with load_model(source) as model:
+        _check(model)
+        _own(workspace, model, cases)
+        plans = _prepare(model, cases, schedule.seed, processes)
+        spacing = check_plans(plans, model.card.configuration)["spacing"]
+        spec = CovarianceSpec(
+            kind,
+            scope=Scope.LOCAL,
+            length_mm=starting_length(spacing),
+            learn_length=True,
+            keep_probability=keep_probability,
+        )
+        settings = replace(SETTINGS, schedule=schedule)
+        heads = [(fold, load_model(_train(model, plans, fold, spec, settings, device))) for fold in model.folds]
+        first = heads[0][1].card
+        temperature = float(np.mean([read_card(_start(fold)).training["temperature"] for fold in model.folds]))
+        card = replace(
+            model.card,
+            covariance=first.covariance,
+            training=model.card.training | {"covariance_head": first.training, "temperature": temperature},
+            # What was measured of the model without a head.
+            scores={},
+            fingerprint=None,
+            volume_calibration=None,
+        )
+        weights = ((fold, fitting_weights(planned_network(head), head, 0)) for fold, head in heads)
+        return write_model(output, card, model.plans, model.dataset, weights)
+
+
+def starting_length(spacing: Sequence[float]) -> tuple[float, float, float]:
+    """Choose the correlation length along each axis, mm, at which training starts."""
+    z, y, x = (max(float(each), START_LENGTH * float(min(spacing))) for each in spacing)
+    return z, y, x
+
+
+def _check(model: Model) -> None:
+    card, channels = model.card, len(model.dataset["channel_names"])
+    reason = None
+    if card.covariance.kind is not Covariance.DETERMINISTIC:
+        reason = f"it has a covariance already ({card.covariance.kind})"
+    elif overlap(card.labels):
+        reason = "its labels overlap"
+    elif card.configuration != CONFIGURATION:
+        reason = f"its configuration is {card.configuration}, not {CONFIGURATION}"
+    elif channels > 1:
+        reason = f"it takes {channels} channels, and the folder of cases has one"
+    if reason:
+        raise SettingsError(f"No head can be attached to {card.name}: {reason}.")
+
+
+def _own(workspace: Path, model: Model, cases: Path) -> None:
+    """Make a workspace for a model and its cases, or recognise the one that an earlier run has left.
+
+    Raises:
+        SettingsError: Something else is there.
+    """
+    marker, made_for = workspace / "attach-head.json", {"model": model.digest, "cases": str(cases.resolve())}
+    if not workspace.exists() or not any(workspace.iterdir()):
+        workspace.mkdir(parents=True, exist_ok=True)
+        marker.write_text(json.dumps(made_for) + "\n")
+    elif not marker.is_file() or json.loads(marker.read_text()) != made_for:
+        raise SettingsError(f"{workspace} was not made for this model and these cases; give a new folder.")
+
+
+def _prepare(model: Model, cases: Path, seed: int, processes: int) -> dict[str, Any]:
+    """Preprocess the cases as the model's plans say, unless an earlier run did; return plans that name them."""
+    plans = model.plans | {"dataset_name": DATASET, "plans_name": model.plans["plans_name"].partition("-")[0]}
+    raw, preprocessed, results = (Path(os.environ[f"nnUNet_{kind}"]) / DATASET for kind in KINDS)
+    if results.exists():
+        return plans
+    found, left_out = folder_cases(cases, [[label.value] for label in model.card.labels])
+    if len(found) < MIN_CASES:
+        raise SettingsError(f"{cases} has {len(found)} cases that can be used; a head takes {MIN_CASES} or more.")
+    for interrupted in (raw, preprocessed):
+        shutil.rmtree(interrupted, ignore_errors=True)
+    write_dataset(
+        raw,
+        found,
+        [label.name for label in model.card.labels],
+        next(iter(model.dataset["channel_names"].values())),
+        Split(test=0, seed=seed),
+        cases.name,
+        left_out,
+        orientation=model.card.orientation,
+    )
+    extract_fingerprint_dataset(DATASET_ID, num_processes=processes)
+    (preprocessed / f"{plans['plans_name']}.json").write_text(json.dumps(plans, indent=1) + "\n")
+    shutil.copy(raw / "dataset.json", preprocessed)
+    preprocess_dataset(
+        DATASET_ID, plans_identifier=plans["plans_name"], configurations=(CONFIGURATION,), num_processes=(processes,)
+    )
+    results.mkdir(parents=True)
+    return plans
+
+
+def _train(
+    model: Model, plans: dict[str, Any], fold: Fold, spec: CovarianceSpec, settings: FineTuning, device: str
+) -> Path:
+    """Train the head of one fold, or go on with it; return its training folder.
+
+    The temperature comes first: where probabilities are too certain, noise grows without bound.
+    """
+    start = _start(fold)
+    if not start.exists():
+        network = load_network(model, fold).eval()
+        temperature, before, after = fit_temperature(network, _validation_tiles(plans))
+        print(f"fold {fold}, temperature {temperature:.3f}: NLL {before:.4f} -> {after:.4f}")
+        divide_logits(network, temperature)
+        card = replace(model.card, training={"temperature": model.card.training.get("temperature", 1) * temperature})
+        write_model(start, card, plans, model.dataset, [(0, network.state_dict())])
+    return finetune(start, f"head-{fold}", spec, settings, 0, device, resume=True)
+
+
+def _start(fold: Fold) -> Path:
+    """Where the model is that the head of a fold is trained on: of one fold, and calibrated."""
+    return Path(os.environ["nnUNet_results"]) / DATASET / f"start_{fold}"
+
+
+def _validation_tiles(plans: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cover the whole validation cases with tiles."""
+    preprocessed = Path(os.environ["nnUNet_preprocessed"]) / DATASET
+    planned = check_plans(plans, CONFIGURATION)
+    (split,) = json.loads((preprocessed / "splits_final.json").read_text())
+    cases = nnUNetDatasetBlosc2(str(preprocessed / planned["data_identifier"]), split["val"])
+    for name in cases.identifiers:
+        data, labels, _, _ = cases.load_case(name)
+        yield from cover_with_tiles(data[:], labels[0], planned["patch_size"])
