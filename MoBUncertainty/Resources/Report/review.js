@@ -16,7 +16,7 @@ const PLANES = [
 ];
 
 const state = {
-  regions: CASE.regions, clicks: CASE.clicks, counter: CASE.counter, suggestion: null, can_undo: CASE.can_undo, signature: CASE.signature,
+  regions: CASE.regions, clicks: CASE.clicks, counter: CASE.counter, volumes: CASE.volumes, suggestion: null, can_undo: CASE.can_undo, signature: CASE.signature,
 };
 const past = []; // what offline steps are taken back to
 const crops = new Map(); // by region id: decoded voxels
@@ -240,7 +240,7 @@ function render() {
   $("count-more").textContent = CASE.served
     ? `${decided} of ${state.regions.length} regions decided`
     : "Outlines are as predicted; clicks act when the decisions are applied.";
-  $("volumes").textContent = (CASE.served ? state : CASE).volumes.join("; "); // alone, outlines are as predicted
+  $("volumes").textContent = state.volumes.join("; "); // alone as predicted, like the outlines
   for (const button of document.querySelectorAll("[data-mode]")) button.setAttribute("aria-pressed", String(button.dataset.mode === mode));
   for (const button of document.querySelectorAll("[data-verdict]")) {
     button.setAttribute("aria-pressed", String(chosen?.verdict === button.dataset.verdict));
