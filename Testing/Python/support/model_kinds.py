@@ -102,12 +102,10 @@ def make_mr(seed: int = 0, shape: Sequence[int] = SIZE, spacing: float = 2.0) ->
     return sitk.SmoothingRecursiveGaussian(image, 2.0)
 
 
-def stock_labels(
-    folder: Path, images: Sequence[sitk.Image], folds: Sequence[int | str] = (0,), mirror: bool = False
-) -> np.ndarray:
+def stock_labels(folder: Path, images: Sequence[sitk.Image], folds: Sequence[int | str] = (0,)) -> np.ndarray:
     """The label map (z, y, x) that nnU-Net's predictor makes of the images of a case."""
     predictor = nnUNetPredictor(
-        use_mirroring=mirror, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
+        use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
     )
     predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), "checkpoint_final.pth")
     data = np.stack([sitk.GetArrayFromImage(image) for image in images]).astype(np.float32)
