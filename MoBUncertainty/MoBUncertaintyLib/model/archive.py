@@ -44,15 +44,15 @@ def pack(folder: Path, names: Iterable[str], target: Path) -> None:
                 shutil.copyfileobj(source, packed, 2**20)
 
 
-def read_card_bytes(path: Path) -> bytes:
-    """Read the `model.json` of a zipped model without unpacking the rest, up to one byte more than is allowed.
+def read_file(path: Path, name: str) -> bytes:
+    """Read a JSON file of a zipped model without unpacking the rest, up to one byte more than is allowed.
 
     Raises:
         ModelError: See `unpack`.
     """
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(_members(archive, str(path))["model.json"]) as card:
-            return card.read(json_input.SIZE_LIMIT + 1)
+        with zipfile.ZipFile(path) as archive, archive.open(_members(archive, str(path))[name]) as file:
+            return file.read(json_input.SIZE_LIMIT + 1)
     except _ZIP_ERRORS as error:
         raise _damaged(str(path), error) from error
 

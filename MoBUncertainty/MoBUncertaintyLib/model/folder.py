@@ -128,6 +128,11 @@ class ListedModel:
     card: ModelCard | None
     problem: str | None = None
 
+    @cached_property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the images that a case has; none where that cannot be read."""
+        return read_channels(self.path)
+
     @classmethod
     def of(cls, path: Path) -> ListedModel:
         """Read the card of a model, or the reason why it cannot be read."""
@@ -220,12 +225,25 @@ def read_card(path: Path | str) -> ModelCard:
             with load_model(path) as model:
                 return model.card
         if path.is_file():
-            return card_from_json(ModelFile("model.json", str(path), archive.read_card_bytes(path)).json(), str(path))
+            file = ModelFile("model.json", str(path), archive.read_file(path, "model.json"))
+            return card_from_json(file.json(), str(path))
         if (path / "model.json").is_file():
             return card_from_json(ModelFile.read(path, "model.json", str(path)).json(), str(path))
         if is_training_folder(path):
             return open_training_folder(path)[0]
         raise _no_model(path)
+
+
+def read_channels(path: Path) -> tuple[str, ...]:
+    """Read the names of a model's input channels, and nothing else of it; none where that cannot be read."""
+    with suppress(ModelError, OSError, KeyError):
+        path = model_of(path)
+        if path.is_file():
+            file = ModelFile("dataset.json", str(path), archive.read_file(path, "dataset.json"))
+        else:
+            file = ModelFile.read(path, "dataset.json", str(path))
+        return channel_names(file.json())
+    return ()
 
 
 def list_models(folder: Path | str = MODELS_FOLDER) -> list[ListedModel]:

@@ -11,7 +11,9 @@ import slicer.util
 
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.model.folder import read_channels
 from MoBUncertaintyLib.output.exchange import KEPT, read_prediction, read_settings, write_maps
+from MoBUncertaintyLib.slicer_app.channels import channelVolume
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
@@ -32,7 +34,7 @@ def predictRequest(ct, model: str, settings: dict[str, Any], earlier: ReviewSess
 
     Args:
         ct: vtkMRMLScalarVolumeNode.
-        model: Name of a model, or its path.
+        model: Name of a model, or its path; its further input channels have the volumes that the CT refers to.
         settings: Fields of `prediction.PredictionSettings`.
         earlier: The review of the last result; what its reader has set of what counts as a region holds on, if it was
             the same model's.
@@ -43,6 +45,7 @@ def predictRequest(ct, model: str, settings: dict[str, Any], earlier: ReviewSess
     return {
         "command": Command.PREDICT,
         "ct": _volume(ct),
+        "channels": {name: _volume(channelVolume(ct, name)) for name in read_channels(Path(model))[1:]},
         "model": model,
         "settings": settings,
         "regions": regions,

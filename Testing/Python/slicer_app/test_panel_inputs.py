@@ -92,6 +92,39 @@ class TestInputs:
         assert str(folder) not in ModelList().models()
         assert folder.is_dir()
 
+    def test_a_model_of_two_channels_asks_for_a_volume_of_the_second(self, desktop, tmp_path):
+        from MoBUncertaintyLib.slicer_app.requests import predictRequest
+
+        folder, ui = tmp_path / "brain", desktop.ui
+        (folder / "fold_0").mkdir(parents=True)
+        (folder / "plans.json").write_text("{}")
+        (folder / "dataset.json").write_text('{"channel_names": {"0": "T1", "1": "FLAIR"}}')
+        flair, t1 = add_ct(desktop, "flair"), add_ct(desktop, "t1")
+        assert not ui.channelsPlace.visible
+        desktop.choose(folder / "plans.json")
+        ui.addModelButton.click()
+        desktop.process()
+        assert ui.applyButton.toolTip == "Select a volume for FLAIR first."
+        (selector,) = desktop.widget.panel.inputs._channels.selectors.values()
+        selector.setCurrentNode(flair)
+        assert ui.applyButton.enabled
+        request = predictRequest(t1, str(folder), {})
+        assert {name: volume["name"] for name, volume in request["channels"].items()} == {"FLAIR": "flair"}
+        ui.ctSelector.setCurrentNode(flair)
+        desktop.process()
+        assert selector.currentNode() is None, "each case has its own"
+        ui.ctSelector.setCurrentNode(t1)
+        desktop.process()
+        assert selector.currentNode() is flair
+        ui.modelSelector.currentIndex = 0
+        assert ui.applyButton.enabled
+        assert not desktop.widget.panel.inputs._channels.selectors
+        ui.modelSelector.currentIndex = ui.modelSelector.count - 1
+        desktop.scene.RemoveNode(flair)
+        desktop.process()
+        assert ui.applyButton.toolTip == "Select a volume for FLAIR first."
+        ui.removeModelButton.click()
+
     def test_what_is_no_model_is_one_dialog(self, desktop, tmp_path):
         (tmp_path / "model.zip").write_bytes(b"PK, but no more")
         before = desktop.ui.modelSelector.count

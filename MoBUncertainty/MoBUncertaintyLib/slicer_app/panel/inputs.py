@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import qt
+import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.files.resources import installed_models
 from MoBUncertaintyLib.model.folder import ListedModel
 from MoBUncertaintyLib.slicer_app.catalogue.dialog import FindModels
+from MoBUncertaintyLib.slicer_app.channels import channelVolume, setChannelVolume
 from MoBUncertaintyLib.slicer_app.models import ModelList
 from MoBUncertaintyLib.slicer_app.panel.dialogs import confirmLoss
 from MoBUncertaintyLib.slicer_app.panel.section import allow, shortened, shown, write
@@ -45,6 +49,7 @@ class InputsSection:
         self._onModel = onModel
         self._known: dict[str, ListedModel] = {}
         self._listed: dict[str, ListedModel] = {}
+        self._channels = ChannelSelectors(ui.channelsPlace, onModel)
         write(ui.sampleLabel, ui.sampleLabel.text)
         ui.sampleLabel.linkActivated.connect(shown(lambda link: loadDemo()))
         ui.modelSelector.currentIndexChanged.connect(lambda *_args: onModel())
@@ -112,8 +117,11 @@ class InputsSection:
         ui = self._ui
         for widget in (ui.ctSelector, ui.modelSelector, ui.findModelsButton, ui.addModelButton, ui.sampleLabel):
             widget.enabled = not state.busy
+        ct = parameters.ct if parameters else None
+        model = self.model
+        self._channels.offer(ct, model.channels if model and not model.problem else (), not state.busy)
         if parameters:
-            ui.sampleLabel.visible = parameters.ct is None
+            ui.sampleLabel.visible = ct is None
         write(ui.modelInfoLabel, self._description())
         selector = ui.modelSelector
         selector.toolTip = selector.itemData(selector.currentIndex, qt.Qt.ToolTipRole) if self.model else ""
@@ -126,8 +134,10 @@ class InputsSection:
         )
 
     def hide(self, nodes: list) -> None:
-        """Offer all volumes except these as CTs."""
-        self._ui.ctSelector.sortFilterProxyModel().hiddenNodeIDs = [node.GetID() for node in nodes]
+        """Offer all volumes except these as CTs, and for other channels."""
+        hidden = [node.GetID() for node in nodes]
+        for selector in (self._ui.ctSelector, *self._channels.selectors.values()):
+            selector.sortFilterProxyModel().hiddenNodeIDs = hidden
 
     def close(self) -> None:
         """End what looks for models."""
@@ -190,6 +200,65 @@ class InputsSection:
         if self.model is None or self._models.ships(self.model):
             return _("This model comes with the extension.")
         return None
+
+
+class ChannelSelectors:
+    """A selector of a volume for each input channel of the model beyond the first, which is the CT's.
+
+    Args:
+        place: The widget that holds them; hidden where there are none.
+        onChanged: Called when another volume is chosen.
+
+    Attributes:
+        selectors: By the channel's name.
+    """
+
+    def __init__(self, place, onChanged: Callable[[], None]) -> None:
+        self._place = place
+        self._onChanged = onChanged
+        self._form = None
+        self._ct = None
+        self.selectors: dict[str, Any] = {}
+        place.visible = False
+
+    def offer(self, ct, channels: Sequence[str], enabled: bool) -> None:
+        """Show the volumes that a CT refers to; without a CT, or with one channel, nothing."""
+        self._ct = None  # what is shown now is no choice of the user's
+        names = list(channels[1:]) if ct else []
+        if names != list(self.selectors):
+            self._make(names)
+        for name, selector in self.selectors.items():
+            selector.setCurrentNode(channelVolume(ct, name))
+            selector.enabled = enabled
+        self._place.visible = bool(names)
+        self._ct = ct
+
+    def _make(self, names: Sequence[str]) -> None:
+        if self._form is not None:
+            self._form.setParent(None)
+            self._form.deleteLater()
+        self._form, self.selectors = qt.QWidget(), {}
+        layout = qt.QFormLayout(self._form)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for name in names:
+            selector = slicer.qMRMLNodeComboBox()
+            selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
+            selector.hideChildNodeTypes = ["vtkMRMLLabelMapVolumeNode", "vtkMRMLDiffusionWeightedVolumeNode"]
+            selector.noneEnabled, selector.addEnabled, selector.removeEnabled = True, False, False
+            selector.noneDisplay = _("Select a volume")
+            selector.toolTip = _("The volume for the model's input {name}; resampled to the CT if need be.").format(
+                name=name
+            )
+            selector.setMRMLScene(slicer.mrmlScene)
+            selector.currentNodeIDChanged.connect(shown(partial(self._onChosen, name)))
+            layout.addRow(f"{name}:", selector)
+            self.selectors[name] = selector
+        self._place.layout().addWidget(self._form)
+
+    def _onChosen(self, name: str, *_args) -> None:
+        if self._ct is not None:
+            setChannelVolume(self._ct, name, self.selectors[name].currentNode())
+            self._onChanged()
 
 
 def modelTitles(models: Sequence[ListedModel]) -> list[str]:

@@ -15,6 +15,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.errors import Cancelled, LostReviewError, UserError
+from MoBUncertaintyLib.slicer_app.channels import missingChannel
 from MoBUncertaintyLib.slicer_app.panel.dialogs import AfterLoading, confirmLoss, isLoading, showError
 from MoBUncertaintyLib.slicer_app.panel.export import ExportSection, newFolder
 from MoBUncertaintyLib.slicer_app.panel.inputs import InputsSection
@@ -293,7 +294,10 @@ class Panel:
             return _("Select a CT first.")
         if ct.GetImageData() is None:
             return _("The selected CT holds no voxels.")
-        return model.problem if model else _("Add a model first.")
+        if model is None or model.problem:
+            return model.problem if model else _("Add a model first.")
+        missing = missingChannel(ct, model.channels[1:])
+        return _("Select a volume for {name} first.").format(name=missing) if missing else None
 
     def _mayReplaceReview(self) -> bool:
         review = self.review.session.review if self.review.session else None
