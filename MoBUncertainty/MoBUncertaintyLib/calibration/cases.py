@@ -12,10 +12,9 @@ import numpy as np
 
 from MoBUncertaintyLib.conformal.volumes import StatedVolume
 from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.files.json_input import is_number, read_object
+from MoBUncertaintyLib.files.json_input import is_number
 from MoBUncertaintyLib.files.names import printable
-from MoBUncertaintyLib.output.review_export import RECORD
-from MoBUncertaintyLib.output.signing import verify
+from MoBUncertaintyLib.output.review_export import RECORD, checking, read_export
 from MoBUncertaintyLib.refinement.evidence import Evidence
 
 
@@ -85,10 +84,10 @@ def read_case(folder: Path, digest: str) -> SignedCase:
     Raises:
         ReviewError: It cannot be used; the message says why.
     """
-    verified = verify(folder)
-    if not verified.signed_off:
+    with checking(folder):
+        record, signed_off = read_export(folder)
+    if not signed_off:
         raise ReviewError(f"The review in {folder} is not signed off; sign it off and export it again.")
-    record = read_object(folder / RECORD)  # as it was verified, or a moment later: what follows checks all it uses
     model = record.get("model")
     if not isinstance(model, dict) or model.get("digest") != digest:
         name = printable(str(model.get("name") if isinstance(model, dict) else None))[:100]

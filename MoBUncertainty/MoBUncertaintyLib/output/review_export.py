@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
+from MoBUncertaintyLib.errors import ImageError, OutputError, ReviewError, SettingsError
 from MoBUncertaintyLib.files.input_files import begins_as_dicom
-from MoBUncertaintyLib.files.integrity import make_manifest, seal
+from MoBUncertaintyLib.files.integrity import IntegrityError, check_manifest, check_seal, make_manifest, seal
+from MoBUncertaintyLib.files.json_input import JsonError, read_object
+from MoBUncertaintyLib.files.names import is_system_file
 from MoBUncertaintyLib.files.publishing import absolute
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.output.dicom.objects import (
@@ -35,6 +38,7 @@ from MoBUncertaintyLib.output.report import (
 )
 from MoBUncertaintyLib.output.segment_nrrd import values_in, write_segmentation_nrrd, write_whole
 from MoBUncertaintyLib.refinement.evidence import Evidence
+from MoBUncertaintyLib.review.region import Verdict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -167,6 +171,64 @@ def _evidence(case: ReviewedCase, corrected: np.ndarray) -> dict[str, str]:
         str(label.value): Evidence.of(p, v, decided, given == label.value).to_text()
         for label, (p, v) in zip(case.prediction.labels, maps, strict=True)
     }
+
+
+def read_export(folder: Path) -> tuple[dict[str, Any], str | None]:
+    """Read the record of an export, and make sure that it is whole and as it was written.
+
+    Returns:
+        The record; and name and time of the reader's signature, None if it is not signed off.
+
+    Raises:
+        IntegrityError, JsonError: It is not.
+        OSError: It cannot be read.
+    """
+    record = read_object(folder / RECORD)
+    if record.get("schema") != SCHEMA:
+        raise IntegrityError(f"{RECORD} is not an export's")
+    check_seal(record)
+    files: Any = record.get("files")
+    if files != {}:
+        check_manifest(folder, files)
+    names = {path.name for path in folder.iterdir()}
+    others = {name for name in names if not name.startswith(".") and not is_system_file(name)}
+    for name in sorted(others - {RECORD, SIGNATURE} - set(files)):
+        raise IntegrityError(f"{name} is not of it")
+    if record.get("signed_in") and not (folder / SIGNATURE).is_file():
+        raise IntegrityError(f"{SIGNATURE} is missing")
+    return record, _signed_off(record)
+
+
+@contextmanager
+def checking(folder: Path) -> Iterator[None]:
+    """Report what is wrong with an export.
+
+    Raises:
+        ReviewError: `read_export` has found something.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        missing = Path(error.filename or "").name
+        reason = "it is not signed with a key" if missing == SIGNATURE else f"{missing} is missing"
+        raise ReviewError(f"The review in {folder} cannot be verified: {reason}.") from error
+    except OSError as error:
+        raise ReviewError(f"The review in {folder} cannot be verified: {error.strerror}.") from error
+    except (JsonError, IntegrityError) as error:
+        raise ReviewError(f"The review in {folder} cannot be verified: {error}.") from error
+
+
+def _signed_off(record: Mapping[str, Any]) -> str | None:
+    try:
+        review = record["review"]
+        signature = review["signature"]
+        if signature is None:
+            return None
+        if any(region["verdict"] == Verdict.PENDING and not region["resolved"] for region in review["regions"]):
+            raise IntegrityError("it is signed off with regions left undecided")
+        return f"{signature['name']}, {signature['time']}"
+    except (KeyError, TypeError) as error:
+        raise IntegrityError(f"the review in {RECORD} is damaged") from error
 
 
 def read_formats(names: Iterable[str]) -> list[Format]:

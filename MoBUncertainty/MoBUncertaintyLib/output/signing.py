@@ -20,12 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib.errors import InstallationError, ReviewError, SettingsError
-from MoBUncertaintyLib.files.integrity import DIGEST, IntegrityError, check_manifest, check_seal, digest_of
-from MoBUncertaintyLib.files.json_input import SIZE_LIMIT, JsonError, read_object
-from MoBUncertaintyLib.files.names import is_system_file
-from MoBUncertaintyLib.output.report import SCHEMA as REPORT_SCHEMA
-from MoBUncertaintyLib.output.review_export import RECORD, SIGNATURE
-from MoBUncertaintyLib.review.region import Verdict
+from MoBUncertaintyLib.files.integrity import DIGEST, IntegrityError, digest_of
+from MoBUncertaintyLib.files.json_input import SIZE_LIMIT, read_object
+from MoBUncertaintyLib.output.review_export import SIGNATURE, checking, read_export
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey as SigningKey
@@ -156,48 +153,14 @@ def verify(folder: str | Path, trusted: Mapping[str, str] | None = None) -> Veri
         InstallationError: `cryptography` is not installed, and keys are given.
     """
     folder = Path(folder)
-    try:
-        record = read_object(folder / RECORD)
-        if record.get("schema") != REPORT_SCHEMA:
-            raise IntegrityError(f"{RECORD} is not an export's")
-        check_seal(record)
-        files: Any = record.get("files")
-        if files != {}:
-            check_manifest(folder, files)
-        names = {path.name for path in folder.iterdir()}
-        others = {name for name in names if not name.startswith(".") and not is_system_file(name)}
-        for name in sorted(others - {RECORD, SIGNATURE} - set(files)):
-            raise IntegrityError(f"{name} is not of it")
-        if record.get("signed_in") and not (folder / SIGNATURE).is_file():
-            raise IntegrityError(f"{SIGNATURE} is missing")
-        signed_off = _signed_off(record)
+    with checking(folder):
+        record, signed_off = read_export(folder)
         if trusted is None:
-            return Verified(signed_off, len(files))
+            return Verified(signed_off, len(record["files"]))
         used = _check_signature(record, read_object(folder / SIGNATURE))
-    except FileNotFoundError as error:
-        missing = Path(error.filename or "").name
-        reason = "it is not signed with a key" if missing == SIGNATURE else f"{missing} is missing"
-        raise ReviewError(f"The review in {folder} cannot be verified: {reason}.") from error
-    except OSError as error:
-        raise ReviewError(f"The review in {folder} cannot be verified: {error.strerror}.") from error
-    except (JsonError, IntegrityError) as error:
-        raise ReviewError(f"The review in {folder} cannot be verified: {error}.") from error
     if used not in trusted:
         raise ReviewError(f"The review in {folder} is signed with the key {used}, which is not among the trusted ones.")
-    return Verified(signed_off, len(files), used, trusted[used])
-
-
-def _signed_off(record: Mapping[str, Any]) -> str | None:
-    try:
-        review = record["review"]
-        signature, verdicts = review["signature"], [region["verdict"] for region in review["regions"]]
-        if signature is None:
-            return None
-        if Verdict.PENDING in verdicts:
-            raise IntegrityError("it is signed off with regions left undecided")
-        return f"{signature['name']}, {signature['time']}"
-    except (KeyError, TypeError) as error:
-        raise IntegrityError(f"the review in {RECORD} is damaged") from error
+    return Verified(signed_off, len(record["files"]), used, trusted[used])
 
 
 def _check_signature(record: Mapping[str, Any], signed: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What the worker does on request: predict a CT, and write a reviewed case.
+"""What the worker does on request: predict a CT, write a reviewed case, and calibrate a model.
 
 Nothing heavy is imported before a request needs it.
 """
@@ -204,3 +204,24 @@ def export_review(request: Fields, report: Report) -> Fields:
         "warnings": list(done.warnings),
         "problems": list(done.problems),
     }
+
+
+def calibrate(request: Fields, _report: Report) -> Fields:
+    """Calibrate a model on reviews, and write the new one.
+
+    Args:
+        request: `model`, `reviews` and `output`, as for `calibrate_model`.
+
+    Returns:
+        `name` of the new model, `calibration`, as its card has it, and `refused`, a sentence on each review not used.
+
+    Raises:
+        UserError: As `calibrate_model` does.
+    """
+    from MoBUncertaintyLib.calibration.models import calibrate_model
+
+    output = Path(request["output"])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    made = calibrate_model(request["model"], map(Path, request["reviews"]), output)
+    card = made.model.card
+    return {"name": card.name, "calibration": card.training["calibration"], "refused": made.refused}

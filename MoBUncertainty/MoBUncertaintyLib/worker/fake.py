@@ -17,7 +17,9 @@ MODE  normal    sends a result after a few steps (the default)
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -156,6 +158,16 @@ def predict(mode: str, request: server.Fields, report: server.Report) -> server.
     return write_prediction(prediction, regions, save) | {"seconds": estimate.seconds}
 
 
+def calibrate(request: server.Fields, _report: server.Report) -> server.Fields:
+    """Copy the model, under the name of the folder that is asked for."""
+    output = Path(request["output"])
+    shutil.copytree(request["model"], output)
+    card = json.loads((output / "model.json").read_text(encoding="utf-8")) | {"name": output.name}
+    (output / "model.json").write_text(json.dumps(card), encoding="utf-8")
+    told = {"reviews": len(request["reviews"]), "temperature": 1.3, "p_value": 0.01, "nll": [0.5, 0.4], "ece": [0.1, 0]}
+    return {"name": output.name, "calibration": told, "refused": []}
+
+
 if __name__ == "__main__":
     chosen = sys.argv[1] if len(sys.argv) > 1 else "normal"
     if chosen not in MODES:
@@ -165,6 +177,7 @@ if __name__ == "__main__":
         {
             Command.PREDICT: lambda request, report: predict(chosen, request, report),
             Command.EXPORT: export_review,
+            Command.CALIBRATE: calibrate,
             **HANDLERS,
         }
     )

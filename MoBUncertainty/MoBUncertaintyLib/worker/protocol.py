@@ -13,6 +13,7 @@ export         see `commands.export_review`
 list           `index`, the address of a catalogue of models
 picture        `index`, `entry` of the catalogue, `folder`
 install        `index`, `entry`, and `output`, the folder that the model is installed to
+calibrate      `model`, `reviews`, folders, and `output`, the model to make
 scratch        `folder` for the worker's own temporary files; it is removed when stdin is closed. Has no answer
 shutdown       -
 
@@ -45,6 +46,7 @@ class Command(StrEnum):
     LIST = "list"
     PICTURE = "picture"
     INSTALL = "install"
+    CALIBRATE = "calibrate"
     SCRATCH = "scratch"
     SHUTDOWN = "shutdown"
 
@@ -80,6 +82,7 @@ _REQUESTS: dict[str, dict[str, tuple[type, ...]]] = {
     Command.LIST: {"index": (str,)},
     Command.PICTURE: {"index": (str,), "entry": (dict,), "folder": (str,)},
     Command.INSTALL: {"index": (str,), "entry": (dict,), "output": (str,)},
+    Command.CALIBRATE: {"model": (str,), "reviews": (list,), "output": (str,)},
     Command.SCRATCH: {"folder": (str,)},
 }
 """Types of the fields that the worker relies on; a field that may be null may also be missing."""

@@ -60,7 +60,8 @@ def cases(temperature: float, count: int, deviations: dict[str, float] | None = 
 
 def write_review(folder: Path, digest: str, given: Evidence, name: str = "0" * 64, **changes) -> Path:
     """An export's record, without the files that a reader looks at."""
-    review = {"signature": {"name": "Ada", "time": "2026-05-31T14:30:00+02:00"}, "regions": []}
+    review = {"signature": {"name": "Ada", "time": "2026-05-31T14:30:00+02:00"}}
+    review["regions"] = [{"verdict": "pending", "resolved": True}]
     record = {"schema": "mob-uncertainty report", "review": review, "files": {}, "signed_in": None}
     record |= {"model": {"name": "Other", "digest": digest}, "ct": {"sha256": name}, "evidence": {"1": given.to_text()}}
     record["labels"] = [{"name": "organ", "predicted_ml": 100.0, "corrected_ml": 104.0, "expected_error_ml": 8.0}]

@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.files.resources import installed_models
 from MoBUncertaintyLib.model.folder import ListedModel
+from MoBUncertaintyLib.slicer_app.calibration.dialog import Recalibrate
 from MoBUncertaintyLib.slicer_app.catalogue.dialog import FindModels
 from MoBUncertaintyLib.slicer_app.channels import channelVolume, setChannelVolume
 from MoBUncertaintyLib.slicer_app.models import ModelList
@@ -31,7 +32,7 @@ class InputsSection:
         models: The models to choose from.
         loadDemo: Loads the demo CT and selects it.
         onModel: Called when another model is chosen.
-        newClient: Makes a client of a worker that looks for models.
+        newClient: Makes a client of a worker that looks for models, or makes one.
     """
 
     def __init__(
@@ -44,7 +45,8 @@ class InputsSection:
     ) -> None:
         self._ui = ui
         self._newClient = newClient
-        self.finder: FindModels | None = None  # the dialog, once it was opened
+        self.finder: FindModels | None = None  # the dialogs, once they were opened
+        self.recalibrate: Recalibrate | None = None
         self._models = models
         self._onModel = onModel
         self._known: dict[str, ListedModel] = {}
@@ -56,6 +58,7 @@ class InputsSection:
         ui.findModelsButton.clicked.connect(shown(self._onFind))
         ui.addModelButton.clicked.connect(shown(self._onAdd))
         ui.removeModelButton.clicked.connect(shown(self._onRemove))
+        ui.recalibrateButton.clicked.connect(shown(self._onRecalibrate))
         self.fill("")
 
     @property
@@ -133,6 +136,10 @@ class InputsSection:
             else _("Remove this model from the list; its files stay where they are."),
         )
 
+        unusable = self.model is None or self.model.problem is not None
+        tip = _("Make a new model from this one with reviews that you have signed off and exported.")
+        allow(ui.recalibrateButton, _("Choose a model first.") if unusable else None, tip)
+
     def hide(self, nodes: list) -> None:
         """Offer all volumes except these as CTs, and for other channels."""
         hidden = [node.GetID() for node in nodes]
@@ -140,16 +147,21 @@ class InputsSection:
             selector.sortFilterProxyModel().hiddenNodeIDs = hidden
 
     def close(self) -> None:
-        """End what looks for models."""
-        if self.finder:
-            self.finder.close()
-            self.finder.window.deleteLater()
-            self.finder = None
+        """End what looks for models, and what makes one."""
+        for dialog in filter(None, (self.finder, self.recalibrate)):
+            dialog.close()
+            dialog.window.deleteLater()
+        self.finder = self.recalibrate = None
 
     def _onFind(self, *_args) -> None:
         if self.finder is None:
             self.finder = FindModels(self._newClient(), self._onInstalled)
         self.finder.show()
+
+    def _onRecalibrate(self, *_args) -> None:
+        if self.recalibrate is None:
+            self.recalibrate = Recalibrate(self._newClient(), self._onInstalled)
+        self.recalibrate.show(self.model)
 
     def _onInstalled(self, name: str) -> None:
         """Choose a model that was installed, unless something is computed meanwhile."""

@@ -1,0 +1,1 @@
+"""Recalibrate a model with the user's own reviews: the dialog."""

@@ -1,0 +1,158 @@
+"""The dialog *Recalibrate*: takes folders of signed-off reviews, shows before and after, and keeps the model or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer.util
+from slicer.i18n import tr as _
+
+from MoBUncertaintyLib.catalogue.install import remove
+from MoBUncertaintyLib.files.resources import installed_models
+from MoBUncertaintyLib.model.folder import ListedModel
+from MoBUncertaintyLib.slicer_app.calibration.outcome import question
+from MoBUncertaintyLib.slicer_app.panel.dialogs import showError
+from MoBUncertaintyLib.slicer_app.panel.export import newFolder
+from MoBUncertaintyLib.slicer_app.panel.run import WorkButton
+from MoBUncertaintyLib.slicer_app.panel.section import shown
+from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
+from MoBUncertaintyLib.worker.protocol import Command
+
+
+class Recalibrate:
+    """The dialog. It has a worker of its own, so that a computation can go on meanwhile.
+
+    Args:
+        client: Of the worker; closed with the dialog.
+        onKept: Called with the name of a new model that the user keeps.
+    """
+
+    def __init__(self, client: WorkerClient, onKept: Callable[[str], None]) -> None:
+        self._client = client
+        self._onKept = onKept
+        self._model: ListedModel | None = None
+        self._running = False
+        self._build()
+        self.work = WorkButton(
+            self.startButton,
+            self._bar,
+            self.statusLabel,
+            self._onStart,
+            self._onCancel,
+            _("Reading the reviews..."),
+            _("Stop; nothing is left of it."),
+        )
+        self.addButton.clicked.connect(shown(self._onAdd))
+        self.removeButton.clicked.connect(shown(self._onRemove))
+        self.window.finished.connect(shown(self.close))
+        self._update()
+
+    def show(self, model: ListedModel) -> None:
+        """Show the dialog for a model, or bring it to the front."""
+        if not self._running:
+            self._model = model
+            name = model.card.name if model.card else model.path.name
+            self.window.windowTitle = _("Recalibrate {model}").format(model=name)
+        self.window.show()
+        self.window.raise_()
+        self.window.activateWindow()
+
+    def close(self, *_args) -> None:
+        """Stop what is going on, and end the worker."""
+        self._client.close()
+        self._end("")
+        self.window.hide()
+
+    def add(self, folder: Path | str) -> None:
+        """List a folder of reviews."""
+        if str(folder) not in self._folders():
+            self.folderList.addItem(str(folder))
+        self._update()
+
+    def _build(self) -> None:
+        self.window = window = qt.QDialog(slicer.util.mainWindow())
+        layout = qt.QVBoxLayout(window)
+        note = qt.QLabel()
+        note.wordWrap = True
+        note.text = _(
+            "Choose the folders of 5 or more exported reviews that you have signed off, or folders that hold them. "
+            "They count where you have decided. Whoever is shown a segmentation tends to accept it, so edit what is "
+            "wrong rather than accept what is nearly right. The old model stays as it is."
+        )
+        self.folderList = qt.QListWidget()
+        self.folderList.accessibleName = _("Folders of reviews")
+        self.addButton = _button(_("Add folder..."), _("Add an exported review, or a folder of several."))
+        self.removeButton = _button(_("Remove"), _("Take the selected folder out of this list; its files stay."))
+        self.startButton = _button(_("Recalibrate"), _("Fit the model to these reviews, and show before and after."))
+        self._bar, self.statusLabel = qt.QProgressBar(), qt.QLabel()
+        self.statusLabel.wordWrap = True
+        buttons = qt.QHBoxLayout()
+        for widget in (self.addButton, self.removeButton, self.startButton):
+            buttons.addWidget(widget)
+        for widget in (note, self.folderList):
+            layout.addWidget(widget)
+        layout.addLayout(buttons)
+        for widget in (self._bar, self.statusLabel):
+            layout.addWidget(widget)
+        window.resize(560, 360)
+
+    def _folders(self) -> list[str]:
+        return [self.folderList.item(row).text() for row in range(self.folderList.count)]
+
+    def _update(self) -> None:
+        for widget in (self.folderList, self.addButton, self.removeButton):
+            widget.enabled = not self._running
+        self.work.update(self._running, None if self._folders() else _("Add folders of reviews first."))
+
+    def _onAdd(self, *_args) -> None:
+        dialog = qt.QFileDialog(self.window, _("Choose a folder of reviews"))
+        dialog.setFileMode(qt.QFileDialog.Directory)
+        if dialog.exec_():
+            self.add(dialog.selectedFiles()[0])
+
+    def _onRemove(self, *_args) -> None:
+        self.folderList.takeItem(self.folderList.currentRow)
+        self._update()
+
+    def _onStart(self) -> None:
+        name = self._model.card.name if self._model.card else self._model.path.stem
+        output = newFolder(installed_models(), _("{model}, calibrated").format(model=name.removesuffix(", calibrated")))
+        message = {"command": Command.CALIBRATE, "model": str(self._model.path), "reviews": self._folders()}
+        job = self._client.request({**message, "output": str(output)})
+        job.finished.connect(shown(lambda result: self._onFinished(output, result)))
+        job.failed.connect(shown(self._onFailed))
+        self._running = True
+        self.work.follow(job)
+        self._update()
+
+    def _onCancel(self) -> None:
+        self._client.cancel()
+        self._end(_("Cancelled; nothing was written."))
+
+    def _onFinished(self, output: Path, result: dict[str, Any]) -> None:
+        self._end("")
+        if slicer.util.confirmOkCancelDisplay(question(result), windowTitle=_("Recalibrate")):
+            self.work.say(_("{model} is installed, and chosen in the panel.").format(model=result["name"]))
+            self._onKept(output.name)
+        else:
+            remove(output.name)
+            self.work.say(_("The new model was not kept."))
+
+    def _onFailed(self, _code: str, message: str, details: str) -> None:
+        self._end("")
+        showError(message, details)
+
+    def _end(self, text: str) -> None:
+        self._running = False
+        self.work.stop(text)
+        self._update()
+
+
+def _button(text: str, toolTip: str):
+    button = qt.QPushButton(text)
+    button.toolTip = toolTip
+    button.autoDefault = False
+    return button

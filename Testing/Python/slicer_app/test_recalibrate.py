@@ -1,0 +1,41 @@
+"""A model is recalibrated by clicks: folders are chosen, before and after is shown, and the new model kept or not."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.own_process
+
+
+def test_new_model_is_shown_and_kept_or_not(desktop, tmp_path, monkeypatch):
+    import qt
+
+    monkeypatch.setenv("MOB_UNCERTAINTY_MODELS", str(tmp_path / "installed"))
+    ui, inputs = desktop.ui, desktop.widget.panel.inputs
+    ui.recalibrateButton.click()
+    dialog = inputs.recalibrate
+    assert not dialog.startButton.enabled
+    dialog.add(tmp_path)
+    dialog.add(tmp_path)  # once is enough
+    assert dialog.folderList.count == 1 and dialog.startButton.enabled
+
+    def recalibrate(answer) -> str:
+        desktop.answer(answer)
+        shown = len(desktop.dialogs)
+        dialog.startButton.click()
+        desktop.process(until=lambda: dialog.startButton.text != "Cancel" and len(desktop.dialogs) > shown)
+        return desktop.dialogs[-1].text
+
+    try:
+        told = recalibrate(qt.QMessageBox.Cancel)
+        assert "negative log-likelihood: 0.5 → 0.4" in told and "temperature 1.3" in told
+        assert dialog.statusLabel.text == "The new model was not kept."
+        assert list((tmp_path / "installed").iterdir()) == []
+        recalibrate(qt.QMessageBox.Ok)
+        assert dialog.statusLabel.text == "PhantomPancreas, calibrated is installed, and chosen in the panel."
+        assert ui.modelSelector.currentText == "PhantomPancreas, calibrated"
+        assert desktop.widget.panel.parameters.model == "PhantomPancreas, calibrated"
+        assert (tmp_path / "installed" / "PhantomPancreas, calibrated" / "model.json").is_file()
+    finally:
+        inputs.close()
+        inputs.fill("")
