@@ -21,13 +21,13 @@ import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor
 
-from MoBUncertaintyLib.errors import ModelError, reporting_out_of_memory
+from MoBUncertaintyLib.errors import ModelError, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.geometry import Box, intersection, shape_of, whole, within
 from MoBUncertaintyLib.images.reader import check_image
 from MoBUncertaintyLib.inference.engines import TorchEngine
 from MoBUncertaintyLib.inference.preprocessing import Case
 from MoBUncertaintyLib.inference.tiles import TileGrid
-from MoBUncertaintyLib.model.card import Fold
+from MoBUncertaintyLib.model.card import Fold, overlap
 from MoBUncertaintyLib.network.distribution import DenseLoading, LogitGaussian
 from MoBUncertaintyLib.prediction import Precision
 
@@ -167,6 +167,8 @@ def _blended(
     precision: Precision | None = None,
 ) -> VolumeGaussian:
     """Blend the Gaussians of all tiles: the weighted means of mu, sqrt(d) and L."""
+    if overlap(predictor.model.card.labels):
+        raise SettingsError("The labels of this model overlap, so there is no one segmentation to draw.")
     tile = predictor.tile
     padded, inside = pad_nd_image(torch.from_numpy(case.data), tile, "constant", {"value": 0}, True, None)
     grid = TileGrid(padded.shape[1:], tile, predictor.settings.overlap)

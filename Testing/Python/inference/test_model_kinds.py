@@ -14,6 +14,7 @@ import torch
 
 from MoBUncertaintyLib.errors import ImageError, ModelError, ReviewError, SettingsError
 from MoBUncertaintyLib.images.grid import grid_of
+from MoBUncertaintyLib.inference.draws import draws
 from MoBUncertaintyLib.inference.predictor import Predictor, predict
 from MoBUncertaintyLib.model.folder import Model, load_model, read_card
 from MoBUncertaintyLib.model.nnunet.dataset import check_dataset
@@ -290,6 +291,8 @@ def test_overlapping_labels_go_through_files_and_a_review(nested: Model, tmp_pat
     with pytest.raises(ReviewError, match=r"The labels of this model overlap, .* predict one label alone"):
         review.click([read.grid.to_ras(np.array([12, 12, 12]))], 3)
     review.decide(review.regions[0].region_id, Verdict.EXCLUDE)
+    with pytest.raises(SettingsError, match="no one segmentation to draw"):
+        next(draws(predictor, make_mr(), 1))
     again = Review.from_dict(review.to_dict(), read)
     assert [each.verdict for each in again.regions] == [each.verdict for each in review.regions]
 

@@ -18,6 +18,7 @@ from mob_training.training.workspace import dataset_folder
 from MoBUncertaintyLib.errors import ModelError, SettingsError
 from MoBUncertaintyLib.inference.devices import select_device
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
+from MoBUncertaintyLib.model.nnunet.dataset import has_regions
 from MoBUncertaintyLib.model.nnunet.training_folder import FINAL
 from MoBUncertaintyLib.model.weights import checkpoint_file, load_checkpoint
 
@@ -79,6 +80,8 @@ def prepare_finetuning(results: Path, name: str, spec: CovarianceSpec, settings:
     if not results.is_relative_to(base):
         raise SettingsError(f"{results} is not in the workspace's results, {base}; give the --workspace it belongs to.")
     plans = _read(results / "plans.json")
+    if has_regions(_read(results / "dataset.json")):
+        raise SettingsError(f"The labels of {results} overlap, and a covariance needs labels that exclude each other.")
     if not (start / FINAL).exists():  # a model folder has the name of its fine-tuning in its plans, too
         plans["plans_name"] = plans["plans_name"].partition("-")[0]
     settings = replace(settings, start_from=results.relative_to(base).as_posix())
