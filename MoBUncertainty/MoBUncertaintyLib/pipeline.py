@@ -280,6 +280,8 @@ def _analysis(
     with _stage("regions", seconds, progress, cancelled):
         regions = find_regions(prediction, settings)
     prediction.warnings.extend(_without_covariance(prediction, settings.measure))
+    if regions.coverage is not None and regions.coverage.warning:
+        prediction.warnings.append(regions.coverage.warning)
     problem = unsuitable(regions.ranked, prediction.volumes_ml())
     if problem:
         prediction.warnings.append(problem)

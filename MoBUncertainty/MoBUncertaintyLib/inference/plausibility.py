@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.model.card import Label
     from MoBUncertaintyLib.regions.finder import Region
 
-# On images like its training images (16 phantoms, 12 hippocampi) a model finds 2 to 17 regions per label, with an
-# expected error of 0.04 to 0.11 of the organ's volume in them. On others (the hippocampus model on an abdomen, the
-# phantoms' model on a real CT) it finds 748 and 1,462 regions, or 0.26 to 0.45 of the volume.
+# On images like its training images (20 phantoms, 50 hippocampi) a model finds 3 to 11 regions per label, with an
+# expected error of 0.05 to 0.18 of the organ's volume in them. On others (the hippocampus model on an abdomen, the
+# phantoms' model on a real CT) looser regions were 748 and 1,462, or held 0.26 to 0.45 of the volume.
 MAX_REGIONS, MAX_REGIONS_PER_LABEL = 100, 25
-MAX_ERROR_FRACTION = 0.2
+MAX_ERROR_FRACTION = 0.25
 
 _TOWARDS = (("right", "left"), ("anterior", "posterior"), ("inferior", "superior"))  # against and along each axis, LPS
 

@@ -22,6 +22,7 @@ class BlockGrid:
     Args:
         box: In the array, (z, y, x).
         spacing: Of its voxels in mm, (z, y, x).
+        longest_mm: No block of several voxels is longer.
 
     Attributes:
         factors: Voxels in a block along each axis.
@@ -29,9 +30,9 @@ class BlockGrid:
         spacing: Of the blocks in mm, (z, y, x).
     """
 
-    def __init__(self, box: Box, spacing: np.ndarray) -> None:
+    def __init__(self, box: Box, spacing: np.ndarray, longest_mm: float = LONGEST_MM) -> None:
         self._box = box
-        self.factors = np.maximum(1, np.floor(LONGEST_MM / spacing + 1e-6).astype(int))
+        self.factors = np.maximum(1, np.floor(longest_mm / spacing + 1e-6).astype(int))
         self.spacing = spacing * self.factors
         # Where each block begins; the last one along an axis may hold fewer voxels.
         self._edges = [np.append(np.arange(s.start, s.stop, f), s.stop) for s, f in zip(box, self.factors, strict=True)]

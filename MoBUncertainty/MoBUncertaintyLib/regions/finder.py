@@ -3,12 +3,15 @@
 With u the measure of uncertainty, t its threshold and T the thickness of the uncertainty (`uncertainty.py`), a voxel is
 doubtful where
 
-    u > t   and   T > max(excess * typical, typical + depth * t)
+    u > t   and   T > max(excess * typical, depth * t)
 
 so the thin shell of uncertainty that every boundary carries is no region: the factor copes with blurred boundaries,
-whose typical T varies with their curvature, and the depth with sharp ones, whose typical T is next to nothing. The
-doubtful places are grown, because a confident model is sure of itself close by the place where it errs, cut into
-compact pieces that fit one view (`pieces.py`), and ranked by the expected error volume, the integral of 1 - max_c p.
+whose typical T varies with their curvature, and the depth with sharp ones, whose typical T is next to nothing. From the
+doubtful places regions grow along what may well be wrong, because an error goes on beyond the place where it is seen.
+They are cut into compact pieces that fit one view (`pieces.py`), and ranked by the expected error volume, the integral
+of 1 - max_c p. What is almost surely right is in no region, so that there is little to look at for the error that a
+region holds. A segmentation that is doubtful throughout has no border to stand out from: there the whole of it is the
+region (`coverage.py`).
 Voxels finer than 1 mm are combined in blocks of at most 2 mm (`blocks.py`).
 """
 
@@ -16,8 +19,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +29,7 @@ from scipy import ndimage
 
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.geometry import Box, bounding_box, hull, nested, shadows, shape_of, within
+from MoBUncertaintyLib.regions.coverage import ENOUGH, Coverage
 from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, location_in
 from MoBUncertaintyLib.regions.pieces import CONNECTIVITY, compact_pieces, diameter, grow
 from MoBUncertaintyLib.regions.settings import RegionSettings
@@ -32,6 +37,9 @@ from MoBUncertaintyLib.regions.uncertainty import UncertaintyMap, map_uncertaint
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.prediction import Prediction
+
+THROUGHOUT = 1 / 3
+"""A segmentation of which more than this fraction is expected to be wrong is doubtful throughout."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,7 @@ class Regions:
         box: Where `map` lies in the prediction's arrays.
         shape: Of these arrays.
         settings: How the regions were found.
+        coverage: How much of the expected error they hold; None where that was not computed.
     """
 
     ranked: tuple[Region, ...]
@@ -87,6 +96,7 @@ class Regions:
     box: Box
     shape: tuple[int, ...]
     settings: RegionSettings
+    coverage: Coverage | None = None
 
     def whole_map(self) -> np.ndarray:
         """Make the map of all of the prediction."""
@@ -156,25 +166,31 @@ class RegionFinder:
             pass
         found = self._map
         assert found is not None
-        spacing = found.blocks.spacing
-        usual = np.maximum(settings.excess * found.typical, found.typical + settings.depth_mm * settings.level)
-        doubtful = (found.uncertainty > settings.level) & (found.thickness > usual)
-        near = bounding_box(shadows(doubtful), np.ceil(settings.grow_mm / spacing))
-        pieces = _pieces(found, doubtful[near], near, settings)
+        doubtful = _doubtful(found, settings)
+        listed = self._listed(found, *_pieces(found, doubtful, settings), settings)
+        coverage, organ = _coverage(found, listed, doubtful, settings), _mean_error(found)
+        if coverage.fraction < ENOUGH and organ > THROUGHOUT:
+            listed = self._listed(found, *_whole_organ(found, settings), settings)
+            coverage = replace(_coverage(found, listed, doubtful, settings), throughout=organ)
+        places = [found.blocks.expand(where, mask) for _, mask, where in listed]
+        box = hull(where for where, _ in places)
+        numbers = np.zeros(shape_of(box), np.uint16)
+        for number, (where, mask) in enumerate(places, start=1):
+            numbers[within(where, box)][mask] = number
+        regions = tuple(Region(rank=n, number=n, **what) for n, (what, _, _) in enumerate(listed, start=1))
+        return Regions(regions, numbers, box, self._prediction.shape, settings, coverage)
+
+    def _listed(
+        self, found: UncertaintyMap, pieces: np.ndarray, near: Box, settings: RegionSettings
+    ) -> list[tuple[dict[str, Any], np.ndarray, Box]]:
+        """Describe pieces in order of rank, each with its mask and the box of blocks that this fills."""
         described = []
         for piece, box in enumerate(ndimage.find_objects(pieces), start=1):
             if box:
                 mask, where = pieces[box] == piece, nested(near, box)
                 described.append((self._describe(found, mask, where), mask, where))
         described.sort(key=lambda each: (-each[0]["expected_error_mm3"], each[0]["centroid_ras"]))
-        described = described[: settings.max_regions]
-        places = [found.blocks.expand(where, mask) for _, mask, where in described]
-        box = hull(where for where, _ in places)
-        numbers = np.zeros(shape_of(box), np.uint16)
-        for number, (where, mask) in enumerate(places, start=1):
-            numbers[within(where, box)][mask] = number
-        regions = tuple(Region(rank=n, number=n, **what) for n, (what, _, _) in enumerate(described, start=1))
-        return Regions(regions, numbers, box, self._prediction.shape, settings)
+        return described[: settings.max_regions]
 
     def _describe(self, found: UncertaintyMap, mask: np.ndarray, box: Box) -> dict[str, Any]:
         """Describe a region by all fields of `Region` but rank and number; `mask` fills `box`, a box of blocks."""
@@ -199,16 +215,67 @@ class RegionFinder:
         }
 
 
-def _pieces(found: UncertaintyMap, doubtful: np.ndarray, near: Box, settings: RegionSettings) -> np.ndarray:
-    """Separate the pieces inside the box `near`; numbered from 1 (some may be missing), in no particular order."""
+def _doubtful(found: UncertaintyMap, settings: RegionSettings) -> np.ndarray:
+    """Mark the blocks that are more doubtful than the ordinary border."""
+    usual = np.maximum(settings.excess * found.typical, settings.depth_mm * settings.level)
+    return np.asarray((found.uncertainty > settings.level) & (found.thickness > usual))
+
+
+def _grown(found: UncertaintyMap, seeds: np.ndarray, settings: RegionSettings) -> tuple[np.ndarray, np.ndarray, Box]:
+    """Grow seeds; return what was reached, the part of it that may well be wrong, and the box that both fill."""
+    spacing = found.blocks.spacing
+    near = bounding_box(shadows(seeds), np.ceil(settings.grow_mm / spacing))
+    reached = grow(seeds[near], spacing, settings.grow_mm)
+    return reached, reached & (seeds[near] | (found.expected_error[near] >= settings.minimum_error)), near
+
+
+def _pieces(found: UncertaintyMap, doubtful: np.ndarray, settings: RegionSettings) -> tuple[np.ndarray, Box]:
+    """Separate the pieces, numbered from 1 in no particular order (some may be missing); return their box, too."""
     spacing = found.blocks.spacing
     smallest = settings.minimum_mm3 / spacing.prod()
-    doubtful = _drop_small(ndimage.label(doubtful, CONNECTIVITY)[0], doubtful, smallest) > 0
-    grown = grow(doubtful, spacing, settings.grow_mm)
+    seeds = _drop_small(ndimage.label(doubtful, CONNECTIVITY)[0], doubtful, smallest) > 0
+    reached, likely, near = _grown(found, seeds, settings)
     # A little weight everywhere: where no error is expected, the voxels still have a middle.
     weight = found.expected_error[near] + 0.01
-    pieces = compact_pieces(grown, weight, spacing, settings.length_mm)
-    return _drop_small(pieces, doubtful, smallest)
+    pieces = compact_pieces(likely, weight, spacing, settings.length_mm, within=reached)
+    return _drop_small(pieces, likely, smallest), near
+
+
+def _whole_organ(found: UncertaintyMap, settings: RegionSettings) -> tuple[np.ndarray, Box]:
+    """Take all that is segmented, and what may well be wrong beside it, as one piece; returned as by `_pieces`."""
+    _, likely, near = _grown(found, found.segmentation > 0, settings)
+    return likely.astype(np.int32), near
+
+
+def _coverage(
+    found: UncertaintyMap,
+    listed: list[tuple[dict[str, Any], np.ndarray, Box]],
+    doubtful: np.ndarray,
+    settings: RegionSettings,
+) -> Coverage:
+    """Sum up the expected error by where it lies."""
+    rest = found.expected_error * found.blocks.voxels
+    sums = [rest.sum(dtype=float)]
+
+    def take(mask: np.ndarray, box: Box | EllipsisType = ...) -> None:
+        rest[box][mask] = 0
+        sums.append(rest.sum(dtype=float))
+
+    held = np.zeros(rest.shape, bool)
+    for _, mask, where in listed:
+        held[where] |= mask
+    take(held)
+    take(*_grown(found, doubtful, settings)[1:])
+    take(found.uncertainty > settings.level)
+    in_regions, dropped, thin = (float(found.grid.voxel_mm3 * each) for each in np.abs(np.diff(sums)))
+    return Coverage(in_regions, thin, float(found.grid.voxel_mm3 * sums[-1]), dropped)
+
+
+def _mean_error(found: UncertaintyMap) -> float:
+    """Compute the fraction of the segmented volume that is expected to be wrong; 0 if nothing is segmented."""
+    segmented = found.inside * found.blocks.voxels
+    total = float(segmented.sum(dtype=float))
+    return float((segmented * found.expected_error).sum(dtype=float)) / total if total else 0.0
 
 
 COLUMNS = (

@@ -56,8 +56,10 @@ def diameter(index: np.ndarray, spacing: np.ndarray) -> float:
     return float(np.sqrt((sides**2).sum(axis=-1).max()))
 
 
-def compact_pieces(mask: np.ndarray, weight: np.ndarray, spacing: np.ndarray, length_mm: float) -> np.ndarray:
-    """Label the connected parts of a mask, those longer than `length_mm` cut into compact pieces.
+def compact_pieces(
+    mask: np.ndarray, weight: np.ndarray, spacing: np.ndarray, length_mm: float, within: np.ndarray | None = None
+) -> np.ndarray:
+    """Label the parts of a mask that hang together, those longer than `length_mm` cut into compact pieces.
 
     A part is shared out among centres, each voxel to the nearest, and each centre is the weighted mean of its voxels
     (k-means): pieces gather about the clumps of weight and meet between them. Centres are added until
@@ -68,28 +70,35 @@ def compact_pieces(mask: np.ndarray, weight: np.ndarray, spacing: np.ndarray, le
         weight: (Z, Y, X), positive inside the mask.
         spacing: mm, (z, y, x).
         length_mm: No piece is longer, save single voxels.
+        within: (Z, Y, X) bool, a wider mask: what is connected in it hangs together. None: the mask itself.
 
     Returns:
-        (Z, Y, X) int32 labels from 1, each one connected piece; 0 outside the mask.
+        (Z, Y, X) int32 labels from 1, each one connected piece of `within`, less what is not in the mask; 0 outside.
     """
-    parts, _ = ndimage.label(mask, CONNECTIVITY)
+    within = mask if within is None else within
+    parts, _ = ndimage.label(within, CONNECTIVITY)
     pieces = np.zeros(mask.shape, np.int32)
     count = 0
     for part, box in enumerate(ndimage.find_objects(parts), start=1):
         index = np.argwhere(parts[box] == part)
-        owner = _share_out(index, weight[box][tuple(index.T)].astype(float), spacing, length_mm)
-        for piece in range(owner.max() + 1):
+        inner = index[mask[box][tuple(index.T)]]
+        if not len(inner):
+            continue
+        centres = _centres(inner, weight[box][tuple(inner.T)].astype(float), spacing, length_mm)
+        owner, _ = vq(index * spacing, centres)
+        for piece in range(len(centres)):
             fragment = np.zeros(shape_of(box), bool)
             fragment[tuple(index[owner == piece].T)] = True
             # Voxels that are near in space can still be apart within a bent part.
             labels, n = ndimage.label(fragment, CONNECTIVITY)
+            fragment &= mask[box]
             pieces[box][fragment] = labels[fragment] + count
             count += n
     return pieces
 
 
-def _share_out(index: np.ndarray, weight: np.ndarray, spacing: np.ndarray, length_mm: float) -> np.ndarray:
-    """Find the piece (N,), from 0, of each voxel (N, 3) (see `compact_pieces`)."""
+def _centres(index: np.ndarray, weight: np.ndarray, spacing: np.ndarray, length_mm: float) -> np.ndarray:
+    """Find the middles of the pieces of some voxels (N, 3), in mm (see `compact_pieces`)."""
     points = index * spacing
     centres = np.average(points, axis=0, weights=weight)[None]
     while True:
@@ -98,22 +107,27 @@ def _share_out(index: np.ndarray, weight: np.ndarray, spacing: np.ndarray, lengt
         lengths = [diameter(index[owner == piece], spacing) for piece in range(len(centres))]
         too_long = np.flatnonzero((np.array(lengths) > length_mm) & (np.bincount(owner) > 1))
         if not too_long.size:
-            return owner
+            return centres
         # A new centre at the far end of the longest pieces; one in four at a time, since their neighbours give way too.
         longest = sorted(too_long, key=lambda piece: -lengths[piece])[: -(-len(too_long) // 4)]
         centres = np.vstack([centres, *(points[[np.where(owner == piece, away, -1).argmax()]] for piece in longest)])
 
 
 def _settle(points: np.ndarray, weight: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Run Lloyd's iterations until no centre moves by 0.1 mm, 20 at most; centres without points are dropped."""
+    """Run Lloyd's iterations until no centre moves by 0.1 mm, 20 at most; centres without points are dropped.
+
+    Returns:
+        The nearest centre (N,) of each point, and the centres.
+    """
     weighted = [weight * along for along in points.T]
+    moved = centres
     for _ in range(20):
-        owner, _ = vq(points, centres)
-        total = np.bincount(owner, weight, len(centres))
+        owner, _ = vq(points, moved)
+        total = np.bincount(owner, weight, len(moved))
         used = total > 0
         owner = (np.cumsum(used) - 1)[owner]
-        before = centres[used]
-        centres = np.stack([np.bincount(owner, along) / total[used] for along in weighted], axis=1)
-        if np.abs(centres - before).max() < 0.1:
+        centres = moved[used]
+        moved = np.stack([np.bincount(owner, along) / total[used] for along in weighted], axis=1)
+        if np.abs(moved - centres).max() < 0.1:
             break
     return owner, centres

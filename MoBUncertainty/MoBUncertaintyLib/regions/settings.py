@@ -48,9 +48,10 @@ class RegionSettings:
         threshold: The uncertainty of a voxel must exceed this (in units of the measure); None: `variance_threshold` or,
             with another measure, `DEFAULT_THRESHOLD`.
         excess: The thickness of the uncertainty must exceed this many times the typical thickness along the surface,
-        depth_mm: and exceed it by a layer this deep with uncertainty at the threshold.
+        depth_mm: and that of a layer this deep with uncertainty at the threshold.
         window_mm: Sigma of the Gaussian window in which the thickness is taken.
-        grow_mm: Regions are grown by this distance.
+        grow_mm: Regions are grown by this distance, into what may well be wrong:
+        minimum_error: voxels that are wrong with at least this probability, 1 - max_c p.
         length_mm: Regions longer than this are cut into pieces about the clumps of expected error.
         minimum_mm3: Regions with less doubtful volume (before they are grown) are dropped.
         variance_threshold: From this on the variance of the model counts, if nothing else is said. Two models
@@ -64,10 +65,11 @@ class RegionSettings:
     measure: Measure = Measure.VARIANCE
     threshold: float | None = None
     excess: float = 1.2
-    depth_mm: float = 6.0
+    depth_mm: float = 2.0
     window_mm: float = 4.0
-    grow_mm: float = 5.0
-    length_mm: float = 38.0
+    grow_mm: float = 8.0
+    minimum_error: float = 0.05
+    length_mm: float = 60.0
     minimum_mm3: float = 20.0
     variance_threshold: float = DEFAULT_THRESHOLD[Measure.VARIANCE]
     max_regions: int | None = None
@@ -81,6 +83,10 @@ class RegionSettings:
             raise SettingsError(
                 f"Doubtful regions: variance_threshold must be between 0 and {MAX_VARIANCE}, the maximum that the "
                 f"variance of a probability can be, not {self.variance_threshold}."
+            )
+        if not 0 <= self.minimum_error < 1:
+            raise SettingsError(
+                f"Doubtful regions: minimum_error must be at least 0 and below 1, not {self.minimum_error}."
             )
         for name in ("level", "excess", "window_mm", "length_mm"):
             if not getattr(self, name) > 0:

@@ -19,7 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from MoBUncertaintyLib.geometry import Box, Grid, bounding_box
-from MoBUncertaintyLib.regions.blocks import BlockGrid
+from MoBUncertaintyLib.regions.blocks import LONGEST_MM, BlockGrid
 from MoBUncertaintyLib.regions.settings import Measure
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def map_uncertainty(
     """
     grid, labels = prediction.grid, prediction.labels
     probability, variances = list(prediction.probability), list(prediction.variance)
-    blocks = BlockGrid(_box_of_interest(probability, np.ceil(3 * window_mm / grid.spacing)), grid.spacing)
+    box = _box_of_interest(probability, np.ceil(3 * window_mm / grid.spacing))
+    blocks = BlockGrid(box, grid.spacing, min(LONGEST_MM, window_mm / 2))
     yield
     foreground, expected_error, variance, max_variance, uncertainty = np.empty((5, *blocks.shape), np.float32)
     fractions = np.empty((len(labels), *blocks.shape), np.float32)

@@ -31,11 +31,20 @@ def test_numbers_about_regions_are_the_settings() -> None:
     ).groups()
     assert [float(number) for number in thresholds] == [DEFAULT_THRESHOLD[measure] for measure in Measure]
     assert f"grown by {usual.grow_mm:g} mm" in text
+    assert f"probability of at least {usual.minimum_error:g}" in text
     assert f"longer than {usual.length_mm:g} mm" in text
     assert f"at most {LONGEST_MM:g} mm" in text
     card = load_model(MODULE_FOLDER / "Resources" / "Models" / "HippocampusAnterior").card
     own = card.region_settings
     assert f"threshold of {own.level:g}, grows by {own.grow_mm:g} mm, and cuts at {own.length_mm:g} mm" in text
+    for name, cases in (("PhantomPancreas", "phantoms"), ("HippocampusAnterior", "hippocampi")):
+        found = json.loads((ROOT / "Testing" / "Benchmarks" / "results" / f"region-frontier-{name}.json").read_text())
+        keys = ("regions_ml", "error_held_ml", "error_ml", "error_held_by_threshold_ml")
+        expected = [found[key] for key in (*keys, "fraction_of_best", "expected_error_held")]
+        row = re.search(rf"\| {cases}, {found['cases']} \| ([^|]+) \|(.+)\|", text)
+        assert states(row[1], found["regions"]["mean"])
+        said = re.findall(r"[\d.]+", row[2].split(" | | ")[0])[: len(expected)]
+        assert [states(*each) for each in zip(said, expected, strict=True)] == [True] * len(expected)
     row = next(line for line in README.splitlines() if line.startswith("| HippocampusAnterior"))
     dice, cases = re.search(r"Dice ([\d.]+) on (\d+) held-out", row).groups()
     assert states(dice, card.scores["dice"]["mean"])

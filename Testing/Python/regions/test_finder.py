@@ -105,7 +105,7 @@ def test_a_zone_at_the_images_edge_is_found():
 
 def test_a_higher_threshold_leaves_less():
     finder = RegionFinder(ball(zones=SIX), BERNOULLI)
-    sizes = [sum(r.volume_mm3 for r in finder.find(replace(BERNOULLI, threshold=t)).ranked) for t in (0.03, 0.08, 0.3)]
+    sizes = [sum(r.volume_mm3 for r in finder.find(replace(BERNOULLI, threshold=t)).ranked) for t in (0.05, 0.2, 0.3)]
     assert sizes[0] > sizes[1] > sizes[2] == 0
 
 
@@ -118,7 +118,7 @@ def test_several_classes_count_background_and_each_other():
     labels = np.where(p > 0.5, np.where(upper > 0.5, 1, 2), 0).astype(np.uint8)
     images = prediction(both, segmentation=labels, origin=(-43, -43, -43))
     for measure in Measure:
-        found = find_regions(images, RegionSettings(measure=measure))
+        found = find_regions(images, RegionSettings(measure=measure, grow_mm=4.0, length_mm=30.0))
         close = cdist([(-28, 0, 0), (0, 0, 0)], [r.centroid_ras for r in found.ranked]).min(axis=1)
         assert (close < 6).all()
     between = min(found.ranked, key=lambda r: np.linalg.norm(r.centroid_ras))
@@ -126,6 +126,33 @@ def test_several_classes_count_background_and_each_other():
     certain = np.max([*both, 1 - both.sum(axis=0)], axis=0)
     assert between.expected_error_mm3 == pytest.approx(8 * (1 - certain)[mask].sum(), rel=1e-4)
     assert between.mean_probability > 0.9
+
+
+def test_a_list_that_holds_little_says_where_the_rest_lies():
+    images = ball()
+    usual = find_regions(images, BERNOULLI)
+    p = images.probability[0]
+    total = images.grid.voxel_mm3 * np.minimum(p, 1 - p).sum(dtype=float)
+    held = usual.coverage
+    assert held.held_mm3 == pytest.approx(sum(r.expected_error_mm3 for r in usual.ranked), rel=1e-4)
+    assert held.held_mm3 + held.thin_mm3 + held.faint_mm3 + held.dropped_mm3 == pytest.approx(total, rel=0.02)
+    assert held.fraction < 0.5
+    assert "along the border" in held.warning
+    assert "threshold" in find_regions(images, replace(BERNOULLI, threshold=0.24)).coverage.warning
+    wide = ball(zones=SIX, width=12.0, reach=14.0)
+    assert find_regions(wide, BERNOULLI).coverage.warning is None
+    assert "too small" in find_regions(wide, replace(BERNOULLI, minimum_mm3=1e6)).coverage.warning
+
+
+@pytest.mark.parametrize("measure", Measure)
+def test_an_organ_that_is_doubtful_throughout_is_one_region(measure):
+    p = np.full((20, 24, 28), 0.45)
+    p[6:14, 8:16, 8:20] = 0.55
+    found = find_regions(prediction(p), RegionSettings(measure=measure, length_mm=10.0))
+    assert len(found.ranked) == 1
+    assert (found.whole_map()[p > 0.5] == 1).all()
+    assert found.coverage.throughout == pytest.approx(0.45, abs=0.01)
+    assert "doubtful throughout" in found.coverage.warning
 
 
 # What is said about a region
@@ -228,10 +255,10 @@ def test_no_regions_make_a_csv_with_only_a_header(tmp_path):
 def test_long_zones_are_cut_into_short_pieces():
     arc = [(28 * np.cos(a), 28 * np.sin(a), 0) for a in np.linspace(0, np.pi, 12)]
     whole = find_regions(ball(zones=arc), replace(BERNOULLI, length_mm=1000.0))
-    cut = find_regions(ball(zones=arc), BERNOULLI)
+    cut = find_regions(ball(zones=arc), replace(BERNOULLI, length_mm=45.0))
     assert max(r.extent_mm for r in whole.ranked) > 60
     assert 2 < len(cut.ranked) <= 6
-    assert max(r.extent_mm for r in cut.ranked) <= BERNOULLI.length_mm
+    assert max(r.extent_mm for r in cut.ranked) <= 45
     assert sum(r.volume_mm3 for r in cut.ranked) == pytest.approx(sum(r.volume_mm3 for r in whole.ranked), rel=0.05)
 
 
@@ -276,7 +303,8 @@ def test_storing_the_axes_otherwise_changes_nothing(axes, flips):
 def test_an_oblique_grid_finds_the_same_places():
     straight, oblique = ball(ZONES), ball(ZONES, size=(52, 52, 52), direction=OBLIQUE)
     settings = RegionSettings(Measure.BERNOULLI, depth_mm=3.0)  # no zone near the limit of what counts as thick
-    assert_same_regions(find_regions(straight, settings), find_regions(oblique, settings), 2.5)
+    # What may be wrong is a layer of few voxels, whose number depends on how the grid lies.
+    assert_same_regions(find_regions(straight, settings), find_regions(oblique, settings), 2.5, volume=0.1)
 
 
 def test_the_map_is_cut_to_where_the_regions_lie():

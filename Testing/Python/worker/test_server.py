@@ -304,7 +304,7 @@ def test_some_nan_voxels_get_the_commands_warning(model: Path, folder: Path) -> 
         array[0, 0, :3] = np.nan
 
     image, report = with_values(spoil), Listener()
-    result = commands.Predictions()(a_request(image, model, folder), report)
+    result = commands.Predictions()(a_request(image, model, folder, regions={}), report)
     assert result["provenance"]["warnings"] == report.warnings
     assert report.warnings[0].startswith("3 voxels are not finite numbers")
     said = command_says(image, model, folder)

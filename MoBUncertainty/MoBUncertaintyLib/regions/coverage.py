@@ -1,0 +1,53 @@
+"""How much of the expected error a list of regions holds, and where the rest lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ENOUGH = 0.5
+"""A list that holds less than this fraction of the expected error says so."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The expected error of a prediction, by where it lies.
+
+    Attributes:
+        held_mm3: In the regions.
+        thin_mm3: Elsewhere, where the uncertainty exceeds the threshold: along the border, no thicker than usual.
+        faint_mm3: Elsewhere, where it does not.
+        dropped_mm3: In places that would be regions if they were larger, or if more regions were listed.
+        throughout: The fraction of the segmented volume that is expected to be wrong, if the region is the whole organ.
+    """
+
+    held_mm3: float
+    thin_mm3: float
+    faint_mm3: float
+    dropped_mm3: float
+    throughout: float | None = None
+
+    @property
+    def fraction(self) -> float:
+        """The fraction of the expected error that the regions hold; 1 if no error is expected."""
+        total = self.held_mm3 + self.thin_mm3 + self.faint_mm3 + self.dropped_mm3
+        return self.held_mm3 / total if total else 1.0
+
+    @property
+    def warning(self) -> str | None:
+        """Say in a sentence that the regions hold less than half of the expected error, or are the whole organ."""
+        if self.throughout is not None:
+            return (
+                f"The segmentation is doubtful throughout: {self.throughout:.0%} of its volume is expected to be "
+                "wrong, so that the whole of it is one region; look at all of it."
+            )
+        if self.fraction >= ENOUGH:
+            return None
+        rest = {
+            "in a layer along the border that is nowhere thicker than usual; look at all of the border": self.thin_mm3,
+            "where the uncertainty is below the threshold; lower it to list more": self.faint_mm3,
+            "in places that are too small to be listed; list smaller or more regions": self.dropped_mm3,
+        }
+        return (
+            f"The doubtful regions hold only {self.fraction:.0%} of the expected error: most of the rest lies "
+            f"{max(rest, key=lambda where: rest[where])}."
+        )
