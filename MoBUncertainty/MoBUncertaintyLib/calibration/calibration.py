@@ -67,12 +67,16 @@ def calibrate(cases: Sequence[SignedCase], card: ModelCard) -> Calibration:
         card: Of the model.
 
     Raises:
-        CalibrationError: Its labels overlap, there are too few reviews, or the model would be worse, or is not shown to
-            be better, by leaving one review out.
+        CalibrationError: Its labels overlap, it is calibrated already, there are too few reviews, or the model would be
+            worse, or is not shown to be better, by leaving one review out.
     """
     if overlap(card.labels):
         raise CalibrationError(
             "The labels of this model overlap, and such a model cannot be calibrated; use it as it is."
+        )
+    if "calibration" in card.training:  # each time, T would move on towards what decided voxels alone ask for
+        raise CalibrationError(
+            "The model is calibrated already; calibrate the one that it was made of, on reviews of it."
         )
     if len(cases) < MIN_REVIEWS:
         raise CalibrationError(

@@ -54,11 +54,10 @@ def calibrate_model(
             found = calibrate(cases, given.card)
         except CalibrationError as error:
             raise CalibrationError(" ".join([str(error), *refused])) from error
-        stem = given.card.name.removesuffix(ADDED_NAME)
         written = export(
             given.path,
             output,
-            name=name or stem[: LONGEST_NAME - len(ADDED_NAME)].rstrip() + ADDED_NAME,
+            name=name or given.card.name[: LONGEST_NAME - len(ADDED_NAME)].rstrip() + ADDED_NAME,
             training={"calibration": found.description(given.card, given.digest)},
             regions=found.regions,
             click_settings=found.click_settings,

@@ -142,6 +142,8 @@ def test_voxels_that_nobody_decided_speak_for_the_model_as_it_is() -> None:
 def test_model_that_is_calibrated_stays_as_it_is() -> None:
     with pytest.raises(CalibrationError, match="stays as it is"):
         calibrate(cases(1.0, 10), tiny.card())
+    with pytest.raises(CalibrationError, match="is calibrated already"):
+        calibrate(cases(2.0, 6), tiny.card(training={"calibration": {}}))
     with pytest.raises(CalibrationError, match="needs 5 signed-off reviews or more, and 4 of these can be used"):
         calibrate(cases(2.0, 4), tiny.card())
 

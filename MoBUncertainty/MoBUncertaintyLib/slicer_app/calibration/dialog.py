@@ -119,7 +119,7 @@ class Recalibrate:
 
     def _onStart(self) -> None:
         name = self._model.card.name if self._model.card else self._model.path.stem
-        output = newFolder(installed_models(), _("{model}, calibrated").format(model=name.removesuffix(", calibrated")))
+        output = newFolder(installed_models(), _("{model}, calibrated").format(model=name))
         message = {"command": Command.CALIBRATE, "model": str(self._model.path), "reviews": self._folders()}
         job = self._client.request({**message, "output": str(output)})
         job.finished.connect(shown(lambda result: self._onFinished(output, result)))
