@@ -1,0 +1,290 @@
+"""Compare our label maps with nnU-Net's, for each kind of model that nnU-Net trains.
+
+    python Testing/Benchmarks/model_kinds.py [--output Testing/Benchmarks/results/model-kinds.json] [--iterations 15]
+
+nnU-Net itself plans and trains tiny networks on synthetic cases, in a temporary folder, and predicts another case with
+`nnUNetPredictor`; the same training folder is then given to us. Prints a table, and writes it as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+CASES, SIZE, LARGER = 6, 32, 48
+"""Training cases, and voxels along an axis of these and of the case that is predicted: of several tiles."""
+FEATURES = 4
+"""Of a network's first stage, where nnU-Net's planners have 32."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model.
+
+    Attributes:
+        name: For the table.
+        channels: Names of the input channels.
+        labels: Of `dataset.json`.
+        order: Its `regions_class_order`.
+        configuration, planner, folds: nnU-Net's names.
+        zipped: We are given a zip of the training folder.
+    """
+
+    name: str
+    channels: tuple[str, ...] = ("CT",)
+    labels: tuple[tuple[str, int | list[int]], ...] = (("liver", 1), ("spleen", 2))
+    order: tuple[int, ...] = ()
+    configuration: str = "3d_fullres"
+    planner: str = "ExperimentPlanner"
+    folds: tuple[int | str, ...] = (0,)
+    zipped: bool = False
+
+
+NESTED: tuple[tuple[str, int | list[int]], ...] = (("liver and spleen", [1, 2]), ("spleen", 2))
+KINDS = (
+    Kind("one channel, one label", labels=(("organ", 1),)),
+    Kind("one channel, two labels"),
+    Kind("two channels", channels=("T1", "FLAIR")),
+    Kind("regions that overlap", labels=NESTED, order=(1, 2)),
+    Kind("an ignore label", labels=(("liver", 1), ("spleen", 2), ("ignore", 3))),
+    Kind("2d", configuration="2d"),
+    Kind("3d_lowres", configuration="3d_lowres"),
+    Kind("residual encoder M", planner="nnUNetPlannerResEncM"),
+    Kind("residual encoder L", planner="nnUNetPlannerResEncL"),
+    Kind("fold_all", folds=("all",)),
+    Kind("five folds", folds=(0, 1, 2, 3, 4)),
+    Kind("zip of a training folder", zipped=True),
+    Kind("second stage of a cascade", configuration="3d_cascade_fullres"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: `equal` is the fraction of voxels with equal labels, `differing` their number.
+
+    `labels` is how many nnU-Net finds, `said` why we refuse the model, and `iterations` how long each fold was trained.
+    """
+
+    kind: str
+    predicts: bool
+    equal: float | None = None
+    differing: int | None = None
+    voxels: int | None = None
+    labels: int | None = None
+    said: str = ""
+    iterations: int = 0
+
+
+def make_case(seed: int, size: int, channels: int) -> tuple[list[sitk.Image], np.ndarray]:
+    """Make the images of a case, and its truth: two blobs of other intensities in a body of noise."""
+    rng = np.random.default_rng(seed)
+    shape = (size, size, size)
+
+    def smooth(sigma: float) -> np.ndarray:
+        field: np.ndarray = ndimage.gaussian_filter(rng.normal(size=shape), sigma, mode="wrap")
+        return field / field.std()
+
+    z, y, x = (np.indices(shape) - size / 2) / size
+    shift = rng.uniform(-0.06, 0.06, 3)
+    liver = np.sqrt((z - shift[0]) ** 2 + (y - 0.1) ** 2 + (x - 0.2) ** 2) + 0.015 * smooth(3) < 0.22
+    spleen = np.sqrt((z - shift[1]) ** 2 + (y + 0.12) ** 2 + (x + 0.22) ** 2) + 0.015 * smooth(3) < 0.16
+    truth = np.where(spleen, 2, liver).astype(np.uint8)
+    images = []
+    for channel in range(channels):
+        levels = np.array([[40, 140, 220], [100, 60, 180]][channel % 2], float)
+        image = sitk.GetImageFromArray((levels[truth] + 18 * smooth(0.8)).astype(np.float32))
+        image.SetSpacing((1.5, 1.5, 2.0))
+        images.append(image)
+    return images, truth
+
+
+def write_raw(folder: Path, kind: Kind) -> None:
+    """Write a data set as nnU-Net takes it."""
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True)
+    for number in range(CASES):
+        images, truth = make_case(number, SIZE, len(kind.channels))
+        if len(kind.labels) == 1:
+            truth = (truth > 0).astype(np.uint8)
+        if "ignore" in dict(kind.labels):
+            truth[:, : SIZE // 4] = 3
+        for channel, image in enumerate(images):
+            sitk.WriteImage(image, folder / "imagesTr" / f"case{number}_{channel:04}.nii.gz")
+        label = sitk.GetImageFromArray(truth)
+        label.CopyInformation(images[0])
+        sitk.WriteImage(label, folder / "labelsTr" / f"case{number}.nii.gz")
+    described: dict[str, Any] = {
+        "channel_names": {str(number): name for number, name in enumerate(kind.channels)},
+        "labels": {"background": 0, **dict(kind.labels)},
+        "numTraining": CASES,
+        "file_ending": ".nii.gz",
+    }
+    if kind.order:
+        described["regions_class_order"] = list(kind.order)
+    (folder / "dataset.json").write_text(json.dumps(described))
+
+
+def train(root: Path, number: int, kind: Kind, iterations: int) -> Path:
+    """Plan, preprocess and train as nnU-Net does, unless that is done; returns the training folder."""
+    import nnunetv2
+    import torch
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
+    from nnunetv2.run.run_training import get_trainer_from_args
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+    name = f"Dataset{number:03}_Kind"
+    if not (root / "raw" / name).exists():
+        write_raw(root / "raw" / name, kind)
+        extract_fingerprint_dataset(number, num_processes=1, verbose=False, show_progress_bar=False)
+    place = str(Path(nnunetv2.__path__[0]) / "experiment_planning")
+    planner = recursive_find_python_class(place, kind.planner, "nnunetv2.experiment_planning")(number)
+    planner.UNet_base_num_features = FEATURES
+    os.environ["nnUNet_n_proc_DA"] = "1"  # as many threads has the planner
+    plans = planner.plan_experiment()
+    if kind.configuration in ("3d_lowres", "3d_cascade_fullres"):
+        add_lowres(planner, plans)
+    os.environ["nnUNet_n_proc_DA"] = "0"  # augmentation in this process
+    trained = "3d_fullres" if kind.configuration == "3d_cascade_fullres" else kind.configuration
+    data = root / "preprocessed" / name / plans["configurations"][trained]["data_identifier"]
+    if not data.exists():
+        preprocess_dataset(number, planner.plans_identifier, (trained,), [1], show_progress_bar=False)
+    for fold in kind.folds:
+        trainer = get_trainer_from_args(
+            str(number), trained, fold, "nnUNetTrainer", planner.plans_identifier, device=torch.device("cpu")
+        )
+        if not (Path(trainer.output_folder) / "checkpoint_final.pth").exists():
+            trainer.num_epochs, trainer.num_iterations_per_epoch = 1, iterations
+            trainer.num_val_iterations_per_epoch = 1
+            trainer.run_training()
+    folder = Path(trainer.output_folder_base)
+    if trained != kind.configuration:  # what would be trained next; its checkpoint says which configuration it is for
+        checkpoint = folder / "fold_0" / "checkpoint_final.pth"
+        content = torch.load(checkpoint, weights_only=False)
+        content["init_args"]["configuration"] = kind.configuration
+        torch.save(content, checkpoint)
+        assert kind.configuration in plans["configurations"]
+    return folder
+
+
+def add_lowres(planner: Any, plans: dict[str, Any]) -> None:
+    """Let nnU-Net's planner plan both stages of a cascade, which it does by itself for large images only."""
+    full = plans["configurations"]["3d_fullres"]
+    spacing, shape = np.array(full["spacing"]) * 1.5, np.array(full["median_image_size_in_voxels"]) / 1.5
+    data = planner.generate_data_identifier("3d_lowres")
+    lowres = planner.get_plans_for_configuration(spacing, shape, data, float(shape.prod()) * CASES, {})
+    plans["configurations"]["3d_lowres"] = lowres | {"batch_dice": False, "next_stage": "3d_cascade_fullres"}
+    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    planner.save_plans(plans)
+
+
+def stock(folder: Path, kind: Kind, images: Sequence[sitk.Image]) -> np.ndarray:
+    """Predict with nnU-Net."""
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor = nnUNetPredictor(
+        use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
+    )
+    predictor.initialize_from_trained_model_folder(str(folder), kind.folds, "checkpoint_final.pth")
+    data = np.stack([sitk.GetArrayFromImage(image) for image in images]).astype(np.float32)
+    properties = {"spacing": list(images[0].GetSpacing())[::-1]}
+    labels: np.ndarray = predictor.predict_single_npy_array(data, properties, None, None, False)
+    return labels
+
+
+def compare(root: Path, number: int, kind: Kind, iterations: int) -> Row:
+    """Train one kind and predict it in both ways."""
+    from MoBUncertaintyLib.errors import ModelError
+    from MoBUncertaintyLib.inference.predictor import predict
+    from MoBUncertaintyLib.model.folder import load_model
+    from MoBUncertaintyLib.prediction import PredictionSettings
+
+    folder = train(root, number, kind, iterations)
+    images, _ = make_case(100, LARGER, len(kind.channels))
+    settings = PredictionSettings(device="cpu", precision="float32", engine="torch", tiling="full", body_box=False)
+    given = Path(shutil.make_archive(str(root / "zipped"), "zip", folder)) if kind.zipped else folder
+    try:
+        with load_model(given, folds=kind.folds) as model:
+            ours = predict(images[0], model, settings, channels=dict(zip(kind.channels[1:], images[1:], strict=True)))
+    except ModelError as error:
+        return Row(kind.name, predicts=False, said=str(error), iterations=iterations)
+    theirs = stock(folder, kind, images)
+    same = ours.segmentation == theirs
+    found = len(np.unique(theirs)) - 1
+    equal, differing = round(float(same.mean()), 5), int((~same).sum())
+    return Row(kind.name, True, equal, differing, same.size, found, iterations=iterations)
+
+
+def table(facts: dict[str, Any]) -> str:
+    """Write what was measured as the table of the page on nnU-Net's models."""
+    columns = ("kind", "predicts", "steps of training", "labels found", "equal voxels", "differing voxels")
+    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    for row in facts["rows"]:
+        if row["predicts"]:
+            equal, differing = f"{row['equal']:.3%}", f"{row['differing']:,} of {row['voxels']:,}"
+            lines.append(f"| {row['kind']} | yes | {row['iterations']} | {row['labels']} | {equal} | {differing} |")
+        else:
+            lines.append(f"| {row['kind']} | no: it is refused | | | | |")
+    return "\n".join(lines) + "\n"
+
+
+@contextlib.contextmanager
+def environment() -> Iterator[Path]:
+    """Point nnU-Net at a temporary folder, before it is imported."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        root = Path(folder)
+        for name in ("raw", "preprocessed", "results"):
+            (root / name).mkdir()
+            os.environ[f"nnUNet_{name}"] = str(root / name)
+        os.environ |= {"nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
+        forked = multiprocessing.get_context("fork")  # which need not import everything anew, as nnU-Net's would
+        multiprocessing.get_context = lambda *_: forked  # type: ignore[assignment]
+        yield root
+
+
+def main() -> None:
+    """Measure, print the table and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    results = Path(__file__).parent / "results" / "model-kinds.json"
+    parser.add_argument("--output", type=Path, default=results)
+    parser.add_argument("--iterations", type=int, default=15)
+    parser.add_argument("--only", nargs="*", help="Kinds, by a part of their names.")
+    asked = parser.parse_args()
+    rows = []
+    with environment() as root:
+        from nnunetv2.training.logging.nnunet_logger import LocalLogger
+
+        LocalLogger.plot_progress_png = lambda *_: None
+        numbers: dict[str, int] = {}  # of data sets
+        for kind in KINDS:
+            if asked.only and not any(part in kind.name for part in asked.only):
+                continue
+            number = numbers.setdefault(str((kind.channels, kind.labels, kind.order)), len(numbers) + 1)
+            start = time.monotonic()
+            with Path(os.devnull).open("w") as nothing, contextlib.redirect_stdout(nothing):
+                row = compare(root, number, kind, asked.iterations)
+            rows.append(row)
+            equal = "-" if row.equal is None else f"{row.equal:.3%}"
+            facts = {"nnunetv2": version("nnunetv2"), "rows": [*map(asdict, rows)]}
+            asked.output.write_text(json.dumps(facts, indent=1) + "\n")
+            print(f"{kind.name:28} {equal:>9} {row.said or row.labels} ({time.monotonic() - start:.0f} s)", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

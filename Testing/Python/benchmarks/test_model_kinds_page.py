@@ -1,0 +1,19 @@
+"""The page on nnU-Net's models shows what was measured."""
+
+from __future__ import annotations
+
+import json
+
+import model_kinds
+from support import ROOT
+
+
+def test_the_page_has_the_table_of_the_results() -> None:
+    results = ROOT / "Testing" / "Benchmarks" / "results" / "model-kinds.json"
+    facts = json.loads(results.read_text(encoding="utf-8"))
+    page = (ROOT / "MoBUncertainty" / "Documentation" / "nnunet-models.md").read_text(encoding="utf-8")
+    assert model_kinds.table(facts) in page
+    assert [row["kind"] for row in facts["rows"]] == [kind.name for kind in model_kinds.KINDS]
+    for row in facts["rows"]:
+        # Five networks that were hardly trained disagree, and then means of logits and of probabilities do.
+        assert not row["predicts"] or row["equal"] >= (0.995 if row["kind"] == "five folds" else 0.999)
