@@ -33,7 +33,9 @@ CHOSEN, SAMPLES = "chosen", "samples"
 def study(cases: list[dict[str, Any]], label: str, seed: int = 0) -> dict[str, Any]:
     """Measure coverage and mean width of the intervals of a label over random splits."""
     pairs = [stated(case, label) for case in cases]
-    after = [stated(case, label, STAGES) for case in cases]
+    # Reviews may not have been simulated.
+    simulated = all(len(case[f"{KEY}.{label}.ml"]) > STAGES for case in cases)
+    after = [stated(case, label, STAGES) for case in cases] if simulated else []
     spread = [case.get("joint.volume.deviation") for case in cases]
     outside = np.array([case[f"{KEY}.{label}.outside"] for case in cases])
     scales: dict[str, list[float]] = {kind.value: [each.scale(kind) for each, _ in pairs] for kind in Scale}
@@ -53,7 +55,7 @@ def study(cases: list[dict[str, Any]], label: str, seed: int = 0) -> dict[str, A
         choices[choice] = choices.get(choice, 0) + 1
         for level in LEVELS:
             sets = {name: (errors, np.array(scale)) for name, scale in scales.items()}
-            sets |= {CHOSEN: sets[choice], "reviewed": (left, reviewed)}
+            sets |= {CHOSEN: sets[choice]} | ({"reviewed": (left, reviewed)} if after else {})
             for name, (distance, scale) in sets.items():
                 half = conformal_quantile(distance[known] / scale[known], level) * scale[others]
                 rows.setdefault((name, level), []).append((float(np.mean(distance[others] <= half)), 2 * half.mean()))
@@ -89,8 +91,11 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     for name, found in results.items():
         for level in sorted(LEVELS):
             key, most = f"{100 * level:g}", level + 1 / (found["calibration"] + 1)
-            ours, plain, after = (found[kind][key] for kind in (CHOSEN, Scale.NOTHING.value, "reviewed"))
-            held = [f"{each['coverage']:.1%} ± {each['error']:.1%} | {each['width_ml']:.3g}" for each in (ours, after)]
+            ours, plain, after = (found.get(kind, {}).get(key) for kind in (CHOSEN, Scale.NOTHING.value, "reviewed"))
+            held = [
+                f"{each['coverage']:.1%} ± {each['error']:.1%} | {each['width_ml']:.3g}" if each else "– | –"
+                for each in (ours, after)
+            ]
             lines.append(f"| {name} | {level:.0%} | {most:.1%} | {held[0]} | {plain['width_ml']:.3g} | {held[1]} |")
     return "\n".join(lines) + "\n"
 
