@@ -123,7 +123,7 @@ def find_regions(prediction: Prediction, settings: RegionSettings | None = None)
         >>> prediction = predict(image, model, PredictionSettings(device="cpu", precision="float32"))
         >>> regions = find_regions(prediction, model.card.region_settings)
         >>> [(region.rank, region.location) for region in regions.ranked[:3]]
-        [(1, 'left'), (2, 'inferior right'), (3, 'anterior left')]
+        [(1, 'anterior'), (2, 'superior left'), (3, 'inferior right')]
     """
     settings = settings or RegionSettings()
     return RegionFinder(prediction, settings).find(settings)
