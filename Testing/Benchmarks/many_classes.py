@@ -1,0 +1,195 @@
+"""Networks of many classes with one label asked for, all labels, and stock nnU-Net: seconds and peak memory.
+
+    python Testing/Benchmarks/many_classes.py FOLDER [--classes 25,117] [--ways one,all,stock] [--limit 16]
+
+The networks are of TotalSegmentator's shape (tiles of 128 x 128 x 128 voxels of 1.5 mm) with random weights, so they
+find next to nothing: what is measured is the network, sums, resampling and files. The CT has 512 x 512 x 300 voxels.
+Each way runs in a process of its own, from file to files, all tiles, without a scene, and is stopped where it takes
+more memory than the limit in GB. Writes many-classes.json and many-classes.md; rows that are there already stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from inference import machine
+from inference.cases import make_case
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.network.backbone import build_network
+
+ROOT = Path(__file__).parents[2]
+SIZE = (512, 512, 300)
+CONFIGURATION = "3d_fullres"
+SPACING = 1.5  # mm
+STAGES = [32, 64, 128, 256, 320, 320]
+ORGANS_ARE_RARE = 3.0  # added to the background's logit
+GB = 1e9
+NAMES = {"one": "one label", "all": "all labels", "stock": "stock nnU-Net"}
+STOCK = """
+import sys
+from pathlib import Path
+from inference.stock import StockSystem
+StockSystem(Path(sys.argv[1]), "cpu").run(Path(sys.argv[2]), Path(sys.argv[3]))
+"""
+
+
+def training_folder(folder: Path, classes: int) -> Path:
+    """Write what nnU-Net leaves after training, unless it is there."""
+    target = folder / f"{classes}-classes"
+    if (target / "fold_0" / "checkpoint_final.pth").exists():
+        return target
+    stages = len(STAGES)
+    shape = {
+        "n_stages": stages,
+        "features_per_stage": STAGES,
+        "conv_op": "torch.nn.modules.conv.Conv3d",
+        "kernel_sizes": [[3, 3, 3]] * stages,
+        "strides": [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
+        "n_conv_per_stage": [2] * stages,
+        "n_conv_per_stage_decoder": [2] * (stages - 1),
+        "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    }
+    resampling = "resample_data_or_seg_to_shape"
+    plan: dict[str, Any] = {
+        "data_identifier": "nnUNetPlans_3d_fullres",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": [128, 128, 128],
+        "spacing": [SPACING] * 3,
+        "normalization_schemes": ["CTNormalization"],
+        "use_mask_for_norm": [False],
+        "architecture": {
+            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+            "arch_kwargs": shape,
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        },
+    }
+    for kind, order in (("data", 3), ("seg", 1), ("probabilities", 1)):
+        plan[f"resampling_fn_{kind}"] = resampling
+        options = {"is_seg": kind == "seg", "order": order, "order_z": 0, "force_separate_z": None}
+        plan[f"resampling_fn_{kind}_kwargs"] = options
+    intensities = {"mean": 50.0, "std": 200.0, "percentile_00_5": -1000.0, "percentile_99_5": 1000.0}
+    plans = {
+        "dataset_name": "Dataset001_Many",
+        "plans_name": "nnUNetPlans",
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "original_median_spacing_after_transp": [SPACING] * 3,
+        "foreground_intensity_properties_per_channel": {"0": intensities},
+        "configurations": {CONFIGURATION: plan},
+    }
+    labels = {"background": 0} | {f"organ_{value}": value for value in range(1, classes)}
+    dataset = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
+    torch.manual_seed(0)
+    backbone = build_network(plans, dataset, CONFIGURATION, CovarianceSpec.of_kind(Covariance.DETERMINISTIC)).backbone
+    with torch.no_grad():
+        backbone.decoder.seg_layers[-1].bias[0] += ORGANS_ARE_RARE
+    (target / "fold_0").mkdir(parents=True)
+    (target / "plans.json").write_text(json.dumps(plans), encoding="utf-8")
+    (target / "dataset.json").write_text(json.dumps(dataset), encoding="utf-8")
+    checkpoint = {
+        "network_weights": backbone.state_dict(),
+        "trainer_name": "nnUNetTrainerNoMirroring",
+        "init_args": {"configuration": CONFIGURATION, "fold": 0},
+        "inference_allowed_mirroring_axes": None,
+        "current_epoch": 1,
+    }
+    torch.save(checkpoint, target / "fold_0" / "checkpoint_final.pth")
+    return target
+
+
+def measure(folder: Path, classes: int, way: str, limit: float) -> dict[str, Any]:
+    """Run one way; seconds and peak memory of its processes together."""
+    model, ct, output = training_folder(folder, classes), make_case(folder, SIZE), folder / f"{classes}-{way}"
+    if way == "stock":
+        command = ["-c", STOCK, str(model), str(ct), str(output)]
+    else:
+        command = ["-m", "MoBUncertaintyLib.cli.app", "predict", str(ct), "--model", str(model)]
+        command += ["--output", str(output), "--overwrite", "--no-scene", "--tiling", "full", "--device", "cpu"]
+        command += ["--labels", "organ_1"] if way == "one" else []
+    log = folder / f"{classes}-{way}.log"
+    start, peak = time.monotonic(), 0.0
+    with log.open("w") as said:
+        process = subprocess.Popen([sys.executable, *command], stdout=said, stderr=said, env=os.environ)
+        while process.poll() is None:
+            peak = max(peak, _memory(process.pid) / GB)
+            if peak > limit:
+                process.kill()
+            time.sleep(0.05)
+    seconds = time.monotonic() - start
+    row = {"classes": classes, "way": way, "peak_gb": round(peak, 2), "seconds": round(seconds, 1)}
+    if peak > limit:
+        return row | {"stopped": True}
+    if process.returncode:
+        return row | {"failed": log.read_text()[-600:]}
+    return row
+
+
+def table(found: dict[str, Any]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "# Networks of many classes",
+        "",
+        f"{found['machine']['processor']}, {found['machine']['cores']} cores. A CT of 512 x 512 x 300 voxels, from "
+        "file to files, all tiles.",
+        "",
+        "| classes | | seconds | peak memory, GB |",
+        "| --- | --- | ---: | ---: |",
+    ]
+    for row in found["rows"]:
+        ended = not (row.get("stopped") or row.get("failed"))
+        seconds = f"{row['seconds']:.0f}" if ended else "stopped" if row.get("stopped") else "failed"
+        more = "more than " if row.get("stopped") else ""
+        lines.append(f"| {row['classes']} | {NAMES[row['way']]} | {seconds} | {more}{row['peak_gb']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _memory(pid: int) -> float:
+    """Resident bytes of a process and those it has started."""
+    try:
+        process = psutil.Process(pid)
+        return float(sum(each.memory_info().rss for each in [process, *process.children(recursive=True)]))
+    except psutil.Error:
+        return 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--classes", default="25,117")
+    parser.add_argument("--ways", default="one,all,stock")
+    parser.add_argument("--limit", type=float, default=16.0)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    file = options.folder / "many-classes.json"
+    found = json.loads(file.read_text()) if file.exists() else {"machine": machine.describe(ROOT), "rows": []}
+    for classes in map(int, options.classes.split(",")):
+        for way in options.ways.split(","):
+            if any((row["classes"], row["way"]) == (classes, way) for row in found["rows"]):
+                continue
+            row = measure(options.folder, classes, way, options.limit)
+            print(row, flush=True)
+            found["rows"].append(row)
+            file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            (options.folder / "many-classes.md").write_text(table(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
