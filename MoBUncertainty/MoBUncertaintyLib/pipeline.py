@@ -17,7 +17,7 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.conformal.volumes import Interval
+from MoBUncertaintyLib.conformal.interval import Interval
 from MoBUncertaintyLib.errors import Cancelled, ImageError, reporting_out_of_memory
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.files.publishing import absolute

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from MoBUncertaintyLib.conformal.calibration import VolumeBounds
-from MoBUncertaintyLib.conformal.volumes import Interval, StatedVolume
+from MoBUncertaintyLib.conformal.interval import Interval
+from MoBUncertaintyLib.conformal.volumes import StatedVolume
 from MoBUncertaintyLib.errors import ImageError, SettingsError
 from MoBUncertaintyLib.geometry import Bounds, Box, Grid, hull, intersection, whole
 from MoBUncertaintyLib.model.card import Fold, Label

@@ -302,7 +302,7 @@ def finetune(
     return _made(run(results, name, spec, settings, fold, device, resume))
 
 
-@app.command()
+@app.command("attach-head")
 def attach_head(
     model: Annotated[Path, typer.Argument(help="Deterministic model: a model folder or zip, or a training folder.")],
     cases: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, of 20 cases or more.")],

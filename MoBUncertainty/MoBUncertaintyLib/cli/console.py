@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from MoBUncertaintyLib.cli.programs import SHOWN
-from MoBUncertaintyLib.conformal.volumes import Interval, volume_text
+from MoBUncertaintyLib.conformal.interval import Interval, volume_text
 from MoBUncertaintyLib.errors import Cancelled, SettingsError, UserError
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.files.publishing import sweep

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from MoBUncertaintyLib.conformal.interval import Interval
 from MoBUncertaintyLib.conformal.margin import SurfaceLoss
 from MoBUncertaintyLib.conformal.quantile import needed_cases
-from MoBUncertaintyLib.conformal.volumes import STATED_LEVELS, Interval, Residuals, Scale, StatedVolume, short
+from MoBUncertaintyLib.conformal.volumes import STATED_LEVELS, Residuals, Scale, StatedVolume, short
 from MoBUncertaintyLib.errors import SettingsError
 
 STAGES = 4

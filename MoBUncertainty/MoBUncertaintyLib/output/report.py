@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.conformal.volumes import Interval
+from MoBUncertaintyLib.conformal.interval import Interval
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.geometry import occupied_rows

@@ -11,7 +11,8 @@ from functools import cached_property
 import numpy as np
 
 from MoBUncertaintyLib.conformal.calibration import VolumeBounds
-from MoBUncertaintyLib.conformal.volumes import Interval, StatedVolume, volume_text
+from MoBUncertaintyLib.conformal.interval import Interval, volume_text
+from MoBUncertaintyLib.conformal.volumes import StatedVolume
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import Box, hull, shape_of, whole, within
 from MoBUncertaintyLib.method_cache import cached_method

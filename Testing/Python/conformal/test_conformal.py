@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from MoBUncertaintyLib.conformal.calibration import STAGES, LabelCalibration, VolumeBounds, VolumeCalibration
+from MoBUncertaintyLib.conformal.interval import volume_text
 from MoBUncertaintyLib.conformal.margin import DISTANCES_MM, SurfaceLoss
 from MoBUncertaintyLib.conformal.quantile import TooFewCasesError, conformal_quantile, needed_cases
-from MoBUncertaintyLib.conformal.volumes import Residuals, Scale, StatedVolume, narrowest, volume_text
+from MoBUncertaintyLib.conformal.volumes import Residuals, Scale, StatedVolume, narrowest
 from MoBUncertaintyLib.errors import SettingsError
 
 

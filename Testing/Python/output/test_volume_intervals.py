@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from MoBUncertaintyLib.conformal.calibration import LabelBounds, VolumeBounds
-from MoBUncertaintyLib.conformal.volumes import Interval, Scale, volume_text
+from MoBUncertaintyLib.conformal.interval import Interval, volume_text
+from MoBUncertaintyLib.conformal.volumes import Scale
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.cohort.cases import Outcome, read_case

@@ -141,7 +141,7 @@ def test_from_the_demo_ct_to_a_signed_export(desktop, tmp_path):
 def walk_three_regions(desktop, regions) -> None:
     """One is included, one excluded, one included and taken back."""
     ui = desktop.ui
-    assert ui.reviewProgressLabel.text == f"0 of {len(regions)} reviewed"
+    assert ui.reviewProgressLabel.text.startswith(f"0 of {len(regions)} reviewed")
     for row, buttons in enumerate(
         (
             (ui.includeButton,) * 2,  # the first press shows what would change
@@ -156,7 +156,7 @@ def walk_three_regions(desktop, regions) -> None:
             button.click()
         ui.regionsTable.selectRow(row + 1)
     assert column(ui.regionsTable, "Status")[:4] == ["Included", "Excluded", "To review", "To review"]
-    assert ui.reviewProgressLabel.text == f"2 of {len(regions)} reviewed"
+    assert ui.reviewProgressLabel.text.startswith(f"2 of {len(regions)} reviewed")
 
 
 def sign_off(desktop) -> None:
@@ -227,12 +227,13 @@ def test_saved_scene_brings_back_overlay_and_verdicts(desktop, tmp_path):
     composite = desktop.scene.GetNodeByID("vtkMRMLSliceCompositeNodeRed")
     assert composite.GetForegroundVolumeID() == session(desktop).results.node("map").GetID()
     assert column(ui.regionsTable, "Status") == statuses
-    assert statuses[:2] == ["Included", "Excluded"]
+    assert statuses[0] == "Included" and statuses.count("Excluded") == 1
     assert np.array_equal(session(desktop).results.corrected(), corrected)
-    ui.regionsTable.selectRow(1)
+    excluded = statuses.index("Excluded")
+    ui.regionsTable.selectRow(excluded)
     assert ui.commentEdit.text == "Stomach wall"
     ui.acceptButton.click()  # the review goes on
-    assert column(ui.regionsTable, "Status")[:2] == ["Included", "Accepted"]
+    assert column(ui.regionsTable, "Status")[excluded] == "Accepted"
 
 
 def test_second_run_reuses_nodes_and_worker(desktop, table):

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from MoBUncertaintyLib.conformal.volumes import Interval
+from MoBUncertaintyLib.conformal.interval import Interval
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability

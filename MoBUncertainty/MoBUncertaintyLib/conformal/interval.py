@@ -1,0 +1,33 @@
+"""The interval of a volume, and how it is written; without numpy, so that commands start at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Holds the true volume of a fraction `level` of cases; ml."""
+
+    low: float
+    high: float
+    level: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Convert to plain JSON."""
+        return {"low": round(self.low, 3), "high": round(self.high, 3), "level": self.level}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, float] | None) -> Interval | None:
+        """Invert `to_dict`; None stays None."""
+        return None if values is None else cls(values["low"], values["high"], values["level"])
+
+    def text(self, digits: int = 1) -> str:
+        """Write it behind a volume: "(90 %: 88.1 to 99.9)"."""
+        return f"({100 * self.level:.0f} %: {self.low:.{digits}f} to {self.high:.{digits}f})"
+
+
+def volume_text(ml: float, interval: Interval | None = None, digits: int = 1) -> str:
+    """Write a volume with its interval: "94.0 ml (90 %: 88.1 to 99.9)"."""
+    return f"{ml:.{digits}f} ml{f' {interval.text(digits)}' if interval else ''}"
