@@ -26,7 +26,7 @@ import SimpleITK as sitk
 import torch
 
 from inference import machine
-from inference.networks import CONFIGURATION, ORGAN_IS_RARE, _stated, _write_results
+from inference.networks import CONFIGURATION, ORGAN_IS_RARE, _stated, write_training_folder
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.inference.devices import autocast_dtype, openvino_version
 from MoBUncertaintyLib.inference.engine_openvino import OpenVinoEngine, _MeanGraph
@@ -67,7 +67,7 @@ def make_model(name: str, folder: Path) -> Model:
     network = build_network(plans, model.dataset, CONFIGURATION, spec).eval()
     with torch.no_grad():
         network.backbone.decoder.seg_layers[-1].bias[0] += ORGAN_IS_RARE
-    _write_results(folder / "model", network, plans, model.dataset)
+    write_training_folder(folder / "model", network, plans, model.dataset)
     return load_model(folder / "model")
 
 

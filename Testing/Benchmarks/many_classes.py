@@ -24,12 +24,12 @@ import torch
 
 from inference import machine
 from inference.cases import make_case
+from inference.networks import CONFIGURATION, write_training_folder
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.network.backbone import build_network
 
 ROOT = Path(__file__).parents[2]
 SIZE = (512, 512, 300)
-CONFIGURATION = "3d_fullres"
 SPACING = 1.5  # mm
 STAGES = [32, 64, 128, 256, 320, 320]
 ORGANS_ARE_RARE = 3.0  # added to the background's logit
@@ -98,20 +98,10 @@ def training_folder(folder: Path, classes: int) -> Path:
     labels = {"background": 0} | {f"organ_{value}": value for value in range(1, classes)}
     dataset = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
     torch.manual_seed(0)
-    backbone = build_network(plans, dataset, CONFIGURATION, CovarianceSpec.of_kind(Covariance.DETERMINISTIC)).backbone
+    network = build_network(plans, dataset, CONFIGURATION, CovarianceSpec.of_kind(Covariance.DETERMINISTIC))
     with torch.no_grad():
-        backbone.decoder.seg_layers[-1].bias[0] += ORGANS_ARE_RARE
-    (target / "fold_0").mkdir(parents=True)
-    (target / "plans.json").write_text(json.dumps(plans), encoding="utf-8")
-    (target / "dataset.json").write_text(json.dumps(dataset), encoding="utf-8")
-    checkpoint = {
-        "network_weights": backbone.state_dict(),
-        "trainer_name": "nnUNetTrainerNoMirroring",
-        "init_args": {"configuration": CONFIGURATION, "fold": 0},
-        "inference_allowed_mirroring_axes": None,
-        "current_epoch": 1,
-    }
-    torch.save(checkpoint, target / "fold_0" / "checkpoint_final.pth")
+        network.backbone.decoder.seg_layers[-1].bias[0] += ORGANS_ARE_RARE
+    write_training_folder(target, network, plans, dataset, stock=True)
     return target
 
 

@@ -116,8 +116,7 @@ def remove(name: str) -> Path:
     folder = installed_models()
     listed = list_models(folder)
     for model in listed:
-        names = {model.path.name, model.path.stem} | ({model.card.name} if model.card else set())
-        if name.casefold() in {each.casefold() for each in names}:
+        if model.is_called(name):
             with _writing(model.path):
                 withdraw(absolute(folder) / model.path.name)
             return model.path

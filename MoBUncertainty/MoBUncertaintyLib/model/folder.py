@@ -133,6 +133,11 @@ class ListedModel:
         """Names of the images that a case has; none where that cannot be read."""
         return read_channels(self.path)
 
+    def is_called(self, name: str) -> bool:
+        """Whether a name is that of its card or of its file, with or without suffix; upper and lower case are one."""
+        names = {self.path.name, self.path.stem} | ({self.card.name} if self.card else set())
+        return name.casefold() in {each.casefold() for each in names}
+
     @classmethod
     def of(cls, path: Path) -> ListedModel:
         """Read the card of a model, or the reason why it cannot be read."""
@@ -272,11 +277,9 @@ def find_model(name_or_path: Path | str, folder: Path | str = MODELS_FOLDER) -> 
     with suppress(OSError):  # a name too long for a path
         if path.exists():
             return path
-    wanted = str(name_or_path).casefold()
     listed = [*list_models(folder), *list_models(installed_models())]
     for model in listed:
-        names = {model.path.name, model.path.stem} | ({model.card.name} if model.card else set())
-        if wanted in {name.casefold() for name in names}:
+        if model.is_called(str(name_or_path)):
             return model.path
     there_are = ", ".join(model.path.stem for model in listed) or "none"
     raise ModelError(f"There is no model '{name_or_path}', neither as a path nor installed (installed: {there_are}).")

@@ -42,12 +42,12 @@ def make_network(folder: Path, name: str) -> dict[str, Any]:
         target.mkdir(parents=True)
         if name == "large":
             network, plans, dataset = _large()
-            _write_results(target / "model", network, plans, dataset)
+            write_training_folder(target / "model", network, plans, dataset)
         else:
             model = find_network(name)
             network, plans, dataset = load_network(model, model.folds[0]), model.plans, model.dataset
             _copy_model(model, target / "model")
-        _write_results(target / "stock", network, plans, dataset, stock=True)
+        write_training_folder(target / "stock", network, plans, dataset, stock=True)
         about = describe(network, plans, random=name == "large")
         (target / "about.json").write_text(json.dumps(about), encoding="utf-8")  # last: it says that all is there
     return json.loads((target / "about.json").read_text(encoding="utf-8"))
@@ -102,12 +102,12 @@ def _copy_model(model: Model, target: Path) -> None:
         network = load_network(model, model.folds[0])
         plans = model.plans | {"covariance": _stated(model.card.covariance)}
         dataset = model.dataset | ({"orientation": model.card.orientation} if model.card.orientation else {})
-        _write_results(target, network, plans, dataset)
+        write_training_folder(target, network, plans, dataset)
     else:
         shutil.copytree(model.path, target)
 
 
-def _write_results(
+def write_training_folder(
     folder: Path, network: StochasticNetwork, plans: dict[str, Any], dataset: dict[str, Any], stock: bool = False
 ) -> None:
     """A results folder as nnU-Net leaves it; `stock`: without the head, and with nnU-Net's own names of weights."""

@@ -23,10 +23,8 @@ from MoBUncertaintyLib.errors import CalibrationError, OutputError, ReviewError
 from MoBUncertaintyLib.files.integrity import seal
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
-from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.fingerprint import Density, Fingerprint, Ordinary
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.output.review_export import write_export
 from MoBUncertaintyLib.prediction import PredictionSettings
@@ -200,10 +198,7 @@ def test_intervals_are_those_of_the_sites_own_cases(count: int, level: float) ->
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    spec = CovarianceSpec(Covariance.DIAGONAL)
-    export(tiny.make_results_folder(folder / "raw", covariance=spec), folder / "model", name="Tiny")
-    return folder / "model"
+    return tiny.make_exported_model(tmp_path_factory.mktemp("model"))
 
 
 def write_reviews(folder: Path, model: Path, temperature: float, count: int) -> Path:

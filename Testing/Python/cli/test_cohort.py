@@ -13,8 +13,6 @@ import typer
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.cohort import OTHER_RESULTS, run_each
 from MoBUncertaintyLib.images.inputs import Input, list_inputs
-from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
-from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome
 from support import tiny
 from support.command_line import run
@@ -23,10 +21,7 @@ from support.dicom_files import write_slices
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    spec = CovarianceSpec(Covariance.DIAGONAL)
-    export(tiny.make_results_folder(folder / "raw", covariance=spec), folder / "model", name="Tiny")
-    return folder / "model"
+    return tiny.make_exported_model(tmp_path_factory.mktemp("model"))
 
 
 def make_cohort(folder: Path, ct: Path) -> Path:

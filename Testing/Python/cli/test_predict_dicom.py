@@ -11,8 +11,6 @@ import SimpleITK as sitk
 from click.testing import Result
 from highdicom.seg import segread
 
-from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
-from MoBUncertaintyLib.network.export import export
 from support import tiny
 from support.command_line import run
 from support.dicom_files import write_slices
@@ -20,10 +18,7 @@ from support.dicom_files import write_slices
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    spec = CovarianceSpec(Covariance.DIAGONAL)
-    export(tiny.make_results_folder(folder / "raw", covariance=spec), folder / "model", name="Tiny")
-    return folder / "model"
+    return tiny.make_exported_model(tmp_path_factory.mktemp("model"))
 
 
 def predict(source: Path, model: Path, output: Path, *formats: str) -> Result:

@@ -13,8 +13,6 @@ from typer.testing import CliRunner
 
 from mob_training.cli import app as training_app
 from MoBUncertaintyLib.cli import app, programs
-from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
-from MoBUncertaintyLib.network.export import export
 from support import tiny
 from support.command_line import run
 
@@ -23,10 +21,7 @@ PROGRAMS = {"mob-uncertainty": app.app, "mob-training": training_app}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    spec = CovarianceSpec(Covariance.DIAGONAL)
-    export(tiny.make_results_folder(folder / "raw", covariance=spec), folder / "model", name="Tiny")
-    return folder / "model"
+    return tiny.make_exported_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

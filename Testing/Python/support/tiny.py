@@ -22,7 +22,7 @@ from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import Model, load_model
 from MoBUncertaintyLib.model.terminology import describe_labels
 from MoBUncertaintyLib.network.backbone import StochasticNetwork, build_network
-from MoBUncertaintyLib.network.export import write_model
+from MoBUncertaintyLib.network.export import export, write_model
 
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
 """Of the backbone for two classes; made by running this file."""
@@ -153,6 +153,13 @@ def make_results_folder(
 def make_model(folder: Path, **options: Any) -> Model:
     """The same, opened; options as for `make_results_folder`."""
     return load_model(make_results_folder(folder, **options))
+
+
+def make_exported_model(folder: Path) -> Path:
+    """Export a diagonal model, called Tiny, to a new folder in `folder`."""
+    spec = CovarianceSpec(Covariance.DIAGONAL)
+    export(make_results_folder(folder / "raw", covariance=spec), folder / "model", name="Tiny")
+    return folder / "model"
 
 
 def make_weights(covariance: CovarianceSpec = DETERMINISTIC, classes: int = 2, fold: int = 0) -> dict[str, Tensor]:

@@ -154,3 +154,11 @@ def test_reference_is_the_control_the_deterministic_model_or_the_first():
     assert reference(*names[:2]) == {"Deterministic"}
     assert reference("Mixture-of-Bases", "Diagonal") == {"Diagonal"}
     assert reference(*names, given="Diagonal") == {"Diagonal"}
+
+
+def test_a_variant_of_the_control_is_the_reference_if_it_is_the_only_one():
+    scores = {"dice": [0.5, 0.6, 0.7, 0.8]}
+    runs = [fake_run(name, **scores) for name in ("Deterministic", f"{CONTROL} (temperature)", "ensemble")]
+    assert {test.reference for test in paired_tests(runs)} == {f"{CONTROL} (temperature)"}
+    runs.append(fake_run(f"{CONTROL} (low-dice)", **scores))
+    assert {test.reference for test in paired_tests(runs)} == {"Deterministic"}

@@ -86,7 +86,9 @@ def paired_tests(runs: Sequence[Run], reference: str | None = None) -> list[Pair
             continue
         if reference is not None and reference not in groups:
             raise SettingsError(f"{dataset} has no model {reference!r}; choose among {', '.join(groups)}.")
-        base = reference or next((name for name in (CONTROL, ORDER[0]) if name in groups), next(iter(groups)))
+        controls = [name for name in groups if name.startswith(CONTROL)]  # plain, or a variant such as (temperature)
+        usual = CONTROL if CONTROL in groups else controls[0] if len(controls) == 1 else ORDER[0]
+        base = reference or (usual if usual in groups else next(iter(groups)))
         for metric in (metric for _, metrics in GROUPS.values() for metric in metrics if metric.tested):
             family = []
             for model in (name for name in groups if name != base):
