@@ -304,7 +304,7 @@ def finetune(
 
 @app.command("attach-head")
 def attach_head(
-    model: Annotated[Path, typer.Argument(help="Deterministic model: a model folder or zip, or a training folder.")],
+    model: Annotated[Path, typer.Argument(help="Model folder, zip or training folder; a covariance it has goes.")],
     cases: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, of 20 cases or more.")],
     workspace: Annotated[Path, typer.Option(help="New folder to work in; an interrupted run goes on in its own.")],
     output: Annotated[Path, typer.Option(help="Model folder or .zip to make.")],
@@ -318,7 +318,7 @@ def attach_head(
     device: Device = "auto",
     processes: Annotated[int, typer.Option(min=1, help="Processes to preprocess with.")] = 1,
 ) -> Result:
-    """Give a model that has no covariance a head of its own, fitted on labelled cases; the segmentation stays.
+    """Give a model a new covariance head, fitted on labelled cases; the segmentation stays.
 
     The backbone is frozen. The noise is smooth, of a length that is learned, and the whole segmentations of the cases
     are as probable as possible (`finetune --heads-only --likelihood evidence`); a temperature is fitted, too.

@@ -84,7 +84,7 @@ def export(
 
     network, chosen = planned_network(model), folds or model.folds
     if half is None:
-        half = _is_half(fitting_weights(network, model, chosen[0]))
+        half = is_half(fitting_weights(network, model, chosen[0]))
 
     def weights_of(fold: Fold) -> Mapping[str, Tensor]:
         if temperature == 1:
@@ -142,7 +142,7 @@ def write_model(
     return load_model(target)
 
 
-def _is_half(weights: Mapping[str, Tensor]) -> bool:
+def is_half(weights: Mapping[str, Tensor]) -> bool:
     """Whether float16 holds all weights as they are."""
     return all(bool((each == each.half()).all()) for each in weights.values() if each.is_floating_point())
 

@@ -1,7 +1,8 @@
-"""A covariance head for a model that has none: what stays, what is new, and what is refused."""
+"""A new covariance head for a trained model: what stays, what is new, and what is refused."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import Model
+from MoBUncertaintyLib.network.backbone import planned_network
+from MoBUncertaintyLib.network.export import export, is_half
 from MoBUncertaintyLib.prediction import PredictionSettings
 from support.tiny import make_ct, make_model
 from support.tiny_training import NAME, make_workspace
@@ -27,9 +30,12 @@ def model(tmp_path: Path) -> Model:
     return make_model(tmp_path / "plain")
 
 
+@pytest.mark.parametrize("kind", [Covariance.DETERMINISTIC, Covariance.MIXTURE_OF_BASES])
 def test_the_segmentation_stays_and_the_noise_is_local(
-    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: Covariance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    trained = make_model(tmp_path / "trained", covariance=CovarianceSpec(kind, rank=2))
+    model = export(trained.path, tmp_path / "model.zip", half=True)
     workspace = make_workspace(tmp_path / "work", monkeypatch)
     monkeypatch.setattr(attachment, "DATASET", NAME)
     plans = model.plans | {"dataset_name": NAME}
@@ -47,15 +53,23 @@ def test_the_segmentation_stays_and_the_noise_is_local(
         Predictor(each, PredictionSettings(device="cpu", engine="torch", precision="float32")).predict(make_ct())
         for each in (model, made)
     )
-    # A temperature changes how overlapping tiles are blended, nothing else.
-    assert np.mean(before.segmentation == after.segmentation) > 0.999
-    assert after.variance.max() > before.variance.max()
+    old, new = (each.state_dict(0) for each in (model, made))
+    kept = [name for name in old if name.startswith("backbone.") and "seg_layers" not in name]
+    assert kept and all(torch.equal(old[name], new[name]) for name in kept)
+    # A temperature, and the old noise, change how overlapping tiles are blended, nothing else.
+    assert np.mean(before.segmentation == after.segmentation) > 0.998
+    assert after.correlation_mm is not None
+    assert is_half(made.state_dict(0)) and set(made.state_dict(0)) == set(planned_network(made).state_dict())
 
 
-def test_what_cannot_have_a_head_is_refused_before_anything_is_written(model: Model, tmp_path: Path) -> None:
-    headed = make_model(tmp_path / "headed", covariance=CovarianceSpec.of_kind(Covariance.DIAGONAL))
-    with pytest.raises(SettingsError, match="has a covariance already"):
-        attach_head(headed.path, tmp_path, tmp_path / "work", tmp_path / "out.zip")
+def test_what_cannot_have_a_head_is_refused_before_anything_is_written(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = replace(model, card=replace(model.card, configuration="3d_lowres"))
+    monkeypatch.setattr(attachment, "load_model", lambda _: planned)
+    with pytest.raises(SettingsError, match="its configuration is 3d_lowres"):
+        attach_head(model.path, tmp_path, tmp_path / "work", tmp_path / "out.zip")
+    monkeypatch.undo()
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "other.txt").touch()
     with pytest.raises(SettingsError, match="was not made for this model and these cases; give a new folder"):

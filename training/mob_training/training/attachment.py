@@ -1,4 +1,4 @@
-"""A covariance head for a trained network that has none: the backbone stays, and with it the segmentation."""
+"""A new covariance head for a trained network: the backbone stays, and with it the segmentation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import Model, load_model, read_card
 from MoBUncertaintyLib.model.nnunet.plans import check_plans
 from MoBUncertaintyLib.network.backbone import fitting_weights, load_network, planned_network
-from MoBUncertaintyLib.network.export import check_new, write_model
+from MoBUncertaintyLib.network.export import check_new, is_half, write_model
 from MoBUncertaintyLib.network.temperature import divide_logits
 
 if TYPE_CHECKING:
@@ -61,8 +61,10 @@ def attach_head(
 ) -> Model:
     """Train a local covariance head on the frozen backbone of a model, for each of its folds; write the new model.
 
+    A covariance that the model has already is taken away first.
+
     Args:
-        source: A deterministic model of one channel: a model folder or zip, or a training folder of nnU-Net.
+        source: A model of one channel: a model folder or zip, or a training folder of nnU-Net.
         cases: Folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`, which has the values of the model's labels; a
             fifth of the cases choose the epoch and the temperature.
         workspace: New, or left by an interrupted run of the same, which goes on; nnU-Net's folders must be in it
@@ -75,7 +77,7 @@ def attach_head(
         processes: To preprocess with.
 
     Raises:
-        SettingsError: There are too few cases, or the model has a covariance already, or cannot have one.
+        SettingsError: There are too few cases, or the model cannot have a covariance.
         OutputError: The output exists already or cannot be written.
     """
     check_new(output)
@@ -105,7 +107,8 @@ def attach_head(
             volume_calibration=None,
         )
         weights = ((fold, fitting_weights(planned_network(head), head, 0)) for fold, head in heads)
-        return write_model(output, card, model.plans, model.dataset, weights)
+        half = is_half(fitting_weights(planned_network(model), model, model.folds[0]))
+        return write_model(output, card, model.plans, model.dataset, weights, half)
 
 
 def starting_length(spacing: Sequence[float]) -> tuple[float, float, float]:
@@ -117,9 +120,7 @@ def starting_length(spacing: Sequence[float]) -> tuple[float, float, float]:
 def _check(model: Model) -> None:
     card, channels = model.card, len(model.dataset["channel_names"])
     reason = None
-    if card.covariance.kind is not Covariance.DETERMINISTIC:
-        reason = f"it has a covariance already ({card.covariance.kind})"
-    elif overlap(card.labels):
+    if overlap(card.labels):
         reason = "its labels overlap"
     elif card.configuration != CONFIGURATION:
         reason = f"its configuration is {card.configuration}, not {CONFIGURATION}"
@@ -184,10 +185,13 @@ def _train(
     start = _start(fold)
     if not start.exists():
         network = load_network(model, fold).eval()
+        network.head = None
         temperature, before, after = fit_temperature(network, _validation_tiles(plans))
         print(f"fold {fold}, temperature {temperature:.3f}: NLL {before:.4f} -> {after:.4f}")
         divide_logits(network, temperature)
-        card = replace(model.card, training={"temperature": model.card.training.get("temperature", 1) * temperature})
+        known = model.card.training.get("temperature") or 1
+        plain = CovarianceSpec(Covariance.DETERMINISTIC)
+        card = replace(model.card, covariance=plain, training={"temperature": known * temperature})
         write_model(start, card, plans, model.dataset, [(0, network.state_dict())])
     return finetune(start, f"head-{fold}", spec, settings, 0, device, resume=True)
 
