@@ -135,13 +135,14 @@ def predict(
     then 2. Cases that have the same results already are left as they are. A table lists all cases, worst first.
     """
     with console.reporting(steps=True) as cancelled:
-        from MoBUncertaintyLib.cli.cohort import Job, predict_inputs
+        from MoBUncertaintyLib.cli.cohort import predict_inputs
         from MoBUncertaintyLib.errors import SettingsError
         from MoBUncertaintyLib.images.inputs import case_folders, list_inputs
         from MoBUncertaintyLib.inference.predictor import Predictor
         from MoBUncertaintyLib.model.folder import find_model, load_model
         from MoBUncertaintyLib.output.dicom.objects import read_dicom_formats
         from MoBUncertaintyLib.output.results_folder import FOLDER
+        from MoBUncertaintyLib.pipeline.cohort import CohortJob
         from MoBUncertaintyLib.prediction import PredictionSettings
         from MoBUncertaintyLib.regions.settings import read_stated
 
@@ -173,7 +174,7 @@ def predict(
         region_settings = predictor.model.card.region_settings.changed(
             read_stated(region or ()) | {name: value for name, value in asked.items() if value is not None}
         )
-        job = Job(predictor, region_settings, series, named, scene, objects, overwrite, skip_existing)
+        job = CohortJob(predictor, region_settings, series, named, scene, objects, overwrite, skip_existing)
         return predict_inputs(cases, source, output, job, cancelled)
 
 

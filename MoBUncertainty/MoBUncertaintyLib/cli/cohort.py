@@ -2,109 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.programs import Result
-from MoBUncertaintyLib.errors import Cancelled, ImageError, UserError
-from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome, failed_case, read_case
+from MoBUncertaintyLib.errors import Cancelled, UserError
+from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome, failed_case, problem_case
 from MoBUncertaintyLib.output.cohort.table import CSV, PAGE, check_table, write_cohort
+from MoBUncertaintyLib.pipeline.cohort import CohortJob, predicted_row
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.images.inputs import Input
-    from MoBUncertaintyLib.inference.predictor import Predictor
-    from MoBUncertaintyLib.output.dicom.objects import DicomFormat
     from MoBUncertaintyLib.pipeline import CaseSummary
-    from MoBUncertaintyLib.regions.settings import RegionSettings
-
-OTHER_RESULTS = "Results of an earlier run, with another image, model or other settings, were kept."
 
 
-@dataclass(frozen=True)
-class Job:
-    """What is done to each image alike.
-
-    Attributes:
-        predictor: Model and settings.
-        regions: What counts as a doubtful region.
-        series: Series instance UID, where a DICOM folder has several.
-        channels: Files of the model's other input channels, by name, if the user has named them.
-        scene: Write the Slicer scene too.
-        formats: DICOM objects to write too.
-        overwrite: Replace results that are there.
-        skip_existing: Keep results that are there, whatever they are of.
-    """
-
-    predictor: Predictor
-    regions: RegionSettings
-    series: str | None = None
-    channels: Mapping[str, Path] = field(default_factory=dict)
-    scene: bool = True
-    formats: Sequence[DicomFormat] = ()
-    overwrite: bool = False
-    skip_existing: bool = False
-
-    def run(self, case: Input, folder: Path, cancelled: Callable[[], bool]) -> CaseSummary:
-        """Predict an image and show how it went; arguments and errors as for `pipeline.run_case`."""
-        from MoBUncertaintyLib.pipeline import run_case
-
-        with console.progress(case.entry or case.path.name) as progress:
-            summary, _ = run_case(
-                case.path,
-                folder,
-                self.predictor,
-                self.regions,
-                channels=self._channels(case),
-                name=case.entry or None,
-                series=self.series,
-                scene=self.scene,
-                formats=self.formats,
-                overwrite=self.overwrite,
-                progress=progress,
-                cancelled=cancelled,
-            )
-        console.show_summary(summary)
-        return summary
-
-    def _channels(self, case: Input) -> Mapping[str, Path]:
-        """Name the files of the other channels: as the user has, or as their numbers in nnU-Net's layout say."""
-        return self.channels or dict(zip(self.predictor.model.channels[1:], case.channels, strict=False))
-
-    def kept(self, case: Input, folder: Path) -> CohortCase | None:
-        """Describe the results that are there already, if they need not be made again.
-
-        Raises:
-            UserError: They cannot be read, or the image cannot.
-        """
-        from MoBUncertaintyLib.output.results_folder import FOLDER
-        from MoBUncertaintyLib.pipeline import is_done
-
-        if self.overwrite or not FOLDER.recognises(folder):
-            return None
-        try:
-            same = is_done(
-                case.path,
-                folder,
-                self.predictor,
-                self.regions,
-                channels=self._channels(case),
-                series=self.series,
-                formats=self.formats,
-            )
-        except ImageError:
-            if not self.skip_existing:
-                raise
-            same = False
-        if not (same or self.skip_existing):
-            return None
-        return read_case(case.entry or case.path.name, folder, Outcome.KEPT, () if same else (OTHER_RESULTS,))
+def _run(job: CohortJob, case: Input, folder: Path, cancelled: Callable[[], bool]) -> CaseSummary:
+    """Predict an image and show how it went; arguments and errors as for `pipeline.run_case`."""
+    with console.progress(case.entry or case.path.name) as progress:
+        summary, _ = job.run(case, folder, progress, cancelled)
+    console.show_summary(summary)
+    return summary
 
 
 def predict_inputs(
-    cases: Sequence[tuple[Input, Path]], source: Path, output: Path, job: Job, cancelled: Callable[[], bool]
+    cases: Sequence[tuple[Input, Path]], source: Path, output: Path, job: CohortJob, cancelled: Callable[[], bool]
 ) -> Result:
     """Predict what `list_inputs` has found.
 
@@ -124,11 +48,11 @@ def predict_inputs(
         if job.skip_existing and (kept := job.kept(case, folder)):
             console.show_note(f"{folder} holds results already.")
             return Result({"case": asdict(kept)})
-        return Result({"case": asdict(job.run(case, folder, cancelled))})
+        return Result({"case": asdict(_run(job, case, folder, cancelled))})
     check_table(output)
     rows = run_each(
         cases,
-        lambda case, folder: _predicted(case, folder, job.run(case, folder, cancelled)),
+        lambda case, folder: predicted_row(case, folder, _run(job, case, folder, cancelled)),
         job.kept,
         cancelled,
         lambda rows: write_cohort(output, source.absolute().name, rows, _others(cases)),
@@ -190,7 +114,7 @@ def _row(
     """Run one case, whatever comes of it."""
     if case.problem:
         console.show_error(f"skipped, because {case.problem}.", case.entry)
-        return failed_case(case.entry, f"{case.problem[:1].upper()}{case.problem[1:]}.")
+        return problem_case(case)
     try:
         return kept(case, folder) or run(case, folder)
     except Cancelled:
@@ -200,12 +124,6 @@ def _row(
         return failed_case(case.entry, str(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, the other cases are waiting
         return failed_case(case.entry, console.show_unexpected(error, case.entry))
-
-
-def _predicted(case: Input, folder: Path, summary: CaseSummary) -> CohortCase:
-    """Make the row of a case that was predicted, with what was noticed after its record was written."""
-    row = read_case(case.entry, folder, Outcome.PREDICTED)
-    return replace(row, warnings=tuple(dict.fromkeys((*row.warnings, *summary.warnings))))
 
 
 def _others(cases: Sequence[tuple[Input, Path]]) -> list[tuple[str, str]]:

@@ -37,6 +37,7 @@ class Input:
         name: Name of its results folder; empty if the image was named itself.
         problem: Why it cannot be predicted, as the end of a sentence; empty if no reason is known yet.
         is_case: Whether there is an image at all.
+        series: Series instance UID, where it is known to be one of several in its folder.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Input:
     problem: str = ""
     is_case: bool = True
     channels: tuple[Path, ...] = ()
+    series: str | None = None
 
 
 def list_inputs(path: str | Path, output: Path | None = None, channels: int = 1) -> list[Input]:

@@ -14,6 +14,7 @@ from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.output.decisions import Decisions, require
 from MoBUncertaintyLib.output.exchange import read_settings
+from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.output.results_folder import Results
 from MoBUncertaintyLib.output.review_export import RECORD
 from MoBUncertaintyLib.prediction import Prediction
@@ -75,6 +76,23 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
     if decisions.signer:
         review.sign(*decisions.signer)
     return review
+
+
+def reviewed_case(
+    found: Results, decisions: Decisions | None = None, ct: str | Path | None = None
+) -> tuple[ReviewedCase, list[Path] | None]:
+    """Review results as decisions say, or begin their review; returns the CT's DICOM files too.
+
+    Args:
+        found: The results.
+        decisions: What was decided; None: nothing.
+        ct: As for `find_ct`.
+
+    Raises:
+        ImageError, ReviewError: As for `find_ct` and `apply_decisions`.
+    """
+    image, dicom_files = find_ct(found.prediction, ct)
+    return ReviewedCase(image, apply_decisions(found, decisions) if decisions else review_of(found)), dicom_files
 
 
 def find_ct(prediction: Prediction, ct: str | Path | None = None) -> tuple[sitk.Image, list[Path] | None]:

@@ -152,6 +152,22 @@ def plain_text(text: str) -> str:
     return "".join(each for each in text if each in "\n\t" or unicodedata.category(each) != "Cc").strip()
 
 
+def read_mask(entry: Mapping[str, Any], shape: tuple[int, ...]) -> tuple[Box, np.ndarray]:
+    """Read where a region of a record lies: its box, and the mask, as it was found, that fills the box.
+
+    Raises:
+        KeyError, TypeError, ValueError, zlib.error: It is damaged.
+    """
+    box = _read_box(entry, shape)
+    return box, _read_voxels(entry, box)
+
+
+def _read_voxels(entry: Mapping[str, Any], box: Box) -> np.ndarray:
+    count = int(np.prod(shape_of(box)))
+    bits = np.frombuffer(_unpack(entry["voxels"], -(-count // 8)), np.uint8)
+    return np.unpackbits(bits, count=count).astype(bool).reshape(shape_of(box))
+
+
 def _write_region(region: ReviewRegion, settings: RegionSettings, book: ClickBook) -> dict[str, Any]:
     found = region.found
     return {
@@ -203,10 +219,7 @@ def _read_regions(
 def _read_region(
     entry: Mapping[str, Any], rank: int, box: Box, settings: RegionSettings, book: ClickBook, describe: Describe
 ) -> ReviewRegion:
-    size = shape_of(box)
-    count = int(np.prod(size))
-    bits = np.frombuffer(_unpack(entry["voxels"], -(-count // 8)), np.uint8)
-    mask = np.unpackbits(bits, count=count).astype(bool).reshape(size)
+    size, mask = shape_of(box), _read_voxels(entry, box)
     verdict, number, region_id = Verdict(entry["verdict"]), entry["number"], entry["id"]
     pending = verdict is Verdict.PENDING
     label: Any = entry["label"] if verdict is Verdict.INCLUDE else None

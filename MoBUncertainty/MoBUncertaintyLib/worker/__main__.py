@@ -4,11 +4,14 @@ from MoBUncertaintyLib.worker.catalogue import HANDLERS
 from MoBUncertaintyLib.worker.commands import Predictions, calibrate, export_review
 from MoBUncertaintyLib.worker.protocol import Command
 from MoBUncertaintyLib.worker.server import Handler, serve
+from MoBUncertaintyLib.worker.worklist import worklist_handlers
 
 if __name__ == "__main__":
+    predictions = Predictions()
     own: dict[str, Handler] = {
-        Command.PREDICT: Predictions(),
+        Command.PREDICT: predictions,
+        Command.PREDICT_CASE: predictions.predict_case,
         Command.EXPORT: export_review,
         Command.CALIBRATE: calibrate,
     }
-    serve({**own, **HANDLERS})
+    serve({**own, **HANDLERS, **worklist_handlers()})

@@ -1,4 +1,4 @@
-"""What the worker does on request: predict a CT, write a reviewed case, and calibrate a model.
+"""What the worker does on request: predict a CT or a case of a cohort, write a reviewed case, and calibrate a model.
 
 Nothing heavy is imported before a request needs it.
 """
@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from MoBUncertaintyLib.worker.progress import Estimate, Pace
+from MoBUncertaintyLib.worker.progress import OF_A_FILE, Estimate, Pace
 from MoBUncertaintyLib.worker.protocol import ProtocolError
 from MoBUncertaintyLib.worker.server import Fields, Report
 
@@ -25,11 +25,16 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.regions.settings import RegionSettings
 
 
+USUAL_VOXELS = 30_000_000
+"""Of a CT whose size is not known yet."""
+
+
 class Predictions:
-    """Answers `predict` and keeps the last model loaded, whatever the settings."""
+    """Answers `predict` and `predict-case`, and keeps the last model loaded, whatever the settings."""
 
     def __init__(self) -> None:
-        self._pace = Pace()
+        self._pace, self._case_pace = Pace(), Pace(OF_A_FILE)
+        self._voxels = USUAL_VOXELS  # of the last case
         self._predictor: Predictor | None = None
         self._key: object = None
 
@@ -72,6 +77,42 @@ class Predictions:
         fields = _hand_over(Path(request["folder"]), described, analysis.regions, tell)
         self._pace.learn(estimate.seconds, voxels)
         return fields | {"seconds": {stage: round(seconds, 3) for stage, seconds in estimate.seconds.items()}}
+
+    def predict_case(self, request: Fields, report: Report) -> Fields:
+        """Predict a case of a cohort into its results folder, as the command does; keep results that can be read.
+
+        Args:
+            request: See `protocol`.
+            report: Receives the progress.
+
+        Returns:
+            `outcome`, as in the cohort's table.
+        """
+        path, key = _identify_model(request["model"])
+        estimate = Estimate(self._case_pace.expected(self._voxels, warm=key == self._key))
+
+        def tell(stage: str, done: int, total: int) -> None:
+            report.progress(estimate.step(stage, done, total))
+
+        tell("model", 0, 1)
+        from MoBUncertaintyLib.errors import OutputError
+        from MoBUncertaintyLib.output.cohort.cases import Outcome
+        from MoBUncertaintyLib.pipeline.cohort import CohortJob
+        from MoBUncertaintyLib.worker.worklist import input_of
+
+        predictor = self._warm(path, key, _settings(request))
+        tell("model", 1, 1)
+        case, folder = input_of(request["case"]), Path(request["output"])
+        job = CohortJob(predictor, predictor.model.card.region_settings, scene=False, skip_existing=True)
+        with suppress(OutputError):  # damaged results are made anew, and kept under another name
+            if job.kept(case, folder):
+                return {"outcome": Outcome.KEPT.value}
+        _, analysis = replace(job, overwrite=True).run(
+            case, folder, lambda step: tell(step.stage, step.done, step.total)
+        )
+        self._voxels = int(analysis.prediction.segmentation.size)
+        self._case_pace.learn(estimate.seconds, self._voxels)
+        return {"outcome": Outcome.PREDICTED.value}
 
     def _warm(self, path: Path, key: object, settings: PredictionSettings) -> Predictor:
         """Get the predictor of a model, loaded only if it is another one or has changed on disk."""

@@ -12,7 +12,7 @@ MODE  normal    sends a result after a few steps (the default)
       stuck     sends heartbeats, but makes no progress
       nonsense  sends a line that is not a message
 
-`export`, and all that is done with catalogues, is the real worker's.
+`export`, and all that is done with catalogues and with a worklist but its predictions, is the real worker's.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from MoBUncertaintyLib.worker.catalogue import HANDLERS
 from MoBUncertaintyLib.worker.commands import export_review
 from MoBUncertaintyLib.worker.progress import Estimate
 from MoBUncertaintyLib.worker.protocol import Command
+from MoBUncertaintyLib.worker.worklist import worklist_handlers
 
 if TYPE_CHECKING:  # at run time where they are needed, so that `ready` is said at once
     from MoBUncertaintyLib.prediction import Prediction
@@ -158,6 +159,39 @@ def predict(mode: str, request: server.Fields, report: server.Report) -> server.
     return write_prediction(prediction, regions, save) | {"seconds": estimate.seconds}
 
 
+def predict_case(mode: str, request: server.Fields, report: server.Report) -> server.Fields:
+    """Read the case's image, and write the fake results of it; see `commands.Predictions.predict_case`."""
+    from MoBUncertaintyLib.images.grid import grid_of
+    from MoBUncertaintyLib.images.reader import read_image
+    from MoBUncertaintyLib.output.results_folder import write_results
+    from MoBUncertaintyLib.worker.worklist import input_of
+
+    case = input_of(request["case"])
+    estimate = Estimate({"read": 0.1, "network": 5.0, "write": 0.5})
+    report.progress(estimate.step("read", 0, 1))
+    read = read_image(case.path, case.series)
+    for tile in range(TILES):
+        report.progress(estimate.step("network", tile, TILES))
+        time.sleep(10.0 if mode == "slow" else 0.02)
+        if tile == 1:
+            misbehave(mode)
+    provenance = {"model": {"name": Path(request["model"]).name, "path": "", "digest": "0" * 64}, "device": "fake"}
+    prediction, regions = fake_prediction(read.image.GetSize()[::-1], grid_of(read.image).matrix(), provenance)
+    write_results(
+        request["output"],
+        read.image,
+        prediction,
+        regions,
+        source=case.path,
+        name=case.entry,
+        sha256=read.sha256,
+        series=case.series,
+        scene=False,
+    )
+    report.progress(estimate.step("write", 1, 1))
+    return {"outcome": "predicted"}
+
+
 def calibrate(request: server.Fields, _report: server.Report) -> server.Fields:
     """Copy the model, under the name of the folder that is asked for."""
     output = Path(request["output"])
@@ -176,8 +210,10 @@ if __name__ == "__main__":
     server.serve(
         {
             Command.PREDICT: lambda request, report: predict(chosen, request, report),
+            Command.PREDICT_CASE: lambda request, report: predict_case(chosen, request, report),
             Command.EXPORT: export_review,
             Command.CALIBRATE: calibrate,
             **HANDLERS,
+            **worklist_handlers(),
         }
     )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 SECONDS_PER_MVOXEL = {"preprocess": 0.15, "network": 10.0, "resample": 0.06, "regions": 0.02, "write": 0.01}
 """Measured on one core. The network takes 0.1 to 10; the slow end is assumed, since a bar that gets faster is better
 than one that stalls near its end. Only the first prediction of a process relies on these, later ones on measured times.
 """
+
+OF_A_FILE = {"read": 0.02} | SECONDS_PER_MVOXEL | {"write": 0.1}
+"""The same for a case that is read from a file, and written to a results folder."""
 
 MODEL_SECONDS = 5.0
 
@@ -63,12 +67,15 @@ class Estimate:
 class Pace:
     """Expected times of stages: from default rates at first, then from those of the last request.
 
+    Args:
+        rates: Seconds per million voxels of the image, by stage, to begin with.
+
     Attributes:
-        rates: Seconds per million voxels of the image, by stage.
+        rates: The same now.
     """
 
-    def __init__(self) -> None:
-        self.rates = dict(SECONDS_PER_MVOXEL)
+    def __init__(self, rates: Mapping[str, float] = MappingProxyType(SECONDS_PER_MVOXEL)) -> None:
+        self.rates = dict(rates)
 
     def expected(self, voxels: int, warm: bool) -> dict[str, float]:
         """Return the expected seconds of each stage for an image of that size; a warm model is already loaded."""

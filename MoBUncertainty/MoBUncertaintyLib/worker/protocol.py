@@ -13,6 +13,12 @@ export         see `commands.export_review`
 list           `index`, the address of a catalogue of models
 picture        `index`, `entry` of the catalogue, `folder`
 install        `index`, `entry`, and `output`, the folder that the model is installed to
+cases          `cohort`, the folder of the results folders; `source`, what the user has named, or `cases`, what an
+               earlier answer listed; `channels`, the number of images that a case has; `title`; `failed`, reasons by
+               case, or null; `predicted`, names of cases; `table`, whether to write the cohort's table
+predict-case   `case`, of those listed; `output`, its results folder; `model`, `settings`
+open-case      `results`, a results folder; `reader`; `folder`
+sign-case      `results`, `reader`, `review`, and `output`, the export to make
 calibrate      `model`, `reviews`, folders, and `output`, the model to make
 scratch        `folder` for the worker's own temporary files; it is removed when stdin is closed. Has no answer
 shutdown       -
@@ -47,6 +53,10 @@ class Command(StrEnum):
     PICTURE = "picture"
     INSTALL = "install"
     CALIBRATE = "calibrate"
+    CASES = "cases"
+    PREDICT_CASE = "predict-case"
+    OPEN_CASE = "open-case"
+    SIGN_CASE = "sign-case"
     SCRATCH = "scratch"
     SHUTDOWN = "shutdown"
 
@@ -83,6 +93,11 @@ _REQUESTS: dict[str, dict[str, tuple[type, ...]]] = {
     Command.PICTURE: {"index": (str,), "entry": (dict,), "folder": (str,)},
     Command.INSTALL: {"index": (str,), "entry": (dict,), "output": (str,)},
     Command.CALIBRATE: {"model": (str,), "reviews": (list,), "output": (str,)},
+    Command.CASES: {"cohort": (str,), "channels": (int,), "title": (str,), "table": (bool,), "predicted": (list,)}
+    | {"source": (str, _NULL), "cases": (list, _NULL), "failed": (dict, _NULL)},
+    Command.PREDICT_CASE: {"case": (dict,), "output": (str,), "model": (str,), "settings": (dict, _NULL)},
+    Command.OPEN_CASE: {"results": (str,), "reader": (str,), "folder": (str,)},
+    Command.SIGN_CASE: {"results": (str,), "reader": (str,), "review": (dict,), "output": (str,)},
     Command.SCRATCH: {"folder": (str,)},
 }
 """Types of the fields that the worker relies on; a field that may be null may also be missing."""

@@ -11,9 +11,10 @@ import SimpleITK as sitk
 import typer
 
 from MoBUncertaintyLib.cli import console
-from MoBUncertaintyLib.cli.cohort import OTHER_RESULTS, run_each
+from MoBUncertaintyLib.cli.cohort import run_each
 from MoBUncertaintyLib.images.inputs import Input, list_inputs
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome
+from MoBUncertaintyLib.pipeline.cohort import OTHER_RESULTS
 from support import tiny
 from support.command_line import run
 from support.dicom_files import write_slices

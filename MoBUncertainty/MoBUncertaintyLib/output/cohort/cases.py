@@ -1,4 +1,4 @@
-"""What the table of a cohort says of one case: read from its results folder, or the reason why there is none."""
+"""What the table of a cohort says of one case: read from its results folder and the reviews there, or why it failed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from MoBUncertaintyLib.conformal.interval import Interval
-from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.errors import OutputError, ReviewError
 from MoBUncertaintyLib.files.names import printable
+from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
-from MoBUncertaintyLib.output.results_record import read_record
+from MoBUncertaintyLib.output.cohort.agreement import Agreement, agreement_of
+from MoBUncertaintyLib.output.cohort.readers import CaseReview, CaseState
+from MoBUncertaintyLib.output.cohort.reviews import reviews_of
+from MoBUncertaintyLib.output.results_record import read_labels, read_record
 
 
 class Outcome(StrEnum):
@@ -57,6 +61,8 @@ class CohortCase:
         warnings: One sentence each.
         seconds: Time that it took.
         suitability: Whether the model suits it; None for one that failed, and in older results.
+        reviews: One of each reader.
+        agreement: Of the readers who have signed; None if they are fewer than two.
     """
 
     name: str
@@ -70,6 +76,13 @@ class CohortCase:
     warnings: tuple[str, ...] = ()
     seconds: float | None = None
     suitability: Suitability | None = None
+    reviews: tuple[CaseReview, ...] = ()
+    agreement: Agreement | None = None
+
+    @property
+    def state(self) -> CaseState:
+        """How far it is."""
+        return CaseState.FAILED if self.outcome is Outcome.FAILED else CaseState.of(self.reviews)
 
     @property
     def badness(self) -> tuple[bool, int, float, float]:
@@ -82,6 +95,11 @@ class CohortCase:
 def failed_case(name: str, reason: str) -> CohortCase:
     """Make the row of a case that has no results."""
     return CohortCase(printable(name), Outcome.FAILED, printable(reason))
+
+
+def problem_case(case: Input) -> CohortCase:
+    """Make the row of a case that cannot be predicted, as its input says."""
+    return failed_case(case.entry, f"{case.problem[:1].upper()}{case.problem[1:]}.")
 
 
 def read_case(name: str, folder: Path, outcome: Outcome, warnings: Sequence[str] = ()) -> CohortCase:
@@ -102,6 +120,11 @@ def read_case(name: str, folder: Path, outcome: Outcome, warnings: Sequence[str]
         raise OutputError(
             f"The results in {folder} are damaged ({error}); predict again with --overwrite, without --skip-existing."
         ) from error
+    reviews, problems = reviews_of(folder)
+    try:
+        agreement = agreement_of(reviews, read_labels(record["labels"]))
+    except ReviewError as error:
+        agreement, problems = None, (*problems, printable(str(error)))
     return CohortCase(
         name=printable(name),
         outcome=outcome,
@@ -118,7 +141,9 @@ def read_case(name: str, folder: Path, outcome: Outcome, warnings: Sequence[str]
         expected_error_ml=record.get("expected_error_ml"),
         regions=record["regions"]["count"],
         expected_error_in_regions_ml=record["regions"]["expected_error_mm3"] / 1000,
-        warnings=(*warnings, *record["warnings"]),
+        warnings=(*warnings, *record["warnings"], *problems),
         seconds=sum(record.get("timings_s", {}).values()) or None,
         suitability=Suitability.from_dict(record["suitability"]) if "suitability" in record else None,
+        reviews=reviews,
+        agreement=agreement,
     )

@@ -5,6 +5,7 @@ The page needs no network and no other file. A column is one entry of `_columns`
 
 from __future__ import annotations
 
+import csv
 import os
 import secrets
 from collections.abc import Callable, Sequence
@@ -65,6 +66,16 @@ def check_table(folder: Path) -> None:
             raise OutputError(f"{path} was not written by this program; move it or choose another folder.")
 
 
+def failed_before(folder: Path) -> dict[str, str]:
+    """Read which cases had failed when the table in a folder was written, and why; nothing where there is no table."""
+    try:
+        with (folder / CSV).open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error):
+        return {}
+    return {row["case"]: row["reason"] or "" for row in rows if row.get("outcome") == Outcome.FAILED and row["case"]}
+
+
 def write_cohort(folder: Path, title: str, cases: Sequence[CohortCase], others: Sequence[tuple[str, str]] = ()) -> None:
     """Write both files, the worst case first; those of an earlier run are replaced.
 
@@ -115,7 +126,11 @@ def _columns(cases: Sequence[CohortCase], folder: Path) -> list[Column]:
 
         return written
 
+    def between(name: str) -> Callable[[CohortCase], float | None]:
+        return lambda case: case.agreement.dice.get(name) if case.agreement else None
+
     several = len(names) > 1
+    compared = names if any(case.agreement for case in cases) else []
     known = {organ.name for case in cases for organ in case.organs if organ.interval}
     return [
         Column("case", "", lambda case: case.name),
@@ -140,6 +155,26 @@ def _columns(cases: Sequence[CohortCase], folder: Path) -> list[Column]:
         ),
         Column("regions", "Regions", lambda case: case.regions),
         Column("expected_error_in_regions_ml", "Error in regions", lambda c: c.expected_error_in_regions_ml, 2, "ml"),
+        Column("state", "", lambda case: case.state.value),
+        Column("readers", "", lambda case: "; ".join(review.text for review in case.reviews) or None),
+        *(
+            Column(
+                f"{name}_dice_between_readers",
+                f"Dice between readers{f', {readable(name)}' if several else ''}",
+                between(name),
+                3,
+            )
+            for name in compared
+        ),
+        *(
+            Column(
+                "regions_decided_differently",
+                "Decided differently",
+                lambda case: case.agreement and case.agreement.regions_different,
+                note=lambda case: f"of {case.agreement.regions}" if case.agreement else "",
+            )
+            for _ in compared[:1]
+        ),
         Column("seconds", "Time", lambda case: case.seconds, 1, "s"),
         Column("warnings", "", lambda case: " ".join(case.warnings)),
         Column("results", "", place),

@@ -28,20 +28,19 @@ from MoBUncertaintyLib.inference.predictor import CancelledCallback, Predictor, 
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.model.folder import DEMO_MODEL, Model, find_model, load_model
 from MoBUncertaintyLib.output import review_export
-from MoBUncertaintyLib.output.decisions import Decisions, read_decisions
+from MoBUncertaintyLib.output.decisions import read_decisions
 from MoBUncertaintyLib.output.dicom.objects import DicomFormat, check_dicom_source, file_names
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
 from MoBUncertaintyLib.output.report import ReviewedCase, check_template
 from MoBUncertaintyLib.output.results_folder import (
     FOLDER,
-    Results,
     check_output,
     read_results,
     write_results,
     write_volumes,
 )
 from MoBUncertaintyLib.output.results_record import read_record
-from MoBUncertaintyLib.output.review_files import apply_decisions, find_ct, review_of
+from MoBUncertaintyLib.output.review_files import reviewed_case
 from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Progress
 from MoBUncertaintyLib.regions.agreement import dice, error_fraction
 from MoBUncertaintyLib.regions.finder import Region, Regions, find_regions
@@ -320,7 +319,7 @@ def review_case(
     read = read_decisions(decisions)
     found = read_results(results)
     review_export.FOLDER.check(folder, overwrite)
-    case, dicom_files = _reviewed(found, read, ct)
+    case, dicom_files = reviewed_case(found, read, ct)
     exported = review_export.write_export(
         case, folder, wanted, dicom_files=dicom_files, patient_fields=patient_fields, overwrite=overwrite, sign=sign
     )
@@ -339,7 +338,7 @@ def open_review(results: Path, decisions: Path | None = None, ct: Path | None = 
         UserError: Whatever the user can mend.
     """
     read = read_decisions(decisions) if decisions else None
-    return _reviewed(read_results(results), read, ct)[0]
+    return reviewed_case(read_results(results), read, ct)[0]
 
 
 def run_demo(
@@ -393,13 +392,6 @@ def draw_sample(source: Path, model: Model, target: Path) -> None:
     image = read_image(source).image
     analysis = analyse(image, Predictor(model, PredictionSettings()))
     draw_overlay(target, image, analysis.prediction, analysis.regions)
-
-
-def _reviewed(found: Results, decisions: Decisions | None, ct: Path | None) -> tuple[ReviewedCase, list[Path] | None]:
-    """Review results as decisions say; returns the CT's DICOM files too."""
-    image, dicom_files = find_ct(found.prediction, ct)
-    review = apply_decisions(found, decisions) if decisions else review_of(found)
-    return ReviewedCase(image, review), dicom_files
 
 
 @contextmanager

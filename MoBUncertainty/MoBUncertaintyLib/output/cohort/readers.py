@@ -1,0 +1,125 @@
+"""Where the review of each reader of a case lies, and how far it is; what Slicer writes of it while the reader works.
+
+In the case's results folder, `review-NAME.json` is a decisions file, kept up to date while the reader works, and
+`review-NAME` is the export that is made when the review is signed off. Needs only the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from MoBUncertaintyLib.errors import OutputError, ReviewError
+from MoBUncertaintyLib.files.names import unique_names
+from MoBUncertaintyLib.files.publishing import absolute, reserve
+
+PREFIX, SUFFIX = "review-", ".json"
+
+
+@dataclass(frozen=True)
+class CaseReview:
+    """The review of one reader.
+
+    Attributes:
+        reader: Who has signed it or, before that, whom the file is named after; empty: unknown.
+        signed: Whether it is signed off.
+        regions_left: Number of regions to decide.
+        export: Folder of the corrected segmentation, where there is one.
+    """
+
+    reader: str
+    signed: bool
+    regions_left: int
+    export: Path | None = None
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any], reader: str, export: Path | None = None) -> CaseReview:
+        """Describe the record of a review.
+
+        Args:
+            record: From `Review.to_dict`.
+            reader: Whose it is, as long as it is not signed.
+            export: Its export, if there is one.
+
+        Raises:
+            ReviewError: It is none.
+        """
+        try:
+            signature = record["signature"]
+            left = sum(each["verdict"] == "pending" and not each["resolved"] for each in record["regions"])
+            return cls(str(signature["name"]) if signature else reader, bool(signature), left, export)
+        except (KeyError, TypeError) as error:
+            raise ReviewError("A review is damaged; move it away, or export it again.") from error
+
+    @property
+    def text(self) -> str:
+        """Who, and how far: "A. Reader: signed"."""
+        left = f"{self.regions_left} region{'s' if self.regions_left != 1 else ''} left"
+        return f"{self.reader or 'unknown reader'}: {'signed' if self.signed else left}"
+
+
+class CaseState(StrEnum):
+    """How far a case is."""
+
+    NOT_RUN = "not run"
+    """It has no results yet."""
+    FAILED = "failed"
+    READY = "ready"
+    """It has results, and no review."""
+    IN_REVIEW = "in review"
+    """A review is begun."""
+    SIGNED = "signed"
+    """Every review that is begun is signed off."""
+
+    @classmethod
+    def of(cls, reviews: Sequence[CaseReview]) -> CaseState:
+        """Tell the state of a case with results by its reviews."""
+        if not reviews:
+            return cls.READY
+        return cls.SIGNED if all(review.signed for review in reviews) else cls.IN_REVIEW
+
+
+def reader_in_name(reader: str) -> str:
+    """Write a reader's name as files are named after it."""
+    (name,) = unique_names([" ".join(reader.split())])
+    return name
+
+
+def review_file(results: Path, reader: str) -> Path:
+    """Name the decisions file of a reader."""
+    return results / f"{PREFIX}{reader_in_name(reader)}{SUFFIX}"
+
+
+def export_folder(results: Path, reader: str) -> Path:
+    """Name the folder of a reader's signed review."""
+    return results / f"{PREFIX}{reader_in_name(reader)}"
+
+
+def write_review(results: Path, reader: str, record: Mapping[str, Any]) -> CaseReview:
+    """Write a reader's decisions file, whole; an earlier one is replaced.
+
+    Args:
+        results: Results folder.
+        reader: Name of the reader.
+        record: From `Review.to_dict`.
+
+    Raises:
+        OutputError: It cannot be written; the earlier one is as it was.
+    """
+    path = absolute(review_file(results, reader))
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    try:
+        if not path.parent.is_dir():
+            raise FileNotFoundError("the results folder is gone")
+        with reserve(path) as place:
+            place.partial.write_text(text + "\n", encoding="utf-8")
+            place.replace()
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(f"The review cannot be kept in {path} ({reason}); free some space there.") from error
+    export = export_folder(results, reader)
+    return CaseReview.of(record, reader_in_name(reader), export if export.is_dir() else None)

@@ -1,0 +1,218 @@
+"""What the worker does for a worklist on request: read its cases, hand one over for review, and sign a review off.
+
+None of it needs torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from MoBUncertaintyLib.worker.protocol import Command, ProtocolError
+from MoBUncertaintyLib.worker.server import Fields, Handler, Report
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.images.inputs import Input
+    from MoBUncertaintyLib.output.cohort.cases import CohortCase
+
+
+def input_of(fields: Fields) -> Input:
+    """Read an input that `plain_input` has written.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    from MoBUncertaintyLib.images.inputs import Input
+
+    try:
+        given = {**fields, "path": Path(fields["path"]), "channels": tuple(map(Path, fields.get("channels", ())))}
+        return Input(**given)
+    except (KeyError, TypeError) as error:
+        raise ProtocolError(f"The request's case is not understood ({error}).") from error
+
+
+def plain_input(case: Input) -> Fields:
+    """Write an input as plain JSON."""
+    plain: Fields = json.loads(json.dumps(asdict(case), default=str))
+    return plain
+
+
+class CaseList:
+    """Answers `cases`, and keeps what it has read of a case as long as its files are as they were."""
+
+    def __init__(self) -> None:
+        self._rows: dict[Path, tuple[object, CohortCase]] = {}
+
+    def __call__(self, request: Fields, report: Report) -> Fields:
+        """Read all cases, the worst first and those without results last, and write the cohort's table if asked to.
+
+        Args:
+            request: See `protocol`.
+            report: Receives the progress.
+
+        Returns:
+            `cases`: each the input's fields as `case`, its `folder`, and its `row` (a `CohortCase` and its `state`), or
+            null; `listed`: the fields of all inputs, also of those that are no cases, for the next request; `table`:
+            where the cohort's page is, or null.
+
+        Raises:
+            UserError: There is no image, or the table cannot be written.
+        """
+        from MoBUncertaintyLib.images.inputs import case_folders
+        from MoBUncertaintyLib.output.cohort.table import PAGE, check_table, failed_before, write_cohort
+
+        cohort = Path(request["cohort"])
+        cases = case_folders(_inputs(request, cohort), cohort)
+        failed = request.get("failed")
+        failed = failed_before(cohort) if failed is None else failed
+        found: list[tuple[Input, Path, CohortCase | None]] = []
+        for done, (case, folder) in enumerate(cases):
+            report.progress(_progress("cases", done, len(cases)))
+            if case.is_case:
+                row = self._row(case, folder, failed.get(case.entry), case.entry in request["predicted"])
+                found.append((case, folder, row))
+        report.progress(_progress("cases", len(cases), len(cases)))
+        rows = [row for *_, row in found if row]
+        others = [(case.entry, f"{case.problem}.") for case, _ in cases if not case.is_case]
+        if request["table"]:
+            check_table(cohort)
+            write_cohort(cohort, request["title"], rows, others)
+        found.sort(key=lambda each: (each[2] is not None, each[2].badness if each[2] else ()), reverse=True)
+        return {
+            "cases": [
+                {"case": plain_input(case), "folder": str(folder), "row": row and _plain_row(row)}
+                for case, folder, row in found
+            ],
+            "listed": [plain_input(case) for case, _ in cases],
+            "table": str(cohort / PAGE) if (cohort / PAGE).is_file() else None,
+        }
+
+    def _row(self, case: Input, folder: Path, reason: str | None, predicted: bool) -> CohortCase | None:
+        from MoBUncertaintyLib.errors import UserError
+        from MoBUncertaintyLib.output.cohort.cases import Outcome, failed_case, problem_case, read_case
+        from MoBUncertaintyLib.output.results_folder import FOLDER
+
+        if case.problem:
+            return problem_case(case)
+        if not FOLDER.recognises(folder):
+            return failed_case(case.entry, reason) if reason else None
+        stamp, (known, row) = _stamp(folder), self._rows.get(folder, (None, None))
+        if row is None or stamp != known:
+            try:
+                row = read_case(case.entry, folder, Outcome.KEPT)
+            except UserError as error:
+                return failed_case(case.entry, str(error))
+            self._rows[folder] = stamp, row
+        return replace(row, outcome=Outcome.PREDICTED) if predicted else row
+
+
+def open_case(request: Fields, report: Report) -> Fields:
+    """Hand a case over for review.
+
+    Args:
+        request: See `protocol`.
+        report: Receives the progress.
+
+    Returns:
+        The entries of a prediction, see `output.exchange`; `ct`, an array's file; `ijk_to_ras`; `name`; `review`, what
+        the reader has decided so far, or null; `dicom_files`, or null.
+
+    Raises:
+        UserError: The results, their image or the review cannot be read.
+    """
+    import SimpleITK as sitk
+
+    from MoBUncertaintyLib.images.grid import grid_of
+    from MoBUncertaintyLib.output.cohort.reviews import read_review
+    from MoBUncertaintyLib.output.exchange import write_prediction
+    from MoBUncertaintyLib.output.results_folder import read_results
+    from MoBUncertaintyLib.output.review_files import reviewed_case
+    from MoBUncertaintyLib.worker.arrays import write_array
+
+    report.progress(_progress("open", 0, 1))
+    results = Path(request["results"])
+    decisions = read_review(results, request["reader"])
+    found = read_results(results)
+    case, files = reviewed_case(found)
+    record = {name: value for name, value in found.prediction.provenance.items() if name not in ("files", "sha256")}
+    prediction = replace(found.prediction, provenance=record)
+    fields = write_prediction(prediction, case.review.listed(), lambda *named: write_array(request["folder"], *named))
+    report.progress(_progress("open", 1, 1))
+    return fields | {
+        "ct": write_array(request["folder"], "ct", sitk.GetArrayViewFromImage(case.ct)),
+        "ijk_to_ras": grid_of(case.ct).matrix().tolist(),
+        "name": record["input"]["name"],
+        "review": decisions and decisions.data,
+        "dicom_files": [str(file) for file in files] if files else None,
+    }
+
+
+def sign_case(request: Fields, report: Report) -> Fields:
+    """Write the export of a review that is signed off, as the command does; then keep the review.
+
+    Args:
+        request: See `protocol`.
+        report: Receives warnings.
+
+    Returns:
+        `files`, the paths of the export's.
+
+    Raises:
+        UserError: The review is not of these results, or it cannot be written; nothing is changed then.
+    """
+    from MoBUncertaintyLib.output.cohort.readers import export_folder, review_file, write_review
+    from MoBUncertaintyLib.output.decisions import Decisions
+    from MoBUncertaintyLib.output.results_folder import read_results
+    from MoBUncertaintyLib.output.review_export import write_export
+    from MoBUncertaintyLib.output.review_files import reviewed_case
+
+    report.progress(_progress("export", 0, 1))
+    results, reader = Path(request["results"]), request["reader"]
+    decisions = Decisions(review_file(results, reader), request["review"], (), (), None)
+    case, dicom_files = reviewed_case(read_results(results), decisions)
+    done = write_export(case, export_folder(results, reader), dicom_files=dicom_files, overwrite=True)
+    for warning in (*done.warnings, *done.problems):
+        report.warning(warning)
+    write_review(results, reader, request["review"])
+    return {"files": [str(path) for path in done.files]}
+
+
+def worklist_handlers() -> Mapping[str, Handler]:
+    """Make the handlers of one worker."""
+    return {Command.CASES: CaseList(), Command.OPEN_CASE: open_case, Command.SIGN_CASE: sign_case}
+
+
+def _inputs(request: Fields, cohort: Path) -> Sequence[Input]:
+    """List the inputs of a request; one that was named itself gets a name, and so a folder of its own."""
+    from MoBUncertaintyLib.images.inputs import list_inputs
+    from MoBUncertaintyLib.images.reader import volume_stem
+
+    if request.get("cases") is not None:
+        return [input_of(fields) for fields in request["cases"]]
+    if request.get("source") is None:
+        raise ProtocolError("The request names neither a source nor cases.")
+    found = list_inputs(request["source"], cohort, request["channels"])
+    return [each if each.entry else replace(each, entry=each.path.name, name=volume_stem(each.path)) for each in found]
+
+
+def _plain_row(row: CohortCase) -> Fields:
+    plain: Fields = json.loads(json.dumps(asdict(row), default=str))
+    return plain | {"state": row.state.value}
+
+
+def _stamp(folder: Path) -> object:
+    """Tell whether a case's record or reviews have changed since it was read."""
+    paths = [*folder.glob("*.json"), *folder.glob("*/report.json")]
+    found: list[Any] = []
+    for path in sorted(paths):
+        status = path.stat()
+        found.append((path, status.st_mtime_ns, status.st_size))
+    return found
+
+
+def _progress(stage: str, done: int, total: int) -> Fields:
+    fraction = done / total if total else 1.0
+    return {"stage": stage, "done": done, "total": total, "fraction": fraction, "seconds_left": None}
