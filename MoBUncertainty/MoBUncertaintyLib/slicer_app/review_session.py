@@ -339,6 +339,13 @@ class ReviewSession(RegionDrawing):
             self.results.updateSegmentation(box, wanted, surfaces=False)
             self._surfacesAreOld = True
 
+    def showAll(self) -> None:
+        """Let segmentation and map be what clicks and verdicts make of them, in a scene that shows the prediction."""
+        self.discardStrayEdits()
+        if shape_of(self.review.changed_box)[0]:
+            self.results.updateMap(self.review.changed_box)
+        self.updateSurfaces()
+
     def updateSurfaces(self) -> None:
         """Make the organs' surfaces anew after steps that have changed them; takes as long as the organs are big."""
         if self._surfacesAreOld:

@@ -72,6 +72,18 @@ class Sessions:
             raise ImageError(text.format(reason=type(error).__name__)) from error
         return session
 
+    def restore(self, ct, record: dict[str, Any]) -> ReviewSession:
+        """Go on with a review of a CT's results that is stored elsewhere than in the scene.
+
+        Raises:
+            ReviewError: It is damaged, or belongs to other results.
+        """
+        results = ResultScene(ct)
+        results.setState("review", record)
+        self._open[ct.GetID()] = session = ReviewSession.open(results)
+        session.showAll()
+        return session
+
     def forget(self) -> None:
         """Close all reviews; the scene holds them."""
         self._open.clear()

@@ -77,7 +77,7 @@ class CaseList:
         report.progress(_progress("cases", len(cases), len(cases)))
         rows = [row for *_, row in found if row]
         others = [(case.entry, f"{case.problem}.") for case, _ in cases if not case.is_case]
-        if request["table"]:
+        if request["table"] and rows:
             check_table(cohort)
             write_cohort(cohort, request["title"], rows, others)
         found.sort(key=lambda each: (each[2] is not None, each[2].badness if each[2] else ()), reverse=True)

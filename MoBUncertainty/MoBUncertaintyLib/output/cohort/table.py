@@ -18,7 +18,7 @@ from urllib.parse import quote
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files.names import printable
-from MoBUncertaintyLib.files.publishing import absolute
+from MoBUncertaintyLib.files.publishing import absolute, reserve
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome
@@ -223,12 +223,9 @@ def _render(
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file beside its place, and put it there when it is whole."""
-    partial = path.with_name(f".{path.name}.mob-{secrets.token_hex(4)}.tmp")  # swept if this process is killed
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with reserve(path) as place:  # else another run in this folder would take it for a killed one's
+        write(place.partial)
+        place.replace()
 
 
 def _begins(path: Path, mark: str) -> bool:

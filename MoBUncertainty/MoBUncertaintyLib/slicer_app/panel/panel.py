@@ -30,6 +30,7 @@ from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
 from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
 from MoBUncertaintyLib.slicer_app.sessions import hideMisplaced, hideOrphans, mapVolumes, showAlone
 from MoBUncertaintyLib.slicer_app.worker.job import Job
+from MoBUncertaintyLib.slicer_app.worklist.dock import WorklistDock
 
 
 class Panel:
@@ -64,6 +65,8 @@ class Panel:
         self.review = ReviewSection(ui, self.update)
         self.export = ExportSection(ui, self.onExport, self.onCancel, self.update)
         self._workButtons = {State.RUNNING: self.run.work, State.EXPORTING: self.export.work}
+        self.worklist: WorklistDock | None = None  # once it was opened
+        ui.worklistButton.clicked.connect(shown(self._onWorklist))
         for selector in (ui.mapSelector, ui.labelSelector):
             selector.currentIndexChanged.connect(self._hideMaps)  # another map may be a new volume
         self.update()
@@ -127,12 +130,16 @@ class Panel:
         self.run.update(self.state, self.parameters, self.inputs.model, self._whyNotApply())
         self.review.update(self.state)
         self.export.update(self.state)
+        if self.worklist:
+            self.worklist.follow()
 
     def leave(self) -> None:
         """Keep what is being typed or drawn, and stop what is computed: the scene is about to be closed."""
         if self.state in self._workButtons:
             self.onCancel()
         self.review.leave()
+        if self.worklist:
+            self.worklist.leave()
         self._refused, self._refusal = None, ""  # the next scene has reasons of its own, be they the same
 
     def close(self) -> None:
@@ -143,6 +150,9 @@ class Panel:
         self.afterLoading.stop()
         self.inputs.close()
         self.review.cleanup()
+        if self.worklist:
+            self.worklist.close()
+            self.worklist = None
 
     # What the user does
 
@@ -150,6 +160,11 @@ class Panel:
         """Load the demo CT and select it."""
         with slicer.util.WaitCursor():
             self.parameters.ct = loadSampleData()
+
+    def _onWorklist(self, *_args) -> None:
+        if self.worklist is None:
+            self.worklist = WorklistDock(self)
+        self.worklist.show()
 
     def onModel(self) -> None:
         """Remember the chosen model, and offer what it can do."""

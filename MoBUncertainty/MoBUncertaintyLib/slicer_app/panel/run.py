@@ -185,6 +185,7 @@ def stageText(step: dict) -> str:
     """Say what the worker does, in the user's language."""
     words = {
         "model": _("Loading the model"),
+        "read": _("Reading the image"),
         "preprocess": _("Preprocessing"),
         "network": _("Predicting tiles"),
         "resample": _("Resampling"),

@@ -1,0 +1,114 @@
+"""Predicts cases one after another in the background, in one worker that keeps the model loaded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from MoBUncertaintyLib.slicer_app.panel.run import stageText
+from MoBUncertaintyLib.slicer_app.panel.section import shown
+from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
+from MoBUncertaintyLib.slicer_app.worker.job import Job
+from MoBUncertaintyLib.slicer_app.worklist.cases import WorklistCase
+from MoBUncertaintyLib.worker.protocol import Command
+
+OF_ALL = ("not_started", "installation", "model", "protocol")
+"""Codes of errors that every other case would have too."""
+
+
+class BackgroundRun:
+    """A run through cases. One that fails is reported, and the others go on, in another worker if theirs has ended.
+
+    Args:
+        client: Of the worker; closed with this.
+        onCase: Called after each case with its name, the reason if it failed, and whether it was predicted now.
+        onEnd: Called when all are done, with the error (message, details) that has ended the run, or None.
+
+    Attributes:
+        running: Whether there is something to do.
+    """
+
+    def __init__(
+        self,
+        client: WorkerClient,
+        onCase: Callable[[str, str | None, bool], None],
+        onEnd: Callable[[tuple[str, str] | None], None],
+    ) -> None:
+        self._client, self._onCase, self._onEnd = client, onCase, onEnd
+        self._cases: Sequence[WorklistCase] = ()
+        self._done = 0
+        self._began = self._caseBegan = 0.0
+        self._whole = Job()
+        self.running = False
+        self.text = ""  # which case it is, and what is done with it
+
+    def start(self, cases: Sequence[WorklistCase], model: str, settings: Mapping[str, Any]) -> Job:
+        """Begin; returns a job whose progress is that of the whole run.
+
+        Args:
+            cases: Those to predict, one or more.
+            model: Path of the model.
+            settings: Fields of `prediction.PredictionSettings`.
+        """
+        self._cases, self._done, self._model, self._settings = list(cases), 0, model, settings
+        self._began, self._whole, self.running = time.monotonic(), Job(), True
+        self._next()
+        return self._whole
+
+    def cancel(self) -> None:
+        """Stop; what was begun of a case is removed, and what is done stays."""
+        self.running = False
+        self._client.cancel()
+
+    def close(self) -> None:
+        """Stop, and end the worker."""
+        self.running = False
+        self._client.close()
+
+    def _next(self) -> None:
+        if self._done == len(self._cases):
+            self._end(None)
+            return
+        case = self._cases[self._done]
+        self._caseBegan = time.monotonic()
+        message = {"command": Command.PREDICT_CASE, "case": case.case, "output": str(case.folder)}
+        job = self._client.request({**message, "model": self._model, "settings": self._settings})
+        job.progress.connect(self._onProgress)
+        job.warning.connect(self._whole.warning.emit)
+        job.finished.connect(shown(lambda result: self._onDone(None, result["outcome"] == "predicted")))
+        job.failed.connect(shown(self._onFailed))
+
+    def _onProgress(self, step: dict[str, Any]) -> None:
+        """Tell how far the whole run is: the other cases are expected to take as long as those before, or as this."""
+        now, others = time.monotonic(), len(self._cases) - self._done - 1
+        taken, left = now - self._caseBegan, step["seconds_left"]
+        mean = (self._caseBegan - self._began) / self._done if self._done else None
+        if left is None and mean is not None:
+            left = max(mean - taken, 0.0)
+        if left is not None:
+            left += others * (taken + left if mean is None else mean)
+        fraction = (self._done + step["fraction"]) / len(self._cases)
+        name, count = self._cases[self._done].name, len(self._cases)
+        what = stageText({**step, "stage": "export"} if step["stage"] == "write" else step)
+        text = _("Case {number} of {count}, {name}. {step}")
+        self.text = text.format(number=self._done + 1, count=count, name=name, step=what)
+        self._whole.progress.emit({**step, "fraction": fraction, "seconds_left": left})
+
+    def _onFailed(self, code: str, message: str, details: str) -> None:
+        if code in OF_ALL:
+            self._end((message, details))
+        else:
+            self._onDone(message, False)
+
+    def _onDone(self, reason: str | None, predicted: bool) -> None:
+        name, self._done = self._cases[self._done].name, self._done + 1
+        self._onCase(name, reason, predicted)
+        if self.running:
+            self._next()
+
+    def _end(self, error: tuple[str, str] | None) -> None:
+        self.running = False
+        self._onEnd(error)

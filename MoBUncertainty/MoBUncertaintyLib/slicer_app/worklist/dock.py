@@ -1,0 +1,374 @@
+"""The worklist's window, docked below Slicer's views: its cases, what runs in the background, and which one is open."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+import slicer.util
+from slicer.i18n import tr as _
+
+from MoBUncertaintyLib.errors import Cancelled, ImageError
+from MoBUncertaintyLib.slicer_app.clicks.keys import addShortcut
+from MoBUncertaintyLib.slicer_app.panel.dialogs import showError
+from MoBUncertaintyLib.slicer_app.panel.run import WorkButton, canMirror, predictionSettings
+from MoBUncertaintyLib.slicer_app.panel.section import allow, shown
+from MoBUncertaintyLib.slicer_app.worklist.asking import Asking
+from MoBUncertaintyLib.slicer_app.worklist.background import BackgroundRun
+from MoBUncertaintyLib.slicer_app.worklist.cases import Cases, WorklistCase
+from MoBUncertaintyLib.slicer_app.worklist.opened import OpenedCase
+from MoBUncertaintyLib.slicer_app.worklist.patients import listPatients
+from MoBUncertaintyLib.slicer_app.worklist.table import CaseTable
+from MoBUncertaintyLib.worker.protocol import Command
+
+NEXT_KEY = "C"
+READER_WIDTH = 220  # pixels
+
+
+class WorklistDock:
+    """The worklist of one panel.
+
+    Two workers of its own serve it: one predicts, and keeps the model loaded; the other reads cases and writes reviews
+    meanwhile.
+
+    Args:
+        panel: Shows and reviews the case that is open; its model and its settings hold for all cases.
+    """
+
+    def __init__(self, panel) -> None:
+        self._panel = panel
+        self.cases: Cases | None = None  # None before a source is chosen
+        self._asking = Asking(panel.logic.client.another())
+        self._run = BackgroundRun(panel.logic.client.another(), self._onCase, self._onRunEnd)
+        self.opened = OpenedCase(panel.logic.sessions, self._onKept, self._onSigned)
+        self._opening = False
+        self._build()
+        self.table = CaseTable(self.caseTable, self.update, shown(self.onOpen))
+        self.work = WorkButton(
+            self.runButton,
+            self._bar,
+            self.statusLabel,
+            self.onRun,
+            self.onCancel,
+            _("Loading the model..."),
+            _("Stop; what is done stays, and the next run goes on there."),
+        )
+        for button, act in (
+            (self.folderButton, self.onFolder),
+            (self.patientsButton, self.onPatients),
+            (self.resultsButton, self.onResults),
+            (self.openButton, self.onOpen),
+            (self.nextButton, self.onNext),
+            (self.pageButton, self.onPage),
+        ):
+            button.clicked.connect(shown(lambda *_args, act=act: act()))
+        self.readerEdit.textChanged.connect(lambda *_args: self._show())
+        self._key = addShortcut(slicer.util.mainWindow() or self.window, NEXT_KEY, shown(self._onKey))
+        self.update()
+
+    def show(self) -> None:
+        """Show the worklist."""
+        self.window.show()
+        self.window.raise_()
+
+    def close(self) -> None:
+        """Keep the review, and end both workers; a case that is predicted is left out."""
+        self.opened.keep()
+        self._run.close()
+        self._asking.close()
+        self._key.enabled = False
+        self._key.deleteLater()
+        self.window.hide()
+        self.window.deleteLater()
+
+    def follow(self) -> None:
+        """Follow the panel: the review that it shows may be that of the open case."""
+        self.opened.follow(self._panel.review.session)
+        self.update()
+
+    def leave(self) -> None:
+        """Keep what was reviewed: the scene is about to be closed."""
+        self.opened.keep()
+
+    # Which cases
+
+    def onFolder(self) -> None:
+        """Choose a folder of images; what was begun of it is on disk, and goes on."""
+        folder = self._chooseFolder(_("Choose a folder of images"))
+        if folder:
+            self._list(Cases(folder.parent / f"{folder.name} results", folder.name, folder))
+
+    def onPatients(self) -> None:
+        """List the CT and MR series of the DICOM database."""
+        database = getattr(slicer, "dicomDatabase", None)
+        found = listPatients(database) if database and database.isOpen else []
+        if not found:
+            raise ImageError(_("Slicer's DICOM database holds no CT or MR series; import some in the module DICOM."))
+        documents = Path(qt.QStandardPaths.writableLocation(qt.QStandardPaths.DocumentsLocation))
+        self._list(Cases(documents / _("Worklist results"), _("DICOM database"), listed=found))
+
+    def onResults(self) -> None:
+        """Choose the folder that the results of all cases go to."""
+        folder = self._chooseFolder(_("Choose a folder for the results"))
+        if folder:
+            self._list(Cases(folder, self.cases.title, self.cases.source, self.cases.listed))
+
+    def _chooseFolder(self, title: str) -> Path | None:
+        dialog = qt.QFileDialog(self.window, title)
+        dialog.setFileMode(qt.QFileDialog.Directory)
+        return Path(dialog.selectedFiles()[0]) if dialog.exec_() else None
+
+    def _list(self, cases: Cases) -> None:
+        """Open a worklist: the worker lists its cases and reads what is there of them."""
+        if not self._ready():
+            return
+        self.opened.keep()
+        self.cases = cases
+        self.work.say(_("Reading the cases..."))
+        self._read(summarise=True)
+
+    def _ready(self) -> bool:
+        """Install what is missing, if the user agrees."""
+        try:
+            self._panel.ensureReady((), lambda: self.work.say(_("Installing what is missing...")))
+        except Cancelled as declined:
+            self.work.say(str(declined))
+            return False
+        return True
+
+    def _read(self, table: bool = False, summarise: bool = False) -> None:
+        """Let the worker read all cases anew; write the cohort's table, and say how far the cases are, if asked to."""
+        cases, model = self.cases, self._panel.inputs.model
+        message = cases.request(len(model.channels) if model else 1, table)
+        self._asking.ask(message, partial(self._onRead, cases, summarise), partial(self._onReadFailed, cases))
+        self.update()
+
+    def _onRead(self, cases: Cases, summarise: bool, answer: dict[str, Any]) -> None:
+        if cases is not self.cases:
+            return
+        cases.take(answer)
+        if summarise:
+            self._say(self._summary())
+        self._show()
+
+    def _onReadFailed(self, cases: Cases, _code: str, message: str, details: str) -> None:
+        if cases is self.cases:
+            self.work.say(message)
+            self.update()
+            showError(message, details)
+
+    # The run
+
+    def onRun(self) -> None:
+        """Predict all cases that have no results."""
+        if not self._ready():
+            return
+        panel, model = self._panel, self._panel.inputs.model
+        settings = predictionSettings(panel.parameters, canMirror(model)) | {"region_of_interest": None}
+        job = self._run.start(self.cases.toRun(), str(model.path), settings)
+        self.work.follow(job)
+        job.progress.connect(lambda _step: self.work.say(self._run.text))
+        self.update()
+
+    def onCancel(self) -> None:
+        """Stop the run."""
+        self._run.cancel()
+        self._read(table=True)
+        self.work.stop(_("Cancelled; what was done stays, and the next run goes on there."))
+        self.update()
+
+    def _onCase(self, name: str, reason: str | None, predicted: bool) -> None:
+        self.cases.ended(name, reason, predicted)
+        self._read(table=True)
+
+    def _onRunEnd(self, error: tuple[str, str] | None) -> None:
+        self.work.stop(error[0] if error else self._summary())
+        self.update()
+        if error:
+            showError(*error)
+
+    # The open case
+
+    def onOpen(self) -> None:
+        """Open the selected case."""
+        self._open(self.cases.find(self.table.selected))
+
+    def onNext(self) -> None:
+        """Open the next case that the reader has not signed off."""
+        self._open(self.cases.next(self.opened.name, self._reader))
+
+    def onPage(self) -> None:
+        """Open the cohort's table in a browser."""
+        qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self.cases.page)))
+
+    def _onKey(self, *_args) -> None:
+        if self.nextButton.enabled and self.window.visible:
+            self.onNext()
+
+    @property
+    def _reader(self) -> str:
+        return self.readerEdit.text.strip()
+
+    def _open(self, case: WorklistCase) -> None:
+        self._panel.review.leave()
+        self.opened.follow(self._panel.review.session)
+        self.opened.keep()
+        message = {"command": Command.OPEN_CASE, "results": str(case.folder), "reader": self._reader}
+        show = partial(self.opened.show, case, self._reader)
+        self._asking.ask(message, self._onOpened, self._onOpenFailed, show)
+        self._opening = True
+        self._say(_("Opening {name}...").format(name=case.name))
+
+    def _onOpened(self, ct) -> None:
+        self._opening = False
+        if self._panel.parameters is None:  # the scene is being closed
+            self.opened.remove()
+            return
+        self._panel.parameters.ct = ct
+        self._panel.ui.reviewerEdit.text = self._reader
+        self._panel.showOpened()
+        self.table.select(self.opened.name)
+        self._say(_("{name} is open.").format(name=self.opened.name))
+        self._show()
+
+    def _onOpenFailed(self, _code: str, message: str, details: str) -> None:
+        self._opening = False
+        self._say(message)
+        showError(message, details)
+
+    def _onKept(self, name: str, review) -> None:
+        self.cases.reviewed(name, review)
+        self._show()
+
+    def _onSigned(self, message: dict[str, Any]) -> None:
+        name = self.opened.name
+        self._asking.ask(message, partial(self._onExported, name), self._onExportFailed)
+        self._say(_("Exporting the review of {name}...").format(name=name))
+
+    def _onExported(self, name: str, _result: dict[str, Any]) -> None:
+        self._say(_("{name} is signed and exported.").format(name=name))
+        self._read(table=True)
+
+    def _onExportFailed(self, _code: str, message: str, details: str) -> None:
+        text = _("{message} The review is not kept as signed; reopen it and sign off again.").format(message=message)
+        self._say(text)
+        showError(text, details)
+
+    # What is shown
+
+    def _show(self) -> None:
+        """Show the cases."""
+        if self.cases is not None:
+            self.table.show(self.cases.cases, self._reader, self.opened.name)
+        self.update()
+
+    def _say(self, text: str) -> None:
+        """Say what happens to the open case, unless the run has the line."""
+        if not self._run.running:
+            self.work.say(text)
+        self.update()
+
+    def _summary(self) -> str:
+        """Say how many cases there are, and how many of them are still to be predicted or read."""
+        count, toRun = len(self.cases.cases), len(self.cases.toRun())
+        text = _("{count} cases; {left} of them without results.")
+        return (
+            text.format(count=count, left=toRun) if toRun else _("{count} cases, all with results.").format(count=count)
+        )
+
+    def update(self) -> None:
+        """Set all widgets."""
+        running, cases = self._run.running, self.cases
+        wait = _("Wait until the run has ended, or cancel it.") if running else None
+        none = _("Choose a folder of images, or the DICOM database, first.") if cases is None else None
+        for button, tip in self._sources:
+            allow(button, wait or (none if button is self.resultsButton else None), tip)
+        self.sourceLabel.text = str(cases.source or cases.title) if cases else _("No cases yet.")
+        self.resultsLabel.text = _("Results: {folder}").format(folder=cases.cohort) if cases else ""
+        self.work.update(running, None if running else self._whyNotRun())
+        selected = cases.find(self.table.selected) if cases else None
+        reason = self._whyNotOpen()
+        noResults = None if selected and selected.hasResults else _("Select a case with results.")
+        allow(self.openButton, reason or noResults, _("Open the selected case for review."))
+        nothing = None if cases and cases.next(self.opened.name, self._reader) else _("No case is left to review.")
+        allow(self.nextButton, reason or nothing, _("Keep this review, and open the next case that is not signed."))
+        page = None if cases and cases.page else _("The table is written when a case is done.")
+        allow(self.pageButton, page, _("Open the cohort's table, which mob-uncertainty predict writes too."))
+
+    def _whyNotRun(self) -> str | None:
+        model = self._panel.inputs.model
+        if self.cases is None:
+            return _("Choose a folder of images, or the DICOM database, first.")
+        if model is None or model.problem:
+            return _("Choose a model in the panel first.")
+        if self._panel.parameters is None:
+            return _("Wait until the scene is loaded.")
+        return None if self.cases.toRun() else _("All cases have results.")
+
+    def _whyNotOpen(self) -> str | None:
+        if not self._reader:
+            return _("Enter your name as the reader first.")
+        if self._panel.state.busy or self._panel.parameters is None:
+            return _("Wait for the running computation to finish.")
+        return _("A case is being opened.") if self._opening else None
+
+    def _build(self) -> None:
+        main = slicer.util.mainWindow()
+        self.window = window = qt.QDockWidget(_("Worklist"), main)
+        window.objectName = "MoBUncertaintyWorklist"
+        content = qt.QWidget()
+        layout = qt.QVBoxLayout(content)
+        self.folderButton = _button(_("Folder..."))
+        self.patientsButton = _button(_("DICOM database"))
+        self.resultsButton = _button(_("Results in..."))
+        self._sources = (
+            (
+                self.folderButton,
+                _("List the images of a folder: DICOM folders and volumes, also in folders of folders."),
+            ),
+            (self.patientsButton, _("List the CT and MR series of Slicer's DICOM database.")),
+            (self.resultsButton, _("Choose where the results, reviews and the table of the cases go.")),
+        )
+        self.sourceLabel, self.resultsLabel, readerCaption = qt.QLabel(), qt.QLabel(), qt.QLabel(_("Reader:"))
+        for label in (self.sourceLabel, self.resultsLabel):
+            label.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)
+        self.readerEdit = qt.QLineEdit()
+        self.readerEdit.placeholderText = _("Your name")
+        self.readerEdit.toolTip = _("Whose reviews are shown and kept; each reader has a review of their own.")
+        readerCaption.setBuddy(self.readerEdit)
+        self.caseTable = qt.QTableWidget()
+        self.caseTable.accessibleName = _("Cases")
+        self.runButton = _button(_("Run all"))
+        self.runButton.toolTip = _("Predict all cases without results in the background, with the panel's model.")
+        self.openButton, self.nextButton = _button(_("Open")), _button(_("Open next (C)"))
+        self.pageButton = _button(_("Table..."))
+        self._bar, self.statusLabel = qt.QProgressBar(), qt.QLabel()
+        self.statusLabel.wordWrap = True
+        self.readerEdit.maximumWidth = READER_WIDTH
+        work = (self.runButton, self.openButton, self.nextButton, self.pageButton, readerCaption, self.readerEdit)
+        for widgets in (
+            (
+                *((self.folderButton, 0), (self.patientsButton, 0), (self.sourceLabel, 1)),
+                *((self.resultsButton, 0), (self.resultsLabel, 1)),
+            ),
+            (*((widget, 0) for widget in work), (self._bar, 1)),
+        ):
+            row = qt.QHBoxLayout()
+            for widget, stretch in widgets:
+                row.addWidget(widget, stretch)
+            row.addStretch(0)
+            layout.addLayout(row)
+        layout.insertWidget(1, self.caseTable, 1)
+        layout.addWidget(self.statusLabel)
+        window.setWidget(content)
+        if main is not None:
+            main.addDockWidget(qt.Qt.BottomDockWidgetArea, window)
+
+
+def _button(text: str) -> Any:
+    button = qt.QPushButton(text)
+    button.autoDefault = False
+    return button

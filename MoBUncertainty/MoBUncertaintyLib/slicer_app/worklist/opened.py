@@ -1,0 +1,131 @@
+"""The case of a worklist that is open for review: put into the scene, and its review kept on disk as it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import qt
+import slicer
+import slicer.util
+
+from MoBUncertaintyLib.output.cohort.readers import CaseReview, export_folder, write_review
+from MoBUncertaintyLib.slicer_app.panel.section import shown
+from MoBUncertaintyLib.slicer_app.sessions import Sessions
+from MoBUncertaintyLib.slicer_app.worklist.cases import WorklistCase
+from MoBUncertaintyLib.worker.protocol import Command
+
+KEEP_MS = 500  # after a change: quick clicks are kept together
+
+
+class OpenedCase:
+    """The case that is open, of one reader.
+
+    Args:
+        sessions: The reviews of the CTs in the scene.
+        onKept: Called with the case's name and its `CaseReview` each time that its review was written.
+        onSigned: Called with a request to export the review, once it is signed off.
+
+    Attributes:
+        ctNode: Its CT; None before one is opened.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        onKept: Callable[[str, CaseReview], None],
+        onSigned: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._sessions, self._onKept, self._onSigned = sessions, onKept, onSigned
+        self.ctNode = None
+        self._name = ""
+        self._results, self._reader = Path(), ""
+        self._review = None  # whose changes are kept
+        self._known: tuple = ()  # what was kept, or read from disk
+        self._isNew = False  # whether there is something to keep
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(KEEP_MS)
+        self._timer.timeout.connect(shown(self.keep))
+
+    @property
+    def name(self) -> str | None:
+        """The name of the case; None where none is open, or its CT was removed."""
+        return self._name if self.ctNode is not None and self.ctNode.GetScene() is not None else None
+
+    def show(self, case: WorklistCase, reader: str, answer: dict[str, Any]) -> Iterator[None]:
+        """Put what the worker has handed over into the scene, in place of the case before; returns the CT, in steps."""
+        self.remove()
+        ct = slicer.util.addVolumeFromArray(answer["ct"], np.array(answer["ijk_to_ras"]), case.name)
+        yield
+        try:
+            session = yield from self._sessions.begin(ct, {"ct": {"ijk_to_ras": answer["ijk_to_ras"]}}, answer)
+            if answer["review"]:
+                session = self._sessions.restore(ct, answer["review"])
+        except BaseException:
+            slicer.mrmlScene.RemoveNode(ct)
+            raise
+        _nameInstances(ct, answer["dicom_files"])
+        self._name, self.ctNode, self._results, self._reader = case.name, ct, case.folder, reader
+        self._review, self._known = session.review, _state(session.review)
+        return ct
+
+    def follow(self, session) -> None:
+        """Keep the review, soon, if it is that of the open case and has changed."""
+        if session is None or self.ctNode is None or session.ctNode is not self.ctNode:
+            return
+        self._review = session.review
+        if all(a is b for a, b in zip(_state(session.review), self._known, strict=True)):
+            return
+        if not session.review.signature:
+            self._isNew = True
+            if not self._timer.active:  # else quick clicks would put it off for ever
+                self._timer.start()
+            return
+        self._timer.stop()
+        self._isNew = False
+        self._known = _state(session.review)
+        self._onSigned(
+            {
+                "command": Command.SIGN_CASE,
+                "results": str(self._results),
+                "reader": self._reader,
+                "review": session.review.to_dict(),
+                "output": str(export_folder(self._results, self._reader)),
+            }
+        )
+
+    def keep(self) -> None:
+        """Write what has changed, if anything, at once.
+
+        Raises:
+            OutputError: It cannot be written; the next step, and whatever would remove the case, tries again.
+        """
+        if not self._isNew:
+            return
+        self._known = _state(self._review)
+        review = write_review(self._results, self._reader, self._review.to_dict())
+        self._isNew = False
+        self._onKept(self._name, review)
+
+    def remove(self) -> None:
+        """Keep the review, and remove the case from the scene."""
+        self.keep()
+        ct, self.ctNode, self._review = self.ctNode, None, None
+        if ct is not None and ct.GetScene() is not None:
+            slicer.mrmlScene.RemoveNode(ct)
+
+
+def _state(review) -> tuple:
+    """Return what a review is now; each step makes other objects."""
+    return review.regions, review.clicks, review.signature
+
+
+def _nameInstances(ct, files: list[str] | None) -> None:
+    """Tell Slicer which DICOM files a CT is, if they are in its database."""
+    database = getattr(slicer, "dicomDatabase", None)
+    instances = [database.instanceForFile(file) for file in files or ()] if database else []
+    if instances and all(instances):
+        ct.SetAttribute("DICOM.instanceUIDs", " ".join(instances))

@@ -1,0 +1,264 @@
+"""The worklist by clicks: four cases, one broken, a crash in the middle, resumed; two readers; the DICOM database."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from support.dicom_files import hounsfield, write_slices
+from support.small_panel import SHAPE, decide
+
+pytestmark = pytest.mark.own_process
+
+NAMES = ["a.nii.gz", "b.nii.gz", "c.nii.gz", "broken.nii.gz"]
+
+
+@pytest.fixture
+def scans(tmp_path) -> Path:
+    """Four cases; the last is truncated."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for name in NAMES:
+        image = sitk.GetImageFromArray(np.random.default_rng(len(name)).integers(0, 90, SHAPE).astype(np.int16))
+        image.SetSpacing((1.5, 1.5, 2.0))
+        sitk.WriteImage(image, folder / name)
+    broken = folder / "broken.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:-2000])
+    return folder
+
+
+@pytest.fixture
+def dock(desktop):
+    """The worklist, opened anew."""
+    yield opened(desktop)
+    desktop.widget.panel.worklist.close()
+    desktop.widget.panel.worklist = None
+
+
+def opened(desktop):
+    desktop.ui.worklistButton.click()
+    return desktop.widget.panel.worklist
+
+
+def rows(dock) -> dict[str, list[str]]:
+    """The cells of each case, by its name."""
+    table = dock.caseTable
+    cells = [[table.item(row, column).text() for column in range(table.columnCount)] for row in range(table.rowCount)]
+    return {name: rest for name, *rest in cells}
+
+
+def states(dock) -> dict[str, str]:
+    return {name: state for name, (state, *_rest) in rows(dock).items()}
+
+
+def idle(desktop, dock) -> None:
+    desktop.process(until=lambda: not dock._asking.busy and not dock._run.running)
+
+
+def choose(desktop, dock, folder: Path) -> None:
+    desktop.choose(folder)
+    dock.folderButton.click()
+    idle(desktop, dock)
+
+
+def kill_worker_in(name: str, dock) -> None:
+    """End the predicting worker as a crash does, once it computes a case."""
+
+    def watch(_step) -> None:
+        if f", {name}. Predicting tiles" in dock._run.text and dock._run._client._process:
+            with suppress(ProcessLookupError):
+                os.kill(dock._run._client._process._pid, signal.SIGKILL)
+
+    dock._run._whole.progress.connect(watch)
+
+
+def restart(desktop):
+    """Begin anew, as after a crash of the application: nothing is known but what is on disk."""
+    panel = desktop.widget.panel
+    panel.worklist._run.close()
+    panel.worklist._asking.close()
+    panel.worklist.opened._isNew = False  # nothing more is kept
+    panel.worklist.close()
+    panel.worklist = None
+    desktop.scene.Clear(0)
+    desktop.process()
+    return opened(desktop)
+
+
+def session(desktop):
+    return desktop.widget.panel.review.session
+
+
+def accept_all(desktop, first: str = "acceptButton") -> None:
+    """Decide all regions: the first in a way of its own."""
+    ui = desktop.ui
+    for row in range(ui.regionsTable.rowCount):
+        ui.regionsTable.selectRow(row)
+        button = getattr(ui, first if row == 0 else "acceptButton")
+        decide(button) if button is not ui.acceptButton else button.click()
+
+
+def sign(desktop, dock) -> None:
+    desktop.ui.signOffButton.click()
+    idle(desktop, dock)
+
+
+def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, tmp_path):
+    from MoBUncertaintyLib.slicer_app.worklist.dock import NEXT_KEY
+
+    assert not dock.runButton.enabled and not dock.nextButton.enabled
+    choose(desktop, dock, scans)
+    cohort = tmp_path / "scans results"
+    assert states(dock) == dict.fromkeys(NAMES, "Not run") and not cohort.exists()
+
+    dock.runButton.click()
+    kill_worker_in("b.nii.gz", dock)
+    texts = []
+    dock._run._whole.progress.connect(lambda step: texts.append((dock.statusLabel.text, dock._bar.format)))
+    desktop.process(until=lambda: "Ready" in states(dock).values())
+    assert dock.runButton.text == "Cancel" and desktop.ui.applyButton.text == "Apply"  # the panel is free meanwhile
+    idle(desktop, dock)
+    assert desktop.dialogs == []
+    assert states(dock) == {"a.nii.gz": "Ready", "b.nii.gz": "Failed", "c.nii.gz": "Ready", "broken.nii.gz": "Failed"}
+    assert rows(dock)["b.nii.gz"][1].startswith("The computing process ended unexpectedly (signal 9)")
+    assert "truncated" in rows(dock)["broken.nii.gz"][1]
+    assert any(text.startswith("Case 1 of 4, a.nii.gz. Predicting tiles: ") for text, _ in texts)
+    assert any("left" in text for _, text in texts)
+    before = (cohort / "a" / "prediction.json").stat().st_mtime_ns
+
+    # The application crashes, too: the same folder again is all it takes to go on.
+    dock = restart(desktop)
+    choose(desktop, dock, scans)
+    assert list(states(dock).values()) == ["Failed", "Failed", "Ready", "Ready"]  # as in the table
+    dock.runButton.click()
+    idle(desktop, dock)
+    assert states(dock)["b.nii.gz"] == "Ready" and states(dock)["broken.nii.gz"] == "Failed"
+    assert (cohort / "a" / "prediction.json").stat().st_mtime_ns == before  # it was not computed again
+
+    # One key leads through the cases; what is decided is on disk at once.
+    assert not dock.nextButton.enabled  # without a reader
+    dock.readerEdit.text = "A. Reader"
+    assert dock._key.key.toString() == NEXT_KEY
+    dock._key.activated.emit()
+    idle(desktop, dock)
+    first, ct = dock.opened.name, dock.opened.ctNode
+    assert desktop.ui.ctSelector.currentNode() is ct and desktop.ui.reviewerEdit.text == "A. Reader"
+    decide(desktop.ui.includeButton)
+    corrected = session(desktop).review.corrected()
+    desktop.process(until=lambda: states(dock)[first] == "In review")
+    assert rows(dock)[first][3] == "2"
+
+    # A second crash, and the review goes on where it was.
+    dock = restart(desktop)
+    choose(desktop, dock, scans)
+    dock.readerEdit.text = "A. Reader"
+    assert states(dock)[first] == "In review"
+    dock.caseTable.selectRow(list(states(dock)).index(first))
+    dock.openButton.click()
+    idle(desktop, dock)
+    assert np.array_equal(session(desktop).review.corrected(), corrected)
+    assert np.array_equal(session(desktop).results.corrected(), corrected)
+    assert session(desktop).review.reviewed == (1, 3)
+    accept_all(desktop, "includeButton")
+    sign(desktop, dock)
+    assert states(dock)[first] == "Signed"
+    assert (cohort / first[0] / "review-A. Reader" / "report.html").is_file()
+    ct = dock.opened.ctNode
+    dock.nextButton.click()
+    idle(desktop, dock)
+    assert dock.opened.name != first and ct.GetScene() is None  # one case at a time lies in memory
+    assert not session(desktop).review.reviewed[0]
+
+    # Another reader of the first case: no word of the first one's decisions, and the agreement at the end.
+    dock.readerEdit.text = "B. Reader"
+    assert states(dock)[first] == "Ready"
+    dock.caseTable.selectRow(list(states(dock)).index(first))
+    dock.openButton.click()
+    idle(desktop, dock)
+    assert session(desktop).review.reviewed == (0, 3)
+    accept_all(desktop, "excludeButton")
+    other = session(desktop).review.corrected()
+    sign(desktop, dock)
+    expected = 2 * (corrected & other).sum() / (corrected.sum() + other.sum())
+    assert rows(dock)[first][4:] == [f"{expected:.3f}", "1 of 3"]
+    assert desktop.dialogs == []
+
+    with (cohort / "cohort.csv").open(encoding="utf-8-sig", newline="") as file:
+        written = {row["case"]: row for row in csv.DictReader(file)}
+    assert written[first]["state"] == "signed" and written[first]["regions_decided_differently"] == "1"
+    assert written[first]["readers"] == "A. Reader: signed; B. Reader: signed"
+    assert "truncated" in written["broken.nii.gz"]["reason"]
+
+
+def test_a_run_is_cancelled_and_a_model_that_cannot_be_used_ends_it(desktop, dock, scans, tmp_path):
+    choose(desktop, dock, scans)
+    dock.runButton.click()
+    desktop.process(until=lambda: "Case 1 of 4" in dock.statusLabel.text)
+    dock.runButton.click()
+    idle(desktop, dock)
+    assert dock.statusLabel.text.startswith("Cancelled;") and dock.runButton.text == "Run all"
+    desktop.process(until=lambda: not any((tmp_path / "scans results").glob(".*")))  # nothing half written
+    assert set(states(dock).values()) == {"Not run"}
+    dock._run._onEnd(("The model is damaged.", "its traceback"))
+    assert desktop.dialogs[-1].text == "The model is damaged." and dock.statusLabel.text == "The model is damaged."
+
+
+def test_the_patients_of_the_dicom_database(desktop, dock, tmp_path, monkeypatch):
+    import qt
+    import slicer
+
+    from slicer_host.dicom_database import Database
+
+    monkeypatch.setattr(
+        qt.QStandardPaths, "writableLocation", lambda _place: str(tmp_path / "Documents"), raising=False
+    )
+    dock.patientsButton.click()
+    assert "holds no CT or MR series" in desktop.dialogs[-1].text
+
+    def named(uid: str, **values):
+        def change(dataset) -> None:
+            dataset.PatientID, dataset.SeriesInstanceUID = "id-7", uid
+            for name, value in values.items():
+                setattr(dataset, name, value)
+
+        return {-1: change}
+
+    def series(uid: str, folder: str = "dicom", **values) -> list[Path]:
+        here = tmp_path / folder / uid
+        return write_slices(here, hounsfield(SHAPE), named(uid, **values))
+
+    apart = series("1.9.4", folder="one", SeriesNumber=4) + series("1.9.4", folder="two", SeriesNumber=4)
+    monkeypatch.setattr(
+        slicer,
+        "dicomDatabase",
+        Database(
+            {
+                "1.9.1": series("1.9.1", SeriesNumber=1),
+                "1.9.2": series("1.9.2", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
+                "1.9.3": series("1.9.3", Modality="SR"),
+                "1.9.4": apart,
+            }
+        ),
+        raising=False,
+    )
+    dock.patientsButton.click()
+    idle(desktop, dock)
+    assert states(dock) == {"id-7 4 portal venous": "Failed", "id-7 1 portal venous": "Not run"}
+    assert "several folders" in rows(dock)["id-7 4 portal venous"][1]
+    dock.runButton.click()
+    idle(desktop, dock)
+    name = "id-7 1 portal venous"
+    assert states(dock)[name] == "Ready"
+    dock.readerEdit.text = "A. Reader"
+    dock.nextButton.click()
+    idle(desktop, dock)
+    assert dock.opened.ctNode.GetName() == name
+    assert dock.opened.ctNode.GetAttribute("DICOM.instanceUIDs").split()[0] == "1.2.3.4.1"
+    assert desktop.ui.dicomSegCheckBox.enabled  # of a CT from the database
