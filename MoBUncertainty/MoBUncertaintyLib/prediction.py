@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from MoBUncertaintyLib.conformal.calibration import VolumeBounds
 from MoBUncertaintyLib.conformal.interval import Interval
 from MoBUncertaintyLib.conformal.volumes import StatedVolume
 from MoBUncertaintyLib.errors import ImageError, SettingsError
-from MoBUncertaintyLib.geometry import Bounds, Box, Grid, hull, intersection, whole
+from MoBUncertaintyLib.geometry import Bounds, Box, Grid, hull, intersection, occupied, whole
+from MoBUncertaintyLib.method_cache import cached_method
 from MoBUncertaintyLib.model.card import Fold, Label
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance
@@ -175,6 +177,14 @@ class Prediction:
         everything = whole(self.shape)
         return intersection(tuple(slice(*each) for each in ends), everything) or hull(()) if ends else everything
 
+    @cached_property
+    def segmented_box(self) -> Box:
+        """The part of the image where a label is segmented; one voxel if none is.
+
+        What is measured of labels is measured there: an organ fills a hundredth of a CT.
+        """
+        return occupied(self.segmentation)
+
     @property
     def has_variance(self) -> bool:
         """Whether the model has a predictive variance: without a covariance there is but the disagreement of tiles."""
@@ -223,8 +233,8 @@ class Prediction:
 
     def volumes_ml(self) -> dict[str, float]:
         """Measure the segmented volume of each label, by its name."""
-        # Not by numpy's bincount, which makes int64 of the volume.
-        voxels = {label.name: int(np.count_nonzero(label.mask(self.segmentation))) for label in self.labels}
+        segmented = self.segmentation[self.segmented_box]
+        voxels = {label.name: int(np.count_nonzero(label.mask(segmented))) for label in self.labels}
         return {name: self.grid.voxel_mm3 / 1000 * count for name, count in voxels.items()}
 
     def channels_of(self, label: Label) -> list[int]:
@@ -233,6 +243,7 @@ class Prediction:
         values = (label.value,) if self.overlapping else label.values
         return [places[value] for value in values if value in places]
 
+    @cached_method(1)
     def expected_error_mm3(self) -> float:
         """Integrate 1 - max_c p over the image, background included: the volume expected to be labelled wrongly."""
         if self.overlapping:
@@ -244,6 +255,7 @@ class Prediction:
             total += float((1 - np.maximum.reduce([background, *planes])).sum(dtype=float))
         return self.grid.voxel_mm3 * total
 
+    @cached_method(1)
     def expected_errors_mm3(self) -> dict[str, float]:
         """Integrate, for each label by its name, the probability that a voxel is wrong about it.
 
@@ -252,11 +264,12 @@ class Prediction:
         """
         if len(self.labels) == 1:
             return {self.labels[0].name: self.expected_error_mm3()}
+        box = self.processed_box
         totals = {
             label.name: sum(
                 float(np.abs(label.mask(plane) - sum(p[1:], p[0])).sum(dtype=float))
                 for plane, *p in zip(
-                    self.segmentation, *[self.probability[n] for n in self.channels_of(label)], strict=True
+                    self.segmentation[box], *[self.probability[n][box] for n in self.channels_of(label)], strict=True
                 )
             )
             for label in self.labels

@@ -1,4 +1,4 @@
-"""Check before a computation that its results fit into the computer's memory.
+"""Check before a computation that its results fit into the computer's memory, and take no more of it than they need.
 
 An operating system may promise memory that it does not have, and then end the program that uses most of it. That can be
 Slicer, with everything that was not saved.
@@ -7,12 +7,19 @@ Slicer, with everything that was not saved.
 from __future__ import annotations
 
 import math
+import mmap
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
+import numpy as np
 import psutil
 
 from MoBUncertaintyLib.errors import SettingsError
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 BYTES_OF_LABEL, BYTES_OF_MAPS = 1, 8
 """Per voxel: the label; and for each foreground label the probability and variance, float32."""
@@ -75,6 +82,25 @@ def check_memory(voxels: int, labels: int, holders: int = 1) -> None:
             f"The results for {count} on {voxels / 1e6:,.0f} million voxels take {needed / 1e9:,.1f} GB of memory, of "
             f"which {free / 1e9:,.1f} GB are free; close other programs, or crop or resample the image first."
         )
+
+
+def lazy_zeros(shape: Sequence[int], dtype: DTypeLike) -> np.ndarray:
+    """Make an array of zeros of which only those parts take memory that are written to.
+
+    Those of `numpy.zeros` take all of it on Linux, where numpy asks for pages of 2 MB; most of a map of a CT stays 0.
+
+    Args:
+        shape, dtype: Of the array.
+    """
+    size = max(math.prod(shape) * np.dtype(dtype).itemsize, 1)
+    if sys.platform == "win32":
+        memory = mmap.mmap(-1, size)
+    else:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux may give them without being asked
+        with suppress(OSError):  # a kernel that has none
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.ndarray(tuple(shape), dtype, memory)
 
 
 def _too_little(needed: int) -> int | None:

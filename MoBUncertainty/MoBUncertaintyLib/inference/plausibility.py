@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,10 +46,9 @@ def unsuitable(regions: Sequence[Region], volumes_ml: Mapping[str, float]) -> st
     )
 
 
-def not_found(segmentation: np.ndarray, labels: Iterable[Label]) -> list[str]:
+def not_found(volumes_ml: Mapping[str, float]) -> list[str]:
     """Warn of each label that has no voxel, in a sentence."""
-    missing = (each for each in labels if not each.mask(segmentation).any())
-    return [f"No {readable(each.name)} was found in this image." for each in missing]
+    return [f"No {readable(name)} was found in this image." for name, volume in volumes_ml.items() if not volume]
 
 
 def cut_off(segmentation: np.ndarray, labels: Sequence[Label], case: Case, region_of_interest: bool) -> list[str]:

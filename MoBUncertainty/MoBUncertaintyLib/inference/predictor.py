@@ -17,7 +17,7 @@ from MoBUncertaintyLib.errors import Cancelled, SettingsError, reporting_out_of_
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.images.channels import aligned, in_order
 from MoBUncertaintyLib.images.grid import grid_of
-from MoBUncertaintyLib.images.memory import check_memory, check_tile
+from MoBUncertaintyLib.images.memory import check_memory, check_tile, lazy_zeros
 from MoBUncertaintyLib.images.reader import check_image
 from MoBUncertaintyLib.inference.devices import autocast_dtype, select_engine
 from MoBUncertaintyLib.inference.engine_openvino import OpenVinoEngine
@@ -179,8 +179,6 @@ class Predictor:
                 *window.warnings,
                 *_one_sample(self.model.card, self.settings.samples),
                 *_overlapping(self.labels),
-                *not_found(segmentation, self.labels),
-                *cut,
             ],
             timings={
                 "preprocess": clock.seconds["preprocess"],
@@ -190,6 +188,7 @@ class Predictor:
             click_settings=self.model.card.click_settings,
             overlapping=overlap(self.labels),
         )
+        prediction.warnings.extend([*not_found(prediction.volumes_ml()), *cut])
         measures = measure(prediction, window.organ_sums)
         # The ordinary cases were measured with all labels; of some of them the expected error, for one, is another.
         fingerprint = self.model.card.fingerprint if self.labels == self.model.card.labels else None
@@ -350,8 +349,8 @@ def _fill(
         overlapping: The labels overlap; a voxel has the last that is more probable than not, as with nnU-Net.
     """
     shape = case.frame.image.GetSize()[::-1]
-    segmentation = np.zeros(shape, dtype=np.uint8)
-    maps = [np.zeros((len(values), *shape), dtype=np.float32) for _ in range(2)]
+    segmentation = lazy_zeros(shape, np.uint8)
+    maps = [lazy_zeros((len(values), *shape), np.float32) for _ in range(2)]
     labels = case.view(segmentation)
     p_views, v_views = ([case.view(each) for each in volume] for volume in maps)
     for i, (p, v) in enumerate(zip(case.planes(probability), case.planes(variance), strict=True)):

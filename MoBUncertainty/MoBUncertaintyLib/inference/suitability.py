@@ -116,10 +116,11 @@ def measure(prediction: Prediction, organ_sums: np.ndarray) -> Measures:
         "thickness": float(max(prediction.grid.spacing)),
         "error": prediction.expected_error_mm3() / 1000 / max(sum(volumes.values()), 1e-6),
     }
+    segmented = prediction.segmentation[prediction.segmented_box]
     for label in prediction.labels:
         if volumes[label.name]:
             values[f"volume:{label.name}"] = volumes[label.name]
-            values[f"stray:{label.name}"] = _stray(label.mask(prediction.segmentation))
+            values[f"stray:{label.name}"] = _stray(label.mask(segmented))
     return Measures(values, np.array(rest))
 
 

@@ -151,7 +151,7 @@ class RegionFinder:
         """Map the uncertainty, once, in steps between which a user interface can answer."""
         if self._map is None:
             found = yield from map_uncertainty(self._prediction, self._settings.measure, self._settings.window_mm)
-            self._frames = label_frames(self._prediction.segmentation, self._prediction.grid)
+            self._frames = label_frames(self._prediction)
             self._map = found
 
     def find(self, settings: RegionSettings) -> Regions:

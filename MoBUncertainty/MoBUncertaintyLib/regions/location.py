@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
-from MoBUncertaintyLib.geometry import Box, Grid
+from MoBUncertaintyLib.geometry import Box, Grid, nested
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.prediction import Prediction
 
 LabelFrame = tuple[np.ndarray, np.ndarray]
 """Centroid and half extent of what a label segments, RAS mm."""
 
 
-def label_frames(labels: np.ndarray, grid: Grid) -> dict[int, LabelFrame]:
-    """Compute the frame of each label of a segmentation.
-
-    Args:
-        labels: Label map (z, y, x), 0 is background.
-        grid: Where its voxels lie.
-    """
-    boxes = ndimage.find_objects(labels)
-    return {value: _frame(labels[box] == value, box, grid) for value, box in enumerate(boxes, start=1) if box}
+def label_frames(prediction: Prediction) -> dict[int, LabelFrame]:
+    """Compute the frame of each value of a prediction's segmentation."""
+    segmented, grid = prediction.segmented_box, prediction.grid
+    labels = prediction.segmentation[segmented]
+    boxes = enumerate(ndimage.find_objects(labels), start=1)
+    return {value: _frame(labels[box] == value, nested(segmented, box), grid) for value, box in boxes if box}
 
 
 def location_in(centroid: np.ndarray, labels: np.ndarray, frames: Mapping[int, LabelFrame]) -> str:

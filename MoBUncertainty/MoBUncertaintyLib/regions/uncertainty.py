@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from MoBUncertaintyLib.geometry import Box, Grid, bounding_box
+from MoBUncertaintyLib.geometry import Box, Grid, bounding_box, nested, shape_of, widened
 from MoBUncertaintyLib.regions.blocks import LONGEST_MM, BlockGrid
 from MoBUncertaintyLib.regions.settings import Measure
 
@@ -79,7 +79,7 @@ def map_uncertainty(
     """
     grid, labels = prediction.grid, prediction.labels
     probability, variances = list(prediction.probability), list(prediction.variance)
-    box = _box_of_interest(probability, np.ceil(3 * window_mm / grid.spacing))
+    box = _box_of_interest(prediction, np.ceil(3 * window_mm / grid.spacing))
     blocks = BlockGrid(box, grid.spacing, min(LONGEST_MM, window_mm / 2))
     yield
     foreground, expected_error, variance, max_variance, uncertainty = np.empty((5, *blocks.shape), np.float32)
@@ -103,11 +103,10 @@ def map_uncertainty(
         segmentation[fraction > most] = label.value
         most = np.maximum(fraction, most)
         yield
-    smooth = uncertainty
+    thickness = uncertainty * np.float32(window_mm * np.sqrt(2 * np.pi))
     for axis, sigma in enumerate(window_mm / blocks.spacing):
-        smooth = ndimage.gaussian_filter1d(smooth, sigma, axis, mode="nearest", truncate=3)
+        ndimage.gaussian_filter1d(thickness, sigma, axis, output=thickness, mode="nearest", truncate=3)
         yield
-    thickness = smooth * np.float32(window_mm * np.sqrt(2 * np.pi))
     return UncertaintyMap(
         blocks,
         grid,
@@ -149,16 +148,18 @@ def voxel_uncertainty(
     return np.asarray(-sum(terms))
 
 
-def _box_of_interest(probability: Sequence[np.ndarray], margin: np.ndarray) -> Box:
+def _box_of_interest(prediction: Prediction, margin: np.ndarray) -> Box:
     """Return the box of what may be foreground, widened by `margin` voxels; one voxel if there is none."""
-    shadow = np.zeros(probability[0].shape[1:], bool)
-    slices = np.zeros(len(probability[0]), bool)
-    for each in probability:
-        for z, plane in enumerate(each):
-            likely = plane > NEGLIGIBLE
+    processed = prediction.processed_box
+    depth, *plane = shape_of(processed)
+    shadow, slices = np.zeros(plane, bool), np.zeros(depth, bool)
+    for each in prediction.probability:
+        for z, values in enumerate(each[processed]):
+            likely = values > NEGLIGIBLE
             slices[z] |= likely.any()
             shadow |= likely
-    return bounding_box([slices, np.any(shadow, axis=1), np.any(shadow, axis=0)], margin.tolist())
+    found = bounding_box([slices, np.any(shadow, axis=1), np.any(shadow, axis=0)])
+    return widened(nested(processed, found), margin.tolist(), prediction.shape)
 
 
 def _typical(thickness: np.ndarray, labels: np.ndarray, spacing: np.ndarray) -> np.ndarray:

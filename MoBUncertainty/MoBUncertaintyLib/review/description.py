@@ -118,4 +118,4 @@ class RegionDescriber:
 
     @cached_property
     def _frames(self) -> dict[int, LabelFrame]:
-        return label_frames(self._prediction.segmentation, self._prediction.grid)
+        return label_frames(self._prediction)

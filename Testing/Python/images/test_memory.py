@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.images.memory import check_memory, check_tile
+from MoBUncertaintyLib.images.memory import check_memory, check_tile, lazy_zeros
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import load_model
@@ -107,3 +109,15 @@ def test_a_tile_that_does_not_fit_is_refused_before_it_is_computed(free, tmp_pat
     free(500 * 10**6)
     with pytest.raises(SettingsError, match="tiles of 512 x 512 x 96 voxels"):
         predictor.predict(tiny.make_ct((12, 20, 20)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the pages of Linux")
+def test_of_lazy_zeros_only_what_is_written_to_takes_memory():
+    before = psutil.Process().memory_info().rss
+    maps = [lazy_zeros((2, 100, 512, 512), np.float32) for _ in range(2)]  # 0.4 GB
+    for each in maps:
+        each[1, ::10, 200:220] = 1
+    assert psutil.Process().memory_info().rss - before < 20e6
+    assert all(each.sum() == 10 * 20 * 512 for each in maps)
+    assert maps[0].shape == (2, 100, 512, 512) and maps[0].flags.writeable and maps[0].dtype == np.float32
+    assert lazy_zeros((0, 3), np.uint8).shape == (0, 3)

@@ -48,6 +48,14 @@ def test_volumes_are_those_of_the_labels() -> None:
     assert found.volumes_ml() == {"organ 1": 2.0, "organ 2": 1.0, "organ 3": 0.0}
 
 
+def test_what_is_measured_of_labels_is_measured_where_they_are() -> None:
+    segmentation = np.zeros((6, 7, 8), np.uint8)
+    segmentation[2:4, 5, 1:3] = 1
+    found = prediction(np.zeros((1, 6, 7, 8)), segmentation=segmentation)
+    assert found.segmented_box == (slice(2, 4), slice(5, 6), slice(1, 3))
+    assert prediction(np.zeros((1, 2, 2, 2))).segmented_box == (slice(0, 1),) * 3
+
+
 def test_maps_must_fit_segmentation_and_labels() -> None:
     with pytest.raises(ImageError, match="differ in their number of voxels; predict again"):
         prediction(np.zeros((3, 4, 5)), segmentation=np.zeros((3, 4, 6), np.uint8))
