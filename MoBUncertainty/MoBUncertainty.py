@@ -55,11 +55,10 @@ class MoBUncertaintyParameterNode:
     ct - The volume to segment.
     model - What segments it: the name of a model that ships with the module, or the path of one that was added.
     roi - Only what lies in this box is computed.
-    method - How the moments of the probability are computed.
-    samples - With Monte Carlo, how many.
+    method, samples - How the moments of the probability are computed; with Monte Carlo, from how many samples.
     device, engine - Where to compute, and what runs the network.
-    overlap - Fraction of a tile that its neighbour covers too.
-    mirror - Average over mirrored copies.
+    overlap, mirror - Fraction of a tile that its neighbour covers too; average over mirrored copies.
+    labels - Names of those that are wanted alone; none: all of the model.
     export... - Which files an export writes, and whether the report may name the patient.
     """
 
@@ -72,6 +71,7 @@ class MoBUncertaintyParameterNode:
     engine: Engine = Engine.AUTO
     overlap: Annotated[float, WithinRange(0, 0.9)] = 0.5
     mirror: bool = False
+    labels: list[str]
     exportReport: bool = True
     exportSegmentation: bool = True
     exportNifti: bool = False

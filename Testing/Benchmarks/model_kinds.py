@@ -1,9 +1,10 @@
 """Compare our label maps with nnU-Net's, for each kind of model that nnU-Net trains.
 
-    python Testing/Benchmarks/model_kinds.py [--output Testing/Benchmarks/results/model-kinds.json] [--iterations 15]
+    python Testing/Benchmarks/model_kinds.py [--output Testing/Benchmarks/results/model-kinds.json] [--only KIND ...]
 
 nnU-Net itself plans and trains tiny networks on synthetic cases, in a temporary folder, and predicts another case with
-`nnUNetPredictor`; the same training folder is then given to us. Prints a table, and writes it as JSON.
+`nnUNetPredictor`; the same training folder is then given to us. Prints a table, and writes it as JSON; with `--only`,
+other rows stay as they are there.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Kind:
         labels: Of `dataset.json`.
         order: Its `regions_class_order`.
         configuration, planner, folds: nnU-Net's names.
+        iterations: How long each fold is trained.
         zipped: We are given a zip of the training folder.
     """
 
@@ -53,6 +55,7 @@ class Kind:
     configuration: str = "3d_fullres"
     planner: str = "ExperimentPlanner"
     folds: tuple[int | str, ...] = (0,)
+    iterations: int = 15
     zipped: bool = False
 
 
@@ -61,12 +64,12 @@ KINDS = (
     Kind("one channel, one label", labels=(("organ", 1),)),
     Kind("one channel, two labels"),
     Kind("two channels", channels=("T1", "FLAIR")),
-    Kind("regions that overlap", labels=NESTED, order=(1, 2)),
+    Kind("regions that overlap", labels=NESTED, order=(1, 2), iterations=45),
     Kind("an ignore label", labels=(("liver", 1), ("spleen", 2), ("ignore", 3))),
     Kind("2d", configuration="2d"),
     Kind("3d_lowres", configuration="3d_lowres"),
     Kind("residual encoder M", planner="nnUNetPlannerResEncM"),
-    Kind("residual encoder L", planner="nnUNetPlannerResEncL"),
+    Kind("residual encoder L", planner="nnUNetPlannerResEncL", iterations=60),
     Kind("fold_all", folds=("all",)),
     Kind("five folds", folds=(0, 1, 2, 3, 4)),
     Kind("zip of a training folder", zipped=True),
@@ -78,12 +81,14 @@ KINDS = (
 class Row:
     """A line of the table: `equal` is the fraction of voxels with equal labels, `differing` their number.
 
+    `of_logits` is that fraction when we average logits over tiles and folds, as nnU-Net does, instead of probabilities.
     `labels` is how many nnU-Net finds, `said` why we refuse the model, and `iterations` how long each fold was trained.
     """
 
     kind: str
     predicts: bool
     equal: float | None = None
+    of_logits: float | None = None
     differing: int | None = None
     voxels: int | None = None
     labels: int | None = None
@@ -140,7 +145,7 @@ def write_raw(folder: Path, kind: Kind) -> None:
     (folder / "dataset.json").write_text(json.dumps(described))
 
 
-def train(root: Path, number: int, kind: Kind, iterations: int) -> Path:
+def train(root: Path, number: int, kind: Kind) -> Path:
     """Plan, preprocess and train as nnU-Net does, unless that is done; returns the training folder."""
     import nnunetv2
     import torch
@@ -169,7 +174,7 @@ def train(root: Path, number: int, kind: Kind, iterations: int) -> Path:
             str(number), trained, fold, "nnUNetTrainer", planner.plans_identifier, device=torch.device("cpu")
         )
         if not (Path(trainer.output_folder) / "checkpoint_final.pth").exists():
-            trainer.num_epochs, trainer.num_iterations_per_epoch = 1, iterations
+            trainer.num_epochs, trainer.num_iterations_per_epoch = 1, kind.iterations
             trainer.num_val_iterations_per_epoch = 1
             trainer.run_training()
     folder = Path(trainer.output_folder_base)
@@ -208,39 +213,46 @@ def stock(folder: Path, kind: Kind, images: Sequence[sitk.Image]) -> np.ndarray:
     return labels
 
 
-def compare(root: Path, number: int, kind: Kind, iterations: int) -> Row:
+def compare(root: Path, number: int, kind: Kind) -> Row:
     """Train one kind and predict it in both ways."""
+    from logit_average import predict_logits
     from MoBUncertaintyLib.errors import ModelError
-    from MoBUncertaintyLib.inference.predictor import predict
+    from MoBUncertaintyLib.inference.predictor import Predictor
     from MoBUncertaintyLib.model.folder import load_model
     from MoBUncertaintyLib.prediction import PredictionSettings
 
-    folder = train(root, number, kind, iterations)
+    folder = train(root, number, kind)
     images, _ = make_case(100, LARGER, len(kind.channels))
+    others = dict(zip(kind.channels[1:], images[1:], strict=True))
     settings = PredictionSettings(device="cpu", precision="float32", engine="torch", tiling="full", body_box=False)
     given = Path(shutil.make_archive(str(root / "zipped"), "zip", folder)) if kind.zipped else folder
     try:
         with load_model(given, folds=kind.folds) as model:
-            ours = predict(images[0], model, settings, channels=dict(zip(kind.channels[1:], images[1:], strict=True)))
+            predictor = Predictor(model, settings)
+            ours = predictor.predict(images[0], channels=others).segmentation
+            logits = predict_logits(predictor, images[0], others)
     except ModelError as error:
-        return Row(kind.name, predicts=False, said=str(error), iterations=iterations)
+        return Row(kind.name, predicts=False, said=str(error), iterations=kind.iterations)
     theirs = stock(folder, kind, images)
-    same = ours.segmentation == theirs
+    equal, as_logits = (round(float((each == theirs).mean()), 5) for each in (ours, logits))
     found = len(np.unique(theirs)) - 1
-    equal, differing = round(float(same.mean()), 5), int((~same).sum())
-    return Row(kind.name, True, equal, differing, same.size, found, iterations=iterations)
+    differing = int((ours != theirs).sum())
+    return Row(kind.name, True, equal, as_logits, differing, theirs.size, found, iterations=kind.iterations)
 
 
 def table(facts: dict[str, Any]) -> str:
     """Write what was measured as the table of the page on nnU-Net's models."""
-    columns = ("kind", "predicts", "steps of training", "labels found", "equal voxels", "differing voxels")
+    columns = (
+        "kind", "predicts", "steps of training", "labels found", "differing voxels", "equal voxels", "averaging logits"
+    )  # fmt: skip
     lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for row in facts["rows"]:
         if row["predicts"]:
-            equal, differing = f"{row['equal']:.3%}", f"{row['differing']:,} of {row['voxels']:,}"
-            lines.append(f"| {row['kind']} | yes | {row['iterations']} | {row['labels']} | {equal} | {differing} |")
+            facts_of = [row["iterations"], row["labels"], f"{row['differing']:,} of {row['voxels']:,}"]
+            cells = ["yes", *facts_of, f"{row['equal']:.3%}", f"{row['of_logits']:.3%}"]
         else:
-            lines.append(f"| {row['kind']} | no: it is refused | | | | |")
+            cells = ["no: it is refused", "", "", "", "", ""]
+        lines.append(f"| {' | '.join(map(str, [row['kind'], *cells]))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -263,10 +275,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     results = Path(__file__).parent / "results" / "model-kinds.json"
     parser.add_argument("--output", type=Path, default=results)
-    parser.add_argument("--iterations", type=int, default=15)
     parser.add_argument("--only", nargs="*", help="Kinds, by a part of their names.")
     asked = parser.parse_args()
-    rows = []
+    facts = json.loads(asked.output.read_text()) if asked.only and asked.output.exists() else {"rows": []}
+    rows = {row["kind"]: row for row in facts["rows"]}
     with environment() as root:
         from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
@@ -278,12 +290,12 @@ def main() -> None:
             number = numbers.setdefault(str((kind.channels, kind.labels, kind.order)), len(numbers) + 1)
             start = time.monotonic()
             with Path(os.devnull).open("w") as nothing, contextlib.redirect_stdout(nothing):
-                row = compare(root, number, kind, asked.iterations)
-            rows.append(row)
-            equal = "-" if row.equal is None else f"{row.equal:.3%}"
-            facts = {"nnunetv2": version("nnunetv2"), "rows": [*map(asdict, rows)]}
-            asked.output.write_text(json.dumps(facts, indent=1) + "\n")
-            print(f"{kind.name:28} {equal:>9} {row.said or row.labels} ({time.monotonic() - start:.0f} s)", flush=True)
+                row = compare(root, number, kind)
+            rows[kind.name] = asdict(row)
+            in_order = [rows[each.name] for each in KINDS if each.name in rows]
+            asked.output.write_text(json.dumps({"nnunetv2": version("nnunetv2"), "rows": in_order}, indent=1) + "\n")
+            equal = "-" if row.equal is None else f"{row.equal:.3%} {row.of_logits:.3%}"
+            print(f"{kind.name:28} {equal:>16} {row.said or row.labels} ({time.monotonic() - start:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":

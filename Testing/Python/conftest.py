@@ -28,6 +28,7 @@ hypothesis.settings.load_profile("busy")
 os.environ["MOB_UNCERTAINTY_ENGINE"] = "torch"
 # Nor are the models of whoever runs the tests.
 os.environ["MOB_UNCERTAINTY_MODELS"] = str(TESTS / "no models")
+os.environ["TOTALSEG_WEIGHTS_PATH"] = str(TESTS / "no weights")
 
 LONGEST = (
     "slicer_app/test_panel_clicks.py",

@@ -57,7 +57,8 @@ def predict(
     model: Annotated[
         str,
         typer.Option(
-            help="Model folder, nnU-Net training folder, .zip of one, or the name of a model that is shipped."
+            help="Model folder, nnU-Net training folder, .zip of one, the name of a model that is shipped, or "
+            "totalsegmentator:NUMBER for weights that TotalSegmentator has installed."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Results folder; for a folder of volumes, the folder that holds them.")],

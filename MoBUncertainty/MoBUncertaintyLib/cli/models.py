@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -46,7 +46,7 @@ def list_models(
         bool, typer.Option("--installed", help="List what is on this computer; contact no catalogue.")
     ] = False,
 ) -> Result:
-    """List the models of a catalogue, and what of them is installed."""
+    """List the models of a catalogue, what of them is installed, and weights of TotalSegmentator on this computer."""
     with console.reporting():
         if installed:
             return _list_installed()
@@ -59,7 +59,7 @@ def list_models(
         if not entries:
             typer.echo("The catalogue is empty.")
         models = [asdict(entry) | {"status": status(entry)} for entry in entries]
-        return Result({"index": str(place.base), "models": models})
+        return Result({"index": str(place.base), "models": models, "totalsegmentator": _list_weights()})
 
 
 @app.command()
@@ -156,7 +156,21 @@ def _list_installed() -> Result:
         kind = "comes with the program" if model in shipped else "installed"
         typer.echo(printable(f"{model.path.stem}  {model.problem or kind}"))
     facts = [{"name": model.path.stem, "path": model.path, "problem": model.problem} for model in [*shipped, *own]]
-    return Result({"models": facts})
+    return Result({"models": facts, "totalsegmentator": _list_weights()})
+
+
+def _list_weights() -> list[dict[str, Any]]:
+    """Show the weights that TotalSegmentator has installed."""
+    from MoBUncertaintyLib.model.folder import ListedModel
+    from MoBUncertaintyLib.model.nnunet.totalsegmentator import installed_weights
+
+    facts = []
+    for name, path in installed_weights().items():
+        model = ListedModel(path, None)
+        typer.echo(printable(f"{name}  {model.name}, weights of TotalSegmentator"))
+        typer.echo(printable(f"    labels: {', '.join(model.labels) or 'unknown'}; licence: {model.licence}"))
+        facts.append({"name": name, "path": path, "labels": model.labels, "licence": model.licence})
+    return facts
 
 
 def _show(entry: Entry, status: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,9 +25,11 @@ from MoBUncertaintyLib.files.resources import RESOURCES, installed_models
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import MODEL_FILE, Fold, ModelCard, card_from_json
 from MoBUncertaintyLib.model.files import ModelFile
+from MoBUncertaintyLib.model.nnunet import totalsegmentator
 from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset, covered_values
 from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing
-from MoBUncertaintyLib.model.nnunet.training_folder import is_training_folder, open_training_folder
+from MoBUncertaintyLib.model.nnunet.results import is_training_folder
+from MoBUncertaintyLib.model.nnunet.training_folder import licence, open_training_folder
 from MoBUncertaintyLib.model.weights import WEIGHTS_LIMIT, read_checkpoint, read_weights
 
 if TYPE_CHECKING:
@@ -128,10 +131,32 @@ class ListedModel:
     card: ModelCard | None
     problem: str | None = None
 
+    @property
+    def name(self) -> str:
+        """What people call it: a training folder is called as its data set, without number and count of subjects."""
+        if self.card:
+            return self.card.name
+        named = re.fullmatch(r"Dataset\d+_(.+?)(_\d+subj)?", self.path.parent.name)
+        return named[1] if named else self.path.stem
+
     @cached_property
     def channels(self) -> tuple[str, ...]:
         """Names of the images that a case has; none where that cannot be read."""
         return read_channels(self.path)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Names of its labels; none where that cannot be read."""
+        if self.card:
+            return tuple(label.name for label in self.card.labels)
+        with suppress(ModelError):
+            return tuple(check_dataset(read_dataset(self.path)).values())
+        return ()
+
+    @cached_property
+    def licence(self) -> str:
+        """Licence of its weights."""
+        return self.card.licence if self.card else licence(read_dataset(self.path), self.path)
 
     def is_called(self, name: str) -> bool:
         """Whether a name is that of its card or of its file, with or without suffix; upper and lower case are one."""
@@ -241,14 +266,19 @@ def read_card(path: Path | str) -> ModelCard:
 
 def read_channels(path: Path) -> tuple[str, ...]:
     """Read the names of a model's input channels, and nothing else of it; none where that cannot be read."""
+    with suppress(ModelError):
+        return channel_names(read_dataset(path))
+    return ()
+
+
+def read_dataset(path: Path) -> dict[str, Any]:
+    """Read a model's `dataset.json`, unchecked, and nothing else of it; empty where that cannot be read."""
     with suppress(ModelError, OSError, KeyError):
         path = model_of(path)
         if path.is_file():
-            file = ModelFile("dataset.json", str(path), archive.read_file(path, "dataset.json"))
-        else:
-            file = ModelFile.read(path, "dataset.json", str(path))
-        return channel_names(file.json())
-    return ()
+            return ModelFile("dataset.json", str(path), archive.read_file(path, "dataset.json")).json()
+        return ModelFile.read(path, "dataset.json", str(path)).json()
+    return {}
 
 
 def list_models(folder: Path | str = MODELS_FOLDER) -> list[ListedModel]:
@@ -265,6 +295,8 @@ def list_models(folder: Path | str = MODELS_FOLDER) -> list[ListedModel]:
 def find_model(name_or_path: Path | str, folder: Path | str = MODELS_FOLDER) -> Path:
     """Find a model by its path, or by its name (that of its card or of its file) in `folder` or among the installed.
 
+    Weights of TotalSegmentator have names such as `totalsegmentator:291`, see `nnunet.totalsegmentator`.
+
     Raises:
         ModelError: There is neither.
 
@@ -277,6 +309,8 @@ def find_model(name_or_path: Path | str, folder: Path | str = MODELS_FOLDER) -> 
     with suppress(OSError):  # a name too long for a path
         if path.exists():
             return path
+    if str(name_or_path).startswith(totalsegmentator.PREFIX):
+        return totalsegmentator.find_weights(str(name_or_path).removeprefix(totalsegmentator.PREFIX))
     listed = [*list_models(folder), *list_models(installed_models())]
     for model in listed:
         if model.is_called(str(name_or_path)):

@@ -1,4 +1,4 @@
-"""Look up SNOMED-CT terminology and colour of a label by its name. Codes and colours are from 3D Slicer's tables."""
+"""Look up SNOMED-CT terminology and colour of a label by its name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from MoBUncertaintyLib.model.card import Label
+from MoBUncertaintyLib.model.structures import ALIASES, STRUCTURES
 
 ANATOMY = ("SCT", "123037004", "Anatomical Structure")
 TISSUE_CATEGORY = ("SCT", "85756007", "Tissue")
@@ -19,42 +20,6 @@ MODIFIERS = {
     "right": ("SCT", "24028007", "Right"),
     "anterior": ("SCT", "255549009", "Anterior"),
     "posterior": ("SCT", "255551008", "Posterior"),
-}
-
-# Name in TotalSegmentator's spelling -> code, meaning, Slicer's recommended colour (None: Slicer has none).
-STRUCTURES: dict[str, tuple[str, str, tuple[int, int, int] | None]] = {
-    "adrenal_gland": ("23451007", "Adrenal gland", (249, 186, 150)),
-    "aorta": ("15825003", "Aorta", (224, 97, 76)),
-    "brain": ("12738006", "Brain", (250, 250, 225)),
-    "colon": ("71854001", "Colon", (204, 168, 143)),
-    "duodenum": ("38848004", "Duodenum", (255, 253, 229)),
-    "esophagus": ("32849002", "Esophagus", (211, 171, 143)),
-    "gallbladder": ("28231008", "Gallbladder", (139, 150, 98)),
-    "heart": ("80891009", "Heart", (206, 110, 84)),
-    "hippocampus": ("5366008", "Hippocampus", None),
-    "inferior_vena_cava": ("64131007", "Inferior vena cava", None),
-    "kidney": ("64033007", "Kidney", (185, 102, 83)),
-    "liver": ("10200004", "Liver", (221, 130, 101)),
-    "lung": ("39607008", "Lung", (197, 165, 145)),
-    "pancreas": ("15776009", "Pancreas", (249, 180, 111)),
-    "prostate": ("41216001", "Prostate", (230, 158, 140)),
-    "rectum": ("34402009", "Rectum", None),
-    "small_bowel": ("30315005", "Small Intestine", (205, 167, 142)),
-    "spleen": ("78961009", "Spleen", (157, 108, 162)),
-    "stomach": ("69695003", "Stomach", (216, 132, 105)),
-    "trachea": ("44567001", "Trachea", (182, 228, 255)),
-    "urinary_bladder": ("89837001", "Bladder", (222, 154, 132)),
-}
-
-ALIASES = {
-    "adrenal": "adrenal_gland",
-    "adrenal_glands": "adrenal_gland",
-    "bladder": "urinary_bladder",
-    "gall_bladder": "gallbladder",
-    "kidneys": "kidney",
-    "lungs": "lung",
-    "oesophagus": "esophagus",
-    "small_intestine": "small_bowel",
 }
 
 
@@ -70,15 +35,15 @@ def terminology(name: str, context: str = "") -> tuple[dict[str, Any], tuple[int
         None if Slicer recommends none.
     """
     words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+    side = next((word for word in words if word in MODIFIERS), None)
     modifier = None
-    for end in (0, -1):
-        if words and words[end] in MODIFIERS:
-            modifier = MODIFIERS[words.pop(end)]
-            break
     structure = "_".join(words)
+    if structure not in STRUCTURES and side is not None:  # the left atrium has a code of its own
+        modifier = MODIFIERS[side]
+        structure = "_".join(word for word in words if word != side)
     structure = ALIASES.get(structure, structure)
     if not structure:
-        structure = next((known for known in STRUCTURES if known in context.lower()), "")
+        structure = max((known for known in STRUCTURES if known in context.lower()), key=len, default="")
     if structure not in STRUCTURES:
         return {"category": TISSUE_CATEGORY, "type": TISSUE, "modifier": None}, None
     code, meaning, colour = STRUCTURES[structure]

@@ -1,4 +1,4 @@
-"""The models that a user can choose from: those that ship, those installed from a catalogue, and those added.
+"""The models that a user can choose from: shipped, installed from a catalogue or by TotalSegmentator, or added.
 
 Added models stay where they are; Slicer's settings keep their paths. Only their cards are read, without torch.
 """
@@ -16,6 +16,8 @@ from MoBUncertaintyLib.catalogue.install import remove as uninstall
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.files.resources import installed_models
 from MoBUncertaintyLib.model.folder import DEMO_MODEL, MODELS_FOLDER, ListedModel, is_trained, list_models, model_of
+from MoBUncertaintyLib.model.nnunet.totalsegmentator import installed_weights
+from MoBUncertaintyLib.model.nnunet.totalsegmentator import name_of as nameOfWeights
 
 SETTINGS_KEY = "MoBUncertainty/Models"
 
@@ -31,19 +33,22 @@ class ModelList:
         self.folder = Path(folder)
 
     def models(self) -> dict[str, ListedModel]:
-        """List the demo's model, the other shipped ones, the installed and the added; each with its card or problem.
+        """List the demo's model, the other shipped ones, the installed, the added and TotalSegmentator's.
 
         They go by the names that a scene remembers them by, see `name`.
         """
         shipped = sorted(list_models(self.folder), key=lambda model: model.path.name != DEMO_MODEL)
         taken = {model.path.name for model in shipped}
         installed = [model for model in list_models(installed_models()) if model.path.name not in taken]
-        every = [*shipped, *installed, *map(_listed, self.added())]
+        weights = [ListedModel(path, None) for path in installed_weights().values()]
+        every = [*shipped, *installed, *map(_listed, self.added()), *weights]
         return {self.name(model): model for model in every}
 
     def name(self, model: ListedModel) -> str:
-        """Return a model's path or, if it ships or was installed, its folder's name: that is alike on all computers."""
-        return model.path.name if self.ships(model) or self.isInstalled(model) else str(model.path)
+        """Return a model's path or, if it ships or was installed, its name: that is alike on all computers."""
+        if self.ships(model) or self.isInstalled(model):
+            return model.path.name
+        return nameOfWeights(model.path) or str(model.path)
 
     def ships(self, model: ListedModel) -> bool:
         """Tell whether a model ships with the extension."""

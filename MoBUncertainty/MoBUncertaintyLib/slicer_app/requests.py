@@ -13,8 +13,8 @@ from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.geometry import Grid
 from MoBUncertaintyLib.model.folder import read_channels
 from MoBUncertaintyLib.output.exchange import KEPT, read_prediction, read_settings, write_maps
-from MoBUncertaintyLib.slicer_app.channels import channelVolume
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
+from MoBUncertaintyLib.slicer_app.inputs.channels import channelVolume
 from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
 from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, isPlaced

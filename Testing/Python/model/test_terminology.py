@@ -10,14 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from MoBUncertaintyLib.model.card import Label
-from MoBUncertaintyLib.model.terminology import (
-    ANATOMY,
-    STRUCTURES,
-    TISSUE,
-    TISSUE_CATEGORY,
-    describe_labels,
-    terminology,
-)
+from MoBUncertaintyLib.model.structures import STRUCTURES
+from MoBUncertaintyLib.model.terminology import ANATOMY, TISSUE, TISSUE_CATEGORY, describe_labels, terminology
+
+OF_HL7 = {*(f"rib_{number}" for number in range(1, 13)), "vertebrae_s1", "gluteus_maximus", "gluteus_medius"}
+OF_HL7 |= {"heart_myocardium", "portal_vein_and_splenic_vein"}
+"""Structures whose codes are in value sets of HL7's guides and in no table that is installed here."""
 
 
 @pytest.mark.parametrize(
@@ -30,6 +28,13 @@ from MoBUncertaintyLib.model.terminology import (
         ("hippocampus", "", "5366008", None),
         ("something new", "", "85756007", None),
         ("left", "Dataset001_Unknown", "85756007", None),
+        ("rib_left_7", "", "24915002", "7771000"),
+        ("vertebrae_T12", "", "23215003", None),
+        ("heart_atrium_left", "", "82471001", None),
+        ("lung_middle_lobe_right", "", "72481006", None),
+        ("lung_upper_lobe_right", "", "45653009", "24028007"),
+        ("subclavian_artery_left", "", "36765005", "7771000"),
+        ("autochthon_left", "", "85756007", None),
     ],
 )
 def test_labels_get_their_terminology(name: str, context: str, code: str, modifier: str | None) -> None:
@@ -38,8 +43,11 @@ def test_labels_get_their_terminology(name: str, context: str, code: str, modifi
     assert (codes["modifier"] or (None, None))[1] == modifier
 
 
-def test_every_code_is_one_of_slicers_own() -> None:
+def test_every_code_is_one_of_slicers_or_of_dicoms_own() -> None:
+    """By its code and its meaning; those that are HL7's alone are named."""
     trame_slicer = pytest.importorskip("trame_slicer")
+    from pydicom.sr._concepts_dict import concepts
+
     tables = (Path(trame_slicer.__file__).parent / "resources" / "terminologies").glob("*CategoryType*.term.json")
     known = {
         (category["CodeValue"], entry["CodeValue"], entry["CodeMeaning"])
@@ -47,8 +55,14 @@ def test_every_code_is_one_of_slicers_own() -> None:
         for category in json.loads(table.read_text())["SegmentationCodes"]["Category"]
         for entry in category["Type"]
     }
-    ours = {(ANATOMY[1], code, meaning) for code, meaning, _ in STRUCTURES.values()}
-    assert ours | {(TISSUE_CATEGORY[1], *TISSUE[1:])} <= known
+    known |= {(ANATOMY[1], code, each[0]) for codes in concepts["SCT"].values() for code, each in codes.items()}
+    ours = {name: (ANATOMY[1], code, meaning) for name, (code, meaning, _) in STRUCTURES.items()}
+    assert {name for name, code in ours.items() if code not in known} == OF_HL7
+    assert (TISSUE_CATEGORY[1], *TISSUE[1:]) in known
+
+
+def test_no_two_structures_share_a_code() -> None:
+    assert len({code for code, *_ in STRUCTURES.values()}) == len(STRUCTURES)
 
 
 @given(st.lists(st.text(min_size=1, max_size=10), min_size=1, max_size=40))

@@ -1,5 +1,6 @@
 """The panel's inputs through their widgets: what can be chosen, and what says why it cannot."""
 
+import json
 import shutil
 
 import numpy as np
@@ -123,6 +124,53 @@ class TestInputs:
         desktop.scene.RemoveNode(flair)
         desktop.process()
         assert ui.applyButton.toolTip == "Select a volume for FLAIR first."
+        ui.removeModelButton.click()
+
+    def test_some_of_many_labels_are_chosen_by_search(self, desktop, tmp_path):
+        import qt
+
+        folder, ui = tmp_path / "Dataset007_Organs" / "nnUNetTrainer__nnUNetPlans__3d_fullres", desktop.ui
+        (folder / "fold_0").mkdir(parents=True)
+        (folder / "plans.json").write_text("{}")
+        names = ["spleen", "kidney_left", "kidney_right", "pancreas", "liver", "stomach"]
+        values = {"background": 0} | {name: value for value, name in enumerate(names, start=1)}
+        (folder / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": values}))
+        add_ct(desktop)
+        ui.inputsCollapsibleButton.collapsed = False
+        assert not ui.labelsPlace.visible, "one label is not chosen from"
+        desktop.choose(folder / "plans.json")
+        ui.addModelButton.click()
+        desktop.process()
+        panel = desktop.widget.panel
+        chooser, settings = panel.inputs._chooser, panel.inputs
+        assert "labels: spleen, kidney left, kidney right, pancreas and 2 more" in ui.modelInfoLabel.text
+        assert ui.modelSelector.currentText == "Organs"
+        assert ui.labelsPlace.visible
+        assert not chooser.list.visible
+        assert chooser.summary.text == "Labels: all 6."
+        chooser.button.click()
+        assert chooser.list.visible
+        chooser.search.text = "kidney ri"
+        rows = [chooser.list.item(row) for row in range(chooser.list.count)]
+        assert [row.text() for row in rows if not row.isHidden()] == ["kidney right"]
+        rows[2].setCheckState(qt.Qt.Checked)
+        chooser.search.text = ""
+        rows[3].setCheckState(qt.Qt.Checked)
+        assert chooser.summary.text == "Labels: 2 of 6, kidney right, pancreas."
+        assert panel.parameters.labels == settings.labels == ["kidney_right", "pancreas"]
+        ui.modelSelector.currentIndex = 0
+        assert settings.labels == ["pancreas"], "the other model has one of them"
+        ui.modelSelector.currentIndex = ui.modelSelector.count - 1
+        assert settings.labels == ["kidney_right", "pancreas"], "and keeps them"
+        asked = []
+        desktop.logic.run = lambda _ct, _model, asked_for: asked.append(asked_for["labels"])
+        ui.applyButton.click()
+        assert asked == [["kidney_right", "pancreas"]]
+        chooser.everything.click()
+        assert chooser.summary.text == "Labels: all 6."
+        ui.applyButton.click()
+        assert asked[1:] == [None]
+        del desktop.logic.run
         ui.removeModelButton.click()
 
     def test_what_is_no_model_is_one_dialog(self, desktop, tmp_path):

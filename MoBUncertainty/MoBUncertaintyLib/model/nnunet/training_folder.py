@@ -12,56 +12,15 @@ from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.model.card import Fold, ModelCard, covariance_from_json
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.files import ModelFile
+from MoBUncertaintyLib.model.nnunet import totalsegmentator
 from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset, covered_values
 from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing
+from MoBUncertaintyLib.model.nnunet.results import find_checkpoints
 from MoBUncertaintyLib.model.nnunet.slices import in_3d
 from MoBUncertaintyLib.model.terminology import describe_labels
 from MoBUncertaintyLib.model.weights import checkpoint_file, read_checkpoint
 
 FINAL, BEST = "checkpoint_final.pth", "checkpoint_best.pth"
-
-
-def is_training_folder(folder: Path) -> bool:
-    """Whether a folder has nnU-Net's `plans.json`, `dataset.json` and a `fold_*`, and no weights of a model folder."""
-    has_plans = all((folder / name).is_file() for name in ("plans.json", "dataset.json"))
-    return has_plans and any(folder.glob("fold_*")) and not any(folder.glob("fold_*/weights.safetensors"))
-
-
-def find_checkpoints(
-    folder: Path, preferred: Sequence[str], folds: Sequence[Fold] | None = None, where: str = ""
-) -> dict[Fold, Path]:
-    """Find the checkpoint of each fold, with the same file name for all.
-
-    Args:
-        folder: Training folder.
-        preferred: File names, best first; the first that all the folds have is taken.
-        folds: Folds to use; None: all numbered folds that have the first of `preferred` that any has (which leaves out
-            a fold that is still being trained) or, if there are none, `fold_all`.
-        where: The folder, as the user knows it; "": by its path.
-
-    Raises:
-        ModelError: A fold, or every fold, has no such checkpoint.
-    """
-    found: dict[Fold, Path] = {}
-    where = where or str(folder)
-    for child in folder.iterdir():
-        if match := re.fullmatch(r"fold_(0|[1-9][0-9]{0,2}|all)", child.name):
-            found["all" if match[1] == "all" else int(match[1])] = child
-    if folds is not None and not folds:
-        raise ModelError("No fold was chosen; choose at least one.")
-    for name in preferred:
-        there = [fold for fold, child in found.items() if (child / name).is_file()]
-        chosen = folds or sorted(fold for fold in there if isinstance(fold, int)) or ["all"]
-        if set(chosen) <= set(there):
-            return {fold: found[fold] / name for fold in chosen}
-    trained = [fold for fold, child in found.items() if any((child / name).is_file() for name in preferred)]
-    if not trained:
-        raise ModelError(f"{where} has no fold with {' or '.join(preferred)}; train the model first.")
-    missing = [fold for fold in folds or () if fold not in trained]
-    there_are = ", ".join(map(str, trained))
-    if missing:
-        raise ModelError(f"{where} has no trained fold {missing[0]} (there is: {there_are}).")
-    raise ModelError(f"The folds of {where} have no checkpoint of the same name; choose folds that are all trained.")
 
 
 def open_training_folder(
@@ -109,7 +68,7 @@ def open_training_folder(
             labels=describe_labels(names, data_set, covered_values(dataset)),
             covariance=covariance,
             configuration=trained.configuration,
-            orientation=_orientation(plans, dataset),
+            orientation=_orientation(plans, dataset, path),
             spacing=image_spacing(plans, planned),
             mirror_axes=tuple(axis + 3 - len(planned["spacing"]) for axis in trained.mirror_axes),
             training={
@@ -123,18 +82,26 @@ def open_training_folder(
                 **({"finetuning": plans["finetuning"]} if "finetuning" in plans else {}),
                 **({} if trained.temperature is None else {"temperature": trained.temperature}),
             },
-            licence=_text(dataset.get("licence")) or _text(dataset.get("license")) or "not stated",
+            licence=licence(dataset, path),
         )
     except (ValueError, TypeError) as error:
         raise ModelError(f"The training folder {where} cannot be used: {error}.") from error
     return card, plans, dataset, sources, {file.name: file.sha256 for file in read}
 
 
-def _orientation(plans: dict[str, Any], dataset: dict[str, Any]) -> str | None:
+def licence(dataset: dict[str, Any], path: Path) -> str:
+    """Return the licence of the weights, as the data set or TotalSegmentator states it."""
+    stated = _text(dataset.get("licence")) or _text(dataset.get("license"))
+    return stated or totalsegmentator.licence_of(path) or "not stated"
+
+
+def _orientation(plans: dict[str, Any], dataset: dict[str, Any], path: Path) -> str | None:
     """Return what `mob-training` wrote, or RAS for nnU-Net's reorienting readers; others keep the stored axes."""
     stated: str | None = dataset.get("orientation")
     if stated is not None:
         return stated
+    if totalsegmentator.is_its(path):
+        return totalsegmentator.ORIENTATION
     return "RAS" if str(plans.get("image_reader_writer")).endswith("WithReorient") else None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,11 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.files.resources import installed_models
 from MoBUncertaintyLib.model.folder import ListedModel
+from MoBUncertaintyLib.model.nnunet.totalsegmentator import name_of as nameOfWeights
 from MoBUncertaintyLib.slicer_app.calibration.dialog import Recalibrate
 from MoBUncertaintyLib.slicer_app.catalogue.dialog import FindModels
-from MoBUncertaintyLib.slicer_app.channels import channelVolume, setChannelVolume
+from MoBUncertaintyLib.slicer_app.inputs.labels import LabelChooser, fewLabels
+from MoBUncertaintyLib.slicer_app.inputs.selectors import ChannelSelectors
 from MoBUncertaintyLib.slicer_app.models import ModelList
 from MoBUncertaintyLib.slicer_app.panel.dialogs import confirmLoss
 from MoBUncertaintyLib.slicer_app.panel.section import allow, shortened, shown, write
@@ -52,6 +53,8 @@ class InputsSection:
         self._known: dict[str, ListedModel] = {}
         self._listed: dict[str, ListedModel] = {}
         self._channels = ChannelSelectors(ui.channelsPlace, onModel)
+        self._parameters: Any = None
+        self._chooser = LabelChooser(ui.labelsPlace, self._onLabels)
         write(ui.sampleLabel, ui.sampleLabel.text)
         ui.sampleLabel.linkActivated.connect(shown(lambda link: loadDemo()))
         ui.modelSelector.currentIndexChanged.connect(lambda *_args: onModel())
@@ -71,6 +74,12 @@ class InputsSection:
         """What a scene remembers the chosen model by, see `ModelList.name`; "" where there is none."""
         index = self._ui.modelSelector.currentIndex
         return list(self._listed)[index] if 0 <= index < len(self._listed) else ""
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the labels that are wanted alone; none: all of the model."""
+        there = self.model.labels if self.model else ()
+        return [name for name in self._parameters.labels if name in there] if self._parameters else []
 
     def fill(self, name: str) -> None:
         """Read the list of models anew, and `choose`."""
@@ -120,8 +129,10 @@ class InputsSection:
         ui = self._ui
         for widget in (ui.ctSelector, ui.modelSelector, ui.findModelsButton, ui.addModelButton, ui.sampleLabel):
             widget.enabled = not state.busy
+        self._parameters = parameters
         ct = parameters.ct if parameters else None
         model = self.model
+        self._chooser.offer(model.labels if model and not model.problem else (), self.labels, not state.busy)
         self._channels.offer(ct, model.channels if model and not model.problem else (), not state.busy)
         if parameters:
             ui.sampleLabel.visible = ct is None
@@ -153,6 +164,11 @@ class InputsSection:
             dialog.window.deleteLater()
         self.finder = self.recalibrate = None
 
+    def _onLabels(self, names: list[str]) -> None:
+        """Keep which labels are wanted."""
+        if self._parameters:
+            self._parameters.labels = names
+
     def _onFind(self, *_args) -> None:
         if self.finder is None:
             self.finder = FindModels(self._newClient(), self._onInstalled)
@@ -179,7 +195,7 @@ class InputsSection:
     def _onRemove(self, *_args) -> None:
         if self._models.isInstalled(self.model):
             question = _("The model {name} and its files are removed from this computer. Remove?")
-            if not confirmLoss(question.format(name=modelName(self.model))):
+            if not confirmLoss(question.format(name=self.model.name)):
                 return
         self._models.remove(self.model.path)
         self.fill("")
@@ -202,7 +218,8 @@ class InputsSection:
         if model.problem:
             return model.problem
         if model.card is None:
-            return _("Training folder of nnU-Net; what it segments is read when it runs.")
+            text = _("Training folder of nnU-Net, labels: {labels}. Licence: {licence}.")
+            return text.format(labels=fewLabels(model.labels), licence=model.licence)
         text = _("{task}. Licence: {licence}.")
         return text.format(task=model.card.task.rstrip("."), licence=model.card.licence)
 
@@ -211,74 +228,17 @@ class InputsSection:
             return _("Wait for the running computation to finish.")
         if self.model is None or self._models.ships(self.model):
             return _("This model comes with the extension.")
+        if nameOfWeights(self.model.path):
+            return _("These weights are TotalSegmentator's, whose folder is listed as it is.")
         return None
-
-
-class ChannelSelectors:
-    """A selector of a volume for each input channel of the model beyond the first, which is the CT's.
-
-    Args:
-        place: The widget that holds them; hidden where there are none.
-        onChanged: Called when another volume is chosen.
-
-    Attributes:
-        selectors: By the channel's name.
-    """
-
-    def __init__(self, place, onChanged: Callable[[], None]) -> None:
-        self._place = place
-        self._onChanged = onChanged
-        self._form = None
-        self._ct = None
-        self.selectors: dict[str, Any] = {}
-        place.visible = False
-
-    def offer(self, ct, channels: Sequence[str], enabled: bool) -> None:
-        """Show the volumes that a CT refers to; without a CT, or with one channel, nothing."""
-        self._ct = None  # what is shown now is no choice of the user's
-        names = list(channels[1:]) if ct else []
-        if names != list(self.selectors):
-            self._make(names)
-        for name, selector in self.selectors.items():
-            selector.setCurrentNode(channelVolume(ct, name))
-            selector.enabled = enabled
-        self._place.visible = bool(names)
-        self._ct = ct
-
-    def _make(self, names: Sequence[str]) -> None:
-        if self._form is not None:
-            self._form.setParent(None)
-            self._form.deleteLater()
-        self._form, self.selectors = qt.QWidget(), {}
-        layout = qt.QFormLayout(self._form)
-        layout.setContentsMargins(0, 0, 0, 0)
-        for name in names:
-            selector = slicer.qMRMLNodeComboBox()
-            selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
-            selector.hideChildNodeTypes = ["vtkMRMLLabelMapVolumeNode", "vtkMRMLDiffusionWeightedVolumeNode"]
-            selector.noneEnabled, selector.addEnabled, selector.removeEnabled = True, False, False
-            selector.noneDisplay = _("Select a volume")
-            selector.toolTip = _("The volume for the model's input {name}; resampled to the CT if need be.").format(
-                name=name
-            )
-            selector.setMRMLScene(slicer.mrmlScene)
-            selector.currentNodeIDChanged.connect(shown(partial(self._onChosen, name)))
-            layout.addRow(f"{name}:", selector)
-            self.selectors[name] = selector
-        self._place.layout().addWidget(self._form)
-
-    def _onChosen(self, name: str, *_args) -> None:
-        if self._ct is not None:
-            setChannelVolume(self._ct, name, self.selectors[name].currentNode())
-            self._onChanged()
 
 
 def modelTitles(models: Sequence[ListedModel]) -> list[str]:
     """List the models' names; those with equal names get the folder that tells them apart."""
     titles = []
     for model in models:
-        name = modelName(model)
-        others = [other.path for other in models if other is not model and modelName(other) == name]
+        name = model.name
+        others = [other.path for other in models if other is not model and other.name == name]
         titles.append(f"{name} ({distinction(model.path, others)})" if others else name)
     return titles
 
@@ -289,8 +249,3 @@ def distinction(path: Path, others: Sequence[Path]) -> str:
         if all(len(other.parts) <= place or other.parts[-1 - place] != folder for other in others):
             return folder
     return str(path)
-
-
-def modelName(model: ListedModel) -> str:
-    """Name a model as the user knows it."""
-    return model.card.name if model.card else model.path.stem

@@ -15,7 +15,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.errors import Cancelled, LostReviewError, UserError
-from MoBUncertaintyLib.slicer_app.channels import missingChannel
+from MoBUncertaintyLib.slicer_app.inputs.channels import missingChannel
 from MoBUncertaintyLib.slicer_app.panel.dialogs import AfterLoading, confirmLoss, isLoading, showError
 from MoBUncertaintyLib.slicer_app.panel.export import ExportSection, newFolder
 from MoBUncertaintyLib.slicer_app.panel.inputs import InputsSection
@@ -259,7 +259,7 @@ class Panel:
         self.review.leave()
         if not self._mayReplaceReview():
             return None
-        settings = predictionSettings(self.parameters, canMirror(self.inputs.model))
+        settings = predictionSettings(self.parameters, canMirror(self.inputs.model), self.inputs.labels)
         return self.logic.run(self.parameters.ct, self.inputs.model.path, settings)
 
     def _requestExport(self, folder: Path, formats: list[str], patientFields: bool) -> Job | None:

@@ -210,12 +210,13 @@ def duration(seconds: float) -> str:
     return _("{n} min").format(n=round(seconds / 60))
 
 
-def predictionSettings(parameters, mirror: bool) -> dict[str, object]:
+def predictionSettings(parameters, mirror: bool, labels: list[str]) -> dict[str, object]:
     """Collect the fields of `prediction.PredictionSettings`.
 
     Args:
         parameters: The module's.
         mirror: Whether the model can be mirrored.
+        labels: Names of those that are wanted alone; none: all.
     """
     return {
         "samples": parameters.samples if parameters.method is Method.MONTE_CARLO else None,
@@ -224,4 +225,5 @@ def predictionSettings(parameters, mirror: bool) -> dict[str, object]:
         "device": parameters.device.value,
         "engine": parameters.engine.value,
         "region_of_interest": roiBounds(parameters.roi, parameters.ct),
+        "labels": labels or None,
     }

@@ -1,6 +1,7 @@
 """Stands in for `slicer.parameterNodeWrapper`: typed parameters, bound to widgets by `SlicerParameterName`."""
 
 import enum
+import json
 import typing
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ class Parameter:
         self.kind, *self.annotations = (
             typing.get_args(annotation) if typing.get_origin(annotation) is typing.Annotated else (annotation,)
         )
+        self.kind = typing.get_origin(self.kind) or self.kind  # a list of text is a list
 
     @property
     def isNode(self):
@@ -45,6 +47,8 @@ class Parameter:
             return self.default if self.default is not None else self.kind()
         if self.kind is bool:
             return text == "True"
+        if self.kind is list:
+            return json.loads(text)
         if issubclass(self.kind, enum.Enum):
             return self.kind[text]
         return self.kind(text)
@@ -58,7 +62,8 @@ class Parameter:
             raise TypeError(f"{self.name} takes {self.kind.__name__}, not {value!r}")
         for annotation in self.annotations:
             annotation.validate(value)
-        node.SetParameter(self.name, value.name if issubclass(self.kind, enum.Enum) else str(value))
+        text = json.dumps(value) if self.kind is list else str(value)
+        node.SetParameter(self.name, value.name if issubclass(self.kind, enum.Enum) else text)
 
     def bind(self, widget):
         """The widget's signal, how to read it and how to write it."""

@@ -1,0 +1,53 @@
+"""How nnU-Net lays out what it has trained: training folders, and the checkpoints in them. Needs no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.model.card import Fold
+
+
+def is_training_folder(folder: Path) -> bool:
+    """Whether a folder has nnU-Net's `plans.json`, `dataset.json` and a `fold_*`, and no weights of a model folder."""
+    has_plans = all((folder / name).is_file() for name in ("plans.json", "dataset.json"))
+    return has_plans and any(folder.glob("fold_*")) and not any(folder.glob("fold_*/weights.safetensors"))
+
+
+def find_checkpoints(
+    folder: Path, preferred: Sequence[str], folds: Sequence[Fold] | None = None, where: str = ""
+) -> dict[Fold, Path]:
+    """Find the checkpoint of each fold, with the same file name for all.
+
+    Args:
+        folder: Training folder.
+        preferred: File names, best first; the first that all the folds have is taken.
+        folds: Folds to use; None: all numbered folds that have the first of `preferred` that any has (which leaves out
+            a fold that is still being trained) or, if there are none, `fold_all`.
+        where: The folder, as the user knows it; "": by its path.
+
+    Raises:
+        ModelError: A fold, or every fold, has no such checkpoint.
+    """
+    found: dict[Fold, Path] = {}
+    where = where or str(folder)
+    for child in folder.iterdir():
+        if match := re.fullmatch(r"fold_(0|[1-9][0-9]{0,2}|all)", child.name):
+            found["all" if match[1] == "all" else int(match[1])] = child
+    if folds is not None and not folds:
+        raise ModelError("No fold was chosen; choose at least one.")
+    for name in preferred:
+        there = [fold for fold, child in found.items() if (child / name).is_file()]
+        chosen = folds or sorted(fold for fold in there if isinstance(fold, int)) or ["all"]
+        if set(chosen) <= set(there):
+            return {fold: found[fold] / name for fold in chosen}
+    trained = [fold for fold, child in found.items() if any((child / name).is_file() for name in preferred)]
+    if not trained:
+        raise ModelError(f"{where} has no fold with {' or '.join(preferred)}; train the model first.")
+    missing = [fold for fold in folds or () if fold not in trained]
+    there_are = ", ".join(map(str, trained))
+    if missing:
+        raise ModelError(f"{where} has no trained fold {missing[0]} (there is: {there_are}).")
+    raise ModelError(f"The folds of {where} have no checkpoint of the same name; choose folds that are all trained.")
