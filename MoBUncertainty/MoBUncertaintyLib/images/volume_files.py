@@ -6,10 +6,12 @@ which also verifies the checksum of a compressed stream.
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
+
+from isal import igzip
+from isal.igzip_lib import IsalError
 
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.files.input_files import BoundedReader
@@ -35,7 +37,7 @@ def check_voxels(header: VolumeHeader) -> list[str]:
     surplus = min(_SURPLUS, voxels.length // header.shape[-1] - 1) if voxels.packing == "raw" else 0
     try:
         present = _count_bytes(voxels, needed + surplus + 1)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, IsalError, igzip.BadGzipFile) as error:  # type: ignore[misc]  # its stub has it as an instance
         raise ImageError(f"{name} is truncated or damaged; copy or download it again.") from error
     except OSError as error:
         raise ImageError(f"{name} cannot be read ({error.strerror or error}); check the path.") from error
@@ -63,7 +65,7 @@ def _count_bytes(voxels: Voxels, limit: int) -> int:
 
 
 def _gzip_lengths(file: BinaryIO) -> Iterator[int]:
-    with gzip.GzipFile(fileobj=file) as stream:
+    with igzip.GzipFile(fileobj=file) as stream:
         while chunk := stream.read(_CHUNK):
             yield len(chunk)
 

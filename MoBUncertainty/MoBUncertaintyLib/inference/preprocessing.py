@@ -225,7 +225,9 @@ class Preprocessor:
         shape = self._new_shape(box, frame)
         if self.is_pointwise:
             outer, mask = box, None if mask is None else mask[(slice(None), *within(box, outer))]
-        data = np.stack([volume[outer].astype(np.float32) for volume in volumes])
+        data = np.empty((len(volumes), *shape_of(outer)), np.float32)
+        for channel, volume in zip(data, volumes, strict=True):
+            channel[:] = volume[outer]
         data = self._normalise(data, mask)[(slice(None), *within(box, outer))]
         function = self.configuration.resampling_fn_data
         channels = [resample(channel, shape.tolist(), frame.spacing, spacing, function) for channel in data]
