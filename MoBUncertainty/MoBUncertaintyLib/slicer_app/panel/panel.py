@@ -76,6 +76,11 @@ class Panel:
         """What the panel is doing."""
         return self._machine.state
 
+    @property
+    def settings(self) -> dict[str, object]:
+        """The fields of `prediction.PredictionSettings` that are chosen."""
+        return predictionSettings(self.parameters, canMirror(self.inputs.model), self.inputs.labels)
+
     def fixWidth(self, widget) -> None:
         """Make the panel as wide as its widest section needs: if it grew later, all views would move.
 
@@ -259,8 +264,7 @@ class Panel:
         self.review.leave()
         if not self._mayReplaceReview():
             return None
-        settings = predictionSettings(self.parameters, canMirror(self.inputs.model), self.inputs.labels)
-        return self.logic.run(self.parameters.ct, self.inputs.model.path, settings)
+        return self.logic.run(self.parameters.ct, self.inputs.model.path, self.settings)
 
     def _requestExport(self, folder: Path, formats: list[str], patientFields: bool) -> Job | None:
         self.review.leave()

@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.errors import Cancelled, ImageError
 from MoBUncertaintyLib.slicer_app.clicks.keys import addShortcut
 from MoBUncertaintyLib.slicer_app.panel.dialogs import showError
-from MoBUncertaintyLib.slicer_app.panel.run import WorkButton, canMirror, predictionSettings
+from MoBUncertaintyLib.slicer_app.panel.run import WorkButton
 from MoBUncertaintyLib.slicer_app.panel.section import allow, shown
 from MoBUncertaintyLib.slicer_app.worklist.asking import Asking
 from MoBUncertaintyLib.slicer_app.worklist.background import BackgroundRun
@@ -166,9 +166,8 @@ class WorklistDock:
         """Predict all cases that have no results."""
         if not self._ready():
             return
-        panel, model = self._panel, self._panel.inputs.model
-        settings = predictionSettings(panel.parameters, canMirror(model)) | {"region_of_interest": None}
-        job = self._run.start(self.cases.toRun(), str(model.path), settings)
+        settings = self._panel.settings | {"region_of_interest": None}
+        job = self._run.start(self.cases.toRun(), str(self._panel.inputs.model.path), settings)
         self.work.follow(job)
         job.progress.connect(lambda _step: self.work.say(self._run.text))
         self.update()
