@@ -80,7 +80,9 @@ def plain(value: Any) -> str:
         return ", ".join(f"{key} {plain(entry)}" for key, entry in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(plain, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"  # 59536, not 5.954e+04
+    return str(value)
 
 
 def _main(value: Any) -> tuple[str, list[Any]]:

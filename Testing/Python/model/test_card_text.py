@@ -55,14 +55,14 @@ def test_main_scores_are_shown_and_the_rest_is_counted() -> None:
     scores = {
         "held_out_cases": 20,
         "dice": dice,
-        "volume": {"nll": dice, "curve": curve, "organ": {"nll": dice}},
+        "volume": {"nll": dice, "mm3": 59535.9375, "curve": curve, "organ": {"nll": dice}},
         "pooled": {"dice": 0.5, "volume": {"curve": {"organ": curve}}},
         "curve": curve,
     }
     assert score_lines(scores) == [
         ("held_out_cases", "20"),
         ("dice", "0.9288 (0.8648 to 0.9614)"),
-        ("volume", "nll 0.9288"),
+        ("volume", "nll 0.9288, mm3 59536"),
         ("pooled", "dice 0.5"),
         ("more", "304 values in model.json"),
     ]
