@@ -30,7 +30,7 @@ FOLDER = RESOURCES / "Screenshots"
 TRUTH = RESOURCES / "SampleData" / "PhantomCT-pancreas.nii.gz"
 SIZE = (1120, 730)  # of the window: as narrow as slice views can be read, since the CT's noise makes files large
 OVERLAY_WIDTH = 960  # pixels; pages show less
-COLOURS = 64
+COLOURS, OVERLAY_COLOURS = 48, 64
 EXPORTS = "/home/reader/Documents"
 READER = "Dr. A. Reader"
 
@@ -104,7 +104,7 @@ def main(folder: Path = FOLDER) -> None:
         overlay = Image.open(ROOT / "demo-results" / "overlay.png").convert("RGB")
         overlay.thumbnail((OVERLAY_WIDTH, OVERLAY_WIDTH))
         overlay.save(folder / "command-line.png")
-        make_small(folder / "command-line.png")
+        make_small(folder / "command-line.png", OVERLAY_COLOURS)
     desktop.close()
 
 
@@ -120,10 +120,10 @@ def click_where_it_helps(desktop, session) -> None:
     Mouse("Red").click(place)
 
 
-def make_small(path: Path) -> None:
+def make_small(path: Path, colours: int = COLOURS) -> None:
     """Keep a picture's most useful colours."""
     picture = Image.open(path).convert("RGB")
-    picture = picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE)
+    picture = picture.quantize(colours, Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE)
     picture.save(path, optimize=True)
 
 

@@ -26,14 +26,18 @@ class Logits(TorchEngine):
 
 
 def predict_logits(predictor: Predictor, image: sitk.Image, channels: Mapping[str, sitk.Image]) -> np.ndarray:
-    """Return the label map (z, y, x) of logits that were averaged and resampled; on the CPU, all tiles."""
+    """Return the label map (z, y, x) of logits that were averaged and resampled; on the CPU, all tiles.
+
+    Of a cascade both stages.
+    """
+    first = predict_logits(predictor.first_stage, image, channels) if predictor.first_stage else None
     labels = predictor.model.card.labels
     overlapping = overlap(labels)
     classes = len(labels) + (not overlapping)
     engine = Logits(predictor.network_of, classes + 1, overlapping=overlapping)  # none of them is left out
     cpu = torch.device("cpu")
     window = SlidingWindow(engine, Placement(cpu, cpu, Precision.FLOAT32))
-    case = predictor.prepare(image, channels)
+    case = predictor.prepare(image, channels, labels=first)
     mean, _ = window.run(case.data, predictor.tile, predictor.folds)
     found = np.zeros(image.GetSize()[::-1], np.uint8)
     for plane, logits in zip(case.view(found), case.planes(mean), strict=True):

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Kind:
         configuration, planner, folds: nnU-Net's names.
         iterations: How long each fold is trained.
         zipped: We are given a zip of the training folder.
+        also: Another configuration, which makes an ensemble of two.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Kind:
     folds: tuple[int | str, ...] = (0,)
     iterations: int = 15
     zipped: bool = False
+    also: str = ""
 
 
 NESTED: tuple[tuple[str, int | list[int]], ...] = (("liver and spleen", [1, 2]), ("spleen", 2))
@@ -67,33 +69,36 @@ KINDS = (
     Kind("regions that overlap", labels=NESTED, order=(1, 2), iterations=45),
     Kind("an ignore label", labels=(("liver", 1), ("spleen", 2), ("ignore", 3))),
     Kind("2d", configuration="2d"),
-    Kind("3d_lowres", configuration="3d_lowres"),
-    Kind("residual encoder M", planner="nnUNetPlannerResEncM"),
-    Kind("residual encoder L", planner="nnUNetPlannerResEncL", iterations=60),
+    Kind("3d_lowres", configuration="3d_lowres", iterations=45),
+    Kind("residual encoder M", planner="nnUNetPlannerResEncM", iterations=45),
+    Kind("residual encoder L", planner="nnUNetPlannerResEncL"),
     Kind("fold_all", folds=("all",)),
     Kind("five folds", folds=(0, 1, 2, 3, 4)),
     Kind("zip of a training folder", zipped=True),
-    Kind("second stage of a cascade", configuration="3d_cascade_fullres"),
+    Kind("cascade of two stages", configuration="3d_cascade_fullres", iterations=25),
+    Kind("ensemble of 3d_fullres and 2d", also="2d"),
 )
+
+FIRST_STAGE: dict[str, dict[str, tuple[int | str, ...]]] = {"3d_cascade_fullres": {"3d_lowres": ("all",)}}
+"""Of a cascade: the configuration, and its folds, of which one that has seen all cases can predict all."""
 
 
 @dataclass(frozen=True)
 class Row:
     """A line of the table: `equal` is the fraction of voxels with equal labels, `differing` their number.
 
-    `of_logits` is that fraction when we average logits over tiles and folds, as nnU-Net does, instead of probabilities.
-    `labels` is how many nnU-Net finds, `said` why we refuse the model, and `iterations` how long each fold was trained.
+    `of_logits` is that fraction when we average logits over tiles and folds, as nnU-Net does, instead of probabilities;
+    None of an ensemble, for which nnU-Net averages probabilities too. `labels` is how many nnU-Net finds, `iterations`
+    how long each fold was trained.
     """
 
     kind: str
-    predicts: bool
-    equal: float | None = None
-    of_logits: float | None = None
-    differing: int | None = None
-    voxels: int | None = None
-    labels: int | None = None
-    said: str = ""
-    iterations: int = 0
+    equal: float
+    of_logits: float | None
+    differing: int
+    voxels: int
+    labels: int
+    iterations: int
 
 
 def make_case(seed: int, size: int, channels: int) -> tuple[list[sitk.Image], np.ndarray]:
@@ -162,29 +167,29 @@ def train(root: Path, number: int, kind: Kind) -> Path:
     planner.UNet_base_num_features = FEATURES
     os.environ["nnUNet_n_proc_DA"] = "1"  # as many threads has the planner
     plans = planner.plan_experiment()
-    if kind.configuration in ("3d_lowres", "3d_cascade_fullres"):
+    if kind.configuration in ("3d_lowres", *FIRST_STAGE):
         add_lowres(planner, plans)
     os.environ["nnUNet_n_proc_DA"] = "0"  # augmentation in this process
-    trained = "3d_fullres" if kind.configuration == "3d_cascade_fullres" else kind.configuration
-    data = root / "preprocessed" / name / plans["configurations"][trained]["data_identifier"]
-    if not data.exists():
-        preprocess_dataset(number, planner.plans_identifier, (trained,), [1], show_progress_bar=False)
-    for fold in kind.folds:
-        trainer = get_trainer_from_args(
-            str(number), trained, fold, "nnUNetTrainer", planner.plans_identifier, device=torch.device("cpu")
-        )
-        if not (Path(trainer.output_folder) / "checkpoint_final.pth").exists():
-            trainer.num_epochs, trainer.num_iterations_per_epoch = 1, kind.iterations
-            trainer.num_val_iterations_per_epoch = 1
-            trainer.run_training()
-    folder = Path(trainer.output_folder_base)
-    if trained != kind.configuration:  # what would be trained next; its checkpoint says which configuration it is for
-        checkpoint = folder / "fold_0" / "checkpoint_final.pth"
-        content = torch.load(checkpoint, weights_only=False)
-        content["init_args"]["configuration"] = kind.configuration
-        torch.save(content, checkpoint)
-        assert kind.configuration in plans["configurations"]
-    return folder
+    first = FIRST_STAGE.get(kind.configuration, {})
+    # A second stage takes its images as 3d_fullres does, and the first predicts its cases onto them.
+    for configuration in ("3d_fullres", *first) if first else (kind.configuration,):
+        data = root / "preprocessed" / name / plans["configurations"][configuration]["data_identifier"]
+        if not data.exists():
+            preprocess_dataset(number, planner.plans_identifier, (configuration,), [1], show_progress_bar=False)
+    for configuration, folds in (first | {kind.configuration: kind.folds}).items():
+        for fold in folds:
+            trainer = get_trainer_from_args(
+                str(number), configuration, fold, "nnUNetTrainer", planner.plans_identifier, device=torch.device("cpu")
+            )
+            if not (Path(trainer.output_folder) / "checkpoint_final.pth").exists():
+                torch.manual_seed(0)
+                np.random.seed(0)
+                trainer.num_epochs, trainer.num_iterations_per_epoch = 1, kind.iterations
+                trainer.num_val_iterations_per_epoch = 1
+                trainer.run_training()
+            if configuration in first:
+                trainer.perform_actual_validation()  # which writes what the next stage is trained on
+    return Path(trainer.output_folder_base)
 
 
 def add_lowres(planner: Any, plans: dict[str, Any]) -> None:
@@ -198,61 +203,73 @@ def add_lowres(planner: Any, plans: dict[str, Any]) -> None:
     planner.save_plans(plans)
 
 
-def stock(folder: Path, kind: Kind, images: Sequence[sitk.Image]) -> np.ndarray:
-    """Predict with nnU-Net."""
+def stock(folder: Path, kind: Kind, images: Sequence[sitk.Image], probabilities: bool = False) -> np.ndarray:
+    """Predict with nnU-Net the label map, or the probabilities (C, z, y, x); of a cascade both stages."""
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     predictor = nnUNetPredictor(
         use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
     )
+    first = None
+    for configuration, folds in FIRST_STAGE.get(kind.configuration, {}).items():
+        before = folder.with_name(folder.name.replace(kind.configuration, configuration))
+        first = stock(before, replace(kind, configuration=configuration, folds=folds), images)[None].astype(np.float32)
     predictor.initialize_from_trained_model_folder(str(folder), kind.folds, "checkpoint_final.pth")
     data = np.stack([sitk.GetArrayFromImage(image) for image in images]).astype(np.float32)
     properties = {"spacing": list(images[0].GetSpacing())[::-1]}
-    labels: np.ndarray = predictor.predict_single_npy_array(data, properties, None, None, False)
+    found = predictor.predict_single_npy_array(data, properties, first, None, probabilities)
+    labels: np.ndarray = found[1] if probabilities else found
+    return labels
+
+
+def stocks(folders: dict[Path, Kind], images: Sequence[sitk.Image]) -> np.ndarray:
+    """Predict the label map with nnU-Net; of several training folders by the mean of their probabilities."""
+    if len(folders) == 1:
+        return stock(*next(iter(folders.items())), images)
+    means = [stock(folder, kind, images, probabilities=True) for folder, kind in folders.items()]
+    labels: np.ndarray = np.mean(means, axis=0).argmax(axis=0)
     return labels
 
 
 def compare(root: Path, number: int, kind: Kind) -> Row:
     """Train one kind and predict it in both ways."""
     from logit_average import predict_logits
-    from MoBUncertaintyLib.errors import ModelError
+    from MoBUncertaintyLib.inference.maps.ensemble import predictor_of
     from MoBUncertaintyLib.inference.predictor import Predictor
     from MoBUncertaintyLib.model.folder import load_model
     from MoBUncertaintyLib.prediction import PredictionSettings
 
-    folder = train(root, number, kind)
     images, _ = make_case(100, LARGER, len(kind.channels))
-    others = dict(zip(kind.channels[1:], images[1:], strict=True))
+    members = [kind, *([replace(kind, configuration=kind.also)] if kind.also else [])]
+    folders = {train(root, number, each): each for each in members}
+    theirs = stocks(folders, images)
     settings = PredictionSettings(device="cpu", precision="float32", engine="torch", tiling="full", body_box=False)
-    given = Path(shutil.make_archive(str(root / "zipped"), "zip", folder)) if kind.zipped else folder
-    try:
-        with load_model(given, folds=kind.folds) as model:
-            predictor = Predictor(model, settings)
-            ours = predictor.predict(images[0], channels=others).segmentation
-            logits = predict_logits(predictor, images[0], others)
-    except ModelError as error:
-        return Row(kind.name, predicts=False, said=str(error), iterations=kind.iterations)
-    theirs = stock(folder, kind, images)
-    equal, as_logits = (round(float((each == theirs).mean()), 5) for each in (ours, logits))
-    found = len(np.unique(theirs)) - 1
-    differing = int((ours != theirs).sum())
-    return Row(kind.name, True, equal, as_logits, differing, theirs.size, found, iterations=kind.iterations)
+    given = [Path(shutil.make_archive(str(root / "zipped"), "zip", *folders))] if kind.zipped else list(folders)
+    predictor = predictor_of([load_model(path, folds=kind.folds) for path in given], settings)
+    others = dict(zip(kind.channels[1:], images[1:], strict=True))
+    ours = predictor.predict(images[0], channels=others).segmentation
+    logits = predict_logits(predictor, images[0], others) if isinstance(predictor, Predictor) else None
+    return Row(
+        kind.name,
+        equal=round(float((ours == theirs).mean()), 5),
+        of_logits=None if logits is None else round(float((logits == theirs).mean()), 5),
+        differing=int((ours != theirs).sum()),
+        voxels=theirs.size,
+        labels=len(np.unique(theirs)) - 1,
+        iterations=kind.iterations,
+    )
 
 
 def table(facts: dict[str, Any]) -> str:
     """Write what was measured as the table of the page on nnU-Net's models."""
-    columns = (
-        "kind", "predicts", "steps of training", "labels found", "differing voxels", "equal voxels", "averaging logits"
-    )  # fmt: skip
+    columns = "kind", "steps of training", "labels found", "differing voxels", "equal voxels", "averaging logits"
     lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for row in facts["rows"]:
-        if row["predicts"]:
-            facts_of = [row["iterations"], row["labels"], f"{row['differing']:,} of {row['voxels']:,}"]
-            cells = ["yes", *facts_of, f"{row['equal']:.3%}", f"{row['of_logits']:.3%}"]
-        else:
-            cells = ["no: it is refused", "", "", "", "", ""]
-        lines.append(f"| {' | '.join(map(str, [row['kind'], *cells]))} |")
+        logits = "" if row["of_logits"] is None else f"{row['of_logits']:.3%}"
+        differing = f"{row['differing']:,} of {row['voxels']:,}"
+        cells = row["kind"], row["iterations"], row["labels"], differing, f"{row['equal']:.3%}", logits
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -287,15 +304,16 @@ def main() -> None:
         for kind in KINDS:
             if asked.only and not any(part in kind.name for part in asked.only):
                 continue
-            number = numbers.setdefault(str((kind.channels, kind.labels, kind.order)), len(numbers) + 1)
+            data = kind.channels, kind.labels, kind.order, kind.configuration in FIRST_STAGE
+            number = numbers.setdefault(str(data), len(numbers) + 1)
             start = time.monotonic()
             with Path(os.devnull).open("w") as nothing, contextlib.redirect_stdout(nothing):
                 row = compare(root, number, kind)
             rows[kind.name] = asdict(row)
             in_order = [rows[each.name] for each in KINDS if each.name in rows]
             asked.output.write_text(json.dumps({"nnunetv2": version("nnunetv2"), "rows": in_order}, indent=1) + "\n")
-            equal = "-" if row.equal is None else f"{row.equal:.3%} {row.of_logits:.3%}"
-            print(f"{kind.name:28} {equal:>16} {row.said or row.labels} ({time.monotonic() - start:.0f} s)", flush=True)
+            equal = f"{row.equal:.3%} {row.of_logits or 0:.3%}"
+            print(f"{kind.name:32} {equal} {row.labels} ({time.monotonic() - start:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":

@@ -55,10 +55,10 @@ def predict(
         ),
     ],
     model: Annotated[
-        str,
+        list[str],
         typer.Option(
             help="Model folder, nnU-Net training folder, .zip of one, the name of a model that is shipped, or "
-            "totalsegmentator:NUMBER for weights that TotalSegmentator has installed."
+            "totalsegmentator:NUMBER for weights that TotalSegmentator has installed. Several make an ensemble."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Results folder; for a folder of volumes, the folder that holds them.")],
@@ -139,7 +139,7 @@ def predict(
         from MoBUncertaintyLib.cli.cohort import predict_inputs
         from MoBUncertaintyLib.errors import SettingsError
         from MoBUncertaintyLib.images.inputs import case_folders, list_inputs
-        from MoBUncertaintyLib.inference.predictor import Predictor
+        from MoBUncertaintyLib.inference.maps.ensemble import predictor_of
         from MoBUncertaintyLib.model.folder import find_model, load_model
         from MoBUncertaintyLib.output.dicom.objects import read_dicom_formats
         from MoBUncertaintyLib.output.results_folder import FOLDER
@@ -165,12 +165,12 @@ def predict(
         )
         FOLDER.check_name(output)
         objects = read_dicom_formats(formats or (), reviewed=False)
-        found, named = load_model(find_model(model)), _channels(channel)
-        numbered = 1 if named else len(found.channels)
+        found, named = [load_model(find_model(each)) for each in model], _channels(channel)
+        numbered = 1 if named else len(found[0].channels)
         cases = case_folders(list_inputs(source, output, numbered), output)
         if named and cases[0][0].entry:
             raise SettingsError("--channel is for one case; in a folder, name files CASE_0000, CASE_0001, and so on.")
-        predictor = Predictor(found, settings)
+        predictor = predictor_of(found, settings)
         asked = {"measure": measure, "threshold": threshold, "minimum_mm3": min_volume}
         region_settings = predictor.model.card.region_settings.changed(
             read_stated(region or ()) | {name: value for name, value in asked.items() if value is not None}
@@ -383,6 +383,8 @@ def export(
 
 def _described(model: Model) -> Result:
     facts = {"path": model.path, "digest": model.digest, "channels": model.channels}
+    if model.first_stage:
+        facts["first_stage"] = model.first_stage.path
     return Result({**facts, "card": json.loads(model.card.to_json())})
 
 

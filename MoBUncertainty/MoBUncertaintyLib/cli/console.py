@@ -51,6 +51,7 @@ debug = False
 
 STAGES = {
     "read": "Reading",
+    "first_stage": "Predicting the first stage",
     "preprocess": "Preprocessing",
     "network": "Predicting tiles",
     "resample": "Resampling",
@@ -361,7 +362,9 @@ def show_model(model: Model) -> None:
         table.fact(f"label {label.value}{covers}", label.name + (f" ({kind[0]} {kind[1]}, {kind[2]})" if kind else ""))
     table.fact("input channels", ", ".join(model.channels))
     table.fact("covariance", covariance_text(card.covariance))
-    table.fact("configuration", f"{card.configuration}, folds {', '.join(map(str, model.folds))}")
+    for stage in filter(None, (model, model.first_stage)):
+        title = "configuration" if stage is model else "first stage"
+        table.fact(title, f"{stage.card.configuration}, folds {', '.join(map(str, stage.folds))}")
     table.fact("input", f"orientation {card.orientation or 'as stored'}, {_numbers(card.spacing)} mm")
     for title, lines in (("training", training_lines(card.training)), ("scores", score_lines(card.scores))):
         for key, text in lines or [("", "not stated")]:

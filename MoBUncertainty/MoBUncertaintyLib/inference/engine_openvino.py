@@ -69,7 +69,7 @@ class OpenVinoEngine(Engine):
         self.overlapping = overlap(model.card.labels)
         self.device = {"CPU": "cpu", "GPU": "xpu"}[target]
         self._model, self._network_of, self._target = model, network_of, target
-        self._shape = (1, len(model.dataset["channel_names"]), *tile)
+        self._shape = (1, model.inputs, *tile)
         self._cache = cache or GraphCache()
         self._fallback = TorchEngine(network_of, self.classes, samples, kept, self.overlapping)
         self._failure: EngineError | None = None

@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 
 from MoBUncertaintyLib import __version__
@@ -17,11 +16,12 @@ from MoBUncertaintyLib.errors import Cancelled, SettingsError, reporting_out_of_
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.images.channels import aligned, in_order
 from MoBUncertaintyLib.images.grid import grid_of
-from MoBUncertaintyLib.images.memory import check_memory, check_tile, lazy_zeros
+from MoBUncertaintyLib.images.memory import check_memory, check_tile
 from MoBUncertaintyLib.images.reader import check_image
 from MoBUncertaintyLib.inference.devices import autocast_dtype, select_engine
 from MoBUncertaintyLib.inference.engine_openvino import OpenVinoEngine
 from MoBUncertaintyLib.inference.engines import Engine, TorchEngine
+from MoBUncertaintyLib.inference.maps.filling import fill
 from MoBUncertaintyLib.inference.plausibility import cut_off, not_found
 from MoBUncertaintyLib.inference.preprocessing import Case, Preprocessor
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
@@ -34,16 +34,8 @@ from MoBUncertaintyLib.network.moments import DEFAULT_SAMPLES
 from MoBUncertaintyLib.prediction import EngineName, Precision, Prediction, PredictionSettings, Progress, Tiling
 
 if TYPE_CHECKING:
+    import numpy as np
     import SimpleITK as sitk
-    from torch import Tensor
-
-STEP = 2.0**-17
-"""Between two probabilities, or variances, that are given; exact in float32 up to 64, so that nothing but the rounding
-itself is lost."""
-DIGITS = 10
-"""Binary digits of those that are so near 0 or 1 that they need finer steps: they change by 0.1 % at most."""
-LEAST_PROBABILITY, LEAST_VARIANCE = 1e-6, 1e-12
-"""What is smaller is given as 0. Ranks by the variance need the tails, but noise in air is most of an exact file."""
 
 ProgressCallback = Callable[[Progress], None]
 CancelledCallback = Callable[[], bool]
@@ -80,6 +72,7 @@ class Predictor:
 
     Attributes:
         labels: Those that are predicted.
+        first_stage: What predicts the first stage of a cascade; None: the model is no second stage.
 
     Raises:
         SettingsError: The device is not there, or the model cannot do what the settings ask for.
@@ -91,7 +84,10 @@ class Predictor:
         self._network: StochasticNetwork | None = None
         self._loaded: Fold | None = None
         self._engine_for: object = None
-        self.use(settings or PredictionSettings())
+        settings = settings or PredictionSettings()
+        first = model.first_stage
+        self.first_stage = Predictor(first, _of_first_stage(settings, model)) if first else None
+        self.use(settings)
 
     def use(self, settings: PredictionSettings) -> None:
         """Change how to predict from now on; the network stays as it is loaded.
@@ -106,7 +102,9 @@ class Predictor:
             raise SettingsError(f"The model has the folds {there}; choose among them.")
         if settings.mirror and not self.model.card.mirror_axes:
             raise SettingsError("The model was trained without mirroring; switch mirroring off.")
-        labels = _chosen(self.model.card.labels, settings.labels)
+        labels = chosen_labels(self.model.card.labels, settings.labels)
+        if self.first_stage:
+            self.first_stage.use(_of_first_stage(settings, self.model))
         if (engine, device.type, settings.samples, labels) != self._engine_for:
             known = [label.value for label in self.model.card.labels]
             kept = None if labels == self.model.card.labels else tuple(known.index(label.value) + 1 for label in labels)
@@ -143,8 +141,8 @@ class Predictor:
             ModelError: The weights are damaged, do not fit the plans, or give no finite numbers.
             Cancelled: `cancelled` said so.
         """
-        clock = _Clock(progress or (lambda _: None), cancelled or (lambda: False))
-        clock.step("preprocess", 0, 1)
+        clock = Clock(progress or (lambda _: None), cancelled or (lambda: False))
+        clock.step("first_stage" if self.first_stage else "preprocess", 0, 1)
         names, others = self.model.channels, channels or {}
         in_order(names, image, others)  # before anything takes time
         checked, warnings = check_image(image)
@@ -153,14 +151,14 @@ class Predictor:
         if self.device.type == "cpu":  # a GPU says itself that its memory is not enough
             number = autocast_dtype(self.device, self.settings.precision).itemsize
             check_tile(self._preprocessor.patch, self._preprocessor.features, number)
-        case = self.prepare(checked, others)
+        case = self.prepare(checked, others, clock)
         clock.step("preprocess", 1, 1)
         window = self._window()
         results = window.run(
             case.data, self._preprocessor.patch, self.folds, lambda done, total: clock.step("network", done, total)
         )
         clock.step("resample", 0, 1)
-        segmentation, probability, variance = _fill(
+        segmentation, probability, variance = fill(
             case, *results, exact, [label.value for label in self.labels], overlap(self.model.card.labels)
         )
         clock.step("resample", 1, 1)
@@ -177,10 +175,12 @@ class Predictor:
                 *more,
                 *case.warnings,
                 *window.warnings,
+                *_second_stage(self.model),
                 *_one_sample(self.model.card, self.settings.samples),
                 *_overlapping(self.labels),
             ],
             timings={
+                **({"first_stage": clock.seconds["first_stage"]} if self.first_stage else {}),
                 "preprocess": clock.seconds["preprocess"],
                 **window.seconds,
                 "resample": clock.seconds["resample"],
@@ -200,18 +200,33 @@ class Predictor:
         """Voxels of a tile along the network's axes."""
         return tuple(self._preprocessor.patch)
 
-    def prepare(self, checked: sitk.Image, channels: Mapping[str, sitk.Image] | None = None) -> Case:
+    def prepare(
+        self,
+        checked: sitk.Image,
+        channels: Mapping[str, sitk.Image] | None = None,
+        clock: Clock | None = None,
+        labels: np.ndarray | None = None,
+    ) -> Case:
         """Make the network's input from a checked image (see `images.check_image`), as the settings say.
+
+        The second stage of a cascade lets the first one predict the image for that.
 
         Args:
             checked: The image.
             channels: Those of the other channels, checked too and on the same grid.
+            clock: Told how far the first stage is.
+            labels: Label map (z, y, x) of the first stage, where that is known already.
 
         Raises:
             ImageError, SettingsError: As `predict`.
         """
         images = in_order(self.model.channels, checked, channels or {})
-        return self._preprocessor.prepare(images, self.settings.region_of_interest, self.settings.body_box)
+        if self.first_stage and labels is None:
+            clock = clock or Clock()
+            found = self.first_stage.predict(checked, clock.within("first_stage"), channels=channels)
+            labels = found.segmentation
+            clock.step("preprocess", 0, 1)
+        return self._preprocessor.prepare(images, self.settings.region_of_interest, self.settings.body_box, labels)
 
     def _window(self) -> SlidingWindow:
         settings = self.settings
@@ -253,6 +268,7 @@ class Predictor:
             "settings": asdict(self.settings),
             "covariance": card.covariance.kind.value,
             "channels": list(self.model.channels),
+            **({} if self.first_stage is None else {"first_stage": self.first_stage.model.card.configuration}),
             **({} if lengths is None else {"correlation_mm": case.frame.along_stored(lengths)}),
             **({} if calibrated is None else {"volume_bounds": calibrated.bounds().to_dict()}),
             "folds": list(self.folds),
@@ -273,7 +289,7 @@ class Predictor:
         }
 
 
-def _chosen(labels: tuple[Label, ...], names: Sequence[str] | None) -> tuple[Label, ...]:
+def chosen_labels(labels: tuple[Label, ...], names: Sequence[str] | None) -> tuple[Label, ...]:
     """Find labels by their names, in the model's order; all if no names are given."""
     known = [label.name for label in labels]
     if unknown := [name for name in names or () if name not in known]:
@@ -300,22 +316,42 @@ def _overlapping(labels: Sequence[Label]) -> list[str]:
     ]
 
 
+def _of_first_stage(settings: PredictionSettings, model: Model) -> PredictionSettings:
+    """Return how the first stage of a cascade predicts: all labels, everywhere, by all its folds."""
+    mirror = settings.mirror and bool(model.first_stage and model.first_stage.card.mirror_axes)
+    return replace(settings, labels=None, region_of_interest=None, folds=None, mirror=mirror)
+
+
+def _second_stage(model: Model) -> list[str]:
+    if not model.first_stage:
+        return []
+    first = printable(model.first_stage.card.configuration)
+    return [f"The uncertainty is that of the cascade's second stage, which takes the label map of {first} as given."]
+
+
 def _one_sample(card: ModelCard, samples: int | None) -> list[str]:
     if samples != 1 or card.covariance.kind is Covariance.DETERMINISTIC:
         return []
     return ["One Monte Carlo sample has no variance, only tiles and folds disagree; take 2 samples or more."]
 
 
-class _Clock:
+class Clock:
     """Reports steps, times stages and asks whether to go on."""
 
-    def __init__(self, progress: ProgressCallback, cancelled: CancelledCallback) -> None:
+    def __init__(
+        self, progress: ProgressCallback = lambda _: None, cancelled: CancelledCallback = lambda: False
+    ) -> None:
         self._progress = progress
         self._cancelled = cancelled
         self._start: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
 
     def step(self, stage: str, done: int, total: int) -> None:
+        """Report that some of a stage's steps are done.
+
+        Raises:
+            Cancelled: The user has cancelled.
+        """
         if self._cancelled():
             raise Cancelled("The prediction was cancelled; nothing was kept.")
         now = time.perf_counter()
@@ -323,69 +359,11 @@ class _Clock:
         left = self.seconds[stage] / done * (total - done) if done else None
         self._progress(Progress(stage, done, total, left))
 
+    def within(self, stage: str) -> ProgressCallback:
+        """Return what reports the tiles of another prediction as steps of a stage of this one."""
 
-def _fill(
-    case: Case,
-    probability: Tensor,
-    variance: Tensor,
-    exact: bool,
-    values: Sequence[int],
-    overlapping: bool = False,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Put results on the image's grid: segmentation (z, y, x), probability and variance of the L labels (L, z, y, x).
+        def report(step: Progress) -> None:
+            if step.stage == "network":
+                self.step(stage, step.done, step.total)
 
-    All is 0 outside `case.kept`. Unless they are to be exact, the maps are rounded here, once, so that every user has
-    the numbers that the files hold.
-
-    The variance is what is interpolated, not the second moment: the second moment of an interpolated probability would
-    count the step of p from voxel to voxel as uncertainty, up to 0.25 along every sharp border, in deterministic models
-    too.
-
-    Args:
-        case: The way back to the image.
-        probability, variance: (L, *S), on the network's grid; see `SlidingWindow.run`.
-        exact: Do not round.
-        values: Of the labels.
-        overlapping: The labels overlap; a voxel has the last that is more probable than not, as with nnU-Net.
-    """
-    shape = case.frame.image.GetSize()[::-1]
-    segmentation = lazy_zeros(shape, np.uint8)
-    maps = [lazy_zeros((len(values), *shape), np.float32) for _ in range(2)]
-    labels = case.view(segmentation)
-    p_views, v_views = ([case.view(each) for each in volume] for volume in maps)
-    for i, (p, v) in enumerate(zip(case.planes(probability), case.planes(variance), strict=True)):
-        if not exact:
-            p, v = rounded(p, LEAST_PROBABILITY), rounded(v, LEAST_VARIANCE)
-        half = np.full_like(p[0], 0.5) if overlapping else None
-        best = p[-1].copy() if len(p) > len(values) else 1 - p.sum(axis=0)  # the others', or the background's
-        for c, value in enumerate(values):
-            p_views[c][i] = p[c]
-            v_views[c][i] = v[c]
-            labels[i][p[c] > (best if half is None else half)] = value
-            np.maximum(best, p[c], out=best)
-    return segmentation, maps[0], maps[1]
-
-
-def rounded(array: np.ndarray, least: float) -> np.ndarray:
-    """Round a copy of probabilities or variances, any shape, to `STEP`, and near 0 and 1 to `DIGITS`.
-
-    What is rounded away cannot be compressed: files of a CT with one organ are a quarter of the size without it.
-
-    Args:
-        array: float32, 0 to 1.
-        least: What is nearer to 0, or to 1, becomes that.
-    """
-    flat = array.reshape(-1)
-    result = np.empty_like(flat)
-    for start in range(0, flat.size, 2**14):  # pieces that stay in a CPU's cache: four times as fast
-        part = slice(start, start + 2**14)
-        upper = (flat[part] > 0.5).astype(np.float32)
-        near = np.abs(upper - flat[part])  # exact near 1, too, since both are float32
-        scaled = near * np.float32(2 ** (24 - DIGITS) + 1)
-        tail = scaled - (scaled - near)  # Veltkamp's splitting: the leading digits
-        tail *= near >= np.float32(least)  # where() is slower
-        fixed = np.rint(near * np.float32(1 / STEP))
-        fixed *= np.float32(STEP)
-        np.copyto(tail, fixed, where=near >= np.float32(STEP * 2**DIGITS))
-        np.abs(upper - tail, out=result[part])
-    return result.reshape(array.shape)
+        return report

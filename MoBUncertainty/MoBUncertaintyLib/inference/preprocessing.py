@@ -28,6 +28,7 @@ from MoBUncertaintyLib.errors import ImageError, SettingsError
 from MoBUncertaintyLib.geometry import LPS_TO_RAS, Bounds, Box, intersection, shape_of, whole, widened, within
 from MoBUncertaintyLib.images.hounsfield import HOUNSFIELD_BELOW
 from MoBUncertaintyLib.inference.resampling import planes, resample
+from MoBUncertaintyLib.model.nnunet.dataset import label_values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -182,11 +183,16 @@ class Preprocessor:
         features = self.configuration.network_arch_init_kwargs["features_per_stage"]
         self.features = features[0] if isinstance(features, (list, tuple)) else features
         self._spacing = tuple(self.configuration.spacing)
+        self._values = label_values(dataset)
         self.is_pointwise = set(self.configuration.normalization_schemes) <= POINTWISE
         self.is_ct = self.is_pointwise and dataset["channel_names"]["0"].lower() == "ct"
 
     def prepare(
-        self, images: sitk.Image | Sequence[sitk.Image], region: Bounds | None = None, body_box: bool = True
+        self,
+        images: sitk.Image | Sequence[sitk.Image],
+        region: Bounds | None = None,
+        body_box: bool = True,
+        first_stage: np.ndarray | None = None,
     ) -> Case:
         """Make the network's input from checked images (see `images.check_image`).
 
@@ -196,6 +202,8 @@ class Preprocessor:
                 on each side, and statistics of the whole image where the normalisation needs them.
             body_box: Crop a CT to the body. Otherwise, and for other images, crop to the non-zero voxels, as nnU-Net
                 does.
+            first_stage: Label map (z, y, x) of the image by the first stage of a cascade; each of its labels becomes a
+                further channel, 1 where the label is, else 0.
 
         Raises:
             SettingsError: The region of interest does not fit the image.
@@ -231,6 +239,10 @@ class Preprocessor:
         data = self._normalise(data, mask)[(slice(None), *within(box, outer))]
         function = self.configuration.resampling_fn_data
         channels = [resample(channel, shape.tolist(), frame.spacing, spacing, function) for channel in data]
+        if first_stage is not None:
+            labels = frame.view(first_stage)[box].astype(np.float32)[None]
+            labels = np.asarray(self.configuration.resampling_fn_seg(labels, shape, frame.spacing, spacing))[0]
+            channels += [labels == value for value in self._values]
         return Case(np.stack(channels).astype(np.float32, copy=False), frame, box, kept, warnings)
 
     def spacing(self, frame: Frame) -> tuple[float, ...]:

@@ -26,8 +26,8 @@ from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import MODEL_FILE, Fold, ModelCard, card_from_json
 from MoBUncertaintyLib.model.files import ModelFile
 from MoBUncertaintyLib.model.nnunet import totalsegmentator
-from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset, covered_values
-from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing
+from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset, covered_values, label_values
+from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing, previous_stage, resolve
 from MoBUncertaintyLib.model.nnunet.results import is_training_folder
 from MoBUncertaintyLib.model.nnunet.training_folder import licence, open_training_folder
 from MoBUncertaintyLib.model.weights import WEIGHTS_LIMIT, read_checkpoint, read_weights
@@ -54,6 +54,7 @@ class Model:
         sources: Weights file of each fold.
         digests: SHA-256 of each file, by its name in the model: as `model.json` states it or, in nnU-Net's training
             folder, as it was when first read. What is read later must have the same.
+        first_stage: Of a cascade, if this is the second: the model whose label map is its further input.
 
     A model from a zip owns a temporary folder, which is removed by `close()`, at the end of a `with` block, when the
     model is garbage-collected, or when the program ends.
@@ -65,12 +66,18 @@ class Model:
     path: Path
     sources: Mapping[Fold, Path]
     digests: dict[str, str]
+    first_stage: Model | None = None
     _remove: Callable[[], object] | None = field(default=None, repr=False)
 
     @property
     def channels(self) -> tuple[str, ...]:
         """Names of the images that a case has, in the order of the network's input channels."""
         return channel_names(self.dataset)
+
+    @property
+    def inputs(self) -> int:
+        """Number of the network's input channels: the images and, in a second stage, the labels of the first."""
+        return len(self.channels) + (len(label_values(self.dataset)) if self.first_stage else 0)
 
     @property
     def folds(self) -> tuple[Fold, ...]:
@@ -88,7 +95,8 @@ class Model:
         for source in self.sources.values():
             if _name_of(source) not in self.digests:
                 self.digests[_name_of(source)] = file_digest(source)
-        stated = asdict(self.card) | {"files": self.digests}
+        first = {"first_stage": self.first_stage.digest} if self.first_stage else {}
+        stated = asdict(self.card) | {"files": self.digests} | first
         return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
     def state_dict(self, fold: Fold) -> dict[str, Tensor]:
@@ -211,8 +219,37 @@ def _load(root: Path, path: Path, checkpoint: str | None, folds: Sequence[Fold] 
         return load_folder(root, path)
     if is_training_folder(root):
         card, plans, dataset, sources, digests = open_training_folder(root, checkpoint, folds, path)
-        return Model(card, plans, dataset, path, sources, digests)
+        previous = previous_stage(resolve(plans, card.configuration))
+        first = _first_stage(path, previous, card, channel_names(dataset)) if previous else None
+        return Model(card, plans, dataset, path, sources, digests, first)
     raise _no_model(path)
+
+
+def _first_stage(path: Path, configuration: str, card: ModelCard, channels: tuple[str, ...]) -> Model:
+    """Open the first stage of a cascade, whose training folder nnU-Net keeps beside that of the second.
+
+    Args:
+        path: The training folder of the second stage, or the zip of it.
+        configuration: Of the first stage.
+        card, channels: Of the second stage.
+    """
+    if path.is_file():
+        raise ModelError(
+            f"{path} holds the second stage of a cascade without the first one, {configuration}; unpack it, and put "
+            "the training folder of the first stage beside that of the second."
+        )
+    beside = path.absolute().parent / f"{path.absolute().name.rpartition('__')[0]}__{configuration}"
+    if not is_training_folder(beside):
+        raise ModelError(
+            f"{path} is the second stage of a cascade, and the first one is not beside it; put its training folder "
+            f"{beside.name} there."
+        )
+    first = load_model(beside)
+    if first.card.configuration != configuration or first.first_stage:
+        raise ModelError(f"{beside} is not of the configuration {configuration}; train the cascade again.")
+    if (first.card.labels, first.channels) != (card.labels, channels):
+        raise ModelError(f"The two stages of the cascade {path} have other labels or input channels; train them alike.")
+    return first
 
 
 def model_of(path: Path | str) -> Path:
@@ -354,6 +391,8 @@ def load_folder(root: Path, path: Path) -> Model:
 
 def _check_card_fits(card: ModelCard, plans: dict[str, Any], dataset: dict[str, Any], where: str) -> None:
     planned = check_plans(plans, card.configuration)
+    if previous_stage(planned):
+        raise ModelError(f"{where} is the second stage of a cascade without the first; use nnU-Net's training folders.")
     names = check_dataset(dataset, len(planned["normalization_schemes"]))
     stated = {label.value: label.name for label in card.labels}
     covered = {label.value: label.covers for label in card.labels if label.covers}

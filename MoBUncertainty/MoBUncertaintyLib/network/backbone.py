@@ -141,6 +141,7 @@ def build_network(
         ModelError: The plans do not describe a network that can be built.
     """
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     check_plans(plans, configuration)
@@ -152,7 +153,7 @@ def build_network(
             configured.network_arch_class_name,
             configured.network_arch_init_kwargs,
             configured.network_arch_init_kwargs_req_import,
-            len(dataset["channel_names"]),
+            determine_num_input_channels(manager, configured, dataset),
             classes,
             deep_supervision=False,
         )
@@ -214,15 +215,16 @@ def fitting_weights(network: StochasticNetwork, model: Model, fold: Fold) -> dic
 
 
 def verify(path: Path | str) -> Model:
-    """Open a model, read all its weights, and check that they fit its network.
+    """Open a model, read all its weights, and check that they fit its network; of a cascade those of both stages.
 
     Raises:
         ModelError: It is damaged, altered, unsafe or does not fit.
     """
     model = load_model(path)
-    network = planned_network(model)
-    for fold in model.folds:
-        fitting_weights(network, model, fold)
+    for stage in filter(None, (model, model.first_stage)):
+        network = planned_network(stage)
+        for fold in stage.folds:
+            fitting_weights(network, stage, fold)
     return model
 
 

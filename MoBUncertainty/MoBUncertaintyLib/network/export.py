@@ -67,6 +67,11 @@ def export(
         OutputError: The output exists already or cannot be written.
     """
     model = load_model(source, checkpoint, folds)
+    if model.first_stage:
+        raise ModelError(
+            f"{source} is the second stage of a cascade, and a model folder holds one network; use nnU-Net's training "
+            "folders as they are."
+        )
     if checkpoint and "model.json" in model.digests:
         raise ModelError(f"{source} has no checkpoint to choose; leave it out, or export the training folder.")
     stated: dict[str, Any] = {"name": name, "task": task, "licence": licence, "scores": scores, "regions": regions}

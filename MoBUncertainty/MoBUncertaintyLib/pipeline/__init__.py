@@ -23,6 +23,7 @@ from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.files.publishing import absolute
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.images.reader import digest, read_image
+from MoBUncertaintyLib.inference.maps.ensemble import AnyPredictor
 from MoBUncertaintyLib.inference.plausibility import unsuitable
 from MoBUncertaintyLib.inference.predictor import CancelledCallback, Predictor, ProgressCallback
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
@@ -121,7 +122,7 @@ class DemoScores:
 def run_case(
     source: Path,
     output: Path,
-    predictor: Predictor,
+    predictor: AnyPredictor,
     region_settings: RegionSettings | None = None,
     *,
     channels: Mapping[str, Path] | None = None,
@@ -212,7 +213,7 @@ def run_case(
 def is_done(
     source: Path,
     output: Path,
-    predictor: Predictor,
+    predictor: AnyPredictor,
     region_settings: RegionSettings | None = None,
     *,
     channels: Mapping[str, Path] | None = None,
@@ -253,7 +254,7 @@ def is_done(
 
 def analyse(
     image: sitk.Image,
-    predictor: Predictor,
+    predictor: AnyPredictor,
     region_settings: RegionSettings | None = None,
     progress: ProgressCallback | None = None,
     cancelled: CancelledCallback | None = None,
@@ -269,7 +270,7 @@ def analyse(
 
 def _analysis(
     prediction: Prediction,
-    predictor: Predictor,
+    predictor: AnyPredictor,
     region_settings: RegionSettings | None,
     progress: ProgressCallback | None,
     cancelled: CancelledCallback | None,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.images.inputs import Input
-from MoBUncertaintyLib.inference.predictor import CancelledCallback, Predictor, ProgressCallback
+from MoBUncertaintyLib.inference.maps.ensemble import AnyPredictor
+from MoBUncertaintyLib.inference.predictor import CancelledCallback, ProgressCallback
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome, read_case
 from MoBUncertaintyLib.output.dicom.objects import DicomFormat
 from MoBUncertaintyLib.output.results_folder import FOLDER
@@ -33,7 +34,7 @@ class CohortJob:
         skip_existing: Keep results that are there, whatever they are of.
     """
 
-    predictor: Predictor
+    predictor: AnyPredictor
     regions: RegionSettings
     series: str | None = None
     channels: Mapping[str, Path] = field(default_factory=dict)

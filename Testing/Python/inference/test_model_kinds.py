@@ -207,21 +207,112 @@ def test_a_2d_network_is_exported_and_mirrored_within_its_slices(slices: Model, 
     assert np.asarray(found.probability) == pytest.approx(np.mean(flips, axis=0), abs=5e-3)
 
 
-def test_a_network_of_low_resolution_predicts_and_a_second_stage_is_refused(tmp_path: Path) -> None:
+def two_stages() -> dict:
+    """Plans of a cascade; its second stage works at a spacing of 2 mm, the first at 4 mm."""
     plans = kind_plans()
-    full = plans["configurations"].pop("3d_fullres")
+    full = plans["configurations"]["3d_fullres"]
     plans["configurations"] |= {
-        "3d_fullres": full,
         "3d_lowres": full | {"spacing": [4.0, 4.0, 4.0], "next_stage": "3d_cascade_fullres"},
         "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
     }
-    model = make_kind(tmp_path / "lowres", plans, kind_dataset(), "3d_lowres")
+    return plans
+
+
+def make_cascade(folder: Path, dataset: dict, trainer: str = "nnUNetTrainer__nnUNetPlans__") -> Model:
+    make_kind(folder / f"{trainer}3d_lowres", two_stages(), dataset, "3d_lowres")
+    return make_kind(folder / f"{trainer}3d_cascade_fullres", two_stages(), dataset, "3d_cascade_fullres")
+
+
+def test_a_network_of_low_resolution_predicts(tmp_path: Path) -> None:
+    model = make_kind(tmp_path / "lowres", two_stages(), kind_dataset(), "3d_lowres")
     coarse = make_mr(spacing=4.0)
     assert agreement(predict(coarse, model, SETTINGS).segmentation, stock_labels(model.path, [coarse])) >= 0.999
     found = predict(make_mr(shape=(48, 48, 48)), model, SETTINGS)
     assert found.provenance["input_voxels"] == [24, 24, 24] and found.shape == (48, 48, 48)
-    with pytest.raises(ModelError, match="second stage of a cascade, which needs the first one's result"):
-        make_kind(tmp_path / "cascade", plans, kind_dataset(), "3d_cascade_fullres")
+
+
+@pytest.mark.parametrize(("labels", "engine"), [("alone", "torch"), ("alone", "openvino"), ("nested", "torch")])
+def test_a_cascade_predicts_its_first_stage_and_then_its_second(tmp_path: Path, labels: str, engine: str) -> None:
+    model = make_cascade(tmp_path, kind_dataset(**(NESTED if labels == "nested" else {})))
+    assert model.first_stage is not None and model.inputs == len(model.card.labels) + 1
+    image, steps = make_mr(), []
+    first = predict(image, model.first_stage, replace(SETTINGS, engine=engine)).segmentation
+    stock = stock_labels(model.path, [image], first_stage=first)
+    found = predict(image, model, replace(SETTINGS, engine=engine), steps.append)
+    # Nested logits of random networks lie closer to 0 than half precision, in which nnU-Net sums them, can tell.
+    assert agreement(found.segmentation, stock) >= (0.999 if labels == "alone" else 0.99)
+    blank = stock_labels(model.path, [image], first_stage=np.zeros_like(first))
+    assert agreement(found.segmentation, blank) < 0.99, "the first stage does not matter"
+    assert found.provenance["first_stage"] == "3d_lowres"
+    assert any("takes the label map of 3d_lowres as given" in each for each in found.warnings)
+    stages = list(dict.fromkeys(step.stage for step in steps))
+    assert stages == ["first_stage", "preprocess", "network", "resample"]
+    assert found.timings["first_stage"] > 0
+
+
+@pytest.mark.parametrize("labels", ["alone", "nested"])
+def test_a_second_stages_input_is_nnunets(tmp_path: Path, labels: str) -> None:
+    """Labels are resampled as nnU-Net does, and each becomes a channel."""
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+    from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
+
+    model, image = make_cascade(tmp_path, kind_dataset(**(NESTED if labels == "nested" else {}))), make_mr(spacing=3.1)
+    assert model.first_stage is not None
+    predictor = Predictor(model, SETTINGS)
+    first = predict(image, model.first_stage, SETTINGS).segmentation
+    manager = predictor._preprocessor.manager
+    data, seg, _ = DefaultPreprocessor(verbose=False).run_case_npy(
+        sitk.GetArrayFromImage(image)[None],
+        first[None].astype(np.float32),
+        {"spacing": list(image.GetSpacing())[::-1]},
+        manager,
+        manager.get_configuration(model.card.configuration),
+        model.dataset,
+    )
+    expected = convert_labelmap_to_one_hot(seg[0], manager.get_label_manager(model.dataset).foreground_labels)
+    found = predictor.prepare(image).data
+    assert found.shape[1:] == data.shape[1:] != image.GetSize()[::-1]
+    assert found[:1] == pytest.approx(data, abs=1e-4)
+    assert np.array_equal(found[1:], expected) and expected.any(axis=(1, 2, 3)).sum() >= 2
+
+
+def test_a_part_of_an_image_has_the_first_stage_of_all_of_it(tmp_path: Path) -> None:
+    model, image = make_cascade(tmp_path, kind_dataset()), make_mr(shape=(48, 48, 48))
+    predictor = Predictor(model, replace(SETTINGS, region_of_interest=(-60.0, -10.0, -60.0, -10.0, 10.0, 60.0)))
+    assert predictor.first_stage is not None and predictor.first_stage.settings.region_of_interest is None
+    predictor.use(replace(SETTINGS, labels=("spleen",)))
+    assert predictor.first_stage.settings.labels is None
+    assert [label.name for label in predictor.predict(image).labels] == ["spleen"]
+
+
+def test_what_a_cascade_needs_is_verified(tmp_path: Path) -> None:
+    model = make_cascade(tmp_path / "Dataset001_Tiny", kind_dataset())
+    assert model.first_stage is not None
+    facts = json.loads(run("--json", "inspect", model.path).stdout)
+    assert facts["first_stage"] == str(model.first_stage.path)
+    assert "first stage" in run("inspect", model.path).stdout
+    digest = model.digest
+    checkpoint = model.first_stage.path / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(checkpoint, weights_only=False)
+    name = next(iter(content["network_weights"]))
+    content["network_weights"][name] += 1
+    torch.save(content, checkpoint)
+    assert load_model(model.path).digest != digest
+    del content["network_weights"][name]
+    torch.save(content, checkpoint)
+    broken = run("inspect", model.path)
+    assert broken.exit_code == 2 and "do not fit the network" in broken.stderr
+    with pytest.raises(ModelError, match="a model folder holds one network"):
+        export(model.path, tmp_path / "exported")
+    with pytest.raises(ModelError, match=r"without the first one, 3d_lowres; unpack it"):
+        load_model(shutil.make_archive(str(tmp_path / "second"), "zip", model.path))
+    other = kind_dataset(labels={"background": 0, "liver": 1})
+    (model.first_stage.path / "dataset.json").write_text(json.dumps(other))
+    with pytest.raises(ModelError, match="have other labels or input channels; train them alike"):
+        load_model(model.path)
+    shutil.rmtree(model.first_stage.path)
+    with pytest.raises(ModelError, match=r"is not beside it; put its training folder nnUNetTrainer__\S+__3d_lowres"):
+        load_model(model.path)
 
 
 # --- labels that overlap: region-based training

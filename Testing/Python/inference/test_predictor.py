@@ -20,7 +20,8 @@ from MoBUncertaintyLib.errors import Cancelled, ImageError, SettingsError
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.inference import engines, sliding_window
 from MoBUncertaintyLib.inference.engines import TorchEngine
-from MoBUncertaintyLib.inference.predictor import LEAST_PROBABILITY, LEAST_VARIANCE, STEP, Predictor, predict, rounded
+from MoBUncertaintyLib.inference.maps.filling import LEAST_PROBABILITY, LEAST_VARIANCE, STEP, rounded
+from MoBUncertaintyLib.inference.predictor import Predictor, predict
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import Model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.inference.predictor import LEAST_PROBABILITY, LEAST_VARIANCE, rounded
+from MoBUncertaintyLib.inference.maps.filling import LEAST_PROBABILITY, LEAST_VARIANCE, rounded
 
 
 def test_rounding_is_finer_than_the_closed_form_and_leaves_the_original() -> None:

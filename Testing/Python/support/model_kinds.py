@@ -12,6 +12,7 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from MoBUncertaintyLib.model.folder import Model, load_model
@@ -77,7 +78,7 @@ def nnunets_network(plans: dict[str, Any], dataset: dict[str, Any], configuratio
         planned.network_arch_class_name,
         planned.network_arch_init_kwargs,
         planned.network_arch_init_kwargs_req_import,
-        len(dataset["channel_names"]),
+        determine_num_input_channels(manager, planned, dataset),
         manager.get_label_manager(dataset).num_segmentation_heads,
     )
 
@@ -102,13 +103,35 @@ def make_mr(seed: int = 0, shape: Sequence[int] = SIZE, spacing: float = 2.0) ->
     return sitk.SmoothingRecursiveGaussian(image, 2.0)
 
 
-def stock_labels(folder: Path, images: Sequence[sitk.Image], folds: Sequence[int | str] = (0,)) -> np.ndarray:
-    """The label map (z, y, x) that nnU-Net's predictor makes of the images of a case."""
+def stock_labels(
+    folder: Path,
+    images: Sequence[sitk.Image],
+    folds: Sequence[int | str] = (0,),
+    first_stage: np.ndarray | None = None,
+) -> np.ndarray:
+    """The label map (z, y, x) that nnU-Net makes of the images of a case; a second stage takes that of the first."""
+    found: np.ndarray = _stock(folder, images, folds, first_stage, False)
+    return found
+
+
+def stock_probabilities(folder: Path, images: Sequence[sitk.Image], folds: Sequence[int | str] = (0,)) -> np.ndarray:
+    """The probabilities (C, z, y, x) of which `nnUNetv2_ensemble` takes the mean."""
+    found: np.ndarray = _stock(folder, images, folds, None, True)[1]
+    return found
+
+
+def _stock(
+    folder: Path,
+    images: Sequence[sitk.Image],
+    folds: Sequence[int | str],
+    first_stage: np.ndarray | None,
+    probabilities: bool,
+) -> Any:
     predictor = nnUNetPredictor(
         use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
     )
     predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), "checkpoint_final.pth")
     data = np.stack([sitk.GetArrayFromImage(image) for image in images]).astype(np.float32)
     properties = {"spacing": list(images[0].GetSpacing())[::-1]}
-    found: np.ndarray = predictor.predict_single_npy_array(data, properties, None, None, False)
-    return found
+    previous = None if first_stage is None else first_stage[None].astype(np.float32)
+    return predictor.predict_single_npy_array(data, properties, previous, None, probabilities)

@@ -78,6 +78,17 @@ def covered_values(dataset: dict[str, Any]) -> dict[int, tuple[int, ...]]:
     )
 
 
+def label_values(dataset: dict[str, Any]) -> tuple[int, ...]:
+    """Return the values of the label map that are some label's, in the order in which a second stage takes them.
+
+    Args:
+        dataset: Checked by `check_dataset`.
+    """
+    stated = {name: value for name, value in dataset["labels"].items() if name not in ("background", "ignore")}
+    every = [value if isinstance(value, list) else [value] for value in stated.values()]
+    return tuple(sorted({value for values in every for value in values}))
+
+
 def _regions(dataset: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the values of each foreground label where labels overlap, in the order of the network's output."""
     labels: dict[str, Any] = dataset["labels"]

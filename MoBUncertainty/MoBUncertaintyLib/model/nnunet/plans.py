@@ -117,11 +117,8 @@ def check_plans(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
         ModelError: They are so; the message says which.
     """
     planned = resolve(plans, configuration)
-    if "previous_stage" in planned:
-        raise ModelError(
-            f"The configuration {configuration} is the second stage of a cascade, which needs the first one's result; "
-            "choose the training folder of 3d_fullres or 3d_lowres."
-        )
+    if previous_stage(planned) is not None and previous_stage(resolve(plans, planned["previous_stage"])) is not None:
+        raise _unusable("it has a cascade of more than two stages")
     patch = _numbers(planned, "patch_size", 1, MAX_PATCH, whole=True)
     spacing = _numbers(planned, "spacing", *SPACING_RANGE)
     sizes = len(patch), len(spacing)
@@ -173,6 +170,21 @@ def resolve(plans: dict[str, Any], name: str) -> dict[str, Any]:
         resolved = {**deepcopy(planned), **resolved}
         heir = planned.get("inherits_from")
     return resolved
+
+
+def previous_stage(planned: dict[str, Any]) -> str | None:
+    """Return the configuration whose label map a second stage of a cascade takes as input; None: it is no such stage.
+
+    Args:
+        planned: A configuration with what it inherits.
+
+    Raises:
+        ModelError: It does not name one.
+    """
+    previous = planned.get("previous_stage")
+    if previous is not None and not isinstance(previous, str):
+        raise _unusable("'previous_stage' must be the name of a configuration")
+    return previous
 
 
 def _check_axes(plans: dict[str, Any]) -> None:

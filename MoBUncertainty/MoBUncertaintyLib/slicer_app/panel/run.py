@@ -186,6 +186,7 @@ def stageText(step: dict) -> str:
     words = {
         "model": _("Loading the model"),
         "read": _("Reading the image"),
+        "first_stage": _("Predicting the first stage"),
         "preprocess": _("Preprocessing"),
         "network": _("Predicting tiles"),
         "resample": _("Resampling"),

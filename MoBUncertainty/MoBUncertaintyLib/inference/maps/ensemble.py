@@ -1,0 +1,220 @@
+"""Predict with several models at once: configurations or seeds of nnU-Net, or any that have the same labels.
+
+The members' predictions are mixed on the image's own grid, each with the same weight: the mean of their probabilities,
+as with `nnUNetv2_ensemble` and, by the law of total variance, the mean of their variances plus the variance of their
+means.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from MoBUncertaintyLib.errors import ModelError, reporting_out_of_memory
+from MoBUncertaintyLib.images.memory import check_memory, lazy_zeros
+from MoBUncertaintyLib.inference.maps.filling import LEAST_PROBABILITY, LEAST_VARIANCE, rounded
+from MoBUncertaintyLib.inference.plausibility import not_found
+from MoBUncertaintyLib.inference.predictor import (
+    CancelledCallback,
+    Clock,
+    Predictor,
+    ProgressCallback,
+    chosen_labels,
+)
+from MoBUncertaintyLib.model.card import Label, overlap
+from MoBUncertaintyLib.model.covariance import Covariance
+from MoBUncertaintyLib.model.fingerprint import Level
+from MoBUncertaintyLib.model.folder import Model
+from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Progress
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+OF_ONE_MODEL = ("correlation_mm", "volume_bounds", "first_stage")
+"""What the provenance says of a member that does not hold for all together."""
+
+
+class Ensemble:
+    """Models ready to predict together; otherwise as a `Predictor`.
+
+    Args:
+        models: At least two, with the same labels and input channels.
+        settings: How each of them predicts.
+
+    Attributes:
+        model: Stands for all: the first that has a covariance, else the first, with a digest of them all.
+        labels: Those that are wanted. Members predict all of theirs, since none can know which of the others wins.
+
+    Raises:
+        ModelError: They have not the same labels and channels.
+        SettingsError: As `Predictor`.
+    """
+
+    def __init__(self, models: Sequence[Model], settings: PredictionSettings | None = None) -> None:
+        first, *others = models
+        for other in others:
+            what = _difference(first, other)
+            if what:
+                raise ModelError(
+                    f"{first.path} and {other.path} have other {what}, so they make no ensemble; choose models that "
+                    "were trained on the same data."
+                )
+        self._all = first.card.labels
+        self.model = _together(models)
+        self._members = [Predictor(model, _of_member(settings or PredictionSettings())) for model in models]
+        self.use(settings or PredictionSettings())
+
+    def use(self, settings: PredictionSettings) -> None:
+        """Change how to predict from now on; see `Predictor.use`."""
+        labels = chosen_labels(self._all, settings.labels)
+        for member in self._members:
+            member.use(_of_member(settings))
+        self.labels, self.settings = labels, settings
+
+    @reporting_out_of_memory()
+    def predict(
+        self,
+        image: sitk.Image,
+        progress: ProgressCallback | None = None,
+        cancelled: CancelledCallback | None = None,
+        exact: bool = False,
+        channels: Mapping[str, sitk.Image] | None = None,
+    ) -> Prediction:
+        """Segment one image by all models; arguments and errors as for `Predictor.predict`."""
+        check_memory(image.GetNumberOfPixels(), len(self._all), holders=2)
+        clock = Clock(progress or (lambda _: None), cancelled or (lambda: False))
+        found: list[Prediction] = []
+        for member in self._members:
+            prediction = member.predict(image, self._steps(clock, len(found)), exact=True, channels=channels)
+            if found:
+                mix(found[0], prediction, 1 / (len(found) + 1))
+                prediction = replace(prediction, probability=(), variance=(), labels=())
+            found.append(prediction)
+        clock.step("resample", 1, 1)
+        return self._mixed(found, exact)
+
+    def _steps(self, clock: Clock, before: int) -> ProgressCallback:
+        """Return what reports the steps of a member, the others' tiles taken to be as many as its own."""
+        count = len(self._members)
+
+        def report(step: Progress) -> None:
+            ends = step.stage == "resample" or (step.stage == "preprocess" and before)
+            if not ends:
+                shown = step.stage == "network"
+                clock.step(step.stage, step.done + before * step.total * shown, step.total * (count if shown else 1))
+
+        return report
+
+    def _mixed(self, found: Sequence[Prediction], exact: bool) -> Prediction:
+        """Make the prediction of all from the first, whose maps are the mixture, and what the others have noticed."""
+        mixture = found[0]
+        probability, variance = list(mixture.probability), list(mixture.variance)
+        if not exact:
+            for maps, least in ((probability, LEAST_PROBABILITY), (variance, LEAST_VARIANCE)):
+                for each in maps:
+                    each[:] = rounded(each, least)
+        segmentation = label_map(probability, self._all, self.labels)
+        names = {label.name for label in self.labels}
+        wanted = [place for place, label in enumerate(self._all) if label.name in names]
+        # What one has not found, all together may have.
+        missing = not_found(dict.fromkeys((label.name for label in self._all), 0.0))
+        noticed = dict.fromkeys(each for one in found for each in one.warnings if each not in missing)
+        timings = {stage: sum(each.timings.get(stage, 0.0) for each in found) for stage in mixture.timings}
+        prediction = Prediction(
+            segmentation,
+            [probability[place] for place in wanted],
+            [variance[place] for place in wanted],
+            mixture.grid,
+            self.labels,
+            self._provenance(found),
+            list(noticed),
+            timings,
+            mixture.click_settings,
+            mixture.measures,
+            overlap(self.labels),
+        )
+        prediction.warnings.extend(not_found(prediction.volumes_ml()))
+        judged = [each.suitability for each in found if each.suitability is not None]
+        levels = list(Level)
+        return prediction.judged(max(judged, key=lambda each: levels.index(each.level)))
+
+    def _provenance(self, found: Sequence[Prediction]) -> dict[str, Any]:
+        known = {key: value for key, value in found[0].provenance.items() if key not in OF_ONE_MODEL}
+        boxes = np.array([each.provenance["processed_box"] for each in found])
+        ends = np.stack([boxes[..., 0].min(axis=0), boxes[..., 1].max(axis=0)], axis=1)
+        card = self.model.card
+        return known | {
+            "model": {"name": card.name, "path": str(self.model.path), "digest": self.model.digest},
+            "ensemble": [
+                {"configuration": member.model.card.configuration, "folds": list(member.folds)}
+                | each.provenance["model"]
+                for member, each in zip(self._members, found, strict=True)
+            ],
+            "settings": asdict(self.settings),
+            "covariance": card.covariance.kind.value,
+            "tiles": sum(each.provenance["tiles"] for each in found),
+            "processed_box": ends.tolist(),
+        }
+
+
+AnyPredictor = Predictor | Ensemble
+"""What predicts an image, with one model or with several."""
+
+
+def mix(mixture: Prediction, other: Prediction, fraction: float) -> None:
+    """Mix the maps of another prediction into those of a mixture, with that fraction: the law of total variance."""
+    means = zip(mixture.probability, other.probability, strict=True)
+    variances = zip(mixture.variance, other.variance, strict=True)
+    for (mean, p), (variance, v) in zip(means, variances, strict=True):
+        change = p - mean
+        variance += fraction * (v - variance) + fraction * (1 - fraction) * change**2
+        mean += fraction * change
+
+
+def label_map(probability: Sequence[np.ndarray], labels: Sequence[Label], wanted: Sequence[Label]) -> np.ndarray:
+    """Return where the wanted labels are the most probable class or, if labels overlap, more probable than not.
+
+    Args:
+        probability: Of all labels, (z, y, x) each.
+        labels: Of the model.
+        wanted: Those of them that are drawn.
+    """
+    segmentation = lazy_zeros(probability[0].shape, np.uint8)
+    names, overlapping = {label.name for label in wanted}, overlap(labels)
+    for plane, *p in zip(segmentation, *probability, strict=True):
+        others = [each for label, each in zip(labels, p, strict=True) if label.name not in names]
+        best = np.full_like(p[0], 0.5) if overlapping else np.maximum.reduce([1 - sum(p[1:], p[0]), *others])
+        for label, each in zip(labels, p, strict=True):
+            if label.name in names:
+                plane[each > best] = label.value
+                best = best if overlapping else np.maximum(best, each)
+    return segmentation
+
+
+def predictor_of(models: Sequence[Model], settings: PredictionSettings | None = None) -> AnyPredictor:
+    """Return what predicts with one model, or with several at once."""
+    return Predictor(models[0], settings) if len(models) == 1 else Ensemble(models, settings)
+
+
+def _difference(one: Model, other: Model) -> str:
+    """Say in which respect two models cannot be mixed; "" if they can."""
+    labels = [[(label.value, label.name, label.covers) for label in model.card.labels] for model in (one, other)]
+    return "labels" if labels[0] != labels[1] else "" if one.channels == other.channels else "input channels"
+
+
+def _together(models: Sequence[Model]) -> Model:
+    """Make a model that stands for all: what holds for one alone, such as its ordinary cases, is left out."""
+    stochastic = (model for model in models if model.card.covariance.kind is not Covariance.DETERMINISTIC)
+    lead = next(stochastic, models[0])
+    name = f"{lead.card.name[:70].rstrip()}, ensemble of {len(models)}"
+    card = replace(lead.card, name=name, fingerprint=None, volume_calibration=None)
+    digest = hashlib.sha256("".join(model.digest for model in models).encode()).hexdigest()
+    return Model(card, lead.plans, lead.dataset, lead.path, lead.sources, {"model.json": digest})
+
+
+def _of_member(settings: PredictionSettings) -> PredictionSettings:
+    return replace(settings, labels=None)

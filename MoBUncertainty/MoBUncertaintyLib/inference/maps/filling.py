@@ -1,0 +1,90 @@
+"""Put what the network gives on the image's own grid, and round it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from MoBUncertaintyLib.images.memory import lazy_zeros
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from MoBUncertaintyLib.inference.preprocessing import Case
+
+STEP = 2.0**-17
+"""Between two probabilities, or variances, that are given; exact in float32 up to 64, so that nothing but the rounding
+itself is lost."""
+DIGITS = 10
+"""Binary digits of those that are so near 0 or 1 that they need finer steps: they change by 0.1 % at most."""
+LEAST_PROBABILITY, LEAST_VARIANCE = 1e-6, 1e-12
+"""What is smaller is given as 0. Ranks by the variance need the tails, but noise in air is most of an exact file."""
+
+
+def fill(
+    case: Case,
+    probability: Tensor,
+    variance: Tensor,
+    exact: bool,
+    values: Sequence[int],
+    overlapping: bool = False,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Put results on the image's grid: segmentation (z, y, x), probability and variance of the L labels (L, z, y, x).
+
+    All is 0 outside `case.kept`. Unless they are to be exact, the maps are rounded here, once, so that every user has
+    the numbers that the files hold.
+
+    The variance is what is interpolated, not the second moment: the second moment of an interpolated probability would
+    count the step of p from voxel to voxel as uncertainty, up to 0.25 along every sharp border, in deterministic models
+    too.
+
+    Args:
+        case: The way back to the image.
+        probability, variance: (L, *S), on the network's grid; see `SlidingWindow.run`.
+        exact: Do not round.
+        values: Of the labels.
+        overlapping: The labels overlap; a voxel has the last that is more probable than not, as with nnU-Net.
+    """
+    shape = case.frame.image.GetSize()[::-1]
+    segmentation = lazy_zeros(shape, np.uint8)
+    maps = [lazy_zeros((len(values), *shape), np.float32) for _ in range(2)]
+    labels = case.view(segmentation)
+    p_views, v_views = ([case.view(each) for each in volume] for volume in maps)
+    for i, (p, v) in enumerate(zip(case.planes(probability), case.planes(variance), strict=True)):
+        if not exact:
+            p, v = rounded(p, LEAST_PROBABILITY), rounded(v, LEAST_VARIANCE)
+        half = np.full_like(p[0], 0.5) if overlapping else None
+        best = p[-1].copy() if len(p) > len(values) else 1 - p.sum(axis=0)  # the others', or the background's
+        for c, value in enumerate(values):
+            p_views[c][i] = p[c]
+            v_views[c][i] = v[c]
+            labels[i][p[c] > (best if half is None else half)] = value
+            np.maximum(best, p[c], out=best)
+    return segmentation, maps[0], maps[1]
+
+
+def rounded(array: np.ndarray, least: float) -> np.ndarray:
+    """Round a copy of probabilities or variances, any shape, to `STEP`, and near 0 and 1 to `DIGITS`.
+
+    What is rounded away cannot be compressed: files of a CT with one organ are a quarter of the size without it.
+
+    Args:
+        array: float32, 0 to 1.
+        least: What is nearer to 0, or to 1, becomes that.
+    """
+    flat = array.reshape(-1)
+    result = np.empty_like(flat)
+    for start in range(0, flat.size, 2**14):  # pieces that stay in a CPU's cache: four times as fast
+        part = slice(start, start + 2**14)
+        upper = (flat[part] > 0.5).astype(np.float32)
+        near = np.abs(upper - flat[part])  # exact near 1, too, since both are float32
+        scaled = near * np.float32(2 ** (24 - DIGITS) + 1)
+        tail = scaled - (scaled - near)  # Veltkamp's splitting: the leading digits
+        tail *= near >= np.float32(least)  # where() is slower
+        fixed = np.rint(near * np.float32(1 / STEP))
+        fixed *= np.float32(STEP)
+        np.copyto(tail, fixed, where=near >= np.float32(STEP * 2**DIGITS))
+        np.abs(upper - tail, out=result[part])
+    return result.reshape(array.shape)

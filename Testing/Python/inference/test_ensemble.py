@@ -1,0 +1,113 @@
+"""Several models predict together as nnU-Net's ensembles do, with the variance of the mixture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from MoBUncertaintyLib.errors import Cancelled, ModelError, SettingsError
+from MoBUncertaintyLib.inference.maps.ensemble import Ensemble, predictor_of
+from MoBUncertaintyLib.inference.predictor import Predictor, predict
+from MoBUncertaintyLib.model.folder import Model, load_model
+from MoBUncertaintyLib.output.results_folder import read_results
+from MoBUncertaintyLib.prediction import PredictionSettings, Progress
+from support.command_line import run
+from support.model_kinds import kind_dataset, kind_plans, make_kind, make_mr, stock_probabilities
+
+SETTINGS = PredictionSettings(device="cpu", precision="float32", engine="torch", tiling="full")
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A model of two folds: on an image of one tile, at its spacing, they are mixed as an ensemble of two models is."""
+    return make_kind(tmp_path_factory.mktemp("folds") / "model", kind_plans(), kind_dataset(), folds=(0, 1))
+
+
+@pytest.fixture(scope="module")
+def seeds(folds: Model) -> list[Model]:
+    return [load_model(folds.path, folds=(fold,)) for fold in (0, 1)]
+
+
+def test_the_mixture_is_that_of_folds(folds: Model, seeds: list[Model]) -> None:
+    image = make_mr()
+    expected, found = predict(image, folds, SETTINGS), Ensemble(seeds, SETTINGS).predict(image)
+    assert np.asarray(found.probability) == pytest.approx(np.asarray(expected.probability), abs=2e-5)
+    assert np.asarray(found.variance) == pytest.approx(np.asarray(expected.variance), abs=2e-5)
+    assert np.asarray(found.variance).max() > 0.01, "they agree"
+    assert (found.segmentation == expected.segmentation).mean() >= 0.9999
+    assert found.labels == expected.labels and found.suitability == expected.suitability
+    alone = np.asarray(predict(image, seeds[0], SETTINGS).variance)
+    assert alone.max() == 0, "each is sure of itself"
+
+
+def test_the_labels_are_those_of_nnunets_ensemble(seeds: list[Model]) -> None:
+    image = make_mr()
+    mean = np.mean([stock_probabilities(model.path, [image], model.folds) for model in seeds], axis=0)
+    assert (Ensemble(seeds, SETTINGS).predict(image).segmentation == mean.argmax(axis=0)).mean() >= 0.999
+
+
+def test_some_of_the_labels_are_where_they_win_among_all(seeds: list[Model]) -> None:
+    image = make_mr()
+    everything = Ensemble(seeds, SETTINGS).predict(image)
+    ensemble = Ensemble(seeds, replace(SETTINGS, labels=("spleen",)))
+    found = ensemble.predict(image)
+    assert [label.name for label in found.labels] == [label.name for label in ensemble.labels] == ["spleen"]
+    assert np.array_equal(found.segmentation == 2, everything.segmentation == 2)
+    assert np.array_equal(found.probability[0], everything.probability[1])
+    with pytest.raises(SettingsError, match="has no label heart; choose among liver, spleen"):
+        Ensemble(seeds, replace(SETTINGS, labels=("heart",)))
+
+
+def test_overlapping_labels_are_mixed_each_for_itself(tmp_path: Path) -> None:
+    nested = kind_dataset(labels={"background": 0, "both": [1, 2], "inner": 2}, regions_class_order=[1, 2])
+    model = make_kind(tmp_path / "model", kind_plans(), nested, folds=(0, 1))
+    seeds = [load_model(model.path, folds=(fold,)) for fold in (0, 1)]
+    expected, found = predict(make_mr(), model, SETTINGS), Ensemble(seeds, SETTINGS).predict(make_mr())
+    assert found.overlapping and (found.segmentation == expected.segmentation).mean() >= 0.9999
+
+
+def test_progress_counts_all_members_and_can_be_cancelled(seeds: list[Model]) -> None:
+    steps: list[Progress] = []
+    image = make_mr(shape=(24, 24, 30))
+    Ensemble(seeds, SETTINGS).predict(image, steps.append)
+    tiles = [(step.done, step.total) for step in steps if step.stage == "network"]
+    assert tiles == sorted(tiles) and tiles[-1] == (4, 4)
+    with pytest.raises(Cancelled):
+        Ensemble(seeds, SETTINGS).predict(image, cancelled=lambda: True)
+
+
+def test_only_models_of_the_same_labels_and_channels_make_one(seeds: list[Model], tmp_path: Path) -> None:
+    other = make_kind(tmp_path / "other", kind_plans(), kind_dataset(labels={"background": 0, "liver": 1, "colon": 2}))
+    with pytest.raises(ModelError, match=r"have other labels, so they make no ensemble; choose models"):
+        Ensemble([seeds[0], other], SETTINGS)
+    pet = make_kind(tmp_path / "pet", kind_plans(), kind_dataset(("PET",)))
+    with pytest.raises(ModelError, match="have other input channels, so they make no ensemble"):
+        Ensemble([seeds[0], pet], SETTINGS)
+    assert isinstance(predictor_of([pet], SETTINGS), Predictor)
+
+
+def test_the_command_line_takes_several_models(folds: Model, tmp_path: Path) -> None:
+    for fold in (0, 1):
+        make_kind(tmp_path / f"seed_{fold}", kind_plans(), kind_dataset())
+        weights = torch.load(folds.path / f"fold_{fold}" / "checkpoint_final.pth", weights_only=False)
+        torch.save(weights, tmp_path / f"seed_{fold}" / "fold_0" / "checkpoint_final.pth")
+    sitk.WriteImage(make_mr(), tmp_path / "mr.nii.gz")
+    asked = ["predict", tmp_path / "mr.nii.gz", "--model", tmp_path / "seed_0", "--model", tmp_path / "seed_1"]
+    options = ["--output", tmp_path / "out", "--no-scene", "--device", "cpu", "--precision", "float32"]
+    done = run(*asked, *options)
+    assert done.exit_code == 0, done.stderr
+    read = read_results(tmp_path / "out").prediction
+    image = sitk.ReadImage(str(tmp_path / "mr.nii.gz"))
+    expected = Ensemble([load_model(tmp_path / f"seed_{fold}") for fold in (0, 1)], SETTINGS).predict(image)
+    assert np.array_equal(read.segmentation, expected.segmentation)
+    record = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert [each["configuration"] for each in record["ensemble"]] == ["3d_fullres"] * 2
+    assert record["model"]["name"].endswith(", ensemble of 2")
+    again = run(*asked, *options, "--skip-existing")
+    assert again.exit_code == 0
