@@ -96,11 +96,13 @@ def attach_head(
         settings = replace(SETTINGS, schedule=schedule)
         heads = [(fold, load_model(_train(model, plans, fold, spec, settings, device))) for fold in model.folds]
         first = heads[0][1].card
+        fitted_on = len(list((Path(os.environ["nnUNet_raw"]) / DATASET / "labelsTr").glob("*")))
         temperature = float(np.mean([read_card(_start(fold)).training["temperature"] for fold in model.folds]))
         card = replace(
             model.card,
             covariance=first.covariance,
-            training=model.card.training | {"covariance_head": first.training, "temperature": temperature},
+            training=model.card.training
+            | {"covariance_head": first.training | {"cases": fitted_on}, "temperature": temperature},
             # What was measured of the model without a head.
             scores={},
             fingerprint=None,
