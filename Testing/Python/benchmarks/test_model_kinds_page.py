@@ -16,5 +16,5 @@ def test_the_page_has_the_table_of_the_results() -> None:
     assert [row["kind"] for row in facts["rows"]] == [kind.name for kind in model_kinds.KINDS]
     for row in facts["rows"]:
         # Five networks that were hardly trained disagree, and then means of logits and of probabilities do.
-        assert row["predicts"] and row["labels"]
+        assert row["labels"], "equal maps of nothing prove nothing"
         assert (row["of_logits"] if row["kind"] == "five folds" else row["equal"]) >= 0.999
