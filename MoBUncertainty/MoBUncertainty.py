@@ -39,7 +39,7 @@ class MoBUncertainty(ScriptedLoadableModule):
 Segments organs in CT and shows where the segmentation is doubtful: a heat map of the predictive variance, and a short,
 ranked list of regions to review, correct and sign off. MoB stands for Mixture-of-Bases, the covariance model behind it.
 <p>Choose a CT and a model, press Apply, go through the regions, sign off, export.
-Everything is computed on this computer. Not for clinical use.</p>
+Everything is computed on this computer, unless you choose another. Not for clinical use.</p>
 """)
         self.parent.acknowledgementText = _("""
 The method: Structured Covariance Modeling Using Learned Mixture-of-Bases for Uncertainty in 3D Segmentation.
@@ -187,13 +187,14 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
     """From a CT to its results in the scene, through the worker; without a graphical user interface as well.
 
     Attributes:
-        modelList: The models there are.
-        sessions: The reviews that are open.
+        modelList, sessions: The models there are; the reviews that are open.
         client: The worker's client; tests put another in its place.
+        computer: The computer that segments, where it is another one.
     """
 
     def __init__(self) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
+        from MoBUncertaintyLib.slicer_app.computer.choice import Computer
         from MoBUncertaintyLib.slicer_app.models import ModelList
         from MoBUncertaintyLib.slicer_app.sessions import Sessions
         from MoBUncertaintyLib.slicer_app.worker.client import slicerClient
@@ -201,6 +202,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         self.modelList = ModelList()
         self.sessions = Sessions()
         self.client = slicerClient()
+        self.computer = Computer(lambda arguments: self.client.another(arguments))
 
     def getParameterNode(self):
         return MoBUncertaintyParameterNode(super().getParameterNode())
@@ -208,9 +210,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
     def run(self, ct, model, settings):
         """Segment a CT in the worker and show the results; returns at once. The scene changes only when all went well.
 
-        :param ct: CT volume
-        :param model: name of a model, or its path
-        :param settings: fields of prediction.PredictionSettings
+        :param ct, model, settings: CT volume; name of a model, or its path; fields of prediction.PredictionSettings
         :return: the Job, whose result is the ReviewSession of the CT
         """
         from MoBUncertaintyLib.slicer_app import requests
@@ -221,14 +221,13 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
 
         # A new segmentation is looked through as the last one was.
         request = requests.predictRequest(ct, str(model), settings, self.sessions.opened(ct))
-        job = self.client.request(request, show)
+        job = (self.computer.client or self.client).request(request, show)
         return job
 
     def export(self, ct, folder, formats, patientFields):
         """Write a reviewed CT's files in the worker; returns at once.
 
-        :param ct: CT volume with results
-        :param folder, formats, patientFields: see `requests.exportRequest`
+        :param ct, folder, formats, patientFields: see `requests.exportRequest`
         :return: the Job, whose result has the paths of the `files`, and `problems`: what could not be written
         """
         from MoBUncertaintyLib.slicer_app import requests
@@ -238,6 +237,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
     def close(self) -> None:
         """End the worker."""
         self.sessions.forget()
+        self.computer.close()
         self.client.close()
 
 

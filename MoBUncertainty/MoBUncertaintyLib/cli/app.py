@@ -381,6 +381,14 @@ def export(
             return Result({**_described(model).facts, **published})
 
 
+@app.command(hidden=True)
+def worker() -> None:
+    """Compute for the application on another computer that starts this over ssh."""
+    from MoBUncertaintyLib.worker.remote.host import serve
+
+    serve()
+
+
 def _described(model: Model) -> Result:
     facts = {"path": model.path, "digest": model.digest, "channels": model.channels}
     if model.first_stage:

@@ -140,6 +140,7 @@ _PREDICTION = (
     "folds",
     "engine",
     "device",
+    "computer",
     "precision",
     "tiles",
     "passes_per_tile",
@@ -357,7 +358,9 @@ def facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
             ("Region of interest", _roi(settings.get("region_of_interest"))),
             (
                 "Computed on",
-                ", ".join(str(prediction[key]) for key in ("device", "precision", "engine") if key in prediction),
+                ", ".join(
+                    str(prediction[key]) for key in ("device", "precision", "engine", "computer") if key in prediction
+                ),
             ),
         ],
         "Volumes": _volume_facts(report["labels"], prediction.get("volume_bounds")),

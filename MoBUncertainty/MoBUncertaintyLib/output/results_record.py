@@ -104,6 +104,7 @@ FORM: dict[str, Any] = {
     "folds?": [_is_fold],
     "engine?": _is_text,
     "device?": _is_text,
+    "computer?": _is_text,
     "precision?": _is_text,
     "versions?": {},
 }

@@ -36,7 +36,7 @@ def ensureReady(
     requester: str,
     formats: Collection[str] = (),
     onInstall: Callable[[], None] = lambda: None,
-    engine: str = "auto",
+    engine: str | None = "auto",
 ) -> None:
     """Ask once, then install what is missing. Do nothing while Slicer is testing.
 
@@ -45,13 +45,16 @@ def ensureReady(
         formats: The formats to be exported (`review_export.Format`); empty: a CT is to be segmented.
         onInstall: Called when the user has agreed.
         engine: What is to run the network, as in `PredictionSettings`. OpenVINO is required if it is asked for; with
-            `auto` it is installed with the other packages if they are, and may fail.
+            `auto` it is installed with the other packages if they are, and may fail. None: another computer segments,
+            and nothing is needed here.
 
     Raises:
         Cancelled: The user does not want it; nothing was installed.
         InstallationError: Slicer is too old, the PyTorch extension is missing, or the installation failed.
     """
     _checkSlicer(requester)
+    if engine is None:
+        return
     asked = engine == "openvino" and not formats
     missing = missingPackages(formats, asked)
     if not missing or slicer.app.testingEnabled():

@@ -1,7 +1,7 @@
 """Serve on stdin and stdout: `python -m MoBUncertaintyLib.worker`."""
 
 from MoBUncertaintyLib.worker.catalogue import HANDLERS
-from MoBUncertaintyLib.worker.commands import Predictions, calibrate, export_review
+from MoBUncertaintyLib.worker.commands import Predictions, calibrate, describe_computer, export_review
 from MoBUncertaintyLib.worker.protocol import Command
 from MoBUncertaintyLib.worker.server import Handler, serve
 from MoBUncertaintyLib.worker.worklist import worklist_handlers
@@ -13,5 +13,6 @@ if __name__ == "__main__":
         Command.PREDICT_CASE: predictions.predict_case,
         Command.EXPORT: export_review,
         Command.CALIBRATE: calibrate,
+        Command.COMPUTER: describe_computer,
     }
     serve({**own, **HANDLERS, **worklist_handlers()})

@@ -1,16 +1,18 @@
-"""What the worker does on request: predict a CT or a case of a cohort, write a reviewed case, and calibrate a model.
+"""What the worker does on request: predict a CT or a case of a cohort, write a reviewed case, calibrate a model.
 
 Nothing heavy is imported before a request needs it.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.worker.progress import OF_A_FILE, Estimate, Pace
 from MoBUncertaintyLib.worker.protocol import ProtocolError
 from MoBUncertaintyLib.worker.server import Fields, Report
@@ -266,3 +268,14 @@ def calibrate(request: Fields, _report: Report) -> Fields:
     made = calibrate_model(request["model"], map(Path, request["reviews"]), output)
     card = made.model.card
     return {"name": card.name, "calibration": card.training["calibration"], "refused": made.refused}
+
+
+def describe_computer(_request: Fields, _report: Report) -> Fields:
+    """Say what computes here: `version`, the `device` that is taken unless another is asked for, and `cores`."""
+    import torch
+
+    from MoBUncertaintyLib.inference.devices import select_device
+
+    device = select_device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else {"mps": "Apple GPU"}.get(device.type, "CPU")
+    return {"version": __version__, "device": name, "cores": os.cpu_count() or 1}

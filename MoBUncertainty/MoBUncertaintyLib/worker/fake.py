@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.geometry import Grid, whole
 from MoBUncertaintyLib.model.card import Label
@@ -202,6 +203,11 @@ def calibrate(request: server.Fields, _report: server.Report) -> server.Fields:
     return {"name": output.name, "calibration": told, "refused": []}
 
 
+def describe_computer(_request: server.Fields, _report: server.Report) -> server.Fields:
+    """Describe no computer."""
+    return {"version": __version__, "device": "fake", "cores": 1}
+
+
 if __name__ == "__main__":
     chosen = sys.argv[1] if len(sys.argv) > 1 else "normal"
     if chosen not in MODES:
@@ -213,6 +219,7 @@ if __name__ == "__main__":
             Command.PREDICT_CASE: lambda request, report: predict_case(chosen, request, report),
             Command.EXPORT: export_review,
             Command.CALIBRATE: calibrate,
+            Command.COMPUTER: describe_computer,
             **HANDLERS,
             **worklist_handlers(),
         }

@@ -20,6 +20,7 @@ predict-case   `case`, of those listed; `output`, its results folder; `model`, `
 open-case      `results`, a results folder; `reader`; `folder`
 sign-case      `results`, `reader`, `review`, and `output`, the export to make
 calibrate      `model`, `reviews`, folders, and `output`, the model to make
+computer       none; the result has the `version` there, the `device` that Auto takes, and the number of `cores`
 scratch        `folder` for the worker's own temporary files; it is removed when stdin is closed. Has no answer
 shutdown       -
 
@@ -30,7 +31,8 @@ heartbeat      none; every `HEARTBEAT_S`, also during a computation
 progress       `stage`, its `done` and `total` steps, `fraction` of the whole request 0 to 1, `seconds_left` or null
 warning        `message`, one sentence
 result         `result`; ends the request
-error          `code`, `message`, one sentence, and `details` for a bug report, or ""; ends the request
+error          `code`, `message`, one sentence, and `details` for a bug report, or ""; ends the request or, if its `id`
+               is null, the worker
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ class Command(StrEnum):
     PREDICT_CASE = "predict-case"
     OPEN_CASE = "open-case"
     SIGN_CASE = "sign-case"
+    COMPUTER = "computer"
     SCRATCH = "scratch"
     SHUTDOWN = "shutdown"
 

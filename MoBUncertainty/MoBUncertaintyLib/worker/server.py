@@ -61,21 +61,13 @@ Handler = Callable[[Fields, Report], Fields]
 
 
 class Channel:
-    """The two pipes to the application, hidden from the rest of the process.
-
-    Output to stdout is redirected to stderr, and stdin looks empty. (On Windows a library that inspects stdin while it
-    is loaded would wait for the thread that reads it.)
-    """
+    """The two pipes to the application, hidden from the rest of the process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._scratch: str | None = None
         self._written: str | None = None
-        self._input, self._output = os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "wb")
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)
-        os.close(nothing)
-        os.dup2(2, 1)
+        self._input, self._output = take_pipes()
 
     def send(self, event: Event, **fields: Any) -> None:
         """Send one event, from any thread; invalid Unicode, as in a file's name, becomes question marks.
@@ -131,6 +123,19 @@ class Channel:
             return b""
 
 
+def take_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Take stdin and stdout from the rest of the process: stdin looks empty, output to stdout goes to stderr.
+
+    (On Windows a library that inspects stdin while it is loaded would wait for the thread that reads it.)
+    """
+    taken = os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return taken
+
+
 def serve(handlers: Mapping[str, Handler]) -> None:
     """Answer requests until `shutdown`, or until stdin is closed.
 
@@ -141,7 +146,7 @@ def serve(handlers: Mapping[str, Handler]) -> None:
     channel = Channel()
     channel.send(Event.READY, pid=os.getpid(), version=__version__, niceness=niceness)
     waiting: queue.Queue[Fields] = queue.Queue()
-    threading.Thread(target=_listen, args=(channel, waiting), daemon=True).start()
+    threading.Thread(target=listen, args=(channel, waiting), daemon=True).start()
     threading.Thread(target=_beat, args=(channel,), daemon=True).start()
     sweep(Path(tempfile.gettempdir()))
     while True:
@@ -180,7 +185,7 @@ def _shares_among_sessions() -> bool:
         return False
 
 
-def _listen(channel: Channel, waiting: queue.Queue[Fields]) -> None:
+def listen(channel: Channel, waiting: queue.Queue[Fields]) -> None:
     """Read requests in a thread of its own, which notices the end of stdin during any computation."""
     try:
         for request in channel.requests():

@@ -15,6 +15,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.errors import Cancelled, LostReviewError, UserError
+from MoBUncertaintyLib.slicer_app.computer.section import ComputerSection
 from MoBUncertaintyLib.slicer_app.inputs.channels import missingChannel
 from MoBUncertaintyLib.slicer_app.panel.dialogs import AfterLoading, confirmLoss, isLoading, showError
 from MoBUncertaintyLib.slicer_app.panel.export import ExportSection, newFolder
@@ -29,6 +30,7 @@ from MoBUncertaintyLib.slicer_app.scene.legend import LegendFollower
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
 from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
 from MoBUncertaintyLib.slicer_app.sessions import hideMisplaced, hideOrphans, mapVolumes, showAlone
+from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 from MoBUncertaintyLib.slicer_app.worker.job import Job
 from MoBUncertaintyLib.slicer_app.worklist.dock import WorklistDock
 
@@ -61,6 +63,7 @@ class Panel:
         self.afterLoading = AfterLoading(shown)
         self.inputs = InputsSection(ui, logic.modelList, self.onDemo, self.onModel, lambda: logic.client.another())
         self.run = RunSection(ui, self.onApply, self.onCancel)
+        self.computer = ComputerSection(ui, logic.computer, self.update)
         self.overlay = OverlaySection(ui)
         self.review = ReviewSection(ui, self.update)
         self.export = ExportSection(ui, self.onExport, self.onCancel, self.update)
@@ -80,6 +83,11 @@ class Panel:
     def settings(self) -> dict[str, object]:
         """The fields of `prediction.PredictionSettings` that are chosen."""
         return predictionSettings(self.parameters, canMirror(self.inputs.model), self.inputs.labels)
+
+    @property
+    def _client(self) -> WorkerClient:
+        """The client of the worker that has the job."""
+        return (self.state is State.RUNNING and self.logic.computer.client) or self.logic.client
 
     def fixWidth(self, widget) -> None:
         """Make the panel as wide as its widest section needs: if it grew later, all views would move.
@@ -154,6 +162,7 @@ class Panel:
         self._changes.stop()
         self.afterLoading.stop()
         self.inputs.close()
+        self.computer.close()
         self.review.cleanup()
         if self.worklist:
             self.worklist.close()
@@ -189,7 +198,7 @@ class Panel:
     def onCancel(self) -> None:
         """End what is computed; scene and folder are as they were before."""
         exporting = self.state is State.EXPORTING
-        self.logic.client.cancel()
+        self._client.cancel()
         self._end(_("Cancelled; nothing was written.") if exporting else _("Cancelled; nothing was changed."))
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
@@ -203,7 +212,7 @@ class Panel:
         if self.parameters is None:
             return
         if self.state in self._workButtons and self._jobCt.GetScene() is None:
-            self.logic.client.cancel()
+            self._client.cancel()
             self._end(_("The CT was removed, so its computation was cancelled."))
         if self.logic.sessions.hasOrphans:
             self.afterLoading.later(self.logic.sessions.removeOrphans)
@@ -240,7 +249,9 @@ class Panel:
         self.update()
         try:
             installing = _("Installing what is missing...")
-            self.ensureReady(formats, lambda: work.say(installing), self.parameters.engine.value)
+            isElsewhere = state is State.RUNNING and self.logic.computer.host
+            engine = None if isElsewhere else self.parameters.engine.value
+            self.ensureReady(formats, lambda: work.say(installing), engine)
             work.say("")
             if self.parameters and self.parameters.ct is ct and self.review.session is session:
                 job = request()
@@ -264,6 +275,7 @@ class Panel:
         self.review.leave()
         if not self._mayReplaceReview():
             return None
+        self.computer.confirm()
         return self.logic.run(self.parameters.ct, self.inputs.model.path, self.settings)
 
     def _requestExport(self, folder: Path, formats: list[str], patientFields: bool) -> Job | None:
@@ -297,10 +309,11 @@ class Panel:
     def _end(self, text: str) -> None:
         """Show the state after the worker's job, with a text beside its button."""
         work = self._workButtons.get(self.state)  # None where showing a result has failed
+        niceness = self._client.niceness
         self._machine.rest(self.review.session)
         if work:
             work.stop(text)
-        self.run.sayPriority(self.logic.client.niceness)
+        self.run.sayPriority(niceness)
         self.refresh()
 
     def _whyNotApply(self) -> str | None:
@@ -313,6 +326,8 @@ class Panel:
             return _("Select a CT first.")
         if ct.GetImageData() is None:
             return _("The selected CT holds no voxels.")
+        if problem := self.logic.computer.problem:
+            return problem
         if model is None or model.problem:
             return model.problem if model else _("Add a model first.")
         missing = missingChannel(ct, model.channels[1:])

@@ -194,6 +194,9 @@ def stageText(step: dict) -> str:
         "write": _("Handing over the results"),
         "export": _("Writing the files"),
         "show": _("Showing the results"),
+        "send": _("Sending the CT, in MB"),
+        "send model": _("Sending the model, in MB"),
+        "receive": _("Receiving the results, in MB"),
         "download": _("Downloading, in MB"),
         "install": _("Checking and installing"),
     }

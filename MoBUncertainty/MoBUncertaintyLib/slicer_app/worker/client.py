@@ -92,10 +92,10 @@ class WorkerClient:
         self._inSteps(job, self._handOver(job, message), self._send)
         return job
 
-    def another(self) -> WorkerClient:
-        """Make a client like this one, whose worker is a process of its own."""
+    def another(self, arguments: Sequence[str] | None = None) -> WorkerClient:
+        """Make a client like this one, whose worker is a process of its own, perhaps with other arguments of Python."""
         limits = self._heartbeatLimit, self._progressLimit
-        return WorkerClient(self._python, self._environment, self._arguments, *limits, self._folder)
+        return WorkerClient(self._python, self._environment, arguments or self._arguments, *limits, self._folder)
 
     def cancel(self) -> None:
         """Drop the job; if the worker computes, end it with all processes that it has started. Return at once.
@@ -156,8 +156,9 @@ class WorkerClient:
             self._timer.stop()
             job.received = True
             self._inSteps(job, self._takeOver(job, event["result"]), self._onTakenOver)
-        elif kind == Event.ERROR:
-            self._fail(event["code"], event["message"], "\n".join(filter(None, (self._process.log, event["details"]))))
+        elif kind == Event.ERROR and not job.received:
+            details = "\n".join(filter(None, (self._process.log, event["details"])))
+            self._fail(event["code"], event["message"], details, endProcess=event.get("id") is None)
 
     def _onTakenOver(self, result: Any) -> None:
         self._finish().finished.emit(result)

@@ -1,0 +1,1 @@
+"""Which computer segments: this one, or another that ssh reaches."""

@@ -1,0 +1,81 @@
+"""The computer that the user has chosen, kept in Slicer's settings, and those to which CTs may be sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import slicer
+import slicer.util
+
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
+from MoBUncertaintyLib.worker.remote.connection import check_host
+
+HOST_KEY = "MoBUncertainty/Computer"
+ALLOWED_KEY = "MoBUncertainty/ComputersAllowed"
+
+
+class Computer:
+    """The computer that segments.
+
+    Args:
+        newClient: Makes a client of a worker, from arguments of Python.
+    """
+
+    def __init__(self, newClient: Callable[[Sequence[str]], WorkerClient]) -> None:
+        self._newClient = newClient
+        self._client: WorkerClient | None = None
+        self._clientHost = ""
+
+    @property
+    def host(self) -> str:
+        """What the user has typed: the computer's name, as ssh knows it; "": this computer."""
+        return slicer.util.settingsValue(HOST_KEY, "")
+
+    @property
+    def problem(self) -> str | None:
+        """Why that is no computer's name; None: it is."""
+        try:
+            if self.host:
+                check_host(self.host)
+        except SettingsError as error:
+            return str(error)
+        return None
+
+    @property
+    def client(self) -> WorkerClient | None:
+        """The client of its worker, which stays connected; None: this computer segments."""
+        if self._clientHost != self.host:
+            self.close()
+        if self.host and self._client is None:
+            self._client, self._clientHost = self.newClient(), self.host
+        return self._client
+
+    def newClient(self) -> WorkerClient:
+        """Make a client of another worker there."""
+        return self._newClient(("-u", "-m", "MoBUncertaintyLib.worker.remote", self.host))
+
+    def choose(self, host: str) -> None:
+        """Choose a computer."""
+        slicer.app.userSettings().setValue(HOST_KEY, host.strip())
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the user has agreed that CTs are sent there."""
+        return self.host in self._allowed()
+
+    def allow(self, allowed: bool = True) -> None:
+        """Remember that the user has agreed to that, or no longer does."""
+        hosts = {*self._allowed(), self.host} if allowed else {*self._allowed()} - {self.host}
+        slicer.app.userSettings().setValue(ALLOWED_KEY, json.dumps(sorted(hosts)))
+
+    def close(self) -> None:
+        """End the connection."""
+        client, self._client, self._clientHost = self._client, None, ""
+        if client is not None:
+            client.close()
+
+    @staticmethod
+    def _allowed() -> list[str]:
+        return slicer.util.settingsValue(ALLOWED_KEY, [], converter=json.loads)

@@ -1,0 +1,1 @@
+"""A worker on another computer, which ssh starts: nothing listens, and no file system is shared."""

@@ -1,0 +1,127 @@
+"""Models on their way to another computer, and those that it keeps.
+
+A model is known by the SHA-256 of what its files are. Those that were sent lie in the user's folder for caches, each in
+a folder named by that digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from MoBUncertaintyLib.errors import ModelError, OutputError
+from MoBUncertaintyLib.files.integrity import file_digest, is_plain_name
+from MoBUncertaintyLib.files.publishing import reserve
+from MoBUncertaintyLib.files.resources import installed_models
+from MoBUncertaintyLib.inference.graph_cache import cache_folder
+from MoBUncertaintyLib.model.archive import TRAINING_FILE
+from MoBUncertaintyLib.model.card import MODEL_FILE
+from MoBUncertaintyLib.model.folder import MODELS_FOLDER, list_models, model_of, read_card
+from MoBUncertaintyLib.model.nnunet.training_folder import is_training_folder
+
+ZIP = "model.zip"
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of a model.
+
+    Attributes:
+        name: Of its folder or zip.
+        digests: SHA-256 of each file by its name in the model, `model.zip` for a zip; as the card states them, if there
+            is one.
+        files: Where they are.
+    """
+
+    name: str
+    digests: Mapping[str, str]
+    files: Mapping[str, Path]
+
+    @classmethod
+    def of(cls, path: Path) -> ModelFiles:
+        """List the files of a model folder, a zip of one, or a training folder of nnU-Net.
+
+        Raises:
+            ModelError: It cannot be read.
+        """
+        path = model_of(path)
+        try:
+            if path.is_file():
+                return cls(path.name, {ZIP: file_digest(path)}, {ZIP: path})
+            if is_training_folder(path):
+                found = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()}
+                files = {name: file for name, file in found.items() if TRAINING_FILE.fullmatch(name)}
+                return cls(path.name, {name: file_digest(file) for name, file in files.items()}, files)
+            card = path / "model.json"
+            digests = {card.name: file_digest(card), **read_card(path).files}
+        except OSError as error:
+            raise ModelError(f"The model {path} cannot be read ({error.strerror or error}).") from error
+        return cls(path.name, digests, {name: path / name for name in digests})
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that the model is."""
+        return hashlib.sha256(json.dumps(self.digests, sort_keys=True).encode()).hexdigest()
+
+
+def find(digest: str) -> Path | None:
+    """Find a model of this computer by its digest: one that ships, is installed, or was sent."""
+    for model in _folders():
+        with suppress(ModelError):
+            if ModelFiles.of(model).digest == digest:
+                return model
+    if not _DIGEST.fullmatch(digest):
+        return None
+    with suppress(OSError):
+        return next(child for child in (kept_models() / digest).iterdir() if not child.name.startswith("."))
+    return None
+
+
+def keep(sent: ModelFiles) -> None:
+    """Keep a model that was sent, if it is what it says; its files are moved.
+
+    Raises:
+        ModelError: It is not.
+        OutputError: It cannot be kept.
+    """
+    if set(sent.files) != set(sent.digests) or not all(map(_is_model_file, sent.files)):
+        raise ModelError("What was sent is not a model; choose another one.")
+    for name, file in sent.files.items():
+        if file_digest(file) != sent.digests[name]:
+            raise ModelError(
+                f"{name} of the model {sent.name} is not what its card says (its SHA-256 is another); copy or download "
+                "the model again."
+            )
+    target = kept_models() / sent.digest
+    name = sent.name if is_plain_name(sent.name) and len(sent.name) < 100 and sent.name[0] != "." else "model"
+    try:
+        with reserve(target) as reserved:
+            for inside, file in sent.files.items():
+                path = reserved.partial / name if inside == ZIP else reserved.partial / name / inside
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(file, path)
+            if not target.exists():
+                reserved.publish_new()
+    except OSError as error:
+        raise OutputError(f"The model cannot be kept in {target.parent} ({error.strerror or error}).") from error
+
+
+def kept_models() -> Path:
+    """Find the folder of the models that were sent."""
+    return cache_folder().with_name("models")
+
+
+def _folders() -> Iterator[Path]:
+    for folder in (MODELS_FOLDER, installed_models()):
+        yield from (model.path for model in list_models(folder) if model.path.is_dir())
+
+
+def _is_model_file(name: str) -> bool:
+    return name in (ZIP, "model.json") or bool(MODEL_FILE.fullmatch(name) or TRAINING_FILE.fullmatch(name))

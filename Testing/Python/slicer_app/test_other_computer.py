@@ -1,0 +1,153 @@
+"""Another computer segments, by clicks of the panel, over real ssh: asked once, cut, connected anew, withdrawn."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from support.loopback import FAKE, HOST, MISSING, Loopback
+from support.marks import needs_slicer
+from support.processes import wait_until
+from support.small_panel import add_ct, apply
+
+pytestmark = [
+    pytest.mark.own_process,
+    needs_slicer,
+    pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    """The computer, its worker fake; the panel is opened with its `ssh`."""
+    loopback = Loopback(tmp_path_factory.mktemp("lab"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(loopback.path), prepend=":")
+        loopback.run(FAKE.format(mode="normal"))
+        yield loopback
+    loopback.close()
+
+
+@pytest.fixture
+def away(desktop) -> Iterator:
+    """The panel with that computer chosen, and a CT."""
+    desktop.ui.computerEdit.text = HOST
+    add_ct(desktop)
+    yield desktop
+    desktop.logic.computer.allow(False)
+    desktop.ui.computerEdit.text = ""
+    desktop.logic.computer.close()
+
+
+def nodes(scene) -> set[str]:
+    return {scene.GetNthNode(index).GetID() for index in range(scene.GetNumberOfNodes())}
+
+
+def session(desktop):
+    return desktop.logic.sessions.get(desktop.ui.ctSelector.currentNode())
+
+
+def agree(desktop) -> None:
+    import qt
+
+    desktop.answer(qt.QMessageBox.Ok)
+
+
+def test_asked_once_cut_and_connected_anew(away, lab):
+    ui, needed = away.ui, []
+    away.widget.panel.ensureReady = lambda *asked: needed.append(asked[-1])
+    agree(away)
+    apply(away)
+    (asked,) = away.dialogs
+    assert asked.text.startswith(f"{HOST} is to segment the CT. These are sent to it, encrypted, by ssh:")
+    assert session(away).prediction.provenance["computer"] == HOST
+    assert session(away).prediction.provenance["input"]["name"] == "CT"
+    assert needed == [None]  # nothing is to be installed here
+    assert ui.computerConsentLabel.text.startswith(f"CTs may be sent to {HOST}.")
+    assert "torch" not in sys.modules
+
+    # The connection was lost in idleness, and is again amid the next run.
+    lab.cut()
+    lab.run(FAKE.format(mode="slow"))
+    before, reviewed, segmentation = nodes(away.scene), session(away), session(away).results.corrected()
+    away.process(until=lambda: away.logic.computer.client._process is None)
+    ui.applyButton.click()
+    away.process(until=lambda: ui.statusLabel.text.startswith("Predicting tiles"))
+    lab.cut()
+    away.process(until=lambda: ui.applyButton.text == "Apply")
+    _, told = away.dialogs
+    assert told.text.startswith(f"The connection to {HOST} was cut (")
+    assert "\n" not in told.text
+    assert nodes(away.scene) == before
+    assert session(away) is reviewed
+    assert (session(away).results.corrected() == segmentation).all()
+    assert wait_until(lab.is_clean)
+
+    lab.run(FAKE.format(mode="normal"))
+    apply(away)
+    assert len(away.dialogs) == 2
+    assert session(away) is not reviewed
+
+
+def test_cancel_ends_what_runs_there(away, lab):
+    lab.run(FAKE.format(mode="slow"))
+    away.logic.computer.allow()
+    before = nodes(away.scene)
+    away.ui.applyButton.click()
+    away.process(until=lambda: away.ui.statusLabel.text.startswith("Predicting tiles"))
+    assert lab.processes()
+    away.ui.applyButton.click()
+    assert away.ui.statusLabel.text == "Cancelled; nothing was changed."
+    assert wait_until(lab.is_clean)
+    assert nodes(away.scene) == before
+    lab.run(FAKE.format(mode="normal"))
+
+
+def test_nothing_is_sent_without_consent_which_can_be_withdrawn(away, lab):
+    import qt
+
+    ui = away.ui
+    away.logic.computer.allow()
+    away.widget.panel.computer.update()
+    ui.computerConsentLabel.linkActivated.emit("withdraw")
+    assert ui.computerConsentLabel.text == ""
+    away.answer(qt.QMessageBox.Cancel)
+    ui.applyButton.click()
+    away.process()
+    assert ui.statusLabel.text.startswith("Nothing was sent, so nothing was computed;")
+    assert len(away.dialogs) == 1
+    assert lab.processes() == []
+    assert ui.applyButton.text == "Apply"
+
+
+def test_the_connection_is_tested(away, lab):
+    ui = away.ui
+    ui.testConnectionButton.click()
+    assert not ui.testConnectionButton.enabled
+    away.process(until=lambda: ui.testConnectionButton.enabled)
+    assert ui.computerLabel.text.startswith(f"{HOST} is ready: mob-uncertainty ")
+    assert ui.computerLabel.text.endswith(", fake, 1 cores.")
+    assert wait_until(lab.is_clean)
+    ui.computerEdit.text = "stranger"
+    assert ui.computerLabel.text == ""
+    ui.testConnectionButton.click()
+    away.process(until=lambda: ui.testConnectionButton.enabled)
+    assert ui.computerLabel.text.startswith("ssh does not know stranger yet; connect once in a terminal")
+    assert away.dialogs == []
+
+
+def test_what_is_no_computer_cannot_be_applied_to(away):
+    ui = away.ui
+    for text in ("-oProxyCommand=x", "lab x", "a@b@c"):
+        ui.computerEdit.text = text
+        assert not ui.applyButton.enabled and not ui.testConnectionButton.enabled
+        assert "is not the name of a computer; write user@host" in ui.computerLabel.text
+        assert ui.applyButton.toolTip == ui.computerLabel.text
+    ui.computerEdit.text = f" {HOST} "
+    assert ui.applyButton.enabled
+    assert away.logic.computer.host == HOST
+    ui.computerEdit.text = ""
+    assert ui.applyButton.enabled and not ui.testConnectionButton.enabled
+    assert away.logic.computer.client is None

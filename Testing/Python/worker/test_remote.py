@@ -1,0 +1,243 @@
+"""A worker on another computer, over real ssh: results as here, one sentence where it fails, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from MoBUncertaintyLib import __version__
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.worker.remote.connection import check_host, not_connected, ssh_command
+from support import tiny
+from support.caller import Caller, Start
+from support.loopback import FAKE, HOST, MISSING, PROGRAM, Loopback
+from support.processes import SOON, wait_until
+from support.worker_requests import an_export
+
+pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+
+SETTINGS = {"device": "cpu", "precision": "float32", "overlap": 0.0}
+
+
+@pytest.fixture(scope="module")
+def computer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    loopback = Loopback(tmp_path_factory.mktemp("lab"))
+    yield loopback
+    loopback.close()
+
+
+@pytest.fixture
+def lab(computer: Loopback, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
+    """The computer, with all as it should be; nothing may be left on it."""
+    monkeypatch.setenv("PATH", str(computer.path), prepend=":")
+    computer.run(PROGRAM)
+    yield computer
+    computer.know()
+    computer.lock_out(False)
+    computer.cut()
+    assert wait_until(computer.is_clean), (computer.processes(), list(computer.temporary.iterdir()))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("Modelle") / "Bäuche"
+    return tiny.make_results_folder(folder, dataset=tiny.make_dataset(orientation="RAS"))
+
+
+def remote(start: Start, host: str = HOST) -> Caller:
+    return start(arguments=("-u", "-m", "MoBUncertaintyLib.worker.remote", host))
+
+
+def without_times(provenance: dict) -> dict:
+    return {name: value for name, value in provenance.items() if name not in ("created", "timings_s", "computer")}
+
+
+def test_a_result_is_the_local_one_and_says_where_it_was_computed(lab: Loopback, start: Start, model: Path) -> None:
+    ct = sitk.GetArrayFromImage(tiny.make_ct((12, 16, 16)))
+    callers = remote(start), start(arguments=("-u", "-m", "MoBUncertaintyLib.worker"))
+    for caller in callers:
+        caller.ask(ct, model=str(model), settings=SETTINGS).until(lambda: not caller.client.busy, 120)  # noqa: B023
+        assert caller.errors == []
+    there, here = (caller.results[0] for caller in callers)
+    for name in ("segmentation", "region_map"):
+        assert np.array_equal(there[name], here[name])
+    for name in ("probability", "variance"):
+        assert there[name].keys() == here[name].keys()
+        assert all(np.array_equal(there[name][key], here[name][key]) for key in here[name])
+    assert here["segmentation"].any()
+    assert (there["labels"], there["regions"]) == (here["labels"], here["regions"])
+    assert without_times(there["provenance"]) == without_times(here["provenance"])
+    assert there["provenance"]["computer"] == HOST
+    assert there["provenance"]["input"]["name"] == "Müller"
+    (kept,) = (lab.caches / "mob-uncertainty" / "models").iterdir()
+    assert {path.name for path in kept.rglob("*.*")} == {"plans.json", "dataset.json", "checkpoint_final.pth"}
+    job = callers[0].client.request({"command": "computer"})
+    job.finished.connect(callers[0].results.append)
+    callers[0].finish()
+    told = callers[0].results[1]
+    assert (told["version"], bool(told["device"]), told["cores"] >= 1) == (__version__, True, True)
+    callers[0].client.cancel()
+    shutil.rmtree(kept.parent)
+
+
+def test_what_leaves_names_no_patient_and_the_connection_stays(
+    lab: Loopback, start: Start, model: Path, tmp_path: Path
+) -> None:
+    """All that arrives is written down before it is taken, and the shell there says something first."""
+    copy = tmp_path / "sent"
+    fake = FAKE.format(mode="normal")
+    lab.run_script(f'echo "Welcome to the lab"; tee "{copy}" | {sys.executable} -c "{fake}"')
+    caller = remote(start).ask(model=str(model)).finish()
+    running = {process.pid for process in lab.processes()}
+    assert caller.ask(model=str(model)).finish().errors == []
+    assert {process.pid for process in lab.processes()} == running
+    assert list(lab.temporary.glob("*/*")) == []  # what was computed with is removed at once
+    sent = copy.read_bytes()
+    assert sent.count(b"predict") == 2
+    assert sent.count(b"checkpoint_final.pth") <= 2  # the model was sent once at most
+    for private in ("Müller", str(model.parent), str(tmp_path)):
+        assert private.encode() not in sent
+    assert [result["provenance"]["input"]["name"] for result in caller.results] == ["Müller"] * 2
+
+
+def test_a_cut_amid_the_computation_is_one_sentence_and_the_next_request_connects_anew(
+    lab: Loopback, start: Start, model: Path
+) -> None:
+    lab.run(FAKE.format(mode="slow"))
+    caller = remote(start).ask(model=str(model))
+    caller.until(lambda: any(step["stage"] == "network" for step in caller.progress))
+    lab.cut()
+    caller.finish()
+    ((code, sentence, _),) = caller.errors
+    assert code == "connection"
+    assert sentence.startswith(f"The connection to {HOST} was cut (")
+    assert sentence.endswith("); nothing was changed, apply again to connect anew.")
+    assert wait_until(lab.is_clean)
+    lab.run(FAKE.format(mode="normal"))
+    caller.ask(model=str(model)).finish()
+    assert len(caller.results) == 1
+
+
+def test_cancel_ends_all_processes_there_and_leaves_no_file(lab: Loopback, start: Start, model: Path) -> None:
+    lab.run(FAKE.format(mode="slow"))
+    caller = remote(start).ask(model=str(model))
+    caller.until(lambda: any(step["stage"] == "network" for step in caller.progress))
+    assert len(lab.processes()) >= 3  # the end of the stream, the worker, and what that has started
+    assert list(lab.temporary.glob("*/*/*.npy"))
+    caller.client.cancel()
+    assert wait_until(lab.is_clean)
+    assert (caller.results, caller.errors) == ([], [])
+
+
+def test_a_computer_that_hears_nothing_any_more_ends_by_itself(tmp_path: Path) -> None:
+    """A connection may be dead without being closed: nothing arrives, and nothing says so."""
+    program = f"from MoBUncertaintyLib.worker.remote import host; host.SILENCE_S = 0.5; {FAKE.format(mode='normal')}"
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, env=environment)
+    with process:
+        assert wait_until(lambda: list(tmp_path.glob("MoBUncertainty-*")))
+        assert process.wait(SOON) == 0
+    assert wait_until(lambda: list(tmp_path.iterdir()) == [])
+
+
+@pytest.mark.parametrize("mode", ["fails", "dies"])
+def test_a_worker_that_fails_there_is_one_sentence(lab: Loopback, start: Start, model: Path, mode: str) -> None:
+    lab.run(FAKE.format(mode=mode))
+    caller = remote(start).ask(model=str(model)).finish()
+    ((code, sentence, _),) = caller.errors
+    expected = {
+        "fails": ("image", "The image is a single slice"),
+        "dies": ("error", "The computing process on the other computer ended unexpectedly (exit code 3)"),
+    }
+    assert (code, sentence.startswith(expected[mode][1])) == (expected[mode][0], True), sentence
+
+
+HELLO = "import sys; from MoBUncertaintyLib.worker.remote.stream import Stream; s = Stream(sys.stdin.buffer, "
+HELLO += "sys.stdout.buffer); s.greet(); s.send({'event': 'hello', 'version': '0.0.9'}); sys.stdin.buffer.read()"
+
+FAULTS = {
+    "unknown host": (lambda lab: lab.known.write_text(""), "does not know lab yet; connect once in a terminal"),
+    "another key": (lambda lab: lab.mistake(), "host key of lab is another one than before"),
+    "no permission": (lambda lab: lab.lock_out(), "lab does not let you in without a password; set up a key"),
+    "no program": (
+        lambda lab: lab.without_program(),
+        f"command mob-uncertainty; install mob-uncertainty {__version__}",
+    ),
+    "other version": (lambda lab: lab.run(HELLO), f"lab has mob-uncertainty 0.0.9, and this is {__version__}; install"),
+    "another program": (lambda lab: lab.run_script("yes | head -c 100000; cat"), "answers with something else"),
+}
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_what_is_wrong_with_a_computer_is_one_sentence(lab: Loopback, start: Start, what: str) -> None:
+    spoil, words = FAULTS[what]
+    spoil(lab)
+    caller = remote(start).ask().finish()
+    ((code, sentence, _),) = caller.errors
+    assert code == "connection"
+    assert words in sentence
+    assert sentence.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("code", "line", "words"),
+    [
+        (2, "No such command 'worker'.", "lab has another version of mob-uncertainty, which cannot compute for others"),
+        (1, "torn", "mob-uncertainty does not start on lab (exit code 1: torn); try it there"),
+        (1, "'mob-uncertainty' is not recognized", "lab does not find the command mob-uncertainty"),
+        (255, "ssh: Could not resolve hostname lab: Unknown", "There is no computer lab; check its name"),
+        (
+            255,
+            "ssh: connect to host lab port 22: Connection refused",
+            "lab cannot be reached (ssh: connect to host lab",
+        ),
+    ],
+)
+def test_what_else_ssh_says_is_one_sentence(code: int, line: str, words: str) -> None:
+    assert str(not_connected("lab", code, ["", line, ""])).startswith(words)
+
+
+@pytest.mark.parametrize("host", ["lab", "anna@lab.example.org", "a.b+c@10.0.0.7", "fe80::1%eth0", "x" * 255])
+def test_the_name_of_a_computer_passes(host: str) -> None:
+    assert check_host(host) == host
+
+
+@pytest.mark.parametrize(
+    "host", ["", "-oProxyCommand=x", "x@-o", "-x@lab", "lab; x", "lab x", "a@b@c", "x\n", "x" * 256]
+)
+def test_what_is_no_name_of_a_computer_never_reaches_ssh(host: str) -> None:
+    with pytest.raises(SettingsError, match="is not the name of a computer; write user@host"):
+        ssh_command(host)
+
+
+def test_a_changed_model_is_not_kept(lab: Loopback, start: Start, tmp_path: Path) -> None:
+    tiny.make_model_folder(tmp_path / "model")
+    weights = next((tmp_path / "model").glob("fold_*/*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    caller = remote(start).ask(model=str(tmp_path / "model"), settings=SETTINGS).finish()
+    ((code, sentence, _),) = caller.errors
+    assert code == "model"
+    assert "its SHA-256 is another" in sentence
+    assert list(lab.caches.rglob("*.safetensors")) == []
+
+
+def test_what_needs_files_of_this_computer_is_not_done_there(lab: Loopback, start: Start) -> None:
+    lab.run(FAKE.format(mode="normal"))
+    caller = remote(start)
+    asked = {"export": an_export(lab.caches), "list": {"index": "x"}, "shutdown": {}}
+    for command, fields in asked.items():
+        job = caller.client.request({"command": command, **fields})
+        job.failed.connect(lambda *error: caller.errors.append(error))
+        caller.finish()
+    assert [message for _, message, _ in caller.errors] == [
+        f"{name!r} is not done on another computer." for name in asked
+    ]
