@@ -184,7 +184,7 @@ def test_screenshots_are_there(entry: dict) -> None:
     assert len(urls) >= 3
     for url in urls:
         with Image.open(picture_at(url, entry)) as picture:
-            assert picture.format == "PNG"
+            assert picture.format == "WEBP"
             assert min(picture.size) >= 400
 
 
