@@ -23,7 +23,7 @@ from MoBUncertaintyLib.inference.graph_cache import cache_folder
 from MoBUncertaintyLib.model.archive import TRAINING_FILE
 from MoBUncertaintyLib.model.card import MODEL_FILE
 from MoBUncertaintyLib.model.folder import MODELS_FOLDER, list_models, model_of, read_card
-from MoBUncertaintyLib.model.nnunet.training_folder import is_training_folder
+from MoBUncertaintyLib.model.nnunet.results import is_training_folder
 
 ZIP = "model.zip"
 _DIGEST = re.compile("[0-9a-f]{64}")
