@@ -25,6 +25,7 @@ from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.output.review_files import review_of
+from MoBUncertaintyLib.pipeline import cohort
 from MoBUncertaintyLib.prediction import Precision, Progress
 from MoBUncertaintyLib.regions.settings import Measure
 from support import tiny
@@ -437,7 +438,7 @@ def test_unexpected_error_is_one_sentence_and_a_traceback_only_if_asked_for(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a fault of ours")
 
-    monkeypatch.setattr(pipeline, "run_case", fail)
+    monkeypatch.setattr(cohort, "run_case", fail)
     monkeypatch.setattr(console, "debug", False)
     done = run(*["--debug"] * debug, "predict", ct, "--model", model, "--output", tmp_path / "out")
     assert done.exit_code == 1

@@ -57,7 +57,10 @@ class TestRun:
         ui.applyButton.click()
         settings = asked[0]["settings"]
         assert settings.pop("region_of_interest") == pytest.approx([6, 14, 7, 13, 10, 14])
-        assert settings == {"samples": 12, "overlap": 0.25, "mirror": False, "device": "cpu", "engine": "openvino"}
+        assert settings == {
+            **{"samples": 12, "overlap": 0.25, "mirror": False, "device": "cpu", "engine": "openvino"},
+            "labels": None,
+        }
         assert asked[0]["ct"]["array"] is not None
         assert np.array_equal(asked[0]["ct"]["array"], slicer.util.arrayFromVolume(ct))
         assert asked[0]["ct"]["ijk_to_ras"] == MATRIX.tolist()
@@ -347,8 +350,8 @@ class TestRun:
 
         estimate = Estimate(Pace().expected(10**6, warm=False))
         words = [stageText(estimate.step(stage, 1, 1)) for stage in Pace().expected(10**6, warm=False)]
-        assert words[::5] == ["Loading the model", "Handing over the results"]
-        assert len(set(words)) == 6
+        assert words[:: len(words) - 1] == ["Loading the model", "Handing over the results"]
+        assert len(set(words)) == len(words)
         assert stageText(SHOWING) == "Showing the results"
         assert stageText(estimate.step("network", 3, 40)) == "Predicting tiles: 3 of 40"
 
