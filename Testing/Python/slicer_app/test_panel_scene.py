@@ -228,7 +228,7 @@ class TestModels:
         from MoBUncertaintyLib.slicer_app.panel.section import shortened
 
         named = [
-            SimpleNamespace(card=SimpleNamespace(name=name), path=Path("/models") / folder)
+            SimpleNamespace(name=name, path=Path("/models") / folder)
             for name, folder in (
                 *(("Liver", "a/liver"), ("Liver", "b/liver"), ("Spleen", "spleen")),
                 *(("PhantomPancreas", "Models/PhantomPancreas"), ("PhantomPancreas", "twin/1/PhantomPancreas")),
