@@ -147,6 +147,27 @@ class TestClick:
         interaction.SetCurrentInteractionMode(interaction.ViewTransform)
         assert session.review.clicks == ()
 
+    def test_the_users_own_list_stays_the_one_that_points_are_placed_into(self, reviewed, mouse):
+        """Slicer takes each new list of points for it."""
+        import vtk
+
+        desktop, session = reviewed
+        selection = desktop.scene.GetFirstNodeByClass("vtkMRMLSelectionNode")
+
+        @vtk.calldata_type(vtk.VTK_OBJECT)
+        def take(_scene, _event, node):
+            if node.IsA("vtkMRMLMarkupsNode"):
+                selection.SetReferenceActivePlaceNodeID(node.GetID())
+
+        tag = desktop.scene.AddObserver(desktop.scene.NodeAddedEvent, take)
+        try:
+            own = desktop.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")
+            desktop.ui.organHereButton.click()
+            mouse.click(place(*region_voxel(session)))
+        finally:
+            desktop.scene.RemoveObserver(tag)
+        assert len(session.review.clicks) == 1 and selection.GetActivePlaceNodeID() == own.GetID()
+
     def test_a_double_click_is_one_click_and_two_quick_ones_are_two(self, reviewed, mouse):
         desktop, session = reviewed
         desktop.ui.organHereButton.click()

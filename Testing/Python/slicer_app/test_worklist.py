@@ -132,6 +132,7 @@ def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, 
     assert states(dock) == {"a.nii.gz": "Ready", "b.nii.gz": "Failed", "c.nii.gz": "Ready", "broken.nii.gz": "Failed"}
     assert rows(dock)["b.nii.gz"][1].startswith("The computing process ended unexpectedly (signal 9)")
     assert "truncated" in rows(dock)["broken.nii.gz"][1]
+    assert dock.statusLabel.text == "4 cases; 2 of them without results."
 
     # One key leads through the cases; what is decided is on disk at once.
     assert not dock.nextButton.enabled  # without a reader
@@ -167,9 +168,11 @@ def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, 
     sign(desktop, dock)
     assert states(dock)[first] == "Signed"
     assert (cohort / first[0] / "review-A. Reader" / "report.html").is_file()
-    ct = dock.opened.ctNode
+    ct, selected = dock.opened.ctNode, []
+    desktop.ui.ctSelector.currentNodeChanged.connect(selected.append)
     dock.nextButton.click()
     idle(desktop, dock)
+    assert set(selected) == {dock.opened.ctNode}  # no third CT, and never none, comes between
     assert dock.opened.name != first and ct.GetScene() is None  # one case at a time lies in memory
     assert not session(desktop).review.reviewed[0]
 
@@ -186,6 +189,11 @@ def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, 
     expected = 2 * (corrected & other).sum() / (corrected.sum() + other.sum())
     assert rows(dock)[first][4:] == [f"{expected:.3f}", "1 of 3"]
     assert desktop.dialogs == []
+
+    # With the scene the open case goes: the window does not say that it is open, and keeps nothing of it in memory.
+    desktop.scene.Clear(0)
+    desktop.process()
+    assert dock.opened.name is None and dock.opened.ctNode is None and dock.statusLabel.text == ""
 
     with (cohort / "cohort.csv").open(encoding="utf-8-sig", newline="") as file:
         written = {row["case"]: row for row in csv.DictReader(file)}

@@ -109,6 +109,7 @@ class ClicksSection:
         ui.clicksCollapsibleButton.text = _("Clicks ({count})").format(count=len(clicks)) if clicks else _("Clicks")
         self._showTable()
         self._write(self._said or self._counter())
+        ui.clickStatusLabel.visible = not editing
 
     def say(self, text: str) -> None:
         """Show a sentence in place of the counter, until the next step."""

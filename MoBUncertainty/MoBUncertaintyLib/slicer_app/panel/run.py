@@ -93,7 +93,7 @@ class WorkButton:
         """Put a text under the button; plain, since it may quote names of files and folders."""
         self._said = text
         self._label.textFormat = qt.Qt.PlainText
-        write(self._label, self._said or self._whyNot)
+        write(self._label, "\n".join(filter(None, (self._said, self._whyNot))))
         self._label.visible = bool(self._said or self._whyNot)
 
     def update(self, running: bool, whyNot: str | None = None, isShown: bool = False) -> None:

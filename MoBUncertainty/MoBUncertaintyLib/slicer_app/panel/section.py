@@ -27,6 +27,8 @@ def allow(widget, reason: str | None, toolTip: str) -> None:
         reason: Why it cannot be used; None: it can.
         toolTip: What it says when it can be used.
     """
+    if reason is not None:
+        widget.clearFocus()  # else Qt gives it to the next button, which a second press of the space bar would push
     widget.enabled = reason is None
     widget.toolTip = toolTip if reason is None else reason
 

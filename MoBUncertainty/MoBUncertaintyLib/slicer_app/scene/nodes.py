@@ -74,7 +74,11 @@ class CtNodes:
         node.SetName(self.scene.GenerateUniqueName(f"{self.name} {name}"))
         # Only what can be looked at belongs in the user's lists; the hierarchy asks once, when the node is added.
         node.SetHideFromEditors(className not in _PLUGINS)
+        selection = self.scene.GetFirstNodeByClass("vtkMRMLSelectionNode")
+        placing = selection.GetActivePlaceNodeID() if selection else None
         self.scene.AddNode(node)
+        if selection:  # Slicer lets the user place points into each new list of points
+            selection.SetReferenceActivePlaceNodeID(placing)
         if node.IsA("vtkMRMLDisplayableNode"):
             node.CreateDefaultDisplayNodes()
             self._placeInFolder(node)

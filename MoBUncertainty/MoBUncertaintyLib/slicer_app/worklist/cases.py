@@ -58,10 +58,12 @@ class WorklistCase:
         return CaseState.of([*filter(None, [own])] if reader else self.reviews)
 
     def regionsLeft(self, reader: str) -> int | None:
-        """Count the regions that a reader has to decide."""
+        """Count the regions that a reader has to decide; without a name, the most that a reader has left."""
         own = self._review(reader)
         if own is not None:
             return own.regions_left
+        if not reader and self.reviews:
+            return max(each.regions_left for each in self.reviews)
         return self.row["regions"] if self.hasResults else None
 
     def _review(self, reader: str) -> CaseReview | None:

@@ -90,8 +90,10 @@ class WorklistDock:
         self.update()
 
     def leave(self) -> None:
-        """Keep what was reviewed: the scene is about to be closed."""
-        self.opened.keep()
+        """Keep what was reviewed, and have no case open any more: the scene is about to be closed."""
+        self.opened.forget()
+        self._say("")
+        self._show()
 
     # Which cases
 
@@ -184,10 +186,12 @@ class WorklistDock:
         self._read(table=True)
 
     def _onRunEnd(self, error: tuple[str, str] | None) -> None:
-        self.work.stop(error[0] if error else self._summary())
-        self.update()
+        self.work.stop(error[0] if error else "")
         if error:
             showError(*error)
+        else:
+            self._read(summarise=True)
+        self.update()
 
     # The open case
 
@@ -225,10 +229,12 @@ class WorklistDock:
         self._opening = False
         if self._panel.parameters is None:  # the scene is being closed
             self.opened.remove()
+            self.opened.removePrevious()
             return
         self._panel.parameters.ct = ct
         self._panel.ui.reviewerEdit.text = self._reader
         self._panel.showOpened()
+        self.opened.removePrevious()
         self.table.select(self.opened.name)
         self._say(_("{name} is open.").format(name=self.opened.name))
         self._show()

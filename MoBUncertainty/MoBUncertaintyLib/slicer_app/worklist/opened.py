@@ -39,7 +39,7 @@ class OpenedCase:
         onSigned: Callable[[dict[str, Any]], None],
     ) -> None:
         self._sessions, self._onKept, self._onSigned = sessions, onKept, onSigned
-        self.ctNode = None
+        self.ctNode = self._previous = None
         self._name = ""
         self._results, self._reader = Path(), ""
         self._review = None  # whose changes are kept
@@ -56,8 +56,10 @@ class OpenedCase:
         return self._name if self.ctNode is not None and self.ctNode.GetScene() is not None else None
 
     def show(self, case: WorklistCase, reader: str, answer: dict[str, Any]) -> Iterator[None]:
-        """Put what the worker has handed over into the scene, in place of the case before; returns the CT, in steps."""
-        self.remove()
+        """Put what the worker has handed over into the scene; returns the CT, in steps.
+
+        The case before stays until `removePrevious`: without it Slicer would show another CT of the scene meanwhile.
+        """
         ct = slicer.util.addVolumeFromArray(answer["ct"], np.array(answer["ijk_to_ras"]), case.name)
         yield
         try:
@@ -68,6 +70,8 @@ class OpenedCase:
             slicer.mrmlScene.RemoveNode(ct)
             raise
         _nameInstances(ct, answer["dicom_files"])
+        self.keep()
+        self._previous = self.ctNode
         self._name, self.ctNode, self._results, self._reader = case.name, ct, case.folder, reader
         self._review, self._known = session.review, _state(session.review)
         return ct
@@ -110,12 +114,27 @@ class OpenedCase:
         self._isNew = False
         self._onKept(self._name, review)
 
+    def forget(self) -> None:
+        """Keep the review, and follow the case no more."""
+        self.keep()
+        self._timer.stop()
+        self.ctNode = self._review = None
+
     def remove(self) -> None:
         """Keep the review, and remove the case from the scene."""
-        self.keep()
-        ct, self.ctNode, self._review = self.ctNode, None, None
-        if ct is not None and ct.GetScene() is not None:
-            slicer.mrmlScene.RemoveNode(ct)
+        ct = self.ctNode
+        self.forget()
+        _remove(ct)
+
+    def removePrevious(self) -> None:
+        """Remove the case that was open before this one."""
+        ct, self._previous = self._previous, None
+        _remove(ct)
+
+
+def _remove(ct) -> None:
+    if ct is not None and ct.GetScene() is not None:
+        slicer.mrmlScene.RemoveNode(ct)
 
 
 def _state(review) -> tuple:
