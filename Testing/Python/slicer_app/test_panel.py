@@ -120,7 +120,8 @@ class TestRun:
         desktop.scene.RemoveNode(ct)
         assert not desktop.logic.client.busy
         assert desktop.ui.applyButton.text == "Apply"
-        assert desktop.ui.statusLabel.text == "The CT was removed, so its computation was cancelled."
+        said = "The CT was removed, so its computation was cancelled."
+        assert desktop.ui.statusLabel.text == f"{said}\nSelect a CT first."  # why Apply is grey stays visible
         assert desktop.dialogs == []
 
     def test_a_ct_that_is_changed_meanwhile_gets_no_results(self, desktop):
@@ -260,7 +261,7 @@ class TestRun:
         work.stop("")
         labels = (desktop.ui.statusLabel, desktop.ui.modelInfoLabel, desktop.ui.reviewProgressLabel)
         assert [label.textFormat for label in labels] == [qt.Qt.PlainText] * 3
-        assert labels[0].text == "The CT <b>Lung</b> is odd."
+        assert labels[0].text == "The CT <b>Lung</b> is odd.\nSelect a CT first."
         work.say("")
 
     def test_a_run_unlocks_only_what_it_has_locked(self, desktop):
