@@ -358,6 +358,19 @@ class TestKeys:
         assert tap("L") == (False, True, False)
         assert tap("L") == (False, False, True)
 
+    def test_a_tap_is_one_however_long_the_click_after_it_takes(self, reviewed, mouse, keys):
+        from PySide6.QtCore import Qt
+        from PySide6.QtTest import QTest
+
+        desktop, session = reviewed
+        keys.down("O")
+        QTest.keyRelease(desktop.window, Qt.Key_O)
+        mouse.click(place(*region_voxel(session)))  # before the release is acted upon
+        held = desktop.widget.panel.review._clicks._held
+        held._since, held._until = held._since - 1, held._until - 1  # a slow computer: that was a second ago
+        desktop.process(until=lambda: held._key is None)
+        assert len(session.review.clicks) == 1 and desktop.ui.organHereButton.checked
+
     def test_marks_are_hidden_and_shown_with_one_key(self, reviewed, mouse, keys):
         desktop, session = reviewed
         desktop.ui.organHereButton.click()

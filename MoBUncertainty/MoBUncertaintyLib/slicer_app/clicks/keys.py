@@ -44,7 +44,7 @@ class HeldKey(qt.QObject):
         qt.QObject.__init__(self)
         self._window, self._onReleased = window, onReleased
         self._key: int | None = None
-        self._since = 0.0
+        self._since = self._until = 0.0
         self._release = qt.QTimer()
         self._release.setSingleShot(True)
         self._release.setInterval(REPEAT_MS)
@@ -62,19 +62,26 @@ class HeldKey(qt.QObject):
 
     @property
     def wasTapped(self) -> bool:
-        """Whether the key was down for no longer than a tap."""
-        return time.monotonic() - self._since < TAP_S
+        """Whether the key was down for no longer than a tap; what is done with its release may come much later."""
+        return self._until - self._since < TAP_S
+
+    @property
+    def isDown(self) -> bool:
+        """Whether the key is down, as far as one can tell at once."""
+        return self._key is not None and not self._release.active
 
     def eventFilter(self, _watched, event) -> bool:
         """Look at an event of the window, and let it go on."""
         if self._key is not None:
             kind = event.type()
             if kind == qt.QEvent.WindowDeactivate:
+                self._until = time.monotonic()
                 self._onRelease()
             elif kind in (qt.QEvent.KeyRelease, qt.QEvent.ShortcutOverride) and int(event.key()) == self._key:
                 if kind == qt.QEvent.ShortcutOverride or event.isAutoRepeat():
                     self._release.stop()
                 else:
+                    self._until = time.monotonic()
                     self._release.start()
         return False
 

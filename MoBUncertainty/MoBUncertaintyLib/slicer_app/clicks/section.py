@@ -159,7 +159,7 @@ class ClicksSection:
         self._session.showClicks(drawn=(self._session.fromWorld(points), label))
 
     def give(self, points: Sequence[Point], label: int) -> None:
-        self._used = True
+        self._used = self._used or self._held.isDown
         text = _("A click changes the review, which {name} has signed off: withdraw the signature?")
         place = self._session.fromWorld(points)
         if self._mayChange(text, place) and self._try(lambda: self._session.click(place, label)):
