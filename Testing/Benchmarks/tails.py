@@ -32,7 +32,7 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.network import moments
 
 MODEL = "HippocampusAnterior"
-SCORES = Path(__file__).parents[2] / "training" / "results" / MODEL / "cases.csv.gz"
+SCORES = Path(__file__).parents[2] / "training" / "results" / "HippocampusJoint" / "cases.csv.gz"
 ALLOWED = 0.05
 
 Method = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
