@@ -16,7 +16,7 @@ def campaign(*options: str) -> str:
     """In a process of its own, which no other test has started threads in."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "support.faults", *options],
+        [sys.executable, "-m", "support.fault_campaign", *options],
         cwd=TESTS,
         env=environment,
         capture_output=True,

@@ -1,20 +1,13 @@
-"""Faults put in on purpose, each judged in a process of its own: killed runs, flipped bits, mutants of files.
-
-`python -m support.faults [--output FOLDER] [--share 1.0]` runs all of it, prints its figures as a table and
-writes `faults.json`.
-"""
+"""Faults put in on purpose, each judged in a process of its own: killed runs, flipped bits, mutants of files."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import os
 import random
 import resource
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -28,20 +21,6 @@ SEED = 12
 
 Judge = Callable[[Path], str]
 """Uses a damaged file; says in a word what came of it, or raises."""
-
-ABOUT = """# Faults
-
-What came of faults that were put in on purpose, by `python -m support.faults` (in Testing/Python).
-
-- *killed*: what is there at once is looked at; then the command runs again, without `--overwrite`. What was there must
-  be refused and whole, what was not there must be made, and nothing hidden may be left in the end.
-- *flipped*: one bit of a file. In a stream with a checksum, and in a file whose SHA-256 is recorded, it must be refused
-  unless nothing depends on it. Other images are read twice, and compared with what SimpleITK or pydicom reads. Of
-  `model.json` only the form is checked.
-- *mutants*: one to three changes. They are taken, or refused in one sentence.
-
-A traceback, a crash, a sentence too long, more than 60 s, a difference between two readings, anything lost: failures.
-"""
 
 BAD = ("traceback", "no sentence", "hang", "crash", "lost", "not refused", "wrong", "differs", "left behind")
 
@@ -278,50 +257,3 @@ def _after_kill(command: Command, log: Path) -> tuple[str, str]:
 
 def _is_left(name: str) -> bool:
     return name.startswith((".", "mob-model-", "MoBUncertainty-")) and not name.endswith(".mob-lock")
-
-
-# --- all of it --------------------------------------------------------------------------------------------------------
-
-
-def table(all_figures: Sequence[Figures]) -> str:
-    """Markdown."""
-    lines = ["| fault | number | what came of it | slowest, s | failures |", "| --- | ---: | --- | ---: | ---: |"]
-    for each in all_figures:
-        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in each.outcomes.most_common())
-        lines.append(f"| {each.name} | {each.count} | {outcomes} | {each.slowest_s:.1f} | {len(each.failures)} |")
-    total = sum(each.count for each in all_figures)
-    lines.append(f"| all | {total} | | | {sum(len(each.failures) for each in all_figures)} |")
-    return "\n".join(lines)
-
-
-def write(folder: Path, found: Sequence[Figures]) -> None:
-    """Write `faults.json` and, with the table, `faults.md`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    record = {"seed": SEED, "faults": [vars(each) for each in found]}
-    (folder / "faults.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (folder / "faults.md").write_text(f"{ABOUT}\n{table(found)}\n", encoding="utf-8")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Put in faults and count what came of them.")
-    parser.add_argument("--output", type=Path, help="folder for faults.json and faults.md")
-    parser.add_argument("--share", type=float, default=1.0, help="of the faults, from 0 to 1")
-    parser.add_argument("--only", default="", help="kinds whose name holds this")
-    options = parser.parse_args(arguments)
-    from support import fault_kinds  # imports all that the judges need, so that forked processes start at once
-
-    with tempfile.TemporaryDirectory() as folder:
-        kinds = fault_kinds.make_kinds(Path(folder), options.share)
-        found = []
-        for name, measure in kinds.items():
-            if options.only in name:
-                found.append(measure())
-                print(f"{found[-1].name}: {dict(found[-1].outcomes)}", *found[-1].failures[:3], sep="\n  ", flush=True)
-    print(table(found))
-    if options.output:
-        write(options.output, found)
-    return int(any(each.failures for each in found))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
