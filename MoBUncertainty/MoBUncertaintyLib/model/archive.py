@@ -1,23 +1,27 @@
 """Pack a model folder to one zip file, reproducibly, and unpack untrusted ones safely. Needs no torch.
 
-A zip of nnU-Net's training folder, as `nnUNetv2_export_model_to_zip` makes it, is unpacked too.
+A zip of nnU-Net's training folder, as `nnUNetv2_export_model_to_zip` makes it, is unpacked too, and one of both stages
+of a cascade: the first as a folder inside the second.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import re
 import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.files import json_input
 from MoBUncertaintyLib.files.publishing import make_private_folder, remove_private_folder
 from MoBUncertaintyLib.model.card import MODEL_FILE
+from MoBUncertaintyLib.model.files import ModelFile
+from MoBUncertaintyLib.model.nnunet.results import FIRST_STAGE, first_stage_of
 
 ENTRY_LIMIT = 1000
 SIZE_LIMIT = 16 * 2**30  # bytes, unpacked
@@ -106,7 +110,7 @@ def unpack_into(folder: Path, path: Path, where: str) -> None:
                 )
             for name, entry in members.items():
                 target = folder / name
-                target.parent.mkdir(exist_ok=True)
+                target.parent.mkdir(parents=True, exist_ok=True)
                 # zipfile never reads more than the size that was added up above.
                 with archive.open(entry) as source, target.open("xb") as unpacked:
                     shutil.copyfileobj(source, unpacked, 2**20)
@@ -124,24 +128,41 @@ def _members(archive: zipfile.ZipFile, where: str) -> dict[str, zipfile.ZipInfo]
     names = [PurePosixPath(entry.filename) for entry in entries]
     cards = [name for name in names if name.name == "model.json" and len(name.parts) <= 2]
     plans = [name for name in names if name.name == "plans.json" and name.with_name("dataset.json") in names]
-    if len(cards) > 1 or (not cards and len(plans) > 1):
-        raise ModelError(f"{where} holds more than one model; unpack it, and choose the folder of one.")
     if not cards and not plans:
         raise ModelError(
             f"{where} holds no model; choose a zip of a training folder of nnU-Net, or one made by `mob-uncertainty "
             "export`."
         )
-    root, files = (cards[0].parent, MODEL_FILE) if cards else (plans[0].parent, TRAINING_FILE)
+    roots = _stages(archive, [name.parent for name in cards or plans], where)
+    files = MODEL_FILE if cards else TRAINING_FILE
     members: dict[str, zipfile.ZipInfo] = {}
-    for entry in entries:
+    for (place, root), entry in itertools.product(roots.items(), entries):
         name = PurePosixPath(entry.filename)
         inside = name.relative_to(root).as_posix() if name.is_relative_to(root) else ""
         if not (cards and inside == "model.json") and not files.fullmatch(inside):
             continue
-        if inside in members:
+        if place + inside in members:
             raise ModelError(f"{where} holds {inside} twice; choose a zip made by `mob-uncertainty export`.")
-        members[inside] = entry
+        members[place + inside] = entry
     return members
+
+
+def _stages(archive: zipfile.ZipFile, roots: Sequence[PurePosixPath], where: str) -> dict[str, PurePosixPath]:
+    """Find the folder of the model that a zip holds and, of a cascade, that of its first stage; each by its place.
+
+    Raises:
+        ModelError: It holds several models.
+    """
+    if len(roots) == 1:
+        return {"": roots[0]}
+    for second, first in itertools.permutations(roots, 2) if len(roots) == 2 else ():
+        if str(second / "plans.json") not in archive.namelist():
+            continue
+        with archive.open(str(second / "plans.json")) as file:
+            plans = ModelFile("plans.json", where, file.read(json_input.SIZE_LIMIT + 1)).json()
+        if (name := first_stage_of(second.name, plans)) and first == second.with_name(name):
+            return {"": second, f"{FIRST_STAGE}/": first}
+    raise ModelError(f"{where} holds more than one model; unpack it, and choose the folder of one.")
 
 
 def _check_entry(entry: zipfile.ZipInfo, where: str) -> None:

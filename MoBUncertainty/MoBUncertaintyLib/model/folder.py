@@ -28,7 +28,7 @@ from MoBUncertaintyLib.model.files import ModelFile
 from MoBUncertaintyLib.model.nnunet import totalsegmentator
 from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset, covered_values, label_values
 from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing, previous_stage, resolve
-from MoBUncertaintyLib.model.nnunet.results import is_training_folder
+from MoBUncertaintyLib.model.nnunet.results import FIRST_STAGE, beside, first_stage_of, is_training_folder
 from MoBUncertaintyLib.model.nnunet.training_folder import licence, open_training_folder
 from MoBUncertaintyLib.model.weights import WEIGHTS_LIMIT, read_checkpoint, read_weights
 
@@ -220,33 +220,37 @@ def _load(root: Path, path: Path, checkpoint: str | None, folds: Sequence[Fold] 
     if is_training_folder(root):
         card, plans, dataset, sources, digests = open_training_folder(root, checkpoint, folds, path)
         previous = previous_stage(resolve(plans, card.configuration))
-        first = _first_stage(path, previous, card, channel_names(dataset)) if previous else None
+        first = _first_stage(root, path, previous, card, channel_names(dataset)) if previous else None
         return Model(card, plans, dataset, path, sources, digests, first)
     raise _no_model(path)
 
 
-def _first_stage(path: Path, configuration: str, card: ModelCard, channels: tuple[str, ...]) -> Model:
-    """Open the first stage of a cascade, whose training folder nnU-Net keeps beside that of the second.
+def _first_stage(root: Path, path: Path, configuration: str, card: ModelCard, channels: tuple[str, ...]) -> Model:
+    """Open the first stage of a cascade: nnU-Net keeps its training folder beside that of the second.
 
     Args:
-        path: The training folder of the second stage, or the zip of it.
+        root: The training folder of the second stage; the first may lie in it, as that of a zip does.
+        path: The same, or the zip of it, as the user knows it.
         configuration: Of the first stage.
         card, channels: Of the second stage.
     """
-    if path.is_file():
+    inside, name = root / FIRST_STAGE, beside(path.absolute().name, configuration)
+    if is_training_folder(inside):
+        first = _load(inside, path / FIRST_STAGE, None, None)
+    elif path.is_file():
         raise ModelError(
-            f"{path} holds the second stage of a cascade without the first one, {configuration}; unpack it, and put "
-            "the training folder of the first stage beside that of the second."
+            f"{path} holds the second stage of a cascade without the first one, {configuration}; put both training "
+            "folders into one zip, or unpack it and put that of the first stage beside that of the second."
         )
-    beside = path.absolute().parent / f"{path.absolute().name.rpartition('__')[0]}__{configuration}"
-    if not is_training_folder(beside):
+    elif is_training_folder(path.absolute().with_name(name)):
+        first = load_model(path.absolute().with_name(name))
+    else:
         raise ModelError(
             f"{path} is the second stage of a cascade, and the first one is not beside it; put its training folder "
-            f"{beside.name} there."
+            f"{name} there."
         )
-    first = load_model(beside)
     if first.card.configuration != configuration or first.first_stage:
-        raise ModelError(f"{beside} is not of the configuration {configuration}; train the cascade again.")
+        raise ModelError(f"{first.path} is not of the configuration {configuration}; train the cascade again.")
     if (first.card.labels, first.channels) != (card.labels, channels):
         raise ModelError(f"The two stages of the cascade {path} have other labels or input channels; train them alike.")
     return first
@@ -254,6 +258,8 @@ def _first_stage(path: Path, configuration: str, card: ModelCard, channels: tupl
 
 def model_of(path: Path | str) -> Path:
     """Find the model that a path means: that of a file in it, or the only one in a folder of nnU-Net's results.
+
+    Both stages of a cascade are one model, which its second stage stands for.
 
     Raises:
         ModelError: The folder holds several training folders.
@@ -266,6 +272,9 @@ def model_of(path: Path | str) -> Path:
     if path.is_dir() and not (path / "model.json").is_file() and not is_training_folder(path):
         with suppress(OSError):
             trained = sorted(child for child in path.iterdir() if child.is_dir() and is_training_folder(child))
+            stages = {first_stage_of(each.name, read_plans(each)) for each in trained}
+            if len(trained) == 2 and len(seconds := [each for each in trained if each.name not in stages]) == 1:
+                return seconds[0]
             if len(trained) > 1:
                 raise ModelError(f"{path} holds {', '.join(each.name for each in trained)}; choose one of them.")
             return trained[0] if trained else path
@@ -306,6 +315,13 @@ def read_channels(path: Path) -> tuple[str, ...]:
     with suppress(ModelError):
         return channel_names(read_dataset(path))
     return ()
+
+
+def read_plans(path: Path) -> dict[str, Any]:
+    """Read the `plans.json` of a training folder, unchecked; empty where that cannot be read."""
+    with suppress(ModelError):
+        return ModelFile.read(path, "plans.json", str(path)).json()
+    return {}
 
 
 def read_dataset(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from MoBUncertaintyLib.errors import ImageError, ModelError, ReviewError, Settin
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.inference.draws import draws
 from MoBUncertaintyLib.inference.predictor import Predictor, predict
-from MoBUncertaintyLib.model.folder import Model, load_model, read_card
+from MoBUncertaintyLib.model.folder import Model, is_trained, load_model, read_card, read_channels
 from MoBUncertaintyLib.model.nnunet.dataset import check_dataset
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.results_folder import read_results
@@ -27,6 +27,8 @@ from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.worker import server
 from MoBUncertaintyLib.worker.commands import Predictions
+from MoBUncertaintyLib.worker.remote import models
+from MoBUncertaintyLib.worker.remote.models import ModelFiles, keep
 from support.command_line import run
 from support.model_kinds import in_slices, kind_dataset, kind_plans, make_kind, make_mr, stock_labels
 
@@ -304,7 +306,7 @@ def test_what_a_cascade_needs_is_verified(tmp_path: Path) -> None:
     assert broken.exit_code == 2 and "do not fit the network" in broken.stderr
     with pytest.raises(ModelError, match="a model folder holds one network"):
         export(model.path, tmp_path / "exported")
-    with pytest.raises(ModelError, match=r"without the first one, 3d_lowres; unpack it"):
+    with pytest.raises(ModelError, match=r"without the first one, 3d_lowres; put both training folders into one zip"):
         load_model(shutil.make_archive(str(tmp_path / "second"), "zip", model.path))
     other = kind_dataset(labels={"background": 0, "liver": 1})
     (model.first_stage.path / "dataset.json").write_text(json.dumps(other))
@@ -313,6 +315,32 @@ def test_what_a_cascade_needs_is_verified(tmp_path: Path) -> None:
     shutil.rmtree(model.first_stage.path)
     with pytest.raises(ModelError, match=r"is not beside it; put its training folder nnUNetTrainer__\S+__3d_lowres"):
         load_model(model.path)
+
+
+def test_both_stages_of_a_cascade_are_one_model_in_a_folder_in_a_zip_and_when_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, image = make_cascade(tmp_path / "Dataset001_Tiny", kind_dataset()), make_mr()
+    expected = predict(image, model, SETTINGS)
+    assert load_model(model.path.parent).digest == model.digest
+    zipped = Path(shutil.make_archive(str(tmp_path / "cascade"), "zip", tmp_path, "Dataset001_Tiny"))
+    assert (read_channels(zipped), is_trained(zipped)) == (model.channels, True)
+    with load_model(zipped) as found:
+        assert found.digest == model.digest
+        assert np.array_equal(predict(image, found, SETTINGS).segmentation, expected.segmentation)
+    sent = ModelFiles.of(model.path)
+    monkeypatch.setattr(models, "kept_models", lambda: tmp_path / "kept")
+    copies = {name: Path(shutil.copy(file, tmp_path / str(n))) for n, (name, file) in enumerate(sent.files.items())}
+    keep(replace(sent, files=copies))
+    assert load_model(models.find(sent.digest)).digest == model.digest
+    other = make_kind(model.path.with_name("nnUNetTrainer__nnUNetPlans__3d_fullres"), kind_plans(), kind_dataset())
+    with pytest.raises(ModelError, match="holds more than one model; unpack it"):
+        load_model(shutil.make_archive(str(tmp_path / "three"), "zip", tmp_path, "Dataset001_Tiny"))
+    shutil.rmtree(model.path)
+    with pytest.raises(ModelError, match="holds more than one model; unpack it"):
+        load_model(shutil.make_archive(str(tmp_path / "two"), "zip", tmp_path, "Dataset001_Tiny"))
+    with pytest.raises(ModelError, match=f"{other.path.name}, nnUNetTrainer__nnUNetPlans__3d_lowres; choose one"):
+        load_model(other.path.parent)
 
 
 # --- labels that overlap: region-based training

@@ -168,6 +168,27 @@ def test_a_model_is_kept_in_its_own_folder_whatever_its_name(name: str, tmp_path
     assert models.find("..") is None
 
 
+def test_the_models_used_last_are_kept(tmp_path: Path, monkeypatch) -> None:
+    import hashlib
+    import os
+
+    from MoBUncertaintyLib.worker.remote import models
+
+    monkeypatch.setattr(models, "kept_models", lambda: tmp_path / "kept")
+    monkeypatch.setattr(models, "KEPT", 2)
+    digests = []
+    for number in range(4):
+        (tmp_path / "sent").write_bytes(bytes([number]))
+        stated = {"model.json": hashlib.sha256(bytes([number])).hexdigest()}
+        sent_model = ModelFiles("model", stated, {"model.json": tmp_path / "sent"})
+        keep(sent_model)
+        digests.append(sent_model.digest)
+        os.utime(tmp_path / "kept" / sent_model.digest, (number, number))
+        if number == 2:
+            assert models.find(digests[0]) is None and models.find(digests[1]), "the third has taken its place"
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {digests[1], digests[3]}, "the second was used"
+
+
 def test_the_relay_starts_with_the_standard_library_alone() -> None:
     code = "import sys; import MoBUncertaintyLib.worker.remote.relay; print(*sys.modules)"
     import subprocess

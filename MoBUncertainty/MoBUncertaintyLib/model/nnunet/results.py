@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.model.card import Fold
+from MoBUncertaintyLib.model.nnunet.plans import previous_stage, resolve
+
+FIRST_STAGE = "first_stage"
+"""Folder of a cascade's first stage inside that of the second, in what was unpacked or sent."""
 
 
 def is_training_folder(folder: Path) -> bool:
@@ -51,3 +57,21 @@ def find_checkpoints(
     if missing:
         raise ModelError(f"{where} has no trained fold {missing[0]} (there is: {there_are}).")
     raise ModelError(f"The folds of {where} have no checkpoint of the same name; choose folds that are all trained.")
+
+
+def beside(name: str, configuration: str) -> str:
+    """Name the training folder of another configuration that lies beside one, TRAINER__PLANS__CONFIGURATION."""
+    return f"{name.rpartition('__')[0]}__{configuration}"
+
+
+def first_stage_of(name: str, plans: dict[str, Any]) -> str | None:
+    """Name the training folder of a cascade's first stage, beside that of the second; None: it is no second stage.
+
+    Args:
+        name: Of the training folder, as nnU-Net names it.
+        plans: Content of its `plans.json`.
+    """
+    with suppress(ModelError):
+        previous = previous_stage(resolve(plans, name.rpartition("__")[2]))
+        return beside(name, previous) if previous else None
+    return None

@@ -1,13 +1,14 @@
 """Models on their way to another computer, and those that it keeps.
 
 A model is known by the SHA-256 of what its files are. Those that were sent lie in the user's folder for caches, each in
-a folder named by that digest.
+a folder named by that digest; of these, the last `KEPT` that were used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,13 +18,16 @@ from pathlib import Path
 
 from MoBUncertaintyLib.errors import ModelError, OutputError
 from MoBUncertaintyLib.files.integrity import file_digest, is_plain_name
-from MoBUncertaintyLib.files.publishing import reserve
+from MoBUncertaintyLib.files.publishing import reserve, withdraw
 from MoBUncertaintyLib.files.resources import installed_models
 from MoBUncertaintyLib.inference.graph_cache import cache_folder
 from MoBUncertaintyLib.model.archive import TRAINING_FILE
 from MoBUncertaintyLib.model.card import MODEL_FILE
-from MoBUncertaintyLib.model.folder import MODELS_FOLDER, list_models, model_of, read_card
-from MoBUncertaintyLib.model.nnunet.results import is_training_folder
+from MoBUncertaintyLib.model.folder import MODELS_FOLDER, list_models, model_of, read_card, read_plans
+from MoBUncertaintyLib.model.nnunet.results import FIRST_STAGE, first_stage_of, is_training_folder
+
+KEPT = 20
+"""Models that were sent and are kept."""
 
 ZIP = "model.zip"
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -56,8 +60,7 @@ class ModelFiles:
             if path.is_file():
                 return cls(path.name, {ZIP: file_digest(path)}, {ZIP: path})
             if is_training_folder(path):
-                found = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()}
-                files = {name: file for name, file in found.items() if TRAINING_FILE.fullmatch(name)}
+                files = _training_files(path.absolute())
                 return cls(path.name, {name: file_digest(file) for name, file in files.items()}, files)
             card = path / "model.json"
             digests = {card.name: file_digest(card), **read_card(path).files}
@@ -80,6 +83,7 @@ def find(digest: str) -> Path | None:
     if not _DIGEST.fullmatch(digest):
         return None
     with suppress(OSError):
+        os.utime(kept_models() / digest)  # the time of its last use
         return next(child for child in (kept_models() / digest).iterdir() if not child.name.startswith("."))
     return None
 
@@ -109,8 +113,21 @@ def keep(sent: ModelFiles) -> None:
                 shutil.move(file, path)
             if not target.exists():
                 reserved.publish_new()
+        _tidy()
     except OSError as error:
         raise OutputError(f"The model cannot be kept in {target.parent} ({error.strerror or error}).") from error
+
+
+def _tidy() -> None:
+    """Remove the models beyond `KEPT`, those that were not used for longest."""
+    used: list[tuple[float, Path]] = []
+    for folder in kept_models().iterdir():
+        if _DIGEST.fullmatch(folder.name):
+            with suppress(OSError):  # another connection has removed it
+                used.append((folder.stat().st_mtime, folder))
+    for _, folder in sorted(used)[:-KEPT]:
+        with suppress(OSError, OutputError):
+            withdraw(folder)
 
 
 def kept_models() -> Path:
@@ -123,5 +140,18 @@ def _folders() -> Iterator[Path]:
         yield from (model.path for model in list_models(folder) if model.path.is_dir())
 
 
+def _training_files(folder: Path) -> dict[str, Path]:
+    """List the files of a training folder by their names in the model and, of a cascade, those of its first stage."""
+    beside = first_stage_of(folder.name, read_plans(folder))
+    stages = {"": folder, f"{FIRST_STAGE}/": folder.with_name(beside) if beside else folder / FIRST_STAGE}
+    return {
+        place + name: file
+        for place, stage in stages.items()
+        for file in sorted(stage.rglob("*"))
+        if file.is_file() and TRAINING_FILE.fullmatch(name := file.relative_to(stage).as_posix())
+    }
+
+
 def _is_model_file(name: str) -> bool:
-    return name in (ZIP, "model.json") or bool(MODEL_FILE.fullmatch(name) or TRAINING_FILE.fullmatch(name))
+    plain = name.removeprefix(f"{FIRST_STAGE}/")
+    return name in (ZIP, "model.json") or bool(MODEL_FILE.fullmatch(name) or TRAINING_FILE.fullmatch(plain))
