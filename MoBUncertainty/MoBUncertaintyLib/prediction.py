@@ -142,6 +142,8 @@ class Prediction:
         click_settings: How a reader's click changes it.
         measures: By which it is compared with ordinary cases; None for a prediction that was read from a file.
         overlapping: The maps are those of labels that overlap: the probability of one includes that of others.
+        rival: E[p] of the most probable of the classes that are not among the labels, (z, y, x) float32; None where
+            there is none, or nobody asked for it.
 
     Raises:
         ImageError: The maps are not one for each label, or not of the segmentation's shape.
@@ -158,6 +160,7 @@ class Prediction:
     click_settings: ClickSettings = field(default_factory=ClickSettings)
     measures: Measures | None = None
     overlapping: bool = False
+    rival: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if not len(self.labels) == len(self.probability) == len(self.variance):

@@ -122,6 +122,7 @@ class Predictor:
         cancelled: CancelledCallback | None = None,
         exact: bool = False,
         channels: Mapping[str, sitk.Image] | None = None,
+        rival: bool = False,
     ) -> Prediction:
         """Segment one image.
 
@@ -133,6 +134,7 @@ class Predictor:
                 depends on how small its probability is.
             channels: The images of the model's other input channels, by name; `image` is that of the remaining one.
                 What lies on another grid is resampled to that of `image`.
+            rival: Whether `Prediction.rival` is wanted.
 
         Raises:
             ImageError: The image is not one that can be segmented.
@@ -158,8 +160,8 @@ class Predictor:
             case.data, self._preprocessor.patch, self.folds, lambda done, total: clock.step("network", done, total)
         )
         clock.step("resample", 0, 1)
-        segmentation, probability, variance = fill(
-            case, *results, exact, [label.value for label in self.labels], overlap(self.model.card.labels)
+        segmentation, probability, variance, strongest = fill(
+            case, *results, exact, [label.value for label in self.labels], overlap(self.model.card.labels), rival
         )
         clock.step("resample", 1, 1)
         cut = cut_off(segmentation, self.labels, case, self.settings.region_of_interest is not None)
@@ -187,6 +189,7 @@ class Predictor:
             },
             click_settings=self.model.card.click_settings,
             overlapping=overlap(self.labels),
+            rival=strongest,
         )
         prediction.warnings.extend([*not_found(prediction.volumes_ml()), *cut])
         measures = measure(prediction, window.organ_sums)

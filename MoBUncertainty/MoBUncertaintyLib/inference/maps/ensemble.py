@@ -2,7 +2,8 @@
 
 The members' predictions are mixed on the image's own grid, each with the same weight: the mean of their probabilities,
 as with `nnUNetv2_ensemble` and, by the law of total variance, the mean of their variances plus the variance of their
-means.
+means. Where some of the labels are wanted, they compete with the mean of what is most probable of the other classes for
+each member: exactly the mixture's where the members agree which class that is, at most more where they do not.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from MoBUncertaintyLib.inference.predictor import (
     Clock,
     Predictor,
     ProgressCallback,
-    chosen_labels,
 )
 from MoBUncertaintyLib.model.card import Label, overlap
 from MoBUncertaintyLib.model.covariance import Covariance
@@ -47,7 +47,7 @@ class Ensemble:
 
     Attributes:
         model: Stands for all: the first that has a covariance, else the first, with a digest of them all.
-        labels: Those that are wanted. Members predict all of theirs, since none can know which of the others wins.
+        labels: Those that are wanted.
 
     Raises:
         ModelError: They have not the same labels and channels.
@@ -63,17 +63,15 @@ class Ensemble:
                     f"{first.path} and {other.path} have other {what}, so they make no ensemble; choose models that "
                     "were trained on the same data."
                 )
-        self._all = first.card.labels
         self.model = _together(models)
-        self._members = [Predictor(model, _of_member(settings or PredictionSettings())) for model in models]
+        self._members = [Predictor(model, settings) for model in models]
         self.use(settings or PredictionSettings())
 
     def use(self, settings: PredictionSettings) -> None:
         """Change how to predict from now on; see `Predictor.use`."""
-        labels = chosen_labels(self._all, settings.labels)
         for member in self._members:
-            member.use(_of_member(settings))
-        self.labels, self.settings = labels, settings
+            member.use(settings)
+        self.labels, self.settings = self._members[0].labels, settings
 
     @reporting_out_of_memory()
     def predict(
@@ -85,14 +83,15 @@ class Ensemble:
         channels: Mapping[str, sitk.Image] | None = None,
     ) -> Prediction:
         """Segment one image by all models; arguments and errors as for `Predictor.predict`."""
-        check_memory(image.GetNumberOfPixels(), len(self._all), holders=2)
+        check_memory(image.GetNumberOfPixels(), len(self.labels), holders=2)
         clock = Clock(progress or (lambda _: None), cancelled or (lambda: False))
         found: list[Prediction] = []
         for member in self._members:
-            prediction = member.predict(image, self._steps(clock, len(found)), exact=True, channels=channels)
+            steps = self._steps(clock, len(found))
+            prediction = member.predict(image, steps, exact=True, channels=channels, rival=True)
             if found:
                 mix(found[0], prediction, 1 / (len(found) + 1))
-                prediction = replace(prediction, probability=(), variance=(), labels=())
+                prediction = replace(prediction, probability=(), variance=(), labels=(), rival=None)
             found.append(prediction)
         clock.step("resample", 1, 1)
         return self._mixed(found, exact)
@@ -117,17 +116,15 @@ class Ensemble:
             for maps, least in ((probability, LEAST_PROBABILITY), (variance, LEAST_VARIANCE)):
                 for each in maps:
                     each[:] = rounded(each, least)
-        segmentation = label_map(probability, self._all, self.labels)
-        names = {label.name for label in self.labels}
-        wanted = [place for place, label in enumerate(self._all) if label.name in names]
+        segmentation = label_map(probability, self.labels, mixture.rival, overlap(self._members[0].model.card.labels))
         # What one has not found, all together may have.
-        missing = not_found(dict.fromkeys((label.name for label in self._all), 0.0))
+        missing = not_found(dict.fromkeys((label.name for label in self.labels), 0.0))
         noticed = dict.fromkeys(each for one in found for each in one.warnings if each not in missing)
         timings = {stage: sum(each.timings.get(stage, 0.0) for each in found) for stage in mixture.timings}
         prediction = Prediction(
             segmentation,
-            [probability[place] for place in wanted],
-            [variance[place] for place in wanted],
+            probability,
+            variance,
             mixture.grid,
             self.labels,
             self._provenance(found),
@@ -173,25 +170,28 @@ def mix(mixture: Prediction, other: Prediction, fraction: float) -> None:
         change = p - mean
         variance += fraction * (v - variance) + fraction * (1 - fraction) * change**2
         mean += fraction * change
+    if mixture.rival is not None:
+        mixture.rival[:] += fraction * (other.rival - mixture.rival)
 
 
-def label_map(probability: Sequence[np.ndarray], labels: Sequence[Label], wanted: Sequence[Label]) -> np.ndarray:
-    """Return where the wanted labels are the most probable class or, if labels overlap, more probable than not.
+def label_map(
+    probability: Sequence[np.ndarray], labels: Sequence[Label], rival: np.ndarray | None, overlapping: bool
+) -> np.ndarray:
+    """Return where labels are the most probable class or, if labels overlap, more probable than not.
 
     Args:
-        probability: Of all labels, (z, y, x) each.
-        labels: Of the model.
-        wanted: Those of them that are drawn.
+        probability: Of the labels, (z, y, x) each.
+        labels: Those that are wanted.
+        rival: See `Prediction.rival`; None: all labels of the model are wanted.
+        overlapping: The model's labels overlap.
     """
     segmentation = lazy_zeros(probability[0].shape, np.uint8)
-    names, overlapping = {label.name for label in wanted}, overlap(labels)
-    for plane, *p in zip(segmentation, *probability, strict=True):
-        others = [each for label, each in zip(labels, p, strict=True) if label.name not in names]
-        best = np.full_like(p[0], 0.5) if overlapping else np.maximum.reduce([1 - sum(p[1:], p[0]), *others])
+    for z, (plane, *p) in enumerate(zip(segmentation, *probability, strict=True)):
+        half = np.full_like(p[0], 0.5) if overlapping else None
+        best = 1 - sum(p[1:], p[0]) if rival is None else rival[z].copy()
         for label, each in zip(labels, p, strict=True):
-            if label.name in names:
-                plane[each > best] = label.value
-                best = best if overlapping else np.maximum(best, each)
+            plane[each > (best if half is None else half)] = label.value
+            np.maximum(best, each, out=best)
     return segmentation
 
 
@@ -214,7 +214,3 @@ def _together(models: Sequence[Model]) -> Model:
     card = replace(lead.card, name=name, fingerprint=None, volume_calibration=None)
     digest = hashlib.sha256("".join(model.digest for model in models).encode()).hexdigest()
     return Model(card, lead.plans, lead.dataset, lead.path, lead.sources, {"model.json": digest})
-
-
-def _of_member(settings: PredictionSettings) -> PredictionSettings:
-    return replace(settings, labels=None)

@@ -30,8 +30,11 @@ def fill(
     exact: bool,
     values: Sequence[int],
     overlapping: bool = False,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rival: bool = False,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
     """Put results on the image's grid: segmentation (z, y, x), probability and variance of the L labels (L, z, y, x).
+
+    The last part is `Prediction.rival`.
 
     All is 0 outside `case.kept`. Unless they are to be exact, the maps are rounded here, once, so that every user has
     the numbers that the files hold.
@@ -46,15 +49,19 @@ def fill(
         exact: Do not round.
         values: Of the labels.
         overlapping: The labels overlap; a voxel has the last that is more probable than not, as with nnU-Net.
+        rival: Whether that of the other classes is wanted.
     """
     shape = case.frame.image.GetSize()[::-1]
     segmentation = lazy_zeros(shape, np.uint8)
     maps = [lazy_zeros((len(values), *shape), np.float32) for _ in range(2)]
-    labels = case.view(segmentation)
+    others = lazy_zeros(shape, np.float32) if rival and len(probability) > len(values) else None
+    labels, o_view = case.view(segmentation), None if others is None else case.view(others)
     p_views, v_views = ([case.view(each) for each in volume] for volume in maps)
     for i, (p, v) in enumerate(zip(case.planes(probability), case.planes(variance), strict=True)):
         if not exact:
             p, v = rounded(p, LEAST_PROBABILITY), rounded(v, LEAST_VARIANCE)
+        if o_view is not None:
+            o_view[i] = p[-1]
         half = np.full_like(p[0], 0.5) if overlapping else None
         best = p[-1].copy() if len(p) > len(values) else 1 - p.sum(axis=0)  # the others', or the background's
         for c, value in enumerate(values):
@@ -62,7 +69,7 @@ def fill(
             v_views[c][i] = v[c]
             labels[i][p[c] > (best if half is None else half)] = value
             np.maximum(best, p[c], out=best)
-    return segmentation, maps[0], maps[1]
+    return segmentation, maps[0], maps[1], others
 
 
 def rounded(array: np.ndarray, least: float) -> np.ndarray:
