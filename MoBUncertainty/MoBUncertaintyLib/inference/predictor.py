@@ -198,6 +198,10 @@ class Predictor:
         suitability = judge(prediction.labels, measures, fingerprint, cut)
         return replace(prediction, measures=measures).judged(suitability)
 
+    def close(self) -> None:
+        """Remove what a zip was unpacked to; see `Model.close`."""
+        self.model.close()
+
     @property
     def tile(self) -> tuple[int, ...]:
         """Voxels of a tile along the network's axes."""

@@ -61,6 +61,19 @@ def read_file(path: Path, name: str) -> bytes:
         raise _damaged(str(path), error) from error
 
 
+def list_files(path: Path) -> list[str]:
+    """List the names that the files of a zipped model have in it.
+
+    Raises:
+        ModelError: See `unpack`.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return list(_members(archive, str(path)))
+    except _ZIP_ERRORS as error:
+        raise _damaged(str(path), error) from error
+
+
 def holds_training_folder(path: Path) -> bool:
     """Whether a file is a zip of nnU-Net's training folder."""
     try:

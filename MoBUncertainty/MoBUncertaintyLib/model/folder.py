@@ -24,11 +24,12 @@ from MoBUncertaintyLib.files.publishing import remove_private_folder
 from MoBUncertaintyLib.files.resources import RESOURCES, installed_models
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import MODEL_FILE, Fold, ModelCard, card_from_json
+from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.files import ModelFile
 from MoBUncertaintyLib.model.nnunet import totalsegmentator
 from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset, covered_values, label_values
 from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing, previous_stage, resolve
-from MoBUncertaintyLib.model.nnunet.results import FIRST_STAGE, beside, first_stage_of, is_training_folder
+from MoBUncertaintyLib.model.nnunet.results import FIRST_STAGE, beside, first_stage_of, folds_in, is_training_folder
 from MoBUncertaintyLib.model.nnunet.training_folder import licence, open_training_folder
 from MoBUncertaintyLib.model.weights import WEIGHTS_LIMIT, read_checkpoint, read_weights
 
@@ -160,6 +161,22 @@ class ListedModel:
         with suppress(ModelError):
             return tuple(check_dataset(read_dataset(self.path)).values())
         return ()
+
+    @cached_property
+    def folds(self) -> tuple[Fold, ...]:
+        """Its trained folds; none where that cannot be read."""
+        if self.card:
+            return folds_in(self.card.files)
+        with suppress(ModelError, OSError):
+            if self.path.is_file():
+                return folds_in(archive.list_files(self.path))
+            return folds_in(f"{file.parent.name}/{file.name}" for file in self.path.glob("fold_*/*"))
+        return ()
+
+    @property
+    def has_covariance(self) -> bool:
+        """Whether its own variance is a prediction; a training folder tells that only when it is loaded."""
+        return self.card is not None and self.card.covariance.kind is not Covariance.DETERMINISTIC
 
     @cached_property
     def licence(self) -> str:

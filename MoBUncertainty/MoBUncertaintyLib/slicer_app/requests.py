@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,13 @@ SET_BY_READER = ("measure", "threshold", "minimum_mm3")
 """Of what counts as a doubtful region; the rest is the model's."""
 
 
-def predictRequest(ct, model: str, settings: dict[str, Any], earlier: ReviewSession | None = None) -> dict[str, Any]:
+def predictRequest(ct, models: Sequence[str], settings: dict[str, Any], earlier: ReviewSession | None = None) -> dict[str, Any]:
     """Ask for a prediction.
 
     Args:
         ct: vtkMRMLScalarVolumeNode.
-        model: Name of a model, or its path; its further input channels have the volumes that the CT refers to.
+        models: Names of models, or their paths; several make an ensemble. Their further input channels have the volumes
+            that the CT refers to.
         settings: Fields of `prediction.PredictionSettings`.
         earlier: The review of the last result; what its reader has set of what counts as a region holds on, if it was
             the same model's.
@@ -45,8 +46,8 @@ def predictRequest(ct, model: str, settings: dict[str, Any], earlier: ReviewSess
     return {
         "command": Command.PREDICT,
         "ct": _volume(ct),
-        "channels": {name: _volume(channelVolume(ct, name)) for name in read_channels(Path(model))[1:]},
-        "model": model,
+        "channels": {name: _volume(channelVolume(ct, name)) for name in read_channels(Path(models[0]))[1:]},
+        "models": list(models),
         "settings": settings,
         "regions": regions,
         "regions_of_model": digest,

@@ -6,7 +6,7 @@ Nothing heavy is imported before a request needs it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from MoBUncertaintyLib.worker.server import Fields, Report
 if TYPE_CHECKING:
     import numpy as np
 
-    from MoBUncertaintyLib.inference.predictor import Predictor
+    from MoBUncertaintyLib.inference.maps.ensemble import AnyPredictor
     from MoBUncertaintyLib.model.folder import Model
     from MoBUncertaintyLib.prediction import Prediction, PredictionSettings
     from MoBUncertaintyLib.regions.finder import Regions
@@ -32,12 +32,12 @@ USUAL_VOXELS = 30_000_000
 
 
 class Predictions:
-    """Answers `predict` and `predict-case`, and keeps the last model loaded, whatever the settings."""
+    """Answers `predict` and `predict-case`, and keeps the last models loaded, whatever the settings."""
 
     def __init__(self) -> None:
         self._pace, self._case_pace = Pace(), Pace(OF_A_FILE)
         self._voxels = USUAL_VOXELS  # of the last case
-        self._predictor: Predictor | None = None
+        self._predictor: AnyPredictor | None = None
         self._key: object = None
 
     def __call__(self, request: Fields, report: Report) -> Fields:
@@ -45,7 +45,7 @@ class Predictions:
         import numpy as np
 
         voxels = int(np.prod(np.load(request["ct"]["array"], mmap_mode="r").shape))
-        path, key = _identify_model(request["model"])
+        paths, key = _identify_models(request["models"])
         estimate = Estimate(self._pace.expected(voxels, warm=key == self._key))
 
         def tell(stage: str, done: int, total: int) -> None:
@@ -57,7 +57,7 @@ class Predictions:
         from MoBUncertaintyLib.pipeline import analyse
         from MoBUncertaintyLib.worker.arrays import read_volume
 
-        predictor = self._warm(path, key, _settings(request))
+        predictor = self._warm(paths, key, _settings(request))
         region_settings = _region_settings(request, predictor.model)
         check_memory(voxels, len(predictor.labels), holders=2)  # Slicer is the other one
         tell("model", 1, 1)
@@ -90,7 +90,7 @@ class Predictions:
         Returns:
             `outcome`, as in the cohort's table.
         """
-        path, key = _identify_model(request["model"])
+        paths, key = _identify_models(request["models"])
         estimate = Estimate(self._case_pace.expected(self._voxels, warm=key == self._key))
 
         def tell(stage: str, done: int, total: int) -> None:
@@ -102,7 +102,7 @@ class Predictions:
         from MoBUncertaintyLib.pipeline.cohort import CohortJob
         from MoBUncertaintyLib.worker.worklist import input_of
 
-        predictor = self._warm(path, key, _settings(request))
+        predictor = self._warm(paths, key, _settings(request))
         tell("model", 1, 1)
         case, folder = input_of(request["case"]), Path(request["output"])
         job = CohortJob(predictor, predictor.model.card.region_settings, scene=False, skip_existing=True)
@@ -116,32 +116,34 @@ class Predictions:
         self._case_pace.learn(estimate.seconds, self._voxels)
         return {"outcome": Outcome.PREDICTED.value}
 
-    def _warm(self, path: Path, key: object, settings: PredictionSettings) -> Predictor:
-        """Get the predictor of a model, loaded only if it is another one or has changed on disk."""
-        from MoBUncertaintyLib.inference.predictor import Predictor
+    def _warm(self, paths: Sequence[Path], key: object, settings: PredictionSettings) -> AnyPredictor:
+        """Get the predictor of models, loaded only if they are others or have changed on disk."""
+        from MoBUncertaintyLib.inference.maps.ensemble import predictor_of
         from MoBUncertaintyLib.model.folder import load_model
 
         if self._predictor is None or key != self._key:
             if self._predictor is not None:
-                self._predictor.model.close()
+                self._predictor.close()
             self._predictor, self._key = None, None  # its memory is free before the next one needs it
-            self._predictor, self._key = Predictor(load_model(path), settings), key
+            self._predictor, self._key = predictor_of([load_model(path) for path in paths], settings), key
         self._predictor.use(settings)
         return self._predictor
 
 
-def _identify_model(name: str) -> tuple[Path, object]:
-    """Where a model is, and what changes when its files do."""
+def _identify_models(names: Sequence[str]) -> tuple[list[Path], object]:
+    """Where models are, and what changes when their files do."""
     from MoBUncertaintyLib.model.folder import find_model
 
-    path = Path(find_model(name)).absolute()
-    files = [path, *path.glob("*"), *path.glob("fold_*/*")]
-    stamps = []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ProtocolError("The request names no model.")
+    paths = [Path(find_model(name)).absolute() for name in names]
+    files = [file for path in paths for file in (path, *path.glob("*"), *path.glob("fold_*/*"))]
+    stamps: list[object] = [*paths]
     for file in sorted(files):
         with suppress(OSError):
             status = file.stat()
             stamps.append((str(file), status.st_size, status.st_mtime_ns))
-    return path, tuple(stamps)
+    return paths, tuple(stamps)
 
 
 def _settings(request: Fields) -> PredictionSettings:

@@ -23,9 +23,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -147,7 +148,7 @@ def predict(mode: str, request: server.Fields, report: server.Report) -> server.
     from MoBUncertaintyLib.worker.arrays import write_array
 
     provenance = {
-        "model": {"name": Path(request["model"]).name, "path": "", "digest": "0" * 64},
+        **describe_models(request["models"]),
         "settings": request.get("settings") or {},
         "device": "fake",
         "input": {"name": request["ct"].get("name"), "size": ct.shape[::-1], "sha256": "0" * 64},
@@ -158,6 +159,12 @@ def predict(mode: str, request: server.Fields, report: server.Report) -> server.
     report.progress(estimate.step("write", 1, 1))
     save = partial(write_array, request["folder"])
     return write_prediction(prediction, regions, save) | {"seconds": estimate.seconds}
+
+
+def describe_models(models: Sequence[str]) -> dict[str, Any]:
+    """Make what the provenance says of models."""
+    first, *others = ({"name": Path(each).name, "path": "", "digest": "0" * 64} for each in models)
+    return {"model": first, "ensemble": [first, *others]} if others else {"model": first}
 
 
 def predict_case(mode: str, request: server.Fields, report: server.Report) -> server.Fields:
@@ -176,7 +183,7 @@ def predict_case(mode: str, request: server.Fields, report: server.Report) -> se
         time.sleep(10.0 if mode == "slow" else 0.02)
         if tile == 1:
             misbehave(mode)
-    provenance = {"model": {"name": Path(request["model"]).name, "path": "", "digest": "0" * 64}, "device": "fake"}
+    provenance = {**describe_models(request["models"]), "device": "fake"}
     prediction, regions = fake_prediction(read.image.GetSize()[::-1], grid_of(read.image).matrix(), provenance)
     write_results(
         request["output"],

@@ -6,8 +6,8 @@ Slicer and the worker use it.
 
 Request        Fields beside `id` and `command`
 -------------  ----------------------------------------------------------------------------------------------------
-predict        `ct` {array, ijk_to_ras, name}, `model`, `settings`, `folder`; `channels`, the volumes of the model's
-               other input channels by name, or null; `regions`, settings that the reader has changed, and
+predict        `ct` {array, ijk_to_ras, name}, `models` (one, or several that make an ensemble), `settings`, `folder`;
+               `channels`, the volumes of the models' other input channels by name, or null; `regions`, settings that the reader has changed, and
                `regions_of_model`, the digest of the model they were changed for, or null
 export         see `commands.export_review`
 list           `index`, the address of a catalogue of models
@@ -16,7 +16,7 @@ install        `index`, `entry`, and `output`, the folder that the model is inst
 cases          `cohort`, the folder of the results folders; `source`, what the user has named, or `cases`, what an
                earlier answer listed; `channels`, the number of images that a case has; `title`; `failed`, reasons by
                case, or null; `predicted`, names of cases; `table`, whether to write the cohort's table
-predict-case   `case`, of those listed; `output`, its results folder; `model`, `settings`
+predict-case   `case`, of those listed; `output`, its results folder; `models`, `settings`
 open-case      `results`, a results folder; `reader`; `folder`
 sign-case      `results`, `reader`, `review`, and `output`, the export to make
 calibrate      `model`, `reviews`, folders, and `output`, the model to make
@@ -87,7 +87,7 @@ _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
 }
 _NULL = type(None)
 _REQUESTS: dict[str, dict[str, tuple[type, ...]]] = {
-    Command.PREDICT: {"ct": (dict,), "model": (str,), "folder": (str,)}
+    Command.PREDICT: {"ct": (dict,), "models": (list,), "folder": (str,)}
     | dict.fromkeys(("settings", "regions", "channels"), (dict, _NULL))
     | {"regions_of_model": (str, _NULL)},
     Command.EXPORT: dict.fromkeys(("ct", "prediction", "review"), (dict,))
@@ -98,7 +98,7 @@ _REQUESTS: dict[str, dict[str, tuple[type, ...]]] = {
     Command.CALIBRATE: {"model": (str,), "reviews": (list,), "output": (str,)},
     Command.CASES: {"cohort": (str,), "channels": (int,), "title": (str,), "table": (bool,), "predicted": (list,)}
     | {"source": (str, _NULL), "cases": (list, _NULL), "failed": (dict, _NULL)},
-    Command.PREDICT_CASE: {"case": (dict,), "output": (str,), "model": (str,), "settings": (dict, _NULL)},
+    Command.PREDICT_CASE: {"case": (dict,), "output": (str,), "models": (list,), "settings": (dict, _NULL)},
     Command.OPEN_CASE: {"results": (str,), "reader": (str,), "folder": (str,)},
     Command.SIGN_CASE: {"results": (str,), "reader": (str,), "review": (dict,), "output": (str,)},
     Command.SCRATCH: {"folder": (str,)},

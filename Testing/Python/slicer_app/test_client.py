@@ -118,12 +118,12 @@ def test_the_real_worker_predicts(start: Start, tmp_path: Path, client_module: M
     model = tiny.make_results_folder(tmp_path / "Modèle 模型", dataset=tiny.make_dataset(orientation="RAS"))
     ct = sitk.GetArrayFromImage(tiny.make_ct((20, 24, 28)))
     caller = start(arguments=client_module.WORKER)
-    caller.ask(ct, model=str(model), settings={"device": "cpu", "precision": "float32"}).finish()
+    caller.ask(ct, models=[str(model)], settings={"device": "cpu", "precision": "float32"}).finish()
     assert caller.errors == []
     assert caller.results[0]["segmentation"].any()
     assert np.array_equal(caller.results[0]["segmentation"] > 0, caller.results[0]["probability"]["1"] > 0.5)
     pid = pid_of(caller)
-    caller.ask(ct=np.zeros((1, 9, 9), np.int16), model=str(model)).finish()
+    caller.ask(ct=np.zeros((1, 9, 9), np.int16), models=[str(model)]).finish()
     assert caller.errors[0][:2] == (
         "image", "The image is a single slice (9 x 9 x 1); give a 3D volume or the folder of its DICOM series."
     )  # fmt: skip

@@ -100,7 +100,7 @@ def test_cancel_in_a_slot(start: Start) -> None:
         caller.client.cancel()
 
     array = {"array": np.zeros((3, 4, 5), np.int16), "ijk_to_ras": np.eye(4).tolist()}
-    caller.client.request({"command": "predict", "ct": array, "model": "tiny"}).progress.connect(cancel)
+    caller.client.request({"command": "predict", "ct": array, "models": ["tiny"]}).progress.connect(cancel)
     caller.until(lambda: told)
     assert not caller.client.busy
     caller.until(lambda: not caller.client._processes[0].folder.exists(), SOON)
@@ -120,7 +120,7 @@ from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 application = qt.QCoreApplication([])
 client = WorkerClient(sys.executable, arguments={(*FAKE_WORKER, "slow")!r}, folder={str(tmp_path)!r})
 ct = {{"array": np.ones((9, 9, 9)), "ijk_to_ras": np.eye(4).tolist()}}
-job = client.request({{"command": "predict", "ct": ct, "model": "tiny"}})
+job = client.request({{"command": "predict", "ct": ct, "models": ["tiny"]}})
 job.progress.connect(lambda step: os.kill(os.getpid(), 9))
 while client._process is None:
     application.processEvents()

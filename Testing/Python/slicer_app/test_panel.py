@@ -64,7 +64,7 @@ class TestRun:
         assert asked[0]["ct"]["array"] is not None
         assert np.array_equal(asked[0]["ct"]["array"], slicer.util.arrayFromVolume(ct))
         assert asked[0]["ct"]["ijk_to_ras"] == MATRIX.tolist()
-        assert asked[0]["model"] == str(DEMO_MODEL)
+        assert asked[0]["models"] == [str(DEMO_MODEL)]
         ui.applyButton.click()
         ui.methodSelector.currentIndex = 0
         ui.deviceSelector.currentIndex = ui.engineSelector.currentIndex = 0

@@ -109,7 +109,7 @@ class TestInputs:
         (selector,) = desktop.widget.panel.inputs._channels.selectors.values()
         selector.setCurrentNode(flair)
         assert ui.applyButton.enabled
-        request = predictRequest(t1, str(folder), {})
+        request = predictRequest(t1, [str(folder)], {})
         assert {name: volume["name"] for name, volume in request["channels"].items()} == {"FLAIR": "flair"}
         ui.ctSelector.setCurrentNode(flair)
         desktop.process()

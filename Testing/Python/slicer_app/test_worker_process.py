@@ -109,7 +109,7 @@ def test_requests_are_answered_one_after_the_other(start: Callable[..., Process]
     model = tiny.make_results_folder(folder / "Modèle", dataset=tiny.make_dataset(orientation="RAS"))
     np.save(folder / "ct.npy", sitk.GetArrayFromImage(tiny.make_ct((20, 24, 28))))
     np.save(folder / "slice.npy", np.zeros((1, 9, 9), np.int16))
-    request = {"command": "predict", "model": str(model), "folder": str(folder), "settings": {"device": "cpu"}}
+    request = {"command": "predict", "models": [str(model)], "folder": str(folder), "settings": {"device": "cpu"}}
 
     def volume(name: str) -> dict[str, Any]:
         return {"array": str(folder / name), "ijk_to_ras": np.diag([3.0, 3.0, 3.0, 1.0]).tolist()}
@@ -261,8 +261,8 @@ def test_closing_stdin_ends_it_whatever_folder_it_was_to_write(
         ({"ct": "ct.npy"}, "'ct'"),
         ({"formats": "report"}, "'formats'"),
         ({"command": 3}, "'command'"),
-        ({"command": "predict", "model": 3}, "'model'"),
-        ({"command": "predict", "model": "m", "folder": "f", "settings": []}, "'settings'"),
+        ({"command": "predict", "models": 3}, "'models'"),
+        ({"command": "predict", "models": ["m"], "folder": "f", "settings": []}, "'settings'"),
         ({"command": "scratch"}, "'folder'"),
         ({"id": [1]}, "'id'"),
     ],

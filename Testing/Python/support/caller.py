@@ -36,7 +36,7 @@ class Caller:
     def ask(self, ct: np.ndarray | None = None, receive: Callable | None = None, **fields: Any) -> Caller:
         array = np.zeros((12, 20, 16), np.int16) if ct is None else ct
         named = {"array": array, "ijk_to_ras": np.diag([2.0, 2.0, 3.0, 1.0]).tolist(), "name": "Müller"}
-        message = {"command": "predict", "ct": named, "model": "tiny", "settings": {}, "regions": {}} | fields
+        message = {"command": "predict", "ct": named, "models": ["tiny"], "settings": {}, "regions": {}} | fields
         job = self.client.request(message, receive)
         job.progress.connect(self.progress.append)
         job.warning.connect(self.warnings.append)

@@ -64,7 +64,7 @@ def test_a_result_is_the_local_one_and_says_where_it_was_computed(lab: Loopback,
     ct = sitk.GetArrayFromImage(tiny.make_ct((12, 16, 16)))
     callers = remote(start), start(arguments=("-u", "-m", "MoBUncertaintyLib.worker"))
     for caller in callers:
-        caller.ask(ct, model=str(model), settings=SETTINGS).until(lambda: not caller.client.busy, 120)  # noqa: B023
+        caller.ask(ct, models=[str(model)], settings=SETTINGS).until(lambda: not caller.client.busy, 120)  # noqa: B023
         assert caller.errors == []
     there, here = (caller.results[0] for caller in callers)
     for name in ("segmentation", "region_map"):
@@ -95,9 +95,9 @@ def test_what_leaves_names_no_patient_and_the_connection_stays(
     copy = tmp_path / "sent"
     fake = FAKE.format(mode="normal")
     lab.run_script(f'echo "Welcome to the lab"; tee "{copy}" | {sys.executable} -c "{fake}"')
-    caller = remote(start).ask(model=str(model)).finish()
+    caller = remote(start).ask(models=[str(model)]).finish()
     running = {process.pid for process in lab.processes()}
-    assert caller.ask(model=str(model)).finish().errors == []
+    assert caller.ask(models=[str(model)]).finish().errors == []
     assert {process.pid for process in lab.processes()} == running
     assert list(lab.temporary.glob("*/*")) == []  # what was computed with is removed at once
     sent = copy.read_bytes()
@@ -112,7 +112,7 @@ def test_a_cut_amid_the_computation_is_one_sentence_and_the_next_request_connect
     lab: Loopback, start: Start, model: Path
 ) -> None:
     lab.run(FAKE.format(mode="slow"))
-    caller = remote(start).ask(model=str(model))
+    caller = remote(start).ask(models=[str(model)])
     caller.until(lambda: any(step["stage"] == "network" for step in caller.progress))
     lab.cut()
     caller.finish()
@@ -122,13 +122,13 @@ def test_a_cut_amid_the_computation_is_one_sentence_and_the_next_request_connect
     assert sentence.endswith("); nothing was changed, apply again to connect anew.")
     assert wait_until(lab.is_clean)
     lab.run(FAKE.format(mode="normal"))
-    caller.ask(model=str(model)).finish()
+    caller.ask(models=[str(model)]).finish()
     assert len(caller.results) == 1
 
 
 def test_cancel_ends_all_processes_there_and_leaves_no_file(lab: Loopback, start: Start, model: Path) -> None:
     lab.run(FAKE.format(mode="slow"))
-    caller = remote(start).ask(model=str(model))
+    caller = remote(start).ask(models=[str(model)])
     caller.until(lambda: any(step["stage"] == "network" for step in caller.progress))
     assert len(lab.processes()) >= 3  # the end of the stream, the worker, and what that has started
     assert list(lab.temporary.glob("*/*/*.npy"))
@@ -152,7 +152,7 @@ def test_a_computer_that_hears_nothing_any_more_ends_by_itself(tmp_path: Path) -
 @pytest.mark.parametrize("mode", ["fails", "dies"])
 def test_a_worker_that_fails_there_is_one_sentence(lab: Loopback, start: Start, model: Path, mode: str) -> None:
     lab.run(FAKE.format(mode=mode))
-    caller = remote(start).ask(model=str(model)).finish()
+    caller = remote(start).ask(models=[str(model)]).finish()
     ((code, sentence, _),) = caller.errors
     expected = {
         "fails": ("image", "The image is a single slice"),
@@ -223,7 +223,7 @@ def test_a_changed_model_is_not_kept(lab: Loopback, start: Start, tmp_path: Path
     tiny.make_model_folder(tmp_path / "model")
     weights = next((tmp_path / "model").glob("fold_*/*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    caller = remote(start).ask(model=str(tmp_path / "model"), settings=SETTINGS).finish()
+    caller = remote(start).ask(models=[str(tmp_path / "model")], settings=SETTINGS).finish()
     ((code, sentence, _),) = caller.errors
     assert code == "model"
     assert "its SHA-256 is another" in sentence

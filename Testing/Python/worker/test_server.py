@@ -76,7 +76,7 @@ def volume(image: sitk.Image, folder: Path) -> dict[str, Any]:
 
 
 def a_request(image: sitk.Image, model: Path, folder: Path, **changes: Any) -> dict[str, Any]:
-    request = {"ct": volume(image, folder), "model": str(model), "folder": str(folder)}
+    request = {"ct": volume(image, folder), "models": [str(model)], "folder": str(folder)}
     return request | {"settings": SETTINGS, "regions": REGIONS} | changes
 
 

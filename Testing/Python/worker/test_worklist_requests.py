@@ -76,7 +76,7 @@ def test_cases_and_table_are_those_of_the_command(tmp_path: Path, report: Report
     inputs, failed, predicted = found["listed"], {}, []
     assert [each["entry"] for each in inputs if not each["is_case"]] == ["notes.txt"]
     for each in found["cases"]:
-        request = {"case": each["case"], "output": each["folder"], "model": str(model), "settings": SETTINGS}
+        request = {"case": each["case"], "output": each["folder"], "models": [str(model)], "settings": SETTINGS}
         try:
             done = ask(predictions.predict_case, "predict-case", report, **request)
             assert done == {"outcome": "predicted"}
@@ -101,7 +101,7 @@ def test_cases_and_table_are_those_of_the_command(tmp_path: Path, report: Report
         ("ready", "kept"),
     ]
     assert "truncated" in again["cases"][0]["row"]["reason"]
-    request = {"case": again["cases"][1]["case"], "output": again["cases"][1]["folder"], "model": str(model)}
+    request = {"case": again["cases"][1]["case"], "output": again["cases"][1]["folder"], "models": [str(model)]}
     assert ask(predictions.predict_case, "predict-case", report, **request, settings=SETTINGS) == {"outcome": "kept"}
     command = run("predict", scans, "--output", cohort, *options)
     assert "1 of 3 cases had these results already" in command.stderr

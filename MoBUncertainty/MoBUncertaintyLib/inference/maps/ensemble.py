@@ -96,6 +96,11 @@ class Ensemble:
         clock.step("resample", 1, 1)
         return self._mixed(found, exact)
 
+    def close(self) -> None:
+        """As `Predictor.close`."""
+        for member in self._members:
+            member.close()
+
     def _steps(self, clock: Clock, before: int) -> ProgressCallback:
         """Return what reports the steps of a member, the others' tiles taken to be as many as its own."""
         count = len(self._members)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,16 @@ def is_training_folder(folder: Path) -> bool:
     """Whether a folder has nnU-Net's `plans.json`, `dataset.json` and a `fold_*`, and no weights of a model folder."""
     has_plans = all((folder / name).is_file() for name in ("plans.json", "dataset.json"))
     return has_plans and any(folder.glob("fold_*")) and not any(folder.glob("fold_*/weights.safetensors"))
+
+
+def folds_in(names: Iterable[str]) -> tuple[Fold, ...]:
+    """Return the folds of a model by the names of its files: the numbered ones or, if there are none, `all`."""
+    names = list(names)
+    for file in ("weights.safetensors", "checkpoint_final.pth", "checkpoint_best.pth"):
+        found = [match[1] for name in names if (match := re.fullmatch(rf"fold_(\d+|all)/{re.escape(file)}", name))]
+        if found:
+            return tuple(sorted(int(fold) for fold in found if fold != "all")) or ("all",)
+    return ()
 
 
 def find_checkpoints(

@@ -1,4 +1,4 @@
-"""Predicts cases one after another in the background, in one worker that keeps the model loaded."""
+"""Predicts cases one after another in the background, in one worker that keeps the models loaded."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ class BackgroundRun:
         self.running = False
         self.text = ""  # which case it is, and what is done with it
 
-    def start(self, cases: Sequence[WorklistCase], model: str, settings: Mapping[str, Any]) -> Job:
+    def start(self, cases: Sequence[WorklistCase], models: Sequence[str], settings: Mapping[str, Any]) -> Job:
         """Begin; returns a job whose progress is that of the whole run.
 
         Args:
             cases: Those to predict, one or more.
-            model: Path of the model.
+            models: Paths of the models; several make an ensemble.
             settings: Fields of `prediction.PredictionSettings`.
         """
-        self._cases, self._done, self._model, self._settings = list(cases), 0, model, settings
+        self._cases, self._done, self._models, self._settings = list(cases), 0, models, settings
         self._began, self._whole, self.running = time.monotonic(), Job(), True
         self._next()
         return self._whole
@@ -75,7 +75,7 @@ class BackgroundRun:
         case = self._cases[self._done]
         self._caseBegan = time.monotonic()
         message = {"command": Command.PREDICT_CASE, "case": case.case, "output": str(case.folder)}
-        job = self._client.request({**message, "model": self._model, "settings": self._settings})
+        job = self._client.request({**message, "models": self._models, "settings": self._settings})
         job.progress.connect(self._onProgress)
         job.warning.connect(self._whole.warning.emit)
         job.finished.connect(shown(lambda result: self._onDone(None, result["outcome"] == "predicted")))

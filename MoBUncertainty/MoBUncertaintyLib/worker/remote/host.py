@@ -89,13 +89,13 @@ class Host:
             raise FrameError(f"{command!r} is no command for another computer.")
 
     def _predict(self, request: Fields) -> None:
-        model, folder = find(str(request.get("model"))), self._place(request)
+        models, folder = [find(str(each)) for each in request.get("models", [])], self._place(request)
         volumes = [request.get("ct"), *(request.get("channels") or {}).values()]
         if not all(isinstance(each, dict) and isinstance(each.get("array"), Path) for each in volumes):
             raise FrameError("A request names a volume that was not sent.")
-        if model is None:
+        if None in models:
             raise ModelError("The model is no longer there; apply again, and it is sent anew.")
-        message = as_text(request) | {"folder": str(folder), "model": str(model)}
+        message = as_text(request) | {"folder": str(folder), "models": list(map(str, models))}
         check_request(message)
         self._tell_worker(message)
 

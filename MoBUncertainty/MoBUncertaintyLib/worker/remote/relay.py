@@ -138,16 +138,17 @@ class Relay:
         self._requests[request.get("id")] = request
         message = {name: value for name, value in request.items() if name != "folder"}
         if request["command"] == Command.PREDICT:
-            message = name_files(message, Path(request["folder"])) | {"model": self._send_model(request)}
+            digests = [self._send_model(request, Path(model)) for model in request["models"]]
+            message = name_files(message, Path(request["folder"])) | {"models": digests}
             message["ct"] = _unnamed(message["ct"])
             message["channels"] = {name: _unnamed(each) for name, each in (message.get("channels") or {}).items()}
         self._stream.send(message, lambda done, total: self._tell(request, "send", done, total))
 
-    def _send_model(self, request: Fields) -> str:
-        """Send the model, unless the host has it; returns its digest."""
+    def _send_model(self, request: Fields, path: Path) -> str:
+        """Send a model, unless the host has it; returns its digest."""
         from MoBUncertaintyLib.worker.remote.models import ModelFiles
 
-        model = ModelFiles.of(Path(request["model"]))
+        model = ModelFiles.of(path)
         self._stream.send({"command": Notice.MODEL, "digest": model.digest})
         if not self._models.get():
             stated = {"name": model.name, "digests": dict(model.digests), "files": dict(model.files)}
@@ -175,13 +176,16 @@ class Relay:
             self._channel.hang_up()
 
     def _completed(self, result: Fields, request: Fields) -> Fields:
-        """Add to a result what the host does not know: which computer it is, and the names of model and CT here."""
+        """Add to a result what the host does not know: which computer it is, and the names of models and CT here."""
         provenance = result.get("provenance")
         if not isinstance(provenance, dict):
             return result
         told: dict[str, Any] = {"computer": self._host}
         if isinstance(model := provenance.get("model"), dict):
-            told["model"] = model | {"path": request.get("model")}
+            told["model"] = model | {"path": request["models"][0]}
+        if isinstance(members := provenance.get("ensemble"), list):
+            pairs = zip(members, request["models"], strict=False)
+            told["ensemble"] = [member | {"path": path} for member, path in pairs]
         if isinstance(source := provenance.get("input"), dict):
             told["input"] = source | {"name": request.get("ct", {}).get("name")}
         return result | {"provenance": provenance | told}

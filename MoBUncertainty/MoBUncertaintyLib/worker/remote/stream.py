@@ -9,7 +9,7 @@ Command   Fields beside `command`, from the application's computer
 beat      none; every `BEAT_S`, so that the host notices when nobody is there any more
 model     `digest`: asks whether the host has this model
 keep      `id`, `name`, `digests` and `files` of a model that the host lacks
-predict   as in `protocol`; `model` is the digest
+predict   as in `protocol`; `models` are digests
 computer  as in `protocol`
 
 Event     Fields beside `event`, from the host
