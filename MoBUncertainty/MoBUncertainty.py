@@ -207,10 +207,10 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
     def getParameterNode(self):
         return MoBUncertaintyParameterNode(super().getParameterNode())
 
-    def run(self, ct, model, settings):
+    def run(self, ct, models, settings):
         """Segment a CT in the worker and show the results; returns at once. The scene changes only when all went well.
 
-        :param ct, model, settings: CT volume; name of a model, or its path; fields of prediction.PredictionSettings
+        :param ct, models, settings: CT volume; names or paths of models; fields of prediction.PredictionSettings
         :return: the Job, whose result is the ReviewSession of the CT
         """
         from MoBUncertaintyLib.slicer_app import requests
@@ -220,7 +220,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
             return self.sessions.begin(ct, request, result)
 
         # A new segmentation is looked through as the last one was.
-        request = requests.predictRequest(ct, str(model), settings, self.sessions.opened(ct))
+        request = requests.predictRequest(ct, list(map(str, models)), settings, self.sessions.opened(ct))
         job = (self.computer.client or self.client).request(request, show)
         return job
 

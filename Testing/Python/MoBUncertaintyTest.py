@@ -205,7 +205,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
         if mode:
             self.logic.client.close()
             self.logic.client = self.fakeWorker(mode)
-        return self.logic.run(ct, "PhantomPancreas", {})
+        return self.logic.run(ct, ["PhantomPancreas"], {})
 
     def waitFor(self, condition, seconds=60):
         """Let the application run until something is true."""

@@ -175,8 +175,10 @@ class ListedModel:
 
     @property
     def has_covariance(self) -> bool:
-        """Whether its own variance is a prediction; a training folder tells that only when it is loaded."""
-        return self.card is not None and self.card.covariance.kind is not Covariance.DETERMINISTIC
+        """Whether its variance is more than the disagreement of tiles and folds."""
+        if self.card:
+            return self.card.covariance.kind is not Covariance.DETERMINISTIC
+        return "covariance" in read_plans(self.path)
 
     @cached_property
     def licence(self) -> str:
@@ -335,19 +337,21 @@ def read_channels(path: Path) -> tuple[str, ...]:
 
 
 def read_plans(path: Path) -> dict[str, Any]:
-    """Read the `plans.json` of a training folder, unchecked; empty where that cannot be read."""
-    with suppress(ModelError):
-        return ModelFile.read(path, "plans.json", str(path)).json()
-    return {}
+    """As `read_dataset`, of `plans.json`."""
+    return _unchecked(path, "plans.json")
 
 
 def read_dataset(path: Path) -> dict[str, Any]:
     """Read a model's `dataset.json`, unchecked, and nothing else of it; empty where that cannot be read."""
+    return _unchecked(path, "dataset.json")
+
+
+def _unchecked(path: Path, name: str) -> dict[str, Any]:
     with suppress(ModelError, OSError, KeyError):
         path = model_of(path)
         if path.is_file():
-            return ModelFile("dataset.json", str(path), archive.read_file(path, "dataset.json")).json()
-        return ModelFile.read(path, "dataset.json", str(path)).json()
+            return ModelFile(name, str(path), archive.read_file(path, name)).json()
+        return ModelFile.read(path, name, str(path)).json()
     return {}
 
 

@@ -29,7 +29,9 @@ SET_BY_READER = ("measure", "threshold", "minimum_mm3")
 """Of what counts as a doubtful region; the rest is the model's."""
 
 
-def predictRequest(ct, models: Sequence[str], settings: dict[str, Any], earlier: ReviewSession | None = None) -> dict[str, Any]:
+def predictRequest(
+    ct, models: Sequence[str], settings: dict[str, Any], earlier: ReviewSession | None = None
+) -> dict[str, Any]:
     """Ask for a prediction.
 
     Args:

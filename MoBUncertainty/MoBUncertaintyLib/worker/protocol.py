@@ -7,8 +7,8 @@ Slicer and the worker use it.
 Request        Fields beside `id` and `command`
 -------------  ----------------------------------------------------------------------------------------------------
 predict        `ct` {array, ijk_to_ras, name}, `models` (one, or several that make an ensemble), `settings`, `folder`;
-               `channels`, the volumes of the models' other input channels by name, or null; `regions`, settings that the reader has changed, and
-               `regions_of_model`, the digest of the model they were changed for, or null
+               `channels`, the volumes of their other input channels by name, or null; `regions`, settings that the
+               reader has changed, and `regions_of_model`, the digest of the model they were changed for, or null
 export         see `commands.export_review`
 list           `index`, the address of a catalogue of models
 picture        `index`, `entry` of the catalogue, `folder`

@@ -276,7 +276,7 @@ class Panel:
         if not self._mayReplaceReview():
             return None
         self.computer.confirm()
-        return self.logic.run(self.parameters.ct, self.inputs.model.path, self.settings)
+        return self.logic.run(self.parameters.ct, [self.inputs.model.path], self.settings)
 
     def _requestExport(self, folder: Path, formats: list[str], patientFields: bool) -> Job | None:
         self.review.leave()

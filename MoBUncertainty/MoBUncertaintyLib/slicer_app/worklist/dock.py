@@ -169,7 +169,7 @@ class WorklistDock:
         if not self._ready():
             return
         settings = self._panel.settings | {"region_of_interest": None}
-        job = self._run.start(self.cases.toRun(), str(self._panel.inputs.model.path), settings)
+        job = self._run.start(self.cases.toRun(), [str(self._panel.inputs.model.path)], settings)
         self.work.follow(job)
         job.progress.connect(lambda _step: self.work.say(self._run.text))
         self.update()
