@@ -229,6 +229,9 @@ def finetune(
         typer.Option(help="Z,Y,X: correlation length of the scope local along the axes of the network's input, mm."),
     ] = None,
     learn_length: Annotated[bool, typer.Option(help="Train the length, too.")] = DEFAULTS.learn_length,
+    shared_fraction: Annotated[
+        float, typer.Option(help="Fraction of the noise's variance that the whole volume shares, for the scope local.")
+    ] = DEFAULTS.shared_fraction,
     assignment: Annotated[
         Assignment, typer.Option(help="A cell takes the most probable basis, or the mean of the bases.")
     ] = DEFAULTS.assignment,
@@ -291,6 +294,7 @@ def finetune(
             *shape,
             length_mm=parse_length(length),
             learn_length=learn_length,
+            shared_fraction=shared_fraction,
             keep_probability=keep_probability,
             deep=deep,
         )

@@ -204,7 +204,8 @@ def _blended(
     lengths = None if form.lengths is None else [float(length) for length in form.lengths]
     log_variance = 2 * rest[0].log() if rest else None
     loading = DenseLoading(rest[1]) if len(rest) > 1 else None
-    return VolumeGaussian(LogitGaussian(mean, log_variance, loading, form.scope, cells, lengths), case, kept)
+    blended = LogitGaussian(mean, log_variance, loading, form.scope, cells, lengths, form.shared_fraction)
+    return VolumeGaussian(blended, case, kept)
 
 
 def _of_tile(engine: TorchEngine, tile: Tensor, mirror: Sequence[int]) -> LogitGaussian:

@@ -266,12 +266,19 @@ def covariance_from_json(data: Any) -> CovarianceSpec:
         ValueError: An entry is missing, unknown or out of range.
     """
     if isinstance(data, dict):
-        usual = {"length_mm": None, "learn_length": False, "keep_probability": False, "deep": 0}
+        usual = {
+            "length_mm": None,
+            "learn_length": False,
+            "shared_fraction": 0.0,
+            "keep_probability": False,
+            "deep": 0,
+        }
         data = {"assignment": "hard"} | usual | data
     kinds = {"kind": str, "rank": int, "bases": int, "partitions": int, "scope": str, "assignment": str}
     lengths_kind = (list, tuple, type(None))
     flags = dict.fromkeys(("learn_length", "keep_probability"), bool)
-    fields = _fields(data, "'covariance'", **kinds, length_mm=lengths_kind, deep=int, **flags)
+    numbers = {"deep": int, "shared_fraction": (int, float)}
+    fields = _fields(data, "'covariance'", **kinds, length_mm=lengths_kind, **numbers, **flags)
     lengths = fields["length_mm"] or ()
     _require(all(_is(length, (int, float)) for length in lengths), "'length_mm' must hold numbers")
     return CovarianceSpec.from_dict(fields)

@@ -40,7 +40,8 @@ def _scope_text(spec: CovarianceSpec, scope: Scope) -> str:
     """Say which voxels share their noise; `scope` is that of any model but the local ones."""
     if spec.length_mm is None:
         return f"one draw per {scope.value}"
-    return f"noise smooth over {' x '.join(f'{length:.3g}' for length in spec.length_mm)} mm"
+    smooth = f"noise smooth over {' x '.join(f'{length:.3g}' for length in spec.length_mm)} mm"
+    return f"{smooth}, {spec.shared_fraction:.0%} of it one draw per volume" if spec.shared_fraction else smooth
 
 
 def training_lines(training: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -4,6 +4,9 @@ There is but one correlation: sampling, likelihoods, metrics and clicks of the s
 arrays and torch tensors bring their functions with them. Along an axis it is the cubic B-spline, 1 at distance 0; in
 space, the product over the axes. It has *compact support*, so that far voxels do not meet, and is positive definite on
 every grid, since its Fourier transform is a product of sinc^4. Twice differentiable at 0, it makes smooth fields.
+
+A fraction of the variance may be *shared* by the whole volume: k = (1 - a) spline + a. Then z = sqrt(1 - a) z_local +
+sqrt(a) z_volume with one draw of z_volume for all voxels, which moves the whole outline in or out.
 """
 
 from __future__ import annotations
@@ -81,6 +84,7 @@ class CovarianceSpec:
             nnU-Net's spacing; its meaning is that of `correlation`.
         learn_length: The length is only where training starts; the weights hold the learned one, and `length_mm` of a
             trained model states it.
+        shared_fraction: a, the fraction of the variance of z that all voxels of a volume share, for the scope `local`.
         keep_probability: The mean is stretched, so that noise leaves each voxel the probability that the backbone's own
             logits have: to 0.005 with two classes, less exactly with more.
         deep: The head also sees the feature maps of so many earlier stages of the decoder, interpolated.
@@ -97,6 +101,7 @@ class CovarianceSpec:
     assignment: Assignment = Assignment.HARD
     length_mm: tuple[float, float, float] | None = None
     learn_length: bool = False
+    shared_fraction: float = 0.0
     keep_probability: bool = False
     deep: int = 0
 
@@ -123,6 +128,11 @@ class CovarianceSpec:
             raise ValueError("the scope local needs length_mm" if local else "length_mm is for the scope local")
         if not isinstance(self.learn_length, bool) or (self.learn_length and not local):
             raise ValueError("learn_length must be true or false, and true only for the scope local")
+        shared = self.shared_fraction
+        if isinstance(shared, bool) or not isinstance(shared, int | float) or not 0 <= shared < 1:
+            raise ValueError(f"shared_fraction must be a number from 0 to below 1, not {shared!r}")
+        if shared and not local:
+            raise ValueError("shared_fraction is for the scope local")
         low, high = LENGTH_RANGE
         lengths = self.length_mm or ()
         right = all(isinstance(length, int | float) and low <= length <= high for length in lengths)
@@ -149,7 +159,7 @@ class CovarianceSpec:
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain JSON; options that a model does not use are left out."""
         stated = {name: value.value if isinstance(value, StrEnum) else value for name, value in asdict(self).items()}
-        for name in ("length_mm", "learn_length", "keep_probability", "deep"):
+        for name in ("length_mm", "learn_length", "shared_fraction", "keep_probability", "deep"):
             if not stated[name]:
                 del stated[name]
         return stated if self.length_mm is None else stated | {"length_mm": list(self.length_mm)}
@@ -169,12 +179,13 @@ def axis_correlation(distance: Array, length: Any) -> Array:
     return result
 
 
-def correlation(offsets: Array, lengths: Sequence[Any] | Array) -> Array:
+def correlation(offsets: Array, lengths: Sequence[Any] | Array, shared: float = 0.0) -> Array:
     """Compute the correlation of pairs of voxels.
 
     Args:
         offsets: Difference of their places along each axis, (..., 3).
         lengths: Correlation length along each axis, in the same unit.
+        shared: Fraction of the variance that all voxels share; it is the correlation of far voxels.
 
     Returns:
         (...)
@@ -187,5 +198,6 @@ def correlation(offsets: Array, lengths: Sequence[Any] | Array) -> Array:
     """
     given: Any = offsets
     parts = [axis_correlation(given[..., axis], lengths[axis]) for axis in range(3)]  # type: ignore[index]
-    product: Array = parts[0] * parts[1] * parts[2]
-    return product
+    local: Any = parts[0] * parts[1] * parts[2]
+    mixed: Array = (1 - shared) * local + shared if shared else local
+    return mixed

@@ -3,7 +3,8 @@
     eta_n = mu_n + sqrt(d_n) * z1_n + L_n z2,     Sigma_n = L_n L_n^T + diag(d_n)
 
 With the scope `local`, z1 and z2 are smooth fields of unit variance and correlation k, so that the covariance between
-voxels n and m is k(n, m) (L_n L_m^T + diag(sqrt(d_n d_m))); every marginal stays what it is.
+voxels n and m is k(n, m) (L_n L_m^T + diag(sqrt(d_n d_m))); every marginal stays what it is. A fraction of their
+variance may be one draw for the whole volume: then k has this value far away, not 0.
 
 Shapes: B tiles in a batch, C classes, R rank, *S the tile's three spatial axes, k samples.
 """
@@ -179,6 +180,7 @@ class LogitGaussian:
         scope: Which voxels share z2; with `local`, z1 is a smooth field as well.
         partitions: P, cells per axis for the scope `partition`; or their number along each axis.
         lengths: Correlation length along each axis of *S, in voxels, for the scope `local`.
+        shared_fraction: Fraction of the variance of z1 and z2 that all voxels share, for the scope `local`.
 
     Raises:
         ValueError: The scope is `local`, and there are no lengths.
@@ -190,6 +192,7 @@ class LogitGaussian:
     scope: Scope = Scope.VOXEL
     partitions: int | tuple[int, ...] = 1
     lengths: Lengths | None = None
+    shared_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         if self.scope is Scope.LOCAL and self.lengths is None:
@@ -318,9 +321,15 @@ class LogitGaussian:
         return (self.partitions,) * 3 if isinstance(self.partitions, int) else self.partitions
 
     def _field(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-        """Draw normals, smooth ones with the scope `local`."""
+        """Draw normals; with the scope `local` smooth ones, and a part that all voxels share."""
         z = self._normal(shape, generator)
-        return z if self.lengths is None else smooth(z, self.lengths)
+        if self.lengths is None:
+            return z
+        field = smooth(z, self.lengths)
+        if not self.shared_fraction:
+            return field
+        of_volume = self._normal((*shape[:-3], 1, 1, 1), generator)
+        return math.sqrt(1 - self.shared_fraction) * field + math.sqrt(self.shared_fraction) * of_volume
 
     def _normal(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         # Drawn on the generator's device, so that a seed gives the same result on every device.

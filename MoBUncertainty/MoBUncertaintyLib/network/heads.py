@@ -122,6 +122,7 @@ class CovarianceHead(nn.Module):
                 scope=self.spec.scope,
                 partitions=self.spec.partitions,
                 lengths=self.lengths(),
+                shared_fraction=self.spec.shared_fraction,
             )
             return gaussian.stretched() if self.spec.keep_probability else gaussian
 

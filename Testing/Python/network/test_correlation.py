@@ -23,10 +23,10 @@ def places(shape) -> np.ndarray:
     return np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1).reshape(-1, 3).astype(float)
 
 
-def dense(shape, lengths=LENGTHS) -> torch.Tensor:
+def dense(shape, lengths=LENGTHS, shared=0.0) -> torch.Tensor:
     """Correlation of every pair of voxels of a grid, (N, N)."""
     points = places(shape)
-    return torch.from_numpy(correlation(points[:, None] - points, lengths)).float()
+    return torch.from_numpy(correlation(points[:, None] - points, lengths, shared)).float()
 
 
 def assert_covariance(samples: torch.Tensor, expected: torch.Tensor) -> None:
@@ -58,11 +58,12 @@ def test_arrays_and_tensors_give_the_same_and_the_length_has_a_gradient():
 @given(
     st.lists(st.tuples(*[st.floats(-30, 30)] * 3), min_size=1, max_size=12),
     st.tuples(*[st.floats(0.1, 50)] * 3),
+    st.floats(0, 1, exclude_max=True),
 )
-def test_correlations_of_any_voxels_are_positive_definite(points, lengths):
+def test_correlations_of_any_voxels_are_positive_definite(points, lengths, shared):
     points = np.array(points)
-    matrix = correlation(points[:, None] - points, lengths)
-    np.testing.assert_array_equal(np.diag(matrix), 1)
+    matrix = correlation(points[:, None] - points, lengths, shared)
+    np.testing.assert_allclose(np.diag(matrix), 1, rtol=1e-15)
     assert np.linalg.eigvalsh(matrix).min() > -1e-9
 
 
@@ -107,21 +108,38 @@ def test_one_seed_gives_one_field():
     assert not torch.equal(first, third)
 
 
+@pytest.mark.parametrize("shared", [0.0, 0.3])
 @pytest.mark.parametrize("kind", STOCHASTIC)
-def test_local_samples_covary_between_voxels_as_the_formula_says(kind):
+def test_local_samples_covary_between_voxels_as_the_formula_says(kind, shared):
     """k(n, m) (L_n L_m^T + diag(sqrt(d_n d_m))), of all pairs of logits."""
-    gaussian = gaussian_of(kind, classes=3, scope=Scope.LOCAL, length_mm=LENGTHS)
+    gaussian = gaussian_of(kind, classes=3, scope=Scope.LOCAL, length_mm=LENGTHS, shared_fraction=shared)
     deviations = torch.diag_embed(gaussian.variance()[0].flatten(1).T.sqrt())
     loading = [] if gaussian.loading is None else [gaussian.loading.dense()[0].flatten(2).movedim(-1, 0)]
     factors = torch.cat([deviations, *loading], dim=-1)  # (N, C, Q)
-    expected = torch.einsum("ncq,mdq,nm->ncmd", factors, factors, dense(SHAPE)).flatten(2).flatten(0, 1)
+    expected = torch.einsum("ncq,mdq,nm->ncmd", factors, factors, dense(SHAPE, shared=shared)).flatten(2).flatten(0, 1)
     samples = gaussian.rsample(K, torch.Generator().manual_seed(1)) - gaussian.mean
     assert_covariance(samples[:, 0].flatten(2).movedim(1, 2).flatten(1), expected)
 
 
+@pytest.mark.parametrize("shared", [0.25, 0.9])
+def test_what_the_volume_shares_is_the_correlation_of_far_voxels_and_leaves_the_marginals(shared):
+    """A line so long that its ends are out of each other's reach: all of it within 1 % of the stated variance."""
+    shape = (1, 1, 24)
+    log_variance = torch.linspace(-2, 1, 24).expand(1, 2, *shape).clone()
+    gaussian = LogitGaussian(
+        torch.zeros(1, 2, *shape), log_variance, scope=Scope.LOCAL, lengths=(1.0, 1.0, 2.0), shared_fraction=shared
+    )
+    drawn = gaussian.rsample(300_000, torch.Generator().manual_seed(3)).flatten(1)
+    found = torch.corrcoef(drawn[:, :24].T)
+    assert (drawn.var(dim=0) / log_variance.exp().flatten() - 1).abs().max() < 0.01
+    assert found[:8, 16:].mean().item() == pytest.approx(shared, abs=0.005)
+    assert correlation(np.array([[0.0, 0.0, 16.0]]), (1.0, 1.0, 2.0), shared) == pytest.approx(shared)
+    assert torch.corrcoef(drawn.T)[:24, 24:].abs().max() < 0.01, "classes are drawn each for itself"
+
+
 @pytest.mark.parametrize("kind", STOCHASTIC)
 def test_a_local_scope_leaves_every_marginal_as_it_is(kind):
-    local = gaussian_of(kind, classes=2, scope=Scope.LOCAL, length_mm=LENGTHS)
+    local = gaussian_of(kind, classes=2, scope=Scope.LOCAL, length_mm=LENGTHS, shared_fraction=0.3)
     usual = gaussian_of(kind, classes=2)
     torch.testing.assert_close(local.marginal_covariance(), usual.marginal_covariance())
     torch.testing.assert_close(local.contrast(), usual.contrast())

@@ -163,6 +163,9 @@ def test_apply_is_the_dense_product():
     torch.testing.assert_close(gaussian.loading.apply(z), expected)
 
 
+LEARNED = {"scope": Scope.LOCAL, "length_mm": (3.0, 2.0, 2.5), "learn_length": True, "shared_fraction": 0.25}
+
+
 def test_spec_refuses_nonsense():
     with pytest.raises(ValueError, match="rank"):
         CovarianceSpec(rank=0)
@@ -181,6 +184,11 @@ def test_spec_refuses_nonsense():
         ({"deep": -1}, "deep must be a whole number from 0 to 9"),
         ({"deep": True}, "deep must be a whole number from 0 to 9"),
         ({"kind": Covariance.DETERMINISTIC, "deep": 1}, "the deterministic model has no head"),
+        ({"shared_fraction": 0.2}, "shared_fraction is for the scope local"),
+        (
+            {"scope": Scope.LOCAL, "length_mm": (5.0, 5.0, 5.0), "shared_fraction": 1.0},
+            "shared_fraction must be a number from 0 to below 1",
+        ),
         ({"learn_length": True}, "learn_length must be true or false, and true only for the scope local"),
         (
             {"kind": Covariance.DETERMINISTIC, "scope": Scope.LOCAL, "length_mm": (5.0, 5.0, 5.0)},
@@ -195,7 +203,7 @@ def test_spec_refuses_lengths_that_are_missing_or_without_effect(values, message
 
 @pytest.mark.parametrize("kind", STOCHASTIC)
 @pytest.mark.parametrize("deep", [0, 2])
-@pytest.mark.parametrize("options", [{}, {"scope": Scope.LOCAL, "length_mm": (3.0, 2.0, 2.5), "learn_length": True}])
+@pytest.mark.parametrize("options", [{}, LEARNED])
 def test_spec_comes_back_from_its_json(kind, options, deep):
     spec = CovarianceSpec(**{"kind": kind, "scope": kind.usual_scope, "rank": 7, "deep": deep} | options)
     assert CovarianceSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec

@@ -111,9 +111,12 @@ def on_a_line(mean, factors, signs, lengths) -> Contrast:
     step = torch.arange(len(mean), dtype=mean.dtype)
     places = torch.stack((step, torch.zeros_like(step), torch.zeros_like(step)), dim=1)
     white = torch.full_like(mean, 1e-6)
-    return Contrast(
-        mean, factors, white, signs, places, lambda a, b, axis: torch.exp(-((a - b) ** 2) / (2 * lengths[axis] ** 2))
-    )
+    scale = torch.as_tensor(lengths)
+
+    def gaussian(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.exp(-0.5 * ((a[:, None] - b) / scale).square().sum(dim=-1))
+
+    return Contrast(mean, factors, white, signs, places, gaussian)
 
 
 def test_conditional_likelihood_is_that_of_a_gaussian_process_classifier():

@@ -29,6 +29,7 @@ KINDS = [
     (Covariance.LOW_RANK, {}),
     *[(Covariance.MIXTURE_OF_BASES, {"scope": scope}) for scope in (Scope.VOXEL, Scope.PARTITION, Scope.TILE)],
     (Covariance.MIXTURE_OF_BASES, LOCAL),
+    (Covariance.MIXTURE_OF_BASES, LOCAL | {"shared_fraction": 0.4}),
 ]
 
 

@@ -159,7 +159,7 @@ def contrast_law(gaussian: LogitGaussian, label: int) -> ContrastLaw:
         lengths = [float(length) for length in gaussian.lengths]
 
         def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            return np.asarray(correlation((a[:, None] - b).astype(float), lengths))
+            return np.asarray(correlation((a[:, None] - b).astype(float), lengths, gaussian.shared_fraction))
 
     elif gaussian.scope is Scope.PARTITION:
         counts = gaussian.partitions if isinstance(gaussian.partitions, tuple) else (gaussian.partitions,) * 3

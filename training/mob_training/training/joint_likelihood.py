@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
-from MoBUncertaintyLib.model.covariance import Scope, axis_correlation
+from MoBUncertaintyLib.model.covariance import Scope, correlation
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.partitions import cell_bounds
 
@@ -43,7 +43,7 @@ class Contrast:
         white: (N,) variance that a voxel has besides, for itself.
         signs: y, (N,), +1 where the truth has the label, else -1.
         places: (N, 3) in voxels.
-        correlation: k of the offsets of two voxels along an axis, and the axis.
+        correlation: k of two sets of places, (N, 3) and (M, 3) -> (N, M).
     """
 
     mean: Tensor
@@ -51,7 +51,7 @@ class Contrast:
     white: Tensor
     signs: Tensor
     places: Tensor
-    correlation: Callable[[Tensor, Tensor, int], Tensor]
+    correlation: Callable[[Tensor, Tensor], Tensor]
 
     def at(self, voxels: Tensor) -> Contrast:
         """Take some of the voxels."""
@@ -64,10 +64,7 @@ class Contrast:
 
     def shared_with(self, other: Contrast) -> Tensor:
         """Compute the covariance with other voxels, (N, M), without white noise."""
-        product = self.factors.T @ other.factors
-        for axis in range(3):
-            product = product * self.correlation(self.places[:, None, axis], other.places[None, :, axis], axis)
-        return product
+        return self.factors.T @ other.factors * self.correlation(self.places, other.places)
 
     def covariance(self) -> Tensor:
         """Compute the covariance of the voxels, (N, N)."""
@@ -107,17 +104,21 @@ def contrasts(gaussian: LogitGaussian, target: Tensor) -> Iterator[Contrast]:
             yield Contrast(contrast, factors, white, signs, places, _correlation(gaussian, shape))
 
 
-def _correlation(gaussian: LogitGaussian, shape: tuple[int, ...]) -> Callable[[Tensor, Tensor, int], Tensor]:
-    """Return k along an axis: the spline, or whether two voxels are in one cell or tile."""
+def _correlation(gaussian: LogitGaussian, shape: tuple[int, ...]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return k: that of the scope `local`, or whether two voxels are in one cell or tile."""
     if gaussian.scope is Scope.LOCAL:
         lengths = gaussian.lengths
         assert lengths is not None
-        return lambda first, second, axis: axis_correlation(first - second, lengths[axis])
+        return lambda first, second: correlation(first[:, None] - second, lengths, gaussian.shared_fraction)
     if gaussian.scope is Scope.PARTITION:
         ends = [torch.tensor([end for _, end in cell_bounds(size, gaussian.partitions)]) for size in shape]
         cell = [torch.bucketize(torch.arange(size), end, right=True) for size, end in zip(shape, ends, strict=True)]
-        return lambda a, b, axis: (cell[axis].to(a.device)[a.long()] == cell[axis].to(b.device)[b.long()]).to(a.dtype)
-    return lambda first, second, _: torch.ones_like(first - second)
+
+        def cells(places: Tensor) -> Tensor:
+            return torch.stack([own.to(places.device)[at.long()] for own, at in zip(cell, places.T, strict=True)], 1)
+
+        return lambda first, second: (cells(first)[:, None] == cells(second)).all(dim=-1).to(first.dtype)
+    return lambda first, second: first.new_ones(len(first), len(second))
 
 
 def evidence_loss(gaussian: LogitGaussian, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
