@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -318,6 +319,9 @@ def attach_head(
     ] = True,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the head.")] = 4,
     iterations: Annotated[int, typer.Option(min=1, help="Patches per epoch.")] = 60,
+    shared: Annotated[
+        bool, typer.Option(help="Fit to the cases' volumes which fraction of the noise the whole volume shares.")
+    ] = True,
     seed: Seed = 0,
     device: Device = "auto",
     processes: Annotated[int, typer.Option(min=1, help="Processes to preprocess with.")] = 1,
@@ -325,11 +329,13 @@ def attach_head(
     """Give a model a new covariance head, fitted on labelled cases; the segmentation stays.
 
     The backbone is frozen. The noise is smooth, of a length that is learned, and the whole segmentations of the cases
-    are as probable as possible (`finetune --heads-only --likelihood evidence`); a temperature is fitted, too.
+    are as probable as possible (`finetune --heads-only --likelihood evidence`); a temperature is fitted, too. At the
+    end the whole volume gets a fraction of the noise in common, the one that suits the cases' volumes best.
     """
     from mob_training.training.workspace import use_workspace
 
     use_workspace(workspace, new=True)
+    from mob_training.evaluation.shared_fraction import fit_shared_fraction
     from mob_training.training.attachment import attach_head as run
 
     made = run(
@@ -340,6 +346,7 @@ def attach_head(
         covariance,
         keep_probability=keep_probability,
         schedule=Schedule.of(epochs, iterations, seed),
+        fit_shared=partial(fit_shared_fraction, device=device) if shared else None,
         device=device,
         processes=processes,
     )

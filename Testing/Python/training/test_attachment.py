@@ -15,7 +15,7 @@ from mob_training.training.settings import Schedule
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
-from MoBUncertaintyLib.model.folder import Model
+from MoBUncertaintyLib.model.folder import Model, load_model
 from MoBUncertaintyLib.network.backbone import planned_network
 from MoBUncertaintyLib.network.export import export, is_half
 from MoBUncertaintyLib.prediction import PredictionSettings
@@ -42,10 +42,21 @@ def test_the_segmentation_stays_and_the_noise_is_local(
     monkeypatch.setattr(attachment, "_prepare", lambda *_: plans)
     monkeypatch.setattr(attachment, "_own", lambda *_: None)
     torch.manual_seed(0)
+    fitted_to = []
     made = attach_head(
-        model.path, tmp_path, workspace, tmp_path / "headed.zip", schedule=SHORT, device="cpu", kind=Covariance.DIAGONAL
+        model.path,
+        tmp_path,
+        workspace,
+        tmp_path / "headed.zip",
+        schedule=SHORT,
+        device="cpu",
+        kind=Covariance.DIAGONAL,
+        fit_shared=lambda *paths: fitted_to.append(paths) or 0.25,
     )
     card = made.card
+    ((headed, raw),) = fitted_to
+    assert load_model(headed).card.covariance == replace(card.covariance, shared_fraction=0.0)
+    assert card.covariance.shared_fraction == 0.25 and raw == workspace / "raw" / NAME
     assert (card.covariance.kind, card.covariance.scope) == (Covariance.DIAGONAL, Scope.LOCAL)
     assert (card.name, card.licence, card.labels) == (model.card.name, model.card.licence, model.card.labels)
     assert card.training["covariance_head"] and not card.scores and made.digest != model.digest

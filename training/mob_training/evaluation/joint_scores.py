@@ -92,7 +92,7 @@ def joint_scores(
     folds = []
     for fold in predictor.folds:
         volume = blended_gaussian(predictor, image, fold=fold)
-        true = _nearest(volume.case.view(truth), tuple(volume.logits.mean.shape[2:]))
+        true = nearest(volume.case.view(truth), tuple(volume.logits.mean.shape[2:]))
         folds.append(volume.logits)
     spacing = np.array(predictor.model.card.spacing, float)
     each, sums = [], JointSums()
@@ -107,13 +107,12 @@ def _label_scores(
     folds: list[LogitGaussian], label: int, truth: np.ndarray, spacing: np.ndarray, samples: int
 ) -> tuple[dict[str, Any], JointSums]:
     laws = [contrast_law(gaussian, label) for gaussian in folds]
-    marginals = [logistic_normal_moments(law.mean, law.variance())[0].reshape(truth.shape) for law in laws]
+    marginals = [_marginal(law, truth.shape) for law in laws]
     mean = np.mean(marginals, axis=0)
     joint = _mixture([joint_log_likelihood(law, truth.ravel()) for law in laws])
     right = [np.where(truth, p, 1 - p).astype(float) for p in marginals]
     alone = _mixture([float(np.log(np.maximum(p, 1e-300)).sum()) for p in right])
-    doubtful = (np.minimum(mean, 1 - mean) > SURE) | ((mean > 0.5) != truth)
-    box = bounding_box(shadows(doubtful), [MARGIN] * 3) if doubtful.any() else (slice(0, 1),) * 3
+    box = doubtful_box(mean, truth)
     voxel, inside = float(spacing.prod()), mean[box]
     elsewhere = float(mean.sum() - inside.sum())
     generator = np.random.default_rng(label)
@@ -130,6 +129,21 @@ def _label_scores(
         "volume": volume_scores(volumes, voxel * np.count_nonzero(truth)),
         "lengths": lengths | {"gap": abs(lengths["errors"] - lengths["samples"])},
     }, sums
+
+
+def marginal(gaussian: LogitGaussian, label: int) -> np.ndarray:
+    """Compute the probability of a label at each voxel, (*S), as that of its contrast."""
+    return _marginal(contrast_law(gaussian, label), tuple(gaussian.mean.shape[2:]))
+
+
+def _marginal(law: ContrastLaw, shape: tuple[int, ...]) -> np.ndarray:
+    return logistic_normal_moments(law.mean, law.variance())[0].reshape(shape)
+
+
+def doubtful_box(mean: np.ndarray, truth: np.ndarray) -> Box:
+    """Find the box of the voxels whose label is in doubt or wrong, with a margin."""
+    doubtful = (np.minimum(mean, 1 - mean) > SURE) | ((mean > 0.5) != truth)
+    return bounding_box(shadows(doubtful), [MARGIN] * 3) if doubtful.any() else (slice(0, 1),) * 3
 
 
 def contrast_law(gaussian: LogitGaussian, label: int) -> ContrastLaw:
@@ -175,14 +189,14 @@ def contrast_law(gaussian: LogitGaussian, label: int) -> ContrastLaw:
 
 def _samples(folds: list[LogitGaussian], label: int, box: Box, count: int) -> Iterator[np.ndarray]:
     """Draw the probability of a label in a box, the folds in turn."""
-    cut = [_cut(gaussian, box) for gaussian in folds]
+    cut = [part_of(gaussian, box) for gaussian in folds]
     generator = torch.Generator().manual_seed(label)
     for number in range(count):
         gaussian, inside = cut[number % len(cut)]
         yield gaussian.rsample(1, generator)[0, 0].softmax(dim=0)[label][inside].numpy()
 
 
-def _cut(gaussian: LogitGaussian, box: Box) -> tuple[LogitGaussian, Box]:
+def part_of(gaussian: LogitGaussian, box: Box) -> tuple[LogitGaussian, Box]:
     """Cut a Gaussian to a box, and say where the box is in what is left; cells must stay whole."""
     if gaussian.scope is Scope.PARTITION:
         return gaussian, box
@@ -193,7 +207,7 @@ def _cut(gaussian: LogitGaussian, box: Box) -> tuple[LogitGaussian, Box]:
     return cut, tuple(slice(0, size) for size in shape_of(box))
 
 
-def _nearest(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def nearest(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Resample a label map by its nearest voxel."""
     at = [((np.arange(n) + 0.5) * size / n).astype(int) for n, size in zip(shape, array.shape, strict=True)]
     return array[np.ix_(*at)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,8 @@ SETTINGS = FineTuning(
     heads_only=True,
     weights=LossWeights(dice=0, kl=0),
 )
+FitShared = Callable[[Path, Path], float]
+"""From a model and a raw data set to the fraction of its noise that a volume shares."""
 
 
 def attach_head(
@@ -56,6 +58,7 @@ def attach_head(
     *,
     keep_probability: bool = True,
     schedule: Schedule = SCHEDULE,
+    fit_shared: FitShared | None = None,
     device: str = "auto",
     processes: int = 1,
 ) -> Model:
@@ -73,6 +76,7 @@ def attach_head(
         kind: Covariance model of the head.
         keep_probability: As in `CovarianceSpec`.
         schedule: Of the fine-tuning.
+        fit_shared: Fits the fraction of the noise that the whole volume shares, once the heads are trained; None: none.
         device: `auto`, `cuda`, `mps` or `cpu`.
         processes: To preprocess with.
 
@@ -94,13 +98,15 @@ def attach_head(
             keep_probability=keep_probability,
         )
         settings = replace(SETTINGS, schedule=schedule)
-        heads = [(fold, load_model(_train(model, plans, fold, spec, settings, device))) for fold in model.folds]
-        first = heads[0][1].card
-        fitted_on = len(list((Path(os.environ["nnUNet_raw"]) / DATASET / "labelsTr").glob("*")))
+        trained = {fold: _train(model, plans, fold, spec, settings, device) for fold in model.folds}
+        heads = [(fold, load_model(folder)) for fold, folder in trained.items()]
+        first, raw = heads[0][1].card, Path(os.environ["nnUNet_raw"]) / DATASET
+        shared = fit_shared(trained[model.folds[0]], raw) if fit_shared else 0.0
+        fitted_on = len(list((raw / "labelsTr").glob("*")))
         temperature = float(np.mean([read_card(_start(fold)).training["temperature"] for fold in model.folds]))
         card = replace(
             model.card,
-            covariance=first.covariance,
+            covariance=replace(first.covariance, shared_fraction=shared),
             training=model.card.training
             | {"covariance_head": first.training | {"cases": fitted_on}, "temperature": temperature},
             # What was measured of the model without a head.
