@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+AS_PREDICTED = "as predicted"
+"""Note on an interval that a review has not changed."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -23,11 +26,12 @@ class Interval:
         """Invert `to_dict`; None stays None."""
         return None if values is None else cls(values["low"], values["high"], values["level"])
 
-    def text(self, digits: int = 1) -> str:
-        """Write it behind a volume: "(90 %: 88.1 to 99.9)"."""
-        return f"({100 * self.level:.0f} %: {self.low:.{digits}f} to {self.high:.{digits}f})"
+    def text(self, digits: int = 1, note: str = "") -> str:
+        """Write it behind a volume: "(90 %: 88.1 to 99.9)", with a note behind a comma if there is one."""
+        more = f", {note}" if note else ""
+        return f"({100 * self.level:.0f} %: {self.low:.{digits}f} to {self.high:.{digits}f}{more})"
 
 
-def volume_text(ml: float, interval: Interval | None = None, digits: int = 1) -> str:
+def volume_text(ml: float, interval: Interval | None = None, digits: int = 1, note: str = "") -> str:
     """Write a volume with its interval: "94.0 ml (90 %: 88.1 to 99.9)"."""
-    return f"{ml:.{digits}f} ml{f' {interval.text(digits)}' if interval else ''}"
+    return f"{ml:.{digits}f} ml{f' {interval.text(digits, note)}' if interval else ''}"

@@ -5,7 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
+
+NAMES = {
+    "held_out_cases": "held-out cases",
+    "dice": "Dice",
+    "nsd_2mm": "surface Dice at 2 mm",
+    "volume": "whole image",
+    "box": "box around the organ",
+    "pooled": "all cases pooled",
+    "nll": "negative log-likelihood",
+    "brier": "Brier score",
+    "ece": "expected calibration error",
+    "mce": "maximum calibration error",
+    "variance": "regions by variance",
+    "bernoulli": "regions by p (1 - p)",
+    "entropy": "regions by entropy",
+    "regions": "number in a case",
+    "longest_mm": "longest",
+    "regions_mm3": "volume",
+    "error_mm3": "errors of the segmentation",
+    "error_fraction": "of these in regions",
+    "thick_error_mm3": "errors thicker than a voxel",
+    "thick_error_fraction": "of these in regions",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "aurc": "AURC",
+    "augrc": "AUGRC",
+}
+"""What a reader calls the scores of `mob-training evaluate`."""
+UNITS = {"mm3": "mm³", "mm": "mm", "ml": "ml", "fraction": "%"}
+"""By the last word of a score's name."""
 
 LINES = 12
 """Number of entries of scores or training that are shown."""
@@ -66,11 +97,11 @@ def score_lines(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines: list[tuple[str, str]] = []
     hidden: list[Any] = []
     for name, value in scores.items():
-        text, left = _main(value)
+        text, left = _main(name, value)
         if not text or len(lines) == LINES or len(text) > LENGTH:
             hidden.append(value)
         else:
-            lines.append((name, text))
+            lines.append((_named(name)[0], text))
             hidden += left
     return lines + _counted(hidden)
 
@@ -86,24 +117,43 @@ def plain(value: Any) -> str:
     return str(value)
 
 
-def _main(value: Any) -> tuple[str, list[Any]]:
+def _main(name: str, value: Any) -> tuple[str, list[Any]]:
     """Write a score, or the first scores of a group; return the text and the scores left out."""
     if not isinstance(value, dict):
-        return plain(value), []
-    if (mean := _mean(value)) is not None:
-        bounds = [plain(value[bound]) for bound in ("min", "max") if bound in value]
+        return _amount(value, _named(name)[1]), []
+    if (mean := _score(name, value)) is not None:
+        bounds = [_amount(value[bound], _named(name)[1]) for bound in ("min", "max") if bound in value]
         return mean + (f" ({' to '.join(bounds)})" if bounds else ""), []
-    means = {name: mean for name, entry in value.items() if (mean := _mean(entry)) is not None}
+    means = {each: mean for each, entry in value.items() if (mean := _score(each, entry)) is not None}
     shown = dict(list(means.items())[:ITEMS])
-    text = ", ".join(f"{name} {mean}" for name, mean in shown.items())
-    return text, [entry for name, entry in value.items() if name not in shown]
+    text = ", ".join(f"{_named(each)[0]} {mean}" for each, mean in shown.items())
+    return text, [entry for each, entry in value.items() if each not in shown]
 
 
-def _mean(value: Any) -> str | None:
+def _score(name: str, value: Any) -> str | None:
     """Write a number, or the mean of a score over cases; None for anything else."""
     if isinstance(value, dict):
         value = value.get("mean")
-    return plain(value) if isinstance(value, int | float) else None
+    return _amount(value, _named(name)[1]) if isinstance(value, int | float) else None
+
+
+def _named(name: str) -> tuple[str, str]:
+    """Return what a reader calls a score, and its unit, "" if it has none; the names of others end in their unit."""
+    bare, _, unit = name.rpartition("_")
+    text, unit = (bare, UNITS[unit]) if bare and unit in UNITS else (name, "")
+    return NAMES.get(name, readable(text)), unit
+
+
+def _amount(value: Any, unit: str) -> str:
+    """Write a number to three digits, with its unit; large volumes in ml, fractions in percent. Others as they are."""
+    if not isinstance(value, int | float) or not abs(value) < 1e9:
+        return plain(value)
+    if unit == "mm³" and abs(value) >= 1000:
+        value, unit = value / 1000, "ml"
+    if unit == "%":
+        value *= 100
+    text = str(value) if isinstance(value, int) else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{text} {unit}" if unit else text
 
 
 def _counted(hidden: list[Any]) -> list[tuple[str, str]]:

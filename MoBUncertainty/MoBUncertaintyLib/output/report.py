@@ -383,7 +383,7 @@ def _volume_facts(labels: Sequence[Mapping[str, Any]], bounds: Mapping[str, Any]
         return []
     level = f"{bounds['level']:.0%}"
     of_labels = [(readable(label["name"]), label["margin_mm"]) for label in known]
-    margins = "; ".join(f"{mm:g} mm of the outline of {name}" for name, mm in of_labels if mm is not None)
+    margins = "; ".join(f"{mm:g} mm of the predicted outline of {name}" for name, mm in of_labels if mm is not None)
     return [
         (
             "Intervals hold",

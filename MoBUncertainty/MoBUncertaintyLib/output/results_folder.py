@@ -304,6 +304,7 @@ def describe(
             "count": len(regions.ranked),
             "expected_error_mm3": round(sum(region.expected_error_mm3 for region in regions.ranked), 1),
             "settings": asdict(regions.settings),
+            **({"coverage": asdict(regions.coverage)} if regions.coverage else {}),
         },
         "click_settings": asdict(prediction.click_settings),
         "timings_s": {stage: round(seconds, 3) for stage, seconds in prediction.timings.items()},

@@ -17,6 +17,7 @@ from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import LENGTH_RANGE
 from MoBUncertaintyLib.model.fingerprint import Suitability
+from MoBUncertaintyLib.regions.coverage import Coverage
 from MoBUncertaintyLib.regions.finder import COLUMNS
 from MoBUncertaintyLib.regions.settings import RegionSettings
 
@@ -83,7 +84,12 @@ FORM: dict[str, Any] = {
         }
     ],
     "expected_error_ml?": _is_amount,
-    "regions": {"count": _is_count, "expected_error_mm3": _is_amount, "settings": {}},
+    "regions": {
+        "count": _is_count,
+        "expected_error_mm3": _is_amount,
+        "settings": {},
+        "coverage?": {},
+    },
     "click_settings?": {},
     "correlation_mm?": (_is_length, _is_length, _is_length),
     "processed_box?": ((_is_count, _is_count), (_is_count, _is_count), (_is_count, _is_count)),
@@ -182,6 +188,8 @@ def _check_values(record: dict[str, Any]) -> None:
     try:
         RegionSettings.from_dict(record.get("regions", {}).get("settings", {}))
         read_click_settings(record)
+        if "coverage" in record.get("regions", {}):
+            Coverage(**record["regions"]["coverage"])
         if "suitability" in record:
             Suitability.from_dict(record["suitability"])
         if "volume_bounds" in record:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 ENOUGH = 0.5
 """A list that holds less than this fraction of the expected error says so."""
@@ -25,6 +26,11 @@ class Coverage:
     faint_mm3: float
     dropped_mm3: float
     throughout: float | None = None
+
+    def __post_init__(self) -> None:
+        numbers = (self.held_mm3, self.thin_mm3, self.faint_mm3, self.dropped_mm3, self.throughout or 0.0)
+        if not all(isfinite(number) and number >= 0 for number in numbers):
+            raise ValueError("an expected error is a number from 0 on")
 
     @property
     def fraction(self) -> float:

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from MoBUncertaintyLib.conformal.calibration import VolumeBounds
-from MoBUncertaintyLib.conformal.interval import Interval, volume_text
+from MoBUncertaintyLib.conformal.interval import AS_PREDICTED, Interval, volume_text
 from MoBUncertaintyLib.conformal.volumes import StatedVolume
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import Box, hull, shape_of, whole, within
@@ -85,6 +85,11 @@ class ReviewView:
     def effects(self) -> dict[str, Effect]:
         """What each click changed, measured against the same set without it; verdicts do not count."""
         return {click.click_id: self._effect(click, self.clicks) for click in self.clicks}
+
+    @property
+    def corrects(self) -> bool:
+        """Whether clicks or verdicts may have changed the segmentation."""
+        return bool(self.clicks) or any(each.frozen and each.verdict is not Verdict.ACCEPT for each in self.regions)
 
     @property
     def signature(self) -> Signature | None:
@@ -202,17 +207,22 @@ class ReviewView:
         return self._intervals(bounds, self.stated_volumes()) if bounds else {}
 
     def volume_lines(self) -> list[str]:
-        """Write the volume of each label as it is now, with its interval; none where the model states no interval."""
+        """Write the volume of each label as it is now, with its interval; none where the model states no interval.
+
+        Where none was measured of a review as it is now, the prediction's stands: it is about the true volume, which no
+        review changes.
+        """
         bounds = self.prediction.volume_bounds
         if bounds is None:
             return []
-        stated = self.stated_volumes()
+        stated, predicted = self.stated_volumes(), self.prediction.volume_intervals()
         intervals = self._intervals(bounds, stated)
-        return [
-            f"{readable(name)} {volume_text(each.ml, intervals.get(name))}"
-            for name, each in stated.items()
-            if name in bounds.labels
-        ]
+        lines = []
+        for name in (name for name in stated if name in bounds.labels):
+            known = intervals.get(name) or predicted.get(name)
+            note = AS_PREDICTED if name in predicted and name not in intervals else ""
+            lines.append(f"{readable(name)} {volume_text(stated[name].ml, known, note=note)}")
+        return lines
 
     def preview(self, region_id: str, verdict: Verdict | str, label: int | None = None) -> tuple[Box, np.ndarray]:
         """Tell what a verdict would give, without giving it: a box, and the corrected segmentation there; uint8.

@@ -34,7 +34,14 @@ from MoBUncertaintyLib.slicer_app.scene.drawing import maskedRegion, removeMask
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, isPlaced
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs, regionSpecs
-from MoBUncertaintyLib.slicer_app.stored_results import areComplete, lieOnCt, misfit, predictedLabels, scenePrediction
+from MoBUncertaintyLib.slicer_app.stored_results import (
+    ListCoverage,
+    areComplete,
+    lieOnCt,
+    misfit,
+    predictedLabels,
+    scenePrediction,
+)
 
 
 class ReviewSession(RegionDrawing):
@@ -66,6 +73,7 @@ class ReviewSession(RegionDrawing):
         self.marks, self.changes = ClickMarks(self._nodes), ChangeOverlay(results.ctNode)
         self.lastChange: Change | None = None
         self._conflicts: tuple | None = None  # the clicks for which they were asked, and the answer
+        self._coverage = ListCoverage(results, review.digest)
         results.followMaps(review)
 
     @classmethod
@@ -133,10 +141,18 @@ class ReviewSession(RegionDrawing):
 
     @property
     def warnings(self) -> list[str]:
-        """What was odd about the CT or the prediction, each in a sentence; first whether the model suits the case."""
+        """What was odd about the CT or the prediction, each in a sentence; first whether the model suits the case.
+
+        What is to be said of the regions is in `coverageWarning`.
+        """
         suitability = self.prediction.suitability
         verdict = suitability.sentence if suitability else None
-        return [*filter(None, [verdict]), *self.prediction.warnings]
+        return [*filter(None, [verdict]), *self._coverage.without(self.prediction.warnings)]
+
+    @property
+    def coverageWarning(self) -> str | None:
+        """What is to be said of how much of the expected error the listed regions hold; None: they hold enough."""
+        return self._coverage.warning(self.settings)
 
     @property
     def modelDigest(self) -> str | None:
@@ -306,7 +322,9 @@ class ReviewSession(RegionDrawing):
         )
         if settings == self.settings:
             return
-        self.review.update_regions(self._regionFinder(settings).find(settings))
+        regions = self._regionFinder(settings).find(settings)
+        self.review.update_regions(regions)
+        self._coverage.keep(regions)
         self._showRegions()
         self._store()
 

@@ -53,22 +53,30 @@ def test_only_what_says_something_about_the_kind_is_said(spec: CovarianceSpec, t
     assert covariance_text(spec) == text
 
 
-def test_main_scores_are_shown_and_the_rest_is_counted() -> None:
-    dice = {"mean": 0.92884, "median": 0.93, "min": 0.86479, "max": 0.96138}
+def test_main_scores_are_shown_in_readers_words_and_the_rest_is_counted() -> None:
+    dice = {"mean": 0.92884, "median": 0.93, "min": 0.86479, "max": 1.0}
     curve = [[0.1, 0.2]] * 50
     scores = {
         "held_out_cases": 20,
         "dice": dice,
-        "volume": {"nll": dice, "mm3": 59535.9375, "curve": curve, "organ": {"nll": dice}},
+        "volume": {"nll": dice, "error_mm3": 59535.9375, "curve": curve, "organ": {"nll": dice}},
+        "variance": {"longest_mm": {"mean": 36.80676}, "thick_error_fraction": 0.89945, "regions_mm3": 388.12},
         "pooled": {"dice": 0.5, "volume": {"curve": {"organ": curve}}},
+        "hausdorff_95_mm": {"mean": 4.0, "min": "unknown", "max": 10**400},
+        "remark": "by two readers",
         "curve": curve,
     }
     assert score_lines(scores) == [
-        ("held_out_cases", "20"),
-        ("dice", "0.9288 (0.8648 to 0.9614)"),
-        ("volume", "nll 0.9288, mm3 59536"),
-        ("pooled", "dice 0.5"),
-        ("more", "304 values in model.json"),
+        ("held-out cases", "20"),
+        ("Dice", "0.929 (0.865 to 1)"),
+        ("whole image", "negative log-likelihood 0.929, errors of the segmentation 59.5 ml"),
+        ("regions by variance", "longest 36.8 mm, of these in regions 89.9 %, volume 388 mm³"),
+        ("all cases pooled", "Dice 0.5"),
+        ("remark", "by two readers"),
+        ("more", "307 values in model.json"),
+    ]
+    assert score_lines({"hausdorff_95_mm": {"mean": 4.25, "min": 1, "max": 1e4}}) == [
+        ("hausdorff 95", "4.25 mm (1 mm to 10000 mm)")
     ]
     assert score_lines({}) == []
 
@@ -95,7 +103,7 @@ def test_scores_of_evaluate_do_not_flood_the_terminal(tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) < 40
     assert "none (deterministic)" in done.stdout and "rank" not in done.stdout
     assert json.loads((tmp_path / "model" / "model.json").read_text())["scores"]["pooled"]
-    for said in ("scores: dice", "values in model.json"):
+    for said in ("scores: Dice", "values in model.json"):
         assert said in done.stdout
 
 

@@ -62,6 +62,11 @@ def test_review_states_what_is_corrected_and_what_is_left_open(folder: Path) -> 
     point = review.regions[0].region.centroid_ras
     review.click([point], 0)
     assert review.volume_intervals() == {}, "clicks without a decision were not measured"
+    predicted, volume = results.prediction.volume_intervals(), review.stated_volumes()
+    noted = [
+        f"{readable(name)} {volume[name].ml:.1f} ml {predicted[name].text(note='as predicted')}" for name in predicted
+    ]
+    assert review.volume_lines() == noted, "what is promised of the true volume holds whatever is clicked"
     decided = np.zeros(results.prediction.shape, bool)
     for region, verdict in zip(review.regions, ("accept", "exclude"), strict=True):
         review.decide(region.region_id, verdict)
@@ -74,6 +79,7 @@ def test_review_states_what_is_corrected_and_what_is_left_open(folder: Path) -> 
         done, total = review.reviewed
         interval = review.volume_intervals()
         assert set(interval) == {"pancreas"}, "of the kidney no review was measured"
+        assert "as predicted" not in review.volume_lines()[0] and "as predicted" in review.volume_lines()[1]
         half = BOUNDS.labels["pancreas"].reviewed[4 * done // total - 1] * stated["pancreas"].error_ml
         assert interval["pancreas"].high == pytest.approx(stated["pancreas"].ml + half)
 
@@ -90,7 +96,7 @@ def test_record_report_page_and_table_state_it(folder: Path, tmp_path: Path) -> 
     assert text in render_html(report, {}, PictureScale.of(case.ct, case.review.settings))
     said = dict(facts(report)["Volumes"])
     assert "in 90% of cases that are like the 30 calibration cases" in said["Intervals hold"]
-    assert "2.5 mm of the outline of pancreas" in said["True surface"]
+    assert "2.5 mm of the predicted outline of pancreas" in said["True surface"]
     volumes = results.prediction.volumes_ml()
     lines = [f"{readable(name)} {volume_text(volumes[name], interval)}" for name, interval in expected.items()]
     assert ReviewPage(case).state()["volumes"] == lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import re
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,15 @@ def test_every_picture_is_shown() -> None:
     shown = {link.split("/")[-1] for text in DOCUMENTS.values() for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)}
     pictures = {path.name for path in (MODULE_FOLDER / "Resources" / "Screenshots").iterdir()}
     assert pictures == pictures & shown
+
+
+def test_the_tutorial_lists_every_export_of_the_panel() -> None:
+    panel = ElementTree.parse(MODULE_FOLDER / "Resources" / "UI" / "MoBUncertainty.ui")
+    texts = ".//layout[@name='exportBoxesLayout']//widget[@class='QCheckBox']/property[@name='text']/string"
+    offered = {str(box.text) for box in panel.iterfind(texts)} - {"Name the patient in the report"}
+    tutorial = (MODULE_FOLDER / "Documentation" / "tutorial.md").read_text(encoding="utf-8")
+    rows = [row for row in section(tutorial, "What an export writes").splitlines() if row.startswith("|")]
+    assert {row.split("|")[1].strip() for row in rows[2:]} == offered
 
 
 def test_citation_is_of_this_version_and_paper() -> None:

@@ -106,6 +106,7 @@ class TestInputs:
         ui.addModelButton.click()
         desktop.process()
         assert ui.applyButton.toolTip == "Select a volume for FLAIR first."
+        assert ui.ctSelectorCaption.text == "T1:"
         (selector,) = desktop.widget.panel.inputs._channels.selectors.values()
         selector.setCurrentNode(flair)
         assert ui.applyButton.enabled
@@ -150,6 +151,8 @@ class TestInputs:
         assert chooser.summary.text == "Labels: all 6."
         chooser.button.click()
         assert chooser.list.visible
+        last = chooser.list.visualItemRect(chooser.list.item(5))
+        assert 0 <= chooser.list.viewport().height - last.bottom() < last.height(), "as high as the labels it has"
         chooser.search.text = "kidney ri"
         rows = [chooser.list.item(row) for row in range(chooser.list.count)]
         assert [row.text() for row in rows if not row.isHidden()] == ["kidney right"]

@@ -71,7 +71,63 @@ class TestReview:
         ui.signOffButton.click()
         assert session.review.signature is None
         assert all(widget.enabled for widget in locked)
-        assert ui.reviewProgressLabel.text == "3 of 3 reviewed"
+        assert ui.reviewProgressLabel.text == "All 3 reviewed: sign off below."
+
+    def test_next_leads_to_what_is_undecided_and_then_to_the_sign_off(self, reviewed):
+        desktop, _session = reviewed
+        ui = desktop.ui
+        ui.reviewerEdit.text = ""
+
+        def selected() -> int:
+            return ui.regionsTable.selectionModel().selectedRows()[0].row()
+
+        ui.regionsTable.selectRow(1)
+        ui.acceptButton.click()
+        for _ in range(4):
+            ui.nextButton.click()
+            assert selected() != 1
+        decide(ui.excludeButton)
+        ui.nextButton.click()
+        ui.acceptButton.click()
+        last = selected()
+        ui.nextButton.click()
+        assert selected() == last
+        assert ui.reviewProgressLabel.text == "All 3 reviewed: enter your name below and sign off."
+        ui.reviewerEdit.text = "Dr. Åse Müller"
+        assert not ui.signOffButton.hasFocus()
+        ui.nextButton.click()
+        assert ui.signOffButton.hasFocus()
+        ui.signOffButton.click()
+        ui.regionsTable.selectRow(0)
+        ui.nextButton.click()
+        assert selected() == 1  # what is locked is looked through
+
+    def test_another_verdict_on_a_decided_region_is_said(self, reviewed):
+        desktop, _session = reviewed
+        ui = desktop.ui
+        counter = ui.clickStatusLabel.text
+        decide(ui.excludeButton)
+        assert ui.clickStatusLabel.text == counter
+        ui.acceptButton.click()
+        assert ui.clickStatusLabel.text == "Region 1 was Excluded and is Accepted now; Undo takes that back."
+        ui.acceptButton.click()
+        assert ui.clickStatusLabel.text == counter  # which changed nothing
+        assert statuses(desktop)[0] == "Accepted"
+
+    def test_the_table_is_as_high_as_its_rows_up_to_a_limit(self, reviewed):
+        from support.small_panel import with_regions
+
+        desktop, _session = reviewed
+        table = desktop.ui.regionsTable
+        line = table.verticalHeader().defaultSectionSize
+
+        def seen() -> float:
+            return (table.height - table.horizontalHeader().height - 2 * table.frameWidth) / line
+
+        desktop.process()
+        assert (table.rowCount, seen()) == (3, 3)
+        with_regions(desktop, 20)
+        assert (table.rowCount, seen()) == (20, 8)
 
     def test_the_list_follows_the_slider_and_undo_leads_it_back(self, reviewed):
         desktop, session = reviewed
@@ -88,6 +144,36 @@ class TestReview:
         ui.undoButton.click()
         assert ui.regionThresholdSlider.value == pytest.approx(0.015)
         assert [region.region_id for region in session.review.regions] == before
+
+    def test_what_the_regions_leave_out_follows_the_slider(self, desktop):
+        from MoBUncertaintyLib.output.results_folder import describe
+        from MoBUncertaintyLib.regions.finder import find_regions
+        from MoBUncertaintyLib.regions.settings import RegionSettings
+        from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
+        from MoBUncertaintyLib.worker.fake import fake_prediction
+
+        prediction, _ = fake_prediction(small_panel.SHAPE, small_panel.MATRIX)
+        said = {level: find_regions(prediction, RegionSettings(threshold=level)) for level in (0.05, 0.08, 0.02)}
+        first, other, enough = (each.coverage.warning for each in said.values())
+        assert "33%" in first and other not in (None, first) and enough is None
+        prediction.provenance.update(describe(prediction, said[0.05]))
+        prediction.warnings[:] = ["The CT is odd.", first]
+        session = small_panel.show_result(desktop, add_ct(desktop), as_answer(prediction, said[0.05]))
+        ui = desktop.ui
+
+        def move(level: float) -> str:
+            ui.regionThresholdSlider.value = level
+            desktop.process(until=lambda: session.settings.threshold == pytest.approx(level))
+            return ui.coverageLabel.text
+
+        assert (ui.coverageLabel.text, ui.coverageLabel.visible) == (first, True)
+        assert ui.statusLabel.text == "The CT is odd."
+        assert move(0.02) == "" and not ui.coverageLabel.visible
+        assert move(0.08) == other
+        again = ReviewSession.open(session.results)
+        assert (again.coverageWarning, again.warnings) == (other, ["The CT is odd."])
+        ui.undoButton.click()
+        assert ui.coverageLabel.text == first
 
     def test_another_measure_of_doubt_starts_at_its_usual_threshold(self, reviewed):
         desktop, session = reviewed

@@ -18,6 +18,7 @@ from support.small_panel import SHAPE, decide
 pytestmark = pytest.mark.own_process
 
 NAMES = ["a.nii.gz", "b.nii.gz", "c.nii.gz", "broken.nii.gz"]
+ROLES = ["segmentation", "regions", "probability"]
 LIMIT = 180.0  # s, where many programs run: workers start that load all that reads and writes cases
 
 
@@ -146,6 +147,12 @@ def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, 
     corrected = session(desktop).review.corrected()
     desktop.process(until=lambda: states(dock)[first] == "In review", seconds=LIMIT)
     assert rows(dock)[first][3] == "2"
+    dock.caseTable.selectRow(list(states(dock)).index(first))
+    dock.openButton.click()  # again: nodes have the same names, although those from before are still there meanwhile
+    idle(desktop, dock)
+    assert dock.opened.ctNode is not ct and session(desktop).review.reviewed == (1, 3)
+    names = [node.GetName() for node in (dock.opened.ctNode, *map(session(desktop).results.node, ROLES))]
+    assert names == [first, *(f"{first} {name}" for name in ("segmentation", "doubtful regions", "probability"))]
 
     # The application crashes, too: the same folder again is all it takes to go on, with the run and with the review.
     before = (cohort / "a" / "prediction.json").stat().st_mtime_ns

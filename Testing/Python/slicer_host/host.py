@@ -44,7 +44,7 @@ class ModulePanel(qt.QScrollArea):
 
     def follow(self) -> None:
         """Be as wide as the module needs now."""
-        width = self.widget().minimumSizeHint.width() + self.horizontalScrollBar().sizeHint().width()
+        width = self.widget().minimumSizeHint.width() + self.horizontalScrollBar().sizeHint.width()
         if not self.widths or width > self.widths[-1]:
             self.widths.append(width)
             self.setFixedWidth(width)

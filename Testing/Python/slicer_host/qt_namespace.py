@@ -91,9 +91,10 @@ def install() -> types.ModuleType:
         vars(qt).update({name: getattr(module, name) for name in dir(module) if not name.startswith("_")})
     for qt_class in {member for member in vars(qt).values() if isinstance(member, type)}:
         meta = getattr(qt_class, "staticMetaObject", None)
-        for index in range(meta.propertyOffset(), meta.propertyCount()) if meta else ():
+        for index in range(meta.propertyCount()) if meta else ():
             name = meta.property(index).name()
-            setattr(qt_class, name, QtProperty(qt_class, name))
+            if index >= meta.propertyOffset() or callable(vars(qt_class).get(name)):  # own, or with a getter of its own
+                setattr(qt_class, name, QtProperty(qt_class, name))
     QtCore.QObject.name = vars(QtCore.QObject)["objectName"]
     QtCore.QObject.className = lambda self: self.metaObject().className()
     sys.modules["qt"] = qt

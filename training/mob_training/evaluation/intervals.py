@@ -13,6 +13,7 @@ from mob_training.evaluation.readers.readers import decide_regions
 from mob_training.evaluation.score_files import Run
 from MoBUncertaintyLib.conformal.calibration import STAGES, LabelCalibration, VolumeCalibration
 from MoBUncertaintyLib.conformal.margin import SurfaceLoss
+from MoBUncertaintyLib.conformal.outline import outline
 from MoBUncertaintyLib.conformal.volumes import Residuals, Scale, StatedVolume
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.prediction import Prediction
@@ -67,8 +68,8 @@ def surface_distances(true: np.ndarray, found: np.ndarray, spacing: np.ndarray) 
         spacing: Of the voxels.
     """
     if not found.any():
-        return np.full(np.count_nonzero(_surface(true)), np.inf)
-    return np.asarray(ndimage.distance_transform_edt(~_surface(found), spacing))[_surface(true)]
+        return np.full(np.count_nonzero(outline(true)), np.inf)
+    return np.asarray(ndimage.distance_transform_edt(~outline(found), spacing))[outline(true)]
 
 
 def calibration_of(run: Run, data: str | None = None) -> VolumeCalibration:
@@ -108,7 +109,3 @@ def _of_label(cases: list[dict[str, Any]], name: str) -> LabelCalibration:
         tuple(Residuals.of(stage, Scale.ERROR) for stage in stages[1:]),
         SurfaceLoss(tuple(float(value) for value in np.ceil(1e4 * outside - 1e-6) / 1e4), len(cases)),
     )
-
-
-def _surface(mask: np.ndarray) -> np.ndarray:
-    return np.asarray(mask & ~ndimage.binary_erosion(mask))

@@ -22,7 +22,7 @@ from MoBUncertaintyLib.slicer_app.worker.job import Job
 from MoBUncertaintyLib.worker.protocol import Command
 
 SETTINGS_KEY = "MoBUncertainty/Catalogue"
-PICTURE_WIDTH = 420  # pixels
+PICTURE_WIDTH = 220  # pixels: the card above is what one reads
 
 
 class FindModels:

@@ -11,7 +11,7 @@ from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.slicer_app.panel.section import shown, write
 
 ROWS = 8
-"""Labels that the list shows at once."""
+"""Labels that the list shows at once, if there are as many."""
 
 
 class LabelChooser:
@@ -38,7 +38,6 @@ class LabelChooser:
         self.everything = qt.QPushButton(_("All"))
         self.everything.toolTip = _("Uncheck every label: then all of them are predicted.")
         self.list = qt.QListWidget()
-        self.list.setFixedHeight(ROWS * (self.list.fontMetrics().height() + 6))
         self._opened = qt.QWidget()
         self._lay()
         self.button.toggled.connect(lambda opened: self._opened.setVisible(opened))
@@ -87,6 +86,7 @@ class LabelChooser:
             item = qt.QListWidgetItem(readable(name))
             item.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
             self.list.addItem(item)
+        self.list.setFixedHeight(min(len(names), ROWS) * self.list.sizeHintForRow(0) + 2 * self.list.frameWidth)
         self.list.blockSignals(blocked)
         self.search.text = ""
 

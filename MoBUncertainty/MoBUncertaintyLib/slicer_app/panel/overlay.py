@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import qt
+import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.slicer_app.panel.section import inSteps, offer, shown
+from MoBUncertaintyLib.slicer_app.panel.section import allow, inSteps, offer, shown
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind, mapName, mapStyle
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
@@ -22,7 +23,7 @@ class OverlaySection:
 
     def __init__(self, ui) -> None:
         self._ui = ui
-        self._results = None
+        self._results = self._session = None
         self._switch = Steps(nothing for nothing in ())  # to another map
         self._labels: list[int | None] = []
         self._kinds: list[MapKind] = []
@@ -34,12 +35,13 @@ class OverlaySection:
         ui.legendCheckBox.toggled.connect(shown(lambda checked: self._set(legend=checked)))
         ui.fillCheckBox.toggled.connect(shown(self._onFill))
         ui.surfaceCheckBox.toggled.connect(shown(self._onSurface))
+        ui.marginCheckBox.toggled.connect(shown(self._onMargin))
         self.setSession(None)
 
     def setSession(self, session) -> None:
         """Show another CT's overlay, or none."""
         self._switch.cancel()
-        self._results = None
+        self._results, self._session = None, session
         labels = session.prediction.labels if session else []
         self._labels = [None] if len(labels) != 1 else []
         self._labels += [label.value for label in labels]
@@ -53,6 +55,34 @@ class OverlaySection:
         if session:
             self._show(session.results)
             self._results = session.results
+
+    def update(self) -> None:
+        """Show the margin, or say why it cannot be shown, by what the review is now."""
+        box, session = self._ui.marginCheckBox, self._session
+        margins, problem = self._margins(), self._whyNoMargin()
+        tip = _("Show how far from the outline the true surface lies: {level} of it, on average, within {margins}.")
+        said = ", ".join(_("{mm} mm").format(mm=f"{mm:g}") for mm in margins.values())
+        level = f"{100 * session.prediction.volume_bounds.level:.0f} %" if margins else ""
+        allow(box, problem, tip.format(level=level, margins=said))
+        if session and box.checked and not problem:
+            session.results.margin.show(session.prediction.segmentation, session.prediction.labels, margins)
+        elif session:
+            session.results.margin.hide()
+
+    def _margins(self) -> dict[str, float]:
+        """List the margins that the model states, in mm, by the label's name."""
+        bounds = self._session.prediction.volume_bounds if self._session else None
+        known = bounds.labels.items() if bounds else ()
+        return {name: each.margin_mm for name, each in known if each.margin_mm is not None}
+
+    def _whyNoMargin(self) -> str | None:
+        if not self._session:
+            return _("Segment a CT first.")
+        if not self._margins():
+            return _("The model states no margin for this case.")
+        if self._session.review.corrects:
+            return _("The margin is that of the outline as predicted, which this review has changed.")
+        return None
 
     def _show(self, results) -> None:
         """Show the scene's values; `self._results` is None meanwhile, so that no control acts."""
@@ -71,6 +101,7 @@ class OverlaySection:
         ui.legendCheckBox.checked = overlay["legend"]
         ui.fillCheckBox.checked = overlay["fill"]
         ui.surfaceCheckBox.checked = overlay["surface"]
+        ui.marginCheckBox.checked = overlay["margin"]
 
     def _onMap(self, *_args) -> None:
         results, ui = self._results, self._ui
@@ -106,6 +137,12 @@ class OverlaySection:
     def _onSurface(self, checked: bool) -> None:
         if self._results:
             self._results.showSurface(checked)
+
+    def _onMargin(self, checked: bool) -> None:
+        if self._results:
+            self._set(margin=checked)
+            with slicer.util.WaitCursor():
+                self.update()
 
     def _set(self, **values) -> None:
         if self._results:

@@ -142,6 +142,7 @@ class Panel:
         self.inputs.update(self.state, self.parameters)
         self.run.update(self.state, self.parameters, self.inputs.model, self._whyNotApply())
         self.review.update(self.state)
+        self.overlay.update()
         self.export.update(self.state)
         if self.worklist:
             self.worklist.follow()

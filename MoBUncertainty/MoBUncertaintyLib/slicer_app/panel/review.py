@@ -10,16 +10,16 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import Label, readable
-from MoBUncertaintyLib.review.region import Verdict
+from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.slicer_app.clicks import keys
 from MoBUncertaintyLib.slicer_app.clicks.preview import VerdictPreview
 from MoBUncertaintyLib.slicer_app.clicks.questions import Questions
 from MoBUncertaintyLib.slicer_app.clicks.section import ClicksSection
 from MoBUncertaintyLib.slicer_app.panel.editor import RegionEditor
 from MoBUncertaintyLib.slicer_app.panel.listing import ListingControls
-from MoBUncertaintyLib.slicer_app.panel.section import allow, shortened, shown, write
+from MoBUncertaintyLib.slicer_app.panel.section import allow, reveal, shortened, shown, write
 from MoBUncertaintyLib.slicer_app.panel.state import State
-from MoBUncertaintyLib.slicer_app.panel.table import RegionTable
+from MoBUncertaintyLib.slicer_app.panel.table import RegionTable, statusText
 from MoBUncertaintyLib.slicer_app.region_names import placeText
 
 SURFACE_MS = 400  # the 3D surface follows when the reader pauses: on a large CT it takes longer than a click may
@@ -131,6 +131,8 @@ class ReviewSection:
         self._commented = commented
         self._nameModel()
         write(ui.reviewProgressLabel, "\n".join([self._progress(), *self._volumes()]))
+        write(ui.coverageLabel, (session.coverageWarning or "") if session and not editing and not signed else "")
+        ui.coverageLabel.visible = bool(ui.coverageLabel.text)
         self._updateSignOff()
         for shortcut, whileEditing in self._shortcuts:
             shortcut.enabled = self._entered and bool(session) and whileEditing in (editing, None)
@@ -168,7 +170,7 @@ class ReviewSection:
         ui = self._ui
         self._shortcuts = []
         for button, act, key, whileEditing in (
-            (ui.previousButton, lambda: self._table.move(-1), "P", False),
+            (ui.previousButton, lambda: self._table.step(-1), "P", False),
             (ui.nextButton, self._onNext, "N", False),
             (ui.acceptButton, lambda: self._decide(Verdict.ACCEPT), "A", False),
             # Taken while editing too, although it does nothing then: the Segment Editor's own I would limit drawing to
@@ -225,14 +227,27 @@ class ReviewSection:
         self._onChange()
 
     def _onNext(self) -> None:
-        """Go where a click helps most, and mark the place; once all regions are decided, to the next in the list."""
+        """Go to an undecided region, where a click helps most, and mark the place; after the last one, to *Sign off*.
+
+        A signed review is looked through in the order of its list.
+        """
+        if self._session.review.signature:
+            self._table.step(1)
+            return
         selected = self._table.selected
         suggestion = self._questions.next(self._session, selected.region_id if selected else None)
         if suggestion is None:
-            self._table.move(1)
+            self._leadToSignOff()
             return
         self._table.select(suggestion.region_id)
         self._session.markSuggestion(suggestion.point_ras)
+
+    def _leadToSignOff(self) -> None:
+        """Bring *Sign off* into sight, and the keyboard to it once it can be pressed."""
+        self._session.markSuggestion(None)
+        reveal(self._ui.signOffButton)
+        if self._ui.signOffButton.enabled:
+            self._ui.signOffButton.setFocus()
 
     def _onClicked(self, regionId: str | None) -> None:
         """Select the region that was clicked in, and leave the views where they are."""
@@ -257,7 +272,17 @@ class ReviewSection:
         if region:
             self._session.decide(region.region_id, verdict, label)
             self._clicks.showChange()
+            self._clicks.say(self._overturned(region))
             self._changed()
+
+    def _overturned(self, before: ReviewRegion) -> str:
+        """Say that a region had another verdict, if it had."""
+        now = self._session.review.region(before.region_id)
+        if before.verdict in (Verdict.PENDING, now.verdict):
+            return ""
+        text = _("Region {rank} was {before} and is {now} now; Undo takes that back.")
+        verdicts = {"before": statusText(before.verdict), "now": statusText(now.verdict)}
+        return text.format(rank=now.region.rank, **verdicts)
 
     def _travel(self, step: Callable[[], None]) -> None:
         """Undo or redo, and select the region that has changed."""
@@ -370,6 +395,14 @@ class ReviewSection:
         done, total = review.reviewed
         if not total:
             return _("No doubtful regions at this threshold.")
+        if done == total:
+            named = self._ui.reviewerEdit.text.strip()
+            text = (
+                _("All {total} reviewed: sign off below.")
+                if named
+                else _("All {total} reviewed: enter your name below and sign off.")
+            )
+            return text.format(total=total)
         text = _("{done} of {total} reviewed").format(done=done, total=total)
         if self._table.unlisted:
             more = _("{count} more, with less expected error, are listed once those above them are decided")

@@ -42,6 +42,15 @@ def write(label, text: str) -> None:
     label.minimumHeight = label.heightForWidth(PANEL_WIDTH - MARGINS) if text else 0
 
 
+def reveal(widget) -> None:
+    """Scroll the module panel, if the widget lies in one, until it is seen."""
+    area = widget.parentWidget()
+    while area is not None and not hasattr(area, "ensureWidgetVisible"):
+        area = area.parentWidget()
+    if area is not None:
+        area.ensureWidgetVisible(widget)
+
+
 def offer(selector, names: Iterable[str]) -> None:
     """Replace the items of a selector without its signals: the user has chosen nothing."""
     blocked = selector.blockSignals(True)
@@ -69,6 +78,17 @@ def nameColumns(table, titles: Mapping[int, tuple[str, str]], stretched: int) ->
         header.setSectionResizeMode(column, qt.QHeaderView.Stretch if stretches else qt.QHeaderView.ResizeToContents)
     table.verticalHeader().visible = False
     table.verticalHeader().setDefaultSectionSize(table.fontMetrics().height() + 8)
+
+
+def fitRows(table, most: int) -> None:
+    """Make a QTableWidget as high as its rows, up to so many; more are reached by its scroll bar.
+
+    Args:
+        table: The table, with rows of one height.
+        most: Rows that are seen at once.
+    """
+    rows = min(max(table.rowCount, 1), most) * table.verticalHeader().defaultSectionSize
+    table.setFixedHeight(table.horizontalHeader().sizeHint.height() + rows + 2 * table.frameWidth)
 
 
 def shown(slot: Callable) -> Callable:

@@ -9,11 +9,13 @@ import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
-from MoBUncertaintyLib.slicer_app.panel.section import nameColumns
+from MoBUncertaintyLib.slicer_app.panel.section import fitRows, nameColumns
 from MoBUncertaintyLib.slicer_app.region_names import placeText
 
 RANK, STATUS, PLACE, ERROR, VOLUME, COMMENT = range(6)
 
+ROWS = 8
+"""Regions that are seen at once, which a laptop has room for."""
 PAGE = 50
 """Regions that are listed at first, and that are added once these are decided: nobody reads a list of a thousand."""
 
@@ -58,6 +60,7 @@ class RegionTable:
         self._regions = self._all[: self._count()]
         blocked = table.blockSignals(True)
         table.setRowCount(len(self._regions))
+        fitRows(table, ROWS)
         del self._rows[len(self._regions) :]
         for row, region in enumerate(self._regions):
             self._fill(row, region)
@@ -84,11 +87,11 @@ class RegionTable:
         if not quietly:
             self._onSelected()
 
-    def move(self, by: int) -> None:
-        """Select the next (1) or previous (-1) region; after the last one comes the first."""
+    def step(self, by: int) -> None:
+        """Select the next (1) or previous (-1) region of the list, if there is one; without a selection the first."""
         if self._regions:
             row = self._row(self._selectedId)
-            row = (row + by) % len(self._regions) if row is not None else (0 if by > 0 else len(self._regions) - 1)
+            row = 0 if row is None else min(max(row + by, 0), len(self._regions) - 1)
             self.select(self._regions[row].region_id)
 
     def _count(self) -> int:

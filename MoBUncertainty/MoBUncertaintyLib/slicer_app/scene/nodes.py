@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 
 import numpy as np
 import slicer
@@ -71,7 +72,7 @@ class CtNodes:
         """Make one more node of that role."""
         node = self.scene.CreateNodeByClass(className)
         node.UnRegister(None)
-        node.SetName(self.scene.GenerateUniqueName(f"{self.name} {name}"))
+        node.SetName(self._unused(f"{self.name} {name}"))
         # Only what can be looked at belongs in the user's lists; the hierarchy asks once, when the node is added.
         node.SetHideFromEditors(className not in _PLUGINS)
         selection = self.scene.GetFirstNodeByClass("vtkMRMLSelectionNode")
@@ -126,6 +127,12 @@ class CtNodes:
         own = [0.0, 0.0, 0.0]
         self.ctNode.TransformPointFromWorld([float(value) for value in position], own)
         return np.array(own)
+
+    def _unused(self, name: str) -> str:
+        """Add a number to a name that another of the nodes has; those of another CT, perhaps a namesake, may."""
+        used = {node.GetName() for node in self.all()}
+        numbered = (f"{name}_{number}" for number in count(1))
+        return next(each for each in chain([name], numbered) if each not in used)
 
     def _placeInFolder(self, node):
         hierarchy = subjectHierarchy(self.scene)

@@ -20,6 +20,7 @@ from MoBUncertaintyLib.slicer_app.scene.label_record import packLabels, unpackLa
 from MoBUncertaintyLib.slicer_app.scene.legend import followViews, legendTitle, setLegend
 from MoBUncertaintyLib.slicer_app.scene.maps import OF_VARIANCE, CurrentMaps, MapKind, UncertaintyMaps, mapStyle
 from MoBUncertaintyLib.slicer_app.scene.nodes import REFERENCE_ROLE, CtNodes, ijkToRas, nodesByClass, shape
+from MoBUncertaintyLib.slicer_app.scene.outlines.margin import MarginBand
 from MoBUncertaintyLib.slicer_app.scene.segments import LabelSegmentation, SegmentSpec
 from MoBUncertaintyLib.slicer_app.scene.state import SceneState
 from MoBUncertaintyLib.slicer_app.scene.surface import UncertaintySurface
@@ -35,6 +36,7 @@ DEFAULT_OVERLAY = {
     "legend": True,
     "fill": False,
     "surface": False,
+    "margin": False,
 }
 
 
@@ -47,6 +49,9 @@ class ResultScene:
 
     Args:
         ctNode: The CT, in a scene. Nothing is changed before the first `set...`.
+
+    Attributes:
+        margin: Shows how far from the outline the true surface is expected to lie.
     """
 
     def __init__(self, ctNode):
@@ -57,6 +62,7 @@ class ResultScene:
         self._regions = LabelSegmentation(self._nodes, "regions", _("doubtful regions"))
         self._maps = UncertaintyMaps(self._nodes)
         self._surface = UncertaintySurface(self._nodes)
+        self.margin = MarginBand(self._nodes)
         self._state = SceneState(self._nodes)
 
     def remove(self):
@@ -90,6 +96,7 @@ class ResultScene:
     def setSegmentationInSteps(self, labels: np.ndarray, segments: list[SegmentSpec]) -> Iterator[None]:
         """As `setSegmentation`, in steps."""
         self._state.set("predicted", packLabels(labels, ijkToRas(self.ctNode)))
+        self.margin.remove()
         node = self._segmentation.fill(labels, segments)
         display = node.GetDisplayNode()
         display.SetOpacity2DOutline(1.0)
@@ -254,6 +261,7 @@ class ResultScene:
         threshold: float | None = None,
         window: tuple[float, float] | None = None,
         legend: bool | None = None,
+        margin: bool | None = None,
     ):
         """Change how the map is shown; what is None stays as it is. Threshold and window belong to the kind shown.
 
@@ -262,8 +270,9 @@ class ResultScene:
             threshold: Below this nothing is drawn; in the map's unit.
             window: The values drawn in the first and the last colour.
             legend: Whether there is one in the views.
+            margin: Whether the margin is wanted; whether there is one to show is not known here.
         """
-        given = {"opacity": opacity, "threshold": threshold, "window": window, "legend": legend}
+        given = {"opacity": opacity, "threshold": threshold, "window": window, "legend": legend, "margin": margin}
         self._remember(**{name: value for name, value in given.items() if value is not None})
         shown = self.node("shown")
         if shown:
@@ -282,7 +291,7 @@ class ResultScene:
 
     @property
     def overlay(self) -> dict:
-        """How things are shown: `kind`, `label`, `opacity`, `threshold`, `window`, `legend`, `fill`, `surface`."""
+        """How things are shown: what `DEFAULT_OVERLAY` names, and `threshold` and `window` of the kind."""
         kept = self._state.get("overlay") or {}
         overlay = DEFAULT_OVERLAY | {name: kept[name] for name in DEFAULT_OVERLAY if name in kept}
         if overlay["kind"] not in self.kinds:
@@ -376,10 +385,10 @@ class ResultScene:
 
     def setVisible(self, visible: bool):
         """Show or hide organs, regions and surface, as a whole; what each of them shows when visible is kept."""
-        for role in ("segmentation", "regions", "surface"):
+        for role in ("segmentation", "regions", "surface", "margin"):
             node = self.node(role)
             if node:
-                node.GetDisplayNode().SetVisibility(visible and (role != "surface" or self.overlay["surface"]))
+                node.GetDisplayNode().SetVisibility(visible and self.overlay.get(role, True))
 
     def showInViews(self, position=None):
         """Put CT and map into all slice views, zoomed to organs and regions, and point the 3D view there.

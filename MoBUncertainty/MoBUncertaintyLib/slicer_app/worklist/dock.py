@@ -26,6 +26,7 @@ from MoBUncertaintyLib.worker.protocol import Command
 
 NEXT_KEY = "C"
 READER_WIDTH = 220  # pixels
+HEIGHT = 210  # pixels at first: most of a laptop's screen is left to the views
 
 
 class WorklistDock:
@@ -371,6 +372,7 @@ class WorklistDock:
         window.setWidget(content)
         if main is not None:
             main.addDockWidget(qt.Qt.BottomDockWidgetArea, window)
+            main.resizeDocks([window], [HEIGHT], qt.Qt.Vertical)
 
 
 def _button(text: str) -> Any:

@@ -13,6 +13,7 @@ import slicer.util
 
 from MoBUncertaintyLib.output.cohort.readers import CaseReview, export_folder, write_review
 from MoBUncertaintyLib.slicer_app.panel.section import shown
+from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
 from MoBUncertaintyLib.slicer_app.sessions import Sessions
 from MoBUncertaintyLib.slicer_app.worklist.cases import WorklistCase
 from MoBUncertaintyLib.worker.protocol import Command
@@ -61,6 +62,8 @@ class OpenedCase:
         The case before stays until `removePrevious`: without it Slicer would show another CT of the scene meanwhile.
         """
         ct = slicer.util.addVolumeFromArray(answer["ct"], np.array(answer["ijk_to_ras"]), case.name)
+        ct.SetName(case.name)  # also where the case is opened again, and is in the scene still
+        giveWindow(ct)
         yield
         try:
             session = yield from self._sessions.begin(ct, {"ct": {"ijk_to_ras": answer["ijk_to_ras"]}}, answer)

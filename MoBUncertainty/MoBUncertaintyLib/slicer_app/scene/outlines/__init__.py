@@ -1,0 +1,1 @@
+"""Outlines in the slice views that are neither an organ's nor a region's."""
