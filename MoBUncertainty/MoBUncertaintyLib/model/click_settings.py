@@ -12,13 +12,17 @@ DEFAULT_PRIOR_DEVIATION = 1.0
 """Of the logit, where there is no variance, or the model has no covariance, and its card states none: between what
 suits a model of a small organ (0.6) and one of a large organ (1.5 and more)."""
 
+DEFAULT_LENGTH_MM = 4.0
+"""Where the model has no correlation of its own, and its card states none: it suits small organs."""
+
 
 @dataclass(frozen=True)
 class ClickSettings:
     """How a click changes its surroundings. The defaults suit small organs; they are not fitted to any model.
 
     Attributes:
-        length_mm: Length of the correlation between voxels, as that of a Gaussian (`refinement.kernel`).
+        length_mm: Length of a stationary correlation between voxels, as that of a Gaussian (`refinement.kernel`); None:
+            the model's own correlation (scope `local`), and `DEFAULT_LENGTH_MM` where it has none.
         strength: Power of a click's likelihood, for the mean: one click counts as so many equal ones.
         variance_strength: The same for the variance that is reported.
         prior_deviation: Standard deviation of the logit that a click can move; None: the model's own, and
@@ -32,7 +36,7 @@ class ClickSettings:
         SettingsError: A value is not a number, or out of range.
     """
 
-    length_mm: float = 4.0
+    length_mm: float | None = None
     strength: float = 32.0
     variance_strength: float = 32.0
     prior_deviation: float | None = None
@@ -42,7 +46,7 @@ class ClickSettings:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is None and field.name == "prior_deviation":
+            if value is None and field.name in ("length_mm", "prior_deviation"):
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise SettingsError(f"Clicks: {field.name} must be a number, not {value!r}.")

@@ -24,6 +24,7 @@ from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.geometry import occupied_rows
 from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
 from MoBUncertaintyLib.output.pictures.region_pictures import CORRECTED_COLOUR, draw_region
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, REGION_COLOUR
@@ -394,10 +395,10 @@ def _volume_facts(labels: Sequence[Mapping[str, Any]], bounds: Mapping[str, Any]
 
 
 def _click_facts(settings: Mapping[str, Any], prediction: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    deviation = settings["prior_deviation"]
-    axes = " x ".join(f"{length:.3g}" for length in reversed(prediction.get("correlation_mm", ())))
+    deviation, length = settings["prior_deviation"], settings["length_mm"]
+    axes = " x ".join(f"{own:.3g}" for own in reversed(prediction.get("correlation_mm", ())))
     return [
-        ("Length", f"of the model, {axes} mm" if axes else f"{settings['length_mm']:g} mm"),
+        ("Length", f"of the model, {axes} mm" if axes and not length else f"{length or DEFAULT_LENGTH_MM:g} mm"),
         ("Strength", "{strength:g} for the outline, {variance_strength:g} for the uncertainty".format_map(settings)),
         ("Deviation", "of the model" if deviation is None else f"{deviation:g}"),
         ("Sharpening", f"{settings['sharpening']:g}"),

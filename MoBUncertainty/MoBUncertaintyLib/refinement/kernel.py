@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from MoBUncertaintyLib.model.click_settings import ClickSettings
+from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM, ClickSettings
 from MoBUncertaintyLib.model.covariance import HALF_OF_GAUSSIAN, REACH, axis_correlation
 from MoBUncertaintyLib.prediction import Prediction
 
@@ -49,9 +49,10 @@ class Kernel(Protocol):
 
 
 def kernel_of(prediction: Prediction, settings: ClickSettings) -> Kernel:
-    """Choose the model's own correlation where it has one (scope `local`), else a stationary one of the settings."""
-    lengths = prediction.correlation_mm
-    return Wendland(settings.length_mm) if lengths is None else Spline(lengths)
+    """Choose a stationary correlation of the stated length; where none is stated the model's own, of a local model."""
+    if settings.length_mm is None and prediction.correlation_mm is not None:
+        return Spline(prediction.correlation_mm)
+    return Wendland(settings.length_mm or DEFAULT_LENGTH_MM)
 
 
 def offsets_mm(points: np.ndarray, axes: Sequence[np.ndarray], spacing: np.ndarray) -> Offsets:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM, ClickSettings
 from MoBUncertaintyLib.model.covariance import REACH, correlation
-from MoBUncertaintyLib.refinement.kernel import Spline, Wendland, offsets_mm, pairs_mm
+from MoBUncertaintyLib.refinement.kernel import Spline, Wendland, kernel_of, offsets_mm, pairs_mm
+from support.probability_images import prediction
 
 
 @settings(deadline=None)
@@ -50,6 +54,15 @@ def test_a_local_models_correlation_is_the_one_that_its_noise_has() -> None:
     np.testing.assert_allclose(kernel.between(pairs_mm(places, others)), expected, rtol=1e-12)
     assert kernel.box_mm == pytest.approx(np.multiply(lengths, REACH))
     assert kernel.length_mm == pytest.approx(15 ** (1 / 3))
+
+
+def test_the_models_own_correlation_is_taken_where_it_has_one_and_no_length_is_stated() -> None:
+    zeros = np.zeros((1, 2, 2, 2), np.float32)
+    plain = prediction(zeros, zeros, np.zeros((2, 2, 2), np.uint8))
+    local = replace(plain, provenance={"correlation_mm": (4.0, 1.5, 2.5)})
+    assert kernel_of(local, ClickSettings()) == Spline((4.0, 1.5, 2.5))
+    assert all(kernel_of(each, ClickSettings(length_mm=3.5)) == Wendland(3.5) for each in (local, plain))
+    assert kernel_of(plain, ClickSettings()) == Wendland(DEFAULT_LENGTH_MM)
 
 
 @pytest.mark.parametrize("kernel", [Spline((4.0, 1.5, 2.5)), Wendland(1.5)], ids=["spline", "wendland"])

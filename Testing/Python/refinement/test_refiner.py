@@ -30,7 +30,7 @@ SPACING = (1.5, 1.0, 2.0)  # x, y, z
 MAPS = ("probability", "variance", "segmentation")
 SETTINGS = [ClickSettings(length_mm=2.0), ClickSettings(length_mm=1.5, prior_deviation=1.5, variance_strength=4.0)]
 
-SETTINGS += [SETTINGS[1]]  # of a local model, whose length is its own
+SETTINGS += [replace(SETTINGS[1], length_mm=None)]  # of a local model, whose length is its own
 LOCAL_MM = (3.0, 1.2, 1.6)
 
 

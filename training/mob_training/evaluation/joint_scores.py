@@ -112,7 +112,8 @@ def _label_scores(
     joint = _mixture([joint_log_likelihood(law, truth.ravel()) for law in laws])
     right = [np.where(truth, p, 1 - p).astype(float) for p in marginals]
     alone = _mixture([float(np.log(np.maximum(p, 1e-300)).sum()) for p in right])
-    box = doubtful_box(mean, truth)
+    doubtful = in_doubt(mean, truth)
+    box = bounding_box(shadows(doubtful), [MARGIN] * 3) if doubtful.any() else (slice(0, 1),) * 3
     voxel, inside = float(spacing.prod()), mean[box]
     elsewhere = float(mean.sum() - inside.sum())
     generator = np.random.default_rng(label)
@@ -140,10 +141,9 @@ def _marginal(law: ContrastLaw, shape: tuple[int, ...]) -> np.ndarray:
     return logistic_normal_moments(law.mean, law.variance())[0].reshape(shape)
 
 
-def doubtful_box(mean: np.ndarray, truth: np.ndarray) -> Box:
-    """Find the box of the voxels whose label is in doubt or wrong, with a margin."""
-    doubtful = (np.minimum(mean, 1 - mean) > SURE) | ((mean > 0.5) != truth)
-    return bounding_box(shadows(doubtful), [MARGIN] * 3) if doubtful.any() else (slice(0, 1),) * 3
+def in_doubt(mean: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Mark the voxels whose label is in doubt or wrong."""
+    return np.asarray((np.minimum(mean, 1 - mean) > SURE) | ((mean > 0.5) != truth))
 
 
 def contrast_law(gaussian: LogitGaussian, label: int) -> ContrastLaw:

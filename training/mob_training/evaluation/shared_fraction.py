@@ -18,7 +18,8 @@ import SimpleITK as sitk
 import torch
 
 from mob_training.evaluation.held_out import training_cases, validation_cases
-from mob_training.evaluation.joint_scores import doubtful_box, marginal, nearest, part_of
+from mob_training.evaluation.joint_scores import in_doubt, marginal, nearest, part_of
+from MoBUncertaintyLib.geometry import bounding_box, shadows
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.draws import blended_gaussian
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -26,7 +27,7 @@ from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.prediction import PredictionSettings
 
-FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 """What is tried."""
 SAMPLES = 99
 """Of each volume."""
@@ -71,19 +72,20 @@ def fraction_scores(
         fractions: What to try; all with the same draws.
     """
     mean = marginal(gaussian, label)
-    box = doubtful_box(mean, truth)
+    doubtful = in_doubt(mean, truth)
+    box = bounding_box(shadows(doubtful), [0] * 3) if doubtful.any() else (slice(0, 1),) * 3
     part, _ = part_of(gaussian, box)
-    elsewhere = float(mean.sum() - mean[box].sum())
+    counted = torch.from_numpy(doubtful[box])
+    middle, elsewhere = part.mean[0][:, counted], float(mean.sum() - mean[doubtful].sum())
     generator, uniform = torch.Generator().manual_seed(label), np.random.default_rng(label)
     volumes = np.empty((len(fractions), SAMPLES))
     for sample in range(SAMPLES):
         local, shared = (
-            replace(part, shared_fraction=fraction).rsample(1, generator)[0, 0] - part.mean[0]
-            for fraction in (0.0, 1.0)
+            replace(part, shared_fraction=a).rsample(1, generator)[0, 0][:, counted] - middle for a in (0.0, 1.0)
         )
         below = uniform.random(local.shape[1:], dtype=np.float32)
         for row, a in zip(volumes, fractions, strict=True):
-            logits = part.mean[0] + (1 - a) ** 0.5 * local + a**0.5 * shared
+            logits = middle + (1 - a) ** 0.5 * local + a**0.5 * shared
             row[sample] = elsewhere + np.count_nonzero(below < logits.softmax(dim=0)[label].numpy())
     deviation = np.maximum(volumes.std(axis=1, ddof=1), 1.0)  # a volume is known to a voxel at best
     return np.asarray(np.log(deviation) + 0.5 * np.square((np.count_nonzero(truth) - volumes.mean(axis=1)) / deviation))

@@ -27,9 +27,10 @@ def dice_after_clicks(case: ReadCase) -> dict[str, dict[str, float]]:
     plain = replace(prediction, provenance=without)
     kinds = {STATIONARY: Refined(plain, settings)}
     if prediction.correlation_mm is not None:
-        kinds[OWN] = Refined(prediction, settings)
+        own = replace(settings, length_mm=None)
+        kinds[OWN] = Refined(prediction, own)
         if case.directions is not None:
-            kinds[LOADINGS] = Refined(prediction, settings, case.directions)
+            kinds[LOADINGS] = Refined(prediction, own, case.directions)
     scores = {}
     for kind, correct in kinds.items():
         start = case.scores(prediction, case.unclicked(), surfaces=False)

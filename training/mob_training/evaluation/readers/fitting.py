@@ -92,10 +92,10 @@ def fit(cases: Sequence[ReadCase], start: ClickSettings, report: Callable[[str],
         raise SettingsError("Clicks are fitted on two validation cases at least; name them in splits_final.json.")
     fields = [CaseField(case.prediction, case.may_be_clicked()) for case in cases]
     bumps = [BumpSettings(*each) for each in product(HEIGHTS, WIDTHS_MM)]
-    own = any(case.prediction.correlation_mm for case in cases)  # a local model's length is not fitted
+    lengths = [None] if any(case.prediction.correlation_mm for case in cases) else []  # its own, of a local model
     pairs = [
         replace(start, prior_deviation=deviation, length_mm=length, strength=STRENGTH)
-        for deviation, length in product(DEVIATIONS, [start.length_mm] if own else LENGTHS_MM)
+        for deviation, length in product(DEVIATIONS, [*lengths, *LENGTHS_MM])
     ]
     progress = _Progress(len(bumps) + len(pairs) + len(STRENGTHS), report)
 
@@ -199,7 +199,8 @@ class _Progress:
             tried = f"bump of {settings.height:g}, {settings.width_mm:g} mm"
         else:
             deviation = "own" if settings.prior_deviation is None else f"{settings.prior_deviation:g}"
-            tried = f"deviation {deviation}, {settings.length_mm:g} mm, strength {settings.strength:g}"
+            length = "own length" if settings.length_mm is None else f"{settings.length_mm:g} mm"
+            tried = f"deviation {deviation}, {length}, strength {settings.strength:g}"
         self._report(
             f"{self._done} of {self._total}, {seconds / 60:.0f} min left: {tried}: "
             f"Dice {100 * trial.gain:+.2f} %, harm {100 * trial.harm:.0f} %"
