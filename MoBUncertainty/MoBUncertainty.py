@@ -20,7 +20,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from MoBUncertaintyLib.slicer_app.choices import Device, Engine, Method
+from MoBUncertaintyLib.slicer_app.choices import Device, Engine, Method, Mixture
 from MoBUncertaintyLib.slicer_app.samples import registerSampleData
 
 # What needs scipy or SimpleITK (review, regions and the panel on top of them) is imported where it is first used, so
@@ -52,12 +52,11 @@ The backbone: nnU-Net (Isensee et al., Nature Methods 18, 2021).
 class MoBUncertaintyParameterNode:
     """What the user chooses. How results are shown, and their review, is kept with each CT instead.
 
-    ct - The volume to segment.
-    model - What segments it: the name of a model that ships with the module, or the path of one that was added.
-    roi - Only what lies in this box is computed.
+    ct, roi - The volume to segment, and the box of it that is computed alone.
+    model, ensemble - What segments it, and with which others: names of models, or paths of those that were added.
     method, samples - How the moments of the probability are computed; with Monte Carlo, from how many samples.
     device, engine - Where to compute, and what runs the network.
-    overlap, mirror - Fraction of a tile that its neighbour covers too; average over mirrored copies.
+    overlap, mixture - Fraction of a tile that its neighbour covers too; which passes of the network are averaged.
     labels - Names of those that are wanted alone; none: all of the model.
     export... - Which files an export writes, and whether the report may name the patient.
     """
@@ -70,7 +69,8 @@ class MoBUncertaintyParameterNode:
     device: Device = Device.AUTO
     engine: Engine = Engine.AUTO
     overlap: Annotated[float, WithinRange(0, 0.9)] = 0.5
-    mirror: bool = False
+    mixture: Mixture = Mixture.FOLDS
+    ensemble: list[str]
     labels: list[str]
     exportReport: bool = True
     exportSegmentation: bool = True

@@ -173,7 +173,7 @@ class ListedModel:
             return folds_in(f"{file.parent.name}/{file.name}" for file in self.path.glob("fold_*/*"))
         return ()
 
-    @property
+    @cached_property
     def has_covariance(self) -> bool:
         """Whether its variance is more than the disagreement of tiles and folds."""
         if self.card:

@@ -58,7 +58,7 @@ class TestRun:
         settings = asked[0]["settings"]
         assert settings.pop("region_of_interest") == pytest.approx([6, 14, 7, 13, 10, 14])
         assert settings == {
-            **{"samples": 12, "overlap": 0.25, "mirror": False, "device": "cpu", "engine": "openvino"},
+            **{"samples": 12, "overlap": 0.25, "mirror": False, "folds": None, "device": "cpu", "engine": "openvino"},
             "labels": None,
         }
         assert asked[0]["ct"]["array"] is not None

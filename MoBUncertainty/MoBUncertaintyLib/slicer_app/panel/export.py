@@ -116,12 +116,16 @@ def newFolder(parent: Path, name: str) -> Path:
 
     Args:
         parent: Where.
-        name: What it is to be called; characters that no file system takes are replaced, and a number is added to a
-            name that is taken.
+        name: What it is to be called, see `fileName`; a number is added to a name that is taken.
     """
-    name = "".join("_" if character in '<>:"/\\|?*' else character for character in name)
+    name = fileName(name)
     names = chain([name], (f"{name} ({number})" for number in count(2)))
     return next(parent / name for name in names if not os.path.exists(parent / name))
+
+
+def fileName(name: str) -> str:
+    """Replace characters that no file system takes in a name."""
+    return "".join("_" if character in '<>:"/\\|?*' else character for character in name)
 
 
 def _link(path: Path, text: str) -> str:

@@ -12,11 +12,17 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.files.resources import installed_models
+from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.folder import ListedModel
 from MoBUncertaintyLib.model.nnunet.totalsegmentator import name_of as nameOfWeights
 from MoBUncertaintyLib.slicer_app.calibration.dialog import Recalibrate
+from MoBUncertaintyLib.slicer_app.calibration.head import AttachHead
 from MoBUncertaintyLib.slicer_app.catalogue.dialog import FindModels
-from MoBUncertaintyLib.slicer_app.inputs.labels import LabelChooser, fewLabels
+from MoBUncertaintyLib.slicer_app.choices import Mixture
+from MoBUncertaintyLib.slicer_app.inputs.check_list import few
+from MoBUncertaintyLib.slicer_app.inputs.ensemble import EnsembleChooser, whyNoMember
+from MoBUncertaintyLib.slicer_app.inputs.labels import LabelChooser
+from MoBUncertaintyLib.slicer_app.inputs.mixture import TEMPERATURE, MixtureChooser, chosen
 from MoBUncertaintyLib.slicer_app.inputs.selectors import ChannelSelectors
 from MoBUncertaintyLib.slicer_app.models import ModelList
 from MoBUncertaintyLib.slicer_app.panel.dialogs import confirmLoss
@@ -48,6 +54,7 @@ class InputsSection:
         self._newClient = newClient
         self.finder: FindModels | None = None  # the dialogs, once they were opened
         self.recalibrate: Recalibrate | None = None
+        self.attachHead: AttachHead | None = None
         self._models = models
         self._onModel = onModel
         self._known: dict[str, ListedModel] = {}
@@ -55,9 +62,11 @@ class InputsSection:
         self._channels = ChannelSelectors(ui.channelsPlace, onModel)
         self._parameters: Any = None
         self._chooser = LabelChooser(ui.labelsPlace, self._onLabels)
+        self._mixtures = MixtureChooser(ui.mixturePlace, self._onMixture, self._onLink)
+        self._ensembles = EnsembleChooser(ui.ensemblePlace, self._onEnsemble)
         write(ui.sampleLabel, ui.sampleLabel.text)
         ui.sampleLabel.linkActivated.connect(shown(lambda link: loadDemo()))
-        ui.modelSelector.currentIndexChanged.connect(lambda *_args: onModel())
+        ui.modelSelector.currentIndexChanged.connect(shown(self._onModelSelected))
         ui.findModelsButton.clicked.connect(shown(self._onFind))
         ui.addModelButton.clicked.connect(shown(self._onAdd))
         ui.removeModelButton.clicked.connect(shown(self._onRemove))
@@ -74,6 +83,27 @@ class InputsSection:
         """What a scene remembers the chosen model by, see `ModelList.name`; "" where there is none."""
         index = self._ui.modelSelector.currentIndex
         return list(self._listed)[index] if 0 <= index < len(self._listed) else ""
+
+    @property
+    def models(self) -> list[ListedModel]:
+        """Those that predict: the chosen one and, in an ensemble, others; none where there is none."""
+        return [self.model, *self._others().values()] if self.model else []
+
+    @property
+    def problem(self) -> str | None:
+        """Why they cannot predict; None: they can, as far as is known here."""
+        if self.model is None:
+            return _("Add a model first.")
+        if self.model.problem:
+            return self.model.problem
+        reason = next(filter(None, (whyNoMember(self.model, other) for other in self._others().values())), None)
+        text = _("{reason} Uncheck it under Ensemble, or choose models that were trained on the same data.")
+        return text.format(reason=reason) if reason else None
+
+    @property
+    def mixture(self) -> Mixture:
+        """What of them is averaged."""
+        return chosen(self._parameters.mixture if self._parameters else Mixture.FOLDS, self.models)
 
     @property
     def labels(self) -> list[str]:
@@ -109,20 +139,34 @@ class InputsSection:
                 selector.currentIndex = selector.count - 1
         selector.blockSignals(blocked)
 
-    def chooseMaker(self, model: Mapping[str, str]) -> None:
-        """Choose the model that has made a result, if it is listed.
+    def chooseMakers(self, provenance: Mapping[str, Any]) -> None:
+        """Choose the models that have made a result, if they are listed.
 
         Args:
-            model: Its `name` and `path` in the result's provenance.
+            provenance: Of the result.
         """
+        makers = provenance.get("ensemble") or [provenance.get("model") or {}]
+        names = [self._nameOf(maker) for maker in makers]
+        if None not in names:
+            self.choose(names[0])
+            if self._parameters:
+                self._parameters.ensemble = names[1:]
+            self._onModel()
+
+    def _nameOf(self, model: Mapping[str, str]) -> str | None:
+        """Find a model that is listed, by its `name` and `path` in a result's provenance."""
         path = Path(model.get("path") or model.get("name") or "")
         # Those that ship, or are installed, lie elsewhere on each computer.
         for wanted in (path, self._models.folder / path.name, installed_models() / path.name):
             for name, known in self._known.items():
                 if known.path == wanted:
-                    self.choose(name)
-                    self._onModel()
-                    return
+                    return name
+        return None
+
+    def _others(self) -> dict[str, ListedModel]:
+        """Find the other models of the ensemble by their names; one that is not on this computer has a problem."""
+        names = self._parameters.ensemble if self._parameters else ()
+        return {name: self._known.get(name) or self._models.find(name) for name in names if name != self.name}
 
     def update(self, state: State, parameters) -> None:
         """Set the widgets; `parameters` is None while the scene is closed."""
@@ -133,6 +177,13 @@ class InputsSection:
         ct = parameters.ct if parameters else None
         model = self.model
         self._chooser.offer(model.labels if model and not model.problem else (), self.labels, not state.busy)
+        usable = model is not None and model.problem is None
+        self._mixtures.offer(self.models if usable else [], self.mixture, not state.busy)
+        candidates = {name: each for name, each in self._known.items() if name != self.name} | self._others()
+        titles = modelTitles(list(candidates.values()))
+        pairs = zip(candidates.items(), titles, strict=True)
+        others = {name: (title, each) for (name, each), title in pairs}
+        self._ensembles.offer(model, others, list(self._others()), not state.busy)
         self._channels.offer(ct, model.channels if model and not model.problem else (), not state.busy)
         if parameters:
             ui.sampleLabel.visible = ct is None
@@ -160,10 +211,40 @@ class InputsSection:
 
     def close(self) -> None:
         """End what looks for models, and what makes one."""
-        for dialog in filter(None, (self.finder, self.recalibrate)):
+        for dialog in filter(None, (self.finder, self.recalibrate, self.attachHead)):
             dialog.close()
             dialog.window.deleteLater()
-        self.finder = self.recalibrate = None
+        self.finder = self.recalibrate = self.attachHead = None
+
+    def _onModelSelected(self, *_args) -> None:
+        """Keep which model the user has chosen; the ensemble was another one's."""
+        if self._parameters:
+            self._parameters.ensemble = []
+        self._onModel()
+
+    def _onMixture(self, mixture: Mixture) -> None:
+        """Keep what is averaged."""
+        if self._parameters:
+            self._parameters.mixture = mixture
+
+    def _onEnsemble(self, names: list[str]) -> None:
+        """Keep which other models predict, too."""
+        if self._parameters:
+            self._parameters.ensemble = names
+
+    def _onLink(self, link: str) -> None:
+        """Open the dialog by which a better model is made."""
+        if link == TEMPERATURE:
+            self._onRecalibrate()
+            return
+        if self.attachHead is None:
+            self.attachHead = AttachHead(self._onMade)
+        self.attachHead.show(self.model)
+
+    def _onMade(self, path: Path) -> None:
+        """Add a model that was made, and choose it."""
+        self.fill(self._models.name(self._models.add(path)))
+        self._onModelSelected()
 
     def _onLabels(self, names: list[str]) -> None:
         """Keep which labels are wanted."""
@@ -190,8 +271,7 @@ class InputsSection:
     def _onAdd(self, *_args) -> None:
         path = self.askForModel()
         if path:
-            self.fill(self._models.name(self._models.add(path)))
-            self._onModel()
+            self._onMade(path)
 
     def _onRemove(self, *_args) -> None:
         if self._models.isInstalled(self.model):
@@ -220,7 +300,7 @@ class InputsSection:
             return model.problem
         if model.card is None:
             text = _("Training folder of nnU-Net, labels: {labels}. Licence: {licence}.")
-            return text.format(labels=fewLabels(model.labels), licence=model.licence)
+            return text.format(labels=few([*map(readable, model.labels)]), licence=model.licence)
         text = _("{task}. Licence: {licence}.")
         return text.format(task=model.card.task.rstrip("."), licence=model.card.licence)
 

@@ -22,7 +22,7 @@ from MoBUncertaintyLib.slicer_app.panel.export import ExportSection, newFolder
 from MoBUncertaintyLib.slicer_app.panel.inputs import InputsSection
 from MoBUncertaintyLib.slicer_app.panel.overlay import OverlaySection
 from MoBUncertaintyLib.slicer_app.panel.review import ReviewSection
-from MoBUncertaintyLib.slicer_app.panel.run import RunSection, canMirror, predictionSettings
+from MoBUncertaintyLib.slicer_app.panel.run import RunSection, predictionSettings
 from MoBUncertaintyLib.slicer_app.panel.section import PANEL_WIDTH, shown
 from MoBUncertaintyLib.slicer_app.panel.state import State, StateMachine
 from MoBUncertaintyLib.slicer_app.samples import loadSampleData
@@ -82,7 +82,8 @@ class Panel:
     @property
     def settings(self) -> dict[str, object]:
         """The fields of `prediction.PredictionSettings` that are chosen."""
-        return predictionSettings(self.parameters, canMirror(self.inputs.model), self.inputs.labels)
+        inputs = self.inputs
+        return predictionSettings(self.parameters, inputs.models, inputs.mixture, inputs.labels)
 
     @property
     def _client(self) -> WorkerClient:
@@ -140,7 +141,7 @@ class Panel:
         if not self.state.busy:
             self._machine.rest(self.review.session)
         self.inputs.update(self.state, self.parameters)
-        self.run.update(self.state, self.parameters, self.inputs.model, self._whyNotApply())
+        self.run.update(self.state, self.parameters, self._whyNotApply())
         self.review.update(self.state)
         self.overlay.update()
         self.export.update(self.state)
@@ -277,7 +278,7 @@ class Panel:
         if not self._mayReplaceReview():
             return None
         self.computer.confirm()
-        return self.logic.run(self.parameters.ct, [self.inputs.model.path], self.settings)
+        return self.logic.run(self.parameters.ct, [each.path for each in self.inputs.models], self.settings)
 
     def _requestExport(self, folder: Path, formats: list[str], patientFields: bool) -> Job | None:
         self.review.leave()
@@ -329,8 +330,8 @@ class Panel:
             return _("The selected CT holds no voxels.")
         if problem := self.logic.computer.problem:
             return problem
-        if model is None or model.problem:
-            return model.problem if model else _("Add a model first.")
+        if problem := self.inputs.problem:
+            return problem
         missing = missingChannel(ct, model.channels[1:])
         return _("Select a volume for {name} first.").format(name=missing) if missing else None
 
@@ -379,7 +380,7 @@ class Panel:
             if session:
                 showAlone(ct)
                 self.ui.reviewCollapsibleButton.collapsed = False
-                self.inputs.chooseMaker(session.prediction.provenance.get("model") or {})
+                self.inputs.chooseMakers(session.prediction.provenance)
                 self.run.showRoi(False)
                 self.run.work.say("\n".join(session.warnings))
             elif isAnother:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import qt
 import slicer
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.folder import ListedModel
-from MoBUncertaintyLib.slicer_app.choices import Method
+from MoBUncertaintyLib.slicer_app.choices import Method, Mixture
 from MoBUncertaintyLib.slicer_app.panel.section import allow, shown, write
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.scene.roi import fitRoi, roiBounds
@@ -148,18 +148,13 @@ class RunSection:
         if roi and roi.GetDisplayNode():
             roi.GetDisplayNode().SetVisibility(visible)
 
-    def update(self, state: State, parameters, model: ListedModel | None, whyNot: str | None) -> None:
+    def update(self, state: State, parameters, whyNot: str | None) -> None:
         """Set the widgets; `parameters` is None while the scene is closed, `whyNot` the reason not to run, if any."""
         ui = self._ui
         if parameters:
             monteCarlo = parameters.method is Method.MONTE_CARLO
             ui.samplesSpinBox.visible = ui.samplesSpinBoxCaption.visible = monteCarlo
         ui.roiSelector.enabled = ui.advancedCollapsibleButton.enabled = not state.busy
-        allow(
-            ui.mirrorCheckBox,
-            None if canMirror(model) else _("This model was trained without mirroring: for it, left is not right."),
-            _("Average over mirrored copies of the CT; takes up to eight times as long."),
-        )
         self.work.update(state is State.RUNNING, whyNot, isShown=not state.busy)
 
     def sayPriority(self, niceness: int) -> None:
@@ -174,11 +169,6 @@ class RunSection:
     def _onRoiAdded(self, roi) -> None:
         """Fit a new region of interest, which has no size yet, to the CT."""
         fitRoi(roi, self._ui.ctSelector.currentNode())
-
-
-def canMirror(model: ListedModel | None) -> bool:
-    """Whether a model can segment mirrored copies of a CT, as far as its card says."""
-    return bool(model and (model.card is None or model.card.mirror_axes))
 
 
 def stageText(step: dict) -> str:
@@ -214,18 +204,22 @@ def duration(seconds: float) -> str:
     return _("{n} min").format(n=round(seconds / 60))
 
 
-def predictionSettings(parameters, mirror: bool, labels: list[str]) -> dict[str, object]:
+def predictionSettings(
+    parameters, models: Sequence[ListedModel], mixture: Mixture, labels: list[str]
+) -> dict[str, object]:
     """Collect the fields of `prediction.PredictionSettings`.
 
     Args:
         parameters: The module's.
-        mirror: Whether the model can be mirrored.
+        models: Those that predict.
+        mixture: What of them is averaged.
         labels: Names of those that are wanted alone; none: all.
     """
     return {
         "samples": parameters.samples if parameters.method is Method.MONTE_CARLO else None,
         "overlap": parameters.overlap,
-        "mirror": parameters.mirror and mirror,
+        "mirror": mixture.isMirrored,
+        "folds": None if mixture.isOfAll or len(models[0].folds) < 2 else [models[0].folds[0]],
         "device": parameters.device.value,
         "engine": parameters.engine.value,
         "region_of_interest": roiBounds(parameters.roi, parameters.ct),

@@ -170,7 +170,7 @@ class WorklistDock:
         if not self._ready():
             return
         settings = self._panel.settings | {"region_of_interest": None}
-        job = self._run.start(self.cases.toRun(), [str(self._panel.inputs.model.path)], settings)
+        job = self._run.start(self.cases.toRun(), [str(model.path) for model in self._panel.inputs.models], settings)
         self.work.follow(job)
         job.progress.connect(lambda _step: self.work.say(self._run.text))
         self.update()
@@ -305,11 +305,10 @@ class WorklistDock:
         allow(self.pageButton, page, _("Open the cohort's table, which mob-uncertainty predict writes too."))
 
     def _whyNotRun(self) -> str | None:
-        model = self._panel.inputs.model
         if self.cases is None:
             return _("Choose a folder of images, or the DICOM database, first.")
-        if model is None or model.problem:
-            return _("Choose a model in the panel first.")
+        if self._panel.inputs.problem:
+            return self._panel.inputs.problem
         if self._panel.parameters is None:
             return _("Wait until the scene is loaded.")
         return None if self.cases.toRun() else _("All cases have results.")

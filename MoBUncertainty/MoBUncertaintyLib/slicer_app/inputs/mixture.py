@@ -1,0 +1,143 @@
+"""What a model's uncertainty comes from: passes that are averaged, each with its cost, and better models to be made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import qt
+from slicer.i18n import tr as _
+
+from MoBUncertaintyLib.model.folder import ListedModel
+from MoBUncertaintyLib.slicer_app.choices import Mixture
+from MoBUncertaintyLib.slicer_app.panel.section import shown, write
+
+MIRRORED_PASSES = 8
+"""At most, where a training folder tells only when it is loaded along which axes it can be mirrored."""
+TEMPERATURE, HEAD = "temperature", "head"
+
+
+class MixtureChooser:
+    """A list of what can be averaged and, for a model without a covariance, links to what would give it one.
+
+    Args:
+        place: The widget that holds it; hidden where there is nothing to choose or to say.
+        onChosen: Called with the `Mixture` that the user has chosen.
+        onLink: Called with `TEMPERATURE` or `HEAD`.
+    """
+
+    def __init__(self, place, onChosen: Callable[[Mixture], None], onLink: Callable[[str], None]) -> None:
+        self._place = place
+        self._onChosen = onChosen
+        self._offered: list[Mixture] = []
+        self.caption, self.selector, self.note = qt.QLabel(_("Uncertainty:")), qt.QComboBox(), qt.QLabel()
+        self.caption.setBuddy(self.selector)
+        self.selector.toolTip = _(
+            "What is averaged. Where folds, models or mirrored tiles disagree, the variance is larger (law of total "
+            "variance). The time is that of one pass of the network, times the number that is shown."
+        )
+        self.note.wordWrap = True
+        self.note.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Ignored)  # as high as `write` says
+        row = qt.QHBoxLayout()
+        row.addWidget(self.caption)
+        row.addWidget(self.selector, 1)
+        place.layout().addLayout(row)
+        place.layout().addWidget(self.note)
+        self.selector.currentIndexChanged.connect(shown(self._onSelected))
+        self.note.linkActivated.connect(shown(onLink))
+
+    def offer(self, models: Sequence[ListedModel], wanted: Mixture, enabled: bool) -> None:
+        """Show what models can do; none: nothing."""
+        passes = offered(models)
+        self._offered = list(passes)
+        texts = [_describe(mixture, models, count) for mixture, count in passes.items()]
+        blocked = self.selector.blockSignals(True)
+        if texts != [self.selector.itemText(row) for row in range(self.selector.count)]:
+            self.selector.clear()
+            self.selector.addItems(texts)
+        if passes:
+            self.selector.currentIndex = self._offered.index(chosen(wanted, models))
+        self.selector.blockSignals(blocked)
+        self.selector.enabled = enabled
+        for widget in (self.caption, self.selector):
+            widget.visible = len(passes) > 1
+        text = _note(models) if models else ""
+        write(self.note, text)
+        self.note.visible = bool(text)
+        self._place.visible = bool(text) or len(passes) > 1
+
+    def _onSelected(self, *_args) -> None:
+        self._onChosen(self._offered[self.selector.currentIndex])
+
+
+def offered(models: Sequence[ListedModel]) -> dict[Mixture, int]:
+    """List what can be averaged, and how many passes of the network each is."""
+    folds = [len(model.folds) or 1 for model in models]
+    alone, every = len(models) == 1, sum(folds)
+    passes = {}
+    if alone:
+        passes[Mixture.ONE] = 1
+    if every > 1:
+        passes[Mixture.FOLDS] = every
+    if models and all(map(canMirror, models)):
+        mirrors = [_mirrors(model) for model in models]
+        if alone:
+            passes[Mixture.MIRRORED] = mirrors[0]
+        if every > 1:
+            passes[Mixture.FOLDS_MIRRORED] = sum(n * m for n, m in zip(folds, mirrors, strict=True))
+    return passes
+
+
+def chosen(wanted: Mixture, models: Sequence[ListedModel]) -> Mixture:
+    """Return what is averaged: what the user wants, or the nearest to it that the models can do."""
+    passes = offered(models)
+    if wanted in passes:
+        return wanted
+    if wanted.isMirrored and (mirrored := [each for each in passes if each.isMirrored]):
+        return mirrored[-1]
+    return Mixture.FOLDS if Mixture.FOLDS in passes else Mixture.ONE
+
+
+def canMirror(model: ListedModel) -> bool:
+    """Whether a model was trained with mirrored images, as far as its card says."""
+    return model.card is None or bool(model.card.mirror_axes)
+
+
+def canHaveHead(model: ListedModel) -> bool:
+    """Whether a covariance head could be fitted to a model, as far as is known here."""
+    nested = model.card is not None and any(label.covers for label in model.card.labels)
+    slices = model.card is not None and model.card.configuration != "3d_fullres"
+    return len(model.channels) == 1 and not nested and not slices
+
+
+def _mirrors(model: ListedModel) -> int:
+    return 2 ** len(model.card.mirror_axes) if model.card else MIRRORED_PASSES
+
+
+def _describe(mixture: Mixture, models: Sequence[ListedModel], passes: int) -> str:
+    alone, count = len(models) == 1, len(models[0].folds) if len(models) == 1 else len(models)
+    if mixture is Mixture.ONE:
+        what = _("One fold") if count > 1 else _("One pass")
+    elif mixture is Mixture.MIRRORED:
+        what = _("Mirrored tiles") if models[0].card else _("Mirrored tiles, if trained so")
+    elif mixture is Mixture.FOLDS:
+        what = (_("{n} folds as a mixture") if alone else _("{n} models as a mixture")).format(n=count)
+    else:
+        what = (_("{n} folds, mirrored") if alone else _("{n} models, mirrored")).format(n=count)
+    guessed = mixture.isMirrored and not all(model.card for model in models)
+    text = _("{what}: up to {n} × the time") if guessed else _("{what}: {n} × the time")
+    return text.format(what=what, n=passes)
+
+
+def _note(models: Sequence[ListedModel]) -> str:
+    """Say what a model without a covariance lacks, and what it takes to get it."""
+    if any(model.has_covariance for model in models):
+        return ""
+    lacks = _("No covariance: the variance is the disagreement of tiles and of what is averaged.")
+    if len(models) > 1:
+        return lacks
+    temperature = _('<a href="temperature">A temperature</a> (minutes, 5 reviews that you have signed off)')
+    head = _('<a href="head">a covariance head</a> (2 minutes to hours, 20 labelled cases)')
+    if not canHaveHead(models[0]):
+        return f"{lacks} {_('{temperature} makes the probabilities truer.').format(temperature=temperature)}"
+    text = _("{temperature} makes the probabilities truer; {head} lets clicks spread, too.")
+    return f"{lacks} {text.format(temperature=temperature, head=head)}"

@@ -1,0 +1,147 @@
+"""What uncertainty comes from is chosen in the panel: folds, mirrored tiles, other models, or a better model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import MODULE_FOLDER
+from support.small_panel import add_ct
+
+pytestmark = pytest.mark.own_process
+
+DEMO_MODEL = MODULE_FOLDER / "Resources" / "Models" / "PhantomPancreas"
+
+
+@pytest.fixture
+def add(desktop, tmp_path: Path) -> Iterator:
+    """Adds training folders of nnU-Net by the dialog, and removes them in the end."""
+    added = []
+
+    def add_folder(name: str, *labels: str, folds: int = 1, channel: str = "CT") -> Path:
+        folder = tmp_path / f"Dataset001_{name}" / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+        for fold in range(folds):
+            (folder / f"fold_{fold}").mkdir(parents=True)
+            (folder / f"fold_{fold}" / "checkpoint_final.pth").touch()
+        (folder / "plans.json").write_text("{}")
+        values = {"background": 0} | {label: value for value, label in enumerate(labels, start=1)}
+        (folder / "dataset.json").write_text(json.dumps({"channel_names": {"0": channel}, "labels": values}))
+        desktop.choose(folder / "plans.json")
+        desktop.ui.addModelButton.click()
+        desktop.process()
+        added.append(folder)
+        return folder
+
+    yield add_folder
+    models = desktop.logic.modelList
+    for folder in added:
+        models.remove(folder)
+    desktop.widget.panel.inputs.close()
+    desktop.widget.panel.inputs.fill("")
+
+
+@pytest.fixture
+def asked(desktop, monkeypatch) -> list[tuple[list[Path], dict]]:
+    """Models and settings of each press of Apply."""
+    found: list[tuple[list[Path], dict]] = []
+    monkeypatch.setattr(desktop.logic, "run", lambda _ct, models, settings: found.append((models, settings)))
+    return found
+
+
+def test_folds_and_mirrored_tiles_are_chosen_with_their_cost(desktop, add, asked):
+    ui, inputs = desktop.ui, desktop.widget.panel.inputs
+    add_ct(desktop)
+    ui.inputsCollapsibleButton.collapsed = False
+    assert not ui.mixturePlace.visible, "the demo's model has a covariance and one fold, and cannot be mirrored"
+    add("Organs", "spleen", folds=3)
+    selector, note = inputs._mixtures.selector, inputs._mixtures.note
+    assert [selector.itemText(row) for row in range(selector.count)] == [
+        "One fold: 1 × the time",
+        "3 folds as a mixture: 3 × the time",
+        "Mirrored tiles, if trained so: up to 8 × the time",
+        "3 folds, mirrored: up to 24 × the time",
+    ]
+    assert ui.mixturePlace.visible and note.visible
+    assert note.text.index("No covariance") < note.text.index("A temperature") < note.text.index("covariance head")
+    ui.applyButton.click()
+    for row in range(4):
+        selector.currentIndex = row
+        ui.applyButton.click()
+    found = [(settings["folds"], settings["mirror"]) for _, settings in asked]
+    assert found == [(None, False), ([0], False), (None, False), ([0], True), (None, True)]
+    add("One", "spleen")
+    assert [selector.itemText(row) for row in range(selector.count)] == [
+        "One pass: 1 × the time",
+        "Mirrored tiles, if trained so: up to 8 × the time",
+    ]
+    assert selector.currentIndex == 1, "mirrored, as before"
+    ui.modelSelector.currentIndex = 0
+    ui.applyButton.click()
+    assert (asked[-1][1]["folds"], asked[-1][1]["mirror"]) == (None, False)
+    assert desktop.widget.panel.parameters.mixture.value == "folds, mirrored", "kept for models that can"
+
+
+def test_several_models_make_an_ensemble(desktop, add, asked):
+    import qt
+
+    ui, panel = desktop.ui, desktop.widget.panel
+    add_ct(desktop)
+    ui.inputsCollapsibleButton.collapsed = False
+    other, pet = add("Other", "liver", "colon"), add("Pet", "spleen", channel="PET")
+    assert not ui.ensemblePlace.visible, "no other model has the same labels and channels"
+    first, second = add("Seed0", "spleen", folds=2), add("Seed1", "spleen")
+    chooser = panel.inputs._ensembles
+    assert ui.ensemblePlace.visible and chooser.summary.text == "Ensemble: none."
+    chooser.button.click()
+    rows = {chooser.list.item(row).text(): chooser.list.item(row) for row in range(chooser.list.count)}
+    assert rows["Other"].toolTip() == "Other has other labels: liver, colon."
+    assert rows["Pet"].toolTip() == "Pet takes other images: PET."
+    assert not rows["Other"].flags() & qt.Qt.ItemIsEnabled and rows["Seed0"].flags() & qt.Qt.ItemIsEnabled
+    rows["Seed0"].setCheckState(qt.Qt.Checked)
+    assert chooser.summary.text == "Ensemble: with Seed0."
+    assert panel.parameters.ensemble == [str(first)]
+    selector = panel.inputs._mixtures.selector
+    assert selector.itemText(0) == "2 models as a mixture: 3 × the time"
+    ui.applyButton.click()
+    assert asked[0][0] == [second, first] and asked[0][1]["folds"] is None
+    panel.parameters.ensemble = [str(other)]  # as a scene from elsewhere may have it
+    assert ui.applyButton.toolTip.startswith("Other has other labels: liver, colon. Uncheck it under Ensemble")
+    panel.parameters.ensemble = ["Elsewhere"]
+    assert ui.applyButton.toolTip.startswith("There is no model Elsewhere on this computer;")
+    panel.parameters.ensemble = [str(first)]
+    ui.modelSelector.currentIndex = 0
+    assert panel.parameters.ensemble == [] and ui.applyButton.enabled
+    members = [{"name": folder.parent.name, "path": str(folder)} for folder in (first, second)]
+    panel.inputs.chooseMakers({"model": members[0], "ensemble": members})
+    assert [model.path for model in panel.inputs.models] == [first, second]
+    panel.inputs.chooseMakers({"model": {"path": str(pet)}})
+    assert [model.path for model in panel.inputs.models] == [pet]
+
+
+def test_the_command_for_a_head_is_shown_and_its_model_used(desktop, add, tmp_path, monkeypatch):
+    import qt
+
+    monkeypatch.setattr(qt.QStandardPaths, "writableLocation", lambda _kind: str(tmp_path))
+    folder, inputs = add("Organs", "spleen"), desktop.widget.panel.inputs
+    inputs._mixtures.note.linkActivated.emit("temperature")
+    assert inputs.recalibrate.window.windowTitle == "Recalibrate nnUNetTrainer__nnUNetPlans__3d_fullres"
+    inputs._mixtures.note.linkActivated.emit("head")
+    dialog, output = inputs.attachHead, tmp_path / "Organs with covariance.zip"
+    assert dialog.commandEdit.plainText == (
+        f"mob-training attach-head {folder} CASES --workspace '{tmp_path}/Organs with covariance' --output '{output}'"
+    )
+    desktop.choose(tmp_path)
+    dialog.casesButton.click()
+    assert f"attach-head {folder} {tmp_path} --workspace" in dialog.commandEdit.plainText
+    dialog.copyButton.click()
+    assert qt.QApplication.clipboard().text() == dialog.commandEdit.plainText
+    assert not dialog.useButton.enabled and "has not made" in dialog.useButton.toolTip
+    shutil.make_archive(str(output.with_suffix("")), "zip", DEMO_MODEL)
+    desktop.process(until=lambda: dialog.useButton.enabled)
+    dialog.useButton.click()
+    assert inputs.model.path == output and not dialog.window.visible
+    desktop.logic.modelList.remove(output)
