@@ -9,6 +9,7 @@ commands, so that `--help` answers at once.
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -88,6 +89,13 @@ def predict(
     precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Floating-point format of the network.")
     ] = "auto",
+    computer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="USER@HOST",
+            help="Predict on this computer, by ssh: images and models are sent there. It needs mob-uncertainty.",
+        ),
+    ] = None,
     fold: Annotated[
         list[str] | None, typer.Option(help="Fold to use; may be repeated. Default: all folds of the model.")
     ] = None,
@@ -146,6 +154,7 @@ def predict(
         from MoBUncertaintyLib.pipeline.cohort import CohortJob
         from MoBUncertaintyLib.prediction import PredictionSettings
         from MoBUncertaintyLib.regions.settings import read_stated
+        from MoBUncertaintyLib.worker.remote.predictor import RemotePredictor
 
         if overwrite and skip_existing:
             raise SettingsError("Earlier results can be kept or replaced; give --skip-existing or --overwrite.")
@@ -170,13 +179,14 @@ def predict(
         cases = case_folders(list_inputs(source, output, numbered), output)
         if named and cases[0][0].entry:
             raise SettingsError("--channel is for one case; in a folder, name files CASE_0000, CASE_0001, and so on.")
-        predictor = predictor_of(found, settings)
+        predictor = RemotePredictor(computer, found, settings) if computer else predictor_of(found, settings)
         asked = {"measure": measure, "threshold": threshold, "minimum_mm3": min_volume}
         region_settings = predictor.model.card.region_settings.changed(
             read_stated(region or ()) | {name: value for name, value in asked.items() if value is not None}
         )
         job = CohortJob(predictor, region_settings, series, named, scene, objects, overwrite, skip_existing)
-        return predict_inputs(cases, source, output, job, cancelled)
+        with closing(predictor):
+            return predict_inputs(cases, source, output, job, cancelled)
 
 
 @app.command()

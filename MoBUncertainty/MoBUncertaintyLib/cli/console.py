@@ -51,10 +51,13 @@ debug = False
 
 STAGES = {
     "read": "Reading",
+    "send model": "Sending the model (MB)",
+    "send": "Sending the image (MB)",
     "first_stage": "Predicting the first stage",
     "preprocess": "Preprocessing",
     "network": "Predicting tiles",
     "resample": "Resampling",
+    "receive": "Receiving the results (MB)",
     "regions": "Finding doubtful regions",
     "write": "Writing",
     "download": "Downloading (MB)",

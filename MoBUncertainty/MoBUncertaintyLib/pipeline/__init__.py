@@ -279,14 +279,13 @@ def _analysis(
     seconds = dict(prediction.timings)
     with _stage("regions", seconds, progress, cancelled):
         regions = find_regions(prediction, settings)
-    prediction.warnings.extend(_without_covariance(prediction, settings.measure))
-    if regions.coverage is not None and regions.coverage.warning:
-        prediction.warnings.append(regions.coverage.warning)
     problem = unsuitable(regions.ranked, prediction.volumes_ml())
-    if problem:
-        prediction.warnings.append(problem)
-        if prediction.suitability is not None:
-            prediction = prediction.judged(prediction.suitability.worsened(Level.UNUSUAL, problem))
+    covered = regions.coverage.warning if regions.coverage is not None else None
+    noticed = [*_without_covariance(prediction, settings.measure), covered, problem]
+    known = set(prediction.warnings)  # the computer that has predicted may have looked at regions too
+    prediction.warnings.extend(each for each in noticed if each and each not in known)
+    if problem and problem not in known and prediction.suitability is not None:
+        prediction = prediction.judged(prediction.suitability.worsened(Level.UNUSUAL, problem))
     return Analysis(prediction, regions, seconds)
 
 

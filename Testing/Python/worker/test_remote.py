@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,9 +16,11 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.worker.remote.connection import check_host, not_connected, ssh_command
 from support import tiny
 from support.caller import Caller, Start
+from support.command_line import run
 from support.loopback import FAKE, HOST, MISSING, PROGRAM, Loopback
 from support.processes import SOON, wait_until
 from support.worker_requests import an_export
@@ -86,6 +89,31 @@ def test_a_result_is_the_local_one_and_says_where_it_was_computed(lab: Loopback,
     assert (told["version"], bool(told["device"]), told["cores"] >= 1) == (__version__, True, True)
     callers[0].client.cancel()
     shutil.rmtree(kept.parent)
+
+
+def test_the_command_predicts_there_with_an_ensemble_as_here(lab: Loopback, model: Path, tmp_path: Path) -> None:
+    other = tiny.make_results_folder(tmp_path / "other", dataset=tiny.make_dataset(orientation="RAS"), folds=2)
+    sitk.WriteImage(tiny.make_ct((12, 16, 16)), tmp_path / "ct.nii.gz")
+    asked = ["predict", tmp_path / "ct.nii.gz", "--model", model, "--model", other, "--no-scene"]
+    options = ["--device", "cpu", "--precision", "float32", "--engine", "torch"]
+    for where in ([], ["--computer", HOST]):
+        done = run(*asked, *options, *where, "--output", tmp_path / ("there" if where else "here"))
+        assert done.exit_code == 0, done.stderr
+    here, there = (read_results(tmp_path / name) for name in ("here", "there"))
+    assert np.array_equal(here.prediction.segmentation, there.prediction.segmentation)
+    assert here.prediction.segmentation.any()
+    for maps in ("probability", "variance"):
+        assert np.array_equal(getattr(here.prediction, maps), getattr(there.prediction, maps))
+    told, known = (json.loads((tmp_path / name / "prediction.json").read_text()) for name in ("there", "here"))
+    assert told["computer"] == HOST and told["input"] == known["input"] and told["settings"] == known["settings"]
+    assert [each["path"] for each in told["ensemble"]] == [str(model), str(other)]
+    assert told["model"] == known["model"] and told["warnings"] == known["warnings"]
+    again = run(*asked, *options, "--computer", HOST, "--output", tmp_path / "there", "--skip-existing")
+    assert again.exit_code == 0 and "holds results already" in again.stderr
+    lost = run(*asked, "--computer", "stranger", "--output", tmp_path / "lost")
+    assert (lost.exit_code, (tmp_path / "lost").exists()) == (2, False)
+    assert "ssh does not know stranger yet" in lost.stderr
+    shutil.rmtree(lab.caches / "mob-uncertainty" / "models")
 
 
 def test_what_leaves_names_no_patient_and_the_connection_stays(

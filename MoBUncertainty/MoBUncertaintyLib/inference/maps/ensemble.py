@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -63,7 +63,7 @@ class Ensemble:
                     f"{first.path} and {other.path} have other {what}, so they make no ensemble; choose models that "
                     "were trained on the same data."
                 )
-        self.model = _together(models)
+        self.model = together(models)
         self._members = [Predictor(model, settings) for model in models]
         self.use(settings or PredictionSettings())
 
@@ -163,8 +163,28 @@ class Ensemble:
         }
 
 
-AnyPredictor = Predictor | Ensemble
-"""What predicts an image, with one model or with several."""
+class AnyPredictor(Protocol):
+    """What predicts an image: with one model or with several, here or on another computer; see `Predictor`."""
+
+    model: Model
+    labels: tuple[Label, ...]
+    settings: PredictionSettings
+
+    def use(self, settings: PredictionSettings) -> None:
+        """Change how to predict from now on."""
+
+    def predict(
+        self,
+        image: sitk.Image,
+        progress: ProgressCallback | None = None,
+        cancelled: CancelledCallback | None = None,
+        exact: bool = False,
+        channels: Mapping[str, sitk.Image] | None = None,
+    ) -> Prediction:
+        """Segment one image."""
+
+    def close(self) -> None:
+        """Give back what it holds besides memory."""
 
 
 def mix(mixture: Prediction, other: Prediction, fraction: float) -> None:
@@ -211,7 +231,7 @@ def _difference(one: Model, other: Model) -> str:
     return "labels" if labels[0] != labels[1] else "" if one.channels == other.channels else "input channels"
 
 
-def _together(models: Sequence[Model]) -> Model:
+def together(models: Sequence[Model]) -> Model:
     """Make a model that stands for all: what holds for one alone, such as its ordinary cases, is left out."""
     stochastic = (model for model in models if model.card.covariance.kind is not Covariance.DETERMINISTIC)
     lead = next(stochastic, models[0])
