@@ -5,7 +5,7 @@
 The cases of scores folders of `mob-training evaluate`, which must be exchangeable, are split into calibration and test
 cases again and again. In each split the scale is chosen and the quantile taken from the calibration cases alone. Beside
 it stand each scale by itself, plain conformal prediction among them, and the spread of coherent samples, where the
-scores have it.
+scores have it: with several labels they have its mean only.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ CALIBRATION = 0.6
 CHOSEN, SAMPLES = "chosen", "samples"
 
 
-def study(cases: list[dict[str, Any]], label: str, seed: int = 0) -> dict[str, Any]:
-    """Measure coverage and mean width of the intervals of a label over random splits."""
+def study(cases: list[dict[str, Any]], label: str, alone: bool = True, seed: int = 0) -> dict[str, Any]:
+    """Measure coverage and mean width of the intervals of a label, the only one or not, over random splits."""
     pairs = [stated(case, label) for case in cases]
     # Reviews may not have been simulated.
     simulated = all(len(case[f"{KEY}.{label}.ml"]) > STAGES for case in cases)
@@ -39,7 +39,7 @@ def study(cases: list[dict[str, Any]], label: str, seed: int = 0) -> dict[str, A
     spread = [case.get("joint.volume.deviation") for case in cases]
     outside = np.array([case[f"{KEY}.{label}.outside"] for case in cases])
     scales: dict[str, list[float]] = {kind.value: [each.scale(kind) for each, _ in pairs] for kind in Scale}
-    if all(spread):
+    if alone and all(spread):
         scales[SAMPLES] = [float(each) / 1000 for each in spread if each]
     reviewed = np.array([each.scale(Scale.ERROR) for each, _ in after])
     left = np.array([abs(true - each.ml) for each, true in after])
@@ -115,7 +115,7 @@ def main() -> None:
         labels = sorted({key.split(".")[1] for case in ordinary for key in case if key.endswith(".true_ml")})
         for label in labels:
             title = name if len(labels) == 1 else f"{name}, {label}"
-            results[title] = study(ordinary, label)
+            results[title] = study(ordinary, label, alone=len(labels) == 1)
     asked.output.mkdir(parents=True, exist_ok=True)
     (asked.output / "intervals.json").write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))

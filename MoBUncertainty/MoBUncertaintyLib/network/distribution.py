@@ -272,6 +272,37 @@ class LogitGaussian:
             eta = eta + self.loading.apply(self._latent(k, generator))
         return eta
 
+    def sampler_at(self, mask: Tensor, generator: torch.Generator | None = None) -> Callable[[], Tensor]:
+        """Make a function that draws one sample of the logits at N voxels of a single tile, (C, N).
+
+        Noise is drawn for the whole tile, so that the voxels share what they share in `rsample`.
+
+        Args:
+            mask: Of the voxels, (*S).
+            generator: Source of the normals.
+        """
+        at = mask.flatten().nonzero()[:, 0]
+
+        def there(values: Tensor) -> Tensor:
+            """Take (..., *S) at the voxels, (..., N); what they share, (..., 1), stays."""
+            flat = values.flatten(-3)
+            return flat if flat.shape[-1] == 1 else flat.index_select(-1, at)
+
+        mean = there(self.mean[0])
+        deviation = None if self.log_variance is None else (0.5 * there(self.log_variance[0])).exp()
+        rows = () if self.loading is None else there(self.loading.dense()[0]).transpose(0, 1).contiguous()
+
+        def draw() -> Tensor:
+            eta = mean.clone()
+            if deviation is not None:
+                eta.addcmul_(deviation, there(self._field(tuple(self.mean.shape), generator)[0]))
+            if self.loading is not None:
+                for row, noise in zip(rows, there(self._latent(1, generator)[0, 0]), strict=True):
+                    eta.addcmul_(row, noise)
+            return eta
+
+        return draw
+
     def softmax_sampler(self, generator: torch.Generator | None = None) -> Callable[[int], Tensor]:
         """Make the cheapest function k -> logits (k, B, C, *S) whose softmax is distributed as that of `rsample`.
 

@@ -104,6 +104,21 @@ def test_one_seed_gives_one_sample():
     assert not torch.equal(first, third)
 
 
+@pytest.mark.parametrize("kind", STOCHASTIC)
+@pytest.mark.parametrize("scope", [*Scope])
+def test_some_voxels_are_sampled_as_with_all_others(kind, scope):
+    """The same noise, so the same numbers; a tile, cells and neighbours share it."""
+    if kind is Covariance.LOW_RANK and scope is Scope.VOXEL:
+        pytest.skip("there is no such model")
+    length_mm = (2.0, 1.0, 1.5) if scope is Scope.LOCAL else None
+    gaussian = gaussian_of(kind, classes=3, scope=scope, length_mm=length_mm)
+    mask = torch.rand(gaussian.mean.shape[2:], generator=torch.Generator().manual_seed(0)) < 0.3
+    draw = gaussian.sampler_at(mask, torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(2):
+        torch.testing.assert_close(draw(), gaussian.rsample(1, generator)[0, 0][:, mask])
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("kind", STOCHASTIC)
 def test_softmax_sampler_draws_the_same_probabilities_as_the_literal_samples(kind, classes):

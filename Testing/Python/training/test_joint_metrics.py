@@ -19,7 +19,7 @@ from mob_training.evaluation.metrics import (
     matched_iou,
     volume_scores,
 )
-from mob_training.evaluation.metrics.joint import CERTAIN, decompose, laplace
+from mob_training.evaluation.metrics.joint import CERTAIN, WIDE, _site, decompose, laplace
 from mob_training.evaluation.metrics.variogram import LAGS
 from mob_training.evaluation.metrics.volumes import LEVELS, crps, interval
 
@@ -117,6 +117,21 @@ def test_a_crop_against_importance_sampling(length, white):
     expected, error, effective = importance_sampled(*dense(law, truth))
     assert effective > 500
     assert joint_log_likelihood(law, truth) == pytest.approx(expected, abs=3e-3 * abs(expected) + 3 * error)
+
+
+def test_integrals_over_white_noise_do_not_jump_where_they_are_computed_more_finely():
+    """Value, slope and curvature just below the border, by Simpson's rule."""
+    mean, x = np.linspace(-12, 12, 25), np.linspace(-12, 12, 4001)
+    density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+    p = expit(mean[:, None] + np.sqrt(WIDE) * x)
+    total, first, second = (
+        integrate.simpson(each * density, x=x) for each in (p, p * (1 - p), p * (1 - p) * (1 - 2 * p))
+    )
+    slope = first / total
+    for found, expected in zip(
+        _site(mean, np.full(25, WIDE)), (np.log(total), slope, slope**2 - second / total), strict=True
+    ):
+        assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_white_noise_is_a_product_of_marginals_and_no_noise_one_of_bernoullis():

@@ -27,10 +27,10 @@ from mob_training.evaluation.metrics import (
     volume_scores,
 )
 from mob_training.evaluation.metrics.variogram import LAGS
-from MoBUncertaintyLib.geometry import Box, bounding_box, shadows, shape_of
+from MoBUncertaintyLib.geometry import Box, bounding_box, shadows
 from MoBUncertaintyLib.inference.draws import blended_gaussian
 from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
-from MoBUncertaintyLib.model.covariance import Scope, correlation
+from MoBUncertaintyLib.model.covariance import Scope, axis_correlation
 from MoBUncertaintyLib.network.distribution import DenseLoading, LogitGaussian
 from MoBUncertaintyLib.network.partitions import cell_bounds
 
@@ -95,41 +95,63 @@ def joint_scores(
         true = nearest(volume.case.view(truth), tuple(volume.logits.mean.shape[2:]))
         folds.append(volume.logits)
     spacing = np.array(predictor.model.card.spacing, float)
-    each, sums = [], JointSums()
-    for label in predictor.model.card.labels:
-        scores, own = _label_scores(folds, label.value, true == label.value, spacing, samples)
-        each.append(scores)
-        sums.add(own)
-    return {name: _mean([one[name] for one in each]) for name in each[0]}, sums
-
-
-def _label_scores(
-    folds: list[LogitGaussian], label: int, truth: np.ndarray, spacing: np.ndarray, samples: int
-) -> tuple[dict[str, Any], JointSums]:
-    laws = [contrast_law(gaussian, label) for gaussian in folds]
-    marginals = [_marginal(law, truth.shape) for law in laws]
-    mean = np.mean(marginals, axis=0)
-    joint = _mixture([joint_log_likelihood(law, truth.ravel()) for law in laws])
-    right = [np.where(truth, p, 1 - p).astype(float) for p in marginals]
-    alone = _mixture([float(np.log(np.maximum(p, 1e-300)).sum()) for p in right])
-    doubtful = in_doubt(mean, truth)
+    labels = [_Label.of(folds, label.value, true == label.value) for label in predictor.model.card.labels]
+    doubtful = np.logical_or.reduce([in_doubt(label.mean, label.truth) for label in labels])
     box = bounding_box(shadows(doubtful), [MARGIN] * 3) if doubtful.any() else (slice(0, 1),) * 3
-    voxel, inside = float(spacing.prod()), mean[box]
-    elsewhere = float(mean.sum() - inside.sum())
-    generator = np.random.default_rng(label)
-    volumes, sums = [], JointSums(errors=autocovariance(truth[box] - inside, spacing.tolist()))
-    for number, p in enumerate(_samples(folds, label, box, samples)):
-        drawn = generator.random(p.shape, dtype=np.float32) < p
-        volumes.append(voxel * (np.count_nonzero(drawn) + elsewhere))
-        if number < IN_VARIOGRAM:
-            sums.samples = sums.samples + autocovariance(drawn - inside, spacing.tolist()) / IN_VARIOGRAM
-    lengths = {"errors": correlation_length(sums.errors), "samples": correlation_length(sums.samples)}
-    return {
-        "log_likelihood": joint,
-        "gain": round(joint - alone, 3) + 0.0,
-        "volume": volume_scores(volumes, voxel * np.count_nonzero(truth)),
-        "lengths": lengths | {"gap": abs(lengths["errors"] - lengths["samples"])},
-    }, sums
+    voxel_mm3, residual = float(spacing.prod()), np.zeros(doubtful.shape)
+    sums = [JointSums(errors=autocovariance((label.truth - label.mean)[box], spacing.tolist())) for label in labels]
+    elsewhere = [float(label.mean[~doubtful].sum()) for label in labels]
+    volumes: list[list[float]] = [[] for _ in labels]
+    for number, drawn in enumerate(_samples(folds, doubtful, box, samples)):
+        for label, own, expected, mm3 in zip(labels, sums, elsewhere, volumes, strict=True):
+            sample = drawn == label.value
+            mm3.append(voxel_mm3 * (np.count_nonzero(sample) + expected))
+            if number < IN_VARIOGRAM:
+                residual[doubtful] = sample - label.mean[doubtful]
+                own.samples = own.samples + autocovariance(residual[box], spacing.tolist()) / IN_VARIOGRAM
+    total = JointSums()
+    for own in sums:
+        total.add(own)
+    each = [label.scores(*rest, voxel_mm3) for label, *rest in zip(labels, volumes, sums, strict=True)]
+    return {name: _mean([one[name] for one in each]) for name in each[0]}, total
+
+
+@dataclass(frozen=True, eq=False)
+class _Label:
+    """A label of a case, on the network's grid.
+
+    Attributes:
+        value: From 1 to C - 1.
+        truth: Mask (z, y, x).
+        mean: Its probability.
+        joint, alone: Log likelihood of the truth, and of its voxels each for itself.
+    """
+
+    value: int
+    truth: np.ndarray
+    mean: np.ndarray
+    joint: float
+    alone: float
+
+    @classmethod
+    def of(cls, folds: list[LogitGaussian], value: int, truth: np.ndarray) -> _Label:
+        """Compute the likelihoods of a truth."""
+        laws = [contrast_law(gaussian, value) for gaussian in folds]
+        marginals = [_marginal(law, truth.shape) for law in laws]
+        joint = _mixture([joint_log_likelihood(law, truth.ravel()) for law in laws])
+        right = [np.where(truth, p, 1 - p).astype(float) for p in marginals]
+        alone = _mixture([float(np.log(np.maximum(p, 1e-300)).sum()) for p in right])
+        return cls(value, truth, np.mean(marginals, axis=0), joint, alone)
+
+    def scores(self, volumes: list[float], sums: JointSums, voxel_mm3: float) -> dict[str, Any]:
+        """Score the label, as `joint_scores` returns it; `volumes` of samples in mm3."""
+        lengths = {"errors": correlation_length(sums.errors), "samples": correlation_length(sums.samples)}
+        return {
+            "log_likelihood": self.joint,
+            "gain": round(self.joint - self.alone, 3) + 0.0,
+            "volume": volume_scores(volumes, voxel_mm3 * np.count_nonzero(self.truth)),
+            "lengths": lengths | {"gap": abs(lengths["errors"] - lengths["samples"])},
+        }
 
 
 def marginal(gaussian: LogitGaussian, label: int) -> np.ndarray:
@@ -170,10 +192,16 @@ def contrast_law(gaussian: LogitGaussian, label: int) -> ContrastLaw:
         white, factors = white + rows.square().sum(dim=0), rows[:0]
     places, kernel = np.indices(tuple(mean.shape)).reshape(3, -1).T, None
     if gaussian.lengths is not None:
-        lengths = [float(length) for length in gaussian.lengths]
+        # Distances are whole numbers of voxels, so a table of each axis has them all.
+        tables = [
+            axis_correlation(np.arange(size, dtype=float), float(length))
+            for size, length in zip(mean.shape, gaussian.lengths, strict=True)
+        ]
 
         def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            return np.asarray(correlation((a[:, None] - b).astype(float), lengths, gaussian.shared_fraction))
+            depth, height, width = (table[np.abs(a[:, axis, None] - b[:, axis])] for axis, table in enumerate(tables))
+            shared = gaussian.shared_fraction
+            return np.asarray((1 - shared) * depth * height * width + shared)
 
     elif gaussian.scope is Scope.PARTITION:
         counts = gaussian.partitions if isinstance(gaussian.partitions, tuple) else (gaussian.partitions,) * 3
@@ -187,24 +215,34 @@ def contrast_law(gaussian: LogitGaussian, label: int) -> ContrastLaw:
     return ContrastLaw(mean.flatten().numpy(), white.numpy(), factors.numpy(), places, kernel)
 
 
-def _samples(folds: list[LogitGaussian], label: int, box: Box, count: int) -> Iterator[np.ndarray]:
-    """Draw the probability of a label in a box, the folds in turn."""
-    cut = [part_of(gaussian, box) for gaussian in folds]
-    generator = torch.Generator().manual_seed(label)
+def _samples(folds: list[LogitGaussian], doubtful: np.ndarray, box: Box, count: int) -> Iterator[np.ndarray]:
+    """Draw the label of each doubtful voxel, (N,), the folds in turn.
+
+    Args:
+        folds: In a batch of one.
+        doubtful: Mask of the voxels.
+        box: Where they are: noise is drawn there alone.
+        count: Number of samples.
+    """
+    generator, uniform = torch.Generator().manual_seed(0), np.random.default_rng(0)
+    samplers = []
+    for gaussian in folds:
+        # Cells of a partition must stay whole.
+        part, mask = (
+            (gaussian, doubtful) if gaussian.scope is Scope.PARTITION else (part_of(gaussian, box), doubtful[box])
+        )
+        samplers.append(part.sampler_at(torch.from_numpy(mask), generator))
     for number in range(count):
-        gaussian, inside = cut[number % len(cut)]
-        yield gaussian.rsample(1, generator)[0, 0].softmax(dim=0)[label][inside].numpy()
+        p = samplers[number % len(samplers)]().softmax(dim=0).numpy()
+        yield (uniform.random(p.shape[1], dtype=np.float32) > p.cumsum(axis=0)[:-1]).sum(axis=0)
 
 
-def part_of(gaussian: LogitGaussian, box: Box) -> tuple[LogitGaussian, Box]:
-    """Cut a Gaussian to a box, and say where the box is in what is left; cells must stay whole."""
-    if gaussian.scope is Scope.PARTITION:
-        return gaussian, box
+def part_of(gaussian: LogitGaussian, box: Box) -> LogitGaussian:
+    """Cut a Gaussian to a box."""
     part = (..., *box)
     loading = None if gaussian.loading is None else DenseLoading(gaussian.loading.dense()[part])
     log_variance = None if gaussian.log_variance is None else gaussian.log_variance[part]
-    cut = replace(gaussian, mean=gaussian.mean[part], log_variance=log_variance, loading=loading)
-    return cut, tuple(slice(0, size) for size in shape_of(box))
+    return replace(gaussian, mean=gaussian.mean[part], log_variance=log_variance, loading=loading)
 
 
 def nearest(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

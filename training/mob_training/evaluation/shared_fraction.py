@@ -74,7 +74,7 @@ def fraction_scores(
     mean = marginal(gaussian, label)
     doubtful = in_doubt(mean, truth)
     box = bounding_box(shadows(doubtful), [0] * 3) if doubtful.any() else (slice(0, 1),) * 3
-    part, _ = part_of(gaussian, box)
+    part = part_of(gaussian, box)
     counted = torch.from_numpy(doubtful[box])
     middle, elsewhere = part.mean[0][:, counted], float(mean.sum() - mean[doubtful].sum())
     generator, uniform = torch.Generator().manual_seed(label), np.random.default_rng(label)
