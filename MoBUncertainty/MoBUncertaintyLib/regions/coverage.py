@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 ENOUGH = 0.5
 """A list that holds less than this fraction of the expected error says so."""
+
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,23 @@ class Coverage:
             raise ValueError("an expected error is a number from 0 on")
 
     @property
+    def total_mm3(self) -> float:
+        """All of the expected error."""
+        return self.held_mm3 + self.thin_mm3 + self.faint_mm3 + self.dropped_mm3
+
+    @property
     def fraction(self) -> float:
         """The fraction of the expected error that the regions hold; 1 if no error is expected."""
-        total = self.held_mm3 + self.thin_mm3 + self.faint_mm3 + self.dropped_mm3
-        return self.held_mm3 / total if total else 1.0
+        return self.held_mm3 / self.total_mm3 if self.total_mm3 else 1.0
+
+    def extended(self, held_mm3: float) -> Coverage:
+        """Return that of a list which holds more, since others have stayed on it; what is left shrinks evenly."""
+        more = min(held_mm3, self.total_mm3) - self.held_mm3
+        rest = self.total_mm3 - self.held_mm3
+        if more <= ROUNDING * self.total_mm3:
+            return self
+        left = {name: getattr(self, name) * (1 - more / rest) for name in ("thin_mm3", "faint_mm3", "dropped_mm3")}
+        return replace(self, held_mm3=self.held_mm3 + more, **left)
 
     @property
     def warning(self) -> str | None:

@@ -152,7 +152,8 @@ class ReviewSession(RegionDrawing):
     @property
     def coverageWarning(self) -> str | None:
         """What is to be said of how much of the expected error the listed regions hold; None: they hold enough."""
-        return self._coverage.warning(self.settings)
+        listed = sum(each.found.region.expected_error_mm3 for each in self.review.regions)
+        return self._coverage.warning(self.settings, listed)
 
     @property
     def modelDigest(self) -> str | None:

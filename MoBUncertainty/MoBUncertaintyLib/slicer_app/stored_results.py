@@ -85,10 +85,15 @@ class ListCoverage:
             found = {"settings": asdict(regions.settings), "coverage": asdict(regions.coverage)}
             self._results.setState("coverage", found | {"predicted_sha256": self._digest})
 
-    def warning(self, settings: RegionSettings) -> str | None:
-        """Say what is to be said of regions that were found with these settings."""
+    def warning(self, settings: RegionSettings, listed_mm3: float) -> str | None:
+        """Say what is to be said of the list, if there is anything.
+
+        Args:
+            settings: With which regions were found.
+            listed_mm3: Expected error of all that are listed: decided ones stay when others are found.
+        """
         known = self._known.get(settings)
-        return known.warning if known else None
+        return known.extended(listed_mm3).warning if known else None
 
     def without(self, warnings: Sequence[str]) -> list[str]:
         """Leave out of a prediction's warnings what was said of its regions, of which there are others now."""

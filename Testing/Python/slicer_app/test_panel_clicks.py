@@ -625,6 +625,20 @@ class TestNext:
         mouse.click(place(*region_voxel(session)))
         assert session.results.node("clicks.suggestion").GetNumberOfControlPoints() == 0
 
+    def test_marks_are_seen_over_their_own_ct_alone(self, reviewed):
+        desktop, session = reviewed
+        desktop.ui.nextButton.click()
+        session.click([session.review.regions[0].region.centroid_ras], 0)
+        desktop.ui.nextButton.click()
+        marks = [session.results.node(f"clicks.{role}").GetDisplayNode() for role in ("background", "suggestion")]
+        assert [mark.GetVisibility() for mark in marks] == [1, 1]
+        apart = show_result(desktop, add_ct(desktop, "other"), as_answer(*two_labels()))
+        assert [mark.GetVisibility() for mark in marks] == [0, 0]
+        desktop.ui.ctSelector.setCurrentNode(session.ctNode)
+        desktop.process()
+        assert [mark.GetVisibility() for mark in marks] == [1, 1]
+        assert apart.results.node("clicks.background") is None
+
     def test_a_verdict_removes_the_cross_and_a_comment_leaves_it(self, reviewed):
         desktop, session = reviewed
         desktop.ui.nextButton.click()

@@ -174,6 +174,10 @@ class TestReview:
         assert (again.coverageWarning, again.warnings) == (other, ["The CT is odd."])
         ui.undoButton.click()
         assert ui.coverageLabel.text == first
+        move(0.02)
+        ui.regionsTable.selectRow(0)
+        ui.acceptButton.click()  # what is decided stays on the list, and counts
+        assert move(0.08) == "" and ui.regionsTable.rowCount == 1
 
     def test_another_measure_of_doubt_starts_at_its_usual_threshold(self, reviewed):
         desktop, session = reviewed

@@ -39,7 +39,7 @@ def cardHtml(entry: Entry) -> str:
         _("Licence"): entry.licence,
         _("Size"): entry.megabytes,
     }
-    facts |= {readable(name): text for name, text in entry.scores.items()}
+    facts |= {readable(name[:1].upper() + name[1:]): text for name, text in entry.scores.items()}
     rows = "".join(
         f"<tr><td><b>{escape(name)}</b>&nbsp;</td><td>{escape(text)}</td></tr>" for name, text in facts.items()
     )

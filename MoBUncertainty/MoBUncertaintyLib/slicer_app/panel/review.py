@@ -222,6 +222,7 @@ class ReviewSection:
     def _onSelected(self) -> None:
         self._onComment()  # of the region that was selected before
         self._preview.end()
+        self._clicks.say("")
         self._session.markSuggestion(None)
         self._session.show(self._table.selected)
         self._onChange()

@@ -384,11 +384,17 @@ class ResultScene:
     # Views
 
     def setVisible(self, visible: bool):
-        """Show or hide organs, regions and surface, as a whole; what each of them shows when visible is kept."""
+        """Show or hide organs, regions and surface, as a whole; what each of them shows when visible is kept.
+
+        Marks of clicks are hidden with them, and shown by the review that they belong to.
+        """
         for role in ("segmentation", "regions", "surface", "margin"):
             node = self.node(role)
             if node:
                 node.GetDisplayNode().SetVisibility(visible and self.overlay.get(role, True))
+        for node in () if visible else self._nodes.all():
+            if node.IsA("vtkMRMLMarkupsNode"):
+                node.GetDisplayNode().SetVisibility(False)
 
     def showInViews(self, position=None):
         """Put CT and map into all slice views, zoomed to organs and regions, and point the 3D view there.
