@@ -89,19 +89,19 @@ def test_nothing_in_the_list_of_regions_is_cut(desktop, monkeypatch):
 
 
 def test_verdicts_and_brush_are_in_view_on_a_laptop(desktop, monkeypatch):
-    """Of 730 pixels Slicer's menu, tool bars, module selector, help and data probe leave some 430."""
+    """Of 730 pixels Slicer's menu, tool bars, module selector, help and data probe leave some 440."""
     ui = desktop.ui
     desktop.window.resize(*LAPTOP)
     monkeypatch.setattr("MoBUncertaintyLib.slicer_app.review_session.ReviewSession.warnings", [])
-    add_ct(desktop)
-    apply(desktop)
+    small_panel.with_regions(desktop, 20)
+    desktop.widget.panel._unfoldReview()
     desktop.process()
 
     def bottom(widget) -> int:
         return widget.mapTo(desktop.panel, widget.rect.bottomLeft()).y()
 
     assert [part.objectName for part in parts(ui) if not part.collapsed] == ["reviewCollapsibleButton"]
-    assert max(map(bottom, (ui.acceptButton, ui.editButton, ui.commentEdit))) < 430
+    assert max(map(bottom, (ui.acceptButton, ui.editButton))) < 440
     ui.editButton.click()
     desktop.process()
     assert not ui.regionsTable.visible
@@ -120,7 +120,7 @@ def test_warnings_of_a_run_stay_in_view(desktop):
 
 
 def test_nothing_covers_anything(desktop):
-    """With all parts open the list keeps its height, and buttons lie below it."""
+    """With all parts open the list keeps its height, that of its three rows, and buttons lie below it."""
     from itertools import combinations
 
     import qt
@@ -132,7 +132,8 @@ def test_nothing_covers_anything(desktop):
     for part in parts(ui):
         part.collapsed = False
     desktop.process()
-    assert ui.regionsTable.height == 130
+    last = ui.regionsTable.visualItemRect(ui.regionsTable.item(2, 0))
+    assert 0 <= ui.regionsTable.viewport().height - last.bottom() < last.height()
     for part in parts(ui):
         inside = [child for child in part.children() if isinstance(child, qt.QWidget) and child.visible]
         for one, other in combinations(inside, 2):

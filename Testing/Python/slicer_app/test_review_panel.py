@@ -127,7 +127,7 @@ class TestReview:
         desktop.process()
         assert (table.rowCount, seen()) == (3, 3)
         with_regions(desktop, 20)
-        assert (table.rowCount, seen()) == (20, 8)
+        assert (table.rowCount, seen()) == (20, 6)
 
     def test_the_list_follows_the_slider_and_undo_leads_it_back(self, reviewed):
         desktop, session = reviewed

@@ -14,8 +14,8 @@ from MoBUncertaintyLib.slicer_app.region_names import placeText
 
 RANK, STATUS, PLACE, ERROR, VOLUME, COMMENT = range(6)
 
-ROWS = 8
-"""Regions that are seen at once, which a laptop has room for."""
+ROWS = 6
+"""Regions that are seen at once: with more, the verdicts would lie below a laptop's window."""
 PAGE = 50
 """Regions that are listed at first, and that are added once these are decided: nobody reads a list of a thousand."""
 
