@@ -9,7 +9,7 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -27,6 +27,9 @@ from MoBUncertaintyLib.cli.options import RegionOptions
 from MoBUncertaintyLib.cli.programs import SHOWN, AsJson, Commands, Quiet, Result, version_option
 from MoBUncertaintyLib.errors import SettingsError, UserError
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.prediction import PredictionSettings
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False
@@ -378,6 +381,10 @@ def evaluate(
             help="Also score what is joint: the likelihood of the whole truth, volume intervals, correlation of errors."
         ),
     ] = True,
+    tiling: Annotated[
+        Literal["adaptive", "full"],
+        typer.Option(help="As for `mob-uncertainty predict`: adaptive is what users get, full nnU-Net's own grid."),
+    ] = "adaptive",
     device: Device = "auto",
 ) -> Result:
     """Score a model on whole held-out cases: overlap, calibration, ranking of errors by uncertainty.
@@ -396,10 +403,11 @@ def evaluate(
     from MoBUncertaintyLib.regions.settings import read_stated
 
     made_from, stated = _json(provenance), read_stated(region or ())
+    settings = PredictionSettings(device=device, tiling=tiling)
     make_folder(output)
     if clicks is not None:
-        return _simulate_readers(model, dataset, output, clicks, name, stated, device)
-    scores = run(model, dataset, PredictionSettings(device=device, tiling="full"), raters, drawn, name, stated, joint)
+        return _simulate_readers(model, dataset, output, clicks, name, stated, settings)
+    scores = run(model, dataset, settings, raters, drawn, name, stated, joint)
     if made_from is not None:
         scores.description["provenance"] = made_from
     summary = {"run": scores.description, "held_out_cases": len(scores.cases)} | summarise(scores)
@@ -421,14 +429,12 @@ def _simulate_readers(
     clicks: ClickSource,
     name: str | None,
     regions: dict[str, float],
-    device: str,
+    settings: PredictionSettings,
 ) -> Result:
     from mob_training.comparison.readers import write_readers
     from mob_training.evaluation.readers.study import study_readers
     from mob_training.evaluation.score_files import read_runs, write_json, write_runs
-    from MoBUncertaintyLib.prediction import PredictionSettings
 
-    settings = PredictionSettings(device=device, tiling="full")
     run, found = study_readers(model, dataset, settings, fitted=clicks is ClickSource.FIT, name=name, regions=regions)
     write_runs([run], output)
     write_json(asdict(found), output / "clicks.json")
