@@ -94,7 +94,9 @@ def fused_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
 def complete_moments(mean: np.ndarray, variance: np.ndarray, expectation: np.ndarray, spread: np.ndarray) -> None:
     """Compute, in place, what `fused_moments` left out of E and Var; (N,) arrays."""
     left = np.flatnonzero(spread < 0)
-    expectation[left], spread[left] = logistic_normal_moments(mean[left], variance[left])
+    for start in range(0, left.size, PIECE):
+        part = left[start : start + PIECE]
+        expectation[part], spread[part] = _mirrored(_Arrays, _wide, mean[part], variance[part])
 
 
 def _edge(xp: Any, variance: Any) -> Any:
@@ -133,6 +135,11 @@ class _Arrays:
     indices, selected, put, sign = np.flatnonzero, np.take, np.put, np.sign
 
     @staticmethod
+    def apart(function: Any, *given: Any) -> Any:
+        """Call a function whose loop engines are to keep apart from what comes before and after it."""
+        return function(*given)
+
+    @staticmethod
     def positive(x: Any) -> Any:
         """Compute max(x, 0)."""
         return np.maximum(x, 0)
@@ -154,6 +161,8 @@ class _Arrays:
 
 class _Tensors:
     """The same for torch, differentiable."""
+
+    apart = _Arrays.apart
 
     @staticmethod
     def exp(x: Any) -> Any:
@@ -212,6 +221,16 @@ class _Fused(_Tensors):
     """The same as inference engines know it."""
 
     @staticmethod
+    def apart(function: Any, *given: Any) -> Any:
+        """Call a function between two reshapes, at which OpenVINO ends the loops that it makes of arithmetic.
+
+        A loop can keep about ten values of a voxel. Together with what comes before and after there would be more, and
+        most nodes would become loops of their own, which wait for memory.
+        """
+        shape = given[0].shape
+        return (found.reshape(shape) for found in function(*(each.reshape(1, -1) for each in given)))
+
+    @staticmethod
     def exp(x: Any) -> Any:
         return x.exp()
 
@@ -251,28 +270,42 @@ def _narrower(xp: Any, m: Any, v: Any) -> tuple[Any, Any]:
 def _narrow(xp: Any, m: Any, v: Any, rule: tuple[float, tuple[float, ...]] = RULE) -> tuple[Any, Any]:
     """Compute both by the trapezoidal rule, node by pair of nodes at m +- a, of the differences from q = sigma(m).
 
-    With c = q (1 - q), d = e^a - 1 and r = d^2 / (1 + d + c d^2), the two differences sum to c (1 - 2 q) r and their
-    squares to c^2 (2 r + (1 - 4 c) r^2). So, with S_n the weighted sum of r^n over the pairs,
+    With c = q (1 - q), h = 2 cosh a - 2 and r = h / (h + 1 / c), from 0 to 1, the two differences sum to (1 - 2 q) r
+    and their squares to 2 c r + (1 - 2 q)^2 r^2. So, with S the weighted sum of r over the pairs, and D that of r^2
+    less S^2,
 
-        E = q + c (1 - 2 q) S_1,     Var = c^2 (2 S_1 + (1 - 4 c) (S_2 - S_1^2))
+        E = q + (1 - 2 q) S,     Var = 2 c S + (1 - 2 q)^2 D
 
-    where all terms are positive and nothing cancels. For nodes at equal steps d needs no function but the first:
-    d_(i+1) = d_i + d_1 + d_i d_1.
+    where all terms are positive and nothing cancels.
     """
-    e = xp.exp(m)
-    q = e / (1 + e)
-    c = q / (1 + e)
     size, weights = rule
-    growth = first = xp.expm1(size * xp.sqrt(v))
-    sum_1 = sum_2 = first * 0
-    for weight in weights:
-        square = growth * growth
-        r = square / (1 + xp.add_product(growth, c, square))
-        sum_1 = xp.add(sum_1, r, weight)
-        sum_2 = xp.add_product(sum_2, r, r, weight)
-        growth = xp.add_product(growth + first, growth, first)
+    e = xp.exp(m)
+    growth = xp.expm1(size * xp.sqrt(v))
+    first = growth * growth / (1 + growth)
+    total, spread = xp.apart(lambda *given: _sums(xp, weights, *given), 2 + e + 1 / e, first)
+    q = e / (1 + e)
     skew = 1 - 2 * q
-    return q + c * skew * sum_1, c * (c * (2 * sum_1 + skew * skew * (sum_2 - sum_1 * sum_1)))
+    return q + skew * total, skew * skew * spread + 2 * q / (1 + e) * total
+
+
+def _sums(xp: Any, weights: tuple[float, ...], inverse: Any, first: Any) -> tuple[Any, Any]:
+    """Compute S and D from 1 / c and the first h.
+
+    For nodes at equal steps the next h needs no function: it grows by d, and d by h_1 (h + 2). D comes from a running
+    mean of r (West 1979), which rounds less than a sum of squares, and of which no more is alive than an engine's
+    registers hold.
+    """
+    h = growth = first
+    mean, spread, sum_of_weights = h / (h + inverse), 0 * h, weights[0]
+    for weight in weights[1:]:
+        growth = xp.add_product(growth, first, h + 2)
+        h = h + growth
+        difference = h / (h + inverse) - mean
+        before, sum_of_weights = sum_of_weights, sum_of_weights + weight
+        spread = xp.add_product(spread, difference, difference, weight * before / sum_of_weights)
+        mean = xp.add(mean, difference, weight / sum_of_weights)
+    total = sum_of_weights * mean
+    return total, xp.add_product(spread, total, total, 1 / sum_of_weights - 1)
 
 
 def _wide(xp: Any, m: Any, v: Any) -> tuple[Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,6 @@ from MoBUncertaintyLib.conformal.interval import Interval
 from MoBUncertaintyLib.conformal.volumes import StatedVolume
 from MoBUncertaintyLib.errors import ImageError, SettingsError
 from MoBUncertaintyLib.geometry import Bounds, Box, Grid, hull, intersection, occupied, whole
-from MoBUncertaintyLib.method_cache import cached_method
 from MoBUncertaintyLib.model.card import Fold, Label
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance
@@ -205,9 +204,21 @@ class Prediction:
         stated = self.provenance.get("suitability")
         return None if stated is None else Suitability.from_dict(stated)
 
+    def annotated(self, provenance: dict[str, Any], **stated: Any) -> Prediction:
+        """Return it with more in its provenance; what was summed over its voxels is not summed again.
+
+        Args:
+            provenance: What is added; not the box that was processed.
+            stated: Other fields that say nothing of its voxels, such as `warnings`.
+        """
+        result = replace(self, provenance=self.provenance | provenance, **stated)
+        given = {each.name for each in fields(self)}
+        vars(result).update({name: value for name, value in vars(self).items() if name not in given})
+        return result
+
     def judged(self, suitability: Suitability) -> Prediction:
         """Return the prediction with another verdict on the case."""
-        return replace(self, provenance=self.provenance | {"suitability": suitability.to_dict()})
+        return self.annotated({"suitability": suitability.to_dict()})
 
     def exclusive(self) -> Prediction:
         """Return it with the probability of each value of the segmentation, where the maps are of overlapping labels.
@@ -246,11 +257,11 @@ class Prediction:
         values = (label.value,) if self.overlapping else label.values
         return [places[value] for value in values if value in places]
 
-    @cached_method(1)
+    @cached_property
     def expected_error_mm3(self) -> float:
-        """Integrate 1 - max_c p over the image, background included: the volume expected to be labelled wrongly."""
+        """1 - max_c p, integrated over the image with its background: the volume expected to be labelled wrongly."""
         if self.overlapping:
-            return self.exclusive().expected_error_mm3()
+            return self.exclusive().expected_error_mm3
         box, total = self.processed_box, 0.0  # outside of it p = 0, which is certain
         inside = [each[box] for each in self.probability]
         for planes in zip(*inside, strict=True):  # slice by slice: a volume of a CT's size takes 0.3 GB
@@ -258,15 +269,15 @@ class Prediction:
             total += float((1 - np.maximum.reduce([background, *planes])).sum(dtype=float))
         return self.grid.voxel_mm3 * total
 
-    @cached_method(1)
+    @cached_property
     def expected_errors_mm3(self) -> dict[str, float]:
-        """Integrate, for each label by its name, the probability that a voxel is wrong about it.
+        """For each label by its name, the integral of the probability that a voxel is wrong about it.
 
         With p the label's probability, that is 1 - p where the segmentation has the label, and p elsewhere: the volume
         that is expected to be labelled with it wrongly, or to lack it. With one label this is `expected_error_mm3`.
         """
         if len(self.labels) == 1:
-            return {self.labels[0].name: self.expected_error_mm3()}
+            return {self.labels[0].name: self.expected_error_mm3}
         box = self.processed_box
         totals = {
             label.name: sum(
@@ -281,7 +292,7 @@ class Prediction:
 
     def stated_volumes(self) -> dict[str, StatedVolume]:
         """State the volume of each label and its expected error, by its name."""
-        volumes, errors = self.volumes_ml(), self.expected_errors_mm3()
+        volumes, errors = self.volumes_ml(), self.expected_errors_mm3
         return {name: StatedVolume(volume, errors[name] / 1000) for name, volume in volumes.items()}
 
     def volume_intervals(self) -> dict[str, Interval]:

@@ -81,7 +81,7 @@ def score(case: Case, found: Analysis) -> dict[str, float]:
         "nll": negative_log_likelihood(np.where(true, p, 1 - p)) / p.size,
         "ece": Calibration.of(p, true).ece,
         "dice": dice(organ, truth),
-        "expected_error_ml": prediction.expected_error_mm3() / 1000,
+        "expected_error_ml": prediction.expected_error_mm3 / 1000,
         "error_ml": np.count_nonzero(organ != truth) * prediction.grid.voxel_mm3 / 1000,
         "regions": len(found.regions.ranked),
         "regions_ml": sum(region.volume_mm3 for region in found.regions.ranked) / 1000,

@@ -114,7 +114,7 @@ def measure(prediction: Prediction, organ_sums: np.ndarray) -> Measures:
         "intensity": float(first),
         "contrast": math.sqrt(max(float(second - first**2), 0.0)),
         "thickness": float(max(prediction.grid.spacing)),
-        "error": prediction.expected_error_mm3() / 1000 / max(sum(volumes.values()), 1e-6),
+        "error": prediction.expected_error_mm3 / 1000 / max(sum(volumes.values()), 1e-6),
     }
     segmented = prediction.segmentation[prediction.segmented_box]
     for label in prediction.labels:

@@ -279,7 +279,7 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
 def _labels(case: ReviewedCase, corrected: np.ndarray) -> list[dict[str, Any]]:
     voxel_ml = case.prediction.grid.voxel_mm3 / 1000
     before, after = (_counts(labels) * voxel_ml for labels in (case.prediction.segmentation, corrected))
-    errors, bounds = case.prediction.expected_errors_mm3(), case.prediction.volume_bounds
+    errors, bounds = case.prediction.expected_errors_mm3, case.prediction.volume_bounds
     volumes = {"predicted": before, "corrected": after}
     intervals = {"predicted": case.prediction.volume_intervals(), "corrected": case.review.volume_intervals()}
     margins = {name: each.margin_mm for name, each in bounds.labels.items()} if bounds else {}

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -143,9 +143,8 @@ def write_results(
     name = printable(name or Path(source or "").name)
     with reserve as place, place.writing() as partial, ThreadPoolExecutor(2) as beside:
         volumes = volumes or beside.submit(write_volumes, partial, prediction)
-        described = replace(
-            prediction,
-            provenance=describe(prediction, regions, source, name, sha256, series, channels),
+        described = prediction.annotated(
+            describe(prediction, regions, source, name, sha256, series, channels),
             warnings=[*warnings, *prediction.warnings],
         )
         shown = (partial / "scene.mrb", image, described, regions, volume_stem(name) or "CT", volumes.result)
@@ -275,7 +274,7 @@ def describe(
     """Describe what came in, what was done with it and what came out: `prediction.json` but for the warnings."""
     stated, grid, bounds = prediction.stated_volumes(), prediction.grid, prediction.volume_bounds
     errors = [each.error_ml for each in stated.values()]
-    error = prediction.expected_error_mm3() / 1000 if len(errors) > 1 else sum(errors)
+    error = prediction.expected_error_mm3 / 1000 if len(errors) > 1 else sum(errors)
     intervals = {name: each.to_dict() for name, each in (bounds.intervals(stated) if bounds else {}).items()}
     return prediction.provenance | {
         "schema": SCHEMA,

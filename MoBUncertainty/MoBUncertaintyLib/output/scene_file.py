@@ -14,7 +14,6 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -97,7 +96,7 @@ def scene_request(
 
     # A scene is passed on: whose folder the CT came from is nobody's business.
     given = {key: value for key, value in prediction.provenance["input"].items() if key != "path"}
-    public = replace(prediction, provenance=prediction.provenance | {"input": given})
+    public = prediction.annotated({"input": given})
     voxels = sitk.GetArrayViewFromImage(image)
     return {
         "output": str(folder / "scene.mrb"),

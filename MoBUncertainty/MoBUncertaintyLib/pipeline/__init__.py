@@ -201,7 +201,7 @@ def run_case(
         volumes_ml=prediction.volumes_ml(),
         intervals=prediction.volume_intervals(),
         regions=analysis.regions.ranked,
-        expected_error_ml=prediction.expected_error_mm3() / 1000,
+        expected_error_ml=prediction.expected_error_mm3 / 1000,
         seconds=seconds,
         device="{device}, {precision}, {engine}".format_map(prediction.provenance),
         warnings=[*warnings, *prediction.warnings, *problems],

@@ -267,7 +267,7 @@ class ReviewView:
 
     @cached_property
     def _predicted_error(self) -> float:
-        return self.prediction.expected_error_mm3()
+        return self.prediction.expected_error_mm3
 
     @cached_property
     def _predicted_volumes(self) -> dict[str, StatedVolume]:

@@ -75,7 +75,7 @@ class Predictions:
         named = [{"name": name, "sha256": each} for name, (_, each) in others.items()]
         provenance = describe(analysis.prediction, analysis.regions, channels=named)
         provenance["input"] |= {"name": request["ct"].get("name"), "sha256": digest}
-        described = replace(analysis.prediction, provenance=provenance)
+        described = analysis.prediction.annotated(provenance)
         fields = _hand_over(Path(request["folder"]), described, analysis.regions, tell)
         self._pace.learn(estimate.seconds, voxels)
         return fields | {"seconds": {stage: round(seconds, 3) for stage, seconds in estimate.seconds.items()}}
@@ -227,7 +227,7 @@ def export_review(request: Fields, report: Report) -> Fields:
     patient_fields = bool(request.get("patient_fields"))
     known = {key: value for key, value in prediction.provenance.get("input", {}).items() if value}
     name = {"name": known.get("name", request["ct"].get("name")) if patient_fields else None}
-    prediction = replace(prediction, provenance=prediction.provenance | {"input": known | name})
+    prediction = prediction.annotated({"input": known | name})
     case = ReviewedCase(image, Review.from_dict(request["review"], prediction))
 
     def tell(fraction: float) -> None:

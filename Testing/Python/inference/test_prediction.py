@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,19 +28,29 @@ from support.tiny import make_ct, make_dataset, make_model
     ids=["two classes", "three classes"],
 )
 def test_expected_error_is_what_is_left_to_the_most_probable_class(probability: np.ndarray, expected: float) -> None:
-    assert prediction(probability, spacing=(2.0, 1.0, 3.0)).expected_error_mm3() == pytest.approx(6 * expected)
+    assert prediction(probability, spacing=(2.0, 1.0, 3.0)).expected_error_mm3 == pytest.approx(6 * expected)
 
 
 def test_expected_error_of_a_label_counts_what_it_may_lack_and_what_it_may_have_wrongly() -> None:
     probability = np.array([[[[0.2, 0.1, 0.6]]], [[[0.5, 0.1, 0.3]]]])
     found = prediction(probability, segmentation=np.array([[[2, 0, 1]]], np.uint8), spacing=(2.0, 1.0, 3.0))
     errors = {"organ 1": 6 * (0.2 + 0.1 + 0.4), "organ 2": 6 * (0.5 + 0.1 + 0.3)}
-    assert found.expected_errors_mm3() == pytest.approx(errors)
+    assert found.expected_errors_mm3 == pytest.approx(errors)
     # A voxel that is wrong is so for two labels, one of which may be the background.
     background = 6 * (0.3 + (1 - 0.8) + 0.1)
-    assert sum(errors.values()) + background == pytest.approx(2 * found.expected_error_mm3())
+    assert sum(errors.values()) + background == pytest.approx(2 * found.expected_error_mm3)
     alone = prediction(np.array([[[0.2, 0.9]]]))
-    assert alone.expected_errors_mm3() == {"organ 1": pytest.approx(alone.expected_error_mm3())}
+    assert alone.expected_errors_mm3 == {"organ 1": pytest.approx(alone.expected_error_mm3)}
+
+
+def test_what_is_said_of_a_prediction_does_not_let_it_be_summed_again() -> None:
+    maps = np.array([[[[0.2, 0.9]]]])
+    found = prediction(maps)
+    error = found.expected_error_mm3
+    found.probability[:] = 0
+    said = found.annotated({"input": "a CT"}, warnings=["It is cut off."])
+    assert (said.provenance["input"], said.warnings, said.expected_error_mm3) == ("a CT", ["It is cut off."], error)
+    assert replace(found, probability=2 * maps).expected_error_mm3 != error
 
 
 def test_volumes_are_those_of_the_labels() -> None:

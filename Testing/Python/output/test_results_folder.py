@@ -95,9 +95,9 @@ class TestContent:
         assert info["settings"] == {"samples": None}
         assert info["device"] == "cpu"
         assert info["timings_s"].keys() == {"network", "write"} and info["timings_s"]["network"] == 1.25
-        errors = case.prediction.expected_errors_mm3()
+        errors = case.prediction.expected_errors_mm3
         assert info["labels"][0]["expected_error_ml"] == pytest.approx(errors["pancreas"] / 1000, abs=1e-4)
-        assert info["expected_error_ml"] == pytest.approx(case.prediction.expected_error_mm3() / 1000, abs=1e-4)
+        assert info["expected_error_ml"] == pytest.approx(case.prediction.expected_error_mm3 / 1000, abs=1e-4)
         assert info["regions"]["count"] == 2
         assert info["warnings"] == ["read with care", "one voxel was not finite"]
         voxels = int(case.prediction.segmentation.sum())

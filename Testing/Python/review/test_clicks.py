@@ -356,14 +356,14 @@ class TestVerdicts:
 
 class TestExpectedError:
     def test_is_that_of_the_maps_as_they_are(self, review):
-        assert review.expected_error_mm3 == (review.prediction.expected_error_mm3(),) * 2
+        assert review.expected_error_mm3 == (review.prediction.expected_error_mm3,) * 2
         for number in range(4):
             review.click([place(review, "12"[number % 2], 3 * number)], 1)
             if number == 1:
                 review.decide("1", "include")
             before, now = review.expected_error_mm3
-            assert before == review.prediction.expected_error_mm3()
-            assert now == pytest.approx(review.current().expected_error_mm3(), rel=1e-6)
+            assert before == review.prediction.expected_error_mm3
+            assert now == pytest.approx(review.current().expected_error_mm3, rel=1e-6)
 
     def test_current_is_the_prediction_itself_without_clicks_and_has_all_maps_with_them(self, review):
         assert review.current() is review.prediction

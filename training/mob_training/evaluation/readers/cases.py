@@ -62,7 +62,7 @@ class ReadCase:
         part = cut(prediction, box)
         shape = part.shape
         listed = Regions(regions.ranked, regions.map, within(regions.box, box), shape, regions.settings)
-        elsewhere = prediction.expected_error_mm3() - part.expected_error_mm3()
+        elsewhere = prediction.expected_error_mm3 - part.expected_error_mm3
         directions = None if factors is None else Directions.of(factors[(slice(None), *box)])
         return cls(part, true[box], listed, elsewhere, directions)
 
@@ -104,7 +104,7 @@ class ReadCase:
             "dice": self.dice(now.segmentation),
             "dice_elsewhere": self.dice(now.segmentation, others),
             "error_mm3": voxel * np.count_nonzero(after),
-            "expected_error_mm3": self.elsewhere_mm3 + now.expected_error_mm3(),
+            "expected_error_mm3": self.elsewhere_mm3 + now.expected_error_mm3,
             "corrected_mm3": voxel * np.count_nonzero(before & ~after & others),
             "harmed_mm3": voxel * np.count_nonzero(after & ~before & others),
         }
