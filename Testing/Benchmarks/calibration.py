@@ -1,10 +1,13 @@
 """Check what a site's own calibration does to cases that are not among its reviews.
 
-    python Testing/Benchmarks/calibration.py OUTPUT [--model MODEL] [--reviews 10] [--others 20]
+    python Testing/Benchmarks/calibration.py OUTPUT [--model MODEL] [--reviews 10] [--others 20] [--work FOLDER]
 
-Phantoms are predicted and reviewed by simulated readers, one who draws what is true in each region and one who gives
-the best verdict, and the model is calibrated on the signed reviews of each. Others are predicted with the old model
-and with that of the first reader. One cohort is scanned as the model's training phantoms were, one is not.
+Phantoms are predicted and reviewed by simulated readers, and the model is calibrated on the signed reviews of each: one
+draws what is true in each region, one only in those where a fifth or more is wrong and accepts the others, one clicks
+twice in each and accepts what that gives, one gives the best verdict. Others are predicted with the old model and with
+that of the first reader who could calibrate it. One cohort is scanned as the model's training phantoms were, one is
+not. Of the former's reviewed cases, other truths are drawn, too, as probable as the model says at each voxel: a model
+that is right is to stay as it is. Phantoms in FOLDER are used again.
 """
 
 from __future__ import annotations
@@ -20,12 +23,14 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from scipy.ndimage import gaussian_filter
+from scipy.special import ndtr
 from scipy.stats import wilcoxon
 
 from mob_training.data.phantom import Scan, case_seed, make_phantom
 from mob_training.evaluation.metrics import Calibration, dice, negative_log_likelihood
 from mob_training.evaluation.readers.cases import ReadCase
-from mob_training.evaluation.readers.readers import draw_edits, give_verdicts
+from mob_training.evaluation.readers.readers import decide_regions, draw_edits, give_verdicts
 from mob_training.evaluation.scoreboard import BOX_MARGIN_MM
 from MoBUncertaintyLib.calibration.models import calibrate_model
 from MoBUncertaintyLib.errors import CalibrationError
@@ -38,10 +43,30 @@ from MoBUncertaintyLib.output.results_folder import describe
 from MoBUncertaintyLib.output.review_export import write_export
 from MoBUncertaintyLib.pipeline import Analysis, analyse
 from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 
 COHORTS = {"as in training": Scan(), "another phase, twice the noise": Scan(phase="native", noise=2.0)}
-READERS: dict[str, Callable[[ReadCase], Iterator[Review]]] = {"edits": draw_edits, "verdicts": give_verdicts}
+DRAWN, SMOOTH_MM = 5, 5.0
+"""Truths that are drawn from the model, and how smooth."""
+BADLY = 0.2
+"""A reader in a hurry accepts a region of which less is wrong."""
+
+
+def draw_some(case: ReadCase) -> Iterator[Review]:
+    """Review a case: draw what is true in regions that are badly wrong, and accept the others."""
+    review, wrong = Review(case.prediction, case.regions), case.wrong(case.prediction.segmentation)
+    for region in review.regions:
+        if np.mean(wrong[region.box][region.found.mask]) >= BADLY:
+            review.edit(region.region_id, case.truth)
+        else:
+            review.decide(region.region_id, Verdict.ACCEPT)
+        yield review
+
+
+READERS: dict[str, Callable[[ReadCase], Iterator[Review]]] = {
+    "edits": draw_edits, "edits of what is badly wrong": draw_some, "clicks": decide_regions, "verdicts": give_verdicts,
+}  # fmt: skip
 SEED = 78
 """Of the phantoms; neither that of the model's training nor that on which the method was tried."""
 
@@ -50,14 +75,16 @@ Case = tuple[Path, np.ndarray]
 
 
 def make_cases(folder: Path, scan: Scan, count: int) -> list[Case]:
-    """Write phantoms."""
+    """Write the phantoms that are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     cases = []
     for number in range(count):
-        phantom = make_phantom(case_seed(SEED, number), scan=scan)
-        path = folder / f"{number}.nii.gz"
-        sitk.WriteImage(phantom.ct, str(path))
-        cases.append((path, sitk.GetArrayFromImage(phantom.labels["pancreas"]) > 0))
+        path, truth = folder / f"{number}.nii.gz", folder / f"{number}_truth.nii.gz"
+        if not path.exists():
+            phantom = make_phantom(case_seed(SEED, number), scan=scan)
+            sitk.WriteImage(phantom.labels["pancreas"], str(truth))
+            sitk.WriteImage(phantom.ct, str(path))
+        cases.append((path, sitk.GetArrayFromImage(sitk.ReadImage(str(truth))) > 0))
     return cases
 
 
@@ -87,6 +114,14 @@ def score(case: Case, found: Analysis) -> dict[str, float]:
         "regions_ml": sum(region.volume_mm3 for region in found.regions.ranked) / 1000,
         "ordinary": float(not found.prediction.suitability or not found.prediction.suitability.reasons),
     }
+
+
+def drawn_truths(found: Analysis, seed: int) -> Iterator[np.ndarray]:
+    """Draw truths with the probability that the model states at each voxel, of one piece over some mm."""
+    p, rng = np.asarray(found.prediction.probability[0]), np.random.default_rng(seed)
+    for _ in range(DRAWN):
+        field = gaussian_filter(rng.normal(size=p.shape), SMOOTH_MM / found.prediction.grid.spacing, mode="wrap")
+        yield ndtr(field / field.std()) < p
 
 
 def outcome(model: Path | str, reviews: Path, output: Path) -> dict[str, Any]:
@@ -122,9 +157,16 @@ def rounded(value: Any) -> Any:
     return [rounded(each) for each in value] if isinstance(value, list) else float(f"{value:.5g}")
 
 
-def run(model: str, scan: Scan, reviews: int, others: int, folder: Path) -> dict[str, Any]:
-    """Measure one cohort."""
-    cases = make_cases(folder / "cases", scan, reviews + others)
+def run(model: str, cases: Sequence[Case], reviews: int, folder: Path, ideal: bool) -> dict[str, Any]:
+    """Measure one cohort: the first of the cases are reviewed, the others predicted before and after.
+
+    Args:
+        model: Its path or name.
+        cases: All.
+        reviews: How many are reviewed.
+        folder: To work in.
+        ideal: Also review the truths that are drawn from the model.
+    """
     before = []
     for number, (case, found) in enumerate(predict(model, cases)):
         if number >= reviews:
@@ -132,12 +174,20 @@ def run(model: str, scan: Scan, reviews: int, others: int, folder: Path) -> dict
         else:
             for reader in READERS:
                 review(case, found, reader, folder / reader)
+            for drawn, truth in enumerate(drawn_truths(found, number) if ideal else ()):
+                review((case[0], truth), found, "edits", folder / f"drawn {drawn}")
     made = {reader: outcome(model, folder / reader, folder / f"{reader}.zip") for reader in READERS}
     results: dict[str, Any] = {"calibration": made}
-    calibrated = folder / "edits.zip"
-    if calibrated.exists():
-        after = [score(case, found) for case, found in predict(calibrated, cases[reviews:])]
-        results |= {"others": compare(before, after)}
+    if ideal:
+        results["drawn from the model"] = [
+            outcome(model, folder / f"drawn {drawn}", folder / f"drawn {drawn}.zip") for drawn in range(DRAWN)
+        ]
+    for reader in READERS:
+        calibrated = folder / f"{reader}.zip"
+        if calibrated.exists():
+            after = [score(case, found) for case, found in predict(calibrated, cases[reviews:])]
+            results |= {"calibrated by": reader, "others": compare(before, after)}
+            break
     print(json.dumps(results, indent=1), flush=True)
     return results
 
@@ -147,11 +197,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path), parser.add_argument("--model", default="PhantomPancreas")
     parser.add_argument("--reviews", type=int, default=10), parser.add_argument("--others", type=int, default=20)
+    parser.add_argument("--work", type=Path, help="folder that keeps the phantoms")
     asked = parser.parse_args()
     results = {"model": asked.model, "reviews": asked.reviews, "others": asked.others}
-    for name, scan in COHORTS.items():
+    for number, (name, scan) in enumerate(COHORTS.items()):
         with tempfile.TemporaryDirectory() as folder:
-            results[name] = run(asked.model, scan, asked.reviews, asked.others, Path(folder))
+            cases = make_cases((asked.work or Path(folder)) / f"{number}" / "cases", scan, asked.reviews + asked.others)
+            results[name] = run(asked.model, cases, asked.reviews, Path(folder), ideal=number == 0)
         asked.output.mkdir(parents=True, exist_ok=True)
         (asked.output / "calibration.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

@@ -14,7 +14,7 @@ from MoBUncertaintyLib.conformal.volumes import StatedVolume
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.files.json_input import is_number
 from MoBUncertaintyLib.files.names import printable
-from MoBUncertaintyLib.output.review_export import RECORD, checking, read_export
+from MoBUncertaintyLib.output.review_export import DECIDED, RECORD, checking, read_export
 from MoBUncertaintyLib.refinement.evidence import Evidence
 
 
@@ -92,10 +92,10 @@ def read_case(folder: Path, digest: str) -> SignedCase:
     if not isinstance(model, dict) or model.get("digest") != digest:
         name = printable(str(model.get("name") if isinstance(model, dict) else None))[:100]
         raise ReviewError(f"The review in {folder} is of another model, {name}.")
-    if not isinstance(record.get("evidence"), dict) or not record["evidence"]:
+    if not isinstance(record.get(DECIDED), dict) or not record[DECIDED]:
         raise ReviewError(f"The review in {folder} was exported by an older version; export it again.")
     try:
-        evidence = tuple(map(Evidence.from_text, record["evidence"].values()))
+        evidence = tuple(map(Evidence.from_text, record[DECIDED].values()))
         volumes = {str(row["name"]): _volumes(row) for row in record["labels"]}
         if len(volumes) != len(evidence):
             raise ValueError("its labels are not those of the decided voxels")

@@ -4,6 +4,9 @@ Each case counts alike, however many voxels its reader has decided. Several labe
 decide where a model is in doubt, and errors there are of one piece: those voxels ask for more temperature than all
 others, of which nobody has said anything. For them the model is taken at its word: their labels are as probable as it
 says. Without them, the temperature would be too high for the whole image.
+
+A reader who is shown a segmentation tends to accept it. So agreement may be worth nothing, and no temperature below 1
+is tried: reviews show that a model is too sure, never that it is not sure enough.
 """
 
 from __future__ import annotations
@@ -16,9 +19,8 @@ from scipy.stats import wilcoxon
 
 from MoBUncertaintyLib.refinement.evidence import Evidence
 
-TEMPERATURES = 2.0 ** (np.arange(-32, 97) / 32)
-"""Those tried, 0.5 to 8, in steps of 2 %; 1 is one of them."""
-_AS_IT_IS = 32
+TEMPERATURES = 2.0 ** (np.arange(97) / 32)
+"""Those tried, 1 to 8, in steps of 2 %."""
 CLIP = 2.0**-23
 """Probabilities are held this far from 0 and 1, as for the scores of `mob-training evaluate`."""
 BINS = 15
@@ -40,7 +42,8 @@ class Fit:
         temperature: Fitted to all cases.
         before: Scores of the model as it is.
         after: Scores of each case with the temperature that the other cases give.
-        p_value: That NLL improves no more than by chance (Wilcoxon's signed-rank test over the cases, one-sided).
+        p_value: That NLL, in the voxels not decided as the model expects it, improves no more than by chance
+            (Wilcoxon's signed-rank test over the cases, one-sided).
     """
 
     temperature: float
@@ -61,15 +64,15 @@ def fit_temperature(cases: Sequence[Sequence[Evidence]], keep_probability: bool 
     p = np.clip(probability, CLIP, 1 - CLIP)
     without, labelled, undecided = weights
     decided = _nll(without, labelled, p)
-    expected = _nll(undecided * (1 - p[_AS_IT_IS]), undecided * p[_AS_IT_IS], p)
+    expected = _nll(undecided * (1 - p[0]), undecided * p[0], p)
     losses = (decided + expected) / weights.sum(axis=(0, 2))[:, None]
     every, total = np.arange(len(cases)), losses.sum(axis=0)
     others = np.argmin(total - losses, axis=1)  # for each case, what the others choose
-    before, after = decided[:, _AS_IT_IS], decided[every, others]
-    gain = before - after
+    before, after = decided[:, 0], decided[every, others]
+    gain = losses[:, 0] - losses[every, others]
     return Fit(
         float(TEMPERATURES[np.argmin(total)]),
-        Scores(float(before.mean()), _ece(weights, probability[np.full_like(others, _AS_IT_IS)])),
+        Scores(float(before.mean()), _ece(weights, probability[np.zeros_like(others)])),
         Scores(float(after.mean()), _ece(weights, probability[others])),
         float(wilcoxon(gain, alternative="greater").pvalue) if gain.any() else 1.0,
     )

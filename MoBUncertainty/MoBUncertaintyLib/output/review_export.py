@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 RECORD, SEGMENTATION, REGIONS = "report.json", "segmentation.seg.nrrd", "regions.nrrd"
 NIFTI_SEGMENTATION = "segmentation.nii.gz"
 SIGNATURE = "report.sig"
+DECIDED = "decided_voxels"
+"""What a calibration needs, in the record: another name, an older rule of what is decided (`ReviewView`)."""
 
 _PATIENT = {
     "PatientName": "Name",
@@ -152,7 +154,7 @@ def write_export(
             write_csv(partial / "report.csv", report)
             if report["clicks"]:
                 write_clicks_csv(partial / "clicks.csv", report)
-        report["evidence"] = _evidence(case, corrected)
+        report[DECIDED] = _evidence(case, corrected)
         report = seal(report | {"files": make_manifest(partial), "signed_in": SIGNATURE if sign else None})
         write_json(partial / RECORD, report)
         if sign:

@@ -154,14 +154,18 @@ class ReviewView:
     def decided_voxels(self) -> tuple[np.ndarray, ...]:
         """List the voxels whose label the reader has decided: z, y and x, (N,) each, no voxel twice.
 
-        They are those of regions with a verdict, those of regions that clicks given in them have resolved, and those
-        clicked; their labels are those of `corrected`.
+        Their labels are those of `corrected`. They are all of a region with an edit, and those clicked. In regions with
+        another verdict, and in those that clicks given in them have resolved, they are the ones that keep their
+        predicted label: what a verdict or a click has changed around it, nobody has looked at voxel by voxel.
         """
-        clicked = {click.region_id for click in self.clicks}
-        regions = [each for each in self.regions if each.frozen or (each.resolved and each.region_id in clicked)]
-        places = [np.argwhere(each.found.mask) + [part.start for part in each.box] for each in regions]
+        clicked, places = {click.region_id for click in self.clicks}, [np.empty((0, 3), int)]
+        for each in self.regions:
+            if each.frozen or (each.resolved and each.region_id in clicked):
+                kept = self.labels_in(each.box) == self.prediction.segmentation[each.box]
+                mask = each.found.mask & (kept | (each.verdict is Verdict.EDIT))
+                places.append(np.argwhere(mask) + [part.start for part in each.box])
         places += [self._maps.refiner.voxels_of(click) for click in self.clicks]
-        return tuple(np.unique(np.concatenate([np.empty((0, 3), int), *places]), axis=0).T)
+        return tuple(np.unique(np.concatenate(places), axis=0).T)
 
     def listed(self) -> Regions:
         """Gather all regions as they are now, with their map."""

@@ -61,24 +61,42 @@ def write_review(folder: Path, digest: str, given: Evidence, name: str = "0" * 6
     review = {"signature": {"name": "Ada", "time": "2026-05-31T14:30:00+02:00"}}
     review["regions"] = [{"verdict": "pending", "resolved": True}]
     record = {"schema": "mob-uncertainty report", "review": review, "files": {}, "signed_in": None}
-    record |= {"model": {"name": "Other", "digest": digest}, "ct": {"sha256": name}, "evidence": {"1": given.to_text()}}
+    record |= {
+        "model": {"name": "Other", "digest": digest},
+        "ct": {"sha256": name},
+        "decided_voxels": {"1": given.to_text()},
+    }
     record["labels"] = [{"name": "organ", "predicted_ml": 100.0, "corrected_ml": 104.0, "expected_error_ml": 8.0}]
     folder.mkdir(parents=True)
     (folder / "report.json").write_text(json.dumps(seal(record | changes)), encoding="utf-8")
     return folder
 
 
-def test_only_what_the_reader_decided_is_counted(tmp_path: Path) -> None:
+def test_a_verdict_never_contradicts_the_model_only_what_is_drawn_or_clicked_does(tmp_path: Path) -> None:
     case = fake_case()
-    review = Review(case.prediction, case.regions)
+    review, predicted = Review(case.prediction, case.regions), case.prediction.segmentation
     first, second = review.regions
     assert not review.decided_voxels()[0].size
-    review.decide(first.region_id, "include")
-    assert len(review.decided_voxels()[0]) == np.count_nonzero(first.found.mask)
-    review.click((second.region.centroid_ras,), 1)
+    changed = {}
+    for verdict in ("accept", "include", "exclude"):
+        review.decide(first.region_id, verdict)
+        decided = review.decided_voxels()
+        assert np.array_equal(review.corrected()[decided], predicted[decided])
+        changed[verdict] = np.count_nonzero(review.corrected() != predicted)
+        assert len(decided[0]) == np.count_nonzero(first.found.mask) - changed[verdict]
+    assert not changed["accept"] and changed["include"] + changed["exclude"] > 0
+    review.decide(first.region_id, "accept")
+    voxel = tuple(np.argwhere(second.found.mask)[0] + [part.start for part in second.box])
+    review.click((tuple(case.prediction.grid.to_ras(np.array(voxel)).tolist()),), 1 - int(predicted[voxel]))
     review.decide(second.region_id, "accept")
+    decided, corrected = review.decided_voxels(), review.corrected()
+    assert np.argwhere(corrected != predicted).tolist() != [list(voxel)], "the click has spread"
+    wrong = corrected[decided] != predicted[decided]
+    assert np.transpose(decided)[wrong].tolist() == [list(voxel)]
+    review.edit(first.region_id, 1 - predicted)
     decided = review.decided_voxels()
-    assert len(decided[0]) == sum(np.count_nonzero(each.found.mask) for each in review.regions)
+    wrong = np.count_nonzero(review.corrected()[decided] != predicted[decided])
+    assert wrong == 1 + np.count_nonzero(first.found.mask)
     review.sign("Ada")
     write_export(ReviewedCase(case.image, review), tmp_path / "review", ["nifti"])
     (read,), refused = read_cases(find_reviews([tmp_path]), DIGEST)
@@ -100,8 +118,8 @@ def test_reviews_that_tell_nothing_of_the_model_are_refused_each_with_its_reason
     twice = write_review(tmp_path / "twice", DIGEST, given)
     foreign = write_review(tmp_path / "foreign", "1" * 64, given, "1")
     unsigned = write_review(tmp_path / "unsigned", DIGEST, given, "2", review={"signature": None, "regions": []})
-    old = write_review(tmp_path / "old", DIGEST, given, "3", evidence=None)
-    damaged = write_review(tmp_path / "damaged", DIGEST, given, "4", evidence={"1": "AAAA"})
+    old = write_review(tmp_path / "old", DIGEST, given, "3", decided_voxels=None)
+    damaged = write_review(tmp_path / "damaged", DIGEST, given, "4", decided_voxels={"1": "AAAA"})
     empty = write_review(tmp_path / "empty", DIGEST, Evidence(np.empty((0, 5), np.int64)), "5")
     changed = write_review(tmp_path / "changed", DIGEST, given, "6")
     record = changed / "report.json"
@@ -122,11 +140,17 @@ def test_reviews_that_tell_nothing_of_the_model_are_refused_each_with_its_reason
         find_reviews([tmp_path / "nothing"])
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.6])
-def test_temperature_is_found_and_shown_to_be_better(temperature: float) -> None:
-    fit = fit_temperature([case.evidence for case in cases(temperature, 6)])
-    assert fit.temperature == pytest.approx(temperature, rel=0.06)
+def test_temperature_is_found_and_shown_to_be_better() -> None:
+    fit = fit_temperature([case.evidence for case in cases(1.6, 6)])
+    assert fit.temperature == pytest.approx(1.6, rel=0.06)
     assert fit.after.nll < fit.before.nll and fit.after.ece < fit.before.ece and fit.p_value < 0.05
+
+
+def test_reviews_never_make_a_model_surer() -> None:
+    fit = fit_temperature([case.evidence for case in cases(0.7, 10)])  # all agree with the model more than it expects
+    assert fit.temperature == 1 and fit.before == fit.after and fit.p_value == 1
+    with pytest.raises(CalibrationError, match="stays as it is"):
+        calibrate(cases(0.7, 10), tiny.card())
 
 
 def test_voxels_that_nobody_decided_speak_for_the_model_as_it_is() -> None:

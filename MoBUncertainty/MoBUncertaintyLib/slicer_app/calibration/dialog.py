@@ -79,8 +79,8 @@ class Recalibrate:
         note.wordWrap = True
         note.text = _(
             "Choose the folders of 5 or more exported reviews that you have signed off, or folders that hold them. "
-            "They count where you have decided. Whoever is shown a segmentation tends to accept it, so edit what is "
-            "wrong rather than accept what is nearly right. The old model stays as it is."
+            "What you have drawn in their regions counts most: whoever is shown a segmentation tends to accept it, so "
+            "no verdict counts against the model. The old model stays as it is."
         )
         self.folderList = qt.QListWidget()
         self.folderList.accessibleName = _("Folders of reviews")
