@@ -33,17 +33,18 @@ from MoBUncertaintyLib.review.description import expected_error
 THRESHOLDS = np.geomspace(0.005, 0.49, 40)
 
 
-def cases(dataset: Path, labels: tuple[Label, ...]) -> Iterator[tuple[Path, np.ndarray]]:
-    """Yield the image and the truth of each case."""
+def cases(dataset: Path, labels: tuple[Label, ...]) -> Iterator[tuple[str, Path, np.ndarray]]:
+    """Yield name, image and truth of each case."""
     if (dataset / "imagesTs").is_dir():
-        for _, image, truth in held_out_cases(dataset):
-            yield image, sitk.GetArrayFromImage(sitk.ReadImage(str(truth)))
+        for name, image, truth in held_out_cases(dataset):
+            yield name, image, sitk.GetArrayFromImage(sitk.ReadImage(str(truth)))
         return
     for ct in sorted(dataset.glob("*/ct.nii.gz")):
-        masks = {
-            each.value: sitk.ReadImage(str(ct.parent / "segmentations" / f"{each.name}.nii.gz")) for each in labels
-        }
-        yield ct, sum(value * (sitk.GetArrayFromImage(mask) > 0).astype(np.uint8) for value, mask in masks.items())
+        truth = 0
+        for each in labels:
+            mask = sitk.ReadImage(str(ct.parent / "segmentations" / f"{each.name}.nii.gz"))
+            truth = truth + each.value * (sitk.GetArrayFromImage(mask) > 0).astype(np.uint8)
+        yield ct.parent.name, ct, np.asarray(truth)
 
 
 def measure(prediction: Prediction, regions: Regions, truth: np.ndarray) -> dict[str, Any]:
@@ -124,7 +125,7 @@ def main() -> None:
     model = load_model(find_model(asked.model))
     predictor = Predictor(model, PredictionSettings(device="cpu"))
     rows = []
-    for image, truth in cases(asked.dataset, model.card.labels):
+    for _, image, truth in cases(asked.dataset, model.card.labels):
         prediction = predictor.predict(read_image(image).image)
         rows.append(measure(prediction, find_regions(prediction, model.card.region_settings), truth))
         volume, held, best = rows[-1]["list"][:, -1]

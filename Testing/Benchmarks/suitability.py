@@ -2,9 +2,9 @@
 
     python Testing/Benchmarks/suitability.py MODEL DATASET OUTPUT [--foreign IMAGE ...]
 
-The held-out cases of DATASET (a raw nnU-Net data set) are to be ordinary. The first of them are changed: upside down,
-cut through the organ, noise in their place, a network with random weights; these and the foreign images are to be
-noticed.
+The held-out cases of DATASET (a raw nnU-Net data set, or a folder of phantoms, `mob-training phantom`) are to be
+ordinary. The first of them are changed: upside down, cut through the organ, noise in their place, a network with random
+weights; these and the foreign images are to be noticed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from mob_training.evaluation.held_out import held_out_cases
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.fingerprint import Level
@@ -26,6 +25,7 @@ from MoBUncertaintyLib.model.folder import find_model, load_model
 from MoBUncertaintyLib.pipeline import analyse
 from MoBUncertaintyLib.prediction import Prediction, PredictionSettings
 from MoBUncertaintyLib.regions.agreement import dice
+from region_frontier import cases
 
 CHANGED = 4
 """Held-out cases that are changed in each way."""
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--foreign", type=Path, nargs="*", default=[])
     asked = parser.parse_args()
     predictor = Predictor(load_model(find_model(asked.model)), PredictionSettings(device="cpu"))
-    files = held_out_cases(asked.dataset)
+    files = list(cases(asked.dataset, predictor.model.card.labels))
     rows: list[dict[str, object]] = []
 
     def judge(kind: str, image: sitk.Image) -> Prediction:
@@ -86,13 +86,11 @@ def main() -> None:
     risks, ranked = [], []
     for name, image, truth in files:
         prediction = judge("ordinary", read_image(image).image)
-        risks.append(1 - dice(prediction.segmentation, sitk.GetArrayFromImage(sitk.ReadImage(str(truth)))))
+        risks.append(1 - dice(prediction.segmentation, truth))
         ranked.append(doubts(prediction))
         rows[-1] |= {"case": name, "dice": round(1 - risks[-1], 4)}
     for number, (_, image, truth) in enumerate(files[:CHANGED]):
-        for kind, changed in changes(
-            read_image(image).image, sitk.GetArrayFromImage(sitk.ReadImage(str(truth))), number
-        ):
+        for kind, changed in changes(read_image(image).image, truth, number):
             judge(kind, changed)
     for path in asked.foreign:
         judge(path.name, read_image(path).image)
