@@ -29,21 +29,34 @@ def contrast(features: Tensor, mean_layer: nn.Conv3d, head: CovarianceHead) -> t
         return gaussian.contrast()
     choosing = [] if layer.choosing is None else [layer.choosing]
     layers = [head.log_variance, *choosing]
-    difference = [each[1:] - each[:1] for each in (mean_layer.weight, mean_layer.bias) if each is not None]
+    difference = [_split(each[1:] - each[:1]) for each in (mean_layer.weight, mean_layer.bias) if each is not None]
     deeper = features.shape[1] - mean_layer.in_channels
     few = conv3d(
         features,
         torch.cat([pad(difference[0], (0, 0, 0, 0, 0, 0, 0, deeper)), *(each.weight for each in layers)]),
         torch.cat([difference[1], *(each.bias for each in layers if each.bias is not None)]),
     )
-    mean, *others = torch.split(few, [1, 1, 1, *(each.out_channels for each in choosing)], dim=1)
+    rounded, rest, *others = torch.split(few, [1, 1, 1, 1, *(each.out_channels for each in choosing)], dim=1)
+    mean = rounded + rest
     background, foreground = (x.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT).exp() for x in others[:2])
     sums = conv3d(conv3d(features, layer.weight, layer.bias).square(), layer.sums[..., None, None, None])
+    parts = sums.unbind(dim=1)  # what is done with these is one loop, which a sum over an axis would not join
     if choosing:
         shape = tuple(int(size) for size in features.shape[2:])
-        sums = sums * spread_cells(largest(cell_means(others[2], head.spec.partitions)), shape)
-    mean, variance = mean[:, 0], (background + foreground)[:, 0] + sums.sum(dim=1)
+        chosen = spread_cells(largest(cell_means(others[2], head.spec.partitions)), shape)
+        parts = tuple(part * here for part, here in zip(parts, chosen.unbind(dim=1), strict=True))
+    mean, variance = mean[:, 0], sum(parts, (background + foreground)[:, 0])
     return (mean * stretch(mean.abs(), variance) if head.spec.keep_probability else mean), variance
+
+
+def _split(values: Tensor) -> Tensor:
+    """Split (1, ...) into numbers that bfloat16 holds and what they leave, (2, ...).
+
+    Where an engine rounds weights to bfloat16, those of the mean would change more labels than its whole backbone.
+    """
+    scaled = (2**16 + 1) * values  # Veltkamp's splitting
+    rounded = scaled - (scaled - values)
+    return torch.cat((rounded, values - rounded))
 
 
 def contrast_moments(features: Tensor, mean_layer: nn.Conv3d, head: CovarianceHead) -> tuple[Tensor, ...]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -25,8 +26,13 @@ def cell_means(values: Tensor, partitions: int) -> Tensor:
     """Average over each cell: (B, F, *S) -> (B, F, P, P, P)."""
     # A cell is a box, so the axes can be reduced one by one.
     for axis in range(2, values.ndim):
-        bounds = cell_bounds(values.shape[axis], partitions)
-        values = torch.cat([values.narrow(axis, a, b - a).mean(dim=axis, keepdim=True) for a, b in bounds], dim=axis)
+        shape, bounds = values.shape, cell_bounds(values.shape[axis], partitions)
+        if shape[axis] % len(bounds):
+            parts = [values.narrow(axis, a, b - a).mean(dim=axis, keepdim=True) for a, b in bounds]
+            values = torch.cat(parts, dim=axis)
+        else:  # without a copy
+            equal = values.reshape(-1, shape[axis] // len(bounds), math.prod(shape[axis + 1 :]))
+            values = equal.mean(dim=1).reshape(*shape[:axis], len(bounds), *shape[axis + 1 :])
     return values
 
 

@@ -167,6 +167,17 @@ def test_a_tile_of_the_sample_ct_has_the_same_labels(sample: sitk.Image) -> None
     assert largest_change(found, wanted) < 0.01
 
 
+@needs_openvino
+@needs_bfloat16
+def test_bfloat16_changes_probabilities_no_more_than_in_pytorch(sample: sitk.Image) -> None:
+    """On the average: the largest change is one voxel's chance."""
+    model, tile = load_model(find_model(DEMO_MODEL)), sample[32:96, 16:80, 16:64]
+    exact = by("torch", model, tile)
+    found, wanted = (by(engine, model, tile, precision="bfloat16") for engine in ("openvino", "torch"))
+    changes = [np.abs(np.subtract(each.probability, exact.probability)).mean() for each in (found, wanted)]
+    assert 0 < changes[0] < 1.2 * changes[1]
+
+
 @pytest.mark.slow
 @needs_openvino
 @needs_bfloat16
