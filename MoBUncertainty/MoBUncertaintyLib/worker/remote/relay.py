@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.errors import UserError
+from MoBUncertaintyLib.errors import SettingsError, UserError
 from MoBUncertaintyLib.worker.protocol import Command, Event, ProtocolError, check_event
 from MoBUncertaintyLib.worker.remote.connection import (
     RemoteError,
@@ -138,25 +138,27 @@ class Relay:
         self._requests[request.get("id")] = request
         message = {name: value for name, value in request.items() if name != "folder"}
         if request["command"] == Command.PREDICT:
-            digests = [self._send_model(request, Path(model)) for model in request["models"]]
-            message = name_files(message, Path(request["folder"])) | {"models": digests}
+            message = name_files(message, Path(request["folder"])) | {"models": self._send_models(request)}
             message["ct"] = _unnamed(message["ct"])
             message["channels"] = {name: _unnamed(each) for name, each in (message.get("channels") or {}).items()}
         self._stream.send(message, lambda done, total: self._tell(request, "send", done, total))
 
-    def _send_model(self, request: Fields, path: Path) -> str:
-        """Send a model, unless the host has it; returns its digest."""
-        from MoBUncertaintyLib.worker.remote.models import ModelFiles
+    def _send_models(self, request: Fields) -> list[str]:
+        """Send the models, but for those that the host has; returns their digests."""
+        from MoBUncertaintyLib.worker.remote.models import KEPT, ModelFiles
 
-        model = ModelFiles.of(path)
-        self._stream.send({"command": Notice.MODEL, "digest": model.digest})
-        if not self._models.get():
-            stated = {"name": model.name, "digests": dict(model.digests), "files": dict(model.files)}
-            self._stream.send(
-                {"command": Notice.KEEP, "id": request.get("id"), **stated},
-                lambda done, total: self._tell(request, "send model", done, total),
-            )
-        return model.digest
+        models = [ModelFiles.of(Path(path)) for path in request["models"]]
+        if len(models) > KEPT:
+            raise SettingsError(f"Another computer keeps {KEPT} models, so an ensemble there has no more; take fewer.")
+        for model in models:
+            self._stream.send({"command": Notice.MODEL, "digest": model.digest})
+            if not self._models.get():
+                stated = {"name": model.name, "digests": dict(model.digests), "files": dict(model.files)}
+                self._stream.send(
+                    {"command": Notice.KEEP, "id": request.get("id"), **stated},
+                    lambda done, total: self._tell(request, "send model", done, total),
+                )
+        return [model.digest for model in models]
 
     # From the host
 
