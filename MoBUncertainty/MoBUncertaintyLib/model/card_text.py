@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 
 NAMES = {
@@ -141,7 +140,7 @@ def _named(name: str) -> tuple[str, str]:
     """Return what a reader calls a score, and its unit, "" if it has none; the names of others end in their unit."""
     bare, _, unit = name.rpartition("_")
     text, unit = (bare, UNITS[unit]) if bare and unit in UNITS else (name, "")
-    return NAMES.get(name, readable(text)), unit
+    return NAMES.get(name, text.replace("_", " ")), unit
 
 
 def _amount(value: Any, unit: str) -> str:
