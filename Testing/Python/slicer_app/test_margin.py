@@ -47,7 +47,7 @@ def test_each_label_has_a_band_of_its_own_margin(calibrated):
     desktop, session = calibrated
     box = desktop.ui.marginCheckBox
     assert (box.enabled, box.checked) == (True, False)
-    assert box.toolTip.endswith("90 % of it, on average, within 3 mm, 1.5 mm.")
+    assert box.toolTip.endswith("90 % of it, on average, within 3 mm (pancreas), 1.5 mm (adrenal gland left).")
     assert bands(session) == {}
     box.click()
     shown = bands(session)

@@ -61,7 +61,9 @@ class OverlaySection:
         box, session = self._ui.marginCheckBox, self._session
         margins, problem = self._margins(), self._whyNoMargin()
         tip = _("Show how far from the outline the true surface lies: {level} of it, on average, within {margins}.")
-        said = ", ".join(_("{mm} mm").format(mm=f"{mm:g}") for mm in margins.values())
+        said = ", ".join(
+            f"{mm:g} mm" if len(margins) == 1 else f"{mm:g} mm ({readable(name)})" for name, mm in margins.items()
+        )
         level = f"{100 * session.prediction.volume_bounds.level:.0f} %" if margins else ""
         allow(box, problem, tip.format(level=level, margins=said))
         if session and box.checked and not problem:
