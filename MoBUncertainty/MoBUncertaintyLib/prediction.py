@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -266,7 +266,7 @@ class Prediction:
         inside = [each[box] for each in self.probability]
         for planes in zip(*inside, strict=True):  # slice by slice: a volume of a CT's size takes 0.3 GB
             background = 1 - sum(planes[1:], planes[0])
-            total += float((1 - np.maximum.reduce([background, *planes])).sum(dtype=float))
+            total += float((1 - reduce(np.maximum, planes, background)).sum(dtype=float))
         return self.grid.voxel_mm3 * total
 
     @cached_property

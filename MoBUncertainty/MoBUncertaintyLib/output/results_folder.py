@@ -141,7 +141,7 @@ def write_results(
     start = time.monotonic()
     reserve = nullcontext(folder) if isinstance(folder, FolderInProgress) else FOLDER.reserve(folder, overwrite)
     name = printable(name or Path(source or "").name)
-    with reserve as place, place.writing() as partial, ThreadPoolExecutor(2) as beside:
+    with reserve as place, place.writing() as partial, ThreadPoolExecutor(3) as beside:
         volumes = volumes or beside.submit(write_volumes, partial, prediction)
         described = prediction.annotated(
             describe(prediction, regions, source, name, sha256, series, channels),
@@ -149,9 +149,9 @@ def write_results(
         )
         shown = (partial / "scene.mrb", image, described, regions, volume_stem(name) or "CT", volumes.result)
         drawn = beside.submit(write_scene_file, *shown) if scene else None
+        picture = beside.submit(draw_overlay, partial / "overlay.png", image, prediction, regions, name)
         write_nifti(partial / "regions.nii.gz", regions.whole_map(), prediction.grid)
         write_csv(regions, partial / "regions.csv")
-        draw_overlay(partial / "overlay.png", image, prediction, regions, name)
         problems: list[str] = []
         if drawn:
             try:
@@ -162,6 +162,7 @@ def write_results(
         problems += write_objects(formats, partial, case, dicom_files, lambda error: FOLDER.error(place.target, error))
         described.warnings.extend(problems)
         write_review_page(partial / "review.html", case)
+        picture.result()
         volumes.result()
         if more:
             more(partial)

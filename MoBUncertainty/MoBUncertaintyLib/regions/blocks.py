@@ -57,12 +57,14 @@ class BlockGrid:
             operation: A ufunc of two arguments, to which a missing voxel counts as 0.
         """
         merged: np.ndarray = reduce(operation, voxels)
-        for axis, factor in ((0, self.factors[1]), (1, self.factors[2])):
-            missing = -merged.shape[axis] % factor
-            if missing:
-                merged = np.pad(merged, [(0, missing if n == axis else 0) for n in range(2)])
-            steps = [slice(n, None, factor) for n in range(factor)]
-            merged = reduce(operation, [merged[(step, ...) if axis == 0 else (..., step)] for step in steps])
+        for factor in self.factors[1:]:  # first along y, then along x
+            if factor > 1:
+                blocks = merged[::factor].copy()
+                for n in range(1, factor):
+                    others = merged[n::factor]  # one less where the last block is short
+                    operation(blocks[: len(others)], others, out=blocks[: len(others)])
+                merged = blocks
+            merged = merged.T
         return merged
 
     def centres(self, index: np.ndarray) -> np.ndarray:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
-from MoBUncertaintyLib.geometry import Box, Grid, bounding_box, nested, shape_of, widened
+from MoBUncertaintyLib.geometry import Box, Grid, bounding_box, intersection, nested, shape_of, widened
 from MoBUncertaintyLib.regions.blocks import LONGEST_MM, BlockGrid
 from MoBUncertaintyLib.regions.settings import Measure
 
@@ -83,17 +84,19 @@ def map_uncertainty(
     blocks = BlockGrid(box, grid.spacing, min(LONGEST_MM, window_mm / 2))
     yield
     foreground, expected_error, variance, max_variance, uncertainty = np.empty((5, *blocks.shape), np.float32)
-    fractions = np.empty((len(labels), *blocks.shape), np.float32)
+    fractions = np.zeros((len(labels), *blocks.shape), np.float32)
     for layer, box in blocks.layers():
-        p, spread = [each[box] for each in probability], np.maximum.reduce([each[box] for each in variances])
+        p, spread = [each[box] for each in probability], reduce(np.maximum, [each[box] for each in variances])
         any_label = np.clip(sum(p[1:], p[0]), 0, 1)
         foreground[layer] = blocks.merge(any_label)
-        expected_error[layer] = blocks.merge(1 - np.maximum.reduce([1 - any_label, *p]))
+        expected_error[layer] = blocks.merge(1 - reduce(np.maximum, [1 - any_label, *p]))
         variance[layer] = blocks.merge(spread)
         max_variance[layer] = blocks.merge(spread, np.maximum)
-        uncertainty[layer] = blocks.merge(voxel_uncertainty(measure, p, [spread]))
-        for fraction, label in zip(fractions, labels, strict=True):
-            fraction[layer] = blocks.merge((prediction.segmentation[box] == label.value).astype(np.float32))
+        is_variance = measure is Measure.VARIANCE
+        uncertainty[layer] = variance[layer] if is_variance else blocks.merge(voxel_uncertainty(measure, p, [spread]))
+        if intersection(box, prediction.segmented_box):
+            for fraction, label in zip(fractions, labels, strict=True):
+                fraction[layer] = blocks.merge((prediction.segmentation[box] == label.value).astype(np.float32))
         yield
     for summed in (foreground, expected_error, variance, uncertainty, fractions):
         summed /= blocks.voxels
@@ -140,9 +143,9 @@ def voxel_uncertainty(
         variance: Predictive variance, likewise.
     """
     if measure is Measure.VARIANCE:
-        return np.asarray(np.maximum.reduce(variance))
+        return reduce(np.maximum, variance)
     if measure is Measure.BERNOULLI:
-        return np.asarray(np.maximum.reduce([p * (1 - p) for p in probability]))
+        return reduce(np.maximum, [p * (1 - p) for p in probability])
     background = np.clip(1 - sum(probability[1:], probability[0]), 0, 1)
     terms = (p * np.log(np.maximum(p, np.float32(1e-12))) for p in (*probability, background))  # 0 ln 0 is 0
     return np.asarray(-sum(terms))

@@ -14,7 +14,7 @@ from scipy import ndimage
 from MoBUncertaintyLib.geometry import Box, bounding_box, hull, nested, shadows, shape_of, whole, widened, within
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, View, central_voxel, extent
-from MoBUncertaintyLib.output.pictures.region_pictures import Outline, draw_plane, font, outlines_of
+from MoBUncertaintyLib.output.pictures.region_pictures import Outline, draw_plane, font, outlines_of, png
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, REGION_COLOUR
 from MoBUncertaintyLib.regions.finder import Regions
@@ -71,11 +71,12 @@ def draw_overlay(path: str | Path, image: sitk.Image, prediction: Prediction, re
         ):
             sheet.paste(picture, (left, top))
             draw.rectangle((left - 1, top - 1, left + _SIDE, top + _SIDE), outline=_FRAME)
-    segmented = [label for label in labels if (segmentation == label.value).any()]
+    inside = segmentation[prediction.segmented_box]
+    segmented = [label for label in labels if (inside == label.value).any()]
     _write_head(draw, sheet.width, segmented, regions, name)
     visible = [label for label in segmented if (seen == label.value).any()]
     _write_foot(sheet, draw, visible, regions, scale)
-    sheet.save(path, "PNG")
+    Path(path).write_bytes(png(sheet))
 
 
 def _view(image: sitk.Image, segmentation: np.ndarray, places: Sequence[tuple[Box, np.ndarray]]) -> View:
