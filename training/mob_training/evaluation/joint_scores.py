@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from MoBUncertaintyLib.inference.predictor import Predictor
 
-SAMPLES = 99
+SAMPLES = 39
 """Of a volume: intervals of 50, 80 and 90 % lie between two of them."""
 IN_VARIOGRAM = 10
 """Of these count for the correlation of samples."""
@@ -47,6 +47,8 @@ MARGIN = 3
 """Voxels around those whose label is in doubt."""
 SURE = 1e-4
 """A voxel is in doubt if its probability is further from 0 and 1, or if it is wrong."""
+LIKELY = 0.05
+"""Samples are drawn in the box of what is further than that; beyond, a voxel counts with its probability."""
 
 
 @dataclass
@@ -96,8 +98,13 @@ def joint_scores(
         folds.append(volume.logits)
     spacing = np.array(predictor.model.card.spacing, float)
     labels = [_Label.of(folds, label.value, true == label.value) for label in predictor.model.card.labels]
-    doubtful = np.logical_or.reduce([in_doubt(label.mean, label.truth) for label in labels])
-    box = bounding_box(shadows(doubtful), [MARGIN] * 3) if doubtful.any() else (slice(0, 1),) * 3
+    doubtful, likely = (
+        np.logical_or.reduce([in_doubt(label.mean, label.truth, sure) for label in labels]) for sure in (SURE, LIKELY)
+    )
+    box = bounding_box(shadows(likely), [MARGIN] * 3) if likely.any() else (slice(0, 1),) * 3
+    near = np.zeros_like(doubtful)
+    near[box] = True
+    doubtful &= near
     voxel_mm3, residual = float(spacing.prod()), np.zeros(doubtful.shape)
     sums = [JointSums(errors=autocovariance((label.truth - label.mean)[box], spacing.tolist())) for label in labels]
     elsewhere = [float(label.mean[~doubtful].sum()) for label in labels]
@@ -163,9 +170,9 @@ def _marginal(law: ContrastLaw, shape: tuple[int, ...]) -> np.ndarray:
     return logistic_normal_moments(law.mean, law.variance())[0].reshape(shape)
 
 
-def in_doubt(mean: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def in_doubt(mean: np.ndarray, truth: np.ndarray, sure: float = SURE) -> np.ndarray:
     """Mark the voxels whose label is in doubt or wrong."""
-    return np.asarray((np.minimum(mean, 1 - mean) > SURE) | ((mean > 0.5) != truth))
+    return np.asarray((np.minimum(mean, 1 - mean) > sure) | ((mean > 0.5) != truth))
 
 
 def contrast_law(gaussian: LogitGaussian, label: int) -> ContrastLaw:

@@ -26,8 +26,8 @@ from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
 
 CERTAIN = float(expit(6.0))
 """A voxel whose true label has this marginal probability or more stands alone."""
-MOST_RANK = 1500
-"""Of the Cholesky decomposition; cost rises with its square."""
+MOST_RANK, MOST_WORK = 1500, 1.44e10
+"""Of the Cholesky decomposition; its square times the voxels is the work: from 6400 voxels on the rank is lower."""
 LEFT = 0.002
 """The decomposition ends where it leaves this fraction of the variance."""
 BLOCK = 50
@@ -38,9 +38,11 @@ WIDE, COARSER = 4.0, 4
 """Up to this variance of the white noise every fourth of them is enough."""
 MOST_STEPS = 100
 SMALLEST_STEP = 1e-6
-CONVERGED = 1e-6
+CONVERGED = 1e-3
 """Nats that a step of Newton's method still gains."""
 TINY = 1e-300
+NOTHING = 1e-9
+"""What is smaller counts as 0 in single precision: products that underflow take a hundred times as long."""
 
 Correlation = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """k of two sets of places, (N, 3) and (M, 3) -> (N, M); 1 for equal places."""
@@ -107,6 +109,7 @@ def joint_log_likelihood(law: ContrastLaw, truth: np.ndarray, most_rank: int = M
     mean = signs * law.mean.astype(float)
     alone = logistic_normal_moments(mean, law.variance().astype(float))[0]
     joined = np.flatnonzero(alone < CERTAIN)
+    most_rank = min(most_rank, int(np.sqrt(MOST_WORK / max(len(joined), 1))))
     certain = float(np.log(np.maximum(np.delete(alone, joined), TINY)).sum())
     factor, white = decompose(law.at(joined), most_rank)
     return certain + laplace(mean[joined], signs[joined] * factor, white)
@@ -131,7 +134,7 @@ def decompose(law: ContrastLaw, most_rank: int = MOST_RANK, left: float = LEFT) 
         block = min(BLOCK, len(factor) - rank, np.count_nonzero(weights))
         pivots = np.sort(generator.choice(count, block, replace=False, p=weights))
         known = factor[:rank]
-        columns = law.columns(pivots).astype(float) - known.T @ known[:, pivots]
+        columns = law.columns(pivots).astype(float) - (known[:, pivots].T @ known).T
         pivots, columns = _independent(columns, pivots, rest[pivots])
         triangle = cholesky(columns[pivots], lower=True)
         added = solve_triangular(triangle, columns.T, lower=True)
@@ -169,12 +172,12 @@ def laplace(mean: np.ndarray, factor: np.ndarray, white: np.ndarray) -> float:
         The logarithm of the integral.
     """
     z, shift = np.zeros(len(factor)), np.zeros(len(mean))
-    single = factor.astype(np.float32)
+    single = np.where(np.abs(factor) > NOTHING, factor, 0).astype(np.float32)
     value, slope, curvature = _site(mean, white)
     best = float(value.sum())
     for _ in range(MOST_STEPS):
         # Single precision is enough for a direction; where it leads to is computed in double precision.
-        lower = _precision(single, curvature)
+        lower = _precision(single, np.where(curvature > NOTHING, curvature, 0))
         step = cho_solve((lower, True), factor @ slope - z, check_finite=False)
         along, size, gain = factor.T @ step, 1.0, 0.0
         while True:
@@ -189,13 +192,13 @@ def laplace(mean: np.ndarray, factor: np.ndarray, white: np.ndarray) -> float:
             break
     lower = _precision(factor, curvature)
     # The variance of G^T z in the posterior, and in the posterior without the voxel's own likelihood, its cavity.
-    own = np.square(solve_triangular(lower, factor, lower=True, check_finite=False)).sum(axis=0)
-    others = own / np.maximum(1 - own * curvature, 1e-12)
+    explained = solve_triangular(lower.astype(np.float32), single, lower=True, check_finite=False)
+    own = np.einsum("rn,rn->n", explained, explained).astype(float)
+    left = np.maximum(1 - own * curvature, 1e-12)
+    others = own / left
     cavity = mean + shift - slope * others
     probability = logistic_normal_moments(cavity, others + white)[0]
-    corrected = (
-        np.log(np.maximum(probability, TINY)) + 0.5 * np.square(slope) * others - 0.5 * np.log1p(-own * curvature)
-    )
+    corrected = np.log(np.maximum(probability, TINY)) + 0.5 * np.square(slope) * others - 0.5 * np.log(left)
     return float(corrected.sum() - 0.5 * z @ z - np.log(lower.diagonal()).sum())
 
 

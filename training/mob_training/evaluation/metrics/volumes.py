@@ -34,7 +34,7 @@ def interval(samples: Sequence[float] | np.ndarray, level: float) -> tuple[float
     """Return the interval between two of the sorted samples that holds a further sample with this probability.
 
     With n samples, that of the k-th smallest and the k-th largest holds it with 1 - 2 k / (n + 1): exactly, whatever
-    the distribution. 19, 99 or 199 samples have all of `LEVELS`.
+    the distribution. 19, 39, 99 or 199 samples have all of `LEVELS`.
 
     Raises:
         ValueError: There are too few samples for the level.
