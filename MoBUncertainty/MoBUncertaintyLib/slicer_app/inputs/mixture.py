@@ -137,7 +137,8 @@ def _note(models: Sequence[ListedModel]) -> str:
         return lacks
     temperature = _('<a href="temperature">A temperature</a> (minutes, 5 reviews that you have signed off)')
     head = _('<a href="head">a covariance head</a> (2 minutes to hours, 20 labelled cases)')
-    if not canHaveHead(models[0]):
-        return f"{lacks} {_('{temperature} makes the probabilities truer.').format(temperature=temperature)}"
-    text = _("{temperature} makes the probabilities truer; {head} lets clicks spread, too.")
+    if canHaveHead(models[0]):
+        text = _("{temperature} makes the probabilities truer; {head} lets clicks spread, too.")
+    else:
+        text = _("{temperature} makes the probabilities truer.")
     return f"{lacks} {text.format(temperature=temperature, head=head)}"
