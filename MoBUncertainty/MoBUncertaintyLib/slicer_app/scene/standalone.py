@@ -93,10 +93,22 @@ def writeScene(scene, path: str | Path, names: Mapping[str, str] | None = None):
     for node in nodesByClass(scene, "vtkMRMLScalarVolumeNode"):
         node.AddDefaultStorageNode()
         node.GetStorageNode().SetCompressionParameter("gzip_fastest")
+    for node in nodesByClass(scene, "vtkMRMLSegmentationNode"):
+        node.AddDefaultStorageNode()
+        # Most of a CT is in no segment. The core cannot read what it has cropped to nothing.
+        node.GetStorageNode().SetCropToMinimumExtent(_hasVoxels(node.GetSegmentation()))
     _nameFiles(scene, names or {})
     messages = slicer.vtkMRMLMessageCollection()
     if not scene.WriteToMRB(os.fspath(path), None, messages):
         raise OSError(messages.GetAllMessagesAsString() or f"Slicer's core could not write {path}.")
+
+
+def _hasVoxels(segmentation) -> bool:
+    """Tell whether anything is in a segment."""
+    name = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
+    segments = map(segmentation.GetNthSegment, range(segmentation.GetNumberOfSegments()))
+    images = [segment.GetRepresentation(name) for segment in segments]
+    return any(image and image.GetNumberOfPoints() and image.GetScalarRange()[1] > 0 for image in images)
 
 
 def _nameFiles(scene, names: Mapping[str, str]):
