@@ -96,7 +96,7 @@ class ResultScene:
     def setSegmentationInSteps(self, labels: np.ndarray, segments: list[SegmentSpec]) -> Iterator[None]:
         """As `setSegmentation`, in steps."""
         self._state.set("predicted", packLabels(labels, ijkToRas(self.ctNode)))
-        self.margin.remove()
+        self.margin.clear()
         node = self._segmentation.fill(labels, segments)
         display = node.GetDisplayNode()
         display.SetOpacity2DOutline(1.0)

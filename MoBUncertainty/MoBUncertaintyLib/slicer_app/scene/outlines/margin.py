@@ -39,7 +39,9 @@ class MarginBand:
             labels: Those of the model.
             margins: In mm, by the label's name; labels without one get no band.
         """
-        node = self.node or self._made(segmentation, labels, margins)
+        node = self._nodes.getOrCreate("margin", "vtkMRMLSegmentationNode", _("margin"))
+        if not node.GetSegmentation().GetNumberOfSegments():
+            self._fill(node, segmentation, labels, margins)
         node.GetDisplayNode().SetVisibility(True)
 
     def hide(self):
@@ -47,14 +49,13 @@ class MarginBand:
         if self.node:
             self.node.GetDisplayNode().SetVisibility(False)
 
-    def remove(self):
-        """Remove the bands, which belong to another prediction now."""
+    def clear(self):
+        """Forget the bands: there is another prediction."""
         if self.node:
-            self._nodes.scene.RemoveNode(self.node)
+            self.node.GetSegmentation().RemoveAllSegments()
 
-    def _made(self, segmentation: np.ndarray, labels: Sequence[Label], margins: Mapping[str, float]):
+    def _fill(self, node, segmentation: np.ndarray, labels: Sequence[Label], margins: Mapping[str, float]):
         ct = self._nodes.ctNode
-        node = self._nodes.add("margin", "vtkMRMLSegmentationNode", _("margin"))
         node.SetReferenceImageGeometryParameterFromVolumeNode(ct)
         node.GetSegmentation().SetSourceRepresentationName(BINARY_LABELMAP)
         spacing = ct.GetSpacing()[::-1]
@@ -72,4 +73,3 @@ class MarginBand:
         display.SetOpacity2DOutline(LINE)
         display.SetSliceIntersectionThickness(1)
         display.SetVisibility3D(False)
-        return node
