@@ -71,3 +71,43 @@ def test_clicks_are_those_of_the_results() -> None:
     harm = [run.over_voxels("errors.harm")[5] for run in runs.values()]
     assert "ten voxels that five clicks correct there, about four and one become wrong" in text
     assert [round(10 * ratio) for ratio in harm] == [4, 1]
+
+
+def results_of(name: str) -> dict:
+    return json.loads((ROOT / "Testing" / "Benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_ranking_of_cases_is_that_of_the_results() -> None:
+    text = section(PAGES["science"], "How a case is judged")
+    models = [results_of(f"suitability-{name}") for name in ("HippocampusAnterior", "PhantomPancreas")]
+    for model, word in zip(models, ("hippocampi", "phantoms"), strict=True):
+        own = [case["level"] for case in model["cases"] if case["kind"] == "ordinary"]
+        assert f"{len(own)} {word}" in text
+        assert sum(level != "ordinary" for level in own) <= 0.05 * len(own)
+    names = {"the largest deviation": "largest deviation", "pairwise Dice": "pairwise Dice of samples"}
+    for word in ("the largest deviation", "expected error / volume", "pairwise Dice", "mean entropy", "no order"):
+        row = next(line for line in text.splitlines() if line.startswith("|") and word in line)
+        for cell, model in zip(row.split(" | ")[1:], models, strict=True):
+            found = model["aurc_of_cases"][names.get(word, word)]
+            expected = [found["aurc"], *found.get("interval", ())]
+            said = re.findall(r"0\.\d+", cell)
+            assert [states(*each) for each in zip(said, expected, strict=True)] == [True] * len(expected)
+
+
+def test_calibration_is_that_of_the_results() -> None:
+    text = section(PAGES["science"], "A site's own calibration")
+    found = results_of("calibration")
+    others = ["edits of what is badly wrong", "clicks", "verdicts"]
+    for cohort, made in ((name, each) for name, each in found.items() if isinstance(each, dict)):
+        rows = text[text.index(f"| {cohort} | draws") :].splitlines()[:4]
+        for reader, row in zip(["edits", *others], rows, strict=True):
+            fit = made["calibration"][reader]
+            t = row.split("|")[3].strip()
+            assert t == "refused" if "refused" in fit else states(t, fit["temperature"]), row
+            assert "refused" in fit or fit["temperature"] > 1
+        before, after, better = re.search(r"([\d.]+) to ([\d.]+) \| (\d+) of", rows[0]).groups()
+        nll = made["others"]["means"]["nll"]
+        assert states(before, nll[0]) and states(after, nll[1]) and int(better) == made["others"]["nll_improved"]
+    drawn = found["as in training"]["drawn from the model"]
+    refused = sum("refused" in each for each in drawn)
+    assert f"{refused} of {len(drawn)} refused" in text
