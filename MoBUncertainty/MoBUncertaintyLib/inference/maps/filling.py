@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,13 +63,14 @@ def fill(
             p, v = rounded(p, LEAST_PROBABILITY), rounded(v, LEAST_VARIANCE)
         if o_view is not None:
             o_view[i] = p[-1]
-        half = np.full_like(p[0], 0.5) if overlapping else None
-        best = p[-1].copy() if len(p) > len(values) else 1 - p.sum(axis=0)  # the others', or the background's
+        best = p[-1] if len(p) > len(values) else 1 - reduce(np.add, p)  # the others', or the background's
         for c, value in enumerate(values):
             p_views[c][i] = p[c]
             v_views[c][i] = v[c]
-            labels[i][p[c] > (best if half is None else half)] = value
-            np.maximum(best, p[c], out=best)
+            found = p[c] > (0.5 if overlapping else best)
+            if found.any():
+                labels[i][found] = value
+                best = np.maximum(best, p[c])
     return segmentation, maps[0], maps[1], others
 
 
