@@ -253,7 +253,7 @@ def test_kept_scores_of_all_runs_may_be_in_one_folder(tmp_path):
     assert len(kept) == 6 and set(kept.values()) == {tmp_path / "all" / "Pancreas"}
 
 
-BENCHMARKS = {"hippocampus_anterior": 42, "phantom": 27}
+BENCHMARKS = {"phantom": 27}
 """Runs that are kept."""
 
 
