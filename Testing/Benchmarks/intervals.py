@@ -104,6 +104,7 @@ def main() -> None:
     """Measure, and write `intervals.json`; print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path), parser.add_argument("scores", nargs="+", metavar="NAME=SCORES")
+    parser.add_argument("--unusual", action="store_true", help="count the cases that are called unusual, too")
     asked = parser.parse_args()
     results = {}
     for given in asked.scores:
@@ -111,7 +112,7 @@ def main() -> None:
         cases = [
             case for folder in folders.split(",") for run in read_runs([Path(folder)]) for case in run.cases.values()
         ]
-        ordinary = [case for case in cases if case[f"{KEY}.ordinary"]]
+        ordinary = [case for case in cases if asked.unusual or case[f"{KEY}.ordinary"]]
         labels = sorted({key.split(".")[1] for case in ordinary for key in case if key.endswith(".true_ml")})
         for label in labels:
             title = name if len(labels) == 1 else f"{name}, {label}"
