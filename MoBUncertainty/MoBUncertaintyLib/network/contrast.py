@@ -7,6 +7,7 @@ on few of them.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv3d, pad
@@ -67,8 +68,11 @@ def contrast_moments(features: Tensor, mean_layer: nn.Conv3d, head: CovarianceHe
 
 def completed(mean: Tensor, variance: Tensor, expectation: Tensor, spread: Tensor) -> Moments:
     """Make the moments of a tile from the output of `contrast_moments`, in place; NaN if that has one."""
-    complete_moments(*(each.numpy().reshape(-1) for each in (mean, variance, expectation, spread)))
-    # Engines lose NaN in a maximum.
-    if not torch.isfinite(mean.sum() + variance.sum()):
+    # By numpy: threads of torch, which wait for more work, would take the cores from the engine's.
+    arrays = [each.numpy().reshape(-1) for each in (mean, variance, expectation, spread)]
+    complete_moments(*arrays)
+    with np.errstate(invalid="ignore"):
+        finite = np.isfinite(arrays[0].sum(dtype=float) + arrays[1].sum(dtype=float))
+    if not finite:  # engines lose NaN in a maximum
         expectation = torch.full_like(expectation, torch.nan)
     return Moments(expectation[:, None], spread[:, None])
