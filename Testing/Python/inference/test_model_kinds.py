@@ -122,7 +122,7 @@ def test_the_worker_is_handed_a_volume_for_each_channel(two: Model, tmp_path: Pa
         np.save(tmp_path / f"{name}.npy", sitk.GetArrayViewFromImage(image))
         matrix = grid_of(image).matrix().tolist()
         volumes.append({"array": str(tmp_path / f"{name}.npy"), "ijk_to_ras": matrix, "name": "Müller^Jürgen"})
-    request = {"ct": volumes[0], "channels": {"PET": volumes[1]}, "model": str(two.path), "folder": str(tmp_path)}
+    request = {"ct": volumes[0], "channels": {"PET": volumes[1]}, "models": [str(two.path)], "folder": str(tmp_path)}
     settings = {"device": "cpu", "precision": "float32", "engine": "torch"}
     result = Predictions()(request | {"settings": settings}, server.Report(lambda *_: None))
     expected = predict(t1, two, SETTINGS, channels={"PET": pet})
