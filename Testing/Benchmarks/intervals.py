@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mob_training.evaluation.intervals import KEY, stated
+from mob_training.evaluation.intervals import KEY, reviewed_scale, stated
 from mob_training.evaluation.score_files import read_runs
 from MoBUncertaintyLib.conformal.calibration import STAGES
 from MoBUncertaintyLib.conformal.margin import DISTANCES_MM, SurfaceLoss
@@ -35,13 +35,13 @@ def study(cases: list[dict[str, Any]], label: str, alone: bool = True, seed: int
     pairs = [stated(case, label) for case in cases]
     # Reviews may not have been simulated.
     simulated = all(len(case[f"{KEY}.{label}.ml"]) > STAGES for case in cases)
-    after = [stated(case, label, STAGES) for case in cases] if simulated else []
+    stages = [[stated(case, label, stage + 1) for case in cases] for stage in range(STAGES)] if simulated else []
+    after = stages[-1] if stages else []
     spread = [case.get("joint.volume.deviation") for case in cases]
     outside = np.array([case[f"{KEY}.{label}.outside"] for case in cases])
     scales: dict[str, list[float]] = {kind.value: [each.scale(kind) for each, _ in pairs] for kind in Scale}
     if alone and all(spread):
         scales[SAMPLES] = [float(each) / 1000 for each in spread if each]
-    reviewed = np.array([each.scale(Scale.ERROR) for each, _ in after])
     left = np.array([abs(true - each.ml) for each, true in after])
     errors = np.array([abs(true - each.ml) for each, true in pairs])
     count, rng = round(CALIBRATION * len(cases)), np.random.default_rng(seed)
@@ -53,6 +53,9 @@ def study(cases: list[dict[str, Any]], label: str, alone: bool = True, seed: int
         known, others = order[:count], order[count:]
         choice = narrowest([pairs[i] for i in known]).value
         choices[choice] = choices.get(choice, 0) + 1
+        if after:
+            kind = reviewed_scale([[stage[i] for i in known] for stage in stages])
+            reviewed = np.array([each.scale(kind) for each, _ in after])
         for level in LEVELS:
             sets = {name: (errors, np.array(scale)) for name, scale in scales.items()}
             sets |= {CHOSEN: sets[choice]} | ({"reviewed": (left, reviewed)} if after else {})

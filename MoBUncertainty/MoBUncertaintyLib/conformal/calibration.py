@@ -23,8 +23,8 @@ class LabelCalibration:
 
     Attributes:
         predicted: Residuals of the predictions.
-        reviewed: Residuals after each of `STAGES` of a review, in units of the error expected where nothing is decided;
-            none: not known, and no interval is stated after one.
+        reviewed: Residuals after each of `STAGES` of a review, in one scale; none: not known, and no interval is stated
+            after one.
         surface: Where their true surface lies; None: not known.
     """
 
@@ -35,8 +35,8 @@ class LabelCalibration:
     def __post_init__(self) -> None:
         if len(self.reviewed) not in (0, STAGES):
             raise ValueError(f"a review has {STAGES} stages")
-        if any(stage.scale is not Scale.ERROR for stage in self.reviewed):
-            raise ValueError("after a review, residuals must be in units of the expected error that is left")
+        if len({stage.scale for stage in self.reviewed}) > 1:
+            raise ValueError("the residuals of all stages of a review must be in one scale")
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,16 @@ class LabelBounds:
     Attributes:
         scale: Of the residuals.
         quantile: Of the prediction.
-        reviewed: After each of `STAGES` of a review, in units of the error expected where nothing is decided; none: no
-            interval is stated then.
+        reviewed: After each of `STAGES` of a review; none: no interval is stated then.
         margin_mm: Around the outline, in which the true surface is expected to lie to the fraction `level`.
+        reviewed_scale: Of the residuals after a review.
     """
 
     scale: Scale
     quantile: float
     reviewed: tuple[float, ...] = ()
     margin_mm: float | None = None
+    reviewed_scale: Scale = Scale.NOTHING
 
     def __post_init__(self) -> None:
         stated = (self.quantile, *self.reviewed, *(() if self.margin_mm is None else (self.margin_mm,)))
@@ -102,7 +103,7 @@ class VolumeBounds:
             stage = STAGES * reviewed[0] // reviewed[1]
             if not bounds.reviewed or not stage:
                 return None
-            scale, quantile = Scale.ERROR, bounds.reviewed[stage - 1]
+            scale, quantile = bounds.reviewed_scale, bounds.reviewed[stage - 1]
         half = quantile * stated.scale(scale)
         return Interval(max(stated.ml - half, 0.0), stated.ml + half, self.level)
 
@@ -120,6 +121,7 @@ class VolumeBounds:
                 "scale": bounds.scale.value,
                 "quantile": short(bounds.quantile),
                 "reviewed": [short(value) for value in bounds.reviewed],
+                "reviewed_scale": bounds.reviewed_scale.value,
                 "margin_mm": bounds.margin_mm,
             }
             for name, bounds in self.labels.items()
@@ -140,6 +142,7 @@ class VolumeBounds:
                     float(each["quantile"]),
                     tuple(map(float, each["reviewed"])),
                     None if each["margin_mm"] is None else float(each["margin_mm"]),
+                    Scale(each.get("reviewed_scale", Scale.ERROR)),  # the only one in older files
                 )
                 for name, each in values["labels"].items()
             }
@@ -239,6 +242,7 @@ def _bounds(label: LabelCalibration, level: float) -> LabelBounds:
         label.predicted.quantile(level),
         tuple(stage.quantile(level) for stage in label.reviewed),
         None if label.surface is None else label.surface.margin_mm(level),
+        next((stage.scale for stage in label.reviewed), Scale.NOTHING),
     )
 
 

@@ -1,5 +1,7 @@
 """What is promised of a further case holds for each of n + 1 cases in turn: that is what exchangeable means."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -97,6 +99,21 @@ def test_calibration_survives_json_and_damage_is_refused() -> None:
         damaged["labels"]["liver"]["predicted"] |= change
         with pytest.raises(SettingsError, match="calibration of volumes is not as it should be"):
             VolumeCalibration.from_dict(damaged)
+
+
+def test_stages_of_a_review_have_one_scale() -> None:
+    kept = calibration().bounds()
+    assert kept.labels["liver"].reviewed_scale is Scale.ERROR
+    plain = replace(kept.labels["liver"], reviewed_scale=Scale.NOTHING)
+    bounds = VolumeBounds.from_dict(replace(kept, labels={"liver": plain}).to_dict())
+    stated, done = StatedVolume(94, 20), (STAGES, STAGES)
+    assert bounds.interval("liver", stated, done).high == pytest.approx(94 + plain.reviewed[-1], rel=1e-4)
+    older = kept.to_dict()
+    del older["labels"]["liver"]["reviewed_scale"]  # as earlier versions wrote it
+    assert VolumeBounds.from_dict(older).labels["liver"].reviewed_scale is Scale.ERROR
+    label = calibration().labels["liver"]
+    with pytest.raises(ValueError, match="one scale"):
+        replace(label, reviewed=(*label.reviewed[:-1], replace(label.reviewed[-1], scale=Scale.NOTHING)))
 
 
 def test_level_is_the_highest_that_the_cases_allow() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from mob_training.comparison.readers import dice_table, other_table
 from mob_training.evaluation.score_files import read_runs
+from MoBUncertaintyLib.conformal.volumes import Scale
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.regions.blocks import LONGEST_MM
 from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, Measure, RegionSettings
@@ -49,6 +50,19 @@ def test_numbers_about_regions_are_the_settings() -> None:
     dice, cases = re.search(r"Dice ([\d.]+) on (\d+) held-out", row).groups()
     assert states(dice, card.scores["dice"]["mean"])
     assert int(cases) == card.scores["held_out_cases"]
+
+
+def test_intervals_of_shipped_models_get_narrower_in_a_review_as_stated() -> None:
+    widths = {}
+    for name in ("PhantomPancreas", "HippocampusAnterior"):
+        calibration = load_model(MODULE_FOLDER / "Resources" / "Models" / name).card.volume_calibration
+        [bounds] = calibration.bounds(0.9).labels.values()
+        assert bounds.scale is bounds.reviewed_scale is Scale.NOTHING
+        widths[name] = [2 * quantile for quantile in (bounds.quantile, *bounds.reviewed)]
+        assert widths[name] == sorted(widths[name], reverse=True)
+    text = " ".join(section(PAGES["science"], "What the interval of a volume promises").split())
+    said = re.search(r"PhantomPancreas are ([\d.]+) ml wide .* and ([\d.]+), ([\d.]+), ([\d.]+) and ([\d.]+) ml", text)
+    assert all(states(*each) for each in zip(said.groups(), widths["PhantomPancreas"], strict=True))
 
 
 def test_clicks_are_those_of_the_results() -> None:
