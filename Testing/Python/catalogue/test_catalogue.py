@@ -54,8 +54,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def host(catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    monkeypatch.setattr(places, "TIMEOUT_S", 0.3)
+def host(catalogue: Path) -> Iterator[Host]:
     with hosted(catalogue) as server:
         yield server
 
@@ -120,8 +119,12 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_failed_download_leaves_nothing_behind(fault: str, catalogue: Path, host: Host, installed: Path) -> None:
+def test_a_failed_download_leaves_nothing_behind(
+    fault: str, catalogue: Path, host: Host, installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host.faults[".zip"] = fault
+    if fault == "silent":  # the others must not fail where the computer is busy
+        monkeypatch.setattr(places, "TIMEOUT_S", 0.3)
     if fault.startswith("/"):
         host.faults = {entry_of(catalogue).file: fault}
     with pytest.raises(CatalogueError, match=FAULTS[fault]):

@@ -30,7 +30,7 @@ BOUNDS = VolumeBounds(
     0.9,
     30,
     {
-        "pancreas": LabelBounds(Scale.ERROR, 1.2, (1.0, 0.9, 0.8, 0.7), 2.5),
+        "pancreas": LabelBounds(Scale.ERROR, 1.2, (1.0, 0.9, 0.8, 0.7), 2.5, Scale.ERROR),
         "kidney_left": LabelBounds(Scale.VOLUME, 0.1),
     },
 )
