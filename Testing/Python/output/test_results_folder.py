@@ -338,3 +338,18 @@ def test_reading_takes_nothing_from_a_run_that_writes_to_a_disk_without_locks(tm
             read_results(tmp_path / "out")
         assert partial.is_dir()
         (partial / RECORD).write_text("{}")
+
+
+def test_threads_get_an_image_whose_voxels_stay_where_they_are(tmp_path, monkeypatch):
+    case, seen = fake_case(), []
+    draw = results_folder.draw_overlay
+
+    def noting(path, image, *others):
+        seen.append(image.IsUnique())
+        draw(path, image, *others)
+
+    monkeypatch.setattr(results_folder, "draw_overlay", noting)
+    sharing = sitk.Image(case.image)  # SimpleITK would copy the voxels when the first thread looks at them
+    write(tmp_path / "results", case, scene=False)
+    assert seen == [True]
+    assert sharing.GetSize() == case.image.GetSize()
