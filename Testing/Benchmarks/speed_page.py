@@ -205,18 +205,25 @@ def accuracy(results: Path) -> str:
 def large(results: Path) -> str:
     """The large network beside stock nnU-Net."""
     (run,) = _runs(results, ("large",))
+    titles = {
+        "a": "stock nnU-Net, no variance",
+        "d": "30 samples",
+        "e": "closed form",
+        "e-adaptive": "closed form, adaptive tiling",
+    }
     lines = []
     for row in run["systems"]:
-        if "failed" not in row and row["system"] in ("a", "d", "e"):
+        title = titles.get(split_system(row["system"])[0])
+        if "failed" not in row and title:
             stages = row["stages_s"]
-            name = {"a": "stock nnU-Net, no variance", "d": "30 samples", "e": "closed form"}[row["system"]]
             share = f"{100 * stages['moments'] / stages['backbone']:.1f}" if "moments" in stages else "–"
-            lines.append([name, _seconds(row), number(stages["backbone"]), share, f"{row['peak_bytes'] / 1e9:.2f}"])
+            memory = f"{row['peak_bytes'] / 1e9:.2f}"
+            lines.append([f"{title}, {_way(row)}", _seconds(row), number(stages["backbone"]), share, memory])
     heads = ["", "end to end, s", "backbone, s", "heads and moments, % of it", "peak memory, GB"]
     about = next(iter(run["networks"].values()))
     size = " x ".join(map(str, run["systems"][0]["size"]))
-    said = f"{about['backbone_parameters'] / 1e6:.0f} million parameters, random weights; a CT of {size} voxels, "
-    return f"{said}{_way(run['systems'][0])}.\n\n" + _table(heads, lines)
+    said = f"{about['backbone_parameters'] / 1e6:.0f} million parameters, random weights; a CT of {size} voxels."
+    return f"{said}\n\n" + _table(heads, lines)
 
 
 def tiling(results: Path) -> str:
