@@ -141,8 +141,8 @@ def write_results(
     start = time.monotonic()
     reserve = nullcontext(folder) if isinstance(folder, FolderInProgress) else FOLDER.reserve(folder, overwrite)
     name = printable(name or Path(source or "").name)
-    # Threads below look at the voxels. SimpleITK's view first copies what another image shares, and another thread's
-    # view would then be of freed memory; from here on nothing is shared.
+    # Threads below look at the voxels, and none runs a filter on the image. SimpleITK's view first copies what is
+    # shared, and another thread's view would then be of freed memory; from here on nothing is shared.
     image.MakeUnique()
     with reserve as place, place.writing() as partial, ThreadPoolExecutor(3) as beside:
         volumes = volumes or beside.submit(write_volumes, partial, prediction)

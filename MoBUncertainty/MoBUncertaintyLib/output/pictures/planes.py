@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.geometry import Box, shape_of, whole
+from MoBUncertaintyLib.geometry import Box, whole
 
 _AIR = -1024.0
 
@@ -103,8 +103,8 @@ class Camera:
         self.view, self.pixels = view, pixels
         self._image = image
         self.box = _surroundings(image, view)
-        size, start = shape_of(self.box[::-1]), [s.start for s in self.box[::-1]]
-        self._ct = sitk.Cast(sitk.RegionOfInterest(image, size, start), sitk.sitkFloat32)
+        # Only looked at: a filter would share the image's voxels while other threads look at them, too.
+        self._ct = self._placed(sitk.GetArrayViewFromImage(image)[self.box], self.box)
 
     def ct(self, plane: Plane) -> np.ndarray:
         """Sample the CT in a plane, (row, column); air beyond the volume."""
@@ -112,10 +112,7 @@ class Camera:
 
     def sections(self, values: np.ndarray, box: Box) -> list[np.ndarray]:
         """Sample values of a box of the volume in each of `PLANES`, 0 beyond the box."""
-        image = sitk.GetImageFromArray(np.ascontiguousarray(values, np.float32))
-        image.SetSpacing(self._image.GetSpacing())
-        image.SetDirection(self._image.GetDirection())
-        image.SetOrigin(self._image.TransformIndexToPhysicalPoint([int(part.start) for part in box[::-1]]))
+        image = self._placed(values, box)
         return [self._section(image, plane, 0.0) for plane in PLANES]
 
     def pixel(self, plane: Plane, point: np.ndarray | None = None) -> tuple[float, float]:
@@ -123,6 +120,14 @@ class Camera:
         away = ((self.view.focus if point is None else point) - self.view.middle) / self._step
         middle = (self.pixels - 1) / 2
         return middle + float(away @ plane.right), middle + float(away @ plane.down)
+
+    def _placed(self, values: np.ndarray, box: Box) -> sitk.Image:
+        """Make an image of the values of a box of the volume, where they lie."""
+        image = sitk.GetImageFromArray(np.ascontiguousarray(values, np.float32))
+        image.SetSpacing(self._image.GetSpacing())
+        image.SetDirection(self._image.GetDirection())
+        image.SetOrigin(self._image.TransformIndexToPhysicalPoint([int(part.start) for part in box[::-1]]))
+        return image
 
     @property
     def _step(self) -> float:
