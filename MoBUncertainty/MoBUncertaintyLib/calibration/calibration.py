@@ -1,4 +1,4 @@
-"""Calibrate a model on signed-off reviews, or say why it stays as it is."""
+"""Calibrate a model on signed-off reviews or labelled cases, or say why it stays as it is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
-from MoBUncertaintyLib.calibration.cases import SignedCase
+from MoBUncertaintyLib.calibration.cases import SiteCase
 from MoBUncertaintyLib.calibration.intervals import Intervals, fit_intervals
 from MoBUncertaintyLib.calibration.site import extend_fingerprint
 from MoBUncertaintyLib.calibration.temperature import Fit, fit_temperature
@@ -18,17 +18,17 @@ from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, Clic
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.fingerprint import Fingerprint
 
-MIN_REVIEWS = 5
+MIN_CASES = 5
 SIGNIFICANCE = 0.05
 """A model is changed only if chance alone would make it seem better less often than this."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What reviews make of a model.
+    """What a site's cases make of a model.
 
     Attributes:
-        reviews: How many it is fitted to.
+        reviews, labelled: How many cases of each kind it is fitted to.
         fit: The temperature, and how good it is.
         regions: What the card states of doubtful regions, with the new threshold of the variance.
         click_settings: How a click changes its surroundings, in the new logits.
@@ -37,18 +37,24 @@ class Calibration:
     """
 
     reviews: int
+    labelled: int
     fit: Fit
     regions: dict[str, float]
     click_settings: ClickSettings
     fingerprint: Fingerprint | None
     intervals: Intervals | None = None
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many cases of each kind it is fitted to."""
+        return {"reviews": self.reviews, "labelled cases": self.labelled}
+
     def description(self, model: ModelCard, digest: str) -> dict[str, Any]:
         """Describe it for the card of the new model, which is made of `model`."""
         before, after, found = self.fit.before, self.fit.after, self.intervals
         coverage = {f"coverage of {found.level:.0%}": [_short(found.before), _short(found.after)]} if found else {}
         return {
-            "reviews": self.reviews,
+            **{name: count for name, count in self.counts.items() if count},
             "made": date.today().isoformat(),
             "temperature": round(self.fit.temperature, 4),
             "nll": [_short(before.nll), _short(after.nll)],
@@ -59,16 +65,11 @@ class Calibration:
         }
 
 
-def calibrate(cases: Sequence[SignedCase], card: ModelCard) -> Calibration:
-    """Fit temperature, threshold, ordinary cases and intervals.
-
-    Args:
-        cases: Reviews of the model's predictions.
-        card: Of the model.
+def check_model(card: ModelCard) -> None:
+    """Refuse a model that cannot be calibrated.
 
     Raises:
-        CalibrationError: Its labels overlap, it is calibrated already, there are too few reviews, or the model would be
-            worse, or is not shown to be better, by leaving one review out.
+        CalibrationError: Its labels overlap, or it is calibrated already.
     """
     if overlap(card.labels):
         raise CalibrationError(
@@ -76,24 +77,39 @@ def calibrate(cases: Sequence[SignedCase], card: ModelCard) -> Calibration:
         )
     if "calibration" in card.training:  # each time, T would move on towards what decided voxels alone ask for
         raise CalibrationError(
-            "The model is calibrated already; calibrate the one that it was made of, on reviews of it."
+            "The model is calibrated already; calibrate the one that it was made of, on cases of it."
         )
-    if len(cases) < MIN_REVIEWS:
+
+
+def calibrate(cases: Sequence[SiteCase], card: ModelCard) -> Calibration:
+    """Fit temperature, threshold, ordinary cases and intervals.
+
+    Args:
+        cases: Reviews of the model's predictions, or labelled images and what it predicts of them.
+        card: Of the model.
+
+    Raises:
+        CalibrationError: `check_model` refuses it, there are too few cases, or the model would be worse, or is not
+            shown to be better, by leaving one case out.
+    """
+    check_model(card)
+    if len(cases) < MIN_CASES:
         raise CalibrationError(
-            f"A calibration needs {MIN_REVIEWS} signed-off reviews or more, and {len(cases)} of these can be used; "
-            "sign off more cases."
+            f"A calibration needs {MIN_CASES} signed-off reviews or labelled cases or more, and {len(cases)} of these "
+            "can be used; sign off or label more."
         )
     kept = card.covariance.keep_probability
-    fit = fit_temperature([case.evidence for case in cases], kept)
+    reviews = sum(not case.labelled for case in cases)
+    fit = fit_temperature([case.evidence for case in cases], kept, lowest=1.0 if reviews else 0.0)
     before, after, instead = fit.before.nll, fit.after.nll, "so the model stays as it is"
     if after > before:
         raise CalibrationError(
-            f"By leaving one out of these {len(cases)} reviews, the model would be worse (NLL {after:.4f}, now "
+            f"By leaving one out of these {len(cases)} cases, the model would be worse (NLL {after:.4f}, now "
             f"{before:.4f}), {instead}."
         )
     if not fit.p_value < SIGNIFICANCE:
         raise CalibrationError(
-            f"These {len(cases)} reviews do not show that the model would be better (NLL {after:.4f}, now "
+            f"These {len(cases)} cases do not show that the model would be better (NLL {after:.4f}, now "
             f"{before:.4f}, p = {fit.p_value:.2g}), {instead}."
         )
     regions = dict(card.regions)
@@ -108,7 +124,7 @@ def calibrate(cases: Sequence[SignedCase], card: ModelCard) -> Calibration:
         clicks = replace(clicks, prior_deviation=moved / fit.temperature)
     known_cases = card.fingerprint and extend_fingerprint(card.fingerprint, cases, fit.temperature, kept)
     intervals = fit_intervals(cases, card.volume_calibration, fit.temperature, kept)
-    return Calibration(len(cases), fit, regions, clicks, known_cases, intervals)
+    return Calibration(reviews, len(cases) - reviews, fit, regions, clicks, known_cases, intervals)
 
 
 def _short(value: float | None) -> float | None:

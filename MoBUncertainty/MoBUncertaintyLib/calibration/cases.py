@@ -1,17 +1,18 @@
-"""The reviews that a calibration is fitted to: exports that are signed off, unchanged, and of the model at hand."""
+"""The cases that a calibration is fitted to; reviews among them are signed off, unchanged, of the model at hand."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from MoBUncertaintyLib.conformal.volumes import StatedVolume
-from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.errors import ImageError, ReviewError
 from MoBUncertaintyLib.files.json_input import is_number
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.output.review_export import DECIDED, RECORD, checking, read_export
@@ -19,23 +20,29 @@ from MoBUncertaintyLib.refinement.evidence import Evidence
 
 
 @dataclass(frozen=True)
-class SignedCase:
-    """What one review says.
+class SiteCase:
+    """A case whose truth a site knows: from a review or, of a labelled image, whole.
 
     Attributes:
-        folder: Of its export.
-        ct_sha256: Of the image; None: not known.
-        evidence: Of each label, where the reader has decided.
+        place: Folder of the review's export, or file of the image.
+        image_sha256: None: not known.
+        evidence: Of each label, where the truth is known.
         deviations: From the model's ordinary cases (`Suitability`); none if it was not compared with any.
-        volumes: Of each label by its name, in the order of `evidence`: what the prediction states, and what the
-            reader made of it in ml.
+        volumes: Of each label by its name, in the order of `evidence`: what the prediction states, and the truth in ml.
+        labelled: The labels were drawn without the model's segmentation.
     """
 
-    folder: Path
-    ct_sha256: str | None
+    place: Path
+    image_sha256: str | None
     evidence: tuple[Evidence, ...]
     deviations: Mapping[str, float]
     volumes: Mapping[str, tuple[StatedVolume, float]]
+    labelled: bool = False
+
+    @property
+    def what(self) -> str:
+        """Name it in a sentence."""
+        return f"The image {self.place}" if self.labelled else f"The review in {self.place}"
 
 
 def find_reviews(folders: Iterable[Path]) -> list[Path]:
@@ -54,32 +61,48 @@ def find_reviews(folders: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def read_cases(folders: Iterable[Path], digest: str) -> tuple[list[SignedCase], list[str]]:
-    """Read reviews.
+def counted(cases: Sequence[SiteCase]) -> str:
+    """Say how many cases there are of each kind, such as `5 reviewed`."""
+    labelled = sum(case.labelled for case in cases)
+    counts = {"reviewed": len(cases) - labelled, "labelled": labelled}
+    return " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+
+
+def gather(reads: Iterable[Callable[[], SiteCase]]) -> tuple[list[SiteCase], list[str]]:
+    """Read cases, each image once.
 
     Args:
-        folders: Of exports.
-        digest: Of the model that must have predicted them.
+        reads: Each reads a case, or raises a `ReviewError` or `ImageError` that says why it cannot be used.
 
     Returns:
-        The cases, and one sentence on each review that is refused.
+        The cases, and one sentence on each that is refused.
     """
-    cases: list[SignedCase] = []
+    cases: list[SiteCase] = []
     refused = []
-    for folder in folders:
+    for read in reads:
         try:
-            case = read_case(folder, digest)
-            twice = [each for each in cases if case.ct_sha256 and each.ct_sha256 == case.ct_sha256]
+            case = read()
+            twice = [each for each in cases if case.image_sha256 and each.image_sha256 == case.image_sha256]
             if twice:
-                raise ReviewError(f"The review in {folder} is of the same image as that in {twice[0].folder}.")
+                raise ReviewError(f"{case.what} is of the same image as {twice[0].place}.")
             cases.append(case)
-        except ReviewError as error:
+        except (ReviewError, ImageError) as error:
             refused.append(str(error))
     return cases, refused
 
 
-def read_case(folder: Path, digest: str) -> SignedCase:
-    """Read a review; arguments as for `read_cases`.
+def read_reviews(folders: Iterable[Path], digest: str) -> list[Callable[[], SiteCase]]:
+    """Make what reads each review, for `gather`.
+
+    Args:
+        folders: Of exports.
+        digest: Of the model that must have predicted them.
+    """
+    return [partial(read_review, folder, digest) for folder in folders]
+
+
+def read_review(folder: Path, digest: str) -> SiteCase:
+    """Read a review; arguments as for `read_reviews`.
 
     Raises:
         ReviewError: It cannot be used; the message says why.
@@ -105,7 +128,7 @@ def read_case(folder: Path, digest: str) -> SignedCase:
     if not any(each.voxels for each in evidence):
         raise ReviewError(f"The review in {folder} decides nothing; it tells no label of any voxel.")
     sha256 = record["ct"].get("sha256") if isinstance(record.get("ct"), dict) else None
-    return SignedCase(folder, sha256 if isinstance(sha256, str) else None, evidence, _deviations(record), volumes)
+    return SiteCase(folder, sha256 if isinstance(sha256, str) else None, evidence, _deviations(record), volumes)
 
 
 def error_growth(evidence: Sequence[Evidence], temperature: float, keep_probability: bool = False) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from MoBUncertaintyLib.calibration.cases import SignedCase, error_growth
+from MoBUncertaintyLib.calibration.cases import SiteCase, counted, error_growth
 from MoBUncertaintyLib.conformal.calibration import LabelCalibration, VolumeBounds, VolumeCalibration
 from MoBUncertaintyLib.conformal.quantile import TooFewCasesError
 from MoBUncertaintyLib.conformal.volumes import Residuals, Scale, StatedVolume
@@ -31,7 +31,7 @@ class Intervals:
 
 
 def fit_intervals(
-    cases: Sequence[SignedCase], known: VolumeCalibration | None, temperature: float, keep_probability: bool = False
+    cases: Sequence[SiteCase], known: VolumeCalibration | None, temperature: float, keep_probability: bool = False
 ) -> Intervals | None:
     """Take the residuals of a site's cases in place of the model's, which are of other cases.
 
@@ -48,7 +48,7 @@ def fit_intervals(
     scales = {name: each.predicted.scale for name, each in known.labels.items()} if known else {}
     names = sorted({name for case in stated for name in case})
     try:
-        made = _fit(names, stated, scales, f"{len(cases)} reviewed on site")
+        made = _fit(names, stated, scales, f"{counted(cases)} on site")
         level = made.bounds().level
         held, held_before = [], []
         bounds_before = known and known.bounds(level)
@@ -66,7 +66,7 @@ def fit_intervals(
 Volumes = Mapping[str, tuple[StatedVolume, float]]
 
 
-def _now(case: SignedCase, temperature: float, keep_probability: bool) -> Volumes:
+def _now(case: SiteCase, temperature: float, keep_probability: bool) -> Volumes:
     """Return what is stated of each label at a temperature, where it was found, and the truth."""
     found = {name: each for name, each in case.volumes.items() if each[0].ml > 0}
     growth = {

@@ -1,16 +1,22 @@
-"""From a model and folders of reviews to a model of the site."""
+"""From a model and folders of reviews or labelled cases to a model of the site."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from MoBUncertaintyLib.calibration.calibration import Calibration, calibrate
-from MoBUncertaintyLib.calibration.cases import find_reviews, read_cases
+from MoBUncertaintyLib.calibration.calibration import Calibration, calibrate, check_model
+from MoBUncertaintyLib.calibration.cases import SiteCase, find_reviews, gather, read_reviews
+from MoBUncertaintyLib.calibration.labelled import LabelledCases, holds_labels
 from MoBUncertaintyLib.errors import CalibrationError
 from MoBUncertaintyLib.model.folder import Model, find_model, load_model
-from MoBUncertaintyLib.network.export import check_new, export
+from MoBUncertaintyLib.network.export import check_exportable, check_new, export
+from MoBUncertaintyLib.prediction import PredictionSettings
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.inference.predictor import CancelledCallback, ProgressCallback
 
 ADDED_NAME = ", calibrated"
 LONGEST_NAME = 100
@@ -23,7 +29,7 @@ class CalibratedModel:
     Attributes:
         model: As written.
         calibration: What was changed.
-        refused: One sentence on each review that was not used.
+        refused: One sentence on each case that was not used.
     """
 
     model: Model
@@ -32,24 +38,41 @@ class CalibratedModel:
 
 
 def calibrate_model(
-    model: str | Path, reviews: Iterable[Path], output: Path, name: str | None = None
+    model: str | Path,
+    folders: Iterable[Path],
+    output: Path,
+    name: str | None = None,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelledCallback | None = None,
+    device: str = "auto",
 ) -> CalibratedModel:
-    """Calibrate a model on signed-off reviews of its predictions, and write it under another name; it stays as it is.
+    """Calibrate a model on a site's cases, and write it under another name; it stays as it is.
 
     Args:
         model: Path or name.
-        reviews: Folders of exports, or of results with exports in them.
+        folders: Of signed-off reviews of the model's predictions (exports, or results with exports in them), or of
+            labelled cases (`labelled.LabelledCases`), which are predicted as users' are.
         output: Model folder or `.zip` to make; must not exist.
         name: Of the new model; None: that of the model, with `ADDED_NAME`.
+        progress, cancelled: As for `LabelledCases`.
+        device: Predicts labelled cases.
 
     Raises:
-        CalibrationError: There are too few reviews, or the model would not be better; nothing is written.
-        ReviewError: A folder holds no review.
+        CalibrationError: There are too few cases, or the model would not be better; nothing is written.
+        ReviewError, ImageError: A folder holds no case.
         ModelError, OutputError: As for `export`.
+        Cancelled: `cancelled` said so; nothing is written.
     """
     check_new(output)
     with load_model(find_model(model)) as given:
-        cases, refused = read_cases(find_reviews(map(Path, reviews)), given.digest)
+        check_model(given.card)
+        check_exportable(given)
+        known = [*map(Path, folders)]
+        labelled = [folder for folder in known if holds_labels(folder)]
+        reads = read_reviews(find_reviews(folder for folder in known if folder not in labelled), given.digest)
+        if labelled:
+            reads += _labelled(given, labelled, progress, cancelled, device)
+        cases, refused = gather(reads)
         try:
             found = calibrate(cases, given.card)
         except CalibrationError as error:
@@ -67,3 +90,17 @@ def calibrate_model(
             half=None,
         )
     return CalibratedModel(written, found, refused)
+
+
+def _labelled(
+    model: Model,
+    folders: list[Path],
+    progress: ProgressCallback | None,
+    cancelled: CancelledCallback | None,
+    device: str,
+) -> list[Callable[[], SiteCase]]:
+    """Make what predicts labelled cases; only that needs the network."""
+    from MoBUncertaintyLib.inference.predictor import Predictor
+
+    predictor = Predictor(model, PredictionSettings(device=device))
+    return LabelledCases(folders, predictor, progress, cancelled).reads()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from MoBUncertaintyLib.calibration.cases import SignedCase, error_growth
+from MoBUncertaintyLib.calibration.cases import SiteCase, counted, error_growth
 from MoBUncertaintyLib.model.fingerprint import Fingerprint, Ordinary
 
 QUANTILE, NORMAL = 0.95, 1.96
@@ -15,7 +15,7 @@ QUANTILE, NORMAL = 0.95, 1.96
 
 
 def extend_fingerprint(
-    fingerprint: Fingerprint, cases: Sequence[SignedCase], temperature: float, keep_probability: bool = False
+    fingerprint: Fingerprint, cases: Sequence[SiteCase], temperature: float, keep_probability: bool = False
 ) -> Fingerprint:
     """Widen what is ordinary so far that it holds a site's cases, measure by measure.
 
@@ -34,5 +34,5 @@ def extend_fingerprint(
         own = measures["error"]
         shift = np.mean([error_growth(case.evidence, temperature, keep_probability) for case in cases])
         measures["error"] = Ordinary(round(own.median + float(shift), 4), own.deviation)
-    data = f"{fingerprint.data}, and {len(compared)} reviewed on site"
+    data = f"{fingerprint.data}, and {counted(compared)} on site"
     return replace(fingerprint, cases=fingerprint.cases + len(compared), data=data, measures=measures)

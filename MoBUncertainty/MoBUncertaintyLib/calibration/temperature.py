@@ -5,8 +5,9 @@ decide where a model is in doubt, and errors there are of one piece: those voxel
 others, of which nobody has said anything. For them the model is taken at its word: their labels are as probable as it
 says. Without them, the temperature would be too high for the whole image.
 
-A reader who is shown a segmentation tends to accept it. So agreement may be worth nothing, and no temperature below 1
-is tried: reviews show that a model is too sure, never that it is not sure enough.
+A reader who is shown a segmentation tends to accept it. So agreement may be worth nothing, and with a review among the
+cases no temperature below 1 is tried: reviews show that a model is too sure, never that it is not sure enough. Labels
+that were drawn without the model show both.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from scipy.stats import wilcoxon
 
 from MoBUncertaintyLib.refinement.evidence import Evidence
 
-TEMPERATURES = 2.0 ** (np.arange(97) / 32)
-"""Those tried, 1 to 8, in steps of 2 %."""
+TEMPERATURES = 2.0 ** (np.arange(-96, 97) / 32)
+"""Those tried, 1/8 to 8, in steps of 2 %."""
 CLIP = 2.0**-23
 """Probabilities are held this far from 0 and 1, as for the scores of `mob-training evaluate`."""
 BINS = 15
@@ -52,27 +53,30 @@ class Fit:
     p_value: float
 
 
-def fit_temperature(cases: Sequence[Sequence[Evidence]], keep_probability: bool = False) -> Fit:
+def fit_temperature(cases: Sequence[Sequence[Evidence]], keep_probability: bool = False, lowest: float = 1.0) -> Fit:
     """Find the temperature with the lowest NLL of decided voxels, and of the others as the model expects it.
 
     Args:
         cases: The evidence of each case, label by label; two or more.
         keep_probability: As for `Evidence.moments`.
+        lowest: Of the temperatures that are tried.
     """
     kinds, weights = _pooled(cases)
-    probability = np.stack([kinds.moments(t, keep_probability)[0] for t in TEMPERATURES])
+    tried = TEMPERATURES[lowest <= TEMPERATURES]
+    as_it_is = int(np.searchsorted(tried, 1.0))
+    probability = np.stack([kinds.moments(t, keep_probability)[0] for t in tried])
     p = np.clip(probability, CLIP, 1 - CLIP)
     without, labelled, undecided = weights
     decided = _nll(without, labelled, p)
-    expected = _nll(undecided * (1 - p[0]), undecided * p[0], p)
+    expected = _nll(undecided * (1 - p[as_it_is]), undecided * p[as_it_is], p)
     losses = (decided + expected) / weights.sum(axis=(0, 2))[:, None]
     every, total = np.arange(len(cases)), losses.sum(axis=0)
     others = np.argmin(total - losses, axis=1)  # for each case, what the others choose
-    before, after = decided[:, 0], decided[every, others]
-    gain = losses[:, 0] - losses[every, others]
+    before, after = decided[:, as_it_is], decided[every, others]
+    gain = losses[:, as_it_is] - losses[every, others]
     return Fit(
-        float(TEMPERATURES[np.argmin(total)]),
-        Scores(float(before.mean()), _ece(weights, probability[np.zeros_like(others)])),
+        float(tried[np.argmin(total)]),
+        Scores(float(before.mean()), _ece(weights, probability[np.full_like(others, as_it_is)])),
         Scores(float(after.mean()), _ece(weights, probability[others])),
         float(wilcoxon(gain, alternative="greater").pvalue) if gain.any() else 1.0,
     )

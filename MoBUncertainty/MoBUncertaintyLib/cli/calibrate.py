@@ -8,29 +8,34 @@ from typing import Annotated
 import typer
 
 from MoBUncertaintyLib.cli import console
+from MoBUncertaintyLib.cli.options import Device
 from MoBUncertaintyLib.cli.programs import Result
 
 
 def calibrate(
     model: Annotated[str, typer.Argument(help="Model folder or .zip, or the name of a model that is shipped.")],
-    reviews: Annotated[
+    cases: Annotated[
         list[Path],
         typer.Argument(
-            metavar="REVIEWS...",
-            help="Folders of signed-off reviews, or results folders, or a folder of these, with reviews in them.",
+            metavar="CASES...",
+            help="Folders of signed-off reviews, or results folders, or a folder of these, with reviews in them; or "
+            "folders of labelled cases, with images/NAME.nii.gz and labels/NAME.nii.gz.",
         ),
     ],
     output: Annotated[Path, typer.Option(help="Model folder to make, or a .zip.")],
     name: Annotated[str | None, typer.Option(help="Name of the new model. Default: the old one, calibrated.")] = None,
+    device: Device = "auto",
 ) -> Result:
-    """Calibrate a model on a site's own signed-off reviews, 5 or more; the result is a new model.
+    """Calibrate a model on a site's own cases, 5 or more, signed-off reviews or labelled; the result is a new model.
 
-    Nothing is written where the new model would not be better, by leaving out one review at a time.
+    Labelled cases are predicted first. Nothing is written where the new model would not be better, by leaving out one
+    case at a time.
     """
-    with console.reporting():
+    with console.reporting(steps=True) as cancelled:
         from MoBUncertaintyLib.calibration.models import calibrate_model
 
-        made = calibrate_model(model, reviews, output, name)
+        with console.progress(f"Calibrating {model}") as progress:
+            made = calibrate_model(model, cases, output, name, progress, cancelled, device)
         console.show_calibrated(made)
         facts = {"path": made.model.path, "digest": made.model.digest, "refused": made.refused}
         return Result(facts | {"calibration": made.model.card.training["calibration"]})

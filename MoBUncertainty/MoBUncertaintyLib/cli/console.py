@@ -50,6 +50,7 @@ debug = False
 """Whether an unexpected error shows its traceback."""
 
 STAGES = {
+    "cases": "Predicting the cases",
     "read": "Reading",
     "send model": "Sending the model (MB)",
     "send": "Sending the image (MB)",
@@ -321,19 +322,21 @@ def show_verified(folder: Path, verified: Verified) -> None:
 
 
 def show_calibrated(made: CalibratedModel) -> None:
-    """Print which reviews were not used, and then what the others have changed."""
+    """Print which cases were not used, and then what the others have changed."""
     show_warnings(made.refused)
     found, card = made.calibration, made.model.card
     before, after = found.fit.before, found.fit.after
     table = _Facts(card.name)
-    table.fact("reviews", str(found.reviews))
+    for kind, count in found.counts.items():
+        if count:
+            table.fact(kind, str(count))
     table.fact("temperature", f"{found.fit.temperature:.3g}")
     table.fact("NLL", f"{before.nll:.4f} before, {after.nll:.4f} after, p = {found.fit.p_value:.2g}")
     table.fact("ECE", f"{before.ece:.4f} before, {after.ece:.4f} after")
     if held := found.intervals:
         first = "not stated" if held.before is None else f"{held.before:.0%}"
         table.fact(f"{held.level:.0%} of volumes", f"{first} in their intervals before, {held.after:.0%} after")
-    table.fact("", "all by leaving out one review at a time")
+    table.fact("", "all by leaving out one case at a time")
     table.fact("regions", plain(card.regions))
     table.fact("model", str(made.model.path))
     table.fact("model's SHA-256", made.model.digest)

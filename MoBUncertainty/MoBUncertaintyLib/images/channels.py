@@ -68,7 +68,7 @@ def aligned(images: Mapping[str, sitk.Image], grid: sitk.Image) -> tuple[dict[st
         except ImageError as error:
             raise ImageError(f"The image of {printable(name)}: {error}") from error
         warnings += [f"The image of {printable(name)}: {each}" for each in said]
-        if not _same_grid(found[name], grid):
+        if not on_same_grid(found[name], grid):
             found[name], covered = _resampled(found[name], grid)
             if not covered:
                 raise ImageError(
@@ -82,7 +82,8 @@ def aligned(images: Mapping[str, sitk.Image], grid: sitk.Image) -> tuple[dict[st
     return found, warnings
 
 
-def _same_grid(one: sitk.Image, other: sitk.Image) -> bool:
+def on_same_grid(one: sitk.Image, other: sitk.Image) -> bool:
+    """Whether the voxels of two images lie in the same places, as far as headers tell."""
     if one.GetSize() != other.GetSize():
         return False
     corners = itertools.product(*((0, size - 1) for size in one.GetSize()))

@@ -67,11 +67,7 @@ def export(
         OutputError: The output exists already or cannot be written.
     """
     model = load_model(source, checkpoint, folds)
-    if model.first_stage:
-        raise ModelError(
-            f"{source} is the second stage of a cascade, and a model folder holds one network; use nnU-Net's training "
-            "folders as they are."
-        )
+    check_exportable(model)
     if checkpoint and "model.json" in model.digests:
         raise ModelError(f"{source} has no checkpoint to choose; leave it out, or export the training folder.")
     stated: dict[str, Any] = {"name": name, "task": task, "licence": licence, "scores": scores, "regions": regions}
@@ -167,6 +163,19 @@ def _published(target: Path) -> Iterator[Path]:
     except OSError as error:
         check_new(target)
         raise OutputError(f"The model cannot be written to {target}: {error.strerror or error}.") from error
+
+
+def check_exportable(model: Model) -> None:
+    """Refuse a model of which no model folder can be made.
+
+    Raises:
+        ModelError: It is a cascade.
+    """
+    if model.first_stage:
+        raise ModelError(
+            f"{model.path} is the second stage of a cascade, and a model folder holds one network; use nnU-Net's "
+            "training folders as they are."
+        )
 
 
 def check_new(target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Voxels whose label a reader has decided, counted by what was predicted there: enough to calibrate, and no image.
+"""Voxels whose true label is known, counted by what was predicted there: enough to calibrate, and no image.
 
 What is predicted at a voxel is the normal distribution of the logit of a label against the rest (`logits`). Mean and
 deviation are rounded to `STEP`. Voxels that are doubtful and not decided are counted too.
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
-from MoBUncertaintyLib.refinement.logits import logits_of
+from MoBUncertaintyLib.refinement.logits import SURE, logits_of
 
 STEP = 0.25
 DOUBTFUL = 1e-4
@@ -29,8 +29,8 @@ class Evidence:
     """The voxels of one label.
 
     Attributes:
-        kinds: (K, 5) int64: mean and deviation of the logit in steps, and how many voxels were predicted so that the
-            reader has decided not to have the label, to have it, and not decided.
+        kinds: (K, 5) int64: mean and deviation of the logit in steps, and how many voxels were predicted so that do
+            not have the label, have it, and of which nobody has decided.
     """
 
     kinds: np.ndarray
@@ -48,14 +48,33 @@ class Evidence:
         """
         doubtful = (probability > DOUBTFUL) & (probability < 1 - DOUBTFUL)
         doubtful[decided] = False
-        p, v = (np.concatenate([each[decided], each[doubtful]]).astype(np.float32) for each in (probability, variance))
-        mean, square = logits_of(p, v)
-        steps = np.rint(np.stack([mean, np.sqrt(square)], axis=1) / STEP).astype(np.int64)
-        kinds, index = np.unique(steps, axis=0, return_inverse=True)
+        p, v = (np.concatenate([each[decided], each[doubtful]]) for each in (probability, variance))
         said = np.full(len(p), 2)
         said[: len(labelled)] = labelled
-        counts = [np.bincount(index.ravel()[said == each], minlength=len(kinds)) for each in range(3)]
-        return cls(np.column_stack([kinds, *counts]))
+        return cls(_counted(_steps(p, v), said))
+
+    @classmethod
+    def of_truth(cls, probability: np.ndarray, variance: np.ndarray, labelled: np.ndarray) -> Evidence:
+        """Count all voxels of an image whose truth is known, but for those where the network was sure, and right.
+
+        How sure it was there no map says, so no temperature can be judged by them.
+
+        Args:
+            probability, variance: As predicted, (z, y, x), not rounded.
+            labelled: Whether a voxel has the label, likewise.
+        """
+        found = [np.empty((0, 5), np.int64)]
+        for p, v, true in zip(probability, variance, labelled, strict=True):  # slice by slice, for a CT's size
+            asked = (p > 0) | true
+            steps, said = _steps(p[asked], v[asked]), true[asked].astype(int)
+            sure = np.abs(steps[:, 0]) * STEP >= SURE
+            counts = ~(sure & ((steps[:, 0] > 0) == said))
+            found.append(_counted(steps[counts], said[counts]))
+        every = np.concatenate(found)
+        kinds, index = np.unique(every[:, :2], axis=0, return_inverse=True)
+        sums = np.zeros((len(kinds), 3), np.int64)
+        np.add.at(sums, index.ravel(), every[:, 2:])
+        return cls(np.column_stack([kinds, sums]))
 
     @property
     def voxels(self) -> int:
@@ -111,3 +130,16 @@ class Evidence:
         if not packed.eof or np.abs(kinds[:, :2]).max(initial=0) > _LARGEST or kinds[:, 1:].min(initial=0) < 0:
             raise ValueError("the decided voxels are not as they should be")
         return cls(kinds)
+
+
+def _steps(probability: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Round mean and deviation of the logit of N voxels to steps, (N, 2)."""
+    mean, square = logits_of(probability.astype(np.float32), variance.astype(np.float32))
+    return np.rint(np.stack([mean, np.sqrt(square)], axis=1) / STEP).astype(np.int64)
+
+
+def _counted(steps: np.ndarray, said: np.ndarray) -> np.ndarray:
+    """Count N voxels by their steps and by what is said of them: 0, 1 or 2; (K, 5) as `Evidence.kinds`."""
+    kinds, index = np.unique(steps, axis=0, return_inverse=True)
+    counts = [np.bincount(index.ravel()[said == each], minlength=len(kinds)) for each in range(3)]
+    return np.column_stack([kinds, *counts])

@@ -6,6 +6,7 @@ Nothing heavy is imported before a request needs it.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from MoBUncertaintyLib.inference.maps.ensemble import AnyPredictor
     from MoBUncertaintyLib.model.folder import Model
-    from MoBUncertaintyLib.prediction import Prediction, PredictionSettings
+    from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Progress
     from MoBUncertaintyLib.regions.finder import Regions
     from MoBUncertaintyLib.regions.settings import RegionSettings
 
@@ -251,14 +252,15 @@ def export_review(request: Fields, report: Report) -> Fields:
     }
 
 
-def calibrate(request: Fields, _report: Report) -> Fields:
-    """Calibrate a model on reviews, and write the new one.
+def calibrate(request: Fields, report: Report) -> Fields:
+    """Calibrate a model on reviews or labelled cases, and write the new one.
 
     Args:
-        request: `model`, `reviews` and `output`, as for `calibrate_model`.
+        request: `model`, `cases` and `output`, as for `calibrate_model`.
+        report: Receives the progress.
 
     Returns:
-        `name` of the new model, `calibration`, as its card has it, and `refused`, a sentence on each review not used.
+        `name` of the new model, `calibration`, as its card has it, and `refused`, a sentence on each case not used.
 
     Raises:
         UserError: As `calibrate_model` does.
@@ -267,7 +269,20 @@ def calibrate(request: Fields, _report: Report) -> Fields:
 
     output = Path(request["output"])
     output.parent.mkdir(parents=True, exist_ok=True)
-    made = calibrate_model(request["model"], map(Path, request["reviews"]), output)
+    began, done, total = time.monotonic(), 0, 1
+
+    def tell(step: Progress) -> None:
+        nonlocal done, total
+        if step.stage == "cases":
+            done, total = step.done, step.total
+        elif step.stage != "network":  # which takes most of the time
+            return
+        fraction = (done + (step.done / step.total if step.stage == "network" else 0.0)) / total
+        left = (time.monotonic() - began) / fraction * (1 - fraction) if fraction else None
+        told = {"stage": "calibrate", "done": done, "total": total, "fraction": fraction, "seconds_left": left}
+        report.progress(told)
+
+    made = calibrate_model(request["model"], map(Path, request["cases"]), output, progress=tell)
     card = made.model.card
     return {"name": card.name, "calibration": card.training["calibration"], "refused": made.refused}
 

@@ -206,7 +206,7 @@ def calibrate(request: server.Fields, _report: server.Report) -> server.Fields:
     shutil.copytree(request["model"], output)
     card = json.loads((output / "model.json").read_text(encoding="utf-8")) | {"name": output.name}
     (output / "model.json").write_text(json.dumps(card), encoding="utf-8")
-    told = {"reviews": len(request["reviews"]), "temperature": 1.3, "p_value": 0.01, "nll": [0.5, 0.4], "ece": [0.1, 0]}
+    told = {"reviews": len(request["cases"]), "temperature": 1.3, "p_value": 0.01, "nll": [0.5, 0.4], "ece": [0.1, 0]}
     return {"name": output.name, "calibration": told, "refused": []}
 
 

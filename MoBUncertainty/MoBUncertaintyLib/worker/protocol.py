@@ -19,7 +19,7 @@ cases          `cohort`, the folder of the results folders; `source`, what the u
 predict-case   `case`, of those listed; `output`, its results folder; `models`, `settings`
 open-case      `results`, a results folder; `reader`; `folder`
 sign-case      `results`, `reader`, `review`, and `output`, the export to make
-calibrate      `model`, `reviews`, folders, and `output`, the model to make
+calibrate      `model`, `cases`, folders of reviews or of labelled cases, and `output`, the model to make
 computer       none; the result has the `version` there, the `device` that Auto takes, and the number of `cores`
 scratch        `folder` for the worker's own temporary files; it is removed when stdin is closed. Has no answer
 shutdown       -
@@ -95,7 +95,7 @@ _REQUESTS: dict[str, dict[str, tuple[type, ...]]] = {
     Command.LIST: {"index": (str,)},
     Command.PICTURE: {"index": (str,), "entry": (dict,), "folder": (str,)},
     Command.INSTALL: {"index": (str,), "entry": (dict,), "output": (str,)},
-    Command.CALIBRATE: {"model": (str,), "reviews": (list,), "output": (str,)},
+    Command.CALIBRATE: {"model": (str,), "cases": (list,), "output": (str,)},
     Command.CASES: {"cohort": (str,), "channels": (int,), "title": (str,), "table": (bool,), "predicted": (list,)}
     | {"source": (str, _NULL), "cases": (list, _NULL), "failed": (dict, _NULL)},
     Command.PREDICT_CASE: {"case": (dict,), "output": (str,), "models": (list,), "settings": (dict, _NULL)},

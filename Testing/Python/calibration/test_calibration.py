@@ -11,7 +11,7 @@ import pytest
 from scipy.special import expit
 
 from MoBUncertaintyLib.calibration.calibration import calibrate
-from MoBUncertaintyLib.calibration.cases import SignedCase, error_growth, find_reviews, read_cases
+from MoBUncertaintyLib.calibration.cases import SiteCase, error_growth, find_reviews, gather, read_reviews
 from MoBUncertaintyLib.calibration.intervals import fit_intervals
 from MoBUncertaintyLib.calibration.models import calibrate_model
 from MoBUncertaintyLib.calibration.site import extend_fingerprint
@@ -48,11 +48,10 @@ def evidence(temperature: float, seed: int, voxels: int = 3000, undecided: int =
     return Evidence.of(p, v, (decided,), rng.random(len(decided)) < true[decided])
 
 
-def cases(temperature: float, count: int, deviations: dict[str, float] | None = None) -> list[SignedCase]:
+def cases(temperature: float, count: int, deviations: dict[str, float] | None = None) -> list[SiteCase]:
     volumes = [{"organ": (StatedVolume(100.0, 10.0), 100.0 + number)} for number in range(count)]
     return [
-        SignedCase(Path(f"{i}"), f"{i}", (evidence(temperature, i),), deviations or {}, volumes[i])
-        for i in range(count)
+        SiteCase(Path(f"{i}"), f"{i}", (evidence(temperature, i),), deviations or {}, volumes[i]) for i in range(count)
     ]
 
 
@@ -99,7 +98,7 @@ def test_a_verdict_never_contradicts_the_model_only_what_is_drawn_or_clicked_doe
     assert wrong == 1 + np.count_nonzero(first.found.mask)
     review.sign("Ada")
     write_export(ReviewedCase(case.image, review), tmp_path / "review", ["nifti"])
-    (read,), refused = read_cases(find_reviews([tmp_path]), DIGEST)
+    (read,), refused = gather(read_reviews(find_reviews([tmp_path]), DIGEST))
     assert not refused
     (counted,), (volumes,) = read.evidence, read.volumes.values()
     assert volumes[1] == pytest.approx(
@@ -124,10 +123,10 @@ def test_reviews_that_tell_nothing_of_the_model_are_refused_each_with_its_reason
     changed = write_review(tmp_path / "changed", DIGEST, given, "6")
     record = changed / "report.json"
     record.write_text(record.read_text(encoding="utf-8").replace('"6"', '"7"'), encoding="utf-8")
-    kept, refused = read_cases([good, twice, foreign, unsigned, old, damaged, empty, changed], DIGEST)
-    assert [case.folder for case in kept] == [good]
+    kept, refused = gather(read_reviews([good, twice, foreign, unsigned, old, damaged, empty, changed], DIGEST))
+    assert [case.place for case in kept] == [good]
     assert refused == [
-        f"The review in {twice} is of the same image as that in {good}.",
+        f"The review in {twice} is of the same image as {good}.",
         f"The review in {foreign} is of another model, Other.",
         f"The review in {unsigned} is not signed off; sign it off and export it again.",
         f"The review in {old} was exported by an older version; export it again.",
@@ -166,7 +165,7 @@ def test_model_that_is_calibrated_stays_as_it_is() -> None:
         calibrate(cases(1.0, 10), tiny.card())
     with pytest.raises(CalibrationError, match="is calibrated already"):
         calibrate(cases(2.0, 6), tiny.card(training={"calibration": {}}))
-    with pytest.raises(CalibrationError, match="needs 5 signed-off reviews or more, and 4 of these can be used"):
+    with pytest.raises(CalibrationError, match="needs 5 signed-off reviews or labelled cases or more, and 4 of"):
         calibrate(cases(2.0, 4), tiny.card())
 
 
@@ -259,7 +258,7 @@ def test_new_model_divides_mean_and_deviation_of_the_logits(model: Path, tmp_pat
 
 def test_command_writes_a_model_or_says_why_not(model: Path, tmp_path: Path) -> None:
     few = run("calibrate", model, write_reviews(tmp_path / "few", model, 1.6, 3), "--output", tmp_path / "new")
-    assert few.exit_code == 2 and "needs 5 signed-off reviews or more" in few.stderr
+    assert few.exit_code == 2 and "needs 5 signed-off reviews or labelled cases or more" in few.stderr
     usual = run("calibrate", model, write_reviews(tmp_path / "usual", model, 1.0, 6), "--output", tmp_path / "new")
     assert usual.exit_code == 2 and "stays as it is" in usual.stderr
     assert not (tmp_path / "new").exists()

@@ -1,4 +1,4 @@
-"""The dialog *Recalibrate*: takes folders of signed-off reviews, shows before and after, and keeps the model or not."""
+"""The dialog *Recalibrate*: takes folders of cases, shows before and after, and keeps the new model or not."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Recalibrate:
             self.statusLabel,
             self._onStart,
             self._onCancel,
-            _("Reading the reviews..."),
+            _("Reading the cases..."),
             _("Stop; nothing is left of it."),
         )
         self.addButton.clicked.connect(shown(self._onAdd))
@@ -67,7 +67,7 @@ class Recalibrate:
         self.window.hide()
 
     def add(self, folder: Path | str) -> None:
-        """List a folder of reviews."""
+        """List a folder of reviews or labelled cases."""
         if str(folder) not in self._folders():
             self.folderList.addItem(str(folder))
         self._update()
@@ -78,15 +78,19 @@ class Recalibrate:
         note = qt.QLabel()
         note.wordWrap = True
         note.text = _(
-            "Choose the folders of 5 or more exported reviews that you have signed off, or folders that hold them. "
-            "What you have drawn in their regions counts most: whoever is shown a segmentation tends to accept it, so "
-            "no verdict counts against the model. The old model stays as it is."
+            "Choose folders with 5 or more cases, of either kind. Labelled cases: a folder with images/NAME.nii.gz and "
+            "labels/NAME.nii.gz, of images that the model was not trained on; each is segmented here, as by Apply. "
+            "Reviews that you have signed off and exported: what you have drawn in their regions counts most, since "
+            "whoever is shown a segmentation tends to accept it; so no verdict counts against the model. The old model "
+            "stays as it is."
         )
         self.folderList = qt.QListWidget()
-        self.folderList.accessibleName = _("Folders of reviews")
-        self.addButton = _button(_("Add folder..."), _("Add an exported review, or a folder of several."))
+        self.folderList.accessibleName = _("Folders of cases")
+        self.addButton = _button(
+            _("Add folder..."), _("Add a folder of labelled cases, an exported review, or a folder of several.")
+        )
         self.removeButton = _button(_("Remove"), _("Take the selected folder out of this list; its files stay."))
-        self.startButton = _button(_("Recalibrate"), _("Fit the model to these reviews, and show before and after."))
+        self.startButton = _button(_("Recalibrate"), _("Fit the model to these cases, and show before and after."))
         self._bar, self.statusLabel = qt.QProgressBar(), qt.QLabel()
         self.statusLabel.wordWrap = True
         buttons = qt.QHBoxLayout()
@@ -105,10 +109,10 @@ class Recalibrate:
     def _update(self) -> None:
         for widget in (self.folderList, self.addButton, self.removeButton):
             widget.enabled = not self._running
-        self.work.update(self._running, None if self._folders() else _("Add folders of reviews first."))
+        self.work.update(self._running, None if self._folders() else _("Add folders of cases first."))
 
     def _onAdd(self, *_args) -> None:
-        dialog = qt.QFileDialog(self.window, _("Choose a folder of reviews"))
+        dialog = qt.QFileDialog(self.window, _("Choose a folder of reviews or labelled cases"))
         dialog.setFileMode(qt.QFileDialog.Directory)
         if dialog.exec_():
             self.add(dialog.selectedFiles()[0])
@@ -120,7 +124,7 @@ class Recalibrate:
     def _onStart(self) -> None:
         name = self._model.card.name if self._model.card else self._model.path.stem
         output = newFolder(installed_models(), _("{model}, calibrated").format(model=name))
-        message = {"command": Command.CALIBRATE, "model": str(self._model.path), "reviews": self._folders()}
+        message = {"command": Command.CALIBRATE, "model": str(self._model.path), "cases": self._folders()}
         job = self._client.request({**message, "output": str(output)})
         job.finished.connect(shown(lambda result: self._onFinished(output, result)))
         job.failed.connect(shown(self._onFailed))

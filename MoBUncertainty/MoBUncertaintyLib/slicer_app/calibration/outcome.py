@@ -8,14 +8,16 @@ from slicer.i18n import tr as _
 
 
 def question(result: dict[str, Any]) -> str:
-    """Say what became better or worse, which reviews were not used, and ask whether the new model is to be kept.
+    """Say what became better or worse, which cases were not used, and ask whether the new model is to be kept.
 
     Args:
         result: `name`, `calibration` (as the card has it) and `refused`, of the worker.
     """
     told = result["calibration"]
-    text = _("{count} reviews, temperature {temperature}, p = {p}. Before and after, by leaving out one at a time:")
-    lines = [text.format(count=told["reviews"], temperature=told["temperature"], p=told["p_value"])]
+    text = _("{cases}, temperature {temperature}, p = {p}. Before and after, by leaving out one at a time:")
+    counts = {"reviews": _("{n} reviews"), "labelled cases": _("{n} labelled cases")}
+    cases = ", ".join(words.format(n=told[name]) for name, words in counts.items() if name in told)
+    lines = [text.format(cases=cases, temperature=told["temperature"], p=told["p_value"])]
     names = {"nll": _("negative log-likelihood"), "ece": _("calibration error")}
     pairs = {names.get(name, name): value for name, value in told.items() if isinstance(value, list)}
     for name, pair in pairs.items():

@@ -135,7 +135,7 @@ def _note(models: Sequence[ListedModel]) -> str:
     lacks = _("No covariance: the variance is the disagreement of tiles and of what is averaged.")
     if len(models) > 1:
         return lacks
-    temperature = _('<a href="temperature">A temperature</a> (minutes, 5 reviews that you have signed off)')
+    temperature = _('<a href="temperature">A temperature</a> (minutes, 5 labelled cases or signed-off reviews)')
     head = _('<a href="head">a covariance head</a> (2 minutes to hours, 20 labelled cases)')
     if canHaveHead(models[0]):
         text = _("{temperature} makes the probabilities truer; {head} lets clicks spread, too.")

@@ -200,7 +200,7 @@ class InputsSection:
         )
 
         unusable = self.model is None or self.model.problem is not None
-        tip = _("Make a new model from this one with reviews that you have signed off and exported.")
+        tip = _("Make a new model from this one with labelled cases, or reviews that you have signed off and exported.")
         allow(ui.recalibrateButton, _("Choose a model first.") if unusable else None, tip)
 
     def hide(self, nodes: list) -> None:

@@ -189,6 +189,7 @@ def stageText(step: dict) -> str:
         "receive": _("Receiving the results, in MB"),
         "download": _("Downloading, in MB"),
         "install": _("Checking and installing"),
+        "calibrate": _("Predicting the cases"),
     }
     text = words[step["stage"]]
     if step["total"] > 1:
