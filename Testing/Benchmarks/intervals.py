@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from mob_training.evaluation.intervals import KEY, reviewed_scale, stated
+from mob_training.evaluation.intervals import KEY, stated
 from mob_training.evaluation.score_files import read_runs
 from MoBUncertaintyLib.conformal.calibration import STAGES
 from MoBUncertaintyLib.conformal.margin import DISTANCES_MM, SurfaceLoss
 from MoBUncertaintyLib.conformal.quantile import conformal_quantile
-from MoBUncertaintyLib.conformal.volumes import LEVELS, Scale, narrowest
+from MoBUncertaintyLib.conformal.volumes import LEVELS, Scale, choose_scale
 
 SPLITS = 200
 CALIBRATION = 0.6
@@ -51,10 +51,10 @@ def study(cases: list[dict[str, Any]], label: str, alone: bool = True, seed: int
     for _ in range(SPLITS):
         order = rng.permutation(len(cases))
         known, others = order[:count], order[count:]
-        choice = narrowest([pairs[i] for i in known]).value
+        choice = choose_scale([pairs[i] for i in known]).value
         choices[choice] = choices.get(choice, 0) + 1
         if after:
-            kind = reviewed_scale([[stage[i] for i in known] for stage in stages])
+            kind = choose_scale(*([stage[i] for i in known] for stage in stages))
             reviewed = np.array([each.scale(kind) for each, _ in after])
         for level in LEVELS:
             sets = {name: (errors, np.array(scale)) for name, scale in scales.items()}

@@ -397,7 +397,7 @@ def evaluate(
     from mob_training.comparison.figures import draw_error_caught
     from mob_training.evaluation.held_out import evaluate as run
     from mob_training.evaluation.intervals import calibration_of
-    from mob_training.evaluation.score_files import make_folder, summarise, write_json, write_runs
+    from mob_training.evaluation.score_files import card_scores, make_folder, write_json, write_runs
     from MoBUncertaintyLib.conformal.quantile import TooFewCasesError
     from MoBUncertaintyLib.prediction import PredictionSettings
     from MoBUncertaintyLib.regions.settings import read_stated
@@ -410,8 +410,8 @@ def evaluate(
     scores = run(model, dataset, settings, raters, drawn, name, stated, joint)
     if made_from is not None:
         scores.description["provenance"] = made_from
-    summary = {"run": scores.description, "held_out_cases": len(scores.cases)} | summarise(scores)
-    write_json(summary | {"pooled": scores.pooled}, output / "scores.json")
+    summary = card_scores(scores)
+    write_json(summary, output / "scores.json")
     draw_error_caught(scores, output / "error_caught.png")
     try:
         write_json(calibration_of(scores).to_dict(), output / "intervals.json")
@@ -419,7 +419,7 @@ def evaluate(
         print(f"No intervals of volumes: {error}")
     write_runs([scores], output)
     print(f"mean Dice {scores.mean('dice'):.4f} over {len(scores.cases)} cases")
-    return Result({"output": output} | summary)
+    return Result({"output": output, "run": scores.description} | summary)
 
 
 def _simulate_readers(

@@ -22,6 +22,8 @@ STATED_LEVELS = (0.9, 0.8)
 """Of the intervals that are stated: the first for which there are cases enough."""
 CLEARLY = 0.95
 """Of the width of equally wide intervals: a scale must make them narrower than that to be chosen."""
+ENOUGH_TO_CHOOSE = 20
+"""Calibration cases; of fewer, a choice by themselves costs much of the coverage that they promise."""
 _SMALLEST = 1e-6  # of a scale
 
 
@@ -35,6 +37,12 @@ class Scale(StrEnum):
     """Intervals have one width in percent."""
     ERROR = "expected error"
     """The volume that is expected to be labelled wrongly, where nothing is decided yet."""
+    ROOT_ERROR = "square root of the expected error"
+    """In proportion to the deviation of a volume whose voxels are wrong one by one. That of few cases."""
+
+
+CHOICES = (Scale.NOTHING, Scale.ROOT, Scale.VOLUME, Scale.ERROR)
+"""Scales among which calibration cases choose."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,9 @@ class StatedVolume:
 
     def scale(self, kind: Scale) -> float:
         """Return the case's value of a scale."""
-        sizes = {Scale.NOTHING: 1.0, Scale.ROOT: math.sqrt(self.ml), Scale.VOLUME: self.ml, Scale.ERROR: self.error_ml}
-        return max(sizes[kind], _SMALLEST)
+        of = self.error_ml if kind in (Scale.ERROR, Scale.ROOT_ERROR) else self.ml
+        size = math.sqrt(of) if kind in (Scale.ROOT, Scale.ROOT_ERROR) else of
+        return max(1.0 if kind is Scale.NOTHING else size, _SMALLEST)
 
     def residual(self, true_ml: float, kind: Scale) -> float:
         """Compute the distance of the true volume."""
@@ -86,13 +95,13 @@ class Residuals:
 
         Args:
             cases: What is stated, and the truth in ml.
-            scale: None: that with the narrowest intervals (`narrowest`).
+            scale: None: as `choose_scale` says.
 
         Raises:
             ValueError: The label was found in none.
         """
         cases = [(stated, true) for stated, true in cases if stated.ml > 0]
-        kind = scale or narrowest(cases)
+        kind = scale or choose_scale(cases)
         return cls(kind, tuple(short(stated.residual(true, kind)) for stated, true in cases))
 
     def quantile(self, level: float) -> float:
@@ -128,24 +137,29 @@ class Residuals:
         return cls(Scale(values["scale"]), numbers, weights)
 
 
-def narrowest(cases: Sequence[tuple[StatedVolume, float]]) -> Scale:
+def choose_scale(*stages: Sequence[tuple[StatedVolume, float]]) -> Scale:
     """Choose the scale whose intervals are narrowest at the nominal rate.
 
     Of each scale the intervals' mean width over the cases counts, relative to that of equally wide ones, and averaged
     over those of `LEVELS` that the cases allow. What is not clearly narrower than equally wide ones is not worth a
-    choice: each choice by the calibration cases themselves costs a little of the coverage that they promise.
+    choice: each choice by the calibration cases themselves costs a little of the coverage that they promise. Fewer than
+    `ENOUGH_TO_CHOOSE` have the square root of the expected error, unseen: what is given beforehand costs nothing.
 
     Args:
-        cases: What is stated of each, and its true volume in ml.
+        stages: Of each stage of a review, or of the prediction alone, what is stated of each case, and its true volume
+            in ml; a case in which the label was not found does not count.
 
     Raises:
         ValueError: There are none.
     """
+    cases = [(stated, true) for stage in stages for stated, true in stage if stated.ml > 0]
     if not cases:
         raise ValueError("there are no cases to choose a scale by")
+    if max(map(len, stages)) < ENOUGH_TO_CHOOSE:
+        return Scale.ROOT_ERROR
     levels = [level for level in LEVELS if len(cases) >= needed_cases(level)]  # of one case, the lowest
     widths = {}
-    for kind in Scale:
+    for kind in CHOICES:
         mean = float(np.mean([stated.scale(kind) for stated, _ in cases]))
         residuals = [stated.residual(true, kind) for stated, true in cases]
         widths[kind] = np.array([mean * conformal_quantile(residuals, level) for level in levels])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from MoBUncertaintyLib.model.card import readable
 if TYPE_CHECKING:
     from MoBUncertaintyLib.inference.preprocessing import Case
     from MoBUncertaintyLib.model.card import Label
+    from MoBUncertaintyLib.model.fingerprint import Fingerprint
     from MoBUncertaintyLib.regions.finder import Region
 
 # On images like its training images (20 phantoms, 50 hippocampi) a model finds 3 to 11 regions per label, with an
@@ -51,29 +52,53 @@ def not_found(volumes_ml: Mapping[str, float]) -> list[str]:
     return [f"No {readable(name)} was found in this image." for name, volume in volumes_ml.items() if not volume]
 
 
-def cut_off(segmentation: np.ndarray, labels: Sequence[Label], case: Case, region_of_interest: bool) -> list[str]:
-    """Warn of labels that reach an edge and may continue beyond it, in a sentence for each kind of edge.
+class Edges(NamedTuple):
+    """Where labels reach an edge: by the label's name, the patient's sides; labels that reach none are left out.
+
+    Attributes:
+        image: Edges of the image.
+        part: Other edges of the part of it that was processed.
+    """
+
+    image: dict[str, tuple[str, ...]]
+    part: dict[str, tuple[str, ...]]
+
+
+def reached_edges(segmentation: np.ndarray, labels: Sequence[Label], case: Case) -> Edges:
+    """Find the labels that reach an edge and may continue beyond it.
 
     Args:
         segmentation: Of the whole image.
         labels: Its foreground classes.
         case: The network's input, which tells the part of the image that was processed.
-        region_of_interest: Whether the user chose that part.
     """
     inside = case.view(segmentation)
-    part = "region of interest" if region_of_interest else "part of the image that was processed"
-    reached: dict[str, dict[str, list[str]]] = {"image": {}, part: {}}
+    found = Edges({}, {})
     for axis, (kept, size) in enumerate(zip(case.kept, case.frame.shape, strict=True)):
         for end, at_image in ((0, kept.start == 0), (-1, kept.stop == size)):
-            here = np.unique(inside.take(end, axis))
-            side = _side(case, axis, end)
-            for label in labels:
-                if label.mask(here).any():
-                    reached["image" if at_image else part].setdefault(readable(label.name), []).append(side)
+            here, reached = np.unique(inside.take(end, axis)), found.image if at_image else found.part
+            for name in (label.name for label in labels if label.mask(here).any()):
+                reached[name] = (*reached.get(name, ()), _side(case, axis, end))
+    return found
+
+
+def cut_off(edges: Edges, region_of_interest: bool, fingerprint: Fingerprint | None) -> list[str]:
+    """Warn of labels that reach an edge, in a sentence for each kind of edge; not where ordinary cases do.
+
+    Args:
+        edges: Which they reach.
+        region_of_interest: Whether the user chose the part of the image that was processed.
+        fingerprint: Of the model; None: it states none.
+    """
+    usual = fingerprint.usual_edges if fingerprint else {}
+    image = {
+        name: tuple(side for side in sides if side not in usual.get(name, ())) for name, sides in edges.image.items()
+    }
+    part = "region of interest" if region_of_interest else "part of the image that was processed"
     return [
-        f"The segmentation reaches the edge of the {edge}: {_listed(names)} may be cut off there."
-        for edge, names in reached.items()
-        if names
+        f"The segmentation reaches the edge of the {edge}: {_listed(sides_of)} may be cut off there."
+        for edge, sides_of in (("image", image), (part, edges.part))
+        if any(sides_of.values())
     ]
 
 
@@ -85,6 +110,6 @@ def _side(case: Case, axis: int, end: int) -> str:
     return _TOWARDS[nearest][int(outward[nearest] > 0)]
 
 
-def _listed(sides_of: dict[str, list[str]]) -> str:
-    named = [f"{name} ({', '.join(sides)})" for name, sides in sides_of.items()]
+def _listed(sides_of: Mapping[str, Sequence[str]]) -> str:
+    named = [f"{readable(name)} ({', '.join(sides)})" for name, sides in sides_of.items() if sides]
     return " and ".join(filter(None, [", ".join(named[:-1]), named[-1]]))

@@ -22,7 +22,7 @@ from MoBUncertaintyLib.inference.devices import autocast_dtype, select_engine
 from MoBUncertaintyLib.inference.engine_openvino import OpenVinoEngine
 from MoBUncertaintyLib.inference.engines import Engine, TorchEngine
 from MoBUncertaintyLib.inference.maps.filling import fill
-from MoBUncertaintyLib.inference.plausibility import cut_off, not_found
+from MoBUncertaintyLib.inference.plausibility import cut_off, not_found, reached_edges
 from MoBUncertaintyLib.inference.preprocessing import Case, Preprocessor
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
 from MoBUncertaintyLib.inference.suitability import judge, measure
@@ -164,7 +164,8 @@ class Predictor:
             case, *results, exact, [label.value for label in self.labels], overlap(self.model.card.labels), rival
         )
         clock.step("resample", 1, 1)
-        cut = cut_off(segmentation, self.labels, case, self.settings.region_of_interest is not None)
+        edges = reached_edges(segmentation, self.labels, case)
+        cut = cut_off(edges, self.settings.region_of_interest is not None, self.model.card.fingerprint)
         prediction = Prediction(
             segmentation,
             probability,
@@ -192,7 +193,7 @@ class Predictor:
             rival=strongest,
         )
         prediction.warnings.extend([*not_found(prediction.volumes_ml()), *cut])
-        measures = measure(prediction, window.organ_sums)
+        measures = measure(prediction, window.organ_sums, edges.image)
         # The ordinary cases were measured with all labels; of some of them the expected error, for one, is another.
         fingerprint = self.model.card.fingerprint if self.labels == self.model.card.labels else None
         suitability = judge(prediction.labels, measures, fingerprint, cut)

@@ -7,6 +7,7 @@ A model whose card states a fingerprint is compared with its ordinary cases besi
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -101,12 +102,13 @@ MEASURES = {
 """Intensities are those of the network's input: of a CT in training's standard deviations, else of the image's."""
 
 
-def measure(prediction: Prediction, organ_sums: np.ndarray) -> Measures:
+def measure(prediction: Prediction, organ_sums: np.ndarray, edges: Mapping[str, tuple[str, ...]]) -> Measures:
     """Measure a case.
 
     Args:
         prediction: The prediction.
         organ_sums: `SlidingWindow.organ_sums`, (3 + F,).
+        edges: `plausibility.Edges.image`.
     """
     volumes = prediction.volumes_ml()
     _, first, second, *rest = organ_sums / max(float(organ_sums[0]), 1e-12)
@@ -121,7 +123,7 @@ def measure(prediction: Prediction, organ_sums: np.ndarray) -> Measures:
         if volumes[label.name]:
             values[f"volume:{label.name}"] = volumes[label.name]
             values[f"stray:{label.name}"] = _stray(label.mask(segmented))
-    return Measures(values, np.array(rest))
+    return Measures(values, np.array(rest), edges)
 
 
 def judge(
@@ -198,14 +200,15 @@ def fit_fingerprint(training: Sequence[Measures], validation: Sequence[Measures]
         SettingsError: There are fewer than `MIN_CASES`.
     """
     training, validation = (
-        [case for case in cases if any(name.startswith("volume:") for name in case.values)]
-        for cases in (training, validation)
+        [case for case in part if any(name.startswith("volume:") for name in case.values)]
+        for part in (training, validation)
     )
     if min(len(training), 2 * len(validation)) < MIN_CASES:
         raise SettingsError(
             f"A fingerprint needs {MIN_CASES} training and {MIN_CASES // 2} validation cases in which the model finds "
             f"an organ, these are {len(training)} and {len(validation)}; add labelled cases."
         )
+    cases = [*training, *validation]
     features = np.stack([case.features for case in training])
     density = Density.fit(features, min(RANK, features.shape[1] - 1))
     known = [dict(case.values) | {"features": density.distance(case.features)} for case in validation]
@@ -215,7 +218,11 @@ def fit_fingerprint(training: Sequence[Measures], validation: Sequence[Measures]
         ordinary[name] = _ordinary(name, [values[name] for values in (*known, *seen) if name in values])
     farthest = sorted(max(_deviations(values, ordinary).values()) for values in known)
     unusual = round(max(LIMITS[0], farthest[math.ceil(0.98 * len(farthest)) - 1]), 2)
-    return Fingerprint(len(training) + len(validation), data, ordinary, density, (unusual, 2 * unusual))
+    reached = Counter((name, side) for case in cases for name, sides in case.edges.items() for side in sides)
+    edges: dict[str, dict[str, float]] = {}
+    for (name, side), count in sorted(reached.items()):
+        edges.setdefault(name, {})[side] = round(count / len(cases), 3)
+    return Fingerprint(len(cases), data, ordinary, density, (unusual, 2 * unusual), edges)
 
 
 def _kind(name: str) -> Measure:

@@ -17,6 +17,9 @@ import numpy as np
 
 from MoBUncertaintyLib.errors import SettingsError
 
+USUAL = 0.05
+"""What happens in at least this fraction of ordinary cases makes no case unusual."""
+
 
 class Level(StrEnum):
     """How far a case can be trusted, by what can be seen without its truth."""
@@ -99,10 +102,12 @@ class Measures:
     Attributes:
         values: Numbers by name (`inference.suitability.MEASURES`), those of one label as `volume:pancreas`.
         features: Mean of the network's features where it sees an organ, (F,).
+        edges: The sides of the image that a label reaches, by its name; a label that reaches none may be left out.
     """
 
     values: Mapping[str, float]
     features: np.ndarray
+    edges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,8 @@ class Fingerprint:
         measures: Of `inference.suitability.MEASURES`, each label's own as `volume:pancreas`.
         density: Of the network's features.
         limits: Deviations from which on a case is unusual, and not usable.
+        edges: The fraction of the cases in which a label reaches a side of the image, by its name and the side; older
+            cards do not say.
     """
 
     cases: int
@@ -186,14 +193,24 @@ class Fingerprint:
     measures: Mapping[str, Ordinary]
     density: Density
     limits: tuple[float, float]
+    edges: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.limits[0] < self.limits[1] < math.inf:
             raise ValueError("the limits must be two numbers, the second above the first")
+        if not all(0 <= fraction <= 1 for sides in self.edges.values() for fraction in sides.values()):
+            raise ValueError("the fractions of cases that reach an edge must be from 0 to 1")
+
+    @property
+    def usual_edges(self) -> dict[str, set[str]]:
+        """The sides of the image that a label reaches in `USUAL` of the cases, by its name."""
+        return {name: {side for side, fraction in sides.items() if fraction >= USUAL}
+                for name, sides in self.edges.items()}  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain JSON."""
-        return asdict(self) | {"measures": {name: asdict(each) for name, each in self.measures.items()}}
+        parts = {"measures": {name: asdict(each) for name, each in self.measures.items()}}
+        return asdict(self) | parts | {"edges": {name: dict(sides) for name, sides in self.edges.items()}}
 
     @classmethod
     def from_dict(cls, values: Any) -> Fingerprint:
@@ -215,6 +232,10 @@ class Fingerprint:
                     float(density["residual"]),
                 ),
                 (float(values["limits"][0]), float(values["limits"][1])),
+                {
+                    str(name): {str(side): float(fraction) for side, fraction in sides.items()}
+                    for name, sides in values.get("edges", {}).items()
+                },
             )
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise SettingsError(f"The fingerprint is not as it should be ({error}).") from error

@@ -9,7 +9,7 @@ from MoBUncertaintyLib.conformal.calibration import STAGES, LabelCalibration, Vo
 from MoBUncertaintyLib.conformal.interval import volume_text
 from MoBUncertaintyLib.conformal.margin import DISTANCES_MM, SurfaceLoss
 from MoBUncertaintyLib.conformal.quantile import TooFewCasesError, conformal_quantile, needed_cases
-from MoBUncertaintyLib.conformal.volumes import Residuals, Scale, StatedVolume, narrowest
+from MoBUncertaintyLib.conformal.volumes import Residuals, Scale, StatedVolume, choose_scale
 from MoBUncertaintyLib.errors import SettingsError
 
 
@@ -61,8 +61,19 @@ def test_narrowest_scale_is_narrower_on_other_cases(kind: Scale) -> None:
     for each in Scale:
         quantile = Residuals.of(known, each).quantile(0.9)
         widths[each] = quantile * np.mean([stated.scale(each) for stated, _ in others])
-    assert (narrowest(known) is Scale.NOTHING) == (kind is Scale.NOTHING)
-    assert widths[narrowest(known)] <= 1.05 * min(widths.values())
+    assert (choose_scale(known) is Scale.NOTHING) == (kind is Scale.NOTHING)
+    assert widths[choose_scale(known)] <= 1.05 * min(widths.values())
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.9])
+def test_few_cases_hold_what_they_promise_since_they_choose_no_scale(level: float) -> None:
+    for seed in range(20):
+        every = cases(10, Scale.ERROR, seed)
+        held = []
+        for i, (own, true) in enumerate(every):
+            known = Residuals.of([*every[:i], *every[i + 1 :]])
+            held.append(own.residual(true, known.scale) <= known.quantile(level))
+        assert level - 1e-9 <= np.mean(held) <= level + 1 / len(every)
 
 
 def test_margin_holds_the_surface_of_each_of_exchangeable_cases() -> None:

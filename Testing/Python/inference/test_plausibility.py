@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.inference.plausibility import unsuitable
 from MoBUncertaintyLib.inference.predictor import Predictor
+from MoBUncertaintyLib.model.fingerprint import Density, Fingerprint
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.pipeline import analyse
 from MoBUncertaintyLib.prediction import PredictionSettings
@@ -60,6 +62,23 @@ def test_an_organ_at_the_edge_of_the_image_is_named(stock: Model) -> None:
     assert "The segmentation reaches the edge of the image: organ (superior) may be cut off there." in warnings(
         stock, image
     )
+
+
+def test_an_edge_that_the_models_ordinary_cases_reach_is_not_named(stock: Model) -> None:
+    image = sitk.Flip(tiny.make_ct()[:, :, :22], (True, False, True))  # the last slice is now the first
+    found = Predictor(stock, PredictionSettings(overlap=0.25)).predict(image)
+    matrix = found.grid.matrix()
+    ends = found.segmentation[0].any(), found.segmentation[-1].any()
+    upwards = (matrix[:3, 2] / np.linalg.norm(matrix[:3, 2]))[2]
+    assert found.measures.edges == {"organ": ("superior",)}
+    assert ends == ((True, False) if upwards < 0 else (False, True))
+    features = found.measures.features
+    density = Density(tuple(features), (tuple(np.eye(features.size)[0]),), (1.0,), 1.0)
+    for fraction, said in ((0.5, False), (0.01, True)):
+        known = Fingerprint(90, "made", {}, density, (4.0, 8.0), {"organ": {"superior": fraction}})
+        model = replace(stock, card=replace(stock.card, fingerprint=known))
+        reasons = Predictor(model, PredictionSettings(overlap=0.25)).predict(image).suitability.reasons
+        assert any("edge of the image" in reason for reason in reasons) == said
 
 
 @pytest.mark.parametrize("measure", Measure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from MoBUncertaintyLib.errors import ModelError, SettingsError
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.inference.plausibility import Edges, cut_off
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.suitability import fit_fingerprint, judge
 from MoBUncertaintyLib.model.fingerprint import Fingerprint, Level, Measures
@@ -84,6 +86,32 @@ def test_without_a_fingerprint_the_evident_is_noticed() -> None:
     assert found.text == "not usable: 120% of the segmented volume is expected to be wrong"
     cut = verdict(measures(), None, ["The segmentation reaches the edge of the image."])
     assert cut.text == "unusual: the segmentation reaches the edge of the image"
+
+
+def test_an_edge_that_ordinary_cases_reach_is_ordinary_and_another_is_not() -> None:
+    def reaching(count: int, of: int, sides: tuple[str, ...]) -> list[Measures]:
+        return [replace(measures(), edges={"organ": sides} if n < count else {}) for n in range(of)]
+
+    known = fit_fingerprint(
+        [*reaching(20, 40, ("superior", "inferior")), *reaching(1, 20, ("left",))],
+        [*reaching(29, 30, ("superior",)), replace(measures(), edges={"organ": ("left", "superior")})],
+        "made",
+    )
+    assert known.edges == {
+        "organ": {"inferior": round(20 / 91, 3), "left": round(2 / 91, 3), "superior": round(50 / 91, 3)}
+    }
+    kept = Fingerprint.from_dict(json.loads(json.dumps(known.to_dict())))
+    assert kept == known
+    both = Edges({"organ": ("superior", "left")}, {"organ": ("superior",)})
+    assert cut_off(both, True, kept) == [
+        "The segmentation reaches the edge of the image: organ (left) may be cut off there.",
+        "The segmentation reaches the edge of the region of interest: organ (superior) may be cut off there.",
+    ]
+    older = known.to_dict()
+    del older["edges"]
+    for unknown in (None, Fingerprint.from_dict(older)):
+        assert "organ (superior, left)" in cut_off(both, True, unknown)[0]
+    assert cut_off(Edges({"organ": ("inferior", "superior")}, {}), False, kept) == []
 
 
 def test_fingerprint_of_another_network_is_refused(fingerprint: Fingerprint) -> None:

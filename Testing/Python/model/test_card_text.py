@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mob_training.evaluation.held_out import evaluate
-from mob_training.evaluation.score_files import summarise, write_json
+from mob_training.evaluation.score_files import card_scores, write_json
 from MoBUncertaintyLib.cli.app import app
 from MoBUncertaintyLib.model.card_text import covariance_text, score_lines, training_lines
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
@@ -94,7 +94,7 @@ def test_scores_of_evaluate_do_not_flood_the_terminal(tmp_path: Path) -> None:
     dataset = tiny_held_out(tmp_path / "Dataset001_Tiny")
     results = tiny.make_results_folder(tmp_path / "raw")
     run = evaluate(results, dataset)
-    write_json({"held_out_cases": 1, **summarise(run), "pooled": run.pooled}, tmp_path / "scores.json")
+    write_json(card_scores(run), tmp_path / "scores.json")
     command = ["export", str(results), "--output", str(tmp_path / "model"), "--scores", str(tmp_path / "scores.json")]
     done = CliRunner().invoke(app, command, env={"COLUMNS": "120"})
     assert done.exit_code == 0, done.output
@@ -102,7 +102,9 @@ def test_scores_of_evaluate_do_not_flood_the_terminal(tmp_path: Path) -> None:
     assert again.stdout == done.stdout
     assert len(done.stdout.splitlines()) < 40
     assert "none (deterministic)" in done.stdout and "rank" not in done.stdout
-    assert json.loads((tmp_path / "model" / "model.json").read_text())["scores"]["pooled"]
+    card = (tmp_path / "model" / "model.json").read_text()
+    assert json.loads(card)["scores"]["pooled"]["dice"] == pytest.approx(run.mean("dice"), rel=1e-5)
+    assert len(card) < 16_000
     for said in ("scores: Dice", "values in model.json"):
         assert said in done.stdout
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from mob_training.evaluation.score_files import Run
 from MoBUncertaintyLib.conformal.calibration import STAGES, LabelCalibration, VolumeCalibration
 from MoBUncertaintyLib.conformal.margin import SurfaceLoss
 from MoBUncertaintyLib.conformal.outline import outline
-from MoBUncertaintyLib.conformal.volumes import Residuals, Scale, StatedVolume, narrowest
+from MoBUncertaintyLib.conformal.volumes import Residuals, StatedVolume, choose_scale
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.prediction import Prediction
 
@@ -102,19 +101,10 @@ def stated(case: dict[str, Any], label: str, stage: int = 0) -> tuple[StatedVolu
     return StatedVolume(volume, error), case[f"{KEY}.{label}.true_ml"]
 
 
-def reviewed_scale(stages: Sequence[Sequence[tuple[StatedVolume, float]]]) -> Scale:
-    """Choose one scale for all stages of a review: that with the narrowest intervals (`narrowest`).
-
-    Args:
-        stages: Of each stage, what is stated of each case, and the truth in ml.
-    """
-    return narrowest([(now, true) for stage in stages for now, true in stage if now.ml > 0])
-
-
 def _of_label(cases: list[dict[str, Any]], name: str) -> LabelCalibration:
     stages = [[stated(case, name, stage) for case in cases] for stage in range(STAGES + 1)]
     outside = np.mean([case[f"{KEY}.{name}.outside"] for case in cases], axis=0)
-    scale = reviewed_scale(stages[1:])
+    scale = choose_scale(*stages[1:])
     return LabelCalibration(
         Residuals.of(stages[0]),
         tuple(Residuals.of(stage, scale) for stage in stages[1:]),

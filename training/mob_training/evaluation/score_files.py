@@ -132,6 +132,13 @@ def summarise(run: Run) -> dict[str, Any]:
     return summary
 
 
+def card_scores(run: Run) -> dict[str, Any]:
+    """Return what a card states of a run: no curves, which `POOLED` has, and no volumes of calibration cases."""
+    summary = {name: scores for name, scores in summarise(run).items() if name != "intervals"}
+    pooled = {name: score for name, score in run.pooled.items() if not isinstance(score, list)}
+    return {"held_out_cases": len(run.cases), **summary, "pooled": pooled}
+
+
 def rounded(scores: Any) -> Any:
     """Return scores as they are stored: plain JSON, six digits."""
     return json.loads(json.dumps(scores), parse_float=lambda text: float(f"{float(text):.6g}"))
