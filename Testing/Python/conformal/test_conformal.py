@@ -9,7 +9,7 @@ from MoBUncertaintyLib.conformal.calibration import STAGES, LabelCalibration, Vo
 from MoBUncertaintyLib.conformal.interval import volume_text
 from MoBUncertaintyLib.conformal.margin import DISTANCES_MM, SurfaceLoss
 from MoBUncertaintyLib.conformal.quantile import TooFewCasesError, conformal_quantile, needed_cases
-from MoBUncertaintyLib.conformal.volumes import Residuals, Scale, StatedVolume, choose_scale
+from MoBUncertaintyLib.conformal.volumes import CHOICES, Residuals, Scale, StatedVolume, choose_scale
 from MoBUncertaintyLib.errors import SettingsError
 
 
@@ -58,7 +58,7 @@ def cases(count: int, kind: Scale, seed: int = 0) -> list[tuple[StatedVolume, fl
 def test_narrowest_scale_is_narrower_on_other_cases(kind: Scale) -> None:
     known, others = cases(400, kind), cases(400, kind, seed=1)
     widths = {}
-    for each in Scale:
+    for each in CHOICES:
         quantile = Residuals.of(known, each).quantile(0.9)
         widths[each] = quantile * np.mean([stated.scale(each) for stated, _ in others])
     assert (choose_scale(known) is Scale.NOTHING) == (kind is Scale.NOTHING)
