@@ -307,7 +307,7 @@ def main() -> None:
             data = kind.channels, kind.labels, kind.order, kind.configuration in FIRST_STAGE
             number = numbers.setdefault(str(data), len(numbers) + 1)
             start = time.monotonic()
-            with Path(os.devnull).open("w") as nothing, contextlib.redirect_stdout(nothing):
+            with Path(os.devnull).open("w", encoding="utf-8") as nothing, contextlib.redirect_stdout(nothing):
                 row = compare(root, number, kind)
             rows[kind.name] = asdict(row)
             in_order = [rows[each.name] for each in KINDS if each.name in rows]

@@ -145,7 +145,7 @@ def table1(
     from mob_training.data.table1 import write_table
 
     table = write_table(datasets, output)
-    print(table.read_text())
+    print(table.read_text(encoding="utf-8"))
     return Result({"output": table})
 
 

@@ -179,6 +179,7 @@ def _run(request_file: Path) -> None:
         text=True,
         encoding="utf-8",
         errors="replace",
+        check=False,  # its reason is reported below
         # Ctrl-C in the terminal is for the command, which cancels between its steps; this step runs to its end.
         start_new_session=True,
     )

@@ -180,7 +180,7 @@ def stand_alone() -> int:
 
 def _shares_among_sessions() -> bool:
     try:
-        return Path("/proc/sys/kernel/sched_autogroup_enabled").read_text().strip() == "1"
+        return Path("/proc/sys/kernel/sched_autogroup_enabled").read_text(encoding="utf-8").strip() == "1"
     except OSError:
         return False
 

@@ -259,7 +259,7 @@ def _member(rank: int, folder: Path, task: Callable[..., dict], arguments: tuple
 
 
 def make_trainer(cls: type[DeterministicTrainer], path: Path) -> DeterministicTrainer:
-    plans = json.loads(path.read_text()) | {"continue_training": False}
+    plans = json.loads(path.read_text(encoding="utf-8")) | {"continue_training": False}
     dataset = json.loads((path.parent / "dataset.json").read_text())
     trainer = cls(plans, CONFIGURATION, 0, dataset, torch.device("cpu"))
     trainer.device, trainer.grad_scaler = torch.device("cpu"), None  # nnU-Net takes for granted that DDP is on CUDA

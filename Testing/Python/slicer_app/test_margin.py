@@ -27,7 +27,6 @@ def calibrated(desktop):
 
 def bands(session) -> dict[str, np.ndarray]:
     """The voxels of each band that is shown, by its segment's name; none where they are hidden."""
-    import slicer
     import slicer.util
 
     node = session.results.node("margin")

@@ -16,7 +16,7 @@ qt = qt_namespace.install()
 sys.modules["ctk"] = ctk = importlib.import_module("slicer_host.ctk_widgets")
 
 import slicer  # noqa: E402
-import slicer.util  # noqa: E402
+import slicer.util  # noqa: E402, F401 - part of what every module finds loaded
 
 from slicer_host import application, files, mrml_widgets  # noqa: E402
 

@@ -287,7 +287,7 @@ def _mutants(folder: Path, count: int) -> Kinds:
         return [gzip.compress(each, 1) for each in made] if packed else made
 
     def of_json(path: Path) -> list[bytes]:
-        return list(mutants(json.loads(path.read_text()), count, SEED))
+        return list(mutants(json.loads(path.read_text(encoding="utf-8")), count, SEED))
 
     for kind, names in {
         "nifti": ("ct.nii", "ct.nii.gz"),

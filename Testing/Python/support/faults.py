@@ -246,7 +246,7 @@ def _after_kill(command: Command, log: Path) -> tuple[str, str]:
         afterwards = command.state()
     except Exception as error:
         return "wrong", f"half of it is there: {error}"
-    said = log.read_text(errors="replace")
+    said = log.read_text(encoding="utf-8", errors="replace")
     if "Traceback" in said:
         return "traceback", said[-300:]
     # What was there already is refused, so it was kept; else it is made now.

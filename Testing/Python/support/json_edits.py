@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 def edit(path: Path, change: Any) -> None:
     """Change a JSON file in place; `change` gets its content."""
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(change(content) or content))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(change(content) or content), encoding="utf-8")
 
 
 def rehash(folder: Path) -> None:

@@ -145,5 +145,5 @@ class Loopback:
 
     @staticmethod
     def _script(path: Path, lines: str) -> None:
-        path.write_text(f"#!/bin/sh\n{lines}\n")
+        path.write_text(f"#!/bin/sh\n{lines}\n", encoding="utf-8")
         path.chmod(0o755)

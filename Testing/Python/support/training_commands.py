@@ -25,7 +25,10 @@ def run(module: str, *arguments: object) -> str:
     # Patches prepared in the training's own process: repeatable, and no process to start for a few iterations.
     environment = os.environ | {"nnUNet_n_proc_DA": "0", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as output, tempfile.TemporaryFile("w+") as errors:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as output,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
+    ):
         code = child()(command, env=environment, stdout=output, stderr=errors).wait()
         output.seek(0)
         errors.seek(0)

@@ -71,7 +71,7 @@ def sheared(path: Path) -> None:
 
 
 def no_image(path: Path) -> None:
-    path.write_text("<html>504 Gateway Timeout</html>")
+    path.write_text("<html>504 Gateway Timeout</html>", encoding="utf-8")
 
 
 # What is done to which file of a case, and what is said of it. `{label}` is the mask or label map.

@@ -357,11 +357,11 @@ REFUSED = {
 @pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_start_is_refused_in_one_sentence(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    Path("broken.yaml").write_text("a: [")
+    Path("broken.yaml").write_text("a: [", encoding="utf-8")
     for name, config in {"wrong": small(seeds=[]), "good": small()}.items():
-        Path(f"{name}.yaml").write_text(yaml.safe_dump(config))
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     Path("held").mkdir()
-    with Path("held/.workflow.lock").open("w") as lock:
+    with Path("held/.workflow.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = CliRunner().invoke(cli.app, ["workflow", "--output", "w", *arguments])
     assert isinstance(done.exception, SettingsError)

@@ -328,7 +328,7 @@ def _write_cases_file(
         for case in cases
     ]
     rows += [{"case": case.name, "part": LEFT_OUT, "note": case.problem} for case in left_out]
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["case", "part", "subject", "note", *(f"{label}_ml" for label in labels)])
         writer.writeheader()
         writer.writerows(sorted(rows, key=lambda row: row["case"]))
@@ -356,4 +356,4 @@ def _header(path: Path) -> sitk.ImageFileReader:
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -328,7 +328,7 @@ def write_cohort(
         rows.append({"image_id": target.name, "study_type": f"ct abdomen phantom, {phantom.phase}", "split": "train"})
         if progress is not None:
             progress(case + 1, cases)
-    with (folder / "meta.csv").open("w", newline="") as file:
+    with (folder / "meta.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, META.split(), delimiter=";", restval="")
         writer.writeheader()
         writer.writerows(rows)

@@ -36,9 +36,9 @@ def describe(dataset: Path) -> list[dict[str, object]]:
     dataset = Path(dataset)
     if not (dataset / CASES_FILE).exists() or not (dataset / "dataset.json").exists():
         raise SettingsError(f"{dataset} has no {CASES_FILE}; convert it by mob-training.")
-    with (dataset / CASES_FILE).open(newline="") as file:
+    with (dataset / CASES_FILE).open(newline="", encoding="utf-8") as file:
         cases = list(csv.DictReader(file))
-    labels = json.loads((dataset / "dataset.json").read_text())["labels"]
+    labels = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["labels"]
     used = {part: [case for case in cases if case["part"] == part] for part in ("train", "val", "test")}
     rows = []
     for structure in (name for name, value in labels.items() if value != 0):
@@ -64,14 +64,14 @@ def write_table(datasets: Sequence[Path], output: Path) -> Path:
     """
     rows = [row for dataset in datasets for row in describe(dataset)]
     output.mkdir(parents=True, exist_ok=True)
-    with (output / "table1.csv").open("w", newline="") as file:
+    with (output / "table1.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(COLUMNS))
         writer.writeheader()
         writer.writerows(rows)
     lines = ["| " + " | ".join(COLUMNS.values()) + " |", "| --- |" + " ---: |" * (len(COLUMNS) - 1)]
     lines += ["| " + " | ".join(_shown(row[name]) for name in COLUMNS) + " |" for row in rows]
     path = output / "table1.md"
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 

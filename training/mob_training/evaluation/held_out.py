@@ -60,7 +60,7 @@ def training_cases(dataset: Path) -> list[Files]:
 def _split_cases(dataset: Path, part: str) -> list[Files]:
     path = dataset / "splits_final.json"
     try:
-        names = json.loads(path.read_text())[0][part] if path.exists() else []
+        names = json.loads(path.read_text(encoding="utf-8"))[0][part] if path.exists() else []
     except (ValueError, LookupError, TypeError):
         raise SettingsError(f"{path} is no list of nnU-Net's splits; convert the data set again.") from None
     return [files for files in _cases(dataset, "Tr") if files[0] in names]
@@ -183,7 +183,7 @@ class Pool:
 
 def _description(dataset: Path) -> dict[str, Any]:
     path = dataset / "dataset.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def check_labels(dataset: Path, labels: tuple[Label, ...]) -> None:

@@ -147,8 +147,8 @@ def _own(workspace: Path, model: Model, cases: Path) -> None:
     marker, made_for = workspace / "attach-head.json", {"model": model.digest, "cases": str(cases.resolve())}
     if not workspace.exists() or not any(workspace.iterdir()):
         workspace.mkdir(parents=True, exist_ok=True)
-        marker.write_text(json.dumps(made_for) + "\n")
-    elif not marker.is_file() or json.loads(marker.read_text()) != made_for:
+        marker.write_text(json.dumps(made_for) + "\n", encoding="utf-8")
+    elif not marker.is_file() or json.loads(marker.read_text(encoding="utf-8")) != made_for:
         raise SettingsError(f"{workspace} was not made for this model and these cases; give a new folder.")
 
 
@@ -174,7 +174,7 @@ def _prepare(model: Model, cases: Path, seed: int, processes: int) -> dict[str, 
         orientation=model.card.orientation,
     )
     extract_fingerprint_dataset(DATASET_ID, num_processes=processes)
-    (preprocessed / f"{plans['plans_name']}.json").write_text(json.dumps(plans, indent=1) + "\n")
+    (preprocessed / f"{plans['plans_name']}.json").write_text(json.dumps(plans, indent=1) + "\n", encoding="utf-8")
     shutil.copy(raw / "dataset.json", preprocessed)
     preprocess_dataset(
         DATASET_ID, plans_identifier=plans["plans_name"], configurations=(CONFIGURATION,), num_processes=(processes,)
@@ -213,7 +213,7 @@ def _validation_tiles(plans: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
     """Cover the whole validation cases with tiles."""
     preprocessed = Path(os.environ["nnUNet_preprocessed"]) / DATASET
     planned = check_plans(plans, CONFIGURATION)
-    (split,) = json.loads((preprocessed / "splits_final.json").read_text())
+    (split,) = json.loads((preprocessed / "splits_final.json").read_text(encoding="utf-8"))
     cases = nnUNetDatasetBlosc2(str(preprocessed / planned["data_identifier"]), split["val"])
     for name in cases.identifiers:
         data, labels, _, _ = cases.load_case(name)

@@ -24,7 +24,7 @@ def read_progress(path: Path) -> list[Row]:
     """Read the rows of a `progress.csv`; none if there is no such file."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
@@ -40,7 +40,7 @@ def add_progress(path: Path, row: Row) -> list[Row]:
     """
     rows = [earlier for earlier in read_progress(path) if earlier["epoch"] < row["epoch"]] + [row]
     partial = path.with_suffix(".partial")  # a run that is killed here leaves the earlier file complete
-    with partial.open("w", newline="") as file:
+    with partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(row), restval="nan", extrasaction="ignore")
         writer.writeheader()
         writer.writerows({name: f"{value:.6g}" for name, value in entry.items()} for entry in rows)

@@ -90,7 +90,7 @@ def prepare_finetuning(results: Path, name: str, spec: CovarianceSpec, settings:
     if not folder.is_dir():
         raise SettingsError(f"{folder} is missing; plan and preprocess the data set first.")
     path = folder / f"{plans['plans_name']}.json"
-    path.write_text(json.dumps(plans, indent=1) + "\n")
+    path.write_text(json.dumps(plans, indent=1) + "\n", encoding="utf-8")
     return path
 
 
@@ -182,7 +182,7 @@ def _settings(arguments: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(
             f"{path} is missing; run mob-training plan, and name its plans if they are not the small ones."

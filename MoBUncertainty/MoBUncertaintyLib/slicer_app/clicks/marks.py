@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 
 import numpy as np
-import slicer
 import slicer.util
 
 from MoBUncertaintyLib.slicer_app.i18n import tr as _

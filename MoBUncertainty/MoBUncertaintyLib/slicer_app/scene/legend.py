@@ -7,7 +7,6 @@ the views only when a user chooses a volume there, not when code does.
 from __future__ import annotations
 
 import slicer
-import slicer.util
 import vtk
 
 from MoBUncertaintyLib.slicer_app.i18n import tr as _

@@ -9,7 +9,6 @@ from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
-import slicer
 import slicer.util
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
