@@ -141,8 +141,9 @@ def write_export(
     with FOLDER.reserve(folder, overwrite) as place, place.writing() as partial:
         for done, kind in enumerate(wanted):
             progress(done / len(wanted))
-            if kind in (Format.SEGMENTATION, Format.NIFTI):
-                _write_segmentation(kind, partial, folder, case, corrected)
+            if kind in _WRITERS:
+                with _writing(folder):
+                    _WRITERS[kind](partial, case, corrected)
         problems += write_objects(
             objects, partial, case, dicom_files or (), lambda error: FOLDER.error(folder, error), corrected
         )
@@ -290,15 +291,29 @@ def _dicom_text(name: str, value: Any) -> str:
     return value.family_comma_given() if name == "PatientName" else text
 
 
-def _write_segmentation(kind: Format, partial: Path, folder: Path, case: ReviewedCase, corrected: np.ndarray) -> None:
-    labels, status = case.prediction.labels, "completed" if case.review.signature else "inprogress"
+def _write_nrrd(folder: Path, case: ReviewedCase, corrected: np.ndarray) -> None:
+    status = "completed" if case.review.signature else "inprogress"
+    write_segmentation_nrrd(folder / SEGMENTATION, corrected, grid_of(case.ct), case.prediction.labels, status=status)
+    write_whole(_image(case.review.listed().whole_map(), case), folder / REGIONS)
+
+
+def _write_nifti(folder: Path, case: ReviewedCase, corrected: np.ndarray) -> None:
+    values_in(corrected, case.prediction.labels)
+    write_whole(_image(corrected, case), folder / NIFTI_SEGMENTATION)
+
+
+_WRITERS: dict[Format, Callable[[Path, ReviewedCase, np.ndarray], None]] = {
+    Format.SEGMENTATION: _write_nrrd,
+    Format.NIFTI: _write_nifti,
+}
+"""What writes a format into a folder, of a case and its corrected label map (z, y, x)."""
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say in one sentence that a file cannot be written, into what is to become `folder`."""
     try:
-        if kind is Format.NIFTI:
-            values_in(corrected, labels)
-            write_whole(_image(corrected, case), partial / NIFTI_SEGMENTATION)
-            return
-        write_segmentation_nrrd(partial / SEGMENTATION, corrected, grid_of(case.ct), labels, status=status)
-        write_whole(_image(case.review.listed().whole_map(), case), partial / REGIONS)
+        yield
     except (RuntimeError, OutputError) as error:
         if isinstance(error, OutputError) and error.__cause__ is None:  # not of the disk
             raise

@@ -5,9 +5,14 @@ from __future__ import annotations
 import ast
 import builtins
 import re
+import sys
+import textwrap
 import tomllib
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -16,12 +21,20 @@ from typer.testing import CliRunner
 from MoBUncertaintyLib.cli import app as cli_app
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from MoBUncertaintyLib.network import heads
+from MoBUncertaintyLib.output import review_export
+from MoBUncertaintyLib.regions import finder
+from MoBUncertaintyLib.regions.finder import Regions
+from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from support import MODULE_FOLDER, ROOT
 from support.documents import CONTRIBUTING, python_blocks, section
 from support.fake_case import write_case
+from support.fake_review import fake_review
+from support.probability_images import ball
 from support.repository import tracked
+from support.slicer_process import in_slicer
 
-EXAMPLES = [section(CONTRIBUTING, f"Add a {what}") for what in ("covariance model", "map", "command")]
+TITLES = re.findall(r"^## (Add an? .*)", CONTRIBUTING, re.MULTILINE)
+EXAMPLES = {title: section(CONTRIBUTING, title) for title in TITLES}
 
 
 def test_packages_are_listed_in_the_order_that_imports_follow() -> None:
@@ -43,12 +56,12 @@ def test_every_benchmark_is_named() -> None:
     assert set(re.findall(r"`(\w+\.py)`", section(CONTRIBUTING, "Benchmarks"))) == benchmarks
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=["covariance", "map", "command"])
-def test_every_step_names_what_its_files_hold(example: str) -> None:
+@pytest.mark.parametrize("title", TITLES)
+def test_every_step_names_what_its_files_hold(title: str) -> None:
     sources = {path: path.read_text(encoding="utf-8") for path in tracked("*.py", "*.yaml")}
     named: list[str] = []
     checked = 0
-    for step in re.split(r"^(?=\d+\. )", example, flags=re.MULTILINE):
+    for step in re.split(r"^(?=\d+\. )", EXAMPLES[title], flags=re.MULTILINE):
         prose = re.sub(r"^ *```.*?^ *```", "", step, flags=re.MULTILINE | re.DOTALL)
         found = re.findall(r"`([\w/]+\.(?:py|yaml))`", prose)
         named = found if "same file" not in prose else [*named, *found]
@@ -70,7 +83,7 @@ def names_used_in(block: str) -> set[str]:
     nodes = list(ast.walk(tree))
     bound = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     bound |= {node.arg for node in nodes if isinstance(node, ast.arg)}
-    bound |= {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    bound |= {alias.asname or alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
     return {node.id for node in nodes if isinstance(node, ast.Name)} - bound
 
 
@@ -79,7 +92,7 @@ def names_in(source: str) -> set[str]:
 
 
 def test_head_of_the_example_has_the_covariance_that_it_states() -> None:
-    (example,) = python_blocks(EXAMPLES[0])
+    (example,) = python_blocks(EXAMPLES["Add a covariance model"])
     scope = dict(vars(heads))
     exec(compile(example, "CONTRIBUTING.md", "exec"), scope)
     head = scope["TriangularHead"](CovarianceSpec(), features=5, classes=3)
@@ -92,10 +105,53 @@ def test_head_of_the_example_has_the_covariance_that_it_states() -> None:
 
 
 def test_command_of_the_example_lists_the_regions(tmp_path: Path) -> None:
-    (example,) = python_blocks(EXAMPLES[2])
+    (example,) = python_blocks(EXAMPLES["Add a command"])
     case = write_case(tmp_path)
     program = typer.Typer()
     program.callback()(lambda: None)
     exec(compile(example, "CONTRIBUTING.md", "exec"), dict(vars(cli_app)) | {"app": program})
     lines = CliRunner().invoke(program, ["regions", str(tmp_path / "results")]).stdout.splitlines()
     assert [line.split("  ")[:2] for line in lines] == [[str(r.rank), r.location] for r in case.regions.ranked]
+
+
+def test_rule_of_the_example_leaves_out_regions_with_little_expected_error() -> None:
+    (example,) = python_blocks(EXAMPLES["Add a region rule"])
+    source = Path(finder.__file__).read_text(encoding="utf-8")
+    before = "        described.sort("
+    assert source.count(before) == 1
+    changed: dict = {"__name__": "changed_finder"}
+    sys.modules["changed_finder"] = ModuleType("changed_finder")  # where dataclasses look for their names
+    try:
+        exec(compile(source.replace(before, textwrap.indent(example, " " * 8) + before), "finder.py", "exec"), changed)
+    finally:
+        del sys.modules["changed_finder"]
+    usual, prediction = (
+        RegionSettings(measure=Measure.BERNOULLI),
+        ball(zones=((-28.0, 0, 0), (0, 28.5, 0))),
+    )
+    errors = [region.expected_error_mm3 for region in finder.find_regions(prediction, usual).ranked]
+    assert errors[0] > errors[1]
+
+    @dataclass(frozen=True)
+    class Settings(RegionSettings):
+        minimum_error_mm3: float = 0.0
+
+    def found(limit: float) -> Regions:
+        return changed["find_regions"](prediction, Settings(**asdict(usual), minimum_error_mm3=limit))
+
+    every, one = found(0), found(errors[0])
+    assert [region.expected_error_mm3 for region in every.ranked] == errors
+    assert [region.expected_error_mm3 for region in one.ranked] == errors[:1]
+    assert one.coverage.dropped_mm3 == pytest.approx(every.coverage.dropped_mm3 + sum(errors[1:]), rel=1e-3)
+
+
+def test_file_of_the_examples_format_is_read_by_slicer(tmp_path: Path) -> None:
+    (example,) = python_blocks(EXAMPLES["Add an export format"])
+    scope = dict(vars(review_export))
+    exec(compile(example, "CONTRIBUTING.md", "exec"), scope)
+    case = fake_review()
+    scope["_write_markups"](tmp_path, case, case.review.corrected())
+    points, _ = in_slicer("slicer_markups", "points", str(tmp_path / "regions.mrk.json"))
+    regions = [region.region for region in case.review.regions]
+    assert [label for label, _ in points] == [str(region.rank) for region in regions]
+    assert np.allclose([place for _, place in points], [region.centroid_ras for region in regions])

@@ -1,8 +1,11 @@
 """Overlay and export through their widgets, with the fake worker."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from support import MODULE_FOLDER
+from support.documents import CONTRIBUTING, python_blocks, section
 from support.small_panel import add_ct, apply
 
 pytestmark = pytest.mark.own_process
@@ -209,3 +212,20 @@ class TestExport:
         assert "files written" in ui.exportStatusLabel.text
         ui.exportStatusLabel.linkActivated.emit((made / "report.html").as_uri())
         assert opened == [str(made / "report.html")]
+
+
+def test_section_of_the_contributors_example_shows_the_times_of_the_prediction(reviewed):
+    import qt
+
+    _, session = reviewed
+    (example,) = python_blocks(section(CONTRIBUTING, "Add a section of the panel"))
+    scope = {}
+    exec(compile(example, "CONTRIBUTING.md", "exec"), scope)
+
+    label = qt.QLabel()
+    shown = scope["TimingSection"](SimpleNamespace(timingLabel=label))
+    assert label.text == ""
+    shown.setSession(session)
+    (first, *_), lines = session.prediction.timings.items(), label.text.splitlines()
+    assert len(lines) == len(session.prediction.timings)
+    assert lines[0] == f"{first[0]}: {round(first[1], 1)} s"
