@@ -17,7 +17,7 @@ from MoBUncertaintyLib.slicer_app.calibration.outcome import question
 from MoBUncertaintyLib.slicer_app.panel.dialogs import showError
 from MoBUncertaintyLib.slicer_app.panel.export import newFolder
 from MoBUncertaintyLib.slicer_app.panel.run import WorkButton
-from MoBUncertaintyLib.slicer_app.panel.section import shown
+from MoBUncertaintyLib.slicer_app.panel.section import makeButton, shown
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 from MoBUncertaintyLib.worker.protocol import Command
 
@@ -86,11 +86,11 @@ class Recalibrate:
         )
         self.folderList = qt.QListWidget()
         self.folderList.accessibleName = _("Folders of cases")
-        self.addButton = _button(
+        self.addButton = makeButton(
             _("Add folder..."), _("Add a folder of labelled cases, an exported review, or a folder of several.")
         )
-        self.removeButton = _button(_("Remove"), _("Take the selected folder out of this list; its files stay."))
-        self.startButton = _button(_("Recalibrate"), _("Fit the model to these cases, and show before and after."))
+        self.removeButton = makeButton(_("Remove"), _("Take the selected folder out of this list; its files stay."))
+        self.startButton = makeButton(_("Recalibrate"), _("Fit the model to these cases, and show before and after."))
         self._bar, self.statusLabel = qt.QProgressBar(), qt.QLabel()
         self.statusLabel.wordWrap = True
         buttons = qt.QHBoxLayout()
@@ -153,10 +153,3 @@ class Recalibrate:
         self._running = False
         self.work.stop(text)
         self._update()
-
-
-def _button(text: str, toolTip: str):
-    button = qt.QPushButton(text)
-    button.toolTip = toolTip
-    button.autoDefault = False
-    return button

@@ -17,7 +17,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.folder import ListedModel
 from MoBUncertaintyLib.slicer_app.panel.export import fileName
-from MoBUncertaintyLib.slicer_app.panel.section import allow, shown
+from MoBUncertaintyLib.slicer_app.panel.section import allow, makeButton, shown
 
 LOOK_MS = 1000  # between two looks whether the new model is there
 CASES = "CASES"
@@ -85,9 +85,9 @@ class AttachHead:
         self.commandEdit = qt.QPlainTextEdit()
         self.commandEdit.readOnly = True
         self.commandEdit.accessibleName = _("Command")
-        self.casesButton = _button(_("Folder of cases..."), _("Choose the folder with images/ and labels/."))
-        self.copyButton = _button(_("Copy command"), _("Copy the command to the clipboard."))
-        self.useButton = _button(_("Use the new model"), "")
+        self.casesButton = makeButton(_("Folder of cases..."), _("Choose the folder with images/ and labels/."))
+        self.copyButton = makeButton(_("Copy command"), _("Copy the command to the clipboard."))
+        self.useButton = makeButton(_("Use the new model"), "")
         for widget in (self.casesButton, self.copyButton, self.useButton):
             buttons.addWidget(widget)
         for widget in (note, self.commandEdit):
@@ -116,10 +116,3 @@ class AttachHead:
     def _onUse(self, *_args) -> None:
         self._onMade(self.output)
         self.close()
-
-
-def _button(text: str, toolTip: str):
-    button = qt.QPushButton(text)
-    button.toolTip = toolTip
-    button.autoDefault = False
-    return button

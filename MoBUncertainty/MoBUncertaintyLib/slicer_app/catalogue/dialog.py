@@ -16,7 +16,7 @@ from MoBUncertaintyLib.catalogue.place import Place
 from MoBUncertaintyLib.slicer_app.catalogue.card import cardHtml, consentText, statusText, whyNotInstall
 from MoBUncertaintyLib.slicer_app.panel.dialogs import showError
 from MoBUncertaintyLib.slicer_app.panel.run import WorkButton
-from MoBUncertaintyLib.slicer_app.panel.section import shown
+from MoBUncertaintyLib.slicer_app.panel.section import makeButton, shown
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 from MoBUncertaintyLib.slicer_app.worker.job import Job
 from MoBUncertaintyLib.worker.protocol import Command
@@ -81,8 +81,8 @@ class FindModels:
         self.addressEdit.accessibleName = _("Catalogue")
         self.addressEdit.text = slicer.util.settingsValue(SETTINGS_KEY, DEFAULT_INDEX)
         self.addressEdit.toolTip = _("An https address, or a folder, with an index of models.")
-        self.folderButton = _button(_("Folder..."), _("Choose a folder that holds a catalogue."))
-        self.listButton = _button(_("List models"), _("Ask this address for its models."))
+        self.folderButton = makeButton(_("Folder..."), _("Choose a folder that holds a catalogue."))
+        self.listButton = makeButton(_("List models"), _("Ask this address for its models."))
         note = _label()
         note.text = _(
             "This address is contacted when you list its models, choose one (for its picture) or install it. "
@@ -97,7 +97,7 @@ class FindModels:
         self.cardBrowser.openLinks = False
         self.pictureLabel = _label()
         self.pictureLabel.textFormat = qt.Qt.PlainText
-        self.installButton = _button(_("Install..."), _("Install this model, after you have agreed to its licence."))
+        self.installButton = makeButton(_("Install..."), _("Install this model, after you have agreed to its licence."))
         self._bar, self.statusLabel = qt.QProgressBar(), _label()
         grid = qt.QGridLayout(window)
         address = qt.QHBoxLayout()
@@ -237,13 +237,6 @@ class FindModels:
         self._installing = False
         self.work.stop(text)
         self._fill()
-
-
-def _button(text: str, toolTip: str):
-    button = qt.QPushButton(text)
-    button.toolTip = toolTip
-    button.autoDefault = False
-    return button
 
 
 def _label():

@@ -42,6 +42,14 @@ def write(label, text: str) -> None:
     label.minimumHeight = label.heightForWidth(PANEL_WIDTH - MARGINS) if text else 0
 
 
+def makeButton(text: str, toolTip: str = ""):
+    """Make a QPushButton that Enter does not push from elsewhere in its dialog."""
+    button = qt.QPushButton(text)
+    button.toolTip = toolTip
+    button.autoDefault = False
+    return button
+
+
 def reveal(widget) -> None:
     """Scroll the module panel, if the widget lies in one, until it is seen."""
     area = widget.parentWidget()

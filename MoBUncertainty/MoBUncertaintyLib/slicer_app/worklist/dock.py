@@ -15,7 +15,7 @@ from MoBUncertaintyLib.errors import Cancelled, ImageError
 from MoBUncertaintyLib.slicer_app.clicks.keys import addShortcut
 from MoBUncertaintyLib.slicer_app.panel.dialogs import showError
 from MoBUncertaintyLib.slicer_app.panel.run import WorkButton
-from MoBUncertaintyLib.slicer_app.panel.section import allow, shown
+from MoBUncertaintyLib.slicer_app.panel.section import allow, makeButton, shown
 from MoBUncertaintyLib.slicer_app.worklist.asking import Asking
 from MoBUncertaintyLib.slicer_app.worklist.background import BackgroundRun
 from MoBUncertaintyLib.slicer_app.worklist.cases import Cases, WorklistCase
@@ -326,9 +326,9 @@ class WorklistDock:
         window.objectName = "MoBUncertaintyWorklist"
         content = qt.QWidget()
         layout = qt.QVBoxLayout(content)
-        self.folderButton = _button(_("Folder..."))
-        self.patientsButton = _button(_("DICOM database"))
-        self.resultsButton = _button(_("Results in..."))
+        self.folderButton = makeButton(_("Folder..."))
+        self.patientsButton = makeButton(_("DICOM database"))
+        self.resultsButton = makeButton(_("Results in..."))
         self._sources = (
             (
                 self.folderButton,
@@ -346,10 +346,10 @@ class WorklistDock:
         readerCaption.setBuddy(self.readerEdit)
         self.caseTable = qt.QTableWidget()
         self.caseTable.accessibleName = _("Cases")
-        self.runButton = _button(_("Run all"))
+        self.runButton = makeButton(_("Run all"))
         self.runButton.toolTip = _("Predict all cases without results in the background, with the panel's model.")
-        self.openButton, self.nextButton = _button(_("Open")), _button(_("Open next (C)"))
-        self.pageButton = _button(_("Table..."))
+        self.openButton, self.nextButton = makeButton(_("Open")), makeButton(_("Open next (C)"))
+        self.pageButton = makeButton(_("Table..."))
         self._bar, self.statusLabel = qt.QProgressBar(), qt.QLabel()
         self.statusLabel.wordWrap = True
         self.readerEdit.maximumWidth = READER_WIDTH
@@ -372,9 +372,3 @@ class WorklistDock:
         if main is not None:
             main.addDockWidget(qt.Qt.BottomDockWidgetArea, window)
             main.resizeDocks([window], [HEIGHT], qt.Qt.Vertical)
-
-
-def _button(text: str) -> Any:
-    button = qt.QPushButton(text)
-    button.autoDefault = False
-    return button
