@@ -36,9 +36,9 @@ class MoBUncertainty(ScriptedLoadableModule):
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
         self.parent.contributors = ["The MoB Uncertainty contributors"]
         self.parent.helpText = _("""
-Segments organs in CT and shows where the segmentation is doubtful: a heat map of the predictive variance, and a short,
-ranked list of regions to review, correct and sign off. MoB stands for Mixture-of-Bases, the covariance model behind it.
-<p>Choose a CT and a model, press Apply, go through the regions, sign off, export.
+Segments organs in CT and MR and shows where it is in doubt: a heat map of the predictive variance, and a short, ranked
+list of regions to review, correct and sign off. MoB stands for Mixture-of-Bases, the covariance model behind it.
+<p>Choose an image and a model, press Apply, go through the regions, sign off, export.
 Everything is computed on this computer, unless you choose another. Not for clinical use.</p>
 """)
         self.parent.acknowledgementText = _("""

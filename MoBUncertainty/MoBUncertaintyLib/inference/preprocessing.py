@@ -262,7 +262,7 @@ class Preprocessor:
         box = find_body(volume, frame.spacing)
         if box is None:
             box = whole(volume.shape)
-            warnings.append("No body was found in the CT, so the whole image is processed.")
+            warnings.append("No body was found in the image, so the whole image is processed.")
         return box, None, warnings
 
     def _new_shape(self, box: Box, frame: Frame) -> np.ndarray:

@@ -341,7 +341,7 @@ def facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     ct, prediction, found = report["ct"], report["prediction"], report["review"]["settings"]
     settings = prediction.get("settings", {})
     facts: dict[str, list[tuple[str, Any]]] = {
-        "CT": [
+        "Image": [
             ("Name", ct["name"]),
             ("Voxels", " x ".join(str(n) for n in ct["size"])),
             ("Voxel size", " x ".join(f"{step:.4g}" for step in ct["spacing_mm"]) + " mm"),

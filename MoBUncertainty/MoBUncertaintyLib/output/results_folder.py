@@ -150,7 +150,7 @@ def write_results(
             describe(prediction, regions, source, name, sha256, series, channels),
             warnings=[*warnings, *prediction.warnings],
         )
-        shown = (partial / "scene.mrb", image, described, regions, volume_stem(name) or "CT", volumes.result)
+        shown = (partial / "scene.mrb", image, described, regions, volume_stem(name) or "Image", volumes.result)
         drawn = beside.submit(write_scene_file, *shown) if scene else None
         picture = beside.submit(draw_overlay, partial / "overlay.png", image, prediction, regions, name)
         write_nifti(partial / "regions.nii.gz", regions.whole_map(), prediction.grid)

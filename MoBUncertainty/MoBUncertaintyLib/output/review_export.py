@@ -268,7 +268,7 @@ def _read_dicom(
     """Which series the CT is and, if asked for, patient fields, in the report's words."""
     if not files:
         if patient_fields:
-            warnings.append("The report does not name the patient, because the CT did not come from DICOM.")
+            warnings.append("The report does not name the patient, because the image did not come from DICOM.")
         return {}, None
     import pydicom
     from pydicom.errors import InvalidDicomError
@@ -276,7 +276,7 @@ def _read_dicom(
     try:
         header = pydicom.dcmread(files[0], stop_before_pixels=True, force=begins_as_dicom(Path(files[0])))
     except (OSError, InvalidDicomError) as error:
-        raise ImageError(f"{files[0]} cannot be read; check the CT's DICOM files.") from error
+        raise ImageError(f"{files[0]} cannot be read; check the image's DICOM files.") from error
 
     def fields(names: Mapping[str, str]) -> dict[str, str]:
         return {words: _dicom_text(name, header.get(name)) for name, words in names.items() if header.get(name)}

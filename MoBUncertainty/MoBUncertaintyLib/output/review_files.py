@@ -111,14 +111,14 @@ def find_ct(prediction: Prediction, ct: str | Path | None = None) -> tuple[sitk.
     given = prediction.provenance["input"]
     path = Path(ct or given.get("path") or given.get("name") or "")
     if not path.name or not path.exists():
-        raise ImageError(f"The CT {path if path.name else ''} is not there any more; say where it is with --ct.")
+        raise ImageError(f"The image {path if path.name else ''} is not there any more; say where it is with --ct.")
     read = read_image(path, given.get("series"))
     if given.get("sha256") and read.sha256 != given["sha256"]:
-        raise ImageError(f"{path} is not the CT these results were made from (its SHA-256 differs); choose with --ct.")
+        raise ImageError(f"{path} is not the image of these results (its SHA-256 differs); choose with --ct.")
     image = read.image
     ours, theirs = grid_of(image).matrix(), prediction.grid.matrix()
     if image.GetSize()[::-1] != prediction.shape or not np.allclose(ours, theirs, atol=1e-2):
-        raise ImageError(f"{path} has other voxels than the results; choose the CT they were made from with --ct.")
+        raise ImageError(f"{path} has other voxels than the results; choose the image they were made from with --ct.")
     return image, list(read.files) if read.is_dicom else None
 
 

@@ -103,7 +103,7 @@ class ReviewPage:
             make_environment()
             .from_string(PAGE_TEMPLATE.read_text(encoding="utf-8"))
             .render(
-                name=case.prediction.provenance.get("input", {}).get("name") or "CT",
+                name=case.prediction.provenance.get("input", {}).get("name") or "Image",
                 suitability=report["suitability"],
                 warnings=report["warnings"],
                 notice=report["notice"],

@@ -88,8 +88,8 @@ def _segmentation_fields(shape: Sequence[int], grid: Grid) -> dict[str, str]:
         "Segmentation_MasterRepresentation": "Binary labelmap",
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
-        # The CT's grid, so that the Segment Editor works on it.
-        "Segmentation_ConversionParameters": f"Reference image geometry|{geometry}|The CT's grid.&",
+        # The image's grid, so that the Segment Editor works on it.
+        "Segmentation_ConversionParameters": f"Reference image geometry|{geometry}|The image's grid.&",
     }
 
 

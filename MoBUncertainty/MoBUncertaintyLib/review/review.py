@@ -153,8 +153,8 @@ class Review(ReviewView):
             corrected = corrected[region.box]
         elif corrected.shape != region.mask.shape:
             raise ReviewError(
-                f"The edited segmentation has the shape {corrected.shape}, not the CT's {self.prediction.shape}; "
-                "draw on the CT's own voxels."
+                f"The edited segmentation has the shape {corrected.shape}, not the image's {self.prediction.shape}; "
+                "draw on the image's own voxels."
             )
         drawn = np.asarray(corrected, np.uint8)
         held = region.clicks if region.frozen else self.clicks
@@ -315,7 +315,7 @@ def _check_shape(regions: Regions, prediction: Prediction) -> None:
     if regions.shape != prediction.shape:
         raise ReviewError(
             f"The map of the regions has the shape {regions.shape}, the segmentation {prediction.shape}; "
-            "both must have the CT's voxels."
+            "both must have the image's voxels."
         )
 
 

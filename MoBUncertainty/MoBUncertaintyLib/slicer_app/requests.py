@@ -74,9 +74,9 @@ def showResultInSteps(ct, request: dict[str, Any], result: dict[str, Any]) -> It
         Exception: Of any kind, from want of memory perhaps; then the CT has no results, earlier ones neither.
     """
     if ct.GetScene() is None:
-        raise ImageError(_("The CT was removed while it was segmented; there is nothing to show."))
+        raise ImageError(_("The image was removed while it was segmented; there is nothing to show."))
     if not isPlaced(ct, request["ct"]["ijk_to_ras"], result["segmentation"].shape):
-        raise ImageError(_("The CT was changed while it was segmented, so the results do not fit it; apply again."))
+        raise ImageError(_("The image was changed while it was segmented, so the results do not fit it; apply again."))
     results = ResultScene(ct)
     try:
         return (yield from _show(results, result))

@@ -12,14 +12,12 @@ from datetime import datetime
 from types import MappingProxyType
 
 import numpy as np
-import slicer
 
 from MoBUncertaintyLib.errors import LostReviewError, ReviewError
-from MoBUncertaintyLib.geometry import Box, hull, intersection, occupied, shape_of, within
+from MoBUncertaintyLib.geometry import Box, hull, occupied, shape_of
 from MoBUncertaintyLib.output.exchange import read_regions, read_settings
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click, voxels_of
-from MoBUncertaintyLib.regions.finder import RegionFinder
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.record import MisplacedReviewError
@@ -28,14 +26,14 @@ from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change, ChangeOverlay
 from MoBUncertaintyLib.slicer_app.clicks.marks import ClickMarks, Mark, Point
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
+from MoBUncertaintyLib.slicer_app.listed_regions import ListedRegions
 from MoBUncertaintyLib.slicer_app.region_drawing import RegionDrawing, onItsCt
 from MoBUncertaintyLib.slicer_app.scene import views
 from MoBUncertaintyLib.slicer_app.scene.drawing import maskedRegion, removeMask
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, isPlaced
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
-from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs, regionSpecs
+from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs
 from MoBUncertaintyLib.slicer_app.stored_results import (
-    ListCoverage,
     areComplete,
     lieOnCt,
     misfit,
@@ -62,18 +60,14 @@ class ReviewSession(RegionDrawing):
     def __init__(self, results: ResultScene, review: Review) -> None:
         self.results = results
         self.review = review
-        self._finder: RegionFinder | None = None
-        self._foundAt: tuple = ()  # the clicks in the maps in which it finds regions
         self._editing: str | None = None
         self._surfacesAreOld = False
         self._predictedBox = occupied(review.prediction.segmentation)
-        self._listed = self._list()
-        self._marked: str | None = None  # the region that was shown last
         self._nodes = CtNodes(results.ctNode)
         self.marks, self.changes = ClickMarks(self._nodes), ChangeOverlay(results.ctNode)
         self.lastChange: Change | None = None
         self._conflicts: tuple | None = None  # the clicks for which they were asked, and the answer
-        self._coverage = ListCoverage(results, review.digest)
+        self._regions = ListedRegions(results, review)
         results.followMaps(review)
 
     @classmethod
@@ -113,7 +107,7 @@ class ReviewSession(RegionDrawing):
         except ReviewError as error:
             raise LostReviewError(str(error)) from error
         if not np.array_equal(results.regionMap(), session.review.listed().whole_map()):  # somebody has drawn in them
-            session._showRegions()
+            session._regions.show()
         session._store()  # numbers that were found in blocks of voxels are rounded otherwise
         session._mend()
         masked = maskedRegion(results)
@@ -147,13 +141,12 @@ class ReviewSession(RegionDrawing):
         """
         suitability = self.prediction.suitability
         verdict = suitability.sentence if suitability else None
-        return [*filter(None, [verdict]), *self._coverage.without(self.prediction.warnings)]
+        return [*filter(None, [verdict]), *self._regions.otherWarnings]
 
     @property
     def coverageWarning(self) -> str | None:
         """What is to be said of how much of the expected error the listed regions hold; None: they hold enough."""
-        listed = sum(each.found.region.expected_error_mm3 for each in self.review.regions)
-        return self._coverage.warning(self.settings, listed)
+        return self._regions.warning
 
     @property
     def modelDigest(self) -> str | None:
@@ -307,7 +300,7 @@ class ReviewSession(RegionDrawing):
         Args:
             measure: The measure of uncertainty; None: as it is.
         """
-        yield from self._regionFinder(replace(self.settings, measure=measure or self.settings.measure)).prepare()
+        yield from self._regions.prepare(replace(self.settings, measure=measure or self.settings.measure))
 
     @onItsCt
     def findRegions(self, threshold: float | None, smallest: float, measure: Measure | None = None) -> None:
@@ -321,27 +314,19 @@ class ReviewSession(RegionDrawing):
         settings = replace(
             self.settings, measure=measure or self.settings.measure, threshold=threshold, minimum_mm3=smallest
         )
-        if settings == self.settings:
-            return
-        regions = self._regionFinder(settings).find(settings)
-        self.review.update_regions(regions)
-        self._coverage.keep(regions)
-        self._showRegions()
-        self._store()
+        if settings != self.settings:
+            self._regions.find(settings)
+            self._store()
 
     @onItsCt
     def show(self, region: ReviewRegion | None) -> None:
         """Let all slice views jump to a region, zoom to it and mark it; None: no region is marked."""
-        self._marked = region.region_id if region else None
-        self.results.highlightRegion(region.number if region else None)
-        if region:
-            self.results.jumpTo(region.region.centroid_ras, region.region.extent_mm)
+        self._regions.jumpTo(region)
 
     @onItsCt
     def mark(self, regionId: str | None) -> None:
         """Let a region stand out where the slice views are."""
-        self._marked = regionId
-        self.results.highlightRegion({name: number for number, name in self._listed}.get(regionId))
+        self._regions.mark(regionId)
 
     @onItsCt
     def strayEdits(self) -> int:
@@ -381,11 +366,6 @@ class ReviewSession(RegionDrawing):
 
     # Inside
 
-    def _regionFinder(self, settings: RegionSettings) -> RegionFinder:
-        if self._finder is None or self._foundAt != self.review.clicks or not self._finder.fits(settings):
-            self._finder, self._foundAt = RegionFinder(self.review.current(), settings), self.review.clicks
-        return self._finder
-
     def _step(self, boxes: Sequence[Box]) -> None:
         self.marks.suggest(None)  # another click helps most now
         self._showStep(boxes)
@@ -400,26 +380,11 @@ class ReviewSession(RegionDrawing):
             self.results.updateMap(each)
         self.lastChange = self._change(box, before, self.results.corrected(box)) if boxes else None
         self._surfacesAreOld = self._surfacesAreOld or bool(boxes)
-        self._updateRegions(box)
+        self._regions.update(box)
         self.showClicks()
 
     def _change(self, box: Box, before: np.ndarray, after: np.ndarray) -> Change:
         return Change(box, before, after, self.prediction.grid.voxel_mm3)
-
-    def _updateRegions(self, box: Box) -> None:
-        """Show the regions as they are now, where they can have changed in a box only."""
-        numbers = {number for number, _ in self._list()}
-        if set(self._list()) != set(self._listed) or self.results.listedRegions() != numbers:
-            self._showRegions()
-            return
-        regions = self.review.listed()
-        inner = intersection(box, regions.box)
-        if inner:
-            there = np.zeros(shape_of(box), regions.map.dtype)
-            there[within(inner, box)] = regions.map[within(inner, regions.box)]
-            self.results.updateRegions(box, there, regionSpecs(regions.ranked))
-        self._listed = self._list()
-        self._showStatus()
 
     def _mend(self) -> None:
         """Bring back segments that were deleted in the Segment Editor: verdicts change them."""
@@ -432,23 +397,8 @@ class ReviewSession(RegionDrawing):
         clicked = [self.review.changed_box] if self.review.clicks else []
         return hull([*self.results.segmentBoxes(), self._predictedBox, *decided, *clicked])
 
-    def _list(self) -> list[tuple[int, str]]:
-        return [(each.number, each.region_id) for each in self.review.regions]
-
-    def _showRegions(self) -> None:
-        regions = self.review.listed()
-        self.results.setRegions(regions.map, regionSpecs(regions.ranked), regions.box)
-        self._listed = self._list()
-        self.mark(self._marked)
-        self._showStatus()
-
-    def _showStatus(self) -> None:
-        logic = slicer.vtkSlicerSegmentationsModuleLogic
-        statuses = {each.number: logic.Completed if each.decided else logic.Flagged for each in self.review.regions}
-        self.results.setRegionStatuses(statuses)
-
     def _begun(self) -> ReviewSession:
-        self._showRegions()
+        self._regions.show()
         self._store()
         return self
 

@@ -96,7 +96,7 @@ class TestApplied:
         info_file.write_text(json.dumps(seal(info)))
         lost = run(place, BOTH)
         assert lost.exit_code == 2
-        assert "The CT /gone/ct.nii.gz is not there any more; say where it is with --ct." in lost.stderr
+        assert "The image /gone/ct.nii.gz is not there any more; say where it is with --ct." in lost.stderr
         assert run(place, BOTH, "--ct", str(made / "ct.nii.gz")).exit_code == 0
 
     def test_dicom_folder(self, tmp_path):
@@ -218,7 +218,7 @@ class TestDicomThatCannotBeWritten:
     def test_ct_of_a_file_is_refused_up_front(self, place):
         done = run(place, BOTH, "--format", "dicom_seg")
         assert done.exit_code == 2
-        assert "The DICOM segmentation cannot be written, because the CT did not come from DICOM" in done.stderr
+        assert "The DICOM segmentation cannot be written, because the image did not come from DICOM" in done.stderr
         assert not (place / "results" / "review").exists()
 
     def test_slices_that_lack_what_must_be_repeated(self, tmp_path):
@@ -426,7 +426,7 @@ def test_another_ct(place):
     sitk.WriteImage(other, str(place / "other.nii.gz"))
     done = run(place, BOTH, "--ct", str(place / "other.nii.gz"))
     assert done.exit_code == 2
-    assert "is not the CT these results were made from (its SHA-256 differs)" in done.stderr
+    assert "is not the image of these results (its SHA-256 differs)" in done.stderr
 
 
 def test_ct_on_another_grid_than_the_results(place):

@@ -349,7 +349,7 @@ class TestRefusals:
 
     def test_no_files(self, case, tmp_path):
         case.files.clear()
-        self.refused(tmp_path, case, ImageError, "There are no DICOM files of this CT")
+        self.refused(tmp_path, case, ImageError, "There are no DICOM files of this image")
 
     def test_file_that_is_gone(self, case, tmp_path):
         case.files[3] = tmp_path / "gone.dcm"

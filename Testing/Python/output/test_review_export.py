@@ -136,7 +136,7 @@ class TestFiles:
 
     def test_patient_of_a_ct_that_has_none_is_a_warning(self, tmp_path, case):
         done = write_export(case, tmp_path / "out", ["report"], patient_fields=True)
-        assert done.warnings == ("The report does not name the patient, because the CT did not come from DICOM.",)
+        assert done.warnings == ("The report does not name the patient, because the image did not come from DICOM.",)
         assert json.loads((tmp_path / "out" / "report.json").read_text())["warnings"] == list(done.warnings)
 
     @pytest.mark.parametrize("kind", ["dicom_seg", "parametric_map"])
@@ -245,7 +245,7 @@ class TestPlace:
 
     def test_unreadable_dicom_files(self, tmp_path, case):
         (tmp_path / "1.dcm").write_bytes(b"no DICOM")
-        with pytest.raises(ImageError, match=r"1\.dcm cannot be read; check the CT's DICOM files"):
+        with pytest.raises(ImageError, match=r"1\.dcm cannot be read; check the image's DICOM files"):
             write_export(case, tmp_path / "out", dicom_files=[tmp_path / "1.dcm"])
 
 

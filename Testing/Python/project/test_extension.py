@@ -386,3 +386,23 @@ def test_every_caption_leads_to_its_control() -> None:
 def test_the_tab_key_leaves_each_table() -> None:
     tables = PANEL.findall(".//widget[@class='QTableWidget']")
     assert [text_of(table, "tabKeyNavigation") for table in tables] == ["false", "false"]
+
+
+ABOUT_CT = ("the demo CT", "CT and MR", "CT or MR")
+"""What may be said of CT whatever a model takes."""
+
+
+def test_the_panel_calls_an_image_what_it_is_for_every_model() -> None:
+    """A model may take MR; which image it takes is its channel's name, beside the selector."""
+    said = [found.text or "" for found in PANEL.iter("string")]
+    for path in (LIBRARY / "slicer_app").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docs = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        said += [
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docs
+        ]
+    assert len(said) > 1000
+    allowed = re.compile("|".join(ABOUT_CT), re.IGNORECASE)
+    assert [text for text in said if text != "CT" and re.search(r"\bCTs?\b", allowed.sub("", text))] == []

@@ -37,7 +37,7 @@ class TestSteps:
         node = session.results.node("regions")
         for each in (node, node.GetDisplayNode()):
             each.AddObserver("AnyEvent", lambda caller, event: seen.append(event))
-        session._showRegions()
+        session._regions.show()
         session.results.highlightRegion(3)
         assert 0 < len(seen) < EVENTS
 

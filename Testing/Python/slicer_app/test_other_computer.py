@@ -61,7 +61,7 @@ def test_asked_once_cut_and_connected_anew(away, lab):
     agree(away)
     apply(away)
     (asked,) = away.dialogs
-    assert asked.text.startswith(f"{HOST} is to segment the CT. These are sent to it, encrypted, by ssh:")
+    assert asked.text.startswith(f"{HOST} is to segment the image. These are sent to it, encrypted, by ssh:")
     assert session(away).prediction.provenance["computer"] == HOST
     assert session(away).prediction.provenance["input"]["name"] == "CT"
     assert needed == [None]  # nothing is to be installed here

@@ -120,8 +120,8 @@ class TestRun:
         desktop.scene.RemoveNode(ct)
         assert not desktop.logic.client.busy
         assert desktop.ui.applyButton.text == "Apply"
-        said = "The CT was removed, so its computation was cancelled."
-        assert desktop.ui.statusLabel.text == f"{said}\nSelect a CT first."  # why Apply is grey stays visible
+        said = "The image was removed, so its computation was cancelled."
+        assert desktop.ui.statusLabel.text == f"{said}\nSelect an image first."  # why Apply is grey stays visible
         assert desktop.dialogs == []
 
     def test_a_ct_that_is_changed_meanwhile_gets_no_results(self, desktop):
@@ -242,7 +242,7 @@ class TestRun:
         desktop.widget.panel.ensureReady = install
         getattr(ui, name).click()
         label = ui.statusLabel if name == "applyButton" else ui.exportStatusLabel
-        assert label.text.startswith("The CT or its results were changed or removed meanwhile")
+        assert label.text.startswith("The image or its results were changed or removed meanwhile")
         assert desktop.dialogs == []
         assert not desktop.logic.client.busy
         assert (ui.applyButton.text, ui.exportButton.text) == ("Apply", "Export")
@@ -261,7 +261,7 @@ class TestRun:
         work.stop("")
         labels = (desktop.ui.statusLabel, desktop.ui.modelInfoLabel, desktop.ui.reviewProgressLabel)
         assert [label.textFormat for label in labels] == [qt.Qt.PlainText] * 3
-        assert labels[0].text == "The CT <b>Lung</b> is odd.\nSelect a CT first."
+        assert labels[0].text == "The CT <b>Lung</b> is odd.\nSelect an image first."
         work.say("")
 
     def test_a_run_unlocks_only_what_it_has_locked(self, desktop):
@@ -331,7 +331,7 @@ class TestRun:
         desktop.answer(qt.QMessageBox.Cancel)
         desktop.ui.applyButton.click()
         (dialog,) = desktop.dialogs
-        assert "Clicks in this CT: 1." in dialog.text
+        assert "Clicks in this image: 1." in dialog.text
         assert desktop.ui.applyButton.text == "Apply"
         assert len(desktop.logic.sessions.get(session.ctNode).review.clicks) == 1
 

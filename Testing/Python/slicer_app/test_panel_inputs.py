@@ -17,7 +17,7 @@ DEMO_MODEL = MODULE_FOLDER / "Resources" / "Models" / "PhantomPancreas"
 class TestInputs:
     def test_apply_says_what_is_missing(self, desktop):
         ui = desktop.ui
-        assert (ui.applyButton.enabled, ui.applyButton.toolTip) == (False, "Select a CT first.")
+        assert (ui.applyButton.enabled, ui.applyButton.toolTip) == (False, "Select an image first.")
         add_ct(desktop)
         assert ui.applyButton.enabled
 

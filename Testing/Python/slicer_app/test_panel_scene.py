@@ -72,7 +72,7 @@ class TestLoading:
         monkeypatch.setattr(desktop.widget.panel, "_refuse", lambda *_: said.append(desktop.ui.statusLabel.text))
         assert desktop.scene.ReadFromMRB(path, True)
         desktop.process(until=lambda: said)
-        assert said == [""]  # no "Select a CT first."
+        assert said == [""]  # no "Select an image first."
         assert desktop.ui.applyButton.enabled
 
     def test_what_was_odd_about_the_prediction_is_said_again(self, reviewed, tmp_path):
@@ -107,7 +107,7 @@ class TestLoading:
         assert desktop.ui.statusLabel.text.startswith("Done in")
         desktop.scene.Clear(0)
         desktop.process()
-        assert desktop.ui.statusLabel.text == "Select a CT first."
+        assert desktop.ui.statusLabel.text == "Select an image first."
 
 
 class TestRemovedCt:
@@ -180,7 +180,7 @@ class TestClicks:
 
     def test_why_apply_cannot_be_pressed_is_said_beside_it(self, desktop):
         ui = desktop.ui
-        assert (ui.applyButton.enabled, ui.statusLabel.text) == (False, "Select a CT first.")
+        assert (ui.applyButton.enabled, ui.statusLabel.text) == (False, "Select an image first.")
         assert not ui.statusLabel.isHidden()
         add_ct(desktop)
         assert ui.applyButton.enabled

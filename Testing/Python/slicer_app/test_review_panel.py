@@ -463,13 +463,13 @@ def test_regions_of_a_large_ct_are_looked_for_in_steps(reviewed, monkeypatch):
     """The first move of a slider does not hold the application; what is moved meanwhile holds."""
     desktop, session = reviewed
     monkeypatch.setattr("MoBUncertaintyLib.slicer_app.panel.section.AT_ONCE_S", 0.0)
-    session._finder, slider = None, desktop.ui.regionThresholdSlider
+    session._regions._finder, slider = None, desktop.ui.regionThresholdSlider
     prepared = []
     prepare = session.prepare
     monkeypatch.setattr(session, "prepare", lambda *measure: prepared.append(1) or prepare(*measure))
     slider.value = 0.02
     desktop.process(until=lambda: prepared)
-    assert session._finder is None
+    assert session._regions._finder is None
     slider.value = 0.03
     desktop.process(until=lambda: abs(session.settings.level - 0.03) < 1e-6)
 

@@ -74,7 +74,8 @@ def check_dicom_source(formats: Iterable[DicomFormat], files: Sequence[str | Pat
     """
     for kind in formats:
         if not files:
-            raise SettingsError(f"{NAMES[kind]} cannot be written, because the CT did not come from DICOM; {instead}.")
+            reason = "because the image did not come from DICOM"
+            raise SettingsError(f"{NAMES[kind]} cannot be written, {reason}; {instead}.")
 
 
 def file_names(kind: DicomFormat, values: Sequence[int]) -> list[str]:

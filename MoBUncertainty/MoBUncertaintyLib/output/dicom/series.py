@@ -112,12 +112,12 @@ def read_series(files: Sequence[str | Path]) -> DicomSeries:
     """
     datasets = [_read_header(Path(file)) for file in files]
     if not datasets:
-        raise ImageError("There are no DICOM files of this CT; export as NRRD, or load the CT from its DICOM series.")
+        raise ImageError("There are no DICOM files of this image; export as NRRD, or load it from its DICOM series.")
     if len({dataset.SeriesInstanceUID for dataset in datasets}) > 1:
-        raise ImageError("The DICOM files belong to several series; give those of the CT's series alone.")
+        raise ImageError("The DICOM files belong to several series; give those of the image's series alone.")
     enhanced = any("NumberOfFrames" in dataset for dataset in datasets)
     if enhanced and len(datasets) > 1:
-        raise ImageError("The CT lies in several multi-frame DICOM files; export as NRRD.")
+        raise ImageError("The image lies in several multi-frame DICOM files; export as NRRD.")
     try:
         planes = [place[:3] for dataset in datasets for place in places_of(dataset)]
         sizes = {(int(dataset.Columns), int(dataset.Rows)) for dataset in datasets}
@@ -143,9 +143,9 @@ def _read_header(path: Path) -> Dataset:
         missing = next((name for name in _NEEDED if not dataset.get(name)), None)
     except (OSError, EOFError, InvalidDicomError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or "it is no DICOM file"
-        raise ImageError(f"{path} cannot be read ({reason}); give the CT's DICOM files.") from error
+        raise ImageError(f"{path} cannot be read ({reason}); give the image's DICOM files.") from error
     except Exception as error:  # elements are parsed at their first use, and damaged in as many ways as there are
-        raise ImageError(f"{path} is damaged; give the CT's DICOM files.") from error
+        raise ImageError(f"{path} is damaged; give the image's DICOM files.") from error
     if missing:
         raise ImageError(f"{path} has no {missing}, which results in DICOM must repeat; export as NRRD.")
     for name in _MAY_BE_EMPTY:
@@ -164,4 +164,4 @@ def _state_distances(datasets: list[Dataset], positions: np.ndarray) -> None:
 
 
 def _mismatch(reason: str) -> OutputError:
-    return OutputError(f"The volume does not lie on the slices of the CT's DICOM files ({reason}); export as NRRD.")
+    return OutputError(f"The volume does not lie on the slices of the image's DICOM files ({reason}); export as NRRD.")

@@ -43,7 +43,7 @@ class ComputerSection:
         tip = _("Connect to this computer, and say what is there. Nothing of any image is sent.")
         allow(ui.testConnectionButton, whyNot, tip)
         agreed = bool(computer.host) and computer.allowed
-        text = _('CTs may be sent to {host}. <a href="withdraw">Withdraw</a>').format(host=computer.host)
+        text = _('Images may be sent to {host}. <a href="withdraw">Withdraw</a>').format(host=computer.host)
         write(ui.computerConsentLabel, text if agreed else "")
         ui.computerConsentLabel.visible = agreed
 
@@ -56,12 +56,12 @@ class ComputerSection:
         if not self._computer.host or self._computer.allowed:
             return
         question = _(
-            "{host} is to segment the CT. These are sent to it, encrypted, by ssh:\n\n"
-            "    the voxels of the CT and of the model's other inputs, and where they lie in space,\n"
+            "{host} is to segment the image. These are sent to it, encrypted, by ssh:\n\n"
+            "    the voxels of the image and of the model's other inputs, and where they lie in space,\n"
             "    how to compute, with the region of interest,\n"
             "    the model, if {host} lacks it.\n\n"
-            "The CT's name, its DICOM files and all else in the scene stay here. {host} sends the results back and "
-            "keeps nothing but the model. Send this CT, and later ones without asking?"
+            "The image's name, its DICOM files and all else in the scene stay here. {host} sends the results back and "
+            "keeps nothing but the model. Send this image, and later ones without asking?"
         ).format(host=self._computer.host)
         if not slicer.util.confirmOkCancelDisplay(question, windowTitle=_("MoB Uncertainty")):
             raise Cancelled(

@@ -58,9 +58,8 @@ class ChannelSelectors:
             selector.hideChildNodeTypes = ["vtkMRMLLabelMapVolumeNode", "vtkMRMLDiffusionWeightedVolumeNode"]
             selector.noneEnabled, selector.addEnabled, selector.removeEnabled = True, False, False
             selector.noneDisplay = _("Select a volume")
-            selector.toolTip = _("The volume for the model's input {name}; resampled to the CT if need be.").format(
-                name=name
-            )
+            tip = _("The volume for the model's input {name}; resampled to the first image if need be.")
+            selector.toolTip = tip.format(name=name)
             selector.setMRMLScene(slicer.mrmlScene)
             selector.currentNodeIDChanged.connect(shown(partial(self._onChosen, name)))
             layout.addRow(f"{name}:", selector)

@@ -76,7 +76,7 @@ class ExportSection:
 
     def update(self, state: State) -> None:
         """Enable what can be exported in a state of the panel."""
-        noDicom = None if self._fromDicom else _("Only for a CT that was loaded from Slicer's DICOM database.")
+        noDicom = None if self._fromDicom else _("Only for an image that was loaded from Slicer's DICOM database.")
         for name, box in self._formats().items():
             allow(box, noDicom if name in DICOM_FORMATS else None, self._tips[box.name])
         self.work.update(state is State.EXPORTING, self._whyNot(state))
@@ -98,7 +98,7 @@ class ExportSection:
 
     def _whyNot(self, state: State) -> str | None:
         if not self._session:
-            return _("Segment a CT first.")
+            return _("Segment an image first.")
         if state.busy:
             return _("Wait for the running computation to finish.")
         if not self._chosen():

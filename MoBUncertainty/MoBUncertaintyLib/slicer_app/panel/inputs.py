@@ -186,7 +186,7 @@ class InputsSection:
         self._channels.offer(ct, model.channels if model and not model.problem else (), not state.busy)
         if parameters:
             ui.sampleLabel.visible = ct is None
-        ui.ctSelectorCaption.text = f"{model.channels[0] if model and model.channels else _('CT')}:"
+        ui.ctSelectorCaption.text = f"{model.channels[0] if model and model.channels else _('Image')}:"
         write(ui.modelInfoLabel, self._description())
         selector = ui.modelSelector
         selector.toolTip = selector.itemData(selector.currentIndex, qt.Qt.ToolTipRole) if self.model else ""

@@ -79,7 +79,7 @@ class OverlaySection:
 
     def _whyNoMargin(self) -> str | None:
         if not self._session:
-            return _("Segment a CT first.")
+            return _("Segment an image first.")
         if not self._margins():
             return _("The model states no margin for this case.")
         if self._session.review.corrects:

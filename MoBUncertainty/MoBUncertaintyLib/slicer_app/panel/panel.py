@@ -26,7 +26,7 @@ from MoBUncertaintyLib.slicer_app.panel.run import RunSection, predictionSetting
 from MoBUncertaintyLib.slicer_app.panel.section import PANEL_WIDTH, shown
 from MoBUncertaintyLib.slicer_app.panel.state import State, StateMachine
 from MoBUncertaintyLib.slicer_app.samples import loadSampleData
-from MoBUncertaintyLib.slicer_app.scene.legend import LegendFollower
+from MoBUncertaintyLib.slicer_app.scene.overlay.legend import LegendFollower
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
 from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
 from MoBUncertaintyLib.slicer_app.sessions import hideMisplaced, hideOrphans, mapVolumes, showAlone
@@ -215,7 +215,7 @@ class Panel:
             return
         if self.state in self._workButtons and self._jobCt.GetScene() is None:
             self._client.cancel()
-            self._end(_("The CT was removed, so its computation was cancelled."))
+            self._end(_("The image was removed, so its computation was cancelled."))
         if self.logic.sessions.hasOrphans:
             self.afterLoading.later(self.logic.sessions.removeOrphans)
         if self.logic.sessions.forgetIncomplete():
@@ -258,7 +258,7 @@ class Panel:
             if self.parameters and self.parameters.ct is ct and self.review.session is session:
                 job = request()
             else:
-                text = _("The CT or its results were changed or removed meanwhile, so nothing was begun; try again.")
+                text = _("The image or its results were changed or removed meanwhile, so nothing was begun; try again.")
         except Cancelled as declined:
             text = str(declined)
         finally:
@@ -325,9 +325,9 @@ class Panel:
             return _("Wait for the export to finish.")
         ct, model = self.parameters and self.parameters.ct, self.inputs.model
         if ct is None:
-            return _("Select a CT first.")
+            return _("Select an image first.")
         if ct.GetImageData() is None:
-            return _("The selected CT holds no voxels.")
+            return _("The selected image holds no voxels.")
         if problem := self.logic.computer.problem:
             return problem
         if problem := self.inputs.problem:
@@ -339,15 +339,15 @@ class Panel:
         review = self.review.session.review if self.review.session else None
         lost = []
         if review is None and ResultScene(self.parameters.ct).node("state.review"):
-            lost.append(_("The scene holds a review of this CT that cannot be shown now."))
+            lost.append(_("The scene holds a review of this image that cannot be shown now."))
         if review and review.signature:
-            text, signature = _("The review of this CT was signed off by {name}, {time}."), review.signature
+            text, signature = _("The review of this image was signed off by {name}, {time}."), review.signature
             lost.append(text.format(name=signature.name, time=f"{signature.time:%Y-%m-%d %H:%M}"))
         touched = sum(region.touched for region in review.regions) if review else 0
         if touched:
-            lost.append(_("Regions of this CT with a verdict or a comment: {count}.").format(count=touched))
+            lost.append(_("Regions of this image with a verdict or a comment: {count}.").format(count=touched))
         if review and review.clicks:
-            lost.append(_("Clicks in this CT: {count}.").format(count=len(review.clicks)))
+            lost.append(_("Clicks in this image: {count}.").format(count=len(review.clicks)))
         stray = self.review.session.strayEdits() if self.review.session else 0
         if stray:
             lost.append(_("Voxels that were changed outside of the review: {count}.").format(count=stray))

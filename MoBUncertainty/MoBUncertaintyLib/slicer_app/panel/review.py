@@ -212,7 +212,7 @@ class ReviewSection:
 
     def _lockReason(self, region, signed) -> str | None:
         if not self._session:
-            return _("Segment a CT first.")
+            return _("Segment an image first.")
         if signed:
             return _("Signed off; press Reopen to change it.")
         return None if region else _("Select a region in the list first.")
@@ -385,7 +385,7 @@ class ReviewSection:
 
     def _progress(self) -> str:
         if not self._session:
-            return _("Doubtful regions are listed here once a CT is segmented.")
+            return _("Doubtful regions are listed here once an image is segmented.")
         review = self._session.review
         if self._session.editing:
             region = review.region(self._session.editing).region
@@ -426,7 +426,7 @@ class ReviewSection:
 
     def _whyNotSign(self) -> str | None:
         if not self._session:
-            return _("Segment a CT first.")
+            return _("Segment an image first.")
         done, total = self._session.review.reviewed
         if self._session.editing:
             return _("Finish drawing first.")

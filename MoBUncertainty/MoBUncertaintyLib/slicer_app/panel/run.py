@@ -135,7 +135,7 @@ class RunSection:
             ui.statusLabel,
             onApply,
             onCancel,
-            _("Handing over the CT..."),
+            _("Handing over the image..."),
             _("Stop the computation; the scene stays as it is."),
         )
         self.sayPriority(0)
@@ -184,7 +184,7 @@ def stageText(step: dict) -> str:
         "write": _("Handing over the results"),
         "export": _("Writing the files"),
         "show": _("Showing the results"),
-        "send": _("Sending the CT, in MB"),
+        "send": _("Sending the image, in MB"),
         "send model": _("Sending the model, in MB"),
         "receive": _("Receiving the results, in MB"),
         "download": _("Downloading, in MB"),

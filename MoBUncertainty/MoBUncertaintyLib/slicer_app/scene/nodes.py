@@ -48,7 +48,7 @@ class CtNodes:
 
     @property
     def name(self) -> str:
-        return self.ctNode.GetName() or "CT"
+        return self.ctNode.GetName() or "Image"
 
     @property
     def _folderName(self) -> str:

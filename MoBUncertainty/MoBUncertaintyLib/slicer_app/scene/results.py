@@ -8,6 +8,7 @@ under), colours are 0 to 255.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -17,27 +18,17 @@ from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene import views
 from MoBUncertaintyLib.slicer_app.scene.label_record import packLabels, unpackLabels
-from MoBUncertaintyLib.slicer_app.scene.legend import followViews, legendTitle, setLegend
-from MoBUncertaintyLib.slicer_app.scene.maps import OF_VARIANCE, CurrentMaps, MapKind, UncertaintyMaps, mapStyle
+from MoBUncertaintyLib.slicer_app.scene.maps import CurrentMaps, MapKind, UncertaintyMaps
 from MoBUncertaintyLib.slicer_app.scene.nodes import REFERENCE_ROLE, CtNodes, ijkToRas, nodesByClass, shape
 from MoBUncertaintyLib.slicer_app.scene.outlines.margin import MarginBand
+from MoBUncertaintyLib.slicer_app.scene.overlay.legend import followViews, legendTitle, setLegend
+from MoBUncertaintyLib.slicer_app.scene.overlay.record import USUAL_THRESHOLD, OverlayRecord
 from MoBUncertaintyLib.slicer_app.scene.segments import LabelSegmentation, SegmentSpec
 from MoBUncertaintyLib.slicer_app.scene.state import SceneState
 from MoBUncertaintyLib.slicer_app.scene.surface import UncertaintySurface
 
 FILL_OPACITY = 0.35
 OTHER_REGIONS_OPACITY = 0.35  # of the outlines, while one region is highlighted
-
-USUAL_THRESHOLD = RegionSettings().variance_threshold
-DEFAULT_OVERLAY = {
-    "kind": MapKind.VARIANCE.value,
-    "label": None,
-    "opacity": 0.75,
-    "legend": True,
-    "fill": False,
-    "surface": False,
-    "margin": False,
-}
 
 
 class ResultScene:
@@ -64,6 +55,7 @@ class ResultScene:
         self._surface = UncertaintySurface(self._nodes)
         self.margin = MarginBand(self._nodes)
         self._state = SceneState(self._nodes)
+        self._overlay = OverlayRecord(self._state)
 
     def remove(self):
         """Remove all nodes made for this CT, and the folder in which they lay."""
@@ -147,7 +139,7 @@ class ResultScene:
 
     def setSegmentationFill(self, fill: bool):
         """Fill the organs in the slices, or (the default, since a fill tints the heat map) show outlines alone."""
-        self._remember(fill=bool(fill))
+        self._overlay.remember(fill=bool(fill))
         node = self.node("segmentation")
         if node:
             node.GetDisplayNode().SetOpacity2DFill(FILL_OPACITY if fill else 0.0)
@@ -185,11 +177,7 @@ class ResultScene:
                 None: the model has no variance, and none is shown.
         """
         self._maps.set(probability, variance)
-        kept = self._state.get("overlay") or {}
-        if kept.get("varianceThreshold", USUAL_THRESHOLD) != varianceThreshold:
-            # What the reader has set suits the variance of another model.
-            kinds = {kind: each for kind, each in kept.get("kinds", {}).items() if kind not in OF_VARIANCE}
-            self._state.set("overlay", kept | {"kinds": kinds, "varianceThreshold": varianceThreshold})
+        self._overlay.setVarianceThreshold(varianceThreshold)
 
     def setPrediction(self, prediction: Prediction, settings: RegionSettings):
         """Put the maps of a prediction into volumes, see `setMaps`.
@@ -216,8 +204,8 @@ class ResultScene:
         kind, label = self._available(kind, label)
         volume = self._maps.volumeFor(kind, label)
         if kind != self.overlay["kind"]:  # what is shown for want of a variance is not what the reader has chosen
-            self._remember(kind=kind.value)
-        self._remember(label=label)
+            self._overlay.remember(kind=kind.value)
+        self._overlay.remember(label=label)
         self.ctNode.SetNodeReferenceID(REFERENCE_ROLE.format("shown"), volume.GetID() if volume else None)
         if volume:
             self._styleShown()
@@ -273,7 +261,7 @@ class ResultScene:
             margin: Whether the margin is wanted; whether there is one to show is not known here.
         """
         given = {"opacity": opacity, "threshold": threshold, "window": window, "legend": legend, "margin": margin}
-        self._remember(**{name: value for name, value in given.items() if value is not None})
+        self._overlay.remember(**{name: value for name, value in given.items() if value is not None})
         shown = self.node("shown")
         if shown:
             self._styleShown()
@@ -285,22 +273,12 @@ class ResultScene:
     @property
     def kinds(self) -> list[MapKind]:
         """The maps that the model has."""
-        kept = self._state.get("overlay") or {}
-        without = kept.get("varianceThreshold", USUAL_THRESHOLD) is None
-        return [kind for kind in MapKind if not (without and kind in OF_VARIANCE)]
+        return self._overlay.kinds
 
     @property
-    def overlay(self) -> dict:
-        """How things are shown: what `DEFAULT_OVERLAY` names, and `threshold` and `window` of the kind."""
-        kept = self._state.get("overlay") or {}
-        overlay = DEFAULT_OVERLAY | {name: kept[name] for name in DEFAULT_OVERLAY if name in kept}
-        if overlay["kind"] not in self.kinds:
-            overlay["kind"] = MapKind.ENTROPY.value
-        style = mapStyle(MapKind(overlay["kind"]), kept.get("varianceThreshold") or USUAL_THRESHOLD)
-        ofKind = kept.get("kinds", {}).get(overlay["kind"], {})
-        overlay["threshold"] = ofKind.get("threshold", style.threshold)
-        overlay["window"] = tuple(ofKind.get("window", style.window))
-        return overlay
+    def overlay(self) -> dict[str, Any]:
+        """How things are shown, see `OverlayRecord.values`."""
+        return self._overlay.values
 
     def probability(self) -> dict[int, np.ndarray]:
         """Return the probability of each label, by its value, as the nodes' own voxels."""
@@ -317,7 +295,7 @@ class ResultScene:
 
     def showSurface(self, show: bool):
         """Show the organs in 3D coloured by the map, in place of their plain surfaces."""
-        self._remember(surface=bool(show))
+        self._overlay.remember(surface=bool(show))
         node, volume = self.node("segmentation"), self.node("shown")
         if not (show and node and volume):
             self._surface.hide()
@@ -346,9 +324,7 @@ class ResultScene:
         display = node.GetDisplayNode()
         display.SetOpacity2DFill(0.0)
         display.SetOpacity2DOutline(1.0)
-        display.SetSliceIntersectionThickness(
-            4
-        )  # wider than an organ's, which may lie on top: Include makes them coincide
+        display.SetSliceIntersectionThickness(4)  # wider than an organ's, with which Include makes them coincide
         display.SetVisibility3D(False)
         self.highlightRegion(None)
         return node
@@ -439,18 +415,10 @@ class ResultScene:
         """Return the document of that name, or None."""
         return self._state.get(name)
 
-    def _remember(self, **changes):
-        kept = self._state.get("overlay") or {}
-        kind = changes.get("kind", self.overlay["kind"])
-        kinds = kept.get("kinds", {})
-        ofKind = {name: changes.pop(name) for name in ("threshold", "window") if name in changes}
-        kinds = kinds | {kind: kinds.get(kind, {}) | ofKind}
-        self._state.set("overlay", kept | changes | {"kinds": kinds})
-
     def _available(self, kind: MapKind, label: int | None) -> tuple[MapKind, int | None]:
         """Choose what to show in place of a kind or a label that has no map."""
         label = label if label in self._maps.volumes("variance") else None
-        return kind if kind in self.kinds else MapKind.ENTROPY, label
+        return self._overlay.available(kind), label
 
     def _styleShown(self):
         shown, overlay = self.node("shown"), self.overlay

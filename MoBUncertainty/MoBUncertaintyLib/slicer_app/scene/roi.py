@@ -40,7 +40,7 @@ def roiBounds(roi, ct) -> list[float] | None:
     world = [0.0] * 6
     roi.GetRASBounds(world)
     if not all(world[axis] < world[axis + 1] for axis in (0, 2, 4)):
-        raise SettingsError(_("The region of interest has no size yet; drag its handles, or choose the whole CT."))
+        raise SettingsError(_("The region of interest has no size yet; drag its handles, or choose the whole image."))
     box = vtk.vtkBoundingBox()
     for corner in ((r, a, s) for r in world[:2] for a in world[2:4] for s in world[4:]):
         point = [0.0] * 3

@@ -12,6 +12,7 @@ import vtk
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind, mapName
 from MoBUncertaintyLib.slicer_app.scene.nodes import CT_ROLE, ROLE_ATTRIBUTE, CtNodes, nodesByClass
+from MoBUncertaintyLib.slicer_app.scene.overlay.record import OverlayRecord
 from MoBUncertaintyLib.slicer_app.scene.state import SceneState
 
 MAP_ROLES = ("variance", "probability", "map")
@@ -136,7 +137,7 @@ def _foreground(scene, view) -> str | None:
 
 def _wanted(volume) -> bool:
     ct = volume.GetNodeReference(CT_ROLE)
-    return ct is not None and (SceneState(CtNodes(ct)).get("overlay") or {}).get("legend", True)
+    return ct is not None and OverlayRecord(SceneState(CtNodes(ct))).values["legend"]
 
 
 def _place(legend, view):

@@ -1,0 +1,103 @@
+"""The doubtful regions of a review: found anew where the reader asks, and shown in the scene as they are listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import slicer
+
+from MoBUncertaintyLib.geometry import Box, intersection, shape_of, within
+from MoBUncertaintyLib.regions.finder import RegionFinder
+from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.review.region import ReviewRegion
+from MoBUncertaintyLib.review.review import Review
+from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
+from MoBUncertaintyLib.slicer_app.scene.segments import regionSpecs
+from MoBUncertaintyLib.slicer_app.stored_results import ListCoverage
+
+
+class ListedRegions:
+    """The regions that a review lists, with their segments in the scene.
+
+    Args:
+        results: The CT's nodes.
+        review: The review of them.
+    """
+
+    def __init__(self, results: ResultScene, review: Review) -> None:
+        self._results, self._review = results, review
+        self._finder: RegionFinder | None = None
+        self._foundAt: tuple = ()  # the clicks in the maps in which it finds regions
+        self._shown = self._list()
+        self._marked: str | None = None  # the region that stands out
+        self._coverage = ListCoverage(results, review.digest)
+
+    @property
+    def warning(self) -> str | None:
+        """What is to be said of how much of the expected error they hold; None: they hold enough."""
+        listed = sum(each.found.region.expected_error_mm3 for each in self._review.regions)
+        return self._coverage.warning(self._review.settings, listed)
+
+    @property
+    def otherWarnings(self) -> list[str]:
+        """The prediction's warnings, but for what was said of its regions."""
+        return self._coverage.without(self._review.prediction.warnings)
+
+    def prepare(self, settings: RegionSettings) -> Iterator[None]:
+        """Get ready for `find`, in steps: the first time takes seconds on a large CT."""
+        yield from self._finderFor(settings).prepare()
+
+    def find(self, settings: RegionSettings) -> None:
+        """Find the regions anew; those with a verdict or a comment stay."""
+        regions = self._finderFor(settings).find(settings)
+        self._review.update_regions(regions)
+        self._coverage.keep(regions)
+        self.show()
+
+    def show(self) -> None:
+        """Show all of them anew."""
+        regions = self._review.listed()
+        self._results.setRegions(regions.map, regionSpecs(regions.ranked), regions.box)
+        self._shown = self._list()
+        self.mark(self._marked)
+        self._showStatuses()
+
+    def update(self, box: Box) -> None:
+        """Show them as they are now, where they can have changed in a box only."""
+        numbers = {number for number, _ in self._list()}
+        if set(self._list()) != set(self._shown) or self._results.listedRegions() != numbers:
+            self.show()
+            return
+        regions = self._review.listed()
+        inner = intersection(box, regions.box)
+        if inner:
+            there = np.zeros(shape_of(box), regions.map.dtype)
+            there[within(inner, box)] = regions.map[within(inner, regions.box)]
+            self._results.updateRegions(box, there, regionSpecs(regions.ranked))
+        self._shown = self._list()
+        self._showStatuses()
+
+    def mark(self, regionId: str | None) -> None:
+        """Let one region stand out from the others; None: none."""
+        self._marked = regionId
+        self._results.highlightRegion({name: number for number, name in self._shown}.get(regionId))
+
+    def jumpTo(self, region: ReviewRegion | None) -> None:
+        """Mark a region, and let all slice views jump and zoom to it; None: no region is marked."""
+        self.mark(region.region_id if region else None)
+        if region:
+            self._results.jumpTo(region.region.centroid_ras, region.region.extent_mm)
+
+    def _finderFor(self, settings: RegionSettings) -> RegionFinder:
+        if self._finder is None or self._foundAt != self._review.clicks or not self._finder.fits(settings):
+            self._finder, self._foundAt = RegionFinder(self._review.current(), settings), self._review.clicks
+        return self._finder
+
+    def _list(self) -> list[tuple[int, str]]:
+        return [(each.number, each.region_id) for each in self._review.regions]
+
+    def _showStatuses(self) -> None:
+        logic = slicer.vtkSlicerSegmentationsModuleLogic
+        statuses = {each.number: logic.Completed if each.decided else logic.Flagged for each in self._review.regions}
+        self._results.setRegionStatuses(statuses)
