@@ -141,7 +141,9 @@ class ReviewSession(RegionDrawing):
         """
         suitability = self.prediction.suitability
         verdict = suitability.sentence if suitability else None
-        return [*filter(None, [verdict]), *self._regions.otherWarnings]
+        text = _("{ct} lies under a transform that bends it, as unevenly spaced DICOM slices do: sizes may be wrong.")
+        bent = text.format(ct=self.ctNode.GetName()) if self._nodes.isBent else None
+        return [*filter(None, [verdict, bent]), *self._regions.otherWarnings]
 
     @property
     def coverageWarning(self) -> str | None:

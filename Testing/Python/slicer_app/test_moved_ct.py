@@ -80,6 +80,15 @@ class TestSession:
         session.ctNode.SetAndObserveImageData(None)
         assert not session.fits()
 
+    def test_under_a_transform_that_bends_it_sizes_are_said_to_be_doubtful(self, session):
+        scene, before = session.ctNode.GetScene(), session.warnings
+        straight, bent = (scene.AddNewNodeByClass(f"vtkMRML{kind}TransformNode") for kind in ("Linear", "Grid"))
+        session.ctNode.SetAndObserveTransformNodeID(straight.GetID())
+        assert session.warnings == before
+        session.ctNode.SetAndObserveTransformNodeID(bent.GetID())
+        (said,) = [each for each in session.warnings if each not in before]
+        assert said.endswith("as unevenly spaced DICOM slices do: sizes may be wrong.")
+
     def test_a_remark_can_be_kept_all_the_same(self, session):
         session.ctNode.SetOrigin(1, 2, 3)
         session.comment(session.review.regions[0].region_id, "vessel")

@@ -21,6 +21,18 @@ class TestInputs:
         add_ct(desktop)
         assert ui.applyButton.enabled
 
+    def test_a_volume_that_is_loaded_is_chosen_if_none_is(self, desktop):
+        import slicer.util
+
+        first, second = (slicer.util.addVolumeFromArray(np.zeros((4, 4, 4)), name=name) for name in "ab")
+        desktop.process(until=lambda: desktop.ui.ctSelector.currentNode() is first)
+        slicer.util.addVolumeFromArray(np.zeros((4, 4, 4)), name="c")
+        desktop.process()
+        assert desktop.ui.ctSelector.currentNode() is first
+        desktop.scene.RemoveNode(first)
+        desktop.process()
+        assert desktop.ui.ctSelector.currentNode() is None and second.GetScene()
+
     def test_a_ct_with_an_automatic_window_is_shown_in_that_of_the_abdomen(self, desktop):
         import slicer.util
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import qt
 import slicer.util
+import vtk
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.files.resources import installed_models
@@ -24,9 +25,10 @@ from MoBUncertaintyLib.slicer_app.inputs.labels import LabelChooser
 from MoBUncertaintyLib.slicer_app.inputs.mixture import TEMPERATURE, MixtureChooser, chosen
 from MoBUncertaintyLib.slicer_app.inputs.selectors import ChannelSelectors
 from MoBUncertaintyLib.slicer_app.models import ModelList
-from MoBUncertaintyLib.slicer_app.panel.dialogs import confirmLoss
+from MoBUncertaintyLib.slicer_app.panel.dialogs import AfterLoading, confirmLoss
 from MoBUncertaintyLib.slicer_app.panel.section import allow, shortened, shown, write
 from MoBUncertaintyLib.slicer_app.panel.state import State
+from MoBUncertaintyLib.slicer_app.sessions import CT_CLASS, defaultCt
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 
 
@@ -63,6 +65,9 @@ class InputsSection:
         self._chooser = LabelChooser(ui.labelsPlace, self._onLabels)
         self._mixtures = MixtureChooser(ui.mixturePlace, self._onMixture, self._onLink)
         self._ensembles = EnsembleChooser(ui.ensemblePlace, self._onEnsemble)
+        self._afterLoading = AfterLoading(shown)
+        scene = slicer.mrmlScene
+        self._nodesAdded = scene.AddObserver(scene.NodeAddedEvent, self._onNodeAdded)
         write(ui.sampleLabel, ui.sampleLabel.text)
         ui.sampleLabel.linkActivated.connect(shown(lambda link: loadDemo()))
         ui.modelSelector.currentIndexChanged.connect(shown(self._onModelSelected))
@@ -209,11 +214,23 @@ class InputsSection:
             selector.sortFilterProxyModel().hiddenNodeIDs = hidden
 
     def close(self) -> None:
-        """End what looks for models, and what makes one."""
+        """Watch the scene no more; end what looks for models, and what makes one."""
+        slicer.mrmlScene.RemoveObserver(self._nodesAdded)
+        self._afterLoading.stop()
         for dialog in filter(None, (self.finder, self.recalibrate, self.attachHead)):
             dialog.close()
             dialog.window.deleteLater()
         self.finder = self.recalibrate = self.attachHead = None
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _onNodeAdded(self, _scene, _event, node) -> None:
+        """Choose the first volume that is loaded, once it is: the panel has asked for it."""
+        if self._parameters and self._parameters.ct is None and node.IsA(CT_CLASS):
+            self._afterLoading.later(self._chooseLoaded)
+
+    def _chooseLoaded(self) -> None:
+        if self._parameters and self._parameters.ct is None:
+            self._parameters.ct = defaultCt()
 
     def _onModelSelected(self, *_args) -> None:
         """Keep which model the user has chosen; the ensemble was another one's."""

@@ -128,6 +128,12 @@ class CtNodes:
         self.ctNode.TransformPointFromWorld([float(value) for value in position], own)
         return np.array(own)
 
+    @property
+    def isBent(self) -> bool:
+        """Whether the CT lies under a transform that bends it, as Slicer's DICOM module puts uneven slices."""
+        transform = self.ctNode.GetParentTransformNode()
+        return transform is not None and not transform.IsTransformToWorldLinear()
+
     def _unused(self, name: str) -> str:
         """Add a number to a name that another of the nodes has; those of another CT, perhaps a namesake, may."""
         used = {node.GetName() for node in self.all()}
