@@ -33,10 +33,10 @@ FILES = ("segmentation.dcm", "probability.dcm", "report.dcm", "variance_1.dcm", 
 STUDY = {"0020|0010": "S1", "0020|0011": "7", "0018|0015": "ABDOMEN"}
 
 
-def review_of(folder: Path) -> tuple[list[Path], ReviewedCase]:
-    """A review of a CT from DICOM with two organs."""
+def review_of(folder: Path, labels: tuple = (PANCREAS, LEFT_KIDNEY)) -> tuple[list[Path], ReviewedCase]:
+    """A review of a CT from DICOM."""
     folder.mkdir()
-    whole = fake_case(OBLIQUE, labels=(PANCREAS, LEFT_KIDNEY))
+    whole = fake_case(OBLIQUE, labels=labels)
     files = write_series(folder, whole.image, STUDY)
     read = read_image(folder).image
 
@@ -197,6 +197,15 @@ class TestStructuredReport:
         }
         sources = {pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID for file in files}
         assert evidence == {segments.SOPInstanceUID, *sources}
+
+    def test_of_one_organ_refers_to_its_only_segment(self, tmp_path):
+        files, case = review_of(tmp_path / "ct", labels=(PANCREAS,))
+        write_export(case, tmp_path / "out", ["dicom-sr"], dicom_files=files)
+        document = sr.srread(tmp_path / "out" / "report.dcm")
+        group = document.content.get_volumetric_roi_measurement_groups()[0]
+        segments = pydicom.dcmread(tmp_path / "out" / "segmentation.dcm")
+        assert group.tracking_uid == segments.SegmentSequence[0].TrackingUID
+        assert group.referenced_segment.referenced_sop_instance_uid == segments.SOPInstanceUID
 
     def test_dcmqi_reads_the_same(self, exported, tmp_path):
         folder, _, _ = exported

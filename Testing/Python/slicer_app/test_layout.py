@@ -140,3 +140,27 @@ def test_nothing_covers_anything(desktop):
             assert not one.geometry.intersects(other.geometry), (one.objectName, other.objectName)
     for part in (ui.advancedCollapsibleButton, ui.listingCollapsibleButton, ui.clicksCollapsibleButton):
         part.collapsed = True
+
+
+def test_what_is_unfolded_is_scrolled_to(desktop):
+    ui, scroll = desktop.ui, desktop.scroll
+    add_ct(desktop)
+    apply(desktop)
+    desktop.window.resize(1366, 500)
+    ui.exportCollapsibleButton.collapsed = True
+    desktop.process()
+    scroll.verticalScrollBar().value = 0
+    ui.exportCollapsibleButton.click()
+    desktop.process(until=lambda: scroll.verticalScrollBar().value > 0)
+
+    def top(widget) -> int:
+        return widget.mapTo(scroll.viewport(), widget.rect.topLeft()).y()
+
+    assert (
+        top(ui.exportCollapsibleButton) >= 0
+        and top(ui.exportButton) + ui.exportButton.height <= scroll.viewport().height
+    )
+    before = scroll.verticalScrollBar().value
+    ui.exportCollapsibleButton.click()  # folds it
+    desktop.process()
+    assert scroll.verticalScrollBar().value <= before

@@ -93,8 +93,11 @@ class TestReview:
         ui.nextButton.click()
         assert selected() == last
         assert ui.reviewProgressLabel.text == "All 3 reviewed: enter your name below and sign off."
+        assert ui.reviewerEdit.hasFocus()
         ui.reviewerEdit.text = "Dr. Åse Müller"
-        assert not ui.signOffButton.hasFocus()
+        ui.reviewerEdit.returnPressed.emit()
+        assert ui.signOffButton.hasFocus()
+        ui.signOffButton.clearFocus()
         ui.nextButton.click()
         assert ui.signOffButton.hasFocus()
         ui.signOffButton.click()

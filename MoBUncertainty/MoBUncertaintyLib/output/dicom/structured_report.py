@@ -73,7 +73,11 @@ def write_structured_report(
     """
     series, segments = read_series(files), pydicom.dcmread(segmentation)
     signature = case.review.signature
-    groups = [*_labels(case, labels, segments), *(_region(region, case, series) for region in case.review.regions)]
+    source = sr.SourceSeriesForSegmentation(series.datasets[0].SeriesInstanceUID)
+    groups = [
+        *_labels(case, labels, segments, source),
+        *(_region(region, case, series) for region in case.review.regions),
+    ]
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(
             observer_person_context=_observer_person(signature.name) if signature else None,
@@ -97,7 +101,10 @@ def write_structured_report(
 
 
 def _labels(
-    case: ReviewedCase, rows: Sequence[Mapping[str, Any]], segments: Dataset
+    case: ReviewedCase,
+    rows: Sequence[Mapping[str, Any]],
+    segments: Dataset,
+    source: sr.SourceSeriesForSegmentation,
 ) -> Iterator[sr.MeasurementsAndQualitativeEvaluations | sr.VolumetricROIMeasurementsAndQualitativeEvaluations]:
     """Describe each label; one that is nowhere in the segmentation has no segment to refer to."""
     numbers = {segment.TrackingUID: segment.SegmentNumber for segment in segments.SegmentSequence}
@@ -119,9 +126,9 @@ def _labels(
         if number is None:
             yield sr.MeasurementsAndQualitativeEvaluations(**common)
         else:
-            yield sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-                referenced_segment=sr.ReferencedSegment.from_segmentation(segments, number), **common
-            )
+            # Not highdicom's own `from_segmentation`, which knows no segmentation of one segment.
+            segment = sr.ReferencedSegment(segments.SOPClassUID, segments.SOPInstanceUID, number, source_series=source)
+            yield sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=segment, **common)
 
 
 def _ends(interval: Mapping[str, float] | None, value: str, meaning: str) -> list[sr.Measurement]:

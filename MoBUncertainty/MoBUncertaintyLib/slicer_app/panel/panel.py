@@ -23,7 +23,7 @@ from MoBUncertaintyLib.slicer_app.panel.inputs import InputsSection
 from MoBUncertaintyLib.slicer_app.panel.overlay import OverlaySection
 from MoBUncertaintyLib.slicer_app.panel.review import ReviewSection
 from MoBUncertaintyLib.slicer_app.panel.run import RunSection, predictionSettings
-from MoBUncertaintyLib.slicer_app.panel.section import PANEL_WIDTH, shown
+from MoBUncertaintyLib.slicer_app.panel.section import PANEL_WIDTH, revealUnfolded, shown
 from MoBUncertaintyLib.slicer_app.panel.state import State, StateMachine
 from MoBUncertaintyLib.slicer_app.samples import loadSampleData
 from MoBUncertaintyLib.slicer_app.scene.overlay.legend import LegendFollower
@@ -70,6 +70,7 @@ class Panel:
         self._workButtons = {State.RUNNING: self.run.work, State.EXPORTING: self.export.work}
         self.worklist: WorklistDock | None = None  # once it was opened
         ui.worklistButton.clicked.connect(shown(self._onWorklist))
+        revealUnfolded(part for part in vars(ui).values() if hasattr(part, "collapsed"))
         for selector in (ui.mapSelector, ui.labelSelector):
             selector.currentIndexChanged.connect(self._hideMaps)  # another map may be a new volume
         self.update()

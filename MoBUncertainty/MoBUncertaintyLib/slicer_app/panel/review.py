@@ -189,6 +189,7 @@ class ReviewSection:
                 self._addShortcut(window, key, button, slot, whileEditing)
         ui.commentEdit.editingFinished.connect(shown(self._onComment))
         ui.reviewerEdit.textChanged.connect(lambda *_args: self._onChange())
+        ui.reviewerEdit.returnPressed.connect(shown(self._leadToSignOff))
 
     def _addShortcut(self, window, key: str, button, act: Callable, whileEditing: bool | None) -> None:
         def press(*_args) -> None:
@@ -244,11 +245,11 @@ class ReviewSection:
         self._session.markSuggestion(suggestion.point_ras)
 
     def _leadToSignOff(self) -> None:
-        """Bring *Sign off* into sight, and the keyboard to it once it can be pressed."""
-        self._session.markSuggestion(None)
+        """Bring *Sign off* into sight, and the keyboard to it or, as long as there is none, to the name."""
+        if self._session:
+            self._session.markSuggestion(None)
         reveal(self._ui.signOffButton)
-        if self._ui.signOffButton.enabled:
-            self._ui.signOffButton.setFocus()
+        (self._ui.signOffButton if self._ui.signOffButton.enabled else self._ui.reviewerEdit).setFocus()
 
     def _onClicked(self, regionId: str | None) -> None:
         """Select the region that was clicked in, and leave the views where they are."""

@@ -51,12 +51,24 @@ def makeButton(text: str, toolTip: str = ""):
 
 
 def reveal(widget) -> None:
-    """Scroll the module panel, if the widget lies in one, until it is seen."""
+    """Scroll the module panel, if the widget lies in one, until it is seen; of one that is too high its beginning."""
     area = widget.parentWidget()
     while area is not None and not hasattr(area, "ensureWidgetVisible"):
         area = area.parentWidget()
     if area is not None:
-        area.ensureWidgetVisible(widget)
+        top, bar = widget.mapTo(area.widget(), qt.QPoint(0, 0)).y(), area.verticalScrollBar()
+        bar.value = min(top, max(bar.value, top + widget.height - area.viewport().height))
+
+
+def revealUnfolded(parts: Iterable) -> None:
+    """Scroll to what the user unfolds, which may lie below the window."""
+
+    def follow(part) -> None:
+        if not part.collapsed:
+            qt.QTimer.singleShot(0, lambda: reveal(part))  # once it has its height
+
+    for part in parts:
+        part.clicked.connect(lambda *_args, part=part: follow(part))
 
 
 def offer(selector, names: Iterable[str]) -> None:
