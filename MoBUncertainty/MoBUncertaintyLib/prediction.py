@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cached_property, reduce
@@ -122,6 +122,10 @@ class Progress:
     done: int
     total: int
     seconds_left: float | None = None
+
+
+ProgressCallback = Callable[[Progress], None]
+CancelledCallback = Callable[[], bool]
 
 
 @dataclass(frozen=True, eq=False)

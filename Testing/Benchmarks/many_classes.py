@@ -5,7 +5,8 @@
 The networks are of TotalSegmentator's shape (tiles of 128 x 128 x 128 voxels of 1.5 mm) with random weights, so they
 find next to nothing: what is measured is the network, sums, resampling and files. The CT has 512 x 512 x 300 voxels.
 Each way runs in a process of its own, from file to files, all tiles, without a scene, and is stopped where it takes
-more memory than the limit in GB. Writes many-classes.json and many-classes.md; rows that are there already stay.
+more memory than the limit in GB; what we ourselves refuse says how much it would take. Writes many-classes.json and
+many-classes.md; rows that are there already stay.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -127,6 +129,8 @@ def measure(folder: Path, classes: int, way: str, limit: float) -> dict[str, Any
     row = {"classes": classes, "way": way, "peak_gb": round(peak, 2), "seconds": round(seconds, 1)}
     if peak > limit:
         return row | {"stopped": True}
+    if refused := re.search(r"take ([\d.]+) GB of memory", log.read_text()):
+        return row | {"refused_gb": float(refused.group(1))}
     if process.returncode:
         return row | {"failed": log.read_text()[-600:]}
     return row
@@ -144,10 +148,11 @@ def table(found: dict[str, Any]) -> str:
         "| --- | --- | ---: | ---: |",
     ]
     for row in found["rows"]:
-        ended = not (row.get("stopped") or row.get("failed"))
-        seconds = f"{row['seconds']:.0f}" if ended else "stopped" if row.get("stopped") else "failed"
-        more = "more than " if row.get("stopped") else ""
-        lines.append(f"| {row['classes']} | {NAMES[row['way']]} | {seconds} | {more}{row['peak_gb']:.1f} |")
+        seconds = next((each for each in ("stopped", "failed") if row.get(each)), f"{row['seconds']:.0f}")
+        memory = f"{'more than ' if row.get('stopped') else ''}{row['peak_gb']:.1f}"
+        if asked := row.get("refused_gb"):
+            seconds, memory = "refused at once", f"takes {asked:.1f}"
+        lines.append(f"| {row['classes']} | {NAMES[row['way']]} | {seconds} | {memory} |")
     return "\n".join(lines) + "\n"
 
 

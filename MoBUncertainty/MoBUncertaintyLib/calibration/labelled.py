@@ -17,11 +17,11 @@ from MoBUncertaintyLib.images.channels import on_same_grid
 from MoBUncertaintyLib.images.inputs import Input, list_inputs
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES
-from MoBUncertaintyLib.prediction import Prediction, Progress
+from MoBUncertaintyLib.prediction import CancelledCallback, Prediction, Progress, ProgressCallback
 from MoBUncertaintyLib.refinement.evidence import Evidence
 
 if TYPE_CHECKING:
-    from MoBUncertaintyLib.inference.predictor import CancelledCallback, Predictor, ProgressCallback
+    from MoBUncertaintyLib.inference.predictor import Predictor
 
 IMAGES, LABELS = "images", "labels"
 """Names of the two folders in a folder of labelled cases."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from MoBUncertaintyLib.calibration.calibration import Calibration, calibrate, check_model
 from MoBUncertaintyLib.calibration.cases import SiteCase, find_reviews, gather, read_reviews
@@ -13,10 +12,7 @@ from MoBUncertaintyLib.calibration.labelled import LabelledCases, holds_labels
 from MoBUncertaintyLib.errors import CalibrationError
 from MoBUncertaintyLib.model.folder import Model, find_model, load_model
 from MoBUncertaintyLib.network.export import check_exportable, check_new, export
-from MoBUncertaintyLib.prediction import PredictionSettings
-
-if TYPE_CHECKING:
-    from MoBUncertaintyLib.inference.predictor import CancelledCallback, ProgressCallback
+from MoBUncertaintyLib.prediction import CancelledCallback, PredictionSettings, ProgressCallback
 
 ADDED_NAME = ", calibrated"
 LONGEST_NAME = 100

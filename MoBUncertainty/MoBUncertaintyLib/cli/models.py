@@ -189,8 +189,8 @@ def _can_ask() -> bool:
 def _ask(place: Place, entry: Entry, target: Path) -> None:
     from MoBUncertaintyLib.errors import SettingsError
 
-    if not _can_ask():
-        raise SettingsError("Nobody can be asked here; give --yes to agree to the download and to the licence.")
     typer.echo(printable(f"{entry.title} from {place.address(entry.file)}, {entry.megabytes}"), err=True)
     typer.echo(printable(f"Licence: {entry.licence}"), err=True)
+    if not _can_ask():
+        raise SettingsError("Nobody can be asked here; give --yes to agree to the download and to the licence.")
     typer.confirm(printable(f"Install it in {target}?"), abort=True, err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,19 +26,25 @@ from MoBUncertaintyLib.inference.plausibility import cut_off, not_found, reached
 from MoBUncertaintyLib.inference.preprocessing import Case, Preprocessor
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
 from MoBUncertaintyLib.inference.suitability import judge, measure
-from MoBUncertaintyLib.model.card import Fold, Label, ModelCard, overlap
+from MoBUncertaintyLib.model.card import Fold, Label, ModelCard, chosen_labels, overlap
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork, load_network, load_weights
 from MoBUncertaintyLib.network.moments import DEFAULT_SAMPLES
-from MoBUncertaintyLib.prediction import EngineName, Precision, Prediction, PredictionSettings, Progress, Tiling
+from MoBUncertaintyLib.prediction import (
+    CancelledCallback,
+    EngineName,
+    Precision,
+    Prediction,
+    PredictionSettings,
+    Progress,
+    ProgressCallback,
+    Tiling,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     import SimpleITK as sitk
-
-ProgressCallback = Callable[[Progress], None]
-CancelledCallback = Callable[[], bool]
 
 
 def predict(
@@ -295,23 +301,6 @@ class Predictor:
                 **({"openvino": version("openvino")} if window.engine.name is EngineName.OPENVINO else {}),
             },
         }
-
-
-def chosen_labels(labels: tuple[Label, ...], names: Sequence[str] | None) -> tuple[Label, ...]:
-    """Find labels by their names, in the model's order; all if no names are given."""
-    known = [label.name for label in labels]
-    if unknown := [name for name in names or () if name not in known]:
-        raise SettingsError(
-            f"The model has no label {', '.join(map(printable, unknown))}; choose among {', '.join(known)}."
-        )
-    if names is None or set(known) <= set(names):
-        return labels
-    chosen = [label for label in labels if label.name in names]
-    values = [label.value for label in chosen]
-    covered = [tuple(value for value in label.covers if value in values) for label in chosen]
-    return tuple(
-        replace(label, covers=covers if len(covers) > 1 else ()) for label, covers in zip(chosen, covered, strict=True)
-    )
 
 
 def _overlapping(labels: Sequence[Label]) -> list[str]:

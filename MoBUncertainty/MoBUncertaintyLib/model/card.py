@@ -6,13 +6,14 @@ import json
 import math
 import operator
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib.conformal.calibration import VolumeCalibration
 from MoBUncertaintyLib.errors import ModelError, SettingsError
+from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.fingerprint import Fingerprint
@@ -332,6 +333,23 @@ def _require_line(text: str, what: str) -> None:
 def overlap(labels: Iterable[Label]) -> bool:
     """Whether a voxel can have several of the labels at once, as in nnU-Net's region-based training."""
     return any(label.covers for label in labels)
+
+
+def chosen_labels(labels: tuple[Label, ...], names: Sequence[str] | None) -> tuple[Label, ...]:
+    """Find labels by their names, in the model's order; all if no names are given."""
+    known = [label.name for label in labels]
+    if unknown := [name for name in names or () if name not in known]:
+        raise SettingsError(
+            f"The model has no label {', '.join(map(printable, unknown))}; choose among {', '.join(known)}."
+        )
+    if names is None or set(known) <= set(names):
+        return labels
+    chosen = [label for label in labels if label.name in names]
+    values = [label.value for label in chosen]
+    covered = [tuple(value for value in label.covers if value in values) for label in chosen]
+    return tuple(
+        replace(label, covers=covers if len(covers) > 1 else ()) for label, covers in zip(chosen, covered, strict=True)
+    )
 
 
 def readable(name: str) -> str:

@@ -29,7 +29,14 @@ from MoBUncertaintyLib.model.files import ModelFile
 from MoBUncertaintyLib.model.nnunet import totalsegmentator
 from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset, covered_values, label_values
 from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing, previous_stage, resolve
-from MoBUncertaintyLib.model.nnunet.results import FIRST_STAGE, beside, first_stage_of, folds_in, is_training_folder
+from MoBUncertaintyLib.model.nnunet.results import (
+    FIRST_STAGE,
+    beside,
+    first_stage_of,
+    folds_in,
+    is_training_folder,
+    lacks,
+)
 from MoBUncertaintyLib.model.nnunet.training_folder import licence, open_training_folder
 from MoBUncertaintyLib.model.weights import WEIGHTS_LIMIT, read_checkpoint, read_weights
 
@@ -460,6 +467,8 @@ def _reading(path: Path) -> Iterator[None]:
 def _no_model(path: Path) -> ModelError:
     if not path.exists():
         return ModelError(f"There is no model at {path}; check the path.")
+    if missing := lacks(path):
+        return ModelError(f"{path} is a training folder of nnU-Net without {' and '.join(missing)}; copy all of it.")
     return ModelError(
         f"{path} has no model.json; choose a model folder or zip made by `mob-uncertainty export`, "
         "or a training folder of nnU-Net."

@@ -1,6 +1,6 @@
 """From a file to a results folder, and from there to a review: what the commands and the worker share.
 
-Shows nothing itself.
+Shows nothing itself. Only the demo and a model's picture need torch, and what predicts here.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.files.publishing import absolute
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.images.reader import digest, read_image
-from MoBUncertaintyLib.inference.maps.ensemble import AnyPredictor
+from MoBUncertaintyLib.inference.maps.members import AnyPredictor
 from MoBUncertaintyLib.inference.plausibility import unsuitable
-from MoBUncertaintyLib.inference.predictor import CancelledCallback, Predictor, ProgressCallback
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.model.folder import DEMO_MODEL, Model, find_model, load_model
 from MoBUncertaintyLib.output import review_export
@@ -42,7 +41,13 @@ from MoBUncertaintyLib.output.results_folder import (
 )
 from MoBUncertaintyLib.output.results_record import read_record
 from MoBUncertaintyLib.output.review_files import reviewed_case
-from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Progress
+from MoBUncertaintyLib.prediction import (
+    CancelledCallback,
+    Prediction,
+    PredictionSettings,
+    Progress,
+    ProgressCallback,
+)
 from MoBUncertaintyLib.regions.agreement import dice, error_fraction
 from MoBUncertaintyLib.regions.finder import Region, Regions, find_regions
 from MoBUncertaintyLib.regions.settings import MEASURE_NAMES, Measure, RegionSettings
@@ -364,6 +369,8 @@ def run_demo(
         raise ImageError(f"The sample CT {source} is not installed; install MoB Uncertainty again.")
     own = not output.exists() or (output / "demo.json").exists()
     check_output(output, overwrite=own)
+    from MoBUncertaintyLib.inference.predictor import Predictor
+
     start = time.monotonic()
     predictor = Predictor(load_model(find_model(DEMO_MODEL)), PredictionSettings(device=device, engine=engine))
     scores: list[DemoScores] = []
@@ -389,6 +396,8 @@ def draw_sample(source: Path, model: Model, target: Path) -> None:
     Raises:
         UserError: Whatever the user can mend.
     """
+    from MoBUncertaintyLib.inference.predictor import Predictor
+
     image = read_image(source).image
     analysis = analyse(image, Predictor(model, PredictionSettings()))
     draw_overlay(target, image, analysis.prediction, analysis.regions)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.images.inputs import Input
-from MoBUncertaintyLib.inference.maps.ensemble import AnyPredictor
-from MoBUncertaintyLib.inference.predictor import CancelledCallback, ProgressCallback
+from MoBUncertaintyLib.inference.maps.members import AnyPredictor
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome, read_case
 from MoBUncertaintyLib.output.dicom.objects import DicomFormat
 from MoBUncertaintyLib.output.results_folder import FOLDER
 from MoBUncertaintyLib.pipeline import Analysis, CaseSummary, is_done, run_case
+from MoBUncertaintyLib.prediction import CancelledCallback, ProgressCallback
 from MoBUncertaintyLib.regions.settings import RegionSettings
 
 OTHER_RESULTS = "Results of an earlier run, with another image, model or other settings, were kept."

@@ -65,9 +65,9 @@ def ensureReady(
     question = (_exportQuestion if formats else _applyQuestion)(requester, named)
     if not slicer.util.confirmOkCancelDisplay(question, windowTitle=requester):
         raise Cancelled(
-            _("Nothing was installed, so nothing was written; press Export to be asked again, or choose other files.")
+            _("Nothing was installed, so nothing was written; try again to be asked again, or choose other files.")
             if formats
-            else _("Nothing was installed, so nothing was computed; press Apply to be asked again.")
+            else _("Nothing was installed, so nothing was computed; try again to be asked again.")
         )
     onInstall()
     try:

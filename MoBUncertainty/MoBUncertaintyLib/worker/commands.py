@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.worker.progress import OF_A_FILE, Estimate, Pace
+from MoBUncertaintyLib.worker.progress import ELSEWHERE, OF_A_FILE, Estimate, Pace
 from MoBUncertaintyLib.worker.protocol import ProtocolError
 from MoBUncertaintyLib.worker.server import Fields, Report
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from MoBUncertaintyLib.inference.maps.ensemble import AnyPredictor
+    from MoBUncertaintyLib.inference.maps.members import AnyPredictor
     from MoBUncertaintyLib.model.folder import Model
     from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Progress
     from MoBUncertaintyLib.regions.finder import Regions
@@ -33,10 +33,10 @@ USUAL_VOXELS = 30_000_000
 
 
 class Predictions:
-    """Answers `predict` and `predict-case`, and keeps the last models loaded, whatever the settings."""
+    """Answers `predict` and `predict-case`, and keeps the last models loaded, here or there, whatever the settings."""
 
     def __init__(self) -> None:
-        self._pace, self._case_pace = Pace(), Pace(OF_A_FILE)
+        self._pace, self._case_paces = Pace(), {True: Pace(OF_A_FILE), False: Pace(ELSEWHERE)}  # whether it is here
         self._voxels = USUAL_VOXELS  # of the last case
         self._predictor: AnyPredictor | None = None
         self._key: object = None
@@ -47,6 +47,7 @@ class Predictions:
 
         voxels = int(np.prod(np.load(request["ct"]["array"], mmap_mode="r").shape))
         paths, key = _identify_models(request["models"])
+        key = key, None
         estimate = Estimate(self._pace.expected(voxels, warm=key == self._key))
 
         def tell(stage: str, done: int, total: int) -> None:
@@ -91,8 +92,9 @@ class Predictions:
         Returns:
             `outcome`, as in the cohort's table.
         """
-        paths, key = _identify_models(request["models"])
-        estimate = Estimate(self._case_pace.expected(self._voxels, warm=key == self._key))
+        (paths, key), computer = _identify_models(request["models"]), request.get("computer")
+        pace = self._case_paces[computer is None]
+        estimate = Estimate(pace.expected(self._voxels, warm=(key, computer) == self._key))
 
         def tell(stage: str, done: int, total: int) -> None:
             report.progress(estimate.step(stage, done, total))
@@ -103,7 +105,7 @@ class Predictions:
         from MoBUncertaintyLib.pipeline.cohort import CohortJob
         from MoBUncertaintyLib.worker.worklist import input_of
 
-        predictor = self._warm(paths, key, _settings(request))
+        predictor = self._warm(paths, (key, computer), _settings(request), computer)
         tell("model", 1, 1)
         case, folder = input_of(request["case"]), Path(request["output"])
         job = CohortJob(predictor, predictor.model.card.region_settings, scene=False, skip_existing=True)
@@ -114,21 +116,33 @@ class Predictions:
             case, folder, lambda step: tell(step.stage, step.done, step.total)
         )
         self._voxels = int(analysis.prediction.segmentation.size)
-        self._case_pace.learn(estimate.seconds, self._voxels)
+        pace.learn(estimate.seconds, self._voxels)
         return {"outcome": Outcome.PREDICTED.value}
 
-    def _warm(self, paths: Sequence[Path], key: object, settings: PredictionSettings) -> AnyPredictor:
-        """Get the predictor of models, loaded only if they are others or have changed on disk."""
-        from MoBUncertaintyLib.inference.maps.ensemble import predictor_of
+    def _warm(
+        self, paths: Sequence[Path], key: object, settings: PredictionSettings, computer: str | None = None
+    ) -> AnyPredictor:
+        """Get the predictor of models on a computer, loaded only if they are others or have changed on disk."""
         from MoBUncertaintyLib.model.folder import load_model
 
         if self._predictor is None or key != self._key:
             if self._predictor is not None:
                 self._predictor.close()
             self._predictor, self._key = None, None  # its memory is free before the next one needs it
-            self._predictor, self._key = predictor_of([load_model(path) for path in paths], settings), key
+            self._predictor, self._key = _predictor([load_model(path) for path in paths], settings, computer), key
         self._predictor.use(settings)
         return self._predictor
+
+
+def _predictor(models: Sequence[Model], settings: PredictionSettings, computer: str | None) -> AnyPredictor:
+    """Return what predicts; only here that needs torch."""
+    if computer is not None:
+        from MoBUncertaintyLib.worker.remote.predictor import RemotePredictor
+
+        return RemotePredictor(computer, models, settings)
+    from MoBUncertaintyLib.inference.maps.ensemble import predictor_of
+
+    return predictor_of(models, settings)
 
 
 def _identify_models(names: Sequence[str]) -> tuple[list[Path], object]:

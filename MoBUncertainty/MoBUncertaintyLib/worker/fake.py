@@ -36,7 +36,7 @@ from MoBUncertaintyLib.geometry import Grid, whole
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.worker import server
 from MoBUncertaintyLib.worker.catalogue import HANDLERS
-from MoBUncertaintyLib.worker.commands import export_review
+from MoBUncertaintyLib.worker.commands import Predictions, export_review
 from MoBUncertaintyLib.worker.progress import Estimate
 from MoBUncertaintyLib.worker.protocol import Command
 from MoBUncertaintyLib.worker.worklist import worklist_handlers
@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # at run time where they are needed, so that `ready` is said 
 
 MODES = ("normal", "slow", "fails", "dies", "hangs", "stuck", "nonsense")
 TILES = 6
+AWAY = Predictions()
 SENTENCE = "The image is a single slice (64 x 64 x 1); give a 3D volume or the folder of its DICOM series."
 LABEL = Label(
     1,
@@ -150,7 +151,7 @@ def predict(mode: str, request: server.Fields, report: server.Report) -> server.
     provenance = {
         **describe_models(request["models"]),
         "settings": request.get("settings") or {},
-        "device": "fake",
+        **dict.fromkeys(("device", "precision", "engine"), "fake"),
         "input": {"name": request["ct"].get("name"), "size": ct.shape[::-1], "sha256": "0" * 64},
         "versions": {"numpy": np.__version__},
     }
@@ -168,7 +169,12 @@ def describe_models(models: Sequence[str]) -> dict[str, Any]:
 
 
 def predict_case(mode: str, request: server.Fields, report: server.Report) -> server.Fields:
-    """Read the case's image, and write the fake results of it; see `commands.Predictions.predict_case`."""
+    """Read the case's image, and write the fake results of it; see `commands.Predictions.predict_case`.
+
+    What another computer predicts is the real worker's.
+    """
+    if request.get("computer"):
+        return AWAY.predict_case(request, report)
     from MoBUncertaintyLib.images.grid import grid_of
     from MoBUncertaintyLib.images.reader import read_image
     from MoBUncertaintyLib.output.results_folder import write_results

@@ -23,6 +23,11 @@ Few models have a first stage.
 OF_A_FILE = {"read": 0.02} | SECONDS_PER_MVOXEL | {"write": 0.1}
 """The same for a case that is read from a file, and written to a results folder."""
 
+_BEFORE = {"read": OF_A_FILE["read"], "send model": 0.0, "send": 0.3}
+_AFTER = {"receive": 0.1, "regions": OF_A_FILE["regions"], "write": OF_A_FILE["write"]}
+ELSEWHERE = _BEFORE | {name: rate for name, rate in OF_A_FILE.items() if name not in _BEFORE | _AFTER} | _AFTER
+"""The same where another computer runs the network."""
+
 MODEL_SECONDS = 5.0
 
 

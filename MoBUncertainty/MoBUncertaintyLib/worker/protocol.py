@@ -16,7 +16,8 @@ install        `index`, `entry`, and `output`, the folder that the model is inst
 cases          `cohort`, the folder of the results folders; `source`, what the user has named, or `cases`, what an
                earlier answer listed; `channels`, the number of images that a case has; `title`; `failed`, reasons by
                case, or null; `predicted`, names of cases; `table`, whether to write the cohort's table
-predict-case   `case`, of those listed; `output`, its results folder; `models`, `settings`
+predict-case   `case`, of those listed; `output`, its results folder; `models`, `settings`; `computer`, the host that
+               runs the network, as ssh knows it, or null
 open-case      `results`, a results folder; `reader`; `folder`
 sign-case      `results`, `reader`, `review`, and `output`, the export to make
 calibrate      `model`, `cases`, folders of reviews or of labelled cases, and `output`, the model to make
@@ -98,7 +99,8 @@ _REQUESTS: dict[str, dict[str, tuple[type, ...]]] = {
     Command.CALIBRATE: {"model": (str,), "cases": (list,), "output": (str,)},
     Command.CASES: {"cohort": (str,), "channels": (int,), "title": (str,), "table": (bool,), "predicted": (list,)}
     | {"source": (str, _NULL), "cases": (list, _NULL), "failed": (dict, _NULL)},
-    Command.PREDICT_CASE: {"case": (dict,), "output": (str,), "models": (list,), "settings": (dict, _NULL)},
+    Command.PREDICT_CASE: {"case": (dict,), "output": (str,), "models": (list,), "settings": (dict, _NULL)}
+    | {"computer": (str, _NULL)},
     Command.OPEN_CASE: {"results": (str,), "reader": (str,), "folder": (str,)},
     Command.SIGN_CASE: {"results": (str,), "reader": (str,), "review": (dict,), "output": (str,)},
     Command.SCRATCH: {"folder": (str,)},

@@ -157,11 +157,11 @@ def test_a_damaged_file_of_a_folder_leaves_nothing_behind(damage: str, catalogue
     assert not installed.parent.exists()
 
 
-@pytest.mark.parametrize(("answer", "code"), [("n", 130), ("y", 0)])
-def test_a_terminal_is_asked_with_size_and_licence(
-    answer: str, code: int, catalogue: Path, installed: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("answer", "code"), [("n", 130), ("y", 0), (None, 2)])
+def test_a_terminal_is_asked_with_size_and_licence_and_a_script_is_told(
+    answer: str | None, code: int, catalogue: Path, installed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "_can_ask", lambda: True)
+    monkeypatch.setattr(models, "_can_ask", lambda: answer is not None)
     arguments = ["models", "install", "Pancreas", "--index", str(catalogue)]
     done = CliRunner().invoke(app, arguments, input=f"{answer}\n")
     assert (done.exit_code, (installed / "Pancreas").exists()) == (code, code == 0)

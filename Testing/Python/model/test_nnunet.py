@@ -186,6 +186,10 @@ def test_weights_saved_by_a_parallel_or_compiled_network_load(results: Path, tmp
 def test_export_of_something_else_says_what_is_needed(results: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"a model folder or zip .*, or a training folder of nnU-Net"):
         export(results / "fold_0", tmp_path / "out")
+    torn = shutil.copytree(results, tmp_path / "torn")
+    (torn / "plans.json").unlink()
+    with pytest.raises(ModelError, match=r"torn is a training folder of nnU-Net without plans\.json; copy all of it"):
+        load_model(torn)
 
 
 @pytest.mark.parametrize("name", ["Whole", "Whole.zip"])

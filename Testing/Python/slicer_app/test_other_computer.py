@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from support.loopback import FAKE, HOST, MISSING, Loopback
 from support.marks import needs_slicer
 from support.processes import wait_until
-from support.small_panel import add_ct, apply
+from support.small_panel import SHAPE, add_ct, apply
 
 pytestmark = [
     pytest.mark.own_process,
@@ -39,6 +44,9 @@ def away(desktop) -> Iterator:
     desktop.logic.computer.allow(False)
     desktop.ui.computerEdit.text = ""
     desktop.logic.computer.close()
+
+
+LIMIT = 180.0  # s, for workers that load all that reads and writes cases
 
 
 def nodes(scene) -> set[str]:
@@ -151,3 +159,76 @@ def test_what_is_no_computer_cannot_be_applied_to(away):
     ui.computerEdit.text = ""
     assert ui.applyButton.enabled and not ui.testConnectionButton.enabled
     assert away.logic.computer.client is None
+
+
+@pytest.fixture
+def dock(away, tmp_path: Path) -> Iterator:
+    """The worklist, with two cases, on a computer without PyTorch."""
+    (tmp_path / "blocked").mkdir()
+    (tmp_path / "blocked" / "torch.py").write_text("raise ImportError('torch is not installed')")
+    environment = away.logic.client._environment
+    path = environment["PYTHONPATH"]
+    environment["PYTHONPATH"] = f"{tmp_path / 'blocked'}{os.pathsep}{path}"
+    (tmp_path / "scans").mkdir()
+    for name in ("a", "b"):
+        image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 90, SHAPE).astype(np.int16))
+        sitk.WriteImage(image, tmp_path / "scans" / f"{name}.nii.gz")
+    away.ui.worklistButton.click()
+    worklist = away.widget.panel.worklist
+    away.choose(tmp_path / "scans")
+    worklist.folderButton.click()
+    away.process(until=lambda: not worklist._asking.busy, seconds=LIMIT)
+    yield worklist
+    environment["PYTHONPATH"] = path
+    worklist.close()
+    away.widget.panel.worklist = None
+
+
+def states(dock) -> list[str]:
+    return [dock.caseTable.item(row, 1).text() for row in range(dock.caseTable.rowCount)]
+
+
+def idle(desktop, dock) -> None:
+    desktop.process(until=lambda: not dock._asking.busy and not dock._run.running, seconds=LIMIT)
+
+
+def test_a_worklist_is_predicted_there_whatever_happens_to_the_connection(away, dock, lab, tmp_path):
+    import qt
+
+    needed = []
+    away.widget.panel.ensureReady = lambda formats, *_: needed.append(formats)
+    away.answer(qt.QMessageBox.Cancel)
+    dock.runButton.click()
+    assert dock.statusLabel.text.startswith("Nothing was sent, so nothing was computed;")
+    assert lab.processes() == [] and needed == [("report",)]  # which needs no PyTorch
+
+    # Without a connection no case is tried any more.
+    lab.without_program()
+    agree(away)
+    dock.runButton.click()
+    idle(away, dock)
+    assert away.dialogs[-1].text.startswith(f"{HOST} does not find the command mob-uncertainty;")
+    assert len(away.dialogs) == 3 and states(dock) == ["Not run", "Not run"]
+
+    # Cut amid the first case: it is tried once more, in a new connection.
+    lab.run(FAKE.format(mode="slow"))
+    dock.runButton.click()
+    predicting = ", a.nii.gz. Predicting tiles"
+    away.process(until=lambda: predicting in dock.statusLabel.text, seconds=LIMIT)
+    lab.cut()
+    away.process(until=lambda: predicting not in dock.statusLabel.text, seconds=LIMIT)
+    away.process(until=lambda: predicting in dock.statusLabel.text, seconds=LIMIT)
+    dock.runButton.click()
+    assert dock.statusLabel.text.startswith("Cancelled;")
+    assert wait_until(lab.is_clean)
+    away.process(until=lambda: not any((tmp_path / "scans results").glob("*")))
+
+    lab.run(FAKE.format(mode="normal"))
+    idle(away, dock)
+    dock.runButton.click()
+    idle(away, dock)
+    assert states(dock) == ["Ready", "Ready"] and len(away.dialogs) == 3
+    record = json.loads((tmp_path / "scans results" / "a" / "prediction.json").read_text())
+    assert record["computer"] == HOST and record["input"]["name"] == "a.nii.gz"
+    assert dock.resultsLabel.text.endswith(f"scans results, computed on {HOST}")
+    assert "torch" not in sys.modules

@@ -145,9 +145,9 @@ def test_a_cut_amid_the_computation_is_one_sentence_and_the_next_request_connect
     lab.cut()
     caller.finish()
     ((code, sentence, _),) = caller.errors
-    assert code == "connection"
+    assert code == "cut"
     assert sentence.startswith(f"The connection to {HOST} was cut (")
-    assert sentence.endswith("); nothing was changed, apply again to connect anew.")
+    assert sentence.endswith("); nothing was changed, try again to connect anew.")
     assert wait_until(lab.is_clean)
     lab.run(FAKE.format(mode="normal"))
     caller.ask(models=[str(model)]).finish()

@@ -8,28 +8,28 @@ each member: exactly the mixture's where the members agree which class that is, 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from MoBUncertaintyLib.errors import ModelError, reporting_out_of_memory
 from MoBUncertaintyLib.images.memory import check_memory, lazy_zeros
 from MoBUncertaintyLib.inference.maps.filling import LEAST_PROBABILITY, LEAST_VARIANCE, rounded
+from MoBUncertaintyLib.inference.maps.members import AnyPredictor, difference, together
 from MoBUncertaintyLib.inference.plausibility import not_found
-from MoBUncertaintyLib.inference.predictor import (
-    CancelledCallback,
-    Clock,
-    Predictor,
-    ProgressCallback,
-)
+from MoBUncertaintyLib.inference.predictor import Clock, Predictor
 from MoBUncertaintyLib.model.card import Label, overlap
-from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.model.folder import Model
-from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Progress
+from MoBUncertaintyLib.prediction import (
+    CancelledCallback,
+    Prediction,
+    PredictionSettings,
+    Progress,
+    ProgressCallback,
+)
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -57,7 +57,7 @@ class Ensemble:
     def __init__(self, models: Sequence[Model], settings: PredictionSettings | None = None) -> None:
         first, *others = models
         for other in others:
-            what = _difference(first, other)
+            what = difference(first, other)
             if what:
                 raise ModelError(
                     f"{first.path} and {other.path} have other {what}, so they make no ensemble; choose models that "
@@ -163,30 +163,6 @@ class Ensemble:
         }
 
 
-class AnyPredictor(Protocol):
-    """What predicts an image: with one model or with several, here or on another computer; see `Predictor`."""
-
-    model: Model
-    labels: tuple[Label, ...]
-    settings: PredictionSettings
-
-    def use(self, settings: PredictionSettings) -> None:
-        """Change how to predict from now on."""
-
-    def predict(
-        self,
-        image: sitk.Image,
-        progress: ProgressCallback | None = None,
-        cancelled: CancelledCallback | None = None,
-        exact: bool = False,
-        channels: Mapping[str, sitk.Image] | None = None,
-    ) -> Prediction:
-        """Segment one image."""
-
-    def close(self) -> None:
-        """Give back what it holds besides memory."""
-
-
 def mix(mixture: Prediction, other: Prediction, fraction: float) -> None:
     """Mix the maps of another prediction into those of a mixture, with that fraction: the law of total variance."""
     means = zip(mixture.probability, other.probability, strict=True)
@@ -223,19 +199,3 @@ def label_map(
 def predictor_of(models: Sequence[Model], settings: PredictionSettings | None = None) -> AnyPredictor:
     """Return what predicts with one model, or with several at once."""
     return Predictor(models[0], settings) if len(models) == 1 else Ensemble(models, settings)
-
-
-def _difference(one: Model, other: Model) -> str:
-    """Say in which respect two models cannot be mixed; "" if they can."""
-    labels = [[(label.value, label.name, label.covers) for label in model.card.labels] for model in (one, other)]
-    return "labels" if labels[0] != labels[1] else "" if one.channels == other.channels else "input channels"
-
-
-def together(models: Sequence[Model]) -> Model:
-    """Make a model that stands for all: what holds for one alone, such as its ordinary cases, is left out."""
-    stochastic = (model for model in models if model.card.covariance.kind is not Covariance.DETERMINISTIC)
-    lead = next(stochastic, models[0])
-    name = f"{lead.card.name[:70].rstrip()}, ensemble of {len(models)}"
-    card = replace(lead.card, name=name, fingerprint=None, volume_calibration=None)
-    digest = hashlib.sha256("".join(model.digest for model in models).encode()).hexdigest()
-    return Model(card, lead.plans, lead.dataset, lead.path, lead.sources, {"model.json": digest})

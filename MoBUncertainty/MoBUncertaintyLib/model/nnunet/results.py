@@ -12,14 +12,23 @@ from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.model.card import Fold
 from MoBUncertaintyLib.model.nnunet.plans import previous_stage, resolve
 
+DESCRIPTIONS = ("plans.json", "dataset.json")
+"""Files of a training folder that say what was trained."""
+
 FIRST_STAGE = "first_stage"
 """Folder of a cascade's first stage inside that of the second, in what was unpacked or sent."""
 
 
 def is_training_folder(folder: Path) -> bool:
     """Whether a folder has nnU-Net's `plans.json`, `dataset.json` and a `fold_*`, and no weights of a model folder."""
-    has_plans = all((folder / name).is_file() for name in ("plans.json", "dataset.json"))
+    has_plans = all((folder / name).is_file() for name in DESCRIPTIONS)
     return has_plans and any(folder.glob("fold_*")) and not any(folder.glob("fold_*/weights.safetensors"))
+
+
+def lacks(folder: Path) -> list[str]:
+    """List which of its two descriptions a training folder lacks; none if it is no training folder."""
+    trained = any(folder.glob("fold_*/checkpoint_*.pth"))
+    return [name for name in DESCRIPTIONS if not (folder / name).is_file()] if trained else []
 
 
 def folds_in(names: Iterable[str]) -> tuple[Fold, ...]:

@@ -65,7 +65,7 @@ class ComputerSection:
         ).format(host=self._computer.host)
         if not slicer.util.confirmOkCancelDisplay(question, windowTitle=_("MoB Uncertainty")):
             raise Cancelled(
-                _("Nothing was sent, so nothing was computed; press Apply to be asked again, or empty Computer.")
+                _("Nothing was sent, so nothing was computed; try again to be asked again, or empty Computer.")
             )
         self._computer.allow()
         self.update()

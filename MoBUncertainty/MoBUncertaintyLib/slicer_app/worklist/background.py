@@ -15,12 +15,16 @@ from MoBUncertaintyLib.slicer_app.worker.job import Job
 from MoBUncertaintyLib.slicer_app.worklist.cases import WorklistCase
 from MoBUncertaintyLib.worker.protocol import Command
 
-OF_ALL = ("not_started", "installation", "model", "protocol")
+OF_ALL = ("not_started", "installation", "model", "protocol", "connection")
 """Codes of errors that every other case would have too."""
+CUT = "cut"
+"""Of the error that the connection to another computer was lost."""
 
 
 class BackgroundRun:
     """A run through cases. One that fails is reported, and the others go on, in another worker if theirs has ended.
+
+    A case amid which the connection to another computer is cut is tried once more.
 
     Args:
         client: Of the worker; closed with this.
@@ -39,21 +43,25 @@ class BackgroundRun:
     ) -> None:
         self._client, self._onCase, self._onEnd = client, onCase, onEnd
         self._cases: Sequence[WorklistCase] = ()
-        self._done = 0
+        self._done = self._cuts = 0  # cuts of this case
         self._began = self._caseBegan = 0.0
         self._whole = Job()
         self.running = False
         self.text = ""  # which case it is, and what is done with it
 
-    def start(self, cases: Sequence[WorklistCase], models: Sequence[str], settings: Mapping[str, Any]) -> Job:
+    def start(
+        self, cases: Sequence[WorklistCase], models: Sequence[str], settings: Mapping[str, Any], computer: str | None
+    ) -> Job:
         """Begin; returns a job whose progress is that of the whole run.
 
         Args:
             cases: Those to predict, one or more.
             models: Paths of the models; several make an ensemble.
             settings: Fields of `prediction.PredictionSettings`.
+            computer: That predicts, as ssh knows it; None: this one.
         """
-        self._cases, self._done, self._models, self._settings = list(cases), 0, models, settings
+        self._cases, self._done, self._cuts = list(cases), 0, 0
+        self._how = {"models": models, "settings": settings, "computer": computer}
         self._began, self._whole, self.running = time.monotonic(), Job(), True
         self._next()
         return self._whole
@@ -75,7 +83,7 @@ class BackgroundRun:
         case = self._cases[self._done]
         self._caseBegan = time.monotonic()
         message = {"command": Command.PREDICT_CASE, "case": case.case, "output": str(case.folder)}
-        job = self._client.request({**message, "models": self._models, "settings": self._settings})
+        job = self._client.request({**message, **self._how})
         job.progress.connect(self._onProgress)
         job.warning.connect(self._whole.warning.emit)
         job.finished.connect(shown(lambda result: self._onDone(None, result["outcome"] == "predicted")))
@@ -100,11 +108,14 @@ class BackgroundRun:
     def _onFailed(self, code: str, message: str, details: str) -> None:
         if code in OF_ALL:
             self._end((message, details))
+        elif code == CUT and not self._cuts:
+            self._cuts += 1
+            self._next()
         else:
             self._onDone(message, False)
 
     def _onDone(self, reason: str | None, predicted: bool) -> None:
-        name, self._done = self._cases[self._done].name, self._done + 1
+        name, self._done, self._cuts = self._cases[self._done].name, self._done + 1, 0
         self._onCase(name, reason, predicted)
         if self.running:
             self._next()

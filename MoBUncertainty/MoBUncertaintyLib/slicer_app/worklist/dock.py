@@ -134,9 +134,12 @@ class WorklistDock:
         self._read(summarise=True)
 
     def _ready(self) -> bool:
-        """Install what is missing, if the user agrees."""
+        """Install what is missing, if the user agrees: less where another computer predicts."""
+        # A training folder of nnU-Net, which has no card, is read with PyTorch.
+        away = self._panel.logic.computer.host and all(model.card for model in self._panel.inputs.models)
+        formats = ("report",) if away else ()
         try:
-            self._panel.ensureReady((), lambda: self.work.say(_("Installing what is missing...")))
+            self._panel.ensureReady(formats, lambda: self.work.say(_("Installing what is missing...")))
         except Cancelled as declined:
             self.work.say(str(declined))
             return False
@@ -166,11 +169,17 @@ class WorklistDock:
     # The run
 
     def onRun(self) -> None:
-        """Predict all cases that have no results."""
+        """Predict all cases that have no results, on the computer that the panel has chosen."""
         if not self._ready():
             return
+        try:
+            self._panel.computer.confirm()
+        except Cancelled as declined:
+            self.work.say(str(declined))
+            return
         settings = self._panel.settings | {"region_of_interest": None}
-        job = self._run.start(self.cases.toRun(), [str(model.path) for model in self._panel.inputs.models], settings)
+        models = [str(model.path) for model in self._panel.inputs.models]
+        job = self._run.start(self.cases.toRun(), models, settings, self._panel.logic.computer.host or None)
         self.work.follow(job)
         job.progress.connect(lambda _step: self.work.say(self._run.text))
         self.update()
@@ -293,7 +302,9 @@ class WorklistDock:
         for button, tip in self._sources:
             allow(button, wait or (none if button is self.resultsButton else None), tip)
         self.sourceLabel.text = str(cases.source or cases.title) if cases else _("No cases yet.")
-        self.resultsLabel.text = _("Results: {folder}").format(folder=cases.cohort) if cases else ""
+        host = self._panel.logic.computer.host
+        place = _("Results: {folder}, computed on {host}") if host else _("Results: {folder}")
+        self.resultsLabel.text = place.format(folder=cases.cohort, host=host) if cases else ""
         self.work.update(running, None if running else self._whyNotRun())
         selected = cases.find(self.table.selected) if cases else None
         reason = self._whyNotOpen()
@@ -307,8 +318,8 @@ class WorklistDock:
     def _whyNotRun(self) -> str | None:
         if self.cases is None:
             return _("Choose a folder of images, or the DICOM database, first.")
-        if self._panel.inputs.problem:
-            return self._panel.inputs.problem
+        if problem := self._panel.logic.computer.problem or self._panel.inputs.problem:
+            return problem
         if self._panel.parameters is None:
             return _("Wait until the scene is loaded.")
         return None if self.cases.toRun() else _("All cases have results.")

@@ -32,6 +32,12 @@ class RemoteError(UserError):
     code = "connection"
 
 
+class CutError(RemoteError):
+    """A connection has ended amid a request; the same one may succeed in the next connection."""
+
+    code = "cut"
+
+
 def check_host(host: str) -> str:
     """Check that a text can be no more than the name of a computer to ssh.
 
@@ -68,12 +74,10 @@ def version_fault(host: str, version: str) -> RemoteError:
     )
 
 
-def cut(host: str, code: int, log: Sequence[str]) -> RemoteError:
+def cut(host: str, code: int, log: Sequence[str]) -> CutError:
     """Say that a connection has ended; arguments as for `not_connected`."""
     reason = _last(log) if code == 255 else f"exit code {code}"
-    return RemoteError(
-        f"The connection to {host} was cut ({reason}); nothing was changed, apply again to connect anew."
-    )
+    return CutError(f"The connection to {host} was cut ({reason}); nothing was changed, try again to connect anew.")
 
 
 def not_connected(host: str, code: int, log: Sequence[str]) -> RemoteError:

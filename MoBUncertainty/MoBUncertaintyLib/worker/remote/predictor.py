@@ -19,11 +19,11 @@ from MoBUncertaintyLib.files.publishing import make_private_folder, remove_priva
 from MoBUncertaintyLib.images.channels import in_order
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import check_image
-from MoBUncertaintyLib.inference.maps.ensemble import together
-from MoBUncertaintyLib.inference.predictor import CancelledCallback, ProgressCallback, chosen_labels
+from MoBUncertaintyLib.inference.maps.members import together
+from MoBUncertaintyLib.model.card import chosen_labels
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.output.exchange import read_prediction
-from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Progress
+from MoBUncertaintyLib.prediction import CancelledCallback, Prediction, PredictionSettings, Progress, ProgressCallback
 from MoBUncertaintyLib.worker.arrays import write_array
 from MoBUncertaintyLib.worker.protocol import Command, Decoder, Event, check_event, encode
 from MoBUncertaintyLib.worker.remote.connection import RemoteError, check_host
@@ -126,8 +126,16 @@ class RemotePredictor:
                 result: Fields = event["result"]
                 return result
             elif kind == Event.ERROR:
-                raise UserError(event["message"])
+                raise _ToldError(event["message"], event["code"])
         raise RemoteError(f"The connection to {self._host} ended without a reason; try again.")
+
+
+class _ToldError(UserError):
+    """What the other computer, or the connection to it, says."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def _events(process: subprocess.Popen[bytes]) -> Iterator[Fields]:
