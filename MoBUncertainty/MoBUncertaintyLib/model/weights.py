@@ -21,7 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.errors import ModelError, is_out_of_memory
 from MoBUncertaintyLib.files.json_input import SIZE_LIMIT, JsonError, parse_object
 from MoBUncertaintyLib.model.covariance import LENGTH_RANGE
 from MoBUncertaintyLib.model.files import ModelFile
@@ -181,7 +181,7 @@ def load_checkpoint(file: ModelFile) -> Any:
         _check_archive(file)
         with only_weights_are_loaded():
             return torch.load(io.BytesIO(file.content), map_location="cpu", weights_only=True)
-    except (ModelError, MemoryError):
+    except ModelError:
         raise
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error))
@@ -190,6 +190,10 @@ def load_checkpoint(file: ModelFile) -> Any:
             f"{file} {what}, which is never done; ask for the model as exported by `mob-uncertainty export`."
         ) from error
     except Exception as error:  # torch raises a dozen types on files that are not checkpoints
+        if is_out_of_memory(error):
+            raise ModelError(
+                f"There is not enough memory to read {file}; close other programs and try again."
+            ) from error
         raise ModelError(f"{file} is damaged or not a checkpoint of nnU-Net; copy it again.") from error
 
 

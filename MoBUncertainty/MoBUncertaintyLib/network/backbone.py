@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.errors import ModelError, is_out_of_memory
 from MoBUncertaintyLib.model.card import Fold
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from MoBUncertaintyLib.model.folder import Model, load_model
@@ -157,7 +157,11 @@ def build_network(
             classes,
             deep_supervision=False,
         )
-    except Exception as error:
+    except Exception as error:  # plans can be wrong in as many ways as networks have arguments
+        if is_out_of_memory(error):
+            raise ModelError(
+                "There is not enough memory for the network planned in plans.json; close other programs and try again."
+            ) from error
         raise ModelError(
             f"The network planned in plans.json cannot be built ({error}); export the model again."
         ) from error

@@ -281,6 +281,21 @@ def test_atruncated_checkpoint_is_refused(results: Path, tmp_path: Path) -> None
         load_model(copied)
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 GB")])
+def test_what_memory_does_not_suffice_for_is_not_called_damaged(
+    results: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    network_of_plans = "nnunetv2.utilities.get_network_from_plans.get_network_from_plans"
+    for place, what in (("torch.load", "to read .*checkpoint"), (network_of_plans, "for the network planned")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, fail)
+            with pytest.raises(ModelError, match=f"There is not enough memory {what}"):
+                load_network(load_model(results), 0)
+
+
 def test_a_torch_that_cannot_read_safely_is_not_used(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", "2.5.1+cu121")
     with pytest.raises(ModelError, match=r"torch 2\.5\.1\+cu121 cannot read .* safely"):

@@ -144,6 +144,8 @@ def _read_header(path: Path) -> Dataset:
     except (OSError, EOFError, InvalidDicomError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or "it is no DICOM file"
         raise ImageError(f"{path} cannot be read ({reason}); give the image's DICOM files.") from error
+    except MemoryError:
+        raise
     except Exception as error:  # elements are parsed at their first use, and damaged in as many ways as there are
         raise ImageError(f"{path} is damaged; give the image's DICOM files.") from error
     if missing:
