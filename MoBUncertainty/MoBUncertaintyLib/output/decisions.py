@@ -29,7 +29,7 @@ from MoBUncertaintyLib.files.json_input import JsonError, is_number, is_whole, r
 from MoBUncertaintyLib.output.report import SCHEMA as REPORT_SCHEMA
 from MoBUncertaintyLib.output.review_export import RECORD
 from MoBUncertaintyLib.refinement.clicks import Point
-from MoBUncertaintyLib.review.click_record import CLICK_ID, MOST_POINTS
+from MoBUncertaintyLib.review.click_record import CLICK_ID, MAX_POINTS
 from MoBUncertaintyLib.review.record import SCHEMA, SCHEMA_VERSION
 from MoBUncertaintyLib.review.region import Verdict
 
@@ -195,7 +195,7 @@ def _clicks(entries: Sequence[Any], path: Path) -> tuple[DecisionClick, ...]:
     ids = [click.click_id for click in clicks if click.click_id]
     twice = sorted({name for name in ids if ids.count(name) > 1})
     require(not twice, path, f"two of its clicks are called {twice[0] if twice else ''}")
-    require(sum(len(click.points_ras) for click in clicks) <= MOST_POINTS, path, "it has too many clicks")
+    require(sum(len(click.points_ras) for click in clicks) <= MAX_POINTS, path, "it has too many clicks")
     return clicks
 
 

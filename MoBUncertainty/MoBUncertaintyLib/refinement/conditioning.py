@@ -18,7 +18,7 @@ from scipy.special import expit
 
 from MoBUncertaintyLib.refinement.kernel import Kernel, pairs_mm
 
-MOST_STEPS = 200
+MAX_STEPS = 200
 CONVERGED = 1e-10
 SMALLEST_STEP = 2.0**-30
 
@@ -123,7 +123,7 @@ def mode(mean: np.ndarray, covariance: np.ndarray, signs: np.ndarray, strength: 
     a, u = np.zeros_like(mean), np.zeros_like(mean)
     best = objective(a, u)
     slope, w = slope_and_curvature(u)
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         root = np.sqrt(w)
         b = w * u + slope
         step = b - root * cho_solve((_factor(covariance, root), True), root * (covariance @ b), check_finite=False) - a

@@ -28,7 +28,7 @@ STEP = np.float32(2.0**-14)
 """What a click says is rounded to what moves a logit in the block by this part of its deviation. Far from a new click
 less than that changes, so that most blocks stay as they are."""
 
-LEAST_EDGE = 8
+MIN_EDGE = 8
 """Voxels of a block along each axis at least: smaller ones cost more to handle than to compute."""
 
 KEPT_VOXELS = 12_000_000
@@ -133,7 +133,7 @@ class Spreading:
         self._directions = directions
         self._settings = settings
         self._spacing = prediction.grid.spacing.astype(np.float32)
-        edge = np.maximum(LEAST_EDGE, np.rint(kernel.box_mm / prediction.grid.spacing)).astype(int)
+        edge = np.maximum(MIN_EDGE, np.rint(kernel.box_mm / prediction.grid.spacing)).astype(int)
         self._lattice = Lattice(edge, prediction.grid.spacing, prediction.processed_box)
         self._values = np.array([label.value for label in prediction.labels], np.uint8)
         self._logits: dict[Corner, tuple[np.ndarray, np.ndarray]] = {}

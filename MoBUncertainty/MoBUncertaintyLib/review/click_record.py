@@ -12,7 +12,7 @@ from MoBUncertaintyLib.refinement.clicks import Click
 from MoBUncertaintyLib.review.state import YEARS
 
 CLICK_ID = re.compile("c[1-9][0-9]{0,8}")
-MOST_POINTS = 100_000
+MAX_POINTS = 100_000
 """Of all clicks of a review: a thousand times what a reader gives."""
 
 
@@ -45,7 +45,7 @@ class ClickBook:
         earlier = tuple(map(_read_click, data["earlier_clicks"]))
         if len({click.click_id for click in clicks}) < len(clicks):
             raise ValueError("two clicks have one id")
-        if sum(len(click.points_ras) for click in clicks + earlier) > MOST_POINTS:
+        if sum(len(click.points_ras) for click in clicks + earlier) > MAX_POINTS:
             raise ValueError("it has too many clicks")
         try:
             for click in clicks + earlier:

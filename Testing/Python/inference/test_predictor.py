@@ -20,7 +20,7 @@ from MoBUncertaintyLib.errors import Cancelled, ImageError, SettingsError
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.inference import engines, sliding_window
 from MoBUncertaintyLib.inference.engines import TorchEngine
-from MoBUncertaintyLib.inference.maps.filling import LEAST_PROBABILITY, LEAST_VARIANCE, STEP, rounded
+from MoBUncertaintyLib.inference.maps.filling import MIN_PROBABILITY, MIN_VARIANCE, STEP, rounded
 from MoBUncertaintyLib.inference.predictor import Predictor, predict
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
@@ -223,7 +223,7 @@ def test_outside_the_body_everything_is_zero(mob: Model) -> None:
 def test_what_is_not_asked_for_exactly_is_the_same_rounded(mob: Model, ct: sitk.Image, reference: Prediction) -> None:
     segmentation, *exact = arrays(Predictor(mob, one_fold()).predict(ct, exact=True))
     assert np.array_equal(segmentation, arrays(reference)[0])
-    least = LEAST_PROBABILITY, LEAST_VARIANCE
+    least = MIN_PROBABILITY, MIN_VARIANCE
     for found, given, smallest in zip(exact, arrays(reference)[1:], least, strict=True):
         assert np.array_equal(rounded(found, smallest), given)
         assert not np.array_equal(found, given)

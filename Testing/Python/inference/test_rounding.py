@@ -5,21 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.inference.maps.filling import LEAST_PROBABILITY, LEAST_VARIANCE, rounded
+from MoBUncertaintyLib.inference.maps.filling import MIN_PROBABILITY, MIN_VARIANCE, rounded
 
 
 def test_rounding_is_finer_than_the_closed_form_and_leaves_the_original() -> None:
     array = np.random.default_rng(0).random((5, 6, 7), np.float32)
     array[0, 0] = 0, 1, 1e-7, 0.25, 0.5, 1 - 1e-7, 2**-17
     before = array.copy()
-    found = rounded(array, LEAST_PROBABILITY)
+    found = rounded(array, MIN_PROBABILITY)
     assert np.array_equal(array, before)
     assert found.dtype == np.float32
     assert np.abs(found - array).max() <= 2**-18 < 5e-6
     assert found[0, 0].tolist() == [0, 1, 0, 0.25, 0.5, 1, 2**-17]
 
 
-@pytest.mark.parametrize("least", [LEAST_PROBABILITY, LEAST_VARIANCE])
+@pytest.mark.parametrize("least", [MIN_PROBABILITY, MIN_VARIANCE])
 def test_three_digits_are_kept_in_the_tails_down_to_the_least(least: float) -> None:
     array = np.geomspace(least * 1.01, 0.5, 200_000).astype(np.float32)
     found = rounded(array, least)
@@ -33,10 +33,10 @@ def test_three_digits_are_kept_in_the_tails_down_to_the_least(least: float) -> N
 def test_near_one_as_many_digits_are_kept_as_near_zero() -> None:
     array = np.geomspace(1e-6, 0.5, 5000).astype(np.float32)
     high = 1 - array
-    assert np.array_equal(1 - rounded(high, LEAST_PROBABILITY), rounded(1 - high, LEAST_PROBABILITY))
+    assert np.array_equal(1 - rounded(high, MIN_PROBABILITY), rounded(1 - high, MIN_PROBABILITY))
 
 
 def test_what_is_rounded_stays_so() -> None:
     array = np.random.default_rng(0).random(1000, np.float32) ** 12
-    once = rounded(array, LEAST_VARIANCE)
-    assert np.array_equal(rounded(once, LEAST_VARIANCE), once)
+    once = rounded(array, MIN_VARIANCE)
+    assert np.array_equal(rounded(once, MIN_VARIANCE), once)

@@ -189,7 +189,7 @@ def test_the_decomposition_keeps_all_variances_and_what_it_is_told_of_the_covari
         # The rest is positive definite, so that no covariance exceeds the root of the product of its variances.
         assert np.square(missed).sum() <= (left * law.shared().sum()) ** 2
     assert len(decompose(ContrastLaw(law.mean, law.white, law.factors, law.places))[0]) == len(law.factors)
-    assert len(decompose(law, most_rank=7)[0]) == 7
+    assert len(decompose(law, max_rank=7)[0]) == 7
 
 
 def test_truncating_the_decomposition_changes_little():

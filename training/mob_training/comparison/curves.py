@@ -13,7 +13,7 @@ from mob_training.evaluation.readers.clicked import CLICKS
 from mob_training.evaluation.score_files import Run
 from mob_training.evaluation.scoreboard import Metric
 
-MOST_REGIONS = 12
+MAX_REGIONS = 12
 FEWEST_VOXELS = 20
 """A bin with fewer voxels, averaged over the seeds, gets no point: its fraction would be noise."""
 

@@ -70,7 +70,7 @@ _BINARY = {"bernoulli": lambda p: p * (1 - p), "entropy": lambda p: entr(p) + en
 """Uncertainty of a voxel of two classes that is wrong with the probability p."""
 
 
-def draw_error_caught(run: Run, path: Path, most: int = curves.MOST_REGIONS) -> None:
+def draw_error_caught(run: Run, path: Path, most: int = curves.MAX_REGIONS) -> None:
     """Draw the mean fraction of the error inside the first n regions, for each uncertainty map.
 
     Args:

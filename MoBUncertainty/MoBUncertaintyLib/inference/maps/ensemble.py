@@ -16,7 +16,7 @@ import numpy as np
 
 from MoBUncertaintyLib.errors import ModelError, reporting_out_of_memory
 from MoBUncertaintyLib.images.memory import check_memory, lazy_zeros
-from MoBUncertaintyLib.inference.maps.filling import LEAST_PROBABILITY, LEAST_VARIANCE, rounded
+from MoBUncertaintyLib.inference.maps.filling import MIN_PROBABILITY, MIN_VARIANCE, rounded
 from MoBUncertaintyLib.inference.maps.members import AnyPredictor, difference, together
 from MoBUncertaintyLib.inference.plausibility import not_found
 from MoBUncertaintyLib.inference.predictor import Clock, Predictor
@@ -118,9 +118,9 @@ class Ensemble:
         mixture = found[0]
         probability, variance = list(mixture.probability), list(mixture.variance)
         if not exact:
-            for maps, least in ((probability, LEAST_PROBABILITY), (variance, LEAST_VARIANCE)):
+            for maps, minimum in ((probability, MIN_PROBABILITY), (variance, MIN_VARIANCE)):
                 for each in maps:
-                    each[:] = rounded(each, least)
+                    each[:] = rounded(each, minimum)
         segmentation = label_map(probability, self.labels, mixture.rival, overlap(self._members[0].model.card.labels))
         # What one has not found, all together may have.
         missing = not_found(dict.fromkeys((label.name for label in self.labels), 0.0))

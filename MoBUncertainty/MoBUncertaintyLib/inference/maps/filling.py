@@ -20,7 +20,7 @@ STEP = 2.0**-17
 itself is lost."""
 DIGITS = 10
 """Binary digits of those that are so near 0 or 1 that they need finer steps: they change by 0.1 % at most."""
-LEAST_PROBABILITY, LEAST_VARIANCE = 1e-6, 1e-12
+MIN_PROBABILITY, MIN_VARIANCE = 1e-6, 1e-12
 """What is smaller is given as 0. Ranks by the variance need the tails, but noise in air is most of an exact file."""
 
 
@@ -60,7 +60,7 @@ def fill(
     p_views, v_views = ([case.view(each) for each in volume] for volume in maps)
     for i, (p, v) in enumerate(zip(case.planes(probability), case.planes(variance), strict=True)):
         if not exact:
-            p, v = rounded(p, LEAST_PROBABILITY), rounded(v, LEAST_VARIANCE)
+            p, v = rounded(p, MIN_PROBABILITY), rounded(v, MIN_VARIANCE)
         if o_view is not None:
             o_view[i] = p[-1]
         best = p[-1] if len(p) > len(values) else 1 - reduce(np.add, p)  # the others', or the background's
@@ -74,27 +74,27 @@ def fill(
     return segmentation, maps[0], maps[1], others
 
 
-def rounded(array: np.ndarray, least: float) -> np.ndarray:
+def rounded(array: np.ndarray, minimum: float) -> np.ndarray:
     """Round a copy of probabilities or variances, any shape, to `STEP`, and near 0 and 1 to `DIGITS`.
 
     What is rounded away cannot be compressed: files of a CT with one organ are a quarter of the size without it.
 
     Args:
         array: float32, 0 to 1.
-        least: What is nearer to 0, or to 1, becomes that.
+        minimum: What is nearer to 0, or to 1, becomes that.
     """
     flat = array.reshape(-1)
     result = np.empty_like(flat)
     for start in range(0, flat.size, 2**14):  # pieces that stay in a CPU's cache: four times as fast
         part = slice(start, start + 2**14)
-        if flat[part].max() < least:  # as in most of a CT
+        if flat[part].max() < minimum:  # as in most of a CT
             result[part] = 0
             continue
         upper = (flat[part] > 0.5).astype(np.float32)
         near = np.abs(upper - flat[part])  # exact near 1, too, since both are float32
         scaled = near * np.float32(2 ** (24 - DIGITS) + 1)
         tail = scaled - (scaled - near)  # Veltkamp's splitting: the leading digits
-        tail *= near >= np.float32(least)  # where() is slower
+        tail *= near >= np.float32(minimum)  # where() is slower
         fixed = np.rint(near * np.float32(1 / STEP))
         fixed *= np.float32(STEP)
         np.copyto(tail, fixed, where=near >= np.float32(STEP * 2**DIGITS))

@@ -19,7 +19,7 @@ MARK_CLASS = "vtkMRMLMarkupsFiducialNode"
 GLYPH_PERCENT = 4.0  # of the view; the outlines, which may lie over the marks, are narrower
 SUGGESTION_PERCENT = 8.0
 TEXT_PERCENT = 3.0
-MOST_POINTS = 40  # of a stroke that are marked: the others would lie on these
+MAX_POINTS = 40  # of a stroke that are marked: the others would lie on these
 
 Point = tuple[float, float, float]
 
@@ -126,9 +126,9 @@ class ClickMarks:
 
 def _thinned(points: Sequence[Point]) -> list[Point]:
     """Take the points of a stroke that are marked, its ends among them."""
-    if len(points) <= MOST_POINTS:
+    if len(points) <= MAX_POINTS:
         return [tuple(point) for point in points]
-    index = np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).round().astype(int))
+    index = np.unique(np.linspace(0, len(points) - 1, MAX_POINTS).round().astype(int))
     return [tuple(points[each]) for each in index]
 
 

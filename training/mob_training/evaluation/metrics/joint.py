@@ -26,7 +26,7 @@ from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
 
 CERTAIN = float(expit(6.0))
 """A voxel whose true label has this marginal probability or more stands alone."""
-MOST_RANK, MOST_WORK = 1500, 1.44e10
+MAX_RANK, MAX_WORK = 1500, 1.44e10
 """Of the Cholesky decomposition; its square times the voxels is the work: from 6400 voxels on the rank is lower."""
 LEFT = 0.002
 """The decomposition ends where it leaves this fraction of the variance."""
@@ -36,7 +36,7 @@ NODES = np.linspace(-8, 8, 129)
 """Of the trapezoidal rule for white noise, in standard deviations; it holds up to a deviation of 15."""
 WIDE, COARSER = 4.0, 4
 """Up to this variance of the white noise every fourth of them is enough."""
-MOST_STEPS = 100
+MAX_STEPS = 100
 SMALLEST_STEP = 1e-6
 CONVERGED = 1e-3
 """Nats that a step of Newton's method still gains."""
@@ -94,13 +94,13 @@ class ContrastLaw:
         return products
 
 
-def joint_log_likelihood(law: ContrastLaw, truth: np.ndarray, most_rank: int = MOST_RANK) -> float:
+def joint_log_likelihood(law: ContrastLaw, truth: np.ndarray, max_rank: int = MAX_RANK) -> float:
     """Compute the logarithm of the probability that a model gives to a whole segmentation.
 
     Args:
         law: Of all voxels.
         truth: (N,) whether a voxel has the label.
-        most_rank: The decomposition has at most so many columns.
+        max_rank: The decomposition has at most so many columns.
 
     Returns:
         Nats, at most 0.
@@ -109,13 +109,13 @@ def joint_log_likelihood(law: ContrastLaw, truth: np.ndarray, most_rank: int = M
     mean = signs * law.mean.astype(float)
     alone = logistic_normal_moments(mean, law.variance().astype(float))[0]
     joined = np.flatnonzero(alone < CERTAIN)
-    most_rank = min(most_rank, int(np.sqrt(MOST_WORK / max(len(joined), 1))))
+    max_rank = min(max_rank, int(np.sqrt(MAX_WORK / max(len(joined), 1))))
     certain = float(np.log(np.maximum(np.delete(alone, joined), TINY)).sum())
-    factor, white = decompose(law.at(joined), most_rank)
+    factor, white = decompose(law.at(joined), max_rank)
     return certain + laplace(mean[joined], signs[joined] * factor, white)
 
 
-def decompose(law: ContrastLaw, most_rank: int = MOST_RANK, left: float = LEFT) -> tuple[np.ndarray, np.ndarray]:
+def decompose(law: ContrastLaw, max_rank: int = MAX_RANK, left: float = LEFT) -> tuple[np.ndarray, np.ndarray]:
     """Split the covariance into G^T G + diag(w): a partial Cholesky decomposition, whose pivots are drawn at random.
 
     Each pivot is drawn with a probability in proportion to the variance that is left (Chen, Epperly, Tropp and Webber
@@ -128,7 +128,7 @@ def decompose(law: ContrastLaw, most_rank: int = MOST_RANK, left: float = LEFT) 
     count, total = len(variance), variance.sum()
     rest, rank = variance.copy(), 0
     generator = np.random.default_rng(0)
-    factor = np.empty((min(most_rank, count), count))
+    factor = np.empty((min(max_rank, count), count))
     while rank < len(factor) and rest.sum() > left * total:
         weights = rest / rest.sum()
         block = min(BLOCK, len(factor) - rank, np.count_nonzero(weights))
@@ -175,7 +175,7 @@ def laplace(mean: np.ndarray, factor: np.ndarray, white: np.ndarray) -> float:
     single = np.where(np.abs(factor) > NOTHING, factor, 0).astype(np.float32)
     value, slope, curvature = _site(mean, white)
     best = float(value.sum())
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         # Single precision is enough for a direction; where it leads to is computed in double precision.
         lower = _precision(single, np.where(curvature > NOTHING, curvature, 0))
         step = cho_solve((lower, True), factor @ slope - z, check_finite=False)

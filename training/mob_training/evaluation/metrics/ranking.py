@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.special import digamma
 
-MOST_VALUES = 2**22
+MAX_VALUES = 2**22
 
 
 @dataclass
@@ -26,7 +26,7 @@ class ErrorRanking:
         dropped: Number of low bits of the uncertainty that are ignored.
     """
 
-    most: int = MOST_VALUES
+    most: int = MAX_VALUES
     keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32))
     counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     dropped: int = 0
@@ -42,7 +42,7 @@ class ErrorRanking:
         values = np.maximum(np.asarray(uncertainty, np.float32), np.float32(0)).ravel()  # -0.0 becomes 0.0
         keys = (values.view(np.uint32) << np.uint32(1)) | np.asarray(error, bool).ravel()
         keys, counts = np.unique(keys, return_counts=True)
-        return cls(max(MOST_VALUES, len(keys)), keys, counts)
+        return cls(max(MAX_VALUES, len(keys)), keys, counts)
 
     def add(self, other: ErrorRanking) -> None:
         """Add the voxels of another ranking to this one."""
