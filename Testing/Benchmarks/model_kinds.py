@@ -68,7 +68,7 @@ KINDS = (
     Kind("two channels", channels=("T1", "FLAIR")),
     Kind("regions that overlap", labels=NESTED, order=(1, 2), iterations=45),
     Kind("an ignore label", labels=(("liver", 1), ("spleen", 2), ("ignore", 3))),
-    Kind("2d", configuration="2d"),
+    Kind("2d", configuration="2d", iterations=45),
     Kind("3d_lowres", configuration="3d_lowres", iterations=45),
     Kind("residual encoder M", planner="nnUNetPlannerResEncM", iterations=45),
     Kind("residual encoder L", planner="nnUNetPlannerResEncL"),

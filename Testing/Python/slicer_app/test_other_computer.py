@@ -47,6 +47,7 @@ def away(desktop) -> Iterator:
 
 
 LIMIT = 180.0  # s, for workers that load all that reads and writes cases
+PREDICTING = ", a.nii.gz. Predicting tiles"
 
 
 def nodes(scene) -> set[str]:
@@ -213,22 +214,27 @@ def test_a_worklist_is_predicted_there_whatever_happens_to_the_connection(away, 
     # Cut amid the first case: it is tried once more, in a new connection.
     lab.run(FAKE.format(mode="slow"))
     dock.runButton.click()
-    predicting = ", a.nii.gz. Predicting tiles"
-    away.process(until=lambda: predicting in dock.statusLabel.text, seconds=LIMIT)
-    lab.cut()
-    away.process(until=lambda: predicting not in dock.statusLabel.text, seconds=LIMIT)
-    away.process(until=lambda: predicting in dock.statusLabel.text, seconds=LIMIT)
-    dock.runButton.click()
-    assert dock.statusLabel.text.startswith("Cancelled;")
-    assert wait_until(lab.is_clean)
-    away.process(until=lambda: not any((tmp_path / "scans results").glob("*")))
-
+    away.process(until=lambda: PREDICTING in dock.statusLabel.text, seconds=LIMIT)
     lab.run(FAKE.format(mode="normal"))
-    idle(away, dock)
-    dock.runButton.click()
+    lab.cut()
     idle(away, dock)
     assert states(dock) == ["Ready", "Ready"] and len(away.dialogs) == 3
     record = json.loads((tmp_path / "scans results" / "a" / "prediction.json").read_text())
     assert record["computer"] == HOST and record["input"]["name"] == "a.nii.gz"
     assert dock.resultsLabel.text.endswith(f"scans results, computed on {HOST}")
     assert "torch" not in sys.modules
+
+
+@pytest.mark.slow
+def test_cancel_ends_what_runs_there_for_a_worklist(away, dock, lab, tmp_path):
+    away.logic.computer.allow()
+    lab.run(FAKE.format(mode="slow"))
+    dock.runButton.click()
+    away.process(until=lambda: PREDICTING in dock.statusLabel.text, seconds=LIMIT)
+    assert lab.processes()
+    dock.runButton.click()
+    assert dock.statusLabel.text.startswith("Cancelled;")
+    assert wait_until(lab.is_clean)
+    away.process(until=lambda: not any((tmp_path / "scans results").glob("*")))
+    assert states(dock) == ["Not run", "Not run"]
+    lab.run(FAKE.format(mode="normal"))
