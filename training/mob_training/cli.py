@@ -325,6 +325,9 @@ def attach_head(
     shared: Annotated[
         bool, typer.Option(help="Fit to the cases' volumes which fraction of the noise the whole volume shares.")
     ] = True,
+    keep_head: Annotated[
+        bool, typer.Option(help="Keep the model's own head, and fit only how far its noise reaches.")
+    ] = False,
     seed: Seed = 0,
     device: Device = "auto",
     processes: Annotated[int, typer.Option(min=1, help="Processes to preprocess with.")] = 1,
@@ -334,13 +337,22 @@ def attach_head(
     The backbone is frozen. The noise is smooth, of a length that is learned, and the whole segmentations of the cases
     are as probable as possible (`finetune --heads-only --likelihood evidence`); a temperature is fitted, too. At the
     end the whole volume gets a fraction of the noise in common, the one that suits the cases' volumes best.
+
+    With --keep-head the head stays as well, and with it each voxel's probability and variance, exactly: only the
+    length of the noise and the fraction that the volume shares are fitted. --covariance, --keep-probability, --epochs
+    and --iterations then have no effect.
     """
     from mob_training.training.workspace import use_workspace
 
     use_workspace(workspace, new=True)
     from mob_training.evaluation.shared_fraction import fit_shared_fraction
     from mob_training.training.attachment import attach_head as run
+    from mob_training.training.attachment import correlate_head
 
+    fit_shared = partial(fit_shared_fraction, device=device) if shared else None
+    if keep_head:
+        kept = correlate_head(model, cases, workspace, output, fit_shared=fit_shared, seed=seed, processes=processes)
+        return _made(kept.path)
     made = run(
         model,
         cases,
@@ -349,7 +361,7 @@ def attach_head(
         covariance,
         keep_probability=keep_probability,
         schedule=Schedule.of(epochs, iterations, seed),
-        fit_shared=partial(fit_shared_fraction, device=device) if shared else None,
+        fit_shared=fit_shared,
         device=device,
         processes=processes,
     )

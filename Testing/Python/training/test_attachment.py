@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mob_training.training import attachment
-from mob_training.training.attachment import attach_head, starting_length
+from mob_training.training.attachment import attach_head, correlate_head, starting_length
 from mob_training.training.settings import Schedule
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -71,6 +71,39 @@ def test_the_segmentation_stays_and_the_noise_is_local(
     assert np.mean(before.segmentation == after.segmentation) > 0.998
     assert after.correlation_mm is not None
     assert is_half(made.state_dict(0)) and set(made.state_dict(0)) == set(planned_network(made).state_dict())
+
+
+def test_a_kept_head_says_the_same_of_each_voxel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probability and variance are equal bit for bit; what was learned of a length before goes."""
+    learned = CovarianceSpec(rank=2, scope=Scope.LOCAL, length_mm=(9.0, 9.0, 9.0), learn_length=True)
+    model = make_model(tmp_path / "trained", covariance=learned)
+    workspace = make_workspace(tmp_path / "work", monkeypatch)
+    monkeypatch.setattr(attachment, "DATASET", NAME)
+    monkeypatch.setattr(attachment, "_prepare", lambda *_: model.plans)
+    monkeypatch.setattr(attachment, "_own", lambda *_: None)
+    fitted_to = []
+    made = correlate_head(
+        model.path,
+        tmp_path,
+        workspace,
+        tmp_path / "kept.zip",
+        fit_shared=lambda *paths: fitted_to.append(paths) or 0.25,
+    )
+    spec = made.card.covariance
+    ((plain, raw),) = fitted_to
+    assert load_model(plain).card.covariance == replace(spec, shared_fraction=0.0) and raw == workspace / "raw" / NAME
+    assert (spec.scope, spec.learn_length, spec.shared_fraction) == (Scope.LOCAL, False, 0.25)
+    assert spec.length_mm is not None and min(spec.length_mm) > 0
+    assert made.card == replace(model.card, covariance=spec, training=made.card.training, files=made.card.files)
+    settings = PredictionSettings(device="cpu", engine="torch", precision="float32")
+    before, after = (Predictor(each, settings).predict(make_ct((24, 24, 24))) for each in (model, made))
+    assert np.array_equal(before.probability, after.probability) and np.array_equal(before.variance, after.variance)
+    assert after.correlation_mm is not None
+
+
+def test_a_model_without_a_head_has_none_to_keep(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="has no covariance head to keep; leave --keep-head out"):
+        correlate_head(model.path, tmp_path, tmp_path / "work", tmp_path / "out.zip")
 
 
 def test_what_cannot_have_a_head_is_refused_before_anything_is_written(

@@ -13,16 +13,20 @@ from scipy.special import expit, logsumexp
 from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
+from mob_training.training import joint_likelihood as module
 from mob_training.training.joint_likelihood import (
     Contrast,
     conditional_log_likelihood,
     conditional_loss,
     contrasts,
     evidence_loss,
+    fit_lengths,
     log_evidence,
     marginal_log_likelihood,
     mode,
+    together,
 )
+from mob_training.training.temperature import NOT_COUNTED
 from MoBUncertaintyLib.model.covariance import Covariance, Scope
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from support.gaussians import SHAPE, STOCHASTIC, gaussian_of
@@ -216,3 +220,19 @@ def test_the_right_correlation_length_has_the_lowest_loss(loss):
 
     right = mean_loss(2.0)
     assert right < min(mean_loss(0.3), mean_loss(8.0))
+
+
+def test_the_lengths_that_drew_the_labels_are_found(monkeypatch):
+    """Labels of 10 tiles, drawn from the law with other lengths; what is not counted has no say."""
+    monkeypatch.setattr(module, "FOR_LENGTHS", 150)
+    shape, true = (8, 8, 8), (1.0, 2.5, 2.5)
+    mean = torch.zeros(10, 2, *shape)
+    law = LogitGaussian(mean, torch.full_like(mean, 2.0), scope=Scope.LOCAL, lengths=true)
+    generator = torch.Generator().manual_seed(2)
+    p = law.rsample(1, generator)[0].softmax(dim=1)[:, 1]
+    target = (torch.rand(p.shape, generator=generator) < p).long()
+    target[:, :, :, 7:] = NOT_COUNTED
+    laws = list(together(replace(law, lengths=(1.0, 1.0, 1.0)), target, generator))
+    assert all(len(part.mean) == 150 and weight == 8 * 8 * 7 / 150 for part, weight in laws)
+    assert all(part.places[:, 2].max() < 7 for part, _ in laws)
+    assert fit_lengths(laws, (2.0, 1.5, 4.0)) == pytest.approx(true, rel=0.3)

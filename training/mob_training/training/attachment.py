@@ -1,4 +1,7 @@
-"""A new covariance head for a trained network: the backbone stays, and with it the segmentation."""
+"""A new covariance head for a trained network: the backbone stays, and with it the segmentation.
+
+Or the head stays as well, and with it each voxel's probability and variance; what is new is how far its noise reaches.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from mob_training.data.datasets import folder_cases, write_dataset
 from mob_training.data.split import Split
+from mob_training.training.joint_likelihood import fit_lengths, together
 from mob_training.training.planning import CONFIGURATION
 from mob_training.training.settings import FineTuning, Likelihood, LossWeights, Schedule
 from mob_training.training.stages import finetune
 from mob_training.training.temperature import cover_with_tiles, fit_temperature
 from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.inference.devices import autocast
 from MoBUncertaintyLib.model.card import Fold, overlap
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import Model, load_model, read_card
@@ -31,6 +37,8 @@ from MoBUncertaintyLib.network.temperature import divide_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from mob_training.training.joint_likelihood import Contrast
 
 MIN_CASES = 20
 DATASET_ID = 1
@@ -119,6 +127,73 @@ def attach_head(
         return write_model(output, card, model.plans, model.dataset, weights, half)
 
 
+def correlate_head(
+    source: Path,
+    cases: Path,
+    workspace: Path,
+    output: Path,
+    *,
+    fit_shared: FitShared | None = None,
+    seed: int = 0,
+    processes: int = 1,
+) -> Model:
+    """Fit how far the noise of a model's own heads reaches, by the evidence of labelled cases; write the new model.
+
+    Each voxel's probability and variance stay, and with them all that was measured of them.
+
+    Args:
+        source, cases, workspace, output, fit_shared, processes: As for `attach_head`.
+        seed: Of the voxels whose labels are taken together.
+
+    Raises:
+        SettingsError: There are too few cases, or the model has no head, or its labels overlap.
+        OutputError: The output exists already or cannot be written.
+    """
+    check_new(output)
+    with load_model(source) as model:
+        _check(model)
+        if model.card.covariance.kind is Covariance.DETERMINISTIC:
+            raise SettingsError(f"{model.card.name} has no covariance head to keep; leave --keep-head out.")
+        _own(workspace, model, cases)
+        plans = _prepare(model, cases, seed, processes)
+        spacing = check_plans(plans, model.card.configuration)["spacing"]
+        start = [length / step for length, step in zip(starting_length(spacing), spacing, strict=True)]
+        found = fit_lengths(list(_informative(model, plans, seed)), start)
+        z, y, x = (round(length * step, 3) for length, step in zip(found, spacing, strict=True))
+        print(f"correlation length: {z} x {y} x {x} mm")
+        spec = replace(model.card.covariance, scope=Scope.LOCAL, length_mm=(z, y, x), learn_length=False)
+        card = replace(model.card, covariance=replace(spec, shared_fraction=0.0))
+        weights = {fold: _without_length(fitting_weights(planned_network(model), model, fold)) for fold in model.folds}
+        half, raw = is_half(weights[model.folds[0]]), Path(os.environ["nnUNet_raw"]) / DATASET
+        folder = Path(os.environ["nnUNet_results"]) / DATASET / "correlated"
+        shutil.rmtree(folder, ignore_errors=True)
+        plain = write_model(folder, card, model.plans, model.dataset, weights.items(), half)
+        shared = fit_shared(plain.path, raw) if fit_shared else 0.0
+        known = {"cases": len(list((raw / "labelsTr").glob("*"))), "seed": seed}
+        card = replace(
+            card,
+            covariance=replace(spec, shared_fraction=shared),
+            training=model.card.training | {"correlation": known},
+        )
+        return write_model(output, card, model.plans, model.dataset, weights.items(), half)
+
+
+def _informative(model: Model, plans: dict[str, Any], seed: int) -> Iterator[tuple[Contrast, float]]:
+    """Take the informative voxels of all cases, by the heads of all folds."""
+    generator = torch.Generator().manual_seed(seed)
+    for fold in model.folds:
+        network = load_network(model, fold).eval()
+        for image, target in _tiles(plans, "train", "val"):
+            with torch.no_grad(), autocast(image.device):
+                gaussian = replace(network(image), scope=Scope.LOCAL, lengths=(1.0, 1.0, 1.0))
+            yield from together(gaussian, target, generator)
+
+
+def _without_length(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out a length that a head of the scope `local` has learned."""
+    return {name: value for name, value in weights.items() if name != "head.log_length"}
+
+
 def starting_length(spacing: Sequence[float]) -> tuple[float, float, float]:
     """Choose the correlation length along each axis, mm, at which training starts."""
     z, y, x = (max(float(each), START_LENGTH * float(min(spacing))) for each in spacing)
@@ -194,7 +269,7 @@ def _train(
     if not start.exists():
         network = load_network(model, fold).eval()
         network.head = None
-        temperature, before, after = fit_temperature(network, _validation_tiles(plans))
+        temperature, before, after = fit_temperature(network, _tiles(plans, "val"))
         print(f"fold {fold}, temperature {temperature:.3f}: NLL {before:.4f} -> {after:.4f}")
         divide_logits(network, temperature)
         known = model.card.training.get("temperature") or 1
@@ -209,12 +284,13 @@ def _start(fold: Fold) -> Path:
     return Path(os.environ["nnUNet_results"]) / DATASET / f"start_{fold}"
 
 
-def _validation_tiles(plans: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cover the whole validation cases with tiles."""
+def _tiles(plans: dict[str, Any], *parts: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cover the whole cases of some parts of the split, `train` or `val`, with tiles."""
     preprocessed = Path(os.environ["nnUNet_preprocessed"]) / DATASET
     planned = check_plans(plans, CONFIGURATION)
     (split,) = json.loads((preprocessed / "splits_final.json").read_text(encoding="utf-8"))
-    cases = nnUNetDatasetBlosc2(str(preprocessed / planned["data_identifier"]), split["val"])
+    names = [name for part in parts for name in split[part]]
+    cases = nnUNetDatasetBlosc2(str(preprocessed / planned["data_identifier"]), names)
     for name in cases.identifiers:
         data, labels, _, _ = cases.load_case(name)
         yield from cover_with_tiles(data[:], labels[0], planned["patch_size"])

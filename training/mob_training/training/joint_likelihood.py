@@ -10,12 +10,13 @@ Only *informative* voxels are taken together, a random part of them; what is nea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from mob_training.training.temperature import NOT_COUNTED
 from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
 from MoBUncertaintyLib.model.covariance import Scope, correlation
 from MoBUncertaintyLib.network.distribution import LogitGaussian
@@ -31,6 +32,10 @@ STRENGTH = 16.0
 """So often a revealed label counts: its voxel is then nearly certain."""
 MOST_STEPS = 50
 SMALLEST = 1e-12
+FOR_LENGTHS = 300
+"""Voxels that are taken together where lengths alone are fitted."""
+SHORTEST = 0.5
+"""Correlation length along an axis that a fit may find, in voxels: neighbours hardly agree."""
 
 
 @dataclass
@@ -107,9 +112,9 @@ def contrasts(gaussian: LogitGaussian, target: Tensor) -> Iterator[Contrast]:
 def _correlation(gaussian: LogitGaussian, shape: tuple[int, ...]) -> Callable[[Tensor, Tensor], Tensor]:
     """Return k: that of the scope `local`, or whether two voxels are in one cell or tile."""
     if gaussian.scope is Scope.LOCAL:
-        lengths = gaussian.lengths
+        lengths, shared = gaussian.lengths, gaussian.shared_fraction  # not the whole Gaussian, which is large
         assert lengths is not None
-        return lambda first, second: correlation(first[:, None] - second, lengths, gaussian.shared_fraction)
+        return lambda first, second: correlation(first[:, None] - second, lengths, shared)
     if gaussian.scope is Scope.PARTITION:
         ends = [torch.tensor([end for _, end in cell_bounds(size, gaussian.partitions)]) for size in shape]
         cell = [torch.bucketize(torch.arange(size), end, right=True) for size, end in zip(shape, ends, strict=True)]
@@ -135,6 +140,57 @@ def evidence_loss(gaussian: LogitGaussian, target: Tensor, generator: torch.Gene
         total = total - marginal_log_likelihood(contrast.at(certain)).sum()
         total = total - part * log_evidence(together.mean, together.covariance(), together.signs)
     return total / target.numel()
+
+
+def together(
+    gaussian: LogitGaussian, target: Tensor, generator: torch.Generator | None = None
+) -> Iterator[tuple[Contrast, float]]:
+    """Yield, for each label in each tile, informative voxels near a random one, and how many each stands for.
+
+    They are neighbours, since voxels from all over the tile would say little of a short correlation.
+
+    Args:
+        gaussian: Of the logits, B tiles.
+        target: Label map (B, *S); voxels that are `NOT_COUNTED` are left out.
+        generator: Source of the choice.
+    """
+    counted = target.flatten(1).repeat_interleave(gaussian.num_classes - 1, dim=0) != NOT_COUNTED
+    for contrast, here in zip(contrasts(gaussian, target), counted, strict=True):
+        informative = _divide(contrast)[0]
+        informative = informative[here[informative]]
+        centre = _some(informative, 1, generator)
+        distance = (contrast.places[informative] - contrast.places[centre]).square().sum(dim=1)
+        chosen = informative[distance.argsort()[:FOR_LENGTHS]]
+        if len(chosen):
+            yield contrast.at(chosen), len(informative) / len(chosen)
+
+
+def fit_lengths(laws: Sequence[tuple[Contrast, float]], start: Sequence[float]) -> list[float]:
+    """Fit the correlation length along each axis, in voxels, to the labels of many tiles; marginals stay.
+
+    Args:
+        laws: As `together` yields them, with the scope `local`.
+        start: Lengths at which the search starts.
+    """
+    logarithms = torch.tensor(start).log().requires_grad_()
+    search = torch.optim.LBFGS([logarithms], max_iter=20, tolerance_change=1e-3, line_search_fn="strong_wolfe")
+
+    def lengths() -> Tensor:
+        return logarithms.exp().clamp_min(SHORTEST)
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        total = torch.zeros(())
+        for contrast, weight in laws:
+            smooth = replace(contrast, correlation=lambda one, other: correlation(one[:, None] - other, lengths()))
+            part = -weight * log_evidence(smooth.mean, smooth.covariance(), smooth.signs)
+            part.backward()
+            total += part.detach()
+        return total
+
+    search.step(loss)
+    found: list[float] = lengths().tolist()
+    return found
 
 
 def conditional_loss(gaussian: LogitGaussian, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
