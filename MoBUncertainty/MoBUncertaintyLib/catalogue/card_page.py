@@ -13,7 +13,7 @@ from typing import Any
 from MoBUncertaintyLib.catalogue.index import Entry
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files.resources import RESOURCES
-from MoBUncertaintyLib.model.card import overlap, readable
+from MoBUncertaintyLib.model.card import NOT_STATED, overlap, readable
 from MoBUncertaintyLib.model.card_text import covariance_text, score_lines, training_lines
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
@@ -79,7 +79,7 @@ def card_fields(model: Model, entry: Entry, published: date) -> dict[str, Fields
             "Date published": published.isoformat(),
             "Ethical review": None,
             "Funding": None,
-            "License": None if entry.licence == "not stated" else entry.licence,
+            "License": None if entry.licence == NOT_STATED else entry.licence,
             "Organizations": None,
             "References": None,
             "Version": f"SHA-256 of model.json: {entry.digest}",

@@ -19,6 +19,7 @@ from MoBUncertaintyLib.errors import CatalogueError, OutputError, reason_of
 from MoBUncertaintyLib.files.integrity import file_digest
 from MoBUncertaintyLib.files.publishing import absolute, reserve
 from MoBUncertaintyLib.model import archive
+from MoBUncertaintyLib.model.card import NOT_STATED
 from MoBUncertaintyLib.model.card_text import LENGTH, score_lines
 from MoBUncertaintyLib.model.folder import Model
 
@@ -68,10 +69,10 @@ def _entry(model: Model, name: str, packed: Path, preview: str | None) -> Entry:
         return Entry(
             name=name,
             title=card.name,
-            task=card.task or "not stated",
+            task=card.task or NOT_STATED,
             labels=tuple(label.name for label in card.labels),
             scores={key[:LENGTH]: text for key, text in score_lines(card.scores) if key and key != "more"},
-            licence=card.licence or "not stated",
+            licence=card.licence or NOT_STATED,
             minimum_version=__version__,
             digest=model.digest,
             file=packed.name,

@@ -125,6 +125,7 @@ def publish(model: Model, catalogue: Path, sample: Path | None) -> Entry:
     """Add a model to a catalogue, with the picture of a sample's result."""
     from MoBUncertaintyLib.catalogue.publish import publish as publish_model
     from MoBUncertaintyLib.files.publishing import make_private_folder, remove_private_folder
+    from MoBUncertaintyLib.model.card import NOT_STATED
 
     folder = make_private_folder("mob-model")
     try:
@@ -137,6 +138,9 @@ def publish(model: Model, catalogue: Path, sample: Path | None) -> Entry:
     finally:
         remove_private_folder(folder)
     typer.echo(printable(f"{entry.name} is published in {catalogue}."))
+    if entry.licence == NOT_STATED:
+        note = "Its licence is not stated, so nobody knows whether they may use it; publish it again with --licence."
+        console.show_note(note, important=True)
     return entry
 
 

@@ -43,6 +43,9 @@ _CARD |= dict.fromkeys(("labels", "spacing", "mirror_axes"), list)
 _CARD |= dict.fromkeys(("fingerprint", "volume_calibration"), (dict, type(None)))
 _CARD |= dict.fromkeys(("covariance", "training", "scores", "regions", "click_settings", "files"), dict)
 
+NOT_STATED = "not stated"
+"""What a card says where nobody has said anything."""
+
 
 @dataclass(frozen=True)
 class Label:
@@ -151,7 +154,7 @@ class ModelCard:
     mirror_axes: tuple[int, ...] = ()
     training: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
-    licence: str = "not stated"
+    licence: str = NOT_STATED
     regions: dict[str, float] = field(default_factory=dict)
     click_settings: ClickSettings = field(default_factory=ClickSettings)
     fingerprint: Fingerprint | None = None

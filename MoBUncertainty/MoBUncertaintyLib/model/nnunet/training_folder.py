@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from MoBUncertaintyLib.errors import ModelError
-from MoBUncertaintyLib.model.card import Fold, ModelCard, covariance_from_json
+from MoBUncertaintyLib.model.card import NOT_STATED, Fold, ModelCard, covariance_from_json
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.files import ModelFile
 from MoBUncertaintyLib.model.nnunet import totalsegmentator
@@ -92,7 +92,7 @@ def open_training_folder(
 def licence(dataset: dict[str, Any], path: Path) -> str:
     """Return the licence of the weights, as the data set or TotalSegmentator states it."""
     stated = _text(dataset.get("licence")) or _text(dataset.get("license"))
-    return stated or totalsegmentator.licence_of(path) or "not stated"
+    return stated or totalsegmentator.licence_of(path) or NOT_STATED
 
 
 def _orientation(plans: dict[str, Any], dataset: dict[str, Any], path: Path) -> str | None:

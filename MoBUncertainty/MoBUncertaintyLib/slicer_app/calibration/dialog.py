@@ -78,11 +78,11 @@ class Recalibrate:
         note = qt.QLabel()
         note.wordWrap = True
         note.text = _(
-            "Choose folders with 5 or more cases, of either kind. Labelled cases: a folder with images/NAME.nii.gz and "
-            "labels/NAME.nii.gz, of images that the model was not trained on; each is segmented here, as by Apply. "
-            "Reviews that you have signed off and exported: what you have drawn in their regions counts most, since "
-            "whoever is shown a segmentation tends to accept it; so no verdict counts against the model. The old model "
-            "stays as it is."
+            "Choose folders with 5 or more cases, of either kind. The old model stays as it is.\n\n"
+            "Labelled cases: a folder with images/NAME.nii.gz and labels/NAME.nii.gz, of images that the model was not "
+            "trained on. Each is segmented first, which takes as long as Apply.\n\n"
+            "Reviews that you have signed off and exported: what you have drawn in their regions counts most. Whoever "
+            "is shown a segmentation tends to accept it, so no verdict counts against the model."
         )
         self.folderList = qt.QListWidget()
         self.folderList.accessibleName = _("Folders of cases")
