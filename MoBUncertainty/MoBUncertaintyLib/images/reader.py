@@ -21,7 +21,7 @@ from MoBUncertaintyLib.files.input_files import begins_as_dicom, digest_of_file,
 from MoBUncertaintyLib.files.names import is_unicode, printable
 from MoBUncertaintyLib.images import memory
 from MoBUncertaintyLib.images.hounsfield import AIR_HU, HOUNSFIELD_BELOW
-from MoBUncertaintyLib.images.volume_files import check_voxels
+from MoBUncertaintyLib.images.volume_files import check_voxels, unpacked_voxels
 from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES, VolumeHeader, is_volume_name, read_header
 
 # Finer than any clinical CT, or a header in other units than mm; coarser than any organ can be resolved.
@@ -152,7 +152,8 @@ def check_image(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
         image = sitk.Cast(image, sitk.sitkFloat32)
     image, warnings = _without_non_finite(image)
     values = sitk.GetArrayViewFromImage(image)
-    if values.min() == values.max():
+    few = values[::8, ::8, ::8]  # which differ in nearly every image
+    if few.min() == few.max() and values.min() == values.max():
         raise ImageError(f"Every voxel of the image has the value {values.min():g}; choose an image with content.")
     return image, warnings
 
@@ -223,7 +224,8 @@ def _without_non_finite(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
 def _read_volume(header: VolumeHeader) -> tuple[sitk.Image, list[str]]:
     _check_layout(header.shape, header.components)
     memory.check_image(header.voxels.length)
-    warnings = [*header.warnings, *check_voxels(header)]
+    voxels = unpacked_voxels(header)
+    warnings = [*header.warnings, *check_voxels(header, voxels)]
     reader = sitk.ImageFileReader()
     reader.SetImageIO(header.reader)
     reader.SetFileName(str(header.path))
@@ -231,13 +233,29 @@ def _read_volume(header: VolumeHeader) -> tuple[sitk.Image, list[str]]:
         with _quiet():
             reader.ReadImageInformation()
             _check_layout(reader.GetSize(), reader.GetNumberOfComponents())
-            image = reader.Execute()
+            image = None if voxels is None else _image_of(voxels, reader)
+            image = _with_non_finite(reader.Execute(), header) if image is None else image
     except RuntimeError as error:
         raise ImageError(
             f"{header.path.name} cannot be read ({sitk_reason(error)}); give an intact NIfTI, NRRD, MetaImage or DICOM "
             "file."
         ) from error
-    return _with_non_finite(image, header), warnings
+    return image, warnings
+
+
+def _image_of(voxels: np.ndarray, reader: sitk.ImageFileReader) -> sitk.Image | None:
+    """Make the image of voxels that are in memory; None if SimpleITK would change what it reads."""
+    shape = reader.GetSize()[::-1]
+    if len(shape) != 3 or math.prod(shape) != voxels.size or min(reader.GetSpacing()) <= 0:
+        return None
+    native = voxels.reshape(shape).astype(voxels.dtype.newbyteorder("="), copy=False)
+    image = sitk.GetImageFromArray(native)
+    if image.GetPixelID() != reader.GetPixelID():  # it would scale them, and make other numbers of them
+        return None
+    image.SetSpacing(reader.GetSpacing())
+    image.SetOrigin(reader.GetOrigin())
+    image.SetDirection(reader.GetDirection())
+    return image
 
 
 def _with_non_finite(image: sitk.Image, header: VolumeHeader) -> sitk.Image:

@@ -1,15 +1,17 @@
 """Check the voxels of NIfTI, NRRD and MetaImage files before SimpleITK reads them.
 
 SimpleITK silently reads damaged voxels as they are, and missing ones as zeros. So all voxels are read once before,
-which also verifies the checksum of a compressed stream.
+which also verifies the checksum of a compressed stream. What was unpacked for that can be kept.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
+import numpy as np
 from isal import igzip
 from isal.igzip_lib import IsalError
 
@@ -23,8 +25,20 @@ _CHUNK = 1 << 22
 _SURPLUS = 4096
 
 
-def check_voxels(header: VolumeHeader) -> list[str]:
+def unpacked_voxels(header: VolumeHeader) -> np.ndarray | None:
+    """Make an array for `check_voxels` to fill, of packed voxels that are whole numbers of a known type; else None."""
+    kind = header.dtype
+    if header.voxels.packing != "gzip" or kind is None or kind.kind not in "iu":
+        return None
+    return np.empty(math.prod(header.shape), kind)
+
+
+def check_voxels(header: VolumeHeader, kept: np.ndarray | None = None) -> list[str]:
     """Check that a volume has as many voxels as its header states, with the right checksum.
+
+    Args:
+        header: The volume's.
+        kept: What `unpacked_voxels` has made; filled with the voxels.
 
     Returns:
         A warning if a few bytes follow them.
@@ -36,7 +50,7 @@ def check_voxels(header: VolumeHeader) -> list[str]:
     name, needed = voxels.path.name, voxels.skip + voxels.length
     surplus = min(_SURPLUS, voxels.length // header.shape[-1] - 1) if voxels.packing == "raw" else 0
     try:
-        present = _count_bytes(voxels, needed + surplus + 1)
+        present = _count_bytes(voxels, needed + surplus + 1, None if kept is None else kept.view(np.uint8))
     except (EOFError, zlib.error, IsalError, igzip.BadGzipFile) as error:  # type: ignore[misc]  # its stub has it as an instance
         raise ImageError(f"{name} is truncated or damaged; copy or download it again.") from error
     except OSError as error:
@@ -50,27 +64,31 @@ def check_voxels(header: VolumeHeader) -> list[str]:
     return []
 
 
-def _count_bytes(voxels: Voxels, limit: int) -> int:
-    """Count the unpacked bytes up to about `limit`; a stream that ends before is verified."""
+def _count_bytes(voxels: Voxels, limit: int, kept: np.ndarray | None) -> int:
+    """Count the unpacked bytes up to about `limit`, and keep the voxels'; a stream that ends before is verified."""
     with BoundedReader(voxels.path) as file:
         if voxels.packing == "raw":
             return voxels.path.stat().st_size - voxels.start
         file.seek(voxels.start)
         count = 0
-        for length in _gzip_lengths(file) if voxels.packing == "gzip" else _zlib_lengths(file, voxels.packed):
-            count += length
+        for chunk in _gunzipped(file) if voxels.packing == "gzip" else _inflated(file, voxels.packed):
+            if kept is not None:
+                part = np.frombuffer(chunk, np.uint8)[max(voxels.skip - count, 0) :]
+                there = kept[max(count - voxels.skip, 0) :][: len(part)]
+                there[:] = part[: len(there)]
+            count += len(chunk)
             if count >= limit:
                 break
         return count
 
 
-def _gzip_lengths(file: BinaryIO) -> Iterator[int]:
+def _gunzipped(file: BinaryIO) -> Iterator[bytes]:
     with igzip.GzipFile(fileobj=file) as stream:
         while chunk := stream.read(_CHUNK):
-            yield len(chunk)
+            yield chunk
 
 
-def _zlib_lengths(file: BinaryIO, packed: int | None) -> Iterator[int]:
+def _inflated(file: BinaryIO, packed: int | None) -> Iterator[bytes]:
     stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib or gzip, as MetaImage's own reader takes both
     taken = 0
     while not stream.eof:
@@ -79,6 +97,6 @@ def _zlib_lengths(file: BinaryIO, packed: int | None) -> Iterator[int]:
             raise EOFError("the stream has no end")
         if not stream.unconsumed_tail:
             taken += len(block)
-        yield len(stream.decompress(block, _CHUNK))
+        yield stream.decompress(block, _CHUNK)
     if packed not in (None, taken) or stream.unused_data or file.read(1):
         raise zlib.error("the stream has another length than stated")

@@ -18,6 +18,7 @@ import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.images import reader
 from MoBUncertaintyLib.images.reader import digest, read_image
 from MoBUncertaintyLib.images.volume_files import check_voxels
 from MoBUncertaintyLib.images.volume_headers import read_header
@@ -77,6 +78,31 @@ def test_other_kinds_of_voxels_are_counted_rightly(tmp_path: Path, name: str, ki
     path, _ = written(tmp_path / name, False, sitk.Cast(sitk.GetImageFromArray(values), kind))
     assert check_file(path) == []
     assert np.array_equal(sitk.GetArrayFromImage(read_image(path).image), values)
+
+
+@pytest.mark.parametrize("kind", ["<i2", ">i2", "|u1", "<u2", "<i4", "<f4"])
+@pytest.mark.parametrize("change", ["none", "scaled", "no slope", "four dimensions", "an extension"])
+def test_voxels_in_memory_are_what_simpleitk_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, change: str
+) -> None:
+    values = np.random.default_rng(0).integers(0, 100, (5, 6, 7)).astype(kind)
+    values = values[..., None] if change == "four dimensions" else values
+    image = nibabel.Nifti1Image(values, np.array([[-0.7, 0, 0, 9], [0, 0, 2.5, -4], [0, 0.8, 0, 3], [0, 0, 0, 1]]))
+    image.header.set_data_dtype(values.dtype)
+    if change == "an extension":
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"a long word " * 99))
+    nibabel.save(image, tmp_path / "ct.nii.gz")
+    if change in ("scaled", "no slope"):
+        content = bytearray(gzip.decompress((tmp_path / "ct.nii.gz").read_bytes()))
+        content[112:120] = struct.pack(f"{kind[0].replace('|', '<')}ff", *((0.5, 3) if change == "scaled" else (0, 0)))
+        (tmp_path / "ct.nii.gz").write_bytes(gzip.compress(bytes(content)))
+    found = read_image(tmp_path / "ct.nii.gz")
+    monkeypatch.setattr(reader, "unpacked_voxels", lambda header: None)
+    plain = read_image(tmp_path / "ct.nii.gz")
+    assert found.warnings == plain.warnings
+    for name in ("GetPixelID", "GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(found.image, name)() == getattr(plain.image, name)()
+    assert np.array_equal(sitk.GetArrayFromImage(found.image), sitk.GetArrayFromImage(plain.image))
 
 
 @pytest.mark.parametrize("name", PACKED)
