@@ -130,7 +130,7 @@ def occupied(array: np.ndarray, above: float = 0) -> Box:
     box: list[slice] = []
     for axis in range(3):
         # Narrowed by the axes done before: after the first, little is left to look at.
-        used = np.flatnonzero(array[tuple(box)].max(axis=tuple({0, 1, 2} - {axis})) > above)
+        used = np.flatnonzero(array[tuple(box)].max(axis=tuple({0, 1, 2} - {axis}), initial=0) > above)
         box.append(slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1))
     return tuple(box)
 

@@ -266,8 +266,9 @@ class Prediction:
         """1 - max_c p, integrated over the image with its background: the volume expected to be labelled wrongly."""
         if self.overlapping:
             return self.exclusive().expected_error_mm3
-        box, total = self.processed_box, 0.0  # outside of it p = 0, which is certain
-        inside = [each[box] for each in self.probability]
+        total, processed = 0.0, [each[self.processed_box] for each in self.probability]
+        box = hull(occupied(each) for each in processed)  # outside of it p = 0, which is certain
+        inside = [each[box] for each in processed]
         for planes in zip(*inside, strict=True):  # slice by slice: a volume of a CT's size takes 0.3 GB
             background = 1 - sum(planes[1:], planes[0])
             total += float((1 - reduce(np.maximum, planes, background)).sum(dtype=float))

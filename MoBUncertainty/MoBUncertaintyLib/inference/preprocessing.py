@@ -11,16 +11,18 @@ nothing is copied or resampled, and results are written back through the same vi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
+from nnunetv2.preprocessing import normalization
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
-from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy import ndimage
 
@@ -154,13 +156,13 @@ class Case:
     kept: Box
     warnings: list[str] = field(default_factory=list)
 
-    def planes(self, volumes: Tensor) -> Iterator[np.ndarray]:
-        """Resample results (C, *S) from the network's grid to planes of the image's grid, within `kept`."""
-        return planes(volumes, shape_of(self.box), within(self.kept, self.box))
+    def planes(self, volumes: Tensor, part: Box | None = None) -> Iterator[np.ndarray]:
+        """Resample results (C, *S) from the network's grid to planes of the image's grid, within `part` or `kept`."""
+        return planes(volumes, shape_of(self.box), within(part or self.kept, self.box))
 
-    def view(self, volume: np.ndarray) -> np.ndarray:
-        """View `kept` of a volume of the whole image, (z, y, x), in the network's axes; it can be written to."""
-        return self.frame.view(volume)[self.kept]
+    def view(self, volume: np.ndarray, part: Box | None = None) -> np.ndarray:
+        """View `part` or `kept` of a volume of the image, (z, y, x), in the network's axes; it can be written to."""
+        return self.frame.view(volume)[part or self.kept]
 
 
 class Preprocessor:
@@ -231,14 +233,14 @@ class Preprocessor:
         assert box is not None and kept is not None  # `wanted` meets `outer`
         spacing = self.spacing(frame)
         shape = self._new_shape(box, frame)
-        if self.is_pointwise:
-            outer, mask = box, None if mask is None else mask[(slice(None), *within(box, outer))]
-        data = np.empty((len(volumes), *shape_of(outer)), np.float32)
-        for channel, volume in zip(data, volumes, strict=True):
-            channel[:] = volume[outer]
-        data = self._normalise(data, mask)[(slice(None), *within(box, outer))]
-        function = self.configuration.resampling_fn_data
-        channels = [resample(channel, shape.tolist(), frame.spacing, spacing, function) for channel in data]
+        grids = shape.tolist(), frame.spacing, spacing, self.configuration.resampling_fn_data
+        channels = []
+        for channel, volume in enumerate(volumes):
+            normalise = self._normaliser(channel, mask)
+            if self.is_pointwise:
+                channels.append(resample(volume[box], *grids, normalise))
+            else:  # by statistics of the whole image
+                channels.append(resample(normalise(volume[outer])[within(box, outer)], *grids))
         if first_stage is not None:
             labels = frame.view(first_stage)[box].astype(np.float32)[None]
             labels = np.asarray(self.configuration.resampling_fn_seg(labels, shape, frame.spacing, spacing))[0]
@@ -257,7 +259,8 @@ class Preprocessor:
             _, mask, bounds = crop_to_nonzero(np.stack(volumes) if len(volumes) > 1 else volumes[0][None])
             return tuple(slice(start, stop) for start, stop in bounds), mask, []
         volume, warnings = volumes[0], []
-        if volume.min() > HOUNSFIELD_BELOW:
+        few = volume[::8, ::8, ::8]  # which tell of nearly every CT that it is one
+        if few.min() > HOUNSFIELD_BELOW and volume.min() > HOUNSFIELD_BELOW:
             warnings.append("The model is for CT, but the image's values do not look like Hounsfield units.")
         box = find_body(volume, frame.spacing)
         if box is None:
@@ -274,13 +277,22 @@ class Preprocessor:
             )
         return shape
 
-    def _normalise(self, data: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-        intensities = self.manager.foreground_intensity_properties_per_channel
-        masks = [None] if mask is None else mask
-        normalised: np.ndarray = DefaultPreprocessor(verbose=False)._normalize(
-            data, masks, self.configuration, intensities
+    def _normaliser(self, channel: int, mask: np.ndarray | None) -> Callable[[np.ndarray], np.ndarray]:
+        """Make what normalises a channel as the plans say: a copy as float32, (*S) -> (*S)."""
+        folder, package = Path(normalization.__path__[0]), normalization.__name__
+        scheme = recursive_find_python_class(str(folder), self.configuration.normalization_schemes[channel], package)
+        normaliser = scheme(
+            use_mask_for_norm=self.configuration.use_mask_for_norm[channel],
+            intensityproperties=self.manager.foreground_intensity_properties_per_channel[str(channel)],
         )
-        return normalised
+
+        def normalise(volume: np.ndarray) -> np.ndarray:
+            found: np.ndarray = normaliser.run(
+                np.array(volume, np.float32, order="C"), None if mask is None else mask[0]
+            )
+            return found
+
+        return normalise
 
 
 def find_body(volume: np.ndarray, spacing: Sequence[float]) -> Box | None:

@@ -7,22 +7,21 @@ thirtieth of the time, and does not make several float64 copies of the image.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from nnunetv2.preprocessing.resampling.default_resampling import (
     determine_do_sep_z_and_axis,
     resample_data_or_seg_to_shape,
 )
 from scipy import ndimage
-from torch import Tensor
-from torch.nn.functional import interpolate
 
 from MoBUncertaintyLib.geometry import Box
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CUBIC = {"is_seg": False, "order": 3, "order_z": 0}
 """Options of nnU-Net's function, its defaults for images, for which `resample` replaces it."""
@@ -30,8 +29,8 @@ CUBIC = {"is_seg": False, "order": 3, "order_z": 0}
 NEGLIGIBLE = 2.0**-40
 """Weight of a voxel in an interpolation: a 65,000th of float32's rounding, even next to one of weight 1."""
 
-_AT_ONCE = 2**22
-"""Numbers that are interpolated at once: for a plane alone torch's threads take longer to meet than to compute."""
+_IN_CACHE = 2**18
+"""Numbers of an image that are prepared at once."""
 
 
 def resample(
@@ -40,37 +39,52 @@ def resample(
     spacing: Sequence[float],
     new_spacing: Sequence[float],
     function: Callable[..., Any],
+    prepare: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> np.ndarray:
     """Resample an image to the network's grid.
 
     Args:
-        data: (*S) float32.
+        data: (*S) float32, or what `prepare` makes that of.
         shape: Shape of the result.
         spacing, new_spacing: Spacing before and after, mm. If one is anisotropic, nnU-Net takes the nearest slice
             along the axis of coarse spacing.
         function: The function that nnU-Net's plans name; it is called unless it is the one with cubic splines.
+        prepare: What is to be done first, with each voxel alone; called for one part of the data after the other.
     """
     if tuple(shape) == data.shape:
-        return data
+        return prepare(data)
     options = function.keywords if isinstance(function, partial) else {}
     is_cubic = getattr(function, "func", None) is resample_data_or_seg_to_shape
     if not is_cubic or {name: options.get(name, value) for name, value in CUBIC.items()} != CUBIC:
-        resampled: np.ndarray = np.asarray(function(data[None], np.asarray(shape), spacing, new_spacing))[0]
+        resampled: np.ndarray = np.asarray(function(prepare(data)[None], np.asarray(shape), spacing, new_spacing))[0]
         return resampled
     rules = {"force_separate_z": False} | {k: v for k, v in options.items() if k not in CUBIC}
     separate, coarse = determine_do_sep_z_and_axis(current_spacing=spacing, new_spacing=new_spacing, **rules)
-    splines = [axis for axis in range(3) if not (separate and axis == coarse)]
+    splines = tuple(axis for axis in range(3) if not (separate and axis == coarse))
+    # The axis that shrinks the data most comes first, slab by slab along another: the data are not copied as a whole.
+    first, *others = sorted(splines, key=lambda axis: shape[axis] / data.shape[axis])
     # Splines overshoot, so the result is clipped to the range of what is interpolated: a slice, or all.
-    bounded = tuple(splines)
-    low, high = data.min(axis=bounded, keepdims=True), data.max(axis=bounded, keepdims=True)
-    # The axis that shrinks the data most comes first.
-    for axis in sorted(splines, key=lambda axis: shape[axis] / data.shape[axis]):
-        if data.shape[axis] != shape[axis]:
-            data = _along(axis, spline_matrix(data.shape[axis], shape[axis]), data)
+    low, high, done = np.float32(np.inf), np.float32(-np.inf), []
+    for slab in _slabs(data, min(others)):
+        part = prepare(slab)
+        low = np.minimum(low, part.min(axis=splines, keepdims=True))
+        high = np.maximum(high, part.max(axis=splines, keepdims=True))
+        done.append(_along(first, shape[first], part))
+    data = np.concatenate(done, axis=min(others))
+    for axis in others:
+        data = _along(axis, shape[axis], data)
     data = np.clip(data, low, high)
     return data.take(nearest(data.shape[coarse], shape[coarse]), axis=coarse) if separate else data
 
 
+def _slabs(data: np.ndarray, axis: int) -> Iterator[np.ndarray]:
+    """Cut the data along an axis into parts that fit a CPU's cache."""
+    thickness = max(1, _IN_CACHE * data.shape[axis] // data.size)
+    for start in range(0, data.shape[axis], thickness):
+        yield data[(slice(None),) * axis + (slice(start, start + thickness),)]
+
+
+@lru_cache(maxsize=8)
 def spline_matrix(old: int, new: int) -> np.ndarray:
     """Compute the (new, old) float32 matrix of cubic spline interpolation between grids with the same edges.
 
@@ -89,8 +103,11 @@ def nearest(old: int, new: int) -> np.ndarray:
     return index
 
 
-def _along(axis: int, matrix: np.ndarray, data: np.ndarray) -> np.ndarray:
-    """Multiply each line of the data along an axis by the matrix."""
+def _along(axis: int, new: int, data: np.ndarray) -> np.ndarray:
+    """Interpolate each line of the data along an axis."""
+    if data.shape[axis] == new:
+        return data
+    matrix = spline_matrix(data.shape[axis], new)
     product: np.ndarray = (
         data @ matrix.T if axis == 2 else matrix @ data if axis == 1 else np.tensordot(matrix, data, 1)
     )
@@ -98,7 +115,7 @@ def _along(axis: int, matrix: np.ndarray, data: np.ndarray) -> np.ndarray:
 
 
 def planes(volumes: Tensor, shape: Sequence[int], wanted: Box = (slice(None),) * 3) -> Iterator[np.ndarray]:
-    """Resample results linearly to another grid, a few planes along the first axis at a time, to save memory.
+    """Resample results linearly to another grid, one plane along the first axis at a time, to save memory.
 
     The edges of both grids coincide (`align_corners=False`), as in `resample`.
 
@@ -108,20 +125,33 @@ def planes(volumes: Tensor, shape: Sequence[int], wanted: Box = (slice(None),) *
         wanted: Part of the other grid to return.
 
     Yields:
-        (C, rows, columns) float32.
+        (C, rows, columns) float32; it must not be changed.
     """
-    first, *rest = wanted
-    depth = volumes.shape[1]
-    numbers = range(*first.indices(shape[0]))
-    batch = max(1, _AT_ONCE // (len(volumes) * math.prod(shape[1:])))
-    for begin in range(0, len(numbers), batch):
-        between = []
-        for i in numbers[begin : begin + batch]:
-            position = min(max((i + 0.5) * (depth / shape[0]) - 0.5, 0), depth - 1)
-            below = int(position)
-            plane = volumes[:, below]
-            between.append(plane.lerp(volumes[:, below + 1], position - below) if position > below else plane)
-        if list(volumes.shape[2:]) != list(shape[1:]):
-            stack = torch.stack(between)
-            between = list(interpolate(stack, size=tuple(shape[1:]), mode="bilinear", align_corners=False))
-        yield from (plane[:, rest[0], rest[1]].numpy() for plane in between)
+    arrays = volumes.numpy()
+    depths, rows, columns = map(_neighbours, arrays.shape[1:], shape, wanted)
+    wide: dict[int, np.ndarray] = {}  # planes of the results, their rows and columns those of the other grid
+    step: tuple[int, np.ndarray] | None = None
+    for below, above, weight in zip(*depths, strict=True):
+        for depth in {below, above} - wide.keys():
+            wide[depth] = _between(_between(arrays[:, depth], columns, 2), rows, 1)
+        wide = {depth: wide[depth] for depth in (below, above)}
+        if step is None or step[0] != below:
+            step = below, wide[above] - wide[below]
+        yield wide[below] + weight * step[1] if weight else wide[below]
+
+
+def _neighbours(old: int, new: int, part: slice) -> tuple[list[int], list[int], list[np.float32]]:
+    """Find the two of `old` points beside each of `new` ones on a grid with the same edges, and the second's weight."""
+    position = np.clip((np.arange(new)[part] + 0.5) * (old / new) - 0.5, 0, old - 1)
+    below = position.astype(int)
+    return below.tolist(), np.minimum(below + 1, old - 1).tolist(), list((position - below).astype(np.float32))
+
+
+def _between(data: np.ndarray, neighbours: tuple[list[int], list[int], list[np.float32]], axis: int) -> np.ndarray:
+    """Interpolate between neighbours along an axis of (C, rows, columns)."""
+    below, above, weight = neighbours
+    low, result = data.take(below, axis), data.take(above, axis)
+    result -= low
+    result *= np.reshape(weight, (-1, 1) if axis == 1 else -1)
+    result += low
+    return result

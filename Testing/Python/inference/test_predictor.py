@@ -20,6 +20,7 @@ from MoBUncertaintyLib.errors import Cancelled, ImageError, SettingsError
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.inference import engines, sliding_window
 from MoBUncertaintyLib.inference.engines import TorchEngine
+from MoBUncertaintyLib.inference.maps import filling
 from MoBUncertaintyLib.inference.maps.filling import MIN_PROBABILITY, MIN_VARIANCE, STEP, rounded
 from MoBUncertaintyLib.inference.predictor import Predictor, predict
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
@@ -227,6 +228,18 @@ def test_what_is_not_asked_for_exactly_is_the_same_rounded(mob: Model, ct: sitk.
     for found, given, smallest in zip(exact, arrays(reference)[1:], least, strict=True):
         assert np.array_equal(rounded(found, smallest), given)
         assert not np.array_equal(found, given)
+
+
+def test_two_slabs_at_once_are_filled_as_each_plane_alone(mob: Model) -> None:
+    case = Predictor(mob, one_fold()).prepare(make_ct((40, 44, 61), (2, 3, 2.4)))
+    p = torch.rand(1, *case.data.shape[1:], generator=torch.Generator().manual_seed(0)) ** 3
+    v = p.square() / 5
+    segmentation, *maps, _ = filling.fill(case, p, v, False, [1])
+    for found, given, least in zip(maps, (p, v), (MIN_PROBABILITY, MIN_VARIANCE), strict=True):
+        expected = np.stack([rounded(plane, least) for plane in case.planes(given)], axis=1)
+        assert np.array_equal(case.view(found[0]), expected[0])
+    assert np.array_equal(segmentation, (maps[0][0] > 1 - maps[0][0]))
+    assert segmentation.any()
 
 
 def test_variance_lies_between_zero_and_that_of_a_coin(mob: Model) -> None:

@@ -40,3 +40,11 @@ def test_what_is_rounded_stays_so() -> None:
     array = np.random.default_rng(0).random(1000, np.float32) ** 12
     once = rounded(array, MIN_VARIANCE)
     assert np.array_equal(rounded(once, MIN_VARIANCE), once)
+
+
+@pytest.mark.parametrize("largest", [1e-7, 1e-3, 0.3, 0.5, 1])
+def test_what_a_piece_does_not_need_changes_nothing(largest: float) -> None:
+    """Numbers are rounded alike, whatever else is rounded with them."""
+    array = largest * np.random.default_rng(1).random(2**15, np.float32) ** 6
+    beside = np.stack([array, np.ones_like(array)], axis=1)
+    assert np.array_equal(rounded(array, MIN_PROBABILITY), rounded(beside, MIN_PROBABILITY)[:, 0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -56,21 +57,29 @@ def fill(
     segmentation = lazy_zeros(shape, np.uint8)
     maps = [lazy_zeros((len(values), *shape), np.float32) for _ in range(2)]
     others = lazy_zeros(shape, np.float32) if rival and len(probability) > len(values) else None
-    labels, o_view = case.view(segmentation), None if others is None else case.view(others)
-    p_views, v_views = ([case.view(each) for each in volume] for volume in maps)
-    for i, (p, v) in enumerate(zip(case.planes(probability), case.planes(variance), strict=True)):
-        if not exact:
-            p, v = rounded(p, MIN_PROBABILITY), rounded(v, MIN_VARIANCE)
-        if o_view is not None:
-            o_view[i] = p[-1]
-        best = p[-1] if len(p) > len(values) else 1 - reduce(np.add, p)  # the others', or the background's
-        for c, value in enumerate(values):
-            p_views[c][i] = p[c]
-            v_views[c][i] = v[c]
-            found = p[c] > (0.5 if overlapping else best)
-            if found.any():
-                labels[i][found] = value
-                best = np.maximum(best, p[c])
+    first, *rest = case.kept
+    middle = (first.start + first.stop) // 2
+
+    def fill_slab(slab: slice) -> None:
+        part = (slab, *rest)
+        labels, o_view = case.view(segmentation, part), None if others is None else case.view(others, part)
+        p_views, v_views = ([case.view(each, part) for each in volume] for volume in maps)
+        for i, (p, v) in enumerate(zip(case.planes(probability, part), case.planes(variance, part), strict=True)):
+            if not exact:
+                p, v = rounded(p, MIN_PROBABILITY), rounded(v, MIN_VARIANCE)
+            if o_view is not None:
+                o_view[i] = p[-1]
+            best = p[-1] if len(p) > len(values) else 1 - reduce(np.add, p)  # the others', or the background's
+            for c, value in enumerate(values):
+                p_views[c][i] = p[c]
+                v_views[c][i] = v[c]
+                found = p[c] > (0.5 if overlapping else best)
+                if found.any():
+                    labels[i][found] = value
+                    best = np.maximum(best, p[c])
+
+    with ThreadPoolExecutor(2) as pool:  # numpy's arrays alone, and other planes in each thread
+        list(pool.map(fill_slab, (slice(first.start, middle), slice(middle, first.stop))))
     return segmentation, maps[0], maps[1], others
 
 
@@ -87,16 +96,26 @@ def rounded(array: np.ndarray, minimum: float) -> np.ndarray:
     result = np.empty_like(flat)
     for start in range(0, flat.size, 2**14):  # pieces that stay in a CPU's cache: four times as fast
         part = slice(start, start + 2**14)
-        if flat[part].max() < minimum:  # as in most of a CT
-            result[part] = 0
-            continue
-        upper = (flat[part] > 0.5).astype(np.float32)
-        near = np.abs(upper - flat[part])  # exact near 1, too, since both are float32
-        scaled = near * np.float32(2 ** (24 - DIGITS) + 1)
-        tail = scaled - (scaled - near)  # Veltkamp's splitting: the leading digits
-        tail *= near >= np.float32(minimum)  # where() is slower
+        largest = flat[part].max()
+        if largest <= 0.5:  # as in most of a CT
+            _round_low(flat[part], largest, minimum, result[part])
+        else:
+            upper = (flat[part] > 0.5).astype(np.float32)
+            near = np.abs(upper - flat[part])  # exact near 1, too, since both are float32
+            _round_low(near, 0.5, minimum, result[part])
+            np.abs(upper - result[part], out=result[part])
+    return result.reshape(array.shape)
+
+
+def _round_low(near: np.ndarray, largest: float, minimum: float, result: np.ndarray) -> None:
+    """Round numbers of at most `largest`, which is no more than 0.5, into another array."""
+    if largest < minimum:
+        result[:] = 0
+        return
+    scaled = near * np.float32(2 ** (24 - DIGITS) + 1)
+    np.subtract(scaled, scaled - near, out=result)  # Veltkamp's splitting: the leading digits
+    result *= near >= np.float32(minimum)  # where() is slower
+    if largest >= STEP * 2**DIGITS:
         fixed = np.rint(near * np.float32(1 / STEP))
         fixed *= np.float32(STEP)
-        np.copyto(tail, fixed, where=near >= np.float32(STEP * 2**DIGITS))
-        np.abs(upper - tail, out=result[part])
-    return result.reshape(array.shape)
+        np.copyto(result, fixed, where=near >= np.float32(STEP * 2**DIGITS))
