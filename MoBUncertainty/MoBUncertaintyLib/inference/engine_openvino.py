@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -96,7 +97,8 @@ class OpenVinoEngine(Engine):
 
     def run(self, x: Tensor) -> tuple[Tensor, ...]:
         try:
-            found = self._request.infer([x.contiguous().numpy()], share_inputs=True, share_outputs=True)
+            given = np.ascontiguousarray(x.numpy())  # not by torch, whose threads would take the cores
+            found = self._request.infer([given], share_inputs=True, share_outputs=True)
         except RuntimeError as error:
             raise self._failed(error) from error
         return tuple(torch.from_numpy(each) for each in found.to_tuple())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from MoBUncertaintyLib.errors import NOT_ENOUGH_MEMORY, ModelError, SettingsError, is_out_of_memory
 from MoBUncertaintyLib.geometry import Box
+from MoBUncertaintyLib.inference.devices import one_thread
 from MoBUncertaintyLib.inference.engines import Engine, EngineError
 from MoBUncertaintyLib.inference.tiles import Accumulator, Start, TileGrid
 from MoBUncertaintyLib.model.card import Fold
 from MoBUncertaintyLib.network.moments import Moments
-from MoBUncertaintyLib.prediction import Precision, Tiling
+from MoBUncertaintyLib.prediction import EngineName, Precision, Tiling
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
@@ -154,7 +155,8 @@ class SlidingWindow:
             with self._timed("blend"):
                 for start in added:
                     seen[grid.core(start)] = True
-                added = grid.centred(sums.foreground().numpy() & ~seen)
+                with self._alone():
+                    added = grid.centred(sums.foreground().numpy() & ~seen)
 
     def _accumulator(self, grid: TileGrid) -> Accumulator:
         kept = self.engine.kept
@@ -175,7 +177,7 @@ class SlidingWindow:
     def _pass(self, data: Tensor, place: Box, mirror: Sequence[int], seed: int, sums: Accumulator) -> None:
         """Predict one tile in one mirrored pass and add the result."""
         found = self._retrying(lambda: self._look(data[(slice(None), *place)], mirror, seed), sums)
-        with self._timed("blend"):
+        with self._timed("blend"), self._alone():
             self._retrying(lambda: sums.add(place, found), sums)
 
     def _look(self, tile: Tensor, mirror: Sequence[int], number: int) -> Moments:
@@ -188,7 +190,8 @@ class SlidingWindow:
         with self._timed("moments"):
             seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)[0] >> 1)
             found = self.engine.moments(output, torch.Generator(device).manual_seed(seed))
-            finite = bool(torch.isfinite(found.mean.sum() + found.variance.sum()))
+            with self._alone():
+                finite = bool(torch.isfinite(found.mean.sum() + found.variance.sum()))
         if finite:
             sums = output[-1][0].cpu().double().numpy()  # Apple's GPUs know no float64
             self.organ_sums = self.organ_sums + sums if self.organ_sums.size else sums
@@ -220,6 +223,10 @@ class SlidingWindow:
             self._place()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Keep PyTorch's threads away from the cores of an engine that has its own."""
+        return nullcontext() if self.engine.name is EngineName.TORCH else one_thread()
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
