@@ -48,7 +48,7 @@ from MoBUncertaintyLib.output.results_record import (
     read_table,
 )
 from MoBUncertaintyLib.output.review_page import write_review_page
-from MoBUncertaintyLib.output.scene_file import SceneError, write_scene_file
+from MoBUncertaintyLib.output.scene_file import SceneCore, SceneError, write_scene_file
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.finder import Regions, write_csv
 from MoBUncertaintyLib.review.review import Review
@@ -109,6 +109,7 @@ def write_results(
     overwrite: bool = False,
     warnings: Sequence[str] = (),
     volumes: Future[dict[str, PackedVoxels]] | None = None,
+    core: SceneCore | None = None,
     more: Callable[[Path], None] | None = None,
 ) -> list[str]:
     """Write a results folder.
@@ -129,6 +130,7 @@ def write_results(
         overwrite: Replace an older results folder.
         warnings: What was noticed before, for `prediction.json`.
         volumes: `write_volumes`, if it has already begun for the folder that `FOLDER.reserve` gave.
+        core: Slicer's core for the scene, if it has already been started.
         more: Writes more files to the folder that it is called with.
 
     Returns:
@@ -150,7 +152,7 @@ def write_results(
             describe(prediction, regions, source, name, sha256, series, channels),
             warnings=[*warnings, *prediction.warnings],
         )
-        shown = (partial / "scene.mrb", image, described, regions, volume_stem(name) or "Image", volumes.result)
+        shown = (partial / "scene.mrb", image, described, regions, volume_stem(name) or "Image", volumes.result, core)
         drawn = beside.submit(write_scene_file, *shown) if scene else None
         picture = beside.submit(draw_overlay, partial / "overlay.png", image, prediction, regions, name)
         write_nifti(partial / "regions.nii.gz", regions.whole_map(), prediction.grid)

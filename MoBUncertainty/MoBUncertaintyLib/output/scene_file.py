@@ -13,7 +13,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -39,6 +40,62 @@ class SceneError(RuntimeError):
     """The scene was not written; the message says why."""
 
 
+class SceneCore:
+    """Slicer's core, ready to write one scene; as a context, it is stopped at the end.
+
+    Importing the core takes many times as long as the scene: it is started while other work is done.
+
+    Raises:
+        SceneError: `slicer-core` is not installed.
+    """
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("slicer") is None:
+            raise SceneError(NO_SLICER_CORE)
+        package = str(Path(__file__).parents[2])
+        path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "MoBUncertaintyLib.slicer_app.scene.standalone"],
+            env=os.environ | {"PYTHONPATH": path},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            # Ctrl-C in the terminal is for the command, which cancels between its steps; this step runs to its end.
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> SceneCore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._process:
+            self._process.kill()
+
+    def write(self, request: dict[str, Any]) -> None:
+        """Write what `scene_request` asks for.
+
+        Raises:
+            SceneError: The core failed; the last line it leaves on stderr is its reason.
+        """
+        _, said = self._process.communicate(json.dumps(request))
+        if self._process.returncode:
+            reason = (said.strip().splitlines() or [f"exit code {self._process.returncode}"])[-1]
+            raise SceneError(f"scene.mrb was not written, because Slicer's core failed: {reason}")
+
+
+@contextmanager
+def scene_core(wanted: bool) -> Iterator[SceneCore | None]:
+    """Start Slicer's core if a scene is wanted; None if not, or if there is no core, which `write_scene_file` says."""
+    if not wanted or importlib.util.find_spec("slicer") is None:
+        yield None
+        return
+    with SceneCore() as core:
+        yield core
+
+
 def write_scene_file(
     path: Path,
     image: sitk.Image,
@@ -46,6 +103,7 @@ def write_scene_file(
     regions: Regions,
     name: str,
     packed: Callable[[], Mapping[str, PackedVoxels]] = dict,
+    core: SceneCore | None = None,
 ) -> None:
     """Write the scene that shows a prediction, ready to be reviewed in Slicer.
 
@@ -59,20 +117,18 @@ def write_scene_file(
         regions: Of that prediction.
         name: Of the CT, as the user knows it.
         packed: Called once the core is done, for maps that are packed already, by names such as `variance_1`.
+        core: If it was started before.
 
     Raises:
         SceneError: `slicer-core` is not installed, or failed.
         OSError: The arrays cannot be handed over, or the file cannot be written.
     """
-    if importlib.util.find_spec("slicer") is None:
-        raise SceneError(NO_SLICER_CORE)
     work = path.with_name(f"{path.name}.tmp")
     work.mkdir()
     try:
-        request = scene_request(work, image, prediction, regions, name)
-        request_file = work / "request.json"
-        request_file.write_text(json.dumps(request), encoding="utf-8")
-        _run(request_file)
+        with nullcontext(core) if core else SceneCore() as there:
+            request = scene_request(work, image, prediction, regions, name)
+            there.write(request)
         if not zipfile.is_zipfile(request["output"]):
             raise SceneError("scene.mrb was not written, because Slicer's core left an incomplete file.")
         _put_voxels(Path(request["output"]), work / "whole.mrb", _large_arrays(image, prediction), packed())
@@ -165,24 +221,3 @@ def _header_of(nrrd: bytes, shape: tuple[int, ...]) -> bytes:
     if b"\nencoding: gzip\n" not in header + b"\n" or header.count(sizes) != 1:
         raise SceneError(OTHER_FILES)
     return header.replace(sizes, ("sizes: " + " ".join(map(str, reversed(shape)))).encode()) + b"\n\n"
-
-
-def _run(request_file: Path) -> None:
-    """Run `slicer_app/scene/standalone.py`; the last line it leaves on stderr is its reason."""
-    package = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, "-m", "MoBUncertaintyLib.slicer_app.scene.standalone", str(request_file)],
-        env=os.environ | {"PYTHONPATH": path},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,  # its reason is reported below
-        # Ctrl-C in the terminal is for the command, which cancels between its steps; this step runs to its end.
-        start_new_session=True,
-    )
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise SceneError(f"scene.mrb was not written, because Slicer's core failed: {reason}")

@@ -10,7 +10,6 @@ import itertools
 
 import numpy as np
 from scipy import ndimage
-from scipy.cluster.vq import vq
 
 from MoBUncertaintyLib.geometry import shape_of
 
@@ -85,7 +84,7 @@ def compact_pieces(
         if not len(inner):
             continue
         centres = _centres(inner, weight[box][tuple(inner.T)].astype(float), spacing, length_mm)
-        owner, _ = vq(index * spacing, centres)
+        owner = _nearest(index * spacing, centres)
         for piece in range(len(centres)):
             fragment = np.zeros(shape_of(box), bool)
             fragment[tuple(index[owner == piece].T)] = True
@@ -122,7 +121,7 @@ def _settle(points: np.ndarray, weight: np.ndarray, centres: np.ndarray) -> tupl
     weighted = [weight * along for along in points.T]
     moved = centres
     for _ in range(20):
-        owner, _ = vq(points, moved)
+        owner = _nearest(points, moved)
         total = np.bincount(owner, weight, len(moved))
         used = total > 0
         owner = (np.cumsum(used) - 1)[owner]
@@ -131,3 +130,11 @@ def _settle(points: np.ndarray, weight: np.ndarray, centres: np.ndarray) -> tupl
         if np.abs(moved - centres).max() < 0.1:
             break
     return owner, centres
+
+
+def _nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Find the number of the centre that is nearest to each of some points (N, 3)."""
+    from scipy.cluster.vq import vq  # takes longer to import than all else that a scene needs
+
+    owner: np.ndarray = vq(points, centres)[0]
+    return owner

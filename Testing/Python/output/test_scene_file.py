@@ -1,8 +1,9 @@
 """`scene.mrb` through the real Slicer core: written by the product, read and drawn again in fresh processes."""
 
 import os
+import zipfile
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import matplotlib
 import numpy as np
@@ -13,7 +14,7 @@ from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.output import scene_file
 from MoBUncertaintyLib.output.results_folder import write_volumes
-from MoBUncertaintyLib.output.scene_file import SceneError, write_scene_file
+from MoBUncertaintyLib.output.scene_file import SceneError, scene_core, write_scene_file
 from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, Measure
 from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, MARKER_HU, OBLIQUE, PANCREAS, fake_case
 from support.marks import needs_mesa, needs_slicer, needs_views
@@ -23,9 +24,9 @@ NAME = "Hübner & Söhne: 'CT' <1>"  # the core writes no scene that can be read
 GIVEN = {"input": {"name": "CT", "path": "/home/reader/Doe^John.nii.gz"}}
 
 
-def write_scene(path: Path, case, name: str = "CT", packed=dict) -> None:
+def write_scene(path: Path, case, name: str = "CT", packed=dict, core=None) -> None:
     described = replace(case.prediction, provenance=case.prediction.provenance | GIVEN)
-    write_scene_file(path, case.image, described, case.regions, name, packed)
+    write_scene_file(path, case.image, described, case.regions, name, packed, core)
 
 
 def write_and_read(folder: Path, case, packed=dict) -> tuple[dict, dict]:
@@ -213,3 +214,24 @@ def test_failure_of_the_core_is_reported_with_its_reason_and_leaves_nothing(tmp_
     with pytest.raises(SceneError, match=r"Slicer's core failed: FileNotFoundError: .*missing\.npy"):
         write_scene(tmp_path / "scene.mrb", case)
     assert os.listdir(tmp_path) == []
+
+
+@needs_slicer
+def test_a_core_that_was_started_before_writes_the_same_scene(tmp_path):
+    case, contents = fake_case(), []
+    with scene_core(True) as core:
+        for name, each in (("early", core), ("late", None)):
+            write_scene(tmp_path / name, case, core=each)
+            with zipfile.ZipFile(tmp_path / name) as scene:
+                contents.append({PurePosixPath(e.filename).name: e.file_size for e in scene.infolist()})
+    assert contents[0] == contents[1]
+    assert len(contents[0]) > 5
+
+
+@needs_slicer
+def test_a_core_that_nobody_needs_is_stopped():
+    with pytest.raises(KeyError), scene_core(True) as core:
+        raise KeyError
+    assert core._process.returncode is not None
+    with scene_core(False) as core:
+        assert core is None

@@ -1,4 +1,4 @@
-"""Writes a scene file without a running Slicer: `python -m MoBUncertaintyLib.slicer_app.scene.standalone request.json`.
+"""Writes a scene file without a running Slicer, as a request on stdin asks for: `python -m ...scene.standalone`.
 
 The command line runs this in a process of its own: VTK and torch stay apart, and what Slicer's core prints does not
 reach the user's terminal. Positions are RAS mm.
@@ -180,4 +180,6 @@ def _addForView(scene, className: str, layoutName: str):
 
 
 if __name__ == "__main__":
-    writeRequestedScene(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    asked = sys.stdin.buffer.read()
+    if asked:  # else nobody wants a scene any more
+        writeRequestedScene(json.loads(asked))
