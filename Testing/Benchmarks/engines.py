@@ -40,6 +40,8 @@ from MoBUncertaintyLib.network.backbone import build_network, load_network
 from MoBUncertaintyLib.prediction import Precision
 
 LARGE_TILE = (64, 64, 64)
+TURNS = {"demo": 4, "31M": 1}
+"""How many times as many turns a network gets: whatever takes a few hundredths of a second is easily disturbed."""
 TITLES = {"demo": "the demo's", "31M": "nnU-Net's plain U-Net, random weights"}
 
 
@@ -163,12 +165,13 @@ def table(found: dict[str, Any]) -> str:
         ]
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     load = " and ".join(f"{value:.1f}" for value in found["load"])
+    turns = dict.fromkeys(str(each["turns"]) for each in found["measurements"])
     return "\n".join(
         [
             "# Engines",
             "",
             f"{where['processor']}, {where['cores']} cores ({', '.join(found['instructions']) or 'no AVX-512'}); "
-            f"OpenVINO {found['openvino']}, torch {where['versions']['torch']}. Medians of {found['repeats']} turns; "
+            f"OpenVINO {found['openvino']}, torch {where['versions']['torch']}. Medians of {' or '.join(turns)} turns; "
             f"load of the computer before and after: {load}. In brackets, and for heads and moments: time of the "
             "processor, all threads together.",
             "",
@@ -198,7 +201,8 @@ def main() -> None:
         for name in asked.networks.split(","):
             for precision in precisions:
                 for threads in map(int, asked.threads.split(",")):
-                    measured.append(measure(name, threads, precision, asked.repeats, Path(scratch)))
+                    turns = TURNS[name] * asked.repeats
+                    measured.append(measure(name, threads, precision, turns, Path(scratch)) | {"turns": turns})
                     print(json.dumps(measured[-1]), flush=True)
     found = {
         "machine": machine.describe(Path(__file__).parents[2]),

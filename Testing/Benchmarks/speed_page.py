@@ -70,13 +70,19 @@ def measure(folder: Path) -> None:
 
 
 def take(folder: Path) -> None:
-    """Put a run's files in the place of the results."""
+    """Put a run's files in the place of the results, JSON without spaces."""
     for name in RUNS:
         shutil.rmtree(RESULTS / name, ignore_errors=True)
     (RESULTS / "small").mkdir(parents=True)
-    shutil.copy(folder / "small" / "benchmark.json", RESULTS / "small")
-    for name in ("engines/engines.json", "engines/engines.md", "gpu-check/gpu-check.json", "gpu-check/gpu-check.md"):
-        shutil.copy(folder / name, RESULTS)
+    _take_json(folder / "small" / "benchmark.json", RESULTS / "small")
+    for name in ("engines", "gpu-check"):
+        _take_json(folder / name / f"{name}.json", RESULTS)
+        shutil.copy(folder / name / f"{name}.md", RESULTS)
+
+
+def _take_json(path: Path, folder: Path) -> None:
+    packed = json.dumps(json.loads(path.read_text(encoding="utf-8")), ensure_ascii=False, separators=(",", ":"))
+    (folder / path.name).write_text(packed + "\n", encoding="utf-8")
 
 
 # --- blocks of the page
@@ -178,9 +184,10 @@ def engines(results: Path) -> str:
     ]
     load = " and ".join(f"{value:.1f}" for value in found["load"])
     where = found["machine"]
+    turns = " or ".join(dict.fromkeys(str(one.get("turns", found["repeats"])) for one in found["measurements"]))
     said = (
         f"Measured on {where['processor']}, {where['cores']} cores ({', '.join(found['instructions'])}), with OpenVINO "
-        f"{found['openvino']} and torch {where['versions']['torch']}; medians of {found['repeats']} turns. The load of "
+        f"{found['openvino']} and torch {where['versions']['torch']}; medians of {turns} turns. The load of "
         f"the computer was {load} before and after."
     )
     return _table([*heads, "heads and moments in OpenVINO, %"], lines) + "\n\n" + _prose(said)

@@ -89,7 +89,7 @@ def draw_sizes(table: Sequence[Row], path: Path) -> None:
     names = [
         Line2D([], [], linestyle="none", **_marker(system), label=system_title(system)) for system in _systems(table)
     ]
-    figure.legend(handles=names, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.legend(handles=names, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     _save(figure, path)
 
 
@@ -238,8 +238,8 @@ def _figure(width: float, height: float) -> Figure:
 def _save(figure: Figure, path: Path) -> None:
     """Save a small PNG: lines and text need few colours."""
     file = io.BytesIO()
-    figure.savefig(file, dpi=100)
-    picture = Image.open(file).convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE, 4, dither=Image.Dither.NONE)
+    figure.savefig(file, dpi=72)
+    picture = Image.open(file).convert("RGB").quantize(32, Image.Quantize.MAXCOVERAGE, 4, dither=Image.Dither.NONE)
     picture.save(path, optimize=True)
 
 

@@ -111,7 +111,7 @@ def test_what_was_measured_takes_the_place_of_the_results(results: Path, tmp_pat
     shutil.copy(RESULTS / "small" / "benchmark.json", folder / "small")
     (results / "small-bfloat16").mkdir(exist_ok=True)  # an earlier run, which goes
     for name in ("engines/engines.json", "engines/engines.md", "gpu-check/gpu-check.json", "gpu-check/gpu-check.md"):
-        (folder / name).write_text(f"{{}} {name}")
+        (folder / name).write_text(json.dumps({"name": name}, indent=2))
     monkeypatch.setattr(speed_page, "RESULTS", results)
     asked: list[list[str]] = []
     monkeypatch.setattr(speed_page.subprocess, "run", lambda command, check: asked.append(command))
@@ -119,4 +119,5 @@ def test_what_was_measured_takes_the_place_of_the_results(results: Path, tmp_pat
     assert len(asked) == 3
     assert not (results / "small-bfloat16").exists() and (results / "large").exists()
     assert (results / "small" / "benchmark.json").read_bytes() == (folder / "small" / "benchmark.json").read_bytes()
-    assert (results / "engines.md").read_text() == "{} engines/engines.md"
+    assert (results / "engines.json").read_text() == '{"name":"engines/engines.json"}\n'
+    assert (results / "engines.md").read_text() == (folder / "engines" / "engines.md").read_text()
