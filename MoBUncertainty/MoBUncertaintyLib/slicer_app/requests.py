@@ -129,10 +129,15 @@ def exportRequest(session: ReviewSession, folder: Path, formats: list[str], pati
     }
 
 
+def dicomDatabase():
+    """Return Slicer's DICOM database; None in a Slicer without its DICOM module."""
+    return getattr(slicer, "dicomDatabase", None)
+
+
 def dicomFiles(ct) -> list[str] | None:
     """List the files of a CT that came from Slicer's DICOM database, or None."""
-    instances = (ct.GetAttribute("DICOM.instanceUIDs") or "").split()
-    files = [slicer.dicomDatabase.fileForInstance(uid) for uid in instances]
+    database, instances = dicomDatabase(), (ct.GetAttribute("DICOM.instanceUIDs") or "").split()
+    files = [database.fileForInstance(uid) for uid in instances] if database else []
     return files if files and all(files) else None
 
 

@@ -142,8 +142,13 @@ class ReviewSession(RegionDrawing):
         suitability = self.prediction.suitability
         verdict = suitability.sentence if suitability else None
         text = _("{ct} lies under a transform that bends it, as unevenly spaced DICOM slices do: sizes may be wrong.")
-        bent = text.format(ct=self.ctNode.GetName()) if self._nodes.isBent else None
+        bent = text.format(ct=self.ctNode.GetName()) if self.isBent else None
         return [*filter(None, [verdict, bent]), *self._regions.otherWarnings]
+
+    @property
+    def isBent(self) -> bool:
+        """Whether the CT lies under a transform that bends it; see `CtNodes.isBent`."""
+        return self._nodes.isBent
 
     @property
     def coverageWarning(self) -> str | None:

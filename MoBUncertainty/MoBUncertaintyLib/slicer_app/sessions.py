@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import slicer
@@ -21,9 +21,14 @@ CT_CLASS = "vtkMRMLScalarVolumeNode"  # label maps, vector and diffusion volumes
 
 
 class Sessions:
-    """The open reviews, by CT; each is opened from the scene when it is first needed."""
+    """The open reviews, by CT; each is opened from the scene when it is first needed.
+
+    Attributes:
+        onBegun: Called when a CT has results, whoever has asked for them: a script, too.
+    """
 
     def __init__(self) -> None:
+        self.onBegun: Callable[[], None] = lambda: None
         self._open: dict[str, ReviewSession] = {}
         self._orphans: list[Leftovers] = []
 
@@ -70,6 +75,7 @@ class Sessions:
             self.forgetIncomplete()
             text = _("The results could not be shown ({reason}), and this image has none now; apply again.")
             raise ImageError(text.format(reason=type(error).__name__)) from error
+        self.onBegun()
         return session
 
     def restore(self, ct, record: dict[str, Any]) -> ReviewSession:

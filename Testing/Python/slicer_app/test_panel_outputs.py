@@ -156,10 +156,19 @@ class TestExport:
         desktop.widget.panel.update()
         assert ui.dicomSegCheckBox.enabled
         assert ui.parametricMapCheckBox.enabled
+
+        def problem() -> str:
+            desktop.widget.panel.export.setSession(desktop.logic.sessions.get(ct))
+            desktop.widget.panel.update()
+            assert not ui.dicomSegCheckBox.enabled
+            return ui.dicomSegCheckBox.toolTip
+
+        ct.SetAndObserveTransformNodeID(desktop.scene.AddNewNodeByClass("vtkMRMLGridTransformNode").GetID())
+        assert "evenly spaced slices" in problem()
         files.pop("1.2.4")
-        desktop.widget.panel.export.setSession(desktop.logic.sessions.get(ct))
-        desktop.widget.panel.update()
-        assert not ui.dicomSegCheckBox.enabled
+        assert "DICOM database" in problem()
+        monkeypatch.delattr(slicer, "dicomDatabase")  # a Slicer without its DICOM module
+        assert "DICOM database" in problem()
 
     def test_progress_and_cancel_are_where_the_export_was_started(self, reviewed, tmp_path):
         desktop, _ = reviewed

@@ -102,6 +102,20 @@ class TestLoading:
         scene.EndState(scene.BatchProcessState)
         desktop.process(until=lambda: desktop.dialogs)
 
+    def test_results_that_a_script_has_asked_for_are_shown(self, desktop):
+        ct = add_ct(desktop)
+        job = desktop.logic.run(ct, ["PhantomPancreas"], desktop.widget.panel.settings)
+        desktop.process(until=lambda: desktop.ui.regionsTable.rowCount)
+        assert desktop.widget.panel.review.session.ctNode is ct and job
+
+    def test_the_next_scene_has_the_model_of_the_last(self, reviewed):
+        desktop, _session = reviewed
+        desktop.ui.modelSelector.currentText = "HippocampusAnterior"
+        desktop.scene.Clear(0)
+        desktop.process()
+        assert desktop.ui.modelSelector.currentText == "HippocampusAnterior"
+        assert desktop.widget.panel.parameters.model == "HippocampusAnterior"
+
     def test_nothing_of_the_last_scene_is_said_in_the_next(self, reviewed):
         desktop, _session = reviewed
         assert desktop.ui.statusLabel.text.startswith("Done in")

@@ -39,3 +39,17 @@ def test_new_model_is_shown_and_kept_or_not(desktop, tmp_path, monkeypatch):
     finally:
         inputs.close()
         inputs.fill("")
+
+
+def test_that_cases_do_not_suffice_is_said_in_the_dialog_and_is_no_error(desktop, tmp_path):
+    inputs = desktop.widget.panel.inputs
+    desktop.ui.recalibrateButton.click()
+    dialog, shown = inputs.recalibrate, len(desktop.dialogs)
+    try:
+        dialog._onFailed("calibration", "These 5 cases do not show that the model would be better.", "")
+        assert dialog.statusLabel.text == "These 5 cases do not show that the model would be better."
+        assert len(desktop.dialogs) == shown
+        dialog._onFailed("internal", "The computation failed.", "Traceback")
+        assert (desktop.dialogs[-1].text, dialog.statusLabel.text) == ("The computation failed.", "")
+    finally:
+        inputs.close()

@@ -30,6 +30,7 @@ def opened() -> Iterator:
 def emptied(desktop) -> Iterator:
     """The panel in an empty scene; whatever a slot raises is a failure."""
     desktop.scene.Clear(0)
+    desktop.ui.modelSelector.currentIndex = 0  # that of the last scene stays chosen
     desktop.errors.clear()
     desktop.dialogs.clear()
     desktop.widget.panel.ensureReady = lambda *_formats: None

@@ -11,6 +11,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.catalogue.install import remove
+from MoBUncertaintyLib.errors import CalibrationError
 from MoBUncertaintyLib.files.resources import installed_models
 from MoBUncertaintyLib.model.folder import ListedModel
 from MoBUncertaintyLib.slicer_app.calibration.outcome import question
@@ -145,9 +146,12 @@ class Recalibrate:
             remove(output.name)
             self.work.say(_("The new model was not kept."))
 
-    def _onFailed(self, _code: str, message: str, details: str) -> None:
-        self._end("")
-        showError(message, details)
+    def _onFailed(self, code: str, message: str, details: str) -> None:
+        """Say why there is no new model; that the cases do not suffice for a better one is a result, and no error."""
+        isResult = code == CalibrationError.code
+        self._end(message if isResult else "")
+        if not isResult:
+            showError(message, details)
 
     def _end(self, text: str) -> None:
         self._running = False

@@ -17,7 +17,7 @@ def question(result: dict[str, Any]) -> str:
     text = _("{cases}, temperature {temperature}, p = {p}. Before and after, by leaving out one at a time:")
     counts = {"reviews": _("{n} reviews"), "labelled cases": _("{n} labelled cases")}
     cases = ", ".join(words.format(n=told[name]) for name, words in counts.items() if name in told)
-    lines = [text.format(cases=cases, temperature=told["temperature"], p=told["p_value"])]
+    lines = [text.format(cases=cases, temperature=f"{told['temperature']:.3g}", p=f"{told['p_value']:.2g}")]
     names = {"nll": _("negative log-likelihood"), "ece": _("calibration error")}
     pairs = {names.get(name, name): value for name, value in told.items() if isinstance(value, list)}
     for name, pair in pairs.items():

@@ -38,7 +38,7 @@ class ExportSection:
         self._ui = ui
         self._onExport = onExport
         self._session = None
-        self._fromDicom = False
+        self._whyNoDicom: str | None = None
         self._tips = {box.name: box.toolTip for box in self._formats().values()}
         self.work = WorkButton(
             ui.exportButton,
@@ -61,7 +61,11 @@ class ExportSection:
         if session is not self._session:
             self.work.say("")
         self._session = session
-        self._fromDicom = bool(session and dicomFiles(session.ctNode))
+        self._whyNoDicom = None
+        if session and session.isBent:
+            self._whyNoDicom = _("Only for evenly spaced slices, and those of this image are not; choose NRRD.")
+        if not (session and dicomFiles(session.ctNode)):  # asks the database for each slice, so not at each update
+            self._whyNoDicom = _("Only for an image that was loaded from Slicer's DICOM database.")
 
     def showResult(self, files: list[str], warnings: list[str]) -> None:
         """Show what was written, with links, and what was not."""
@@ -76,9 +80,8 @@ class ExportSection:
 
     def update(self, state: State) -> None:
         """Enable what can be exported in a state of the panel."""
-        noDicom = None if self._fromDicom else _("Only for an image that was loaded from Slicer's DICOM database.")
         for name, box in self._formats().items():
-            allow(box, noDicom if name in DICOM_FORMATS else None, self._tips[box.name])
+            allow(box, self._whyNoDicom if name in DICOM_FORMATS else None, self._tips[box.name])
         self.work.update(state is State.EXPORTING, self._whyNot(state))
 
     def _formats(self) -> dict:

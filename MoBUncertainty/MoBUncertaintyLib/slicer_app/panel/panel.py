@@ -61,6 +61,7 @@ class Panel:
         self._changes.timeout.connect(shown(self._onCtChanged))
         self._legends = LegendFollower(slicer.mrmlScene, lambda follow: qt.QTimer.singleShot(0, shown(follow)))
         self.afterLoading = AfterLoading(shown)
+        logic.sessions.onBegun = lambda: self.afterLoading.later(self.refresh)
         self.inputs = InputsSection(ui, logic.modelList, self.onDemo, self.onModel, lambda: logic.client.another())
         self.run = RunSection(ui, self.onApply, self.onCancel)
         self.computer = ComputerSection(ui, logic.computer, self.update)
@@ -116,7 +117,7 @@ class Panel:
                 work.say("")
             self.update()
             return
-        self.inputs.choose(parameters.model)
+        self.inputs.choose(parameters.model or self.inputs.name)  # a new scene keeps what was chosen in the last
         self.onModel()
         self.refresh()
 
@@ -303,7 +304,7 @@ class Panel:
         self._end("")
         self.export.showResult(result["files"], warnings + problems)
         if problems:
-            slicer.util.errorDisplay("\n".join(problems))
+            showError("\n".join(problems))
 
     def _onFailed(self, code: str, message: str, details: str) -> None:
         self._end("")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import qt
-import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
@@ -16,6 +15,7 @@ from MoBUncertaintyLib.slicer_app.clicks.keys import addShortcut
 from MoBUncertaintyLib.slicer_app.panel.dialogs import showError
 from MoBUncertaintyLib.slicer_app.panel.run import WorkButton
 from MoBUncertaintyLib.slicer_app.panel.section import allow, makeButton, shown
+from MoBUncertaintyLib.slicer_app.requests import dicomDatabase
 from MoBUncertaintyLib.slicer_app.worklist.asking import Asking
 from MoBUncertaintyLib.slicer_app.worklist.background import BackgroundRun
 from MoBUncertaintyLib.slicer_app.worklist.cases import Cases, WorklistCase
@@ -106,7 +106,7 @@ class WorklistDock:
 
     def onPatients(self) -> None:
         """List the CT and MR series of the DICOM database."""
-        database = getattr(slicer, "dicomDatabase", None)
+        database = dicomDatabase()
         found = listPatients(database) if database and database.isOpen else []
         if not found:
             raise ImageError(_("Slicer's DICOM database holds no CT or MR series; import some in the module DICOM."))
@@ -242,6 +242,7 @@ class WorklistDock:
             self.opened.removePrevious()
             return
         self._panel.parameters.ct = ct
+        self._panel.refresh()  # the CT may have been chosen before it had results
         self._panel.ui.reviewerEdit.text = self._reader
         self._panel.showOpened()
         self.opened.removePrevious()

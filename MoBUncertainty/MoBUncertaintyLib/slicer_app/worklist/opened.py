@@ -13,6 +13,7 @@ import slicer.util
 
 from MoBUncertaintyLib.output.cohort.readers import CaseReview, export_folder, write_review
 from MoBUncertaintyLib.slicer_app.panel.section import shown
+from MoBUncertaintyLib.slicer_app.requests import dicomDatabase
 from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
 from MoBUncertaintyLib.slicer_app.sessions import Sessions
 from MoBUncertaintyLib.slicer_app.worklist.cases import WorklistCase
@@ -147,7 +148,7 @@ def _state(review) -> tuple:
 
 def _nameInstances(ct, files: list[str] | None) -> None:
     """Tell Slicer which DICOM files a CT is, if they are in its database."""
-    database = getattr(slicer, "dicomDatabase", None)
+    database = dicomDatabase()
     instances = [database.instanceForFile(file) for file in files or ()] if database else []
     if instances and all(instances):
         ct.SetAttribute("DICOM.instanceUIDs", " ".join(instances))
