@@ -385,7 +385,7 @@ class ResultScene:
         bounds = views.boundsOfInterest(self._nodes)
         middle, size = bounds.mean(axis=1), float(np.ptp(bounds, axis=1).max())
         views.showVolumes(self.scene, self.ctNode, self.node("shown"), self.overlay["opacity"])
-        views.look(self.scene, middle, max(views.MARGIN * size, views.SMALLEST_VIEW_MM))
+        views.look(self.ctNode, middle, max(views.MARGIN * size, views.SMALLEST_VIEW_MM))
         if position is not None:
             views.sliceThrough(self.scene, self._nodes.toWorld(position))
         views.pointCameras(self.scene, middle, size)
@@ -399,7 +399,7 @@ class ResultScene:
         """
         self._nodes.followTransform()
         width = max(views.CLOSE_MARGIN * extentMm, views.SMALLEST_CLOSE_VIEW_MM)
-        views.look(self.scene, self._nodes.toWorld(position), width)
+        views.look(self.ctNode, self._nodes.toWorld(position), width)
 
     # State
 

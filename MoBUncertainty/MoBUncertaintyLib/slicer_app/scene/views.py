@@ -42,9 +42,12 @@ def giveWindow(ct):
         display.SetWindowLevelMinMax(*CT_RANGE)
 
 
-def look(scene, position, widthMm: float):
-    """Centre all slice views on a position of the world (RAS mm), that many mm wide."""
-    for view in nodesByClass(scene, "vtkMRMLSliceNode"):
+def look(ct, position, widthMm: float):
+    """Centre all slice views on a position of the world (RAS mm), that many mm wide, or as wide as the whole CT."""
+    bounds = np.zeros(6)
+    ct.GetRASBounds(bounds)
+    widthMm = min(widthMm, float(np.ptp(bounds.reshape(3, 2), axis=1).max()))  # it may be cut around the organ
+    for view in nodesByClass(ct.GetScene(), "vtkMRMLSliceNode"):
         pixels = view.GetDimensions()
         scale = widthMm / max(1, min(pixels[0], pixels[1]))
         view.SetFieldOfView(pixels[0] * scale, pixels[1] * scale, view.GetFieldOfView()[2])
