@@ -5,7 +5,7 @@
 Phantoms are predicted and reviewed by simulated readers, and the model is calibrated on the signed reviews of each: one
 draws what is true in each region, one only in those where a fifth or more is wrong and accepts the others, one clicks
 twice in each and accepts what that gives, one gives the best verdict. Others are predicted with the old model and with
-that of the first reader who could calibrate it. One cohort is scanned as the model's training phantoms were, one is
+that of the first reader who could calibrate it. One cohort is scanned as the model's training phantoms were, two are
 not. Of the former's reviewed cases, other truths are drawn, too, as probable as the model says at each voxel: a model
 that is right is to stay as it is. Phantoms in FOLDER are used again.
 """
@@ -46,7 +46,11 @@ from MoBUncertaintyLib.prediction import PredictionSettings
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 
-COHORTS = {"as in training": Scan(), "another phase, twice the noise": Scan(phase="native", noise=2.0)}
+COHORTS = {
+    "as in training": Scan(),
+    "another phase, twice the noise": Scan(phase="native", noise=2.0),
+    "another phase, four times the noise": Scan(phase="native", noise=4.0),
+}
 DRAWN, SMOOTH_MM = 5, 5.0
 """Truths that are drawn from the model, and how smooth."""
 BADLY = 0.2

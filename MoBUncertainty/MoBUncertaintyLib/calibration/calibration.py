@@ -69,13 +69,14 @@ def check_model(card: ModelCard) -> None:
     """Refuse a model that cannot be calibrated.
 
     Raises:
-        CalibrationError: Its labels overlap, or it is calibrated already.
+        CalibrationError: Its labels overlap, or it is calibrated on reviews already.
     """
     if overlap(card.labels):
         raise CalibrationError(
             "The labels of this model overlap, and such a model cannot be calibrated; use it as it is."
         )
-    if "calibration" in card.training:  # each time, T would move on towards what decided voxels alone ask for
+    # By reviews T would move on each time, towards what decided voxels alone ask for. Labels ask all voxels.
+    if "reviews" in (card.training.get("calibration") or ()):
         raise CalibrationError(
             "The model is calibrated already; calibrate the one that it was made of, on cases of it."
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
 from MoBUncertaintyLib.conformal.interval import Interval
@@ -237,10 +238,12 @@ class VolumeCalibration:
 
 
 def _bounds(label: LabelCalibration, level: float) -> LabelBounds:
+    # Of few cases a quantile may grow by chance from one stage to the next; then it is the next one, which holds, too.
+    later = accumulate(reversed([stage.quantile(level) for stage in label.reviewed]), max)
     return LabelBounds(
         label.predicted.scale,
         label.predicted.quantile(level),
-        tuple(stage.quantile(level) for stage in label.reviewed),
+        tuple(reversed(tuple(later))),
         None if label.surface is None else label.surface.margin_mm(level),
         next((stage.scale for stage in label.reviewed), Scale.NOTHING),
     )

@@ -7,11 +7,11 @@ doubtful where
 
 so the thin shell of uncertainty that every boundary carries is no region: the factor copes with blurred boundaries,
 whose typical T varies with their curvature, and the depth with sharp ones, whose typical T is next to nothing. From the
-doubtful places regions grow along what may well be wrong, because an error goes on beyond the place where it is seen.
-They are cut into compact pieces that fit one view (`pieces.py`), and ranked by the expected error volume, the integral
-of 1 - max_c p. What is almost surely right is in no region, so that there is little to look at for the error that a
-region holds. A segmentation that is doubtful throughout has no border to stand out from: there the whole of it is the
-region (`coverage.py`).
+doubtful places regions grow along what may well be wrong, because an error goes on beyond the place where it is seen;
+there the expected error is averaged over some voxels, since an error is of one piece. They are cut into compact pieces
+that fit one view (`pieces.py`), and ranked by the expected error volume, the integral of 1 - max_c p. What is almost
+surely right is in no region, so that there is little to look at for the error that a region holds. A segmentation that
+is doubtful throughout has no border to stand out from: there the whole of it is the region (`coverage.py`).
 Voxels finer than 1 mm are combined in blocks of at most 2 mm (`blocks.py`).
 """
 
@@ -226,7 +226,7 @@ def _grown(found: UncertaintyMap, seeds: np.ndarray, settings: RegionSettings) -
     spacing = found.blocks.spacing
     near = bounding_box(shadows(seeds), np.ceil(settings.grow_mm / spacing))
     reached = grow(seeds[near], spacing, settings.grow_mm)
-    return reached, reached & (seeds[near] | (found.expected_error[near] >= settings.minimum_error)), near
+    return reached, reached & (seeds[near] | (found.error_around[near] >= settings.minimum_error)), near
 
 
 def _pieces(found: UncertaintyMap, doubtful: np.ndarray, settings: RegionSettings) -> tuple[np.ndarray, Box]:

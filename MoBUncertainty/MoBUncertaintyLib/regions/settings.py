@@ -51,7 +51,7 @@ class RegionSettings:
         depth_mm: and that of a layer this deep with uncertainty at the threshold.
         window_mm: Sigma of the Gaussian window in which the thickness is taken.
         grow_mm: Regions are grown by this distance, into what may well be wrong:
-        minimum_error: voxels that are wrong with at least this probability, 1 - max_c p.
+        minimum_error: voxels around which this fraction is expected to be wrong (`UncertaintyMap.error_around`).
         length_mm: Regions longer than this are cut into pieces about the clumps of expected error.
         minimum_mm3: Regions with less doubtful volume (before they are grown) are dropped.
         variance_threshold: From this on the variance of the model counts, if nothing else is said. Two models
@@ -67,8 +67,8 @@ class RegionSettings:
     excess: float = 1.2
     depth_mm: float = 2.0
     window_mm: float = 4.0
-    grow_mm: float = 8.0
-    minimum_error: float = 0.05
+    grow_mm: float = 12.0
+    minimum_error: float = 0.1
     length_mm: float = 60.0
     minimum_mm3: float = 20.0
     variance_threshold: float = DEFAULT_THRESHOLD[Measure.VARIANCE]

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Below this probability no measure reaches a useful threshold: it bounds the box that is searched.
 NEGLIGIBLE = 0.005
+ERROR_WINDOW = 3 / 8
+"""Of the window of the thickness: sigma of that in which the expected error is averaged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,7 @@ class UncertaintyMap:
         max_variance: Its maximum in the block.
         foreground: Probability of any label.
         expected_error: 1 - max_c p, background included: the probability that the segmentation is wrong.
+        error_around: The same, averaged in a Gaussian window of `ERROR_WINDOW`.
         inside: Fraction of the block that is segmented.
         segmentation: The label that most of the block has.
     """
@@ -60,6 +63,7 @@ class UncertaintyMap:
     max_variance: np.ndarray
     foreground: np.ndarray
     expected_error: np.ndarray
+    error_around: np.ndarray
     inside: np.ndarray
     segmentation: np.ndarray
 
@@ -106,10 +110,11 @@ def map_uncertainty(
         segmentation[fraction > most] = label.value
         most = np.maximum(fraction, most)
         yield
-    thickness = uncertainty * np.float32(window_mm * np.sqrt(2 * np.pi))
-    for axis, sigma in enumerate(window_mm / blocks.spacing):
-        ndimage.gaussian_filter1d(thickness, sigma, axis, output=thickness, mode="nearest", truncate=3)
-        yield
+    thickness, error_around = uncertainty * np.float32(window_mm * np.sqrt(2 * np.pi)), expected_error.copy()
+    for values, width in ((thickness, window_mm), (error_around, ERROR_WINDOW * window_mm)):
+        for axis, sigma in enumerate(width / blocks.spacing):
+            ndimage.gaussian_filter1d(values, sigma, axis, output=values, mode="nearest", truncate=3)
+            yield
     return UncertaintyMap(
         blocks,
         grid,
@@ -120,6 +125,7 @@ def map_uncertainty(
         max_variance,
         foreground,
         expected_error,
+        error_around,
         inside,
         segmentation,
     )

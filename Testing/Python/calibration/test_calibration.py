@@ -164,7 +164,9 @@ def test_model_that_is_calibrated_stays_as_it_is() -> None:
     with pytest.raises(CalibrationError, match="stays as it is"):
         calibrate(cases(1.0, 10), tiny.card())
     with pytest.raises(CalibrationError, match="is calibrated already"):
-        calibrate(cases(2.0, 6), tiny.card(training={"calibration": {}}))
+        calibrate(cases(2.0, 6), tiny.card(training={"calibration": {"reviews": 6}}))
+    labels = tiny.card(training={"calibration": {"labelled cases": 6}})  # these are right for all voxels
+    assert calibrate(cases(2.0, 6), labels).fit.temperature > 1.5
     with pytest.raises(CalibrationError, match="needs 5 signed-off reviews or labelled cases or more, and 4 of"):
         calibrate(cases(2.0, 4), tiny.card())
 

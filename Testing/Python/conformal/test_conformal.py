@@ -127,6 +127,15 @@ def test_stages_of_a_review_have_one_scale() -> None:
         replace(label, reviewed=(*label.reviewed[:-1], replace(label.reviewed[-1], scale=Scale.NOTHING)))
 
 
+def test_no_stage_of_a_review_is_narrower_than_a_later_one() -> None:
+    kept = calibration(30)
+    label = kept.labels["liver"]
+    mixed = replace(label, reviewed=tuple(label.reviewed[i] for i in (1, 3, 0, 2)))
+    before, after = (replace(kept, labels={"liver": each}).bounds().labels["liver"].reviewed for each in (label, mixed))
+    assert before == tuple(sorted(before, reverse=True)) and len(set(before)) == STAGES
+    assert after == (before[0], before[0], before[0], before[2])
+
+
 def test_level_is_the_highest_that_the_cases_allow() -> None:
     assert [calibration(count).bounds().level for count in (4, 8, 9, 30)] == [0.8, 0.8, 0.9, 0.9]
     assert calibration(8).pooled(calibration(8), 0.5).bounds().level == 0.9

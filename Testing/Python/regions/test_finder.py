@@ -47,11 +47,13 @@ def test_the_shell_of_a_sharp_ball_is_no_region(measure, radius, spacing):
 def test_a_wide_ambiguous_zone_is_one_region_in_the_right_place(measure):
     found = find_regions(ball(), RegionSettings(measure=measure))
     assert len(found.ranked) == 1
-    assert np.linalg.norm(np.array(found.ranked[0].centroid_ras) - (28, 0, 0)) < 3
+    right, *sideways = found.ranked[0].centroid_ras
+    assert np.linalg.norm(sideways) < 2
+    assert 20 < right < 31  # a cap of the ball: it grows along the border, which is bent
 
 
 def test_every_zone_of_several_is_a_region():
-    found = find_regions(ball(zones=SIX), BERNOULLI)
+    found = find_regions(ball(zones=SIX), replace(BERNOULLI, grow_mm=6.0))  # no zone reaches another
     distance = cdist([r.centroid_ras for r in found.ranked], SIX)
     assert len(found.ranked) == 6
     assert sorted(distance.argmin(axis=1)) == list(range(6))
