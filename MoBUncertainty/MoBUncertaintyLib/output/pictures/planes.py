@@ -6,12 +6,13 @@ space, so flipped, permuted, oblique and anisotropic volumes come out right. Pat
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.geometry import Box, whole
+from MoBUncertaintyLib.geometry import Box, intersection, whole, within
 
 _AIR = -1024.0
 
@@ -104,16 +105,16 @@ class Camera:
         self._image = image
         self.box = _surroundings(image, view)
         # Only looked at: a filter would share the image's voxels while other threads look at them, too.
-        self._ct = self._placed(sitk.GetArrayViewFromImage(image)[self.box], self.box)
+        voxels = sitk.GetArrayViewFromImage(image)[self.box]
+        self._ct = {plane: self._section(voxels, self.box, plane, _AIR) for plane in PLANES}
 
     def ct(self, plane: Plane) -> np.ndarray:
         """Sample the CT in a plane, (row, column); air beyond the volume."""
-        return self._section(self._ct, plane, _AIR)
+        return self._ct[plane]
 
     def sections(self, values: np.ndarray, box: Box) -> list[np.ndarray]:
         """Sample values of a box of the volume in each of `PLANES`, 0 beyond the box."""
-        image = self._placed(values, box)
-        return [self._section(image, plane, 0.0) for plane in PLANES]
+        return [self._section(values, box, plane, 0.0) for plane in PLANES]
 
     def pixel(self, plane: Plane, point: np.ndarray | None = None) -> tuple[float, float]:
         """Column and row of a point (LPS mm), of the focus if not given."""
@@ -133,14 +134,19 @@ class Camera:
     def _step(self) -> float:
         return self.view.width / self.pixels
 
-    def _section(self, image: sitk.Image, plane: Plane, outside: float) -> np.ndarray:
+    def _section(self, values: np.ndarray, box: Box, plane: Plane, outside: float) -> np.ndarray:
         right, down = np.array(plane.right, float), np.array(plane.down, float)
         middle = self.view.middle.copy()
         middle[plane.normal] = self.view.focus[plane.normal]
         corner = middle - (self.pixels - 1) / 2 * self._step * (right + down)
         direction = np.stack([right, down, np.cross(right, down)], axis=1)
+        side = (self.pixels - 1) * self._step
+        ends = [corner + a * side * right + b * side * down for a in (0, 1) for b in (0, 1)]
+        near = intersection(_around(self._image, ends), box)  # a few voxels on each side of the plane
+        if near is None:
+            return np.full((self.pixels, self.pixels), outside, np.float32)
         section = sitk.Resample(
-            image,
+            self._placed(values[within(near, box)], near),
             [self.pixels, self.pixels, 1],
             sitk.Transform(),
             sitk.sitkLinear,
@@ -155,8 +161,15 @@ class Camera:
 def _surroundings(image: sitk.Image, view: View) -> Box:
     """Find the box of voxels that holds a cube about the view's middle, as far as the volume goes."""
     corners = view.middle + view.width / 2 * (np.indices((2, 2, 2)).reshape(3, 8).T * 2 - 1)
-    index = np.array([image.TransformPhysicalPointToContinuousIndex(corner.tolist()) for corner in corners])[:, ::-1]
-    size = np.array(image.GetSize())[::-1]
-    start = np.clip(np.floor(index.min(axis=0)).astype(int) - 1, 0, size - 1)
-    stop = np.clip(np.ceil(index.max(axis=0)).astype(int) + 2, start + 1, size)
-    return tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
+    box = []
+    for part, size in zip(_around(image, corners), image.GetSize()[::-1], strict=True):
+        start = min(max(part.start, 0), size - 1)
+        box.append(slice(start, max(min(part.stop, size), start + 1)))
+    return tuple(box)
+
+
+def _around(image: sitk.Image, points: Iterable[np.ndarray]) -> Box:
+    """Find the box that holds points (LPS mm) and a voxel around them; it may reach beyond the volume."""
+    index = np.array([image.TransformPhysicalPointToContinuousIndex(point.tolist()) for point in points])[:, ::-1]
+    ends = zip(np.floor(index.min(axis=0)), np.ceil(index.max(axis=0)), strict=True)
+    return tuple(slice(int(low) - 1, int(high) + 2) for low, high in ends)
