@@ -233,6 +233,9 @@ class TestModels:
         ui.ctSelector.setCurrentNode(session.ctNode)
         assert ui.modelSelector.currentText == first
         assert desktop.widget.panel.parameters.model == first
+        add_ct(desktop, "not segmented yet")  # by what the user has chosen, not by what has made the last results
+        assert ui.modelSelector.currentText == "HippocampusAnterior"
+        assert desktop.widget.panel.parameters.model == "HippocampusAnterior"
 
     def test_models_of_one_name_are_told_apart(self):
         from pathlib import Path

@@ -62,6 +62,7 @@ class InputsSection:
         self._listed: dict[str, ListedModel] = {}
         self._channels = ChannelSelectors(ui.channelsPlace, onModel)
         self._parameters: Any = None
+        self._own: list[str] | None = None  # what the user has chosen, while makers of results are chosen
         self._chooser = LabelChooser(ui.labelsPlace, self._onLabels)
         self._mixtures = MixtureChooser(ui.mixturePlace, self._onMixture, self._onLink)
         self._ensembles = EnsembleChooser(ui.ensemblePlace, self._onEnsemble)
@@ -152,10 +153,20 @@ class InputsSection:
         makers = provenance.get("ensemble") or [provenance.get("model") or {}]
         names = [self._nameOf(maker) for maker in makers]
         if None not in names:
-            self.choose(names[0])
-            if self._parameters:
-                self._parameters.ensemble = names[1:]
-            self._onModel()
+            self._own = self._own or [self.name, *self._others()]
+            self._chooseAll(names)
+
+    def chooseOwn(self) -> None:
+        """Choose what the user has chosen, where results that were shown meanwhile were made by others."""
+        names, self._own = self._own, None
+        if names:
+            self._chooseAll(names)
+
+    def _chooseAll(self, names: list[str]) -> None:
+        self.choose(names[0])
+        if self._parameters:
+            self._parameters.ensemble = names[1:]
+        self._onModel()
 
     def _nameOf(self, model: Mapping[str, str]) -> str | None:
         """Find a model that is listed, by its `name` and `path` in a result's provenance."""
@@ -234,6 +245,7 @@ class InputsSection:
 
     def _onModelSelected(self, *_args) -> None:
         """Keep which model the user has chosen; the ensemble was another one's."""
+        self._own = None
         if self._parameters:
             self._parameters.ensemble = []
         self._onModel()

@@ -112,6 +112,7 @@ class Panel:
         """Show other parameters, or (the scene is about to be closed) none."""
         self.parameters = parameters
         if parameters is None:
+            self.inputs.chooseOwn()
             self._show(None)
             for work in self._workButtons.values():
                 work.say("")
@@ -387,6 +388,7 @@ class Panel:
                 self.run.work.say("\n".join(session.warnings))
             elif isAnother:
                 self.run.work.say("")  # what is said is about the CT before
+                self.inputs.chooseOwn()
             self.overlay.setSession(session)
             self.export.setSession(session)
             self.review.setSession(session)
