@@ -119,7 +119,17 @@ def test_one_of_many_labels_goes_through_results_review_and_export(ct: Path, tmp
     dataset = tiny.make_dataset(("liver", "spleen", "kidney"), orientation="RAS")
     spec = CovarianceSpec(Covariance.DIAGONAL)
     tiny.make_results_folder(tmp_path / "raw", dataset=dataset, covariance=spec)
-    options = ("--model", tmp_path / "raw", "--output", tmp_path / "out", "--device", "cpu", "--samples", "3")
+    options = (
+        "--model",
+        tmp_path / "raw",
+        "--output",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+        "--samples",
+        "3",
+        "--no-scene",
+    )
     done = run("predict", ct, *options, "--labels", " kidney ", "--threshold", "0.01")
     assert done.exit_code == 0, done.output
     assert "kidney" in done.stdout and "liver" not in done.stdout
