@@ -140,7 +140,7 @@ WORKFLOWS |= {"source", "output", "label"}
 @pytest.mark.parametrize(("name", "properties"), COMMANDS.items(), ids=COMMANDS)
 def test_options_of_the_config_are_the_commands(name, properties):
     """Each option of a command is the config's to set, with the same values, or the workflow's to give."""
-    command = getattr(cli, name)
+    command = next(each.callback for each in cli.app.registered_commands if each.name == name)
     assert properties.keys() - {"seed"} == inspect.signature(command).parameters.keys() - WORKFLOWS
     hints = get_type_hints(command)
     words = {int: "integer", float: "number", bool: "boolean", str: "string", Path: "string"}

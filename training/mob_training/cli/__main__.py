@@ -1,0 +1,5 @@
+"""`python -m mob_training.cli`."""
+
+from mob_training.cli import main
+
+main()

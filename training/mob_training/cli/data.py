@@ -1,0 +1,131 @@
+"""From labelled images to a data set of nnU-Net."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mob_training.cli.options import DatasetId, Seed, Workspace, written
+from mob_training.training.settings import CHANNEL
+from MoBUncertaintyLib.cli.programs import Result
+
+if TYPE_CHECKING:
+    from mob_training.data.split import Split
+
+Test = Annotated[int | None, typer.Option(min=0, help="Cases held out for testing; default: a fifth.")]
+Validation = Annotated[
+    int | None, typer.Option(min=1, help="Cases that choose the best epoch; default: a fifth of the rest.")
+]
+Subjects = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV file with the columns case,subject, or the name of one beside the workflow's configs: keeps the "
+        "cases of one subject together. With a column `group`, train, validation and test get of every group."
+    ),
+]
+
+
+def phantom(
+    output: Annotated[Path, typer.Argument(help="Folder to write the cases to.")],
+    cases: Annotated[int, typer.Option(min=1, help="Number of CTs.")] = 60,
+    raters: Annotated[int, typer.Option(min=0, help="Masks of further raters per case.")] = 0,
+    seed: Seed = 0,
+) -> Result:
+    """Make abdominal CT phantoms in TotalSegmentator's layout."""
+    from mob_training.data.phantom import write_cohort
+
+    made = write_cohort(
+        output, cases, seed, raters=raters, progress=lambda done, total: print(f"{done}/{total} phantoms")
+    )
+    return Result({"folder": output, "cases": made})
+
+
+def totalsegmentator(
+    source: Annotated[Path, typer.Argument(help="Folder in TotalSegmentator's layout.")],
+    organ: Annotated[str, typer.Option(help="TotalSegmentator's name of the structure.")],
+    name: Annotated[str, typer.Option(help="Name of the nnU-Net data set.")],
+    dataset_id: DatasetId,
+    workspace: Workspace,
+    test: Test = None,
+    validation: Validation = None,
+    subjects: Subjects = None,
+    seed: Seed = 0,
+) -> Result:
+    """Convert CTs with organ masks into an nnU-Net data set of one organ.
+
+    Cases without the organ and unusable ones are left out; cases.csv in the data set's folder says why.
+    """
+    from mob_training.data.datasets import new_dataset_folder, write_dataset
+    from mob_training.data.totalsegmentator import find_cases
+    from mob_training.training.workspace import use_workspace
+
+    use_workspace(workspace, new=True)
+    split, known = _split(subjects, test, validation, seed)
+    folder = new_dataset_folder(dataset_id, name)
+    cases, left_out = find_cases(source, organ)
+    return written(write_dataset(folder, cases, [organ], "CT", split, f"{organ} of {source.name}", left_out, known))
+
+
+def curvas(
+    source: Annotated[Path, typer.Argument(help="Folder with CASE/image.nii.gz and CASE/annotation_1.nii.gz, ...")],
+    output: Annotated[Path, typer.Argument(help="New folder.")],
+) -> Result:
+    """Convert the CURVAS data set, with several raters, into what `labelled` and `evaluate --raters` read.
+
+    A voxel's label is that of most raters.
+    """
+    from mob_training.data.curvas import ORGANS, convert
+
+    left_out = convert(source, output)
+    labels = " ".join(f"--label {organ}={value}" for value, organ in enumerate(ORGANS, start=1))
+    print(f"{len(left_out)} cases left out; next: mob-training labelled {output} {labels} --channel CT ...")
+    return Result({"folder": output, "left_out": {one.name: one.problem for one in left_out}})
+
+
+def table1(
+    datasets: Annotated[list[Path], typer.Argument(help="Raw data sets that were converted here.")],
+    output: Annotated[Path, typer.Option(help="Folder for table1.csv and table1.md.")],
+) -> Result:
+    """Write Table 1 of the paper: training, validation and test cases per structure, and the structures' volumes."""
+    from mob_training.data.table1 import write_table
+
+    table = write_table(datasets, output)
+    print(table.read_text(encoding="utf-8"))
+    return Result({"output": table})
+
+
+def labelled(
+    source: Annotated[Path, typer.Argument(help="Folder with images/ and labels/.")],
+    label: Annotated[list[str], typer.Option(help="NAME=VALUE[,VALUE...]; repeat for several classes.")],
+    name: Annotated[str, typer.Option(help="Name of the nnU-Net data set.")],
+    dataset_id: DatasetId,
+    workspace: Workspace,
+    test: Test = None,
+    validation: Validation = None,
+    channel: Annotated[str, typer.Option(help="CT, or another name for images that are z-scored.")] = CHANNEL,
+    subjects: Subjects = None,
+    seed: Seed = 0,
+) -> Result:
+    """Convert a folder of images and label maps into an nnU-Net data set of the given labels."""
+    from mob_training.data.datasets import folder_cases, new_dataset_folder, parse_labels, write_dataset
+    from mob_training.training.workspace import use_workspace
+
+    use_workspace(workspace, new=True)
+    names, values = parse_labels(label)
+    split, known = _split(subjects, test, validation, seed)
+    folder = new_dataset_folder(dataset_id, name)
+    cases, left_out = folder_cases(source, values)
+    return written(write_dataset(folder, cases, names, channel, split, source.name, left_out, known))
+
+
+def _split(
+    subjects: Path | None, test: int | None, validation: int | None, seed: int
+) -> tuple[Split, dict[str, str] | None]:
+    """Read who the subjects are; return how cases are split, and the subject of each case."""
+    from mob_training.data.split import Split, read_subjects
+
+    known = read_subjects(subjects) if subjects else None
+    groups = read_subjects(subjects, "group") if subjects else {}
+    return Split(validation=validation, test=test, seed=seed, groups=groups), known

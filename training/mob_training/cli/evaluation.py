@@ -1,0 +1,176 @@
+"""From models to scores, tables and pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from mob_training.cli.options import Device, written
+from MoBUncertaintyLib.cli.options import RegionOptions
+from MoBUncertaintyLib.cli.programs import Result
+from MoBUncertaintyLib.errors import SettingsError
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.prediction import PredictionSettings
+
+
+class ClickSource(StrEnum):
+    """Where the settings of clicks are from."""
+
+    MODEL = "model"
+    FIT = "fit"
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Model folder, or a training folder of nnU-Net.")],
+    dataset: Annotated[Path, typer.Argument(help="Raw data set with held-out cases (imagesTs, labelsTs).")],
+    output: Annotated[Path, typer.Option(help="Folder for the scores.")],
+    raters: Annotated[Path | None, typer.Option(help="Folder with CASE/raters/LABEL_1.nii.gz and so on.")] = None,
+    drawn: Annotated[int, typer.Option(min=1, help="Segmentations to draw for comparison with the raters.")] = 8,
+    name: Annotated[str | None, typer.Option(help="Name of the model in tables; default: from its plans.")] = None,
+    region: RegionOptions = None,
+    provenance: Annotated[
+        str | None, typer.Option(help="JSON stored with the scores: what the model was made from.")
+    ] = None,
+    clicks: Annotated[
+        ClickSource | None,
+        typer.Option(
+            help="Simulate readers instead, who click and decide: with the settings of clicks that the model states "
+            "(model), or that are fitted on the validation cases first (fit)."
+        ),
+    ] = None,
+    joint: Annotated[
+        bool,
+        typer.Option(
+            help="Also score what is joint: the likelihood of the whole truth, volume intervals, correlation of errors."
+        ),
+    ] = True,
+    tiling: Annotated[
+        Literal["adaptive", "full"],
+        typer.Option(help="As for `mob-uncertainty predict`: adaptive is what users get, full nnU-Net's own grid."),
+    ] = "adaptive",
+    device: Device = "auto",
+) -> Result:
+    """Score a model on whole held-out cases: overlap, calibration, ranking of errors by uncertainty.
+
+    Writes the tables that `compare` reads, scores.json and intervals.json for `mob-uncertainty export --scores` and
+    `--intervals`, and a figure. Intervals hold for cases that are like these, if the model has seen none of them. With
+    --clicks: what simulated readers gain by their clicks and verdicts, on a page with a figure, and clicks.json for
+    `mob-uncertainty export --clicks`.
+    """
+    from mob_training.comparison.figures import draw_error_caught
+    from mob_training.evaluation.held_out import evaluate as run
+    from mob_training.evaluation.intervals import calibration_of
+    from mob_training.evaluation.score_files import card_scores, make_folder, write_json, write_runs
+    from MoBUncertaintyLib.conformal.quantile import TooFewCasesError
+    from MoBUncertaintyLib.prediction import PredictionSettings
+    from MoBUncertaintyLib.regions.settings import read_stated
+
+    made_from, stated = _json(provenance), read_stated(region or ())
+    settings = PredictionSettings(device=device, tiling=tiling)
+    make_folder(output)
+    if clicks is not None:
+        return _simulate_readers(model, dataset, output, clicks, name, stated, settings)
+    scores = run(model, dataset, settings, raters, drawn, name, stated, joint)
+    if made_from is not None:
+        scores.description["provenance"] = made_from
+    summary = card_scores(scores)
+    write_json(summary, output / "scores.json")
+    draw_error_caught(scores, output / "error_caught.png")
+    try:
+        write_json(calibration_of(scores).to_dict(), output / "intervals.json")
+    except TooFewCasesError as error:
+        print(f"No intervals of volumes: {error}")
+    write_runs([scores], output)
+    print(f"mean Dice {scores.mean('dice'):.4f} over {len(scores.cases)} cases")
+    return Result({"output": output, "run": scores.description} | summary)
+
+
+def _simulate_readers(
+    model: Path,
+    dataset: Path,
+    output: Path,
+    clicks: ClickSource,
+    name: str | None,
+    regions: dict[str, float],
+    settings: PredictionSettings,
+) -> Result:
+    from mob_training.comparison.readers import write_readers
+    from mob_training.evaluation.readers.study import study_readers
+    from mob_training.evaluation.score_files import read_runs, write_json, write_runs
+
+    run, found = study_readers(model, dataset, settings, fitted=clicks is ClickSource.FIT, name=name, regions=regions)
+    write_runs([run], output)
+    write_json(asdict(found), output / "clicks.json")
+    return written(write_readers(read_runs([output]), output))  # the numbers as they are kept, six digits
+
+
+def fingerprint(
+    model: Annotated[Path, typer.Argument(help="Model folder, or a training folder of nnU-Net.")],
+    dataset: Annotated[Path, typer.Argument(help="Raw data set with the model's training and validation cases.")],
+    output: Annotated[Path, typer.Option(help="JSON file to write, for mob-uncertainty export --fingerprint.")],
+    data: Annotated[str | None, typer.Option(help="Which cases they are, in a few words; default: its name.")] = None,
+    limit: Annotated[int, typer.Option(min=20, help="At most so many training cases are predicted.")] = 80,
+    device: Device = "auto",
+) -> Result:
+    """Measure what ordinary cases of a model look like, so that unusual ones are noticed."""
+    from mob_training.evaluation.fingerprints import measure_fingerprint
+    from mob_training.evaluation.score_files import write_json
+    from MoBUncertaintyLib.prediction import PredictionSettings
+
+    found = measure_fingerprint(model, dataset, data, limit, PredictionSettings(device=device))
+    write_json(found.to_dict(), output)
+    print(f"{found.cases} cases; unusual from {found.limits[0]:g} deviations on, not usable from {found.limits[1]:g}")
+    return Result({"output": output, "cases": found.cases, "limits": found.limits})
+
+
+def compare(
+    scores: Annotated[list[Path], typer.Argument(help="Folders of `evaluate`, or of an earlier `compare`.")],
+    output: Annotated[Path, typer.Option(help="Folder for the scores, tables (CSV, Markdown, LaTeX) and figures.")],
+    reference: Annotated[
+        str | None, typer.Option(help="Model to test the others against; default: the fine-tuned control.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Pattern of the runs to compare, DATASET/MODEL/seed_N; repeat for several.")
+    ] = None,
+) -> Result:
+    """Compare models and seeds in tables and figures: mean and SD, paired tests, calibration."""
+    from mob_training.comparison.compare import compare as run
+
+    return written(run(scores, output, reference, only or ()))
+
+
+def overlay(
+    dataset: Annotated[Path, typer.Argument(help="Raw data set with held-out cases (imagesTs, labelsTs).")],
+    case: Annotated[str, typer.Argument(help="Name of the case.")],
+    models: Annotated[list[Path], typer.Argument(help="Model folders, or training folders of nnU-Net; a row each.")],
+    output: Annotated[Path, typer.Option(help="PNG to write.")],
+    plane: Annotated[str, typer.Option(help="axial, coronal or sagittal.")] = "axial",
+    samples: Annotated[
+        int, typer.Option(min=0, help="Draw so many segmentations from each model instead of its maps.")
+    ] = 0,
+    device: Device = "auto",
+) -> Result:
+    """Draw predictions beside the truth: outlines, probability and variance, or samples, where the first model errs."""
+    from mob_training.comparison.overlays import draw_case
+    from MoBUncertaintyLib.prediction import PredictionSettings
+
+    settings = PredictionSettings(device=device, tiling="full")
+    return written(draw_case(dataset, case, models, output, plane, settings, samples))
+
+
+def _json(text: str | None) -> Any:
+    """Parse the value of `--provenance`.
+
+    Raises:
+        SettingsError: It is no JSON.
+    """
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError as error:
+        raise SettingsError(f"--provenance is not JSON: {error}.") from None

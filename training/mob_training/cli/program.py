@@ -1,0 +1,67 @@
+"""`mob-training`: from a labelled data set to a trained covariance model, one command per step."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mob_training.cli import data, evaluation, training
+from MoBUncertaintyLib.cli.programs import SHOWN, AsJson, Commands, Quiet, version_option
+from MoBUncertaintyLib.errors import SettingsError, UserError
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False
+)
+
+
+@app.callback()
+def program(
+    _version: Annotated[bool, version_option("mob-training")] = False,
+    _as_json: AsJson = False,
+    _quiet: Quiet = False,
+) -> None:
+    """Set the options of the program itself."""
+
+
+for command in (
+    *(data.phantom, data.totalsegmentator, data.curvas, data.table1, data.labelled),
+    *(training.plan, training.train, training.finetune, training.attach_head),
+    *(evaluation.evaluate, evaluation.fingerprint, evaluation.compare, evaluation.overlay),
+):
+    app.command(command.__name__.replace("_", "-"))(command)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def workflow(
+    context: typer.Context,
+    config: Annotated[Path, typer.Argument(help="Config, as in training/workflow/config.")],
+    output: Annotated[Path, typer.Option(help="Folder of the workflow: data, runs, scores, tables.")],
+    profile: Annotated[str, typer.Option(help="local, slurm, kubernetes, or a folder with a profile.")] = "local",
+) -> None:
+    """Run the whole comparison, from data to tables and figures, or resume it.
+
+    All other arguments are passed to Snakemake: targets (all, models, predict_cohort, or a file) and options
+    (--cores 2, --dry-run, --config data=FOLDER). Run the same command again after a stop or a crash.
+    """
+    from mob_training.workflow import start
+
+    if SHOWN.as_json:
+        raise SettingsError("What the workflow prints is Snakemake's, which is no JSON; leave out --json.")
+    start(config, output, profile, [*context.args, *(["--quiet", "all"] if SHOWN.quiet else [])])
+
+
+def main() -> None:
+    """Run the command; report what a user can fix in one sentence, with exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"Error: {error.filename}: {error.strerror}; choose another place or repair this one.", file=sys.stderr)
+        sys.exit(2)
