@@ -20,6 +20,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
@@ -150,6 +151,8 @@ class RegionFinder:
     def prepare(self) -> Iterator[None]:
         """Map the uncertainty, once, in steps between which a user interface can answer."""
         if self._map is None:
+            import_module("scipy.cluster.vq")  # in a step of its own; `compact_pieces` needs it
+            yield
             found = yield from map_uncertainty(self._prediction, self._settings.measure, self._settings.window_mm)
             self._frames = label_frames(self._prediction)
             self._map = found

@@ -21,6 +21,7 @@ import typer
 from MoBUncertaintyLib import pipeline
 from MoBUncertaintyLib.cli import app, console
 from MoBUncertaintyLib.errors import Cancelled, ModelError
+from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.results_folder import read_results
@@ -291,7 +292,7 @@ def test_a_report_that_cannot_be_made_is_said_before_the_work(
 
 @pytest.mark.parametrize("stage", ["read", "preprocess", "network", "resample", "regions", "write"])
 def test_cancelling_before_any_stage_leaves_nothing(model: Path, ct: Path, tmp_path: Path, stage: str) -> None:
-    predictor = pipeline.Predictor(pipeline.load_model(model))
+    predictor = Predictor(pipeline.load_model(model))
     reached: list[str] = []
     with pytest.raises(Cancelled):
         pipeline.run_case(
