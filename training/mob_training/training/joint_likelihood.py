@@ -30,7 +30,7 @@ REVEALED = 3
 """At most so many voxels are revealed by the conditional likelihood."""
 STRENGTH = 16.0
 """So often a revealed label counts: its voxel is then nearly certain."""
-MOST_STEPS = 50
+MAX_STEPS = 50
 SMALLEST = 1e-12
 FOR_LENGTHS = 300
 """Voxels that are taken together where lengths alone are fitted."""
@@ -271,7 +271,7 @@ def mode(mean: Tensor, covariance: Tensor, signs: Tensor, strength: float = 1.0)
         m, prior = mean.double(), covariance.double()
         y, weights, logits = signs.double(), torch.zeros_like(mean, dtype=torch.float64), mean.double()
         best = _objective(weights, logits, m, y, strength)
-        for _ in range(MOST_STEPS):
+        for _ in range(MAX_STEPS):
             step = _newton(logits - m, logits, prior, y, strength) - weights
             along, size = prior @ step, 1.0
             while True:
