@@ -74,7 +74,7 @@ def test_asked_once_cut_and_connected_anew(away, lab):
     assert session(away).prediction.provenance["computer"] == HOST
     assert session(away).prediction.provenance["input"]["name"] == "CT"
     assert needed == [None]  # nothing is to be installed here
-    assert ui.computerConsentLabel.text.startswith(f"CTs may be sent to {HOST}.")
+    assert ui.computerConsentLabel.text.startswith(f"Images may be sent to {HOST}.")
     assert "torch" not in sys.modules
 
     # The connection was lost in idleness, and is again amid the next run.
