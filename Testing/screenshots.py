@@ -30,7 +30,7 @@ FOLDER = RESOURCES / "Screenshots"
 TRUTH = RESOURCES / "SampleData" / "PhantomCT-pancreas.nii.gz"
 SIZE = (1120, 730)  # of the window: as narrow as slice views can be read, since the CT's noise makes files large
 OVERLAY_WIDTH = 960  # pixels; pages show less
-COLOURS, OVERLAY_COLOURS = 48, 64
+COLOURS, OVERLAY_COLOURS = 24, 64
 EXPORTS = "/home/reader/Documents"
 READER = "Dr. A. Reader"
 
