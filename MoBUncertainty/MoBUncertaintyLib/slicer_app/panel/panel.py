@@ -61,7 +61,7 @@ class Panel:
         self._changes.timeout.connect(shown(self._onCtChanged))
         self._legends = LegendFollower(slicer.mrmlScene, lambda follow: qt.QTimer.singleShot(0, shown(follow)))
         self.afterLoading = AfterLoading(shown)
-        logic.sessions.onBegun = lambda: self.afterLoading.later(self.refresh)
+        logic.sessions.onBegun = self._onBegun
         self.inputs = InputsSection(ui, logic.modelList, self.onDemo, self.onModel, lambda: logic.client.another())
         self.run = RunSection(ui, self.onApply, self.onCancel)
         self.computer = ComputerSection(ui, logic.computer, self.update)
@@ -298,6 +298,11 @@ class Panel:
         done = _("Done in {seconds} s.").format(seconds=max(1, round(seconds)))
         self.run.work.say("\n".join([done, *session.warnings]))
         self._unfoldReview()
+
+    def _onBegun(self) -> None:
+        """Show results that were not asked for here, but by a script for instance."""
+        if self.state is not State.RUNNING:
+            self.afterLoading.later(self.refresh)
 
     def _onExported(self, result: dict[str, list[str]]) -> None:
         problems = result["problems"]
