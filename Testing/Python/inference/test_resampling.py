@@ -49,7 +49,7 @@ def test_slab_by_slab_values_are_those_of_the_whole(
     data, grids = (1000 * volume(shape)).astype(np.int16), ((20, 22, 31), (1.0, 0.7, 0.6), (1.7, 1.0, 1.0), function)
     whole = resample(_normalised(data), *grids)
     for numbers in (2**10, 2**13, 2**15):
-        monkeypatch.setattr(resampling, "_IN_CACHE", numbers)
+        monkeypatch.setattr(resampling, "_AT_ONCE", numbers)
         found = resample(
             data, *grids, _normalised
         )  # sums of products of another number of columns are rounded otherwise
