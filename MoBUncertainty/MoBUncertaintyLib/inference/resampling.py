@@ -30,7 +30,7 @@ NEGLIGIBLE = 2.0**-40
 """Weight of a voxel in an interpolation: a 65,000th of float32's rounding, even next to one of weight 1."""
 
 _AT_ONCE = 2**22
-"""Numbers of an image that are prepared at once: for fewer, the threads of the product wait longer than they compute."""
+"""Numbers of an image that are prepared at once: with fewer, a product's threads wait longer than they compute."""
 
 
 def resample(
