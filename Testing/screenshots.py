@@ -30,7 +30,7 @@ FOLDER = RESOURCES / "Screenshots"
 TRUTH = RESOURCES / "SampleData" / "PhantomCT-pancreas.nii.gz"
 SIZE = (1120, 730)  # of the window: as narrow as slice views can be read, since the CT's noise makes files large
 OVERLAY_WIDTH = 960  # pixels; pages show less
-COLOURS, OVERLAY_COLOURS = 24, 64
+QUALITY = 75  # of WebP; a palette of few colours makes steps of the greys
 EXPORTS = "/home/reader/Documents"
 READER = "Dr. A. Reader"
 
@@ -104,7 +104,7 @@ def main(folder: Path = FOLDER) -> None:
         overlay = Image.open(ROOT / "demo-results" / "overlay.png").convert("RGB")
         overlay.thumbnail((OVERLAY_WIDTH, OVERLAY_WIDTH))
         overlay.save(folder / "command-line.png")
-        make_small(folder / "command-line.png", OVERLAY_COLOURS)
+        make_small(folder / "command-line.png")
     desktop.close()
 
 
@@ -120,11 +120,9 @@ def click_where_it_helps(desktop, session) -> None:
     Mouse("Red").click(place)
 
 
-def make_small(path: Path, colours: int = COLOURS) -> None:
-    """Keep a picture's most useful colours, as WebP without loss, in place of the PNG."""
-    picture = Image.open(path).convert("RGB")
-    picture = picture.quantize(colours, Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE)
-    picture.convert("RGB").save(path.with_suffix(".webp"), lossless=True, quality=100, method=6)
+def make_small(path: Path) -> None:
+    """Store a picture as WebP, with what cannot be seen left out, in place of the PNG."""
+    Image.open(path).convert("RGB").save(path.with_suffix(".webp"), quality=QUALITY, method=6)
     path.unlink()
 
 
