@@ -152,11 +152,12 @@ def choose_scale(*stages: Sequence[tuple[StatedVolume, float]]) -> Scale:
     Raises:
         ValueError: There are none.
     """
-    cases = [(stated, true) for stage in stages for stated, true in stage if stated.ml > 0]
-    if not cases:
+    found = [[(stated, true) for stated, true in stage if stated.ml > 0] for stage in stages]
+    if not any(found):
         raise ValueError("there are no cases to choose a scale by")
-    if max(map(len, stages)) < ENOUGH_TO_CHOOSE:
+    if max(map(len, found)) < ENOUGH_TO_CHOOSE:
         return Scale.ROOT_ERROR
+    cases = [case for stage in found for case in stage]
     levels = [level for level in LEVELS if len(cases) >= needed_cases(level)]  # of one case, the lowest
     widths = {}
     for kind in CHOICES:

@@ -76,6 +76,11 @@ def test_few_cases_hold_what_they_promise_since_they_choose_no_scale(level: floa
         assert level - 1e-9 <= np.mean(held) <= level + 1 / len(every)
 
 
+def test_a_case_without_the_label_is_no_case_to_choose_a_scale_by() -> None:
+    known, missed = cases(12, Scale.ERROR), [(StatedVolume(0, 1), 5.0)] * 12
+    assert choose_scale([*known, *missed]) is choose_scale(known) is Scale.ROOT_ERROR
+
+
 def test_margin_holds_the_surface_of_each_of_exchangeable_cases() -> None:
     rng = np.random.default_rng(3)
     distances = [rng.gamma(2, rng.uniform(0.3, 2), 50) for _ in range(25)]
