@@ -143,12 +143,13 @@ def serve(handlers: Mapping[str, Handler]) -> None:
         handlers: Handler of each command.
     """
     niceness = stand_alone()
+    temporary = Path(tempfile.gettempdir())  # before a thread may set another: the first call ends by setting it
     channel = Channel()
     channel.send(Event.READY, pid=os.getpid(), version=__version__, niceness=niceness)
     waiting: queue.Queue[Fields] = queue.Queue()
     threading.Thread(target=listen, args=(channel, waiting), daemon=True).start()
     threading.Thread(target=_beat, args=(channel,), daemon=True).start()
-    sweep(Path(tempfile.gettempdir()))
+    sweep(temporary)
     while True:
         request = waiting.get()
         if request["command"] == Command.SHUTDOWN:
