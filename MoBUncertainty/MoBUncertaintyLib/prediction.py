@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cached_property, reduce
@@ -14,6 +14,7 @@ from MoBUncertaintyLib.conformal.calibration import VolumeBounds
 from MoBUncertaintyLib.conformal.interval import Interval
 from MoBUncertaintyLib.conformal.volumes import StatedVolume
 from MoBUncertaintyLib.errors import ImageError, SettingsError
+from MoBUncertaintyLib.files.stored_settings import completed, later_setting
 from MoBUncertaintyLib.geometry import Bounds, Box, Grid, hull, intersection, occupied, whole
 from MoBUncertaintyLib.model.card import Fold, Label
 from MoBUncertaintyLib.model.click_settings import ClickSettings
@@ -78,7 +79,7 @@ class PredictionSettings:
     samples: int | None = None
     seed: int = 0
     overlap: float = 0.5
-    tiling: str = "adaptive"
+    tiling: str = later_setting("adaptive", earlier="full")
     mirror: bool = False
     device: str = "auto"
     engine: str = "auto"
@@ -105,6 +106,15 @@ class PredictionSettings:
             raise SettingsError("The region of interest must be six numbers in mm: R, A and S, each from and to.")
         if self.labels is not None and not self.labels:
             raise SettingsError("No label is asked for; name at least one, or none to get all.")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PredictionSettings:
+        """Read what JSON made of `dataclasses.asdict`, in this version or an earlier one (see `completed`).
+
+        Raises:
+            SettingsError, TypeError: These are no such settings.
+        """
+        return cls(**completed(cls, values))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.conformal.interval import Interval
-from MoBUncertaintyLib.errors import Cancelled, ImageError, reporting_out_of_memory
+from MoBUncertaintyLib.errors import Cancelled, ImageError, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.files.publishing import absolute
 from MoBUncertaintyLib.files.resources import RESOURCES
@@ -236,27 +236,30 @@ def is_done(
     """
     if not FOLDER.recognises(output):
         return False
-    anywhere = {"device": "auto", "engine": "auto"}
-    wanted = {
-        "settings": asdict(predictor.settings) | anywhere,
-        "regions": asdict(region_settings or predictor.model.card.region_settings),
-        "model": predictor.model.digest,
-    }
+    wanted = (
+        _anywhere(predictor.settings),
+        region_settings or predictor.model.card.region_settings,
+        predictor.model.digest,
+    )
     try:
         record = read_record(output)
-        found = {
-            "settings": record["settings"] | anywhere,
-            "regions": record["regions"]["settings"],
-            "model": record["model"]["digest"],
-        }
-        same = found == json.loads(json.dumps(wanted, default=str))
+        found = (
+            _anywhere(PredictionSettings.from_dict(record["settings"])),
+            RegionSettings.from_dict(record["regions"]["settings"]),
+            record["model"]["digest"],
+        )
+        same = found == wanted
         values = [label["value"] for label in record["labels"]]
         same = same and record["files"].keys() >= {name for kind in formats for name in file_names(kind, values)}
         others = {each["name"]: each["sha256"] for each in record["input"].get("channels", [])}
         same = same and others == {channel: digest(path) for channel, path in (channels or {}).items()}
         return same and bool(record["input"]["sha256"] == digest(source, series))
-    except (OSError, ValueError, KeyError, TypeError):  # of another version, damaged or altered
+    except (OSError, ValueError, KeyError, TypeError, SettingsError):  # of another version, damaged or altered
         return False
+
+
+def _anywhere(settings: PredictionSettings) -> PredictionSettings:
+    return replace(settings, device="auto", engine="auto")
 
 
 def analyse(

@@ -8,6 +8,9 @@ from math import isfinite
 ENOUGH = 0.5
 """A list that holds less than this fraction of the expected error says so."""
 
+LITTLE = 0.01
+"""A smaller fraction is not said as a number."""
+
 ROUNDING = 1e-6
 
 
@@ -55,7 +58,7 @@ class Coverage:
 
     @property
     def warning(self) -> str | None:
-        """Say in a sentence that the regions hold less than half of the expected error, or are the whole organ."""
+        """Say in a sentence that regions hold under half of the expected error, none of it, or are the whole organ."""
         if self.throughout is not None:
             return (
                 f"The segmentation is doubtful throughout: {self.throughout:.0%} of its volume is expected to be "
@@ -68,7 +71,8 @@ class Coverage:
             "where the uncertainty is below the threshold; lower it to list more": self.faint_mm3,
             "in places that are too small to be listed; list smaller or more regions": self.dropped_mm3,
         }
-        return (
-            f"The doubtful regions hold only {self.fraction:.0%} of the expected error: most of the rest lies "
-            f"{max(rest, key=lambda where: rest[where])}."
-        )
+        place = max(rest, key=lambda where: rest[where])
+        if not self.held_mm3:
+            return f"There is no doubtful region, because most of the expected error lies {place}."
+        held = f"only {self.fraction:.0%}" if self.fraction >= LITTLE else f"less than {LITTLE:.0%}"
+        return f"The doubtful regions hold {held} of the expected error: most of the rest lies {place}."

@@ -12,6 +12,7 @@ import typer
 
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.cohort import run_each
+from MoBUncertaintyLib.files.integrity import seal
 from MoBUncertaintyLib.images.inputs import Input, list_inputs
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome
 from MoBUncertaintyLib.pipeline.cohort import OTHER_RESULTS
@@ -187,6 +188,13 @@ def test_voxels_beside_their_header_are_no_dicom_files(ct: Path, tmp_path: Path)
     assert found == [("a.mhd", tmp_path / "a.mhd", ""), ("b", tmp_path / "b" / "b.mhd", "")]
 
 
+def as_earlier_version_wrote(path: Path) -> None:
+    """Take out of a record the settings that there were not when only whole predictions could be asked for."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    del record["settings"]["labels"], record["regions"]["settings"]["max_regions"]
+    path.write_text(json.dumps(seal(record)), encoding="utf-8")
+
+
 def test_results_of_another_image_or_other_settings_are_not_taken_for_done(
     model: Path, ct: Path, tmp_path: Path
 ) -> None:
@@ -201,6 +209,9 @@ def test_results_of_another_image_or_other_settings_are_not_taken_for_done(
     assert run(*arguments, "--device", "cpu", "--engine", "torch").stderr == again.stderr, "wherever it is computed"
     assert "holds earlier results" in run(*arguments, "--min-volume", "3").stderr
     assert "holds earlier results" in run(*arguments, "--seed", "1").stderr
+    as_earlier_version_wrote(tmp_path / "out" / "a" / "prediction.json")
+    assert run(*arguments).stderr == again.stderr, "a setting that it had not yet"
+    assert "holds earlier results" in run(*arguments, "--labels", "organ").stderr
     table = tmp_path / "out" / "a" / "regions.csv"
     intact = table.read_bytes()
     table.write_bytes(intact + b"\n")

@@ -143,7 +143,12 @@ def test_a_list_that_holds_little_says_where_the_rest_lies():
     assert "threshold" in find_regions(images, replace(BERNOULLI, threshold=0.24)).coverage.warning
     wide = ball(zones=SIX, width=12.0, reach=14.0)
     assert find_regions(wide, BERNOULLI).coverage.warning is None
-    assert "too small" in find_regions(wide, replace(BERNOULLI, minimum_mm3=1e6)).coverage.warning
+    none = find_regions(wide, replace(BERNOULLI, minimum_mm3=1e6))
+    assert not none.ranked and none.coverage.warning == (
+        "There is no doubtful region, because most of the expected error lies in places that are too small to be "
+        "listed; list smaller or more regions."
+    )
+    assert "hold less than 1% of the expected error" in replace(none.coverage, held_mm3=1e-3).warning
 
 
 @pytest.mark.parametrize("measure", Measure)
