@@ -18,7 +18,14 @@ import torch
 from typer.testing import CliRunner
 
 from mob_training.cli import app
-from mob_training.data.datasets import LabelledCase, LeftOut, folder_cases, new_dataset_folder, write_dataset
+from mob_training.data.datasets import (
+    LabelledCase,
+    LeftOut,
+    folder_cases,
+    new_dataset_folder,
+    write_dataset,
+    write_image,
+)
 from mob_training.data.phantom import write_cohort
 from mob_training.data.split import Split
 from mob_training.data.table1 import describe, write_table
@@ -363,6 +370,14 @@ def test_failure_in_the_middle_leaves_nothing(tmp_path, raw, failure, shown, mes
     assert not (raw.parent / "preprocessed").exists()
     write_dataset(folder, cases, ["ball"], "MRI", Split(), "here")
     assert os.listdir(raw) == ["Dataset007_Balls"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a file that is always full")
+def test_image_that_a_full_disk_cuts_short_is_an_error(tmp_path):
+    path = tmp_path / "ct.nii.gz"
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        write_image(ball(0)[0], path)
 
 
 def test_what_a_killed_run_left_does_not_get_into_the_next(tmp_path, raw):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from mob_training.data.datasets import LabelledCase, LeftOut, check_case, gather_cases
+from mob_training.data.datasets import LabelledCase, LeftOut, check_case, gather_cases, write_image
 from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
 
 ORGANS = ("pancreas", "kidney", "liver")
@@ -87,4 +87,4 @@ def _write(case: LabelledCase, folder: Path, output: Path) -> None:
 def _save(array: np.ndarray, like: sitk.Image, path: Path) -> None:
     image = sitk.GetImageFromArray(array)
     image.CopyInformation(like)
-    sitk.WriteImage(image, str(path), useCompression=True)
+    write_image(image, path)

@@ -21,6 +21,8 @@ from nibabel.spatialimages import HeaderDataError
 
 from mob_training.data.split import Split, subjects_of
 from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
+from MoBUncertaintyLib.images.grid import grid_of
+from MoBUncertaintyLib.images.nifti import write_nifti
 from MoBUncertaintyLib.images.reader import read_image, sitk_reason
 
 CASES_FILE = "cases.csv"
@@ -67,7 +69,7 @@ def parse_labels(labels: list[str]) -> tuple[list[str], list[list[int]]]:
     values: list[list[int]] = []
     for entry in labels:
         name, _, members = entry.partition("=")
-        if not name or not all(member.strip().isdigit() for member in members.split(",")):
+        if not name or not all(member.strip().isdecimal() for member in members.split(",")):
             raise SettingsError(f"--label must be NAME=VALUE or NAME=VALUE,VALUE, not {entry!r}.")
         own = [int(member) for member in members.split(",")]
         taken = [value for others in values for value in others]
@@ -295,12 +297,20 @@ def _write_case(case: LabelledCase, folder: Path, suffix: str, orientation: str 
     """Write image and label map, reoriented if needed."""
     image, label = folder / f"images{suffix}" / f"{case.name}_0000.nii.gz", case.read_label()
     if case.repairs or orientation:
-        read = read_image(case.image).image
-        sitk.WriteImage(_reorient(read, orientation), str(image), useCompression=True)
+        write_image(_reorient(read_image(case.image).image, orientation), image)
     else:
         shutil.copyfile(case.image, image)
     target = folder / f"labels{suffix}" / f"{case.name}.nii.gz"
-    sitk.WriteImage(_reorient(label, orientation), str(target), useCompression=True)
+    write_image(_reorient(label, orientation), target)
+
+
+def write_image(image: sitk.Image, path: Path) -> None:
+    """Write an image as `.nii.gz`; where SimpleITK would cut it short without a word, on a full disk, this raises.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    write_nifti(path, sitk.GetArrayViewFromImage(image), grid_of(image))
 
 
 def _reorient(image: sitk.Image, orientation: str | None) -> sitk.Image:

@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import ndtr
 
 from mob_training.data.anatomy import HU, PHASES, Part, Scene, add_body, add_organs
+from mob_training.data.datasets import write_image
 from mob_training.data.shapes import FAR, FloatArray, Grid, Tube, ellipsoid
 
 EXTENT = (320.0, 280.0, 240.0)  # mm, x y z
@@ -316,14 +317,14 @@ def write_cohort(
         phantom = make_phantom(case_seed(seed, case), raters, spacing)
         target = folder / f"s{case + 1:04d}"
         (target / "segmentations").mkdir(parents=True, exist_ok=True)
-        sitk.WriteImage(phantom.ct, str(target / "ct.nii.gz"), useCompression=True)
+        write_image(phantom.ct, target / "ct.nii.gz")
         for organ, mask in phantom.labels.items():
-            sitk.WriteImage(mask, str(target / "segmentations" / f"{organ}.nii.gz"), useCompression=True)
+            write_image(mask, target / "segmentations" / f"{organ}.nii.gz")
         if phantom.probability is not None:
             (target / "raters").mkdir(exist_ok=True)
             for number, mask in enumerate(phantom.raters, 1):
-                sitk.WriteImage(mask, str(target / "raters" / f"pancreas_{number}.nii.gz"), useCompression=True)
-            sitk.WriteImage(phantom.probability, str(target / "raters" / "pancreas_probability.nii.gz"), True)
+                write_image(mask, target / "raters" / f"pancreas_{number}.nii.gz")
+            write_image(phantom.probability, target / "raters" / "pancreas_probability.nii.gz")
         written.append(target)
         rows.append({"image_id": target.name, "study_type": f"ct abdomen phantom, {phantom.phase}", "split": "train"})
         if progress is not None:
