@@ -13,6 +13,7 @@ from typing import Any
 from MoBUncertaintyLib.catalogue.index import Entry
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.images.modality import modality_of_channel
 from MoBUncertaintyLib.model.card import NOT_STATED, overlap, readable
 from MoBUncertaintyLib.model.card_text import covariance_text, score_lines, training_lines
 from MoBUncertaintyLib.model.covariance import Covariance
@@ -22,10 +23,9 @@ from MoBUncertaintyLib.output.report import make_environment
 TEMPLATE = RESOURCES / "Report" / "model.html.jinja"
 STYLE = RESOURCES / "Report" / "cohort.css"
 _MODALITIES = {
-    "ct": "Computed tomography (RID10321)",
-    "mri": "Magnetic resonance imaging (RID10312)",
-    "mr": "Magnetic resonance imaging (RID10312)",
-    "pet": "Positron emission tomography (RID10337)",
+    "CT": "Computed tomography (RID10321)",
+    "MR": "Magnetic resonance imaging (RID10312)",
+    "PT": "Positron emission tomography (RID10337)",
 }
 
 Fields = dict[str, str | None]
@@ -130,4 +130,4 @@ def _modalities(dataset: Mapping[str, Any]) -> str | None:
     if not isinstance(channels, dict):
         return None
     names = [str(name) for name in channels.values()]
-    return ", ".join(dict.fromkeys(_MODALITIES.get(name.lower(), name) for name in names)) or None
+    return ", ".join(dict.fromkeys(_MODALITIES.get(modality_of_channel(name) or "", name) for name in names)) or None

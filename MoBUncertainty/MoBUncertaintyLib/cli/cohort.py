@@ -21,9 +21,15 @@ if TYPE_CHECKING:
 
 def _run(job: CohortJob, case: Input, folder: Path, cancelled: Callable[[], bool]) -> CaseSummary:
     """Predict an image and show how it went; arguments and errors as for `pipeline.run_case`."""
+    said: list[str] = []
+
+    def warn(sentence: str) -> None:
+        said.append(sentence)
+        console.show_warnings([sentence])
+
     with console.progress(case.entry or case.path.name) as progress:
-        summary, _ = job.run(case, folder, progress, cancelled)
-    console.show_summary(summary)
+        summary, _ = job.run(case, folder, progress, cancelled, warn)
+    console.show_summary(summary, said)
     return summary
 
 

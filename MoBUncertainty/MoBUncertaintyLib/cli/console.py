@@ -216,9 +216,9 @@ def show_warnings(warnings: Iterable[str]) -> None:
         _stderr().print(Text("Warning:", "bold yellow"), _verbatim(warning), soft_wrap=True)
 
 
-def show_summary(summary: CaseSummary) -> None:
-    """Print a case's warnings, and then its volumes, regions, times and files."""
-    show_warnings(summary.warnings)
+def show_summary(summary: CaseSummary, said: Sequence[str] = ()) -> None:
+    """Print a case's warnings, but for those that were `said` before, and its volumes, regions, times and files."""
+    show_warnings(each for each in summary.warnings if each not in said)
     table = _Facts(summary.name)
     table.fact("case", summary.suitability.text)
     for name, volume in summary.volumes_ml.items():

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ImageError, SettingsError
 from MoBUncertaintyLib.files.names import printable
+from MoBUncertaintyLib.images.modality import contradictions, modality_of
 from MoBUncertaintyLib.images.reader import check_image
 
 T = TypeVar("T")
@@ -46,6 +47,11 @@ def in_order(names: Sequence[str], first: T, others: Mapping[str, T]) -> list[T]
             f"All input channels are named ({', '.join(names)}); leave one to the image that is predicted."
         )
     return [given.get(name, first) for name in known]
+
+
+def other_modalities(names: Sequence[str], first: sitk.Image, others: Mapping[str, sitk.Image]) -> list[str]:
+    """Say in a sentence for each image that it is of another modality than its channel; arguments as for `in_order`."""
+    return contradictions(names, [modality_of(each) for each in in_order(names, first, others)])
 
 
 def aligned(images: Mapping[str, sitk.Image], grid: sitk.Image) -> tuple[dict[str, sitk.Image], list[str]]:

@@ -34,6 +34,7 @@ from MoBUncertaintyLib.files.input_files import (
     unchanged,
 )
 from MoBUncertaintyLib.images import memory
+from MoBUncertaintyLib.images.modality import set_modality
 
 # mm by which slices may be shifted in their plane, and by which their pixel spacings may differ (files hold rounded
 # numbers).
@@ -70,6 +71,7 @@ class _Slice:
     `frame` is the UID of the frame of reference, in which positions of slices can be compared.
     """
 
+    modality: str
     frame: str
     cosines: np.ndarray
     position: np.ndarray
@@ -212,8 +214,8 @@ def _slices_of(path: Path, dataset: Dataset) -> list[_Slice]:
         raise ImageError(f"{path.name} states only one of RescaleSlope and RescaleIntercept; export it again.")
     places = list(places_of(dataset))
     values = _values(path, dataset, len(places))
-    frame = str(dataset.get("FrameOfReferenceUID", ""))
-    return [_Slice(frame, *place, values=each) for place, each in zip(places, values, strict=True)]
+    modality, frame = (str(dataset.get(name) or "") for name in ("Modality", "FrameOfReferenceUID"))
+    return [_Slice(modality, frame, *place, values=each) for place, each in zip(places, values, strict=True)]
 
 
 def places_of(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, bool]]:
@@ -362,6 +364,7 @@ def _stack(slices: list[_Slice]) -> tuple[sitk.Image, list[str]]:
         image.SetDirection(np.stack([row, column, normal], axis=1).ravel().tolist())
     except RuntimeError as error:
         raise ImageError("Slices of the DICOM series state a spacing or direction of 0; export it again.") from error
+    set_modality(image, first.modality)
     return image, warnings_
 
 

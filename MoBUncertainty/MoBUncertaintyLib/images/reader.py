@@ -21,6 +21,7 @@ from MoBUncertaintyLib.files.input_files import begins_as_dicom, digest_of_file,
 from MoBUncertaintyLib.files.names import is_unicode, printable
 from MoBUncertaintyLib.images import memory
 from MoBUncertaintyLib.images.hounsfield import AIR_HU, HOUNSFIELD_BELOW
+from MoBUncertaintyLib.images.modality import modality_of, set_modality
 from MoBUncertaintyLib.images.volume_files import check_voxels, unpacked_voxels
 from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES, VolumeHeader, is_volume_name, read_header
 
@@ -144,6 +145,7 @@ def check_image(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
         ImageError: 2D or a single slice, several components or time points, complex, every voxel alike, or a geometry
             that `check_geometry` refuses.
     """
+    modality = modality_of(image)
     image = _scalar_3d(image)
     check_geometry(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
     if image.GetPixelID() in (sitk.sitkInt8, sitk.sitkUInt8):
@@ -155,6 +157,7 @@ def check_image(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
     few = values[::8, ::8, ::8]  # which differ in nearly every image
     if few.min() == few.max() and values.min() == values.max():
         raise ImageError(f"Every voxel of the image has the value {values.min():g}; choose an image with content.")
+    set_modality(image, modality)
     return image, warnings
 
 

@@ -14,7 +14,7 @@ import torch
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import Cancelled, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.files.names import printable
-from MoBUncertaintyLib.images.channels import aligned, in_order
+from MoBUncertaintyLib.images.channels import aligned, in_order, other_modalities
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.memory import check_memory, check_tile
 from MoBUncertaintyLib.images.reader import check_image
@@ -152,7 +152,7 @@ class Predictor:
         clock = Clock(progress or (lambda _: None), cancelled or (lambda: False))
         clock.step("first_stage" if self.first_stage else "preprocess", 0, 1)
         names, others = self.model.channels, channels or {}
-        in_order(names, image, others)  # before anything takes time
+        mistaken = other_modalities(names, image, others)  # before anything takes time
         checked, warnings = check_image(image)
         others, more = aligned(others, checked)
         check_memory(checked.GetNumberOfPixels(), len(self.labels))
@@ -180,6 +180,7 @@ class Predictor:
             self.labels,
             provenance=self._provenance(case, window),
             warnings=[
+                *mistaken,
                 *warnings,
                 *more,
                 *case.warnings,

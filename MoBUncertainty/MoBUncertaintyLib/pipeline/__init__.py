@@ -22,6 +22,7 @@ from MoBUncertaintyLib.errors import Cancelled, ImageError, SettingsError, repor
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.files.publishing import absolute
 from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.images.channels import other_modalities
 from MoBUncertaintyLib.images.reader import digest, read_image
 from MoBUncertaintyLib.inference.maps.members import AnyPredictor
 from MoBUncertaintyLib.inference.plausibility import unsuitable
@@ -139,6 +140,7 @@ def run_case(
     overwrite: bool = False,
     progress: ProgressCallback | None = None,
     cancelled: CancelledCallback | None = None,
+    warn: Callable[[str], None] | None = None,
     more: Callable[[Analysis, Path], None] | None = None,
 ) -> tuple[CaseSummary, Analysis]:
     """Read a volume, predict it, find its doubtful regions and write the results folder.
@@ -156,6 +158,7 @@ def run_case(
         overwrite: Replace results that are there.
         progress: Called with each step.
         cancelled: Asked between steps, and between tiles.
+        warn: Called, before anything is computed, with those of the warnings that are known by then.
         more: Writes more files to the folder that it is called with.
 
     Raises:
@@ -173,6 +176,9 @@ def run_case(
         dicom_files = read.files if read.is_dicom else ()
         check_dicom_source(formats, dicom_files, "leave out its --format")
         images = {channel: each.image for channel, each in others.items()}
+        if warn:
+            for known in (*warnings, *other_modalities(predictor.model.channels, image, images)):
+                warn(known)
         prediction = predictor.predict(image, progress, cancelled, channels=images)
         images.clear()  # what the results are made of is the first
         volumes = beside.submit(write_volumes, place.partial, prediction)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -49,6 +49,7 @@ class CohortJob:
         folder: Path,
         progress: ProgressCallback | None = None,
         cancelled: CancelledCallback | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> tuple[CaseSummary, Analysis]:
         """Predict a case into its results folder; errors as for `run_case`."""
         return run_case(
@@ -64,6 +65,7 @@ class CohortJob:
             overwrite=self.overwrite,
             progress=progress,
             cancelled=cancelled,
+            warn=warn,
         )
 
     def kept(self, case: Input, folder: Path) -> CohortCase | None:

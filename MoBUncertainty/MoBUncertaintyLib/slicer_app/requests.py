@@ -11,19 +11,23 @@ import slicer.util
 
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.images.modality import contradictions
 from MoBUncertaintyLib.model.folder import read_channels
 from MoBUncertaintyLib.output.exchange import KEPT, read_prediction, read_settings, write_maps
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.inputs.channels import channelVolume
 from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
-from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, isPlaced
+from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, isPlaced, subjectHierarchy
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs
 from MoBUncertaintyLib.worker.protocol import Command
 
 SHOWING = {"stage": "show", "done": 0, "total": 1, "fraction": 1.0, "seconds_left": None}
 """The step of progress that follows the worker's; see `protocol`."""
+
+MODALITY = "0008,0060"
+"""As Slicer's DICOM database calls it."""
 
 SET_BY_READER = ("measure", "threshold", "minimum_mm3")
 """Of what counts as a doubtful region; the rest is the model's."""
@@ -141,5 +145,30 @@ def dicomFiles(ct) -> list[str] | None:
     return files if files and all(files) else None
 
 
-def _volume(ct) -> dict[str, Any]:
-    return {"array": slicer.util.arrayFromVolume(ct), "ijk_to_ras": ijkToRas(ct).tolist(), "name": ct.GetName()}
+def otherModalities(ct, channels: Sequence[str]) -> list[str]:
+    """Say in a sentence for each image that it is of another modality than a model takes.
+
+    Args:
+        ct: The image; it refers to those of the model's further input channels.
+        channels: Names of the model's.
+    """
+    return contradictions(channels, [modality(ct), *(modality(channelVolume(ct, name)) for name in channels[1:])])
+
+
+def modality(volume) -> str | None:
+    """Return DICOM's term for a volume that came from DICOM, in this scene or an earlier one; None: it is not known."""
+    if files := dicomFiles(volume):
+        return dicomDatabase().fileValue(files[0], MODALITY) or None
+    hierarchy = subjectHierarchy(volume.GetScene())
+    item = hierarchy.GetItemByDataNode(volume)
+    attribute = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMSeriesModalityAttributeName()
+    return (hierarchy.GetItemAttribute(item, attribute) or None) if item != hierarchy.GetInvalidItemID() else None
+
+
+def _volume(node) -> dict[str, Any]:
+    return {
+        "array": slicer.util.arrayFromVolume(node),
+        "ijk_to_ras": ijkToRas(node).tolist(),
+        "name": node.GetName(),
+        "modality": modality(node),
+    }

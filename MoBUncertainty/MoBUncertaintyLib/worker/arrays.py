@@ -13,6 +13,7 @@ import numpy as np
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.geometry import Grid
 from MoBUncertaintyLib.images.grid import image_on
+from MoBUncertaintyLib.images.modality import set_modality
 from MoBUncertaintyLib.images.reader import check_geometry
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ def read_volume(volume: Mapping[str, Any]) -> tuple[sitk.Image, str]:
     """Read the image that a request names, unchecked but for its geometry.
 
     Args:
-        volume: `array`, the .npy file (z, y, x), or (z, y, x, components); `ijk_to_ras`, 4 x 4, mm.
+        volume: `array`, the .npy file (z, y, x), or (z, y, x, components); `ijk_to_ras`, 4 x 4, mm; `modality`, DICOM's
+            term, or null.
 
     Returns:
         The image, and the SHA-256 of its voxels (in memory's order) and matrix.
@@ -37,6 +39,7 @@ def read_volume(volume: Mapping[str, Any]) -> tuple[sitk.Image, str]:
         grid = Grid.from_matrix(matrix)
     check_geometry(grid.spacing[::-1].tolist(), grid.origin.tolist(), grid.rotation.ravel().tolist())
     image = image_on(grid, array)
+    set_modality(image, volume.get("modality"))
     digest = hashlib.sha256(np.ascontiguousarray(array).data)
     digest.update(matrix.tobytes())
     return image, digest.hexdigest()

@@ -6,7 +6,8 @@ Slicer and the worker use it.
 
 Request        Fields beside `id` and `command`
 -------------  ----------------------------------------------------------------------------------------------------
-predict        `ct` {array, ijk_to_ras, name}, `models` (one, or several that make an ensemble), `settings`, `folder`;
+predict        `ct` {array, ijk_to_ras, name, modality (DICOM's term, or null)}, `models` (one, or several that make an
+               ensemble), `settings`, `folder`;
                `channels`, the volumes of their other input channels by name, or null; `regions`, settings that the
                reader has changed, and `regions_of_model`, the digest of the model they were changed for, or null
 export         see `commands.export_review`

@@ -45,6 +45,21 @@ def test_objects_of_the_prediction(model: Path, ct: Path, tmp_path: Path) -> Non
     assert again.exit_code == 2 and "holds earlier results" in again.stderr
 
 
+def test_an_mr_image_for_a_model_of_ct_is_said_before_the_work_and_kept(model: Path, ct: Path, tmp_path: Path) -> None:
+    voxels = sitk.GetArrayFromImage(sitk.ReadImage(ct))
+
+    def as_mr(dataset: pydicom.Dataset) -> None:
+        dataset.Modality = "MR"
+
+    write_slices(tmp_path / "mr", voxels, dict.fromkeys(range(len(voxels)), as_mr))
+    done = predict(tmp_path / "mr", model, tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    warning = "The image is an MR image, but the model takes a CT; choose another image or model."
+    assert done.stderr.count(warning) == 1 and warning in done.stderr.partition("Predicting")[0]
+    record = json.loads((tmp_path / "out" / "prediction.json").read_text(encoding="utf-8"))
+    assert record["warnings"].count(warning) == 1
+
+
 def test_what_did_not_come_from_dicom_is_refused_before_the_work(model: Path, ct: Path, tmp_path: Path) -> None:
     done = predict(ct, model, tmp_path / "out", "dicom-seg")
     assert done.exit_code == 2 and "did not come from DICOM; leave out its --format." in done.stderr

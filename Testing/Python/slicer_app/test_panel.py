@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -355,6 +356,36 @@ class TestRun:
         assert len(set(words)) == len(words)
         assert stageText(SHOWING) == "Showing the results"
         assert stageText(estimate.step("network", 3, 40)) == "Predicting tiles: 3 of 40"
+
+    @pytest.mark.parametrize("is_in_database", [True, False])
+    def test_a_run_asks_where_the_image_is_not_what_the_model_takes(self, desktop, monkeypatch, is_in_database):
+        import qt
+        import slicer
+
+        from MoBUncertaintyLib.slicer_app.requests import predictRequest
+        from MoBUncertaintyLib.slicer_app.scene.nodes import subjectHierarchy
+
+        ct = add_ct(desktop)
+        if is_in_database:
+            database = SimpleNamespace(
+                fileForInstance=lambda uid: f"/{uid}.dcm",
+                fileValue=lambda file, tag: {("/1.2.dcm", "0008,0060"): "MR"}[file, tag],
+            )
+            monkeypatch.setattr(slicer, "dicomDatabase", database, raising=False)
+            ct.SetAttribute("DICOM.instanceUIDs", "1.2 1.3")
+        else:  # as a scene keeps it
+            items = subjectHierarchy(desktop.scene)
+            items.SetItemAttribute(items.CreateItem(items.GetSceneItemID(), ct), "DICOM.Modality", "MR")
+        desktop.answer(qt.QMessageBox.Cancel)
+        desktop.ui.applyButton.click()
+        assert desktop.ui.applyButton.text == "Apply" and desktop.ui.statusLabel.text == ""
+        assert desktop.dialogs[-1].text == (
+            "The image is an MR image, but the model takes a CT; choose another image or model. Apply nevertheless?"
+        )
+        desktop.answer(qt.QMessageBox.Ok)
+        apply(desktop)
+        assert desktop.logic.sessions.get(ct)
+        assert predictRequest(ct, [str(desktop.widget.panel.inputs.model.path)], {})["ct"]["modality"] == "MR"
 
     def test_a_new_run_asks_before_it_ends_a_review(self, reviewed):
         import qt

@@ -159,3 +159,39 @@ def test_a_ct_without_a_window_gets_that_of_the_abdomen(axial):
     assert windows[0] == (-160, 240)
     assert windows[1] == (-5, 5)
     assert windows[2] != (-160, 240)
+
+
+COLOUR_BLIND = np.array(
+    [
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    ]
+)
+"""What those see who lack the cones for red, green and blue, in linear RGB (Machado et al., 2009)."""
+
+
+def srgb_to_linear(colour: np.ndarray) -> np.ndarray:
+    return np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+
+
+def linear_to_srgb(colour: np.ndarray) -> np.ndarray:
+    colour = np.clip(colour, 0, 1)
+    return np.where(colour <= 0.0031308, colour * 12.92, 1.055 * colour ** (1 / 2.4) - 0.055)
+
+
+def test_a_change_stands_out_from_the_heat_map_and_the_image_however_one_sees_colours():
+    from skimage.color import rgb2lab
+
+    from MoBUncertaintyLib.slicer_app.clicks.changes import COLOURS, FILL_OPACITY
+    from MoBUncertaintyLib.slicer_app.scene.maps import infernoColours
+
+    below = np.concatenate([infernoColours(), np.linspace((0, 0, 0), (1, 1, 1), 50)])
+    for vision in (np.eye(3), *COLOUR_BLIND):
+
+        def seen(colours, vision=vision):
+            return rgb2lab(linear_to_srgb(srgb_to_linear(np.asarray(colours)) @ vision.T))
+
+        for colour in COLOURS.values():
+            filled = FILL_OPACITY * np.array(colour) + (1 - FILL_OPACITY) * below
+            assert np.linalg.norm(seen(filled) - seen(below), axis=1).min() > 20

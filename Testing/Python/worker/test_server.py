@@ -21,6 +21,7 @@ from MoBUncertaintyLib.cli.app import app
 from MoBUncertaintyLib.errors import ImageError, ModelError, OutputError, SettingsError, UserError
 from MoBUncertaintyLib.images import memory
 from MoBUncertaintyLib.images.grid import grid_of
+from MoBUncertaintyLib.images.modality import modality_of
 from MoBUncertaintyLib.inference import predictor
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
@@ -74,7 +75,7 @@ def volume(image: sitk.Image, folder: Path) -> dict[str, Any]:
     path = folder / "ct.npy"
     np.save(path, sitk.GetArrayViewFromImage(image))
     matrix = grid_of(image).matrix().tolist() if image.GetDimension() == 3 else np.eye(4).tolist()
-    return {"array": str(path), "ijk_to_ras": matrix, "name": "Müller^Jürgen"}
+    return {"array": str(path), "ijk_to_ras": matrix, "name": "Müller^Jürgen", "modality": "CT"}
 
 
 def a_request(image: sitk.Image, model: Path, folder: Path, **changes: Any) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def test_a_volume_comes_back_as_the_same_image(folder: Path, dtype: str) -> None
     image = sitk.Cast(a_ct() / 100 + 20, getattr(sitk, f"sitk{dtype.capitalize().replace('Ui', 'UI')}"))
     read, digest = read_volume(volume(image, folder))
     assert np.array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(image))
-    assert read.GetPixelID() == image.GetPixelID()
+    assert read.GetPixelID() == image.GetPixelID() and modality_of(read) == "CT"
     for what in ("Spacing", "Origin", "Direction"):
         assert getattr(read, f"Get{what}")() == pytest.approx(getattr(image, f"Get{what}")(), abs=1e-9)
     assert re.fullmatch("[0-9a-f]{64}", digest)

@@ -12,8 +12,9 @@ from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.nodes import ROLE_ATTRIBUTE, ijkToRas, nodesByClass
 
 ADDED, REMOVED, RENAMED = 1, 2, 3
-COLOURS = {ADDED: (0.2, 1.0, 0.3), REMOVED: (1.0, 0.25, 0.3), RENAMED: (0.3, 0.6, 1.0)}
-FILL_OPACITY = 0.5
+COLOURS = {ADDED: (0.3, 0.6, 1.0), REMOVED: (1.0, 0.0, 1.0), RENAMED: (0.6, 0.2, 1.0)}
+"""Blue, magenta, violet: neither a map, purple to yellow, nor a CT has them, whatever the reader's sight of colours."""
+FILL_OPACITY = 0.8
 ROLE = "change"
 
 

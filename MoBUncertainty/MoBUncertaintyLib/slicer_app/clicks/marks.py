@@ -12,6 +12,7 @@ from enum import StrEnum
 import numpy as np
 import slicer.util
 
+from MoBUncertaintyLib.slicer_app.clicks.changes import ADDED, COLOURS, REMOVED
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes
 
@@ -19,6 +20,7 @@ MARK_CLASS = "vtkMRMLMarkupsFiducialNode"
 GLYPH_PERCENT = 4.0  # of the view; the outlines, which may lie over the marks, are narrower
 SUGGESTION_PERCENT = 8.0
 TEXT_PERCENT = 3.0
+TEXT_BACKGROUND = 0.7  # opacity: the text has the colour of its mark, and may lie on any other
 MAX_POINTS = 40  # of a stroke that are marked: the others would lie on these
 
 Point = tuple[float, float, float]
@@ -39,8 +41,8 @@ class Mark(StrEnum):
 
 
 _LOOKS = {
-    Mark.ORGAN: ("Circle2D", (0.2, 1.0, 0.3), GLYPH_PERCENT),
-    Mark.BACKGROUND: ("Square2D", (1.0, 0.25, 0.3), GLYPH_PERCENT),
+    Mark.ORGAN: ("Circle2D", COLOURS[ADDED], GLYPH_PERCENT),
+    Mark.BACKGROUND: ("Square2D", COLOURS[REMOVED], GLYPH_PERCENT),
     Mark.CONFLICT: ("Triangle2D", (1.0, 0.9, 0.0), 1.5 * GLYPH_PERCENT),
     Mark.SUGGESTION: ("Cross2D", (1.0, 1.0, 1.0), SUGGESTION_PERCENT),  # maps have colours of their own
 }
@@ -116,6 +118,8 @@ class ClickMarks:
         display.SetUseGlyphScale(True)
         display.SetGlyphScale(percent)
         display.SetTextScale(TEXT_PERCENT)
+        display.GetTextProperty().SetBackgroundColor(0.0, 0.0, 0.0)
+        display.GetTextProperty().SetBackgroundOpacity(TEXT_BACKGROUND)
         display.SetColor(*colour)
         display.SetSelectedColor(*colour)  # of all points, unless somebody has unselected one
         display.SetPointLabelsVisibility(True)

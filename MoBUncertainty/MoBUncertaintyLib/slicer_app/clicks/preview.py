@@ -133,7 +133,7 @@ class _Hover(qt.QObject):
 def _sentence(verdict: Verdict, change: Change) -> str:
     added, removed = (millilitres(ml, signed=False) for ml in (change.added_ml, change.removed_ml))
     text = {
-        Verdict.INCLUDE: _("Include would add {added} (green)"),
-        Verdict.EXCLUDE: _("Exclude would remove {removed} (red)"),
+        Verdict.INCLUDE: _("Include would add {added} (blue)"),
+        Verdict.EXCLUDE: _("Exclude would remove {removed} (magenta)"),
     }[verdict].format(added=added, removed=removed)
     return _("{change}. Press the button, its key or Enter to do so, or Esc to leave it.").format(change=text)

@@ -27,7 +27,7 @@ def showError(message: str, details: str = "") -> None:
 
 
 def confirmLoss(question: str) -> bool:
-    """Ask whether to go on although something will be lost; Enter cancels."""
+    """Ask whether to go on although something will be lost, or is not right; Enter cancels."""
     if slicer.app.testingEnabled():
         return slicer.util.confirmOkCancelDisplay(question)
     box = _box(qt.QMessageBox.Warning, question, qt.QMessageBox.Ok | qt.QMessageBox.Cancel)

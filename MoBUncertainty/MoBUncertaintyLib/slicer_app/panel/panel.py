@@ -25,6 +25,7 @@ from MoBUncertaintyLib.slicer_app.panel.review import ReviewSection
 from MoBUncertaintyLib.slicer_app.panel.run import RunSection, predictionSettings
 from MoBUncertaintyLib.slicer_app.panel.section import PANEL_WIDTH, revealUnfolded, shown
 from MoBUncertaintyLib.slicer_app.panel.state import State, StateMachine
+from MoBUncertaintyLib.slicer_app.requests import otherModalities
 from MoBUncertaintyLib.slicer_app.samples import loadSampleData
 from MoBUncertaintyLib.slicer_app.scene.overlay.legend import LegendFollower
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
@@ -278,7 +279,7 @@ class Panel:
 
     def _requestRun(self) -> Job | None:
         self.review.leave()
-        if not self._mayReplaceReview():
+        if not (self._maySegment() and self._mayReplaceReview()):
             return None
         self.computer.confirm()
         return self.logic.run(self.parameters.ct, [each.path for each in self.inputs.models], self.settings)
@@ -342,6 +343,11 @@ class Panel:
             return problem
         missing = missingChannel(ct, model.channels[1:])
         return _("Select a volume for {name} first.").format(name=missing) if missing else None
+
+    def _maySegment(self) -> bool:
+        """Ask whether to go on where the image is not what the models take."""
+        found = otherModalities(self.parameters.ct, self.inputs.model.channels)
+        return not found or confirmLoss(" ".join([*found, _("Apply nevertheless?")]))
 
     def _mayReplaceReview(self) -> bool:
         review = self.review.session.review if self.review.session else None

@@ -51,19 +51,19 @@ class UncertaintySurface:
             surface = segment.GetRepresentation(CLOSED_SURFACE) if segment else None
             if surface and surface.GetNumberOfPoints():
                 together.AddInputData(withValues(surface, mapNode, segment.GetColor()))
-        node = self._nodes.getOrCreate("surface", "vtkMRMLModelNode", _("uncertainty surface"))
+        mesh = vtk.vtkPolyData()
         if together.GetNumberOfInputConnections(0):
             together.Update()
-            node.SetAndObservePolyData(together.GetOutput())
-        else:
-            node.SetAndObservePolyData(vtk.vtkPolyData())
+            mesh = together.GetOutput()
+        _colour(mesh, window, threshold)  # before it is seen
+        node = self._nodes.getOrCreate("surface", "vtkMRMLModelNode", _("uncertainty surface"))
+        node.SetAndObservePolyData(mesh)
         display = node.GetDisplayNode()
         display.SetActiveScalar(COLOURS, vtk.vtkAssignAttribute.POINT_DATA)
         display.SetScalarRangeFlag(display.UseDirectMapping)
         display.SetScalarVisibility(True)
         display.SetVisibility2D(False)  # the outline is the segmentation's own
         display.SetVisibility(True)
-        self.setColours(window, threshold)
 
     def setColours(self, window: tuple[float, float], threshold: float):
         """Colour the surface anew, if there is one.
@@ -72,21 +72,26 @@ class UncertaintySurface:
             window: The values of the map's first and last colour.
             threshold: Below this the label's own colour is shown.
         """
-        data = self.node.GetPolyData().GetPointData() if self.node else None
-        if not data or not (data.HasArray(VALUES) and data.HasArray(LABEL)):  # or a file's, changed by hand
-            return
-        values, plain = (vtk_to_numpy(data.GetArray(name)) for name in (VALUES, LABEL))
-        low, high = window
-        index = np.clip((values - low) / max(high - low, 1e-9) * 255, 0, 255).astype(int)
-        colours = np.where((values >= threshold)[:, None], np.round(infernoColours() * 255)[index], plain)
-        data.RemoveArray(COLOURS)
-        data.AddArray(_array(COLOURS, colours.astype(np.uint8)))
-        self.node.GetPolyData().Modified()
+        if self.node:
+            _colour(self.node.GetPolyData(), window, threshold)
 
     def hide(self):
         """Hide the surface, if there is one."""
         if self.node:
             self.node.GetDisplayNode().SetVisibility(False)
+
+
+def _colour(mesh: vtk.vtkPolyData, window: tuple[float, float], threshold: float) -> None:
+    """Set the colour of each point of a surface that was made here."""
+    data = mesh.GetPointData()
+    if not (data.HasArray(VALUES) and data.HasArray(LABEL)):  # an empty one, or a file's, changed by hand
+        return
+    values, plain = (vtk_to_numpy(data.GetArray(name)) for name in (VALUES, LABEL))
+    low, high = window
+    index = np.clip((values - low) / max(high - low, 1e-9) * 255, 0, 255).astype(int)
+    colours = np.where((values >= threshold)[:, None], np.round(infernoColours() * 255)[index], plain)
+    data.AddArray(_array(COLOURS, colours.astype(np.uint8)))  # in place of the earlier ones
+    mesh.Modified()
 
 
 def withValues(surface: vtk.vtkPolyData, volumeNode, colour: tuple[float, float, float]) -> vtk.vtkPolyData:

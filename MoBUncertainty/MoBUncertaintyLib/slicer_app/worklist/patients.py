@@ -9,8 +9,10 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.slicer_app.requests import MODALITY
+
 MODALITIES = ("CT", "MR")
-MODALITY, KIND = "0008,0060", "0008,0008"
+KIND = "0008,0008"
 NAMED_BY = ("0010,0020", "0008,0020", "0020,0011", "0008,103e")
 """The patient's ID, the study's date, the series' number and description."""
 

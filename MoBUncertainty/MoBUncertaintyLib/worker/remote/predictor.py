@@ -18,6 +18,7 @@ from MoBUncertaintyLib.errors import Cancelled, UserError
 from MoBUncertaintyLib.files.publishing import make_private_folder, remove_private_folder
 from MoBUncertaintyLib.images.channels import in_order
 from MoBUncertaintyLib.images.grid import grid_of
+from MoBUncertaintyLib.images.modality import modality_of
 from MoBUncertaintyLib.images.reader import check_image
 from MoBUncertaintyLib.inference.maps.members import together
 from MoBUncertaintyLib.model.card import chosen_labels
@@ -149,4 +150,5 @@ def _events(process: subprocess.Popen[bytes]) -> Iterator[Fields]:
 
 def _write(folder: Path, name: str, image: sitk.Image) -> Fields:
     array = write_array(folder, name, sitk.GetArrayViewFromImage(image))
-    return {"array": array, "ijk_to_ras": grid_of(image).matrix().tolist(), "name": None}
+    matrix = grid_of(image).matrix().tolist()
+    return {"array": array, "ijk_to_ras": matrix, "name": None, "modality": modality_of(image)}
