@@ -115,9 +115,11 @@ def reporting_out_of_memory() -> Iterator[None]:
 
 def reason_of(error: Exception, limit: int = 120) -> str:
     """Quote an error of a library in a sentence: the system's reason, or the message's first line, or its kind."""
-    text = str(getattr(error, "strerror", None) or error)
+    missing = isinstance(error, KeyError) and error.args  # whose text is the bare key
+    text = f"it lacks {error}" if missing else str(getattr(error, "strerror", None) or error)
     line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    return line[:limit].rstrip(".")
+    line = line[:limit]
+    return line if line.endswith("...") else line.rstrip(".")
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -93,7 +93,7 @@ class PredictionSettings:
         if self.samples is not None and self.samples < 1:
             raise SettingsError(f"Monte Carlo needs at least one sample, not {self.samples}.")
         if not 0 <= self.seed < 2**63:
-            raise SettingsError(f"The seed must be a whole number from 0 on, not {self.seed}.")
+            raise SettingsError(f"The seed must be a whole number from 0 to 2^63 - 1, not {self.seed}.")
         if not 0 <= self.overlap <= 0.9:
             raise SettingsError(f"The overlap of tiles must be from 0 to 0.9, not {self.overlap:g}.")
         if self.tiling not in set(Tiling):

@@ -120,7 +120,7 @@ def remove(name: str) -> Path:
             with _writing(model.path):
                 withdraw(absolute(folder) / model.path.name)
             return model.path
-    if (MODELS_FOLDER / name).exists():
+    if any(model.is_called(name) for model in list_models(MODELS_FOLDER)):
         raise CatalogueError(f"{name} comes with the program and cannot be removed.")
     there_are = ", ".join(model.path.stem for model in listed) or "none"
     raise CatalogueError(f"There is no installed model '{name}' (installed: {there_are}).")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
@@ -17,7 +17,7 @@ from MoBUncertaintyLib.catalogue.card_page import render
 from MoBUncertaintyLib.catalogue.index import INDEX_FILE, Entry, index_text, is_model_name, parse_index
 from MoBUncertaintyLib.errors import CatalogueError, OutputError, reason_of
 from MoBUncertaintyLib.files.integrity import file_digest
-from MoBUncertaintyLib.files.publishing import absolute, reserve
+from MoBUncertaintyLib.files.publishing import absolute, reserve, write_file
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import NOT_STATED
 from MoBUncertaintyLib.model.card_text import LENGTH, score_lines
@@ -47,13 +47,13 @@ def publish(model: Model, folder: Path, picture: Path | None = None) -> Entry:
             earlier = _entries(index.target)
             before = next((entry for entry in earlier if entry.name == name), None)
             packed = f"{name}-{model.digest[:8]}.zip"  # each version's own, so that a download under way goes on
-            _put(folder / packed, lambda partial: _pack(model, partial))
+            write_file(folder / packed, lambda partial: _pack(model, partial))
             preview = before.preview if before and before.digest == model.digest else None
             if picture:
                 preview = f"{name}.png"
-                _put(folder / preview, lambda partial: shutil.copyfile(picture, partial))
+                write_file(folder / preview, lambda partial: shutil.copyfile(picture, partial))
             entry = _entry(model, name, folder / packed, preview)
-            _put(folder / f"{name}.html", lambda partial: _write(partial, render(model, entry, date.today())))
+            write_file(folder / f"{name}.html", lambda partial: _write(partial, render(model, entry, date.today())))
             entries = sorted([each for each in earlier if each is not before] + [entry], key=lambda each: each.name)
             _write(index.partial, index_text(entries))
             index.replace()
@@ -94,12 +94,6 @@ def _pack(model: Model, target: Path) -> None:
         shutil.copyfile(model.path, target)
     else:
         archive.pack(model.path, ["model.json", *model.card.files], target)
-
-
-def _put(target: Path, write: Callable[[Path], object]) -> None:
-    with reserve(target) as reservation:
-        write(reservation.partial)
-        reservation.replace()
 
 
 def _write(path: Path, text: str) -> None:

@@ -415,6 +415,8 @@ def _channels(given: list[str] | None) -> dict[str, Path]:
         name, separator, file = (part.strip() for part in each.partition("="))
         if not (name and separator and file):
             raise SettingsError(f"--channel {each} is not understood; give a channel's name and its file, NAME=FILE.")
+        if name in channels:
+            raise SettingsError(f"The input channel {name} is given twice; give it once.")
         channels[name] = Path(file)
     return channels
 

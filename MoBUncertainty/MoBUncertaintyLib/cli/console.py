@@ -28,9 +28,9 @@ from rich.text import Text
 
 from MoBUncertaintyLib.cli.programs import SHOWN
 from MoBUncertaintyLib.conformal.interval import Interval, volume_text
-from MoBUncertaintyLib.errors import Cancelled, SettingsError, UserError
+from MoBUncertaintyLib.errors import Cancelled, OutputError, SettingsError, UserError
 from MoBUncertaintyLib.files.names import printable
-from MoBUncertaintyLib.files.publishing import sweep
+from MoBUncertaintyLib.files.publishing import sweep, write_file
 from MoBUncertaintyLib.model.card_text import covariance_text, plain, score_lines, training_lines
 
 if TYPE_CHECKING:
@@ -259,15 +259,18 @@ def serve_review(case: ReviewedCase, results: Path, port: int) -> None:
 
 
 def _keep(decisions: str, results: Path) -> Path:
-    """Write decisions beside the results, or in the home folder where nothing can be written there."""
+    """Write decisions beside the results, or in the home folder where nothing can be written there.
+
+    Raises:
+        OutputError: Nothing can be written in either; the decisions are printed then.
+    """
     name = f"{results.name}-decisions-{datetime.now():%Y%m%d-%H%M%S}.json"
-    try:
-        kept = results.parent / name
-        kept.write_text(decisions, encoding="utf-8")
-    except OSError:
-        kept = Path.home() / name
-        kept.write_text(decisions, encoding="utf-8")
-    return kept
+    for folder in filter(Path.is_dir, (results.parent, Path.home())):
+        with suppress(OSError, OutputError):
+            write_file(folder / name, lambda path: path.write_text(decisions, encoding="utf-8"))
+            return folder / name
+    typer.echo(decisions)
+    raise OutputError("The decisions, which were not saved, cannot be written to a file; they are printed above.")
 
 
 def show_review(case: ReviewedCase, exported: Exported) -> None:

@@ -33,7 +33,7 @@ class PageReview:
         case: The case.
 
     Attributes:
-        unsaved: Whether steps were taken since the decisions were last asked for.
+        unsaved: Whether steps were taken since the decisions were last saved.
     """
 
     def __init__(self, case: ReviewedCase) -> None:
@@ -84,7 +84,6 @@ class PageReview:
 
     def decisions(self) -> str:
         """Write the decisions file: the review's whole record."""
-        self.unsaved = False
         return json.dumps(self._review.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def _said_of(self, click_id: str) -> str:
@@ -145,6 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(review.render(), "text/html")
             elif path == "decisions":
                 self._answer(review.decisions(), "application/json")
+                review.unsaved = False  # not where the browser was gone
             else:
                 self._refuse(HTTPStatus.NOT_FOUND, "There is no such page.")
 

@@ -12,7 +12,7 @@ from MoBUncertaintyLib.conformal.interval import Interval
 from MoBUncertaintyLib.conformal.margin import SurfaceLoss
 from MoBUncertaintyLib.conformal.quantile import needed_cases
 from MoBUncertaintyLib.conformal.volumes import STATED_LEVELS, Residuals, Scale, StatedVolume, short
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.errors import SettingsError, reason_of
 
 STAGES = 4
 """Of a review: a quarter of the regions decided, half, three quarters, all."""
@@ -149,7 +149,7 @@ class VolumeBounds:
             }
             return cls(float(values["level"]), int(values["cases"]), labels)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"the bounds of volumes are not as they should be ({error})") from error
+            raise ValueError(f"the bounds of volumes are not as they should be ({reason_of(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ class VolumeCalibration:
             }
             return cls(str(values["data"]), labels)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise SettingsError(f"The calibration of volumes is not as it should be ({error}).") from error
+            raise SettingsError(f"The calibration of volumes is not as it should be ({reason_of(error)}).") from error
 
     def _allows(self, level: float) -> bool:
         weights = [sum(each.predicted.weights) or len(each.predicted.values) for each in self.labels.values()]

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +124,22 @@ def reserve(target: Path) -> Iterator[Reservation]:
             yield reservation
         finally:
             _remove(reservation.partial)
+
+
+def write_file(target: Path, write: Callable[[Path], object]) -> None:
+    """Write a file whole or not at all, in place of one that is there; missing parents are made.
+
+    Args:
+        target: The file.
+        write: Writes it to the path that it is called with.
+
+    Raises:
+        OutputError: Another process writes there.
+        OSError: It cannot be written; an earlier one is as it was.
+    """
+    with reserve(target) as reservation:
+        write(reservation.partial)
+        reservation.replace()
 
 
 def withdraw(target: Path) -> None:

@@ -61,13 +61,15 @@ def list_inputs(path: str | Path, output: Path | None = None, channels: int = 1)
         channels: Images that a case has, each in a numbered file.
 
     Raises:
-        ImageError: There is nothing at `path`, or no image in it.
+        ImageError: There is nothing at `path`, no image in it, or what this program has written.
     """
     path = Path(path)
     if not os.path.exists(path):
         raise ImageError(f"{printable(str(path))} does not exist; check the path.")
     if not path.is_dir():
         return [Input(path, "", "", channels=_numbered(path, channels)[1:])]
+    if _holds_results(path):
+        raise ImageError(f"{path} holds results, not images; give the image that they were made from.")
     passed = frozenset({output.resolve()} if output else ())
     entries = [entry for entry in _entries(path, channels) if entry.resolve() not in passed]
     if image := _image_of_case(entries):

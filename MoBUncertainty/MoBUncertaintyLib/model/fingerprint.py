@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.errors import SettingsError, reason_of
 
 USUAL = 0.05
 """What happens in at least this fraction of ordinary cases makes no case unusual."""
@@ -92,7 +92,7 @@ class Suitability:
             deviations = {str(name): float(value) for name, value in values["deviations"].items()}
             return cls(Level(values["level"]), tuple(map(str, values["reasons"])), deviations, bool(values["judged"]))
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"the suitability is not as it should be ({error})") from error
+            raise ValueError(f"the suitability is not as it should be ({reason_of(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class Fingerprint:
                 },
             )
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise SettingsError(f"The fingerprint is not as it should be ({error}).") from error
+            raise SettingsError(f"The fingerprint is not as it should be ({reason_of(error)}).") from error
 
 
 def _short(value: float) -> float:

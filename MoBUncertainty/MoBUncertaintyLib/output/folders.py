@@ -95,7 +95,7 @@ class FolderKind:
         if _FILE_NAME.fullmatch(name) and not os.path.isdir(folder):
             stem = name.split(".")[0] or "out"
             raise OutputError(
-                f"{folder} is the name of a file, but the {self.noun} are a folder with {self.main} in it; "
+                f"{folder} is the name of a file, but what is written is a folder with {self.main} in it; "
                 f"give a folder's name, such as {stem}."
             )
 

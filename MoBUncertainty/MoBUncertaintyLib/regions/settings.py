@@ -89,9 +89,12 @@ class RegionSettings:
             raise SettingsError(
                 f"Doubtful regions: minimum_error must be at least 0 and below 1, not {self.minimum_error}."
             )
-        for name in ("level", "excess", "window_mm", "length_mm"):
-            if not getattr(self, name) > 0:
-                raise SettingsError(f"Doubtful regions: {name} must be above 0, not {getattr(self, name)}.")
+        positive = {"threshold": self.level} | {
+            name: getattr(self, name) for name in ("excess", "window_mm", "length_mm")
+        }
+        for name, number in positive.items():
+            if not number > 0:
+                raise SettingsError(f"Doubtful regions: {name} must be above 0, not {number}.")
         for name in ("depth_mm", "grow_mm", "minimum_mm3"):
             if not getattr(self, name) >= 0:
                 raise SettingsError(f"Doubtful regions: {name} must not be negative, but is {getattr(self, name)}.")
@@ -132,11 +135,13 @@ def read_stated(entries: Iterable[str]) -> dict[str, float]:
     """Read what a model may state, as a user does: each NAME=NUMBER.
 
     Raises:
-        SettingsError: One is not of that form, none of `STATED_BY_MODELS`, or outside its range.
+        SettingsError: One is not of that form, given twice, none of `STATED_BY_MODELS`, or outside its range.
     """
-    stated = {}
+    stated: dict[str, float] = {}
     for entry in entries:
         name, _, number = entry.partition("=")
+        if name in stated:
+            raise SettingsError(f"The setting {name} of the regions is given twice; give it once.")
         try:
             stated[name] = float(number)
         except ValueError:

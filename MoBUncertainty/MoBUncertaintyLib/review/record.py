@@ -17,12 +17,11 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
 
-from MoBUncertaintyLib.errors import ReviewError, SettingsError
+from MoBUncertaintyLib.errors import ReviewError, SettingsError, reason_of
 from MoBUncertaintyLib.files.integrity import check_seal, seal
 from MoBUncertaintyLib.files.json_input import is_whole
 from MoBUncertaintyLib.geometry import Box, Grid, hull, largest_shift, occupied_rows, shape_of, within
@@ -131,9 +130,7 @@ def read_record(
             None if signed is None else Signature.of(signed["name"], datetime.fromisoformat(signed["time"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, zlib.error, SettingsError) as error:
-        said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)  # a KeyError's text is the bare key
-        problem = shorten(said, 120, placeholder="...")  # others' text may be in it
-        raise ReviewError(f"The stored review is damaged ({problem}); review the case again.") from error
+        raise ReviewError(f"The stored review is damaged ({reason_of(error)}); review the case again.") from error
 
 
 def digest_of(segmentation: np.ndarray) -> str:

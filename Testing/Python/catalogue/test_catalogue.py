@@ -279,3 +279,6 @@ def test_export_publishes_a_model_and_the_picture_of_a_sample(tmp_path: Path) ->
     install(place, entry)
     with pytest.raises(UserError, match="comes with the program"):
         installing.remove("PhantomPancreas")
+    for name in ("", "..", "../Models"):  # folders that are there, and no models
+        with pytest.raises(UserError, match="There is no installed model"):
+            installing.remove(name)

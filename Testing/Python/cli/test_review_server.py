@@ -11,13 +11,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 
 from MoBUncertaintyLib.cli import console, review_server
-from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.errors import OutputError, ReviewError
 from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.output.review_files import review_of
@@ -164,6 +165,14 @@ class TestCommand:
         console.serve_review(fake_review(), tmp_path / "gone" / "results", 0)
         (kept,) = tmp_path.glob("results-decisions-*.json")
         assert json.loads(kept.read_text(encoding="utf-8"))["schema"] == "mob-uncertainty review"
+
+    def test_decisions_are_printed_where_no_file_can_be_written(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(Path, "home", lambda: tmp_path / "gone")
+        monkeypatch.setattr(review_server, "serve", lambda page, *_: page.step({"action": "undo"}))
+        with pytest.raises(OutputError, match="they are printed above"):
+            console.serve_review(fake_review(), tmp_path / "gone" / "results", 0)
+        assert json.loads(capsys.readouterr().out)["schema"] == "mob-uncertainty review"
+        assert not list(tmp_path.iterdir())
 
     def test_asks_for_decisions_or_a_page(self, tmp_path):
         write_case(tmp_path)

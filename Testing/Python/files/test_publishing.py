@@ -389,7 +389,7 @@ class TestPlace:
     @pytest.mark.parametrize("name", ["seg.nii.gz", "SEG.NII", "a.nrrd", "report.json"])
     def test_name_of_a_file_is_refused_with_a_better_one(self, tmp_path, name):
         with pytest.raises(
-            OutputError, match=r"is the name of a file, but the results are a folder with segm.* such as"
+            OutputError, match=r"is the name of a file, but what is written is a folder with segm.* such as"
         ):
             KIND.check_name(tmp_path / name)
         KIND.check_name(tmp_path / "patient.1")

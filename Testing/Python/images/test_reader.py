@@ -324,6 +324,9 @@ def test_folder_of_dicom_folders_lists_them(tmp_path: Path) -> None:
         list_inputs(tmp_path / "empty")
     with pytest.raises(ImageError, match="does not exist"):
         list_inputs(tmp_path / "nowhere")
+    (tmp_path / "prediction.json").write_text('{"schema": "mob-uncertainty results"}')
+    with pytest.raises(ImageError, match="holds results, not images; give the image that they were made from"):
+        list_inputs(tmp_path)
 
 
 def entries(folder: Path) -> dict[str, str]:

@@ -72,6 +72,8 @@ def test_a_damaged_fingerprint_is_refused(place: tuple[str, ...], value: object)
     inner[place[-1]] = value
     with pytest.raises(SettingsError, match="fingerprint is not as it should be"):
         Fingerprint.from_dict(damaged)
+    with pytest.raises(SettingsError, match=r"fingerprint is not as it should be \(it lacks 'density'\)"):
+        Fingerprint.from_dict({"cases": 20})
 
 
 def test_the_most_serious_reason_comes_first() -> None:

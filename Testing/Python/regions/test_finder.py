@@ -428,6 +428,11 @@ def test_what_no_model_may_state_is_refused(entry):
         read_stated([entry])
 
 
+def test_what_is_stated_twice_is_refused():
+    with pytest.raises(SettingsError, match="The setting depth_mm of the regions is given twice"):
+        read_stated(["depth_mm=1", "depth_mm=2"])
+
+
 @pytest.mark.parametrize("name", ["threshold", "excess", "minimum_mm3", "grow_mm"])
 @pytest.mark.parametrize("number", [math.inf, math.nan])
 def test_a_setting_that_is_no_number_is_refused_before_anything_is_computed(name, number):

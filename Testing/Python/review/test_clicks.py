@@ -510,7 +510,7 @@ class TestRecord:
             (lambda d: d["earlier_clicks"][0].update(points_ras=[[1e9, 2, 3]]), "lies outside of the image"),
             (lambda d: d["regions"][0].update(found_with_clicks=[99]), "a click that is not there"),
             (lambda d: d["regions"][0].update(decided_with_clicks=[-1], verdict="accept"), "damaged"),
-            (lambda d: d["regions"][0].update(found_with_settings={"threshold": -1}), "level must be above 0"),
+            (lambda d: d["regions"][0].update(found_with_settings={"threshold": -1}), "threshold must be above 0"),
         ],
     )
     def test_damage_is_said(self, review, damage, problem):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import inspect
 import json
@@ -12,6 +13,7 @@ from enum import Enum
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
+from unittest import mock
 
 import pytest
 import yaml
@@ -339,6 +341,16 @@ def test_what_the_system_refuses_is_one_sentence(tmp_path, monkeypatch, capsys):
         cli.main()
     assert stop.value.code == 2
     assert re.fullmatch(r"Error: .*file.*: Not a directory; choose another place.*\n", capsys.readouterr().err)
+
+
+def test_full_disk_is_one_sentence(monkeypatch, capsys):
+    full = OSError(errno.ENOSPC, "No space left on device")  # as writing to an open file raises it
+    monkeypatch.setattr("mob_training.data.phantom.write_cohort", mock.Mock(side_effect=full))
+    monkeypatch.setattr(sys, "argv", ["mob-training", "phantom", "cohort"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "Error: The disk is full; free some space, and run this again.\n"
 
 
 REFUSED = {

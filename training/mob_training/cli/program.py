@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -61,7 +62,11 @@ def main() -> None:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.filename is None:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # no name: it was open
+            print("Error: The disk is full; free some space, and run this again.", file=sys.stderr)
+        elif error.filename is not None:
+            place = f"{error.filename}: {error.strerror}"
+            print(f"Error: {place}; choose another place or repair this one.", file=sys.stderr)
+        else:
             raise
-        print(f"Error: {error.filename}: {error.strerror}; choose another place or repair this one.", file=sys.stderr)
         sys.exit(2)

@@ -15,7 +15,7 @@ from typing import Any
 
 from MoBUncertaintyLib.errors import OutputError, ReviewError
 from MoBUncertaintyLib.files.names import unique_names
-from MoBUncertaintyLib.files.publishing import absolute, reserve
+from MoBUncertaintyLib.files.publishing import absolute, write_file
 
 PREFIX, SUFFIX = "review-", ".json"
 
@@ -115,9 +115,7 @@ def write_review(results: Path, reader: str, record: Mapping[str, Any]) -> CaseR
     try:
         if not path.parent.is_dir():
             raise FileNotFoundError("the results folder is gone")
-        with reserve(path) as place:
-            place.partial.write_text(text + "\n", encoding="utf-8")
-            place.replace()
+        write_file(path, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(f"The review cannot be kept in {path} ({reason}); free some space there.") from error

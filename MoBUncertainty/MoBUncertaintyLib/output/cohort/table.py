@@ -18,7 +18,7 @@ from urllib.parse import quote
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files.names import printable
-from MoBUncertaintyLib.files.publishing import absolute, reserve
+from MoBUncertaintyLib.files.publishing import absolute, write_file
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome
@@ -96,9 +96,9 @@ def write_cohort(folder: Path, title: str, cases: Sequence[CohortCase], others: 
         folder.mkdir(parents=True, exist_ok=True)
         names = [column.name for column in columns]
         cells = [{column.name: "" if (v := column.value(row)) is None else v for column in columns} for row in rows]
-        _replace(folder / CSV, lambda path: write_table(path, names, cells))
+        write_file(folder / CSV, lambda path: write_table(path, names, cells))
         page = _render(title, rows, [column for column in columns if column.title], others, folder)
-        _replace(folder / PAGE, lambda path: path.write_text(page, encoding="utf-8"))
+        write_file(folder / PAGE, lambda path: path.write_text(page, encoding="utf-8"))
     except OSError as error:
         raise OutputError(
             f"The cohort's table cannot be written to {folder} ({error.strerror or error}); free some space or choose "
@@ -219,13 +219,6 @@ def _render(
             js=_SCRIPT.read_text(encoding="utf-8"),
         )
     )
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its place, and put it there when it is whole."""
-    with reserve(path) as place:  # else another run in this folder would take it for a killed one's
-        write(place.partial)
-        place.replace()
 
 
 def _begins(path: Path, mark: str) -> bool:
