@@ -16,6 +16,7 @@ import hypothesis
 import pytest
 
 from support import TESTS, small_panel
+from support.browser import launched
 from support.caller import FAKE_WORKER, Caller, Start
 
 pytest_plugins = ["slicer_host.isolation"]
@@ -72,6 +73,13 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list:
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (found.append(figure), save(figure, *a, **k)))
     return found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A browser for the tests of a file; each opens a `reader` of its own."""
+    with launched() as each:
+        yield each
 
 
 @pytest.fixture(scope="module")

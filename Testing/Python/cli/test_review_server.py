@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -65,8 +66,8 @@ def served() -> Served:
 
 
 @pytest.fixture
-def person(served: Served) -> Iterator[Reader]:
-    with reader() as each:
+def person(browser: Any, served: Served) -> Iterator[Reader]:
+    with reader(browser) as each:
         each.open(served.address)
         yield each
 
@@ -222,19 +223,19 @@ class TestReader:
         assert person.page.evaluate(labels) != before
         assert person.page.is_enabled("#undo")
 
-    def test_signed_review_is_shown_as_signed(self, served):
+    def test_signed_review_is_shown_as_signed(self, browser, served):
         for region_id in ("1", "2"):
             served.case.review.decide(region_id, "accept")
         served.case.review.sign("A. Reader")
-        with reader() as person:
+        with reader(browser) as person:
             person.open(served.address)
             assert person.page.is_disabled("[data-verdict=accept]")
             person.save()
             assert ", signed." in person.text("#message")
 
     @pytest.mark.parametrize("gone", ["stopped", "another"])
-    def test_decisions_are_not_saved_once_the_server_is_gone(self, served, gone):
-        with reader(tolerated="Failed to load resource") as person:
+    def test_decisions_are_not_saved_once_the_server_is_gone(self, browser, served, gone):
+        with reader(browser, tolerated="Failed to load resource") as person:
             person.open(served.address)
             person.press("a")
             person.wait_for("unsaved")
@@ -245,8 +246,8 @@ class TestReader:
             assert "The server has stopped" in person.text("#message")
             assert person.page.evaluate("unsaved")
 
-    def test_a_refused_step_is_said(self, served):
-        with reader(tolerated="status of 400") as person:
+    def test_a_refused_step_is_said(self, browser, served):
+        with reader(browser, tolerated="status of 400") as person:
             person.open(served.address)
             for region_id in ("1", "2"):
                 served.case.review.decide(region_id, "accept")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,8 +44,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def person(folder: Path) -> Iterator[Reader]:
-    with reader() as each:
+def person(browser: Any, folder: Path) -> Iterator[Reader]:
+    with reader(browser) as each:
         each.page.goto((folder / "cohort.html").as_uri())
         yield each
 

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,8 +48,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def person(path: Path) -> Iterator[Reader]:
-    with reader() as each:
+def person(browser: Any, path: Path) -> Iterator[Reader]:
+    with reader(browser) as each:
         each.open(path.as_uri())
         yield each
 
@@ -200,20 +201,20 @@ class TestReader:
         person.page.keyboard.type("a nice tail")
         assert "0 of 2 regions decided" in person.text("#count")
 
-    def test_label_is_chosen_where_there_are_several(self, tmp_path):
+    def test_label_is_chosen_where_there_are_several(self, browser, tmp_path):
         case = fake_case(labels=(PANCREAS, LEFT_KIDNEY))
         write_review_page(tmp_path / "review.html", fake_review(case))
-        with reader() as person:
+        with reader(browser) as person:
             person.open((tmp_path / "review.html").as_uri())
             person.page.select_option("#label", label="kidney left")
             person.press("o")
             person.click(0, 0.5, 0.5)
             assert person.save()["clicks"][0]["label"] == "kidney_left"
 
-    def test_saved_decisions_applied_are_the_review_itself(self, tmp_path):
+    def test_saved_decisions_applied_are_the_review_itself(self, browser, tmp_path):
         write_case(tmp_path)
         folder = tmp_path / "results"
-        with reader() as person:
+        with reader(browser) as person:
             person.open((folder / "review.html").as_uri())
             person.press("l")
             person.click(0, 0.5, 0.5)
@@ -239,8 +240,8 @@ class TestReader:
         for ours, theirs in zip(applied.maps_in(everywhere), expected.maps_in(everywhere), strict=True):
             assert np.array_equal(ours, theirs)
 
-    def test_nothing_is_asked_of_the_network(self, path):
-        with reader() as person:
+    def test_nothing_is_asked_of_the_network(self, browser, path):
+        with reader(browser) as person:
             asked = []
             person.page.on("request", lambda request: asked.append(request.url))
             person.open(path.as_uri())

@@ -49,7 +49,7 @@ class Reader:
 
     def wait_for(self, expression: str) -> None:
         """Wait until a JavaScript expression is true."""
-        end = time.monotonic() + 20  # Playwright's own waiting evaluates text in the page, which forbids that
+        end = time.monotonic() + 60  # Playwright's own waiting evaluates text in the page, which forbids that
         while not self.page.evaluate(expression):
             assert time.monotonic() < end, f"never true: {expression}"
             time.sleep(0.02)
@@ -72,16 +72,23 @@ class Reader:
 
 
 @contextmanager
-def reader(tolerated: str = "\0") -> Iterator[Reader]:
-    """Open a browser; whatever goes wrong in the page fails the test, but for messages with the text `tolerated`."""
+def launched() -> Iterator[Any]:
+    """Launch Playwright's browser: most of a second, so that one serves a whole file."""
     from playwright.sync_api import sync_playwright
 
-    problems: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1400, "height": 950})
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def reader(browser: Any, tolerated: str = "\0") -> Iterator[Reader]:
+    """Open a page that knows nothing of others; whatever goes wrong in it, but for `tolerated`, fails the test."""
+    problems: list[str] = []
+    with browser.new_context(viewport={"width": 1400, "height": 950}) as context:
+        page = context.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
         yield Reader(page)
-        browser.close()
     assert not [problem for problem in problems if tolerated not in problem]
