@@ -141,7 +141,7 @@ def predict(mode: str, request: server.Fields, report: server.Report) -> server.
         print(f"child {child.pid}", file=sys.stderr, flush=True)
     for tile in range(TILES):
         report.progress(estimate.step("network", tile, TILES))
-        time.sleep(10.0 if mode == "slow" else 0.02)
+        time.sleep(10.0 if mode == "slow" else 0.005)
         if tile == 1:
             misbehave(mode)
     report.warning("This result is fake.")
@@ -186,7 +186,7 @@ def predict_case(mode: str, request: server.Fields, report: server.Report) -> se
     read = read_image(case.path, case.series)
     for tile in range(TILES):
         report.progress(estimate.step("network", tile, TILES))
-        time.sleep(10.0 if mode == "slow" else 0.02)
+        time.sleep(10.0 if mode == "slow" else 0.005)
         if tile == 1:
             misbehave(mode)
     provenance = {**describe_models(request["models"]), "device": "fake"}

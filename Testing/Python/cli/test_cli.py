@@ -115,8 +115,9 @@ def test_options_reach_the_prediction_and_the_regions(model: Path, ct: Path, tmp
     assert info["precision"] == "float32"
 
 
-def test_one_of_many_labels_goes_through_results_review_and_export(ct: Path, tmp_path: Path) -> None:
+def test_one_of_many_labels_goes_through_results_review_and_export(tmp_path: Path) -> None:
     """With the value that it has in the model, which is not its number."""
+    sitk.WriteImage(tiny.make_ct((24, 24, 24)), ct := tmp_path / "ct.nii.gz")  # a random network doubts everywhere
     dataset = tiny.make_dataset(("liver", "spleen", "kidney"), orientation="RAS")
     spec = CovarianceSpec(Covariance.DIAGONAL)
     tiny.make_results_folder(tmp_path / "raw", dataset=dataset, covariance=spec)
