@@ -126,7 +126,7 @@ def test_a_review_with_clicks(desktop, tmp_path):
     # Exported.
     ui.exportDirectoryEdit.currentPath = str(tmp_path / "exports")
     ui.exportButton.click()
-    desktop.process(until=lambda: not running(desktop), seconds=120)
+    desktop.process(until=lambda: not running(desktop))
     assert desktop.dialogs == []
     (made,) = (tmp_path / "exports").iterdir()
     written = sitk.GetArrayFromImage(sitk.ReadImage(made / "segmentation.seg.nrrd"))

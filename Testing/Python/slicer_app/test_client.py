@@ -144,23 +144,26 @@ def test_the_workers_own_sentence_is_shown(start: Start) -> None:
     [
         ("dies", {}, r"ended unexpectedly \(exit code 3\)", "this worker dies"),
         ("nonsense", {}, "no message", "Segmentation fault"),
-        ("hangs", {"heartbeatLimit": 1.0}, "has not answered for 1 seconds", "this worker hangs"),
-        ("stuck", {"progressLimit": 1.0, "heartbeatLimit": 10.0}, "no progress", "this worker stuck"),
+        ("hangs", {"_heartbeatLimit": 1.0}, "has not answered for 1 seconds", "this worker hangs"),
+        ("stuck", {"_progressLimit": 1.0}, "no progress", "this worker stuck"),
     ],
 )
 def test_a_worker_that_fails_is_one_sentence_with_its_log(
     start: Start, mode: str, limits: dict[str, float], words: str, log: str
 ) -> None:
-    caller = start(mode, **limits).ask()
-    caller.until(lambda: pid_of(caller))
-    pid = pid_of(caller)
+    caller = start(mode).ask()
+    caller.until(lambda: caller.client._processes)
+    (process,) = caller.client._processes
+    caller.until(lambda: process._pid)  # it is up: however long that took does not count
+    for limit, seconds in limits.items():
+        setattr(caller.client, limit, seconds)
     caller.finish()
     (error,) = caller.errors
     assert caller.results == []
     assert re.search(words, error[1])
     assert error[1].endswith(".")
     assert log in error[2]
-    caller.until(lambda: gone(pid), SOON)
+    caller.until(lambda: gone(process._pid), SOON)
     caller.client._arguments = FAKE_WORKER  # the next request has a new worker
     caller.client._heartbeatLimit = caller.client._progressLimit = 30.0  # which may be slow to start
     caller.ask().finish()
@@ -314,9 +317,10 @@ def test_a_failure_that_nobody_waits_for_is_logged(start: Start, caplog: pytest.
 
 
 def test_time_that_the_application_sleeps_does_not_count(start: Start) -> None:
-    caller = start("hangs", heartbeatLimit=1.5).ask()
+    caller = start("hangs").ask()
     caller.until(lambda: len(caller.progress) > 2)
-    time.sleep(2.0)  # a dialog of another module, say
+    caller.client._heartbeatLimit = 1.0
+    time.sleep(1.2)  # a dialog of another module, say
     caller.turn()
     caller.turn()
     assert caller.client.busy

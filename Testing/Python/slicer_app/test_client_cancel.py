@@ -132,7 +132,7 @@ application.exec()
         "QT_QPA_PLATFORM": "offscreen",
     }
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, timeout=30, check=False
+        [sys.executable, "-c", program], env=environment, capture_output=True, timeout=SOON, check=False
     )
     assert done.returncode == -9, done.stderr
     assert wait_until(lambda: gone(int(done.stdout)) and not list(tmp_path.iterdir()))

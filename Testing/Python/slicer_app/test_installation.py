@@ -469,7 +469,7 @@ def test_without_dicom_an_export_asks_nothing(from_dicom, machine, tmp_path):
     ui.dicomSegCheckBox.checked = ui.parametricMapCheckBox.checked = False
     ui.segmentationCheckBox.checked = True
     ui.exportButton.click()
-    from_dicom.process(until=lambda: ui.exportButton.text != "Cancel" and not from_dicom.logic.client.busy, seconds=60)
+    from_dicom.process(until=lambda: ui.exportButton.text != "Cancel" and not from_dicom.logic.client.busy)
     assert not [shown.text for shown in from_dicom.dialogs]
     (made,) = tmp_path.iterdir()
     assert (made / "segmentation.seg.nrrd").exists()

@@ -215,7 +215,7 @@ class TestExport:
         monkeypatch.setattr(qt.QDesktopServices, "openUrl", lambda url: opened.append(url.toLocalFile()))
         ui.exportDirectoryEdit.currentPath = str(tmp_path)
         ui.exportButton.click()
-        desktop.process(until=lambda: ui.exportButton.text == "Export", seconds=60)
+        desktop.process(until=lambda: ui.exportButton.text == "Export")
         assert desktop.dialogs == []
         (made,) = tmp_path.iterdir()
         assert "files written" in ui.exportStatusLabel.text

@@ -87,7 +87,7 @@ def start_computing(desktop) -> None:
     load_demo(desktop)
     desktop.ui.overlapSlider.value = 0.5  # long enough to be interrupted
     desktop.ui.applyButton.click()
-    desktop.process(until=lambda: desktop.ui.statusLabel.text.startswith("Predicting tiles: 2 of"), seconds=60)
+    desktop.process(until=lambda: desktop.ui.statusLabel.text.startswith("Predicting tiles: 2 of"))
 
 
 def test_from_the_demo_ct_to_a_signed_export(desktop, tmp_path):
@@ -182,7 +182,7 @@ def export_and_compare(desktop, folder: Path, expected: np.ndarray) -> None:
     ui = desktop.ui
     ui.exportDirectoryEdit.currentPath = str(folder)
     ui.exportButton.click()
-    desktop.process(until=lambda: not running(desktop), seconds=60)
+    desktop.process(until=lambda: not running(desktop))
     assert desktop.dialogs == []
     (made,) = folder.iterdir()
     report = (made / "report.html").read_text(encoding="utf-8")
@@ -257,7 +257,7 @@ def test_killed_worker_is_one_dialog_and_the_next_run_works(desktop, table):
     before = nodes(desktop.scene)
     (worker,) = worker_processes()
     os.kill(worker, signal.SIGKILL)
-    desktop.process(until=lambda: not running(desktop), seconds=5)
+    desktop.process(until=lambda: not running(desktop))
     (dialog,) = desktop.dialogs
     assert dialog.text.startswith("The computing process ended unexpectedly")
     assert nodes(desktop.scene) == before

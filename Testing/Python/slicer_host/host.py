@@ -113,7 +113,7 @@ class Desktop:
         self.window.show()
         self.process()
 
-    def process(self, until: Callable[[], object] = lambda: True, seconds: float = 30.0) -> None:
+    def process(self, until: Callable[[], object] = lambda: True, seconds: float = 120.0) -> None:
         """Let the event loop run until something is true.
 
         Raises:

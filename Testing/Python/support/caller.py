@@ -51,7 +51,7 @@ class Caller:
         qt.QCoreApplication.processEvents()
         self.turns.append(time.thread_time() - start)
 
-    def until(self, condition: Callable[[], object], seconds: float = 30.0) -> Caller:
+    def until(self, condition: Callable[[], object], seconds: float = 120.0) -> Caller:
         def turn() -> bool:
             self.turn()
             return bool(condition())
