@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -277,11 +277,12 @@ class Prediction:
         if self.overlapping:
             return self.exclusive().expected_error_mm3
         total, processed = 0.0, [each[self.processed_box] for each in self.probability]
-        box = hull(occupied(each) for each in processed)  # outside of it p = 0, which is certain
-        inside = [each[box] for each in processed]
-        for planes in zip(*inside, strict=True):  # slice by slice: a volume of a CT's size takes 0.3 GB
-            background = 1 - sum(planes[1:], planes[0])
-            total += float((1 - reduce(np.maximum, planes, background)).sum(dtype=float))
+        best = np.empty(processed[0].shape[1:], np.float32)
+        for planes in zip(*processed, strict=True):  # slice by slice in one array: a CT's volume takes 0.3 GB
+            np.subtract(1, sum(planes[1:], planes[0]), out=best)
+            for p in planes:
+                np.maximum(best, p, out=best)
+            total += float(np.subtract(1, best, out=best).sum(dtype=float))
         return self.grid.voxel_mm3 * total
 
     @cached_property

@@ -6,14 +6,17 @@ Uncertainty is judged over millimetres, so that finer voxels cost time and tell 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property, reduce
+from collections.abc import Callable, Iterator
+from functools import reduce
 
 import numpy as np
 
-from MoBUncertaintyLib.geometry import Box
+from MoBUncertaintyLib.geometry import Box, shape_of, whole, within
 
 LONGEST_MM = 2.0
+
+_AT_ONCE = 2**16
+"""Voxels that are merged at once: what is computed of them stays in a processor's cache."""
 
 
 class BlockGrid:
@@ -31,31 +34,57 @@ class BlockGrid:
     """
 
     def __init__(self, box: Box, spacing: np.ndarray, longest_mm: float = LONGEST_MM) -> None:
-        self._box = box
         self.factors = np.maximum(1, np.floor(longest_mm / spacing + 1e-6).astype(int))
         self.spacing = spacing * self.factors
         # Where each block begins; the last one along an axis may hold fewer voxels.
         self._edges = [np.append(np.arange(s.start, s.stop, f), s.stop) for s, f in zip(box, self.factors, strict=True)]
         self.shape = tuple(len(edges) - 1 for edges in self._edges)
 
-    @cached_property
-    def voxels(self) -> np.ndarray:
-        """Number of voxels in each block, float32."""
-        z, y, x = (np.diff(edges).astype(np.float32) for edges in self._edges)
-        return np.asarray(np.multiply.outer(np.multiply.outer(z, y), x))
+    def voxels(self, box: Box) -> np.ndarray:
+        """Return the number of voxels in each block of a box of blocks, float32."""
+        z, y, x = (np.diff(edges[s.start : s.stop + 1]) for edges, s in zip(self._edges, box, strict=True))
+        return np.asarray(np.multiply(z[:, None, None] * y[:, None], x, dtype=np.float32))
 
-    def layers(self) -> Iterator[tuple[int, Box]]:
-        """Iterate over layers of blocks along z, by its number and the box of its voxels."""
-        for layer, (first, end) in enumerate(zip(self._edges[0][:-1], self._edges[0][1:], strict=True)):
-            yield layer, (slice(first, end), *self._box[1:])
+    def voxel_box(self, box: Box) -> Box:
+        """Return the box, in the array, of the voxels in a box of blocks."""
+        return tuple(slice(int(edges[s.start]), int(edges[s.stop])) for edges, s in zip(self._edges, box, strict=True))
 
-    def merge(self, voxels: np.ndarray, operation: np.ufunc = np.add) -> np.ndarray:
-        """Compute the sum (or another operation on positive numbers) over each block of one layer, (Y, X).
+    def covering(self, box: Box) -> Box:
+        """Return the box of the blocks that have voxels in a box of the array; an empty one if none has."""
+        ends = zip(self._edges, box, strict=True)
+        found = [np.flatnonzero((edges[1:] > s.start) & (edges[:-1] < s.stop)) for edges, s in ends]
+        return tuple(slice(int(each[0]), int(each[-1]) + 1) if each.size else slice(0, 0) for each in found)
+
+    def layers(self) -> Iterator[Box]:
+        """Iterate over layers of blocks along z, each a box of blocks."""
+        for layer in range(self.shape[0]):
+            yield (slice(layer, layer + 1), *whole(self.shape[1:]))
+
+    def means(self, box: Box, values: Callable[[Box], np.ndarray]) -> np.ndarray:
+        """Compute the mean over each block of a box of blocks, float32.
 
         Args:
-            voxels: The voxels of the layer, as `layers` cuts them.
-            operation: A ufunc of two arguments, to which a missing voxel counts as 0.
+            box: The box of blocks.
+            values: Returns the values in a box of the array; called for one part after the other.
         """
+        return np.asarray(self._merged(box, values, np.add) / self.voxels(box))
+
+    def maxima(self, box: Box, values: Callable[[Box], np.ndarray]) -> np.ndarray:
+        """Find the maximum of numbers from 0 on in each block of a box of blocks; arguments as for `means`."""
+        return self._merged(box, values, np.maximum)
+
+    def _merged(self, box: Box, values: Callable[[Box], np.ndarray], operation: np.ufunc) -> np.ndarray:
+        layers, rows, columns = box
+        merged = np.empty(shape_of(box), np.float32)
+        height = int(max(1, _AT_ONCE // (self.factors.prod() * max(1, merged.shape[2]))))
+        for layer in range(layers.start, layers.stop):
+            for row in range(rows.start, rows.stop, height):
+                part = slice(layer, layer + 1), slice(row, min(row + height, rows.stop)), columns
+                merged[within(part, box)] = self._merge_layer(values(self.voxel_box(part)), operation)
+        return merged
+
+    def _merge_layer(self, voxels: np.ndarray, operation: np.ufunc) -> np.ndarray:
+        """Merge the voxels of one layer to its blocks, (Y, X); `operation` counts a missing voxel as 0."""
         merged: np.ndarray = reduce(operation, voxels)
         for factor in self.factors[1:]:  # first along y, then along x
             if factor > 1:
@@ -81,5 +110,4 @@ class BlockGrid:
         voxels = blocks
         for axis, (edges, s) in enumerate(zip(self._edges, box, strict=True)):
             voxels = np.repeat(voxels, np.diff(edges[s.start : s.stop + 1]), axis)
-        inside = (slice(int(edges[s.start]), int(edges[s.stop])) for edges, s in zip(self._edges, box, strict=True))
-        return tuple(inside), voxels
+        return self.voxel_box(box), voxels

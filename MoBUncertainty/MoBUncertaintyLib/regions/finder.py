@@ -22,14 +22,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import ndimage
 
 from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.geometry import Box, bounding_box, hull, nested, shadows, shape_of, within
+from MoBUncertaintyLib.geometry import (
+    Box,
+    bounding_box,
+    hull,
+    nested,
+    shadows,
+    shape_of,
+    widened,
+    within,
+)
 from MoBUncertaintyLib.regions.coverage import ENOUGH, Coverage
 from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, location_in
 from MoBUncertaintyLib.regions.pieces import CONNECTIVITY, compact_pieces, diameter, grow
@@ -169,12 +177,12 @@ class RegionFinder:
             pass
         found = self._map
         assert found is not None
-        doubtful = _doubtful(found, settings)
-        listed = self._listed(found, *_pieces(found, doubtful, settings), settings)
-        coverage, organ = _coverage(found, listed, doubtful, settings), _mean_error(found)
+        doubtful, near = _doubtful(found, settings)
+        listed = self._listed(found, *_pieces(found, doubtful, near, settings), settings)
+        coverage, organ = _coverage(found, listed, doubtful, near, settings), _mean_error(found)
         if coverage.fraction < ENOUGH and organ > THROUGHOUT:
             listed = self._listed(found, *_whole_organ(found, settings), settings)
-            coverage = replace(_coverage(found, listed, doubtful, settings), throughout=organ)
+            coverage = replace(_coverage(found, listed, doubtful, near, settings), throughout=organ)
         places = [found.blocks.expand(where, mask) for _, mask, where in listed]
         box = hull(where for where, _ in places)
         numbers = np.zeros(shape_of(box), np.uint16)
@@ -198,46 +206,58 @@ class RegionFinder:
     def _describe(self, found: UncertaintyMap, mask: np.ndarray, box: Box) -> dict[str, Any]:
         """Describe a region by all fields of `Region` but rank and number; `mask` fills `box`, a box of blocks."""
         index = np.argwhere(mask)
-        voxels = found.blocks.voxels[box][mask].astype(float)
-        voxel, total = found.grid.voxel_mm3, voxels.sum()
+        voxels = found.blocks.voxels(box)[mask].astype(float)
+        voxel, total = found.prediction.grid.voxel_mm3, voxels.sum()
         centroid = voxels @ found.to_ras(index + [s.start for s in box]) / total
 
         def integral(values: np.ndarray) -> float:
-            return float(voxels @ values[box][mask])
+            return float(voxels @ values[mask])
 
         return {
             "centroid_ras": tuple(float(c) for c in centroid),
             "volume_mm3": float(voxel * total),
-            "expected_error_mm3": float(voxel * integral(found.expected_error)),
-            "mean_variance": integral(found.variance) / total,
-            "max_variance": float(found.max_variance[box][mask].max()),
-            "mean_probability": integral(found.foreground) / total,
-            "inside_fraction": integral(found.inside) / total,
+            "expected_error_mm3": float(voxel * integral(found.expected_error[box])),
+            "mean_variance": integral(found.variance(box)) / total,
+            "max_variance": float(found.max_variance(box)[mask].max()),
+            "mean_probability": integral(found.foreground(box)) / total,
+            "inside_fraction": integral(found.inside[box]) / total,
             "extent_mm": diameter(index, found.blocks.spacing),
             "location": location_in(centroid, found.segmentation[box][mask], self._frames),
         }
 
 
-def _doubtful(found: UncertaintyMap, settings: RegionSettings) -> np.ndarray:
-    """Mark the blocks that are more doubtful than the ordinary border."""
-    usual = np.maximum(settings.excess * found.typical, settings.depth_mm * settings.level)
-    return np.asarray((found.uncertainty > settings.level) & (found.thickness > usual))
+def _doubtful(found: UncertaintyMap, settings: RegionSettings) -> tuple[np.ndarray, Box]:
+    """Mark the blocks that are more doubtful than the ordinary border; return the box that the mask fills, too."""
+    above = found.uncertainty > settings.level
+    near = bounding_box(shadows(above))
+    typical = np.broadcast_to(found.typical, above.shape)[near]
+    usual = np.maximum(settings.excess * typical, settings.depth_mm * settings.level)
+    return above[near] & (found.thickness(near) > usual), near
 
 
-def _grown(found: UncertaintyMap, seeds: np.ndarray, settings: RegionSettings) -> tuple[np.ndarray, np.ndarray, Box]:
-    """Grow seeds; return what was reached, the part of it that may well be wrong, and the box that both fill."""
+def _grown(
+    found: UncertaintyMap, seeds: np.ndarray, box: Box, settings: RegionSettings
+) -> tuple[np.ndarray, np.ndarray, Box]:
+    """Grow seeds, which fill a box.
+
+    Returns:
+        What was reached, the part of it that may well be wrong, and the box that both fill.
+    """
     spacing = found.blocks.spacing
-    near = bounding_box(shadows(seeds), np.ceil(settings.grow_mm / spacing))
-    reached = grow(seeds[near], spacing, settings.grow_mm)
-    return reached, reached & (seeds[near] | (found.error_around[near] >= settings.minimum_error)), near
+    seeded = nested(box, bounding_box(shadows(seeds)))
+    near = widened(seeded, np.ceil(settings.grow_mm / spacing).tolist(), found.blocks.shape)
+    start = np.zeros(shape_of(near), bool)
+    start[within(seeded, near)] = seeds[within(seeded, box)]
+    reached = grow(start, spacing, settings.grow_mm)
+    return reached, reached & (start | (found.error_around(near) >= settings.minimum_error)), near
 
 
-def _pieces(found: UncertaintyMap, doubtful: np.ndarray, settings: RegionSettings) -> tuple[np.ndarray, Box]:
+def _pieces(found: UncertaintyMap, doubtful: np.ndarray, box: Box, settings: RegionSettings) -> tuple[np.ndarray, Box]:
     """Separate the pieces, numbered from 1 in no particular order (some may be missing); return their box, too."""
     spacing = found.blocks.spacing
     smallest = settings.minimum_mm3 / spacing.prod()
     seeds = _drop_small(ndimage.label(doubtful, CONNECTIVITY)[0], doubtful, smallest) > 0
-    reached, likely, near = _grown(found, seeds, settings)
+    reached, likely, near = _grown(found, seeds, box, settings)
     # A little weight everywhere: where no error is expected, the voxels still have a middle.
     weight = found.expected_error[near] + 0.01
     pieces = compact_pieces(likely, weight, spacing, settings.length_mm, within=reached)
@@ -246,7 +266,7 @@ def _pieces(found: UncertaintyMap, doubtful: np.ndarray, settings: RegionSetting
 
 def _whole_organ(found: UncertaintyMap, settings: RegionSettings) -> tuple[np.ndarray, Box]:
     """Take all that is segmented, and what may well be wrong beside it, as one piece; returned as by `_pieces`."""
-    _, likely, near = _grown(found, found.segmentation > 0, settings)
+    _, likely, near = _grown(found, found.segmentation[found.organs] > 0, found.organs, settings)
     return likely.astype(np.int32), near
 
 
@@ -254,31 +274,34 @@ def _coverage(
     found: UncertaintyMap,
     listed: list[tuple[dict[str, Any], np.ndarray, Box]],
     doubtful: np.ndarray,
+    near: Box,
     settings: RegionSettings,
 ) -> Coverage:
-    """Sum up the expected error by where it lies."""
-    rest = found.expected_error * found.blocks.voxels
+    """Sum up the expected error by where it lies; `doubtful` fills `near`, which holds all above the threshold."""
+    grown = _grown(found, doubtful, near, settings)[1:]
+    box = hull([near, grown[1], *(where for _, _, where in listed)])
+    rest = found.expected_error[box] * found.blocks.voxels(box)
     sums = [rest.sum(dtype=float)]
 
-    def take(mask: np.ndarray, box: Box | EllipsisType = ...) -> None:
-        rest[box][mask] = 0
+    def take(*places: tuple[np.ndarray, Box]) -> None:
+        for mask, where in places:
+            rest[within(where, box)][mask] = 0
         sums.append(rest.sum(dtype=float))
 
-    held = np.zeros(rest.shape, bool)
-    for _, mask, where in listed:
-        held[where] |= mask
-    take(held)
-    take(*_grown(found, doubtful, settings)[1:])
-    take(found.uncertainty > settings.level)
-    in_regions, dropped, thin = (float(found.grid.voxel_mm3 * each) for each in np.abs(np.diff(sums)))
-    return Coverage(in_regions, thin, float(found.grid.voxel_mm3 * sums[-1]), dropped)
+    take(*((mask, where) for _, mask, where in listed))
+    take(grown)
+    take((found.uncertainty[near] > settings.level, near))
+    elsewhere = max(found.total_error - sums[0], 0.0)
+    voxel = found.prediction.grid.voxel_mm3
+    in_regions, dropped, thin = (float(voxel * each) for each in np.abs(np.diff(sums)))
+    return Coverage(in_regions, thin, float(voxel * (sums[-1] + elsewhere)), dropped)
 
 
 def _mean_error(found: UncertaintyMap) -> float:
     """Compute the fraction of the segmented volume that is expected to be wrong; 0 if nothing is segmented."""
-    segmented = found.inside * found.blocks.voxels
+    segmented = found.inside[found.organs] * found.blocks.voxels(found.organs)
     total = float(segmented.sum(dtype=float))
-    return float((segmented * found.expected_error).sum(dtype=float)) / total if total else 0.0
+    return float((segmented * found.expected_error[found.organs]).sum(dtype=float)) / total if total else 0.0
 
 
 COLUMNS = (

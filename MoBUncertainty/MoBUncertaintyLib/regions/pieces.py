@@ -21,21 +21,22 @@ _DIRECTIONS = np.array([v for v in itertools.product(range(-3, 4), repeat=3) if 
 def grow(mask: np.ndarray, spacing: np.ndarray, radius_mm: float) -> np.ndarray:
     """Dilate a mask by a ball of `radius_mm`; voxels beyond the array's edge are lost."""
     reach = np.floor(radius_mm / spacing + 1e-6).astype(int)
-    depth, height, _ = mask.shape
-    # The ball is a stack of rows: widen along x once per half length, then shift that by whole rows.
+    depth, height, width = mask.shape
+    # The ball is a stack of rows: widen along x once per half length, then shift that by whole rows, packed as bits.
     widened = [np.pad(mask, [(reach[0], reach[0]), (reach[1], reach[1]), (0, 0)])]
     for n in range(1, reach[2] + 1):
         wider = widened[0].copy() if n == 1 else widened[-1].copy()
         wider[..., n:] |= widened[0][..., :-n]
         wider[..., :-n] |= widened[0][..., n:]
         widened.append(wider)
-    grown = np.zeros_like(mask)
+    packed = [np.packbits(rows, axis=-1) for rows in widened]
+    grown = np.zeros_like(packed[0][:depth, :height])
     for z, y in itertools.product(range(-reach[0], reach[0] + 1), range(-reach[1], reach[1] + 1)):
         left = radius_mm**2 - (z * spacing[0]) ** 2 - (y * spacing[1]) ** 2 + 1e-6
         if left >= 0:
-            rows = widened[int(np.sqrt(left) / spacing[2])]
+            rows = packed[int(np.sqrt(left) / spacing[2])]
             grown |= rows[reach[0] + z : reach[0] + z + depth, reach[1] + y : reach[1] + y + height]
-    return grown
+    return np.unpackbits(grown, axis=-1, count=width).view(bool)
 
 
 def diameter(index: np.ndarray, spacing: np.ndarray) -> float:
@@ -47,7 +48,8 @@ def diameter(index: np.ndarray, spacing: np.ndarray) -> float:
     mask[tuple((index - index.min(axis=0) + 1).T)] = True
     corners = mask.copy()
     for axis in range(3):  # a voxel between two others is not outermost in any direction
-        corners &= ~(np.roll(mask, 1, axis) & np.roll(mask, -1, axis))
+        along, inner = np.moveaxis(mask, axis, 0), np.moveaxis(corners, axis, 0)[1:-1]
+        inner &= ~(along[2:] & along[:-2])
     points = np.argwhere(corners) * spacing
     projections = _DIRECTIONS @ points.T
     outermost = points[np.unique([projections.argmin(axis=1), projections.argmax(axis=1)])]
@@ -85,13 +87,16 @@ def compact_pieces(
             continue
         centres = _centres(inner, weight[box][tuple(inner.T)].astype(float), spacing, length_mm)
         owner = _nearest(index * spacing, centres)
-        for piece in range(len(centres)):
-            fragment = np.zeros(shape_of(box), bool)
-            fragment[tuple(index[owner == piece].T)] = True
+        owners = np.zeros(shape_of(box), np.int32)
+        owners[tuple(index.T)] = owner + 1
+        for piece, own in enumerate(ndimage.find_objects(owners), start=1):
+            if own is None:  # no voxel is nearest to the centre
+                continue
             # Voxels that are near in space can still be apart within a bent part.
+            fragment = owners[own] == piece
             labels, n = ndimage.label(fragment, CONNECTIVITY)
-            fragment &= mask[box]
-            pieces[box][fragment] = labels[fragment] + count
+            fragment &= mask[box][own]
+            pieces[box][own][fragment] = labels[fragment] + count
             count += n
     return pieces
 

@@ -11,65 +11,91 @@ p = sigmoid(d / s) and u = p(1 - p) it is s, in mm). Its median over an organ's 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
-from MoBUncertaintyLib.geometry import Box, Grid, bounding_box, intersection, nested, shape_of, widened
+from MoBUncertaintyLib.geometry import Box, bounding_box, nested, shape_of, widened, within
 from MoBUncertaintyLib.regions.blocks import LONGEST_MM, BlockGrid
 from MoBUncertaintyLib.regions.settings import Measure
 
 if TYPE_CHECKING:
-    from MoBUncertaintyLib.prediction import Prediction
+    from MoBUncertaintyLib.prediction import Maps, Prediction
 
 # Below this probability no measure reaches a useful threshold: it bounds the box that is searched.
 NEGLIGIBLE = 0.005
 ERROR_WINDOW = 3 / 8
 """Of the window of the thickness: sigma of that in which the expected error is averaged."""
+_TRUNCATE = 3
+"""Standard deviations at which a Gaussian window ends."""
 
 
 @dataclass(frozen=True, eq=False)
 class UncertaintyMap:
     """The uncertainty of a prediction in blocks of voxels (`blocks.py`), in the box in which there may be foreground.
 
-    All maps but `max_variance` are means over a block's voxels.
+    What is needed in few places is computed there: each method takes a box of blocks. All maps but `max_variance` are
+    means over a block's voxels, float32.
 
     Attributes:
+        prediction: What it is the map of.
         blocks: Where the blocks lie.
-        grid: Where the voxels lie.
-        uncertainty: The measure, float32.
-        thickness: Of the uncertainty, in mm times the measure's unit.
-        typical: Median thickness along the surface of the nearest organ, one number for all blocks if there is but one
-            organ; 0 without any.
-        variance: The maximum over the labels.
-        max_variance: Its maximum in the block.
-        foreground: Probability of any label.
+        window_mm: Sigma of the window in which the thickness is taken.
+        uncertainty: The measure.
         expected_error: 1 - max_c p, background included: the probability that the segmentation is wrong.
-        error_around: The same, averaged in a Gaussian window of `ERROR_WINDOW`.
         inside: Fraction of the block that is segmented.
         segmentation: The label that most of the block has.
+        organs: The box of the blocks in which anything is segmented.
+        typical: Median thickness along the surface of the nearest organ, one number for all blocks if there is but one
+            organ; 0 without any.
     """
 
+    prediction: Prediction
     blocks: BlockGrid
-    grid: Grid
+    window_mm: float
     uncertainty: np.ndarray
-    thickness: np.ndarray
-    typical: np.ndarray
-    variance: np.ndarray
-    max_variance: np.ndarray
-    foreground: np.ndarray
     expected_error: np.ndarray
-    error_around: np.ndarray
     inside: np.ndarray
     segmentation: np.ndarray
+    organs: Box
+    typical: np.ndarray
+
+    def thickness(self, box: Box) -> np.ndarray:
+        """Compute the thickness of the uncertainty, in mm times the measure's unit."""
+        return _thickness(self.uncertainty, box, self.blocks.spacing, self.window_mm)
+
+    def error_around(self, box: Box) -> np.ndarray:
+        """Compute the expected error, averaged in a Gaussian window of `ERROR_WINDOW`."""
+        return _smoothed(self.expected_error, box, ERROR_WINDOW * self.window_mm / self.blocks.spacing)
+
+    @cached_property
+    def total_error(self) -> float:
+        """The expected error, summed over all voxels."""
+        layers = self.blocks.layers()
+        return sum(float((self.expected_error[each] * self.blocks.voxels(each)).sum(dtype=float)) for each in layers)
+
+    def foreground(self, box: Box) -> np.ndarray:
+        """Compute the probability of any label."""
+        return self.blocks.means(box, lambda voxels: _any_label(_in(voxels, self.prediction.probability)))
+
+    def variance(self, box: Box) -> np.ndarray:
+        """Compute the variance, the maximum over the labels."""
+        return self.blocks.means(box, self._variance_of_voxels)
+
+    def max_variance(self, box: Box) -> np.ndarray:
+        """Find the maximum of the variance over labels and voxels."""
+        return self.blocks.maxima(box, self._variance_of_voxels)
 
     def to_ras(self, index: np.ndarray) -> np.ndarray:
         """Convert blocks (N, 3), given as (z, y, x), to the RAS mm of their middles."""
-        return self.grid.to_ras(self.blocks.centres(index))
+        return self.prediction.grid.to_ras(self.blocks.centres(index))
+
+    def _variance_of_voxels(self, voxels: Box) -> np.ndarray:
+        return reduce(np.maximum, _in(voxels, self.prediction.variance))
 
 
 def map_uncertainty(
@@ -78,64 +104,49 @@ def map_uncertainty(
     """Make the map of a prediction in steps, between which a user interface can answer: a generator that returns it.
 
     Args:
-        prediction: It is read layer by layer of blocks, so that no volume is copied.
+        prediction: It is read part by part, so that no volume is copied.
         measure: The measure of uncertainty.
         window_mm: Sigma of the window in which the thickness is taken.
     """
-    grid, labels = prediction.grid, prediction.labels
-    probability, variances = list(prediction.probability), list(prediction.variance)
-    box = _box_of_interest(prediction, np.ceil(3 * window_mm / grid.spacing))
-    blocks = BlockGrid(box, grid.spacing, min(LONGEST_MM, window_mm / 2))
+    spacing, labels = prediction.grid.spacing, prediction.labels
+    box = _box_of_interest(prediction, np.ceil(3 * window_mm / spacing))
+    blocks = BlockGrid(box, spacing, min(LONGEST_MM, window_mm / 2))
     yield
-    foreground, expected_error, variance, max_variance, uncertainty = np.empty((5, *blocks.shape), np.float32)
-    fractions = np.zeros((len(labels), *blocks.shape), np.float32)
-    for layer, box in blocks.layers():
-        p, spread = [each[box] for each in probability], reduce(np.maximum, [each[box] for each in variances])
-        any_label = np.clip(sum(p[1:], p[0]), 0, 1)
-        foreground[layer] = blocks.merge(any_label)
-        expected_error[layer] = blocks.merge(1 - reduce(np.maximum, [1 - any_label, *p]))
-        variance[layer] = blocks.merge(spread)
-        max_variance[layer] = blocks.merge(spread, np.maximum)
-        is_variance = measure is Measure.VARIANCE
-        uncertainty[layer] = variance[layer] if is_variance else blocks.merge(voxel_uncertainty(measure, p, [spread]))
-        if intersection(box, prediction.segmented_box):
-            for fraction, label in zip(fractions, labels, strict=True):
-                fraction[layer] = blocks.merge((prediction.segmentation[box] == label.value).astype(np.float32))
+
+    def error_of_voxels(voxels: Box) -> np.ndarray:
+        p = _in(voxels, prediction.probability)
+        return np.asarray(1 - reduce(np.maximum, [1 - _any_label(p), *p]))
+
+    def has(value: int) -> Callable[[Box], np.ndarray]:
+        return lambda voxels: (prediction.segmentation[voxels] == value).astype(np.float32)
+
+    uncertainty, expected_error, inside = (np.zeros(blocks.shape, np.float32) for _ in range(3))
+    for layer in blocks.layers():
+        uncertainty[layer] = blocks.means(layer, lambda voxels: uncertainty_in(voxels, prediction, measure))
+        expected_error[layer] = blocks.means(layer, error_of_voxels)
         yield
-    for summed in (foreground, expected_error, variance, uncertainty, fractions):
-        summed /= blocks.voxels
-    inside = fractions.sum(axis=0)
-    segmentation, most = np.zeros(blocks.shape, np.uint8), 1 - inside
+    segmentation, organs = np.zeros(blocks.shape, np.uint8), blocks.covering(prediction.segmented_box)
+    fractions = []
+    for label in labels:
+        fractions.append(blocks.means(organs, has(label.value)))
+        yield
+    inside[organs] = sum(fractions[1:], fractions[0])
+    most = 1 - inside[organs]
     for fraction, label in zip(fractions, labels, strict=True):
-        segmentation[fraction > most] = label.value
+        segmentation[organs][fraction > most] = label.value
         most = np.maximum(fraction, most)
         yield
-    thickness, error_around = uncertainty * np.float32(window_mm * np.sqrt(2 * np.pi)), expected_error.copy()
-    for values, width in ((thickness, window_mm), (error_around, ERROR_WINDOW * window_mm)):
-        for axis, sigma in enumerate(width / blocks.spacing):
-            ndimage.gaussian_filter1d(values, sigma, axis, output=values, mode="nearest", truncate=3)
-            yield
+    near = widened(organs, (1, 1, 1), blocks.shape)  # a surface has two sides
+    thickness = _thickness(uncertainty, near, blocks.spacing, window_mm)
+    typical = _typical(thickness, segmentation, near, blocks.spacing)
     return UncertaintyMap(
-        blocks,
-        grid,
-        uncertainty,
-        thickness,
-        _typical(thickness, segmentation, blocks.spacing),
-        variance,
-        max_variance,
-        foreground,
-        expected_error,
-        error_around,
-        inside,
-        segmentation,
+        prediction, blocks, window_mm, uncertainty, expected_error, inside, segmentation, organs, typical
     )
 
 
 def uncertainty_in(box: Box, prediction: Prediction, measure: Measure) -> np.ndarray:
     """Compute the uncertainty of each voxel in a box."""
-    return voxel_uncertainty(
-        measure, *([each[box] for each in m] for m in (prediction.probability, prediction.variance))
-    )
+    return voxel_uncertainty(measure, _in(box, prediction.probability), _in(box, prediction.variance))
 
 
 def voxel_uncertainty(
@@ -171,14 +182,42 @@ def _box_of_interest(prediction: Prediction, margin: np.ndarray) -> Box:
     return widened(nested(processed, found), margin.tolist(), prediction.shape)
 
 
-def _typical(thickness: np.ndarray, labels: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """Take each label's own typical thickness: among blurred ones the uncertainty in a sharp one would not show."""
-    values = np.setdiff1d(labels, 0)
+def _in(box: Box, maps: Maps) -> list[np.ndarray]:
+    return [each[box] for each in maps]
+
+
+def _any_label(probability: Sequence[np.ndarray]) -> np.ndarray:
+    return np.asarray(np.clip(sum(probability[1:], probability[0]), 0, 1))
+
+
+def _thickness(uncertainty: np.ndarray, box: Box, spacing: np.ndarray, window_mm: float) -> np.ndarray:
+    return _smoothed(uncertainty, box, window_mm / spacing, window_mm * np.sqrt(2 * np.pi))
+
+
+def _smoothed(values: np.ndarray, box: Box, sigmas: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    """Average values, scaled before, in a Gaussian window: a box of what that gives for the whole array."""
+    around = widened(box, np.ceil(_TRUNCATE * sigmas).tolist(), values.shape)
+    smoothed = values[around] * np.float32(scale)
+    for axis, sigma in enumerate(sigmas):
+        ndimage.gaussian_filter1d(smoothed, sigma, axis, output=smoothed, mode="nearest", truncate=_TRUNCATE)
+    return smoothed[within(box, around)]
+
+
+def _typical(thickness: np.ndarray, labels: np.ndarray, near: Box, spacing: np.ndarray) -> np.ndarray:
+    """Take each label's own typical thickness: among blurred ones the uncertainty in a sharp one would not show.
+
+    Args:
+        thickness: Of the uncertainty, in `near`, a box that holds all of the organs' surfaces.
+        labels: Everywhere.
+        spacing: Of both, in mm.
+    """
+    surfaces = labels[near]
+    values = np.setdiff1d(surfaces, 0)
     if values.size < 2:
-        return np.array(_median_at_surface(thickness, labels))
+        return np.array(_median_at_surface(thickness, surfaces))
     medians = np.zeros(values.max() + 1, np.float32)
     for value in values:
-        medians[value] = _median_at_surface(thickness, labels == value)
+        medians[value] = _median_at_surface(thickness, surfaces == value)
     nearest = ndimage.distance_transform_edt(labels == 0, spacing, return_distances=False, return_indices=True)
     return np.asarray(medians[labels[tuple(nearest)]])
 

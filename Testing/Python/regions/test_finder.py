@@ -15,7 +15,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import expit
 
 from MoBUncertaintyLib.errors import ImageError, SettingsError
-from MoBUncertaintyLib.geometry import Grid, occupied
+from MoBUncertaintyLib.geometry import Grid, occupied, whole
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.regions.finder import COLUMNS, RegionFinder, find_regions, table_row, write_csv
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings, read_stated
@@ -330,6 +330,20 @@ def test_thickness_is_the_width_of_a_border_in_mm():
     )
     assert list(finder.prepare())
     assert finder._map.typical == pytest.approx(1.2, rel=0.1)
+
+
+def test_what_is_computed_in_a_box_is_part_of_the_whole(six):
+    finder = RegionFinder(six[0], BERNOULLI)
+    for _ in finder.prepare():
+        pass
+    found, everything = finder._map, whole(finder._map.blocks.shape)
+    box = tuple(slice(n // 3, n // 2) for n in found.blocks.shape)
+    for compute in (found.thickness, found.error_around, found.foreground, found.variance, found.max_variance):
+        assert np.array_equal(compute(box), compute(everything)[box])
+    errors = found.expected_error * found.blocks.voxels(everything)
+    assert found.total_error == pytest.approx(errors.sum(dtype=float), rel=1e-12)
+    coverage = finder.find(BERNOULLI).coverage
+    assert coverage.total_mm3 == pytest.approx(found.total_error * six[0].grid.voxel_mm3, rel=1e-12)
 
 
 @pytest.mark.parametrize("spacing", [(0.6, 0.6, 0.9), (0.99, 0.5, 3.0)])

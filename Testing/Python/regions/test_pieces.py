@@ -8,6 +8,7 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from MoBUncertaintyLib.geometry import whole
 from MoBUncertaintyLib.regions.blocks import BlockGrid
 from MoBUncertaintyLib.regions.pieces import compact_pieces, diameter, grow
 from support.shapes import farthest_corners
@@ -70,20 +71,27 @@ def test_blocks_are_the_longest_of_whole_voxels_within_2_mm():
 @settings(max_examples=20, deadline=None)
 def test_blocks_keep_every_sum(seed, steps):
     rng = np.random.default_rng(seed)
-    voxels = rng.random((7, 11, 13))
+    voxels = rng.random((7, 11, 13), np.float32)
     box = (slice(1, 7), slice(0, 10), slice(2, 13))
     grid = BlockGrid(box, np.array(steps))
-    merged = np.stack([grid.merge(voxels[layer]) for _, layer in grid.layers()])
-    peaks = np.stack([grid.merge(voxels[layer], np.maximum) for _, layer in grid.layers()])
-    assert merged.shape == grid.shape == grid.voxels.shape
+    everything = whole(grid.shape)
+    counts = grid.voxels(everything)
+    merged = grid.means(everything, lambda part: voxels[part]) * counts
+    peaks = grid.maxima(everything, lambda part: voxels[part])
+    assert merged.shape == grid.shape == counts.shape
     assert merged.sum() == pytest.approx(voxels[box].sum())
-    assert grid.voxels.sum() == voxels[box].size
+    assert counts.sum() == voxels[box].size
+    some = tuple(slice(n // 3, n // 3 + (n + 1) // 2) for n in grid.shape)
+    assert np.array_equal(grid.means(some, lambda part: voxels[part]) * counts[some], merged[some])
+    assert np.array_equal(grid.maxima(some, lambda part: voxels[part]), peaks[some])
+    assert grid.covering(grid.voxel_box(some)) == some
+    assert sum(grid.means(layer, lambda part: voxels[part]).size for layer in grid.layers()) == merged.size
     for block in np.argwhere(merged)[rng.integers(0, merged.size, 5)]:
         painted = np.zeros(voxels.shape, bool)
         only = tuple(slice(b, b + 1) for b in block)
         where, mask = grid.expand(only, np.ones((1, 1, 1), bool))
         painted[where] = mask
-        assert painted.sum() == grid.voxels[tuple(block)]
+        assert painted.sum() == counts[tuple(block)]
         assert voxels[painted].sum() == pytest.approx(merged[tuple(block)])
         assert voxels[painted].max() == peaks[tuple(block)]
         assert grid.centres(block[None])[0] == pytest.approx(np.argwhere(painted).mean(axis=0))
