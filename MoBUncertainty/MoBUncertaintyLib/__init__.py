@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from MoBUncertaintyLib.images.reader import read_image
     from MoBUncertaintyLib.inference.predictor import predict
-    from MoBUncertaintyLib.model.folder import find_model, load_model
+    from MoBUncertaintyLib.model.folder import load_model
+    from MoBUncertaintyLib.model.listing import find_model
     from MoBUncertaintyLib.prediction import PredictionSettings
     from MoBUncertaintyLib.regions.finder import find_regions
 
@@ -20,7 +21,7 @@ __all__ = ["PredictionSettings", "find_model", "find_regions", "load_model", "pr
 
 _MODULES = {
     "PredictionSettings": "prediction",
-    "find_model": "model.folder",
+    "find_model": "model.listing",
     "find_regions": "regions.finder",
     "load_model": "model.folder",
     "predict": "inference.predictor",

@@ -37,7 +37,8 @@ from MoBUncertaintyLib.errors import CalibrationError
 from MoBUncertaintyLib.geometry import bounding_box, shadows
 from MoBUncertaintyLib.images.reader import digest
 from MoBUncertaintyLib.inference.predictor import Predictor
-from MoBUncertaintyLib.model.folder import find_model, load_model
+from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.output.results_folder import describe
 from MoBUncertaintyLib.output.review_export import write_export

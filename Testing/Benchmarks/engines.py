@@ -35,7 +35,8 @@ from MoBUncertaintyLib.inference.graph_cache import GraphCache
 from MoBUncertaintyLib.inference.preprocessing import Preprocessor
 from MoBUncertaintyLib.inference.sliding_window import CPU
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
-from MoBUncertaintyLib.model.folder import DEMO_MODEL, Model, find_model, load_model
+from MoBUncertaintyLib.model.folder import Model, load_model
+from MoBUncertaintyLib.model.listing import DEMO_MODEL, find_model
 from MoBUncertaintyLib.network.backbone import build_network, load_network
 from MoBUncertaintyLib.prediction import Precision
 

@@ -25,7 +25,8 @@ from mob_training.evaluation.held_out import held_out_cases
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.card import Label
-from MoBUncertaintyLib.model.folder import find_model, load_model
+from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.prediction import Prediction, PredictionSettings
 from MoBUncertaintyLib.regions.finder import Regions, find_regions
 from MoBUncertaintyLib.review.description import expected_error

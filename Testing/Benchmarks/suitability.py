@@ -21,7 +21,8 @@ import torch
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.fingerprint import Level
-from MoBUncertaintyLib.model.folder import find_model, load_model
+from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.pipeline import analyse
 from MoBUncertaintyLib.prediction import Prediction, PredictionSettings
 from MoBUncertaintyLib.regions.agreement import dice

@@ -10,7 +10,8 @@ from MoBUncertaintyLib.calibration.calibration import Calibration, calibrate, ch
 from MoBUncertaintyLib.calibration.cases import SiteCase, find_reviews, gather, read_reviews
 from MoBUncertaintyLib.calibration.labelled import LabelledCases, holds_labels
 from MoBUncertaintyLib.errors import CalibrationError
-from MoBUncertaintyLib.model.folder import Model, find_model, load_model
+from MoBUncertaintyLib.model.folder import Model, load_model
+from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.network.export import check_exportable, check_new, export
 from MoBUncertaintyLib.prediction import CancelledCallback, PredictionSettings, ProgressCallback
 

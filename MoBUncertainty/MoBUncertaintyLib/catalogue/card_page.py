@@ -18,7 +18,7 @@ from MoBUncertaintyLib.model.card import NOT_STATED, overlap, readable
 from MoBUncertaintyLib.model.card_text import covariance_text, score_lines, training_lines
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
-from MoBUncertaintyLib.output.report import make_environment
+from MoBUncertaintyLib.output.pages.templates import make_environment
 
 TEMPLATE = RESOURCES / "Report" / "model.html.jinja"
 STYLE = RESOURCES / "Report" / "cohort.css"

@@ -19,7 +19,8 @@ from MoBUncertaintyLib.errors import Cancelled, CatalogueError, OutputError, rea
 from MoBUncertaintyLib.files.publishing import absolute, content_of, reserve, withdraw
 from MoBUncertaintyLib.files.resources import installed_models
 from MoBUncertaintyLib.model import archive
-from MoBUncertaintyLib.model.folder import MODELS_FOLDER, list_models, load_folder
+from MoBUncertaintyLib.model.folder import load_folder
+from MoBUncertaintyLib.model.listing import MODELS_FOLDER, list_models
 from MoBUncertaintyLib.prediction import Progress
 
 TELL_EVERY_S = 0.2

@@ -148,7 +148,8 @@ def predict(
         from MoBUncertaintyLib.errors import SettingsError
         from MoBUncertaintyLib.images.inputs import case_folders, list_inputs
         from MoBUncertaintyLib.inference.maps.ensemble import predictor_of
-        from MoBUncertaintyLib.model.folder import find_model, load_model
+        from MoBUncertaintyLib.model.folder import load_model
+        from MoBUncertaintyLib.model.listing import find_model
         from MoBUncertaintyLib.output.dicom.objects import read_dicom_formats
         from MoBUncertaintyLib.output.results_folder import FOLDER
         from MoBUncertaintyLib.pipeline.cohort import CohortJob
@@ -302,7 +303,7 @@ def inspect(
 ) -> Result:
     """Verify a model and show what it is, how it was trained and how it scored."""
     with console.reporting():
-        from MoBUncertaintyLib.model.folder import find_model
+        from MoBUncertaintyLib.model.listing import find_model
         from MoBUncertaintyLib.network.backbone import verify
 
         found = verify(find_model(model))

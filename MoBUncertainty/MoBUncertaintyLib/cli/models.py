@@ -153,7 +153,7 @@ def _place(index: str | None) -> Place:
 
 def _list_installed() -> Result:
     from MoBUncertaintyLib.files.resources import installed_models
-    from MoBUncertaintyLib.model.folder import MODELS_FOLDER, list_models
+    from MoBUncertaintyLib.model.listing import MODELS_FOLDER, list_models
 
     shipped, own = list_models(MODELS_FOLDER), list_models(installed_models())
     for model in [*shipped, *own]:
@@ -165,7 +165,7 @@ def _list_installed() -> Result:
 
 def _list_weights() -> list[dict[str, Any]]:
     """Show the weights that TotalSegmentator has installed."""
-    from MoBUncertaintyLib.model.folder import ListedModel
+    from MoBUncertaintyLib.model.listing import ListedModel
     from MoBUncertaintyLib.model.nnunet.totalsegmentator import installed_weights
 
     facts = []

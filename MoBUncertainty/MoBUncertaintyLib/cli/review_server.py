@@ -19,8 +19,8 @@ from typing import Any
 
 from MoBUncertaintyLib.errors import ReviewError, UserError
 from MoBUncertaintyLib.geometry import Box
+from MoBUncertaintyLib.output.pages.review_page import ReviewPage
 from MoBUncertaintyLib.output.report import ReviewedCase
-from MoBUncertaintyLib.output.review_page import ReviewPage
 from MoBUncertaintyLib.review.suggestion import Suggestion
 
 _LARGEST_REQUEST = 2**20  # bytes

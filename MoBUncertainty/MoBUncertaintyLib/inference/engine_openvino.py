@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from MoBUncertaintyLib import logistic_normal
 from MoBUncertaintyLib import network as network_package
 from MoBUncertaintyLib.errors import UserError, is_out_of_memory, reason_of
 from MoBUncertaintyLib.inference.engines import Engine, EngineError, NetworkSource, TorchEngine
 from MoBUncertaintyLib.inference.graph_cache import GraphCache
+from MoBUncertaintyLib.logistic_normal import moments as closed_form
 from MoBUncertaintyLib.model.card import Fold, overlap
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
@@ -244,6 +244,6 @@ def _core() -> Any:
 @cache
 def _code_digest() -> str:
     """Hash the code that graphs are traced from."""
-    files = [Path(logistic_normal.__file__), *sorted(Path(network_package.__path__[0]).glob("*.py"))]
+    files = [Path(closed_form.__file__), *sorted(Path(network_package.__path__[0]).glob("*.py"))]
     nnunet = version("dynamic-network-architectures")
     return hashlib.sha256(b"".join(file.read_bytes() for file in files) + nnunet.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Open, list and find models; `network.export` writes them.
+"""Open models; `network.export` writes them, `listing` finds them.
 
 A model folder holds `model.json` (the card), nnU-Net's `plans.json` and `dataset.json`, and
 `fold_K/weights.safetensors`. A zip of it, and nnU-Net's own training folder, are models too. Nothing in any of them is
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,33 +20,23 @@ from typing import TYPE_CHECKING, Any
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.files.integrity import file_digest
 from MoBUncertaintyLib.files.publishing import remove_private_folder
-from MoBUncertaintyLib.files.resources import RESOURCES, installed_models
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import MODEL_FILE, Fold, ModelCard, card_from_json
-from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.files import ModelFile
-from MoBUncertaintyLib.model.nnunet import totalsegmentator
 from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset, covered_values, label_values
 from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing, previous_stage, resolve
 from MoBUncertaintyLib.model.nnunet.results import (
     FIRST_STAGE,
     beside,
     first_stage_of,
-    folds_in,
     is_training_folder,
     lacks,
 )
-from MoBUncertaintyLib.model.nnunet.training_folder import licence, open_training_folder
+from MoBUncertaintyLib.model.nnunet.training_folder import open_training_folder
 from MoBUncertaintyLib.model.weights import WEIGHTS_LIMIT, read_checkpoint, read_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-MODELS_FOLDER = RESOURCES / "Models"
-"""The models that ship with the extension."""
-
-DEMO_MODEL = "PhantomPancreas"
-"""The one that goes with the sample CT."""
 
 
 @dataclass(eq=False)
@@ -137,73 +126,6 @@ class Model:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-@dataclass(frozen=True)
-class ListedModel:
-    """A model in a folder of models; one that cannot be read has a problem, in one sentence, instead of a card."""
-
-    path: Path
-    card: ModelCard | None
-    problem: str | None = None
-
-    @property
-    def name(self) -> str:
-        """What people call it: a training folder is called as its data set, without number and count of subjects."""
-        if self.card:
-            return self.card.name
-        named = re.fullmatch(r"Dataset\d+_(.+?)(_\d+subj)?", self.path.parent.name)
-        return named[1] if named else self.path.stem
-
-    @cached_property
-    def channels(self) -> tuple[str, ...]:
-        """Names of the images that a case has; none where that cannot be read."""
-        return read_channels(self.path)
-
-    @cached_property
-    def labels(self) -> tuple[str, ...]:
-        """Names of its labels; none where that cannot be read."""
-        if self.card:
-            return tuple(label.name for label in self.card.labels)
-        with suppress(ModelError):
-            return tuple(check_dataset(read_dataset(self.path)).values())
-        return ()
-
-    @cached_property
-    def folds(self) -> tuple[Fold, ...]:
-        """Its trained folds; none where that cannot be read."""
-        if self.card:
-            return folds_in(self.card.files)
-        with suppress(ModelError, OSError):
-            if self.path.is_file():
-                return folds_in(archive.list_files(self.path))
-            return folds_in(f"{file.parent.name}/{file.name}" for file in self.path.glob("fold_*/*"))
-        return ()
-
-    @cached_property
-    def has_covariance(self) -> bool:
-        """Whether its variance is more than the disagreement of tiles and folds."""
-        if self.card:
-            return self.card.covariance.kind is not Covariance.DETERMINISTIC
-        return "covariance" in read_plans(self.path)
-
-    @cached_property
-    def licence(self) -> str:
-        """Licence of its weights."""
-        return self.card.licence if self.card else licence(read_dataset(self.path), self.path)
-
-    def is_called(self, name: str) -> bool:
-        """Whether a name is that of its card or of its file, with or without suffix; upper and lower case are one."""
-        names = {self.path.name, self.path.stem} | ({self.card.name} if self.card else set())
-        return name.casefold() in {each.casefold() for each in names}
-
-    @classmethod
-    def of(cls, path: Path) -> ListedModel:
-        """Read the card of a model, or the reason why it cannot be read."""
-        try:
-            return cls(path, read_card(path))
-        except ModelError as error:
-            return cls(path, None, str(error))
 
 
 def load_model(path: Path | str, checkpoint: str | None = None, folds: Sequence[Fold] | None = None) -> Model:
@@ -360,44 +282,6 @@ def _unchecked(path: Path, name: str) -> dict[str, Any]:
             return ModelFile(name, str(path), archive.read_file(path, name)).json()
         return ModelFile.read(path, name, str(path)).json()
     return {}
-
-
-def list_models(folder: Path | str = MODELS_FOLDER) -> list[ListedModel]:
-    """List the model folders and zips in a folder, sorted by file name; broken ones come with their problem.
-
-    Args:
-        folder: By default, that of the models that ship with the extension; a missing folder holds no models.
-    """
-    children = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
-    models = (child for child in children if child.suffix == ".zip" or (child / "model.json").is_file())
-    return [ListedModel.of(child) for child in models if not child.name.startswith(".")]
-
-
-def find_model(name_or_path: Path | str, folder: Path | str = MODELS_FOLDER) -> Path:
-    """Find a model by its path, or by its name (that of its card or of its file) in `folder` or among the installed.
-
-    Weights of TotalSegmentator have names such as `totalsegmentator:291`, see `nnunet.totalsegmentator`.
-
-    Raises:
-        ModelError: There is neither.
-
-    Example:
-        >>> from MoBUncertaintyLib import find_model
-        >>> find_model("PhantomPancreas").name
-        'PhantomPancreas'
-    """
-    path = Path(name_or_path)
-    with suppress(OSError):  # a name too long for a path
-        if path.exists():
-            return path
-    if str(name_or_path).startswith(totalsegmentator.PREFIX):
-        return totalsegmentator.find_weights(str(name_or_path).removeprefix(totalsegmentator.PREFIX))
-    listed = [*list_models(folder), *list_models(installed_models())]
-    for model in listed:
-        if model.is_called(str(name_or_path)):
-            return model.path
-    there_are = ", ".join(model.path.stem for model in listed) or "none"
-    raise ModelError(f"There is no model '{name_or_path}', neither as a path nor installed (installed: {there_are}).")
 
 
 def load_folder(root: Path, path: Path) -> Model:

@@ -36,8 +36,10 @@ from MoBUncertaintyLib.images.reader import volume_stem
 from MoBUncertaintyLib.model.card import Label, overlap
 from MoBUncertaintyLib.output.dicom.objects import DicomFormat, write_objects
 from MoBUncertaintyLib.output.folders import FolderInProgress, FolderKind
+from MoBUncertaintyLib.output.pages.review_page import write_review_page
+from MoBUncertaintyLib.output.pages.templates import check_template
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
-from MoBUncertaintyLib.output.report import ReviewedCase, check_template
+from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.output.results_record import (
     RECORD,
     SCHEMA,
@@ -47,7 +49,6 @@ from MoBUncertaintyLib.output.results_record import (
     read_record,
     read_table,
 )
-from MoBUncertaintyLib.output.review_page import write_review_page
 from MoBUncertaintyLib.output.scene_file import SceneCore, SceneError, write_scene_file
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.finder import Regions, write_csv

@@ -26,14 +26,14 @@ from MoBUncertaintyLib.output.dicom.objects import (
     write_objects,
 )
 from MoBUncertaintyLib.output.folders import FolderKind
+from MoBUncertaintyLib.output.pages.report_page import write_html
+from MoBUncertaintyLib.output.pages.templates import check_template
 from MoBUncertaintyLib.output.report import (
     SCHEMA,
     ReviewedCase,
     build_report,
-    check_template,
     write_clicks_csv,
     write_csv,
-    write_html,
     write_json,
 )
 from MoBUncertaintyLib.output.segment_nrrd import values_in, write_segmentation_nrrd, write_whole

@@ -27,12 +27,14 @@ from MoBUncertaintyLib.images.reader import digest, read_image
 from MoBUncertaintyLib.inference.maps.members import AnyPredictor
 from MoBUncertaintyLib.inference.plausibility import unsuitable
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
-from MoBUncertaintyLib.model.folder import DEMO_MODEL, Model, find_model, load_model
+from MoBUncertaintyLib.model.folder import Model, load_model
+from MoBUncertaintyLib.model.listing import DEMO_MODEL, find_model
 from MoBUncertaintyLib.output import review_export
 from MoBUncertaintyLib.output.decisions import read_decisions
 from MoBUncertaintyLib.output.dicom.objects import DicomFormat, check_dicom_source, file_names
+from MoBUncertaintyLib.output.pages.templates import check_template
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
-from MoBUncertaintyLib.output.report import ReviewedCase, check_template
+from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.output.results_folder import (
     FOLDER,
     check_output,

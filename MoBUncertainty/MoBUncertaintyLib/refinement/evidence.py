@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
+from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
 from MoBUncertaintyLib.refinement.logits import SURE, logits_of
 
 STEP = 0.25

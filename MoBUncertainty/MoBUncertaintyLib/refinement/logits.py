@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import expit, logit
 
-from MoBUncertaintyLib.logistic_normal import normal_from_moments
+from MoBUncertaintyLib.logistic_normal.inverse import normal_from_moments
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION
 
 SURE = 20.0

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from MoBUncertaintyLib.geometry import Box, intersection, shape_of
-from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
+from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
 from MoBUncertaintyLib.method_cache import cached_method
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.prediction import Prediction

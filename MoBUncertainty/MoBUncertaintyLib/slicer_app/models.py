@@ -15,7 +15,8 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.catalogue.install import remove as uninstall
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.files.resources import installed_models
-from MoBUncertaintyLib.model.folder import DEMO_MODEL, MODELS_FOLDER, ListedModel, is_trained, list_models, model_of
+from MoBUncertaintyLib.model.folder import is_trained, model_of
+from MoBUncertaintyLib.model.listing import DEMO_MODEL, MODELS_FOLDER, ListedModel, list_models
 from MoBUncertaintyLib.model.nnunet.totalsegmentator import installed_weights
 from MoBUncertaintyLib.model.nnunet.totalsegmentator import name_of as nameOfWeights
 

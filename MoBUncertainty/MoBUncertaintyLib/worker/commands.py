@@ -147,7 +147,7 @@ def _predictor(models: Sequence[Model], settings: PredictionSettings, computer: 
 
 def _identify_models(names: Sequence[str]) -> tuple[list[Path], object]:
     """Where models are, and what changes when their files do."""
-    from MoBUncertaintyLib.model.folder import find_model
+    from MoBUncertaintyLib.model.listing import find_model
 
     if not names or not all(isinstance(name, str) for name in names):
         raise ProtocolError("The request names no model.")

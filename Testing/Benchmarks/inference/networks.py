@@ -18,7 +18,8 @@ import torch
 from inference.tasks import network_name
 from MoBUncertaintyLib.errors import ModelError
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
-from MoBUncertaintyLib.model.folder import DEMO_MODEL, Model, find_model, load_model
+from MoBUncertaintyLib.model.folder import Model, load_model
+from MoBUncertaintyLib.model.listing import DEMO_MODEL, find_model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork, build_network, load_network
 
 CONFIGURATION = "3d_fullres"

@@ -22,7 +22,7 @@ from MoBUncertaintyLib.conformal.volumes import Residuals, Scale, StatedVolume
 from MoBUncertaintyLib.errors import CalibrationError, OutputError, ReviewError
 from MoBUncertaintyLib.files.integrity import seal
 from MoBUncertaintyLib.inference.predictor import Predictor
-from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
+from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.fingerprint import Density, Fingerprint, Ordinary
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.output.report import ReviewedCase

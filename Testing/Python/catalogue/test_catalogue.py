@@ -22,7 +22,8 @@ from MoBUncertaintyLib.cli import models
 from MoBUncertaintyLib.cli.app import app
 from MoBUncertaintyLib.errors import Cancelled, CatalogueError, ModelError, UserError
 from MoBUncertaintyLib.files.resources import INSTALLED_MODELS
-from MoBUncertaintyLib.model.folder import find_model, load_model
+from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.model.listing import find_model
 from support import tiny
 from support.catalogues import Host, hosted
 from support.command_line import run

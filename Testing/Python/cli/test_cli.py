@@ -283,7 +283,7 @@ def test_a_command_removes_what_killed_ones_have_left(
 def test_a_report_that_cannot_be_made_is_said_before_the_work(
     model: Path, ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("MoBUncertaintyLib.output.report.TEMPLATE", tmp_path / "nowhere.jinja")
+    monkeypatch.setattr("MoBUncertaintyLib.output.pages.templates.TEMPLATE", tmp_path / "nowhere.jinja")
     done = run("predict", ct, "--model", model, "--output", tmp_path / "out", "--no-scene")
     assert done.exit_code == 2
     assert "nowhere.jinja is not installed" in done.stderr

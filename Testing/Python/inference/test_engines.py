@@ -25,9 +25,10 @@ from MoBUncertaintyLib.inference.engine_openvino import OpenVinoEngine
 from MoBUncertaintyLib.inference.graph_cache import GraphCache, cache_folder
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.sliding_window import CPU
-from MoBUncertaintyLib.logistic_normal import fused_moments, logistic_normal_moments
+from MoBUncertaintyLib.logistic_normal.moments import fused_moments, logistic_normal_moments
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
-from MoBUncertaintyLib.model.folder import DEMO_MODEL, Model, find_model, load_model
+from MoBUncertaintyLib.model.folder import Model, load_model
+from MoBUncertaintyLib.model.listing import DEMO_MODEL, find_model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
 from MoBUncertaintyLib.network.contrast import completed
 from MoBUncertaintyLib.prediction import EngineName, Prediction, PredictionSettings

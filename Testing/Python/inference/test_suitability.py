@@ -20,7 +20,8 @@ from MoBUncertaintyLib.inference.plausibility import Edges, cut_off
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.suitability import fit_fingerprint, judge
 from MoBUncertaintyLib.model.fingerprint import Fingerprint, Level, Measures
-from MoBUncertaintyLib.model.folder import find_model, load_model
+from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.model.terminology import describe_labels
 from MoBUncertaintyLib.network.organ_sums import organ_sums
 from MoBUncertaintyLib.pipeline import analyse, run_case

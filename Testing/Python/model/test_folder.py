@@ -22,7 +22,8 @@ from MoBUncertaintyLib.model import folder as model_folder
 from MoBUncertaintyLib.model.card import card_from_json
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
-from MoBUncertaintyLib.model.folder import find_model, list_models, load_model, read_card
+from MoBUncertaintyLib.model.folder import load_model, read_card
+from MoBUncertaintyLib.model.listing import find_model, list_models
 from MoBUncertaintyLib.model.terminology import describe_labels
 from MoBUncertaintyLib.network import export
 from MoBUncertaintyLib.network.backbone import load_network, verify
@@ -423,8 +424,9 @@ def test_models_are_listed_and_found_by_name_with_broken_ones_shown(folder: Path
 def test_listing_and_checking_a_model_needs_no_torch(folder: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = sys.modules['nnunetv2'] = None\n"
-        "from MoBUncertaintyLib.model import folder\n"
-        f"print(folder.list_models({str(folder.parent)!r})[0].card.name, len(folder.load_model({str(folder)!r}).folds))"
+        "from MoBUncertaintyLib.model import folder, listing\n"
+        f"print(listing.list_models({str(folder.parent)!r})[0].card.name)\n"
+        f"print(len(folder.load_model({str(folder)!r}).folds))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
     assert done.stdout.split() == ["Tiny", "2"], done.stderr

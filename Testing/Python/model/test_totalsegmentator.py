@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from MoBUncertaintyLib.errors import ModelError
-from MoBUncertaintyLib.model.folder import ListedModel, find_model, load_model
+from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.model.listing import ListedModel, find_model
 from MoBUncertaintyLib.model.nnunet import totalsegmentator
 from support.command_line import run
 from support.tiny import make_dataset, make_results_folder

@@ -10,18 +10,17 @@ from hypothesis import strategies as st
 from scipy import special
 from scipy.optimize import linprog
 
-from MoBUncertaintyLib import logistic_normal
-from MoBUncertaintyLib.logistic_normal import (
+from MoBUncertaintyLib.logistic_normal import moments
+from MoBUncertaintyLib.logistic_normal.inverse import MAX_DEVIATION, normal_from_moments
+from MoBUncertaintyLib.logistic_normal.moments import (
     ERFCX,
     ERFCX_SCALE,
     LOGISTIC,
-    MAX_DEVIATION,
     NARROW,
     SQUARED,
     complete_moments,
     fused_moments,
     logistic_normal_moments,
-    normal_from_moments,
 )
 
 SMALL = 1e-14  # below this, variances have no digits to keep
@@ -171,7 +170,7 @@ def test_pieces_and_shapes_change_nothing(monkeypatch):
     rng = np.random.default_rng(0)
     m, v = rng.normal(0, 8, (7, 5, 30)), rng.uniform(0, 12, (7, 5, 30))
     whole = logistic_normal_moments(m, v)
-    monkeypatch.setattr(logistic_normal, "PIECE", 64)
+    monkeypatch.setattr(moments, "PIECE", 64)
     for found, wanted in zip(logistic_normal_moments(m, v), whole, strict=True):
         assert found.shape == m.shape
         assert np.allclose(found, wanted, rtol=1e-12, atol=0)

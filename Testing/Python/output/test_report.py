@@ -21,7 +21,8 @@ from scipy import ndimage
 
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.images.grid import grid_of
-from MoBUncertaintyLib.output import report as report_module
+from MoBUncertaintyLib.output.pages import templates
+from MoBUncertaintyLib.output.pages.report_page import facts, write_html
 from MoBUncertaintyLib.output.pictures.planes import PLANES
 from MoBUncertaintyLib.output.pictures.region_pictures import draw_region
 from MoBUncertaintyLib.output.pictures.scales import Scale
@@ -31,10 +32,8 @@ from MoBUncertaintyLib.output.report import (
     COLUMNS,
     ReviewedCase,
     build_report,
-    facts,
     write_clicks_csv,
     write_csv,
-    write_html,
     write_json,
 )
 from MoBUncertaintyLib.prediction import Prediction
@@ -263,7 +262,7 @@ class TestHtml:
             assert "/home/jane" not in (tmp_path / name).read_text(encoding="utf-8")
 
     def test_missing_template_is_one_sentence(self, tmp_path, signed, monkeypatch):
-        monkeypatch.setattr(report_module, "TEMPLATE", tmp_path / "nowhere.jinja")
+        monkeypatch.setattr(templates, "TEMPLATE", tmp_path / "nowhere.jinja")
         with pytest.raises(OutputError, match=r"nowhere\.jinja is not installed"):
             page(tmp_path, signed)
 

@@ -15,8 +15,9 @@ from MoBUncertaintyLib.files.integrity import seal
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.output.decisions import read_decisions
 from MoBUncertaintyLib.output.exchange import make_prediction
+from MoBUncertaintyLib.output.pages.report_page import render_html
 from MoBUncertaintyLib.output.pictures.scales import Scale
-from MoBUncertaintyLib.output.report import ReviewedCase, build_report, render_html, write_csv
+from MoBUncertaintyLib.output.report import ReviewedCase, build_report, write_csv
 from MoBUncertaintyLib.output.results_folder import Results, describe
 from MoBUncertaintyLib.output.results_record import RecordError
 from MoBUncertaintyLib.output.review_export import write_export

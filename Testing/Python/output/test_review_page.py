@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from MoBUncertaintyLib.geometry import LPS_TO_RAS, Grid, whole
+from MoBUncertaintyLib.output.pages.review_page import patient_axes, write_review_page
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.output.review_files import review_of
-from MoBUncertaintyLib.output.review_page import patient_axes, write_review_page
 from MoBUncertaintyLib.pipeline import open_review
 from MoBUncertaintyLib.review.review import Review
 from support.browser import Reader, reader

@@ -17,11 +17,12 @@ from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.cohort.cases import Outcome, read_case
 from MoBUncertaintyLib.output.cohort.table import write_cohort
+from MoBUncertaintyLib.output.pages.report_page import facts, render_html
+from MoBUncertaintyLib.output.pages.review_page import ReviewPage
 from MoBUncertaintyLib.output.pictures.scales import Scale as PictureScale
-from MoBUncertaintyLib.output.report import ReviewedCase, build_report, facts, render_html
+from MoBUncertaintyLib.output.report import ReviewedCase, build_report
 from MoBUncertaintyLib.output.results_folder import read_results, write_results
 from MoBUncertaintyLib.output.review_files import review_of
-from MoBUncertaintyLib.output.review_page import ReviewPage
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.review.review import Review
 from support.fake_case import LEFT_KIDNEY, PANCREAS, Case, fake_case

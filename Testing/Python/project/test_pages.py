@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.app import app
 from MoBUncertaintyLib.errors import OutputError
-from MoBUncertaintyLib.model import folder as models
+from MoBUncertaintyLib.model import listing as models
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.folders import FolderKind

@@ -24,6 +24,7 @@ TRAINING = ROOT / "training" / "mob_training"
 # Rooms that Slicer's own process, or a program that only looks at results, may import.
 WITHOUT_TORCH = ["regions.finder", "regions.agreement", "model.folder", "model.card", "images.reader", "cli.app"]
 WITHOUT_TORCH += [
+    "model.listing",
     "cli.console",
     "output.results_folder",
     "output.pictures.overlay",

@@ -42,11 +42,12 @@ def test_what_is_installed_finds_its_model_template_and_sample(wheel: Path, tmp_
         archive.extractall(tmp_path)
     program = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "import MoBUncertaintyLib.pipeline as pipeline, MoBUncertaintyLib.model.folder as folder\n"
-        "from MoBUncertaintyLib.output.report import check_template\n"
+        "import MoBUncertaintyLib.pipeline as pipeline\n"
+        "from MoBUncertaintyLib.model import folder, listing\n"
+        "from MoBUncertaintyLib.output.pages.templates import check_template\n"
         f"assert pipeline.__file__.startswith({str(tmp_path)!r})\n"
         "check_template()\n"
-        "with folder.load_model(folder.find_model(folder.DEMO_MODEL)) as model: model.state_dict(model.folds[0])\n"
+        "with folder.load_model(listing.find_model(listing.DEMO_MODEL)) as model: model.state_dict(model.folds[0])\n"
         "sys.exit(not (pipeline.SAMPLE_DATA / 'PhantomCT.nii.gz').is_file())\n"
     )
     done = subprocess.run(

@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import intersection, shape_of, whole, within
-from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
+from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
 from MoBUncertaintyLib.model.covariance import correlation
 from MoBUncertaintyLib.prediction import Prediction

@@ -21,7 +21,8 @@ from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance
-from MoBUncertaintyLib.model.folder import find_model, load_model
+from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.prediction import PredictionSettings
 from support.fake_scores import FakeModel, FakePredictor, write_dataset
 

@@ -20,7 +20,7 @@ from mob_training.evaluation.readers.simulation import ACTIONS, READERS, BumpSet
 from mob_training.evaluation.score_files import Run, flatten, write_runs
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.images.grid import image_on
-from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
+from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.refinement.kernel import Directions
 from MoBUncertaintyLib.regions.settings import RegionSettings

@@ -20,7 +20,7 @@ from mob_training.training.temperature import (
 )
 from mob_training.training.trainer import FineTuningTrainer
 from MoBUncertaintyLib.inference.devices import autocast
-from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
+from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network.backbone import load_network

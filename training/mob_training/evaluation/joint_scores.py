@@ -29,7 +29,7 @@ from mob_training.evaluation.metrics import (
 from mob_training.evaluation.metrics.variogram import LAGS
 from MoBUncertaintyLib.geometry import Box, bounding_box, shadows
 from MoBUncertaintyLib.inference.draws import blended_gaussian
-from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
+from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.covariance import Scope, axis_correlation
 from MoBUncertaintyLib.network.distribution import DenseLoading, LogitGaussian
 from MoBUncertaintyLib.network.partitions import cell_bounds

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mob_training.training.joint_likelihood import conditional_loss, evidence_loss
 from mob_training.training.settings import Likelihood, LossWeights
-from MoBUncertaintyLib.logistic_normal import logistic_normal_moments
+from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
 from MoBUncertaintyLib.network.distribution import BasisLoading, LogitGaussian
 
 DICE_SMOOTH = 1e-5

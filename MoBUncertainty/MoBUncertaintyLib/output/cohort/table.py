@@ -22,7 +22,8 @@ from MoBUncertaintyLib.files.publishing import absolute, write_file
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome
-from MoBUncertaintyLib.output.report import make_environment, write_table
+from MoBUncertaintyLib.output.pages.templates import make_environment
+from MoBUncertaintyLib.output.report import write_table
 
 CSV, PAGE = "cohort.csv", "cohort.html"
 _TEMPLATE, _STYLE, _SCRIPT = (RESOURCES / "Report" / f"cohort.{kind}" for kind in ("html.jinja", "css", "js"))

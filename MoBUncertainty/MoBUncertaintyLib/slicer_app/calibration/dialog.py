@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.catalogue.install import remove
 from MoBUncertaintyLib.errors import CalibrationError
 from MoBUncertaintyLib.files.resources import installed_models
-from MoBUncertaintyLib.model.folder import ListedModel
+from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.slicer_app.calibration.outcome import question
 from MoBUncertaintyLib.slicer_app.panel.dialogs import showError
 from MoBUncertaintyLib.slicer_app.panel.export import newFolder

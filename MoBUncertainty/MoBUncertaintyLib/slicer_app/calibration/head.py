@@ -15,7 +15,7 @@ import qt
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.model.folder import ListedModel
+from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.slicer_app.panel.export import fileName
 from MoBUncertaintyLib.slicer_app.panel.section import allow, makeButton, shown
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.model.folder import ListedModel
+from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.slicer_app.inputs.check_list import CheckList, few
 
 

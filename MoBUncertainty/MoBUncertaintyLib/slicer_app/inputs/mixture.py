@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import qt
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.model.folder import ListedModel
+from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.slicer_app.choices import Mixture
 from MoBUncertaintyLib.slicer_app.panel.section import shown, write
 

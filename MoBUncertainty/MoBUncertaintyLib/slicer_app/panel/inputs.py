@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.files.resources import installed_models
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.model.folder import ListedModel
+from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.model.nnunet.totalsegmentator import name_of as nameOfWeights
 from MoBUncertaintyLib.slicer_app.calibration.dialog import Recalibrate
 from MoBUncertaintyLib.slicer_app.calibration.head import AttachHead

@@ -10,7 +10,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.model.folder import ListedModel
+from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.slicer_app.choices import Method, Mixture
 from MoBUncertaintyLib.slicer_app.panel.section import allow, shown, write
 from MoBUncertaintyLib.slicer_app.panel.state import State

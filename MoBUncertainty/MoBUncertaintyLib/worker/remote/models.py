@@ -23,7 +23,8 @@ from MoBUncertaintyLib.files.resources import installed_models
 from MoBUncertaintyLib.inference.graph_cache import cache_folder
 from MoBUncertaintyLib.model.archive import TRAINING_FILE
 from MoBUncertaintyLib.model.card import MODEL_FILE
-from MoBUncertaintyLib.model.folder import MODELS_FOLDER, list_models, model_of, read_card, read_plans
+from MoBUncertaintyLib.model.folder import model_of, read_card, read_plans
+from MoBUncertaintyLib.model.listing import MODELS_FOLDER, list_models
 from MoBUncertaintyLib.model.nnunet.results import FIRST_STAGE, first_stage_of, is_training_folder
 
 KEPT = 20

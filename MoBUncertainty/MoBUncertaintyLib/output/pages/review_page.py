@@ -22,19 +22,18 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.geometry import Box, Grid, intersection, shape_of, widened, within
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.decisions import BY_HAND
-from MoBUncertaintyLib.output.pictures.planes import central_voxel
-from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
-from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, REGION_COLOUR
-from MoBUncertaintyLib.output.report import (
+from MoBUncertaintyLib.output.pages.report_page import facts
+from MoBUncertaintyLib.output.pages.templates import (
     PAGE_SCRIPT,
     PAGE_STYLE,
     PAGE_TEMPLATE,
-    ReviewedCase,
-    build_report,
     check_template,
-    facts,
     make_environment,
 )
+from MoBUncertaintyLib.output.pictures.planes import central_voxel
+from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
+from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, REGION_COLOUR
+from MoBUncertaintyLib.output.report import ReviewedCase, build_report
 from MoBUncertaintyLib.regions.uncertainty import voxel_uncertainty
 from MoBUncertaintyLib.review.record import SCHEMA
 from MoBUncertaintyLib.review.region import ReviewRegion

@@ -1,0 +1,131 @@
+"""List the models of a folder, and find one by its path or name."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.files.resources import RESOURCES, installed_models
+from MoBUncertaintyLib.model import archive
+from MoBUncertaintyLib.model.card import Fold, ModelCard
+from MoBUncertaintyLib.model.covariance import Covariance
+from MoBUncertaintyLib.model.folder import read_card, read_channels, read_dataset, read_plans
+from MoBUncertaintyLib.model.nnunet import totalsegmentator
+from MoBUncertaintyLib.model.nnunet.dataset import check_dataset
+from MoBUncertaintyLib.model.nnunet.results import folds_in
+from MoBUncertaintyLib.model.nnunet.training_folder import licence
+
+MODELS_FOLDER = RESOURCES / "Models"
+"""The models that ship with the extension."""
+
+DEMO_MODEL = "PhantomPancreas"
+"""The one that goes with the sample CT."""
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """A model in a folder of models; one that cannot be read has a problem, in one sentence, instead of a card."""
+
+    path: Path
+    card: ModelCard | None
+    problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What people call it: a training folder is called as its data set, without number and count of subjects."""
+        if self.card:
+            return self.card.name
+        named = re.fullmatch(r"Dataset\d+_(.+?)(_\d+subj)?", self.path.parent.name)
+        return named[1] if named else self.path.stem
+
+    @cached_property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the images that a case has; none where that cannot be read."""
+        return read_channels(self.path)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Names of its labels; none where that cannot be read."""
+        if self.card:
+            return tuple(label.name for label in self.card.labels)
+        with suppress(ModelError):
+            return tuple(check_dataset(read_dataset(self.path)).values())
+        return ()
+
+    @cached_property
+    def folds(self) -> tuple[Fold, ...]:
+        """Its trained folds; none where that cannot be read."""
+        if self.card:
+            return folds_in(self.card.files)
+        with suppress(ModelError, OSError):
+            if self.path.is_file():
+                return folds_in(archive.list_files(self.path))
+            return folds_in(f"{file.parent.name}/{file.name}" for file in self.path.glob("fold_*/*"))
+        return ()
+
+    @cached_property
+    def has_covariance(self) -> bool:
+        """Whether its variance is more than the disagreement of tiles and folds."""
+        if self.card:
+            return self.card.covariance.kind is not Covariance.DETERMINISTIC
+        return "covariance" in read_plans(self.path)
+
+    @cached_property
+    def licence(self) -> str:
+        """Licence of its weights."""
+        return self.card.licence if self.card else licence(read_dataset(self.path), self.path)
+
+    def is_called(self, name: str) -> bool:
+        """Whether a name is that of its card or of its file, with or without suffix; upper and lower case are one."""
+        names = {self.path.name, self.path.stem} | ({self.card.name} if self.card else set())
+        return name.casefold() in {each.casefold() for each in names}
+
+    @classmethod
+    def of(cls, path: Path) -> ListedModel:
+        """Read the card of a model, or the reason why it cannot be read."""
+        try:
+            return cls(path, read_card(path))
+        except ModelError as error:
+            return cls(path, None, str(error))
+
+
+def list_models(folder: Path | str = MODELS_FOLDER) -> list[ListedModel]:
+    """List the model folders and zips in a folder, sorted by file name; broken ones come with their problem.
+
+    Args:
+        folder: By default, that of the models that ship with the extension; a missing folder holds no models.
+    """
+    children = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
+    models = (child for child in children if child.suffix == ".zip" or (child / "model.json").is_file())
+    return [ListedModel.of(child) for child in models if not child.name.startswith(".")]
+
+
+def find_model(name_or_path: Path | str, folder: Path | str = MODELS_FOLDER) -> Path:
+    """Find a model by its path, or by its name (that of its card or of its file) in `folder` or among the installed.
+
+    Weights of TotalSegmentator have names such as `totalsegmentator:291`, see `nnunet.totalsegmentator`.
+
+    Raises:
+        ModelError: There is neither.
+
+    Example:
+        >>> from MoBUncertaintyLib import find_model
+        >>> find_model("PhantomPancreas").name
+        'PhantomPancreas'
+    """
+    path = Path(name_or_path)
+    with suppress(OSError):  # a name too long for a path
+        if path.exists():
+            return path
+    if str(name_or_path).startswith(totalsegmentator.PREFIX):
+        return totalsegmentator.find_weights(str(name_or_path).removeprefix(totalsegmentator.PREFIX))
+    listed = [*list_models(folder), *list_models(installed_models())]
+    for model in listed:
+        if model.is_called(str(name_or_path)):
+            return model.path
+    there_are = ", ".join(model.path.stem for model in listed) or "none"
+    raise ModelError(f"There is no model '{name_or_path}', neither as a path nor installed (installed: {there_are}).")

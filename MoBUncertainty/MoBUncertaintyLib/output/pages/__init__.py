@@ -1,0 +1,1 @@
+"""Pages for a browser, each one HTML file that needs no network: the report, and the page to review in."""

@@ -1,0 +1,185 @@
+"""The report as one self-contained HTML file."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
+from MoBUncertaintyLib.output.pages.templates import (
+    TEMPLATE,
+    check_template,
+    make_environment,
+    percent_text,
+    time_text,
+)
+from MoBUncertaintyLib.output.pictures.region_pictures import CORRECTED_COLOUR, draw_region
+from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
+from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, REGION_COLOUR
+from MoBUncertaintyLib.output.report import VERDICTS, ReviewedCase
+from MoBUncertaintyLib.regions.settings import RegionSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def write_html(
+    path: Path,
+    report: Mapping[str, Any],
+    case: ReviewedCase,
+    corrected: np.ndarray | None = None,
+    table: str = "report.csv",
+) -> None:
+    """Write the report as one HTML file: no script, no other file, pictures inside.
+
+    Of many regions it lists the first `LISTED_REGIONS` and draws the first `DRAWN_REGIONS`.
+
+    Args:
+        path: The file.
+        report: From `build_report`.
+        case: The case.
+        corrected: `case.review.corrected()`, if it is at hand.
+        table: Name of the file that lists all regions.
+
+    Raises:
+        OutputError: The template is not installed.
+        OSError: The file cannot be written.
+    """
+    corrected = case.review.corrected() if corrected is None else corrected
+    review, prediction, scale = case.review, case.prediction, Scale.of(case.ct, case.review.settings)
+    pictures, before = {}, {}
+    for region in review.regions[:DRAWN_REGIONS]:
+        name, clicks = region.region_id, review.clicks
+        drawn = draw_region(case.ct, region, prediction, corrected, scale, maps=review.maps_in, clicks=clicks)
+        pictures[name] = {title: _data_url(png) for title, png in drawn.items()}
+        if any(click.region_id == name for click in clicks):
+            found = replace(region, mask=region.found.mask)
+            drawn = draw_region(case.ct, found, prediction, prediction.segmentation, scale, clicks=clicks)
+            before[name] = {title: _data_url(png) for title, png in drawn.items()}
+    path.write_text(render_html(report, pictures, scale, table, before), encoding="utf-8")
+
+
+def render_html(
+    report: Mapping[str, Any],
+    pictures: Mapping[str, Mapping[str, str]],
+    scale: Scale,
+    table: str = "report.csv",
+    before: Mapping[str, Mapping[str, str]] | None = None,
+) -> str:
+    """Render the HTML text; everything in `report` is text to it, never markup.
+
+    Args:
+        report: From `build_report`.
+        pictures: Data URLs of the pictures of each region that is drawn: region id -> title -> URL.
+        scale: How they were drawn.
+        table: Name of the file that lists all regions.
+        before: Pictures of regions with clicks as they were predicted, likewise.
+
+    Raises:
+        OutputError: The template is not installed.
+    """
+    check_template()
+    environment = make_environment()
+    stops = ", ".join(f"rgb{tuple(colour)}" for colour in heat_colours(9).tolist())
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        report,
+        facts=facts(report),
+        verdicts={str(verdict): words for verdict, words in VERDICTS.items()},
+        pictures=pictures,
+        before=before or {},
+        scale=scale,
+        heat_stops=stops,
+        colours={"corrected": f"rgb{CORRECTED_COLOUR}", "region": f"rgb{REGION_COLOUR}"},
+        listed=report["regions"][:LISTED_REGIONS],
+        table=table,
+        total_error=sum(row["expected_error_mm3"] for row in report["regions"]),
+    )
+
+
+def facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """List the facts of the report's first page, by heading; what is not known is left out."""
+    ct, prediction, found = report["ct"], report["prediction"], report["review"]["settings"]
+    settings = prediction.get("settings", {})
+    facts: dict[str, list[tuple[str, Any]]] = {
+        "Image": [
+            ("Name", ct["name"]),
+            ("Voxels", " x ".join(str(n) for n in ct["size"])),
+            ("Voxel size", " x ".join(f"{step:.4g}" for step in ct["spacing_mm"]) + " mm"),
+            *ct["dicom"].items(),
+            ("SHA-256", ct["sha256"]),
+        ],
+        "Model": [("Name", report["model"]["name"]), ("SHA-256", report["model"]["digest"])],
+        "Prediction": [
+            ("Made", time_text(prediction["created"]) if "created" in prediction else None),
+            ("Moments", prediction.get("moments")),
+            ("Folds", ", ".join(map(str, prediction.get("folds", ())))),
+            ("Overlap of tiles", settings.get("overlap")),
+            ("Tiling", settings.get("tiling")),
+            ("Mirrored copies", {True: "yes", False: "no"}.get(settings.get("mirror"))),
+            ("Region of interest", _roi(settings.get("region_of_interest"))),
+            (
+                "Computed on",
+                ", ".join(
+                    str(prediction[key]) for key in ("device", "precision", "engine", "computer") if key in prediction
+                ),
+            ),
+        ],
+        "Volumes": _volume_facts(report["labels"], prediction.get("volume_bounds")),
+        "Clicks": _click_facts(report["review"]["click_settings"], prediction) if report["clicks"] else [],
+        "Doubtful regions": [
+            ("Measure", found["measure"]),
+            ("Threshold", RegionSettings.from_dict(found).level),
+            ("Smallest region", f"{found['minimum_mm3']:g} mm³"),
+        ],
+    }
+    if "patient" in report:
+        facts = {"Patient": list(report["patient"].items())} | facts
+    known = {title: [(k, str(v)) for k, v in rows if v not in (None, "", {})] for title, rows in facts.items()}
+    return {title: rows for title, rows in known.items() if rows}
+
+
+def _volume_facts(labels: Sequence[Mapping[str, Any]], bounds: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
+    known = [label for label in labels if label["predicted_interval"] is not None]
+    if bounds is None or not known:
+        return []
+    level = f"{bounds['level']:.0%}"
+    of_labels = [(readable(label["name"]), label["margin_mm"]) for label in known]
+    margins = "; ".join(f"{mm:g} mm of the predicted outline of {name}" for name, mm in of_labels if mm is not None)
+    return [
+        (
+            "Intervals hold",
+            f"the true volume in {level} of cases that are like the {bounds['cases']} calibration cases",
+        ),
+        ("True surface", f"{level} of it, on average, within {margins}" if margins else None),
+    ]
+
+
+def _click_facts(settings: Mapping[str, Any], prediction: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    deviation, length = settings["prior_deviation"], settings["length_mm"]
+    axes = " x ".join(f"{own:.3g}" for own in reversed(prediction.get("correlation_mm", ())))
+    return [
+        ("Length", f"of the model, {axes} mm" if axes and not length else f"{length or DEFAULT_LENGTH_MM:g} mm"),
+        ("Strength", "{strength:g} for the outline, {variance_strength:g} for the uncertainty".format_map(settings)),
+        ("Deviation", "of the model" if deviation is None else f"{deviation:g}"),
+        ("Sharpening", f"{settings['sharpening']:g}"),
+        ("Resolved below", f"{percent_text(settings['resolved_fraction'])} of the expected error"),
+    ]
+
+
+def _roi(bounds: Sequence[float] | None) -> str | None:
+    if bounds is None:
+        return None
+    return (
+        ", ".join(
+            f"{axis} {low:.0f} to {high:.0f}" for axis, low, high in zip("RAS", bounds[::2], bounds[1::2], strict=True)
+        )
+        + " mm"
+    )
+
+
+def _data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,0 +1,66 @@
+"""The templates of pages, and how what stands in them is written for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from MoBUncertaintyLib.conformal.interval import Interval
+from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.model.card import readable
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT = (
+    RESOURCES / "Report" / name for name in ("report.html.jinja", "review.html.jinja", "review.css", "review.js")
+)
+
+
+def check_template() -> None:
+    """Find out before hours of computing whether a report and a review page can be written.
+
+    Raises:
+        OutputError: A template is not installed.
+    """
+    for path in (TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT):
+        if not path.is_file():
+            raise OutputError(f"The report's template {path} is not installed; install MoB Uncertainty again.")
+
+
+def make_environment() -> Environment:
+    """Make the environment of the templates: what a report says is text to it, never markup."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "interval": interval_text,
+        "number": number_text,
+        "readable": readable,
+        "moment": time_text,
+        "percent": percent_text,
+    }
+    return environment
+
+
+def number_text(value: float, digits: int = 0) -> str:
+    """Write a number with thin spaces between thousands and a true minus sign."""
+    return f"{value:,.{digits}f}".replace(",", "\u2009").replace("-", "\u2212")
+
+
+def interval_text(values: Mapping[str, float] | None, digits: int = 1) -> str:
+    """Write an interval behind its volume; nothing where there is none."""
+    interval = Interval.from_dict(values)
+    return f" {interval.text(digits)}" if interval else ""
+
+
+def percent_text(value: float) -> str:
+    """Write a fraction in percent, with a thin space before the sign."""
+    return f"{value:.0%}".replace("%", "\u2009%")
+
+
+def time_text(text: str) -> str:
+    """Write a date and time as people write it, with its zone."""
+    return datetime.fromisoformat(text).strftime("%d %B %Y, %H:%M %Z").strip()
