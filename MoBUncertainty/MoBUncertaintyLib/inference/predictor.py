@@ -203,7 +203,7 @@ class Predictor:
         measures = measure(prediction, window.organ_sums, edges.image)
         # The ordinary cases were measured with all labels; of some of them the expected error, for one, is another.
         fingerprint = self.model.card.fingerprint if self.labels == self.model.card.labels else None
-        suitability = judge(prediction.labels, measures, fingerprint, cut)
+        suitability = judge(prediction.labels, measures, fingerprint, cut, mistaken)
         return prediction.annotated({"suitability": suitability.to_dict()}, measures=measures)
 
     def close(self) -> None:

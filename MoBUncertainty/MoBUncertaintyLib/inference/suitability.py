@@ -1,7 +1,7 @@
 """Judge whether a model suits a case, by what can be seen without its truth.
 
-What is evident is looked at for every model: no organ, one that is cut off, a large part of it expected to be wrong.
-A model whose card states a fingerprint is compared with its ordinary cases besides.
+What is evident is looked at for every model: another modality, no organ, one that is cut off, a large part of it
+expected to be wrong. A model whose card states a fingerprint is compared with its ordinary cases besides.
 """
 
 from __future__ import annotations
@@ -127,7 +127,11 @@ def measure(prediction: Prediction, organ_sums: np.ndarray, edges: Mapping[str, 
 
 
 def judge(
-    labels: Sequence[Label], measures: Measures, fingerprint: Fingerprint | None, cut: Sequence[str] = ()
+    labels: Sequence[Label],
+    measures: Measures,
+    fingerprint: Fingerprint | None,
+    cut: Sequence[str] = (),
+    mistaken: Sequence[str] = (),
 ) -> Suitability:
     """Judge a case.
 
@@ -136,6 +140,7 @@ def judge(
         measures: Of the case.
         fingerprint: Of the model; None: it states none.
         cut: Sentences on organs that are cut off.
+        mistaken: Sentences on images of another modality than the model takes.
 
     Raises:
         ModelError: As `compare`.
@@ -144,7 +149,7 @@ def judge(
     missing = [label.name for label in labels if f"volume:{label.name}" not in measures.values]
     if len(missing) == len(labels):
         return result.worsened(Level.NOT_USABLE, f"no {' and no '.join(map(readable, missing))} was found")
-    found, error = [], measures.values["error"]
+    found, error = [(Level.NOT_USABLE, sentence) for sentence in mistaken], measures.values["error"]
     if fingerprint is not None:
         deviations = compare(measures, fingerprint)
         result = Suitability(deviations=deviations)

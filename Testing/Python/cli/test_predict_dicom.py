@@ -57,7 +57,8 @@ def test_an_mr_image_for_a_model_of_ct_is_said_before_the_work_and_kept(model: P
     warning = "The image is an MR image, but the model takes a CT; choose another image or model."
     assert done.stderr.count(warning) == 1 and warning in done.stderr.partition("Predicting")[0]
     record = json.loads((tmp_path / "out" / "prediction.json").read_text(encoding="utf-8"))
-    assert record["warnings"].count(warning) == 1
+    assert record["warnings"].count(warning) == 1 and record["suitability"]["level"] == "not usable"
+    assert record["suitability"]["reasons"][0] == "t" + warning[1:-1]
 
 
 def test_what_did_not_come_from_dicom_is_refused_before_the_work(model: Path, ct: Path, tmp_path: Path) -> None:

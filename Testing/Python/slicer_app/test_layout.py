@@ -142,7 +142,7 @@ def test_nothing_covers_anything(desktop):
         part.collapsed = True
 
 
-def test_what_is_unfolded_is_scrolled_to(desktop):
+def test_what_is_unfolded_is_scrolled_to_and_what_a_button_says_below_it(desktop, tmp_path):
     ui, scroll = desktop.ui, desktop.scroll
     add_ct(desktop)
     apply(desktop)
@@ -160,6 +160,11 @@ def test_what_is_unfolded_is_scrolled_to(desktop):
         top(ui.exportCollapsibleButton) >= 0
         and top(ui.exportButton) + ui.exportButton.height <= scroll.viewport().height
     )
+    ui.exportDirectoryEdit.currentPath = str(tmp_path)
+    ui.exportButton.click()  # what it says lies below it
+    desktop.process()
+    assert top(ui.exportStatusLabel) + ui.exportStatusLabel.height <= scroll.viewport().height
+    ui.exportButton.click()
     before = scroll.verticalScrollBar().value
     ui.exportCollapsibleButton.click()  # folds it
     desktop.process()

@@ -18,6 +18,11 @@ def test_new_model_is_shown_and_kept_or_not(desktop, tmp_path, monkeypatch):
     dialog.add(tmp_path)
     dialog.add(tmp_path)  # once is enough
     assert dialog.folderList.count == 1 and dialog.startButton.enabled
+    assert not dialog.removeButton.enabled
+    dialog.folderList.setCurrentRow(0)
+    dialog.removeButton.click()
+    assert dialog.folderList.count == 0 and not (dialog.removeButton.enabled or dialog.startButton.enabled)
+    dialog.add(tmp_path)
 
     def recalibrate(answer) -> str:
         desktop.answer(answer)

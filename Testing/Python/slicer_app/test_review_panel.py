@@ -67,6 +67,7 @@ class TestReview:
         locked = (ui.acceptButton, ui.includeButton, ui.excludeButton, ui.editButton, ui.commentEdit, ui.undoButton)
         assert not any(widget.enabled for widget in (*locked, ui.listingCollapsibleButton))
         assert "Reopen" in ui.includeButton.toolTip
+        assert ui.clickStatusLabel.text == "Signed off: a click asks whether to withdraw the signature."
         assert ui.nextButton.enabled
         ui.signOffButton.click()
         assert session.review.signature is None

@@ -87,6 +87,7 @@ class Recalibrate:
         )
         self.folderList = qt.QListWidget()
         self.folderList.accessibleName = _("Folders of cases")
+        self.folderList.currentRowChanged.connect(shown(lambda *_args: self._update()))
         self.addButton = makeButton(
             _("Add folder..."), _("Add a folder of labelled cases, an exported review, or a folder of several.")
         )
@@ -108,8 +109,9 @@ class Recalibrate:
         return [self.folderList.item(row).text() for row in range(self.folderList.count)]
 
     def _update(self) -> None:
-        for widget in (self.folderList, self.addButton, self.removeButton):
+        for widget in (self.folderList, self.addButton):
             widget.enabled = not self._running
+        self.removeButton.enabled = not self._running and self.folderList.currentRow >= 0
         self.work.update(self._running, None if self._folders() else _("Add folders of cases first."))
 
     def _onAdd(self, *_args) -> None:

@@ -44,7 +44,7 @@ _LOOKS = {
     Mark.ORGAN: ("Circle2D", COLOURS[ADDED], GLYPH_PERCENT),
     Mark.BACKGROUND: ("Square2D", COLOURS[REMOVED], GLYPH_PERCENT),
     Mark.CONFLICT: ("Triangle2D", (1.0, 0.9, 0.0), 1.5 * GLYPH_PERCENT),
-    Mark.SUGGESTION: ("Cross2D", (1.0, 1.0, 1.0), SUGGESTION_PERCENT),  # maps have colours of their own
+    Mark.SUGGESTION: ("ThickCross2D", (1.0, 1.0, 1.0), SUGGESTION_PERCENT),  # maps have colours of their own
 }
 """Glyph, colour, and size in percent of the view."""
 

@@ -320,6 +320,8 @@ class ClicksSection:
         if not self._session:
             return ""
         review = self._session.review
+        if review.signature:
+            return _("Signed off: a click asks whether to withdraw the signature.")
         if not review.clicks:
             return _("Click where the outline is wrong: the segmentation, its uncertainty and the list follow.")
         before, now = (millilitres(error / 1000, signed=False) for error in review.expected_error_mm3)

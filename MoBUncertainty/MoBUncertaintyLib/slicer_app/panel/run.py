@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.slicer_app.choices import Method, Mixture
-from MoBUncertaintyLib.slicer_app.panel.section import allow, shown, write
+from MoBUncertaintyLib.slicer_app.panel.section import allow, reveal, shown, write
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.scene.roi import fitRoi, roiBounds
 from MoBUncertaintyLib.slicer_app.worker.job import Job
@@ -64,6 +64,7 @@ class WorkButton:
         job.progress.connect(self.progress)
         job.warning.connect(self.warn)
         self.say(self._startText)
+        qt.QTimer.singleShot(0, lambda: reveal(self._label))  # it may lie below the window
 
     def progress(self, step: dict) -> None:
         """Show the fields of a `progress` event, see `protocol`."""
