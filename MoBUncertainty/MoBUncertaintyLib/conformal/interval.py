@@ -32,6 +32,6 @@ class Interval:
         return f"({100 * self.level:.0f} %: {self.low:.{digits}f} to {self.high:.{digits}f}{more})"
 
 
-def volume_text(ml: float, interval: Interval | None = None, digits: int = 1, note: str = "") -> str:
+def volume_text(ml: float, interval: Interval | None = None, note: str = "") -> str:
     """Write a volume with its interval: "94.0 ml (90 %: 88.1 to 99.9)"."""
-    return f"{ml:.{digits}f} ml{f' {interval.text(digits, note)}' if interval else ''}"
+    return f"{ml:.1f} ml{f' {interval.text(note=note)}' if interval else ''}"

@@ -1,4 +1,4 @@
-"""Draw noise that is smooth over a few voxels, with the correlation of `MoBUncertaintyLib.model.covariance`."""
+"""Smooth white noise over a few voxels, so that it has the correlation of `MoBUncertaintyLib.model.covariance`."""
 
 from __future__ import annotations
 
@@ -15,22 +15,6 @@ Lengths = Sequence[float] | Tensor
 
 RIDGE = 1e-6
 """White noise that is mixed in, as a fraction of the variance: very smooth fields have singular covariances."""
-
-
-def smooth_noise(
-    shape: Sequence[int], lengths: Lengths, generator: torch.Generator | None = None, device: torch.device | None = None
-) -> Tensor:
-    """Draw smooth Gaussian fields (..., *S) of unit variance, borders included.
-
-    Args:
-        shape: The last three axes are those of the grid; fields along the others are independent.
-        lengths: See `Lengths`.
-        generator: Source of the normals; they are drawn on its device, so that a seed gives the same on every one.
-        device: Of the result.
-    """
-    drawn_on = device if generator is None else generator.device
-    white = torch.randn(tuple(shape), generator=generator, device=drawn_on)
-    return smooth(white if device is None else white.to(device), lengths)
 
 
 def smooth(white: Tensor, lengths: Lengths) -> Tensor:

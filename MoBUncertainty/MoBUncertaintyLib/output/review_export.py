@@ -234,6 +234,14 @@ def _signed_off(record: Mapping[str, Any]) -> str | None:
         raise IntegrityError(f"the review in {RECORD} is damaged") from error
 
 
+def _typed(name: str) -> str:
+    """Write a format as it is typed on the command line."""
+    return name.replace("_", "-")
+
+
+_FORMATS = ", ".join(map(_typed, Format))
+
+
 def read_formats(names: Iterable[str]) -> list[Format]:
     """Read formats, in the order of `Format`; hyphens stand for underscores.
 
@@ -243,9 +251,9 @@ def read_formats(names: Iterable[str]) -> list[Format]:
     names = {name.replace("-", "_") for name in names}
     unknown = sorted(names - set(Format))
     if unknown:
-        raise SettingsError(f"There is no export format {unknown[0]!r}; choose among {', '.join(Format)}.")
+        raise SettingsError(f"There is no export format {_typed(unknown[0])!r}; choose among {_FORMATS}.")
     if not names:
-        raise SettingsError(f"There is nothing to export; choose among {', '.join(Format)}.")
+        raise SettingsError(f"There is nothing to export; choose among {_FORMATS}.")
     return [kind for kind in Format if kind in names]
 
 
@@ -257,7 +265,7 @@ def check_source(formats: Iterable[Format], dicom_files: Sequence[str | Path] | 
     """
     objects = read_dicom_formats(kind.value for kind in formats if kind.value in set(DicomFormat))
     asked = next((kind for kind in formats if kind.value in objects), "")
-    instead = f"choose {Format.SEGMENTATION} or {Format.NIFTI} instead of {asked}"
+    instead = f"choose {Format.SEGMENTATION} or {Format.NIFTI} instead of {_typed(asked)}"
     check_dicom_source(objects, dicom_files, instead)
     return objects
 

@@ -19,9 +19,6 @@ from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.terminology import terminology_entry
 
-STATUSES = ("notstarted", "inprogress", "completed", "flagged")
-"""Slicer's own states of a segment."""
-
 
 def write_segmentation_nrrd(
     path: str | Path, segmentation: np.ndarray, grid: Grid, labels: Sequence[Label], *, status: str | None = None
@@ -33,7 +30,7 @@ def write_segmentation_nrrd(
         segmentation: uint8 (z, y, x).
         grid: Where its voxels lie.
         labels: Those of the model; one that is nowhere in the segmentation becomes an empty segment.
-        status: Of all segments, one of `STATUSES`; None: not stated.
+        status: Of all segments: notstarted, inprogress, completed or flagged; None: not stated.
 
     Raises:
         OutputError: The segmentation has a value that no label stands for, or the file cannot be written.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import BSpline
 
 from MoBUncertaintyLib.model.covariance import REACH, Covariance, Scope, axis_correlation, correlation
-from MoBUncertaintyLib.network.correlation import axis_factor, smooth, smooth_noise
+from MoBUncertaintyLib.network.correlation import axis_factor, smooth
 from MoBUncertaintyLib.network.distribution import DenseLoading, LogitGaussian
 from support.gaussians import SHAPE, STOCHASTIC, gaussian_of
 
@@ -79,7 +79,7 @@ def test_the_factor_gives_unit_variance_everywhere_and_the_correlation_exactly(s
 
 def test_noise_has_unit_variance_at_borders_and_corners_too_and_the_correlation():
     shape = (9, 4, 5)
-    noise = smooth_noise((200_000, *shape), LENGTHS, torch.Generator().manual_seed(0))
+    noise = smooth(torch.randn((200_000, *shape), generator=torch.Generator().manual_seed(0)), LENGTHS)
     assert (noise.var(dim=0) - 1).abs().max() < 0.02  # 6 standard errors of 0.0032
     assert noise.var(dim=0).mean().item() == pytest.approx(1, abs=0.01)
     assert (noise[:, ::8, ::3, ::4].var(dim=0).mean() - 1).abs() < 0.01, "corners"
@@ -100,12 +100,6 @@ def test_a_learned_length_has_the_gradient_of_the_samples():
     with torch.inference_mode():
         smooth(white.float(), LENGTHS)
     smooth(torch.randn(SHAPE, requires_grad=True), LENGTHS).sum().backward()
-
-
-def test_one_seed_gives_one_field():
-    first, second, third = (smooth_noise(SHAPE, LENGTHS, torch.Generator().manual_seed(seed)) for seed in (7, 7, 8))
-    assert torch.equal(first, second)
-    assert not torch.equal(first, third)
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.3])

@@ -144,7 +144,8 @@ class TestFiles:
         self, tmp_path, case, kind, monkeypatch
     ):
         monkeypatch.setattr(Review, "corrected", None)
-        with pytest.raises(SettingsError, match=rf"cannot be written.* from DICOM; choose .* instead of {kind}"):
+        typed = kind.replace("_", "-")
+        with pytest.raises(SettingsError, match=rf"cannot be written.* from DICOM; choose .* instead of {typed}"):
             write_export(case, tmp_path / "out", ["report", kind])
         assert os.listdir(tmp_path) == []
 

@@ -275,6 +275,12 @@ def test_dataset_states_labels_orientation_and_split(tmp_path, raw):
         new_dataset_folder(7, "Others")
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "a b"])
+def test_name_that_nnunet_would_not_find_is_refused(raw, name):
+    with pytest.raises(SettingsError, match="--name must be of letters, digits"):
+        new_dataset_folder(7, name)
+
+
 def test_cases_that_are_stored_otherwise_than_most_are_turned(tmp_path, raw):
     image, label = ball(0)
     turned = [sitk.DICOMOrient(volume, "PSL") for volume in (image, label)]

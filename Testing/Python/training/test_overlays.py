@@ -224,7 +224,7 @@ def test_models_of_one_name_are_told_apart(held_out, drawn, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"case": "nobody"}, "no held-out case 'nobody'; choose one of its 1: patient$"),
+        ({"case": "nobody"}, "no held-out case 'nobody'; choose one of its 1: patient\\.$"),
         ({"plane": "oblique"}, "no plane 'oblique'; choose axial, coronal, sagittal"),
     ],
 )

@@ -343,6 +343,13 @@ def test_what_the_system_refuses_is_one_sentence(tmp_path, monkeypatch, capsys):
     assert re.fullmatch(r"Error: .*file.*: Not a directory; choose another place.*\n", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    "wrong", [("phantom", "cohort", "--seed", "-1"), ("plan", "--dataset-id", "0", "--workspace", "ws")]
+)
+def test_numbers_that_nothing_can_be_made_of_are_refused(wrong):
+    assert CliRunner().invoke(cli.app, wrong).exit_code == 2
+
+
 def test_full_disk_is_one_sentence(monkeypatch, capsys):
     full = OSError(errno.ENOSPC, "No space left on device")  # as writing to an open file raises it
     monkeypatch.setattr("mob_training.data.phantom.write_cohort", mock.Mock(side_effect=full))

@@ -132,8 +132,8 @@ def draw_case(
     view = _plane(plane)
     files = {name: paths for name, *paths in held_out_cases(Path(dataset))}
     if case not in files:
-        some = ", ".join(list(files)[:5]) + (", ..." if len(files) > 5 else "")
-        raise SettingsError(f"{dataset} has no held-out case {case!r}; choose one of its {len(files)}: {some}")
+        some = ", ".join(list(files)[:5]) + (" and more" if len(files) > 5 else "")
+        raise SettingsError(f"{dataset} has no held-out case {case!r}; choose one of its {len(files)}: {some}.")
     image, truth = read_image(files[case][0]).image, sitk.ReadImage(str(files[case][1]))
     index, sections, names, channel = None, [], [], ""
     for path in models:

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import zlib
 from collections import Counter
@@ -198,8 +199,10 @@ def new_dataset_folder(dataset_id: int, name: str) -> Path:
     """Return the folder of a new raw data set: `nnUNet_raw/DatasetXXX_NAME`.
 
     Raises:
-        SettingsError: There is one of that number already.
+        SettingsError: There is one of that number already, or the name cannot be nnU-Net's.
     """
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise SettingsError(f"--name must be of letters, digits, '_', '.' and '-', not {name!r}.")
     raw = Path(os.environ["nnUNet_raw"])
     taken = sorted(raw.glob(f"Dataset{dataset_id:03d}_*"))
     if taken:

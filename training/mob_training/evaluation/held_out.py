@@ -43,8 +43,14 @@ Files = tuple[str, Path, Path]
 
 
 def held_out_cases(dataset: Path) -> list[Files]:
-    """List every held-out case of a raw data set (`imagesTs`, `labelsTs`)."""
-    return _cases(dataset, "Ts")
+    """List every held-out case of a raw data set (`imagesTs`, `labelsTs`).
+
+    Raises:
+        SettingsError: It has none.
+    """
+    if found := _cases(dataset, "Ts"):
+        return found
+    raise SettingsError(f"{dataset} has no held-out cases (imagesTs, labelsTs).")
 
 
 def validation_cases(dataset: Path) -> list[Files]:
@@ -105,8 +111,6 @@ def evaluate(
         SettingsError: The data set has no held-out cases, or other labels than the model.
     """
     cases = held_out_cases(dataset)
-    if not cases:
-        raise SettingsError(f"{dataset} has no held-out cases (imagesTs, labelsTs).")
     model = load_model(model_path)
     labels = model.card.labels
     check_labels(dataset, labels)

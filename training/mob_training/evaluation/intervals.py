@@ -72,12 +72,11 @@ def surface_distances(true: np.ndarray, found: np.ndarray, spacing: np.ndarray) 
     return np.asarray(ndimage.distance_transform_edt(~outline(found), spacing))[outline(true)]
 
 
-def calibration_of(run: Run, data: str | None = None) -> VolumeCalibration:
+def calibration_of(run: Run) -> VolumeCalibration:
     """Make what a card keeps of the cases of a run; unusual ones, of which nothing is promised, do not count.
 
     Args:
         run: The scores of `held_out.evaluate`.
-        data: Which cases they are, in a few words; None: their number and data set.
 
     Raises:
         TooFewCasesError: There are too few.
@@ -92,7 +91,7 @@ def calibration_of(run: Run, data: str | None = None) -> VolumeCalibration:
     labels = {
         name: _of_label([case for case in cases if f"{KEY}.{name}.true_ml" in case], name) for name in sorted(names)
     }
-    return VolumeCalibration(data or f"{len(cases)} held-out cases of {run.dataset}", labels)
+    return VolumeCalibration(f"{len(cases)} held-out cases of {run.dataset}", labels)
 
 
 def stated(case: dict[str, Any], label: str, stage: int = 0) -> tuple[StatedVolume, float]:

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from MoBUncertaintyLib.errors import OutputError, SettingsError
+from MoBUncertaintyLib.files.publishing import absolute, write_file
 from MoBUncertaintyLib.model.covariance import Covariance
 
 SUMMARY, CASES, POOLED = "summary.json", "cases.csv.gz", "pooled.csv.gz"
@@ -272,10 +273,7 @@ def _cell(value: Any) -> str:
 
 def _write(content: bytes, path: Path) -> None:
     """Write a file completely or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
+        write_file(absolute(path), lambda partial: partial.write_bytes(content))
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({error.strerror}); choose another place for it.") from error

@@ -26,6 +26,7 @@ from mob_training.training.settings import FineTuning, Likelihood, LossWeights, 
 from mob_training.training.stages import finetune
 from mob_training.training.temperature import cover_with_tiles, fit_temperature
 from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.files.publishing import read_record, write_file
 from MoBUncertaintyLib.inference.devices import autocast
 from MoBUncertaintyLib.model.card import Fold, overlap
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
@@ -221,9 +222,8 @@ def _own(workspace: Path, model: Model, cases: Path) -> None:
     """
     marker, made_for = workspace / "attach-head.json", {"model": model.digest, "cases": str(cases.resolve())}
     if not workspace.exists() or not any(workspace.iterdir()):
-        workspace.mkdir(parents=True, exist_ok=True)
-        marker.write_text(json.dumps(made_for) + "\n", encoding="utf-8")
-    elif not marker.is_file() or json.loads(marker.read_text(encoding="utf-8")) != made_for:
+        write_file(marker, lambda path: path.write_text(json.dumps(made_for) + "\n", encoding="utf-8"))
+    elif read_record(marker) != made_for:
         raise SettingsError(f"{workspace} was not made for this model and these cases; give a new folder.")
 
 

@@ -37,11 +37,6 @@ class Agreement:
     regions: int
     regions_different: int
 
-    @property
-    def mean_dice(self) -> float:
-        """The mean over the labels."""
-        return float(np.mean(list(self.dice.values())))
-
 
 @dataclass(frozen=True)
 class _Reading:

@@ -35,7 +35,6 @@ def write_parametric_map(
     brightest: float,
     label: Label,
     named: bool = False,
-    series_description: str = "Predictive variance",
 ) -> None:
     """Write the variance as DICOM Parametric Map: float32, without unit, a frame for each CT slice, compressed.
 
@@ -47,7 +46,6 @@ def write_parametric_map(
         brightest: Variance that viewers show as white, 0 being black.
         label: The label whose variance it is.
         named: Name it in the description, since there are several.
-        series_description: What viewers list.
 
     Raises:
         ImageError: The files cannot be read or are not one CT series.
@@ -55,7 +53,7 @@ def write_parametric_map(
     """
     series = read_series(files)
     frames = series.frames(variance).astype(np.float32, copy=False)
-    description = f"{series_description} ({label.name})" if named else series_description
+    description = f"Predictive variance ({label.name})" if named else "Predictive variance"
     parametric_map = ParametricMap(
         source_images=series.datasets,
         pixel_array=np.ascontiguousarray(frames),

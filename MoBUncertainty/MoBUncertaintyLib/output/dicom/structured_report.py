@@ -50,7 +50,6 @@ def write_structured_report(
     labels: Sequence[Mapping[str, Any]],
     *,
     model: Mapping[str, Any],
-    series_description: str = "Review of a segmentation",
 ) -> None:
     """Write the review as Comprehensive 3D SR: a group of measurements for each label and for each doubtful region.
 
@@ -65,7 +64,6 @@ def write_structured_report(
         labels: What the report says of each label: `name`, `predicted_ml`, `corrected_ml`, `expected_error_ml`, and the
             intervals `predicted_interval` and `corrected_interval`, or None.
         model: `name` and `digest` of the model.
-        series_description: What viewers list.
 
     Raises:
         ImageError: The files cannot be read or are not one CT series.
@@ -95,7 +93,7 @@ def write_structured_report(
         content=report[0],
         series_number=REPORT_SERIES_NUMBER,
         is_complete=signature is not None,
-        **equipment(model, series_description),
+        **equipment(model, "Review of a segmentation"),
     )
     save(document, path)
 

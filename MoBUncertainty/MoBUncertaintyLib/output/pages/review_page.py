@@ -66,11 +66,10 @@ class ReviewPage:
                 break
             self._boxes[region.region_id] = box
 
-    def render(self, table: str = "regions.csv", served: bool = False) -> str:
+    def render(self, served: bool = False) -> str:
         """Write the page's text.
 
         Args:
-            table: Name of the file that lists all regions.
             served: A server takes the page's steps; else it stands alone.
 
         Raises:
@@ -111,7 +110,7 @@ class ReviewPage:
                 facts=facts(report),
                 scale=self._scale,
                 stops=stops,
-                table=table,
+                table="regions.csv",  # lists all regions
                 case=data | {"regions_left": max(len(review.regions) - LISTED_REGIONS, 0)},
                 case_json=text,
                 nonce=hashlib.sha256(text.encode()).hexdigest()[:24],
@@ -203,13 +202,14 @@ class ReviewPage:
         return np.asarray(turned.astype(np.uint8))
 
 
-def write_review_page(path: Path, case: ReviewedCase, table: str = "regions.csv") -> None:
-    """Write the page as a file that stands alone; arguments and errors as for `ReviewPage.render`.
+def write_review_page(path: Path, case: ReviewedCase) -> None:
+    """Write the page as a file that stands alone.
 
     Raises:
+        OutputError: The template is not installed.
         OSError: The file cannot be written.
     """
-    path.write_text(ReviewPage(case).render(table), encoding="utf-8")
+    path.write_text(ReviewPage(case).render(), encoding="utf-8")
 
 
 def patient_axes(grid: Grid) -> tuple[tuple[int, ...], tuple[bool, ...]]:

@@ -18,7 +18,6 @@ from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.fitting import Fit, fit
 from mob_training.evaluation.readers.simulation import BumpSettings, pooled, simulate
 from mob_training.evaluation.score_files import Run, flatten
-from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.draws import contrast_factors
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -61,8 +60,6 @@ def study_readers(
         SettingsError: The data set has no held-out cases, too few validation cases, or other labels than the model.
     """
     held_out = held_out_cases(dataset)
-    if not held_out:
-        raise SettingsError(f"{dataset} has no held-out cases (imagesTs, labelsTs).")
     model = load_model(model_path)
     check_labels(dataset, model.card.labels)
     predictor = Predictor(model, settings)
