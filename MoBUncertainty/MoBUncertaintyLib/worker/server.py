@@ -61,9 +61,15 @@ Handler = Callable[[Fields, Report], Fields]
 
 
 class Channel:
-    """The two pipes to the application, hidden from the rest of the process."""
+    """The two pipes to the application, hidden from the rest of the process.
+
+    Attributes:
+        temporary: The system's folder for temporary files.
+    """
 
     def __init__(self) -> None:
+        # Before any thread: the first look for the folder ends by setting it, whatever a request has set meanwhile.
+        self.temporary = Path(tempfile.gettempdir())
         self._lock = threading.Lock()
         self._scratch: str | None = None
         self._written: str | None = None
@@ -143,13 +149,12 @@ def serve(handlers: Mapping[str, Handler]) -> None:
         handlers: Handler of each command.
     """
     niceness = stand_alone()
-    temporary = Path(tempfile.gettempdir())  # before a thread may set another: the first call ends by setting it
     channel = Channel()
     channel.send(Event.READY, pid=os.getpid(), version=__version__, niceness=niceness)
     waiting: queue.Queue[Fields] = queue.Queue()
     threading.Thread(target=listen, args=(channel, waiting), daemon=True).start()
     threading.Thread(target=_beat, args=(channel,), daemon=True).start()
-    sweep(temporary)
+    sweep(channel.temporary)
     while True:
         request = waiting.get()
         if request["command"] == Command.SHUTDOWN:
