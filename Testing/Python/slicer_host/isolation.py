@@ -56,6 +56,7 @@ def run(first: pytest.Item) -> Reports:
         path, output = Path(folder) / "reports.jsonl", Path(folder) / "output.txt"
         path.touch()
         environment = os.environ | {REPORTS: str(path), "QT_QPA_PLATFORM": "offscreen"}
+        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # these tests use none, and each process would load them
         names = [item.nodeid for item in items]
         process = server.start(_run_tests, first.config.rootpath, names, output=output, environment=environment)
         process.join(LIMIT_SECONDS)

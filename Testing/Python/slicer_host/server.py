@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import multiprocessing
 import os
 import sys
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 
 SERVER = multiprocessing.get_context("forkserver")
-PACKAGES = ["hypothesis", "matplotlib.figure", "nibabel", "pydicom", "scipy.ndimage", "SimpleITK"]
+PACKAGES = ["hypothesis", "isal.igzip", "matplotlib.figure", "nibabel", "PIL.ImageDraw", "psutil", "pydicom"]
+PACKAGES += ["scipy.linalg", "scipy.ndimage", "scipy.sparse.csgraph", "SimpleITK"]
 """What the tests and the core import, but for torch."""
 SERVER.set_forkserver_preload(["pytest", "slicer_host.host", *PACKAGES])
 
@@ -47,4 +49,5 @@ def _run(target: Callable[..., Any], arguments: tuple, output: Path, environment
     for descriptor in (1, 2):
         os.dup2(file, descriptor)
     faulthandler.enable()
+    gc.freeze()  # what the server has imported stays: no collection needs to look through it
     target(*arguments)
