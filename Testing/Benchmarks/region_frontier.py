@@ -28,7 +28,8 @@ from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.prediction import Prediction, PredictionSettings
-from MoBUncertaintyLib.regions.finder import Regions, find_regions
+from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.review.description import expected_error
 
 THRESHOLDS = np.geomspace(0.005, 0.49, 40)

@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 
 from MoBUncertaintyLib.errors import SettingsError
 
@@ -113,6 +112,8 @@ def _free() -> int | None:
     """Return the bytes of free memory; None where that is not known."""
     if sys.platform == "darwin":  # adds swap space when it is needed
         return None
+    import psutil  # which what only makes arrays can do without
+
     try:
         return int(psutil.virtual_memory().available + psutil.swap_memory().free)
     except (RuntimeError, OSError):  # Windows with its performance counters switched off

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.inference.preprocessing import Case
     from MoBUncertaintyLib.model.card import Label
     from MoBUncertaintyLib.model.fingerprint import Fingerprint
-    from MoBUncertaintyLib.regions.finder import Region
+    from MoBUncertaintyLib.regions.region import Region
 
 # On images like its training images (20 phantoms, 50 hippocampi) a model finds 3 to 11 regions per label, with an
 # expected error of 0.05 to 0.18 of the organ's volume in them. On others (the hippocampus model on an abdomen, the

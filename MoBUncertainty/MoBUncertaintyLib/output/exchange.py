@@ -27,7 +27,7 @@ from MoBUncertaintyLib.geometry import Grid, whole
 from MoBUncertaintyLib.model.card import overlap
 from MoBUncertaintyLib.output.results_record import RecordError, check_provenance, read_click_settings, read_labels
 from MoBUncertaintyLib.prediction import Maps, Prediction
-from MoBUncertaintyLib.regions.finder import Region, Regions
+from MoBUncertaintyLib.regions.region import Region, Regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
 
 Fields = dict[str, Any]

@@ -20,7 +20,7 @@ import numpy as np
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.geometry import occupied_rows
 from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.regions.finder import table_row
+from MoBUncertaintyLib.regions.region import table_row
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review
 

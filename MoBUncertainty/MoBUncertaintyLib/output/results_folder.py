@@ -51,7 +51,7 @@ from MoBUncertaintyLib.output.results_record import (
 )
 from MoBUncertaintyLib.output.scene_file import SceneCore, SceneError, write_scene_file
 from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.regions.finder import Regions, write_csv
+from MoBUncertaintyLib.regions.region import Regions, write_csv
 from MoBUncertaintyLib.review.review import Review
 
 

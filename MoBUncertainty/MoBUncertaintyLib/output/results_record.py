@@ -18,7 +18,7 @@ from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import LENGTH_RANGE
 from MoBUncertaintyLib.model.fingerprint import Suitability
 from MoBUncertaintyLib.regions.coverage import Coverage
-from MoBUncertaintyLib.regions.finder import COLUMNS
+from MoBUncertaintyLib.regions.region import COLUMNS
 from MoBUncertaintyLib.regions.settings import RegionSettings
 
 RECORD = "prediction.json"

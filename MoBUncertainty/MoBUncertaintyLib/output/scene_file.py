@@ -27,7 +27,7 @@ from MoBUncertaintyLib.output.exchange import HEADER_SIZE, write_prediction
 from MoBUncertaintyLib.output.pictures.scales import display_range
 from MoBUncertaintyLib.output.pictures.style import NEGLIGIBLE
 from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.regions.finder import Regions
+from MoBUncertaintyLib.regions.region import Regions
 
 _AROUND = (4, 4, 4)
 """Voxels around what is drawn, so that values on a surface can be interpolated."""
@@ -146,7 +146,7 @@ def scene_request(
 
     def save(key: str, array: np.ndarray) -> dict[str, Any]:
         box = boxes.get(key, of_maps)
-        np.save(folder / f"{key}.npy", array[box])
+        np.save(folder / f"{key}.npy", np.ascontiguousarray(array[box]))  # others are written number by number
         part = {"file": str(folder / f"{key}.npy"), "box": [[int(axis.start), int(axis.stop)] for axis in box]}
         return {"shape": array.shape, "dtype": array.dtype.str} | part
 

@@ -53,7 +53,8 @@ from MoBUncertaintyLib.prediction import (
     ProgressCallback,
 )
 from MoBUncertaintyLib.regions.agreement import dice, error_fraction
-from MoBUncertaintyLib.regions.finder import Region, Regions, find_regions
+from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.regions.region import Region, Regions
 from MoBUncertaintyLib.regions.settings import MEASURE_NAMES, Measure, RegionSettings
 
 SAMPLE_DATA = RESOURCES / "SampleData"

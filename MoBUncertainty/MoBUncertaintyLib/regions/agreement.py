@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from MoBUncertaintyLib.errors import ImageError
-from MoBUncertaintyLib.regions.finder import Regions
+from MoBUncertaintyLib.regions.region import Regions
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.prediction import Prediction

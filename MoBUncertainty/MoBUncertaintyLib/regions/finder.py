@@ -17,11 +17,9 @@ Voxels finer than 1 mm are combined in blocks of at most 2 mm (`blocks.py`).
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +39,7 @@ from MoBUncertaintyLib.geometry import (
 from MoBUncertaintyLib.regions.coverage import ENOUGH, Coverage
 from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, location_in
 from MoBUncertaintyLib.regions.pieces import CONNECTIVITY, compact_pieces, diameter, grow
+from MoBUncertaintyLib.regions.region import Region, Regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.regions.uncertainty import UncertaintyMap, map_uncertainty
 
@@ -49,69 +48,6 @@ if TYPE_CHECKING:
 
 THROUGHOUT = 1 / 3
 """A segmentation of which more than this fraction is expected to be wrong is doubtful throughout."""
-
-
-@dataclass(frozen=True)
-class Region:
-    """One doubtful region.
-
-    Attributes:
-        rank: From 1, by falling expected error.
-        number: Its value in the map of all regions: its rank when it was found, and its own as long as it is reviewed.
-        centroid_ras: Centroid in mm, RAS.
-        volume_mm3: Volume.
-        expected_error_mm3: Integral of 1 - max_c p, the volume expected to be labelled wrongly.
-        mean_variance: Mean predictive variance (the maximum over the labels).
-        max_variance: Its maximum.
-        mean_probability: Mean probability of foreground.
-        inside_fraction: Fraction of the volume that already belongs to the segmentation.
-        extent_mm: Largest diameter, from outer voxel corner to outer voxel corner.
-        location: Where it lies in the organ, in the patient's terms: "superior left", "central".
-    """
-
-    rank: int
-    number: int
-    centroid_ras: tuple[float, float, float]
-    volume_mm3: float
-    expected_error_mm3: float
-    mean_variance: float
-    max_variance: float
-    mean_probability: float
-    inside_fraction: float
-    extent_mm: float
-    location: str
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Region:
-        """Make it from what JSON makes of `dataclasses.asdict`."""
-        return cls(**{**values, "centroid_ras": tuple(float(c) for c in values["centroid_ras"])})
-
-
-@dataclass(frozen=True, eq=False)
-class Regions:
-    """The doubtful regions of one prediction, their map cut to where they lie: quick enough to follow a slider.
-
-    Attributes:
-        ranked: In order of rank.
-        map: The number of each voxel's region, 0 elsewhere; uint16, fills `box`.
-        box: Where `map` lies in the prediction's arrays.
-        shape: Of these arrays.
-        settings: How the regions were found.
-        coverage: How much of the expected error they hold; None where that was not computed.
-    """
-
-    ranked: tuple[Region, ...]
-    map: np.ndarray
-    box: Box
-    shape: tuple[int, ...]
-    settings: RegionSettings
-    coverage: Coverage | None = None
-
-    def whole_map(self) -> np.ndarray:
-        """Make the map of all of the prediction."""
-        whole = np.zeros(self.shape, np.uint16)
-        whole[self.box] = self.map
-        return whole
 
 
 def find_regions(prediction: Prediction, settings: RegionSettings | None = None) -> Regions:
@@ -302,31 +238,6 @@ def _mean_error(found: UncertaintyMap) -> float:
     segmented = found.inside[found.organs] * found.blocks.voxels(found.organs)
     total = float(segmented.sum(dtype=float))
     return float((segmented * found.expected_error[found.organs]).sum(dtype=float)) / total if total else 0.0
-
-
-COLUMNS = (
-    "rank", "number", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "location", "volume_mm3", "expected_error_mm3",
-    "mean_variance", "max_variance", "mean_probability", "inside_fraction", "extent_mm",
-)  # fmt: skip
-
-
-def table_row(region: Region) -> dict[str, int | float | str]:
-    """Make a region's row of a table, with the keys `COLUMNS`: plain numbers and text, centroid in RAS mm."""
-    values = asdict(region) | dict(zip(COLUMNS[2:5], region.centroid_ras, strict=True))
-    return {name: values[name] for name in COLUMNS}
-
-
-def write_csv(regions: Regions, path: str | Path) -> None:
-    """Write a `table_row` per region in order of rank, with four significant digits, 0.1 mm or mm3 at least."""
-    with Path(path).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        for row in map(table_row, regions.ranked):
-            writer.writerow({name: _rounded(v) if isinstance(v, float) else v for name, v in row.items()})
-
-
-def _rounded(value: float) -> float:
-    return round(value, 1) if abs(value) >= 1000 else float(f"{value:.4g}")
 
 
 def _drop_small(labels: np.ndarray, counted: np.ndarray, smallest: float) -> np.ndarray:

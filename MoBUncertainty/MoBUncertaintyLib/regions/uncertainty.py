@@ -21,10 +21,11 @@ from scipy import ndimage
 
 from MoBUncertaintyLib.geometry import Box, bounding_box, nested, shape_of, widened, within
 from MoBUncertaintyLib.regions.blocks import LONGEST_MM, BlockGrid
+from MoBUncertaintyLib.regions.measure import uncertainty_in, values_in
 from MoBUncertaintyLib.regions.settings import Measure
 
 if TYPE_CHECKING:
-    from MoBUncertaintyLib.prediction import Maps, Prediction
+    from MoBUncertaintyLib.prediction import Prediction
 
 # Below this probability no measure reaches a useful threshold: it bounds the box that is searched.
 NEGLIGIBLE = 0.005
@@ -80,7 +81,7 @@ class UncertaintyMap:
 
     def foreground(self, box: Box) -> np.ndarray:
         """Compute the probability of any label."""
-        return self.blocks.means(box, lambda voxels: _any_label(_in(voxels, self.prediction.probability)))
+        return self.blocks.means(box, lambda voxels: _any_label(values_in(voxels, self.prediction.probability)))
 
     def variance(self, box: Box) -> np.ndarray:
         """Compute the variance, the maximum over the labels."""
@@ -95,7 +96,7 @@ class UncertaintyMap:
         return self.prediction.grid.to_ras(self.blocks.centres(index))
 
     def _variance_of_voxels(self, voxels: Box) -> np.ndarray:
-        return reduce(np.maximum, _in(voxels, self.prediction.variance))
+        return reduce(np.maximum, values_in(voxels, self.prediction.variance))
 
 
 def map_uncertainty(
@@ -114,7 +115,7 @@ def map_uncertainty(
     yield
 
     def error_of_voxels(voxels: Box) -> np.ndarray:
-        p = _in(voxels, prediction.probability)
+        p = values_in(voxels, prediction.probability)
         return np.asarray(1 - reduce(np.maximum, [1 - _any_label(p), *p]))
 
     def has(value: int) -> Callable[[Box], np.ndarray]:
@@ -144,30 +145,6 @@ def map_uncertainty(
     )
 
 
-def uncertainty_in(box: Box, prediction: Prediction, measure: Measure) -> np.ndarray:
-    """Compute the uncertainty of each voxel in a box."""
-    return voxel_uncertainty(measure, _in(box, prediction.probability), _in(box, prediction.variance))
-
-
-def voxel_uncertainty(
-    measure: Measure, probability: Sequence[np.ndarray], variance: Sequence[np.ndarray]
-) -> np.ndarray:
-    """Compute how uncertain each voxel is, in the measure's unit.
-
-    Args:
-        measure: The measure of uncertainty.
-        probability: Of each label, arrays of one shape.
-        variance: Predictive variance, likewise.
-    """
-    if measure is Measure.VARIANCE:
-        return reduce(np.maximum, variance)
-    if measure is Measure.BERNOULLI:
-        return reduce(np.maximum, [p * (1 - p) for p in probability])
-    background = np.clip(1 - sum(probability[1:], probability[0]), 0, 1)
-    terms = (p * np.log(np.maximum(p, np.float32(1e-12))) for p in (*probability, background))  # 0 ln 0 is 0
-    return np.asarray(-sum(terms))
-
-
 def _box_of_interest(prediction: Prediction, margin: np.ndarray) -> Box:
     """Return the box of what may be foreground, widened by `margin` voxels; one voxel if there is none."""
     processed = prediction.processed_box
@@ -180,10 +157,6 @@ def _box_of_interest(prediction: Prediction, margin: np.ndarray) -> Box:
             shadow |= likely
     found = bounding_box([slices, np.any(shadow, axis=1), np.any(shadow, axis=0)])
     return widened(nested(processed, found), margin.tolist(), prediction.shape)
-
-
-def _in(box: Box, maps: Maps) -> list[np.ndarray]:
-    return [each[box] for each in maps]
 
 
 def _any_label(probability: Sequence[np.ndarray]) -> np.ndarray:

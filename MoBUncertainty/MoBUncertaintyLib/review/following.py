@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from MoBUncertaintyLib.geometry import widened
+from MoBUncertaintyLib.regions.measure import voxel_uncertainty
 from MoBUncertaintyLib.regions.pieces import grow
-from MoBUncertaintyLib.regions.uncertainty import voxel_uncertainty
 from MoBUncertaintyLib.review.clicked_maps import ClickedMaps, Clicks
 from MoBUncertaintyLib.review.description import VoxelMaps, describe, expected_error
 from MoBUncertaintyLib.review.region import Found, ReviewRegion, Verdict

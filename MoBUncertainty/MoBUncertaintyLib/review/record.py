@@ -28,7 +28,7 @@ from MoBUncertaintyLib.geometry import Box, Grid, hull, largest_shift, occupied_
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click
-from MoBUncertaintyLib.regions.finder import Region
+from MoBUncertaintyLib.regions.region import Region
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.click_record import ClickBook
 from MoBUncertaintyLib.review.region import Found, ReviewRegion, Verdict

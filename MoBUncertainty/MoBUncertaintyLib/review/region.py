@@ -19,7 +19,7 @@ from scipy import ndimage
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import Box, intersection, nested, occupied_rows, shape_of, within
 from MoBUncertaintyLib.refinement.clicks import Click
-from MoBUncertaintyLib.regions.finder import Region, Regions
+from MoBUncertaintyLib.regions.region import Region, Regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
 
 

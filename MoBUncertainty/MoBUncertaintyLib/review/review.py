@@ -18,7 +18,7 @@ from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import Box, hull
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click, Point
-from MoBUncertaintyLib.regions.finder import Regions
+from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.click_record import CLICK_ID, in_order
 from MoBUncertaintyLib.review.clicked_maps import apart

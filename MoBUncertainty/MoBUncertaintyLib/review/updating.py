@@ -12,8 +12,8 @@ import numpy as np
 
 from MoBUncertaintyLib.geometry import Box
 from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.regions.finder import Region, Regions
 from MoBUncertaintyLib.regions.pieces import diameter
+from MoBUncertaintyLib.regions.region import Region, Regions
 from MoBUncertaintyLib.review.clicked_maps import Clicks
 from MoBUncertaintyLib.review.region import Found, ReviewRegion, covered, masks
 from MoBUncertaintyLib.review.state import State, ranked

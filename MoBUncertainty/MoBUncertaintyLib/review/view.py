@@ -19,7 +19,7 @@ from MoBUncertaintyLib.method_cache import cached_method
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click
-from MoBUncertaintyLib.regions.finder import Regions
+from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.click_record import in_order
 from MoBUncertaintyLib.review.clicked_maps import ClickedMaps

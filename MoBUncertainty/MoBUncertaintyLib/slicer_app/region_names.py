@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from MoBUncertaintyLib.regions.finder import Region
+from MoBUncertaintyLib.regions.region import Region
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 
 

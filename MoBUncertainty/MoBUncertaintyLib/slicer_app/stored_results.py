@@ -15,7 +15,7 @@ from MoBUncertaintyLib.output.exchange import make_prediction
 from MoBUncertaintyLib.output.results_record import RecordError
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.coverage import Coverage
-from MoBUncertaintyLib.regions.finder import Regions
+from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.label_record import ElsewhereError

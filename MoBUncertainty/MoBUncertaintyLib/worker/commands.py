@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.inference.maps.members import AnyPredictor
     from MoBUncertaintyLib.model.folder import Model
     from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Progress
-    from MoBUncertaintyLib.regions.finder import Regions
+    from MoBUncertaintyLib.regions.region import Regions
     from MoBUncertaintyLib.regions.settings import RegionSettings
 
 

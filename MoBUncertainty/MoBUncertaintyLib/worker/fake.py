@@ -43,7 +43,7 @@ from MoBUncertaintyLib.worker.worklist import worklist_handlers
 
 if TYPE_CHECKING:  # at run time where they are needed, so that `ready` is said at once
     from MoBUncertaintyLib.prediction import Prediction
-    from MoBUncertaintyLib.regions.finder import Region, Regions
+    from MoBUncertaintyLib.regions.region import Region, Regions
 
 MODES = ("normal", "slow", "fails", "dies", "hangs", "stuck", "nonsense")
 TILES = 6
@@ -80,7 +80,7 @@ def fake_maps(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 def fake_region(number: int, location: str, region_map: np.ndarray, p: np.ndarray, v: np.ndarray, grid: Grid) -> Region:
     """Describe a region of a map."""
-    from MoBUncertaintyLib.regions.finder import Region
+    from MoBUncertaintyLib.regions.region import Region
 
     mask = region_map == number
     index = np.argwhere(mask)
@@ -104,7 +104,7 @@ def fake_prediction(
 ) -> tuple[Prediction, Regions]:
     """Make the prediction of an ellipsoid with three doubtful regions."""
     from MoBUncertaintyLib.prediction import Prediction
-    from MoBUncertaintyLib.regions.finder import Regions
+    from MoBUncertaintyLib.regions.region import Regions
     from MoBUncertaintyLib.regions.settings import RegionSettings
 
     p, v, region_map = fake_maps(shape)

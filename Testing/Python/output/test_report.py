@@ -37,9 +37,9 @@ from MoBUncertaintyLib.output.report import (
     write_json,
 )
 from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.regions.finder import Region
+from MoBUncertaintyLib.regions.measure import uncertainty_in
+from MoBUncertaintyLib.regions.region import Region
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
-from MoBUncertaintyLib.regions.uncertainty import uncertainty_in
 from MoBUncertaintyLib.review.review import Review
 from support.clicked_cases import resolve
 from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case, regions_of

@@ -23,7 +23,7 @@ from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from MoBUncertaintyLib.network import heads
 from MoBUncertaintyLib.output import review_export
 from MoBUncertaintyLib.regions import finder
-from MoBUncertaintyLib.regions.finder import Regions
+from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from support import MODULE_FOLDER, ROOT
 from support.documents import CONTRIBUTING, python_blocks, section

@@ -17,9 +17,10 @@ from scipy.special import expit
 from MoBUncertaintyLib.errors import ImageError, SettingsError
 from MoBUncertaintyLib.geometry import Grid, occupied, whole
 from MoBUncertaintyLib.images.grid import image_on
-from MoBUncertaintyLib.regions.finder import COLUMNS, RegionFinder, find_regions, table_row, write_csv
+from MoBUncertaintyLib.regions.finder import RegionFinder, find_regions
+from MoBUncertaintyLib.regions.measure import voxel_uncertainty
+from MoBUncertaintyLib.regions.region import COLUMNS, table_row, write_csv
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings, read_stated
-from MoBUncertaintyLib.regions.uncertainty import voxel_uncertainty
 from support.fake_case import changed_prediction
 from support.probability_images import BERNOULLI, STRAIGHT, anatomy, ball, prediction, ras_grid
 from support.shapes import farthest_corners

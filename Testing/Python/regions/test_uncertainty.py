@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from MoBUncertaintyLib.geometry import Grid
-from MoBUncertaintyLib.regions.finder import Region, find_regions
+from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.regions.region import Region
 from support.probability_images import prediction
 
 INDEX = np.moveaxis(np.indices((70, 70, 110)), 0, -1) * 2.0  # mm

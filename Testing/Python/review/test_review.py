@@ -12,7 +12,7 @@ import pytest
 
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import Grid
-from MoBUncertaintyLib.regions.finder import Regions
+from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 from support.fake_case import fake_case, regions_of

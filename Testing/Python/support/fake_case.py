@@ -17,7 +17,7 @@ from MoBUncertaintyLib.model.card import Label, ModelCard
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from MoBUncertaintyLib.output.results_folder import write_results
 from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.regions.finder import Region, Regions
+from MoBUncertaintyLib.regions.region import Region, Regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
 
 SIZE = (40, 36, 28)  # x, y, z

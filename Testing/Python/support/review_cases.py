@@ -9,7 +9,7 @@ import numpy as np
 
 from MoBUncertaintyLib.geometry import Grid
 from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.regions.finder import Region, Regions
+from MoBUncertaintyLib.regions.region import Region, Regions
 from MoBUncertaintyLib.review.review import Review
 from support.fake_case import PANCREAS, regions_of
 

@@ -87,7 +87,7 @@ def with_regions(desktop, count: int):
     """The session of a result with that many doubtful regions, of 8 voxels each."""
     from MoBUncertaintyLib.geometry import Grid, whole
     from MoBUncertaintyLib.prediction import Prediction
-    from MoBUncertaintyLib.regions.finder import Regions
+    from MoBUncertaintyLib.regions.region import Regions
     from MoBUncertaintyLib.regions.settings import RegionSettings
     from MoBUncertaintyLib.worker.fake import LABEL, fake_region
 

@@ -28,7 +28,7 @@ from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.pipeline import analyse
 from MoBUncertaintyLib.prediction import PredictionSettings
-from MoBUncertaintyLib.regions.finder import Region
+from MoBUncertaintyLib.regions.region import Region
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.worker import commands, server
 from MoBUncertaintyLib.worker.arrays import read_volume, write_array

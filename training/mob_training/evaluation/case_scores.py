@@ -23,9 +23,10 @@ from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.agreement import error_fraction, error_split
-from MoBUncertaintyLib.regions.finder import Regions, find_regions
+from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.regions.measure import voxel_uncertainty
+from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
-from MoBUncertaintyLib.regions.uncertainty import voxel_uncertainty
 
 MEASURES = (Measure.VARIANCE, Measure.BERNOULLI, Measure.ENTROPY)
 NSD_MM = 2.0

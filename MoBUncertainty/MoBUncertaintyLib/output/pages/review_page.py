@@ -34,7 +34,7 @@ from MoBUncertaintyLib.output.pictures.planes import central_voxel
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, REGION_COLOUR
 from MoBUncertaintyLib.output.report import ReviewedCase, build_report
-from MoBUncertaintyLib.regions.uncertainty import voxel_uncertainty
+from MoBUncertaintyLib.regions.measure import voxel_uncertainty
 from MoBUncertaintyLib.review.record import SCHEMA
 from MoBUncertaintyLib.review.region import ReviewRegion
 

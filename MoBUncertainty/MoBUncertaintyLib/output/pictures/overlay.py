@@ -17,9 +17,9 @@ from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, View, centr
 from MoBUncertaintyLib.output.pictures.region_pictures import Outline, draw_plane, font, outlines_of, png
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, REGION_COLOUR
-from MoBUncertaintyLib.regions.finder import Regions
+from MoBUncertaintyLib.regions.measure import uncertainty_in
+from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.regions.settings import Measure
-from MoBUncertaintyLib.regions.uncertainty import uncertainty_in
 from MoBUncertaintyLib.review.region import masks
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import REGION_COLOUR
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click
-from MoBUncertaintyLib.regions.uncertainty import uncertainty_in, voxel_uncertainty
+from MoBUncertaintyLib.regions.measure import uncertainty_in, voxel_uncertainty
 from MoBUncertaintyLib.review.region import ReviewRegion
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from MoBUncertaintyLib.geometry import Box, hull, intersection, occupied, shape_
 from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.model.terminology import terminology_entry
 from MoBUncertaintyLib.output.pictures.style import REGION_COLOUR
-from MoBUncertaintyLib.regions.finder import Region
+from MoBUncertaintyLib.regions.region import Region
 from MoBUncertaintyLib.slicer_app.region_names import regionTitle
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas, shape, subjectHierarchy
 

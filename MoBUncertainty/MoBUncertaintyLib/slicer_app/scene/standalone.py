@@ -16,9 +16,11 @@ import numpy as np
 import slicer
 import slicer.util
 import vtk
+from vtk.util.numpy_support import numpy_to_vtk
 
 from MoBUncertaintyLib.files.names import label_file_names
 from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.images.memory import lazy_zeros
 from MoBUncertaintyLib.output.exchange import HEADER_SIZE, KEPT, read_prediction, read_regions
 from MoBUncertaintyLib.regions.settings import Measure
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
@@ -32,7 +34,7 @@ def addCt(scene, array: np.ndarray, ijkToRas: np.ndarray, name: str, displayRang
 
     Args:
         scene: Where to add it.
-        array: Hounsfield units, (z, y, x).
+        array: Hounsfield units, (z, y, x); the node shares its memory.
         ijkToRas: 4 x 4.
         name: As the user knows it.
         displayRange: Values shown as black and as white.
@@ -46,7 +48,10 @@ def addCt(scene, array: np.ndarray, ijkToRas: np.ndarray, name: str, displayRang
     display = node.GetDisplayNode()
     display.AutoWindowLevelOff()
     display.SetWindowLevelMinMax(*displayRange)
-    slicer.util.updateVolumeFromArray(node, array)
+    image = vtk.vtkImageData()
+    image.SetDimensions(*reversed(array.shape))
+    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(array).ravel(), deep=False))
+    node.SetAndObserveImageData(image)
     return node
 
 
@@ -135,7 +140,7 @@ def writeRequestedScene(request: dict):
     """
 
     def load(part: dict) -> np.ndarray:
-        array = np.zeros(part["shape"], part["dtype"])
+        array = lazy_zeros(part["shape"], part["dtype"])
         if "file" in part:  # all else is 0, or does not matter here
             array[tuple(slice(*ends) for ends in part["box"])] = np.load(part["file"])
         return array

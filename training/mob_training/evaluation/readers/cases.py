@@ -12,7 +12,8 @@ from mob_training.evaluation.metrics import dice, surface_dice
 from MoBUncertaintyLib.geometry import Box, bounding_box, shadows, within
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.kernel import Directions
-from MoBUncertaintyLib.regions.finder import Regions, find_regions
+from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import slicer
 
-from MoBUncertaintyLib.conformal.outline import around
 from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes
@@ -55,6 +54,10 @@ class MarginBand:
             self.node.GetSegmentation().RemoveAllSegments()
 
     def _fill(self, node, segmentation: np.ndarray, labels: Sequence[Label], margins: Mapping[str, float]):
+        from MoBUncertaintyLib.conformal.outline import (
+            around,  # scipy takes long to import, and a scene file has no band
+        )
+
         ct = self._nodes.ctNode
         node.SetReferenceImageGeometryParameterFromVolumeNode(ct)
         node.GetSegmentation().SetSourceRepresentationName(BINARY_LABELMAP)
