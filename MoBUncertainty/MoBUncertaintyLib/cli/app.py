@@ -283,7 +283,7 @@ def demo(
     """Predict the phantom CT that is shipped and compare with its truth, which the model has never seen."""
     with console.reporting(steps=True) as cancelled:
         from MoBUncertaintyLib.output.results_folder import FOLDER
-        from MoBUncertaintyLib.pipeline import run_demo
+        from MoBUncertaintyLib.pipeline.demo import run_demo
 
         FOLDER.check_name(output)
         with console.progress("PhantomCT") as progress:

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.output.report import ReviewedCase
     from MoBUncertaintyLib.output.review_export import Exported
     from MoBUncertaintyLib.output.signing import Verified
-    from MoBUncertaintyLib.pipeline import CaseSummary, DemoScores
+    from MoBUncertaintyLib.pipeline import CaseSummary
+    from MoBUncertaintyLib.pipeline.demo import DemoScores
     from MoBUncertaintyLib.prediction import Progress
 
 PASSPHRASE = "MOB_UNCERTAINTY_PASSPHRASE"

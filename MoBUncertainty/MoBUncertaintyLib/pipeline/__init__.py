@@ -1,34 +1,29 @@
 """From a file to a results folder, and from there to a review: what the commands and the worker share.
 
-Shows nothing itself. Only the demo and a model's picture need torch, and what predicts here.
+Shows nothing itself. Only a model's picture needs torch, and what predicts here.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import SimpleITK as sitk
+from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib.conformal.interval import Interval
-from MoBUncertaintyLib.errors import Cancelled, ImageError, SettingsError, reporting_out_of_memory
+from MoBUncertaintyLib.errors import Cancelled, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.files.publishing import absolute
-from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.images.channels import other_modalities
 from MoBUncertaintyLib.images.reader import digest, read_image
 from MoBUncertaintyLib.inference.maps.members import AnyPredictor
 from MoBUncertaintyLib.inference.plausibility import unsuitable
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
-from MoBUncertaintyLib.model.folder import Model, load_model
-from MoBUncertaintyLib.model.listing import DEMO_MODEL, find_model
+from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.output import review_export
 from MoBUncertaintyLib.output.decisions import read_decisions
 from MoBUncertaintyLib.output.dicom.objects import DicomFormat, check_dicom_source, file_names
@@ -37,7 +32,6 @@ from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
 from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.output.results_folder import (
     FOLDER,
-    check_output,
     read_results,
     write_results,
     write_volumes,
@@ -52,13 +46,12 @@ from MoBUncertaintyLib.prediction import (
     Progress,
     ProgressCallback,
 )
-from MoBUncertaintyLib.regions.agreement import dice, error_fraction
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.region import Region, Regions
 from MoBUncertaintyLib.regions.settings import MEASURE_NAMES, Measure, RegionSettings
 
-SAMPLE_DATA = RESOURCES / "SampleData"
-"""The phantom CT that ships with the extension, and its truth."""
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 
 @dataclass(frozen=True)
@@ -108,24 +101,6 @@ class Analysis:
     prediction: Prediction
     regions: Regions
     seconds: dict[str, float]
-
-
-@dataclass(frozen=True)
-class DemoScores:
-    """The demo's prediction against the phantom's truth; `demo.json`.
-
-    Attributes:
-        dice: Dice of the organ.
-        error_fraction_in_regions: Fraction of the wrongly labelled volume that lies inside the doubtful regions; None
-            if no voxel is wrong.
-        thick_error_fraction_in_regions: The same of error that is thicker than one voxel.
-        seconds: Computing time, reading and writing included.
-    """
-
-    dice: float
-    error_fraction_in_regions: float | None
-    thick_error_fraction_in_regions: float | None
-    seconds: float
 
 
 @reporting_out_of_memory()
@@ -358,49 +333,6 @@ def open_review(results: Path, decisions: Path | None = None, ct: Path | None = 
     """
     read = read_decisions(decisions) if decisions else None
     return reviewed_case(read_results(results), read, ct)[0]
-
-
-def run_demo(
-    output: Path,
-    *,
-    device: str = "auto",
-    engine: str = "auto",
-    scene: bool = True,
-    progress: ProgressCallback | None = None,
-    cancelled: CancelledCallback | None = None,
-) -> tuple[CaseSummary, DemoScores]:
-    """Predict the phantom CT that ships, compare with its truth and add `demo.json` to the results.
-
-    Args:
-        output: Results folder; one that is there is replaced.
-        device, engine, scene, progress, cancelled: As for `run_case`.
-
-    Raises:
-        UserError: Whatever the user can mend.
-    """
-    source, truth_file = SAMPLE_DATA / "PhantomCT.nii.gz", SAMPLE_DATA / "PhantomCT-pancreas.nii.gz"
-    if not source.exists():
-        raise ImageError(f"The sample CT {source} is not installed; install MoB Uncertainty again.")
-    own = not output.exists() or (output / "demo.json").exists()
-    check_output(output, overwrite=own)
-    from MoBUncertaintyLib.inference.predictor import Predictor
-
-    start = time.monotonic()
-    predictor = Predictor(load_model(find_model(DEMO_MODEL)), PredictionSettings(device=device, engine=engine))
-    scores: list[DemoScores] = []
-
-    def compare(analysis: Analysis, folder: Path) -> None:
-        truth = sitk.GetArrayFromImage(sitk.ReadImage(str(truth_file)))
-        fractions = error_fraction(analysis.prediction, analysis.regions, truth)
-        overlap = dice(analysis.prediction.segmentation, truth)
-        seconds = round(time.monotonic() - start, 1)
-        scores.append(DemoScores(overlap, fractions["error_fraction"], fractions["thick_error_fraction"], seconds))
-        (folder / "demo.json").write_text(json.dumps(asdict(scores[0]), indent=2) + "\n", encoding="utf-8")
-
-    summary, _ = run_case(
-        source, output, predictor, scene=scene, overwrite=own, progress=progress, cancelled=cancelled, more=compare
-    )
-    return summary, scores[0]
 
 
 @reporting_out_of_memory()

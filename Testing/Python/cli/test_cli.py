@@ -23,10 +23,11 @@ from MoBUncertaintyLib.cli import app, console
 from MoBUncertaintyLib.errors import Cancelled, ModelError
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.output.review_files import review_of
-from MoBUncertaintyLib.pipeline import cohort
+from MoBUncertaintyLib.pipeline import cohort, demo
 from MoBUncertaintyLib.prediction import Precision, Progress
 from MoBUncertaintyLib.regions.settings import Measure
 from support import tiny
@@ -293,7 +294,7 @@ def test_a_report_that_cannot_be_made_is_said_before_the_work(
 
 @pytest.mark.parametrize("stage", ["read", "preprocess", "network", "resample", "regions", "write"])
 def test_cancelling_before_any_stage_leaves_nothing(model: Path, ct: Path, tmp_path: Path, stage: str) -> None:
-    predictor = Predictor(pipeline.load_model(model))
+    predictor = Predictor(load_model(model))
     reached: list[str] = []
     with pytest.raises(Cancelled):
         pipeline.run_case(
@@ -389,7 +390,7 @@ def test_export_passes_every_option_to_the_card(tmp_path: Path) -> None:
     options += ["--region", "depth_mm=1.5", "--region", "length_mm=20"]
     done = run("export", raw, "--output", tmp_path / "model.zip", "--checkpoint", "checkpoint_final.pth", *options)
     assert done.exit_code == 0, done.output
-    with pipeline.load_model(tmp_path / "model.zip") as model:
+    with load_model(tmp_path / "model.zip") as model:
         card = model.card
         assert (card.name, card.task, card.licence, card.orientation) == ("Exported", "Organ in CT", "CC0", "RAS")
         assert card.scores == {"dice": 0.9}
@@ -414,8 +415,8 @@ def test_demo_compares_with_the_truth(model: Path, ct: Path, tmp_path: Path, mon
     truth.CopyInformation(image)
     sitk.WriteImage(image, sample / "PhantomCT.nii.gz")
     sitk.WriteImage(truth, sample / "PhantomCT-pancreas.nii.gz")
-    monkeypatch.setattr(pipeline, "SAMPLE_DATA", sample)
-    monkeypatch.setattr(pipeline, "DEMO_MODEL", str(model))
+    monkeypatch.setattr(demo, "SAMPLE_DATA", sample)
+    monkeypatch.setattr(demo, "DEMO_MODEL", str(model))
     for _ in range(2):  # the second replaces the first's results
         done = run("demo", "--output", tmp_path / "demo", "--no-scene", "--device", "cpu")
         assert done.exit_code == 0, done.output

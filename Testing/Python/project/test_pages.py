@@ -26,7 +26,7 @@ from MoBUncertaintyLib.model import listing as models
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.folders import FolderKind
-from MoBUncertaintyLib.pipeline import DemoScores
+from MoBUncertaintyLib.pipeline.demo import DemoScores
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from support import MODULE_FOLDER, tiny
 from support.documents import PAGES, README, section, shell_commands

@@ -42,13 +42,13 @@ def test_what_is_installed_finds_its_model_template_and_sample(wheel: Path, tmp_
         archive.extractall(tmp_path)
     program = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "import MoBUncertaintyLib.pipeline as pipeline\n"
+        "import MoBUncertaintyLib.pipeline.demo as demo\n"
         "from MoBUncertaintyLib.model import folder, listing\n"
         "from MoBUncertaintyLib.output.pages.templates import check_template\n"
-        f"assert pipeline.__file__.startswith({str(tmp_path)!r})\n"
+        f"assert demo.__file__.startswith({str(tmp_path)!r})\n"
         "check_template()\n"
         "with folder.load_model(listing.find_model(listing.DEMO_MODEL)) as model: model.state_dict(model.folds[0])\n"
-        "sys.exit(not (pipeline.SAMPLE_DATA / 'PhantomCT.nii.gz').is_file())\n"
+        "sys.exit(not (demo.SAMPLE_DATA / 'PhantomCT.nii.gz').is_file())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, encoding="utf-8", check=False
