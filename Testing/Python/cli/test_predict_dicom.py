@@ -46,7 +46,7 @@ def test_objects_of_the_prediction(model: Path, ct: Path, tmp_path: Path) -> Non
 
 
 def test_an_mr_image_for_a_model_of_ct_is_said_before_the_work_and_kept(model: Path, ct: Path, tmp_path: Path) -> None:
-    voxels = sitk.GetArrayFromImage(sitk.ReadImage(ct))
+    voxels = sitk.GetArrayFromImage(sitk.ReadImage(ct))[:12]
 
     def as_mr(dataset: pydicom.Dataset) -> None:
         dataset.Modality = "MR"

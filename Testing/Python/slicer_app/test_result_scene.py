@@ -334,11 +334,14 @@ class TestSurface:
 
     def test_it_follows_a_change_of_the_segmentation(self, results):
         results.showSurface(True)
-        before = results.node("surface").GetPolyData().GetBounds()
+        node, seen = results.node("surface"), []
+        before = node.GetPolyData().GetBounds()
+        node.AddObserver("ModifiedEvent", lambda *_: seen.append(surface_colours(results)))
         labels = arrays()[2]
         labels[labels == 2] = 0
         results.updateSegmentation((slice(0, 14), slice(0, 20), slice(0, 24)), labels)
-        assert results.node("surface").GetPolyData().GetBounds() != before
+        assert node.GetPolyData().GetBounds() != before
+        assert len(seen[0]) == node.GetPolyData().GetNumberOfPoints(), "in its colours whenever a view can draw it"
 
     def test_without_any_organ_it_is_empty(self, results):
         results.showSurface(True)
