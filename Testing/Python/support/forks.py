@@ -47,6 +47,8 @@ def _run(command: list[str], env: dict[str, str], outputs: tuple[int, int]) -> N
     os.environ.update(env)
     os.execv = lambda _, words: _become(words)
     torch.set_num_threads(1)  # the threads of the parent's pool are not here
+    fork = multiprocessing.get_context("fork")
+    multiprocessing.get_context = lambda method=None: fork  # nnU-Net's pools too: it spawns processes that import anew
     for output, descriptor in zip(outputs, (1, 2), strict=True):
         os.dup2(output, descriptor)
     sys.stdout, sys.stderr = (os.fdopen(own, "w", buffering=1, encoding="utf-8", closefd=False) for own in (1, 2))
