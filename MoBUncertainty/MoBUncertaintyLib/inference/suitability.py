@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -145,14 +145,16 @@ def judge(
     Raises:
         ModelError: As `compare`.
     """
-    result = Suitability(judged=fingerprint is not None)
+    result, error = Suitability(judged=fingerprint is not None), measures.values["error"]
+    for sentence in mistaken:
+        result = result.worsened(Level.NOT_USABLE, sentence)
     missing = [label.name for label in labels if f"volume:{label.name}" not in measures.values]
     if len(missing) == len(labels):
         return result.worsened(Level.NOT_USABLE, f"no {' and no '.join(map(readable, missing))} was found")
-    found, error = [(Level.NOT_USABLE, sentence) for sentence in mistaken], measures.values["error"]
+    found = []
     if fingerprint is not None:
         deviations = compare(measures, fingerprint)
-        result = Suitability(deviations=deviations)
+        result = replace(result, deviations=deviations)
         for name, deviation in sorted(deviations.items(), key=lambda item: -item[1]):
             if deviation >= fingerprint.limits[0]:
                 level = Level.NOT_USABLE if deviation >= fingerprint.limits[1] else Level.UNUSUAL
