@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from MoBUncertaintyLib.cli import benchmark, calibrate, console, models
-from MoBUncertaintyLib.cli.options import Device, Engine, Overwrite, RegionOptions, Scene
+from MoBUncertaintyLib.cli.options import Device, Engine, Overwrite, RegionOptions, Scene, asked_regions
 from MoBUncertaintyLib.cli.programs import AsJson, Commands, Quiet, Result, version_option
 
 if TYPE_CHECKING:
@@ -154,7 +154,6 @@ def predict(
         from MoBUncertaintyLib.output.results_folder import FOLDER
         from MoBUncertaintyLib.pipeline.cohort import CohortJob
         from MoBUncertaintyLib.prediction import PredictionSettings
-        from MoBUncertaintyLib.regions.settings import read_stated
         from MoBUncertaintyLib.worker.remote.predictor import RemotePredictor
 
         if overwrite and skip_existing:
@@ -180,11 +179,11 @@ def predict(
         cases = case_folders(list_inputs(source, output, numbered), output)
         if named and cases[0][0].entry:
             raise SettingsError("--channel is for one case; in a folder, name files CASE_0000, CASE_0001, and so on.")
+        if series and not cases[0][0].entry and cases[0][0].path.is_file():
+            raise SettingsError("--series chooses in a DICOM folder, and this is a file; leave it out.")
         predictor = RemotePredictor(computer, found, settings) if computer else predictor_of(found, settings)
-        asked = {"measure": measure, "threshold": threshold, "minimum_mm3": min_volume}
-        region_settings = predictor.model.card.region_settings.changed(
-            read_stated(region or ()) | {name: value for name, value in asked.items() if value is not None}
-        )
+        asked = asked_regions(region, measure=measure, threshold=threshold, minimum_mm3=min_volume)
+        region_settings = predictor.model.card.region_settings.changed(asked)
         job = CohortJob(predictor, region_settings, series, named, scene, objects, overwrite, skip_existing)
         with closing(predictor):
             return predict_inputs(cases, source, output, job, cancelled)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -24,3 +24,22 @@ RegionOptions = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")]
+
+
+def asked_regions(region: list[str] | None, **options: Any) -> dict[str, Any]:
+    """Gather what is asked of doubtful regions, by `--region` and by options of their own.
+
+    Args:
+        region: Values of `--region`.
+        options: The others by the name of the setting; None: not given.
+
+    Raises:
+        SettingsError: One is not understood, or given by both.
+    """
+    from MoBUncertaintyLib.errors import SettingsError
+    from MoBUncertaintyLib.regions.settings import read_stated
+
+    stated, asked = read_stated(region or ()), {name: value for name, value in options.items() if value is not None}
+    for name in stated.keys() & asked.keys():
+        raise SettingsError(f"The setting {name} of the regions is given twice; give it once.")
+    return stated | asked

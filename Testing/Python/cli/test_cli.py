@@ -400,10 +400,20 @@ def test_export_passes_every_option_to_the_card(tmp_path: Path) -> None:
         assert card.covariance.kind is Covariance.DETERMINISTIC
 
 
-def test_fold_that_is_no_number_is_refused_in_one_sentence(model: Path, ct: Path, tmp_path: Path) -> None:
-    done = run("predict", ct, "--model", model, "--output", tmp_path / "out", "--fold", "first")
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--fold", "first"), "There is no fold 'first'"),
+        (("--series", "1.2.3"), "--series chooses in a DICOM folder, and this is a file; leave it out."),
+        (("--min-volume", "5", "--region", "minimum_mm3=9"), "The setting minimum_mm3 of the regions is given twice"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_in_one_sentence(
+    model: Path, ct: Path, tmp_path: Path, options: tuple[str, ...], sentence: str
+) -> None:
+    done = run("predict", ct, "--model", model, "--output", tmp_path / "out", *options)
     assert done.exit_code == 2
-    assert "There is no fold 'first'" in done.stderr
+    assert sentence in done.stderr
 
 
 def test_demo_compares_with_the_truth(model: Path, ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
