@@ -114,6 +114,9 @@ def test_what_cannot_have_a_head_is_refused_before_anything_is_written(
     with pytest.raises(SettingsError, match="its configuration is 3d_lowres"):
         attach_head(model.path, tmp_path, tmp_path / "work", tmp_path / "out.zip")
     monkeypatch.undo()
+    with pytest.raises(SettingsError, match=r"holds no images/NAME\.nii\.gz"):
+        attach_head(model.path, tmp_path, tmp_path / "work", tmp_path / "out.zip")
+    assert not (tmp_path / "work").exists()
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "other.txt").touch()
     with pytest.raises(SettingsError, match="was not made for this model and these cases; give a new folder"):

@@ -81,6 +81,20 @@ def parse_labels(labels: list[str]) -> tuple[list[str], list[list[int]]]:
     return names, values
 
 
+def case_names(source: Path) -> set[str]:
+    """Find the names of the files in a folder's `images` and `labels`.
+
+    Raises:
+        SettingsError: The folder holds no images.
+    """
+    images, labels = Path(source) / "images", Path(source) / "labels"
+    files = {path.name for folder in (images, labels) for path in folder.glob(f"*{SUFFIX}")}
+    names = {file.removesuffix(SUFFIX) for file in files if not file.startswith(".")}
+    if not any((images / f"{name}{SUFFIX}").is_file() for name in names):
+        raise SettingsError(f"{source} holds no images/NAME{SUFFIX}; give the folder with images/ and labels/.")
+    return names
+
+
 def folder_cases(
     source: Path, values: list[list[int]], report: Callable[[str], None] = print
 ) -> tuple[list[LabelledCase], list[LeftOut]]:
@@ -95,10 +109,7 @@ def folder_cases(
         SettingsError: The folder holds no images.
     """
     images, labels = Path(source) / "images", Path(source) / "labels"
-    files = {path.name for folder in (images, labels) for path in folder.glob(f"*{SUFFIX}")}
-    names = {file.removesuffix(SUFFIX) for file in files if not file.startswith(".")}
-    if not any((images / f"{name}{SUFFIX}").is_file() for name in names):
-        raise SettingsError(f"{source} holds no images/NAME{SUFFIX}; give the folder with images/ and labels/.")
+    names = case_names(source)
 
     def read(name: str) -> LabelledCase:
         file = f"{name}{SUFFIX}"

@@ -18,7 +18,7 @@ import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-from mob_training.data.datasets import folder_cases, write_dataset
+from mob_training.data.datasets import case_names, folder_cases, write_dataset
 from mob_training.data.split import Split
 from mob_training.training.joint_likelihood import fit_lengths, together
 from mob_training.training.planning import CONFIGURATION
@@ -218,10 +218,11 @@ def _own(workspace: Path, model: Model, cases: Path) -> None:
     """Make a workspace for a model and its cases, or recognise the one that an earlier run has left.
 
     Raises:
-        SettingsError: Something else is there.
+        SettingsError: Something else is there, or the folder holds no cases.
     """
     marker, made_for = workspace / "attach-head.json", {"model": model.digest, "cases": str(cases.resolve())}
     if not workspace.exists() or not any(workspace.iterdir()):
+        case_names(cases)  # else the workspace would be made for a folder without cases
         write_file(marker, lambda path: path.write_text(json.dumps(made_for) + "\n", encoding="utf-8"))
     elif read_record(marker) != made_for:
         raise SettingsError(f"{workspace} was not made for this model and these cases; give a new folder.")
