@@ -62,12 +62,16 @@ class Suitability:
             return f"This case is unusual: {self.reasons[0]}; look at all of it, not only at the doubtful regions."
         return f"This case is not usable: {self.reasons[0]}; do not use this result."
 
+    def says(self, sentence: str) -> bool:
+        """Tell whether a sentence is its main reason, so that it need not be said again."""
+        return self.reasons[:1] == (_clause(sentence),)
+
     def worsened(self, level: Level, reason: str) -> Suitability:
         """Return the same with one more reason, which comes first if it is more serious than those before.
 
         A reason may be a sentence; it is kept as a clause.
         """
-        reason = reason[:1].lower() + reason[1:].rstrip(".")
+        reason = _clause(reason)
         first = list(Level).index(level) > list(Level).index(self.level)
         reasons = (reason, *self.reasons) if first else (*self.reasons, reason)
         return Suitability(level if first else self.level, reasons, self.deviations, self.judged)
@@ -93,6 +97,10 @@ class Suitability:
             return cls(Level(values["level"]), tuple(map(str, values["reasons"])), deviations, bool(values["judged"]))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the suitability is not as it should be ({reason_of(error)})") from error
+
+
+def _clause(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:].rstrip(".")
 
 
 @dataclass(frozen=True)

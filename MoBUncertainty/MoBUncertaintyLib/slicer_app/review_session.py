@@ -143,7 +143,8 @@ class ReviewSession(RegionDrawing):
         verdict = suitability.sentence if suitability else None
         text = _("{ct} lies under a transform that bends it, as unevenly spaced DICOM slices do: sizes may be wrong.")
         bent = text.format(ct=self.ctNode.GetName()) if self.isBent else None
-        return [*filter(None, [verdict, bent]), *self._regions.otherWarnings]
+        others = [each for each in self._regions.otherWarnings if not (suitability and suitability.says(each))]
+        return [*filter(None, [verdict, bent]), *others]
 
     @property
     def isBent(self) -> bool:

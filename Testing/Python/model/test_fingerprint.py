@@ -83,6 +83,7 @@ def test_the_most_serious_reason_comes_first() -> None:
     assert (found.level, found.reasons) == (Level.NOT_USABLE, ("nothing was found", "it is cut", "thick", "more"))
     assert found.sentence == "This case is not usable: nothing was found; do not use this result."
     assert Suitability.from_dict(found.to_dict()) == found
+    assert found.says("Nothing was found.") and not found.says("It is cut.") and not Suitability().says("It is cut.")
 
 
 def test_an_ordinary_case_has_no_sentence_but_a_text() -> None:
