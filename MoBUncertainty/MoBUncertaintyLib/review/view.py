@@ -18,7 +18,7 @@ from MoBUncertaintyLib.geometry import Box, hull, shape_of, whole, within
 from MoBUncertaintyLib.method_cache import cached_method
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.refinement.clicks import Click
+from MoBUncertaintyLib.refinement.clicks import Click, Point
 from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.click_record import in_order
@@ -126,6 +126,11 @@ class ReviewView:
             if region.region_id == region_id:
                 return region
         raise ReviewError(f"There is no region {region_id!r} in this review; choose one of its list.")
+
+    def region_at(self, point_ras: Point) -> ReviewRegion | None:
+        """Find the region that a place lies in, if any; regions are taken as they were found."""
+        voxel = np.asarray(np.rint(self.prediction.grid.to_index(np.array(point_ras, float))).astype(int))
+        return next(iter(self._state.regions_at([voxel])), None)
 
     def corrected(self) -> np.ndarray:
         """Correct the segmentation by clicks, and in decided regions by verdicts; uint8 (z, y, x), a new array."""
