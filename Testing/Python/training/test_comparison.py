@@ -21,7 +21,7 @@ from mob_training.comparison.significance import holm, paired_tests, signed_rank
 from mob_training.comparison.tables import BETTER, WORSE, Cell, Table, with_best
 from mob_training.evaluation.naming import CONTROL
 from mob_training.evaluation.score_files import FILES, flatten, read_runs, summarise, write_runs
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.errors import OutputError, SettingsError
 from MoBUncertaintyLib.model.covariance import Covariance
 from support.fake_scores import FakeModel, fake_run, run_of, write_dataset, write_scores
 
@@ -345,6 +345,12 @@ def test_sweep_alone_is_compared_too(written, tmp_path):
     page = compare(paths, tmp_path / "out").read_text()
     assert "over 2 seeds." in page
     assert {path.name for path in tmp_path.rglob("*.png")} == {"Organ_bases_mixture-of-bases.png"}
+
+
+def test_output_that_is_a_file_is_said_in_one_sentence(written, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file/.* cannot be written .*; choose another place for it\."):
+        compare(written, tmp_path / "file")
 
 
 def test_command_compares_one_run_with_nothing(written, tmp_path):

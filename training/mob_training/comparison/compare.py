@@ -14,7 +14,7 @@ from mob_training.comparison.readers import of_readers, write_readers
 from mob_training.comparison.runs import by_model, datasets, sweeps
 from mob_training.comparison.significance import LEVEL, PairedTest, paired_tests
 from mob_training.comparison.tables import BETTER, WORSE, Cell, Table, with_best
-from mob_training.evaluation.score_files import Run, read_runs, write_runs
+from mob_training.evaluation.score_files import Run, read_runs, write_content, write_runs
 from mob_training.evaluation.scoreboard import DICE, ECE, GROUPS, NLL, POOLED, Metric
 from MoBUncertaintyLib.errors import SettingsError
 
@@ -43,6 +43,7 @@ def compare(folders: Sequence[Path], output: Path, reference: str | None = None,
 
     Raises:
         SettingsError: The scores do not fit together, or there is no such reference.
+        OutputError: Something cannot be written.
     """
     runs = read_runs(folders, only)
     if not runs:
@@ -53,7 +54,6 @@ def compare(folders: Sequence[Path], output: Path, reference: str | None = None,
     if any(read) and not all(read):
         raise SettingsError("Some of these scores are of simulated readers (evaluate --clicks); compare them apart.")
     tests = [] if any(read) else paired_tests(runs, reference)
-    output.mkdir(parents=True, exist_ok=True)
     if output.resolve() not in (folder.resolve() for folder in folders):
         write_runs(runs, output)
     if any(read):
@@ -64,12 +64,12 @@ def compare(folders: Sequence[Path], output: Path, reference: str | None = None,
         page += [f"## {table.title}\n", table.markdown()]
     if tests:
         table = significance(tests)
-        (output / "significance.csv").write_text(table.csv(), encoding="utf-8")
+        write_content(table.csv().encode(), output / "significance.csv")
         page += [f"## {table.title}\n", "[significance.csv](significance.csv)\n"]
     for dataset in datasets(runs):
         page += [f"## {dataset}: figures\n", *_draw(dataset, runs, output)]
     path = output / "comparison.md"
-    path.write_text("\n".join(page), encoding="utf-8")
+    write_content("\n".join(page).encode(), path)
     return path
 
 

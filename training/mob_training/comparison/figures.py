@@ -21,7 +21,7 @@ from mob_training.comparison.runs import ORDER
 from mob_training.evaluation.metrics import BINS
 from mob_training.evaluation.readers.clicked import LOADINGS, STATIONARY
 from mob_training.evaluation.readers.simulation import ACTIONS, READERS
-from mob_training.evaluation.score_files import Run
+from mob_training.evaluation.score_files import Run, write_content
 from mob_training.evaluation.scoreboard import BOX_MARGIN_MM, DICE, ECE, NLL
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.regions.settings import MEASURE_NAMES, Measure
@@ -316,5 +316,6 @@ def _save(figure: Figure, path: Path) -> None:
     file = io.BytesIO()
     figure.savefig(file, dpi=75)
     picture = Image.open(file).convert("RGB").quantize(48, Image.Quantize.MAXCOVERAGE, 2, dither=Image.Dither.NONE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, optimize=True)
+    packed = io.BytesIO()
+    picture.save(packed, "png", optimize=True)
+    write_content(packed.getvalue(), path)

@@ -10,7 +10,7 @@ import numpy as np
 from mob_training.comparison.figures import draw_readers
 from mob_training.comparison.tables import Cell, Table
 from mob_training.evaluation.readers.simulation import ACTIONS, REACHED, READERS, Reader
-from mob_training.evaluation.score_files import Run
+from mob_training.evaluation.score_files import Run, write_content
 
 SHOWN = (1, 3, 5, ACTIONS)
 
@@ -46,10 +46,9 @@ def write_readers(runs: Sequence[Run], output: Path) -> Path:
     for run in runs:
         for table in (dice_table(run), other_table(run)):
             page += [f"## {table.title}\n", table.markdown()]
-    output.mkdir(parents=True, exist_ok=True)
     draw_readers(runs, output / "readers.png")
     path = output / "readers.md"
-    path.write_text("\n".join(page), encoding="utf-8")
+    write_content("\n".join(page).encode(), path)
     return path
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mob_training.evaluation.score_files import write_content
+
 LATEX: dict[str, str | int | None] = {character: f"\\{character}" for character in "&%_#${}"}
 LATEX |= {
     "\\": r"\textbackslash{}",
@@ -129,8 +131,8 @@ class Table:
 
     def write(self, stem: Path) -> None:
         """Write `STEM.csv` and `STEM.tex`."""
-        stem.with_name(f"{stem.name}.csv").write_text(self.csv(), encoding="utf-8")
-        stem.with_name(f"{stem.name}.tex").write_text(self.latex(), encoding="utf-8")
+        write_content(self.csv().encode(), stem.with_name(f"{stem.name}.csv"))
+        write_content(self.latex().encode(), stem.with_name(f"{stem.name}.tex"))
 
 
 def with_best(cells: Sequence[Cell], higher: bool, target: float | None = None) -> list[Cell]:

@@ -165,10 +165,10 @@ def write_runs(runs: Sequence[Run], folder: Path) -> None:
         OutputError: It cannot be written there.
     """
     cases = [_key(run) | {"case": case} | scores for run in runs for case, scores in run.cases.items()]
-    _write(_table(cases), folder / CASES)
-    _write(_table([_key(run) | run.pooled for run in runs]), folder / POOLED)
+    write_content(_table(cases), folder / CASES)
+    write_content(_table([_key(run) | run.pooled for run in runs]), folder / POOLED)
     described = ",\n".join(json.dumps(rounded(run.description)) for run in runs)
-    _write(f'{{"runs": [\n{described}\n]}}\n'.encode(), folder / SUMMARY)
+    write_content(f'{{"runs": [\n{described}\n]}}\n'.encode(), folder / SUMMARY)
 
 
 def write_json(content: Any, path: Path) -> None:
@@ -177,7 +177,7 @@ def write_json(content: Any, path: Path) -> None:
     Raises:
         OutputError: It cannot be written there.
     """
-    _write((json.dumps(rounded(content), indent=1) + "\n").encode(), path)
+    write_content((json.dumps(rounded(content), indent=1) + "\n").encode(), path)
 
 
 def read_descriptions(folder: Path) -> dict[str, dict[str, Any]]:
@@ -271,8 +271,12 @@ def _cell(value: Any) -> str:
     return json.dumps(rounded(value), separators=(",", ":"))
 
 
-def _write(content: bytes, path: Path) -> None:
-    """Write a file completely or not at all."""
+def write_content(content: bytes, path: Path) -> None:
+    """Write a file completely or not at all.
+
+    Raises:
+        OutputError: It cannot be written there.
+    """
     try:
         write_file(absolute(path), lambda partial: partial.write_bytes(content))
     except OSError as error:
