@@ -42,8 +42,9 @@ class BlockGrid:
 
     def voxels(self, box: Box) -> np.ndarray:
         """Return the number of voxels in each block of a box of blocks, float32."""
-        z, y, x = (np.diff(edges[s.start : s.stop + 1]) for edges, s in zip(self._edges, box, strict=True))
-        return np.asarray(np.multiply(z[:, None, None] * y[:, None], x, dtype=np.float32))
+        ends = zip(self._edges, box, strict=True)
+        z, y, x = (np.diff(edges[s.start : s.stop + 1]).astype(np.float32) for edges, s in ends)
+        return np.asarray(z[:, None, None] * (y[:, None] * x))
 
     def voxel_box(self, box: Box) -> Box:
         """Return the box, in the array, of the voxels in a box of blocks."""

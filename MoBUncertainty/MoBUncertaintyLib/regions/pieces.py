@@ -108,13 +108,19 @@ def _centres(index: np.ndarray, weight: np.ndarray, spacing: np.ndarray, length_
     while True:
         owner, centres = _settle(points, weight, centres)
         away = np.linalg.norm(points - centres[owner], axis=1)
-        lengths = [diameter(index[owner == piece], spacing) for piece in range(len(centres))]
+        lengths = [_length(index[owner == piece], spacing, length_mm) for piece in range(len(centres))]
         too_long = np.flatnonzero((np.array(lengths) > length_mm) & (np.bincount(owner) > 1))
         if not too_long.size:
             return centres
         # A new centre at the far end of the longest pieces; one in four at a time, since their neighbours give way too.
         longest = sorted(too_long, key=lambda piece: -lengths[piece])[: -(-len(too_long) // 4)]
         centres = np.vstack([centres, *(points[[np.where(owner == piece, away, -1).argmax()]] for piece in longest)])
+
+
+def _length(index: np.ndarray, spacing: np.ndarray, limit_mm: float) -> float:
+    """Measure the `diameter`; 0 if even that of the bounding box is within the limit."""
+    box = np.linalg.norm((np.ptp(index, axis=0) + 1) * spacing) if len(index) else 0.0
+    return diameter(index, spacing) if box > limit_mm else 0.0
 
 
 def _settle(points: np.ndarray, weight: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
