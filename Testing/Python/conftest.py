@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import locale
@@ -62,6 +63,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files: one that begins last keeps one core busy while the others wait."""
     order = {TESTS / name: place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
+def pytest_collection_finish() -> None:
+    """Let no garbage collection look through what is imported by now: 750,000 objects, a third of a second each."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
