@@ -16,7 +16,7 @@ import numpy as np
 import slicer
 import slicer.util
 import vtk
-from vtk.util.numpy_support import numpy_to_vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from MoBUncertaintyLib.files.names import label_file_names
 from MoBUncertaintyLib.geometry import Grid
@@ -113,7 +113,8 @@ def _hasVoxels(segmentation) -> bool:
     name = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
     segments = map(segmentation.GetNthSegment, range(segmentation.GetNumberOfSegments()))
     images = [segment.GetRepresentation(name) for segment in segments]
-    return any(image and image.GetNumberOfPoints() and image.GetScalarRange()[1] > 0 for image in images)
+    scalars = [image.GetPointData().GetScalars() for image in images if image and image.GetNumberOfPoints()]
+    return any(vtk_to_numpy(each).max() > 0 for each in scalars)  # VTK's own range takes many times as long
 
 
 def _nameFiles(scene, names: Mapping[str, str]):
