@@ -55,7 +55,7 @@ def compare(folders: Sequence[Path], output: Path, reference: str | None = None,
         raise SettingsError("Some of these scores are of simulated readers (evaluate --clicks); compare them apart.")
     tests = [] if any(read) else paired_tests(runs, reference)
     if output.resolve() not in (folder.resolve() for folder in folders):
-        write_runs(runs, output)
+        write_runs(runs if any(read) else [_compared(run) for run in runs], output)
     if any(read):
         return write_readers(runs, output)
     page = ["# Comparison\n", _legend(runs, tests)]
@@ -89,6 +89,15 @@ def _draw(dataset: str, runs: Sequence[Run], output: Path) -> list[str]:
         figures.draw_bases(numbers, output / name)
         drawn.append(f"![Number of bases of {model}]({name})\n")
     return drawn
+
+
+def _compared(run: Run) -> Run:
+    """Leave out the curves of single cases, which nothing here compares, and which are most of the file."""
+    cases = {
+        case: {key: value for key, value in scores.items() if not isinstance(value, list)}
+        for case, scores in run.cases.items()
+    }
+    return replace(run, cases=cases)
 
 
 def tables(runs: Sequence[Run], tests: Sequence[PairedTest]) -> dict[str, Table]:

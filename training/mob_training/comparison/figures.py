@@ -19,7 +19,7 @@ from mob_training.comparison import curves
 from mob_training.comparison.curves import Curve
 from mob_training.comparison.runs import ORDER
 from mob_training.evaluation.metrics import BINS
-from mob_training.evaluation.readers.clicked import LOADINGS, STATIONARY
+from mob_training.evaluation.readers.clicked import LOADINGS, OWN, STATIONARY
 from mob_training.evaluation.readers.simulation import ACTIONS, READERS
 from mob_training.evaluation.score_files import Run, write_content
 from mob_training.evaluation.scoreboard import BOX_MARGIN_MM, DICE, ECE, NLL
@@ -177,18 +177,20 @@ def draw_joint(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
             _plot(far, samples, looks[model], model)
         if coverage is not None:
             _plot(held, coverage.changed(factor=100), looks[model])
-        for correlation, dashes in ((STATIONARY, "-"), (LOADINGS, ":")):
+        for correlation, dashes in ((STATIONARY, "-"), (OWN, ":"), (LOADINGS, "-.")):
             dice = curves.dice_by_clicks(runs, correlation)
             if dice is not None:
                 _plot(clicked, dice.changed(factor=100), {**looks[model], "linestyle": dashes})
     if errors:
-        mean = np.nanmean([curve.mean for curve in errors], axis=0)
+        mean = np.ma.masked_invalid([curve.mean for curve in errors]).mean(axis=0).filled(np.nan)
         shown = np.isfinite(mean)
         far.plot(errors[0].x[shown], mean[shown], **(_GUIDE | {"color": "0.2"}), label="the errors, mean of the models")
     held.plot((0, 1), (0, 100), **_GUIDE)
     far.set(xlabel="distance of two voxels, mm", ylabel="correlation of samples", ylim=(None, 1), xlim=(0, 10))
     held.set(xlabel="nominal", ylabel="volume intervals that hold the truth, %", xlim=(0.4, 1), ylim=(0, 100))
-    clicked.set(xlabel="clicks at the largest errors (dotted: by own loadings)", ylabel="Dice, %")
+    clicked.set(
+        xlabel="clicks at the largest errors\n(dotted: by own correlation, dash-dotted: and loadings)", ylabel="Dice, %"
+    )
     clicked.xaxis.set_major_locator(MaxNLocator(integer=True))
     clicked.set_visible(bool(clicked.lines))
     _finish(figure, "Correlation, volume and clicks; all test cases", path)
