@@ -422,6 +422,9 @@ def from_dicom(desktop, tmp_path, monkeypatch):
         def fileForInstance(self, uid: str) -> str:  # noqa: N802
             return f"/dicom/{uid}.dcm"
 
+        def fileValue(self, name: str, tag: str) -> str:  # noqa: N802
+            return "CT"
+
     monkeypatch.setattr(slicer, "dicomDatabase", Database(), raising=False)
     desktop.scene.Clear(0)
     small_panel.use_worker(desktop, "normal")
