@@ -254,5 +254,6 @@ def _legend_below(figure: Figure) -> None:
     found: dict[str, Any] = {}
     for axes in figure.axes:
         found |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
-    columns = max(1, min(len(found), int(figure.get_figwidth() // 2.4)))
+    inches = 0.6 + 0.06 * max(map(len, found))  # of an entry: its sign, and letters of 8 points
+    columns = max(1, min(len(found), int(figure.get_figwidth() // inches)))
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
