@@ -123,6 +123,14 @@ def on_a_line(mean, factors, signs, lengths) -> Contrast:
     return Contrast(mean, factors, white, signs, places, gaussian)
 
 
+@pytest.mark.parametrize("certainty", [20.0, 60.0, 200.0])
+def test_labels_that_were_held_impossible_have_a_finite_slope(certainty):
+    """The curvature of their likelihood is 0 in float32, and its root's slope would be infinite."""
+    mean = torch.tensor([-certainty, certainty, -certainty], requires_grad=True)
+    log_evidence(mean, 0.1 * torch.eye(3), torch.tensor([1.0, -1.0, -1.0])).backward()
+    assert torch.isfinite(mean.grad).all()
+
+
 def test_conditional_likelihood_is_that_of_a_gaussian_process_classifier():
     """Three labels are revealed, once each, and scikit-learn predicts the other voxels."""
     count, known = 12, np.array([1, 5, 6])

@@ -32,6 +32,7 @@ STRENGTH = 16.0
 """So often a revealed label counts: its voxel is then nearly certain."""
 MAX_STEPS = 50
 SMALLEST = 1e-12
+TINY = 1e-30
 FOR_LENGTHS = 300
 """Voxels that are taken together where lengths alone are fitted."""
 SHORTEST = 0.5
@@ -224,8 +225,8 @@ def conditional_log_likelihood(known: Contrast, others: Contrast, strength: floa
         return marginal_log_likelihood(others)
     prior = known.covariance()
     logits = mode(known.mean, prior, known.signs, strength)
-    wrong = torch.sigmoid(-known.signs * logits)
-    root = (strength * wrong * (1 - wrong)).sqrt()
+    wrong, curvature = _wrong(logits, known.signs)
+    root = (strength * curvature).sqrt()
     lower = torch.linalg.cholesky(_unit(prior, root))
     shared = known.shared_with(others)
     mean = others.mean + (strength * known.signs * wrong) @ shared
@@ -248,9 +249,8 @@ def log_evidence(mean: Tensor, covariance: Tensor, signs: Tensor) -> Tensor:
     if not len(mean):
         return mean.new_zeros(())
     logits = mode(mean, covariance, signs)
-    wrong = torch.sigmoid(-signs * logits)
-    slope, curvature = signs * wrong, wrong * (1 - wrong)
-    root = curvature.sqrt()
+    wrong, curvature = _wrong(logits, signs)
+    slope, root = signs * wrong, curvature.sqrt()
     lower = torch.linalg.cholesky(_unit(covariance, root))
     explained = torch.linalg.solve_triangular(lower, root[:, None] * covariance, upper=False)
     posterior = (covariance.diagonal() - explained.square().sum(dim=0)).clamp_min(0)
@@ -289,12 +289,18 @@ def mode(mean: Tensor, covariance: Tensor, signs: Tensor, strength: float = 1.0)
 
 def _newton(moved: Tensor, logits: Tensor, covariance: Tensor, signs: Tensor, strength: float) -> Tensor:
     """Compute the weights a, with the mode at m + K a, that a Newton step leads to: algorithm 3.1 there."""
-    wrong = torch.sigmoid(-signs * logits)
-    curvature = strength * wrong * (1 - wrong)
+    wrong, curvature = _wrong(logits, signs)
+    curvature = strength * curvature
     root = curvature.sqrt()
     target = curvature * moved + strength * signs * wrong
     lower = torch.linalg.cholesky(_unit(covariance, root))
     return target - root * torch.cholesky_solve((root * (covariance @ target))[:, None], lower)[:, 0]
+
+
+def _wrong(logits: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the probability of the wrong sign, and the curvature of the likelihood, never 0: its root has a slope."""
+    wrong = torch.sigmoid(-signs * logits)
+    return wrong, (wrong * torch.sigmoid(signs * logits)).clamp_min(TINY)
 
 
 def _objective(weights: Tensor, logits: Tensor, mean: Tensor, signs: Tensor, strength: float) -> Tensor:
