@@ -230,6 +230,12 @@ class Prediction:
         vars(result).update({name: value for name, value in vars(self).items() if name not in given})
         return result
 
+    def with_click_length(self) -> Prediction:
+        """Return it with a length of clicks by the size of its labels, where neither card nor model has one."""
+        if self.correlation_mm is not None:
+            return self
+        return self.annotated({}, click_settings=self.click_settings.sized(self.volumes_ml().values()))
+
     def judged(self, suitability: Suitability) -> Prediction:
         """Return the prediction with another verdict on the case."""
         return self.annotated({"suitability": suitability.to_dict()})
@@ -262,8 +268,9 @@ class Prediction:
     def volumes_ml(self) -> dict[str, float]:
         """Measure the segmented volume of each label, by its name."""
         segmented = self.segmentation[self.segmented_box]
-        voxels = {label.name: int(np.count_nonzero(label.mask(segmented))) for label in self.labels}
-        return {name: self.grid.voxel_mm3 / 1000 * count for name, count in voxels.items()}
+        voxels = np.sum([np.bincount(plane.ravel(), minlength=256) for plane in segmented], axis=0)  # of all labels
+        unit = self.grid.voxel_mm3 / 1000
+        return {label.name: unit * int(voxels[list(label.values)].sum()) for label in self.labels}
 
     def channels_of(self, label: Label) -> list[int]:
         """List the maps whose sum is the probability of a label, by their places among all."""

@@ -204,7 +204,7 @@ class Predictor:
         # The ordinary cases were measured with all labels; of some of them the expected error, for one, is another.
         fingerprint = self.model.card.fingerprint if self.labels == self.model.card.labels else None
         suitability = judge(prediction.labels, measures, fingerprint, cut, mistaken)
-        return prediction.annotated({"suitability": suitability.to_dict()}, measures=measures)
+        return prediction.annotated({"suitability": suitability.to_dict()}, measures=measures).with_click_length()
 
     def close(self) -> None:
         """Remove what a zip was unpacked to; see `Model.close`."""

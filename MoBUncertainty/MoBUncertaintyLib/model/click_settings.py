@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from statistics import median
 from typing import Any
 
 from MoBUncertaintyLib.errors import SettingsError
@@ -13,16 +14,22 @@ DEFAULT_PRIOR_DEVIATION = 1.0
 suits a model of a small organ (0.6) and one of a large organ (1.5 and more)."""
 
 DEFAULT_LENGTH_MM = 4.0
-"""Where the model has no correlation of its own, and its card states none: it suits small organs."""
+"""Where nothing states a length: no label was found, or an earlier version made the prediction."""
+
+LENGTH_FRACTION = 0.3
+"""Of an organ's size: the length of a click where the card states none, and the model has no correlation of its own."""
+
+LENGTH_BOUNDS_MM = 2.0, 20.0
+"""Such a length is not outside of these: a click reaches a volume that grows with its cube, and so does its time."""
 
 
 @dataclass(frozen=True)
 class ClickSettings:
-    """How a click changes its surroundings. The defaults suit small organs; they are not fitted to any model.
+    """How a click changes its surroundings. The defaults are not fitted to any model.
 
     Attributes:
         length_mm: Length of a stationary correlation between voxels, as that of a Gaussian (`refinement.kernel`); None:
-            the model's own correlation (scope `local`), and `DEFAULT_LENGTH_MM` where it has none.
+            the model's own correlation (scope `local`), and where it has none, a length by the organ's size (`sized`).
         strength: Power of a click's likelihood, for the mean: one click counts as so many equal ones.
         variance_strength: The same for the variance that is reported.
         prior_deviation: Standard deviation of the logit that a click can move; None: the model's own, and
@@ -68,6 +75,26 @@ class ClickSettings:
         if unknown:
             raise SettingsError(f"Clicks have no setting {unknown[0]!r}; there are {', '.join(LARGEST)}.")
         return replace(cls(), **values)
+
+    def sized(self, volumes_ml: Iterable[float]) -> ClickSettings:
+        """State a length that suits labels of these volumes, where none is stated; as they are if no label was found.
+
+        All labels share it, since a click says something of each: of the label that is there, and that others are not.
+        """
+        size = size_mm(volumes_ml)
+        if self.length_mm is not None or size is None:
+            return self
+        least, most = LENGTH_BOUNDS_MM
+        return replace(self, length_mm=round(min(max(LENGTH_FRACTION * size, least), most), 1))
+
+
+def size_mm(volumes_ml: Iterable[float]) -> float | None:
+    """Compute the cube root of the median volume of the labels that were found; None if none was.
+
+    The median: neither a speck nor the largest of many organs decides.
+    """
+    found = [each for each in volumes_ml if each > 0]
+    return 10 * median(found) ** (1 / 3) if found else None
 
 
 LARGEST = {

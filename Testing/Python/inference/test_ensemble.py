@@ -42,6 +42,7 @@ def test_the_mixture_is_that_of_folds(folds: Model, seeds: list[Model]) -> None:
     assert np.asarray(found.variance).max() > 0.01, "they agree"
     assert (found.segmentation == expected.segmentation).mean() >= 0.9999
     assert found.labels == expected.labels and found.suitability == expected.suitability
+    assert found.click_settings == expected.click_settings != folds.card.click_settings, "sized by what all have found"
     alone = np.asarray(predict(image, seeds[0], SETTINGS).variance)
     assert alone.max() == 0, "each is sure of itself"
 

@@ -431,7 +431,11 @@ def test_provenance_is_json_and_names_the_model(mob: Model, reference: Predictio
     assert provenance["model"]["digest"] == mob.digest
     assert provenance["folds"] == [0]
     assert provenance["tiles"] == 2
-    assert reference.click_settings == mob.card.click_settings
+
+
+def test_clicks_are_those_of_the_card_with_a_length_by_the_size(mob: Model, reference: Prediction) -> None:
+    sized = mob.card.click_settings.sized(reference.volumes_ml().values())
+    assert reference.click_settings == sized != mob.card.click_settings
 
 
 def test_the_part_that_was_predicted_is_known(mob: Model, ct: sitk.Image) -> None:
@@ -488,6 +492,7 @@ def test_the_length_of_a_local_model_is_told_along_the_images_own_axes(tmp_path:
     )
     assert straight.correlation_mm == (9, 6, 3)
     assert turned.correlation_mm == (9, 3, 6)
+    assert straight.click_settings.length_mm is None, "the model's own"
 
 
 def test_other_models_tell_no_length(reference: Prediction) -> None:

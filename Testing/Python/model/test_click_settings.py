@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.model.click_settings import LARGEST, ClickSettings
+from MoBUncertaintyLib.model.click_settings import LARGEST, LENGTH_BOUNDS_MM, LENGTH_FRACTION, ClickSettings
 from support.json_edits import json_values
 
 
@@ -40,6 +40,29 @@ def test_settings_come_back_as_they_were_written() -> None:
 def test_what_cannot_be_is_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         ClickSettings.from_dict(wrong)
+
+
+def length_mm(*volumes_ml: float) -> float | None:
+    return ClickSettings(strength=8).sized(volumes_ml).length_mm
+
+
+@given(volumes=st.lists(st.floats(0, 1e5), min_size=2, max_size=2).map(sorted))
+def test_the_length_grows_with_the_organ_within_bounds(volumes: list[float]) -> None:
+    small, large = (length_mm(1e-9 + each) for each in volumes)
+    assert small is not None and large is not None
+    assert LENGTH_BOUNDS_MM[0] <= small <= large <= LENGTH_BOUNDS_MM[1]
+    assert (length_mm(1e-3), length_mm(1e5)) == LENGTH_BOUNDS_MM
+
+
+def test_the_length_is_a_fraction_of_the_size_of_the_median_label_that_was_found() -> None:
+    assert length_mm(27) == pytest.approx(LENGTH_FRACTION * 30, abs=0.05)
+    assert length_mm(0, 1500, 27, 0, 0.001) == length_mm(27), "neither the liver nor a speck decides"
+    assert length_mm() is length_mm(0, 0) is None
+    assert ClickSettings(strength=8).sized([27]) == ClickSettings(length_mm(27), strength=8)
+
+
+def test_a_stated_length_is_kept() -> None:
+    assert ClickSettings(length_mm=3.5).sized([1000]) == ClickSettings(length_mm=3.5)
 
 
 @given(name=st.sampled_from(sorted(LARGEST)), value=json_values)

@@ -12,6 +12,7 @@ import pytest
 from mob_training.comparison.readers import dice_table, other_table
 from mob_training.evaluation.score_files import read_runs
 from MoBUncertaintyLib.conformal.volumes import Scale
+from MoBUncertaintyLib.model.click_settings import LENGTH_BOUNDS_MM, LENGTH_FRACTION
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.regions.blocks import LONGEST_MM
 from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, Measure, RegionSettings
@@ -51,6 +52,12 @@ def test_numbers_about_regions_are_the_settings() -> None:
     dice, cases = re.search(r"Dice ([\d.]+) on (\d+) held-out", row).groups()
     assert states(dice, card.scores["dice"]["mean"])
     assert int(cases) == card.scores["held_out_cases"]
+
+
+def test_numbers_about_the_length_of_a_click_are_the_rules() -> None:
+    least, most = LENGTH_BOUNDS_MM
+    said = f"{LENGTH_FRACTION:g} of the cube root of its predicted volume, from {least:g} to {most:g} mm"
+    assert said in " ".join(section(PAGES["science"], "Clicks").split())
 
 
 def test_intervals_of_shipped_models_get_narrower_in_a_review_as_stated() -> None:

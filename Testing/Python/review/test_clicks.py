@@ -21,7 +21,16 @@ from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.following import follow
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
-from support.clicked_cases import clicked_prediction, clicked_review, everything, place, resolve, sides_of, whole_box
+from support.clicked_cases import (
+    CLICKS,
+    clicked_prediction,
+    clicked_review,
+    everything,
+    place,
+    resolve,
+    sides_of,
+    whole_box,
+)
 from support.fake_case import LEFT_KIDNEY, PANCREAS
 
 NOON = datetime(2026, 5, 31, 12, tzinfo=UTC)
@@ -485,6 +494,16 @@ class TestRecord:
         self.reviewed(review)
         other = replace(clicked_prediction(), click_settings=replace(review.prediction.click_settings, length_mm=9.0))
         again = Review.from_dict(review.to_dict(), other)
+        assert np.array_equal(again.corrected(), review.corrected())
+
+    def test_the_length_by_the_organs_size_is_that_before_any_click(self):
+        unsized = replace(clicked_prediction(), click_settings=replace(CLICKS, length_mm=None))
+        prediction = unsized.with_click_length()
+        review = self.reviewed(clicked_review(prediction))
+        assert review.current().volumes_ml() != prediction.volumes_ml()
+        again = Review.from_dict(json.loads(json.dumps(review.to_dict())), unsized)
+        for each in (review.current(), again.current(), again.current().with_click_length()):
+            assert each.click_settings == prediction.click_settings != unsized.click_settings
         assert np.array_equal(again.corrected(), review.corrected())
 
     @pytest.mark.parametrize(

@@ -135,14 +135,15 @@ class Ensemble:
             self._provenance(found),
             list(noticed),
             timings,
-            mixture.click_settings,
+            self._members[0].model.card.click_settings,
             mixture.measures,
             overlap(self.labels),
         )
         prediction.warnings.extend(not_found(prediction.volumes_ml()))
         judged = [each.suitability for each in found if each.suitability is not None]
         levels = list(Level)
-        return prediction.judged(max(judged, key=lambda each: levels.index(each.level)))
+        judgement = max(judged, key=lambda each: levels.index(each.level))
+        return prediction.with_click_length().judged(judgement)
 
     def _provenance(self, found: Sequence[Prediction]) -> dict[str, Any]:
         known = {key: value for key, value in found[0].provenance.items() if key not in OF_ONE_MODEL}

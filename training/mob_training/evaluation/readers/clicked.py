@@ -18,14 +18,15 @@ def dice_after_clicks(case: ReadCase) -> dict[str, dict[str, float]]:
 
     Returns:
         For each correlation `dice_1`, `dice_3`, `dice_5`, and `elsewhere_5`, of the voxels that were not clicked. The
-        correlations: `stationary`, a kernel of the settings' length, for every model; for one of the scope `local`
-        `own`, its own; and `loadings`, its own times the cosine of its loadings, where they are known.
+        correlations: `stationary`, a kernel of the settings' length, or one by the organ's size, for every model; for
+        one of the scope `local` `own`, its own; and `loadings`, its own times the cosine of its loadings, where they
+        are known.
     """
     prediction = case.prediction
     settings = prediction.click_settings
     without = {name: value for name, value in prediction.provenance.items() if name != "correlation_mm"}
-    plain = replace(prediction, provenance=without)
-    kinds = {STATIONARY: Refined(plain, settings)}
+    plain = replace(prediction, provenance=without).with_click_length()
+    kinds = {STATIONARY: Refined(plain, plain.click_settings)}
     if prediction.correlation_mm is not None:
         own = replace(settings, length_mm=None)
         kinds[OWN] = Refined(prediction, own)

@@ -87,7 +87,7 @@ def study_readers(
     scored, rows = {}, []
     for files, left in _countdown(held_out):
         case, case_name = read(files), files[0]
-        rows.append(simulate(case, clicks, bump))
+        rows.append(simulate(case, clicks if found else case.prediction.click_settings, bump))
         scored[case_name] = {
             "subject": subjects.get(case_name, case_name),
             "regions": len(case.regions.ranked),
