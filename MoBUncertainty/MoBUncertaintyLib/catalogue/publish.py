@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
@@ -17,35 +18,35 @@ from MoBUncertaintyLib.catalogue.card_page import render
 from MoBUncertaintyLib.catalogue.index import INDEX_FILE, Entry, index_text, is_model_name, parse_index
 from MoBUncertaintyLib.errors import CatalogueError, OutputError, reason_of
 from MoBUncertaintyLib.files.integrity import file_digest
-from MoBUncertaintyLib.files.publishing import absolute, reserve, write_file
+from MoBUncertaintyLib.files.publishing import Reservation, absolute, reserve, write_file
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import NOT_STATED
 from MoBUncertaintyLib.model.card_text import LENGTH, score_lines
 from MoBUncertaintyLib.model.folder import Model
 
 
-def publish(model: Model, folder: Path, picture: Path | None = None) -> Entry:
-    """Add a model to a catalogue, or update it there.
+@dataclass(frozen=True)
+class OpenCatalogue:
+    """The folder of a catalogue that no other process writes to; `open_catalogue` makes it.
 
-    Args:
-        model: A model folder, or a zip of one.
-        folder: The catalogue's; made if need be.
-        picture: Of a sample's result, PNG; None: that of the same model stays, if it was published before.
-
-    Raises:
-        CatalogueError: The catalogue there cannot be read, or the model not be named in it.
-        OutputError: Nothing can be written there.
+    Attributes:
+        index: The index's reservation.
+        entries: What the index holds.
     """
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.card.name).strip("-._")
-    if not is_model_name(name):
-        raise CatalogueError(f"The model's name '{model.card.name}' makes no name of a file; give another --name.")
-    if len(model.card.files) == 0:
-        raise CatalogueError(f"{model.path} is no model folder; export it before it is published.")
-    folder = absolute(folder)
-    try:
-        with reserve(folder / INDEX_FILE) as index:
-            earlier = _entries(index.target)
-            before = next((entry for entry in earlier if entry.name == name), None)
+
+    index: Reservation
+    entries: Sequence[Entry]
+
+    def add(self, model: Model, picture: Path | None = None) -> Entry:
+        """Add a model, or update it; arguments and errors as for `publish`."""
+        folder, card = self.index.target.parent, model.card
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", card.name).strip("-._")
+        if not is_model_name(name):
+            raise CatalogueError(f"The model's name '{card.name}' makes no name of a file; give another --name.")
+        if len(card.files) == 0:
+            raise CatalogueError(f"{model.path} is no model folder; export it before it is published.")
+        with _errors(folder):
+            before = next((entry for entry in self.entries if entry.name == name), None)
             packed = f"{name}-{model.digest[:8]}.zip"  # each version's own, so that a download under way goes on
             write_file(folder / packed, lambda partial: _pack(model, partial))
             preview = before.preview if before and before.digest == model.digest else None
@@ -54,13 +55,54 @@ def publish(model: Model, folder: Path, picture: Path | None = None) -> Entry:
                 write_file(folder / preview, lambda partial: shutil.copyfile(picture, partial))
             entry = _entry(model, name, folder / packed, preview)
             write_file(folder / f"{name}.html", lambda partial: _write(partial, render(model, entry, date.today())))
-            entries = sorted([each for each in earlier if each is not before] + [entry], key=lambda each: each.name)
-            _write(index.partial, index_text(entries))
-            index.replace()
+            others = [each for each in self.entries if each is not before]
+            entries = sorted([*others, entry], key=lambda each: each.name)
+            _write(self.index.partial, index_text(entries))
+            self.index.replace()
             _remove_old(folder, before, entries)
+        return entry
+
+
+@contextmanager
+def open_catalogue(folder: Path) -> Iterator[OpenCatalogue]:
+    """Keep a catalogue's folder for one model to add; it is made if need be, and removed if it stays empty.
+
+    Raises:
+        CatalogueError: The catalogue there cannot be read.
+        OutputError: Nothing can be written there.
+    """
+    folder = absolute(folder)
+    with ExitStack() as stack:
+        with _errors(folder):
+            index = stack.enter_context(reserve(folder / INDEX_FILE))
+            entries = parse_index(index.target.read_bytes(), str(index.target)) if index.target.exists() else ()
+        yield OpenCatalogue(index, entries)
+
+
+def publish(model: Model, folder: Path, picture: Path | None = None) -> Entry:
+    """Add a model to a catalogue, or update it there.
+
+    Args:
+        model: A model folder, or a zip of one.
+        folder: The catalogue's.
+        picture: Of a sample's result, PNG; None: that of the same model stays, if it was published before.
+
+    Raises:
+        CatalogueError: The catalogue there cannot be read, or the model not be named in it.
+        OutputError: Nothing can be written there.
+    """
+    with open_catalogue(folder) as catalogue:
+        return catalogue.add(model, picture)
+
+
+@contextmanager
+def _errors(folder: Path) -> Iterator[None]:
+    """Say in the user's words what the system says about writing there."""
+    try:
+        yield
     except OSError as error:
-        raise OutputError(f"The catalogue {folder} cannot be written ({reason_of(error)}); mend that.") from error
-    return entry
+        reason = reason_of(error)
+        raise OutputError(f"The catalogue {folder} cannot be written ({reason}); choose another folder.") from error
 
 
 def _entry(model: Model, name: str, packed: Path, preview: str | None) -> Entry:
@@ -83,10 +125,6 @@ def _entry(model: Model, name: str, packed: Path, preview: str | None) -> Entry:
         )
     except ValueError as error:
         raise CatalogueError(f"The model cannot be published: {error}; change its card.") from error
-
-
-def _entries(index: Path) -> Sequence[Entry]:
-    return parse_index(index.read_bytes(), str(index)) if index.exists() else ()
 
 
 def _pack(model: Model, target: Path) -> None:

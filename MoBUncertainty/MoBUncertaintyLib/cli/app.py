@@ -367,7 +367,7 @@ def export(
         def content(path: Path | None) -> dict[str, Any] | None:
             return read_json(path) if path else None
 
-        with models.export_target(output, publish, sample) as target:
+        with models.export_places(output, publish, sample) as (target, catalogue):
             model = export_model(
                 source,
                 target,
@@ -385,8 +385,8 @@ def export(
                 orientation=orientation,
                 half=half,
             )
+            entry = models.publish(model, catalogue, sample) if catalogue else None
             console.show_model(model)
-            entry = models.publish(model, publish, sample) if publish else None
             published = {"published": entry} if entry else {}
             return Result({**_described(model).facts, **published})
 

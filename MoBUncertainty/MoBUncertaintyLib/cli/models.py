@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,7 @@ import typer
 
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.programs import Result
+from MoBUncertaintyLib.errors import UserError
 from MoBUncertaintyLib.files.names import printable
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from MoBUncertaintyLib.catalogue.index import Entry
     from MoBUncertaintyLib.catalogue.place import Place
+    from MoBUncertaintyLib.catalogue.publish import OpenCatalogue
     from MoBUncertaintyLib.model.folder import Model
 
 app = typer.Typer(
@@ -98,33 +100,36 @@ def remove(name: Annotated[str, typer.Argument(help="Name of an installed model.
 
 
 @contextmanager
-def export_target(output: Path | None, catalogue: Path | None, sample: Path | None) -> Iterator[Path]:
+def export_places(
+    output: Path | None, catalogue: Path | None, sample: Path | None
+) -> Iterator[tuple[Path, OpenCatalogue | None]]:
     """Say where `export` writes its model folder: where it is told to or, if it only publishes, to a temporary place.
+
+    The catalogue is opened first, so that one that cannot be written to is refused before anything is written.
 
     Raises:
         SettingsError: The options do not go together.
+        UserError: Nothing can be published in the catalogue.
     """
+    from MoBUncertaintyLib.catalogue.publish import open_catalogue
     from MoBUncertaintyLib.errors import SettingsError
     from MoBUncertaintyLib.files.publishing import make_private_folder, remove_private_folder
 
     if sample and not catalogue:
         raise SettingsError("A sample is shown in a catalogue only; give --publish FOLDER, or leave out --sample.")
-    if output:
-        yield output
-        return
-    if not catalogue:
+    if not (output or catalogue):
         raise SettingsError("There is nowhere to write the model to; give --output or --publish.")
-    folder = make_private_folder("mob-model")
-    try:
-        yield folder / "model"
-    finally:
-        remove_private_folder(folder)
+    with ExitStack() as stack:
+        opened = stack.enter_context(open_catalogue(catalogue)) if catalogue else None
+        if output is None:
+            folder = make_private_folder("mob-model")
+            stack.callback(remove_private_folder, folder)
+        yield output or folder / "model", opened
 
 
-def publish(model: Model, catalogue: Path, sample: Path | None) -> Entry:
-    """Add a model to a catalogue, with the picture of a sample's result."""
-    from MoBUncertaintyLib.catalogue.publish import publish as publish_model
-    from MoBUncertaintyLib.files.publishing import make_private_folder, remove_private_folder
+def publish(model: Model, catalogue: OpenCatalogue, sample: Path | None) -> Entry:
+    """Add a model to a catalogue, with the picture of a sample's result; what cannot be published is withdrawn."""
+    from MoBUncertaintyLib.files.publishing import absolute, make_private_folder, remove_private_folder, withdraw
     from MoBUncertaintyLib.model.card import NOT_STATED
 
     folder = make_private_folder("mob-model")
@@ -134,10 +139,14 @@ def publish(model: Model, catalogue: Path, sample: Path | None) -> Entry:
             from MoBUncertaintyLib.pipeline import draw_sample
 
             draw_sample(sample, model, picture)
-        entry = publish_model(model, catalogue, picture)
+        entry = catalogue.add(model, picture)
+    except BaseException:
+        with suppress(OSError, UserError):  # what is said is why it could not be published
+            withdraw(absolute(model.path))
+        raise
     finally:
         remove_private_folder(folder)
-    typer.echo(printable(f"{entry.name} is published in {catalogue}."))
+    typer.echo(printable(f"{entry.name} is published in {catalogue.index.target.parent}."))
     if entry.licence == NOT_STATED:
         note = "Its licence is not stated, so nobody knows whether they may use it; publish it again with --licence."
         console.show_note(note, important=True)

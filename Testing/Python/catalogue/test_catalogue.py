@@ -24,6 +24,7 @@ from MoBUncertaintyLib.errors import Cancelled, CatalogueError, ModelError, User
 from MoBUncertaintyLib.files.resources import INSTALLED_MODELS
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model
+from MoBUncertaintyLib.network import export as export_module
 from support import tiny
 from support.catalogues import Host, hosted
 from support.command_line import run
@@ -283,3 +284,30 @@ def test_export_publishes_a_model_and_the_picture_of_a_sample(tmp_path: Path) ->
     for name in ("", "..", "../Models"):  # folders that are there, and no models
         with pytest.raises(UserError, match="There is no installed model"):
             installing.remove(name)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("a file", "The catalogue"),
+        ("a file/catalogue", "The catalogue"),
+        ("damaged", "models.json"),
+        ("new", "no name of a file"),
+    ],
+)
+def test_an_export_that_cannot_be_published_leaves_nothing_behind(tmp_path: Path, bad: str, message: str) -> None:
+    raw = tiny.make_results_folder(tmp_path / "raw")
+    (tmp_path / "a file").write_text("")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "models.json").write_text("[")
+    before = sorted(tmp_path.rglob("*"))
+    done = run("export", raw, "--name", "\N{SNOWMAN}", "--output", tmp_path / "m", "--publish", tmp_path / bad)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr and done.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_catalogue_is_refused_before_the_model_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setattr(export_module, "export", lambda *_given, **_named: pytest.fail("it was exported"))
+    assert run("export", tmp_path, "--output", tmp_path / "m", "--publish", tmp_path / "a file").exit_code == 2
