@@ -196,6 +196,29 @@ def test_constraints_hold_a_version_of_each_dependency_that_its_range_allows() -
             assert requirement.specifier.contains(pinned.get(distribution, "0")), requirement
 
 
+HIDDEN_FIRST = {"data/datasets.py", "data/curvas.py", "training/attachment.py"}
+"""What writes a folder under a hidden name, or makes it anew unless an earlier run has finished it."""
+
+
+def is_file_written(call: ast.Call) -> bool:
+    """Whether a call writes a file by a name that is no variable `file` of something in memory."""
+    name = ast.unparse(call.func)
+    if name.endswith("open"):
+        return any(re.fullmatch("[wax].*", str(getattr(each, "value", ""))) for each in call.args)
+    if name in {"torch.save", "shutil.copy", "shutil.copyfile"} or name.endswith((".write_text", ".write_bytes")):
+        return True
+    return name.endswith(".savefig") and ast.unparse(call.args[0]) != "file"
+
+
+def test_the_training_writes_files_whole_or_not_at_all() -> None:
+    """A full disk or a killed run leaves the earlier file: what writes one is handed to `write_file`."""
+    for path in sorted(TRAINING.rglob("*.py")):
+        calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+        safe = [each for call in calls if ast.unparse(call.func) == "write_file" for each in ast.walk(call)]
+        bare = [ast.unparse(call) for call in calls if is_file_written(call) and call not in safe]
+        assert not bare or path.relative_to(TRAINING).as_posix() in HIDDEN_FIRST, f"{name(path)}: {bare}"
+
+
 def test_extension_metadata_is_complete() -> None:
     text = (ROOT / "CMakeLists.txt").read_text()
     assert "project(MoBUncertainty)" in text

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -248,6 +250,15 @@ def test_output_that_cannot_be_written(held_out, tmp_path, name):
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(OutputError, match="cannot be written"):
         draw_case(held_out.dataset, "patient", [held_out.models[0].path], tmp_path / name, settings=CPU)
+
+
+def test_full_disk_keeps_the_earlier_picture(held_out, tmp_path, monkeypatch):
+    full = mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr("MoBUncertaintyLib.files.publishing.sync_tree", full)
+    (tmp_path / "a.png").write_text("earlier")
+    with pytest.raises(OutputError, match="cannot be written"):
+        draw_case(held_out.dataset, "patient", [held_out.models[0].path], tmp_path / "a.png", settings=CPU)
+    assert (tmp_path / "a.png").read_text() == "earlier"
 
 
 def test_outlines_have_the_colours_of_the_reports(section):

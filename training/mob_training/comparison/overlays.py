@@ -24,6 +24,7 @@ from mob_training.evaluation.held_out import check_labels, held_out_cases
 from mob_training.evaluation.metrics import dice
 from mob_training.evaluation.naming import describe_run
 from MoBUncertaintyLib.errors import OutputError, SettingsError
+from MoBUncertaintyLib.files.publishing import absolute, write_file
 from MoBUncertaintyLib.geometry import bounding_box, shadows
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import read_image
@@ -151,10 +152,9 @@ def draw_case(
         sections.append(section if sampled else replace(section, variance=None))
     sections = [replace(one, title=title) for one, title in zip(sections, _titles(names), strict=True)]
     where = _slice(image, view, index, case, channel)
-    figure = draw_sections(sections, where)
+    figure, kind = draw_sections(sections, where), Path(output).suffix[1:] or "png"
     try:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(output, dpi=150)
+        write_file(absolute(output), lambda partial: figure.savefig(partial, dpi=150, format=kind))
     except (OSError, ValueError) as error:
         raise OutputError(f"{output} cannot be written: {error}.") from error
     return Path(output)

@@ -22,6 +22,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from mob_training.data.split import Split, subjects_of
 from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
+from MoBUncertaintyLib.files.publishing import write_file
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.nifti import write_nifti
 from MoBUncertaintyLib.images.reader import read_image, sitk_reason
@@ -296,9 +297,8 @@ def write_dataset(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     if "nnUNet_preprocessed" in os.environ:
-        preprocessed = Path(os.environ["nnUNet_preprocessed"]) / folder.name
-        preprocessed.mkdir(parents=True, exist_ok=True)
-        _write_json(preprocessed / "splits_final.json", splits)
+        followed = Path(os.environ["nnUNet_preprocessed"]) / folder.name / "splits_final.json"
+        write_file(followed, lambda partial: _write_json(partial, splits))
     return folder
 
 

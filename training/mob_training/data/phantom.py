@@ -8,6 +8,7 @@ predict a probability. That probability is known exactly (`Site.probability`), a
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from scipy.special import ndtr
 from mob_training.data.anatomy import HU, PHASES, Part, Scene, add_body, add_organs
 from mob_training.data.datasets import write_image
 from mob_training.data.shapes import FAR, FloatArray, Grid, Tube, ellipsoid
+from MoBUncertaintyLib.files.publishing import write_file
 
 EXTENT = (320.0, 280.0, 240.0)  # mm, x y z
 FAT_GAP = (3.0, 6.0)  # mm of fat around the pancreas wherever it is not ambiguous
@@ -329,8 +331,9 @@ def write_cohort(
         rows.append({"image_id": target.name, "study_type": f"ct abdomen phantom, {phantom.phase}", "split": "train"})
         if progress is not None:
             progress(case + 1, cases)
-    with (folder / "meta.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, META.split(), delimiter=";", restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, META.split(), delimiter=";", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(folder / "meta.csv", lambda partial: partial.write_bytes(table.getvalue().encode()))
     return written

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from mob_training.data.datasets import CASES_FILE, LEFT_OUT
 from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.files.publishing import absolute, write_file
 
 COLUMNS = {
     "structure": "Structure",
@@ -61,17 +63,18 @@ def write_table(datasets: Sequence[Path], output: Path) -> Path:
 
     Raises:
         SettingsError: A folder was not written by this program.
+        OSError: They cannot be written.
     """
-    rows = [row for dataset in datasets for row in describe(dataset)]
-    output.mkdir(parents=True, exist_ok=True)
-    with (output / "table1.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(COLUMNS))
-        writer.writeheader()
-        writer.writerows(rows)
+    rows, output = [row for dataset in datasets for row in describe(dataset)], absolute(output)
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, list(COLUMNS))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(output / "table1.csv", lambda partial: partial.write_bytes(file.getvalue().encode()))
     lines = ["| " + " | ".join(COLUMNS.values()) + " |", "| --- |" + " ---: |" * (len(COLUMNS) - 1)]
     lines += ["| " + " | ".join(_shown(row[name]) for name in COLUMNS) + " |" for row in rows]
     path = output / "table1.md"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_file(path, lambda partial: partial.write_text("\n".join(lines) + "\n", encoding="utf-8"))
     return path
 
 

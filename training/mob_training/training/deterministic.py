@@ -15,6 +15,7 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
 
 from mob_training.training.settings import Schedule
+from MoBUncertaintyLib.files.publishing import write_file
 from MoBUncertaintyLib.inference.devices import autocast
 from MoBUncertaintyLib.model.nnunet.training_folder import BEST, FINAL
 from MoBUncertaintyLib.model.weights import only_weights_are_loaded
@@ -113,10 +114,9 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
 
     def save_checkpoint(self, filename: str) -> None:
         """Save a checkpoint as nnU-Net does, but atomically: a killed run leaves the earlier file complete."""
-        partial = f"{filename}.partial"
-        super().save_checkpoint(partial)
+        save = super().save_checkpoint
         if self.local_rank == 0 and not self.disable_checkpointing:
-            Path(partial).replace(filename)
+            write_file(Path(filename), lambda partial: save(str(partial)))
 
     def on_train_epoch_start(self) -> None:
         self.seed_epoch(self.current_epoch)

@@ -15,6 +15,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerp
 
 from mob_training.training.settings import Preset
 from mob_training.training.workspace import dataset_folder
+from MoBUncertaintyLib.files.publishing import write_file
 
 CONFIGURATION = "3d_fullres"
 
@@ -83,5 +84,6 @@ def plan_and_preprocess(dataset_id: int, preset: Preset, processes: int = 2) -> 
     )
     splits = raw / "splits_final.json"
     if splits.exists():
-        shutil.copy(splits, dataset_folder("preprocessed", dataset_id))
+        copy = dataset_folder("preprocessed", dataset_id) / splits.name
+        write_file(copy, lambda partial: shutil.copy(splits, partial))
     return planner.plans_identifier

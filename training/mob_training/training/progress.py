@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from MoBUncertaintyLib.files.publishing import write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,12 +42,11 @@ def add_progress(path: Path, row: Row) -> list[Row]:
         All rows.
     """
     rows = [earlier for earlier in read_progress(path) if earlier["epoch"] < row["epoch"]] + [row]
-    partial = path.with_suffix(".partial")  # a run that is killed here leaves the earlier file complete
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row), restval="nan", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows({name: f"{value:.6g}" for name, value in entry.items()} for entry in rows)
-    partial.replace(path)
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, list(row), restval="nan", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows({name: f"{value:.6g}" for name, value in entry.items()} for entry in rows)
+    write_file(path, lambda partial: partial.write_bytes(file.getvalue().encode()))
     return rows
 
 
@@ -86,4 +88,4 @@ def draw_progress(rows: list[Row], path: Path) -> None:
             axes.legend(frameon=False)
         else:
             axes.text(0.5, 0.5, "not in this model", ha="center", transform=axes.transAxes)
-    figure.savefig(path, dpi=110)
+    write_file(path, lambda partial: figure.savefig(partial, dpi=110, format="png"))

@@ -16,6 +16,7 @@ from mob_training.training.settings import FineTuning, Schedule, deterministic_p
 from mob_training.training.trainer import FineTuningTrainer
 from mob_training.training.workspace import dataset_folder
 from MoBUncertaintyLib.errors import ModelError, SettingsError
+from MoBUncertaintyLib.files.publishing import write_file
 from MoBUncertaintyLib.inference.devices import select_device
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from MoBUncertaintyLib.model.nnunet.dataset import has_regions
@@ -90,7 +91,7 @@ def prepare_finetuning(results: Path, name: str, spec: CovarianceSpec, settings:
     if not folder.is_dir():
         raise SettingsError(f"{folder} is missing; plan and preprocess the data set first.")
     path = folder / f"{plans['plans_name']}.json"
-    path.write_text(json.dumps(plans, indent=1) + "\n", encoding="utf-8")
+    write_file(path, lambda partial: partial.write_text(json.dumps(plans, indent=1) + "\n", encoding="utf-8"))
     return path
 
 

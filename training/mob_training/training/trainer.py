@@ -28,6 +28,7 @@ from mob_training.training.progress import add_progress, draw_progress
 from mob_training.training.settings import FineTuning, Likelihood, Schedule
 from mob_training.training.temperature import TEMPERATURES, cover_with_tiles, fit_temperature
 from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.files.publishing import write_file
 from MoBUncertaintyLib.inference.devices import autocast
 from MoBUncertaintyLib.model.card import covariance_from_json
 from MoBUncertaintyLib.model.covariance import Covariance
@@ -300,9 +301,7 @@ class FineTuningTrainer(DeterministicTrainer):
             self.print_to_log_file("This is the end of the tested range; the lowest NLL may lie beyond.")
         divide_logits(network, temperature)
         checkpoint |= {"network_weights": network.state_dict(), "temperature": temperature}
-        partial = best.with_name(f"{best.name}.partial")
-        torch.save(checkpoint, partial)
-        partial.replace(best)
+        write_file(best, lambda partial: torch.save(checkpoint, partial))
         network.load_state_dict(last)
 
     def _validation_tiles(self) -> Iterator[tuple[Tensor, Tensor]]:
