@@ -235,3 +235,9 @@ def test_a_core_that_nobody_needs_is_stopped():
     assert core._process.returncode is not None
     with scene_core(False) as core:
         assert core is None
+
+
+def test_processes_with_slicers_core_leave_no_temporary_files() -> None:
+    """Forks end at once, so that nothing is removed at their end."""
+    made, _ = in_slicer("slicer_process", "make_temporary_folder")
+    assert Path(made).is_absolute() and not Path(made).exists()

@@ -52,7 +52,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def run(first: pytest.Item) -> Reports:
     """Run all tests of a file that were asked for, in one process."""
     items = [item for item in first.session.items if item.path == first.path]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path, output = Path(folder) / "reports.jsonl", Path(folder) / "output.txt"
         path.touch()
         environment = os.environ | {REPORTS: str(path), "QT_QPA_PLATFORM": "offscreen"}

@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -27,7 +28,8 @@ def start(target: Callable[..., Any], *arguments: Any, output: Path, environment
     Args:
         target: At the top of its module, which imports neither Slicer nor torch.
         *arguments: Its own; they are pickled.
-        output: Made anew.
+        output: Made anew, in a folder that the caller removes. The process's temporary files go there, too: it ends
+            without the clean-up that Python does at its end.
         environment: All of the process's variables.
     """
     process = SERVER.Process(target=_run, args=(target, arguments, output, dict(environment)), daemon=True)
@@ -45,6 +47,7 @@ def said(output: Path) -> str:
 def _run(target: Callable[..., Any], arguments: tuple, output: Path, environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(output.parent)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for descriptor in (1, 2):
         os.dup2(file, descriptor)

@@ -36,5 +36,10 @@ def in_slicer(module: str, function: str, *arguments: Any) -> tuple[Any, str]:
         return result, server.said(output)
 
 
+def make_temporary_folder() -> str:
+    """Make a folder as programs do that remove it at their end, and return its path."""
+    return tempfile.mkdtemp()
+
+
 def _call(sender: Connection, module: str, function: str, arguments: tuple) -> None:
     sender.send(getattr(importlib.import_module(f"support.{module}"), function)(*arguments))
