@@ -64,6 +64,10 @@ class OutputError(UserError):
     code = "output"
 
 
+class DiskError(OutputError):
+    """Nothing can be written there for a reason that further results meet as well: the disk is full, say."""
+
+
 class InstallationError(UserError):
     """Slicer, an extension or a Python package that is needed is missing or too old."""
 

@@ -1,4 +1,7 @@
-"""Predict one image, or each image of a folder: one that fails is reported, the others go on, and a table lists all."""
+"""Predict one image, or each image of a folder: one that fails is reported, the others go on, and a table lists all.
+
+A case that cannot be written because the disk is full, say, is the last: the others would be predicted for nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.programs import Result
-from MoBUncertaintyLib.errors import Cancelled, UserError
+from MoBUncertaintyLib.errors import Cancelled, DiskError, UserError
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome, failed_case, problem_case
 from MoBUncertaintyLib.output.cohort.table import CSV, PAGE, check_table, write_cohort
 from MoBUncertaintyLib.pipeline.cohort import CohortJob, predicted_row
@@ -96,12 +99,17 @@ def run_each(
 
     Raises:
         Cancelled: The user has cancelled.
+        DiskError: A case cannot be written, for a reason that the others would meet as well; they are not tried.
     """
     rows: list[CohortCase] = []
     for case, folder in cases:
         if cancelled():
             raise Cancelled("Cancelled between two cases.")
-        row = _row(case, folder, run, kept)
+        try:
+            row = _row(case, folder, run, kept)
+        except DiskError:
+            console.show_note(f"From {case.entry} on nothing is predicted; run this again to go on there.", True)
+            raise
         if case.is_case:
             rows.append(row)
             if row.outcome is Outcome.PREDICTED:
@@ -123,7 +131,7 @@ def _row(
         return problem_case(case)
     try:
         return kept(case, folder) or run(case, folder)
-    except Cancelled:
+    except (Cancelled, DiskError):
         raise
     except UserError as error:
         console.show_error(error, case.entry)

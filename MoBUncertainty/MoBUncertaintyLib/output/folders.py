@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.errors import DiskError, OutputError
 from MoBUncertaintyLib.files.names import is_unicode, printable
 from MoBUncertaintyLib.files.publishing import (
     HIDDEN,
@@ -150,9 +150,10 @@ class FolderKind:
     def error(self, folder: Path, error: OSError) -> OutputError:
         """Put what the system says in the user's words."""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return OutputError(f"The disk of {folder} is full; free some space or choose another folder.")
+            return DiskError(f"The disk of {folder} is full; free some space or choose another folder.")
+        kind = DiskError if error.errno in (errno.EROFS, errno.EIO) else OutputError
         reason = error.strerror or error
-        return OutputError(f"The {self.noun} cannot be written to {folder} ({reason}); choose another folder.")
+        return kind(f"The {self.noun} cannot be written to {folder} ({reason}); choose another folder.")
 
     def _check(self, folder: Path, overwrite: bool) -> None:
         if not is_unicode(str(folder)):
@@ -168,7 +169,7 @@ class FolderKind:
         if not existing.is_dir():
             raise OutputError(f"{folder} cannot be made, because {existing} is a file; choose another folder.")
         if not os.access(existing, os.W_OK | os.X_OK):
-            raise OutputError(f"{existing} may not be written to; choose another folder.")
+            raise DiskError(f"{existing} may not be written to; choose another folder.")
 
     def _check_content(self, folder: Path, overwrite: bool) -> None:
         names = {path.name for path in folder.iterdir()}

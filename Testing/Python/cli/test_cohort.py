@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,11 @@ import typer
 
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.cohort import run_each
+from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files.integrity import seal
 from MoBUncertaintyLib.images.inputs import Input, list_inputs
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome
+from MoBUncertaintyLib.output.results_folder import FOLDER
 from MoBUncertaintyLib.pipeline.cohort import OTHER_RESULTS
 from support import tiny
 from support.command_line import run
@@ -245,6 +249,26 @@ def test_unexpected_error_in_one_case_does_not_end_the_batch(error: Exception, c
     assert said[0].startswith(f"Error: a: an unexpected error ({type(error).__name__}: ")
     assert said[0].endswith("); please report it, with what mob-uncertainty --debug shows.")
     assert said[1:] == ["1 of 3 cases failed: a."]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+def test_a_full_disk_ends_the_batch_before_another_case_is_predicted(
+    number: int, capsys: pytest.CaptureFixture
+) -> None:
+    ran, written = [], []
+
+    def fail_at_second(case: Input, folder: Path) -> CohortCase:
+        ran.append(case.name)
+        with FOLDER.errors(folder):
+            if len(ran) == 2:
+                raise OSError(number, os.strerror(number))
+        return CohortCase(case.entry, Outcome.PREDICTED, folder=folder)
+
+    cases = [(Input(Path(name), name, name), Path("out") / name) for name in ("a", "b", "c")]
+    with pytest.raises(OutputError, match=r"out.b.*choose another folder"):
+        run_each(cases, fail_at_second, lambda *_: None, lambda: False, lambda rows: written.append(len(rows)))
+    assert (ran, written) == (["a", "b"], [1])
+    assert capsys.readouterr().err.startswith("From b on nothing is predicted")
 
 
 def test_ctrl_c_at_a_prompt_is_a_cancellation(capsys: pytest.CaptureFixture) -> None:
