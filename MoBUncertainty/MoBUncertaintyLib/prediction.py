@@ -21,6 +21,9 @@ from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.fingerprint import Level, Measures, Suitability
 
+MAX_SAMPLES = 10_000
+"""Of Monte Carlo: at that many the standard error of a probability is 0.005 at most."""
+
 Maps = np.ndarray | Sequence[np.ndarray]
 """One float32 map (z, y, x) for each label: an array (C - 1, z, y, x), or the maps one by one where each lies in memory
 of its own, as those of files and of Slicer's volumes do."""
@@ -90,8 +93,8 @@ class PredictionSettings:
     labels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.samples is not None and self.samples < 1:
-            raise SettingsError(f"Monte Carlo needs at least one sample, not {self.samples}.")
+        if self.samples is not None and not 1 <= self.samples <= MAX_SAMPLES:
+            raise SettingsError(f"Monte Carlo takes 1 to {MAX_SAMPLES} samples, not {self.samples}.")
         if not 0 <= self.seed < 2**63:
             raise SettingsError(f"The seed must be a whole number from 0 to 2^63 - 1, not {self.seed}.")
         if not 0 <= self.overlap <= 0.9:

@@ -73,10 +73,14 @@ def predict(
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option(min=1, help="Monte Carlo samples. Default: exact computation for two classes, else 30 samples."),
+        typer.Option(
+            min=1, max=10_000, help="Monte Carlo samples. Default: exact computation for two classes, else 30 samples."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the Monte Carlo samples.")] = 0,
-    overlap: Annotated[float, typer.Option(help="Fraction of a tile that its neighbour covers too, 0 to 0.9.")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the Monte Carlo samples.")] = 0,
+    overlap: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Fraction of a tile that its neighbour covers too.")
+    ] = 0.5,
     tiling: Annotated[
         Literal["adaptive", "full"],
         typer.Option(help="adaptive: few tiles, and more around what they find; full: a grid, as in nnU-Net."),
@@ -115,10 +119,13 @@ def predict(
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Uncertainty above which a voxel can belong to a region, in the unit of the measure."),
+        typer.Option(
+            min=0, max=10, help="Uncertainty above which a voxel can belong to a region, in the unit of the measure."
+        ),
     ] = None,
     min_volume: Annotated[
-        float | None, typer.Option("--min-volume", help="Smallest region, as volume of its doubtful voxels in mm3.")
+        float | None,
+        typer.Option("--min-volume", min=0, max=1e9, help="Smallest region, as volume of its doubtful voxels in mm3."),
     ] = None,
     region: RegionOptions = None,
     series: Annotated[

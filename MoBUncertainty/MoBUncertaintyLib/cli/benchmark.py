@@ -29,11 +29,18 @@ def benchmark(
         str,
         typer.Option(help="What to measure, out of systems, sampling, accuracy, interactive, distance and display."),
     ] = "systems,sampling,accuracy,interactive,distance,display",
-    repeats: Annotated[int, typer.Option(help="Runs of each measurement, after a first one to warm up.")] = 3,
-    rounds: Annotated[int, typer.Option(help="How often all systems take turns.")] = 2,
-    samples: Annotated[int, typer.Option(help="Number of Monte Carlo samples (K).")] = 30,
+    repeats: Annotated[
+        int, typer.Option(min=1, max=1000, help="Runs of each measurement, after a first one to warm up.")
+    ] = 3,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="How often all systems take turns.")] = 2,
+    samples: Annotated[int, typer.Option(min=1, max=10_000, help="Number of Monte Carlo samples (K).")] = 30,
     limit: Annotated[
-        float, typer.Option(help="Time limit of one measurement in seconds; beyond it fewer runs and passes are made.")
+        float,
+        typer.Option(
+            min=0,
+            max=1e6,
+            help="Time limit of one measurement in seconds; beyond it fewer runs and passes are made.",
+        ),
     ] = 1800.0,
     device: Device = "auto",
     engines: Annotated[
@@ -50,7 +57,9 @@ def benchmark(
             "happens when its memory runs out. Heeds --networks, --samples, --device and --threads.",
         ),
     ] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: what torch chooses.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="CPU threads. Default: what torch chooses.")
+    ] = None,
 ) -> Result:
     """Measure speed, memory and accuracy beside stock nnU-Net, and write tables and plots. From a checkout only."""
     with console.reporting(steps=True) as cancelled:

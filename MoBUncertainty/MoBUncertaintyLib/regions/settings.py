@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
@@ -13,6 +12,12 @@ from MoBUncertaintyLib.files.stored_settings import completed, later_setting
 
 MAX_VARIANCE = 0.25
 """That a probability can have; p (1 - p) is no larger, either."""
+
+MAX_MM = 1000.0
+"""Of lengths: the window of one that is much longer than a body takes all memory."""
+
+MAX_NUMBER = 1e9
+"""Of the other numbers."""
 
 
 class Measure(StrEnum):
@@ -60,7 +65,7 @@ class RegionSettings:
         max_regions: Only this many regions with the most expected error are kept; None: all.
 
     Raises:
-        SettingsError: A number is not finite or outside its range.
+        SettingsError: A number is not finite, or outside its range.
     """
 
     measure: Measure = Measure.VARIANCE
@@ -77,9 +82,11 @@ class RegionSettings:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            number = getattr(self, field.name)
-            if isinstance(number, float) and not math.isfinite(number):
-                raise SettingsError(f"Doubtful regions: {field.name} must be a number, not {number}.")
+            number, limit = getattr(self, field.name), MAX_MM if field.name.endswith("_mm") else MAX_NUMBER
+            if isinstance(number, int | float) and not abs(number) <= limit:  # neither is NaN
+                raise SettingsError(
+                    f"Doubtful regions: {field.name} must be a number and at most {limit:g}, not {number}."
+                )
         if not 0 < self.variance_threshold < MAX_VARIANCE:
             raise SettingsError(
                 f"Doubtful regions: variance_threshold must be between 0 and {MAX_VARIANCE}, the maximum that the "

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
+import typer
+from typer.models import OptionInfo
 from typer.testing import CliRunner
 
 from mob_training.cli import app as training_app
 from MoBUncertaintyLib.cli import app, programs
+from MoBUncertaintyLib.prediction import MAX_SAMPLES
 from support import tiny
 from support.command_line import run
 
@@ -32,6 +38,33 @@ def test_every_command_has_them(name: str) -> None:
         told = CliRunner().invoke(program, [*filter(None, [command]), "--help"])
         assert told.exit_code == 0
         assert "--json" in told.stdout and "--quiet" in told.stdout, command
+
+
+def numbers(program: typer.Typer) -> Iterator[tuple[str, OptionInfo]]:
+    """Name and option of every number that the commands of a program take."""
+    for group in program.registered_groups:
+        yield from numbers(group.typer_instance)
+    for command in program.registered_commands:
+        for name, hint in get_type_hints(command.callback, include_extras=True).items():
+            kind, *described = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+            if {int, float} & {kind, *get_args(kind)} and name != "roi":  # places, which may lie anywhere
+                yield f"{command.callback.__name__} {name}", described[0]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_number_has_a_range(name: str) -> None:
+    found = list(numbers(PROGRAMS[name]))
+    assert len(found) > 10
+    assert not [option for option, info in found if info.min is None or info.max is None]
+
+
+def test_too_many_samples_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    """The command's range is that of the settings, which the panel and Python take, too."""
+    ranges = {name: info.max for name, info in numbers(app.app)}
+    assert ranges["predict samples"] == ranges["benchmark samples"] == MAX_SAMPLES
+    done = run("predict", tmp_path, "--model", "m", "--output", tmp_path / "o", "--samples", "100000000000000000000")
+    assert done.exit_code == 2
+    assert re.search(r"--samples.*10000", " ".join(done.stderr.split()))
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])

@@ -455,7 +455,8 @@ def test_the_part_that_was_predicted_is_known(mob: Model, ct: sitk.Image) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": 0}, "at least one sample"),
+        ({"samples": 0}, "1 to 10000 samples, not 0"),
+        ({"samples": 10**20}, "1 to 10000 samples"),
         ({"overlap": 1.0}, "overlap"),
         ({"seed": -1}, "seed"),
         ({"precision": "int8"}, "precision must be one of auto, float32"),

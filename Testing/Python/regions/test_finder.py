@@ -396,6 +396,7 @@ def test_maps_of_different_shapes_or_numbers_are_refused():
         {"excess": -1},
         {"length_mm": 0},
         {"grow_mm": -1},
+        {"window_mm": 1e12},
         {"max_regions": 0},
     ],
 )
@@ -451,5 +452,5 @@ def test_what_is_stated_twice_is_refused():
 @pytest.mark.parametrize("name", ["threshold", "excess", "minimum_mm3", "grow_mm"])
 @pytest.mark.parametrize("number", [math.inf, math.nan])
 def test_a_setting_that_is_no_number_is_refused_before_anything_is_computed(name, number):
-    with pytest.raises(SettingsError, match=f"{name} must be a number, not {number}"):
+    with pytest.raises(SettingsError, match=f"{name} must be a number and at most .*, not {number}"):
         RegionSettings(**{name: number})

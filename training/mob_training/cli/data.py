@@ -14,9 +14,9 @@ from MoBUncertaintyLib.cli.programs import Result
 if TYPE_CHECKING:
     from mob_training.data.split import Split
 
-Test = Annotated[int | None, typer.Option(min=0, help="Cases held out for testing; default: a fifth.")]
+Test = Annotated[int | None, typer.Option(min=0, max=10**6, help="Cases held out for testing; default: a fifth.")]
 Validation = Annotated[
-    int | None, typer.Option(min=1, help="Cases that choose the best epoch; default: a fifth of the rest.")
+    int | None, typer.Option(min=1, max=10**6, help="Cases that choose the best epoch; default: a fifth of the rest.")
 ]
 Subjects = Annotated[
     Path | None,
@@ -29,8 +29,8 @@ Subjects = Annotated[
 
 def phantom(
     output: Annotated[Path, typer.Argument(help="Folder to write the cases to.")],
-    cases: Annotated[int, typer.Option(min=1, help="Number of CTs.")] = 60,
-    raters: Annotated[int, typer.Option(min=0, help="Masks of further raters per case.")] = 0,
+    cases: Annotated[int, typer.Option(min=1, max=9999, help="Number of CTs.")] = 60,
+    raters: Annotated[int, typer.Option(min=0, max=99, help="Masks of further raters per case.")] = 0,
     seed: Seed = 0,
 ) -> Result:
     """Make abdominal CT phantoms in TotalSegmentator's layout."""

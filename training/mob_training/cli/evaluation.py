@@ -31,7 +31,9 @@ def evaluate(
     dataset: Annotated[Path, typer.Argument(help="Raw data set with held-out cases (imagesTs, labelsTs).")],
     output: Annotated[Path, typer.Option(help="Folder for the scores.")],
     raters: Annotated[Path | None, typer.Option(help="Folder with CASE/raters/LABEL_1.nii.gz and so on.")] = None,
-    drawn: Annotated[int, typer.Option(min=1, help="Segmentations to draw for comparison with the raters.")] = 8,
+    drawn: Annotated[
+        int, typer.Option(min=1, max=1000, help="Segmentations to draw for comparison with the raters.")
+    ] = 8,
     name: Annotated[str | None, typer.Option(help="Name of the model in tables; default: from its plans.")] = None,
     region: RegionOptions = None,
     provenance: Annotated[
@@ -115,7 +117,7 @@ def fingerprint(
     dataset: Annotated[Path, typer.Argument(help="Raw data set with the model's training and validation cases.")],
     output: Annotated[Path, typer.Option(help="JSON file to write, for mob-uncertainty export --fingerprint.")],
     data: Annotated[str | None, typer.Option(help="Which cases they are, in a few words; default: its name.")] = None,
-    limit: Annotated[int, typer.Option(min=20, help="At most so many training cases are predicted.")] = 80,
+    limit: Annotated[int, typer.Option(min=20, max=10**6, help="At most so many training cases are predicted.")] = 80,
     device: Device = "auto",
 ) -> Result:
     """Measure what ordinary cases of a model look like, so that unusual ones are noticed."""
@@ -152,7 +154,7 @@ def overlay(
     output: Annotated[Path, typer.Option(help="PNG to write.")],
     plane: Annotated[str, typer.Option(help="axial, coronal or sagittal.")] = "axial",
     samples: Annotated[
-        int, typer.Option(min=0, help="Draw so many segmentations from each model instead of its maps.")
+        int, typer.Option(min=0, max=50, help="Draw so many segmentations from each model instead of its maps.")
     ] = 0,
     device: Device = "auto",
 ) -> Result:

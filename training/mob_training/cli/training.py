@@ -21,7 +21,7 @@ def plan(
     dataset_id: DatasetId,
     workspace: Workspace,
     preset: Annotated[Preset, typer.Option(help="For two CPU cores, or residual encoder L.")] = Preset.SMALL,
-    processes: Annotated[int, typer.Option(min=1, help="Processes to preprocess with.")] = 2,
+    processes: Annotated[int, typer.Option(min=1, max=256, help="Processes to preprocess with.")] = 2,
 ) -> Result:
     """Run nnU-Net's fingerprinting, planning and preprocessing of a data set."""
     from mob_training.training.workspace import use_workspace
@@ -37,8 +37,8 @@ def plan(
 def train(
     dataset_id: DatasetId,
     workspace: Workspace,
-    epochs: Annotated[int, typer.Option(min=1, help="nnU-Net's own number is 1000.")],
-    iterations: Annotated[int, typer.Option(min=1, help="Batches per epoch.")] = DEFAULTS.iterations,
+    epochs: Annotated[int, typer.Option(min=1, max=100_000, help="nnU-Net's own number is 1000.")],
+    iterations: Annotated[int, typer.Option(min=1, max=100_000, help="Batches per epoch.")] = DEFAULTS.iterations,
     plans: Annotated[str, typer.Option(help="Name of the plans, as printed by `plan`.")] = "mobSmallPlans",
     fold: Fold = 0,
     seed: Seed = 0,
@@ -59,9 +59,9 @@ def finetune(
     workspace: Workspace,
     covariance: Annotated[Covariance, typer.Option(help="Covariance model.")] = DEFAULTS.covariance,
     name: Annotated[str | None, typer.Option(help="Name of this run; default: the covariance model's.")] = None,
-    rank: Annotated[int, typer.Option(help="R.")] = DEFAULTS.rank,
-    bases: Annotated[int, typer.Option(help="M.")] = DEFAULTS.bases,
-    partitions: Annotated[int, typer.Option(help="P, cells per axis of a tile.")] = DEFAULTS.partitions,
+    rank: Annotated[int, typer.Option(min=1, max=256, help="R.")] = DEFAULTS.rank,
+    bases: Annotated[int, typer.Option(min=1, max=256, help="M.")] = DEFAULTS.bases,
+    partitions: Annotated[int, typer.Option(min=1, max=256, help="P, cells per axis of a tile.")] = DEFAULTS.partitions,
     scope: Annotated[
         Scope | None, typer.Option(help="Which voxels share z2. Default: tile for low-rank, voxel for the others.")
     ] = None,
@@ -71,25 +71,35 @@ def finetune(
     ] = None,
     learn_length: Annotated[bool, typer.Option(help="Train the length, too.")] = DEFAULTS.learn_length,
     shared_fraction: Annotated[
-        float, typer.Option(help="Fraction of the noise's variance that the whole volume shares, for the scope local.")
+        float,
+        typer.Option(
+            min=0, max=1, help="Fraction of the noise's variance that the whole volume shares, for the scope local."
+        ),
     ] = DEFAULTS.shared_fraction,
     assignment: Annotated[
         Assignment, typer.Option(help="A cell takes the most probable basis, or the mean of the bases.")
     ] = DEFAULTS.assignment,
     deep: Annotated[
-        int, typer.Option(min=0, help="The head also sees the features of so many earlier stages of the decoder.")
+        int,
+        typer.Option(min=0, max=9, help="The head also sees the features of so many earlier stages of the decoder."),
     ] = DEFAULTS.deep,
     likelihood: Annotated[Likelihood, typer.Option(help="mean is Eq. 12.")] = DEFAULTS.likelihood,
-    samples: Annotated[int, typer.Option(min=1, help="k, samples per training step.")] = DEFAULTS.samples,
-    learning_rate: Annotated[float, typer.Option(help="Of the backbone.")] = DEFAULTS.learning_rate,
-    head_learning_rate: Annotated[float, typer.Option(help="Of the covariance head.")] = DEFAULTS.head_learning_rate,
+    samples: Annotated[int, typer.Option(min=1, max=1000, help="k, samples per training step.")] = DEFAULTS.samples,
+    learning_rate: Annotated[float, typer.Option(min=0, max=1, help="Of the backbone.")] = DEFAULTS.learning_rate,
+    head_learning_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Of the covariance head.")
+    ] = DEFAULTS.head_learning_rate,
     dice_weight: Annotated[
-        float, typer.Option(help="lambda_Dice of Eq. 11; lower is better calibrated.")
+        float, typer.Option(min=0, max=1e6, help="lambda_Dice of Eq. 11; lower is better calibrated.")
     ] = DEFAULTS.dice_weight,
-    kl_weight: Annotated[float, typer.Option(help="lambda_KL of Eq. 11.")] = DEFAULTS.kl_weight,
+    kl_weight: Annotated[float, typer.Option(min=0, max=1e6, help="lambda_KL of Eq. 11.")] = DEFAULTS.kl_weight,
     reverse_kl: Annotated[bool, typer.Option(help="Reverse the direction of Eq. 8.")] = DEFAULTS.reverse_kl,
-    orthogonality_weight: Annotated[float, typer.Option(help="lambda_orth of Eq. 11.")] = DEFAULTS.orthogonality_weight,
-    entropy_weight: Annotated[float, typer.Option(help="lambda_w of Eq. 11.")] = DEFAULTS.entropy_weight,
+    orthogonality_weight: Annotated[
+        float, typer.Option(min=0, max=1e6, help="lambda_orth of Eq. 11.")
+    ] = DEFAULTS.orthogonality_weight,
+    entropy_weight: Annotated[
+        float, typer.Option(min=0, max=1e6, help="lambda_w of Eq. 11.")
+    ] = DEFAULTS.entropy_weight,
     temperature_scaling: Annotated[
         bool, typer.Option(help="At the end divide the logits by the temperature with the lowest validation NLL.")
     ] = DEFAULTS.temperature_scaling,
@@ -99,8 +109,8 @@ def finetune(
     keep_probability: Annotated[
         bool, typer.Option(help="Stretch the mean, so that noise leaves each voxel the probability of the backbone's.")
     ] = DEFAULTS.keep_probability,
-    epochs: Annotated[int, typer.Option(min=1, help="The paper's number is 20.")] = DEFAULTS.epochs,
-    iterations: Annotated[int, typer.Option(min=1, help="Patches per epoch.")] = DEFAULTS.iterations,
+    epochs: Annotated[int, typer.Option(min=1, max=100_000, help="The paper's number is 20.")] = DEFAULTS.epochs,
+    iterations: Annotated[int, typer.Option(min=1, max=100_000, help="Patches per epoch.")] = DEFAULTS.iterations,
     fold: Fold = 0,
     seed: Seed = 0,
     device: Device = "auto",
@@ -159,8 +169,8 @@ def attach_head(
     keep_probability: Annotated[
         bool, typer.Option(help="Stretch the mean, so that noise leaves each voxel the probability of the backbone's.")
     ] = True,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the head.")] = 4,
-    iterations: Annotated[int, typer.Option(min=1, help="Patches per epoch.")] = 60,
+    epochs: Annotated[int, typer.Option(min=1, max=100_000, help="Epochs of the head.")] = 4,
+    iterations: Annotated[int, typer.Option(min=1, max=100_000, help="Patches per epoch.")] = 60,
     shared: Annotated[
         bool, typer.Option(help="Fit to the cases' volumes which fraction of the noise the whole volume shares.")
     ] = True,
@@ -169,7 +179,7 @@ def attach_head(
     ] = False,
     seed: Seed = 0,
     device: Device = "auto",
-    processes: Annotated[int, typer.Option(min=1, help="Processes to preprocess with.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, max=256, help="Processes to preprocess with.")] = 1,
 ) -> Result:
     """Give a model a new covariance head, fitted on labelled cases; the segmentation stays.
 
