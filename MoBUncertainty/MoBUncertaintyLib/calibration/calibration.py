@@ -17,6 +17,7 @@ from MoBUncertaintyLib.model.card import ModelCard, overlap
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.fingerprint import Fingerprint
+from MoBUncertaintyLib.wording import percent
 
 MIN_CASES = 5
 SIGNIFICANCE = 0.05
@@ -52,7 +53,7 @@ class Calibration:
     def description(self, model: ModelCard, digest: str) -> dict[str, Any]:
         """Describe it for the card of the new model, which is made of `model`."""
         before, after, found = self.fit.before, self.fit.after, self.intervals
-        coverage = {f"coverage of {found.level:.0%}": [_short(found.before), _short(found.after)]} if found else {}
+        coverage = {f"coverage of {percent(found.level)}": [_short(found.before), _short(found.after)]} if found else {}
         return {
             **{name: count for name, count in self.counts.items() if count},
             "made": date.today().isoformat(),

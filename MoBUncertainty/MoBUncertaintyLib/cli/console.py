@@ -32,6 +32,7 @@ from MoBUncertaintyLib.errors import Cancelled, OutputError, SettingsError, User
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.files.publishing import sweep, write_file
 from MoBUncertaintyLib.model.card_text import covariance_text, plain, score_lines, training_lines
+from MoBUncertaintyLib.wording import percent
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.calibration.models import CalibratedModel
@@ -338,8 +339,10 @@ def show_calibrated(made: CalibratedModel) -> None:
     table.fact("NLL", f"{before.nll:.4f} before, {after.nll:.4f} after, p = {found.fit.p_value:.2g}")
     table.fact("ECE", f"{before.ece:.4f} before, {after.ece:.4f} after")
     if held := found.intervals:
-        first = "not stated" if held.before is None else f"{held.before:.0%}"
-        table.fact(f"{held.level:.0%} of volumes", f"{first} in their intervals before, {held.after:.0%} after")
+        first = "not stated" if held.before is None else percent(held.before)
+        table.fact(
+            f"{percent(held.level)} of volumes", f"{first} in their intervals before, {percent(held.after)} after"
+        )
     table.fact("", "all by leaving out one case at a time")
     table.fact("regions", plain(card.regions))
     table.fact("model", str(made.model.path))
@@ -356,7 +359,7 @@ def show_demo(scores: DemoScores) -> None:
         "thick error in them": (scores.thick_error_fraction_in_regions, "of what is thicker than one voxel"),
     }
     for name, (fraction, whole) in fractions.items():
-        table.fact(name, f"none {whole}" if fraction is None else f"{fraction:.0%} {whole}")
+        table.fact(name, f"none {whole}" if fraction is None else f"{percent(fraction)} {whole}")
     table.fact("computing time", f"{scores.seconds:.0f} s")
     _stdout().print(table)
 

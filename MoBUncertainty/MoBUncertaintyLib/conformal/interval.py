@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from MoBUncertaintyLib.wording import percent
+
 AS_PREDICTED = "as predicted"
 """Note on an interval that a review has not changed."""
 
@@ -29,7 +31,7 @@ class Interval:
     def text(self, digits: int = 1, note: str = "") -> str:
         """Write it behind a volume: "(90 %: 88.1 to 99.9)", with a note behind a comma if there is one."""
         more = f", {note}" if note else ""
-        return f"({100 * self.level:.0f} %: {self.low:.{digits}f} to {self.high:.{digits}f}{more})"
+        return f"({percent(self.level)}: {self.low:.{digits}f} to {self.high:.{digits}f}{more})"
 
 
 def volume_text(ml: float, interval: Interval | None = None, note: str = "") -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.wording import percent
 
 _ROUNDING = 1e-9  # 0.9 * 10 is a little more than 9
 
@@ -17,8 +18,8 @@ class TooFewCasesError(SettingsError):
 
     def __init__(self, level: float, cases: float) -> None:
         super().__init__(
-            f"A statement that holds in {level:.0%} of cases needs {needed_cases(level)} calibration cases, these are "
-            f"{cases:.3g}; add cases, or ask for less."
+            f"A statement that holds in {percent(level)} of cases needs {needed_cases(level)} calibration cases, these "
+            f"are {cases:.3g}; add cases, or ask for less."
         )
 
 

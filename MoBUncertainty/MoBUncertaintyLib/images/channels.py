@@ -13,6 +13,7 @@ from MoBUncertaintyLib.errors import ImageError, SettingsError
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.images.modality import contradictions, modality_of
 from MoBUncertaintyLib.images.reader import check_image
+from MoBUncertaintyLib.wording import percent
 
 T = TypeVar("T")
 SAME_GRID = 0.1
@@ -81,7 +82,7 @@ def aligned(images: Mapping[str, sitk.Image], grid: sitk.Image) -> tuple[dict[st
                     f"The image of {printable(name)} does not overlap the first image; check that both show the same "
                     "patient in the same position."
                 )
-            part = "" if covered > 0.99 else f", of which it covers {covered:.0%}"
+            part = "" if covered > 0.99 else f", of which it covers {percent(covered)}"
             warnings.append(
                 f"The image of {printable(name)} has another grid; it was resampled to the first image's{part}."
             )

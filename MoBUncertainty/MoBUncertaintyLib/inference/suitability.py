@@ -19,6 +19,7 @@ from MoBUncertaintyLib.geometry import bounding_box, shadows
 from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.model.fingerprint import Density, Fingerprint, Level, Measures, Ordinary, Suitability
 from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.wording import percent
 
 MAX_ERROR_FRACTION = 0.5
 """Of the segmented volume; beyond it no model's result is of use. On images like its training images (16 phantoms, 130
@@ -85,7 +86,8 @@ MEASURES = {
         _log,
         math.exp,
         0.1,
-        "{value:.0%} of the segmented volume is expected to be wrong, and {low:.0%} to {high:.0%} in ordinary cases",
+        "{percent[value]} of the segmented volume is expected to be wrong, and {percent[low]} to {percent[high]} in "
+        "ordinary cases",
         upper_only=True,
     ),
     "volume": Measure(
@@ -95,7 +97,7 @@ MEASURES = {
         _same,
         _same,
         0.02,
-        "{value:.0%} of {what} lies apart from its largest piece, and at most {high:.0%} in ordinary cases",
+        "{percent[value]} of {what} lies apart from its largest piece, and at most {percent[high]} in ordinary cases",
         upper_only=True,
     ),
 }
@@ -160,7 +162,7 @@ def judge(
                 level = Level.NOT_USABLE if deviation >= fingerprint.limits[1] else Level.UNUSUAL
                 found.append((level, _words(name, measures, fingerprint, labels)))
     if error > MAX_ERROR_FRACTION and not any("expected to be wrong" in reason for _, reason in found):
-        found.append((Level.NOT_USABLE, f"{error:.0%} of the segmented volume is expected to be wrong"))
+        found.append((Level.NOT_USABLE, f"{percent(error)} of the segmented volume is expected to be wrong"))
     found += [(Level.UNUSUAL, f"no {readable(name)} was found") for name in missing]
     found += [(Level.UNUSUAL, sentence) for sentence in cut]
     for level, reason in found:
@@ -253,7 +255,8 @@ def _words(name: str, measures: Measures, fingerprint: Fingerprint, labels: Sequ
         value = measures.values[name]
     label = name.partition(":")[2]
     what = f"the {readable(label)}" if label else " and ".join(f"the {readable(each.name)}" for each in labels[:3])
-    return kind.words.format(what=what, value=value, low=low, high=high)
+    numbers = {"value": value, "low": low, "high": high}
+    return kind.words.format(what=what, percent={name: percent(each) for name, each in numbers.items()}, **numbers)
 
 
 def _stray(mask: np.ndarray) -> float:

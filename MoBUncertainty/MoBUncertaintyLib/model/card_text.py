@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
+from MoBUncertaintyLib.wording import percent
 
 NAMES = {
     "held_out_cases": "held-out cases",
@@ -71,7 +72,7 @@ def _scope_text(spec: CovarianceSpec, scope: Scope) -> str:
     if spec.length_mm is None:
         return f"one draw per {scope.value}"
     smooth = f"noise smooth over {' x '.join(f'{length:.3g}' for length in spec.length_mm)} mm"
-    return f"{smooth}, {spec.shared_fraction:.0%} of it one draw per volume" if spec.shared_fraction else smooth
+    return f"{smooth}, {percent(spec.shared_fraction)} of it one draw per volume" if spec.shared_fraction else smooth
 
 
 def training_lines(training: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import isfinite
 
+from MoBUncertaintyLib.wording import percent
+
 ENOUGH = 0.5
 """A list that holds less than this fraction of the expected error says so."""
 
@@ -61,7 +63,7 @@ class Coverage:
         """Say in a sentence that regions hold under half of the expected error, none of it, or are the whole organ."""
         if self.throughout is not None:
             return (
-                f"The segmentation is doubtful throughout: {self.throughout:.0%} of its volume is expected to be "
+                f"The segmentation is doubtful throughout: {percent(self.throughout)} of its volume is expected to be "
                 "wrong, so that the whole of it is one region; look at all of it."
             )
         if self.fraction >= ENOUGH:
@@ -74,5 +76,5 @@ class Coverage:
         place = max(rest, key=lambda where: rest[where])
         if not self.held_mm3:
             return f"There is no doubtful region, because most of the expected error lies {place}."
-        held = f"only {self.fraction:.0%}" if self.fraction >= LITTLE else f"less than {LITTLE:.0%}"
+        held = f"only {percent(self.fraction)}" if self.fraction >= LITTLE else f"less than {percent(LITTLE)}"
         return f"The doubtful regions hold {held} of the expected error: most of the rest lies {place}."

@@ -71,7 +71,7 @@ def test_a_channel_on_another_grid_is_resampled_with_a_note(two: Model) -> None:
     half = sitk.Image(pet)
     half.SetOrigin((24.0, 0.0, 0.0))
     [note] = [each for each in predict(t1, two, SETTINGS, channels={"PET": half}).warnings if "PET" in each]
-    assert note.endswith("of which it covers 50%.")
+    assert note.endswith("of which it covers 50 %.")
     half.SetOrigin((1000.0, 0.0, 0.0))
     with pytest.raises(ImageError, match="The image of PET does not overlap the first image; check that both show"):
         predict(t1, two, SETTINGS, channels={"PET": half})

@@ -62,10 +62,10 @@ def test_ordinary_cases_are_ordinary(fingerprint: Fingerprint) -> None:
     [
         ({"volume:organ": 20.0}, Level.NOT_USABLE, "the organ measures 20 ml, and"),
         ({"volume:organ": 55.0}, Level.UNUSUAL, "the organ measures 55 ml, and"),
-        ({"error": 0.4}, Level.NOT_USABLE, "40% of the segmented volume is expected to be wrong, and"),
+        ({"error": 0.4}, Level.NOT_USABLE, "40 % of the segmented volume is expected to be wrong, and"),
         ({"intensity": 3.0}, Level.NOT_USABLE, "the intensity of the organ is 3.00"),
         ({"thickness": 12.0}, Level.UNUSUAL, "a voxel is up to 12 mm long"),
-        ({"stray:organ": 0.5}, Level.NOT_USABLE, "50% of the organ lies apart from its largest piece"),
+        ({"stray:organ": 0.5}, Level.NOT_USABLE, "50 % of the organ lies apart from its largest piece"),
         ({"shift": 40.0}, Level.NOT_USABLE, "it sees something else than in ordinary cases"),
     ],
 )
@@ -84,7 +84,7 @@ def test_less_error_or_fewer_pieces_are_no_reason(fingerprint: Fingerprint) -> N
 def test_without_a_fingerprint_the_evident_is_noticed() -> None:
     assert verdict(measures(), None).text == "not compared with ordinary cases"
     found = verdict(measures(error=1.2), None)
-    assert found.text == "not usable: 120% of the segmented volume is expected to be wrong"
+    assert found.text == "not usable: 120 % of the segmented volume is expected to be wrong"
     cut = verdict(measures(), None, ["The segmentation reaches the edge of the image."])
     assert cut.text == "unusual: the segmentation reaches the edge of the image"
 

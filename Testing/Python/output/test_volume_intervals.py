@@ -96,7 +96,7 @@ def test_record_report_page_and_table_state_it(folder: Path, tmp_path: Path) -> 
     text = expected["pancreas"].text()
     assert text in render_html(report, {}, PictureScale.of(case.ct, case.review.settings))
     said = dict(facts(report)["Volumes"])
-    assert "in 90% of cases that are like the 30 calibration cases" in said["Intervals hold"]
+    assert "in 90 % of cases that are like the 30 calibration cases" in said["Intervals hold"]
     assert "2.5 mm of the predicted outline of pancreas" in said["True surface"]
     volumes = results.prediction.volumes_ml()
     lines = [f"{readable(name)} {volume_text(volumes[name], interval)}" for name, interval in expected.items()]

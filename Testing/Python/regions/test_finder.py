@@ -149,7 +149,7 @@ def test_a_list_that_holds_little_says_where_the_rest_lies():
         "There is no doubtful region, because most of the expected error lies in places that are too small to be "
         "listed; list smaller or more regions."
     )
-    assert "hold less than 1% of the expected error" in replace(none.coverage, held_mm3=1e-3).warning
+    assert "hold less than 1 % of the expected error" in replace(none.coverage, held_mm3=1e-3).warning
 
 
 @pytest.mark.parametrize("measure", Measure)

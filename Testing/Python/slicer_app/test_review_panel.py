@@ -159,7 +159,7 @@ class TestReview:
         prediction, _ = fake_prediction(small_panel.SHAPE, small_panel.MATRIX)
         said = {level: find_regions(prediction, RegionSettings(threshold=level)) for level in (0.07, 0.08, 0.02)}
         first, other, enough = (each.coverage.warning for each in said.values())
-        assert "45%" in first and other not in (None, first) and enough is None
+        assert "45 %" in first and other not in (None, first) and enough is None
         prediction.provenance.update(describe(prediction, said[0.07]))
         prediction.warnings[:] = ["The CT is odd.", first]
         session = small_panel.show_result(desktop, add_ct(desktop), as_answer(prediction, said[0.07]))

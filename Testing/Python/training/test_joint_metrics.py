@@ -236,7 +236,7 @@ def test_intervals_hold_a_further_sample_at_their_nominal_rate():
     for level in LEVELS:
         held = [low <= row[-1] <= high for row in drawn for low, high in [interval(row[:-1], level)]]
         assert np.mean(held) == pytest.approx(level, abs=0.015)
-    with pytest.raises(ValueError, match="5 samples have no interval of 90%"):
+    with pytest.raises(ValueError, match="5 samples have no interval of 90 %"):
         interval([1.0] * 5, 0.9)
 
 

@@ -11,6 +11,7 @@ from mob_training.comparison.figures import draw_readers
 from mob_training.comparison.tables import Cell, Table
 from mob_training.evaluation.readers.simulation import ACTIONS, REACHED, READERS, Reader
 from mob_training.evaluation.score_files import Run, write_content
+from MoBUncertaintyLib.wording import percent
 
 SHOWN = (1, 3, 5, ACTIONS)
 
@@ -72,14 +73,14 @@ def other_table(run: Run) -> Table:
     for reader in there(run):
         pooled = [run.over_voxels(f"{reader.key}.{name}")[5] for name in ("honesty", "harm")]
         pooled += [run.over_voxels(f"{reader.key}.end.{name}") for name in ("honesty", "harm")]
-        reached = [f"{100 * run.over_voxels(f'{reader.key}.reached_{level:.2f}')[5]:.0f} %" for level in REACHED]
+        reached = [percent(run.over_voxels(f"{reader.key}.reached_{level:.2f}")[5]) for level in REACHED]
         honesty, harm, honesty_end, harm_end = pooled
         cells = (
             _mean(run, f"{reader.key}.end.nsd_2mm", 2, 100),
             _mean(run, f"{reader.key}.end.error_mm3", 0),
             _mean(run, f"{reader.key}.end.expected_error_mm3", 0),
             *(f"{ratio:.2f}" for ratio in (honesty, honesty_end)),
-            *(f"{100 * ratio:.0f} %" for ratio in (harm, harm_end)),
+            *map(percent, (harm, harm_end)),
             *reached,
         )
         rows.append((reader.title, cells))

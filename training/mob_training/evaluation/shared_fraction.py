@@ -26,6 +26,7 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.wording import percent
 
 FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 """What is tried."""
@@ -56,7 +57,7 @@ def fit_shared_fraction(
         report(f"{name}: volumes drawn")
     means = np.mean(scores, axis=(0, 1))
     for fraction, score in zip(FRACTIONS, means, strict=True):
-        report(f"shared fraction {fraction:.0%}: mean -ln density of the volume {score:.3f}")
+        report(f"shared fraction {percent(fraction)}: mean -ln density of the volume {score:.3f}")
     return FRACTIONS[int(np.argmin(means))]
 
 

@@ -28,6 +28,7 @@ from MoBUncertaintyLib.output.dicom.series import DicomSeries, read_series
 from MoBUncertaintyLib.output.pictures.planes import central_voxel
 from MoBUncertaintyLib.output.report import RESOLVED, VERDICTS, ReviewedCase
 from MoBUncertaintyLib.review.region import ReviewRegion
+from MoBUncertaintyLib.wording import percent
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -133,9 +134,9 @@ def _ends(interval: Mapping[str, float] | None, value: str, meaning: str) -> lis
     """State both ends of a volume's interval, if there is one."""
     if interval is None:
         return []
-    level = f"{100 * interval['level']:.0f}"
+    level = percent(interval["level"])
     ends = {
-        end: own_code(f"{value}{end[:3].upper()}{level}", f"{meaning}, {words} end of its {level} % interval")
+        end: own_code(f"{value}{end[:3].upper()}{level.split()[0]}", f"{meaning}, {words} end of its {level} interval")
         for end, words in (("low", "lower"), ("high", "upper"))
     }
     return [sr.Measurement(code, interval[end], _ML) for end, code in ends.items()]

@@ -14,7 +14,6 @@ from MoBUncertaintyLib.output.pages.templates import (
     TEMPLATE,
     check_template,
     make_environment,
-    percent_text,
     time_text,
 )
 from MoBUncertaintyLib.output.pictures.region_pictures import CORRECTED_COLOUR, draw_region
@@ -22,6 +21,7 @@ from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, REGION_COLOUR
 from MoBUncertaintyLib.output.report import VERDICTS, ReviewedCase
 from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.wording import percent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,7 +146,7 @@ def _volume_facts(labels: Sequence[Mapping[str, Any]], bounds: Mapping[str, Any]
     known = [label for label in labels if label["predicted_interval"] is not None]
     if bounds is None or not known:
         return []
-    level = f"{bounds['level']:.0%}"
+    level = percent(bounds["level"])
     of_labels = [(readable(label["name"]), label["margin_mm"]) for label in known]
     margins = "; ".join(f"{mm:g} mm of the predicted outline of {name}" for name, mm in of_labels if mm is not None)
     return [
@@ -166,7 +166,7 @@ def _click_facts(settings: Mapping[str, Any], prediction: Mapping[str, Any]) -> 
         ("Strength", "{strength:g} for the outline, {variance_strength:g} for the uncertainty".format_map(settings)),
         ("Deviation", "of the model" if deviation is None else f"{deviation:g}"),
         ("Sharpening", f"{settings['sharpening']:g}"),
-        ("Resolved below", f"{percent_text(settings['resolved_fraction'])} of the expected error"),
+        ("Resolved below", f"{percent(settings['resolved_fraction'])} of the expected error"),
     ]
 
 

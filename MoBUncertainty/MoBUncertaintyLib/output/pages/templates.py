@@ -10,6 +10,7 @@ from MoBUncertaintyLib.conformal.interval import Interval
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.wording import percent
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -40,7 +41,7 @@ def make_environment() -> Environment:
         "number": number_text,
         "readable": readable,
         "moment": time_text,
-        "percent": percent_text,
+        "percent": percent,
     }
     return environment
 
@@ -54,11 +55,6 @@ def interval_text(values: Mapping[str, float] | None, digits: int = 1) -> str:
     """Write an interval behind its volume; nothing where there is none."""
     interval = Interval.from_dict(values)
     return f" {interval.text(digits)}" if interval else ""
-
-
-def percent_text(value: float) -> str:
-    """Write a fraction in percent, with a thin space before the sign."""
-    return f"{value:.0%}".replace("%", "\u2009%")
 
 
 def time_text(text: str) -> str:

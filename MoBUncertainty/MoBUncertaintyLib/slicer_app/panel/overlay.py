@@ -12,6 +12,7 @@ from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.slicer_app.panel.section import allow, inSteps, offer, shown
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind, mapName, mapStyle
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
+from MoBUncertaintyLib.wording import percent
 
 
 class OverlaySection:
@@ -64,7 +65,7 @@ class OverlaySection:
         said = ", ".join(
             f"{mm:g} mm" if len(margins) == 1 else f"{mm:g} mm ({readable(name)})" for name, mm in margins.items()
         )
-        level = f"{100 * session.prediction.volume_bounds.level:.0f} %" if margins else ""
+        level = percent(session.prediction.volume_bounds.level) if margins else ""
         allow(box, problem, tip.format(level=level, margins=said))
         if session and box.checked and not problem:
             session.results.margin.show(session.prediction.segmentation, session.prediction.labels, margins)

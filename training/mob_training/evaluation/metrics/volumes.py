@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from MoBUncertaintyLib.wording import percent
+
 LEVELS = (0.5, 0.8, 0.9)
 """Of the intervals that are scored."""
 
@@ -42,7 +44,7 @@ def interval(samples: Sequence[float] | np.ndarray, level: float) -> tuple[float
     values = np.sort(np.asarray(samples, float))
     rank = round((1 - level) / 2 * (len(values) + 1))
     if rank < 1:
-        raise ValueError(f"{len(values)} samples have no interval of {level:.0%}")
+        raise ValueError(f"{len(values)} samples have no interval of {percent(level)}")
     return float(values[rank - 1]), float(values[-rank])
 
 

@@ -20,6 +20,7 @@ from mob_training.evaluation.readers.field import CaseField
 from mob_training.evaluation.readers.simulation import CLICKS_IN_A_REGION, BumpSettings
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.model.click_settings import ClickSettings
+from MoBUncertaintyLib.wording import percent
 
 SCORED = (1, 3, 5)
 """After so many free clicks Dice counts."""
@@ -203,6 +204,6 @@ class _Progress:
             tried = f"deviation {deviation}, {length}, strength {settings.strength:g}"
         self._report(
             f"{self._done} of {self._total}, {seconds / 60:.0f} min left: {tried}: "
-            f"Dice {100 * trial.gain:+.2f} %, harm {100 * trial.harm:.0f} %"
+            f"Dice {100 * trial.gain:+.2f} %, harm {percent(trial.harm)}"
         )
         return trial
