@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from MoBUncertaintyLib.model.card import ModelCard
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.files import ModelFile
 from MoBUncertaintyLib.model.folder import Model, load_model
 from MoBUncertaintyLib.model.terminology import describe_labels
+from MoBUncertaintyLib.model.weights import read_weights, write_weights
 from MoBUncertaintyLib.network.backbone import StochasticNetwork, build_network
 from MoBUncertaintyLib.network.export import export, write_model
 
@@ -275,7 +276,8 @@ def _network(covariance: CovarianceSpec, classes: int) -> StochasticNetwork:
 
 @lru_cache(maxsize=1)
 def _trained_backbone() -> dict[str, Tensor]:
-    return {name: value.float() for name, value in load_file(WEIGHTS).items()}
+    stored = read_weights(ModelFile.read(WEIGHTS.parent, WEIGHTS.name, "the tests"))
+    return {name: value.float() for name, value in stored.items()}
 
 
 def train(steps: int = 1000) -> None:
@@ -308,7 +310,7 @@ def train(steps: int = 1000) -> None:
         schedule.step()
     print(f"loss {loss.item():.4f}")
     # float16 keeps the file small; a test needs no more.
-    save_file({name: value.half().contiguous() for name, value in network.backbone.state_dict().items()}, WEIGHTS)
+    write_weights(WEIGHTS, network.backbone.state_dict(), half=True)
 
 
 if __name__ == "__main__":
