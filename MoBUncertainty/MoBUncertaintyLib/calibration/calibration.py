@@ -13,11 +13,11 @@ from MoBUncertaintyLib.calibration.site import extend_fingerprint
 from MoBUncertaintyLib.calibration.temperature import Fit, fit_temperature
 from MoBUncertaintyLib.calibration.threshold import fit_threshold
 from MoBUncertaintyLib.errors import CalibrationError
+from MoBUncertaintyLib.files.wording import percent
 from MoBUncertaintyLib.model.card import ModelCard, overlap
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.fingerprint import Fingerprint
-from MoBUncertaintyLib.wording import percent
 
 MIN_CASES = 5
 SIGNIFICANCE = 0.05

@@ -31,8 +31,8 @@ from MoBUncertaintyLib.conformal.interval import Interval, volume_text
 from MoBUncertaintyLib.errors import Cancelled, OutputError, SettingsError, UserError
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.files.publishing import sweep, write_file
+from MoBUncertaintyLib.files.wording import percent
 from MoBUncertaintyLib.model.card_text import covariance_text, plain, score_lines, training_lines
-from MoBUncertaintyLib.wording import percent
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.calibration.models import CalibratedModel

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from MoBUncertaintyLib.wording import percent
+from MoBUncertaintyLib.files.wording import percent
 
 AS_PREDICTED = "as predicted"
 """Note on an interval that a review has not changed."""

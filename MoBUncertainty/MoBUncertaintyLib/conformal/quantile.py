@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.wording import percent
+from MoBUncertaintyLib.files.wording import percent
 
 _ROUNDING = 1e-9  # 0.9 * 10 is a little more than 9
 

@@ -11,9 +11,9 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ImageError, SettingsError
 from MoBUncertaintyLib.files.names import printable
+from MoBUncertaintyLib.files.wording import percent
 from MoBUncertaintyLib.images.modality import contradictions, modality_of
 from MoBUncertaintyLib.images.reader import check_image
-from MoBUncertaintyLib.wording import percent
 
 T = TypeVar("T")
 SAME_GRID = 0.1

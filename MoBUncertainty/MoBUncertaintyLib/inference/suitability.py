@@ -15,11 +15,11 @@ import numpy as np
 from scipy import ndimage
 
 from MoBUncertaintyLib.errors import ModelError, SettingsError
+from MoBUncertaintyLib.files.wording import percent
 from MoBUncertaintyLib.geometry import bounding_box, shadows
 from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.model.fingerprint import Density, Fingerprint, Level, Measures, Ordinary, Suitability
 from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.wording import percent
 
 MAX_ERROR_FRACTION = 0.5
 """Of the segmented volume; beyond it no model's result is of use. On images like its training images (16 phantoms, 130

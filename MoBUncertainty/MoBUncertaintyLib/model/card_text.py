@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from MoBUncertaintyLib.files.wording import percent
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
-from MoBUncertaintyLib.wording import percent
 
 NAMES = {
     "held_out_cases": "held-out cases",

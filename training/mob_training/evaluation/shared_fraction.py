@@ -19,6 +19,7 @@ import torch
 
 from mob_training.evaluation.held_out import training_cases, validation_cases
 from mob_training.evaluation.joint_scores import in_doubt, marginal, nearest, part_of
+from MoBUncertaintyLib.files.wording import percent
 from MoBUncertaintyLib.geometry import bounding_box, shadows
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.draws import blended_gaussian
@@ -26,7 +27,6 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.prediction import PredictionSettings
-from MoBUncertaintyLib.wording import percent
 
 FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 """What is tried."""

@@ -12,6 +12,7 @@ import pydicom
 from highdicom import UID
 from pydicom.sr.codedict import codes
 
+from MoBUncertaintyLib.files.wording import percent
 from MoBUncertaintyLib.geometry import LPS_TO_RAS
 from MoBUncertaintyLib.output.dicom.common import (
     MANUFACTURER,
@@ -28,7 +29,6 @@ from MoBUncertaintyLib.output.dicom.series import DicomSeries, read_series
 from MoBUncertaintyLib.output.pictures.planes import central_voxel
 from MoBUncertaintyLib.output.report import RESOLVED, VERDICTS, ReviewedCase
 from MoBUncertaintyLib.review.region import ReviewRegion
-from MoBUncertaintyLib.wording import percent
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

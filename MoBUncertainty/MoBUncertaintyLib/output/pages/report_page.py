@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from MoBUncertaintyLib.files.wording import percent
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
 from MoBUncertaintyLib.output.pages.templates import (
@@ -21,7 +22,6 @@ from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, REGION_COLOUR
 from MoBUncertaintyLib.output.report import VERDICTS, ReviewedCase
 from MoBUncertaintyLib.regions.settings import RegionSettings
-from MoBUncertaintyLib.wording import percent
 
 if TYPE_CHECKING:
     import numpy as np

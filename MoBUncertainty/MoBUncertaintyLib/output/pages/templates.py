@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from MoBUncertaintyLib.conformal.interval import Interval
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.files.wording import percent
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.wording import percent
 
 if TYPE_CHECKING:
     from jinja2 import Environment

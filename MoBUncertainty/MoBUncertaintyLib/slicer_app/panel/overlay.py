@@ -8,11 +8,11 @@ import qt
 import slicer.util
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.files.wording import percent
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.slicer_app.panel.section import allow, inSteps, offer, shown
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind, mapName, mapStyle
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
-from MoBUncertaintyLib.wording import percent
 
 
 class OverlaySection:

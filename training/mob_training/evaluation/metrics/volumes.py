@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from MoBUncertaintyLib.wording import percent
+from MoBUncertaintyLib.files.wording import percent
 
 LEVELS = (0.5, 0.8, 0.9)
 """Of the intervals that are scored."""

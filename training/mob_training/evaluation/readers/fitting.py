@@ -19,8 +19,8 @@ from mob_training.evaluation.readers.corrections import Bump, Correction, VoxelC
 from mob_training.evaluation.readers.field import CaseField
 from mob_training.evaluation.readers.simulation import CLICKS_IN_A_REGION, BumpSettings
 from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.files.wording import percent
 from MoBUncertaintyLib.model.click_settings import ClickSettings
-from MoBUncertaintyLib.wording import percent
 
 SCORED = (1, 3, 5)
 """After so many free clicks Dice counts."""
