@@ -83,8 +83,7 @@ def write_weights(path: Path, weights: StateDict, half: bool = False) -> None:
         OSError: The file cannot be written.
     """
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     first_name: dict[tuple[Any, ...], str] = {}
     stored: StateDict = {}
@@ -98,23 +97,17 @@ def write_weights(path: Path, weights: StateDict, half: bool = False) -> None:
         dtype = torch.float16 if half and tensor.is_floating_point() else tensor.dtype
         stored[name] = tensor.detach().to("cpu", dtype, copy=True).contiguous()
         _check_finite(name, stored[name], "the network" if not half else "the network, as float16,")
-    try:
-        save_file(stored, path, metadata={"format": "pt", **aliases})
-    except SafetensorError as error:  # how the library reports a full disk
-        raise OSError(str(error)) from error
-    _sort_metadata(path)
-
-
-def _sort_metadata(path: Path) -> None:
-    """Sort the metadata, which the library writes in another order each time."""
-    with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
-        assert len(text) == length
-        file.seek(8)
+    # Not by the library's own file, which only its owner could read; and it orders the metadata anew each time.
+    content = memoryview(save(stored, metadata={"format": "pt", **aliases}))
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(bytes(content[8:start]))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(start - 8)
+    assert len(text) == start - 8
+    with path.open("wb") as file:
+        file.write(content[:8])
         file.write(text)
+        file.write(content[start:])
 
 
 def read_weights(file: ModelFile) -> StateDict:

@@ -127,6 +127,11 @@ def test_a_zip_that_appears_in_its_place_meanwhile_stays(tmp_path: Path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == ["Tiny.zip"]
 
 
+def test_others_may_read_the_weights_as_they_may_the_card(written: Path) -> None:
+    modes = {path.stat().st_mode for path in written.rglob("*") if path.is_file()}
+    assert len(modes) == 1
+
+
 @pytest.mark.parametrize("name", ["Tiny", "Tiny.zip"])
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def full(path: Path, *_: Any) -> None:
