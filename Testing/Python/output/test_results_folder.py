@@ -291,7 +291,7 @@ class TestFailure:
             pytest.skip("a small disk cannot be mounted here")
         try:
             done = in_child("", disk / "out")
-            assert f"OutputError: The disk of {disk / 'out'} is full; free some space" in done.stderr
+            assert f"DiskError: The disk of {disk / 'out'} is full; free some space" in done.stderr
             assert os.listdir(disk) == []
         finally:
             subprocess.run(["umount", str(disk)], check=True)
