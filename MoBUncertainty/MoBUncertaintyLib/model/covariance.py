@@ -87,7 +87,7 @@ class CovarianceSpec:
         shared_fraction: a, the fraction of the variance of z that all voxels of a volume share, for the scope `local`.
         keep_probability: The mean is stretched, so that noise leaves each voxel the probability that the backbone's own
             logits have: to 0.005 with two classes; with more the stated probability is that itself, and that of samples
-            to about 0.01.
+            near it.
         deep: The head also sees the feature maps of so many earlier stages of the decoder, interpolated.
 
     Raises:

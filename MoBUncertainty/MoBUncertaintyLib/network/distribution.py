@@ -182,7 +182,8 @@ class LogitGaussian:
         partitions: P, cells per axis for the scope `partition`; or their number along each axis.
         lengths: Correlation length along each axis of *S, in voxels, for the scope `local`.
         shared_fraction: Fraction of the variance of z1 and z2 that all voxels share, for the scope `local`.
-        unstretched: Mean before it was stretched, (B, C, *S): its softmax is each voxel's mean probability.
+        unstretched: With more than two classes the mean before it was stretched, (B, C, *S): its softmax is each
+            voxel's mean probability.
 
     Raises:
         ValueError: The scope is `local`, and there are no lengths.
@@ -247,12 +248,11 @@ class LogitGaussian:
 
         Each difference of two logits is stretched as that of two classes (`stretch`). A logit becomes the mean of its
         differences to all, weighted by their probabilities, so that those count which compete. With more than two
-        classes a doubtful voxel's probability is right to 0.003 on average, and 99 of 100 to 0.02 (three organs,
-        differences with variances of 10 to 25).
+        classes that is an approximation, which is worst where three are as probable as each other.
         """
         if self.num_classes == 2:
             contrast, variance = self.contrast()
-            return replace(self, mean=self.mean * stretch(contrast.abs(), variance)[:, None], unstretched=self.mean)
+            return replace(self, mean=self.mean * stretch(contrast.abs(), variance)[:, None])
         covariance, probability = self.marginal_covariance(), self.mean.softmax(dim=1)
         means = [torch.zeros_like(each) for each in self.mean.unbind(dim=1)]
         for one, other in itertools.combinations(range(self.num_classes), 2):

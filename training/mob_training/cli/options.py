@@ -11,9 +11,7 @@ import typer
 from mob_training.training.settings import default_options
 from MoBUncertaintyLib.cli.programs import Result
 
-Workspace = Annotated[
-    Path, typer.Option(min=0, max=999, help="Folder that holds nnU-Net's raw, preprocessed and results folders.")
-]
+Workspace = Annotated[Path, typer.Option(help="Folder that holds nnU-Net's raw, preprocessed and results folders.")]
 DatasetId = Annotated[int, typer.Option(min=1, max=999, help="nnU-Net's number of the data set.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all random numbers.")]
 Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]

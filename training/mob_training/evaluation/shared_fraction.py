@@ -31,7 +31,7 @@ from MoBUncertaintyLib.prediction import PredictionSettings
 FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 """What is tried."""
 SAMPLES = 80
-"""Of each volume."""
+"""Of each volume, in pairs."""
 
 
 def fit_shared_fraction(

@@ -134,9 +134,11 @@ def _ends(interval: Mapping[str, float] | None, value: str, meaning: str) -> lis
     """State both ends of a volume's interval, if there is one."""
     if interval is None:
         return []
-    level = percent(interval["level"])
+    level = interval["level"]
     ends = {
-        end: own_code(f"{value}{end[:3].upper()}{level.split()[0]}", f"{meaning}, {words} end of its {level} interval")
+        end: own_code(
+            f"{value}{end[:3].upper()}{100 * level:.0f}", f"{meaning}, {words} end of its {percent(level)} interval"
+        )
         for end, words in (("low", "lower"), ("high", "upper"))
     }
     return [sr.Measurement(code, interval[end], _ML) for end, code in ends.items()]
