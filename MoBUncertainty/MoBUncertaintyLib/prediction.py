@@ -240,7 +240,7 @@ class Prediction:
         return self.annotated({}, click_settings=self.click_settings.sized(self.volumes_ml().values()))
 
     def judged(self, suitability: Suitability) -> Prediction:
-        """Return the prediction with another verdict on the case."""
+        """Return the prediction with another suitability."""
         return self.annotated({"suitability": suitability.to_dict()})
 
     def exclusive(self) -> Prediction:

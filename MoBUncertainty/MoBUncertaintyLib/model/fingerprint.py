@@ -34,7 +34,7 @@ class Suitability:
     """Whether a model suits a case.
 
     Attributes:
-        level: The verdict.
+        level: Ordinary, unusual or not usable.
         reasons: One clause each, the most serious first; none if it is ordinary.
         deviations: Of each measure from the ordinary cases, in their standard deviations; none if the model does not
             state what is ordinary.
@@ -48,14 +48,14 @@ class Suitability:
 
     @property
     def text(self) -> str:
-        """The verdict in a phrase, with its main reason."""
+        """The level in a phrase, with its main reason."""
         if self.reasons:
             return f"{self.level}: {self.reasons[0]}"
         return self.level.value if self.judged else "not compared with ordinary cases"
 
     @property
     def sentence(self) -> str | None:
-        """The verdict with its main reason, for the user; None for an ordinary case."""
+        """The level with its main reason, for the user; None for an ordinary case."""
         if self.level is Level.ORDINARY:
             return None
         if self.level is Level.UNUSUAL:

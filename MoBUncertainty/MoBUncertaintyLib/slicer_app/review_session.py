@@ -140,11 +140,11 @@ class ReviewSession(RegionDrawing):
         What is to be said of the regions is in `coverageWarning`.
         """
         suitability = self.prediction.suitability
-        verdict = suitability.sentence if suitability else None
+        unlike = suitability.sentence if suitability else None
         text = _("{ct} lies under a transform that bends it, as unevenly spaced DICOM slices do: sizes may be wrong.")
         bent = text.format(ct=self.ctNode.GetName()) if self.isBent else None
         others = [each for each in self._regions.otherWarnings if not (suitability and suitability.says(each))]
-        return [*filter(None, [verdict, bent]), *others]
+        return [*filter(None, [unlike, bent]), *others]
 
     @property
     def isBent(self) -> bool:

@@ -48,12 +48,12 @@ def fingerprint() -> Fingerprint:
     return fit_fingerprint([measures() for _ in range(60)], [measures() for _ in range(30)], "made")
 
 
-def verdict(case: Measures, known: Fingerprint | None, cut: list[str] | None = None):
+def judged(case: Measures, known: Fingerprint | None, cut: list[str] | None = None):
     return judge(LABELS, case, known, cut or [])
 
 
 def test_ordinary_cases_are_ordinary(fingerprint: Fingerprint) -> None:
-    levels = [verdict(measures(), fingerprint).level for _ in range(200)]
+    levels = [judged(measures(), fingerprint).level for _ in range(200)]
     assert sum(level is not Level.ORDINARY for level in levels) <= 0.05 * 200
 
 
@@ -72,20 +72,20 @@ def test_ordinary_cases_are_ordinary(fingerprint: Fingerprint) -> None:
 def test_another_case_is_noticed_with_the_reason(
     fingerprint: Fingerprint, changes: dict[str, float], level: Level, words: str
 ) -> None:
-    found = verdict(measures(**changes), fingerprint)
+    found = judged(measures(**changes), fingerprint)
     assert found.level is level
     assert words in found.reasons[0]
 
 
 def test_less_error_or_fewer_pieces_are_no_reason(fingerprint: Fingerprint) -> None:
-    assert verdict(measures(error=0.01), fingerprint).level is Level.ORDINARY
+    assert judged(measures(error=0.01), fingerprint).level is Level.ORDINARY
 
 
 def test_without_a_fingerprint_the_evident_is_noticed() -> None:
-    assert verdict(measures(), None).text == "not compared with ordinary cases"
-    found = verdict(measures(error=1.2), None)
+    assert judged(measures(), None).text == "not compared with ordinary cases"
+    found = judged(measures(error=1.2), None)
     assert found.text == "not usable: 120 % of the segmented volume is expected to be wrong"
-    cut = verdict(measures(), None, ["The segmentation reaches the edge of the image."])
+    cut = judged(measures(), None, ["The segmentation reaches the edge of the image."])
     assert cut.text == "unusual: the segmentation reaches the edge of the image"
 
 
@@ -118,13 +118,13 @@ def test_an_edge_that_ordinary_cases_reach_is_ordinary_and_another_is_not() -> N
 def test_fingerprint_of_another_network_is_refused(fingerprint: Fingerprint) -> None:
     case = measures()
     with pytest.raises(ModelError, match="of a network with 16 features, but this one has 15"):
-        verdict(Measures(case.values, case.features[:-1]), fingerprint)
+        judged(Measures(case.values, case.features[:-1]), fingerprint)
 
 
 def test_no_organ_is_not_usable(fingerprint: Fingerprint) -> None:
     case = measures()
     values = {name: value for name, value in case.values.items() if ":" not in name}
-    assert verdict(Measures(values, case.features), fingerprint).text == "not usable: no organ was found"
+    assert judged(Measures(values, case.features), fingerprint).text == "not usable: no organ was found"
 
 
 def test_too_few_cases_are_refused() -> None:

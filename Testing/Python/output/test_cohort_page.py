@@ -68,7 +68,7 @@ def test_file_for_programs(folder: Path) -> None:
     assert rows[0]["reason"] == "It is truncated." and rows[0]["pancreas_ml"] == ""
     assert float(rows[2]["pancreas_ml"]) == 100 and float(rows[2]["left_kidney_expected_error_ml"]) == 1
     assert rows[2]["warnings"] == " ".join(TWO) and rows[2]["results"] == "b 9"
-    assert (rows[1]["verdict"], rows[1]["verdict_reasons"]) == ("not usable", "the pancreas measures 5 ml")
+    assert (rows[1]["suitability"], rows[1]["suitability_reasons"]) == ("not usable", "the pancreas measures 5 ml")
     assert rows[5]["left_kidney_ml"] == "" and rows[5]["expected_error_ml"] == ""
 
 
@@ -102,7 +102,7 @@ class TestReader:
         assert order(person) == ["foreign", "b 10%", "old", "c", "b 9", "truncated"]
         press(person, "Time")
         assert order(person)[0] == "c"  # 1 234 s, with a space between thousands on the page
-        press(person, "Verdict")
+        press(person, "Suitability")
         assert order(person)[0] == "foreign"
         press(person, "Case")
         assert order(person) == ["b 9", "b 10%", "c", "foreign", "old", "truncated"]

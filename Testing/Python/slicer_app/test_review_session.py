@@ -384,11 +384,11 @@ def test_a_region_is_jumped_to_and_marked(session, scene):
         assert centre == pytest.approx(region.region.centroid_ras, abs=1e-3)
 
 
-def test_what_the_verdict_on_the_case_says_is_not_said_again(scene):
+def test_what_suitability_says_is_not_said_again(scene):
     from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 
     said = ["The image is an MR image, but the model takes a CT; choose another image or model.", "The CT is odd."]
-    verdict = Suitability().worsened(Level.NOT_USABLE, said[0])
-    session = begin_again(begin(scene).ctNode, suitability=verdict.to_dict())
+    found = Suitability().worsened(Level.NOT_USABLE, said[0])
+    session = begin_again(begin(scene).ctNode, suitability=found.to_dict())
     session.prediction.warnings[:] = said
-    assert session.warnings == [verdict.sentence, said[1]]
+    assert session.warnings == [found.sentence, said[1]]

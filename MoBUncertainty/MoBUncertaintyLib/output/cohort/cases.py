@@ -86,7 +86,7 @@ class CohortCase:
 
     @property
     def badness(self) -> tuple[bool, int, float, float]:
-        """Sort by this, largest first: failed cases, then by the verdict on the case, then by expected error."""
+        """Sort by this, largest first: failed cases, then by suitability, then by expected error."""
         level = list(Level).index(self.suitability.level) if self.suitability else 0
         error = self.expected_error_ml or self.expected_error_in_regions_ml or 0.0
         return self.outcome is Outcome.FAILED, level, error, sum(organ.volume_ml for organ in self.organs)

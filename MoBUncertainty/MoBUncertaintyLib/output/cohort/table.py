@@ -137,8 +137,8 @@ def _columns(cases: Sequence[CohortCase], folder: Path) -> list[Column]:
         Column("case", "", lambda case: case.name),
         Column("outcome", "", lambda case: case.outcome.value),
         Column("reason", "", lambda case: case.reason),
-        Column("verdict", "", lambda case: case.suitability and case.suitability.level.value),
-        Column("verdict_reasons", "", lambda case: "; ".join(case.suitability.reasons) if case.suitability else None),
+        Column("suitability", "", lambda case: case.suitability and case.suitability.level.value),
+        Column("suitability_reasons", "", lambda c: "; ".join(c.suitability.reasons) if c.suitability else None),
         *(
             Column(f"{name}_ml", f"{readable(name).capitalize()}", organ(name, "volume_ml"), 1, "ml", note(name))
             for name in names

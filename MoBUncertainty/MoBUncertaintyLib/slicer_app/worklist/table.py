@@ -12,7 +12,7 @@ from MoBUncertaintyLib.output.cohort.readers import CaseState
 from MoBUncertaintyLib.slicer_app.panel.section import nameColumns
 from MoBUncertaintyLib.slicer_app.worklist.cases import WorklistCase
 
-CASE, STATE, VERDICT, VOLUME, LEFT, DICE, DIFFERENT = range(7)
+CASE, STATE, SUITABILITY, VOLUME, LEFT, DICE, DIFFERENT = range(7)
 
 
 class CaseTable:
@@ -32,7 +32,7 @@ class CaseTable:
             {
                 CASE: (_("Case"), _("File or folder of the image, or patient and series.")),
                 STATE: (_("State"), _("For the reader named above; without a name, for all readers.")),
-                VERDICT: (_("Verdict"), _("Whether the model suits the case, or why the case failed.")),
+                SUITABILITY: (_("Suitability"), _("Whether the model suits the case, or why the case failed.")),
                 VOLUME: (_("Volume (ml)"), _("As predicted; of several organs, in the model's order.")),
                 LEFT: (_("Regions left"), _("Doubtful regions that the reader has to decide.")),
                 DICE: (
@@ -41,7 +41,7 @@ class CaseTable:
                 ),
                 DIFFERENT: (_("Regions differ"), _("Regions that readers who have signed decided differently.")),
             },
-            stretched=VERDICT,
+            stretched=SUITABILITY,
         )
         table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
         table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
@@ -102,7 +102,7 @@ def _cells(case: WorklistCase, reader: str) -> list[tuple[str, str]]:
     return [
         (case.name, str(case.folder)),
         (_stateText(state), readers),
-        (reason or _verdictText(row), reason or "\n".join(row.get("warnings", ()))),
+        (reason or _suitabilityText(row), reason or "\n".join(row.get("warnings", ()))),
         (volumes, named),
         ("" if left is None else str(left), readers),
         (dice, compared),
@@ -110,7 +110,7 @@ def _cells(case: WorklistCase, reader: str) -> list[tuple[str, str]]:
     ]
 
 
-def _verdictText(row) -> str:
+def _suitabilityText(row) -> str:
     found = row.get("suitability")
     if not found:
         return ""
