@@ -84,7 +84,7 @@ def main(folder: Path = FOLDER) -> None:
     for row in range(2, ui.regionsTable.rowCount):
         ui.regionsTable.selectRow(row)
         decide(ui.includeButton) if row == 2 else ui.acceptButton.click()
-    ui.reviewerEdit.text = READER
+    ui.readerEdit.text = READER
     ui.signOffButton.click()
     ui.regionsTable.selectRow(2)
     ui.regionsTable.scrollToTop()

@@ -145,7 +145,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
                 ui.regionsTable.selectRow(row)
                 ui.acceptButton.click()
             expect(*[Verdict.ACCEPT] * len(session.review.regions))
-            ui.reviewerEdit.text = "Test Reader"
+            ui.readerEdit.text = "Test Reader"
             ui.signOffButton.click()
             self.assertEqual(session.review.signature.name, "Test Reader")
             self.assertFalse(ui.includeButton.enabled)
@@ -171,7 +171,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
             slicer.util.selectModule("MoBUncertainty")
         else:
             widget.enter()
-        ensureReady, reviewer = widget.panel.ensureReady, widget.ui.reviewerEdit.text
+        ensureReady, reader = widget.panel.ensureReady, widget.ui.readerEdit.text
         client = widget.logic.client
         widget.panel.ensureReady = lambda *_formats: None
         widget.logic.client = self.fakeWorker("normal")
@@ -181,7 +181,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
             widget.panel.leave()
             widget.logic.client.close()
             widget.logic.client = client
-            widget.panel.ensureReady, widget.ui.reviewerEdit.text = ensureReady, reviewer
+            widget.panel.ensureReady, widget.ui.readerEdit.text = ensureReady, reader
             if not hasWindow:
                 widget.exit()
 

@@ -116,7 +116,7 @@ def test_a_review_with_clicks(desktop, tmp_path):
         if status == "To review":
             ui.regionsTable.selectRow(row)
             ui.acceptButton.click()
-    ui.reviewerEdit.text = READER
+    ui.readerEdit.text = READER
     ui.signOffButton.click()
     assert review.signature.name == READER
     corrected, clicks, verdicts = review.corrected(), review.clicks, statuses(desktop)

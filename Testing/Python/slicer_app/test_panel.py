@@ -88,7 +88,7 @@ class TestRun:
         for _region in desktop.logic.sessions.get(ct).review.regions:
             ui.acceptButton.click()
             ui.nextButton.click()
-        ui.reviewerEdit.text = "A. Reader"
+        ui.readerEdit.text = "A. Reader"
         ui.signOffButton.click()
         note()
         ui.exportDirectoryEdit.currentPath = str(tmp_path)

@@ -53,14 +53,14 @@ class TestReview:
     def test_sign_off_waits_for_every_verdict_and_a_name_then_locks(self, reviewed):
         desktop, session = reviewed
         ui = desktop.ui
-        ui.reviewerEdit.text = ""
+        ui.readerEdit.text = ""
         assert ui.signOffButton.toolTip == "Still to decide: 3 of 3 regions."
         for _ in range(3):
             ui.acceptButton.click()
             ui.nextButton.click()
         assert not ui.signOffButton.enabled
         assert "name" in ui.signOffButton.toolTip
-        ui.reviewerEdit.text = "Dr. Åse Müller"
+        ui.readerEdit.text = "Dr. Åse Müller"
         ui.signOffButton.click()
         assert session.review.signature.name == "Dr. Åse Müller"
         assert ui.reviewProgressLabel.text.startswith("Signed off by Dr. Åse Müller")
@@ -77,7 +77,7 @@ class TestReview:
     def test_next_leads_to_what_is_undecided_and_then_to_the_sign_off(self, reviewed):
         desktop, _session = reviewed
         ui = desktop.ui
-        ui.reviewerEdit.text = ""
+        ui.readerEdit.text = ""
 
         def selected() -> int:
             return ui.regionsTable.selectionModel().selectedRows()[0].row()
@@ -94,9 +94,9 @@ class TestReview:
         ui.nextButton.click()
         assert selected() == last
         assert ui.reviewProgressLabel.text == "All 3 reviewed: enter your name below and sign off."
-        assert ui.reviewerEdit.hasFocus()
-        ui.reviewerEdit.text = "Dr. Åse Müller"
-        ui.reviewerEdit.returnPressed.emit()
+        assert ui.readerEdit.hasFocus()
+        ui.readerEdit.text = "Dr. Åse Müller"
+        ui.readerEdit.returnPressed.emit()
         assert ui.signOffButton.hasFocus()
         ui.signOffButton.clearFocus()
         ui.nextButton.click()
@@ -386,7 +386,7 @@ class TestReview:
         desktop, session = reviewed
         for region in session.review.regions:
             session.decide(region.region_id, "accept")
-        desktop.ui.reviewerEdit.text = "A. Reader"
+        desktop.ui.readerEdit.text = "A. Reader"
         desktop.widget.panel.refresh()
         desktop.widget.panel.update()
         session.results.updateSegmentation(np.s_[0:2, 0:2, 0:2], np.ones((2, 2, 2), np.uint8))

@@ -162,7 +162,7 @@ def walk_three_regions(desktop, regions) -> None:
 def sign_off(desktop) -> None:
     """Accept what is left, then sign."""
     ui = desktop.ui
-    ui.reviewerEdit.text = "Dr. Åse Müller"
+    ui.readerEdit.text = "Dr. Åse Müller"
     for row, status in enumerate(column(ui.regionsTable, "Status")):
         if status == "To review":
             assert not ui.signOffButton.enabled

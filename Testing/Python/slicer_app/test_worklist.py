@@ -142,7 +142,7 @@ def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, 
     dock._key.activated.emit()
     idle(desktop, dock)
     first, ct = dock.opened.name, dock.opened.ctNode
-    assert desktop.ui.ctSelector.currentNode() is ct and desktop.ui.reviewerEdit.text == "A. Reader"
+    assert desktop.ui.ctSelector.currentNode() is ct and desktop.ui.readerEdit.text == "A. Reader"
     decide(desktop.ui.includeButton)
     corrected = session(desktop).review.corrected()
     desktop.process(until=lambda: states(dock)[first] == "In review", seconds=LIMIT)

@@ -188,8 +188,8 @@ class ReviewSection:
             if key:
                 self._addShortcut(window, key, button, slot, whileEditing)
         ui.commentEdit.editingFinished.connect(shown(self._onComment))
-        ui.reviewerEdit.textChanged.connect(lambda *_args: self._onChange())
-        ui.reviewerEdit.returnPressed.connect(shown(self._leadToSignOff))
+        ui.readerEdit.textChanged.connect(lambda *_args: self._onChange())
+        ui.readerEdit.returnPressed.connect(shown(self._leadToSignOff))
 
     def _addShortcut(self, window, key: str, button, act: Callable, whileEditing: bool | None) -> None:
         def press(*_args) -> None:
@@ -208,7 +208,7 @@ class ReviewSection:
         ui = self._ui
         travel = [ui.previousButton, ui.nextButton, ui.undoButton, ui.redoButton]
         verdicts = [ui.acceptButton, ui.includeButton, ui.excludeButton]
-        signing = [ui.signOffCaption, ui.reviewerEdit, ui.signOffButton]
+        signing = [ui.signOffCaption, ui.readerEdit, ui.signOffButton]
         return [ui.regionsTable, *travel, *verdicts, ui.listingCollapsibleButton, *signing]
 
     def _lockReason(self, region, signed) -> str | None:
@@ -249,7 +249,7 @@ class ReviewSection:
         if self._session:
             self._session.markSuggestion(None)
         reveal(self._ui.signOffButton)
-        (self._ui.signOffButton if self._ui.signOffButton.enabled else self._ui.reviewerEdit).setFocus()
+        (self._ui.signOffButton if self._ui.signOffButton.enabled else self._ui.readerEdit).setFocus()
 
     def _onClicked(self, regionId: str | None) -> None:
         """Select the region that was clicked in, and leave the views where they are."""
@@ -341,7 +341,7 @@ class ReviewSection:
             self._session.withdraw()
         elif self.settleStrayEdits():
             self._onComment()
-            self._session.sign(self._ui.reviewerEdit.text.strip())
+            self._session.sign(self._ui.readerEdit.text.strip())
         self._changed()
 
     def _updateSurfaces(self) -> None:
@@ -398,7 +398,7 @@ class ReviewSection:
         if not total:
             return _("No doubtful regions at this threshold.")
         if done == total:
-            named = self._ui.reviewerEdit.text.strip()
+            named = self._ui.readerEdit.text.strip()
             text = (
                 _("All {total} reviewed: sign off below.")
                 if named
@@ -419,7 +419,7 @@ class ReviewSection:
         ui, session = self._ui, self._session
         signed = bool(session and session.review.signature)
         ui.signOffButton.text = _("Reopen") if signed else _("Sign off")
-        ui.reviewerEdit.enabled = bool(session) and not signed
+        ui.readerEdit.enabled = bool(session) and not signed
         if signed:
             allow(ui.signOffButton, None, _("Take the signature back, so that the review can be changed."))
             return
@@ -433,4 +433,4 @@ class ReviewSection:
             return _("Finish drawing first.")
         if done < total:
             return _("Still to decide: {count} of {total} regions.").format(count=total - done, total=total)
-        return None if self._ui.reviewerEdit.text.strip() else _("Enter your name as the reviewer first.")
+        return None if self._ui.readerEdit.text.strip() else _("Enter your name as the reader first.")

@@ -243,7 +243,7 @@ class WorklistDock:
             return
         self._panel.parameters.ct = ct
         self._panel.refresh()  # the CT may have been chosen before it had results
-        self._panel.ui.reviewerEdit.text = self._reader
+        self._panel.ui.readerEdit.text = self._reader
         self._panel.showOpened()
         self.opened.removePrevious()
         self.table.select(self.opened.name)
