@@ -276,10 +276,10 @@ def _nnunet_globals() -> list[Any]:
 
 
 def _check_torch_is_safe(version: str) -> None:
-    """Refuse torch before 2.6, whose `weights_only=True` can be circumvented (CVE-2025-32434)."""
-    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < (2, 6):
+    """Refuse torch before 2.10, whose `weights_only=True` can be circumvented (CVE-2025-32434, CVE-2026-24747)."""
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < (2, 10):
         raise ModelError(
-            f"torch {version} cannot read nnU-Net's checkpoints safely; update torch to 2.6 or newer, "
+            f"torch {version} cannot read nnU-Net's checkpoints safely; update torch to 2.10 or newer, "
             "or use a model exported by `mob-uncertainty export`."
         )
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 OLDEST_SLICER = (5, 12)
 DICOM_FORMATS = {"dicom_seg", "dicom_seg_fractional", "dicom_sr", "parametric_map"}
-TORCH = "torch>=2.6"
+TORCH = "torch>=2.10"
 # Packages of Slicer and of PyTorch, which pip does not touch, whatever other packages require.
 # OpenVINO reports its use through one of its own, and does without it.
 KEPT = ["numpy", "scipy", "SimpleITK", "torch", "torchvision", "openvino-telemetry"]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 import hatchling.build
 import pytest
 
+from MoBUncertaintyLib.model.folder import load_model
 from support import ROOT
 from support.repository import tracked
 
@@ -35,6 +37,21 @@ def test_wheel_holds_the_code_and_the_resources_that_it_uses(wheel: Path) -> Non
         expected |= {f"{LIBRARY.name}/{path.relative_to(MODULE).as_posix()}" for path in files}
     with zipfile.ZipFile(wheel) as archive:
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == expected
+
+
+def test_wheel_states_the_licence_of_the_code_and_of_each_model_and_holds_their_texts(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (info,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+        metadata = message_from_bytes(archive.read(f"{info}/METADATA"))
+        texts = {name: archive.read(f"{info}/licenses/{name}").decode() for name in metadata.get_all("License-File")}
+    licences = {"Apache-2.0"}
+    for folder in (MODULE / "Resources" / "Models").iterdir():
+        licence = load_model(folder).card.licence.replace(" ", "-")
+        if licence not in licences:
+            assert (folder / "LICENSE.txt").read_text() == texts[(folder / "LICENSE.txt").relative_to(ROOT).as_posix()]
+            licences.add(licence)
+    assert set(metadata["License-Expression"].split(" AND ")) == licences
+    assert "Apache License" in texts["LICENSE"] and len(texts) == len(licences)
 
 
 def test_what_is_installed_finds_its_model_template_and_sample(wheel: Path, tmp_path: Path) -> None:

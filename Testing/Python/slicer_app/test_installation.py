@@ -137,16 +137,16 @@ def test_nothing_missing_is_nothing_asked(desktop, installation, machine):
 
 
 def test_what_is_missing_is_named_once_and_then_installed(desktop, installation, machine):
-    here = machine("torch>=2.6", "nnunetv2>=2.8", "safetensors>=0.4")
+    here = machine("torch>=2.10", "nnunetv2>=2.8", "safetensors>=0.4")
     accept(desktop)
     installation.ensureReady("MoB Uncertainty")
     (asked,) = desktop.dialogs
     assert asked.title == "MoB Uncertainty"
-    assert all(name in asked.text for name in ("torch>=2.6", "nnunetv2>=2.8", "safetensors>=0.4"))
+    assert all(name in asked.text for name in ("torch>=2.10", "nnunetv2>=2.8", "safetensors>=0.4"))
     assert "matplotlib" not in asked.text
     assert "up to 3 GB with PyTorch" in asked.text
     assert here.done == [
-        ("PyTorch extension", "torch>=2.6"),
+        ("PyTorch extension", "torch>=2.10"),
         ("pip", "nnunetv2>=2.8"),
         ("pip", "safetensors>=0.4"),
     ]
@@ -209,7 +209,7 @@ def test_an_openvino_that_cannot_be_installed_is_said_only_if_it_was_asked_for(
 
 
 def test_torch_never_enters_this_process(desktop, installation, machine):
-    machine("torch>=2.6")
+    machine("torch>=2.10")
     assert "torch" not in sys.modules
     accept(desktop)
     installation.ensureReady("MoB Uncertainty")
@@ -217,7 +217,7 @@ def test_torch_never_enters_this_process(desktop, installation, machine):
 
 
 def test_a_torch_that_somebody_has_loaded_stays(desktop, installation, machine, monkeypatch):
-    machine("torch>=2.6")
+    machine("torch>=2.10")
     loaded = SimpleNamespace()
     monkeypatch.setitem(sys.modules, "torch", loaded)
     accept(desktop)
@@ -226,19 +226,19 @@ def test_a_torch_that_somebody_has_loaded_stays(desktop, installation, machine, 
 
 
 def test_declining_installs_nothing(desktop, installation, machine):
-    here = machine("torch>=2.6", "nnunetv2>=2.8")
+    here = machine("torch>=2.10", "nnunetv2>=2.8")
     decline(desktop)
     with pytest.raises(Cancelled, match=r"^Nothing was installed"):
         installation.ensureReady("MoB Uncertainty")
     assert not here.done
-    assert here.missing == ["torch>=2.6", "nnunetv2>=2.8"]
+    assert here.missing == ["torch>=2.10", "nnunetv2>=2.8"]
 
 
 @pytest.mark.parametrize("version", [(5, 11), (5, 8), (4, 13)])
 def test_an_old_slicer_is_told_so_before_anything_else(desktop, installation, machine, monkeypatch, version):
     import slicer
 
-    machine("torch>=2.6")
+    machine("torch>=2.10")
     monkeypatch.setattr(slicer.app, "majorVersion", version[0])
     monkeypatch.setattr(slicer.app, "minorVersion", version[1])
     monkeypatch.setitem(sys.modules, "slicer.packaging", None)  # it is not there in old versions
@@ -248,7 +248,7 @@ def test_an_old_slicer_is_told_so_before_anything_else(desktop, installation, ma
 
 
 def test_without_the_pytorch_extension_nothing_is_asked(desktop, installation, machine):
-    here = machine("torch>=2.6", "nnunetv2>=2.8", extension=False)
+    here = machine("torch>=2.10", "nnunetv2>=2.8", extension=False)
     with pytest.raises(InstallationError, match=r"^The PyTorch extension is missing; install it"):
         installation.ensureReady("MoB Uncertainty")
     assert not desktop.dialogs
@@ -262,7 +262,7 @@ def test_with_torch_there_the_pytorch_extension_is_not_needed(desktop, installat
     assert here.done == [("pip", "nnunetv2>=2.8")]
 
 
-@pytest.mark.parametrize("missing", ["torch>=2.6", "nnunetv2>=2.8"])
+@pytest.mark.parametrize("missing", ["torch>=2.10", "nnunetv2>=2.8"])
 def test_a_failed_installation_names_what_is_still_missing(desktop, installation, machine, missing):
     machine(missing).failing = True
     accept(desktop)
@@ -280,7 +280,7 @@ def test_an_installation_that_only_pretends_is_noticed(desktop, installation, ma
 
 
 def test_a_pytorch_extension_that_does_not_work_says_why(desktop, installation, machine, monkeypatch):
-    here = machine("torch>=2.6")
+    here = machine("torch>=2.10")
 
     def broken(*_):
         raise ImportError("No module named 'light_the_torch'", name="light_the_torch")
@@ -294,7 +294,7 @@ def test_a_pytorch_extension_that_does_not_work_says_why(desktop, installation, 
 def test_slicers_own_tests_install_nothing(desktop, installation, machine, monkeypatch):
     import slicer
 
-    here = machine("torch>=2.6", "nnunetv2>=2.8")
+    here = machine("torch>=2.10", "nnunetv2>=2.8")
     monkeypatch.setattr(slicer.app, "testingEnabled", lambda: True)
     installation.ensureReady("MoB Uncertainty")
     assert not desktop.dialogs
@@ -405,10 +405,10 @@ def test_slicers_own_highdicom_stays_until_dicom_is_exported(desktop, installati
 
 
 def test_an_export_asks_for_nothing_that_only_segmenting_needs(desktop, installation, machine):
-    here = machine("torch>=2.6", "nnunetv2>=2.8", "jinja2>=3.1", extension=False)
+    here = machine("torch>=2.10", "nnunetv2>=2.8", "jinja2>=3.1.6", extension=False)
     accept(desktop)
     installation.ensureReady("MoB Uncertainty", ["report"])
-    assert here.done == [("pip", "jinja2>=3.1")]
+    assert here.done == [("pip", "jinja2>=3.1.6")]
 
 
 @pytest.fixture
@@ -466,7 +466,7 @@ def test_what_cannot_be_is_one_dialog_at_export(from_dicom, machine):
 
 
 def test_without_dicom_an_export_asks_nothing(from_dicom, machine, tmp_path):
-    machine("highdicom>=0.28", "torch>=2.6")
+    machine("highdicom>=0.28", "torch>=2.10")
     ui = from_dicom.ui
     ui.ctSelector.currentNode().RemoveAttribute("DICOM.instanceUIDs")  # whose files are not there
     ui.dicomSegCheckBox.checked = ui.parametricMapCheckBox.checked = False
@@ -482,7 +482,7 @@ def test_without_dicom_an_export_asks_nothing(from_dicom, machine, tmp_path):
 
 
 def test_declining_at_apply_leaves_the_scene_as_it_was(desktop, installation, machine):
-    here = machine("torch>=2.6")
+    here = machine("torch>=2.10")
     desktop.ui.sampleLabel.linkActivated.emit("demo")
     desktop.process()
     nodes = desktop.scene.GetNumberOfNodes()
@@ -497,7 +497,7 @@ def test_declining_at_apply_leaves_the_scene_as_it_was(desktop, installation, ma
 
 
 def test_what_cannot_be_is_one_dialog_at_apply(desktop, installation, machine):
-    machine("torch>=2.6", extension=False)
+    machine("torch>=2.10", extension=False)
     desktop.ui.applyButton.click()
     desktop.process()
     assert [shown.text.split(";")[0] for shown in desktop.dialogs] == ["The PyTorch extension is missing"]
