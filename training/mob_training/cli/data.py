@@ -106,9 +106,15 @@ def labelled(
     validation: Validation = None,
     channel: Annotated[str, typer.Option(help="CT, or another name for images that are z-scored.")] = CHANNEL,
     subjects: Subjects = None,
+    absent_is_missing: Annotated[
+        bool, typer.Option(help="A label that a case does not show was not drawn there, instead of being absent.")
+    ] = False,
     seed: Seed = 0,
 ) -> Result:
-    """Convert a folder of images and label maps into an nnU-Net data set of the given labels."""
+    """Convert a folder of images and label maps into an nnU-Net data set of the given labels.
+
+    If some cases have some of the labels only, SOURCE/labelled.json says which: {"CASE": ["LABEL", ...]}.
+    """
     from mob_training.data.datasets import folder_cases, new_dataset_folder, parse_labels, write_dataset
     from mob_training.training.workspace import use_workspace
 
@@ -116,8 +122,37 @@ def labelled(
     names, values = parse_labels(label)
     split, known = _split(subjects, test, validation, seed)
     folder = new_dataset_folder(dataset_id, name)
-    cases, left_out = folder_cases(source, values)
+    cases, left_out = folder_cases(source, values, labels=names, absent_is_missing=absent_is_missing)
     return written(write_dataset(folder, cases, names, channel, split, source.name, left_out, known))
+
+
+def openkbp(
+    source: Annotated[Path, typer.Argument(help="OpenKBP's repository, or a folder with its images/ and labels/.")],
+    name: Annotated[str, typer.Option(help="Name of the nnU-Net data set.")],
+    dataset_id: DatasetId,
+    workspace: Workspace,
+) -> Result:
+    """Convert the OpenKBP data set: planning CTs of head and neck with up to seven organs at risk.
+
+    The split is ours, by patient (training/workflow/config/openkbp_split.csv): 120 train, 20 validate, 40 calibrate,
+    45 test. An organ that was not contoured is missing, not absent (labelled.json).
+    """
+    import tempfile
+
+    from mob_training.data.datasets import folder_cases, new_dataset_folder, write_dataset
+    from mob_training.data.openkbp import ORGANS, SPLIT, convert
+    from mob_training.data.split import StatedSplit, read_subjects
+    from mob_training.training.workspace import use_workspace
+
+    use_workspace(workspace, new=True)
+    folder, labels = new_dataset_folder(dataset_id, name), list(ORGANS)
+    split = StatedSplit(read_subjects(Path(SPLIT), "part"))
+    with tempfile.TemporaryDirectory() as temporary:
+        converted = Path(temporary) / "openkbp"
+        convert(source, converted)
+        values = [[value] for value in range(1, len(labels) + 1)]
+        cases, left_out = folder_cases(converted, values, labels=labels)
+        return written(write_dataset(folder, cases, labels, "CT", split, "OpenKBP", left_out))
 
 
 def _split(

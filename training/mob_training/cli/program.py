@@ -28,7 +28,7 @@ def program(
 
 
 for command in (
-    *(data.phantom, data.totalsegmentator, data.curvas, data.table1, data.labelled),
+    *(data.phantom, data.totalsegmentator, data.curvas, data.table1, data.labelled, data.openkbp),
     *(training.plan, training.train, training.finetune, training.attach_head),
     *(evaluation.evaluate, evaluation.fingerprint, evaluation.compare, evaluation.overlay),
 ):

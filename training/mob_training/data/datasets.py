@@ -11,7 +11,8 @@ import shutil
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import nibabel
@@ -20,7 +21,8 @@ import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from mob_training.data.split import Split, subjects_of
+from mob_training.data.partial_labels import FILE, read_missing, write_labelled
+from mob_training.data.split import Split, StatedSplit, subjects_of
 from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
 from MoBUncertaintyLib.files.publishing import write_file
 from MoBUncertaintyLib.images.grid import grid_of
@@ -44,6 +46,7 @@ class LabelledCase:
         read_label: Reads the label map, uint8 with the classes 1, 2, ...
         volumes_ml: Volume of each class.
         repairs: What `read_image` repairs in the image; empty: the file can be copied.
+        missing: Classes that were not drawn in this case (`partial_labels`); others may be absent from it.
     """
 
     name: str
@@ -51,6 +54,7 @@ class LabelledCase:
     read_label: Callable[[], sitk.Image]
     volumes_ml: tuple[float, ...] = ()
     repairs: str = ""
+    missing: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -97,24 +101,36 @@ def case_names(source: Path) -> set[str]:
 
 
 def folder_cases(
-    source: Path, values: list[list[int]], report: Callable[[str], None] = print
+    source: Path,
+    values: list[list[int]],
+    report: Callable[[str], None] = print,
+    labels: Sequence[str] = (),
+    absent_is_missing: bool = False,
 ) -> tuple[list[LabelledCase], list[LeftOut]]:
     """Find the cases of a folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`, and those that cannot be used.
 
     Args:
-        source: The folder.
+        source: The folder; its `labelled.json`, if there is one, says which cases lack labels.
         values: Class 1, 2, ... is where the label map has one of the values of the first, second, ... list.
         report: Called with one line for each case that is left out or repaired.
+        labels: Names of the classes, as `labelled.json` has them.
+        absent_is_missing: A class that a label map does not show was not drawn there, instead of being absent.
 
     Raises:
-        SettingsError: The folder holds no images.
+        SettingsError: The folder holds no images, or its `labelled.json` is wrong.
     """
-    images, labels = Path(source) / "images", Path(source) / "labels"
+    images, maps = Path(source) / "images", Path(source) / "labels"
     names = case_names(source)
+    missing = read_missing(source, labels, names)
 
     def read(name: str) -> LabelledCase:
         file = f"{name}{SUFFIX}"
-        return check_case(name, images / file, labels / file, values, "any of the labels")
+        case = check_case(name, images / file, maps / file, values, "any of the labels")
+        absent = frozenset(value for value, volume in enumerate(case.volumes_ml, start=1) if not volume)
+        lacked = missing.get(name, frozenset()) | (absent if absent_is_missing else frozenset())
+        if shown := lacked - absent:
+            raise ImageError(f"labels/{file} shows {labels[min(shown) - 1]}, which {FILE} does not give to it.")
+        return replace(case, missing=lacked)
 
     return gather_cases(names, read, report)
 
@@ -227,7 +243,7 @@ def write_dataset(
     cases: Sequence[LabelledCase],
     labels: Sequence[str],
     channel: str,
-    split: Split,
+    split: Split | StatedSplit,
     source: str,
     left_out: Sequence[LeftOut] = (),
     subjects: Mapping[str, str] | None = None,
@@ -236,9 +252,9 @@ def write_dataset(
 ) -> Path:
     """Write a raw data set with images, label maps, `dataset.json`, `splits_final.json` and `cases.csv`.
 
-    The split also goes to nnU-Net's preprocessed folder, where nnU-Net follows it. One case is in memory at a time; the
-    folder appears when it is complete. Cases whose axes are stored in another order than most are reoriented, since a
-    network is trained on stored axes.
+    If some cases lack labels, `labelled.json` says so. It and the split also go to nnU-Net's preprocessed folder, where
+    nnU-Net follows the split. One case is in memory at a time; the folder appears when it is complete. Cases whose axes
+    are stored in another order than most are reoriented, since a network is trained on stored axes.
 
     Args:
         folder: As `new_dataset_folder` gives it.
@@ -257,16 +273,17 @@ def write_dataset(
         OutputError: The disk is full, or the folder cannot be written.
 
     Returns:
-        The folder. Test cases lie in `imagesTs` and `labelsTs`, which nnU-Net does not look at in training.
+        The folder. Test cases lie in `imagesTs` and `labelsTs`, which nnU-Net does not look at in training; cases that
+        calibrate in `calibration/images` and `calibration/labels`.
     """
     subjects = subjects_of([case.name for case in cases], subjects, report)
     parts = split.assign(list(subjects), subjects)
     part_of = {name: part for part, names in parts.items() for name in names}
-    partial = folder.with_name(f".{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
+    hidden = folder.with_name(f".{folder.name}")
+    shutil.rmtree(hidden, ignore_errors=True)
     try:
         for kind in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
-            (partial / kind).mkdir(parents=True)
+            (hidden / kind).mkdir(parents=True)
         used = {case: stored_orientation(case.image) for case in cases if case.name in part_of}
         orientation = orientation or Counter(sorted(used.values())).most_common(1)[0][0]
         reoriented = {
@@ -275,8 +292,12 @@ def write_dataset(
         for name, note in reoriented.items():
             report(f"{name}: {note}")
         for case in used:
-            kind = "Ts" if part_of[case.name] == "test" else "Tr"
-            _write_case(case, partial, kind, orientation if case.name in reoriented else None)
+            places = _places(hidden, part_of[case.name], case.name)
+            _write_case(case, *places, orientation if case.name in reoriented else None)
+        missing = {case.name: case.missing for case in used}
+        write_labelled(hidden, labels, missing)
+        if calibrating := parts.get("calibrate"):
+            write_labelled(hidden / "calibration", labels, {name: missing[name] for name in calibrating})
         description = {
             "channel_names": {"0": channel},
             "labels": {"background": 0} | {label: value for value, label in enumerate(labels, start=1)},
@@ -287,19 +308,25 @@ def write_dataset(
             "orientation": orientation,
         }
         splits = [{"train": parts["train"], "val": parts["val"]}]
-        _write_json(partial / "dataset.json", description)
-        _write_json(partial / "splits_final.json", splits)
+        _write_json(hidden / "dataset.json", description)
+        _write_json(hidden / "splits_final.json", splits)
         notes = {case.name: " ".join(filter(None, (case.repairs, reoriented.get(case.name)))) for case in cases}
-        _write_cases_file(partial / CASES_FILE, cases, part_of, subjects, notes, labels, left_out)
-        partial.rename(folder)
+        _write_cases_file(hidden / CASES_FILE, cases, part_of, subjects, notes, labels, left_out)
+        hidden.rename(folder)
     except (OSError, RuntimeError) as error:  # SimpleITK's are RuntimeErrors
         raise OutputError(f"{folder} cannot be written ({error}); free some space or choose another folder.") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(hidden, ignore_errors=True)
     if "nnUNet_preprocessed" in os.environ:
-        followed = Path(os.environ["nnUNet_preprocessed"]) / folder.name / "splits_final.json"
-        write_file(followed, lambda partial: _write_json(partial, splits))
+        copy_case_files(folder, Path(os.environ["nnUNet_preprocessed"]) / folder.name)
     return folder
+
+
+def copy_case_files(raw: Path, preprocessed: Path) -> None:
+    """Copy what names cases, the split and `labelled.json`, to where a training looks for it."""
+    for name in ("splits_final.json", FILE):
+        if (raw / name).exists():
+            write_file(preprocessed / name, partial(shutil.copyfile, raw / name))
 
 
 def stored_orientation(path: Path) -> str:
@@ -307,15 +334,23 @@ def stored_orientation(path: Path) -> str:
     return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(_header(path).GetDirection())
 
 
-def _write_case(case: LabelledCase, folder: Path, suffix: str, orientation: str | None) -> None:
+def _places(folder: Path, part: str, name: str) -> tuple[Path, Path]:
+    """Return the files of image and label map of a case."""
+    if part == "calibrate":
+        return tuple(folder / "calibration" / kind / f"{name}{SUFFIX}" for kind in ("images", "labels"))
+    suffix = "Ts" if part == "test" else "Tr"
+    return folder / f"images{suffix}" / f"{name}_0000{SUFFIX}", folder / f"labels{suffix}" / f"{name}{SUFFIX}"
+
+
+def _write_case(case: LabelledCase, image: Path, label: Path, orientation: str | None) -> None:
     """Write image and label map, reoriented if needed."""
-    image, label = folder / f"images{suffix}" / f"{case.name}_0000.nii.gz", case.read_label()
+    for target in (image, label):
+        target.parent.mkdir(parents=True, exist_ok=True)
     if case.repairs or orientation:
         write_image(_reorient(read_image(case.image).image, orientation), image)
     else:
         shutil.copyfile(case.image, image)
-    target = folder / f"labels{suffix}" / f"{case.name}.nii.gz"
-    write_image(_reorient(label, orientation), target)
+    write_image(_reorient(case.read_label(), orientation), label)
 
 
 def write_image(image: sitk.Image, path: Path) -> None:
@@ -340,7 +375,10 @@ def _write_cases_file(
     labels: Sequence[str],
     left_out: Sequence[LeftOut],
 ) -> None:
-    """Write `cases.csv`: split, subject and class volumes of each case, or why it was left out."""
+    """Write `cases.csv`: split, subject and class volumes of each case, or why it was left out.
+
+    A class that was not drawn has no volume.
+    """
     rows = [
         {
             "case": case.name,
@@ -348,7 +386,10 @@ def _write_cases_file(
             "subject": subjects[case.name],
             "note": notes[case.name],
         }
-        | {f"{label}_ml": f"{volume:.3f}" for label, volume in zip(labels, case.volumes_ml, strict=False)}
+        | {
+            f"{label}_ml": "" if value in case.missing else f"{volume:.3f}"
+            for value, (label, volume) in enumerate(zip(labels, case.volumes_ml, strict=False), start=1)
+        }
         for case in cases
     ]
     rows += [{"case": case.name, "part": LEFT_OUT, "note": case.problem} for case in left_out]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from MoBUncertaintyLib.errors import SettingsError
 
+PARTS = ("train", "val", "calibrate", "test")
 SHIPPED = Path(__file__).parents[2] / "workflow" / "config"
 
 
@@ -81,6 +82,59 @@ class Split:
         raise SettingsError(f"{total} cases are too few to {wanted}; add cases or change the split.")
 
 
+@dataclass(frozen=True)
+class StatedSplit:
+    """A split that was written down: the part of each case, `train`, `val`, `calibrate`, `test`."""
+
+    parts: Mapping[str, str]
+
+    def assign(self, names: Sequence[str], _subjects: Mapping[str, str] | None = None) -> dict[str, list[str]]:
+        """Return the cases of each part; a case that the split does not name is not used.
+
+        Raises:
+            SettingsError: None is there to train or to validate.
+        """
+        assigned = {part: sorted(name for name in names if self.parts.get(name) == part) for part in PARTS}
+        if not assigned["train"] or not assigned["val"]:
+            raise SettingsError("The table of the split has no case of this data set to train, or none to validate.")
+        return assigned
+
+
+def stratified(labels: Mapping[str, Collection[str]], sizes: Mapping[str, int], seed: int) -> dict[str, str]:
+    """Divide cases into parts that have their fraction of each label's cases (iterative stratification).
+
+    The cases of the label with the fewest cases left go first, each to the part that lacks most of them (Sechidis et
+    al. 2011, On the stratification of multi-label data).
+
+    Args:
+        labels: Names of the labels of each case.
+        sizes: How many cases each part has; together all.
+        seed: Of the order of the cases.
+
+    Returns:
+        The part of each case.
+    """
+    names = sorted(labels)
+    left = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    counts = Counter(label for name in left for label in labels[name])
+    room = dict(sizes)
+    wanted = {(part, label): counts[label] * size / len(left) for part, size in sizes.items() for label in counts}
+    parts: dict[str, str] = {}
+    while left:
+        waiting = Counter(label for name in left for label in labels[name])
+        rarest = min(waiting, key=lambda label: (waiting[label], label), default=None)
+        for name in [name for name in left if rarest is None or rarest in labels[name]]:
+            part = max(
+                (part for part in sizes if room[part]), key=lambda part: (wanted.get((part, rarest), 0), room[part])
+            )
+            parts[name] = part
+            room[part] -= 1
+            for label in labels[name]:
+                wanted[part, label] -= 1
+        left = [name for name in left if name not in parts]
+    return dict(sorted(parts.items()))
+
+
 def _fill(size: int, groups: Sequence[list[str]]) -> tuple[list[str], list[list[str]]]:
     """Take whole groups in order while they fit; return what was taken, and the groups left."""
     taken: list[str] = []
@@ -98,7 +152,7 @@ def read_subjects(path: Path, column: str = "subject") -> dict[str, str]:
 
     Args:
         path: The file, or the name of one that lies beside the workflow's configs.
-        column: `group` reads the groups instead; a table without that column has none.
+        column: `group` reads the groups instead; a table without that column has none. `part` reads a split.
 
     Raises:
         SettingsError: It cannot be read, or has no such columns.

@@ -44,7 +44,7 @@ def describe(dataset: Path) -> list[dict[str, object]]:
     used = {part: [case for case in cases if case["part"] == part] for part in ("train", "val", "test")}
     rows = []
     for structure in (name for name, value in labels.items() if value != 0):
-        shown = [float(case[f"{structure}_ml"]) for part in used.values() for case in part]
+        shown = [float(case[f"{structure}_ml"] or 0) for part in used.values() for case in part]
         volumes = np.array([volume for volume in shown if volume > 0] or [np.nan])
         deviation = volumes.std(ddof=1) if len(volumes) > 1 else 0.0
         summary = (volumes.mean(), deviation, np.median(volumes), volumes.min(), volumes.max())

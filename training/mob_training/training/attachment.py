@@ -243,7 +243,8 @@ def _prepare(model: Model, cases: Path, seed: int, processes: int) -> dict[str, 
     raw, preprocessed, results = (Path(os.environ[f"nnUNet_{kind}"]) / DATASET for kind in KINDS)
     if results.exists():
         return plans
-    found, left_out = folder_cases(cases, [[label.value] for label in model.card.labels])
+    labels = model.card.labels
+    found, left_out = folder_cases(cases, [[label.value] for label in labels], labels=[label.name for label in labels])
     if len(found) < MIN_CASES:
         raise SettingsError(f"{cases} has {len(found)} cases that can be used; a head takes {MIN_CASES} or more.")
     for interrupted in (raw, preprocessed):
@@ -251,7 +252,7 @@ def _prepare(model: Model, cases: Path, seed: int, processes: int) -> dict[str, 
     write_dataset(
         raw,
         found,
-        [label.name for label in model.card.labels],
+        [label.name for label in labels],
         next(iter(model.dataset["channel_names"].values())),
         Split(test=0, seed=seed),
         cases.name,

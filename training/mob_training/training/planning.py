@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 
 from nnunetv2.configuration import ANISO_THRESHOLD
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
@@ -13,9 +12,9 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 )
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
 
+from mob_training.data.datasets import copy_case_files
 from mob_training.training.settings import Preset
 from mob_training.training.workspace import dataset_folder
-from MoBUncertaintyLib.files.publishing import write_file
 
 CONFIGURATION = "3d_fullres"
 
@@ -82,8 +81,5 @@ def plan_and_preprocess(dataset_id: int, preset: Preset, processes: int = 2) -> 
         configurations=(CONFIGURATION,),
         num_processes=(processes,),
     )
-    splits = raw / "splits_final.json"
-    if splits.exists():
-        copy = dataset_folder("preprocessed", dataset_id) / splits.name
-        write_file(copy, lambda partial: shutil.copy(splits, partial))
+    copy_case_files(raw, dataset_folder("preprocessed", dataset_id))
     return planner.plans_identifier

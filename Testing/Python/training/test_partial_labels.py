@@ -1,0 +1,101 @@
+"""Cases that lack labels: what is read, refused and written."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from mob_training.data.datasets import folder_cases, new_dataset_folder, write_dataset
+from mob_training.data.partial_labels import FILE, read_missing, write_labelled
+from mob_training.data.split import Split, StatedSplit
+from mob_training.data.table1 import describe
+from MoBUncertaintyLib.errors import SettingsError
+from support.training_commands import write_cases
+
+LABELS = ["liver", "spleen"]
+
+
+def volume(seed: int, *values: int) -> tuple[sitk.Image, sitk.Image]:
+    """An image, and a label map with eight voxels of each value."""
+    rng = np.random.default_rng(seed)
+    voxels = np.zeros((6, 8, 10), np.uint8)
+    for value in values:
+        voxels[:2, :2, 2 * value : 2 * value + 2] = value
+    return sitk.GetImageFromArray(rng.normal(size=voxels.shape).astype(np.float32)), sitk.GetImageFromArray(voxels)
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    write_cases(tmp_path / "source", {"a": volume(0, 1, 2), "b": volume(1, 1), "c": volume(2, 2), "d": volume(3, 1)})
+    return tmp_path / "source"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "it is not a JSON object"),
+        ("{", "it is not valid JSON"),
+        ('{"x": ["liver"]}', "names the case x, which the data set does not have"),
+        ('{"b": "liver"}', "must list the names of the labels of b, at least one"),
+        ('{"b": []}', "must list the names of the labels of b, at least one"),
+        ('{"b": [1]}', "must list the names of the labels of b, at least one"),
+        ('{"b": ["kidney"]}', "gives b the label kidney; the labels are liver, spleen"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_sentence(source, content, message):
+    (source / FILE).write_text(content)
+    with pytest.raises(SettingsError, match=message) as error:
+        folder_cases(source, [[1], [2]], labels=LABELS)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    missing = {"a": frozenset({2}), "b": frozenset(), "c": frozenset({1})}
+    write_labelled(tmp_path, LABELS, missing)
+    assert json.loads((tmp_path / FILE).read_text()) == {"a": ["liver"], "c": ["spleen"]}
+    assert read_missing(tmp_path, LABELS, "abc") == {"a": {2}, "c": {1}}
+
+
+def test_without_the_file_nothing_is_missing(source, tmp_path):
+    assert read_missing(tmp_path, LABELS) == {}
+    cases, _ = folder_cases(source, [[1], [2]], labels=LABELS)
+    assert [case.missing for case in cases] == [frozenset()] * 4
+
+
+def test_labels_that_are_absent_are_missing_if_that_is_what_absence_means(source):
+    cases, _ = folder_cases(source, [[1], [2]], labels=LABELS, absent_is_missing=True)
+    assert [case.missing for case in cases] == [set(), {2}, {1}, {2}]
+
+
+def test_the_data_set_says_which_labels_are_missing_and_shows_no_volume_for_them(source, tmp_path):
+    (source / FILE).write_text('{"b": ["liver"], "c": ["liver"]}')
+    lines: list[str] = []
+    cases, left_out = folder_cases(source, [[1], [2]], lines.append, LABELS)
+    assert lines == ["c is left out: labels/c.nii.gz shows spleen, which labelled.json does not give to it."]
+    folder = write_dataset(
+        new_dataset_folder(7, "Parts"), cases, LABELS, "CT", Split(1, 1, 1), "here", left_out, report=lambda _: None
+    )
+    assert json.loads((folder / FILE).read_text()) == {"b": ["liver"]}
+    assert (tmp_path / "preprocessed" / folder.name / FILE).read_bytes() == (folder / FILE).read_bytes()
+    with (folder / "cases.csv").open(newline="") as file:
+        rows = {row["case"]: row for row in csv.DictReader(file)}
+    assert (rows["b"]["liver_ml"], rows["b"]["spleen_ml"], rows["d"]["spleen_ml"]) == ("0.008", "", "0.000")
+    assert [row["median_ml"] for row in describe(folder)] == [0.01, 0.01]
+
+
+def test_a_stated_split_puts_calibration_where_attach_head_reads_it(source):
+    cases, _ = folder_cases(source, [[1], [2]], labels=LABELS, absent_is_missing=True)
+    split = StatedSplit({"a": "train", "b": "calibrate", "c": "val", "z": "test"})
+    folder = write_dataset(new_dataset_folder(7, "Parts"), cases, LABELS, "CT", split, "here", report=lambda _: None)
+    assert json.loads((folder / "splits_final.json").read_text()) == [{"train": ["a"], "val": ["c"]}]
+    (case,), _ = folder_cases(folder / "calibration", [[1], [2]], labels=LABELS)
+    assert (case.name, case.missing) == ("b", {2})
+    assert json.loads((folder / FILE).read_text()) == {"b": ["liver"], "c": ["spleen"]}
+    with pytest.raises(SettingsError, match="has no case of this data set to train"):
+        StatedSplit({"a": "test"}).assign("ab")

@@ -1,0 +1,122 @@
+"""OpenKBP: planning CTs of head and neck with clinical contours (Babier et al. 2021, github.com/ababier/open-kbp).
+
+Its layout: `provided-data/*-pats/pt_N/` with `ct.csv`, a line for each voxel that is not erased (index, HU + 1024), a
+list of voxels for each organ that was contoured, such as `Brainstem.csv`, and `voxel_dimensions.csv`. An index counts
+a grid of 128 x 128 x 128 in C order, whose axes are posterior, left and inferior.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from mob_training.data.datasets import read_classes, write_image
+from mob_training.data.partial_labels import write_labelled
+from MoBUncertaintyLib.errors import OutputError, SettingsError
+from MoBUncertaintyLib.geometry import Grid, bounding_box, shadows
+from MoBUncertaintyLib.images.grid import grid_of, image_on
+from MoBUncertaintyLib.images.reader import read_image
+
+ORGANS = {
+    "Brainstem": ("Brainstem", 8.4, 75),
+    "SpinalCord": ("SpinalCord", 8.4, 75),
+    "Parotid_R": ("RightParotid", 8.7, 79),
+    "Parotid_L": ("LeftParotid", 8.5, 77),
+    "Esophagus": ("Esophagus", 3.9, 35),
+    "Larynx": ("Larynx", 8.0, 72),
+    "Bone_Mandible": ("Mandible", 21, 190),
+}
+"""Names of the values 1 to 7 (AAPM TG-263): OpenKBP's name, and a contour's smallest and largest volume, ml.
+
+The bounds are a third and three times the median of OpenKBP's contours; a contour beyond them is not that organ, or a
+part of it, and counts as not drawn.
+"""
+SPLIT = "openkbp_split.csv"
+SIDE = 128
+ERASED = -1024
+"""HU of voxels outside the body, and of slices beyond the scan."""
+MARGIN = (0, 8, 8)
+"""Erased voxels that are kept around the body, (z, y, x): air, but no slice beyond the scan."""
+
+
+def convert(source: Path, output: Path, report: Callable[[str], None] = print) -> None:
+    """Write `images/`, `labels/` and `labelled.json` from OpenKBP's repository, or from `images/` and `labels/` of it.
+
+    The padding is cropped, and contours beyond the bounds of `ORGANS` are left out.
+
+    Args:
+        source: The repository, or a folder with `images/pt_NNN.nii.gz` and `labels/pt_NNN.nii.gz`.
+        output: New folder.
+        report: Called with one line for each contour that is left out.
+
+    Raises:
+        SettingsError: The source holds no patients.
+        OutputError: It cannot be written.
+    """
+    patients = _patients(Path(source))
+    missing = {}
+    try:
+        for kind in ("images", "labels"):
+            (output / kind).mkdir(parents=True)
+        for name, place in sorted(patients.items()):
+            hu, contours, grid = (_read_lists if place.is_dir() else _read_volumes)(place)
+            missing[name] = _leave_out(name, contours, grid, report)
+            box = bounding_box(shadows((hu > ERASED) | (contours > 0)), MARGIN)
+            cropped = replace(grid, origin=grid.to_ras(np.array([axis.start for axis in box])))
+            for kind, voxels in (("images", hu), ("labels", contours)):
+                write_image(image_on(cropped, voxels[box]), output / kind / f"{name}.nii.gz")
+        write_labelled(output, list(ORGANS), missing)
+    except OSError as error:
+        shutil.rmtree(output, ignore_errors=True)
+        raise OutputError(f"{output} cannot be written ({error}); free some space or choose another folder.") from error
+
+
+def _patients(source: Path) -> dict[str, Path]:
+    """Find each patient's folder of lists, or its image file."""
+    files = {path.name.removesuffix(".nii.gz"): path for path in source.glob("images/pt_*.nii.gz")}
+    folders = {f"pt_{int(path.parent.name[3:]):03d}": path.parent for path in source.glob("**/pt_[0-9]*/ct.csv")}
+    if not files and not folders:
+        raise SettingsError(f"{source} holds neither pt_N/ct.csv nor images/pt_NNN.nii.gz; give OpenKBP's repository.")
+    return files or folders
+
+
+def _read_lists(folder: Path) -> tuple[np.ndarray, np.ndarray, Grid]:
+    """Read HU and contours (z, y, x) from a patient's lists of voxels; where organs overlap the last one stands."""
+    x, y, z = np.loadtxt(folder / "voxel_dimensions.csv")
+    index, value = np.loadtxt(folder / "ct.csv", delimiter=",", skiprows=1, unpack=True)
+    hu = np.full(SIDE**3, ERASED, np.int16)
+    hu[index.astype(int)] = value + ERASED
+    contours = np.zeros(SIDE**3, np.uint8)
+    for label, (organ, _, _) in enumerate(ORGANS.values(), start=1):
+        if (path := folder / f"{organ}.csv").exists():
+            contours[np.loadtxt(path, int, delimiter=",", skiprows=1, usecols=0)] = label
+    # Stored axes that point to the patient's left, back and feet; the origin is nominal.
+    grid = Grid(np.array([z, y, x]), -np.eye(3)[:, ::-1], np.zeros(3))
+    hu, contours = (np.moveaxis(voxels.reshape((SIDE,) * 3), 2, 0).copy() for voxels in (hu, contours))
+    return hu, contours, grid
+
+
+def _read_volumes(path: Path) -> tuple[np.ndarray, np.ndarray, Grid]:
+    image = read_image(path).image
+    contours = read_classes(path.parents[1] / "labels" / path.name, [[value] for value in range(1, len(ORGANS) + 1)])
+    hu = np.rint(sitk.GetArrayViewFromImage(image)).astype(np.int16)
+    return hu, sitk.GetArrayFromImage(contours), grid_of(image)
+
+
+def _leave_out(name: str, contours: np.ndarray, grid: Grid, report: Callable[[str], None]) -> frozenset[int]:
+    """Erase contours beyond the bounds from a label map; return the labels that are not contoured then."""
+    missing = set()
+    for label, (organ, (_, least, most)) in enumerate(ORGANS.items(), start=1):
+        drawn = contours == label
+        volume = np.count_nonzero(drawn) * grid.voxel_mm3 / 1000
+        if not least <= volume <= most:
+            missing.add(label)
+            contours[drawn] = 0
+        if volume and label in missing:
+            report(f"{name}: {organ} is left out, {volume:.1f} ml are not within {least:g} to {most:g} ml")
+    return frozenset(missing)
