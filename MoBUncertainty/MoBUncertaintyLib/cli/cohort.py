@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.pipeline import CaseSummary
 
 
-def _run(job: CohortJob, case: Input, folder: Path, cancelled: Callable[[], bool]) -> CaseSummary:
-    """Predict an image and show how it went; arguments and errors as for `pipeline.run_case`."""
+def _run(job: CohortJob, case: Input, folder: Path, cancelled: Callable[[], bool], place: str = "") -> CaseSummary:
+    """Predict an image and show how it went, at its `place` in the cohort; the rest as for `pipeline.run_case`."""
     said: list[str] = []
 
     def warn(sentence: str) -> None:
         said.append(sentence)
         console.show_warnings([sentence])
 
-    with console.progress(case.entry or case.path.name) as progress:
+    with console.progress(case.entry or case.path.name, place) as progress:
         summary, _ = job.run(case, folder, progress, cancelled, warn)
     console.show_summary(summary, said)
     return summary
@@ -59,9 +59,10 @@ def predict_inputs(
             return Result({"case": asdict(kept)})
         return Result({"case": asdict(_run(job, case, folder, cancelled))})
     check_table(output)
+    places = {folder: f"Case {number} of {len(cases)}" for number, (_, folder) in enumerate(cases, 1)}
     rows = run_each(
         cases,
-        lambda case, folder: predicted_row(case, folder, _run(job, case, folder, cancelled)),
+        lambda case, folder: predicted_row(case, folder, _run(job, case, folder, cancelled, places[folder])),
         job.kept,
         cancelled,
         lambda rows: write_cohort(output, source.absolute().name, rows, _others(cases)),

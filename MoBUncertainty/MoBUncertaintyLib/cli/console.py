@@ -160,15 +160,21 @@ def show_unexpected(error: Exception, case: str = "") -> str:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Callable[[Progress], None]]:
-    """Show progress: bars with the time left, or plain lines where stderr is no terminal."""
+def progress(title: str, place: str = "") -> Iterator[Callable[[Progress], None]]:
+    """Show progress: bars with the time left, or plain lines where stderr is no terminal.
+
+    Args:
+        title: What is worked on.
+        place: Its place among others, such as `Case 2 of 12`; each plain line begins with it, for who reads a log.
+    """
+    title = f"{place}: {title}" if place else title
     console = _stderr()
     if SHOWN.quiet:
         yield lambda _update: None
         return
     if not console.is_terminal:
         console.print(_verbatim(title), soft_wrap=True)
-        yield _PlainProgress(console)
+        yield _PlainProgress(console, place)
         return
     console.print(_verbatim(title, "bold"))
     columns = (
@@ -192,8 +198,8 @@ def progress(title: str) -> Iterator[Callable[[Progress], None]]:
 class _PlainProgress:
     """Progress as lines that are readable in a log file: one per stage, and one every few seconds within it."""
 
-    def __init__(self, console: Console) -> None:
-        self._console, self._stage, self._next = console, "", 0.0
+    def __init__(self, console: Console, place: str) -> None:
+        self._console, self._place, self._stage, self._next = console, f"{place}, " if place else "", "", 0.0
 
     def __call__(self, update: Progress) -> None:
         begins, ends = update.stage != self._stage, update.done >= update.total
@@ -202,7 +208,9 @@ class _PlainProgress:
         self._stage, self._next = update.stage, time.monotonic() + PLAIN_LINE_EVERY_S
         count = f": {update.done} of {update.total}" if update.total > 1 else ""
         left = _duration_left(update)
-        self._console.print(f"  {STAGES.get(update.stage, update.stage)}{count}{', ' + left if left else ''}")
+        stage = STAGES.get(update.stage, update.stage)
+        stage = stage[:1].lower() + stage[1:] if self._place else stage
+        self._console.print(f"  {self._place}{stage}{count}{', ' + left if left else ''}")
 
 
 def _duration_left(update: Progress) -> str:

@@ -7,7 +7,6 @@ model of several input channels, the files CASE_0000, CASE_0001, ... are one cas
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -134,11 +133,11 @@ def _numbered(path: Path, channels: int) -> tuple[Path, ...]:
 
 
 def _volume(path: Path, channels: int, entry: str = "", name: str = "") -> Input:
-    """Make the input of a volume file in a folder, with the files of its other channels."""
+    """Make the input of a volume file in a folder, with its other channels; a lone channel's number is no name."""
+    files = _numbered(path, max(channels, 2))
+    name = name.removesuffix("_0000") if channels > 1 or len(files) == 1 else name
     if channels == 1:
         return Input(path, entry, name)
-    files = _numbered(path, channels)
-    name = re.sub("_0000$", "", name)
     if len(files) == channels:
         return Input(path, entry, name, channels=files[1:])
     names = [f"CASE_{number:04}" for number in range(channels)]

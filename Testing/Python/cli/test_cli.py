@@ -326,6 +326,18 @@ def test_progress_is_plain_lines_with_time_left_where_there_is_no_terminal(capsy
     assert lines == ["ct [1]", "  Reading", "  Predicting tiles: 0 of 900", "  Predicting tiles: 900 of 900"]
 
 
+def test_each_line_of_a_logged_cohort_says_which_case_of_how_many(capsys: pytest.CaptureFixture) -> None:
+    with console.progress("ct", "Case 2 of 12") as show:
+        show(Progress("read", 0, 1, None))
+        show(Progress("network", 0, 9, 75.0))
+    expected = [
+        "Case 2 of 12: ct",
+        "  Case 2 of 12, reading",
+        "  Case 2 of 12, predicting tiles: 0 of 9, 1 min 15 s left",
+    ]
+    assert capsys.readouterr().err.splitlines() == expected
+
+
 def test_progress_shows_bars_and_time_left_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")

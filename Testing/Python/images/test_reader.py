@@ -312,6 +312,19 @@ def test_folder_lists_its_volumes_in_order(tmp_path: Path) -> None:
     assert list_inputs(tmp_path / "b.nrrd") == [Input(tmp_path / "b.nrrd", "", "")]
 
 
+def test_the_number_of_nnunets_only_channel_is_no_part_of_a_name(tmp_path: Path) -> None:
+    for name in ("a_0000", "b_0000", "b_0001", "c", "c_0000"):  # b has two channels, c would be there twice
+        written(volume(), tmp_path / f"{name}.nii.gz")
+    names = {each.entry.removesuffix(".nii.gz"): each.name for each in list_inputs(tmp_path)}
+    assert names == {
+        "a_0000": "a",
+        "b_0000": "b_0000",
+        "b_0001": "b_0001",
+        "c": "c.nii.gz",
+        "c_0000": "c_0000.nii.gz",
+    }
+
+
 def test_folder_of_dicom_folders_lists_them(tmp_path: Path) -> None:
     write_series(tmp_path / "one", "1.2.3.1", [0, 3])
     write_series(tmp_path / "two", "1.2.3.2", [0, 3])

@@ -21,7 +21,7 @@ from mob_training.training.progress import draw_progress
 from mob_training.training.settings import FineTuning, Likelihood, LossWeights, Schedule, deterministic_plans
 from mob_training.training.stages import prepare_finetuning, train_deterministic
 from mob_training.training.trainer import LATEST, DeterministicTrainer, FineTuningTrainer
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.errors import Cancelled, SettingsError
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.nnunet.training_folder import FINAL
@@ -184,8 +184,8 @@ WHOLE = Schedule(3, 2, 2)
 
 
 @contextmanager
-def killed_in_epoch(epoch: int) -> Iterator[None]:
-    """The training stops amid that epoch, as if by Ctrl-C."""
+def killed_in_epoch(epoch: int, advice: str = "stopped") -> Iterator[None]:
+    """The training stops in the middle of that epoch, as if by Ctrl-C, with advice."""
     original = DeterministicTrainer.on_epoch_start
 
     def stop(self):
@@ -193,7 +193,7 @@ def killed_in_epoch(epoch: int) -> Iterator[None]:
             raise KeyboardInterrupt
         original(self)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Cancelled, match=advice):
         patch.setattr(DeterministicTrainer, "on_epoch_start", stop)
         yield
 
@@ -218,6 +218,13 @@ def test_interrupted_deterministic_stage_ends_as_one_that_was_not(tmp_path, monk
     train(WHOLE, resume=True)
     assert all(torch.equal(expected[name], value) for name, value in weights(results).items())
     assert "starts from the beginning" not in log(results)
+
+
+@pytest.mark.parametrize(("epoch", "advice"), [(0, "it had no checkpoint"), (2, "add --resume to go on from its last")])
+def test_stopping_a_training_says_how_to_go_on(tmp_path, monkeypatch, epoch, advice):
+    make_workspace(tmp_path, monkeypatch)
+    with killed_in_epoch(epoch, advice):
+        train(WHOLE)
 
 
 def test_interrupted_fine_tuning_ends_as_one_that_was_not(deterministic):
@@ -307,7 +314,7 @@ def test_kill_amid_writing_a_checkpoint_leaves_the_one_before(deterministic, mon
                     file.truncate(1000)
                 raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(Cancelled):
         patch.setattr(torch, "save", half)
         tune(deterministic, MOB, "killed", WHOLE)
     results = expected.with_name(expected.name.replace("calm", "killed"))

@@ -11,7 +11,10 @@ import typer
 
 from mob_training.cli import data, evaluation, training
 from MoBUncertaintyLib.cli.programs import SHOWN, AsJson, Commands, Quiet, version_option
-from MoBUncertaintyLib.errors import SettingsError, UserError
+from MoBUncertaintyLib.errors import Cancelled, SettingsError, UserError
+
+CANCELLED = 130
+"""The exit code after Ctrl-C, as a shell has it."""
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False
@@ -58,6 +61,9 @@ def main() -> None:
     """Run the command; report what a user can fix in one sentence, with exit code 2."""
     try:
         app()
+    except Cancelled as error:
+        print(error, file=sys.stderr)
+        sys.exit(CANCELLED)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)

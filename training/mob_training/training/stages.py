@@ -15,7 +15,7 @@ from mob_training.training.planning import CONFIGURATION
 from mob_training.training.settings import FineTuning, Schedule, deterministic_plans, finetuning_plans
 from mob_training.training.trainer import FineTuningTrainer
 from mob_training.training.workspace import dataset_folder
-from MoBUncertaintyLib.errors import ModelError, SettingsError
+from MoBUncertaintyLib.errors import Cancelled, ModelError, SettingsError
 from MoBUncertaintyLib.files.publishing import write_file
 from MoBUncertaintyLib.inference.devices import select_device
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
@@ -140,7 +140,12 @@ def _run(trainer: DeterministicTrainer, resume: bool) -> Path:
         arguments = trainer.my_init_kwargs
         trainer.load_checkpoint(str(checkpoint))
         trainer.my_init_kwargs = arguments  # nnU-Net replaces them by the checkpoint's, which may lack the scaling
-    trainer.run_training()
+    try:
+        trainer.run_training()
+    except KeyboardInterrupt:
+        stored = Path(trainer.output_folder, LATEST).exists()
+        then = "add --resume to go on from its last checkpoint" if stored else "it had no checkpoint to go on from yet"
+        raise Cancelled(f"The training was stopped; {then}.") from None
     return Path(trainer.output_folder_base)
 
 
