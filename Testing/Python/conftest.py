@@ -33,12 +33,13 @@ os.environ["MOB_UNCERTAINTY_MODELS"] = str(TESTS / "no models")
 os.environ["TOTALSEG_WEIGHTS_PATH"] = str(TESTS / "no weights")
 
 FIRST = (
+    "cli/test_fault_campaign.py",
+    "training/test_workflow_runs.py",
     "cli/test_cli.py",
     "slicer_app/test_story.py",
     "training/test_training.py",
     "benchmarks/test_benchmark.py",
     "benchmarks/test_gpu_check.py",
-    "training/test_workflow_runs.py",
     "inference/test_stock_nnunet.py",
     "training/test_curvas.py",
     "training/test_trainers.py",

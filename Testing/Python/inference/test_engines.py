@@ -73,10 +73,10 @@ def by(engine: str, model: Model, image: sitk.Image, **options: object) -> Predi
     return Predictor(model, settings).predict(image, exact=True)
 
 
-def assert_labels_are_equal(a: Prediction, b: Prediction) -> None:
+def assert_labels_are_equal(a: Prediction, b: Prediction, dice: float = 0.9998) -> None:
     one, other = a.segmentation > 0, b.segmentation > 0
     assert (a.segmentation == b.segmentation).mean() >= 0.9999
-    assert 2 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other)) >= 0.9998
+    assert 2 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other)) >= dice
 
 
 def largest_change(a: Prediction, b: Prediction) -> float:
@@ -184,13 +184,14 @@ def test_bfloat16_changes_probabilities_no_more_than_in_pytorch(sample: sitk.Ima
 @needs_openvino
 @needs_bfloat16
 def test_the_sample_ct_has_the_same_labels_in_both_precisions(sample: sitk.Image) -> None:
+    """In bfloat16 as far as the page on speed states for either engine: a Dice of 0.999."""
     model = load_model(find_model(DEMO_MODEL))
     exact, full, half = (
         by(engine, model, sample, precision=precision)
         for engine, precision in (("torch", "float32"), ("openvino", "float32"), ("openvino", "bfloat16"))
     )
-    for found, most in ((full, 0.005), (half, 0.02)):
-        assert_labels_are_equal(found, exact)
+    for found, most, dice in ((full, 0.005, 0.9998), (half, 0.02, 0.999)):
+        assert_labels_are_equal(found, exact, dice)
         assert largest_change(found, exact) < most
 
 
