@@ -26,6 +26,7 @@ from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change, ChangeOverlay
 from MoBUncertaintyLib.slicer_app.clicks.marks import ClickMarks, Mark, Point
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
+from MoBUncertaintyLib.slicer_app.inputs.channels import channelVolume
 from MoBUncertaintyLib.slicer_app.listed_regions import ListedRegions
 from MoBUncertaintyLib.slicer_app.region_drawing import RegionDrawing, onItsCt
 from MoBUncertaintyLib.slicer_app.scene import views
@@ -122,6 +123,13 @@ class ReviewSession(RegionDrawing):
     def ctNode(self):
         """The CT."""
         return self.results.ctNode
+
+    @property
+    def imageIds(self) -> set[str]:
+        """The IDs of the CT and of the volumes of the model's other input channels."""
+        others = self.prediction.provenance.get("channels", ())[1:]
+        volumes = [self.ctNode, *(channelVolume(self.ctNode, name) for name in others)]
+        return {volume.GetID() for volume in volumes if volume}
 
     @property
     def prediction(self) -> Prediction:

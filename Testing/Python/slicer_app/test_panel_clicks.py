@@ -227,6 +227,85 @@ class TestClick:
         same(session)
 
 
+class TestAnotherImage:
+    """Whoever clicks means the image that is seen, which may be another than that of the review."""
+
+    @pytest.fixture
+    def other(self, reviewed):
+        """Another volume behind the axial view."""
+        from MoBUncertaintyLib.slicer_app.scene.standalone import addCt
+        from support.small_panel import SHAPE
+
+        desktop, _session = reviewed
+        return addCt(desktop.scene, np.zeros(SHAPE, np.int16), MATRIX, "B")
+
+    def show(self, mouse, volume) -> None:
+        """Put a volume, or none, behind all others in the mouse's view."""
+        composite = mouse.widget.sliceLogic().GetSliceCompositeNode()
+        composite.SetBackgroundVolumeID(volume.GetID() if volume else None)
+
+    def test_a_click_in_it_is_refused_and_in_the_reviews_own_taken(self, reviewed, mouse, other):
+        from slicer_host.mouse import Mouse
+
+        desktop, session = reviewed
+        ui, voxel = desktop.ui, region_voxel(session)
+        ui.organHereButton.click()
+        for volume, name in ((other, "B"), (None, "no image")):
+            self.show(mouse, volume)
+            mouse.click(place(*voxel))
+            assert session.review.clicks == ()
+            said = f"The view shows {name}, but the review is of CT: show CT there, and click again."
+            assert ui.clickStatusLabel.text == said
+        Mouse("Green").click(place(*voxel))  # which shows the review's image still
+        assert len(session.review.clicks) == 1
+        self.show(mouse, session.ctNode)
+        mouse.click(place(*region_voxel(session, 2)))
+        assert len(session.review.clicks) == 2
+        same(session)
+
+    def test_a_click_is_not_dragged_over_it_nor_moved_to_its_crosshair(self, reviewed, mouse, other):
+        desktop, session = reviewed
+        ui, (z, y, x) = desktop.ui, region_voxel(session)
+        ui.organHereButton.click()
+        mouse.click(place(z, y, x))
+        ui.clicksOffButton.click()
+        before = session.review.clicks
+        self.show(mouse, other)
+        mouse.go(place(z, y, x))
+        mouse.stroke([place(z, y, x), place(z, y, x + 1), place(z, y, x + 2)])
+        assert session.review.clicks == before
+        assert ui.clickStatusLabel.text.startswith("The view shows B, but the review is of CT")
+        ui.clicksCollapsibleButton.collapsed = False
+        ui.clicksTable.selectRow(0)
+        desktop.scene.GetFirstNodeByClass("vtkMRMLCrosshairNode").SetCrosshairRAS(*place(z, y + 1, x))
+        for composite in desktop.scene.GetNodesByClass("vtkMRMLSliceCompositeNode"):
+            composite.SetBackgroundVolumeID(other.GetID())
+        ui.moveClickButton.click()
+        assert session.review.clicks == before
+
+    def test_another_input_channel_of_the_model_is_the_reviews_own(self, reviewed, mouse, other):
+        from MoBUncertaintyLib.slicer_app.inputs.channels import setChannelVolume
+
+        desktop, session = reviewed
+        setChannelVolume(session.ctNode, "T2", other)
+        self.show(mouse, other)
+        desktop.ui.organHereButton.click()
+        mouse.click(place(*region_voxel(session)))
+        assert session.review.clicks == ()  # it is a channel of another model
+        session.prediction.provenance["channels"] = ["T1", "T2"]
+        mouse.click(place(*region_voxel(session)))
+        assert len(session.review.clicks) == 1
+
+    def test_the_title_names_image_and_model(self, reviewed):
+        desktop, session = reviewed
+        title = desktop.ui.reviewCollapsibleButton
+        assert title.text == "Review: CT (PhantomPancreas)"
+        session.ctNode.SetName("A very long name of an image, portal venous")
+        desktop.widget.panel.refresh()
+        assert title.text == "Review: A very lon…tal venous (PhantomPancreas)"
+        assert title.toolTip.endswith("for A very long name of an image, portal venous.")
+
+
 class TestPlace:
     """The voxel that is seen under the mouse is the one that is clicked."""
 

@@ -228,7 +228,7 @@ class TestModels:
         add_ct(desktop, "other")
         assert title.text == "Review"
         apply(desktop)
-        assert title.text.startswith("Review (")
+        assert title.text.startswith("Review: other (")
         assert "HippocampusAnterior" in title.toolTip
         ui.ctSelector.setCurrentNode(session.ctNode)
         assert ui.modelSelector.currentText == first

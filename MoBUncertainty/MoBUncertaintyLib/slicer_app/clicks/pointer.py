@@ -27,6 +27,9 @@ class Target(Protocol):
     def label(self) -> int | None:
         """Return the label that a click gives now; None: it gives none, and marks can be dragged."""
 
+    def refuses(self, background: str | None) -> bool:
+        """Tell, and say, whether nothing can be clicked in a view with this volume (its ID) behind all others."""
+
     def points(self) -> dict[str, Sequence[Point]]:
         """Return where the clicks that can be seen lie, in the world, by their ids."""
 
@@ -148,10 +151,15 @@ class _View:
             return False
         self._from = self._last = self._interactor.GetEventPosition()
         label = self._target.label()
+        held = self._markHere() if label is None else None
+        if label is None and held is None:
+            return False
+        if self._target.refuses(self._widget.sliceLogic().GetSliceCompositeNode().GetBackgroundVolumeID()):
+            return True
         if label is None:
-            self._held = self._markHere()
-            return self._held is not None
-        self._points, self._label = [self._here()], label
+            self._held = held
+        else:
+            self._points, self._label = [self._here()], label
         return True
 
     def _onDoubleClick(self) -> bool:

@@ -18,6 +18,7 @@ from MoBUncertaintyLib.slicer_app.clicks.marks import Mark, Point
 from MoBUncertaintyLib.slicer_app.clicks.pointer import SlicePointer
 from MoBUncertaintyLib.slicer_app.clicks.table import ClickTable
 from MoBUncertaintyLib.slicer_app.panel.section import offer, shown, write
+from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
 EFFECTS_MS = 150  # after the last of several quick clicks: what each has changed is computed for the list
@@ -150,6 +151,15 @@ class ClicksSection:
         index = max(0, self._ui.clickLabelSelector.currentIndex)
         return self._values[index] if self._mode is Mark.ORGAN else 0
 
+    def refuses(self, *backgrounds: str | None) -> bool:
+        session = self._session
+        if session.imageIds & set(backgrounds):
+            return False
+        other = slicer.mrmlScene.GetNodeByID(backgrounds[0]) if backgrounds and backgrounds[0] else None
+        text = _("The view shows {other}, but the review is of {image}: show {image} there, and click again.")
+        self.say(text.format(other=other.GetName() if other else _("no image"), image=session.ctNode.GetName()))
+        return True
+
     def points(self) -> dict[str, list[Point]]:
         if self._session.marks.hidden:
             return {}
@@ -218,7 +228,8 @@ class ClicksSection:
 
     def _onMove(self) -> None:
         click, crosshair = self._picked(), slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
-        if click is None or crosshair is None:
+        composites = nodesByClass(slicer.mrmlScene, "vtkMRMLSliceCompositeNode")
+        if click is None or crosshair is None or self.refuses(*(each.GetBackgroundVolumeID() for each in composites)):
             return
         (place,) = self._session.fromWorld([crosshair.GetCrosshairRAS()])
         by = [here - there for here, there in zip(place, click.points_ras[0], strict=True)]

@@ -22,6 +22,7 @@ from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.panel.table import RegionTable, statusText
 from MoBUncertaintyLib.slicer_app.region_names import placeText
 
+MAX_NAME = 21  # characters of the image's and of the model's name in the title
 SURFACE_MS = 400  # the 3D surface follows when the reader pauses: on a large CT it takes longer than a click may
 
 
@@ -129,7 +130,7 @@ class ReviewSection:
         if not ui.commentEdit.hasFocus() or commented != self._commented:
             ui.commentEdit.text = region.comment if region else ""
         self._commented = commented
-        self._nameModel()
+        self._nameResults()
         write(ui.reviewProgressLabel, "\n".join([self._progress(), *self._volumes()]))
         write(ui.coverageLabel, (session.coverageWarning or "") if session and not editing and not signed else "")
         ui.coverageLabel.visible = bool(ui.coverageLabel.text)
@@ -376,13 +377,16 @@ class ReviewSection:
         regions = self._session.review.regions
         return next((each for each in regions if not each.decided), regions[0]).region_id
 
-    def _nameModel(self) -> None:
-        """Name the model that has made the results: another one may be chosen for the next run by now."""
-        button, model = self._ui.reviewCollapsibleButton, None
+    def _nameResults(self) -> None:
+        """Name image and model of the results: the views, and the next run, may be of others by now."""
+        button = self._ui.reviewCollapsibleButton
+        button.text, button.toolTip = _("Review"), ""
         if self._session:
             model = (self._session.prediction.provenance.get("model") or {}).get("name") or _("unknown model")
-        button.text = _("Review ({model})").format(model=shortened(model)) if model else _("Review")
-        button.toolTip = _("The results are those of {model}.").format(model=model) if model else ""
+            names = {"image": self._session.ctNode.GetName(), "model": model}
+            short = {what: shortened(name, MAX_NAME) for what, name in names.items()}
+            button.text = _("Review: {image} ({model})").format(**short)
+            button.toolTip = _("The results are those of {model} for {image}.").format(**names)
 
     def _progress(self) -> str:
         if not self._session:

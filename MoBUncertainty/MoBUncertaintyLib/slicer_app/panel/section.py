@@ -137,9 +137,9 @@ def inSteps(steps: Iterator[None], onDone: Callable[[Any], None]) -> Steps:
     return Steps(steps, onDone, shown(fail), AT_ONCE_S)
 
 
-def shortened(title: str) -> str:
-    """Shorten a title to fit the list, but keep both ends, since two titles may differ at either."""
-    if len(title) <= MAX_TITLE:
+def shortened(title: str, limit: int = MAX_TITLE) -> str:
+    """Shorten a title to so many characters, but keep both ends, since two titles may differ at either."""
+    if len(title) <= limit:
         return title
-    half = (MAX_TITLE - 1) // 2
+    half = (limit - 1) // 2
     return f"{title[:half]}…{title[-half:]}"
