@@ -14,7 +14,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +27,9 @@ from rich.text import Text
 
 from MoBUncertaintyLib.cli.programs import SHOWN
 from MoBUncertaintyLib.conformal.interval import Interval, volume_text
-from MoBUncertaintyLib.errors import Cancelled, OutputError, SettingsError, UserError
+from MoBUncertaintyLib.errors import Cancelled, SettingsError, UserError
 from MoBUncertaintyLib.files.names import printable
-from MoBUncertaintyLib.files.publishing import sweep, write_file
+from MoBUncertaintyLib.files.publishing import sweep
 from MoBUncertaintyLib.files.wording import percent
 from MoBUncertaintyLib.model.card_text import covariance_text, plain, score_lines, training_lines
 
@@ -253,34 +252,15 @@ def _count_regions(summary: CaseSummary) -> str:
 
 
 def serve_review(case: ReviewedCase, results: Path, port: int) -> None:
-    """Serve the review page until Ctrl-C; decisions that were not saved by then are written beside the results."""
-    from MoBUncertaintyLib.cli.review_server import PageReview, serve
+    """Serve the review page until Ctrl-C; each step is in a file beside the results at once."""
+    from MoBUncertaintyLib.cli.review_server import DecisionsFile, PageReview, serve
 
     def ready(address: str) -> None:
         typer.echo(f"Open {address} in a browser on this computer; stop with Ctrl-C.")
 
-    review = PageReview(case)
-    serve(review, port, ready)
-    if review.unsaved:
-        kept = _keep(review.decisions(), results.absolute())
-        typer.echo(f"The decisions were not saved in the browser; they are in {kept}.")
-    else:
-        typer.echo("Stopped; all decisions are saved.")
-
-
-def _keep(decisions: str, results: Path) -> Path:
-    """Write decisions beside the results, or in the home folder where nothing can be written there.
-
-    Raises:
-        OutputError: Nothing can be written in either; the decisions are printed then.
-    """
-    name = f"{results.name}-decisions-{datetime.now():%Y%m%d-%H%M%S}.json"
-    for folder in filter(Path.is_dir, (results.parent, Path.home())):
-        with suppress(OSError, OutputError):
-            write_file(folder / name, lambda path: path.write_text(decisions, encoding="utf-8"))
-            return folder / name
-    typer.echo(decisions)
-    raise OutputError("The decisions, which were not saved, cannot be written to a file; they are printed above.")
+    file = DecisionsFile(results)
+    serve(PageReview(case, file), port, ready)
+    typer.echo(f"Stopped; the decisions are in {file.path}." if file.path else "Stopped; nothing was decided.")
 
 
 def show_review(case: ReviewedCase, exported: Exported) -> None:

@@ -12,12 +12,17 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from MoBUncertaintyLib.errors import ReviewError, UserError
+from MoBUncertaintyLib.errors import OutputError, ReviewError, UserError, reason_of
+from MoBUncertaintyLib.files.json_input import JsonError, parse_object
+from MoBUncertaintyLib.files.publishing import reserve, withdraw, write_file
 from MoBUncertaintyLib.geometry import Box
 from MoBUncertaintyLib.output.pages.review_page import ReviewPage
 from MoBUncertaintyLib.output.report import ReviewedCase
@@ -26,20 +31,76 @@ from MoBUncertaintyLib.review.suggestion import Suggestion
 _LARGEST_REQUEST = 2**20  # bytes
 
 
+class DecisionsFile:
+    """The file that a review is in while its page is served: never another one's, and whole at any time.
+
+    Args:
+        results: The results folder. The file lies beside it, or in the home folder if nothing can be written there.
+
+    Attributes:
+        path: The file; None while there is none.
+    """
+
+    def __init__(self, results: Path) -> None:
+        self._results = results.absolute()
+        self.path: Path | None = None
+
+    def write(self, text: str) -> None:
+        """Put the decisions on the disk.
+
+        Raises:
+            OutputError, OSError: They cannot be written; the file is as it was.
+        """
+
+        def put(path: Path) -> None:
+            path.write_text(text, encoding="utf-8")
+
+        if self.path:
+            write_file(self.path, put)
+            return
+        stem = f"{self._results.name}-decisions-{datetime.now():%Y%m%d-%H%M%S}"
+        problem: Exception = OutputError("there is no folder for them")
+        for folder in filter(Path.is_dir, (self._results.parent, Path.home())):
+            for number in count(1):
+                target = folder / f"{stem}{'' if number == 1 else f'-{number}'}.json"
+                try:
+                    with reserve(target) as place:
+                        put(place.partial)
+                        place.publish_new()
+                    self.path = target
+                    return
+                except (FileExistsError, OutputError):  # another page began in this second
+                    continue
+                except OSError as error:
+                    problem = error
+                    break
+        raise problem
+
+    def remove(self) -> None:
+        """Remove the file, since nothing is decided.
+
+        Raises:
+            OutputError, OSError: It cannot be removed.
+        """
+        if self.path:
+            withdraw(self.path)
+            self.path = None
+
+
 class PageReview:
     """A review that is led from a page: takes its steps, and says what the page must show then.
 
+    Each step is on the disk before it is answered.
+
     Args:
         case: The case.
-
-    Attributes:
-        unsaved: Whether steps were taken since the decisions were last saved.
+        file: Where its decisions are kept.
     """
 
-    def __init__(self, case: ReviewedCase) -> None:
-        self._review = case.review
+    def __init__(self, case: ReviewedCase, file: DecisionsFile) -> None:
+        self._review, self._file = case.review, file
         self._page = ReviewPage(case)
-        self.unsaved = False
+        self._first = self._kept = self.decisions()
 
     def render(self) -> str:
         """Write the page as it is now."""
@@ -52,7 +113,7 @@ class PageReview:
             The page's state, the maps of the regions that have changed, and a message.
 
         Raises:
-            ReviewError: The step cannot be taken, or is none.
+            ReviewError: The step cannot be taken or written to the disk, or is none; all is as it was.
         """
         review, message = self._review, ""
         boxes: tuple[Box, ...] = ()
@@ -61,7 +122,7 @@ class PageReview:
             match action["action"]:
                 case "click":
                     points = [(float(r), float(a), float(s)) for r, a, s in action["points_ras"]]
-                    boxes = review.click(points, int(action["label"]), action["region"])
+                    boxes = review.click(points, action["label"], action["region"])
                     message = self._said_of(review.clicks[-1].click_id)
                 case "remove":
                     boxes = review.remove_click(str(action["id"]))
@@ -78,13 +139,31 @@ class PageReview:
                     raise KeyError
         except (KeyError, TypeError, ValueError) as error:
             raise ReviewError("The page sent a step that is none; load it again.") from error
-        self.unsaved |= action["action"] != "suggest"
+        self._keep(review.redo if action["action"] == "undo" else review.undo)
         place = asdict(suggestion) if suggestion else None
         return self._page.state() | {"maps": self._page.maps(boxes), "message": message, "suggestion": place}
 
     def decisions(self) -> str:
         """Write the decisions file: the review's whole record."""
         return json.dumps(self._review.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def _keep(self, take_back: Callable[[], object]) -> None:
+        """Write the decisions if they have changed; a step that cannot be written is taken back."""
+        decisions = self.decisions()
+        if decisions == self._kept:
+            return
+        try:
+            if decisions == self._first:
+                self._file.remove()
+            else:
+                self._file.write(decisions)
+        except (OutputError, OSError) as error:
+            take_back()
+            raise ReviewError(
+                f"The decisions cannot be written to a file ({reason_of(error)}), so this step was not taken; free "
+                "some space or permit to write there, and repeat it."
+            ) from error
+        self._kept = decisions
 
     def _said_of(self, click_id: str) -> str:
         net, changed = (mm3 / 1000 for mm3 in self._review.effect(click_id))
@@ -114,9 +193,11 @@ def serve(review: PageReview, port: int = 0, ready: Callable[[str], None] = prin
         server = _Server(review, port)
     except OSError as error:
         raise ReviewError(f"Port {port} cannot be used ({error.strerror}); choose another one with --port.") from error
-    with server, suppress(KeyboardInterrupt):
-        ready(f"http://127.0.0.1:{server.server_port}/{server.token}/")
-        server.serve_forever()
+    with server:
+        with suppress(KeyboardInterrupt):
+            ready(f"http://127.0.0.1:{server.server_port}/{server.token}/")
+            server.serve_forever()
+        server.lock.acquire()  # for good: a step is taken whole, and none after the end
 
 
 class _Server(ThreadingHTTPServer):
@@ -135,18 +216,17 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
+    timeout = 30.0  # seconds without a byte; what is sent and received holds no lock
 
     def do_GET(self) -> None:
         """Answer with the page, or with the decisions file."""
         path, review = self._path(), self.server.review
+        if path not in ("", "decisions"):
+            self._refuse(HTTPStatus.NOT_FOUND, "There is no such page.")
+            return
         with self.server.lock:
-            if path == "":
-                self._answer(review.render(), "text/html")
-            elif path == "decisions":
-                self._answer(review.decisions(), "application/json")
-                review.unsaved = False  # not where the browser was gone
-            else:
-                self._refuse(HTTPStatus.NOT_FOUND, "There is no such page.")
+            text = review.decisions() if path else review.render()
+        self._answer(text, "application/json" if path else "text/html")
 
     def do_POST(self) -> None:
         """Take a step."""
@@ -154,12 +234,18 @@ class _Handler(BaseHTTPRequestHandler):
         if self._path() != "step" or not (length.isdecimal() and int(length) <= _LARGEST_REQUEST):
             self._refuse(HTTPStatus.NOT_FOUND, "There is no such page.")
             return
-        with self.server.lock:
-            try:
-                answer = self.server.review.step(json.loads(self.rfile.read(int(length))))
-                self._answer(json.dumps(answer, allow_nan=False), "application/json")
-            except (UserError, ValueError) as error:
-                self._refuse(HTTPStatus.BAD_REQUEST, str(error))
+        sent = self.rfile.read(int(length))
+        if len(sent) < int(length):
+            return  # nobody is there any more
+        try:
+            action = parse_object(sent)
+            with self.server.lock:
+                answer = self.server.review.step(action)
+        except (UserError, JsonError) as error:
+            text = f"The page sent a step that is none ({error})." if isinstance(error, JsonError) else str(error)
+            self._refuse(HTTPStatus.BAD_REQUEST, text)
+            return
+        self._answer(json.dumps(answer, allow_nan=False), "application/json")
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keep quiet: the address with its token belongs in no log."""

@@ -14,6 +14,7 @@ from MoBUncertaintyLib.conformal.calibration import VolumeBounds
 from MoBUncertaintyLib.conformal.interval import AS_PREDICTED, Interval, volume_text
 from MoBUncertaintyLib.conformal.volumes import StatedVolume
 from MoBUncertaintyLib.errors import ReviewError
+from MoBUncertaintyLib.files.json_input import is_whole
 from MoBUncertaintyLib.geometry import Box, hull, shape_of, whole, within
 from MoBUncertaintyLib.method_cache import cached_method
 from MoBUncertaintyLib.model.card import readable
@@ -285,8 +286,8 @@ class ReviewView:
         region, verdict = self.region(region_id), Verdict(verdict)
         if verdict is Verdict.EDIT:
             raise ReviewError("An edit needs what was drawn; draw in the region and try again.")
-        if label is not None and not 1 <= label <= 255:
-            raise ReviewError(f"A label is a number from 1 to 255, not {label}; choose a label of the model.")
+        if label is not None and not (is_whole(label) and label in {each.value for each in self.prediction.labels}):
+            raise ReviewError(f"The prediction has no label {label!r}; choose one of its labels.")
         if verdict is Verdict.PENDING:
             return follow(reopen(region), self.clicks, self._maps) if region.frozen else region
         held = region.clicks if region.frozen else self.clicks

@@ -399,7 +399,7 @@ async function send(action) {
   const made = await Promise.all(Object.entries(changed).map(async ([id, maps]) => [await cropOf(id), await inflate(maps)]));
   Object.assign(state, said); // only now: numbers and pictures change together
   for (const [crop, maps] of made) Object.assign(crop, split(maps, crop.ct.length));
-  unsaved ||= action.action !== "suggest";
+  if (action.action !== "suggest") unsaved = false; // it is on the disk
   say(said.message);
   if (!region(current) && state.regions.length) await show(state.regions[0].id); // what was shown is listed no more
   render();

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
+import os
 import signal
 import socket
 import struct
@@ -11,15 +13,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.cli import console, review_server
-from MoBUncertaintyLib.errors import OutputError, ReviewError
+from MoBUncertaintyLib.cli import review_server
+from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.output.review_files import review_of
@@ -34,10 +38,11 @@ from support.marks import needs_browser
 class Served:
     """A case whose page is served by a thread of this process."""
 
-    def __init__(self, case: ReviewedCase) -> None:
+    def __init__(self, case: ReviewedCase, results: Path) -> None:
         self.case = case
+        self.file = review_server.DecisionsFile(results)
         self._ready = threading.Event()
-        given = (review_server.PageReview(case), 0, self._started)
+        given = (review_server.PageReview(case, self.file), 0, self._started)
         threading.Thread(target=review_server.serve, args=given, daemon=True).start()
         assert self._ready.wait(20)
         self.place = urlsplit(self.address)
@@ -61,8 +66,8 @@ class Served:
 
 
 @pytest.fixture
-def served() -> Served:
-    return Served(fake_review())
+def served(tmp_path: Path) -> Served:
+    return Served(fake_review(), tmp_path / "results")
 
 
 @pytest.fixture
@@ -111,6 +116,9 @@ class TestServer:
             {"action": "click", "points_ras": [["a", 0, 0]], "label": 1, "region": None},
             {"action": "decide", "region": "99", "verdict": "accept", "label": None},
             {"action": "click", "points_ras": [[9e9, 0, 0]], "label": 1, "region": None},
+            {"action": "decide", "region": "1", "verdict": "include", "label": 99},
+            {"action": "decide", "region": "1", "verdict": "include", "label": 1.5},
+            {"action": "decide", "region": "1", "verdict": "include", "label": True},
         ],
     )
     def test_bad_steps_are_refused_in_a_sentence(self, served, action):
@@ -118,11 +126,33 @@ class TestServer:
         assert status == 400
         assert said["error"].endswith(".")
         assert served.case.review.clicks == ()
+        assert not served.case.review.can_undo
+        assert served.file.path is None
+
+    @pytest.mark.parametrize("label", [99, 1.5, True, "1", None])
+    def test_click_with_what_is_no_label_is_refused(self, served, label):
+        point = served.case.review.regions[0].region.centroid_ras
+        status, said = served.step(action="click", points_ras=[point], label=label, region="1")
+        assert status == 400
+        assert "label" in said["error"]
+        assert served.case.review.clicks == ()
 
     def test_what_is_no_json_is_refused(self, served):
         assert served.ask(f"{served.place.path}step", "{")[0] == 400
         assert served.ask(f"{served.place.path}step", "[]")[0] == 400
+        status, said = served.ask(f"{served.place.path}step", '{"action":' + "[" * 100_000 + "]" * 100_000 + "}")
+        assert (status, "nested more than" in said) == (400, True)
         assert served.ask(f"{served.place.path}step", "{}", **{"Content-Length": str(2**20 + 1)})[0] == 404
+
+    def test_half_a_step_keeps_nobody_waiting_and_is_not_taken(self, served, monkeypatch):
+        monkeypatch.setattr(review_server._Handler, "timeout", 1.0)
+        step = b'{"action": "decide", "region": "1", "verdict": "accept", "label": null}'
+        head = f"POST {served.place.path}step HTTP/1.0\r\nHost: {served.place.netloc}\r\nContent-Length: "
+        with socket.create_connection((served.place.hostname, served.place.port), timeout=20) as slow:
+            slow.sendall(head.encode() + b"1000\r\n\r\n" + step)
+            assert served.step(action="decide", region="2", verdict="accept", label=None)[0] == 200
+            assert slow.recv(100) == b""  # hung up on
+        assert served.case.review.reviewed == (1, 2)
 
     def test_browser_that_does_not_wait_is_not_complained_of(self, served, capfd):
         for _ in range(5):
@@ -134,46 +164,107 @@ class TestServer:
 
     def test_taken_port_is_named(self, served):
         with pytest.raises(ReviewError, match=f"Port {served.place.port} cannot be used"):
-            review_server.serve(review_server.PageReview(fake_review()), served.place.port)
+            review_server.serve(review_server.PageReview(fake_review(), served.file), served.place.port)
+
+
+class TestDecisionsFile:
+    ACCEPT: ClassVar = {"action": "decide", "region": "1", "verdict": "accept", "label": None}
+
+    def test_each_step_is_on_the_disk_before_it_is_answered(self, served, tmp_path, monkeypatch):
+        synced = []
+        sync = os.fsync
+        monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(descriptor), sync(descriptor)))
+        for verdict in ("accept", "exclude"):
+            synced.clear()
+            served.step(action="decide", region="1", verdict=verdict, label=None)
+            (kept,) = tmp_path.iterdir()
+            assert json.loads(kept.read_bytes()) == json.loads(json.dumps(served.case.review.to_dict()))
+            assert len(synced) >= 2  # the file, and its name in the folder
+
+    def test_nothing_is_left_where_the_last_step_is_undone(self, served, tmp_path):
+        served.step(**self.ACCEPT)
+        assert [*tmp_path.iterdir()] == [served.file.path]
+        served.step(action="undo")
+        assert [*tmp_path.iterdir()] == []
+        served.step(**self.ACCEPT)
+        assert [*tmp_path.iterdir()] == [served.file.path]
+
+    def test_pages_that_begin_in_one_second_have_a_file_each(self, tmp_path, monkeypatch):
+        noon = datetime(2026, 5, 31, 12)
+        monkeypatch.setattr(review_server, "datetime", SimpleNamespace(now=lambda: noon))
+        files = [review_server.DecisionsFile(tmp_path / "results") for _ in range(3)]
+        for number, file in enumerate(files):
+            file.write(f"{number}")
+            file.write(f"{number} again")
+        files[1].remove()
+        files[1].write("1 once more")
+        assert [file.path.read_text(encoding="utf-8") for file in files] == ["0 again", "1 once more", "2 again"]
+        assert len([*tmp_path.iterdir()]) == 3
+
+    def test_step_that_cannot_be_written_is_not_taken(self, served, monkeypatch):
+        served.step(**self.ACCEPT)
+        before = served.file.path.read_bytes()
+        with monkeypatch.context() as full:
+
+            def write(*_: object) -> None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            full.setattr(review_server, "write_file", write)
+            full.setattr(review_server, "withdraw", write)
+            for action in (self.ACCEPT | {"region": "2"}, {"action": "undo"}):
+                status, said = served.step(**action)
+                assert (status, "(No space left on device), so this step was not taken" in said["error"]) == (400, True)
+                assert served.case.review.reviewed == (1, 2)
+        assert served.file.path.read_bytes() == before
+        assert served.step(**self.ACCEPT | {"region": "2"})[1]["regions"][1]["verdict"] == "accept"
+        assert served.file.path.read_bytes() != before
+
+    def test_decisions_are_kept_at_home_where_results_cannot_be_written_beside(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(Path, "home", lambda: tmp_path)
+        page = review_server.PageReview(fake_review(), review_server.DecisionsFile(tmp_path / "gone" / "results"))
+        page.step(self.ACCEPT)
+        (kept,) = tmp_path.glob("results-decisions-*.json")
+        assert json.loads(kept.read_text(encoding="utf-8"))["schema"] == "mob-uncertainty review"
+
+    def test_no_step_is_taken_where_no_file_can_be_written(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(Path, "home", lambda: tmp_path / "gone")
+        case = fake_review()
+        page = review_server.PageReview(case, review_server.DecisionsFile(tmp_path / "gone" / "results"))
+        with pytest.raises(ReviewError, match=r"there is no folder for them.*this step was not taken"):
+            page.step(self.ACCEPT)
+        assert case.review.reviewed == (0, 2)
 
 
 class TestCommand:
-    @pytest.mark.parametrize("clicked", [False, True])
-    def test_serves_until_it_is_interrupted_and_loses_nothing(self, tmp_path, clicked):
+    ENDS = ("SIGINT", "SIGTERM", "SIGKILL", "SIGHUP SIGHUP")
+
+    @pytest.mark.parametrize("end", ["untouched", *ENDS])
+    @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+    def test_loses_nothing_however_it_ends(self, tmp_path, end):
         write_case(tmp_path)
         command = [sys.executable, "-m", "MoBUncertaintyLib.cli.app", "review", "results", "--serve"]
         with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
             place = urlsplit(run.stdout.readline().split()[1])
             connection = http.client.HTTPConnection(place.hostname, place.port, timeout=60)
-            if clicked:
+            if end != "untouched":
                 region = review_of(read_results(tmp_path / "results")).regions[0].region
                 click = {"action": "click", "points_ras": [region.centroid_ras], "label": 0, "region": "1"}
-                connection.request("POST", f"{place.path}step", json.dumps(click))
-                assert connection.getresponse().status == 200
-            run.send_signal(signal.SIGINT)
+                for body in (json.dumps(click), None):  # and a download that nobody receives
+                    connection.request("POST" if body else "GET", place.path + ("step" if body else "decisions"), body)
+                    assert connection.getresponse().status == 200
+                    connection.close()
+            for name in (end if end != "untouched" else "SIGINT").split():
+                run.send_signal(getattr(signal, name))
             said, problem = run.communicate(timeout=60)
-        assert (run.returncode, problem) == (0, "")
-        kept = list(tmp_path.glob("results-decisions-*.json"))
-        assert len(kept) == clicked
-        assert ("not saved in the browser" in said) == clicked
-        if clicked:
+        kept = [*tmp_path.glob("results-decisions-*.json")]
+        assert len(kept) == (end != "untouched")
+        if end in ("untouched", "SIGINT", "SIGTERM"):
+            assert (run.returncode, problem) == (0, "")
+            assert said == (
+                f"Stopped; the decisions are in {kept[0]}.\n" if kept else "Stopped; nothing was decided.\n"
+            )
+        if kept:
             assert len(open_review(tmp_path / "results", kept[0]).review.clicks) == 1
-
-    def test_decisions_are_kept_at_home_where_results_cannot_be_written_beside(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("HOME", str(tmp_path))
-        monkeypatch.setenv("USERPROFILE", str(tmp_path))
-        monkeypatch.setattr(review_server, "serve", lambda page, *_: page.step({"action": "undo"}))
-        console.serve_review(fake_review(), tmp_path / "gone" / "results", 0)
-        (kept,) = tmp_path.glob("results-decisions-*.json")
-        assert json.loads(kept.read_text(encoding="utf-8"))["schema"] == "mob-uncertainty review"
-
-    def test_decisions_are_printed_where_no_file_can_be_written(self, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr(Path, "home", lambda: tmp_path / "gone")
-        monkeypatch.setattr(review_server, "serve", lambda page, *_: page.step({"action": "undo"}))
-        with pytest.raises(OutputError, match="they are printed above"):
-            console.serve_review(fake_review(), tmp_path / "gone" / "results", 0)
-        assert json.loads(capsys.readouterr().out)["schema"] == "mob-uncertainty review"
-        assert not list(tmp_path.iterdir())
 
     def test_asks_for_decisions_or_a_page(self, tmp_path):
         write_case(tmp_path)
@@ -238,13 +329,12 @@ class TestReader:
         with reader(browser, tolerated="Failed to load resource") as person:
             person.open(served.address)
             person.press("a")
-            person.wait_for("unsaved")
+            person.wait_for("state.regions[0].verdict === 'accept'")
             path = "**/decisions"
             person.page.route(path, lambda route: route.abort() if gone == "stopped" else route.fulfill(status=404))
             person.page.click("#save")
             person.wait_for("document.getElementById('message').classList.contains('problem')")
             assert "The server has stopped" in person.text("#message")
-            assert person.page.evaluate("unsaved")
 
     def test_a_refused_step_is_said(self, browser, served):
         with reader(browser, tolerated="status of 400") as person:
