@@ -11,16 +11,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from MoBUncertaintyLib.catalogue.index import Entry
 from MoBUncertaintyLib.catalogue.place import CHUNK, Place
 from MoBUncertaintyLib.errors import Cancelled, CatalogueError, OutputError, reason_of
+from MoBUncertaintyLib.files.names import is_system_file, printable
 from MoBUncertaintyLib.files.publishing import absolute, content_of, reserve, withdraw
 from MoBUncertaintyLib.files.resources import installed_models
 from MoBUncertaintyLib.model import archive
+from MoBUncertaintyLib.model.card import MODEL_FILE
 from MoBUncertaintyLib.model.folder import load_folder
-from MoBUncertaintyLib.model.listing import MODELS_FOLDER, list_models
+from MoBUncertaintyLib.model.listing import MODELS_FOLDER, ListedModel, list_models
 from MoBUncertaintyLib.prediction import Progress
 
 TELL_EVERY_S = 0.2
@@ -111,13 +113,15 @@ def remove(name: str) -> Path:
     """Remove an installed model; returns where it was.
 
     Raises:
-        CatalogueError: There is no such model, or it comes with the program.
+        CatalogueError: There is no such model, it comes with the program, or it was put there by other means, or a
+            file of its folder was.
         OutputError: It cannot be removed.
     """
     folder = installed_models()
     listed = list_models(folder)
     for model in listed:
         if model.is_called(name):
+            _check_own(model)
             with _writing(model.path):
                 withdraw(absolute(folder) / model.path.name)
             return model.path
@@ -125,6 +129,19 @@ def remove(name: str) -> Path:
         raise CatalogueError(f"{name} comes with the program and cannot be removed.")
     there_are = ", ".join(model.path.stem for model in listed) or "none"
     raise CatalogueError(f"There is no installed model '{name}' (installed: {there_are}).")
+
+
+def _check_own(model: ListedModel) -> None:
+    """Refuse to remove what was not installed."""
+    if not model.path.is_dir():
+        raise CatalogueError(f"{model.path} was not installed from a catalogue; delete it where it is.")
+    names = (path.relative_to(model.path).as_posix() for path in model.path.rglob("*") if not path.is_dir())
+    for name in sorted(name for name in names if not is_system_file(PurePath(name).name)):
+        if name != "model.json" and not (name in model.card.files if model.card else MODEL_FILE.fullmatch(name)):
+            raise CatalogueError(
+                f"{model.path} also holds {printable(name)}, which is not of the model and would be lost; move it and "
+                "try again."
+            )
 
 
 def _download(

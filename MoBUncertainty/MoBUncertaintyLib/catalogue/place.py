@@ -8,11 +8,14 @@ from __future__ import annotations
 import ipaddress
 import re
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
 from typing import IO, Any, NoReturn
 from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, urlsplit
@@ -23,7 +26,9 @@ from MoBUncertaintyLib.errors import CatalogueError, reason_of
 from MoBUncertaintyLib.files import json_input
 
 TIMEOUT_S = 20.0
-"""How long a server may be silent."""
+"""How long a server may be silent, and how long it may take to begin its answer."""
+SLOWEST = 10_000
+"""Bytes a second that a server must send after that, on average: one that drips is not waited for without end."""
 CHUNK = 1 << 16
 PREVIEW_LIMIT = 4 * 2**20
 """Bytes of a picture."""
@@ -127,10 +132,19 @@ class Place:
             stream = _open_file(self.base / name) if isinstance(self.base, Path) else _open_address(where)
         with closing(stream):
             some = getattr(stream, "read1", stream.read)  # what has come, where it comes bit by bit
+            began, count = time.monotonic(), 0
 
             def read(size: int) -> bytes:
+                nonlocal count
                 with _saying(where):
-                    return bytes(some(size))
+                    content = bytes(some(size))
+                count += len(content)
+                if time.monotonic() - began > TIMEOUT_S + count / SLOWEST and isinstance(self.base, str):
+                    raise CatalogueError(
+                        f"{urlsplit(where).hostname} sends less than {SLOWEST // 1000} kB a second; check the network "
+                        "and try again."
+                    )
+                return content
 
             yield read
 
@@ -174,7 +188,23 @@ def _open_address(where: str) -> Any:
     # A proxy's own loopback would be another computer.
     direct = [ProxyHandler({})] if is_loopback(urlsplit(where)) else []
     request = Request(where, headers={"User-Agent": "MoB-Uncertainty"})
-    return build_opener(_Redirects, *direct).open(request, timeout=TIMEOUT_S)
+    answer: Queue[Any] = Queue()
+
+    def ask() -> None:
+        try:
+            answer.put(build_opener(_Redirects, *direct).open(request, timeout=TIMEOUT_S))
+        except Exception as error:  # noqa: BLE001 - raised below, where somebody waits for it
+            answer.put(error)
+
+    # The timeout counts from byte to byte, and neither the look-up of the name nor redirects.
+    Thread(target=ask, daemon=True).start()
+    try:
+        given = answer.get(timeout=TIMEOUT_S)
+    except Empty:
+        raise TimeoutError from None
+    if isinstance(given, Exception):
+        raise given
+    return given
 
 
 def _open_file(path: Path) -> IO[bytes]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import stat
+from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,9 +29,11 @@ def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file.
 
     Raises:
-        JsonError: As `parse_object` does.
+        JsonError: As `parse_object` does, or it is no regular file: a named pipe would be waited for without end.
         OSError: The file cannot be read.
     """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise JsonError("it is not a regular file")
     with path.open("rb") as file:
         return parse_object(file.read(SIZE_LIMIT + 1))
 
@@ -38,14 +42,18 @@ def parse_object(content: bytes) -> dict[str, Any]:
     """Parse a JSON object; a byte order mark may come first.
 
     Raises:
-        JsonError: It is larger than 16 MB, nested more than 64 deep, no UTF-8, no JSON object, or it holds a number
-            beyond 64 bits, NaN, infinity or half a surrogate pair.
+        JsonError: It is larger than 16 MB, nested more than 64 deep, no UTF-8, no JSON object, or it holds a key twice
+            in one object, a number beyond 64 bits, NaN, infinity or half a surrogate pair.
     """
     if len(content) > SIZE_LIMIT:
         raise JsonError(f"it is larger than {SIZE_LIMIT >> 20} MB")
     try:
         data = json.loads(
-            content.decode("utf-8-sig"), parse_int=_integer, parse_float=_number, parse_constant=_refuse_constant
+            content.decode("utf-8-sig"),
+            parse_int=_integer,
+            parse_float=_number,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_object,
         )
     except JsonError:
         raise
@@ -88,6 +96,15 @@ def _check(data: dict[str, Any]) -> None:
         if not level:
             return
     raise JsonError(f"it is nested more than {DEPTH_LIMIT} deep")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a key that is there twice: programs differ in which of the two they take, and people read the first."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise JsonError(f"it holds the key {twice[:40]!r} twice")
+    return made
 
 
 def _integer(text: str) -> int:

@@ -25,6 +25,7 @@ from MoBUncertaintyLib.model.nnunet.results import FIRST_STAGE, first_stage_of
 
 ENTRY_LIMIT = 1000
 SIZE_LIMIT = 16 * 2**30  # bytes, unpacked
+RATIO_LIMIT = 100  # times its own size to which a zip may unpack: texts reach 20, weights hardly shrink
 
 TRAINING_FILE = re.compile(r"plans\.json|dataset\.json|fold_(0|[1-9][0-9]{0,2}|all)/checkpoint_[a-z]{1,20}\.pth")
 """Of a training folder, the files that are unpacked."""
@@ -117,6 +118,8 @@ def unpack_into(folder: Path, path: Path, where: str) -> None:
             needed = sum(entry.file_size for entry in members.values())
             if needed > SIZE_LIMIT:
                 raise ModelError(f"{where} would unpack to more than {SIZE_LIMIT >> 20} MB; this is not a model.")
+            if needed > RATIO_LIMIT * path.stat().st_size:
+                raise ModelError(f"{where} would unpack to {RATIO_LIMIT} times its size; this is not a model.")
             if needed > shutil.disk_usage(folder).free:
                 raise ModelError(
                     f"There is no room to unpack {where} ({needed >> 20} MB in {folder.parent}); free some."

@@ -199,7 +199,7 @@ def planned_network(model: Model) -> StochasticNetwork:
 
 
 def fitting_weights(network: StochasticNetwork, model: Model, fold: Fold) -> dict[str, Tensor]:
-    """Read the weights of one fold, checked to have the names and shapes of the network's.
+    """Read the weights of one fold, checked to have the names, shapes and kinds of the network's.
 
     Raises:
         ModelError: They do not fit the network.
@@ -209,11 +209,11 @@ def fitting_weights(network: StochasticNetwork, model: Model, fold: Fold) -> dic
         if value.ndim == 4 and name in planned and planned[name].ndim == 5:  # a 2D kernel, see `nnunet.slices`
             weights[name] = value.unsqueeze(2)
     names = [*planned, *(name for name in weights if name not in planned)]
-    wrong = [name for name in names if _shape(weights.get(name)) != _shape(planned.get(name))]
+    wrong = [name for name in names if _form(weights.get(name)) != _form(planned.get(name))]
     if wrong:
         raise ModelError(
             f"The weights of fold {fold} do not fit the network in plans.json ({len(wrong)} of {len(planned)} tensors "
-            f"are missing or of another size, the first is '{wrong[0][:80]}'); export the model again."
+            f"are missing, or of another size or kind, the first is '{wrong[0][:80]}'); export the model again."
         )
     return weights
 
@@ -232,5 +232,6 @@ def verify(path: Path | str) -> Model:
     return model
 
 
-def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
-    return None if tensor is None else tuple(tensor.shape)
+def _form(tensor: Tensor | None) -> tuple[object, ...] | None:
+    """Return shape and kind: the weights are real numbers, what counts batches is whole ones."""
+    return None if tensor is None else (tensor.is_floating_point(), *tensor.shape)

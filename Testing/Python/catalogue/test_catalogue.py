@@ -89,6 +89,22 @@ def test_a_model_is_found_installed_used_and_removed(kind: str, catalogue: Path,
     assert run("models", "remove", "Pancreas").exit_code == 2
 
 
+def test_nothing_is_removed_that_was_not_installed(catalogue: Path, installed: Path) -> None:
+    install(Place.of(catalogue), entry_of(catalogue))
+    shutil.copy(catalogue / entry_of(catalogue).file, installed / "own.zip")
+    shutil.copytree(installed / "Pancreas" / "fold_0", installed / "Pancreas" / "fold_7")  # like a model's, but not its
+    (installed / "Pancreas" / ".DS_Store").touch()
+    before = sorted(installed.rglob("*"))
+    with pytest.raises(CatalogueError, match=r"Pancreas also holds fold_7/weights\.safetensors, which is not of"):
+        installing.remove("Pancreas")
+    with pytest.raises(CatalogueError, match=r"own\.zip was not installed from a catalogue"):
+        installing.remove("own")
+    assert sorted(installed.rglob("*")) == before
+    shutil.rmtree(installed / "Pancreas" / "fold_7")
+    installing.remove("Pancreas")
+    assert [path.name for path in installed.iterdir()] == ["own.zip"]
+
+
 def test_a_request_says_nothing_but_what_is_wanted(host: Host) -> None:
     place = Place.of(host.address)
     entry = place.entry("Pancreas")
@@ -113,6 +129,8 @@ FAULTS = {
     "truncated": "ended after",
     "lost": "was lost|ended after",
     "silent": "has not answered for 0.3 s",
+    "drips": "sends less than 10 kB a second",
+    "drips from the start": "has not answered for 0.3 s",
     "file:///etc/passwd": "redirects",
     "https://127.0.0.1/model.zip": "redirects to https",
     "http://192.0.2.1/model.zip": "not an https address",
@@ -125,7 +143,7 @@ def test_a_failed_download_leaves_nothing_behind(
     fault: str, catalogue: Path, host: Host, installed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.faults[".zip"] = fault
-    if fault == "silent":  # the others must not fail where the computer is busy
+    if fault.startswith(("silent", "drips")):  # the others must not fail where the computer is busy
         monkeypatch.setattr(places, "TIMEOUT_S", 0.3)
     if fault.startswith("/"):
         host.faults = {entry_of(catalogue).file: fault}

@@ -182,6 +182,16 @@ class TestVerify:
         (export / "variance.dcm").rename(export / ".DS_Store")
         verify(export, read_trusted(signed / "key.pub"))
 
+    def test_a_key_that_is_there_twice(self, signed, export):
+        """Programs take the last one, whose hash is right, and people read the first."""
+        text = (export / "report.json").read_text(encoding="utf-8")
+        assert text.startswith("{")
+        (export / "report.json").write_text('{"notice": "All regions were accepted.",' + text[1:], encoding="utf-8")
+        assert json.loads((export / "report.json").read_bytes()) == json.loads(text)
+        self.refused(export, signed / "key.pub", "it holds the key 'notice' twice")
+        with pytest.raises(ReviewError, match="twice"):
+            verify(export)
+
     def test_forged_with_new_hashes(self, signed, export):
         (export / "report.csv").write_text("rank\n1\n")
         record = json.loads((export / "report.json").read_text(encoding="utf-8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ REFUSED = {
     "2^63": (b'{"a": 9223372036854775808}', "is too large"),
     "1e400": (b'{"a": 1e400}', "its number 1e400 is too large"),
     "NaN": (b'{"a": NaN}', "NaN is not a number in JSON"),
+    "a key twice": (b'{"a": 1, "b": {"c": 1, "c": 1}}', "it holds the key 'c' twice"),
     "nested 900 deep": (b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}", "nested more than 64 deep"),
     "nested 200,000 deep": (b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", "nested more than 64 deep"),
     "too large": (b'{"a": "' + b"x" * SIZE_LIMIT + b'"}', "it is larger than 16 MB"),
@@ -45,6 +47,14 @@ def test_allowed_depth_and_numbers_pass() -> None:
 def test_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"ä": [1, 2.5, null, true]}', encoding="utf-8")
     assert read_object(tmp_path / "a.json") == {"ä": [1, 2.5, None, True]}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes in folders")
+def test_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.json")
+    for name in ("a.json", "."):
+        with pytest.raises(JsonError, match="it is not a regular file"):
+            read_object(tmp_path / name)
 
 
 @given(st.dictionaries(st.text(), st.recursive(st.none() | st.booleans() | st.text(), st.lists, max_leaves=20)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import shutil
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -109,6 +110,32 @@ def test_a_zip_bomb_is_refused_before_it_unpacks(zipped: Path, tmp_path: Path, m
     with pytest.raises(ModelError, match="more than 2 files"):
         load_model(zipped)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stated", ["truly", "falsely"])
+def test_a_small_zip_of_many_zeros_is_refused_at_once(
+    zipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stated: str
+) -> None:
+    """Its 100 kB would be 100 MB; whether it says so or not, no more than a thousandth is unpacked."""
+    bomb = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(zipped) as model, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("model.json", model.read("model.json"))
+        with packed.open("fold_0/weights.safetensors", "w") as file:
+            for _ in range(100):
+                file.write(bytes(10**6))
+    if stated == "falsely":
+        content = bomb.read_bytes()
+        assert content.count((100 * 10**6).to_bytes(4, "little")) == 2
+        bomb.write_bytes(content.replace((100 * 10**6).to_bytes(4, "little"), (1000).to_bytes(4, "little")))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    tracemalloc.start()
+    with pytest.raises(ModelError, match="to 100 times its size" if stated == "truly" else "not a readable zip"):
+        load_model(bomb)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10e6
+    assert [*(tmp_path / "temporary").iterdir()] == []
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.99])

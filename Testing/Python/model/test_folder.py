@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from MoBUncertaintyLib.errors import ModelError, OutputError
@@ -217,8 +218,10 @@ def _with_nan(path: Path) -> None:
 
 def _with_kind(dtype: torch.dtype) -> Any:
     def change(path: Path) -> None:
+        with safe_open(path, "pt") as file:
+            aliases = file.metadata()
         state = load_file(path)
-        save_file(state | {"head.basis": state["head.basis"].to(dtype)}, path)
+        save_file(state | {"head.basis": state["head.basis"].to(dtype)}, path, aliases)
 
     return change
 
@@ -367,6 +370,14 @@ def test_weights_that_do_not_fit_the_plans_are_refused(folder: Path) -> None:
     )(folder)
     with pytest.raises(ModelError, match="do not fit the network"):
         load_network(load_model(folder), 0)
+
+
+def test_weights_that_are_whole_numbers_are_refused(folder: Path) -> None:
+    """Of the kind of what counts batches, so that they can be read."""
+    _weights(_with_kind(torch.int64))(folder)
+    for read in (lambda: load_network(load_model(folder), 0), lambda: verify(folder)):
+        with pytest.raises(ModelError, match=r"of another size or kind, the first is 'head\.basis'\)"):
+            read()
 
 
 CARD_JSON = json.loads(card(regions={"depth_mm": 1.5}, files={"plans.json": "0" * 64}).to_json())

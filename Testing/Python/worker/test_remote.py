@@ -189,6 +189,52 @@ def test_a_worker_that_fails_there_is_one_sentence(lab: Loopback, start: Start, 
     assert (code, sentence.startswith(expected[mode][1])) == (expected[mode][0], True), sentence
 
 
+@pytest.mark.parametrize("when", ["before the greeting", "after it"])
+def test_a_computer_that_never_answers_is_waited_for_within_a_limit(
+    lab: Loopback, start: Start, model: Path, when: str
+) -> None:
+    """Its sshd goes on, so that ssh itself notices nothing."""
+    if when == "after it":
+        lab.run(HELLO.replace("0.0.9", __version__))
+    else:
+        lab.run_script("cat > /dev/null")
+    program = f"from MoBUncertaintyLib.worker.remote import relay; relay.ANSWER_S = 2.0; relay.relay('{HOST}')"
+    caller = start(arguments=("-u", "-c", program)).ask(models=[str(model)]).finish()
+    ((code, sentence, _),) = caller.errors
+    assert code == "connection"
+    assert sentence.startswith(f"{HOST} has not answered for 2 s; check the network")
+
+
+def test_an_image_that_vanishes_while_it_is_sent_is_said_at_once(lab: Loopback, start: Start, model: Path) -> None:
+    """Half a frame is sent then, and the other side would wait for the rest."""
+    lab.run(FAKE.format(mode="normal"))
+    cut_short = (
+        "import os; from pathlib import Path; from MoBUncertaintyLib.worker.remote import relay, stream\n"
+        "tell, relay.TELL_S = relay.Relay._tell, 0\n"
+        "def told(self, message, stage, done, total):\n"
+        "    if stage == 'send': os.truncate(message['ct']['array'], 1000)\n"
+        "    tell(self, message, stage, done, total)\n"
+        f"relay.Relay._tell = told; relay.relay('{HOST}')"
+    )
+    ct = np.random.default_rng(0).integers(0, 999, (20, 200, 200)).astype(np.int16)
+    caller = start(arguments=("-u", "-c", cut_short)).ask(ct, models=[str(model)])
+    caller.until(lambda: not caller.client.busy, 30.0)
+    ((code, sentence, _),) = caller.errors
+    assert code == "input"
+    assert "could not be sent to the other computer (it is shorter than it was)" in sentence
+
+
+def test_a_result_that_is_none_is_one_sentence(lab: Loopback, model: Path, tmp_path: Path) -> None:
+    sitk.WriteImage(tiny.make_ct((12, 16, 16)), tmp_path / "ct.nii.gz")
+    worker = "from MoBUncertaintyLib.worker import server; server.serve({'predict': lambda *_: {}})"
+    lab.run(f"from MoBUncertaintyLib.worker.remote import host; host.serve(('-c', {worker!r}))")
+    done = run("predict", tmp_path / "ct.nii.gz", "--model", model, "--computer", HOST, "--output", tmp_path / "out")
+    assert done.exit_code == 2, done.stderr
+    assert f"{HOST} has sent a result that cannot be used (it lacks 'labels'); install mob-uncertainty" in done.stderr
+    assert not (tmp_path / "out").exists()
+    shutil.rmtree(lab.caches / "mob-uncertainty" / "models", ignore_errors=True)
+
+
 HELLO = "import sys; from MoBUncertaintyLib.worker.remote.stream import Stream; s = Stream(sys.stdin.buffer, "
 HELLO += "sys.stdout.buffer); s.greet(); s.send({'event': 'hello', 'version': '0.0.9'}); sys.stdin.buffer.read()"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.worker.remote import stream as module
 from MoBUncertaintyLib.worker.remote.models import ModelFiles, keep
-from MoBUncertaintyLib.worker.remote.stream import FrameError, Stream, as_text, name_files
+from MoBUncertaintyLib.worker.remote.stream import FrameError, Stream, UnreadableError, as_text, name_files
 
 
 class Dribble(io.BytesIO):
@@ -75,6 +76,22 @@ def test_how_far_it_is_is_told_to_both_sides(folders: tuple[Path, Path]) -> None
     for told in (here_told, there_told):
         assert len(told) > 2
         assert told[-1] == (1_000_000, 1_000_000)
+
+
+def test_a_file_that_cannot_be_read_is_said_and_whether_half_of_it_is_sent(folders: tuple[Path, Path]) -> None:
+    here, target = folders[0], io.BytesIO()
+    with pytest.raises(UnreadableError, match=r"gone\.npy could not be sent .* \(No such file") as gone:
+        Stream(io.BytesIO(), target).send({"a": here / "gone.npy"})
+    assert (gone.value.half_sent, target.getvalue()) == (False, b"")
+    (here / "ct.npy").write_bytes(bytes(3 * module.CHUNK))
+
+    def cut_short(done: int, _total: int) -> None:
+        if done == module.CHUNK:
+            os.truncate(here / "ct.npy", module.CHUNK + 1)
+
+    with pytest.raises(UnreadableError, match="it is shorter than it was") as shorter:
+        Stream(io.BytesIO(), target).send({"a": here / "ct.npy"}, cut_short)
+    assert shorter.value.half_sent
 
 
 BAD = {

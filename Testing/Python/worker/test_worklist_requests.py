@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.calibration.cases import find_reviews
-from MoBUncertaintyLib.errors import ImageError, ReviewError
+from MoBUncertaintyLib.errors import ImageError, OutputError, ReviewError
 from MoBUncertaintyLib.output.cohort.readers import export_folder, review_file, write_review
 from MoBUncertaintyLib.output.cohort.reviews import reviews_of
+from MoBUncertaintyLib.output.cohort.table import check_table, failed_before
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.output.review_files import review_of
 from MoBUncertaintyLib.review.region import Verdict
@@ -210,6 +212,18 @@ def test_an_export_of_the_command_counts_by_its_signature(results: Path, tmp_pat
     assert review["reader"] == "C. Ommand" and review["signed"]
     (results / "review" / "regions.nrrd").unlink()
     assert "regions.nrrd is missing" in row_of(results, report)["warnings"][-1]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes in folders")
+def test_a_pipe_that_is_called_like_a_review_or_a_table_is_not_waited_for(results: Path, report: Report) -> None:
+    os.mkfifo(results / "review-A. Reader.json")
+    found, (problem,) = reviews_of(results)
+    assert (found, "it is not a regular file" in problem) == ((), True)
+    assert "it is not a regular file" in row_of(results, report)["warnings"][-1]
+    os.mkfifo(results.parent / "cohort.csv")
+    assert failed_before(results.parent) == {}
+    with pytest.raises(OutputError, match=r"cohort\.csv was not written by this program"):
+        check_table(results.parent)
 
 
 def test_a_review_of_other_results_is_refused_and_nothing_is_kept(results: Path, report: Report) -> None:

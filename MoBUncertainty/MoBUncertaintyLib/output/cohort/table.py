@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.files.input_files import is_regular
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.files.publishing import absolute, write_file
 from MoBUncertaintyLib.files.resources import RESOURCES
@@ -69,6 +70,8 @@ def check_table(folder: Path) -> None:
 
 def failed_before(folder: Path) -> dict[str, str]:
     """Read which cases had failed when the table in a folder was written, and why; nothing where there is no table."""
+    if not is_regular(folder / CSV):
+        return {}
     try:
         with (folder / CSV).open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
@@ -223,6 +226,8 @@ def _render(
 
 
 def _begins(path: Path, mark: str) -> bool:
+    if not is_regular(path):
+        return False
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             return mark in file.read(1000)

@@ -80,6 +80,14 @@ def cut(host: str, code: int, log: Sequence[str]) -> CutError:
     return CutError(f"The connection to {host} was cut ({reason}); nothing was changed, try again to connect anew.")
 
 
+def no_answer(host: str, seconds: float) -> RemoteError:
+    """Say that the other computer is silent."""
+    return RemoteError(
+        f"{host} has not answered for {seconds:g} s; check the network, and whether mob-uncertainty starts there (ssh "
+        f"{host} mob-uncertainty --version)."
+    )
+
+
 def not_connected(host: str, code: int, log: Sequence[str]) -> RemoteError:
     """Say why there is no connection, and what to do.
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import Cancelled, UserError
+from MoBUncertaintyLib import __version__
+from MoBUncertaintyLib.errors import Cancelled, UserError, reason_of
 from MoBUncertaintyLib.files.publishing import make_private_folder, remove_private_folder
 from MoBUncertaintyLib.images.channels import in_order
 from MoBUncertaintyLib.images.grid import grid_of
@@ -86,7 +87,13 @@ class RemotePredictor:
                 "folder": str(folder),
             }
             result = self._ask(request, progress or (lambda _: None), cancelled or (lambda: False))
-            return read_prediction(result, grid_of(image), lambda path: np.load(path, allow_pickle=False))
+            try:
+                return read_prediction(result, grid_of(image), lambda path: np.load(path, allow_pickle=False))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise RemoteError(
+                    f"{self._host} has sent a result that cannot be used ({reason_of(error)}); install mob-uncertainty "
+                    f"{__version__} there anew."
+                ) from error
         except BaseException:
             self.close()  # what it still does is for nobody
             raise

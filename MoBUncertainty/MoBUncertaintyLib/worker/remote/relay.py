@@ -23,18 +23,30 @@ from MoBUncertaintyLib.worker.protocol import Command, Event, ProtocolError, che
 from MoBUncertaintyLib.worker.remote.connection import (
     RemoteError,
     cut,
+    no_answer,
     not_connected,
     ssh_command,
     ssh_environment,
     version_fault,
 )
-from MoBUncertaintyLib.worker.remote.stream import BEAT_S, Fields, Notice, Stream, as_text, name_files
+from MoBUncertaintyLib.worker.remote.stream import (
+    BEAT_S,
+    Fields,
+    Notice,
+    Stream,
+    UnreadableError,
+    as_text,
+    name_files,
+)
 from MoBUncertaintyLib.worker.server import Channel, describe_error, listen, stand_alone
 
 RELAYED = (Command.PREDICT, Command.COMPUTER)
 """Commands that need no other files of this computer than those they name."""
 
 LOG_LINES = 20
+ANSWER_S = 50.0
+"""Seconds without a byte from the host, which beats every other second, after which it is given up; less than Slicer's
+patience with its worker."""
 SSH_ENDS_S = 5.0
 TELL_S = 0.5  # seconds between two messages on how much has been sent
 MB = 1e6
@@ -89,6 +101,8 @@ class Relay:
         self._requests: dict[object, Fields] = {}  # those that are not answered, by their id
         self._models: queue.Queue[bool] = queue.Queue()  # whether the host has the model that it was asked for
         self._told = 0.0
+        self._fault: UserError | None = None  # why this end has ended the connection
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def run(self) -> None:
         """Connect, and pass on what comes.
@@ -100,7 +114,7 @@ class Relay:
         try:
             self._stream.await_greeting()
         except EOFError as error:
-            raise not_connected(self._host, self._exit_code(), self._log) from error
+            raise self._fault or not_connected(self._host, self._exit_code(), self._log) from error
         except ProtocolError as error:
             raise RemoteError(
                 f"{self._host} answers with something else than mob-uncertainty; try ssh {self._host} mob-uncertainty "
@@ -114,7 +128,7 @@ class Relay:
             while True:
                 self._take(self._stream.receive(self._folder, self._tell_received))
         except EOFError as error:
-            raise cut(self._host, self._exit_code(), self._log) from error
+            raise self._fault or cut(self._host, self._exit_code(), self._log) from error
 
     # To the host
 
@@ -129,6 +143,9 @@ class Relay:
                 try:
                     self._send(request)
                 except (UserError, ProtocolError) as error:
+                    if isinstance(error, UnreadableError) and error.half_sent:
+                        self._end(error)
+                        return
                     code, message = describe_error(error)
                     self._channel.send(Event.ERROR, id=request.get("id"), code=code, message=message, details="")
 
@@ -213,6 +230,17 @@ class Relay:
         self._channel.send(Event.PROGRESS, id=message.get("id"), **told)
 
     # ssh
+
+    def _watch(self) -> None:
+        """End the connection when the host has been silent for long."""
+        while time.monotonic() - self._stream.heard < ANSWER_S:
+            time.sleep(1.0)
+        self._end(no_answer(self._host, ANSWER_S))
+
+    def _end(self, fault: UserError) -> None:
+        """End the connection, which `run` then says the reason of."""
+        self._fault = fault
+        self._ssh.kill()
 
     def _keep_log(self, stderr: IO[bytes]) -> None:
         for line in stderr:

@@ -26,11 +26,12 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
-from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.errors import OutputError, UserError, reason_of
 from MoBUncertaintyLib.files.json_input import SIZE_LIMIT, JsonError, is_whole, parse_object
 from MoBUncertaintyLib.worker.protocol import ProtocolError
 
@@ -61,6 +62,17 @@ class Notice(StrEnum):
 
 class FrameError(ProtocolError):
     """What has arrived is no frame."""
+
+
+class UnreadableError(UserError):
+    """A file that was to be sent cannot be read.
+
+    Attributes:
+        half_sent: A part of its frame is sent: the other side waits for the rest, and takes what follows for it.
+    """
+
+    code = "input"
+    half_sent = False
 
 
 class Stream:
@@ -105,22 +117,27 @@ class Stream:
             tell: Called with the bytes of its files that are sent, and that there are.
 
         Raises:
-            OSError: The other side is gone, or a file cannot be read, which leaves half a frame.
+            OSError: The other side is gone.
+            UnreadableError: A file cannot be read.
         """
         files: list[Path] = []
         stated = _detached(message, files)
-        sizes = [file.stat().st_size for file in files]
+        sizes = [_size_of(file) for file in files]
         head = json.dumps({"message": stated, "sizes": sizes}, ensure_ascii=False, allow_nan=False)
         content = head.encode(errors="replace")
         total, done = sum(sizes), 0
         with self._lock:
             self._target.write(len(content).to_bytes(4) + content)
-            for file, size in zip(files, sizes, strict=True):
-                for chunk in _chunks(file, size):
-                    self._target.write(chunk)
-                    done += len(chunk)
-                    if tell:
-                        tell(done, total)
+            try:
+                for file, size in zip(files, sizes, strict=True):
+                    for chunk in _chunks(file, size):
+                        self._target.write(chunk)
+                        done += len(chunk)
+                        if tell:
+                            tell(done, total)
+            except UnreadableError as error:
+                error.half_sent = True
+                raise
             self._target.flush()
 
     def receive(
@@ -232,11 +249,30 @@ def _attached(message: Fields, files: list[Path]) -> Fields:
     return attached
 
 
+def _size_of(path: Path) -> int:
+    with _reading(path):
+        return path.stat().st_size
+
+
 def _chunks(path: Path, size: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
+    with _reading(path):
+        file = path.open("rb")
+    with file:
         while size:
-            chunk = file.read(min(size, CHUNK))
-            if not chunk:
-                raise OSError(f"{path} is shorter than it was")
+            with _reading(path):
+                chunk = file.read(min(size, CHUNK))
+                if not chunk:
+                    raise OSError("it is shorter than it was")
             yield chunk
             size -= len(chunk)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say that a file that is sent cannot be read; not around what sends it, which fails otherwise."""
+    try:
+        yield
+    except OSError as error:
+        raise UnreadableError(
+            f"{path} could not be sent to the other computer ({reason_of(error)}); leave it in its place and try again."
+        ) from error
